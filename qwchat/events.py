@@ -1,0 +1,85 @@
+"""What a running generation reports: plain data, for the engine (tokens) and for the chat (text)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "context", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counts and wall-clock seconds of one reply."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    time_to_first_token: float
+    context: int
+
+    @property
+    def prefill_rate(self) -> float:
+        """Newly read prompt tokens per second; 0.0 when nothing was read."""
+        new = self.prompt_tokens - self.cached_tokens
+        return new / self.prefill_seconds if self.prefill_seconds > 0 and new > 0 else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens per second after the first one (the first belongs to the prefill); 0.0 when there is no second."""
+        later = self.generated_tokens - 1
+        return later / self.decode_seconds if self.decode_seconds > 0 and later > 0 else 0.0
+
+    @property
+    def context_used(self) -> int:
+        """Positions of the context that the prompt and the reply fill."""
+        return self.prompt_tokens + self.generated_tokens
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """``done`` of ``total`` prompt tokens are in the cache; ``cached`` of them were there before."""
+
+    done: int
+    total: int
+    cached: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token (never the stop token)."""
+
+    token_id: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a generation at the level of tokens."""
+
+    reason: FinishReason
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class TextStep:
+    """One generated token as text; ``text`` is empty while bytes or a possible stop string are held back."""
+
+    text: str
+    token_id: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of a reply at the level of text: the whole of it, and how it came about."""
+
+    finish_reason: FinishReason
+    stats: Stats
+    text: str
+    token_ids: tuple[int, ...]
+    seed: int
+
+
+EngineEvent = Prefilled | Step | Finished
+TextEvent = Prefilled | TextStep | Done

@@ -1,0 +1,1 @@
+"""The engine: token ids in, tokens out; it knows no text."""
