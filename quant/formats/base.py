@@ -1,0 +1,140 @@
+"""What all packed formats share: the tile geometry, the checked container of parts, and row selection.
+
+Geometry. A weight matrix is (N, K) = (out, in). Rows are padded with zero-valued rows up to a multiple of 16 and cut
+into tiles of 16; ``tiles = ceil(N / 16)`` is the leading axis of every part of every matrix format, so a range of
+tiles is one contiguous byte range of each part. K is a multiple of 32 and of the group size. Everything is
+little-endian, on disk as in memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.errors import FormatError
+
+if sys.byteorder != "little":
+    raise ImportError("the packed formats are memory-mapped as little-endian; this machine is big-endian")
+
+TILE_ROWS = 16
+COLUMN_MULTIPLE = 32
+
+Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Part name -> (dtype, shape), in the order in which the parts lie on disk."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTensor:
+    """One tensor in kernel order.
+
+    `shape` is the plain shape, (N, K) or (n,), without padding; `group_size` is 0 where the format has no groups;
+    `parts` follow the layout in the format's module (checked by `quant.formats.check`).
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    group_size: int
+    parts: dict[str, NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts, padding rows included."""
+        return sum(part.nbytes for part in self.parts.values())
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of 16-row tiles of a matrix."""
+        return tiles_of(self.shape[0])
+
+
+def tiles_of(rows: int) -> int:
+    """ceil(rows / 16)."""
+    return -(-rows // TILE_ROWS)
+
+
+def matrix_shape(name: str, shape: tuple[int, ...], group_size: int, allowed: tuple[int, ...]) -> tuple[int, int, int]:
+    """Check an (N, K) shape and a group size for format `name`; returns (tiles, K, N). Raises FormatError."""
+    if len(shape) != 2 or min(shape) < 1:
+        raise FormatError(f"format {name} holds matrices; the shape {shape} is none")
+    if group_size not in allowed:
+        raise FormatError(f"format {name} knows group sizes {allowed}, not {group_size}")
+    rows, columns = shape
+    multiple = max(group_size, COLUMN_MULTIPLE)
+    if columns % multiple:
+        raise FormatError(
+            f"format {name} needs a number of columns that is a multiple of {multiple}, and {shape} has {columns}"
+        )
+    return tiles_of(rows), columns, rows
+
+
+def check_parts(packed: PackedTensor, expected: Layout) -> None:
+    """Raise FormatError unless the parts are exactly those of `expected`."""
+    missing = [name for name in expected if name not in packed.parts]
+    extra = [name for name in packed.parts if name not in expected]
+    if missing or extra:
+        raise FormatError(f"format {packed.format}: parts missing {missing}, unknown {extra}")
+    for name, part in packed.parts.items():
+        dtype, shape = expected[name]
+        if part.dtype != dtype or part.shape != shape:
+            raise FormatError(
+                f"format {packed.format}: part {name} is {part.dtype}{list(part.shape)}, expected {dtype}{list(shape)}"
+            )
+
+
+def pad_rows(plain: NDArray[Any], fill: int = 0) -> NDArray[Any]:
+    """Append rows of `fill` up to a multiple of 16 rows."""
+    missing = -plain.shape[0] % TILE_ROWS
+    if not missing:
+        return plain
+    padding = np.full((missing, *plain.shape[1:]), fill, dtype=plain.dtype)
+    return np.concatenate([plain, padding])
+
+
+def to_tiles(plain: NDArray[Any]) -> NDArray[Any]:
+    """(N, X) -> (tiles, X, 16): one value per row and column, rows innermost. N must be a multiple of 16."""
+    rows, columns = plain.shape
+    return np.ascontiguousarray(plain.reshape(rows // TILE_ROWS, TILE_ROWS, columns).transpose(0, 2, 1))
+
+
+def from_tiles(tiled: NDArray[Any]) -> NDArray[Any]:
+    """(tiles, X, 16) -> (16 tiles, X), the inverse of `to_tiles`."""
+    tiles, columns, rows = tiled.shape
+    return np.ascontiguousarray(tiled.transpose(0, 2, 1)).reshape(tiles * rows, columns)
+
+
+def to_quads(plain: NDArray[Any]) -> NDArray[Any]:
+    """(N, K) -> (tiles, K/4, 16, 4): four consecutive columns of one row are adjacent."""
+    rows, columns = plain.shape
+    split = plain.reshape(rows // TILE_ROWS, TILE_ROWS, columns // 4, 4)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+
+
+def from_quads(quads: NDArray[Any]) -> NDArray[Any]:
+    """(tiles, K/4, 16, 4) -> (16 tiles, K), the inverse of `to_quads`."""
+    tiles, blocks, rows, four = quads.shape
+    return np.ascontiguousarray(quads.transpose(0, 2, 1, 3)).reshape(tiles * rows, blocks * four)
+
+
+def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, K) codes 0..15 -> (tiles, K/8, 16, 4): low nibble column 8b+j, high nibble column 8b+4+j."""
+    quads = to_quads(codes)
+    return np.ascontiguousarray(quads[:, 0::2] | (quads[:, 1::2] << np.uint8(4)))
+
+
+def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(tiles, K/8, 16, 4) -> (16 tiles, K), the inverse of `pack_nibbles`."""
+    tiles, blocks, rows, four = packed.shape
+    quads = np.empty((tiles, 2 * blocks, rows, four), dtype=np.uint8)
+    quads[:, 0::2] = packed & np.uint8(15)
+    quads[:, 1::2] = packed >> np.uint8(4)
+    return from_quads(quads)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise FormatError with `message` unless `condition` holds."""
+    if not condition:
+        raise FormatError(message)

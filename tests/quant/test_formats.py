@@ -1,0 +1,221 @@
+"""Packing, unpacking and dequantising against formulas written out element by element."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quant import formats
+from quant.errors import FormatError
+from quant.formats import PackedTensor, dense, linear, q4, q8
+
+SHAPES = [(1, 32), (15, 64), (16, 32), (17, 96), (40, 128), (33, 896)]
+
+
+def random_q4(shape: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    rows, columns = shape
+    codes = random.integers(0, 16, shape, dtype=np.uint8)
+    scales = random.integers(-64, 64, (rows, columns // 32), dtype=np.int8)
+    bits = random.integers(0, 2, (rows, columns // 32), dtype=np.uint8)
+    return codes, scales, bits, random.standard_normal(rows).astype(np.float32)
+
+
+def random_q8(shape: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    rows, columns = shape
+    codes = random.integers(-127, 128, shape, dtype=np.int8)
+    scales = random.integers(0, 256, (rows, columns // 32), dtype=np.uint8)
+    return codes, scales, random.standard_normal(rows).astype(np.float32)
+
+
+def random_linear(
+    name: str, shape: tuple[int, int], group_size: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    rows, columns = shape
+    top = 1 << linear.BITS[name]
+    groups = (rows, columns // group_size)
+    return (
+        random.integers(0, top, shape).astype(np.uint8),
+        random.standard_normal(groups).astype(np.float16),
+        random.integers(0, top, groups).astype(np.uint8),
+    )
+
+
+def examples() -> list[PackedTensor]:
+    """One packed tensor of every format and flavour, with an odd number of rows."""
+    random = np.random.default_rng(5)
+    values = random.standard_normal((21, 128)).astype(np.float32)
+    codes4, scales4, zeros4 = random_linear("lin4", (21, 128), 64)
+    codes8, scales8, zeros8 = random_linear("lin8", (21, 128), 128)
+    return [
+        q4.pack(*random_q4((21, 128))),
+        q8.pack(*random_q8((21, 128))),
+        linear.pack("lin4", codes4, scales4, zeros4, 64),
+        linear.pack("lin4", codes4, scales4, None, 64),
+        linear.pack("lin8", codes8, scales8, zeros8, 128),
+        dense.pack("bf16", (values.view(np.uint32) >> 16).astype(np.uint16)),
+        dense.pack("f32", values),
+    ]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_q4_bytes_are_where_the_layout_says(shape: tuple[int, int]) -> None:
+    codes, scales, bits, row_scales = random_q4(shape)
+    packed = q4.pack(codes, scales, bits, row_scales)
+    values = formats.dequantise(packed)
+    random = np.random.default_rng(1)
+    for _ in range(50):
+        row, column = int(random.integers(shape[0])), int(random.integers(shape[1]))
+        tile, lane = divmod(row, 16)
+        byte = packed.parts["codes"][tile, column // 8, lane, column % 4]
+        code = byte & 15 if column % 8 < 4 else byte >> 4
+        scale_byte = int(packed.parts["scales"][tile, column // 32, lane])
+        assert code == codes[row, column]
+        assert scale_byte >> 1 == scales[row, column // 32]
+        assert scale_byte & 1 == bits[row, column // 32]
+        level = int(q4.CODEBOOK[code]) + q4.SHIFT * (scale_byte & 1)
+        expected = np.float32(packed.parts["row_scales"][tile, lane] * np.float32(scale_byte >> 1)) * np.float32(level)
+        assert values[row, column] == expected
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_q8_bytes_are_where_the_layout_says(shape: tuple[int, int]) -> None:
+    codes, scales, row_scales = random_q8(shape)
+    packed = q8.pack(codes, scales, row_scales)
+    values = formats.dequantise(packed)
+    random = np.random.default_rng(1)
+    for _ in range(50):
+        row, column = int(random.integers(shape[0])), int(random.integers(shape[1]))
+        tile, lane = divmod(row, 16)
+        quantum = int(packed.parts["codes"][tile, column // 4, lane, column % 4]) - 128
+        scale = packed.parts["scales"][tile, column // 32, lane]
+        assert quantum == codes[row, column]
+        assert scale == scales[row, column // 32]
+        expected = np.float32(row_scales[row] * np.float32(scale)) * np.float32(quantum)
+        assert values[row, column] == expected
+
+
+@pytest.mark.parametrize("name", ["lin4", "lin8"])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("with_zeros", [False, True])
+def test_linear_bytes_are_where_the_layout_says(name: str, group_size: int, with_zeros: bool) -> None:
+    codes, scales, zeros = random_linear(name, (19, 256), group_size)
+    packed = linear.pack(name, codes, scales, zeros if with_zeros else None, group_size)
+    assert ("zeros" in packed.parts) == with_zeros
+    values = formats.dequantise(packed)
+    for row, column in [(0, 0), (3, 5), (15, 255), (16, 130), (18, 71)]:
+        tile, lane = divmod(row, 16)
+        if name == "lin4":
+            byte = packed.parts["codes"][tile, column // 8, lane, column % 4]
+            code = int(byte & 15 if column % 8 < 4 else byte >> 4)
+        else:
+            code = int(packed.parts["codes"][tile, column // 4, lane, column % 4])
+        zero = int(zeros[row, column // group_size]) if with_zeros else linear.DEFAULT_ZERO[name]
+        scale = packed.parts["scales"][tile, column // group_size, lane].astype(np.float32)
+        assert values[row, column] == scale * np.float32(code - zero)
+
+
+def test_dense_tiles() -> None:
+    values = np.random.default_rng(0).standard_normal((18, 64)).astype(np.float32)
+    packed = dense.pack("f32", values)
+    assert packed.parts["values"][1, 7, 1] == values[17, 7]
+    assert np.array_equal(formats.dequantise(packed), values)
+    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+    rounded = formats.dequantise(dense.pack("bf16", bits))
+    assert np.array_equal(rounded.view(np.uint32) >> 16, bits)
+    vector = dense.pack("vector", values[0])
+    assert np.array_equal(formats.dequantise(vector), values[0])
+
+
+@pytest.mark.parametrize("packed", examples(), ids=lambda packed: packed.format)
+def test_padding_rows_are_zero_and_parts_fit_the_layout(packed: PackedTensor) -> None:
+    formats.check(packed)
+    whole = PackedTensor(packed.format, (32, packed.shape[1]), packed.group_size, packed.parts)
+    assert not formats.dequantise(whole)[packed.shape[0] :].any()
+    parts = formats.layout(packed.format, packed.shape, packed.group_size, "zeros" in packed.parts)
+    assert packed.nbytes == sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in parts.values())
+    assert list(parts) == list(packed.parts)
+
+
+@pytest.mark.parametrize("packed", examples(), ids=lambda packed: packed.format)
+def test_rows_equal_the_whole(packed: PackedTensor) -> None:
+    whole = formats.dequantise(packed)
+    rows = [20, 0, 7, 7, 16]
+    assert np.array_equal(formats.dequantise_rows(packed, rows), whole[rows])
+    assert formats.dequantise_rows(packed, []).shape == (0, 128)
+    for bad in ([21], [-1]):
+        with pytest.raises(FormatError, match=r"row ids must be 0\.\.20"):
+            formats.dequantise_rows(packed, bad)
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows=st.integers(1, 50), blocks=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_unpack_inverts_pack(rows: int, blocks: int, seed: int) -> None:
+    shape = (rows, 32 * blocks)
+    four, eight, lin = random_q4(shape, seed), random_q8(shape, seed), random_linear("lin4", shape, 32, seed)
+    for before, after in zip(four, q4.unpack(q4.pack(*four)), strict=True):
+        assert np.array_equal(before, after)
+    for before, after in zip(eight, q8.unpack(q8.pack(*eight)), strict=True):
+        assert np.array_equal(before, after)
+    for before, after in zip(lin, linear.unpack(linear.pack("lin4", *lin, 32)), strict=True):
+        assert np.array_equal(before, after)
+
+
+def test_q4_tables_fit_signed_bytes() -> None:
+    book = q4.CODEBOOK.astype(int)
+    assert book.shape == (16,)
+    assert (np.diff(book) > 0).all()
+    assert min(book.min(), (book + q4.SHIFT).min()) >= -127
+    assert max(book.max(), (book + q4.SHIFT).max()) <= 127
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "group_size", "zeros", "message"),
+    [
+        ("q5", (16, 32), 32, False, "unknown tensor format 'q5'"),
+        ("q4", (16, 48), 32, False, "multiple of 32"),
+        ("q4", (16,), 32, False, "holds matrices"),
+        ("q4", (0, 32), 32, False, "holds matrices"),
+        ("q4", (16, 64), 64, False, "group sizes"),
+        ("q4", (16, 64), 32, True, "no zero points"),
+        ("q8", (16, 64), 64, False, "group sizes"),
+        ("lin4", (16, 96), 64, False, "multiple of 64"),
+        ("lin8", (16, 96), 48, False, "group sizes"),
+        ("bf16", (16, 32), 32, False, "group sizes"),
+        ("vector", (16, 32), 0, False, "holds vectors"),
+        ("vector", (16,), 32, False, "no groups"),
+    ],
+)
+def test_layout_refuses(name: str, shape: tuple[int, ...], group_size: int, zeros: bool, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        formats.layout(name, shape, group_size, zeros)
+
+
+def test_check_refuses_parts_that_contradict_the_layout() -> None:
+    good = q4.pack(*random_q4((16, 64)))
+    wrong_dtype = {**good.parts, "scales": good.parts["scales"].view(np.uint8)}
+    wrong_shape = {**good.parts, "row_scales": good.parts["row_scales"].reshape(-1)}
+    for parts, message in [
+        (wrong_dtype, "part scales is uint8"),
+        (wrong_shape, "part row_scales"),
+        ({"codes": good.parts["codes"]}, "missing"),
+        ({**good.parts, "extra": good.parts["scales"]}, "unknown"),
+    ]:
+        with pytest.raises(FormatError, match=message):
+            formats.check(PackedTensor("q4", good.shape, 32, parts))
+
+
+def test_pack_refuses_values_out_of_range() -> None:
+    codes, scales, bits, row_scales = random_q4((16, 32))
+    with pytest.raises(FormatError, match=r"codes must be 0\.\.15"):
+        q4.pack(codes + 16, scales, bits, row_scales)
+    with pytest.raises(FormatError, match=r"scales must be -64\.\.63"):
+        q4.pack(codes, np.full_like(scales, 64), bits, row_scales)
+    with pytest.raises(FormatError, match="row scales"):
+        q4.pack(codes, scales, bits, row_scales[:3])
+    with pytest.raises(FormatError, match=r"codes must be -127\.\.127"):
+        q8.pack(np.full((1, 32), -128, np.int8), np.ones((1, 1), np.uint8), np.ones(1, np.float32))
