@@ -1,0 +1,42 @@
+"""What every test shares: no traces in the user's folders, no settings from the user's environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Compiled kernels make first examples slow, so no deadline; the same examples on every run.
+settings.register_profile("qwchat", deadline=None, derandomize=True)
+settings.load_profile("qwchat")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Converted models go to a temporary folder; QWCHAT_* of the person who runs the tests does not reach them.
+
+    QWCHAT_SIMD stays: it is how a whole run is forced to one SIMD level.
+    """
+    kept = {name: value for name, value in os.environ.items() if name.startswith("QWCHAT_")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in kept:
+            if name != "QWCHAT_SIMD":
+                patch.delenv(name)
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+            patch.delenv(name, raising=False)
+        patch.setenv("QWCHAT_MODELS", str(tmp_path_factory.mktemp("models")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_qwen2() -> Path:
+    """Folder of the real Qwen2 configs and tokenizer files, where somebody put them beside the checkout."""
+    folder = REPOSITORY.parent / "shared" / "qwen2"
+    if not folder.is_dir():
+        pytest.skip("shared/qwen2 (the published Qwen2 files) is not beside this checkout")
+    return folder
