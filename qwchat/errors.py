@@ -1,0 +1,48 @@
+"""Expected failures of qwchat.
+
+Each message says what happened, where, and what to do next, on one line that a person can read without a traceback.
+Exit codes are mapped from these classes in `qwchat.cli.exit_codes` only.
+"""
+
+from __future__ import annotations
+
+
+class QwchatError(Exception):
+    """Base class of every failure that qwchat expects and explains."""
+
+
+class UsageError(QwchatError):
+    """A request that cannot be carried out as given: an option out of range, text that is no Unicode."""
+
+
+class ModelError(QwchatError):
+    """A model that is missing, incomplete or corrupt."""
+
+
+class TemplateError(ModelError):
+    """A chat template that is broken, asks for what it may not have, or runs past its limits."""
+
+
+class PromptTooLongError(QwchatError):
+    """A prompt that does not fit in the context.
+
+    Args:
+        tokens: length of the prompt in tokens.
+        context: positions the context has.
+    """
+
+    def __init__(self, tokens: int, context: int) -> None:
+        super().__init__(
+            f"the prompt has {tokens:,} tokens and the context holds {context:,}, one of them for the answer: "
+            "shorten the prompt, or ask for a longer context with --ctx"
+        )
+        self.tokens = tokens
+        self.context = context
+
+
+class NotEnoughMemoryError(QwchatError):
+    """The machine cannot give the memory that the model, its cache or its work space needs."""
+
+
+class NonFiniteLogitsError(QwchatError):
+    """The model produced NaN or infinity, so there is no next token to choose."""
