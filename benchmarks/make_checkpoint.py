@@ -1,7 +1,7 @@
 """Write a random-weight bf16 checkpoint of any Qwen2 shape, in the files that Hugging Face would have.
 
-    python benchmarks/make_checkpoint.py qwen2-7b-instruct DEST
-    python benchmarks/make_checkpoint.py path/to/config.json DEST
+    python -m benchmarks.make_checkpoint qwen2-7b-instruct DEST
+    python -m benchmarks.make_checkpoint path/to/config.json DEST
 
 A name is looked up in `shapes.json` of the folder given by --published (default: `shared/qwen2` beside the checkout).
 Names, shapes, order, shard borders and tokenizer are those of the real model; only the numbers are drawn. They come
