@@ -1,0 +1,78 @@
+"""The one place with Numba's options, and the home of compiled code.
+
+Compiled kernels are kept in the platform's cache folder, under a name that hashes every source file of the packages
+that hold kernels, the versions of Numba and llvmlite, the CPU and the SIMD level: Numba's own cache sees neither an
+edit in another file nor the body of an intrinsic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import platformdirs
+
+from qwchat.kernels.level import current_level
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Feature lists that keep LLVM below 64-byte registers, for the AVX2 level on a larger machine.
+_CPU = {"avx2": ("haswell", "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe")}
+
+
+@cache
+def cache_folder() -> Path:
+    """Where this version's kernels are kept for this machine and level; it may not exist yet."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for folder in ("kernels", "model"):
+        for source in sorted((package / folder).glob("*.py")):
+            digest.update(source.read_bytes())
+    machine = (numba.__version__, llvmlite.__version__, llvm.get_host_cpu_name(), current_level())
+    digest.update("|".join(machine).encode())
+    digest.update(llvm.get_host_cpu_features().flatten().encode())
+    root = os.environ.get("QWCHAT_CACHE") or platformdirs.user_cache_dir("qwchat", appauthor=False)
+    return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
+
+
+def is_compiled() -> bool:
+    """Whether a complete set of kernels is in the cache, so that a start compiles nothing."""
+    return (cache_folder() / "complete").exists()
+
+
+def mark_compiled() -> None:
+    """Notes that every kernel has been compiled and stored."""
+    folder = cache_folder()
+    if folder.is_dir():
+        (folder / "complete").touch()
+
+
+def _configure() -> None:
+    numba.config.CACHE_DIR = str(cache_folder())
+    if current_level() in _CPU:
+        numba.config.CPU_NAME, numba.config.CPU_FEATURES = _CPU[current_level()]
+
+
+_configure()
+
+
+def kernel(function: Function) -> Function:
+    """Compiles ``function`` without the GIL, bounds checks or exceptions, and keeps the machine code on disk.
+
+    ``fastmath`` stays off: it would make ``isnan`` false and let the order of sums vary between levels.
+    """
+    compiled = numba.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)(function)
+    return compiled  # type: ignore[no-any-return]
+
+
+def inlined(function: Function) -> Function:
+    """Like :func:`kernel`, for small pieces that LLVM shall inline into the kernel that calls them."""
+    compiled = numba.njit(nogil=True, boundscheck=False, error_model="numpy", forceinline=True)(function)
+    return compiled  # type: ignore[no-any-return]

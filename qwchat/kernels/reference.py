@@ -1,0 +1,62 @@
+"""NumPy twins of the kernels: slow, obviously right, and what every SIMD level is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.formats import PackedTensor, dequantise
+
+Floats = NDArray[np.float32]
+
+
+def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
+    """``x`` (tokens, columns) -> codes (tokens, columns), scales and sums of codes (tokens, columns/32)."""
+    blocks = x.reshape(len(x), -1, 32)
+    largest = np.abs(blocks).max(-1)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    codes = np.rint(blocks * inverse[..., None]).astype(np.int8)
+    poison = (blocks * np.float32(0)).sum(-1)
+    return codes.reshape(x.shape), largest / np.float32(127) + poison, codes.sum(-1).astype(np.float32)
+
+
+def dequantised_activations(x: Floats) -> Floats:
+    """What the integer kernels see of ``x`` (tokens, columns)."""
+    codes, scales, _ = quantise(x)
+    return (codes.reshape(len(x), -1, 32) * scales[..., None]).reshape(x.shape).astype(np.float32)
+
+
+def multiply(packed: PackedTensor, x: Floats, bias: Floats | None = None) -> NDArray[np.float64]:
+    """``x (tokens, columns) @ W.T`` in f64, with quantised activations where the format is an integer one."""
+    seen = x if packed.format in ("bf16", "f32") else dequantised_activations(x)
+    result = seen.astype(np.float64) @ dequantise(packed).astype(np.float64).T
+    return result if bias is None else result + bias
+
+
+def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
+    """``x`` (tokens, columns), ``weight`` (columns)."""
+    mean = np.square(x.astype(np.float64)).mean(-1, keepdims=True)
+    return (weight * x / np.sqrt(mean + epsilon)).astype(np.float32)
+
+
+def silu_multiply(gate: Floats, up: Floats) -> Floats:
+    """``gate * sigmoid(gate) * up``, any shape."""
+    wide = gate.astype(np.float64)
+    with np.errstate(over="ignore"):
+        return (wide / (1 + np.exp(-wide)) * up).astype(np.float32)
+
+
+def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    """RoPE, half-split: ``x`` (..., head_dim), angles (..., head_dim/2)."""
+    low, high = np.split(x, 2, axis=-1)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
+    """One token: scaled ``query`` (num_heads, head_dim), ``keys`` and ``values`` (positions, num_kv_heads, head_dim)."""
+    group = len(query) // keys.shape[1]
+    k, v = (np.repeat(array, group, axis=1).astype(np.float64) for array in (keys, values))
+    scores = np.einsum("hd,phd->hp", query.astype(np.float64), k)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    result: Floats = np.einsum("hp,phd->hd", weights / weights.sum(-1, keepdims=True), v).astype(np.float32)
+    return result

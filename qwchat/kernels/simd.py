@@ -1,0 +1,267 @@
+"""The SIMD layer: LLVM vectors as Numba values, and the operations that kernels are written in.
+
+Memory is addressed by integers (``address``: bytes, as from ``array.ctypes.data``), since a whole token runs as one
+compiled call over a table of addresses.  Vectors have sixteen lanes of 32 bits, or sixty-four bytes; on a machine with
+smaller registers LLVM splits them.  The numbers do not depend on the level: lanes are summed in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from qwchat.kernels.level import current_level
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
+V16F, V16I, V64B = ir.VectorType(F32, 16), ir.VectorType(I32, 16), ir.VectorType(I8, 64)
+
+
+class Vector(types.Type):
+    """The Numba type of an LLVM vector."""
+
+    def __init__(self, name: str, llvm_type: ir.VectorType) -> None:
+        self.llvm_type = llvm_type
+        super().__init__(name=f"qwchat_{name}")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, fe_type: Vector) -> None:
+        super().__init__(manager, fe_type, fe_type.llvm_type)
+
+
+f32x16 = Vector("f32x16", V16F)
+i32x16 = Vector("i32x16", V16I)
+u8x64 = Vector("u8x64", V64B)
+
+Emit = Callable[..., Any]
+
+
+# --- emitters: LLVM IR from IR values; the matrix kernels use them directly -------------------------------------------
+
+
+def constant(vector: ir.VectorType, value: float) -> ir.Constant:
+    """A vector with ``value`` in every lane."""
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def emit_load(builder: Any, address: Any, llvm_type: Any, align: int = 1) -> Any:
+    """Loads a value of ``llvm_type`` from an integer address."""
+    value = builder.load(builder.inttoptr(address, llvm_type.as_pointer()))
+    value.align = align
+    return value
+
+
+def emit_store(builder: Any, address: Any, value: Any, align: int = 1) -> None:
+    """Stores a value at an integer address."""
+    store = builder.store(value, builder.inttoptr(address, value.type.as_pointer()))
+    store.align = align
+
+
+def emit_splat(builder: Any, value: Any, lanes: int = 16) -> Any:
+    """A vector with the scalar ``value`` in every lane."""
+    vector = ir.VectorType(value.type, lanes)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def emit_call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """Calls an LLVM intrinsic or a libc function by name."""
+    signature = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+
+def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` rounded once."""
+    return emit_call(builder, "llvm.fma.v16f32", V16F, a, b, c)
+
+
+def emit_prefetch(builder: Any, address: Any) -> None:
+    """Asks for the cache line at ``address``: to be read, and kept in every cache level."""
+    pointer = builder.inttoptr(address, I8.as_pointer())
+    emit_call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
+
+
+def _halves(builder: Any, value: Any) -> tuple[Any, Any]:
+    half = value.type.count // 2
+    masks = (list(range(half)), list(range(half, 2 * half)))
+    low, high = (
+        builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, half), mask)) for mask in masks
+    )
+    return low, high
+
+
+def _joined(builder: Any, low: Any, high: Any) -> Any:
+    lanes = 2 * low.type.count
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
+
+
+def _dot_vnni(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+    words = (builder.bitcast(unsigned, V16I), builder.bitcast(signed, V16I))
+    return emit_call(builder, "llvm.x86.avx512.vpdpbusd.512", V16I, total, *words)
+
+
+def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+    """Even and odd bytes as 16-bit lanes, each pair through ``vpmaddwd``: exact, unlike ``vpmaddubsw``."""
+    shorts = ir.VectorType(I16, 32)
+    eight = constant(shorts, 8)
+    u, s = builder.bitcast(unsigned, shorts), builder.bitcast(signed, shorts)
+    pairs = (
+        (builder.and_(u, constant(shorts, 255)), builder.ashr(builder.shl(s, eight), eight)),
+        (builder.lshr(u, eight), builder.ashr(s, eight)),
+    )
+    for weights, values in pairs:
+        sums = [
+            emit_call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), w, v)
+            for w, v in zip(_halves(builder, weights), _halves(builder, values), strict=True)
+        ]
+        total = builder.add(total, _joined(builder, *sums))
+    return total
+
+
+def _dot_portable(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+    u, s = builder.bitcast(unsigned, V16I), builder.bitcast(signed, V16I)
+    for byte in range(4):
+        weight = builder.and_(builder.lshr(u, constant(V16I, 8 * byte)), constant(V16I, 255))
+        value = builder.ashr(builder.shl(s, constant(V16I, 24 - 8 * byte)), constant(V16I, 24))
+        total = builder.add(total, builder.mul(weight, value))
+    return total
+
+
+def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+    """``total[lane] += sum of 4 products``, unsigned byte times signed byte, exact in 32 bits."""
+    emitters = {"avx512vnni": _dot_vnni, "avx2": _dot_avx2, "portable": _dot_portable}
+    return emitters[current_level()](builder, total, unsigned, signed)
+
+
+def emit_lookup(builder: Any, table: list[int], codes: Any) -> Any:
+    """``table[code]`` for 64 codes below 16; ``table`` holds 16 unsigned bytes."""
+    level = current_level()
+    if level == "avx512vnni":
+        return emit_call(builder, "llvm.x86.avx512.pshuf.b.512", V64B, ir.Constant(V64B, table * 4), codes)
+    if level == "avx2":
+        half = ir.VectorType(I8, 32)
+        parts = [
+            emit_call(builder, "llvm.x86.avx2.pshuf.b", half, ir.Constant(half, table * 2), part)
+            for part in _halves(builder, codes)
+        ]
+        return _joined(builder, *parts)
+    result = constant(V64B, table[0])
+    for code, value in enumerate(table[1:], start=1):
+        here = builder.icmp_unsigned("==", codes, constant(V64B, code))
+        result = builder.select(here, constant(V64B, value), result)
+    return result
+
+
+def emit_nibbles(builder: Any, packed: Any) -> tuple[Any, Any]:
+    """The low and the high 4 bits of 64 bytes."""
+    return builder.and_(packed, constant(V64B, 15)), builder.lshr(packed, constant(V64B, 4))
+
+
+def emit_bytes4(builder: Any, address: Any) -> Any:
+    """Four consecutive bytes, repeated in all sixteen 32-bit lanes."""
+    return builder.bitcast(emit_splat(builder, emit_load(builder, address, I32)), V64B)
+
+
+def emit_bf16(builder: Any, address: Any) -> Any:
+    """Sixteen bf16 values as f32: their bits are the upper half of a float's."""
+    wide = builder.zext(emit_load(builder, address, ir.VectorType(I16, 16)), V16I)
+    return builder.bitcast(builder.shl(wide, constant(V16I, 16)), V16F)
+
+
+# --- operations for kernels written in Python --------------------------------------------------------------------------
+
+
+def operation(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit) -> Any:
+    """A Numba intrinsic of fixed types whose code is ``emit(builder, *values)``."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = emit(builder, *values)
+        return context.get_dummy_value() if result == types.void else value
+
+    typed = result(*arguments)
+    if len(arguments) == 0:
+        return intrinsic(lambda typing: (typed, generate))
+    if len(arguments) == 1:
+        return intrinsic(lambda typing, a: (typed, generate))
+    if len(arguments) == 2:
+        return intrinsic(lambda typing, a, b: (typed, generate))
+    return intrinsic(lambda typing, a, b, c: (typed, generate))
+
+
+_address = types.int64
+
+
+def _convert_f16(builder: Any, address: Any) -> Any:
+    return builder.fpext(emit_load(builder, address, ir.VectorType(F16, 16)), V16F)
+
+
+def _ordered(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    while value.type.count > 1:
+        value = combine(*_halves(builder, value))
+    return builder.extract_element(value, I32(0))
+
+
+def _maximum(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+def _round(builder: Any, value: Any) -> Any:
+    return builder.fptosi(emit_call(builder, "llvm.rint.v16f32", V16F, value), V16I)
+
+
+def _power_of_two(builder: Any, exponent: Any) -> Any:
+    biased = builder.add(exponent, constant(V16I, 127))
+    return builder.bitcast(builder.shl(biased, constant(V16I, 23)), V16F)
+
+
+def _keep(builder: Any, value: Any, count: Any, other: Any) -> Any:
+    lane = ir.Constant(V16I, list(range(16)))
+    here = builder.icmp_signed("<", lane, emit_splat(builder, builder.trunc(count, I32)))
+    return builder.select(here, value, emit_splat(builder, other))
+
+
+def _zero_below(builder: Any, value: Any, bound: Any, result: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", value, bound), constant(V16F, 0.0), result)
+
+
+load_f32 = operation(f32x16, (_address,), lambda b, a: emit_load(b, a, V16F))
+store_f32 = operation(types.void, (_address, f32x16), emit_store)
+load_bf16 = operation(f32x16, (_address,), emit_bf16)
+load_f16 = operation(f32x16, (_address,), _convert_f16)
+splat = operation(f32x16, (types.float32,), emit_splat)
+add = operation(f32x16, (f32x16, f32x16), lambda b, x, y: b.fadd(x, y))
+subtract = operation(f32x16, (f32x16, f32x16), lambda b, x, y: b.fsub(x, y))
+multiply = operation(f32x16, (f32x16, f32x16), lambda b, x, y: b.fmul(x, y))
+divide = operation(f32x16, (f32x16, f32x16), lambda b, x, y: b.fdiv(x, y))
+maximum = operation(f32x16, (f32x16, f32x16), _maximum)
+minimum = operation(f32x16, (f32x16, f32x16), lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+fma = operation(f32x16, (f32x16, f32x16, f32x16), emit_fma)
+absolute = operation(f32x16, (f32x16,), lambda b, x: emit_call(b, "llvm.fabs.v16f32", V16F, x))
+round_to_i32 = operation(i32x16, (f32x16,), _round)
+to_f32 = operation(f32x16, (i32x16,), lambda b, x: b.sitofp(x, V16F))
+power_of_two = operation(f32x16, (i32x16,), _power_of_two)
+store_i8 = operation(
+    types.void, (_address, i32x16), lambda b, a, x: emit_store(b, a, b.trunc(x, ir.VectorType(I8, 16)))
+)
+sum_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, b.fadd))
+max_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, lambda p, q: _maximum(b, p, q)))
+sum_lanes_i32 = operation(types.int32, (i32x16,), lambda b, x: _ordered(b, x, b.add))
+keep_lanes = operation(f32x16, (f32x16, types.int64, types.float32), _keep)
+zero_below = operation(f32x16, (f32x16, f32x16, f32x16), _zero_below)
+
+peek_f32 = operation(types.float32, (_address,), lambda b, a: emit_load(b, a, F32, 4))
+poke_f32 = operation(types.void, (_address, types.float32), lambda b, a, x: emit_store(b, a, x, 4))
+peek_u8 = operation(types.uint8, (_address,), lambda b, a: emit_load(b, a, I8))
+peek_i8 = operation(types.int8, (_address,), lambda b, a: emit_load(b, a, I8))
+peek_i64 = operation(types.int64, (_address,), lambda b, a: emit_load(b, a, I64, 8))
+peek_f16 = operation(types.float32, (_address,), lambda b, a: b.fpext(emit_load(b, a, F16), F32))
+peek_bf16 = operation(
+    types.float32, (_address,), lambda b, a: b.bitcast(b.shl(b.zext(emit_load(b, a, I16), I32), I32(16)), F32)
+)

@@ -1,0 +1,225 @@
+"""The phases of the forward pass: each is run by all members of the team, between two barriers.
+
+Work is taken in small pieces from the team's cursor.  ``state`` is a plan.STATE record, ``layer`` a plan.LAYER.
+"""
+
+from __future__ import annotations
+
+from qwchat.kernels import attention, elementwise, simd
+from qwchat.kernels.jit import kernel
+from qwchat.kernels.matmul import multiply_tiles
+from qwchat.kernels.team import take
+
+FEW_TOKENS = 8  # up to here attention is shared out by splits of positions, above by tokens
+_PIECES = 8  # per member and phase: enough to even out a slow core
+
+
+@kernel
+def _piece(items, size):
+    return max(1, items // (size * _PIECES))
+
+
+@kernel
+def _quantise_row(target, row):
+    blocks = target.columns // 32
+    scales = target.x_scales + row * blocks * 8
+    elementwise.quantise(
+        target.x + row * target.columns * 4,
+        target.x8 + row * target.columns,
+        scales,
+        scales + blocks * 4,
+        target.columns,
+    )
+
+
+@kernel
+def embed_tokens(team, state):
+    """Token ids to rows of the residual stream."""
+    columns = state.embed_tokens.columns
+    while True:
+        row = take(team, 1)
+        if row >= state.tokens:
+            return
+        token = simd.peek_i64(state.token_ids + row * 8)
+        elementwise.embed(state.embed_tokens, token, state.residual + row * columns * 4)
+
+
+@kernel
+def norm_rows(team, state, weight, first):
+    """RMSNorm of the residual rows from ``first`` on, into ``state.normed``, also quantised."""
+    target = state.normed
+    while True:
+        row = first + take(team, 1)
+        if row >= state.tokens:
+            return
+        offset = row * target.columns * 4
+        elementwise.rms_norm(state.residual + offset, weight, target.x + offset, target.columns, state.epsilon)
+        _quantise_row(target, row)
+
+
+@kernel
+def _multiply_share(matrix, base, lo, hi, source, tokens, out, accumulate, scratch):
+    """The part of items ``lo .. hi`` that falls into this matrix, whose tiles are items ``base`` and following."""
+    first, last = max(lo - base, 0), min(hi - base, matrix.tiles)
+    if first < last:
+        multiply_tiles(matrix, source, 0, tokens, first, last, out, matrix.tiles * 64, accumulate, scratch)
+
+
+@kernel
+def project_qkv(team, member, size, state, layer):
+    """q, k and v with their biases, from the normed rows."""
+    scratch = state.scratch + member * state.scratch_bytes
+    q, k = layer.q_proj.tiles, layer.k_proj.tiles
+    items = q + k + layer.v_proj.tiles
+    piece = _piece(items, size)
+    while True:
+        lo = take(team, piece)
+        if lo >= items:
+            return
+        hi = min(lo + piece, items)
+        _multiply_share(layer.q_proj, 0, lo, hi, state.normed, state.tokens, state.query, False, scratch)
+        _multiply_share(layer.k_proj, q, lo, hi, state.normed, state.tokens, state.key, False, scratch)
+        _multiply_share(layer.v_proj, q + k, lo, hi, state.normed, state.tokens, state.value, False, scratch)
+
+
+@kernel
+def project_gate_up(team, member, size, state, layer):
+    """gate and up from the normed rows."""
+    scratch = state.scratch + member * state.scratch_bytes
+    gate = layer.gate_proj.tiles
+    items = gate + layer.up_proj.tiles
+    piece = _piece(items, size)
+    while True:
+        lo = take(team, piece)
+        if lo >= items:
+            return
+        hi = min(lo + piece, items)
+        _multiply_share(layer.gate_proj, 0, lo, hi, state.normed, state.tokens, state.gate, False, scratch)
+        _multiply_share(layer.up_proj, gate, lo, hi, state.normed, state.tokens, state.up, False, scratch)
+
+
+@kernel
+def project(team, member, size, state, matrix, source, first, out, accumulate):
+    """``out (tokens from first on, rows) (+)= source @ matrix.T``."""
+    scratch = state.scratch + member * state.scratch_bytes
+    piece = _piece(matrix.tiles, size)
+    while True:
+        lo = take(team, piece)
+        if lo >= matrix.tiles:
+            return
+        hi = min(lo + piece, matrix.tiles)
+        multiply_tiles(matrix, source, first, state.tokens, lo, hi, out, matrix.tiles * 64, accumulate, scratch)
+
+
+@kernel
+def rotate_and_store(team, state, layer):
+    """RoPE on queries and keys; keys and values of the chunk into the cache."""
+    cache = layer.cache
+    head_bytes = cache.head_dim * 4
+    query_stride, key_stride = layer.q_proj.tiles * 64, layer.k_proj.tiles * 64
+    while True:
+        row = take(team, 1)
+        if row >= state.tokens:
+            return
+        position = state.position + row
+        cos = state.cos + position * cache.head_dim * 2
+        sin = state.sin + position * cache.head_dim * 2
+        for head in range(cache.num_heads):
+            query = state.query + row * query_stride + head * head_bytes
+            attention.rotate(query, cos, sin, cache.head_dim, state.query_scale)
+        for head in range(cache.num_kv_heads):
+            key = state.key + row * key_stride + head * head_bytes
+            attention.rotate(key, cos, sin, cache.head_dim, 1.0)
+            attention.store_key(cache, head, position, key)
+            attention.store_value(cache, head, position, state.value + row * key_stride + head * head_bytes)
+
+
+@kernel
+def _partial(state, cache, row, split, head):
+    item = (row * state.splits + split) * cache.num_heads + head
+    return state.partials + item * attention.partial_stride(cache)
+
+
+@kernel
+def attend(team, member, state, layer):
+    """Causal attention; with few tokens only up to the partial results of each split (see finish_attention)."""
+    cache = layer.cache
+    group = cache.num_heads // cache.num_kv_heads
+    scores = state.scratch + member * state.scratch_bytes
+    few = state.tokens <= FEW_TOKENS
+    splits = (state.position + state.tokens - 1) // attention.SPLIT + 1 if few else 1
+    items = state.tokens * cache.num_kv_heads * splits
+    while True:
+        item = take(team, 1)
+        if item >= items:
+            return
+        row, rest = item // (cache.num_kv_heads * splits), item % (cache.num_kv_heads * splits)
+        head, limit = rest // splits, state.position + row + 1
+        query = state.query + row * layer.q_proj.tiles * 64 + head * group * cache.head_dim * 4
+        if few:
+            split = rest % splits
+            start, stop = split * attention.SPLIT, min(limit, (split + 1) * attention.SPLIT)
+            if start < stop:
+                partial = _partial(state, cache, row, split, head * group)
+                attention.attend_split(cache, query, head, start, stop, scores, partial)
+        else:
+            _attend_all(state, cache, query, row, head, limit, scores)
+
+
+@kernel
+def _attend_all(state, cache, query, row, kv_head, limit, scores):
+    """All splits of one token and KV head in turn, merged as finish_attention merges them."""
+    group = cache.num_heads // cache.num_kv_heads
+    stride = attention.partial_stride(cache)
+    total = scores + 8 * attention.SPLIT * 4
+    partial = total + group * stride
+    for start in range(0, limit, attention.SPLIT):
+        target = total if start == 0 else partial
+        stop = min(limit, start + attention.SPLIT)
+        attention.attend_split(cache, query, kv_head, start, stop, scores, target)
+        if start > 0:
+            for head in range(group):
+                attention.merge(total + head * stride, partial + head * stride, cache.head_dim)
+    for head in range(group):
+        _finish_head(state, cache, row, kv_head * group + head, total + head * stride)
+
+
+@kernel
+def _finish_head(state, cache, row, head, total):
+    target = state.attended
+    blocks, dim = target.columns // 32, cache.head_dim
+    out = target.x + row * target.columns * 4 + head * dim * 4
+    attention.normalise(total, out, dim)
+    scales = target.x_scales + row * blocks * 8 + head * (dim // 32) * 4
+    elementwise.quantise(out, target.x8 + row * target.columns + head * dim, scales, scales + blocks * 4, dim)
+
+
+@kernel
+def finish_attention(team, state, layer):
+    """Merges the partial results of a step with few tokens, and quantises."""
+    cache = layer.cache
+    if state.tokens > FEW_TOKENS:
+        return
+    while True:
+        item = take(team, 1)
+        if item >= state.tokens * cache.num_heads:
+            return
+        row, head = item // cache.num_heads, item % cache.num_heads
+        total = _partial(state, cache, row, 0, head)
+        for split in range(1, (state.position + row) // attention.SPLIT + 1):
+            attention.merge(total, _partial(state, cache, row, split, head), cache.head_dim)
+        _finish_head(state, cache, row, head, total)
+
+
+@kernel
+def activate(team, state, layer):
+    """SiLU(gate) * up, quantised for down_proj."""
+    target = state.activated
+    stride = layer.gate_proj.tiles * 64
+    while True:
+        row = take(team, 1)
+        if row >= state.tokens:
+            return
+        out = target.x + row * target.columns * 4
+        elementwise.silu_multiply(state.gate + row * stride, state.up + row * stride, out, target.columns)
+        _quantise_row(target, row)

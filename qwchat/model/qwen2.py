@@ -1,0 +1,216 @@
+"""The Qwen2 decoder: one compiled call runs all layers for a chunk of tokens.
+
+``forward`` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
+Between two barriers the members of the team share a phase; see :mod:`qwchat.model.phases`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.config import ModelConfig
+from quant.container import ModelFolder
+from qwchat.errors import ModelError, NotEnoughMemoryError
+from qwchat.kernels.attention import PARTIAL_HEADER, SPLIT
+from qwchat.kernels.jit import kernel
+from qwchat.kernels.matmul import SCRATCH_BYTES
+from qwchat.kernels.team import RUN, Team, await_step, barrier, begin_step
+from qwchat.model import phases
+from qwchat.model.cache import KVCache
+from qwchat.model.plan import LAYER, STATE
+from qwchat.model.weights import Weights
+from qwchat.rope import rope_tables
+
+CHUNK = 128  # tokens per compiled call: what an interrupt waits for at most
+
+
+@kernel
+def forward(team, member, size, states, layers):
+    """Runs ``states[0].tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``."""
+    state = states[0]
+    phases.embed_tokens(team, state)
+    barrier(team, size)
+    for index in range(len(layers)):
+        layer = layers[index]
+        # Attention: x += o_proj(attention(norm(x)))
+        phases.norm_rows(team, state, layer.input_layernorm, 0)
+        barrier(team, size)
+        phases.project_qkv(team, member, size, state, layer)
+        barrier(team, size)
+        phases.rotate_and_store(team, state, layer)
+        barrier(team, size)
+        phases.attend(team, member, state, layer)
+        barrier(team, size)
+        phases.finish_attention(team, state, layer)
+        barrier(team, size)
+        phases.project(team, member, size, state, layer.o_proj, state.attended, 0, state.residual, True)
+        barrier(team, size)
+        # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
+        phases.norm_rows(team, state, layer.post_attention_layernorm, 0)
+        barrier(team, size)
+        phases.project_gate_up(team, member, size, state, layer)
+        barrier(team, size)
+        phases.activate(team, state, layer)
+        barrier(team, size)
+        phases.project(team, member, size, state, layer.down_proj, state.activated, 0, state.residual, True)
+        barrier(team, size)
+    if state.logits_from < state.tokens:
+        first = state.logits_from
+        phases.norm_rows(team, state, state.norm, first)
+        barrier(team, size)
+        phases.project(team, member, size, state, state.lm_head, state.normed, first, state.logits, False)
+    barrier(team, size)
+
+
+@kernel
+def lead(team, size, states, layers):
+    """One step as member 0."""
+    begin_step(team)
+    forward(team, 0, size, states, layers)
+
+
+@kernel
+def serve(team, member, size, states, layers):
+    """Takes part in steps until there is none for a while (PARK) or never again (STOP)."""
+    while True:
+        outcome = await_step(team, member)
+        if outcome != RUN:
+            return outcome
+        forward(team, member, size, states, layers)
+
+
+class Qwen2:
+    """A model, its KV cache and its threads.  Token ids in, logits out.
+
+    ``context``: positions that the cache holds.  ``threads``: members of the team, the caller included.
+    Raises ModelError for shapes that the kernels cannot run, NotEnoughMemoryError.
+    """
+
+    def __init__(self, folder: ModelFolder, *, context: int, threads: int) -> None:
+        self.config = folder.config
+        self.context = context
+        _check_shapes(folder)
+        self._weights = Weights(folder)
+        self._cache = KVCache(self.config, context)
+        self._memory: list[NDArray[Any]] = []
+        self._states = np.zeros(1, STATE)
+        self._layers = np.zeros(self.config.num_layers, LAYER)
+        try:
+            self._fill(threads)
+        except MemoryError as error:
+            raise NotEnoughMemoryError("not enough memory for the model's work space; close other programs") from error
+        self._team = Team(threads, lead, serve, (self._states, self._layers))
+
+    @property
+    def threads(self) -> int:
+        """Members of the team."""
+        return self._team.size
+
+    def _buffer(self, rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
+        # Rows of whole tiles, from the start of a cache line on.
+        width = -(-columns // 16) * 16
+        itemsize = np.dtype(dtype).itemsize
+        raw = np.zeros(rows * width * itemsize + 64, np.uint8)
+        self._memory.append(raw)
+        offset = -raw.ctypes.data % 64
+        return raw[offset : offset + rows * width * itemsize].view(dtype).reshape(rows, width)
+
+    def _activations(self, record: Any, columns: int) -> None:
+        record["columns"] = columns
+        record["x"] = self._buffer(CHUNK, columns).ctypes.data
+        record["x8"] = self._buffer(CHUNK, columns, np.int8).ctypes.data
+        record["x_scales"] = self._buffer(1, CHUNK * columns // 16).ctypes.data
+
+    def _fill(self, threads: int) -> None:
+        config, state, weights = self.config, self._states[0], self._weights
+        state["embed_tokens"] = weights.matrix("model.embed_tokens.weight")
+        tied = config.tie_word_embeddings
+        state["lm_head"] = state["embed_tokens"] if tied else weights.matrix("lm_head.weight")
+        state["norm"] = weights.vector("model.norm.weight")
+        state["epsilon"], state["query_scale"] = config.rms_norm_eps, 1 / math.sqrt(config.head_dim)
+        for index in range(config.num_layers):
+            weights.layer(index, self._layers[index])
+            self._cache.fill(index, self._layers[index]["cache"])
+        self._fill_work_space(state, threads)
+
+    def _fill_work_space(self, state: Any, threads: int) -> None:
+        config = self.config
+        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self._ids = np.zeros(CHUNK, np.int64)
+        state["token_ids"] = self._ids.ctypes.data
+        half = config.head_dim // 2
+        self._cos, self._sin = np.empty((2, self._cache.capacity, half), np.float32)
+        self._angles = 0
+        state["cos"], state["sin"] = self._cos.ctypes.data, self._sin.ctypes.data
+        for name, columns in (("normed", config.hidden_size), ("attended", queries), ("activated", config.intermediate_size)):
+            self._activations(state[name], columns)
+        for name, columns in (
+            ("residual", config.hidden_size),
+            ("query", queries),
+            ("key", keys),
+            ("value", keys),
+            ("gate", config.intermediate_size),
+            ("up", config.intermediate_size),
+        ):
+            state[name] = self._buffer(CHUNK, columns).ctypes.data
+        stride = PARTIAL_HEADER + config.head_dim * 4
+        state["splits"] = self._cache.capacity // SPLIT
+        partials = phases.FEW_TOKENS * int(state["splits"]) * config.num_heads
+        state["partials"] = self._buffer(partials, stride // 4).ctypes.data
+        self._logits = self._buffer(1, config.vocab_size)
+        group = config.num_heads // config.num_kv_heads
+        scratch = max(SCRATCH_BYTES, 8 * SPLIT * 4 + 2 * group * stride)
+        state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
+        state["scratch_bytes"] = -(-scratch // 64) * 64
+
+    def _extend_angles(self, stop: int) -> None:
+        if stop > self._angles:
+            end = min(-(-stop // SPLIT) * SPLIT, self._cache.capacity)
+            cos, sin = rope_tables(self.config, self._angles, end)
+            self._cos[self._angles : end], self._sin[self._angles : end] = cos, sin
+            self._angles = end
+
+    def run(self, token_ids: NDArray[np.int64], position: int, logits_from: int) -> NDArray[np.float32]:
+        """Runs up to CHUNK tokens at ``position`` and following, and keeps their keys and values.
+
+        Returns the logits (tokens - logits_from, vocab) f32 of the tokens from ``logits_from`` on: a view that the
+        next call overwrites.
+        """
+        tokens = len(token_ids)
+        if not 0 < tokens <= CHUNK or position < 0 or position + tokens > self.context:
+            raise ValueError(f"{tokens} tokens at position {position} do not fit a context of {self.context}")
+        if int(token_ids.min()) < 0 or int(token_ids.max()) >= self.config.vocab_size:
+            raise ValueError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
+        self._extend_angles(position + tokens)
+        wanted = tokens - logits_from
+        if wanted > len(self._logits):
+            self._logits = self._buffer(wanted, self.config.vocab_size)
+        self._ids[:tokens] = token_ids
+        state = self._states[0]
+        state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
+        state["logits"] = self._logits.ctypes.data
+        self._team.run()
+        return self._logits[: max(0, wanted), : self.config.vocab_size]
+
+    def clear(self) -> None:
+        """Forgets the cache, whatever it holds."""
+        self._cache.clear()
+
+    def close(self) -> None:
+        """Ends the threads; the model cannot be used afterwards."""
+        self._team.close()
+
+
+def _check_shapes(folder: ModelFolder) -> None:
+    config = folder.config
+    for name, value, multiple in (
+        ("hidden_size", config.hidden_size, 32),
+        ("intermediate_size", config.intermediate_size, 32),
+        ("head_dim", config.head_dim, 32),
+    ):
+        if value % multiple:
+            raise ModelError(f"{folder.path}: {name} is {value}; the kernels need a multiple of {multiple}")

@@ -1,0 +1,108 @@
+"""The matrix kernel against its NumPy twin, for every format, vector count and awkward shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from quant.formats import PackedTensor, dequantise
+from qwchat.kernels import elementwise, reference
+from qwchat.kernels.jit import kernel
+from qwchat.kernels.matmul import ACTIVATIONS, SCRATCH_BYTES, multiply_tiles
+from qwchat.model.weights import Weights
+from tests.kernels.packed import KINDS, Folder, random_packed, vector
+
+
+@kernel
+def _run(matrices, sources, tokens, out, accumulate, scratch):  # type: ignore[no-untyped-def]
+    matrix = matrices[0]
+    multiply_tiles(matrix, sources[0], 0, tokens, 0, matrix.tiles, out, matrix.tiles * 64, accumulate, scratch)
+
+
+def activations(x: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
+    """The ACTIVATIONS record of ``x`` and what it points to."""
+    codes, scales, sums = reference.quantise(x)
+    both = np.ascontiguousarray(np.stack([scales, sums], axis=1).astype(np.float32))
+    record = np.zeros(1, ACTIVATIONS)
+    record["x"], record["x8"], record["x_scales"] = x.ctypes.data, codes.ctypes.data, both.ctypes.data
+    record["columns"] = x.shape[1]
+    return record, (x, codes, both)
+
+
+def multiply(
+    packed: PackedTensor, x: NDArray[np.float32], bias: NDArray[np.float32] | None = None, residual: bool = False
+) -> NDArray[np.float32]:
+    tensors = {"w": packed} | ({"b": vector(bias)} if bias is not None else {})
+    weights = Weights(Folder(**tensors))
+    matrix = weights.matrix("w", "b" if bias is not None else None).reshape(1)
+    sources, alive = activations(x)
+    width = -(-packed.shape[0] // 16) * 16
+    out = np.full((len(x), width), 3 if residual else np.nan, np.float32)
+    scratch = np.zeros(SCRATCH_BYTES, np.uint8)
+    _run(matrix, sources, len(x), out.ctypes.data, residual, scratch.ctypes.data)
+    assert alive
+    return out[:, : packed.shape[0]]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("rows", "columns", "tokens"), [(1, 128, 1), (16, 128, 2), (33, 384, 7), (48, 896, 15)])
+def test_equals_the_numpy_twin(kind: tuple[str, int, bool], rows: int, columns: int, tokens: int) -> None:
+    rng = np.random.default_rng(rows)
+    packed = random_packed(kind, rows, columns, rng)
+    x = rng.standard_normal((tokens, columns)).astype(np.float32)
+    bias = rng.standard_normal(rows).astype(np.float32)
+    expected = reference.multiply(packed, x, bias)
+    scale = np.abs(dequantise(packed)).astype(np.float64) @ np.abs(x).T.astype(np.float64)
+    error = np.abs(multiply(packed, x, bias) - expected) / (scale.T + np.abs(bias))
+    assert error.max() < 1e-6
+    assert np.allclose(multiply(packed, x, bias, residual=True), multiply(packed, x, bias) + np.float32(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_token_does_not_depend_on_its_neighbours(kind: tuple[str, int, bool]) -> None:
+    rng = np.random.default_rng(5)
+    packed = random_packed(kind, 80, 256, rng)
+    x = rng.standard_normal((23, 256)).astype(np.float32)
+    together = multiply(packed, x)
+    alone = np.concatenate([multiply(packed, np.ascontiguousarray(row[None])) for row in x])
+    assert np.array_equal(together, alone)
+
+
+@pytest.mark.parametrize("kind", KINDS[:7], ids=str)
+def test_extreme_scales_and_zero_blocks(kind: tuple[str, int, bool]) -> None:
+    rng = np.random.default_rng(6)
+    packed = random_packed(kind, 32, 256, rng, extreme=True)
+    x = (rng.standard_normal((3, 256)) * 10.0 ** rng.uniform(-15, 5, (3, 256))).astype(np.float32)
+    x[0, 32:96] = 0
+    x[1] = 0
+    result, expected = multiply(packed, x), reference.multiply(packed, x)
+    scale = np.abs(dequantise(packed)).astype(np.float64) @ np.abs(x).T.astype(np.float64)
+    assert np.all(np.abs(result - expected) <= 1e-6 * scale.T + 1e-30)
+    assert not result[1].any()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_activations_are_not_hidden(kind: tuple[str, int, bool], bad: float) -> None:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((1, 128)).astype(np.float32)
+    x[0, 77] = bad
+    packed = random_packed(kind, 16, 128, rng)
+    x8, scales, sums = (np.zeros(128, np.int8), np.zeros(4, np.float32), np.zeros(4, np.float32))
+    elementwise.quantise(x.ctypes.data, x8.ctypes.data, scales.ctypes.data, sums.ctypes.data, 128)
+    assert np.isnan(scales[2])
+    assert np.isfinite(scales[[0, 1, 3]]).all()
+    with np.errstate(invalid="ignore"):
+        result = multiply(packed, x)
+    assert not np.isfinite(result).any()
+
+
+def test_the_real_vocabulary() -> None:
+    rng = np.random.default_rng(8)
+    packed = random_packed(("q8", 32, False), 151_936, 64, rng)
+    x = rng.standard_normal((1, 64)).astype(np.float32)
+    expected = reference.multiply(packed, x)
+    assert np.abs(multiply(packed, x) - expected).max() <= 1e-5 * np.abs(expected).max()
