@@ -1,4 +1,4 @@
-"""Every test below this folder carries the marker `oracle`: `pytest -m oracle` runs them, `-m 'not oracle'` does not."""
+"""Every test below this folder carries the marker `oracle`: `pytest -m 'not oracle'` leaves them out."""
 
 from __future__ import annotations
 

@@ -1,0 +1,150 @@
+"""The random models that the parity tests run, and what transformers says about them.
+
+The reference is always loaded from disk at the precision wanted: casting a loaded model would also cast RoPE's table
+of inverse frequencies, which transformers computes in float32 whatever the precision of the weights.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.quant.checkpoints import make_checkpoint
+
+torch = pytest.importorskip("torch", reason="torch is not installed (extra `oracle`)")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra `oracle`)")
+
+Logits = np.ndarray  # (tokens, vocab)
+
+HEADS = ((2, 2), (6, 1), (7, 1), (8, 1), (1, 1), (12, 2), (14, 2), (16, 2), (3, 3))
+# transformers reports the loading of 15 tensors with a progress bar.
+transformers.utils.logging.disable_progress_bar()
+
+LENGTHS = (1, 2, 3, 7, 8, 9, 15, 33, 64, 100, 127, 128, 129, 200, 257, 511)
+LONG = {3: 1500, 10: 700, 21: 3000, 30: 1025, 36: 3000, 47: 2049}
+"""Case number -> length, for the few long ones."""
+VOCABULARIES = (320, 283, 512, 1000, 299)
+"""Rows of the embedding; the tokenizer has 283 ids, so all but one pad."""
+K_BIAS_NORMS = (None, None, 100.0, None, None, 900.0, None)
+
+ROPES: tuple[dict[str, Any], ...] = (
+    {"max_position_embeddings": 4096},
+    # max_position_embeddings is the native length, as in the Instruct models with YaRN switched on by hand.
+    {"max_position_embeddings": 1024, "rope_scaling": {"type": "yarn", "factor": 4.0, "original": 1024}},
+    {"max_position_embeddings": 4096, "rope_theta": 1e4},
+    # max_position_embeddings is the extended length, as in base models and newer files.
+    {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original": 1024}},
+    {"max_position_embeddings": 32768},
+    # The native length is not given: transformers takes max_position_embeddings for it.
+    {"max_position_embeddings": 2048, "rope_scaling": {"type": "yarn", "factor": 2.0}},
+    {
+        "max_position_embeddings": 3000,
+        "rope_theta": ...,
+        "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 3.0, "original": 1000, "beta_fast": 16.0},
+    },
+    {"max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "factor": 2.0, "attention_factor": 1.25}},
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One random model and one random prompt; everything follows from `number`."""
+
+    number: int
+    overrides: dict[str, Any] = field(repr=False)
+    k_bias_norm: float | None
+    length: int
+
+    @property
+    def name(self) -> str:
+        """What pytest shows."""
+        values = self.overrides
+        heads, kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
+        parts = [f"{self.number:02d}", f"{heads}of{kv_heads}x{values['head_dim']}", f"{self.length}tokens"]
+        parts += ["tied"] * values["tie_word_embeddings"]
+        parts += ["yarn"] * uses_yarn(self)
+        parts += [] if self.k_bias_norm is None else [f"kbias{self.k_bias_norm:.0f}"]
+        return "-".join(parts)
+
+    def write(self, folder: Path) -> Path:
+        """The checkpoint in float32."""
+        return make_checkpoint(
+            folder,
+            seed=self.number,
+            config_overrides=self.overrides,
+            dtype="f32",
+            k_bias_norm=self.k_bias_norm,
+        )
+
+    def token_ids(self) -> list[int]:
+        """`length` ids over the whole vocabulary, padding rows too."""
+        drawn = np.random.default_rng(self.number).integers(self.overrides["vocab_size"], size=self.length)
+        return [int(token) for token in drawn]
+
+
+def make_case(number: int) -> Case:
+    """Axes with many values turn in step with the number, those with two are drawn."""
+    drawn = random.Random(number)
+    heads, kv_heads = HEADS[number % len(HEADS)]
+    head_dim = drawn.choice((64, 128))
+    rope = dict(ROPES[number % len(ROPES)])
+    for key in ("rope_scaling", "rope_parameters"):
+        if key in rope:
+            scaling = dict(rope[key])
+            if "original" in scaling:
+                scaling["original_max_position_embeddings"] = scaling.pop("original")
+            rope[key] = scaling
+    overrides = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "hidden_size": heads * head_dim,
+        "intermediate_size": drawn.choice((96, 160, 224, 352)),
+        "num_hidden_layers": drawn.choice((1, 2, 2, 3)),
+        "rms_norm_eps": drawn.choice((1e-6, 1e-5)),
+        "tie_word_embeddings": drawn.random() < 0.5,
+        "vocab_size": VOCABULARIES[number % len(VOCABULARIES)],
+        "rope_theta": 1e6,
+        "torch_dtype": "float32",
+        **rope,
+    }
+    norm = K_BIAS_NORMS[number % len(K_BIAS_NORMS)]
+    return Case(number, overrides, norm, LONG.get(number, LENGTHS[number * 5 % len(LENGTHS)]))
+
+
+def uses_yarn(case: Case) -> bool:
+    """Whether the config asks for YaRN, in either spelling."""
+    return any("yarn" in str(case.overrides.get(key)) for key in ("rope_scaling", "rope_parameters"))
+
+
+CASES = tuple(make_case(number) for number in range(48))
+
+
+def load_reference(folder: Path, dtype: Any, attention: str = "eager") -> Any:
+    """transformers' Qwen2ForCausalLM from the files in `folder`."""
+    model = transformers.Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    return model.eval()
+
+
+def logits_of(model: Any, token_ids: list[int]) -> Logits:
+    """(tokens, vocab) in the precision of the model."""
+    with torch.inference_mode():
+        logits: Logits = model(torch.tensor([token_ids])).logits[0].numpy()
+    return logits
+
+
+def reference_logits(folder: Path, token_ids: list[int], dtype: Any = torch.float32) -> Logits:
+    """Logits of transformers, (tokens, vocab); the attention that materialises scores only where they are small."""
+    attention = "eager" if len(token_ids) <= 1100 else "sdpa"
+    return logits_of(load_reference(folder, dtype, attention), token_ids)
+
+
+def distance(logits: Logits, reference: Logits) -> float:
+    """Largest difference, relative to the largest logit of the reference."""
+    difference = np.abs(logits.astype(np.float64) - reference.astype(np.float64)).max()
+    return float(difference / np.abs(reference).max())

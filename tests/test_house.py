@@ -1,0 +1,92 @@
+"""The rules of the house that a program can check."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+FIRST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qwchat -p "What can you do?"'
+SECOND_COMMAND = "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/python -m pytest"
+COMMANDS = ("chat", "convert", "show", "list", "bench")
+SOURCES = ("quant", "qwchat", "models/recipe", "benchmarks", "tests")
+MOST_LINES = 450
+
+
+def help_of(*command: str) -> str:
+    """What `qwchat COMMAND --help` prints, on a wide screen and without colours."""
+    environment = {"COLUMNS": "200", "TERM": "dumb", "PATH": "", "NO_COLOR": "1"}
+    program = "from qwchat.cli.main import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *command, "--help"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def options_in(text: str) -> set[str]:
+    """Long options named in a text, --help aside."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}
+
+
+def section(heading: str) -> str:
+    """The table of README whose head row begins with `heading`."""
+    lines = README.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading}"))
+    end = next(number for number in range(start, len(lines)) if not lines[number].startswith("|"))
+    return "\n".join(lines[start:end])
+
+
+@pytest.mark.parametrize("command", [FIRST_COMMAND, SECOND_COMMAND])
+def test_readme_gives_the_two_commands(command: str) -> None:
+    assert f"\n{command}\n" in README
+
+
+def test_readme_lists_the_commands_there_are() -> None:
+    named = set(re.findall(r"`qwchat ([a-z]+)", section("command")))
+    assert named == set(COMMANDS)
+    shown = help_of()
+    assert [name for name in COMMANDS if not re.search(rf"^\W*{name}\b", shown, re.MULTILINE)] == []
+
+
+def test_readme_lists_the_options_of_the_chat() -> None:
+    documented = options_in(section("options of the one-shot"))
+    assert documented == options_in(help_of()) - {"--version"}
+    assert documented - options_in(help_of("chat")) <= {"--prompt", "--model", "--count"}
+
+
+@pytest.mark.parametrize("command", ["convert", "show", "list", "bench"])
+def test_readme_lists_the_options_of_the_other_commands(command: str) -> None:
+    table = section("options of the other commands")
+    row = next(line for line in table.splitlines() if f"`{command}`" in line.split("|")[1])
+    assert options_in(row) == options_in(help_of(command))
+
+
+def test_import_contracts() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("folder", SOURCES)
+def test_files_are_short(folder: str) -> None:
+    files = (REPOSITORY / folder).rglob("*.py")
+    long = {str(file): count for file in files if (count := len(file.read_text("utf-8").splitlines())) > MOST_LINES}
+    assert long == {}
