@@ -1,0 +1,63 @@
+"""Runs our engine the ways a conversation can: one pass, chunks, token by token, back and forth."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+import quant
+from quant.container import open_model
+from qwchat.model.qwen2 import CHUNK, Qwen2
+
+THREADS = 2
+
+
+def converted(source: Path, destination: Path, **settings: object) -> Path:
+    """The model folder that `quant.convert` makes of a checkpoint."""
+    for _ in quant.convert(source, destination, **settings):  # type: ignore[arg-type]
+        pass
+    return destination
+
+
+@contextmanager
+def loaded(folder: Path, context: int) -> Iterator[Qwen2]:
+    """The bare model, without the engine's bookkeeping: every position is fed where the test says."""
+    with closing(Qwen2(open_model(folder), context=context, threads=THREADS)) as model:
+        yield model
+
+
+def feed(model: Qwen2, token_ids: list[int], chunks: Iterable[int], start: int = 0) -> np.ndarray:
+    """Logits (tokens, vocab) of `token_ids` at position `start` and on, fed in pieces of the sizes in `chunks`."""
+    ids = np.array(token_ids, np.int64)
+    rows = []
+    position = 0
+    for size in chunks:
+        piece = ids[position : position + size]
+        rows.append(model.run(piece, start + position, 0).copy())
+        position += len(piece)
+        if position == len(ids):
+            return np.concatenate(rows)
+    raise ValueError("the chunks do not add up to the tokens")
+
+
+def one_pass(length: int) -> list[int]:
+    """Chunks as the engine's prefill cuts them."""
+    return [CHUNK] * (-(-length // CHUNK))
+
+
+def token_by_token(length: int) -> list[int]:
+    """Chunks of decoding."""
+    return [1] * length
+
+
+def any_chunks(length: int, seed: int) -> list[int]:
+    """Random sizes between 1 and the largest chunk, small ones as likely as large ones."""
+    drawn = random.Random(seed)
+    sizes: list[int] = []
+    while sum(sizes) < length:
+        sizes.append(min(drawn.randint(1, 2 ** drawn.randint(0, 7)), CHUNK))
+    return sizes

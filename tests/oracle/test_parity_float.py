@@ -1,0 +1,88 @@
+"""Logits of dense models against transformers' Qwen2 in float32, over random models and all orders of feeding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.oracle.engine import any_chunks, converted, feed, loaded, one_pass, token_by_token
+from tests.oracle.reference import CASES, Case, distance, reference_logits, torch, uses_yarn
+
+TOLERANCE = 1e-4
+"""Of the largest logit."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case with its converted model and what transformers says."""
+
+    case: Case
+    folder: Path
+    token_ids: list[int]
+    reference: np.ndarray
+    bound: float
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """One case after the other; where key biases are outliers, float64 says how much float32 can be trusted."""
+    case: Case = request.param
+    work = tmp_path_factory.mktemp(f"case{case.number}")
+    source = case.write(work / "checkpoint")
+    token_ids = case.token_ids()
+    reference = reference_logits(source, token_ids)
+    bound = TOLERANCE
+    if case.k_bias_norm is not None:
+        bound = max(bound, 2 * distance(reference, reference_logits(source, token_ids, torch.float64)))
+    return Prepared(case, converted(source, work / "model", preset="dense"), token_ids, reference, bound)
+
+
+def test_one_pass(prepared: Prepared) -> None:
+    with loaded(prepared.folder, len(prepared.token_ids)) as model:
+        logits = feed(model, prepared.token_ids, one_pass(len(prepared.token_ids)))
+    assert logits.shape == prepared.reference.shape
+    assert distance(logits, prepared.reference) <= prepared.bound
+
+
+def test_any_order_of_feeding(prepared: Prepared) -> None:
+    """Decoding, chunks of any size, and truncating after something else had been said."""
+    token_ids, seed = prepared.token_ids, prepared.case.number
+    length = len(token_ids)
+    with loaded(prepared.folder, length + 40) as model:
+        whole = feed(model, token_ids, one_pass(length))
+        orders = {"chunks": feed(model, token_ids, any_chunks(length, seed))}
+        if length <= 257:
+            orders["token by token"] = feed(model, token_ids, token_by_token(length))
+        kept = np.random.default_rng(seed).integers(length)
+        feed(model, token_ids[::-1][: length - kept] + [0] * 40, any_chunks(length - kept + 40, seed), kept)
+        refed = feed(model, token_ids[kept:], any_chunks(length - kept, seed + 1), kept)
+        orders["truncated and fed again"] = np.concatenate([whole[:kept], refed])
+    for name, logits in orders.items():
+        assert distance(logits, whole) <= prepared.bound, name
+        assert distance(logits, prepared.reference) <= prepared.bound, name
+
+
+def test_the_cases_cover_the_family() -> None:
+    """What issue and README claim about the random models."""
+    values = [case.overrides for case in CASES]
+    ratios = [entry["num_attention_heads"] // entry["num_key_value_heads"] for entry in values]
+    assert len(CASES) >= 40
+    assert set(zip(ratios, (entry["head_dim"] for entry in values), strict=True)) == set(
+        product((1, 6, 7, 8), (64, 128))
+    )
+    assert set(zip(ratios, (entry["tie_word_embeddings"] for entry in values), strict=True)) == set(
+        product((1, 6, 7, 8), (True, False))
+    )
+    yarn = [uses_yarn(case) for case in CASES]
+    assert set(zip(yarn, (case.k_bias_norm for case in CASES), strict=True)) == set(
+        product((True, False), (None, 100.0, 900.0))
+    )
+    assert set(zip(yarn, (entry["rms_norm_eps"] for entry in values), strict=True)) == set(
+        product((True, False), (1e-5, 1e-6))
+    )
+    assert {case.length for case in CASES} >= {1, 2, 127, 128, 129, 3000}
+    assert {(uses_yarn(case), case.length) for case in CASES} >= {(True, 3000), (False, 3000)}
