@@ -11,7 +11,8 @@ import numpy as np
 
 import quant
 from quant.container import open_model
-from qwchat.model.qwen2 import CHUNK, Qwen2
+from qwchat.generation.engine import Engine
+from qwchat.model.qwen2 import CHUNK
 
 THREADS = 2
 
@@ -24,22 +25,24 @@ def converted(source: Path, destination: Path, **settings: object) -> Path:
 
 
 @contextmanager
-def loaded(folder: Path, context: int) -> Iterator[Qwen2]:
-    """The bare model, without the engine's bookkeeping: every position is fed where the test says."""
-    with closing(Qwen2(open_model(folder), context=context, threads=THREADS)) as model:
-        yield model
+def loaded(folder: Path, context: int) -> Iterator[Engine]:
+    """The engine of a model folder."""
+    with closing(Engine(open_model(folder), context=context, threads=THREADS)) as engine:
+        yield engine
 
 
-def feed(model: Qwen2, token_ids: list[int], chunks: Iterable[int], start: int = 0) -> np.ndarray:
-    """Logits (tokens, vocab) of `token_ids` at position `start` and on, fed in pieces of the sizes in `chunks`."""
-    ids = np.array(token_ids, np.int64)
+def feed(engine: Engine, token_ids: list[int], chunks: Iterable[int], start: int = 0) -> np.ndarray:
+    """Logits (tokens, vocab) of `token_ids` at position `start` and on, fed in pieces of the sizes in `chunks`.
+
+    What the cache held from `start` on is truncated.
+    """
+    engine.truncate(start)
     rows = []
     position = 0
     for size in chunks:
-        piece = ids[position : position + size]
-        rows.append(model.run(piece, start + position, 0).copy())
-        position += len(piece)
-        if position == len(ids):
+        rows.append(engine.extend(token_ids[position : position + size]))
+        position += len(rows[-1])
+        if position == len(token_ids):
             return np.concatenate(rows)
     raise ValueError("the chunks do not add up to the tokens")
 

@@ -42,8 +42,8 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_one_pass(prepared: Prepared) -> None:
-    with loaded(prepared.folder, len(prepared.token_ids)) as model:
-        logits = feed(model, prepared.token_ids, one_pass(len(prepared.token_ids)))
+    with loaded(prepared.folder, len(prepared.token_ids)) as engine:
+        logits = feed(engine, prepared.token_ids, one_pass(len(prepared.token_ids)))
     assert logits.shape == prepared.reference.shape
     assert distance(logits, prepared.reference) <= prepared.bound
 
@@ -52,14 +52,14 @@ def test_any_order_of_feeding(prepared: Prepared) -> None:
     """Decoding, chunks of any size, and truncating after something else had been said."""
     token_ids, seed = prepared.token_ids, prepared.case.number
     length = len(token_ids)
-    with loaded(prepared.folder, length + 40) as model:
-        whole = feed(model, token_ids, one_pass(length))
-        orders = {"chunks": feed(model, token_ids, any_chunks(length, seed))}
+    with loaded(prepared.folder, length) as engine:
+        whole = feed(engine, token_ids, one_pass(length))
+        orders = {"chunks": feed(engine, token_ids, any_chunks(length, seed))}
         if length <= 257:
-            orders["token by token"] = feed(model, token_ids, token_by_token(length))
+            orders["token by token"] = feed(engine, token_ids, token_by_token(length))
         kept = np.random.default_rng(seed).integers(length)
-        feed(model, token_ids[::-1][: length - kept] + [0] * 40, any_chunks(length - kept + 40, seed), kept)
-        refed = feed(model, token_ids[kept:], any_chunks(length - kept, seed + 1), kept)
+        feed(engine, token_ids[::-1][: length - kept], any_chunks(length - kept, seed), kept)
+        refed = feed(engine, token_ids[kept:], any_chunks(length - kept, seed + 1), kept)
         orders["truncated and fed again"] = np.concatenate([whole[:kept], refed])
     for name, logits in orders.items():
         assert distance(logits, whole) <= prepared.bound, name

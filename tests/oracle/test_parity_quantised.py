@@ -43,9 +43,9 @@ import numpy as np
 from tests.oracle.engine import feed, loaded, one_pass, token_by_token
 folder, ids, out = sys.argv[1:]
 ids = np.load(ids).tolist()
-with loaded(folder, len(ids)) as model:
-    prefill = feed(model, ids, one_pass(len(ids)))
-    decode = feed(model, ids[:40], token_by_token(40))
+with loaded(folder, len(ids)) as engine:
+    prefill = feed(engine, ids, one_pass(len(ids)))
+    decode = feed(engine, ids[:40], token_by_token(40))
 np.savez(out, prefill=prefill, decode=decode)
 """
 
@@ -98,11 +98,11 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:
 def test_distributions_are_those_of_the_dequantised_weights(quantised: Path, tmp_path: Path) -> None:
     reference = load_reference(dequantised(quantised, tmp_path / "dequantised"), torch.float32)
     divergences, agreements = [], []
-    with loaded(quantised, 600) as model:
+    with loaded(quantised, 600) as engine:
         for number, sequence in enumerate(texts()):
             ids = list(sequence)
             order = token_by_token(len(ids)) if number % 8 == 0 else one_pass(len(ids))
-            logits, wanted = feed(model, ids, order), logits_of(reference, ids)
+            logits, wanted = feed(engine, ids, order), logits_of(reference, ids)
             divergences.append(divergence(wanted, logits))
             agreements.append(wanted.argmax(-1) == logits.argmax(-1))
     assert np.concatenate(divergences).mean() <= MOST_DIVERGENCE
@@ -117,9 +117,9 @@ def test_random_models(settings: dict[str, Any], tmp_path: Path) -> None:
     folder = converted(source, tmp_path / "model", **settings)
     ids = [int(token) for token in np.random.default_rng(5).integers(1000, size=200)]
     wanted = logits_of(load_reference(dequantised(folder, tmp_path / "dequantised"), torch.float32), ids)
-    with loaded(folder, len(ids)) as model:
-        logits = feed(model, ids, one_pass(len(ids)))
-        decoded = feed(model, ids[:40], token_by_token(40))
+    with loaded(folder, len(ids)) as engine:
+        logits = feed(engine, ids, one_pass(len(ids)))
+        decoded = feed(engine, ids[:40], token_by_token(40))
     assert divergence(wanted, logits).mean() <= MOST_DIVERGENCE
     assert (wanted.argmax(-1) == logits.argmax(-1)).mean() >= LEAST_AGREEMENT
     assert distance(decoded, logits[:40]) <= LEVELS_AGREE
