@@ -1,0 +1,60 @@
+"""Stop strings: ending a reply at a text rather than at a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwchat.errors import UsageError
+
+
+class StopStrings:
+    """Finds stop strings in a text that arrives in pieces.
+
+    The reply ends where the first stop string is completed (of several completed by the same character, the longest
+    counts), so the result does not depend on how the text was cut into pieces.
+
+    Args:
+        stops: strings that end the reply; they are not part of it.
+
+    Raises:
+        UsageError: a stop string is empty.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        if not all(stops):
+            raise UsageError("--stop must not be empty: leave it out to stop at the end of the reply only")
+        self._stops = tuple(stops)
+        self._longest = max(map(len, stops), default=0)
+        self._held = ""
+        self._stopped = False
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Take the next piece.
+
+        Returns:
+            The text that is certain to belong to the reply (only what may begin a stop string is held back), and
+            whether a stop string was met, after which nothing more is let through.
+        """
+        if self._stopped:
+            return "", True
+        buffer = self._held + text
+        found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
+        if found:
+            self._stopped, self._held = True, ""
+            return buffer[: min(found)[1]], True
+        keep = self._possible_beginning(buffer)
+        self._held = buffer[len(buffer) - keep :]
+        return buffer[: len(buffer) - keep], False
+
+    def flush(self) -> str:
+        """What is held back, at the end of a reply that met no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_beginning(self, buffer: str) -> int:
+        """Length of the longest end of `buffer` that begins a stop string."""
+        for length in range(min(self._longest - 1, len(buffer)), 0, -1):
+            end = buffer[-length:]
+            if any(stop.startswith(end) for stop in self._stops):
+                return length
+        return 0

@@ -1,0 +1,200 @@
+"""Byte-level BPE from `tokenizer.json`: text to token ids and back.
+
+The merging itself is done by the `tokenizers` library. Two things are kept out of its hands:
+
+- Added tokens (`<|im_end|>` and its like). The library finds them in any text it is given, so that a person who types
+  `<|im_end|>` would end the turn. Here the library never learns of them: `encode` turns text into text tokens only, and
+  control tokens enter a prompt through `encode_prompt`, as ids.
+- Decoding. A token is a string of bytes (`token_bytes`), which need not be whole characters. Joining the bytes first is
+  what makes streaming equal to one-shot decoding (see `qwchat.detokenizer`).
+
+Decoding gives back the encoded text exactly, up to the Unicode normal form (NFC) that the Qwen2 tokenizer applies.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwchat.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+FILE_NAME = "tokenizer.json"
+SIZE_LIMIT = 256 << 20  # bytes; the real Qwen2 file has 7 MB
+ID_LIMIT = 1 << 24
+
+
+class Tokenizer:
+    """The tokenizer of one model. Made by `from_folder`; safe to share between threads.
+
+    Attributes:
+        vocab_size: one past the highest token id. The logits of a model may have more rows (Qwen2-7B: 152,064 against
+            151,646); the rows from here on have no token and must never be sampled.
+        special_ids: content to id of every added token, those that the file calls special and the others.
+        control_pattern: matches any added token in a rendered template, the longest first.
+        control_characters: the signs that added tokens are written with; without them none can be written.
+    """
+
+    def __init__(self, core: tokenizers.Tokenizer, vocab_size: int, special_ids: dict[str, int]) -> None:
+        self.vocab_size = max(vocab_size, *(token_id + 1 for token_id in special_ids.values()), 0)
+        self.special_ids = special_ids
+        longest_first = sorted(special_ids, key=len, reverse=True)
+        self.control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.control_characters = frozenset("".join(map(_signs, special_ids)))
+        self._core = core
+        self._bytes = {token_id: content.encode() for content, token_id in special_ids.items()}
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer:
+        """Read `tokenizer.json` of a model folder or checkpoint.
+
+        Raises:
+            ModelError: the file is missing, broken, or describes another kind of tokenizer.
+        """
+        path = Path(folder) / FILE_NAME
+        if not path.is_file():
+            raise ModelError(f"{folder} has no {FILE_NAME}: copy it there from the model's source")
+        try:
+            if path.stat().st_size > SIZE_LIMIT:
+                raise ModelError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB: restore it from the model's source")
+            values = json.loads(path.read_bytes())
+            return _build(values)
+        except ModelError:
+            raise
+        # `tokenizers` raises bare Exception for whatever it does not like in a file.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise ModelError(f"{path} cannot be used ({reason}): restore it from the model's source") from error
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, which is all text: a control token typed in it becomes ordinary tokens.
+
+        Raises:
+            UsageError: the text holds a lone surrogate, which is no Unicode character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the text holds half a character (lone surrogate U+{ord(text[error.start]):04X}) at position "
+                f"{error.start}: remove it, or decode the text from its source with the right encoding"
+            ) from error
+        ids: list[int] = self._core.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_prompt(self, parts: Iterable[str | Sequence[int]]) -> list[int]:
+        """Token ids of a prompt that alternates between text (`str`, encoded as by `encode`) and ready ids.
+
+        Neighbouring texts are joined before they are encoded, since a boundary would change their tokens.
+
+        Raises:
+            UsageError: a text holds a lone surrogate, or a ready id is none of this tokenizer's.
+        """
+        ids: list[int] = []
+        pending = ""
+        for part in parts:
+            if isinstance(part, str):
+                pending += part
+                continue
+            ids += self.encode(pending) if pending else []
+            pending = ""
+            for token_id in part:
+                self._check(token_id)
+                ids.append(int(token_id))
+        return ids + (self.encode(pending) if pending else [])
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for, UTF-8 in whole or in part; b"" for an id in a gap of the vocabulary.
+
+        Raises:
+            UsageError: the id is below 0 or not below `vocab_size`.
+        """
+        known = self._bytes.get(token_id)
+        if known is None:
+            self._check(token_id)
+            token = self._core.id_to_token(token_id) or ""
+            known = self._bytes[token_id] = b"".join(BYTE_OF.get(character, character.encode()) for character in token)
+        return known
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of `token_ids`. Bytes that are no UTF-8 become U+FFFD; added tokens are shown as they are written.
+
+        Raises:
+            UsageError: an id is none of this tokenizer's.
+        """
+        return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
+
+    def _check(self, token_id: int) -> None:
+        if not 0 <= token_id < self.vocab_size:
+            raise UsageError(f"token id {token_id} is outside this model's vocabulary of {self.vocab_size:,} tokens")
+
+
+def _signs(content: str) -> str:
+    """The characters of an added token that are no letters or digits, or all where it has no others."""
+    return re.sub(r"\w", "", content) or content
+
+
+def _byte_alphabet() -> dict[str, bytes]:
+    """Character to byte of the byte-level alphabet (GPT-2): printable Latin-1 stands for itself, the rest is moved."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(0x100) if byte not in set(printable)]
+    alphabet = {chr(byte): bytes([byte]) for byte in printable}
+    return alphabet | {chr(0x100 + index): bytes([byte]) for index, byte in enumerate(moved)}
+
+
+BYTE_OF = _byte_alphabet()
+
+
+def _build(values: Any) -> Tokenizer:
+    """A tokenizer from the parsed file. The model is built apart from the rest, which spares a second parse of it.
+
+    Raises:
+        ModelError: another kind of tokenizer. Whatever else is wrong raises what it happens to raise.
+    """
+    import tokenizers
+    from tokenizers.models import BPE
+
+    model = values["model"]
+    if model.get("type", "BPE") != "BPE" or (values.get("decoder") or {}).get("type") != "ByteLevel":
+        raise ModelError(f"{FILE_NAME} describes no byte-level BPE tokenizer: only those of Qwen2 models are supported")
+    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(option):
+            raise ModelError(f"{FILE_NAME} sets {option}, which Qwen2 tokenizers do not: it is not supported")
+    vocab: dict[str, int] = model["vocab"]
+    merges: list[Any] = [
+        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
+    ]
+    special_ids = _added_tokens(values.get("added_tokens") or [])
+    vocab_size = max(vocab.values()) + 1
+    if min(vocab.values()) < 0 or vocab_size > ID_LIMIT or len(set(vocab.values())) != len(vocab):
+        raise ModelError(f"{FILE_NAME} holds repeated or impossible token ids: restore it from the model's source")
+    pipeline = {
+        **values,
+        "added_tokens": [],
+        "truncation": None,
+        "padding": None,
+        "post_processor": None,
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    }
+    core = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
+    core.model = BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")))
+    return Tokenizer(core, vocab_size, special_ids)
+
+
+def _added_tokens(listed: list[dict[str, Any]]) -> dict[str, int]:
+    special_ids: dict[str, int] = {}
+    for token in listed:
+        content, token_id = token["content"], token["id"]
+        if not isinstance(content, str) or not content or not isinstance(token_id, int):
+            raise ModelError(f"{FILE_NAME} holds an added token without text or id")
+        if not 0 <= token_id < ID_LIMIT:
+            raise ModelError(f"{FILE_NAME}: the added token {content} has the impossible id {token_id}")
+        if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+            raise ModelError(f"{FILE_NAME}: the added token {content} strips its surroundings, which is not supported")
+        special_ids[content] = token_id
+    return special_ids
