@@ -37,7 +37,21 @@ ACTIVATIONS = np.dtype([(name, np.int64) for name in "x x8 x_scales columns".spl
 
 @intrinsic
 def _tile(  # type: ignore[no-untyped-def]
-    typing, kind, vectors, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, x8, x_scales, out, out_stride
+    typing,
+    kind,
+    vectors,
+    codes,
+    scales,
+    zeros,
+    zero_step,
+    per_scale,
+    columns,
+    x,
+    x_stride,
+    x8,
+    x_scales,
+    out,
+    out_stride,
 ):
     """All formats and vector counts behind one run-time switch, so that a kernel is compiled once."""
 

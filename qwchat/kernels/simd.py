@@ -91,9 +91,7 @@ def emit_prefetch(builder: Any, address: Any) -> None:
 def _halves(builder: Any, value: Any) -> tuple[Any, Any]:
     half = value.type.count // 2
     masks = (list(range(half)), list(range(half, 2 * half)))
-    low, high = (
-        builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, half), mask)) for mask in masks
-    )
+    low, high = (builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, half), mask)) for mask in masks)
     return low, high
 
 
@@ -228,7 +226,8 @@ def _keep(builder: Any, value: Any, count: Any, other: Any) -> Any:
 
 
 def _zero_below(builder: Any, value: Any, bound: Any, result: Any) -> Any:
-    return builder.select(builder.fcmp_ordered("<", value, bound), constant(V16F, 0.0), result)
+    result = builder.select(builder.fcmp_ordered("<", value, bound), constant(V16F, 0.0), result)
+    return builder.select(builder.fcmp_unordered("uno", value, value), value, result)
 
 
 load_f32 = operation(f32x16, (_address,), lambda b, a: emit_load(b, a, V16F))
@@ -254,6 +253,7 @@ sum_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, b.fa
 max_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, lambda p, q: _maximum(b, p, q)))
 sum_lanes_i32 = operation(types.int32, (i32x16,), lambda b, x: _ordered(b, x, b.add))
 keep_lanes = operation(f32x16, (f32x16, types.int64, types.float32), _keep)
+# result, but 0 where value < bound, and NaN where value is NaN: (value, bound, result)
 zero_below = operation(f32x16, (f32x16, f32x16, f32x16), _zero_below)
 
 peek_f32 = operation(types.float32, (_address,), lambda b, a: emit_load(b, a, F32, 4))

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig
-from quant.container import ModelFolder
 from qwchat.errors import ModelError, NotEnoughMemoryError
 from qwchat.kernels.attention import PARTIAL_HEADER, SPLIT
 from qwchat.kernels.jit import kernel
@@ -22,7 +21,7 @@ from qwchat.kernels.team import RUN, Team, await_step, barrier, begin_step
 from qwchat.model import phases
 from qwchat.model.cache import KVCache
 from qwchat.model.plan import LAYER, STATE
-from qwchat.model.weights import Weights
+from qwchat.model.weights import TensorSource, Weights
 from qwchat.rope import rope_tables
 
 CHUNK = 128  # tokens per compiled call: what an interrupt waits for at most
@@ -90,7 +89,7 @@ class Qwen2:
     Raises ModelError for shapes that the kernels cannot run, NotEnoughMemoryError.
     """
 
-    def __init__(self, folder: ModelFolder, *, context: int, threads: int) -> None:
+    def __init__(self, folder: TensorSource, *, context: int, threads: int) -> None:
         self.config = folder.config
         self.context = context
         _check_shapes(folder)
@@ -146,7 +145,11 @@ class Qwen2:
         self._cos, self._sin = np.empty((2, self._cache.capacity, half), np.float32)
         self._angles = 0
         state["cos"], state["sin"] = self._cos.ctypes.data, self._sin.ctypes.data
-        for name, columns in (("normed", config.hidden_size), ("attended", queries), ("activated", config.intermediate_size)):
+        for name, columns in (
+            ("normed", config.hidden_size),
+            ("attended", queries),
+            ("activated", config.intermediate_size),
+        ):
             self._activations(state[name], columns)
         for name, columns in (
             ("residual", config.hidden_size),
@@ -205,7 +208,7 @@ class Qwen2:
         self._team.close()
 
 
-def _check_shapes(folder: ModelFolder) -> None:
+def _check_shapes(folder: TensorSource) -> None:
     config = folder.config
     for name, value, multiple in (
         ("hidden_size", config.hidden_size, 32),

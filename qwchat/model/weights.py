@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.config import ModelConfig
 from quant.formats import PackedTensor
 from qwchat.errors import ModelError
 from qwchat.kernels.formats import BLOCK, IDS, INTEGER_FORMATS
@@ -20,11 +21,15 @@ _PROJECTIONS = {
 
 
 class TensorSource(Protocol):
-    """Where packed tensors come from: a model folder, in practice."""
+    """Where a model's config and packed tensors come from: a ``quant.container.ModelFolder``, outside of tests."""
 
     @property
     def path(self) -> Path:
         """The place that an error names."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shapes."""
 
     def tensor(self, name: str) -> PackedTensor:
         """The tensor of that name."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.config import ModelConfig
 from quant.formats import PackedTensor, layout
 
 # (format, group size, zero points)
@@ -47,11 +48,17 @@ def random_packed(
 
 
 class Folder:
-    """Stands in for a model folder: tensors by name."""
+    """Stands in for a model folder: tensors by name, and a config where the test needs one."""
 
-    def __init__(self, **tensors: PackedTensor) -> None:
+    def __init__(self, config: ModelConfig | None = None, **tensors: PackedTensor) -> None:
         self.path = Path("memory")
+        self._config = config
         self._tensors = tensors
+
+    @property
+    def config(self) -> ModelConfig:
+        assert self._config is not None
+        return self._config
 
     def tensor(self, name: str) -> PackedTensor:
         return self._tensors[name]

@@ -1,0 +1,179 @@
+"""The Python API: a model that takes text and gives text.
+
+import qwchat
+
+with qwchat.load("path/to/model") as model:
+    for event in model.chat([{"role": "user", "content": "Hello"}]):
+        if isinstance(event, qwchat.events.TextStep):
+            print(event.text, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.container import ModelFolder, open_model
+from qwchat.detokenizer import StreamDecoder
+from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep
+from qwchat.generation.engine import Engine
+from qwchat.generation_config import GenerationDefaults
+from qwchat.messages import Message
+from qwchat.sampling import SamplingSettings
+from qwchat.stops import StopStrings
+from qwchat.template import ChatTemplate, encode_chat
+from qwchat.tokenizer import Tokenizer
+
+Cancel = Callable[[], bool]
+SEED_BITS = 32  # of a seed that nobody chose: short enough to be typed again
+
+
+def load(
+    model: str | Path,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    device: str = "auto",
+    kv: str = "auto",
+) -> Model:
+    """Opens the model folder ``model`` (see :func:`quant.convert` for making one from a checkpoint).
+
+    ``threads``: by default the physical cores; ``context``: positions of the KV cache, by default the model's, at
+    most 4,096.  Raises quant.errors.ContainerError and the errors of :class:`Engine` and :class:`Tokenizer`.
+    """
+    folder = open_model(Path(model))
+    return Model(folder, Engine(folder, threads=threads, context=context, device=device, kv=kv))
+
+
+class Model:
+    """A converted model with its tokenizer, template and defaults, ready to answer.  Use it in one thread at a time.
+
+    ``defaults``: the sampling settings of the model's generation_config.json; ``stop_ids``: tokens that end a reply.
+    """
+
+    def __init__(self, folder: ModelFolder, engine: Engine) -> None:
+        self.folder, self.engine, self.config = folder, engine, folder.config
+        self.tokenizer = Tokenizer.from_folder(folder.path)
+        self.template = ChatTemplate.from_folder(folder.path)
+        generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
+        self.defaults = SamplingSettings.from_defaults(generation)
+        self.stop_ids = frozenset(generation.eos_token_ids)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and reply may fill together."""
+        return self.engine.context
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``; control tokens in it are text."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ``token_ids``; bytes that are no UTF-8 become U+FFFD."""
+        return self.tokenizer.decode(token_ids)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to where the assistant's next turn begins.  Raises TemplateError."""
+        return encode_chat(self.tokenizer, self.template, messages)
+
+    def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits (tokens, vocab) f32 at every position of ``token_ids``.  Raises PromptTooLongError."""
+        return self.engine.logits(token_ids)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        settings: SamplingSettings | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        cancel: Cancel | None = None,
+    ) -> Iterator[TextEvent]:
+        """Continues ``prompt`` (text or token ids) as it is, without a template.
+
+        ``settings``: the model's own if not given; ``seed``: chosen if not given, and reported in Done; ``stop``:
+        strings that end the text and are not part of it; ``cancel``: asked between tokens.
+        Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError.
+        """
+        ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        chosen = secrets.randbits(SEED_BITS) if seed is None else seed
+        reply = _Reply(self.tokenizer, stop, chosen)
+        events = self.engine.generate(
+            ids,
+            settings or self.defaults,
+            seed=chosen,
+            usable_vocab=self.tokenizer.vocab_size,
+            max_tokens=max_tokens,
+            stop_ids=self.stop_ids,
+            cancel=lambda: reply.stopped or (cancel is not None and cancel()),
+        )
+        for event in events:
+            if isinstance(event, Prefilled):
+                yield event
+            elif isinstance(event, Step):
+                yield reply.step(event.token_id)
+            else:
+                if tail := reply.tail():
+                    yield tail
+                yield reply.done(event)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        settings: SamplingSettings | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        cancel: Cancel | None = None,
+    ) -> Iterator[TextEvent]:
+        """The assistant's next turn in a conversation; arguments, events and errors as for :meth:`generate`."""
+        ids = self.prompt_ids(messages)
+        return self.generate(ids, settings=settings, max_tokens=max_tokens, seed=seed, stop=stop, cancel=cancel)
+
+    def close(self) -> None:
+        """Ends the model's threads."""
+        self.engine.close()
+
+
+class _Reply:
+    """A reply as it grows: tokens to text, held back where a character or a stop string may be unfinished."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], seed: int) -> None:
+        self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(stop), seed
+        self._ids: list[int] = []
+        self._pieces: list[str] = []
+        self.stopped = False
+
+    def step(self, token_id: int) -> TextStep:
+        self._ids.append(token_id)
+        text, self.stopped = self._stops.push(self._decoder.push(token_id))
+        self._pieces.append(text)
+        return TextStep(text, token_id)
+
+    def tail(self) -> TextStep | None:
+        """What was held back and now belongs to the reply, as a step of the last token."""
+        if self.stopped:
+            return None
+        text, self.stopped = self._stops.push(self._decoder.flush())
+        text += "" if self.stopped else self._stops.flush()
+        self._pieces.append(text)
+        return TextStep(text, self._ids[-1]) if text else None
+
+    def done(self, end: Finished) -> Done:
+        reason = "stop" if self.stopped else end.reason
+        return Done(reason, end.stats, "".join(self._pieces), tuple(self._ids), self._seed)
