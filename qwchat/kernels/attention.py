@@ -24,7 +24,7 @@ PARTIAL_HEADER = 64  # bytes before the sums of a partial result: maximum, sum o
 _NONE = np.float32(-np.inf)
 
 # One layer's cache and the head geometry.
-CACHE = np.dtype([(name, np.int64) for name in "num_heads num_kv_heads head_dim capacity k v".split()])
+CACHE = np.dtype([(name, np.int64) for name in ["num_heads", "num_kv_heads", "head_dim", "capacity", "k", "v"]])
 
 
 @kernel

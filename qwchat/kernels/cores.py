@@ -31,8 +31,8 @@ def _physical(cpus: set[int]) -> int:
 def _quota() -> float:
     """CPUs that the control group grants (version 2, then 1); infinite without a limit."""
     try:
-        limit, period = (_CGROUP / "cpu.max").read_text().split()
-        return math.inf if limit == "max" else int(limit) / int(period)
+        limit, length = (_CGROUP / "cpu.max").read_text().split()
+        return math.inf if limit == "max" else int(limit) / int(length)
     except (OSError, ValueError):
         pass
     try:

@@ -68,11 +68,9 @@ def kernel(function: Function) -> Function:
 
     ``fastmath`` stays off: it would make ``isnan`` false and let the order of sums vary between levels.
     """
-    compiled = numba.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)(function)
-    return compiled  # type: ignore[no-any-return]
+    return numba.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)(function)
 
 
 def inlined(function: Function) -> Function:
     """Like :func:`kernel`, for small pieces that LLVM shall inline into the kernel that calls them."""
-    compiled = numba.njit(nogil=True, boundscheck=False, error_model="numpy", forceinline=True)(function)
-    return compiled  # type: ignore[no-any-return]
+    return numba.njit(nogil=True, boundscheck=False, error_model="numpy", forceinline=True)(function)

@@ -53,7 +53,7 @@ def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
 
 
 def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
-    """One token: scaled ``query`` (num_heads, head_dim), ``keys`` and ``values`` (positions, num_kv_heads, head_dim)."""
+    """One token: scaled ``query`` (num_heads, head_dim), ``keys``, ``values`` (positions, num_kv_heads, head_dim)."""
     group = len(query) // keys.shape[1]
     k, v = (np.repeat(array, group, axis=1).astype(np.float64) for array in (keys, values))
     scores = np.einsum("hd,phd->hp", query.astype(np.float64), k)

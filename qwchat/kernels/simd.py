@@ -31,7 +31,7 @@ class Vector(types.Type):
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Vector) -> None:
         super().__init__(manager, fe_type, fe_type.llvm_type)
 
@@ -173,7 +173,7 @@ def emit_bf16(builder: Any, address: Any) -> Any:
     return builder.bitcast(builder.shl(wide, constant(V16I, 16)), V16F)
 
 
-# --- operations for kernels written in Python --------------------------------------------------------------------------
+# --- operations for kernels written in Python -------------------------------------------------------------------------
 
 
 def operation(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit) -> Any:

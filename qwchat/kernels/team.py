@@ -97,7 +97,7 @@ def relax(team):
 
 @inlined
 def begin_step(team):
-    """Announces a step to the members.  Only compiled code calls it, so that no signal falls between it and the work."""
+    """Announces a step.  Only compiled code calls it, so that no signal falls between it and the work."""
     atomic_add(team + _STEP, 1)
 
 

@@ -23,8 +23,9 @@ class Operands(NamedTuple):
     """What a tile needs, as IR values (addresses and byte strides are 64-bit integers).
 
     ``codes``, ``scales``, ``zeros``: the tile's parts (``codes`` holds the values of a float format); ``zero_step`` is
-    16, or 0 where one zero point serves all.  ``columns``: K.  ``x`` (vectors, K) f32, ``x_stride`` bytes apart; ``x8`` (vectors, K) i8,
-    ``x_scales`` (vectors, 2, K/32) f32: scales, then sums of ``x8``.  ``out`` (vectors, 16) f32.
+    16, or 0 where one zero point serves all.  ``columns``: K.  ``x`` (vectors, K) f32, ``x_stride`` bytes
+    apart; ``x8`` (vectors, K) i8, ``x_scales`` (vectors, 2, K/32) f32: scales, then sums of ``x8``.
+    ``out`` (vectors, 16) f32.
     """
 
     codes: Any

@@ -31,7 +31,7 @@ class KVCache:
         except MemoryError as error:
             size = 8 * elements / 2**30
             raise NotEnoughMemoryError(
-                f"a context of {context} tokens needs {size:.1f} GiB for its KV cache, and the system has not that much; "
+                f"a context of {context} tokens needs {size:.1f} GiB for its KV cache, more than the system has; "
                 "ask for a smaller one with --ctx"
             ) from error
         self._layer_bytes = elements // config.num_layers * 4

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from qwchat.errors import ModelError, NotEnoughMemoryError
 from qwchat.kernels.attention import PARTIAL_HEADER, SPLIT
 from qwchat.kernels.jit import kernel

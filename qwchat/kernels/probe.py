@@ -1,0 +1,89 @@
+"""What this machine can do at most: read bandwidth and int8 arithmetic.  Speeds are reported as shares of these."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from qwchat.kernels import simd
+from qwchat.kernels.jit import kernel
+
+READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has
+_CHAINS = 12  # independent accumulators: enough to hide the latency of a dot product
+_ROUNDS = 200_000
+
+
+@kernel
+def _read(start, size):
+    total = simd.splat(np.float32(0))
+    for offset in range(start, start + size, 256):
+        total = simd.add(total, simd.load_f32(offset))
+        total = simd.add(total, simd.load_f32(offset + 64))
+        total = simd.add(total, simd.load_f32(offset + 128))
+        total = simd.add(total, simd.load_f32(offset + 192))
+    return simd.sum_lanes(total)
+
+
+@intrinsic
+def _dots(typing, rounds, seed):
+    """``rounds`` times one dot product on each of the chains; the sum of all, so that none is dropped."""
+
+    def generate(context, builder, signature, values):
+        rounds, seed = values
+        lanes = simd.emit_splat(builder, builder.trunc(seed, simd.I32))
+        operand = builder.bitcast(lanes, simd.V64B)
+        slots = [cgutils.alloca_once(builder, simd.V16I) for _ in range(_CHAINS)]
+        for slot in slots:
+            builder.store(lanes, slot)
+        with cgutils.for_range(builder, rounds):
+            for slot in slots:
+                # The chain's own value is an operand, so that the compiler cannot merge the chains.
+                mixed = builder.bitcast(builder.load(slot), simd.V64B)
+                builder.store(simd.emit_dot(builder, builder.load(slot), operand, mixed), slot)
+        total = builder.load(slots[0])
+        for slot in slots[1:]:
+            total = builder.add(total, builder.load(slot))
+        return builder.zext(builder.extract_element(total, simd.I32(0)), simd.I64)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@kernel
+def _multiply(rounds, seed):
+    return _dots(rounds, seed)
+
+
+def _together(threads: int, work: Callable[[int], object]) -> float:
+    """Seconds until ``work(member)`` is done by all of ``threads`` threads; the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        members = [threading.Thread(target=work, args=(member,)) for member in range(threads)]
+        start = time.perf_counter()
+        for member in members:
+            member.start()
+        for member in members:
+            member.join()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes per second that ``threads`` threads read from memory together."""
+    data = np.ones(READ_BYTES, np.uint8)
+    share = READ_BYTES // threads // 4096 * 4096
+    start = data.ctypes.data
+    _read(start, 4096)
+    return share * threads / _together(threads, lambda member: _read(start + member * share, share))
+
+
+def int8_peak(threads: int) -> float:
+    """Operations per second (a multiplication and an addition are two) of int8 dot products in registers."""
+    _multiply(1, 3)
+    seconds = _together(threads, lambda member: _multiply(_ROUNDS, 3 + 2 * member))
+    return threads * _ROUNDS * _CHAINS * 64 * 2 / seconds
