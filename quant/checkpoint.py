@@ -11,6 +11,7 @@ import hashlib
 import math
 import mmap
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -170,7 +171,8 @@ class Checkpoint:
     def close(self) -> None:
         """Unmap the files."""
         for mapped in self._maps.values():
-            mapped.close()
+            with suppress(BufferError):  # a view is still alive somewhere, and unmaps when it goes
+                mapped.close()
         self._maps.clear()
 
     def __enter__(self) -> Checkpoint:

@@ -11,6 +11,10 @@ class UsageError(QuantError):
     """The request itself is wrong: an unknown preset, a destination that is in use, a bad group size."""
 
 
+class DestinationBusyError(UsageError):
+    """Another process is converting to the same destination right now; waiting for it is an option."""
+
+
 class FormatError(QuantError):
     """A tensor does not fit the packed format asked for, or its parts contradict the format's layout."""
 

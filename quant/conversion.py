@@ -1,0 +1,298 @@
+"""The pipeline: checkpoint -> policy -> quantiser -> model folder, streamed in chunks of rows, told as events.
+
+A few Python threads quantise chunks (the compiled loops hold no lock), and the caller's thread writes them in order.
+Peak memory is a few chunks, whatever the size of the model. The result depends on the source and the settings alone,
+not on the number of threads or on where an earlier attempt was cut off.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.checkpoint import Checkpoint
+from quant.config import ModelConfig, parameter_count
+from quant.container import COPIED_FILES
+from quant.errors import CheckpointError, FormatError, UsageError
+from quant.files import MAX_JSON_BYTES, parse_json_object
+from quant.formats import PackedTensor
+from quant.policy import Settings, TensorPlan, plan, resolve
+from quant.quantisers import quantise
+from quant.writer import ModelWriter, check_destination, weights_size
+
+CHUNK_WEIGHTS = 4 << 20
+MAX_WEIGHT = np.float32(1e30)
+_REQUIRED_FILES = ("config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The first event: exact sizes of everything, before any work."""
+
+    total_bytes_in: int
+    total_bytes_out: int
+    tensors: tuple[TensorPlan, ...]
+    bits_per_weight: float
+    preset: str
+
+
+@dataclass(frozen=True)
+class TensorStarted:
+    """The first rows of a tensor are done."""
+
+    name: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """Source bytes dealt with so far, those of an earlier attempt included."""
+
+    bytes_done: int
+
+
+@dataclass(frozen=True)
+class TensorFinished:
+    """A tensor is written and journalled; `error` is sqrt(sum of squared errors / sum of squares)."""
+
+    name: str
+    format: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event: the model folder is complete."""
+
+    path: Path
+    bits_per_weight: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something worth showing that stops nothing."""
+
+    text: str
+
+
+Event = Planned | TensorStarted | Advanced | TensorFinished | Finished | Notice
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    preset: str = "q4",
+    bits: int | None = None,
+    group_size: int | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+) -> Iterator[Event]:
+    """Convert the checkpoint folder `source` into the model folder `destination`.
+
+    preset, bits, group_size: see `quant.policy`. resume: go on with what an earlier attempt left. dry_run: stop after
+    `Planned`, touching nothing. force: replace a model that is already there, once the new one is complete.
+    threads: quantising threads, by default the CPUs this process may use.
+
+    Work is done while the events are taken; closing the iterator stops it and keeps what is finished for `resume`.
+    Raises CheckpointError (source missing, corrupt, contradictory, not finite), UsageError (bad settings, destination
+    in use), FormatError (shapes that do not fit), DiskFullError. After any of them `destination` is as it was before.
+    """
+    began = time.monotonic()
+    source, destination = Path(source), Path(destination).resolve()
+    settings = resolve(preset, bits, group_size)
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads cannot convert anything; give 1 or more")
+    with Checkpoint.open(source) as checkpoint:
+        config = ModelConfig.from_folder(source)
+        remarks = checkpoint.validate(config)
+        files = read_copied_files(source)
+        plans = _plan(checkpoint, config, settings)
+        bytes_in, bytes_out = sum(p.source_bytes for p in plans), weights_size([_layout_key(p) for p in plans])
+        bits_per_weight = 8 * bytes_out / parameter_count(config)
+        yield Planned(bytes_in, bytes_out, tuple(plans), bits_per_weight, settings.preset)
+        yield from map(Notice, remarks)
+        if dry_run:
+            return
+        # The right to write is checked under the lock: two first runs may start at the same moment.
+        with ModelWriter(destination, [_layout_key(p) for p in plans], _header(checkpoint, settings), files) as writer:
+            if resume and writer.is_published():
+                yield Notice(f"{destination} is complete already")
+            else:
+                check_destination(destination, source, force)
+                yield from map(Notice, writer.begin(resume))
+                try:
+                    yield from _write_tensors(checkpoint, plans, writer, threads or _cpu_count())
+                except (CheckpointError, FormatError):
+                    writer.discard()
+                    raise
+                writer.publish(force)
+        yield Finished(destination, bits_per_weight, time.monotonic() - began)
+
+
+def read_copied_files(source: Path) -> dict[str, bytes]:
+    """The small files that travel with the model, name -> content; JSON is checked to be JSON.
+
+    Raises CheckpointError if the tokenizer is missing: a model without it cannot be talked to.
+    """
+    files = {}
+    for name in COPIED_FILES:
+        path = source / name
+        if not path.is_file():
+            if name in _REQUIRED_FILES:
+                raise CheckpointError(f"{path} is missing; download the checkpoint's {name} as well")
+            continue
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes and is not copied")
+        files[name] = path.read_bytes()
+        if name.endswith(".json"):
+            parse_json_object(files[name], str(path), CheckpointError)
+    return files
+
+
+@dataclass
+class _Progress:
+    """One tensor on its way: error sums of its rows so far."""
+
+    plan: TensorPlan
+    squared_errors: list[float] = field(default_factory=list)
+    squares: list[float] = field(default_factory=list)
+
+    def relative_error(self) -> float:
+        """fsum is exact, so the figure does not depend on how the rows were cut into chunks."""
+        total = math.fsum(self.squares)
+        ratio = math.sqrt(math.fsum(self.squared_errors) / total) if total else 0.0
+        return float(f"{ratio:.6g}")
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows start..stop of one tensor, quantised; error sums per row."""
+
+    packed: PackedTensor
+    squared_errors: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
+def _write_tensors(
+    checkpoint: Checkpoint, plans: list[TensorPlan], writer: ModelWriter, threads: int
+) -> Iterator[Event]:
+    """Quantise every tensor that is not finished, several chunks at a time, and write them in order."""
+    done = sum(p.source_bytes for p in plans if p.name in writer.finished)
+    if done:
+        yield Advanced(done)
+    jobs = ((p, start, stop) for p in plans if p.name not in writer.finished for start, stop in _chunks(p))
+    waiting: deque[tuple[TensorPlan, int, int, Future[_Chunk]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="quantise")
+    progress: _Progress | None = None
+    try:
+        for _ in range(threads + 1):  # one more than workers, so that none waits for the writer
+            _submit_next(pool, checkpoint, jobs, waiting)
+        while waiting:
+            tensor, start, stop, future = waiting.popleft()
+            chunk = future.result()
+            _submit_next(pool, checkpoint, jobs, waiting)
+            if progress is None:
+                progress = _Progress(tensor)
+                yield TensorStarted(tensor.name, tensor.format)
+            writer.write(tensor.name, chunk.packed.parts, start // 16)
+            checkpoint.release(tensor.name, start, stop)
+            progress.squared_errors += chunk.squared_errors.tolist()
+            progress.squares += chunk.squares.tolist()
+            done += tensor.source_bytes * (stop - start) // tensor.shape[0]
+            if stop == tensor.shape[0]:
+                error = progress.relative_error()
+                writer.finish(tensor.name, error)
+                progress = None
+                yield TensorFinished(tensor.name, tensor.format, error)
+            yield Advanced(done)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit_next(
+    pool: ThreadPoolExecutor,
+    checkpoint: Checkpoint,
+    jobs: Iterator[tuple[TensorPlan, int, int]],
+    waiting: deque[tuple[TensorPlan, int, int, Future[_Chunk]]],
+) -> None:
+    job = next(jobs, None)
+    if job is not None:
+        waiting.append((*job, pool.submit(_quantise_chunk, checkpoint, *job)))
+
+
+def _quantise_chunk(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop: int) -> _Chunk:
+    values = checkpoint.rows(tensor.name, start, stop)
+    peak = np.abs(values).max()
+    if not peak <= MAX_WEIGHT:  # also true for NaN
+        raise CheckpointError(_describe_bad_value(checkpoint, tensor, start, values))
+    try:
+        packed, squared_errors = quantise(tensor.format, values, tensor.group_size)
+    except FormatError as exc:
+        raise FormatError(f"tensor {tensor.name} cannot be stored: {exc}") from exc
+    matrix = values.reshape(values.shape[0], -1)
+    squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
+    return _Chunk(packed, squared_errors, squares)
+
+
+def _describe_bad_value(checkpoint: Checkpoint, tensor: TensorPlan, start: int, values: NDArray[np.float32]) -> str:
+    place = np.argwhere(~(np.abs(values) <= MAX_WEIGHT))[0]
+    value = float(values[tuple(place)])
+    index = [int(place[0]) + start, *(int(number) for number in place[1:])]
+    kind = "NaN" if math.isnan(value) else "infinite" if math.isinf(value) else f"{value:.3g}, which no weight is"
+    return (
+        f"{checkpoint.folder}: tensor {tensor.name} is {kind} at {index}; "
+        "the file is corrupt or the training failed, download the checkpoint again"
+    )
+
+
+def _chunks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of about 4 Mi weights, multiples of 16 rows; a vector is one chunk."""
+    rows = tensor.shape[0]
+    size = rows if len(tensor.shape) == 1 else max(16, CHUNK_WEIGHTS // tensor.shape[1] // 16 * 16)
+    for start in range(0, rows, size):
+        yield start, min(start + size, rows)
+
+
+def _plan(checkpoint: Checkpoint, config: ModelConfig, settings: Settings) -> list[TensorPlan]:
+    names = checkpoint.names
+    dtypes = {name: checkpoint.dtype(name) for name in names}
+    return plan(config, settings, dtypes, {name: checkpoint.nbytes(name) for name in names})
+
+
+def _layout_key(tensor: TensorPlan) -> tuple[str, str, tuple[int, ...], int, bool]:
+    return tensor.name, tensor.format, tensor.shape, tensor.group_size, tensor.zeros
+
+
+def _header(checkpoint: Checkpoint, settings: Settings) -> dict[str, object]:
+    """The manifest's record of where the model came from. No time and no path: equal inputs give equal folders."""
+    try:
+        version = importlib.metadata.version("qwchat")
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    return {
+        "producer": {"name": "qwchat", "version": version},
+        "source": {
+            "name": checkpoint.folder.resolve().name,
+            "fingerprint": checkpoint.fingerprint,
+            "bytes": checkpoint.total_bytes,
+        },
+        "settings": {"preset": settings.preset, "group_size": settings.group_size},
+    }
+
+
+def _cpu_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,388 @@
+"""Writing a model folder so that no moment of it can be taken for a finished one.
+
+Everything is written into `.NAME.partial` beside the destination: weights.bin at its full size, and journal.jsonl,
+whose first line identifies the conversion and which gains one line per finished tensor. The manifest is written last,
+then the folder is synced and renamed. After a kill at any point, `resume` checks every journalled tensor against its
+checksum, so data that a power cut lost is made again. `.NAME.lock` keeps two conversions to one destination apart.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.container import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    WEIGHTS_NAME,
+    align,
+    combine_digests,
+    hash_bytes,
+    is_model_folder,
+)
+from quant.errors import DestinationBusyError, DiskFullError, UsageError
+from quant.formats import layout
+
+JOURNAL_NAME = "journal.jsonl"
+SYNC_BYTES = 64 << 20
+_MARGIN_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def explained(where: Path) -> Iterator[None]:
+    """Turn the operating system's errors into DiskFullError or, for the others, UsageError."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise UsageError(f"{where} cannot be written: {exc.strerror}; check its permissions") from exc
+        raise DiskFullError(
+            f"no room left while writing {where} ({exc.strerror}); nothing that was there before is harmed: "
+            "free some space and run the same command with --resume"
+        ) from exc
+
+
+class ModelWriter:
+    """One conversion into one destination: in a ``with`` block `begin`, per tensor `write` and `finish`, `publish`.
+
+    The block holds the lock on the destination. Leaving it early keeps the partial folder for a later resume.
+
+    tensors: (name, format, shape, group_size, zeros) in file order; they fix the offset of every part.
+    header: what goes into the manifest beside the tensors ("producer", "source", "settings").
+    files: the small files to copy, name -> content.
+    """
+
+    def __init__(
+        self,
+        destination: Path,
+        tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]],
+        header: Mapping[str, Any],
+        files: Mapping[str, bytes],
+    ) -> None:
+        self.destination = destination
+        self.partial = destination.parent / f".{destination.name}.partial"
+        self.finished: dict[str, dict[str, Any]] = {}
+        """Journalled tensors: name -> {"sha256", "relative_error"}."""
+        self._header = dict(header)
+        self._files = dict(files)
+        self._entries, self.total_bytes = _place(tensors)
+        self._hashers: dict[str, Any] = {}
+        self._unsynced = 0
+        self._weights = -1
+        self._journal = -1
+        self._lock = -1
+
+    def __enter__(self) -> ModelWriter:
+        if not self.destination.parent.is_dir():
+            raise UsageError(f"{self.destination.parent} is not a folder; make it first")
+        with explained(self.destination.parent):
+            self._lock = _take_lock(self._lock_path, self.destination)
+            self._restore_replaced()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for descriptor in (self._weights, self._journal):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock_path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) over all that decides the result: header, files, tensors and offsets."""
+        manifest = json.dumps(self._manifest(), sort_keys=True)
+        return hashlib.sha256(manifest.encode()).hexdigest()
+
+    def is_published(self) -> bool:
+        """Whether the destination already holds the result of this very conversion."""
+        return self._describes_this(self.destination / MANIFEST_NAME)
+
+    def check_space(self) -> None:
+        """Raise DiskFullError unless the destination's file system has room for what is still to be written."""
+        wanted = self.total_bytes + sum(map(len, self._files.values())) + _MARGIN_BYTES
+        weights = self.partial / WEIGHTS_NAME
+        already = 512 * weights.stat().st_blocks if weights.exists() else 0
+        free = shutil.disk_usage(self.destination.parent).free
+        if free + already < wanted:
+            raise DiskFullError(
+                f"{self.destination.parent} has {free / 1e9:.2f} GB free, the model needs {wanted / 1e9:.2f} GB"
+                f"{f' ({already / 1e9:.2f} GB of it already written)' if already else ''}; "
+                "free some space or choose another destination"
+            )
+
+    def begin(self, resume: bool) -> list[str]:
+        """Open or make the partial folder; returns remarks. With `resume`, `finished` holds what is already done.
+
+        Raises UsageError if the partial folder belongs to another conversion, DiskFullError if there is no room.
+        """
+        remarks = []
+        if self.partial.exists() and resume:
+            self._read_journal()
+            remarks.append(f"resuming: {len(self.finished)} of {len(self._entries)} tensors are done")
+        elif self.partial.exists():
+            shutil.rmtree(self.partial)
+            remarks.append("an unfinished conversion was discarded; --resume would have continued it")
+        elif resume:
+            remarks.append("there is nothing to resume; starting from the beginning")
+        self.check_space()
+        fresh = not self.partial.exists()
+        try:
+            with explained(self.partial):
+                (self.partial / MANIFEST_NAME).unlink(missing_ok=True)  # from here on it would be a lie
+                self._open_files()
+        except DiskFullError:
+            if fresh:
+                shutil.rmtree(self.partial, ignore_errors=True)
+            raise
+        return remarks
+
+    def write(self, name: str, parts: Mapping[str, NDArray[Any]], first_tile: int) -> None:
+        """Write a range of tiles (or a whole vector) of tensor `name`; ranges must come in order."""
+        entry = self._entries[name]
+        with explained(self.destination):
+            for part_name, part in parts.items():
+                place = entry["parts"][part_name]
+                data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+                tile_bytes = place["nbytes"] // place["shape"][0]
+                _write_all(self._weights, data, place["offset"] + first_tile * tile_bytes)
+                self._hashers.setdefault(part_name, hashlib.sha256()).update(data)
+                self._unsynced += len(data)
+
+    def finish(self, name: str, relative_error: float) -> None:
+        """Journal tensor `name` as finished."""
+        digests = [self._hashers[part].digest() for part in self._entries[name]["parts"]]
+        self._hashers.clear()
+        figures = {"sha256": combine_digests(digests), "relative_error": relative_error}
+        with explained(self.destination):
+            if self._unsynced >= SYNC_BYTES:
+                os.fdatasync(self._weights)
+                self._unsynced = 0
+            _append(self._journal, {"name": name, **figures})
+        self.finished[name] = figures
+
+    def publish(self, force: bool) -> None:
+        """Write the manifest, sync everything and rename the folder to its final name."""
+        manifest = self._manifest()
+        manifest["tensors"] = {name: {**entry, **self.finished[name]} for name, entry in manifest["tensors"].items()}
+        with explained(self.destination):
+            os.fsync(self._weights)
+            for name, data in self._files.items():
+                _write_file(self.partial / name, data)
+            _write_file(self.partial / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
+            (self.partial / JOURNAL_NAME).unlink()
+            _sync_folder(self.partial)
+            if force and self.destination.exists():
+                self.destination.rename(self._replaced)
+            self.partial.rename(self.destination)
+            _sync_folder(self.destination.parent)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the partial folder: what was written is of no use."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.destination.parent / f".{self.destination.name}.lock"
+
+    @property
+    def _replaced(self) -> Path:
+        return self.destination.parent / f".{self.destination.name}.replaced"
+
+    def _restore_replaced(self) -> None:
+        """A forced conversion that was killed between its two renames left the old model under another name."""
+        if self._replaced.exists():
+            if self.destination.exists():
+                shutil.rmtree(self._replaced)
+            else:
+                self._replaced.rename(self.destination)
+
+    def _manifest(self) -> dict[str, Any]:
+        files = {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in self._files.items()
+        }
+        return {
+            "format": FORMAT_NAME,
+            "format_version": FORMAT_VERSION,
+            **self._header,
+            "weights": {"file": WEIGHTS_NAME, "bytes": self.total_bytes},
+            "tensors": self._entries,
+            "files": files,
+        }
+
+    def _open_files(self) -> None:
+        self.partial.mkdir(exist_ok=True)
+        self._weights = os.open(self.partial / WEIGHTS_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        # Reserving the room now means that a disk that fills up later cannot stop the conversion.
+        try:
+            os.posix_fallocate(self._weights, 0, self.total_bytes)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot reserve
+                raise
+        os.ftruncate(self._weights, self.total_bytes)
+        self._journal = os.open(self.partial / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        _append(self._journal, {"identity": self.identity})
+        for name, figures in self.finished.items():
+            _append(self._journal, {"name": name, **figures})
+
+    def _read_journal(self) -> None:
+        """Fill `finished` with the journalled tensors whose bytes are intact."""
+        identity, records = self._journalled()
+        if identity is not None and identity != self.identity:
+            raise UsageError(
+                f"the unfinished conversion in {self.partial} has another source or other settings; "
+                "run without --resume to start from the beginning"
+            )
+        path = self.partial / WEIGHTS_NAME
+        if not records or not path.is_file() or path.stat().st_size != self.total_bytes:
+            return
+        weights = np.memmap(path, dtype=np.uint8, mode="r")
+        for name, figures in records.items():
+            digests = [
+                hash_bytes(weights[part["offset"] : part["offset"] + part["nbytes"]])
+                for part in self._entries[name]["parts"].values()
+            ]
+            if combine_digests(digests) == figures["sha256"]:
+                self.finished[name] = figures
+
+    def _journalled(self) -> tuple[str | None, dict[str, dict[str, Any]]]:
+        """Identity and finished tensors of the partial folder; (None, {}) if it was cut off before the first line.
+
+        A folder that was cut off just before its last rename has a manifest in place of the journal.
+        """
+        try:
+            lines = (self.partial / JOURNAL_NAME).read_bytes().split(b"\n")[:-1]  # a torn last line has no newline
+            first, *rest = [json.loads(line) for line in lines]
+            return first["identity"], {
+                record["name"]: {"sha256": record["sha256"], "relative_error": record["relative_error"]}
+                for record in rest
+            }
+        except (OSError, ValueError, LookupError, TypeError):
+            pass
+        if not self._describes_this(self.partial / MANIFEST_NAME):
+            return None, {}
+        tensors = json.loads((self.partial / MANIFEST_NAME).read_bytes())["tensors"]
+        return self.identity, {
+            name: {"sha256": entry["sha256"], "relative_error": entry["relative_error"]}
+            for name, entry in tensors.items()
+        }
+
+    def _describes_this(self, manifest: Path) -> bool:
+        """Whether the file `manifest` is what this conversion would write, but for checksums and errors."""
+        try:
+            found = json.loads(manifest.read_bytes())
+            for entry in found["tensors"].values():
+                del entry["sha256"], entry["relative_error"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return False
+        return bool(found == self._manifest())
+
+
+def check_destination(destination: Path, source: Path, force: bool) -> None:
+    """Raise UsageError if a conversion from `source` may not write to `destination`."""
+    if source.resolve() in (destination.resolve(), *destination.resolve().parents):
+        raise UsageError(f"{destination} lies in the source {source}; choose another destination")
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise UsageError(f"{destination} exists and is not a folder; choose another destination")
+    if is_model_folder(destination):
+        if not force:
+            raise UsageError(f"{destination} already holds a model; use --force to replace it")
+    elif any(destination.iterdir()):
+        raise UsageError(f"{destination} is a folder with other things in it; choose another destination")
+
+
+def weights_size(tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]]) -> int:
+    """Exact size of weights.bin in bytes; `tensors` as in `ModelWriter`."""
+    return _place(tensors)[1]
+
+
+def _place(
+    tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]],
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """Give every part its offset; returns the manifest entries (without checksums) and the size of weights.bin."""
+    entries: dict[str, dict[str, Any]] = {}
+    position = 0
+    for name, kind, shape, group_size, zeros in tensors:
+        parts = {}
+        for part_name, (dtype, part_shape) in layout(kind, shape, group_size, zeros).items():
+            nbytes = dtype.itemsize * int(np.prod(part_shape, dtype=np.int64))
+            parts[part_name] = {
+                "dtype": dtype.name,
+                "shape": list(part_shape),
+                "offset": position,
+                "nbytes": nbytes,
+            }
+            position = align(position + nbytes)
+        entries[name] = {"format": kind, "shape": list(shape), "group_size": group_size, "parts": parts}
+    return entries, position
+
+
+def _take_lock(path: Path, destination: Path) -> int:
+    """Take an exclusive lock on `path`; raises UsageError if another conversion holds it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise DestinationBusyError(
+                f"another conversion to {destination} is running; wait for it or choose another destination"
+            ) from None
+        # The one who held the lock may have removed the file between our open and our lock: then it locks nobody.
+        try:
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _append(descriptor: int, record: Mapping[str, Any]) -> None:
+    """Append one line; what a failed write left of it is removed again, so that the journal stays readable."""
+    line = json.dumps(record).encode() + b"\n"
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)
+    if os.write(descriptor, line) != len(line):
+        os.ftruncate(descriptor, before)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # some file systems cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)
