@@ -14,6 +14,8 @@ from tests.oracle.reference import CASES, Case, distance, reference_logits, torc
 
 TOLERANCE = 1e-4
 """Of the largest logit."""
+SAME = 1e-5
+"""The same between our own orders of feeding, where no key bias is an outlier."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def test_any_order_of_feeding(prepared: Prepared) -> None:
         feed(engine, token_ids[::-1][: length - kept], any_chunks(length - kept, seed), kept)
         refed = feed(engine, token_ids[kept:], any_chunks(length - kept, seed + 1), kept)
         orders["truncated and fed again"] = np.concatenate([whole[:kept], refed])
+    same = SAME if prepared.case.k_bias_norm is None else prepared.bound
     for name, logits in orders.items():
-        assert distance(logits, whole) <= prepared.bound, name
+        assert distance(logits, whole) <= same, name
         assert distance(logits, prepared.reference) <= prepared.bound, name
 
 
@@ -77,6 +80,8 @@ def test_the_cases_cover_the_family() -> None:
     assert set(zip(ratios, (entry["tie_word_embeddings"] for entry in values), strict=True)) == set(
         product((1, 6, 7, 8), (True, False))
     )
+    faint = {entry["rms_norm_eps"] for entry, case in zip(values, CASES, strict=True) if case.faint}
+    assert faint == {1e-5, 1e-6}
     yarn = [uses_yarn(case) for case in CASES]
     assert set(zip(yarn, (case.k_bias_norm for case in CASES), strict=True)) == set(
         product((True, False), (None, 100.0, 900.0))
