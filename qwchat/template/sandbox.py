@@ -7,11 +7,11 @@ start that does not end soon:
 - Only the language that chat templates use is let in: node types, filters, methods and globals are positive lists.
 - Whatever makes a value (operators, calls, filters, literals, output) pays for its size from a budget, beforehand where
   the result can be much larger than its operands, so that the sum of all values made in one rendering is bounded.
-- Every turn of a loop, call and comparison checks the processor time used.
+- Every turn of a loop, call, comparison and test checks the processor time used.
 
-The hooks are the sandbox's own (`call`, `call_binop`, `is_safe_attribute`), jinja2's `finalize`, and a rewriting of the
-syntax tree that sends loops, literals, comparisons and filter results through filters of this module. Constant folding
-is off, since it would compute outside a budget.
+The hooks are the sandbox's own (`call`, `call_binop`, `is_safe_attribute`), jinja2's `finalize`, and a rewriting of
+the syntax tree that sends loops, literals, slices, comparisons and filter results through filters of this module.
+Constant folding is off, since it would compute outside a budget.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from jinja2.visitor import NodeTransformer
 
 from qwchat.errors import TemplateError
 
-SOURCE_LIMIT = 1 << 16  # characters; the longest published chat templates have about 20,000
-CPU_SECONDS = 1.0  # of the rendering thread; a real template takes about a millisecond
+SOURCE_LIMIT = 1 << 15  # characters; the longest published chat templates have about 20,000
+CPU_SECONDS = 0.5  # of the rendering thread; a real template takes about a millisecond
 WORK_BASE, WORK_PER_CHARACTER = 4_000_000, 32  # characters made in one rendering: a base, and a multiple of the input
 CALL_DEPTH = 50
 INTEGER_BITS = 4096
@@ -191,16 +191,21 @@ class _Limiter(NodeTransformer):
             return nodes.Const(node.data, lineno=node.lineno)
         elif isinstance(node, nodes.Concat):
             return self._through(CONCAT, nodes.List(node.nodes, lineno=node.lineno))
-        elif isinstance(node, nodes.List | nodes.Dict | nodes.Compare | nodes.Filter) or (
-            isinstance(node, nodes.Tuple) and node.ctx == "load"
-        ):
-            return self._through(VALUE, node)
-        return node
+        return self._through(VALUE, cast(nodes.Expr, node)) if _makes_value(node) else node
 
     def _through(self, name: str, node: nodes.Expr) -> nodes.Filter:
         limited = nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
         limited.set_environment(self._environment)
         return limited
+
+
+def _makes_value(node: nodes.Node) -> bool:
+    """Whether the node makes a value, or compares some, without passing `call` or `call_binop`."""
+    if isinstance(node, nodes.Tuple):
+        return node.ctx == "load"
+    if isinstance(node, nodes.Getitem):
+        return isinstance(node.arg, nodes.Slice)
+    return isinstance(node, nodes.List | nodes.Dict | nodes.Compare | nodes.Test | nodes.Filter)
 
 
 class SandboxedTemplate:
