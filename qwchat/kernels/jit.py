@@ -74,3 +74,30 @@ def kernel(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """Like :func:`kernel`, for small pieces that LLVM shall inline into the kernel that calls them."""
     return numba.njit(nogil=True, boundscheck=False, error_model="numpy", forceinline=True)(function)
+
+
+_standalone: dict[str, Any] = {}
+
+
+def standalone(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compiles a function apart from its callers, who reach it by symbol.
+
+    Numba links a jitted callee into each caller's library and optimises it there again; the matrix kernels, with all
+    their formats, would be compiled some ten times over.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        compiled = numba.cfunc(signature, boundscheck=False, error_model="numpy", cache=True)(function)
+        symbol = f"qwchat_{function.__name__}"
+        _standalone[symbol] = compiled  # keeps the code alive, and readable for the tests
+        llvm.add_symbol(symbol, compiled.address)
+        return numba.types.ExternalFunction(symbol, signature)
+
+    return decorate
+
+
+def machine_code(symbol: str) -> str:
+    """The assembly of a standalone function."""
+    # Numba gives a C callback no public way to its code.
+    text: str = _standalone[symbol]._library.get_asm_str()
+    return text

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from qwchat.kernels import simd
 from qwchat.kernels.formats import BF16, F32, INTEGER_FORMATS
-from qwchat.kernels.jit import kernel
+from qwchat.kernels.jit import kernel, standalone
 from qwchat.kernels.tiles import Operands, emit_float_tile, emit_integer_tile
 
 VECTORS = (8, 4, 2, 1)
@@ -66,7 +66,7 @@ def _tile(
     return types.void(*[types.int64] * 14), generate
 
 
-@kernel
+@standalone(types.void(*[types.int64] * 14))
 def run_tile(
     kind, vectors, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, x8, x_scales, out, out_stride
 ):
