@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig, expected_tensors
 from quant.errors import CheckpointError
-from quant.files import parse_json_object, read_json_object
+from quant.files import COPIED_FILES, parse_json_object, read_json_object
 from quant.formats.dense import bf16_to_f32
 
 MAX_HEADER_BYTES = 100_000_000
@@ -50,7 +50,7 @@ class Checkpoint:
     def __init__(self, folder: Path, tensors: dict[str, SourceTensor], fingerprint: str) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
-        """SHA-256 (hex) over config, tokenizer, shard headers, shard sizes and a sample of the weights."""
+        """SHA-256 (hex) over the small files, shard headers and sizes, and a sample of the weights."""
         self._tensors = tensors
         self._maps: dict[Path, mmap.mmap] = {}
 
@@ -75,7 +75,7 @@ class Checkpoint:
                 tensors[name] = tensor
             digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + hashlib.sha256(header).digest())
             digest.update(_sample(file))
-        for name in ("config.json", "tokenizer.json"):
+        for name in COPIED_FILES:
             path = folder / name
             digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"absent")
         return cls(folder, tensors, digest.hexdigest())

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig, expected_tensors, parameter_count
 from quant.errors import ContainerError, FormatError
-from quant.files import parse_json_object
+from quant.files import COPIED_FILES, parse_json_object
 from quant.formats import PackedTensor, layout
 
 MANIFEST_NAME = "manifest.json"
@@ -41,15 +41,6 @@ FORMAT_NAME = "qwchat-model"
 FORMAT_VERSION = 1
 ALIGNMENT = 64
 MAX_MANIFEST_BYTES = 16 << 20
-COPIED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
 _HASH_PIECE = 4 << 20
 
 

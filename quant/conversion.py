@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from quant.checkpoint import Checkpoint
 from quant.config import ModelConfig, parameter_count
-from quant.container import COPIED_FILES
 from quant.errors import CheckpointError, FormatError, UsageError
-from quant.files import MAX_JSON_BYTES, parse_json_object
+from quant.files import COPIED_FILES, MAX_JSON_BYTES, parse_json_object
 from quant.formats import PackedTensor
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.quantisers import quantise

@@ -1,4 +1,4 @@
-"""Reading untrusted JSON files: bounded size, one clear error, always an object."""
+"""The small files of a model, and reading untrusted JSON: bounded size, one clear error, always an object."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from typing import Any
 from quant.errors import QuantError
 
 MAX_JSON_BYTES = 64 << 20
+COPIED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files that travel with the weights from a checkpoint into a model folder, where they exist."""
 
 
 def parse_json_object(data: bytes, where: str, error: type[QuantError]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ CODEBOOK: NDArray[np.int8] = np.array(
     [-127, -93, -73, -58, -45, -32, -21, -10, 0, 11, 22, 34, 48, 63, 82, 103], dtype=np.int8
 )
 SHIFT = 7
+ZERO_CODE = int(np.flatnonzero(CODEBOOK == 0)[0])
 
 
 def layout(shape: tuple[int, ...], group_size: int = GROUP_SIZE, zeros: bool = False) -> Layout:
@@ -71,7 +72,7 @@ def pack(
         shape=(rows, columns),
         group_size=GROUP_SIZE,
         parts={
-            "codes": pack_nibbles(pad_rows(codes)),
+            "codes": pack_nibbles(pad_rows(codes, fill=ZERO_CODE)),
             "scales": to_tiles(pad_rows(scale_bytes)),
             "row_scales": pad_rows(row_scales.astype(np.float32)).reshape(-1, 16),
         },

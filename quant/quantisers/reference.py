@@ -1,0 +1,175 @@
+"""The quantisers once more in plain NumPy: slow, obviously right, and bit for bit what the compiled loops must give.
+
+The only subtlety is the order of sums: the compiled loops add up a group from left to right in float32, so `in_order`
+does too. The tests compare every code, scale and zero point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.formats import linear as lin
+from quant.formats import q4, q8
+from quant.formats.base import PackedTensor
+from quant.quantisers import codebook, linear, signed_bytes
+
+F32 = NDArray[np.float32]
+
+
+def quantise(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
+    """`quant.quantisers.quantise` for the formats that round: (rows, K) -> packed rows and squared errors (rows,)."""
+    if name == q4.NAME:
+        return quantise_q4(values)
+    if name == q8.NAME:
+        return quantise_q8(values)
+    return quantise_linear(name, values, group_size)
+
+
+def in_order(terms: NDArray[Any]) -> NDArray[Any]:
+    """Sum over the last axis from left to right, in the precision of `terms`."""
+    total = np.zeros(terms.shape[:-1], terms.dtype)
+    for position in range(terms.shape[-1]):
+        total = total + terms[..., position]
+    return total
+
+
+def divide(numerator: F32, denominator: F32) -> F32:
+    """numerator / denominator, and 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+
+
+def least_squares(x: F32, levels: F32) -> tuple[F32, F32]:
+    """The scale d that minimises sum (x - d levels)^2 over the last axis, and by how much it reduces sum x^2."""
+    products, squares = in_order(x * levels), in_order(levels * levels)
+    scale = divide(products, squares)
+    return scale, products * scale
+
+
+def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
+    """Method and formulas: `quant.quantisers.codebook`."""
+    rows, columns = values.shape
+    x = values.reshape(rows, columns // 32, 32)
+    place = np.abs(x).argmax(axis=-1)
+    peak = np.take_along_axis(x, place[..., None], axis=-1)[..., 0]
+    peak = np.where(np.abs(peak) < codebook.TINY, np.float32(0), peak)
+    block = x * divide(np.ones_like(peak), peak)[..., None]
+
+    scales, offsets, best = np.zeros_like(peak), np.zeros_like(peak), np.zeros_like(peak)
+    for offset in (np.float32(0), codebook.SHIFT):
+        for end in (codebook.LOWEST, codebook.HIGHEST):
+            for factor in codebook.FACTORS:
+                spread = (end + offset) * factor
+                levels = q4_levels(block * spread - offset) + offset
+                scale, score = least_squares(block, levels)
+                better = score > best
+                best = np.where(better, score, best)
+                scales = np.where(better, scale * peak, scales)
+                offsets = np.where(better, offset, offsets)
+
+    row_scales = np.abs(scales).max(axis=1) / np.float32(q4.SCALE_MAX)
+    nearest = np.rint(divide(scales, np.broadcast_to(row_scales[:, None], scales.shape)))
+    best = np.full_like(peak, np.inf)
+    whole = np.zeros_like(peak)
+    for step in (0, -1, 1):
+        candidate = np.clip(nearest + np.float32(step), q4.SCALE_MIN, q4.SCALE_MAX).astype(np.float32)
+        candidate = np.where(row_scales[:, None] > 0, candidate, np.float32(0))
+        unit, u = q4_relative(block, peak, row_scales, candidate, offsets)
+        distance = block - unit[..., None] * (q4_levels(u) + offsets[..., None])
+        error = in_order(distance * distance)
+        better = error < best
+        best = np.where(better, error, best)
+        whole = np.where(better, candidate, whole)
+    _, u = q4_relative(block, peak, row_scales, whole, offsets)
+    codes = q4_codes(u).reshape(rows, columns).astype(np.uint8)
+    squared_errors = in_order(best.astype(np.float64) * peak.astype(np.float64) * peak.astype(np.float64))
+    bits = (offsets != 0).astype(np.uint8)
+    return q4.pack(codes, whole.astype(np.int8), bits, row_scales), squared_errors
+
+
+def q4_codes(u: F32) -> NDArray[np.int64]:
+    """Index of the codebook entry nearest to u: how many midpoints lie below it."""
+    return np.stack([u > midpoint for midpoint in codebook.MIDPOINTS]).sum(axis=0)
+
+
+def q4_levels(u: F32) -> F32:
+    """The codebook entry nearest to u."""
+    return q4.CODEBOOK.astype(np.float32)[q4_codes(u)]
+
+
+def q4_relative(block: F32, peak: F32, row_scales: F32, whole: F32, offsets: F32) -> tuple[F32, F32]:
+    """The group scale in units of the group's peak, and the weights in units of that scale, minus the table offset."""
+    unit = divide(row_scales[:, None] * whole, peak)
+    inverse = divide(np.ones_like(unit), unit)
+    return unit, block * inverse[..., None] - offsets[..., None]
+
+
+def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
+    """Method and formulas: `quant.quantisers.signed_bytes`."""
+    rows, columns = values.shape
+    row_scales = signed_bytes.row_scales_of(values)
+    x = values.reshape(rows, columns // 32, 32) * divide(np.ones_like(row_scales), row_scales)[:, None, None]
+    base = np.ceil(np.abs(x).max(axis=-1) / np.float32(127))
+    best = np.full_like(base, np.inf)
+    scales = np.zeros_like(base)
+    for step in signed_bytes.CANDIDATES:
+        candidate = np.clip(base + np.float32(step), 0, 255).astype(np.float32)
+        distance = x - candidate[..., None] * q8_codes(x, candidate)
+        error = in_order(distance * distance)
+        better = error < best
+        best = np.where(better, error, best)
+        scales = np.where(better, candidate, scales)
+    codes = q8_codes(x, scales).reshape(rows, columns).astype(np.int8)
+    wide = row_scales.astype(np.float64)[:, None]
+    return q8.pack(codes, scales.astype(np.uint8), row_scales), in_order(best.astype(np.float64) * wide * wide)
+
+
+def q8_codes(x: F32, scales: F32) -> F32:
+    """round(x / scale), at most 127 by magnitude."""
+    return np.clip(np.rint(x * divide(np.ones_like(scales), scales)[..., None]), -127, 127).astype(np.float32)
+
+
+def quantise_linear(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
+    """Method and formulas: `quant.quantisers.linear`."""
+    rows, columns = values.shape
+    x = values.reshape(rows, columns // group_size, group_size)
+    asymmetric = name == "lin4"
+    top = np.float32((1 << lin.BITS[name]) - 1)
+    low, high = np.minimum(x.min(axis=-1), 0), np.maximum(x.max(axis=-1), 0)
+    span = high - low if asymmetric else np.float32(2) * np.maximum(high, -low)
+    scales, best = np.zeros_like(span), np.zeros_like(span)
+    zeros = np.full_like(span, lin.DEFAULT_ZERO[name])
+    for factor in linear.FACTORS[name]:
+        step = span * factor / (top if asymmetric else top - np.float32(1))
+        inverse = divide(np.ones_like(step), step)
+        zero = np.clip(np.rint(-low * inverse), 0, top) if asymmetric else np.full_like(step, lin.DEFAULT_ZERO[name])
+        scale, score = least_squares(x, linear_codes(x, inverse, zero, top) - zero[..., None])
+        better = score > best
+        best = np.where(better, score, best)
+        scales = np.where(better, scale, scales)
+        zeros = np.where(better, zero, zeros)
+    stored = scales.astype(np.float16)
+    scales = stored.astype(np.float32)
+    codes = linear_codes(x, divide(np.ones_like(scales), scales), zeros, top)
+    distance = x - scales[..., None] * (codes - zeros[..., None])
+    squared_errors = in_order(in_order(distance * distance).astype(np.float64))
+    plain = codes.reshape(rows, columns).astype(np.uint8)
+    kept = zeros.astype(np.uint8) if asymmetric else None
+    return lin.pack(name, plain, stored, kept, group_size), squared_errors
+
+
+def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
+    """round(x / scale) + zero within 0..top."""
+    return np.clip(np.rint(x * inverse[..., None]) + zero[..., None], 0, top).astype(np.float32)
+
+
+METHODS: Sequence[tuple[str, int]] = (
+    ("q4", 32),
+    ("q8", 32),
+    *(("lin4", size) for size in lin.GROUP_SIZES),
+    *(("lin8", size) for size in lin.GROUP_SIZES),
+)
+"""Every (format, group size) that a quantiser makes."""
