@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
 from qwchat.detokenizer import StreamDecoder
+from qwchat.errors import ModelError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep
 from qwchat.generation.engine import Engine
 from qwchat.generation_config import GenerationDefaults
 from qwchat.messages import Message
+from qwchat.models_folder import is_model, locate
 from qwchat.sampling import SamplingSettings
 from qwchat.stops import StopStrings
 from qwchat.template import ChatTemplate, encode_chat
@@ -41,13 +43,26 @@ def load(
     device: str = "auto",
     kv: str = "auto",
 ) -> Model:
-    """Opens the model folder ``model`` (see :func:`quant.convert` for making one from a checkpoint).
+    """Opens a converted model: the path of its folder, or its name in the models folder.
 
     ``threads``: by default the physical cores; ``context``: positions of the KV cache, by default the model's, at
-    most 4,096.  Raises quant.errors.ContainerError and the errors of :class:`Engine` and :class:`Tokenizer`.
+    most 4,096.  Raises ModelError if there is no such model or it has yet to be converted (``quant.convert`` does
+    it), quant.errors.ContainerError if it is damaged, and the errors of :class:`Engine` and :class:`Tokenizer`.
     """
-    folder = open_model(Path(model))
+    folder = open_model(_converted(str(model)))
     return Model(folder, Engine(folder, threads=threads, context=context, device=device, kv=kv))
+
+
+def _converted(model: str) -> Path:
+    located = locate(model)
+    if located.converted:
+        return located.path
+    if is_model(located.destination):
+        return located.destination
+    raise ModelError(
+        f"{located.path} is a checkpoint that has not been converted: run `qwchat convert {located.path}`, "
+        "or call quant.convert, and load the result"
+    )
 
 
 class Model:
