@@ -1,0 +1,109 @@
+"""The Python API on a converted random model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import qwchat
+from quant import convert
+from qwchat.errors import ModelError, PromptTooLongError, UsageError
+from qwchat.events import Done, Prefilled, TextStep
+from qwchat.messages import Message
+from qwchat.sampling import SamplingSettings
+from tests.quant.checkpoints import make_checkpoint
+
+HOT = SamplingSettings(temperature=1.5)
+ASK: list[Message] = [{"role": "user", "content": "hello the hell"}]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api") / "tiny"
+    return make_checkpoint(folder, config_overrides={"hidden_size": 128, "max_position_embeddings": 512})
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> Iterator[qwchat.Model]:
+    destination = checkpoint.with_name("tiny-q4")
+    list(convert(checkpoint, destination))
+    with qwchat.load(destination, threads=2) as loaded:
+        yield loaded
+
+
+def reply(model: qwchat.Model, messages: list[Message], **options: object) -> Done:
+    events = list(model.chat(messages, **options))  # type: ignore[arg-type]
+    end = events[-1]
+    assert isinstance(end, Done)
+    assert "".join(event.text for event in events if isinstance(event, TextStep)) == end.text
+    assert isinstance(events[0], Prefilled)
+    return end
+
+
+def test_the_same_seed_gives_the_same_text_on_any_number_of_threads(model: qwchat.Model) -> None:
+    first = reply(model, ASK, settings=HOT, seed=7, max_tokens=60)
+    assert reply(model, ASK, settings=HOT, seed=7, max_tokens=60).text == first.text
+    assert reply(model, ASK, settings=HOT, seed=8, max_tokens=60).text != first.text
+    for threads in (1, 3):
+        with qwchat.load(model.folder.path, threads=threads) as other:
+            assert reply(other, ASK, settings=HOT, seed=7, max_tokens=60).text == first.text
+
+
+def test_a_seed_is_chosen_and_reported(model: qwchat.Model) -> None:
+    first = reply(model, ASK, settings=HOT, max_tokens=30)
+    assert reply(model, ASK, settings=HOT, max_tokens=30, seed=first.seed).text == first.text
+
+
+def test_a_follow_up_reads_only_what_is_new(model: qwchat.Model) -> None:
+    first = reply(model, ASK, max_tokens=20)
+    turns: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}]
+    follow = reply(model, [*turns, {"role": "user", "content": "the other"}], max_tokens=5)
+    # Cut off by its length, a reply's last token was never read; all before it were.
+    unread = 1 if first.finish_reason == "length" else 0
+    assert follow.stats.cached_tokens == first.stats.prompt_tokens + len(first.token_ids) - unread
+    again = reply(model, ASK, max_tokens=20)
+    assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
+    assert again.token_ids == first.token_ids
+
+
+def test_stop_strings_end_a_reply_and_are_no_part_of_it(model: qwchat.Model) -> None:
+    whole = reply(model, ASK, settings=HOT, seed=3, max_tokens=80)
+    stop = whole.text[20:24]
+    cut = reply(model, ASK, settings=HOT, seed=3, max_tokens=80, stop=[stop])
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish_reason == "stop"
+    assert cut.stats.generated_tokens < whole.stats.generated_tokens
+    assert cut.stats.generated_tokens == len(cut.token_ids)
+
+
+def test_dropping_a_reply_midway_leaves_the_model_usable(model: qwchat.Model) -> None:
+    expected = reply(model, ASK, settings=HOT, seed=5, max_tokens=40).text
+    for steps in (0, 1, 2, 9):
+        events = model.chat(ASK, settings=HOT, seed=5, max_tokens=40)
+        for _ in range(steps):
+            next(events)
+        del events
+        assert reply(model, ASK, settings=HOT, seed=5, max_tokens=40).text == expected
+
+
+def test_generate_continues_text(model: qwchat.Model) -> None:
+    ids = model.encode("hello the")
+    assert model.decode(ids) == "hello the"
+    by_text, by_ids = (list(model.generate(prompt, max_tokens=9))[-1] for prompt in ("hello the", ids))
+    assert isinstance(by_text, Done)
+    assert isinstance(by_ids, Done)
+    assert by_text.token_ids == by_ids.token_ids
+    assert model.logits(ids).shape == (len(ids), model.config.vocab_size)
+
+
+def test_errors(model: qwchat.Model, checkpoint: Path) -> None:
+    with pytest.raises(PromptTooLongError):
+        reply(model, [{"role": "user", "content": "x " * 600}])
+    with pytest.raises(UsageError):
+        list(model.generate(""))
+    with pytest.raises(ModelError, match="qwchat convert"):
+        qwchat.load(checkpoint)
+    with pytest.raises(ModelError):
+        qwchat.load("no-such-model")
