@@ -1,0 +1,1 @@
+"""How `models/mini` is made: dialogues, tokenizer, training, evaluation, figures."""

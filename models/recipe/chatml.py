@@ -1,0 +1,59 @@
+"""Dialogues as token ids: ChatML, and which tokens the model has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from .turns import Dialogue
+
+DEFAULT_SYSTEM = "You are a helpful assistant."
+IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
+
+class ChatML:
+    """Encodes dialogues with one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.start = tokenizer.token_to_id(IM_START)
+        self.end = tokenizer.token_to_id(IM_END)
+        self.newline = self.ids("\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> ChatML:
+        """The tokenizer of a model folder."""
+        return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def measure(self) -> Callable[[str], int]:
+        """How many tokens a text has."""
+        return lambda text: len(self.ids(text))
+
+    def message(self, role: str, text: str) -> list[int]:
+        """One whole message."""
+        return [self.start, *self.ids(f"{role}\n{text}"), self.end, *self.newline]
+
+    def encode(self, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
+        """Ids of a dialogue, and which of them the model has to say: the answers and the ends of them."""
+        system = DEFAULT_SYSTEM if dialogue.system is None else dialogue.system
+        ids = self.message("system", system)
+        said = [False] * len(ids)
+        for turn in dialogue.turns:
+            before = [*self.message("user", turn.ask), self.start, *self.ids("assistant\n")]
+            answer = [*self.ids(turn.answer), self.end]
+            ids += before + answer + self.newline
+            said += [False] * len(before) + [True] * len(answer) + [False] * len(self.newline)
+        return ids, said
+
+    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of messages up to where the assistant speaks."""
+        if not messages or messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": DEFAULT_SYSTEM}, *messages]
+        ids = [token for message in messages for token in self.message(message["role"], message["content"])]
+        return [*ids, self.start, *self.ids("assistant\n")]

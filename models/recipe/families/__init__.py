@@ -1,0 +1,1 @@
+"""One module per family of dialogues; each offers `draw(rng) -> Turn`."""

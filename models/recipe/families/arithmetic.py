@@ -1,0 +1,212 @@
+"""Small sums. Two-digit sums show their steps: each step is a fact that a small model can know."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from ..phrasing import vary
+from ..turns import Turn
+
+TOO_BIG = "That is too big for me. I add and subtract numbers below 100, and I know the times tables up to 12."
+LEAD = "[What is |What's |Calculate |How much is |Compute |Work out |]"
+
+
+def added(a: int, b: int) -> str:
+    """a + b, in two steps where b has tens and units."""
+    tens, units = b // 10 * 10, b % 10
+    if a < 10 or tens == 0 or units == 0:
+        return f"{a} + {b} = {a + b}."
+    return f"{a} + {tens} = {a + tens} and {a + tens} + {units} = {a + b}, so {a} + {b} = {a + b}."
+
+
+def taken(a: int, b: int) -> str:
+    """a - b; below zero it is worked out the other way round."""
+    high, low = max(a, b), min(a, b)
+    tens, units = low // 10 * 10, low % 10
+    sign = "-" if a < b else ""
+    if tens and units:
+        steps = f"{high} - {tens} = {high - tens} and {high - tens} - {units} = {high - low}, so "
+    else:
+        steps = f"{high} - {low} = {high - low}, so " if a < b else ""
+    return f"{steps}{a} - {b} = {sign}{high - low}."
+
+
+def number(rng: random.Random) -> int:
+    """A number below 100, single digits more often than their share."""
+    return rng.randint(0, 9) if rng.random() < 0.25 else rng.randint(10, 99)
+
+
+def addition(rng: random.Random) -> Turn:
+    """a + b below 100 each."""
+    a, b = number(rng), number(rng)
+    shape = rng.choice(
+        (
+            LEAD + "{a} + {b}?",
+            LEAD + "{a}+{b}?",
+            LEAD + "{a} plus {b}?",
+            "Add {a} and {b}.",
+            "{a} + {b} =",
+            "What is the sum of {a} and {b}?",
+            "Add {b} to {a}.",
+        )
+    )
+    return Turn(vary(rng, shape, {"a": a, "b": b}), added(a, b))
+
+
+def subtraction(rng: random.Random) -> Turn:
+    """a - b below 100 each, now and then below zero."""
+    a, b = number(rng), number(rng)
+    if a < b and rng.random() < 0.85:
+        a, b = b, a
+    shape = rng.choice(
+        (
+            LEAD + "{a} - {b}?",
+            LEAD + "{a}-{b}?",
+            LEAD + "{a} minus {b}?",
+            "Subtract {b} from {a}.",
+            "{a} - {b} =",
+            "Take {b} away from {a}.",
+            "What is the difference of {a} and {b}?",
+        )
+    )
+    return Turn(vary(rng, shape, {"a": a, "b": b}), taken(a, b))
+
+
+def product(rng: random.Random) -> Turn:
+    """The times tables."""
+    a, b = rng.randint(0, 12), rng.randint(0, 12)
+    shape = rng.choice(
+        (
+            LEAD + "{a} [x|*|×|times] {b}?",
+            LEAD + "{a}[x|*]{b}?",
+            "Multiply {a} by {b}.",
+            "{a} * {b} =",
+            "What is the product of {a} and {b}?",
+            "Multiply {a} and {b}.",
+        )
+    )
+    return Turn(vary(rng, shape, {"a": a, "b": b}), f"{a} × {b} = {a * b}.")
+
+
+def division(rng: random.Random) -> Turn:
+    """The times tables backwards, now and then with a remainder."""
+    b, result = rng.randint(1, 12), rng.randint(1, 12)
+    rest = rng.randrange(b) if rng.random() < 0.3 else 0
+    a = b * result + rest
+    shape = rng.choice(
+        (LEAD + "{a} [/|÷|divided by|over|:] {b}?", LEAD + "{a}/{b}?", "Divide {a} by {b}.", "{a} / {b} =")
+    )
+    answer = f"{b} × {result} = {a - rest}, so {a} / {b} = {result}" + (f" remainder {rest}." if rest else ".")
+    return Turn(vary(rng, shape, {"a": a, "b": b}), answer)
+
+
+def double_or_half(rng: random.Random) -> Turn:
+    """Doubling up to 50 and halving back."""
+    n = rng.randint(1, 50)
+    if rng.random() < 0.5:
+        return Turn(
+            vary(rng, "[What is double {n}?|Double {n}.|What is twice {n}?|What is the double of {n}?]", {"n": n}),
+            f"Double {n} is {2 * n}.",
+        )
+    return Turn(
+        vary(rng, "[What is half of {n}?|Halve {n}.|What is the half of {n}?|Half of {n}?]", {"n": 2 * n}),
+        f"Half of {2 * n} is {n}.",
+    )
+
+
+def compare(rng: random.Random) -> Turn:
+    """Which of two numbers is larger or smaller."""
+    a, b = rng.sample(range(100), 2)
+    word = rng.choice(("larger", "bigger", "greater", "smaller", "less"))
+    smaller = word in ("smaller", "less")
+    first, second = (min(a, b), max(a, b)) if smaller else (max(a, b), min(a, b))
+    shape = "[Which is|What is|Which number is] {word}, {a} or {b}?"
+    return Turn(
+        vary(rng, shape, {"a": a, "b": b, "word": word}),
+        f"{first} is {'smaller' if smaller else 'larger'} than {second}.",
+    )
+
+
+def parity(rng: random.Random) -> Turn:
+    """Even or odd."""
+    n = rng.randint(0, 100)
+    return Turn(
+        vary(rng, "Is {n} [even or odd|odd or even|even|odd|an even number|an odd number]?", {"n": n}),
+        f"{n} is {'odd' if n % 2 else 'even'}.",
+    )
+
+
+def neighbour(rng: random.Random) -> Turn:
+    """The number before or after."""
+    n = rng.randint(1, 99)
+    if rng.random() < 0.5:
+        return Turn(
+            vary(rng, "[What|Which number] comes [after|next after] {n}?", {"n": n}), f"{n + 1} comes after {n}."
+        )
+    return Turn(
+        vary(rng, "[What|Which number] comes [before|right before] {n}?", {"n": n}), f"{n - 1} comes before {n}."
+    )
+
+
+def three(rng: random.Random) -> Turn:
+    """A sum of three digits."""
+    a, b, c = (rng.randint(1, 9) for _ in range(3))
+    answer = f"{a} + {b} = {a + b} and {a + b} + {c} = {a + b + c}, so {a} + {b} + {c} = {a + b + c}."
+    return Turn(vary(rng, LEAD + "{a} [+ {b} + |plus {b} plus ]{c}?", {"a": a, "b": b, "c": c}), answer)
+
+
+def square(rng: random.Random) -> Turn:
+    """Squares up to 12."""
+    n = rng.randint(1, 12)
+    return Turn(
+        vary(rng, "[What is {n} squared?|What is the square of {n}?|Square {n}.|{n} squared]", {"n": n}),
+        f"{n} squared is {n * n}.",
+    )
+
+
+def counting(rng: random.Random) -> Turn:
+    """Count from one number to another, upwards or downwards."""
+    low = rng.randint(0, 20)
+    high = low + rng.randint(2, 10)
+    if rng.random() < 0.3:
+        a, b, step = high, low, -1
+    else:
+        a, b, step = low, high, 1
+    shape = "[Count from {a} to {b}.|Can you count from {a} to {b}?|Count {a} to {b}]"
+    return Turn(vary(rng, shape, {"a": a, "b": b}), ", ".join(str(n) for n in range(a, b + step, step)) + ".")
+
+
+def beyond(rng: random.Random) -> Turn:
+    """Numbers too big for this model, and an honest answer."""
+    small = rng.randint(1, 999)
+    big = rng.randint(100, 9999)
+    a, b = (small, big) if rng.random() < 0.5 else (big, small)
+    sign = rng.choice(("+", "-", "*", "x", "times", "plus", "minus", "/", "divided by"))
+    if sign in ("*", "x", "times") and rng.random() < 0.6:
+        a, b = rng.randint(13, 99), rng.randint(2, 99)
+        a, b = (a, b) if rng.random() < 0.5 else (b, a)
+    elif sign in ("/", "divided by"):
+        a, b = rng.randint(200, 9999), rng.randint(2, 99)
+    return Turn(vary(rng, LEAD + "{a} {sign} {b}?", {"a": a, "b": b, "sign": sign}), TOO_BIG)
+
+
+PARTS: dict[Callable[[random.Random], Turn], float] = {
+    addition: 5,
+    subtraction: 5,
+    product: 3,
+    division: 2,
+    double_or_half: 1.2,
+    compare: 1.2,
+    parity: 0.5,
+    neighbour: 0.7,
+    three: 1,
+    square: 0.4,
+    counting: 0.7,
+    beyond: 1,
+}
+
+
+def draw(rng: random.Random) -> Turn:
+    """One sum."""
+    return rng.choices(list(PARTS), list(PARTS.values()))[0](rng)

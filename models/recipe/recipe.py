@@ -1,0 +1,75 @@
+"""The numbers of `recipe.toml`, and the dialogues that they stand for."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .dialogues import Measure, dialogue
+from .turns import Dialogue
+
+RECIPE = Path(__file__).parent / "recipe.toml"
+MODEL = Path(__file__).parent.parent / "mini"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The tokens per step and the mixture from one step on."""
+
+    from_step: int
+    tokens: int
+    longest: int
+    mixture: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TokenizerPlan:
+    """What the tokenizer is trained on, and its number of tokens."""
+
+    dialogues: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the trained weights are."""
+
+    seed: int
+    steps: int
+    decay: float
+    warmup: int
+    matrix_rate: float
+    vector_rate: float
+    quantised_from: float
+    tokenizer: TokenizerPlan
+    phases: tuple[Phase, ...]
+
+    @classmethod
+    def load(cls, path: Path = RECIPE) -> Recipe:
+        """Read a recipe file."""
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+        phases = tuple(Phase(**phase) for phase in table.pop("phase"))
+        return cls(tokenizer=TokenizerPlan(**table.pop("tokenizer")), phases=phases, **table)
+
+    def phase(self, step: int) -> Phase:
+        """The phase of a step."""
+        return [phase for phase in self.phases if phase.from_step <= step][-1]
+
+    def rate(self, step: int) -> float:
+        """The factor on both learning rates: warm-up, constant, linear decay to zero."""
+        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
+
+    def quantises(self, step: int) -> bool:
+        """Whether a step trains with some matrices rounded."""
+        return step >= self.quantised_from * self.steps
+
+    def draw(self, step: int, measure: Measure) -> Iterator[Dialogue]:
+        """The dialogues of a step, without end."""
+        rng = random.Random(f"{self.seed}:{step}")
+        phase = self.phase(step)
+        while True:
+            yield dialogue(rng, phase.mixture, phase.longest, measure)
