@@ -16,6 +16,7 @@ from qwchat.sampling import SamplingSettings
 from tests.quant.checkpoints import make_checkpoint
 
 HOT = SamplingSettings(temperature=1.5)
+GREEDY = SamplingSettings()
 ASK: list[Message] = [{"role": "user", "content": "hello the hell"}]
 
 
@@ -57,13 +58,13 @@ def test_a_seed_is_chosen_and_reported(model: qwchat.Model) -> None:
 
 
 def test_a_follow_up_reads_only_what_is_new(model: qwchat.Model) -> None:
-    first = reply(model, ASK, max_tokens=20)
+    first = reply(model, ASK, settings=GREEDY, max_tokens=20)
     turns: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}]
     follow = reply(model, [*turns, {"role": "user", "content": "the other"}], max_tokens=5)
     # Cut off by its length, a reply's last token was never read; all before it were.
     unread = 1 if first.finish_reason == "length" else 0
     assert follow.stats.cached_tokens == first.stats.prompt_tokens + len(first.token_ids) - unread
-    again = reply(model, ASK, max_tokens=20)
+    again = reply(model, ASK, settings=GREEDY, max_tokens=20)
     assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
     assert again.token_ids == first.token_ids
 
@@ -91,7 +92,7 @@ def test_dropping_a_reply_midway_leaves_the_model_usable(model: qwchat.Model) ->
 def test_generate_continues_text(model: qwchat.Model) -> None:
     ids = model.encode("hello the")
     assert model.decode(ids) == "hello the"
-    by_text, by_ids = (list(model.generate(prompt, max_tokens=9))[-1] for prompt in ("hello the", ids))
+    by_text, by_ids = (list(model.generate(prompt, settings=GREEDY, max_tokens=9))[-1] for prompt in ("hello the", ids))
     assert isinstance(by_text, Done)
     assert isinstance(by_ids, Done)
     assert by_text.token_ids == by_ids.token_ids
