@@ -28,8 +28,10 @@ from tests.quant.checkpoints import make_checkpoint, write_json, write_weights
 MINI = REPOSITORY / "models" / "mini"
 MOST_DIVERGENCE = 1e-3
 LEAST_AGREEMENT = 0.98
+CLEAR_LEAD = 0.1
+"""Of the best logit over the second, where logits have a standard deviation of 1."""
 LEVELS_AGREE = 1e-5
-"""Between SIMD levels, relative to the largest logit."""
+"""Between SIMD levels, and between decoding and prefill, relative to the largest logit."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "q4": {"preset": "q4"},
@@ -121,7 +123,9 @@ def test_random_models(settings: dict[str, Any], tmp_path: Path) -> None:
         logits = feed(engine, ids, one_pass(len(ids)))
         decoded = feed(engine, ids[:40], token_by_token(40))
     assert divergence(wanted, logits).mean() <= MOST_DIVERGENCE
-    assert (wanted.argmax(-1) == logits.argmax(-1)).mean() >= LEAST_AGREEMENT
+    # A random model is often undecided between two tokens; where it is not, the choice is the same.
+    second, first = np.sort(wanted, axis=-1)[:, -2:].T
+    assert (wanted.argmax(-1) == logits.argmax(-1))[first - second > CLEAR_LEAD].all()
     assert distance(decoded, logits[:40]) <= LEVELS_AGREE
 
 
