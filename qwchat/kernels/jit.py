@@ -7,12 +7,15 @@ edit in another file nor the body of an intrinsic.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -20,8 +23,6 @@ import numba
 import platformdirs
 
 from qwchat.kernels.level import current_level
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Feature lists that keep LLVM below 64-byte registers, for the AVX2 level on a larger machine.
 _CPU = {"avx2": ("haswell", "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe")}
@@ -42,6 +43,22 @@ def cache_folder() -> Path:
     return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
 
 
+@cache
+def _writable_folder() -> Path:
+    """The cache folder, or one for this process alone where that cannot be written: compiled code is loaded and run,
+    so it must not lie where others may write."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except OSError:
+        pass
+    private = tempfile.mkdtemp(prefix="qwchat-kernels-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return Path(private)
+
+
 def is_compiled() -> bool:
     """Whether a complete set of kernels is in the cache, so that a start compiles nothing."""
     return (cache_folder() / "complete").exists()
@@ -49,13 +66,11 @@ def is_compiled() -> bool:
 
 def mark_compiled() -> None:
     """Notes that every kernel has been compiled and stored."""
-    folder = cache_folder()
-    if folder.is_dir():
-        (folder / "complete").touch()
+    (_writable_folder() / "complete").touch()
 
 
 def _configure() -> None:
-    numba.config.CACHE_DIR = str(cache_folder())
+    numba.config.CACHE_DIR = str(_writable_folder())
     if current_level() in _CPU:
         numba.config.CPU_NAME, numba.config.CPU_FEATURES = _CPU[current_level()]
 
@@ -63,7 +78,7 @@ def _configure() -> None:
 _configure()
 
 
-def kernel(function: Function) -> Function:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compiles ``function`` without the GIL, bounds checks or exceptions, and keeps the machine code on disk.
 
     ``fastmath`` stays off: it would make ``isnan`` false and let the order of sums vary between levels.
@@ -71,7 +86,7 @@ def kernel(function: Function) -> Function:
     return numba.njit(nogil=True, boundscheck=False, error_model="numpy", cache=True)(function)
 
 
-def inlined(function: Function) -> Function:
+def inlined(function: Callable[..., Any]) -> Any:
     """Like :func:`kernel`, for small pieces that LLVM shall inline into the kernel that calls them."""
     return numba.njit(nogil=True, boundscheck=False, error_model="numpy", forceinline=True)(function)
 

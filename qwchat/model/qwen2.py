@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.errors import ModelError, NotEnoughMemoryError
 from qwchat.kernels.attention import PARTIAL_HEADER, SPLIT
-from qwchat.kernels.jit import kernel
+from qwchat.kernels.jit import is_compiled, kernel, mark_compiled
 from qwchat.kernels.matmul import SCRATCH_BYTES
 from qwchat.kernels.team import RUN, Team, await_step, barrier, begin_step
 from qwchat.model import phases
@@ -81,6 +82,15 @@ def serve(team, member, size, states, layers):
         forward(team, member, size, states, layers)
 
 
+def _compile(arguments: tuple[NDArray[Any], NDArray[Any]]) -> None:
+    """Compiles the forward pass for the leader and the members, unless the cache has it."""
+    if not is_compiled():
+        record_arrays = tuple(numba.typeof(argument) for argument in arguments)
+        lead.compile((numba.int64, numba.int64, *record_arrays))
+        serve.compile((numba.int64, numba.int64, numba.int64, *record_arrays))
+        mark_compiled()
+
+
 class Qwen2:
     """A model, its KV cache and its threads.  Token ids in, logits out.
 
@@ -101,7 +111,9 @@ class Qwen2:
             self._fill(threads)
         except MemoryError as error:
             raise NotEnoughMemoryError("not enough memory for the model's work space; close other programs") from error
-        self._team = Team(threads, lead, serve, (self._states, self._layers))
+        arguments = (self._states, self._layers)
+        _compile(arguments)
+        self._team = Team(threads, lead, serve, arguments)
 
     @property
     def threads(self) -> int:
