@@ -62,7 +62,7 @@ def texts() -> tuple[tuple[int, ...], ...]:
     chat = ChatML.load(MINI)
     drawn = random.Random(20_260_123)
     mixture = dict.fromkeys([*FAMILIES, MEMORY], 1.0)
-    ids = [chat.encode(dialogue(drawn, mixture, 400, chat.measure()))[0][:600] for _ in range(16)]
+    ids = [chat.encode(dialogue(drawn, mixture, 400, chat.measure()))[0][:600] for _ in range(32)]
     ids.append(chat.ids((REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"))[:600])
     return tuple(tuple(sequence) for sequence in ids)
 
