@@ -157,13 +157,13 @@ class Checkpoint:
         missing = [name for name in expected if name not in present]
         if missing:
             raise CheckpointError(
-                f"{self.folder}: {_some('tensor', missing)} missing although config.json asks for it; "
+                f"{self.folder}: config.json asks for {_some(missing)} that the checkpoint lacks; "
                 "download the checkpoint again or correct config.json"
             )
         unexpected = sorted(present - set(expected))
         if unexpected:
             raise CheckpointError(
-                f"{self.folder}: {_some('tensor', unexpected)} not part of a Qwen2 model with this config.json; "
+                f"{self.folder} holds {_some(unexpected)} that a Qwen2 model with this config.json lacks; "
                 "is it the right checkpoint?"
             )
         return remarks
@@ -317,9 +317,9 @@ def _check_listing(file: Path, listed: set[str] | None, found: Iterable[str]) ->
         return
     absent, extra = sorted(listed - set(found)), sorted(set(found) - listed)
     if absent:
-        raise CheckpointError(f"{file} lacks {_some('tensor', absent)} that {INDEX_NAME} places there")
+        raise CheckpointError(f"{file} lacks {_some(absent)} that {INDEX_NAME} places there")
     if extra:
-        raise CheckpointError(f"{file} holds {_some('tensor', extra)} that {INDEX_NAME} does not place there")
+        raise CheckpointError(f"{file} holds {_some(extra)} that {INDEX_NAME} does not place there")
 
 
 def _layer_contradiction(names: Iterable[str], config: ModelConfig) -> list[str]:
@@ -361,12 +361,12 @@ def _dimensions(name: str, config: ModelConfig) -> str:
     return hidden
 
 
-def _some(kind: str, names: list[str]) -> str:
-    """ "tensor x is" or "3 tensors (x, y, …) are", for messages."""
+def _some(names: list[str]) -> str:
+    """ "tensor x" or "3 tensors (x, y, …)", for messages."""
     if len(names) == 1:
-        return f"{kind} {names[0][:200]} is"
+        return f"tensor {names[0][:200]}"
     shown = ", ".join(name[:80] for name in names[:3])
-    return f"{len(names)} {kind}s ({shown}{', …' if len(names) > 3 else ''}) are"
+    return f"{len(names)} tensors ({shown}{', …' if len(names) > 3 else ''})"
 
 
 def _sample(file: Path, pieces: int = 16, piece_bytes: int = 4096) -> bytes:

@@ -1,0 +1,259 @@
+"""Reading checkpoints: exact values, and one clear refusal for everything a broken or hostile file can say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quant.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
+from quant.config import ModelConfig
+from quant.errors import CheckpointError
+from tests.quant.checkpoints import encode, make_checkpoint, random_tensors, write_json, write_safetensors
+
+ROW = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_values_and_rows(tmp_path: Path, dtype: str, shards: int) -> None:
+    folder = make_checkpoint(tmp_path, seed=3, dtype=dtype, shards=shards)
+    config = ModelConfig.from_folder(folder)
+    stored = {"bf16": None, "f16": np.float16, "f32": np.float32}[dtype]
+    with Checkpoint.open(folder) as checkpoint:
+        assert checkpoint.validate(config) == []
+        for name, values in random_tensors(config, seed=3).items():
+            if stored is None:
+                raw = np.frombuffer(encode(values, "bf16")[2], "<u2").reshape(values.shape)
+                expected = (raw.astype(np.uint32) << 16).view(np.float32)
+            else:
+                expected = values.astype(stored).astype(np.float32)
+            assert checkpoint.shape(name) == values.shape
+            assert checkpoint.dtype(name) == dtype
+            assert np.array_equal(checkpoint.rows(name), expected)
+            assert np.array_equal(checkpoint.rows(name, 5, 9), expected[5:9])
+            checkpoint.release(name, 0, values.shape[0])
+            assert np.array_equal(checkpoint.rows(name), expected)
+        with pytest.raises(CheckpointError, match="has no tensor nonsense"):
+            checkpoint.rows("nonsense")
+        with pytest.raises(CheckpointError, match=r"rows 0\.\.97"):
+            checkpoint.rows(ROW, 0, 97)
+
+
+def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    first = Checkpoint.open(make_checkpoint(tmp_path / "a")).fingerprint
+    assert Checkpoint.open(make_checkpoint(tmp_path / "b")).fingerprint == first
+    assert Checkpoint.open(make_checkpoint(tmp_path / "c", seed=1)).fingerprint != first
+    (tmp_path / "b" / "tokenizer_config.json").write_text("{}")
+    assert Checkpoint.open(tmp_path / "b").fingerprint != first
+
+
+def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite the header of model.safetensors after `change`; the data stay as they are."""
+    path = folder / SINGLE_NAME
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def refuse(folder: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Checkpoint.open(folder).validate(ModelConfig.from_folder(folder))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 900
+
+
+def shift(header: dict[str, Any], name: str, start: int, stop: int) -> None:
+    offsets = header[name]["data_offsets"]
+    header[name]["data_offsets"] = [offsets[0] + start, offsets[1] + stop]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: shift(h, ROW, 0, 10**9), "it is truncated"),
+        (lambda h: shift(h, ROW, -64, -64), "overlap"),
+        (lambda h: shift(h, ROW, 0, -2), "takes 12,288 bytes, but its range has 12,286"),
+        (lambda h: h[ROW].update(data_offsets=[-2, 5]), "data_offsets"),
+        (lambda h: h[ROW].update(data_offsets=[5, 2]), "data_offsets"),
+        (lambda h: h[ROW].update(data_offsets=[0]), "data_offsets"),
+        (lambda h: h[ROW].update(data_offsets="all"), "data_offsets"),
+        (lambda h: h[ROW].update(data_offsets=[0.0, 2.0]), "data_offsets"),
+        (lambda h: h[ROW].update(data_offsets=[1 << 70, 1 << 71]), "data_offsets"),
+        (lambda h: h[ROW].update(dtype="F8_E4M3"), "dtype 'F8_E4M3'; supported are"),
+        (lambda h: h[ROW].update(dtype=["BF16"]), "supported are"),
+        (lambda h: h[ROW].update(dtype="F32"), "takes 24,576 bytes"),
+        (lambda h: h[ROW].update(shape=[96, -64]), "has the shape"),
+        (lambda h: h[ROW].update(shape=[96, 0]), "has the shape"),
+        (lambda h: h[ROW].update(shape=[]), "has the shape"),
+        (lambda h: h[ROW].update(shape=[1 << 62, 1 << 62]), "bytes, but its range"),
+        (lambda h: h[ROW].update(shape=[1] * 20), "has the shape"),
+        (lambda h: h[ROW].update(shape=[64, 96]), r"has shape \[64, 96\], but .* would need \[96, 64\]"),
+        (lambda h: h.update({ROW: 5}), "described by no object"),
+        (lambda h: h.pop(ROW), "belong to no tensor"),
+        (lambda h: h.pop("lm_head.weight"), "belong to no tensor"),
+        (
+            lambda h: h.update({"model.extra": h.pop(ROW)}),
+            "asks for tensor model.layers.0.mlp.up_proj.weight that the checkpoint lacks",
+        ),
+    ],
+)
+def test_bad_headers(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    folder = make_checkpoint(tmp_path)
+    spoil_header(folder, change)
+    refuse(folder, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "too few for a safetensors file"),
+        (b"1234567", "too few"),
+        ((10**12).to_bytes(8, "little") + b"{}", "the header claims 1,000,000,000,000 bytes"),
+        ((100_000_001).to_bytes(8, "little") + b"{}" * 100, "the header claims"),
+        ((64).to_bytes(8, "little") + b"{}", "the header claims 64 bytes, but the file has 10"),
+        ((2).to_bytes(8, "little") + b"[]", "not an object"),
+        ((2).to_bytes(8, "little") + b"{x", "not valid JSON"),
+        ((2).to_bytes(8, "little") + b"\xff\xff", "not UTF-8"),
+        ((2).to_bytes(8, "little") + b"{}", "asks for 27 tensors"),
+        ((2).to_bytes(8, "little") + b"{}" + b"data", "belong to no tensor"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:
+    folder = make_checkpoint(tmp_path)
+    (folder / SINGLE_NAME).write_bytes(content)
+    refuse(folder, message)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.999])
+def test_truncated_files(tmp_path: Path, keep: float) -> None:
+    folder = make_checkpoint(tmp_path)
+    data = (folder / SINGLE_NAME).read_bytes()
+    (folder / SINGLE_NAME).write_bytes(data[: int(len(data) * keep)])
+    refuse(folder, "truncated")
+
+
+def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    with (folder / SINGLE_NAME).open("ab") as file:
+        file.write(b"tail")
+    refuse(folder, "4 bytes after .* belong to no tensor")
+
+
+def test_missing_pieces(tmp_path: Path) -> None:
+    refuse(tmp_path / "nowhere", "is not a folder")
+    folder = make_checkpoint(tmp_path / "a", shards=3)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    refuse(folder, "model-00002-of-00003.safetensors is missing")
+    folder = make_checkpoint(tmp_path / "b")
+    (folder / SINGLE_NAME).unlink()
+    refuse(folder, "has neither model.safetensors nor")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("../elsewhere.safetensors", "no plain file name"),
+        ("/etc/passwd", "no plain file name"),
+        ("..", "no plain file name"),
+        (".", "no plain file name"),
+        ("", "no plain file name"),
+        ("a/b.safetensors", "no plain file name"),
+        ("a\\b.safetensors", "no plain file name"),
+        ("a\0b", "no plain file name"),
+        (7, "no plain file name"),
+        (None, "no plain file name"),
+        ("absent.safetensors", "is missing"),
+        ("model-00002-of-00002.safetensors", "holds tensor model.embed_tokens.weight that"),
+    ],
+)
+def test_index_entries(tmp_path: Path, file: object, message: str) -> None:
+    folder = make_checkpoint(tmp_path / "model", shards=2)
+    write_safetensors(tmp_path / "elsewhere.safetensors", {"model.embed_tokens.weight": ("F32", (1,), b"1234")})
+    index = json.loads((folder / INDEX_NAME).read_text())
+    index["weight_map"]["model.embed_tokens.weight"] = file
+    write_json(folder / INDEX_NAME, index)
+    refuse(folder, message)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": []}', "null", "{"])
+def test_bad_index(tmp_path: Path, content: str) -> None:
+    folder = make_checkpoint(tmp_path, shards=2)
+    (folder / INDEX_NAME).write_text(content)
+    refuse(folder, "weight_map|JSON")
+
+
+def test_shards_that_disagree_with_the_index(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "a", shards=2)
+    index = json.loads((folder / INDEX_NAME).read_text())
+    del index["weight_map"]["lm_head.weight"]
+    write_json(folder / INDEX_NAME, index)
+    refuse(folder, "holds tensor lm_head.weight that .* does not place there")
+    folder = make_checkpoint(tmp_path / "b", shards=2)
+    one = folder / "model-00001-of-00002.safetensors"
+    (folder / "model-00002-of-00002.safetensors").write_bytes(one.read_bytes())
+    refuse(folder, "lacks|in two shards")
+
+
+def test_contradictions_name_both_numbers(tmp_path: Path) -> None:
+    """The public page that gives Qwen2-7B 32 layers and 64/8 heads of 56, against real tensors, scaled down."""
+    folder = make_checkpoint(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "num_hidden_layers": 3, "num_attention_heads": 8})
+    refuse(folder, r"num_hidden_layers is 3, but the tensors have 2 layers; .*has shape \[32, 64\].*\[16, 64\]")
+    write_json(folder / "config.json", {**config, "num_hidden_layers": 1})
+    refuse(folder, "num_hidden_layers is 1, but the tensors have 2 layers")
+    write_json(folder / "config.json", {**config, "vocab_size": 321})
+    refuse(folder, r"has shape \[320, 64\], but .*vocab_size 321 would need \[321, 64\] \(and 1 more")
+    write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
+    assert Checkpoint.open(folder).validate(ModelConfig.from_folder(folder)) == [
+        "lm_head.weight is left out: tie_word_embeddings is true, so the embedding is the head"
+    ]
+
+
+def test_untied_config_without_head(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path, edit=lambda tensors: tensors.pop("lm_head.weight"))
+    refuse(folder, "config.json asks for tensor lm_head.weight that the checkpoint lacks")
+
+
+def test_unexpected_tensors(tmp_path: Path) -> None:
+    def add(tensors: dict[str, np.ndarray]) -> None:
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+
+    folder = make_checkpoint(tmp_path / "a", edit=add)
+    assert "inv_freq is left out" in Checkpoint.open(folder).validate(ModelConfig.from_folder(folder))[0]
+
+    def add_bias(tensors: dict[str, np.ndarray]) -> None:
+        tensors["model.layers.0.self_attn.o_proj.bias"] = np.ones(64, np.float32)
+
+    folder = make_checkpoint(tmp_path / "b", edit=add_bias)
+    refuse(folder, "holds tensor model.layers.0.self_attn.o_proj.bias that a Qwen2 model")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> None:
+    """Whatever bytes a header is changed to, the answer is a checkpoint or a CheckpointError."""
+    folder = tmp_path / "model"
+    if not folder.exists():
+        make_checkpoint(folder)
+        (folder / "good").write_bytes((folder / SINGLE_NAME).read_bytes())
+    content = bytearray((folder / "good").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, 2600))
+        content[position] = data.draw(st.integers(0, 255))
+    (folder / SINGLE_NAME).write_bytes(content)
+    with suppress(CheckpointError), Checkpoint.open(folder) as checkpoint:
+        checkpoint.validate(ModelConfig.from_folder(folder))
+        for name in checkpoint.names:
+            checkpoint.rows(name)

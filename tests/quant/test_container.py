@@ -1,0 +1,226 @@
+"""Model folders: what was written comes back, and no manifest can make the reader look where it should not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from quant import convert, formats
+from quant.checkpoint import Checkpoint
+from quant.container import MANIFEST_NAME, WEIGHTS_NAME, is_model_folder, open_model
+from quant.errors import ContainerError
+from tests.quant.checkpoints import make_checkpoint, write_json
+
+ROW = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in source/ and its q4 conversion in model/."""
+    folder = tmp_path_factory.mktemp("made")
+    make_checkpoint(folder / "source")
+    for _ in convert(folder / "source", folder / "model"):
+        pass
+    return folder
+
+
+@pytest.fixture
+def model(made: Path, tmp_path: Path) -> Path:
+    """A copy of the converted model, to spoil."""
+    return Path(shutil.copytree(made / "model", tmp_path / "model"))
+
+
+def test_what_was_written_comes_back(made: Path) -> None:
+    folder = open_model(made / "model")
+    source = Checkpoint.open(made / "source")
+    assert folder.preset == "q4"
+    assert folder.source_fingerprint == source.fingerprint
+    assert folder.total_bytes == (made / "model" / WEIGHTS_NAME).stat().st_size
+    assert len(folder.fingerprint) == 16
+    for name in folder.names:
+        packed = folder.tensor(name)
+        formats.check(packed)
+        expected = source.rows(name)
+        error = np.sqrt(((formats.dequantise(packed) - expected) ** 2).sum() / (expected**2).sum())
+        assert error == pytest.approx(folder.manifest["tensors"][name]["relative_error"], rel=1e-3, abs=1e-7)
+        for part in packed.parts.values():
+            assert part.ctypes.data % 64 == 0
+            assert not part.flags.writeable
+    with pytest.raises(ContainerError, match="has no tensor nonsense"):
+        folder.tensor("nonsense")
+
+
+def test_copies_are_exact(made: Path) -> None:
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (made / "model" / name).read_bytes() == (made / "source" / name).read_bytes()
+    assert sorted(path.name for path in (made / "model").iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        MANIFEST_NAME,
+        "tokenizer.json",
+        "tokenizer_config.json",
+        WEIGHTS_NAME,
+    ]
+
+
+def test_verify_finds_every_change(model: Path) -> None:
+    folder = open_model(model)
+    assert all(intact for _, intact in folder.verify())
+    part = folder.manifest["tensors"][ROW]["parts"]["scales"]
+    data = bytearray((model / WEIGHTS_NAME).read_bytes())
+    data[part["offset"] + 3] ^= 1
+    (model / WEIGHTS_NAME).write_bytes(data)
+    (model / "tokenizer.json").write_text("{}")
+    assert [name for name, intact in open_model(model).verify() if not intact] == [ROW, "tokenizer.json"]
+    (model / "tokenizer.json").unlink()
+    assert ("tokenizer.json", False) in list(open_model(model).verify())
+
+
+def test_opening_loads_no_compiler(made: Path) -> None:
+    program = f"import sys; from quant.container import open_model; open_model({str(made / 'model')!r}); "
+    program += "sys.exit('numba' in sys.modules or 'quant.checkpoint' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def part_of(manifest: dict[str, Any], part: str = "codes") -> dict[str, Any]:
+    chosen: dict[str, Any] = manifest["tensors"][ROW]["parts"][part]
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format="zip"), "is not the manifest"),
+        (lambda m: m.update(format_version=2), "format version 2"),
+        (lambda m: m.pop("tensors"), "no object 'tensors'"),
+        (lambda m: m.pop("weights"), "no object 'weights'"),
+        (lambda m: m.pop("settings"), "no object 'settings'"),
+        (lambda m: m.pop("source"), "no object 'source'"),
+        (lambda m: m["files"].update({"../../etc/passwd": {"sha256": ""}}), "does not belong into a model folder"),
+        (lambda m: m["files"].update({"tokenizer.json": 1}), "does not belong"),
+        (lambda m: m["weights"].update(bytes=-1), "no count 'bytes'"),
+        (lambda m: m["weights"].update(bytes=1 << 80), "no count 'bytes'"),
+        (lambda m: m["weights"].update(bytes=m["weights"]["bytes"] + 64), "convert the model again"),
+        (lambda m: m["tensors"].pop(ROW), "missing, but asked for by config.json"),
+        (lambda m: m["tensors"].update(evil={}), "tensor evil is unknown to config.json"),
+        (lambda m: m["tensors"].update({ROW: []}), "is no object"),
+        (lambda m: m["tensors"][ROW].update(format="q9"), "unknown tensor format 'q9'"),
+        (lambda m: m["tensors"][ROW].update(format="q8"), r"part codes is not uint8\[6, 16, 16, 4\]"),
+        (lambda m: m["tensors"][ROW].update(format="vector"), "holds vectors"),
+        (lambda m: m["tensors"][ROW].update(format=["q4"]), "no text 'format'"),
+        (lambda m: m["tensors"][ROW].update(group_size=0), "group sizes"),
+        (lambda m: m["tensors"][ROW].update(group_size=-32), "no count 'group_size'"),
+        (lambda m: m["tensors"][ROW].update(shape=[97, 64]), r"has shape \[97, 64\], config.json asks for \[96, 64\]"),
+        (lambda m: m["tensors"][ROW].update(shape=[]), "has no shape"),
+        (lambda m: m["tensors"][ROW].update(shape=[1 << 70, 64]), "has the shape"),
+        (lambda m: m["tensors"][ROW].update(shape=None), "has no shape"),
+        (lambda m: m["tensors"][ROW].update(sha256=5), "no text 'sha256'"),
+        (lambda m: m["tensors"][ROW].update(relative_error=float("nan")), "relative_error"),
+        (lambda m: m["tensors"][ROW]["parts"].pop("scales"), "has the parts"),
+        (lambda m: m["tensors"][ROW]["parts"].update(zeros=part_of(m)), "no zero points"),
+        (lambda m: part_of(m).update(dtype="int8"), "is not uint8"),
+        (lambda m: part_of(m).update(dtype="object"), "is not uint8"),
+        (lambda m: part_of(m).update(shape=[6, 8, 64]), "is not uint8"),
+        (lambda m: part_of(m).update(nbytes=1), "has 1 bytes, its shape takes 3,072"),
+        (lambda m: part_of(m).update(offset=-64), "no count 'offset'"),
+        (lambda m: part_of(m).update(offset=1.5), "no count 'offset'"),
+        (lambda m: part_of(m).update(offset=part_of(m)["offset"] + 1), "no multiple of 64"),
+        (lambda m: part_of(m).update(offset=part_of(m, "scales")["offset"]), "overlap"),
+        (lambda m: part_of(m).update(offset=1 << 40), "ends at byte"),
+    ],
+)
+def test_hostile_manifests(model: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    manifest = json.loads((model / MANIFEST_NAME).read_text())
+    change(manifest)
+    write_json(model / MANIFEST_NAME, manifest)
+    with pytest.raises(ContainerError, match=message) as caught:
+        open_model(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_truncated_files(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ContainerError, match="is not a folder"):
+        open_model(tmp_path / "nowhere")
+    with pytest.raises(ContainerError, match=r"has no manifest\.json"):
+        open_model(tmp_path)
+    assert not is_model_folder(tmp_path)
+    assert is_model_folder(model)
+    data = (model / WEIGHTS_NAME).read_bytes()
+    (model / WEIGHTS_NAME).write_bytes(data[:-64])
+    with pytest.raises(ContainerError, match="bytes, the manifest says"):
+        open_model(model)
+    (model / WEIGHTS_NAME).unlink()
+    with pytest.raises(ContainerError, match="cannot be read"):
+        open_model(model)
+
+
+def test_weights_that_shrink_after_opening(model: Path) -> None:
+    folder = open_model(model)
+    (model / WEIGHTS_NAME).write_bytes(b"short")
+    with pytest.raises(ContainerError, match="changed its size"):
+        folder.tensor(ROW)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b"[]", "JSON list"),
+        (b"\xff", "not UTF-8"),
+        (b"[" * 100_000, "cannot be parsed"),
+        (b" " * ((16 << 20) + 1), "is larger than"),
+    ],
+)
+def test_manifests_that_are_none(model: Path, content: bytes, message: str) -> None:
+    (model / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises(ContainerError, match=message):
+        open_model(model)
+
+
+def test_config_of_another_model(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    write_json(model / "config.json", {**config, "num_hidden_layers": 3})
+    with pytest.raises(ContainerError, match=r"missing, but asked for by config\.json"):
+        open_model(model)
+    (model / "config.json").write_text("{")
+    with pytest.raises(ContainerError, match="not valid JSON"):
+        open_model(model)
+    (model / "config.json").unlink()
+    with pytest.raises(ContainerError, match="does not exist"):
+        open_model(model)
+
+
+JSON_VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just([]) | st.just({})
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_manifest_breaks_the_reader(model: Path, made: Path, data: st.DataObject) -> None:
+    """Whatever value a place in the manifest is changed to, the answer is a model or a ContainerError."""
+    manifest = json.loads((made / "model" / MANIFEST_NAME).read_text())
+    place: Any = manifest
+    while True:
+        key = data.draw(st.sampled_from(sorted(place))) if isinstance(place, dict) else None
+        if key is None:
+            break
+        if not isinstance(place[key], dict) or not place[key] or data.draw(st.booleans()):
+            place[key] = data.draw(JSON_VALUES)
+            break
+        place = place[key]
+    write_json(model / MANIFEST_NAME, manifest)
+    with suppress(ContainerError):
+        folder = open_model(model)
+        for name in folder.names:
+            formats.dequantise(folder.tensor(name))
+        assert len(list(folder.verify())) == len(folder.names) + len(folder.manifest["files"])

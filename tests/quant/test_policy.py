@@ -1,0 +1,106 @@
+"""What a person types becomes formats per tensor."""
+
+from __future__ import annotations
+
+import pytest
+
+from quant.config import ModelConfig, expected_tensors
+from quant.errors import FormatError, UsageError
+from quant.policy import Settings, is_sensitive, plan, resolve
+from tests.quant.checkpoints import CONFIG
+
+
+def formats_of(settings: Settings, **overrides: object) -> dict[str, str]:
+    config = ModelConfig.from_dict({**CONFIG, "num_hidden_layers": 4, **overrides})
+    names = expected_tensors(config)
+    plans = plan(config, settings, dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+    return {tensor.name: tensor.format for tensor in plans}
+
+
+@pytest.mark.parametrize(
+    ("preset", "bits", "group_size", "expected"),
+    [
+        ("q4", None, None, Settings("q4", 32)),
+        ("q4", 4, 32, Settings("q4", 32)),
+        ("q4", 8, None, Settings("q8", 32)),
+        ("q4", 4, 128, Settings("lin4", 128)),
+        ("q4", None, 64, Settings("lin4", 64)),
+        ("q4", 8, 64, Settings("lin8", 64)),
+        ("q8", None, 128, Settings("lin8", 128)),
+        ("q4-small", 4, None, Settings("q4-small", 32)),
+        ("lin4", None, None, Settings("lin4", 32)),
+        ("lin8", 8, 128, Settings("lin8", 128)),
+        ("dense", None, None, Settings("dense", 0)),
+    ],
+)
+def test_resolve(preset: str, bits: int | None, group_size: int | None, expected: Settings) -> None:
+    assert resolve(preset, bits, group_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "bits", "group_size", "message"),
+    [
+        ("q5", None, None, "unknown preset 'q5'"),
+        ("q4", 3, None, "3 bits are not supported"),
+        ("q4", None, 48, "group size 48 is not supported"),
+        ("q8", 4, None, "contradicts 4 bits"),
+        ("lin4", 8, None, "contradicts 8 bits"),
+        ("q4-small", 8, None, "contradicts 8 bits"),
+        ("q4-small", None, 64, "'q4-small' has groups of 32"),
+        ("dense", 4, None, "keeps the weights as they are"),
+        ("dense", None, 32, "keeps the weights as they are"),
+    ],
+)
+def test_resolve_refuses(preset: str, bits: int | None, group_size: int | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(preset, bits, group_size)
+
+
+def test_q4_steps_up_where_it_matters() -> None:
+    chosen = formats_of(Settings("q4", 32))
+    assert chosen["model.embed_tokens.weight"] == "q4"
+    assert chosen["lm_head.weight"] == "q8"
+    for layer, expected in enumerate(["q8", "q4", "q4", "q8"]):
+        prefix = f"model.layers.{layer}."
+        assert chosen[prefix + "mlp.down_proj.weight"] == expected
+        assert chosen[prefix + "self_attn.v_proj.weight"] == expected
+        assert chosen[prefix + "mlp.up_proj.weight"] == "q4"
+        assert chosen[prefix + "self_attn.k_proj.bias"] == "vector"
+    assert formats_of(Settings("q4", 32), tie_word_embeddings=True)["model.embed_tokens.weight"] == "q8"
+
+
+def test_other_presets() -> None:
+    small = formats_of(Settings("q4-small", 32))
+    assert small["model.layers.0.mlp.down_proj.weight"] == "q4"
+    assert small["lm_head.weight"] == "q8"
+    assert set(formats_of(Settings("q8", 32)).values()) == {"q8", "vector"}
+    assert set(formats_of(Settings("dense", 0)).values()) == {"bf16", "vector"}
+    assert set(formats_of(Settings("lin8", 64), intermediate_size=128).values()) == {"lin8", "vector"}
+    linear = formats_of(Settings("lin4", 64), intermediate_size=128)
+    assert linear["lm_head.weight"] == "lin8"
+    assert linear["model.layers.0.mlp.down_proj.weight"] == "lin4"
+
+
+def test_eighths_of_28_layers() -> None:
+    sensitive = [layer for layer in range(28) if is_sensitive(f"model.layers.{layer}.mlp.down_proj.weight", 28)]
+    assert sensitive == [0, 1, 2, 25, 26, 27]
+
+
+def test_shapes_that_do_not_fit_name_the_tensor() -> None:
+    with pytest.raises(FormatError, match=r"tensor model\.layers\.0\.mlp\.down_proj\.weight cannot be stored: .* 64"):
+        formats_of(Settings("lin4", 64))
+
+
+def test_seven_billion_parameters_take_less_than_q4_k_m() -> None:
+    """Whole model, head included; llama.cpp's Q4_K_M is 4.913 bits per weight on the same shapes."""
+    shapes = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
+    config = ModelConfig.from_dict({**CONFIG, **shapes, "num_hidden_layers": 28, "vocab_size": 152064})
+    names = expected_tensors(config)
+
+    def bits_per_weight(preset: str) -> float:
+        plans = plan(config, resolve(preset), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+        return 8 * sum(tensor.packed_bytes for tensor in plans) / sum(tensor.parameters for tensor in plans)
+
+    assert bits_per_weight("q4") < 4.80
+    assert bits_per_weight("q4-small") < 4.56
+    assert bits_per_weight("q8") < 8.27
