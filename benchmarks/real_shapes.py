@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of shapes.json and 7b-instruct/")
     parser.add_argument("--clean", action="store_true", help="delete the checkpoint and the model at the end")
     options = parser.parse_args()
-    name = Path(options.shape).stem
+    name = Path(options.shape).resolve().parent.name if Path(options.shape).is_file() else options.shape
     checkpoint, converted = options.work / name, options.work / f"{name}-{options.preset}"
     if not checkpoint.is_dir():
         making = checkpoint.with_name(name + ".part")
