@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +99,7 @@ def convert(
     dry_run: bool = False,
     force: bool = False,
     threads: int | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Convert the checkpoint folder `source` into the model folder `destination`.
 
     preset, bits, group_size: see `quant.policy`. resume: go on with what an earlier attempt left. dry_run: stop after

@@ -1,0 +1,447 @@
+"""The pipeline: events, exact sizes, reproducible bytes, refusals that leave everything as it was."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quant import conversion, convert, formats
+from quant.checkpoint import Checkpoint
+from quant.container import open_model
+from quant.conversion import Advanced, Event, Finished, Notice, Planned, TensorFinished, TensorStarted
+from quant.errors import CheckpointError, DestinationBusyError, DiskFullError, FormatError, QuantError, UsageError
+from tests.quant.checkpoints import make_checkpoint, write_json
+
+ROW = "model.layers.1.mlp.gate_proj.weight"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run(source: Path, destination: Path, **options: Any) -> list[Event]:
+    return list(convert(source, destination, **options))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("source") / "tiny", shards=2)
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an uninterrupted q4 conversion."""
+    folder = tmp_path_factory.mktemp("expected")
+    run(source, folder / "model")
+    return content(folder / "model")
+
+
+def test_events_tell_the_whole_story(source: Path, tmp_path: Path) -> None:
+    events = run(source, tmp_path / "model")
+    planned, finished = events[0], events[-1]
+    assert isinstance(planned, Planned)
+    assert isinstance(finished, Finished)
+    assert finished.path == tmp_path / "model"
+    model = open_model(tmp_path / "model")
+    assert model.total_bytes == planned.total_bytes_out
+    assert model.bits_per_weight == planned.bits_per_weight == finished.bits_per_weight
+    started = [event.name for event in events if isinstance(event, TensorStarted)]
+    done = [event for event in events if isinstance(event, TensorFinished)]
+    assert started == [event.name for event in done] == [tensor.name for tensor in planned.tensors]
+    for event, tensor in zip(done, planned.tensors, strict=True):
+        assert event.format == tensor.format == model.tensor(event.name).format
+        assert model.tensor(event.name).nbytes == tensor.packed_bytes
+        assert 0.03 < event.error < 0.09 if event.format == "q4" else event.error < 0.01
+    advanced = [event.bytes_done for event in events if isinstance(event, Advanced)]
+    assert advanced == sorted(advanced)
+    assert advanced[-1] == planned.total_bytes_in == Checkpoint.open(source).total_bytes
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("chunk_weights", [1, 3000, 1 << 22])
+def test_bytes_depend_on_nothing_but_source_and_settings(
+    source: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    chunk_weights: int,
+) -> None:
+    monkeypatch.setattr(conversion, "CHUNK_WEIGHTS", chunk_weights)
+    run(source, tmp_path / "model", threads=threads)
+    assert content(tmp_path / "model") == expected
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
+def test_dense_keeps_every_value(tmp_path: Path, dtype: str) -> None:
+    folder = make_checkpoint(tmp_path / "source", dtype=dtype)
+    run(folder, tmp_path / "model", preset="dense")
+    model, checkpoint = open_model(tmp_path / "model"), Checkpoint.open(folder)
+    for name in model.names:
+        assert np.array_equal(formats.dequantise(model.tensor(name)), checkpoint.rows(name))
+    assert model.tensor(ROW).format == ("bf16" if dtype == "bf16" else "f32")
+
+
+@pytest.mark.parametrize(
+    ("options", "matrix", "preset"),
+    [
+        ({"preset": "q8"}, "q8", "q8"),
+        ({"bits": 8}, "q8", "q8"),
+        ({"bits": 4, "group_size": 64}, "lin4", "lin4"),
+        ({"preset": "lin8", "group_size": 128}, "lin8", "lin8"),
+        ({"preset": "q4-small"}, "q4", "q4-small"),
+    ],
+)
+def test_presets(tmp_path: Path, options: dict[str, Any], matrix: str, preset: str) -> None:
+    shapes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 2}
+    folder = make_checkpoint(tmp_path / "source", config_overrides=shapes)
+    run(folder, tmp_path / "model", **options)
+    model = open_model(tmp_path / "model")
+    assert model.preset == preset
+    assert model.tensor(ROW).format == matrix
+    assert model.tensor(ROW).group_size == options.get("group_size", 32)
+    assert all(intact for _, intact in model.verify())
+
+
+def test_tied_model_with_a_head_of_its_own(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "source")
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
+    events = run(folder, tmp_path / "model")
+    assert any(isinstance(event, Notice) and "lm_head.weight is left out" in event.text for event in events)
+    assert "lm_head.weight" not in open_model(tmp_path / "model").names
+
+
+def test_dry_run_touches_nothing(source: Path, tmp_path: Path) -> None:
+    (event,) = run(source, tmp_path / "model", dry_run=True)
+    assert isinstance(event, Planned)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("name", [ROW, "model.norm.weight", "model.layers.0.self_attn.k_proj.bias"])
+@pytest.mark.parametrize("preset", ["q4", "dense"])
+def test_weights_that_are_no_numbers(tmp_path: Path, value: float, name: str, preset: str) -> None:
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        tensors[name].flat[-2] = value
+
+    folder = make_checkpoint(tmp_path / "source", edit=spoil)
+    with pytest.raises(CheckpointError, match=rf"tensor {name} is (NaN|infinite|3e\+38).* at \[\d+(, \d+)?\]"):
+        run(folder, tmp_path / "model", preset=preset)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "config.json"])
+def test_missing_files(tmp_path: Path, missing: str) -> None:
+    folder = make_checkpoint(tmp_path / "source")
+    (folder / missing).unlink()
+    with pytest.raises(CheckpointError, match=missing):
+        run(folder, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"])
+def test_broken_json(tmp_path: Path, name: str) -> None:
+    folder = make_checkpoint(tmp_path / "source")
+    (folder / name).write_text('{"a": ')
+    with pytest.raises(CheckpointError, match=f"{name} is not valid JSON"):
+        run(folder, tmp_path / "model")
+
+
+def test_shapes_that_no_format_holds(tmp_path: Path) -> None:
+    shapes = {"hidden_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
+    folder = make_checkpoint(tmp_path / "source", config_overrides=shapes)
+    with pytest.raises(FormatError, match=r"tensor model\.embed_tokens\.weight cannot be stored: .*multiple of 32"):
+        run(folder, tmp_path / "model")
+
+
+def test_float16_scales_that_overflow(tmp_path: Path) -> None:
+    def enlarge(tensors: dict[str, np.ndarray]) -> None:
+        tensors[ROW] *= 1e7
+
+    folder = make_checkpoint(tmp_path / "source", edit=enlarge)
+    with pytest.raises(FormatError, match=rf"tensor {ROW} cannot be stored: .* float16"):
+        run(folder, tmp_path / "model", preset="lin4")
+    run(folder, tmp_path / "model", preset="q4")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options", "message"),
+    [
+        (lambda folder: folder.mkdir() or (folder / "thesis.txt").touch(), {}, "other things in it"),
+        (lambda folder: folder.mkdir() or (folder / "thesis.txt").touch(), {"force": True}, "other things in it"),
+        (lambda folder: folder.touch(), {}, "is not a folder"),
+        (lambda folder: None, {"threads": 0}, "0 threads"),
+        (lambda folder: None, {"preset": "tiny"}, "unknown preset"),
+    ],
+)
+def test_destinations_that_are_refused(
+    source: Path, tmp_path: Path, prepare: Callable[[Path], Any], options: dict[str, Any], message: str
+) -> None:
+    prepare(tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=message):
+        run(source, tmp_path / "model", **options)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_destination_within_the_source_or_nowhere(source: Path, tmp_path: Path) -> None:
+    for destination in (source, source / "model"):
+        with pytest.raises(UsageError, match="lies in the source"):
+            run(source, destination)
+    with pytest.raises(UsageError, match="is not a folder; make it first"):
+        run(source, tmp_path / "a" / "b")
+
+
+def test_force_replaces_a_model_only_when_the_new_one_is_complete(
+    source: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    run(source, tmp_path / "model", preset="q8")
+    old = content(tmp_path / "model")
+    with pytest.raises(UsageError, match="already holds a model; use --force"):
+        run(source, tmp_path / "model")
+    events = convert(source, tmp_path / "model", force=True)
+    for event in events:
+        if isinstance(event, TensorFinished):
+            assert content(tmp_path / "model") == old
+            break
+    events.close()
+    assert content(tmp_path / "model") == old
+    run(source, tmp_path / "model", force=True, resume=True)
+    assert content(tmp_path / "model") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_empty_folder_is_a_destination(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    (tmp_path / "model").mkdir()
+    run(source, tmp_path / "model")
+    assert content(tmp_path / "model") == expected
+
+
+def stop_after(source: Path, destination: Path, tensors: int, **options: Any) -> None:
+    """Start a conversion and cancel it when so many tensors are finished."""
+    events = convert(source, destination, **options)
+    for event in events:
+        tensors -= isinstance(event, TensorFinished)
+        if not tensors:
+            break
+    events.close()
+
+
+def test_resume_continues_and_restart_discards(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    stop_after(source, tmp_path / "model", 10)
+    assert not (tmp_path / "model").exists()
+    events = run(source, tmp_path / "model", resume=True)
+    assert Notice("resuming: 10 of 27 tensors are done") in events
+    assert sum(isinstance(event, TensorFinished) for event in events) == 17
+    assert content(tmp_path / "model") == expected
+    assert Notice(f"{tmp_path / 'model'} is complete already") in run(source, tmp_path / "model", resume=True)
+
+    stop_after(source, tmp_path / "other", 10)
+    events = run(source, tmp_path / "other")
+    assert any(isinstance(event, Notice) and "discarded" in event.text for event in events)
+    assert sum(isinstance(event, TensorFinished) for event in events) == 27
+    assert content(tmp_path / "other") == expected
+
+    events = run(source, tmp_path / "third", resume=True)
+    assert any(isinstance(event, Notice) and "nothing to resume" in event.text for event in events)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other", "third"]
+
+
+def test_resume_refuses_other_settings_and_other_sources(source: Path, tmp_path: Path) -> None:
+    stop_after(source, tmp_path / "model", 10)
+    with pytest.raises(UsageError, match="has another source or other settings; run without --resume"):
+        run(source, tmp_path / "model", resume=True, preset="q8")
+    other = make_checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(UsageError, match="has another source or other settings"):
+        run(other, tmp_path / "model", resume=True)
+
+
+@pytest.mark.parametrize("damage", ["weights", "short", "gone", "journal", "tail", "record"])
+def test_resume_trusts_nothing_that_a_power_cut_may_have_lost(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], damage: str
+) -> None:
+    stop_after(source, tmp_path / "model", 10)
+    weights, journal = (tmp_path / ".model.partial" / name for name in ("weights.bin", "journal.jsonl"))
+    if damage == "weights":
+        data = bytearray(weights.read_bytes())
+        data[:4096] = bytes(4096)
+        weights.write_bytes(data)
+    elif damage == "short":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif damage == "gone":
+        weights.unlink()
+    elif damage == "journal":
+        journal.write_bytes(b"\0" * 300)
+    elif damage == "tail":
+        journal.write_bytes(journal.read_bytes()[:-20])
+    else:
+        with journal.open("a") as file:
+            file.write('{"name": "nonsense", "sha256": "", "relative_error": 0}\n{"x": 1}\n')
+    run(source, tmp_path / "model", resume=True)
+    assert content(tmp_path / "model") == expected
+
+
+def test_two_conversions_to_one_destination(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    first = convert(source, tmp_path / "model")
+    assert any(isinstance(event, TensorFinished) for event in first)
+    with pytest.raises(DestinationBusyError, match=r"another conversion to .* is running"):
+        run(source, tmp_path / "model", resume=True)
+    assert isinstance(list(first)[-1], Finished)
+    assert content(tmp_path / "model") == expected
+
+
+def convert_quietly(source: Path, destination: Path) -> None:
+    try:
+        run(source, destination)
+    except UsageError:
+        os._exit(3)
+    os._exit(0)
+
+
+def test_processes_that_race_for_one_destination(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    fork = multiprocessing.get_context("fork")
+    for number in range(5):
+        destination = tmp_path / str(number)
+        racers = [fork.Process(target=convert_quietly, args=(source, destination)) for _ in range(3)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        assert sorted(racer.exitcode or 0 for racer in racers) == [0, 3, 3]
+        assert content(destination) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == [str(number) for number in range(5)]
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_no_room_is_found_out_first(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 50_000))
+    with pytest.raises(DiskFullError, match=r"has 0\.00 GB free, the model needs 0\.00 GB; free some space"):
+        run(source, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_already_taken_counts_when_resuming(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(source, tmp_path / "model", 10)
+    small = sum(len(data) for name, data in expected.items() if name.endswith(".json"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 0))
+    with pytest.raises(DiskFullError, match="already written"):
+        run(source, tmp_path / "model", resume=True)
+    # What is missing is the small files and a margin of 1 MiB, but no second room for the weights.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, small + (1 << 20)))
+    run(source, tmp_path / "model", resume=True)
+    assert content(tmp_path / "model") == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [("pwrite", 1), ("pwrite", 30), ("write", 1), ("write", 20), ("posix_fallocate", 1), ("fsync", 1), ("fsync", 4)],
+)
+def test_a_disk_that_fills_up(
+    source: Path,
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    number: int,
+) -> None:
+    original = getattr(os, call)
+    calls = 0
+
+    def full(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(DiskFullError, match=r"no room left .*No space left on device.* --resume"):
+            run(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    if call == "posix_fallocate":
+        assert list(tmp_path.iterdir()) == []
+    run(source, tmp_path / "model", resume=True)
+    assert content(tmp_path / "model") == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_journal_line_that_fits_only_half(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = os.write, 0
+
+    def half(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        return original(descriptor, data[: len(data) // 2] if calls == 7 else data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(DiskFullError):
+            run(source, tmp_path / "model")
+    assert Notice("resuming: 5 of 27 tensors are done") in run(source, tmp_path / "model", resume=True)
+    assert content(tmp_path / "model") == expected
+
+
+def convert_with_small_files_only(source: Path, destination: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    try:
+        run(source, destination)
+    except DiskFullError:
+        os._exit(7)
+    os._exit(0)
+
+
+def test_a_file_size_limit_counts_as_a_full_disk(source: Path, tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(
+        target=convert_with_small_files_only, args=(source, tmp_path / "model")
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_systems_that_cannot_reserve(
+    source: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    run(source, tmp_path / "model")
+    assert content(tmp_path / "model") == expected
+
+
+def test_other_system_errors_are_explained(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*args: Any) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "pwrite", denied)
+    with pytest.raises(UsageError, match=r"cannot be written: Permission denied; check its permissions"):
+        run(source, tmp_path / "model")
+
+
+def test_every_refusal_is_one_line(tmp_path: Path) -> None:
+    for options in ({"preset": "x"}, {"bits": 5}, {"threads": -1}, {}):
+        with pytest.raises(QuantError) as caught:
+            run(tmp_path / "nowhere", tmp_path / "model", **options)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,152 @@
+"""kill -9 at random points: what is left never opens, and resuming gives the same bytes as if nothing had happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quant import convert
+from quant.container import open_model
+from quant.errors import ContainerError
+from tests.quant.checkpoints import make_checkpoint
+
+SYSTEM_CALLS = ("pwrite", "write", "fsync", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "open")
+FORK = multiprocessing.get_context("fork")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run(source: Path, destination: Path, **options: Any) -> None:
+    for _ in convert(source, destination, **options):
+        pass
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("source") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an uninterrupted conversion; it also compiles the loops before the clock matters."""
+    folder = tmp_path_factory.mktemp("expected")
+    run(source, folder / "model")
+    return content(folder / "model")
+
+
+def die_at_call(source: Path, destination: Path, number: int, options: dict[str, Any]) -> None:
+    """Convert, and kill this process before, in the middle of, or after its n-th changing system call."""
+    calls = 0
+
+    def deadly(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls < number:
+                return original(*args, **kwargs)
+            moment = number % 3
+            if moment == 1 and name in ("pwrite", "write"):
+                original(args[0], args[1][: len(args[1]) // 2], *args[2:])
+            elif moment == 2:
+                original(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError("unreachable")
+
+        return call
+
+    for name in SYSTEM_CALLS:
+        setattr(os, name, deadly(getattr(os, name), name))
+    run(source, destination, **options)
+    os._exit(0)
+
+
+def check_half_written(parent: Path, expected: dict[str, bytes]) -> None:
+    """Nothing in `parent` opens as a model unless it is the finished one."""
+    for folder in parent.iterdir():
+        if not folder.is_dir():
+            continue
+        try:
+            model = open_model(folder)
+        except ContainerError:
+            continue
+        assert all(intact for _, intact in model.verify())
+        assert {name: data for name, data in content(folder).items() if name in expected} == expected
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_killed_at_a_random_system_call(source: Path, tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
+    chance = random.Random(seed)
+    destination = tmp_path / "model"
+    for attempt in range(3):
+        child = FORK.Process(
+            target=die_at_call, args=(source, destination, chance.randint(1, 130), {"resume": attempt > 0})
+        )
+        child.start()
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        check_half_written(tmp_path, expected)
+    run(source, destination, resume=True)
+    assert content(destination) == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_killed_at_every_one_of_the_last_calls(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    """From the last tensors over manifest, syncs and renames to the end, while an older model is replaced."""
+    finished = False
+    for number in range(95, 200):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        run(source, folder / "model", preset="q8")
+        old = content(folder / "model")
+        child = FORK.Process(target=die_at_call, args=(source, folder / "model", number, {"force": True}))
+        child.start()
+        child.join()
+        if (folder / "model").exists():
+            assert content(folder / "model") in (old, expected)
+        check_half_written_or_old(folder, old, expected)
+        run(source, folder / "model", resume=True, force=True)
+        assert content(folder / "model") == expected
+        assert [path.name for path in folder.iterdir()] == ["model"]
+        if child.exitcode == 0:
+            finished = True
+            break
+    assert finished
+
+
+def check_half_written_or_old(parent: Path, old: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    """At least one complete model is there at every moment: the old one or the new one."""
+    complete = [content(folder) for folder in parent.iterdir() if folder.is_dir()]
+    assert old in complete or expected in complete
+
+
+def test_killed_after_a_random_time(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    began = time.monotonic()
+    run(source, tmp_path / "whole")
+    duration = time.monotonic() - began
+    chance = random.Random(7)
+    killed = 0
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        child = FORK.Process(target=run, args=(source, folder / "model"))
+        child.start()
+        time.sleep(chance.uniform(0, 1.5 * duration))
+        child.kill()
+        child.join()
+        killed += child.exitcode == -signal.SIGKILL
+        check_half_written(folder, expected)
+        run(source, folder / "model", resume=True)
+        assert content(folder / "model") == expected
+        assert [path.name for path in folder.iterdir()] == ["model"]
+    assert killed >= 5
