@@ -203,8 +203,9 @@ def _keep(kept: npt.NDArray[np.intp], scores: Float32Array, ids: IdArray | None)
 
 
 def _divided(scores: Float32Array, temperature: float) -> Float32Array:
-    """Scores over temperature. Where that overflows, the largest score is taken off first, which changes no softmax."""
-    if max(float(scores.max()), -float(scores.min())) / temperature < np.finfo(np.float32).max:
+    """Scores over temperature. Where float32 cannot hold that, the largest score is taken off first."""
+    largest = max(float(scores.max()), -float(scores.min()))
+    if temperature > 1e-30 and largest / temperature < float(np.finfo(np.float32).max):
         divided: Float32Array = scores / np.float32(temperature)
         return divided
     with np.errstate(over="ignore"):

@@ -1,0 +1,74 @@
+"""Sampling defaults by type, from files that may be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwchat.errors import ModelError, UsageError
+from qwchat.generation_config import GenerationDefaults
+from qwchat.sampling import SamplingSettings
+
+
+def read(values: dict[str, Any], *config_ids: int) -> GenerationDefaults:
+    return GenerationDefaults.from_dict(values, "generation_config.json", config_ids)
+
+
+def test_the_published_file(qwen2_folder: Path) -> None:
+    defaults = GenerationDefaults.from_folder(qwen2_folder, (151645,))
+    assert defaults == GenerationDefaults(True, 0.7, 20, 0.8, 0.0, 1.05, (151645, 151643), None)
+    assert SamplingSettings.from_defaults(defaults) == SamplingSettings(0.7, 20, 0.8, repeat_penalty=1.05)
+
+
+def test_a_base_model_is_greedy_and_ends_at_both_ids() -> None:
+    defaults = read({"do_sample": False, "temperature": 0.9, "eos_token_id": 151643, "max_new_tokens": 2048}, 7, 151643)
+    assert defaults.temperature == 0.0
+    assert defaults.eos_token_ids == (151643, 7)
+    assert defaults.max_new_tokens == 2048
+    assert SamplingSettings.from_defaults(defaults).temperature == 0.0
+
+
+def test_what_is_absent_or_null_is_off(tmp_path: Path) -> None:
+    off = GenerationDefaults(eos_token_ids=(5,))
+    assert GenerationDefaults.from_folder(tmp_path, (5,)) == off
+    keys = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "eos_token_id")
+    assert read(dict.fromkeys(keys), 5) == off
+    assert read({"do_sample": True}).temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"do_sample": "yes"}, "do_sample must be true or false, not 'yes'"),
+        ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
+        ({"temperature": True}, "temperature must be a number"),
+        ({"temperature": -1}, "temperature must be a number from 0 to 100, not -1"),
+        ({"temperature": float("nan")}, "temperature must be a number from 0 to 100, not nan"),
+        ({"top_p": 2}, "top_p must be a number from 0 to 1, not 2"),
+        ({"top_k": 1.5}, "top_k must be a whole number from 0, not 1.5"),
+        ({"top_k": -3}, "top_k must be a whole number from 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be a number from"),
+        ({"eos_token_id": ["x"]}, "eos_token_id must be a token id or a list of token ids"),
+        ({"eos_token_id": -1}, "eos_token_id must be a token id"),
+        ({"max_new_tokens": [1]}, "max_new_tokens must be a whole number"),
+    ],
+)
+def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        read(values)
+    assert str(caught.value).startswith(f"generation_config.json: {message}")
+    assert str(caught.value).endswith("correct the file")
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b" " * (2 << 20)])
+def test_broken_files_are_named(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "generation_config.json").write_bytes(raw)
+    with pytest.raises(ModelError, match=r"generation_config\.json .*restore the file"):
+        GenerationDefaults.from_folder(tmp_path)
+
+
+def test_defaults_beyond_the_options_are_refused() -> None:
+    with pytest.raises(UsageError, match="--temp"):
+        SamplingSettings.from_defaults(read({"do_sample": True, "temperature": 60}))
