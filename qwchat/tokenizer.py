@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FILE_NAME = "tokenizer.json"
 SIZE_LIMIT = 256 << 20  # bytes; the real Qwen2 file has 7 MB
 ID_LIMIT = 1 << 24
+PROBE = "A  b1é漢👍\t\x00\n\n"  # what a sound tokenizer gives back: capitals, blanks, characters of 1 to 4 bytes
 
 
 class Tokenizer:
@@ -183,7 +184,10 @@ def _build(values: Any) -> Tokenizer:
     }
     core = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
     core.model = BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")))
-    return Tokenizer(core, vocab_size, special_ids)
+    tokenizer = Tokenizer(core, vocab_size, special_ids)
+    if not vocab.keys() >= BYTE_OF.keys() or tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
+        raise ModelError(f"{FILE_NAME} loses or changes text: restore it from the model's source")
+    return tokenizer
 
 
 def _added_tokens(listed: list[dict[str, Any]]) -> dict[str, int]:
