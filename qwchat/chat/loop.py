@@ -1,0 +1,107 @@
+"""The conversation loop: read, answer or obey, again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+from qwchat.chat import commands
+from qwchat.chat.editor import Reader
+from qwchat.chat.turn import Begin, play
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.statistics import ending_notice, statistics_line
+from qwchat.chat.view.status import PrefillStatus
+from qwchat.errors import QwchatError
+
+
+@dataclass
+class Chat:
+    """A conversation on a terminal.
+
+    Attributes:
+        desk: the session and what commands need besides.
+        reader: where the person types.
+        view: where replies go.
+        screen: where everything else goes (standard error).
+        status: progress through a long prompt.
+        replying: entered for the time of a reply, to keep typed keys out of it.
+    """
+
+    desk: commands.Desk
+    reader: Reader
+    view: ReplyView
+    screen: Screen
+    status: PrefillStatus
+    replying: Callable[[], AbstractContextManager[None]]
+    attached: str = ""
+
+    def run(self, first: str | None = None) -> None:
+        """Answer ``first`` where there is one, then whatever is typed, until the person leaves."""
+        if first is not None:
+            self._say(first)
+        while True:
+            try:
+                typed = self.reader.read()
+            except KeyboardInterrupt:
+                self.screen.hint("Ctrl-D or /quit leaves")
+                continue
+            except EOFError:
+                return
+            if typed.strip() and not self._take(typed):
+                return
+
+    def _take(self, typed: str) -> bool:
+        """Obey or answer one input; False where it says to leave."""
+        try:
+            command = commands.parse(typed)
+            outcome = command[0].run(self.desk, command[1]) if command else None
+        except QwchatError as error:
+            self.screen.error(str(error))
+            return True
+        if outcome is None:
+            self._say(commands.message_text(typed))
+        elif isinstance(outcome, commands.Show):
+            self.screen.answer(outcome.text)
+        elif isinstance(outcome, commands.Retry):
+            self._retry()
+        return not isinstance(outcome, commands.Quit)
+
+    def _say(self, text: str) -> None:
+        question = f"{self.attached}\n\n{text}" if self.attached else text
+        if self._play(partial(self.desk.session.ask, question)):
+            self.attached = ""
+
+    def _retry(self) -> None:
+        if not self.desk.session.controls.sampled:
+            self.screen.hint("temp is 0, so the answer will be the same: /set temp 0.7 lets chance in")
+        self._play(self.desk.session.retry)
+
+    def _play(self, begin: Begin) -> bool:
+        """Play a reply; whether it entered the conversation."""
+        session = self.desk.session
+        before = session.revision
+        try:
+            with self.replying():
+                done = play(begin, self.view, self.status)
+        except KeyboardInterrupt:
+            self._stopped(session.revision != before)
+        except QwchatError as error:
+            self.screen.error(str(error))
+        except MemoryError:
+            self.screen.error("out of memory: ask for a shorter context with --ctx, or /clear the conversation")
+        else:
+            if done.finish_reason == "cancelled":
+                self._stopped(session.revision != before)
+            notice = ending_notice(done, session.controls.max_tokens)
+            if notice is not None:
+                self.screen.notice(notice)
+            self.screen.statistics(statistics_line(done, sampled=session.controls.sampled))
+        return session.revision != before
+
+    def _stopped(self, kept: bool) -> None:
+        self.screen.hint(
+            "stopped; what was said is kept" if kept else "stopped before a word was said; /retry asks again"
+        )

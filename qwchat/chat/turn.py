@@ -1,0 +1,59 @@
+"""Playing one reply: from the model's events to the screen, with Ctrl-C stopping it in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+
+from qwchat.chat.interrupts import Interrupts
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.status import PrefillStatus
+from qwchat.events import Done, Prefilled, TextEvent
+
+Reply = Generator[TextEvent, None, None]
+Begin = Callable[[Callable[[], bool]], Reply]
+"""Starts a reply, given the function that says whether it is to be cancelled."""
+
+
+def play(
+    begin: Begin,
+    view: ReplyView | None,
+    status: PrefillStatus,
+    watch: Callable[[TextEvent], None] | None = None,
+) -> Done:
+    """Show one reply as it comes and return its end.
+
+    Args:
+        begin: starts the reply.
+        view: where its text goes, or None where ``watch`` is all that is wanted.
+        status: where progress through a long prompt goes.
+        watch: is told every event as well.
+
+    Whatever was shown has its line ended in every case. Ctrl-C ends the reply with finish_reason "cancelled"; a second
+    one, and one that meets a blocked terminal, raises KeyboardInterrupt.
+    """
+    shown = False
+    with Interrupts() as interrupts:
+        status.start()
+        try:
+            # Closing the generator tells the session and the engine that the reply is over.
+            with closing(begin(interrupts.requested)) as reply:
+                while True:
+                    with interrupts.engine():
+                        event = next(reply)
+                    if watch is not None:
+                        watch(event)
+                    if isinstance(event, Prefilled):
+                        status.update(event)
+                        continue
+                    status.clear()
+                    if isinstance(event, Done):
+                        shown = shown or event.finish_reason != "cancelled"
+                        return event
+                    shown = shown or bool(event.text)
+                    if view is not None:
+                        view.write(event.text)
+        finally:
+            status.clear()
+            if view is not None and shown:
+                view.end()

@@ -1,0 +1,1 @@
+"""What a person sees. Rich is imported here and nowhere else."""

@@ -1,0 +1,132 @@
+"""Progress through a known number of bytes: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from qwchat.chat.view.screen import Screen
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_LINE_SECONDS = 5.0
+_FRAMES_PER_SECOND = 8
+
+
+class ByteProgress(Protocol):
+    """Shows how much of ``total`` bytes is done, for the time it is entered."""
+
+    def __enter__(self) -> ByteProgress: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def update(self, done: int, label: str) -> None:
+        """``done`` bytes are through; ``label`` says what is being worked on."""
+
+
+def byte_progress(title: str, total: int, screen: Screen, *, rewritable: bool) -> ByteProgress:
+    """The progress that suits standard error; one that shows nothing where the screen is quiet."""
+    if screen.quiet:
+        return _Silent()
+    return _Bar(title, total, screen) if rewritable else _Lines(title, total, screen)
+
+
+class _Silent:
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def update(self, done: int, label: str) -> None:
+        return None
+
+
+class _Bar(_Silent):
+    """A bar with bytes, rate and time to go, which vanishes when it is left."""
+
+    def __init__(self, title: str, total: int, screen: Screen) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        console = Console(file=screen.stream, no_color=not screen.look.colour, highlight=False)
+        self._progress: Progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            refresh_per_second=_FRAMES_PER_SECOND,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._title = title
+        self._task: TaskID = self._progress.add_task(title, total=total)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, label: str) -> None:
+        self._progress.update(self._task, completed=done)
+
+
+class _Lines(_Silent):
+    """A line every few seconds; none for what is over sooner."""
+
+    def __init__(self, title: str, total: int, screen: Screen) -> None:
+        self._title, self._total, self._screen = title, max(total, 1), screen
+        self._started = self._told = time.monotonic()
+
+    def update(self, done: int, label: str) -> None:
+        now = time.monotonic()
+        if now - self._told < _LINE_SECONDS:
+            return
+        self._told = now
+        rate = done / (now - self._started)
+        left = f", {duration((self._total - done) / rate)} to go" if rate > 0 else ""
+        self._screen.notice(
+            f"{self._title}: {100 * done // self._total} % ({data_size(done)} of {data_size(self._total)}, "
+            f"{data_size(rate)}/s{left})"
+        )
+
+
+def data_size(count: float) -> str:
+    """``count`` bytes for people, in powers of ten: 1.5 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` for people: 4 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

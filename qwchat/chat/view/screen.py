@@ -1,0 +1,55 @@
+"""Standard error: notices, hints, answers to commands, figures and errors, each with its look."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TextIO
+
+from qwchat.chat.view.terminal import DIM, RED, Look, harmless
+
+
+class Screen:
+    """Writes whole lines to ``stream``. A stream that cannot be written is not worth failing for.
+
+    Args:
+        stream: standard error.
+        look: what it can show.
+        quiet: leave out notices and statistics; hints, answers and errors stay.
+    """
+
+    def __init__(self, stream: TextIO, look: Look, *, quiet: bool = False) -> None:
+        self.stream = stream
+        self.look = look
+        self.quiet = quiet
+
+    def notice(self, text: str) -> None:
+        """Something worth knowing that needs no action."""
+        if not self.quiet:
+            self._line(f"qwchat: {text}", DIM)
+
+    def statistics(self, text: str) -> None:
+        """The figures of a reply."""
+        if not self.quiet:
+            self._line(text, DIM)
+
+    def hint(self, text: str) -> None:
+        """The answer to a key, or advice."""
+        self._line(text, DIM)
+
+    def answer(self, text: str) -> None:
+        """The answer to a command."""
+        self._line(text, None)
+
+    def error(self, text: str) -> None:
+        """What went wrong, on one line."""
+        line = " ".join(text.split())
+        self._write(self.look.styled("qwchat: error:", RED) + " " + harmless(line) + "\n")
+
+    def _line(self, text: str, style: str | None) -> None:
+        shown = harmless(text)
+        self._write((self.look.styled(shown, style) if style else shown) + "\n")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed.
+            self.stream.write(text)
+            self.stream.flush()

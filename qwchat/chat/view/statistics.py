@@ -1,0 +1,34 @@
+"""The line of figures after a reply."""
+
+from __future__ import annotations
+
+from qwchat.events import Done
+
+
+def statistics_line(done: Done, *, sampled: bool) -> str:
+    """Time to first token, prefill rate with the cached part, decode rate, context used, seed where it mattered."""
+    stats = done.stats
+    cached = f"{stats.cached_tokens:,} of " if stats.cached_tokens else ""
+    prompt = f"{cached}{stats.prompt_tokens:,} {'cached' if cached else 'tokens'}"
+    parts = [f"{stats.time_to_first_token:.2f} s to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
+    if stats.decode_rate:
+        parts.append(f"decode {_rate(stats.decode_rate)}")
+    parts.append(f"context {stats.context_used:,}/{stats.context:,}")
+    if sampled:
+        parts.append(f"seed {done.seed}")
+    return " · ".join(parts)
+
+
+def ending_notice(done: Done, max_tokens: int | None) -> str | None:
+    """Why a reply is shorter than the model would have it; None where the model ended it."""
+    if done.finish_reason == "length":
+        limit = f"--max-tokens {max_tokens:,}" if max_tokens is not None else "the token limit"
+        return f"the reply was cut at {limit}"
+    if done.finish_reason == "context":
+        return f"the reply was cut: the context of {done.stats.context:,} tokens is full"
+    return None
+
+
+def _rate(tokens_per_second: float) -> str:
+    digits = 0 if tokens_per_second >= 100 else 1
+    return f"{tokens_per_second:,.{digits}f} tok/s"

@@ -1,0 +1,120 @@
+"""``qwchat -p``: one question, one answer (or several), and the bare ``qwchat``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qwchat.chat.controls import Controls
+from qwchat.chat.session import Session, fresh_seed
+from qwchat.chat.turn import play
+from qwchat.chat.view.reply import Rendering, ReplyView
+from qwchat.chat.view.statistics import ending_notice, statistics_line
+from qwchat.chat.view.status import PrefillStatus
+from qwchat.cli import report
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import ReplyOptions
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams, read_file, read_piped, stdin_is_terminal
+from qwchat.errors import UsageError
+from qwchat.events import Done
+from qwchat.models_folder import Located
+
+if TYPE_CHECKING:
+    from qwchat.api import Model
+
+
+def run(options: ReplyOptions, services: Services) -> int:
+    """Answer the prompt; without one, chat on a terminal. Returns the exit code."""
+    if options.prompt is None and stdin_is_terminal():
+        from qwchat.cli import chat
+
+        return chat.converse(options, services)
+    options.check()
+    prompt = question(options)
+    streams = Streams(options.color, quiet=options.quiet)
+    located, model = open_model(options, services, streams)
+    with model:
+        return _answer(options, prompt, located, model, streams)
+
+
+def question(options: ReplyOptions) -> str:
+    """The whole question: files, then what is piped in, then the prompt, with blank lines between.
+
+    Raises UsageError where nothing is left of it.
+    """
+    from_pipe = options.prompt == "-" or not stdin_is_terminal()
+    parts = [read_file(path) for path in options.file or ()]
+    if from_pipe:
+        parts.append(read_piped())
+    if options.prompt not in (None, "-"):
+        parts.append(options.prompt or "")
+    text = "\n\n".join(part for part in parts if part.strip())
+    if not text:
+        raise UsageError('the prompt is empty: ask something, as in qwchat -p "What can you do?"')
+    return text
+
+
+def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
+    """Find the model, convert it if it is a checkpoint, and load it."""
+    from qwchat.cli.prepare import prepare
+
+    located = prepare(options.model, streams, options.threads)
+    model = services.load(
+        located.path, threads=options.threads, context=options.ctx, device=options.device, kv=options.kv
+    )
+    return located, model
+
+
+def controls_of(options: ReplyOptions, model: Model) -> Controls:
+    """The settings of the replies: the flags over the model's own defaults."""
+    return Controls(
+        settings=model.defaults.changed(**options.sampling()),
+        seed=options.seed,
+        max_tokens=options.max_tokens,
+        stop=tuple(options.stop or ()),
+    )
+
+
+def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
+    """Where replies go: Markdown is styled on a terminal unless --render says otherwise."""
+    default: Rendering = "markdown" if streams.out_look.terminal else "plain"
+    return ReplyView(streams.out, streams.out_look, options.render or default)
+
+
+def _answer(options: ReplyOptions, prompt: str, located: Located, model: Model, streams: Streams) -> int:
+    controls = controls_of(options, model)
+    first_seed = fresh_seed() if controls.seed is None else controls.seed
+    text = None if options.json or options.jsonl else reply_view(options, streams)
+    events = report.EventWriter(streams.out) if options.jsonl else None
+    status = PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable)
+    facts = report.Facts.of(located, model)
+    answers: list[dict[str, object]] = []
+    code = ExitCode.OK
+    for number in range(options.count):
+        if number and text is not None:
+            streams.write("\n")
+        session = Session(model, replace(controls, seed=first_seed + number), options.system)
+        if events is not None:
+            events.start(report.request(facts, session.controls))
+        done = play(partial(session.ask, prompt), text, status, events.event if events else None)
+        answer = report.answer(done, session.controls, facts)
+        answers.append(answer)
+        if events is not None:
+            events.done(answer)
+        if text is not None:
+            _remark(done, session.controls, streams)
+        if done.finish_reason == "cancelled":
+            code = ExitCode.INTERRUPTED
+            break
+    if options.json:
+        streams.write(report.dumps(answers[0] if options.count == 1 else {"answers": answers}) + "\n")
+    return code
+
+
+def _remark(done: Done, controls: Controls, streams: Streams) -> None:
+    notice = ending_notice(done, controls.max_tokens)
+    if notice is not None:
+        streams.screen.notice(notice)
+    streams.screen.statistics(statistics_line(done, sampled=controls.sampled))

@@ -1,0 +1,107 @@
+"""The commands and their help, put together. Each command's work is imported when it runs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+import typer
+
+from qwchat.cli import options
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.main import guarded
+from qwchat.cli.services import Services
+from qwchat.errors import UsageError
+
+_HELP = """Talk to a quantised Qwen2 model on this machine.
+
+\b
+  qwchat                                talk to the built-in model
+  qwchat -p "What can you do?"          one answer
+  git diff | qwchat -p "Review this."   what is piped in comes before the prompt
+  qwchat convert ./Qwen2-7B-Instruct    quantise a checkpoint
+  qwchat -m Qwen2-7B-Instruct-q4        talk to it
+"""
+
+_EPILOG = """Exit codes: 0 ok, 1 runtime, 2 usage, 3 model missing or corrupt, 4 prompt does not fit, 5 out of memory,
+6 constraint not met, 130 interrupted, 141 the reader closed the pipe.
+"""
+
+# Name of the command, options, the module that does it, help.
+_COMMANDS: tuple[tuple[str, type[Any], str, str], ...] = (
+    ("chat", options.ChatOptions, "qwchat.cli.chat", "Talk to a model; what is piped in is said first."),
+    ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint."),
+    ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, size and files of a model."),
+    ("list", options.ListOptions, "qwchat.cli.list_models", "List the models on this machine."),
+    (
+        "bench",
+        options.BenchOptions,
+        "qwchat.cli.bench",
+        "Measure prefill and decode against the machine's limits.",
+    ),
+)
+
+# Where Typer's errors of parsing come from: BadParameter is a UsageError is a ClickException.
+_PARSER_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
+
+
+def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
+    """Run the command line; its exit code. Raises what the parser and the commands raise, for ``main`` to explain."""
+    try:
+        code = _app()(list(arguments), prog_name="qwchat", standalone_mode=False, obj=services or Services())
+    except _PARSER_ERROR as error:
+        raise UsageError(_sentence(error)) from error
+    return int(code or 0)
+
+
+def _sentence(error: Exception) -> str:
+    """A parser's complaint in the manner of ours: one line, lower case, with where help is."""
+    text = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+    return f"{text[:1].lower()}{text[1:]} (qwchat --help lists what there is)"
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        name="qwchat",
+        help=_HELP,
+        epilog=_EPILOG,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    version = Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ]
+    root = options.as_callback(options.ReplyOptions, _root, {"version": (version, False)})
+    app.callback(invoke_without_command=True)(root)
+    for name, kind, module, help_text in _COMMANDS:
+        run = functools.partial(_run, module)
+        app.command(name, help=help_text)(options.as_callback(kind, run))
+    return app
+
+
+def _root(context: typer.Context, given: options.ReplyOptions) -> int:
+    command = context.invoked_subcommand
+    if command is None:
+        return _run("qwchat.cli.answer", context, given)
+    if given.given():
+        raise UsageError(f"{' '.join(given.given())} stands before {command!r}: put it after, as in qwchat {command} …")
+    return ExitCode.OK
+
+
+def _run(module: str, context: typer.Context, given: Any) -> int:
+    """Run one command. Guarded here as well, since Typer has its own ideas about interrupts and closed pipes."""
+    return guarded(lambda: int(importlib.import_module(module).run(given, context.obj)), debug=given.debug)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import sys
+
+        import qwchat
+
+        sys.stdout.write(f"qwchat {qwchat.__version__}\n")
+        raise typer.Exit

@@ -1,0 +1,95 @@
+"""``qwchat chat``: a conversation on the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TextIO
+
+from qwchat.chat.commands import COMMANDS, Desk
+from qwchat.chat.controls import NAMES
+from qwchat.chat.editor import Editor, PlainReader, Reader, history_file, keys_unseen
+from qwchat.chat.loop import Chat
+from qwchat.chat.session import Session
+from qwchat.chat.view.status import PrefillStatus
+from qwchat.cli import answer
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import ChatOptions, ReplyOptions
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams, controlling_terminal, read_file, read_piped, stdin_is_terminal
+from qwchat.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where the person sits: the terminal, if any, and what a pipe brought along before."""
+
+    terminal: TextIO | None
+    piped: str
+
+
+def run(options: ChatOptions, services: Services) -> int:
+    """``qwchat chat [MODEL]``."""
+    return converse(options.merged(), services)
+
+
+def converse(options: ReplyOptions, services: Services) -> int:
+    """Talk until the person leaves; the exit code. Raises UsageError for options that make no sense in a chat."""
+    options.check()
+    for flag, given in (("--json", options.json), ("--jsonl", options.jsonl), ("--count", options.count != 1)):
+        if given:
+            raise UsageError(f"{flag} belongs to a single question: give one with -p")
+    streams = Streams(options.color, quiet=options.quiet)
+    seat = _seat(options)
+    files = "\n\n".join(read_file(path) for path in options.file or ())
+    first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
+    located, model = answer.open_model(options, services, streams)
+    with model:
+        by_line = _reads_lines(seat)
+        chat = Chat(
+            desk=Desk(Session(model, answer.controls_of(options, model), options.system), located.name),
+            reader=_reader(seat, streams, by_line=by_line),
+            view=answer.reply_view(options, streams),
+            screen=streams.screen,
+            status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
+            replying=nullcontext if seat.terminal is None else partial(keys_unseen, seat.terminal, by_line=by_line),
+            attached=files,
+        )
+        streams.screen.notice(
+            f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
+            f"context {model.engine.context:,} tokens; /help helps, Ctrl-D leaves"
+        )
+        chat.run(first or None)
+    return ExitCode.OK
+
+
+def _seat(options: ReplyOptions) -> Seat:
+    """Read the pipe, where there is one and a terminal to talk on afterwards.
+
+    Without any terminal the lines of standard input are what is said, so that a chat can be scripted.
+    """
+    if options.prompt == "-":
+        raise UsageError("-p - reads one question from standard input: in a chat, pipe it in and leave -p out")
+    if stdin_is_terminal():
+        return Seat(sys.stdin, "")
+    terminal = controlling_terminal()
+    return Seat(terminal, read_piped() if terminal is not None else "")
+
+
+def _reads_lines(seat: Seat) -> bool:
+    """Whether input comes by the line: from no terminal, from a dumb one, or with nowhere to draw an editor."""
+    drawable = any(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
+    return seat.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
+
+
+def _reader(seat: Seat, streams: Streams, *, by_line: bool) -> Reader:
+    if seat.terminal is not None and not by_line:
+        commands = [(command.name, command.summary) for command in COMMANDS]
+        return Editor(seat.terminal, commands, NAMES, history_file(), emphasis=streams.screen.look.emphasis)
+    source = seat.terminal or sys.stdin
+    if source is None:
+        raise UsageError("there is neither a terminal nor standard input to talk on")
+    return PlainReader(source, streams.screen.stream if seat.terminal is not None else None)

@@ -1,0 +1,68 @@
+"""``qwchat list``: the models on this machine."""
+
+from __future__ import annotations
+
+from qwchat import models_folder
+from qwchat.chat.view.progress import data_size
+from qwchat.chat.view.table import table
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import ListOptions
+from qwchat.cli.report import dumps
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams
+from qwchat.models_folder import Located
+
+
+def run(options: ListOptions, services: Services) -> int:
+    """List the embedded model and those in the models folder; a damaged one is listed as such."""
+    streams = Streams()
+    entries = [_entry(model) for model in models_folder.available()]
+    if options.json:
+        streams.write(dumps({"folder": str(models_folder.models_folder()), "models": entries}) + "\n")
+        return ExitCode.OK
+    if not entries:
+        streams.screen.hint(f"there are no models in {models_folder.models_folder()}")
+        return ExitCode.OK
+    rows = [
+        (
+            str(entry["name"]),
+            str(entry["preset"] or "-"),
+            "-" if entry["bits_per_weight"] is None else f"{entry['bits_per_weight']:.2f}",
+            "-" if entry["bytes"] is None else data_size(float(str(entry["bytes"]))),
+            str(entry["remark"]),
+        )
+        for entry in entries
+    ]
+    streams.write(table(("name", "preset", "bits/weight", "size", ""), rows, right=(2, 3)) + "\n")
+    return ExitCode.OK
+
+
+def _entry(model: Located) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "name": model.name,
+        "path": str(model.path),
+        "converted": model.converted,
+        "embedded": model.embedded,
+        "preset": None,
+        "bits_per_weight": None,
+        "bytes": None,
+        "remark": "",
+    }
+    if model.converted:
+        return entry | _figures(model)
+    weights = [*model.path.glob("*.safetensors")]
+    converted = models_folder.is_model(model.destination)
+    state = f"converted to {model.destination.name}" if converted else "converted on first use"
+    origin = "built in" if model.embedded else "checkpoint"
+    return entry | {"bytes": sum(path.stat().st_size for path in weights), "remark": f"{origin}, {state}"}
+
+
+def _figures(model: Located) -> dict[str, object]:
+    from quant.container import open_model
+    from quant.errors import QuantError
+
+    try:
+        folder = open_model(model.path)
+    except QuantError as error:
+        return {"remark": f"damaged: {error}"}
+    return {"preset": folder.preset, "bits_per_weight": folder.bits_per_weight, "bytes": folder.total_bytes}

@@ -1,0 +1,123 @@
+"""The entry point: runs the command line and turns whatever happens into an exit code.
+
+Nothing is imported before the guard stands, so that Ctrl-C leaves quietly from the first moment on.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from qwchat.cli.services import Services
+
+
+def main(arguments: Sequence[str] | None = None, services: Services | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    Args:
+        arguments: what follows the program's name; None takes it from the process.
+        services: what the commands need from outside; None takes the real engine.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words  # Read by hand: it must hold for errors of the parser too.
+
+    def run() -> int:
+        from qwchat.cli.app import run_app
+
+        return run_app(words, services)
+
+    sys.unraisablehook = _rearm_interrupt
+    code = guarded(run, debug=debug)
+    _ignore_interrupts()
+    sys.exit(code)
+
+
+def guarded(run: Callable[[], int], *, debug: bool) -> int:
+    """The exit code of ``run``; a failure is one line on standard error, with a traceback only where ``debug``."""
+    try:
+        code = run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+    except BrokenPipeError as error:
+        _drop_output()
+        return _code(error)
+    except MemoryError as error:
+        _tell("error: out of memory: close other programs, or use a smaller model or a shorter context (--ctx)")
+        return _code(error)
+    except Exception as error:  # noqa: BLE001  # The last line of defence: everything becomes one line and a code.
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        _tell(f"error: {_explanation(error)}")
+        return _code(error)
+
+
+def _code(error: BaseException) -> int:
+    from qwchat.cli.exit_codes import exit_code_of
+
+    return int(exit_code_of(error))
+
+
+def _explanation(error: Exception) -> str:
+    from qwchat.cli.exit_codes import is_expected
+
+    if is_expected(error):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return f"a bug: {type(error).__name__}: {error} (--debug shows the traceback)"
+
+
+def _tell(text: str) -> None:
+    from qwchat.chat.view.terminal import harmless
+
+    try:
+        sys.stderr.write(f"qwchat: {harmless(' '.join(text.split()))}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # Nobody listens: closed, broken or absent standard error.
+        return
+
+
+def _drop_output() -> None:
+    """Let what is still buffered for a closed pipe vanish, so that Python does not complain at its end."""
+    import os
+
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            try:
+                os.dup2(nowhere, stream.fileno())
+            except (OSError, ValueError, AttributeError):
+                continue
+
+
+def _rearm_interrupt(unraisable: Any) -> None:
+    """A Ctrl-C that falls into a finaliser cannot be raised there: raise it where the program goes on."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        import _thread
+
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _ignore_interrupts() -> None:
+    """The exit code stands: a late Ctrl-C changes nothing and prints nothing."""
+    import signal
+
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # Not in the main thread, where Ctrl-C does not arrive anyway.
+        return

@@ -1,0 +1,93 @@
+"""From MODEL, as a person gives it, to a folder that can be opened; a checkpoint is converted on its first use."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from qwchat import models_folder
+from qwchat.cli.streams import Streams
+from qwchat.errors import QwchatError
+from qwchat.models_folder import Located
+
+_POLL_SECONDS = 0.1
+
+
+def prepare(model: str | None, streams: Streams, threads: int | None = None) -> Located:
+    """The model that ``model`` names, converted.
+
+    A checkpoint's conversion is kept in the models folder and made anew, with a notice, where the checkpoint has
+    changed since. Processes that want the same conversion at the same time wait for one another. Raises ModelError
+    where there is no such model, QwchatError where the models folder cannot be written, and what the conversion raises.
+    """
+    found = models_folder.locate(model)
+    if found.converted:
+        return found
+    from quant.checkpoint import Checkpoint
+
+    with Checkpoint.open(found.path) as checkpoint:
+        fingerprint = checkpoint.fingerprint
+    if not _is_current(found.destination, fingerprint):
+        _make_folder(found.destination.parent)
+        _convert_or_wait(found, fingerprint, streams, threads)
+    return Located(found.destination.name, found.destination, converted=True, embedded=found.embedded)
+
+
+def _is_current(destination: Path, fingerprint: str) -> bool:
+    """Whether ``destination`` is a model made from the checkpoint with ``fingerprint``."""
+    if not models_folder.is_model(destination):
+        return False
+    from quant.container import open_model
+    from quant.errors import ContainerError
+
+    try:
+        return open_model(destination).source_fingerprint == fingerprint
+    except ContainerError:
+        return False  # Damaged: it is made anew.
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QwchatError(
+            f"cannot make the models folder {folder}: {error.strerror}; set QWCHAT_MODELS to another folder"
+        ) from error
+
+
+def _convert_or_wait(found: Located, fingerprint: str, streams: Streams, threads: int | None) -> None:
+    """Convert, unless another process is at it: then wait until it is done or gone."""
+    from quant.errors import DestinationBusyError
+
+    waiting = False
+    while not _is_current(found.destination, fingerprint):
+        try:
+            _convert(found, streams, threads)
+        except DestinationBusyError:
+            if not waiting:
+                streams.screen.notice(f"another qwchat is converting {found.name}: waiting for it")
+            waiting = True
+            time.sleep(_POLL_SECONDS)
+
+
+def _convert(found: Located, streams: Streams, threads: int | None) -> None:
+    """Convert once, going on with what an earlier attempt left if it fits."""
+    from quant import convert
+    from quant.errors import DestinationBusyError, UsageError
+    from qwchat.cli.following import follow
+
+    again = models_folder.is_model(found.destination)
+    reason = (
+        "has changed since it was converted, or the conversion is damaged; converting it" if again else "is converted"
+    )
+    streams.screen.notice(f"{found.name} {reason} once, into {found.destination}")
+    for resume in (True, False):
+        events = convert(found.path, found.destination, resume=resume, force=again, threads=threads)
+        try:
+            follow(events, f"converting {found.name}", streams, show_notices=False)
+            return
+        except DestinationBusyError:
+            raise
+        except UsageError:
+            if not resume:  # What was left belongs to another version of the checkpoint: begin anew.
+                raise

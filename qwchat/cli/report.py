@@ -1,0 +1,97 @@
+"""What programs read: a reply as one JSON object, or its events one per line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from qwchat.chat.controls import Controls
+from qwchat.events import Done, Prefilled, TextEvent, TextStep
+from qwchat.models_folder import Located
+
+if TYPE_CHECKING:
+    from qwchat.api import Model
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Which model answers: its name, its folder, the short fingerprint of its weights, its format."""
+
+    name: str
+    path: str
+    fingerprint: str
+    preset: str
+    bits_per_weight: float
+
+    @classmethod
+    def of(cls, located: Located, model: Model) -> Facts:
+        """The facts of an opened model."""
+        folder = model.folder
+        return cls(located.name, str(located.path), folder.fingerprint, folder.preset, round(folder.bits_per_weight, 4))
+
+
+def dumps(value: object) -> str:
+    """JSON on one line, in UTF-8 rather than escapes."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def request(facts: Facts, controls: Controls) -> dict[str, object]:
+    """What is asked of which model."""
+    settings = {**asdict(controls.settings), "max_tokens": controls.max_tokens, "stop": list(controls.stop)}
+    return {"model": asdict(facts), "settings": settings, "seed": controls.seed}
+
+
+def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
+    """A reply and how it came about.
+
+    Counts are in tokens, timings in seconds and tokens per second. ``truncated`` says that a limit cut the reply:
+    finish_reason "length" or "context".
+    """
+    stats = done.stats
+    return {
+        "text": done.text,
+        "finish_reason": done.finish_reason,
+        "truncated": done.finish_reason in ("length", "context"),
+        "tokens": {
+            "prompt": stats.prompt_tokens,
+            "cached": stats.cached_tokens,
+            "generated": stats.generated_tokens,
+            "context": stats.context,
+            "context_used": stats.context_used,
+        },
+        "timings": {
+            "time_to_first_token": round(stats.time_to_first_token, 6),
+            "prefill_seconds": round(stats.prefill_seconds, 6),
+            "decode_seconds": round(stats.decode_seconds, 6),
+            "prefill_tokens_per_second": round(stats.prefill_rate, 3),
+            "decode_tokens_per_second": round(stats.decode_rate, 3),
+        },
+        **request(facts, controls),
+    }
+
+
+class EventWriter:
+    """Writes events to ``out`` as they happen: start, prefill, text, done."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def start(self, asked: dict[str, object]) -> None:
+        """A reply begins."""
+        self._write({"event": "start", **asked})
+
+    def event(self, event: TextEvent) -> None:
+        """Something happened on the way."""
+        if isinstance(event, Prefilled):
+            self._write({"event": "prefill", **asdict(event)})
+        elif isinstance(event, TextStep):
+            self._write({"event": "text", **asdict(event)})
+
+    def done(self, reply: dict[str, object]) -> None:
+        """The reply is over."""
+        self._write({"event": "done", **reply})
+
+    def _write(self, value: dict[str, object]) -> None:
+        self._out.write(dumps(value) + "\n")
+        self._out.flush()

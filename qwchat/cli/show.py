@@ -1,0 +1,206 @@
+"""``qwchat show``: what a model consists of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qwchat import models_folder
+from qwchat.chat.view.progress import data_size
+from qwchat.chat.view.table import pairs, table
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import ShowOptions
+from qwchat.cli.report import dumps
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams
+from qwchat.models_folder import Located
+
+if TYPE_CHECKING:
+    from quant.config import ModelConfig
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor as it is stored; ``error`` is its relative quantisation error, None for a checkpoint."""
+
+    name: str
+    format: str
+    group_size: int
+    shape: tuple[int, ...]
+    nbytes: int
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model or a checkpoint, taken apart. ``stored_bytes`` are those of all weights in their file or files."""
+
+    located: Located
+    config: ModelConfig
+    facts: dict[str, object]
+    tensors: tuple[Tensor, ...]
+    stored_bytes: int
+    files: dict[str, int]
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the whole model, a tied head counted once."""
+        from quant.config import parameter_count
+
+        return parameter_count(self.config)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per parameter of the whole model."""
+        return 8 * self.stored_bytes / self.parameters
+
+
+def run(options: ShowOptions, services: Services) -> int:
+    """Show a model, or a checkpoint where it has not been converted yet."""
+    streams = Streams()
+    located = models_folder.locate(options.model)
+    if not located.converted and models_folder.is_model(located.destination):
+        located = Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
+    anatomy = _of_model(located) if located.converted else _of_checkpoint(located)
+    streams.write((dumps(_as_data(anatomy)) if options.json else _as_text(anatomy)) + "\n")
+    return ExitCode.OK
+
+
+def _of_model(located: Located) -> Anatomy:
+    from quant.container import open_model
+
+    folder = open_model(located.path)
+    entries = folder.manifest["tensors"]
+    tensors = tuple(
+        Tensor(
+            name,
+            entry["format"],
+            entry["group_size"],
+            tuple(entry["shape"]),
+            sum(part["nbytes"] for part in entry["parts"].values()),
+            entry["relative_error"],
+        )
+        for name, entry in entries.items()
+    )
+    facts = {
+        "preset": folder.preset,
+        "settings": folder.manifest["settings"],
+        "source": folder.manifest["source"],
+        "fingerprint": folder.fingerprint,
+    }
+    return Anatomy(located, folder.config, facts, tensors, folder.total_bytes, _files(located))
+
+
+def _of_checkpoint(located: Located) -> Anatomy:
+    from quant.checkpoint import Checkpoint
+    from quant.config import ModelConfig
+
+    config = ModelConfig.from_folder(located.path)
+    with Checkpoint.open(located.path) as checkpoint:
+        tensors = tuple(
+            Tensor(name, checkpoint.dtype(name), 0, checkpoint.shape(name), checkpoint.nbytes(name), None)
+            for name in checkpoint.names
+        )
+        facts = {"preset": None, "settings": None, "source": None, "fingerprint": checkpoint.fingerprint[:16]}
+        return Anatomy(located, config, dict(facts), tensors, checkpoint.total_bytes, _files(located))
+
+
+def _files(located: Located) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if path.is_file()}
+
+
+def _as_data(anatomy: Anatomy) -> dict[str, object]:
+    config = anatomy.config
+    return {
+        "name": anatomy.located.name,
+        "path": str(anatomy.located.path),
+        "converted": anatomy.located.converted,
+        **anatomy.facts,
+        "bits_per_weight": anatomy.bits_per_weight,
+        "parameters": anatomy.parameters,
+        "bytes": anatomy.stored_bytes,
+        "config": {
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_layers": config.num_layers,
+            "num_heads": config.num_heads,
+            "num_kv_heads": config.num_kv_heads,
+            "head_dim": config.head_dim,
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.max_position_embeddings,
+            "tie_word_embeddings": config.tie_word_embeddings,
+        },
+        "tensors": [
+            {
+                "name": tensor.name,
+                "format": tensor.format,
+                "group_size": tensor.group_size,
+                "shape": list(tensor.shape),
+                "bytes": tensor.nbytes,
+                "relative_error": tensor.error,
+            }
+            for tensor in anatomy.tensors
+        ],
+        "files": anatomy.files,
+    }
+
+
+def _as_text(anatomy: Anatomy) -> str:
+    config, located = anatomy.config, anatomy.located
+    made: Any = anatomy.facts["source"]
+    kind = f"preset {anatomy.facts['preset']}" if located.converted else "checkpoint, not converted yet"
+    facts = [
+        ("model", f"{located.name} ({kind})"),
+        ("folder", str(located.path)),
+        *([("made from", f"{made['name']}, {data_size(made['bytes'])}")] if located.converted else []),
+        ("fingerprint", str(anatomy.facts["fingerprint"])),
+        ("weights", f"{anatomy.parameters:,} in {anatomy.stored_bytes:,} bytes"),
+        ("bits per weight", f"{anatomy.bits_per_weight:.4f}"),
+        (
+            "shape",
+            f"{config.num_layers} layers, hidden {config.hidden_size}, intermediate {config.intermediate_size}, "
+            f"{config.num_heads} heads and {config.num_kv_heads} KV heads of {config.head_dim}",
+        ),
+        ("vocabulary", f"{config.vocab_size:,}, {'tied' if config.tie_word_embeddings else 'with a head of its own'}"),
+        ("context", f"{config.max_position_embeddings:,}"),
+        ("files", ", ".join(f"{name} ({data_size(size)})" for name, size in anatomy.files.items())),
+    ]
+    return f"{pairs(facts)}\n\n{_tensor_table(anatomy.tensors)}"
+
+
+def _tensor_table(tensors: Iterable[Tensor]) -> str:
+    """Tensors of the same role, shape and format in one row, with the numbers of their layers."""
+    groups: dict[tuple[str, str, tuple[int, ...]], list[Tensor]] = {}
+    for tensor in tensors:
+        role = _LAYER.sub(".layers.*.", tensor.name).removeprefix("model.")
+        groups.setdefault((role, tensor.format, tensor.shape), []).append(tensor)
+    rows = []
+    for (role, kind, shape), members in groups.items():
+        layers = [int(match[1]) for tensor in members if (match := _LAYER.search(tensor.name))]
+        errors = [tensor.error for tensor in members if tensor.error is not None]
+        rows.append(
+            (
+                role,
+                _ranges(layers),
+                kind,
+                " × ".join(map(str, shape)),
+                f"{sum(tensor.nbytes for tensor in members):,}",
+                f"{sum(errors) / len(errors):.4f}" if errors else "",
+            )
+        )
+    return table(("tensor", "layers", "format", "shape", "bytes", "error"), rows, right=(4, 5))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Whole numbers for people: 0-3, 7, 24-27."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

@@ -1,0 +1,164 @@
+"""Where models are: names, the models folder, the embedded model.
+
+MODEL, as a person gives it, is a model folder, a name, or the folder of a Hugging Face checkpoint. A name is looked for
+in the models folder first; "mini" is the embedded model, and so what is meant where nothing is said. A text with a path
+separator is always a path. Nothing is converted or loaded here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwchat.errors import ModelError
+
+EMBEDDED_NAME = "mini"
+CONVERTED_SUFFIX = "-q4"
+
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKPOINT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model that was found.
+
+    Attributes:
+        name: what it is called.
+        path: its folder.
+        converted: True for a model folder that can be opened, False for a checkpoint that is to be converted first.
+        embedded: whether it came with the program.
+    """
+
+    name: str
+    path: Path
+    converted: bool
+    embedded: bool = False
+
+    @property
+    def destination(self) -> Path:
+        """Where a checkpoint's conversion goes: the models folder, under the checkpoint's name and ``-q4``."""
+        return models_folder() / f"{self.name}{CONVERTED_SUFFIX}"
+
+
+def source_checkout() -> Path | None:
+    """The root of the source checkout that this package is run from; None for an installed package."""
+    root = _PACKAGE.parent
+    return root if (root / "pyproject.toml").is_file() and (root / "models").is_dir() else None
+
+
+def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of converted models; it need not exist yet.
+
+    QWCHAT_MODELS, or ``models`` of a source checkout, or the platform's folder for a user's data.
+    """
+    if environment.get("QWCHAT_MODELS"):
+        return Path(environment["QWCHAT_MODELS"]).expanduser()
+    checkout = source_checkout()
+    if checkout is not None:
+        return checkout / "models"
+    import platformdirs
+
+    return platformdirs.user_data_path("qwchat", appauthor=False) / "models"
+
+
+def embedded_checkpoint() -> Path:
+    """The checkpoint of the embedded model: inside the installed package, or in ``models`` of a source checkout."""
+    installed = _PACKAGE / "embedded" / EMBEDDED_NAME
+    checkout = source_checkout()
+    return installed if checkout is None or installed.is_dir() else checkout / "models" / EMBEDDED_NAME
+
+
+def is_model(folder: Path) -> bool:
+    """Whether ``folder`` claims to be a converted model."""
+    return (folder / "manifest.json").is_file()
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` claims to be a Hugging Face checkpoint."""
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in _CHECKPOINT_FILES)
+
+
+def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Located:
+    """The model that ``model`` names; None means QWCHAT_MODEL, or the embedded model.
+
+    Raises ModelError where there is none, with the closest names, and where a folder is neither a model nor a
+    checkpoint.
+    """
+    wanted = model or environment.get("QWCHAT_MODEL") or EMBEDDED_NAME
+    if not _is_path(wanted):
+        found = _by_name(wanted)
+        if found is not None:
+            return found
+    path = Path(wanted).expanduser()
+    if path.is_dir():
+        return _by_path(path)
+    raise ModelError(_nowhere(wanted))
+
+
+def available() -> list[Located]:
+    """The models on this machine by name: those in the models folder, and the embedded one."""
+    found = {}
+    folder = models_folder()
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if not path.name.startswith(".") and (is_model(path) or is_checkpoint(path)):
+                found[path.name] = Located(path.name, path, is_model(path))
+    embedded = _embedded()
+    if embedded is not None and not (EMBEDDED_NAME in found and found[EMBEDDED_NAME].converted):
+        found[EMBEDDED_NAME] = embedded
+    return [found[name] for name in sorted(found)]
+
+
+def name_of(folder: Path) -> str:
+    """What the model in ``folder`` is called: the folder's name, or the repository's in the Hugging Face cache."""
+    resolved = folder.resolve()
+    if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
+        return resolved.parent.parent.name.split("--")[-1]
+    return resolved.name
+
+
+def _is_path(text: str) -> bool:
+    separators = [separator for separator in (os.sep, os.altsep) if separator]
+    return text in (".", "..") or text.startswith("~") or any(separator in text for separator in separators)
+
+
+def _by_name(name: str) -> Located | None:
+    path = models_folder() / name
+    if is_model(path):
+        return Located(name, path, converted=True)
+    if name == EMBEDDED_NAME and _embedded() is not None:
+        return _embedded()
+    return Located(name, path, converted=False) if is_checkpoint(path) else None
+
+
+def _embedded() -> Located | None:
+    path = embedded_checkpoint()
+    return Located(EMBEDDED_NAME, path, converted=False, embedded=True) if is_checkpoint(path) else None
+
+
+def _by_path(path: Path) -> Located:
+    if is_model(path):
+        return Located(name_of(path), path, converted=True)
+    if is_checkpoint(path):
+        return Located(name_of(path), path, converted=False)
+    if any(path.glob("*.gguf")):
+        raise ModelError(f"{path} holds GGUF files, which cannot be read yet: give the original checkpoint")
+    raise ModelError(
+        f"{path} is neither a converted model (manifest.json) nor a checkpoint (config.json and model.safetensors): "
+        "give another folder"
+    )
+
+
+def _nowhere(wanted: str) -> str:
+    if _is_path(wanted):
+        return f"there is no folder {wanted}: give the folder of a model or a checkpoint, or a name from qwchat list"
+    names = [model.name for model in available()]
+    close = difflib.get_close_matches(wanted, names, n=1)
+    if close:
+        return f"there is no model {wanted!r}: did you mean {close[0]}?"
+    known = "there are " + ", ".join(names) if names else f"there are none in {models_folder()}"
+    return f"there is no model {wanted!r}: {known}; or give the folder of a model or a checkpoint"

@@ -1,0 +1,116 @@
+"""A model that follows a script instead of weights, with the surface that chat and command line use."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from qwchat.errors import NonFiniteLogitsError, PromptTooLongError
+from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep
+from qwchat.messages import Message
+from qwchat.sampling import SamplingSettings
+
+CHUNK = 128
+
+
+@dataclass
+class FakeModel:
+    """Answers with ``replies`` in turn, or repeats what was said; a token is a word with the white space after it.
+
+    ``token_seconds`` and ``chunk_seconds`` make it take its time; ``failing`` raises NonFiniteLogitsError after three
+    tokens. Every call is kept in ``asked``.
+    """
+
+    replies: Sequence[str] = ()
+    token_seconds: float = 0.0
+    chunk_seconds: float = 0.0
+    context_size: int = 2048
+    failing: bool = False
+    asked: list[list[Message]] = field(default_factory=list)
+    calls: list[dict[str, object]] = field(default_factory=list)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.defaults = SamplingSettings()
+        self.engine = SimpleNamespace(context=self.context_size, threads=2)
+        self.folder = SimpleNamespace(fingerprint="0123abcd", preset="q4", bits_per_weight=4.875)
+        self._words: list[str] = []
+        self._cached = 0
+
+    def __enter__(self) -> FakeModel:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self._words[token_id] for token_id in token_ids)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        settings: SamplingSettings | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        cancel: Callable[[], bool] | None = None,
+    ) -> Iterator[TextEvent]:
+        self.asked.append([dict(message) for message in messages])
+        self.calls.append({"settings": settings, "max_tokens": max_tokens, "seed": seed, "stop": tuple(stop)})
+        tokens = sum(len(_words(message["content"])) + 1 for message in messages)
+        if tokens >= self.context_size:
+            raise PromptTooLongError(tokens, self.context_size)
+        return self._events(messages, tokens, max_tokens, seed or 0, stop, cancel or (lambda: False))
+
+    def _events(
+        self,
+        messages: Sequence[Message],
+        total: int,
+        max_tokens: int | None,
+        seed: int,
+        stop: Sequence[str],
+        cancel: Callable[[], bool],
+    ) -> Iterator[TextEvent]:
+        cached, said, ids = min(self._cached, total - 1), "", []
+        reason: FinishReason = "stop"
+        for done in [*range(cached + CHUNK, total, CHUNK), total]:
+            time.sleep(self.chunk_seconds)
+            if cancel():
+                reason = "cancelled"
+                break
+            yield Prefilled(done, total, cached)
+        for word in self._reply(messages) if reason == "stop" else ():
+            if cancel():
+                reason = "cancelled"
+                break
+            if (max_tokens is not None and len(ids) == max_tokens) or total + len(ids) == self.context_size:
+                reason = "length" if len(ids) == max_tokens else "context"
+                break
+            if self.failing and len(ids) == 3:
+                raise NonFiniteLogitsError("the model produced NaN at token 4: convert it again")
+            time.sleep(self.token_seconds)
+            self._words.append(word)
+            ids.append(len(self._words) - 1)
+            cut = min((word.index(text) for text in stop if text in word), default=None)
+            said += word[:cut]
+            yield TextStep(word[:cut], ids[-1])
+            if cut is not None:
+                break
+        self._cached = total + len(ids)
+        stats = Stats(total, cached, len(ids), 0.5, 0.25, 0.125, self.context_size)
+        yield Done(reason, stats, said, tuple(ids), seed)
+
+    def _reply(self, messages: Sequence[Message]) -> list[str]:
+        number = len(self.asked) - 1
+        return _words(self.replies[number % len(self.replies)] if self.replies else f"echo: {messages[-1]['content']}")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s*\S+\s*?(?=\s|$)|\s+", text)

@@ -1,0 +1,105 @@
+"""The chat in a pseudo-terminal: keys go in, the screen is what a person sees."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pexpect
+import pyte
+
+from tests.cli.runs import FAKE, environment
+
+ROWS, COLUMNS = 40, 100
+PATIENCE_SECONDS = 20.0
+
+
+class Terminal:
+    """A process in a pseudo-terminal of fixed size and the screen it draws, with everything that scrolled away."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        models: Path,
+        variables: dict[str, str] | None = None,
+        command: list[str] | None = None,
+        **script: Any,
+    ) -> None:
+        self._screen = pyte.HistoryScreen(COLUMNS, ROWS, history=10_000, ratio=0.5)
+        self._stream = pyte.ByteStream(self._screen)
+        self.raw = b""
+        program = command or [sys.executable, str(FAKE), *arguments]
+        self.process = pexpect.spawn(
+            program[0],
+            program[1:],
+            env=environment(models, **script) | (variables or {}),
+            dimensions=(ROWS, COLUMNS),
+            timeout=PATIENCE_SECONDS,
+        )
+        self.process.delaybeforesend = None
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.close(force=True)
+
+    @property
+    def text(self) -> str:
+        """What is on the screen and above it, without trailing blanks."""
+        rows = [*self._screen.history.top, *(self._screen.buffer[row] for row in range(ROWS))]
+        lines = ["".join(row[column].data for column in range(COLUMNS)).rstrip() for row in rows]
+        return "\n".join(lines).rstrip()
+
+    def type(self, keys: str) -> None:
+        """Press keys: \\r is Enter, \\n is Ctrl-J, \\x03 is Ctrl-C, \\x04 is Ctrl-D."""
+        self.process.send(keys)
+
+    def wait(self, *texts: str) -> str:
+        """Read until every one of ``texts`` is on the screen; the screen."""
+        return self.wait_until(lambda: all(text in self.text for text in texts), f"{texts} to appear")
+
+    def wait_until(self, reached: Callable[[], bool], what: str) -> str:
+        """Read until ``reached`` says so; the screen. Fails with the screen after a while."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not reached():
+            if time.monotonic() > end:
+                raise AssertionError(f"waited in vain for {what}; the screen shows:\n{self.text}")
+            self._read(0.05)
+        return self.text
+
+    def prompt(self) -> str:
+        """Read until an empty prompt is the last line; the screen."""
+        return self.wait_until(lambda: self.text.splitlines()[-1:] == [">"], "the prompt")
+
+    def end(self) -> int | None:
+        """Read to the end of the process; its exit code."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while self._read(0.2):
+            if time.monotonic() > end:
+                raise AssertionError(f"waited in vain for the end; the screen shows:\n{self.text}")
+        self.process.wait()
+        return self.process.exitstatus
+
+    def _read(self, seconds: float) -> bool:
+        try:
+            data = self.process.read_nonblocking(65536, seconds)
+        except pexpect.TIMEOUT:
+            return True
+        except pexpect.EOF:
+            return False
+        self.raw += data
+        self._answer_queries(data)
+        self._stream.feed(data)
+        return True
+
+    def _answer_queries(self, data: bytes) -> None:
+        """What a real terminal answers when it is asked where the cursor is."""
+        for _ in range(data.count(b"\x1b[6n")):
+            self.process.send(f"\x1b[{self._screen.cursor.y + 1};{self._screen.cursor.x + 1}R")

@@ -1,0 +1,232 @@
+"""The chat as a person sees it, in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+from tests.chat.pty import Terminal
+
+BANNER = "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves"
+SLOW_REPLY = " ".join(f"word{number}" for number in range(200))
+
+
+def figures(prompt: str, rate: str, decode: str, used: int) -> str:
+    """The line after a reply of the scripted model."""
+    return f"0.12 s to first token · prefill {rate} tok/s ({prompt}){decode} · context {used}/2,048"
+
+
+def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, replies=["Good **day**.", "```py\nx = 1\n```\n"]) as terminal:
+        terminal.prompt()
+        terminal.type("hello there\r")
+        terminal.prompt()
+        terminal.type("one\ntwo\x1b\rthree\r")
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+        assert terminal.text.splitlines() == [
+            BANNER,
+            "> hello there",
+            "Good **day**.",
+            figures("3 tokens", "6.0", " · decode 4.0 tok/s", 5),
+            "> one",
+            "  two",
+            "  three",
+            "```py",
+            "x = 1",
+            "```",
+            figures("5 of 10 cached", "10.0", " · decode 20.0 tok/s", 16),
+            ">",
+        ]
+        assert b"\x1b[1m**day**\x1b[0m." in terminal.raw
+        assert b"\x1b[36mx = 1\x1b[0m" in terminal.raw
+
+
+def test_ctrl_c_stops_the_reply_keeps_what_was_said_and_stays(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, replies=[SLOW_REPLY, "Fine."], token_seconds=0.05) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word3")
+        terminal.type("\x03")
+        terminal.wait("stopped; what was said is kept")
+        terminal.prompt()
+        assert "word199" not in terminal.text
+        assert "^C" not in terminal.text
+        said = next(line for line in terminal.text.splitlines() if line.startswith("word0"))
+        terminal.type("go on\r")
+        terminal.wait("Fine.")
+        terminal.prompt()
+        terminal.type(f"/save {tmp_path}/talk.json\r")
+        terminal.wait("saved to")
+        messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+        assert messages[1]["content"].startswith(said.rstrip())
+
+
+def test_ctrl_c_while_the_prompt_is_read_leaves_no_trace_but_retry(tmp_path: Path) -> None:
+    long_question = "word " * 600
+    with Terminal("chat", models=tmp_path, chunk_seconds=0.3, replies=["First.", "Second."]) as terminal:
+        terminal.prompt()
+        terminal.type(f"\x1b[200~{long_question}\x1b[201~")
+        terminal.type("\r")
+        terminal.wait("reading the prompt:")
+        terminal.type("\x03")
+        terminal.wait("stopped before a word was said; /retry asks again")
+        terminal.prompt()
+        assert "reading the prompt:" not in terminal.text
+        terminal.type("/retry\r")
+        terminal.wait("Second.")
+
+
+def test_ctrl_c_at_the_prompt_only_hints(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("half a th\x03")
+        terminal.wait("Ctrl-D or /quit leaves")
+        terminal.prompt()
+        terminal.type("still here\r")
+        terminal.wait("echo: still here")
+
+
+def test_keys_typed_during_a_reply_wait_for_the_prompt(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, replies=[SLOW_REPLY[:60], "ok"], token_seconds=0.05) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word2")
+        terminal.type("my draft")
+        screen = terminal.wait("> my draft")
+        assert SLOW_REPLY[:60].rstrip() in screen
+
+
+def test_enter_and_ctrl_d_during_a_reply_count_at_the_prompt(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[SLOW_REPLY[:60], "ok"], token_seconds=0.05) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word2")
+        terminal.type("next\r\x04")
+        assert terminal.end() == 0
+        assert terminal.text.splitlines() == ["> count", SLOW_REPLY[:60].rstrip(), "> next", "ok", ">"]
+
+
+def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
+    with Terminal("chat", "-s", "Be brief.", models=tmp_path) as terminal:
+        terminal.prompt()
+        for command, answer in (
+            ("/system", "Be brief."),
+            ("/system Be kind.", "this system prompt holds from the next message on"),
+            ("/set temp 0.5", "temp 0.5"),
+            ("/set temp", "temp 0.5"),
+            ("/set temp 9", "qwchat: error: --temp must be "),
+            ("/set tmp 1", "qwchat: error: there is no setting 'tmp': did you mean temp?"),
+            ("/set seed 5", "seed 5"),
+            ("/hlep", "qwchat: error: there is no command /hlep: did you mean /help?"),
+            ("/retry", "qwchat: error: nothing was asked yet, so there is nothing to retry"),
+            ("/save", "qwchat: error: /save needs the name of a file, as in /save talk.md"),
+            ("/help", "Alt-Enter, Ctrl-J  break the line"),
+            ("//help", "echo: /help"),
+            ("/usr/bin is a message", "echo: /usr/bin is a message"),
+            ("/clear", "the conversation is forgotten"),
+            (f"/save {tmp_path}/x.md", "qwchat: error: nothing was said yet, so there is nothing to save"),
+        ):
+            terminal.type(command + "\r")
+            terminal.wait(answer)
+            terminal.prompt()
+        assert "seed 5" in terminal.text
+        terminal.type("/quit\r")
+        assert terminal.end() == 0
+
+
+def test_tab_completes_commands_and_settings(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("/he\t")
+        terminal.wait("> /help")
+        terminal.type("\x15/set presence\t")
+        terminal.wait("> /set presence-penalty")
+
+
+def test_history_is_kept_and_private(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("remember me\r")
+        terminal.wait("echo: remember me")
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    history = tmp_path / "home" / "qwchat" / "history"
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+    with Terminal("chat", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("\x1b[A")
+        terminal.wait("> remember me")
+
+
+def test_escape_sequences_in_a_reply_are_shown_not_obeyed(tmp_path: Path) -> None:
+    with Terminal("-p", "hi", models=tmp_path, replies=["\x1b]0;title\x07 \x9b31m \x1b[2J gone\r?"]) as terminal:
+        assert terminal.end() == 0
+        assert terminal.text.splitlines()[0] == "␛]0;title␇ <9B>31m ␛[2J gone␍?"
+
+
+def test_no_color_keeps_emphasis_only(tmp_path: Path) -> None:
+    with Terminal("-p", "hi", models=tmp_path, variables={"NO_COLOR": "1"}, replies=["# Head\n`code`\n"]) as terminal:
+        assert terminal.end() == 0
+        assert terminal.raw.replace(b"\r\n", b"\n").startswith(b"\x1b[1m# Head\x1b[0m\n`code`\n\x1b[2m0.12 s")
+
+
+def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, variables={"TERM": "dumb"}, replies=["# **One**"]) as terminal:
+        terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
+        terminal.type("hello\r")
+        terminal.wait("context 4/2,048\n>")
+        terminal.type("\x03")
+        terminal.wait("Ctrl-D or /quit leaves")
+        terminal.type("/quit\r")
+        assert terminal.end() == 0
+        assert b"\x1b" not in terminal.raw
+        assert "# **One**" in terminal.text.splitlines()
+
+
+def test_bare_qwchat_on_a_terminal_is_a_chat(tmp_path: Path) -> None:
+    with Terminal("--quiet", models=tmp_path) as terminal:
+        assert terminal.prompt() == ">"
+        terminal.type("hello\r")
+        terminal.wait("echo: hello")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+
+
+def test_a_pipe_is_said_first_and_the_terminal_stays_usable(tmp_path: Path) -> None:
+    from tests.cli.runs import FAKE
+
+    command = ["/bin/sh", "-c", f"printf 'a diff\\n' | exec '{__import__('sys').executable}' '{FAKE}' chat -q"]
+    with Terminal(models=tmp_path, command=command) as terminal:
+        terminal.wait("echo: a diff")
+        terminal.prompt()
+        terminal.type("and this\r")
+        terminal.wait("echo: and this")
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+
+
+def test_a_file_goes_before_the_first_question(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("some notes\n")
+    with Terminal("chat", "-q", "-f", str(tmp_path / "notes"), models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("what?\r")
+        terminal.wait("echo: some notes\n\nwhat?")
+        terminal.prompt()
+        terminal.type("again\r")
+        terminal.wait("echo: again")
+
+
+def test_a_prompt_that_does_not_fit_is_said_and_the_chat_goes_on(tmp_path: Path) -> None:
+    with Terminal("chat", "--ctx", "6", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("one two three four five six\r")
+        terminal.wait("qwchat: error: the prompt has 7 tokens and the context holds 6")
+        terminal.prompt()
+        terminal.type("one\r")
+        terminal.wait("echo: one")

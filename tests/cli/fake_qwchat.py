@@ -1,0 +1,38 @@
+"""The command line with a scripted model in place of the engine: ``python fake_qwchat.py ARGUMENTS``.
+
+QWCHAT_FAKE holds the fields of FakeModel as JSON; ``load_seconds`` makes loading take its time, ``load_error`` names a
+built-in exception that loading raises.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from qwchat.cli.main import main
+from qwchat.cli.services import Services
+
+
+def services() -> Services:
+    def load(path: Path, *, context: int | None = None, **unused: object) -> object:
+        from tests.chat.fakes import FakeModel
+
+        script = json.loads(os.environ.get("QWCHAT_FAKE", "{}"))
+        time.sleep(script.pop("load_seconds", 0))
+        if error := script.pop("load_error", None):
+            raise getattr(builtins, error)("as the script says")
+        if context is not None:
+            script["context_size"] = context
+        return FakeModel(**script)
+
+    return Services(load=load, bandwidth=lambda threads: 1e9, int8_peak=lambda threads: 1e12)
+
+
+if __name__ == "__main__":
+    main(services=services())

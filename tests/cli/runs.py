@@ -1,0 +1,62 @@
+"""Running the command line with the scripted model, in a process of its own or, where that is enough, in this one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from qwchat.cli.app import run_app
+from qwchat.cli.main import guarded
+from tests.cli.fake_qwchat import services
+
+FAKE = Path(__file__).with_name("fake_qwchat.py")
+
+
+def environment(models: Path, **script: Any) -> dict[str, str]:
+    """The environment of a run whose default model is scripted with ``script``."""
+    folder = models / "mini"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text("{}")
+    home = models / "home"
+    home.mkdir(exist_ok=True)
+    return {
+        **os.environ,
+        "QWCHAT_MODELS": str(models),
+        "QWCHAT_FAKE": json.dumps(script),
+        "XDG_STATE_HOME": str(home),
+        "HOME": str(home),
+        "TERM": "xterm-256color",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def run(
+    *arguments: str, models: Path, stdin: bytes | None = b"", timeout: float = 30, **script: Any
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``qwchat ARGUMENTS`` outside any terminal with ``stdin`` piped in."""
+    return subprocess.run(
+        [sys.executable, str(FAKE), *arguments],
+        input=stdin,
+        capture_output=True,
+        env=environment(models, **script),
+        timeout=timeout,
+        start_new_session=True,
+        check=False,
+    )
+
+
+def call(*arguments: str, models: Path, stdin: bytes = b"", **script: Any) -> subprocess.CompletedProcess[bytes]:
+    """The same without a process: quick, but nothing is learnt about signals, pipes and the interpreter's end."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"), "stdout": out, "stderr": err}
+    with mock.patch.multiple(sys, **streams), mock.patch.dict(os.environ, environment(models, **script)):
+        code = guarded(lambda: run_app(arguments, services()), debug="--debug" in arguments)
+    for stream in (out, err):
+        stream.flush()
+    return subprocess.CompletedProcess(arguments, code, out.buffer.getvalue(), err.buffer.getvalue())

@@ -1,0 +1,218 @@
+"""One question, one answer: streams, options, exit codes, mostly in this process; see test_process.py too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runs import call, run
+
+PERFORMANCE = "0.12 s to first token · prefill 4.0 tok/s (2 tokens) · decode 4.0 tok/s · context 4/2,048"
+
+
+def test_the_reply_and_one_newline_go_to_stdout_the_figures_to_stderr(tmp_path: Path) -> None:
+    result = run("-p", "hi", models=tmp_path, replies=["Good day."])
+    assert result.stdout == b"Good day.\n"
+    assert result.stderr.decode() == PERFORMANCE + "\n"
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "ends with a newline\n",
+        "# Title\n\n```py\nx = 1\n```",
+        "\x1b[31mred\x1b[0m \x9b5m \r\n bell\x07",
+        "日本語 🏳️‍🌈 é",
+        "",
+    ],
+)
+def test_a_pipe_gets_the_reply_byte_for_byte(tmp_path: Path, reply: str) -> None:
+    for extra in ((), ("--render", "markdown"), ("--render", "plain")):
+        assert call("-p", "hi", *extra, models=tmp_path, replies=[reply]).stdout == reply.encode() + b"\n"
+
+
+def test_quiet_leaves_stderr_empty(tmp_path: Path) -> None:
+    assert call("-q", "-p", "hi", "--max-tokens", "1", models=tmp_path).stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "question"),
+    [
+        (("-p", "What is it?"), b"some text\n", "some text\n\nWhat is it?"),
+        (("-p", "-"), b"from the pipe\n\n", "from the pipe"),
+        ((), b"\xef\xbb\xbfbare pipe\r\n", "bare pipe"),
+        (("-p", "only this"), b"", "only this"),
+        (("-f", "{file}", "-p", "Why?"), b"piped", "from a file\n\npiped\n\nWhy?"),
+        (("-f", "{file}", "-f", "{file}"), b"", "from a file\n\nfrom a file"),
+        (("-p", "<|im_end|> stays"), b"", "<|im_end|> stays"),
+    ],
+)
+def test_the_question_is_files_then_pipe_then_prompt(
+    tmp_path: Path, arguments: tuple[str, ...], stdin: bytes, question: str
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("from a file\n")
+    words = [word.format(file=file) for word in arguments]
+    assert call(*words, models=tmp_path, stdin=stdin).stdout.decode() == f"echo: {question}\n"
+
+
+def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
+    result = call(
+        "-p", "hi", "--json", "--seed", "7", "--temp", "0.5", "--stop", "day", models=tmp_path, replies=["Good day."]
+    )
+    assert result.stderr == b""
+    assert json.loads(result.stdout) == {
+        "text": "Good ",
+        "finish_reason": "stop",
+        "truncated": False,
+        "tokens": {"prompt": 2, "cached": 0, "generated": 2, "context": 2048, "context_used": 4},
+        "timings": {
+            "time_to_first_token": 0.125,
+            "prefill_seconds": 0.5,
+            "decode_seconds": 0.25,
+            "prefill_tokens_per_second": 4.0,
+            "decode_tokens_per_second": 4.0,
+        },
+        "model": {
+            "name": "mini",
+            "path": str(tmp_path / "mini"),
+            "fingerprint": "0123abcd",
+            "preset": "q4",
+            "bits_per_weight": 4.875,
+        },
+        "settings": {
+            "temperature": 0.5,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "repeat_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "max_tokens": None,
+            "stop": ["day"],
+        },
+        "seed": 7,
+    }
+
+
+def test_jsonl_tells_events_as_they_happen(tmp_path: Path) -> None:
+    result = call("-p", "hi", "--jsonl", "--max-tokens", "2", models=tmp_path, replies=["one two three"])
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["start", "prefill", "text", "text", "done"]
+    assert events[1] == {"event": "prefill", "done": 2, "total": 2, "cached": 0}
+    assert "".join(event["text"] for event in events[2:4]) == events[4]["text"] == "one two"
+    assert events[4]["truncated"] is True
+    assert events[0]["seed"] == events[4]["seed"]
+
+
+def test_several_answers_have_seeds_of_their_own(tmp_path: Path) -> None:
+    arguments = ("-p", "hi", "-n", "3", "--seed", "5", "--temp", "1")
+    result = call(*arguments, models=tmp_path, replies=["a", "b", "c"])
+    assert result.stdout == b"a\n\nb\n\nc\n"
+    assert [line.rpartition(" ")[2] for line in result.stderr.decode().splitlines()] == ["5", "6", "7"]
+    answers = json.loads(call(*arguments, "--json", models=tmp_path, replies=["a", "b", "c"]).stdout)["answers"]
+    assert [(answer["text"], answer["seed"]) for answer in answers] == [("a", 5), ("b", 6), ("c", 7)]
+
+
+def test_a_seed_is_chosen_and_shown_where_chance_plays_a_part(tmp_path: Path) -> None:
+    lines = {call("-p", "hi", "--temp", "1", models=tmp_path).stderr.decode().split("seed ")[1] for _ in range(2)}
+    assert len(lines) == 2
+    assert all(line.strip().isdigit() for line in lines)
+
+
+def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
+    result = call("-p", "hi", "--max-tokens", "1", models=tmp_path, replies=["one two"])
+    assert result.stderr.decode().splitlines()[0] == "qwchat: the reply was cut at --max-tokens 1"
+    result = call("-p", "hi", "--ctx", "3", models=tmp_path, replies=["one two"])
+    assert result.stdout == b"one\n"
+    assert result.stderr.decode().splitlines()[0] == "qwchat: the reply was cut: the context of 3 tokens is full"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("-p", " "), 2, 'the prompt is empty: ask something, as in qwchat -p "What can you do?"'),
+        ((), 2, 'the prompt is empty: ask something, as in qwchat -p "What can you do?"'),
+        (("-p", "hi", "--temp", "9"), 2, "--temp must be "),
+        (("-p", "hi", "--temp", "nan"), 2, "--temp must be "),
+        (("-p", "hi", "--temp", "warm"), 2, "invalid value for '--temp': "),
+        (("-p", "hi", "--top-p", "0"), 2, "--top-p must be "),
+        (("-p", "hi", "--min-p", "-0.1"), 2, "--min-p must be "),
+        (("-p", "hi", "--top-k", "-1"), 2, "--top-k must be "),
+        (("-p", "hi", "--repeat-penalty", "0"), 2, "--repeat-penalty must be "),
+        (("-p", "hi", "--presence-penalty", "3"), 2, "--presence-penalty must be "),
+        (("-p", "hi", "--frequency-penalty", "-3"), 2, "--frequency-penalty must be "),
+        (("-p", "hi", "-n", "65"), 2, "--count must be from 1 to 64, not 65"),
+        (("-p", "hi", "--max-tokens", "0"), 2, "--max-tokens must be at least 1, not 0"),
+        (("-p", "hi", "--seed", "-1"), 2, "--seed must be from 0 to 18446744073709551615, not -1"),
+        (("-p", "hi", "--ctx", "0"), 2, "--ctx must be at least 1, not 0"),
+        (("-p", "hi", "--threads", "0"), 2, "--threads must be at least 1, not 0"),
+        (("-p", "hi", "--stop", ""), 2, "--stop needs a text that is not empty"),
+        (("-p", "hi", "--kv", "q8"), 2, "--kv q8 is not available yet: leave --kv out, or give --kv auto"),
+        (("-p", "hi", "--kv", "f8"), 2, "invalid value for '--kv': "),
+        (("-p", "hi", "--device", "cuda:0"), 2, "--device cuda:0 is not available yet: leave --device out, or "),
+        (("-p", "hi", "--device", "tpu"), 2, "there is no device 'tpu': --device takes auto or cpu"),
+        (("-p", "hi", "--gpu-layers", "4"), 2, "--gpu-layers 4 is not available yet: only 0 is"),
+        (("-p", "hi", "--json", "--jsonl"), 2, "--json and --jsonl exclude each other: choose one"),
+        (("-p", "hi", "-f", "/nowhere/x"), 2, "cannot read /nowhere/x: No such file or directory"),
+        (("-p", "hi", "-m", "mimi"), 3, "there is no model 'mimi': did you mean mini?"),
+        (("-p", "hi", "-m", "./nowhere"), 3, "there is no folder ./nowhere: "),
+        (("-p", "one two three", "--ctx", "4"), 4, "the prompt has 4 tokens and the context holds 4, "),
+        (
+            ("--tmep", "1"),
+            2,
+            "no such option: --tmep (Possible options: --help, --stop, --temp) (qwchat --help lists what there is)",
+        ),
+        (("cnvert", "x"), 2, "no such command 'cnvert'. Did you mean 'convert'? (qwchat --help lists what there is)"),
+        (("--temp", "1", "list"), 2, "--temp stands before 'list': put it after, as in qwchat list …"),
+        (("chat", "mini", "-m", "other"), 2, "two models are given, mini and --model other: leave one out"),
+        (("chat", "--json"), 2, "--json belongs to a single question: give one with -p"),
+        (("chat", "-n", "2"), 2, "--count belongs to a single question: give one with -p"),
+    ],
+)
+def test_errors_are_one_line_with_a_code(tmp_path: Path, arguments: tuple[str, ...], code: int, line: str) -> None:
+    result = call(*arguments, models=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert result.stdout == b""
+    [written] = result.stderr.decode().splitlines()
+    assert written.startswith(f"qwchat: error: {line}")
+
+
+def test_input_that_is_no_utf8_is_refused_with_its_place(tmp_path: Path) -> None:
+    result = call("-p", "hi", models=tmp_path, stdin=b"abc\xff\xfe")
+    assert result.returncode == 2
+    assert result.stderr.decode() == (
+        "qwchat: error: standard input is no UTF-8 text (byte 4 is 0xff): convert it first, for instance with iconv\n"
+    )
+
+
+def test_memory_that_is_not_there_is_code_5(tmp_path: Path) -> None:
+    result = call("-p", "hi", models=tmp_path, load_error="MemoryError")
+    assert result.returncode == 5
+    assert result.stderr.decode().startswith("qwchat: error: out of memory: ")
+
+
+def test_a_failure_of_the_model_is_code_1_and_keeps_what_was_said(tmp_path: Path) -> None:
+    result = call("-p", "hi", models=tmp_path, replies=["one two three four"], failing=True)
+    assert result.returncode == 1
+    assert result.stdout == b"one two three\n"
+    assert result.stderr == b"qwchat: error: the model produced NaN at token 4: convert it again\n"
+
+
+def test_a_bug_shows_its_traceback_only_with_debug(tmp_path: Path) -> None:
+    result = call("-p", "hi", models=tmp_path, load_error="ZeroDivisionError")
+    assert result.returncode == 1
+    assert result.stderr == (
+        b"qwchat: error: a bug: ZeroDivisionError: as the script says (--debug shows the traceback)\n"
+    )
+    result = call("-p", "hi", "--debug", models=tmp_path, load_error="ZeroDivisionError")
+    assert result.stderr.startswith(b"Traceback (most recent call last):")
+
+
+def test_colour_that_is_asked_for_goes_through_a_pipe(tmp_path: Path) -> None:
+    arguments = ("-p", "hi", "--render", "markdown", "--color", "always")
+    result = call(*arguments, models=tmp_path, replies=["# Title\n`code` and **bold** \x1b[5m"])
+    assert result.stdout.decode() == ("\x1b[1m# Title\x1b[0m\n\x1b[36m`code`\x1b[0m and \x1b[1m**bold**\x1b[0m ␛[5m\n")
