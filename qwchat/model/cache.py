@@ -7,13 +7,8 @@ from typing import Any
 import numpy as np
 
 from quant.config import ModelConfig
-from qwchat.errors import NotEnoughMemoryError
 from qwchat.kernels.attention import SPLIT
-
-
-def bytes_per_position(config: ModelConfig) -> int:
-    """Bytes of keys and values that one position takes in all layers."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
+from qwchat.model.memory import require_memory
 
 
 class KVCache:
@@ -26,14 +21,8 @@ class KVCache:
     def __init__(self, config: ModelConfig, context: int) -> None:
         self.capacity = -(-context // SPLIT) * SPLIT
         elements = config.num_layers * config.num_kv_heads * self.capacity * config.head_dim
-        try:
-            self._keys, self._values = np.zeros(elements, np.float32), np.zeros(elements, np.float32)
-        except MemoryError as error:
-            size = 8 * elements / 2**30
-            raise NotEnoughMemoryError(
-                f"a context of {context} tokens needs {size:.1f} GiB for its KV cache, more than the system has; "
-                "ask for a smaller one with --ctx"
-            ) from error
+        require_memory(8 * elements, f"the KV cache of {context:,} tokens", "ask for a smaller context with --ctx")
+        self._keys, self._values = np.zeros(elements, np.float32), np.zeros(elements, np.float32)
         self._layer_bytes = elements // config.num_layers * 4
         self._config = config
 

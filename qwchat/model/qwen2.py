@@ -103,14 +103,16 @@ class Qwen2:
         self.context = context
         _check_shapes(folder)
         self._weights = Weights(folder)
-        self._cache = KVCache(self.config, context)
         self._memory: list[NDArray[Any]] = []
-        self._states = np.zeros(1, STATE)
-        self._layers = np.zeros(self.config.num_layers, LAYER)
         try:
+            self._cache = KVCache(self.config, context)
+            self._states = np.zeros(1, STATE)
+            self._layers = np.zeros(self.config.num_layers, LAYER)
             self._fill(threads)
         except MemoryError as error:
-            raise NotEnoughMemoryError("not enough memory for the model's work space; close other programs") from error
+            raise NotEnoughMemoryError(
+                "no memory is left for the model's cache and work space: ask for a smaller context with --ctx"
+            ) from error
         arguments = (self._states, self._layers)
         _compile(arguments)
         self._team = Team(threads, lead, serve, arguments)

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from qwchat.errors import ModelError, NonFiniteLogitsError, PromptTooLongError, UsageError
+from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, PromptTooLongError, UsageError
 from qwchat.events import Finished, Prefilled, Step
 from qwchat.generation.engine import Engine
+from qwchat.model import memory
 from qwchat.sampling import SamplingSettings
 from tests.kernels.packed import KINDS, Folder, random_packed
 from tests.model.decoder import Decoder, config, random_folder
@@ -145,3 +146,18 @@ def test_out_of_range_values_are_refused() -> None:
         Engine(random_folder(config(hidden_size=192, num_attention_heads=4)))
     with engine(folder, threads=1) as built, pytest.raises(ValueError, match="token ids"):
         built.logits([301])
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = random_folder(config())
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+    with pytest.raises(NotEnoughMemoryError, match=r"KV cache of 4,096 tokens needs 0\.0 GiB"):
+        Engine(folder)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    monkeypatch.setattr(np, "zeros", _no_memory)
+    with pytest.raises(NotEnoughMemoryError, match="--ctx"):
+        Engine(folder)
+
+
+def _no_memory(*_: object) -> None:
+    raise MemoryError

@@ -1,0 +1,46 @@
+"""How much memory this process may still take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwchat.errors import NotEnoughMemoryError
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def _system_available() -> int | None:
+    try:
+        fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _cgroup_available() -> int | None:
+    """What the control group (version 2) still grants; its file pages can be dropped, so they count as free."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit - int(statistics["anon"]))
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not say."""
+    known = [amount for amount in (_system_available(), _cgroup_available()) if amount is not None]
+    return min(known, default=None)
+
+
+def require_memory(needed: int, purpose: str, remedy: str) -> None:
+    """Raises NotEnoughMemoryError if ``needed`` bytes are more than there are.
+
+    Linux grants more memory than it has and kills the process that writes to it, so this is asked beforehand.
+    """
+    available = available_memory()
+    if available is not None and needed > available:
+        raise NotEnoughMemoryError(
+            f"{purpose} needs {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: {remedy}"
+        )
