@@ -17,7 +17,7 @@ SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Defaults of a model, in the terms of its file.
+    """Defaults of a model, in the terms of its file and within the ranges of `qwchat.sampling.SamplingSettings`.
 
     Attributes:
         do_sample: False means greedy decoding, whatever the temperature says.
@@ -74,14 +74,13 @@ class GenerationDefaults:
         """
         read = _Reader(values, where)
         do_sample = read.flag("do_sample")
-        # The top of the range is generous: it is the file's word, and the person can override it.
-        temperature = read.number("temperature", 1.0, 0.0, 100.0)
+        temperature = read.number("temperature", 1.0, 0.0, 5.0)
         eos = dict.fromkeys((*read.ids("eos_token_id"), *config_eos_token_ids))
         return cls(
             do_sample=do_sample,
             temperature=temperature if do_sample else 0.0,
             top_k=read.count("top_k", 0) or 0,
-            top_p=read.number("top_p", 1.0, 0.0, 1.0),
+            top_p=read.number("top_p", 1.0, 1e-6, 1.0),
             min_p=read.number("min_p", 0.0, 0.0, 1.0),
             repetition_penalty=read.number("repetition_penalty", 1.0, 1e-6, 1e6),
             eos_token_ids=tuple(eos),

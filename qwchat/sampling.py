@@ -67,11 +67,7 @@ class SamplingSettings:
 
     @classmethod
     def from_defaults(cls, defaults: GenerationDefaults) -> SamplingSettings:
-        """The settings that a model's generation config asks for; `do_sample: false` is temperature 0.
-
-        Raises:
-            UsageError: the file asks for a temperature above 5, or for a top_p of 0.
-        """
+        """The settings that a model's generation config asks for; `do_sample: false` is temperature 0."""
         return cls(
             temperature=defaults.temperature if defaults.do_sample else 0.0,
             top_k=defaults.top_k,

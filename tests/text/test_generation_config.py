@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwchat.errors import ModelError, UsageError
+from qwchat.errors import ModelError
 from qwchat.generation_config import GenerationDefaults
 from qwchat.sampling import SamplingSettings
 
@@ -44,9 +44,10 @@ def test_what_is_absent_or_null_is_off(tmp_path: Path) -> None:
         ({"do_sample": "yes"}, "do_sample must be true or false, not 'yes'"),
         ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
         ({"temperature": True}, "temperature must be a number"),
-        ({"temperature": -1}, "temperature must be a number from 0 to 100, not -1"),
-        ({"temperature": float("nan")}, "temperature must be a number from 0 to 100, not nan"),
-        ({"top_p": 2}, "top_p must be a number from 0 to 1, not 2"),
+        ({"temperature": -1}, "temperature must be a number from 0 to 5, not -1"),
+        ({"temperature": float("nan")}, "temperature must be a number from 0 to 5, not nan"),
+        ({"top_p": 2}, "top_p must be a number from 1e-06 to 1, not 2"),
+        ({"top_p": 0}, "top_p must be a number from 1e-06 to 1, not 0"),
         ({"top_k": 1.5}, "top_k must be a whole number from 0, not 1.5"),
         ({"top_k": -3}, "top_k must be a whole number from 0"),
         ({"repetition_penalty": 0}, "repetition_penalty must be a number from"),
@@ -69,6 +70,10 @@ def test_broken_files_are_named(tmp_path: Path, raw: bytes) -> None:
         GenerationDefaults.from_folder(tmp_path)
 
 
-def test_defaults_beyond_the_options_are_refused() -> None:
-    with pytest.raises(UsageError, match="--temp"):
-        SamplingSettings.from_defaults(read({"do_sample": True, "temperature": 60}))
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 5.0])
+@pytest.mark.parametrize("top_p", [1e-6, 1.0])
+@pytest.mark.parametrize("penalty", [1e-6, 1.0, 1e6])
+def test_whatever_a_file_may_say_is_within_the_options(temperature: float, top_p: float, penalty: float) -> None:
+    values = {"do_sample": True, "temperature": temperature, "top_p": top_p, "repetition_penalty": penalty}
+    settings = SamplingSettings.from_defaults(read({**values, "top_k": 10**9, "min_p": 1.0}))
+    assert (settings.temperature, settings.top_p, settings.repeat_penalty) == (temperature, top_p, penalty)
