@@ -66,7 +66,7 @@ def make_checkpoint(
     dtype: str = "bf16",
     shards: int = 1,
     k_bias_norm: float | None = None,
-    edit: Callable[[Tensors], None] | None = None,
+    edit: Callable[[Tensors], object] | None = None,
 ) -> Path:
     """Write a random checkpoint into `folder` (made if need be) and return its path.
 

@@ -157,11 +157,12 @@ def test_rows_equal_the_whole(packed: PackedTensor) -> None:
 def test_unpack_inverts_pack(rows: int, blocks: int, seed: int) -> None:
     shape = (rows, 32 * blocks)
     four, eight, lin = random_q4(shape, seed), random_q8(shape, seed), random_linear("lin4", shape, 32, seed)
-    for before, after in zip(four, q4.unpack(q4.pack(*four)), strict=True):
-        assert np.array_equal(before, after)
-    for before, after in zip(eight, q8.unpack(q8.pack(*eight)), strict=True):
-        assert np.array_equal(before, after)
-    for before, after in zip(lin, linear.unpack(linear.pack("lin4", *lin, 32)), strict=True):
+    pairs: list[tuple[np.ndarray, np.ndarray]] = [
+        *zip(four, q4.unpack(q4.pack(*four)), strict=True),
+        *zip(eight, q8.unpack(q8.pack(*eight)), strict=True),
+        *zip(lin, linear.unpack(linear.pack("lin4", *lin, 32)), strict=True),
+    ]
+    for before, after in pairs:
         assert np.array_equal(before, after)
 
 

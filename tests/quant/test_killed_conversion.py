@@ -13,36 +13,12 @@ from typing import Any
 
 import pytest
 
-from quant import convert
 from quant.container import open_model
 from quant.errors import ContainerError
-from tests.quant.checkpoints import make_checkpoint
+from tests.quant.converting import content, run
 
 SYSTEM_CALLS = ("pwrite", "write", "fsync", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "open")
 FORK = multiprocessing.get_context("fork")
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def run(source: Path, destination: Path, **options: Any) -> None:
-    for _ in convert(source, destination, **options):
-        pass
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("source") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of an uninterrupted conversion; it also compiles the loops before the clock matters."""
-    folder = tmp_path_factory.mktemp("expected")
-    run(source, folder / "model")
-    return content(folder / "model")
 
 
 def die_at_call(source: Path, destination: Path, number: int, options: dict[str, Any]) -> None:
