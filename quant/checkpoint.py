@@ -15,14 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig, expected_tensors
 from quant.errors import CheckpointError
-from quant.files import COPIED_FILES, parse_json_object, read_json_object
+from quant.files import COPIED_FILES, parse_json_object, read_bounded, read_json_object
 from quant.formats.dense import bf16_to_f32
 
 MAX_HEADER_BYTES = 100_000_000
@@ -67,17 +67,18 @@ class Checkpoint:
         tensors: dict[str, SourceTensor] = {}
         digest = hashlib.sha256()
         for file, listed in files.items():
-            found, header = read_header(file)
+            found, header, sample = read_header(file)
             _check_listing(file, listed, found)
             for name, tensor in found.items():
                 if name in tensors:
                     raise CheckpointError(f"tensor {name} is in two shards: {tensors[name].file.name} and {file.name}")
                 tensors[name] = tensor
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode() + hashlib.sha256(header).digest())
-            digest.update(_sample(file))
+            digest.update(f"{file.name}\0".encode() + hashlib.sha256(header).digest())
+            digest.update(sample)
         for name in COPIED_FILES:
             path = folder / name
-            digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"absent")
+            present = path.is_file()
+            digest.update(hashlib.sha256(read_bounded(path, CheckpointError)).digest() if present else b"absent")
         return cls(folder, tensors, digest.hexdigest())
 
     @property
@@ -194,8 +195,11 @@ class Checkpoint:
         tensor = self._find(name)
         mapped = self._maps.get(tensor.file)
         if mapped is None:
-            with tensor.file.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with tensor.file.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as exc:  # ValueError: the file is empty by now
+                raise CheckpointError(f"{tensor.file} cannot be mapped: {exc}") from exc
             mapped = self._maps.setdefault(tensor.file, mapped)  # threads may race here; one mapping stays
         if tensor.stop > len(mapped):
             raise CheckpointError(f"{tensor.file} shrank while it was read; download it again")
@@ -210,8 +214,8 @@ class Checkpoint:
         return flat.reshape(stop - start, *tensor.shape[1:])
 
 
-def read_header(file: Path) -> tuple[dict[str, SourceTensor], bytes]:
-    """Parse and check the header of one safetensors file; returns its tensors and the header's bytes.
+def read_header(file: Path) -> tuple[dict[str, SourceTensor], bytes, bytes]:
+    """Parse and check the header of one safetensors file; returns tensors, the header's bytes, and a sample's digest.
 
     Refuses: lengths beyond 100 MB or the file, bad JSON, unknown dtypes, shapes that disagree with the byte range,
     ranges that overlap, leave holes, or end anywhere but at the end of the file.
@@ -229,6 +233,7 @@ def read_header(file: Path) -> tuple[dict[str, SourceTensor], bytes]:
                     f"{MAX_HEADER_BYTES:,}; the file is truncated or no safetensors file"
                 )
             header = stream.read(length)
+            sample = _sample(stream, size)
     except FileNotFoundError as exc:
         raise CheckpointError(f"{file} is missing; download the checkpoint again") from exc
     except OSError as exc:
@@ -237,7 +242,7 @@ def read_header(file: Path) -> tuple[dict[str, SourceTensor], bytes]:
     entries.pop("__metadata__", None)
     tensors = {name: _entry(file, name, entry, 8 + length, size) for name, entry in entries.items()}
     _check_ranges(file, tensors, 8 + length, size)
-    return tensors, header
+    return tensors, header, sample
 
 
 def _entry(file: Path, name: str, entry: object, base: int, size: int) -> SourceTensor:
@@ -289,7 +294,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
     index_file = folder / INDEX_NAME
     if not index_file.exists():
         single = folder / SINGLE_NAME
-        if not single.exists():
+        if not single.is_file():
             raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}; is it a checkpoint folder?")
         return {single: None}
     weight_map = read_json_object(index_file, CheckpointError).get("weight_map")
@@ -369,12 +374,10 @@ def _some(names: list[str]) -> str:
     return f"{len(names)} tensors ({shown}{', …' if len(names) > 3 else ''})"
 
 
-def _sample(file: Path, pieces: int = 16, piece_bytes: int = 4096) -> bytes:
+def _sample(stream: BinaryIO, size: int, pieces: int = 16, piece_bytes: int = 4096) -> bytes:
     """SHA-256 of pieces spread over the file: tells two trainings of one architecture apart without reading it all."""
-    digest = hashlib.sha256()
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        for piece in range(pieces):
-            stream.seek(piece * max(0, size - piece_bytes) // (pieces - 1))
-            digest.update(stream.read(piece_bytes))
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    for piece in range(pieces):
+        stream.seek(piece * max(0, size - piece_bytes) // (pieces - 1))
+        digest.update(stream.read(piece_bytes))
     return digest.digest()

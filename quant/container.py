@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig, expected_tensors, parameter_count
 from quant.errors import ContainerError, FormatError
-from quant.files import COPIED_FILES, parse_json_object
+from quant.files import COPIED_FILES, parse_json_object, read_bounded
 from quant.formats import PackedTensor, layout
 
 MANIFEST_NAME = "manifest.json"
@@ -100,8 +100,12 @@ class ModelFolder:
             ]
             yield name, combine_digests(digests) == entry["sha256"]
         for name, entry in self.manifest["files"].items():
-            path = self.path / name
-            yield name, path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+            try:
+                data = read_bounded(self.path / name, ContainerError)
+            except ContainerError:
+                yield name, False
+            else:
+                yield name, hashlib.sha256(data).hexdigest() == entry["sha256"]
 
     def _entry(self, name: str) -> dict[str, Any]:
         try:
@@ -167,19 +171,9 @@ def combine_digests(digests: list[bytes]) -> str:
 def _read_manifest(path: Path) -> bytes:
     if not path.is_dir():
         raise ContainerError(f"{path} is not a folder; give a model folder or convert a checkpoint first")
-    file = path / MANIFEST_NAME
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_MANIFEST_BYTES + 1)
-    except FileNotFoundError as exc:
-        raise ContainerError(
-            f"{path} has no {MANIFEST_NAME}: no model folder, or a conversion that was cut off"
-        ) from exc
-    except OSError as exc:
-        raise ContainerError(f"{file} cannot be read: {exc.strerror}") from exc
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ContainerError(f"{file} is larger than {MAX_MANIFEST_BYTES:,} bytes and is not read")
-    return data
+    if not is_model_folder(path):
+        raise ContainerError(f"{path} has no {MANIFEST_NAME}: no model folder, or a conversion that was cut off")
+    return read_bounded(path / MANIFEST_NAME, ContainerError, MAX_MANIFEST_BYTES)
 
 
 class _Checker:
@@ -231,7 +225,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
     tensors = check.mapping(manifest, "tensors", "the manifest")
     expected = expected_tensors(config)
     if set(tensors) != set(expected):
-        odd = sorted(set(tensors) ^ set(expected))[0]
+        odd = min(set(tensors) ^ set(expected))
         state = "unknown to" if odd in tensors else "missing, but asked for by"
         raise check.fail(f"tensor {odd[:200]} is {state} config.json")
     ranges: list[tuple[int, int, str]] = []

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from quant.checkpoint import Checkpoint
 from quant.config import ModelConfig, parameter_count
 from quant.errors import CheckpointError, FormatError, UsageError
-from quant.files import COPIED_FILES, MAX_JSON_BYTES, parse_json_object
+from quant.files import COPIED_FILES, parse_json_object, read_bounded
 from quant.formats import PackedTensor
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.quantisers import quantise
@@ -154,9 +154,7 @@ def read_copied_files(source: Path) -> dict[str, bytes]:
             if name in _REQUIRED_FILES:
                 raise CheckpointError(f"{path} is missing; download the checkpoint's {name} as well")
             continue
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes and is not copied")
-        files[name] = path.read_bytes()
+        files[name] = read_bounded(path, CheckpointError)
         if name.endswith(".json"):
             parse_json_object(files[name], str(path), CheckpointError)
     return files

@@ -36,15 +36,25 @@ def parse_json_object(data: bytes, where: str, error: type[QuantError]) -> dict[
     return value
 
 
-def read_json_object(path: Path, error: type[QuantError], max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Read the file `path`, at most `max_bytes` long, as one JSON object. Raises `error` with the path in the text."""
+def read_bounded(path: Path, error: type[QuantError], max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Read the regular file `path`, at most `max_bytes` long. Raises `error` with the path in the text."""
+    if not path.is_file():
+        raise error(f"{path} does not exist or is no file; is {path.parent} the right folder?")
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
-    except FileNotFoundError as exc:
-        raise error(f"{path} does not exist; is {path.parent} the right folder?") from exc
     except OSError as exc:
         raise error(f"{path} cannot be read: {exc.strerror}") from exc
     if len(data) > max_bytes:
         raise error(f"{path} is larger than {max_bytes:,} bytes and is not read")
-    return parse_json_object(data, str(path), error)
+    return data
+
+
+def read_json_object(path: Path, error: type[QuantError], max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read the file `path`, at most `max_bytes` long, as one JSON object. Raises `error` with the path in the text."""
+    return parse_json_object(read_bounded(path, error, max_bytes), str(path), error)
+
+
+def show_bytes(count: int) -> str:
+    """A size for messages: 15.23 GB, 12.3 MB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -34,6 +34,7 @@ from quant.container import (
     is_model_folder,
 )
 from quant.errors import DestinationBusyError, DiskFullError, UsageError
+from quant.files import show_bytes
 from quant.formats import layout
 
 JOURNAL_NAME = "journal.jsonl"
@@ -121,8 +122,8 @@ class ModelWriter:
         free = shutil.disk_usage(self.destination.parent).free
         if free + already < wanted:
             raise DiskFullError(
-                f"{self.destination.parent} has {free / 1e9:.2f} GB free, the model needs {wanted / 1e9:.2f} GB"
-                f"{f' ({already / 1e9:.2f} GB of it already written)' if already else ''}; "
+                f"{self.destination.parent} has {show_bytes(free)} free, the model needs {show_bytes(wanted)}"
+                f"{f' ({show_bytes(already)} of it already written)' if already else ''}; "
                 "free some space or choose another destination"
             )
 

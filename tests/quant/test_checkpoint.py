@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -257,3 +258,23 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
         checkpoint.validate(ModelConfig.from_folder(folder))
         for name in checkpoint.names:
             checkpoint.rows(name)
+
+
+def test_files_that_are_none_do_not_hang(tmp_path: Path) -> None:
+    for name, message in [(SINGLE_NAME, "has neither"), ("config.json", "is no file"), (INDEX_NAME, "is no file")]:
+        folder = make_checkpoint(tmp_path / name)
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+        refuse(folder, message)
+
+
+def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    checkpoint = Checkpoint.open(folder)
+    (folder / SINGLE_NAME).write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="shrank while it was read"):
+        checkpoint.rows(ROW)
+    checkpoint = Checkpoint.open(make_checkpoint(tmp_path))
+    (folder / SINGLE_NAME).unlink()
+    with pytest.raises(CheckpointError, match=r"cannot be mapped: .*No such file"):
+        checkpoint.rows(ROW)
