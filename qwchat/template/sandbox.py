@@ -28,7 +28,7 @@ from typing import Any, NoReturn, cast
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import LoopControlExtension
-from jinja2.filters import FILTERS, make_attrgetter
+from jinja2.filters import FILTERS, make_attrgetter, sync_do_map
 from jinja2.runtime import Context, LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace, pass_context, pass_environment
@@ -37,7 +37,7 @@ from jinja2.visitor import NodeTransformer
 from qwchat.errors import TemplateError
 
 SOURCE_LIMIT = 1 << 15  # characters; the longest published chat templates have about 20,000
-CPU_SECONDS = 0.5  # of the rendering thread; a real template takes about a millisecond
+CPU_SECONDS = 0.25  # of the rendering thread; a real template takes about a millisecond
 WORK_BASE, WORK_PER_CHARACTER = 4_000_000, 32  # characters made in one rendering: a base, and a multiple of the input
 CALL_DEPTH = 50
 INTEGER_BITS = 4096
@@ -46,7 +46,7 @@ STEPS, VALUE, CONCAT = "limit steps", "limit value", "limit concat"  # no templa
 
 FILTER_NAMES = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "last", "length"),
-    *("list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort"),
+    *("list", "lower", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort"),
     *("title", "trim", "unique", "upper"),
 )
 STRING_METHODS = (
@@ -123,7 +123,14 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.filters = {name: FILTERS[name] for name in FILTER_NAMES}
-        self.filters |= {"join": _join, "replace": _replace, "string": _text, "tojson": _to_json, "safe": lambda v: v}
+        self.filters |= {
+            "join": _join,
+            "map": _map,
+            "replace": _replace,
+            "string": _text,
+            "tojson": _to_json,
+            "safe": lambda v: v,
+        }
         self.filters |= {STEPS: _steps, VALUE: lambda v: _BUDGET.get().spend_value(v), CONCAT: _concat}
         self.globals = {
             "range": safe_range,
@@ -292,6 +299,12 @@ def _concat(values: list[Any]) -> str:
     texts = [_text(value) for value in values]
     _BUDGET.get().spend(sum(map(len, texts)))
     return "".join(texts)
+
+
+@pass_context
+def _map(context: Context, value: Iterable[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """jinja2's `map`, each result paid for before the next is made."""
+    return map(_BUDGET.get().spend_value, sync_do_map(context, value, *args, **kwargs))
 
 
 @pass_environment

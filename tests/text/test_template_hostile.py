@@ -85,6 +85,10 @@ BOMBS = {
     "nested dicts": GROW % ("0", "{'a': ns.x, 'b': ns.x}"),
     "nested by map": GROW % ("[0]", "['', ''] | map('default', ns.x, true) | list"),
     "itself": "{% set ns = namespace() %}{% set ns.x = [ns] %}",
+    "many copies by map": "{% set a = 'ab' * 100000 %}"
+    "{{ ([''] * 9999) | map('default', a, true) | map('upper') | list | length }}",
+    "many copies by loop": "{% set a = 'ab' * 100000 %}{% set ns = namespace(x=[]) %}"
+    "{% for i in range(9999) %}{% set ns.x = ns.x + [a.upper()] %}{% endfor %}",
     "many slices": BIG + "".join(f"{{% set x{n} = a[1:] %}}" for n in range(1200)),
     "much text": FOREVER % ("x" * 30000),
 }
