@@ -8,11 +8,21 @@ arguments, because Numba's cache does not notice edits in other files.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-jit = numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile `function` when it is first called; keep the code on disk where some folder can be written."""
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(function)
+    with suppress(RuntimeError):  # no folder for it: then every process compiles for itself
+        compiled.enable_caching()
+    return compiled
 
 
 def padded_tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -137,3 +137,13 @@ def test_codebook_is_close_to_its_own_lloyd_update() -> None:
     update = products / squares
     assert np.abs(update - q4.CODEBOOK).max() < 2
     assert 0.3 < bits.mean() < 0.7
+
+
+def test_quantisers_work_where_no_compiled_code_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(dispatcher: object) -> None:
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", refuse)
+    from quant.quantisers.jit import jit
+
+    assert jit(lambda x: x + 1)(2) == 3
