@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quant.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint
-from quant.config import ModelConfig
+from quant.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, SourceTensor
+from quant.config import ModelConfig, expected_tensors
 from quant.errors import CheckpointError
-from tests.quant.checkpoints import encode, make_checkpoint, random_tensors, write_json, write_safetensors
+from tests.quant.checkpoints import CONFIG, encode, make_checkpoint, random_tensors, write_json, write_safetensors
 
 ROW = "model.layers.0.mlp.up_proj.weight"
 
@@ -206,8 +206,27 @@ def test_shards_that_disagree_with_the_index(tmp_path: Path) -> None:
     refuse(folder, "lacks|in two shards")
 
 
+def test_a_published_config_that_is_wrong() -> None:
+    """A public page gives Qwen2-7B 32 layers and 64/8 heads of 56; the tensors have 28 layers and 28/4 heads of 128."""
+    shapes = {"hidden_size": 3584, "intermediate_size": 18944, "vocab_size": 152064}
+    right = {**CONFIG, **shapes, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
+    tensors = {
+        name: SourceTensor(Path("model.safetensors"), "BF16", shape, 0, 0)
+        for name, shape in expected_tensors(ModelConfig.from_dict(right)).items()
+    }
+    checkpoint = Checkpoint(Path("Qwen2-7B"), tensors, "")
+    assert checkpoint.validate(ModelConfig.from_dict(right)) == []
+    wrong = {**right, "num_hidden_layers": 32, "num_attention_heads": 64, "num_key_value_heads": 8}
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.validate(ModelConfig.from_dict(wrong))
+    assert str(caught.value) == (
+        "Qwen2-7B: config.json contradicts the tensors: num_hidden_layers is 32, but the tensors have 28 layers; "
+        "model.layers.0.self_attn.k_proj.weight has shape [512, 3584], but hidden_size 3584 and num_key_value_heads 8 "
+        "of head_dim 56 would need [448, 3584] (and 111 more shapes); one of the two is from another model"
+    )
+
+
 def test_contradictions_name_both_numbers(tmp_path: Path) -> None:
-    """The public page that gives Qwen2-7B 32 layers and 64/8 heads of 56, against real tensors, scaled down."""
     folder = make_checkpoint(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**config, "num_hidden_layers": 3, "num_attention_heads": 8})
