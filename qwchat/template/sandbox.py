@@ -37,7 +37,7 @@ from jinja2.visitor import NodeTransformer
 from qwchat.errors import TemplateError
 
 SOURCE_LIMIT = 1 << 15  # characters; the longest published chat templates have about 20,000
-CPU_SECONDS = 0.25  # of the rendering thread; a real template takes about a millisecond
+CPU_BASE, CPU_PER_CHARACTER = 0.25, 1e-7  # seconds of the rendering thread; a real template takes about 0.1 ms
 WORK_BASE, WORK_PER_CHARACTER = 4_000_000, 32  # characters made in one rendering: a base, and a multiple of the input
 CALL_DEPTH = 50
 INTEGER_BITS = 4096
@@ -72,9 +72,9 @@ NODE_TYPES = (
 class _Budget:
     """What one rendering may still spend."""
 
-    def __init__(self, work: int) -> None:
-        self._work = work
-        self._deadline = time.thread_time() + CPU_SECONDS
+    def __init__(self, input_length: int) -> None:
+        self._work = WORK_BASE + WORK_PER_CHARACTER * input_length
+        self._deadline = time.thread_time() + CPU_BASE + CPU_PER_CHARACTER * input_length
         self.depth = 0
 
     def spend(self, work: int) -> None:
@@ -87,7 +87,7 @@ class _Budget:
         if self._work < 0:
             raise TemplateError("it makes more text than a chat template can need")
         if time.thread_time() > self._deadline:
-            raise TemplateError(f"it runs for more than {CPU_SECONDS:g} s")
+            raise TemplateError("it runs for longer than a chat template can need")
 
     def spend_value(self, value: Any) -> Any:
         """Pay for a value with all it holds, repeated parts counted each time, and return it."""
@@ -243,12 +243,12 @@ class SandboxedTemplate:
 
         Args:
             variables: names the template sees; values made of str, int, float, bool, None, list and dict.
-            input_length: characters in `variables`, from which the limit on text is derived.
+            input_length: characters in `variables`, from which the limits on text and time are derived.
 
         Raises:
             TemplateError: the template fails, refuses its input (`raise_exception`), or exceeds a limit.
         """
-        token = _BUDGET.set(_Budget(WORK_BASE + WORK_PER_CHARACTER * input_length))
+        token = _BUDGET.set(_Budget(input_length))
         try:
             return self._template.render(variables)
         except Exception as error:
