@@ -84,7 +84,7 @@ def _help(desk: Desk, argument: str) -> Outcome:
         wanted = parse("/" + argument.lstrip("/"))
         if wanted is not None:
             return Show(_usage(wanted[0]) + "  " + wanted[0].summary)
-    width = max(len(_usage(command)) for command in COMMANDS)
+    width = max(len(name) for name in (*map(_usage, COMMANDS), *(keys for keys, _ in KEYS)))
     lines = [f"{_usage(command):<{width}}  {command.summary}" for command in COMMANDS]
     lines += ["", "Settings: " + ", ".join(controls.NAMES)]
     lines += [f"{keys:<{width}}  {effect}" for keys, effect in KEYS]

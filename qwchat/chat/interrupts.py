@@ -1,26 +1,23 @@
-"""Ctrl-C: a polite request while the engine works, KeyboardInterrupt everywhere else."""
+"""Ctrl-C during a reply: first a request, then KeyboardInterrupt."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 
 class Interrupts:
-    """Installs a handler of SIGINT for the time of one reply.
+    """Handles SIGINT for the time of one reply.
 
-    Inside ``engine()`` the first Ctrl-C only sets ``requested()``, which the engine asks between tokens and between
-    chunks of the prompt, so that its cache stays consistent and the reply ends with its figures. A second Ctrl-C, and
-    any outside ``engine()`` (a write that blocks, say), raises KeyboardInterrupt at once.
+    The first Ctrl-C only sets ``requested()``, which the engine asks between tokens and between chunks of the prompt,
+    so that its cache stays consistent and the reply ends with its text and figures. A second one raises
+    KeyboardInterrupt at once, should a chunk take long or a write block.
     """
 
     def __init__(self) -> None:
         self._requested = False
-        self._in_engine = False
         self._previous: Any = None
         self._installed = False
 
@@ -41,16 +38,7 @@ class Interrupts:
         """Whether Ctrl-C was pressed."""
         return self._requested
 
-    @contextmanager
-    def engine(self) -> Iterator[None]:
-        """The time in which the engine works."""
-        self._in_engine = True
-        try:
-            yield
-        finally:
-            self._in_engine = False
-
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
-        again, self._requested = self._requested, True
-        if again or not self._in_engine:
+        if self._requested:
             raise KeyboardInterrupt
+        self._requested = True

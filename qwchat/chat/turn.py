@@ -30,7 +30,7 @@ def play(
         watch: is told every event as well.
 
     Whatever was shown has its line ended in every case. Ctrl-C ends the reply with finish_reason "cancelled"; a second
-    one, and one that meets a blocked terminal, raises KeyboardInterrupt.
+    one raises KeyboardInterrupt.
     """
     shown = False
     with Interrupts() as interrupts:
@@ -39,8 +39,7 @@ def play(
             # Closing the generator tells the session and the engine that the reply is over.
             with closing(begin(interrupts.requested)) as reply:
                 while True:
-                    with interrupts.engine():
-                        event = next(reply)
+                    event = next(reply)
                     if watch is not None:
                         watch(event)
                     if isinstance(event, Prefilled):

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from qwchat import models_folder
+from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
 from qwchat.models_folder import Located
@@ -31,6 +32,12 @@ def prepare(model: str | None, streams: Streams, threads: int | None = None) -> 
         _make_folder(found.destination.parent)
         _convert_or_wait(found, fingerprint, streams, threads)
     return Located(found.destination.name, found.destination, converted=True, embedded=found.embedded)
+
+
+def announce_compiling(services: Services, streams: Streams) -> None:
+    """Say why the first model ever loaded takes its time."""
+    if not services.compiled():
+        streams.screen.notice("compiling the kernels for this processor, once; this takes up to a minute")
 
 
 def _is_current(destination: Path, fingerprint: str) -> bool:

@@ -20,6 +20,13 @@ def load_model(
     return qwchat.load(path, threads=threads, context=context, device=device, kv=kv)
 
 
+def kernels_are_compiled() -> bool:
+    """Whether loading a model will find its kernels compiled, or will first have to compile them."""
+    from qwchat.kernels.jit import is_compiled
+
+    return bool(is_compiled())
+
+
 def measure_bandwidth(threads: int) -> float:
     """Bytes per second that ``threads`` threads read from memory."""
     from qwchat.kernels.probe import read_bandwidth
@@ -39,5 +46,6 @@ class Services:
     """The engine and the probes of the machine."""
 
     load: Callable[..., Model] = load_model
+    compiled: Callable[[], bool] = kernels_are_compiled
     bandwidth: Callable[[int], float] = measure_bandwidth
     int8_peak: Callable[[int], float] = measure_int8_peak

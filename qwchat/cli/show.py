@@ -167,9 +167,9 @@ def _as_text(anatomy: Anatomy) -> str:
         ),
         ("vocabulary", f"{config.vocab_size:,}, {'tied' if config.tie_word_embeddings else 'with a head of its own'}"),
         ("context", f"{config.max_position_embeddings:,}"),
-        ("files", ", ".join(f"{name} ({data_size(size)})" for name, size in anatomy.files.items())),
     ]
-    return f"{pairs(facts)}\n\n{_tensor_table(anatomy.tensors)}"
+    files = table(("file", "bytes"), [(name, f"{size:,}") for name, size in anatomy.files.items()], right=(1,))
+    return f"{pairs(facts)}\n\n{_tensor_table(anatomy.tensors)}\n\n{files}"
 
 
 def _tensor_table(tensors: Iterable[Tensor]) -> str:
@@ -179,7 +179,8 @@ def _tensor_table(tensors: Iterable[Tensor]) -> str:
         role = _LAYER.sub(".layers.*.", tensor.name).removeprefix("model.")
         groups.setdefault((role, tensor.format, tensor.shape), []).append(tensor)
     rows = []
-    for (role, kind, shape), members in groups.items():
+    roles = list(dict.fromkeys(role for role, _, _ in groups))
+    for (role, kind, shape), members in sorted(groups.items(), key=lambda item: roles.index(item[0][0])):
         layers = [int(match[1]) for tensor in members if (match := _LAYER.search(tensor.name))]
         errors = [tensor.error for tensor in members if tensor.error is not None]
         rows.append(

@@ -1,7 +1,7 @@
 """The command line with a scripted model in place of the engine: ``python fake_qwchat.py ARGUMENTS``.
 
 QWCHAT_FAKE holds the fields of FakeModel as JSON; ``load_seconds`` makes loading take its time, ``load_error`` names a
-built-in exception that loading raises.
+built-in exception that loading raises. The file that QWCHAT_FAKE_STARTED names appears when the program begins.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ def services() -> Services:
             script["context_size"] = context
         return FakeModel(**script)
 
-    return Services(load=load, bandwidth=lambda threads: 1e9, int8_peak=lambda threads: 1e12)
+    return Services(load=load, compiled=lambda: True, bandwidth=lambda threads: 1e9, int8_peak=lambda threads: 1e12)
 
 
 if __name__ == "__main__":
+    if started := os.environ.get("QWCHAT_FAKE_STARTED"):
+        Path(started).touch()
     main(services=services())

@@ -1,0 +1,205 @@
+"""``qwchat bench``: how fast a model is, and what share of the machine's limits that is.
+
+Prefill of n tokens costs 2 n operations per weight of the layers (only the last row meets the head), decoding a token
+reads every weight once but for the embedding, of which it reads one row. So prefill is measured against the int8 peak
+and decoding against the memory bandwidth, both measured in the same run.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from qwchat.chat.view.progress import data_size
+from qwchat.chat.view.table import table
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import BenchOptions
+from qwchat.cli.prepare import announce_compiling, prepare
+from qwchat.cli.report import Facts, dumps
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams
+from qwchat.events import Finished, Stats
+
+if TYPE_CHECKING:
+    from qwchat.api import Model
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a token costs: ``bytes_per_token`` of weights to decode one, ``operations_per_token`` to read one."""
+
+    bytes_per_token: int
+    operations_per_token: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One kind of work: tokens per second in every round, their median, and its share of the limit."""
+
+    tokens: int
+    rates: tuple[float, ...]
+    per_second: float
+    limit: float
+    work_per_token: int
+
+    @property
+    def rate(self) -> float:
+        """Median of the rounds in tokens per second."""
+        return statistics.median(self.rates)
+
+    @property
+    def share(self) -> float:
+        """``per_second`` over ``limit``."""
+        return self.per_second / self.limit
+
+
+def run(options: BenchOptions, services: Services) -> int:
+    """Measure, and print a table or one JSON object to standard output."""
+    options.check()
+    streams = Streams(quiet=options.quiet)
+    located = prepare(options.model, streams, options.threads)
+    announce_compiling(services, streams)
+    context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
+    with services.load(located.path, threads=options.threads, context=context) as model:
+        threads = model.engine.threads
+        bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
+        prefill, decode = _measure(model, options)
+        work = _work(model)
+        facts = Facts.of(located, model)
+    read = _measured(options.prompt_tokens, prefill, work.operations_per_token, peak)
+    written = _measured(options.new_tokens, decode, work.bytes_per_token, bandwidth)
+    if options.json:
+        streams.write(dumps(_as_data(options, facts, threads, read, written)) + "\n")
+    else:
+        streams.write(_as_text(options, facts, threads, read, written) + "\n")
+    return ExitCode.OK
+
+
+def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[float]]:
+    """Tokens per second of prefill and of decode in every round. A first, unmeasured round warms everything up."""
+    prefill, decode = [], []
+    depth = _tokens(model, options.depth, 0)
+    if depth:
+        _generate(model, depth, 1)
+    for number in range(options.rounds + 1):
+        # Other tokens in every round, so that nothing but the depth is found in the cache.
+        prompt = _tokens(model, options.prompt_tokens, 1 + 2 * number)
+        stats = _generate(model, [*depth, *prompt], 1)
+        first = _tokens(model, 1, 2 + 2 * number)
+        later = _generate(model, [*depth, *first], options.new_tokens + 1)
+        if number:
+            prefill.append(stats.prefill_rate)
+            decode.append(later.decode_rate)
+    return prefill, decode
+
+
+def _generate(model: Model, token_ids: Sequence[int], count: int) -> Stats:
+    """Read ``token_ids`` and write ``count`` tokens greedily, whatever they are."""
+    from qwchat.sampling import SamplingSettings
+
+    events = model.engine.generate(
+        token_ids,
+        SamplingSettings(),
+        seed=0,
+        usable_vocab=model.tokenizer.vocab_size,
+        max_tokens=count,
+        stop_ids=frozenset(),
+    )
+    ends = [event for event in events if isinstance(event, Finished)]
+    return ends[-1].stats
+
+
+def _tokens(model: Model, count: int, seed: int) -> list[int]:
+    """``count`` token ids drawn evenly from the vocabulary; the first differs from that of any nearby seed."""
+    import random
+
+    drawn = random.Random(seed)
+    vocabulary = model.tokenizer.vocab_size
+    return [seed % vocabulary, *(drawn.randrange(vocabulary) for _ in range(count - 1))][:count]
+
+
+def _work(model: Model) -> Work:
+    tensors = {name: model.folder.tensor(name) for name in model.folder.names}
+    tied = _HEAD not in tensors
+    unread = () if tied else (_EMBEDDING,)
+    layers = [tensor for name, tensor in tensors.items() if len(tensor.shape) == 2 and name not in (_EMBEDDING, _HEAD)]
+    return Work(
+        bytes_per_token=sum(tensor.nbytes for name, tensor in tensors.items() if name not in unread),
+        operations_per_token=2 * sum(tensor.shape[0] * tensor.shape[1] for tensor in layers),
+    )
+
+
+def _measured(tokens: int, rates: list[float], work_per_token: int, limit: float) -> Measured:
+    return Measured(tokens, tuple(rates), statistics.median(rates) * work_per_token, limit, work_per_token)
+
+
+def _as_text(options: BenchOptions, facts: Facts, threads: int, read: Measured, written: Measured) -> str:
+    rows = [
+        _row(
+            "prefill",
+            read,
+            options.depth,
+            f"{read.per_second / 1e9:,.1f} GOPS",
+            f"{read.limit / 1e9:,.0f} GOPS int8 peak",
+        ),
+        _row(
+            "decode",
+            written,
+            options.depth,
+            _bandwidth(written.per_second),
+            f"{_bandwidth(written.limit)} read bandwidth",
+        ),
+    ]
+    size = f"{facts.bits_per_weight:.2f} bits per weight"
+    title = f"{facts.name}: {size}, {threads} threads, median of {options.rounds} rounds"
+    heads = ("", "tokens", "depth", "tok/s", "lowest", "highest", "rate", "share", "of")
+    return f"{title}\n\n{table(heads, rows, right=(1, 2, 3, 4, 5, 6, 7))}"
+
+
+def _row(name: str, measured: Measured, depth: int, rate: str, limit: str) -> tuple[str, ...]:
+    figures = (measured.rate, min(measured.rates), max(measured.rates))
+    return (
+        name,
+        f"{measured.tokens:,}",
+        f"{depth:,}",
+        *(f"{figure:,.1f}" for figure in figures),
+        rate,
+        f"{100 * measured.share:.1f} %",
+        limit,
+    )
+
+
+def _bandwidth(bytes_per_second: float) -> str:
+    return f"{data_size(bytes_per_second)}/s"
+
+
+def _as_data(options: BenchOptions, facts: Facts, threads: int, read: Measured, written: Measured) -> dict[str, object]:
+    return {
+        "model": asdict(facts),
+        "threads": threads,
+        "rounds": options.rounds,
+        "depth": options.depth,
+        "prefill": {
+            "tokens": read.tokens,
+            "tokens_per_second": read.rate,
+            "rounds": list(read.rates),
+            "operations_per_token": read.work_per_token,
+            "operations_per_second": read.per_second,
+            "int8_peak": read.limit,
+            "share_of_int8_peak": read.share,
+        },
+        "decode": {
+            "tokens": written.tokens,
+            "tokens_per_second": written.rate,
+            "rounds": list(written.rates),
+            "bytes_per_token": written.work_per_token,
+            "bytes_per_second": written.per_second,
+            "read_bandwidth": written.limit,
+            "share_of_read_bandwidth": written.share,
+        },
+    }

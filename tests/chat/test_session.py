@@ -1,0 +1,204 @@
+"""The conversation itself: what is kept, what is asked again, what is saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat import transcript
+from qwchat.chat.controls import NAMES, Controls
+from qwchat.chat.session import Session
+from qwchat.errors import PromptTooLongError, UsageError
+from qwchat.events import Done, TextEvent, TextStep
+from qwchat.sampling import SamplingSettings
+from tests.chat.fakes import FakeModel
+
+HOT = Controls(SamplingSettings(temperature=1.0))
+
+
+def make(system: str | None = None, controls: Controls = HOT, **script: object) -> tuple[FakeModel, Session]:
+    model = FakeModel(**script)  # type: ignore[arg-type]
+    return model, Session(model, controls, system)
+
+
+def contents(session: Session) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in session.messages]
+
+
+def end_of(events: object) -> Done:
+    done = list(events)[-1]  # type: ignore[call-overload]
+    assert isinstance(done, Done)
+    return done
+
+
+def test_every_turn_is_sent_again_with_the_system_prompt_first() -> None:
+    model, session = make("Be brief.", replies=["One.", "Two."])
+    end_of(session.ask("first"))
+    end_of(session.ask("second"))
+    assert [(m["role"], m["content"]) for m in model.asked[1]] == [
+        ("system", "Be brief."),
+        ("user", "first"),
+        ("assistant", "One."),
+        ("user", "second"),
+    ]
+    assert session.turns[1]["token_ids"] == (0,)
+
+
+def test_a_reply_given_up_keeps_what_was_said() -> None:
+    _, session = make(replies=["one two three"])
+    events = session.ask("count")
+    said = [event.text for event in events_until(events, 2)]
+    events.close()
+    assert contents(session) == [("user", "count"), ("assistant", "".join(said))]
+    assert "token_ids" not in session.turns[1]
+
+
+def events_until(events: object, texts: int) -> list[TextStep]:
+    found: list[TextStep] = []
+    for event in events:  # type: ignore[attr-defined]
+        if isinstance(event, TextStep):
+            found.append(event)
+        if len(found) == texts:
+            break
+    return found
+
+
+def test_a_reply_cancelled_before_a_word_leaves_no_trace_but_retry() -> None:
+    model, session = make(replies=["first", "second"])
+    assert end_of(session.ask("question", cancel=lambda: True)).finish_reason == "cancelled"
+    assert session.turns == []
+    end_of(session.retry())
+    assert contents(session) == [("user", "question"), ("assistant", "second")]
+    assert len(model.asked[1]) == 1
+
+
+def test_an_empty_reply_that_the_model_ended_is_kept() -> None:
+    _, session = make(replies=[""])
+    end_of(session.ask("anything?"))
+    assert contents(session) == [("user", "anything?"), ("assistant", "")]
+
+
+def test_a_prompt_that_does_not_fit_leaves_no_trace() -> None:
+    _, session = make(context_size=4)
+    with pytest.raises(PromptTooLongError):
+        session.ask("one two three four five").send(None)
+    assert session.turns == []
+
+
+def test_retry_replaces_the_last_reply_with_another_seed() -> None:
+    model, session = make(controls=Controls(SamplingSettings(temperature=1.0), seed=5), replies=["old", "new"])
+    end_of(session.ask("question"))
+    done = end_of(session.retry())
+    assert contents(session) == [("user", "question"), ("assistant", "new")]
+    assert [(m["role"], m["content"]) for m in model.asked[1]] == [("user", "question")]
+    assert model.calls[0]["seed"] == 5
+    assert done.seed != 5
+
+
+def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
+    _, session = make(replies=["old", "new"])
+    end_of(session.ask("question"))
+    end_of(session.retry(cancel=lambda: True))
+    assert contents(session) == [("user", "question"), ("assistant", "old")]
+
+
+def test_retry_and_clear_without_a_question() -> None:
+    _, session = make()
+    with pytest.raises(UsageError, match="nothing was asked yet"):
+        session.retry()
+    end_of(session.ask("question"))
+    session.clear()
+    assert session.messages == []
+    with pytest.raises(UsageError, match="nothing was asked yet"):
+        session.retry()
+
+
+def test_a_seed_is_drawn_for_every_reply_unless_one_is_set() -> None:
+    model, session = make()
+    seeds = {end_of(session.ask("again")).seed for _ in range(4)}
+    assert len(seeds) == 4
+    session.controls = session.controls.changed("seed", "11", session.defaults)
+    assert end_of(session.ask("again")).seed == 11
+    assert model.calls[-1]["seed"] == 11
+
+
+def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
+    controls = Controls(SamplingSettings(temperature=0.7, top_k=20), seed=3)
+    assert {name: controls.shown(name) for name in NAMES} == {
+        "temp": "0.7",
+        "top-p": "1",
+        "top-k": "20",
+        "min-p": "0",
+        "repeat-penalty": "1",
+        "presence-penalty": "0",
+        "frequency-penalty": "0",
+        "seed": "3",
+        "max-tokens": "none",
+        "stop": "none",
+    }
+    changed = controls
+    for name, value in (("--temp", "0"), ("TOP_K", "5"), ("seed", "random"), ("max-tokens", "9"), ("stop", "the end")):
+        changed = changed.changed(name, value, controls)
+    assert (changed.settings.temperature, changed.settings.top_k) == (0.0, 5)
+    assert (changed.seed, changed.max_tokens, changed.stop) == (None, 9, ("the end",))
+    for name in NAMES:
+        changed = changed.changed(name, "default", controls)
+    assert changed == controls
+    assert changed.changed("max-tokens", "none", controls).max_tokens is None
+    assert changed.changed("stop", "none", controls).stop == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("temp", "warm", "temp takes a number, not 'warm'"),
+        ("temp", "6", "--temp must be"),
+        ("top-k", "1.5", "top-k takes a whole number, not '1.5'"),
+        ("seed", "-1", "seed must be from 0 to 18446744073709551615, not -1"),
+        ("max-tokens", "0", "max-tokens must be at least 1, not 0"),
+        ("topk", "1", "there is no setting 'topk': did you mean top-k\\?"),
+        ("colour", "1", "there is no setting 'colour': there are temp, "),
+    ],
+)
+def test_settings_that_cannot_be(name: str, value: str, complaint: str) -> None:
+    controls = Controls(SamplingSettings())
+    with pytest.raises(UsageError, match=complaint):
+        controls.changed(name, value, controls)
+
+
+def test_a_conversation_is_saved_as_markdown_and_json(tmp_path: Path) -> None:
+    _, session = make("Be brief.", replies=["# Not a heading of ours\n\n日本"])
+    end_of(session.ask("Hello?"))
+    transcript.save(session, "mini-q4", tmp_path / "talk.md", overwrite=False)
+    assert (tmp_path / "talk.md").read_text() == (
+        "# Conversation with mini-q4\n\n## System\n\nBe brief.\n\n## You\n\nHello?\n\n"
+        "## mini-q4\n\n# Not a heading of ours\n\n日本\n"
+    )
+    transcript.save(session, "mini-q4", tmp_path / "talk.json", overwrite=False)
+    document = json.loads((tmp_path / "talk.json").read_text())
+    assert document["messages"][2] == {"role": "assistant", "content": "# Not a heading of ours\n\n日本"}
+    assert document["settings"]["temperature"] == 1.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.json", "talk.md"]
+
+
+def test_saving_loses_no_file(tmp_path: Path) -> None:
+    _, session = make()
+    end_of(session.ask("Hello?"))
+    path = tmp_path / "talk.md"
+    path.write_text("precious")
+    with pytest.raises(UsageError, match="exists already: choose another name"):
+        transcript.save(session, "mini", path, overwrite=False)
+    assert path.read_text() == "precious"
+    with pytest.raises(UsageError, match=r"cannot write .*nowhere/talk.md: No such file or directory"):
+        transcript.save(session, "mini", tmp_path / "nowhere" / "talk.md", overwrite=False)
+    transcript.save(session, "mini", path, overwrite=True)
+    assert path.read_text().startswith("# Conversation")
+    assert [file.name for file in tmp_path.iterdir()] == ["talk.md"]
+
+
+def test_events_pass_through_unchanged() -> None:
+    _, session = make(replies=["one two"])
+    kinds: list[type[TextEvent]] = [type(event) for event in session.ask("hi")]
+    assert [kind.__name__ for kind in kinds] == ["Prefilled", "TextStep", "TextStep", "Done"]

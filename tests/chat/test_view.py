@@ -1,0 +1,186 @@
+"""What is shown, as exact text."""
+
+from __future__ import annotations
+
+import io
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwchat.chat.view.markdown import MarkdownStyler
+from qwchat.chat.view.progress import byte_progress, data_size, duration
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.statistics import ending_notice, statistics_line
+from qwchat.chat.view.table import pairs, table
+from qwchat.chat.view.terminal import Look, harmless, look_of
+from qwchat.events import Done, FinishReason, Stats
+
+FULL = Look(terminal=True, emphasis=True, colour=True)
+PLAIN = Look(terminal=True, emphasis=False, colour=False)
+SGR = re.compile(r"\x1b\[\d+m")
+MARKDOWN = st.text(st.sampled_from("ab `*#~-\\\n>|1."), max_size=80)
+
+
+class Stream(io.StringIO):
+    """A text stream that says whether it is a terminal."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def styled(text: str, look: Look = FULL) -> str:
+    styler = MarkdownStyler(look)
+    return styler.push(text) + styler.flush()
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("plain text", "plain text"),
+        ("# Title\ntext", "\x1b[1m# Title\x1b[0m\ntext"),
+        ("#hashtag and ####### seven", "#hashtag and ####### seven"),
+        ("a `code` b", "a \x1b[36m`code`\x1b[0m b"),
+        ("``a ` b`` c", "\x1b[36m``a ` b``\x1b[0m c"),
+        ("never `closed\nnext", "never \x1b[36m`closed\x1b[0m\nnext"),
+        ("a **b c** d", "a \x1b[1m**b c**\x1b[0m d"),
+        ("2 * 3 ** 4", "2 * 3 ** 4"),
+        ("*a* snake_case __b__", "*a* snake_case __b__"),
+        (r"\*\*not\*\* \`x\`", r"\*\*not\*\* \`x\`"),
+        (r"`a\` b", "\x1b[36m`a\\`\x1b[0m b"),
+        (
+            "```py\n# x **y**\n```\n# T",
+            "\x1b[2m```py\x1b[0m\n\x1b[36m# x **y**\x1b[0m\n\x1b[2m```\x1b[0m\n\x1b[1m# T\x1b[0m",
+        ),
+        ("````\n```\n````", "\x1b[2m````\x1b[0m\n\x1b[36m```\x1b[0m\n\x1b[2m````\x1b[0m"),
+        ("```inline``` code", "\x1b[36m```inline```\x1b[0m code"),
+        ("  ~~~\n``` \n  ~~~", "\x1b[2m  ~~~\x1b[0m\n\x1b[36m``` \x1b[0m\n\x1b[2m  ~~~\x1b[0m"),
+        ("```\nopen", "\x1b[2m```\x1b[0m\n\x1b[36mopen\x1b[0m"),
+    ],
+)
+def test_markdown_is_styled_in_place(source: str, shown: str) -> None:
+    assert styled(source) == shown
+
+
+@given(MARKDOWN)
+def test_styling_changes_no_text(source: str) -> None:
+    assert SGR.sub("", styled(source)) == source
+    assert styled(source, PLAIN) == source
+
+
+@given(MARKDOWN, st.lists(st.integers(0, 80), max_size=6))
+def test_how_a_reply_is_cut_does_not_matter(source: str, cuts: list[int]) -> None:
+    styler = MarkdownStyler(FULL)
+    places = [0, *sorted(min(cut, len(source)) for cut in cuts), len(source)]
+    pieces = [styler.push(source[start:stop]) for start, stop in pairwise(places)]
+    assert "".join(pieces) + styler.flush() == styled(source)
+
+
+def test_little_is_held_back() -> None:
+    styler = MarkdownStyler(FULL)
+    assert SGR.sub("", styler.push("A sentence as it ")) == "A sentence as it "
+
+
+@given(st.text(max_size=60))
+def test_no_control_character_reaches_a_terminal(text: str) -> None:
+    shown = harmless(text)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert shown == text or re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "choice", "environment", "look"),
+    [
+        (True, "auto", {"TERM": "xterm"}, (True, True, True)),
+        (True, "auto", {"TERM": "xterm", "NO_COLOR": "1"}, (True, True, False)),
+        (True, "auto", {"TERM": "xterm", "NO_COLOR": ""}, (True, True, True)),
+        (True, "auto", {"TERM": "dumb"}, (True, False, False)),
+        (True, "auto", {}, (True, False, False)),
+        (True, "never", {"TERM": "xterm"}, (True, False, False)),
+        (True, "always", {"TERM": "dumb", "NO_COLOR": "1"}, (True, True, True)),
+        (False, "auto", {"TERM": "xterm"}, (False, False, False)),
+        (False, "always", {"TERM": "xterm"}, (False, True, True)),
+    ],
+)
+def test_what_a_stream_can_show(
+    terminal: bool, choice: str, environment: dict[str, str], look: tuple[bool, bool, bool]
+) -> None:
+    stream = Stream(terminal=terminal)
+    assert look_of(stream, choice, environment) == Look(*look)  # type: ignore[arg-type]
+
+
+def done(reason: FinishReason = "stop", cached: int = 0, generated: int = 48) -> Done:
+    stats = Stats(1234, cached, generated, 0.5, 0.25, 0.125, 2048)
+    return Done(reason, stats, "text", (), 42)
+
+
+def test_the_line_of_figures() -> None:
+    assert statistics_line(done(), sampled=True) == (
+        "0.12 s to first token · prefill 2,468 tok/s (1,234 tokens) · decode 188 tok/s · context 1,282/2,048 · seed 42"
+    )
+    assert statistics_line(done(cached=1200, generated=1), sampled=False) == (
+        "0.12 s to first token · prefill 68.0 tok/s (1,200 of 1,234 cached) · context 1,235/2,048"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "max_tokens", "notice"),
+    [
+        ("stop", 5, None),
+        ("cancelled", None, None),
+        ("length", 5, "the reply was cut at --max-tokens 5"),
+        ("context", None, "the reply was cut: the context of 2,048 tokens is full"),
+    ],
+)
+def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str | None) -> None:
+    assert ending_notice(done(reason), max_tokens) == notice
+
+
+def test_tables_and_pairs() -> None:
+    assert table(("name", "bytes", ""), [("a", "1,000", ""), ("longer", "7", "x")], right=(1,)) == (
+        "name    bytes\na       1,000\nlonger      7  x"
+    )
+    assert pairs([("model", "mini"), ("bits", "4.5")]) == "model  mini\nbits   4.5"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (15_231_233_024, "15.2 GB"), (2e12, "2.0 TB")],
+)
+def test_sizes(count: float, shown: str) -> None:
+    assert data_size(count) == shown
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_progress_where_no_line_can_be_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 6.0, 7.0, 12.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    stream = Stream(terminal=False)
+    with byte_progress("converting mini", 4_000_000, Screen(stream, PLAIN), rewritable=False) as progress:
+        for part in (500_000, 1_500_000, 2_000_000, 3_000_000):
+            progress.update(part, "a tensor")
+    assert stream.getvalue() == (
+        "qwchat: converting mini: 37 % (1.5 MB of 4.0 MB, 250 kB/s, 10 s to go)\n"
+        "qwchat: converting mini: 75 % (3.0 MB of 4.0 MB, 250 kB/s, 4 s to go)\n"
+    )
+
+
+def test_a_quiet_screen_shows_errors_only() -> None:
+    stream = Stream(terminal=False)
+    screen = Screen(stream, PLAIN, quiet=True)
+    screen.notice("a notice")
+    screen.statistics("figures")
+    with byte_progress("converting", 10, screen, rewritable=True) as progress:
+        progress.update(10, "")
+    screen.error("it broke\nin two \x1b lines")
+    assert stream.getvalue() == "qwchat: error: it broke in two ␛ lines\n"

@@ -1,0 +1,177 @@
+"""What only a process of its own shows: start-up, signals, pipes that close, the interpreter's end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runs import FAKE, environment, run
+
+HEAVY = ("numba", "numpy", "tokenizers", "rich", "rich.markdown", "prompt_toolkit", "jinja2")
+HELP_SECONDS = 0.25
+
+
+def start(*arguments: str, models: Path, **script: object) -> subprocess.Popen[bytes]:
+    """Start the command line; returns when the interpreter is up and the program begins."""
+    started = models / "started"
+    started.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(models, **script) | {"QWCHAT_FAKE_STARTED": str(started)},
+    )
+    while not started.exists() and process.poll() is None:
+        time.sleep(0.005)
+    return process
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("chat", "--help"), ("convert", "--help"), ("--version",)])
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    program = (
+        "import sys\nfrom qwchat.cli.main import main\ntry:\n    main()\nfinally:\n"
+        f"    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=True)
+    assert result.stderr == b"[]\n"
+    assert result.stdout.startswith((b"Usage: qwchat", b"qwchat "))
+
+
+def test_help_answers_at_once() -> None:
+    program = "from qwchat.cli.main import main; main()"
+
+    def seconds() -> float:
+        """Of processor time, which a busy machine stretches less than the clock."""
+        before = os.times()
+        subprocess.run([sys.executable, "-c", program, "--help"], stdout=subprocess.DEVNULL, check=True)
+        after = os.times()
+        return after.children_user - before.children_user + after.children_system - before.children_system
+
+    assert min(seconds() for _ in range(5)) <= HELP_SECONDS
+
+
+def test_a_reply_streams_through_a_pipe(tmp_path: Path) -> None:
+    with start("-q", "-p", "hi", models=tmp_path, replies=["first second third"], token_seconds=0.5) as process:
+        assert process.stdout is not None
+        assert os.read(process.stdout.fileno(), 100) == b"first"
+        assert process.poll() is None
+        assert process.stdout.read() == b" second third\n"
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    command = f"'{sys.executable}' '{FAKE}' -q -p hi </dev/null | head -c 5; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(
+        ["/bin/bash", "-c", command],
+        env=environment(tmp_path, replies=["word " * 2000]),
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == (b"word ", b"", 141)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "error"),
+    [
+        (">&-", 0, b""),
+        ("2>&-", 0, b""),
+        ("<&-", 0, b""),
+        ("> /dev/full", 1, b"qwchat: error: No space left on device\n"),
+        ("2> /dev/full", 0, b""),
+    ],
+)
+def test_streams_that_are_closed_or_full(tmp_path: Path, redirection: str, code: int, error: bytes) -> None:
+    quiet = "" if "2>" in redirection else "-q"
+    command = f"'{sys.executable}' '{FAKE}' {quiet} -p hi {redirection}"
+    result = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env=environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (code, error)
+
+
+def test_ctrl_c_during_a_reply_keeps_what_was_said(tmp_path: Path) -> None:
+    words = " ".join(f"word{number}" for number in range(500))
+    with start("-p", "hi", models=tmp_path, replies=[words], token_seconds=0.02) as process:
+        assert process.stdout is not None
+        head = os.read(process.stdout.fileno(), 100)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        said = (head + out).decode()
+        assert process.returncode == 130
+        assert words.startswith(said.removesuffix("\n"))
+        assert said.endswith("\n")
+        assert err.decode().count("\n") == 1
+        assert "s to first token" in err.decode()
+
+
+def test_ctrl_c_in_json_gives_the_reply_so_far(tmp_path: Path) -> None:
+    with start("-p", "hi", "--jsonl", models=tmp_path, replies=["word " * 500], token_seconds=0.02) as process:
+        assert process.stdout is not None
+        events = iter(process.stdout.readline, b"")
+        next(line for line in events if b'"text"' in line)
+        process.send_signal(signal.SIGINT)
+        last = list(events)[-1]
+        assert process.wait(10) == 130
+    assert json.loads(last)["event"] == "done"
+    assert json.loads(last)["finish_reason"] == "cancelled"
+    assert json.loads(last)["text"]
+
+
+def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
+    drawn = random.Random(1)
+    script = {"replies": ["word " * 200], "token_seconds": 0.005, "load_seconds": 0.2, "chunk_seconds": 0.05}
+    for _ in range(16):
+        with start("-p", "long " * 1000, models=tmp_path, **script) as process:
+            time.sleep(drawn.uniform(0.0, 1.2))
+            process.send_signal(signal.SIGINT)
+            sent = time.monotonic()
+            _, err = process.communicate(timeout=20)
+        assert process.returncode == 130, err
+        assert b"Traceback" not in err, err.decode()
+        assert b"Exception ignored" not in err, err.decode()
+        assert time.monotonic() - sent < 10
+
+
+def test_two_signals_leave_at_once(tmp_path: Path) -> None:
+    with start("--jsonl", "-p", "hi", models=tmp_path, replies=["one two"], token_seconds=5.0) as process:
+        assert process.stdout is not None
+        next(line for line in iter(process.stdout.readline, b"") if b'"prefill"' in line)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == b"qwchat: interrupted\n"
+    assert time.monotonic() - sent < 2
+
+
+def test_a_chat_without_any_terminal_takes_lines(tmp_path: Path) -> None:
+    lines = b"hello\n/set seed 5\n\n/nothing\nlast without newline"
+    result = run("chat", "-q", models=tmp_path, stdin=lines)
+    assert result.returncode == 0
+    assert result.stdout == b"echo: hello\necho: last without newline\n"
+    assert result.stderr.decode().splitlines() == [
+        "seed 5",
+        "qwchat: error: there is no command /nothing: /help lists them (begin with // to send it as a message)",
+    ]
+
+
+def test_a_chat_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
+    result = run("chat", "-q", models=tmp_path, stdin=b"fine\nbad \xff\n")
+    assert result.returncode == 2
+    assert result.stdout == b"echo: fine\n"
+    assert result.stderr == b"qwchat: error: the input is no UTF-8 text (byte 5 of a line): convert it\n"

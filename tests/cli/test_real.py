@@ -1,0 +1,218 @@
+"""The commands on a small random checkpoint, with the real converter and the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from quant.container import open_model
+from tests.quant.checkpoints import make_checkpoint
+
+SHAPE = {"hidden_size": 128, "max_position_embeddings": 512}
+PROGRAM = "from qwchat.cli.main import main; main()"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real") / "tiny"
+    return make_checkpoint(folder, config_overrides=SHAPE)
+
+
+@pytest.fixture(scope="module")
+def models(checkpoint: Path) -> Path:
+    """A models folder into which the checkpoint is converted by the first question."""
+    folder = checkpoint.parent / "models"
+    first = qwchat("-p", "hello", "-m", str(checkpoint), "--max-tokens", "4", "--temp", "0", models=folder)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.decode().splitlines()[0] == f"qwchat: tiny is converted once, into {folder}/tiny-q4"
+    return folder
+
+
+def qwchat(*arguments: str, models: Path, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "QWCHAT_MODELS": str(models), **variables}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments], input=stdin, capture_output=True, env=environment, check=False
+    )
+
+
+def test_the_second_question_converts_and_compiles_nothing(models: Path, checkpoint: Path) -> None:
+    arguments = ("-p", "hello", "-m", str(checkpoint), "--max-tokens", "4", "--temp", "0")
+    second, third = (qwchat(*arguments, models=models) for _ in range(2))
+    assert second.stdout == third.stdout
+    assert second.stderr.decode().splitlines()[0].endswith("the reply was cut at --max-tokens 4")
+    assert len(second.stderr.splitlines()) == 2
+
+
+def test_json_and_seeds(models: Path) -> None:
+    arguments = ("-p", "hello", "-m", "tiny-q4", "--max-tokens", "8", "--temp", "1.5", "--seed", "7", "--json")
+    first, second = (json.loads(qwchat(*arguments, models=models).stdout) for _ in range(2))
+    assert first["text"] == second["text"]
+    assert first["model"]["fingerprint"] == open_model(models / "tiny-q4").fingerprint
+    assert first["tokens"]["generated"] == 8
+    assert first["finish_reason"] == "length"
+
+
+def test_a_prompt_that_does_not_fit_names_both_numbers(models: Path) -> None:
+    result = qwchat("-p", "hello " * 600, "-m", "tiny-q4", "--ctx", "300", models=models)
+    assert (result.returncode, result.stdout) == (4, b"")
+    [line] = result.stderr.decode().splitlines()
+    assert line.startswith("qwchat: error: the prompt has ")
+    assert "the context holds 300" in line
+
+
+def test_a_context_beyond_the_model_is_refused(models: Path) -> None:
+    result = qwchat("-p", "hello", "-m", "tiny-q4", "--ctx", "600", models=models)
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr.startswith(b"qwchat: error: --ctx must be from 1 to 512")
+
+
+def test_show_agrees_with_the_file(models: Path) -> None:
+    folder = open_model(models / "tiny-q4")
+    shown = json.loads(qwchat("show", "tiny-q4", "--json", models=models).stdout)
+    assert shown["bits_per_weight"] == folder.bits_per_weight
+    assert shown["bytes"] == (models / "tiny-q4" / "weights.bin").stat().st_size
+    assert shown["bits_per_weight"] == 8 * shown["bytes"] / shown["parameters"]
+    assert {tensor["name"]: tensor["format"] for tensor in shown["tensors"]} == {
+        name: folder.tensor(name).format for name in folder.names
+    }
+    assert shown["files"]["weights.bin"] == shown["bytes"]
+    text = qwchat("show", "tiny-q4", models=models).stdout.decode()
+    assert f"bits per weight  {folder.bits_per_weight:.4f}\n" in text
+    assert "layers.*.self_attn.q_proj.weight          0-1     q4      128 × 128" in text
+
+
+def test_show_of_a_checkpoint_that_is_not_converted(checkpoint: Path, tmp_path: Path) -> None:
+    text = qwchat("show", str(checkpoint), models=tmp_path).stdout.decode()
+    assert text.startswith("model            tiny (checkpoint, not converted yet)\n")
+    assert "bits per weight  16.0000\n" in text
+
+
+def test_list(models: Path) -> None:
+    listed = json.loads(qwchat("list", "--json", models=models).stdout)
+    assert listed["folder"] == str(models)
+    [entry] = [entry for entry in listed["models"] if entry["name"] == "tiny-q4"]
+    assert entry["bits_per_weight"] == open_model(models / "tiny-q4").bits_per_weight
+    [line] = [line for line in qwchat("list", models=models).stdout.decode().splitlines() if line.startswith("tiny-q4")]
+    assert line.split()[1] == "q4"
+
+
+def test_bench(models: Path) -> None:
+    arguments = ("--prompt-tokens", "40", "--new-tokens", "5", "--depth", "20", "--rounds", "2")
+    figures = json.loads(qwchat("bench", "tiny-q4", *arguments, "--json", models=models).stdout)
+    assert len(figures["prefill"]["rounds"]) == len(figures["decode"]["rounds"]) == 2
+    assert 0 < figures["prefill"]["share_of_int8_peak"] < 1
+    assert figures["decode"]["share_of_read_bandwidth"] > 0
+    folder = open_model(models / "tiny-q4")
+    embedding = folder.tensor("model.embed_tokens.weight").nbytes
+    assert figures["decode"]["bytes_per_token"] == sum(folder.tensor(name).nbytes for name in folder.names) - embedding
+    table = qwchat("bench", "tiny-q4", *arguments, models=models).stdout.decode().splitlines()
+    assert table[0].startswith("tiny-q4: ")
+    assert [line.split()[0] for line in table[3:]] == ["prefill", "decode"]
+
+
+def test_bench_refuses_what_does_not_fit(models: Path) -> None:
+    result = qwchat("bench", "tiny-q4", "--depth", "600", models=models)
+    assert (result.returncode, result.stdout) == (2, b"")
+    result = qwchat("bench", "tiny-q4", "--rounds", "0", models=models)
+    assert result.stderr == b"qwchat: error: --rounds must be at least 1, not 0\n"
+
+
+def test_convert_prints_the_folder(checkpoint: Path, tmp_path: Path) -> None:
+    result = qwchat("convert", str(checkpoint), "--preset", "q8", models=tmp_path / "new")
+    assert result.returncode == 0
+    assert result.stdout.decode() == f"{tmp_path}/new/tiny-q8\n"
+    assert result.stderr.decode().startswith("qwchat: converted ")
+    again = qwchat("convert", str(checkpoint), "--preset", "q8", models=tmp_path / "new")
+    assert again.returncode == 2
+    assert b"already holds a model; use --force to replace it" in again.stderr
+    forced = qwchat("convert", str(checkpoint), str(tmp_path / "new" / "tiny-q8"), "--force", "--json", models=tmp_path)
+    assert json.loads(forced.stdout)["preset"] == "q4"
+
+
+def test_convert_shows_a_plan(checkpoint: Path, tmp_path: Path) -> None:
+    result = qwchat("convert", str(checkpoint), "--dry-run", models=tmp_path / "new")
+    *_, last, total = result.stdout.decode().splitlines()
+    assert last.split()[0] == "lm_head.weight"
+    assert total.endswith(" bits per weight")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("convert", "/nowhere"), 3, "/nowhere is not a folder"),
+        (("convert", "{checkpoint}", "--preset", "q5"), 2, "unknown preset 'q5'; choose one of q4, q4-small, q8, "),
+        (("convert", "{checkpoint}", "--bits", "3"), 2, "3 bits are not supported; choose 4 or 8"),
+        (("convert", "{checkpoint}", "{checkpoint}/inside"), 2, "{checkpoint}/inside lies in the source"),
+        (("convert",), 2, "missing argument 'SOURCE'"),
+        (("show", "nothing"), 3, "there is no model 'nothing'"),
+        (("-p", "hi", "-m", "{damaged}"), 3, "{damaged}/manifest.json"),
+    ],
+)
+def test_what_cannot_be_done(
+    checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text("{")
+    words = [word.format(checkpoint=checkpoint, damaged=damaged) for word in arguments]
+    result = qwchat(*words, models=tmp_path)
+    assert (result.returncode, result.stdout) == (code, b"")
+    [line] = result.stderr.decode().splitlines()
+    assert line.startswith(f"qwchat: error: {message.format(checkpoint=checkpoint, damaged=damaged)}")
+
+
+def test_a_changed_checkpoint_is_converted_again_with_a_notice(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "src", seed=1, config_overrides=SHAPE)
+    arguments = ("-p", "hello", "-m", str(source), "--max-tokens", "1", "-q")
+    assert qwchat(*arguments, models=tmp_path / "models").returncode == 0
+    before = open_model(tmp_path / "models" / "src-q4").source_fingerprint
+    make_checkpoint(source, seed=2, config_overrides=SHAPE)
+    result = qwchat(*arguments[:-1], models=tmp_path / "models")
+    assert "has changed since it was converted" in result.stderr.decode().splitlines()[0]
+    assert open_model(tmp_path / "models" / "src-q4").source_fingerprint != before
+
+
+def test_first_runs_at_the_same_moment_do_not_harm_each_other(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "src", config_overrides=SHAPE)
+    results: list[subprocess.CompletedProcess[bytes]] = []
+    arguments = ("-p", "hello", "-m", str(source), "--max-tokens", "3", "--temp", "0")
+    threads = [
+        threading.Thread(target=lambda: results.append(qwchat(*arguments, models=tmp_path / "models")))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.returncode for result in results] == [0, 0, 0], [result.stderr for result in results]
+    assert len({result.stdout for result in results}) == 1
+    assert all(ok for _, ok in open_model(tmp_path / "models" / "src-q4").verify())
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["src-q4"]
+
+
+def test_ctrl_c_during_a_conversion_leaves_something_to_resume(tmp_path: Path) -> None:
+    wide = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8}
+    source = make_checkpoint(tmp_path / "src", config_overrides=wide)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "convert", str(source), str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while not (tmp_path / ".out.partial" / "journal.jsonl").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, b"", b"qwchat: interrupted\n")
+    assert not (tmp_path / "out").exists()
+    resumed = qwchat("convert", str(source), str(tmp_path / "out"), "--resume", models=tmp_path)
+    assert resumed.returncode == 0
+    assert resumed.stderr.decode().startswith("qwchat: resuming: ")
