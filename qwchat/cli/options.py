@@ -28,9 +28,6 @@ Threads = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progress, no statistics.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-# The small commands take these too, but need not speak of them.
-HiddenQuiet = Annotated[bool, typer.Option("--quiet", "-q", hidden=True)]
-HiddenDebug = Annotated[bool, typer.Option("--debug", hidden=True)]
 
 
 def _number(flag: str, metavar: str, help_text: str) -> Any:
@@ -176,7 +173,7 @@ class ShowOptions:
 
     model: ModelArgument = None
     json: Json = False
-    debug: HiddenDebug = False
+    debug: Debug = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +181,7 @@ class ListOptions:
     """Options of ``list``."""
 
     json: Json = False
-    debug: HiddenDebug = False
+    debug: Debug = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +195,8 @@ class BenchOptions:
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds; the median counts.")] = 3
     threads: Threads = None
     json: Json = False
-    quiet: HiddenQuiet = False
-    debug: HiddenDebug = False
+    quiet: Quiet = False
+    debug: Debug = False
 
     def check(self) -> None:
         """Refuse numbers that measure nothing. Raises UsageError that names the flag."""
