@@ -53,13 +53,6 @@ def load(
     return Model(folder, Engine(folder, threads=threads, context=context, device=device, kv=kv))
 
 
-def needs_compiling() -> bool:
-    """Whether the next ``load`` compiles the kernels first, which takes a while, once for each machine."""
-    from qwchat.kernels.jit import is_compiled
-
-    return not is_compiled()
-
-
 def _converted(model: str) -> Path:
     located = locate(model)
     if located.converted:
