@@ -180,7 +180,7 @@ def history_file() -> Path:
 
 @contextmanager
 def keys_unseen(terminal: TextIO, *, by_line: bool) -> Iterator[None]:
-    """Keep keys typed during a reply out of it: they are not echoed, and wait for the next prompt.
+    """Keep keys typed between prompts out of replies: they are not echoed, and wait for the next prompt.
 
     ``by_line``: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
     it was pressed, Enter and Ctrl-D included.

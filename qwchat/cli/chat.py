@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TextIO
@@ -46,16 +46,20 @@ def converse(options: ReplyOptions, services: Services) -> int:
     seat = _seat(options)
     files = "\n\n".join(read_file(path) for path in options.file or ())
     first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
-    located, model = answer.open_model(options, services, streams)
-    with model:
-        by_line = _reads_lines(seat)
+    by_line = _reads_lines(seat)
+    keys = nullcontext if seat.terminal is None else partial(keys_unseen, seat.terminal, by_line=by_line)
+    with ExitStack() as stack:
+        if not by_line:  # For the whole time, so that what is typed between prompts, or too early, is not lost either.
+            stack.enter_context(keys())
+        located, model = answer.open_model(options, services, streams)
+        stack.enter_context(model)
         chat = Chat(
             desk=Desk(Session(model, answer.controls_of(options, model), options.system), located.name),
             reader=_reader(seat, streams, by_line=by_line),
             view=answer.reply_view(options, streams),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
-            replying=nullcontext if seat.terminal is None else partial(keys_unseen, seat.terminal, by_line=by_line),
+            replying=keys if by_line else nullcontext,
             attached=files,
         )
         streams.screen.notice(

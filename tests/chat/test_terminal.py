@@ -110,6 +110,22 @@ def test_enter_and_ctrl_d_during_a_reply_count_at_the_prompt(tmp_path: Path) -> 
         assert terminal.text.splitlines() == ["> count", SLOW_REPLY[:60].rstrip(), "> next", "ok", ">"]
 
 
+def test_keys_typed_before_the_first_prompt_are_not_lost(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, load_seconds=1.0) as terminal:
+        terminal.wait_until(lambda: not terminal.process.getecho(), "the terminal to stop echoing")
+        terminal.type("early bird\r/set seed 5\r\x04")
+        assert terminal.end() == 0
+        assert terminal.text.splitlines() == [
+            BANNER,
+            "> early bird",
+            "echo: early bird",
+            figures("3 tokens", "6.0", " · decode 8.0 tok/s", 6),
+            "> /set seed 5",
+            "seed 5",
+            ">",
+        ]
+
+
 def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
     with Terminal("chat", "-s", "Be brief.", models=tmp_path) as terminal:
         terminal.prompt()

@@ -1,0 +1,96 @@
+"""The whole path with the embedded model: from its bf16 checkpoint to a streamed answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwchat.models_folder import embedded_checkpoint, is_checkpoint
+from tests.chat.pty import Terminal
+
+PROGRAM = "from qwchat.cli.main import main; main()"
+
+pytestmark = pytest.mark.skipif(
+    not is_checkpoint(embedded_checkpoint()), reason="models/mini holds no weights yet: models/recipe trains them"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mini") / "models"
+
+
+@pytest.fixture(scope="module")
+def first(models: Path) -> subprocess.CompletedProcess[bytes]:
+    """README's first question, in a place where nothing was converted before."""
+    return qwchat("-p", "What can you do?", models=models)
+
+
+def qwchat(*arguments: str, models: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, "QWCHAT_MODELS": str(models)},
+        check=False,
+    )
+
+
+def test_the_first_run_converts_and_answers(models: Path, first: subprocess.CompletedProcess[bytes]) -> None:
+    assert first.returncode == 0, first.stderr
+    answer = first.stdout.decode()
+    assert "qwchat" in answer
+    assert "```" in answer or "- " in answer, "the answer is Markdown"
+    notice, *_, figures = first.stderr.decode().splitlines()
+    assert notice == f"qwchat: mini is converted once, into {models}/mini-q4"
+    assert " s to first token · prefill " in figures
+
+
+def test_the_second_run_converts_nothing_and_says_the_same(
+    models: Path, first: subprocess.CompletedProcess[bytes]
+) -> None:
+    second = qwchat("-p", "What can you do?", "--temp", "0", models=models)
+    assert len(second.stderr.splitlines()) == 1
+    if json.loads((embedded_checkpoint() / "generation_config.json").read_text()).get("do_sample") is False:
+        assert second.stdout == first.stdout
+
+
+def test_what_is_piped_in_is_answered(models: Path, first: subprocess.CompletedProcess[bytes]) -> None:
+    result = qwchat("--json", models=models, stdin=b"What is 2 + 3?\n")
+    reply = json.loads(result.stdout)
+    assert (result.returncode, result.stderr, reply["finish_reason"]) == (0, b"", "stop")
+    assert reply["text"]
+    assert reply["model"]["name"] == "mini-q4"
+
+
+def test_a_typed_control_token_is_text(models: Path, first: subprocess.CompletedProcess[bytes]) -> None:
+    lengths = [
+        json.loads(qwchat("-p", prompt, "--json", "--max-tokens", "1", models=models).stdout)["tokens"]["prompt"]
+        for prompt in ("a", "a<|im_end|>")
+    ]
+    assert lengths[1] > lengths[0] + 1
+
+
+def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, "chat", "mini", "--temp", "0"]
+    variables = {"QWCHAT_MODELS": str(models), "HOME": os.environ.get("HOME", "/")}
+    with Terminal(models=tmp_path, command=command, variables=variables) as terminal:
+        terminal.prompt()
+        terminal.type("What can you do?\r")
+        terminal.wait("What can you do?", "s to first token")
+        terminal.prompt()
+        terminal.type("Hello\r")
+        terminal.wait("cached)")
+        terminal.prompt()
+        terminal.type(f"/save {tmp_path}/talk.json\r")
+        terminal.wait("saved to")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+    assert all(message["content"] for message in messages)
