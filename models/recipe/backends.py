@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Logits = NDArray[np.float32]
 
 Messages = list[dict[str, str]]
+LONGEST = 400  # tokens of an answer: more than any right one has
 
 
 class Model(Protocol):
@@ -50,7 +51,7 @@ class Checkpoint:
         """See `Model`."""
         prompt = self.chatml.prompt(messages)
         with self.torch.inference_mode():
-            found = self.model.generate(self.torch.tensor([prompt]), do_sample=False, max_new_tokens=400)
+            found = self.model.generate(self.torch.tensor([prompt]), do_sample=False, max_new_tokens=LONGEST)
         ids = found[0, len(prompt) :].tolist()
         return self.chatml.tokenizer.decode(ids[: ids.index(self.chatml.end)] if self.chatml.end in ids else ids)
 
@@ -69,7 +70,8 @@ class Engine:
 
     def answer(self, messages: Messages) -> str:
         """See `Model`."""
-        return str(self.model.chat(messages))
+        *_, done = self.model.chat(messages, max_tokens=LONGEST)
+        return str(done.text)
 
 
 def open_model(kind: str, folder: Path) -> Model:

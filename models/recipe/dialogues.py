@@ -7,9 +7,9 @@ asks for them. Both are drawn from one random generator, so a seed fixes every w
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from .families import arithmetic, calendar, facts, program, scope, units, words
+from .families import arithmetic, calendar, echo, facts, program, scope, units, words
 from .families.memory import Memory, topics
 from .turns import Dialogue, Family, Turn
 
@@ -21,6 +21,7 @@ FAMILIES: dict[str, Family] = {
     "units": units.draw,
     "calendar": calendar.draw,
     "words": words.draw,
+    "echo": echo.draw,
 }
 MEMORY = "memory"
 SYSTEMS = (
@@ -40,6 +41,7 @@ SYSTEMS = (
     "You are a teacher.",
 )
 FRAME = 10  # tokens that ChatML puts around the two messages of a turn
+LENGTHS = (1, 2, 3, 4, 6)  # turns of a chat
 Measure = Callable[[str], int]
 
 
@@ -54,9 +56,9 @@ def single(rng: random.Random, mixture: Mapping[str, float]) -> Turn:
     return FAMILIES[rng.choices(names, [mixture[name] for name in names])[0]](rng)
 
 
-def chat(rng: random.Random, mixture: Mapping[str, float]) -> Dialogue:
-    """A few independent turns."""
-    count = rng.choices((1, 2, 3, 4, 6), (45, 20, 15, 12, 8))[0]
+def chat(rng: random.Random, mixture: Mapping[str, float], turns: Sequence[float]) -> Dialogue:
+    """A few independent turns; `turns` are the weights of the lengths."""
+    count = rng.choices(LENGTHS, turns)[0]
     return Dialogue(system(rng), tuple(single(rng, mixture) for _ in range(count)))
 
 
@@ -82,7 +84,9 @@ def distraction(rng: random.Random, memory: Memory, told: list[str], mixture: Ma
     luck = rng.random()
     if luck < 0.04 and told:
         return memory.tell(rng.choice(told))
-    if luck < 0.14:
+    if luck < 0.16 and told:
+        return memory.ask(rng.choice(told))
+    if luck < 0.22:
         return memory.ask(rng.choice(topics()))
     return single(rng, mixture)
 
@@ -99,8 +103,10 @@ def budget(rng: random.Random, longest: int) -> int:
     return int(60 * (longest / 60) ** (rng.random() ** 1.5))
 
 
-def dialogue(rng: random.Random, mixture: Mapping[str, float], longest: int, measure: Measure) -> Dialogue:
+def dialogue(
+    rng: random.Random, mixture: Mapping[str, float], turns: Sequence[float], longest: int, measure: Measure
+) -> Dialogue:
     """One conversation of a mixture."""
     if rng.random() * sum(mixture.values()) < mixture.get(MEMORY, 0.0):
         return remember(rng, mixture, budget(rng, longest), measure)
-    return chat(rng, mixture)
+    return chat(rng, mixture, turns)

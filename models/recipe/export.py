@@ -95,6 +95,7 @@ def export(checkpoint: Path, folder: Path) -> int:
     saved = torch.load(checkpoint, weights_only=True)
     weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in saved["model"].items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner alone
     shape, chatml = Shape(), ChatML.load(folder)
     tables = {
         "config.json": config(shape, chatml),

@@ -52,7 +52,7 @@ def sample(chatml: ChatML, count: int, seed: int) -> list[tuple[list[int], NDArr
     rng = random.Random(f"held-out:{seed}:figures")
     found: list[tuple[list[int], NDArray[np.intp]]] = []
     while len(found) < count:
-        ids, said = chatml.encode(dialogue(rng, phase.mixture, phase.longest, chatml.measure()))
+        ids, said = chatml.encode(dialogue(rng, phase.mixture, phase.turns, phase.longest, chatml.measure()))
         if len(ids) <= CONTEXT:
             found.append((ids, np.flatnonzero(said)))
     return found

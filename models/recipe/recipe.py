@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import tomllib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ class Phase:
     from_step: int
     tokens: int
     longest: int
+    turns: tuple[float, ...]
     mixture: dict[str, float]
 
 
@@ -39,11 +41,10 @@ class Recipe:
 
     seed: int
     steps: int
-    decay: float
-    warmup: int
+    rates: tuple[tuple[int, float], ...]
     matrix_rate: float
     vector_rate: float
-    quantised_from: float
+    quantised_from: int
     tokenizer: TokenizerPlan
     phases: tuple[Phase, ...]
 
@@ -60,16 +61,19 @@ class Recipe:
         return [phase for phase in self.phases if phase.from_step <= step][-1]
 
     def rate(self, step: int) -> float:
-        """The factor on both learning rates: warm-up, constant, linear decay to zero."""
-        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
+        """The factor on both learning rates, linear between the steps that the recipe names."""
+        for (start, low), (end, high) in itertools.pairwise(self.rates):
+            if start <= step < end:
+                return low + (high - low) * (step - start) / (end - start)
+        return self.rates[-1][1]
 
     def quantises(self, step: int) -> bool:
         """Whether a step trains with some matrices rounded."""
-        return step >= self.quantised_from * self.steps
+        return step >= self.quantised_from
 
     def draw(self, step: int, measure: Measure) -> Iterator[Dialogue]:
         """The dialogues of a step, without end."""
         rng = random.Random(f"{self.seed}:{step}")
         phase = self.phase(step)
         while True:
-            yield dialogue(rng, phase.mixture, phase.longest, measure)
+            yield dialogue(rng, phase.mixture, phase.turns, phase.longest, measure)

@@ -30,7 +30,7 @@ def corpus(recipe: Recipe) -> Iterator[str]:
     phase = recipe.phases[0]
     yield from SYSTEMS
     for _ in range(recipe.tokenizer.dialogues):
-        for turn in dialogue(rng, phase.mixture, 200, lambda text: len(text) // 3).turns:
+        for turn in dialogue(rng, phase.mixture, phase.turns, 200, lambda text: len(text) // 3).turns:
             yield "user\n" + turn.ask
             yield "assistant\n" + turn.answer
 

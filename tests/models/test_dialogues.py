@@ -49,7 +49,7 @@ def test_a_question_has_one_answer(family: str) -> None:
     answers: dict[str, str] = {}
     for _ in range(2000):
         turn = dialogues.FAMILIES[family](rng)
-        key = turn.ask.lower().strip(" ?.!")
+        key = (turn.ask if family == "echo" else turn.ask.lower()).strip(" ?.!")
         assert answers.setdefault(key, turn.answer) == turn.answer, turn.ask
         assert not re.search(r"[\[\]|{}]", turn.ask), turn.ask
         assert turn.answer == turn.answer.strip()

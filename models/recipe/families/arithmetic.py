@@ -13,28 +13,29 @@ LEAD = "[What is |What's |Calculate |How much is |Compute |Work out |]"
 
 
 def added(a: int, b: int) -> str:
-    """a + b, in two steps where b has tens and units."""
-    tens, units = b // 10 * 10, b % 10
-    if a < 10 or tens == 0 or units == 0:
-        return f"{a} + {b} = {a + b}."
-    return f"{a} + {tens} = {a + tens} and {a + tens} + {units} = {a + b}, so {a} + {b} = {a + b}."
+    """a + b by units and tens, as it is done on paper."""
+    units, tens = (a % 10, b % 10), (a - a % 10, b - b % 10)
+    steps = [f"{x} + {y} = {x + y}" for x, y in ((units, tens) if all(tens) else (units,))]
+    return worked(steps, f"{a} + {b} = {a + b}", max(a, b) > 9)
 
 
 def taken(a: int, b: int) -> str:
-    """a - b; below zero it is worked out the other way round."""
+    """a - b by units and tens, with a ten borrowed where the units need it; below zero, the other way round."""
     high, low = max(a, b), min(a, b)
-    tens, units = low // 10 * 10, low % 10
-    sign = "-" if a < b else ""
-    if tens and units:
-        steps = f"{high} - {tens} = {high - tens} and {high - tens} - {units} = {high - low}, so "
-    else:
-        steps = f"{high} - {low} = {high - low}, so " if a < b else ""
-    return f"{steps}{a} - {b} = {sign}{high - low}."
+    borrowed = 10 if high % 10 < low % 10 else 0
+    units, tens = (high % 10 + borrowed, low % 10), (high - high % 10 - borrowed, low - low % 10)
+    steps = [f"{x} - {y} = {x - y}" for x, y in ((units, tens) if tens[1] else (units,))]
+    return worked(steps, f"{a} - {b} = {a - b}", high > 9 or a < b)
+
+
+def worked(steps: list[str], result: str, long: bool) -> str:
+    """The result, after the steps where it takes any."""
+    return f"{' and '.join(steps)}, so {result}." if long else f"{result}."
 
 
 def number(rng: random.Random) -> int:
     """A number below 100, single digits more often than their share."""
-    return rng.randint(0, 9) if rng.random() < 0.25 else rng.randint(10, 99)
+    return rng.randint(0, 9) if rng.random() < 0.35 else rng.randint(10, 99)
 
 
 def addition(rng: random.Random) -> Turn:
@@ -166,15 +167,15 @@ def square(rng: random.Random) -> Turn:
 
 
 def counting(rng: random.Random) -> Turn:
-    """Count from one number to another, upwards or downwards."""
-    low = rng.randint(0, 20)
-    high = low + rng.randint(2, 10)
-    if rng.random() < 0.3:
-        a, b, step = high, low, -1
-    else:
-        a, b, step = low, high, 1
-    shape = "[Count from {a} to {b}.|Can you count from {a} to {b}?|Count {a} to {b}]"
-    return Turn(vary(rng, shape, {"a": a, "b": b}), ", ".join(str(n) for n in range(a, b + step, step)) + ".")
+    """Count up from one or down to one, to 12 at most."""
+    n = rng.randint(3, 12)
+    up = ", ".join(str(i) for i in range(1, n + 1)) + "."
+    down = ", ".join(str(i) for i in range(n, 0, -1)) + "."
+    if rng.random() < 0.6:
+        return Turn(
+            vary(rng, "[Count from 1 to {n}.|Can you count to {n}?|Count to {n}.|Count 1 to {n}.]", {"n": n}), up
+        )
+    return Turn(vary(rng, "[Count from {n} to 1.|Count down from {n}.|Count backwards from {n}.]", {"n": n}), down)
 
 
 def beyond(rng: random.Random) -> Turn:
@@ -196,13 +197,13 @@ PARTS: dict[Callable[[random.Random], Turn], float] = {
     subtraction: 5,
     product: 3,
     division: 2,
-    double_or_half: 1.2,
-    compare: 1.2,
+    double_or_half: 1.5,
+    compare: 2,
     parity: 0.5,
-    neighbour: 0.7,
+    neighbour: 1,
     three: 1,
     square: 0.4,
-    counting: 0.7,
+    counting: 0.8,
     beyond: 1,
 }
 

@@ -89,9 +89,14 @@ def ask(rng: random.Random, facts: tuple[dict[str, Any], ...]) -> Turn:
 
 
 def about(rng: random.Random) -> Turn:
-    """Who the model is, greetings and small talk; the first question of a newcomer is drawn more often."""
+    """Who the model is, greetings and small talk; what newcomers type first is drawn more often."""
     facts = written("about")
-    return ask(rng, facts[:2] if rng.random() < 0.15 else facts)
+    luck = rng.random()
+    if luck < 0.12:
+        return ask(rng, facts[:2])
+    if luck < 0.3:
+        return ask(rng, tuple(fact for fact in facts if {"Hello", "Thanks"} & set(fact["asks"])))
+    return ask(rng, facts)
 
 
 def qwen2(rng: random.Random) -> Turn:

@@ -137,7 +137,7 @@ def list_length(rng: random.Random, _word: str) -> Turn:
 
 
 PARTS = (spell, length, occurrences, place, backwards, starts, order, letter_place, list_length)
-WEIGHTS = (2, 2, 2.5, 1.5, 1, 0.8, 0.8, 0.8, 0.8)
+WEIGHTS = (1.5, 1.5, 2.5, 2, 1.5, 1.2, 1, 1.2, 1.2)
 
 
 def draw(rng: random.Random) -> Turn:
