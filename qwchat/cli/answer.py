@@ -33,8 +33,10 @@ def run(options: ReplyOptions, services: Services) -> int:
 
         return chat.converse(options, services)
     options.check()
-    prompt = question(options)
     streams = Streams(options.color, quiet=options.quiet)
+    if options.prompt == "-" and stdin_is_terminal():
+        streams.screen.hint("type the question, then Ctrl-D on a line of its own")
+    prompt = question(options)
     located, model = open_model(options, services, streams)
     with model:
         return _answer(options, prompt, located, model, streams)

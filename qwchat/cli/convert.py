@@ -42,7 +42,11 @@ def run(options: ConvertOptions, services: Services) -> int:
         force=options.force,
         threads=options.threads,
     )
-    conversion = follow(events, f"converting {models_folder.name_of(options.source)}", streams)
+    try:
+        conversion = follow(events, f"converting {models_folder.name_of(options.source)}", streams)
+    except KeyboardInterrupt:
+        streams.screen.hint("what is done is kept: the same command with --resume goes on with it")
+        raise
     _report(conversion, destination, options, streams)
     return ExitCode.OK
 

@@ -28,7 +28,7 @@ def prepare(model: str | None, streams: Streams, threads: int | None = None) -> 
 
     with Checkpoint.open(found.path) as checkpoint:
         fingerprint = checkpoint.fingerprint
-    if not _is_current(found.destination, fingerprint):
+    if _reason_to_convert(found, fingerprint) is not None:
         _make_folder(found.destination.parent)
         _convert_or_wait(found, fingerprint, streams, threads)
     return Located(found.destination.name, found.destination, converted=True, embedded=found.embedded)
@@ -40,17 +40,18 @@ def announce_compiling(services: Services, streams: Streams) -> None:
         streams.screen.notice("compiling the kernels for this processor, once; this takes up to a minute")
 
 
-def _is_current(destination: Path, fingerprint: str) -> bool:
-    """Whether ``destination`` is a model made from the checkpoint with ``fingerprint``."""
-    if not models_folder.is_model(destination):
-        return False
+def _reason_to_convert(found: Located, fingerprint: str) -> str | None:
+    """Why the checkpoint is to be converted, as a sentence; None where its conversion is there and fits."""
+    if not models_folder.is_model(found.destination):
+        return f"{found.name} is converted once"
     from quant.container import open_model
     from quant.errors import ContainerError
 
     try:
-        return open_model(destination).source_fingerprint == fingerprint
+        model = open_model(found.destination)
     except ContainerError:
-        return False  # Damaged: it is made anew.
+        return f"the conversion of {found.name} is damaged and is made again"
+    return None if model.source_fingerprint == fingerprint else f"{found.name} has changed and is converted again"
 
 
 def _make_folder(folder: Path) -> None:
@@ -67,9 +68,9 @@ def _convert_or_wait(found: Located, fingerprint: str, streams: Streams, threads
     from quant.errors import DestinationBusyError
 
     waiting = False
-    while not _is_current(found.destination, fingerprint):
+    while (reason := _reason_to_convert(found, fingerprint)) is not None:
         try:
-            _convert(found, streams, threads)
+            _convert(found, reason, streams, threads)
         except DestinationBusyError:
             if not waiting:
                 streams.screen.notice(f"another qwchat is converting {found.name}: waiting for it")
@@ -77,17 +78,14 @@ def _convert_or_wait(found: Located, fingerprint: str, streams: Streams, threads
             time.sleep(_POLL_SECONDS)
 
 
-def _convert(found: Located, streams: Streams, threads: int | None) -> None:
+def _convert(found: Located, reason: str, streams: Streams, threads: int | None) -> None:
     """Convert once, going on with what an earlier attempt left if it fits."""
     from quant import convert
     from quant.errors import DestinationBusyError, UsageError
     from qwchat.cli.following import follow
 
     again = models_folder.is_model(found.destination)
-    reason = (
-        "has changed since it was converted, or the conversion is damaged; converting it" if again else "is converted"
-    )
-    streams.screen.notice(f"{found.name} {reason} once, into {found.destination}")
+    streams.screen.notice(f"{reason}, into {found.destination}")
     for resume in (True, False):
         events = convert(found.path, found.destination, resume=resume, force=again, threads=threads)
         try:

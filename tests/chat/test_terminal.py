@@ -213,6 +213,14 @@ def test_bare_qwchat_on_a_terminal_is_a_chat(tmp_path: Path) -> None:
         assert terminal.end() == 0
 
 
+def test_a_question_typed_for_dash_is_asked_for(tmp_path: Path) -> None:
+    with Terminal("-q", "-p", "-", models=tmp_path) as terminal:
+        terminal.wait("type the question, then Ctrl-D on a line of its own")
+        terminal.type("what now?\n\x04")
+        assert terminal.end() == 0
+        assert terminal.text.splitlines()[-1] == "echo: what now?"
+
+
 def test_a_pipe_is_said_first_and_the_terminal_stays_usable(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
 

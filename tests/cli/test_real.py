@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from quant.container import open_model
+from tests.chat.pty import Terminal
 from tests.quant.checkpoints import make_checkpoint
 
 SHAPE = {"hidden_size": 128, "max_position_embeddings": 512}
@@ -177,7 +178,7 @@ def test_a_changed_checkpoint_is_converted_again_with_a_notice(tmp_path: Path) -
     before = open_model(tmp_path / "models" / "src-q4").source_fingerprint
     make_checkpoint(source, seed=2, config_overrides=SHAPE)
     result = qwchat(*arguments[:-1], models=tmp_path / "models")
-    assert "has changed since it was converted" in result.stderr.decode().splitlines()[0]
+    assert "src has changed and is converted again, into" in result.stderr.decode().splitlines()[0]
     assert open_model(tmp_path / "models" / "src-q4").source_fingerprint != before
 
 
@@ -211,8 +212,34 @@ def test_ctrl_c_during_a_conversion_leaves_something_to_resume(tmp_path: Path) -
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, b"", b"qwchat: interrupted\n")
+    assert (process.returncode, out, err) == (
+        130,
+        b"",
+        b"what is done is kept: the same command with --resume goes on with it\nqwchat: interrupted\n",
+    )
     assert not (tmp_path / "out").exists()
     resumed = qwchat("convert", str(source), str(tmp_path / "out"), "--resume", models=tmp_path)
     assert resumed.returncode == 0
     assert resumed.stderr.decode().startswith("qwchat: resuming: ")
+
+
+def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "src", config_overrides=SHAPE)
+    models = tmp_path / "models"
+    (models / "src-q4").mkdir(parents=True)
+    (models / "src-q4" / "manifest.json").write_text("{")
+    result = qwchat("-p", "hello", "-m", str(source), "--max-tokens", "1", models=models)
+    assert result.returncode == 0, result.stderr
+    notice = f"qwchat: the conversion of src is damaged and is made again, into {models}/src-q4"
+    assert result.stderr.decode().splitlines()[0] == notice
+
+
+def test_the_terminal_is_left_as_it_was(models: Path, tmp_path: Path) -> None:
+    program = f"'{sys.executable}' -c '{PROGRAM}' chat tiny-q4"
+    command = ["/bin/sh", "-c", f"stty -a > {tmp_path}/before; {program}; stty -a > {tmp_path}/after"]
+    variables = {"QWCHAT_MODELS": str(models), "HOME": os.environ.get("HOME", "/")}
+    with Terminal(models=tmp_path, command=command, variables=variables) as terminal:
+        terminal.prompt()
+        terminal.type("hello\r\x03\x04")
+        terminal.end()
+    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 5.0
 _FRAMES_PER_SECOND = 8
+_BAR_COLUMNS = 30  # Short of the edge, so that an echoed ^C does not wrap and the line can be erased.
 
 
 class ByteProgress(Protocol):
@@ -66,7 +67,7 @@ class _Bar(_Silent):
         console = Console(file=screen.stream, no_color=not screen.look.colour, highlight=False)
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=_BAR_COLUMNS),
             TaskProgressColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
