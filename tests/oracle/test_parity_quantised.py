@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from functools import cache
@@ -26,6 +25,7 @@ from tests.oracle.reference import distance, load_reference, logits_of, torch
 from tests.quant.checkpoints import make_checkpoint, write_json, write_weights
 
 MINI = REPOSITORY / "models" / "mini"
+DIALOGUES, SEED, LONGEST = 32, 8, 800
 MOST_DIVERGENCE = 1e-3
 LEAST_AGREEMENT = 0.98
 CLEAR_LEAD = 0.1
@@ -54,17 +54,10 @@ np.savez(out, prefill=prefill, decode=decode)
 
 @cache
 def texts() -> tuple[tuple[int, ...], ...]:
-    """Held-out dialogues of the embedded model's world, and English it was not trained on, as token ids."""
-    pytest.importorskip("models.recipe.dialogues", reason="the recipe of the embedded model is not here")
-    from models.recipe.chatml import ChatML
-    from models.recipe.dialogues import FAMILIES, MEMORY, dialogue
-
-    chat = ChatML.load(MINI)
-    drawn = random.Random(20_260_123)
-    mixture = dict.fromkeys([*FAMILIES, MEMORY], 1.0)
-    ids = [chat.encode(dialogue(drawn, mixture, 400, chat.measure()))[0][:600] for _ in range(32)]
-    ids.append(chat.ids((REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"))[:600])
-    return tuple(tuple(sequence) for sequence in ids)
+    """Held-out dialogues of the embedded model's world, as token ids."""
+    figures = pytest.importorskip("models.recipe.figures", reason="the recipe of the embedded model is not here")
+    chat = figures.ChatML.load(MINI)
+    return tuple(tuple(ids[:LONGEST]) for ids, _ in figures.sample(chat, DIALOGUES, SEED))
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +93,10 @@ def divergence(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:
 def test_distributions_are_those_of_the_dequantised_weights(quantised: Path, tmp_path: Path) -> None:
     reference = load_reference(dequantised(quantised, tmp_path / "dequantised"), torch.float32)
     divergences, agreements = [], []
-    with loaded(quantised, 600) as engine:
+    with loaded(quantised, LONGEST) as engine:
         for number, sequence in enumerate(texts()):
             ids = list(sequence)
-            order = token_by_token(len(ids)) if number % 8 == 0 else one_pass(len(ids))
+            order = token_by_token(len(ids)) if number % 11 == 0 else one_pass(len(ids))
             logits, wanted = feed(engine, ids, order), logits_of(reference, ids)
             divergences.append(divergence(wanted, logits))
             agreements.append(wanted.argmax(-1) == logits.argmax(-1))
