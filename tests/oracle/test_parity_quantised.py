@@ -25,7 +25,7 @@ from tests.oracle.reference import distance, load_reference, logits_of, torch
 from tests.quant.checkpoints import make_checkpoint, write_json, write_weights
 
 MINI = REPOSITORY / "models" / "mini"
-DIALOGUES, SEED, LONGEST = 32, 8, 800
+DIALOGUES, SEED, LONGEST = 24, 8, 400
 MOST_DIVERGENCE = 1e-3
 LEAST_AGREEMENT = 0.98
 CLEAR_LEAD = 0.1
@@ -96,7 +96,7 @@ def test_distributions_are_those_of_the_dequantised_weights(quantised: Path, tmp
     with loaded(quantised, LONGEST) as engine:
         for number, sequence in enumerate(texts()):
             ids = list(sequence)
-            order = token_by_token(len(ids)) if number % 11 == 0 else one_pass(len(ids))
+            order = token_by_token(len(ids)) if number == 0 else one_pass(len(ids))
             logits, wanted = feed(engine, ids, order), logits_of(reference, ids)
             divergences.append(divergence(wanted, logits))
             agreements.append(wanted.argmax(-1) == logits.argmax(-1))
