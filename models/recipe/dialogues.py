@@ -82,7 +82,7 @@ def remember(rng: random.Random, mixture: Mapping[str, float], budget: int, meas
 def distraction(rng: random.Random, memory: Memory, told: list[str], mixture: Mapping[str, float]) -> Turn:
     """What happens between telling and asking: mostly other families, now and then a new value or an early question."""
     luck = rng.random()
-    if luck < 0.04 and told:
+    if luck < 0.01 and told:
         return memory.tell(rng.choice(told))
     if luck < 0.16 and told:
         return memory.ask(rng.choice(told))

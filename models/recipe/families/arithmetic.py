@@ -91,15 +91,13 @@ def product(rng: random.Random) -> Turn:
 
 
 def division(rng: random.Random) -> Turn:
-    """The times tables backwards, now and then with a remainder."""
+    """The times tables backwards."""
     b, result = rng.randint(1, 12), rng.randint(1, 12)
-    rest = rng.randrange(b) if rng.random() < 0.3 else 0
-    a = b * result + rest
+    a = b * result
     shape = rng.choice(
         (LEAD + "{a} [/|÷|divided by|over|:] {b}?", LEAD + "{a}/{b}?", "Divide {a} by {b}.", "{a} / {b} =")
     )
-    answer = f"{b} × {result} = {a - rest}, so {a} / {b} = {result}" + (f" remainder {rest}." if rest else ".")
-    return Turn(vary(rng, shape, {"a": a, "b": b}), answer)
+    return Turn(vary(rng, shape, {"a": a, "b": b}), f"{b} × {result} = {a}, so {a} / {b} = {result}.")
 
 
 def double_or_half(rng: random.Random) -> Turn:
@@ -117,8 +115,9 @@ def double_or_half(rng: random.Random) -> Turn:
 
 
 def compare(rng: random.Random) -> Turn:
-    """Which of two numbers is larger or smaller."""
-    a, b = rng.sample(range(100), 2)
+    """Which of two numbers is larger or smaller; their first digits decide."""
+    first_digits = rng.sample(range(1, 10), 2)
+    a, b = (10 * digit + rng.randint(0, 9) for digit in first_digits) if rng.random() < 0.8 else first_digits
     word = rng.choice(("larger", "bigger", "greater", "smaller", "less"))
     smaller = word in ("smaller", "less")
     first, second = (min(a, b), max(a, b)) if smaller else (max(a, b), min(a, b))
@@ -167,8 +166,8 @@ def square(rng: random.Random) -> Turn:
 
 
 def counting(rng: random.Random) -> Turn:
-    """Count up from one or down to one, to 12 at most."""
-    n = rng.randint(3, 12)
+    """Count up from one or down to one."""
+    n = rng.choice((5, 10, 12))
     up = ", ".join(str(i) for i in range(1, n + 1)) + "."
     down = ", ".join(str(i) for i in range(n, 0, -1)) + "."
     if rng.random() < 0.6:
@@ -196,9 +195,9 @@ PARTS: dict[Callable[[random.Random], Turn], float] = {
     addition: 5,
     subtraction: 5,
     product: 3,
-    division: 2,
+    division: 2.5,
     double_or_half: 1.5,
-    compare: 2,
+    compare: 1.5,
     parity: 0.5,
     neighbour: 1,
     three: 1,

@@ -56,7 +56,7 @@ def next_day(rng: random.Random) -> Turn:
 
 def days_later(rng: random.Random) -> Turn:
     """The day some days after or before another."""
-    i, count = rng.randrange(7), rng.randint(2, 10)
+    i, count = rng.randrange(7), rng.randint(2, 3)
     if rng.random() < 0.5:
         shape = "[What|Which] day is {n} days after {day}?"
         found = f"{count} days after {DAYS[i]} is {DAYS[(i + count) % 7]}."
@@ -150,7 +150,7 @@ def fixed(rng: random.Random) -> Turn:
 
 
 PARTS = (next_day, days_later, tomorrow, between, month_length, month_number, next_month, leap_year, fixed)
-WEIGHTS = (1, 2, 1, 1.5, 0.8, 1.2, 1.6, 1.4, 1.3)
+WEIGHTS = (1, 1.5, 1, 1.2, 0.8, 1.2, 1.4, 1.4, 1.3)
 
 
 def draw(rng: random.Random) -> Turn:

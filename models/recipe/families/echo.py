@@ -8,7 +8,7 @@ from ..phrasing import vary
 from ..turns import Turn
 from .memory import value
 
-KINDS = ("words", "words", "names", "numbers", "colours", "cities", "things", "ages")
+KINDS = ("words", "numbers", "colours", "cities", "things", "ages")
 SHAPES = (
     "Repeat after me: {text}",
     "Repeat this: {text}",
@@ -21,7 +21,7 @@ SHAPES = (
 
 
 def draw(rng: random.Random) -> Turn:
-    """Some words, names and numbers in any order."""
-    parts = [value(rng, rng.choice(KINDS)) for _ in range(rng.randint(1, 12))]
+    """Some words and numbers in any order."""
+    parts = [value(rng, rng.choice(KINDS)) for _ in range(rng.randint(1, 5))]
     text = rng.choice((" ", " ", ", ")).join(parts)
     return Turn(vary(rng, rng.choice(SHAPES), {"text": text}), f"You said: {text}")

@@ -39,14 +39,14 @@ def values(name: str) -> tuple[str, ...]:
 
 def invented(rng: random.Random) -> str:
     """A name that nobody has."""
-    parts = [rng.choice(values("syllables")) for _ in range(rng.randint(2, 3))]
+    parts = [rng.choice(values("syllables")) for _ in range(2)]
     return ("".join(parts) + rng.choice(ENDINGS)).capitalize()
 
 
 def value(rng: random.Random, kind: str) -> str:
     """One value of a kind."""
     if kind == "names":
-        name = invented(rng) if rng.random() < 0.4 else rng.choice(values(kind))
+        name = invented(rng) if rng.random() < 0.15 else rng.choice(values(kind))
         return name.lower() if rng.random() < 0.12 else name
     if kind == "numbers":
         return str(rng.randint(1, 10 ** rng.randint(1, 4) - 1))
@@ -67,7 +67,7 @@ class Memory:
         """A turn that tells a slot, or tells it anew."""
         rng = self.rng
         if name == "list":
-            self.things = rng.sample(sorted(set(values("things"))), rng.randint(2, 6))
+            self.things = rng.sample(sorted(set(values("things"))), rng.randint(2, 5))
             told = {"v": ", ".join(self.things)}
             spec = table()["list"]
         else:

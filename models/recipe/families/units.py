@@ -102,8 +102,8 @@ def up(rng: random.Random) -> Turn:
 
 
 def temperature(rng: random.Random) -> Turn:
-    """Celsius and Fahrenheit in steps of five degrees."""
-    celsius = 5 * rng.randint(-4, 20)
+    """Celsius and Fahrenheit in steps of ten degrees."""
+    celsius = 10 * rng.randint(0, 10)
     fahrenheit = celsius * 9 // 5 + 32
     if rng.random() < 0.6:
         shape = (
@@ -117,4 +117,4 @@ def temperature(rng: random.Random) -> Turn:
 
 def draw(rng: random.Random) -> Turn:
     """One conversion."""
-    return rng.choices((down, up, temperature), (6, 3, 1))[0](rng)
+    return rng.choices((down, up, temperature), (6, 3, 0.6))[0](rng)

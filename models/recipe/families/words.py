@@ -56,7 +56,7 @@ def occurrences(rng: random.Random, word: str) -> Turn:
     if rng.random() < 0.06:
         word, letter = "strawberry", "r"
     else:
-        letter = rng.choice(word) if rng.random() < 0.85 else rng.choice(ALPHABET)
+        letter = rng.choice(word) if rng.random() < 0.92 else rng.choice(ALPHABET)
     count = word.count(letter)
     said = "does not occur" if count == 0 else f"occurs {TIMES[count]}"
     shape = (
@@ -98,7 +98,7 @@ def starts(rng: random.Random, word: str) -> Turn:
         "Does " + WORD + " [start|begin] with [the letter |an |a |]{l}?" if start else "Does " + WORD + " end with {l}?"
     )
     verb = "starts" if start else "ends"
-    answer = f"{'Yes' if letter == true else 'No'}, {word} {verb} with {true}."
+    answer = f"{word} is spelt {spelt(word)}. It {verb} with {true}."
     return Turn(vary(rng, shape, {"l": letter, "w": typed(rng, word)}), answer)
 
 
@@ -137,7 +137,7 @@ def list_length(rng: random.Random, _word: str) -> Turn:
 
 
 PARTS = (spell, length, occurrences, place, backwards, starts, order, letter_place, list_length)
-WEIGHTS = (1.5, 1.5, 2.5, 2, 1.5, 1.2, 1, 1.2, 1.2)
+WEIGHTS = (1.5, 1.5, 2.5, 2.5, 1.5, 0.8, 0.6, 1, 1)
 
 
 def draw(rng: random.Random) -> Turn:
