@@ -149,6 +149,7 @@ def test_two_signals_leave_at_once(tmp_path: Path) -> None:
     with start("--jsonl", "-p", "hi", models=tmp_path, replies=["one two"], token_seconds=5.0) as process:
         assert process.stdout is not None
         next(line for line in iter(process.stdout.readline, b"") if b'"prefill"' in line)
+        time.sleep(0.5)  # Now the model is within its first token, and asks for no Ctrl-C until that is done.
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
