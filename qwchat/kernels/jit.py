@@ -1,8 +1,8 @@
 """The one place with Numba's options, and the home of compiled code.
 
-Compiled kernels are kept in the platform's cache folder, under a name that hashes every source file of the packages
-that hold kernels, the versions of Numba and llvmlite, the CPU and the SIMD level: Numba's own cache sees neither an
-edit in another file nor the body of an intrinsic.
+Compiled kernels are kept in the platform's cache folder, under a name that hashes every source file that goes into
+them, where they are installed, the versions of Numba and llvmlite, the CPU and the SIMD level: Numba's own cache sees
+neither an edit in another file nor the body of an intrinsic.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import llvmlite.binding as llvm
 import numba
 import platformdirs
 
+import quant.formats
 from qwchat.kernels.level import current_level
 
 # Feature lists that keep LLVM below 64-byte registers, for the AVX2 level on a larger machine.
@@ -32,9 +33,10 @@ _CPU = {"avx2": ("haswell", "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe")
 def cache_folder() -> Path:
     """Where this version's kernels are kept for this machine and level; it may not exist yet."""
     package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for folder in ("kernels", "model"):
-        for source in sorted((package / folder).glob("*.py")):
+    # Numba files code under the path of its source, so two installations cannot share it.
+    digest = hashlib.sha256(str(package).encode())
+    for folder in (package / "kernels", package / "model", Path(quant.formats.__file__).parent):
+        for source in sorted(folder.glob("*.py")):
             digest.update(source.read_bytes())
     machine = (numba.__version__, llvmlite.__version__, llvm.get_host_cpu_name(), current_level())
     digest.update("|".join(machine).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,8 @@ print(jit.is_compiled())
 """
 
 
-def run(cache: Path, program: Path) -> list[str]:
-    environment = os.environ | {"QWCHAT_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+def run(cache: Path, program: Path, root: Path = ROOT) -> list[str]:
+    environment = os.environ | {"QWCHAT_CACHE": str(cache), "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -49,3 +50,11 @@ def test_a_cache_that_cannot_be_made_is_replaced_by_a_private_folder(tmp_path: P
     assert "qwchat-kernels-" in folder
     assert before == "False"
     assert not Path(folder).exists()
+
+
+def test_two_installations_do_not_take_each_other_for_compiled(tmp_path: Path, program: Path) -> None:
+    copy = tmp_path / "copy"
+    for package in ("qwchat", "quant"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+    folders = {run(tmp_path / "cache", program, root)[0] for root in (ROOT, copy)}
+    assert len(folders) == 2
