@@ -13,21 +13,27 @@ from numba.extending import intrinsic
 
 from qwchat.kernels import simd
 from qwchat.kernels.jit import kernel
+from qwchat.kernels.tiles import PREFETCH_AHEAD
 
 READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has
+_READ_ROUNDS = 8
 _CHAINS = 12  # independent accumulators: enough to hide the latency of a dot product
-_ROUNDS = 200_000
+_ROUNDS = 10_000_000  # some tens of milliseconds: the start of a thread must not show
 
 
 @kernel
-def _read(start, size):
-    total = simd.splat(np.float32(0))
-    for offset in range(start, start + size, 256):
-        total = simd.add(total, simd.load_f32(offset))
-        total = simd.add(total, simd.load_f32(offset + 64))
-        total = simd.add(total, simd.load_f32(offset + 128))
-        total = simd.add(total, simd.load_f32(offset + 192))
-    return simd.sum_lanes(total)
+def _read(start, size, rounds):
+    # Four sums and a prefetch: one chain of additions would be slower than the memory.
+    a = b = c = d = simd.splat(np.float32(0))
+    for _ in range(rounds):
+        for offset in range(start, start + size, 256):
+            for line in range(0, 256, 64):
+                simd.prefetch(offset + PREFETCH_AHEAD + line)
+            a = simd.add(a, simd.load_f32(offset))
+            b = simd.add(b, simd.load_f32(offset + 64))
+            c = simd.add(c, simd.load_f32(offset + 128))
+            d = simd.add(d, simd.load_f32(offset + 192))
+    return simd.sum_lanes(simd.add(simd.add(a, b), simd.add(c, d)))
 
 
 @intrinsic
@@ -78,8 +84,9 @@ def read_bandwidth(threads: int) -> float:
     data = np.ones(READ_BYTES, np.uint8)
     share = READ_BYTES // threads // 4096 * 4096
     start = data.ctypes.data
-    _read(start, 4096)
-    return share * threads / _together(threads, lambda member: _read(start + member * share, share))
+    _read(start, 4096, 1)
+    seconds = _together(threads, lambda member: _read(start + member * share, share, _READ_ROUNDS))
+    return _READ_ROUNDS * share * threads / seconds
 
 
 def int8_peak(threads: int) -> float:

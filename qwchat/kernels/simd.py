@@ -232,6 +232,7 @@ def _zero_below(builder: Any, value: Any, bound: Any, result: Any) -> Any:
 
 load_f32 = operation(f32x16, (_address,), lambda b, a: emit_load(b, a, V16F))
 store_f32 = operation(types.void, (_address, f32x16), emit_store)
+prefetch = operation(types.void, (_address,), emit_prefetch)
 load_bf16 = operation(f32x16, (_address,), emit_bf16)
 load_f16 = operation(f32x16, (_address,), _convert_f16)
 splat = operation(f32x16, (types.float32,), emit_splat)
