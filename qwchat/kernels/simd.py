@@ -196,10 +196,6 @@ def operation(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit)
 _address = types.int64
 
 
-def _convert_f16(builder: Any, address: Any) -> Any:
-    return builder.fpext(emit_load(builder, address, ir.VectorType(F16, 16)), V16F)
-
-
 def _ordered(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     while value.type.count > 1:
         value = combine(*_halves(builder, value))
@@ -233,8 +229,6 @@ def _zero_below(builder: Any, value: Any, bound: Any, result: Any) -> Any:
 load_f32 = operation(f32x16, (_address,), lambda b, a: emit_load(b, a, V16F))
 store_f32 = operation(types.void, (_address, f32x16), emit_store)
 prefetch = operation(types.void, (_address,), emit_prefetch)
-load_bf16 = operation(f32x16, (_address,), emit_bf16)
-load_f16 = operation(f32x16, (_address,), _convert_f16)
 splat = operation(f32x16, (types.float32,), emit_splat)
 add = operation(f32x16, (f32x16, f32x16), lambda b, x, y: b.fadd(x, y))
 subtract = operation(f32x16, (f32x16, f32x16), lambda b, x, y: b.fsub(x, y))

@@ -58,11 +58,11 @@ def norm_rows(team, state, weight, first):
 
 
 @kernel
-def _multiply_share(matrix, base, lo, hi, source, tokens, out, accumulate, scratch):
+def _multiply_share(matrix, base, lo, hi, source, tokens, out, scratch):
     """The part of items ``lo .. hi`` that falls into this matrix, whose tiles are items ``base`` and following."""
     first, last = max(lo - base, 0), min(hi - base, matrix.tiles)
     if first < last:
-        multiply_tiles(matrix, source, 0, tokens, first, last, out, matrix.tiles * 64, accumulate, scratch)
+        multiply_tiles(matrix, source, 0, tokens, first, last, out, matrix.tiles * 64, False, scratch)
 
 
 @kernel
@@ -77,9 +77,9 @@ def project_qkv(team, member, size, state, layer):
         if lo >= items:
             return
         hi = min(lo + piece, items)
-        _multiply_share(layer.q_proj, 0, lo, hi, state.normed, state.tokens, state.query, False, scratch)
-        _multiply_share(layer.k_proj, q, lo, hi, state.normed, state.tokens, state.key, False, scratch)
-        _multiply_share(layer.v_proj, q + k, lo, hi, state.normed, state.tokens, state.value, False, scratch)
+        _multiply_share(layer.q_proj, 0, lo, hi, state.normed, state.tokens, state.query, scratch)
+        _multiply_share(layer.k_proj, q, lo, hi, state.normed, state.tokens, state.key, scratch)
+        _multiply_share(layer.v_proj, q + k, lo, hi, state.normed, state.tokens, state.value, scratch)
 
 
 @kernel
@@ -94,8 +94,8 @@ def project_gate_up(team, member, size, state, layer):
         if lo >= items:
             return
         hi = min(lo + piece, items)
-        _multiply_share(layer.gate_proj, 0, lo, hi, state.normed, state.tokens, state.gate, False, scratch)
-        _multiply_share(layer.up_proj, gate, lo, hi, state.normed, state.tokens, state.up, False, scratch)
+        _multiply_share(layer.gate_proj, 0, lo, hi, state.normed, state.tokens, state.gate, scratch)
+        _multiply_share(layer.up_proj, gate, lo, hi, state.normed, state.tokens, state.up, scratch)
 
 
 @kernel
