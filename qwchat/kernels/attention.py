@@ -17,14 +17,9 @@ from qwchat.kernels.elementwise import exponential
 from qwchat.kernels.formats import F32
 from qwchat.kernels.jit import inlined, kernel
 from qwchat.kernels.matmul import run_tile
-
-SPLIT = 512
-PARTIAL_HEADER = 64  # bytes before the sums of a partial result: maximum, sum of weights, padding
+from qwchat.kernels.records import PARTIAL_HEADER, SPLIT
 
 _NONE = np.float32(-np.inf)
-
-# One layer's cache and the head geometry.
-CACHE = np.dtype([(name, np.int64) for name in ["num_heads", "num_kv_heads", "head_dim", "capacity", "k", "v"]])
 
 
 @kernel

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
@@ -18,17 +17,6 @@ from qwchat.kernels.jit import kernel, standalone
 from qwchat.kernels.tiles import Operands, emit_float_tile, emit_integer_tile
 
 VECTORS = (8, 4, 2, 1)
-SCRATCH_BYTES = 8 * 64  # what multiply_tiles needs of scratch
-
-_MATRIX_FIELDS = (
-    *("kind", "rows", "tiles", "columns", "blocks_per_scale", "codes", "codes_step"),
-    *("scales", "scales_step", "zeros", "zeros_step", "zero_step", "row_scales", "bias"),
-)
-# A weight matrix for the kernels: addresses, and sizes in bytes per tile of 16 rows.
-MATRIX = np.dtype([(name, np.int64) for name in _MATRIX_FIELDS])
-
-# Activations of `tokens` rows: f32, and the same quantised in blocks of 32 (see quantise in elementwise.py).
-ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "x8", "x_scales", "columns"]])
 
 
 @intrinsic

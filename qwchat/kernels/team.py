@@ -1,30 +1,22 @@
-"""A persistent team of threads that runs one compiled function together: the caller is member 0.
+"""What the members of a team (:mod:`qwchat.kernels.threads`) do in compiled code: wait, meet, take work.
 
 Between steps a member spins, then yields, then parks in Python, where it costs nothing; a pure spin would collapse as
 soon as another process takes a core.  Inside a step the members meet at barriers and take work from a shared cursor,
-so that a slow core delays nobody.  State: one cache line (64 bytes) per field, so that no two share one.
+so that a slow core delays nobody.  State: one cache line (LINE bytes) per field, so that no two share one.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-
 from qwchat.kernels.jit import inlined, kernel
 from qwchat.kernels.sync import atomic_add, atomic_load, atomic_store, exchange_if, pause, yield_processor
+from qwchat.kernels.threads import HEADER_LINES, LINE, PARK, RUN, STOP
 
-_LINE = 64
-_STEP, _ARRIVED, _PASSED, _CURSOR, _STOP, _AWAKE, _MEMBERS = (line * _LINE for line in range(7))
+_STEP, _ARRIVED, _PASSED, _CURSOR, _STOP, _AWAKE, _MEMBERS = (line * LINE for line in range(HEADER_LINES))
 _WORKING, _PARKED = 0, 1
 _DONE = 8  # offset in a member's line: the last step that it took part in
 
 _SPINS_BEFORE_YIELD = 2_000
 _YIELDS_BEFORE_PARK = 4_000  # some milliseconds: longer than sampling a token takes
-
-RUN, PARK, STOP = 0, 1, 2
 
 
 @inlined
@@ -56,7 +48,7 @@ def take(team, count):
 @kernel
 def await_step(team, member):
     """RUN when there is a new step for this member, STOP when the team ends, PARK when it should sleep in Python."""
-    line = team + _MEMBERS + member * _LINE
+    line = team + _MEMBERS + member * LINE
     done = atomic_load(line + _DONE)
     spins, yields = 0, 0
     while True:
@@ -80,12 +72,13 @@ def await_step(team, member):
 
 @kernel
 def rouse(team, size, asleep):
-    """Forbids parking and notes in ``asleep`` (size) which members must be woken; returns how many."""
+    """Forbids parking and notes at the address ``asleep``, (size) i64, who must be woken; returns how many."""
     atomic_store(team + _AWAKE, 1)
     count = 0
     for member in range(1, size):
-        asleep[member] = exchange_if(team + _MEMBERS + member * _LINE, _PARKED, _WORKING)
-        count += asleep[member]
+        parked = exchange_if(team + _MEMBERS + member * LINE, _PARKED, _WORKING)
+        atomic_store(asleep + member * 8, parked)
+        count += parked
     return count
 
 
@@ -106,57 +99,3 @@ def announce_end(team):
     """Tells the members that there will be no further step."""
     atomic_store(team + _STOP, 1)
     begin_step(team)
-
-
-class Team:
-    """``size`` members that run ``serve(team, member, size, *arguments)``; see :func:`await_step` for what it returns.
-
-    ``lead(team, size, *arguments)`` is what the calling thread runs as member 0 of a step.
-    """
-
-    def __init__(self, size: int, lead: Callable[..., Any], serve: Callable[..., int], arguments: tuple[Any, ...]):
-        self.size = size
-        self._lead, self._serve, self._arguments = lead, serve, arguments
-        self._memory = np.zeros((size + 8) * _LINE, np.uint8)
-        start = self._memory.ctypes.data
-        self.address = start + -start % _LINE
-        self._asleep = np.zeros(size, np.bool_)
-        self._wake = [threading.Semaphore(0) for _ in range(size)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(member,), name=f"qwchat-{member}", daemon=True)
-            for member in range(1, size)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _work(self, member: int) -> None:
-        while True:
-            outcome = self._serve(self.address, member, self.size, *self._arguments)
-            if outcome == STOP:
-                return
-            self._wake[member].acquire()
-
-    def _rouse(self) -> None:
-        if self.size > 1 and rouse(self.address, self.size, self._asleep):
-            for member in np.flatnonzero(self._asleep):
-                self._wake[member].release()
-
-    def run(self) -> None:
-        """One step by all members; returns when all are through.
-
-        A KeyboardInterrupt comes before the step or after it, never within: the leader announces the step in
-        compiled code.
-        """
-        try:
-            self._rouse()
-            self._lead(self.address, self.size, *self._arguments)
-        finally:
-            relax(self.address)
-
-    def close(self) -> None:
-        """Ends the threads."""
-        self._rouse()
-        announce_end(self.address)
-        for thread in self._threads:
-            thread.join()
-        self._threads = []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from quant.config import ModelConfig
-from qwchat.kernels.attention import SPLIT
+from qwchat.kernels.records import SPLIT
 from qwchat.model.memory import require_memory
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from qwchat.kernels import attention, elementwise, simd
 from qwchat.kernels.jit import kernel
 from qwchat.kernels.matmul import multiply_tiles
+from qwchat.kernels.records import FEW_TOKENS, SPLIT
 from qwchat.kernels.team import take
 
-FEW_TOKENS = 8  # up to here attention is shared out by splits of positions, above by tokens
 _PIECES = 8  # per member and phase: enough to even out a slow core
 
 
@@ -147,7 +147,7 @@ def attend(team, member, state, layer):
     group = cache.num_heads // cache.num_kv_heads
     scores = state.scratch + member * state.scratch_bytes
     few = state.tokens <= FEW_TOKENS
-    splits = (state.position + state.tokens - 1) // attention.SPLIT + 1 if few else 1
+    splits = (state.position + state.tokens - 1) // SPLIT + 1 if few else 1
     items = state.tokens * cache.num_kv_heads * splits
     while True:
         item = take(team, 1)
@@ -158,7 +158,7 @@ def attend(team, member, state, layer):
         query = state.query + row * layer.q_proj.tiles * 64 + head * group * cache.head_dim * 4
         if few:
             split = rest % splits
-            start, stop = split * attention.SPLIT, min(limit, (split + 1) * attention.SPLIT)
+            start, stop = split * SPLIT, min(limit, (split + 1) * SPLIT)
             if start < stop:
                 partial = _partial(state, cache, row, split, head * group)
                 attention.attend_split(cache, query, head, start, stop, scores, partial)
@@ -171,11 +171,11 @@ def _attend_all(state, cache, query, row, kv_head, limit, scores):
     """All splits of one token and KV head in turn, merged as finish_attention merges them."""
     group = cache.num_heads // cache.num_kv_heads
     stride = attention.partial_stride(cache)
-    total = scores + 8 * attention.SPLIT * 4
+    total = scores + 8 * SPLIT * 4
     partial = total + group * stride
-    for start in range(0, limit, attention.SPLIT):
+    for start in range(0, limit, SPLIT):
         target = total if start == 0 else partial
-        stop = min(limit, start + attention.SPLIT)
+        stop = min(limit, start + SPLIT)
         attention.attend_split(cache, query, kv_head, start, stop, scores, target)
         if start > 0:
             for head in range(group):
@@ -206,7 +206,7 @@ def finish_attention(team, state, layer):
             return
         row, head = item // cache.num_heads, item % cache.num_heads
         total = _partial(state, cache, row, 0, head)
-        for split in range(1, (state.position + row) // attention.SPLIT + 1):
+        for split in range(1, (state.position + row) // SPLIT + 1):
             attention.merge(total, _partial(state, cache, row, split, head), cache.head_dim)
         _finish_head(state, cache, row, head, total)
 

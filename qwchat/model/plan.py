@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qwchat.kernels.attention import CACHE
-from qwchat.kernels.matmul import ACTIVATIONS, MATRIX
+from qwchat.kernels.records import ACTIVATIONS, CACHE, MATRIX
 
 ADDRESS = np.int64
 

@@ -1,94 +1,23 @@
-"""The Qwen2 decoder: one compiled call runs all layers for a chunk of tokens.
-
-``forward`` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
-Between two barriers the members of the team share a phase; see :mod:`qwchat.model.phases`.
-"""
+"""The Qwen2 decoder: its memory, and the team that runs :mod:`qwchat.model.forward` over a chunk of tokens."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.errors import ModelError, NotEnoughMemoryError
-from qwchat.kernels.attention import PARTIAL_HEADER, SPLIT
-from qwchat.kernels.jit import is_compiled, kernel, mark_compiled
-from qwchat.kernels.matmul import SCRATCH_BYTES
-from qwchat.kernels.team import RUN, Team, await_step, barrier, begin_step
-from qwchat.model import phases
+from qwchat.kernels.records import FEW_TOKENS, PARTIAL_HEADER, SCRATCH_BYTES, SPLIT
+from qwchat.kernels.threads import Team
 from qwchat.model.cache import KVCache
+from qwchat.model.forward import program
 from qwchat.model.plan import LAYER, STATE
 from qwchat.model.weights import TensorSource, Weights
 from qwchat.rope import rope_tables
 
 CHUNK = 128  # tokens per compiled call: what an interrupt waits for at most
-
-
-@kernel
-def forward(team, member, size, states, layers):
-    """Runs ``states[0].tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``."""
-    state = states[0]
-    phases.embed_tokens(team, state)
-    barrier(team, size)
-    for index in range(len(layers)):
-        layer = layers[index]
-        # Attention: x += o_proj(attention(norm(x)))
-        phases.norm_rows(team, state, layer.input_layernorm, 0)
-        barrier(team, size)
-        phases.project_qkv(team, member, size, state, layer)
-        barrier(team, size)
-        phases.rotate_and_store(team, state, layer)
-        barrier(team, size)
-        phases.attend(team, member, state, layer)
-        barrier(team, size)
-        phases.finish_attention(team, state, layer)
-        barrier(team, size)
-        phases.project(team, member, size, state, layer.o_proj, state.attended, 0, state.residual, True)
-        barrier(team, size)
-        # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
-        phases.norm_rows(team, state, layer.post_attention_layernorm, 0)
-        barrier(team, size)
-        phases.project_gate_up(team, member, size, state, layer)
-        barrier(team, size)
-        phases.activate(team, state, layer)
-        barrier(team, size)
-        phases.project(team, member, size, state, layer.down_proj, state.activated, 0, state.residual, True)
-        barrier(team, size)
-    if state.logits_from < state.tokens:
-        first = state.logits_from
-        phases.norm_rows(team, state, state.norm, first)
-        barrier(team, size)
-        phases.project(team, member, size, state, state.lm_head, state.normed, first, state.logits, False)
-    barrier(team, size)
-
-
-@kernel
-def lead(team, size, states, layers):
-    """One step as member 0."""
-    begin_step(team)
-    forward(team, 0, size, states, layers)
-
-
-@kernel
-def serve(team, member, size, states, layers):
-    """Takes part in steps until there is none for a while (PARK) or never again (STOP)."""
-    while True:
-        outcome = await_step(team, member)
-        if outcome != RUN:
-            return outcome
-        forward(team, member, size, states, layers)
-
-
-def _compile(arguments: tuple[NDArray[Any], NDArray[Any]]) -> None:
-    """Compiles the forward pass for the leader and the members, unless the cache has it."""
-    if not is_compiled():
-        record_arrays = tuple(numba.typeof(argument) for argument in arguments)
-        lead.compile((numba.int64, numba.int64, *record_arrays))
-        serve.compile((numba.int64, numba.int64, numba.int64, *record_arrays))
-        mark_compiled()
 
 
 class Qwen2:
@@ -113,9 +42,7 @@ class Qwen2:
             raise NotEnoughMemoryError(
                 "no memory is left for the model's cache and work space: ask for a smaller context with --ctx"
             ) from error
-        arguments = (self._states, self._layers)
-        _compile(arguments)
-        self._team = Team(threads, lead, serve, arguments)
+        self._team = Team(threads, program(), (self._states, self._layers))
 
     @property
     def threads(self) -> int:
@@ -175,7 +102,7 @@ class Qwen2:
             state[name] = self._buffer(CHUNK, columns).ctypes.data
         stride = PARTIAL_HEADER + config.head_dim * 4
         state["splits"] = self._cache.capacity // SPLIT
-        partials = phases.FEW_TOKENS * int(state["splits"]) * config.num_heads
+        partials = FEW_TOKENS * int(state["splits"]) * config.num_heads
         state["partials"] = self._buffer(partials, stride // 4).ctypes.data
         self._logits = self._buffer(1, config.vocab_size)
         group = config.num_heads // config.num_kv_heads

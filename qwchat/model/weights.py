@@ -12,7 +12,7 @@ from quant.config import ModelConfig
 from quant.formats import PackedTensor
 from qwchat.errors import ModelError
 from qwchat.kernels.formats import BLOCK, IDS, INTEGER_FORMATS
-from qwchat.kernels.matmul import MATRIX
+from qwchat.kernels.records import MATRIX
 
 _PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),

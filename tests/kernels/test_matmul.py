@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from quant.formats import PackedTensor, dequantise
 from qwchat.kernels import elementwise, reference
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.matmul import ACTIVATIONS, SCRATCH_BYTES, multiply_tiles
+from qwchat.kernels.matmul import multiply_tiles
+from qwchat.kernels.records import ACTIVATIONS, SCRATCH_BYTES
 from qwchat.model.weights import Weights
 from tests.kernels.packed import KINDS, Folder, random_packed, vector
 

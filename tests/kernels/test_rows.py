@@ -10,6 +10,7 @@ import pytest
 from quant.formats import dequantise
 from qwchat.kernels import attention, elementwise, reference, simd
 from qwchat.kernels.jit import kernel
+from qwchat.kernels.records import CACHE, PARTIAL_HEADER, SPLIT
 from qwchat.model.weights import Weights
 from tests.kernels.packed import KINDS, Folder, random_packed
 
@@ -100,12 +101,12 @@ class Cache:
     """A one-layer cache filled through the kernels' own store functions."""
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, positions: int, rng: np.random.Generator) -> None:
-        capacity = -(-positions // attention.SPLIT) * attention.SPLIT
+        capacity = -(-positions // SPLIT) * SPLIT
         # Lanes that were never written must not matter, whatever they hold.
         self.memory = np.full((2, kv_heads * capacity * head_dim), 1e30, np.float32)
         self.keys = rng.standard_normal((positions, kv_heads, head_dim)).astype(np.float32)
         self.values = rng.standard_normal((positions, kv_heads, head_dim)).astype(np.float32)
-        self.record = np.zeros(1, attention.CACHE)
+        self.record = np.zeros(1, CACHE)
         geometry = (heads, kv_heads, head_dim, capacity, *(half.ctypes.data for half in self.memory))
         self.record[0] = geometry
         _fill(self.record, positions, self.keys.ctypes.data, self.values.ctypes.data)
@@ -128,9 +129,9 @@ def _attend(caches, query, limit, scores, total, partial, out):  # type: ignore[
     stride = attention.partial_stride(cache)
     for kv_head in range(cache.num_kv_heads):
         x = query + kv_head * group * cache.head_dim * 4
-        for start in range(0, limit, attention.SPLIT):
+        for start in range(0, limit, SPLIT):
             target = total if start == 0 else partial
-            attention.attend_split(cache, x, kv_head, start, min(limit, start + attention.SPLIT), scores, target)
+            attention.attend_split(cache, x, kv_head, start, min(limit, start + SPLIT), scores, target)
             if start > 0:
                 for head in range(group):
                     attention.merge(total + head * stride, partial + head * stride, cache.head_dim)
@@ -148,8 +149,8 @@ def test_attention(heads: int, kv_heads: int, head_dim: int, limit: int) -> None
     cache = Cache(heads, kv_heads, head_dim, 1300, rng)
     query = (rng.standard_normal((heads, head_dim)) * 3 / math.sqrt(head_dim)).astype(np.float32)
     out = np.empty_like(query)
-    stride = attention.PARTIAL_HEADER + head_dim * 4
-    scores, total, partial = (np.zeros(size, np.uint8) for size in (8 * attention.SPLIT * 4, 8 * stride, 8 * stride))
+    stride = PARTIAL_HEADER + head_dim * 4
+    scores, total, partial = (np.zeros(size, np.uint8) for size in (8 * SPLIT * 4, 8 * stride, 8 * stride))
     addresses = (array.ctypes.data for array in (scores, total, partial, out))
     _attend(cache.record, query.ctypes.data, limit, *addresses)
     expected = reference.attention(query, cache.keys[:limit], cache.values[:limit])

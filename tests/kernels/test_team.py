@@ -10,7 +10,8 @@ import pytest
 
 from qwchat.kernels.jit import kernel
 from qwchat.kernels.sync import atomic_add
-from qwchat.kernels.team import RUN, Team, await_step, barrier, begin_step, take
+from qwchat.kernels.team import announce_end, await_step, barrier, begin_step, relax, rouse, take
+from qwchat.kernels.threads import RUN, Program, Team
 
 ITEMS = 1000
 
@@ -40,10 +41,13 @@ def _serve(team, member, size, seen):  # type: ignore[no-untyped-def]
         _step(team, member, size, seen)
 
 
+PROGRAM = Program(_lead, _serve, rouse, relax, announce_end)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_every_member_takes_part_in_every_step(size: int) -> None:
     seen = np.zeros((size + 1) * 8, np.int64)
-    team = Team(size, _lead, _serve, (seen,))
+    team = Team(size, PROGRAM, (seen,))
     pauses = [0.0] * 200 + [0.05] * 4 + [0.0] * 50  # some steps meet members that sleep
     for pause in pauses:
         time.sleep(pause)
@@ -56,7 +60,7 @@ def test_every_member_takes_part_in_every_step(size: int) -> None:
 
 
 def test_idle_members_cost_nothing() -> None:
-    team = Team(2, _lead, _serve, (np.zeros(24, np.int64),))
+    team = Team(2, PROGRAM, (np.zeros(24, np.int64),))
     team.run()
     time.sleep(0.3)
     before = time.process_time()

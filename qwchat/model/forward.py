@@ -1,0 +1,80 @@
+"""The forward pass: one compiled call runs all layers for a chunk of tokens.
+
+``forward`` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
+Between two barriers the members of the team share a phase; see :mod:`qwchat.model.phases`.
+"""
+
+from __future__ import annotations
+
+import numba
+
+from qwchat.kernels.jit import is_compiled, kernel, mark_compiled
+from qwchat.kernels.team import announce_end, await_step, barrier, begin_step, relax, rouse
+from qwchat.kernels.threads import RUN, Program
+from qwchat.model import phases
+from qwchat.model.plan import LAYER, STATE
+
+
+@kernel
+def forward(team, member, size, states, layers):
+    """Runs ``states[0].tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``."""
+    state = states[0]
+    phases.embed_tokens(team, state)
+    barrier(team, size)
+    for index in range(len(layers)):
+        layer = layers[index]
+        # Attention: x += o_proj(attention(norm(x)))
+        phases.norm_rows(team, state, layer.input_layernorm, 0)
+        barrier(team, size)
+        phases.project_qkv(team, member, size, state, layer)
+        barrier(team, size)
+        phases.rotate_and_store(team, state, layer)
+        barrier(team, size)
+        phases.attend(team, member, state, layer)
+        barrier(team, size)
+        phases.finish_attention(team, state, layer)
+        barrier(team, size)
+        phases.project(team, member, size, state, layer.o_proj, state.attended, 0, state.residual, True)
+        barrier(team, size)
+        # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
+        phases.norm_rows(team, state, layer.post_attention_layernorm, 0)
+        barrier(team, size)
+        phases.project_gate_up(team, member, size, state, layer)
+        barrier(team, size)
+        phases.activate(team, state, layer)
+        barrier(team, size)
+        phases.project(team, member, size, state, layer.down_proj, state.activated, 0, state.residual, True)
+        barrier(team, size)
+    if state.logits_from < state.tokens:
+        first = state.logits_from
+        phases.norm_rows(team, state, state.norm, first)
+        barrier(team, size)
+        phases.project(team, member, size, state, state.lm_head, state.normed, first, state.logits, False)
+    barrier(team, size)
+
+
+@kernel
+def lead(team, size, states, layers):
+    """One step as member 0."""
+    begin_step(team)
+    forward(team, 0, size, states, layers)
+
+
+@kernel
+def serve(team, member, size, states, layers):
+    """Takes part in steps until there is none for a while (PARK) or never again (STOP)."""
+    while True:
+        outcome = await_step(team, member)
+        if outcome != RUN:
+            return outcome
+        forward(team, member, size, states, layers)
+
+
+def program() -> Program:
+    """The compiled forward pass; it takes the arrays of STATE and LAYER records as its arguments."""
+    if not is_compiled():
+        records = tuple(numba.from_dtype(dtype)[::1] for dtype in (STATE, LAYER))
+        lead.compile((numba.int64, numba.int64, *records))
+        serve.compile((numba.int64, numba.int64, numba.int64, *records))
+        mark_compiled()
+    return Program(lead, serve, rouse, relax, announce_end)
