@@ -29,6 +29,11 @@ class IntegerFormat:
     shift: int = 0  # what the table bit of a q4 scale subtracts from the zero point
 
     @property
+    def largest(self) -> int:
+        """The largest weight byte."""
+        return 2**self.bits - 1 if self.table is None else max(self.table)
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of codes for 16 rows and 32 columns."""
         return 16 * BLOCK * self.bits // 8

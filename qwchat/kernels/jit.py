@@ -23,10 +23,11 @@ import numba
 import platformdirs
 
 import quant.formats
-from qwchat.kernels.level import current_level
+from qwchat.kernels.level import current_level, host_features
 
-# Feature lists that keep LLVM below 64-byte registers, for the AVX2 level on a larger machine.
-_CPU = {"avx2": ("haswell", "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe")}
+# Feature lists that keep LLVM below 64-byte registers, for the 32-byte levels on a larger machine.
+_HASWELL = "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"
+_CPU = {"avxvnni": ("haswell", f"{_HASWELL},+avxvnni"), "avx2": ("haswell", _HASWELL)}
 
 
 @cache
@@ -40,7 +41,7 @@ def cache_folder() -> Path:
             digest.update(source.read_bytes())
     machine = (numba.__version__, llvmlite.__version__, llvm.get_host_cpu_name(), current_level())
     digest.update("|".join(machine).encode())
-    digest.update(llvm.get_host_cpu_features().flatten().encode())
+    digest.update(str(sorted(host_features().items())).encode())
     root = os.environ.get("QWCHAT_CACHE") or platformdirs.user_cache_dir("qwchat", appauthor=False)
     return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
 

@@ -1,7 +1,9 @@
 """Which SIMD level the kernels are compiled for.
 
 ``avx512vnni``  64-byte registers and ``vpdpbusd zmm``
+``avxvnni``     32-byte registers and ``vpdpbusd ymm`` in its VEX form
 ``avx2``        32-byte registers; 8-bit dot products through exact 16-bit multiply-adds
+``neon``        16-byte registers of AArch64 and ``sdot``
 ``portable``    plain LLVM vectors; runs wherever LLVM has a back end
 
 Every level computes the same numbers in the same order: only the instruction behind a dot product differs.
@@ -11,25 +13,52 @@ Every level computes the same numbers in the same order: only the instruction be
 from __future__ import annotations
 
 import os
+import platform
 from functools import cache
 
 from qwchat.errors import UsageError
 
-LEVELS = ("avx512vnni", "avx2", "portable")
+LEVELS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
 _NEEDS: dict[str, tuple[str, ...]] = {
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "f16c", "fma"),
+    "avxvnni": ("avxvnni", "avx2", "fma", "f16c"),
     "avx2": ("avx2", "fma", "f16c"),
+    "neon": ("neon", "dotprod"),
     "portable": (),
 }
+_REGISTERS = {"avx512vnni": 32, "avxvnni": 8, "avx2": 8, "neon": 8, "portable": 4}
+
+
+def architecture() -> str:
+    """``x86``, ``aarch64``, or whatever else the machine calls itself."""
+    machine = platform.machine().lower()
+    return {"x86_64": "x86", "amd64": "x86", "arm64": "aarch64"}.get(machine, machine)
+
+
+@cache
+def host_features() -> dict[str, bool]:
+    """The processor's features by LLVM's names."""
+    import llvmlite.binding as llvm
+
+    if architecture() == "aarch64" and platform.system() == "Darwin":
+        # LLVM does not tell there; every Mac with an ARM processor has both.
+        return {"neon": True, "dotprod": True}
+    try:
+        return dict(llvm.get_host_cpu_features())
+    except RuntimeError:  # LLVM knows no way to ask this processor
+        return {}
 
 
 @cache
 def supported_levels() -> tuple[str, ...]:
     """The levels that this machine can run, the fastest first."""
-    import llvmlite.binding as llvm
-
-    features = llvm.get_host_cpu_features()
+    features = host_features()
     return tuple(level for level in LEVELS if all(features.get(need, False) for need in _NEEDS[level]))
+
+
+def vector_registers() -> int:
+    """How many vectors of 64 bytes the registers of the level in force hold (portable: what the smallest SSE has)."""
+    return _REGISTERS[current_level()]
 
 
 @cache

@@ -7,7 +7,7 @@ smaller registers LLVM splits them.  The numbers do not depend on the level: lan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from qwchat.kernels.level import current_level
+from qwchat.kernels import level
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -100,9 +100,25 @@ def _joined(builder: Any, low: Any, high: Any) -> Any:
     return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
 
 
-def _dot_vnni(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    words = (builder.bitcast(unsigned, V16I), builder.bitcast(signed, V16I))
-    return emit_call(builder, "llvm.x86.avx512.vpdpbusd.512", V16I, total, *words)
+def _in_parts(builder: Any, count: int, emit: Callable[..., Any], *values: Any) -> Any:
+    """``emit`` of each of ``count`` equal parts of ``values`` (a power of two), joined: one register at a time."""
+    if count == 1:
+        return emit(*values)
+    parts = zip(*(_halves(builder, value) for value in values), strict=True)
+    return _joined(builder, *(_in_parts(builder, count // 2, emit, *part) for part in parts))
+
+
+def _dot_vnni(bits: int) -> Callable[..., Any]:
+    words = ir.VectorType(I32, bits // 32)
+
+    def emit(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+        def one(*values: Any) -> Any:
+            return emit_call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", words, *values)
+
+        operands = (builder.bitcast(value, V16I) for value in (unsigned, signed))
+        return _in_parts(builder, 512 // bits, one, total, *operands)
+
+    return emit
 
 
 def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
@@ -114,13 +130,28 @@ def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
         (builder.and_(u, constant(shorts, 255)), builder.ashr(builder.shl(s, eight), eight)),
         (builder.lshr(u, eight), builder.ashr(s, eight)),
     )
-    for weights, values in pairs:
-        sums = [
-            emit_call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), w, v)
-            for w, v in zip(_halves(builder, weights), _halves(builder, values), strict=True)
-        ]
-        total = builder.add(total, _joined(builder, *sums))
+
+    def sums(weights: Any, values: Any) -> Any:
+        return emit_call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), weights, values)
+
+    for pair in pairs:
+        total = builder.add(total, _in_parts(builder, 2, sums, *pair))
     return total
+
+
+def _signed_dot_neon(builder: Any, total: Any, weights: Any, values: Any) -> Any:
+    def one(*parts: Any) -> Any:
+        return emit_call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(I32, 4), *parts)
+
+    return _in_parts(builder, 4, one, total, weights, values)
+
+
+def _dot_neon(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
+    """``sdot`` takes signed bytes only: of ``u - 128`` and ``s``, and 128 times the sum of ``s`` on top."""
+    ones = constant(V64B, 1)
+    sums = _signed_dot_neon(builder, constant(V16I, 0), ones, signed)
+    total = builder.add(total, builder.shl(sums, constant(V16I, 7)))
+    return _signed_dot_neon(builder, total, builder.xor(unsigned, constant(V64B, 128)), signed)
 
 
 def _dot_portable(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
@@ -132,24 +163,57 @@ def _dot_portable(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     return total
 
 
+_DOTS = {
+    "avx512vnni": _dot_vnni(512),
+    "avxvnni": _dot_vnni(256),
+    "avx2": _dot_avx2,
+    "neon": _dot_neon,
+    "portable": _dot_portable,
+}
+
+
 def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     """``total[lane] += sum of 4 products``, unsigned byte times signed byte, exact in 32 bits."""
-    emitters = {"avx512vnni": _dot_vnni, "avx2": _dot_avx2, "portable": _dot_portable}
-    return emitters[current_level()](builder, total, unsigned, signed)
+    return _DOTS[level.current_level()](builder, total, unsigned, signed)
 
 
-def emit_lookup(builder: Any, table: list[int], codes: Any) -> Any:
-    """``table[code]`` for 64 codes below 16; ``table`` holds 16 unsigned bytes."""
-    level = current_level()
-    if level == "avx512vnni":
-        return emit_call(builder, "llvm.x86.avx512.pshuf.b.512", V64B, ir.Constant(V64B, table * 4), codes)
-    if level == "avx2":
-        half = ir.VectorType(I8, 32)
-        parts = [
-            emit_call(builder, "llvm.x86.avx2.pshuf.b", half, ir.Constant(half, table * 2), part)
-            for part in _halves(builder, codes)
-        ]
-        return _joined(builder, *parts)
+def dot_offset(largest: int) -> int:
+    """What weight bytes up to ``largest`` must lose before :func:`emit_offset_dot` takes them: 128 where the level
+    multiplies signed bytes only and they are too large for that, else 0.  A zero point takes it back for nothing."""
+    return 128 if level.current_level() == "neon" and largest > 127 else 0
+
+
+def emit_offset(builder: Any, unsigned: Any, offset: int) -> Any:
+    """64 unsigned bytes less ``offset`` (0 or 128), to the last bit of a byte."""
+    return builder.xor(unsigned, constant(V64B, offset)) if offset else unsigned
+
+
+def emit_offset_dot(builder: Any, total: Any, weights: Any, signed: Any) -> Any:
+    """Like :func:`emit_dot`, for weight bytes less their :func:`dot_offset`."""
+    if level.current_level() == "neon":
+        return _signed_dot_neon(builder, total, weights, signed)
+    return emit_dot(builder, total, weights, signed)
+
+
+# The table look-up of a level: bits of a register, and the instruction.
+_LOOKUPS = {
+    "avx512vnni": (512, "llvm.x86.avx512.pshuf.b.512"),
+    "avxvnni": (256, "llvm.x86.avx2.pshuf.b"),
+    "avx2": (256, "llvm.x86.avx2.pshuf.b"),
+    "neon": (128, "llvm.aarch64.neon.tbl1.v16i8"),
+}
+
+
+def emit_lookup(builder: Any, table: Sequence[int], codes: Any) -> Any:
+    """``table[code]`` for 64 codes below 16; ``table`` holds 16 bytes, -128 to 255."""
+    table = [value % 256 for value in table]
+    if level.current_level() in _LOOKUPS:
+        bits, instruction = _LOOKUPS[level.current_level()]
+        part = ir.VectorType(I8, bits // 8)
+        entries = ir.Constant(part, table * (bits // 128))
+        return _in_parts(
+            builder, 512 // bits, lambda codes: emit_call(builder, instruction, part, entries, codes), codes
+        )
     result = constant(V64B, table[0])
     for code, value in enumerate(table[1:], start=1):
         here = builder.icmp_unsigned("==", codes, constant(V64B, code))

@@ -7,8 +7,10 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from qwchat.kernels.level import current_level
-from qwchat.kernels.simd import I64, emit_call, operation
+from qwchat.kernels import level
+from qwchat.kernels.simd import I32, I64, emit_call, operation
+
+_FULL_SYSTEM = 15  # the operand of isb
 
 
 def _pointer(builder: Any, address: Any) -> Any:
@@ -16,9 +18,12 @@ def _pointer(builder: Any, address: Any) -> Any:
 
 
 def _pause(builder: Any) -> None:
-    # The portable level may run on any processor, and spinning without a hint is only less polite.
-    if current_level() != "portable":
+    """Eases a spinning loop; elsewhere than on these two, spinning without a hint is only less polite."""
+    if level.architecture() == "x86":
         emit_call(builder, "llvm.x86.sse2.pause", ir.VoidType())
+    elif level.architecture() == "aarch64":
+        # Most processors treat the hint `yield` as nothing; a barrier really waits some cycles.
+        emit_call(builder, "llvm.aarch64.isb", ir.VoidType(), I32(_FULL_SYSTEM))
 
 
 def _exchange_if(builder: Any, address: Any, expected: Any, value: Any) -> Any:

@@ -61,36 +61,39 @@ def _prefetch(builder: Any, address: Any, size: int) -> None:
 
 
 def _scale_and_zero(builder: Any, kind: int, form: IntegerFormat, operands: Operands, block: Any) -> tuple[Any, Any]:
-    """The scales of a group and its negated zero points, as f32 lanes."""
+    """The scales of a group and its negated zero points, as f32 lanes; a zero point is less by the dot's offset."""
+    offset = simd.dot_offset(form.largest)
     bytes16 = ir.VectorType(I8, 16)
     if kind in (LIN4, LIN8):
         group = builder.udiv(block, operands.blocks_per_scale)
         address = builder.add(operands.scales, builder.mul(group, I64(32)))
         scale = builder.fpext(simd.emit_load(builder, address, ir.VectorType(simd.F16, 16)), V16F)
         zero = simd.emit_load(builder, builder.add(operands.zeros, builder.mul(group, operands.zero_step)), bytes16)
-        return scale, builder.sitofp(builder.neg(builder.zext(zero, V16I)), V16F)
+        return scale, builder.sitofp(builder.sub(simd.constant(V16I, offset), builder.zext(zero, V16I)), V16F)
     raw = simd.emit_load(builder, builder.add(operands.scales, builder.mul(block, I64(16))), bytes16)
     if kind != Q4:
-        return builder.uitofp(raw, V16F), simd.constant(V16F, -float(form.zero))
+        return builder.uitofp(raw, V16F), simd.constant(V16F, float(offset - form.zero))
     wide = builder.sext(raw, V16I)
     scale = builder.sitofp(builder.ashr(wide, simd.constant(V16I, 1)), V16F)
     shift = builder.mul(builder.and_(wide, simd.constant(V16I, 1)), simd.constant(V16I, form.shift))
-    return scale, builder.sitofp(builder.sub(shift, simd.constant(V16I, form.zero)), V16F)
+    return scale, builder.sitofp(builder.add(shift, simd.constant(V16I, offset - form.zero)), V16F)
 
 
 def _weight_bytes(builder: Any, form: IntegerFormat, address: Any) -> list[tuple[Any, int]]:
-    """The lines of a block as (64 unsigned weight bytes, first column)."""
+    """The lines of a block as (64 weight bytes less the dot's offset, first column)."""
+    offset = simd.dot_offset(form.largest)
     lines = [
         simd.emit_load(builder, builder.add(address, I64(offset)), simd.V64B)
         for offset in range(0, form.block_bytes, 64)
     ]
     if form.bits == 8:
-        return [(line, 4 * number) for number, line in enumerate(lines)]
+        return [(simd.emit_offset(builder, line, offset), 4 * number) for number, line in enumerate(lines)]
     result = []
     for number, line in enumerate(lines):
         for half, codes in enumerate(simd.emit_nibbles(builder, line)):
-            looked_up = codes if form.table is None else simd.emit_lookup(builder, list(form.table), codes)
-            result.append((looked_up, 8 * number + 4 * half))
+            if form.table is not None:
+                codes = simd.emit_lookup(builder, [value - offset for value in form.table], codes)
+            result.append((codes, 8 * number + 4 * half))
     return result
 
 
@@ -111,7 +114,7 @@ def emit_integer_tile(builder: Any, kind: int, form: IntegerFormat, vectors: int
         for weights, first in _weight_bytes(builder, form, address):
             for row in range(vectors):
                 x4 = simd.emit_bytes4(builder, builder.add(rows[row], I64(first)))
-                dots[row] = simd.emit_dot(builder, dots[row], weights, x4)
+                dots[row] = simd.emit_offset_dot(builder, dots[row], weights, x4)
         here = builder.add(operands.x_scales, builder.mul(block, I64(4)))
         for row, slot in enumerate(slots):
             at = builder.add(here, builder.mul(scale_stride, I64(row)))

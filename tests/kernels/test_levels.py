@@ -18,7 +18,7 @@ from tests.kernels.packed import KINDS, random_packed
 from tests.kernels.test_matmul import multiply
 
 ROOT = Path(__file__).resolve().parents[2]
-DOT = {"avx512vnni": r"vpdpbusd\s.*zmm", "avx2": r"vpmaddwd\s.*ymm"}
+DOT = {"avx512vnni": r"vpdpbusd\s.*zmm", "avxvnni": r"vpdpbusd\s.*ymm", "avx2": r"vpmaddwd\s.*ymm"}
 
 PRINT_CODE = "from qwchat.kernels import jit, matmul; print(jit.machine_code('qwchat_run_tile'))"
 PRINT_DIGEST = "from tests.kernels.test_levels import digest; print(digest())"
@@ -61,6 +61,7 @@ def test_the_dot_product_is_the_level_s_own_instruction(name: str, tmp_path: Pat
     # 4 formats of at least 8 dot products for 15 vectors.
     assert len(re.findall(DOT[name], run.stdout)) >= 4 * 8 * 15
     assert "fmaf" not in run.stdout
+    assert ("zmm" in run.stdout) == (name == "avx512vnni")
 
 
 @pytest.mark.parametrize(("value", "message"), [("sse9", "is no SIMD level"), ("avx2", "lacks")])
@@ -76,3 +77,36 @@ def test_the_cache_is_keyed_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
     other = next(name for name in level.LEVELS if name != level.current_level())
     monkeypatch.setattr(jit, "current_level", lambda: other)
     assert jit.cache_folder.__wrapped__() != here
+
+
+ALDER_LAKE = {"avx2": True, "fma": True, "f16c": True, "avxvnni": True, "avx512f": False}
+NEOVERSE = {"neon": True, "dotprod": True, "fp-armv8": True}
+
+
+@pytest.mark.parametrize(
+    ("features", "levels"),
+    [
+        (ALDER_LAKE, ("avxvnni", "avx2", "portable")),
+        (ALDER_LAKE | {"avxvnni": False}, ("avx2", "portable")),
+        (NEOVERSE, ("neon", "portable")),
+        (NEOVERSE | {"dotprod": False}, ("portable",)),
+        ({}, ("portable",)),
+    ],
+)
+def test_levels_follow_from_features(
+    features: dict[str, bool], levels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(level, "host_features", lambda: features)
+    assert level.supported_levels.__wrapped__() == levels
+
+
+def test_a_processor_that_llvm_cannot_ask_is_portable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> dict[str, bool]:
+        raise RuntimeError("failed to get host cpu features.")
+
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", refuse)
+    assert level.host_features.__wrapped__() == {}
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert level.architecture() == "aarch64"
+    assert level.host_features.__wrapped__() == {"neon": True, "dotprod": True}
