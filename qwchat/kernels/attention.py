@@ -101,13 +101,13 @@ def attend_split(cache, query, kv_head, start, stop, scores, partial):
         x = query + head * head_dim * 4
         for block in range(padded // 16):
             line = keys + block * head_dim * 64
-            run_tile(F32, heads, line, 0, 0, 0, 1, head_dim, x, head_dim * 4, 0, 0, scores + block * 64, SPLIT * 4)
+            run_tile(F32, heads, line, 0, 0, 0, 1, head_dim, x, head_dim * 4, scores + block * 64, SPLIT * 4)
         for index in range(heads):
             _softmax(scores + index * SPLIT * 4, count, partial + (head + index) * stride)
         for tile in range(head_dim // 16):
             values = cache.v + ((kv_head * (head_dim // 16) + tile) * capacity + start) * 64
             out = partial + head * stride + PARTIAL_HEADER + tile * 64
-            run_tile(F32, heads, values, 0, 0, 0, 1, padded, scores, SPLIT * 4, 0, 0, out, stride)
+            run_tile(F32, heads, values, 0, 0, 0, 1, padded, scores, SPLIT * 4, out, stride)
         head += heads
 
 

@@ -13,6 +13,7 @@ from qwchat.kernels import simd
 from qwchat.kernels.formats import BF16, INTEGER_FORMATS, LIN4, Q4, Q8
 from qwchat.kernels.formats import F32 as DENSE_F32
 from qwchat.kernels.jit import inlined, kernel
+from qwchat.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
 
 _f32 = np.float32
 # exp(x) = 2**n * exp(r), |r| <= ln(2)/2: Cody-Waite reduction and the Taylor polynomial of degree 7 (Cephes' scheme).
@@ -43,14 +44,22 @@ def exponential(x):
     return simd.zero_below(x, simd.splat(_EXP_LOW), simd.multiply(y, simd.power_of_two(power)))
 
 
-@kernel
-def quantise(x, x8, scales, sums, columns):
-    """One row f32 -> i8 in blocks of 32: ``x8 = rint(x * 127 / max|x|)``, with each block's scale and sum of x8.
+@inlined
+def packed_slot(target, row):
+    """Address of the first block of packed activations that holds ``row``; see records.ACTIVATIONS."""
+    return target.packed + row // SLOTS * (target.columns // BLOCK) * SLOTS_BLOCK
 
-    ``scales``, ``sums`` (columns/32) f32.  A non-finite value makes its scale NaN, so that it reaches the logits and
-    is reported there instead of becoming some finite number here.
+
+@kernel
+def quantise(x, packed, row, columns):
+    """One row f32 -> i8 in blocks of 32: ``x8 = rint(x * 127 / max|x|)``, with each block's scale and offset.
+
+    ``packed``: address of the first block (see records.ACTIVATIONS), in which it takes slot ``row % SLOTS``.  A
+    non-finite value makes its scale NaN, so that it reaches the logits and is reported there instead of becoming some
+    finite number here.
     """
-    for block in range(columns // 32):
+    slot = row % SLOTS
+    for block in range(columns // BLOCK):
         low = simd.load_f32(x + block * 128)
         high = simd.load_f32(x + block * 128 + 64)
         largest = simd.max_lanes(simd.maximum(simd.absolute(low), simd.absolute(high)))
@@ -58,11 +67,12 @@ def quantise(x, x8, scales, sums, columns):
         inverse = simd.splat(_STEPS / largest if largest > _ZERO else _ZERO)
         first = simd.round_to_i32(simd.multiply(low, inverse))
         second = simd.round_to_i32(simd.multiply(high, inverse))
-        simd.store_i8(x8 + block * 32, first)
-        simd.store_i8(x8 + block * 32 + 16, second)
-        simd.poke_f32(scales + block * 4, largest / _STEPS + poison)
+        out = packed + block * SLOTS_BLOCK
+        simd.store_i8(out + slot * BLOCK, first)
+        simd.store_i8(out + slot * BLOCK + 16, second)
+        simd.poke_f32(out + SLOTS * BLOCK + slot * 4, largest / _STEPS + poison)
         total = simd.sum_lanes_i32(first) + simd.sum_lanes_i32(second)
-        simd.poke_f32(sums + block * 4, np.float32(total))
+        simd.poke_i32(out + SLOTS * (BLOCK + 4) + slot * 4, np.int32(-128 * total))
 
 
 @kernel

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quant.formats import q4
+from qwchat.kernels.records import BLOCK
 
 Q4, Q8, LIN4, LIN8, BF16, F32 = range(6)
 IDS = {"q4": Q4, "q8": Q8, "lin4": LIN4, "lin8": LIN8, "bf16": BF16, "f32": F32}
-BLOCK = 32  # activations are quantised in blocks of 32
 
 
 @dataclass(frozen=True)

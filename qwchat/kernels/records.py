@@ -14,13 +14,29 @@ _MATRIX_FIELDS = (
 # A weight matrix for the kernels: addresses, and sizes in bytes per tile of 16 rows.
 MATRIX = np.dtype([(name, np.int64) for name in _MATRIX_FIELDS])
 
-# Activations of `tokens` rows: f32, and the same quantised in blocks of 32 (see quantise in elementwise.py).
-ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "x8", "x_scales", "columns"]])
+BLOCK = 32  # activations are quantised in blocks of 32 columns
+SLOTS = 4  # tokens that lie interleaved
+SLOTS_BLOCK = SLOTS * (BLOCK + 8)  # bytes of one block of SLOTS tokens
+
+# Activations of `tokens` rows: `x` (tokens, columns) f32, and `packed`, the same quantised (see quantise in
+# elementwise.py): (tokens/SLOTS, columns/BLOCK) pieces of SLOTS_BLOCK bytes, so that one address serves a whole tile:
+# codes (SLOTS, BLOCK) i8, scales (SLOTS) f32, offsets (SLOTS) i32 = -128 times the sum of the codes.
+ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "packed", "columns"]])
 
 # One layer's cache and the head geometry.
 CACHE = np.dtype([(name, np.int64) for name in ["num_heads", "num_kv_heads", "head_dim", "capacity", "k", "v"]])
 
-SCRATCH_BYTES = 8 * 64  # what multiply_tiles needs of scratch
+GEMV_TOKENS = 8  # up to here codes are unpacked in registers, above into a panel in the first-level cache
+PANEL_BLOCKS = 16  # blocks of 32 columns in a panel
+PANEL_BLOCK = 2 * (16 * BLOCK + 64 + 64)  # bytes of a panel's block: codes, scales and zero points of two tiles
 SPLIT = 512  # positions that attention works on with one softmax
 PARTIAL_HEADER = 64  # bytes before the sums of a partial result of attention: maximum, sum of weights, padding
+
+
+def matmul_scratch_bytes(tokens: int) -> int:
+    """What the drivers in matmul.py need of scratch: a panel, and two sets of sums of two tiles."""
+    rows = -(-max(tokens, GEMV_TOKENS) // SLOTS) * SLOTS
+    return PANEL_BLOCKS * PANEL_BLOCK + 2 * rows * 128
+
+
 FEW_TOKENS = 8  # up to here attention is shared out by splits of positions, above by tokens

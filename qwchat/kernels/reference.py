@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.formats import PackedTensor, dequantise
+from qwchat.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
 
 Floats = NDArray[np.float32]
 
@@ -18,6 +19,20 @@ def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
     codes = np.rint(blocks * inverse[..., None]).astype(np.int8)
     poison = (blocks * np.float32(0)).sum(-1)
     return codes.reshape(x.shape), largest / np.float32(127) + poison, codes.sum(-1).astype(np.float32)
+
+
+def packed_activations(x: Floats) -> NDArray[np.uint8]:
+    """``x`` (tokens, columns) quantised, in the interleaved layout of records.ACTIVATIONS (groups, blocks, bytes)."""
+    codes, scales, sums = quantise(x)
+    groups, blocks = -(-len(x) // SLOTS), x.shape[1] // BLOCK
+    result = np.zeros((groups, blocks, SLOTS_BLOCK), np.uint8)
+    for token in range(len(x)):
+        group, slot = divmod(token, SLOTS)
+        here = result[group]
+        here[:, slot * BLOCK : (slot + 1) * BLOCK] = codes[token].reshape(blocks, BLOCK).view(np.uint8)
+        here[:, SLOTS * BLOCK :].view(np.float32)[:, slot] = scales[token]
+        here[:, SLOTS * BLOCK :].view(np.int32)[:, SLOTS + slot] = -128 * sums[token]
+    return result
 
 
 def dequantised_activations(x: Floats) -> Floats:

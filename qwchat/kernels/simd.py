@@ -317,6 +317,7 @@ zero_below = operation(f32x16, (f32x16, f32x16, f32x16), _zero_below)
 
 peek_f32 = operation(types.float32, (_address,), lambda b, a: emit_load(b, a, F32, 4))
 poke_f32 = operation(types.void, (_address, types.float32), lambda b, a, x: emit_store(b, a, x, 4))
+poke_i32 = operation(types.void, (_address, types.int32), lambda b, a, x: emit_store(b, a, x, 4))
 peek_u8 = operation(types.uint8, (_address,), lambda b, a: emit_load(b, a, I8))
 peek_i8 = operation(types.int8, (_address,), lambda b, a: emit_load(b, a, I8))
 peek_i64 = operation(types.int64, (_address,), lambda b, a: emit_load(b, a, I64, 8))

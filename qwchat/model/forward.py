@@ -34,22 +34,20 @@ def forward(team, member, size, states, layers):
         barrier(team, size)
         phases.finish_attention(team, state, layer)
         barrier(team, size)
-        phases.project(team, member, size, state, layer.o_proj, state.attended, 0, state.residual, True)
+        phases.project(team, member, size, state, layer.o_proj, state.attended, state.tokens, state.residual, True)
         barrier(team, size)
         # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
         phases.norm_rows(team, state, layer.post_attention_layernorm, 0)
         barrier(team, size)
         phases.project_gate_up(team, member, size, state, layer)
         barrier(team, size)
-        phases.activate(team, state, layer)
-        barrier(team, size)
-        phases.project(team, member, size, state, layer.down_proj, state.activated, 0, state.residual, True)
+        phases.project(team, member, size, state, layer.down_proj, state.activated, state.tokens, state.residual, True)
         barrier(team, size)
     if state.logits_from < state.tokens:
-        first = state.logits_from
-        phases.norm_rows(team, state, state.norm, first)
+        wanted = state.tokens - state.logits_from
+        phases.norm_rows(team, state, state.norm, state.logits_from)
         barrier(team, size)
-        phases.project(team, member, size, state, state.lm_head, state.normed, first, state.logits, False)
+        phases.project(team, member, size, state, state.lm_head, state.normed, wanted, state.logits, False)
     barrier(team, size)
 
 

@@ -7,29 +7,24 @@ from __future__ import annotations
 
 from qwchat.kernels import attention, elementwise, simd
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.matmul import multiply_tiles
-from qwchat.kernels.records import FEW_TOKENS, SPLIT
+from qwchat.kernels.matmul import activate_pairs, multiply_pairs, pairs
+from qwchat.kernels.records import BLOCK, FEW_TOKENS, SLOTS_BLOCK, SPLIT
 from qwchat.kernels.team import take
 
-_PIECES = 8  # per member and phase: enough to even out a slow core
-
 
 @kernel
-def _piece(items, size):
-    return max(1, items // (size * _PIECES))
+def _share(team, size, items):
+    """The next piece of ``items`` as (begin, end), possibly empty; ``begin`` is ``items`` when there is none left.
 
-
-@kernel
-def _quantise_row(target, row):
-    blocks = target.columns // 32
-    scales = target.x_scales + row * blocks * 8
-    elementwise.quantise(
-        target.x + row * target.columns * 4,
-        target.x8 + row * target.columns,
-        scales,
-        scales + blocks * 4,
-        target.columns,
-    )
+    A round hands out half of what is left in two pieces for each member: long runs, which memory likes, and at the end
+    single items, so that nobody waits long for the last.
+    """
+    pieces = 2 * size
+    number = take(team, 1)
+    rounds, piece = number // pieces, number % pieces
+    left = items >> rounds if rounds < 63 else 0
+    begin, count = items - left, left - (left >> 1)
+    return begin + piece * count // pieces, begin + (piece + 1) * count // pieces
 
 
 @kernel
@@ -46,69 +41,62 @@ def embed_tokens(team, state):
 
 @kernel
 def norm_rows(team, state, weight, first):
-    """RMSNorm of the residual rows from ``first`` on, into ``state.normed``, also quantised."""
+    """RMSNorm of the residual rows from ``first`` on, into the rows of ``state.normed`` from 0 on, also quantised."""
     target = state.normed
     while True:
-        row = first + take(team, 1)
-        if row >= state.tokens:
+        row = take(team, 1)
+        if row >= state.tokens - first:
             return
-        offset = row * target.columns * 4
-        elementwise.rms_norm(state.residual + offset, weight, target.x + offset, target.columns, state.epsilon)
-        _quantise_row(target, row)
+        out = target.x + row * target.columns * 4
+        residual = state.residual + (first + row) * target.columns * 4
+        elementwise.rms_norm(residual, weight, out, target.columns, state.epsilon)
+        elementwise.quantise(out, elementwise.packed_slot(target, row), row, target.columns)
 
 
 @kernel
-def _multiply_share(matrix, base, lo, hi, source, tokens, out, scratch):
-    """The part of items ``lo .. hi`` that falls into this matrix, whose tiles are items ``base`` and following."""
-    first, last = max(lo - base, 0), min(hi - base, matrix.tiles)
+def _multiply_share(matrix, base, lo, hi, source, tokens, out, accumulate, scratch):
+    """The part of items ``lo .. hi`` that falls into this matrix, whose pairs are items ``base`` and following."""
+    first, last = max(lo - base, 0), min(hi - base, pairs(matrix))
     if first < last:
-        multiply_tiles(matrix, source, 0, tokens, first, last, out, matrix.tiles * 64, False, scratch)
+        multiply_pairs(matrix, source, tokens, first, last, out, matrix.tiles * 64, accumulate, scratch)
 
 
 @kernel
 def project_qkv(team, member, size, state, layer):
     """q, k and v with their biases, from the normed rows."""
     scratch = state.scratch + member * state.scratch_bytes
-    q, k = layer.q_proj.tiles, layer.k_proj.tiles
-    items = q + k + layer.v_proj.tiles
-    piece = _piece(items, size)
-    while True:
-        lo = take(team, piece)
-        if lo >= items:
-            return
-        hi = min(lo + piece, items)
-        _multiply_share(layer.q_proj, 0, lo, hi, state.normed, state.tokens, state.query, scratch)
-        _multiply_share(layer.k_proj, q, lo, hi, state.normed, state.tokens, state.key, scratch)
-        _multiply_share(layer.v_proj, q + k, lo, hi, state.normed, state.tokens, state.value, scratch)
+    k = pairs(layer.q_proj)
+    v = k + pairs(layer.k_proj)
+    items = v + pairs(layer.v_proj)
+    lo, hi = _share(team, size, items)
+    while lo < items:
+        _multiply_share(layer.q_proj, 0, lo, hi, state.normed, state.tokens, state.query, False, scratch)
+        _multiply_share(layer.k_proj, k, lo, hi, state.normed, state.tokens, state.key, False, scratch)
+        _multiply_share(layer.v_proj, v, lo, hi, state.normed, state.tokens, state.value, False, scratch)
+        lo, hi = _share(team, size, items)
+
+
+@kernel
+def project(team, member, size, state, matrix, source, tokens, out, accumulate):
+    """``out (tokens, rows) (+)= source[:tokens] @ matrix.T``."""
+    scratch = state.scratch + member * state.scratch_bytes
+    items = pairs(matrix)
+    lo, hi = _share(team, size, items)
+    while lo < items:
+        _multiply_share(matrix, 0, lo, hi, source, tokens, out, accumulate, scratch)
+        lo, hi = _share(team, size, items)
 
 
 @kernel
 def project_gate_up(team, member, size, state, layer):
-    """gate and up from the normed rows."""
+    """SiLU(gate) * up from the normed rows, quantised for down_proj."""
     scratch = state.scratch + member * state.scratch_bytes
-    gate = layer.gate_proj.tiles
-    items = gate + layer.up_proj.tiles
-    piece = _piece(items, size)
-    while True:
-        lo = take(team, piece)
-        if lo >= items:
-            return
-        hi = min(lo + piece, items)
-        _multiply_share(layer.gate_proj, 0, lo, hi, state.normed, state.tokens, state.gate, scratch)
-        _multiply_share(layer.up_proj, gate, lo, hi, state.normed, state.tokens, state.up, scratch)
-
-
-@kernel
-def project(team, member, size, state, matrix, source, first, out, accumulate):
-    """``out (tokens from first on, rows) (+)= source @ matrix.T``."""
-    scratch = state.scratch + member * state.scratch_bytes
-    piece = _piece(matrix.tiles, size)
-    while True:
-        lo = take(team, piece)
-        if lo >= matrix.tiles:
-            return
-        hi = min(lo + piece, matrix.tiles)
-        multiply_tiles(matrix, source, first, state.tokens, lo, hi, out, matrix.tiles * 64, accumulate, scratch)
+    gate, up, target = layer.gate_proj, layer.up_proj, state.activated
+    items = pairs(gate)
+    lo, hi = _share(team, size, items)
+    while lo < items:
+        activate_pairs(gate, up, state.normed, state.tokens, lo, hi, target, scratch)
+        lo, hi = _share(team, size, items)
 
 
 @kernel
@@ -187,11 +175,11 @@ def _attend_all(state, cache, query, row, kv_head, limit, scores):
 @kernel
 def _finish_head(state, cache, row, head, total):
     target = state.attended
-    blocks, dim = target.columns // 32, cache.head_dim
+    dim = cache.head_dim
     out = target.x + row * target.columns * 4 + head * dim * 4
     attention.normalise(total, out, dim)
-    scales = target.x_scales + row * blocks * 8 + head * (dim // 32) * 4
-    elementwise.quantise(out, target.x8 + row * target.columns + head * dim, scales, scales + blocks * 4, dim)
+    packed = elementwise.packed_slot(target, row) + head * dim // BLOCK * SLOTS_BLOCK
+    elementwise.quantise(out, packed, row, dim)
 
 
 @kernel
@@ -209,17 +197,3 @@ def finish_attention(team, state, layer):
         for split in range(1, (state.position + row) // SPLIT + 1):
             attention.merge(total, _partial(state, cache, row, split, head), cache.head_dim)
         _finish_head(state, cache, row, head, total)
-
-
-@kernel
-def activate(team, state, layer):
-    """SiLU(gate) * up, quantised for down_proj."""
-    target = state.activated
-    stride = layer.gate_proj.tiles * 64
-    while True:
-        row = take(team, 1)
-        if row >= state.tokens:
-            return
-        out = target.x + row * target.columns * 4
-        elementwise.silu_multiply(state.gate + row * stride, state.up + row * stride, out, target.columns)
-        _quantise_row(target, row)

@@ -48,8 +48,6 @@ STATE = np.dtype(
         ("key", ADDRESS),  # (tokens, num_kv_heads * head_dim)
         ("value", ADDRESS),
         ("attended", ACTIVATIONS),  # (tokens, num_heads * head_dim)
-        ("gate", ADDRESS),  # (tokens, intermediate)
-        ("up", ADDRESS),
         ("activated", ACTIVATIONS),  # (tokens, intermediate)
         ("partials", ADDRESS),  # (tokens, splits, num_heads, partial_stride) for decode
         ("splits", np.int64),

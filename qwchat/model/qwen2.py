@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.errors import ModelError, NotEnoughMemoryError
-from qwchat.kernels.records import FEW_TOKENS, PARTIAL_HEADER, SCRATCH_BYTES, SPLIT
+from qwchat.kernels.records import BLOCK, FEW_TOKENS, PARTIAL_HEADER, SLOTS, SLOTS_BLOCK, SPLIT, matmul_scratch_bytes
 from qwchat.kernels.threads import Team
 from qwchat.model.cache import KVCache
 from qwchat.model.forward import program
@@ -61,8 +61,8 @@ class Qwen2:
     def _activations(self, record: Any, columns: int) -> None:
         record["columns"] = columns
         record["x"] = self._buffer(CHUNK, columns).ctypes.data
-        record["x8"] = self._buffer(CHUNK, columns, np.int8).ctypes.data
-        record["x_scales"] = self._buffer(1, CHUNK * columns // 16).ctypes.data
+        groups = -(-CHUNK // SLOTS)
+        record["packed"] = self._buffer(groups, columns // BLOCK * SLOTS_BLOCK, np.int8).ctypes.data
 
     def _fill(self, threads: int) -> None:
         config, state, weights = self.config, self._states[0], self._weights
@@ -96,8 +96,6 @@ class Qwen2:
             ("query", queries),
             ("key", keys),
             ("value", keys),
-            ("gate", config.intermediate_size),
-            ("up", config.intermediate_size),
         ):
             state[name] = self._buffer(CHUNK, columns).ctypes.data
         stride = PARTIAL_HEADER + config.head_dim * 4
@@ -106,7 +104,7 @@ class Qwen2:
         state["partials"] = self._buffer(partials, stride // 4).ctypes.data
         self._logits = self._buffer(1, config.vocab_size)
         group = config.num_heads // config.num_kv_heads
-        scratch = max(SCRATCH_BYTES, 8 * SPLIT * 4 + 2 * group * stride)
+        scratch = max(matmul_scratch_bytes(CHUNK), 8 * SPLIT * 4 + 2 * group * stride)
         state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
         state["scratch_bytes"] = -(-scratch // 64) * 64
 

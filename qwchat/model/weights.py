@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from quant.config import ModelConfig
 from quant.formats import PackedTensor
 from qwchat.errors import ModelError
-from qwchat.kernels.formats import BLOCK, IDS, INTEGER_FORMATS
-from qwchat.kernels.records import MATRIX
+from qwchat.kernels.formats import IDS, INTEGER_FORMATS
+from qwchat.kernels.records import BLOCK, MATRIX
 
 _PROJECTIONS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),

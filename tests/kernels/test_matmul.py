@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from quant.formats import PackedTensor, dequantise
 from qwchat.kernels import elementwise, reference
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.matmul import multiply_tiles
-from qwchat.kernels.records import ACTIVATIONS, SCRATCH_BYTES
+from qwchat.kernels.matmul import activate_pairs, multiply_pairs, pairs
+from qwchat.kernels.records import ACTIVATIONS, BLOCK, SLOTS, SLOTS_BLOCK, matmul_scratch_bytes
 from qwchat.model.weights import Weights
 from tests.kernels.packed import KINDS, Folder, random_packed, vector
 
@@ -20,17 +20,21 @@ from tests.kernels.packed import KINDS, Folder, random_packed, vector
 @kernel
 def _run(matrices, sources, tokens, out, accumulate, scratch):  # type: ignore[no-untyped-def]
     matrix = matrices[0]
-    multiply_tiles(matrix, sources[0], 0, tokens, 0, matrix.tiles, out, matrix.tiles * 64, accumulate, scratch)
+    multiply_pairs(matrix, sources[0], tokens, 0, pairs(matrix), out, matrix.tiles * 64, accumulate, scratch)
 
 
 def activations(x: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
     """The ACTIVATIONS record of ``x`` and what it points to."""
-    codes, scales, sums = reference.quantise(x)
-    both = np.ascontiguousarray(np.stack([scales, sums], axis=1).astype(np.float32))
+    packed = reference.packed_activations(x)
     record = np.zeros(1, ACTIVATIONS)
-    record["x"], record["x8"], record["x_scales"] = x.ctypes.data, codes.ctypes.data, both.ctypes.data
-    record["columns"] = x.shape[1]
-    return record, (x, codes, both)
+    record["x"], record["packed"], record["columns"] = x.ctypes.data, packed.ctypes.data, x.shape[1]
+    return record, (x, packed)
+
+
+def scratch_for(tokens: int) -> tuple[int, NDArray[np.uint8]]:
+    """The address of a driver's scratch, on a cache line, and what keeps it alive."""
+    memory = np.full(matmul_scratch_bytes(tokens) + 64, 255, np.uint8)
+    return memory.ctypes.data + -memory.ctypes.data % 64, memory
 
 
 def multiply(
@@ -42,9 +46,10 @@ def multiply(
     sources, alive = activations(x)
     width = -(-packed.shape[0] // 16) * 16
     out = np.full((len(x), width), 3 if residual else np.nan, np.float32)
-    scratch = np.zeros(SCRATCH_BYTES, np.uint8)
-    _run(matrix, sources, len(x), out.ctypes.data, residual, scratch.ctypes.data)
+    scratch, memory = scratch_for(len(x))
+    _run(matrix, sources, len(x), out.ctypes.data, residual, scratch)
     assert alive
+    assert len(memory)
     return out[:, : packed.shape[0]]
 
 
@@ -65,11 +70,39 @@ def test_equals_the_numpy_twin(kind: tuple[str, int, bool], rows: int, columns: 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_a_token_does_not_depend_on_its_neighbours(kind: tuple[str, int, bool]) -> None:
     rng = np.random.default_rng(5)
-    packed = random_packed(kind, 80, 256, rng)
-    x = rng.standard_normal((23, 256)).astype(np.float32)
+    packed = random_packed(kind, 80, 640, rng)
+    x = rng.standard_normal((23, 640)).astype(np.float32)
     together = multiply(packed, x)
-    alone = np.concatenate([multiply(packed, np.ascontiguousarray(row[None])) for row in x])
-    assert np.array_equal(together, alone)
+    for tokens in range(1, 10):
+        starts = range(0, len(x), tokens)
+        apart = np.concatenate([multiply(packed, np.ascontiguousarray(x[at : at + tokens])) for at in starts])
+        assert np.array_equal(together, apart)
+
+
+@kernel
+def _activate(gates, ups, sources, tokens, targets, scratch):  # type: ignore[no-untyped-def]
+    activate_pairs(gates[0], ups[0], sources[0], tokens, 0, pairs(gates[0]), targets[0], scratch)
+
+
+@pytest.mark.parametrize("kinds", [(KINDS[0], KINDS[1]), (KINDS[7], KINDS[3])], ids=str)
+@pytest.mark.parametrize("tokens", [1, 7, 13])
+def test_gate_and_up_are_activated_and_quantised(kinds: tuple[tuple[str, int, bool], ...], tokens: int) -> None:
+    rng = np.random.default_rng(9)
+    gate, up = (random_packed(kind, 96, 256, rng) for kind in kinds)
+    x = rng.standard_normal((tokens, 256)).astype(np.float32)
+    expected = np.empty((tokens, 96), np.float32)
+    for row, left, right in zip(expected, multiply(gate, x), multiply(up, x), strict=True):
+        left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
+        elementwise.silu_multiply(left.ctypes.data, right.ctypes.data, row.ctypes.data, 96)
+    target, (out, packed) = activations(np.zeros_like(expected))
+    sources, alive = activations(x)
+    weights = Weights(Folder(gate=gate, up=up))
+    scratch, memory = scratch_for(tokens)
+    _activate(weights.matrix("gate").reshape(1), weights.matrix("up").reshape(1), sources, tokens, target, scratch)
+    assert np.array_equal(out, expected)
+    assert np.array_equal(packed, reference.packed_activations(expected))
+    assert alive
+    assert len(memory)
 
 
 @pytest.mark.parametrize("kind", KINDS[:7], ids=str)
@@ -92,8 +125,9 @@ def test_non_finite_activations_are_not_hidden(kind: tuple[str, int, bool], bad:
     x = rng.standard_normal((1, 128)).astype(np.float32)
     x[0, 77] = bad
     packed = random_packed(kind, 16, 128, rng)
-    x8, scales, sums = (np.zeros(128, np.int8), np.zeros(4, np.float32), np.zeros(4, np.float32))
-    elementwise.quantise(x.ctypes.data, x8.ctypes.data, scales.ctypes.data, sums.ctypes.data, 128)
+    seen = np.zeros((4, SLOTS_BLOCK), np.uint8)
+    elementwise.quantise(x.ctypes.data, seen.ctypes.data, 0, 128)
+    scales = seen[:, SLOTS * BLOCK :].view(np.float32)[:, 0]
     assert np.isnan(scales[2])
     assert np.isfinite(scales[[0, 1, 3]]).all()
     with np.errstate(invalid="ignore"):

@@ -10,7 +10,7 @@ import pytest
 from quant.formats import dequantise
 from qwchat.kernels import attention, elementwise, reference, simd
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.records import CACHE, PARTIAL_HEADER, SPLIT
+from qwchat.kernels.records import CACHE, PARTIAL_HEADER, SLOTS, SPLIT
 from qwchat.model.weights import Weights
 from tests.kernels.packed import KINDS, Folder, random_packed
 
@@ -41,15 +41,14 @@ def test_exponential() -> None:
 @pytest.mark.parametrize("columns", [32, 896, 4864])
 def test_quantise(columns: int) -> None:
     rng = np.random.default_rng(columns)
-    x = rng.standard_normal((2, columns)).astype(np.float32)
+    x = rng.standard_normal((6, columns)).astype(np.float32)
     x[0, :32] = 0
-    x[1, 5] = 1e30
-    expected = reference.quantise(x)
-    for row in range(2):
-        x8, scales, sums = np.empty(columns, np.int8), *np.empty((2, columns // 32), np.float32)
-        elementwise.quantise(x[row].ctypes.data, x8.ctypes.data, scales.ctypes.data, sums.ctypes.data, columns)
-        for mine, theirs in zip((x8, scales, sums), expected, strict=True):
-            assert np.array_equal(mine, theirs[row])
+    x[5, 5] = 1e30
+    expected = reference.packed_activations(x)
+    packed = np.zeros_like(expected)
+    for row in range(6):
+        elementwise.quantise(x[row].ctypes.data, packed[row // SLOTS].ctypes.data, row, columns)
+    assert np.array_equal(packed, expected)
 
 
 @pytest.mark.parametrize("columns", [32, 256, 3584])
