@@ -23,6 +23,7 @@ from qwchat.cli.streams import Streams
 from qwchat.events import Finished, Stats
 
 if TYPE_CHECKING:
+    from quant.container import ModelFolder
     from qwchat.api import Model
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -69,7 +70,7 @@ def run(options: BenchOptions, services: Services) -> int:
         threads = model.engine.threads
         bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
         prefill, decode = _measure(model, options)
-        work = _work(model)
+        work = work_of(model.folder)
         facts = Facts.of(located, model)
     read = _measured(options.prompt_tokens, prefill, work.operations_per_token, peak)
     written = _measured(options.new_tokens, decode, work.bytes_per_token, bandwidth)
@@ -123,8 +124,9 @@ def _tokens(model: Model, count: int, seed: int) -> list[int]:
     return [seed % vocabulary, *(drawn.randrange(vocabulary) for _ in range(count - 1))][:count]
 
 
-def _work(model: Model) -> Work:
-    tensors = {name: model.folder.tensor(name) for name in model.folder.names}
+def work_of(folder: ModelFolder) -> Work:
+    """What a token costs in the model of ``folder``."""
+    tensors = {name: folder.tensor(name) for name in folder.names}
     tied = _HEAD not in tensors
     unread = () if tied else (_EMBEDDING,)
     layers = [tensor for name, tensor in tensors.items() if len(tensor.shape) == 2 and name not in (_EMBEDDING, _HEAD)]

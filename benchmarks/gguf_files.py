@@ -1,0 +1,134 @@
+"""GGUF files of a Qwen2 checkpoint: bf16 by way of the `gguf` package, quantised by llama.cpp's own quantiser.
+
+Needs the extra `bench`. Tensors are streamed from the mapped checkpoint, so a 7B takes little memory; the bf16 file is
+deleted once everything asked for is made from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TYPE_NORMAL, TYPE_CONTROL, TYPE_USER_DEFINED, TYPE_UNUSED = 1, 3, 4, 5  # gguf.TokenType
+ALIGNMENT = 32
+
+
+def checkpoint_tensors(checkpoint: Path) -> Iterator[tuple[str, NDArray[np.uint16]]]:
+    """Name and bf16 bits, mapped, of every tensor of the safetensors files. Raises ValueError for any other dtype."""
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            if entry["dtype"] != "BF16":
+                raise ValueError(f"{path}: {name} is {entry['dtype']}, expected BF16")
+            start = 8 + length + entry["data_offsets"][0]
+            yield name, np.memmap(path, np.dtype("<u2"), "r", start, tuple(entry["shape"]))
+
+
+def token_table(tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
+    """Tokens and their types by id, from the values of a tokenizer.json; ids that it does not name are unused."""
+    tokens = [f"[PAD{index}]" for index in range(vocab_size)]
+    types = [TYPE_UNUSED] * vocab_size
+    for text, index in tokenizer["model"]["vocab"].items():
+        tokens[index], types[index] = text, TYPE_NORMAL
+    for added in tokenizer.get("added_tokens", ()):
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = TYPE_CONTROL if added["special"] else TYPE_USER_DEFINED
+    return tokens, types
+
+
+def merge_lines(tokenizer: dict[str, Any]) -> list[str]:
+    """Merges as lines of two symbols; tokenizer.json has them as such lines or as pairs."""
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+
+
+def gguf_values(tensor: NDArray[np.uint16]) -> NDArray[np.uint16] | NDArray[np.float32]:
+    """What the file holds: matrices as they are, vectors (norms, biases) as f32, which llama.cpp demands of them."""
+    if tensor.ndim > 1:
+        return tensor
+    return (tensor.astype(np.uint32) << 16).view(np.float32)
+
+
+def write_bf16_gguf(checkpoint: Path, destination: Path) -> None:
+    """Write `checkpoint` (config.json, tokenizer.json, bf16 safetensors) as one GGUF file."""
+    import gguf
+
+    config = json.loads((checkpoint / "config.json").read_text())
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    writer = gguf.GGUFWriter(destination, "qwen2")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    tokens, types = token_table(tokenizer, config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merge_lines(tokenizer))
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_add_bos_token(False)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config["num_hidden_layers"])
+    tensors = list(checkpoint_tensors(checkpoint))
+    for name, tensor in tensors:
+        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if known is None:
+            raise ValueError(f"{name}: GGUF has no name for it")
+        size = tensor.size * (2 if tensor.ndim > 1 else 4)
+        kind = gguf.GGMLQuantizationType.BF16 if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor_info(known, tensor.shape, tensor.dtype, size, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, tensor in tensors:
+        writer.write_tensor_data(gguf_values(tensor))
+    writer.close()
+
+
+def quantise_gguf(source: Path, destination: Path, kind: str, threads: int) -> None:
+    """Have llama.cpp quantise `source` to `kind` (such as "Q4_K_M"). Raises RuntimeError where it refuses."""
+    import llama_cpp
+
+    from benchmarks.llama_engine import start_llama
+
+    start_llama()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    params.nthread = threads
+    unfinished = destination.with_suffix(".part")
+    status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(unfinished), ctypes.byref(params))
+    if status:
+        raise RuntimeError(f"llama.cpp could not quantise {source} to {kind}: status {status}")
+    unfinished.replace(destination)
+
+
+def make_gguf(checkpoint: Path, folder: Path, kinds: Sequence[str], threads: int) -> dict[str, Path]:
+    """Kind -> GGUF file in `folder`; files that are there are kept, the bf16 file between is deleted."""
+    paths = {kind: folder / f"{checkpoint.name}-{kind}.gguf" for kind in kinds}
+    missing = [kind for kind, path in paths.items() if not path.exists()]
+    if not missing:
+        return paths
+    folder.mkdir(parents=True, exist_ok=True)
+    between = folder / f"{checkpoint.name}-bf16.gguf"
+    try:
+        write_bf16_gguf(checkpoint, between)
+        for kind in missing:
+            quantise_gguf(between, paths[kind], kind, threads)
+    finally:
+        between.unlink(missing_ok=True)
+    return paths

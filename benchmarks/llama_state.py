@@ -1,0 +1,74 @@
+"""The saved form of one sequence in llama.cpp's KV cache, made longer without computing.
+
+Layout (llama-kv-cache.cpp, `state_write`; little-endian): two words of header, the number of streams (1), the number
+of cells; for each cell its position, the number of its sequences (1) and the sequence; whether V is transposed, the
+number of layers; for each layer K: type, row bytes u64, rows; for each layer V the same, or, transposed: type, element
+bytes, elements per cell, and one run over the cells for each element.
+"""
+
+from __future__ import annotations
+
+import struct
+
+CELL = struct.Struct("<iIi")
+
+
+class StateFormatError(ValueError):
+    """The saved form is not the one described above."""
+
+
+class _Reader:
+    def __init__(self, state: bytes) -> None:
+        self._state, self._at = memoryview(state), 0
+
+    def take(self, size: int) -> bytes:
+        piece = bytes(self._state[self._at : self._at + size])
+        if len(piece) != size:
+            raise StateFormatError(f"{size} bytes expected at {self._at}, {len(piece)} left")
+        self._at += size
+        return piece
+
+    def words(self, count: int) -> tuple[int, ...]:
+        return struct.unpack(f"<{count}I", self.take(4 * count))
+
+    @property
+    def left(self) -> int:
+        return len(self._state) - self._at
+
+
+def repeated(piece: bytes, unit: int, count: int) -> bytes:
+    """The first `count` units of `unit` bytes of `piece` repeated without end."""
+    return (piece * -(-unit * count // len(piece)))[: unit * count]
+
+
+def repeat_state(state: bytes, length: int) -> bytes:
+    """`state` of a few cells, as that of `length` cells at positions 0, 1, …: keys and values repeat.
+
+    Raises StateFormatError where `state` is laid out in another way.
+    """
+    reader = _Reader(state)
+    header = reader.take(8)
+    streams, count = reader.words(2)
+    if streams != 1 or count == 0:
+        raise StateFormatError(f"{streams} streams of {count} cells; expected one that is not empty")
+    for position in range(count):
+        if CELL.unpack(reader.take(CELL.size)) != (position, 1, 0):
+            raise StateFormatError(f"cell {position} is not position {position} of sequence 0")
+    pieces = [header, struct.pack("<2I", 1, length), *(CELL.pack(position, 1, 0) for position in range(length))]
+    transposed, layers = reader.words(2)
+    if transposed not in (0, 1):
+        raise StateFormatError(f"V is transposed: {transposed}; expected 0 or 1")
+    pieces.append(struct.pack("<2I", transposed, layers))
+    for index in range(2 * layers):
+        if transposed and index >= layers:
+            head = reader.take(12)
+            _, size, rows = struct.unpack("<3I", head)
+        else:
+            head = reader.take(12)
+            _, size = struct.unpack("<IQ", head)
+            rows = 1
+        pieces.append(head)
+        pieces.extend(repeated(reader.take(size * count), size, length) for _ in range(rows))
+    if reader.left:
+        raise StateFormatError(f"{reader.left} bytes are left over")
+    return b"".join(pieces)

@@ -1,0 +1,92 @@
+"""The engines' processes as the comparison sees them: requests, answers, memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.cells import Contender
+from benchmarks.real_shapes import resident_sets
+
+
+class EngineError(RuntimeError):
+    """An engine refused a request or died of it."""
+
+
+class Process:
+    """A `benchmarks.worker`; one context for each contender that asked for one."""
+
+    def __init__(self, engine: str, path: Path, *, threads: int, repack: bool) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", engine, str(path), "--threads", str(threads)]
+        if repack:
+            command.append("--repack")
+        self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """The answer to a request. Raises EngineError."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        try:
+            self._popen.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
+            self._popen.stdin.flush()
+        except BrokenPipeError:
+            raise EngineError(f"{op}: the process has ended") from None
+        line = self._popen.stdout.readline()
+        if not line:
+            raise EngineError(f"{op}: the process ended with {self._popen.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EngineError(answer["error"])
+        return answer
+
+    def memory(self) -> dict[str, int]:
+        """Bytes in memory now: `anonymous`, and `resident` with the pages of mapped files."""
+        sets = resident_sets(self._popen.pid)
+        return {"anonymous": sets["RssAnon"] + sets["RssShmem"], "resident": sum(sets.values())}
+
+    def end(self) -> None:
+        """Close stdin and wait."""
+        self._popen.communicate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+class Pool:
+    """The processes that live now, by what their contenders share."""
+
+    def __init__(self, start: Callable[[Contender], Process]) -> None:
+        self._start = start
+        self._live: dict[tuple[str, str, bool], Process] = {}
+
+    def of(self, contender: Contender) -> Process:
+        """The contender's process, started if need be."""
+        if contender.worker not in self._live:
+            self._live[contender.worker] = self._start(contender)
+        return self._live[contender.worker]
+
+    def keep(self, contenders: Iterable[Contender]) -> None:
+        """End the processes that none of `contenders` needs, close the contexts of the others."""
+        needed = {contender.worker for contender in contenders}
+        for key in list(self._live):
+            if key in needed:
+                self._live[key].ask("close")
+            else:
+                self._live.pop(key).end()
+
+
+def open_context(process: Process, contender: Contender, size: int) -> float:
+    """Open the contender's context of `size` positions; seconds. Raises EngineError."""
+    answer = process.ask("open", key=contender.label, setting=asdict(contender.setting), size=size)
+    return float(answer["seconds"])

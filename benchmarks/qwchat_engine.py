@@ -1,0 +1,51 @@
+"""qwchat for the comparison: through the engine's public face, so choosing a token is part of every step timed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import qwchat
+from qwchat.events import Finished, Stats
+from qwchat.sampling import SamplingSettings
+
+
+class QwchatContext:
+    """A converted model, opened with a KV cache of `size` positions. Raises UsageError for an unknown kind of cache."""
+
+    def __init__(self, path: Path, kv: str, size: int, threads: int) -> None:
+        self.model = qwchat.load(path, threads=threads, context=size, kv=kv)
+        self.vocab_size = self.model.tokenizer.vocab_size
+        self._depth: list[int] = []
+        self._runs = 0
+
+    def close(self) -> None:
+        """End its threads."""
+        self.model.close()
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        """Seconds that it takes to read `tokens` into the empty cache, up to the first token chosen."""
+        self.model.engine.truncate(0)
+        return self._generate(tokens, 1).time_to_first_token
+
+    def decode(self, depth: int, count: int) -> float:
+        """Seconds of `count` steps after `depth` positions that are in the cache and one step to warm up."""
+        self._runs += 1
+        first = self._runs % self.vocab_size
+        stats = self._generate([*self._depth[:depth], first], count + 1)
+        return stats.decode_seconds
+
+    def fill(self, tokens: Sequence[int]) -> bool:
+        """Make the cache hold `tokens`; always by reading them, hence False."""
+        self._depth = list(tokens)
+        if tokens:
+            self.model.engine.truncate(0)
+            self._generate(tokens, 1)
+        return False
+
+    def _generate(self, tokens: Sequence[int], count: int) -> Stats:
+        """Read `tokens` and write `count` tokens greedily, whatever they are."""
+        events = self.model.engine.generate(
+            tokens, SamplingSettings(), seed=0, usable_vocab=self.vocab_size, max_tokens=count
+        )
+        return [event for event in events if isinstance(event, Finished)][-1].stats

@@ -1,0 +1,94 @@
+"""Figures of the comparison as data and as a table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.cells import Cell, Record, best, ratio
+from qwchat.chat.view.table import table
+
+
+def shares(
+    cell: Cell, record: Record, work: Mapping[str, Mapping[str, int]], limits: Mapping[str, float]
+) -> dict[str, float]:
+    """Share of the int8 peak (prefill) or of the read bandwidth (decode at 0, where only weights are read)."""
+    rate = record.rate or 0.0
+    if cell.kind == "prefill":
+        operations = next(each["operations_per_token"] for each in work.values() if "operations_per_token" in each)
+        return {"share_of_int8_peak": rate * operations / limits["int8_peak"]}
+    if cell.size:
+        return {}
+    return {
+        "share_of_read_bandwidth": rate * work[record.contender.format]["bytes_per_token"] / limits["read_bandwidth"]
+    }
+
+
+def as_data(
+    records: Mapping[Cell, Sequence[Record]],
+    probes: Sequence[Mapping[str, float]],
+    work: Mapping[str, Mapping[str, int]],
+    memory: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Everything that was measured; limits are the medians of the probes."""
+    limits = {name: statistics.median(probe[name] for probe in probes) for name in probes[0]}
+    cells = []
+    for cell, contenders in records.items():
+        entry: dict[str, Any] = {**asdict(cell), "name": cell.name, "ratio": ratio(contenders)}
+        for engine in ("qwchat", "llama.cpp"):
+            winner = best(contenders, engine)
+            if winner is not None:
+                entry[engine] = {
+                    "contender": winner.contender.label,
+                    "tokens_per_second": winner.rate,
+                    **shares(cell, winner, work, limits),
+                }
+        entry["contenders"] = [
+            {"contender": each.contender.label, "survey": each.survey, "rounds": each.rates, "left_out": each.left_out}
+            for each in contenders
+        ]
+        cells.append(entry)
+    return {"limits": limits, "probes": list(probes), "work": dict(work), "cells": cells, "memory": list(memory)}
+
+
+def as_text(title: str, data: Mapping[str, Any]) -> str:
+    """The table of one class: cells, then load time and memory."""
+    limits = data["limits"]
+    head = f"{title}; {limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['int8_peak'] / 1e9:,.0f} GOPS int8"
+    rows = []
+    for cell in data["cells"]:
+        ours, theirs = cell.get("qwchat"), cell.get("llama.cpp")
+        rows.append(
+            (
+                cell["name"],
+                *_side(ours),
+                *_side(theirs),
+                f"{cell['ratio']:.2f}" if cell["ratio"] else "–",
+                ours["contender"] if ours else "–",
+                theirs["contender"] if theirs else "–",
+            )
+        )
+    heads = ("", "qwchat", "share", "llama.cpp", "share", "ratio", "qwchat with", "llama.cpp with")
+    memory = [
+        (
+            each["contender"],
+            f"{each['load_seconds']:.2f} s",
+            f"{each['anonymous'] / 1e6:,.0f} MB",
+            f"{each['resident'] / 1e6:,.0f} MB",
+        )
+        for each in data["memory"]
+    ]
+    parts = [head, table(heads, rows, right=(1, 2, 3, 4, 5))]
+    if memory:
+        parts.append(table(("context of 4,096, full", "load", "anonymous", "resident"), memory, right=(1, 2, 3)))
+    return "\n\n".join(parts)
+
+
+def _side(side: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Tokens per second and the share of the limit."""
+    if side is None:
+        return "–", ""
+    share = side.get("share_of_int8_peak", side.get("share_of_read_bandwidth"))
+    return f"{side['tokens_per_second']:,.1f}", "" if share is None else f"{100 * share:.1f} %"

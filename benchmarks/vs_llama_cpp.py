@@ -1,0 +1,282 @@
+"""Both engines on the same weights, the same threads and the same prompts, in one run.
+
+    CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" pip install -e '.[bench]'
+    python -m benchmarks.vs_llama_cpp qwen2-0.5b-instruct --work /somewhere/with/5/GB
+    python -m benchmarks.vs_llama_cpp qwen2-7b-instruct --work /somewhere/with/60/GB --rounds 3 --cells prefill:128,512
+
+CMAKE_ARGS matters: without GGML_NATIVE the package is built for any x86-64 of the last ten years, and slower. Two of
+the flags leave out the parts that read pictures.
+
+From one random bf16 checkpoint of a real shape it makes our formats and llama.cpp's (Q4_0, Q4_K_M, Q8_0) and measures
+them by classes, 4 and 8 bits. First a survey finds the settings of llama.cpp that are worth measuring in each cell
+(repack on and off, flash attention on and off, KV cache f16 and 8 bits); then these and ours take turns, round by
+round, each in its own process, and medians are compared: in every cell llama.cpp's best file with its best setting
+against our best. Before each cell the machine's read bandwidth and int8 peak are measured; shares are of their medians.
+
+Prefill times a prompt from the empty cache to the logits of its last token, decode single tokens after a depth. Our
+figures include choosing the token, llama.cpp's do not. llama.cpp's cache is brought to a depth by copies of its first
+64 positions (benchmarks.llama_state); ours reads them. Files that are in the work folder are used again. Ends with
+one JSON line, which also has what was pruned and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import quant
+from benchmarks.cells import (
+    SURVEY_SECONDS,
+    Cell,
+    Contender,
+    Record,
+    Setting,
+    best,
+    llama_contenders,
+    prune,
+    rivals,
+    rounds_for,
+)
+from benchmarks.gguf_files import make_gguf
+from benchmarks.make_checkpoint import PUBLISHED, copy_tokenizer, make_checkpoint, read_config
+from benchmarks.processes import EngineError, Pool, Process, open_context
+from benchmarks.report import as_data, as_text
+
+CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",))}
+SURVEY_TOKENS = 8
+MEMORY_CONTEXT = 4096
+WARM_UP_TOKENS = 64
+
+
+class Comparison:
+    """One shape and one class of formats on one machine."""
+
+    def __init__(self, files: dict[str, Path], options: argparse.Namespace) -> None:
+        self.files, self.options = files, options
+        self.pool = Pool(self.start)
+        self.records: dict[Cell, list[Record]] = {}
+        self.probes: list[dict[str, float]] = []
+
+    def start(self, contender: Contender) -> Process:
+        """A fresh process for a contender."""
+        return Process(
+            contender.engine,
+            self.files[contender.format],
+            threads=self.options.threads,
+            repack=contender.setting.repack,
+        )
+
+    def timed(self, contender: Contender, cell: Cell, count: int, seed: int) -> float:
+        """Tokens per second of one measurement in an open context that was set up."""
+        process = self.pool.of(contender)
+        if cell.kind == "prefill":
+            answer = process.ask("prefill", key=contender.label, tokens=cell.size, seed=seed)
+        else:
+            answer = process.ask("decode", key=contender.label, depth=cell.size, count=count)
+        return cell.tokens(count) / float(answer["seconds"])
+
+    def set_up(self, contender: Contender, cell: Cell) -> None:
+        """Open a context for the cell; fill it, or warm it up."""
+        process = self.pool.of(contender)
+        open_context(process, contender, cell.context(self.options.new_tokens))
+        if cell.kind == "decode":
+            process.ask("fill", key=contender.label, depth=cell.size)
+        else:
+            process.ask("prefill", key=contender.label, tokens=min(WARM_UP_TOKENS, cell.size), seed=0)
+
+    def survey(self, contenders: Sequence[Contender], cells: Sequence[Cell]) -> None:
+        """One short measurement of every setting in every cell, but for those that have lost clearly already."""
+        for contender in contenders:
+            before: Cell | None = None
+            rate = 0.0
+            for cell in cells:
+                if before is not None and before.kind != cell.kind:
+                    before, rate = None, 0.0
+                record = Record(contender)
+                record.left_out = prune(record, self.records[before] if before else ())
+                self.records.setdefault(cell, []).append(record)
+                before = cell
+                if record.left_out or (cell.kind == "prefill" and rate and cell.size / rate > SURVEY_SECONDS):
+                    continue
+                try:
+                    self.pool.keep([contender])
+                    self.set_up(contender, cell)
+                    record.survey = rate = self.timed(contender, cell, SURVEY_TOKENS, 1)
+                except EngineError as error:
+                    record.left_out = f"refused: {error}"
+
+    def measure(self, ours: Sequence[Contender], cells: Sequence[Cell]) -> None:
+        """The rounds: in each cell its contenders by turns, in the opposite order every other round."""
+        before: Cell | None = None
+        for cell in cells:
+            surveyed = self.records.setdefault(cell, [])
+            previous = self.records[before] if before is not None and before.kind == cell.kind else []
+            chosen = [*ours, *rivals(cell, surveyed, previous)]
+            before = cell
+            known = {record.contender: record for record in surveyed}
+            records = [known.get(contender) or Record(contender) for contender in chosen]
+            surveyed += [record for record in records if record not in surveyed]
+            self.pool.keep(chosen)
+            self.probes.append(self.pool.of(ours[0]).ask("probe"))
+            self.rounds(cell, [record for record in records if self.ready(record, cell)])
+            say(f"  {cell.name}: " + "; ".join(f"{r.contender.label} {r.rate:.1f}" for r in records if r.rate))
+        self.pool.keep([])
+
+    def ready(self, record: Record, cell: Cell) -> bool:
+        """Whether the contender accepted the cell's context."""
+        try:
+            self.set_up(record.contender, cell)
+        except EngineError as error:
+            record.left_out = f"refused: {error}"
+        return not record.left_out
+
+    def rounds(self, cell: Cell, records: Sequence[Record]) -> None:
+        """Measure until the slowest contender has had its rounds."""
+        number, wanted = 0, self.options.rounds
+        while number < wanted:
+            for record in records if number % 2 == 0 else reversed(records):
+                rate = self.timed(record.contender, cell, self.options.new_tokens, 2 + number)
+                record.rates.append(rate)
+                wanted = rounds_for(cell.tokens(self.options.new_tokens) / rate, wanted)
+            number += 1
+
+    def footprint(self, contender: Contender) -> dict[str, Any]:
+        """Load time, and memory once a context of 4,096 positions is full."""
+        with self.start(contender) as process:
+            seconds = open_context(process, contender, MEMORY_CONTEXT)
+            depth = MEMORY_CONTEXT - SURVEY_TOKENS - 4
+            process.ask("prefill", key=contender.label, tokens=512, seed=1)
+            process.ask("fill", key=contender.label, depth=depth)
+            process.ask("decode", key=contender.label, depth=depth, count=SURVEY_TOKENS)
+            return {"contender": contender.label, "load_seconds": seconds, **process.memory()}
+
+    def footprints(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """One for each file, with the setting that was fastest in the first decode cell."""
+        decode = next((cell for cell in cells if cell.kind == "decode"), cells[0])
+        found = []
+        for name in dict.fromkeys(record.contender.format for record in self.records[decode]):
+            of_file = [record for record in self.records[decode] if record.contender.format == name]
+            fastest = best(of_file, of_file[0].contender.engine)
+            if fastest is None:
+                known = [record for record in of_file if record.survey is not None]
+                fastest = max(known, key=lambda record: record.survey or 0.0, default=None)
+            if fastest is not None:
+                found.append(self.footprint(fastest.contender))
+        return found
+
+
+def say(text: str) -> None:
+    """Progress, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def make_files(shape: str, options: argparse.Namespace) -> dict[str, Path]:
+    """Format -> model in the work folder. The bf16 checkpoint is only made if a file is missing."""
+    wanted = [options.classes[name] for name in options.classes]
+    ours = {name: options.work / f"{shape}-{name}" for formats, _ in wanted for name in formats}
+    kinds = [name for _, formats in wanted for name in formats]
+    theirs = {kind: options.work / f"{shape}-{kind}.gguf" for kind in kinds}
+    files = ours | theirs
+    if all(path.exists() for path in files.values()):
+        return files
+    checkpoint = options.work / shape
+    if not checkpoint.exists():
+        say(f"making {checkpoint}")
+        unfinished = checkpoint.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make_checkpoint(read_config(shape, options.published), unfinished)
+        copy_tokenizer(options.published, unfinished)
+        unfinished.rename(checkpoint)
+    for preset, path in ours.items():
+        if not path.exists():
+            say(f"converting to {path}")
+            for _ in quant.convert(checkpoint, path, preset=preset, threads=options.threads):
+                pass
+    say("making the GGUF files")
+    make_gguf(checkpoint, options.work, kinds, options.threads)
+    return files
+
+
+def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All classes of a shape; prints a table and returns its data."""
+    files = make_files(shape, options)
+    classes: dict[str, Any] = {}
+    for name, (ours, theirs) in options.classes.items():
+        say(f"{shape}, {name}")
+        comparison = Comparison(files, options)
+        comparison.survey(list(llama_contenders(theirs)), options.cells)
+        own = [Contender("qwchat", preset, Setting(kv, kv)) for preset in ours for kv in options.kv]
+        comparison.measure(own, options.cells)
+        work = {}
+        for preset in (*ours, *theirs):
+            contender = own[0] if preset in ours else next(llama_contenders((preset,)))
+            with comparison.start(Contender(contender.engine, preset, contender.setting)) as process:
+                work[preset] = process.ask("work")
+        memory = comparison.footprints(options.cells)
+        classes[name] = as_data(comparison.records, comparison.probes, work, memory)
+        print(as_text(f"{shape}, {name}, {options.threads} threads", classes[name]), end="\n\n", flush=True)
+    if not options.keep:
+        for path in [*files.values(), options.work / shape]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return classes
+
+
+def parse_cells(texts: Sequence[str]) -> list[Cell]:
+    """Cells of texts such as "prefill:128,512" and "decode:0,4096", in the order given."""
+    cells = []
+    for text in texts:
+        kind, _, sizes = text.partition(":")
+        if kind not in ("prefill", "decode") or not all(size.isdecimal() for size in sizes.split(",")):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected prefill:128,512 or decode:0,4096")
+        cells += [
+            Cell("prefill" if kind == "prefill" else "decode", size) for size in sorted(map(int, sizes.split(",")))
+        ]
+    return cells
+
+
+def read_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="qwchat and llama.cpp on the same weights")
+    parser.add_argument("shapes", nargs="+", help="names in shapes.json")
+    parser.add_argument(
+        "--cells", nargs="+", default=["prefill:128,512,2048", "decode:0,4096,16384"], metavar="KIND:SIZE,SIZE"
+    )
+    parser.add_argument("--classes", nargs="+", choices=tuple(CLASSES), default=list(CLASSES))
+    parser.add_argument("--kv", nargs="+", default=["f32", "q8"], help="our kinds of KV cache")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new-tokens", type=int, default=32, help="tokens of one decode measurement")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="folder of the models")
+    parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of shapes.json and 7b-instruct/")
+    parser.add_argument("--no-keep", dest="keep", action="store_false", help="delete the models at the end")
+    options = parser.parse_args()
+    options.classes = {name: CLASSES[name] for name in options.classes}
+    try:
+        options.cells = parse_cells(options.cells)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def main() -> None:
+    """Command line."""
+    options = read_options()
+    started = time.perf_counter()
+    shapes = {shape: compare(shape, options) for shape in options.shapes}
+    versions = {"llama-cpp-python": version("llama-cpp-python"), "qwchat": version("qwchat")}
+    seconds = round(time.perf_counter() - started, 1)
+    result = {"threads": options.threads, "rounds": options.rounds, "new_tokens": options.new_tokens}
+    print(json.dumps({**result, "versions": versions, "seconds": seconds, "shapes": shapes}))
+
+
+if __name__ == "__main__":
+    main()

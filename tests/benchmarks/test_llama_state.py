@@ -1,0 +1,55 @@
+"""A saved sequence of llama.cpp's cache, made longer."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from benchmarks.llama_state import StateFormatError, repeat_state, repeated
+
+ROW, ELEMENT, WIDTH = 6, 2, 3  # bytes of a K row, of a V element, elements of a V row
+
+
+def state(cells: int, *, transposed: bool, layers: int = 2) -> bytes:
+    """What llama.cpp would save; byte values say layer, cell and place."""
+    pieces = [b"llamaseq", struct.pack("<2I", 1, cells)]
+    pieces += [struct.pack("<iIi", cell, 1, 0) for cell in range(cells)]
+    pieces.append(struct.pack("<2I", transposed, layers))
+    keys = [bytes(100 * layer + cell % 4 for cell in range(cells) for _ in range(ROW)) for layer in range(layers)]
+    pieces += [struct.pack("<IQ", 1, ROW) + rows for rows in keys]
+    for layer in range(layers):
+        if transposed:
+            pieces.append(struct.pack("<3I", 1, ELEMENT, WIDTH))
+            pieces += [
+                bytes(100 * layer + 10 * column + cell % 4 for cell in range(cells) for _ in range(ELEMENT))
+                for column in range(WIDTH)
+            ]
+        else:
+            pieces.append(struct.pack("<IQ", 1, ROW) + keys[layer])
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
+def test_cells_repeat(transposed: bool, length: int) -> None:
+    assert repeat_state(state(4, transposed=transposed), length) == state(length, transposed=transposed)
+
+
+def test_repeated() -> None:
+    assert repeated(b"aabb", 2, 3) == b"aabbaa"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda good: good[:-1], "expected at"),
+        (lambda good: good + b"x", "1 bytes are left over"),
+        (lambda good: good[:8] + struct.pack("<I", 2) + good[12:], "2 streams"),
+        (lambda good: good[:16] + struct.pack("<i", 7) + good[20:], "cell 0 is not position 0"),
+        (lambda good: good[:64] + struct.pack("<I", 9) + good[68:], "V is transposed: 9"),
+    ],
+)
+def test_another_layout_is_refused(damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(StateFormatError, match=message):
+        repeat_state(damage(state(4, transposed=True)), 8)

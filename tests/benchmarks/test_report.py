@@ -1,0 +1,58 @@
+"""The comparison's table and its data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.cells import Cell, Contender, Record, Setting
+from benchmarks.report import as_data, as_text
+
+OURS = Contender("qwchat", "q4", Setting("q8", "q8"))
+THEIRS = Contender("llama.cpp", "Q4_0", Setting("f16", "f16", True, False, 512))
+SLOW = Contender("llama.cpp", "Q4_0", Setting("f16", "f16", False, False, 512))
+
+TABLE = """\
+tiny, 4 bits, 2 threads; 20.0 GB/s read, 2,000 GOPS int8
+
+                  qwchat   share  llama.cpp   share  ratio  qwchat with  llama.cpp with
+prefill 512        500.0  50.0 %      125.0  12.5 %   4.00  q4, kv q8    Q4_0, repack, no flash, kv f16, ubatch 512
+decode at 0         36.0  90.0 %       30.0  60.0 %   1.20  q4, kv q8    Q4_0, repack, no flash, kv f16, ubatch 512
+decode at 16,384    20.0                  –              –  q4, kv q8    –
+
+context of 4,096, full    load  anonymous  resident
+q4, kv q8               0.10 s     200 MB    600 MB"""
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    records = {
+        Cell("prefill", 512): [
+            Record(THEIRS, 120.0, [125.0]),
+            Record(SLOW, 60.0, [], "pruned"),
+            Record(OURS, rates=[500.0]),
+        ],
+        Cell("decode", 0): [Record(THEIRS, 29.0, [29.0, 30.0, 31.0]), Record(OURS, rates=[36.0, 35.0, 40.0])],
+        Cell("decode", 16384): [Record(OURS, rates=[20.0])],
+    }
+    probes = [{"read_bandwidth": bandwidth, "int8_peak": 2e12} for bandwidth in (19e9, 20e9, 40e9)]
+    work = {
+        "q4": {"bytes_per_token": 500_000_000, "operations_per_token": 2_000_000_000},
+        "Q4_0": {"bytes_per_token": 400_000_000},
+    }
+    memory = [{"contender": OURS.label, "load_seconds": 0.1, "anonymous": 200_000_000, "resident": 600_000_000}]
+    return as_data(records, probes, work, memory)
+
+
+def test_table(data: dict[str, Any]) -> None:
+    assert as_text("tiny, 4 bits, 2 threads", data) == TABLE
+
+
+def test_data_keeps_what_was_pruned(data: dict[str, Any]) -> None:
+    prefill = data["cells"][0]
+    assert prefill["ratio"] == 4
+    assert [each["left_out"] for each in prefill["contenders"]] == ["", "pruned", ""]
+    assert prefill["qwchat"]["share_of_int8_peak"] == pytest.approx(0.5)
+    # At a depth the cache is read too, so weights over bandwidth would say too little.
+    assert "share_of_read_bandwidth" not in data["cells"][2]["qwchat"]

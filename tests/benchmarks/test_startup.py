@@ -1,0 +1,44 @@
+"""The start-up benchmark times the first text event and nothing before it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from benchmarks.startup import as_text, prompt_tokens_in, time_to_text
+
+PROGRAM = """
+import json, time
+print(json.dumps({"event": "start"}), flush=True)
+time.sleep(0.2)
+print(json.dumps({"event": "text"}), flush=True)
+time.sleep(0.4)
+print(json.dumps({"event": "done", "tokens": {"prompt": 20}}), flush=True)
+"""
+
+
+def test_the_first_text_counts() -> None:
+    seconds, events = time_to_text([sys.executable, "-S", "-c", PROGRAM], os.environ)
+    assert [event["event"] for event in events] == ["start", "text", "done"]
+    assert prompt_tokens_in(events) == 20
+    longer, _ = time_to_text([sys.executable, "-S", "-c", "import time; time.sleep(1)\n" + PROGRAM], os.environ)
+    assert seconds >= 0.2
+    assert longer >= seconds + 0.5
+
+
+def test_a_run_without_text_is_an_error() -> None:
+    with pytest.raises(SystemExit, match=r"ended with 3:\nno model"):
+        time_to_text([sys.executable, "-c", "import sys; sys.stderr.write('no model'); sys.exit(3)"], os.environ)
+
+
+def test_table() -> None:
+    seconds = {"cold": [], "warm": [0.9, 0.7, 0.8], "llama.cpp": [1.25]}
+    assert as_text({"seconds": seconds, "prompt_tokens": 20, "threads": 2}) == (
+        "process start to first token, 20 tokens of prompt, 2 threads\n"
+        "\n"
+        "           median  lowest  highest  rounds\n"
+        "warm       0.80 s    0.70     0.90       3\n"
+        "llama.cpp  1.25 s    1.25     1.25       1"
+    )

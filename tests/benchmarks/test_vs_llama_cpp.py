@@ -1,0 +1,104 @@
+"""The comparison's order of work, with engines that only pretend."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.cells import Cell, Contender, Record, Setting, best, llama_contenders
+from benchmarks.processes import EngineError, Process
+from benchmarks.vs_llama_cpp import Comparison, parse_cells
+
+OURS = [Contender("qwchat", "q4", Setting(kv, kv)) for kv in ("f32", "q8")]
+FILES = {name: Path(name) for name in ("q4", "Q4_0")}
+
+
+class Pretender(Process):
+    """Answers at once; every token costs so and so much, and a cache of f32 is refused."""
+
+    asked: list[tuple[str, str]] = []  # noqa: RUF012 - one log for all of them
+
+    def __init__(self, contender: Contender) -> None:
+        self._engine, self._repack = contender.engine, contender.setting.repack
+
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        self.asked.append((op, arguments.get("key", "")))
+        if op == "open" and arguments["setting"]["keys"] == "f32":
+            raise EngineError("no such cache")
+        if op == "probe":
+            return {"read_bandwidth": 1e10, "int8_peak": 1e12}
+        cost = 0.01 if self._engine == "qwchat" else 0.02 if self._repack else 0.04
+        return {"seconds": cost * arguments.get("tokens", arguments.get("count", 0)), "copied": True}
+
+    def memory(self) -> dict[str, int]:
+        return {"anonymous": 1, "resident": 2}
+
+    def end(self) -> None:
+        self.asked.append(("end", ""))
+
+
+@pytest.fixture
+def comparison(monkeypatch: pytest.MonkeyPatch) -> Comparison:
+    Pretender.asked = []
+    monkeypatch.setattr(Comparison, "start", lambda self, contender: Pretender(contender))
+    return Comparison(FILES, argparse.Namespace(threads=2, new_tokens=4, rounds=3))
+
+
+def run(comparison: Comparison, cells: list[Cell]) -> None:
+    comparison.survey(list(llama_contenders(("Q4_0",))), cells)
+    comparison.measure(OURS, cells)
+
+
+def rounds_of(records: list[Record]) -> dict[str, int]:
+    return {record.contender.label: len(record.rates) for record in records if record.rates}
+
+
+def test_survey_then_rounds(comparison: Comparison) -> None:
+    cells = [Cell("prefill", 8), Cell("prefill", 16), Cell("decode", 0)]
+    run(comparison, cells)
+    for cell in cells:
+        records = comparison.records[cell]
+        assert len(records) == 8 + 2
+        assert set(rounds_of(records).values()) == {3}
+        winner = best(records, "llama.cpp")
+        assert winner is not None
+        assert winner.contender.setting.repack
+        assert winner.rate == pytest.approx(50)
+    slow = next(each for each in comparison.records[cells[1]] if not each.contender.setting.repack)
+    assert slow.left_out.startswith("pruned: 25.0 of 50.0")
+    assert slow.survey is None
+    assert len(comparison.probes) == len(cells)
+
+
+def test_engines_take_turns_in_both_orders(comparison: Comparison) -> None:
+    run(comparison, [Cell("decode", 0)])
+    first_of_round = [key for op, key in Pretender.asked if op == "decode"][8:]
+    assert len(first_of_round) == 3 * 4
+    assert first_of_round[4:8] == first_of_round[:4][::-1]
+    assert first_of_round[8:] == first_of_round[:4]
+
+
+def test_what_is_refused_is_told(comparison: Comparison) -> None:
+    run(comparison, [Cell("decode", 0)])
+    refused = [record for record in comparison.records[Cell("decode", 0)] if record.contender == OURS[0]]
+    assert [record.left_out for record in refused] == ["refused: no such cache"]
+    assert refused[0].rates == []
+
+
+def test_footprints_of_the_fastest(comparison: Comparison) -> None:
+    cells = [Cell("prefill", 8), Cell("decode", 0)]
+    run(comparison, cells)
+    found = comparison.footprints(cells)
+    assert [each["contender"].split(",")[0] for each in found] == ["Q4_0", "q4"]
+    assert found[1]["contender"] == "q4, kv q8"
+    assert found[1]["anonymous"] == 1
+
+
+def test_cells_of_the_command_line() -> None:
+    cells = parse_cells(["decode:4096,0", "prefill:128"])
+    assert cells == [Cell("decode", 0), Cell("decode", 4096), Cell("prefill", 128)]
+    with pytest.raises(argparse.ArgumentTypeError, match="expected prefill:128,512"):
+        parse_cells(["prefil:1"])
