@@ -66,7 +66,7 @@ def run(options: BenchOptions, services: Services) -> int:
     located = prepare(options.model, streams, options.threads)
     announce_compiling(services, streams)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
-    with services.load(located.path, threads=options.threads, context=context) as model:
+    with services.load(located.path, threads=options.threads, context=context, kv=options.kv) as model:
         threads = model.engine.threads
         bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
         prefill, decode = _measure(model, options)

@@ -25,6 +25,10 @@ ModelOption = Annotated[
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads (default: physical cores allowed).")
 ]
+Kv = Annotated[
+    Literal["auto", "f32", "q8"],
+    typer.Option("--kv", help="KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 beyond 4096 tokens)."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progress, no statistics.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -68,7 +72,7 @@ class ReplyOptions:
         int | None,
         typer.Option("--ctx", metavar="N", help="Tokens of context (default: the model's, at most 4096)."),
     ] = None
-    kv: Annotated[Literal["auto", "f16", "q8"], typer.Option("--kv", help="Format of the KV cache.")] = "auto"
+    kv: Kv = "auto"
     threads: Threads = None
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute (cuda: not yet).")
@@ -115,8 +119,6 @@ class ReplyOptions:
         _within("--seed", self.seed, 0, MAX_SEED)
         _within("--ctx", self.ctx, 1)
         _within("--threads", self.threads, 1)
-        if self.kv != "auto":
-            raise UsageError(f"--kv {self.kv} is not available yet: leave --kv out, or give --kv auto")
         if self.device.partition(":")[0] == "cuda":
             raise UsageError(f"--device {self.device} is not available yet: leave --device out, or give --device cpu")
         if self.device not in ("auto", "cpu"):
@@ -193,6 +195,7 @@ class BenchOptions:
     new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", help="Tokens to write.")] = 64
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="Tokens in the context beforehand.")] = 0
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds; the median counts.")] = 3
+    kv: Kv = "auto"
     threads: Threads = None
     json: Json = False
     quiet: Quiet = False

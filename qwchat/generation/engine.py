@@ -16,6 +16,7 @@ from quant.config import ModelConfig
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
 from qwchat.kernels.cores import default_threads
+from qwchat.kernels.records import KV_KINDS
 from qwchat.model.qwen2 import CHUNK, Qwen2
 from qwchat.model.weights import TensorSource
 from qwchat.sampling import Sampler, SamplingSettings
@@ -73,11 +74,11 @@ class Engine:
     ) -> None:
         if device not in ("auto", "cpu"):
             raise UsageError(f"--device {device}: this version runs on the CPU only; use auto or cpu")
-        if kv != "auto":
-            raise UsageError(f"--kv {kv}: this version has one kind of KV cache; use auto")
+        if kv not in ("auto", *KV_KINDS):
+            raise UsageError(f"--kv {kv}: there is no such KV cache; use auto, {' or '.join(KV_KINDS)}")
         self.config = folder.config
         self.context = _context(folder.config, context)
-        self._model = Qwen2(folder, context=self.context, threads=_threads(threads))
+        self._model = Qwen2(folder, context=self.context, threads=_threads(threads), kv=kv)
         self._cached = np.zeros(self.context, np.int64)
         self._length = 0
 

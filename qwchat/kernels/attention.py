@@ -1,32 +1,42 @@
-"""Grouped-query attention over a KV cache, tiled over the query heads of a KV head.
-
-Cache layout, f32: K (layer, kv_head, position/16, head_dim, 16), V (layer, kv_head, head_dim/16, position, 16), so that
-both products are the float tile of the matrix kernel: lanes are positions for q.K and head dimensions for p.V.
+"""Grouped-query attention over a KV cache, tiled over rows: the query heads of a KV head, of one token or of many.
 
 Positions are worked on in splits of SPLIT with one softmax each, merged in order (Milakov and Gimelshein, 2018; split
 over positions as in Flash-Decoding).  Splits start at fixed positions, so a token's result does not depend on which
 tokens share its chunk nor on the number of threads.
+
+The cache holds f32, or 8 bits in groups of 32 dimensions of one position with an f16 scale.  The layouts stand in
+:mod:`qwchat.kernels.attention_tiles`.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from qwchat.kernels import simd
-from qwchat.kernels.elementwise import exponential
-from qwchat.kernels.formats import F32
+from qwchat.kernels.attention_tiles import score_rows, weigh_rows
+from qwchat.kernels.elementwise import exponential, exponential_below_zero
 from qwchat.kernels.jit import inlined, kernel
-from qwchat.kernels.matmul import run_tile
-from qwchat.kernels.records import PARTIAL_HEADER, SPLIT
+from qwchat.kernels.records import KV_Q8, PARTIAL_HEADER, ROWS, SPLIT
 
 _NONE = np.float32(-np.inf)
+_STEPS, _ZERO, _ONE = np.float32(127), np.float32(0), np.float32(1)
+_STEPS_16, _TINY = np.float32(32767), np.float32(1e-30)
+_SIGNS = np.int32(-0x7F7F7F80)  # flips the top bit of four bytes: signed codes to unsigned ones
+
+_round_f16 = simd.operation(types.float32, (types.float32,), lambda b, x: b.fpext(b.fptrunc(x, simd.F16), simd.F32))
+_poke_f16 = simd.operation(
+    types.void, (types.int64, types.float32), lambda b, a, x: simd.emit_store(b, a, b.fptrunc(x, simd.F16), 2)
+)
+_peek_i32 = simd.operation(types.int32, (types.int64,), lambda b, a: simd.emit_load(b, a, simd.I32, 4))
+_poke_i8 = simd.operation(types.void, (types.int64, types.int8), simd.emit_store)
 
 
 @kernel
-def rotate(x, cos, sin, head_dim, scale):
-    """RoPE on one head in place, half-split as in Hugging Face's rotate_half; multiplied by ``scale`` (f32).
+def rotate(x, cos, sin, out, head_dim, scale):
+    """RoPE on one head, half-split as in Hugging Face's rotate_half; multiplied by ``scale`` (f32).
 
-    ``cos``, ``sin`` (head_dim/2) f32: the angles of the token's position.
+    ``x``, ``out`` (head_dim) f32, possibly the same; ``cos``, ``sin`` (head_dim/2) f32: the angles of its position.
     """
     half = head_dim * 2
     factor = simd.splat(scale)
@@ -35,47 +45,108 @@ def rotate(x, cos, sin, head_dim, scale):
         low, high = simd.load_f32(x + column), simd.load_f32(x + half + column)
         rotated_low = simd.subtract(simd.multiply(low, c), simd.multiply(high, s))
         rotated_high = simd.add(simd.multiply(high, c), simd.multiply(low, s))
-        simd.store_f32(x + column, simd.multiply(rotated_low, factor))
-        simd.store_f32(x + half + column, simd.multiply(rotated_high, factor))
+        simd.store_f32(out + column, simd.multiply(rotated_low, factor))
+        simd.store_f32(out + half + column, simd.multiply(rotated_high, factor))
 
 
 @kernel
-def store_key(cache, kv_head, position, key):
-    """Writes one head's rotated key (head_dim) f32 into its lane of the cache."""
-    block = kv_head * (cache.capacity // 16) + position // 16
-    lane = cache.k + block * cache.head_dim * 64 + (position % 16) * 4
-    for index in range(cache.head_dim):
-        simd.poke_f32(lane + index * 64, simd.peek_f32(key + index * 4))
+def _quantise_32(x, x8):
+    """Thirty-two f32 -> i8 in steps of the f16 scale that is returned; NaN where a value is not finite."""
+    low, high = simd.load_f32(x), simd.load_f32(x + 64)
+    largest = simd.max_lanes(simd.maximum(simd.absolute(low), simd.absolute(high)))
+    poison = simd.sum_lanes(simd.multiply(simd.add(low, high), simd.splat(_ZERO)))
+    scale = _round_f16(largest / _STEPS + poison)
+    inverse = simd.splat(_ONE / scale if scale > _ZERO else _ZERO)
+    simd.store_i8(x8, simd.round_to_i32(simd.multiply(low, inverse)))
+    simd.store_i8(x8 + 16, simd.round_to_i32(simd.multiply(high, inverse)))
+    return scale
 
 
 @kernel
-def store_value(cache, kv_head, position, value):
-    """Writes one head's value (head_dim) f32 into the cache."""
+def store_query(queries, kind, kv_head, row, head_dim):
+    """Quantises a rotated query in place of its row, where the cache has 8 bits."""
+    if kind != KV_Q8:
+        return
+    blocks = head_dim // 32
+    index = kv_head * queries.row_capacity + row
+    for block in range(blocks):
+        x8 = queries.x8 + index * head_dim + block * 32
+        item = (index * blocks + block) * 4
+        scale = _quantise_32(queries.x + (index * head_dim + block * 32) * 4, x8)
+        total = np.int32(0)
+        for column in range(32):
+            total += simd.peek_i8(x8 + column)
+        simd.poke_f32(queries.scales + item, scale)
+        simd.poke_i32(queries.offsets + item, np.int32(-128) * total)
+
+
+@kernel
+def store_key(cache, kv_head, position, key, scratch):
+    """Writes one head's rotated key (head_dim) f32 into the cache.  ``scratch``: 32 bytes; ``key`` may be changed."""
+    head_dim = cache.head_dim
+    tile = kv_head * (cache.capacity // 16) + position // 16
+    if cache.kind != KV_Q8:
+        lane = cache.k + tile * head_dim * 64 + (position % 16) * 4
+        for index in range(head_dim):
+            simd.poke_f32(lane + index * 64, simd.peek_f32(key + index * 4))
+        return
+    for column in range(0, head_dim * 4, 64):
+        offset = simd.load_f32(cache.k_offset + kv_head * head_dim * 4 + column)
+        simd.store_f32(key + column, simd.subtract(simd.load_f32(key + column), offset))
+    lane = cache.k + tile * head_dim * 16 + (position % 16) * 4
+    for block in range(head_dim // 32):
+        scale = _quantise_32(key + block * 128, scratch)
+        for word in range(8):
+            codes = np.int32(_peek_i32(scratch + word * 4) ^ _SIGNS)
+            simd.poke_i32(lane + (block * 8 + word) * 64, codes)
+        _poke_f16(cache.k_scales + ((tile * (head_dim // 32) + block) * 16 + position % 16) * 2, scale)
+
+
+@kernel
+def store_value(cache, kv_head, position, value, scratch):
+    """Writes one head's value (head_dim) f32 into the cache.  ``scratch``: 32 bytes."""
     tiles = cache.head_dim // 16
-    for tile in range(tiles):
-        target = cache.v + ((kv_head * tiles + tile) * cache.capacity + position) * 64
-        simd.store_f32(target, simd.load_f32(value + tile * 64))
+    if cache.kind != KV_Q8:
+        for tile in range(tiles):
+            target = cache.v + ((kv_head * tiles + tile) * cache.capacity + position) * 64
+            simd.store_f32(target, simd.load_f32(value + tile * 64))
+        return
+    # Four positions lie as 0, 2, 1, 3: the even bytes of the words are 0 and 1, the odd ones 2 and 3.
+    within = position % 4 // 2 + position % 2 * 2
+    for block in range(tiles // 2):
+        scale = _quantise_32(value + block * 128, scratch)
+        for index in range(32):
+            tile = kv_head * tiles + block * 2 + index // 16
+            target = cache.v + (tile * cache.capacity + position // 4 * 4) * 16 + (index % 16) * 4
+            _poke_i8(target + within, simd.peek_i8(scratch + index))
+        _poke_f16(cache.v_scales + ((kv_head * (tiles // 2) + block) * cache.capacity + position) * 2, scale)
 
 
 @inlined
 def partial_stride(cache):
-    """Bytes of one head's partial result: header and head_dim sums."""
+    """Bytes of one row's partial result: header and head_dim sums."""
     return PARTIAL_HEADER + cache.head_dim * 4
 
 
 @inlined
-def _softmax(scores, count, partial):
-    """Scores (SPLIT) f32 -> weights in place, zero from ``count`` to the next multiple of 16; maximum and sum noted."""
-    end = (count + 15) // 16 * 64
+def _softmax(scores, count, end, partial):
+    """Scores f32 -> weights in place, zero from ``count`` on; maximum and sum noted.  ``end``: bytes of the row."""
+    seen = max(count, 0)
+    full = seen // 16 * 64
     largest = simd.splat(_NONE)
-    for offset in range(0, end, 64):
-        value = simd.keep_lanes(simd.load_f32(scores + offset), count - offset // 4, _NONE)
-        largest = simd.maximum(largest, value)
+    for offset in range(0, full, 64):
+        largest = simd.maximum(largest, simd.load_f32(scores + offset))
+    if full < end:
+        largest = simd.maximum(largest, simd.keep_lanes(simd.load_f32(scores + full), seen - full // 4, _NONE))
     top = simd.max_lanes(largest)
-    total = simd.splat(np.float32(0))
-    for offset in range(0, end, 64):
-        value = simd.keep_lanes(simd.load_f32(scores + offset), count - offset // 4, _NONE)
-        weight = exponential(simd.subtract(value, simd.splat(top)))
+    shift, total = simd.splat(top), simd.splat(_ZERO)
+    for offset in range(0, full, 64):
+        weight = exponential_below_zero(simd.subtract(simd.load_f32(scores + offset), shift))
+        simd.store_f32(scores + offset, weight)
+        total = simd.add(total, weight)
+    for offset in range(full, end, 64):
+        weight = exponential_below_zero(simd.subtract(simd.load_f32(scores + offset), shift))
+        weight = simd.keep_lanes(weight, seen - offset // 4, _ZERO)
         simd.store_f32(scores + offset, weight)
         total = simd.add(total, weight)
     simd.poke_f32(partial, top)
@@ -83,37 +154,78 @@ def _softmax(scores, count, partial):
 
 
 @kernel
-def attend_split(cache, query, kv_head, start, stop, scores, partial):
-    """Attention of one token's query heads of ``kv_head`` to positions ``start .. stop``, at most SPLIT of them.
+def _quantise_weights(weights, scales, scratch, out, end):
+    """One row of weights f32 times the f16 scales of the values -> i16 in steps of the scale that is returned.
 
-    ``query`` (group, head_dim) f32, rotated and scaled; ``scores``: scratch, (8, SPLIT) f32; ``partial`` (group,
-    partial_stride) receives each head's maximum, sum of weights and weighted sum of values.
+    Sixteen bits, since a long tail of small weights must not vanish beside a large one.  A sum over a split of products
+    with 8-bit codes stays below 2**31: 32767 * 127 * 512.
     """
-    head_dim, capacity = cache.head_dim, cache.capacity
-    group = cache.num_heads // cache.num_kv_heads
-    stride, count = partial_stride(cache), stop - start
-    padded = (count + 15) // 16 * 16
-    keys = cache.k + (kv_head * (capacity // 16) + start // 16) * head_dim * 64
-    head = 0
-    while head < group:
-        left = group - head
-        heads = 8 if left >= 8 else (4 if left >= 4 else (2 if left >= 2 else 1))
-        x = query + head * head_dim * 4
-        for block in range(padded // 16):
-            line = keys + block * head_dim * 64
-            run_tile(F32, heads, line, 0, 0, 0, 1, head_dim, x, head_dim * 4, scores + block * 64, SPLIT * 4)
-        for index in range(heads):
-            _softmax(scores + index * SPLIT * 4, count, partial + (head + index) * stride)
-        for tile in range(head_dim // 16):
-            values = cache.v + ((kv_head * (head_dim // 16) + tile) * capacity + start) * 64
-            out = partial + head * stride + PARTIAL_HEADER + tile * 64
-            run_tile(F32, heads, values, 0, 0, 0, 1, padded, scores, SPLIT * 4, out, stride)
-        head += heads
+    top = total = simd.splat(_ZERO)
+    for offset in range(0, end, 64):
+        scaled = simd.multiply(simd.load_f32(weights + offset), simd.load_f16(scales + offset // 2))
+        simd.store_f32(scratch + offset, scaled)
+        top, total = simd.maximum(top, scaled), simd.add(total, scaled)
+    largest = simd.max_lanes(top)
+    poison = simd.sum_lanes(total) * _ZERO
+    inverse = simd.splat(_STEPS_16 / largest if largest > _TINY else _ZERO)
+    for offset in range(0, end, 64):
+        codes = simd.round_to_i32(simd.multiply(simd.load_f32(scratch + offset), inverse))
+        simd.store_i16(out + offset // 2, codes)
+    return largest / _STEPS_16 + poison
+
+
+@kernel
+def attend_rows(cache, queries, kv_head, row, position, start, stop, scratch, target):
+    """ROWS rows of ``kv_head`` from ``row`` on, to positions ``start .. stop``, at most SPLIT of them.
+
+    Row r belongs to token r // group of the chunk that begins at ``position`` and sees the positions up to its own.
+    ``target`` (ROWS, partial_stride) receives each row's maximum (-inf where it sees none of these positions), sum of
+    weights and weighted sum of values.  ``scratch``: ATTENTION_SCRATCH_BYTES.
+    """
+    head_dim, capacity, kind = cache.head_dim, cache.capacity, cache.kind
+    group, blocks = cache.num_heads // cache.num_kv_heads, head_dim // 32
+    stride = partial_stride(cache)
+    padded = (stop - start + 31) // 32 * 32
+    tile = kv_head * (capacity // 16) + start // 16
+    index = kv_head * queries.row_capacity + row
+    size = 1 if kind == KV_Q8 else 4  # bytes of an element of the cache
+    codes = scratch + ROWS * SPLIT * 4  # then scales of the rows, then one row of f32
+    score_rows(
+        kind,
+        cache.k + tile * head_dim * 16 * size,
+        cache.k_scales + tile * blocks * 32,
+        head_dim,
+        padded,
+        queries.x + index * head_dim * 4,
+        queries.x8 + index * head_dim,
+        queries.scales + index * blocks * 4,
+        queries.offsets + index * blocks * 4,
+        scratch,
+    )
+    for r in range(ROWS):
+        count = min(stop, position + (row + r) // group + 1) - start
+        _softmax(scratch + r * SPLIT * 4, count, padded * 4, target + r * stride)
+    for block in range(blocks):
+        weights, weight_scales = scratch, codes + ROWS * SPLIT * 2
+        if kind == KV_Q8:
+            weights = codes
+            scales = cache.v_scales + ((kv_head * blocks + block) * capacity + start) * 2
+            for r in range(ROWS):
+                scale = _quantise_weights(
+                    scratch + r * SPLIT * 4, scales, weight_scales + 64, codes + r * SPLIT * 2, padded * 4
+                )
+                simd.poke_f32(weight_scales + r * 4, scale)
+        values = cache.v + ((kv_head * blocks + block) * 2 * capacity + start) * 16 * size
+        out = target + PARTIAL_HEADER + block * 128
+        weigh_rows(kind, values, capacity * 16 * size, padded, weights, weight_scales, out, stride)
 
 
 @kernel
 def merge(total, partial, head_dim):
-    """Folds one head's partial result into ``total``: both as attend_split leaves them."""
+    """Folds one row's partial result into ``total``: both as attend_rows leaves them.
+
+    A partial result over no position changes nothing; ``total`` is over at least one.
+    """
     top_total, top_partial = simd.peek_f32(total), simd.peek_f32(partial)
     top = max(top_total, top_partial)
     keep = exponential(simd.splat(top_total - top))

@@ -23,20 +23,33 @@ SLOTS_BLOCK = SLOTS * (BLOCK + 8)  # bytes of one block of SLOTS tokens
 # codes (SLOTS, BLOCK) i8, scales (SLOTS) f32, offsets (SLOTS) i32 = -128 times the sum of the codes.
 ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "packed", "columns"]])
 
-# One layer's cache and the head geometry.
-CACHE = np.dtype([(name, np.int64) for name in ["num_heads", "num_kv_heads", "head_dim", "capacity", "k", "v"]])
+# One layer's KV cache and the head geometry; see attention_tiles.py for the layout of each kind.
+_CACHE_FIELDS = (
+    *("kind", "num_heads", "num_kv_heads", "head_dim", "capacity"),
+    *("k", "k_scales", "v", "v_scales", "k_offset"),
+)
+CACHE = np.dtype([(name, np.int64) for name in _CACHE_FIELDS])
+KV_F32, KV_Q8 = range(2)
+KV_KINDS = {"f32": KV_F32, "q8": KV_Q8}
+
+# Rotated and scaled queries, (num_kv_heads, row_capacity, head_dim); a KV head's rows are (token, query head of the
+# group).  `x` f32; for an 8-bit cache also `x8` i8, `scales` (..., head_dim/32) f32 and `offsets` (..., head_dim/32)
+# i32, which is -128 times the sum of each block of `x8`.
+QUERIES = np.dtype([(name, np.int64) for name in ["row_capacity", "x", "x8", "scales", "offsets"]])
 
 GEMV_TOKENS = 8  # up to here codes are unpacked in registers, above into a panel in the first-level cache
 PANEL_BLOCKS = 16  # blocks of 32 columns in a panel
 PANEL_BLOCK = 2 * (16 * BLOCK + 64 + 64)  # bytes of a panel's block: codes, scales and zero points of two tiles
 SPLIT = 512  # positions that attention works on with one softmax
 PARTIAL_HEADER = 64  # bytes before the sums of a partial result of attention: maximum, sum of weights, padding
+TOKENS_PER_ITEM = 8  # above: a block has a whole number of ROWS then, whatever the group of query heads
+ROWS = 8  # queries that attention works on at once
+FEW_TOKENS = 8  # up to here attention is shared out by splits of positions, above by tokens
+# What attend_rows needs: scores f32, weights i16, their scales, and one row of weights f32.
+ATTENTION_SCRATCH_BYTES = ROWS * SPLIT * (4 + 2) + 64 + SPLIT * 4
 
 
 def matmul_scratch_bytes(tokens: int) -> int:
     """What the drivers in matmul.py need of scratch: a panel, and two sets of sums of two tiles."""
     rows = -(-max(tokens, GEMV_TOKENS) // SLOTS) * SLOTS
     return PANEL_BLOCKS * PANEL_BLOCK + 2 * rows * 128
-
-
-FEW_TOKENS = 8  # up to here attention is shared out by splits of positions, above by tokens

@@ -67,6 +67,22 @@ def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
 
+def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Keys, values or queries ``x`` (..., head_dim) as an 8-bit cache has them: codes i8, scales (..., head_dim/32)."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float16)
+    steps = scales.astype(np.float32)
+    inverse = np.divide(np.float32(1), steps, out=np.zeros_like(steps), where=steps > 0)
+    return np.rint(blocks * inverse[..., None]).astype(np.int8).reshape(x.shape), scales
+
+
+def cached(x: Floats) -> Floats:
+    """What an 8-bit cache gives back of ``x``."""
+    codes, scales = quantise_cached(x)
+    blocks = codes.reshape(*scales.shape, 32) * scales[..., None].astype(np.float32)
+    return blocks.reshape(x.shape).astype(np.float32)
+
+
 def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
     """One token: scaled ``query`` (num_heads, head_dim), ``keys``, ``values`` (positions, num_kv_heads, head_dim)."""
     group = len(query) // keys.shape[1]

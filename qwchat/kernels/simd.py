@@ -177,6 +177,42 @@ def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     return _DOTS[level.current_level()](builder, total, unsigned, signed)
 
 
+def _dot16_in(bits: int, name: str, accumulates: bool) -> Callable[..., Any]:
+    shorts, words = ir.VectorType(I16, bits // 16), ir.VectorType(I32, bits // 32)
+
+    def emit(builder: Any, total: Any, a: Any, b: Any) -> Any:
+        def one(*parts: Any) -> Any:
+            if accumulates:
+                return emit_call(builder, name, words, *parts)
+            sums = emit_call(builder, name, words, *(builder.bitcast(part, shorts) for part in parts[1:]))
+            return builder.add(parts[0], sums)
+
+        return _in_parts(builder, 512 // bits, one, total, a, b)
+
+    return emit
+
+
+def _dot16_portable(builder: Any, total: Any, a: Any, b: Any) -> Any:
+    sixteen = constant(V16I, 16)
+    low = builder.mul(*(builder.ashr(builder.shl(x, sixteen), sixteen) for x in (a, b)))
+    high = builder.mul(builder.ashr(a, sixteen), builder.ashr(b, sixteen))
+    return builder.add(total, builder.add(low, high))
+
+
+_DOTS16 = {
+    "avx512vnni": _dot16_in(512, "llvm.x86.avx512.vpdpwssd.512", accumulates=True),
+    "avxvnni": _dot16_in(256, "llvm.x86.avx512.vpdpwssd.256", accumulates=True),
+    "avx2": _dot16_in(256, "llvm.x86.avx2.pmadd.wd", accumulates=False),
+    "neon": _dot16_portable,
+    "portable": _dot16_portable,
+}
+
+
+def emit_dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
+    """``total[lane] += sum of 2 products`` of signed 16-bit halves of sixteen words, exact in 32 bits."""
+    return _DOTS16[level.current_level()](builder, total, a, b)
+
+
 def dot_offset(largest: int) -> int:
     """What weight bytes up to ``largest`` must lose before :func:`emit_offset_dot` takes them: 128 where the level
     multiplies signed bytes only and they are too large for that, else 0.  A zero point takes it back for nothing."""
@@ -279,6 +315,11 @@ def _power_of_two(builder: Any, exponent: Any) -> Any:
     return builder.bitcast(builder.shl(biased, constant(V16I, 23)), V16F)
 
 
+def _add_exponents(builder: Any, value: Any, powers: Any) -> Any:
+    words = (builder.bitcast(x, V16I) for x in (value, powers))
+    return builder.bitcast(builder.add(next(words), builder.shl(next(words), constant(V16I, 23))), V16F)
+
+
 def _keep(builder: Any, value: Any, count: Any, other: Any) -> Any:
     lane = ir.Constant(V16I, list(range(16)))
     here = builder.icmp_signed("<", lane, emit_splat(builder, builder.trunc(count, I32)))
@@ -308,6 +349,12 @@ power_of_two = operation(f32x16, (i32x16,), _power_of_two)
 store_i8 = operation(
     types.void, (_address, i32x16), lambda b, a, x: emit_store(b, a, b.trunc(x, ir.VectorType(I8, 16)))
 )
+store_i16 = operation(
+    types.void, (_address, i32x16), lambda b, a, x: emit_store(b, a, b.trunc(x, ir.VectorType(I16, 16)))
+)
+load_f16 = operation(f32x16, (_address,), lambda b, a: b.fpext(emit_load(b, a, ir.VectorType(F16, 16), 2), V16F))
+# value * 2**n, where the bits of the second operand end in n: (normal floats, floats)
+add_exponents = operation(f32x16, (f32x16, f32x16), _add_exponents)
 sum_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, b.fadd))
 max_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, lambda p, q: _maximum(b, p, q)))
 sum_lanes_i32 = operation(types.int32, (i32x16,), lambda b, x: _ordered(b, x, b.add))

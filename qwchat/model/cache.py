@@ -1,39 +1,91 @@
-"""The KV cache: f32 keys and values in the order in which the attention kernel reads them."""
+"""The KV cache: keys and values in the order in which the attention kernels read them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quant.config import ModelConfig
-from qwchat.kernels.records import SPLIT
+from qwchat.kernels.records import KV_KINDS, SPLIT
 from qwchat.model.memory import require_memory
+from qwchat.rope import inverse_frequencies
+
+F32_LIMIT = 4096  # positions up to which `auto` keeps f32: below, the weights outweigh the cache
+_STILL = 8192
+
+
+def choose_kind(asked: str, context: int) -> str:
+    """``f32`` or ``q8`` for ``auto`` and a context of so many positions; any other name is returned as it is."""
+    if asked != "auto":
+        return asked
+    return "f32" if context <= F32_LIMIT else "q8"
+
+
+def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What is taken from every rotated key of a layer before it is quantised, (num_kv_heads * head_dim) f32.
+
+    Adding one vector to all keys adds the same to all scores of a query and leaves the softmax as it is, so the part
+    of the keys that does not depend on the position may go ("smoothing" of K in SageAttention, Zhang et al. 2024).
+    Here that is the bias in the dimensions that RoPE hardly turns: Qwen2's reaches hundreds there, and would take all
+    steps of an 8-bit group.
+    """
+    frequencies, factor = inverse_frequencies(config)
+    slow = np.tile(np.asarray(frequencies) * _STILL < 1, 2)
+    heads = bias.reshape(config.num_kv_heads, config.head_dim)
+    result: NDArray[np.float32] = np.where(slow, heads * np.float32(factor), 0).astype(np.float32).reshape(-1)
+    return result
 
 
 class KVCache:
-    """Room for ``context`` positions, K (layer, kv_head, position/16, head_dim, 16), V (layer, kv_head, head_dim/16,
-    position, 16); see :mod:`qwchat.kernels.attention`.  Pages are taken from the system when they are first written.
+    """Room for ``context`` positions of the kind ``f32`` or ``q8``, laid out as
+    :mod:`qwchat.kernels.attention_tiles` says.  Pages are taken from the system when they are first written.
 
     Raises NotEnoughMemoryError.
     """
 
-    def __init__(self, config: ModelConfig, context: int) -> None:
+    def __init__(self, config: ModelConfig, context: int, kind: str) -> None:
         self.capacity = -(-context // SPLIT) * SPLIT
-        elements = config.num_layers * config.num_kv_heads * self.capacity * config.head_dim
-        require_memory(8 * elements, f"the KV cache of {context:,} tokens", "ask for a smaller context with --ctx")
-        self._keys, self._values = np.zeros(elements, np.float32), np.zeros(elements, np.float32)
-        self._layer_bytes = elements // config.num_layers * 4
+        self.kind = kind
         self._config = config
+        self._elements = config.num_kv_heads * self.capacity * config.head_dim  # of K or V in a layer
+        size = 1 if kind == "q8" else 4
+        self._layer_bytes = self._elements * size
+        self._scale_bytes = self._elements // 32 * 2 if kind == "q8" else 0
+        needed = 2 * config.num_layers * (self._layer_bytes + self._scale_bytes)
+        remedy = "ask for a smaller context with --ctx" + ("" if kind == "q8" else " or for 8 bits with --kv q8")
+        require_memory(needed, f"the KV cache of {context:,} tokens", remedy)
+        self._memory = [
+            self._aligned(config.num_layers * count)
+            for count in (self._layer_bytes, self._scale_bytes, self._layer_bytes, self._scale_bytes)
+        ]
+        self._offsets: dict[int, NDArray[np.float32]] = {}
 
-    def fill(self, layer: int, record: Any) -> None:
-        """Writes the addresses of one layer's cache into a CACHE record."""
-        record["num_heads"], record["num_kv_heads"] = self._config.num_heads, self._config.num_kv_heads
-        record["head_dim"], record["capacity"] = self._config.head_dim, self.capacity
-        record["k"] = self._keys.ctypes.data + layer * self._layer_bytes
-        record["v"] = self._values.ctypes.data + layer * self._layer_bytes
+    @staticmethod
+    def _aligned(size: int) -> NDArray[np.uint8]:
+        raw = np.zeros(size + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        return raw[start : start + size]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of address space."""
+        return sum(part.nbytes for part in self._memory)
+
+    def fill(self, layer: int, record: Any, key_bias: NDArray[np.float32]) -> None:
+        """Writes the addresses of one layer's cache into a CACHE record.  ``key_bias`` (num_kv_heads * head_dim)."""
+        config = self._config
+        record["kind"] = KV_KINDS[self.kind]
+        record["num_heads"], record["num_kv_heads"] = config.num_heads, config.num_kv_heads
+        record["head_dim"], record["capacity"] = config.head_dim, self.capacity
+        for field, part in zip(("k", "k_scales", "v", "v_scales"), self._memory, strict=True):
+            record[field] = part.ctypes.data + layer * (part.nbytes // config.num_layers)
+        if self.kind == "q8":
+            self._offsets[layer] = key_offsets(config, key_bias)
+            record["k_offset"] = self._offsets[layer].ctypes.data
 
     def clear(self) -> None:
         """Zeroes everything: a non-finite value must not outlive the run that wrote it."""
-        self._keys.fill(0)
-        self._values.fill(0)
+        for part in self._memory:
+            part.fill(0)

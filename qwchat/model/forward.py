@@ -11,7 +11,7 @@ import numba
 from qwchat.kernels.jit import is_compiled, kernel, mark_compiled
 from qwchat.kernels.team import announce_end, await_step, barrier, begin_step, relax, rouse
 from qwchat.kernels.threads import RUN, Program
-from qwchat.model import phases
+from qwchat.model import attention_phases, phases
 from qwchat.model.plan import LAYER, STATE
 
 
@@ -28,11 +28,11 @@ def forward(team, member, size, states, layers):
         barrier(team, size)
         phases.project_qkv(team, member, size, state, layer)
         barrier(team, size)
-        phases.rotate_and_store(team, state, layer)
+        attention_phases.rotate_and_store(team, member, state, layer)
         barrier(team, size)
-        phases.attend(team, member, state, layer)
+        attention_phases.attend(team, member, state, layer)
         barrier(team, size)
-        phases.finish_attention(team, state, layer)
+        attention_phases.finish_attention(team, state, layer)
         barrier(team, size)
         phases.project(team, member, size, state, layer.o_proj, state.attended, state.tokens, state.residual, True)
         barrier(team, size)

@@ -5,10 +5,9 @@ Work is taken in small pieces from the team's cursor.  ``state`` is a plan.STATE
 
 from __future__ import annotations
 
-from qwchat.kernels import attention, elementwise, simd
+from qwchat.kernels import elementwise, simd
 from qwchat.kernels.jit import kernel
 from qwchat.kernels.matmul import activate_pairs, multiply_pairs, pairs
-from qwchat.kernels.records import BLOCK, FEW_TOKENS, SLOTS_BLOCK, SPLIT
 from qwchat.kernels.team import take
 
 
@@ -97,103 +96,3 @@ def project_gate_up(team, member, size, state, layer):
     while lo < items:
         activate_pairs(gate, up, state.normed, state.tokens, lo, hi, target, scratch)
         lo, hi = _share(team, size, items)
-
-
-@kernel
-def rotate_and_store(team, state, layer):
-    """RoPE on queries and keys; keys and values of the chunk into the cache."""
-    cache = layer.cache
-    head_bytes = cache.head_dim * 4
-    query_stride, key_stride = layer.q_proj.tiles * 64, layer.k_proj.tiles * 64
-    while True:
-        row = take(team, 1)
-        if row >= state.tokens:
-            return
-        position = state.position + row
-        cos = state.cos + position * cache.head_dim * 2
-        sin = state.sin + position * cache.head_dim * 2
-        for head in range(cache.num_heads):
-            query = state.query + row * query_stride + head * head_bytes
-            attention.rotate(query, cos, sin, cache.head_dim, state.query_scale)
-        for head in range(cache.num_kv_heads):
-            key = state.key + row * key_stride + head * head_bytes
-            attention.rotate(key, cos, sin, cache.head_dim, 1.0)
-            attention.store_key(cache, head, position, key)
-            attention.store_value(cache, head, position, state.value + row * key_stride + head * head_bytes)
-
-
-@kernel
-def _partial(state, cache, row, split, head):
-    item = (row * state.splits + split) * cache.num_heads + head
-    return state.partials + item * attention.partial_stride(cache)
-
-
-@kernel
-def attend(team, member, state, layer):
-    """Causal attention; with few tokens only up to the partial results of each split (see finish_attention)."""
-    cache = layer.cache
-    group = cache.num_heads // cache.num_kv_heads
-    scores = state.scratch + member * state.scratch_bytes
-    few = state.tokens <= FEW_TOKENS
-    splits = (state.position + state.tokens - 1) // SPLIT + 1 if few else 1
-    items = state.tokens * cache.num_kv_heads * splits
-    while True:
-        item = take(team, 1)
-        if item >= items:
-            return
-        row, rest = item // (cache.num_kv_heads * splits), item % (cache.num_kv_heads * splits)
-        head, limit = rest // splits, state.position + row + 1
-        query = state.query + row * layer.q_proj.tiles * 64 + head * group * cache.head_dim * 4
-        if few:
-            split = rest % splits
-            start, stop = split * SPLIT, min(limit, (split + 1) * SPLIT)
-            if start < stop:
-                partial = _partial(state, cache, row, split, head * group)
-                attention.attend_split(cache, query, head, start, stop, scores, partial)
-        else:
-            _attend_all(state, cache, query, row, head, limit, scores)
-
-
-@kernel
-def _attend_all(state, cache, query, row, kv_head, limit, scores):
-    """All splits of one token and KV head in turn, merged as finish_attention merges them."""
-    group = cache.num_heads // cache.num_kv_heads
-    stride = attention.partial_stride(cache)
-    total = scores + 8 * SPLIT * 4
-    partial = total + group * stride
-    for start in range(0, limit, SPLIT):
-        target = total if start == 0 else partial
-        stop = min(limit, start + SPLIT)
-        attention.attend_split(cache, query, kv_head, start, stop, scores, target)
-        if start > 0:
-            for head in range(group):
-                attention.merge(total + head * stride, partial + head * stride, cache.head_dim)
-    for head in range(group):
-        _finish_head(state, cache, row, kv_head * group + head, total + head * stride)
-
-
-@kernel
-def _finish_head(state, cache, row, head, total):
-    target = state.attended
-    dim = cache.head_dim
-    out = target.x + row * target.columns * 4 + head * dim * 4
-    attention.normalise(total, out, dim)
-    packed = elementwise.packed_slot(target, row) + head * dim // BLOCK * SLOTS_BLOCK
-    elementwise.quantise(out, packed, row, dim)
-
-
-@kernel
-def finish_attention(team, state, layer):
-    """Merges the partial results of a step with few tokens, and quantises."""
-    cache = layer.cache
-    if state.tokens > FEW_TOKENS:
-        return
-    while True:
-        item = take(team, 1)
-        if item >= state.tokens * cache.num_heads:
-            return
-        row, head = item // cache.num_heads, item % cache.num_heads
-        total = _partial(state, cache, row, 0, head)
-        for split in range(1, (state.position + row) // SPLIT + 1):
-            attention.merge(total, _partial(state, cache, row, split, head), cache.head_dim)
-        _finish_head(state, cache, row, head, total)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qwchat.kernels.records import ACTIVATIONS, CACHE, MATRIX
+from qwchat.kernels.records import ACTIVATIONS, CACHE, MATRIX, QUERIES
 
 ADDRESS = np.int64
 
@@ -44,13 +44,13 @@ STATE = np.dtype(
         ("sin", ADDRESS),
         ("residual", ADDRESS),  # (tokens, hidden): the residual stream
         ("normed", ACTIVATIONS),  # (tokens, hidden)
-        ("query", ADDRESS),  # (tokens, num_heads * head_dim)
+        ("query", ADDRESS),  # (tokens, num_heads * head_dim), before rotation
+        ("queries", QUERIES),
         ("key", ADDRESS),  # (tokens, num_kv_heads * head_dim)
         ("value", ADDRESS),
         ("attended", ACTIVATIONS),  # (tokens, num_heads * head_dim)
         ("activated", ACTIVATIONS),  # (tokens, intermediate)
-        ("partials", ADDRESS),  # (tokens, splits, num_heads, partial_stride) for decode
-        ("splits", np.int64),
+        ("partials", ADDRESS),  # (splits, num_kv_heads, FEW_TOKENS * group, partial_stride) for decode
         ("logits", ADDRESS),  # (tokens from logits_from on, vocab rounded up to 16)
         ("scratch", ADDRESS),  # one piece per thread
         ("scratch_bytes", np.int64),

@@ -9,9 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.errors import ModelError, NotEnoughMemoryError
-from qwchat.kernels.records import BLOCK, FEW_TOKENS, PARTIAL_HEADER, SLOTS, SLOTS_BLOCK, SPLIT, matmul_scratch_bytes
+from qwchat.kernels.records import (
+    ATTENTION_SCRATCH_BYTES,
+    BLOCK,
+    FEW_TOKENS,
+    PARTIAL_HEADER,
+    ROWS,
+    SLOTS,
+    SLOTS_BLOCK,
+    SPLIT,
+    TOKENS_PER_ITEM,
+    matmul_scratch_bytes,
+)
 from qwchat.kernels.threads import Team
-from qwchat.model.cache import KVCache
+from qwchat.model.cache import KVCache, choose_kind
 from qwchat.model.forward import program
 from qwchat.model.plan import LAYER, STATE
 from qwchat.model.weights import TensorSource, Weights
@@ -23,18 +34,19 @@ CHUNK = 128  # tokens per compiled call: what an interrupt waits for at most
 class Qwen2:
     """A model, its KV cache and its threads.  Token ids in, logits out.
 
-    ``context``: positions that the cache holds.  ``threads``: members of the team, the caller included.
+    ``context``: positions that the cache holds.  ``kv``: its kind, see :func:`qwchat.model.cache.choose_kind`.
+    ``threads``: members of the team, the caller included.
     Raises ModelError for shapes that the kernels cannot run, NotEnoughMemoryError.
     """
 
-    def __init__(self, folder: TensorSource, *, context: int, threads: int) -> None:
+    def __init__(self, folder: TensorSource, *, context: int, threads: int, kv: str = "auto") -> None:
         self.config = folder.config
         self.context = context
         _check_shapes(folder)
         self._weights = Weights(folder)
         self._memory: list[NDArray[Any]] = []
         try:
-            self._cache = KVCache(self.config, context)
+            self._cache = KVCache(self.config, context, choose_kind(kv, context))
             self._states = np.zeros(1, STATE)
             self._layers = np.zeros(self.config.num_layers, LAYER)
             self._fill(threads)
@@ -73,7 +85,8 @@ class Qwen2:
         state["epsilon"], state["query_scale"] = config.rms_norm_eps, 1 / math.sqrt(config.head_dim)
         for index in range(config.num_layers):
             weights.layer(index, self._layers[index])
-            self._cache.fill(index, self._layers[index]["cache"])
+            key_bias = weights.values(f"model.layers.{index}.self_attn.k_proj.bias")
+            self._cache.fill(index, self._layers[index]["cache"], key_bias)
         self._fill_work_space(state, threads)
 
     def _fill_work_space(self, state: Any, threads: int) -> None:
@@ -98,13 +111,25 @@ class Qwen2:
             ("value", keys),
         ):
             state[name] = self._buffer(CHUNK, columns).ctypes.data
-        stride = PARTIAL_HEADER + config.head_dim * 4
-        state["splits"] = self._cache.capacity // SPLIT
-        partials = FEW_TOKENS * int(state["splits"]) * config.num_heads
-        state["partials"] = self._buffer(partials, stride // 4).ctypes.data
         self._logits = self._buffer(1, config.vocab_size)
-        group = config.num_heads // config.num_kv_heads
-        scratch = max(matmul_scratch_bytes(CHUNK), 8 * SPLIT * 4 + 2 * group * stride)
+        self._fill_attention_space(state, threads)
+
+    def _fill_attention_space(self, state: Any, threads: int) -> None:
+        config = self.config
+        group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
+        record = state["queries"]
+        # Kernels take whole blocks of rows: the last one may reach past the chunk.
+        record["row_capacity"] = CHUNK * group + ROWS
+        rows = config.num_kv_heads * int(record["row_capacity"])
+        record["x"] = self._buffer(rows, head_dim).ctypes.data
+        record["x8"] = self._buffer(1, rows * head_dim, np.int8).ctypes.data
+        record["scales"] = self._buffer(1, rows * head_dim // 32).ctypes.data
+        record["offsets"] = self._buffer(1, rows * head_dim // 32, np.int32).ctypes.data
+        stride = PARTIAL_HEADER + head_dim * 4
+        partials = FEW_TOKENS * self._cache.capacity // SPLIT * config.num_heads
+        state["partials"] = self._buffer(partials, stride // 4).ctypes.data
+        attention = ATTENTION_SCRATCH_BYTES + (ROWS + TOKENS_PER_ITEM * group) * stride
+        scratch = max(matmul_scratch_bytes(CHUNK), attention)
         state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
         state["scratch_bytes"] = -(-scratch // 64) * 64
 

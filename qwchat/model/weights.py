@@ -60,8 +60,13 @@ class Weights:
             raise ModelError(f"{self._folder.path}: tensor {name} is stored as {packed.format}; expected a vector")
         return self._address(packed.parts["values"])
 
+    def values(self, name: str) -> NDArray[np.float32]:
+        """The numbers of a vector."""
+        values: NDArray[np.float32] = self._folder.tensor(name).parts["values"]
+        return values
+
     def _bias(self, name: str, tiles: int) -> int:
-        values = self._folder.tensor(name).parts["values"]
+        values = self.values(name)
         padded = np.zeros(tiles * 16, np.float32)
         padded[: len(values)] = values
         return self._address(padded)

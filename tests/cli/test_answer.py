@@ -151,7 +151,6 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
         (("-p", "hi", "--ctx", "0"), 2, "--ctx must be at least 1, not 0"),
         (("-p", "hi", "--threads", "0"), 2, "--threads must be at least 1, not 0"),
         (("-p", "hi", "--stop", ""), 2, "--stop needs a text that is not empty"),
-        (("-p", "hi", "--kv", "q8"), 2, "--kv q8 is not available yet: leave --kv out, or give --kv auto"),
         (("-p", "hi", "--kv", "f8"), 2, "invalid value for '--kv': "),
         (("-p", "hi", "--device", "cuda:0"), 2, "--device cuda:0 is not available yet: leave --device out, or "),
         (("-p", "hi", "--device", "tpu"), 2, "there is no device 'tpu': --device takes auto or cpu"),

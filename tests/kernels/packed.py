@@ -67,3 +67,10 @@ class Folder:
 def vector(values: NDArray[np.float32]) -> PackedTensor:
     """A bias or norm as the container gives it."""
     return PackedTensor("vector", values.shape, 0, {"values": values})
+
+
+def aligned(size: int, fill: int) -> np.ndarray:
+    """``size`` bytes of the value ``fill``, from the start of a cache line on."""
+    raw = np.full(size + 64, fill, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size]
