@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 
 from qwchat.kernels import level
-from qwchat.kernels.simd import I32, I64, emit_call, operation
+from qwchat.kernels.jit import inlined
+from qwchat.kernels.simd import I32, I64, emit_call, emit_load, emit_store, operation
 
 _FULL_SYSTEM = 15  # the operand of isb
 
@@ -38,6 +41,39 @@ atomic_load = operation(types.int64, (types.int64,), lambda b, a: b.load_atomic(
 atomic_store = operation(
     types.void, (types.int64, types.int64), lambda b, a, x: b.store_atomic(x, _pointer(b, a), "seq_cst", 8)
 )
+# For fields that one thread alone uses.
+read_own = operation(types.int64, (types.int64,), lambda b, a: emit_load(b, a, I64, 8))
+write_own = operation(types.void, (types.int64, types.int64), lambda b, a, x: emit_store(b, a, x, 8))
 exchange_if = operation(types.boolean, (types.int64, types.int64, types.int64), _exchange_if)
 pause = operation(types.void, (), _pause)
 yield_processor = types.ExternalFunction("sched_yield", types.int32())
+sleep_microseconds = types.ExternalFunction("usleep", types.int32(types.uint32))
+_clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
+_getrusage = types.ExternalFunction("getrusage", types.int32(types.int32, types.int64))
+
+CLOCK_BYTES = 160  # scratch that the functions below need: a struct rusage
+_WALL, _THREAD = time.CLOCK_MONOTONIC, time.CLOCK_THREAD_CPUTIME_ID
+_RUSAGE_THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux only
+_RU_NIVCSW = 136  # offset of the last field
+
+
+@inlined
+def wall_time(scratch):
+    """Nanoseconds of the monotonic clock.  ``scratch``: address of CLOCK_BYTES bytes of this thread."""
+    _clock_gettime(_WALL, scratch)
+    return read_own(scratch) * 1_000_000_000 + read_own(scratch + 8)
+
+
+@inlined
+def thread_time(scratch):
+    """Nanoseconds for which the calling thread has had a processor."""
+    _clock_gettime(_THREAD, scratch)
+    return read_own(scratch) * 1_000_000_000 + read_own(scratch + 8)
+
+
+@inlined
+def preemptions(scratch):
+    """How often the processor was taken from the calling thread; 0 where the system does not tell."""
+    if _RUSAGE_THREAD is None or _getrusage(_RUSAGE_THREAD, scratch) != 0:
+        return 0
+    return read_own(scratch + _RU_NIVCSW)

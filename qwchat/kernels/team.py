@@ -1,101 +1,225 @@
-"""What the members of a team (:mod:`qwchat.kernels.threads`) do in compiled code: wait, meet, take work.
+"""What the members of a team (:mod:`qwchat.kernels.threads`) do in compiled code: wait for steps and share them out.
 
-Between steps a member spins, then yields, then parks in Python, where it costs nothing; a pure spin would collapse as
-soon as another process takes a core.  Inside a step the members meet at barriers and take work from a shared cursor,
-so that a slow core delays nobody.  State: one cache line (LINE bytes) per field, so that no two share one.
+A step is a row of phases, a phase a number of items.  Members take items from a ticket that names the step and the
+phase too, so nobody can take an item of another phase than the one that he is in; the member that completes a phase's
+last item opens the next.  Nobody waits for members, only for items: one that came late, because the system had given
+its core to somebody else, finds the ticket further on and skips to it.
+
+Only a member that loses its core in the middle of an item delays the others, by a time slice of some milliseconds.
+On a core that another process wants this would happen again and again, so such a member naps for a while and leaves
+the work to the others.
+
+Between steps a member spins, then yields, then parks in Python, where it costs nothing.
+
+State: a cache line (LINE bytes) per field of the header, so that no two share one, and MEMBER_BYTES per member.
 """
 
 from __future__ import annotations
 
 from qwchat.kernels.jit import inlined, kernel
-from qwchat.kernels.sync import atomic_add, atomic_load, atomic_store, exchange_if, pause, yield_processor
-from qwchat.kernels.threads import HEADER_LINES, LINE, PARK, RUN, STOP
+from qwchat.kernels.sync import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    exchange_if,
+    pause,
+    preemptions,
+    read_own,
+    sleep_microseconds,
+    thread_time,
+    wall_time,
+    write_own,
+    yield_processor,
+)
+from qwchat.kernels.threads import HEADER_LINES, LINE, MEMBER_BYTES, PARK, RUN, STOP
 
-_STEP, _ARRIVED, _PASSED, _CURSOR, _STOP, _AWAKE, _MEMBERS = (line * LINE for line in range(HEADER_LINES))
+_STEP, _TICKET, _COMPLETED, _STOP, _ACTIVE, _CROWDED, _MEMBERS = (line * LINE for line in range(HEADER_LINES))
+
+# The ticket: number of the step, of its phase, of the next item.
+_NEXT_PHASE, _NEXT_STEP = 1 << 24, 1 << 40
+_NO_PHASE = _NEXT_STEP - _NEXT_PHASE
+
+# A member's own fields; the others look at the first alone.
+_STATE, _SEEN, _PHASE, _HOLDS, _TAKEN, _IDLE_SINCE, _PATIENT = range(0, 56, 8)
+_MARK_WALL, _MARK_PROCESSOR, _MARK_PREEMPTIONS, _NAP, _WOKEN = range(64, 104, 8)
+_CLOCK = 104
 _WORKING, _PARKED = 0, 1
-_DONE = 8  # offset in a member's line: the last step that it took part in
 
-_SPINS_BEFORE_YIELD = 2_000
-_YIELDS_BEFORE_PARK = 4_000  # some milliseconds: longer than sampling a token takes
+_SPINS_BEFORE_YIELD = 1_000
+_PATIENCE = 2_000_000  # ns; sampling and showing a token take less
+_IMPATIENCE = 50_000  # ns, for those who had to park last time
+_LONG_ITEM = 1_000_000  # ns; shorter than a time slice, so that a lost one shows
+_FIRST_NAP, _LONGEST_NAP = 20_000_000, 160_000_000  # ns; doubled while the core stays crowded
+_NAP_PIECE = 5_000  # us
 
 
 @inlined
-def barrier(team, size):
-    """Waits for all members; the last to arrive resets the work cursor."""
-    if size == 1:
-        atomic_store(team + _CURSOR, 0)
-        return
-    passed = atomic_load(team + _PASSED)
-    if atomic_add(team + _ARRIVED, 1) == size - 1:
-        atomic_store(team + _ARRIVED, 0)
-        atomic_store(team + _CURSOR, 0)
-        atomic_add(team + _PASSED, 1)
-        return
+def _own(team, member):
+    return team + _MEMBERS + member * MEMBER_BYTES
+
+
+@inlined
+def next_nap(last, awake):
+    """How long to nap, in ns: ``last`` is the length of the nap before and ``awake`` the time since."""
+    return min(2 * last, _LONGEST_NAP) if last > 0 and awake < last else _FIRST_NAP
+
+
+@inlined
+def _mark(own):
+    clock = own + _CLOCK
+    write_own(own + _MARK_WALL, wall_time(clock))
+    write_own(own + _MARK_PROCESSOR, thread_time(clock))
+    write_own(own + _MARK_PREEMPTIONS, preemptions(clock))
+
+
+@kernel
+def _nap(team, own):
+    clock = own + _CLOCK
+    now = wall_time(clock)
+    length = next_nap(read_own(own + _NAP), now - read_own(own + _WOKEN))
+    while wall_time(clock) - now < length and atomic_load(team + _STOP) == 0:
+        sleep_microseconds(_NAP_PIECE)
+    write_own(own + _NAP, length)
+    write_own(own + _WOKEN, wall_time(clock))
+    _mark(own)
+
+
+@kernel
+def _look_for_crowd(team, member):
+    """After a long item: were we kept from a processor?  Waiting for a page of a mapped file does not count."""
+    own = _own(team, member)
+    wall, processor = read_own(own + _MARK_WALL), read_own(own + _MARK_PROCESSOR)
+    preempted = read_own(own + _MARK_PREEMPTIONS)
+    _mark(own)
+    missed = (read_own(own + _MARK_WALL) - wall) - (read_own(own + _MARK_PROCESSOR) - processor)
+    if missed > _LONG_ITEM and read_own(own + _MARK_PREEMPTIONS) != preempted:
+        if member != 0:
+            _nap(team, own)
+        elif atomic_load(team + _ACTIVE) > 1:
+            # The leader cannot leave: whoever sees this makes room for it.
+            atomic_store(team + _CROWDED, 1)
+
+
+@inlined
+def take(team, member, items):
+    """The next of this phase's ``items`` that nobody else gets, or -1 if there is none; it completes the one before.
+
+    Call it until it returns -1.  ``items`` must be the same for all members, at least 1 and below 2**24.
+    """
+    own = _own(team, member)
+    phase = read_own(own + _PHASE)
+    now = wall_time(own + _CLOCK)
+    if read_own(own + _HOLDS) != 0:
+        write_own(own + _HOLDS, 0)
+        if atomic_add(team + _COMPLETED, 1) == items - 1:
+            atomic_store(team + _COMPLETED, 0)
+            atomic_store(team + _TICKET, phase + _NEXT_PHASE)
+        if now - read_own(own + _TAKEN) > _LONG_ITEM:
+            _look_for_crowd(team, member)
+            now = wall_time(own + _CLOCK)
+    if member != 0 and atomic_load(team + _CROWDED) != 0 and exchange_if(team + _CROWDED, 1, 0):
+        _nap(team, own)
+        now = wall_time(own + _CLOCK)
+    while True:
+        ticket = atomic_load(team + _TICKET)
+        item = ticket - phase
+        if item < 0 or item >= items:
+            return -1
+        if exchange_if(team + _TICKET, ticket, ticket + 1):
+            write_own(own + _HOLDS, 1)
+            write_own(own + _TAKEN, now)
+            return item
+
+
+@inlined
+def barrier(team, member):
+    """Waits until all items of the phase are done, and goes on to the next phase."""
+    own = _own(team, member)
+    phase = read_own(own + _PHASE)
     spins = 0
-    while atomic_load(team + _PASSED) == passed:
+    while atomic_load(team + _TICKET) - phase < _NEXT_PHASE:
         pause()
         spins += 1
         if spins > _SPINS_BEFORE_YIELD:
             yield_processor()
+    write_own(own + _PHASE, phase + _NEXT_PHASE)
 
 
 @inlined
-def take(team, count):
-    """The first of ``count`` items of work that nobody else gets."""
-    return atomic_add(team + _CURSOR, count)
+def _enter(own, step):
+    write_own(own + _SEEN, step)
+    write_own(own + _PHASE, step * _NEXT_STEP)
+    _mark(own)
 
 
 @kernel
 def await_step(team, member):
     """RUN when there is a new step for this member, STOP when the team ends, PARK when it should sleep in Python."""
-    line = team + _MEMBERS + member * LINE
-    done = atomic_load(line + _DONE)
-    spins, yields = 0, 0
+    own = _own(team, member)
+    clock = own + _CLOCK
+    seen = read_own(own + _SEEN)
+    start = wall_time(clock)
+    if read_own(own + _IDLE_SINCE) == 0:
+        write_own(own + _IDLE_SINCE, start)
+    patience = _PATIENCE if read_own(own + _PATIENT) != 0 else _IMPATIENCE
+    spins = 0
     while True:
         step = atomic_load(team + _STEP)
-        if step != done:
-            atomic_store(line + _DONE, step)
-            return STOP if atomic_load(team + _STOP) != 0 else RUN
+        if step != seen:
+            if atomic_load(team + _STOP) != 0:
+                return STOP
+            if member < atomic_load(team + _ACTIVE):
+                write_own(own + _PATIENT, wall_time(clock) - read_own(own + _IDLE_SINCE) < _PATIENCE)
+                write_own(own + _IDLE_SINCE, 0)
+                _enter(own, step)
+                return RUN
+            seen = step
+            write_own(own + _SEEN, step)
         pause()
         spins += 1
         if spins > _SPINS_BEFORE_YIELD:
             yield_processor()
-            yields += 1
-        if yields > _YIELDS_BEFORE_PARK:
-            exchange_if(line, _WORKING, _PARKED)
-            # The leader may have begun meanwhile: stay, unless it has already undertaken to wake us.
-            begun = atomic_load(team + _AWAKE) != 0 or atomic_load(team + _STEP) != done
-            if not begun or not exchange_if(line, _PARKED, _WORKING):
-                return PARK
-            yields = 0
+            if wall_time(clock) - start > patience:
+                atomic_store(own + _STATE, _PARKED)
+                # A step may have begun meanwhile: stay, unless the leader has already undertaken to wake us.
+                if atomic_load(team + _STEP) == seen or not exchange_if(own + _STATE, _PARKED, _WORKING):
+                    return PARK
+                start = wall_time(clock)
 
 
 @kernel
-def rouse(team, size, asleep):
-    """Forbids parking and notes at the address ``asleep``, (size) i64, who must be woken; returns how many."""
-    atomic_store(team + _AWAKE, 1)
+def rouse(team, active, asleep):
+    """The next step is for ``active`` members.  Notes at the address ``asleep``, (active) i64, who must be woken;
+    returns how many.
+
+    One who parks after that misses a step, which harms nobody.
+    """
+    atomic_store(team + _ACTIVE, active)
     count = 0
-    for member in range(1, size):
-        parked = exchange_if(team + _MEMBERS + member * LINE, _PARKED, _WORKING)
+    for member in range(1, active):
+        parked = exchange_if(_own(team, member) + _STATE, _PARKED, _WORKING)
         atomic_store(asleep + member * 8, parked)
         count += parked
     return count
 
 
-@kernel
-def relax(team):
-    """Allows parking again."""
-    atomic_store(team + _AWAKE, 0)
-
-
 @inlined
 def begin_step(team):
     """Announces a step.  Only compiled code calls it, so that no signal falls between it and the work."""
-    atomic_add(team + _STEP, 1)
+    step = atomic_load(team + _STEP) + 1
+    _enter(_own(team, 0), step)
+    atomic_store(team + _TICKET, step * _NEXT_STEP)
+    atomic_store(team + _STEP, step)
+
+
+@inlined
+def end_step(team):
+    """Closes the step: a member that is still on its way through it must not meet the next one's state."""
+    atomic_store(team + _TICKET, atomic_load(team + _STEP) * _NEXT_STEP + _NO_PHASE)
 
 
 @kernel
 def announce_end(team):
     """Tells the members that there will be no further step."""
     atomic_store(team + _STOP, 1)
-    begin_step(team)
+    atomic_add(team + _STEP, 1)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LINE = 64  # bytes of a cache line, the unit of the team's memory
-HEADER_LINES = 7  # before the members' own lines
+HEADER_LINES = 7  # before the members' own fields
+MEMBER_BYTES = 5 * LINE
 
 RUN, PARK, STOP = 0, 1, 2  # what a member that waited for a step is to do
 
@@ -23,13 +24,12 @@ class Program(NamedTuple):
     ``lead(team, size, *arguments)``: one step as member 0.
     ``serve(team, member, size, *arguments)``: takes part in steps until there is none for a while (PARK) or never
     again (STOP), and says which.
-    ``rouse(team, size, asleep)``, ``relax(team)``, ``announce_end(team)``: see :mod:`qwchat.kernels.team`.
+    ``rouse(team, active, asleep)``, ``announce_end(team)``: see :mod:`qwchat.kernels.team`.
     """
 
     lead: Callable[..., Any]
     serve: Callable[..., int]
     rouse: Callable[[int, int, int], int]
-    relax: Callable[[int], Any]
     announce_end: Callable[[int], Any]
 
 
@@ -39,7 +39,7 @@ class Team:
     def __init__(self, size: int, program: Program, arguments: tuple[Any, ...]):
         self.size = size
         self._program, self._arguments = program, arguments
-        self._memory = np.zeros((HEADER_LINES + size + 1) * LINE, np.uint8)
+        self._memory = np.zeros((HEADER_LINES + 1) * LINE + size * MEMBER_BYTES, np.uint8)
         start = self._memory.ctypes.data
         self.address = start + -start % LINE
         self._asleep = np.zeros(size, np.int64)
@@ -58,27 +58,25 @@ class Team:
                 return
             self._wake[member].acquire()
 
-    def _rouse(self) -> None:
-        if self.size > 1 and self._program.rouse(self.address, self.size, self._asleep.ctypes.data):
-            for member in np.flatnonzero(self._asleep):
+    def _rouse(self, active: int) -> None:
+        if self.size > 1 and self._program.rouse(self.address, active, self._asleep.ctypes.data):
+            for member in np.flatnonzero(self._asleep[:active]):
                 self._wake[member].release()
 
-    def run(self) -> None:
-        """One step by all members; returns when all are through.
+    def run(self, active: int | None = None) -> None:
+        """One step by the first ``active`` members, by default all; returns when all its work is done.
 
         A KeyboardInterrupt comes before the step or after it, never within: the leader announces the step in
         compiled code.
         """
-        try:
-            self._rouse()
-            self._program.lead(self.address, self.size, *self._arguments)
-        finally:
-            self._program.relax(self.address)
+        self._rouse(active or self.size)
+        self._program.lead(self.address, self.size, *self._arguments)
 
     def close(self) -> None:
         """Ends the threads."""
-        self._rouse()
+        # In this order: a member that parks looks for the announcement after it has become wakeable.
         self._program.announce_end(self.address)
+        self._rouse(self.size)
         for thread in self._threads:
             thread.join()
         self._threads = []

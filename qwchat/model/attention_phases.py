@@ -26,8 +26,8 @@ def rotate_and_store(team, member, state, layer):
     query_stride, key_stride = layer.q_proj.tiles * 64, layer.k_proj.tiles * 64
     scratch = state.scratch + member * state.scratch_bytes
     while True:
-        item = take(team, 1)
-        if item >= state.tokens * kv_heads:
+        item = take(team, member, state.tokens * kv_heads)
+        if item < 0:
             return
         token, kv_head = item // kv_heads, item % kv_heads
         position = state.position + token
@@ -61,8 +61,8 @@ def attend(team, member, state, layer):
     few = state.tokens <= FEW_TOKENS
     pieces = (end - 1) // SPLIT + 1 if few else (state.tokens - 1) // TOKENS_PER_ITEM + 1
     while True:
-        item = take(team, 1)
-        if item >= pieces * kv_heads:
+        item = take(team, member, pieces * kv_heads)
+        if item < 0:
             return
         # The last tokens see most: begin with them.
         piece, kv_head = pieces - 1 - item // kv_heads, item % kv_heads
@@ -108,15 +108,13 @@ def _finish_row(state, cache, kv_head, row, total):
 
 
 @kernel
-def finish_attention(team, state, layer):
+def finish_attention(team, member, state, layer):
     """Merges the partial results of a step with few tokens, and quantises."""
     cache = layer.cache
-    if state.tokens > FEW_TOKENS:
-        return
     rows = state.tokens * _group(cache)
     while True:
-        item = take(team, 1)
-        if item >= rows * cache.num_kv_heads:
+        item = take(team, member, rows * cache.num_kv_heads)
+        if item < 0:
             return
         kv_head, row = item // rows, item % rows
         total = _partial(state, cache, kv_head, 0, row)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numba
 
 from qwchat.kernels.jit import is_compiled, kernel, mark_compiled
-from qwchat.kernels.team import announce_end, await_step, barrier, begin_step, relax, rouse
+from qwchat.kernels.records import FEW_TOKENS
+from qwchat.kernels.team import announce_end, await_step, barrier, begin_step, end_step, rouse
 from qwchat.kernels.threads import RUN, Program
 from qwchat.model import attention_phases, phases
 from qwchat.model.plan import LAYER, STATE
@@ -19,36 +20,37 @@ from qwchat.model.plan import LAYER, STATE
 def forward(team, member, size, states, layers):
     """Runs ``states[0].tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``."""
     state = states[0]
-    phases.embed_tokens(team, state)
-    barrier(team, size)
+    phases.embed_tokens(team, member, state)
+    barrier(team, member)
     for index in range(len(layers)):
         layer = layers[index]
         # Attention: x += o_proj(attention(norm(x)))
-        phases.norm_rows(team, state, layer.input_layernorm, 0)
-        barrier(team, size)
+        phases.norm_rows(team, member, state, layer.input_layernorm, 0)
+        barrier(team, member)
         phases.project_qkv(team, member, size, state, layer)
-        barrier(team, size)
+        barrier(team, member)
         attention_phases.rotate_and_store(team, member, state, layer)
-        barrier(team, size)
+        barrier(team, member)
         attention_phases.attend(team, member, state, layer)
-        barrier(team, size)
-        attention_phases.finish_attention(team, state, layer)
-        barrier(team, size)
+        barrier(team, member)
+        if state.tokens <= FEW_TOKENS:
+            attention_phases.finish_attention(team, member, state, layer)
+            barrier(team, member)
         phases.project(team, member, size, state, layer.o_proj, state.attended, state.tokens, state.residual, True)
-        barrier(team, size)
+        barrier(team, member)
         # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
-        phases.norm_rows(team, state, layer.post_attention_layernorm, 0)
-        barrier(team, size)
+        phases.norm_rows(team, member, state, layer.post_attention_layernorm, 0)
+        barrier(team, member)
         phases.project_gate_up(team, member, size, state, layer)
-        barrier(team, size)
+        barrier(team, member)
         phases.project(team, member, size, state, layer.down_proj, state.activated, state.tokens, state.residual, True)
-        barrier(team, size)
+        barrier(team, member)
     if state.logits_from < state.tokens:
         wanted = state.tokens - state.logits_from
-        phases.norm_rows(team, state, state.norm, state.logits_from)
-        barrier(team, size)
+        phases.norm_rows(team, member, state, state.norm, state.logits_from)
+        barrier(team, member)
         phases.project(team, member, size, state, state.lm_head, state.normed, wanted, state.logits, False)
-    barrier(team, size)
+        barrier(team, member)
 
 
 @kernel
@@ -56,6 +58,7 @@ def lead(team, size, states, layers):
     """One step as member 0."""
     begin_step(team)
     forward(team, 0, size, states, layers)
+    end_step(team)
 
 
 @kernel
@@ -75,4 +78,4 @@ def program() -> Program:
         lead.compile((numba.int64, numba.int64, *records))
         serve.compile((numba.int64, numba.int64, numba.int64, *records))
         mark_compiled()
-    return Program(lead, serve, rouse, relax, announce_end)
+    return Program(lead, serve, rouse, announce_end)

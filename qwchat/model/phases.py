@@ -1,6 +1,6 @@
 """The phases of the forward pass: each is run by all members of the team, between two barriers.
 
-Work is taken in small pieces from the team's cursor.  ``state`` is a plan.STATE record, ``layer`` a plan.LAYER.
+Work is taken in small pieces from the team's ticket.  ``state`` is a plan.STATE record, ``layer`` a plan.LAYER.
 """
 
 from __future__ import annotations
@@ -12,39 +12,56 @@ from qwchat.kernels.team import take
 
 
 @kernel
-def _share(team, size, items):
-    """The next piece of ``items`` as (begin, end), possibly empty; ``begin`` is ``items`` when there is none left.
+def _pieces(items, size):
+    """How many pieces :func:`_share` makes of ``items``."""
+    total = 0
+    while items > 0:
+        half = items - items // 2
+        total += min(2 * size, half)
+        items -= half
+    return total
+
+
+@kernel
+def _share(team, member, size, items, pieces):
+    """The next of the ``pieces`` of ``items`` as (begin, end); (items, items) when there is none left.
 
     A round hands out half of what is left in two pieces for each member: long runs, which memory likes, and at the end
     single items, so that nobody waits long for the last.
     """
-    pieces = 2 * size
-    number = take(team, 1)
-    rounds, piece = number // pieces, number % pieces
-    left = items >> rounds if rounds < 63 else 0
-    begin, count = items - left, left - (left >> 1)
-    return begin + piece * count // pieces, begin + (piece + 1) * count // pieces
+    piece = take(team, member, pieces)
+    if piece < 0:
+        return items, items
+    begin = 0
+    while True:
+        left = items - begin
+        half = left - left // 2
+        parts = min(2 * size, half)
+        if piece < parts:
+            return begin + piece * half // parts, begin + (piece + 1) * half // parts
+        piece -= parts
+        begin += half
 
 
 @kernel
-def embed_tokens(team, state):
+def embed_tokens(team, member, state):
     """Token ids to rows of the residual stream."""
     columns = state.embed_tokens.columns
     while True:
-        row = take(team, 1)
-        if row >= state.tokens:
+        row = take(team, member, state.tokens)
+        if row < 0:
             return
         token = simd.peek_i64(state.token_ids + row * 8)
         elementwise.embed(state.embed_tokens, token, state.residual + row * columns * 4)
 
 
 @kernel
-def norm_rows(team, state, weight, first):
+def norm_rows(team, member, state, weight, first):
     """RMSNorm of the residual rows from ``first`` on, into the rows of ``state.normed`` from 0 on, also quantised."""
     target = state.normed
     while True:
-        row = take(team, 1)
-        if row >= state.tokens - first:
+        row = take(team, member, state.tokens - first)
+        if row < 0:
             return
         out = target.x + row * target.columns * 4
         residual = state.residual + (first + row) * target.columns * 4
@@ -67,12 +84,13 @@ def project_qkv(team, member, size, state, layer):
     k = pairs(layer.q_proj)
     v = k + pairs(layer.k_proj)
     items = v + pairs(layer.v_proj)
-    lo, hi = _share(team, size, items)
+    pieces = _pieces(items, size)
+    lo, hi = _share(team, member, size, items, pieces)
     while lo < items:
         _multiply_share(layer.q_proj, 0, lo, hi, state.normed, state.tokens, state.query, False, scratch)
         _multiply_share(layer.k_proj, k, lo, hi, state.normed, state.tokens, state.key, False, scratch)
         _multiply_share(layer.v_proj, v, lo, hi, state.normed, state.tokens, state.value, False, scratch)
-        lo, hi = _share(team, size, items)
+        lo, hi = _share(team, member, size, items, pieces)
 
 
 @kernel
@@ -80,10 +98,11 @@ def project(team, member, size, state, matrix, source, tokens, out, accumulate):
     """``out (tokens, rows) (+)= source[:tokens] @ matrix.T``."""
     scratch = state.scratch + member * state.scratch_bytes
     items = pairs(matrix)
-    lo, hi = _share(team, size, items)
+    pieces = _pieces(items, size)
+    lo, hi = _share(team, member, size, items, pieces)
     while lo < items:
         _multiply_share(matrix, 0, lo, hi, source, tokens, out, accumulate, scratch)
-        lo, hi = _share(team, size, items)
+        lo, hi = _share(team, member, size, items, pieces)
 
 
 @kernel
@@ -92,7 +111,8 @@ def project_gate_up(team, member, size, state, layer):
     scratch = state.scratch + member * state.scratch_bytes
     gate, up, target = layer.gate_proj, layer.up_proj, state.activated
     items = pairs(gate)
-    lo, hi = _share(team, size, items)
+    pieces = _pieces(items, size)
+    lo, hi = _share(team, member, size, items, pieces)
     while lo < items:
         activate_pairs(gate, up, state.normed, state.tokens, lo, hi, target, scratch)
-        lo, hi = _share(team, size, items)
+        lo, hi = _share(team, member, size, items, pieces)

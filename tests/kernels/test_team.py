@@ -1,4 +1,4 @@
-"""The thread team: every step is run by all members, whether they spin, yield or sleep when it comes."""
+"""The thread team: every item is done once and in its phase, whether members spin, sleep, nap or sit out."""
 
 from __future__ import annotations
 
@@ -9,61 +9,142 @@ import numpy as np
 import pytest
 
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.sync import atomic_add
-from qwchat.kernels.team import announce_end, await_step, barrier, begin_step, relax, rouse, take
+from qwchat.kernels.sync import atomic_add, atomic_load
+from qwchat.kernels.team import (
+    announce_end,
+    await_step,
+    barrier,
+    begin_step,
+    end_step,
+    next_nap,
+    rouse,
+    take,
+)
 from qwchat.kernels.threads import RUN, Program, Team
 
-ITEMS = 1000
+LINE = 64
 
 
 @kernel
-def _step(team, member, size, seen):  # type: ignore[no-untyped-def]
-    for _ in range(3):
-        while take(team, 7) < ITEMS:
-            atomic_add(seen.ctypes.data, 7)
-        barrier(team, size)
-    atomic_add(seen.ctypes.data + 64 * (member + 1), 1)
-    barrier(team, size)
+def _step(team, member, items, counts, seen):  # type: ignore[no-untyped-def]
+    """``counts``: items done, by phase; ``seen``: items by member, then items that came before their phase."""
+    done, own = counts.ctypes.data, seen.ctypes.data
+    for phase in range(len(items)):
+        while True:
+            item = take(team, member, items[phase])
+            if item < 0:
+                break
+            late = phase > 0 and atomic_load(done + (phase - 1) * LINE) != items[phase - 1]
+            if late or item >= items[phase]:
+                atomic_add(own, 1)
+            atomic_add(done + phase * LINE, 1)
+            atomic_add(own + (member + 1) * LINE, 1)
+        barrier(team, member)
 
 
 @kernel
-def _lead(team, size, seen):  # type: ignore[no-untyped-def]
+def _lead(team, size, items, counts, seen):  # type: ignore[no-untyped-def]
     begin_step(team)
-    _step(team, 0, size, seen)
+    _step(team, 0, items, counts, seen)
+    end_step(team)
 
 
 @kernel
-def _serve(team, member, size, seen):  # type: ignore[no-untyped-def]
+def _serve(team, member, size, items, counts, seen):  # type: ignore[no-untyped-def]
     while True:
         outcome = await_step(team, member)
         if outcome != RUN:
             return outcome
-        _step(team, member, size, seen)
+        _step(team, member, items, counts, seen)
 
 
-PROGRAM = Program(_lead, _serve, rouse, relax, announce_end)
+PROGRAM = Program(_lead, _serve, rouse, announce_end)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_every_member_takes_part_in_every_step(size: int) -> None:
-    seen = np.zeros((size + 1) * 8, np.int64)
-    team = Team(size, PROGRAM, (seen,))
-    pauses = [0.0] * 200 + [0.05] * 4 + [0.0] * 50  # some steps meet members that sleep
+class Work:
+    """A team and what it did."""
+
+    def __init__(self, size: int, phases: int) -> None:
+        self.items = np.ones(phases, np.int64)
+        self.counts = np.zeros((phases, 8), np.int64)
+        self.seen = np.zeros((size + 1, 8), np.int64)
+        self.team = Team(size, PROGRAM, (self.items, self.counts, self.seen))
+
+    def check_step(self, active: int | None = None) -> None:
+        self.counts[:] = 0
+        self.team.run(active)
+        assert np.array_equal(self.counts[:, 0], self.items)
+        assert self.seen[0, 0] == 0
+
+    def close(self) -> None:
+        self.team.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwchat-")]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_every_item_is_done_once_and_in_its_phase(size: int) -> None:
+    rng = np.random.default_rng(size)
+    work = Work(size, 40)
+    pauses = [0.0] * 1500 + [0.01] * 4 + [0.0] * 100  # some steps meet members that sleep
     for pause in pauses:
         time.sleep(pause)
-        team.run()
-    rounds = -(-ITEMS // 7) * 7
-    assert seen[0] == 3 * rounds * len(pauses)
-    assert (seen[8::8] == len(pauses)).all()
-    team.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwchat-")]
+        work.items[:] = np.where(rng.random(40) < 0.5, 1, rng.integers(1, 60, 40))
+        work.check_step()
+    work.close()
+
+
+def test_every_member_gets_work() -> None:
+    work = Work(3, 2)
+    work.items[:] = 2_000_000
+    for _ in range(5):
+        work.check_step()
+    assert (work.seen[1:, 0] > 0).all()
+    work.close()
+
+
+def test_members_beyond_the_active_ones_sit_out() -> None:
+    work = Work(4, 30)
+    work.items[:] = 200
+    for step in range(400):
+        before = work.seen[1:, 0].copy()
+        active = 1 + step % 4
+        time.sleep(0.001 * (step % 3 == 0))
+        work.check_step(active)
+        assert np.array_equal(work.seen[1 + active :, 0], before[active:])
+    work.close()
 
 
 def test_idle_members_cost_nothing() -> None:
-    team = Team(2, PROGRAM, (np.zeros(24, np.int64),))
-    team.run()
-    time.sleep(0.3)
+    work = Work(2, 3)
+    work.team.run()
+    time.sleep(0.1)
     before = time.process_time()
-    time.sleep(0.5)
-    assert time.process_time() - before < 0.05
-    team.close()
+    time.sleep(1.0)
+    assert time.process_time() - before < 0.02
+    work.close()
+
+
+def test_members_do_not_spin_for_a_slow_consumer() -> None:
+    work = Work(2, 3)
+    steps = 30
+    for step in range(steps + 2):
+        if step == 2:
+            before = time.process_time()
+        time.sleep(1 / 30)
+        work.check_step()
+    assert time.process_time() - before < 0.03 * steps / 30
+    work.close()
+
+
+def test_naps_grow_while_the_core_stays_crowded() -> None:
+    millisecond = 1_000_000
+    lengths = [0]
+    for _ in range(5):
+        lengths.append(_next_nap(lengths[-1], 8 * millisecond))
+    assert lengths[1:] == [20 * millisecond, 40 * millisecond, 80 * millisecond, 160 * millisecond, 160 * millisecond]
+    assert _next_nap(160 * millisecond, 161 * millisecond) == 20 * millisecond
+
+
+@kernel
+def _next_nap(last, awake):  # type: ignore[no-untyped-def]
+    return next_nap(last, awake)

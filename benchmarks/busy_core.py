@@ -1,0 +1,127 @@
+"""What is left of the speed when other processes take cores: busy loops, each pinned to a core, beside a model.
+
+    python -m benchmarks.busy_core models/qwen2-0.5b-instruct-q4
+    python -m benchmarks.busy_core models/qwen2-0.5b-instruct-q4 --threads 4 --rounds 9
+
+Every round measures each case once, so that slow and fast minutes of the machine fall on all of them alike; figures
+are medians.  With autogroup scheduling (sysctl kernel.sched_autogroup_enabled) a loop in a session of its own gets as
+large a share of its core as all of the engine's threads together, one in our session as much as one thread: both are
+measured.  Linux only.  Ends with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+import qwchat
+from qwchat.events import Finished
+from qwchat.generation.engine import Engine
+from qwchat.sampling import SamplingSettings
+
+_SETTLE = 0.5  # seconds between the cases, so that none suffers from the one before
+
+_LOOP = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+print(flush=True)
+while True:
+    pass
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Busy loops on the last ``loops`` cores, in sessions of their own or in ours."""
+
+    name: str
+    loops: int
+    own_session: bool
+
+
+CASES = (
+    Case("free machine", 0, True),
+    Case("one loop, own session", 1, True),
+    Case("one loop, our session", 1, False),
+    Case("two loops, own sessions", 2, True),
+    Case("two loops, our session", 2, False),
+)
+
+
+@contextmanager
+def busy_loop(core: int, own_session: bool) -> Iterator[None]:
+    """A process that keeps ``core`` busy."""
+    command = [sys.executable, "-S", "-c", _LOOP, str(core)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=own_session)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def speeds(engine: Engine, prompt: int, new: int) -> tuple[float, float]:
+    """Tokens per second of prefill and of decode."""
+    ids = np.random.default_rng(0).integers(0, engine.config.vocab_size, prompt).tolist()
+    engine.truncate(0)
+    vocab = engine.config.vocab_size
+    *_, end = engine.generate(ids, SamplingSettings(), seed=0, usable_vocab=vocab, max_tokens=new + 1)
+    assert isinstance(end, Finished)
+    return prompt / end.stats.prefill_seconds, (end.stats.generated_tokens - 1) / end.stats.decode_seconds
+
+
+def measure(engine: Engine, rounds: int, prompt: int, new: int) -> dict[str, tuple[float, float]]:
+    """Medians of :func:`speeds` by case."""
+    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    cases = [case for case in CASES if case.loops <= len(cores)]
+    found: dict[str, list[tuple[float, float]]] = {case.name: [] for case in cases}
+    speeds(engine, prompt, new)
+    for _ in range(rounds):
+        for case in cases:
+            with ExitStack() as loops:
+                for core in cores[: case.loops]:
+                    loops.enter_context(busy_loop(core, case.own_session))
+                time.sleep(_SETTLE)
+                found[case.name].append(speeds(engine, prompt, new))
+    return {
+        name: (median(read for read, _ in pairs), median(written for _, written in pairs))
+        for name, pairs in found.items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--new-tokens", type=int, default=24)
+    options = parser.parse_args(arguments)
+    with qwchat.load(options.model, threads=options.threads, context=1024) as model:
+        found = measure(model.engine, options.rounds, options.prompt_tokens, options.new_tokens)
+        threads = model.engine.threads
+    read, written = found[CASES[0].name]
+    print(f"{options.model.name}, {threads} threads, medians of {options.rounds} rounds")
+    for name, (prefill, decode) in found.items():
+        losses = f"loss {1 - prefill / read:5.0%} / {1 - decode / written:5.0%}"
+        print(f"{name:24} prefill {prefill:8.1f} tok/s   decode {decode:7.1f} tok/s   {losses}")
+    print(json.dumps({"model": options.model.name, "threads": threads, "tokens_per_second": found}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
