@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-KEEP_WITHIN = 0.9  # settings that reach this share of the best in the survey go into the rounds
+KEEP_WITHIN = 0.85  # settings that reach this share of the best in the survey go into the rounds
 PRUNE_BELOW = 0.75  # a setting below this share of the best is not surveyed at greater lengths
 MOST_RIVALS = 3
 SURVEY_SECONDS = 12.0  # a survey that would take longer is left out
@@ -73,11 +73,15 @@ class Contender:
 
 @dataclass
 class Record:
-    """One contender in one cell: tokens per second in the survey and in every round, or why there are none."""
+    """One contender in one cell: tokens per second in the survey and in every round, or why there are none.
+
+    ``others``: cores that other processes took during each round.
+    """
 
     contender: Contender
     survey: float | None = None
     rates: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     left_out: str = ""
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -14,9 +15,18 @@ from typing import Any, Self
 from benchmarks.cells import Contender
 from benchmarks.real_shapes import resident_sets
 
+TICKS = os.sysconf("SC_CLK_TCK")
+IDLE, WAITING = 3, 4  # fields of /proc/stat
+
 
 class EngineError(RuntimeError):
     """An engine refused a request or died of it."""
+
+
+def busy_seconds() -> float:
+    """CPU time that this machine has spent on anything, or that its host has given to others."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(fields) - fields[IDLE] - fields[WAITING]) / TICKS
 
 
 class Process:
@@ -44,6 +54,11 @@ class Process:
         if "error" in answer:
             raise EngineError(answer["error"])
         return answer
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the process and its threads have used."""
+        fields = Path(f"/proc/{self._popen.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
 
     def memory(self) -> dict[str, int]:
         """Bytes in memory now: `anonymous`, and `resident` with the pages of mapped files."""

@@ -46,7 +46,13 @@ def as_data(
                     **shares(cell, winner, work, limits),
                 }
         entry["contenders"] = [
-            {"contender": each.contender.label, "survey": each.survey, "rounds": each.rates, "left_out": each.left_out}
+            {
+                "contender": each.contender.label,
+                "survey": each.survey,
+                "rounds": each.rates,
+                "others": each.others,
+                "left_out": each.left_out,
+            }
             for each in contenders
         ]
         cells.append(entry)

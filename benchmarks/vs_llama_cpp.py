@@ -11,7 +11,10 @@ From one random bf16 checkpoint of a real shape it makes our formats and llama.c
 them by classes, 4 and 8 bits. First a survey finds the settings of llama.cpp that are worth measuring in each cell
 (repack on and off, flash attention on and off, KV cache f16 and 8 bits); then these and ours take turns, round by
 round, each in its own process, and medians are compared: in every cell llama.cpp's best file with its best setting
-against our best. Before each cell the machine's read bandwidth and int8 peak are measured; shares are of their medians.
+against our best. Each round begins with the machine's read bandwidth and int8 peak; shares are of their medians.
+
+A measurement during which other processes took more than a tenth of a core is repeated, up to four times, and the least
+disturbed counts.
 
 Prefill times a prompt from the empty cache to the logits of its last token, decode single tokens after a depth. Our
 figures include choosing the token, llama.cpp's do not. llama.cpp's cache is brought to a depth by copies of its first
@@ -47,13 +50,14 @@ from benchmarks.cells import (
 )
 from benchmarks.gguf_files import make_gguf
 from benchmarks.make_checkpoint import PUBLISHED, copy_tokenizer, make_checkpoint, read_config
-from benchmarks.processes import EngineError, Pool, Process, open_context
+from benchmarks.processes import EngineError, Pool, Process, busy_seconds, open_context
 from benchmarks.report import as_data, as_text
 
 CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",))}
 SURVEY_TOKENS = 8
 MEMORY_CONTEXT = 4096
 WARM_UP_TOKENS = 64
+ATTEMPTS, DISTURBED, PAUSE_SECONDS = 4, 0.1, 2.0  # a measurement beside which others took 0.1 cores is repeated
 
 
 class Comparison:
@@ -74,9 +78,27 @@ class Comparison:
             repack=contender.setting.repack,
         )
 
-    def timed(self, contender: Contender, cell: Cell, count: int, seed: int) -> float:
-        """Tokens per second of one measurement in an open context that was set up."""
+    def timed(self, contender: Contender, cell: Cell, count: int, seed: int) -> tuple[float, float]:
+        """Tokens per second in an open context that was set up, and the cores that other processes took meanwhile.
+
+        Of a few attempts the least disturbed; one if nothing disturbs it.
+        """
         process = self.pool.of(contender)
+        attempts = []
+        for _ in range(ATTEMPTS):
+            wall, busy, own = time.perf_counter(), busy_seconds(), process.cpu_seconds()
+            rate = self.attempt(process, contender, cell, count, seed)
+            wall, busy, own = time.perf_counter() - wall, busy_seconds() - busy, process.cpu_seconds() - own
+            attempts.append((max(0.0, busy - own) / wall, rate))
+            # Counted in ticks of 10 ms: what is less than a few of them is nothing.
+            if busy - own < max(DISTURBED * wall, 0.05):
+                break
+            time.sleep(PAUSE_SECONDS)
+        others, rate = min(attempts)
+        return rate, others
+
+    def attempt(self, process: Process, contender: Contender, cell: Cell, count: int, seed: int) -> float:
+        """Tokens per second of one measurement."""
         if cell.kind == "prefill":
             answer = process.ask("prefill", key=contender.label, tokens=cell.size, seed=seed)
         else:
@@ -109,7 +131,7 @@ class Comparison:
                 try:
                     self.pool.keep([contender])
                     self.set_up(contender, cell)
-                    record.survey = rate = self.timed(contender, cell, SURVEY_TOKENS, 1)
+                    record.survey = rate = self.timed(contender, cell, SURVEY_TOKENS, 1)[0]
                 except EngineError as error:
                     record.left_out = f"refused: {error}"
 
@@ -125,8 +147,8 @@ class Comparison:
             records = [known.get(contender) or Record(contender) for contender in chosen]
             surveyed += [record for record in records if record not in surveyed]
             self.pool.keep(chosen)
-            self.probes.append(self.pool.of(ours[0]).ask("probe"))
-            self.rounds(cell, [record for record in records if self.ready(record, cell)])
+            ready = [record for record in records if self.ready(record, cell)]
+            self.rounds(cell, ready, self.pool.of(ours[0]))
             say(f"  {cell.name}: " + "; ".join(f"{r.contender.label} {r.rate:.1f}" for r in records if r.rate))
         self.pool.keep([])
 
@@ -138,13 +160,15 @@ class Comparison:
             record.left_out = f"refused: {error}"
         return not record.left_out
 
-    def rounds(self, cell: Cell, records: Sequence[Record]) -> None:
-        """Measure until the slowest contender has had its rounds."""
+    def rounds(self, cell: Cell, records: Sequence[Record], prober: Process) -> None:
+        """Measure the machine and then the contenders, until the slowest of them has had its rounds."""
         number, wanted = 0, self.options.rounds
         while number < wanted:
+            self.probes.append(prober.ask("probe"))
             for record in records if number % 2 == 0 else reversed(records):
-                rate = self.timed(record.contender, cell, self.options.new_tokens, 2 + number)
+                rate, others = self.timed(record.contender, cell, self.options.new_tokens, 2 + number)
                 record.rates.append(rate)
+                record.others.append(others)
                 wanted = rounds_for(cell.tokens(self.options.new_tokens) / rate, wanted)
             number += 1
 
@@ -220,7 +244,7 @@ def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
             contender = own[0] if preset in ours else next(llama_contenders((preset,)))
             with comparison.start(Contender(contender.engine, preset, contender.setting)) as process:
                 work[preset] = process.ask("work")
-        memory = comparison.footprints(options.cells)
+        memory = comparison.footprints(options.cells) if options.memory else []
         classes[name] = as_data(comparison.records, comparison.probes, work, memory)
         print(as_text(f"{shape}, {name}, {options.threads} threads", classes[name]), end="\n\n", flush=True)
     if not options.keep:
@@ -256,6 +280,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="folder of the models")
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of shapes.json and 7b-instruct/")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out load time and memory")
     parser.add_argument("--no-keep", dest="keep", action="store_false", help="delete the models at the end")
     options = parser.parse_args()
     options.classes = {name: CLASSES[name] for name in options.classes}

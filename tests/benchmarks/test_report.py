@@ -30,7 +30,7 @@ def data() -> dict[str, Any]:
     records = {
         Cell("prefill", 512): [
             Record(THEIRS, 120.0, [125.0]),
-            Record(SLOW, 60.0, [], "pruned"),
+            Record(SLOW, 60.0, left_out="pruned"),
             Record(OURS, rates=[500.0]),
         ],
         Cell("decode", 0): [Record(THEIRS, 29.0, [29.0, 30.0, 31.0]), Record(OURS, rates=[36.0, 35.0, 40.0])],

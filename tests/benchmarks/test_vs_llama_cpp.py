@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.cells import Cell, Contender, Record, Setting, best, llama_contenders
-from benchmarks.processes import EngineError, Process
+from benchmarks.processes import EngineError, Process, busy_seconds
 from benchmarks.vs_llama_cpp import Comparison, parse_cells
 
 OURS = [Contender("qwchat", "q4", Setting(kv, kv)) for kv in ("f32", "q8")]
@@ -33,6 +34,9 @@ class Pretender(Process):
         cost = 0.01 if self._engine == "qwchat" else 0.02 if self._repack else 0.04
         return {"seconds": cost * arguments.get("tokens", arguments.get("count", 0)), "copied": True}
 
+    def cpu_seconds(self) -> float:
+        return 0.0
+
     def memory(self) -> dict[str, int]:
         return {"anonymous": 1, "resident": 2}
 
@@ -43,6 +47,7 @@ class Pretender(Process):
 @pytest.fixture
 def comparison(monkeypatch: pytest.MonkeyPatch) -> Comparison:
     Pretender.asked = []
+    monkeypatch.setattr("benchmarks.vs_llama_cpp.busy_seconds", lambda: 0.0)
     monkeypatch.setattr(Comparison, "start", lambda self, contender: Pretender(contender))
     return Comparison(FILES, argparse.Namespace(threads=2, new_tokens=4, rounds=3))
 
@@ -70,7 +75,7 @@ def test_survey_then_rounds(comparison: Comparison) -> None:
     slow = next(each for each in comparison.records[cells[1]] if not each.contender.setting.repack)
     assert slow.left_out.startswith("pruned: 25.0 of 50.0")
     assert slow.survey is None
-    assert len(comparison.probes) == len(cells)
+    assert len(comparison.probes) == 3 * len(cells)
 
 
 def test_engines_take_turns_in_both_orders(comparison: Comparison) -> None:
@@ -88,6 +93,15 @@ def test_what_is_refused_is_told(comparison: Comparison) -> None:
     assert refused[0].rates == []
 
 
+def test_a_disturbed_measurement_is_repeated(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = iter([0.0, 5.0, 5.0, 6.0, 6.0, 6.0])
+    monkeypatch.setattr("benchmarks.vs_llama_cpp.busy_seconds", lambda: next(busy))
+    monkeypatch.setattr("benchmarks.vs_llama_cpp.PAUSE_SECONDS", 0.0)
+    rate, others = comparison.timed(OURS[1], Cell("prefill", 8), 4, 1)
+    assert (rate, others) == (pytest.approx(100), 0.0)
+    assert next(busy, None) is None
+
+
 def test_footprints_of_the_fastest(comparison: Comparison) -> None:
     cells = [Cell("prefill", 8), Cell("decode", 0)]
     run(comparison, cells)
@@ -102,3 +116,10 @@ def test_cells_of_the_command_line() -> None:
     assert cells == [Cell("decode", 0), Cell("decode", 4096), Cell("prefill", 128)]
     with pytest.raises(argparse.ArgumentTypeError, match="expected prefill:128,512"):
         parse_cells(["prefil:1"])
+
+
+def test_the_machines_clock_runs_with_work() -> None:
+    before, started = busy_seconds(), time.process_time()
+    while time.process_time() < started + 0.1:
+        pass
+    assert busy_seconds() - before >= 0.05
