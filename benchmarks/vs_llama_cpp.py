@@ -13,7 +13,7 @@ them by classes, 4 and 8 bits. First a survey finds the settings of llama.cpp th
 round, each in its own process, and medians are compared: in every cell llama.cpp's best file with its best setting
 against our best. Each round begins with the machine's read bandwidth and int8 peak; shares are of their medians.
 
-A measurement during which other processes took more than a tenth of a core is repeated, up to four times, and the least
+A measurement during which other processes took more than a tenth of a core is repeated, up to eight times, and the least
 disturbed counts.
 
 Prefill times a prompt from the empty cache to the logits of its last token, decode single tokens after a depth. Our
@@ -57,7 +57,7 @@ CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",
 SURVEY_TOKENS = 8
 MEMORY_CONTEXT = 4096
 WARM_UP_TOKENS = 64
-ATTEMPTS, DISTURBED, PAUSE_SECONDS = 4, 0.1, 2.0  # a measurement beside which others took 0.1 cores is repeated
+ATTEMPTS, DISTURBED, PAUSE_SECONDS = 8, 0.1, 3.0  # a measurement beside which others took 0.1 cores is repeated
 
 
 class Comparison:
