@@ -13,8 +13,8 @@ them by classes, 4 and 8 bits. First a survey finds the settings of llama.cpp th
 round, each in its own process, and medians are compared: in every cell llama.cpp's best file with its best setting
 against our best. Each round begins with the machine's read bandwidth and int8 peak; shares are of their medians.
 
-A measurement during which other processes took more than a tenth of a core is repeated, up to eight times, and the least
-disturbed counts.
+A measurement during which other processes took more than a tenth of a core is repeated, up to eight times, and the
+least disturbed counts.
 
 Prefill times a prompt from the empty cache to the logits of its last token, decode single tokens after a depth. Our
 figures include choosing the token, llama.cpp's do not. llama.cpp's cache is brought to a depth by copies of its first
