@@ -275,3 +275,21 @@ def test_a_real_vocabulary() -> None:
     prompt, reply = list(range(3000)), list(range(100, 200))
     found = full(Sampler(settings, 3, QWEN2_TOKENS), values, prompt, reply)[:QWEN2_TOKENS]
     np.testing.assert_allclose(found, plain(values[:QWEN2_TOKENS], settings, prompt, reply), atol=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [1, 20, 500, 592, 593, 100_000])
+def test_top_k_of_a_real_vocabulary_is_that_of_a_sort(top_k: int) -> None:
+    for step in (1e-6, 0.25, 2.0):  # no ties, some, many
+        values = np.round(logits(QWEN2_TOKENS, seed=top_k) / step).astype(np.float32)
+        ids, _ = Sampler(SamplingSettings(5.0, top_k=top_k), 0, QWEN2_TOKENS).distribution(values, [], [])
+        assert np.array_equal(ids, np.flatnonzero(values >= np.sort(values)[-top_k]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 511, 512, 513, 5000])
+def test_a_draw_falls_where_the_cumulative_sum_says(size: int) -> None:
+    values = logits(size, seed=size)
+    sampler = Sampler(SamplingSettings(1.0), 5, size)
+    ids, probabilities = sampler.distribution(values, [], [])
+    cumulative = np.cumsum(probabilities)
+    expected = [int(ids[np.searchsorted(cumulative, uniform(5, draw), side="right")]) for draw in range(300)]
+    assert [sampler.sample(values, [], []) for _ in range(300)] == expected
