@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.cells import Setting
 from benchmarks.llama_state import StateFormatError, repeat_state
@@ -64,7 +66,7 @@ class LlamaContext:
         if not self._context:
             raise RuntimeError(f"llama.cpp refuses {setting}")
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._ubatch = setting.ubatch
+        self._ubatch, self._vocab_size = setting.ubatch, model.vocab_size
         self._batch = llama_cpp.llama_batch_init(setting.ubatch, 0, 1)
         self._length = 0
 
@@ -101,6 +103,11 @@ class LlamaContext:
             pass  # another version of llama.cpp: the long way, below
         self.prefill(tokens)
         return False
+
+    def last_logits(self) -> NDArray[np.float32]:
+        """Logits (vocab_size) of the last token read; a copy."""
+        start = llama_cpp.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(start, (self._vocab_size,)).copy()
 
     def _read(self, tokens: Sequence[int]) -> float:
         """Append `tokens`, logits of the last one only; seconds that it took."""

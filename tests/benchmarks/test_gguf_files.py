@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import quant
 from benchmarks.cells import Setting
 from benchmarks.gguf_files import (
     TYPE_CONTROL,
@@ -22,6 +23,8 @@ from benchmarks.gguf_files import (
     token_table,
 )
 from benchmarks.make_checkpoint import make_checkpoint, to_bfloat16
+from quant.container import open_model
+from qwchat.generation.engine import Engine
 
 MINI = Path(__file__).resolve().parents[2] / "models" / "mini"
 TOKENIZER = {
@@ -103,3 +106,22 @@ def test_llama_cpp_runs_the_files(checkpoint: Path, tmp_path: Path) -> None:
         assert context.decode(600, 2) > 0
         assert context.prefill(list(range(100))) > 0
         context.close()
+
+
+def test_both_engines_compute_the_same_model(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("llama_cpp")
+    from benchmarks.llama_engine import LlamaContext, LlamaModel
+
+    tokens = list(range(100, 140))
+    (path,) = make_gguf(checkpoint, tmp_path, ["Q8_0"], 1).values()
+    theirs = LlamaContext(LlamaModel(path, repack=False, threads=1), Setting("f16", "f16", False, False, 64), 256)
+    theirs.prefill(tokens)
+    for _ in quant.convert(checkpoint, tmp_path / "ours", preset="q8", threads=1):
+        pass
+    engine = Engine(open_model(tmp_path / "ours"), threads=1, context=256)
+    ours = engine.logits(tokens)[-1]
+    engine.close()
+    # Both round the same weights to 8 bits in groups of 32, but not to the same codes.
+    assert np.corrcoef(theirs.last_logits(), ours)[0, 1] > 0.98
+    theirs.close()
