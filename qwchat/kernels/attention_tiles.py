@@ -99,7 +99,11 @@ def _q8_scores(
         word = builder.mul(block, I64(4))
         row_words = builder.mul(blocks, I64(4))
         at = [builder.add(word, builder.mul(row_words, I64(row))) for row in range(rows)]
-        dots = [[_splat_at(builder, builder.add(x_offsets, offset), I32)] * tiles for offset in at]
+        # Where the level takes signed bytes the codes lose their 128, and there is nothing to start from.
+        offset = simd.dot_offset(255)
+        nothing = simd.constant(V16I, 0)
+        starts = [nothing if offset else _splat_at(builder, builder.add(x_offsets, place), I32) for place in at]
+        dots = [[start] * tiles for start in starts]
         lines = builder.add(keys, builder.mul(block, I64(512)))
         x = builder.add(x8, builder.mul(block, I64(32)))
         for k in range(0, 32, 4):
@@ -109,11 +113,13 @@ def _q8_scores(
                 )
                 for t in range(tiles)
             ]
+            codes = [simd.emit_offset(builder, code, offset) for code in codes]
             for row in range(rows):
                 start = builder.add(builder.mul(head_dim, I64(row)), I64(k))
                 x4 = simd.emit_bytes4(builder, builder.add(x, start))
                 for tile in range(tiles):
-                    dots[row][tile] = simd.emit_dot(builder, dots[row][tile], codes[tile], x4)
+                    dot = simd.emit_offset_dot(builder, dots[row][tile], codes[tile], x4)
+                    dots[row][tile] = simd.emit_pin(builder, dot)
         here = builder.add(key_scales, builder.mul(block, I64(32)))
         halves = ir.VectorType(F16, 16)
         scales = [
@@ -185,7 +191,7 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
                 weight = _splat_at(builder, builder.add(at, I64(_ROW_BYTES // 2 * row + 4 * pair)), I32)
                 for line, slot in zip(lines, row_slots, strict=True):
                     total = simd.emit_dot16(builder, builder.load(slot), builder.bitcast(line, V16I), weight)
-                    builder.store(total, slot)
+                    builder.store(simd.emit_pin(builder, total), slot)
     for row, row_slots in enumerate(slots):
         scale = _splat_at(builder, builder.add(weight_scales, I64(4 * row)), F32)
         for column, slot in enumerate(row_slots):

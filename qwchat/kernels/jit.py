@@ -27,7 +27,7 @@ from qwchat.kernels.level import current_level, host_features
 
 # Feature lists that keep LLVM below 64-byte registers, for the 32-byte levels on a larger machine.
 _HASWELL = "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"
-_CPU = {"avxvnni": ("haswell", f"{_HASWELL},+avxvnni"), "avx2": ("haswell", _HASWELL)}
+PROCESSORS = {"avxvnni": ("haswell", f"{_HASWELL},+avxvnni"), "avx2": ("haswell", _HASWELL)}
 
 
 @cache
@@ -74,8 +74,8 @@ def mark_compiled() -> None:
 
 def _configure() -> None:
     numba.config.CACHE_DIR = str(_writable_folder())
-    if current_level() in _CPU:
-        numba.config.CPU_NAME, numba.config.CPU_FEATURES = _CPU[current_level()]
+    if current_level() in PROCESSORS:
+        numba.config.CPU_NAME, numba.config.CPU_FEATURES = PROCESSORS[current_level()]
 
 
 _configure()

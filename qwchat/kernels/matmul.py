@@ -7,21 +7,25 @@ the chunk pass, so that the dot products are all that is left to do.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from numba import types
 from numba.extending import intrinsic
 
 from qwchat.kernels import elementwise, simd
-from qwchat.kernels.formats import BF16, F32, INTEGER_FORMATS
+from qwchat.kernels.formats import BF16, F32, IDS, INTEGER_FORMATS
 from qwchat.kernels.jit import inlined, kernel, standalone
+from qwchat.kernels.level import current_level
 from qwchat.kernels.panels import Panel, emit_panel_tile, emit_unpack, has_stored_zeros
 from qwchat.kernels.records import BLOCK, GEMV_TOKENS, PANEL_BLOCK, PANEL_BLOCKS, SLOTS, SLOTS_BLOCK
 from qwchat.kernels.tiles import Vectors, Weights, emit_float_tile, emit_integer_tile
 
-# How many vectors a tile exists for; others use the next larger one, whose further slots hold whatever they hold.
-INTEGER_COUNTS = (1, 2, 3, 4, 6, 8)
-FLOAT_COUNTS = (1, 2, 4, 8)
+# How many vectors a tile exists for, as far as the registers of the level reach.  Integer formats take the next larger
+# one, whose further slots hold whatever they hold, and the panel beyond.
+INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
+FLOAT_COUNTS = (1, 2, 4, 8) if simd.lanes() == 16 else (1, 2)
+_FEW_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
 
 _SUMS = 128  # bytes of the sums of one token and two tiles
 
@@ -30,21 +34,24 @@ def _when(builder: Any, value: Any, number: int) -> Any:
     return builder.if_then(builder.icmp_signed("==", value, simd.I64(number)))
 
 
+def _emit_tile(form: int, count: int, builder: Any, *values: Any) -> None:
+    weights, vectors = Weights(*values[:5]), Vectors(*values[5:])
+    if form in INTEGER_FORMATS:
+        emit_integer_tile(builder, form, INTEGER_FORMATS[form], count, weights, vectors)
+    else:
+        emit_float_tile(builder, form, count, weights, vectors)
+
+
 @intrinsic
 def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
     """All formats and vector counts behind one run-time switch, so that a kernel is compiled once."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind, count = values[:2]
-        weights, vectors = Weights(*values[2:7]), Vectors(*values[7:])
-        for form in (*INTEGER_FORMATS, BF16, F32):
-            with _when(builder, kind, form):
-                for number in INTEGER_COUNTS if form in INTEGER_FORMATS else FLOAT_COUNTS:
-                    with _when(builder, count, number):
-                        if form in INTEGER_FORMATS:
-                            emit_integer_tile(builder, form, INTEGER_FORMATS[form], number, weights, vectors)
-                        else:
-                            emit_float_tile(builder, form, number, weights, vectors)
+        for name, form in IDS.items():
+            for number in INTEGER_COUNTS if form in INTEGER_FORMATS else FLOAT_COUNTS:
+                with _when(builder, values[0], form), _when(builder, values[1], number):
+                    emit = partial(_emit_tile, form, number)
+                    simd.emit_apart(builder, f"tile_{name}_{number}", emit, *values[2:])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 12), generate
@@ -104,7 +111,7 @@ def run_panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_ste
 def _float_sums(matrix, source, tokens, tile, sums):
     token = 0
     while token < tokens:
-        left = tokens - token
+        left = min(tokens - token, _FLOAT_TOKENS)
         count = 8 if left >= 8 else (4 if left >= 4 else (2 if left >= 2 else 1))
         x = source.x + token * source.columns * 4
         codes = matrix.codes + tile * matrix.codes_step
@@ -182,7 +189,7 @@ def _pair_sums(matrix, source, tokens, tile, sums, panel):
     if matrix.kind == BF16 or matrix.kind == F32:
         for half in range(rows):
             _float_sums(matrix, source, tokens, tile + half, sums + 64 * half)
-    elif tokens <= GEMV_TOKENS:
+    elif tokens <= _FEW_TOKENS:
         for half in range(rows):
             _few_sums(matrix, source, tokens, tile + half, sums + 64 * half)
     else:

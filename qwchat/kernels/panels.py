@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from llvmlite import ir
 from numba.core import cgutils
 
 from qwchat.kernels import simd
 from qwchat.kernels.formats import LIN4, LIN8, IntegerFormat
 from qwchat.kernels.level import current_level
 from qwchat.kernels.records import BLOCK, PANEL_BLOCK, SLOTS, SLOTS_BLOCK
-from qwchat.kernels.simd import F32, I32, I64, V16F, V16I, V64B
+from qwchat.kernels.simd import F32, I8, I32, I64, V16I, V64B
 from qwchat.kernels.tiles import (
     UNSIGNED_ZERO,
     Weights,
     accumulators,
     at,
     emit_accumulate,
+    emit_group,
     emit_scale,
     emit_slot,
     emit_start,
@@ -32,10 +34,13 @@ from qwchat.kernels.tiles import (
 
 _TILES = 2
 _CODES = 16 * BLOCK  # bytes of codes of one tile; then come the scales and the zero points of both
-# Tiles and tokens that are summed at once: as many as the level has registers for.
-_SHAPE = (_TILES, SLOTS) if current_level() == "avx512vnni" else (1, 2)
 _EACH_BYTE = 0x01010101
 _SUMS = 64 * _TILES  # bytes of one token's sums
+
+
+def _shape() -> tuple[int, int]:
+    """Strips of rows, and tokens, that are summed at once: as many as the level has registers for."""
+    return {"avx512vnni": (_TILES, SLOTS), "portable": (1, 2), "neon": (4, 2)}.get(current_level(), (2, 2))
 
 
 class Panel(NamedTuple):
@@ -74,7 +79,8 @@ def emit_unpack(
     with cgutils.for_range(builder, blocks) as loop:
         block = builder.add(first, loop.index)
         out = at(builder, panel, loop.index, PANEL_BLOCK)
-        scale, bits = emit_scale(builder, kind, weights, block)
+        group = emit_group(builder, kind, weights, block)
+        scale, bits = emit_scale(builder, kind, weights, group)
         shift = simd.constant(V64B, 0 if stored else _byte_shift(form) % 256)
         if bits is not None:
             more = builder.mul(bits, simd.constant(V16I, form.shift * _EACH_BYTE))
@@ -86,7 +92,7 @@ def emit_unpack(
         beyond = _TILES * _CODES + 64 * tile
         simd.emit_store(builder, builder.add(out, I64(beyond)), scale, 64)
         if stored:
-            zeros = emit_zeros(builder, form, weights, block)
+            zeros = emit_zeros(builder, form, weights, group)
             simd.emit_store(builder, builder.add(out, I64(beyond + 64 * _TILES)), zeros, 64)
 
 
@@ -97,7 +103,8 @@ def has_stored_zeros(kind: int) -> tuple[bool, ...]:
 
 def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:
     """``sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))``, for all tokens."""
-    tiles, tokens = _SHAPE
+    lanes = simd.lanes()
+    columns, tokens = _shape()
     with cgutils.for_range(builder, operands.groups) as loop:
         with cgutils.for_range(builder, operands.lines) as line:
             index = builder.add(builder.mul(loop.index, operands.lines), line.index)
@@ -106,41 +113,53 @@ def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:
                 simd.emit_prefetch(builder, at(builder, address, I64(tile), operands.ahead_step))
         x = at(builder, operands.x, loop.index, operands.x_stride)
         sums = at(builder, operands.sums, loop.index, SLOTS * _SUMS)
-        for tile in range(0, _TILES, tiles):
+        for column in range(0, 16 * _TILES, columns * lanes):
             for token in range(0, SLOTS, tokens):
-                places = [(t, v) for v in range(token, token + tokens) for t in range(tile, tile + tiles)]
-                _emit_part(builder, stored, operands, x, sums, places)
+                strips = [column + lanes * number for number in range(columns)]
+                _emit_part(builder, stored, operands, (x, sums), (strips, range(token, token + tokens)))
 
 
-def _emit_part(builder: Any, stored: bool, operands: Panel, x: Any, sums: Any, places: list[tuple[int, int]]) -> None:
-    """The sums of ``places``, (tile, token) pairs, of one group of tokens."""
-    addresses = {place: builder.add(sums, I64(_SUMS * place[1] + 64 * place[0])) for place in places}
-    slots = dict(zip(places, accumulators(builder, len(places)), strict=True))
-    for place, slot in slots.items():
-        builder.store(simd.emit_load(builder, addresses[place], V16F, 64), slot)
-    tiles, tokens = sorted({tile for tile, _ in places}), sorted({token for _, token in places})
+def _emit_part(
+    builder: Any, stored: bool, operands: Panel, places: tuple[Any, Any], part: tuple[list[int], range]
+) -> None:
+    """The sums of a ``part``, rows from each of some on times some tokens, of one group of tokens.
+
+    ``places``: addresses of the group's activations and sums.
+    """
+    (x, sums), (rows, tokens) = places, part
+    lanes = simd.lanes()
+    bytes_, words, floats = (ir.VectorType(*each) for each in ((I8, 4 * lanes), (I32, lanes), (F32, lanes)))
+    pairs = [(row, token) for token in tokens for row in rows]
+    addresses = {(row, token): builder.add(sums, I64(_SUMS * token + 4 * row)) for row, token in pairs}
+    slots = dict(zip(pairs, accumulators(builder, len(pairs), lanes), strict=True))
+    for pair, slot in slots.items():
+        builder.store(simd.emit_load(builder, addresses[pair], floats, 4 * lanes), slot)
     with cgutils.for_range(builder, operands.blocks) as loop:
         block = at(builder, operands.panel, loop.index, PANEL_BLOCK)
         here = at(builder, x, loop.index, SLOTS_BLOCK)
 
         def load(offset: int, llvm_type: Any, block: Any = block) -> Any:
-            return simd.emit_load(builder, builder.add(block, I64(offset)), llvm_type, 64)
+            return simd.emit_load(builder, builder.add(block, I64(offset)), llvm_type, 4 * lanes)
 
-        offsets = {token: emit_slot(builder, here, token, 1, I32) for token in tokens}
-        zeros: dict[int, Any] = dict.fromkeys(tiles, UNSIGNED_ZERO - simd.dot_offset(255))
+        offsets = {token: emit_slot(builder, here, token, 1, I32, lanes) for token in tokens}
+        zeros: dict[int, Any] = dict.fromkeys(rows, UNSIGNED_ZERO - simd.dot_offset(255))
         if stored:
-            zeros = {tile: load(_TILES * (_CODES + 64) + 64 * tile, V16I) for tile in tiles}
-        dots = {(tile, token): emit_start(builder, offsets[token], zeros[tile]) for tile, token in places}
+            zeros = {row: load(_TILES * (_CODES + 64) + 4 * row, words) for row in rows}
+        dots = {(row, token): emit_start(builder, offsets[token], zeros[row]) for row, token in pairs}
         for number in range(BLOCK // 4):
-            lines = {tile: load(tile * _CODES + 64 * number, V64B) for tile in tiles}
+            x4 = {
+                token: simd.emit_bytes4(builder, builder.add(here, I64(token * BLOCK + 4 * number)), lanes)
+                for token in tokens
+            }
+            for row in rows:
+                line = load(row // 16 * _CODES + 64 * number + row % 16 * 4, bytes_)
+                for token in tokens:
+                    dot = simd.emit_offset_dot(builder, dots[row, token], line, x4[token])
+                    dots[row, token] = simd.emit_pin(builder, dot)
+        for row in rows:
+            scale = load(_TILES * _CODES + 4 * row, floats)
             for token in tokens:
-                x4 = simd.emit_bytes4(builder, builder.add(here, I64(token * BLOCK + 4 * number)))
-                for tile in tiles:
-                    dots[tile, token] = simd.emit_offset_dot(builder, dots[tile, token], lines[tile], x4)
-        scales = {tile: load(_TILES * _CODES + 64 * tile, V16F) for tile in tiles}
-        for token in tokens:
-            x_scale = emit_slot(builder, here, token, 0, F32)
-            for tile in tiles:
-                emit_accumulate(builder, slots[tile, token], dots[tile, token], scales[tile], x_scale)
-    for place, slot in slots.items():
-        simd.emit_store(builder, addresses[place], builder.load(slot), 64)
+                x_scale = emit_slot(builder, here, token, 0, F32, lanes)
+                emit_accumulate(builder, slots[row, token], dots[row, token], scale, x_scale)
+    for pair, slot in slots.items():
+        simd.emit_store(builder, addresses[pair], builder.load(slot), 4 * lanes)

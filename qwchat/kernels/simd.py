@@ -77,9 +77,47 @@ def emit_call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
+def emit_apart(builder: Any, name: str, emit: Callable[..., None], *values: Any) -> None:
+    """``emit(builder, *values)`` as a function of its own, and a call of it.
+
+    LLVM shares out registers over a whole function: loops that lie in one spill what each of them could keep.
+    """
+    signature = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    function = ir.Function(builder.module, signature, name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    body = ir.IRBuilder(function.append_basic_block())
+    emit(body, *function.args)
+    body.ret_void()
+    builder.call(function, values)
+
+
+def lanes() -> int:
+    """32-bit lanes of a register of the level in force; the portable level leaves splitting to LLVM."""
+    return {"avxvnni": 8, "avx2": 8, "neon": 4}.get(level.current_level(), 16)
+
+
+def emit_pin(builder: Any, value: Any) -> Any:
+    """``value``, an integer or a vector, computed here and not shared with other places.
+
+    With few registers LLVM must neither gather the products of a sum before it adds them nor keep what can be loaded
+    again.  An empty piece of assembly that changes ``value``, for all that LLVM knows, stays in its place among others.
+    """
+    if lanes() == 16:
+        return value
+    vector = "x" if level.architecture() == "x86" else "w"
+
+    def pinned(part: Any, kind: str = vector) -> Any:
+        return builder.asm(ir.FunctionType(part.type, [part.type]), "", f"={kind},0", [part], True)
+
+    if isinstance(value.type, ir.IntType):
+        return pinned(value, "r")
+    return _in_parts(builder, value.type.count // lanes(), pinned, value)
+
+
 def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c`` rounded once."""
-    return emit_call(builder, "llvm.fma.v16f32", V16F, a, b, c)
+    return emit_call(builder, f"llvm.fma.v{a.type.count}f32", a.type, a, b, c)
 
 
 def emit_prefetch(builder: Any, address: Any) -> None:
@@ -108,22 +146,30 @@ def _in_parts(builder: Any, count: int, emit: Callable[..., Any], *values: Any) 
     return _joined(builder, *(_in_parts(builder, count // 2, emit, *part) for part in parts))
 
 
-def _dot_vnni(bits: int) -> Callable[..., Any]:
-    words = ir.VectorType(I32, bits // 32)
+def _bits(value: Any) -> int:
+    return int(value.type.count * value.type.element.width)
+
+
+def _words(builder: Any, value: Any) -> Any:
+    return builder.bitcast(value, ir.VectorType(I32, _bits(value) // 32))
+
+
+def _dot_vnni(bits: int) -> Emit:
+    part = ir.VectorType(I32, bits // 32)
 
     def emit(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
         def one(*values: Any) -> Any:
-            return emit_call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", words, *values)
+            return emit_call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", part, *values)
 
-        operands = (builder.bitcast(value, V16I) for value in (unsigned, signed))
-        return _in_parts(builder, 512 // bits, one, total, *operands)
+        operands = (total, _words(builder, unsigned), _words(builder, signed))
+        return _in_parts(builder, _bits(total) // bits, one, *operands)
 
     return emit
 
 
 def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     """Even and odd bytes as 16-bit lanes, each pair through ``vpmaddwd``: exact, unlike ``vpmaddubsw``."""
-    shorts = ir.VectorType(I16, 32)
+    shorts = ir.VectorType(I16, _bits(total) // 16)
     eight = constant(shorts, 8)
     u, s = builder.bitcast(unsigned, shorts), builder.bitcast(signed, shorts)
     pairs = (
@@ -135,41 +181,56 @@ def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
         return emit_call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), weights, values)
 
     for pair in pairs:
-        total = builder.add(total, _in_parts(builder, 2, sums, *pair))
+        total = builder.add(total, _in_parts(builder, _bits(total) // 256, sums, *pair))
     return total
+
+
+def _signed_dot_avx2(builder: Any, total: Any, weights: Any, values: Any) -> Any:
+    """``vpmaddubsw`` of the weights' sizes and of ``values`` with the weights' signs: two products of at most 128 times
+    127 fit 16 bits."""
+
+    def one(total: Any, w: Any, x: Any) -> Any:
+        size = emit_call(builder, "llvm.abs.v32i8", w.type, w, ir.IntType(1)(0))
+        turned = emit_call(builder, "llvm.x86.avx2.psign.b", w.type, x, w)
+        shorts = ir.VectorType(I16, 16)
+        pairs = emit_call(builder, "llvm.x86.avx2.pmadd.ub.sw", shorts, size, turned)
+        sums = emit_call(builder, "llvm.x86.avx2.pmadd.wd", total.type, pairs, constant(shorts, 1))
+        return builder.add(total, sums)
+
+    return _in_parts(builder, _bits(total) // 256, one, total, weights, values)
 
 
 def _signed_dot_neon(builder: Any, total: Any, weights: Any, values: Any) -> Any:
     def one(*parts: Any) -> Any:
         return emit_call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(I32, 4), *parts)
 
-    return _in_parts(builder, 4, one, total, weights, values)
+    return _in_parts(builder, _bits(total) // 128, one, total, weights, values)
 
 
 def _dot_neon(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     """``sdot`` takes signed bytes only: of ``u - 128`` and ``s``, and 128 times the sum of ``s`` on top."""
-    ones = constant(V64B, 1)
-    sums = _signed_dot_neon(builder, constant(V16I, 0), ones, signed)
-    total = builder.add(total, builder.shl(sums, constant(V16I, 7)))
-    return _signed_dot_neon(builder, total, builder.xor(unsigned, constant(V64B, 128)), signed)
+    sums = _signed_dot_neon(builder, constant(total.type, 0), constant(signed.type, 1), signed)
+    total = builder.add(total, builder.shl(sums, constant(total.type, 7)))
+    return _signed_dot_neon(builder, total, emit_offset(builder, unsigned, 128), signed)
 
 
 def _dot_portable(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    u, s = builder.bitcast(unsigned, V16I), builder.bitcast(signed, V16I)
+    u, s = _words(builder, unsigned), _words(builder, signed)
     for byte in range(4):
-        weight = builder.and_(builder.lshr(u, constant(V16I, 8 * byte)), constant(V16I, 255))
-        value = builder.ashr(builder.shl(s, constant(V16I, 24 - 8 * byte)), constant(V16I, 24))
+        weight = builder.and_(builder.lshr(u, constant(u.type, 8 * byte)), constant(u.type, 255))
+        value = builder.ashr(builder.shl(s, constant(s.type, 24 - 8 * byte)), constant(s.type, 24))
         total = builder.add(total, builder.mul(weight, value))
     return total
 
 
-_DOTS = {
+_DOTS: dict[str, Emit] = {
     "avx512vnni": _dot_vnni(512),
     "avxvnni": _dot_vnni(256),
     "avx2": _dot_avx2,
     "neon": _dot_neon,
     "portable": _dot_portable,
 }
+_SIGNED_DOTS: dict[str, Emit] = {"avx2": _signed_dot_avx2, "neon": _signed_dot_neon}
 
 
 def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
@@ -215,20 +276,18 @@ def emit_dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
 
 def dot_offset(largest: int) -> int:
     """What weight bytes up to ``largest`` must lose before :func:`emit_offset_dot` takes them: 128 where the level
-    multiplies signed bytes only and they are too large for that, else 0.  A zero point takes it back for nothing."""
-    return 128 if level.current_level() == "neon" and largest > 127 else 0
+    multiplies signed bytes and they are too large for that, else 0.  A zero point takes it back for nothing."""
+    return 128 if level.current_level() in _SIGNED_DOTS and largest > 127 else 0
 
 
 def emit_offset(builder: Any, unsigned: Any, offset: int) -> Any:
-    """64 unsigned bytes less ``offset`` (0 or 128), to the last bit of a byte."""
-    return builder.xor(unsigned, constant(V64B, offset)) if offset else unsigned
+    """Unsigned bytes less ``offset`` (0 or 128), to the last bit of a byte."""
+    return builder.xor(unsigned, constant(unsigned.type, offset)) if offset else unsigned
 
 
 def emit_offset_dot(builder: Any, total: Any, weights: Any, signed: Any) -> Any:
-    """Like :func:`emit_dot`, for weight bytes less their :func:`dot_offset`."""
-    if level.current_level() == "neon":
-        return _signed_dot_neon(builder, total, weights, signed)
-    return emit_dot(builder, total, weights, signed)
+    """Like :func:`emit_dot`, for weight bytes less their :func:`dot_offset` and for values from -127."""
+    return _SIGNED_DOTS.get(level.current_level(), emit_dot)(builder, total, weights, signed)
 
 
 # The table look-up of a level: bits of a register, and the instruction.
@@ -241,30 +300,32 @@ _LOOKUPS = {
 
 
 def emit_lookup(builder: Any, table: Sequence[int], codes: Any) -> Any:
-    """``table[code]`` for 64 codes below 16; ``table`` holds 16 bytes, -128 to 255."""
+    """``table[code]`` for codes below 16; ``table`` holds 16 bytes, -128 to 255."""
     table = [value % 256 for value in table]
     if level.current_level() in _LOOKUPS:
         bits, instruction = _LOOKUPS[level.current_level()]
         part = ir.VectorType(I8, bits // 8)
         entries = ir.Constant(part, table * (bits // 128))
-        return _in_parts(
-            builder, 512 // bits, lambda codes: emit_call(builder, instruction, part, entries, codes), codes
-        )
-    result = constant(V64B, table[0])
+
+        def one(codes: Any) -> Any:
+            return emit_call(builder, instruction, part, entries, codes)
+
+        return _in_parts(builder, _bits(codes) // bits, one, codes)
+    result = constant(codes.type, table[0])
     for code, value in enumerate(table[1:], start=1):
-        here = builder.icmp_unsigned("==", codes, constant(V64B, code))
-        result = builder.select(here, constant(V64B, value), result)
+        here = builder.icmp_unsigned("==", codes, constant(codes.type, code))
+        result = builder.select(here, constant(codes.type, value), result)
     return result
 
 
 def emit_nibbles(builder: Any, packed: Any) -> tuple[Any, Any]:
-    """The low and the high 4 bits of 64 bytes."""
-    return builder.and_(packed, constant(V64B, 15)), builder.lshr(packed, constant(V64B, 4))
+    """The low and the high 4 bits of bytes."""
+    return builder.and_(packed, constant(packed.type, 15)), builder.lshr(packed, constant(packed.type, 4))
 
 
-def emit_bytes4(builder: Any, address: Any) -> Any:
-    """Four consecutive bytes, repeated in all sixteen 32-bit lanes."""
-    return builder.bitcast(emit_splat(builder, emit_load(builder, address, I32)), V64B)
+def emit_bytes4(builder: Any, address: Any, lanes: int = 16) -> Any:
+    """Four consecutive bytes, repeated in all 32-bit lanes."""
+    return builder.bitcast(emit_splat(builder, emit_load(builder, address, I32), lanes), ir.VectorType(I8, 4 * lanes))
 
 
 def emit_bf16(builder: Any, address: Any) -> Any:

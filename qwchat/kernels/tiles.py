@@ -7,7 +7,7 @@ depends neither on its neighbours nor on their number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -16,7 +16,7 @@ from numba.core import cgutils
 from qwchat.kernels import simd
 from qwchat.kernels.formats import BF16, LIN4, LIN8, Q4, IntegerFormat
 from qwchat.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
-from qwchat.kernels.simd import F32, I8, I32, I64, V16F, V16I
+from qwchat.kernels.simd import F32, I8, I32, I64, V16F
 
 PREFETCH_AHEAD = 4096  # bytes
 UNSIGNED_ZERO = 128  # the zero point that the offsets of activations are made for
@@ -55,17 +55,19 @@ def at(builder: Any, base: Any, index: Any, step: int | Any) -> Any:
     return builder.add(base, builder.mul(index, I64(step) if isinstance(step, int) else step))
 
 
-def accumulators(builder: Any, count: int) -> list[Any]:
-    """Variables for sums of sixteen f32 lanes; LLVM keeps them in registers."""
-    slots = [cgutils.alloca_once(builder, V16F) for _ in range(count)]
+def accumulators(builder: Any, count: int, lanes: int = 16) -> list[Any]:
+    """Variables for sums of f32 lanes; LLVM keeps them in registers."""
+    vector = ir.VectorType(F32, lanes)
+    slots = [cgutils.alloca_once(builder, vector) for _ in range(count)]
     for slot in slots:
-        builder.store(simd.constant(V16F, 0.0), slot)
+        builder.store(simd.constant(vector, 0.0), slot)
     return slots
 
 
-def _store_rows(builder: Any, slots: Sequence[Any], vectors: Vectors) -> None:
+def _store_rows(builder: Any, slots: Sequence[Any], vectors: Vectors, lane: int = 0) -> None:
     for row, slot in enumerate(slots):
-        simd.emit_store(builder, at(builder, vectors.out, I64(row), vectors.out_stride), builder.load(slot), 4)
+        address = at(builder, builder.add(vectors.out, I64(4 * lane)), I64(row), vectors.out_stride)
+        simd.emit_store(builder, address, builder.load(slot), 4)
 
 
 def _prefetch(builder: Any, address: Any, size: int) -> None:
@@ -73,38 +75,74 @@ def _prefetch(builder: Any, address: Any, size: int) -> None:
         simd.emit_prefetch(builder, builder.add(address, I64(PREFETCH_AHEAD + line)))
 
 
-def emit_scale(builder: Any, kind: int, weights: Weights, block: Any) -> tuple[Any, Any]:
-    """The scales of a block as f32 lanes, and the table bits of q4 as i32 lanes (None for other formats)."""
+class Strip(NamedTuple):
+    """Rows ``lane`` to ``lane + lanes`` of a tile: as many as a register has lanes for, or all 16."""
+
+    lane: int = 0
+    lanes: int = 16
+
+    def load(self, builder: Any, address: Any, element: Any, per_lane: int = 1) -> Any:
+        """The strip's part of 16 times ``per_lane`` elements at ``address``."""
+        size = element.width // 8 if isinstance(element, ir.IntType) else 2
+        place = builder.add(address, I64(self.lane * per_lane * size))
+        return simd.emit_load(builder, place, ir.VectorType(element, self.lanes * per_lane))
+
+    def words(self) -> Any:
+        """The type of an integer per lane."""
+        return ir.VectorType(I32, self.lanes)
+
+    def floats(self) -> Any:
+        """The type of a float per lane."""
+        return ir.VectorType(F32, self.lanes)
+
+
+WHOLE = Strip()
+
+
+def strips() -> list[Strip]:
+    """The strips of a tile at the level in force."""
+    return [Strip(lane, simd.lanes()) for lane in range(0, 16, simd.lanes())]
+
+
+def emit_group(builder: Any, kind: int, weights: Weights, block: Any) -> Any:
+    """The index of the scales of a block."""
+    return builder.udiv(block, weights.blocks_per_scale) if kind in (LIN4, LIN8) else block
+
+
+def emit_scale(builder: Any, kind: int, weights: Weights, group: Any, strip: Strip = WHOLE) -> tuple[Any, Any]:
+    """The scales of a group as f32 lanes, and the table bits of q4 as i32 lanes (None for other formats)."""
     if kind in (LIN4, LIN8):
-        address = at(builder, weights.scales, builder.udiv(block, weights.blocks_per_scale), 32)
-        return builder.fpext(simd.emit_load(builder, address, ir.VectorType(simd.F16, 16)), V16F), None
-    raw = simd.emit_load(builder, at(builder, weights.scales, block, 16), ir.VectorType(I8, 16))
+        address = at(builder, weights.scales, group, 32)
+        return builder.fpext(strip.load(builder, address, simd.F16), strip.floats()), None
+    raw = strip.load(builder, at(builder, weights.scales, group, 16), I8)
     if kind != Q4:
-        return builder.uitofp(raw, V16F), None
-    wide = builder.sext(raw, V16I)
-    bits = builder.and_(wide, simd.constant(V16I, 1))
-    return builder.sitofp(builder.ashr(wide, simd.constant(V16I, 1)), V16F), bits
+        return builder.uitofp(raw, strip.floats()), None
+    wide = builder.sext(raw, strip.words())
+    bits = builder.and_(wide, simd.constant(wide.type, 1))
+    return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
 
 
-def emit_zeros(builder: Any, form: IntegerFormat, weights: Weights, block: Any) -> Any:
-    """The stored zero points of a block as i32 lanes, for the weight bytes of :func:`emit_weight_bytes`."""
-    address = at(builder, weights.zeros, builder.udiv(block, weights.blocks_per_scale), weights.zero_step)
-    zeros = builder.zext(simd.emit_load(builder, address, ir.VectorType(I8, 16)), V16I)
-    return builder.sub(zeros, simd.constant(V16I, simd.dot_offset(form.largest)))
+def emit_zeros(builder: Any, form: IntegerFormat, weights: Weights, group: Any, strip: Strip = WHOLE) -> Any:
+    """The stored zero points of a group as i32 lanes, for the weight bytes of :func:`emit_weight_bytes`."""
+    address = at(builder, weights.zeros, group, weights.zero_step)
+    zeros = builder.zext(strip.load(builder, address, I8), strip.words())
+    return builder.sub(zeros, simd.constant(zeros.type, simd.dot_offset(form.largest)))
 
 
-def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any) -> list[Any]:
-    """A block of codes as lines of 64 weight bytes (16 rows, 4 columns each) less the level's dot offset."""
+def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any, strip: Strip = WHOLE) -> Iterator[Any]:
+    """A block of codes as lines of weight bytes (a strip's rows, 4 columns each) less the level's dot offset."""
     offset = simd.dot_offset(form.largest)
-    lines = [
-        simd.emit_load(builder, builder.add(address, I64(place)), simd.V64B) for place in range(0, form.block_bytes, 64)
-    ]
-    if form.bits == 8:
-        return [simd.emit_offset(builder, line, offset) for line in lines]
-    codes = [half for line in lines for half in simd.emit_nibbles(builder, line)]
-    if form.table is None:
-        return codes
-    return [simd.emit_lookup(builder, [value - offset for value in form.table], code) for code in codes]
+    for place in range(0, form.block_bytes, 64):
+        here = simd.emit_pin(builder, builder.add(address, I64(place)))
+        line = strip.load(builder, here, I8, per_lane=4)
+        if form.bits == 8:
+            yield simd.emit_offset(builder, line, offset)
+            continue
+        for codes in simd.emit_nibbles(builder, line):
+            if form.table is None:
+                yield codes
+            else:
+                yield simd.emit_lookup(builder, [value - offset for value in form.table], codes)
 
 
 def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
@@ -113,48 +151,69 @@ def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
     ``offset`` is -128 times the sum, exactly; ``zero`` is an integer, 128 or 0, or i32 lanes.
     """
     if isinstance(zero, int):
-        return offset if zero else simd.constant(V16I, 0)
-    return builder.ashr(builder.mul(zero, offset), simd.constant(V16I, UNSIGNED_ZERO.bit_length() - 1))
+        return offset if zero else simd.constant(offset.type, 0)
+    return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, UNSIGNED_ZERO.bit_length() - 1))
 
 
-def emit_slot(builder: Any, block: Any, slot: int, part: int, llvm_type: Any) -> Any:
+def emit_slot(builder: Any, block: Any, slot: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
     """The scale (``part`` 0) or the offset (1) of one slot of a packed block, in every lane."""
     address = builder.add(block, I64(SLOTS * (BLOCK + 4 * part) + 4 * slot))
-    return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4))
+    return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4), lanes)
 
 
 def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any) -> None:
     """``slot += dot * (scale * x_scale)``; ``dot`` is exact, since it stays below 2**24."""
     product = builder.fmul(scale, x_scale)
-    builder.store(simd.emit_fma(builder, builder.sitofp(dot, V16F), product, builder.load(slot)), slot)
+    total = simd.emit_fma(builder, builder.sitofp(dot, scale.type), product, builder.load(slot))
+    builder.store(simd.emit_pin(builder, total), slot)
 
 
 def emit_integer_tile(
     builder: Any, kind: int, form: IntegerFormat, count: int, weights: Weights, vectors: Vectors
 ) -> None:
     """``out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))`` for ``count`` vectors."""
-    slots = accumulators(builder, count)
+    slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
     with cgutils.for_range(builder, builder.lshr(vectors.columns, I64(5))) as loop:
-        block = loop.index
-        address = at(builder, weights.codes, block, form.block_bytes)
-        _prefetch(builder, address, form.block_bytes)
-        scale, bits = emit_scale(builder, kind, weights, block)
-        zero = form.zero - simd.dot_offset(form.largest)
-        if kind in (LIN4, LIN8):
-            zero = emit_zeros(builder, form, weights, block)
-        elif bits is not None:
-            zero = builder.sub(simd.constant(V16I, zero), builder.mul(bits, simd.constant(V16I, form.shift)))
-        first = at(builder, vectors.x, block, SLOTS_BLOCK)
-        groups = [at(builder, first, I64(group), vectors.x_stride) for group in range(-(-count // SLOTS))]
-        places = [(groups[number // SLOTS], number % SLOTS) for number in range(count)]
-        dots = [emit_start(builder, emit_slot(builder, *place, 1, I32), zero) for place in places]
-        for number, line in enumerate(emit_weight_bytes(builder, form, address)):
-            for index, (group, slot) in enumerate(places):
-                x4 = simd.emit_bytes4(builder, builder.add(group, I64(slot * BLOCK + 4 * number)))
-                dots[index] = simd.emit_offset_dot(builder, dots[index], line, x4)
-        for place, slot, dot in zip(places, slots, dots, strict=True):
-            emit_accumulate(builder, slot, dot, scale, emit_slot(builder, *place, 0, F32))
-    _store_rows(builder, slots, vectors)
+        block = (loop.index, emit_group(builder, kind, weights, loop.index))
+        _prefetch(builder, at(builder, weights.codes, loop.index, form.block_bytes), form.block_bytes)
+        first = at(builder, vectors.x, loop.index, SLOTS_BLOCK)
+        for strip, sums in slots.items():
+            here = simd.emit_pin(builder, first)
+            groups = [at(builder, here, I64(group), vectors.x_stride) for group in range(-(-count // SLOTS))]
+            places = [(groups[number // SLOTS], number % SLOTS) for number in range(count)]
+            _emit_block(builder, (kind, form, strip), weights, block, list(zip(places, sums, strict=True)))
+    for strip, sums in slots.items():
+        _store_rows(builder, sums, vectors, strip.lane)
+
+
+def _emit_block(
+    builder: Any,
+    what: tuple[int, IntegerFormat, Strip],
+    weights: Weights,
+    block: tuple[Any, Any],
+    vectors: list[tuple[tuple[Any, int], Any]],
+) -> None:
+    """A strip of a block (and its group) times ``vectors``: pairs of a place (SLOTS tokens, slot) and a sum."""
+    number, group = block
+    kind, form, strip = what
+    _, bits = emit_scale(builder, kind, weights, group, strip)
+    zero = form.zero - simd.dot_offset(form.largest)
+    if kind in (LIN4, LIN8):
+        zero = emit_zeros(builder, form, weights, group, strip)
+    elif bits is not None:
+        shift = builder.mul(simd.emit_pin(builder, bits), simd.constant(bits.type, form.shift))
+        zero = builder.sub(simd.constant(bits.type, zero), shift)
+    dots = [emit_start(builder, emit_slot(builder, x, slot, 1, I32, strip.lanes), zero) for (x, slot), _ in vectors]
+    lines = emit_weight_bytes(builder, form, at(builder, weights.codes, number, form.block_bytes), strip)
+    for line_number, line in enumerate(lines):
+        for index, ((x, slot), _) in enumerate(vectors):
+            address = builder.add(x, I64(slot * BLOCK + 4 * line_number))
+            x4 = simd.emit_bytes4(builder, address, strip.lanes)
+            dots[index] = simd.emit_pin(builder, simd.emit_offset_dot(builder, dots[index], line, x4))
+    # Loaded again, which costs less than a register meanwhile.
+    scale, _ = emit_scale(builder, kind, weights, simd.emit_pin(builder, group), strip)
+    for ((x, slot), total), dot in zip(vectors, dots, strict=True):
+        emit_accumulate(builder, total, dot, scale, emit_slot(builder, x, slot, 0, F32, strip.lanes))
 
 
 def emit_float_tile(builder: Any, kind: int, count: int, weights: Weights, vectors: Vectors) -> None:
