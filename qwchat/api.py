@@ -118,11 +118,13 @@ class Model:
         seed: int | None = None,
         stop: Sequence[str] = (),
         cancel: Cancel | None = None,
+        speculate: bool = True,
     ) -> Iterator[TextEvent]:
         """Continues ``prompt`` (text or token ids) as it is, without a template.
 
         ``settings``: the model's own if not given; ``seed``: chosen if not given, and reported in Done; ``stop``:
-        strings that end the text and are not part of it; ``cancel``: asked between tokens.
+        strings that end the text and are not part of it; ``cancel``: asked between tokens; ``speculate``: guess tokens
+        by looking up how the text went on before, where that saves time (it never changes the text).
         Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -136,6 +138,7 @@ class Model:
             max_tokens=max_tokens,
             stop_ids=self.stop_ids,
             cancel=lambda: reply.stopped or (cancel is not None and cancel()),
+            speculate=speculate,
         )
         for event in events:
             if isinstance(event, Prefilled):
@@ -156,10 +159,13 @@ class Model:
         seed: int | None = None,
         stop: Sequence[str] = (),
         cancel: Cancel | None = None,
+        speculate: bool = True,
     ) -> Iterator[TextEvent]:
         """The assistant's next turn in a conversation; arguments, events and errors as for :meth:`generate`."""
         ids = self.prompt_ids(messages)
-        return self.generate(ids, settings=settings, max_tokens=max_tokens, seed=seed, stop=stop, cancel=cancel)
+        return self.generate(
+            ids, settings=settings, max_tokens=max_tokens, seed=seed, stop=stop, cancel=cancel, speculate=speculate
+        )
 
     def close(self) -> None:
         """Ends the model's threads."""

@@ -10,7 +10,10 @@ FinishReason = Literal["stop", "length", "context", "cancelled"]
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts and wall-clock seconds of one reply."""
+    """Counts and wall-clock seconds of one reply.
+
+    ``drafted_tokens`` were guessed and checked together with others, ``accepted_tokens`` of them were right.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -19,6 +22,8 @@ class Stats:
     decode_seconds: float
     time_to_first_token: float
     context: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_rate(self) -> float:

@@ -118,10 +118,10 @@ class Sampler:
             NonFiniteLogitsError: a logit is NaN or infinite.
         """
         ids, probabilities = self.distribution(logits, prompt_ids, generated_ids)
-        number = uniform(self.seed, self.draws_made)
         self.draws_made += 1
-        if len(ids) == 1:
+        if len(ids) == 1:  # Nothing to draw: half of the time of a greedy choice would go into the number.
             return int(ids[0])
+        number = uniform(self.seed, self.draws_made - 1)
         return int(ids[_inverse(probabilities, number)])
 
     def distribution(

@@ -1,4 +1,4 @@
-"""What a person can turn during a conversation: sampling, seed, length, stop strings."""
+"""What a person can turn during a conversation: sampling, seed, length, stop strings, speculation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ SAMPLING: dict[str, tuple[str, type[int] | type[float]]] = {
     "presence-penalty": ("presence_penalty", float),
     "frequency-penalty": ("frequency_penalty", float),
 }
-NAMES = (*SAMPLING, "seed", "max-tokens", "stop")
+NAMES = (*SAMPLING, "seed", "max-tokens", "stop", "speculate")
+SWITCH = {"on": True, "off": False}
 MAX_SEED = 2**64 - 1
 
 
@@ -34,12 +35,14 @@ class Controls:
         seed: the seed of every reply; None draws a new one each time.
         max_tokens: longest reply in tokens; None lets it fill the context.
         stop: texts that end a reply.
+        speculate: guess tokens from the text so far where that saves time.
     """
 
     settings: SamplingSettings
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    speculate: bool = True
 
     @property
     def sampled(self) -> bool:
@@ -55,6 +58,8 @@ class Controls:
             return "random" if self.seed is None else str(self.seed)
         if known == "max-tokens":
             return "none" if self.max_tokens is None else str(self.max_tokens)
+        if known == "speculate":
+            return "on" if self.speculate else "off"
         return " ".join(repr(text) for text in self.stop) or "none"
 
     def changed(self, name: str, value: str, defaults: Controls) -> Controls:
@@ -75,6 +80,10 @@ class Controls:
             return replace(self, seed=None if value == "random" else _whole(known, value, 0, MAX_SEED))
         if known == "max-tokens":
             return replace(self, max_tokens=None if value == "none" else _whole(known, value, 1, None))
+        if known == "speculate":
+            if value not in SWITCH:
+                raise UsageError(f"speculate takes on or off, not {value}")
+            return replace(self, speculate=SWITCH[value])
         return replace(self, stop=() if value == "none" else (value,))
 
 

@@ -29,6 +29,7 @@ class Talker(Protocol):
         seed: int | None = None,
         stop: Sequence[str] = (),
         cancel: Callable[[], bool] | None = None,
+        speculate: bool = True,
     ) -> Iterator[TextEvent]:
         """Stream the reply to ``messages``."""
 
@@ -100,6 +101,7 @@ class Session:
                 seed=fresh_seed() if seed is None else seed,
                 stop=self.controls.stop,
                 cancel=cancel,
+                speculate=self.controls.speculate,
             ):
                 if isinstance(event, TextStep):
                     said += event.text

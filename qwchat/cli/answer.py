@@ -76,6 +76,7 @@ def controls_of(options: ReplyOptions, model: Model) -> Controls:
         seed=options.seed,
         max_tokens=options.max_tokens,
         stop=tuple(options.stop or ()),
+        speculate=options.speculate,
     )
 
 

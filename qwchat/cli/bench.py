@@ -92,14 +92,14 @@ def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[flo
         prompt = _tokens(model, options.prompt_tokens, 1 + 2 * number)
         stats = _generate(model, [*depth, *prompt], 1)
         first = _tokens(model, 1, 2 + 2 * number)
-        later = _generate(model, [*depth, *first], options.new_tokens + 1)
+        later = _generate(model, [*depth, *first], options.new_tokens + 1, speculate=options.speculate)
         if number:
             prefill.append(stats.prefill_rate)
             decode.append(later.decode_rate)
     return prefill, decode
 
 
-def _generate(model: Model, token_ids: Sequence[int], count: int) -> Stats:
+def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: bool = False) -> Stats:
     """Read ``token_ids`` and write ``count`` tokens greedily, whatever they are."""
     from qwchat.sampling import SamplingSettings
 
@@ -110,6 +110,7 @@ def _generate(model: Model, token_ids: Sequence[int], count: int) -> Stats:
         usable_vocab=model.tokenizer.vocab_size,
         max_tokens=count,
         stop_ids=frozenset(),
+        speculate=speculate,
     )
     ends = [event for event in events if isinstance(event, Finished)]
     return ends[-1].stats
@@ -158,7 +159,8 @@ def _as_text(options: BenchOptions, facts: Facts, threads: int, read: Measured, 
         ),
     ]
     size = f"{facts.bits_per_weight:.2f} bits per weight"
-    title = f"{facts.name}: {size}, {threads} threads, median of {options.rounds} rounds"
+    guesses = ", with speculation" if options.speculate else ""
+    title = f"{facts.name}: {size}, {threads} threads, median of {options.rounds} rounds{guesses}"
     heads = ("", "tokens", "depth", "tok/s", "lowest", "highest", "rate", "share", "of")
     return f"{title}\n\n{table(heads, rows, right=(1, 2, 3, 4, 5, 6, 7))}"
 
@@ -186,6 +188,7 @@ def _as_data(options: BenchOptions, facts: Facts, threads: int, read: Measured, 
         "threads": threads,
         "rounds": options.rounds,
         "depth": options.depth,
+        "speculate": options.speculate,
         "prefill": {
             "tokens": read.tokens,
             "tokens_per_second": read.rate,

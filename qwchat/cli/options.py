@@ -73,6 +73,12 @@ class ReplyOptions:
         typer.Option("--ctx", metavar="N", help="Tokens of context (default: the model's, at most 4096)."),
     ] = None
     kv: Kv = "auto"
+    speculate: Annotated[
+        bool,
+        typer.Option(
+            "--speculate/--no-speculate", help="Guess tokens from the text so far where it saves time; same text."
+        ),
+    ] = True
     threads: Threads = None
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute (cuda: not yet).")
@@ -92,9 +98,8 @@ class ReplyOptions:
 
     def given(self) -> list[str]:
         """The flags that differ from their defaults."""
-        return [
-            f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name) != field.default
-        ]
+        changed = [field for field in fields(self) if getattr(self, field.name) != field.default]
+        return [f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}" for field in changed]
 
     def sampling(self) -> dict[str, float]:
         """The sampling settings that were given, by their names in SamplingSettings."""
@@ -196,6 +201,10 @@ class BenchOptions:
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="Tokens in the context beforehand.")] = 0
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds; the median counts.")] = 3
     kv: Kv = "auto"
+    speculate: Annotated[
+        bool,
+        typer.Option("--speculate/--no-speculate", help="Write with guesses from the text so far (default: without)."),
+    ] = False
     threads: Threads = None
     json: Json = False
     quiet: Quiet = False

@@ -39,14 +39,15 @@ def dumps(value: object) -> str:
 def request(facts: Facts, controls: Controls) -> dict[str, object]:
     """What is asked of which model."""
     settings = {**asdict(controls.settings), "max_tokens": controls.max_tokens, "stop": list(controls.stop)}
+    settings["speculate"] = controls.speculate
     return {"model": asdict(facts), "settings": settings, "seed": controls.seed}
 
 
 def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
     """A reply and how it came about.
 
-    Counts are in tokens, timings in seconds and tokens per second. ``truncated`` says that a limit cut the reply:
-    finish_reason "length" or "context".
+    Counts are in tokens, timings in seconds and tokens per second. Of the generated tokens ``accepted`` were among the
+    ``drafted`` ones. ``truncated`` says that a limit cut the reply: finish_reason "length" or "context".
     """
     stats = done.stats
     return {
@@ -57,6 +58,8 @@ def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
             "prompt": stats.prompt_tokens,
             "cached": stats.cached_tokens,
             "generated": stats.generated_tokens,
+            "drafted": stats.drafted_tokens,
+            "accepted": stats.accepted_tokens,
             "context": stats.context,
             "context_used": stats.context_used,
         },

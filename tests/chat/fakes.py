@@ -61,9 +61,11 @@ class FakeModel:
         seed: int | None = None,
         stop: Sequence[str] = (),
         cancel: Callable[[], bool] | None = None,
+        speculate: bool = True,
     ) -> Iterator[TextEvent]:
         self.asked.append([dict(message) for message in messages])
         self.calls.append({"settings": settings, "max_tokens": max_tokens, "seed": seed, "stop": tuple(stop)})
+        self.calls[-1]["speculate"] = speculate
         tokens = sum(len(_words(message["content"])) + 1 for message in messages)
         if tokens >= self.context_size:
             raise PromptTooLongError(tokens, self.context_size)

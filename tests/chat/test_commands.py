@@ -22,7 +22,8 @@ HELP = """\
 /save FILE         write the conversation as Markdown, or as .json
 /quit              leave
 
-Settings: temp, top-p, top-k, min-p, repeat-penalty, presence-penalty, frequency-penalty, seed, max-tokens, stop
+Settings: temp, top-p, top-k, min-p, repeat-penalty, presence-penalty, frequency-penalty, seed, max-tokens, stop, \
+speculate
 Enter              send
 Alt-Enter, Ctrl-J  break the line
 Ctrl-C             stop a reply and keep what was said

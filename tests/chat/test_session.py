@@ -137,12 +137,15 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
         "seed": "3",
         "max-tokens": "none",
         "stop": "none",
+        "speculate": "on",
     }
     changed = controls
-    for name, value in (("--temp", "0"), ("TOP_K", "5"), ("seed", "random"), ("max-tokens", "9"), ("stop", "the end")):
+    typed = {"--temp": "0", "TOP_K": "5", "seed": "random", "max-tokens": "9", "stop": "the end", "speculate": "off"}
+    for name, value in typed.items():
         changed = changed.changed(name, value, controls)
     assert (changed.settings.temperature, changed.settings.top_k) == (0.0, 5)
     assert (changed.seed, changed.max_tokens, changed.stop) == (None, 9, ("the end",))
+    assert not changed.speculate
     for name in NAMES:
         changed = changed.changed(name, "default", controls)
     assert changed == controls
@@ -158,6 +161,7 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
         ("top-k", "1.5", "top-k takes a whole number, not '1.5'"),
         ("seed", "-1", "seed must be from 0 to 18446744073709551615, not -1"),
         ("max-tokens", "0", "max-tokens must be at least 1, not 0"),
+        ("speculate", "maybe", "speculate takes on or off, not maybe"),
         ("topk", "1", "there is no setting 'topk': did you mean top-k\\?"),
         ("colour", "1", "there is no setting 'colour': there are temp, "),
     ],

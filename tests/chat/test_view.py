@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -126,6 +127,11 @@ def test_the_line_of_figures() -> None:
     )
     assert statistics_line(done(cached=1200, generated=1), sampled=False) == (
         "0.12 s to first token · prefill 68.0 tok/s (1,200 of 1,234 cached) · context 1,235/2,048"
+    )
+    drafted = replace(done(), stats=replace(done().stats, drafted_tokens=1050, accepted_tokens=40))
+    assert statistics_line(drafted, sampled=False) == (
+        "0.12 s to first token · prefill 2,468 tok/s (1,234 tokens) · decode 188 tok/s · "
+        "accepted 40 of 1,050 drafted · context 1,282/2,048"
     )
 
 

@@ -68,7 +68,15 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
         "text": "Good ",
         "finish_reason": "stop",
         "truncated": False,
-        "tokens": {"prompt": 2, "cached": 0, "generated": 2, "context": 2048, "context_used": 4},
+        "tokens": {
+            "prompt": 2,
+            "cached": 0,
+            "generated": 2,
+            "drafted": 0,
+            "accepted": 0,
+            "context": 2048,
+            "context_used": 4,
+        },
         "timings": {
             "time_to_first_token": 0.125,
             "prefill_seconds": 0.5,
@@ -93,6 +101,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
             "frequency_penalty": 0.0,
             "max_tokens": None,
             "stop": ["day"],
+            "speculate": True,
         },
         "seed": 7,
     }

@@ -6,13 +6,15 @@ from qwchat.events import Done
 
 
 def statistics_line(done: Done, *, sampled: bool) -> str:
-    """Time to first token, prefill rate with the cached part, decode rate, context used, seed where it mattered."""
+    """Time to first token, prefill rate with the cached part, decode rate, drafts, context used, and the seed."""
     stats = done.stats
     cached = f"{stats.cached_tokens:,} of " if stats.cached_tokens else ""
     prompt = f"{cached}{stats.prompt_tokens:,} {'cached' if cached else 'tokens'}"
     parts = [f"{stats.time_to_first_token:.2f} s to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
     if stats.decode_rate:
         parts.append(f"decode {_rate(stats.decode_rate)}")
+    if stats.drafted_tokens:
+        parts.append(f"accepted {stats.accepted_tokens:,} of {stats.drafted_tokens:,} drafted")
     parts.append(f"context {stats.context_used:,}/{stats.context:,}")
     if sampled:
         parts.append(f"seed {done.seed}")

@@ -1,0 +1,85 @@
+"""Prompt look-up: what followed the last few tokens where they occurred before in this very text (Saxena 2023).
+
+Text that quotes, edits or continues what is in the context repeats long pieces of it. So the tokens that followed an
+earlier occurrence of the newest tokens are a free guess at the tokens to come.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST = 8  # lengths of matches are told apart up to here
+_BITS = 21  # of a token id within a key: three of them fit a signed 64-bit integer
+_PAIR = (1 << 2 * _BITS) - 1
+_TRIPLE = (1 << 3 * _BITS) - 1
+
+
+class Lookup:
+    """An index of the pairs and triples of a growing text of token ids; a token costs O(1).
+
+    ``length`` is how many tokens before ``source`` equal the newest ones, 0 where there is no match; ``source`` is the
+    position of the token that then followed, the guess at the next.  A source that keeps guessing right is kept: once
+    it has LONGEST tokens in common nothing beats it, and before that only an equally long or longer match of a more
+    recent triple, or else pair, takes its place.
+    """
+
+    def __init__(self, token_ids: NDArray[np.int64]) -> None:
+        """Indexes ``token_ids`` (tokens,) i64, at least one."""
+        ids = np.asarray(token_ids, np.int64)
+        read = ids[:-1]
+        pairs = read[:-1] << _BITS | read[1:]
+        triples = read[:-2] << 2 * _BITS | pairs[1:]
+        # Of equal keys the last one stays: the most recent occurrence.
+        self._pairs = dict(zip(pairs.tolist(), range(2, len(ids)), strict=False))
+        self._triples = dict(zip(triples.tolist(), range(3, len(ids)), strict=False))
+        self._ids: list[int] = read.tolist()
+        self._key = int(triples[-1]) if len(triples) else int(pairs[-1]) if len(pairs) else int(read.sum())
+        self.source = self.length = 0
+        self.append(int(ids[-1]))
+
+    def append(self, token: int) -> None:
+        """The text grows by ``token``."""
+        ids = self._ids
+        kept = self.length + 1 if self.length and ids[self.source] == token else 0
+        source = self.source + 1
+        ids.append(token)
+        end = len(ids)
+        key = self._key = (self._key << _BITS | token) & _TRIPLE
+        recent = None
+        if end > 2:
+            recent = self._triples.get(key)
+            self._triples[key] = end
+        if end > 1:
+            pair = key & _PAIR
+            if recent is None:
+                recent = self._pairs.get(pair)
+            self._pairs[pair] = end
+        if recent is not None and kept < LONGEST:
+            common = self._common(recent)
+            if common >= kept:
+                source, kept = recent, common
+        self.source, self.length = source, kept
+
+    def _common(self, source: int) -> int:
+        """Tokens before ``source`` that equal the newest ones, counted up to LONGEST."""
+        ids = self._ids
+        behind = len(ids) - source
+        length = 0
+        for position in range(source - 1, max(source - 1 - LONGEST, -1), -1):
+            if ids[position] != ids[position + behind]:
+                break
+            length += 1
+        return length
+
+    @property
+    def guess(self) -> int:
+        """The token that is likely to come next; -1 where there is no match."""
+        return self._ids[self.source] if self.length else -1
+
+    def draft(self, count: int) -> list[int]:
+        """The ``count`` tokens that followed the match; a match at the very end is taken to go round and round."""
+        found = self._ids[self.source : self.source + count]
+        while len(found) < count:
+            found += found[: count - len(found)]
+        return found

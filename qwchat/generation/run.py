@@ -1,0 +1,176 @@
+"""One generation: reads the prompt, then chooses token after token, several in one pass where a guess can be had.
+
+Speculation: what followed the newest tokens where they stood before (:mod:`qwchat.generation.lookup`) is read together
+with the newest token, in one pass.  Then tokens are drawn one after the other, as without drafts: the n-th from the
+logits behind the n - 1 before it, with the n-th number of the seed's stream, penalties counting all before it.  As long
+as the token drawn is the one that was drafted, the logits behind it have been computed already; the first that differs
+ends the pass, and what was read behind it is forgotten.
+
+So the text is, token by token, the text without speculation: logits do not depend on how tokens are grouped into passes
+(bit for bit, a property of the forward pass), and neither do the draws.  It is also rejection sampling in the sense of
+Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section 2.3): their drafts come from a distribution q and are
+accepted with probability min(1, p(x) / q(x)), else a token is drawn from what p has more than q.  Here q is certain of
+x, so that is: accept with probability p(x), else draw from p without x.  Drawing once from p and comparing with x does
+exactly this, P(draw = x) = p(x) and P(draw = y | draw != x) = p(y) / (1 - p(x)), and keeps the seed's text besides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
+from qwchat.generation.lookup import Lookup
+from qwchat.generation.speculation import Speculation
+from qwchat.model.qwen2 import CHUNK
+from qwchat.sampling import Sampler
+
+if TYPE_CHECKING:
+    from qwchat.generation.engine import Engine
+
+
+def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length
+
+
+class Run:
+    """One generation: its clock, its tokens, and why it ends.
+
+    ``ids`` (tokens,) i64: the prompt, at least one token and no more than fit.  ``speculation``: what the engine knows
+    about drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        ids: NDArray[np.int64],
+        sampler: Sampler,
+        stop_ids: frozenset[int],
+        max_tokens: int | None,
+        stopped: Callable[[], bool],
+        speculation: Speculation | None,
+    ) -> None:
+        self._start = time.perf_counter()
+        self._engine, self._ids, self._sampler = engine, ids, sampler
+        self._stop_ids, self._max_tokens, self._stopped = stop_ids, max_tokens, stopped
+        self._drafter = None if speculation is None else Drafter(ids, speculation, stop_ids)
+        # The last token is always read again: its logits are needed.
+        self._reused = min(_common_prefix(engine.cached_ids, ids), len(ids) - 1)
+        engine.truncate(self._reused)
+        self._generated: list[int] = []
+        self._drafted = self._accepted = 0
+        self._prefilled = self._first = self._last = 0.0
+
+    def _clock(self) -> float:
+        return time.perf_counter() - self._start
+
+    def events(self) -> Iterator[EngineEvent]:
+        """The events of :meth:`Engine.generate`."""
+        logits = None
+        for start in range(self._reused, len(self._ids), CHUNK):
+            if self._stopped():
+                break
+            piece = self._ids[start : start + CHUNK]
+            last = start + len(piece) == len(self._ids)
+            logits = self._engine.read(piece, len(piece) - 1 if last else len(piece))
+            self._prefilled = self._clock()
+            yield Prefilled(start + len(piece), len(self._ids), self._reused)
+        reason: FinishReason = "cancelled"
+        if logits is not None and len(logits):
+            reason = yield from self._decode(logits)
+        yield Finished(reason, self._stats())
+
+    def _decode(self, logits: NDArray[np.float32]) -> Generator[EngineEvent, None, FinishReason]:
+        """``logits`` (1, vocab) f32: those behind the prompt."""
+        while True:
+            for row in logits:
+                if end := self._end():
+                    return end
+                token = self._sampler.sample(row, self._ids, self._generated)
+                self._last = self._clock()
+                self._first = self._first or self._last
+                if self._drafter is not None:
+                    self._drafter.drawn(token)
+                if token in self._stop_ids:
+                    return "stop"
+                self._generated.append(token)
+                yield Step(token)
+                if end := self._end():
+                    return end
+                if not self._engine.advance(token):
+                    break
+                self._accepted += 1
+            if self._engine.length == self._engine.context:
+                return "context"
+            logits = self._read(token)
+
+    def _read(self, token: int) -> NDArray[np.float32]:
+        """Reads ``token`` and what may follow it; logits (1 + drafts, vocab) f32."""
+        if self._drafter is None:
+            return self._engine.read(np.array([token], np.int64), 0)
+        room = self._engine.context - self._engine.length - 1
+        if self._max_tokens is not None:
+            room = min(room, self._max_tokens - len(self._generated) - 1)
+        draft = self._drafter.draft(room)
+        self._drafted += len(draft)
+        start = time.perf_counter()
+        logits = self._engine.read(np.array([token, *draft], np.int64), 0, 1)
+        self._drafter.speculation.timed(1 + len(draft), time.perf_counter() - start)
+        return logits
+
+    def _end(self) -> FinishReason | None:
+        if self._stopped():
+            return "cancelled"
+        return "length" if self._max_tokens is not None and len(self._generated) >= self._max_tokens else None
+
+    def _stats(self) -> Stats:
+        first = self._first or self._prefilled
+        return Stats(
+            prompt_tokens=len(self._ids),
+            cached_tokens=self._reused,
+            generated_tokens=len(self._generated),
+            prefill_seconds=self._prefilled,
+            decode_seconds=max(0.0, self._last - first),
+            time_to_first_token=first,
+            context=self._engine.context,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
+        )
+
+
+class Drafter:
+    """Guesses what follows the text so far, and counts how often that is right.
+
+    ``ids`` (tokens,) i64: the prompt, at least one token.
+    """
+
+    def __init__(self, ids: NDArray[np.int64], speculation: Speculation, stop_ids: frozenset[int]) -> None:
+        self.speculation = speculation
+        self._lookup = Lookup(ids)
+        self._stop_ids = stop_ids
+
+    def drawn(self, token: int) -> None:
+        """The text grows by ``token``."""
+        lookup = self._lookup
+        if lookup.length:
+            self.speculation.guessed(lookup.length, lookup.guess == token)
+        lookup.append(token)
+
+    def draft(self, room: int) -> list[int]:
+        """At most ``room`` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
+        if not self._lookup.length:
+            return []
+        count = min(self.speculation.drafts(self._lookup.length), room)
+        if count <= 0:
+            return []
+        draft = self._lookup.draft(count)
+        for number, token in enumerate(draft):
+            if token in self._stop_ids:
+                return draft[:number]
+        return draft

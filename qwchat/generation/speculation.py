@@ -1,0 +1,104 @@
+"""When drafting pays, and how far: the policy of speculative decoding.
+
+A pass that reads the newest token and g drafted ones behind it costs t(g + 1) instead of t(1), for weights are read
+from memory once, and yields one token more than it accepts.  With a(n) the probability that a guess is right whose
+match is n tokens long, and each right guess making the match longer,
+
+    E(g, n) = 1 + a(n) + a(n) a(n + 1) + ... + a(n) ... a(n + g - 1)
+
+tokens are expected (Leviathan et al. 2023, equation 1, with an acceptance that depends on the match).  Of all g the one
+with the largest E / t is taken, and none unless it beats E = 1 at t(1) by MARGIN.
+
+Both are learnt on the way.  a(n) needs no drafting: a guess is made for every token and compared with what was drawn,
+so an expectation that was too low corrects itself for nothing.  Times of passes are kept relative to the running median
+of t(1); what has not been measured for a while is forgotten, so that a disturbance cannot switch drafting off for good.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from qwchat.generation.lookup import LONGEST
+
+MAX_ROWS = 8  # tokens of one verifying pass: up to here the weights are read once and attention is shared out finely
+MARGIN = 1.05
+_FIRST_SLOPE = 0.2  # by how much a row is expected to prolong a pass until that was measured, relative to t(1)
+_FIRST_RIGHT = (0.0, 0.0, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85)  # a(0) to a(LONGEST) until guesses were counted
+_FIRST_WEIGHT = 4.0  # guesses that the above are worth
+_MEMORY = 0.97  # per guess of one length: about the last 30 count
+_ENOUGH = 3  # measurements of one number of rows before they count by themselves
+_FORGET_AFTER = 64  # single passes
+_REVISE_AFTER = 16  # guesses
+
+
+class Speculation:
+    """What is known about guesses and times; one per engine, since it holds from reply to reply."""
+
+    def __init__(self) -> None:
+        self._right = [share * _FIRST_WEIGHT for share in _FIRST_RIGHT]
+        self._guessed = [_FIRST_WEIGHT] * len(_FIRST_RIGHT)
+        self._single: deque[float] = deque(maxlen=9)
+        self._slopes: deque[float] = deque(maxlen=9)
+        self._ratios: list[deque[float]] = [deque(maxlen=7) for _ in range(MAX_ROWS + 1)]
+        self._passes = self._news = 0
+        self._drafts = [0] * (LONGEST + 1)
+
+    def guessed(self, length: int, right: bool) -> None:
+        """A guess from a match of ``length`` tokens was right or wrong."""
+        length = min(length, LONGEST)
+        self._right[length] = self._right[length] * _MEMORY + right
+        self._guessed[length] = self._guessed[length] * _MEMORY + 1
+        self._news += 1
+
+    def timed(self, rows: int, seconds: float) -> None:
+        """A pass of ``rows`` tokens took so long."""
+        if rows == 1:
+            self._single.append(seconds)
+            self._passes += 1
+            if self._passes % _FORGET_AFTER == 0:
+                self._forget()
+        elif self._single:
+            if not self._slopes:  # Until now the costs were guessed: do not go on with that.
+                self._news = _REVISE_AFTER
+            ratio = seconds / _median(self._single)
+            self._ratios[rows].append(ratio)
+            self._slopes.append((ratio - 1) / (rows - 1))
+
+    def drafts(self, length: int) -> int:
+        """Tokens to draft behind a match of ``length`` tokens: 0 to MAX_ROWS - 1."""
+        if self._news >= _REVISE_AFTER and self._single:
+            self._revise()
+        return self._drafts[min(length, LONGEST)]
+
+    def ratios(self) -> list[float]:
+        """t(rows) / t(1) for 1 to MAX_ROWS rows."""
+        slope = _median((_FIRST_SLOPE, *self._slopes))
+        rows = range(2, MAX_ROWS + 1)
+        known = self._ratios
+        return [1.0, *(_median(known[r]) if len(known[r]) >= _ENOUGH else 1 + slope * (r - 1) for r in rows)]
+
+    def _revise(self) -> None:
+        self._news = 0
+        right = [right / guessed for right, guessed in zip(self._right, self._guessed, strict=True)]
+        ratios = self.ratios()
+        for length in range(2, LONGEST + 1):
+            expected = likely = 1.0
+            most, best = MARGIN, 0
+            for drafts in range(1, MAX_ROWS):
+                likely *= right[min(length + drafts - 1, LONGEST)]
+                expected += likely
+                gain = expected / ratios[drafts]
+                if gain > most:
+                    most, best = gain, drafts
+            self._drafts[length] = best
+
+    def _forget(self) -> None:
+        for known in (*self._ratios, self._slopes):
+            if known:
+                known.popleft()
+
+
+def _median(values: Sequence[float]) -> float:
+    """The middle one, of an even number the upper."""
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,201 @@
+"""Speculation changes when tokens come and nothing else: the same tokens, the same ends, the same cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwchat.events import EngineEvent, Finished, Step
+from qwchat.generation.engine import Engine
+from qwchat.generation.run import Drafter
+from qwchat.generation.speculation import Speculation
+from qwchat.sampling import Sampler, SamplingSettings
+from tests.model.decoder import config, random_folder
+
+VOCAB = 41
+GREEDY = SamplingSettings()
+SETTINGS = [
+    GREEDY,
+    SamplingSettings(repeat_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5),
+    SamplingSettings(temperature=0.3),
+    SamplingSettings(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.05),
+    SamplingSettings(temperature=0.1, presence_penalty=-1.0),
+]
+
+
+class Eager(Speculation):
+    """Always drafts as far as it can, whether that pays or not."""
+
+    def drafts(self, length: int) -> int:
+        return 7
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    built = Engine(random_folder(config(vocab_size=VOCAB), request.param), threads=2, context=192)
+    built.speculation = Eager()
+    yield built
+    built.close()
+
+
+def steps(found: list[EngineEvent]) -> list[int]:
+    return [event.token_id for event in found if isinstance(event, Step)]
+
+
+def both(engine: Engine, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
+    """Tokens and end with speculation, after a check that they, and the cache, are those without it."""
+    options = {"seed": 7, "usable_vocab": VOCAB} | options
+    engine.truncate(0)
+    plain = list(engine.generate(ids, settings, **options))
+    cached = engine.cached_ids
+    engine.truncate(0)
+    found = list(engine.generate(ids, settings, speculate=True, **options))
+    end, expected = found[-1], plain[-1]
+    assert isinstance(end, Finished)
+    assert isinstance(expected, Finished)
+    assert steps(found) == steps(plain)
+    assert end.reason == expected.reason
+    assert end.stats.generated_tokens == expected.stats.generated_tokens
+    assert np.array_equal(engine.cached_ids, cached)
+    return steps(found), end
+
+
+def prompt(seed: int, repeated: bool = True) -> list[int]:
+    """Random ids, which a second half repeats with a few changes."""
+    rng = np.random.default_rng(seed)
+    half = rng.integers(0, VOCAB, 20).tolist()
+    again = [token if rng.random() < 0.8 else int(rng.integers(VOCAB)) for token in half]
+    return half + again if repeated else half
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
+def test_the_text_is_the_same(engine: Engine, settings: SamplingSettings) -> None:
+    accepted = drafted = 0
+    for seed in range(12):
+        _, end = both(engine, prompt(seed), settings, seed=seed, max_tokens=90)
+        accepted += end.stats.accepted_tokens
+        drafted += end.stats.drafted_tokens
+    assert drafted > 50
+    assert 0 < accepted <= drafted
+
+
+def test_the_cache_holds_what_a_fresh_one_would(engine: Engine) -> None:
+    tokens, end = both(engine, prompt(3), GREEDY, max_tokens=70)
+    assert end.stats.accepted_tokens > 20
+    ids = [*prompt(3), *tokens]
+    following = engine.extend(ids[engine.length :])
+    assert np.array_equal(following[-1], engine.logits(ids)[-1])
+
+
+def test_the_policy_of_every_day_keeps_the_text_too(engine: Engine) -> None:
+    kept, engine.speculation = engine.speculation, Speculation()
+    try:
+        for seed in range(6):
+            both(engine, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
+    finally:
+        engine.speculation = kept
+
+
+def looping(engine: Engine) -> tuple[list[int], list[int]]:
+    """A prompt and its greedy continuation, most of which is accepted drafts."""
+    for seed in range(40):
+        tokens, end = both(engine, prompt(seed), GREEDY, max_tokens=60)
+        if end.stats.accepted_tokens > 35:
+            return prompt(seed), tokens
+    raise AssertionError("no prompt leads into a loop")
+
+
+def test_ends_inside_an_accepted_draft(engine: Engine) -> None:
+    ids, tokens = looping(engine)
+    for length in range(30, 60):
+        _, end = both(engine, ids, GREEDY, max_tokens=length)
+        assert (end.reason, end.stats.generated_tokens) == ("length", length)
+    for stop in set(tokens[40:48]):
+        first = tokens.index(stop)
+        found, end = both(engine, ids, GREEDY, stop_ids=frozenset([stop]), max_tokens=60)
+        assert (end.reason, found) == ("stop", tokens[:first])
+
+
+def test_stop_tokens_are_not_drafted_and_room_is_kept() -> None:
+    text = np.array([1, 2, 3, 4, 9, 5, 1, 2, 3])
+    assert Drafter(text, Eager(), frozenset()).draft(7) == [4, 9, 5, 1, 2, 3, 4]
+    assert Drafter(text, Eager(), frozenset([9])).draft(7) == [4]
+    assert Drafter(text, Eager(), frozenset()).draft(2) == [4, 9]
+    assert Drafter(text, Eager(), frozenset()).draft(-1) == []
+    assert Drafter(text[:-1], Speculation(), frozenset()).draft(7) == []
+
+
+def test_the_context_fills_to_the_last_position(engine: Engine) -> None:
+    ids, _ = looping(engine)
+    for extra in range(8):
+        found, end = both(engine, [*ids[:8], *ids[:extra], *ids[8:]], GREEDY)
+        assert end.reason == "context"
+        assert engine.length == engine.context
+        assert len(ids) + extra + len(found) == engine.context + 1
+
+
+def test_cancel_and_dropping_anywhere(engine: Engine) -> None:
+    ids, tokens = looping(engine)
+    for number in (1, 2, 30, 41, 42, 43, 44, 45, 46, 47):
+        for drop in (True, False):
+            engine.truncate(0)
+            seen: list[int] = []
+            run = engine.generate(
+                ids,
+                GREEDY,
+                seed=7,
+                usable_vocab=VOCAB,
+                speculate=True,
+                cancel=lambda: len(seen) >= number,  # noqa: B023
+            )
+            for event in run:
+                if isinstance(event, Step):
+                    seen.append(event.token_id)
+                    assert engine.cached_ids.tolist() == [*ids, *seen[:-1]]
+                    if drop and len(seen) == number:
+                        break
+            if not drop:
+                assert isinstance(event, Finished)
+                assert event.reason == "cancelled"
+            assert seen == tokens[:number]
+            assert engine.cached_ids.tolist() == [*ids, *seen[:-1]]
+            both_after = engine.extend(seen[-1:])[-1]
+            assert np.array_equal(both_after, engine.logits([*ids, *seen])[-1])
+
+
+def test_what_was_read_ahead_is_gone_after_truncating(engine: Engine) -> None:
+    ids = np.array(prompt(0), np.int64)
+    engine.truncate(0)
+    engine.read(ids, len(ids), 30)
+    assert engine.length == 30
+    assert engine.advance(int(ids[30]))
+    assert not engine.advance(int(ids[31]) + 1)
+    engine.truncate(31)
+    assert not engine.advance(int(ids[31]))
+    assert engine.cached_ids.tolist() == ids[:31].tolist()
+
+
+@given(st.integers(0, 2**32), st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=5), st.integers(0, 4))
+def test_a_draft_is_accepted_as_often_as_it_is_likely(seed: int, logits: list[float], draft: int) -> None:
+    """Drawing and comparing is rejection sampling: P(accepted) = p(draft), and the whole is distributed as p."""
+    draws = 4000
+    settings = SamplingSettings(temperature=1.0)
+    sampler = Sampler(settings, seed, len(logits))
+    row = np.array(logits, np.float32)
+    ids, expected = sampler.distribution(row, [], [])
+    draft %= len(ids)
+    drawn = np.array([sampler.sample(row, [], []) for _ in range(draws)])
+    counts = np.bincount(drawn, minlength=len(ids))
+    deviation = 5 * np.sqrt(draws * expected * (1 - expected)) + 1
+    assert (np.abs(counts - draws * expected) < deviation).all()
+    rejected = drawn[drawn != draft]
+    rest = np.delete(expected, draft) / (1 - expected[draft])
+    found = np.delete(np.bincount(rejected, minlength=len(ids)), draft)
+    statistic = (np.square(found - len(rejected) * rest) / np.maximum(len(rejected) * rest, 1e-9)).sum()
+    # Chi-square with up to three degrees of freedom: 40 is exceeded once in 1e8.
+    assert statistic < 40 or len(rejected) * rest.min() < 5
