@@ -1,13 +1,20 @@
-"""How many threads a team should have: physical cores that this process may use."""
+"""How many threads a team should have, and how many of them should generate."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+_WARM_UP, _TRIALS = 2, 3  # steps
+_TRUSTED = 1024  # steps after which the trial is repeated: the context has grown, the machine may be less busy
+_AS_GOOD = 1.03
 
 
 def _allowed() -> set[int]:
@@ -18,7 +25,10 @@ def _allowed() -> set[int]:
 
 
 def _physical(cpus: set[int]) -> int:
-    """Distinct cores among ``cpus``: hyper-threads of one core share its multipliers and its cache."""
+    """Distinct cores among ``cpus``: hyper-threads of one core share its multipliers and its cache.
+
+    Slow cores of a hybrid processor count: work is shared out in small pieces, so they add what they have.
+    """
     siblings = set()
     for cpu in cpus:
         try:
@@ -28,22 +38,79 @@ def _physical(cpus: set[int]) -> int:
     return len(siblings)
 
 
-def _quota() -> float:
-    """CPUs that the control group grants (version 2, then 1); infinite without a limit."""
+def _groups() -> Iterator[Path]:
+    """Folders that may limit this process: its control groups (version 2 and 1) and all above them.
+
+    In a container the path may be that of the host, but the limit then lies in the root that the container sees.
+    """
     try:
-        limit, length = (_CGROUP / "cpu.max").read_text().split()
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        lines = ["0::/", "1:cpu:/"]
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            roots = [_CGROUP, _CGROUP / "unified"]
+        elif "cpu" in controllers.split(","):
+            roots = [_CGROUP / "cpu", _CGROUP / controllers]
+        else:
+            continue
+        inner = Path(path.lstrip("/"))
+        if ".." not in inner.parts:
+            yield from (root / group for root in roots for group in (inner, *inner.parents))
+
+
+def _quota(group: Path) -> float:
+    """CPUs that one control group grants; infinite without a limit."""
+    try:
+        limit, length = (group / "cpu.max").read_text().split()
         return math.inf if limit == "max" else int(limit) / int(length)
     except (OSError, ValueError):
         pass
     try:
-        quota, period = (int((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        quota, period = (int((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
         return quota / period if quota > 0 else math.inf
     except (OSError, ValueError):
         return math.inf
 
 
 def default_threads() -> int:
-    """At least 1; physical cores within the affinity mask and the control group's quota."""
+    """At least 1; physical cores within the affinity mask and the tightest quota of the control groups."""
     cores = _physical(_allowed())
-    quota = _quota()
+    quota = min((_quota(group) for group in _groups()), default=math.inf)
     return max(1, cores if math.isinf(quota) else min(cores, math.ceil(quota)))
+
+
+class DecodeThreads:
+    """How many of ``size`` threads a step of one token needs: often a few saturate the memory (Ryzen 7950X: 4 of 16).
+
+    Half as many are tried against the present number, in turn, as long as that is not slower.  With one or two threads
+    there is nothing to try.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._restart()
+
+    def _restart(self) -> None:
+        self._count, self._searching, self._steps = self._size, self._size > 2, 0
+        self._seconds: tuple[list[float], list[float]] = ([], [])
+
+    def choose(self) -> int:
+        """Threads for the next step."""
+        trying = self._searching and self._steps >= _WARM_UP and self._steps % 2 == 1
+        return self._count // 2 if trying else self._count
+
+    def note(self, seconds: float) -> None:
+        """How long the step took for which :meth:`choose` was asked last."""
+        if self._searching and self._steps >= _WARM_UP:
+            self._seconds[self._steps % 2].append(seconds)
+            if len(self._seconds[1]) == _TRIALS:
+                present, half = (median(values) for values in self._seconds)
+                self._searching = half <= _AS_GOOD * present and self._count >= 4
+                self._count = self._count // 2 if half <= _AS_GOOD * present else self._count
+                self._seconds = ([], [])
+        self._steps += 1
+        if self._steps >= _TRUSTED and not self._searching:
+            self._restart()

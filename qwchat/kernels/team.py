@@ -33,7 +33,8 @@ from qwchat.kernels.sync import (
 )
 from qwchat.kernels.threads import HEADER_LINES, LINE, MEMBER_BYTES, PARK, RUN, STOP
 
-_STEP, _TICKET, _COMPLETED, _STOP, _ACTIVE, _CROWDED, _MEMBERS = (line * LINE for line in range(HEADER_LINES))
+_STEP, _TICKET, _COMPLETED, _STOP, _ACTIVE, _CROWDED = (line * LINE for line in range(HEADER_LINES))
+_MEMBERS = HEADER_LINES * LINE
 
 # The ticket: number of the step, of its phase, of the next item.
 _NEXT_PHASE, _NEXT_STEP = 1 << 24, 1 << 40
@@ -41,9 +42,10 @@ _NO_PHASE = _NEXT_STEP - _NEXT_PHASE
 
 # A member's own fields; the others look at the first alone.
 _STATE, _SEEN, _PHASE, _HOLDS, _TAKEN, _IDLE_SINCE, _PATIENT = range(0, 56, 8)
-_MARK_WALL, _MARK_PROCESSOR, _MARK_PREEMPTIONS, _NAP, _WOKEN = range(64, 104, 8)
+_MARK_WALL, _MARK_PROCESSOR, _MARK_PREEMPTIONS, NAP, _WOKEN = range(64, 104, 8)
 _CLOCK = 104
-_WORKING, _PARKED = 0, 1
+_WORKING, _PARKED = 0, 1  # a member's state
+_NO, _LEADER_IS, _SOMEBODY_NAPS = 0, 1, 2  # crowded?
 
 _SPINS_BEFORE_YIELD = 1_000
 _PATIENCE = 2_000_000  # ns; sampling and showing a token take less
@@ -76,10 +78,10 @@ def _mark(own):
 def _nap(team, own):
     clock = own + _CLOCK
     now = wall_time(clock)
-    length = next_nap(read_own(own + _NAP), now - read_own(own + _WOKEN))
+    length = next_nap(read_own(own + NAP), now - read_own(own + _WOKEN))
     while wall_time(clock) - now < length and atomic_load(team + _STOP) == 0:
         sleep_microseconds(_NAP_PIECE)
-    write_own(own + _NAP, length)
+    write_own(own + NAP, length)
     write_own(own + _WOKEN, wall_time(clock))
     _mark(own)
 
@@ -96,8 +98,8 @@ def _look_for_crowd(team, member):
         if member != 0:
             _nap(team, own)
         elif atomic_load(team + _ACTIVE) > 1:
-            # The leader cannot leave: whoever sees this makes room for it.
-            atomic_store(team + _CROWDED, 1)
+            # The leader cannot leave: whoever sees this first makes room for it.
+            exchange_if(team + _CROWDED, _NO, _LEADER_IS)
 
 
 @inlined
@@ -117,8 +119,10 @@ def take(team, member, items):
         if now - read_own(own + _TAKEN) > _LONG_ITEM:
             _look_for_crowd(team, member)
             now = wall_time(own + _CLOCK)
-    if member != 0 and atomic_load(team + _CROWDED) != 0 and exchange_if(team + _CROWDED, 1, 0):
+    asked = member != 0 and atomic_load(team + _CROWDED) == _LEADER_IS
+    if asked and exchange_if(team + _CROWDED, _LEADER_IS, _SOMEBODY_NAPS):
         _nap(team, own)
+        atomic_store(team + _CROWDED, _NO)
         now = wall_time(own + _CLOCK)
     while True:
         ticket = atomic_load(team + _TICKET)

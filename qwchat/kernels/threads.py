@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LINE = 64  # bytes of a cache line, the unit of the team's memory
-HEADER_LINES = 7  # before the members' own fields
+HEADER_LINES = 6  # before the members' own fields
 MEMBER_BYTES = 5 * LINE
 
 RUN, PARK, STOP = 0, 1, 2  # what a member that waited for a step is to do

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.errors import ModelError, NotEnoughMemoryError
+from qwchat.kernels.cores import DecodeThreads
 from qwchat.kernels.records import (
     ATTENTION_SCRATCH_BYTES,
     BLOCK,
@@ -54,6 +56,7 @@ class Qwen2:
             raise NotEnoughMemoryError(
                 "no memory is left for the model's cache and work space: ask for a smaller context with --ctx"
             ) from error
+        self._decode_threads = DecodeThreads(threads)
         self._team = Team(threads, program(), (self._states, self._layers))
 
     @property
@@ -159,8 +162,16 @@ class Qwen2:
         state = self._states[0]
         state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
         state["logits"] = self._logits.ctypes.data
-        self._team.run()
+        self._step(tokens)
         return self._logits[: max(0, wanted), : self.config.vocab_size]
+
+    def _step(self, tokens: int) -> None:
+        if tokens > 1:
+            self._team.run()
+            return
+        started = time.perf_counter()
+        self._team.run(self._decode_threads.choose())
+        self._decode_threads.note(time.perf_counter() - started)
 
     def clear(self) -> None:
         """Forgets the cache, whatever it holds."""

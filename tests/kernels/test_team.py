@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
+from benchmarks.busy_core import busy_loop
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.sync import atomic_add, atomic_load
+from qwchat.kernels.sync import atomic_add, atomic_load, pause
 from qwchat.kernels.team import (
+    NAP,
     announce_end,
     await_step,
     barrier,
@@ -20,14 +25,14 @@ from qwchat.kernels.team import (
     rouse,
     take,
 )
-from qwchat.kernels.threads import RUN, Program, Team
+from qwchat.kernels.threads import HEADER_LINES, MEMBER_BYTES, RUN, Program, Team
 
 LINE = 64
 
 
 @kernel
-def _step(team, member, items, counts, seen):  # type: ignore[no-untyped-def]
-    """``counts``: items done, by phase; ``seen``: items by member, then items that came before their phase."""
+def _step(team, member, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
+    """``counts``: items done, by phase; ``seen``: items that came before their phase, then items by member."""
     done, own = counts.ctypes.data, seen.ctypes.data
     for phase in range(len(items)):
         while True:
@@ -37,25 +42,27 @@ def _step(team, member, items, counts, seen):  # type: ignore[no-untyped-def]
             late = phase > 0 and atomic_load(done + (phase - 1) * LINE) != items[phase - 1]
             if late or item >= items[phase]:
                 atomic_add(own, 1)
+            for _ in range(pauses[0]):
+                pause()
             atomic_add(done + phase * LINE, 1)
             atomic_add(own + (member + 1) * LINE, 1)
         barrier(team, member)
 
 
 @kernel
-def _lead(team, size, items, counts, seen):  # type: ignore[no-untyped-def]
+def _lead(team, size, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
     begin_step(team)
-    _step(team, 0, items, counts, seen)
+    _step(team, 0, items, pauses, counts, seen)
     end_step(team)
 
 
 @kernel
-def _serve(team, member, size, items, counts, seen):  # type: ignore[no-untyped-def]
+def _serve(team, member, size, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
     while True:
         outcome = await_step(team, member)
         if outcome != RUN:
             return outcome
-        _step(team, member, items, counts, seen)
+        _step(team, member, items, pauses, counts, seen)
 
 
 PROGRAM = Program(_lead, _serve, rouse, announce_end)
@@ -66,15 +73,22 @@ class Work:
 
     def __init__(self, size: int, phases: int) -> None:
         self.items = np.ones(phases, np.int64)
+        self.pauses = np.zeros(1, np.int64)
         self.counts = np.zeros((phases, 8), np.int64)
         self.seen = np.zeros((size + 1, 8), np.int64)
-        self.team = Team(size, PROGRAM, (self.items, self.counts, self.seen))
+        self.team = Team(size, PROGRAM, (self.items, self.pauses, self.counts, self.seen))
 
     def check_step(self, active: int | None = None) -> None:
         self.counts[:] = 0
         self.team.run(active)
         assert np.array_equal(self.counts[:, 0], self.items)
         assert self.seen[0, 0] == 0
+
+    def nap(self, member: int) -> int:
+        """How long the member napped last, in ns."""
+        offset = self.team.address - self.team._memory.ctypes.data
+        offset += HEADER_LINES * LINE + member * MEMBER_BYTES + NAP
+        return int(self.team._memory[offset : offset + 8].view(np.int64)[0])
 
     def close(self) -> None:
         self.team.close()
@@ -85,9 +99,9 @@ class Work:
 def test_every_item_is_done_once_and_in_its_phase(size: int) -> None:
     rng = np.random.default_rng(size)
     work = Work(size, 40)
-    pauses = [0.0] * 1500 + [0.01] * 4 + [0.0] * 100  # some steps meet members that sleep
-    for pause in pauses:
-        time.sleep(pause)
+    sleeps = [0.0] * 1500 + [0.01] * 4 + [0.0] * 100  # some steps meet members that sleep
+    for seconds in sleeps:
+        time.sleep(seconds)
         work.items[:] = np.where(rng.random(40) < 0.5, 1, rng.integers(1, 60, 40))
         work.check_step()
     work.close()
@@ -133,6 +147,27 @@ def test_members_do_not_spin_for_a_slow_consumer() -> None:
         time.sleep(1 / 30)
         work.check_step()
     assert time.process_time() - before < 0.03 * steps / 30
+    work.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a thread of its preemptions")
+def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
+    work = Work(2, 20)
+    work.items[:] = 20
+    work.pauses[0] = 1000  # some tens of microseconds
+    for _ in range(5):
+        work.check_step()
+    with ExitStack() as loops:
+        for core in os.sched_getaffinity(0):
+            loops.enter_context(busy_loop(core, own_session=False))
+        before = time.monotonic()
+        while work.nap(1) == 0:
+            work.check_step()
+            assert time.monotonic() - before < 20
+    done = work.seen[2, 0]
+    while work.seen[2, 0] == done:
+        work.check_step()
+        assert time.monotonic() - before < 40
     work.close()
 
 

@@ -79,6 +79,14 @@ def test_neither_chunks_nor_threads_nor_history_matter() -> None:
     for threads in (2, 3, 4):
         with engine(folder, threads=threads, context=1024) as built:
             assert np.array_equal(built.logits(IDS), expected)
+            # Many steps of one token, in which threads sit out by turns, and others between them.
+            rng = np.random.default_rng(threads)
+            built.truncate(0)
+            start = 0
+            while start < len(IDS):
+                size = int(rng.choice([1, 1, 1, 1, 1, 2, 5, 17]))
+                assert np.array_equal(built.extend(IDS[start : start + size]), expected[start : start + size])
+                start += size
 
 
 def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
