@@ -67,9 +67,9 @@ def exponential_below_zero(x):
 
 
 @inlined
-def packed_slot(target, row):
+def packed_slot(packed, columns, row):
     """Address of the first block of packed activations that holds ``row``; see records.ACTIVATIONS."""
-    return target.packed + row // SLOTS * (target.columns // BLOCK) * SLOTS_BLOCK
+    return packed + row // SLOTS * (columns // BLOCK) * SLOTS_BLOCK
 
 
 @kernel

@@ -19,7 +19,7 @@ from qwchat.kernels.jit import inlined, kernel, standalone
 from qwchat.kernels.level import current_level
 from qwchat.kernels.panels import Panel, emit_panel_tile, emit_unpack, has_stored_zeros
 from qwchat.kernels.records import BLOCK, GEMV_TOKENS, PANEL_BLOCK, PANEL_BLOCKS, SLOTS, SLOTS_BLOCK
-from qwchat.kernels.tiles import Vectors, Weights, emit_float_tile, emit_integer_tile
+from qwchat.kernels.tiles import PREFETCH_AHEAD, Vectors, Weights, emit_float_tile, emit_integer_tile
 
 # How many vectors a tile exists for, as far as the registers of the level reach.  Integer formats take the next larger
 # one, whose further slots hold whatever they hold, and the panel beyond.
@@ -107,22 +107,26 @@ def run_panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_ste
     _panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines)
 
 
+@inlined
+def is_float(matrix):
+    """Whether a matrix meets f32 activations."""
+    return matrix.kind == BF16 or matrix.kind == F32
+
+
 @kernel
-def _float_sums(matrix, source, tokens, tile, sums):
+def _float_sums(matrix, x, tokens, tile, sums):
     token = 0
     while token < tokens:
         left = min(tokens - token, _FLOAT_TOKENS)
         count = 8 if left >= 8 else (4 if left >= 4 else (2 if left >= 2 else 1))
-        x = source.x + token * source.columns * 4
-        codes = matrix.codes + tile * matrix.codes_step
-        run_tile(
-            matrix.kind, count, codes, 0, 0, 0, 1, matrix.columns, x, source.columns * 4, sums + token * _SUMS, _SUMS
-        )
+        codes, stride = matrix.codes + tile * matrix.codes_step, matrix.columns * 4
+        here, out = x + token * stride, sums + token * _SUMS
+        run_tile(matrix.kind, count, codes, 0, 0, 0, 1, matrix.columns, here, stride, out, _SUMS)
         token += count
 
 
 @kernel
-def _few_sums(matrix, source, tokens, tile, sums):
+def _few_sums(matrix, packed, tokens, tile, sums):
     count = tokens if tokens <= 4 else (6 if tokens <= 6 else 8)
     run_tile(
         matrix.kind,
@@ -133,7 +137,7 @@ def _few_sums(matrix, source, tokens, tile, sums):
         matrix.zero_step,
         matrix.blocks_per_scale,
         matrix.columns,
-        source.packed,
+        packed,
         matrix.columns // BLOCK * SLOTS_BLOCK,
         sums,
         _SUMS,
@@ -141,7 +145,7 @@ def _few_sums(matrix, source, tokens, tile, sums):
 
 
 @kernel
-def _many_sums(matrix, source, tokens, tile, sums, panel):
+def _many_sums(matrix, packed, tokens, tile, sums, panel):
     """Both regimes' work for two tiles and many tokens.  A last tile that is alone is taken twice."""
     blocks = matrix.columns // BLOCK
     groups = (tokens + SLOTS - 1) // SLOTS
@@ -172,7 +176,7 @@ def _many_sums(matrix, source, tokens, tile, sums, panel):
             0 if matrix.zero_step == 0 else 1,
             panel,
             count,
-            source.packed + first * SLOTS_BLOCK,
+            packed + first * SLOTS_BLOCK,
             blocks * SLOTS_BLOCK,
             groups,
             sums,
@@ -183,17 +187,17 @@ def _many_sums(matrix, source, tokens, tile, sums, panel):
 
 
 @kernel
-def _pair_sums(matrix, source, tokens, tile, sums, panel):
+def _pair_sums(matrix, x, packed, tokens, tile, sums, panel):
     """``sums`` (tokens, 2, 16) f32 of tiles ``tile`` and the next, if there is one, times their row scales."""
     rows = min(2, matrix.tiles - tile)
-    if matrix.kind == BF16 or matrix.kind == F32:
+    if is_float(matrix):
         for half in range(rows):
-            _float_sums(matrix, source, tokens, tile + half, sums + 64 * half)
+            _float_sums(matrix, x, tokens, tile + half, sums + 64 * half)
     elif tokens <= _FEW_TOKENS:
         for half in range(rows):
-            _few_sums(matrix, source, tokens, tile + half, sums + 64 * half)
+            _few_sums(matrix, packed, tokens, tile + half, sums + 64 * half)
     else:
-        _many_sums(matrix, source, tokens, tile, sums, panel)
+        _many_sums(matrix, packed, tokens, tile, sums, panel)
     if matrix.row_scales == 0:
         return
     for half in range(rows):
@@ -209,15 +213,16 @@ def pairs(matrix):
 
 
 @kernel
-def multiply_pairs(matrix, source, tokens, first, last, out, out_stride, accumulate, scratch):
-    """Rows ``32 * first .. 32 * last`` of ``source[:tokens] @ matrix.T``, with bias, into ``out`` (tokens, rows) f32.
+def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accumulate, scratch):
+    """Rows ``32 * first .. 32 * last`` of ``x @ matrix.T``, with bias, into ``out`` (tokens, rows) f32.
 
+    ``x`` (tokens, columns) f32 is read for float formats, ``packed`` for the others: see records.ACTIVATIONS.
     ``out_stride``: bytes from token to token.  ``accumulate``: add to what ``out`` holds (the residual stream).
     ``scratch``: address of records.matmul_scratch_bytes(tokens) bytes of this thread, on a cache line.
     """
     sums = scratch + PANEL_BLOCKS * PANEL_BLOCK
     for tile in range(2 * first, 2 * last, 2):
-        _pair_sums(matrix, source, tokens, tile, sums, scratch)
+        _pair_sums(matrix, x, packed, tokens, tile, sums, scratch)
         for half in range(min(2, matrix.tiles - tile)):
             column = (tile + half) * 64
             bias = simd.load_f32(matrix.bias + column) if matrix.bias != 0 else simd.splat(0.0)
@@ -232,17 +237,29 @@ def multiply_pairs(matrix, source, tokens, first, last, out, out_stride, accumul
 
 
 @kernel
-def activate_pairs(gate, up, source, tokens, first, last, target, scratch):
+def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep, scratch):
     """Columns ``32 * first .. 32 * last`` of SiLU(gate) * up into ``target``, quantised: a pair of tiles is one block.
 
-    ``gate`` and ``up`` are matrices without bias; ``scratch`` as for :func:`multiply_pairs`.
+    ``gate`` and ``up`` are matrices without bias.  ``keep``: leave the f32 values in ``target.x`` too, as a float
+    format needs them.  The rest as for :func:`multiply_pairs`.
     """
     gates = scratch + PANEL_BLOCKS * PANEL_BLOCK
     ups = gates + (max(tokens, GEMV_TOKENS) + SLOTS - 1) // SLOTS * SLOTS * _SUMS
     for pair in range(first, last):
-        _pair_sums(gate, source, tokens, 2 * pair, gates, scratch)
-        _pair_sums(up, source, tokens, 2 * pair, ups, scratch)
+        _pair_sums(gate, x, packed, tokens, 2 * pair, gates, scratch)
+        _pair_sums(up, x, packed, tokens, 2 * pair, ups, scratch)
         for token in range(tokens):
-            out = target.x + (token * target.columns + pair * BLOCK) * 4
-            elementwise.silu_multiply(gates + token * _SUMS, ups + token * _SUMS, out, BLOCK)
-            elementwise.quantise(out, elementwise.packed_slot(target, token) + pair * SLOTS_BLOCK, token, BLOCK)
+            row = gates + token * _SUMS
+            out = target.x + (token * target.columns + pair * BLOCK) * 4 if keep else row
+            elementwise.silu_multiply(row, ups + token * _SUMS, out, BLOCK)
+            elementwise.quantise(
+                out, elementwise.packed_slot(target.packed, target.columns, token) + pair * SLOTS_BLOCK, token, BLOCK
+            )
+
+
+@kernel
+def ask_for(matrix, pair):
+    """Prefetches the beginning of a pair of tiles."""
+    start = matrix.codes + 2 * pair * matrix.codes_step
+    for line in range(start, start + PREFETCH_AHEAD, 64):
+        simd.prefetch(line)

@@ -38,6 +38,7 @@ KV_KINDS = {"f32": KV_F32, "q8": KV_Q8}
 QUERIES = np.dtype([(name, np.int64) for name in ["row_capacity", "x", "x8", "scales", "offsets"]])
 
 GEMV_TOKENS = 8  # the most tokens whose codes are unpacked in registers; more meet a panel in the first-level cache
+NORMS_ALONE = 2  # up to so many rows are normed by every member for itself
 PANEL_BLOCKS = 16  # blocks of 32 columns in a panel
 PANEL_BLOCK = 2 * (16 * BLOCK + 64 + 64)  # bytes of a panel's block: codes, scales and zero points of two tiles
 SPLIT = 512  # positions that attention works on with one softmax

@@ -103,7 +103,7 @@ def _finish_row(state, cache, kv_head, row, total):
     token, head = row // group, kv_head * group + row % group
     out = target.x + token * target.columns * 4 + head * dim * 4
     attention.normalise(total, out, dim)
-    packed = elementwise.packed_slot(target, token) + head * dim // BLOCK * SLOTS_BLOCK
+    packed = elementwise.packed_slot(target.packed, target.columns, token) + head * dim // BLOCK * SLOTS_BLOCK
     elementwise.quantise(out, packed, token, dim)
 
 

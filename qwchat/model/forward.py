@@ -25,8 +25,9 @@ def forward(team, member, size, states, layers):
     for index in range(len(layers)):
         layer = layers[index]
         # Attention: x += o_proj(attention(norm(x)))
-        phases.norm_rows(team, member, state, layer.input_layernorm, 0)
-        barrier(team, member)
+        if not phases.norms_alone(state.tokens):
+            phases.norm_rows(team, member, state, layer.input_layernorm, 0)
+            barrier(team, member)
         phases.project_qkv(team, member, size, state, layer)
         barrier(team, member)
         attention_phases.rotate_and_store(team, member, state, layer)
@@ -36,20 +37,21 @@ def forward(team, member, size, states, layers):
         if state.tokens <= FEW_TOKENS:
             attention_phases.finish_attention(team, member, state, layer)
             barrier(team, member)
-        phases.project(team, member, size, state, layer.o_proj, state.attended, state.tokens, state.residual, True)
+        phases.project(team, member, size, state, layer.o_proj, state.attended, state.residual)
         barrier(team, member)
         # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
-        phases.norm_rows(team, member, state, layer.post_attention_layernorm, 0)
-        barrier(team, member)
+        if not phases.norms_alone(state.tokens):
+            phases.norm_rows(team, member, state, layer.post_attention_layernorm, 0)
+            barrier(team, member)
         phases.project_gate_up(team, member, size, state, layer)
         barrier(team, member)
-        phases.project(team, member, size, state, layer.down_proj, state.activated, state.tokens, state.residual, True)
+        phases.project(team, member, size, state, layer.down_proj, state.activated, state.residual)
         barrier(team, member)
     if state.logits_from < state.tokens:
-        wanted = state.tokens - state.logits_from
-        phases.norm_rows(team, member, state, state.norm, state.logits_from)
-        barrier(team, member)
-        phases.project(team, member, size, state, state.lm_head, state.normed, wanted, state.logits, False)
+        if not phases.norms_alone(state.tokens - state.logits_from):
+            phases.norm_rows(team, member, state, state.norm, state.logits_from)
+            barrier(team, member)
+        phases.project_logits(team, member, size, state)
         barrier(team, member)
 
 

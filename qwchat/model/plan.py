@@ -44,6 +44,8 @@ STATE = np.dtype(
         ("sin", ADDRESS),
         ("residual", ADDRESS),  # (tokens, hidden): the residual stream
         ("normed", ACTIVATIONS),  # (tokens, hidden)
+        ("own_normed", ADDRESS),  # for each thread: NORMS_ALONE rows, f32 and packed
+        ("own_normed_bytes", np.int64),
         ("query", ADDRESS),  # (tokens, num_heads * head_dim), before rotation
         ("queries", QUERIES),
         ("key", ADDRESS),  # (tokens, num_kv_heads * head_dim)

@@ -15,6 +15,7 @@ from qwchat.kernels.records import (
     ATTENTION_SCRATCH_BYTES,
     BLOCK,
     FEW_TOKENS,
+    NORMS_ALONE,
     PARTIAL_HEADER,
     ROWS,
     SLOTS,
@@ -114,6 +115,10 @@ class Qwen2:
             ("value", keys),
         ):
             state[name] = self._buffer(CHUNK, columns).ctypes.data
+        # The packed part is SLOTS_BLOCK / BLOCK bytes a column for up to SLOTS rows.
+        own = config.hidden_size * (NORMS_ALONE * 4 + SLOTS_BLOCK // BLOCK)
+        own_normed = self._buffer(threads, own // 4)
+        state["own_normed"], state["own_normed_bytes"] = own_normed.ctypes.data, own_normed.strides[0]
         self._logits = self._buffer(1, config.vocab_size)
         self._fill_attention_space(state, threads)
 

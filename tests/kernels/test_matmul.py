@@ -19,8 +19,9 @@ from tests.kernels.packed import KINDS, Folder, random_packed, vector
 
 @kernel
 def _run(matrices, sources, tokens, out, accumulate, scratch):  # type: ignore[no-untyped-def]
-    matrix = matrices[0]
-    multiply_pairs(matrix, sources[0], tokens, 0, pairs(matrix), out, matrix.tiles * 64, accumulate, scratch)
+    matrix, source = matrices[0], sources[0]
+    end, stride = pairs(matrix), matrix.tiles * 64
+    multiply_pairs(matrix, source.x, source.packed, tokens, 0, end, out, stride, accumulate, scratch)
 
 
 def activations(x: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
@@ -80,8 +81,9 @@ def test_a_token_does_not_depend_on_its_neighbours(kind: tuple[str, int, bool]) 
 
 
 @kernel
-def _activate(gates, ups, sources, tokens, targets, scratch):  # type: ignore[no-untyped-def]
-    activate_pairs(gates[0], ups[0], sources[0], tokens, 0, pairs(gates[0]), targets[0], scratch)
+def _activate(gates, ups, sources, tokens, targets, keep, scratch):  # type: ignore[no-untyped-def]
+    source, end = sources[0], pairs(gates[0])
+    activate_pairs(gates[0], ups[0], source.x, source.packed, tokens, 0, end, targets[0], keep, scratch)
 
 
 @pytest.mark.parametrize("kinds", [(KINDS[0], KINDS[1]), (KINDS[7], KINDS[3])], ids=str)
@@ -98,9 +100,12 @@ def test_gate_and_up_are_activated_and_quantised(kinds: tuple[tuple[str, int, bo
     sources, alive = activations(x)
     weights = Weights(Folder(gate=gate, up=up))
     scratch, memory = scratch_for(tokens)
-    _activate(weights.matrix("gate").reshape(1), weights.matrix("up").reshape(1), sources, tokens, target, scratch)
-    assert np.array_equal(out, expected)
-    assert np.array_equal(packed, reference.packed_activations(expected))
+    matrices = weights.matrix("gate").reshape(1), weights.matrix("up").reshape(1)
+    for keep in (False, True):
+        packed[:] = 0
+        _activate(*matrices, sources, tokens, target, keep, scratch)
+        assert np.array_equal(out, expected if keep else np.zeros_like(expected))
+        assert np.array_equal(packed, reference.packed_activations(expected))
     assert alive
     assert len(memory)
 
