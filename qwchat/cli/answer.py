@@ -15,7 +15,7 @@ from qwchat.chat.view.status import PrefillStatus
 from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ReplyOptions
-from qwchat.cli.prepare import announce_compiling, prepare
+from qwchat.cli.prepare import compile_once, prepare
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_file, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
@@ -62,7 +62,7 @@ def question(options: ReplyOptions) -> str:
 def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
     """Find the model, convert it if it is a checkpoint, and load it."""
     located = prepare(options.model, streams, options.threads)
-    announce_compiling(services, streams)
+    compile_once(services, streams)
     model = services.load(
         located.path, threads=options.threads, context=options.ctx, device=options.device, kv=options.kv
     )

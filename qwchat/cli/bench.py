@@ -16,7 +16,7 @@ from qwchat.chat.view.progress import data_size
 from qwchat.chat.view.table import table
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import BenchOptions
-from qwchat.cli.prepare import announce_compiling, prepare
+from qwchat.cli.prepare import compile_once, prepare
 from qwchat.cli.report import Facts, dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
@@ -64,7 +64,7 @@ def run(options: BenchOptions, services: Services) -> int:
     options.check()
     streams = Streams(quiet=options.quiet)
     located = prepare(options.model, streams, options.threads)
-    announce_compiling(services, streams)
+    compile_once(services, streams)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
     with services.load(located.path, threads=options.threads, context=context, kv=options.kv) as model:
         threads = model.engine.threads

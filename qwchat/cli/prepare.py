@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from qwchat import models_folder
+from qwchat.chat.view.status import CompilingStatus
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
@@ -34,10 +35,14 @@ def prepare(model: str | None, streams: Streams, threads: int | None = None) -> 
     return Located(found.destination.name, found.destination, converted=True, embedded=found.embedded)
 
 
-def announce_compiling(services: Services, streams: Streams) -> None:
-    """Say why the first model ever loaded takes its time."""
-    if not services.compiled():
-        streams.screen.notice("compiling the kernels for this processor, once; this takes up to a minute")
+def compile_once(services: Services, streams: Streams) -> None:
+    """Compile the kernels, with progress, before the first model ever is loaded."""
+    if services.compiled():
+        return
+    if services.damaged():
+        streams.screen.notice("the compiled kernels in the cache are damaged and are made again")
+    with CompilingStatus(streams.screen, rewritable=streams.rewritable) as status:
+        services.compile(status.update)
 
 
 def _reason_to_convert(found: Located, fingerprint: str) -> str | None:

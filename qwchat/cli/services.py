@@ -21,10 +21,24 @@ def load_model(
 
 
 def kernels_are_compiled() -> bool:
-    """Whether loading a model will find its kernels compiled, or will first have to compile them."""
-    from qwchat.kernels.jit import is_compiled
+    """Whether loading a model will find its kernels compiled."""
+    from qwchat.model.program import is_compiled
 
-    return bool(is_compiled())
+    return is_compiled()
+
+
+def compile_kernels(progress: Callable[[int, int, str], None]) -> None:
+    """Compile the kernels and keep them; ``progress`` is told how many are done, of how many, and what comes now."""
+    from qwchat.model.program import load_program
+
+    load_program(progress)
+
+
+def kernels_are_damaged() -> bool:
+    """Whether there are compiled kernels that must not be used."""
+    from qwchat.kernels.objects import is_damaged
+
+    return is_damaged()
 
 
 def measure_bandwidth(threads: int) -> float:
@@ -47,5 +61,7 @@ class Services:
 
     load: Callable[..., Model] = load_model
     compiled: Callable[[], bool] = kernels_are_compiled
+    damaged: Callable[[], bool] = kernels_are_damaged
+    compile: Callable[[Callable[[int, int, str], None]], None] = compile_kernels
     bandwidth: Callable[[int], float] = measure_bandwidth
     int8_peak: Callable[[int], float] = measure_int8_peak

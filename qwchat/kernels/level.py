@@ -50,6 +50,14 @@ def host_features() -> dict[str, bool]:
 
 
 @cache
+def host_cpu() -> str:
+    """LLVM's name of the processor."""
+    import llvmlite.binding as llvm
+
+    return str(llvm.get_host_cpu_name())
+
+
+@cache
 def supported_levels() -> tuple[str, ...]:
     """The levels that this machine can run, the fastest first."""
     features = host_features()

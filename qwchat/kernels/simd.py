@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
@@ -355,6 +356,12 @@ def operation(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit)
 
 
 _address = types.int64
+
+
+def record_at(dtype: np.dtype[Any]) -> Any:
+    """The operation that reads an address as a record of ``dtype``, which to Numba is a pointer to its bytes."""
+    pointer = ir.ArrayType(I8, dtype.itemsize).as_pointer()
+    return operation(from_dtype(dtype), (_address,), lambda builder, address: builder.inttoptr(address, pointer))
 
 
 def _ordered(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:

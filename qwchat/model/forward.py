@@ -6,24 +6,31 @@ Between two barriers the members of the team share a phase; see :mod:`qwchat.mod
 
 from __future__ import annotations
 
-import numba
+from numba import types
 
-from qwchat.kernels.jit import is_compiled, kernel, mark_compiled
+from qwchat.kernels.jit import entry, standalone
 from qwchat.kernels.records import FEW_TOKENS
+from qwchat.kernels.simd import record_at
 from qwchat.kernels.team import announce_end, await_step, barrier, begin_step, end_step, rouse
-from qwchat.kernels.threads import RUN, Program
+from qwchat.kernels.threads import RUN
 from qwchat.model import attention_phases, phases
 from qwchat.model.plan import LAYER, STATE
 
+_state_at, _layer_at = record_at(STATE), record_at(LAYER)
+_LAYER_BYTES = LAYER.itemsize
 
-@kernel
-def forward(team, member, size, states, layers):
-    """Runs ``states[0].tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``."""
-    state = states[0]
+
+@standalone(types.void(*[types.int64] * 6))
+def forward(team, member, size, states, layers, count):
+    """Runs ``state.tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``.
+
+    ``states``, ``layers``: addresses of one STATE and of ``count`` LAYER records.
+    """
+    state = _state_at(states)
     phases.embed_tokens(team, member, state)
     barrier(team, member)
-    for index in range(len(layers)):
-        layer = layers[index]
+    for index in range(count):
+        layer = _layer_at(layers + index * _LAYER_BYTES)
         # Attention: x += o_proj(attention(norm(x)))
         if not phases.norms_alone(state.tokens):
             phases.norm_rows(team, member, state, layer.input_layernorm, 0)
@@ -55,29 +62,23 @@ def forward(team, member, size, states, layers):
         barrier(team, member)
 
 
-@kernel
-def lead(team, size, states, layers):
+@standalone(types.void(*[types.int64] * 5))
+def lead(team, size, states, layers, count):
     """One step as member 0."""
     begin_step(team)
-    forward(team, 0, size, states, layers)
+    forward(team, 0, size, states, layers, count)
     end_step(team)
 
 
-@kernel
-def serve(team, member, size, states, layers):
+@standalone(types.int64(*[types.int64] * 6))
+def serve(team, member, size, states, layers, count):
     """Takes part in steps until there is none for a while (PARK) or never again (STOP)."""
     while True:
         outcome = await_step(team, member)
         if outcome != RUN:
             return outcome
-        forward(team, member, size, states, layers)
+        forward(team, member, size, states, layers, count)
 
 
-def program() -> Program:
-    """The compiled forward pass; it takes the arrays of STATE and LAYER records as its arguments."""
-    if not is_compiled():
-        records = tuple(numba.from_dtype(dtype)[::1] for dtype in (STATE, LAYER))
-        lead.compile((numba.int64, numba.int64, *records))
-        serve.compile((numba.int64, numba.int64, numba.int64, *records))
-        mark_compiled()
-    return Program(lead, serve, rouse, announce_end)
+entry(rouse, types.int64(*[types.int64] * 3))
+entry(announce_end, types.void(types.int64))

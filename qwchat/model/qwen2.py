@@ -26,8 +26,8 @@ from qwchat.kernels.records import (
 )
 from qwchat.kernels.threads import Team
 from qwchat.model.cache import KVCache, choose_kind
-from qwchat.model.forward import program
 from qwchat.model.plan import LAYER, STATE
+from qwchat.model.program import load_program
 from qwchat.model.weights import TensorSource, Weights
 from qwchat.rope import rope_tables
 
@@ -58,7 +58,8 @@ class Qwen2:
                 "no memory is left for the model's cache and work space: ask for a smaller context with --ctx"
             ) from error
         self._decode_threads = DecodeThreads(threads)
-        self._team = Team(threads, program(), (self._states, self._layers))
+        records = (self._states.ctypes.data, self._layers.ctypes.data, len(self._layers))
+        self._team = Team(threads, load_program(), records)
 
     @property
     def threads(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qwchat.errors import UsageError
-from qwchat.kernels import jit, level
+from qwchat.kernels import level, objects
 from tests.kernels import emulated_neon
 from tests.kernels.packed import KINDS, random_packed
 from tests.kernels.test_matmul import multiply
@@ -67,10 +67,10 @@ def test_a_level_that_cannot_run_is_refused(value: str, message: str, monkeypatc
 
 
 def test_the_cache_is_keyed_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = jit.cache_folder()
+    here = objects.cache_key()
     other = next(name for name in level.LEVELS if name != level.current_level())
-    monkeypatch.setattr(jit, "current_level", lambda: other)
-    assert jit.cache_folder.__wrapped__() != here
+    monkeypatch.setattr(objects, "current_level", lambda: other)
+    assert objects.cache_key.__wrapped__() != here
 
 
 ALDER_LAKE = {"avx2": True, "fma": True, "f16c": True, "avxvnni": True, "avx512f": False}

@@ -1,10 +1,12 @@
-"""A line on standard error that is drawn over and leaves nothing behind: how far the prompt has been read."""
+"""Lines on standard error that are drawn over and leave nothing behind: how far something has come."""
 
 from __future__ import annotations
 
 import time
+from types import TracebackType
 from typing import TextIO
 
+from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.terminal import DIM, Look
 from qwchat.events import Prefilled
 
@@ -49,3 +51,36 @@ class PrefillStatus:
             self._shown = False
             self._stream.write(_ERASE)
             self._stream.flush()
+
+
+class CompilingStatus:
+    """Shows ``compiling the kernels for this processor, once: 3 of 7, forward``, for the time it is entered.
+
+    A stream that cannot draw over a line gets one plain line; a quiet screen shows nothing.
+    """
+
+    def __init__(self, screen: Screen, *, rewritable: bool) -> None:
+        self._screen, self._rewritable = screen, rewritable
+        self._shown = False
+
+    def __enter__(self) -> CompilingStatus:
+        if not self._rewritable:
+            self._screen.notice("compiling the kernels for this processor, once; this takes some ten seconds")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown:
+            self._write(_ERASE)
+
+    def update(self, done: int, total: int, name: str) -> None:
+        """``done`` of ``total`` kernels are compiled, ``name`` comes now."""
+        if self._rewritable:
+            self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
+            line = f"compiling the kernels for this processor, once: {done + 1} of {total}, {name}"
+            self._write(_ERASE + self._screen.look.styled(line, DIM))
+
+    def _write(self, text: str) -> None:
+        self._screen.stream.write(text)
+        self._screen.stream.flush()
