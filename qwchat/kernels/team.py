@@ -6,8 +6,8 @@ last item opens the next.  Nobody waits for members, only for items: one that ca
 its core to somebody else, finds the ticket further on and skips to it.
 
 Only a member that loses its core in the middle of an item delays the others, by a time slice of some milliseconds.
-On a core that another process wants this would happen again and again, so such a member naps for a while and leaves
-the work to the others.
+On a core that another process wants this happens again and again; where it costs more than the member gives, it naps
+for a while and leaves the work to the others.
 
 Between steps a member spins, then yields, then parks in Python, where it costs nothing.
 
@@ -41,16 +41,17 @@ _NEXT_PHASE, _NEXT_STEP = 1 << 24, 1 << 40
 _NO_PHASE = _NEXT_STEP - _NEXT_PHASE
 
 # A member's own fields; the others look at the first alone.
-_STATE, _SEEN, _PHASE, _HOLDS, _TAKEN, _IDLE_SINCE, _PATIENT = range(0, 56, 8)
-_MARK_WALL, _MARK_PROCESSOR, _MARK_PREEMPTIONS, NAP, _WOKEN = range(64, 104, 8)
-_CLOCK = 104
+_STATE, _SEEN, _PHASE, _TAKEN, _PASSED, _IDLE_SINCE, _PATIENT = range(0, 56, 8)
+_MARK_WALL, _MARK_PROCESSOR, _MARK_PREEMPTIONS, _SPAN, _MISSED, _PREEMPTED, NAP, _WOKEN = range(64, 128, 8)
+_CLOCK = 128
 _WORKING, _PARKED = 0, 1  # a member's state
 _NO, _LEADER_IS, _SOMEBODY_NAPS = 0, 1, 2  # crowded?
 
 _SPINS_BEFORE_YIELD = 1_000
 _PATIENCE = 2_000_000  # ns; sampling and showing a token take less
 _IMPATIENCE = 50_000  # ns, for those who had to park last time
-_LONG_ITEM = 1_000_000  # ns; shorter than a time slice, so that a lost one shows
+_LONG_PHASE = 1_000_000  # ns; shorter than a time slice, so that a lost one shows
+_WINDOW = 15_000_000  # ns; some time slices
 _FIRST_NAP, _LONGEST_NAP = 20_000_000, 160_000_000  # ns; doubled while the core stays crowded
 _NAP_PIECE = 5_000  # us
 
@@ -86,15 +87,33 @@ def _nap(team, own):
     _mark(own)
 
 
+@inlined
+def is_crowded(span, missed, active):
+    """Whether a member that was kept from its core for ``missed`` of ``span`` (ns) costs the team more than it gives.
+
+    All wait for it meanwhile, so ``active`` members work at ``active * (1 - missed / span)`` times the speed of one;
+    without it they are one fewer.  Somewhat less is asked for: memory has enough to do with fewer.
+    """
+    return missed > _LONG_PHASE and 10 * missed * active > 7 * span
+
+
 @kernel
-def _look_for_crowd(team, member):
-    """After a long item: were we kept from a processor?  Waiting for a page of a mapped file does not count."""
+def _account(team, member):
+    """Adds what has passed since the last mark; after a window of it naps, or asks for a nap, where it is crowded."""
     own = _own(team, member)
     wall, processor = read_own(own + _MARK_WALL), read_own(own + _MARK_PROCESSOR)
     preempted = read_own(own + _MARK_PREEMPTIONS)
     _mark(own)
-    missed = (read_own(own + _MARK_WALL) - wall) - (read_own(own + _MARK_PROCESSOR) - processor)
-    if missed > _LONG_ITEM and read_own(own + _MARK_PREEMPTIONS) != preempted:
+    passed = read_own(own + _MARK_WALL) - wall
+    span = read_own(own + _SPAN) + passed
+    missed = read_own(own + _MISSED) + passed - (read_own(own + _MARK_PROCESSOR) - processor)
+    # Waiting for a page of a mapped file is not counted as a preemption.
+    preempted = read_own(own + _PREEMPTED) + read_own(own + _MARK_PREEMPTIONS) - preempted
+    full = span >= _WINDOW
+    write_own(own + _SPAN, 0 if full else span)
+    write_own(own + _MISSED, 0 if full else missed)
+    write_own(own + _PREEMPTED, 0 if full else preempted)
+    if full and preempted > 0 and is_crowded(span, missed, atomic_load(team + _ACTIVE)):
         if member != 0:
             _nap(team, own)
         elif atomic_load(team + _ACTIVE) > 1:
@@ -104,35 +123,27 @@ def _look_for_crowd(team, member):
 
 @inlined
 def take(team, member, items):
-    """The next of this phase's ``items`` that nobody else gets, or -1 if there is none; it completes the one before.
+    """The next of this phase's ``items`` that nobody else gets, or -1 if there is none.
 
-    Call it until it returns -1.  ``items`` must be the same for all members, at least 1 and below 2**24.
+    Call it until it returns -1: that reports the items taken as done.  ``items`` must be the same for all members, at
+    least 1 and below 2**24.
     """
     own = _own(team, member)
     phase = read_own(own + _PHASE)
-    now = wall_time(own + _CLOCK)
-    if read_own(own + _HOLDS) != 0:
-        write_own(own + _HOLDS, 0)
-        if atomic_add(team + _COMPLETED, 1) == items - 1:
-            atomic_store(team + _COMPLETED, 0)
-            atomic_store(team + _TICKET, phase + _NEXT_PHASE)
-        if now - read_own(own + _TAKEN) > _LONG_ITEM:
-            _look_for_crowd(team, member)
-            now = wall_time(own + _CLOCK)
-    asked = member != 0 and atomic_load(team + _CROWDED) == _LEADER_IS
-    if asked and exchange_if(team + _CROWDED, _LEADER_IS, _SOMEBODY_NAPS):
-        _nap(team, own)
-        atomic_store(team + _CROWDED, _NO)
-        now = wall_time(own + _CLOCK)
+    taken = read_own(own + _TAKEN)
     while True:
         ticket = atomic_load(team + _TICKET)
         item = ticket - phase
         if item < 0 or item >= items:
-            return -1
+            break
         if exchange_if(team + _TICKET, ticket, ticket + 1):
-            write_own(own + _HOLDS, 1)
-            write_own(own + _TAKEN, now)
+            write_own(own + _TAKEN, taken + 1)
             return item
+    write_own(own + _TAKEN, 0)
+    if taken > 0 and atomic_add(team + _COMPLETED, taken) + taken == items:
+        atomic_store(team + _COMPLETED, 0)
+        atomic_store(team + _TICKET, phase + _NEXT_PHASE)
+    return -1
 
 
 @inlined
@@ -147,6 +158,14 @@ def barrier(team, member):
         if spins > _SPINS_BEFORE_YIELD:
             yield_processor()
     write_own(own + _PHASE, phase + _NEXT_PHASE)
+    now = wall_time(own + _CLOCK)
+    if now - read_own(own + _PASSED) > _LONG_PHASE:
+        _account(team, member)
+    asked = member != 0 and atomic_load(team + _CROWDED) == _LEADER_IS
+    if asked and exchange_if(team + _CROWDED, _LEADER_IS, _SOMEBODY_NAPS):
+        _nap(team, own)
+        atomic_store(team + _CROWDED, _NO)
+    write_own(own + _PASSED, now)
 
 
 @inlined
@@ -154,6 +173,7 @@ def _enter(own, step):
     write_own(own + _SEEN, step)
     write_own(own + _PHASE, step * _NEXT_STEP)
     _mark(own)
+    write_own(own + _PASSED, read_own(own + _MARK_WALL))
 
 
 @kernel
@@ -162,6 +182,8 @@ def await_step(team, member):
     own = _own(team, member)
     clock = own + _CLOCK
     seen = read_own(own + _SEEN)
+    if seen != 0 and read_own(own + _IDLE_SINCE) == 0:
+        _account(team, member)
     start = wall_time(clock)
     if read_own(own + _IDLE_SINCE) == 0:
         write_own(own + _IDLE_SINCE, start)
@@ -220,6 +242,7 @@ def begin_step(team):
 def end_step(team):
     """Closes the step: a member that is still on its way through it must not meet the next one's state."""
     atomic_store(team + _TICKET, atomic_load(team + _STEP) * _NEXT_STEP + _NO_PHASE)
+    _account(team, 0)
 
 
 @kernel

@@ -1,6 +1,8 @@
 """The phases of the forward pass: each is run by all members of the team, between two barriers.
 
-Work is taken in small pieces from the team's ticket.  ``state`` is a plan.STATE record, ``layer`` a plan.LAYER.
+Work is taken in small pieces from the team's ticket.  Nobody waits for a member that holds none: to him the phase may
+be over, and the next step may be changing the state, so without a piece he writes nothing but what is his own.
+``state`` is a plan.STATE record, ``layer`` a plan.LAYER.
 """
 
 from __future__ import annotations
@@ -111,6 +113,8 @@ def project_qkv(team, member, size, state, layer):
     items = v + pairs(layer.v_proj)
     pieces = _pieces(items, size)
     lo, hi = _share(team, member, size, items, pieces)
+    if lo == items:
+        return
     ask_for(layer.q_proj, lo)
     x, packed = _normed(member, state, layer.input_layernorm, tokens, 0)
     while lo < items:
@@ -141,6 +145,8 @@ def project_gate_up(team, member, size, state, layer):
     items = pairs(gate)
     pieces = _pieces(items, size)
     lo, hi = _share(team, member, size, items, pieces)
+    if lo == items:
+        return
     ask_for(gate, lo)
     ask_for(up, lo)
     x, packed = _normed(member, state, layer.post_attention_layernorm, tokens, 0)
@@ -157,6 +163,8 @@ def project_logits(team, member, size, state):
     items = pairs(matrix)
     pieces = _pieces(items, size)
     lo, hi = _share(team, member, size, items, pieces)
+    if lo == items:
+        return
     ask_for(matrix, lo)
     x, packed = _normed(member, state, state.norm, tokens, state.logits_from)
     while lo < items:

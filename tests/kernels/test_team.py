@@ -21,6 +21,7 @@ from qwchat.kernels.team import (
     barrier,
     begin_step,
     end_step,
+    is_crowded,
     next_nap,
     rouse,
     take,
@@ -178,6 +179,19 @@ def test_naps_grow_while_the_core_stays_crowded() -> None:
         lengths.append(_next_nap(lengths[-1], 8 * millisecond))
     assert lengths[1:] == [20 * millisecond, 40 * millisecond, 80 * millisecond, 160 * millisecond, 160 * millisecond]
     assert _next_nap(160 * millisecond, 161 * millisecond) == 20 * millisecond
+
+
+def test_a_member_naps_when_it_costs_more_than_it_gives() -> None:
+    millisecond = 1_000_000
+    assert _is_crowded(15 * millisecond, 7 * millisecond, 2)
+    assert not _is_crowded(15 * millisecond, 4 * millisecond, 2)
+    assert _is_crowded(15 * millisecond, 4 * millisecond, 4)
+    assert not _is_crowded(15 * millisecond, millisecond, 64)  # a hiccup
+
+
+@kernel
+def _is_crowded(span, missed, active):  # type: ignore[no-untyped-def]
+    return is_crowded(span, missed, active)
 
 
 @kernel
