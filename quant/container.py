@@ -21,8 +21,11 @@ config.json before a single weight is looked at. It reads no weights; `ModelFold
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,8 @@ FORMAT_VERSION = 1
 ALIGNMENT = 64
 MAX_MANIFEST_BYTES = 16 << 20
 _HASH_PIECE = 4 << 20
+_POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14 and later
+_POPULATE_PIECE = 16 << 20  # in between, the process may change its address space again
 
 
 class ModelFolder:
@@ -90,6 +95,16 @@ class ModelFolder:
             parts[part_name] = piece.view(np.dtype(part["dtype"])).reshape(part["shape"])
         return PackedTensor(entry["format"], tuple(entry["shape"]), entry["group_size"], parts)
 
+    def prefetch(self) -> threading.Thread:
+        """Maps the pages of weights.bin in the background, as far as the system can; returns the thread that does it.
+
+        Otherwise each page is a fault on the way of the first token; all together they cost more than the token.
+        Raises ContainerError if the file cannot be mapped.
+        """
+        thread = threading.Thread(target=_populate, args=(self._mapped(),), name="weights", daemon=True)
+        thread.start()
+        return thread
+
     def verify(self) -> Iterator[tuple[str, bool]]:
         """Recompute every checksum; yields (tensor or file name, whether it is intact)."""
         weights = self._mapped()
@@ -123,6 +138,18 @@ class ModelFolder:
             if self._weights.size != self.total_bytes:
                 raise ContainerError(f"{self.path / WEIGHTS_NAME} changed its size; convert the model again")
         return self._weights
+
+
+def _populate(weights: NDArray[np.uint8]) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    start = int(weights.ctypes.data)
+    for offset in range(0, weights.size, _POPULATE_PIECE):
+        # Advice: where it is not taken, pages come when they are first read.
+        if madvise(start + offset, min(_POPULATE_PIECE, weights.size - offset), _POPULATE_READ) != 0:
+            return
 
 
 def is_model_folder(path: str | Path) -> bool:

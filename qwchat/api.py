@@ -51,6 +51,7 @@ def load(
     it is damaged, and the errors of :class:`Engine` and :class:`Tokenizer`.
     """
     folder = open_model(_converted(str(model)))
+    folder.prefetch()
     return Model(folder, Engine(folder, threads=threads, context=context, device=device, kv=kv))
 
 

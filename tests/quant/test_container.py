@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quant import convert, formats
+from quant import container, convert, formats
 from quant.checkpoint import Checkpoint
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, is_model_folder, open_model
 from quant.errors import ContainerError
@@ -226,3 +226,31 @@ def test_no_manifest_breaks_the_reader(model: Path, made: Path, data: st.DataObj
         for name in folder.names:
             formats.dequantise(folder.tensor(name))
         assert len(list(folder.verify())) == len(folder.names) + len(folder.manifest["files"])
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file that this process can read without a page fault."""
+    total, here = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            here = line.endswith(str(path))
+        elif here and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for pages")
+def test_prefetch_maps_every_page(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "_POPULATE_PIECE", 8192)
+    folder = open_model(model)
+    assert resident(model / WEIGHTS_NAME) == 0
+    folder.prefetch().join()
+    assert resident(model / WEIGHTS_NAME) >= folder.total_bytes
+    assert all(intact for _, intact in folder.verify())
+
+
+def test_a_system_without_prefetch_is_no_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "_POPULATE_READ", 9999)
+    folder = open_model(model)
+    folder.prefetch().join()
+    assert all(intact for _, intact in folder.verify())
