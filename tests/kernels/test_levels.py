@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numba import types
+from numpy.typing import NDArray
 
 from qwchat.errors import UsageError
-from qwchat.kernels import level, objects
+from qwchat.kernels import level, objects, simd
+from qwchat.kernels.jit import kernel
 from tests.kernels import emulated_neon
 from tests.kernels.packed import KINDS, random_packed
 from tests.kernels.test_matmul import multiply
@@ -21,10 +25,46 @@ ROOT = Path(__file__).resolve().parents[2]
 PRINT_DIGEST = "from tests.kernels.test_levels import digest; print(digest())"
 
 
+def _emit_products(builder: Any, out: Any, unsigned: Any, signed: Any) -> None:
+    operands = [simd.emit_load(builder, address, simd.V64B) for address in (unsigned, signed)]
+    total = simd.emit_load(builder, out, simd.V16I)
+    simd.emit_store(builder, out, simd.emit_dot(builder, total, *operands))
+    offset = simd.dot_offset(255)
+    weights = simd.emit_offset(builder, operands[0], offset)
+    beyond = builder.add(out, simd.I64(64))
+    total = simd.emit_offset_dot(builder, simd.emit_load(builder, beyond, simd.V16I), weights, operands[1])
+    missing = simd.emit_dot(builder, simd.constant(simd.V16I, 0), simd.constant(simd.V64B, offset), operands[1])
+    simd.emit_store(builder, beyond, builder.add(total, missing))
+
+
+_products = simd.operation(types.void, (types.int64,) * 3, _emit_products)
+
+
+@kernel
+def _run_products(out, unsigned, signed):  # type: ignore[no-untyped-def]
+    _products(out, unsigned, signed)
+
+
+def products(rng: np.random.Generator) -> NDArray[np.int32]:
+    """Both dot products of 64 bytes, checked against NumPy: the extremes among random ones."""
+    results = []
+    for weights in ((0, 255), (0, 2), (254, 256), (127, 130), (0, 256)):
+        for values in ((-127, -126), (127, 128), (-127, 128)):
+            unsigned = rng.integers(*weights, 64).astype(np.uint8)
+            signed = rng.integers(*values, 64).astype(np.int8)
+            start = rng.integers(-(2**20), 2**20, (2, 16)).astype(np.int32)
+            found = start.copy()
+            _run_products(found.ctypes.data, unsigned.ctypes.data, signed.ctypes.data)
+            sums = (unsigned.astype(np.int32) * signed).reshape(16, 4).sum(1)
+            assert np.array_equal(found, start + sums), (level.current_level(), weights, values)
+            results.append(found)
+    return np.concatenate(results)
+
+
 def digest() -> str:
-    """A hash of the results of every format for 1 to 15 tokens, to the last bit."""
+    """A hash of the results of every format for 1 to 15 tokens, and of bare dot products, to the last bit."""
     rng = np.random.default_rng(11)
-    total = hashlib.sha256()
+    total = hashlib.sha256(products(rng).tobytes())
     for kind in KINDS:
         packed = random_packed(kind, 48, 256, rng)
         x = rng.standard_normal((15, 256)).astype(np.float32)
