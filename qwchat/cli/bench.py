@@ -39,6 +39,14 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What runs the model: threads, and the SIMD level of the kernels."""
+
+    threads: int
+    simd: str
+
+
+@dataclass(frozen=True)
 class Measured:
     """One kind of work: tokens per second in every round, their median, and its share of the limit."""
 
@@ -72,12 +80,13 @@ def run(options: BenchOptions, services: Services) -> int:
         prefill, decode = _measure(model, options)
         work = work_of(model.folder)
         facts = Facts.of(located, model)
+    machine = Machine(threads, services.simd())
     read = _measured(options.prompt_tokens, prefill, work.operations_per_token, peak)
     written = _measured(options.new_tokens, decode, work.bytes_per_token, bandwidth)
     if options.json:
-        streams.write(dumps(_as_data(options, facts, threads, read, written)) + "\n")
+        streams.write(dumps(_as_data(options, facts, machine, read, written)) + "\n")
     else:
-        streams.write(_as_text(options, facts, threads, read, written) + "\n")
+        streams.write(_as_text(options, facts, machine, read, written) + "\n")
     return ExitCode.OK
 
 
@@ -141,7 +150,7 @@ def _measured(tokens: int, rates: list[float], work_per_token: int, limit: float
     return Measured(tokens, tuple(rates), statistics.median(rates) * work_per_token, limit, work_per_token)
 
 
-def _as_text(options: BenchOptions, facts: Facts, threads: int, read: Measured, written: Measured) -> str:
+def _as_text(options: BenchOptions, facts: Facts, machine: Machine, read: Measured, written: Measured) -> str:
     rows = [
         _row(
             "prefill",
@@ -160,7 +169,9 @@ def _as_text(options: BenchOptions, facts: Facts, threads: int, read: Measured, 
     ]
     size = f"{facts.bits_per_weight:.2f} bits per weight"
     guesses = ", with speculation" if options.speculate else ""
-    title = f"{facts.name}: {size}, {threads} threads, median of {options.rounds} rounds{guesses}"
+    title = (
+        f"{facts.name}: {size}, {machine.threads} threads, {machine.simd}, median of {options.rounds} rounds{guesses}"
+    )
     heads = ("", "tokens", "depth", "tok/s", "lowest", "highest", "rate", "share", "of")
     return f"{title}\n\n{table(heads, rows, right=(1, 2, 3, 4, 5, 6, 7))}"
 
@@ -182,10 +193,13 @@ def _bandwidth(bytes_per_second: float) -> str:
     return f"{data_size(bytes_per_second)}/s"
 
 
-def _as_data(options: BenchOptions, facts: Facts, threads: int, read: Measured, written: Measured) -> dict[str, object]:
+def _as_data(
+    options: BenchOptions, facts: Facts, machine: Machine, read: Measured, written: Measured
+) -> dict[str, object]:
     return {
         "model": asdict(facts),
-        "threads": threads,
+        "threads": machine.threads,
+        "simd": machine.simd,
         "rounds": options.rounds,
         "depth": options.depth,
         "speculate": options.speculate,

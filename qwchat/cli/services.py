@@ -55,6 +55,13 @@ def measure_int8_peak(threads: int) -> float:
     return float(int8_peak(threads))
 
 
+def simd_level() -> str:
+    """The SIMD level that the kernels are compiled for."""
+    from qwchat.kernels.level import current_level
+
+    return current_level()
+
+
 @dataclass(frozen=True)
 class Services:
     """The engine and the probes of the machine."""
@@ -65,3 +72,4 @@ class Services:
     compile: Callable[[Callable[[int, int, str], None]], None] = compile_kernels
     bandwidth: Callable[[int], float] = measure_bandwidth
     int8_peak: Callable[[int], float] = measure_int8_peak
+    simd: Callable[[], str] = simd_level

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -38,20 +39,21 @@ def _read(start, size, rounds):
 
 @intrinsic
 def _dots(typing, rounds, seed):
-    """``rounds`` times one dot product on each of the chains; the sum of all, so that none is dropped."""
+    """``rounds`` times one dot product of a register on each of the chains; the sum of all, so that none is dropped."""
 
     def generate(context, builder, signature, values):
         rounds, seed = values
-        lanes = simd.emit_splat(builder, builder.trunc(seed, simd.I32))
-        operand = builder.bitcast(lanes, simd.V64B)
-        slots = [cgutils.alloca_once(builder, simd.V16I) for _ in range(_CHAINS)]
+        start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), simd.lanes())
+        line = ir.VectorType(simd.I8, 4 * simd.lanes())
+        operand = builder.bitcast(start, line)
+        slots = [cgutils.alloca_once(builder, start.type) for _ in range(_CHAINS)]
         for slot in slots:
-            builder.store(lanes, slot)
+            builder.store(start, slot)
         with cgutils.for_range(builder, rounds):
             for slot in slots:
                 # The chain's own value is an operand, so that the compiler cannot merge the chains.
-                mixed = builder.bitcast(builder.load(slot), simd.V64B)
-                builder.store(simd.emit_dot(builder, builder.load(slot), operand, mixed), slot)
+                mixed = builder.bitcast(builder.load(slot), line)
+                builder.store(simd.emit_offset_dot(builder, builder.load(slot), operand, mixed), slot)
         total = builder.load(slots[0])
         for slot in slots[1:]:
             total = builder.add(total, builder.load(slot))
@@ -93,4 +95,4 @@ def int8_peak(threads: int) -> float:
     """Operations per second (a multiplication and an addition are two) of int8 dot products in registers."""
     _multiply(1, 3)
     seconds = _together(threads, lambda member: _multiply(_ROUNDS, 3 + 2 * member))
-    return threads * _ROUNDS * _CHAINS * 64 * 2 / seconds
+    return threads * _ROUNDS * _CHAINS * 4 * simd.lanes() * 2 / seconds

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from quant.container import open_model
+from qwchat.kernels.level import current_level
 from tests.chat.pty import Terminal
 from tests.quant.checkpoints import make_checkpoint
 
@@ -116,6 +117,8 @@ def test_bench(models: Path) -> None:
     assert figures["decode"]["bytes_per_token"] == sum(folder.tensor(name).nbytes for name in folder.names) - embedding
     table = qwchat("bench", "tiny-q4", *arguments, models=models).stdout.decode().splitlines()
     assert table[0].startswith("tiny-q4: ")
+    assert f" threads, {figures['simd']}, median of 2 rounds" in table[0]
+    assert figures["simd"] == current_level()
     assert [line.split()[0] for line in table[3:]] == ["prefill", "decode"]
 
 
