@@ -39,8 +39,8 @@ def compile_once(services: Services, streams: Streams) -> None:
     """Compile the kernels, with progress, before the first model ever is loaded."""
     if services.compiled():
         return
-    if services.damaged():
-        streams.screen.notice("the compiled kernels in the cache are damaged and are made again")
+    if trouble := services.cache_trouble():
+        streams.screen.notice(trouble)
     with CompilingStatus(streams.screen, rewritable=streams.rewritable) as status:
         services.compile(status.update)
 

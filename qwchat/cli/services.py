@@ -34,11 +34,16 @@ def compile_kernels(progress: Callable[[int, int, str], None]) -> None:
     load_program(progress)
 
 
-def kernels_are_damaged() -> bool:
-    """Whether there are compiled kernels that must not be used."""
-    from qwchat.kernels.objects import is_damaged
+def kernel_cache_trouble() -> str | None:
+    """What is wrong with the place where compiled kernels are kept, as a sentence."""
+    from qwchat.kernels import objects
 
-    return is_damaged()
+    if objects.writable_folder() != objects.cache_folder():
+        return (
+            f"compiled kernels cannot be kept in {objects.cache_folder().parent}, which is not yours alone to write: "
+            "set QWCHAT_CACHE to a folder that is, or every start compiles"
+        )
+    return "the compiled kernels in the cache are damaged and are made again" if objects.is_damaged() else None
 
 
 def measure_bandwidth(threads: int) -> float:
@@ -68,7 +73,7 @@ class Services:
 
     load: Callable[..., Model] = load_model
     compiled: Callable[[], bool] = kernels_are_compiled
-    damaged: Callable[[], bool] = kernels_are_damaged
+    cache_trouble: Callable[[], str | None] = kernel_cache_trouble
     compile: Callable[[Callable[[int, int, str], None]], None] = compile_kernels
     bandwidth: Callable[[int], float] = measure_bandwidth
     int8_peak: Callable[[int], float] = measure_int8_peak
