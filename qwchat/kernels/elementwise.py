@@ -6,8 +6,10 @@ Addresses are in bytes; ``columns`` are multiples of 32.  Each has a NumPy twin 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numba import types
 
 from qwchat.kernels import simd
 from qwchat.kernels.formats import BF16, INTEGER_FORMATS, LIN4, Q4, Q8
@@ -66,6 +68,19 @@ def exponential_below_zero(x):
     return simd.add_exponents(y, powers)
 
 
+def _emit_magnitude(builder: Any, low: Any, high: Any) -> Any:
+    # Without their sign floats are ordered as integers are, infinity above all numbers and NaN above infinity.
+    bits = simd.constant(simd.V16I, 0x7FFFFFFF)
+    values = [builder.and_(builder.bitcast(value, simd.V16I), bits) for value in (low, high)]
+    larger = builder.select(builder.icmp_signed(">", *values), *values)
+    return builder.bitcast(simd.emit_call(builder, "llvm.vector.reduce.smax.v16i32", simd.I32, larger), simd.F32)
+
+
+# The largest magnitude of two times sixteen lanes, NaN where one is; sums of two times sixteen lanes.
+_magnitude = simd.operation(types.float32, (simd.f32x16, simd.f32x16), _emit_magnitude)
+_add = simd.operation(simd.i32x16, (simd.i32x16, simd.i32x16), lambda b, x, y: b.add(x, y))
+
+
 @inlined
 def packed_slot(packed, columns, row):
     """Address of the first block of packed activations that holds ``row``; see records.ACTIVATIONS."""
@@ -84,16 +99,15 @@ def quantise(x, packed, row, columns):
     for block in range(columns // BLOCK):
         low = simd.load_f32(x + block * 128)
         high = simd.load_f32(x + block * 128 + 64)
-        largest = simd.max_lanes(simd.maximum(simd.absolute(low), simd.absolute(high)))
-        poison = simd.sum_lanes(simd.multiply(simd.add(low, high), simd.splat(_ZERO)))
+        largest = _magnitude(low, high)
         inverse = simd.splat(_STEPS / largest if largest > _ZERO else _ZERO)
         first = simd.round_to_i32(simd.multiply(low, inverse))
         second = simd.round_to_i32(simd.multiply(high, inverse))
         out = packed + block * SLOTS_BLOCK
         simd.store_i8(out + slot * BLOCK, first)
         simd.store_i8(out + slot * BLOCK + 16, second)
-        simd.poke_f32(out + SLOTS * BLOCK + slot * 4, largest / _STEPS + poison)
-        total = simd.sum_lanes_i32(first) + simd.sum_lanes_i32(second)
+        simd.poke_f32(out + SLOTS * BLOCK + slot * 4, largest / _STEPS + largest * _ZERO)
+        total = simd.sum_lanes_i32(_add(first, second))
         simd.poke_i32(out + SLOTS * (BLOCK + 4) + slot * 4, np.int32(-128 * total))
 
 

@@ -248,13 +248,16 @@ def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep, scrat
     for pair in range(first, last):
         _pair_sums(gate, x, packed, tokens, 2 * pair, gates, scratch)
         _pair_sums(up, x, packed, tokens, 2 * pair, ups, scratch)
+        # All tokens at once, and then all again: the latencies of many rows overlap.
+        elementwise.silu_multiply(gates, ups, gates, tokens * BLOCK)
         for token in range(tokens):
             row = gates + token * _SUMS
-            out = target.x + (token * target.columns + pair * BLOCK) * 4 if keep else row
-            elementwise.silu_multiply(row, ups + token * _SUMS, out, BLOCK)
-            elementwise.quantise(
-                out, elementwise.packed_slot(target.packed, target.columns, token) + pair * SLOTS_BLOCK, token, BLOCK
-            )
+            slot = elementwise.packed_slot(target.packed, target.columns, token)
+            elementwise.quantise(row, slot + pair * SLOTS_BLOCK, token, BLOCK)
+            if keep:
+                out = target.x + (token * target.columns + pair * BLOCK) * 4
+                for column in range(0, BLOCK * 4, 64):
+                    simd.store_f32(out + column, simd.load_f32(row + column))
 
 
 @kernel

@@ -10,40 +10,49 @@ from __future__ import annotations
 from qwchat.kernels import elementwise, simd
 from qwchat.kernels.jit import inlined, kernel
 from qwchat.kernels.matmul import activate_pairs, ask_for, is_float, multiply_pairs, pairs
-from qwchat.kernels.records import NORMS_ALONE
+from qwchat.kernels.records import GEMV_TOKENS, NORMS_ALONE
 from qwchat.kernels.team import take
 
 
+@inlined
+def _round(left, size, tokens):
+    """How many of the items that are ``left`` a round hands out, and in how many pieces.
+
+    Each round leaves less for the next, so that nobody waits long for the last piece.  With few tokens the weights
+    stream from memory and every piece begins a new stream, so there are few of them; with many a piece takes long, and
+    smaller ones even out a core that is slow or taken.
+    """
+    if tokens <= GEMV_TOKENS:
+        handed = left - left // 4
+        return handed, min(size, handed)
+    handed = left - left // 2
+    return handed, min(2 * size, handed)
+
+
 @kernel
-def _pieces(items, size):
+def _pieces(items, size, tokens):
     """How many pieces :func:`_share` makes of ``items``."""
     total = 0
     while items > 0:
-        half = items - items // 2
-        total += min(2 * size, half)
-        items -= half
+        handed, parts = _round(items, size, tokens)
+        total += parts
+        items -= handed
     return total
 
 
 @kernel
-def _share(team, member, size, items, pieces):
-    """The next of the ``pieces`` of ``items`` as (begin, end); (items, items) when there is none left.
-
-    A round hands out half of what is left in two pieces for each member: long runs, which memory likes, and at the end
-    single items, so that nobody waits long for the last.
-    """
+def _share(team, member, size, items, pieces, tokens):
+    """The next of the ``pieces`` of ``items`` as (begin, end); (items, items) when there is none left."""
     piece = take(team, member, pieces)
     if piece < 0:
         return items, items
     begin = 0
     while True:
-        left = items - begin
-        half = left - left // 2
-        parts = min(2 * size, half)
+        handed, parts = _round(items - begin, size, tokens)
         if piece < parts:
-            return begin + piece * half // parts, begin + (piece + 1) * half // parts
+            return begin + piece * handed // parts, begin + (piece + 1) * handed // parts
         piece -= parts
-        begin += half
+        begin += handed
 
 
 @kernel
@@ -111,8 +120,8 @@ def project_qkv(team, member, size, state, layer):
     k = pairs(layer.q_proj)
     v = k + pairs(layer.k_proj)
     items = v + pairs(layer.v_proj)
-    pieces = _pieces(items, size)
-    lo, hi = _share(team, member, size, items, pieces)
+    pieces = _pieces(items, size, tokens)
+    lo, hi = _share(team, member, size, items, pieces, tokens)
     if lo == items:
         return
     ask_for(layer.q_proj, lo)
@@ -121,19 +130,19 @@ def project_qkv(team, member, size, state, layer):
         _multiply_share(layer.q_proj, 0, lo, hi, x, packed, tokens, state.query, False, scratch)
         _multiply_share(layer.k_proj, k, lo, hi, x, packed, tokens, state.key, False, scratch)
         _multiply_share(layer.v_proj, v, lo, hi, x, packed, tokens, state.value, False, scratch)
-        lo, hi = _share(team, member, size, items, pieces)
+        lo, hi = _share(team, member, size, items, pieces, tokens)
 
 
 @kernel
 def project(team, member, size, state, matrix, source, out):
     """``out (tokens, rows) += source @ matrix.T``: back into the residual stream."""
-    scratch = state.scratch + member * state.scratch_bytes
+    scratch, tokens = state.scratch + member * state.scratch_bytes, state.tokens
     items = pairs(matrix)
-    pieces = _pieces(items, size)
-    lo, hi = _share(team, member, size, items, pieces)
+    pieces = _pieces(items, size, tokens)
+    lo, hi = _share(team, member, size, items, pieces, tokens)
     while lo < items:
-        _multiply_share(matrix, 0, lo, hi, source.x, source.packed, state.tokens, out, True, scratch)
-        lo, hi = _share(team, member, size, items, pieces)
+        _multiply_share(matrix, 0, lo, hi, source.x, source.packed, tokens, out, True, scratch)
+        lo, hi = _share(team, member, size, items, pieces, tokens)
 
 
 @kernel
@@ -143,8 +152,8 @@ def project_gate_up(team, member, size, state, layer):
     gate, up, target, tokens = layer.gate_proj, layer.up_proj, state.activated, state.tokens
     keep = is_float(layer.down_proj)
     items = pairs(gate)
-    pieces = _pieces(items, size)
-    lo, hi = _share(team, member, size, items, pieces)
+    pieces = _pieces(items, size, tokens)
+    lo, hi = _share(team, member, size, items, pieces, tokens)
     if lo == items:
         return
     ask_for(gate, lo)
@@ -152,7 +161,7 @@ def project_gate_up(team, member, size, state, layer):
     x, packed = _normed(member, state, layer.post_attention_layernorm, tokens, 0)
     while lo < items:
         activate_pairs(gate, up, x, packed, tokens, lo, hi, target, keep, scratch)
-        lo, hi = _share(team, member, size, items, pieces)
+        lo, hi = _share(team, member, size, items, pieces, tokens)
 
 
 @kernel
@@ -161,12 +170,12 @@ def project_logits(team, member, size, state):
     scratch = state.scratch + member * state.scratch_bytes
     matrix, tokens = state.lm_head, state.tokens - state.logits_from
     items = pairs(matrix)
-    pieces = _pieces(items, size)
-    lo, hi = _share(team, member, size, items, pieces)
+    pieces = _pieces(items, size, tokens)
+    lo, hi = _share(team, member, size, items, pieces, tokens)
     if lo == items:
         return
     ask_for(matrix, lo)
     x, packed = _normed(member, state, state.norm, tokens, state.logits_from)
     while lo < items:
         _multiply_share(matrix, 0, lo, hi, x, packed, tokens, state.logits, False, scratch)
-        lo, hi = _share(team, member, size, items, pieces)
+        lo, hi = _share(team, member, size, items, pieces, tokens)
