@@ -181,6 +181,7 @@ def await_step(team, member):
     """RUN when there is a new step for this member, STOP when the team ends, PARK when it should sleep in Python."""
     own = _own(team, member)
     clock = own + _CLOCK
+    atomic_store(own + _STATE, _WORKING)
     seen = read_own(own + _SEEN)
     if seen != 0 and read_own(own + _IDLE_SINCE) == 0:
         _account(team, member)
@@ -207,9 +208,10 @@ def await_step(team, member):
             yield_processor()
             if wall_time(clock) - start > patience:
                 atomic_store(own + _STATE, _PARKED)
-                # A step may have begun meanwhile: stay, unless the leader has already undertaken to wake us.
-                if atomic_load(team + _STEP) == seen or not exchange_if(own + _STATE, _PARKED, _WORKING):
+                # The leader, who looks at that, may have announced a step before.
+                if atomic_load(team + _STEP) == seen:
                     return PARK
+                atomic_store(own + _STATE, _WORKING)
                 start = wall_time(clock)
 
 
@@ -218,12 +220,13 @@ def rouse(team, active, asleep):
     """The next step is for ``active`` members.  Notes at the address ``asleep``, (active) i64, who must be woken;
     returns how many.
 
-    One who parks after that misses a step, which harms nobody.
+    One who parks after that misses a step, one who is woken twice parks again: neither harms anybody, so an interrupt
+    may come between this and the waking.
     """
     atomic_store(team + _ACTIVE, active)
     count = 0
     for member in range(1, active):
-        parked = exchange_if(_own(team, member) + _STATE, _PARKED, _WORKING)
+        parked = atomic_load(_own(team, member) + _STATE) == _PARKED
         atomic_store(asleep + member * 8, parked)
         count += parked
     return count

@@ -151,6 +151,22 @@ def test_members_do_not_spin_for_a_slow_consumer() -> None:
     work.close()
 
 
+def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
+    work = Work(3, 2)
+    work.items[:] = 100_000
+    work.check_step()
+    for _ in range(5):
+        before = time.monotonic()
+        while rouse(work.team.address, 3, work.team._asleep.ctypes.data) < 2:
+            assert time.monotonic() - before < 5
+            time.sleep(0.01)
+        work.check_step()  # all slept and were noted as to be woken, but were not
+    assert (work.seen[1:, 0] > 0).all()
+    work.team._rouse(3)  # woken, but there is no step
+    time.sleep(0.01)
+    work.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a thread of its preemptions")
 def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
     work = Work(2, 20)
