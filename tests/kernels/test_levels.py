@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qwchat.errors import UsageError
 from qwchat.kernels import level, objects, simd
 from qwchat.kernels.jit import kernel
-from tests.kernels import emulated_neon
+from tests.kernels import emulated_neon, test_attention
 from tests.kernels.packed import KINDS, random_packed
 from tests.kernels.test_matmul import multiply
 
@@ -62,7 +62,8 @@ def products(rng: np.random.Generator) -> NDArray[np.int32]:
 
 
 def digest() -> str:
-    """A hash of the results of every format for 1 to 15 tokens, and of bare dot products, to the last bit."""
+    """A hash of the results of every format for 1 to 15 tokens, of attention over both caches, and of bare dot
+    products, to the last bit."""
     rng = np.random.default_rng(11)
     total = hashlib.sha256(products(rng).tobytes())
     for kind in KINDS:
@@ -70,6 +71,10 @@ def digest() -> str:
         x = rng.standard_normal((15, 256)).astype(np.float32)
         for tokens in (1, 2, 3, 4, 6, 8, 15):
             total.update(multiply(packed, x[:tokens]).tobytes())
+    for cache_kind in test_attention.KINDS:
+        cache, _, _ = test_attention.random_cache(cache_kind, (7, 1, 64), 600)
+        query = rng.standard_normal((3, 7, 64)).astype(np.float32)
+        total.update(cache.attend(query, 597).tobytes())
     return total.hexdigest()
 
 
