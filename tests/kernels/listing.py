@@ -1,7 +1,8 @@
 """Compiles every kernel that is called by symbol, for a SIMD level, and prints its machine code as JSON.
 
 ``python -m tests.kernels.listing LEVEL`` compiles for a level of this machine; ``neon`` and ``portable-aarch64`` are
-cross-compiled by Numba itself, whose LLVM holds the AArch64 back end.  Nothing is run.  ``QWCHAT_CACHE`` must name an
+cross-compiled by Numba itself, whose LLVM holds the AArch64 back end.  Nothing is run.  ``LEVEL forward`` adds the
+forward pass, which takes longest.  ``QWCHAT_CACHE`` must name an
 empty folder: code that comes from a cache cannot be read.
 """
 
@@ -40,7 +41,7 @@ def cross_compile() -> None:
     codegen.JITCodeLibrary.get_pointer_to_function = lambda library, name: 1
 
 
-def listing() -> dict[str, Any]:
+def listing(forward: bool) -> dict[str, Any]:
     """For each symbol its ``code``, and how many lanes of products of bytes (``dots``) and of 16-bit integers
     (``dots16``) its generators asked for."""
     from qwchat.kernels import jit, simd
@@ -78,6 +79,8 @@ def listing() -> dict[str, Any]:
     package = importlib.import_module("qwchat.kernels")
     for module in pkgutil.iter_modules(package.__path__, "qwchat.kernels."):
         importlib.import_module(module.name)
+    if forward:
+        importlib.import_module("qwchat.model.forward")
     return result
 
 
@@ -100,4 +103,4 @@ if __name__ == "__main__":
     choose(CROSS.get(wanted, wanted))
     if wanted in CROSS:
         cross_compile()
-    json.dump({"spinning": spinning(), "kernels": listing()}, sys.stdout)
+    json.dump({"spinning": spinning(), "kernels": listing("forward" in sys.argv[2:])}, sys.stdout)
