@@ -24,6 +24,7 @@ from qwchat.errors import ModelError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep
 from qwchat.generation.engine import Engine
 from qwchat.generation_config import GenerationDefaults
+from qwchat.kernels import objects
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
 from qwchat.sampling import SamplingSettings
@@ -75,7 +76,7 @@ class Model:
 
     def __init__(self, folder: ModelFolder, engine: Engine) -> None:
         self.folder, self.engine, self.config = folder, engine, folder.config
-        self.tokenizer = Tokenizer.from_folder(folder.path)
+        self.tokenizer = Tokenizer.from_folder(folder.path, objects.writable_folder())
         self.template = ChatTemplate.from_folder(folder.path)
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
         self.defaults = SamplingSettings.from_defaults(generation)

@@ -13,12 +13,14 @@ Decoding gives back the encoded text exactly, up to the Unicode normal form (NFC
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwchat import vocabulary
 from qwchat.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -41,18 +43,30 @@ class Tokenizer:
         control_characters: the signs that added tokens are written with; without them none can be written.
     """
 
-    def __init__(self, core: tokenizers.Tokenizer, vocab_size: int, special_ids: dict[str, int]) -> None:
+    def __init__(
+        self,
+        core: tokenizers.Tokenizer,
+        vocab_size: int,
+        special_ids: dict[str, int],
+        tables: vocabulary.Tables | None = None,
+        build: Callable[[], tokenizers.Tokenizer] | None = None,
+    ) -> None:
         self.vocab_size = max(vocab_size, *(token_id + 1 for token_id in special_ids.values()), 0)
         self.special_ids = special_ids
         longest_first = sorted(special_ids, key=len, reverse=True)
         self.control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.control_characters = frozenset("".join(map(_signs, special_ids)))
-        self._core = core
+        # With tables, the library's part normalises and splits; `build` makes a whole one of it, should it be needed.
+        self._core, self._tables, self._build = core, tables, build
         self._bytes = {token_id: content.encode() for content, token_id in special_ids.items()}
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Tokenizer:
+    def from_folder(cls, folder: str | Path, cache: Path | None = None) -> Tokenizer:
         """Read `tokenizer.json` of a model folder or checkpoint.
+
+        Args:
+            folder: where the file is.
+            cache: a folder of the user's own, for tables that make the next start quicker.
 
         Raises:
             ModelError: the file is missing, broken, or describes another kind of tokenizer.
@@ -63,8 +77,7 @@ class Tokenizer:
         try:
             if path.stat().st_size > SIZE_LIMIT:
                 raise ModelError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB: restore it from the model's source")
-            values = json.loads(path.read_bytes())
-            return _build(values)
+            return _read(path, cache)
         except ModelError:
             raise
         # `tokenizers` raises bare Exception for whatever it does not like in a file.
@@ -85,8 +98,26 @@ class Tokenizer:
                 f"the text holds half a character (lone surrogate U+{ord(text[error.start]):04X}) at position "
                 f"{error.start}: remove it, or decode the text from its source with the right encoding"
             ) from error
-        ids: list[int] = self._core.encode(text, add_special_tokens=False).ids
+        quick = None if self._tables is None else self._encode_with(self._tables, text)
+        ids: list[int] = self._whole().encode(text, add_special_tokens=False).ids if quick is None else quick
         return ids
+
+    def _encode_with(self, tables: vocabulary.Tables, text: str) -> list[int] | None:
+        """What the library would give; None where it is quicker."""
+        if self._build is None or len(text) > vocabulary.LONGEST_TEXT:
+            return None
+        normalised = text if self._core.normalizer is None else self._core.normalizer.normalize_str(text)
+        splitter = self._core.pre_tokenizer
+        pieces = [normalised] if splitter is None else [piece for piece, _ in splitter.pre_tokenize_str(normalised)]
+        if max(map(len, pieces), default=0) > vocabulary.LONGEST_PIECE:
+            return None
+        return [token_id for piece in pieces for token_id in tables.merge(piece)]
+
+    def _whole(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer with its model."""
+        if self._build is not None:
+            self._core, self._build = self._build(), None
+        return self._core
 
     def encode_prompt(self, parts: Iterable[str | Sequence[int]]) -> list[int]:
         """Token ids of a prompt that alternates between text (`str`, encoded as by `encode`) and ready ids.
@@ -118,7 +149,8 @@ class Tokenizer:
         known = self._bytes.get(token_id)
         if known is None:
             self._check(token_id)
-            token = self._core.id_to_token(token_id) or ""
+            found = self._core.id_to_token(token_id) if self._tables is None else self._tables.token(token_id)
+            token = found or ""
             known = self._bytes[token_id] = b"".join(BYTE_OF.get(character, character.encode()) for character in token)
         return known
 
@@ -151,13 +183,33 @@ def _byte_alphabet() -> dict[str, bytes]:
 BYTE_OF = _byte_alphabet()
 
 
-def _build(values: Any) -> Tokenizer:
+def _read(path: Path, cache: Path | None) -> Tokenizer:
+    """A tokenizer from its file: by the tables in ``cache`` if they are there, else built, and the tables kept."""
+    data = path.read_bytes()
+    if cache is None:
+        return _build(json.loads(data))
+    kept = cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
+    tables = vocabulary.read(kept)
+    if tables is None:
+        return _build(json.loads(data), kept)
+    facts = tables.facts
+    return Tokenizer(
+        _pipeline(facts["pipeline"]),
+        facts["vocab_size"],
+        facts["special_ids"],
+        tables,
+        lambda: _build(json.loads(data))._core,
+    )
+
+
+def _build(values: Any, tables: Path | None = None) -> Tokenizer:
     """A tokenizer from the parsed file. The model is built apart from the rest, which spares a second parse of it.
+
+    `tables`: a file for its tables.
 
     Raises:
         ModelError: another kind of tokenizer. Whatever else is wrong raises what it happens to raise.
     """
-    import tokenizers
     from tokenizers.models import BPE
 
     model = values["model"]
@@ -174,6 +226,26 @@ def _build(values: Any) -> Tokenizer:
     vocab_size = max(vocab.values()) + 1
     if min(vocab.values()) < 0 or vocab_size > ID_LIMIT or len(set(vocab.values())) != len(vocab):
         raise ModelError(f"{FILE_NAME} holds repeated or impossible token ids: restore it from the model's source")
+    core = _pipeline(values)
+    core.model = BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")))
+    tokenizer = Tokenizer(core, vocab_size, special_ids)
+    if not vocab.keys() >= BYTE_OF.keys() or tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
+        raise ModelError(f"{FILE_NAME} loses or changes text: restore it from the model's source")
+    if tables is not None and not model.get("ignore_merges"):
+        facts = {
+            "vocab_size": vocab_size,
+            "special_ids": special_ids,
+            "characters": {character: vocab[character] for character in BYTE_OF},
+            "pipeline": {name: values.get(name) for name in ("version", "normalizer", "pre_tokenizer", "decoder")},
+        }
+        vocabulary.write(tables, facts, vocab, merges)
+    return tokenizer
+
+
+def _pipeline(values: dict[str, Any]) -> tokenizers.Tokenizer:
+    """The library's tokenizer without a vocabulary: it normalises, splits and nothing else."""
+    import tokenizers
+
     pipeline = {
         **values,
         "added_tokens": [],
@@ -182,12 +254,7 @@ def _build(values: Any) -> Tokenizer:
         "post_processor": None,
         "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
-    core = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
-    core.model = BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")))
-    tokenizer = Tokenizer(core, vocab_size, special_ids)
-    if not vocab.keys() >= BYTE_OF.keys() or tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
-        raise ModelError(f"{FILE_NAME} loses or changes text: restore it from the model's source")
-    return tokenizer
+    return tokenizers.Tokenizer.from_str(json.dumps(pipeline))
 
 
 def _added_tokens(listed: list[dict[str, Any]]) -> dict[str, int]:

@@ -37,9 +37,14 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.from_folder(folder)
+@pytest.fixture(scope="session", params=["built", "kept"])
+def tokenizer(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """As it is built from its file, and as it comes from the tables that a start before has kept."""
+    if request.param == "built":
+        return Tokenizer.from_folder(folder)
+    cache = tmp_path_factory.mktemp("tables")
+    Tokenizer.from_folder(folder, cache)
+    return Tokenizer.from_folder(folder, cache)
 
 
 @pytest.fixture(scope="session")

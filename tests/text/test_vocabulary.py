@@ -1,0 +1,109 @@
+"""A tokenizer from kept tables: the same ids as ever, and built anew where the tables are not to be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwchat import vocabulary
+from qwchat.tokenizer import Tokenizer
+from tests.text.tiny import tokenizer_values, write_tokenizer
+
+TEXT = "hello world, hello wo 漢字 'tis <|im_end|>"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, tiny_folder: Path) -> Path:
+    """A folder with the tables of the tiny tokenizer."""
+    Tokenizer.from_folder(tiny_folder, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    return tmp_path
+
+
+def is_kept(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer came from tables and has not needed the library's model yet."""
+    return tokenizer._build is not None
+
+
+def test_short_texts_need_no_model(cache: Path, tiny_folder: Path, tiny: Tokenizer) -> None:
+    kept = Tokenizer.from_folder(tiny_folder, cache)
+    assert kept.encode(TEXT) == tiny.encode(TEXT)
+    assert kept.encode("") == []
+    assert [kept.token_bytes(number) for number in range(kept.vocab_size)] == [
+        tiny.token_bytes(number) for number in range(tiny.vocab_size)
+    ]
+    assert (kept.vocab_size, kept.special_ids) == (tiny.vocab_size, tiny.special_ids)
+    assert is_kept(kept)
+
+
+@pytest.mark.parametrize("text", ["hello " * vocabulary.LONGEST_TEXT, "a" * (vocabulary.LONGEST_PIECE + 1)])
+def test_long_texts_and_pieces_go_to_the_library(cache: Path, tiny_folder: Path, tiny: Tokenizer, text: str) -> None:
+    kept = Tokenizer.from_folder(tiny_folder, cache)
+    assert kept.encode(text) == tiny.encode(text)
+    assert not is_kept(kept)
+    assert kept.encode(TEXT) == tiny.encode(TEXT)
+
+
+@pytest.mark.parametrize("place", [3, 200, -1])
+def test_damaged_tables_are_made_again(cache: Path, tiny_folder: Path, tiny: Tokenizer, place: int) -> None:
+    path = next(cache.iterdir())
+    whole = bytearray(path.read_bytes())
+    damaged = whole.copy()
+    damaged[place] ^= 1
+    path.write_bytes(damaged)
+    tokenizer = Tokenizer.from_folder(tiny_folder, cache)
+    assert not is_kept(tokenizer)
+    assert tokenizer.encode(TEXT) == tiny.encode(TEXT)
+
+
+@pytest.mark.parametrize("length", [0, 5, 500, -1])
+def test_cut_off_tables_are_made_again(cache: Path, tiny_folder: Path, length: int) -> None:
+    path = next(cache.iterdir())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:length])
+    assert not is_kept(Tokenizer.from_folder(tiny_folder, cache))
+    assert path.read_bytes() == whole
+
+
+def test_another_file_has_other_tables(cache: Path, tmp_path: Path) -> None:
+    values = tokenizer_values()
+    values["model"]["merges"] = values["model"]["merges"][:-1]
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = Tokenizer.from_folder(write_tokenizer(folder, values), cache)
+    assert not is_kept(other)
+    assert len([path for path in cache.iterdir() if path.is_file()]) == 2
+
+
+def test_a_pair_listed_twice_has_its_last_rank(tmp_path: Path) -> None:
+    values = tokenizer_values()
+    merges = values["model"]["merges"]
+    merges.append(merges[0])
+    folder = write_tokenizer(tmp_path, values)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    built, kept = Tokenizer.from_folder(folder, cache), Tokenizer.from_folder(folder, cache)
+    assert is_kept(kept)
+    assert kept.encode(TEXT) == built.encode(TEXT)
+
+
+def test_a_tokenizer_that_ignores_merges_keeps_no_tables(tmp_path: Path) -> None:
+    values = tokenizer_values()
+    values["model"]["ignore_merges"] = True
+    folder = write_tokenizer(tmp_path, values)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    Tokenizer.from_folder(folder, cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_folder_that_is_gone_is_no_error(tmp_path: Path, tiny_folder: Path, tiny: Tokenizer) -> None:
+    assert Tokenizer.from_folder(tiny_folder, tmp_path / "gone").encode(TEXT) == tiny.encode(TEXT)
+
+
+def test_tables_of_another_version_are_made_again(
+    cache: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "VERSION", vocabulary.VERSION + 1)
+    assert not is_kept(Tokenizer.from_folder(tiny_folder, cache))
