@@ -10,7 +10,7 @@ from __future__ import annotations
 from qwchat.kernels import elementwise, simd
 from qwchat.kernels.jit import inlined, kernel
 from qwchat.kernels.matmul import activate_pairs, ask_for, is_float, multiply_pairs, pairs
-from qwchat.kernels.records import GEMV_TOKENS, NORMS_ALONE
+from qwchat.kernels.records import GEMV_TOKENS, NORMS_ALONE, SLOTS
 from qwchat.kernels.team import take
 
 
@@ -78,12 +78,17 @@ def _norm_row(state, weight, row, x, packed, slot):
 
 @kernel
 def norm_rows(team, member, state, weight, first):
-    """RMSNorm of the residual rows from ``first`` on, into the rows of ``state.normed`` from 0 on, also quantised."""
+    """RMSNorm of the residual rows from ``first`` on, into the rows of ``state.normed`` from 0 on, also quantised.
+
+    Rows that lie interleaved are one item: two cores must not write to one cache line in turn.
+    """
+    rows = state.tokens - first
     while True:
-        row = take(team, member, state.tokens - first)
-        if row < 0:
+        group = take(team, member, (rows + SLOTS - 1) // SLOTS)
+        if group < 0:
             return
-        _norm_row(state, weight, first + row, state.normed.x, state.normed.packed, row)
+        for row in range(group * SLOTS, min((group + 1) * SLOTS, rows)):
+            _norm_row(state, weight, first + row, state.normed.x, state.normed.packed, row)
 
 
 @inlined
