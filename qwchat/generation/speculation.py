@@ -29,7 +29,6 @@ _FIRST_WEIGHT = 4.0  # guesses that the above are worth
 _MEMORY = 0.97  # per guess of one length: about the last 30 count
 _ENOUGH = 3  # measurements of one number of rows before they count by themselves
 _FORGET_AFTER = 64  # single passes
-_REVISE_AFTER = 16  # guesses
 
 
 class Speculation:
@@ -39,64 +38,62 @@ class Speculation:
         self._right = [share * _FIRST_WEIGHT for share in _FIRST_RIGHT]
         self._guessed = [_FIRST_WEIGHT] * len(_FIRST_RIGHT)
         self._single: deque[float] = deque(maxlen=9)
+        self._singles = 0
         self._slopes: deque[float] = deque(maxlen=9)
-        self._ratios: list[deque[float]] = [deque(maxlen=7) for _ in range(MAX_ROWS + 1)]
-        self._passes = self._news = 0
-        self._drafts = [0] * (LONGEST + 1)
+        self._measured: list[deque[float]] = [deque(maxlen=7) for _ in range(MAX_ROWS + 1)]
+        self._ratios: list[float] = []
+        self._least = 1.0
+        self._revise()
 
     def guessed(self, length: int, right: bool) -> None:
         """A guess from a match of ``length`` tokens was right or wrong."""
         length = min(length, LONGEST)
         self._right[length] = self._right[length] * _MEMORY + right
         self._guessed[length] = self._guessed[length] * _MEMORY + 1
-        self._news += 1
 
     def timed(self, rows: int, seconds: float) -> None:
         """A pass of ``rows`` tokens took so long."""
         if rows == 1:
             self._single.append(seconds)
-            self._passes += 1
-            if self._passes % _FORGET_AFTER == 0:
+            self._singles += 1
+            if self._singles % _FORGET_AFTER == 0:
                 self._forget()
         elif self._single:
-            if not self._slopes:  # Until now the costs were guessed: do not go on with that.
-                self._news = _REVISE_AFTER
             ratio = seconds / _median(self._single)
-            self._ratios[rows].append(ratio)
+            self._measured[rows].append(ratio)
             self._slopes.append((ratio - 1) / (rows - 1))
+            self._revise()
 
     def drafts(self, length: int) -> int:
         """Tokens to draft behind a match of ``length`` tokens: 0 to MAX_ROWS - 1."""
-        if self._news >= _REVISE_AFTER and self._single:
-            self._revise()
-        return self._drafts[min(length, LONGEST)]
-
-    def ratios(self) -> list[float]:
-        """t(rows) / t(1) for 1 to MAX_ROWS rows."""
-        slope = _median((_FIRST_SLOPE, *self._slopes))
-        rows = range(2, MAX_ROWS + 1)
-        known = self._ratios
-        return [1.0, *(_median(known[r]) if len(known[r]) >= _ENOUGH else 1 + slope * (r - 1) for r in rows)]
+        length = min(length, LONGEST)
+        right, guessed = self._right, self._guessed
+        if right[length] <= self._least * guessed[length] or not self._single:
+            return 0
+        expected = likely = 1.0
+        most, best = MARGIN, 0
+        for drafts, ratio in enumerate(self._ratios, 1):
+            likely *= right[length] / guessed[length]
+            expected += likely
+            if expected > most * ratio:
+                most, best = expected / ratio, drafts
+            length = min(length + 1, LONGEST)
+        return best
 
     def _revise(self) -> None:
-        self._news = 0
-        right = [right / guessed for right, guessed in zip(self._right, self._guessed, strict=True)]
-        ratios = self.ratios()
-        for length in range(2, LONGEST + 1):
-            expected = likely = 1.0
-            most, best = MARGIN, 0
-            for drafts in range(1, MAX_ROWS):
-                likely *= right[min(length + drafts - 1, LONGEST)]
-                expected += likely
-                gain = expected / ratios[drafts]
-                if gain > most:
-                    most, best = gain, drafts
-            self._drafts[length] = best
+        """t(g + 1) / t(1) for g up to MAX_ROWS - 1, and the a(n) up to which no g can pay: E <= 1 + g a(n)."""
+        slope = _median((_FIRST_SLOPE, *self._slopes))
+        known = self._measured
+        self._ratios = [
+            _median(known[g + 1]) if len(known[g + 1]) >= _ENOUGH else 1 + slope * g for g in range(1, MAX_ROWS)
+        ]
+        self._least = min((MARGIN * ratio - 1) / g for g, ratio in enumerate(self._ratios, 1))
 
     def _forget(self) -> None:
-        for known in (*self._ratios, self._slopes):
+        for known in (*self._measured, self._slopes):
             if known:
                 known.popleft()
+        self._revise()
 
 
 def _median(values: Sequence[float]) -> float:

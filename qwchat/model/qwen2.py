@@ -163,7 +163,8 @@ class Qwen2:
         self._extend_angles(position + tokens)
         wanted = tokens - logits_from
         if wanted > len(self._logits):
-            self._logits = self._buffer(wanted, self.config.vocab_size)
+            # Checking drafts asks for a few rows, now more and now fewer: room for all of them at once.
+            self._logits = self._buffer(max(wanted, FEW_TOKENS), self.config.vocab_size)
         self._ids[:tokens] = token_ids
         state = self._states[0]
         state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from

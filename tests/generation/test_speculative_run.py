@@ -35,9 +35,10 @@ class Eager(Speculation):
         return 7
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=[(0, "f32"), (1, "f32"), (2, "q8")], ids=str)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    built = Engine(random_folder(config(vocab_size=VOCAB), request.param), threads=2, context=192)
+    seed, kv = request.param
+    built = Engine(random_folder(config(vocab_size=VOCAB), seed), threads=2, context=192, kv=kv)
     built.speculation = Eager()
     yield built
     built.close()
