@@ -57,6 +57,7 @@ CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",
 SURVEY_TOKENS = 8
 MEMORY_CONTEXT = 4096
 WARM_UP_TOKENS = 64
+SURVEY_SHARE = 0.5  # of the time of a class
 ATTEMPTS, DISTURBED, PAUSE_SECONDS = 8, 0.1, 3.0  # a measurement beside which others took 0.1 cores is repeated
 
 
@@ -68,6 +69,11 @@ class Comparison:
         self.pool = Pool(self.start)
         self.records: dict[Cell, list[Record]] = {}
         self.probes: list[dict[str, float]] = []
+        self.started = time.perf_counter()
+
+    def spent(self) -> float:
+        """Share of the time that this class may take."""
+        return (time.perf_counter() - self.started) / (60 * self.options.minutes)
 
     def start(self, contender: Contender) -> Process:
         """A fresh process for a contender."""
@@ -126,6 +132,8 @@ class Comparison:
                 record.left_out = prune(record, self.records[before] if before else ())
                 self.records.setdefault(cell, []).append(record)
                 before = cell
+                if not record.left_out and self.spent() > SURVEY_SHARE:
+                    record.left_out = "out of time for the survey"
                 if record.left_out or (cell.kind == "prefill" and rate and cell.size / rate > SURVEY_SECONDS):
                     continue
                 try:
@@ -139,6 +147,9 @@ class Comparison:
         """The rounds: in each cell its contenders by turns, in the opposite order every other round."""
         before: Cell | None = None
         for cell in cells:
+            if self.spent() > 1 and self.probes:
+                say(f"  {cell.name}: out of time")
+                continue
             surveyed = self.records.setdefault(cell, [])
             previous = self.records[before] if before is not None and before.kind == cell.kind else []
             chosen = [*ours, *rivals(cell, surveyed, previous)]
@@ -163,7 +174,7 @@ class Comparison:
     def rounds(self, cell: Cell, records: Sequence[Record], prober: Process) -> None:
         """Measure the machine and then the contenders, until the slowest of them has had its rounds."""
         number, wanted = 0, self.options.rounds
-        while number < wanted:
+        while number < wanted and (number == 0 or self.spent() <= 1):
             self.probes.append(prober.ask("probe"))
             for record in records if number % 2 == 0 else reversed(records):
                 rate, others = self.timed(record.contender, cell, self.options.new_tokens, 2 + number)
@@ -244,7 +255,7 @@ def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
             contender = own[0] if preset in ours else next(llama_contenders((preset,)))
             with comparison.start(Contender(contender.engine, preset, contender.setting)) as process:
                 work[preset] = process.ask("work")
-        memory = comparison.footprints(options.cells) if options.memory else []
+        memory = comparison.footprints(options.cells) if options.memory and comparison.spent() <= 1 else []
         classes[name] = as_data(comparison.records, comparison.probes, work, memory)
         print(as_text(f"{shape}, {name}, {options.threads} threads", classes[name]), end="\n\n", flush=True)
     if not options.keep:
@@ -276,6 +287,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--classes", nargs="+", choices=tuple(CLASSES), default=list(CLASSES))
     parser.add_argument("--kv", nargs="+", default=["f32", "q8"], help="our kinds of KV cache")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=30, help="of each class; then what is left is left out")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens of one decode measurement")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="folder of the models")

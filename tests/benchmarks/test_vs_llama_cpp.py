@@ -49,7 +49,7 @@ def comparison(monkeypatch: pytest.MonkeyPatch) -> Comparison:
     Pretender.asked = []
     monkeypatch.setattr("benchmarks.vs_llama_cpp.busy_seconds", lambda: 0.0)
     monkeypatch.setattr(Comparison, "start", lambda self, contender: Pretender(contender))
-    return Comparison(FILES, argparse.Namespace(threads=2, new_tokens=4, rounds=3))
+    return Comparison(FILES, argparse.Namespace(threads=2, new_tokens=4, rounds=3, minutes=1))
 
 
 def run(comparison: Comparison, cells: list[Cell]) -> None:
@@ -100,6 +100,21 @@ def test_a_disturbed_measurement_is_repeated(comparison: Comparison, monkeypatch
     rate, others = comparison.timed(OURS[1], Cell("prefill", 8), 4, 1)
     assert (rate, others) == (pytest.approx(100), 0.0)
     assert next(busy, None) is None
+
+
+def test_out_of_time(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [Cell("decode", 0), Cell("decode", 8)]
+    settings = list(llama_contenders(("Q4_0",)))
+    comparison.survey(settings[:2], cells)
+    monkeypatch.setattr(comparison, "spent", lambda: 0.6)
+    comparison.survey(settings[2:3], cells)
+    monkeypatch.setattr(comparison, "spent", lambda: 1.1)
+    comparison.measure(OURS, cells)
+    # What has begun gets one round, so that there is something to compare.
+    assert set(rounds_of(comparison.records[cells[0]]).values()) == {1}
+    assert rounds_of(comparison.records[cells[1]]) == {}
+    assert [bool(record.survey) for record in comparison.records[cells[1]]] == [True, True, False]
+    assert comparison.records[cells[1]][2].left_out == "out of time for the survey"
 
 
 def test_footprints_of_the_fastest(comparison: Comparison) -> None:
