@@ -264,5 +264,5 @@ def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep, scrat
 def ask_for(matrix, pair):
     """Prefetches the beginning of a pair of tiles."""
     start = matrix.codes + 2 * pair * matrix.codes_step
-    for line in range(start, start + PREFETCH_AHEAD, 64):
+    for line in range(start, start + min(PREFETCH_AHEAD, matrix.codes_step), 64):
         simd.prefetch(line)

@@ -14,10 +14,10 @@ from numba.extending import intrinsic
 
 from qwchat.kernels import simd
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.tiles import PREFETCH_AHEAD
 
 READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has
 _READ_ROUNDS = 8
+_AHEAD = 8192  # bytes to ask for ahead of reading them
 _CHAINS = 12  # independent accumulators: enough to hide the latency of a dot product
 _ROUNDS = 10_000_000  # some tens of milliseconds: the start of a thread must not show
 
@@ -29,7 +29,7 @@ def _read(start, size, rounds):
     for _ in range(rounds):
         for offset in range(start, start + size, 256):
             for line in range(0, 256, 64):
-                simd.prefetch(offset + PREFETCH_AHEAD + line)
+                simd.prefetch(offset + _AHEAD + line)
             a = simd.add(a, simd.load_f32(offset))
             b = simd.add(b, simd.load_f32(offset + 64))
             c = simd.add(c, simd.load_f32(offset + 128))

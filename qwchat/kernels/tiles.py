@@ -18,7 +18,7 @@ from qwchat.kernels.formats import BF16, LIN4, LIN8, Q4, IntegerFormat
 from qwchat.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
 from qwchat.kernels.simd import F32, I8, I32, I64, V16F
 
-PREFETCH_AHEAD = 8192  # bytes of weights
+PREFETCH_AHEAD = 16_384  # bytes of weights
 UNSIGNED_ZERO = 128  # the zero point that the offsets of activations are made for
 
 
@@ -72,15 +72,18 @@ def _store_rows(builder: Any, slots: Sequence[Any], vectors: Vectors, lane: int 
 
 def _prefetch(builder: Any, address: Any, size: int) -> None:
     for line in range(0, size, 64):
-        simd.emit_prefetch(builder, builder.add(address, I64(PREFETCH_AHEAD + line)))
+        simd.emit_prefetch(builder, builder.add(address, I64(line)))
 
 
-def _prefetch_scales(builder: Any, kind: int, form: IntegerFormat, weights: Weights, group: Any) -> None:
-    """Asks for the scales of the codes that :func:`_prefetch` asks for: at a tile's end they are the next tile's, to
-    which the processor's own prefetching would need some misses."""
+def _prefetch_block(builder: Any, kind: int, form: IntegerFormat, weights: Weights, block: Any, blocks: Any) -> None:
+    """Asks for the codes of a block to come, at most a tile ahead, and for its scales: at a tile's end these are the
+    next tile's, which the processor's own prefetching would find after some misses."""
+    most = I64(PREFETCH_AHEAD // form.block_bytes)
+    ahead = builder.select(builder.icmp_signed("<", blocks, most), blocks, most)
+    there = builder.add(block, ahead)
+    _prefetch(builder, at(builder, weights.codes, there, form.block_bytes), form.block_bytes)
     step = 32 if kind in (LIN4, LIN8) else 16
-    ahead = PREFETCH_AHEAD // form.block_bytes * step
-    simd.emit_prefetch(builder, builder.add(at(builder, weights.scales, group, step), I64(ahead)))
+    simd.emit_prefetch(builder, at(builder, weights.scales, emit_group(builder, kind, weights, there), step))
 
 
 class Strip(NamedTuple):
@@ -181,10 +184,10 @@ def emit_integer_tile(
 ) -> None:
     """``out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))`` for ``count`` vectors."""
     slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
-    with cgutils.for_range(builder, builder.lshr(vectors.columns, I64(5))) as loop:
+    blocks = builder.lshr(vectors.columns, I64(5))
+    with cgutils.for_range(builder, blocks) as loop:
         block = (loop.index, emit_group(builder, kind, weights, loop.index))
-        _prefetch(builder, at(builder, weights.codes, loop.index, form.block_bytes), form.block_bytes)
-        _prefetch_scales(builder, kind, form, weights, block[1])
+        _prefetch_block(builder, kind, form, weights, loop.index, blocks)
         first = at(builder, vectors.x, loop.index, SLOTS_BLOCK)
         for strip, sums in slots.items():
             here = simd.emit_pin(builder, first)
@@ -235,7 +238,7 @@ def emit_float_tile(builder: Any, kind: int, count: int, weights: Weights, vecto
     with cgutils.for_range(builder, builder.lshr(vectors.columns, I64(1))) as loop:
         address = at(builder, weights.codes, loop.index, 2 * width)
         if count <= 2:
-            _prefetch(builder, address, 2 * width)
+            _prefetch(builder, builder.add(address, I64(PREFETCH_AHEAD)), 2 * width)
         column = at(builder, vectors.x, loop.index, 8)
         for parity in range(2):
             place = builder.add(address, I64(width * parity))
