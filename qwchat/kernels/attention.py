@@ -4,7 +4,8 @@ Positions are worked on in splits of SPLIT with one softmax each, merged in orde
 over positions as in Flash-Decoding).  Splits start at fixed positions, so a token's result does not depend on which
 tokens share its chunk nor on the number of threads.
 
-The cache holds f32, or 8 bits in groups of 32 dimensions of one position with an f16 scale.  The layouts stand in
+The cache holds f32, or 8 bits in groups of 32 dimensions of one position with an f16 scale; queries, keys and values
+are transformed before rounding (see hadamard), and results back.  The layouts stand in
 :mod:`qwchat.kernels.attention_tiles`.
 """
 
@@ -16,12 +17,14 @@ from numba import types
 from qwchat.kernels import simd
 from qwchat.kernels.attention_tiles import score_rows, weigh_rows
 from qwchat.kernels.elementwise import exponential, exponential_below_zero
+from qwchat.kernels.hadamard import hadamard
 from qwchat.kernels.jit import inlined, kernel
 from qwchat.kernels.records import KV_Q8, PARTIAL_HEADER, ROWS, SPLIT
 
 _NONE = np.float32(-np.inf)
-_STEPS, _ZERO, _ONE = np.float32(127), np.float32(0), np.float32(1)
-_STEPS_16, _TINY = np.float32(32767), np.float32(1e-30)
+_STEPS, _ZERO, _ONE, _INVERSE = np.float32(127), np.float32(0), np.float32(1), np.float32(1 / 32)
+_SCORED = 64  # positions scored in one go, between requests for their values
+_STEPS_16 = np.float32(32767)
 _SIGNS = np.int32(-0x7F7F7F80)  # flips the top bit of four bytes: signed codes to unsigned ones
 
 _round_f16 = simd.operation(types.float32, (types.float32,), lambda b, x: b.fpext(b.fptrunc(x, simd.F16), simd.F32))
@@ -69,6 +72,7 @@ def store_query(queries, kind, kv_head, row, head_dim):
         return
     blocks = head_dim // 32
     index = kv_head * queries.row_capacity + row
+    hadamard(queries.x + index * head_dim * 4, head_dim, _INVERSE)
     for block in range(blocks):
         x8 = queries.x8 + index * head_dim + block * 32
         item = (index * blocks + block) * 4
@@ -93,6 +97,7 @@ def store_key(cache, kv_head, position, key, scratch):
     for column in range(0, head_dim * 4, 64):
         offset = simd.load_f32(cache.k_offset + kv_head * head_dim * 4 + column)
         simd.store_f32(key + column, simd.subtract(simd.load_f32(key + column), offset))
+    hadamard(key, head_dim, _ONE)
     lane = cache.k + tile * head_dim * 16 + (position % 16) * 4
     for block in range(head_dim // 32):
         scale = _quantise_32(key + block * 128, scratch)
@@ -104,7 +109,7 @@ def store_key(cache, kv_head, position, key, scratch):
 
 @kernel
 def store_value(cache, kv_head, position, value, scratch):
-    """Writes one head's value (head_dim) f32 into the cache.  ``scratch``: 32 bytes."""
+    """Writes one head's value (head_dim) f32 into the cache.  ``scratch``: 32 bytes; ``value`` may be changed."""
     tiles = cache.head_dim // 16
     if cache.kind != KV_Q8:
         for tile in range(tiles):
@@ -112,6 +117,7 @@ def store_value(cache, kv_head, position, value, scratch):
             simd.store_f32(target, simd.load_f32(value + tile * 64))
         return
     # Four positions lie as 0, 2, 1, 3: the even bytes of the words are 0 and 1, the odd ones 2 and 3.
+    hadamard(value, cache.head_dim, _ONE)
     within = position % 4 // 2 + position % 2 * 2
     for block in range(tiles // 2):
         scale = _quantise_32(value + block * 128, scratch)
@@ -154,33 +160,50 @@ def _softmax(scores, count, end, partial):
 
 
 @kernel
-def _quantise_weights(weights, scales, scratch, out, end):
-    """One row of weights f32 times the f16 scales of the values -> i16 in steps of the scale that is returned.
+def _scale_units(scales, count, units, end):
+    """f16 scales of values -> f32 ``units``, the largest of the first ``count`` being 32767; returns a unit's size.
 
-    Sixteen bits, since a long tail of small weights must not vanish beside a large one.  A sum over a split of products
-    with 8-bit codes stays below 2**31: 32767 * 127 * 512.
+    Sixteen bits for a weight, since a long tail of small ones must not vanish beside a large one.  A sum over a split
+    of products with 8-bit codes stays below 2**31: 32767 * 127 * 512.  ``end``: bytes of a row of ``units``.
     """
     top = total = simd.splat(_ZERO)
     for offset in range(0, end, 64):
-        scaled = simd.multiply(simd.load_f32(weights + offset), simd.load_f16(scales + offset // 2))
-        simd.store_f32(scratch + offset, scaled)
-        top, total = simd.maximum(top, scaled), simd.add(total, scaled)
+        seen = simd.keep_lanes(simd.load_f16(scales + offset // 2), max(count, 0) - offset // 4, _ZERO)
+        simd.store_f32(units + offset, seen)
+        top, total = simd.maximum(top, seen), simd.add(total, seen)
     largest = simd.max_lanes(top)
     poison = simd.sum_lanes(total) * _ZERO
-    inverse = simd.splat(_STEPS_16 / largest if largest > _TINY else _ZERO)
+    factor = simd.splat(_STEPS_16 / largest if largest > _ZERO else _ZERO)
     for offset in range(0, end, 64):
-        codes = simd.round_to_i32(simd.multiply(simd.load_f32(scratch + offset), inverse))
-        simd.store_i16(out + offset // 2, codes)
+        simd.store_f32(units + offset, simd.multiply(simd.load_f32(units + offset), factor))
     return largest / _STEPS_16 + poison
 
 
 @kernel
-def attend_rows(cache, queries, kv_head, row, position, start, stop, scratch, target):
-    """ROWS rows of ``kv_head`` from ``row`` on, to positions ``start .. stop``, at most SPLIT of them.
+def _weight_codes(weights, units, out, end):
+    """One row of weights f32, at most 1, times :func:`_scale_units` -> i16."""
+    for offset in range(0, end, 64):
+        product = simd.multiply(simd.load_f32(weights + offset), simd.load_f32(units + offset))
+        simd.store_i16(out + offset // 2, simd.round_to_i32(product))
+
+
+@kernel
+def _fetch_values(values, column_bytes, head_dim, size):
+    """Asks for ``size`` bytes of each column of values: those of some positions that follow each other."""
+    for column in range(head_dim // 16):
+        for line in range(0, size, 64):
+            simd.prefetch(values + column * column_bytes + line)
+
+
+@kernel
+def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, first, scratch, target):
+    """``rows`` rows of ``kv_head`` from ``row`` on (at most ROWS), to the positions ``start .. stop`` of one split.
 
     Row r belongs to token r // group of the chunk that begins at ``position`` and sees the positions up to its own.
-    ``target`` (ROWS, partial_stride) receives each row's maximum (-inf where it sees none of these positions), sum of
-    weights and weighted sum of values.  ``scratch``: ATTENTION_SCRATCH_BYTES.
+    ``target`` has room for ROWS times partial_stride and receives each row's maximum (-inf where it sees none of these
+    positions), sum of weights and weighted sum of values.  ``first``: the first rows to see these positions, whose
+    values are then fetched from memory while the scores are computed, and after them the keys of the next split.
+    ``scratch``: ATTENTION_SCRATCH_BYTES.
     """
     head_dim, capacity, kind = cache.head_dim, cache.capacity, cache.kind
     group, blocks = cache.num_heads // cache.num_kv_heads, head_dim // 32
@@ -189,20 +212,26 @@ def attend_rows(cache, queries, kv_head, row, position, start, stop, scratch, ta
     tile = kv_head * (capacity // 16) + start // 16
     index = kv_head * queries.row_capacity + row
     size = 1 if kind == KV_Q8 else 4  # bytes of an element of the cache
+    keys = cache.k + tile * head_dim * 16 * size
+    column_bytes = capacity * 16 * size
+    values = cache.v + (kv_head * blocks * 2 * capacity + start) * 16 * size
     codes = scratch + ROWS * SPLIT * 4  # then scales of the rows, then one row of f32
-    score_rows(
-        kind,
-        cache.k + tile * head_dim * 16 * size,
-        cache.k_scales + tile * blocks * 32,
-        head_dim,
-        padded,
-        queries.x + index * head_dim * 4,
-        queries.x8 + index * head_dim,
-        queries.scales + index * blocks * 4,
-        queries.offsets + index * blocks * 4,
-        scratch,
-    )
-    for r in range(ROWS):
+    for done in range(0, padded, _SCORED):
+        if first:
+            _fetch_values(values + done * 16 * size, column_bytes, head_dim, _SCORED * 16 * size)
+        score_rows(
+            kind,
+            keys + done * head_dim * size,
+            cache.k_scales + (tile + done // 16) * blocks * 32,
+            head_dim,
+            min(_SCORED, padded - done),
+            queries.x + index * head_dim * 4,
+            queries.x8 + index * head_dim,
+            queries.scales + index * blocks * 4,
+            queries.offsets + index * blocks * 4,
+            scratch + done * 4,
+        )
+    for r in range(rows):
         count = min(stop, position + (row + r) // group + 1) - start
         _softmax(scratch + r * SPLIT * 4, count, padded * 4, target + r * stride)
     for block in range(blocks):
@@ -210,14 +239,17 @@ def attend_rows(cache, queries, kv_head, row, position, start, stop, scratch, ta
         if kind == KV_Q8:
             weights = codes
             scales = cache.v_scales + ((kv_head * blocks + block) * capacity + start) * 2
-            for r in range(ROWS):
-                scale = _quantise_weights(
-                    scratch + r * SPLIT * 4, scales, weight_scales + 64, codes + r * SPLIT * 2, padded * 4
-                )
-                simd.poke_f32(weight_scales + r * 4, scale)
-        values = cache.v + ((kv_head * blocks + block) * 2 * capacity + start) * 16 * size
+            units, step, seen = weight_scales + 64, _ZERO, -1
+            for r in range(rows):
+                count = max(0, min(stop, position + (row + r) // group + 1) - start)
+                if count != seen:
+                    step, seen = _scale_units(scales, count, units, padded * 4), count
+                _weight_codes(scratch + r * SPLIT * 4, units, codes + r * SPLIT * 2, padded * 4)
+                simd.poke_f32(weight_scales + r * 4, step)
         out = target + PARTIAL_HEADER + block * 128
-        weigh_rows(kind, values, capacity * 16 * size, padded, weights, weight_scales, out, stride)
+        fetched = keys + block * SPLIT * 32 * size + (SPLIT * head_dim * size if first else 0)
+        column = values + block * 2 * column_bytes
+        weigh_rows(kind, column, column_bytes, padded, weights, weight_scales, fetched, out, stride)
 
 
 @kernel
@@ -240,8 +272,10 @@ def merge(total, partial, head_dim):
 
 
 @kernel
-def normalise(total, out, head_dim):
+def normalise(cache, total, out):
     """``out`` (head_dim) f32 = weighted sum of values / sum of weights."""
     weights = simd.splat(simd.peek_f32(total + 4))
-    for offset in range(0, head_dim * 4, 64):
+    for offset in range(0, cache.head_dim * 4, 64):
         simd.store_f32(out + offset, simd.divide(simd.load_f32(total + PARTIAL_HEADER + offset), weights))
+    if cache.kind == KV_Q8:
+        hadamard(out, cache.head_dim, _INVERSE)

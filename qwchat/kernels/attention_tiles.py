@@ -153,9 +153,12 @@ def _scores_tile(typing, kind, keys, key_scales, head_dim, x, x8, x_scales, x_of
 
 def _emit_f32_values(builder: Any, operands: tuple[Any, ...]) -> None:
     """``out[row, column] = sum over positions: weights[row, position] * values[position, column]``, all f32."""
-    values, column_bytes, positions, weights, _, out, out_bytes = operands
+    values, column_bytes, positions, weights, _, fetched, out, out_bytes = operands
 
     def line(column: int, k: Any) -> Any:
+        if column == 0:
+            simd.emit_prefetch(builder, builder.add(fetched, builder.mul(k, I64(128))))
+            simd.emit_prefetch(builder, builder.add(fetched, builder.add(builder.mul(k, I64(128)), I64(64))))
         start = builder.add(values, builder.mul(column_bytes, I64(column)))
         return builder.add(start, builder.mul(k, I64(64)))
 
@@ -171,7 +174,7 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
 
     Weights are 16 bits, so codes are widened to 16: even bytes are positions 0 and 1 of four, odd ones 2 and 3.
     """
-    values, column_bytes, positions, weights, weight_scales, out, out_bytes = operands
+    values, column_bytes, positions, weights, weight_scales, fetched, out, out_bytes = operands
     rows, columns = _Q8_VALUE_TILE
     shorts = ir.VectorType(I16, 32)
     eight = simd.constant(shorts, 8)
@@ -179,6 +182,8 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
     for slot in (slot for row_slots in slots for slot in row_slots):
         builder.store(simd.constant(V16I, 0), slot)
     with cgutils.for_range(builder, builder.lshr(positions, I64(2))) as loop:
+        for line in (0, 64):
+            simd.emit_prefetch(builder, builder.add(fetched, builder.add(builder.mul(loop.index, I64(128)), I64(line))))
         here = builder.add(values, builder.mul(loop.index, I64(64)))
         pairs: list[list[Any]] = [[], []]
         for column in range(columns):
@@ -201,7 +206,7 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
 
 
 @intrinsic
-def _values_tile(typing, kind, values, column_bytes, positions, weights, weight_scales, out, out_bytes):
+def _values_tile(typing, kind, values, column_bytes, positions, weights, weight_scales, fetched, out, out_bytes):
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         with builder.if_else(builder.icmp_signed("==", arguments[0], I64(KV_Q8))) as (if_q8, if_f32):
             with if_q8:
@@ -210,7 +215,7 @@ def _values_tile(typing, kind, values, column_bytes, positions, weights, weight_
                 _emit_f32_values(builder, arguments[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), generate
+    return types.void(*[types.int64] * 9), generate
 
 
 @standalone(types.void(*[types.int64] * 10))
@@ -238,13 +243,14 @@ def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_o
             )
 
 
-@standalone(types.void(*[types.int64] * 8))
-def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, out, out_bytes):
+@standalone(types.void(*[types.int64] * 9))
+def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, fetched, out, out_bytes):
     """Eight rows of ``weights`` times the values of 32 dimensions, into ``out`` (8, 32) f32.
 
     ``weights`` (8, SPLIT): f32, or i16 in steps of ``weight_scales`` (8) f32 for an 8-bit cache, with the scales of the
     values taken up.  ``positions``: a multiple of 4.  ``column_bytes``: from one column of 16 dimensions to the next;
-    ``out_bytes``: from row to row.
+    ``out_bytes``: from row to row.  ``fetched``: what is fetched from memory meanwhile, as many bytes as there are keys
+    of 32 dimensions and so many positions.
     """
     row_bytes = _ROW_BYTES // 2 if kind == KV_Q8 else _ROW_BYTES
     rows, columns = _Q8_VALUE_TILE if kind == KV_Q8 else _F32_VALUE_TILE
@@ -257,6 +263,7 @@ def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, ou
                 positions,
                 weights + row * row_bytes,
                 weight_scales + row * 4,
+                fetched,
                 out + row * out_bytes + column * 64,
                 out_bytes,
             )

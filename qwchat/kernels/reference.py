@@ -67,6 +67,16 @@ def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
 
+def hadamard(x: Floats) -> Floats:
+    """Walsh-Hadamard transform of each 32 of the last axis, in the kernel's order of additions."""
+    result = x.astype(np.float32)
+    for distance in (16, 1, 2, 4, 8):
+        pairs = result.reshape(-1, 16 // distance, 2, distance)
+        low, high = pairs[:, :, 0], pairs[:, :, 1]
+        result = np.stack([low + high, low - high], axis=2)
+    return result.reshape(x.shape)
+
+
 def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Keys, values or queries ``x`` (..., head_dim) as an 8-bit cache has them: codes i8, scales (..., head_dim/32)."""
     blocks = x.reshape(*x.shape[:-1], -1, 32)
@@ -77,8 +87,8 @@ def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
 
 
 def cached(x: Floats) -> Floats:
-    """What an 8-bit cache gives back of ``x``."""
-    codes, scales = quantise_cached(x)
+    """What an 8-bit cache gives back of ``x``, transformed."""
+    codes, scales = quantise_cached(hadamard(x))
     blocks = codes.reshape(*scales.shape, 32) * scales[..., None].astype(np.float32)
     return blocks.reshape(x.shape).astype(np.float32)
 
@@ -91,3 +101,26 @@ def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     result: Floats = np.einsum("hp,phd->hd", weights / weights.sum(-1, keepdims=True), v).astype(np.float32)
     return result
+
+
+def attention_q8(query: Floats, keys: Floats, values: Floats, split: int) -> Floats:
+    """The same over an 8-bit cache, with weights of 16 bits in each ``split`` of positions."""
+    group = len(query) // keys.shape[1]
+    seen = cached(keys).astype(np.float64).repeat(group, 1)
+    codes, scales = quantise_cached(hadamard(values))
+    codes, wide_scales = codes.repeat(group, 1), scales.astype(np.float64).repeat(group, 1)
+    scores = np.einsum("hd,phd->hp", cached(query).astype(np.float64), seen) / 32
+    top = scores.max(-1, keepdims=True)
+    result = np.zeros(query.shape)
+    for start in range(0, keys.shape[0], split):
+        part = slice(start, start + split)
+        local = scores[:, part].max(-1, keepdims=True)
+        weights = np.exp(scores[:, part] - local)
+        for block in range(query.shape[1] // 32):
+            unit = wide_scales[part, :, block]
+            step = unit.max(0) / 32767
+            rounded = np.rint(weights * (unit / step).T)
+            dims = slice(block * 32, block * 32 + 32)
+            sums = np.einsum("hp,phd->hd", rounded, codes[part, :, dims].astype(np.float64))
+            result[:, dims] += np.exp(local - top) * step[:, None] * sums
+    return hadamard(result / np.exp(scores - top).sum(-1, keepdims=True)) / np.float32(32)

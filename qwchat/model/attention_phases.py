@@ -11,6 +11,7 @@ from qwchat.kernels import attention, elementwise
 from qwchat.kernels.jit import inlined, kernel
 from qwchat.kernels.records import ATTENTION_SCRATCH_BYTES, BLOCK, FEW_TOKENS, ROWS, SLOTS_BLOCK, SPLIT, TOKENS_PER_ITEM
 from qwchat.kernels.team import take
+from qwchat.model.sharing import pieces_of, share
 
 
 @inlined
@@ -52,28 +53,53 @@ def _partial(state, cache, kv_head, split, row):
 
 
 @kernel
-def attend(team, member, state, layer):
+def attend(team, member, size, state, layer):
     """Causal attention; with few tokens only up to the partial results of each split (see finish_attention)."""
-    cache = layer.cache
-    kv_heads = cache.num_kv_heads
     scratch = state.scratch + member * state.scratch_bytes
-    end = state.position + state.tokens
-    few = state.tokens <= FEW_TOKENS
-    pieces = (end - 1) // SPLIT + 1 if few else (state.tokens - 1) // TOKENS_PER_ITEM + 1
+    if state.tokens <= FEW_TOKENS:
+        _attend_splits(team, member, size, state, layer.cache, scratch)
+        return
+    kv_heads = layer.cache.num_kv_heads
+    blocks = (state.tokens - 1) // TOKENS_PER_ITEM + 1
     while True:
-        item = take(team, member, pieces * kv_heads)
+        item = take(team, member, blocks * kv_heads)
         if item < 0:
             return
         # The last tokens see most: begin with them.
-        piece, kv_head = pieces - 1 - item // kv_heads, item % kv_heads
-        if few:
-            start, stop = piece * SPLIT, min(end, (piece + 1) * SPLIT)
-            for row in range(0, state.tokens * _group(cache), ROWS):
-                partial = _partial(state, cache, kv_head, piece, row)
-                attention.attend_rows(cache, state.queries, kv_head, row, state.position, start, stop, scratch, partial)
-        else:
-            first = piece * TOKENS_PER_ITEM
-            _attend_tokens(state, cache, kv_head, first, min(state.tokens, first + TOKENS_PER_ITEM), scratch)
+        first = (blocks - 1 - item // kv_heads) * TOKENS_PER_ITEM
+        last = min(state.tokens, first + TOKENS_PER_ITEM)
+        _attend_tokens(state, layer.cache, item % kv_heads, first, last, scratch)
+
+
+@kernel
+def _attend_splits(team, member, size, state, cache, scratch):
+    """Runs of splits of a KV head: the keys of the next one are fetched while the values of one are worked on."""
+    end, rows = state.position + state.tokens, state.tokens * _group(cache)
+    splits = (end - 1) // SPLIT + 1
+    items = splits * cache.num_kv_heads
+    pieces = pieces_of(items, size, state.tokens)
+    item, last = share(team, member, size, items, pieces, state.tokens)
+    while item < items:
+        while item < last:
+            kv_head, split = item // splits, item % splits
+            start, stop = split * SPLIT, min(end, (split + 1) * SPLIT)
+            for row in range(0, rows, ROWS):
+                partial = _partial(state, cache, kv_head, split, row)
+                attention.attend_rows(
+                    cache,
+                    state.queries,
+                    kv_head,
+                    row,
+                    min(ROWS, rows - row),
+                    state.position,
+                    start,
+                    stop,
+                    row == 0,
+                    scratch,
+                    partial,
+                )
+            item += 1
+        item, last = share(team, member, size, items, pieces, state.tokens)
 
 
 @kernel
@@ -87,11 +113,22 @@ def _attend_tokens(state, cache, kv_head, first, last, scratch):
         stop = min(end, start + SPLIT)
         for row in range(0, rows, ROWS):
             target = totals + row * stride if start == 0 else partial
+            count = min(ROWS, rows - row)
             attention.attend_rows(
-                cache, state.queries, kv_head, first * group + row, state.position, start, stop, scratch, target
+                cache,
+                state.queries,
+                kv_head,
+                first * group + row,
+                count,
+                state.position,
+                start,
+                stop,
+                row == 0,
+                scratch,
+                target,
             )
             if start > 0:
-                for index in range(ROWS):
+                for index in range(count):
                     attention.merge(totals + (row + index) * stride, partial + index * stride, cache.head_dim)
     for row in range(rows):
         _finish_row(state, cache, kv_head, first * group + row, totals + row * stride)
@@ -102,7 +139,7 @@ def _finish_row(state, cache, kv_head, row, total):
     target, group, dim = state.attended, _group(cache), cache.head_dim
     token, head = row // group, kv_head * group + row % group
     out = target.x + token * target.columns * 4 + head * dim * 4
-    attention.normalise(total, out, dim)
+    attention.normalise(cache, total, out)
     packed = elementwise.packed_slot(target.packed, target.columns, token) + head * dim // BLOCK * SLOTS_BLOCK
     elementwise.quantise(out, packed, token, dim)
 

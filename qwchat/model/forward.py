@@ -39,7 +39,7 @@ def forward(team, member, size, states, layers, count):
         barrier(team, member)
         attention_phases.rotate_and_store(team, member, state, layer)
         barrier(team, member)
-        attention_phases.attend(team, member, state, layer)
+        attention_phases.attend(team, member, size, state, layer)
         barrier(team, member)
         if state.tokens <= FEW_TOKENS:
             attention_phases.finish_attention(team, member, state, layer)

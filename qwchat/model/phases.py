@@ -10,49 +10,9 @@ from __future__ import annotations
 from qwchat.kernels import elementwise, simd
 from qwchat.kernels.jit import inlined, kernel
 from qwchat.kernels.matmul import activate_pairs, ask_for, is_float, multiply_pairs, pairs
-from qwchat.kernels.records import GEMV_TOKENS, NORMS_ALONE, SLOTS
+from qwchat.kernels.records import NORMS_ALONE, SLOTS
 from qwchat.kernels.team import take
-
-
-@inlined
-def _round(left, size, tokens):
-    """How many of the items that are ``left`` a round hands out, and in how many pieces.
-
-    Each round leaves less for the next, so that nobody waits long for the last piece.  With few tokens the weights
-    stream from memory and every piece begins a new stream, so there are few of them; with many a piece takes long, and
-    smaller ones even out a core that is slow or taken.
-    """
-    if tokens <= GEMV_TOKENS:
-        handed = left - left // 4
-        return handed, min(size, handed)
-    handed = left - left // 2
-    return handed, min(2 * size, handed)
-
-
-@kernel
-def _pieces(items, size, tokens):
-    """How many pieces :func:`_share` makes of ``items``."""
-    total = 0
-    while items > 0:
-        handed, parts = _round(items, size, tokens)
-        total += parts
-        items -= handed
-    return total
-
-
-@kernel
-def _share(team, member, size, items, pieces, tokens):
-    """The next of the ``pieces`` of ``items`` as (begin, end); (items, items) when there is none left."""
-    piece = take(team, member, pieces)
-    if piece < 0:
-        return items, items
-    begin = 0
-    while True:
-        handed, parts = _round(items - begin, size, tokens)
-        if piece < parts:
-            return begin + piece * handed // parts, begin + (piece + 1) * handed // parts
-        piece -= parts
-        begin += handed
+from qwchat.model.sharing import pieces_of, share
 
 
 @kernel
@@ -125,8 +85,8 @@ def project_qkv(team, member, size, state, layer):
     k = pairs(layer.q_proj)
     v = k + pairs(layer.k_proj)
     items = v + pairs(layer.v_proj)
-    pieces = _pieces(items, size, tokens)
-    lo, hi = _share(team, member, size, items, pieces, tokens)
+    pieces = pieces_of(items, size, tokens)
+    lo, hi = share(team, member, size, items, pieces, tokens)
     if lo == items:
         return
     ask_for(layer.q_proj, lo)
@@ -135,7 +95,7 @@ def project_qkv(team, member, size, state, layer):
         _multiply_share(layer.q_proj, 0, lo, hi, x, packed, tokens, state.query, False, scratch)
         _multiply_share(layer.k_proj, k, lo, hi, x, packed, tokens, state.key, False, scratch)
         _multiply_share(layer.v_proj, v, lo, hi, x, packed, tokens, state.value, False, scratch)
-        lo, hi = _share(team, member, size, items, pieces, tokens)
+        lo, hi = share(team, member, size, items, pieces, tokens)
 
 
 @kernel
@@ -143,11 +103,11 @@ def project(team, member, size, state, matrix, source, out):
     """``out (tokens, rows) += source @ matrix.T``: back into the residual stream."""
     scratch, tokens = state.scratch + member * state.scratch_bytes, state.tokens
     items = pairs(matrix)
-    pieces = _pieces(items, size, tokens)
-    lo, hi = _share(team, member, size, items, pieces, tokens)
+    pieces = pieces_of(items, size, tokens)
+    lo, hi = share(team, member, size, items, pieces, tokens)
     while lo < items:
         _multiply_share(matrix, 0, lo, hi, source.x, source.packed, tokens, out, True, scratch)
-        lo, hi = _share(team, member, size, items, pieces, tokens)
+        lo, hi = share(team, member, size, items, pieces, tokens)
 
 
 @kernel
@@ -157,8 +117,8 @@ def project_gate_up(team, member, size, state, layer):
     gate, up, target, tokens = layer.gate_proj, layer.up_proj, state.activated, state.tokens
     keep = is_float(layer.down_proj)
     items = pairs(gate)
-    pieces = _pieces(items, size, tokens)
-    lo, hi = _share(team, member, size, items, pieces, tokens)
+    pieces = pieces_of(items, size, tokens)
+    lo, hi = share(team, member, size, items, pieces, tokens)
     if lo == items:
         return
     ask_for(gate, lo)
@@ -166,7 +126,7 @@ def project_gate_up(team, member, size, state, layer):
     x, packed = _normed(member, state, layer.post_attention_layernorm, tokens, 0)
     while lo < items:
         activate_pairs(gate, up, x, packed, tokens, lo, hi, target, keep, scratch)
-        lo, hi = _share(team, member, size, items, pieces, tokens)
+        lo, hi = share(team, member, size, items, pieces, tokens)
 
 
 @kernel
@@ -175,12 +135,12 @@ def project_logits(team, member, size, state):
     scratch = state.scratch + member * state.scratch_bytes
     matrix, tokens = state.lm_head, state.tokens - state.logits_from
     items = pairs(matrix)
-    pieces = _pieces(items, size, tokens)
-    lo, hi = _share(team, member, size, items, pieces, tokens)
+    pieces = pieces_of(items, size, tokens)
+    lo, hi = share(team, member, size, items, pieces, tokens)
     if lo == items:
         return
     ask_for(matrix, lo)
     x, packed = _normed(member, state, state.norm, tokens, state.logits_from)
     while lo < items:
         _multiply_share(matrix, 0, lo, hi, x, packed, tokens, state.logits, False, scratch)
-        lo, hi = _share(team, member, size, items, pieces, tokens)
+        lo, hi = share(team, member, size, items, pieces, tokens)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qwchat.kernels import attention, reference
+from qwchat.kernels.hadamard import hadamard
 from qwchat.kernels.jit import kernel
 from qwchat.kernels.records import (
     ATTENTION_SCRATCH_BYTES,
@@ -40,6 +41,16 @@ def test_rotate(head_dim: int) -> None:
     assert np.array_equal(x, out)
 
 
+def test_hadamard() -> None:
+    x = np.random.default_rng(1).standard_normal(96).astype(np.float32)
+    expected = reference.hadamard(x)
+    out = x.copy()
+    hadamard(out.ctypes.data, 96, np.float32(1))
+    assert np.allclose(out, expected, rtol=1e-5, atol=1e-5)
+    hadamard(out.ctypes.data, 96, np.float32(1 / 32))
+    assert np.allclose(out, x, rtol=1e-5, atol=1e-5)
+
+
 @kernel
 def _fill(caches, positions, keys, values, scratch):  # type: ignore[no-untyped-def]
     cache = caches[0]
@@ -66,13 +77,17 @@ def _attend(caches, records, rows, position, end, scratch, totals, partial, out)
             for start in range(0, end, SPLIT):
                 target = totals if start == 0 else partial
                 stop = min(end, start + SPLIT)
-                attention.attend_rows(cache, records[0], kv_head, row, position, start, stop, scratch, target)
+                count = min(ROWS, rows - row)
+                first = row == 0
+                attention.attend_rows(
+                    cache, records[0], kv_head, row, count, position, start, stop, first, scratch, target
+                )
                 if start > 0:
-                    for index in range(ROWS):
+                    for index in range(count):
                         attention.merge(totals + index * stride, partial + index * stride, cache.head_dim)
             for index in range(min(ROWS, rows - row)):
                 target = out + (kv_head * rows + row + index) * cache.head_dim * 4
-                attention.normalise(totals + index * stride, target, cache.head_dim)
+                attention.normalise(cache, totals + index * stride, target)
 
 
 class Cache:
@@ -92,7 +107,8 @@ class Cache:
         parts = (self.k, self.k_scales, self.v, self.v_scales, self.offset)
         self.record[0] = (KV_KINDS[kind], heads, kv_heads, head_dim, self.capacity, *(p.ctypes.data for p in parts))
         scratch, copy = aligned(64, 0), keys.copy()
-        _fill(self.record, self.positions, copy.ctypes.data, values.ctypes.data, scratch.ctypes.data)
+        other = values.copy()  # storing may change what is stored
+        _fill(self.record, self.positions, copy.ctypes.data, other.ctypes.data, scratch.ctypes.data)
 
     def attend(self, query: Any, position: int) -> Any:
         """``query`` (tokens, heads, head_dim) -> the same of what each token sees, from ``position`` on."""
@@ -131,12 +147,16 @@ def test_attention(kind: str, shape: tuple[int, int, int], limit: int) -> None:
     rng = np.random.default_rng(limit)
     query = (rng.standard_normal((1, shape[0], shape[2])) * 3 / math.sqrt(shape[2])).astype(np.float32)
     out = cache.attend(query, limit - 1)[0]
-    seen, tolerance = query[0], 2e-6
-    if kind == "q8":
-        keys = reference.cached(keys - cache.offset.reshape(shape[1:]))
-        values, seen, tolerance = reference.cached(values), reference.cached(seen), 2e-4
-    expected = reference.attention(seen, keys[:limit], values[:limit])
+    keys, values = keys[:limit], values[:limit]
+    if kind == "f32":
+        expected, tolerance = reference.attention(query[0], keys, values), 2e-6
+    else:
+        # A weight on the border between two of its 16-bit codes may fall to either side.
+        keys = keys - cache.offset.reshape(shape[1:])
+        expected, tolerance = reference.attention_q8(query[0], keys, values, SPLIT), 2e-5
     assert np.abs(out - expected).max() < tolerance * max(1, np.abs(expected).max())
+    exact = reference.attention(query[0], keys, values)
+    assert np.abs(out - exact).max() < 0.05 * max(1, np.abs(exact).max())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,14 +176,14 @@ def test_codes_of_the_cache(head_dim: int) -> None:
     keys = keys - cache.offset.reshape(2, head_dim)
     codes = cache.k[: cache.capacity * 2 * head_dim].reshape(2, -1, head_dim // 4, 16, 4).swapaxes(2, 3)
     codes = codes.reshape(2, cache.capacity, head_dim)[:, :530].swapaxes(0, 1)
-    expected, scales = reference.quantise_cached(keys)
+    expected, scales = reference.quantise_cached(reference.hadamard(keys))
     assert np.array_equal((codes ^ 0x80).view(np.int8), expected)
     stored = cache.k_scales.view(np.float16)[: cache.capacity * 2 * head_dim // 32]
     stored = stored.reshape(2, -1, head_dim // 32, 16).swapaxes(2, 3).reshape(2, cache.capacity, -1)
     assert np.array_equal(stored[:, :530].swapaxes(0, 1), scales)
     codes = cache.v[: cache.capacity * 2 * head_dim].reshape(2, head_dim // 16, -1, 16, 4)[..., [0, 2, 1, 3]]
     codes = codes.transpose(2, 4, 0, 1, 3).reshape(cache.capacity, 2, head_dim)[:530]
-    expected, scales = reference.quantise_cached(values)
+    expected, scales = reference.quantise_cached(reference.hadamard(values))
     assert np.array_equal(codes.view(np.int8), expected)
     stored = cache.v_scales.view(np.float16)[: cache.capacity * 2 * head_dim // 32].reshape(2, head_dim // 32, -1)
     assert np.array_equal(stored.transpose(2, 0, 1)[:530], scales)
@@ -179,7 +199,7 @@ def test_a_long_tail_does_not_vanish_beside_a_peak(kind: str) -> None:
     cache = Cache(kind, 1, 1, 32, keys, values)
     query = np.zeros((1, 1, 32), np.float32)
     query[0, 0, 0] = 1
-    assert np.abs(cache.attend(query, 511)).max() < 5e-3
+    assert np.abs(cache.attend(query, 511)).max() < 2e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)

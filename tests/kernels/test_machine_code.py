@@ -99,7 +99,7 @@ def test_no_loop_of_the_forward_pass_spills(listings: dict[str, Any]) -> None:
     """Norms, quantisation, activations and softmax: on fewer registers they may read constants from the stack."""
     kernels = listings["avx512vnni forward"]["kernels"]
     loops = hot_loops(kernels["qwchat_forward"]["code"], "avx512vnni")
-    assert len(loops) > 10
+    assert len(loops) >= 8
     assert [(loop.function.name, loop.spills()) for loop in loops if loop.spills()] == []
 
 
