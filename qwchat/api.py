@@ -47,9 +47,9 @@ def load(
     """Opens a converted model: the path of its folder, or its name in the models folder.
 
     ``threads``: by default the physical cores; ``context``: positions of the KV cache, by default the model's, at
-    most 4,096; ``kv``: ``f32``, ``q8`` or ``auto``, which is ``q8`` beyond 4,096 positions.  Raises ModelError if
-    there is no such model or it has yet to be converted (``quant.convert`` does it), quant.errors.ContainerError if
-    it is damaged, and the errors of :class:`Engine` and :class:`Tokenizer`.
+    most 4,096; ``kv``: ``f32``, ``q8`` or ``auto``, which is ``q8`` where ``f32`` would take more than 128 MiB.  Raises
+    ModelError if there is no such model or it has yet to be converted (``quant.convert`` does it),
+    quant.errors.ContainerError if it is damaged, and the errors of :class:`Engine` and :class:`Tokenizer`.
     """
     folder = open_model(_converted(str(model)))
     folder.prefetch()

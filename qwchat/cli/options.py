@@ -27,7 +27,7 @@ Threads = Annotated[
 ]
 Kv = Annotated[
     Literal["auto", "f32", "q8"],
-    typer.Option("--kv", help="KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 beyond 4096 tokens)."),
+    typer.Option("--kv", help="KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 above 128 MiB)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progress, no statistics.")]

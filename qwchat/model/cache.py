@@ -12,15 +12,16 @@ from qwchat.kernels.records import KV_KINDS, SPLIT
 from qwchat.model.memory import require_memory
 from qwchat.rope import inverse_frequencies
 
-F32_LIMIT = 4096  # positions up to which `auto` keeps f32: below, the weights outweigh the cache
+F32_LIMIT = 128 << 20  # bytes up to which `auto` keeps f32: a cache of that size is small beside what else is there
 _STILL = 8192
 
 
-def choose_kind(asked: str, context: int) -> str:
-    """``f32`` or ``q8`` for ``auto`` and a context of so many positions; any other name is returned as it is."""
+def choose_kind(asked: str, config: ModelConfig, context: int) -> str:
+    """``f32`` or ``q8`` for ``auto``, by what f32 would take of memory; any other name is returned as it is."""
     if asked != "auto":
         return asked
-    return "f32" if context <= F32_LIMIT else "q8"
+    needed = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim * context
+    return "f32" if needed <= F32_LIMIT else "q8"
 
 
 def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -49,7 +49,7 @@ class Qwen2:
         self._weights = Weights(folder)
         self._memory: list[NDArray[Any]] = []
         try:
-            self._cache = KVCache(self.config, context, choose_kind(kv, context))
+            self._cache = KVCache(self.config, context, choose_kind(kv, self.config, context))
             self._states = np.zeros(1, STATE)
             self._layers = np.zeros(self.config.num_layers, LAYER)
             self._fill(threads)

@@ -12,6 +12,7 @@ from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError
 from qwchat.events import Finished, Prefilled, Step
 from qwchat.generation.engine import Engine
 from qwchat.model import memory
+from qwchat.model.cache import choose_kind
 from qwchat.sampling import SamplingSettings
 from tests.kernels.packed import KINDS, Folder, random_packed
 from tests.model.decoder import Decoder, config, random_folder
@@ -169,3 +170,14 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: py
 
 def _no_memory(*_: object) -> None:
     raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "head_dim", "context", "kind"),
+    [(24, 2, 64, 4096, "f32"), (24, 2, 64, 16384, "q8"), (28, 4, 128, 1024, "f32"), (28, 4, 128, 4096, "q8")],
+)
+def test_the_kind_of_cache_follows_its_size(layers: int, kv_heads: int, head_dim: int, context: int, kind: str) -> None:
+    heads = {"num_attention_heads": kv_heads, "num_key_value_heads": kv_heads, "hidden_size": kv_heads * head_dim}
+    shape = config(num_hidden_layers=layers, **heads)
+    assert choose_kind("auto", shape, context) == kind
+    assert choose_kind("q8", shape, context) == "q8"
