@@ -124,6 +124,14 @@ def test_a_seed_is_drawn_for_every_reply_unless_one_is_set() -> None:
     assert model.calls[-1]["seed"] == 11
 
 
+def test_speculation_is_asked_for_until_it_is_switched_off() -> None:
+    model, session = make()
+    for value, expected in (("on", True), ("off", False), ("default", True)):
+        session.controls = session.controls.changed("speculate", value, session.defaults)
+        end_of(session.ask("hello"))
+        assert model.calls[-1]["speculate"] is expected
+
+
 def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
     controls = Controls(SamplingSettings(temperature=0.7, top_k=20), seed=3)
     assert {name: controls.shown(name) for name in NAMES} == {

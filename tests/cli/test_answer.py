@@ -34,6 +34,12 @@ def test_a_pipe_gets_the_reply_byte_for_byte(tmp_path: Path, reply: str) -> None
         assert call("-p", "hi", *extra, models=tmp_path, replies=[reply]).stdout == reply.encode() + b"\n"
 
 
+def test_speculation_can_be_switched_off(tmp_path: Path) -> None:
+    for extra, expected in (((), True), (("--speculate",), True), (("--no-speculate",), False)):
+        answer = json.loads(call("-p", "hi", "--json", *extra, models=tmp_path).stdout)
+        assert answer["settings"]["speculate"] is expected
+
+
 def test_quiet_leaves_stderr_empty(tmp_path: Path) -> None:
     assert call("-q", "-p", "hi", "--max-tokens", "1", models=tmp_path).stderr == b""
 
@@ -175,6 +181,7 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
             "no such option: --tmep (Possible options: --help, --stop, --temp) (qwchat --help lists what there is)",
         ),
         (("cnvert", "x"), 2, "no such command 'cnvert'. Did you mean 'convert'? (qwchat --help lists what there is)"),
+        (("--no-speculate", "list"), 2, "--no-speculate stands before 'list': put it after, as in qwchat list …"),
         (("--temp", "1", "list"), 2, "--temp stands before 'list': put it after, as in qwchat list …"),
         (("chat", "mini", "-m", "other"), 2, "two models are given, mini and --model other: leave one out"),
         (("chat", "--json"), 2, "--json belongs to a single question: give one with -p"),

@@ -122,6 +122,14 @@ def test_bench(models: Path) -> None:
     assert [line.split()[0] for line in table[3:]] == ["prefill", "decode"]
 
 
+def test_bench_speculates_only_when_asked(models: Path) -> None:
+    arguments = ("--prompt-tokens", "20", "--new-tokens", "30", "--rounds", "1", "--json")
+    for extra, expected in (((), False), (("--speculate",), True)):
+        figures = json.loads(qwchat("bench", "tiny-q4", *arguments, *extra, models=models).stdout)
+        assert figures["speculate"] is expected
+        assert figures["decode"]["tokens_per_second"] > 0
+
+
 def test_bench_refuses_what_does_not_fit(models: Path) -> None:
     result = qwchat("bench", "tiny-q4", "--depth", "600", models=models)
     assert (result.returncode, result.stdout) == (2, b"")

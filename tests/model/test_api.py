@@ -69,6 +69,23 @@ def test_a_follow_up_reads_only_what_is_new(model: qwchat.Model) -> None:
     assert again.token_ids == first.token_ids
 
 
+@pytest.mark.parametrize("settings", [GREEDY, SamplingSettings(temperature=0.2, repeat_penalty=1.1)], ids=str)
+def test_speculation_changes_no_word(model: qwchat.Model, settings: SamplingSettings) -> None:
+    drafted = 0
+    for seed in range(4):
+        turns: list[Message] = [{"role": "user", "content": "hello the hell " * (3 + seed)}]
+        plain = reply(model, turns, settings=settings, seed=seed, max_tokens=120, speculate=False)
+        quick = reply(model, turns, settings=settings, seed=seed, max_tokens=120)
+        assert (quick.text, quick.token_ids, quick.finish_reason) == (plain.text, plain.token_ids, plain.finish_reason)
+        assert plain.stats.drafted_tokens == 0
+        stop = plain.text[len(plain.text) // 2 :][:3]
+        for speculate in (True, False):
+            cut = reply(model, turns, settings=settings, seed=seed, max_tokens=120, speculate=speculate, stop=[stop])
+            assert cut.text == plain.text[: plain.text.index(stop)]
+        drafted += quick.stats.drafted_tokens
+    assert drafted > 0
+
+
 def test_stop_strings_end_a_reply_and_are_no_part_of_it(model: qwchat.Model) -> None:
     whole = reply(model, ASK, settings=HOT, seed=3, max_tokens=80)
     stop = whole.text[20:24]
