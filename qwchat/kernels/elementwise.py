@@ -30,6 +30,16 @@ _Q4_SHIFT = INTEGER_FORMATS[Q4].shift
 
 
 @inlined
+def _lower_terms(y, r):
+    """The polynomial from degree 4 down to 0; ``y``: its coefficients from 5 on, with their powers of ``r``."""
+    y = simd.fma(y, r, simd.splat(_C4))
+    y = simd.fma(y, r, simd.splat(_C3))
+    y = simd.fma(y, r, simd.splat(_C2))
+    y = simd.fma(y, r, simd.splat(_ONE))
+    return simd.fma(y, r, simd.splat(_ONE))
+
+
+@inlined
 def exponential(x):
     """exp of sixteen lanes: relative error below 3e-7; exactly 0 below -87.33, so that masked lanes vanish."""
     bounded = simd.minimum(simd.maximum(x, simd.splat(_EXP_LOW)), simd.splat(_EXP_HIGH))
@@ -38,12 +48,7 @@ def exponential(x):
     r = simd.fma(whole, simd.splat(-_LN2_HIGH), bounded)
     r = simd.fma(whole, simd.splat(-_LN2_LOW), r)
     y = simd.fma(r, simd.splat(_C7), simd.splat(_C6))
-    y = simd.fma(y, r, simd.splat(_C5))
-    y = simd.fma(y, r, simd.splat(_C4))
-    y = simd.fma(y, r, simd.splat(_C3))
-    y = simd.fma(y, r, simd.splat(_C2))
-    y = simd.fma(y, r, simd.splat(_ONE))
-    y = simd.fma(y, r, simd.splat(_ONE))
+    y = _lower_terms(simd.fma(y, r, simd.splat(_C5)), r)
     return simd.zero_below(x, simd.splat(_EXP_LOW), simd.multiply(y, simd.power_of_two(power)))
 
 
@@ -59,12 +64,7 @@ def exponential_below_zero(x):
     whole = simd.subtract(powers, simd.splat(_ROUNDER))
     r = simd.fma(whole, simd.splat(-_LN2_HIGH), bounded)
     r = simd.fma(whole, simd.splat(-_LN2_LOW), r)
-    y = simd.fma(r, simd.splat(_C6), simd.splat(_C5))
-    y = simd.fma(y, r, simd.splat(_C4))
-    y = simd.fma(y, r, simd.splat(_C3))
-    y = simd.fma(y, r, simd.splat(_C2))
-    y = simd.fma(y, r, simd.splat(_ONE))
-    y = simd.fma(y, r, simd.splat(_ONE))
+    y = _lower_terms(simd.fma(r, simd.splat(_C6), simd.splat(_C5)), r)
     return simd.add_exponents(y, powers)
 
 
