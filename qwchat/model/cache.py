@@ -50,10 +50,10 @@ class KVCache:
         self.capacity = -(-context // SPLIT) * SPLIT
         self.kind = kind
         self._config = config
-        self._elements = config.num_kv_heads * self.capacity * config.head_dim  # of K or V in a layer
+        elements = config.num_kv_heads * self.capacity * config.head_dim  # of K or V in a layer
         size = 1 if kind == "q8" else 4
-        self._layer_bytes = self._elements * size
-        self._scale_bytes = self._elements // 32 * 2 if kind == "q8" else 0
+        self._layer_bytes = elements * size
+        self._scale_bytes = elements // 32 * 2 if kind == "q8" else 0
         needed = 2 * config.num_layers * (self._layer_bytes + self._scale_bytes)
         remedy = "ask for a smaller context with --ctx" + ("" if kind == "q8" else " or for 8 bits with --kv q8")
         require_memory(needed, f"the KV cache of {context:,} tokens", remedy)
@@ -68,11 +68,6 @@ class KVCache:
         raw = np.zeros(size + 64, np.uint8)
         start = -raw.ctypes.data % 64
         return raw[start : start + size]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of address space."""
-        return sum(part.nbytes for part in self._memory)
 
     def fill(self, layer: int, record: Any, key_bias: NDArray[np.float32]) -> None:
         """Writes the addresses of one layer's cache into a CACHE record.  ``key_bias`` (num_kv_heads * head_dim)."""
