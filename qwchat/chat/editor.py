@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from qwchat.chat.suggestions import Suggestion
 from qwchat.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
 
 PROMPT = "> "
 CONTINUATION = "  "
+Suggest = Callable[[str], Iterable[Suggestion]]
 
 
 class Reader(Protocol):
     """Reads one message after another."""
 
-    def read(self) -> str:
-        """The next message. Raises EOFError at the end of the input, KeyboardInterrupt on Ctrl-C."""
+    def read(self, draft: str = "") -> str:
+        """The next message, which begins with ``draft`` where that can be changed.
+
+        Raises EOFError at the end of the input, KeyboardInterrupt on Ctrl-C.
+        """
 
 
 class PlainReader:
@@ -39,7 +44,7 @@ class PlainReader:
         self._stream = stream
         self._prompt = prompt
 
-    def read(self) -> str:
+    def read(self, draft: str = "") -> str:
         """The next line without its end. Raises EOFError, and UsageError for bytes that are no UTF-8."""
         if self._prompt is not None:
             self._prompt.write(PROMPT)
@@ -58,8 +63,7 @@ class Editor:
 
     Args:
         terminal: the terminal to read keys from.
-        commands: the commands to complete, with their summaries; settings complete after ``/set``.
-        settings: names to complete after ``/set ``.
+        suggest: what may follow the text before the cursor.
         history: file that keeps what was typed, or None to keep it in memory.
         emphasis: whether the prompt sign may be bold.
     """
@@ -67,8 +71,7 @@ class Editor:
     def __init__(
         self,
         terminal: TextIO,
-        commands: Iterable[tuple[str, str]],
-        settings: Iterable[str],
+        suggest: Suggest,
         history: Path | None,
         *,
         emphasis: bool,
@@ -83,7 +86,7 @@ class Editor:
             multiline=True,
             prompt_continuation=CONTINUATION,
             key_bindings=_bindings(),
-            completer=_completer(tuple(commands), tuple(settings)),
+            completer=_completer(suggest),
             complete_while_typing=True,
             history=_history(history),
             auto_suggest=AutoSuggestFromHistory(),
@@ -91,9 +94,9 @@ class Editor:
             output=create_output(always_prefer_tty=True),
         )
 
-    def read(self) -> str:
+    def read(self, draft: str = "") -> str:
         """The next message. Raises EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C."""
-        return self._session.prompt([(self._style, PROMPT)])
+        return self._session.prompt([(self._style, PROMPT)], default=draft)
 
 
 def _bindings() -> KeyBindings:
@@ -131,29 +134,16 @@ def _bindings() -> KeyBindings:
     return bindings
 
 
-def _completer(commands: tuple[tuple[str, str], ...], settings: tuple[str, ...]) -> Completer:
-    from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+def _completer(suggest: Suggest) -> Completer:
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
-    paths = PathCompleter(expanduser=True)
-
-    class Commands(Completer):
-        """Commands at the start of the text, settings after /set, files after /save."""
-
+    class Suggested(Completer):
         def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-            text = document.text_before_cursor
-            if text.startswith("/save "):
-                rest = text.removeprefix("/save ")
-                yield from paths.get_completions(Document(rest, len(rest)), complete_event)
-            elif text.startswith("/set "):
-                rest = text.removeprefix("/set ")
-                yield from (Completion(name, -len(rest)) for name in settings if name.startswith(rest))
-            elif text.startswith("/"):
-                for name, summary in commands:
-                    if f"/{name}".startswith(text):
-                        yield Completion(f"/{name}", -len(text), display_meta=summary)
+            for suggestion in suggest(document.text_before_cursor):
+                yield Completion(suggestion.text, -suggestion.replaced, display_meta=suggestion.note)
 
-    return Commands()
+    return Suggested()
 
 
 def _history(path: Path | None) -> History:

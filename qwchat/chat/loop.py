@@ -10,7 +10,6 @@ from functools import partial
 from qwchat.chat import commands
 from qwchat.chat.editor import Reader
 from qwchat.chat.turn import Begin, play
-from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice, statistics_line
 from qwchat.chat.view.status import PrefillStatus
@@ -24,19 +23,20 @@ class Chat:
     Attributes:
         desk: the session and what commands need besides.
         reader: where the person types.
-        view: where replies go.
         screen: where everything else goes (standard error).
         status: progress through a long prompt.
         replying: entered for the time of a reply, to keep typed keys out of it.
+        attached: text that goes before the next message.
+        draft: what the next prompt begins with.
     """
 
     desk: commands.Desk
     reader: Reader
-    view: ReplyView
     screen: Screen
     status: PrefillStatus
     replying: Callable[[], AbstractContextManager[None]]
     attached: str = ""
+    draft: str = ""
 
     def run(self, first: str | None = None) -> None:
         """Answer ``first`` where there is one, then whatever is typed, until the person leaves."""
@@ -44,7 +44,8 @@ class Chat:
             self._say(first)
         while True:
             try:
-                typed = self.reader.read()
+                draft, self.draft = self.draft, ""
+                typed = self.reader.read(draft)
             except KeyboardInterrupt:
                 self.screen.hint("Ctrl-D or /quit leaves")
                 continue
@@ -65,8 +66,12 @@ class Chat:
             self._say(commands.message_text(typed))
         elif isinstance(outcome, commands.Show):
             self.screen.answer(outcome.text)
-        elif isinstance(outcome, commands.Retry):
-            self._retry()
+        elif isinstance(outcome, commands.Draft):
+            self.draft = outcome.text
+        elif isinstance(outcome, commands.Play):
+            if outcome.hint is not None:
+                self.screen.hint(outcome.hint)
+            self._play(outcome.begin)
         return not isinstance(outcome, commands.Quit)
 
     def _say(self, text: str) -> None:
@@ -74,18 +79,13 @@ class Chat:
         if self._play(partial(self.desk.session.ask, question)):
             self.attached = ""
 
-    def _retry(self) -> None:
-        if not self.desk.session.controls.sampled:
-            self.screen.hint("temp is 0, so the answer will be the same: /set temp 0.7 lets chance in")
-        self._play(self.desk.session.retry)
-
     def _play(self, begin: Begin) -> bool:
         """Play a reply; whether it entered the conversation."""
         session = self.desk.session
         before = session.revision
         try:
             with self.replying():
-                done = play(begin, self.view, self.status)
+                done = play(begin, self.desk.view, self.status)
         except KeyboardInterrupt:
             self._stopped(session.revision != before)
         except QwchatError as error:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TextIO
 
-from qwchat.chat.commands import COMMANDS, Desk
-from qwchat.chat.controls import NAMES
+from qwchat.chat.commands import Desk, suggestions
 from qwchat.chat.editor import Editor, PlainReader, Reader, history_file, keys_unseen
 from qwchat.chat.loop import Chat
 from qwchat.chat.session import Session
@@ -53,10 +52,11 @@ def converse(options: ReplyOptions, services: Services) -> int:
             stack.enter_context(keys())
         located, model = answer.open_model(options, services, streams)
         stack.enter_context(model)
+        session = Session(model, answer.controls_of(options, model), options.system)
+        desk = Desk(session, located.name, answer.reply_view(options, streams))
         chat = Chat(
-            desk=Desk(Session(model, answer.controls_of(options, model), options.system), located.name),
-            reader=_reader(seat, streams, by_line=by_line),
-            view=answer.reply_view(options, streams),
+            desk=desk,
+            reader=_reader(seat, desk, streams, by_line=by_line),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
             replying=keys if by_line else nullcontext,
@@ -89,10 +89,10 @@ def _reads_lines(seat: Seat) -> bool:
     return seat.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 
 
-def _reader(seat: Seat, streams: Streams, *, by_line: bool) -> Reader:
+def _reader(seat: Seat, desk: Desk, streams: Streams, *, by_line: bool) -> Reader:
     if seat.terminal is not None and not by_line:
-        commands = [(command.name, command.summary) for command in COMMANDS]
-        return Editor(seat.terminal, commands, NAMES, history_file(), emphasis=streams.screen.look.emphasis)
+        suggest = partial(suggestions, desk)
+        return Editor(seat.terminal, suggest, history_file(), emphasis=streams.screen.look.emphasis)
     source = seat.terminal or sys.stdin
     if source is None:
         raise UsageError("there is neither a terminal nor standard input to talk on")

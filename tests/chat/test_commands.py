@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import pytest
 
-from qwchat.chat.commands import COMMANDS, Desk, Outcome, Quit, Retry, Show, message_text, parse
+from qwchat.chat.commands import COMMANDS, Desk, Outcome, Play, Quit, Show, message_text, parse, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.terminal import PLAIN
 from qwchat.errors import UsageError
 from qwchat.sampling import SamplingSettings
 from tests.chat.fakes import FakeModel
 
-HELP = """\
-/help              this list
-/clear             forget the conversation
-/system TEXT       show or set the system prompt (none: without)
-/set NAME VALUE    show or change a setting (default: back to the start)
-/retry             answer the last question again
-/save FILE         write the conversation as Markdown, or as .json
-/quit              leave
 
-Settings: temp, top-p, top-k, min-p, repeat-penalty, presence-penalty, frequency-penalty, seed, max-tokens, stop, \
-speculate
-Enter              send
-Alt-Enter, Ctrl-J  break the line
-Ctrl-C             stop a reply and keep what was said
-Ctrl-D             leave"""
-
-
-def desk() -> Desk:
-    return Desk(Session(FakeModel(), Controls(SamplingSettings(temperature=0.7))), "mini")
+def desk(session: Session | None = None) -> Desk:
+    session = session or Session(FakeModel(), Controls(SamplingSettings(temperature=0.7)))
+    return Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
 def obey(place: Desk, text: str) -> Outcome:
@@ -62,10 +51,24 @@ def test_how_a_command_may_be_typed(text: str) -> None:
     assert obey(desk(), text) == Show("the conversation is forgotten")
 
 
-def test_help_is_this_text() -> None:
-    assert obey(desk(), "/help") == Show(HELP)
+def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> None:
+    shown = obey(desk(), "/help")
+    assert isinstance(shown, Show)
+    for command in COMMANDS:
+        assert re.search(rf"^  {re.escape(command.usage)} +{re.escape(command.summary)}$", shown.text, re.MULTILINE)
     assert obey(desk(), "/help save") == Show("/save FILE  write the conversation as Markdown, or as .json")
-    assert all(f"/{command.name}" in HELP for command in COMMANDS)
+    with pytest.raises(UsageError, match=r"there is no command /sav: did you mean /save\?"):
+        obey(desk(), "/help sav")
+
+
+def test_what_may_follow_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "talk.md").touch()
+    (tmp_path / "talks").mkdir()
+    place = desk()
+    assert [(s.text, s.replaced) for s in suggestions(place, "/re")][:1] == [("/retry", 3)]
+    assert [(s.text, s.replaced, s.note) for s in suggestions(place, "/set tem")] == [("temp", 3, "0.7")]
+    assert [s.text for s in suggestions(place, f"/save {tmp_path}/ta")] == ["talk.md", "talks/"]
+    assert list(suggestions(place, "hello /re")) == []
 
 
 def test_system_prompts_come_and_go() -> None:
@@ -98,9 +101,15 @@ def test_save_may_write_its_own_file_again(tmp_path: Path) -> None:
     obey(place, f"/save {path}")
     assert "more" in path.read_text()
     with pytest.raises(UsageError, match="exists already"):
-        obey(Desk(place.session, "mini"), f"/save {path}")
+        obey(desk(place.session), f"/save {path}")
 
 
 def test_retry_and_quit() -> None:
-    assert obey(desk(), "/retry") == Retry()
+    place = desk()
+    list(place.session.ask("hello"))
+    again = obey(place, "/retry")
+    assert isinstance(again, Play)
+    assert again.hint is None
+    list(again.begin(lambda: False))
+    assert [message["content"] for message in place.session.messages] == ["hello", "echo: hello"]
     assert obey(desk(), "/quit") == Quit()

@@ -1,0 +1,71 @@
+"""The commands of the chat: ``/name argument``. They change the session and return what is to be done next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from qwchat.chat.commands import help as helping
+from qwchat.chat.commands import settings, store, talk
+from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Quit, Show
+from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.errors import UsageError
+
+__all__ = [
+    "COMMANDS",
+    "GROUPS",
+    "Command",
+    "Desk",
+    "Draft",
+    "Outcome",
+    "Play",
+    "Quit",
+    "Show",
+    "message_text",
+    "parse",
+    "suggestions",
+]
+
+GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
+    ("What is said", talk.COMMANDS),
+    ("How it is said", settings.COMMANDS),
+    ("Keeping it", store.COMMANDS),
+    ("The chat itself", helping.COMMANDS),
+)
+COMMANDS: tuple[Command, ...] = tuple(command for _, group in GROUPS for command in group)
+
+_COMMAND = re.compile(r"/([A-Za-z][A-Za-z-]*)(?:\s+(.*))?", re.DOTALL)
+
+
+def parse(text: str) -> tuple[Command, str] | None:
+    """The command that ``text`` gives and its argument; None where ``text`` is a message.
+
+    ``//`` begins a message with a slash; so does ``/`` followed by anything but a word (``/usr/bin`` is a message), and
+    an unknown word in a text of several lines. Raises UsageError for an unknown command on a line of its own.
+    """
+    match = _COMMAND.fullmatch(text.strip())
+    if match is None:
+        return None
+    name, argument = match[1].lower(), (match[2] or "").strip()
+    command = helping.named(name)
+    if command is not None:
+        return command, argument
+    if "\n" in text.strip():
+        return None
+    raise UsageError(f"there is no command /{match[1]}: {helping.hint(name)} (begin with // to send it as a message)")
+
+
+def message_text(text: str) -> str:
+    """The message that a typed line stands for: without the first of two slashes."""
+    return text[1:] if text.startswith("//") else text
+
+
+def suggestions(desk: Desk, text: str) -> Iterable[Suggestion]:
+    """What may follow ``text``, the beginning of an input up to the cursor, where it is a command."""
+    name, blank, argument = text.partition(" ")
+    if not name.startswith("/") or "\n" in text:
+        return ()
+    if not blank:
+        return fitting(name, ((f"/{command.name}", command.summary) for command in COMMANDS))
+    command = helping.named(name[1:].lower())
+    return () if command is None else command.complete(desk, argument)

@@ -1,0 +1,82 @@
+"""What a command is, what it works on and what may come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qwchat.chat.session import Session
+from qwchat.chat.suggestions import Suggestion
+from qwchat.chat.turn import Begin
+from qwchat.chat.view.reply import ReplyView
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show ``text`` and go on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Play:
+    """Stream the reply that ``begin`` starts; ``hint`` is shown before."""
+
+    begin: Begin
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The next prompt begins with ``text``, to be changed and sent."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Quit:
+    """Leave the chat."""
+
+
+Outcome = Show | Play | Draft | Quit
+
+
+@dataclass
+class Desk:
+    """What commands work on: the session, the model's name for people, replies on the screen, files written so far."""
+
+    session: Session
+    model_name: str
+    view: ReplyView
+    written: set[Path] = field(default_factory=set)
+
+
+def _nothing(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: what is typed behind the slash.
+        argument: its argument as shown in the help; empty for none.
+        summary: half a line for the list of commands.
+        run: does it. Raises QwchatError.
+        details: more lines for ``/help NAME``.
+        complete: what may follow, given what was typed of the argument.
+    """
+
+    name: str
+    argument: str
+    summary: str
+    run: Callable[[Desk, str], Outcome]
+    details: str = ""
+    complete: Callable[[Desk, str], Iterable[Suggestion]] = _nothing
+
+    @property
+    def usage(self) -> str:
+        """How it is typed: ``/save FILE``."""
+        return f"/{self.name} {self.argument}".rstrip()

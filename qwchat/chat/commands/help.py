@@ -1,0 +1,71 @@
+"""Commands about the chat itself: help, and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from qwchat.chat.commands.base import Command, Desk, Outcome, Quit, Show
+from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.errors import UsageError
+
+KEYS: tuple[tuple[str, str], ...] = (
+    ("Enter", "send"),
+    ("Alt-Enter, Ctrl-J", "break the line"),
+    ("Ctrl-C", "stop a reply and keep what was said"),
+    ("Ctrl-D", "leave"),
+)
+
+
+def _help(desk: Desk, argument: str) -> Outcome:
+    from qwchat.chat.commands import GROUPS
+
+    if argument:
+        return Show(_about(argument))
+    commands = [command for _, group in GROUPS for command in group]
+    width = max(len(name) for name in (*(command.usage for command in commands), *(keys for keys, _ in KEYS)))
+    lines = []
+    for title, group in GROUPS:
+        lines += [title, *(f"  {command.usage:<{width}}  {command.summary}" for command in group), ""]
+    lines += ["Keys", *(f"  {keys:<{width}}  {effect}" for keys, effect in KEYS)]
+    lines += ["", "/help NAME says more about a command; a message that begins with a slash is typed with two."]
+    return Show("\n".join(lines))
+
+
+def _about(argument: str) -> str:
+    name = argument.lstrip("/").lower()
+    command = named(name)
+    if command is None:
+        raise UsageError(f"there is no command /{name}: {hint(name)}")
+    return f"{command.usage}  {command.summary}" + (f"\n\n{command.details}" if command.details else "")
+
+
+def named(name: str) -> Command | None:
+    """The command of that name."""
+    from qwchat.chat.commands import COMMANDS
+
+    return next((command for command in COMMANDS if command.name == name), None)
+
+
+def hint(name: str) -> str:
+    """What a person who typed the unknown ``name`` may have meant."""
+    from qwchat.chat.commands import COMMANDS
+
+    close = difflib.get_close_matches(name, [command.name for command in COMMANDS], n=1)
+    return f"did you mean /{close[0]}?" if close else "/help lists them"
+
+
+def _names(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    from qwchat.chat.commands import COMMANDS
+
+    return fitting(typed, ((command.name, command.summary) for command in COMMANDS))
+
+
+def _quit(desk: Desk, argument: str) -> Outcome:
+    return Quit()
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("help", "[NAME]", "this list, or more about a command", _help, complete=_names),
+    Command("quit", "", "leave", _quit),
+)

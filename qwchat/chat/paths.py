@@ -1,0 +1,23 @@
+"""Completion of paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwchat.chat.suggestions import Suggestion
+
+_MOST = 200  # in one folder: a person types on rather than reads more
+
+
+def paths(typed: str) -> Iterator[Suggestion]:
+    """Paths that begin with ``typed``, folders with a slash behind them; hidden ones only where a dot was typed."""
+    folder, slash, start = typed.rpartition("/")
+    try:
+        where = Path(folder + slash).expanduser()
+        found = sorted(where.iterdir())
+    except (OSError, RuntimeError):  # RuntimeError: the home folder of nobody, as in ~nobody.
+        return
+    fitting = [path for path in found if path.name.startswith(start) and (start or not path.name.startswith("."))]
+    for path in fitting[:_MOST]:
+        yield Suggestion(path.name + ("/" if path.is_dir() else ""), len(start))
