@@ -23,6 +23,10 @@ class TemplateError(ModelError):
     """A chat template that is broken, asks for what it may not have, or runs past its limits."""
 
 
+class SessionError(QwchatError):
+    """A saved conversation that is missing, damaged, or in use elsewhere."""
+
+
 class PromptTooLongError(QwchatError):
     """A prompt that does not fit in the context.
 

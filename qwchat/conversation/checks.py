@@ -1,0 +1,132 @@
+"""Reading events that may come from anywhere: every field has a type and a range, or is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from qwchat.errors import UsageError
+
+ID_LIMIT = 1 << 31  # of nodes and of tokens
+SEED_LIMIT = 1 << 64
+_SHORT = 200  # characters of a name
+_KINDS = ("node", "head", "system", "title", "dropped")
+_ROLES = ("user", "assistant")
+
+
+def checked_event(event: Mapping[str, Any]) -> tuple[str, Any]:
+    """The kind of an event and its value.  Raises UsageError."""
+    if not isinstance(event, Mapping):
+        raise UsageError(f"an event is an object, not {_short(event)}")
+    kinds = [kind for kind in _KINDS if kind in event]
+    if len(kinds) != 1 or set(event) - {*kinds, "summary"} or ("summary" in event and kinds != ["dropped"]):
+        raise UsageError(f"an event is one of {', '.join(_KINDS)}, not {_short(list(event))}")
+    kind, value = kinds[0], event[kinds[0]]
+    if kind == "node":
+        if not isinstance(value, Mapping):
+            raise UsageError(f"node is an object, not {_short(value)}")
+    elif kind == "head":
+        value = None if value is None else _whole(kind, value, 1, ID_LIMIT)
+    elif kind == "dropped":
+        value = [_whole(kind, each, 1, ID_LIMIT) for each in _list(kind, value)]
+        _optional_text("summary", event.get("summary"))
+    elif kind == "title":
+        _text(kind, value)
+    else:
+        _optional_text(kind, value)
+    return kind, value
+
+
+def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Node from those of a file, all of which may be anything.  Raises UsageError.
+
+    Whether its id and those of others exist is for the tree to say.
+    """
+    known = {"id", "parent", "role", "content", "token_ids", "finish_reason", "seed", "settings", "stats", "model"}
+    known |= {"created", "note", "replaces"}
+    if unknown := set(given) - known:
+        raise UsageError(f"a node has no {_short(sorted(map(str, unknown))[0])}")
+    role = given.get("role")
+    if role not in _ROLES:
+        raise UsageError(f"role is {' or '.join(_ROLES)}, not {_short(role)}")
+    token_ids = given.get("token_ids")
+    if token_ids is not None:
+        token_ids = tuple(_whole("token_ids", each, 0, ID_LIMIT) for each in _list("token_ids", token_ids))
+    names = {name: _name(name, given.get(name)) for name in ("finish_reason", "model", "note")}
+    whole = {
+        name: None if given.get(name) is None else _whole(name, given[name], low, high)
+        for name, low, high in (("parent", 1, ID_LIMIT), ("replaces", 1, ID_LIMIT), ("seed", 0, SEED_LIMIT))
+    }
+    return {
+        "id": _whole("id", given.get("id"), 1, ID_LIMIT),
+        "role": role,
+        "content": _text("content", given.get("content")),
+        "token_ids": token_ids,
+        "settings": _object("settings", given.get("settings")),
+        "stats": _object("stats", given.get("stats")),
+        "created": _time(given.get("created", "")),
+        **names,
+        **whole,
+    }
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else shown[:40] + "…"
+
+
+def _whole(name: str, value: object, low: int, limit: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < limit:
+        raise UsageError(f"{name} takes whole numbers from {low} to {limit - 1}, not {_short(value)}")
+    return value
+
+
+def _list(name: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise UsageError(f"{name} is a list, not {_short(value)}")
+    return value
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is a text, not {_short(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} holds half a character (a lone surrogate) at position {error.start}") from error
+    return value
+
+
+def _optional_text(name: str, value: object) -> str | None:
+    return None if value is None else _text(name, value)
+
+
+def _name(name: str, value: object) -> str | None:
+    text = _optional_text(name, value)
+    if text is not None and len(text) > _SHORT:
+        raise UsageError(f"{name} is longer than {_SHORT} characters: {_short(text)}")
+    return text
+
+
+def _object(name: str, value: object) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name} is an object, not {_short(value)}")
+    try:
+        # A copy of what JSON can hold and nothing else, which later changes elsewhere do not reach.
+        return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{name} holds what JSON does not: {error}") from error
+
+
+def _time(value: object) -> str:
+    text = _text("created", value)
+    if text:
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {_short(text)}") from None
+    return text
