@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import typer
 
-from qwchat.cli import options
+from qwchat.cli import completion, options
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.main import guarded
 from qwchat.cli.services import Services
@@ -41,6 +42,13 @@ _COMMANDS: tuple[tuple[str, type[Any], str, str], ...] = (
         "qwchat.cli.bench",
         "Measure prefill and decode against the machine's limits.",
     ),
+    ("doctor", options.DoctorOptions, "qwchat.cli.doctor", "Show what this machine offers and what is in the way."),
+    (
+        "completion",
+        options.CompletionOptions,
+        "qwchat.cli.completion",
+        "Print the completion script of a shell: bash, zsh, fish or powershell.",
+    ),
 )
 
 # Where Typer's errors of parsing come from: BadParameter is a UsageError is a ClickException.
@@ -49,8 +57,13 @@ _PARSER_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
     """Run the command line; its exit code. Raises what the parser and the commands raise, for ``main`` to explain."""
+    completing = completion.VARIABLE in os.environ
+    if completing:
+        os.environ["COLUMNS"] = "1000"  # Typer wraps descriptions to the terminal's width, and a shell takes lines.
     try:
-        code = _app()(list(arguments), prog_name="qwchat", standalone_mode=False, obj=services or Services())
+        code = _app(completing=completing)(
+            list(arguments), prog_name="qwchat", standalone_mode=False, obj=services or Services()
+        )
     except _PARSER_ERROR as error:
         raise UsageError(_sentence(error)) from error
     return int(code or 0)
@@ -62,12 +75,12 @@ def _sentence(error: Exception) -> str:
     return f"{text[:1].lower()}{text[1:]} (qwchat --help lists what there is)"
 
 
-def _app() -> typer.Typer:
+def _app(*, completing: bool) -> typer.Typer:
     app = typer.Typer(
         name="qwchat",
         help=_HELP,
         epilog=_EPILOG,
-        add_completion=False,
+        add_completion=completing,  # Its options are not for people: there is a command.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -15,12 +15,26 @@ from qwchat.errors import UsageError
 
 Options = TypeVar("Options")
 
+
+def _models(incomplete: str) -> list[tuple[str, str]]:
+    from qwchat.cli import completion
+
+    return completion.models(incomplete)
+
+
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="A model folder, a name in the models folder, or a checkpoint folder."),
+    typer.Argument(
+        metavar="MODEL",
+        help="A model folder, a name in the models folder, or a checkpoint folder.",
+        autocompletion=_models,
+    ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="MODEL", help="The model (default: QWCHAT_MODEL, or mini).")
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="The model (default: QWCHAT_MODEL, or mini).", autocompletion=_models
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads (default: physical cores allowed).")
@@ -188,6 +202,24 @@ class ListOptions:
     """Options of ``list``."""
 
     json: Json = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Options of ``doctor``."""
+
+    json: Json = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions:
+    """Options of ``completion``."""
+
+    shell: Annotated[
+        Literal["bash", "zsh", "fish", "powershell"], typer.Argument(metavar="SHELL", help="Whose script to print.")
+    ]
     debug: Debug = False
 
 

@@ -1,0 +1,47 @@
+"""Shell completion: the script that ``qwchat completion SHELL`` prints, and the names that are looked up live.
+
+The shell's script calls qwchat with a variable set, and Typer answers it with what may follow.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import CompletionOptions
+from qwchat.cli.services import Services
+
+VARIABLE = "_QWCHAT_COMPLETE"
+
+
+def run(options: CompletionOptions, services: Services) -> int:
+    """Print the script of one shell, to be kept where that shell looks for it (README says where)."""
+    from qwchat.cli.app import run_app
+
+    os.environ[VARIABLE] = f"source_{options.shell}"
+    try:
+        run_app([], services)
+    except SystemExit as end:  # How Typer ends an answer to a shell.
+        return ExitCode.OK if end.code in (0, None) else ExitCode.RUNTIME
+    return ExitCode.OK
+
+
+def models(incomplete: str) -> list[tuple[str, str]]:
+    """Models on this machine, as the shell offers them."""
+    from qwchat import models_folder
+
+    def found() -> Iterable[tuple[str, str]]:
+        for model in models_folder.available():
+            state = "built in" if model.embedded else "converted" if model.converted else "checkpoint"
+            yield model.name, state
+
+    return _beginning(incomplete, found)
+
+
+def _beginning(incomplete: str, found: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Those that begin with ``incomplete``; none where looking fails, since a shell has no place for a complaint."""
+    try:
+        return [pair for pair in found() if pair[0].startswith(incomplete)]
+    except OSError:
+        return []

@@ -1,0 +1,231 @@
+"""``qwchat doctor``: what this machine offers, what is set up, and what stands in the way."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from qwchat import models_folder
+from qwchat.chat.view.progress import data_size
+from qwchat.chat.view.terminal import DIM, RED, Look
+from qwchat.cli.exit_codes import ExitCode, is_expected
+from qwchat.cli.options import DoctorOptions
+from qwchat.cli.report import dumps
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams
+from qwchat.errors import QwchatError
+
+State = Literal["ok", "warning", "error"]
+
+_LITTLE_MEMORY = 1 << 30
+_LITTLE_DISK = 1 << 30
+_PROCESSORS = Path("/proc/cpuinfo")
+_MEMORY = Path("/proc/meminfo")
+_NVIDIA = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found about ``name``; ``remedy`` says what to do where the state is not "ok"."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def run(options: DoctorOptions, services: Services) -> int:
+    """Look at everything, and print a line each or one JSON object. 1 where something is in the way of an answer."""
+    streams = Streams()
+    checks = list(_checks(services))
+    failed = any(check.state == "error" for check in checks)
+    if options.json:
+        streams.write(dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}) + "\n")
+    else:
+        streams.write("\n".join(_lines(checks, streams.out_look)) + "\n")
+    return ExitCode.RUNTIME if failed else ExitCode.OK
+
+
+def _lines(checks: list[Check], look: Look) -> Iterator[str]:
+    signs = {"ok": look.styled("ok", DIM) + "      ", "warning": "warning ", "error": look.styled("error", RED) + "   "}
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        yield f"{signs[check.state]} {check.name:<{width}}  {check.found}"
+        if check.remedy:
+            yield f"{'':9}{'':{width}}  {check.remedy}"
+
+
+def _checks(services: Services) -> Iterator[Check]:
+    for name, look_at in (
+        ("program", _program),
+        ("processor", lambda: _processor(services)),
+        ("threads", _threads),
+        ("memory", _memory),
+        ("GPU", _gpu),
+        ("kernels", lambda: _kernels(services)),
+        ("models", _models),
+        ("default model", _default_model),
+        ("disk", _disk),
+        ("terminal", _terminal),
+    ):
+        yield _guarded(name, look_at)
+
+
+def _guarded(name: str, look_at: Callable[[], tuple[State, str, str]]) -> Check:
+    """A check of its own: one that fails must not hide the others."""
+    try:
+        return Check(name, *look_at())
+    except QwchatError as error:
+        return Check(name, "error", str(error))
+    except (OSError, ValueError) as error:
+        return Check(name, "warning", f"could not be looked at: {error}")
+
+
+def _program() -> tuple[State, str, str]:
+    from importlib.metadata import version
+
+    import qwchat
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numba", "llvmlite", "numpy", "tokenizers"))
+    found = f"qwchat {qwchat.__version__}, Python {platform.python_version()}, {platform.system()} ({packages})"
+    return "ok", found, ""
+
+
+def _processor(services: Services) -> tuple[State, str, str]:
+    from qwchat.kernels.level import supported_levels
+
+    level = services.simd()
+    best = supported_levels()[0]
+    found = f"{_processor_name()}, SIMD level {level}"
+    if level != best:
+        return "warning", found, f"{best} would be faster: QWCHAT_SIMD forces {level}"
+    if level == "portable":
+        return "warning", found, "this processor has none of the dot products that make the kernels fast"
+    return "ok", found, ""
+
+
+def _processor_name() -> str:
+    try:
+        lines = _PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _threads() -> tuple[State, str, str]:
+    from qwchat.kernels.cores import default_threads
+
+    threads = default_threads()
+    found = f"{threads} by default, {os.cpu_count()} processors in all"
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > threads:
+        return "warning", f"{found}, load {load:.1f}", "other programs keep the processor busy: answers come slower"
+    return "ok", found, ""
+
+
+def _memory() -> tuple[State, str, str]:
+    from qwchat.model.memory import available_memory
+
+    available = available_memory()
+    if available is None:
+        return "ok", "the system does not say how much is free", ""
+    total = _total_memory()
+    found = f"{data_size(available)} free" + (f" of {data_size(total)}" if total else "")
+    if available < _LITTLE_MEMORY:
+        return "warning", found, "close other programs, or use a small model and a short context (--ctx)"
+    return "ok", found, ""
+
+
+def _total_memory() -> int | None:
+    try:
+        fields = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+        return int(fields["MemTotal"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _gpu() -> tuple[State, str, str]:
+    if _NVIDIA.is_file() or shutil.which("nvidia-smi"):
+        return "ok", "an NVIDIA driver is there, but this version computes on the CPU only", ""
+    return "ok", "none found; this version computes on the CPU only", ""
+
+
+def _kernels(services: Services) -> tuple[State, str, str]:
+    from qwchat.kernels import objects
+
+    trouble = services.cache_trouble()
+    if trouble is not None:
+        return "warning", f"not kept: {trouble}", ""
+    folder = objects.cache_folder()
+    if not services.compiled():
+        return "ok", f"not compiled yet: the first answer does it, some ten seconds, into {folder}", ""
+    return "ok", f"compiled, {data_size(_size(folder.parent))} in {folder.parent}", ""
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _models() -> tuple[State, str, str]:
+    folder = models_folder.models_folder()
+    count = len(models_folder.available())
+    found = f"{count} in {folder}, with the built-in one"
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return "warning", found, "nothing can be converted into it: set QWCHAT_MODELS to a folder of your own"
+    return "ok", found, ""
+
+
+def _default_model() -> tuple[State, str, str]:
+    from quant.container import open_model
+
+    found = models_folder.locate(None)
+    if not found.converted:
+        if not models_folder.is_model(found.destination):
+            return "ok", f"{found.name}, converted at the first answer", ""
+        found = models_folder.Located(found.name, found.destination, converted=True)
+    try:
+        folder = open_model(found.path)
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        return "error", f"{found.name} is damaged: {error}", "convert it again"
+    return "ok", f"{found.name}, {folder.preset}, {data_size(folder.total_bytes)}", ""
+
+
+def _disk() -> tuple[State, str, str]:
+    folder = models_folder.models_folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{data_size(free)} free for models"
+    return ("ok", found, "") if free >= _LITTLE_DISK else ("warning", found, "a converted 7B takes 4.6 GB")
+
+
+def _terminal() -> tuple[State, str, str]:
+    names = ("input", "output", "errors")
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    seen = [name for name, stream in zip(names, streams, strict=True) if stream is not None and stream.isatty()]
+    kind = os.environ.get("TERM", "")
+    if not seen:
+        return "ok", "none: replies are written plainly, and a chat reads lines", ""
+    size = shutil.get_terminal_size()
+    found = f"TERM={kind or '(unset)'}, {size.columns} × {size.lines}, {', '.join(seen)}"
+    if os.environ.get("NO_COLOR"):
+        found += ", NO_COLOR"
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "") if sys.stdout is not None else ""
+    if encoding != "utf8":
+        return (
+            "warning",
+            f"{found}, {encoding}",
+            "other scripts and emoji need UTF-8: set LANG, for instance to C.UTF-8",
+        )
+    if kind in ("dumb", ""):
+        return "warning", found, "a chat reads plain lines here: set TERM to what the terminal is"
+    return "ok", found, ""

@@ -1,0 +1,114 @@
+"""Shell completion, asked for as each shell does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runs import FAKE, environment, run
+
+SHELLS = ("bash", "zsh", "fish", "powershell")
+
+
+def asked(shell: str, line: str, models: Path) -> list[str]:
+    """What qwchat answers a shell in which ``line`` has been typed, one suggestion per line."""
+    words = line.split(" ")
+    said = {
+        "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},
+        "zsh": {"_TYPER_COMPLETE_ARGS": line},
+        "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+        "powershell": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_WORD_TO_COMPLETE": words[-1]},
+    }[shell]
+    ran = subprocess.run(
+        [sys.executable, str(FAKE)],
+        env=environment(models) | said | {"_QWCHAT_COMPLETE": f"complete_{shell}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ran.stderr == ""
+    return ran.stdout.splitlines()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("mini-q8", "Qwen2-7B-Instruct-q4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_commands_and_live_model_names_are_offered(shell: str, models: Path) -> None:
+    def names(line: str) -> str:
+        return "\n".join(asked(shell, line, models))
+
+    assert "convert" in names("qwchat conv")
+    for line in ("qwchat -m ", "qwchat chat ", "qwchat show Q"):
+        assert "Qwen2-7B-Instruct-q4" in names(line), line
+    assert "mini-q8" not in names("qwchat -m Q")
+    assert "q8" in names("qwchat --kv ")
+    assert "--max-tokens" in names("qwchat --max")
+
+
+def test_a_description_stays_on_its_line(models: Path) -> None:
+    assert len(asked("zsh", "qwchat --speculate", models)) == 1
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_gets_its_script(shell: str, tmp_path: Path) -> None:
+    ran = run("completion", shell, models=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert f"_QWCHAT_COMPLETE=complete_{shell}" in ran.stdout.decode().replace('" = "', "=").replace(' = "', "=")
+
+
+def test_another_shell_is_refused(tmp_path: Path) -> None:
+    ran = run("completion", "tcsh", models=tmp_path)
+    assert ran.returncode == 2
+    assert b"'tcsh' is not one of" in ran.stderr
+
+
+def program(folder: Path) -> Path:
+    """A command named qwchat, as an installation would make one."""
+    path = folder / "qwchat"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def in_shell(shell: str, script: str, models: Path) -> str:
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"{shell} is not installed")
+    program(models)
+    variables = environment(models) | {"PATH": f"{models}:{os.environ['PATH']}"}
+    ran = subprocess.run([path, "-c", script], env=variables, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stderr == ""
+    return ran.stdout
+
+
+def test_a_real_bash_completes(models: Path) -> None:
+    script = (
+        'eval "$(qwchat completion bash)"; COMP_WORDS=(qwchat chat Q); COMP_CWORD=2; _qwchat_completion qwchat; '
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    assert in_shell("bash", script, models) == "Qwen2-7B-Instruct-q4\n"
+
+
+def test_a_real_fish_completes(models: Path) -> None:
+    shown = in_shell("fish", "qwchat completion fish | source; complete -C 'qwchat chat Q'", models)
+    assert shown.split("\t")[0].strip() == "Qwen2-7B-Instruct-q4"
+
+
+def test_a_real_zsh_takes_the_script(models: Path) -> None:
+    script = (
+        'autoload -Uz compinit; compinit -D; eval "$(qwchat completion zsh)"; '
+        'words=(qwchat chat Q); CURRENT=3; _arguments() { print -r -- "$@" }; _qwchat_completion'
+    )
+    assert "Qwen2-7B-Instruct-q4" in in_shell("zsh", script, models)

@@ -1,0 +1,128 @@
+"""``qwchat doctor``: each check by its state, text and remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from qwchat.cli import doctor
+from tests.cli.runs import call, run
+
+NAMES = [
+    "program",
+    "processor",
+    "threads",
+    "memory",
+    "GPU",
+    "kernels",
+    "models",
+    "default model",
+    "disk",
+    "terminal",
+]
+
+
+def checks(models: Path) -> dict[str, dict[str, str]]:
+    ran = call("doctor", "--json", models=models)
+    said = json.loads(ran.stdout)
+    assert said["ok"] is (ran.returncode == 0)
+    return {check["name"]: check for check in said["checks"]}
+
+
+def test_a_line_for_every_check_and_the_default_model_is_damaged(tmp_path: Path) -> None:
+    ran = run("doctor", models=tmp_path)
+    lines = ran.stdout.decode().splitlines()
+    assert [name for name in NAMES if not any(line[9:].startswith(name) for line in lines)] == []
+    # The folder of the scripted model has a manifest without content.
+    assert ran.returncode == 1
+    broken = next(number for number, line in enumerate(lines) if line.startswith("error"))
+    assert lines[broken].startswith("error    default model  mini is damaged: ")
+    assert lines[broken + 1] == f"{'':24}convert it again"
+    assert ran.stderr == b""
+
+
+def test_all_is_well_with_the_built_in_model(tmp_path: Path) -> None:
+    with mock.patch("tests.cli.runs.environment", lambda models, **script: {"QWCHAT_MODELS": str(models / "empty")}):
+        said = checks(tmp_path)
+    assert said["default model"] == {
+        "name": "default model",
+        "state": "ok",
+        "found": "mini, converted at the first answer",
+        "remedy": "",
+    }
+    assert list(said) == NAMES
+    assert "SIMD level" in said["processor"]["found"]
+    assert str(os.cpu_count()) in said["threads"]["found"]
+    assert said["terminal"]["found"] == "none: replies are written plainly, and a chat reads lines"
+
+
+def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
+    monkeypatch.setattr("qwchat.model.memory.available_memory", lambda: 100 << 20)
+    monkeypatch.setattr("qwchat.kernels.level.current_level", lambda: "portable")
+    monkeypatch.setattr("qwchat.kernels.level.supported_levels", lambda: ("avx2", "portable"))
+    said = checks(tmp_path)
+    for name, found, remedy in (
+        ("threads", "load 99.0", "other programs keep the processor busy: answers come slower"),
+        ("disk", "5.2 MB free for models", "a converted 7B takes 4.6 GB"),
+        ("memory", "105 MB free", "close other programs, or use a small model and a short context (--ctx)"),
+        ("processor", "SIMD level portable", "avx2 would be faster: QWCHAT_SIMD forces portable"),
+    ):
+        assert (said[name]["state"], said[name]["remedy"]) == ("warning", remedy)
+        assert found in said[name]["found"]
+
+
+def test_a_check_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWCHAT_SIMD", "abacus")
+    monkeypatch.setattr("qwchat.kernels.level.current_level", doctor_level)
+    monkeypatch.setattr(shutil, "disk_usage", failing)
+    said = checks(tmp_path)
+    assert said["processor"]["state"] == "error"
+    assert said["processor"]["found"].startswith("QWCHAT_SIMD='abacus' is no SIMD level")
+    assert said["disk"] == {
+        "name": "disk",
+        "state": "warning",
+        "found": "could not be looked at: [Errno 5] broken",
+        "remedy": "",
+    }
+    assert list(said) == NAMES
+
+
+def doctor_level() -> str:
+    from qwchat.errors import UsageError
+
+    raise UsageError("QWCHAT_SIMD='abacus' is no SIMD level; choose one of avx2")
+
+
+def failing(path: Path) -> object:
+    raise OSError(5, "broken")
+
+
+def test_the_terminal_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen:
+        encoding = "latin-1"
+
+        def isatty(self) -> bool:
+            return True
+
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", Screen())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    assert doctor._terminal() == (
+        "warning",
+        "TERM=xterm, 80 × 24, input, output, errors, latin1",
+        "other scripts and emoji need UTF-8: set LANG, for instance to C.UTF-8",
+    )
+    Screen.encoding = "UTF-8"
+    assert doctor._terminal()[0] == "ok"
+    monkeypatch.setenv("TERM", "dumb")
+    assert doctor._terminal()[2] == "a chat reads plain lines here: set TERM to what the terminal is"
