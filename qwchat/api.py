@@ -169,6 +169,23 @@ class Model:
             ids, settings=settings, max_tokens=max_tokens, seed=seed, stop=stop, cancel=cancel, speculate=speculate
         )
 
+    def save_cache(self, path: str | Path) -> int:
+        """Keeps on disk what the model has read and said, for :meth:`restore_cache` in another process; bytes written.
+
+        Raises SnapshotError where ``path`` cannot be written.
+        """
+        return self.engine.save(Path(path), self.folder.fingerprint)
+
+    def restore_cache(self, path: str | Path) -> int:
+        """Takes up what :meth:`save_cache` wrote, so that a conversation that begins alike is not read again.
+
+        Returns the positions that the cache now holds; they may be fewer than asked for later, or belong to another
+        text: only what agrees with the next prompt is used.  Another ``context`` than that of the writer will do if
+        they fit.  Raises FileNotFoundError, and SnapshotError for a file that is damaged, others can write, or comes
+        from another model, another version of qwchat or another kind of cache: the cache is empty then.
+        """
+        return self.engine.restore(Path(path), self.folder.fingerprint)
+
     def close(self) -> None:
         """Ends the model's threads."""
         self.engine.close()

@@ -50,3 +50,7 @@ class NotEnoughMemoryError(QwchatError):
 
 class NonFiniteLogitsError(QwchatError):
     """The model produced NaN or infinity, so there is no next token to choose."""
+
+
+class SnapshotError(QwchatError):
+    """A snapshot of the KV cache that cannot be used or written; the tokens are read again instead."""

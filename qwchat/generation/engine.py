@@ -7,6 +7,7 @@ turn costs what is new in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from qwchat.generation.run import Run
 from qwchat.generation.speculation import Speculation
 from qwchat.kernels.cores import default_threads
 from qwchat.kernels.records import KV_KINDS
+from qwchat.model import snapshot
 from qwchat.model.qwen2 import CHUNK, Qwen2
 from qwchat.model.weights import TensorSource
 from qwchat.sampling import Sampler, SamplingSettings
@@ -176,6 +178,28 @@ class Engine:
             self.truncate(0)
             self._model.clear()
             raise
+
+    def save(self, path: Path, fingerprint: str) -> int:
+        """Writes what the cache holds to ``path`` (see :mod:`qwchat.model.snapshot`); the size in bytes.
+
+        ``fingerprint``: the model's.  Raises SnapshotError where it cannot be written.
+        """
+        return snapshot.save(path, self._model.cache, self._cached[: self._length], fingerprint)
+
+    def snapshot_bytes(self) -> int:
+        """Size of the file that save() would make."""
+        return snapshot.file_bytes(self._model.cache, self._length)
+
+    def restore(self, path: Path, fingerprint: str) -> int:
+        """Fills the cache from what save() wrote, in place of what it holds; how many positions.
+
+        Raises FileNotFoundError, and SnapshotError where the file cannot be used; the cache is empty then.
+        """
+        self.truncate(0)
+        ids = snapshot.restore(path, self._model.cache, self.context, fingerprint, self.threads)
+        self._cached[: len(ids)] = ids
+        self._length = len(ids)
+        return self._length
 
     def close(self) -> None:
         """Ends the threads; the engine cannot be used afterwards."""

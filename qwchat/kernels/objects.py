@@ -21,6 +21,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,9 @@ from typing import Any
 from qwchat.kernels.level import current_level, host_cpu, host_features
 
 _FILE_NAME = "objects"
+_FOLDER_PREFIX = "kernels-"
+_DAY = 86_400  # seconds
+_UNUSED_DAYS = 30
 _HEADER_LIMIT = 1 << 20
 _LIMIT = 64 << 20  # bytes; all kernels together are some hundred KB
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -55,12 +59,19 @@ def source_files() -> list[Path]:
 
 
 @cache
+def source_digest() -> bytes:
+    """The hash of every source file that goes into compiled code."""
+    digest = hashlib.sha256()
+    for source in source_files():
+        digest.update(source.read_bytes())
+    return digest.digest()
+
+
+@cache
 def cache_key() -> str:
     """The hash (hex) of everything that compiled code depends on."""
     # Numba files code under the path of its source, so two installations cannot share it.
-    digest = hashlib.sha256(str(Path(__file__).resolve()).encode())
-    for source in source_files():
-        digest.update(source.read_bytes())
+    digest = hashlib.sha256(str(Path(__file__).resolve()).encode() + source_digest())
     for package in ("numba", "llvmlite"):
         digest.update(_version_file(package))
     digest.update(f"|{host_cpu()}|{current_level()}|{sorted(host_features().items())}".encode())
@@ -75,10 +86,11 @@ def cache_folder() -> Path:
         import platformdirs
 
         root = platformdirs.user_cache_dir("qwchat", appauthor=False)
-    return Path(root) / f"kernels-{cache_key()[:16]}"
+    return Path(root) / f"{_FOLDER_PREFIX}{cache_key()[:16]}"
 
 
-def _is_private(status: os.stat_result) -> bool:
+def is_private(status: os.stat_result) -> bool:
+    """Whether something is the user's own and nobody else can write to it."""
     return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE
 
 
@@ -89,7 +101,7 @@ def writable_folder() -> Path:
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        if _is_private(folder.lstat()) and os.access(folder, os.W_OK | os.X_OK):
+        if is_private(folder.lstat()) and os.access(folder, os.W_OK | os.X_OK):
             return folder
     except OSError:
         pass
@@ -101,14 +113,14 @@ def writable_folder() -> Path:
 def _read(path: Path) -> bytes | None:
     """The bytes of a file that nobody but the user could have written."""
     try:
-        if not _is_private(path.parent.lstat()):
+        if not is_private(path.parent.lstat()):
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or not _is_private(status) or status.st_size > _LIMIT:
+        if not stat.S_ISREG(status.st_mode) or not is_private(status) or status.st_size > _LIMIT:
             return None
         return file.read()
 
@@ -136,7 +148,32 @@ def _parse(data: bytes) -> dict[str, bytes] | None:
 def load() -> dict[str, bytes]:
     """What is kept, symbol to object code; empty where there is nothing, or nothing to be trusted."""
     data = _read(cache_folder() / _FILE_NAME)
-    return {} if data is None else _parse(data) or {}
+    if data is None:
+        return {}
+    _note_use(cache_folder())
+    return _parse(data) or {}
+
+
+def _note_use(folder: Path) -> None:
+    """Dates the folder, at most once a day: what is used is not pruned."""
+    try:
+        if time.time() - folder.stat().st_mtime > _DAY:
+            os.utime(folder)
+    except OSError:  # It can be read and not written, which is enough.
+        return
+
+
+def prune() -> None:
+    """Removes the folders of other versions, processors and levels that nobody has used for thirty days."""
+    kept = cache_folder()
+    try:
+        for folder in kept.parent.glob(f"{_FOLDER_PREFIX}*"):
+            status = folder.lstat()
+            old = time.time() - status.st_mtime > _UNUSED_DAYS * _DAY
+            if folder != kept and stat.S_ISDIR(status.st_mode) and is_private(status) and old:
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # Another process was quicker, or it is not ours to tidy.
+        return
 
 
 def is_damaged() -> bool:
@@ -151,8 +188,9 @@ def is_damaged() -> bool:
 def save(objects: Mapping[str, bytes]) -> None:
     """Keeps ``objects`` beside what is kept already.  Processes that do this at once leave one file, and a whole one.
 
-    Where the disk is full nothing is kept and nothing is lost.
+    Where the disk is full nothing is kept and nothing is lost.  What has not been used for long makes room.
     """
+    prune()
     together = {**load(), **objects}
     listed = [
         {"symbol": symbol, "bytes": len(code), "sha256": hashlib.sha256(code).hexdigest()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from qwchat.rope import inverse_frequencies
 
 F32_LIMIT = 128 << 20  # bytes up to which `auto` keeps f32: a cache of that size is small beside what else is there
 _STILL = 8192
+_TILE = 16  # positions that lie together in every part of the cache
 
 
 def choose_kind(asked: str, config: ModelConfig, context: int) -> str:
@@ -49,7 +51,7 @@ class KVCache:
     def __init__(self, config: ModelConfig, context: int, kind: str) -> None:
         self.capacity = -(-context // SPLIT) * SPLIT
         self.kind = kind
-        self._config = config
+        self.config = config
         elements = config.num_kv_heads * self.capacity * config.head_dim  # of K or V in a layer
         size = 1 if kind == "q8" else 4
         self._layer_bytes = elements * size
@@ -71,7 +73,7 @@ class KVCache:
 
     def fill(self, layer: int, record: Any, key_bias: NDArray[np.float32]) -> None:
         """Writes the addresses of one layer's cache into a CACHE record.  ``key_bias`` (num_kv_heads * head_dim)."""
-        config = self._config
+        config = self.config
         record["kind"] = KV_KINDS[self.kind]
         record["num_heads"], record["num_kv_heads"] = config.num_heads, config.num_kv_heads
         record["head_dim"], record["capacity"] = config.head_dim, self.capacity
@@ -80,6 +82,18 @@ class KVCache:
         if self.kind == "q8":
             self._offsets[layer] = key_offsets(config, key_bias)
             record["k_offset"] = self._offsets[layer].ctypes.data
+
+    def rows(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
+        """The memory of a layer that the first ``positions`` positions take, up to whole tiles, in pieces.
+
+        Keys head by head, their scales, values by columns of 16 dimensions, their scales: each piece is contiguous, and
+        as long for any capacity.
+        """
+        heads, dims = self.config.num_kv_heads, self.config.head_dim
+        used = min(-(-positions // _TILE) * _TILE, self.capacity)
+        for part, rows in zip(self._memory, (heads, heads, heads * dims // 16, heads * dims // 32), strict=True):
+            lines = part.reshape(self.config.num_layers, rows, -1)[layer]
+            yield from lines[:, : lines.shape[1] // self.capacity * used] if part.size else ()
 
     def clear(self) -> None:
         """Zeroes everything: a non-finite value must not outlive the run that wrote it."""

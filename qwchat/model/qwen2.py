@@ -49,7 +49,7 @@ class Qwen2:
         self._weights = Weights(folder)
         self._memory: list[NDArray[Any]] = []
         try:
-            self._cache = KVCache(self.config, context, choose_kind(kv, self.config, context))
+            self.cache = KVCache(self.config, context, choose_kind(kv, self.config, context))
             self._states = np.zeros(1, STATE)
             self._layers = np.zeros(self.config.num_layers, LAYER)
             self._fill(threads)
@@ -91,7 +91,7 @@ class Qwen2:
         for index in range(config.num_layers):
             weights.layer(index, self._layers[index])
             key_bias = weights.values(f"model.layers.{index}.self_attn.k_proj.bias")
-            self._cache.fill(index, self._layers[index]["cache"], key_bias)
+            self.cache.fill(index, self._layers[index]["cache"], key_bias)
         self._fill_work_space(state, threads)
 
     def _fill_work_space(self, state: Any, threads: int) -> None:
@@ -100,7 +100,7 @@ class Qwen2:
         self._ids = np.zeros(CHUNK, np.int64)
         state["token_ids"] = self._ids.ctypes.data
         half = config.head_dim // 2
-        self._cos, self._sin = np.empty((2, self._cache.capacity, half), np.float32)
+        self._cos, self._sin = np.empty((2, self.cache.capacity, half), np.float32)
         self._angles = 0
         state["cos"], state["sin"] = self._cos.ctypes.data, self._sin.ctypes.data
         for name, columns in (
@@ -135,7 +135,7 @@ class Qwen2:
         record["scales"] = self._buffer(1, rows * head_dim // 32).ctypes.data
         record["offsets"] = self._buffer(1, rows * head_dim // 32, np.int32).ctypes.data
         stride = PARTIAL_HEADER + head_dim * 4
-        partials = FEW_TOKENS * self._cache.capacity // SPLIT * config.num_heads
+        partials = FEW_TOKENS * self.cache.capacity // SPLIT * config.num_heads
         state["partials"] = self._buffer(partials, stride // 4).ctypes.data
         attention = ATTENTION_SCRATCH_BYTES + (ROWS + TOKENS_PER_ITEM * group) * stride
         scratch = max(matmul_scratch_bytes(CHUNK), attention)
@@ -144,7 +144,7 @@ class Qwen2:
 
     def _extend_angles(self, stop: int) -> None:
         if stop > self._angles:
-            end = min(-(-stop // SPLIT) * SPLIT, self._cache.capacity)
+            end = min(-(-stop // SPLIT) * SPLIT, self.cache.capacity)
             cos, sin = rope_tables(self.config, self._angles, end)
             self._cos[self._angles : end], self._sin[self._angles : end] = cos, sin
             self._angles = end
@@ -182,7 +182,7 @@ class Qwen2:
 
     def clear(self) -> None:
         """Forgets the cache, whatever it holds."""
-        self._cache.clear()
+        self.cache.clear()
 
     def close(self) -> None:
         """Ends the threads; the model cannot be used afterwards."""

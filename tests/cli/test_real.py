@@ -62,6 +62,19 @@ def test_json_and_seeds(models: Path) -> None:
     assert first["finish_reason"] == "length"
 
 
+def test_several_answers_share_the_prefill(models: Path) -> None:
+    arguments = ("-p", "hello the hell " * 20, "-m", "tiny-q4", "--max-tokens", "6", "--temp", "1.5", "--seed", "7")
+    answers = json.loads(qwchat(*arguments, "-n", "4", "--json", models=models).stdout)["answers"]
+    counts = [(answer["tokens"]["prompt"], answer["tokens"]["cached"]) for answer in answers]
+    prompt = counts[0][0]
+    assert prompt > 100
+    # The last token is always read again, for its logits.
+    assert counts == [(prompt, 0), *[(prompt, prompt - 1)] * 3]
+    assert len({answer["text"] for answer in answers}) > 1
+    alone = json.loads(qwchat(*arguments[:-1], "9", "--json", models=models).stdout)
+    assert alone["text"] == answers[2]["text"]
+
+
 def test_a_prompt_that_does_not_fit_names_both_numbers(models: Path) -> None:
     result = qwchat("-p", "hello " * 600, "-m", "tiny-q4", "--ctx", "300", models=models)
     assert (result.returncode, result.stdout) == (4, b"")

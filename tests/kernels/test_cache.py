@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,6 +105,31 @@ def test_saving_adds(store: Path) -> None:
     assert objects.load() == {"a": b"first", "b": b"new", "c": b"third"}
     assert not objects.is_damaged()
     assert [path.name for path in store.parent.iterdir()] == ["objects"]
+
+
+def test_folders_that_nobody_uses_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "cache_folder", lambda: tmp_path / "kernels-now")
+    monkeypatch.setattr(objects, "writable_folder", lambda: tmp_path / "kernels-now")
+    ages = {"kernels-now": 90, "kernels-recent": 29, "kernels-old": 31, "kernels-theirs": 31, "models": 90}
+    for name, days in ages.items():
+        (tmp_path / name).mkdir(mode=0o700)
+        (tmp_path / name / "objects").write_bytes(b"code")
+        when = time.time() - days * 86_400
+        os.utime(tmp_path / name, (when, when))
+    (tmp_path / "kernels-theirs").chmod(0o777)
+    (tmp_path / "kernels-link").symlink_to(tmp_path / "models")
+    objects.save({"a": b"first"})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"kernels-now", "kernels-recent", "kernels-theirs", "kernels-link", "models"}
+    assert (tmp_path / "models" / "objects").exists()
+
+
+def test_use_is_noted_once_a_day(store: Path) -> None:
+    for days, noted in ((20, True), (0.5, False)):
+        when = time.time() - days * 86_400
+        os.utime(store.parent, (when, when))
+        assert objects.load()
+        assert (store.parent.stat().st_mtime > when + 60) is noted
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 100, -1, -5])

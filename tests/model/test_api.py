@@ -9,7 +9,7 @@ import pytest
 
 import qwchat
 from quant import convert
-from qwchat.errors import ModelError, PromptTooLongError, UsageError
+from qwchat.errors import ModelError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, Prefilled, TextStep
 from qwchat.messages import Message
 from qwchat.sampling import SamplingSettings
@@ -84,6 +84,30 @@ def test_speculation_changes_no_word(model: qwchat.Model, settings: SamplingSett
             assert cut.text == plain.text[: plain.text.index(stop)]
         drafted += quick.stats.drafted_tokens
     assert drafted > 0
+
+
+@pytest.mark.parametrize("kv", ["f32", "q8"])
+def test_a_snapshot_spares_reading(model: qwchat.Model, tmp_path: Path, kv: str) -> None:
+    turns: list[Message] = [{"role": "user", "content": "hello the hell " * 20}]
+    path = model.folder.path
+    with qwchat.load(path, kv=kv, threads=1) as writer:
+        first = reply(writer, turns, settings=GREEDY, max_tokens=20)
+        turns += [
+            {"role": "assistant", "content": first.text, "token_ids": first.token_ids},
+            {"role": "user", "content": "the other"},
+        ]
+        held = writer.engine.length
+        assert writer.save_cache(tmp_path / "kv.snapshot") == (tmp_path / "kv.snapshot").stat().st_size
+        expected = reply(writer, turns, settings=GREEDY, max_tokens=30)
+    with qwchat.load(path, kv=kv, threads=2, context=400) as reader:
+        assert reader.restore_cache(str(tmp_path / "kv.snapshot")) == held
+        again = reply(reader, turns, settings=GREEDY, max_tokens=30)
+        assert again.token_ids == expected.token_ids
+        assert again.stats.cached_tokens == expected.stats.cached_tokens == held
+    with qwchat.load(path, kv="q8" if kv == "f32" else "f32") as other:
+        with pytest.raises(SnapshotError, match="has another --kv than"):
+            other.restore_cache(tmp_path / "kv.snapshot")
+        assert reply(other, turns, settings=GREEDY, max_tokens=1).stats.cached_tokens == 0
 
 
 def test_stop_strings_end_a_reply_and_are_no_part_of_it(model: qwchat.Model) -> None:
