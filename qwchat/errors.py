@@ -27,6 +27,10 @@ class SessionError(QwchatError):
     """A saved conversation that is missing, damaged, or in use elsewhere."""
 
 
+class SessionInUseError(SessionError):
+    """A saved conversation that another process has open."""
+
+
 class PromptTooLongError(QwchatError):
     """A prompt that does not fit in the context.
 

@@ -1,0 +1,207 @@
+"""A conversation for people and for programs: Markdown, a web page that needs nothing else, or JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from qwchat.conversation.title import clean, of_question
+from qwchat.conversation.tree import Node, Tree
+from qwchat.errors import UsageError
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
+Form = Literal["md", "html", "json"]
+FORMS: tuple[Form, ...] = ("md", "html", "json")
+_SUFFIXES: dict[str, Form] = {".json": "json", ".html": "html", ".htm": "html"}
+
+_STYLE = """\
+:root { color-scheme: light dark; }
+body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }
+section { margin: 1.5rem 0; }
+h1 { font-size: 1.4rem; }
+h2 { font-size: 0.9rem; margin: 0 0 0.25rem; opacity: 0.65; }
+.said { white-space: pre-wrap; overflow-wrap: break-word; }
+.user .said, .system .said { padding: 0.5rem 0.75rem; border-radius: 0.5rem; background: rgb(128 128 128 / 0.15); }
+pre { overflow-x: auto; padding: 0.75rem; border-radius: 0.5rem; background: rgb(128 128 128 / 0.15); }
+table { border-collapse: collapse; }
+th, td { padding: 0.2rem 0.6rem; border: 1px solid rgb(128 128 128 / 0.5); }
+footer, .end { font-size: 0.85rem; opacity: 0.65; }
+"""
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="und">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{sections}
+<footer>{footer}</footer>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What is exported: the turns up to the tree's head, and what the session is about.
+
+    Attributes:
+        tree: the conversation.
+        model: name of the model that it is with.
+        id: of the session, "" for one that is not saved.
+        created: ISO 8601, "" where unknown.
+        settings: of the replies to come, by their names.
+    """
+
+    tree: Tree
+    model: str
+    id: str = ""
+    created: str = ""
+    settings: dict[str, Any] | None = None
+
+    @property
+    def title(self) -> str:
+        """The conversation's title, or what it would be called; never empty, always one line."""
+        chosen = clean(self.tree.title or "")
+        first = next((node.content for node in self.tree.path()), "")
+        return chosen or of_question(first) or f"Conversation with {clean(self.model)}"
+
+
+def exported(talk: Talk, form: Form) -> str:
+    """The conversation in that form. Raises UsageError where nothing was said."""
+    if not talk.tree.path():
+        raise UsageError("nothing was said yet, so there is nothing to save")
+    return {"md": as_markdown, "html": as_html, "json": as_json}[form](talk)
+
+
+def form_of(path: Path) -> Form:
+    """The form that a file's name asks for: Markdown where it is neither .json nor .html."""
+    return _SUFFIXES.get(path.suffix.lower(), "md")
+
+
+def file_name(talk: Talk, form: Form) -> str:
+    """A name for the file of a conversation, made from its title: letters, digits and dashes."""
+    words = re.findall(r"[^\W_]+", talk.title.casefold())
+    name = "-".join(words)[:50].strip("-") or "conversation"
+    return f"{name}.{form}"
+
+
+def as_markdown(talk: Talk) -> str:
+    """The conversation under headings; the text of every turn is verbatim."""
+    parts = [f"# {talk.title}"]
+    if talk.tree.system is not None:
+        parts.append(f"## System\n\n{talk.tree.system}")
+    parts += [f"## {_speaker(node, talk)}\n\n{node.content}" for node in talk.tree.path()]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(talk: Talk) -> str:
+    """The conversation as one object: id, title, created, model, system, messages, settings.
+
+    Each message has role and content, and of what else is known about it finish_reason, seed, settings, stats, model
+    (fingerprint), created and note.
+    """
+    system = talk.tree.system
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
+    document: dict[str, Any] = {
+        "id": talk.id or None,
+        "title": talk.title,
+        "created": talk.created or None,
+        "model": talk.model,
+        "messages": messages + [_message(node) for node in talk.tree.path()],
+    }
+    if talk.settings is not None:
+        document["settings"] = talk.settings
+    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+
+
+def as_html(talk: Talk) -> str:
+    """The conversation as one page without scripts, pictures or anything else from elsewhere.
+
+    What the person said is shown as it was typed; replies are Markdown, in which HTML stays text.
+    """
+    sections: list[str] = []
+    if talk.tree.system is not None:
+        sections.append(_section("system", "System", _as_typed(talk.tree.system)))
+    for node in talk.tree.path():
+        reply = node.role == "assistant"
+        said = _markdown().render(node.content) if reply else _as_typed(node.content)
+        cut = node.finish_reason not in (None, "stop")
+        ending = f'<p class="end">{html.escape(str(node.finish_reason))}</p>\n' if reply and cut else ""
+        sections.append(_section(node.role, _speaker(node, talk), said + ending))
+    facts = [talk.model, talk.created, talk.id and f"session {talk.id}"]
+    footer = html.escape(" · ".join(fact for fact in facts if fact))
+    return _PAGE.format(title=html.escape(talk.title), style=_STYLE, sections="\n".join(sections), footer=footer)
+
+
+def write_whole(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write ``text`` to ``path``, which appears whole or not at all.
+
+    Raises UsageError where the file exists and ``overwrite`` is False, and where it cannot be written.
+    """
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise UsageError(f"{path} exists already: choose another name")
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", newline="\n", errors="replace", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            file.write(text)
+            file.flush()
+            Path(file.name).chmod(0o666 & ~umask)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _speaker(node: Node, talk: Talk) -> str:
+    return "You" if node.role == "user" else clean(talk.model) or "Assistant"
+
+
+def _message(node: Node) -> dict[str, Any]:
+    fields: Sequence[str] = ("finish_reason", "seed", "settings", "stats", "model", "created", "note")
+    known = {name: value for name in fields if (value := getattr(node, name)) not in (None, "")}
+    return {"role": node.role, "content": node.content} | known
+
+
+def _section(role: str, speaker: str, said: str) -> str:
+    return f'<section class="{role}">\n<h2>{html.escape(speaker)}</h2>\n{said}</section>'
+
+
+def _as_typed(text: str) -> str:
+    return f'<div class="said">{html.escape(text)}</div>\n'
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    """CommonMark with tables and struck-out text, single newlines kept, HTML as text, and pictures as links only."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")

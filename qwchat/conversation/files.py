@@ -1,0 +1,316 @@
+"""The file of a session: one line that says what it is, then one line of JSON per event. It only ever grows.
+
+A process that dies leaves at most one torn line at the end. Reading leaves that out, and the next process that opens
+the file for writing cuts it off. What a file says is untrusted: lines that make no sense are counted and left out.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qwchat.conversation.title import clean
+from qwchat.conversation.tree import Event, Tree
+from qwchat.errors import SessionError, SessionInUseError, UsageError
+
+FORMAT = "qwchat session"
+VERSION = 1
+FILE_NAME = "session.jsonl"
+MAX_BYTES = 256 << 20  # Hundreds of full contexts; what is bigger was not written by a conversation.
+
+_BEGINNING = json.dumps({"format": FORMAT}).rstrip("}").encode()
+_NEW_FILE = FILE_NAME + ".new"
+_UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first line says.
+
+    Attributes:
+        id: name of the session's folder.
+        created: ISO 8601, UTC.
+        model: name of the model that the session began with.
+        fingerprint: of that model's weights.
+        name: what ``--session`` called it; "" where nobody did.
+    """
+
+    id: str
+    created: str
+    model: str = ""
+    fingerprint: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a session file holds.
+
+    Attributes:
+        header: None where not even the first line is whole, which is a session in which nothing was said.
+        tree: what was said.
+        whole: bytes up to the end of the last whole line.
+        left_out: lines that made no sense.
+    """
+
+    header: Header | None
+    tree: Tree = field(default_factory=Tree)
+    whole: int = 0
+    left_out: int = 0
+
+
+def parse(data: bytes, session_id: str) -> Content:
+    """The session in ``data``; any prefix of a session file gives a prefix of the session.
+
+    Raises SessionError where ``data`` is no session, and where a newer version of qwchat wrote it.
+    """
+    first, newline, rest = data.partition(b"\n")
+    if not newline:
+        if _BEGINNING.startswith(data) or data.startswith(_BEGINNING):
+            return Content(None)
+        raise SessionError(f"session {session_id} is damaged: its file does not begin as a session does")
+    header = _header(first, session_id)
+    end = data.rfind(b"\n") + 1
+    tree, left_out = Tree(), 0
+    for line in rest[: end - len(first) - 1].split(b"\n")[:-1]:
+        try:
+            tree.apply(_object(line))
+        except UsageError:
+            left_out += 1
+    return Content(header, tree, end, left_out)
+
+
+def line_of(value: dict[str, Any]) -> bytes:
+    """``value`` as a line of a session file."""
+    try:
+        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # Half a surrogate pair, which JSON's escapes can carry and UTF-8 cannot.
+        return json.dumps(value).encode() + b"\n"
+
+
+def read(folder: Path) -> Content:
+    """The session in ``folder``, also while somebody else writes it. Raises SessionError."""
+    descriptor = _open(folder, os.O_RDONLY)
+    try:
+        return parse(_read_all(descriptor, folder.name), folder.name)
+    finally:
+        os.close(descriptor)
+
+
+def read_raw(folder: Path) -> bytes:
+    """The bytes of a session's file, for a look that need not understand everything. Raises SessionError."""
+    descriptor = _open(folder, os.O_RDONLY)
+    try:
+        return _read_all(descriptor, folder.name)
+    finally:
+        os.close(descriptor)
+
+
+class SessionFile:
+    """A session's file, open for writing and locked against every other process until ``close``.
+
+    Made by ``create`` and ``reopen``.
+    """
+
+    def __init__(self, descriptor: int, folder: Path, header: Header, size: int) -> None:
+        self.folder = folder
+        self.header = header
+        self._descriptor = descriptor
+        self._size = size
+        self._unwritten = b""
+        self._synced = True
+
+    @classmethod
+    def create(cls, folder: Path, header: Header) -> SessionFile:
+        """A new session in ``folder``, which exists and is empty. Raises SessionError where nothing can be written.
+
+        The file appears under its name when its first line is whole and on the disk.
+        """
+        path = folder / _NEW_FILE
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _cannot_save(folder.name, error) from error
+        try:
+            _lock(descriptor, folder.name)
+            line = line_of({"format": FORMAT, "version": VERSION} | asdict(header))
+            file = cls(descriptor, folder, header, 0)
+            file._write(line)
+            os.fsync(descriptor)
+            path.rename(folder / FILE_NAME)
+            _sync_folder(folder)
+            _sync_folder(folder.parent)
+        except OSError as error:
+            os.close(descriptor)
+            raise _cannot_save(folder.name, error) from error
+        return file
+
+    @classmethod
+    def reopen(cls, folder: Path) -> tuple[SessionFile, Content]:
+        """The session in ``folder`` and what it holds; a torn line at its end is cut off.
+
+        Raises SessionError where it is open elsewhere, is no session, is damaged or newer than this program, or cannot
+        be written.
+        """
+        descriptor = _open(folder, os.O_RDWR | os.O_APPEND)
+        try:
+            _lock(descriptor, folder.name)
+            if os.fstat(descriptor).st_nlink == 0:
+                raise SessionError(f"session {folder.name} was just removed")
+            data = _read_all(descriptor, folder.name)
+            content = parse(data, folder.name)
+            if content.header is None:
+                raise SessionError(
+                    f"session {folder.name} is empty, it was cut off at its first word: "
+                    f"qwchat sessions rm {folder.name} removes it"
+                )
+            if content.whole < len(data):
+                os.ftruncate(descriptor, content.whole)
+                os.fsync(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise _cannot_save(folder.name, error) from error
+        except SessionError:
+            os.close(descriptor)
+            raise
+        return cls(descriptor, folder, content.header, content.whole), content
+
+    def append(self, events: Iterable[Event]) -> None:
+        """Write ``events`` behind what is there. Raises SessionError where that fails.
+
+        Then the file is as it was, and the events are written before those of the next call.
+        """
+        self._unwritten += b"".join(map(line_of, events))
+        if not self._unwritten:
+            return
+        if self._size + len(self._unwritten) > MAX_BYTES:
+            raise SessionError(f"session {self.folder.name} has reached {MAX_BYTES >> 20} MiB: begin a new one")
+        try:
+            self._write(self._unwritten)
+        except OSError as error:
+            raise _cannot_save(self.folder.name, error) from error
+        self._unwritten = b""
+
+    def sync(self) -> None:
+        """Return when everything written is on the disk. Raises SessionError, also for events that wait still."""
+        self.append(())
+        if self._synced:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _cannot_save(self.folder.name, error) from error
+        self._synced = True
+
+    def close(self) -> None:
+        """Unlock and close. Events that could not be written are lost."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self, data: bytes) -> None:
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError:
+            os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += written
+        self._synced = False
+
+
+def _open(folder: Path, flags: int) -> int:
+    """A descriptor of the session's file; neither the folder nor the file may be a link. Raises SessionError."""
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | safe)
+        try:
+            # A pipe under this name would block without O_NONBLOCK.
+            descriptor = os.open(FILE_NAME, flags | safe | os.O_NONBLOCK, dir_fd=within)
+        finally:
+            os.close(within)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise SessionError(f"session {folder.name} is a link, which is not followed") from error
+        raise SessionError(f"session {folder.name} cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SessionError(f"session {folder.name} is damaged: {FILE_NAME} is no file")
+    return descriptor
+
+
+def _read_all(descriptor: int, session_id: str) -> bytes:
+    if os.fstat(descriptor).st_size > MAX_BYTES:
+        raise SessionError(f"session {session_id} is bigger than {MAX_BYTES >> 20} MiB, which no conversation is")
+    try:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(0)
+            return file.read(MAX_BYTES)
+    except OSError as error:
+        raise SessionError(f"session {session_id} cannot be read: {error.strerror}") from error
+
+
+def _header(line: bytes, session_id: str) -> Header:
+    """The header in the first line. Its id is not believed: a session is called what its folder is called."""
+    try:
+        value = _object(line)
+    except UsageError:
+        value = {}
+    if value.get("format") != FORMAT or type(value.get("version")) is not int:
+        raise SessionError(f"session {session_id} is damaged: its file does not begin as a session does")
+    if value["version"] > VERSION:
+        raise SessionError(
+            f"session {session_id} was written by a newer qwchat (format {value['version']}, this one knows "
+            f"{VERSION}): update qwchat to open it"
+        )
+    return Header(session_id, *(_one_line(value.get(name)) for name in ("created", "model", "fingerprint", "name")))
+
+
+def _one_line(value: object) -> str:
+    """A text of a header, without what does not belong on a line."""
+    return clean(value) if isinstance(value, str) else ""
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line. Raises UsageError for anything else."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError also: no UTF-8, an integer of thousands of digits.
+        raise UsageError("a line is no JSON") from error
+    if not isinstance(value, dict):
+        raise UsageError("a line is no JSON object")
+    return value
+
+
+def _lock(descriptor: int, session_id: str) -> None:
+    """Lock the file for this process; where the file system knows no locks, go on without one."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SessionInUseError(
+            f"session {session_id} is open in another qwchat: leave it there first, or choose another session"
+        ) from error
+    except OSError as error:
+        if error.errno not in _UNLOCKABLE:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_save(session_id: str, error: OSError) -> SessionError:
+    return SessionError(f"session {session_id} cannot be saved: {error.strerror}")

@@ -1,0 +1,46 @@
+"""What a session is called: a line made from its first question."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST = 60  # characters of a title that nobody chose
+LONGEST_CHOSEN = 200
+_MARKUP = re.compile(r"^(?:[#>*+-]+|\d+[.)])\s+|[`*]+")
+_SENTENCE_ENDS = ("?", "!", ".", ":", "？", "。", "！")
+
+
+def clean(text: str) -> str:
+    """``text`` on one line of at most 200 characters: no controls, no invisible or direction-changing characters."""
+    shown = "".join(" " if character.isspace() else character for character in text[: 8 * LONGEST_CHOSEN])
+    kept = "".join(
+        character for character in shown if character == "\u200d" or unicodedata.category(character)[0] != "C"
+    )
+    return _cut(" ".join(kept.split()), LONGEST_CHOSEN)
+
+
+def of_question(question: str) -> str:
+    """A title for a conversation that begins with ``question``: its first line, or its last where a text goes before.
+
+    What is attached or piped in goes before the question, so where the last line reads like a sentence and the first
+    does not, the last it is. "" where there is nothing to name it after.
+    """
+    lines = [line.strip() for line in question.splitlines() if any(map(str.isalnum, line))]
+    if not lines:
+        return clean(question)[:LONGEST]
+    best = lines[-1] if _reads_like_speech(lines[-1]) and not _reads_like_speech(lines[0]) else lines[0]
+    return _cut(clean(_MARKUP.sub("", best)), LONGEST)
+
+
+def _reads_like_speech(line: str) -> bool:
+    return line.endswith(_SENTENCE_ENDS) or (line[:1].isupper() and " " in line)
+
+
+def _cut(text: str, longest: int) -> str:
+    """``text`` or its beginning, cut between words where that loses little."""
+    if len(text) <= longest:
+        return text
+    start = text[: longest - 1]
+    at_word = start.rpartition(" ")[0]
+    return (at_word if len(at_word) > longest // 2 else start).rstrip(" ,;:.-") + "…"

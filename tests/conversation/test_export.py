@@ -1,0 +1,172 @@
+"""Exports: exact Markdown and JSON, and pages that hold nothing but text."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
+from qwchat.conversation.tree import Tree
+from qwchat.errors import UsageError
+
+CREATED = "2026-11-24T02:03:04+00:00"
+
+
+def talk(*contents: str, system: str | None = None, title: str | None = None) -> Talk:
+    tree = Tree()
+    if system is not None:
+        tree.set_system(system)
+    for number, content in enumerate(contents):
+        tree.add("assistant" if number % 2 else "user", content)
+    if title is not None:
+        tree.set_title(title)
+    return Talk(tree, "mini", "3f9a1c20", CREATED, {"temp": 0.7})
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: dict[str, str | None] = {}
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes.update(attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_markdown_keeps_every_turn_verbatim() -> None:
+    assert exported(talk("Name a sea.\n", "The **North** Sea.", system="Be brief."), "md") == (
+        "# Name a sea.\n\n## System\n\nBe brief.\n\n## You\n\nName a sea.\n\n\n## mini\n\nThe **North** Sea.\n"
+    )
+
+
+def test_json_holds_what_is_known_of_each_turn() -> None:
+    shown = talk("Name a sea.", title="Seas")
+    shown.tree.add("assistant", "North.", seed=7, finish_reason="length", model="0123abcd", settings={"temp": 0.5})
+    document = json.loads(exported(shown, "json"))
+    for message in document["messages"]:
+        assert message.pop("created").startswith("20")
+    assert document == {
+        "id": "3f9a1c20",
+        "title": "Seas",
+        "created": CREATED,
+        "model": "mini",
+        "messages": [
+            {"role": "user", "content": "Name a sea."},
+            {
+                "role": "assistant",
+                "content": "North.",
+                "finish_reason": "length",
+                "seed": 7,
+                "settings": {"temp": 0.5},
+                "model": "0123abcd",
+            },
+        ],
+        "settings": {"temp": 0.7},
+    }
+
+
+def test_a_page_shows_replies_as_markdown_and_questions_as_typed() -> None:
+    page = exported(talk("Is **a** < b?", "It **is**.\nTwo lines.\n\n| a | b |\n| - | - |\n| 1 | 2 |"), "html")
+    assert '<div class="said">Is **a** &lt; b?</div>' in page
+    assert "<p>It <strong>is</strong>.<br />\nTwo lines.</p>" in page
+    assert "<td>1</td>" in page
+    assert "<title>Is a &lt; b?</title>" in page
+    assert f"<footer>mini · {CREATED} · session 3f9a1c20</footer>" in page
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</div></section><img src=x onerror=alert(1)>",
+    "![x](https://example.org/pixel.png)",
+    "[x](javascript:alert(1))",
+    "[x](data:text/html;base64,AAAA)",
+    "[x](vbscript:y)",
+    '<https://example.org/"onmouseover="alert(1)>',
+    '[x](https://example.org "a\\" onclick=\\"b")',
+    '```" onload="x\n</code></pre><script>\n```',
+    "</title><script>",
+    "{title} {style} {0}",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_page_holds_no_code_and_asks_for_nothing(text: str) -> None:
+    shown = talk(text, text, system=text, title=text)
+    page = exported(Talk(shown.tree, text, text, text), "html")
+    found = Page(page)
+    assert found.tags.isdisjoint({"script", "img", "iframe", "object", "link", "base", "form"})
+    assert [name for name in found.attributes if name.startswith("on") or name in ("src", "srcset")] == []
+    assert not str(found.attributes.get("href") or "").lower().startswith(("javascript:", "data:", "vbscript:"))
+    assert found.text.count(text.splitlines()[0][:15]) >= 3
+
+
+@settings(max_examples=100)
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_pages_have_the_same_tags_whatever_is_said(question: str, reply: str) -> None:
+    found = Page(exported(talk(question, reply, system=question, title=reply), "html"))
+    assert found.tags.isdisjoint({"script", "img", "iframe", "object", "link", "base", "form", "input"})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_there_is_nothing_to_export_before_a_word(form: Form) -> None:
+    with pytest.raises(UsageError, match="nothing was said yet, so there is nothing to save"):
+        exported(talk(system="Be brief."), form)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("a.json", "json"), ("a.HTML", "html"), ("a.htm", "html"), ("a.md", "md"), ("a", "md")]
+)
+def test_the_name_of_a_file_says_its_form(name: str, form: Form) -> None:
+    assert form_of(Path(name)) == form
+
+
+@pytest.mark.parametrize(
+    ("question", "name"),
+    [
+        ("Name three seas!", "name-three-seas.md"),
+        ("../../etc/passwd", "etc-passwd.md"),
+        ("北海はどこ？", "北海はどこ.md"),
+        ("???", "conversation.md"),
+        ("-rf x", "rf-x.md"),
+    ],
+)
+def test_a_file_is_named_after_the_title(question: str, name: str) -> None:
+    assert file_name(talk(question), "md") == name
+
+
+def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "talk.md"
+    write_whole(path, "one\n", overwrite=False)
+    with pytest.raises(UsageError, match=r"talk\.md exists already: choose another name"):
+        write_whole(path, "two\n", overwrite=False)
+    assert path.read_text() == "one\n"
+    write_whole(path, "two\n", overwrite=True)
+    assert path.read_text() == "two\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["talk.md"]
+
+
+def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "talk.md").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="exists already"):
+        write_whole(tmp_path / "talk.md", "x", overwrite=False)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        write_whole(tmp_path / "none" / "talk.md", "x", overwrite=False)
+    assert str(caught.value) == f"cannot write {tmp_path}/none/talk.md: No such file or directory"

@@ -1,0 +1,215 @@
+"""The sessions of a user: found, listed, made and removed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from qwchat.conversation.files import SessionFile
+from qwchat.conversation.store import Store, sessions_folder
+from qwchat.conversation.tree import Tree
+from qwchat.errors import SessionError, SessionInUseError, UsageError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "sessions")
+
+
+def talk(store: Store, question: str, title: str | None = None, *, name: str = "", at: float | None = None) -> str:
+    """A session with one question and one answer, written ``at`` seconds; its id."""
+    file = store.create("mini", "0123abcd", name)
+    tree = Tree(lambda event: file.append([event]))
+    tree.add("user", question)
+    tree.add("assistant", "Well.")
+    if title is not None:
+        tree.set_title(title)
+    file.close()
+    if at is not None:
+        os.utime(file.folder / "session.jsonl", (at, at))
+    return file.folder.name
+
+
+def test_sessions_are_listed_the_latest_first(store: Store) -> None:
+    assert store.entries() == []
+    old = talk(store, "Name three seas.", at=1_000)
+    new = talk(store, "Hello", "Greetings", name="day 1", at=2_000)
+    first, second = store.entries()
+    assert (first.id, first.name, first.title, first.model, first.messages) == (new, "day 1", "Greetings", "mini", 2)
+    assert (second.id, second.name, second.title, second.changed) == (old, "", "Name three seas.", 1_000)
+    assert store.latest() == first
+    assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((store.folder / new).stat().st_mode) == 0o700
+
+
+def test_the_last_title_counts(store: Store) -> None:
+    session = talk(store, "Hello", "One")
+    file, content = store.open(session)
+    content.tree.listener = lambda event: file.append([event])
+    content.tree.set_title('Two\n{"title": "Three"}')
+    file.close()
+    assert [entry.title for entry in store.entries()] == ['Two {"title": "Three"}']
+
+
+def test_nothing_but_sessions_is_listed(store: Store) -> None:
+    session = talk(store, "Hello")
+    (store.folder / "notes.txt").write_text("x")
+    (store.folder / "empty").mkdir()
+    (store.folder / ".hidden").mkdir()
+    (store.folder / "a b").mkdir()
+    (store.folder / "link").symlink_to(session)
+    torn = store.create().folder / "session.jsonl"
+    torn.write_bytes(torn.read_bytes()[:30])
+    assert [entry.id for entry in store.entries()] == [session]
+
+
+def test_what_cannot_be_opened_is_listed_with_the_reason(store: Store) -> None:
+    session = talk(store, "Hello")
+    (store.folder / session / "session.jsonl").write_text("hello\n")
+    (entry,) = store.entries()
+    assert entry.trouble == f"session {session} is damaged: its file does not begin as a session does"
+    with pytest.raises(UsageError, match="there is no session to continue yet: qwchat begins one"):
+        store.latest()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("work", "aa11"),
+        ("aa11", "aa11"),
+        ("aa1", "aa11"),
+        ("AA1", "aa11"),
+        ("Work", "aa11"),
+        ("aa2", "aa22"),
+        ("seas", "aa22"),
+        ("Three LAKES", "bb33"),
+        ("lakes", "bb33"),
+    ],
+)
+def test_a_session_is_found_by_name_id_or_title(store: Store, wanted: str, found: str) -> None:
+    _three(store)
+    assert store.find(wanted).id == found
+
+
+def _three(store: Store) -> None:
+    for number, (name, title, session) in enumerate(
+        [("work", "Work on seas and seals", "aa11"), ("", "Seas", "aa22"), ("", "Three lakes", "bb33")]
+    ):
+        made = talk(store, "Hello", title, name=name, at=1_000 + number)
+        (store.folder / made).rename(store.folder / session)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("aa", "'aa' fits 2 sessions: aa22 (Seas), aa11 (work); give more of one's id"),
+        ("sea", "'sea' fits 2 sessions: aa22 (Seas), aa11 (work); give more of one's id"),
+        ("\x1b[2Jx", "there is no session '[2Jx': qwchat sessions list shows those there are"),
+        ("", "there is no session '': qwchat sessions list shows those there are"),
+    ],
+)
+def test_what_fits_none_or_several_is_refused(store: Store, wanted: str, message: str) -> None:
+    _three(store)
+    with pytest.raises(UsageError) as caught:
+        store.find(wanted)
+    assert str(caught.value) == message
+
+
+def test_named_takes_the_whole_name_only(store: Store) -> None:
+    _three(store)
+    found = store.named("work")
+    assert found is not None
+    assert found.id == "aa11"
+    assert store.named("wor") is None
+
+
+@pytest.mark.parametrize("name", ["-x", "a/b", "..", "", "a\nb", "a\x1bb", "x" * 65, " a", "a "])
+def test_names_that_no_session_can_have(store: Store, name: str) -> None:
+    if name == "":
+        assert store.create(name="").header.name == ""
+        return
+    with pytest.raises(UsageError, match="a session cannot be called"):
+        store.create(name=name)
+    assert not store.folder.exists()
+
+
+@pytest.mark.parametrize("session", ["../x", "/etc", "", ".", "a/b", "-x"])
+def test_an_id_never_leads_elsewhere(store: Store, session: str) -> None:
+    for action in (store.open, store.read, store.remove):
+        with pytest.raises(UsageError, match="is no id of a session"):
+            action(session)
+
+
+def test_removing_takes_the_whole_folder_and_follows_no_link(store: Store, tmp_path: Path) -> None:
+    session = talk(store, "Hello")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    (store.folder / session / "link").symlink_to(kept)
+    (store.folder / session / "kv.snapshot").write_bytes(b"x")
+    store.remove(session)
+    assert list(store.folder.iterdir()) == []
+    assert (kept / "file").read_text() == "x"
+    with pytest.raises(SessionError, match=f"session {session} cannot be removed: No such file"):
+        store.remove(session)
+
+
+def test_a_session_that_is_open_is_not_removed(store: Store) -> None:
+    session = talk(store, "Hello")
+    file, _ = store.open(session)
+    with pytest.raises(SessionInUseError):
+        store.remove(session)
+    file.close()
+    store.remove(session)
+    assert store.entries() == []
+
+
+def test_a_damaged_session_can_be_removed(store: Store) -> None:
+    session = talk(store, "Hello")
+    (store.folder / session / "session.jsonl").write_text("hello\n")
+    store.remove(session)
+    assert store.entries() == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SessionError) as caught:
+        Store(tmp_path / "file" / "sessions").create()
+    assert str(caught.value) == f"sessions cannot be saved in {tmp_path}/file/sessions: Not a directory"
+
+
+def test_hostile_titles_lose_their_controls(store: Store) -> None:
+    talk(store, "\x1b]0;evil\x07 first \u202eline\nsecond", at=1_000)
+    talk(store, "x", "\x1b[31mred\x1b[0m\ttitle\r\n" + "y" * 500, at=500)
+    one, two = store.entries()
+    assert one.title == "]0;evil first line"
+    assert two.title == "[31mred[0m title"[:16] + " " + "y" * (199 - 17) + "…"
+
+
+def test_lines_that_only_look_like_titles_do_no_harm(store: Store) -> None:
+    session = talk(store, "Hello")
+    path = store.folder / session / "session.jsonl"
+    for line in (b'{"title": 7}', b'{"title": ' + b"[" * 100_000, b'{"title": "x', b'{"title": "\xff"}'):
+        path.write_bytes(path.read_bytes().split(b'\n{"title"')[0].rstrip(b"\n") + b"\n" + line + b"\n")
+        assert [entry.title for entry in store.entries()] == ["Hello"]
+
+
+def test_the_folder_comes_from_the_environment(tmp_path: Path) -> None:
+    assert sessions_folder({"QWCHAT_SESSIONS": str(tmp_path)}) == tmp_path
+    assert sessions_folder({}).parts[-2:] == ("qwchat", "sessions")
+
+
+def test_a_session_removed_while_it_is_being_opened_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = talk(store, "Hello")
+    real = os.fstat
+
+    def gone(descriptor: int) -> object:
+        (store.folder / session / "session.jsonl").unlink(missing_ok=True)
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", gone)
+    with pytest.raises(SessionError, match=f"session {session} was just removed"):
+        SessionFile.reopen(store.folder / session)

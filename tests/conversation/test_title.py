@@ -1,0 +1,42 @@
+"""What a session is called."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwchat.conversation.title import LONGEST, LONGEST_CHOSEN, clean, of_question
+
+
+@pytest.mark.parametrize(
+    ("question", "title"),
+    [
+        ("Name three seas.", "Name three seas."),
+        ("\n\n  hello\nthere", "hello"),
+        ("# A `heading` **here**", "A heading here"),
+        ("Explain this:\n\nx = 1\ny = 2", "Explain this:"),
+        ("diff --git a/x b/x\n+x = 1\n\nDescribe this change", "Describe this change"),
+        ("x = 1\n\nwhat is this?", "what is this?"),
+        ("---\n???", "--- ???"),
+        ("", ""),
+        ("word " * 40, "word word word word word word word word word word word…"),
+        ("x" * 100, "x" * 59 + "…"),
+        ("北海はどこですか？", "北海はどこですか？"),
+        ("a\x1b[31mb\x07", "a[31mb"),
+    ],
+)
+def test_a_title_is_the_line_that_asks(question: str, title: str) -> None:
+    assert of_question(question) == title
+
+
+@given(st.text())
+def test_titles_are_one_visible_line(text: str) -> None:
+    for title, longest in ((of_question(text), LONGEST), (clean(text), LONGEST_CHOSEN)):
+        assert len(title) <= longest
+        assert title == title.strip()
+        assert all(character.isprintable() or character == "\u200d" for character in title)
+
+
+def test_emoji_keep_together() -> None:
+    assert clean("\U0001f469\u200d\U0001f4bb at work") == "\U0001f469\u200d\U0001f4bb at work"
