@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
 from qwchat.detokenizer import StreamDecoder
-from qwchat.errors import ModelError
+from qwchat.errors import ModelError, UsageError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep
 from qwchat.generation.engine import Engine
 from qwchat.generation_config import GenerationDefaults
@@ -121,17 +121,22 @@ class Model:
         stop: Sequence[str] = (),
         cancel: Cancel | None = None,
         speculate: bool = True,
+        loop_guard: int = 0,
+        continued: int = 0,
     ) -> Iterator[TextEvent]:
         """Continues ``prompt`` (text or token ids) as it is, without a template.
 
         ``settings``: the model's own if not given; ``seed``: chosen if not given, and reported in Done; ``stop``:
         strings that end the text and are not part of it; ``cancel``: asked between tokens; ``speculate``: guess tokens
-        by looking up how the text went on before, where that saves time (it never changes the text).
+        by looking up how the text went on before, where that saves time (it never changes the text); ``loop_guard``:
+        end a text that has repeated itself for so many tokens, 0 never does; ``continued``: so many of the last ids are
+        the text so far of a run that was cut, which goes on, token by token, as it would have (``max_tokens`` counts
+        new ones).
         Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         chosen = secrets.randbits(SEED_BITS) if seed is None else seed
-        reply = _Reply(self.tokenizer, stop, chosen)
+        reply = _Reply(self.tokenizer, stop, chosen, ids[len(ids) - continued :])
         events = self.engine.generate(
             ids,
             settings or self.defaults,
@@ -141,6 +146,8 @@ class Model:
             stop_ids=self.stop_ids,
             cancel=lambda: reply.stopped or (cancel is not None and cancel()),
             speculate=speculate,
+            continued=continued,
+            loop_guard=loop_guard,
         )
         for event in events:
             if isinstance(event, Prefilled):
@@ -162,11 +169,27 @@ class Model:
         stop: Sequence[str] = (),
         cancel: Cancel | None = None,
         speculate: bool = True,
+        loop_guard: int = 0,
+        continuing: bool = False,
     ) -> Iterator[TextEvent]:
-        """The assistant's next turn in a conversation; arguments, events and errors as for :meth:`generate`."""
-        ids = self.prompt_ids(messages)
+        """The assistant's next turn in a conversation; arguments, events and errors as for :meth:`generate`.
+
+        ``continuing``: the last message is a turn of the assistant that was cut, and goes on where it ended, as it
+        would have with the same seed and settings; give its ``token_ids``, or its text is encoded anew.
+        """
+        said: list[int] = []
+        if continuing:
+            said, messages = self._unfinished(messages), messages[:-1]
         return self.generate(
-            ids, settings=settings, max_tokens=max_tokens, seed=seed, stop=stop, cancel=cancel, speculate=speculate
+            [*self.prompt_ids(messages), *said],
+            settings=settings,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop=stop,
+            cancel=cancel,
+            speculate=speculate,
+            loop_guard=loop_guard,
+            continued=len(said),
         )
 
     def save_cache(self, path: str | Path) -> int:
@@ -186,6 +209,13 @@ class Model:
         """
         return self.engine.restore(Path(path), self.folder.fingerprint)
 
+    def _unfinished(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a turn that is to be continued."""
+        if not messages or messages[-1]["role"] != "assistant":
+            raise UsageError("there is nothing to continue: the last message is no turn of the assistant")
+        token_ids = messages[-1].get("token_ids")
+        return self.encode(messages[-1]["content"]) if token_ids is None else [int(each) for each in token_ids]
+
     def close(self) -> None:
         """Ends the model's threads."""
         self.engine.close()
@@ -194,11 +224,13 @@ class Model:
 class _Reply:
     """A reply as it grows: tokens to text, held back where a character or a stop string may be unfinished."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], seed: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], seed: int, before: Sequence[int]) -> None:
         self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(stop), seed
         self._ids: list[int] = []
         self._pieces: list[str] = []
         self.stopped = False
+        for token_id in before:  # What was held back when the reply was cut is held back again.
+            self.step(token_id)
 
     def step(self, token_id: int) -> TextStep:
         self._ids.append(token_id)
@@ -207,13 +239,13 @@ class _Reply:
         return TextStep(text, token_id)
 
     def tail(self) -> TextStep | None:
-        """What was held back and now belongs to the reply, as a step of the last token."""
+        """What was held back and now belongs to the reply."""
         if self.stopped:
             return None
         text, self.stopped = self._stops.push(self._decoder.flush())
         text += "" if self.stopped else self._stops.flush()
         self._pieces.append(text)
-        return TextStep(text, self._ids[-1]) if text else None
+        return TextStep(text, None) if text else None
 
     def done(self, end: Finished) -> Done:
         reason = "stop" if self.stopped else end.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "context", "cancelled"]
+FinishReason = Literal["stop", "length", "context", "cancelled", "repetition"]
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,21 @@ class Finished:
 
 @dataclass(frozen=True)
 class TextStep:
-    """One generated token as text; ``text`` is empty while bytes or a possible stop string are held back."""
+    """One generated token as text; ``text`` is empty while bytes or a possible stop string are held back.
+
+    ``token_id`` is None for what was still held back when the reply ended.
+    """
 
     text: str
-    token_id: int
+    token_id: int | None
 
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a reply at the level of text: the whole of it, and how it came about."""
+    """The end of a reply at the level of text: the whole of it, and how it came about.
+
+    Of a continued reply, ``text`` and ``token_ids`` hold what came before as well.
+    """
 
     finish_reason: FinishReason
     stats: Stats

@@ -153,6 +153,8 @@ class Engine:
         stop_ids: frozenset[int] = frozenset(),
         cancel: Callable[[], bool] | None = None,
         speculate: bool = False,
+        continued: int = 0,
+        loop_guard: int = 0,
     ) -> Iterator[EngineEvent]:
         """Reads ``token_ids`` (what the cache holds of them is not read again), then generates.
 
@@ -160,7 +162,10 @@ class Engine:
         cache is consistent whenever control is outside, so the iterator may be dropped at any time.
         ``usable_vocab``: ids from here on are padding and never chosen.  ``cancel`` is asked between tokens and chunks.
         ``speculate``: guess tokens from the text so far and check several in one pass (:mod:`qwchat.generation.run`);
-        the tokens are the same, only sooner.
+        the tokens are the same, only sooner.  ``continued``: so many of the last ``token_ids`` are a reply that was cut
+        and goes on as if it had not been: penalties and the seed's draws count them, ``max_tokens`` does not.
+        ``loop_guard``: end a reply that has repeated itself for so many tokens (:mod:`qwchat.generation.loops`); 0
+        never does.
         Raises PromptTooLongError, UsageError (an empty prompt), NonFiniteLogitsError.
         """
         ids = np.asarray(token_ids, np.int64)
@@ -168,10 +173,10 @@ class Engine:
             raise UsageError("the prompt is empty: there is nothing to answer")
         if len(ids) > self.context:
             raise PromptTooLongError(len(ids), self.context)
-        sampler = Sampler(settings, seed, min(usable_vocab, self.config.vocab_size))
+        sampler = Sampler(settings, seed, min(usable_vocab, self.config.vocab_size), continued)
         stopped = cancel or (lambda: False)
         speculation = self.speculation if speculate else None
-        run = Run(self, ids, sampler, stop_ids, max_tokens, stopped, speculation)
+        run = Run(self, ids, sampler, stop_ids, max_tokens, stopped, speculation, continued, loop_guard)
         try:
             yield from run.events()
         except NonFiniteLogitsError:

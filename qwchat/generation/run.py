@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
 from qwchat.generation.lookup import Lookup
+from qwchat.generation.loops import LoopGuard
 from qwchat.generation.speculation import Speculation
 from qwchat.model.qwen2 import CHUNK
 from qwchat.sampling import Sampler
@@ -42,8 +43,9 @@ def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
 class Run:
     """One generation: its clock, its tokens, and why it ends.
 
-    ``ids`` (tokens,) i64: the prompt, at least one token and no more than fit.  ``speculation``: what the engine knows
-    about drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
+    ``ids`` (tokens,) i64: the prompt, at least one token and no more than fit; the last ``continued`` of them are the
+    reply so far, and the draw of ``sampler`` is the one after them.  ``speculation``: what the engine knows about
+    drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Run:
         max_tokens: int | None,
         stopped: Callable[[], bool],
         speculation: Speculation | None,
+        continued: int = 0,
+        loop_guard: int = 0,
     ) -> None:
         self._start = time.perf_counter()
         self._engine, self._ids, self._sampler = engine, ids, sampler
@@ -63,7 +67,10 @@ class Run:
         # The last token is always read again: its logits are needed.
         self._reused = min(_common_prefix(engine.cached_ids, ids), len(ids) - 1)
         engine.truncate(self._reused)
-        self._generated: list[int] = []
+        self._prompt, self._before = ids[: len(ids) - continued], continued
+        self._generated: list[int] = ids[len(ids) - continued :].tolist()
+        self._loops = LoopGuard(loop_guard) if loop_guard else None
+        self._looping = False
         self._drafted = self._accepted = 0
         self._prefilled = self._first = self._last = 0.0
 
@@ -92,7 +99,7 @@ class Run:
             for row in logits:
                 if end := self._end():
                     return end
-                token = self._sampler.sample(row, self._ids, self._generated)
+                token = self._sampler.sample(row, self._prompt, self._generated)
                 self._last = self._clock()
                 self._first = self._first or self._last
                 if self._drafter is not None:
@@ -100,6 +107,7 @@ class Run:
                 if token in self._stop_ids:
                     return "stop"
                 self._generated.append(token)
+                self._looping = self._loops is not None and self._loops.append(token)
                 yield Step(token)
                 if end := self._end():
                     return end
@@ -116,7 +124,7 @@ class Run:
             return self._engine.read(np.array([token], np.int64), 0)
         room = self._engine.context - self._engine.length - 1
         if self._max_tokens is not None:
-            room = min(room, self._max_tokens - len(self._generated) - 1)
+            room = min(room, self._max_tokens - self._new_tokens - 1)
         draft = self._drafter.draft(room)
         self._drafted += len(draft)
         start = time.perf_counter()
@@ -127,14 +135,20 @@ class Run:
     def _end(self) -> FinishReason | None:
         if self._stopped():
             return "cancelled"
-        return "length" if self._max_tokens is not None and len(self._generated) >= self._max_tokens else None
+        if self._max_tokens is not None and self._new_tokens >= self._max_tokens:
+            return "length"
+        return "repetition" if self._looping else None
+
+    @property
+    def _new_tokens(self) -> int:
+        return len(self._generated) - self._before
 
     def _stats(self) -> Stats:
         first = self._first or self._prefilled
         return Stats(
             prompt_tokens=len(self._ids),
             cached_tokens=self._reused,
-            generated_tokens=len(self._generated),
+            generated_tokens=self._new_tokens,
             prefill_seconds=self._prefilled,
             decode_seconds=max(0.0, self._last - first),
             time_to_first_token=first,

@@ -110,6 +110,71 @@ def test_a_snapshot_spares_reading(model: qwchat.Model, tmp_path: Path, kv: str)
         assert reply(other, turns, settings=GREEDY, max_tokens=1).stats.cached_tokens == 0
 
 
+def cut_after(model: qwchat.Model, tokens: int, **options: object) -> Done:
+    """A reply that is cancelled after so many tokens."""
+    count = 0
+
+    def cancel() -> bool:
+        return count >= tokens
+
+    for event in model.chat(ASK, cancel=cancel, **options):  # type: ignore[arg-type]
+        if isinstance(event, TextStep) and event.token_id is not None:
+            count += 1
+        elif isinstance(event, Done):
+            assert (event.finish_reason, len(event.token_ids)) == ("cancelled", tokens)
+            return event
+    raise AssertionError("the reply has no end")
+
+
+def unfinished(done: Done) -> list[Message]:
+    return [*ASK, {"role": "assistant", "content": done.text, "token_ids": done.token_ids}]
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+def test_a_cancelled_reply_is_continued_to_the_same_end(model: qwchat.Model, speculate: bool) -> None:
+    settings = SamplingSettings(temperature=1.2, repeat_penalty=1.1, frequency_penalty=0.2)
+    whole = reply(model, ASK, settings=settings, seed=9, max_tokens=60)
+    held = whole.text[30:33]  # a stop string whose beginning is held back again and again
+    stopped = reply(model, ASK, settings=settings, seed=9, max_tokens=60, stop=[held])
+    split = 0
+    for tokens in range(1, len(stopped.token_ids)):
+        cut = cut_after(model, tokens, settings=settings, seed=9, stop=[held], speculate=speculate)
+        assert cut.text == model.decode(cut.token_ids)
+        split += cut.text.endswith("\ufffd")
+        events = list(
+            model.chat(
+                unfinished(cut),
+                settings=settings,
+                seed=9,
+                stop=[held],
+                speculate=speculate,
+                max_tokens=60 - tokens,
+                continuing=True,
+            )
+        )
+        done = events[-1]
+        assert isinstance(done, Done)
+        assert (done.text, done.token_ids, done.finish_reason) == (stopped.text, stopped.token_ids, "stop")
+        assert done.stats.cached_tokens == done.stats.prompt_tokens - 1
+        said = "".join(event.text for event in events if isinstance(event, TextStep))
+        assert stopped.text.endswith(said)
+    assert split > 0
+
+
+def test_a_turn_without_token_ids_is_continued_by_its_text(model: qwchat.Model) -> None:
+    turns: list[Message] = [*ASK, {"role": "assistant", "content": "hell"}]
+    done = list(model.chat(turns, settings=GREEDY, max_tokens=5, continuing=True))[-1]
+    assert isinstance(done, Done)
+    assert done.text.startswith("hell")
+    assert list(done.token_ids[: -done.stats.generated_tokens]) == model.encode("hell")
+    assert done.stats.generated_tokens == 5
+    for wrong in ([], ASK):
+        with pytest.raises(UsageError, match="the last message is no turn of the assistant"):
+            model.chat(wrong, continuing=True)
+    with pytest.raises(UsageError, match="outside this model's vocabulary"):
+        list(model.chat([*ASK, {"role": "assistant", "content": "x", "token_ids": [10**6]}], continuing=True))
+
+
 def test_stop_strings_end_a_reply_and_are_no_part_of_it(model: qwchat.Model) -> None:
     whole = reply(model, ASK, settings=HOT, seed=3, max_tokens=80)
     stop = whole.text[20:24]

@@ -1,0 +1,114 @@
+"""A run that was cut anywhere goes on, token by token, as it would have; and its cache is used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwchat.events import EngineEvent, Finished, Step
+from qwchat.generation.engine import Engine
+from qwchat.sampling import SamplingSettings
+from tests.generation.test_speculative_run import SETTINGS, VOCAB, Eager, prompt
+from tests.model.decoder import config, random_folder
+
+LENGTH = 70
+
+
+@pytest.fixture(scope="module", params=["f32", "q8"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    built = Engine(random_folder(config(vocab_size=VOCAB), 1), threads=2, context=192, kv=request.param)
+    built.speculation = Eager()
+    yield built
+    built.close()
+
+
+def run(engine: Engine, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
+    found: list[EngineEvent] = list(engine.generate(ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options))
+    end = found[-1]
+    assert isinstance(end, Finished)
+    return [event.token_id for event in found if isinstance(event, Step)], end
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
+def test_cut_by_length_and_continued(engine: Engine, settings: SamplingSettings, speculate: bool) -> None:
+    ids = prompt(5)
+    engine.truncate(0)
+    whole, _ = run(engine, ids, settings, max_tokens=LENGTH)
+    for cut in (1, 2, 23, 40, LENGTH - 1):
+        before, end = run(engine, ids, settings, max_tokens=cut, speculate=speculate)
+        assert (before, end.reason) == (whole[:cut], "length")
+        after, end = run(
+            engine,
+            [*ids, *before],
+            settings,
+            max_tokens=LENGTH - cut,
+            speculate=speculate,
+            continued=cut,
+        )
+        assert before + after == whole
+        assert end.stats.generated_tokens == LENGTH - cut
+        assert end.stats.prompt_tokens == len(ids) + cut
+        # The last token of what was cut had not been read, and is; nothing else is read again.
+        assert end.stats.cached_tokens == len(ids) + cut - 1
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_cancelled_many_times_at_any_token(engine: Engine, speculate: bool) -> None:
+    ids, settings = prompt(6), SETTINGS[3]
+    engine.truncate(0)
+    whole, _ = run(engine, ids, settings, max_tokens=LENGTH)
+    rng = np.random.default_rng(3)
+    said: list[int] = []
+    while len(said) < LENGTH:
+        wanted = min(int(rng.integers(1, 9)), LENGTH - len(said))
+        found: list[int] = []
+        events = engine.generate(
+            [*ids, *said],
+            settings,
+            seed=7,
+            usable_vocab=VOCAB,
+            cancel=lambda limit=wanted, found=found: len(found) >= limit,  # type: ignore[misc]
+            speculate=speculate,
+            continued=len(said),
+        )
+        for event in events:
+            if isinstance(event, Step):
+                found.append(event.token_id)
+            elif isinstance(event, Finished):
+                assert event.reason == "cancelled"
+                assert event.stats.cached_tokens == (len(ids) + len(said) - 1 if said else len(ids) - 1)
+        said += found
+    assert said == whole
+
+
+def test_a_reply_that_filled_the_context_is_continued_in_a_longer_one() -> None:
+    folder = random_folder(config(vocab_size=VOCAB), 1)
+    ids = prompt(2)
+    short, long = (Engine(folder, threads=1, context=context) for context in (64, 96))
+    whole, _ = run(long, ids, SETTINGS[2], max_tokens=50)
+    before, end = run(short, ids, SETTINGS[2])
+    assert end.reason == "context"
+    assert before == whole[: 64 - len(ids) + 1]
+    after, _ = run(long, [*ids, *before], SETTINGS[2], max_tokens=50 - len(before), continued=len(before))
+    assert before + after == whole
+    short.close()
+    long.close()
+
+
+def test_an_endless_loop_is_ended_and_can_be_gone_on_with(engine: Engine) -> None:
+    ids, greedy = prompt(3), SETTINGS[0]
+    engine.truncate(0)
+    whole, end = run(engine, ids, greedy)
+    assert end.reason == "context"
+    for speculate in (False, True):
+        cut, end = run(engine, ids, greedy, loop_guard=40, speculate=speculate)
+        assert end.reason == "repetition"
+        assert 40 < len(cut) < len(whole)
+        assert cut == whole[: len(cut)]
+        after, end = run(engine, [*ids, *cut], greedy, loop_guard=1000, continued=len(cut), speculate=speculate)
+        assert cut + after == whole
+        assert end.reason == "context"
