@@ -1,0 +1,100 @@
+"""Running qwchat with each standard stream a pipe or a terminal of its own, and reading what arrives on it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tests.cli.runs import FAKE, environment
+
+Kind = Literal["pipe", "terminal"]
+ROWS, COLUMNS = 40, 100
+PATIENCE_SECONDS = 30.0
+
+
+@dataclass
+class Seen:
+    """The exit code, and the bytes on standard output and standard error."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+
+class _Stream:
+    """One standard stream: our end, and the end that the program gets."""
+
+    def __init__(self, kind: Kind, *, written_by_program: bool) -> None:
+        if kind == "terminal":
+            self.ours, self.theirs = pty.openpty()
+            termios.tcsetwinsize(self.theirs, (ROWS, COLUMNS))
+        elif written_by_program:
+            self.ours, self.theirs = os.pipe()
+        else:
+            self.theirs, self.ours = os.pipe()
+        self.data = b""
+        self.open = True
+
+    def read(self) -> None:
+        """Take what is there; a terminal whose last writer has gone answers with an error."""
+        try:
+            piece = os.read(self.ours, 65536)
+        except OSError:
+            piece = b""
+        self.data += piece
+        self.open = bool(piece)
+
+
+def run_on(
+    *arguments: str,
+    models: Path,
+    stdin: Kind = "pipe",
+    stdout: Kind = "pipe",
+    stderr: Kind = "pipe",
+    given: bytes = b"",
+    variables: dict[str, str] | None = None,
+    **script: Any,
+) -> Seen:
+    """Run ``qwchat ARGUMENTS`` with the scripted model on three separate streams of the given kinds.
+
+    ``given`` is what arrives on standard input; Ctrl-D ends it where that is a terminal.
+    """
+    source = _Stream(stdin, written_by_program=False)
+    out, err = (_Stream(kind, written_by_program=True) for kind in (stdout, stderr))
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE), *arguments],
+        stdin=source.theirs,
+        stdout=out.theirs,
+        stderr=err.theirs,
+        env=environment(models, **script) | (variables or {}),
+        start_new_session=True,
+    )
+    for stream in (source, out, err):
+        os.close(stream.theirs)
+    os.write(source.ours, given + (b"\x04" if stdin == "terminal" else b""))
+    if stdin == "pipe":
+        os.close(source.ours)
+    _collect(out, err)
+    code = process.wait(PATIENCE_SECONDS)
+    for stream in (out, err) if stdin == "pipe" else (source, out, err):
+        os.close(stream.ours)
+    return Seen(code, out.data, err.data)
+
+
+def _collect(*streams: _Stream) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while waiting := [stream for stream in streams if stream.open]:
+        if time.monotonic() > end:
+            raise AssertionError(f"the program did not end; it wrote {[stream.data for stream in streams]}")
+        ready, _, _ = select.select([stream.ours for stream in waiting], [], [], 0.1)
+        for stream in waiting:
+            if stream.ours in ready:
+                stream.read()

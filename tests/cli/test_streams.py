@@ -1,0 +1,113 @@
+"""The rules of the standard streams, with each stream alone a pipe or a terminal."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pyte
+import pytest
+
+from tests.cli.streams import COLUMNS, ROWS, Kind, run_on
+
+KINDS: tuple[Kind, ...] = ("pipe", "terminal")
+REPLY = "# Title\n\nSome **bold** text.\n\n```py\nx = 1\n```"
+LONG = "word " * 600  # tokens enough for progress while they are read
+
+
+def screen_of(data: bytes) -> list[str]:
+    """The rows that a terminal shows after ``data``."""
+    screen = pyte.Screen(COLUMNS, ROWS)
+    pyte.ByteStream(screen).feed(data)
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
+@pytest.mark.parametrize(("stdin", "stdout", "stderr"), list(itertools.product(KINDS, repeat=3)))
+def test_each_stream_is_what_it_is_whatever_the_others_are(
+    tmp_path: Path, stdin: Kind, stdout: Kind, stderr: Kind
+) -> None:
+    seen = run_on(
+        "-p", LONG, models=tmp_path, stdin=stdin, stdout=stdout, stderr=stderr, replies=[REPLY], chunk_seconds=0.25
+    )
+    assert seen.code == 0
+    if stdout == "pipe":
+        assert seen.out == REPLY.encode() + b"\n"
+    else:
+        shown = "\n".join(screen_of(seen.out))
+        assert all(piece in shown for piece in ("Title", "Some", "bold", "text.", "x = 1"))
+        assert b"tok/s" not in seen.out
+        assert b"reading" not in seen.out
+    figures = screen_of(seen.err) if stderr == "terminal" else seen.err.decode().splitlines()
+    assert len(figures) == 1, "progress leaves nothing behind"
+    assert figures[0].startswith("0.12 s to first token · prefill")
+    assert b"Title" not in seen.err
+    if stderr == "pipe":
+        assert not any(control in seen.err for control in (b"\x1b", b"\r", b"reading"))
+    else:
+        assert b"reading" in seen.err
+
+
+@pytest.mark.parametrize("stderr", KINDS)
+@pytest.mark.parametrize("flag", ["--json", "--jsonl"])
+def test_programs_get_data_also_on_a_terminal(tmp_path: Path, flag: str, stderr: Kind) -> None:
+    seen = run_on("-p", "hi", flag, models=tmp_path, stdout="terminal", stderr=stderr, replies=["\x1b[31mred"])
+    assert b"\x1b" not in seen.out
+    assert json.loads(seen.out.splitlines()[-1])["text"] == "\x1b[31mred"
+    assert seen.err == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "bold", "colour"),
+    [
+        ((), {}, True, True),
+        ((), {"NO_COLOR": "1"}, True, False),
+        ((), {"TERM": "dumb"}, False, False),
+        (("--color", "never"), {}, False, False),
+        (("--color", "always"), {"NO_COLOR": "1"}, True, True),
+        (("--render", "plain"), {}, False, False),
+    ],
+)
+def test_what_a_terminal_is_sent(
+    tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], bold: bool, colour: bool
+) -> None:
+    seen = run_on("-p", "hi", *arguments, models=tmp_path, stdout="terminal", variables=variables, replies=[REPLY])
+    styles = {code for code in seen.out.replace(b"\x1b[", b"\0").split(b"\0")[1:]}
+    numbers = {number for style in styles if b"m" in style for number in style.split(b"m")[0].split(b";")}
+    assert (b"1" in numbers) is bold
+    assert any(number[:1] in b"39" and len(number) == 2 for number in numbers) is colour
+    if not (bold or colour):
+        assert b"\x1b" not in seen.out
+
+
+@pytest.mark.parametrize("choice", ["auto", "never"])
+@pytest.mark.parametrize(
+    "reply", ["plain text", "日本語 👩‍👩‍👧 é", "tab\tand\r\nreturn", "\x1b]0;title\x07\x9b31m", ""]
+)
+def test_a_pipe_gets_the_bytes_of_the_reply(tmp_path: Path, choice: str, reply: str) -> None:
+    seen = run_on("-p", "hi", "--color", choice, models=tmp_path, stderr="terminal", replies=[reply])
+    assert seen.out == reply.encode() + b"\n"
+
+
+def test_a_question_comes_from_the_pipe_and_not_from_the_terminal(tmp_path: Path) -> None:
+    piped = run_on("-p", "Why?", models=tmp_path, given=b"some text")
+    assert piped.out == b"echo: some text\n\nWhy?\n"
+    typed = run_on("-p", "Why?", models=tmp_path, stdin="terminal", given=b"typed ahead\r")
+    assert typed.out == b"echo: Why?\n"
+    asked = run_on("-p", "-", models=tmp_path, stdin="terminal", given=b"from the keys\r")
+    assert asked.out == b"echo: from the keys\n"
+    assert asked.err.decode().splitlines()[0] == "type the question, then Ctrl-D on a line of its own"
+
+
+@pytest.mark.parametrize("stderr", KINDS)
+def test_errors_go_to_standard_error_on_one_line(tmp_path: Path, stderr: Kind) -> None:
+    seen = run_on("-p", "hi", "--temp", "9", models=tmp_path, stdout="terminal", stderr=stderr)
+    assert (seen.code, seen.out) == (2, b"")
+    shown = screen_of(seen.err) if stderr == "terminal" else seen.err.decode().splitlines()
+    assert len(shown) == 1
+    assert shown[0].startswith("qwchat: error: --temp must be")
+
+
+def test_quiet_says_nothing_on_any_terminal(tmp_path: Path) -> None:
+    seen = run_on("-q", "-p", LONG, models=tmp_path, stderr="terminal", replies=["Fine."], chunk_seconds=0.25)
+    assert (seen.out, seen.err) == (b"Fine.\n", b"")
