@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.streams import COLUMNS, ROWS, Kind, run_on
 
+PLAIN = ("plain text", "日本語 👩‍👩‍👧 é", "tab\tand\r\nreturn", "\x1b]0;title\x07\x9b31m", "")
 KINDS: tuple[Kind, ...] = ("pipe", "terminal")
 REPLY = "# Title\n\nSome **bold** text.\n\n```py\nx = 1\n```"
 LONG = "word " * 600  # tokens enough for progress while they are read
@@ -72,7 +73,7 @@ def test_what_a_terminal_is_sent(
     tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], bold: bool, colour: bool
 ) -> None:
     seen = run_on("-p", "hi", *arguments, models=tmp_path, stdout="terminal", variables=variables, replies=[REPLY])
-    styles = {code for code in seen.out.replace(b"\x1b[", b"\0").split(b"\0")[1:]}
+    styles = seen.out.replace(b"\x1b[", b"\0").split(b"\0")[1:]
     numbers = {number for style in styles if b"m" in style for number in style.split(b"m")[0].split(b";")}
     assert (b"1" in numbers) is bold
     assert any(number[:1] in b"39" and len(number) == 2 for number in numbers) is colour
