@@ -1,34 +1,39 @@
-"""What a person can turn during a conversation: sampling, seed, length, stop strings, speculation."""
+"""The knobs of the replies to come: sampling, seed, length, stop strings, speculation and what else there is."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from qwchat.errors import UsageError
+from qwchat.settings.kinds import Value
+from qwchat.settings.knobs import KNOBS, Knob, knob
+from qwchat.settings.resolve import BUILT_IN, Settings
 
 if TYPE_CHECKING:
     from qwchat.sampling import SamplingSettings
 
-# The name on the command line and in /set, the field of SamplingSettings, and the type of its values.
-SAMPLING: dict[str, tuple[str, type[int] | type[float]]] = {
-    "temp": ("temperature", float),
-    "top-p": ("top_p", float),
-    "top-k": ("top_k", int),
-    "min-p": ("min_p", float),
-    "repeat-penalty": ("repeat_penalty", float),
-    "presence-penalty": ("presence_penalty", float),
-    "frequency-penalty": ("frequency_penalty", float),
+# The sampling knobs and their fields in SamplingSettings.
+SAMPLING = {
+    "temp": "temperature",
+    "top-p": "top_p",
+    "top-k": "top_k",
+    "min-p": "min_p",
+    "repeat-penalty": "repeat_penalty",
+    "presence-penalty": "presence_penalty",
+    "frequency-penalty": "frequency_penalty",
 }
-NAMES = (*SAMPLING, "seed", "max-tokens", "stop", "speculate")
-SWITCH = {"on": True, "off": False}
-MAX_SEED = 2**64 - 1
+REPLY_KNOBS: tuple[Knob, ...] = tuple(known for known in KNOBS if known.scope == "reply")
+NAMES = tuple(known.name for known in REPLY_KNOBS)
+MODEL = "the model's generation_config.json"
+
+_FIELDS = {"seed": "seed", "max-tokens": "max_tokens", "stop": "stop", "speculate": "speculate"}
+_OTHERS = tuple(known for known in REPLY_KNOBS if known.name not in SAMPLING and known.name not in _FIELDS)
 
 
 @dataclass(frozen=True)
 class Controls:
-    """Settings of the replies to come.
+    """Settings of the replies to come. ``controls["top-p"]`` reads any reply knob by its name.
 
     Attributes:
         settings: how tokens are chosen.
@@ -36,6 +41,8 @@ class Controls:
         max_tokens: longest reply in tokens; None lets it fill the context.
         stop: texts that end a reply.
         speculate: guess tokens from the text so far where that saves time.
+        others: the other reply knobs that were set, by name.
+        origins: where a value came from, by name; BUILT_IN for what is not there.
     """
 
     settings: SamplingSettings
@@ -43,70 +50,73 @@ class Controls:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     speculate: bool = True
+    others: Mapping[str, Value] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, settings: Settings, defaults: SamplingSettings) -> Controls:
+        """The reply knobs of ``settings``; where those say nothing of sampling, the model's ``defaults`` hold."""
+        controls = cls(defaults, origins={name: MODEL for name in SAMPLING if _stated(defaults, name)})
+        for name in NAMES:
+            if name in settings:
+                controls = controls.with_value(name, settings[name], settings.origin(name))
+        return controls
 
     @property
     def sampled(self) -> bool:
         """Whether chance, and so the seed, plays a part."""
         return self.settings.temperature > 0
 
+    def __getitem__(self, name: str) -> Any:
+        """The value of a reply knob, of the type of its kind; KeyError where there is none."""
+        if name in SAMPLING:
+            return getattr(self.settings, SAMPLING[name])
+        if name in _FIELDS:
+            return getattr(self, _FIELDS[name])
+        return self.others[name] if name in self.others else _DEFAULTS[name]
+
+    def origin(self, name: str) -> str:
+        """Where the value of ``name`` came from, as a person would say it."""
+        return self.origins.get(name, BUILT_IN)
+
     def shown(self, name: str) -> str:
         """The value of ``name`` as a person would type it. Raises UsageError for an unknown name."""
-        known = _known(name)
-        if known in SAMPLING:
-            return f"{getattr(self.settings, SAMPLING[known][0]):g}"
-        if known == "seed":
-            return "random" if self.seed is None else str(self.seed)
-        if known == "max-tokens":
-            return "none" if self.max_tokens is None else str(self.max_tokens)
-        if known == "speculate":
-            return "on" if self.speculate else "off"
-        return " ".join(repr(text) for text in self.stop) or "none"
+        known = knob(name, scopes=("reply",))
+        value = self[known.name]
+        return known.shown(None if value == () else value)
 
-    def changed(self, name: str, value: str, defaults: Controls) -> Controls:
-        """A copy with ``name`` set to ``value``; "default" takes the value of ``defaults``.
+    def with_value(self, name: str, value: Value, origin: str) -> Controls:
+        """A copy with the knob ``name``, spelt as in the table, set to ``value``. Raises UsageError out of range."""
+        origins = {**self.origins, name: origin}
+        if name in SAMPLING:
+            changed = self.settings.changed(**{SAMPLING[name]: value})  # type: ignore[arg-type]  # Its kind is a number.
+            return replace(self, settings=changed, origins=origins)
+        if name in _FIELDS:
+            plain = () if name == "stop" and value is None else value
+            return replace(self, **{_FIELDS[name]: plain}, origins=origins)  # type: ignore[arg-type]
+        return replace(self, others={**self.others, name: value}, origins=origins)
 
-        "random" frees the seed, "none" lifts max-tokens and clears stop. Raises UsageError for an unknown name and for
-        a value that is no number or out of range.
+    def changed(self, name: str, text: str, defaults: Controls) -> Controls:
+        """A copy with ``name`` set to what ``text`` means; "default" takes the value of ``defaults``.
+
+        Raises UsageError for an unknown name and for a value that is of the wrong kind or out of range.
         """
-        known = _known(name)
-        if known in SAMPLING:
-            field, kind = SAMPLING[known]
-            wanted = getattr(defaults.settings, field) if value == "default" else _number(known, value, kind)
-            return replace(self, settings=self.settings.changed(**{field: wanted}))
-        if value == "default":
-            field = known.replace("-", "_")
-            return replace(self, **{field: getattr(defaults, field)})
-        if known == "seed":
-            return replace(self, seed=None if value == "random" else _whole(known, value, 0, MAX_SEED))
-        if known == "max-tokens":
-            return replace(self, max_tokens=None if value == "none" else _whole(known, value, 1, None))
-        if known == "speculate":
-            if value not in SWITCH:
-                raise UsageError(f"speculate takes on or off, not {value}")
-            return replace(self, speculate=SWITCH[value])
-        return replace(self, stop=() if value == "none" else (value,))
+        known = knob(name, scopes=("reply",))
+        if text == "default":
+            return self.with_value(known.name, defaults[known.name], defaults.origin(known.name))
+        return self.with_value(known.name, known.parse(text, known.name), f"/set {known.name}")
+
+    def record(self) -> dict[str, object]:
+        """Every value but the seed, for JSON: the fields of SamplingSettings, then the other knobs."""
+        others = {known.parameter: self[known.name] for known in REPLY_KNOBS if known.name not in SAMPLING}
+        del others["seed"]
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in others.items()}
+        return {**asdict(self.settings), **listed}
 
 
-def _known(name: str) -> str:
-    wanted = name.lower().lstrip("-").replace("_", "-")
-    if wanted in NAMES:
-        return wanted
-    close = difflib.get_close_matches(wanted, NAMES, n=1)
-    hint = f"did you mean {close[0]}?" if close else "there are " + ", ".join(NAMES)
-    raise UsageError(f"there is no setting {name!r}: {hint}")
+_DEFAULTS = {known.name: known.default for known in _OTHERS}
 
 
-def _number(name: str, value: str, kind: type[int] | type[float]) -> float:
-    try:
-        return kind(value)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{name} takes {wanted}, not {value!r}") from None
-
-
-def _whole(name: str, value: str, lowest: int, highest: int | None) -> int:
-    number = int(_number(name, value, int))
-    if number < lowest or (highest is not None and number > highest):
-        limits = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
-        raise UsageError(f"{name} must be {limits}, not {number}")
-    return number
+def _stated(defaults: SamplingSettings, name: str) -> bool:
+    """Whether a model asks for something else than what is built in."""
+    return bool(getattr(defaults, SAMPLING[name]) != getattr(type(defaults)(), SAMPLING[name]))

@@ -33,7 +33,7 @@ def run(options: ReplyOptions, services: Services) -> int:
 
         return chat.converse(options, services)
     options.check()
-    streams = Streams(options.color, quiet=options.quiet)
+    streams = open_streams(options)
     if options.prompt == "-" and stdin_is_terminal():
         streams.screen.hint("type the question, then Ctrl-D on a line of its own")
     prompt = question(options)
@@ -61,33 +61,37 @@ def question(options: ReplyOptions) -> str:
 
 def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
     """Find the model, convert it if it is a checkpoint, and load it."""
-    located = prepare(options.model, streams, options.threads)
+    settings = options.settings
+    located = prepare(settings["model"], streams, settings["threads"])
     compile_once(services, streams)
     model = services.load(
-        located.path, threads=options.threads, context=options.ctx, device=options.device, kv=options.kv
+        located.path,
+        threads=settings["threads"],
+        context=settings["ctx"],
+        device=settings["device"],
+        kv=settings["kv"],
     )
     return located, model
 
 
-def controls_of(options: ReplyOptions, model: Model) -> Controls:
-    """The settings of the replies: the flags over the model's own defaults."""
-    return Controls(
-        settings=model.defaults.changed(**options.sampling()),
-        seed=options.seed,
-        max_tokens=options.max_tokens,
-        stop=tuple(options.stop or ()),
-        speculate=options.speculate,
-    )
+def open_streams(options: ReplyOptions) -> Streams:
+    """The standard streams, with what there is to say about the configuration."""
+    streams = Streams(options.settings["color"], quiet=options.settings["quiet"])
+    for notice in options.settings.notices:
+        streams.screen.notice(notice)
+    return streams
 
 
 def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
     """Where replies go: Markdown is styled on a terminal unless --render says otherwise."""
-    default: Rendering = "markdown" if streams.out_look.terminal else "plain"
-    return ReplyView(streams.out, streams.out_look, options.render or default)
+    rendering: Rendering = "markdown" if streams.out_look.terminal else "plain"
+    if options.settings["render"] != "auto":
+        rendering = options.settings["render"]
+    return ReplyView(streams.out, streams.out_look, rendering)
 
 
 def _answer(options: ReplyOptions, prompt: str, located: Located, model: Model, streams: Streams) -> int:
-    controls = controls_of(options, model)
+    controls = Controls.of(options.settings, model.defaults)
     first_seed = fresh_seed() if controls.seed is None else controls.seed
     text = None if options.json or options.jsonl else reply_view(options, streams)
     events = report.EventWriter(streams.out) if options.jsonl else None
@@ -98,7 +102,7 @@ def _answer(options: ReplyOptions, prompt: str, located: Located, model: Model, 
     for number in range(options.count):
         if number and text is not None:
             streams.write("\n")
-        session = Session(model, replace(controls, seed=first_seed + number), options.system)
+        session = Session(model, replace(controls, seed=first_seed + number), options.settings["system"])
         if events is not None:
             events.start(report.request(facts, session.controls))
         done = play(partial(session.ask, prompt), text, status, events.event if events else None)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TextIO
 
 from qwchat.chat.commands import Desk, suggestions
+from qwchat.chat.controls import Controls
 from qwchat.chat.editor import Editor, PlainReader, Reader, history_file, keys_unseen
 from qwchat.chat.loop import Chat
 from qwchat.chat.session import Session
@@ -41,7 +42,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
     for flag, given in (("--json", options.json), ("--jsonl", options.jsonl), ("--count", options.count != 1)):
         if given:
             raise UsageError(f"{flag} belongs to a single question: give one with -p")
-    streams = Streams(options.color, quiet=options.quiet)
+    streams = answer.open_streams(options)
     seat = _seat(options)
     files = "\n\n".join(read_file(path) for path in options.file or ())
     first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
@@ -52,7 +53,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
             stack.enter_context(keys())
         located, model = answer.open_model(options, services, streams)
         stack.enter_context(model)
-        session = Session(model, answer.controls_of(options, model), options.system)
+        session = Session(model, Controls.of(options.settings, model.defaults), options.settings["system"])
         desk = Desk(session, located.name, answer.reply_view(options, streams))
         chat = Chat(
             desk=desk,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-from qwchat.chat.controls import MAX_SEED
 from qwchat.errors import UsageError
+from qwchat.settings.kinds import Number, Switch, Texts
+from qwchat.settings.knobs import KNOBS, Knob
+from qwchat.settings.resolve import Raw, Settings, flag_of, resolve
 
 Options = TypeVar("Options")
 
@@ -30,12 +33,8 @@ ModelArgument = Annotated[
         autocompletion=_models,
     ),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model", "-m", metavar="MODEL", help="The model (default: QWCHAT_MODEL, or mini).", autocompletion=_models
-    ),
-]
+# Values that are looked up when a shell asks for them, by the name of the knob.
+_LOOKED_UP: dict[str, Callable[[str], list[tuple[str, str]]]] = {"model": _models}
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads (default: physical cores allowed).")
 ]
@@ -48,106 +47,53 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progr
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-def _number(flag: str, metavar: str, help_text: str) -> Any:
-    return typer.Option(flag, metavar=metavar, help=help_text)
+class Flags(dict[str, Raw]):
+    """The knobs that the command line gives, by name; a field of this type stands for the flags of the whole table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplyOptions:
-    """Options of the one-shot and of the chat."""
+    """Options of the one-shot and of the chat: the knobs, and what belongs to one run."""
 
-    model: ModelOption = None
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", "-p", metavar="TEXT", help="The question; - reads it from standard input."),
     ] = None
-    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="System prompt.")] = None
     file: Annotated[
         list[Path] | None,
         typer.Option("--file", "-f", metavar="PATH", help="Put the text of a file before the prompt (repeatable)."),
     ] = None
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of answers, 1 to 64.")] = 1
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", metavar="N", help="Longest answer (default: until the context is full)."),
-    ] = None
-    temp: Annotated[float | None, _number("--temp", "X", "Temperature, 0 to 5; 0 is greedy.")] = None
-    top_p: Annotated[float | None, _number("--top-p", "X", "Nucleus, above 0 to 1; 1 is off.")] = None
-    top_k: Annotated[int | None, _number("--top-k", "N", "Likeliest tokens to keep; 0 is off.")] = None
-    min_p: Annotated[float | None, _number("--min-p", "X", "Least share of the likeliest, 0 to 1; 0 is off.")] = None
-    repeat_penalty: Annotated[float | None, _number("--repeat-penalty", "X", "Above 0; 1 is off.")] = None
-    presence_penalty: Annotated[float | None, _number("--presence-penalty", "X", "-2 to 2; 0 is off.")] = None
-    frequency_penalty: Annotated[float | None, _number("--frequency-penalty", "X", "-2 to 2; 0 is off.")] = None
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text (repeatable).")
-    ] = None
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed (default: chosen and shown).")] = None
-    ctx: Annotated[
-        int | None,
-        typer.Option("--ctx", metavar="N", help="Tokens of context (default: the model's, at most 4096)."),
-    ] = None
-    kv: Kv = "auto"
-    speculate: Annotated[
-        bool,
-        typer.Option(
-            "--speculate/--no-speculate", help="Guess tokens from the text so far where it saves time; same text."
-        ),
-    ] = True
-    threads: Threads = None
-    device: Annotated[
-        str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute (cuda: not yet).")
-    ] = "auto"
-    gpu_layers: Annotated[
-        int, typer.Option("--gpu-layers", metavar="N", help="Layers on the GPU (0 only, for now).")
-    ] = 0
+    flags: Flags = field(default_factory=Flags)
+    no_config: Annotated[bool, typer.Option("--no-config", help="Read no configuration file.")] = False
     json: Json = False
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Events as JSON, one per line, as they happen.")] = False
-    render: Annotated[
-        Literal["plain", "markdown"] | None,
-        typer.Option("--render", help="How a reply is shown (default: markdown on a terminal, plain elsewhere)."),
-    ] = None
-    color: Annotated[Literal["auto", "always", "never"], typer.Option("--color", help="When to use colour.")] = "auto"
-    quiet: Quiet = False
     debug: Debug = False
 
-    def given(self) -> list[str]:
-        """The flags that differ from their defaults."""
-        changed = [field for field in fields(self) if getattr(self, field.name) != field.default]
-        return [f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}" for field in changed]
+    @cached_property
+    def settings(self) -> Settings:
+        """The value of every knob, by flags, variables and files. Raises UsageError that names the place."""
+        return resolve(self.flags, use_files=not self.no_config)
 
-    def sampling(self) -> dict[str, float]:
-        """The sampling settings that were given, by their names in SamplingSettings."""
-        named = {
-            "temperature": self.temp,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-            "repeat_penalty": self.repeat_penalty,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-        }
-        return {name: value for name, value in named.items() if value is not None}
+    def given(self) -> list[str]:
+        """The flags that were given."""
+        own = [known for known in fields(self) if known.type != "Flags"]
+        changed = [known.name for known in own if getattr(self, known.name) != known.default]
+        knobs = [flag_of(name, raw) for name, raw in self.flags.items()]
+        return knobs + [f"--{name.replace('_', '-')}" for name in changed]
 
     def check(self) -> None:
         """Refuse what cannot be done, before a model is opened. Raises UsageError that names the flag."""
-        from qwchat.sampling import SamplingSettings
-
-        SamplingSettings(**self.sampling())  # type: ignore[arg-type]  # top_k is read as an int.
         _within("--count", self.count, 1, 64)
-        _within("--max-tokens", self.max_tokens, 1)
-        _within("--seed", self.seed, 0, MAX_SEED)
-        _within("--ctx", self.ctx, 1)
-        _within("--threads", self.threads, 1)
-        if self.device.partition(":")[0] == "cuda":
-            raise UsageError(f"--device {self.device} is not available yet: leave --device out, or give --device cpu")
-        if self.device not in ("auto", "cpu"):
-            raise UsageError(f"there is no device {self.device!r}: --device takes auto or cpu")
-        if self.gpu_layers != 0:
-            raise UsageError(f"--gpu-layers {self.gpu_layers} is not available yet: only 0 is")
+        device, gpu_layers = self.settings["device"], self.settings["gpu-layers"]
+        if device.partition(":")[0] == "cuda":
+            raise UsageError(f"--device {device} is not available yet: leave --device out, or give --device cpu")
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"there is no device {device!r}: --device takes auto or cpu")
+        if gpu_layers != 0:
+            raise UsageError(f"--gpu-layers {gpu_layers} is not available yet: only 0 is")
         if self.json and self.jsonl:
             raise UsageError("--json and --jsonl exclude each other: choose one")
-        if self.stop is not None and "" in self.stop:
-            raise UsageError("--stop needs a text that is not empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +104,13 @@ class ChatOptions(ReplyOptions):
 
     def merged(self) -> ReplyOptions:
         """The same with one MODEL. Raises UsageError where two are given."""
-        if self.chat_model is not None and self.model is not None:
-            raise UsageError(f"two models are given, {self.chat_model} and --model {self.model}: leave one out")
-        return replace(self, model=self.chat_model or self.model, chat_model=None)
+        if self.chat_model is None:
+            return self
+        if "model" in self.flags:
+            raise UsageError(
+                f"two models are given, {self.chat_model} and --model {self.flags['model']}: leave one out"
+            )
+        return replace(self, flags=Flags(self.flags, model=self.chat_model), chat_model=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,18 +220,49 @@ def as_callback(
         extra: further parameters, name to (annotation, default), whose values ``run`` does not get: eager callbacks.
     """
 
-    def callback(context: typer.Context, **values: Any) -> int:
-        return run(context, options(**{name: value for name, value in values.items() if name in names}))
-
     hints = get_type_hints(options, include_extras=True)
-    names = {field.name for field in fields(options)}  # type: ignore[arg-type]  # Always a dataclass.
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    own: list[str] = []
+    place = ""  # The field that takes the flags of the table.
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    for field in fields(options):  # type: ignore[arg-type]
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        parameters.append(inspect.Parameter(field.name, keyword, default=default, annotation=hints[field.name]))
-    for name, (annotation, default) in (extra or {}).items():
-        parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
+    for known in fields(options):  # type: ignore[arg-type]  # Always a dataclass.
+        if hints[known.name] is Flags:
+            place = known.name
+            parameters += [_parameter(knob) for knob in KNOBS]
+            continue
+        default = inspect.Parameter.empty if known.default is MISSING else known.default
+        own.append(known.name)
+        parameters.append(_keyword(known.name, default, hints[known.name]))
+    parameters += [_keyword(name, default, annotation) for name, (annotation, default) in (extra or {}).items()]
+
+    def callback(context: typer.Context, **values: Any) -> int:
+        filled = {name: values[name] for name in own}
+        if place:
+            filled[place] = Flags({knob.name: raw for knob in KNOBS if (raw := values[knob.parameter]) is not None})
+        return run(context, options(**filled))
+
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return callback
+
+
+def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _parameter(known: Knob) -> inspect.Parameter:
+    """A knob as a parameter of a command: a text that the knob itself reads, or both sides of a switch."""
+    limits = f" [{known.kind.span}]" if isinstance(known.kind, Number) else ""
+    declared = [known.flag, *([known.short] if known.short else [])]
+    annotation: Any = str | None
+    metavar: str | None = known.kind.metavar
+    if isinstance(known.kind, Switch):
+        annotation, metavar, declared[0] = bool | None, None, f"{known.flag}/--no-{known.name}"
+    elif isinstance(known.kind, Texts):
+        annotation = list[str] | None
+
+    def listed(incomplete: str) -> list[tuple[str, str]]:
+        return [(word, "") for word in known.words if word.startswith(incomplete)]
+
+    complete = _LOOKED_UP.get(known.name, listed)
+    option = typer.Option(*declared, metavar=metavar, help=f"{known.help}{limits}.", autocompletion=complete)
+    return _keyword(known.parameter, None, Annotated[annotation, option])

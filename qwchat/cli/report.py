@@ -38,9 +38,7 @@ def dumps(value: object) -> str:
 
 def request(facts: Facts, controls: Controls) -> dict[str, object]:
     """What is asked of which model."""
-    settings = {**asdict(controls.settings), "max_tokens": controls.max_tokens, "stop": list(controls.stop)}
-    settings["speculate"] = controls.speculate
-    return {"model": asdict(facts), "settings": settings, "seed": controls.seed}
+    return {"model": asdict(facts), "settings": controls.record(), "seed": controls.seed}
 
 
 def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:

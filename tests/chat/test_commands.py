@@ -67,6 +67,15 @@ def test_what_may_follow_is_suggested(tmp_path: Path) -> None:
     place = desk()
     assert [(s.text, s.replaced) for s in suggestions(place, "/re")][:1] == [("/retry", 3)]
     assert [(s.text, s.replaced, s.note) for s in suggestions(place, "/set tem")] == [("temp", 3, "0.7")]
+    assert [(s.text, s.replaced, s.note) for s in suggestions(place, "/set speculate o")] == [
+        ("on", 1, ""),
+        ("off", 1, ""),
+    ]
+    assert [(s.text, s.note) for s in suggestions(place, "/set seed d")] == [
+        ("default", "a whole number from 0 to 18446744073709551615, or random"),
+        ("random", ""),
+    ]
+    assert list(suggestions(place, "/set nothing x")) == []
     assert [s.text for s in suggestions(place, f"/save {tmp_path}/ta")] == ["talk.md", "talks/"]
     assert list(suggestions(place, "hello /re")) == []
 
@@ -85,10 +94,17 @@ def test_set_shows_everything_and_changes_one_thing() -> None:
     place = desk()
     shown = obey(place, "/set")
     assert isinstance(shown, Show)
-    assert shown.text.splitlines()[0] == "temp               0.7"
+    assert shown.text.splitlines()[:2] == [
+        "setting            value   from",
+        "temp               0.7     built in",
+    ]
     assert obey(place, "/set temp 0.2") == Show("temp 0.2")
     assert obey(place, "/set stop The End") == Show("stop 'The End'")
     assert obey(place, "/set temp default") == Show("temp 0.7")
+    assert obey(place, "/set top-p 0.9") == Show("top-p 0.9")
+    assert obey(place, "/set TOP_P") == Show(
+        "top-p 0.9 (from /set top-p)\nNucleus; 1 is off. It takes a number above 0 to 1, or default."
+    )
     assert place.session.controls.stop == ("The End",)
 
 

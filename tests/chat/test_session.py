@@ -164,14 +164,14 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("temp", "warm", "temp takes a number, not 'warm'"),
-        ("temp", "6", "--temp must be"),
-        ("top-k", "1.5", "top-k takes a whole number, not '1.5'"),
+        ("temp", "warm", "temp must be a number from 0 to 5, not 'warm'"),
+        ("temp", "6", "temp must be from 0 to 5, not 6"),
+        ("top-k", "1.5", "top-k must be a whole number at least 0, not '1.5'"),
         ("seed", "-1", "seed must be from 0 to 18446744073709551615, not -1"),
         ("max-tokens", "0", "max-tokens must be at least 1, not 0"),
-        ("speculate", "maybe", "speculate takes on or off, not maybe"),
+        ("speculate", "maybe", "speculate must be on or off, not 'maybe'"),
         ("topk", "1", "there is no setting 'topk': did you mean top-k\\?"),
-        ("colour", "1", "there is no setting 'colour': there are temp, "),
+        ("colour", "1", "there is no setting 'colour': there are temp, top-p, "),
     ],
 )
 def test_settings_that_cannot_be(name: str, value: str, complaint: str) -> None:

@@ -30,6 +30,7 @@ def environment(models: Path, **script: Any) -> dict[str, str]:
         "QWCHAT_MODELS": str(models),
         "QWCHAT_FAKE": json.dumps(script),
         "XDG_STATE_HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
         "HOME": str(home),
         "TERM": "xterm-256color",
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qwchat.chat import controls
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
+from qwchat.chat.controls import REPLY_KNOBS
 from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.view.table import table
+from qwchat.settings.knobs import knob
 
 
 def _system(desk: Desk, argument: str) -> Outcome:
@@ -23,16 +25,26 @@ def _system(desk: Desk, argument: str) -> Outcome:
 def _set(desk: Desk, argument: str) -> Outcome:
     session = desk.session
     name, _, value = argument.partition(" ")
+    controls = session.controls
     if not name:
-        width = max(len(known) for known in controls.NAMES)
-        return Show("\n".join(f"{known:<{width}}  {session.controls.shown(known)}" for known in controls.NAMES))
+        rows = [(known.name, controls.shown(known.name), controls.origin(known.name)) for known in REPLY_KNOBS]
+        return Show(table(("setting", "value", "from"), rows))
+    known = knob(name, scopes=("reply",))
     if value.strip():
-        session.controls = session.controls.changed(name, value.strip(), session.defaults)
-    return Show(f"{name} {session.controls.shown(name)}")
+        session.controls = controls.changed(known.name, value.strip(), session.defaults)
+        return Show(f"{known.name} {session.controls.shown(known.name)}")
+    now = f"{known.name} {controls.shown(known.name)} (from {controls.origin(known.name)})"
+    return Show(f"{now}\n{known.help}. It takes {known.limits}, or default.")
 
 
 def _settings(desk: Desk, typed: str) -> Iterable[Suggestion]:
-    return fitting(typed, ((name, desk.session.controls.shown(name)) for name in controls.NAMES))
+    name, blank, value = typed.partition(" ")
+    if not blank:
+        return fitting(name, ((known.name, desk.session.controls.shown(known.name)) for known in REPLY_KNOBS))
+    known = next((known for known in REPLY_KNOBS if known.name == name), None)
+    if known is None:
+        return ()
+    return fitting(value.lstrip(), [*((word, "") for word in known.words), ("default", known.limits)])
 
 
 COMMANDS: tuple[Command, ...] = (

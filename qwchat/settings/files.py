@@ -1,0 +1,159 @@
+"""Configuration files: where they are, and what they say, checked key by key.
+
+The user's own file is ``config.toml`` in the user's folder of configuration. A project file, ``.qwchat.toml`` or
+``qwchat.toml``, stands in the working folder or, inside a repository, in one of the folders above up to its root. It
+came with the project, so it may not choose models, paths or devices, and one of another user is not read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qwchat.errors import UsageError
+from qwchat.settings.kinds import Value
+from qwchat.settings.knobs import KNOBS, hint
+
+PROJECT_NAMES = (".qwchat.toml", "qwchat.toml")
+SIZE_LIMIT = 1 << 18  # bytes; far more than every knob with a long system prompt
+
+_ROOT = 0
+_BY_NAME = {knob.name: knob for knob in KNOBS}
+_PLACE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A TOML file as read: ``values`` by key, and ``text`` to find lines in."""
+
+    path: Path
+    text: str
+    values: Mapping[str, Any]
+
+    def place(self, *keys: str) -> str:
+        """``path:line`` of a key, for messages."""
+        line = _line_of(self.text, keys)
+        return f"{self.path}:{line}" if line else str(self.path)
+
+
+@dataclass(frozen=True)
+class ProjectFile:
+    """The project file that is in force, or none, with what there is to say about it."""
+
+    path: Path | None = None
+    notices: tuple[str, ...] = field(default=())
+
+
+def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of the user's configuration: QWCHAT_CONFIG, or the platform's. It need not exist."""
+    if environment.get("QWCHAT_CONFIG"):
+        return Path(environment["QWCHAT_CONFIG"]).expanduser()
+    import platformdirs
+
+    return platformdirs.user_config_path("qwchat", appauthor=False)
+
+
+def user_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """The user's configuration file. It need not exist."""
+    return user_folder(environment) / "config.toml"
+
+
+def project_file(folder: Path) -> ProjectFile:
+    """The nearest project file of ``folder``: there, or further up inside the same repository."""
+    for place in _project_folders(folder):
+        for name in PROJECT_NAMES:
+            path = place / name
+            if not path.is_file():
+                continue
+            if _is_foreign(path):
+                return ProjectFile(notices=(f"{path} belongs to another user and is not read",))
+            return ProjectFile(path)
+    return ProjectFile()
+
+
+def _project_folders(folder: Path) -> Iterator[Path]:
+    chain = [folder, *folder.parents]
+    root = next((number for number, place in enumerate(chain) if (place / ".git").exists()), 0)
+    yield from chain[: root + 1]
+
+
+def _is_foreign(path: Path) -> bool:
+    if not hasattr(os, "getuid"):
+        return False
+    return path.stat().st_uid not in (os.getuid(), _ROOT)
+
+
+def read(path: Path) -> Document:
+    """Read a TOML file. Raises UsageError with the line where it is none, is too big or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > SIZE_LIMIT:
+        raise UsageError(f"{path} is bigger than {SIZE_LIMIT >> 10} KiB, more than a configuration can be")
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UsageError(f"{path}:{line}: no UTF-8 text (0x{data[error.start]:02x}): convert the file") from error
+    return Document(path, text, _parsed(text, path))
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _PLACE.search(str(error))
+        line = int(match[1]) if match and match[1] else text.count("\n") + 1
+        reason = _PLACE.sub("", str(error))
+        raise UsageError(f"{path}:{line}: {reason[:1].lower()}{reason[1:]}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: nested too deeply to be a configuration") from error
+
+
+def values_of(document: Document, *, project: bool = False) -> dict[str, Value]:
+    """The values that ``document`` gives knobs. Raises UsageError with file and line, and the name that was meant.
+
+    ``project``: refuse what a project file may not set.
+    """
+    values = {}
+    for key, value in document.values.items():
+        known = _BY_NAME.get(key)
+        if known is None:
+            raise UsageError(f"{document.place(key)}: there is no setting {key!r}: {hint(key)}")
+        if project and not known.project:
+            raise UsageError(
+                f"{document.place(key)}: a project file may not set {key}: "
+                f"give {known.flag}, set {known.variable}, or use your own file (qwchat config path)"
+            )
+        try:
+            values[key] = known.check(value, key)
+        except UsageError as error:
+            raise UsageError(f"{document.place(key)}: {error}") from error
+    return values
+
+
+def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
+    """The line on which a key's value begins: behind the longest beginning of the file that is TOML without the key."""
+    import tomllib
+
+    before = 0
+    lines = text.splitlines(keepends=True)
+    for number in range(len(lines) + 1):
+        try:
+            value: Any = tomllib.loads("".join(lines[:number]))
+        except tomllib.TOMLDecodeError:
+            continue
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            return before + 1
+        before = number
+    return None

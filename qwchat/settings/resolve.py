@@ -1,0 +1,142 @@
+"""From flags, variables and files to one value per knob, each with where it came from.
+
+The order, strongest first: flags, variables, the project file, the user's file; what none of them says is the model's
+(``generation_config.json``) or built in. A persona stands right below the place that names it: named by ``--as``, it is
+weaker than the other flags and stronger than everything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qwchat.settings import files
+from qwchat.settings.kinds import Value
+from qwchat.settings.knobs import KNOBS, knob
+
+BUILT_IN = "built in"
+
+Raw = str | bool | Sequence[str]
+"""What the command line gives: a text, the side of a switch, or several texts."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value, and where it came from as a person would say it: "--temp", "QWCHAT_TEMP", a file's path."""
+
+    value: Value
+    origin: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One value per knob.
+
+    Attributes:
+        given: what was set anywhere, by name.
+        notices: what is worth telling about the files.
+    """
+
+    given: Mapping[str, Given] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of the knob ``name``, of the type of its kind; KeyError for no knob."""
+        found = self.given.get(name)
+        return _DEFAULTS[name] if found is None else found.value
+
+    def __contains__(self, name: str) -> bool:
+        """Whether ``name`` was set anywhere."""
+        return name in self.given
+
+    def origin(self, name: str) -> str:
+        """Where the value of ``name`` came from."""
+        found = self.given.get(name)
+        return BUILT_IN if found is None else found.origin
+
+
+_DEFAULTS = {known.name: known.default for known in KNOBS}
+
+
+def resolve(
+    flags: Mapping[str, Raw] | None = None,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+    use_files: bool = True,
+) -> Settings:
+    """The settings in force.
+
+    Args:
+        flags: what the command line gives, by name of the knob.
+        environment: of the process.
+        folder: where to look for a project file; None is the working folder.
+        use_files: whether configuration files count.
+
+    Raises UsageError that names the flag, the variable, or the file and its line.
+    """
+    notices: list[str] = []
+    given: dict[str, Given] = {}
+    for layer in _layers(flags or {}, environment, folder, notices, use_files=use_files):
+        for name, found in layer.items():
+            given.setdefault(name, found)
+    return Settings(given, tuple(notices))
+
+
+def _layers(
+    flags: Mapping[str, Raw],
+    environment: Mapping[str, str],
+    folder: Path | None,
+    notices: list[str],
+    *,
+    use_files: bool,
+) -> Iterator[dict[str, Given]]:
+    yield {name: Given(_from_flag(name, raw), flag_of(name, raw)) for name, raw in flags.items()}
+    yield _from_environment(environment)
+    if not use_files:
+        return
+    project = _project(folder)
+    notices.extend(project.notices)
+    if project.path is not None:
+        yield _from_file(project.path, project=True)
+    own = files.user_file(environment)
+    if own.is_file():
+        yield _from_file(own, project=False)
+
+
+def _project(folder: Path | None) -> files.ProjectFile:
+    try:
+        return files.project_file(Path.cwd() if folder is None else folder)
+    except OSError:  # The working folder is gone or closed to us: then there is no project.
+        return files.ProjectFile()
+
+
+def flag_of(name: str, raw: Raw) -> str:
+    """The flag as it was given: ``--no-speculate`` for a switch that was turned off."""
+    return f"--no-{name}" if raw is False else knob(name).flag
+
+
+def _from_flag(name: str, raw: Raw) -> Value:
+    known = knob(name)
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str):
+        return known.parse(raw, known.flag)
+    return None if known.nothing and list(raw) == [known.nothing] else known.check(tuple(raw), known.flag)
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+    given = {}
+    for known in KNOBS:
+        text = environment.get(known.variable)
+        if text:
+            given[known.name] = Given(known.parse(text, known.variable), known.variable)
+    return given
+
+
+def _from_file(path: Path, *, project: bool) -> dict[str, Given]:
+    values = files.values_of(files.read(path), project=project)
+    return {name: Given(value, str(path)) for name, value in values.items()}

@@ -1,0 +1,131 @@
+"""The table itself: names are unique, defaults are values, ranges are those of the sampler."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from qwchat.chat.controls import SAMPLING
+from qwchat.errors import UsageError
+from qwchat.sampling import SamplingSettings
+from qwchat.settings.knobs import KNOBS, Knob, knob
+
+
+@pytest.mark.parametrize("attribute", ["name", "flag", "variable", "parameter"])
+def test_names_are_unique(attribute: str) -> None:
+    names = [getattr(known, attribute) for known in KNOBS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("known", KNOBS, ids=lambda known: known.name)
+def test_an_entry_is_complete(known: Knob) -> None:
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", known.name)
+    assert known.parameter.isidentifier()
+    assert known.help
+    assert not known.help.endswith(".")
+    if known.default is not None:
+        assert known.check(known.kind.stored(known.default), "x") == known.default
+    if known.nothing:
+        assert known.parse(known.nothing, "x") is None
+        assert known.check(known.stored(None), "x") is None
+
+
+@pytest.mark.parametrize("known", KNOBS, ids=lambda known: known.name)
+def test_what_completion_offers_is_taken(known: Knob) -> None:
+    for word in known.words:
+        value = known.parse(word, "x")
+        assert known.shown(value) == word
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize("value", ["-3", "-2", "-0.1", "0", "1e-6", "1", "1.1", "2", "5", "5.1", "1e9", "nan", "inf"])
+def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> None:
+    number: Any = float(value)
+    if name == "top-k" and number.is_integer():
+        number = int(number)
+    try:
+        SamplingSettings(**{SAMPLING[name]: number})
+        sampler = True
+    except UsageError:
+        sampler = False
+    try:
+        assert knob(name).parse(str(number), name) == knob(name).check(number, name) == number
+        table = True
+    except UsageError:
+        table = False
+    assert table == sampler
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("temp", "warm", "x must be a number from 0 to 5, not 'warm'"),
+        ("temp", "9", "x must be from 0 to 5, not 9"),
+        ("temp", "nan", "x must be from 0 to 5, not nan"),
+        ("top-p", "0", "x must be above 0 to 1, not 0"),
+        ("repeat-penalty", "-1", "x must be above 0, not -1"),
+        ("top-k", "1.5", "x must be a whole number at least 0, not '1.5'"),
+        ("max-tokens", "0", "x must be at least 1, not 0"),
+        ("seed", "-1", "x must be from 0 to 18446744073709551615, not -1"),
+        ("threads", "257", "x must be from 1 to 256, not 257"),
+        ("kv", "f8", "x must be auto, f32 or q8, not 'f8'"),
+        ("speculate", "maybe", "x must be on or off, not 'maybe'"),
+        ("stop", "", 'x must be a text that is not empty, or a list of such texts as in ["a", "b"], not \'\''),
+    ],
+)
+def test_values_that_cannot_be(name: str, text: str, complaint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        knob(name).parse(text, "x")
+    assert str(error.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temp", True),
+        ("temp", "0.7"),
+        ("top-k", 1.0),
+        ("top-k", False),
+        ("speculate", 2),
+        ("stop", ["a", ""]),
+        ("stop", [1]),
+        ("stop", {"a": 1}),
+        ("kv", 8),
+        ("system", ["a"]),
+    ],
+)
+def test_files_state_values_of_the_right_type(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=r"^x must be "):
+        knob(name).check(value, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The End", ("The End",)),
+        ('["a", "b\\n"]', ("a", "b\n")),
+        ("[INST]", ("[INST]",)),
+        ("none", None),
+    ],
+)
+def test_stop_strings_are_one_text_or_a_list(text: str, value: object) -> None:
+    assert knob("stop").parse(text, "x") == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("False", False), ("YES", True), ("0", False)])
+def test_switches_take_the_usual_words(text: str, value: bool) -> None:
+    assert knob("speculate").parse(text, "x") is value
+
+
+@pytest.mark.parametrize("name", ["top-p", "top_p", "--top-p", "TOP_P"])
+def test_a_name_may_be_spelt_as_elsewhere(name: str) -> None:
+    assert knob(name).name == "top-p"
+
+
+def test_an_unknown_name_brings_the_closest() -> None:
+    with pytest.raises(UsageError, match=r"^there is no setting 'tmp': did you mean temp\?$"):
+        knob("tmp")
+    with pytest.raises(UsageError, match=r"^there is no setting 'zzz': there are temp, top-p, "):
+        knob("zzz", scopes=("reply",))

@@ -1,0 +1,148 @@
+"""Which place wins, what is refused where, and that every message names its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from qwchat.errors import UsageError
+from qwchat.settings import files
+from qwchat.settings.resolve import Settings, resolve
+
+
+def settings(
+    home: Path, flags: dict[str, str | bool | list[str]] | None = None, *, use_files: bool = True, **variables: str
+) -> Settings:
+    """The settings of a person at ``home``, working in the folder ``work`` of it."""
+    work = home / "work"
+    work.mkdir(exist_ok=True)
+    environment = {"QWCHAT_CONFIG": str(home), **{f"QWCHAT_{name}": value for name, value in variables.items()}}
+    return resolve(flags, environment=environment, folder=work, use_files=use_files)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_anything_the_built_in_values_hold(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    assert (found["kv"], found["speculate"], found["ctx"], found["stop"]) == ("auto", True, None, ())
+    assert found.origin("kv") == "built in"
+    assert "kv" not in found
+    with pytest.raises(KeyError):
+        found["nothing"]
+
+
+def test_flags_beat_variables_beat_the_project_beat_the_user(tmp_path: Path) -> None:
+    user = write(tmp_path / "config.toml", "temp = 0.1\ntop-k = 1\nmin-p = 0.1\ntop-p = 0.1\n")
+    project = write(tmp_path / "work" / ".qwchat.toml", "temp = 0.2\ntop-k = 2\nmin-p = 0.2\n")
+    found = settings(tmp_path, {"temp": "0.4"}, TEMP="0.3", TOP_K="3")
+    assert [(found[name], found.origin(name)) for name in ("temp", "top-k", "min-p", "top-p")] == [
+        (0.4, "--temp"),
+        (3, "QWCHAT_TOP_K"),
+        (0.2, str(project)),
+        (0.1, str(user)),
+    ]
+
+
+def test_an_empty_variable_is_none_and_no_files_means_none(tmp_path: Path) -> None:
+    write(tmp_path / "config.toml", "this is no TOML")
+    assert settings(tmp_path, TEMP="", use_files=False).given == {}
+
+
+def test_what_a_lower_place_sets_can_be_taken_back(tmp_path: Path) -> None:
+    write(tmp_path / "config.toml", 'seed = 5\nstop = ["a", "b"]\nspeculate = false\nmax-tokens = 9\n')
+    found = settings(tmp_path)
+    assert (found["seed"], found["stop"], found["speculate"], found["max-tokens"]) == (5, ("a", "b"), False, 9)
+    found = settings(tmp_path, {"seed": "random", "stop": ["none"], "speculate": True, "max-tokens": "none"})
+    assert (found["seed"], found["stop"], found["speculate"], found["max-tokens"]) == (None, None, True, None)
+
+
+def test_the_side_of_a_switch_is_named_as_it_was_given(tmp_path: Path) -> None:
+    assert settings(tmp_path, {"speculate": False}).origin("speculate") == "--no-speculate"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("temp = 0.5\n\ntmp = 1\n", ":3: there is no setting 'tmp': did you mean temp?"),
+        ("top_k = 1\n", ":1: there is no setting 'top_k': did you mean top-k?"),
+        ('system = """\ntop-k = -1\n"""\n# a remark\ntop-k = -1\n', ":5: top-k must be at least 0, not -1"),
+        ("stop = [\n  'a',\n  '',\n]\n", ":1: stop must be a text that is not empty, or a list"),
+        ("kv = 'q8'\ntemp = 9\n", ":2: temp must be from 0 to 5, not 9"),
+        ("[sampling]\ntemp = 1\n", ":1: there is no setting 'sampling': there are model, system, "),
+        ("temp = 1\ntemp 2\n", ":2: expected '=' after a key in a key/value pair"),
+        ("temp = 1\ntemp = 2\n", ":2: cannot overwrite a value"),
+        ("a = [" * 100_000, ""),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    path = write(tmp_path / "config.toml", text)
+    with pytest.raises(UsageError) as error:
+        settings(tmp_path)
+    assert str(error.value).startswith(f"{path}{complaint}")
+
+
+def test_files_that_are_no_text_or_too_big(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"temp = 1\nsystem = '\xff'\n")
+    with pytest.raises(UsageError, match=r"config\.toml:2: no UTF-8 text \(0xff\): convert the file"):
+        settings(tmp_path)
+    path.write_bytes(b"#" * (files.SIZE_LIMIT + 1))
+    with pytest.raises(UsageError, match="is bigger than 256 KiB, more than a configuration can be"):
+        settings(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbftemp = 1\r\nsystem = 'a'\r\n")
+    assert settings(tmp_path)["temp"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["model", "device"])
+def test_a_project_may_not_choose_what_is_run(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "work" / "qwchat.toml", f"temp = 1\n{name} = 'x'\n")
+    with pytest.raises(UsageError) as error:
+        settings(tmp_path)
+    assert str(error.value).startswith(f"{path}:2: a project file may not set {name}: give --{name}, set QWCHAT_")
+
+
+def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:
+    outer = write(tmp_path / ".qwchat.toml", "")
+    inside = tmp_path / "repository" / "src" / "deep"
+    inside.mkdir(parents=True)
+    assert files.project_file(inside).path is None, "outside a repository only the working folder counts"
+    assert files.project_file(tmp_path).path == outer
+    (tmp_path / "repository" / ".git").mkdir()
+    assert files.project_file(inside).path is None, "a repository ends at its root"
+    root = write(tmp_path / "repository" / "qwchat.toml", "")
+    assert files.project_file(inside).path == root
+    nearer = write(tmp_path / "repository" / "src" / "qwchat.toml", "")
+    assert files.project_file(inside).path == nearer
+    hidden = write(tmp_path / "repository" / "src" / ".qwchat.toml", "")
+    assert files.project_file(inside).path == hidden
+
+
+def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "work" / "qwchat.toml", "temp = 9")
+    with mock.patch.object(os, "getuid", return_value=path.stat().st_uid + 1), mock.patch.object(files, "_ROOT", -1):
+        found = settings(tmp_path)
+    assert found.notices == (f"{path} belongs to another user and is not read",)
+    assert "temp" not in found
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "complaint"),
+    [
+        ({"temp": "9"}, {}, "--temp must be from 0 to 5, not 9"),
+        ({"stop": ["a", ""]}, {}, "--stop must be a text that is not empty, or a list"),
+        ({}, {"TOP_K": "many"}, "QWCHAT_TOP_K must be a whole number at least 0, not 'many'"),
+    ],
+)
+def test_flags_and_variables_are_named(
+    tmp_path: Path, flags: dict[str, str | bool | list[str]], variables: dict[str, str], complaint: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        settings(tmp_path, flags, **variables)
+    assert str(error.value).startswith(complaint)
