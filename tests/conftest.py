@@ -18,7 +18,7 @@ settings.load_profile("qwchat")
 
 @pytest.fixture(scope="session", autouse=True)
 def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Converted models go to a temporary folder; QWCHAT_* of the person who runs the tests does not reach them.
+    """Models and sessions go to temporary folders; QWCHAT_* of the person who runs the tests does not reach them.
 
     QWCHAT_SIMD stays: it is how a whole run is forced to one SIMD level.
     """
@@ -30,6 +30,7 @@ def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
             patch.delenv(name, raising=False)
         patch.setenv("QWCHAT_MODELS", str(tmp_path_factory.mktemp("models")))
+        patch.setenv("QWCHAT_SESSIONS", str(tmp_path_factory.mktemp("sessions")))
         yield
 
 

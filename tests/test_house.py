@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FIRST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qwchat -p "What can you do?"'
 SECOND_COMMAND = "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/python -m pytest"
-COMMANDS = ("chat", "convert", "show", "list", "bench", "doctor", "completion")
+COMMANDS = ("chat", "convert", "show", "list", "bench", "doctor", "completion", "sessions")
 SOURCES = ("quant", "qwchat", "models/recipe", "benchmarks", "tests")
 MOST_LINES = 450
 
@@ -71,6 +71,14 @@ def test_readme_lists_the_options_of_the_other_commands(command: str) -> None:
     table = section("options of the other commands")
     row = next(line for line in table.splitlines() if f"`{command}`" in line.split("|")[1])
     assert options_in(row) == options_in(help_of(command))
+
+
+@pytest.mark.parametrize("command", ["list", "show", "grep", "rm", "export"])
+def test_readme_lists_the_commands_and_options_of_sessions(command: str) -> None:
+    table = section("options of the other commands")
+    row = next(line for line in table.splitlines() if f"`sessions {command}`" in line.split("|")[1])
+    assert options_in(row) == options_in(help_of("sessions", command))
+    assert re.search(rf"^\W*{command}\b", help_of("sessions"), re.MULTILINE)
 
 
 def test_import_contracts() -> None:

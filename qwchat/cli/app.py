@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from qwchat.cli import completion, options
+from qwchat.cli import completion, options, session_options
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.main import guarded
 from qwchat.cli.services import Services
@@ -49,6 +49,14 @@ _COMMANDS: tuple[tuple[str, type[Any], str, str], ...] = (
         "qwchat.cli.completion",
         "Print the completion script of a shell: bash, zsh, fish or powershell.",
     ),
+)
+
+_SESSIONS: tuple[tuple[str, type[Any], str, str], ...] = (
+    ("list", session_options.ListSessions, "qwchat.cli.sessions:list_all", "List them, the latest first."),
+    ("show", session_options.ShowSession, "qwchat.cli.sessions:show", "Show one: what it is, and what was said."),
+    ("grep", session_options.GrepSessions, "qwchat.cli.sessions:grep", "Find lines in all of them, or in one."),
+    ("rm", session_options.RemoveSessions, "qwchat.cli.sessions:remove", "Remove some, after asking."),
+    ("export", session_options.ExportSession, "qwchat.cli.sessions:export", "Write one as md, html or json."),
 )
 
 # Where Typer's errors of parsing come from: BadParameter is a UsageError is a ClickException.
@@ -93,7 +101,26 @@ def _app(*, completing: bool) -> typer.Typer:
     for name, kind, module, help_text in _COMMANDS:
         run = functools.partial(_run, module)
         app.command(name, help=help_text)(options.as_callback(kind, run))
+    app.add_typer(_sessions(), name="sessions", help="List, show, search, remove and export what was said.")
     return app
+
+
+def _sessions() -> typer.Typer:
+    """``qwchat sessions`` with its commands; alone it lists them."""
+    group = typer.Typer(rich_markup_mode=None)
+    kind = session_options.ListSessions
+    group.callback(invoke_without_command=True)(options.as_callback(kind, _bare_sessions))
+    for name, taken, task, help_text in _SESSIONS:
+        group.command(name, help=help_text)(options.as_callback(taken, functools.partial(_run, task)))
+    return group
+
+
+def _bare_sessions(context: typer.Context, given: session_options.ListSessions) -> int:
+    if context.invoked_subcommand is None:
+        return _run("qwchat.cli.sessions:list_all", context, given)
+    if given != session_options.ListSessions():
+        raise UsageError(f"put options after {context.invoked_subcommand!r}")
+    return ExitCode.OK
 
 
 def _root(context: typer.Context, given: options.ReplyOptions) -> int:
@@ -105,9 +132,17 @@ def _root(context: typer.Context, given: options.ReplyOptions) -> int:
     return ExitCode.OK
 
 
-def _run(module: str, context: typer.Context, given: Any) -> int:
-    """Run one command. Guarded here as well, since Typer has its own ideas about interrupts and closed pipes."""
-    return guarded(lambda: int(importlib.import_module(module).run(given, context.obj)), debug=given.debug)
+def _run(task: str, context: typer.Context, given: Any) -> int:
+    """Run one command: ``run`` of the module ``task``, or what stands behind its colon.
+
+    Guarded here as well, since Typer has its own ideas about interrupts and closed pipes.
+    """
+    module, _, function = task.partition(":")
+
+    def work() -> int:
+        return int(getattr(importlib.import_module(module), function or "run")(given, context.obj))
+
+    return guarded(work, debug=given.debug)
 
 
 def _show_version(wanted: bool) -> None:

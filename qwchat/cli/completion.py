@@ -39,6 +39,18 @@ def models(incomplete: str) -> list[tuple[str, str]]:
     return _beginning(incomplete, found)
 
 
+def sessions(incomplete: str) -> list[tuple[str, str]]:
+    """Saved conversations by name or id, as the shell offers them."""
+    from qwchat.conversation.store import Store
+    from qwchat.errors import SessionError
+
+    try:
+        entries = Store().entries()
+    except SessionError:
+        return []
+    return _beginning(incomplete, lambda: ((entry.name or entry.id, entry.title) for entry in entries))
+
+
 def _beginning(incomplete: str, found: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
     """Those that begin with ``incomplete``; none where looking fails, since a shell has no place for a complaint."""
     try:

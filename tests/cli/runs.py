@@ -29,6 +29,7 @@ def environment(models: Path, **script: Any) -> dict[str, str]:
         **os.environ,
         "QWCHAT_MODELS": str(models),
         "QWCHAT_FAKE": json.dumps(script),
+        "QWCHAT_SESSIONS": str(home / "sessions"),
         "XDG_STATE_HOME": str(home),
         "XDG_CONFIG_HOME": str(home),
         "HOME": str(home),

@@ -1,0 +1,85 @@
+"""Options of ``qwchat sessions`` and its commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from qwchat.cli import completion
+from qwchat.cli.options import Debug, Json, Quiet
+
+SessionArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SESSION", help="Name, id or how it begins, or part of a title.", autocompletion=completion.sessions
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListSessions:
+    """Options of ``sessions list`` and of the bare ``sessions``."""
+
+    json: Json = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowSession:
+    """Options of ``sessions show``."""
+
+    session: SessionArgument
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrepSessions:
+    """Options of ``sessions grep``."""
+
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of Python.")]
+    session: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SESSION]", help="Where to look (default: everywhere).", autocompletion=completion.sessions
+        ),
+    ] = None
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Take a for A.")] = False
+    fixed: Annotated[bool, typer.Option("--fixed-strings", "-F", help="PATTERN is text, no expression.")] = False
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveSessions:
+    """Options of ``sessions rm``."""
+
+    sessions: Annotated[
+        list[str],
+        typer.Argument(metavar="SESSION...", help="Names, ids or parts of titles.", autocompletion=completion.sessions),
+    ]
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSession:
+    """Options of ``sessions export``."""
+
+    session: SessionArgument
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write (default: standard output).")
+    ] = None
+    form: Annotated[
+        Literal["md", "html", "json"] | None,
+        typer.Option("--format", help="md, html or json (default: by the name of FILE, or md)."),
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False
+    quiet: Quiet = False
+    debug: Debug = False

@@ -1,0 +1,185 @@
+"""``qwchat sessions``: the conversations that were saved."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from qwchat.chat.view.table import pairs, table
+from qwchat.chat.view.terminal import BOLD, harmless
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.report import dumps
+from qwchat.cli.services import Services
+from qwchat.cli.session_options import ExportSession, GrepSessions, ListSessions, RemoveSessions, ShowSession
+from qwchat.cli.streams import Streams, stdin_is_terminal
+from qwchat.conversation.export import Talk, as_json, as_markdown, exported, form_of, write_whole
+from qwchat.conversation.files import FILE_NAME, Content
+from qwchat.conversation.store import Entry, Store
+from qwchat.errors import SessionError, UsageError
+
+_AROUND = 100  # characters of a long line that are shown on each side of a match
+
+
+def list_all(options: ListSessions, services: Services) -> int:
+    """List the sessions, the latest first."""
+    streams, store = Streams(), Store()
+    entries = store.entries()
+    if options.json:
+        streams.write(dumps({"folder": str(store.folder), "sessions": [_facts(entry) for entry in entries]}) + "\n")
+        return ExitCode.OK
+    if not entries:
+        streams.screen.hint(f"there are no sessions in {store.folder}")
+        return ExitCode.OK
+    rows = [
+        (entry.id, when(entry.changed), str(entry.messages), entry.model or "-", described(entry)) for entry in entries
+    ]
+    streams.write(table(("id", "last said", "messages", "model", "title"), rows, right=(2,)) + "\n")
+    return ExitCode.OK
+
+
+def show(options: ShowSession, services: Services) -> int:
+    """Show what is known about a session, and what was said in it."""
+    streams, store = Streams(quiet=options.quiet), Store()
+    entry = store.find(options.session)
+    content = _read(store, entry, streams)
+    talk = _talk(entry, content)
+    if options.json:
+        streams.write(as_json(talk))
+        return ExitCode.OK
+    header = content.header
+    model = f"{entry.model} ({header.fingerprint})" if header is not None and header.fingerprint else entry.model
+    facts = [
+        ("session", entry.id),
+        ("name", entry.name),
+        ("title", entry.title),
+        ("model", model),
+        ("created", entry.created),
+        ("last said", when(entry.changed)),
+        ("messages", str(entry.messages)),
+        ("file", str(store.folder / entry.id / FILE_NAME)),
+    ]
+    text = pairs([(name, value) for name, value in facts if value]) + "\n"
+    _write_text(streams, text + "\n" + as_markdown(talk) if content.tree.path() else text)
+    return ExitCode.OK
+
+
+def grep(options: GrepSessions, services: Services) -> int:
+    """Print the lines that match, with the session and the message they are in; 1 where there are none."""
+    streams, store = Streams(quiet=options.quiet), Store()
+    try:
+        pattern = re.compile(
+            re.escape(options.pattern) if options.fixed else options.pattern,
+            re.IGNORECASE if options.ignore_case else 0,
+        )
+    except re.error as error:
+        raise UsageError(f"{options.pattern!r} is no regular expression ({error}): -F takes it as text") from error
+    entries = store.entries() if options.session is None else [store.find(options.session)]
+    found = []
+    for entry in entries:
+        for message, role, match in _matches(store, entry, pattern, streams):
+            if options.json:
+                found.append(
+                    {"session": entry.id, "title": entry.title, "message": message, "role": role, "line": match.string}
+                )
+                continue
+            found.append({})
+            before, after = match.string[: match.start()], match.string[match.end() :]
+            before = before if len(before) <= _AROUND else "…" + before[-_AROUND:]
+            after = after if len(after) <= _AROUND else after[:_AROUND] + "…"
+            hit = streams.out_look.styled(harmless(match[0]), BOLD)
+            streams.write(f"{entry.id}:{message}:{role}: {harmless(before)}{hit}{harmless(after)}\n")
+    if options.json:
+        streams.write(dumps({"matches": found}) + "\n")
+    return ExitCode.OK if found else ExitCode.RUNTIME
+
+
+def remove(options: RemoveSessions, services: Services) -> int:
+    """Remove sessions, after asking on a terminal. Raises UsageError where nobody can be asked."""
+    streams, store = Streams(quiet=options.quiet), Store()
+    entries = list({entry.id: entry for entry in map(store.find, options.sessions)}.values())
+    if not options.yes:
+        if not stdin_is_terminal():
+            raise UsageError("sessions rm asks on a terminal first, and there is none: --yes removes without asking")
+        for entry in entries:
+            streams.screen.hint(f"{entry.id}  {described(entry)}, {entry.messages} messages")
+        if not _agreed(streams, "remove it?" if len(entries) == 1 else f"remove these {len(entries)}?"):
+            streams.screen.hint("nothing is removed")
+            return ExitCode.OK
+    for entry in entries:
+        store.remove(entry.id)
+        streams.screen.notice(f"removed {entry.id} ({described(entry)})")
+    return ExitCode.OK
+
+
+def export(options: ExportSession, services: Services) -> int:
+    """Write a session to a file or to standard output."""
+    streams, store = Streams(quiet=options.quiet), Store()
+    entry = store.find(options.session)
+    content = _read(store, entry, streams)
+    path = options.file if options.file is None or str(options.file) != "-" else None
+    form = options.form or ("md" if path is None else form_of(path))
+    text = exported(_talk(entry, content), form)
+    if path is None:
+        _write_text(streams, text)
+        return ExitCode.OK
+    if path.exists() and not options.force:
+        raise UsageError(f"{path} exists already: choose another name, or give --force")
+    write_whole(path, text, overwrite=options.force)
+    streams.screen.notice(f"{entry.id} is written to {path}")
+    return ExitCode.OK
+
+
+def described(entry: Entry) -> str:
+    """A session's name and title, or why it cannot be opened."""
+    return entry.trouble or " · ".join(filter(None, (entry.name, entry.title))) or "(nothing said)"
+
+
+def _facts(entry: Entry) -> dict[str, object]:
+    changed = datetime.fromtimestamp(entry.changed, UTC).isoformat(timespec="seconds")
+    return asdict(entry) | {"changed": changed}
+
+
+def when(seconds: float) -> str:
+    """A time of this machine's clock, to the minute."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+
+
+def _read(store: Store, entry: Entry, streams: Streams) -> Content:
+    content = store.read(entry.id)
+    if content.left_out:
+        streams.screen.notice(f"{content.left_out} lines of session {entry.id} are damaged and left out")
+    return content
+
+
+def _talk(entry: Entry, content: Content) -> Talk:
+    return Talk(content.tree, entry.model, entry.id, entry.created)
+
+
+def _matches(
+    store: Store, entry: Entry, pattern: re.Pattern[str], streams: Streams
+) -> Iterator[tuple[int, str, re.Match[str]]]:
+    """Id and role of each message with a line that matches, and the first match on each such line."""
+    try:
+        content = _read(store, entry, streams)
+    except SessionError as error:
+        streams.screen.error(str(error))
+        return
+    for node in content.tree.nodes:
+        for line in node.content.splitlines():
+            match = pattern.search(line)
+            if match is not None:
+                yield node.id, node.role, match
+
+
+def _write_text(streams: Streams, text: str) -> None:
+    """Write what was said: verbatim into a file or a pipe, without controls on a terminal."""
+    streams.write(harmless(text) if streams.out_look.terminal else text)
+
+
+def _agreed(streams: Streams, question: str) -> bool:
+    streams.screen.stream.write(f"{question} [y/N] ")
+    streams.screen.stream.flush()
+    return sys.stdin.readline().strip().casefold() in ("y", "yes")
