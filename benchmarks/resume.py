@@ -1,0 +1,207 @@
+"""Time to the first token of a conversation that goes on: from a snapshot of the KV cache, and by reading it again.
+
+    python -m benchmarks.resume qwchat/embedded-or-converted/mini-q4
+    python -m benchmarks.resume models/qwen2-0.5b-instruct-q4 --tokens 3000
+
+Every run is a process of its own that opens the model, fills its cache one way or the other and generates a few greedy
+tokens; the two ways take turns.  `engine` is the time from the opened model to the first token, `process` the time from
+the start of the process, which both ways pay for alike.  Files come from the page cache, as they do when a conversation
+was left a while ago.  The exit code is 1 where the tokens differ or the engine takes more than a tenth.  Ends with a
+JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+LIMIT = 0.1  # of the time that reading again takes
+GENERATED = 24
+WAYS = ("snapshot", "again")
+
+
+def prompt_ids(model: Any, count: int) -> list[int]:
+    """`count` tokens of this project's own prose, over and over."""
+    root = Path(__file__).resolve().parent.parent
+    text = "".join((root / name).read_text("utf-8") for name in ("README.md", "docs/architecture.md", "docs/log.md"))
+    ids: list[int] = model.encode(text)
+    return (ids * (count // len(ids) + 1))[:count]
+
+
+def generated(model: Any, ids: Sequence[int]) -> tuple[float, list[int], int]:
+    """When the first token came, the greedy tokens, and how many of the prompt the cache had."""
+    from qwchat.events import Finished, Step
+    from qwchat.sampling import SamplingSettings
+
+    first, tokens, cached = 0.0, [], 0
+    options = {"seed": 0, "usable_vocab": model.tokenizer.vocab_size, "max_tokens": GENERATED}
+    for event in model.engine.generate(ids, SamplingSettings(), **options):
+        if isinstance(event, Step):
+            first = first or time.perf_counter()
+            tokens.append(event.token_id)
+        elif isinstance(event, Finished):
+            cached = event.stats.cached_tokens
+    return first, tokens, cached
+
+
+def child(options: argparse.Namespace) -> None:
+    """One run: prints its figures; `--way write` makes the snapshot instead."""
+    import qwchat
+
+    with qwchat.load(options.model, threads=options.threads, kv=options.kv) as model:
+        kept = options.snapshot.with_name("ids.json")  # Not to pay for the tokenizer, which is another matter.
+        if options.way == "write":
+            ids = prompt_ids(model, options.tokens or model.context - GENERATED)
+            kept.write_text(json.dumps(ids))
+            generated(model, ids)
+            started = time.perf_counter()
+            size = model.save_cache(options.snapshot)
+            print(json.dumps({"bytes": size, "seconds": time.perf_counter() - started, "tokens": len(ids)}))
+            return
+        ids = json.loads(kept.read_text())
+        opened = time.perf_counter()
+        if options.way == "snapshot":
+            model.restore_cache(options.snapshot)
+        filled = time.perf_counter()
+        first, said, cached = generated(model, ids)
+        figures = {
+            "process": first - options.started,
+            "opened": opened - options.started,
+            "engine": first - opened,
+            "restored": filled - opened,
+            "token": first - filled,
+            "cached": cached,
+            "said": said,
+        }
+        print(json.dumps(figures))
+
+
+def run(options: argparse.Namespace, way: str, snapshot: Path) -> dict[str, Any]:
+    """One process.  Its clock is the system's, so it can tell when it was started."""
+    command = [sys.executable, "-m", "benchmarks.resume", str(options.model), "--way", way, "--snapshot", str(snapshot)]
+    command += ["--tokens", str(options.tokens), "--threads", str(options.threads), "--kv", options.kv]
+    command += ["--started", repr(time.perf_counter())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def shares_of_restoring(snapshot: Path) -> dict[str, float]:
+    """Seconds, of one thread, for what restoring consists of: the best of five."""
+    size = snapshot.stat().st_size
+    memory = bytearray(size)
+
+    def fastest(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            started = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    def read(target: bytearray) -> None:
+        with snapshot.open("rb", buffering=0) as file:
+            file.readinto(target)
+
+    warm = fastest(lambda: read(memory))
+    return {
+        "copying the file": warm,
+        "first touch of the cache's memory": max(0.0, fastest(lambda: read(bytearray(size))) - warm),
+        "checksums": fastest(lambda: zlib.crc32(memory)),
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All rounds, after one of each way that does not count."""
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        snapshot = Path(folder) / "kv.snapshot"
+        written = run(options, "write", snapshot)
+        rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+        for number in range(options.rounds + 1):
+            for way in WAYS:
+                figures = run(options, way, snapshot)
+                if number:
+                    rounds[way].append(figures)
+        return {
+            "model": str(options.model),
+            "kv": options.kv,
+            "threads": options.threads,
+            "written": written,
+            "shares": shares_of_restoring(snapshot),
+            "rounds": rounds,
+        }
+
+
+def median(figures: Mapping[str, Any], way: str, name: str) -> float:
+    """Of one figure over the rounds of one way."""
+    return statistics.median(run[name] for run in figures["rounds"][way])
+
+
+def ratio(figures: Mapping[str, Any], name: str) -> float:
+    """The snapshot's time as a share of reading again."""
+    return median(figures, "snapshot", name) / median(figures, "again", name)
+
+
+def same_text(figures: Mapping[str, Any]) -> bool:
+    """Whether all runs said the same."""
+    return len({tuple(run["said"]) for way in WAYS for run in figures["rounds"][way]}) == 1
+
+
+def as_text(figures: Mapping[str, Any]) -> str:
+    """For people."""
+    written = figures["written"]
+    lines = [
+        f"{written['tokens']:,} tokens, kv {figures['kv']}, {figures['threads']} threads: "
+        f"{written['bytes'] / 1e6:.1f} MB, written in {written['seconds'] * 1e3:.0f} ms",
+        f"{'ms to the first token':<24}{'snapshot':>10}{'again':>10}{'ratio':>8}",
+    ]
+    for name in ("engine", "process"):
+        ours, theirs = (median(figures, way, name) * 1e3 for way in WAYS)
+        lines.append(f"{name:<24}{ours:>10.1f}{theirs:>10.1f}{ratio(figures, name):>8.1%}")
+    whole = median(figures, "snapshot", "process")
+    for label, name in {"start, imports, model": "opened", "restoring": "restored", "first token": "token"}.items():
+        seconds = median(figures, "snapshot", name)
+        lines.append(f"  {label:<22}{seconds * 1e3:>10.1f}{seconds / whole:>10.0%}")
+    lines += [f"  {name}: {seconds * 1e3:.1f} ms on one thread" for name, seconds in figures["shares"].items()]
+    cached = {way: figures["rounds"][way][0]["cached"] for way in WAYS}
+    lines.append(f"tokens from the cache: {cached['snapshot']:,} and {cached['again']:,}")
+    lines.append("greedy text: " + ("identical" if same_text(figures) else "DIFFERENT"))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="resuming from a snapshot against reading again")
+    parser.add_argument("model", type=Path, help="a converted model")
+    parser.add_argument("--tokens", type=int, default=0, help="of prompt (default: the whole context)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kv", default="auto")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--work", type=Path, help="folder for the snapshot")
+    parser.add_argument("--way", choices=(*WAYS, "write"), help=argparse.SUPPRESS)
+    parser.add_argument("--snapshot", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.way:
+        child(options)
+        return 0
+    figures = measure(options)
+    print(as_text(figures))
+    print(json.dumps(figures))
+    return 0 if same_text(figures) and ratio(figures, "engine") <= LIMIT else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
