@@ -107,6 +107,11 @@ class Model:
         """Token ids of a conversation, up to where the assistant's next turn begins.  Raises TemplateError."""
         return encode_chat(self.tokenizer, self.template, messages)
 
+    def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
+        """Tokens of the prompt that :meth:`chat` makes of a conversation.  Raises TemplateError, UsageError."""
+        said = self._unfinished(messages) if continuing else []
+        return len(self.prompt_ids(messages[:-1] if continuing else messages)) + len(said)
+
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits (tokens, vocab) f32 at every position of ``token_ids``.  Raises PromptTooLongError."""
         return self.engine.logits(token_ids)

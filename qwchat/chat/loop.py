@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from qwchat.chat import commands
+from qwchat.chat import commands, mentions
+from qwchat.chat.context import announce
 from qwchat.chat.editor import Reader
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
@@ -26,7 +27,7 @@ class Chat:
         screen: where everything else goes (standard error).
         status: progress through a long prompt.
         replying: entered for the time of a reply, to keep typed keys out of it.
-        attached: text that goes before the next message.
+        interactive: a person types here, so that a file mentioned in a message is read.
         draft: what the next prompt begins with.
     """
 
@@ -35,13 +36,13 @@ class Chat:
     screen: Screen
     status: PrefillStatus
     replying: Callable[[], AbstractContextManager[None]]
-    attached: str = ""
+    interactive: bool = True
     draft: str = ""
 
     def run(self, first: str | None = None) -> None:
         """Answer ``first`` where there is one, then whatever is typed, until the person leaves."""
         if first is not None:
-            self._say(first)
+            self._say(mentions.Composed(first))
         while True:
             try:
                 draft, self.draft = self.draft, ""
@@ -59,11 +60,13 @@ class Chat:
         try:
             command = commands.parse(typed)
             outcome = command[0].run(self.desk, command[1]) if command else None
+            said = None if command else self._composed(commands.message_text(typed))
         except QwchatError as error:
             self.screen.error(str(error))
+            self.draft = "" if typed.startswith("/") else typed
             return True
-        if outcome is None:
-            self._say(commands.message_text(typed))
+        if said is not None:
+            self._say(said)
         elif isinstance(outcome, commands.Show):
             self.screen.answer(outcome.text)
         elif isinstance(outcome, commands.Draft):
@@ -74,10 +77,17 @@ class Chat:
             self._play(outcome.begin)
         return not isinstance(outcome, commands.Quit)
 
-    def _say(self, text: str) -> None:
-        question = f"{self.attached}\n\n{text}" if self.attached else text
-        if self._play(partial(self.desk.session.ask, question)):
-            self.attached = ""
+    def _composed(self, text: str) -> mentions.Composed:
+        return mentions.compose(text) if self.interactive else mentions.Composed(text)
+
+    def _say(self, said: mentions.Composed) -> None:
+        session, attached = self.desk.session, self.desk.attached
+        question = said.message(attached)
+        for remark in said.remarks:
+            self.screen.notice(remark)
+        announce(self.screen, session, [*attached, *said.attachments], question)
+        if self._play(partial(session.ask, question)):
+            attached.clear()
 
     def _play(self, begin: Begin) -> bool:
         """Play a reply; whether it entered the conversation."""

@@ -33,6 +33,16 @@ class Talker(Protocol):
     ) -> Iterator[TextEvent]:
         """Stream the reply to ``messages``."""
 
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and reply may fill together."""
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt that a conversation makes."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``."""
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ``token_ids``."""
 
@@ -50,7 +60,7 @@ class Session:
     """
 
     def __init__(self, model: Talker, controls: Controls, system: str | None = None) -> None:
-        self._model = model
+        self.model = model
         self.controls = controls
         self.defaults = controls
         self.system = system
@@ -94,7 +104,7 @@ class Session:
         said = ""
         done: Done | None = None
         try:
-            for event in self._model.chat(
+            for event in self.model.chat(
                 [*head, asked],
                 settings=self.controls.settings,
                 max_tokens=self.controls.max_tokens,
@@ -117,7 +127,7 @@ class Session:
         if not (text or complete):
             return
         reply: Message = {"role": "assistant", "content": text}
-        if done is not None and self._model.decode(done.token_ids) == text:
+        if done is not None and self.model.decode(done.token_ids) == text:
             reply["token_ids"] = done.token_ids
         self.turns[start:] = [asked, reply]
         self.revision += 1

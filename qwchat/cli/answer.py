@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from qwchat.chat.attachments import Found, message
+from qwchat.chat.context import announce
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session, fresh_seed
 from qwchat.chat.turn import play
@@ -17,7 +19,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.prepare import compile_once, prepare
 from qwchat.cli.services import Services
-from qwchat.cli.streams import Streams, read_file, read_piped, stdin_is_terminal
+from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
 from qwchat.events import Done
 from qwchat.models_folder import Located
@@ -42,21 +44,32 @@ def run(options: ReplyOptions, services: Services) -> int:
         return _answer(options, prompt, located, model, streams)
 
 
-def question(options: ReplyOptions) -> str:
-    """The whole question: files, then what is piped in, then the prompt, with blank lines between.
+@dataclass(frozen=True)
+class Question:
+    """What is asked: the whole message, the files in it, and remarks about those that are not."""
 
-    Raises UsageError where nothing is left of it.
+    message: str
+    files: Found
+
+
+def question(options: ReplyOptions) -> Question:
+    """Files, then what is piped in, then the prompt, with blank lines between.
+
+    Files alone are the question as they stand. Raises UsageError where there is none, or no file.
     """
-    from_pipe = options.prompt == "-" or not stdin_is_terminal()
-    parts = [read_file(path) for path in options.file or ()]
-    if from_pipe:
-        parts.append(read_piped())
-    if options.prompt not in (None, "-"):
-        parts.append(options.prompt or "")
+    files = read_files(options.file or ())
+    piped_file = "-" in (options.file or ())
+    if piped_file and options.prompt == "-":
+        raise UsageError("-p - and -f - both read standard input: choose one")
+    from_pipe = options.prompt == "-" or not (stdin_is_terminal() or piped_file)
+    parts = [read_piped() if from_pipe else "", "" if options.prompt in (None, "-") else options.prompt or ""]
     text = "\n\n".join(part for part in parts if part.strip())
-    if not text:
+    if text:
+        return Question(message(files.attachments, text), files)
+    verbatim = "\n\n".join(attachment.text for attachment in files.attachments if attachment.text.strip())
+    if not verbatim:
         raise UsageError('the prompt is empty: ask something, as in qwchat -p "What can you do?"')
-    return text
+    return Question(verbatim, files)
 
 
 def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
@@ -90,7 +103,7 @@ def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
     return ReplyView(streams.out, streams.out_look, rendering)
 
 
-def _answer(options: ReplyOptions, prompt: str, located: Located, model: Model, streams: Streams) -> int:
+def _answer(options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams) -> int:
     controls = Controls.of(options.settings, model.defaults)
     first_seed = fresh_seed() if controls.seed is None else controls.seed
     text = None if options.json or options.jsonl else reply_view(options, streams)
@@ -103,9 +116,13 @@ def _answer(options: ReplyOptions, prompt: str, located: Located, model: Model, 
         if number and text is not None:
             streams.write("\n")
         session = Session(model, replace(controls, seed=first_seed + number), options.settings["system"])
+        if number == 0:
+            for remark in prompt.files.remarks:
+                streams.screen.notice(remark)
+            announce(streams.screen, session, prompt.files.attachments, prompt.message)
         if events is not None:
             events.start(report.request(facts, session.controls))
-        done = play(partial(session.ask, prompt), text, status, events.event if events else None)
+        done = play(partial(session.ask, prompt.message), text, status, events.event if events else None)
         answer = report.answer(done, session.controls, facts)
         answers.append(answer)
         if events is not None:

@@ -19,7 +19,7 @@ from qwchat.cli import answer
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ChatOptions, ReplyOptions
 from qwchat.cli.services import Services
-from qwchat.cli.streams import Streams, controlling_terminal, read_file, read_piped, stdin_is_terminal
+from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
 
 
@@ -44,7 +44,9 @@ def converse(options: ReplyOptions, services: Services) -> int:
             raise UsageError(f"{flag} belongs to a single question: give one with -p")
     streams = answer.open_streams(options)
     seat = _seat(options)
-    files = "\n\n".join(read_file(path) for path in options.file or ())
+    if "-" in (options.file or ()):
+        raise UsageError("-f - belongs to a single question: in a chat, pipe the text in and leave -f out")
+    files = read_files(options.file or ())
     first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
     by_line = _reads_lines(seat)
     keys = nullcontext if seat.terminal is None else partial(keys_unseen, seat.terminal, by_line=by_line)
@@ -54,19 +56,21 @@ def converse(options: ReplyOptions, services: Services) -> int:
         located, model = answer.open_model(options, services, streams)
         stack.enter_context(model)
         session = Session(model, Controls.of(options.settings, model.defaults), options.settings["system"])
-        desk = Desk(session, located.name, answer.reply_view(options, streams))
+        desk = Desk(session, located.name, answer.reply_view(options, streams), attached=list(files.attachments))
         chat = Chat(
             desk=desk,
             reader=_reader(seat, desk, streams, by_line=by_line),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
             replying=keys if by_line else nullcontext,
-            attached=files,
+            interactive=seat.terminal is not None,
         )
         streams.screen.notice(
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
             f"context {model.engine.context:,} tokens; /help helps, Ctrl-D leaves"
         )
+        for remark in files.remarks:
+            streams.screen.notice(remark)
         chat.run(first or None)
     return ExitCode.OK
 

@@ -60,8 +60,13 @@ class ReplyOptions:
         typer.Option("--prompt", "-p", metavar="TEXT", help="The question; - reads it from standard input."),
     ] = None
     file: Annotated[
-        list[Path] | None,
-        typer.Option("--file", "-f", metavar="PATH", help="Put the text of a file before the prompt (repeatable)."),
+        list[str] | None,
+        typer.Option(
+            "--file",
+            "-f",
+            metavar="PATH",
+            help="Files before the prompt: PATH, 'src/**/*.py', PATH:10-80 (repeatable).",
+        ),
     ] = None
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of answers, 1 to 64.")] = 1
     flags: Flags = field(default_factory=Flags)

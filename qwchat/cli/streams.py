@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TextIO
 
+from qwchat.chat.attachments import Attachment, Found, read, text_of
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.terminal import ColourChoice, can_rewrite, look_of
-from qwchat.errors import UsageError
-
-MAX_FILE_BYTES = 64 << 20  # No context holds more; a mistaken disk image is refused before it fills the memory.
 
 
 class Streams:
@@ -43,31 +41,20 @@ def stdin_is_terminal() -> bool:
 
 
 def read_piped() -> str:
-    """Everything that is piped in. Raises UsageError for bytes that are no UTF-8."""
+    """Everything that is piped in, without its last newlines. Raises UsageError for what is no text."""
     if sys.stdin is None:
         return ""
-    return decoded(sys.stdin.buffer.read(), "standard input")
+    return text_of(sys.stdin.buffer.read(), "standard input").rstrip("\r\n")
 
 
-def read_file(path: Path) -> str:
-    """The text of a file. Raises UsageError where it cannot be read, is too big or is no text."""
-    try:
-        if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path} is bigger than {MAX_FILE_BYTES >> 20} MiB, more than any context holds")
-        return decoded(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def decoded(data: bytes, where: str) -> str:
-    """``data`` as UTF-8 text without a byte order mark and without its last newlines; raises UsageError."""
-    try:
-        return data.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{where} is no UTF-8 text (byte {error.start + 1:,} is 0x{data[error.start]:02x}): "
-            "convert it first, for instance with iconv"
-        ) from error
+def read_files(names: Iterable[str]) -> Found:
+    """The files that --file names, each once; ``-`` is what is piped in. Raises UsageError for one that is none."""
+    found = [
+        Found((Attachment("standard input", read_piped()),)) if name == "-" else read(name, pipes=True)
+        for name in dict.fromkeys(names)
+    ]
+    attachments = dict.fromkeys(attachment for each in found for attachment in each.attachments)
+    return Found(tuple(attachments), tuple(remark for each in found for remark in each.remarks))
 
 
 def controlling_terminal() -> TextIO | None:

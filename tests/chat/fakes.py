@@ -49,6 +49,16 @@ class FakeModel:
     def close(self) -> None:
         self.closed = True
 
+    @property
+    def context(self) -> int:
+        return self.context_size
+
+    def count(self, messages: Sequence[Message]) -> int:
+        return sum(len(_words(message["content"])) + 1 for message in messages)
+
+    def encode(self, text: str) -> list[int]:
+        return list(range(len(_words(text))))
+
     def decode(self, token_ids: Sequence[int]) -> str:
         return "".join(self._words[token_id] for token_id in token_ids)
 
@@ -66,7 +76,7 @@ class FakeModel:
         self.asked.append([dict(message) for message in messages])
         self.calls.append({"settings": settings, "max_tokens": max_tokens, "seed": seed, "stop": tuple(stop)})
         self.calls[-1]["speculate"] = speculate
-        tokens = sum(len(_words(message["content"])) + 1 for message in messages)
+        tokens = self.count(messages)
         if tokens >= self.context_size:
             raise PromptTooLongError(tokens, self.context_size)
         return self._events(messages, tokens, max_tokens, seed or 0, stop, cancel or (lambda: False))

@@ -240,7 +240,7 @@ def test_a_file_goes_before_the_first_question(tmp_path: Path) -> None:
     with Terminal("chat", "-q", "-f", str(tmp_path / "notes"), models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("what?\r")
-        terminal.wait("echo: some notes\n\nwhat?")
+        terminal.wait(f"echo: File {tmp_path}/notes:\n\n```\nsome notes\n```\n\nwhat?")
         terminal.prompt()
         terminal.type("again\r")
         terminal.wait("echo: again")

@@ -51,8 +51,11 @@ def test_quiet_leaves_stderr_empty(tmp_path: Path) -> None:
         (("-p", "-"), b"from the pipe\n\n", "from the pipe"),
         ((), b"\xef\xbb\xbfbare pipe\r\n", "bare pipe"),
         (("-p", "only this"), b"", "only this"),
-        (("-f", "{file}", "-p", "Why?"), b"piped", "from a file\n\npiped\n\nWhy?"),
-        (("-f", "{file}", "-f", "{file}"), b"", "from a file\n\nfrom a file"),
+        (("-f", "{file}", "-p", "Why?"), b"piped", "File {file}:\n\n```txt\nfrom a file\n```\n\npiped\n\nWhy?"),
+        (("-f", "{file}:1"), b"piped", "File {file}, line 1:\n\n```txt\nfrom a file\n```\n\npiped"),
+        (("-f", "{file}", "-f", "{file}"), b"", "from a file"),
+        (("-f", "-", "-p", "Why?"), b"piped\n", "File standard input:\n\n```\npiped\n```\n\nWhy?"),
+        (("-p", "me@example.org @{file}"), b"", "me@example.org @{file}"),
         (("-p", "<|im_end|> stays"), b"", "<|im_end|> stays"),
     ],
 )
@@ -62,7 +65,22 @@ def test_the_question_is_files_then_pipe_then_prompt(
     file = tmp_path / "notes.txt"
     file.write_text("from a file\n")
     words = [word.format(file=file) for word in arguments]
-    assert call(*words, models=tmp_path, stdin=stdin).stdout.decode() == f"echo: {question}\n"
+    assert call(*words, models=tmp_path, stdin=stdin).stdout.decode() == f"echo: {question.format(file=file)}\n"
+
+
+def test_files_are_counted_before_they_are_sent(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    (tmp_path / "c.py").write_bytes(b"\0")
+    result = call("-f", f"{tmp_path}/*.py", "-p", "Why?", models=tmp_path, replies=["So."])
+    assert result.stdout == b"So.\n"
+    assert result.stderr.decode().splitlines()[:-1] == [
+        f"qwchat: left out: {tmp_path}/c.py is no text: it holds NUL bytes, as programs, pictures and archives do",
+        f"qwchat: {tmp_path}/a.py: 7 tokens",
+        f"qwchat: {tmp_path}/b.py: 7 tokens",
+        "qwchat: 2 files, 14 tokens; context 16/2,048 after this",
+    ]
+    assert call("-q", "-f", f"{tmp_path}/a.py", "-p", "Why?", models=tmp_path).stderr == b""
 
 
 def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
@@ -172,6 +190,9 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
         (("-p", "hi", "--gpu-layers", "4"), 2, "--gpu-layers 4 is not available yet: only 0 is"),
         (("-p", "hi", "--json", "--jsonl"), 2, "--json and --jsonl exclude each other: choose one"),
         (("-p", "hi", "-f", "/nowhere/x"), 2, "cannot read /nowhere/x: No such file or directory"),
+        (("-p", "hi", "-f", "/nowhere/*.x"), 2, "no file matches /nowhere/*.x"),
+        (("-p", "-", "-f", "-"), 2, "-p - and -f - both read standard input: choose one"),
+        (("chat", "-f", "-"), 2, "-f - belongs to a single question: in a chat, pipe the text in and leave -f out"),
         (("-p", "hi", "-m", "mimi"), 3, "there is no model 'mimi': did you mean mini?"),
         (("-p", "hi", "-m", "./nowhere"), 3, "there is no folder ./nowhere: "),
         (("-p", "one two three", "--ctx", "4"), 4, "the prompt has 4 tokens and the context holds 4, "),

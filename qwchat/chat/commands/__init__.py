@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from qwchat.chat import mentions
 from qwchat.chat.commands import help as helping
-from qwchat.chat.commands import settings, store, talk
+from qwchat.chat.commands import room, settings, store, talk
 from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Quit, Show
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
@@ -28,6 +29,7 @@ __all__ = [
 
 GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("What is said", talk.COMMANDS),
+    ("What goes along", room.COMMANDS),
     ("How it is said", settings.COMMANDS),
     ("Keeping it", store.COMMANDS),
     ("The chat itself", helping.COMMANDS),
@@ -61,10 +63,10 @@ def message_text(text: str) -> str:
 
 
 def suggestions(desk: Desk, text: str) -> Iterable[Suggestion]:
-    """What may follow ``text``, the beginning of an input up to the cursor, where it is a command."""
+    """What may follow ``text``, the beginning of an input up to the cursor: more of a command, or of a mention."""
     name, blank, argument = text.partition(" ")
     if not name.startswith("/") or "\n" in text:
-        return ()
+        return mentions.suggestions(text)
     if not blank:
         return fitting(name, ((f"/{command.name}", command.summary) for command in COMMANDS))
     command = helping.named(name[1:].lower())

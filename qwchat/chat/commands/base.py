@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qwchat.chat.attachments import Attachment
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.turn import Begin
@@ -44,12 +45,21 @@ Outcome = Show | Play | Draft | Quit
 
 @dataclass
 class Desk:
-    """What commands work on: the session, the model's name for people, replies on the screen, files written so far."""
+    """What commands work on.
+
+    Attributes:
+        session: the conversation.
+        model_name: the model's name for people.
+        view: replies on the screen.
+        written: files that were written so far.
+        attached: files that go with the next message.
+    """
 
     session: Session
     model_name: str
     view: ReplyView
     written: set[Path] = field(default_factory=set)
+    attached: list[Attachment] = field(default_factory=list)
 
 
 def _nothing(desk: Desk, typed: str) -> Iterable[Suggestion]:

@@ -1,0 +1,205 @@
+"""Files that go along with a message: reading them, and how they stand in it.
+
+    File src/app.py, lines 10-80:
+
+    ```py
+    ...
+    ```
+
+The fence is longer than any run of backticks in the file.  Files stand before the text that goes with them, and only
+what a person names is read, never what a model names.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwchat.chat.file_names import Lines, Named, Source, find, is_pattern, safe_name
+from qwchat.errors import UsageError
+
+MOST_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds
+_LISTED = 12  # files named one by one before a message is sent
+
+_INFO = re.compile(r"\.([A-Za-z0-9+#]{1,12})")
+# UTF-32 before UTF-16, whose little-endian mark begins that of UTF-32.
+_MARKS = (
+    (codecs.BOM_UTF8, "UTF-8"),
+    (codecs.BOM_UTF32_LE, "UTF-32LE"),
+    (codecs.BOM_UTF32_BE, "UTF-32BE"),
+    (codecs.BOM_UTF16_LE, "UTF-16LE"),
+    (codecs.BOM_UTF16_BE, "UTF-16BE"),
+)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """The text of a file, with ``\\n`` between its lines and none at its end; ``lines``: which they are (None: all)."""
+
+    name: str
+    text: str
+    lines: Lines | None = None
+
+    @property
+    def title(self) -> str:
+        """The name with the lines behind it, as a person would type it."""
+        return self.name if self.lines is None else f"{self.name}:{self.lines}"
+
+    def block(self) -> str:
+        """The file as it stands in a message."""
+        where = f"File {self.name}"
+        if self.lines is not None:
+            where += f", line{'' if self.lines.first == self.lines.last else 's'} {self.lines}"
+        if not self.text:
+            return f"{where}: empty"
+        info = _INFO.fullmatch(Path(self.name).suffix)
+        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", self.text)), default=0))
+        return f"{where}:\n\n{fence}{info[1].lower() if info else ''}\n{self.text}\n{fence}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What names brought: files, and remarks about those of a pattern that were left out."""
+
+    attachments: tuple[Attachment, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def read(name: str, *, pipes: bool = False) -> Found:
+    """The files that ``name`` names, read.  ``pipes``: also what a shell's ``<(...)`` gives.
+
+    Raises UsageError where there are none and where a file that is named itself cannot be attached.
+    """
+    named = find(name)
+    if named is None:
+        shown = safe_name(name)
+        raise UsageError(
+            f"no file matches {shown}" if is_pattern(name) else f"cannot read {shown}: No such file or directory"
+        )
+    return read_named(named, pipes=pipes)
+
+
+def read_named(named: Named, *, pipes: bool = False) -> Found:
+    """The files that were found.  Of a pattern, those that are no text, too big or unreadable are left out.
+
+    Raises UsageError where nothing is left, and for a file that was named itself.
+    """
+    if not named.by_pattern:
+        return Found(tuple(read_source(source, pipes=pipes) for source in named.sources))
+    attachments, left_out = [], []
+    for source in named.sources:
+        try:
+            attachments.append(read_source(source))
+        except UsageError as error:
+            left_out.append(str(error))
+    if not attachments:
+        raise UsageError(left_out[0])
+    return Found(tuple(attachments), tuple(f"left out: {reason}" for reason in left_out))
+
+
+def read_source(source: Source, *, pipes: bool = False) -> Attachment:
+    """The text of one file.  Raises UsageError: a folder, no ordinary file, too big, no text, too few lines."""
+    try:
+        mode = source.path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{source.name} is a folder: name files in it, as in {source.name.rstrip('/')}/*.md")
+        if not stat.S_ISREG(mode) and not (pipes and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))):
+            raise UsageError(f"{source.name} is no ordinary file")
+        with source.path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
+                return _part_of_big_file(source, file)
+    except OSError as error:
+        raise UsageError(f"cannot read {source.name}: {error.strerror or error}") from error
+    text = _lines_unified(text_of(data, source.name))
+    if source.lines is None:
+        return Attachment(source.name, text)
+    lines = text.split("\n")
+    return _cut(source, lines[source.lines.first - 1 : source.lines.last], len(lines))
+
+
+def text_of(data: bytes, where: str) -> str:
+    """``data`` as text without a byte order mark: UTF-8, or UTF-16 and UTF-32 where they begin with their mark.
+
+    Raises UsageError for anything else, and for a NUL character, which no text has and nearly every other file.
+    """
+    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "UTF-8"))
+    try:
+        text = data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        if mark or b"\0" not in data:
+            place = len(mark) + error.start
+            raise UsageError(
+                f"{where} is no {encoding.removesuffix('LE').removesuffix('BE')} text "
+                f"(byte {place + 1:,} is 0x{data[place]:02x}): convert it first, for instance with iconv"
+            ) from error
+        text = "\0"
+    if "\0" in text:
+        raise UsageError(f"{where} is no text: it holds NUL bytes, as programs, pictures and archives do")
+    return text
+
+
+def message(attachments: Sequence[Attachment], text: str) -> str:
+    """What is sent: the files, then ``text``, with blank lines between."""
+    parts = [*(attachment.block() for attachment in attachments), text]
+    return "\n\n".join(part for part in parts if part.strip())
+
+
+def listing(counted: Sequence[tuple[Attachment, int]]) -> list[str]:
+    """Each file with its tokens, those beyond a dozen on one line; a file alone needs none beside the total."""
+    if len(counted) == 1:
+        return []
+    lines = [f"{attachment.title}: {_tokens(tokens)}" for attachment, tokens in counted[:_LISTED]]
+    if rest := counted[_LISTED:]:
+        lines.append(f"… and {len(rest):,} more: {_tokens(sum(tokens for _, tokens in rest))}")
+    return lines
+
+
+def total(counted: Sequence[tuple[Attachment, int]]) -> str:
+    """``3 files, 2,140 tokens``; a file alone is named."""
+    files = counted[0][0].title if len(counted) == 1 else f"{len(counted):,} files"
+    return f"{files}, {_tokens(sum(tokens for _, tokens in counted))}"
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count:,} tokens"
+
+
+def _lines_unified(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
+
+
+def _part_of_big_file(source: Source, file: io.BufferedReader) -> Attachment:
+    """Lines of a file that is too big to be read as a whole: up to the last line wanted, in pieces."""
+    size = f"{MOST_BYTES >> 20} MiB, more than any context holds"
+    if source.lines is None or not file.seekable():
+        raise UsageError(f"{source.name} is bigger than {size}: name the lines wanted, as in {source.name}:1-100")
+    file.seek(0)
+    wanted, kept, number = source.lines, bytearray(), 0
+    while wanted.last is None or number < wanted.last:
+        line = file.readline(MOST_BYTES)
+        if not line:
+            break
+        number += 1
+        if number >= wanted.first:
+            kept += line
+        if len(kept) > MOST_BYTES:
+            raise UsageError(f"{source.name}:{wanted} is bigger than {size}: name fewer lines")
+    text = _lines_unified(text_of(bytes(kept), source.name))
+    return _cut(source, text.split("\n") if number >= wanted.first else [], number)
+
+
+def _cut(source: Source, lines: Sequence[str], available: int) -> Attachment:
+    """``lines`` of the ``available`` ones are those wanted, as far as the file goes."""
+    assert source.lines is not None
+    first = source.lines.first
+    if first > available:
+        count = "1 line" if available == 1 else f"{available:,} lines"
+        raise UsageError(f"{source.name} has {count}, so there is no line {first:,}")
+    last = available if source.lines.last is None else min(source.lines.last, available)
+    return Attachment(source.name, "\n".join(lines), Lines(first, last))

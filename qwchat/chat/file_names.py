@@ -1,0 +1,184 @@
+"""What names files: a path, a pattern, either with a range of lines behind it.
+
+``~`` is the home folder.  A pattern has ``*``, ``?`` or ``[...]``, and ``**`` for any number of folders; it finds no
+hidden files unless its own parts begin with a dot, and follows no links to folders.  Lines are ``file:10-80``,
+``file:10``, ``file:10-`` and ``file:-80``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from qwchat.chat.view.terminal import harmless
+from qwchat.errors import UsageError
+
+MOST_FILES = 100  # of one pattern
+MOST_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
+
+_RANGE = re.compile(r"(.+):(\d+|\d+-\d+|\d+-|-\d+)", re.DOTALL)
+_MAGIC = re.compile(r"[*?]|\[[^]]+\]")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines ``first`` to ``last``, both counted from 1 and included; ``last`` None: to the end."""
+
+    first: int = 1
+    last: int | None = None
+
+    def __str__(self) -> str:
+        if self.last is None:
+            return f"{self.first}-"
+        return f"{self.first}-{self.last}" if self.last != self.first else f"{self.first}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was named: where it is, what it is called in a message, which of its lines are wanted (None: all)."""
+
+    path: Path
+    name: str
+    lines: Lines | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name stands for; ``by_pattern``: nobody wrote the names of these files."""
+
+    sources: tuple[Source, ...]
+    by_pattern: bool = False
+
+
+def is_pattern(name: str) -> bool:
+    """Whether ``name`` would be a pattern, were there no file of that name."""
+    return bool(_MAGIC.search(name))
+
+
+def safe_name(name: str) -> str:
+    """A file name for one line of text: no control characters, no line breaks, no half characters."""
+    whole = os.fsencode(name).decode("utf-8", "replace")
+    return harmless(whole).replace("\n", "␊").replace("\t", "␉")
+
+
+def path_of(name: str) -> Path:
+    """The path, with ``~`` resolved where it names somebody's home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # The home folder of nobody, as in ~nobody.
+        return Path(name)
+
+
+def find(name: str) -> Named | None:
+    """The files that ``name`` names, folders and devices among them; None: there is nothing of that name.
+
+    A file of that very name comes before a range of lines, and both before a pattern.  Raises UsageError for lines that
+    run backwards and for a pattern that finds too much.
+    """
+    if _exists(name):
+        return Named((Source(path_of(name), safe_name(name)),))
+    ranged = _RANGE.fullmatch(name)
+    base, lines = (name, None) if ranged is None else (ranged[1], ranged[2])
+    if ranged is not None and _exists(base):
+        return Named((Source(path_of(base), safe_name(base), _lines(name, ranged[2])),))
+    if not is_pattern(base):
+        return None
+    wanted = None if lines is None else _lines(name, lines)
+    found = tuple(Source(path_of(shown), safe_name(shown), wanted) for shown in matching(base))
+    return Named(found, by_pattern=True) if found else None
+
+
+def matching(pattern: str) -> list[str]:
+    """The files that match, sorted; named as the pattern names them.  Raises UsageError: they are too many."""
+    start = "/" if pattern.startswith("/") else ""
+    parts = [part for part in pattern.split("/") if part]
+    if parts and parts[0].startswith("~"):
+        start, parts = parts[0] + "/", parts[1:]
+    budget = [MOST_ENTRIES]
+    found: set[str] = set()
+    for name in _walk(start, parts, budget):
+        found.add(name)
+        if len(found) > MOST_FILES:
+            raise UsageError(f"{safe_name(pattern)} matches more than {MOST_FILES} files: name fewer")
+    if budget[0] < 0:
+        raise UsageError(f"{safe_name(pattern)} searches more than {MOST_ENTRIES:,} files and folders: name fewer")
+    return sorted(found)
+
+
+def walk_names(folder: str, most: int = 2_000) -> Iterator[str]:
+    """Files in the folders of ``folder`` ("": the current one), by their paths from there; ``most``: looked at.
+
+    Hidden ones are left out, and so are names that cannot be typed.
+    """
+    budget = [most]
+    waiting = [""]
+    while waiting and budget[0] > 0:
+        at = waiting.pop(0)
+        for entry in _entries(folder + at, budget):
+            if entry.name.startswith(".") or not entry.name.isprintable():
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(at + entry.name + "/")
+            elif at:
+                yield at + entry.name
+
+
+def _lines(name: str, wanted: str) -> Lines:
+    first, dash, last = wanted.partition("-")
+    low = int(first or 1)
+    high = int(last) if last else None if dash else low
+    if low < 1 or (high is not None and high < low):
+        raise UsageError(f"{safe_name(name)}: lines count from 1, and the first comes before the last")
+    return Lines(low, high)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and path_of(name).exists()
+    except (OSError, ValueError):  # A name that is too long, or holds a NUL.
+        return False
+
+
+def _walk(folder: str, parts: Sequence[str], budget: list[int]) -> Iterator[str]:
+    """Files below ``folder`` ("" or with a slash at its end) that match ``parts``, while the budget lasts."""
+    if not parts:
+        return
+    part, rest = parts[0], parts[1:]
+    if part != "**" and not is_pattern(part):
+        whole = folder + part
+        if rest:
+            yield from _walk(whole + "/", rest, budget)
+        elif path_of(whole).is_file():
+            yield whole
+        return
+    if part == "**":
+        yield from _walk(folder, rest or ["*"], budget)
+    for entry in _entries(folder, budget):
+        if entry.name.startswith(".") and not part.startswith("."):
+            continue
+        if part == "**":
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder + entry.name + "/", parts, budget)
+        elif fnmatchcase(entry.name, part):
+            if rest and entry.is_dir():
+                yield from _walk(folder + entry.name + "/", rest, budget)
+            elif not rest and entry.is_file():
+                yield folder + entry.name
+
+
+def _entries(folder: str, budget: list[int]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path_of(folder or ".")) as found:
+            entries = []
+            for entry in found:
+                budget[0] -= 1
+                if budget[0] < 0:
+                    break
+                entries.append(entry)
+    except OSError:  # A folder that may not be read has no files for us.
+        return []
+    return sorted(entries, key=lambda entry: entry.name)

@@ -1,0 +1,140 @@
+"""Files that are mentioned in a typed message: ``@src/app.py:10-80``, ``@src/**/*.py``, ``@"two words.txt"``.
+
+A mention begins at the start of a word.  It is a path up to the next blank (quotes, or a backslash before the blank,
+let a path hold one), without the punctuation of the sentence around it.  What names no file stays text, as do an
+e-mail address and whatever stands in code (between backticks, or in a fence); ``@@`` writes the ``@`` of something that
+would be a mention.  In the message the ``@`` is gone, so that a message edited and sent again reads nothing twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from qwchat.chat.attachments import Attachment, Found, message, read_named
+from qwchat.chat.file_names import Named, find, path_of, safe_name, walk_names
+from qwchat.chat.suggestions import Suggestion, fitting
+
+_MENTION = re.compile(
+    r"""(?<![^\s(\[{<"'“‘,;])@(?P<escape>@?)
+    (?:
+        (?P<quote>["'])(?P<quoted>[^"'\n]+)(?P=quote)(?P<range>:[\d-]+)?
+        | (?P<bare>(?:\\.|(?![,;]@)[^\s\\])+)
+    )""",
+    re.VERBOSE,
+)
+_CODE = re.compile(
+    r"^ {0,3}(?P<fence>`{3,}|~{3,})[^`\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)"
+    r"|(?<!`)(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)",
+    re.MULTILINE | re.DOTALL,
+)
+_SENTENCE = ".,;:!?…)]}>\"'”’"  # What may stand behind a name without being part of it.
+_PATHLIKE = re.compile(r"\w[./]\w|[*?[/]")
+_UNFINISHED = re.compile(r"""(?<![^\s(\[{<"'“‘,;])@(?:"(?P<quoted>[^"\n]*)|(?P<bare>(?:\\.|[^\s\\"'@])*))\Z""")
+_OFFERED = 100
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A message as it was meant: the text without the signs of mentions, the files, and remarks for the person."""
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def message(self, before: Iterable[Attachment] = ()) -> str:
+        """What is sent: the files, those of ``before`` first, then the text."""
+        return message([*before, *self.attachments], self.text)
+
+
+def unquoted(name: str) -> str:
+    """A name as the argument of a command: without quotes around it, without the ``@`` of a mention."""
+    match = _MENTION.fullmatch(name if name.startswith("@") else f"@{name}")
+    return match["quoted"] + (match["range"] or "") if match is not None and match["quoted"] else name
+
+
+def compose(typed: str) -> Composed:
+    """Read the files that ``typed`` mentions.  Raises UsageError for one that is there but cannot be attached."""
+    pieces: list[str] = []
+    found: dict[str, Found] = {}
+    remarks: list[str] = []
+    end = 0
+    for match in _outside_code(typed):
+        name, rest, named = _resolved(match)
+        if named is None:
+            if not match["escape"] and _PATHLIKE.search(name):
+                remarks.append(f"@{safe_name(name)} names no file, so it is sent as text")
+            continue
+        pieces.append(typed[end : match.start()])
+        if match["escape"]:
+            pieces.append(typed[match.start() + 1 : match.end()])
+        else:
+            found[name] = found.get(name) or read_named(named)
+            pieces.append(name + rest)
+        end = match.end()
+    text = "".join((*pieces, typed[end:]))
+    attachments = dict.fromkeys(attachment for each in found.values() for attachment in each.attachments)
+    remarks += [remark for each in found.values() for remark in each.remarks]
+    return Composed(text, tuple(attachments), tuple(remarks))
+
+
+def _outside_code(text: str) -> Iterator[re.Match[str]]:
+    """Mentions that do not stand in code."""
+    code = [match.span() for match in _CODE.finditer(text)]
+    for match in _MENTION.finditer(text):
+        if not any(start <= match.start() < end for start, end in code):
+            yield match
+
+
+def _resolved(match: re.Match[str]) -> tuple[str, str, Named | None]:
+    """The name that is meant, the punctuation behind it, and what it stands for."""
+    if match["quoted"]:
+        name = match["quoted"] + (match["range"] or "")
+        return name, "", find(name)
+    bare = re.sub(r"\\(.)", r"\1", match["bare"])
+    name = bare
+    while name:
+        named = find(name)
+        if named is not None:
+            return name, bare[len(name) :], named
+        if name[-1] not in _SENTENCE:
+            break
+        name = name[:-1]
+    return bare.rstrip(_SENTENCE) or bare, "", None
+
+
+def suggestions(text: str) -> Iterator[Suggestion]:
+    """What the mention at the end of ``text`` may become: files and folders there, then files further down."""
+    match = _UNFINISHED.search(text)
+    if match is None:
+        return
+    typed = match["quoted"] if match["quoted"] is not None else re.sub(r"\\(.)", r"\1", match["bare"])
+    folder, slash, start = typed.rpartition("/")
+    here = _beside(folder + slash, hidden=start.startswith("."))
+    names = [suggestion.text for suggestion in fitting(start, here)]
+    if len(start) >= 2:
+        deeper = list(walk_names(folder + slash))
+        held = [name for name in deeper if start.casefold() in name.casefold()]
+        # Letters in order, with others between, fit too many long paths: only where nothing else does.
+        wider = held if held or names else deeper
+        names += [suggestion.text for suggestion in fitting(start, ((name, "") for name in wider))]
+    for name in names[:_OFFERED]:
+        yield Suggestion(_written(folder + slash + name), len(match[0]))
+
+
+def _beside(folder: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
+    try:
+        found = sorted(path_of(folder or ".").iterdir())
+    except OSError:
+        return
+    for path in found:
+        if path.name.isprintable() and (hidden or not path.name.startswith(".")):
+            yield path.name + ("/" if path.is_dir() else ""), ""
+
+
+def _written(name: str) -> str:
+    """The mention of a name, quoted where it holds a blank; a folder's stays open, for what is typed next."""
+    if not re.search(r"[\s\\'@]", name):
+        return f"@{name}"
+    return f'@"{name}' if name.endswith("/") else f'@"{name}"'

@@ -1,0 +1,260 @@
+"""Files of a message: what names them, what of them is read, how they stand in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from qwchat.chat import attachments, file_names
+from qwchat.chat.attachments import Attachment, listing, message, read, text_of, total
+from qwchat.chat.file_names import Lines, find, matching, safe_name
+from qwchat.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(**contents: str) -> None:
+    for name, text in contents.items():
+        Path(name).write_text(text)
+
+
+def tree(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(f"text of {name}\n")
+
+
+def one(name: str) -> Attachment:
+    [attachment] = read(name).attachments
+    return attachment
+
+
+def test_a_file_stands_in_a_message_under_its_name_and_in_a_fence(here: Path) -> None:
+    (here / "app.py").write_bytes(b"import os\r\n\r\nprint(os.name)\r\n\r\n")
+    assert one("app.py").block() == "File app.py:\n\n```py\nimport os\n\nprint(os.name)\n```"
+    assert one(f"{here}/app.py").name == f"{here}/app.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "info"),
+    [("Makefile", ""), ("a.PY", "py"), ("a.c++", "c++"), ("a.tar.gz", "gz"), ("a.b c", ""), (".x", "")],
+)
+def test_the_fence_names_the_language_by_the_suffix(name: str, info: str) -> None:
+    assert Attachment(name, "x").block() == f"File {name}:\n\n```{info}\nx\n```"
+
+
+@given(st.text(alphabet="`a\n", max_size=60))
+@examples(max_examples=100)
+def test_no_text_ends_its_own_fence(text: str) -> None:
+    block = Attachment("a.md", text or "x").block()
+    fence = re.findall("`+", block.split("\n\n", 1)[1])[0]
+    assert fence not in text
+    assert block.endswith("\n" + fence)
+
+
+def test_an_empty_file_says_so() -> None:
+    files(a="\n\n")
+    assert one("a").block() == "File a: empty"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text", "header", "title"),
+    [
+        ("2-3", "b\nc", "lines 2-3", "a:2-3"),
+        ("2", "b", "line 2", "a:2"),
+        ("4-", "d\ne", "lines 4-5", "a:4-5"),
+        ("-2", "a\nb", "lines 1-2", "a:1-2"),
+        ("4-99", "d\ne", "lines 4-5", "a:4-5"),
+        ("5-5", "e", "line 5", "a:5"),
+    ],
+)
+@pytest.mark.parametrize("most_bytes", [8 << 20, 8])
+def test_ranges_of_lines(
+    wanted: str, text: str, header: str, title: str, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachments, "MOST_BYTES", most_bytes)  # 8: the file of 10 bytes is read by lines
+    files(a="a\nb\nc\nd\ne\n")
+    attachment = one(f"a:{wanted}")
+    assert attachment.text == text
+    assert attachment.block() == f"File a, {header}:\n\n```\n{text}\n```"
+    assert attachment.title == title
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("a:7", "a has 2 lines, so there is no line 7"),
+        ("a:2-1", "a:2-1: lines count from 1, and the first comes before the last"),
+        ("a:0", "a:0: lines count from 1, and the first comes before the last"),
+        ("b", "cannot read b: No such file or directory"),
+        ("b:3", "cannot read b:3: No such file or directory"),
+        ("*.py", "no file matches *.py"),
+        ("folder", "folder is a folder: name files in it, as in folder/*.md"),
+        ("folder/", "folder/ is a folder: name files in it, as in folder/*.md"),
+        ("/dev/null", "/dev/null is no ordinary file"),
+        ("pipe", "pipe is no ordinary file"),
+        ("x" * 300, f"cannot read {'x' * 300}: No such file or directory"),
+        ("nul\0", "cannot read nul␀: No such file or directory"),
+        ("bad\udcff\x1b[31m", "cannot read bad\ufffd␛[31m: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_attached(name: str, complaint: str) -> None:
+    files(a="1\n2\n")
+    Path("folder").mkdir()
+    os.mkfifo("pipe")
+    with pytest.raises(UsageError) as caught:
+        read(name)
+    assert str(caught.value) == complaint
+
+
+def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    files(a="x")
+
+    def refuse(*unused: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UsageError, match=r"^cannot read a: Permission denied$"):
+        read("a")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"plain\n", "plain\n"),
+        ("\ufeffmarked é".encode(), "marked é"),
+        ("Grüße 😀".encode("utf-16"), "Grüße 😀"),
+        (b"\xfe\xff" + "big".encode("utf-16-be"), "big"),
+        ("wide".encode("utf-32"), "wide"),
+        (b"", ""),
+    ],
+)
+def test_encodings_that_are_read(data: bytes, text: str) -> None:
+    assert text_of(data, "a") == text
+
+
+NUL = "a is no text: it holds NUL bytes, as programs, pictures and archives do"
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (b"\x7fELF\0\0", NUL),
+        (b"\x89PNG\0", NUL),
+        ("no mark".encode("utf-16-le"), NUL),
+        (b"\xff\xfea\0\0\0", NUL),
+        (b"caf\xe9", "a is no UTF-8 text (byte 4 is 0xe9): convert it first, for instance with iconv"),
+        (b"\xff\xfea", "a is no UTF-16 text (byte 3 is 0x61): convert it first, for instance with iconv"),
+    ],
+)
+def test_what_is_no_text(data: bytes, complaint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        text_of(data, "a")
+    assert str(caught.value) == complaint
+
+
+def test_big_files_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attachments, "MOST_BYTES", 1 << 20)
+    files(log="a line of text\n" * 100_000)
+    with pytest.raises(UsageError) as caught:
+        read("log")
+    assert str(caught.value) == (
+        "log is bigger than 1 MiB, more than any context holds: name the lines wanted, as in log:1-100"
+    )
+    assert one("log:99999-").text == "a line of text\na line of text"
+    with pytest.raises(UsageError, match=r"^log:1- is bigger than 1 MiB, more than any context holds: name fewer"):
+        read("log:1-")
+    with pytest.raises(UsageError, match=r"^log has 100,000 lines, so there is no line 100,001$"):
+        read("log:100001")
+
+
+def test_pipes_are_read_where_they_were_asked_for() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"from a process\n")
+    os.close(writing)
+    [attachment] = read(f"/dev/fd/{reading}", pipes=True).attachments
+    os.close(reading)
+    assert attachment.text == "from a process"
+
+
+def test_patterns_find_files_and_nothing_hidden() -> None:
+    tree("a.py", "b.txt", ".secret.py", "src/c.py", "src/deep/d.py", ".git/e.py", "src/.f.py", "src/deep/x.md")
+    Path("src/loop").symlink_to(".")
+    Path("src/folder.py").mkdir()
+    assert matching("*.py") == ["a.py"]
+    assert matching("**/*.py") == ["a.py", "src/c.py", "src/deep/d.py"]
+    assert matching("src/**") == ["src/c.py", "src/deep/d.py", "src/deep/x.md"]
+    assert matching("src/*/?.py") == ["src/deep/d.py", "src/loop/c.py"]
+    assert matching("s*/[cd].py") == ["src/c.py"]
+    assert matching(".*.py") == [".secret.py"]
+    assert matching("src/**/deep/*.md") == ["src/deep/x.md"]
+    assert matching(f"{Path.cwd()}/*.txt") == [f"{Path.cwd()}/b.txt"]
+
+
+def test_patterns_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    monkeypatch.setenv("HOME", str(here / "home"))
+    tree("home/n.md")
+    assert matching("~/*.md") == ["~/n.md"]
+    assert one("~/n.md").text == "text of home/n.md"
+    assert one("~/*.md").name == "~/n.md"
+
+
+def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(*(f"f{number}.md" for number in range(6)))
+    monkeypatch.setattr(file_names, "MOST_FILES", 5)
+    with pytest.raises(UsageError, match=r"^\*\.md matches more than 5 files: name fewer$"):
+        read("*.md")
+    monkeypatch.setattr(file_names, "MOST_ENTRIES", 5)
+    with pytest.raises(UsageError, match=r"^\*\*/x searches more than 5 files and folders: name fewer$"):
+        read("**/x")
+
+
+def test_a_pattern_leaves_out_what_is_no_text() -> None:
+    tree("a.md", "c.md")
+    Path("b.md").write_bytes(b"\0\0")
+    found = read("*.md:1-2")
+    assert [attachment.title for attachment in found.attachments] == ["a.md:1", "c.md:1"]
+    assert found.remarks == ("left out: b.md is no text: it holds NUL bytes, as programs, pictures and archives do",)
+    with pytest.raises(UsageError, match=r"^b\.md is no text"):
+        read("b.m?")
+
+
+def test_the_very_name_comes_before_lines_and_patterns() -> None:
+    files(a="1\n2\n")
+    Path("a:1").write_text("odd")
+    Path("[x].md").write_text("brackets")
+    Path("x.md").write_text("plain")
+    assert one("a:1").text == "odd"
+    assert one("a:2").text == "2"
+    assert one("[x].md").text == "brackets"
+    assert one("[x].md:1").text == "brackets"
+    assert find("nothing") is None
+
+
+def test_names_are_made_safe() -> None:
+    assert safe_name("a\nb\x1b]0;t\x07\t\udce9") == "a␊b␛]0;t␇␉\ufffd"
+
+
+def test_what_is_said_before_sending() -> None:
+    counted = [(Attachment(f"f{number}.md", "x", Lines(1, 2) if number == 1 else None), 10) for number in range(14)]
+    assert listing(counted[:1]) == []
+    assert total(counted[:1]) == "f0.md, 10 tokens"
+    assert listing(counted[:2]) == ["f0.md: 10 tokens", "f1.md:1-2: 10 tokens"]
+    assert total(counted[:2]) == "2 files, 20 tokens"
+    assert listing(counted)[-2:] == ["f11.md: 10 tokens", "… and 2 more: 20 tokens"]
+    assert total([(counted[0][0], 1)]) == "f0.md, 1 token"
+
+
+def test_files_come_before_the_text() -> None:
+    assert message([Attachment("a", "x")], "Why?") == "File a:\n\n```\nx\n```\n\nWhy?"
+    assert message([], "Why?") == "Why?"

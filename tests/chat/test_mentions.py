@@ -1,0 +1,134 @@
+"""Mentions of files in typed messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.mentions import compose, suggestions
+from qwchat.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.py", "b.py", "two words.txt", "it's.txt", "src/app.py", "src/deep/util.py", ".hidden", "README"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("\n".join(f"{name} {number}" for number in range(1, 6)) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("typed", "text", "titles"),
+    [
+        ("@a.py", "a.py", ["a.py"]),
+        ("What does @a.py do?", "What does a.py do?", ["a.py"]),
+        ("See @a.py, @b.py.", "See a.py, b.py.", ["a.py", "b.py"]),
+        ("@a.py,@b.py;@README!", "a.py,b.py;README!", ["a.py", "b.py", "README"]),
+        ('(@a.py) "@b.py" [@README]', '(a.py) "b.py" [README]', ["a.py", "b.py", "README"]),
+        ("@a.py:2-3: why?", "a.py:2-3: why?", ["a.py:2-3"]),
+        ("@a.py: why?", "a.py: why?", ["a.py"]),
+        (
+            "@\"two words.txt\" and @'two words.txt':2",
+            "two words.txt and two words.txt:2",
+            ["two words.txt", "two words.txt:2"],
+        ),
+        ("@two\\ words.txt:1-2 .", "two words.txt:1-2 .", ["two words.txt:1-2"]),
+        ("@it's.txt here", "it's.txt here", ["it's.txt"]),
+        ("@*.py all", "*.py all", ["a.py", "b.py"]),
+        ("@**/*.py:1", "**/*.py:1", ["a.py:1", "b.py:1", "src/app.py:1", "src/deep/util.py:1"]),
+        ("@a.py and @a.py again", "a.py and a.py again", ["a.py"]),
+        ("@a.py:1 @a.py:2", "a.py:1 a.py:2", ["a.py:1", "a.py:2"]),
+        ("line one\n@a.py\nline three", "line one\na.py\nline three", ["a.py"]),
+    ],
+)
+def test_mentions_become_files(typed: str, text: str, titles: list[str]) -> None:
+    composed = compose(typed)
+    assert composed.text == text
+    assert [attachment.title for attachment in composed.attachments] == titles
+    assert composed.remarks == ()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "write to me@a.py please",
+        "me@example.org and @someone and @ alone",
+        "@property\ndef f(self): ...",
+        "`@a.py` is how it is written",
+        "``look: `@a.py` ``",
+        "```\n@a.py\n```",
+        "~~~\n@a.py",
+        "   ````py\n```\n@a.py\n````  ",
+        "@@ -1,3 +1,4 @@",
+        "a@@a.py",
+        "@@nobody",
+        "3 @ 2 € = 6 €",
+        "@",
+    ],
+)
+def test_what_stays_text(typed: str) -> None:
+    composed = compose(typed)
+    assert (composed.text, composed.attachments, composed.remarks) == (typed, (), ())
+
+
+def test_two_signs_write_one_where_one_would_read_a_file() -> None:
+    composed = compose("say @@a.py and @@src but @b.py")
+    assert composed.text == "say @a.py and @src but b.py"
+    assert [attachment.title for attachment in composed.attachments] == ["b.py"]
+
+
+def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
+    composed = compose("see @src/ap.py, @*.rs and @x.py:3-4!")
+    assert composed.text == "see @src/ap.py, @*.rs and @x.py:3-4!"
+    assert composed.remarks == (
+        "@src/ap.py names no file, so it is sent as text",
+        "@*.rs names no file, so it is sent as text",
+        "@x.py:3-4 names no file, so it is sent as text",
+    )
+
+
+def test_an_edited_message_reads_nothing_twice() -> None:
+    sent = compose("what does @a.py do?").message()
+    again = compose(sent)
+    assert (again.text, again.attachments) == (sent, ())
+
+
+def test_text_of_a_file_is_not_searched(here: Path) -> None:
+    (here / "trap.md").write_text("read @a.py\n```\n@b.py\n````\n@README\n")
+    sent = compose("@trap.md").message()
+    assert compose(sent).attachments == ()
+
+
+def test_folders_and_programs_are_refused(here: Path) -> None:
+    (here / "prog").write_bytes(b"\x7fELF\0")
+    with pytest.raises(UsageError, match=r"^src is a folder: name files in it, as in src/\*\.md$"):
+        compose("look into @src please")
+    with pytest.raises(UsageError, match=r"^prog is no text"):
+        compose("what is @prog?")
+    with pytest.raises(UsageError, match=r"^a\.py has 5 lines, so there is no line 9$"):
+        compose("@a.py:9")
+
+
+def offered(text: str) -> list[str]:
+    results = []
+    for suggestion in suggestions(text):
+        results.append(text[: len(text) - suggestion.replaced] + suggestion.text)
+    return results
+
+
+def test_completion_of_mentions(here: Path) -> None:
+    everything = ["@README", "@a.py", "@b.py", '@"it\'s.txt"', "@src/", '@"two words.txt"']
+    assert offered("see @") == [f"see {name}" for name in everything]
+    assert offered("see @s") == ["see @src/", 'see @"it\'s.txt"', 'see @"two words.txt"']
+    assert offered("@src/") == ["@src/app.py", "@src/deep/"]
+    assert offered('@"two') == ['@"two words.txt"']
+    assert offered("@two\\ w") == ['@"two words.txt"']
+    assert offered("@.h") == ["@.hidden"]
+    assert offered("(@READ") == ["(@README"]
+    assert offered("@util") == ["@src/deep/util.py"]
+    assert offered("@srcutil") == ["@src/deep/util.py"]
+    assert offered("me@") == []
+    assert offered("@a.py and") == []
+    assert offered("@nowhere/") == []
