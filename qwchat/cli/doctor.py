@@ -25,6 +25,7 @@ State = Literal["ok", "warning", "error"]
 
 _LITTLE_MEMORY = 1 << 30
 _LITTLE_DISK = 1 << 30
+_NAMED = 5
 _PROCESSORS = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
 _NVIDIA = Path("/proc/driver/nvidia/version")
@@ -72,6 +73,8 @@ def _checks(services: Services) -> Iterator[Check]:
         ("models", _models),
         ("default model", _default_model),
         ("disk", _disk),
+        ("settings", _settings),
+        ("sessions", _sessions),
         ("terminal", _terminal),
     ):
         yield _guarded(name, look_at)
@@ -206,6 +209,34 @@ def _disk() -> tuple[State, str, str]:
     free = shutil.disk_usage(existing).free
     found = f"{data_size(free)} free for models"
     return ("ok", found, "") if free >= _LITTLE_DISK else ("warning", found, "a converted 7B takes 4.6 GB")
+
+
+def _settings() -> tuple[State, str, str]:
+    from qwchat.settings import files
+
+    project = files.project_file(Path.cwd())
+    there = [path for path in (files.user_file(), project.path) if path is not None and path.is_file()]
+    for path in there:
+        files.values_of(files.read(path), project=path == project.path)
+    if project.notices:
+        return "warning", "; ".join(project.notices), "give it to yourself, if you trust it"
+    return "ok", ", ".join(map(str, there)) or f"none set; they would stand in {files.user_file()}", ""
+
+
+def _sessions() -> tuple[State, str, str]:
+    from qwchat.conversation.store import Store
+
+    store = Store()
+    entries = store.entries()
+    broken = [entry for entry in entries if entry.trouble]
+    found = f"{len(entries)} in {store.folder}"
+    if broken:
+        named = ", ".join(entry.id for entry in broken[:_NAMED])
+        return "warning", f"{found}, {len(broken)} of them cannot be read: {named}", f"{broken[0].trouble}"
+    existing = next(path for path in (store.folder, *store.folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        return "warning", found, "nothing can be saved there: set QWCHAT_SESSIONS to a folder of your own"
+    return "ok", found, ""
 
 
 def _terminal() -> tuple[State, str, str]:

@@ -41,7 +41,9 @@ def runs(way: str, seconds: float, said: list[int]) -> dict[str, Any]:
 
 def test_table() -> None:
     figures = {
-        "kv": "f32", "threads": 2, "shares": {"checksums": 0.004},
+        "kv": "f32",
+        "threads": 2,
+        "shares": {"checksums": 0.004},
         "written": {"tokens": 100, "bytes": 2_500_000, "seconds": 0.02},
         "rounds": {
             "snapshot": [runs("snapshot", seconds, [1, 2]) for seconds in (0.1, 0.02, 0.01)],

@@ -24,6 +24,8 @@ NAMES = [
     "models",
     "default model",
     "disk",
+    "settings",
+    "sessions",
     "terminal",
 ]
 
@@ -103,6 +105,23 @@ def doctor_level() -> str:
 
 def failing(path: Path) -> object:
     raise OSError(5, "broken")
+
+
+def test_settings_and_sessions_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+    said = checks(tmp_path)
+    assert said["settings"]["found"] == f"none set; they would stand in {tmp_path}/config/config.toml"
+    assert said["sessions"]["found"] == f"0 in {tmp_path}/home/sessions"
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").write_text("temp = 0.5\ntemperature = 1\n")
+    (tmp_path / "home" / "sessions" / "abc").mkdir(parents=True)
+    (tmp_path / "sessions" / "abc" / "session.jsonl").write_text('{"format": "qwchat-session", "version": 99}\n')
+    said = checks(tmp_path)
+    assert said["settings"]["state"] == "error"
+    assert said["settings"]["found"].startswith(f"{tmp_path}/config/config.toml:2: there is no setting 'temperature'")
+    assert said["sessions"]["state"] == "warning"
+    assert said["sessions"]["found"] == f"1 in {tmp_path}/home/sessions, 1 of them cannot be read: abc"
 
 
 def test_the_terminal_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
