@@ -18,7 +18,7 @@ settings.load_profile("qwchat")
 
 @pytest.fixture(scope="session", autouse=True)
 def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Models and sessions go to temporary folders; QWCHAT_* of the person who runs the tests does not reach them.
+    """Models, sessions and configuration are in temporary folders; the QWCHAT_* of who runs the tests are gone.
 
     QWCHAT_SIMD stays: it is how a whole run is forced to one SIMD level.
     """
@@ -30,6 +30,7 @@ def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
             patch.delenv(name, raising=False)
         patch.setenv("QWCHAT_MODELS", str(tmp_path_factory.mktemp("models")))
+        patch.setenv("QWCHAT_CONFIG", str(tmp_path_factory.mktemp("config")))
         patch.setenv("QWCHAT_SESSIONS", str(tmp_path_factory.mktemp("sessions")))
         yield
 

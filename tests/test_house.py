@@ -13,7 +13,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FIRST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qwchat -p "What can you do?"'
 SECOND_COMMAND = "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/python -m pytest"
-COMMANDS = ("chat", "convert", "show", "list", "bench", "doctor", "completion", "sessions")
+COMMANDS = ("chat", "convert", "show", "list", "bench", "doctor", "completion", "sessions", "config")
+GROUPS = {
+    "sessions": ("list", "show", "grep", "rm", "export"),
+    "config": ("show", "get", "set", "edit", "check", "path"),
+}
 SOURCES = ("quant", "qwchat", "models/recipe", "benchmarks", "tests")
 MOST_LINES = 450
 
@@ -73,12 +77,12 @@ def test_readme_lists_the_options_of_the_other_commands(command: str) -> None:
     assert options_in(row) == options_in(help_of(command))
 
 
-@pytest.mark.parametrize("command", ["list", "show", "grep", "rm", "export"])
-def test_readme_lists_the_commands_and_options_of_sessions(command: str) -> None:
+@pytest.mark.parametrize(("group", "command"), [(group, command) for group in GROUPS for command in GROUPS[group]])
+def test_readme_lists_the_commands_and_options_of_groups(group: str, command: str) -> None:
     table = section("options of the other commands")
-    row = next(line for line in table.splitlines() if f"`sessions {command}`" in line.split("|")[1])
-    assert options_in(row) == options_in(help_of("sessions", command))
-    assert re.search(rf"^\W*{command}\b", help_of("sessions"), re.MULTILINE)
+    row = next(line for line in table.splitlines() if f"`{group} {command}`" in line.split("|")[1])
+    assert options_in(row) == options_in(help_of(group, command))
+    assert re.search(rf"^\W*{command}\b", help_of(group), re.MULTILINE)
 
 
 def test_import_contracts() -> None:

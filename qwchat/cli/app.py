@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from qwchat.cli import completion, options, session_options
+from qwchat.cli import completion, config_options, options, session_options
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.main import guarded
 from qwchat.cli.services import Services
@@ -30,8 +30,9 @@ _EPILOG = """Exit codes: 0 ok, 1 runtime, 2 usage, 3 model missing or corrupt, 4
 6 constraint not met, 130 interrupted, 141 the reader closed the pipe.
 """
 
-# Name of the command, options, the module that does it, help.
-_COMMANDS: tuple[tuple[str, type[Any], str, str], ...] = (
+# Name of the command, options, the module that does it (and its function), help.
+_Commands = tuple[tuple[str, type[Any], str, str], ...]
+_COMMANDS: _Commands = (
     ("chat", options.ChatOptions, "qwchat.cli.chat", "Talk to a model; what is piped in is said first."),
     ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint."),
     ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, size and files of a model."),
@@ -51,12 +52,27 @@ _COMMANDS: tuple[tuple[str, type[Any], str, str], ...] = (
     ),
 )
 
-_SESSIONS: tuple[tuple[str, type[Any], str, str], ...] = (
+_SESSIONS: _Commands = (
     ("list", session_options.ListSessions, "qwchat.cli.sessions:list_all", "List them, the latest first."),
     ("show", session_options.ShowSession, "qwchat.cli.sessions:show", "Show one: what it is, and what was said."),
     ("grep", session_options.GrepSessions, "qwchat.cli.sessions:grep", "Find lines in all of them, or in one."),
     ("rm", session_options.RemoveSessions, "qwchat.cli.sessions:remove", "Remove some, after asking."),
     ("export", session_options.ExportSession, "qwchat.cli.sessions:export", "Write one as md, html or json."),
+)
+
+_CONFIG: _Commands = (
+    ("show", config_options.ShowConfig, "qwchat.cli.config:show", "Show every setting and where it came from."),
+    ("get", config_options.GetConfig, "qwchat.cli.config:get", "Print the value of one setting."),
+    ("set", config_options.SetConfig, "qwchat.cli.config:change", "Write a setting into your file."),
+    ("edit", config_options.ConfigFile, "qwchat.cli.config:edit", "Open your file in $EDITOR."),
+    ("check", config_options.CheckConfig, "qwchat.cli.config:check", "Look for mistakes in files and variables."),
+    ("path", config_options.ConfigFile, "qwchat.cli.config:path", "Print where your file is."),
+)
+
+# Commands of commands: name, help, its commands; alone it does what the first of them does.
+_GROUPS: tuple[tuple[str, str, _Commands], ...] = (
+    ("sessions", "List, show, search, remove and export what was said.", _SESSIONS),
+    ("config", "Show and change settings, and say where each came from.", _CONFIG),
 )
 
 # Where Typer's errors of parsing come from: BadParameter is a UsageError is a ClickException.
@@ -101,24 +117,25 @@ def _app(*, completing: bool) -> typer.Typer:
     for name, kind, module, help_text in _COMMANDS:
         run = functools.partial(_run, module)
         app.command(name, help=help_text)(options.as_callback(kind, run))
-    app.add_typer(_sessions(), name="sessions", help="List, show, search, remove and export what was said.")
+    for name, help_text, commands in _GROUPS:
+        app.add_typer(_group(commands), name=name, help=help_text)
     return app
 
 
-def _sessions() -> typer.Typer:
-    """``qwchat sessions`` with its commands; alone it lists them."""
+def _group(commands: _Commands) -> typer.Typer:
+    """A command of commands; alone it does what the first of them does."""
     group = typer.Typer(rich_markup_mode=None)
-    kind = session_options.ListSessions
-    group.callback(invoke_without_command=True)(options.as_callback(kind, _bare_sessions))
-    for name, taken, task, help_text in _SESSIONS:
-        group.command(name, help=help_text)(options.as_callback(taken, functools.partial(_run, task)))
+    _, kind, task, _ = commands[0]
+    group.callback(invoke_without_command=True)(options.as_callback(kind, functools.partial(_bare, task, kind())))
+    for name, taken, its_task, help_text in commands:
+        group.command(name, help=help_text)(options.as_callback(taken, functools.partial(_run, its_task)))
     return group
 
 
-def _bare_sessions(context: typer.Context, given: session_options.ListSessions) -> int:
+def _bare(task: str, nothing: Any, context: typer.Context, given: Any) -> int:
     if context.invoked_subcommand is None:
-        return _run("qwchat.cli.sessions:list_all", context, given)
-    if given != session_options.ListSessions():
+        return _run(task, context, given)
+    if given != nothing:
         raise UsageError(f"put options after {context.invoked_subcommand!r}")
     return ExitCode.OK
 

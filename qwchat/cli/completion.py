@@ -51,6 +51,13 @@ def sessions(incomplete: str) -> list[tuple[str, str]]:
     return _beginning(incomplete, lambda: ((entry.name or entry.id, entry.title) for entry in entries))
 
 
+def personas(incomplete: str) -> list[tuple[str, str]]:
+    """Personas of this person, as the shell offers them."""
+    from qwchat.settings import personas as kept
+
+    return _beginning(incomplete, lambda: ((name, "") for name in kept.names()))
+
+
 def _beginning(incomplete: str, found: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
     """Those that begin with ``incomplete``; none where looking fails, since a shell has no place for a complaint."""
     try:

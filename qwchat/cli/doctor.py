@@ -16,6 +16,7 @@ from qwchat.chat.view.progress import data_size
 from qwchat.chat.view.terminal import DIM, RED, Look
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.options import DoctorOptions
+from qwchat.cli.prepare import chosen
 from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
@@ -189,7 +190,7 @@ def _models() -> tuple[State, str, str]:
 def _default_model() -> tuple[State, str, str]:
     from quant.container import open_model
 
-    found = models_folder.locate(None)
+    found = models_folder.locate(chosen(None))
     if not found.converted:
         if not models_folder.is_model(found.destination):
             return "ok", f"{found.name}, converted at the first answer", ""

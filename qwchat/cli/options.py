@@ -14,6 +14,7 @@ import typer
 from qwchat.errors import UsageError
 from qwchat.settings.kinds import Number, Switch, Texts
 from qwchat.settings.knobs import KNOBS, Knob
+from qwchat.settings.personas import assignments
 from qwchat.settings.resolve import Raw, Settings, flag_of, resolve
 
 Options = TypeVar("Options")
@@ -25,6 +26,12 @@ def _models(incomplete: str) -> list[tuple[str, str]]:
     return completion.models(incomplete)
 
 
+def _personas(incomplete: str) -> list[tuple[str, str]]:
+    from qwchat.cli import completion
+
+    return completion.personas(incomplete)
+
+
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
@@ -34,7 +41,7 @@ ModelArgument = Annotated[
     ),
 ]
 # Values that are looked up when a shell asks for them, by the name of the knob.
-_LOOKED_UP: dict[str, Callable[[str], list[tuple[str, str]]]] = {"model": _models}
+_LOOKED_UP: dict[str, Callable[[str], list[tuple[str, str]]]] = {"model": _models, "as": _personas}
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads (default: physical cores allowed).")
 ]
@@ -70,6 +77,10 @@ class ReplyOptions:
     ] = None
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of answers, 1 to 64.")] = 1
     flags: Flags = field(default_factory=Flags)
+    var: Annotated[
+        list[str] | None,
+        typer.Option("--var", metavar="NAME=VALUE", help="Fill in a variable of the persona (repeatable)."),
+    ] = None
     no_config: Annotated[bool, typer.Option("--no-config", help="Read no configuration file.")] = False
     json: Json = False
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Events as JSON, one per line, as they happen.")] = False
@@ -78,7 +89,7 @@ class ReplyOptions:
     @cached_property
     def settings(self) -> Settings:
         """The value of every knob, by flags, variables and files. Raises UsageError that names the place."""
-        return resolve(self.flags, use_files=not self.no_config)
+        return resolve(self.flags, use_files=not self.no_config, variables=assignments(self.var or []))
 
     def given(self) -> list[str]:
         """The flags that were given."""

@@ -22,7 +22,7 @@ def prepare(model: str | None, streams: Streams, threads: int | None = None) -> 
     changed since. Processes that want the same conversion at the same time wait for one another. Raises ModelError
     where there is no such model, QwchatError where the models folder cannot be written, and what the conversion raises.
     """
-    found = models_folder.locate(model)
+    found = models_folder.locate(chosen(model))
     if found.converted:
         return found
     from quant.checkpoint import Checkpoint
@@ -33,6 +33,15 @@ def prepare(model: str | None, streams: Streams, threads: int | None = None) -> 
         _make_folder(found.destination.parent)
         _convert_or_wait(found, fingerprint, streams, threads)
     return Located(found.destination.name, found.destination, converted=True, embedded=found.embedded)
+
+
+def chosen(model: str | None) -> str:
+    """MODEL as it was given, or the one that variables and files name, or the embedded one. Raises UsageError."""
+    if model is not None:
+        return model
+    from qwchat.settings.resolve import resolve
+
+    return str(resolve()["model"])
 
 
 def compile_once(services: Services, streams: Streams) -> None:

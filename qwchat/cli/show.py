@@ -12,6 +12,7 @@ from qwchat.chat.view.progress import data_size
 from qwchat.chat.view.table import pairs, table
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ShowOptions
+from qwchat.cli.prepare import chosen
 from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
@@ -62,7 +63,7 @@ class Anatomy:
 def run(options: ShowOptions, services: Services) -> int:
     """Show a model, or a checkpoint where it has not been converted yet."""
     streams = Streams()
-    located = models_folder.locate(options.model)
+    located = models_folder.locate(chosen(options.model))
     if not located.converted and models_folder.is_model(located.destination):
         located = Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
     anatomy = _of_model(located) if located.converted else _of_checkpoint(located)

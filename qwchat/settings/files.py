@@ -123,21 +123,23 @@ def values_of(document: Document, *, project: bool = False) -> dict[str, Value]:
 
     ``project``: refuse what a project file may not set.
     """
-    values = {}
-    for key, value in document.values.items():
-        known = _BY_NAME.get(key)
-        if known is None:
-            raise UsageError(f"{document.place(key)}: there is no setting {key!r}: {hint(key)}")
-        if project and not known.project:
-            raise UsageError(
-                f"{document.place(key)}: a project file may not set {key}: "
-                f"give {known.flag}, set {known.variable}, or use your own file (qwchat config path)"
-            )
-        try:
-            values[key] = known.check(value, key)
-        except UsageError as error:
-            raise UsageError(f"{document.place(key)}: {error}") from error
-    return values
+    return {key: value_of(document, key, value, project=project) for key, value in document.values.items()}
+
+
+def value_of(document: Document, key: str, value: object, *, project: bool = False) -> Value:
+    """The value that ``document`` gives the knob ``key``; errors as for :func:`values_of`."""
+    known = _BY_NAME.get(key)
+    if known is None:
+        raise UsageError(f"{document.place(key)}: there is no setting {key!r}: {hint(key)}")
+    if project and not known.project:
+        raise UsageError(
+            f"{document.place(key)}: a project file may not set {key}: "
+            f"give {known.flag}, set {known.variable}, or use your own file (qwchat config path)"
+        )
+    try:
+        return known.check(value, key)
+    except UsageError as error:
+        raise UsageError(f"{document.place(key)}: {error}") from error
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int | None:

@@ -70,7 +70,7 @@ class Number:
 
     @property
     def limits(self) -> str:
-        return f"a number {self.span}"
+        return f"a number {self.span}".replace("at least", "of at least")
 
     @property
     def span(self) -> str:
@@ -112,7 +112,7 @@ class Whole:
 
     @property
     def limits(self) -> str:
-        return f"a whole number {self.span}"
+        return f"a whole number {self.span}".replace("at least", "of at least")
 
     @property
     def span(self) -> str:

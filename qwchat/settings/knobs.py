@@ -7,8 +7,8 @@ reply knobs from ``Controls`` (``session.controls["top-p"]``), others from ``Set
 
 from __future__ import annotations
 
-import difflib
 import keyword
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +31,7 @@ class Knob:
         kind: what values it takes.
         scope: when a change takes effect.
         help: half a line without a full stop.
-        default: the built-in value; sampling knobs take the model's own where this is None.
+        default: the built-in value; where a model has one of its own (temp, top-p ...), that holds and this is None.
         nothing: the word for None where None is a value: "random", "none", "auto".
         short: a flag of one letter.
         project: whether a project file, which came from who knows where, may set it. Never for paths, models, commands.
@@ -92,8 +92,9 @@ class Knob:
 
 
 KNOBS: tuple[Knob, ...] = (
-    Knob("model", Text("MODEL"), "session", "The model (default: mini)", short="-m", project=False),
+    Knob("model", Text("MODEL"), "session", "The model", "mini", short="-m", project=False),
     Knob("system", Text(), "session", "System prompt", nothing="none", short="-s"),
+    Knob("as", Text("NAME"), "session", "Persona: a system prompt with its settings", nothing="none"),
     Knob("temp", Number(0, 5), "reply", "Temperature; 0 is greedy"),
     Knob("top-p", Number(0, 1, above=True), "reply", "Nucleus; 1 is off"),
     Knob("top-k", Whole(0), "reply", "Likeliest tokens to keep; 0 is off"),
@@ -153,5 +154,12 @@ def hint(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "look", "
     """What may have been meant by ``name``, or all that there is."""
     wanted = name.lower().lstrip("-").replace("_", "-")
     names = [known.name for known in KNOBS if known.scope in scopes]
-    close = [wanted] if wanted in names else difflib.get_close_matches(wanted, names, n=1)
-    return f"did you mean {close[0]}?" if close else "there are " + ", ".join(names)
+    close = wanted if wanted in names else closest(wanted, names)
+    return f"did you mean {close}?" if close else "there are " + ", ".join(names)
+
+
+def closest(typed: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that ``typed`` was probably meant to be."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(typed, list(names), n=1)), None)

@@ -2,7 +2,7 @@
 
 The order, strongest first: flags, variables, the project file, the user's file; what none of them says is the model's
 (``generation_config.json``) or built in. A persona stands right below the place that names it: named by ``--as``, it is
-weaker than the other flags and stronger than everything else.
+weaker than the other flags and stronger than everything else; named in the user's file, that file overrules it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwchat.settings import files
+from qwchat.errors import UsageError
+from qwchat.settings import files, personas
 from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, knob
 
@@ -67,6 +68,7 @@ def resolve(
     environment: Mapping[str, str] = os.environ,
     folder: Path | None = None,
     use_files: bool = True,
+    variables: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings in force.
 
@@ -74,15 +76,23 @@ def resolve(
         flags: what the command line gives, by name of the knob.
         environment: of the process.
         folder: where to look for a project file; None is the working folder.
-        use_files: whether configuration files count.
+        use_files: whether configuration files count; a persona that is asked for is read in any case.
+        variables: of the persona.
 
     Raises UsageError that names the flag, the variable, or the file and its line.
     """
     notices: list[str] = []
     given: dict[str, Given] = {}
     for layer in _layers(flags or {}, environment, folder, notices, use_files=use_files):
+        named = "as" not in given and "as" in layer
         for name, found in layer.items():
             given.setdefault(name, found)
+        if named and given["as"].value is not None:
+            persona = personas.read(str(given["as"].value), environment)
+            for name, value in persona.filled(variables or {}).items():
+                given.setdefault(name, Given(value, f"persona {persona.name}"))
+    if variables and ("as" not in given or given["as"].value is None):
+        raise UsageError("--var fills in a variable of a persona: name the persona with --as")
     return Settings(given, tuple(notices))
 
 

@@ -166,7 +166,7 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
     [
         ("temp", "warm", "temp must be a number from 0 to 5, not 'warm'"),
         ("temp", "6", "temp must be from 0 to 5, not 6"),
-        ("top-k", "1.5", "top-k must be a whole number at least 0, not '1.5'"),
+        ("top-k", "1.5", "top-k must be a whole number of at least 0, not '1.5'"),
         ("seed", "-1", "seed must be from 0 to 18446744073709551615, not -1"),
         ("max-tokens", "0", "max-tokens must be at least 1, not 0"),
         ("speculate", "maybe", "speculate must be on or off, not 'maybe'"),

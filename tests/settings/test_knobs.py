@@ -66,7 +66,7 @@ def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> No
         ("temp", "nan", "x must be from 0 to 5, not nan"),
         ("top-p", "0", "x must be above 0 to 1, not 0"),
         ("repeat-penalty", "-1", "x must be above 0, not -1"),
-        ("top-k", "1.5", "x must be a whole number at least 0, not '1.5'"),
+        ("top-k", "1.5", "x must be a whole number of at least 0, not '1.5'"),
         ("max-tokens", "0", "x must be at least 1, not 0"),
         ("seed", "-1", "x must be from 0 to 18446744073709551615, not -1"),
         ("threads", "257", "x must be from 1 to 256, not 257"),

@@ -137,7 +137,7 @@ def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     [
         ({"temp": "9"}, {}, "--temp must be from 0 to 5, not 9"),
         ({"stop": ["a", ""]}, {}, "--stop must be a text that is not empty, or a list"),
-        ({}, {"TOP_K": "many"}, "QWCHAT_TOP_K must be a whole number at least 0, not 'many'"),
+        ({}, {"TOP_K": "many"}, "QWCHAT_TOP_K must be a whole number of at least 0, not 'many'"),
     ],
 )
 def test_flags_and_variables_are_named(

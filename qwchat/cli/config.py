@@ -1,0 +1,195 @@
+"""``qwchat config``: the settings in force, where they came from, and the files that they can be kept in."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwchat import models_folder
+from qwchat.chat.controls import Controls
+from qwchat.chat.view.table import table
+from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.report import dumps
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams
+from qwchat.errors import QwchatError, UsageError
+from qwchat.settings import editing, files, personas
+from qwchat.settings.knobs import KNOBS, Knob, closest, knob
+from qwchat.settings.resolve import Settings, resolve
+
+_PREFIX = "QWCHAT_"
+# Variables that name folders or force a code path, and are no settings.
+_OTHER_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
+
+
+def show(options: ShowConfig, services: Services) -> int:
+    """Every setting with its value and where that came from."""
+    streams = Streams()
+    settings = resolve()
+    _tell(settings, streams)
+    rows = [_row(known, settings, _controls(settings)) for known in KNOBS]
+    if options.json:
+        streams.write(dumps({name: {"value": value, "from": origin} for name, value, _, origin in rows}) + "\n")
+    else:
+        shown = [(name, text, origin) for name, _, text, origin in rows]
+        streams.write(table(("setting", "value", "from"), shown) + "\n")
+    return ExitCode.OK
+
+
+def get(options: GetConfig, services: Services) -> int:
+    """The value of one setting that is in force."""
+    settings = resolve()
+    streams = Streams()
+    _tell(settings, streams)
+    _, _, text, _ = _row(knob(options.name), settings, _controls(settings))
+    streams.write(text + "\n")
+    return ExitCode.OK
+
+
+def path(options: ConfigFile, services: Services) -> int:
+    """Where the file is, or would be."""
+    Streams().write(f"{_file(project=options.project)}\n")
+    return ExitCode.OK
+
+
+def change(options: SetConfig, services: Services) -> int:
+    """Write a value into the file; "default" takes it out again."""
+    streams = Streams()
+    known = knob(options.name)
+    if options.project and not known.project:
+        raise UsageError(f"a project file may not set {known.name}: leave --project out")
+    file = _file(project=options.project)
+    if options.value == "default":
+        was_there = editing.remove(file, known)
+        streams.screen.notice(f"{known.name} is {'out of' if was_there else 'not in'} {file}")
+    else:
+        value = known.parse(options.value, known.name)
+        editing.change(file, known, value)
+        streams.screen.notice(f"{known.name} is {known.shown(value)} in {file}")
+    settings = resolve()
+    if settings.origin(known.name) not in (str(file), "built in"):
+        shown, origin = known.shown(settings[known.name]), settings.origin(known.name)
+        streams.screen.notice(f"{known.name} is {shown} all the same, by {origin}")
+    return ExitCode.OK
+
+
+def edit(options: ConfigFile, services: Services) -> int:
+    """Open the file in $VISUAL or $EDITOR, and look for mistakes afterwards. A new file lists what it could say."""
+    streams = Streams()
+    file = _file(project=options.project)
+    if not file.exists():
+        editing.write(file, editing.template(project=options.project))
+    command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        ended = subprocess.run([*shlex.split(command), str(file)], check=False).returncode
+    except (OSError, ValueError) as error:
+        raise QwchatError(f"cannot start the editor {command!r}: set EDITOR to another one, or open {file}") from error
+    if ended:
+        raise QwchatError(f"the editor {command!r} failed with code {ended}")
+    files.values_of(files.read(file), project=options.project)
+    streams.screen.notice(f"{file} is fine")
+    return ExitCode.OK
+
+
+def check(options: CheckConfig, services: Services) -> int:
+    """Look for mistakes in files, personas and variables: one line each; exit code 2 where there is one."""
+    streams = Streams()
+    mistakes = list(_mistakes())
+    for mistake in mistakes:
+        streams.screen.error(mistake)
+    if mistakes:
+        return ExitCode.USAGE
+    for file in _sources():
+        streams.write(f"ok {file}\n")
+    return ExitCode.OK
+
+
+def _tell(settings: Settings, streams: Streams) -> None:
+    for notice in settings.notices:
+        streams.screen.notice(notice)
+
+
+def _controls(settings: Settings) -> Controls:
+    """The reply knobs with what the model in force says of sampling, where it can be found."""
+    from qwchat.generation_config import GenerationDefaults
+    from qwchat.sampling import SamplingSettings
+
+    try:
+        found = models_folder.locate(settings["model"])
+        defaults = SamplingSettings.from_defaults(GenerationDefaults.from_folder(found.path))
+    except QwchatError:  # It is said where the model is to be used.
+        defaults = SamplingSettings()
+    return Controls.of(settings, defaults)
+
+
+def _row(known: Knob, settings: Settings, controls: Controls) -> tuple[str, object, str, str]:
+    """Name, value, value as text, origin."""
+    if known.scope == "reply":
+        value, origin = controls[known.name], controls.origin(known.name)
+    else:
+        value, origin = settings[known.name], settings.origin(known.name)
+    text = known.shown(None if value == () else value)
+    return known.name, list(value) if isinstance(value, tuple) else value, text, origin
+
+
+def _file(*, project: bool) -> Path:
+    if not project:
+        return files.user_file()
+    here = Path.cwd()
+    return files.project_file(here).path or here / files.PROJECT_NAMES[0]
+
+
+def _sources() -> Iterator[Path]:
+    user, project = files.user_file(), files.project_file(Path.cwd()).path
+    if user.is_file():
+        yield user
+    if project is not None:
+        yield project
+    yield from (personas.path_of(name) for name in personas.names())
+
+
+def _mistakes() -> Iterator[str]:
+    user, project = files.user_file(), files.project_file(Path.cwd())
+    yield from project.notices
+    for file, by_project in ((user, False), (project.path, True)):
+        if file is not None and file.is_file():
+            yield from _mistakes_in(file, project=by_project)
+    for name in personas.names():
+        try:
+            personas.read(name)
+        except UsageError as error:
+            yield str(error)
+    yield from _mistaken_variables()
+
+
+def _mistakes_in(file: Path, *, project: bool) -> Iterator[str]:
+    try:
+        document = files.read(file)
+    except UsageError as error:
+        yield str(error)
+        return
+    for key, value in document.values.items():
+        try:
+            files.value_of(document, key, value, project=project)
+        except UsageError as error:
+            yield str(error)
+
+
+def _mistaken_variables() -> Iterator[str]:
+    known = {each.variable: each for each in KNOBS}
+    endings = [name.removeprefix(_PREFIX) for name in (*known, *_OTHER_VARIABLES)]
+    for name in sorted(os.environ):
+        if not name.startswith(_PREFIX) or name in _OTHER_VARIABLES:
+            continue
+        if name not in known:
+            close = closest(name.removeprefix(_PREFIX), endings)
+            yield f"the variable {name} means nothing" + (f": did you mean {_PREFIX}{close}?" if close else "")
+        elif os.environ[name]:
+            try:
+                known[name].parse(os.environ[name], name)
+            except UsageError as error:
+                yield str(error)

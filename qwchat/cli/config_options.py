@@ -1,0 +1,62 @@
+"""Options of ``qwchat config`` and its commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from qwchat.cli.options import Debug, Json
+from qwchat.settings.knobs import KNOBS
+
+
+def _knob_names(incomplete: str) -> list[tuple[str, str]]:
+    return [(known.name, known.help) for known in KNOBS if known.name.startswith(incomplete)]
+
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A setting, as in top-p.", autocompletion=_knob_names)
+]
+Project = Annotated[bool, typer.Option("--project", help="The file of the project instead of your own.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Options of ``config check``."""
+
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """Options of ``config`` and ``config show``."""
+
+    json: Json = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GetConfig:
+    """Options of ``config get``."""
+
+    name: NameArgument
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """Options of ``config set``."""
+
+    name: NameArgument
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="Its value; default takes it out of the file.")]
+    project: Project = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """Options of ``config path`` and ``config edit``."""
+
+    project: Project = False
+    debug: Debug = False

@@ -1,0 +1,170 @@
+"""Personas: a system prompt with the sampling and the stop strings that go with it, under a name.
+
+A persona is a TOML file in the folder ``personas`` of the user's configuration: ``system``, any reply knob, a
+``description``, and a table ``variables`` with defaults. ``{name}`` in the system prompt is a variable, ``{{`` and
+``}}`` are braces; braces around anything else than a name stand for themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwchat.errors import UsageError
+from qwchat.settings import files
+from qwchat.settings.kinds import Value
+from qwchat.settings.knobs import KNOBS, closest, hint, knob
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VARIABLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
+_SETTABLE = {known.name: known for known in KNOBS if known.scope == "reply" or known.name == "system"}
+
+
+@dataclass(frozen=True)
+class Persona:
+    """A persona as its file has it.
+
+    Attributes:
+        name: of the file, without ``.toml``.
+        path: the file.
+        description: a line for lists.
+        values: of knobs; the system prompt with its variables still open.
+        defaults: of variables.
+    """
+
+    name: str
+    path: Path
+    description: str
+    values: Mapping[str, Value]
+    defaults: Mapping[str, str]
+
+    @property
+    def variables(self) -> list[str]:
+        """The variables of the system prompt, in the order in which they occur."""
+        found = (match[1] for match in _VARIABLE.finditer(str(self.values.get("system") or "")))
+        return list(dict.fromkeys(name for name in found if name))
+
+    def filled(self, given: Mapping[str, str]) -> dict[str, Value]:
+        """The values with every variable filled in.
+
+        Raises UsageError where a variable has no value, naming all of those, and for a value without a variable.
+        """
+        variables = self.variables
+        unknown = [name for name in given if name not in variables]
+        if unknown:
+            close = closest(unknown[0], variables)
+            known = f"did you mean {close}?" if close else "it has " + (", ".join(variables) or "none")
+            raise UsageError(f"persona {self.name} has no variable {unknown[0]!r}: {known}")
+        texts = {**self.defaults, **given}
+        missing = [name for name in variables if name not in texts]
+        if missing:
+            flags = " ".join(f"--var {name}=…" for name in missing)
+            words = " ".join(f"{name}=…" for name in missing)
+            raise UsageError(
+                f"persona {self.name} needs {' and '.join(missing)}: give {flags}, in the chat /as {self.name} {words}"
+            )
+        values = dict(self.values)
+        if isinstance(system := values.get("system"), str):
+            values["system"] = _VARIABLE.sub(lambda match: texts[match[1]] if match[1] else match[0][0], system)
+        return values
+
+
+def folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where personas are kept."""
+    return files.user_folder(environment) / "personas"
+
+
+def names(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The personas there are."""
+    place = folder(environment)
+    found = place.glob("*.toml") if place.is_dir() else []
+    return sorted(path.stem for path in found if _NAME.fullmatch(path.stem))
+
+
+def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """The file of a persona, whether it is there or not. Raises UsageError for what cannot be a name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of a persona: use letters, digits, dots, dashes and underscores")
+    return folder(environment) / f"{name}.toml"
+
+
+def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
+    """The persona called ``name``. Raises UsageError where there is none, and with its line for a mistake in it."""
+    path = path_of(name, environment)
+    if not path.is_file():
+        known = names(environment)
+        close = closest(name, known)
+        none = f"there are none in {path.parent} (/save-persona makes one)"
+        listed = "there are " + ", ".join(known) if known else none
+        raise UsageError(f"there is no persona {name!r}: {f'did you mean {close}?' if close else listed}")
+    document = files.read(path)
+    values: dict[str, Value] = {}
+    for key, value in document.values.items():
+        if key in ("description", "variables"):
+            continue
+        if key not in _SETTABLE:
+            reason = f"a persona cannot set {key}" if key in _KNOWN else f"there is no setting {key!r}"
+            meant = "" if key in _KNOWN else f": {hint(key)}"
+            raise UsageError(f"{document.place(key)}: {reason}{meant}")
+        try:
+            values[key] = _SETTABLE[key].check(value, key)
+        except UsageError as error:
+            raise UsageError(f"{document.place(key)}: {error}") from error
+    persona = Persona(name, path, _description(document), values, _defaults(document))
+    for variable in persona.defaults:
+        if variable not in persona.variables:
+            raise UsageError(f"{document.place('variables', variable)}: the system prompt has no {{{variable}}}")
+    return persona
+
+
+def write(name: str, values: Mapping[str, Value], environment: Mapping[str, str] = os.environ) -> Path:
+    """Keep ``values`` of knobs as a persona, in place of one of that name; its file. Raises UsageError."""
+    import tomlkit
+
+    from qwchat.settings import editing
+
+    path = path_of(name, environment)
+    document = tomlkit.document()
+    for key, value in values.items():
+        stored = knob(key).stored(value)
+        if key == "system" and isinstance(stored, str) and value is not None:
+            escaped = stored.replace("{", "{{").replace("}", "}}")
+            document[key] = tomlkit.string(escaped, multiline="\n" in escaped)
+        else:
+            document[key] = stored
+    editing.write(path, tomlkit.dumps(document))
+    return path
+
+
+def assignments(words: list[str]) -> dict[str, str]:
+    """Values of variables from ``name=value``. Raises UsageError for a word without an equals sign."""
+    given = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise UsageError(f"a variable is given as name=value, not {word!r}")
+        given[name] = value
+    return given
+
+
+_KNOWN = {known.name for known in KNOBS}
+
+
+def _description(document: files.Document) -> str:
+    value = document.values.get("description", "")
+    if not isinstance(value, str):
+        raise UsageError(f"{document.place('description')}: description must be a text")
+    return " ".join(value.split())
+
+
+def _defaults(document: files.Document) -> dict[str, str]:
+    table = document.values.get("variables", {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{document.place('variables')}: variables must be a table, as in [variables]")
+    for name, value in table.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{document.place('variables', name)}: {name} must be a text in quotes")
+    return dict(table)

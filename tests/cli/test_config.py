@@ -1,0 +1,192 @@
+"""``qwchat config``: what it shows, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from qwchat.cli.config import _OTHER_VARIABLES
+from tests.cli.runs import call
+
+MODELS_OWN = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
+
+
+def config(
+    tmp_path: Path, *arguments: str, work: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``qwchat config ARGUMENTS`` in the folder ``work``, with variables set."""
+    place = work or tmp_path / "work"
+    place.mkdir(exist_ok=True)
+    environment = {"QWCHAT_CONFIG": str(tmp_path / "own"), **variables}
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        with mock.patch.dict(os.environ, environment):
+            return call("config", *arguments, models=tmp_path / "models")
+    finally:
+        os.chdir(before)
+
+
+def rows(shown: bytes) -> dict[str, list[str]]:
+    """Value and origin by setting, of what ``config show`` prints."""
+    return {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.decode().splitlines()[1:]}
+
+
+def test_show_says_where_every_value_came_from(tmp_path: Path) -> None:
+    (tmp_path / "models" / "mini").mkdir(parents=True)
+    (tmp_path / "models" / "mini" / "generation_config.json").write_text(json.dumps(MODELS_OWN))
+    own = tmp_path / "own" / "config.toml"
+    own.parent.mkdir()
+    own.write_text('temp = 0.3\nstop = ["a b", "c"]\n')
+    project = tmp_path / "work" / "qwchat.toml"
+    project.parent.mkdir()
+    project.write_text("top-k = 3\nkv = 'q8'\n")
+    result = config(tmp_path, QWCHAT_KV="f32")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.decode().splitlines()[0] == "setting            value      from"
+    found = rows(result.stdout)
+    assert found["temp"] == ["0.3", str(own)]
+    assert found["top-k"] == ["3", str(project)]
+    assert found["top-p"] == ["0.8", "the model's generation_config.json"]
+    assert found["kv"] == ["f32", "QWCHAT_KV"]
+    assert found["min-p"] == ["0", "built in"]
+    assert found["model"] == ["mini", "built in"]
+    assert config(tmp_path, "show", QWCHAT_KV="f32").stdout == result.stdout
+    as_json = json.loads(config(tmp_path, "show", "--json").stdout)
+    assert as_json["temp"] == {"value": 0.3, "from": str(own)}
+    assert as_json["stop"] == {"value": ["a b", "c"], "from": str(own)}
+    assert as_json["seed"] == {"value": None, "from": "built in"}
+
+
+def test_set_keeps_comments_and_default_takes_it_back(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "config.toml"
+    result = config(tmp_path, "set", "temp", "0.3")
+    assert result.stdout == b""
+    assert result.stderr.decode() == f"qwchat: temp is 0.3 in {own}\n"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o600
+    own.write_text("# mine\ntemp = 0.3  # not too wild\n\n# the rest\nseed=5\n")
+    assert config(tmp_path, "set", "TEMP", "1").returncode == 0
+    assert config(tmp_path, "set", "stop", '["a", "b"]').returncode == 0
+    assert config(tmp_path, "set", "seed", "random").returncode == 0
+    assert own.read_text() == ('# mine\ntemp = 1.0  # not too wild\n\n# the rest\nseed="random"\nstop = ["a", "b"]\n')
+    assert config(tmp_path, "set", "temp", "default").stderr.decode() == f"qwchat: temp is out of {own}\n"
+    assert config(tmp_path, "set", "temp", "default").stderr.decode() == f"qwchat: temp is not in {own}\n"
+    assert config(tmp_path, "get", "stop").stdout == b"'a' 'b'\n"
+
+
+def test_set_says_what_stands_in_its_way(tmp_path: Path) -> None:
+    result = config(tmp_path, "set", "temp", "0.3", QWCHAT_TEMP="0.5")
+    assert result.stderr.decode().splitlines()[1] == "qwchat: temp is 0.5 all the same, by QWCHAT_TEMP"
+    assert config(tmp_path, "get", "temp").stdout == b"0.3\n"
+
+
+def test_set_writes_through_a_link(tmp_path: Path) -> None:
+    real = tmp_path / "dotfiles" / "qwchat.toml"
+    real.parent.mkdir()
+    real.write_text("# kept elsewhere\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.toml").symlink_to(real)
+    config(tmp_path, "set", "temp", "0.3")
+    assert real.read_text() == "# kept elsewhere\ntemp = 0.3\n"
+    assert (tmp_path / "own" / "config.toml").is_symlink()
+
+
+def test_the_file_of_the_project(tmp_path: Path) -> None:
+    project = tmp_path / "work" / ".qwchat.toml"
+    assert config(tmp_path, "path", "--project").stdout.decode() == f"{project}\n"
+    assert config(tmp_path, "path").stdout.decode() == f"{tmp_path / 'own' / 'config.toml'}\n"
+    config(tmp_path, "set", "--project", "top-p", "0.9")
+    assert project.read_text() == "top-p = 0.9\n"
+    result = config(tmp_path, "set", "--project", "model", "/tmp/x")
+    assert result.stderr == b"qwchat: error: a project file may not set model: leave --project out\n"
+    assert result.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("set", "tmp", "1"), "there is no setting 'tmp': did you mean temp?"),
+        (("set", "temp", "9"), "temp must be from 0 to 5, not 9"),
+        (("get", "tmp"), "there is no setting 'tmp': did you mean temp?"),
+        (("sett",), "no such command 'sett'. Did you mean 'set'"),
+        (("--json", "get", "temp"), "put options after 'get'"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, arguments: tuple[str, ...], complaint: str) -> None:
+    result = config(tmp_path, *arguments)
+    assert result.returncode == 2
+    assert result.stderr.decode().startswith(f"qwchat: error: {complaint}")
+    assert not (tmp_path / "own").exists()
+
+
+def test_edit_offers_every_setting_and_checks_what_was_written(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "config.toml"
+    assert config(tmp_path, "edit", VISUAL="", EDITOR="true").stderr.decode() == f"qwchat: {own} is fine\n"
+    text = own.read_text()
+    assert "# Nucleus; 1 is off: a number above 0 to 1.\n#top-p = \n" in text
+    assert '\n#seed = "random"\n' in text
+    assert all(line.startswith("#") or not line for line in text.splitlines())
+    own.write_text(text.replace('#seed = "random"', "seed = -1"))
+    result = config(tmp_path, "edit", VISUAL="true")
+    line = next(number for number, line in enumerate(own.read_text().splitlines(), 1) if line.startswith("seed"))
+    assert result.stderr.decode().startswith(f"qwchat: error: {own}:{line}: seed must be from 0 to ")
+    assert config(tmp_path, "edit", EDITOR="false").stderr == b"qwchat: error: the editor 'false' failed with code 1\n"
+    missing = config(tmp_path, "edit", EDITOR="/nowhere/editor")
+    assert missing.stderr.decode().startswith("qwchat: error: cannot start the editor '/nowhere/editor': set EDITOR ")
+    config(tmp_path, "edit", "--project", EDITOR="true")
+    assert "#model" not in (tmp_path / "work" / ".qwchat.toml").read_text()
+
+
+def test_check_finds_every_mistake(tmp_path: Path) -> None:
+    assert config(tmp_path, "check").stdout == b""
+    own = tmp_path / "own" / "config.toml"
+    personas = tmp_path / "own" / "personas"
+    personas.mkdir(parents=True)
+    own.write_text("temp = 9\ntpo-k = 1\n")
+    (personas / "poet.toml").write_text("system = 'a {place}'\nctx = 5\n")
+    project = tmp_path / "work" / "qwchat.toml"
+    project.write_text("device = 'cpu'\n")
+    result = config(tmp_path, "check", QWCHAT_TMEP="1", QWCHAT_TOP_P="2", QWCHAT_SEED="")
+    assert result.returncode == 2
+    assert result.stdout == b""
+    assert result.stderr.decode().splitlines() == [
+        f"qwchat: error: {own}:1: temp must be from 0 to 5, not 9",
+        f"qwchat: error: {own}:2: there is no setting 'tpo-k': did you mean top-k?",
+        f"qwchat: error: {project}:1: a project file may not set device: give --device, set QWCHAT_DEVICE, "
+        "or use your own file (qwchat config path)",
+        f"qwchat: error: {personas / 'poet.toml'}:2: a persona cannot set ctx",
+        "qwchat: error: the variable QWCHAT_FAKE means nothing",
+        "qwchat: error: the variable QWCHAT_TMEP means nothing: did you mean QWCHAT_TEMP?",
+        "qwchat: error: QWCHAT_TOP_P must be above 0 to 1, not 2",
+    ]
+
+
+def test_check_names_what_is_fine(tmp_path: Path) -> None:
+    config(tmp_path, "set", "temp", "1")
+    config(tmp_path, "set", "--project", "temp", "1")
+    with mock.patch("qwchat.cli.config._OTHER_VARIABLES", (*_OTHER_VARIABLES, "QWCHAT_FAKE")):
+        result = config(tmp_path, "check")
+    assert result.stderr == b""
+    assert result.stdout.decode() == f"ok {tmp_path / 'own' / 'config.toml'}\nok {tmp_path / 'work' / '.qwchat.toml'}\n"
+    assert result.returncode == 0
+
+
+def test_help_needs_no_file(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.toml").write_text("this is no TOML")
+    assert config(tmp_path, "--help").returncode == 0
+    assert config(tmp_path, "path").returncode == 0
+    with mock.patch.dict(os.environ, {"QWCHAT_CONFIG": str(tmp_path / "own")}):
+        assert call("--help", models=tmp_path / "models").returncode == 0
+        refused = call("-p", "hi", models=tmp_path / "models")
+        assert refused.returncode == 2
+        assert refused.stderr.decode().startswith(
+            f"qwchat: error: {tmp_path}/own/config.toml:1: expected '=' after a key"
+        )
+        assert call("-p", "hi", "--no-config", models=tmp_path / "models").stdout == b"echo: hi\n"

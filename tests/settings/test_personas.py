@@ -1,0 +1,152 @@
+"""Personas: what their files say, how variables are filled, where they stand among the other places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies
+from hypothesis import settings as bounds
+
+from qwchat.errors import UsageError
+from qwchat.settings import personas
+from qwchat.settings.resolve import resolve
+
+POET = """\
+description = "Speaks in verse"
+system = \"\"\"
+You are a poet of {place}, born in {year}. Answer {{"in": "JSON"}} or {not a name}.\"\"\"
+temp = 1.2
+stop = ["END"]
+
+[variables]
+place = "Rome"
+"""
+
+
+def folder(tmp_path: Path, **files: str) -> dict[str, str]:
+    """The environment of a person who has these personas."""
+    place = tmp_path / "personas"
+    place.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (place / f"{name}.toml").write_text(text)
+    return {"QWCHAT_CONFIG": str(tmp_path)}
+
+
+def test_a_persona_is_what_its_file_says(tmp_path: Path) -> None:
+    environment = folder(tmp_path, poet=POET, plain="temp = 0")
+    assert personas.names(environment) == ["plain", "poet"]
+    poet = personas.read("poet", environment)
+    assert (poet.description, poet.variables, poet.defaults) == (
+        "Speaks in verse",
+        ["place", "year"],
+        {"place": "Rome"},
+    )
+    assert poet.filled({"year": "1799"}) == {
+        "system": 'You are a poet of Rome, born in 1799. Answer {"in": "JSON"} or {not a name}.',
+        "temp": 1.2,
+        "stop": ("END",),
+    }
+    assert poet.filled({"year": "{place}", "place": "{{"})["system"].startswith(
+        "You are a poet of {{, born in {place}."
+    )  # type: ignore[union-attr]
+    assert personas.read("plain", environment).filled({}) == {"temp": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("given_values", "complaint"),
+    [
+        ({}, "persona poet needs year: give --var year=…, in the chat /as poet year=…"),
+        ({"yaer": "1"}, "persona poet has no variable 'yaer': did you mean year?"),
+        ({"zzz": "1"}, "persona poet has no variable 'zzz': it has place, year"),
+    ],
+)
+def test_variables_that_are_missing_or_unknown(tmp_path: Path, given_values: dict[str, str], complaint: str) -> None:
+    poet = personas.read("poet", folder(tmp_path, poet=POET))
+    with pytest.raises(UsageError) as error:
+        poet.filled(given_values)
+    assert str(error.value) == complaint
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("temp = 1\nctx = 4096\n", ":2: a persona cannot set ctx"),
+        ("sytem = 'a'\n", ":1: there is no setting 'sytem': did you mean system?"),
+        ("temp = 9\n", ":1: temp must be from 0 to 5, not 9"),
+        ("description = 1\n", ":1: description must be a text"),
+        ("variables = 1\n", ":1: variables must be a table, as in [variables]"),
+        ("system = '{a}'\n[variables]\na = 1\n", ":3: a must be a text in quotes"),
+        ("system = '{a}'\n[variables]\na = 'x'\nb = 'y'\n", ":4: the system prompt has no {b}"),
+        ("system =", ":1: invalid value"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, complaint: str) -> None:
+    environment = folder(tmp_path, x=text)
+    with pytest.raises(UsageError) as error:
+        personas.read("x", environment)
+    assert str(error.value).startswith(f"{tmp_path}/personas/x.toml{complaint}")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "/etc/passwd", "-x", "é"])
+def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="is no name of a persona: use letters"):
+        personas.read(name, folder(tmp_path))
+
+
+def test_an_unknown_persona_brings_the_closest(tmp_path: Path) -> None:
+    environment = folder(tmp_path)
+    with pytest.raises(UsageError, match=r"^there is no persona 'poet': there are none in .*personas \(/save-persona "):
+        personas.read("poet", environment)
+    folder(tmp_path, poet=POET, plain="")
+    with pytest.raises(UsageError, match=r"^there is no persona 'peot': did you mean poet\?$"):
+        personas.read("peot", environment)
+    with pytest.raises(UsageError, match=r"^there is no persona 'zzz': there are plain, poet$"):
+        personas.read("zzz", environment)
+
+
+def test_a_persona_stands_below_the_place_that_names_it(tmp_path: Path) -> None:
+    environment = folder(tmp_path, poet="temp = 1.2\ntop-k = 12\nmin-p = 0.12\nsystem = 'Rhyme.'")
+    (tmp_path / "config.toml").write_text("top-k = 3\nmin-p = 0.3\nsystem = 'Be brief.'\n")
+    variables = {**environment, "QWCHAT_MIN_P": "0.2"}
+
+    def found(flags: dict[str, str | bool | list[str]], variables: dict[str, str]) -> list[tuple[object, str]]:
+        settings = resolve(flags, environment=variables, folder=tmp_path)
+        return [(settings[name], settings.origin(name)) for name in ("temp", "top-k", "min-p", "system")]
+
+    user, poet = str(tmp_path / "config.toml"), "persona poet"
+    assert found({"as": "poet", "temp": "0.1"}, variables) == [
+        (0.1, "--temp"),
+        (12, poet),
+        (0.12, poet),
+        ("Rhyme.", poet),
+    ]
+    assert found({}, {**variables, "QWCHAT_AS": "poet"}) == [
+        (1.2, poet),
+        (12, poet),
+        (0.2, "QWCHAT_MIN_P"),
+        ("Rhyme.", poet),
+    ]
+    (tmp_path / "config.toml").write_text("top-k = 3\nas = 'poet'\n")
+    assert found({}, variables) == [(1.2, poet), (3, user), (0.2, "QWCHAT_MIN_P"), ("Rhyme.", poet)]
+    assert found({"as": "none"}, environment)[0] == (None, "built in")
+
+
+def test_variables_belong_to_a_persona(tmp_path: Path) -> None:
+    environment = folder(tmp_path, poet=POET)
+    filled = resolve({"as": "poet"}, environment=environment, folder=tmp_path, variables={"year": "1799"})
+    assert filled["system"].startswith("You are a poet of Rome, born in 1799.")
+    with pytest.raises(UsageError, match=r"^--var fills in a variable of a persona: name the persona with --as$"):
+        resolve({}, environment=environment, folder=tmp_path, variables={"year": "1799"})
+    assert personas.assignments(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    with pytest.raises(UsageError, match=r"^a variable is given as name=value, not 'year'$"):
+        personas.assignments(["year"])
+
+
+@bounds(max_examples=100, deadline=None)
+@given(system=strategies.text(), stop=strategies.lists(strategies.text(min_size=1), min_size=1, max_size=3))
+def test_what_is_saved_is_read_back(tmp_path_factory: pytest.TempPathFactory, system: str, stop: list[str]) -> None:
+    environment = {"QWCHAT_CONFIG": str(tmp_path_factory.getbasetemp() / "saved")}
+    values = {"system": system, "stop": tuple(stop), "temp": 0.25, "speculate": False, "seed": None}
+    personas.write("saved", values, environment)
+    assert personas.read("saved", environment).filled({}) == values
