@@ -41,7 +41,7 @@ class Controls:
         max_tokens: longest reply in tokens; None lets it fill the context.
         stop: texts that end a reply.
         speculate: guess tokens from the text so far where that saves time.
-        others: the other reply knobs that were set, by name.
+        others: the other reply knobs that differ from what is built in, by name.
         origins: where a value came from, by name; BUILT_IN for what is not there.
     """
 
@@ -94,7 +94,8 @@ class Controls:
         if name in _FIELDS:
             plain = () if name == "stop" and value is None else value
             return replace(self, **{_FIELDS[name]: plain}, origins=origins)  # type: ignore[arg-type]
-        return replace(self, others={**self.others, name: value}, origins=origins)
+        others = {known: kept for known, kept in self.others.items() if known != name}
+        return replace(self, others=others if value == _DEFAULTS[name] else {**others, name: value}, origins=origins)
 
     def changed(self, name: str, text: str, defaults: Controls) -> Controls:
         """A copy with ``name`` set to what ``text`` means; "default" takes the value of ``defaults``.

@@ -105,13 +105,15 @@ class Chat:
         else:
             if done.finish_reason == "cancelled":
                 self._stopped(session.revision != before)
-            notice = ending_notice(done, session.controls.max_tokens)
+            notice = ending_notice(done, session.used.max_tokens)
             if notice is not None:
                 self.screen.notice(notice)
-            self.screen.statistics(statistics_line(done, sampled=session.controls.sampled))
+            self.screen.statistics(statistics_line(done, sampled=session.used.sampled))
         return session.revision != before
 
     def _stopped(self, kept: bool) -> None:
         self.screen.hint(
-            "stopped; what was said is kept" if kept else "stopped before a word was said; /retry asks again"
+            "stopped; what was said is kept, /continue goes on"
+            if kept
+            else "stopped before a word was said; /retry asks again"
         )

@@ -1,12 +1,15 @@
-"""A conversation: what was said, and the next reply to it."""
+"""A conversation with a model: what is asked, answered, taken back and gone on with."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
+from qwchat.chat import recorded
 from qwchat.chat.controls import Controls
+from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, TextEvent, TextStep
 from qwchat.messages import Message
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from qwchat.sampling import SamplingSettings
 
 _SEED_BITS = 32  # Short enough to be read aloud and typed again.
+Cancel = Callable[[], bool]
+Reply = Generator[TextEvent, None, None]
 
 
 class Talker(Protocol):
@@ -28,10 +33,12 @@ class Talker(Protocol):
         max_tokens: int | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        cancel: Callable[[], bool] | None = None,
+        cancel: Cancel | None = None,
         speculate: bool = True,
+        loop_guard: int = 0,
+        continuing: bool = False,
     ) -> Iterator[TextEvent]:
-        """Stream the reply to ``messages``."""
+        """Stream the reply to ``messages``, or go on with the last of them."""
 
     @property
     def context(self) -> int:
@@ -53,81 +60,271 @@ def fresh_seed() -> int:
 
 
 class Session:
-    """The turns of a conversation with ``model``.
+    """A conversation with ``model``, whose turns are in ``tree``.
 
-    A question enters the conversation together with its reply, whole or interrupted. A question that got no word of a
-    reply leaves no trace, except that ``retry`` can ask it again. ``revision`` counts the replies that were kept.
+    A question enters the tree when it is asked, a reply when it ends, however it ends.  A question that got no word of
+    a reply waits at the head: it can be asked again, and is left aside when another one is asked.
+
+    Args:
+        model: who replies.
+        controls: settings of the replies to come.
+        system: the system prompt; None leaves that of ``tree``.
+        tree: what was said before; empty if not given.
+        fingerprint: of the model's weights; replies of other models are read by their text.
+
+    Attributes:
+        model: who replies.
+        tree: what was said, in all alternatives.
+        controls: settings of the replies to come.
+        defaults: what they were at the start.
+        used: the settings that the newest reply was made with.
+        revision: how many replies were kept.
     """
 
-    def __init__(self, model: Talker, controls: Controls, system: str | None = None) -> None:
-        self.model = model
-        self.controls = controls
-        self.defaults = controls
-        self.system = system
-        self.turns: list[Message] = []
+    def __init__(
+        self,
+        model: Talker,
+        controls: Controls,
+        system: str | None = None,
+        *,
+        tree: Tree | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.model, self._fingerprint = model, fingerprint
+        self.controls = self.defaults = self.used = controls
+        self._then = controls  # what `controls` were when the newest reply was begun
         self.revision = 0
-        self._last_question: str | None = None
+        self.adopt(Tree() if tree is None else tree)
+        if system is not None:
+            self.tree.set_system(system)
+
+    def adopt(self, tree: Tree) -> None:
+        """Goes on with another conversation."""
+        self.tree = tree
+        self._ids_hold: dict[int, bool] = {}
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt."""
+        return self.tree.system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        self.tree.set_system(text)
+
+    @property
+    def end(self) -> int | None:
+        """The turn behind which the next question goes: the head, unless that is a question without a reply."""
+        head = self.tree.head
+        if head is not None and self.tree.node(head).role == "user":
+            return self.tree.node(head).parent
+        return head
 
     @property
     def messages(self) -> list[Message]:
-        """The system prompt, where there is one, and every turn."""
-        head: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
-        return head + self.turns
+        """What goes before the next question: the system prompt, where there is one, and every turn of the path."""
+        return self._messages(self.end)
+
+    @property
+    def turns(self) -> list[Message]:
+        """The same without the system prompt."""
+        return [message for message in self.messages if message["role"] != "system"]
 
     def clear(self) -> None:
-        """Forget every turn; the system prompt and the settings stay."""
-        self.turns.clear()
-        self._last_question = None
+        """Begin anew; the system prompt and the settings stay."""
+        self.tree.select(None)
 
-    def ask(self, question: str, cancel: Callable[[], bool] | None = None) -> Generator[TextEvent, None, None]:
+    def ask(self, question: str, cancel: Cancel | None = None) -> Reply:
         """Stream the reply to ``question``. What was said stays in the conversation however the reply ends."""
-        self._last_question = question
-        return self._reply(question, len(self.turns), self.controls.seed, cancel)
+        return self._ask(question, self.end, None, cancel)
 
-    def retry(self, cancel: Callable[[], bool] | None = None) -> Generator[TextEvent, None, None]:
-        """Stream another reply to the last question, which takes the place of the old one once it says something.
+    def retry(
+        self, cancel: Cancel | None = None, *, controls: Controls | None = None, seed: int | None = None
+    ) -> Reply:
+        """Stream another reply to the last question, an alternative to those it has.
 
-        A new seed is drawn even where one is set, since the old one would give the old reply. Raises UsageError where
-        nothing was asked yet.
+        ``controls``: settings for it alone; ``seed``: a new one is drawn if not given, even where one is set, since the
+        old one would give the old reply.  Raises UsageError where nothing was asked yet.
         """
-        if self._last_question is None:
-            raise UsageError("nothing was asked yet, so there is nothing to retry")
-        answered = len(self.turns) >= 2 and self.turns[-2]["content"] == self._last_question
-        start = len(self.turns) - 2 if answered else len(self.turns)
-        return self._reply(self._last_question, start, None, cancel)
+        used = self.controls if controls is None else controls
+        yield from self._reply(self.question().id, used, fresh_seed() if seed is None else seed, cancel)
+
+    def resume(self, cancel: Cancel | None = None) -> Reply:
+        """Go on with the last reply where it was cut, or answer a question that got none, as if nothing had happened.
+
+        With the seed and the settings that it began with, save those that were changed since, the text is that of a
+        reply which was never cut.  Raises UsageError where the reply ended by itself.
+        """
+        last = self.unfinished()
+        controls = recorded.overlay(last.settings, self._then, self.controls)
+        seed = fresh_seed() if last.seed is None else last.seed
+        if last.role == "user":
+            yield from self._reply(last.id, controls, seed, cancel)
+        else:
+            yield from self._reply(last.parent, controls, seed, cancel, last)
+
+    def unfinished(self) -> Node:
+        """The turn that can be gone on with. Raises UsageError: there is none."""
+        if self.tree.head is None:
+            raise UsageError("nothing was asked yet, so there is nothing to continue")
+        last = self.tree.node(self.tree.head)
+        if last.role == "assistant" and last.finish_reason == "stop":
+            raise UsageError("the reply ended by itself, so there is nothing to continue: ask for more, or /retry")
+        return last
+
+    def question(self, number: int = 1) -> Node:
+        """The ``number``-th last question of the path. Raises UsageError: there are fewer."""
+        return self._last("user", number)
+
+    def reply(self, number: int = 1) -> Node:
+        """The ``number``-th last reply of the path. Raises UsageError: there are fewer."""
+        return self._last("assistant", number)
+
+    def undo(self, number: int = 1) -> Node:
+        """Take back the last ``number`` questions with all that followed; the first of them. Raises UsageError."""
+        first = self.question(number)
+        self.tree.select(first.parent)
+        return first
+
+    def redo(self) -> int:
+        """Go forward again to where the path last went; how many turns. Raises UsageError: it goes no further."""
+        before = len(self.tree.path())
+        self.tree.select(self.tree.tip(self.tree.head))
+        if len(self.tree.path()) == before:
+            raise UsageError("nothing was undone, so there is nothing to redo")
+        return len(self.tree.path()) - before
+
+    def edit_question(self, number: int, text: str, cancel: Cancel | None = None) -> Reply:
+        """Stream the reply to ``text``, asked in place of the ``number``-th last question, which stays beside it."""
+        return self._ask(text, self.question(number).parent, "edited", cancel)
+
+    def edit_reply(self, number: int, text: str) -> Node:
+        """Put ``text`` beside the ``number``-th last reply, and go on from there. Raises UsageError."""
+        return self.tree.add("assistant", text, parent=self.reply(number).parent, note="edited")
+
+    def alternatives(self) -> tuple[list[Node], int]:
+        """The turns at the last place of the path where there are several, and which of them is on it, from 0.
+
+        Raises UsageError: there is no such place.
+        """
+        for node in reversed(self.tree.path()):
+            siblings = self.tree.siblings(node.id)
+            if len(siblings) > 1:
+                return siblings, [sibling.id for sibling in siblings].index(node.id)
+        raise UsageError("there are no alternatives yet: /retry and /edit make some")
+
+    def flip(self, index: int) -> Node:
+        """Take the ``index``-th of the alternatives, and the way that was last taken behind it. Raises UsageError."""
+        siblings, _ = self.alternatives()
+        if not 0 <= index < len(siblings):
+            raise UsageError(f"there are {len(siblings)} alternatives, not {index + 1}")
+        self.tree.select(self.tree.tip(siblings[index].id))
+        return siblings[index]
+
+    def _last(self, role: str, number: int) -> Node:
+        found = [node for node in self.tree.path() if node.role == role]
+        name = "question" if role == "user" else "reply"
+        if not found:
+            raise UsageError(f"there is no {name} yet" if role != "user" else "nothing was asked yet")
+        if not 1 <= number <= len(found):
+            there_are = f"there is 1 {name}" if len(found) == 1 else f"there are {len(found)} of them"
+            raise UsageError(f"which {name} is a number counted from the last one, which is 1: {there_are}")
+        return found[-number]
+
+    def _messages(self, node_id: int | None) -> list[Message]:
+        return self.tree.messages(node_id, self._holds)
+
+    def _holds(self, node: Node) -> bool:
+        """Whether a reply's token ids are this model's and say what the reply says: a file may claim anything."""
+        if node.token_ids is None:
+            return False
+        if node.id not in self._ids_hold:
+            same_model = self._fingerprint is None or node.model == self._fingerprint
+            self._ids_hold[node.id] = same_model and self._says(node.token_ids, node.content)
+        return self._ids_hold[node.id]
+
+    def _says(self, token_ids: Sequence[int], text: str) -> bool:
+        try:
+            return self.model.decode(token_ids) == text
+        except UsageError:
+            return False
+
+    def _ask(self, question: str, parent: int | None, note: str | None, cancel: Cancel | None) -> Reply:
+        controls = self.controls
+        seed = fresh_seed() if controls.seed is None else controls.seed
+        settings = controls.record()
+        asked = self.tree.add("user", question, parent=parent, seed=seed, settings=settings, note=note)
+        yield from self._reply(asked.id, controls, seed, cancel)
 
     def _reply(
-        self, question: str, start: int, seed: int | None, cancel: Callable[[], bool] | None
-    ) -> Generator[TextEvent, None, None]:
-        head = self.messages[: len(self.messages) - len(self.turns) + start]
-        asked: Message = {"role": "user", "content": question}
-        said = ""
-        done: Done | None = None
+        self, question: int | None, controls: Controls, seed: int, cancel: Cancel | None, begun: Node | None = None
+    ) -> Reply:
+        """Stream a reply to the turn ``question``; ``begun``: the one to go on with."""
+        self.used, self._then = controls, self.controls
+        taken = _Taken()
         try:
             for event in self.model.chat(
-                [*head, asked],
-                settings=self.controls.settings,
-                max_tokens=self.controls.max_tokens,
-                seed=fresh_seed() if seed is None else seed,
-                stop=self.controls.stop,
+                self._messages(question if begun is None else begun.id),
+                settings=controls.settings,
+                max_tokens=controls.max_tokens,
+                seed=seed,
+                stop=controls.stop,
                 cancel=cancel,
-                speculate=self.controls.speculate,
+                speculate=controls.speculate,
+                loop_guard=controls["loop-guard"],
+                continuing=begun is not None,
             ):
-                if isinstance(event, TextStep):
-                    said += event.text
-                elif isinstance(event, Done):
-                    done = event
+                taken.note(event)
                 yield event
         finally:
-            self._keep(asked, start, said, done)
+            self._keep(question, controls, seed, taken, begun)
 
-    def _keep(self, asked: Message, start: int, said: str, done: Done | None) -> None:
-        complete = done is not None and done.finish_reason != "cancelled"
-        text = done.text if done is not None else said
-        if not (text or complete):
+    def _keep(self, question: int | None, controls: Controls, seed: int, taken: _Taken, begun: Node | None) -> None:
+        done = taken.done
+        if done is None:
+            text, token_ids = self._broken_off(taken, begun, controls.stop)
+        else:
+            text, token_ids = done.text, done.token_ids
+        ended = done is not None and done.finish_reason != "cancelled"
+        if not ended and not (taken.token_ids if begun is not None else text):
             return
-        reply: Message = {"role": "assistant", "content": text}
-        if done is not None and self.model.decode(done.token_ids) == text:
-            reply["token_ids"] = done.token_ids
-        self.turns[start:] = [asked, reply]
+        node = self.tree.add(
+            "assistant",
+            text,
+            parent=question,
+            token_ids=token_ids if self._says(token_ids, text) else None,
+            finish_reason="cancelled" if done is None else done.finish_reason,
+            seed=seed,
+            settings=controls.record(),
+            stats=None if done is None else asdict(done.stats),
+            model=self._fingerprint,
+            replaces=None if begun is None else begun.id,
+        )
+        self._ids_hold[node.id] = node.token_ids is not None
         self.revision += 1
+
+    def _broken_off(self, taken: _Taken, begun: Node | None, stops: Sequence[str]) -> tuple[str, Sequence[int]]:
+        """Text and token ids of a reply whose end nobody told of, up to a stop string where there is one."""
+        if begun is not None and not self._holds(begun):
+            return begun.content + taken.text, ()
+        before = () if begun is None else begun.token_ids or ()
+        token_ids = (*before, *taken.token_ids)
+        text = self.model.decode(token_ids)
+        return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))], token_ids
+
+
+class _Taken:
+    """What has come of a reply."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.done: Done | None = None
+
+    def note(self, event: TextEvent) -> None:
+        if isinstance(event, TextStep):
+            self.text += event.text
+            if event.token_id is not None:
+                self.token_ids.append(event.token_id)
+        elif isinstance(event, Done):
+            self.done = event

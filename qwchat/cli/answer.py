@@ -115,7 +115,8 @@ def _answer(options: ReplyOptions, prompt: Question, located: Located, model: Mo
     for number in range(options.count):
         if number and text is not None:
             streams.write("\n")
-        session = Session(model, replace(controls, seed=first_seed + number), options.settings["system"])
+        seeded = replace(controls, seed=first_seed + number)
+        session = Session(model, seeded, options.settings["system"], fingerprint=model.folder.fingerprint)
         if number == 0:
             for remark in prompt.files.remarks:
                 streams.screen.notice(remark)

@@ -55,7 +55,8 @@ def converse(options: ReplyOptions, services: Services) -> int:
             stack.enter_context(keys())
         located, model = answer.open_model(options, services, streams)
         stack.enter_context(model)
-        session = Session(model, Controls.of(options.settings, model.defaults), options.settings["system"])
+        controls = Controls.of(options.settings, model.defaults)
+        session = Session(model, controls, options.settings["system"], fingerprint=model.folder.fingerprint)
         desk = Desk(session, located.name, answer.reply_view(options, streams), attached=list(files.attachments))
         chat = Chat(
             desk=desk,

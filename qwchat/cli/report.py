@@ -45,13 +45,14 @@ def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
     """A reply and how it came about.
 
     Counts are in tokens, timings in seconds and tokens per second. Of the generated tokens ``accepted`` were among the
-    ``drafted`` ones. ``truncated`` says that a limit cut the reply: finish_reason "length" or "context".
+    ``drafted`` ones. ``truncated`` says that a limit cut the reply: finish_reason
+    "length", "context" or "repetition".
     """
     stats = done.stats
     return {
         "text": done.text,
         "finish_reason": done.finish_reason,
-        "truncated": done.finish_reason in ("length", "context"),
+        "truncated": done.finish_reason in ("length", "context", "repetition"),
         "tokens": {
             "prompt": stats.prompt_tokens,
             "cached": stats.cached_tokens,

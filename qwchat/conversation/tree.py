@@ -67,10 +67,10 @@ class Node:
             values["token_ids"] = list(self.token_ids)
         return {"node": {name: value for name, value in values.items() if value is not None or name == "parent"}}
 
-    def as_message(self) -> Message:
-        """The turn as a model takes it."""
+    def as_message(self, *, with_ids: bool = True) -> Message:
+        """The turn as a model takes it; ``with_ids``: with the token ids of a reply, where there are any."""
         message: Message = {"role": self.role, "content": self.content}
-        if self.token_ids is not None and self.role == "assistant":
+        if with_ids and self.token_ids is not None and self.role == "assistant":
             message["token_ids"] = self.token_ids
         return message
 
@@ -172,9 +172,8 @@ class Tree:
         """The alternatives at the place of ``node_id``, itself included, first to last."""
         return self.children(self.node(node_id).parent)
 
-    def tip(self, node_id: int) -> int:
-        """Where the path through ``node_id`` went on to when it was last taken."""
-        self.node(node_id)
+    def tip(self, node_id: int | None) -> int | None:
+        """Where the path through ``node_id`` (None: the beginning) went on to when it was last taken."""
         while node_id in self._visited:
             node_id = self._visited[node_id]
         return node_id
@@ -242,21 +241,27 @@ class Tree:
         """
         self._change(_drop_event(sorted(ids), summary))
 
-    def dropped(self) -> frozenset[int]:
-        """The ids of the path that are not sent."""
-        return frozenset().union(*(drop.ids for drop in self._active()))
+    def dropped(self, node_id: int | None = _HEAD) -> frozenset[int]:
+        """The ids on the path to ``node_id`` (the head if not given) that are not sent."""
+        return frozenset().union(*(drop.ids for drop in self._active(node_id)))
 
-    def messages(self) -> list[Message]:
-        """What a model is sent: the system prompt, where there is one, and the path without what was dropped."""
+    def messages(
+        self, node_id: int | None = _HEAD, ids_hold: Callable[[Node], bool] = lambda node: True
+    ) -> list[Message]:
+        """What a model is sent: the system prompt, where there is one, and the path without what was dropped.
+
+        ``node_id``: where the path ends, the head if not given; ``ids_hold``: whether a node's token ids are the
+        model's own, or its text is to be encoded anew.
+        """
         found: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
-        summaries = {min(drop.ids): drop.summary for drop in self._active()}
-        dropped = self.dropped()
-        for node in self.path():
+        summaries = {min(drop.ids): drop.summary for drop in self._active(node_id)}
+        dropped = self.dropped(node_id)
+        for node in self.path(node_id):
             summary = summaries.get(node.id)
             if summary is not None:
                 found.append({"role": "user", "content": summary})
             if node.id not in dropped:
-                found.append(node.as_message())
+                found.append(node.as_message(with_ids=ids_hold(node)))
         return found
 
     def fork(self) -> Tree:
@@ -272,13 +277,13 @@ class Tree:
                 "replaces": None,
             }
             copy.apply({"node": values})
-        for drop in self._active():
+        for drop in self._active(self.head):
             copy.apply(_drop_event(sorted(numbers[node_id] for node_id in drop.ids), drop.summary))
         return copy
 
-    def _active(self) -> list[Dropped]:
-        """The drops that hold for the path, none of which overlap."""
-        on_path = {node.id for node in self.path()}
+    def _active(self, node_id: int | None) -> list[Dropped]:
+        """The drops that hold for the path to ``node_id``, none of which overlap."""
+        on_path = {node.id for node in self.path(node_id)}
         return [drop for drop in self.drops if drop.ids <= on_path]
 
     def _change(self, event: Event) -> None:

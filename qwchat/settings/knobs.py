@@ -114,6 +114,7 @@ KNOBS: tuple[Knob, ...] = (
         "auto",
     ),
     Knob("speculate", Switch(), "reply", "Guess tokens from the text so far where it saves time; same text", True),
+    Knob("loop-guard", Whole(0), "reply", "End an answer that has gone in circles for so many tokens; 0 never", 1000),
     Knob("threads", Whole(1, MAX_THREADS), "engine", "Threads (default: physical cores allowed)", nothing="auto"),
     Knob(
         "device",

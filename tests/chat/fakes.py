@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from qwchat.errors import NonFiniteLogitsError, PromptTooLongError
+from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep
 from qwchat.messages import Message
 from qwchat.sampling import SamplingSettings
@@ -39,6 +39,7 @@ class FakeModel:
         self.folder = SimpleNamespace(fingerprint="0123abcd", preset="q4", bits_per_weight=4.875)
         self._words: list[str] = []
         self._cached = 0
+        self._begun = 0
 
     def __enter__(self) -> FakeModel:
         return self
@@ -60,6 +61,8 @@ class FakeModel:
         return list(range(len(_words(text))))
 
     def decode(self, token_ids: Sequence[int]) -> str:
+        if any(token_id >= len(self._words) for token_id in token_ids):
+            raise UsageError("a token id is outside this model's vocabulary")
         return "".join(self._words[token_id] for token_id in token_ids)
 
     def chat(
@@ -72,25 +75,34 @@ class FakeModel:
         stop: Sequence[str] = (),
         cancel: Callable[[], bool] | None = None,
         speculate: bool = True,
+        loop_guard: int = 0,
+        continuing: bool = False,
     ) -> Iterator[TextEvent]:
         self.asked.append([dict(message) for message in messages])
         self.calls.append({"settings": settings, "max_tokens": max_tokens, "seed": seed, "stop": tuple(stop)})
-        self.calls[-1]["speculate"] = speculate
+        self.calls[-1] |= {"speculate": speculate, "loop_guard": loop_guard, "continuing": continuing}
         tokens = self.count(messages)
         if tokens >= self.context_size:
             raise PromptTooLongError(tokens, self.context_size)
-        return self._events(messages, tokens, max_tokens, seed or 0, stop, cancel or (lambda: False))
+        before: list[int] = []
+        if continuing:
+            before = list(messages[-1].get("token_ids") or self._encode(messages[-1]["content"]))
+        else:
+            self._begun += 1
+        stopped = cancel or (lambda: False)
+        return self._events(messages, before, tokens, max_tokens, seed or 0, stop, stopped)
 
     def _events(
         self,
         messages: Sequence[Message],
+        before: list[int],
         total: int,
         max_tokens: int | None,
         seed: int,
         stop: Sequence[str],
         cancel: Callable[[], bool],
     ) -> Iterator[TextEvent]:
-        cached, said, ids = min(self._cached, total - 1), "", []
+        cached, said, ids = min(self._cached, total - 1), self.decode(before), []
         reason: FinishReason = "stop"
         for done in [*range(cached + CHUNK, total, CHUNK), total]:
             time.sleep(self.chunk_seconds)
@@ -98,7 +110,7 @@ class FakeModel:
                 reason = "cancelled"
                 break
             yield Prefilled(done, total, cached)
-        for word in self._reply(messages) if reason == "stop" else ():
+        for word in self._reply(messages)[len(before) :] if reason == "stop" else ():
             if cancel():
                 reason = "cancelled"
                 break
@@ -108,8 +120,7 @@ class FakeModel:
             if self.failing and len(ids) == 3:
                 raise NonFiniteLogitsError("the model produced NaN at token 4: convert it again")
             time.sleep(self.token_seconds)
-            self._words.append(word)
-            ids.append(len(self._words) - 1)
+            ids += self._encode(word)
             cut = min((word.index(text) for text in stop if text in word), default=None)
             said += word[:cut]
             yield TextStep(word[:cut], ids[-1])
@@ -117,10 +128,15 @@ class FakeModel:
                 break
         self._cached = total + len(ids)
         stats = Stats(total, cached, len(ids), 0.5, 0.25, 0.125, self.context_size)
-        yield Done(reason, stats, said, tuple(ids), seed)
+        yield Done(reason, stats, said, (*before, *ids), seed)
+
+    def _encode(self, text: str) -> list[int]:
+        words = _words(text)
+        self._words += words
+        return list(range(len(self._words) - len(words), len(self._words)))
 
     def _reply(self, messages: Sequence[Message]) -> list[str]:
-        number = len(self.asked) - 1
+        number = self._begun - 1
         return _words(self.replies[number % len(self.replies)] if self.replies else f"echo: {messages[-1]['content']}")
 
 

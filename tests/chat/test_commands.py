@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.commands import COMMANDS, Desk, Outcome, Play, Quit, Show, message_text, parse, suggestions
+from qwchat.chat.commands import COMMANDS, Desk, Outcome, Quit, Show, message_text, parse, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
@@ -48,7 +48,7 @@ def test_two_slashes_send_one() -> None:
 
 @pytest.mark.parametrize("text", ["/CLEAR", " /clear ", "/clear\n"])
 def test_how_a_command_may_be_typed(text: str) -> None:
-    assert obey(desk(), text) == Show("the conversation is forgotten")
+    assert obey(desk(), text) == Show("the conversation begins anew; /redo brings the old one back")
 
 
 def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> None:
@@ -120,12 +120,5 @@ def test_save_may_write_its_own_file_again(tmp_path: Path) -> None:
         obey(desk(place.session), f"/save {path}")
 
 
-def test_retry_and_quit() -> None:
-    place = desk()
-    list(place.session.ask("hello"))
-    again = obey(place, "/retry")
-    assert isinstance(again, Play)
-    assert again.hint is None
-    list(again.begin(lambda: False))
-    assert [message["content"] for message in place.session.messages] == ["hello", "echo: hello"]
+def test_quit() -> None:
     assert obey(desk(), "/quit") == Quit()

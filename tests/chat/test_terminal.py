@@ -37,7 +37,7 @@ def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
             "```py",
             "x = 1",
             "```",
-            figures("5 of 10 cached", "10.0", " · decode 20.0 tok/s", 16),
+            figures("5 new, 5 cached", "10.0", " · decode 20.0 tok/s", 16),
             ">",
         ]
         assert b"\x1b[1m**day**\x1b[0m." in terminal.raw
@@ -50,7 +50,7 @@ def test_ctrl_c_stops_the_reply_keeps_what_was_said_and_stays(tmp_path: Path) ->
         terminal.type("count\r")
         terminal.wait("word3")
         terminal.type("\x03")
-        terminal.wait("stopped; what was said is kept")
+        terminal.wait("stopped; what was said is kept, /continue goes on")
         terminal.prompt()
         assert "word199" not in terminal.text
         assert "^C" not in terminal.text
@@ -138,12 +138,12 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
             ("/set tmp 1", "qwchat: error: there is no setting 'tmp': did you mean temp?"),
             ("/set seed 5", "seed 5"),
             ("/hlep", "qwchat: error: there is no command /hlep: did you mean /help?"),
-            ("/retry", "qwchat: error: nothing was asked yet, so there is nothing to retry"),
+            ("/retry", "qwchat: error: nothing was asked yet"),
             ("/save", "qwchat: error: /save needs the name of a file, as in /save talk.md"),
-            ("/help", "Alt-Enter, Ctrl-J  break the line"),
+            ("/help", "Alt-Enter, Ctrl-J           break the line"),
             ("//help", "echo: /help"),
             ("/usr/bin is a message", "echo: /usr/bin is a message"),
-            ("/clear", "the conversation is forgotten"),
+            ("/clear", "the conversation begins anew; /redo brings the old one back"),
             (f"/save {tmp_path}/x.md", "qwchat: error: nothing was said yet, so there is nothing to save"),
         ):
             terminal.type(command + "\r")

@@ -126,7 +126,7 @@ def test_the_line_of_figures() -> None:
         "0.12 s to first token · prefill 2,468 tok/s (1,234 tokens) · decode 188 tok/s · context 1,282/2,048 · seed 42"
     )
     assert statistics_line(done(cached=1200, generated=1), sampled=False) == (
-        "0.12 s to first token · prefill 68.0 tok/s (1,200 of 1,234 cached) · context 1,235/2,048"
+        "0.12 s to first token · prefill 68.0 tok/s (34 new, 1,200 cached) · context 1,235/2,048"
     )
     drafted = replace(done(), stats=replace(done().stats, drafted_tokens=1050, accepted_tokens=40))
     assert statistics_line(drafted, sampled=False) == (
@@ -142,6 +142,11 @@ def test_the_line_of_figures() -> None:
         ("cancelled", None, None),
         ("length", 5, "the reply was cut at --max-tokens 5"),
         ("context", None, "the reply was cut: the context of 2,048 tokens is full"),
+        (
+            "repetition",
+            None,
+            "the reply went in circles and was ended (--loop-guard 0 lets it); a --repeat-penalty of 1.1 may help",
+        ),
     ],
 )
 def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str | None) -> None:

@@ -126,6 +126,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
             "max_tokens": None,
             "stop": ["day"],
             "speculate": True,
+            "loop_guard": 1000,
         },
         "seed": 7,
     }

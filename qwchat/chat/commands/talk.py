@@ -1,24 +1,185 @@
-"""Commands about what is said: answer again, forget."""
+"""Commands about what is said: answer again, go on, take back, change, look at the alternatives."""
 
 from __future__ import annotations
 
-from qwchat.chat.commands.base import Command, Desk, Outcome, Play, Show
+import re
+import shlex
+from collections.abc import Iterable
+from functools import partial
 
+from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Show
+from qwchat.chat.controls import NAMES, Controls
+from qwchat.chat.session import Session, fresh_seed
+from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.conversation.tree import Node
+from qwchat.errors import UsageError
 
-def _clear(desk: Desk, argument: str) -> Outcome:
-    desk.session.clear()
-    return Show("the conversation is forgotten")
+_EXCERPT = 60  # characters of a turn that a line names
+_EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d+)(?!\S))?\s?(.*)", re.DOTALL)
+_SAME = "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
 
 
 def _retry(desk: Desk, argument: str) -> Outcome:
     session = desk.session
-    hint = (
-        None if session.controls.sampled else "temp is 0, so the answer will be the same: /set temp 0.7 lets chance in"
-    )
-    return Play(session.retry, hint)
+    controls, seed = _for_one_reply(session.controls, session.defaults, argument)
+    session.question()
+    return Play(partial(session.retry, controls=controls, seed=seed), None if controls.sampled else _SAME)
+
+
+def _for_one_reply(controls: Controls, defaults: Controls, argument: str) -> tuple[Controls, int]:
+    """Settings changed as ``--name value ...`` says, and the seed: a new one unless it is among them."""
+    words = [part for word in _words(argument) for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    names, values = words[::2], words[1::2]
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        raise UsageError(f"/retry takes settings for that reply, as in /retry --temp 0.9 --seed 7, not {argument!r}")
+    for name, value in zip(names, values, strict=True):
+        controls = controls.changed(name.removeprefix("--"), value, defaults)
+    seed = controls.seed if "--seed" in names else None
+    return controls, fresh_seed() if seed is None else seed
+
+
+def _words(argument: str) -> list[str]:
+    try:
+        return shlex.split(argument)
+    except ValueError as error:
+        raise UsageError(f"{argument!r} cannot be taken apart ({error}): close what is quoted") from error
+
+
+def _retry_settings(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    word = typed.rpartition(" ")[2]
+    return fitting(word, ((f"--{name}", desk.session.controls.shown(name)) for name in NAMES))
+
+
+def _continue(desk: Desk, argument: str) -> Outcome:
+    desk.session.unfinished()
+    return Play(desk.session.resume)
+
+
+def _undo(desk: Desk, argument: str) -> Outcome:
+    number = _number("undo", argument)
+    first = desk.session.undo(number)
+    undone = "1 question is taken back" if number == 1 else f"{number} questions are taken back"
+    return Show(f"{undone}, from “{excerpt(first.content)}”; {_where(desk.session)}; /redo goes forward again")
+
+
+def _redo(desk: Desk, argument: str) -> Outcome:
+    turns = desk.session.redo()
+    return Show(f"{turns} turn{'s are' if turns > 1 else ' is'} back; {_where(desk.session)}")
+
+
+def _edit(desk: Desk, argument: str) -> Outcome:
+    session = desk.session
+    match = _EDIT.fullmatch(argument)
+    assert match is not None, "it matches any text"
+    number = int(match[2] or 1)
+    old = session.reply(number) if match[1] else session.question(number)
+    if not match[3]:
+        beginning = f"/edit {'--reply ' if match[1] else ''}{number}"
+        return Draft(f"{beginning}{_break_before(old.content)}{old.content}")
+    if not match[1]:
+        return Play(partial(session.edit_question, number, match[3]))
+    new = session.edit_reply(number, match[3])
+    alternatives = len(session.tree.siblings(new.id))
+    return Show(f"the reply reads so now, alternative {alternatives} of {alternatives}; /continue goes on from it")
+
+
+def _break_before(text: str) -> str:
+    return "\n" if "\n" in text or text[:1].isspace() else " "
+
+
+def _edit_sides(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    return fitting(typed, (("--reply", "edit what was answered"),)) if typed else ()
+
+
+def _alt(desk: Desk, argument: str) -> Outcome:
+    session = desk.session
+    siblings, index = session.alternatives()
+    if argument in ("", "next", "prev"):
+        wanted = (index + (-1 if argument == "prev" else 1)) % len(siblings)
+    else:
+        wanted = _number("alt", argument) - 1
+    node = session.flip(wanted)
+    lines = [f"{_name(node)} {wanted + 1} of {len(siblings)}: {node.content}"]
+    path = session.tree.path()
+    below = path[path.index(node) + 1 :]
+    lines += [f"{_name(turn)}: {turn.content}" for turn in below[:1]]
+    lines += [f"… and {len(below) - 1} more"] if len(below) > 1 else []
+    return Show("\n\n".join(lines))
+
+
+def _clear(desk: Desk, argument: str) -> Outcome:
+    desk.session.clear()
+    return Show("the conversation begins anew; /redo brings the old one back")
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a turn, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
+
+
+def _where(session: Session) -> str:
+    """Where the conversation ends now."""
+    path = session.tree.path()
+    if not path:
+        return "the conversation is at its beginning"
+    return f"it ends with the {_name(path[-1])} “{excerpt(path[-1].content)}”"
+
+
+def _name(node: Node) -> str:
+    return "question" if node.role == "user" else "reply"
+
+
+def _number(command: str, argument: str) -> int:
+    if not argument:
+        return 1
+    if not argument.isascii() or not argument.isdecimal() or len(argument) > 9 or int(argument) < 1:
+        raise UsageError(f"/{command} takes a number from 1, not {argument!r}")
+    return int(argument)
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("retry", "", "answer the last question again", _retry),
-    Command("clear", "", "forget the conversation", _clear),
+    Command(
+        "retry",
+        "[--NAME VALUE ...]",
+        "answer the last question again",
+        _retry,
+        details="Settings hold for that reply only: /retry --temp 1.2 --seed 7. Without --seed chance is asked anew,\n"
+        "even where a seed is set. The old reply stays: /alt flips between them.",
+        complete=_retry_settings,
+    ),
+    Command(
+        "continue",
+        "",
+        "go on with a reply that was cut",
+        _continue,
+        details="The reply goes on with its seed and settings, save those that were set since: its text is that of a\n"
+        "reply which was never cut. A question that got no reply, as after a crash, gets it now.",
+    ),
+    Command(
+        "undo",
+        "[N]",
+        "take back the last question, or the last N",
+        _undo,
+        details="Nothing is lost: /redo goes forward again; once something else was asked, /alt flips between the two.",
+    ),
+    Command("redo", "", "go forward again after /undo or /clear", _redo),
+    Command(
+        "edit",
+        "[--reply] [N] [TEXT]",
+        "change a question, or what was answered",
+        _edit,
+        details="/edit puts the last question into the editor, /edit 2 the one before; sent, it is answered in place\n"
+        "of the old one. /edit --reply does the same with what was answered: the model takes the new text as its\n"
+        "own, and /continue goes on from it. What was there before stays: /alt flips between them.",
+        complete=_edit_sides,
+    ),
+    Command(
+        "alt",
+        "[N|next|prev]",
+        "flip between alternative replies or questions",
+        _alt,
+        details="What counts is the last place of the conversation that has several replies, or several questions.",
+    ),
+    Command("clear", "", "begin anew; the system prompt and the settings stay", _clear),
 )

@@ -6,10 +6,10 @@ from qwchat.events import Done
 
 
 def statistics_line(done: Done, *, sampled: bool) -> str:
-    """Time to first token, prefill rate with the cached part, decode rate, drafts, context used, and the seed."""
+    """Time to first token, prefill rate with new and cached tokens, decode rate, drafts, context used, and the seed."""
     stats = done.stats
-    cached = f"{stats.cached_tokens:,} of " if stats.cached_tokens else ""
-    prompt = f"{cached}{stats.prompt_tokens:,} {'cached' if cached else 'tokens'}"
+    new = stats.prompt_tokens - stats.cached_tokens
+    prompt = f"{new:,} new, {stats.cached_tokens:,} cached" if stats.cached_tokens else f"{new:,} tokens"
     parts = [f"{stats.time_to_first_token:.2f} s to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
     if stats.decode_rate:
         parts.append(f"decode {_rate(stats.decode_rate)}")
@@ -28,6 +28,8 @@ def ending_notice(done: Done, max_tokens: int | None) -> str | None:
         return f"the reply was cut at {limit}"
     if done.finish_reason == "context":
         return f"the reply was cut: the context of {done.stats.context:,} tokens is full"
+    if done.finish_reason == "repetition":
+        return "the reply went in circles and was ended (--loop-guard 0 lets it); a --repeat-penalty of 1.1 may help"
     return None
 
 

@@ -1,0 +1,33 @@
+"""The settings of a reply, as they stand beside it in the tree of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qwchat.chat.controls import REPLY_KNOBS, SAMPLING, Controls
+from qwchat.errors import UsageError
+
+# What bears on how far a reply goes and how fast, not on what it says.
+_FREE = ("seed", "max-tokens", "speculate", "loop-guard")
+ORIGIN = "the reply that is continued"
+
+
+def overlay(recorded: Mapping[str, Any] | None, then: Controls, now: Controls) -> Controls:
+    """The settings to go on with: as ``recorded`` where they bear on the text, save what was changed since.
+
+    ``then``: what a person had set when the reply was begun, ``now``: what is set.  The record (Controls.record) may be
+    anything: what makes no sense is passed over.
+    """
+    controls = now
+    for known in REPLY_KNOBS:
+        key = SAMPLING.get(known.name, known.parameter)
+        if recorded is None or known.name in _FREE or key not in recorded or then[known.name] != now[known.name]:
+            continue
+        try:
+            unset = known.nothing and recorded[key] in (None, [])
+            value = None if unset else known.check(recorded[key], known.name)
+            controls = controls.with_value(known.name, value, ORIGIN)
+        except UsageError:
+            continue
+    return controls

@@ -1,0 +1,320 @@
+"""What is said, taken back and gone on with: the session and its commands on the scripted model."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from qwchat.chat.commands import Desk, Draft, Outcome, Play, Show, parse, suggestions
+from qwchat.chat.controls import Controls
+from qwchat.chat.session import Session
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.terminal import PLAIN
+from qwchat.conversation.tree import Event, Tree
+from qwchat.errors import UsageError
+from qwchat.events import Done, TextStep
+from qwchat.sampling import SamplingSettings
+from tests.chat.fakes import FakeModel
+
+HOT = Controls(SamplingSettings(temperature=0.7))
+
+
+def make(*replies: str, controls: Controls = HOT, **script: object) -> tuple[FakeModel, Desk]:
+    model = FakeModel(replies, **script)  # type: ignore[arg-type]
+    session = Session(model, controls, fingerprint="0123abcd")
+    return model, Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
+
+
+def obey(desk: Desk, text: str) -> Outcome:
+    command = parse(text)
+    assert command is not None
+    return command[0].run(desk, command[1])
+
+
+def shown(desk: Desk, text: str) -> str:
+    outcome = obey(desk, text)
+    assert isinstance(outcome, Show)
+    return outcome.text
+
+
+def played(desk: Desk, text: str, stop_after: int | None = None) -> Done:
+    """Type a command that streams a reply, or a message; ``stop_after``: cancel after so many tokens."""
+    command = parse(text)
+    outcome = Play(partial(desk.session.ask, text)) if command is None else command[0].run(desk, command[1])
+    assert isinstance(outcome, Play)
+    steps: list[TextStep] = []
+    for event in outcome.begin(lambda: stop_after is not None and len(steps) >= stop_after):
+        if isinstance(event, TextStep):
+            steps.append(event)
+        if isinstance(event, Done):
+            return event
+    raise AssertionError("the reply has no end")
+
+
+def said(desk: Desk) -> list[str]:
+    return [message["content"] for message in desk.session.messages]
+
+
+def test_undo_and_redo_go_back_and_forth() -> None:
+    _, desk = make("One.", "Two.", "Three.")
+    for question in ("first", "second", "third"):
+        played(desk, question)
+    assert shown(desk, "/undo") == (
+        "1 question is taken back, from “third”; it ends with the reply “Two.”; /redo goes forward again"
+    )
+    assert shown(desk, "/undo 2") == (
+        "2 questions are taken back, from “first”; the conversation is at its beginning; /redo goes forward again"
+    )
+    assert said(desk) == []
+    with pytest.raises(UsageError, match="nothing was asked yet"):
+        obey(desk, "/undo")
+    assert shown(desk, "/redo") == "6 turns are back; it ends with the reply “Three.”"
+    with pytest.raises(UsageError, match="nothing was undone, so there is nothing to redo"):
+        obey(desk, "/redo")
+    with pytest.raises(UsageError, match=r"which question is a number counted from the last one.*there are 3 of them"):
+        obey(desk, "/undo 4")
+    for wrong in ("0", "-1", "x", "1.5", "９", "9" * 30):
+        with pytest.raises(UsageError, match="/undo takes a number from 1, not "):
+            obey(desk, f"/undo {wrong}")
+
+
+def test_retry_leaves_the_old_reply_beside_the_new_one() -> None:
+    model, desk = make("old", "new", "cold", controls=replace(HOT, seed=5))
+    played(desk, "question")
+    played(desk, "/retry")
+    assert said(desk) == ["question", "new"]
+    assert model.calls[0]["seed"] == 5
+    assert model.calls[1]["seed"] != 5
+    assert played(desk, "/retry --temp 0 --seed=5").seed == 5
+    assert model.calls[2]["settings"] == SamplingSettings()
+    assert desk.session.controls.settings.temperature == 0.7
+    assert not desk.session.used.sampled
+    assert shown(desk, "/alt") == "reply 1 of 3: old"
+    assert shown(desk, "/alt prev") == "reply 3 of 3: cold"
+    assert shown(desk, "/alt 2") == "reply 2 of 3: new"
+    assert said(desk) == ["question", "new"]
+    with pytest.raises(UsageError, match="there are 3 alternatives, not 4"):
+        obey(desk, "/alt 4")
+
+
+def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
+    _, desk = make("old", "new")
+    played(desk, "question")
+    played(desk, "/retry", stop_after=0)
+    assert said(desk) == ["question", "old"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        ("/retry", "nothing was asked yet"),
+        ("/retry --temp", "/retry takes settings for that reply, as in /retry --temp 0.9 --seed 7, not '--temp'"),
+        ("/retry hotter", "/retry takes settings for that reply"),
+        ("/retry --warmth 3", "there is no setting 'warmth'"),
+        ("/retry --temp warm", "temp must be a number from 0 to 5, not 'warm'"),
+        ("/retry --stop 'a", "cannot be taken apart"),
+        ("/continue", "nothing was asked yet, so there is nothing to continue"),
+        ("/edit", "nothing was asked yet"),
+        ("/edit --reply", "there is no reply yet"),
+        ("/alt", "there are no alternatives yet: /retry and /edit make some"),
+        ("/redo", "nothing was undone, so there is nothing to redo"),
+    ],
+)
+def test_what_cannot_be_done(typed: str, complaint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        obey(make()[1], typed)
+    assert complaint in str(caught.value)
+
+
+def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
+    _, desk = make("same", controls=Controls(SamplingSettings()))
+    played(desk, "question")
+    plain, warm = obey(desk, "/retry"), obey(desk, "/retry --temp 0.8")
+    assert isinstance(plain, Play)
+    assert isinstance(warm, Play)
+    assert plain.hint == "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
+    assert warm.hint is None
+    assert [s.text for s in suggestions(desk, "/retry --pres")] == ["--presence-penalty"]
+
+
+def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
+    model, desk = make("One.", "Two.", "Eins.")
+    played(desk, "first")
+    played(desk, "second")
+    assert obey(desk, "/edit 2") == Draft("/edit 2 first")
+    played(desk, "/edit 2 erstens")
+    assert said(desk) == ["erstens", "Eins."]
+    assert [message["content"] for message in model.asked[-1]] == ["erstens"]
+    assert shown(desk, "/alt") == "question 1 of 2: first\n\nreply: One.\n\n… and 2 more"
+    assert said(desk) == ["first", "One.", "second", "Two."]
+    assert shown(desk, "/alt") == "question 2 of 2: erstens\n\nreply: Eins."
+
+
+def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
+    model, desk = make("A B C D", "yes")
+    played(desk, "spell")
+    assert obey(desk, "/edit --reply") == Draft("/edit --reply 1 A B C D")
+    assert shown(desk, "/edit --reply 1 X Y") == (
+        "the reply reads so now, alternative 2 of 2; /continue goes on from it"
+    )
+    assert said(desk) == ["spell", "X Y"]
+    assert played(desk, "/continue").text == "X Y C D"
+    assert model.calls[-1]["continuing"] is True
+    assert said(desk) == ["spell", "X Y C D"]
+    # What was continued is no alternative any more: the model's reply and the edited one are.
+    assert shown(desk, "/alt") == "reply 1 of 2: A B C D"
+    played(desk, "more?")
+    assert [message["content"] for message in model.asked[-1]] == ["spell", "A B C D", "more?"]
+
+
+@pytest.mark.parametrize("text", ["one\ntwo", "    indented", "3 apples", "--reply to him", "a  b"])
+def test_what_edit_puts_into_the_editor_is_what_it_takes(text: str) -> None:
+    _, desk = make()
+    played(desk, text)
+    draft = obey(desk, "/edit")
+    assert isinstance(draft, Draft)
+    played(desk, draft.text)
+    assert [node.content for node in desk.session.tree.siblings(1)] == [text, text]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_cancelled_reply_goes_on_where_it_was(stop_after: int) -> None:
+    model, desk = make("one two three four")
+    assert played(desk, "count", stop_after=stop_after).finish_reason == "cancelled"
+    begun = desk.session.reply()
+    assert (begun.finish_reason, len(begun.token_ids or ())) == ("cancelled", stop_after)
+    done = played(desk, "/continue")
+    assert done.text == "one two three four"
+    assert done.stats.generated_tokens == 4 - stop_after
+    assert model.calls[1] == {**model.calls[0], "continuing": True}
+    assert model.asked[1][-1] == {"role": "assistant", "content": begun.content, "token_ids": begun.token_ids}
+    assert said(desk) == ["count", "one two three four"]
+    assert len(desk.session.tree.children(1)) == 1
+    with pytest.raises(UsageError, match="the reply ended by itself, so there is nothing to continue: ask for more"):
+        obey(desk, "/continue")
+
+
+def test_a_reply_cut_by_its_length_goes_on_for_as_long_again() -> None:
+    _, desk = make("a b c d e", controls=replace(HOT, max_tokens=2))
+    texts = [played(desk, "spell").text, played(desk, "/continue").text, played(desk, "/continue").text]
+    assert texts == ["a b", "a b c d", "a b c d e"]
+
+
+def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:
+    _, desk = make("a b c d e")
+    played(desk, "spell", stop_after=2)
+    nodes = desk.session.tree.nodes
+    played(desk, "/continue", stop_after=0)
+    assert desk.session.tree.nodes == nodes
+    assert played(desk, "/continue").text == "a b c d e"
+
+
+def test_a_continuation_given_up_midway_keeps_what_was_said() -> None:
+    _, desk = make("a b c d e")
+    played(desk, "spell", stop_after=2)
+    events = desk.session.resume()
+    for _ in range(3):  # the prompt and two tokens
+        next(events)
+    events.close()
+    reply = desk.session.reply()
+    assert (reply.content, reply.finish_reason, reply.replaces) == ("a b c d", "cancelled", 2)
+    assert played(desk, "/continue").text == "a b c d e"
+
+
+def test_what_was_set_since_holds_for_the_rest_and_nothing_else() -> None:
+    model, desk = make("a b c d e", controls=replace(HOT, seed=3, stop=("END",)))
+    played(desk, "spell", stop_after=2)
+    session = desk.session
+    session.controls = session.controls.changed("repeat-penalty", "1.2", session.defaults)
+    played(desk, "/continue", stop_after=1)
+    assert model.calls[-1]["settings"] == SamplingSettings(temperature=0.7, repeat_penalty=1.2)
+    assert (model.calls[-1]["seed"], model.calls[-1]["stop"]) == (3, ("END",))
+
+
+def other_process(desk: Desk, told: list[Event], controls: Controls = HOT) -> tuple[FakeModel, Desk]:
+    """The same conversation, from its events, in a process with other settings."""
+    model = FakeModel(desk.session.model.replies)  # type: ignore[attr-defined]
+    tree = Tree.replay(json.loads(json.dumps(told)))
+    session = Session(model, controls, tree=tree, fingerprint="0123abcd")
+    return model, Desk(session, "mini", desk.view)
+
+
+@pytest.fixture
+def told_desk() -> tuple[FakeModel, Desk, list[Event]]:
+    model, desk = make("one two three", controls=replace(HOT, seed=3, stop=("END",)))
+    told: list[Event] = []
+    desk.session.tree.listener = told.append
+    return model, desk, told
+
+
+def test_a_question_is_told_before_its_reply_begins(told_desk: tuple[FakeModel, Desk, list[Event]]) -> None:
+    model, desk, told = told_desk
+    events = desk.session.ask("count")
+    next(events)
+    # The process is killed here.
+    assert [event["node"]["content"] for event in told] == ["count"]
+    assert told[0]["node"]["seed"] == 3
+    after, resumed = other_process(desk, told, Controls(SamplingSettings()))
+    assert played(resumed, "/continue").text == "one two three"
+    assert after.calls[0] == model.calls[0]
+
+
+def test_what_is_read_back_is_gone_on_with(told_desk: tuple[FakeModel, Desk, list[Event]]) -> None:
+    model, desk, told = told_desk
+    played(desk, "count", stop_after=2)
+    after, resumed = other_process(desk, told, Controls(SamplingSettings()))
+    assert played(resumed, "/continue").text == "one two three"
+    assert (after.calls[0]["settings"], after.calls[0]["seed"]) == (model.calls[0]["settings"], 3)
+    assert after.calls[0]["stop"] == ("END",)
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        {"settings": {"temperature": "warm", "stop": [5], "top_k": 1.5, "nothing": 1}},
+        {"settings": {"temperature": None, "stop": {"a": 1}, "min_p": 7}},
+        {"token_ids": [10**9], "seed": None},
+        {"token_ids": [0, 0], "model": "feedf00d"},
+    ],
+)
+def test_a_file_may_claim_anything(told_desk: tuple[FakeModel, Desk, list[Event]], claimed: dict[str, object]) -> None:
+    _, desk, told = told_desk
+    played(desk, "count", stop_after=2)
+    told[-1]["node"] |= claimed
+    told[-1]["node"] = {name: value for name, value in told[-1]["node"].items() if value is not None}
+    after, resumed = other_process(desk, told)
+    assert played(resumed, "/continue").text == "one two three"
+    assert after.calls[0]["settings"] == HOT.settings
+    if "token_ids" in claimed:
+        assert "token_ids" not in after.asked[0][-1]
+
+
+def test_a_question_without_a_reply_is_left_aside_by_the_next_one() -> None:
+    model, desk = make("fine")
+    played(desk, "never mind", stop_after=0)
+    assert said(desk) == []
+    played(desk, "how are you?")
+    assert [message["content"] for message in model.asked[1]] == ["how are you?"]
+    assert [node.content for node in desk.session.tree.nodes] == ["never mind", "how are you?", "fine"]
+
+
+def test_clear_begins_anew_and_can_be_taken_back() -> None:
+    _, desk = make("hello")
+    played(desk, "hi")
+    desk.session.system = "Be brief."
+    assert shown(desk, "/clear") == "the conversation begins anew; /redo brings the old one back"
+    assert said(desk) == ["Be brief."]
+    assert shown(desk, "/redo") == "2 turns are back; it ends with the reply “hello”"
+
+
+def test_long_turns_are_named_by_their_beginning() -> None:
+    _, desk = make("word " * 40)
+    played(desk, "a\n\nquestion " + "x" * 80)
+    played(desk, "b")
+    assert "from “b”; it ends with the reply “word word word word word word word word word word word word…”" in (
+        shown(desk, "/undo").replace("word wor…", "word…")
+    )
