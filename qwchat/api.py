@@ -197,6 +197,21 @@ class Model:
             continued=len(said),
         )
 
+    @property
+    def cached_ids(self) -> NDArray[np.int64]:
+        """The token ids (positions,) that the model has read or said and would not read again."""
+        return self.engine.cached_ids
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the file that :meth:`save_cache` would write."""
+        return self.engine.snapshot_bytes()
+
+    @property
+    def rereading_seconds(self) -> float:
+        """What reading :attr:`cached_ids` again would take, by the speed so far; 0 where nothing was read yet."""
+        return self.engine.rereading_seconds
+
     def save_cache(self, path: str | Path) -> int:
         """Keeps on disk what the model has read and said, for :meth:`restore_cache` in another process; bytes written.
 

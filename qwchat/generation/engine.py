@@ -6,6 +6,8 @@ turn costs what is new in it.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -78,6 +80,7 @@ class Engine:
         self._model = Qwen2(folder, context=self.context, threads=_threads(threads), kv=kv)
         self._cached = np.zeros(self.context, np.int64)
         self._length = 0
+        self._token_seconds = math.inf  # of the quickest pass so far, for each of its tokens
         self._ahead = 0  # positions behind these whose keys and values stand in the cache as well
         self.speculation = Speculation()
 
@@ -96,6 +99,11 @@ class Engine:
         """Positions that the cache holds."""
         return self._length
 
+    @property
+    def rereading_seconds(self) -> float:
+        """What reading the cache's positions again would take at the best speed so far; 0 where nothing was read."""
+        return self._length * self._token_seconds if math.isfinite(self._token_seconds) else 0.0
+
     def truncate(self, length: int) -> None:
         """Forgets all positions from ``length`` on."""
         self._ahead = 0
@@ -108,7 +116,9 @@ class Engine:
         (tokens - logits_from, vocab) f32 of those from ``logits_from`` on, a view that the next call overwrites.
         """
         self._ahead = 0
+        started = time.perf_counter()
         logits = self._model.run(ids, self._length, logits_from)
+        self._token_seconds = min(self._token_seconds, (time.perf_counter() - started) / len(ids))
         self._cached[self._length : self._length + len(ids)] = ids
         kept = len(ids) if kept is None else kept
         self._length += kept

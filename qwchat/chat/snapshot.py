@@ -1,0 +1,121 @@
+"""What the model has read, kept beside a session, so that coming back to it reads nothing again.
+
+A snapshot can always be made anew from the session's text, so nothing here may stand in the way of a conversation: what
+cannot be used or written becomes a notice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from qwchat.errors import SnapshotError
+
+FILE_NAME = "kv.snapshot"  # in the session's folder
+LEAST_SECONDS = 0.5  # of reading that are worth a file
+_WRITTEN_PER_SECOND = 200e6  # bytes, of a slow disk
+_SPARE = 2  # times its size must be free on the disk
+
+Mode = Literal["auto", "on", "off"]
+
+
+class Reader(Protocol):
+    """The part of ``qwchat.Model`` that a snapshot needs; see there."""
+
+    @property
+    def cached_ids(self) -> Any:
+        """Token ids whose keys and values the cache holds (positions,) i64."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of a snapshot."""
+
+    @property
+    def rereading_seconds(self) -> float:
+        """What reading these tokens again would take."""
+
+    def save_cache(self, path: Path) -> int:
+        """Write a snapshot."""
+
+    def restore_cache(self, path: Path) -> int:
+        """Fill the cache from a snapshot."""
+
+
+class Snapshots:
+    """The snapshots of the sessions that a model talks in, one after the other.
+
+    ``mode``: ``on`` keeps one of every session, ``auto`` where reading again would take longer than half a second and
+    than writing, ``off`` none.  ``limit``: bytes that all of them may take; those that were used
+    longest ago make room.
+    """
+
+    def __init__(self, model: Reader, mode: Mode, limit: int) -> None:
+        self._model, self._mode, self._limit = model, mode, limit
+        self._kept = b""  # token ids that are on the disk already
+
+    def take_up(self, folder: Path) -> str | None:
+        """Go on from the snapshot in a session's folder, where there is one; a notice where it cannot be used."""
+        self._kept = b""
+        if self._mode == "off":
+            return None
+        try:
+            self._model.restore_cache(folder / FILE_NAME)
+            os.utime(folder / FILE_NAME)  # used now: others make room before it
+        except FileNotFoundError:
+            return None
+        except SnapshotError as error:
+            return f"{error}: the conversation is read again"
+        self._kept = self._ids()
+        return None
+
+    def leave(self, folder: Path) -> str | None:
+        """Keep what the model has read in this session, or remove what is no longer worth keeping; perhaps a notice."""
+        ids = self._ids()
+        if ids == self._kept and self._mode != "off":
+            return None
+        path = folder / FILE_NAME
+        try:
+            trouble = self._make_room(path) if self._is_worth_it() else ""
+            if trouble is not None:
+                path.unlink(missing_ok=True)
+                return trouble if self._mode == "on" else None
+            self._model.save_cache(path)
+        except SnapshotError as error:
+            return str(error)
+        except OSError as error:
+            return f"the snapshot {path} cannot be kept: {error.strerror}"
+        self._kept = ids
+        return None
+
+    def _ids(self) -> bytes:
+        found: bytes = self._model.cached_ids.tobytes()
+        return found
+
+    def _is_worth_it(self) -> bool:
+        if self._mode != "auto":
+            return self._mode == "on"
+        return self._model.rereading_seconds > max(LEAST_SECONDS, self._model.cache_bytes / _WRITTEN_PER_SECOND)
+
+    def _make_room(self, path: Path) -> str | None:
+        """Remove snapshots of other sessions as far as needed; why there is no room, where there is none."""
+        needed = self._model.cache_bytes
+        if needed > self._limit:
+            return (
+                f"a snapshot of {needed >> 20:,} MiB is more than snapshot-limit: the conversation will be read again"
+            )
+        if shutil.disk_usage(path.parent).free < _SPARE * needed:
+            return f"there is too little room on the disk for a snapshot of {needed >> 20:,} MiB"
+        others = []
+        for other in path.parent.parent.glob(f"*/{FILE_NAME}"):
+            status = other.lstat()
+            if other != path:
+                others.append((status.st_mtime, status.st_size, other))
+        total = needed + sum(size for _, size, _ in others)
+        for _, size, other in sorted(others):
+            if total <= self._limit:
+                break
+            other.unlink(missing_ok=True)
+            total -= size
+        return None

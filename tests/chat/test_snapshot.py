@@ -1,0 +1,158 @@
+"""When a snapshot is written beside a session, used and removed; and that it never stands in the way."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwchat.chat import snapshot
+from qwchat.chat.snapshot import Mode, Snapshots
+from qwchat.errors import SnapshotError
+
+
+class Model:
+    """Reads so many tokens; a snapshot is their bytes."""
+
+    def __init__(self, tokens: int = 10, seconds: float = 10.0) -> None:
+        self.cached_ids = np.arange(tokens)
+        self.rereading_seconds = seconds
+        self.trouble: Exception | None = None
+        self.saved = 0
+
+    @property
+    def cache_bytes(self) -> int:
+        return int(self.cached_ids.nbytes)
+
+    def save_cache(self, path: Path) -> int:
+        if self.trouble is not None:
+            raise self.trouble
+        self.saved += 1
+        return path.write_bytes(self.cached_ids.tobytes())
+
+    def restore_cache(self, path: Path) -> int:
+        self.cached_ids = np.arange(0)
+        data = path.read_bytes()
+        if self.trouble is not None:
+            raise self.trouble
+        self.cached_ids = np.frombuffer(data, np.int64)
+        return len(self.cached_ids)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "sessions" / "one"
+    made.mkdir(parents=True)
+    return made
+
+
+def kept(folder: Path) -> int:
+    """Tokens in the snapshot of a session, -1 where there is none."""
+    path = folder / "kv.snapshot"
+    return path.stat().st_size // 8 if path.exists() else -1
+
+
+@pytest.mark.parametrize(
+    ("mode", "seconds", "tokens", "expected"),
+    [
+        ("auto", 10.0, 10, 10),
+        ("auto", 0.4, 10, -1),  # not worth a file
+        ("auto", 0.6, 10, 10),
+        ("auto", 0.6, 20_000_000, -1),  # 160 MB take longer to write
+        ("on", 0.0, 10, 10),
+        ("off", 10.0, 10, -1),
+    ],
+)
+def test_when_one_is_written(folder: Path, mode: Mode, seconds: float, tokens: int, expected: int) -> None:
+    (folder / "kv.snapshot").write_bytes(b"of an earlier visit")
+    model = Model(seconds=seconds)
+    model.cached_ids = np.broadcast_to(np.int64(1), tokens)
+    assert Snapshots(model, mode, 1 << 30).leave(folder) is None
+    assert kept(folder) == expected
+
+
+def test_coming_back(folder: Path) -> None:
+    assert Snapshots(Model(12), "auto", 1 << 20).leave(folder) is None
+    os.utime(folder / "kv.snapshot", (0, 0))
+    model = Model(0)
+    snapshots = Snapshots(model, "auto", 1 << 20)
+    assert snapshots.take_up(folder) is None
+    assert len(model.cached_ids) == 12
+    assert (folder / "kv.snapshot").stat().st_mtime > 0
+    # Nothing was said: what is there stays, whatever it would be worth.
+    model.rereading_seconds = 0.0
+    assert snapshots.leave(folder) is None
+    assert (model.saved, kept(folder)) == (0, 12)
+    model.cached_ids = np.arange(15)
+    assert snapshots.leave(folder) is None
+    assert kept(folder) == -1
+    model.rereading_seconds = 3.0
+    snapshots.leave(folder)
+    assert (model.saved, kept(folder)) == (1, 15)
+
+
+def test_off_neither_reads_nor_keeps(folder: Path) -> None:
+    Snapshots(Model(12), "on", 1 << 20).leave(folder)
+    model = Model(3)
+    snapshots = Snapshots(model, "off", 1 << 20)
+    assert snapshots.take_up(folder) is None
+    assert len(model.cached_ids) == 3
+    assert snapshots.leave(folder) is None
+    assert kept(folder) == -1
+
+
+def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
+    model = Model()
+    snapshots = Snapshots(model, "auto", 1 << 20)
+    assert snapshots.take_up(folder) is None  # there is none
+    (folder / "kv.snapshot").write_bytes(b"12345678")
+    model.trouble = SnapshotError("FILE is damaged")
+    assert snapshots.take_up(folder) == "FILE is damaged: the conversation is read again"
+
+
+@pytest.mark.parametrize(
+    ("error", "notice"),
+    [
+        (
+            SnapshotError("the snapshot FILE cannot be written: No space left"),
+            "the snapshot FILE cannot be written: No",
+        ),
+        (OSError(5, "Input/output error"), "the snapshot {folder}/kv.snapshot cannot be kept: Input/output error"),
+    ],
+)
+def test_what_cannot_be_written_is_a_notice(folder: Path, error: Exception, notice: str) -> None:
+    model = Model()
+    model.trouble = error
+    said = Snapshots(model, "auto", 1 << 20).leave(folder)
+    assert said is not None
+    assert said.startswith(notice.format(folder=folder))
+
+
+def test_the_snapshots_of_other_sessions_make_room(folder: Path) -> None:
+    for age, name in enumerate(("new", "older", "oldest")):
+        other = folder.parent / name
+        other.mkdir()
+        (other / "kv.snapshot").write_bytes(bytes(400))
+        (other / "session.jsonl").write_bytes(bytes(5000))
+        os.utime(other / "kv.snapshot", (1e9 - age, 1e9 - age))
+    assert Snapshots(Model(40), "auto", 1200).leave(folder) is None
+    assert {path.parent.name for path in folder.parent.glob("*/kv.snapshot")} == {"one", "new", "older"}
+    Snapshots(Model(100), "auto", 1200).leave(folder)
+    assert {path.parent.name for path in folder.parent.glob("*/kv.snapshot")} == {"one", "new"}
+    assert len(list(folder.parent.glob("*/session.jsonl"))) == 3
+
+
+def test_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = "a snapshot of 2 MiB is more than snapshot-limit: the conversation will be read again"
+    for mode, notice in (("on", large), ("auto", None)):
+        assert Snapshots(Model(1 << 18), mode, 1 << 20).leave(folder) == notice
+        assert kept(folder) == -1
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(snapshot.shutil, "disk_usage", lambda _: usage(9, 9, 3 << 20))
+    full = "there is too little room on the disk for a snapshot of 2 MiB"
+    for mode, notice in (("on", full), ("auto", None)):
+        assert Snapshots(Model(1 << 18), mode, 1 << 30).leave(folder) == notice
+        assert kept(folder) == -1
