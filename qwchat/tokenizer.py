@@ -104,7 +104,7 @@ class Tokenizer:
 
     def _encode_with(self, tables: vocabulary.Tables, text: str) -> list[int] | None:
         """What the library would give; None where it is quicker."""
-        if self._build is None or len(text) > vocabulary.LONGEST_TEXT:
+        if self._build is None or len(text) > tables.longest_text:
             return None
         normalised = text if self._core.normalizer is None else self._core.normalizer.normalize_str(text)
         splitter = self._core.pre_tokenizer

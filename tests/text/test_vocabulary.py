@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qwchat import vocabulary
@@ -43,6 +44,15 @@ def test_long_texts_and_pieces_go_to_the_library(cache: Path, tiny_folder: Path,
     assert kept.encode(text) == tiny.encode(text)
     assert not is_kept(kept)
     assert kept.encode(TEXT) == tiny.encode(TEXT)
+
+
+def test_a_large_vocabulary_is_worth_longer_texts() -> None:
+    def tables(merges: int) -> vocabulary.Tables:
+        arrays = {name: np.zeros(merges, kind) for name, kind in vocabulary._ARRAYS.items()}
+        return vocabulary.Tables({"characters": {}}, arrays)
+
+    assert tables(4_000).longest_text == vocabulary.LONGEST_TEXT
+    assert tables(151_387).longest_text == 37_846
 
 
 @pytest.mark.parametrize("place", [3, 200, -1])
