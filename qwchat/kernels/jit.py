@@ -43,12 +43,35 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     ``fastmath`` stays off: it would make ``isnan`` false and let the order of sums vary between levels.
     """
-    return numba.njit(nogil=True, boundscheck=False, error_model="numpy", cache=_keep_kernels)(function)
+    return _jitted(function, cache=True) if _keep_kernels else _Part(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Like :func:`kernel`, for small pieces that LLVM shall inline into the kernel that calls them."""
-    return numba.njit(nogil=True, boundscheck=False, error_model="numpy", forceinline=True)(function)
+    return _Part(function, forceinline=True)
+
+
+def _jitted(function: Callable[..., Any], **options: bool) -> Any:
+    return numba.njit(nogil=True, boundscheck=False, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
+
+
+class _Part:
+    """A function that compiled code calls: without the wrapper for Python, which is a sixth of the compiler's work.
+
+    Python may call it all the same, and has it compiled once more for that.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: bool) -> None:
+        self.py_func, self._options = function, options
+        self._for_python: Any = None
+        self._part = _jitted(function, no_cpython_wrapper=True, **options)
+        # What Numba takes a global of this kind for; it does not keep the function alive.
+        self._numba_type_ = numba.types.Dispatcher(self._part)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._for_python is None:
+            self._for_python = _jitted(self.py_func, **self._options)
+        return self._for_python(*arguments)
 
 
 _standalone: dict[str, tuple[Callable[..., Any], Any]] = {}
