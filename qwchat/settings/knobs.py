@@ -117,14 +117,6 @@ KNOBS: tuple[Knob, ...] = (
     Knob("loop-guard", Whole(0), "reply", "End an answer that has gone in circles for so many tokens; 0 never", 1000),
     Knob("threads", Whole(1, MAX_THREADS), "engine", "Threads (default: physical cores allowed)", nothing="auto"),
     Knob(
-        "snapshot",
-        Choice(("auto", "on", "off")),
-        "session",
-        "Keep what was read beside the session (auto: where reading it again takes longer)",
-        "auto",
-    ),
-    Knob("snapshot-limit", Whole(0), "session", "MiB for all of these files; the oldest go first", 4096, hidden=True),
-    Knob(
         "device",
         Text("auto|cpu|cuda[:N]", suggested=("auto", "cpu")),
         "session",

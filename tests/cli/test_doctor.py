@@ -116,7 +116,9 @@ def test_settings_and_sessions_that_cannot_be_read(tmp_path: Path, monkeypatch: 
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.toml").write_text("temp = 0.5\ntemperature = 1\n")
     (tmp_path / "home" / "sessions" / "abc").mkdir(parents=True)
-    (tmp_path / "home" / "sessions" / "abc" / "session.jsonl").write_text('{"format": "qwchat-session", "version": 99}\n')
+    (tmp_path / "home" / "sessions" / "abc" / "session.jsonl").write_text(
+        '{"format": "qwchat-session", "version": 99}\n'
+    )
     said = checks(tmp_path)
     assert said["settings"]["state"] == "error"
     assert said["settings"]["found"].startswith(f"{tmp_path}/config/config.toml:2: there is no setting 'temperature'")
