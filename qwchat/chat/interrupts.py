@@ -1,44 +1,88 @@
-"""Ctrl-C during a reply: first a request, then KeyboardInterrupt."""
+"""Keys that stop a reply: first a request, then KeyboardInterrupt."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Literal
+
+TWICE_SECONDS = 1.0
+"""Ctrl-C again within so long means the whole program."""
+
+Stop = Literal["escape", "interrupt"]
+"""A key that stops a reply: a lone Esc, or Ctrl-C where it came as a key and not as a signal."""
+
+Watching = Callable[[], AbstractContextManager[Callable[[], Stop | None]]]
+"""Entered for the time of a reply; gives a function that says at once which key asks to stop it, if any."""
+
+
+@contextmanager
+def no_keys() -> Iterator[Callable[[], Stop | None]]:
+    """Watching no keyboard: signals alone stop a reply."""
+    yield lambda: None
 
 
 class Interrupts:
-    """Handles SIGINT for the time of one reply.
+    """What stops a reply, entered for the time of each.
 
-    The first Ctrl-C only sets ``requested()``, which the engine asks between tokens and between chunks of the prompt,
-    so that its cache stays consistent and the reply ends with its text and figures. A second one raises
-    KeyboardInterrupt at once, should a chunk take long or a write block.
+    The first Ctrl-C or Esc only makes ``requested()`` true, which the engine asks between tokens and between chunks of
+    the prompt, so that its cache stays consistent and the reply ends with its text and figures. Ctrl-C after a request
+    that was not heard yet raises KeyboardInterrupt at once, should a chunk take long or a write block.
+
+    Ctrl-C twice within a second sets ``leaving``, at the prompt (``pressed``) as in a reply. A chat is to end then,
+    but only once everything is kept: where it passes ``watching``, the second one of the two raises nothing.
+
+    Attributes:
+        leaving: whether the person wants to leave.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watching: Watching | None = None) -> None:
+        self._patient = watching is not None
+        self._watching = watching or no_keys
         self._requested = False
-        self._previous: Any = None
-        self._installed = False
+        self._pressed_at = float("-inf")
+        self._poll: Callable[[], Stop | None] = lambda: None
+        self._stack = ExitStack()
+        self.leaving = False
 
     def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
+        self._requested = False
+        with ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
+            self._poll = stack.enter_context(self._watching())
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._previous)
-            self._installed = False
+        self._stack.close()
 
     def requested(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Whether the reply is to stop. Takes microseconds."""
+        if not self._requested:
+            key = self._poll()
+            if key == "interrupt":
+                self.pressed()
+            if key is not None:
+                self._requested = True
         return self._requested
 
+    def pressed(self) -> bool:
+        """Note a Ctrl-C; whether it was the second within a second."""
+        now = time.monotonic()
+        if now - self._pressed_at < TWICE_SECONDS:
+            self.leaving = True
+        self._pressed_at = now
+        return self.leaving
+
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
-        if self._requested:
+        unheard, self._requested = self._requested, True
+        second = not self.leaving and self.pressed()
+        if unheard and not (second and self._patient):
             raise KeyboardInterrupt
-        self._requested = True

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import partial
 
 from qwchat.chat import commands, mentions
 from qwchat.chat.context import announce
 from qwchat.chat.editor import Reader
+from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice, statistics_line
@@ -26,21 +26,29 @@ class Chat:
         reader: where the person types.
         screen: where everything else goes (standard error).
         status: progress through a long prompt.
-        replying: entered for the time of a reply, to keep typed keys out of it.
         interactive: a person types here, so that a file mentioned in a message is read.
         draft: what the next prompt begins with.
+        bell_seconds: after a reply that took so long the bell rings, since people look elsewhere; None for never.
+        interrupts: what stops a reply, and the chat.
     """
 
     desk: commands.Desk
     reader: Reader
     screen: Screen
     status: PrefillStatus
-    replying: Callable[[], AbstractContextManager[None]]
     interactive: bool = True
     draft: str = ""
+    bell_seconds: float | None = None
+    interrupts: Interrupts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.interrupts = Interrupts(self.reader.watching)
 
     def run(self, first: str | None = None) -> None:
-        """Answer ``first`` where there is one, then whatever is typed, until the person leaves."""
+        """Answer ``first`` where there is one, then whatever is typed, until the person leaves.
+
+        Raises KeyboardInterrupt where the person leaves with Ctrl-C twice within a second.
+        """
         if first is not None:
             self._say(mentions.Composed(first))
         while True:
@@ -48,6 +56,8 @@ class Chat:
                 draft, self.draft = self.draft, ""
                 typed = self.reader.read(draft)
             except KeyboardInterrupt:
+                if self.interrupts.pressed():
+                    raise
                 self.screen.hint("Ctrl-D or /quit leaves")
                 continue
             except EOFError:
@@ -92,10 +102,9 @@ class Chat:
     def _play(self, begin: Begin) -> bool:
         """Play a reply; whether it entered the conversation."""
         session = self.desk.session
-        before = session.revision
+        before, started = session.revision, time.monotonic()
         try:
-            with self.replying():
-                done = play(begin, self.desk.view, self.status)
+            done = play(begin, self.desk.view, self.status, interrupts=self.interrupts)
         except KeyboardInterrupt:
             self._stopped(session.revision != before)
         except QwchatError as error:
@@ -109,6 +118,11 @@ class Chat:
             if notice is not None:
                 self.screen.notice(notice)
             self.screen.statistics(statistics_line(done, sampled=session.used.sampled))
+            slow = self.bell_seconds is not None and time.monotonic() - started >= self.bell_seconds
+            if slow and done.finish_reason != "cancelled":
+                self.screen.bell()
+        if self.interrupts.leaving:
+            raise KeyboardInterrupt
         return session.revision != before
 
     def _stopped(self, kept: bool) -> None:

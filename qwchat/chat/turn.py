@@ -20,6 +20,7 @@ def play(
     view: ReplyView | None,
     status: PrefillStatus,
     watch: Callable[[TextEvent], None] | None = None,
+    interrupts: Interrupts | None = None,
 ) -> Done:
     """Show one reply as it comes and return its end.
 
@@ -28,12 +29,13 @@ def play(
         view: where its text goes, or None where ``watch`` is all that is wanted.
         status: where progress through a long prompt goes.
         watch: is told every event as well.
+        interrupts: what stops the reply; Ctrl-C alone where it is left out.
 
-    Whatever was shown has its line ended in every case. Ctrl-C ends the reply with finish_reason "cancelled"; a second
-    one raises KeyboardInterrupt.
+    Whatever was shown has its line ended in every case. A request to stop ends the reply with finish_reason
+    "cancelled"; Ctrl-C after one that was not heard raises KeyboardInterrupt.
     """
     shown = False
-    with Interrupts() as interrupts:
+    with interrupts or Interrupts() as interrupts:
         status.start()
         try:
             # Closing the generator tells the session and the engine that the reply is over.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TextIO
 
 from qwchat.chat.commands import Desk, suggestions
 from qwchat.chat.controls import Controls
-from qwchat.chat.editor import Editor, PlainReader, Reader, history_file, keys_unseen
+from qwchat.chat.editor import EditingMode, PlainReader, Reader, history_file, keys_unseen, open_reader
 from qwchat.chat.loop import Chat
 from qwchat.chat.session import Session
 from qwchat.chat.view.status import PrefillStatus
@@ -49,10 +49,10 @@ def converse(options: ReplyOptions, services: Services) -> int:
     files = read_files(options.file or ())
     first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
     by_line = _reads_lines(seat)
-    keys = nullcontext if seat.terminal is None else partial(keys_unseen, seat.terminal, by_line=by_line)
     with ExitStack() as stack:
-        if not by_line:  # For the whole time, so that what is typed between prompts, or too early, is not lost either.
-            stack.enter_context(keys())
+        if seat.terminal is not None and not by_line:
+            # For the whole time, so that what is typed between prompts, or too early, is not lost either.
+            stack.enter_context(keys_unseen(seat.terminal, by_line=False))
         located, model = answer.open_model(options, services, streams)
         stack.enter_context(model)
         controls = Controls.of(options.settings, model.defaults)
@@ -60,11 +60,11 @@ def converse(options: ReplyOptions, services: Services) -> int:
         desk = Desk(session, located.name, answer.reply_view(options, streams), attached=list(files.attachments))
         chat = Chat(
             desk=desk,
-            reader=_reader(seat, desk, streams, by_line=by_line),
+            reader=_reader(seat, desk, streams, options.settings["editing-mode"], by_line=by_line),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
-            replying=keys if by_line else nullcontext,
             interactive=seat.terminal is not None,
+            bell_seconds=options.settings["bell"],
         )
         streams.screen.notice(
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
@@ -95,10 +95,10 @@ def _reads_lines(seat: Seat) -> bool:
     return seat.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 
 
-def _reader(seat: Seat, desk: Desk, streams: Streams, *, by_line: bool) -> Reader:
+def _reader(seat: Seat, desk: Desk, streams: Streams, editing_mode: EditingMode, *, by_line: bool) -> Reader:
     if seat.terminal is not None and not by_line:
         suggest = partial(suggestions, desk)
-        return Editor(seat.terminal, suggest, history_file(), emphasis=streams.screen.look.emphasis)
+        return open_reader(seat.terminal, suggest, streams.screen, history=history_file(), editing_mode=editing_mode)
     source = seat.terminal or sys.stdin
     if source is None:
         raise UsageError("there is neither a terminal nor standard input to talk on")

@@ -133,6 +133,8 @@ KNOBS: tuple[Knob, ...] = (
         "auto",
     ),
     Knob("color", Choice(("auto", "always", "never")), "look", "When to use colour", "auto"),
+    Knob("bell", Whole(0), "look", "Ring after replies of the chat that took so many seconds", 30, nothing="off"),
+    Knob("editing-mode", Choice(("emacs", "vi")), "session", "Whose keys edit the prompt of the chat", "emacs"),
     Knob("quiet", Switch(), "look", "No notices, no progress, no statistics", False, short="-q"),
 )
 

@@ -17,6 +17,7 @@ from tests.cli.runs import FAKE, environment
 
 ROWS, COLUMNS = 40, 100
 PATIENCE_SECONDS = 20.0
+TOOLBARS = ("Enter sends", '""" and Enter send')
 
 
 class Terminal:
@@ -56,10 +57,20 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What is on the screen and above it, without trailing blanks."""
+        """What is on the screen and above it, without trailing blanks and without the toolbar under the prompt."""
+        lines = self._lines()
+        return "\n".join(lines[:-1] if self.toolbar else lines).rstrip()
+
+    @property
+    def toolbar(self) -> str:
+        """The line under the prompt; empty where there is none."""
+        last = self._lines()[-1]
+        return last if last.startswith(TOOLBARS) else ""
+
+    def _lines(self) -> list[str]:
         rows = [*self._screen.history.top, *(self._screen.buffer[row] for row in range(ROWS))]
         lines = ["".join(row[column].data for column in range(COLUMNS)).rstrip() for row in rows]
-        return "\n".join(lines).rstrip()
+        return "\n".join(lines).rstrip().split("\n")
 
     def type(self, keys: str) -> None:
         """Press keys: \\r is Enter, \\n is Ctrl-J, \\x03 is Ctrl-C, \\x04 is Ctrl-D."""

@@ -171,7 +171,7 @@ def test_history_is_kept_and_private(tmp_path: Path) -> None:
         terminal.prompt()
         terminal.type("\x04")
         assert terminal.end() == 0
-    history = tmp_path / "home" / "qwchat" / "history"
+    history = tmp_path / "home" / "qwchat" / "history.jsonl"
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
     with Terminal("chat", models=tmp_path) as terminal:
         terminal.prompt()

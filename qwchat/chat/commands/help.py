@@ -11,8 +11,12 @@ from qwchat.errors import UsageError
 
 KEYS: tuple[tuple[str, str], ...] = (
     ("Enter", "send"),
-    ("Alt-Enter, Ctrl-J", "break the line"),
-    ("Ctrl-C", "stop a reply and keep what was said"),
+    ("Alt-Enter, Ctrl-J", 'break the line, as Shift-Enter does where the terminal tells it; so does """ … """'),
+    ("Tab", "complete"),
+    ("Ctrl-R, Up", "search and recall what was typed before"),
+    ("Ctrl-X Ctrl-E", "write the message in $EDITOR"),
+    ("Ctrl-C, Esc", "stop a reply and keep what was said; Ctrl-C twice leaves"),
+    ("Ctrl-Z", "suspend"),
     ("Ctrl-D", "leave"),
 )
 

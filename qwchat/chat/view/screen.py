@@ -40,6 +40,11 @@ class Screen:
         """The answer to a command."""
         self._line(text, None)
 
+    def bell(self) -> None:
+        """Call a person who may be looking elsewhere."""
+        if self.look.terminal and not self.quiet:
+            self._write("\a")
+
     def error(self, text: str) -> None:
         """What went wrong, on one line."""
         line = " ".join(text.split())

@@ -1,0 +1,135 @@
+"""What may be typed next, and what was typed before, as prompt-toolkit wants to be told."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable
+
+from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import History
+
+from qwchat.chat.editor.history import Entry, HistoryFile
+from qwchat.chat.editor.paste import Folds, Span
+from qwchat.chat.editor.reader import Suggest
+from qwchat.errors import QwchatError
+
+PATIENCE_SECONDS = 0.15
+"""How long Tab waits for completions; keys behind it wait too. Later ones appear when they are found."""
+
+_COMPLETED = re.compile(r"\A/\S|(?:\A|\s)@\S*\Z")
+
+
+def worth_completing(text: str) -> bool:
+    """Whether completions are shown without being asked for: in a command, and behind ``@``."""
+    return bool(_COMPLETED.search(text))
+
+
+class Suggested(Completer):
+    """Completions from ``suggest``, whose expected failures mean that there are none."""
+
+    def __init__(self, suggest: Suggest) -> None:
+        self._suggest = suggest
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        try:
+            for found in self._suggest(document.text_before_cursor):
+                yield Completion(found.text, -found.replaced, display_meta=found.note)
+        except (QwchatError, OSError):
+            return
+
+
+def complete(buffer: Buffer, completer: Completer) -> None:
+    """What Tab does: take the only completion, or go through them, the part that all have in common first."""
+    if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
+        buffer.complete_next()
+        return
+    found = _soon(completer, buffer.document)
+    if found is not None and len(found) == 1:
+        buffer.cancel_completion()
+        buffer.apply_completion(found[0])
+    elif found is None or found:
+        buffer.start_completion(insert_common_part=True)
+
+
+def _soon(completer: Completer, document: Document) -> list[Completion] | None:
+    """The completions, where they are found within PATIENCE_SECONDS."""
+    found: list[Completion] = []
+
+    def look() -> None:
+        found.extend(completer.get_completions(document, CompleteEvent(completion_requested=True)))
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(PATIENCE_SECONDS)
+    return None if looking.is_alive() else found
+
+
+class Remembered(History):
+    """What was typed in this chat and, from ``file``, in others; with pastes in full, so that a search finds them.
+
+    ``pastes`` says where they lie in each entry that has any.
+    """
+
+    def __init__(self, file: HistoryFile | None, folds: Folds) -> None:
+        super().__init__()
+        self._file = file
+        self._folds = folds
+        self.pastes: dict[str, tuple[Span, ...]] = {}
+
+    def load_history_strings(self) -> Iterable[str]:
+        """What the file holds, newest first."""
+        entries = self._file.entries() if self._file is not None else []
+        self.pastes.update((entry.text, entry.pastes) for entry in entries if entry.pastes)
+        return [entry.text for entry in reversed(entries)]
+
+    def append_string(self, string: str) -> None:
+        """Remember an input as it stood on the screen, unless it is the last one again."""
+        entry = self._known(string)
+        if entry is not None:
+            self.store_string(entry.text)
+
+    def store_string(self, string: str) -> None:
+        """Write an input, with pastes in full, to the file."""
+        if self._file is not None:
+            self._file.append(Entry(string, self.pastes.get(string, ())))
+
+    def keep(self, string: str) -> None:
+        """Remember an input that was given up, in this chat only."""
+        self._known(string)
+
+    def folded(self, text: str) -> str:
+        """``text`` with its pastes folded, where it is an entry that has any."""
+        spans = self.pastes.get(text)
+        return self._folds.folded(text, spans) if spans else text
+
+    def _known(self, shown: str) -> Entry | None:
+        text, spans = self._folds.expanded(shown)
+        if not text.strip() or (self._loaded_strings and self._loaded_strings[0] == text):
+            return None
+        if spans:
+            self.pastes[text] = tuple(spans)
+        self._loaded_strings.insert(0, text)
+        return Entry(text, tuple(spans))
+
+
+class Repeated(AutoSuggest):
+    """Suggests the rest of the line where all that is typed begins something typed before."""
+
+    def __init__(self, history: Remembered) -> None:
+        self._history = history
+
+    def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
+        """The rest of the newest entry that begins so."""
+        text = document.text
+        if not text.strip():
+            return None
+        for entry in self._history.get_strings()[::-1]:
+            if entry.startswith(text) and entry not in self._history.pastes:
+                rest = entry[len(text) :].partition("\n")[0]
+                if rest:
+                    return Suggestion(rest)
+        return None

@@ -1,0 +1,142 @@
+"""The file that remembers what was typed, one JSON object per line, shared by all chats of a person."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwchat.chat.editor.paste import Span
+
+MAX_BYTES = 2 << 20  # Then the older half goes.
+MAX_ENTRY_BYTES = 256 << 10
+LOCK_SECONDS = 0.5
+
+
+def history_file() -> Path:
+    """Where the history of this person's input is kept."""
+    import platformdirs
+
+    return platformdirs.user_state_path("qwchat", appauthor=False) / "history.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One input as it was sent, and where pastes that were folded lie in it."""
+
+    text: str
+    pastes: tuple[Span, ...] = ()
+
+
+class HistoryFile:
+    """Inputs on disk, for their owner only (mode 0600).
+
+    Every entry is one write of one line at the end, so that two chats at once mix lines and never characters, and a
+    line that a killed process left unfinished is skipped. What is kept is bounded: the older half goes once the file is
+    bigger than MAX_BYTES. The lock, a file beside, keeps a chat from appending to a file that another replaces.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def entries(self) -> list[Entry]:
+        """What is remembered, oldest first. A file that cannot be read is an empty one."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except OSError:
+            return []
+        return [entry for entry in map(_entry, lines) if entry is not None]
+
+    def append(self, entry: Entry) -> None:
+        """Remember ``entry``, unless it is too big. Where the file cannot be written nothing is remembered."""
+        record: dict[str, Any] = {"text": entry.text}
+        if entry.pastes:
+            record["pastes"] = entry.pastes
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+        if len(line) > MAX_ENTRY_BYTES:
+            return
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _locked(self.path.with_name(self.path.name + ".lock")) as locked:
+                if self._written(line) > MAX_BYTES and locked:
+                    self._halve()
+
+    def _written(self, line: bytes) -> int:
+        """Append ``line`` on a line of its own; the size of the file, in bytes."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600) if sys.platform != "win32" else None
+            size = os.fstat(descriptor).st_size
+            os.lseek(descriptor, max(0, size - 1), os.SEEK_SET)
+            whole = not size or os.read(descriptor, 1) == b"\n"
+            os.write(descriptor, (b"" if whole else b"\n") + line + b"\n")
+            return os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+
+    def _halve(self) -> None:
+        """Put a file with the newer half in the place of this one, at once."""
+        newer = self.path.read_bytes()[-MAX_BYTES // 2 :].partition(b"\n")[2]
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(newer)
+            Path(name).replace(self.path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _entry(line: bytes) -> Entry | None:
+    """The entry of a line; None where it is none: the file may be damaged or by anyone."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str) or not text:
+        return None
+    text = text.encode("utf-8", "replace").decode()  # Half of a surrogate pair, which JSON can hold, is no text.
+    return Entry(text, _spans(record.get("pastes"), len(text)))
+
+
+def _spans(found: object, length: int) -> tuple[Span, ...]:
+    """Spans that lie within ``length`` characters one behind the other; none where any does not."""
+    spans: list[Span] = []
+    for pair in found if isinstance(found, list) else ():
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(bound) is int for bound in pair)):
+            return ()
+        if not (spans[-1][1] if spans else 0) <= pair[0] < pair[1] <= length:
+            return ()
+        spans.append((pair[0], pair[1]))
+    return tuple(spans)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold the lock of ``path``; False where another process keeps it for long, or where there are no locks."""
+    if sys.platform == "win32":
+        yield False
+        return
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        end = time.monotonic() + LOCK_SECONDS
+        locked = False
+        while not locked and time.monotonic() < end:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                time.sleep(0.01)
+        yield locked
+    finally:
+        os.close(descriptor)

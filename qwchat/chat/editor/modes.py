@@ -1,0 +1,109 @@
+"""The terminal while nobody asks for input: keys are not echoed, and wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TextIO
+
+_PASTES_MARKED, _PASTES_BARE = "\x1b[?2004h", "\x1b[?2004l"
+
+
+def mark_pastes(*, wanted: bool) -> None:
+    """Ask the terminal to put brackets around what is pasted, or no longer.
+
+    Without them every line of a paste would be an input of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and stream.isatty():
+            with contextlib.suppress(OSError, ValueError):
+                stream.write(_PASTES_MARKED if wanted else _PASTES_BARE)
+                stream.flush()
+            return
+
+
+@contextlib.contextmanager
+def keys_unseen(terminal: TextIO, *, by_line: bool) -> Iterator[None]:
+    """Keep keys typed between prompts out of replies: they are not echoed, and wait for the next prompt.
+
+    ``by_line``: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
+    it was pressed, Enter and Ctrl-D included, and pastes are marked. Ctrl-C takes none of them away. Ctrl-Z stops the
+    process with the terminal as it was found.
+    """
+    if sys.platform == "win32" or not terminal.isatty():
+        yield
+        return
+    import termios
+
+    descriptor = terminal.fileno()
+    before = termios.tcgetattr(descriptor)
+    quiet = termios.tcgetattr(descriptor)
+    quiet[3] = (quiet[3] & ~termios.ECHO) | termios.NOFLSH
+    if not by_line:
+        quiet[0] &= ~termios.ICRNL
+        quiet[3] &= ~termios.ICANON
+
+    def enter() -> None:
+        termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+        if not by_line:
+            mark_pastes(wanted=True)
+
+    def leave() -> None:
+        if not by_line:
+            mark_pastes(wanted=False)
+        with contextlib.suppress(termios.error):  # The terminal is gone.
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+    def suspend(number: int, frame: FrameType | None) -> None:
+        leave()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # Here time passes, until the shell wakes the process.
+        signal.signal(signal.SIGTSTP, suspend)
+        enter()
+
+    with contextlib.ExitStack() as stack:
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+            stack.callback(signal.signal, signal.SIGTSTP, signal.signal(signal.SIGTSTP, suspend))
+        stack.callback(leave)
+        enter()
+        yield
+
+
+@contextlib.contextmanager
+def terminal_lent() -> Iterator[None]:
+    """While another program has the terminal: Ctrl-Z stops this process too, without a change to the terminal."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
+@contextlib.contextmanager
+def by_line(terminal: TextIO) -> Iterator[None]:
+    """Let the terminal edit lines and echo them, as it does for a shell without a line editor."""
+    if sys.platform == "win32" or not terminal.isatty():
+        yield
+        return
+    import termios
+
+    descriptor = terminal.fileno()
+    before = termios.tcgetattr(descriptor)
+    lines = termios.tcgetattr(descriptor)
+    lines[0] |= termios.ICRNL
+    lines[3] |= termios.ICANON | termios.ECHO | termios.ISIG
+    termios.tcsetattr(descriptor, termios.TCSANOW, lines)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSANOW, before)

@@ -1,0 +1,44 @@
+"""Choosing how to read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from qwchat.chat.editor.plain import PlainReader
+from qwchat.chat.editor.reader import EditingMode, Reader, Suggest
+from qwchat.chat.view.screen import Screen
+
+
+def open_reader(
+    terminal: TextIO,
+    suggest: Suggest,
+    screen: Screen,
+    *,
+    history: Path | None,
+    editing_mode: EditingMode = "emacs",
+    meter: Callable[[], str] = str,
+) -> Reader:
+    """The line editor on ``terminal``; lines that the terminal edits, with a notice, where it cannot work there.
+
+    The other arguments are the editor's.
+    """
+    try:
+        from qwchat.chat.editor.session import Editor
+
+        return Editor(terminal, suggest, history, look=screen.look, editing_mode=editing_mode, meter=meter)
+    except _failures() as error:
+        reason = str(error) or type(error).__name__
+        screen.notice(f"no line editor here ({reason}): Enter sends, a backslash before it breaks the line")
+        return PlainReader(terminal, screen.stream)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What prompt-toolkit raises where it finds no terminal that it knows."""
+    if sys.platform == "win32":
+        from prompt_toolkit.output.win32 import NoConsoleScreenBufferError
+
+        return (ImportError, OSError, ValueError, AssertionError, NoConsoleScreenBufferError)
+    return (ImportError, OSError, ValueError, AssertionError)

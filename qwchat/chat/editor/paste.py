@@ -1,0 +1,106 @@
+"""Big pastes, folded: the person sees ``[Pasted text #1 +40 lines]``, the model gets the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from qwchat.chat.editor import blocks
+
+MIN_CHARACTERS = 1000
+MIN_LINES = 15
+
+Span = tuple[int, int]
+"""Where a paste lies in a text: begin and end, in characters."""
+
+_CURSOR_REPORT = re.compile(r"\x1b\[\d+;\d+R")
+_LABEL = re.compile(r"\[Pasted text #\d+ \+[\d,]+ (?:lines|characters)\]")
+
+
+def normalised(data: str) -> str:
+    """Pasted ``data`` with newlines for the carriage returns that terminals send.
+
+    Without the answers of the terminal to the question where the cursor is, which may come in the middle of a paste.
+    """
+    return _CURSOR_REPORT.sub("", data).replace("\r\n", "\n").replace("\r", "\n")
+
+
+class Folds:
+    """The pastes of a chat and the labels that stand for them.
+
+    A label that a person breaks by editing is text like any other.
+    """
+
+    def __init__(self) -> None:
+        self._contents: dict[str, str] = {}
+        self._labels: dict[str, str] = {}
+
+    def inserted(self, pasted: str, before: str) -> str:
+        """What goes into the input for ``pasted``, where ``before`` stands before the cursor.
+
+        What begins a message is meant as text: its slash begins no command and its quotes begin no block.
+        """
+        big = len(pasted) >= MIN_CHARACTERS or _lines(pasted) >= MIN_LINES
+        if big or (not before and pasted.startswith(blocks.QUOTES)):
+            return self.label(pasted)
+        return pasted if before.strip() else blocks.as_message(pasted)
+
+    def label(self, content: str) -> str:
+        """The label that stands for ``content`` in this chat."""
+        if content not in self._labels:
+            lines = _lines(content)
+            size = f"{lines:,} lines" if lines > 1 else f"{len(content):,} characters"
+            label = f"[Pasted text #{len(self._labels) + 1} +{size}]"
+            self._labels[content], self._contents[label] = label, content
+        return self._labels[content]
+
+    def expanded(self, text: str) -> tuple[str, list[Span]]:
+        """``text`` with contents in place of labels, and where these lie."""
+        parts: list[str] = []
+        spans: list[Span] = []
+        length = end = 0
+        for match in _LABEL.finditer(text):
+            content = self._contents.get(match[0])
+            if content is None:
+                continue
+            parts += [text[end : match.start()], content]
+            length += match.start() - end + len(content)
+            spans.append((length - len(content), length))
+            end = match.end()
+        return "".join([*parts, text[end:]]), spans
+
+    def folded(self, text: str, spans: Iterable[Span]) -> str:
+        """The reverse of ``expanded``, also in another chat."""
+        parts: list[str] = []
+        end = 0
+        for start, stop in spans:
+            parts += [text[end:start], self.label(text[start:stop])]
+            end = stop
+        return "".join([*parts, text[end:]])
+
+    def message(self, text: str) -> str:
+        """What is sent for ``text`` as it stands in the input."""
+        block = blocks.inside(text)
+        whole, _ = self.expanded(text if block is None else block)
+        return blocks.as_message(whole) if block is not None or self._begins(text) else whole
+
+    def returned(self, text: str, before: str) -> str:
+        """``text`` as it comes back from another editor that got ``before`` expanded: unchanged pastes are folded."""
+        literal = self._begins(before)
+        known = {match[0]: self._contents[match[0]] for match in _LABEL.finditer(before) if match[0] in self._contents}
+        for label, content in sorted(known.items(), key=lambda pair: -len(pair[1])):
+            text = text.replace(content, label)
+        return blocks.as_message(text) if literal and not self._begins(text) else text
+
+    def label_at_end(self, text: str) -> str | None:
+        """The label that ``text`` ends with, which Backspace deletes as a whole."""
+        start = text.rfind("[")
+        return text[start:] if start >= 0 and text[start:] in self._contents else None
+
+    def _begins(self, text: str) -> bool:
+        match = _LABEL.match(text.lstrip())
+        return match is not None and match[0] in self._contents
+
+
+def _lines(text: str) -> int:
+    return text.removesuffix("\n").count("\n") + 1

@@ -1,0 +1,123 @@
+"""The line editor: prompt-toolkit's, with the chat's keys, history, completion and toolbar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TextIO
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.enums import EditingMode as Mode
+from prompt_toolkit.filters import Condition, vi_navigation_mode
+from prompt_toolkit.input import create_input
+from prompt_toolkit.layout.processors import TabsProcessor
+from prompt_toolkit.output import ColorDepth, create_output
+from prompt_toolkit.styles import Style
+
+from qwchat.chat.editor import blocks, toolbar
+from qwchat.chat.editor.bindings import bindings
+from qwchat.chat.editor.completion import Remembered, Repeated, Suggested, worth_completing
+from qwchat.chat.editor.history import HistoryFile
+from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, teach_line_breaks
+from qwchat.chat.editor.modes import mark_pastes
+from qwchat.chat.editor.paste import Folds
+from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
+from qwchat.chat.interrupts import Stop
+from qwchat.chat.view.terminal import Look
+
+_DIM = Style.from_dict({"bottom-toolbar": "noinherit dim", "auto-suggestion": "noinherit dim"})
+_BARE = Style.from_dict({"bottom-toolbar": "noinherit"})
+
+
+class Editor:
+    """A line editor with history, completion and several lines.
+
+    Args:
+        terminal: the terminal to read keys from.
+        suggest: what may follow the text before the cursor; asked in a thread.
+        history: file that keeps what was typed, or None to keep it in memory.
+        look: what may be drawn. Suggestions need dim text, since nothing else would tell them from typed text.
+        editing_mode: whose keys edit.
+        meter: what the toolbar shows on the right, asked at every key.
+    """
+
+    def __init__(
+        self,
+        terminal: TextIO,
+        suggest: Suggest,
+        history: Path | None,
+        *,
+        look: Look,
+        editing_mode: EditingMode = "emacs",
+        meter: Callable[[], str] = str,
+    ) -> None:
+        teach_line_breaks()
+        self._style = "bold" if look.emphasis else ""
+        self._meter = meter
+        self._folds = Folds()
+        self._history = Remembered(HistoryFile(history) if history is not None else None, self._folds)
+        keys = create_input(terminal)
+        self._keyboard = Keyboard(keys)
+        completer = Suggested(suggest)
+        self._session: PromptSession[str] = PromptSession(
+            multiline=True,
+            prompt_continuation=CONTINUATION,
+            editing_mode=Mode.VI if editing_mode == "vi" else Mode.EMACS,
+            key_bindings=bindings(self._folds, completer, lambda: self._session.default_buffer),
+            completer=completer,
+            complete_in_thread=True,
+            # Where it holds, rows are kept free below for the menu.
+            complete_while_typing=Condition(lambda: worth_completing(self._before_cursor())),
+            history=self._history,
+            search_ignore_case=True,
+            auto_suggest=Repeated(self._history) if look.emphasis else None,
+            input_processors=[TabsProcessor(char1=" ", char2=" ")],
+            bottom_toolbar=self._toolbar,
+            enable_suspend=True,
+            style=_DIM if look.emphasis else _BARE,
+            color_depth=None if look.colour else ColorDepth.DEPTH_1_BIT,
+            input=keys,
+            output=create_output(always_prefer_tty=True),
+        )
+        application = self._session.app
+        application.ttimeoutlen = ESCAPE_SECONDS
+        if editing_mode == "vi":
+            application.timeoutlen = ESCAPE_SECONDS  # Esc alone means much there and must not wait for Alt-Enter.
+        # At once, since further keys may be waiting; and after a search, which moves through the pastes in full.
+        self._session.default_buffer.on_text_changed += self._fold_recalled
+        application.before_render += self._fold_recalled
+        # Only the toolbar needs the answer of the terminal that is missed: a warning would be noise.
+        application.renderer.cpr_not_supported_callback = None
+
+    def read(self, draft: str = "") -> str:
+        """The next message. Raises EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C; then Up brings the input back."""
+        try:
+            text = self._session.prompt([(self._style, PROMPT)], default=draft)
+        except KeyboardInterrupt:
+            self._history.keep(self._session.default_buffer.text)
+            raise
+        finally:
+            mark_pastes(wanted=True)  # The prompt leaves them unmarked.
+        message = self._folds.message(text)
+        return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+    def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
+        """Entered for the time of a reply; gives the function that says whether a key asks to stop it."""
+        return self._keyboard.watching()
+
+    def _before_cursor(self) -> str:
+        return self._session.default_buffer.document.text_before_cursor
+
+    def _fold_recalled(self, _: object) -> None:
+        """Fold the pastes of an entry of the history once it is in the input."""
+        buffer = self._session.default_buffer
+        if buffer.text in self._history.pastes and not self._session.app.layout.is_searching:
+            buffer.text = self._history.folded(buffer.text)
+            buffer.cursor_position = len(buffer.text)
+
+    def _toolbar(self) -> str:
+        keys = toolbar.BLOCK if blocks.is_open(self._session.default_buffer.text) else toolbar.KEYS
+        right = " · ".join(part for part in ("vi: normal" if vi_navigation_mode() else "", self._meter()) if part)
+        return toolbar.line(keys, right, get_app().output.get_size().columns)

@@ -1,0 +1,65 @@
+"""Which keys edit, the bell, and what is left where no line editor can work; in a pseudo-terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.chat.pty import Terminal
+
+
+def test_vi(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", "--editing-mode", "vi", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("one two three\x1b")
+        terminal.wait_until(lambda: terminal.toolbar.endswith("vi: normal"), "the mode in the toolbar")
+        terminal.type("0cetwo\x1b")
+        terminal.wait("> two two three")
+        terminal.type("$x\r")
+        terminal.wait("echo: two two thre")
+        terminal.prompt()
+        terminal.type("four\x1b\rfive\r")
+        terminal.wait("echo: four\nfive")
+        terminal.prompt()
+        terminal.type("\x12two t")
+        terminal.wait("five\n> two two thre")
+
+
+def test_the_bell_rings_after_a_slow_reply_only(tmp_path: Path) -> None:
+    with Terminal("chat", "--bell", "1", models=tmp_path, replies=["a b", "a b c d e"], token_seconds=0.25) as terminal:
+        terminal.prompt()
+        terminal.type("quick\r")
+        terminal.wait("a b\n0.12 s")
+        terminal.prompt()
+        assert b"\x07" not in terminal.raw
+        terminal.type("slow\r")
+        terminal.wait("a b c d e\n0.12 s")
+        terminal.prompt()
+        assert terminal.raw.count(b"\x07") == 1
+
+
+def test_no_suggestions_where_they_would_look_like_typed_text(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", "--color", "never", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("tell me a story\r")
+        terminal.wait("echo: tell me a story")
+        terminal.prompt()
+        terminal.type("tell\x1b[C\r")
+        terminal.wait("echo: tell\n>")
+        assert b"\x1b[2m" not in terminal.raw
+
+
+def test_a_dumb_terminal_takes_blocks_and_lines_that_go_on(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
+        terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
+        terminal.type("one \\\r")
+        terminal.wait_until(lambda: terminal.raw.endswith(b"\r\n  "), "the sign of a line that goes on")
+        terminal.type("two\r")
+        terminal.wait("> one \\\n  two\necho: one\ntwo\n>")
+        for line in ('"""', "/quit", '"""'):
+            terminal.wait_until(lambda: terminal.raw.endswith((b"> ", b"\r\n  ")), "the sign of a line")
+            terminal.type(line + "\r")
+            terminal.wait(line)
+        terminal.wait('> """\n  /quit\n  """\necho: /quit\n>')
+        terminal.type("\x03")
+        terminal.wait("Ctrl-D or /quit leaves")
+        assert b"\x1b" not in terminal.raw

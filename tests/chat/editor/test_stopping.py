@@ -1,0 +1,126 @@
+"""Keys pressed while a reply streams or a prompt is read, in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chat.pty import Terminal
+
+WORDS = " ".join(f"word{number}" for number in range(200))
+SHORT = " ".join(f"word{number}" for number in range(14))
+
+
+@pytest.mark.parametrize("key", ["\x1b", "\x03"])
+def test_escape_and_ctrl_c_stop_a_reply(key: str, tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[WORDS, "Fine."], token_seconds=0.03) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word3")
+        terminal.type(key)
+        terminal.wait("stopped; what was said is kept")
+        terminal.prompt()
+        terminal.type("go on\r")
+        terminal.wait("> go on\nFine.\n>")
+
+
+def test_escape_stops_the_reading_of_a_prompt(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, chunk_seconds=0.2, replies=["no"]) as terminal:
+        terminal.prompt()
+        terminal.type(f"\x1b[200~{'word ' * 1500}\x1b[201~\r")
+        terminal.wait("reading the prompt:")
+        terminal.type("\x1b")
+        terminal.wait("stopped before a word was said")
+        terminal.prompt()
+
+
+def test_other_keys_do_not_stop_a_reply(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[SHORT], token_seconds=0.03) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word2")
+        terminal.type("cat\x1b[D")
+        time.sleep(0.1)
+        terminal.type("\x1bOD\x1b\rX")  # Left in its other form, Alt-Enter, a letter
+        terminal.wait(f"{SHORT}\n> c\n  Xat")
+
+
+def test_a_paste_during_a_reply_is_kept_whole_and_as_one(tmp_path: Path) -> None:
+    lines = "".join(f"{number}: a line that is pasted\r" for number in range(2000))
+    script = {"replies": [WORDS[:400], "ok"], "token_seconds": 0.02, "context_size": 20_000}
+    with Terminal("chat", "-q", models=tmp_path, **script) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word2")
+        for start in range(0, len(lines), 1000):
+            terminal.type(("" if start else "\x1b[200~") + lines[start : start + 1000])
+        terminal.type("\x1b[201~ what is it?\r")
+        terminal.wait("\n> [Pasted text #1 +2,000 lines] what is it?\nok\n>")
+        assert "a line that" not in terminal.text
+        terminal.type(f"/save {tmp_path}/talk.json\r")
+        terminal.wait("saved to")
+        asked = json.loads((tmp_path / "talk.json").read_text())["messages"][2]["content"]
+        assert asked == lines.replace("\r", "\n") + " what is it?"
+
+
+def test_a_paste_that_begins_in_a_reply_and_ends_at_the_prompt(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[SHORT, "ok"], token_seconds=0.02) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word2")
+        terminal.type("\x1b[200~one\rtwo")
+        terminal.wait("word13")
+        terminal.prompt()
+        terminal.type("\rthree\x1b[201~\r")
+        terminal.wait("> one\n  two\n  three\nok")
+
+
+def test_ctrl_c_twice_leaves_once_the_reply_is_kept(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.4) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word1")
+        terminal.type("\x03")
+        time.sleep(0.1)  # Two at once would be one signal.
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "\nstopped; what was said is kept" in terminal.text
+        assert terminal.text.endswith("\nqwchat: interrupted")
+        assert terminal.raw.rindex(b"\x1b[?2004l") > terminal.raw.rindex(b"\x1b[?2004h")
+
+
+def test_ctrl_c_twice_leaves_also_where_the_first_only_stopped(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.03) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word3")
+        terminal.type("\x03")
+        terminal.wait("stopped; what was said is kept")
+        terminal.prompt()
+        terminal.type("\x03")
+        assert terminal.end() == 130
+
+
+def test_ctrl_c_again_much_later_stays(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("\x03")
+        terminal.wait("Ctrl-D or /quit leaves")
+        time.sleep(1.1)
+        terminal.type("\x03")
+        terminal.wait("leaves\n>\nCtrl-D or /quit leaves")
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+
+
+def test_ctrl_c_takes_nothing_away_that_was_typed_before_it(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[WORDS, "ok"], token_seconds=0.1) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word1")
+        terminal.type("next question\x03")
+        terminal.wait("stopped; what was said is kept, /continue goes on\n> next question")
