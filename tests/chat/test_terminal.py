@@ -131,7 +131,7 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
         terminal.prompt()
         for command, answer in (
             ("/system", "Be brief."),
-            ("/system Be kind.", "this system prompt holds from the next message on"),
+            ("/system Be kind.", "this system prompt takes the place of the old one from the next message on"),
             ("/set temp 0.5", "temp 0.5"),
             ("/set temp", "temp 0.5 (from /set temp)"),
             ("/set temp 9", "qwchat: error: temp must be "),
