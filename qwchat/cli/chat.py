@@ -13,10 +13,8 @@ from qwchat.chat.commands import Desk, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.editor import EditingMode, PlainReader, Reader, history_file, keys_unseen, open_reader
 from qwchat.chat.loop import Chat
-from qwchat.chat.panel import Panel
 from qwchat.chat.session import Session
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.wardrobe import Wardrobe
 from qwchat.cli import answer
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ChatOptions, ReplyOptions
@@ -60,9 +58,6 @@ def converse(options: ReplyOptions, services: Services) -> int:
         controls = Controls.of(options.settings, model.defaults)
         session = Session(model, controls, options.settings["system"], fingerprint=model.folder.fingerprint)
         desk = Desk(session, located.name, answer.reply_view(options, streams), attached=list(files.attachments))
-        desk.panel = Panel(session, options.settings, model, {"quiet": streams.screen.be_quiet})
-        bare = options.without_persona
-        desk.wardrobe = Wardrobe(session, Controls.of(bare, model.defaults), bare["system"], options.settings["as"])
         chat = Chat(
             desk=desk,
             reader=_reader(seat, desk, streams, options.settings["editing-mode"], by_line=by_line),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -29,19 +30,19 @@ def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
         assert terminal.text.splitlines() == [
             BANNER,
             "> hello there",
-            "Good **day**.",
+            "Good day.",
             figures("3 tokens", "6.0", " · decode 4.0 tok/s", 5),
             "> one",
             "  two",
             "  three",
-            "```py",
+            "── 1 · py",
             "x = 1",
-            "```",
+            "──",
             figures("5 new, 5 cached", "10.0", " · decode 20.0 tok/s", 16),
             ">",
         ]
-        assert b"\x1b[1m**day**\x1b[0m." in terminal.raw
-        assert b"\x1b[36mx = 1\x1b[0m" in terminal.raw
+        assert b"Good \x1b[1mday\x1b[0m." in terminal.raw
+        assert b"x = \x1b[36m1\x1b[0m" in terminal.raw
 
 
 def test_ctrl_c_stops_the_reply_keeps_what_was_said_and_stays(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
         terminal.prompt()
         for command, answer in (
             ("/system", "Be brief."),
-            ("/system Be kind.", "this system prompt takes the place of the old one from the next message on"),
+            ("/system Be kind.", "this system prompt holds from the next message on"),
             ("/set temp 0.5", "temp 0.5"),
             ("/set temp", "temp 0.5 (from /set temp)"),
             ("/set temp 9", "qwchat: error: temp must be "),
@@ -188,7 +189,9 @@ def test_escape_sequences_in_a_reply_are_shown_not_obeyed(tmp_path: Path) -> Non
 def test_no_color_keeps_emphasis_only(tmp_path: Path) -> None:
     with Terminal("-p", "hi", models=tmp_path, variables={"NO_COLOR": "1"}, replies=["# Head\n`code`\n"]) as terminal:
         assert terminal.end() == 0
-        assert terminal.raw.replace(b"\r\n", b"\n").startswith(b"\x1b[1m# Head\x1b[0m\n`code`\n\x1b[2m0.12 s")
+        assert b"\x1b[1;4mHead\x1b[0m\r\n" in terminal.raw
+        assert not re.search(rb"\x1b\[[\d;]*[39]\dm", terminal.raw)
+        assert terminal.text.splitlines()[:2] == ["Head", "`code`"]
 
 
 def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
@@ -240,7 +243,7 @@ def test_a_file_goes_before_the_first_question(tmp_path: Path) -> None:
     with Terminal("chat", "-q", "-f", str(tmp_path / "notes"), models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("what?\r")
-        terminal.wait(f"echo: File {tmp_path}/notes:\n\n```\nsome notes\n```\n\nwhat?")
+        terminal.wait(f"echo: File {tmp_path}/notes:\n\n── 1\nsome notes\n──\n\nwhat?")
         terminal.prompt()
         terminal.type("again\r")
         terminal.wait("echo: again")

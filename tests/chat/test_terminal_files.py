@@ -69,7 +69,7 @@ def test_files_taken_along_by_command_go_once(tmp_path: Path) -> None:
         terminal.wait("src/app.py:2: 7 tokens", "2 files, 13 tokens: with the next message")
         terminal.prompt()
         terminal.type("why?\r")
-        terminal.wait("2 files, 13 tokens; context 15/2,048 after this", "print(os.name)\n```\n\nwhy?")
+        terminal.wait("2 files, 13 tokens; context 15/2,048 after this", "print(os.name)\n──\n\nwhy?")
         terminal.prompt()
         terminal.type("again\r")
         terminal.wait("echo: again")

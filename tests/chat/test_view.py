@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from qwchat.chat.view.markdown import MarkdownStyler
 from qwchat.chat.view.progress import byte_progress, data_size, duration
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice, statistics_line
 from qwchat.chat.view.table import pairs, table
-from qwchat.chat.view.terminal import Look, harmless, look_of
+from qwchat.chat.view.terminal import Look, look_of
 from qwchat.events import Done, FinishReason, Stats
 
-FULL = Look(terminal=True, emphasis=True, colour=True)
 PLAIN = Look(terminal=True, emphasis=False, colour=False)
-SGR = re.compile(r"\x1b\[\d+m")
-MARKDOWN = st.text(st.sampled_from("ab `*#~-\\\n>|1."), max_size=80)
 
 
 class Stream(io.StringIO):
@@ -34,65 +26,6 @@ class Stream(io.StringIO):
 
     def isatty(self) -> bool:
         return self._terminal
-
-
-def styled(text: str, look: Look = FULL) -> str:
-    styler = MarkdownStyler(look)
-    return styler.push(text) + styler.flush()
-
-
-@pytest.mark.parametrize(
-    ("source", "shown"),
-    [
-        ("plain text", "plain text"),
-        ("# Title\ntext", "\x1b[1m# Title\x1b[0m\ntext"),
-        ("#hashtag and ####### seven", "#hashtag and ####### seven"),
-        ("a `code` b", "a \x1b[36m`code`\x1b[0m b"),
-        ("``a ` b`` c", "\x1b[36m``a ` b``\x1b[0m c"),
-        ("never `closed\nnext", "never \x1b[36m`closed\x1b[0m\nnext"),
-        ("a **b c** d", "a \x1b[1m**b c**\x1b[0m d"),
-        ("2 * 3 ** 4", "2 * 3 ** 4"),
-        ("*a* snake_case __b__", "*a* snake_case __b__"),
-        (r"\*\*not\*\* \`x\`", r"\*\*not\*\* \`x\`"),
-        (r"`a\` b", "\x1b[36m`a\\`\x1b[0m b"),
-        (
-            "```py\n# x **y**\n```\n# T",
-            "\x1b[2m```py\x1b[0m\n\x1b[36m# x **y**\x1b[0m\n\x1b[2m```\x1b[0m\n\x1b[1m# T\x1b[0m",
-        ),
-        ("````\n```\n````", "\x1b[2m````\x1b[0m\n\x1b[36m```\x1b[0m\n\x1b[2m````\x1b[0m"),
-        ("```inline``` code", "\x1b[36m```inline```\x1b[0m code"),
-        ("  ~~~\n``` \n  ~~~", "\x1b[2m  ~~~\x1b[0m\n\x1b[36m``` \x1b[0m\n\x1b[2m  ~~~\x1b[0m"),
-        ("```\nopen", "\x1b[2m```\x1b[0m\n\x1b[36mopen\x1b[0m"),
-    ],
-)
-def test_markdown_is_styled_in_place(source: str, shown: str) -> None:
-    assert styled(source) == shown
-
-
-@given(MARKDOWN)
-def test_styling_changes_no_text(source: str) -> None:
-    assert SGR.sub("", styled(source)) == source
-    assert styled(source, PLAIN) == source
-
-
-@given(MARKDOWN, st.lists(st.integers(0, 80), max_size=6))
-def test_how_a_reply_is_cut_does_not_matter(source: str, cuts: list[int]) -> None:
-    styler = MarkdownStyler(FULL)
-    places = [0, *sorted(min(cut, len(source)) for cut in cuts), len(source)]
-    pieces = [styler.push(source[start:stop]) for start, stop in pairwise(places)]
-    assert "".join(pieces) + styler.flush() == styled(source)
-
-
-def test_little_is_held_back() -> None:
-    styler = MarkdownStyler(FULL)
-    assert SGR.sub("", styler.push("A sentence as it ")) == "A sentence as it "
-
-
-@given(st.text(max_size=60))
-def test_no_control_character_reaches_a_terminal(text: str) -> None:
-    shown = harmless(text)
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
-    assert shown == text or re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
 
 
 @pytest.mark.parametrize(

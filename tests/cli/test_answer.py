@@ -252,4 +252,4 @@ def test_a_bug_shows_its_traceback_only_with_debug(tmp_path: Path) -> None:
 def test_colour_that_is_asked_for_goes_through_a_pipe(tmp_path: Path) -> None:
     arguments = ("-p", "hi", "--render", "markdown", "--color", "always")
     result = call(*arguments, models=tmp_path, replies=["# Title\n`code` and **bold** \x1b[5m"])
-    assert result.stdout.decode() == ("\x1b[1m# Title\x1b[0m\n\x1b[36m`code`\x1b[0m and \x1b[1m**bold**\x1b[0m ␛[5m\n")
+    assert result.stdout.decode() == "\x1b[1;4mTitle\x1b[0m\n\x1b[36mcode\x1b[0m and \x1b[1mbold\x1b[0m ␛[5m\n"

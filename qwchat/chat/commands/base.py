@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwchat.chat.attachments import Attachment
-from qwchat.chat.panel import Panel
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.turn import Begin
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.wardrobe import Wardrobe
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,6 @@ class Desk:
         view: replies on the screen.
         written: files that were written so far.
         attached: files that go with the next message.
-        panel: the settings; those of the session alone, until one that knows more takes its place.
-        wardrobe: the personas.
     """
 
     session: Session
@@ -64,12 +60,6 @@ class Desk:
     view: ReplyView
     written: set[Path] = field(default_factory=set)
     attached: list[Attachment] = field(default_factory=list)
-    panel: Panel = field(init=False)
-    wardrobe: Wardrobe = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.panel = Panel(self.session)
-        self.wardrobe = Wardrobe(self.session)
 
 
 def _nothing(desk: Desk, typed: str) -> Iterable[Suggestion]:

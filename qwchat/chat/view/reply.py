@@ -1,49 +1,193 @@
-"""Where a reply is written: byte for byte into a pipe or a file, harmless and lightly styled on a terminal."""
+"""Where a reply is written: byte for byte into a pipe or a file, as Markdown or as harmless text on a terminal."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Literal, TextIO
 
-from qwchat.chat.view.markdown import MarkdownStyler
+from qwchat.chat.view.flow import Flow
+from qwchat.chat.view.layout import Paper
+from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
 from qwchat.chat.view.terminal import Look, harmless
 
 Rendering = Literal["plain", "markdown"]
 
 
 class ReplyView:
-    """Writes one reply after another to ``out``, each piece as it comes, never anything over it.
+    """Writes one reply after another to ``out``.
+
+    On a terminal that can show styles, Markdown is rendered as it streams: finished rows are printed once, and a short
+    tail below them is redrawn, at most 15 times a second. Plain text is written as it comes. Control characters in a
+    reply are made visible. Where ``out`` is neither a terminal nor styled, the text is written as it is.
+
+    Frames are drawn inside ``write`` and ``end``.
 
     Args:
         out: standard output.
-        look: what ``out`` can show. Neither a terminal nor styled: the text is written as it is.
-        rendering: "markdown" styles headings, strong text and code; "plain" styles nothing.
+        look: what ``out`` can show.
+        rendering: "markdown" or "plain".
+        clock: seconds, to count frames.
+        size: asks for the size of the terminal.
     """
 
-    def __init__(self, out: TextIO, look: Look, rendering: Rendering = "markdown") -> None:
+    def __init__(
+        self,
+        out: TextIO,
+        look: Look,
+        rendering: Rendering = "markdown",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        size: Callable[[TextIO], Size] = terminal_size,
+    ) -> None:
         self._out = out
+        self._look = look
+        self._rendering: Rendering = rendering
+        self._clock = clock
+        self._size = size
         self._verbatim = not (look.terminal or look.emphasis or look.colour)
-        self._one_newline = not look.terminal
-        styled = rendering == "markdown" and (look.emphasis or look.colour)
-        self._styler = MarkdownStyler(look) if styled else None
-        self._last = "\n"
+        self._said: list[str] = []
+        self._ended = True
+        self._show: _Plain | _Rendered = self._begin()
+
+    @property
+    def rendering(self) -> Rendering:
+        """How replies are shown."""
+        return self._rendering
+
+    def set_rendering(self, rendering: Rendering) -> None:
+        """Show replies in this way, from the next one on."""
+        self._rendering = rendering
+
+    @property
+    def last(self) -> str:
+        """The text of the reply in hand, or of the last one, as the model wrote it."""
+        return "".join(self._said)
+
+    @property
+    def blocks(self) -> list[str]:
+        """Its fenced code blocks, verbatim; the first has the number 1 on the screen."""
+        return code_blocks(self.last)
+
+    def resume(self, said: str) -> None:
+        """The next reply goes on with ``said``, which is on the screen already: a code block in it is still open."""
+        self._said, self._ended = [said], False
+        self._show = self._begin()
+        self._show.resume(said)
 
     def write(self, text: str) -> None:
-        """Show the next piece of the reply at once."""
+        """Show the next piece of the reply."""
         if not text:
             return
-        self._last = text[-1]
-        if not self._verbatim:
-            text = harmless(text)
-        if self._styler is not None:
-            text = self._styler.push(text)
-        self._out.write(text)
-        self._out.flush()
+        if self._ended:
+            self._said, self._ended = [], False
+            self._show = self._begin()
+        self._said.append(text)
+        self._show.write(text)
 
     def end(self) -> None:
         """End the reply with its newline (on a terminal only where the reply did not end with one itself)."""
-        rest = self._styler.flush() if self._styler is not None else ""
-        if self._one_newline or self._last != "\n":
-            rest += "\n"
+        if self._ended:
+            self._show = self._begin()
+        self._ended = True
+        self._show.end()
+
+    def _begin(self) -> _Plain | _Rendered:
+        if self._rendering == "markdown" and (self._look.emphasis or self._look.colour):
+            return _Rendered(self._out, self._look, self._clock, self._size)
+        return _Plain(self._out, verbatim=self._verbatim, one_newline=not self._look.terminal)
+
+
+def code_blocks(text: str) -> list[str]:
+    """The contents of the fenced code blocks in ``text``, each line with its newline."""
+    flow = Flow(Paper(width=None, cap=1, colour=False))
+    flow.push(text.replace("\r\n", "\n"))
+    flow.end()
+    return list(flow.codes)
+
+
+class _Newlines:
+    """Makes one newline of CR LF, also where a piece ends between the two."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        text = self._held + text
+        self._held = "\r" if text.endswith("\r") else ""
+        return text.removesuffix("\r").replace("\r\n", "\n")
+
+    def end(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+class _Plain:
+    """Text as it comes."""
+
+    def __init__(self, out: TextIO, *, verbatim: bool, one_newline: bool) -> None:
+        self._out = out
+        self._verbatim = verbatim
+        self._one_newline = one_newline
+        self._newlines = _Newlines()
         self._last = "\n"
-        self._out.write(rest)
-        self._out.flush()
+
+    def resume(self, said: str) -> None:
+        self._last = "\n"
+
+    def write(self, text: str) -> None:
+        self._put(text if self._verbatim else harmless(self._newlines.push(text)))
+
+    def end(self) -> None:
+        rest = harmless(self._newlines.end())
+        self._put(rest + ("\n" if self._one_newline or (rest or self._last) != "\n" else ""))
+
+    def _put(self, text: str) -> None:
+        if text:
+            self._last = text[-1]
+            self._out.write(text)
+            self._out.flush()
+
+
+class _Rendered:
+    """Markdown, with a live tail where ``out`` is a terminal."""
+
+    def __init__(self, out: TextIO, look: Look, clock: Callable[[], float], size: Callable[[TextIO], Size]) -> None:
+        self._out = out
+        self._ask_size = size
+        self._terminal = look.terminal
+        self._colour = look.colour
+        self._newlines = _Newlines()
+        self._flow = Flow(self._paper(size(out)))
+        self._live = Live(out, reflowing=reflows())
+        self._pace = Pace(clock)
+
+    def resume(self, said: str) -> None:
+        self._flow.push(harmless(self._newlines.push(said)))
+        self._flow.resume()
+
+    def write(self, text: str) -> None:
+        self._flow.push(harmless(self._newlines.push(text)))
+        if not self._terminal:
+            self._print()
+        elif self._pace.due():
+            size = self._ask_size(self._out)
+            self._flow.paper = self._paper(size)
+            self._live.frame(self._flow.take(), self._flow.preview(), size)
+
+    def end(self) -> None:
+        self._flow.push(harmless(self._newlines.end()))
+        self._flow.end()
+        if self._terminal:
+            self._live.frame(self._flow.take(), (), self._ask_size(self._out))
+        else:
+            self._print()
+
+    def _paper(self, size: Size) -> Paper:
+        return Paper(size.columns if self._terminal else None, size.cap, self._colour)
+
+    def _print(self) -> None:
+        text = "".join(row.shown() + "\n" for row in self._flow.take())
+        if text:
+            self._out.write(text)
+            self._out.flush()

@@ -22,10 +22,6 @@ class Screen:
         self.look = look
         self.quiet = quiet
 
-    def be_quiet(self, quiet: bool) -> None:
-        """Leave out notices and statistics from now on, or show them again."""
-        self.quiet = quiet
-
     def notice(self, text: str) -> None:
         """Something worth knowing that needs no action."""
         if not self.quiet:

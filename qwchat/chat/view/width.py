@@ -1,0 +1,174 @@
+"""Styled text in terminal cells: how wide it is, and how it breaks into rows.
+
+Widths are those of wcwidth (which prompt-toolkit measures with, too), by grapheme: a family of emoji, a flag, an emoji
+with VS16 and a letter with its combining marks are one unit of two, two, two and one cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+Segment = tuple[str, str]
+"""A piece of text and its SGR parameters, such as ("word", "1;36"); the second is empty for plain text."""
+
+_CJK = "\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
+_MARKS = "\u0300-\u036f\u3099\u309a\ufe00-\ufe0f"
+_NO_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"  # Never at the start of a row.
+_NO_END = "（［｛【「『《〈〔"  # Never at the end of one.
+_ATOM = re.compile(rf"[{_NO_END}]*(?:[{_CJK}][{_MARKS}]*[{_NO_START}]*|[^{_CJK}]+[{_NO_START}]*)")
+_WIDE = re.compile(rf"[{_CJK}]")
+_PIECE = re.compile(r"\n| +|[^ \n]+")
+
+
+class Row(NamedTuple):
+    """One line of output. A soft row may be wider than the terminal, which then breaks it itself, and undoes that when
+    the line is copied."""
+
+    segments: tuple[Segment, ...]
+    soft: bool = False
+
+    @property
+    def text(self) -> str:
+        """The row without its styles."""
+        return "".join(text for text, _ in self.segments)
+
+    def shown(self) -> str:
+        """The row with its styles as SGR sequences, every one of them switched off again; no blanks at the end."""
+        return "".join(f"\x1b[{style}m{text}\x1b[0m" if style else text for text, style in self.segments)
+
+
+def cells(text: str) -> int:
+    """Columns that ``text`` takes; control characters must be gone already, and take none."""
+    if text.isascii():
+        return len(text)
+    from wcwidth import wcswidth
+
+    return max(0, wcswidth(text))
+
+
+def graphemes(text: str) -> Iterator[str]:
+    """``text`` by what a reader takes for one character."""
+    if text.isascii():
+        return iter(text)
+    from wcwidth import iter_graphemes
+
+    return iter_graphemes(text)
+
+
+def clipped(text: str, width: int) -> str:
+    """As much of the beginning of ``text`` as ``width`` columns hold."""
+    return text if cells(text) <= width else _head(text, width)
+
+
+def cut_to_cells(segments: Iterable[Segment], width: int) -> list[Row]:
+    """``segments``, without newlines, broken after every ``width`` columns, wherever that is."""
+    rows: list[Row] = []
+    row: list[Segment] = []
+    room = width
+    for text, style in segments:
+        while text:
+            head = _head(text, room)
+            if not head and room < width:
+                rows.append(Row(tuple(row)))
+                row, room = [], width
+                continue
+            head = head or next(graphemes(text))
+            row.append((head, style))
+            room -= cells(head)
+            text = text[len(head) :]
+    return [*rows, Row(tuple(row))] if row or not rows else rows
+
+
+def wrapped(segments: Iterable[Segment], width: int) -> list[Row]:
+    """``segments`` in rows of at most ``width`` columns, broken at blanks, between CJK characters, and in what is too
+    long for a row; a newline always breaks. Blanks stay within a row and vanish where it ends. At least one row."""
+    filler = _Filler(max(width, 1))
+    for text, style in segments:
+        for piece in _PIECE.findall(text):
+            if piece == "\n":
+                filler.end_line()
+            elif piece[0] == " ":
+                filler.blanks(piece, style)
+            elif piece.isascii():
+                filler.word(piece, style)
+            else:
+                for atom in _ATOM.findall(piece):
+                    filler.word(atom, style)
+    filler.end_line()
+    return filler.rows
+
+
+class _Filler:
+    """Fills rows with words. A word is kept until the next blank, for its style may change within it."""
+
+    def __init__(self, width: int) -> None:
+        self.rows: list[Row] = []
+        self._width = width
+        self._row: list[Segment] = []
+        self._room = width
+        self._gap: list[Segment] = []
+        self._word: list[Segment] = []
+        self._fresh = True  # The row begins a line: blanks at its start are indentation.
+
+    def blanks(self, text: str, style: str) -> None:
+        self._end_word()
+        self._gap.append((text, style))
+
+    def word(self, text: str, style: str) -> None:
+        if self._word and (_WIDE.match(text) or _WIDE.match(self._word[-1][0][-1])):
+            self._end_word()
+        self._word.append((text, style))
+
+    def end_line(self) -> None:
+        self._end_word()
+        self._end_row()
+        self._fresh = True
+        self._gap = []
+
+    def _end_word(self) -> None:
+        if not self._word:
+            return
+        word, self._word = self._word, []
+        gap, self._gap = self._gap, []
+        size = sum(cells(text) for text, _ in word)
+        space = sum(len(text) for text, _ in gap)
+        if self._row or self._fresh:
+            if space + size <= self._room:
+                self._put(gap)
+                self._put(word)
+                return
+            if self._row:
+                self._end_row()
+        if size > self._room:
+            *full, last = cut_to_cells(word, self._width)
+            self.rows += full
+            word = list(last.segments)
+        self._put(word)
+
+    def _put(self, segments: list[Segment]) -> None:
+        for text, style in segments:
+            if self._row and self._row[-1][1] == style:
+                self._row[-1] = (self._row[-1][0] + text, style)
+            else:
+                self._row.append((text, style))
+            self._room -= cells(text)
+        self._fresh = False
+
+    def _end_row(self) -> None:
+        self.rows.append(Row(tuple(self._row)))
+        self._row, self._room, self._fresh = [], self._width, False
+
+
+def _head(text: str, width: int) -> str:
+    """The longest beginning of ``text`` within ``width`` columns."""
+    if text.isascii():
+        return text[:width]
+    taken, end = 0, 0
+    for grapheme in graphemes(text):
+        taken += cells(grapheme)
+        if taken > width:
+            break
+        end += len(grapheme)
+    return text[:end]

@@ -1,0 +1,229 @@
+"""Streaming Markdown: what is printed is never taken back, and is what the whole text gives."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwchat.chat.view.flow import Flow
+from qwchat.chat.view.layout import Paper
+from qwchat.chat.view.live import Size
+from qwchat.chat.view.reply import ReplyView, code_blocks
+from qwchat.chat.view.terminal import Look
+from tests.chat.view.documents import documents, pieces
+from tests.chat.view.emulator import Emulated
+
+PAPER = Paper(width=40, cap=4, colour=True)
+FULL = Look(terminal=True, emphasis=True, colour=True)
+
+
+def rendered(text: str, paper: Paper = PAPER) -> list[str]:
+    """The rows of the whole text, at once."""
+    flow = Flow(paper)
+    flow.push(text)
+    flow.end()
+    return [row.shown() for row in flow.take()]
+
+
+def plain(text: str, paper: Paper = PAPER) -> list[str]:
+    """The same without styles."""
+    return [re.sub(r"\x1b\[[\d;]*m", "", row) for row in rendered(text, paper)]
+
+
+class Clock:
+    """Time passes as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), documents())
+def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObject, text: str) -> None:
+    whole = rendered(text)
+    flow, printed = Flow(PAPER), []
+    for piece in data.draw(pieces(text)):
+        flow.push(piece)
+        printed += [row.shown() for row in flow.take()]
+        assert printed == whole[: len(printed)]
+        flow.preview()
+    flow.end()
+    printed += [row.shown() for row in flow.take()]
+    assert printed == whole
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents(6))
+def test_every_prefix_gives_a_beginning(text: str) -> None:
+    whole = rendered(text)
+    flow, printed = Flow(PAPER), []
+    for character in text:
+        flow.push(character)
+        printed += [row.shown() for row in flow.take()]
+        assert printed == whole[: len(printed)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), documents(), st.integers(20, 60), st.integers(3, 30))
+def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
+    data: st.DataObject, text: str, columns: int, rows: int
+) -> None:
+    size = Size(columns, rows)
+    out, clock = Emulated(columns, rows), Clock()
+    view = ReplyView(out, FULL, clock=clock, size=lambda stream: size)
+    for piece in data.draw(pieces(text)):
+        clock.now += data.draw(st.sampled_from([0.0, 0.02, 0.1]))
+        view.write(piece)
+    view.end()
+    straight = Emulated(columns, rows)
+    for row in rendered(text, Paper(columns, size.cap, True)):
+        straight.write(row + "\n")
+    assert out.lines == straight.lines
+    assert view.last == text
+
+
+@settings(max_examples=150, deadline=None)
+@given(documents())
+def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
+    shown = "\n".join(plain(text, Paper(None, 4, True)))
+    numbers = [f"{number}" for number in range(1, len(code_blocks(text)) + 1)]
+    for number in numbers:
+        shown = shown.replace(f"── {number}", "", 1)
+    # A link's address stands behind its text in both, so only the markup may differ.
+    kept = re.sub(r"[\W_]", "", re.sub(r"\s", "", text))
+    assert re.sub(r"[\W_]", "", shown) == kept
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [
+        ("a\nb\n", ["a", "b"]),
+        ("\n\na\n\n\nb\n\n", ["a", "", "", "b"]),
+        ("# One *two* #\n## Three", ["One two", "Three"]),
+        ("<think>\nhm\n</think>\nYes", ["<think>", "hm", "</think>", "Yes"]),
+        ("- a\n  - b\n    c\n1. d\n\n   e\n", ["• a", "  • b", "    c", "1. d", "", "   e"]),
+        ("- [ ] open\n- [x] done", ["• [ ] open", "• [x] done"]),
+        ("> a\nb\n>\n> - c", ["│ a", "│ b", "│", "│ • c"]),
+        ("a\n\n---\n\nb", ["a", "", "─" * 40, "", "b"]),
+        ("Title\n---\nx", ["Title", "x"]),
+        ("```py\nx = 1  \n\n  y\n```\nz", ["── 1 · py", "x = 1  ", "", "  y", "──", "z"]),
+        ("1. a\n   ```\n   code\n     more\n   ```\n", ["1. a", "   ── 1", "code", "  more", "──"]),
+        ("```\n```\n~~~ a b\nopen", ["── 1", "──", "── 2 · a b", "open"]),
+        ("\tcode  x", ["    code  x"]),
+        ("a | b\n-|-:\n1|2\n3|44|5\n\nend", ["a │  b │", "──┼────┼──", "1 │  2 │", "3 │ 44 │ 5", "", "end"]),
+        ("see\nhttp://x.y/_a_/*b*.c and __init__ or 2*3*4", ["see", "http://x.y/_a_/*b*.c and __init__ or", "2*3*4"]),
+        ("[t](http://a.b/c_d_e 'T') [http://a.b](http://a.b)", ["t (http://a.b/c_d_e 'T') http://a.b"]),
+        (
+            "![alt](a.png) <http://a.b> &lt; \\* \\[x\\] a\\\nb",
+            ["!alt (a.png) <http://a.b> &lt; \\* \\[x\\]", "a\\", "b"],
+        ),
+        ("  /\\_/\\\n ( o.o )", ["  /\\_/\\", " ( o.o )"]),
+        ("one two three four five six seven eight nine", ["one two three four five six seven eight", "nine"]),
+        ("x" * 85, ["x" * 40, "x" * 40, "xxxxx"]),
+        ("漢" * 19 + "a、漢字", ["漢" * 19, "a、漢字"]),
+        ("（漢" * 8 + "wordy（漢字", ["（漢" * 8 + "wordy", "（漢字"]),
+        ("-", ["•"]),
+    ],
+)
+def test_what_blocks_look_like(source: str, rows: list[str]) -> None:
+    assert plain(source) == rows
+
+
+def test_markers_stay_where_no_style_stands_for_them() -> None:
+    colourless = Paper(40, 4, False)
+    assert rendered("`code` and **bold**", colourless) == ["`code` and \x1b[1mbold\x1b[0m"]
+    assert rendered("a `code` b ``x`y``") == ["a \x1b[36mcode\x1b[0m b \x1b[36mx`y\x1b[0m"]
+    assert rendered("~~old~~ *new* **[l](u)**") == [
+        "\x1b[9mold\x1b[0m \x1b[3mnew\x1b[0m \x1b[1;4ml\x1b[0m\x1b[1;2m (u)\x1b[0m"
+    ]
+
+
+def test_a_table_taller_than_the_tail_is_shown_as_written() -> None:
+    head, body = "| a | b |\n|---|---|\n", [f"| {number} | *x* |" for number in range(5)]
+    assert plain(head + "\n".join(body[:2])) == ["a │ b", "──┼──", "0 │ x", "1 │ x"]
+    assert plain(head + "\n".join(body)) == ["| a | b |", "|---|---|", *body]
+
+
+def test_a_table_wider_than_the_screen_is_wrapped_and_a_narrow_screen_shows_its_source() -> None:
+    source = "| one | two |\n|---|---|\n| " + "word " * 6 + "| " + "more " * 6 + "|"
+    assert plain(source, Paper(30, 10, True)) == [
+        "one           │ two",
+        "──────────────┼──────────────",
+        "word word     │ more more",
+        "word word     │ more more",
+        "word word     │ more more",
+    ]
+    assert plain(source, Paper(16, 10, True)) == source.splitlines()
+
+
+def test_a_long_paragraph_is_printed_piece_by_piece() -> None:
+    words = [f"word{number}" for number in range(500)]
+    flow = Flow(PAPER)
+    printed, most_held = 0, 0
+    for word in words:
+        flow.push(word + " ")
+        printed += len(flow.take())
+        most_held = max(most_held, len(flow.preview()))
+    flow.end()
+    assert printed > 80
+    assert most_held <= PAPER.cap + 1
+    assert " ".join(" ".join(plain(" ".join(words))).split()) == " ".join(words)
+
+
+def test_a_long_list_and_long_code_are_printed_line_by_line() -> None:
+    for line in ("- item", "    code", "text  \n"):
+        flow = Flow(PAPER)
+        for _ in range(50):
+            flow.push(line + "\n")
+            assert len(flow.preview()) <= 2 if line != "text  \n" else 8
+        assert len(flow.take()) >= 45
+    flow = Flow(PAPER)
+    flow.push("```\n")
+    for number in range(50):
+        flow.push(f"line {number}\n")
+        assert flow.take()[-1].text == f"line {number}"
+        assert flow.preview() == []
+
+
+def test_the_tail_closes_what_is_open() -> None:
+    def tail(text: str) -> list[str]:
+        flow = Flow(PAPER)
+        flow.push(text)
+        return [row.shown() for row in flow.preview()]
+
+    assert tail("so **bold te") == ["so \x1b[1mbold te\x1b[0m"]
+    assert tail("so **") == ["so"]
+    assert tail("a `co") == ["a \x1b[36mco\x1b[0m"]
+    assert tail("text\n-") == ["text"]
+    assert tail("```py\nx = 1") == ["x = 1"] or tail("```py\nx = 1")[-1].startswith("x = ")
+
+
+@pytest.mark.parametrize(
+    ("said", "more", "rows"),
+    [
+        ("```py\nx = ", "1\n```\n", ["1", "──"]),
+        ("some **te", "xt** goes on\n\nend", ["xt** goes on", "", "end"]),
+        ("- item\n", "- next", ["• next"]),
+        ("- ite", "m\n- next", ["  m", "• next"]),
+        ("a\n", "b", ["b"]),
+    ],
+)
+def test_a_reply_that_goes_on_begins_where_it_stopped(said: str, more: str, rows: list[str]) -> None:
+    flow = Flow(PAPER)
+    flow.push(said)
+    flow.resume()
+    flow.take()
+    flow.push(more)
+    flow.end()
+    assert [row.text for row in flow.take()] == rows
+
+
+def test_code_blocks_are_verbatim() -> None:
+    text = "1. a\n   ```py\n   x\n\n\ty\n   ```\n> ```\n> q\n\n~~~\r\nlast  \r\n"
+    assert code_blocks(text) == ["x\n\n y\n", "q\n", "last  \n"]
