@@ -114,7 +114,7 @@ class Chat:
         else:
             if done.finish_reason == "cancelled":
                 self._stopped(session.revision != before)
-            notice = ending_notice(done, session.used.max_tokens)
+            notice = ending_notice(done, session.used.max_tokens, chat=True)
             if notice is not None:
                 self.screen.notice(notice)
             self.screen.statistics(statistics_line(done, sampled=session.used.sampled))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qwchat.chat.commands import Desk, Draft, Outcome, Play, Show, parse, suggestions
 from qwchat.chat.controls import Controls
@@ -64,15 +67,15 @@ def test_undo_and_redo_go_back_and_forth() -> None:
     for question in ("first", "second", "third"):
         played(desk, question)
     assert shown(desk, "/undo") == (
-        "1 question is taken back, from “third”; it ends with the reply “Two.”; /redo goes forward again"
+        "“third” is taken back; /redo goes forward again\nthe conversation ends with the reply “Two.”"
     )
     assert shown(desk, "/undo 2") == (
-        "2 questions are taken back, from “first”; the conversation is at its beginning; /redo goes forward again"
+        "2 questions are taken back, from “first” on; /redo goes forward again\nthe conversation is at its beginning"
     )
     assert said(desk) == []
     with pytest.raises(UsageError, match="nothing was asked yet"):
         obey(desk, "/undo")
-    assert shown(desk, "/redo") == "6 turns are back; it ends with the reply “Three.”"
+    assert shown(desk, "/redo") == "6 turns are back\nthe conversation ends with the reply “Three.”"
     with pytest.raises(UsageError, match="nothing was undone, so there is nothing to redo"):
         obey(desk, "/redo")
     with pytest.raises(UsageError, match=r"which question is a number counted from the last one.*there are 3 of them"):
@@ -308,13 +311,52 @@ def test_clear_begins_anew_and_can_be_taken_back() -> None:
     desk.session.system = "Be brief."
     assert shown(desk, "/clear") == "the conversation begins anew; /redo brings the old one back"
     assert said(desk) == ["Be brief."]
-    assert shown(desk, "/redo") == "2 turns are back; it ends with the reply “hello”"
+    assert shown(desk, "/redo") == "2 turns are back\nthe conversation ends with the reply “hello”"
 
 
 def test_long_turns_are_named_by_their_beginning() -> None:
     _, desk = make("word " * 40)
     played(desk, "a\n\nquestion " + "x" * 80)
     played(desk, "b")
-    assert "from “b”; it ends with the reply “word word word word word word word word word word word word…”" in (
-        shown(desk, "/undo").replace("word wor…", "word…")
+    assert shown(desk, "/undo").splitlines()[1] == (
+        "the conversation ends with the reply “word word word word word word word word word word word word…”"
     )
+    assert shown(desk, "/undo").startswith("“a question " + "x" * 48 + "…” is taken back")
+
+
+REPLIES = ("ask", "ask and stop", "stop at once", "retry", "retry and stop", "continue", "continue and stop")
+MOVES = (
+    "/undo",
+    "/undo 2",
+    "/redo",
+    "/edit 1 new",
+    "/edit 2 newer",
+    "/edit --reply 1 said",
+    "/alt",
+    "/alt 1",
+    "/clear",
+)
+
+
+@settings(max_examples=120)
+@given(st.lists(st.sampled_from(REPLIES + MOVES), max_size=25))
+def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[str]) -> None:
+    model, desk = make("one two three", "four five six seven", "eight")
+    told: list[Event] = []
+    tree = desk.session.tree
+    tree.listener = told.append
+    for number, step in enumerate(steps):
+        known = tree.nodes
+        typed = {"ask": f"question {number}", "stop": f"question {number}"}.get(step.split()[0], f"/{step.split()[0]}")
+        stop_after = 0 if step == "stop at once" else 2 if step.endswith("stop") else None
+        with suppress(UsageError):
+            if step.startswith(("/undo", "/redo", "/alt", "/clear", "/edit --reply")):
+                shown(desk, step)
+            else:
+                played(desk, step if step.startswith("/edit") else typed, stop_after)
+        assert tree.nodes[: len(known)] == known
+        roles = [message["role"] for message in desk.session.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        again = Tree.replay(told)
+        assert (again.nodes, again.head, again.messages()) == (tree.nodes, tree.head, tree.messages())
+        assert all(ids is None or model.decode(ids) == text for ids, text in ((n.token_ids, n.content) for n in known))

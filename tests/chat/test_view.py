@@ -69,21 +69,26 @@ def test_the_line_of_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "max_tokens", "notice"),
+    ("reason", "max_tokens", "notice", "chat"),
     [
-        ("stop", 5, None),
-        ("cancelled", None, None),
-        ("length", 5, "the reply was cut at --max-tokens 5"),
-        ("context", None, "the reply was cut: the context of 2,048 tokens is full"),
-        (
-            "repetition",
-            None,
-            "the reply went in circles and was ended (--loop-guard 0 lets it); a --repeat-penalty of 1.1 may help",
-        ),
+        ("stop", 5, None, ""),
+        ("cancelled", None, None, ""),
+        ("length", 5, "the reply was cut at --max-tokens 5", "; /continue goes on"),
+        ("context", None, "the reply was cut: the context of 2,048 tokens is full", ""),
     ],
 )
-def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str | None) -> None:
+def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str | None, chat: str) -> None:
     assert ending_notice(done(reason), max_tokens) == notice
+    assert ending_notice(done(reason), max_tokens, chat=True) == (None if notice is None else notice + chat)
+
+
+def test_what_is_said_of_a_reply_that_went_in_circles() -> None:
+    assert ending_notice(done("repetition"), None) == (
+        "the reply went in circles and was ended; --repeat-penalty 1.1 may help, --loop-guard 0 lets it go on"
+    )
+    assert ending_notice(done("repetition"), None, chat=True) == (
+        "the reply went in circles and was ended; /set repeat-penalty 1.1 and /retry may help; /continue goes on"
+    )
 
 
 def test_tables_and_pairs() -> None:

@@ -58,13 +58,13 @@ def _continue(desk: Desk, argument: str) -> Outcome:
 def _undo(desk: Desk, argument: str) -> Outcome:
     number = _number("undo", argument)
     first = desk.session.undo(number)
-    undone = "1 question is taken back" if number == 1 else f"{number} questions are taken back"
-    return Show(f"{undone}, from “{excerpt(first.content)}”; {_where(desk.session)}; /redo goes forward again")
+    undone = "“{}” is taken back" if number == 1 else f"{number} questions are taken back, from “{{}}” on"
+    return Show(f"{undone.format(excerpt(first.content))}; /redo goes forward again\n{_where(desk.session)}")
 
 
 def _redo(desk: Desk, argument: str) -> Outcome:
     turns = desk.session.redo()
-    return Show(f"{turns} turn{'s are' if turns > 1 else ' is'} back; {_where(desk.session)}")
+    return Show(f"{turns} turn{'s are' if turns > 1 else ' is'} back\n{_where(desk.session)}")
 
 
 def _edit(desk: Desk, argument: str) -> Outcome:
@@ -123,7 +123,7 @@ def _where(session: Session) -> str:
     path = session.tree.path()
     if not path:
         return "the conversation is at its beginning"
-    return f"it ends with the {_name(path[-1])} “{excerpt(path[-1].content)}”"
+    return f"the conversation ends with the {_name(path[-1])} “{excerpt(path[-1].content)}”"
 
 
 def _name(node: Node) -> str:

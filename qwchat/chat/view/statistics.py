@@ -21,15 +21,20 @@ def statistics_line(done: Done, *, sampled: bool) -> str:
     return " · ".join(parts)
 
 
-def ending_notice(done: Done, max_tokens: int | None) -> str | None:
-    """Why a reply is shorter than the model would have it; None where the model ended it."""
+def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> str | None:
+    """Why a reply is shorter than the model would have it; None where the model ended it.
+
+    ``chat``: in a chat, where a reply can be gone on with.
+    """
+    go_on = "; /continue goes on" if chat else ""
     if done.finish_reason == "length":
         limit = f"--max-tokens {max_tokens:,}" if max_tokens is not None else "the token limit"
-        return f"the reply was cut at {limit}"
+        return f"the reply was cut at {limit}{go_on}"
     if done.finish_reason == "context":
         return f"the reply was cut: the context of {done.stats.context:,} tokens is full"
     if done.finish_reason == "repetition":
-        return "the reply went in circles and was ended (--loop-guard 0 lets it); a --repeat-penalty of 1.1 may help"
+        remedy = "/set repeat-penalty 1.1 and /retry may help" if chat else "--repeat-penalty 1.1 may help"
+        return f"the reply went in circles and was ended; {remedy}{go_on or ', --loop-guard 0 lets it go on'}"
     return None
 
 

@@ -1,0 +1,58 @@
+"""Stopping, going on, taking back and changing, as a person sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.chat.pty import Terminal
+
+WORDS = " ".join(f"word{number}" for number in range(40))
+
+
+def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word5")
+        terminal.type("\x03")
+        terminal.prompt()
+        before = terminal.text
+        assert "word39" not in before
+        terminal.type("/continue\r")
+        terminal.wait("word39")
+        terminal.prompt()
+        shown = [line for line in terminal.text.splitlines() if not line.startswith((">", "qwchat", "stopped"))]
+        assert "".join("".join(shown).split()) == WORDS.replace(" ", "")
+        terminal.type("/continue\r")
+        terminal.wait("qwchat: error: the reply ended by itself, so there is nothing to continue: ask for more, or")
+
+
+def test_what_the_notices_offer_is_there(tmp_path: Path) -> None:
+    with Terminal("chat", "--max-tokens", "3", models=tmp_path, replies=["a b c d e"]) as terminal:
+        terminal.prompt()
+        terminal.type("spell\r")
+        terminal.wait("the reply was cut at --max-tokens 3; /continue goes on")
+        terminal.prompt()
+        terminal.type("/continue\r")
+        terminal.wait("(1 new, 5 cached)", "context 8/2,048")
+        terminal.prompt()
+        terminal.type("/undo\r")
+        terminal.wait("“spell” is taken back; /redo goes forward again")
+
+
+def test_a_question_is_edited_in_place(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("how are yuo?\r")
+        terminal.wait("echo: how are yuo?")
+        terminal.prompt()
+        terminal.type("/edit\r")
+        terminal.wait("> /edit 1 how are yuo?")
+        terminal.type("\x7f" * 4 + "you?\r")
+        terminal.wait("echo: how are you?")
+        terminal.prompt()
+        terminal.type("/alt\r")
+        terminal.wait("question 1 of 2: how are yuo?\n\nreply: echo: how are yuo?")
+        terminal.prompt()
+        terminal.type("/edit --reply\r")
+        terminal.wait("> /edit --reply 1 echo: how are yuo?")
