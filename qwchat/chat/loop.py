@@ -51,6 +51,7 @@ class Chat:
         """
         if first is not None:
             self._say(mentions.Composed(first))
+            self.desk.saved.settle()
         while True:
             try:
                 draft, self.draft = self.draft, ""
@@ -62,7 +63,9 @@ class Chat:
                 continue
             except EOFError:
                 return
-            if typed.strip() and not self._take(typed):
+            staying = not typed.strip() or self._take(typed)
+            self.desk.saved.settle()
+            if not staying:
                 return
 
     def _take(self, typed: str) -> bool:

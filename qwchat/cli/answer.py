@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from qwchat.chat.attachments import Found, message
 from qwchat.chat.context import announce
 from qwchat.chat.controls import Controls
-from qwchat.chat.session import Session, fresh_seed
+from qwchat.chat.saved import Saved
+from qwchat.chat.session import fresh_seed
 from qwchat.chat.turn import play
 from qwchat.chat.view.reply import Rendering, ReplyView
 from qwchat.chat.view.statistics import ending_notice, statistics_line
@@ -18,6 +19,7 @@ from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.prepare import compile_once, prepare
+from qwchat.cli.resuming import open_saved, session_of, with_model_of
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
@@ -39,9 +41,16 @@ def run(options: ReplyOptions, services: Services) -> int:
     if options.prompt == "-" and stdin_is_terminal():
         streams.screen.hint("type the question, then Ctrl-D on a line of its own")
     prompt = question(options)
+    saved = open_saved(options, streams.screen, chat=False)
+    if saved is None:
+        return ExitCode.OK
+    options = with_model_of(saved, options, streams.screen)
     located, model = open_model(options, services, streams)
     with model:
-        return _answer(options, prompt, located, model, streams)
+        try:
+            return _answer(options, prompt, located, model, streams, saved)
+        finally:
+            saved.leave()
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,9 @@ def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
     return ReplyView(streams.out, streams.out_look, rendering)
 
 
-def _answer(options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams) -> int:
+def _answer(
+    options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams, saved: Saved
+) -> int:
     controls = Controls.of(options.settings, model.defaults)
     first_seed = fresh_seed() if controls.seed is None else controls.seed
     text = None if options.json or options.jsonl else reply_view(options, streams)
@@ -113,10 +124,12 @@ def _answer(options: ReplyOptions, prompt: Question, located: Located, model: Mo
     answers: list[dict[str, object]] = []
     code = ExitCode.OK
     for number in range(options.count):
-        if number and text is not None:
-            streams.write("\n")
+        if number:
+            saved.begin()
+            if text is not None:
+                streams.write("\n")
         seeded = replace(controls, seed=first_seed + number)
-        session = Session(model, seeded, options.settings["system"], fingerprint=model.folder.fingerprint)
+        session = session_of(saved, options, seeded, located, model, streams.screen)
         if number == 0:
             for remark in prompt.files.remarks:
                 streams.screen.notice(remark)
@@ -124,7 +137,8 @@ def _answer(options: ReplyOptions, prompt: Question, located: Located, model: Mo
         if events is not None:
             events.start(report.request(facts, session.controls))
         done = play(partial(session.ask, prompt.message), text, status, events.event if events else None)
-        answer = report.answer(done, session.controls, facts)
+        saved.settle()
+        answer = report.answer(done, session.controls, facts) | ({"session": saved.id} if saved.id else {})
         answers.append(answer)
         if events is not None:
             events.done(answer)

@@ -86,11 +86,22 @@ def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
         os.environ["COLUMNS"] = "1000"  # Typer wraps descriptions to the terminal's width, and a shell takes lines.
     try:
         code = _app(completing=completing)(
-            list(arguments), prog_name="qwchat", standalone_mode=False, obj=services or Services()
+            expanded(arguments), prog_name="qwchat", standalone_mode=False, obj=services or Services()
         )
     except _PARSER_ERROR as error:
         raise UsageError(_sentence(error)) from error
     return int(code or 0)
+
+
+def expanded(words: Sequence[str]) -> list[str]:
+    """``words`` of a command line with ``--resume`` alone as ``--resume=``, since the parser knows no optional values.
+
+    It stands alone at the end and before another option. The one of ``convert`` is a switch and stays.
+    """
+    if words[:1] == ["convert"]:
+        return list(words)
+    followed = zip(words, [*words[1:], "-"], strict=False)  # One word more where there are none.
+    return ["--resume=" if word == "--resume" and after.startswith("-") else word for word, after in followed]
 
 
 def _sentence(error: Exception) -> str:

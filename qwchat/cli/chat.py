@@ -13,11 +13,11 @@ from qwchat.chat.commands import Desk, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.editor import EditingMode, PlainReader, Reader, history_file, keys_unseen, open_reader
 from qwchat.chat.loop import Chat
-from qwchat.chat.session import Session
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.cli import answer
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ChatOptions, ReplyOptions
+from qwchat.cli.resuming import Choose, choose_by_line, open_saved, recall, session_of, with_model_of
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
@@ -50,14 +50,20 @@ def converse(options: ReplyOptions, services: Services) -> int:
     first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
     by_line = _reads_lines(seat)
     with ExitStack() as stack:
+        saved = open_saved(options, streams.screen, chat=True, choose=_choice(seat, streams))
+        if saved is None:
+            return ExitCode.OK
+        options = with_model_of(saved, options, streams.screen)
         if seat.terminal is not None and not by_line:
             # For the whole time, so that what is typed between prompts, or too early, is not lost either.
             stack.enter_context(keys_unseen(seat.terminal, by_line=False))
         located, model = answer.open_model(options, services, streams)
         stack.enter_context(model)
+        stack.callback(saved.leave)  # While the model is still there.
         controls = Controls.of(options.settings, model.defaults)
-        session = Session(model, controls, options.settings["system"], fingerprint=model.folder.fingerprint)
-        desk = Desk(session, located.name, answer.reply_view(options, streams), attached=list(files.attachments))
+        session = session_of(saved, options, controls, located, model, streams.screen)
+        view = answer.reply_view(options, streams)
+        desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved)
         chat = Chat(
             desk=desk,
             reader=_reader(seat, desk, streams, options.settings["editing-mode"], by_line=by_line),
@@ -70,6 +76,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
             f"context {model.engine.context:,} tokens; /help helps, Ctrl-D leaves"
         )
+        recall(saved, view, streams.screen, watched=streams.out_look.terminal)
         for remark in files.remarks:
             streams.screen.notice(remark)
         chat.run(first or None)
@@ -87,6 +94,13 @@ def _seat(options: ReplyOptions) -> Seat:
         return Seat(sys.stdin, "")
     terminal = controlling_terminal()
     return Seat(terminal, read_piped() if terminal is not None else "")
+
+
+def _choice(seat: Seat, streams: Streams) -> Choose | None:
+    """How a session is chosen; None where nobody sits."""
+    if seat.terminal is None:
+        return None
+    return choose_by_line(PlainReader(seat.terminal, streams.screen.stream).read, streams.screen)
 
 
 def _reads_lines(seat: Seat) -> bool:

@@ -32,6 +32,12 @@ def _personas(incomplete: str) -> list[tuple[str, str]]:
     return completion.personas(incomplete)
 
 
+def _sessions(incomplete: str) -> list[tuple[str, str]]:
+    from qwchat.cli import completion
+
+    return completion.sessions(incomplete)
+
+
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
@@ -76,6 +82,25 @@ class ReplyOptions:
         ),
     ] = None
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of answers, 1 to 64.")] = 1
+    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the session written last.")] = False
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="[SESSION]",
+            help="Go on with this session: its name, id or part of its title; alone: choose from a list.",
+            autocompletion=_sessions,
+        ),
+    ] = None
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session",
+            metavar="NAME",
+            help="Go on with the session of this name, or begin it (with -p: keep the answer in it).",
+            autocompletion=_sessions,
+        ),
+    ] = None
     flags: Flags = field(default_factory=Flags)
     var: Annotated[
         list[str] | None,
@@ -96,7 +121,7 @@ class ReplyOptions:
         own = [known for known in fields(self) if known.type != "Flags"]
         changed = [known.name for known in own if getattr(self, known.name) != known.default]
         knobs = [flag_of(name, raw) for name, raw in self.flags.items()]
-        return knobs + [f"--{name.replace('_', '-')}" for name in changed]
+        return knobs + [f"--{name.rstrip('_').replace('_', '-')}" for name in changed]
 
     def check(self) -> None:
         """Refuse what cannot be done, before a model is opened. Raises UsageError that names the flag."""

@@ -33,9 +33,7 @@ def list_all(options: ListSessions, services: Services) -> int:
     if not entries:
         streams.screen.hint(f"there are no sessions in {store.folder}")
         return ExitCode.OK
-    rows = [
-        (entry.id, when(entry.changed), str(entry.messages), entry.model or "-", described(entry)) for entry in entries
-    ]
+    rows = [(entry.id, entry.last_said, str(entry.messages), entry.model or "-", entry.label) for entry in entries]
     streams.write(table(("id", "last said", "messages", "model", "title"), rows, right=(2,)) + "\n")
     return ExitCode.OK
 
@@ -57,7 +55,7 @@ def show(options: ShowSession, services: Services) -> int:
         ("title", entry.title),
         ("model", model),
         ("created", entry.created),
-        ("last said", when(entry.changed)),
+        ("last said", entry.last_said),
         ("messages", str(entry.messages)),
         ("file", str(store.folder / entry.id / FILE_NAME)),
     ]
@@ -104,13 +102,13 @@ def remove(options: RemoveSessions, services: Services) -> int:
         if not stdin_is_terminal():
             raise UsageError("sessions rm asks on a terminal first, and there is none: --yes removes without asking")
         for entry in entries:
-            streams.screen.hint(f"{entry.id}  {described(entry)}, {entry.messages} messages")
+            streams.screen.hint(f"{entry.id}  {entry.label}, {entry.messages} messages")
         if not _agreed(streams, "remove it?" if len(entries) == 1 else f"remove these {len(entries)}?"):
             streams.screen.hint("nothing is removed")
             return ExitCode.OK
     for entry in entries:
         store.remove(entry.id)
-        streams.screen.notice(f"removed {entry.id} ({described(entry)})")
+        streams.screen.notice(f"removed {entry.id} ({entry.label})")
     return ExitCode.OK
 
 
@@ -132,25 +130,15 @@ def export(options: ExportSession, services: Services) -> int:
     return ExitCode.OK
 
 
-def described(entry: Entry) -> str:
-    """A session's name and title, or why it cannot be opened."""
-    return entry.trouble or " · ".join(filter(None, (entry.name, entry.title))) or "(nothing said)"
-
-
 def _facts(entry: Entry) -> dict[str, object]:
     changed = datetime.fromtimestamp(entry.changed, UTC).isoformat(timespec="seconds")
     return asdict(entry) | {"changed": changed}
 
 
-def when(seconds: float) -> str:
-    """A time of this machine's clock, to the minute."""
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
-
-
 def _read(store: Store, entry: Entry, streams: Streams) -> Content:
     content = store.read(entry.id)
     if content.left_out:
-        streams.screen.notice(f"{content.left_out} lines of session {entry.id} are damaged and left out")
+        streams.screen.notice(f"damaged lines of session {entry.id} that are left out: {content.left_out}")
     return content
 
 

@@ -48,6 +48,16 @@ class Entry:
     size: int = 0
     trouble: str = ""
 
+    @property
+    def label(self) -> str:
+        """Name and title, or why it cannot be opened."""
+        return self.trouble or " · ".join(filter(None, (self.name, self.title))) or "(nothing said)"
+
+    @property
+    def last_said(self) -> str:
+        """When something was last written, by the clock of this machine."""
+        return datetime.fromtimestamp(self.changed).strftime("%Y-%m-%d %H:%M")
+
 
 def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where sessions are; it need not exist yet. QWCHAT_SESSIONS, or ``sessions`` in the user's data folder."""

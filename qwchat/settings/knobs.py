@@ -135,6 +135,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("color", Choice(("auto", "always", "never")), "look", "When to use colour", "auto"),
     Knob("bell", Whole(0), "look", "Ring after replies of the chat that took so many seconds", 30, nothing="off"),
     Knob("editing-mode", Choice(("emacs", "vi")), "session", "Whose keys edit the prompt of the chat", "emacs"),
+    Knob("save", Switch(), "session", "Keep the chat as a session, turn by turn", True, project=False),
     Knob("quiet", Switch(), "look", "No notices, no progress, no statistics", False, short="-q"),
 )
 

@@ -56,7 +56,10 @@ def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> 
     assert isinstance(shown, Show)
     for command in COMMANDS:
         assert re.search(rf"^  {re.escape(command.usage)} +{re.escape(command.summary)}$", shown.text, re.MULTILINE)
-    assert obey(desk(), "/help save") == Show("/save FILE  write the conversation as Markdown, or as .json")
+    assert obey(desk(), "/help save") == Show(
+        "/save FILE  write the conversation as Markdown, or as .html or .json\n\n"
+        "The conversation up to here, without alternatives. A file that this chat did not write is left alone."
+    )
     with pytest.raises(UsageError, match=r"there is no command /sav: did you mean /save\?"):
         obey(desk(), "/help sav")
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from qwchat.chat import transcript
 from qwchat.chat.controls import NAMES, Controls
 from qwchat.chat.session import Session
 from qwchat.errors import PromptTooLongError, UsageError
@@ -179,36 +175,6 @@ def test_settings_that_cannot_be(name: str, value: str, complaint: str) -> None:
     controls = Controls(SamplingSettings())
     with pytest.raises(UsageError, match=complaint):
         controls.changed(name, value, controls)
-
-
-def test_a_conversation_is_saved_as_markdown_and_json(tmp_path: Path) -> None:
-    _, session = make("Be brief.", replies=["# Not a heading of ours\n\n日本"])
-    end_of(session.ask("Hello?"))
-    transcript.save(session, "mini-q4", tmp_path / "talk.md", overwrite=False)
-    assert (tmp_path / "talk.md").read_text() == (
-        "# Conversation with mini-q4\n\n## System\n\nBe brief.\n\n## You\n\nHello?\n\n"
-        "## mini-q4\n\n# Not a heading of ours\n\n日本\n"
-    )
-    transcript.save(session, "mini-q4", tmp_path / "talk.json", overwrite=False)
-    document = json.loads((tmp_path / "talk.json").read_text())
-    assert document["messages"][2] == {"role": "assistant", "content": "# Not a heading of ours\n\n日本"}
-    assert document["settings"]["temperature"] == 1.0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.json", "talk.md"]
-
-
-def test_saving_loses_no_file(tmp_path: Path) -> None:
-    _, session = make()
-    end_of(session.ask("Hello?"))
-    path = tmp_path / "talk.md"
-    path.write_text("precious")
-    with pytest.raises(UsageError, match="exists already: choose another name"):
-        transcript.save(session, "mini", path, overwrite=False)
-    assert path.read_text() == "precious"
-    with pytest.raises(UsageError, match=r"cannot write .*nowhere/talk.md: No such file or directory"):
-        transcript.save(session, "mini", tmp_path / "nowhere" / "talk.md", overwrite=False)
-    transcript.save(session, "mini", path, overwrite=True)
-    assert path.read_text().startswith("# Conversation")
-    assert [file.name for file in tmp_path.iterdir()] == ["talk.md"]
 
 
 def test_events_pass_through_unchanged() -> None:

@@ -141,7 +141,7 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
             ("/hlep", "qwchat: error: there is no command /hlep: did you mean /help?"),
             ("/retry", "qwchat: error: nothing was asked yet"),
             ("/save", "qwchat: error: /save needs the name of a file, as in /save talk.md"),
-            ("/help", "Alt-Enter, Ctrl-J           break the line"),
+            ("/help", "break the line"),
             ("//help", "echo: /help"),
             ("/usr/bin is a message", "echo: /usr/bin is a message"),
             ("/clear", "the conversation begins anew; /redo brings the old one back"),

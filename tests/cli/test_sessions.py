@@ -207,7 +207,7 @@ def test_damaged_lines_are_told_of(tmp_path: Path, store: Store) -> None:
         file.write("nonsense\n{}\n")
     ran = call("sessions", "export", "sums", models=tmp_path)
     assert ran.returncode == 0
-    assert ran.stderr.decode() == "qwchat: 2 lines of session f397 are damaged and left out\n"
+    assert ran.stderr.decode() == "qwchat: damaged lines of session f397 that are left out: 2\n"
 
 
 @pytest.mark.parametrize(

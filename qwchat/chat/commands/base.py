@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwchat.chat.attachments import Attachment
+from qwchat.chat.saved import Saved
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.turn import Begin
@@ -53,6 +54,7 @@ class Desk:
         view: replies on the screen.
         written: files that were written so far.
         attached: files that go with the next message.
+        saved: the session that the conversation is kept in.
     """
 
     session: Session
@@ -60,6 +62,7 @@ class Desk:
     view: ReplyView
     written: set[Path] = field(default_factory=set)
     attached: list[Attachment] = field(default_factory=list)
+    saved: Saved = field(default_factory=Saved)
 
 
 def _nothing(desk: Desk, typed: str) -> Iterable[Suggestion]:

@@ -1,26 +1,164 @@
-"""Commands about keeping what was said."""
+"""Commands about keeping what was said: files to take away, and the sessions of this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from qwchat.chat import transcript
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.paths import paths
-from qwchat.errors import UsageError
+from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.view.table import table
+from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
+from qwchat.conversation.store import Entry, Store, check_name
+from qwchat.conversation.title import clean
+from qwchat.errors import SessionError, UsageError
+
+_LISTED = 15
 
 
 def _save(desk: Desk, argument: str) -> Outcome:
     if not argument:
         raise UsageError("/save needs the name of a file, as in /save talk.md")
     path = Path(argument).expanduser()
-    transcript.save(desk.session, desk.model_name, path, overwrite=path.resolve() in desk.written)
+    return _written(desk, path, form_of(path))
+
+
+def _export(desk: Desk, argument: str) -> Outcome:
+    word, _, name = argument.partition(" ")
+    form = next((form for form in FORMS if form == word.lower()), None)
+    if form is None:
+        raise UsageError(
+            f"/export takes md, html or json, not {clean(word)!r}" if word else "/export md, html or json?"
+        )
+    return _written(desk, Path(name.strip()).expanduser() if name.strip() else Path(file_name(_talk(desk), form)), form)
+
+
+def _written(desk: Desk, path: Path, form: Form) -> Outcome:
+    text = exported(_talk(desk), form)
+    write_whole(path, text, overwrite=path.resolve() in desk.written)
     desk.written.add(path.resolve())
     return Show(f"saved to {path}")
 
 
+def _talk(desk: Desk) -> Talk:
+    controls = desk.session.controls
+    settings = controls.record() | {"seed": controls.seed}
+    return Talk(desk.session.tree, desk.model_name, desk.saved.id or "", desk.saved.created, settings)
+
+
+def _title(desk: Desk, argument: str) -> Outcome:
+    tree = desk.session.tree
+    if argument:
+        title = clean(argument)
+        if not title:
+            raise UsageError("a title needs a letter or another character that can be seen")
+        tree.set_title(title)
+    return Show(f"the session is called {_talk(desk).title}" if argument else _talk(desk).title)
+
+
+def _sessions(desk: Desk, argument: str) -> Outcome:
+    entries = _store(desk).entries()
+    wanted = argument.casefold()
+    found = [entry for entry in entries if wanted in f"{entry.id} {entry.label}".casefold()]
+    if not found:
+        return Show(f"no session has {clean(argument)!r} in its title" if argument else "there are no sessions yet")
+    rows = [(_mark(desk, entry), entry.id, entry.last_said, str(entry.messages), entry.label) for entry in found]
+    shown = table(("", "id", "last said", "messages", "title"), rows[:_LISTED], right=(3,))
+    more = f"\nand {len(rows) - _LISTED} more: qwchat sessions list" if len(rows) > _LISTED else ""
+    return Show(shown + more)
+
+
+def _mark(desk: Desk, entry: Entry) -> str:
+    return "*" if entry.id == desk.saved.id else ""
+
+
+def _resume(desk: Desk, argument: str) -> Outcome:
+    if not argument:
+        raise UsageError("/resume needs a session, as in /resume seas: /sessions lists them")
+    entry = _store(desk).find(argument)
+    if entry.id == desk.saved.id:
+        return Show("this session is the one that goes on here")
+    desk.session.adopt(desk.saved.open(entry))
+    notice = desk.saved.answers(desk.saved.model, desk.saved.fingerprint)
+    messages = len(desk.session.tree.path())
+    return Show(f"{entry.id} ({entry.label}) goes on, {messages} messages" + (f"\n{notice}" if notice else ""))
+
+
+def _new(desk: Desk, argument: str) -> Outcome:
+    system = desk.session.system
+    desk.session.adopt(desk.saved.begin(name=check_name(argument) if argument else ""))
+    desk.session.system = system
+    return Show("a new session begins with the next message")
+
+
+def _fork(desk: Desk, argument: str) -> Outcome:
+    if not desk.session.tree.path():
+        raise UsageError("nothing was said yet, so there is nothing to fork")
+    desk.session.adopt(desk.saved.begin(desk.session.tree.fork(), check_name(argument) if argument else ""))
+    if desk.saved.id is None:
+        return Show("a copy of the conversation goes on here")
+    return Show(f"a copy of the conversation goes on here, as session {desk.saved.id}")
+
+
+def _store(desk: Desk) -> Store:
+    return desk.saved.store or Store()
+
+
+def _known(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    try:
+        entries = _store(desk).entries()
+    except SessionError:
+        return ()
+    return fitting(typed, ((entry.name or entry.id, entry.title) for entry in entries if entry.id != desk.saved.id))
+
+
+def _export_completion(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    form, blank, name = typed.partition(" ")
+    if not blank:
+        return fitting(form, ((form, "") for form in FORMS))
+    return paths(name.lstrip())
+
+
 COMMANDS: tuple[Command, ...] = (
     Command(
-        "save", "FILE", "write the conversation as Markdown, or as .json", _save, complete=lambda _, typed: paths(typed)
+        "save",
+        "FILE",
+        "write the conversation as Markdown, or as .html or .json",
+        _save,
+        details="The conversation up to here, without alternatives. A file that this chat did not write is left alone.",
+        complete=lambda _, typed: paths(typed),
+    ),
+    Command(
+        "export",
+        "md|html|json [FILE]",
+        "write the conversation in that form",
+        _export,
+        details="Without FILE it goes into the current folder, under the conversation's title.",
+        complete=_export_completion,
+    ),
+    Command("title", "[TEXT]", "show or change what the session is called", _title),
+    Command("sessions", "[TEXT]", "list the sessions, or those with TEXT in their title", _sessions),
+    Command(
+        "resume",
+        "SESSION",
+        "leave this session and go on with another",
+        _resume,
+        details="SESSION is a name, an id or how it begins, or part of a title. The model and the settings stay.",
+        complete=_known,
+    ),
+    Command(
+        "fork",
+        "[NAME]",
+        "go on in a new session that begins with this conversation",
+        _fork,
+        details="The session so far stays as it is, with all alternatives.",
+    ),
+    Command(
+        "new",
+        "[NAME]",
+        "leave this session and begin another",
+        _new,
+        details="The system prompt and the settings stay. Nothing is saved before the first message.",
     ),
 )

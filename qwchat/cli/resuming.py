@@ -1,0 +1,162 @@
+"""Which saved session a command line means: ``--continue``, ``--resume``, ``--session``, ``--no-save``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qwchat import models_folder
+from qwchat.chat.controls import Controls
+from qwchat.chat.saved import Saved
+from qwchat.chat.session import Session
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.table import table
+from qwchat.cli.options import Flags, ReplyOptions
+from qwchat.conversation.store import Entry, Store, check_name
+from qwchat.errors import UsageError
+from qwchat.models_folder import Located
+
+if TYPE_CHECKING:
+    from qwchat.api import Model
+
+_SHOWN = 12  # sessions at a time, which fits every screen
+Choose = Callable[[Sequence[Entry]], Entry | None]
+
+
+def open_saved(options: ReplyOptions, screen: Screen, *, chat: bool, choose: Choose | None = None) -> Saved | None:
+    """The session that the options mean, open, or a new one that is saved from its first turn on.
+
+    None where a person was to choose and did not.
+
+    Args:
+        options: of the command line.
+        screen: for notices.
+        chat: whether this is a chat, which is saved unless told otherwise. A single question is saved where a session
+            is named.
+        choose: lets a person choose; None where nobody can be asked.
+
+    Raises UsageError for options that contradict each other and for a session that is not there, SessionError for one
+    that cannot be opened.
+    """
+    _check(options)
+    store, entry = Store(), None
+    name = options.session or ""
+    if options.continue_:
+        entry = store.latest()
+    elif options.resume:
+        entry = store.find(options.resume)
+    elif options.resume is not None:
+        entry = _chosen(store, choose)
+        if entry is None:
+            return None
+    elif options.session is not None:
+        entry = store.named(check_name(name))
+    keep = options.settings["save"] and (chat or entry is not None or bool(name))
+    saved = Saved(store if keep else None, screen.notice)
+    if entry is None:
+        saved.begin(name=name)
+    else:
+        saved.open(entry)
+    return saved
+
+
+def with_model_of(saved: Saved, options: ReplyOptions, screen: Screen) -> ReplyOptions:
+    """``options`` with the model that the session was held with, unless the command line names another."""
+    name = saved.held_with
+    if not name or "model" in options.flags:
+        return options
+    try:
+        # A session file is no place for paths: anything but a name of this machine's models is passed over.
+        known = name in [model.name for model in models_folder.available()]
+    except OSError:
+        known = False
+    if not known:
+        screen.notice(f"the session was held with {name}, which is not among the models here (qwchat list)")
+        return options
+    return replace(options, flags=Flags(options.flags, model=name))
+
+
+def session_of(
+    saved: Saved, options: ReplyOptions, controls: Controls, located: Located, model: Model, screen: Screen
+) -> Session:
+    """The conversation of ``saved``, with ``model`` to reply.
+
+    The system prompt of a session that goes on is its own, unless the command line gives another.
+    """
+    fingerprint = model.folder.fingerprint
+    notice = saved.answers(located.name, fingerprint)
+    if notice is not None:
+        screen.notice(notice)
+    session = Session(model, controls, tree=saved.tree, fingerprint=fingerprint)
+    if not saved.tree.nodes or "system" in options.flags:
+        session.system = options.settings["system"]
+    return session
+
+
+def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> None:
+    """Tell which session goes on, and where somebody watches show the last question and its reply again."""
+    path = saved.tree.path()
+    if not path:
+        return
+    called = f"session {saved.id}" if saved.id else "a session"
+    messages = "1 message" if len(path) == 1 else f"{len(path)} messages"
+    screen.notice(f"{called} goes on, {messages}: {saved.title}")
+    if not watched:
+        return
+    question = next((node.content for node in reversed(path) if node.role == "user"), "")
+    first, *more = question.strip().splitlines() or [""]
+    screen.hint(f"> {first}" + (f" … (+{len(more)} lines)" if more else ""))
+    if path[-1].role == "user":
+        screen.hint("it was not answered: /continue answers it")
+        return
+    view.write(path[-1].content)
+    view.end()
+
+
+def choose_by_line(read: Callable[[], str], screen: Screen) -> Choose:
+    """A choice from a numbered list, in which a text searches: for terminals that can do no more."""
+
+    def choose(entries: Sequence[Entry]) -> Entry | None:
+        found = list(entries)
+        while True:
+            rows = [(str(number), entry.last_said, entry.label) for number, entry in enumerate(found[:_SHOWN], 1)]
+            screen.answer(table(("", "last said", "session"), rows, right=(0,)))
+            if len(found) > _SHOWN:
+                screen.hint(f"and {len(found) - _SHOWN} more")
+            screen.hint("a number chooses, a word searches, Ctrl-D leaves")
+            try:
+                typed = read().strip()
+            except EOFError:
+                return None
+            if typed.isdecimal() and 1 <= int(typed) <= len(found[:_SHOWN]):
+                return found[int(typed) - 1]
+            found = [entry for entry in entries if typed.casefold() in f"{entry.id} {entry.label}".casefold()]
+            if not found:
+                screen.hint(f"no session has {typed!r} in its title")
+                found = list(entries)
+
+    return choose
+
+
+def _check(options: ReplyOptions) -> None:
+    ways = {
+        "--continue": options.continue_,
+        "--resume": options.resume is not None,
+        "--session": options.session is not None,
+    }
+    given = [flag for flag, there in ways.items() if there]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other: choose one")
+    if given and options.count != 1:
+        raise UsageError(f"--count makes several answers, and {given[0]} goes on with one: leave one out")
+
+
+def _chosen(store: Store, choose: Choose | None) -> Entry | None:
+    entries = store.entries()
+    if choose is None:
+        raise UsageError("--resume needs a name here, where nobody can choose: qwchat sessions list shows them")
+    if not entries:
+        raise UsageError("there is no session to resume yet: qwchat begins one")
+    return choose(entries)

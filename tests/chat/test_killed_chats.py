@@ -1,0 +1,142 @@
+"""kill -9 at random moments of chats: every session opens afterwards and holds all turns that were over.
+
+QWCHAT_TEST_KILLS says how many chats are killed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qwchat.cli.main import main
+from qwchat.conversation.store import Store
+from tests.cli.fake_qwchat import services
+from tests.cli.runs import environment
+
+KILLS = int(os.environ.get("QWCHAT_TEST_KILLS", "20"))
+QUESTIONS = 8
+TOKEN_SECONDS = 0.002
+LONGEST_SECONDS = 30.0
+
+
+@dataclass
+class Killed:
+    """Chats that were killed, and the questions whose replies had been shown to their ends, by session name."""
+
+    models: Path
+    answered: dict[str, list[str]] = field(default_factory=dict)
+    total: int = 0
+
+    def chat(self, number: int) -> None:
+        """Begin the chat ``number`` in a process of its own, and kill it; both by a chance that is always the same."""
+        chance = random.Random(number)
+        name = chance.choice([f"shared {chance.randrange(4)}", f"own {number}"])
+        questions = [f"question {number} {index} {'word ' * chance.randrange(9)}".strip() for index in range(QUESTIONS)]
+        at_write = chance.randrange(1, 3 * QUESTIONS) if number % 2 else None
+        turns, seconds = chance.randrange(QUESTIONS), chance.uniform(0, 25 * TOKEN_SECONDS)
+        lines = "".join(f"{question}\n/title {question}\n" for question in questions)
+        arguments = ("chat", "--session", name, "--quiet", "--color", "never", "--ctx", "1000000")
+        process, keys, shown = _start(self.models, arguments, at_write)
+        os.write(keys, lines.encode())
+        wanted = turns if at_write is None else QUESTIONS
+        text = _read(shown, lambda text: text.count(b"\n") >= wanted)
+        time.sleep(seconds if at_write is None else 0)
+        os.kill(process, signal.SIGKILL)
+        os.close(keys)
+        text += _read(shown, lambda text: False)
+        os.close(shown)
+        status = os.waitpid(process, 0)[1]
+        assert os.WIFSIGNALED(status), text.decode()
+        over = text.decode().split("\n")[:-1]
+        assert over == [f"echo: {question}" for question in questions[: len(over)]]
+        self.answered.setdefault(name, []).extend(questions[: len(over)])
+        self.total += len(over)
+
+
+def _start(models: Path, arguments: tuple[str, ...], at_write: int | None) -> tuple[int, int, int]:
+    """A chat that reads lines: its process, where to write them, where to read replies.
+
+    ``at_write``: it kills itself in the middle of, before or after this write to a session's file.
+    """
+    stdin, keys = os.pipe()
+    shown, stdout = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(stdin)
+        os.close(stdout)
+        return process, keys, shown
+    try:
+        os.setsid()
+        for source, target in ((stdin, 0), (stdout, 1)):
+            os.dup2(source, target)
+        os.close(keys)
+        os.close(shown)
+        streams = (("stdin", 0, "r"), ("stdout", 1, "w"))
+        for name, descriptor, mode in streams:
+            setattr(sys, name, io.TextIOWrapper(os.fdopen(descriptor, mode + "b", closefd=False), encoding="utf-8"))
+        os.environ.update(environment(models, token_seconds=TOKEN_SECONDS))
+        if at_write is not None:
+            _die_at(at_write)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        main(arguments, services())
+    finally:
+        os._exit(3)
+
+
+def _die_at(number: int) -> None:
+    """Kill this process around the write ``number`` of a session's file."""
+    real: Callable[..., int] = os.write
+    calls = 0
+
+    def deadly(descriptor: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls < number:
+            return real(descriptor, data)
+        if number % 3:
+            real(descriptor, data[: len(data) // (number % 3)])
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    os.write = deadly
+
+
+def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
+    """What comes out of a pipe until it is enough or the other end is closed."""
+    text, end = b"", time.monotonic() + LONGEST_SECONDS
+    while not enough(text):
+        assert select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0], text.decode()
+        data = os.read(descriptor, 65536)
+        if not data:
+            break
+        text += data
+    return text
+
+
+def test_no_turn_that_was_over_is_lost(tmp_path: Path) -> None:
+    killed = Killed(tmp_path)
+    store = Store(tmp_path / "home" / "sessions")
+    for number in range(KILLS):
+        killed.chat(number)
+        for entry in store.entries():
+            assert entry.trouble == ""
+            content = store.read(entry.id)
+            assert content.left_out == 0
+            said = [(node.role, node.content) for node in content.tree.path()]
+            expected = killed.answered.get(entry.name, [])
+            for question in expected:
+                place = said.index(("user", question))
+                assert said[place + 1] == ("assistant", f"echo: {question}")
+        assert {name for name, questions in killed.answered.items() if questions} <= {
+            entry.name for entry in store.entries()
+        }
+    assert killed.total > KILLS

@@ -1,0 +1,225 @@
+"""Sessions from the command line: begun, gone on with, chosen, and refused, in a pseudo-terminal and without one."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from qwchat.conversation.store import Entry, Store
+from qwchat.conversation.tree import Tree
+from tests.chat.pty import Terminal
+from tests.cli.runs import call, environment
+
+FIGURES = re.compile(r"^\d.* s to first token .*$", re.MULTILINE)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home" / "sessions")
+
+
+def save(store: Store, *contents: str, name: str = "", title: str | None = None, model: str = "mini") -> Entry:
+    """A session of the scripted model."""
+    file = store.create(model, "0123abcd", name)
+    tree = Tree(lambda event: file.append([event]))
+    for number, content in enumerate(contents):
+        tree.add("assistant" if number % 2 else "user", content, model="0123abcd" if number % 2 else None)
+    if title is not None:
+        tree.set_title(title)
+    file.close()
+    return store.find(file.folder.name)
+
+
+def said(store: Store, entry: Entry) -> list[str]:
+    return [node.content for node in store.read(entry.id).tree.path()]
+
+
+def talk(models: Path, *arguments: str, lines: str, **script: object) -> tuple[int, str, str]:
+    """A chat that reads lines; its exit code, standard output and standard error without figures."""
+    ran = call("chat", *arguments, models=models, stdin=lines.encode(), **script)
+    return ran.returncode, ran.stdout.decode(), FIGURES.sub("", ran.stderr.decode())
+
+
+def test_a_chat_is_saved_and_continued(tmp_path: Path, store: Store) -> None:
+    assert talk(tmp_path, lines="one\ntwo\n")[:2] == (0, "echo: one\necho: two\n")
+    entry = store.latest()
+    assert (entry.title, entry.model, entry.messages) == ("one", "mini", 4)
+    code, out, err = talk(tmp_path, "--continue", lines="three\n")
+    assert (code, out) == (0, "echo: three\n")
+    assert f"qwchat: session {entry.id} goes on, 4 messages: one\n" in err
+    assert said(store, entry) == ["one", "echo: one", "two", "echo: two", "three", "echo: three"]
+    assert len(store.entries()) == 1
+    settings = store.read(entry.id).tree.nodes[1].settings
+    assert settings is not None
+    assert settings["temperature"] == 0.0
+    assert store.read(entry.id).tree.nodes[1].model == "0123abcd"
+
+
+def test_no_save_leaves_no_trace(tmp_path: Path, store: Store) -> None:
+    assert talk(tmp_path, "--no-save", lines="one\n")[0] == 0
+    assert talk(tmp_path, lines="/title x\n/set temp 1\n")[0] == 0
+    assert not store.folder.exists()
+    entry = save(store, "one", "two")
+    assert talk(tmp_path, "-c", "--no-save", lines="three\n")[0] == 0
+    assert said(store, entry) == ["one", "two"]
+
+
+def test_a_single_question_is_saved_only_in_a_session(tmp_path: Path, store: Store) -> None:
+    assert call("-p", "one", models=tmp_path).returncode == 0
+    assert not store.folder.exists()
+    answers = [
+        json.loads(call("-p", text, "--session", "sums", "--json", models=tmp_path).stdout) for text in ("one", "two")
+    ]
+    entry = store.find("sums")
+    assert said(store, entry) == ["one", "echo: one", "two", "echo: two"]
+    assert [answer["session"] for answer in answers] == [entry.id, entry.id]
+    assert "session" not in json.loads(call("-p", "x", "--json", models=tmp_path).stdout)
+    ran = call("--resume", "sums", models=tmp_path, stdin=b"three")
+    assert ran.stdout == b"echo: three\n"
+    assert said(store, entry)[-1] == "echo: three"
+
+
+def test_the_same_session_goes_on_in_the_chat(tmp_path: Path, store: Store) -> None:
+    call("-p", "one", "--session", "sums", models=tmp_path)
+    with Terminal("chat", "--session", "sums", models=tmp_path) as terminal:
+        terminal.prompt()
+        entry = store.find("sums")
+        shown = terminal.text.splitlines()
+        assert shown[1:4] == [f"qwchat: session {entry.id} goes on, 2 messages: one", "> one", "echo: one"]
+        terminal.type("two\r")
+        terminal.wait("echo: two")
+        terminal.prompt()
+        refused = call("-p", "three", "--session", "sums", models=tmp_path)
+        assert (refused.returncode, refused.stderr.decode()) == (
+            1,
+            f"qwchat: error: session {entry.id} is open in another qwchat: leave it there first, or choose another "
+            "session\n",
+        )
+        terminal.type("/title Sums\r")
+        terminal.wait("the session is called Sums")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert said(store, entry) == ["one", "echo: one", "two", "echo: two"]
+    assert store.find("sums").title == "Sums"
+
+
+def test_a_session_is_chosen_from_a_list_with_search(tmp_path: Path, store: Store) -> None:
+    for number in range(14):
+        save(store, f"Lake {number}?", "Deep.")
+    entry = save(store, "Name a sea.\nA big one.", "The **Pacific**.", title="Seas \x1b[2J")
+    save(store, "River?", "Long.")
+    with Terminal("chat", "--resume", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
+        terminal.wait("and 4 more", "a number chooses, a word searches, Ctrl-D leaves")
+        assert re.search(r"^ 1  20\d\d-\d\d-\d\d \d\d:\d\d  River\?$", terminal.text, re.MULTILINE)
+        terminal.type("ocean\r")
+        terminal.wait("no session has 'ocean' in its title")
+        terminal.type("seas\r")
+        terminal.wait("\n1  ")
+        terminal.type("1\r")
+        terminal.wait(f"qwchat: session {entry.id} goes on, 2 messages: Seas [2J")
+        terminal.wait("> Name a sea. … (+1 lines)\nThe **Pacific**.")
+
+
+def test_leaving_the_list_leaves(tmp_path: Path, store: Store) -> None:
+    save(store, "one", "two")
+    with Terminal("--resume", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
+        terminal.wait("a number chooses")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+        assert "mini at" not in terminal.text
+
+
+def test_a_question_without_a_reply_is_told_of(tmp_path: Path, store: Store) -> None:
+    save(store, "one", "two", "three")
+    with Terminal("chat", "-c", models=tmp_path) as terminal:
+        terminal.wait("> three\nit was not answered: /continue answers it")
+
+
+def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: Path, store: Store) -> None:
+    talk(tmp_path, "-s", "Be brief.", lines="one\n")
+    entry = store.latest()
+    talk(tmp_path, "-c", lines="two\n")
+    assert store.read(entry.id).tree.system == "Be brief."
+    talk(tmp_path, "-c", "-s", "Be kind.", lines="three\n")
+    assert store.read(entry.id).tree.system == "Be kind."
+
+
+def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, store: Store) -> None:
+    environment(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text("{}")
+    save(store, "one", "two", model="other")
+    assert "qwchat: other at 4.88 bits per weight" in talk(tmp_path, "-c", lines="")[2]
+    assert "qwchat: mini at 4.88 bits per weight" in talk(tmp_path, "-c", "-m", "mini", lines="")[2]
+
+
+@pytest.mark.parametrize("model", ["gone", "../../tmp", "/etc", "\x1b[2J"])
+def test_a_model_that_is_not_here_is_told_of(tmp_path: Path, store: Store, model: str) -> None:
+    save(store, "one", "two", model=model)
+    code, _, err = talk(tmp_path, "-c", lines="")
+    assert code == 0
+    assert f"the session was held with {model.strip(chr(27))}, which is not among the models here (qwchat list)" in err
+
+
+def test_another_models_reply_is_told_of(tmp_path: Path, store: Store) -> None:
+    file = store.create("mini", "ffff")
+    tree = Tree(lambda event: file.append([event]))
+    tree.add("user", "one")
+    tree.add("assistant", "two", model="ffff", token_ids=[1, 2])
+    file.close()
+    _, _, err = talk(tmp_path, "-c", lines="")
+    assert "qwchat: the last reply was another model's (mini): mini reads the conversation anew\n" in err
+
+
+def test_what_was_damaged_is_told_of(tmp_path: Path, store: Store) -> None:
+    entry = save(store, "one", "two")
+    with (store.folder / entry.id / "session.jsonl").open("ab") as file:
+        file.write(b'nonsense\n{"node": {"id": 3, "par')
+    code, _, err = talk(tmp_path, "-c", lines="three\n")
+    assert code == 0
+    assert f"qwchat: damaged lines of session {entry.id} that are left out: 1\n" in err
+    assert said(store, entry) == ["one", "two", "three", "echo: three"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("chat", "-c"), 2, "there is no session to continue yet: qwchat begins one"),
+        (("chat", "--resume", "x"), 2, "there is no session 'x': qwchat sessions list shows those there are"),
+        (
+            ("chat", "--resume"),
+            2,
+            "--resume needs a name here, where nobody can choose: qwchat sessions list shows them",
+        ),
+        (("chat", "-c", "--resume"), 2, "--continue and --resume exclude each other: choose one"),
+        (("chat", "--session", "../x"), 2, "a session cannot be called '../x': use letters, digits, blanks, dots and "),
+        (("chat", "--session", ""), 2, "a session cannot be called '': use letters, digits, blanks, dots and "),
+        (
+            ("-p", "x", "--session", "y", "-n", "2"),
+            2,
+            "--count makes several answers, and --session goes on with one: leave one out",
+        ),
+        (("-c", "list"), 2, "--continue stands before 'list': put it after, as in qwchat list …"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    ran = call(*arguments, models=tmp_path)
+    assert ran.returncode == code
+    assert ran.stderr.decode().startswith(f"qwchat: error: {message}")
+
+
+def test_convert_keeps_its_own_resume(tmp_path: Path) -> None:
+    ran = call("convert", "--resume", str(tmp_path / "nothing"), models=tmp_path)
+    assert "nothing" in ran.stderr.decode()
+    assert "no such option" not in ran.stderr.decode()
+
+
+def test_a_place_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "sessions").write_text("")
+    code, out, err = talk(tmp_path, lines="one\ntwo\n")
+    assert (code, out) == (0, "echo: one\necho: two\n")
+    assert err.count("the chat goes on, and saving is tried again with every turn") == 1

@@ -1,0 +1,189 @@
+"""What a chat writes into its session, and what happens where it cannot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.saved import Saved
+from qwchat.conversation.store import Store
+from qwchat.errors import SessionInUseError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "sessions")
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def saved(store: Store, told: list[str]) -> Saved:
+    saved = Saved(store, told.append)
+    saved.answers("mini", "0123abcd")
+    return saved
+
+
+def said(store: Store, session: str | None) -> list[str]:
+    assert session is not None
+    return [node.content for node in store.read(session).tree.path()]
+
+
+def test_nothing_is_written_before_a_word(store: Store, saved: Saved) -> None:
+    saved.tree.set_system("Be brief.")
+    saved.settle()
+    saved.leave()
+    assert not store.folder.exists()
+    assert saved.id is None
+
+
+def test_every_turn_is_in_the_file_at_once(store: Store, saved: Saved) -> None:
+    saved.tree.set_system("Be brief.")
+    saved.tree.set_title("Seas")
+    saved.tree.add("user", "Name a sea.")
+    assert said(store, saved.id) == ["Name a sea."]
+    saved.tree.add("assistant", "North.", model="0123abcd")
+    assert said(store, saved.id) == ["Name a sea.", "North."]
+    tree = store.read(saved.id or "").tree
+    assert (tree.system, tree.title) == ("Be brief.", "Seas")
+    header = store.read(saved.id or "").header
+    assert header is not None
+    assert (header.model, header.fingerprint, header.created) == ("mini", "0123abcd", saved.created)
+
+
+def test_a_session_goes_on_where_it_was_left(store: Store, saved: Saved, told: list[str]) -> None:
+    saved.tree.add("user", "one")
+    saved.leave()
+    again = Saved(store, told.append)
+    tree = again.open(store.latest())
+    assert [node.content for node in tree.path()] == ["one"]
+    tree.add("assistant", "two")
+    assert said(store, again.id) == ["one", "two"]
+    assert again.held_with == "mini"
+    assert told == []
+
+
+def test_a_session_open_elsewhere_leaves_everything_as_it_was(store: Store, saved: Saved, told: list[str]) -> None:
+    saved.tree.add("user", "one")
+    other = Saved(store, told.append)
+    other.tree.add("user", "mine")
+    mine = other.id
+    with pytest.raises(SessionInUseError):
+        other.open(store.find(saved.id or ""))
+    other.tree.add("assistant", "still mine")
+    assert said(store, mine) == ["mine", "still mine"]
+    assert said(store, saved.id) == ["one"]
+
+
+def test_a_fork_has_a_session_of_its_own(store: Store, saved: Saved) -> None:
+    saved.tree.add("user", "one")
+    first = saved.id
+    tree = saved.begin(saved.tree.fork(), "other")
+    assert tree is saved.tree
+    tree.add("assistant", "two")
+    assert said(store, first) == ["one"]
+    assert said(store, saved.id) == ["one", "two"]
+    assert store.find("other").id == saved.id
+    store.open(first or "")[0].close()
+
+
+def test_without_saving_a_session_is_read_and_left_alone(
+    store: Store, saved: Saved, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWCHAT_SESSIONS", str(store.folder))
+    saved.tree.add("user", "one")
+    tree = Saved(None, told.append).open(store.latest())
+    tree.add("assistant", "two")
+    assert said(store, saved.id) == ["one"]
+    assert len(store.entries()) == 1
+
+
+def test_visitors_are_called_while_the_session_is_open(store: Store, saved: Saved, told: list[str]) -> None:
+    visits: list[tuple[str, Path]] = []
+
+    def leaving(folder: Path) -> None:
+        visits.append(("leave", folder))
+        with pytest.raises(SessionInUseError):
+            store.open(folder.name)
+
+    saved.tree.add("user", "one")
+    folder = store.folder / (saved.id or "")
+    saved.on_leave.append(leaving)
+    saved.on_open.append(lambda folder: visits.append(("open", folder)))
+    saved.leave()
+    saved.leave()
+    saved.open(store.latest())
+    saved.begin()
+    saved.leave()
+    assert visits == [("leave", folder), ("open", folder), ("leave", folder)]
+
+
+def test_a_full_disk_is_told_once_and_made_up_for(
+    store: Store, saved: Saved, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved.tree.add("user", "one")
+    real = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    saved.tree.add("assistant", "two")
+    saved.tree.add("user", "three")
+    saved.settle()
+    assert told == [
+        f"session {saved.id} cannot be saved: No space left on device; "
+        "the chat goes on, and saving is tried again with every turn"
+    ]
+    monkeypatch.setattr(os, "write", real)
+    saved.settle()
+    assert said(store, saved.id) == ["one", "two", "three"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Path, told: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file")
+    saved = Saved(store, told.append)
+    saved.tree.add("user", "one")
+    saved.tree.add("assistant", "two")
+    assert told == [
+        f"sessions cannot be saved in {tmp_path}/file: File exists; "
+        "the chat goes on, and saving is tried again with every turn"
+    ]
+    (tmp_path / "file").unlink()
+    saved.settle()
+    assert said(store, saved.id) == ["one", "two"]
+
+
+def test_damaged_lines_are_told_of(store: Store, saved: Saved, told: list[str]) -> None:
+    saved.tree.add("user", "one")
+    saved.leave()
+    with (store.folder / store.latest().id / "session.jsonl").open("a") as file:
+        file.write("nonsense\n")
+    saved.open(store.latest())
+    assert told == [f"damaged lines of session {saved.id} that are left out: 1"]
+
+
+def test_another_model_is_told_of(store: Store, saved: Saved) -> None:
+    saved.tree.add("user", "one")
+    assert saved.answers("big", "89ef") is None
+    saved.tree.add("assistant", "two", model="0123abcd")
+    assert saved.answers("mini", "0123abcd") is None
+    saved.leave()
+    saved.open(store.latest())
+    assert saved.answers("big", "89ef") == (
+        "the last reply was another model's (mini): big reads the conversation anew"
+    )
+
+
+def test_nothing_is_kept_without_a_store(told: list[str]) -> None:
+    saved = Saved(None, told.append)
+    saved.tree.add("user", "one")
+    saved.settle()
+    saved.leave()
+    assert (saved.id, saved.folder, told) == (None, None, [])
