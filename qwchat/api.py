@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
+from qwchat.constraints import Constraint, Grammars
 from qwchat.detokenizer import StreamDecoder
 from qwchat.errors import ModelError, UsageError
-from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep
+from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
 from qwchat.generation.engine import Engine
 from qwchat.generation_config import GenerationDefaults
 from qwchat.kernels import objects
@@ -33,6 +34,7 @@ from qwchat.template import ChatTemplate, encode_chat
 from qwchat.tokenizer import Tokenizer
 
 Cancel = Callable[[], bool]
+LOGPROBS_LIMIT = 20
 SEED_BITS = 32  # of a seed that nobody chose: short enough to be typed again
 
 
@@ -81,6 +83,7 @@ class Model:
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
         self.defaults = SamplingSettings.from_defaults(generation)
         self.stop_ids = frozenset(generation.eos_token_ids)
+        self.grammars = Grammars(self.tokenizer, self.stop_ids)
 
     def __enter__(self) -> Model:
         return self
@@ -128,6 +131,8 @@ class Model:
         speculate: bool = True,
         loop_guard: int = 0,
         continued: int = 0,
+        constraint: Constraint | None = None,
+        logprobs: int = 0,
     ) -> Iterator[TextEvent]:
         """Continues ``prompt`` (text or token ids) as it is, without a template.
 
@@ -136,12 +141,18 @@ class Model:
         by looking up how the text went on before, where that saves time (it never changes the text); ``loop_guard``:
         end a text that has repeated itself for so many tokens, 0 never does; ``continued``: so many of the last ids are
         the text so far of a run that was cut, which goes on, token by token, as it would have (``max_tokens`` counts
-        new ones).
-        Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError.
+        new ones); ``constraint``: what the text must look like, as a whole; ``logprobs``: report the log-probability of
+        every token and of so many of the likeliest in its place, up to LOGPROBS_LIMIT.
+        Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError, and
+        ConstraintError where the constraint becomes too complex on the way.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         chosen = secrets.randbits(SEED_BITS) if seed is None else seed
-        reply = _Reply(self.tokenizer, stop, chosen, ids[len(ids) - continued :])
+        if not 0 <= logprobs <= LOGPROBS_LIMIT:
+            raise UsageError(f"logprobs must be from 0 to {LOGPROBS_LIMIT}, not {logprobs}")
+        before = ids[len(ids) - continued :]
+        mask = None if constraint is None else self.grammars.mask(constraint, before)
+        reply = _Reply(self.tokenizer, stop, chosen, before, constraint)
         events = self.engine.generate(
             ids,
             settings or self.defaults,
@@ -153,12 +164,14 @@ class Model:
             speculate=speculate,
             continued=continued,
             loop_guard=loop_guard,
+            mask=mask,
+            logprobs=logprobs,
         )
         for event in events:
             if isinstance(event, Prefilled):
                 yield event
             elif isinstance(event, Step):
-                yield reply.step(event.token_id)
+                yield reply.step(event)
             else:
                 if tail := reply.tail():
                     yield tail
@@ -176,6 +189,8 @@ class Model:
         speculate: bool = True,
         loop_guard: int = 0,
         continuing: bool = False,
+        constraint: Constraint | None = None,
+        logprobs: int = 0,
     ) -> Iterator[TextEvent]:
         """The assistant's next turn in a conversation; arguments, events and errors as for :meth:`generate`.
 
@@ -195,6 +210,8 @@ class Model:
             speculate=speculate,
             loop_guard=loop_guard,
             continued=len(said),
+            constraint=constraint,
+            logprobs=logprobs,
         )
 
     @property
@@ -244,19 +261,30 @@ class Model:
 class _Reply:
     """A reply as it grows: tokens to text, held back where a character or a stop string may be unfinished."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], seed: int, before: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], seed: int, before: Sequence[int], constraint: Constraint | None
+    ) -> None:
         self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(stop), seed
+        self._tokenizer, self._constraint = tokenizer, constraint
         self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
         self._pieces: list[str] = []
         self.stopped = False
         for token_id in before:  # What was held back when the reply was cut is held back again.
-            self.step(token_id)
+            self.step(Step(token_id))
 
-    def step(self, token_id: int) -> TextStep:
-        self._ids.append(token_id)
-        text, self.stopped = self._stops.push(self._decoder.push(token_id))
+    def step(self, step: Step) -> TextStep:
+        self._ids.append(step.token_id)
+        text, self.stopped = self._stops.push(self._decoder.push(step.token_id))
         self._pieces.append(text)
-        return TextStep(text, token_id)
+        if step.logprob is None:
+            return TextStep(text, step.token_id)
+        top = tuple(self._logprob(*likely) for likely in step.likeliest)
+        self._logprobs.append(self._logprob(step.token_id, step.logprob, top))
+        return TextStep(text, step.token_id, self._logprobs[-1])
+
+    def _logprob(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        return TokenLogprob(token_id, self._tokenizer.decode([token_id]), logprob, top)
 
     def tail(self) -> TextStep | None:
         """What was held back and now belongs to the reply."""
@@ -269,4 +297,6 @@ class _Reply:
 
     def done(self, end: Finished) -> Done:
         reason = "stop" if self.stopped else end.reason
-        return Done(reason, end.stats, "".join(self._pieces), tuple(self._ids), self._seed)
+        text = "".join(self._pieces)
+        meets = None if self._constraint is None else self._constraint.fits(text)
+        return Done(reason, end.stats, text, tuple(self._ids), self._seed, meets, tuple(self._logprobs))

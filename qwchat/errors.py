@@ -58,3 +58,7 @@ class NonFiniteLogitsError(QwchatError):
 
 class SnapshotError(QwchatError):
     """A snapshot of the KV cache that cannot be used or written; the tokens are read again instead."""
+
+
+class ConstraintError(QwchatError):
+    """A reply that does not meet the constraint it was asked to meet, or a constraint that cannot be followed."""

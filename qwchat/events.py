@@ -54,9 +54,15 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class Step:
-    """One generated token (never the stop token)."""
+    """One generated token (never the stop token).
+
+    Where log-probabilities were asked for: ``logprob`` is the token's, ``likeliest`` the ids with the highest ones and
+    theirs (see :func:`qwchat.sampling.log_probabilities`).
+    """
 
     token_id: int
+    logprob: float | None = None
+    likeliest: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,19 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token, its text (U+FFFD for bytes that are no characters by themselves) and the log of its probability.
+
+    ``top``: the likeliest tokens in its place, best first.
+    """
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class TextStep:
     """One generated token as text; ``text`` is empty while bytes or a possible stop string are held back.
 
@@ -76,6 +95,7 @@ class TextStep:
 
     text: str
     token_id: int | None
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +103,8 @@ class Done:
     """The end of a reply at the level of text: the whole of it, and how it came about.
 
     Of a continued reply, ``text`` and ``token_ids`` hold what came before as well.
+    ``meets_constraint``: whether ``text`` is what a constraint asked for; None without one.  ``logprobs``: one per new
+    token, where they were asked for.
     """
 
     finish_reason: FinishReason
@@ -90,6 +112,8 @@ class Done:
     text: str
     token_ids: tuple[int, ...]
     seed: int
+    meets_constraint: bool | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 EngineEvent = Prefilled | Step | Finished

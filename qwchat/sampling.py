@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from qwchat.errors import NonFiniteLogitsError, UsageError
+from qwchat.errors import ConstraintError, NonFiniteLogitsError, UsageError
 from qwchat.generation_config import GenerationDefaults
 
 Float32Array = npt.NDArray[np.float32]
@@ -106,18 +106,26 @@ class Sampler:
         self.usable_vocab = usable_vocab
         self.draws_made = first_draw
 
-    def sample(self, logits: Float32Array, prompt_ids: TokenIds, generated_ids: TokenIds) -> int:
+    def sample(
+        self,
+        logits: Float32Array,
+        prompt_ids: TokenIds,
+        generated_ids: TokenIds,
+        allowed: npt.NDArray[np.uint8] | None = None,
+    ) -> int:
         """The next token id.
 
         Args:
             logits: (vocab,) f32, left unchanged.
             prompt_ids: ids of the prompt. NumPy arrays spare a conversion per token.
             generated_ids: ids of the reply so far.
+            allowed: packed bits of the ids that may be chosen, the lowest id first; None allows all.
 
         Raises:
             NonFiniteLogitsError: a logit is NaN or infinite.
+            ConstraintError: nothing is allowed.
         """
-        ids, probabilities = self.distribution(logits, prompt_ids, generated_ids)
+        ids, probabilities = self.distribution(logits, prompt_ids, generated_ids, allowed)
         self.draws_made += 1
         if len(ids) == 1:  # Nothing to draw: half of the time of a greedy choice would go into the number.
             return int(ids[0])
@@ -125,7 +133,11 @@ class Sampler:
         return int(ids[_inverse(probabilities, number)])
 
     def distribution(
-        self, logits: Float32Array, prompt_ids: TokenIds, generated_ids: TokenIds
+        self,
+        logits: Float32Array,
+        prompt_ids: TokenIds,
+        generated_ids: TokenIds,
+        allowed: npt.NDArray[np.uint8] | None = None,
     ) -> tuple[IdArray, Float64Array]:
         """What `sample` draws from: the ids that are left, ascending, (n,) i64, and their probabilities, (n,) f64.
 
@@ -139,9 +151,13 @@ class Sampler:
                 "damaged; check the model with `qwchat show` and convert it again"
             )
         scores = self._penalised(scores, prompt_ids, generated_ids)
-        if settings.temperature == 0.0:
-            return np.array([np.argmax(scores)], dtype=np.int64), np.ones(1)
         ids: IdArray | None = None  # None stands for all of them, in order
+        if allowed is not None:
+            ids = self._allowed(allowed)
+            scores = scores[ids]
+        if settings.temperature == 0.0:
+            best = np.argmax(scores)
+            return np.array([best if ids is None else ids[best]], dtype=np.int64), np.ones(1)
         if 0 < settings.top_k < len(scores):
             scores, ids = _keep(_top_k(scores, settings.top_k), scores, ids)
         scores = _divided(scores, settings.temperature)
@@ -153,6 +169,13 @@ class Sampler:
         np.exp(weights, out=weights)
         weights /= weights.sum()
         return np.arange(len(scores)) if ids is None else ids, weights
+
+    def _allowed(self, bits: npt.NDArray[np.uint8]) -> IdArray:
+        """The ids whose bits are set, ascending."""
+        ids = np.flatnonzero(np.unpackbits(bits, count=self.usable_vocab, bitorder="little").view(bool))
+        if len(ids) == 0:
+            raise ConstraintError("the constraint leaves no token to choose from: simplify it")
+        return ids
 
     def _penalised(self, scores: Float32Array, prompt_ids: TokenIds, generated_ids: TokenIds) -> Float32Array:
         """Scores (usable_vocab,) f32 after the three penalties; a copy where any of them changes something."""
@@ -174,6 +197,22 @@ class Sampler:
     def _known(self, token_ids: TokenIds) -> IdArray:
         ids = np.asarray(token_ids, dtype=np.int64)
         return ids[(ids >= 0) & (ids < self.usable_vocab)]
+
+
+def log_probabilities(logits: Float32Array, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The natural log of the probability of ``token``, and the ``top`` likeliest ids with theirs, best first.
+
+    It is the model's own distribution: softmax over ``logits`` (vocab,) f32, before penalties, temperature, top-k,
+    top-p, min-p and any constraint.  Of equally likely ids the lower comes first.
+    """
+    scores = np.asarray(logits, np.float32)
+    largest = scores.max()
+    total = float(np.log(np.exp(scores - largest).sum(dtype=np.float64))) + float(largest)
+    best = np.argpartition(-scores, min(top, len(scores)) - 1)[:top] if top else np.empty(0, np.int64)
+    # argpartition takes any of those that equal the last one.
+    best = np.flatnonzero(scores >= scores[best].min()) if top else best
+    ordered = sorted((-float(scores[number]), int(number)) for number in best)[:top]
+    return float(scores[token]) - total, [(number, -score - total) for score, number in ordered]
 
 
 def uniform(seed: int, draw: int) -> float:

@@ -154,6 +154,10 @@ class Tokenizer:
             known = self._bytes[token_id] = b"".join(BYTE_OF.get(character, character.encode()) for character in token)
         return known
 
+    def all_bytes(self) -> list[bytes]:
+        """`token_bytes` of every id, in order."""
+        return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
+
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of `token_ids`. Bytes that are no UTF-8 become U+FFFD; added tokens are shown as they are written.
 

@@ -27,7 +27,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code that ``error`` ends the program with; RUNTIME for what has no code of its own."""
     from quant.errors import CheckpointError, ContainerError, FormatError
     from quant.errors import UsageError as QuantUsageError
-    from qwchat.errors import ModelError, NotEnoughMemoryError, PromptTooLongError, UsageError
+    from qwchat.errors import ConstraintError, ModelError, NotEnoughMemoryError, PromptTooLongError, UsageError
 
     table: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
         ((KeyboardInterrupt,), ExitCode.INTERRUPTED),
@@ -36,6 +36,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
         ((ModelError, CheckpointError, ContainerError, FormatError), ExitCode.MODEL),
         ((PromptTooLongError,), ExitCode.PROMPT_TOO_LONG),
         ((NotEnoughMemoryError, MemoryError), ExitCode.MEMORY),
+        ((ConstraintError,), ExitCode.CONSTRAINT),
     )
     return next((code for kinds, code in table if isinstance(error, kinds)), ExitCode.RUNTIME)
 

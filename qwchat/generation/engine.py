@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quant.config import ModelConfig
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent
+from qwchat.generation.mask import TokenMask
 from qwchat.generation.run import Run
 from qwchat.generation.speculation import Speculation
 from qwchat.kernels.cores import default_threads
@@ -165,6 +166,8 @@ class Engine:
         speculate: bool = False,
         continued: int = 0,
         loop_guard: int = 0,
+        mask: TokenMask | None = None,
+        logprobs: int = 0,
     ) -> Iterator[EngineEvent]:
         """Reads ``token_ids`` (what the cache holds of them is not read again), then generates.
 
@@ -175,8 +178,9 @@ class Engine:
         the tokens are the same, only sooner.  ``continued``: so many of the last ``token_ids`` are a reply that was cut
         and goes on as if it had not been: penalties and the seed's draws count them, ``max_tokens`` does not.
         ``loop_guard``: end a reply that has repeated itself for so many tokens (:mod:`qwchat.generation.loops`); 0
-        never does.
-        Raises PromptTooLongError, UsageError (an empty prompt), NonFiniteLogitsError.
+        never does.  ``mask``: only what it allows is chosen, and the reply ends where nothing can follow; it stands
+        behind the ``continued`` tokens.  ``logprobs``: how many of the likeliest tokens each Step names; 0 is off.
+        Raises PromptTooLongError, UsageError (an empty prompt), NonFiniteLogitsError, ConstraintError.
         """
         ids = np.asarray(token_ids, np.int64)
         if len(ids) == 0:
@@ -186,7 +190,7 @@ class Engine:
         sampler = Sampler(settings, seed, min(usable_vocab, self.config.vocab_size), continued)
         stopped = cancel or (lambda: False)
         speculation = self.speculation if speculate else None
-        run = Run(self, ids, sampler, stop_ids, max_tokens, stopped, speculation, continued, loop_guard)
+        run = Run(self, ids, sampler, stop_ids, max_tokens, stopped, speculation, continued, loop_guard, mask, logprobs)
         try:
             yield from run.events()
         except NonFiniteLogitsError:

@@ -12,6 +12,9 @@ Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section 2.3): their dra
 accepted with probability min(1, p(x) / q(x)), else a token is drawn from what p has more than q.  Here q is certain of
 x, so that is: accept with probability p(x), else draw from p without x.  Drawing once from p and comparing with x does
 exactly this, P(draw = x) = p(x) and P(draw = y | draw != x) = p(y) / (1 - p(x)), and keeps the seed's text besides.
+
+A constraint is asked before each draw which tokens are allowed, and told of the one that was drawn, also within a
+pass: a draft that it rules out is never drawn.  What it forces is drafted, since it is certain to be right.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from numpy.typing import NDArray
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
 from qwchat.generation.lookup import Lookup
 from qwchat.generation.loops import LoopGuard
-from qwchat.generation.speculation import Speculation
+from qwchat.generation.mask import TokenMask
+from qwchat.generation.speculation import MAX_ROWS, Speculation
 from qwchat.model.qwen2 import CHUNK
-from qwchat.sampling import Sampler
+from qwchat.sampling import Sampler, log_probabilities
 
 if TYPE_CHECKING:
     from qwchat.generation.engine import Engine
@@ -59,6 +63,8 @@ class Run:
         speculation: Speculation | None,
         continued: int = 0,
         loop_guard: int = 0,
+        mask: TokenMask | None = None,
+        logprobs: int = 0,
     ) -> None:
         self._start = time.perf_counter()
         self._engine, self._ids, self._sampler = engine, ids, sampler
@@ -71,6 +77,7 @@ class Run:
         self._generated: list[int] = ids[len(ids) - continued :].tolist()
         self._loops = LoopGuard(loop_guard) if loop_guard else None
         self._looping = False
+        self._mask, self._logprobs = mask, logprobs
         self._drafted = self._accepted = 0
         self._prefilled = self._first = self._last = 0.0
 
@@ -95,11 +102,16 @@ class Run:
 
     def _decode(self, logits: NDArray[np.float32]) -> Generator[EngineEvent, None, FinishReason]:
         """``logits`` (1, vocab) f32: those behind the prompt."""
+        if self._mask is not None and self._mask.finished:
+            return "stop"
         while True:
             for row in logits:
                 if end := self._end():
                     return end
-                token = self._sampler.sample(row, self._prompt, self._generated)
+                allowed = None if self._mask is None else self._mask.allowed()
+                token = self._sampler.sample(row, self._prompt, self._generated, allowed)
+                if self._mask is not None and token not in self._stop_ids:
+                    token = self._mask.accept(token, self._room())
                 self._last = self._clock()
                 self._first = self._first or self._last
                 if self._drafter is not None:
@@ -108,7 +120,9 @@ class Run:
                     return "stop"
                 self._generated.append(token)
                 self._looping = self._loops is not None and self._loops.append(token)
-                yield Step(token)
+                yield self._step(token, row)
+                if self._mask is not None and self._mask.finished:
+                    return self._limit() if self._mask.closed else "stop"
                 if end := self._end():
                     return end
                 if not self._engine.advance(token):
@@ -118,6 +132,12 @@ class Run:
                 return "context"
             logits = self._read(token)
 
+    def _step(self, token: int, row: NDArray[np.float32]) -> Step:
+        if not self._logprobs:
+            return Step(token)
+        logprob, likeliest = log_probabilities(row[: self._sampler.usable_vocab], token, self._logprobs)
+        return Step(token, logprob, tuple(likeliest))
+
     def _read(self, token: int) -> NDArray[np.float32]:
         """Reads ``token`` and what may follow it; logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
@@ -126,11 +146,32 @@ class Run:
         if self._max_tokens is not None:
             room = min(room, self._max_tokens - self._new_tokens - 1)
         draft = self._drafter.draft(room)
+        if self._mask is not None:
+            draft = self._fitting(self._mask, draft, room)
         self._drafted += len(draft)
         start = time.perf_counter()
         logits = self._engine.read(np.array([token, *draft], np.int64), 0, 1)
         self._drafter.speculation.timed(1 + len(draft), time.perf_counter() - start)
         return logits
+
+    @staticmethod
+    def _fitting(mask: TokenMask, draft: list[int], room: int) -> list[int]:
+        """What is worth reading ahead under a constraint: what it forces, or as much of ``draft`` as it allows."""
+        forced = mask.forced()[: max(0, min(room, MAX_ROWS - 1))]
+        return forced if len(forced) >= len(draft) else draft[: mask.fitting(draft)]
+
+    def _room(self) -> int:
+        """Tokens that the reply may still have."""
+        room = self._engine.context + 1 - len(self._ids) - self._new_tokens
+        return room if self._max_tokens is None else min(room, self._max_tokens - self._new_tokens)
+
+    def _limit(self) -> FinishReason:
+        """The limit that leaves the least room."""
+        return (
+            "length"
+            if self._max_tokens is not None and self._room() == self._max_tokens - self._new_tokens
+            else "context"
+        )
 
     def _end(self) -> FinishReason | None:
         if self._stopped():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import qwchat
 from quant import convert
+from qwchat.constraints import Constraint
 from qwchat.errors import ModelError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, Prefilled, TextStep
 from qwchat.messages import Message
@@ -214,3 +217,67 @@ def test_errors(model: qwchat.Model, checkpoint: Path) -> None:
         qwchat.load(checkpoint)
     with pytest.raises(ModelError):
         qwchat.load("no-such-model")
+
+
+DIGITS = Constraint.regex("[0-9]{3,5}")
+
+
+def test_a_constraint_rules_the_reply_and_says_whether_it_was_met(model: qwchat.Model) -> None:
+    for speculate in (False, True):
+        end = reply(model, ASK, settings=HOT, seed=1, constraint=DIGITS, speculate=speculate)
+        assert re.fullmatch("[0-9]{3,5}", end.text)
+        assert (end.meets_constraint, end.finish_reason) == (True, "stop")
+    cut = reply(model, ASK, settings=HOT, seed=1, constraint=DIGITS, max_tokens=2)
+    assert (cut.meets_constraint, cut.finish_reason, len(cut.text)) == (False, "length", 2)
+    enough = reply(model, ASK, settings=HOT, seed=1, constraint=DIGITS, max_tokens=3)
+    assert enough.meets_constraint
+    assert reply(model, ASK, max_tokens=2).meets_constraint is None
+
+
+def test_control_tokens_and_gaps_are_never_part_of_a_constrained_text(model: qwchat.Model) -> None:
+    bits = model.grammars.mask(Constraint.regex(r"(.|\n)*")).allowed()
+    allowed = np.flatnonzero(np.unpackbits(bits, count=model.tokenizer.vocab_size, bitorder="little"))
+    assert set(allowed) & set(model.tokenizer.special_ids.values()) == model.stop_ids
+    assert len(allowed) > 150
+    assert all(model.tokenizer.token_bytes(int(each)) for each in allowed)
+
+
+def test_what_is_no_normal_form_can_be_forced(model: qwchat.Model) -> None:
+    end = reply(model, ASK, constraint=Constraint.choices(["e\u0301 \u212b"]))
+    assert (end.text, end.meets_constraint) == ("e\u0301 \u212b", True)
+
+
+def test_a_stop_string_may_leave_a_constraint_unmet(model: qwchat.Model) -> None:
+    end = reply(model, ASK, constraint=Constraint.choices(["hello, the end"]), stop=[","])
+    assert (end.text, end.finish_reason, end.meets_constraint) == ("hello", "stop", False)
+
+
+def test_a_constrained_reply_can_be_continued(model: qwchat.Model) -> None:
+    schema = Constraint.json_schema('{"type": "array", "items": {"type": "string"}, "minItems": 4}')
+    whole = reply(model, ASK, settings=HOT, seed=4, constraint=schema, max_tokens=60)
+    part = whole.token_ids[:9]
+    begun: list[Message] = [*ASK, {"role": "assistant", "content": model.decode(part), "token_ids": part}]
+    rest = list(model.chat(begun, settings=HOT, seed=4, constraint=schema, max_tokens=51, continuing=True))[-1]
+    assert isinstance(rest, Done)
+    assert rest.meets_constraint
+    assert rest.token_ids == whole.token_ids
+    with pytest.raises(UsageError, match="the reply so far does not fit --regex: begin a new one, or drop it"):
+        list(model.chat(begun, constraint=DIGITS, continuing=True))
+
+
+def test_log_probabilities_come_with_the_tokens(model: qwchat.Model) -> None:
+    events = list(model.chat(ASK, settings=HOT, seed=2, max_tokens=6, logprobs=3))
+    end = events[-1]
+    assert isinstance(end, Done)
+    steps = [event for event in events if isinstance(event, TextStep) and event.token_id is not None]
+    assert [step.logprob for step in steps] == list(end.logprobs)
+    assert [each.token_id for each in end.logprobs] == list(end.token_ids)
+    first = end.logprobs[0]
+    row = model.logits(model.prompt_ids(ASK))[-1, : model.tokenizer.vocab_size].astype(float)
+    expected = row - np.log(np.exp(row).sum())
+    assert first.logprob == pytest.approx(expected[first.token_id], abs=1e-4)
+    assert [each.token_id for each in first.top] == np.argsort(-row)[:3].tolist()
+    assert first.text == model.decode([first.token_id])
+    assert reply(model, ASK, max_tokens=2).logprobs == ()
+    with pytest.raises(UsageError, match="logprobs must be from 0 to 20, not 21"):
+        list(model.chat(ASK, logprobs=21))

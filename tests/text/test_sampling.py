@@ -293,3 +293,26 @@ def test_a_draw_falls_where_the_cumulative_sum_says(size: int) -> None:
     cumulative = np.cumsum(probabilities)
     expected = [int(ids[np.searchsorted(cumulative, uniform(5, draw), side="right")]) for draw in range(300)]
     assert [sampler.sample(values, [], []) for _ in range(300)] == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_only_allowed_ids_are_drawn_as_if_there_were_no_others(temperature: float) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=100).astype(np.float32)
+    allowed = rng.random(100) < 0.3
+    ids = np.flatnonzero(allowed)
+    settings = SamplingSettings(temperature=temperature, top_k=9, top_p=0.9, min_p=0.01, repeat_penalty=1.4)
+    bits = np.packbits(np.append(allowed, np.ones(28, bool)), bitorder="little")  # padding is never chosen
+    found, probabilities = Sampler(settings, 1, 100).distribution(logits, [int(ids[0])], [int(ids[1])], bits)
+    alone, expected = Sampler(settings, 1, len(ids)).distribution(logits[ids], [0], [1])
+    assert found.tolist() == ids[alone].tolist()
+    assert probabilities.tolist() == expected.tolist()
+
+
+def test_a_mask_that_allows_all_changes_nothing() -> None:
+    logits = np.random.default_rng(6).normal(size=1000).astype(np.float32)
+    settings = SamplingSettings(temperature=0.7, top_p=0.8)
+    sampler = Sampler(settings, 9, 1000)
+    free = sampler.distribution(logits, [], [])
+    bound = sampler.distribution(logits, [], [], np.full(125, 255, np.uint8))
+    assert all(np.array_equal(a, b) for a, b in zip(free, bound, strict=True))

@@ -1,0 +1,100 @@
+"""Constraints as people give them, checked before a model is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qwchat.constraints import schemas
+from qwchat.constraints.library import compiled, fits, grammar_of_regex, grammar_of_schema
+from qwchat.errors import UsageError
+
+Kind = Literal["choices", "regex", "json-schema"]
+SIZE_LIMIT = 1 << 20  # bytes of a regular expression, of a schema, or of all choices
+_SEPARATOR = re.compile(r"(?<!\\),")
+_META = re.compile(r"[][\\.^$*+?{}()|/&~#-]")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a reply must look like, as a whole.  Made by :meth:`choices`, :meth:`regex` or :meth:`json_schema`.
+
+    ``kind``: also the name of the option; ``source``: as it was given; ``grammar``: llguidance's form of it.
+    """
+
+    kind: Kind
+    source: str
+    grammar: str = field(repr=False)
+
+    @classmethod
+    def choices(cls, texts: Iterable[str]) -> Constraint:
+        """One of ``texts``.  Raises UsageError where there is none, or an empty one."""
+        wanted = list(dict.fromkeys(texts))
+        if not wanted or not all(wanted):
+            raise UsageError("choices must not be empty: give some texts, as in --choices yes,no")
+        _check_size("the choices", ",".join(wanted))
+        pattern = "|".join(_META.sub(r"\\\g<0>", text) for text in wanted)
+        source = ",".join(text.replace(",", r"\,") for text in wanted)
+        return cls._checked("choices", source, grammar_of_regex(pattern))
+
+    @classmethod
+    def listed(cls, given: Iterable[str]) -> Constraint:
+        r"""The choices that a person typed: separated by commas, ``\,`` being a comma, without blanks around them."""
+        parts = [part for text in given for part in _SEPARATOR.split(text)]
+        return cls.choices(part.replace(r"\,", ",").strip() for part in parts)
+
+    @classmethod
+    def regex(cls, pattern: str) -> Constraint:
+        """A match of ``pattern`` from the first character to the last, in the syntax of Rust's regex crate.
+
+        It has neither look-around nor back-references.  Raises UsageError for what it does not take.
+        """
+        _check_size("the regular expression", pattern)
+        return cls._checked("regex", pattern, grammar_of_regex(pattern))
+
+    @classmethod
+    def json_schema(cls, text: str) -> Constraint:
+        """JSON that fits the schema ``text``.
+
+        Raises UsageError for what is no schema, for keywords that cannot be guaranteed, and for a schema that nothing
+        fits or that is too big; the message says where.
+        """
+        _check_size("the JSON schema", text)
+        schema = schemas.parse(text)
+        grammar = grammar_of_schema(schema)
+        failure = compiled(grammar)
+        if failure is not None:
+            raise UsageError(schemas.explain(schema, failure))
+        return cls("json-schema", text, grammar)
+
+    def fits(self, text: str) -> bool:
+        """Whether ``text`` meets the constraint."""
+        return fits(self.grammar, text)
+
+    @classmethod
+    def _checked(cls, kind: Kind, source: str, grammar: str) -> Constraint:
+        failure = compiled(grammar)
+        if failure is not None:
+            what = "these choices cannot be used" if kind == "choices" else "the regular expression cannot be used"
+            raise UsageError(f"{what}: {_reason(failure)}")
+        return cls(kind, source, grammar)
+
+
+def _check_size(what: str, text: str) -> None:
+    if len(text.encode("utf-8", "surrogatepass")) > SIZE_LIMIT:
+        raise UsageError(f"{what} is larger than {SIZE_LIMIT >> 10} KiB, more than a constraint can be: shorten it")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"{what} holds half a character (a lone surrogate): remove it")
+
+
+def _reason(failure: str) -> str:
+    """The library's complaint about a regular expression in one line, with the place where it gives one."""
+    lines = failure.splitlines()
+    caret = next((line for line in lines if line.strip() and set(line.strip()) == {"^"}), None)
+    error = next((line.partition("error: ")[2] for line in lines if line.startswith("error: ")), None)
+    if error is None:
+        error = lines[0].partition("(in regex): ")[2] or lines[0]
+        return error.replace("lookarounds not supported yet; ", "look-around is not supported: ")
+    return error if caret is None else f"{error} (character {caret.index('^') - 3})"

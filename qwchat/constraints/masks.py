@@ -1,0 +1,199 @@
+"""From a constraint to the tokens that may come next."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qwchat.constraints import library
+from qwchat.constraints.constraint import Constraint, Kind
+from qwchat.errors import ConstraintError, ModelError, UsageError
+from qwchat.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+_WATCHED = 64  # tokens of room, above twice what an end needs, from where on the end is kept in sight
+_LONGEST_END = 1000  # tokens
+
+
+class Grammars:
+    """Makes masks for one tokenizer; what the library needs to know of it is prepared once, on first use.
+
+    ``stop_ids``: tokens that end a reply, allowed wherever the text is complete.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
+        self._tokenizer = tokenizer
+        self._stop_ids = sorted(token_id for token_id in stop_ids if token_id < tokenizer.vocab_size)
+        self._prepared: dict[bool, LLTokenizer] = {}
+        self._closing: Closing | None = None
+
+    def mask(self, constraint: Constraint, begun: Sequence[int] = ()) -> GrammarMask:
+        """A mask for a reply that begins with the tokens ``begun``.
+
+        Raises UsageError where ``begun`` does not fit, ConstraintError where the grammar is too complex, ModelError
+        for a model without a token that ends a reply.
+        """
+        matcher = library.matcher(self._vocabulary(constraint.kind), constraint.grammar)
+        found = GrammarMask(matcher, self._closing if constraint.kind == "json-schema" else None)
+        for token in begun:
+            if not found.begin(token):
+                raise UsageError(f"the reply so far does not fit --{constraint.kind}: begin a new one, or drop it")
+        return found
+
+    def _vocabulary(self, kind: Kind) -> LLTokenizer:
+        free_text = kind != "choices"
+        if free_text not in self._prepared:
+            if not self._stop_ids:
+                raise ModelError(
+                    "the model names no token that ends a reply, so no reply can be constrained: "
+                    "state eos_token_id in its generation_config.json"
+                )
+            tokenizer = self._tokenizer
+            tokens = tokenizer.all_bytes()
+            of_text = {text: number for number, text in enumerate(tokens) if len(text) == 1}
+            self._closing = Closing(tokens, of_text)
+            # A gap of the vocabulary stands for no text; as an added token it is never allowed.
+            special = {*tokenizer.special_ids.values(), *(number for number, text in enumerate(tokens) if not text)}
+            vocabulary = library.Vocabulary(
+                tokens, sorted(special), self._stop_ids, _Speller(tokenizer, tokens, of_text).spell
+            )
+            self._prepared[free_text] = library.tokenizer_of(vocabulary, slices=free_text)
+        return self._prepared[free_text]
+
+
+class _Speller:
+    """How a model spells a text that a grammar forces: as its tokenizer does, or byte by byte where that changes it."""
+
+    def __init__(self, tokenizer: Tokenizer, tokens: Sequence[bytes], of_byte: Mapping[bytes, int]) -> None:
+        self._tokenizer, self._tokens, self._of_byte = tokenizer, tokens, of_byte
+
+    def spell(self, text: bytes) -> list[int]:
+        ids = self._tokenizer.encode(text.decode())
+        if b"".join(self._tokens[token_id] for token_id in ids) == text:
+            return ids
+        return [self._of_byte[text[at : at + 1]] for at in range(len(text))]  # It was no NFC.
+
+
+class Closing:
+    """How JSON is brought to an end: which bytes are tried, depending on whether they would stand in a string."""
+
+    _WITHIN = b'"a0'
+    _OUTSIDE = b'}]"0,:'
+
+    def __init__(self, tokens: Sequence[bytes], of_byte: Mapping[bytes, int]) -> None:
+        self._tokens = tokens
+        self._within = [of_byte[bytes([sign])] for sign in self._WITHIN]
+        self._outside = [of_byte[bytes([sign])] for sign in self._OUTSIDE]
+
+    def candidates(self, place: str) -> Sequence[int]:
+        """The tokens to try at a ``place``, the first the best."""
+        return self._within if place else self._outside
+
+    def after(self, place: str, token: int) -> str:
+        """The place behind ``token``: "" outside of a string, "string", or "escape" behind its backslash."""
+        text = self._tokens[token]
+        if b'"' not in text and b"\\" not in text:
+            return "string" if place else ""
+        for sign in text:
+            if place == "escape":
+                place = "string"
+            elif sign == ord('"'):
+                place = "" if place else "string"
+            elif place and sign == ord("\\"):
+                place = "escape"
+        return place
+
+
+class GrammarMask:
+    """The tokens that may come next, as a reply grows; see :class:`qwchat.generation.mask.TokenMask`.
+
+    ``closing``: how it is completed where room runs out; None never does.
+    """
+
+    def __init__(self, matcher: LLMatcher, closing: Closing | None = None) -> None:
+        self._matcher, self._closing = matcher, closing
+        self._place = ""
+        self._needed = 0  # the most tokens that were ever needed for an end
+        self.closed = False
+        self._check()
+
+    def allowed(self) -> NDArray[np.uint8]:
+        """Packed bits, the lowest id in the lowest bit of the first byte."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        return bits
+
+    def accept(self, token: int, room: int | None = None) -> int:
+        """The reply grows by ``token``, or by the one that is returned: one that leads to an end within ``room``.
+
+        ``room``: tokens that fit, this one included; None is no limit.  Raises ConstraintError where the constraint
+        does not allow ``token``.
+        """
+        if self._closing is not None and room is not None and room <= 2 * self._needed + _WATCHED:
+            end = self._end(self._closing, [])
+            if end and len(end) <= room:
+                after = self._end(self._closing, [token])
+                if after is None or len(after) >= room:
+                    token, self.closed = end[0], True
+        self._consume(token)
+        return token
+
+    def begin(self, token: int) -> bool:
+        """Whether the reply may go on with ``token``; then it does."""
+        if self._matcher.try_consume_tokens([token]) != 1:
+            return False
+        if self._closing is not None:
+            self._place = self._closing.after(self._place, token)
+        return True
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as far as there is no choice."""
+        return self._matcher.compute_ff_tokens()
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """How many of ``tokens`` may follow one after the other."""
+        return self._matcher.validate_tokens(list(tokens))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the reply is complete and nothing can follow."""
+        return self._matcher.is_stopped()
+
+    def _consume(self, token: int) -> None:
+        if not self._matcher.consume_token(token):
+            self._check()
+        if self._closing is not None:
+            self._place = self._closing.after(self._place, token)
+
+    def _end(self, closing: Closing, begun: list[int]) -> list[int] | None:
+        """Few tokens that complete the JSON behind ``begun``; None where none were found."""
+        matcher, place = self._matcher.deep_copy(), self._place
+        end: list[int] = []
+        following = begun
+        while True:
+            if not matcher.consume_tokens(following):
+                return None
+            for token in following:
+                place = closing.after(place, token)
+            if matcher.is_accepting():
+                self._needed = max(self._needed, len(end))
+                return end
+            following = matcher.compute_ff_tokens()
+            if not following:
+                following = [token for token in closing.candidates(place) if matcher.validate_tokens([token])][:1]
+            if not following:
+                bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+                following = np.flatnonzero(np.unpackbits(bits, bitorder="little"))[:1].tolist()
+            end += following
+            if not following or len(end) > _LONGEST_END:
+                return None
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            reason = " ".join(self._matcher.get_error().split())[:200]
+            raise ConstraintError(f"the constraint cannot be followed any further ({reason}): simplify it")

@@ -1,0 +1,179 @@
+"""JSON schemas before the library sees them: what it would ignore or cannot promise is refused, with its place."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from qwchat.constraints.library import TOO_COMPLEX, compiled, grammar_of_schema
+from qwchat.errors import UsageError
+
+DEPTH_LIMIT = 60  # of nested objects and arrays; the library reads 128 and descends by recursion
+_TRIED = 200  # parts that are tried one by one to find where a schema fails
+
+_SCHEMAS = {"items", "additionalItems", "additionalProperties"}  # one schema, or a list of them
+_LISTS = {"allOf", "anyOf", "oneOf", "prefixItems"}
+_NAMED = {"properties", "patternProperties", "$defs", "definitions"}
+_ASSERTIONS = {
+    *("type", "const", "enum", "$ref", "format", "pattern", "minLength", "maxLength", "multipleOf", "required"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    *("minItems", "maxItems", "minProperties", "maxProperties"),
+}
+_REMARKS = {  # say nothing about what fits
+    *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment", "title"),
+    *("description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
+    *("contentEncoding", "contentMediaType", "contentSchema"),
+}
+_TAKEN = _SCHEMAS | _LISTS | _NAMED | _ASSERTIONS | _REMARKS
+_NOT_TAKEN = {
+    *("not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems", "propertyNames"),
+    *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems", "unevaluatedProperties"),
+    *("$dynamicRef", "$recursiveRef"),
+}
+Path = tuple[str, ...]
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The schema in ``text``; raises UsageError for what is no schema or uses what cannot be guaranteed."""
+    try:
+        schema = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=_distinct
+        )
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UsageError(f"the JSON schema is no JSON ({error.msg} at {where}): correct it") from error
+    except ValueError as error:
+        raise UsageError(f"the JSON schema cannot be read ({error}): correct it") from error
+    except RecursionError:
+        schema = None
+    if schema is None or _depth(schema) > DEPTH_LIMIT:
+        raise UsageError(f"the JSON schema is nested more than {DEPTH_LIMIT} deep: use $ref and $defs, or simplify it")
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
+        raise UsageError('the JSON schema must be an object, as in {"type": "object"}')
+    known: dict[Path, Any] = {}
+    bases: dict[Path, Path] = {}
+    for path, part, base in _parts(schema, (), ()):
+        known[path], bases[path] = part, base
+        if isinstance(part, dict):
+            _check_keywords(path, part)
+            if "$ref" in part and path and "$id" in part and "/20" not in str(schema.get("$schema")):
+                # Before 2019, nothing beside a $ref counted.
+                raise UsageError(
+                    f"the JSON schema has an $id beside a $ref at {_pointer(path)}, which drafts disagree on: "
+                    "name the draft in $schema"
+                )
+            _check_number_of_properties(path, part)
+    _check_references(known, bases)
+    return schema
+
+
+def explain(schema: dict[str, Any], failure: str) -> str:
+    """The library's complaint about ``schema`` in one line, with the smallest part that it holds for."""
+    if failure == TOO_COMPLEX:
+        return f"the JSON schema cannot be used: {failure}"
+    parts = [(path, part) for path, part, _ in _parts(schema, (), ()) if isinstance(part, dict) and path]
+    where: Path = ()
+    for path, part in sorted(parts, key=lambda found: -len(found[0]))[:_TRIED]:
+        if '"$ref"' not in json.dumps(part) and compiled(grammar_of_schema(part)) == failure:
+            where = path
+            break
+    lines = failure.splitlines()
+    reason = next((line.partition("error: ")[2] for line in lines if line.startswith("error: ")), lines[0])
+    if reason.startswith("oneOf constraints are not supported"):
+        reason = "oneOf is taken only where its parts exclude each other for certain: use anyOf"
+    return f"the JSON schema cannot be used, at {_pointer(where)}: {reason}"
+
+
+def _parts(schema: Any, path: Path, base: Path) -> Iterator[tuple[Path, Any, Path]]:
+    """Every schema within ``schema`` and its place, with the place that its references start from."""
+    identity = schema.get("$id", schema.get("id")) if isinstance(schema, dict) else None
+    if isinstance(identity, str) and not identity.startswith("#"):
+        base = path
+    yield path, schema, base
+    if not isinstance(schema, dict):
+        return
+    for name, value in schema.items():
+        inner: dict[Path, Any] = {}
+        if name in _SCHEMAS and not isinstance(value, list):
+            inner[*path, name] = value
+        elif name in _LISTS | _SCHEMAS and isinstance(value, list):
+            inner = {(*path, name, str(number)): part for number, part in enumerate(value)}
+        elif name in _NAMED and isinstance(value, dict):
+            inner = {(*path, name, key): part for key, part in value.items()}
+        for place, part in inner.items():
+            yield from _parts(part, place, base)
+
+
+def _check_keywords(path: Path, part: dict[str, Any]) -> None:
+    for name in part:
+        if name in _TAKEN or (name.startswith("x-") and name != "x-guidance"):
+            continue
+        if name in _NOT_TAKEN:
+            raise UsageError(f"the JSON schema uses {name} at {_pointer(path)}, which cannot be guaranteed: drop it")
+        close = difflib.get_close_matches(name, sorted(_TAKEN | _NOT_TAKEN), n=1)
+        hint = f"did you mean {close[0]}?" if close else "drop it, or name it x-…"
+        raise UsageError(f"the JSON schema has an unknown keyword {name!r} at {_pointer(path)}: {hint}")
+
+
+def _check_number_of_properties(path: Path, part: dict[str, Any]) -> None:
+    """Names of properties that are not listed may repeat, so that fewer are left than were written."""
+    least, required = part.get("minProperties"), part.get("required")
+    named = len(set(map(str, required))) if isinstance(required, list) else 0
+    if isinstance(least, int | float) and least > max(1, named):
+        raise UsageError(
+            f"the JSON schema has minProperties {least:g} at {_pointer(path)}, which cannot be guaranteed: "
+            "name the properties in required"
+        )
+
+
+def _check_references(known: dict[Path, Any], bases: dict[Path, Path]) -> None:
+    for path, part in known.items():
+        target = part.get("$ref") if isinstance(part, dict) else None
+        if not isinstance(target, str) or not (target == "#" or target.startswith("#/")):
+            continue
+        names = [unquote(name).replace("~1", "/").replace("~0", "~") for name in target.split("/")[1:]]
+        if (*bases[path], *names) not in known:
+            raise UsageError(f"the JSON schema refers to {target} at {_pointer(path)}, where there is no schema")
+
+
+def _pointer(path: Path) -> str:
+    return "/".join(("#", *(name.replace("~", "~0").replace("/", "~1") for name in path)))
+
+
+def _depth(value: Any) -> int:
+    """Levels of objects and arrays, counted without recursion."""
+    depth, level = 0, [value]
+    while level := [inner for inner in level if isinstance(inner, dict | list)]:
+        depth += 1
+        level = [part for inner in level for part in (inner.values() if isinstance(inner, dict) else inner)]
+    return depth
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in one object")
+    return found
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:20]} is beyond what a computer counts with")
+    return number
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else _finite(digits)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

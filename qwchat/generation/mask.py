@@ -1,0 +1,40 @@
+"""What the engine asks of a constraint.  It knows ids; what text they stand for is the constraint's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TokenMask(Protocol):
+    """Which tokens may come next, as a reply grows (see :class:`qwchat.constraints.masks.GrammarMask`)."""
+
+    def allowed(self) -> NDArray[np.uint8]:
+        """Packed bits, (ceil(ids / 8),) u8: id n is bit n % 8, the lowest being 0, of byte n // 8.
+
+        Stop tokens are allowed where the reply is complete.  Raises ConstraintError where it cannot be told.
+        """
+
+    def accept(self, token: int, room: int) -> int:
+        """The reply grows by ``token``, which is allowed, or by another that is returned.
+
+        ``room``: tokens that the reply may still have, this one included: where it would get too short to complete the
+        reply, another token is taken, and ``closed`` is true from then on.
+        """
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next, one after the other, as far as there is no choice."""
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """How many of ``tokens`` may come next, one after the other."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reply is being brought to an end for want of room."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but the end can follow."""

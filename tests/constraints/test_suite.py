@@ -1,0 +1,58 @@
+"""200 schemas of a public suite: what comes out is JSON that fits, whatever the weights say, at temperature 1."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import pytest
+from jsonschema import validators
+
+import qwchat
+from qwchat.constraints import Constraint
+from qwchat.events import Done
+from qwchat.sampling import SamplingSettings
+from tests.conftest import REPOSITORY
+
+SCHEMAS = [
+    json.loads(line) for line in (REPOSITORY / "tests/data/json_schemas/schemas.jsonl").read_text("utf-8").splitlines()
+]
+DIALECTS = {
+    "draft2020-12": "https://json-schema.org/draft/2020-12/schema",
+    "draft2019-09": "https://json-schema.org/draft/2019-09/schema",
+    "draft7": "http://json-schema.org/draft-07/schema#",
+}
+WARM = SamplingSettings(temperature=1.0)
+
+
+def validator(entry: dict[str, Any]) -> Any:
+    kind = validators.validator_for({"$schema": DIALECTS[entry["draft"]]})
+    return kind(entry["schema"], format_checker=kind.FORMAT_CHECKER)
+
+
+def test_there_are_200_different_ones() -> None:
+    assert len({json.dumps(entry["schema"]) for entry in SCHEMAS}) == 200
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_reply_is_json_that_fits(model: qwchat.Model, part: int) -> None:
+    """Little room, so that many replies must be brought to an end."""
+    closed = 0
+    for number, entry in enumerate(SCHEMAS[part::4]):
+        constraint = Constraint.json_schema(json.dumps(entry["schema"]))
+        messages = [{"role": "user", "content": "An example, please."}]
+        *_, end = model.chat(
+            messages,
+            constraint=constraint,
+            settings=WARM,
+            seed=number,
+            max_tokens=100,  # type: ignore[arg-type]
+        )
+        assert isinstance(end, Done)
+        assert end.meets_constraint, entry
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Of references that older drafts allow.
+            assert list(validator(entry).iter_errors(json.loads(end.text))) == [], (entry, end.text)
+        closed += end.finish_reason == "length"
+    assert closed < 30

@@ -1,0 +1,191 @@
+"""A mask rules what is chosen, with and without speculation, and ends a reply where nothing can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from qwchat.errors import ConstraintError
+from qwchat.events import Finished, Step
+from qwchat.generation.engine import Engine
+from qwchat.generation.speculation import Speculation
+from qwchat.sampling import SamplingSettings, log_probabilities
+from tests.model.decoder import config, random_folder
+
+VOCAB = 41
+STOP = 40
+GREEDY = SamplingSettings()
+SETTINGS = [GREEDY, SamplingSettings(temperature=0.7, top_k=20, top_p=0.9), SamplingSettings(repeat_penalty=1.3)]
+PROMPT = [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+
+
+class Eager(Speculation):
+    """Always drafts as far as it can, whether that pays or not."""
+
+    def drafts(self, length: int) -> int:
+        return 7
+
+
+@dataclass
+class Mask:
+    """Neighbours must not add up to a multiple of three; every fifth and sixth place is forced; ``last`` tokens end it.
+
+    With ``room`` to close, a reply that would be cut is brought to an end by tokens of its own: 7, and nothing follows.
+    """
+
+    last: int = 1000
+    closing: bool = False
+    said: list[int] = field(default_factory=list)
+    asked: list[list[int]] = field(default_factory=list)
+    closed: bool = False
+    done: bool = False
+
+    def _ids(self, said: Sequence[int]) -> list[int]:
+        if len(said) % 6 in (4, 5):
+            return [len(said) % 6]
+        return [token for token in range(STOP) if not said or (token + said[-1]) % 3]
+
+    def allowed(self) -> NDArray[np.uint8]:
+        bits = np.zeros(48, bool)
+        bits[self._ids(self.said)] = True
+        return np.packbits(bits, bitorder="little")
+
+    def accept(self, token: int, room: int) -> int:
+        assert token in self._ids(self.said)
+        if self.closing and room == 1:
+            token, self.closed = 7, True
+        self.said.append(token)
+        return token
+
+    def forced(self) -> list[int]:
+        forced: list[int] = []
+        while len(ids := self._ids(self.said + forced)) == 1:
+            forced += ids
+        return forced
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        self.asked.append(list(tokens))
+        count = 0
+        while count < len(tokens) and tokens[count] in self._ids([*self.said, *tokens[:count]]):
+            count += 1
+        return count
+
+    @property
+    def finished(self) -> bool:
+        return self.closed or len(self.said) >= self.last
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    built = Engine(random_folder(config(vocab_size=VOCAB), 0), threads=2, context=192)
+    built.speculation = Eager()
+    yield built
+    built.close()
+
+
+def run(
+    engine: Engine, mask: Mask | None, settings: SamplingSettings = GREEDY, **options: object
+) -> tuple[list[int], Finished]:
+    engine.truncate(0)
+    values = {"seed": 3, "usable_vocab": VOCAB, "stop_ids": frozenset([STOP]), **options}
+    *events, end = engine.generate(PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
+    assert isinstance(end, Finished)
+    return [event.token_id for event in events if isinstance(event, Step)], end
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "warm", "penalties"])
+def test_the_text_is_the_same_with_and_without_speculation(engine: Engine, settings: SamplingSettings) -> None:
+    accepted = 0
+    for seed in range(6):
+        plain, first = run(engine, Mask(), settings, seed=seed, max_tokens=80)
+        mask = Mask()
+        found, end = run(engine, mask, settings, seed=seed, max_tokens=80, speculate=True)
+        assert found == plain == mask.said
+        assert (end.reason, len(found)) == (first.reason, 80)
+        accepted += end.stats.accepted_tokens
+        assert engine.cached_ids.tolist() == [*PROMPT, *found[:-1]]
+    assert accepted > 100
+
+
+def test_only_what_is_allowed_is_said(engine: Engine) -> None:
+    hot = SamplingSettings(temperature=5.0)
+    unbound, _ = run(engine, None, hot, max_tokens=60)
+    bound, _ = run(engine, Mask(), hot, max_tokens=60, speculate=True)
+    assert any((a + b) % 3 == 0 for a, b in pairwise(unbound))
+    for place, token in enumerate(bound):
+        assert token == place % 6 if place % 6 in (4, 5) else place == 0 or (token + bound[place - 1]) % 3
+
+
+def test_drafts_that_it_rules_out_are_not_even_read(engine: Engine) -> None:
+    mask = Mask()
+    _, end = run(engine, mask, max_tokens=80, speculate=True)
+    assert any(mask.asked)
+    assert end.stats.drafted_tokens > end.stats.accepted_tokens > 0
+
+
+def test_what_is_forced_is_read_along(engine: Engine) -> None:
+    kept, engine.speculation = engine.speculation, Speculation()
+    try:
+        _, end = run(engine, Mask(), seed=1, max_tokens=60, speculate=True)
+    finally:
+        engine.speculation = kept
+    assert end.stats.accepted_tokens >= 18  # Two of every six.
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_the_reply_ends_where_nothing_can_follow(engine: Engine, speculate: bool) -> None:
+    for last in (0, 1, 5, 6, 20):
+        found, end = run(engine, Mask(last), speculate=speculate)
+        assert (len(found), end.reason) == (last, "stop")
+    found, end = run(engine, Mask(6), speculate=speculate, max_tokens=6)
+    assert (len(found), end.reason) == (6, "stop")
+    found, end = run(engine, Mask(6), speculate=speculate, max_tokens=5)
+    assert (len(found), end.reason) == (5, "length")
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_the_mask_may_bring_the_reply_to_an_end(engine: Engine, speculate: bool) -> None:
+    found, end = run(engine, Mask(closing=True), speculate=speculate, max_tokens=30)
+    assert (len(found), found[-1], end.reason) == (30, 7, "length")
+    found, end = run(engine, Mask(closing=True), speculate=speculate)
+    assert (len(found), found[-1], end.reason) == (engine.context + 1 - len(PROMPT), 7, "context")
+
+
+def test_nothing_allowed_is_an_error(engine: Engine) -> None:
+    class Closed(Mask):
+        def allowed(self) -> NDArray[np.uint8]:
+            return np.zeros(6, np.uint8)
+
+    with pytest.raises(ConstraintError, match="leaves no token to choose from"):
+        run(engine, Closed())
+
+
+def test_log_probabilities_are_those_of_the_model(engine: Engine) -> None:
+    engine.truncate(0)
+    warm = SamplingSettings(temperature=2.0, top_k=3, repeat_penalty=1.5)
+    events = list(engine.generate(PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5))
+    steps = [event for event in events if isinstance(event, Step)]
+    tokens = [step.token_id for step in steps]
+    logits = engine.logits([*PROMPT, *tokens])[len(PROMPT) - 1 : -1]
+    for step, row in zip(steps, logits.astype(np.float64), strict=True):
+        expected = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        assert step.logprob == pytest.approx(expected[step.token_id], abs=1e-5)
+        best = np.argsort(-row, kind="stable")[:4]
+        assert [token for token, _ in step.likeliest] == best.tolist()
+        assert [value for _, value in step.likeliest] == pytest.approx(expected[best], abs=1e-5)
+
+
+def test_ties_among_the_likeliest_go_to_the_lower_id() -> None:
+    logits = np.array([0, 2, 1, 2, 1, 1, 1], np.float32)
+    value, top = log_probabilities(logits, 0, 3)
+    assert [token for token, _ in top] == [1, 3, 2]
+    total = np.log(np.exp(logits.astype(float)).sum())
+    assert value == pytest.approx(-total)
+    assert [each for _, each in top] == pytest.approx([2 - total, 2 - total, 1 - total])
+    assert log_probabilities(logits, 1, 0) == (pytest.approx(2 - total), [])
+    assert len(log_probabilities(logits, 1, 20)[1]) == 7
