@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
@@ -60,9 +61,9 @@ class Keyboard:
             self._read_at = now
         elif self._read_at is not None and now - self._read_at >= ESCAPE_SECONDS:
             pressed = self._flushed()
-            if any(key.key == Keys.Escape for key in pressed):
-                stop = "escape"
-                pressed = [key for key in pressed if key.key != Keys.Escape]
+        others = [key for key, after in zip_longest(pressed, pressed[1:]) if not _lone_escape(key, after)]
+        if len(others) < len(pressed):
+            stop, pressed = "escape", others
         if any(key.key == Keys.ControlC for key in pressed):
             stop = "interrupt"
             pressed = [key for key in pressed if key.key != Keys.ControlC]
@@ -88,10 +89,18 @@ class Keyboard:
         if self._read_at is None:
             return []
         self._read_at = None
-        return self._input.flush_keys()
+        pressed: list[KeyPress] = []
+        while found := self._input.flush_keys():  # Of several Esc one is let go at a time.
+            pressed += found
+        return pressed
 
     def _keep(self, pressed: list[KeyPress]) -> None:
         store_typeahead(self._input, [key for key in pressed if key.key not in _NO_KEYS])
+
+
+def _lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
+    """Whether ``key`` is Esc by itself; with another key right behind it, it stands for Alt."""
+    return key.key == Keys.Escape and (after is None or after.key == Keys.Escape)
 
 
 def _waiting(descriptor: int) -> bool:

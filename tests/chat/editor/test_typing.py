@@ -67,7 +67,7 @@ def test_small_pastes_are_shown_and_backspace_takes_a_fold_at_once(tmp_path: Pat
         terminal.type("\x7f" + pasted("b\r\tc"))
         terminal.wait("> a b\n      c")
         terminal.type("\r")
-        terminal.wait("echo: a b\n        c")
+        terminal.wait("\necho: a b\n")
 
 
 def test_a_slash_or_quotes_in_a_paste_are_text(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""Choosing one of many with a search that narrows at every key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TextIO, TypeVar
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input import Input, create_input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout import BufferControl, FormattedTextControl, HSplit, Layout, VerticalAlign, Window
+from prompt_toolkit.layout.processors import BeforeInput
+from prompt_toolkit.output import ColorDepth, Output, create_output
+
+from qwchat.chat.editor.keyboard import ESCAPE_SECONDS
+from qwchat.chat.view.terminal import Look
+
+Item = TypeVar("Item")
+
+ROWS = 10
+
+
+def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, look: Look) -> Item | None:
+    """The one of ``items`` that the person at ``terminal`` chooses; None where none is wanted.
+
+    Arrows and page keys move, what is typed must occur in the row, word by word, Enter takes the row, Esc and Ctrl-C
+    take none. Nothing of it stays on the screen.
+
+    Args:
+        items: what there is, the likeliest first.
+        describe: one line about an item, which is searched too.
+        terminal: where the keys come from.
+        look: what may be drawn.
+    """
+    rows = [" ".join(describe(item).split()) for item in items]
+    depth = None if look.colour else ColorDepth.DEPTH_1_BIT
+    chosen = Picker(rows, create_input(terminal), create_output(always_prefer_tty=True), depth).run()
+    return None if chosen is None else items[chosen]
+
+
+def fitting(rows: Iterable[str], typed: str) -> list[int]:
+    """The numbers of the ``rows`` in which every word of ``typed`` occurs, in any case."""
+    words = typed.casefold().split()
+    return [number for number, row in enumerate(rows) if all(word in row.casefold() for word in words)]
+
+
+class Picker:
+    """The list on the screen.
+
+    Args:
+        rows: a line for each item; control characters are made visible.
+        keys: where keys come from.
+        screen: where the list is drawn.
+        depth: how many colours there may be; None for what the terminal offers.
+    """
+
+    def __init__(self, rows: Sequence[str], keys: Input, screen: Output, depth: ColorDepth | None = None) -> None:
+        self._rows = rows
+        self._at = 0
+        self._search = Buffer(multiline=False, on_text_changed=self._narrow)
+        self._found = fitting(rows, "")
+        search = BufferControl(self._search, [BeforeInput("Search: ")])
+        layout = HSplit(
+            [
+                Window(search, height=1),
+                Window(FormattedTextControl(self._list), dont_extend_height=True),
+                Window(FormattedTextControl(self._foot), height=1),
+            ],
+            align=VerticalAlign.TOP,
+        )
+        self._application: Application[int | None] = Application(
+            Layout(layout, focused_element=search),
+            key_bindings=self._bindings(),
+            erase_when_done=True,
+            color_depth=depth,
+            input=keys,
+            output=screen,
+        )
+        self._application.ttimeoutlen = self._application.timeoutlen = ESCAPE_SECONDS
+
+    def run(self) -> int | None:
+        """The number of the row that is taken."""
+        return self._application.run()
+
+    def _narrow(self, _: Buffer) -> None:
+        self._found = fitting(self._rows, self._search.text)
+        self._at = 0
+
+    def _list(self) -> StyleAndTextTuples:
+        room = max(1, min(ROWS, self._application.output.get_size().rows - 3))
+        first = max(0, min(self._at - room // 2, len(self._found) - room))
+        shown: StyleAndTextTuples = []
+        for place in range(first, min(first + room, len(self._found))):
+            chosen = place == self._at
+            row = f"{'>' if chosen else ' '} {self._rows[self._found[place]]}"
+            shown.append(("bold" if chosen else "", row if not shown else f"\n{row}"))
+        return shown or [("", "  nothing fits")]
+
+    def _foot(self) -> str:
+        return f"{len(self._found):,} of {len(self._rows):,} · Enter takes the marked one · Esc takes none"
+
+    def _bindings(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        def moving(key: str, by: int) -> None:
+            @keys.add(key)
+            def move(event: KeyPressEvent) -> None:
+                self._at = max(0, min(self._at + by, len(self._found) - 1))
+
+        for key, by in (("up", -1), ("c-p", -1), ("down", 1), ("c-n", 1), ("pageup", -ROWS), ("pagedown", ROWS)):
+            moving(key, by)
+
+        @keys.add("enter")
+        def take(event: KeyPressEvent) -> None:
+            if self._found:
+                event.app.exit(result=self._found[self._at])
+
+        @keys.add("escape", eager=True)
+        @keys.add("c-c")
+        @keys.add("c-d")
+        def leave(event: KeyPressEvent) -> None:
+            event.app.exit(result=None)
+
+        return keys

@@ -1,0 +1,166 @@
+"""The file of the history: two writers, killed writers, damage, size, who may read it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.editor import history
+from qwchat.chat.editor.completion import Remembered, Repeated
+from qwchat.chat.editor.history import Entry, HistoryFile
+from qwchat.chat.editor.paste import Folds
+
+WRITER = """
+import sys
+from pathlib import Path
+from qwchat.chat.editor.history import Entry, HistoryFile
+file, name = HistoryFile(Path(sys.argv[1])), sys.argv[2]
+number = 0
+while True:
+    file.append(Entry(f"{name} {number} " + "x" * (number % 300)))
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def append(path: Path, name: str, count: int) -> None:
+    for number in range(count):
+        HistoryFile(path).append(Entry(f"{name} {number}\nsecond line"))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    file = HistoryFile(tmp_path / "new folder" / "history")
+    entries = [Entry("one"), Entry("two\nlines\r\x1b 日本"), Entry("a paste here", ((2, 7),))]
+    for entry in entries:
+        file.append(entry)
+    assert file.entries() == entries
+    assert HistoryFile(tmp_path / "nowhere").entries() == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes of files")
+def test_only_its_owner_reads_it_even_where_others_could(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    path.touch(mode=0o644)
+    path.chmod(0o644)
+    HistoryFile(path).append(Entry("secret"))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+
+
+def test_damage_costs_the_damaged_lines_only(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    HistoryFile(path).append(Entry("first"))
+    deep = "[" * 100_000
+    junk = [
+        '{"text": 5}',
+        "[]",
+        "null",
+        '{"text": "spans", "pastes": [[0, 99]]}',
+        '{"text": "back", "pastes": [[2, 3], [0, 1]]}',
+        '{"text": "\\ud800"}',
+        deep,
+    ]
+    path.write_bytes(path.read_bytes() + "\n".join(junk).encode() + b'\n\xff\xfe\n{"text": "torn')
+    HistoryFile(path).append(Entry("last"))
+    found = HistoryFile(path).entries()
+    assert found == [Entry("first"), Entry("spans"), Entry("back"), Entry("?"), Entry("last")]
+
+
+def test_it_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "MAX_BYTES", 10_000)
+    file = HistoryFile(tmp_path / "history")
+    for number in range(1000):
+        file.append(Entry(f"entry {number}"))
+    entries = file.entries()
+    assert file.path.stat().st_size < 10_100
+    assert [entry.text for entry in entries] == [f"entry {number}" for number in range(1000 - len(entries), 1000)]
+    assert len(entries) > 150
+    file.append(Entry("x" * (history.MAX_ENTRY_BYTES + 1)))
+    assert file.entries() == entries
+
+
+def test_two_chats_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append, args=(tmp_path / "history", name, 200)) for name in ("a", "b", "c")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    texts = [entry.text for entry in HistoryFile(tmp_path / "history").entries()]
+    for name in ("a", "b", "c"):
+        own = [text for text in texts if text.startswith(name)]
+        assert own == [f"{name} {number}\nsecond line" for number in range(200)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_killed_chat_leaves_a_file_that_others_use(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    for kill in range(4):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), f"writer{kill}"], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "0\n"
+        time.sleep(0.03 * (kill + 1))
+        writer.send_signal(signal.SIGKILL)
+        said = [0, *(int(line) for line in writer.stdout.read().split("\n")[:-1] if line)]
+        writer.wait()
+        texts = [entry.text for entry in HistoryFile(path).entries()]
+        own = [int(text.split()[1]) for text in texts if text.startswith(f"writer{kill} ")]
+        assert own[: len(said)] == said
+        assert own == list(range(len(own)))
+    HistoryFile(path).append(Entry("after"))
+    assert HistoryFile(path).entries()[-1] == Entry("after")
+
+
+def test_a_lock_that_is_kept_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform == "win32":
+        pytest.skip("there are no such locks")
+    import fcntl
+
+    monkeypatch.setattr(history, "LOCK_SECONDS", 0.05)
+    with (tmp_path / "history.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        HistoryFile(tmp_path / "history").append(Entry("stubborn"))
+    assert HistoryFile(tmp_path / "history").entries() == [Entry("stubborn")]
+
+
+def test_a_place_that_cannot_be_written_costs_the_memory_only(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    HistoryFile(tmp_path / "file" / "history").append(Entry("lost"))
+    assert HistoryFile(tmp_path / "file" / "history").entries() == []
+
+
+def test_entries_are_remembered_once_and_with_their_pastes(tmp_path: Path) -> None:
+    folds = Folds()
+    remembered = Remembered(HistoryFile(tmp_path / "history"), folds)
+    paste = "line\n" * 20
+    for text in ("hello", "hello", f"sum up {folds.label(paste)}", " "):
+        remembered.append_string(text)
+    remembered.keep("given up")
+    assert remembered.get_strings() == ["hello", f"sum up {paste}", "given up"]
+    records = [json.loads(line) for line in (tmp_path / "history").read_text().splitlines()]
+    assert records == [{"text": "hello"}, {"text": f"sum up {paste}", "pastes": [[7, 107]]}]
+    assert remembered.folded(f"sum up {paste}") == "sum up [Pasted text #1 +20 lines]"
+    assert remembered.folded("hello") == "hello"
+
+
+def test_the_newest_line_that_begins_so_is_suggested() -> None:
+    from prompt_toolkit.buffer import Buffer
+    from prompt_toolkit.document import Document
+
+    remembered = Remembered(None, Folds())
+    for text in ("tell me a story", "tell me a joke\nplease", "tell"):
+        remembered.append_string(text)
+    for typed, rest in (("tell me", " a joke"), ("tell me a s", "tory"), ("tell me a joke", None), ("x", None)):
+        suggestion = Repeated(remembered).get_suggestion(Buffer(), Document(typed))
+        assert (suggestion.text if suggestion else None) == rest

@@ -1,0 +1,291 @@
+"""Parts of the editor that need no terminal of their own."""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
+from prompt_toolkit.key_binding import KeyPress
+from prompt_toolkit.keys import Keys
+
+from qwchat.chat.editor import toolbar
+from qwchat.chat.editor.completion import Suggested, complete, worth_completing
+from qwchat.chat.editor.external import command, edited
+from qwchat.chat.editor.keyboard import Keyboard, teach_line_breaks
+from qwchat.chat.editor.opening import open_reader
+from qwchat.chat.editor.plain import PlainReader
+from qwchat.chat.interrupts import Interrupts, Stop
+from qwchat.chat.suggestions import Suggestion
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.terminal import PLAIN
+from qwchat.errors import UsageError
+
+
+def lines(*texts: str) -> PlainReader:
+    return PlainReader(io.TextIOWrapper(io.BytesIO("\n".join(texts).encode())), None)
+
+
+def everything(reader: PlainReader) -> list[str]:
+    found = []
+    while True:
+        try:
+            found.append(reader.read())
+        except EOFError:
+            return found
+
+
+@pytest.mark.parametrize(
+    ("typed", "messages"),
+    [
+        ("one\ntwo\r\n", ["one", "two"]),
+        ("a \\\nb\\\n\\", ["a \nb\n"]),
+        ("C:\\\\\nnext", ["C:\\\\", "next"]),
+        ('"""\n/quit\n  x"""\nnext', ["//quit\n  x", "next"]),
+        ('"""\nnever closed\n', ['"""\nnever closed']),
+        ("\n\nx", ["", "", "x"]),
+    ],
+)
+def test_plain_lines(typed: str, messages: list[str]) -> None:
+    assert everything(lines(*typed.split("\n"))) == messages
+
+
+def test_a_plain_draft_is_shown_and_sent_by_an_empty_line() -> None:
+    shown = io.StringIO()
+    reader = PlainReader(io.TextIOWrapper(io.BytesIO(b"\nother\n")), shown)
+    assert reader.read("old \x1b[1m\ntext") == "old \x1b[1m\ntext"
+    assert reader.read("old text") == "other"
+    assert shown.getvalue().splitlines()[:3] == ["| old ␛[1m", "| text", "(Enter alone sends this)"]
+
+
+def test_plain_input_that_is_no_text() -> None:
+    reader = PlainReader(io.TextIOWrapper(io.BytesIO(b"ab\xff\n")), None)
+    with pytest.raises(UsageError, match=r"no UTF-8 text \(byte 3 of a line\)"):
+        reader.read()
+
+
+@pytest.mark.parametrize(
+    ("typed", "stop", "kept"),
+    [
+        ("\x1b", "escape", ""),
+        ("\x1b\x1b", "escape", ""),
+        ("\x03", "interrupt", ""),
+        ("ab\x03cd", "interrupt", "abcd"),
+        ("ab\x1b", "escape", "ab"),
+        ("\x1b[A\x1bOB\x1b[1;5C", None, "\x1b[A\x1bOB\x1b[1;5C"),
+        ("\x1bx", None, "\x1bx"),
+        ("\x1b[13;2u", None, "\x1b[13;2u"),
+        ("é日\r\x04", None, "é日\r\x04"),
+        ("\x1b[200~a\x1b\x03b\x1b[201~", None, "a\x1b\x03b"),
+        ("\x1b[12;40R\x1b[<0;1;1M", None, ""),
+    ],
+)
+def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: Stop | None, kept: str) -> None:
+    teach_line_breaks()
+    with create_pipe_input() as pipe:
+        with Keyboard(pipe).watching() as poll:
+            assert poll() is None
+            pipe.send_text(typed)
+            pressed = [poll() for _ in range(2)]
+            time.sleep(0.06)
+            pressed.append(poll())
+        assert [key for key in pressed if key] == ([stop] if stop else [])
+        assert "".join(key.data for key in get_typeahead(pipe)) == kept
+
+
+def test_an_arrow_that_comes_in_two_parts_is_no_escape() -> None:
+    with create_pipe_input() as pipe, Keyboard(pipe).watching() as poll:
+        pipe.send_text("\x1b")
+        assert poll() is None
+        pipe.send_text("[A")
+        assert poll() is None
+        time.sleep(0.06)
+        assert poll() is None
+        assert [key.key for key in get_typeahead(pipe)] == [Keys.Up]
+
+
+def test_polling_takes_microseconds() -> None:
+    with create_pipe_input() as pipe, Keyboard(pipe).watching() as poll:
+        start = time.process_time()
+        for _ in range(2000):
+            poll()
+        assert time.process_time() - start < 0.2  # 100 µs; it takes about 3
+
+
+def test_ctrl_c_read_together_with_the_question_stops_its_reply() -> None:
+    with create_pipe_input() as pipe:
+        store_typeahead(pipe, [KeyPress(Keys.ControlC, "\x03"), KeyPress("n", "n")])
+        with Keyboard(pipe).watching() as poll:
+            assert poll() == "interrupt"
+            assert poll() is None
+        assert [key.key for key in get_typeahead(pipe)] == ["n"]
+
+
+def watching(*keys: Stop | None) -> Callable[[], object]:
+    waiting = list(keys)
+
+    @contextmanager
+    def watch() -> Iterator[Callable[[], Stop | None]]:
+        yield lambda: waiting.pop(0) if waiting else None
+
+    return watch
+
+
+def test_keys_request_a_stop_and_each_reply_begins_anew() -> None:
+    interrupts = Interrupts(watching(None, "escape"))
+    with interrupts:
+        assert [interrupts.requested() for _ in range(3)] == [False, True, True]
+    with interrupts:
+        assert not interrupts.requested()
+    assert not interrupts.leaving
+
+
+def test_ctrl_c_twice_leaves_however_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    interrupts = Interrupts(watching("interrupt"))
+    with interrupts:
+        assert interrupts.requested()
+    clock[0] += 1.5
+    assert not interrupts.pressed()
+    clock[0] += 0.9
+    assert interrupts.pressed()
+    assert interrupts.leaving
+
+
+def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    before = signal.getsignal(signal.SIGINT)
+    interrupts = Interrupts(watching())
+    with interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.requested()
+        assert not interrupts.leaving
+        clock[0] += 2
+        with pytest.raises(KeyboardInterrupt):  # The first was not heard for two seconds.
+            signal.raise_signal(signal.SIGINT)
+        clock[0] += 0.5
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.leaving
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with Interrupts():  # Outside a chat nothing waits for the end of the reply.
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def editor(tmp_path: Path, body: str) -> dict[str, str]:
+    script = tmp_path / "edit.py"
+    script.write_text(f"import pathlib, sys\npath = pathlib.Path(sys.argv[-1])\n{body}\n")
+    return {"EDITOR": f"{shlex.quote(sys.executable)} {shlex.quote(str(script))}"}
+
+
+def test_the_external_editor(tmp_path: Path) -> None:
+    check = "assert path.stat().st_mode & 0o77 == 0 or path.parent.stat().st_mode & 0o77 == 0"
+    environment = editor(tmp_path, f"{check}\npath.write_bytes(path.read_bytes() + 'é\\n\\n'.encode())")
+    assert edited("one\ntwo", environment) == "one\ntwo\né\n"
+    assert edited("", environment) == "é\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("sys.exit(3)", "failed with exit code 3: the message is as it was"),
+        ("path.unlink()", "cannot read back what"),
+        ("path.write_bytes(b'\\xff')", "cannot read back what"),
+    ],
+)
+def test_an_external_editor_that_fails(body: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        edited("text", editor(tmp_path, body))
+
+
+def test_which_external_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
+    assert command({"VISUAL": " ", "EDITOR": "'my editor'"}) == ["my editor"]
+    with pytest.raises(UsageError, match=r"\$EDITOR cannot be read"):
+        command({"EDITOR": "'"})
+    with pytest.raises(UsageError, match="cannot run /nowhere/editor: No such file"):
+        edited("x", {"EDITOR": "/nowhere/editor"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=r"there is no editor: set \$EDITOR"):
+        command({})
+
+
+@pytest.mark.parametrize(
+    ("columns", "right", "expected"),
+    [
+        (80, "", "Enter sends · Alt-Enter breaks the line · Ctrl-R searches · /help"),
+        (80, "1k/4k", "Enter sends · Alt-Enter breaks the line · Ctrl-R searches · /help" + " " * 9 + "1k/4k"),
+        (50, "1k/4k", "Enter sends · Alt-Enter breaks the line" + " " * 5 + "1k/4k"),
+        (30, "1k/4k", "Enter sends" + " " * 13 + "1k/4k"),
+        (20, "1k/4k", "Enter sends   1k/4k"),
+        (19, "1k/4k", "Enter sends"),
+    ],
+)
+def test_the_toolbar_takes_what_fits(columns: int, right: str, expected: str) -> None:
+    assert toolbar.line(toolbar.KEYS, right, columns) == expected
+
+
+def test_where_completions_come_unasked() -> None:
+    assert [
+        text
+        for text in ("/", "/s", "/set t", "look at @", "@fi", "a@b", "text", "", "x /set", "@a b")
+        if worth_completing(text)
+    ] == ["/s", "/set t", "look at @", "@fi"]
+
+
+def test_tab_takes_what_is_meant_and_survives_failures() -> None:
+    def suggest(text: str) -> Iterator[Suggestion]:
+        if text == "bad":
+            raise UsageError("no")
+        yield Suggestion("/help", len(text), "what there is")
+
+    completer = Suggested(suggest)
+    found = list(completer.get_completions(Document("/hp"), CompleteEvent()))
+    assert [(item.text, item.start_position, item.display_meta_text) for item in found] == [
+        ("/help", -3, "what there is")
+    ]
+    assert list(completer.get_completions(Document("bad"), CompleteEvent())) == []
+    buffer = Buffer(document=Document("/hp"))
+    complete(buffer, completer)
+    assert buffer.text == "/help"
+
+
+def test_plain_lines_where_the_editor_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    import prompt_toolkit.input
+
+    def refuse(*unused: object) -> None:
+        raise OSError("no such terminal")
+
+    monkeypatch.setattr("qwchat.chat.editor.session.create_input", refuse)
+    assert prompt_toolkit.input.create_input is not refuse
+    said = io.StringIO()
+    reader = open_reader(io.TextIOWrapper(io.BytesIO(b"hello\n")), lambda text: (), Screen(said, PLAIN), history=None)
+    assert reader.read() == "hello"
+    assert said.getvalue() == (
+        "qwchat: no line editor here (no such terminal): Enter sends, a backslash before it breaks the line\n> "
+    )
+
+
+def test_nothing_is_imported_before_it_is_needed() -> None:
+    import subprocess
+
+    code = "import sys, qwchat.chat.editor, qwchat.chat.loop; print('prompt_toolkit' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert ran.stdout == "False\n"

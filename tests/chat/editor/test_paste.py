@@ -1,0 +1,124 @@
+"""Folding and unfolding pastes; texts that look like commands."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwchat.chat.commands import message_text, parse
+from qwchat.chat.editor import blocks
+from qwchat.chat.editor.paste import Folds, normalised
+
+FORTY = "\n".join(f"line {number}" for number in range(40))
+TEXTS = st.text(alphabet='ab /"\n[]#1+', max_size=30)
+
+
+@pytest.mark.parametrize(
+    ("pasted", "label"),
+    [
+        (FORTY, "[Pasted text #1 +40 lines]"),
+        (FORTY + "\n", "[Pasted text #1 +40 lines]"),
+        ("x\n" * 14 + "x", "[Pasted text #1 +15 lines]"),
+        ("x\n" * 13 + "x", "x\n" * 13 + "x"),
+        ("x" * 1000, "[Pasted text #1 +1,000 characters]"),
+        ("x" * 999, "x" * 999),
+        ("\n" * 2000, "[Pasted text #1 +2,000 lines]"),
+        ('"""doc"""', "[Pasted text #1 +9 characters]"),
+        ("", ""),
+    ],
+)
+def test_what_is_folded(pasted: str, label: str) -> None:
+    folds = Folds()
+    assert folds.inserted(pasted, "") == label
+    assert folds.expanded(label)[0] == pasted
+
+
+def test_the_same_paste_has_one_label_and_others_have_their_own() -> None:
+    folds = Folds()
+    labels = [folds.inserted(text, "a") for text in (FORTY, FORTY, FORTY + "!")]
+    assert labels == ["[Pasted text #1 +40 lines]", "[Pasted text #1 +40 lines]", "[Pasted text #2 +40 lines]"]
+    text, spans = folds.expanded(" and ".join(labels))
+    assert text == f"{FORTY} and {FORTY} and {FORTY}!"
+    assert [text[start:end] for start, end in spans] == [FORTY, FORTY, FORTY + "!"]
+    assert Folds().folded(text, spans) == " and ".join(labels)
+
+
+def test_a_label_inside_a_paste_is_text() -> None:
+    folds = Folds()
+    first = folds.label(FORTY)
+    second = folds.label(first + FORTY)
+    assert folds.expanded(second)[0] == first + FORTY
+    assert folds.expanded("[Pasted text #9 +40 lines]") == ("[Pasted text #9 +40 lines]", [])
+    assert folds.expanded(first[:-1])[0] == first[:-1]
+
+
+def test_line_ends_and_answers_of_the_terminal() -> None:
+    assert normalised("a\r\nb\rc\n\r\x1b[12;40Rd\x1b[1m") == "a\nb\nc\n\nd\x1b[1m"
+
+
+@pytest.mark.parametrize(
+    "pasted", ["/quit", " /quit\n", "//comment", "/set temp 1", "/q\nb", "/tmp/x", "/ 2", "x /quit"]
+)
+def test_what_a_paste_begins_with_is_text(pasted: str) -> None:
+    for folds, text in ((Folds(), None), (folding := Folds(), folding.label(pasted))):
+        shown = folds.inserted(pasted, "") if text is None else text
+        sent = folds.message(shown)
+        assert parse(sent) is None
+        assert message_text(sent).lstrip() == pasted.lstrip()
+
+
+def test_a_typed_slash_is_a_command_also_with_a_paste_behind_it() -> None:
+    folds = Folds()
+    assert folds.inserted("quit", "/") == "quit"
+    assert folds.message("/system " + folds.label(FORTY)) == f"/system {FORTY}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent", "is_open"),
+    [
+        ('"""\na\n"""', "a", False),
+        ('"""a"""', "a", False),
+        ('"""\n\na\n\n"""  ', "\na\n", False),
+        ('"""', None, True),
+        ('"""\na', None, True),
+        ('""""', None, True),
+        ('a """b"""', None, False),
+        ('"""\n/quit\n"""', "//quit", False),
+        ('""""""', "", False),
+    ],
+)
+def test_blocks(typed: str, sent: str | None, is_open: bool) -> None:
+    assert blocks.is_open(typed) == is_open
+    assert Folds().message(typed) == (typed if sent is None else sent)
+
+
+def test_the_external_editor_may_change_what_is_around_a_paste_and_the_paste() -> None:
+    folds = Folds()
+    label = folds.label("/quit " + FORTY)
+    before = f"{label} and {folds.label('x' * 1000)}"
+    whole, _ = folds.expanded(before)
+    assert folds.returned(whole, before) == before
+    assert folds.returned(f"new {whole}", before) == f"new {before}"
+    changed = whole.replace("line 7\n", "")
+    assert folds.returned(changed, before) == "/" + changed.replace("x" * 1000, "[Pasted text #2 +1,000 characters]")
+    assert folds.returned("/quit", "typed") == "/quit"
+
+
+def test_backspace_finds_labels() -> None:
+    folds = Folds()
+    label = folds.label(FORTY)
+    assert folds.label_at_end(f"a {label}") == label
+    assert folds.label_at_end(f"{label} ") is None
+    assert folds.label_at_end("[Pasted text #7 +40 lines]") is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(TEXTS, st.booleans()), max_size=6))
+def test_folding_loses_nothing(parts: list[tuple[str, bool]]) -> None:
+    folds = Folds()
+    shown = "".join(folds.label(text + "!") if folded else text for text, folded in parts)
+    text, spans = folds.expanded(shown)
+    again = Folds()
+    assert again.expanded(again.folded(text, spans))[0] == text
+    assert folds.folded(text, spans) == shown or "[Pasted" in "".join(text for text, _ in parts)
