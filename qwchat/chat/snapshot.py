@@ -53,28 +53,30 @@ class Snapshots:
 
     def __init__(self, model: Reader, mode: Mode, limit: int) -> None:
         self._model, self._mode, self._limit = model, mode, limit
-        self._kept = b""  # token ids that are on the disk already
+        self._seen = b""  # token ids that the cache held when a session was opened or left
 
     def take_up(self, folder: Path) -> str | None:
         """Go on from the snapshot in a session's folder, where there is one; a notice where it cannot be used."""
-        self._kept = b""
-        if self._mode == "off":
-            return None
+        notice = None if self._mode == "off" else self._restore(folder / FILE_NAME)
+        self._seen = self._ids()
+        return notice
+
+    def _restore(self, path: Path) -> str | None:
         try:
-            self._model.restore_cache(folder / FILE_NAME)
-            os.utime(folder / FILE_NAME)  # used now: others make room before it
-        except FileNotFoundError:
-            return None
+            self._model.restore_cache(path)
+            os.utime(path)  # used now: others make room before it
         except SnapshotError as error:
             return f"{error}: the conversation is read again"
-        self._kept = self._ids()
+        except OSError:  # There is none, or it was removed just now.
+            return None
         return None
 
     def leave(self, folder: Path) -> str | None:
         """Keep what the model has read in this session, or remove what is no longer worth keeping; perhaps a notice."""
         ids = self._ids()
-        if ids == self._kept and self._mode != "off":
-            return None
+        if ids == self._seen and self._mode != "off":
+            return None  # Nothing was read here.
+        self._seen = ids
         path = folder / FILE_NAME
         try:
             trouble = self._make_room(path) if self._is_worth_it() else ""
@@ -86,7 +88,6 @@ class Snapshots:
             return str(error)
         except OSError as error:
             return f"the snapshot {path} cannot be kept: {error.strerror}"
-        self._kept = ids
         return None
 
     def _ids(self) -> bytes:

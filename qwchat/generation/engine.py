@@ -212,10 +212,14 @@ class Engine:
     def restore(self, path: Path, fingerprint: str) -> int:
         """Fills the cache from what save() wrote, in place of what it holds; how many positions.
 
-        Raises FileNotFoundError, and SnapshotError where the file cannot be used; the cache is empty then.
+        Raises FileNotFoundError, and SnapshotError where the file cannot be used: the cache is empty then.
         """
-        self.truncate(0)
-        ids = snapshot.restore(path, self._model.cache, self.context, fingerprint, self.threads)
+        held, self._length, self._ahead = self._length, 0, 0
+        try:
+            ids = snapshot.restore(path, self._model.cache, self.context, fingerprint, self.threads)
+        except FileNotFoundError:
+            self._length = held
+            raise
         self._cached[: len(ids)] = ids
         self._length = len(ids)
         return self._length

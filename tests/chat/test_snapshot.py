@@ -34,8 +34,8 @@ class Model:
         return path.write_bytes(self.cached_ids.tobytes())
 
     def restore_cache(self, path: Path) -> int:
-        self.cached_ids = np.arange(0)
         data = path.read_bytes()
+        self.cached_ids = np.arange(0)
         if self.trouble is not None:
             raise self.trouble
         self.cached_ids = np.frombuffer(data, np.int64)
@@ -89,9 +89,20 @@ def test_coming_back(folder: Path) -> None:
     model.cached_ids = np.arange(15)
     assert snapshots.leave(folder) is None
     assert kept(folder) == -1
-    model.rereading_seconds = 3.0
+    model.cached_ids, model.rereading_seconds = np.arange(16), 3.0
     snapshots.leave(folder)
-    assert (model.saved, kept(folder)) == (1, 15)
+    assert (model.saved, kept(folder)) == (1, 16)
+
+
+def test_what_was_read_elsewhere_is_not_kept_here(folder: Path) -> None:
+    model = Model(12)
+    snapshots = Snapshots(model, "on", 1 << 20)
+    other = folder.with_name("other")
+    other.mkdir()
+    assert snapshots.leave(other) is None
+    assert snapshots.take_up(folder) is None
+    assert snapshots.leave(folder) is None
+    assert (kept(other), kept(folder)) == (12, -1)
 
 
 def test_off_neither_reads_nor_keeps(folder: Path) -> None:

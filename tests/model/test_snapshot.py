@@ -189,8 +189,10 @@ def test_a_file_that_others_could_have_made_is_not_read(small: Engine, file: Pat
     link = tmp_path / "link"
     link.symlink_to(file)
     assert refused(small, link).startswith("FILE cannot be read: ")
+    small.logits(MORE)
     with pytest.raises(FileNotFoundError):
         small.restore(tmp_path / "nothing", MODEL)
+    assert small.cached_ids.tolist() == MORE
 
 
 def test_a_file_appears_when_it_is_whole(small: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
