@@ -5,9 +5,10 @@
 
 Every run is a process of its own that opens the model, fills its cache one way or the other and generates a few greedy
 tokens; the two ways take turns.  `engine` is the time from the opened model to the first token, `process` the time from
-the start of the process, which both ways pay for alike.  Files come from the page cache, as they do when a conversation
-was left a while ago.  The exit code is 1 where the tokens differ or the engine takes more than a tenth.  Ends with a
-JSON line.
+the start of the process, which both ways pay for alike.  `command` is the whole command line, `qwchat -p … --session
+…`, in a session whose first question was about as long, until the first text comes out of the pipe.  Files come from
+the page cache, as they do when a conversation was left a while ago.  The exit code is 1 where the text differs or the
+engine takes more than a tenth.  Ends with a JSON line.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,8 +27,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.real_shapes import qwchat
+from benchmarks.startup import time_to_text
+
 LIMIT = 0.1  # of the time that reading again takes
 GENERATED = 24
+ROOM = 128  # tokens of the session's turns besides the long text
 WAYS = ("snapshot", "again")
 
 
@@ -68,6 +74,10 @@ def child(options: argparse.Namespace) -> None:
             size = model.save_cache(options.snapshot)
             print(json.dumps({"bytes": size, "seconds": time.perf_counter() - started, "tokens": len(ids)}))
             return
+        if options.way == "text":
+            ids = prompt_ids(model, (options.tokens or model.context) - ROOM)
+            options.snapshot.write_text(model.decode(ids))
+            return
         ids = json.loads(kept.read_text())
         opened = time.perf_counter()
         if options.way == "snapshot":
@@ -96,6 +106,32 @@ def run(options: argparse.Namespace, way: str, snapshot: Path) -> dict[str, Any]
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
+
+
+def first_turn(options: argparse.Namespace, folder: Path) -> Path:
+    """A folder of sessions with one whose first question has nearly all the tokens, and its snapshot."""
+    sessions = folder / "sessions"
+    text = folder / "question.txt"
+    settings = ("--tokens", str(options.tokens), "--kv", options.kv, "--way", "text", "--snapshot", str(text))
+    subprocess.run([sys.executable, "-m", "benchmarks.resume", str(options.model), *settings], check=True)
+    ask(options, sessions, "--snapshot", "on", "-f", str(text))
+    return sessions
+
+
+def ask(options: argparse.Namespace, sessions: Path, *more: str) -> tuple[float, list[dict[str, Any]]]:
+    """One question of the command line: seconds to its first text, and all events."""
+    settings = ("--temp", "0", "--max-tokens", "8", "--kv", options.kv, "--threads", str(options.threads))
+    command = qwchat("-m", str(options.model), "-p", "Is that all?", "--session", "long", "--jsonl", *settings, *more)
+    return time_to_text(command, {**os.environ, "QWCHAT_SESSIONS": str(sessions)})
+
+
+def asked_again(options: argparse.Namespace, sessions: Path, way: str) -> dict[str, Any]:
+    """The second question, in a copy of the sessions, with the snapshot or without."""
+    with tempfile.TemporaryDirectory(dir=sessions.parent) as folder:
+        copy = Path(shutil.copytree(sessions, Path(folder) / "sessions"))
+        seconds, events = ask(options, copy, "--snapshot", "on" if way == "snapshot" else "off")
+    said = "".join(event["text"] for event in events if event["event"] == "text")
+    return {"command": seconds, "command_said": said, "command_cached": events[-1]["tokens"]["cached"]}
 
 
 def shares_of_restoring(snapshot: Path) -> dict[str, float]:
@@ -128,10 +164,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         snapshot = Path(folder) / "kv.snapshot"
         written = run(options, "write", snapshot)
+        sessions = first_turn(options, Path(folder))
         rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         for number in range(options.rounds + 1):
             for way in WAYS:
-                figures = run(options, way, snapshot)
+                figures = run(options, way, snapshot) | asked_again(options, sessions, way)
                 if number:
                     rounds[way].append(figures)
         return {
@@ -156,7 +193,7 @@ def ratio(figures: Mapping[str, Any], name: str) -> float:
 
 def same_text(figures: Mapping[str, Any]) -> bool:
     """Whether all runs said the same."""
-    return len({tuple(run["said"]) for way in WAYS for run in figures["rounds"][way]}) == 1
+    return len({(*run["said"], run["command_said"]) for way in WAYS for run in figures["rounds"][way]}) == 1
 
 
 def as_text(figures: Mapping[str, Any]) -> str:
@@ -167,7 +204,7 @@ def as_text(figures: Mapping[str, Any]) -> str:
         f"{written['bytes'] / 1e6:.1f} MB, written in {written['seconds'] * 1e3:.0f} ms",
         f"{'ms to the first token':<24}{'snapshot':>10}{'again':>10}{'ratio':>8}",
     ]
-    for name in ("engine", "process"):
+    for name in ("engine", "process", "command"):
         ours, theirs = (median(figures, way, name) * 1e3 for way in WAYS)
         lines.append(f"{name:<24}{ours:>10.1f}{theirs:>10.1f}{ratio(figures, name):>8.1%}")
     whole = median(figures, "snapshot", "process")
@@ -175,8 +212,10 @@ def as_text(figures: Mapping[str, Any]) -> str:
         seconds = median(figures, "snapshot", name)
         lines.append(f"  {label:<22}{seconds * 1e3:>10.1f}{seconds / whole:>10.0%}")
     lines += [f"  {name}: {seconds * 1e3:.1f} ms on one thread" for name, seconds in figures["shares"].items()]
-    cached = {way: figures["rounds"][way][0]["cached"] for way in WAYS}
-    lines.append(f"tokens from the cache: {cached['snapshot']:,} and {cached['again']:,}")
+    for name in ("cached", "command_cached"):
+        where = ", command line" if name == "command_cached" else ""
+        ours, theirs = (figures["rounds"][way][0][name] for way in WAYS)
+        lines.append(f"tokens from the cache{where}: {ours:,} and {theirs:,}")
     lines.append("greedy text: " + ("identical" if same_text(figures) else "DIFFERENT"))
     return "\n".join(lines)
 
@@ -190,7 +229,7 @@ def main() -> int:
     parser.add_argument("--kv", default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, help="folder for the snapshot")
-    parser.add_argument("--way", choices=(*WAYS, "write"), help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=(*WAYS, "write", "text"), help=argparse.SUPPRESS)
     parser.add_argument("--snapshot", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -29,6 +29,10 @@ def test_the_whole_context_of_the_embedded_model(tmp_path: Path, kv: str) -> Non
     [resumed], [again] = (figures["rounds"][way] for way in resume.WAYS)
     assert (resumed["cached"], again["cached"]) == (tokens - 1, 0)
     assert resumed["said"] == again["said"]
+    # `qwchat -p … --session …`: everything up to the new question comes from the snapshot.
+    assert resumed["command_cached"] > tokens - resume.ROOM
+    assert again["command_cached"] == 0
+    assert resumed["command_said"] == again["command_said"] != ""
     assert len(set(resumed["said"])) > 3
     assert resume.as_text(figures).endswith("greedy text: identical")
 
@@ -36,7 +40,8 @@ def test_the_whole_context_of_the_embedded_model(tmp_path: Path, kv: str) -> Non
 def runs(way: str, seconds: float, said: list[int]) -> dict[str, Any]:
     cached = 99 if way == "snapshot" else 0
     parts = {"opened": 0.3, "engine": seconds, "restored": seconds / 2, "token": seconds / 2}
-    return {"process": 0.3 + seconds, **parts, "cached": cached, "said": said}
+    command = {"command": 0.4 + seconds, "command_said": "Yes.", "command_cached": cached // 2}
+    return {"process": 0.3 + seconds, **parts, "cached": cached, "said": said, **command}
 
 
 def test_table() -> None:
@@ -55,11 +60,13 @@ def test_table() -> None:
         "ms to the first token     snapshot     again   ratio\n"
         "engine                        20.0     200.0   10.0%\n"
         "process                      320.0     500.0   64.0%\n"
+        "command                      420.0     600.0   70.0%\n"
         "  start, imports, model      300.0       94%\n"
         "  restoring                   10.0        3%\n"
         "  first token                 10.0        3%\n"
         "  checksums: 4.0 ms on one thread\n"
         "tokens from the cache: 99 and 0\n"
+        "tokens from the cache, command line: 49 and 0\n"
         "greedy text: identical"
     )
     assert resume.same_text(figures)
