@@ -19,7 +19,7 @@ from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.prepare import compile_once, prepare
-from qwchat.cli.resuming import open_saved, session_of, with_model_of
+from qwchat.cli.resuming import keep_snapshots, open_saved, session_of, with_model_of
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
@@ -123,6 +123,7 @@ def _answer(
     facts = report.Facts.of(located, model)
     answers: list[dict[str, object]] = []
     code = ExitCode.OK
+    keep_snapshots(saved, options, model, streams.screen)
     for number in range(options.count):
         if number:
             saved.begin()

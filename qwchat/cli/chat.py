@@ -17,7 +17,7 @@ from qwchat.chat.view.status import PrefillStatus
 from qwchat.cli import answer
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ChatOptions, ReplyOptions
-from qwchat.cli.resuming import Choose, choose_by_line, open_saved, recall, session_of, with_model_of
+from qwchat.cli.resuming import Choose, choose_by_line, keep_snapshots, open_saved, recall, session_of, with_model_of
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
@@ -61,6 +61,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
         stack.enter_context(model)
         stack.callback(saved.leave)  # While the model is still there.
         controls = Controls.of(options.settings, model.defaults)
+        keep_snapshots(saved, options, model, streams.screen)
         session = session_of(saved, options, controls, located, model, streams.screen)
         view = answer.reply_view(options, streams)
         desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwchat import models_folder
 from qwchat.chat.controls import Controls
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import Session
+from qwchat.chat.snapshot import Snapshots
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import table
@@ -93,6 +96,21 @@ def session_of(
     if not saved.tree.nodes or "system" in options.flags:
         session.system = options.settings["system"]
     return session
+
+
+def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Screen) -> None:
+    """Let ``model`` go on from what it had read when a session was left, and keep that again when it is left."""
+    settings = options.settings
+    snapshots = Snapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
+
+    def visit(act: Callable[[Path], str | None], folder: Path) -> None:
+        if notice := act(folder):
+            screen.notice(notice)
+
+    saved.on_open.append(partial(visit, snapshots.take_up))
+    saved.on_leave.append(partial(visit, snapshots.leave))
+    if saved.folder is not None:
+        visit(snapshots.take_up, saved.folder)
 
 
 def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> None:

@@ -117,6 +117,14 @@ KNOBS: tuple[Knob, ...] = (
     Knob("loop-guard", Whole(0), "reply", "End an answer that has gone in circles for so many tokens; 0 never", 1000),
     Knob("threads", Whole(1, MAX_THREADS), "engine", "Threads (default: physical cores allowed)", nothing="auto"),
     Knob(
+        "snapshot",
+        Choice(("auto", "on", "off")),
+        "session",
+        "Keep what was read beside a session (auto: where reading it again takes longer)",
+        "auto",
+    ),
+    Knob("snapshot-limit", Whole(0), "session", "MiB that these files may take together; the oldest go first", 4096),
+    Knob(
         "device",
         Text("auto|cpu|cuda[:N]", suggested=("auto", "cpu")),
         "session",

@@ -6,9 +6,13 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
-from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
+import numpy as np
+from numpy.typing import NDArray
+
+from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep
 from qwchat.messages import Message
 from qwchat.sampling import SamplingSettings
@@ -29,6 +33,7 @@ class FakeModel:
     chunk_seconds: float = 0.0
     context_size: int = 2048
     failing: bool = False
+    rereading_seconds: float = 0.0
     asked: list[list[Message]] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
     closed: bool = False
@@ -39,6 +44,7 @@ class FakeModel:
         self.folder = SimpleNamespace(fingerprint="0123abcd", preset="q4", bits_per_weight=4.875)
         self._words: list[str] = []
         self._cached = 0
+        self.cache_bytes = 1000
         self._begun = 0
 
     def __enter__(self) -> FakeModel:
@@ -59,6 +65,20 @@ class FakeModel:
 
     def encode(self, text: str) -> list[int]:
         return list(range(len(_words(text))))
+
+    @property
+    def cached_ids(self) -> NDArray[np.int64]:
+        return np.arange(self._cached)
+
+    def save_cache(self, path: Path) -> int:
+        return path.write_text(str(self._cached))
+
+    def restore_cache(self, path: Path) -> int:
+        text = path.read_text()
+        if not text.isdecimal():
+            raise SnapshotError(f"{path} is damaged")
+        self._cached = int(text)
+        return self._cached
 
     def decode(self, token_ids: Sequence[int]) -> str:
         if any(token_id >= len(self._words) for token_id in token_ids):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +75,34 @@ def test_several_answers_share_the_prefill(models: Path) -> None:
     assert len({answer["text"] for answer in answers}) > 1
     alone = json.loads(qwchat(*arguments[:-1], "9", "--json", models=models).stdout)
     assert alone["text"] == answers[2]["text"]
+
+
+def test_a_session_goes_on_from_its_snapshot(models: Path, tmp_path: Path) -> None:
+    def ask(text: str, sessions: str, *arguments: str) -> tuple[dict[str, Any], str]:
+        settings = ("--session", "talk", "--temp", "0", "--max-tokens", "12", "--json", *arguments)
+        ran = qwchat("-p", text, "-m", "tiny-q4", *settings, models=models, QWCHAT_SESSIONS=str(tmp_path / sessions))
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout), ran.stderr.decode()
+
+    first, _ = ask("hello the hell " * 20, "a", "--snapshot", "on", "--kv", "q8")
+    held = first["tokens"]["prompt"] + first["tokens"]["generated"]
+    [path] = (tmp_path / "a").glob("*/kv.snapshot")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    resumed, told = ask("the other", "a", "--ctx", "400", "--kv", "q8")
+    again, _ = ask("the other", "b", "--snapshot", "off", "--kv", "q8")
+    assert told == ""
+    # A reply's last token is read only when the conversation goes on.
+    assert held - 1 <= resumed["tokens"]["cached"] <= held
+    assert again["tokens"]["cached"] == 0
+    assert resumed["text"] == again["text"] != ""
+    other, told = ask("the other", "c", "--kv", "f32")
+    assert other["tokens"]["cached"] == 0
+    assert (
+        told
+        == f"qwchat: {path.parent.parent.with_name('c') / path.parent.name}/kv.snapshot has another --kv than "
+        + ("f32: the conversation is read again\n")
+    )
 
 
 def test_a_prompt_that_does_not_fit_names_both_numbers(models: Path) -> None:

@@ -1,0 +1,80 @@
+"""Sessions go on from what the model had read, in the chat and in single questions, with the scripted model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.chat.pty import Terminal
+from tests.cli.runs import call
+
+ON = ("--snapshot", "on")
+
+
+def ask(text: str, models: Path, *arguments: str, **script: object) -> tuple[int, str]:
+    """Tokens that came from the cache, and what was told."""
+    ran = call("-p", text, "--json", *arguments, models=models, **script)
+    assert ran.returncode == 0
+    return json.loads(ran.stdout)["tokens"]["cached"], ran.stderr.decode()
+
+
+def snapshots(models: Path) -> list[Path]:
+    return sorted((models / "home" / "sessions").glob("*/kv.snapshot"))
+
+
+def test_single_questions_of_a_session(tmp_path: Path) -> None:
+    session = ("--session", "sums", *ON)
+    assert ask("one two", tmp_path, *session) == (0, "")
+    [path] = snapshots(tmp_path)
+    read = int(path.read_text())
+    assert ask("three", tmp_path, *session) == (read, "")
+    assert int(path.read_text()) > read
+    assert ask("four", tmp_path, "--session", "sums", "--snapshot", "off") == (0, "")
+    assert snapshots(tmp_path) == []
+
+
+def test_by_itself_one_is_kept_where_reading_again_takes_long(tmp_path: Path) -> None:
+    session = ("--session", "sums")
+    ask("one", tmp_path, *session)
+    assert snapshots(tmp_path) == []
+    ask("two", tmp_path, *session, rereading_seconds=2)
+    assert len(snapshots(tmp_path)) == 1
+    assert ask("three", tmp_path, *session)[0] > 0
+    assert snapshots(tmp_path) == []
+
+
+def test_no_session_no_snapshot(tmp_path: Path) -> None:
+    assert ask("one", tmp_path, *ON) == (0, "")
+    assert ask("one", tmp_path, "--session", "sums", "--no-save", *ON) == (0, "")
+    assert snapshots(tmp_path) == []
+
+
+def test_a_damaged_one_is_told_and_replaced(tmp_path: Path) -> None:
+    session = ("--session", "sums", *ON)
+    ask("one", tmp_path, *session)
+    [path] = snapshots(tmp_path)
+    path.write_text("nonsense")
+    told = f"qwchat: {path} is damaged: the conversation is read again\n"
+    assert ask("two", tmp_path, *session) == (0, told)
+    assert ask("three", tmp_path, *session)[0] > 0
+
+
+def test_the_chat_changes_between_sessions(tmp_path: Path) -> None:
+    ask("sums are told in many words", tmp_path, "--session", "sums", *ON)
+    [first] = snapshots(tmp_path)
+    read = int(first.read_text())
+    with Terminal("chat", *ON, models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("seas\r")
+        terminal.wait("echo: seas")
+        terminal.prompt()
+        terminal.type("/resume sums\r")
+        terminal.wait("goes on")
+        terminal.prompt()
+        assert len(snapshots(tmp_path)) == 2
+        terminal.type("more\r")
+        terminal.wait("echo: more", f", {read} cached)")
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert int(first.read_text()) > read
