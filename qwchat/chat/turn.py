@@ -34,7 +34,7 @@ def play(
     Whatever was shown has its line ended in every case. A request to stop ends the reply with finish_reason
     "cancelled"; Ctrl-C after one that was not heard raises KeyboardInterrupt.
     """
-    shown = False
+    shown, whole = False, None
     with interrupts or Interrupts() as interrupts:
         status.start()
         try:
@@ -49,7 +49,7 @@ def play(
                         continue
                     status.clear()
                     if isinstance(event, Done):
-                        shown = shown or event.finish_reason != "cancelled"
+                        shown, whole = shown or event.finish_reason != "cancelled", event.text
                         return event
                     shown = shown or bool(event.text)
                     if view is not None:
@@ -57,4 +57,4 @@ def play(
         finally:
             status.clear()
             if view is not None and shown:
-                view.end()
+                view.end(whole)

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from qwchat.chat.commands import Desk, Draft, Outcome, Play, Show, parse, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
+from qwchat.chat.turn import play
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.terminal import PLAIN
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import UsageError
-from qwchat.events import Done, TextStep
+from qwchat.events import Done, TextEvent, TextStep
 from qwchat.sampling import SamplingSettings
 from tests.chat.fakes import FakeModel
 
@@ -205,6 +207,17 @@ def test_a_reply_cut_by_its_length_goes_on_for_as_long_again() -> None:
     _, desk = make("a b c d e", controls=replace(HOT, max_tokens=2))
     texts = [played(desk, "spell").text, played(desk, "/continue").text, played(desk, "/continue").text]
     assert texts == ["a b", "a b c d", "a b c d e"]
+
+
+def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
+    _, desk = make("a ``` b\n```\nx\n``` c")
+    status = PrefillStatus(io.StringIO(), PLAIN, enabled=False)
+    seen: list[TextEvent] = []  # The prompt, then the words.
+    play(lambda _: desk.session.ask("go", lambda: len(seen) > 2), desk.view, status, seen.append)
+    assert desk.view.last == "a ```"
+    outcome = obey(desk, "/continue")
+    assert isinstance(outcome, Play)
+    assert play(outcome.begin, desk.view, status).text == desk.view.last == "a ``` b\n```\nx\n``` c"
 
 
 def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:

@@ -27,6 +27,31 @@ def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
         terminal.wait("qwchat: error: the reply ended by itself, so there is nothing to continue: ask for more, or")
 
 
+def test_a_code_block_that_was_stopped_is_still_one(tmp_path: Path) -> None:
+    reply = "See:\n\n```py\none = 1\ntwo = 2\nthree = 3\n```\n\nThat is **it**."
+    with Terminal("chat", "-q", "--max-tokens", "6", models=tmp_path, replies=[reply]) as terminal:
+        terminal.prompt()
+        terminal.type("code?\r")
+        terminal.wait("one = 1")
+        terminal.prompt()
+        terminal.type("/set max-tokens none\r")
+        terminal.prompt()
+        terminal.type("/continue\r")
+        terminal.wait("That is it.")
+        assert [line for line in terminal.text.splitlines() if not line.startswith((">", "max"))] == [
+            "See:",
+            "",
+            "── 1 · py",
+            "one = 1",
+            "two",
+            " = 2",
+            "three = 3",
+            "──",
+            "",
+            "That is it.",
+        ]
+
+
 def test_what_the_notices_offer_is_there(tmp_path: Path) -> None:
     with Terminal("chat", "--max-tokens", "3", models=tmp_path, replies=["a b c d e"]) as terminal:
         terminal.prompt()

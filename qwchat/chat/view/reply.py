@@ -85,10 +85,16 @@ class ReplyView:
         self._said.append(text)
         self._show.write(text)
 
-    def end(self) -> None:
-        """End the reply with its newline (on a terminal only where the reply did not end with one itself)."""
+    def end(self, whole: str | None = None) -> None:
+        """End the reply with its newline (on a terminal only where the reply did not end with one itself).
+
+        ``whole``: its text, where that is not the sum of what was written: a reply that goes on after a stop repeats
+        what had been held back, and was shown then.
+        """
         if self._ended:
-            self._show = self._begin()
+            self._said, self._show = [], self._begin()
+        if whole is not None:
+            self._said = [whole]
         self._ended = True
         self._show.end()
 
