@@ -98,6 +98,28 @@ class Model:
         """Tokens that prompt and reply may fill together."""
         return self.engine.context
 
+    @property
+    def threads(self) -> int:
+        """Threads that compute."""
+        return self.engine.threads
+
+    @property
+    def kv(self) -> str:
+        """Kind of the KV cache, ``f32`` or ``q8``."""
+        return self.engine.kv
+
+    def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
+        """Goes on with other settings, which are those of :func:`load`; how many tokens will have to be read again.
+
+        What was read is kept where the cache stays of one kind and has room.  Raises what :func:`load` raises for its
+        arguments; the model is as it was then.
+        """
+        engine = Engine(self.folder, threads=threads, context=context, kv=kv)
+        lost = self.engine.length - engine.adopt(self.engine)
+        self.engine.close()
+        self.engine = engine
+        return lost
+
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; control tokens in it are text."""
         return self.tokenizer.encode(text)

@@ -12,7 +12,7 @@ from qwchat.chat.editor import Reader
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.statistics import ending_notice, statistics_line
+from qwchat.chat.view.statistics import ending_notice
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.errors import QwchatError
 
@@ -120,7 +120,7 @@ class Chat:
             notice = ending_notice(done, session.used.max_tokens, chat=True)
             if notice is not None:
                 self.screen.notice(notice)
-            self.screen.statistics(statistics_line(done, sampled=session.used.sampled))
+            self.screen.statistics(done, sampled=session.used.sampled)
             slow = self.bell_seconds is not None and time.monotonic() - started >= self.bell_seconds
             if slow and done.finish_reason != "cancelled":
                 self.screen.bell()

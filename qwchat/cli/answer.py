@@ -13,8 +13,9 @@ from qwchat.chat.saved import Saved
 from qwchat.chat.session import fresh_seed
 from qwchat.chat.turn import play
 from qwchat.chat.view.reply import Rendering, ReplyView
-from qwchat.chat.view.statistics import ending_notice, statistics_line
+from qwchat.chat.view.statistics import ending_notice
 from qwchat.chat.view.status import PrefillStatus
+from qwchat.chat.view.terminal import ColourChoice
 from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ReplyOptions
@@ -98,18 +99,24 @@ def open_model(options: ReplyOptions, services: Services, streams: Streams) -> t
 
 def open_streams(options: ReplyOptions) -> Streams:
     """The standard streams, with what there is to say about the configuration."""
-    streams = Streams(options.settings["color"], quiet=options.settings["quiet"])
+    settings = options.settings
+    colour: ColourChoice = "never" if settings["plain"] else settings["color"]
+    streams = Streams(colour, quiet=settings["quiet"], still=settings["plain"], figures=settings["stats"])
     for notice in options.settings.notices:
         streams.screen.notice(notice)
     return streams
 
 
 def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
-    """Where replies go: Markdown is styled on a terminal unless --render says otherwise."""
-    rendering: Rendering = "markdown" if streams.out_look.terminal else "plain"
-    if options.settings["render"] != "auto":
-        rendering = options.settings["render"]
-    return ReplyView(streams.out, streams.out_look, rendering)
+    """Where replies go."""
+    return ReplyView(streams.out, streams.out_look, rendering_of(options.settings["render"], options, streams))
+
+
+def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:
+    """How replies are shown: Markdown on a terminal, unless ``choice`` or --plain says otherwise."""
+    if choice == "plain" or (choice == "auto" and (options.settings["plain"] or not streams.out_look.terminal)):
+        return "plain"
+    return "markdown"
 
 
 def _answer(
@@ -157,4 +164,4 @@ def _remark(done: Done, controls: Controls, streams: Streams) -> None:
     notice = ending_notice(done, controls.max_tokens)
     if notice is not None:
         streams.screen.notice(notice)
-    streams.screen.statistics(statistics_line(done, sampled=controls.sampled))
+    streams.screen.statistics(done, sampled=controls.sampled)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from qwchat.chat.commands import Desk, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.editor import EditingMode, PlainReader, Reader, history_file, keys_unseen, open_reader
 from qwchat.chat.loop import Chat
+from qwchat.chat.panel import Panel
 from qwchat.chat.view.status import PrefillStatus
+from qwchat.chat.wardrobe import Wardrobe
 from qwchat.cli import answer
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ChatOptions, ReplyOptions
@@ -21,6 +24,9 @@ from qwchat.cli.resuming import Choose, choose_by_line, keep_snapshots, open_sav
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
+
+if TYPE_CHECKING:
+    from qwchat.api import Model
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
         raise UsageError("-f - belongs to a single question: in a chat, pipe the text in and leave -f out")
     files = read_files(options.file or ())
     first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
-    by_line = _reads_lines(seat)
+    by_line = options.settings["plain"] or _reads_lines(seat)
     with ExitStack() as stack:
         saved = open_saved(options, streams.screen, chat=True, choose=_choice(seat, streams))
         if saved is None:
@@ -65,6 +71,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
         session = session_of(saved, options, controls, located, model, streams.screen)
         view = answer.reply_view(options, streams)
         desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved)
+        _furnish(desk, options, model, streams)
         chat = Chat(
             desk=desk,
             reader=_reader(seat, desk, streams, options.settings["editing-mode"], by_line=by_line),
@@ -82,6 +89,19 @@ def converse(options: ReplyOptions, services: Services) -> int:
             streams.screen.notice(remark)
         chat.run(first or None)
     return ExitCode.OK
+
+
+def _furnish(desk: Desk, options: ReplyOptions, model: Model, streams: Streams) -> None:
+    """Give the desk its settings, with what carries out their changes, and the personas."""
+    look: dict[str, Callable[[Any], None]] = {
+        "render": lambda choice: desk.view.set_rendering(answer.rendering_of(choice, options, streams)),
+        "quiet": streams.screen.be_quiet,
+        "stats": streams.screen.show_figures,
+    }
+    desk.panel = Panel(desk.session, options.settings, model, look)
+    bare = options.without_persona
+    without = Controls.of(bare, model.defaults)
+    desk.wardrobe = Wardrobe(desk.session, without, bare["system"], options.settings["as"])
 
 
 def _seat(options: ReplyOptions) -> Seat:

@@ -116,6 +116,13 @@ class ReplyOptions:
         """The value of every knob, by flags, variables and files. Raises UsageError that names the place."""
         return resolve(self.flags, use_files=not self.no_config, variables=assignments(self.var or []))
 
+    @property
+    def without_persona(self) -> Settings:
+        """The same without the persona."""
+        if self.settings["as"] is None:
+            return self.settings
+        return resolve(Flags(self.flags, **{"as": "none"}), use_files=not self.no_config)
+
     def given(self) -> list[str]:
         """The flags that were given."""
         own = [known for known in fields(self) if known.type != "Flags"]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from qwchat.chat.controls import Controls
+from qwchat.chat.view.statistics import figures
 from qwchat.events import Done, Prefilled, TextEvent, TextStep
 from qwchat.models_folder import Located
 
@@ -42,33 +43,16 @@ def request(facts: Facts, controls: Controls) -> dict[str, object]:
 
 
 def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
-    """A reply and how it came about.
+    """A reply and how it came about, with its figures.
 
-    Counts are in tokens, timings in seconds and tokens per second. Of the generated tokens ``accepted`` were among the
-    ``drafted`` ones. ``truncated`` says that a limit cut the reply: finish_reason
+    ``truncated`` says that a limit cut the reply: finish_reason
     "length", "context" or "repetition".
     """
-    stats = done.stats
     return {
         "text": done.text,
         "finish_reason": done.finish_reason,
         "truncated": done.finish_reason in ("length", "context", "repetition"),
-        "tokens": {
-            "prompt": stats.prompt_tokens,
-            "cached": stats.cached_tokens,
-            "generated": stats.generated_tokens,
-            "drafted": stats.drafted_tokens,
-            "accepted": stats.accepted_tokens,
-            "context": stats.context,
-            "context_used": stats.context_used,
-        },
-        "timings": {
-            "time_to_first_token": round(stats.time_to_first_token, 6),
-            "prefill_seconds": round(stats.prefill_seconds, 6),
-            "decode_seconds": round(stats.decode_seconds, 6),
-            "prefill_tokens_per_second": round(stats.prefill_rate, 3),
-            "decode_tokens_per_second": round(stats.decode_rate, 3),
-        },
+        **figures(done),
         **request(facts, controls),
     }
 

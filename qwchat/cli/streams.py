@@ -10,6 +10,7 @@ from typing import TextIO
 
 from qwchat.chat.attachments import Attachment, Found, read, text_of
 from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.statistics import Form
 from qwchat.chat.view.terminal import ColourChoice, can_rewrite, look_of
 
 
@@ -22,12 +23,14 @@ class Streams:
         screen: standard error: everything else.
     """
 
-    def __init__(self, colour: ColourChoice = "auto", *, quiet: bool = False) -> None:
+    def __init__(
+        self, colour: ColourChoice = "auto", *, quiet: bool = False, still: bool = False, figures: Form = "line"
+    ) -> None:
         self.out = _prepared(sys.stdout)
         errors = _prepared(sys.stderr)
         self.out_look = look_of(self.out, colour)
-        self.screen = Screen(errors, look_of(errors, colour), quiet=quiet)
-        self.rewritable = can_rewrite(errors) and not quiet
+        self.screen = Screen(errors, look_of(errors, colour), quiet=quiet, figures=figures)
+        self.rewritable = can_rewrite(errors) and not quiet and not still
 
     def write(self, text: str) -> None:
         """Write the product of a command to standard output."""

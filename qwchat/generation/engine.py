@@ -91,6 +91,11 @@ class Engine:
         return self._model.threads
 
     @property
+    def kv(self) -> str:
+        """Kind of the KV cache, ``f32`` or ``q8``."""
+        return self._model.cache.kind
+
+    @property
     def cached_ids(self) -> NDArray[np.int64]:
         """The token ids whose keys and values the cache holds; a copy."""
         return self._cached[: self._length].copy()
@@ -197,6 +202,22 @@ class Engine:
             self.truncate(0)
             self._model.clear()
             raise
+
+    def adopt(self, other: Engine) -> int:
+        """Takes over what the cache of ``other``, an engine of the same model, holds; how many positions.
+
+        Those that have room here, and none where the caches are of different kinds.
+        """
+        mine, its = self._model.cache, other._model.cache
+        if mine.kind != its.kind:
+            return 0
+        count = min(other._length, self.context)
+        for layer in range(self.config.num_layers):
+            for row, its_row in zip(mine.rows(layer, count), its.rows(layer, count), strict=True):
+                row[:] = its_row
+        self._cached[:count] = other._cached[:count]
+        self._length = count
+        return count
 
     def save(self, path: Path, fingerprint: str) -> int:
         """Writes what the cache holds to ``path`` (see :mod:`qwchat.model.snapshot`); the size in bytes.

@@ -122,8 +122,16 @@ KNOBS: tuple[Knob, ...] = (
         "session",
         "Keep what was read beside a session (auto: where reading it again takes longer)",
         "auto",
+        project=False,
     ),
-    Knob("snapshot-limit", Whole(0), "session", "MiB that these files may take together; the oldest go first", 4096),
+    Knob(
+        "snapshot-limit",
+        Whole(0),
+        "session",
+        "MiB that these files may take together; the oldest go first",
+        4096,
+        project=False,
+    ),
     Knob(
         "device",
         Text("auto|cpu|cuda[:N]", suggested=("auto", "cpu")),
@@ -144,6 +152,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob("bell", Whole(0), "look", "Ring after replies of the chat that took so many seconds", 30, nothing="off"),
     Knob("editing-mode", Choice(("emacs", "vi")), "session", "Whose keys edit the prompt of the chat", "emacs"),
     Knob("save", Switch(), "session", "Keep the chat as a session, turn by turn", True, project=False),
+    Knob("stats", Choice(("line", "json", "off")), "look", "The figures of a reply, on standard error", "line"),
+    Knob("plain", Switch(), "look", "For screen readers: no colour, nothing drawn over, no line editor", False),
     Knob("quiet", Switch(), "look", "No notices, no progress, no statistics", False, short="-q"),
 )
 

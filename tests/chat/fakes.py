@@ -40,7 +40,7 @@ class FakeModel:
 
     def __post_init__(self) -> None:
         self.defaults = SamplingSettings()
-        self.engine = SimpleNamespace(context=self.context_size, threads=2)
+        self.engine = SimpleNamespace(context=self.context_size, threads=2, kv="f32")
         self.folder = SimpleNamespace(fingerprint="0123abcd", preset="q4", bits_per_weight=4.875)
         self._words: list[str] = []
         self._cached = 0
@@ -59,6 +59,24 @@ class FakeModel:
     @property
     def context(self) -> int:
         return self.context_size
+
+    @property
+    def threads(self) -> int:
+        return int(self.engine.threads)
+
+    @property
+    def kv(self) -> str:
+        return str(self.engine.kv)
+
+    def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
+        """Another cache of q8 cannot take over what one of f32 holds; more than 4,096 positions are refused."""
+        if context is not None and context > 4096:
+            raise UsageError(f"--ctx must be from 1 to 4096, what this model was made for; got {context}")
+        kept = self._cached if kv in ("auto", self.kv) else 0
+        lost, self._cached = self._cached - kept, kept
+        self.context_size = context or 2048
+        self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv="f32" if kv == "auto" else kv)
+        return lost
 
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)

@@ -132,7 +132,7 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
         terminal.prompt()
         for command, answer in (
             ("/system", "Be brief."),
-            ("/system Be kind.", "this system prompt holds from the next message on"),
+            ("/system Be kind.", "this system prompt takes the place of the old one from the next message on"),
             ("/set temp 0.5", "temp 0.5"),
             ("/set temp", "temp 0.5 (from /set temp)"),
             ("/set temp 9", "qwchat: error: temp must be "),
@@ -257,3 +257,44 @@ def test_a_prompt_that_does_not_fit_is_said_and_the_chat_goes_on(tmp_path: Path)
         terminal.prompt()
         terminal.type("one\r")
         terminal.wait("echo: one")
+
+
+def test_plain_draws_nothing_over_and_uses_no_colour(tmp_path: Path) -> None:
+    variables = {"QWCHAT_PLAIN": "on", "FORCE_COLOR": "1"}
+    with Terminal("chat", models=tmp_path, variables=variables, replies=["# Title\n\n**bold** `code`"]) as terminal:
+        terminal.wait("Ctrl-D leaves", ">")
+        terminal.type("hello\r")
+        terminal.wait("# Title", "**bold** `code`", "to first token")
+        terminal.type("/set temp 9\r")
+        terminal.wait("qwchat: error: temp must be from 0 to 5, not 9")
+        terminal.type("/set render\r")
+        terminal.wait("render auto (from built in)")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert b"\x1b" not in terminal.raw
+
+
+def test_settings_of_the_screen_and_of_the_engine_in_a_chat(tmp_path: Path) -> None:
+    own = {"QWCHAT_CONFIG": str(tmp_path / "own")}
+    with Terminal("chat", "--as", "poet", models=tmp_path, variables=own) as terminal:
+        terminal.wait("qwchat: error: there is no persona 'poet': there are none in ")
+        assert terminal.end() == 2
+    persona = tmp_path / "own" / "personas" / "poet.toml"
+    persona.parent.mkdir(parents=True)
+    persona.write_text("system = 'A poet of {place}.'\ntemp = 1.5\n")
+    arguments = ("chat", "--as", "poet", "--var", "place=Rome", "--render", "markdown")
+    with Terminal(*arguments, models=tmp_path, variables=own, replies=["**one**", "**two**"]) as terminal:
+        terminal.prompt()
+        for command, answers in (
+            ("/system", ["A poet of Rome."]),
+            ("/set temp", ["temp 1.5 (from persona poet)"]),
+            ("hello", ["one", "seed "]),
+            ("/set render plain", ["render plain"]),
+            ("again", ["**two**"]),
+            ("/set ctx 100", ["ctx 100"]),
+            ("/set stats off", ["stats off"]),
+            ("/as none", ["no persona from the next message on; 8 tokens will be read again"]),
+        ):
+            terminal.type(command + "\r")
+            terminal.wait(*answers)
+            terminal.prompt()

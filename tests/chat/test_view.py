@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -124,11 +125,26 @@ def test_progress_where_no_line_can_be_drawn_over(monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_figures_come_as_a_line_as_json_or_not_at_all() -> None:
+    stream = Stream(terminal=False)
+    screen = Screen(stream, PLAIN, figures="json")
+    screen.statistics(done(), sampled=False)
+    told = json.loads(stream.getvalue())
+    assert (told["finish_reason"], told["seed"]) == (done().finish_reason, done().seed)
+    assert told["tokens"]["prompt"] == done().stats.prompt_tokens
+    screen.show_figures("off")
+    screen.statistics(done(), sampled=False)
+    assert len(stream.getvalue().splitlines()) == 1
+    screen.show_figures("line")
+    screen.statistics(done(), sampled=False)
+    assert stream.getvalue().splitlines()[1] == statistics_line(done(), sampled=False)
+
+
 def test_a_quiet_screen_shows_errors_only() -> None:
     stream = Stream(terminal=False)
     screen = Screen(stream, PLAIN, quiet=True)
     screen.notice("a notice")
-    screen.statistics("figures")
+    screen.statistics(done(), sampled=True)
     with byte_progress("converting", 10, screen, rewritable=True) as progress:
         progress.update(10, "")
     screen.error("it broke\nin two \x1b lines")

@@ -40,6 +40,13 @@ def test_speculation_can_be_switched_off(tmp_path: Path) -> None:
         assert answer["settings"]["speculate"] is expected
 
 
+def test_figures_can_be_json(tmp_path: Path) -> None:
+    result = call("-p", "hi", "--stats", "json", models=tmp_path, replies=["Good day."])
+    assert result.stdout == b"Good day.\n"
+    assert json.loads(result.stderr)["tokens"]["generated"] == 2
+    assert call("-p", "hi", "--stats", "off", models=tmp_path).stderr == b""
+
+
 def test_quiet_leaves_stderr_empty(tmp_path: Path) -> None:
     assert call("-q", "-p", "hi", "--max-tokens", "1", models=tmp_path).stderr == b""
 

@@ -281,3 +281,32 @@ def test_log_probabilities_come_with_the_tokens(model: qwchat.Model) -> None:
     assert reply(model, ASK, max_tokens=2).logprobs == ()
     with pytest.raises(UsageError, match="logprobs must be from 0 to 20, not 21"):
         list(model.chat(ASK, logprobs=21))
+
+
+def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
+    destination = checkpoint.with_name("tiny-again-q4")
+    list(convert(checkpoint, destination))
+    with qwchat.load(destination, threads=2, context=200) as model:
+        first = reply(model, ASK, settings=HOT, seed=7, max_tokens=40)
+        talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
+        held = model.engine.length
+        with qwchat.load(destination, threads=1, context=400) as other:
+            expected = reply(other, talk, settings=HOT, seed=8, max_tokens=40)
+        assert model.reconfigure(threads=1, context=400) == 0
+        assert (model.threads, model.context, model.kv, model.engine.length) == (1, 400, "f32", held)
+        second = reply(model, talk, settings=HOT, seed=8, max_tokens=40)
+        assert second.text == expected.text
+        assert second.stats.cached_tokens == held
+        held = model.engine.length
+        assert model.reconfigure(threads=2, context=64) == held - 64
+        assert model.engine.length == 64
+        assert model.reconfigure(kv="q8") == 64
+        assert (model.kv, model.engine.length) == ("q8", 0)
+
+
+def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> None:
+    before = model.engine
+    with pytest.raises(UsageError, match=r"^--ctx must be from 1 to 512, what this model was made for; got 4096$"):
+        model.reconfigure(context=4096)
+    assert model.engine is before
+    assert reply(model, ASK, settings=GREEDY, max_tokens=2).stats.generated_tokens == 2

@@ -75,7 +75,7 @@ def test_the_side_of_a_switch_is_named_as_it_was_given(tmp_path: Path) -> None:
         ('system = """\ntop-k = -1\n"""\n# a remark\ntop-k = -1\n', ":5: top-k must be at least 0, not -1"),
         ("stop = [\n  'a',\n  '',\n]\n", ":1: stop must be a text that is not empty, or a list"),
         ("kv = 'q8'\ntemp = 9\n", ":2: temp must be from 0 to 5, not 9"),
-        ("[sampling]\ntemp = 1\n", ":1: there is no setting 'sampling': there are model, system, "),
+        ("[zzzz]\ntemp = 1\n", ":1: there is no setting 'zzzz': there are model, system, "),
         ("temp = 1\ntemp 2\n", ":2: expected '=' after a key in a key/value pair"),
         ("temp = 1\ntemp = 2\n", ":2: cannot overwrite a value"),
         ("a = [" * 100_000, ""),

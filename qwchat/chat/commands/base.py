@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwchat.chat.attachments import Attachment
+from qwchat.chat.panel import Panel
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.turn import Begin
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.wardrobe import Wardrobe
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Desk:
         written: files that were written so far.
         attached: files that go with the next message.
         saved: the session that the conversation is kept in.
+        panel: the settings; those of the session alone, until one that knows more takes its place.
+        wardrobe: the personas.
     """
 
     session: Session
@@ -63,6 +67,12 @@ class Desk:
     written: set[Path] = field(default_factory=set)
     attached: list[Attachment] = field(default_factory=list)
     saved: Saved = field(default_factory=Saved)
+    panel: Panel = field(init=False)
+    wardrobe: Wardrobe = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.panel = Panel(self.session)
+        self.wardrobe = Wardrobe(self.session)
 
 
 def _nothing(desk: Desk, typed: str) -> Iterable[Suggestion]:

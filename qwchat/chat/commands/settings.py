@@ -1,13 +1,14 @@
-"""Commands about how replies are made: the system prompt and the settings."""
+"""Commands about how replies are made: the system prompt, the settings and the personas."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
-from qwchat.chat.controls import REPLY_KNOBS
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.chat.view.table import table
+from qwchat.errors import UsageError
 from qwchat.settings.knobs import knob
 
 
@@ -15,39 +16,112 @@ def _system(desk: Desk, argument: str) -> Outcome:
     session = desk.session
     if not argument:
         return Show("no system prompt is set" if session.system is None else session.system)
-    if argument == "none":
-        session.system = None
-        return Show("no system prompt from the next message on")
-    session.system = argument
-    return Show("this system prompt holds from the next message on")
+    before = session.system
+    session.system = None if argument == "none" else argument
+    if session.system is None:
+        return Show("no system prompt from the next message on" + _reading(desk, before))
+    replaced = "takes the place of the old one" if before is not None else "holds"
+    return Show(f"this system prompt {replaced} from the next message on{_reading(desk, before)}")
+
+
+def _reading(desk: Desk, before: str | None) -> str:
+    """What a system prompt that is not ``before`` any more costs, as the end of a sentence."""
+    session = desk.session
+    if session.system == before or not session.turns:
+        return ""
+    return f"; {session.model.count(session.messages):,} tokens will be read again"
 
 
 def _set(desk: Desk, argument: str) -> Outcome:
-    session = desk.session
+    panel = desk.panel
     name, _, value = argument.partition(" ")
-    controls = session.controls
     if not name:
-        rows = [(known.name, controls.shown(known.name), controls.origin(known.name)) for known in REPLY_KNOBS]
+        rows = [(known.name, panel.shown(known), panel.origin(known)) for known in panel.knobs]
         return Show(table(("setting", "value", "from"), rows))
-    known = knob(name, scopes=("reply",))
     if value.strip():
-        session.controls = controls.changed(known.name, value.strip(), session.defaults)
-        return Show(f"{known.name} {session.controls.shown(known.name)}")
-    now = f"{known.name} {controls.shown(known.name)} (from {controls.origin(known.name)})"
+        return Show(panel.change(name, value.strip()))
+    known = panel.known(name)
+    now = f"{known.name} {panel.shown(known)} (from {panel.origin(known)})"
     return Show(f"{now}\n{known.help}. It takes {known.limits}, or default.")
 
 
 def _settings(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    panel = desk.panel
     name, blank, value = typed.partition(" ")
     if not blank:
-        return fitting(name, ((known.name, desk.session.controls.shown(known.name)) for known in REPLY_KNOBS))
-    known = next((known for known in REPLY_KNOBS if known.name == name), None)
+        return fitting(name, ((known.name, panel.shown(known)) for known in panel.knobs))
+    known = next((known for known in panel.knobs if known.name == name), None)
     if known is None:
         return ()
     return fitting(value.lstrip(), [*((word, "") for word in known.words), ("default", known.limits)])
 
 
+def _as(desk: Desk, argument: str) -> Outcome:
+    wardrobe, before = desk.wardrobe, desk.session.system
+    try:
+        name, *variables = shlex.split(argument) or [""]
+    except ValueError as error:
+        raise UsageError(f"a quotation mark is missing in {argument!r}") from error
+    if not name:
+        return Show(_personas(desk))
+    if name == "none":
+        if wardrobe.worn is None:
+            return Show("no persona is in use")
+        wardrobe.take_off()
+        return Show(f"no persona from the next message on{_reading(desk, before)}")
+    values = wardrobe.put_on(name, variables)
+    parts = ["the system prompt" if key == "system" else f"{key} {knob(key).shown(values[key])}" for key in values]
+    return Show(f"persona {name} sets {', '.join(parts) or 'nothing'}{_reading(desk, before)}")
+
+
+def _personas(desk: Desk) -> str:
+    wardrobe = desk.wardrobe
+    rows = [(name, "in use" if name == wardrobe.worn else "", text) for name, text in wardrobe.described()]
+    if not rows:
+        return (
+            "there are no personas yet: /save-persona NAME makes one of this chat's system prompt and settings, "
+            f"and so does a file NAME.toml in {wardrobe.folder}"
+        )
+    return table(("persona", "", "description"), rows)
+
+
+def _wearable(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    return () if " " in typed else fitting(typed, [*desk.wardrobe.described(), ("none", "")])
+
+
+def _save_persona(desk: Desk, argument: str) -> Outcome:
+    if not argument:
+        raise UsageError("/save-persona needs a name, as in /save-persona poet")
+    mine = (desk.wardrobe.folder / f"{argument}.toml").resolve() in desk.written
+    path = desk.wardrobe.keep(argument, overwrite=mine)
+    desk.written.add(path.resolve())
+    return Show(f"kept as {path}: /as {argument} and --as {argument} use it")
+
+
 COMMANDS: tuple[Command, ...] = (
-    Command("system", "TEXT", "show or set the system prompt (none: without)", _system),
-    Command("set", "NAME VALUE", "show or change a setting (default: back to the start)", _set, complete=_settings),
+    Command(
+        "system",
+        "TEXT",
+        "show or set the system prompt (none: without)",
+        _system,
+        details="The new prompt takes the place of the old one, so the conversation is read again from the beginning.",
+    ),
+    Command(
+        "set",
+        "NAME VALUE",
+        "show or change a setting (default: back to the start)",
+        _set,
+        details="Alone it lists every setting and where its value came from. ctx, threads and kv change the engine: "
+        "what was read is kept where the cache stays of one kind and has room.",
+        complete=_settings,
+    ),
+    Command(
+        "as",
+        "NAME",
+        "take a persona (none: without), or list them",
+        _as,
+        details="Variables of the persona follow its name: /as poet place=Rome year=1799.",
+        complete=_wearable,
+    ),
+    Command("save-persona", "NAME", "keep the system prompt and what was set as a persona", _save_persona),
 )

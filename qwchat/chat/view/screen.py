@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TextIO
 
+from qwchat.chat.view.statistics import Form, statistics_line
 from qwchat.chat.view.terminal import DIM, RED, Look, harmless
+from qwchat.events import Done
 
 
 class Screen:
@@ -15,11 +17,17 @@ class Screen:
         stream: standard error.
         look: what it can show.
         quiet: leave out notices and statistics; hints, answers and errors stay.
+        figures: the form of the statistics.
     """
 
-    def __init__(self, stream: TextIO, look: Look, *, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO, look: Look, *, quiet: bool = False, figures: Form = "line") -> None:
         self.stream = stream
         self.look = look
+        self.quiet = quiet
+        self.figures: Form = figures
+
+    def be_quiet(self, quiet: bool) -> None:
+        """Leave out notices and statistics from now on, or show them again."""
         self.quiet = quiet
 
     def notice(self, text: str) -> None:
@@ -27,9 +35,14 @@ class Screen:
         if not self.quiet:
             self._line(f"qwchat: {text}", DIM)
 
-    def statistics(self, text: str) -> None:
-        """The figures of a reply."""
-        if not self.quiet:
+    def show_figures(self, form: Form) -> None:
+        """Show statistics in this form from now on."""
+        self.figures = form
+
+    def statistics(self, done: Done, *, sampled: bool) -> None:
+        """The figures of a reply; ``sampled``: with the seed, which played a part."""
+        text = statistics_line(done, sampled=sampled, form=self.figures)
+        if text and not self.quiet:
             self._line(text, DIM)
 
     def hint(self, text: str) -> None:

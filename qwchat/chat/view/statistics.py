@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from qwchat.events import Done
 
+Form = Literal["line", "json", "off"]
 
-def statistics_line(done: Done, *, sampled: bool) -> str:
+
+def statistics_line(done: Done, *, sampled: bool, form: Form = "line") -> str:
+    """The figures of a reply for people, as one JSON object for programs, or nothing."""
+    if form == "off":
+        return ""
+    if form == "json":
+        import json
+
+        return json.dumps({"finish_reason": done.finish_reason, **figures(done), "seed": done.seed})
+    return _for_people(done, sampled=sampled)
+
+
+def figures(done: Done) -> dict[str, object]:
+    """Counts in tokens, timings in seconds and tokens per second.
+
+    Of the generated tokens ``accepted`` were among the ``drafted`` ones.
+    """
+    stats = done.stats
+    return {
+        "tokens": {
+            "prompt": stats.prompt_tokens,
+            "cached": stats.cached_tokens,
+            "generated": stats.generated_tokens,
+            "drafted": stats.drafted_tokens,
+            "accepted": stats.accepted_tokens,
+            "context": stats.context,
+            "context_used": stats.context_used,
+        },
+        "timings": {
+            "time_to_first_token": round(stats.time_to_first_token, 6),
+            "prefill_seconds": round(stats.prefill_seconds, 6),
+            "decode_seconds": round(stats.decode_seconds, 6),
+            "prefill_tokens_per_second": round(stats.prefill_rate, 3),
+            "decode_tokens_per_second": round(stats.decode_rate, 3),
+        },
+    }
+
+
+def _for_people(done: Done, *, sampled: bool) -> str:
     """Time to first token, prefill rate with new and cached tokens, decode rate, drafts, context used, and the seed."""
     stats = done.stats
     new = stats.prompt_tokens - stats.cached_tokens

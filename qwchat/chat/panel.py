@@ -1,0 +1,129 @@
+"""Every knob as the chat sees it: its value, where that came from, and what a change does and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from qwchat.chat.session import Session
+from qwchat.errors import UsageError
+from qwchat.messages import Message
+from qwchat.settings.knobs import KNOBS, Knob, Scope, knob
+from qwchat.settings.resolve import Given, Settings
+
+_SCOPES: tuple[Scope, ...] = ("reply", "engine", "look")
+_ELSEWHERE = {"system": "/system TEXT sets it", "as": "/as NAME takes one"}
+
+
+class Machine(Protocol):
+    """The part of ``qwchat.Model`` that engine knobs need."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and reply may fill together."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute."""
+
+    @property
+    def kv(self) -> str:
+        """Kind of the KV cache."""
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt that a conversation makes."""
+
+    def reconfigure(self, *, threads: int | None, context: int | None, kv: str) -> int:
+        """Go on with another engine; how many tokens that were read have to be read again."""
+
+
+class Panel:
+    """The knobs of a chat.
+
+    Args:
+        session: the conversation, which holds the reply knobs.
+        settings: where the values of the other knobs came from when the chat began.
+        machine: the model, where engine knobs can be changed.
+        look: what carries out a change of a look knob, by its name.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings | None = None,
+        machine: Machine | None = None,
+        look: Mapping[str, Callable[[Any], None]] | None = None,
+    ) -> None:
+        self._session = session
+        self._machine = machine
+        self._look = look or {}
+        self._start = settings or Settings()
+        self._given = dict(self._start.given)
+        self.knobs: tuple[Knob, ...] = tuple(known for known in KNOBS if self._can_change(known))
+
+    def _can_change(self, known: Knob) -> bool:
+        if known.scope == "engine":
+            return self._machine is not None
+        return known.scope == "reply" or known.name in self._look
+
+    def known(self, name: str) -> Knob:
+        """The knob called ``name``. Raises UsageError where there is none, and where it cannot be changed in a chat."""
+        found = knob(name, scopes=(*_SCOPES, "session"))
+        if found not in self.knobs:
+            how = _ELSEWHERE.get(found.name, f"start with {found.flag}")
+            raise UsageError(f"{found.name} cannot be set in a chat: {how}")
+        return found
+
+    def shown(self, known: Knob) -> str:
+        """The value of a knob as a person would type it, with what "auto" comes to."""
+        if known.scope == "reply":
+            return self._session.controls.shown(known.name)
+        value = self._settings[known.name]
+        chosen = {"ctx": "context", "threads": "threads", "kv": "kv"}.get(known.name)
+        if value in (None, "auto") and chosen is not None and self._machine is not None:
+            return f"auto ({getattr(self._machine, chosen)})"
+        return known.shown(value)
+
+    def origin(self, known: Knob) -> str:
+        """Where the value of a knob came from."""
+        if known.scope == "reply":
+            return self._session.controls.origin(known.name)
+        return self._settings.origin(known.name)
+
+    def change(self, name: str, text: str) -> str:
+        """Set a knob to what ``text`` means, "default" as it was at the start; what to tell about it.
+
+        Raises UsageError, and what a new engine raises; nothing has changed then.
+        """
+        known = self.known(name)
+        if known.scope == "reply":
+            session = self._session
+            session.controls = session.controls.changed(known.name, text, session.defaults)
+            return f"{known.name} {self.shown(known)}"
+        given = dict(self._given)
+        if text == "default":
+            given.pop(known.name, None)
+            if known.name in self._start:
+                given[known.name] = self._start.given[known.name]
+        else:
+            given[known.name] = Given(known.parse(text, known.name), f"/set {known.name}")
+        remark = self._carry_out(known, Settings(given))
+        self._given = given
+        return f"{known.name} {self.shown(known)}{remark}"
+
+    @property
+    def _settings(self) -> Settings:
+        return Settings(self._given)
+
+    def _carry_out(self, known: Knob, settings: Settings) -> str:
+        if known.scope == "look":
+            self._look[known.name](settings[known.name])
+            return ""
+        machine = self._machine
+        assert machine is not None, "an engine knob is known only where there is a machine"
+        again = machine.reconfigure(threads=settings["threads"], context=settings["ctx"], kv=settings["kv"])
+        messages = self._session.messages
+        tokens = machine.count(messages) if self._session.turns else 0
+        if tokens > machine.context:
+            return f"; the conversation has {tokens:,} tokens and does not fit in {machine.context:,}"
+        return f"; {again:,} tokens will be read again" if again else ""

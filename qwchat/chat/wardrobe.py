@@ -1,0 +1,113 @@
+"""Personas in a chat: one is put on, changed for another, taken off, or made of what is set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from qwchat.chat.controls import MODEL, REPLY_KNOBS, Controls
+from qwchat.chat.session import Session
+from qwchat.errors import UsageError
+from qwchat.settings import personas
+from qwchat.settings.kinds import Value
+from qwchat.settings.resolve import BUILT_IN
+
+
+class Wardrobe:
+    """The personas of a chat.
+
+    Args:
+        session: the conversation.
+        bare: the reply knobs as they were without a persona.
+        system: the system prompt without a persona.
+        worn: the persona that the chat began with.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        bare: Controls | None = None,
+        system: str | None = None,
+        worn: str | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._session = session
+        self._bare = bare or session.controls
+        self._bare_system = system if worn else session.system
+        self._system = session.system if worn else None  # What the persona said, to see whether it still holds.
+        self._environment = environment
+        self.worn = worn
+
+    def names(self) -> list[str]:
+        """The personas there are."""
+        return personas.names(self._environment)
+
+    def described(self) -> list[tuple[str, str]]:
+        """The personas with their descriptions; a damaged one with what is wrong."""
+        found = []
+        for name in self.names():
+            try:
+                text = personas.read(name, self._environment).description
+            except UsageError as error:
+                text = str(error)
+            found.append((name, text))
+        return found
+
+    @property
+    def folder(self) -> Path:
+        """Where they are kept."""
+        return personas.folder(self._environment)
+
+    def put_on(self, name: str, variables: Sequence[str]) -> dict[str, Value]:
+        """Take a persona's settings and system prompt over; what it sets.
+
+        Raises UsageError where there is no such persona or a variable is missing; nothing has changed then.
+        """
+        values = personas.read(name, self._environment).filled(personas.assignments(list(variables)))
+        self.take_off()
+        controls = self._session.controls
+        for key, value in values.items():
+            if key != "system":
+                controls = controls.with_value(key, value, _origin(name))
+        self._session.controls = controls
+        if "system" in values:
+            system = values["system"]
+            self._session.system = self._system = None if system is None else str(system)
+        self.worn = name
+        return values
+
+    def take_off(self) -> None:
+        """Give back what the persona set and nobody changed since."""
+        if self.worn is None:
+            return
+        controls = self._session.controls
+        for known in REPLY_KNOBS:
+            if controls.origin(known.name) == _origin(self.worn):
+                controls = controls.with_value(known.name, self._bare[known.name], self._bare.origin(known.name))
+        self._session.controls = controls
+        if self._system is not None and self._session.system == self._system:
+            self._session.system = self._bare_system
+        self.worn = self._system = None
+
+    def keep(self, name: str, *, overwrite: bool) -> Path:
+        """Make a persona of the system prompt and of every reply knob that somebody set; its file.
+
+        Raises UsageError where there is nothing to keep, where one of that name is there and ``overwrite`` is False,
+        and where it cannot be written.
+        """
+        controls = self._session.controls
+        values: dict[str, Value] = {} if self._session.system is None else {"system": self._session.system}
+        for known in REPLY_KNOBS:
+            if controls.origin(known.name) not in (BUILT_IN, MODEL):
+                values[known.name] = controls[known.name]
+        if not values:
+            raise UsageError("there is nothing to keep: give a system prompt with /system or settings with /set first")
+        path = personas.path_of(name, self._environment)
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists already: choose another name")
+        return personas.write(name, values, self._environment)
+
+
+def _origin(name: str) -> str:
+    return f"persona {name}"

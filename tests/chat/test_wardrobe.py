@@ -1,0 +1,162 @@
+"""Personas in the chat: put on, changed, taken off, kept."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.commands import Desk, Show, parse, suggestions
+from qwchat.chat.controls import Controls
+from qwchat.chat.session import Session
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.terminal import PLAIN
+from qwchat.chat.wardrobe import Wardrobe
+from qwchat.errors import UsageError
+from qwchat.sampling import SamplingSettings
+from qwchat.settings import personas
+from qwchat.settings.resolve import resolve
+from tests.chat.fakes import FakeModel
+
+POET = "description = 'Speaks in verse'\nsystem = 'A poet of {place}.'\ntemp = 1.2\nstop = ['END', 'FIN']\n"
+CLERK = "temp = 0.0\ntop-k = 3\n"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A person with two personas."""
+    monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path))
+    place = tmp_path / "personas"
+    place.mkdir()
+    (place / "poet.toml").write_text(POET)
+    (place / "clerk.toml").write_text(CLERK)
+    return place
+
+
+def desk(model: FakeModel | None = None) -> Desk:
+    session = Session(model or FakeModel(), Controls(SamplingSettings(temperature=0.7)), "Be brief.")
+    return Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
+
+
+def shown(place: Desk, text: str) -> str:
+    command = parse(text)
+    assert command is not None
+    outcome = command[0].run(place, command[1])
+    assert isinstance(outcome, Show)
+    return outcome.text
+
+
+def state(place: Desk) -> tuple[object, ...]:
+    session = place.session
+    return (session.system, *(session.controls[name] for name in ("temp", "top-k", "stop")))
+
+
+def test_a_persona_is_put_on_changed_and_taken_off() -> None:
+    place = desk()
+    assert (
+        shown(place, '/as poet place="New York"') == "persona poet sets the system prompt, temp 1.2, stop 'END' 'FIN'"
+    )
+    assert state(place) == ("A poet of New York.", 1.2, 0, ("END", "FIN"))
+    assert place.session.controls.origin("temp") == "persona poet"
+    assert shown(place, "/as clerk") == "persona clerk sets temp 0, top-k 3"
+    assert state(place) == ("Be brief.", 0.0, 3, ())
+    assert shown(place, "/as none") == "no persona from the next message on"
+    assert state(place) == ("Be brief.", 0.7, 0, ())
+    assert shown(place, "/as none") == "no persona is in use"
+
+
+def test_what_was_changed_since_outlives_the_persona() -> None:
+    place = desk()
+    shown(place, "/as poet place=Rome")
+    shown(place, "/set temp 0.3")
+    shown(place, "/system Mine.")
+    shown(place, "/as none")
+    assert state(place) == ("Mine.", 0.3, 0, ())
+
+
+def test_a_chat_that_began_with_a_persona_can_take_it_off() -> None:
+    with_persona = resolve({"as": "poet", "top-k": "9"}, variables={"place": "Rome"})
+    without = resolve({"as": "none", "top-k": "9"})
+    defaults = SamplingSettings(temperature=0.5)
+    session = Session(FakeModel(), Controls.of(with_persona, defaults), with_persona["system"])
+    place = Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    place.wardrobe = Wardrobe(session, Controls.of(without, defaults), without["system"], with_persona["as"])
+    assert state(place) == ("A poet of Rome.", 1.2, 9, ("END", "FIN"))
+    shown(place, "/as none")
+    assert state(place) == (None, 0.5, 9, ())
+    assert session.controls.origin("temp") == "the model's generation_config.json"
+
+
+def test_a_mistake_changes_nothing() -> None:
+    place = desk()
+    shown(place, "/as clerk")
+    for text, complaint in (
+        ("/as poet", "persona poet needs place: give --var place=…, in the chat /as poet place=…"),
+        ("/as peot", "there is no persona 'peot': did you mean poet?"),
+        ("/as poet place", "a variable is given as name=value, not 'place'"),
+        ("/as poet place='x", 'a quotation mark is missing in "poet place=\'x"'),
+        ("/as ../poet", "'../poet' is no name of a persona: use letters, digits, dots, dashes and underscores"),
+    ):
+        with pytest.raises(UsageError) as error:
+            shown(place, text)
+        assert str(error.value) == complaint
+    assert place.wardrobe.worn == "clerk"
+    assert state(place) == ("Be brief.", 0.0, 3, ())
+
+
+def test_a_new_system_prompt_says_what_it_costs() -> None:
+    model = FakeModel()
+    place = desk(model)
+    list(place.session.ask("one two three"))
+    assert shown(place, "/as clerk") == "persona clerk sets temp 0, top-k 3"
+    text = shown(place, "/as poet place=Rome")
+    assert text.endswith(f"'FIN'; {model.count(place.session.messages)} tokens will be read again")
+
+
+def test_personas_are_listed_and_suggested(folder: Path) -> None:
+    place = desk()
+    shown(place, "/as clerk")
+    (folder / "bad.toml").write_text("temp = 9")
+    assert shown(place, "/as") == (
+        "persona          description\n"
+        f"bad              {folder}/bad.toml:1: temp must be from 0 to 5, not 9\n"
+        "clerk    in use\n"
+        "poet             Speaks in verse"
+    )
+    assert [found.text for found in suggestions(place, "/as p")] == ["poet"]
+    assert list(suggestions(place, "/as poet p")) == []
+    for path in folder.iterdir():
+        path.unlink()
+    assert shown(place, "/as") == (
+        "there are no personas yet: /save-persona NAME makes one of this chat's system prompt and settings, "
+        f"and so does a file NAME.toml in {folder}"
+    )
+
+
+def test_what_is_set_can_be_kept(folder: Path) -> None:
+    place = desk()
+    shown(place, "/system Answer in {braces}\nand lines.")
+    shown(place, "/set top-p 0.9")
+    shown(place, '/set stop ["a", "b"]')
+    path = folder / "mine.toml"
+    assert shown(place, "/save-persona mine") == f"kept as {path}: /as mine and --as mine use it"
+    assert path.read_text() == ('system = """Answer in {{braces}}\nand lines."""\ntop-p = 0.9\nstop = ["a", "b"]\n')
+    assert personas.read("mine").filled({}) == {
+        "system": "Answer in {braces}\nand lines.",
+        "top-p": 0.9,
+        "stop": ("a", "b"),
+    }
+    shown(place, "/set top-p 0.8")
+    shown(place, "/save-persona mine")
+    assert "top-p = 0.8" in path.read_text()
+    for text, complaint in (
+        ("/save-persona", "/save-persona needs a name, as in /save-persona poet"),
+        ("/save-persona poet", f"{folder}/poet.toml exists already: choose another name"),
+        ("/save-persona a/b", "'a/b' is no name of a persona: use letters, digits, dots, dashes and underscores"),
+    ):
+        with pytest.raises(UsageError) as error:
+            shown(place, text)
+        assert str(error.value) == complaint
+    with pytest.raises(UsageError, match=r"^there is nothing to keep: give a system prompt with /system"):
+        Wardrobe(Session(FakeModel(), Controls(SamplingSettings()))).keep("empty", overwrite=False)
