@@ -1,7 +1,7 @@
 """The saved session behind a conversation: opened here, written event by event, left here.
 
 This is the one place that attaches a conversation to a session's folder. Whoever keeps more than events there (the KV
-cache) registers with ``on_open`` and ``on_leave``.
+cache) registers with ``on_open``, ``on_settle`` and ``on_leave``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Saved:
         created: when the session began, "" before it did.
         held_with: name of the model that it began with, "" for a new session.
         on_open: called when a session was opened, with its folder.
+        on_settle: called with its folder when a turn has ended and is on the disk.
         on_leave: called before a session is closed, with its folder; it is still locked.
     """
 
@@ -45,6 +46,7 @@ class Saved:
         self.created = ""
         self.held_with = ""
         self.on_open: list[Visit] = []
+        self.on_settle: list[Visit] = []
         self.on_leave: list[Visit] = []
         self._tell = tell
         self._name = ""
@@ -115,6 +117,9 @@ class Saved:
         self._save()
         if self._file is not None and not self._in_trouble:
             self._guarded(self._file.sync)
+        if self._file is not None:
+            for visit in self.on_settle:
+                visit(self._file.folder)
 
     def leave(self) -> None:
         """Write what waits, and let go of the session."""

@@ -15,6 +15,7 @@ from qwchat.errors import SnapshotError
 
 FILE_NAME = "kv.snapshot"  # in the session's folder
 LEAST_SECONDS = 0.5  # of reading that are worth a file
+RISKED_SECONDS = 10.0  # of reading that may be lost with the process: more is kept when a turn has ended
 _WRITTEN_PER_SECOND = 200e6  # bytes, of a slow disk
 _SPARE = 2  # times its size must be free on the disk
 
@@ -53,7 +54,7 @@ class Snapshots:
 
     def __init__(self, model: Reader, mode: Mode, limit: int) -> None:
         self._model, self._mode, self._limit = model, mode, limit
-        self._seen = b""  # token ids that the cache held when a session was opened or left
+        self._seen = b""  # token ids that the cache held when a session was opened, or kept or left
 
     def take_up(self, folder: Path) -> str | None:
         """Go on from the snapshot in a session's folder, where there is one; a notice where it cannot be used."""
@@ -70,6 +71,14 @@ class Snapshots:
         except OSError:  # There is none, or it was removed just now.
             return None
         return None
+
+    def settle(self, folder: Path) -> str | None:
+        """After a turn: keep what was read since, where that took so long that it must not go with the process."""
+        ids = self._ids()
+        new = len(ids) - (len(self._seen) if ids.startswith(self._seen) else 0)
+        if self._mode == "off" or not ids or self._model.rereading_seconds * new / len(ids) < RISKED_SECONDS:
+            return None
+        return self.leave(folder)
 
     def leave(self, folder: Path) -> str | None:
         """Keep what the model has read in this session, or remove what is no longer worth keeping; perhaps a notice."""

@@ -108,6 +108,7 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
             screen.notice(notice)
 
     saved.on_open.append(partial(visit, snapshots.take_up))
+    saved.on_settle.append(partial(visit, snapshots.settle))
     saved.on_leave.append(partial(visit, snapshots.leave))
     if saved.folder is not None:
         visit(snapshots.take_up, saved.folder)

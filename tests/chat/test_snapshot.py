@@ -105,6 +105,26 @@ def test_what_was_read_elsewhere_is_not_kept_here(folder: Path) -> None:
     assert (kept(other), kept(folder)) == (12, -1)
 
 
+def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
+    model = Model(0)
+    snapshots = Snapshots(model, "auto", 1 << 20)
+    snapshots.take_up(folder)
+    for tokens, seconds, expected in (
+        (100, 9.0, -1),
+        (120, 11.0, 120),
+        (200, 20.0, 120),  # 8 seconds are new
+        (220, 22.5, 220),
+    ):
+        model.cached_ids, model.rereading_seconds = np.arange(tokens), seconds
+        assert snapshots.settle(folder) is None
+        assert kept(folder) == expected
+    model.cached_ids = np.arange(220)[::-1].copy()  # another branch
+    snapshots.settle(folder)
+    assert model.saved == 3
+    assert snapshots.leave(folder) is None
+    assert model.saved == 3
+
+
 def test_off_neither_reads_nor_keeps(folder: Path) -> None:
     Snapshots(Model(12), "on", 1 << 20).leave(folder)
     model = Model(3)

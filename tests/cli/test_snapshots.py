@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 from tests.chat.pty import Terminal
@@ -41,6 +42,18 @@ def test_by_itself_one_is_kept_where_reading_again_takes_long(tmp_path: Path) ->
     assert len(snapshots(tmp_path)) == 1
     assert ask("three", tmp_path, *session)[0] > 0
     assert snapshots(tmp_path) == []
+
+
+def test_a_chat_that_is_killed_after_a_long_prefill_goes_on_from_there(tmp_path: Path) -> None:
+    with Terminal("chat", "--session", "sums", models=tmp_path, rereading_seconds=60) as terminal:
+        terminal.prompt()
+        terminal.type("one two three\r")
+        terminal.wait("echo: one two three", "to first token")
+        terminal.prompt()
+        [path] = snapshots(tmp_path)
+        read = int(path.read_text())
+        terminal.process.kill(signal.SIGKILL)
+    assert ask("four", tmp_path, "--session", "sums")[0] == read > 0
 
 
 def test_no_session_no_snapshot(tmp_path: Path) -> None:
