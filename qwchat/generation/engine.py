@@ -216,7 +216,7 @@ class Engine:
             for row, its_row in zip(mine.rows(layer, count), its.rows(layer, count), strict=True):
                 row[:] = its_row
         self._cached[:count] = other._cached[:count]
-        self._length = count
+        self._length, self._token_seconds = count, other._token_seconds
         return count
 
     def save(self, path: Path, fingerprint: str) -> int:

@@ -294,6 +294,7 @@ def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
             expected = reply(other, talk, settings=HOT, seed=8, max_tokens=40)
         assert model.reconfigure(threads=1, context=400) == 0
         assert (model.threads, model.context, model.kv, model.engine.length) == (1, 400, "f32", held)
+        assert model.rereading_seconds > 0  # the next snapshot is decided by it
         second = reply(model, talk, settings=HOT, seed=8, max_tokens=40)
         assert second.text == expected.text
         assert second.stats.cached_tokens == held
