@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from qwchat.chat.view.live import Size
 from qwchat.chat.view.progress import byte_progress, data_size, duration
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice, statistics_line
+from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
 from qwchat.chat.view.terminal import Look, look_of
-from qwchat.events import Done, FinishReason, Stats
+from qwchat.events import Done, FinishReason, Prefilled, Stats
 
 PLAIN = Look(terminal=True, emphasis=False, colour=False)
 
@@ -149,3 +151,29 @@ def test_a_quiet_screen_shows_errors_only() -> None:
         progress.update(10, "")
     screen.error("it broke\nin two \x1b lines")
     assert stream.getvalue() == "qwchat: error: it broke in two ␛ lines\n"
+
+
+def test_progress_through_a_prompt_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 0.0, 0.1, 0.5, 1.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    stream = Stream(terminal=True)
+    status = PrefillStatus(stream, PLAIN, enabled=True)
+    status.start()
+    for done_tokens in (128, 256, 384):
+        status.update(Prefilled(done_tokens, 1024, 64))
+    status.clear()
+    assert stream.getvalue() == (
+        "\r\x1b[Kreading the prompt: 256 of 1,024 tokens (25 %), 384 tok/s, 2 s to go"
+        "\r\x1b[Kreading the prompt: 384 of 1,024 tokens (37 %), 320 tok/s, 2 s to go\r\x1b[K"
+    )
+
+
+def test_progress_is_as_wide_as_can_be_erased(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 0.0, 0.5])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    monkeypatch.setattr("qwchat.chat.view.status.terminal_size", lambda stream: Size(20, 10))
+    stream = Stream(terminal=True)
+    status = PrefillStatus(stream, PLAIN, enabled=True)
+    status.start()
+    status.update(Prefilled(256, 1024, 0))
+    assert stream.getvalue() == "\r\x1b[Kreading the prompt:"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from qwchat.chat import mentions
 from qwchat.chat.commands import help as helping
-from qwchat.chat.commands import room, settings, store, talk
+from qwchat.chat.commands import look, room, settings, store, talk
 from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Quit, Show
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
@@ -31,6 +31,7 @@ GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
     ("What is said", talk.COMMANDS),
     ("What goes along", room.COMMANDS),
     ("How it is said", settings.COMMANDS),
+    ("What is on the screen", look.COMMANDS),
     ("Keeping it", store.COMMANDS),
     ("The chat itself", helping.COMMANDS),
 )

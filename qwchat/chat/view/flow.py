@@ -80,6 +80,7 @@ class Flow:
         in_code, longest = self._layout.in_code, self._longest_partial
         if len(twin._partial) > longest:  # Only so much of it can be seen.
             twin._partial = twin._partial[-longest:] if in_code else twin._partial[:longest]
+            twin._layout.language = ""  # Its beginning would be needed to colour it.
         elif not in_code and _MARKER_ONLY.fullmatch(twin._partial):
             twin._partial = ""  # It is not yet clear what it will be.
         if twin._partial or twin._inside:

@@ -49,6 +49,7 @@ class Layout:
     Attributes:
         paper: what rows are made for; it may change at any time.
         codes: the fenced code blocks that have ended.
+        language: of the code block in hand; "" for no colours.
         unfinished: this is a preview, and its last paragraph may lack the ends of its markup.
     """
 
@@ -69,7 +70,7 @@ class Layout:
         self._cut = False  # Rows of the paragraph in hand have been printed.
         self._table = _Table((), (), ())
         self._code: list[str] = []  # Lines of the code block in hand.
-        self._language = ""
+        self.language = ""
         self._code_state = CodeState()
 
     @property
@@ -156,7 +157,7 @@ class Layout:
     def open_fence(self, info: str) -> None:
         self._open = "fence"
         match = _LANGUAGE.match(info)
-        self._language = match[0] if match else ""
+        self.language = match[0] if match else ""
         self._code, self._code_state = [], CodeState()
         self._first, self._rest = self._markers()
         title = f"── {len(self.codes) + 1}" + (f" · {info}" if info else "")
@@ -166,8 +167,8 @@ class Layout:
         # Code begins in the first column however deep the list is that it stands in, so that it can be copied.
         self._code.append(text)
         segments = [(text, "")]
-        if self.paper.colour and self._language:
-            segments, self._code_state = code_segments(text, self._language, self._code_state)
+        if self.paper.colour and self.language:
+            segments, self._code_state = code_segments(text, self.language, self._code_state)
         self._emit([Row(tuple(segments), soft=True)])
 
     def close_fence(self) -> None:
@@ -202,6 +203,8 @@ class Layout:
 
     def add(self, text: str) -> None:
         """Text of the paragraph in hand. Wherever so much is held, the same rows are cut off."""
+        if self._cut and not self._held and not self._carry:
+            text = text.lstrip(" ")  # A row of its own for what was resumed.
         while text:
             fits = self._fitting(text)
             self._held += text[:fits]

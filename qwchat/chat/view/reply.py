@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Literal, TextIO
 
+from qwchat.chat.view import clipboard
 from qwchat.chat.view.flow import Flow
 from qwchat.chat.view.layout import Paper
 from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
@@ -74,6 +76,13 @@ class ReplyView:
         self._said, self._ended = [said], False
         self._show = self._begin()
         self._show.resume(said)
+
+    def copy(self, text: str) -> bool:
+        """Put ``text`` into the terminal's clipboard; False where replies go to no terminal that could."""
+        if not self._look.terminal or os.environ.get("TERM", "") in ("dumb", ""):
+            return False
+        clipboard.copy(self._out, text)
+        return True
 
     def write(self, text: str) -> None:
         """Show the next piece of the reply."""

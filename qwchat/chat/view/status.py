@@ -6,16 +6,19 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from qwchat.chat.view.live import terminal_size
+from qwchat.chat.view.progress import duration
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.terminal import DIM, Look
+from qwchat.chat.view.width import clipped
 from qwchat.events import Prefilled
 
-_PATIENCE_SECONDS = 0.4  # What is over sooner needs no progress.
+_PATIENCE_SECONDS = 0.2  # What is over sooner needs no progress.
 _ERASE = "\r\x1b[K"
 
 
 class PrefillStatus:
-    """Shows ``reading the prompt 256/1,024 (25 %), 3 s to go`` while a long prompt is read.
+    """Shows ``reading the prompt: 256 of 1,024 tokens (25 %), 210 tok/s, 4 s to go`` while a long prompt is read.
 
     Args:
         stream: standard error.
@@ -39,10 +42,12 @@ class PrefillStatus:
         if not self._enabled or seconds < _PATIENCE_SECONDS or event.done >= event.total:
             return
         read = event.done - event.cached
-        left = f", {(event.total - event.done) * seconds / read:.0f} s to go" if read > 0 else ""
-        line = f"reading the prompt: {event.done:,} of {event.total:,} tokens{left}"
+        line = f"reading the prompt: {event.done:,} of {event.total:,} tokens ({100 * event.done // event.total} %)"
+        if read > 0:
+            left = (event.total - event.done) * seconds / read
+            line += f", {read / seconds:,.0f} tok/s, {duration(left)} to go"
         self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
-        self._stream.write(_ERASE + self._look.styled(line, DIM))
+        self._stream.write(_ERASE + self._look.styled(_fitting(line, self._stream), DIM))
         self._stream.flush()
 
     def clear(self) -> None:
@@ -79,8 +84,13 @@ class CompilingStatus:
         if self._rewritable:
             self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
             line = f"compiling the kernels for this processor, once: {done + 1} of {total}, {name}"
-            self._write(_ERASE + self._screen.look.styled(line, DIM))
+            self._write(_ERASE + self._screen.look.styled(_fitting(line, self._screen.stream), DIM))
 
     def _write(self, text: str) -> None:
         self._screen.stream.write(text)
         self._screen.stream.flush()
+
+
+def _fitting(line: str, stream: TextIO) -> str:
+    """As much of ``line`` as can be erased again: what is wider than the terminal would leave a row behind."""
+    return clipped(line, terminal_size(stream).columns - 1)

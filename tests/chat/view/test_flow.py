@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwchat.chat.view import layout
 from qwchat.chat.view.flow import Flow
 from qwchat.chat.view.layout import Paper
 from qwchat.chat.view.live import Size
@@ -227,3 +229,28 @@ def test_a_reply_that_goes_on_begins_where_it_stopped(said: str, more: str, rows
 def test_code_blocks_are_verbatim() -> None:
     text = "1. a\n   ```py\n   x\n\n\ty\n   ```\n> ```\n> q\n\n~~~\r\nlast  \r\n"
     assert code_blocks(text) == ["x\n\n y\n", "q\n", "last  \n"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["Some **bold** words and `code`, ", "- an item\n", "| a | b |\n|---|---|\n| 1 | 2 |\n\n", "x = 1\n", "漢字、"],
+)
+def test_the_work_for_a_piece_does_not_grow_with_the_reply(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = [0]
+    for name in ("inline", "wrapped", "code_segments"):
+        real = getattr(layout, name)
+
+        def counting(text: Any, *arguments: Any, real: Any = real, **named: Any) -> Any:
+            work[-1] += len(text)
+            return real(text, *arguments, **named)
+
+        monkeypatch.setattr(layout, name, counting)
+    flow = Flow(PAPER)
+    flow.push("```py\n" if part.startswith("x") else "")
+    for _ in range(2000):
+        work.append(0)
+        flow.push(part)
+        flow.take()
+        flow.preview()
+    assert sum(work[1800:]) <= 1.1 * sum(work[200:400]) + 200
+    assert max(work) < 4000

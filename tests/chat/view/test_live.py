@@ -146,48 +146,6 @@ def test_a_wide_table_or_emoji_in_the_tail_cannot_shift_it() -> None:
     assert viewer.out.lines == straight.lines
 
 
-def test_plain_rendering_writes_as_it_comes() -> None:
-    viewer = Viewer()
-    viewer.view.set_rendering("plain")
-    viewer.say("# **One**\r", "\n", "two \x1b[31m\r", "three")
-    viewer.view.end()
-    assert viewer.out.writes == ["# **One**", "\n", "two ␛[31m", "␍three", "\n"]
-
-
-def test_a_pipe_gets_the_bytes_of_the_reply_and_a_newline() -> None:
-    out = io.StringIO()
-    view = ReplyView(out, Look(terminal=False, emphasis=False, colour=False), "markdown")
-    for piece in ("# **O", "ne**\r\n\x1b[31m", "\n"):
-        view.write(piece)
-    view.end()
-    assert out.getvalue() == "# **One**\r\n\x1b[31m\n\n"
-
-
-def test_markdown_in_colour_into_a_pipe_has_no_tail_and_no_wrapping() -> None:
-    out = io.StringIO()
-    view = ReplyView(out, Look(terminal=False, emphasis=True, colour=True), "markdown")
-    for piece in words("**One** " + "word " * 40 + "\n\n```\nx\n```"):
-        view.write(piece)
-    view.end()
-    assert out.getvalue() == "\x1b[1mOne\x1b[0m " + "word " * 39 + "word\n\n\x1b[2m── 1\x1b[0m\nx\n\x1b[2m──\x1b[0m\n"
-
-
-def test_the_last_reply_and_its_code_are_remembered() -> None:
-    viewer = Viewer()
-    viewer.say("Look:\n\n```py\nx\n", "```\n")
-    viewer.view.end()
-    assert viewer.view.last == "Look:\n\n```py\nx\n```\n"
-    assert viewer.view.blocks == ["x\n"]
-    viewer.say("Next")
-    assert viewer.view.last == "Next"
-
-
-def test_a_reply_without_a_word_ends_with_a_newline_only_in_a_pipe() -> None:
-    viewer = Viewer()
-    viewer.view.end()
-    assert "".join(viewer.out.writes) == ""
-
-
 # fmt: off
 SEQUENCES = (
     "\x1b[?25l", "\x1b[?1049h", "\x1b[2J", "\x1b[H", "\x1b[3;5r", "\x1b[?7l", "\x1b[4h", "\x1bc", "\x1b(0", "\x0e",

@@ -1,0 +1,138 @@
+"""Commands about the reply on the screen: its text as it is, into the clipboard, into a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from qwchat.chat.commands.base import Command, Desk, Outcome, Show
+from qwchat.chat.paths import paths
+from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.view import clipboard
+from qwchat.chat.view.reply import code_blocks
+from qwchat.chat.view.terminal import harmless, harmless_name
+from qwchat.errors import UsageError
+
+_BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
+_EXCERPT = 40  # characters of a block's first line that a suggestion shows
+
+
+def _raw(desk: Desk, argument: str) -> Outcome:
+    if argument in ("on", "off"):
+        desk.view.set_rendering("plain" if argument == "on" else "markdown")
+        return Show("replies are shown " + ("as they are written" if argument == "on" else "as rendered Markdown"))
+    if argument:
+        raise UsageError(f"/raw takes on, off or nothing, not {argument!r}")
+    return Show(_last(desk))
+
+
+def _copy(desk: Desk, argument: str) -> Outcome:
+    text, what = _chosen(desk, argument)
+    text = harmless(text)  # It may be pasted into a shell.
+    if not desk.view.copy(text):
+        raise UsageError("replies go to no terminal, so there is no clipboard: /write puts them into a file")
+    advice = clipboard.advice(text)
+    return Show(f"{what} sent to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
+
+
+def _chosen(desk: Desk, argument: str) -> tuple[str, str]:
+    """The text that ``/copy`` is to take, and its name."""
+    if not argument:
+        return _last(desk), "the reply is"
+    match = _BLOCK.fullmatch(argument)
+    if match is None or match[2] or not (match[1] or argument.startswith("code")):
+        raise UsageError(f"/copy takes nothing, code or code 2, not {argument!r}")
+    number, text = _block(desk, match[1])
+    return text.removesuffix("\n"), f"code {number} is"
+
+
+def _write(desk: Desk, argument: str) -> Outcome:
+    match = _BLOCK.fullmatch(argument)
+    name = (match[2] if match else argument).strip()
+    if not name:
+        raise UsageError("/write needs the name of a file, as in /write 2 fix.py")
+    number, text = _block(desk, match[1] if match else None)
+    path = Path(name).expanduser()
+    try:
+        with path.open("w" if path.resolve() in desk.written else "x", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{harmless_name(name)} exists already: choose another name") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot write {harmless_name(name)}: {reason}") from error
+    desk.written.add(path.resolve())
+    lines = text.count("\n")
+    return Show(f"code {number} is in {harmless_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
+
+
+def _last(desk: Desk) -> str:
+    return desk.session.reply().content
+
+
+def _block(desk: Desk, wanted: str | None) -> tuple[int, str]:
+    """Number and text of a code block of the last reply: the one that is ``wanted``, or the only one."""
+    blocks = code_blocks(_last(desk))
+    if not blocks:
+        raise UsageError("the last reply has no code in fences")
+    if wanted is None and len(blocks) > 1:
+        raise UsageError(
+            f"the last reply has {len(blocks)} code blocks: say which, as in /copy code 1 or /write 1 FILE"
+        )
+    number = int(wanted or 1)
+    if not 1 <= number <= len(blocks):
+        raise UsageError(f"there is no code {number}: the last reply has {len(blocks)}")
+    return number, blocks[number - 1]
+
+
+def _choices(desk: Desk) -> list[tuple[str, str]]:
+    """The numbers of the code blocks with the first line of each."""
+    try:
+        blocks = code_blocks(_last(desk))
+    except UsageError:
+        return []
+    return [(str(number), harmless_name(text.partition("\n")[0][:_EXCERPT])) for number, text in enumerate(blocks, 1)]
+
+
+def _what_to_copy(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    return fitting(typed, ((f"code {number}", line) for number, line in _choices(desk)))
+
+
+def _what_to_write(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    number, blank, name = typed.partition(" ")
+    return paths(name) if blank and number.isdecimal() else fitting(typed, _choices(desk))
+
+
+def _switches(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    return fitting(typed, (("on", "show replies as they are written"), ("off", "render them as Markdown")))
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command(
+        "raw",
+        "[on|off]",
+        "the last reply as the model wrote it (on: all replies)",
+        _raw,
+        details="Control characters are shown, not obeyed, here as well. --render plain begins a chat with /raw on.",
+        complete=_switches,
+    ),
+    Command(
+        "copy",
+        "[code N]",
+        "put the last reply, or a block of its code, into the clipboard",
+        _copy,
+        details="The number stands above each block; where there is but one, /copy code will do. The terminal is\n"
+        "asked to take the text (OSC 52), which works through ssh, too; most terminals do, some only if told to.",
+        complete=_what_to_copy,
+    ),
+    Command(
+        "write",
+        "[N] FILE",
+        "write a block of the last reply's code to a file",
+        _write,
+        details="/write 2 fix.py writes the second block, verbatim. A file that is there already is left alone,\n"
+        "unless this chat has written it.",
+        complete=_what_to_write,
+    ),
+)

@@ -1,0 +1,35 @@
+"""Putting text into the clipboard of the terminal, also through ssh (OSC 52)."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Mapping
+from typing import TextIO
+
+MOST_BYTES = 74_994  # 100,000 characters of base64, which is what the strictest of the common terminals take.
+_SCREEN_PIECE = 512  # GNU screen passes sequences of up to 768 bytes on.
+
+
+def copy(out: TextIO, text: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Ask the terminal ``out`` to take ``text``. It does not say whether it did."""
+    coded = base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
+    sequence = f"\x1b]52;c;{coded}\x07"
+    if "TMUX" not in environment and environment.get("TERM", "").startswith("screen"):
+        sequence = "".join(f"\x1bP{piece}\x1b\\" for piece in _pieces(sequence))
+    out.write(sequence)
+    out.flush()
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for start in range(0, len(text), _SCREEN_PIECE):
+        yield text[start : start + _SCREEN_PIECE]
+
+
+def advice(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """What may keep the terminal from taking ``text``; empty where nothing is known to."""
+    if "TMUX" in environment:
+        return "tmux passes it on after: tmux set -s set-clipboard on"
+    if len(text.encode("utf-8", "replace")) > MOST_BYTES:
+        return f"some terminals take no more than {MOST_BYTES // 1000} kB"
+    return ""

@@ -1,0 +1,130 @@
+"""Commands about the reply on the screen."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.commands import Desk, Outcome, Show, parse, suggestions
+from qwchat.chat.controls import Controls
+from qwchat.chat.session import Session
+from qwchat.chat.view import clipboard
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.terminal import PLAIN, Look
+from qwchat.errors import UsageError
+from qwchat.sampling import SamplingSettings
+from tests.chat.fakes import FakeModel
+
+REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\nz\x1b\n```\n"
+TERMINAL = Look(terminal=True, emphasis=True, colour=True)
+
+
+def desk(*replies: str, look: Look = TERMINAL) -> tuple[Desk, io.StringIO]:
+    """A desk after a question that ``replies`` answered."""
+    session = Session(FakeModel(replies=replies), Controls(SamplingSettings(temperature=0.7)))
+    for number in range(len(replies)):
+        assert list(session.ask(f"question {number}"))
+    out = io.StringIO()
+    return Desk(session, "mini", ReplyView(out, look)), out
+
+
+def obey(place: Desk, text: str) -> Outcome:
+    command = parse(text)
+    assert command is not None
+    return command[0].run(place, command[1])
+
+
+def refused(place: Desk, text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        obey(place, text)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def xterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("TMUX", raising=False)
+
+
+def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
+    place, _ = desk("# One", REPLY)
+    assert obey(place, "/raw") == Show(REPLY)
+    assert obey(place, "/raw on") == Show("replies are shown as they are written")
+    assert place.view.rendering == "plain"
+    assert obey(place, "/raw off") == Show("replies are shown as rendered Markdown")
+    assert place.view.rendering == "markdown"
+    assert refused(place, "/raw maybe") == "/raw takes on, off or nothing, not 'maybe'"
+    assert refused(desk()[0], "/raw") == "there is no reply yet"
+
+
+@pytest.mark.parametrize(
+    ("typed", "text", "answer"),
+    [
+        ("/copy", REPLY.replace("\x1b", "␛"), "the reply is sent to the clipboard, 69 characters"),
+        ("/copy code 1", "x = 1\n  y", "code 1 is sent to the clipboard, 9 characters"),
+        ("/copy 2", "z␛", "code 2 is sent to the clipboard, 2 characters"),
+    ],
+)
+def test_copy_asks_the_terminal_to_take_the_text(typed: str, text: str, answer: str) -> None:
+    place, out = desk(REPLY)
+    assert obey(place, typed) == Show(answer)
+    coded = base64.b64encode(text.encode()).decode()
+    assert out.getvalue() == f"\x1b]52;c;{coded}\x07"
+
+
+def test_what_copy_refuses() -> None:
+    place, out = desk(REPLY)
+    assert (
+        refused(place, "/copy code")
+        == "the last reply has 2 code blocks: say which, as in /copy code 1 or /write 1 FILE"
+    )
+    assert refused(place, "/copy code 3") == "there is no code 3: the last reply has 2"
+    assert refused(place, "/copy that") == "/copy takes nothing, code or code 2, not 'that'"
+    assert refused(desk("no code")[0], "/copy code") == "the last reply has no code in fences"
+    piped, _ = desk(REPLY, look=PLAIN)
+    assert refused(piped, "/copy") == (
+        "replies go to no terminal, so there is no clipboard: /write puts them into a file"
+    )
+    assert out.getvalue() == ""
+
+
+def test_what_may_keep_a_terminal_from_taking_text() -> None:
+    assert clipboard.advice("short", {}) == ""
+    assert clipboard.advice("é" * 40_000, {}) == "some terminals take no more than 74 kB"
+    assert clipboard.advice("short", {"TMUX": "1"}) == "tmux passes it on after: tmux set -s set-clipboard on"
+    out = io.StringIO()
+    clipboard.copy(out, "x" * 600, {"TERM": "screen.xterm"})
+    pieces = out.getvalue().split("\x1b\\")
+    assert [piece[:2] for piece in pieces] == ["\x1bP", "\x1bP", ""]
+    assert "".join(piece[2:] for piece in pieces).startswith("\x1b]52;c;eHh4")
+
+
+def test_write_puts_a_block_into_a_file_and_spares_what_is_there(tmp_path: Path) -> None:
+    place, _ = desk(REPLY)
+    path = tmp_path / "two words.py"
+    assert obey(place, f"/write 1 {path}") == Show(f"code 1 is in {path}, 2 lines")
+    assert path.read_bytes() == b"x = 1\n  y\n"
+    assert obey(place, f"/write code 2 {path}") == Show(f"code 2 is in {path}, 1 line")
+    assert path.read_bytes() == b"z\x1b\n"
+    (tmp_path / "mine").write_text("mine")
+    assert refused(place, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine exists already: choose another name"
+    assert refused(place, "/write 1") == "/write needs the name of a file, as in /write 2 fix.py"
+    assert refused(place, f"/write 9 {tmp_path}/x") == "there is no code 9: the last reply has 2"
+    assert refused(place, f"/write 1 {tmp_path}/no/x") == f"cannot write {tmp_path}/no/x: No such file or directory"
+    assert obey(desk("```\na\n```")[0], f"/write {tmp_path}/only") == Show(f"code 1 is in {tmp_path}/only, 1 line")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "only", "two words.py"]
+
+
+def test_numbers_of_code_are_completed() -> None:
+    place, _ = desk(REPLY)
+
+    def offered(text: str) -> list[tuple[str, str]]:
+        return [(suggestion.text, suggestion.note) for suggestion in suggestions(place, text)]
+
+    assert offered("/copy ") == [("code 1", "x = 1"), ("code 2", "z␛")]
+    assert offered("/write ") == [("1", "x = 1"), ("2", "z␛")]
+    assert offered("/raw o") == [("on", "show replies as they are written"), ("off", "render them as Markdown")]
+    assert list(suggestions(desk()[0], "/copy ")) == []
