@@ -6,7 +6,7 @@ cache) registers with ``on_open``, ``on_settle`` and ``on_leave``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qwchat.conversation.files import SessionFile
@@ -15,6 +15,8 @@ from qwchat.conversation.title import clean, of_question
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError
 
+Choose = Callable[[Sequence[Entry]], Entry | None]
+"""Lets a person choose one of several sessions; None where none is wanted."""
 Visit = Callable[[Path], None]
 """Told the folder of a session; raises nothing."""
 

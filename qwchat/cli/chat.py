@@ -15,12 +15,22 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.editor import EditingMode, PlainReader, Reader, history_file, keys_unseen, open_reader
 from qwchat.chat.loop import Chat
 from qwchat.chat.panel import Panel
+from qwchat.chat.saved import Choose
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.wardrobe import Wardrobe
 from qwchat.cli import answer
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ChatOptions, ReplyOptions
-from qwchat.cli.resuming import Choose, choose_by_line, keep_snapshots, open_saved, recall, session_of, with_model_of
+from qwchat.cli.resuming import (
+    choose_by_line,
+    choose_on_screen,
+    keep_snapshots,
+    open_saved,
+    recall,
+    session_of,
+    settings_of,
+    with_model_of,
+)
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
@@ -56,7 +66,8 @@ def converse(options: ReplyOptions, services: Services) -> int:
     first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
     by_line = options.settings["plain"] or _reads_lines(seat)
     with ExitStack() as stack:
-        saved = open_saved(options, streams.screen, chat=True, choose=_choice(seat, streams))
+        choose = _choice(seat, streams, by_line=by_line)
+        saved = open_saved(options, streams.screen, chat=True, choose=choose)
         if saved is None:
             return ExitCode.OK
         options = with_model_of(saved, options, streams.screen)
@@ -69,8 +80,9 @@ def converse(options: ReplyOptions, services: Services) -> int:
         controls = Controls.of(options.settings, model.defaults)
         keep_snapshots(saved, options, model, streams.screen)
         session = session_of(saved, options, controls, located, model, streams.screen)
+        session.controls = settings_of(saved, options, controls, streams.screen)
         view = answer.reply_view(options, streams)
-        desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved)
+        desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved, choose=choose)
         _furnish(desk, options, model, streams)
         chat = Chat(
             desk=desk,
@@ -117,10 +129,12 @@ def _seat(options: ReplyOptions) -> Seat:
     return Seat(terminal, read_piped() if terminal is not None else "")
 
 
-def _choice(seat: Seat, streams: Streams) -> Choose | None:
+def _choice(seat: Seat, streams: Streams, *, by_line: bool) -> Choose | None:
     """How a session is chosen; None where nobody sits."""
     if seat.terminal is None:
         return None
+    if not by_line:
+        return choose_on_screen(seat.terminal, streams.screen.look)
     return choose_by_line(PlainReader(seat.terminal, streams.screen.stream).read, streams.screen)
 
 

@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from qwchat import models_folder
-from qwchat.chat.controls import Controls
-from qwchat.chat.saved import Saved
+from qwchat.chat import recorded
+from qwchat.chat.controls import NAMES, Controls
+from qwchat.chat.saved import Choose, Saved
 from qwchat.chat.session import Session
 from qwchat.chat.snapshot import Snapshots
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import table
+from qwchat.chat.view.terminal import Look
 from qwchat.cli.options import Flags, ReplyOptions
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.errors import UsageError
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from qwchat.api import Model
 
 _SHOWN = 12  # sessions at a time, which fits every screen
-Choose = Callable[[Sequence[Entry]], Entry | None]
 
 
 def open_saved(options: ReplyOptions, screen: Screen, *, chat: bool, choose: Choose | None = None) -> Saved | None:
@@ -114,6 +115,21 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
         visit(snapshots.take_up, saved.folder)
 
 
+def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen: Screen) -> Controls:
+    """``controls`` with the settings that the session's last reply was made with, but for those on the command line."""
+    found = (node.settings for node in reversed(saved.tree.path()) if node.role == "assistant" and node.settings)
+    then = recorded.overlay(next(found, None), controls, controls)
+    changed = []
+    for name in NAMES:
+        if name in options.flags or "as" in options.flags or then[name] == controls[name]:
+            continue
+        controls = controls.with_value(name, then[name], "the session")
+        changed.append(f"{name} {controls.shown(name)}")
+    if changed:
+        screen.notice(f"settings of the session: {', '.join(changed)}")
+    return controls
+
+
 def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> None:
     """Tell which session goes on, and where somebody watches show the last question and its reply again."""
     path = saved.tree.path()
@@ -132,6 +148,17 @@ def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> N
         return
     view.write(path[-1].content)
     view.end()
+
+
+def choose_on_screen(terminal: TextIO, look: Look) -> Choose:
+    """A choice from a list that is searched while one types."""
+
+    def choose(entries: Sequence[Entry]) -> Entry | None:
+        from qwchat.chat.editor.picker import pick
+
+        return pick(entries, lambda entry: f"{entry.last_said} · {entry.label}", terminal=terminal, look=look)
+
+    return choose
 
 
 def choose_by_line(read: Callable[[], str], screen: Screen) -> Choose:

@@ -90,8 +90,9 @@ class Store:
 
     def latest(self) -> Entry:
         """The session that was written last. Raises UsageError where there is none that can be opened."""
-        for entry in self.entries():
-            if not entry.trouble:
+        for path in sorted(self._folders(), key=_changed, reverse=True):
+            entry = _entry(path)
+            if entry is not None and not entry.trouble:
                 return entry
         raise UsageError("there is no session to continue yet: qwchat begins one")
 
@@ -179,6 +180,14 @@ class Store:
         except OSError as error:
             raise SessionError(f"the sessions in {self.folder} cannot be read: {error.strerror}") from error
         return [path for path in found if _ID.fullmatch(path.name) and not path.is_symlink() and path.is_dir()]
+
+
+def _changed(folder: Path) -> float:
+    """When a session was last written, in seconds since 1970; 0 for what is no session."""
+    try:
+        return (folder / FILE_NAME).lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _entry(folder: Path) -> Entry | None:

@@ -123,6 +123,52 @@ def test_a_session_is_chosen_from_a_list_with_search(tmp_path: Path, store: Stor
         terminal.wait("> Name a sea. … (+1 lines)\nThe **Pacific**.")
 
 
+def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: Store) -> None:
+    sea = save(store, "Name a sea.", "The Pacific.")
+    lake = save(store, "Name a lake.", "Garda.")
+    with Terminal("chat", "--resume", models=tmp_path) as terminal:
+        terminal.wait("Search:", "Name a lake.", "2 of 2")
+        terminal.type("sea")
+        terminal.wait("1 of 2")
+        terminal.type("\r")
+        terminal.wait(f"qwchat: session {sea.id} goes on, 2 messages: Name a sea.")
+        terminal.prompt()
+        assert "Search:" not in terminal.text
+        terminal.type("/resume\r")
+        terminal.wait("1 of 1")
+        terminal.type("\x1b")
+        terminal.wait("this session goes on")
+        terminal.prompt()
+        terminal.type("/resume\r")
+        terminal.wait("1 of 1")
+        terminal.type("\r")
+        terminal.wait(f"{lake.id} (Name a lake.) goes on, 2 messages")
+        terminal.prompt()
+        terminal.type("Another.\r")
+        terminal.wait("echo: Another.")
+        terminal.prompt()
+    assert said(store, lake)[2:] == ["Another.", "echo: Another."]
+
+
+def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, store: Store) -> None:
+    talk(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
+    _, _, err = talk(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
+    assert "qwchat: settings of the session: temp 0.5, stop 'END'\n" in err
+    assert "temp 0.5 (from the session)\n" in err
+    assert "\ntemp 0\n" in err
+    assert "top-k 8 (from --top-k)\n" in err
+
+
+def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: Store) -> None:
+    file = store.create("mini", "0123abcd")
+    tree = Tree(lambda event: file.append([event]))
+    tree.add("user", "one")
+    wild = {"temperature": "hot", "top_p": 7, "stop": [1], "seed": "x", "unknown": [], "top_k": 5}
+    tree.add("assistant", "two", settings=wild)
+    file.close()
+    assert "qwchat: settings of the session: top-k 5\n" in talk(tmp_path, "-c", lines="")[2]
+
+
 def test_leaving_the_list_leaves(tmp_path: Path, store: Store) -> None:
     save(store, "one", "two")
     with Terminal("--resume", models=tmp_path, variables={"TERM": "dumb"}) as terminal:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qwchat.chat.attachments import Attachment
 from qwchat.chat.panel import Panel
-from qwchat.chat.saved import Saved
+from qwchat.chat.saved import Choose, Saved
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.turn import Begin
@@ -57,6 +57,7 @@ class Desk:
         written: files that were written so far.
         attached: files that go with the next message.
         saved: the session that the conversation is kept in.
+        choose: lets the person choose one of several sessions; None where nobody sits.
         panel: the settings; those of the session alone, until one that knows more takes its place.
         wardrobe: the personas.
     """
@@ -67,6 +68,7 @@ class Desk:
     written: set[Path] = field(default_factory=set)
     attached: list[Attachment] = field(default_factory=list)
     saved: Saved = field(default_factory=Saved)
+    choose: Choose | None = None
     panel: Panel = field(init=False)
     wardrobe: Wardrobe = field(init=False)
 

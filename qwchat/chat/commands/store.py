@@ -74,15 +74,24 @@ def _mark(desk: Desk, entry: Entry) -> str:
 
 
 def _resume(desk: Desk, argument: str) -> Outcome:
-    if not argument:
-        raise UsageError("/resume needs a session, as in /resume seas: /sessions lists them")
-    entry = _store(desk).find(argument)
+    entry = _store(desk).find(argument) if argument else _chosen(desk)
+    if entry is None:
+        return Show("this session goes on")
     if entry.id == desk.saved.id:
         return Show("this session is the one that goes on here")
     desk.session.adopt(desk.saved.open(entry))
     notice = desk.saved.answers(desk.saved.model, desk.saved.fingerprint)
     messages = len(desk.session.tree.path())
     return Show(f"{entry.id} ({entry.label}) goes on, {messages} messages" + (f"\n{notice}" if notice else ""))
+
+
+def _chosen(desk: Desk) -> Entry | None:
+    others = [entry for entry in _store(desk).entries() if entry.id != desk.saved.id]
+    if desk.choose is None:
+        raise UsageError("/resume needs a session, as in /resume seas: /sessions lists them")
+    if not others:
+        raise UsageError("there is no other session to resume")
+    return desk.choose(others)
 
 
 def _new(desk: Desk, argument: str) -> Outcome:
@@ -141,10 +150,11 @@ COMMANDS: tuple[Command, ...] = (
     Command("sessions", "[TEXT]", "list the sessions, or those with TEXT in their title", _sessions),
     Command(
         "resume",
-        "SESSION",
+        "[SESSION]",
         "leave this session and go on with another",
         _resume,
-        details="SESSION is a name, an id or how it begins, or part of a title. The model and the settings stay.",
+        details="SESSION is a name, an id or how it begins, or part of a title; without it you choose from a list. The "
+        "model and the settings stay.",
         complete=_known,
     ),
     Command(
