@@ -94,3 +94,36 @@ def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedP
     messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
     assert all(message["content"] for message in messages)
+
+
+def talk(models: Path, sessions: Path, *arguments: str, lines: str) -> subprocess.Popen[bytes]:
+    """A chat that reads ``lines`` and then waits for more."""
+    chat = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "chat", "mini", "-q", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "QWCHAT_MODELS": str(models), "QWCHAT_SESSIONS": str(sessions)},
+    )
+    assert chat.stdin is not None
+    chat.stdin.write(lines.encode())
+    chat.stdin.flush()
+    return chat
+
+
+def test_a_killed_chat_goes_on_with_the_text_that_would_have_come(
+    models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path
+) -> None:
+    settings = ("--temp", "1.1", "--repeat-penalty", "1.05", "--seed", "4")
+    whole, _ = talk(models, tmp_path, "--no-save", *settings, lines="What can you do?\n").communicate()
+    for number in range(5):  # Until one is killed before it has said everything.
+        chat = talk(models, tmp_path / str(number), *settings, lines="What can you do?\n")
+        assert chat.stdout is not None
+        said = chat.stdout.read(1)
+        chat.kill()
+        said += chat.communicate()[0]
+        if len(said) < len(whole):
+            break
+    assert whole.startswith(said)
+    # The other process has settings of its own: those that the question was asked with hold.
+    after, _ = talk(models, tmp_path / str(number), "--continue", lines="/continue\n").communicate()
+    assert after == whole

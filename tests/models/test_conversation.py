@@ -190,3 +190,21 @@ def test_what_was_held_back_is_gone_on_with(model: qwchat.Model) -> None:
         talk.controls = replace(talk.controls, stop=(stop,))
         assert cut(talk, tokens).finish_reason == "cancelled"
         assert end_of(talk.resume()).text == expected.text
+
+
+def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qwchat.Model) -> None:
+    def session(limit: int) -> Session:
+        talk = make(model, SamplingSettings(presence_penalty=-2.0, frequency_penalty=-2.0))
+        end_of(replace_limit(talk, 1).ask("Sing."))
+        talk.edit_reply(1, "la la la la la la la")
+        talk.controls = talk.controls.changed("loop-guard", str(limit), talk.defaults)
+        return talk
+
+    whole = end_of(replace_limit(session(0), 300).resume())
+    assert whole.finish_reason == "length"
+    talk = session(60)
+    done = end_of(replace_limit(talk, 300).resume())
+    assert (done.finish_reason, done.text) == ("repetition", whole.text[: len(done.text)])
+    assert 60 < done.stats.generated_tokens < 100
+    talk.controls = talk.controls.changed("loop-guard", "0", talk.defaults)
+    assert end_of(replace_limit(talk, 300 - done.stats.generated_tokens).resume()).text == whole.text
