@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -124,3 +126,25 @@ def test_ctrl_c_takes_nothing_away_that_was_typed_before_it(tmp_path: Path) -> N
         terminal.wait("word1")
         terminal.type("next question\x03")
         terminal.wait("stopped; what was said is kept, /continue goes on\n> next question")
+
+
+def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
+    from tests.cli.runs import FAKE
+
+    shell = ["/bin/bash", "--norc", "--noediting", "-i"]
+    script = {"replies": [SHORT], "token_seconds": 0.1}
+    with Terminal(models=tmp_path, command=shell, variables={"PS1": "$ "}, **script) as terminal:
+        terminal.wait("$")
+        terminal.type(f"{shlex.quote(sys.executable)} {shlex.quote(str(FAKE))} chat -q\r")
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word1")
+        terminal.type("\x1a")
+        terminal.wait("Stopped")
+        terminal.type("echo visible\r")
+        terminal.wait("$ echo visible\nvisible")
+        terminal.type("fg\r")
+        terminal.wait("word5")
+        terminal.type("unseen")
+        terminal.wait("word13\n> unseen")
+        assert terminal.text.count("unseen") == 1
