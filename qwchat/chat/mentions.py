@@ -79,6 +79,17 @@ def compose(typed: str) -> Composed:
     return Composed(text, tuple(attachments), tuple(remarks))
 
 
+def literal(text: str) -> str:
+    """``text`` written so that ``compose`` finds no mention in it and gives it back."""
+    pieces: list[str] = []
+    end = 0
+    for match in _outside_code(text):
+        if not match["escape"] and _resolved(match)[2] is not None:
+            pieces += [text[end : match.start()], "@"]
+            end = match.start()
+    return "".join([*pieces, text[end:]])
+
+
 def _outside_code(text: str) -> Iterator[re.Match[str]]:
     """Mentions that do not stand in code."""
     code = [match.span() for match in _CODE.finditer(text)]

@@ -22,6 +22,11 @@ def inside(text: str) -> str | None:
     return whole[len(QUOTES) : -len(QUOTES)].removeprefix("\n").removesuffix("\n")
 
 
+def like_a_command(text: str) -> bool:
+    """Whether ``text`` may be a command, or begins with the ``//`` that stands for one slash."""
+    return _LIKE_A_COMMAND.match(text) is not None
+
+
 def as_message(text: str) -> str:
     """``text`` written so that the chat takes it for a message: ``//`` in place of a command's slash."""
-    return "/" + text.lstrip() if _LIKE_A_COMMAND.match(text) else text
+    return "/" + text.lstrip() if like_a_command(text) else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from qwchat.chat import mentions
 from qwchat.chat.editor import blocks
 
 MIN_CHARACTERS = 1000
@@ -79,9 +80,13 @@ class Folds:
         return "".join([*parts, text[end:]])
 
     def message(self, text: str) -> str:
-        """What is sent for ``text`` as it stands in the input."""
+        """What is sent for ``text`` as it stands in the input: in a message a fold mentions no files."""
         block = blocks.inside(text)
-        whole, _ = self.expanded(text if block is None else block)
+        if block is None and blocks.like_a_command(text):
+            return self.expanded(text)[0]
+        whole = _LABEL.sub(
+            lambda match: mentions.literal(self._contents.get(match[0], match[0])), text if block is None else block
+        )
         return blocks.as_message(whole) if block is not None or self._begins(text) else whole
 
     def returned(self, text: str, before: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from qwchat.chat.commands import message_text, parse
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.paste import Folds, normalised
+from qwchat.chat.mentions import compose
 
 FORTY = "\n".join(f"line {number}" for number in range(40))
 TEXTS = st.text(alphabet='ab /"\n[]#1+', max_size=30)
@@ -122,3 +125,15 @@ def test_folding_loses_nothing(parts: list[tuple[str, bool]]) -> None:
     again = Folds()
     assert again.expanded(again.folded(text, spans))[0] == text
     assert folds.folded(text, spans) == shown or "[Pasted" in "".join(text for text, _ in parts)
+
+
+def test_a_fold_mentions_no_files_and_what_is_seen_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("secret")
+    folds = Folds()
+    pasted = "see @notes, (@notes) and @nothing by a@notes\n" * 20
+    composed = compose(folds.message(f"sum up {folds.label(pasted)}"))
+    assert composed.text == f"sum up {pasted}"
+    assert composed.attachments == ()
+    assert len(compose(folds.message("sum up " + folds.inserted("@notes", "sum up "))).attachments) == 1
+    assert folds.message("/system " + folds.label(pasted)) == f"/system {pasted}"
