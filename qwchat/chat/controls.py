@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from qwchat.chat.shape import KINDS, constraint_of
+from qwchat.errors import UsageError
 from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, Knob, knob
 from qwchat.settings.resolve import BUILT_IN, Settings
 
 if TYPE_CHECKING:
+    from qwchat.constraints import Constraint
     from qwchat.sampling import SamplingSettings
 
 # The sampling knobs and their fields in SamplingSettings.
@@ -58,14 +61,21 @@ class Controls:
         """The reply knobs of ``settings``; where those say nothing of sampling, the model's ``defaults`` hold."""
         controls = cls(defaults, origins={name: MODEL for name in SAMPLING if _stated(defaults, name)})
         for name in NAMES:
-            if name in settings:
+            if name in settings and name not in KINDS:
                 controls = controls.with_value(name, settings[name], settings.origin(name))
+        for name in shapes(settings):
+            controls = controls.with_value(name, settings[name], settings.origin(name))
         return controls
 
     @property
     def sampled(self) -> bool:
         """Whether chance, and so the seed, plays a part."""
         return self.settings.temperature > 0
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What a reply must look like."""
+        return constraint_of(self)
 
     def __getitem__(self, name: str) -> Any:
         """The value of a reply knob, of the type of its kind; KeyError where there is none."""
@@ -94,7 +104,8 @@ class Controls:
         if name in _FIELDS:
             plain = () if name == "stop" and value is None else value
             return replace(self, **{_FIELDS[name]: plain}, origins=origins)  # type: ignore[arg-type]
-        others = {known: kept for known, kept in self.others.items() if known != name}
+        replaced = KINDS if name in KINDS and value is not None else (name,)
+        others = {known: kept for known, kept in self.others.items() if known not in replaced}
         return replace(self, others=others if value == _DEFAULTS[name] else {**others, name: value}, origins=origins)
 
     def changed(self, name: str, text: str, defaults: Controls) -> Controls:
@@ -116,6 +127,20 @@ class Controls:
 
 
 _DEFAULTS = {known.name: known.default for known in _OTHERS}
+
+
+def shapes(settings: Settings) -> list[str]:
+    """Which of the constraints holds: the one that is set, by a flag rather than by a variable or a file.
+
+    Raises UsageError where two of equal strength are.
+    """
+    given = [name for name in KINDS if name in settings and settings[name] is not None]
+    flags = [name for name in given if settings.origin(name).startswith("--")]
+    chosen = flags or given
+    if len(chosen) > 1:
+        one, other = (f"{name} ({settings.origin(name)})" if not flags else f"--{name}" for name in chosen[:2])
+        raise UsageError(f"{one} and {other} exclude each other: choose one")
+    return chosen
 
 
 def _stated(defaults: SamplingSettings, name: str) -> bool:

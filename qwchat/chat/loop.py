@@ -10,6 +10,7 @@ from qwchat.chat import commands, mentions
 from qwchat.chat.context import announce
 from qwchat.chat.editor import Reader
 from qwchat.chat.interrupts import Interrupts
+from qwchat.chat.shape import complaint
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice
@@ -118,7 +119,10 @@ class Chat:
             if done.finish_reason == "cancelled":
                 self._stopped(session.revision != before)
             notice = ending_notice(done, session.used.max_tokens, chat=True)
-            if notice is not None:
+            unmet = complaint(done, session.used, session.used.max_tokens)
+            if unmet is not None:
+                self.screen.error(unmet)
+            elif notice is not None:
                 self.screen.notice(notice)
             self.screen.statistics(done, sampled=session.used.sampled)
             slow = self.bell_seconds is not None and time.monotonic() - started >= self.bell_seconds

@@ -15,6 +15,7 @@ from qwchat.events import Done, TextEvent, TextStep
 from qwchat.messages import Message
 
 if TYPE_CHECKING:
+    from qwchat.constraints import Constraint
     from qwchat.sampling import SamplingSettings
 
 _SEED_BITS = 32  # Short enough to be read aloud and typed again.
@@ -37,6 +38,8 @@ class Talker(Protocol):
         speculate: bool = True,
         loop_guard: int = 0,
         continuing: bool = False,
+        constraint: Constraint | None = None,
+        logprobs: int = 0,
     ) -> Iterator[TextEvent]:
         """Stream the reply to ``messages``, or go on with the last of them."""
 
@@ -79,6 +82,7 @@ class Session:
         defaults: what they were at the start.
         used: the settings that the newest reply was made with.
         revision: how many replies were kept.
+        logprobs: how many of the likeliest tokens a reply names in place of each of its own; 0 is off.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Session:
         self.model, self._fingerprint = model, fingerprint
         self.controls = self.defaults = self.used = controls
         self._then = controls  # what `controls` were when the newest reply was begun
-        self.revision = 0
+        self.revision = self.logprobs = 0
         self.adopt(Tree() if tree is None else tree)
         if system is not None:
             self.tree.set_system(system)
@@ -273,6 +277,8 @@ class Session:
                 speculate=controls.speculate,
                 loop_guard=controls["loop-guard"],
                 continuing=begun is not None,
+                constraint=controls.constraint,
+                logprobs=self.logprobs,
             ):
                 taken.note(event)
                 yield event

@@ -13,18 +13,17 @@ from qwchat.chat.saved import Saved
 from qwchat.chat.session import fresh_seed
 from qwchat.chat.turn import play
 from qwchat.chat.view.reply import Rendering, ReplyView
-from qwchat.chat.view.statistics import ending_notice
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.terminal import ColourChoice
 from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ReplyOptions
+from qwchat.cli.output import Output
 from qwchat.cli.prepare import compile_once, prepare
 from qwchat.cli.resuming import keep_snapshots, open_saved, session_of, with_model_of
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
-from qwchat.events import Done
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:
@@ -37,11 +36,13 @@ def run(options: ReplyOptions, services: Services) -> int:
         from qwchat.cli import chat
 
         return chat.converse(options, services)
+    piped_schema = options.flags.get("json-schema") == "-"
+    options = options.with_schema(read_piped)
     options.check()
     streams = open_streams(options)
     if options.prompt == "-" and stdin_is_terminal():
         streams.screen.hint("type the question, then Ctrl-D on a line of its own")
-    prompt = question(options)
+    prompt = question(options, piped=not piped_schema)
     saved = open_saved(options, streams.screen, chat=False)
     if saved is None:
         return ExitCode.OK
@@ -62,16 +63,17 @@ class Question:
     files: Found
 
 
-def question(options: ReplyOptions) -> Question:
+def question(options: ReplyOptions, *, piped: bool = True) -> Question:
     """Files, then what is piped in, then the prompt, with blank lines between.
 
-    Files alone are the question as they stand. Raises UsageError where there is none, or no file.
+    ``piped``: whether standard input belongs to it. Files alone are the question as they stand. Raises UsageError where
+    there is none, or no file.
     """
     files = read_files(options.file or ())
     piped_file = "-" in (options.file or ())
     if piped_file and options.prompt == "-":
         raise UsageError("-p - and -f - both read standard input: choose one")
-    from_pipe = options.prompt == "-" or not (stdin_is_terminal() or piped_file)
+    from_pipe = options.prompt == "-" or (piped and not (stdin_is_terminal() or piped_file))
     parts = [read_piped() if from_pipe else "", "" if options.prompt in (None, "-") else options.prompt or ""]
     text = "\n\n".join(part for part in parts if part.strip())
     if text:
@@ -124,44 +126,24 @@ def _answer(
 ) -> int:
     controls = Controls.of(options.settings, model.defaults)
     first_seed = fresh_seed() if controls.seed is None else controls.seed
-    text = None if options.json or options.jsonl else reply_view(options, streams)
-    events = report.EventWriter(streams.out) if options.jsonl else None
-    status = PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable)
     facts = report.Facts.of(located, model)
-    answers: list[dict[str, object]] = []
-    code = ExitCode.OK
+    output = Output(options, streams, facts, partial(reply_view, options, streams))
+    status = PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable)
     keep_snapshots(saved, options, model, streams.screen)
     for number in range(options.count):
         if number:
             saved.begin()
-            if text is not None:
-                streams.write("\n")
         seeded = replace(controls, seed=first_seed + number)
         session = session_of(saved, options, seeded, located, model, streams.screen)
+        session.logprobs = options.logprobs or 0
         if number == 0:
             for remark in prompt.files.remarks:
                 streams.screen.notice(remark)
             announce(streams.screen, session, prompt.files.attachments, prompt.message)
-        if events is not None:
-            events.start(report.request(facts, session.controls))
-        done = play(partial(session.ask, prompt.message), text, status, events.event if events else None)
+        output.begin(number, session.controls)
+        done = play(partial(session.ask, prompt.message), output.view, status, output.watch)
         saved.settle()
-        answer = report.answer(done, session.controls, facts) | ({"session": saved.id} if saved.id else {})
-        answers.append(answer)
-        if events is not None:
-            events.done(answer)
-        if text is not None:
-            _remark(done, session.controls, streams)
+        output.take(done, session.controls, saved.id)
         if done.finish_reason == "cancelled":
-            code = ExitCode.INTERRUPTED
             break
-    if options.json:
-        streams.write(report.dumps(answers[0] if options.count == 1 else {"answers": answers}) + "\n")
-    return code
-
-
-def _remark(done: Done, controls: Controls, streams: Streams) -> None:
-    notice = ending_notice(done, controls.max_tokens)
-    if notice is not None:
-        streams.screen.notice(notice)
-    streams.screen.statistics(done, sampled=controls.sampled)
+    return output.end()

@@ -54,10 +54,19 @@ def run(options: ChatOptions, services: Services) -> int:
 
 def converse(options: ReplyOptions, services: Services) -> int:
     """Talk until the person leaves; the exit code. Raises UsageError for options that make no sense in a chat."""
-    options.check()
-    for flag, given in (("--json", options.json), ("--jsonl", options.jsonl), ("--count", options.count != 1)):
+    if options.flags.get("json-schema") == "-":
+        raise UsageError("--json-schema - belongs to a single question: in a chat, name its file")
+    for flag, given in (
+        ("--json", options.json),
+        ("--jsonl", options.jsonl),
+        ("--count", options.count != 1),
+        ("--extract", options.extract),
+        ("--extract-last", options.extract_last),
+        ("--logprobs", options.logprobs is not None),
+    ):
         if given:
             raise UsageError(f"{flag} belongs to a single question: give one with -p")
+    options.check()
     streams = answer.open_streams(options)
     seat = _seat(options)
     if "-" in (options.file or ()):

@@ -18,6 +18,7 @@ from qwchat.settings.personas import assignments
 from qwchat.settings.resolve import Raw, Settings, flag_of, resolve
 
 Options = TypeVar("Options")
+LOGPROBS_LIMIT = 20
 
 
 def _models(incomplete: str) -> list[tuple[str, str]]:
@@ -107,9 +108,30 @@ class ReplyOptions:
         typer.Option("--var", metavar="NAME=VALUE", help="Fill in a variable of the persona (repeatable)."),
     ] = None
     no_config: Annotated[bool, typer.Option("--no-config", help="Read no configuration file.")] = False
+    extract: Annotated[bool, typer.Option("--extract", "-x", help="Print the first fenced code block alone.")] = False
+    extract_last: Annotated[bool, typer.Option("--extract-last", help="The same with the last one.")] = False
     json: Json = False
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Events as JSON, one per line, as they happen.")] = False
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            "--logprobs",
+            metavar="N",
+            help="In JSON, log-probabilities of tokens and the N likeliest, 1 to 20.",
+        ),
+    ] = None
     debug: Debug = False
+
+    def with_schema(self, read: Callable[[], str]) -> ReplyOptions:
+        """The same with what ``read`` gives for ``--json-schema -``. Raises UsageError where it is no schema."""
+        if self.flags.get("json-schema") != "-":
+            return self
+        if self.prompt == "-" or "-" in (self.file or ()):
+            raise UsageError("--json-schema - reads standard input, and so do -p - and -f -: choose one")
+        text = read()
+        if not text.lstrip().startswith("{"):
+            raise UsageError("standard input holds no JSON schema, which begins with {: pipe one in")
+        return replace(self, flags=Flags(self.flags, **{"json-schema": text}))
 
     @cached_property
     def settings(self) -> Settings:
@@ -140,8 +162,19 @@ class ReplyOptions:
             raise UsageError(f"there is no device {device!r}: --device takes auto or cpu")
         if gpu_layers != 0:
             raise UsageError(f"--gpu-layers {gpu_layers} is not available yet: only 0 is")
+        self._check_shape()
         if self.json and self.jsonl:
             raise UsageError("--json and --jsonl exclude each other: choose one")
+        if self.extract and self.extract_last:
+            raise UsageError("--extract and --extract-last exclude each other: choose one")
+        _within("--logprobs", self.logprobs, 1, LOGPROBS_LIMIT)
+        if self.logprobs is not None and not (self.json or self.jsonl):
+            raise UsageError("--logprobs are part of --json and --jsonl: add one of them")
+
+    def _check_shape(self) -> None:
+        from qwchat.chat.controls import shapes
+
+        shapes(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from qwchat.chat.controls import Controls
 from qwchat.chat.view.statistics import figures
-from qwchat.events import Done, Prefilled, TextEvent, TextStep
+from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:
@@ -45,16 +45,32 @@ def request(facts: Facts, controls: Controls) -> dict[str, object]:
 def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
     """A reply and how it came about, with its figures.
 
-    ``truncated`` says that a limit cut the reply: finish_reason
-    "length", "context" or "repetition".
+    ``truncated`` says that a limit cut the reply: finish_reason "length", "context" or "repetition".
+    ``meets_constraint`` is there where one was asked for; so are ``logprobs``, one entry per generated token: natural
+    logarithms of the model's own probabilities, before penalties, temperature, top-k, top-p, min-p and constraint.
     """
+    asked: dict[str, object] = {}
+    if done.meets_constraint is not None:
+        asked["meets_constraint"] = done.meets_constraint
+    if done.logprobs:
+        asked["logprobs"] = [_logprob(each) for each in done.logprobs]
     return {
         "text": done.text,
         "finish_reason": done.finish_reason,
         "truncated": done.finish_reason in ("length", "context", "repetition"),
         **figures(done),
+        **asked,
         **request(facts, controls),
     }
+
+
+def _logprob(given: TokenLogprob) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "token_id": given.token_id,
+        "text": given.text,
+        "logprob": round(given.logprob, 6),
+    }
+    return shown | ({"top": [_logprob(each) for each in given.top]} if given.top else {})
 
 
 class EventWriter:
@@ -72,7 +88,8 @@ class EventWriter:
         if isinstance(event, Prefilled):
             self._write({"event": "prefill", **asdict(event)})
         elif isinstance(event, TextStep):
-            self._write({"event": "text", **asdict(event)})
+            named = {} if event.logprob is None else {"logprobs": _logprob(event.logprob)}
+            self._write({"event": "text", "text": event.text, "token_id": event.token_id, **named})
 
     def done(self, reply: dict[str, object]) -> None:
         """The reply is over."""

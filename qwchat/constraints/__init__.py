@@ -4,7 +4,7 @@ A :class:`Constraint` is checked when it is made and knows no model; :class:`Gra
 one tokenizer.  Both lean on llguidance (https://github.com/guidance-ai/llguidance), which is imported on first use.
 """
 
-from qwchat.constraints.constraint import Constraint, Kind
+from qwchat.constraints.constraint import Constraint, Kind, split
 from qwchat.constraints.masks import Grammars
 
-__all__ = ["Constraint", "Grammars", "Kind"]
+__all__ = ["Constraint", "Grammars", "Kind", "split"]

@@ -42,8 +42,7 @@ class Constraint:
     @classmethod
     def listed(cls, given: Iterable[str]) -> Constraint:
         r"""The choices that a person typed: separated by commas, ``\,`` being a comma, without blanks around them."""
-        parts = [part for text in given for part in _SEPARATOR.split(text)]
-        return cls.choices(part.replace(r"\,", ",").strip() for part in parts)
+        return cls.choices(part.replace(r"\,", ",") for part in split(given))
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
@@ -80,6 +79,11 @@ class Constraint:
             what = "these choices cannot be used" if kind == "choices" else "the regular expression cannot be used"
             raise UsageError(f"{what}: {_reason(failure)}")
         return cls(kind, source, grammar)
+
+
+def split(given: Iterable[str]) -> tuple[str, ...]:
+    """Choices as a person typed them, one by one: at commas that stand without a backslash."""
+    return tuple(part.strip() for text in given for part in _SEPARATOR.split(text))
 
 
 def _check_size(what: str, text: str) -> None:

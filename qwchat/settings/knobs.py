@@ -14,6 +14,7 @@ from typing import Literal
 
 from qwchat.errors import UsageError
 from qwchat.settings.kinds import Choice, Kind, Number, Switch, Text, Texts, Value, Whole
+from qwchat.settings.shapes import Choices, Pattern, Schema
 
 Scope = Literal["reply", "engine", "look", "session"]
 """When a change takes effect: at the next reply; with a new engine; at once on the screen; with the next start."""
@@ -105,6 +106,9 @@ KNOBS: tuple[Knob, ...] = (
     Knob("seed", Whole(0, MAX_SEED), "reply", "Seed (default: chosen and shown)", nothing="random"),
     Knob("max-tokens", Whole(1), "reply", "Longest answer (default: until the context is full)", nothing="none"),
     Knob("stop", Texts(), "reply", "End the answer before this text (repeatable)", (), nothing="none"),
+    Knob("choices", Choices(), "reply", "Answer with one of these texts (repeatable; \\, is a comma)", nothing="none"),
+    Knob("regex", Pattern(), "reply", "Answer with a match of this, as a whole", nothing="none"),
+    Knob("json-schema", Schema(), "reply", "Answer with JSON that fits (with -p, - reads it)", nothing="none"),
     Knob("ctx", Whole(1), "engine", "Tokens of context (default: the model's, at most 4096)", nothing="auto"),
     Knob(
         "kv",

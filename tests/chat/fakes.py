@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qwchat.constraints import Constraint
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
-from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep
+from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
 from qwchat.messages import Message
 from qwchat.sampling import SamplingSettings
 
@@ -115,10 +116,13 @@ class FakeModel:
         speculate: bool = True,
         loop_guard: int = 0,
         continuing: bool = False,
+        constraint: Constraint | None = None,
+        logprobs: int = 0,
     ) -> Iterator[TextEvent]:
         self.asked.append([dict(message) for message in messages])
         self.calls.append({"settings": settings, "max_tokens": max_tokens, "seed": seed, "stop": tuple(stop)})
         self.calls[-1] |= {"speculate": speculate, "loop_guard": loop_guard, "continuing": continuing}
+        self.calls[-1] |= {"constraint": constraint, "logprobs": logprobs}
         tokens = self.count(messages)
         if tokens >= self.context_size:
             raise PromptTooLongError(tokens, self.context_size)
@@ -128,7 +132,22 @@ class FakeModel:
         else:
             self._begun += 1
         stopped = cancel or (lambda: False)
-        return self._events(messages, before, tokens, max_tokens, seed or 0, stop, stopped)
+        events = self._events(messages, before, tokens, max_tokens, seed or 0, stop, stopped)
+        return events if constraint is None and not logprobs else self._judged(events, constraint, logprobs)
+
+    def _judged(self, events: Iterator[TextEvent], constraint: Constraint | None, logprobs: int) -> Iterator[TextEvent]:
+        """The same replies, whether they meet the constraint or not, and every token with a probability of 1 in e."""
+        said: list[TokenLogprob] = []
+        for event in events:
+            if isinstance(event, TextStep) and logprobs and event.token_id is not None:
+                top = tuple(TokenLogprob(rank, f"t{rank}", -1.0 - rank) for rank in range(logprobs))
+                said.append(TokenLogprob(event.token_id, event.text, -1.0, top))
+                yield replace(event, logprob=said[-1])
+            elif isinstance(event, Done):
+                meets = None if constraint is None else constraint.fits(event.text)
+                yield replace(event, meets_constraint=meets, logprobs=tuple(said))
+            else:
+                yield event
 
     def _events(
         self,

@@ -141,6 +141,9 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
         "seed": "3",
         "max-tokens": "none",
         "stop": "none",
+        "choices": "none",
+        "regex": "none",
+        "json-schema": "none",
         "speculate": "on",
         "loop-guard": "1000",
     }

@@ -67,6 +67,9 @@ def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> 
 
     ``chat``: in a chat, where a reply can be gone on with.
     """
+    if done.meets_constraint and done.finish_reason in ("length", "context"):
+        limit = f"--max-tokens {max_tokens:,}" if done.finish_reason == "length" else "the context"
+        return f"the reply was brought to an end to fit {limit}"
     go_on = "; /continue goes on" if chat else ""
     if done.finish_reason == "length":
         limit = f"--max-tokens {max_tokens:,}" if max_tokens is not None else "the token limit"

@@ -1,0 +1,48 @@
+"""What a reply must look like, and what to say of one that does not."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qwchat.events import Done
+
+if TYPE_CHECKING:
+    from qwchat.constraints import Constraint
+
+KINDS = ("choices", "regex", "json-schema")  # knobs of which one at most is set
+
+
+class Chosen(Protocol):
+    """Where the knobs are: Controls."""
+
+    def __getitem__(self, name: str) -> Any: ...
+
+
+def constraint_of(controls: Chosen) -> Constraint | None:
+    """The constraint that the knobs set; None without one."""
+    name = next((name for name in KINDS if controls[name] is not None), None)
+    return None if name is None else _constraint(name, controls[name])
+
+
+@lru_cache(maxsize=8)
+def _constraint(name: str, value: Any) -> Constraint:
+    from qwchat.constraints import Constraint
+
+    if name == "choices":
+        return Constraint.listed(value)
+    return Constraint.regex(value) if name == "regex" else Constraint.json_schema(value)
+
+
+def complaint(done: Done, controls: Chosen, max_tokens: int | None) -> str | None:
+    """Why a reply does not meet its constraint; None where it does, has none, or was stopped by the person."""
+    if done.meets_constraint is not False or done.finish_reason == "cancelled":
+        return None
+    name = next(name for name in KINDS if controls[name] is not None)
+    reasons = {
+        "length": f"it was cut at --max-tokens {max_tokens}: allow more",
+        "context": f"the context of {done.stats.context:,} tokens is full: ask for a longer one with --ctx",
+        "repetition": "it went in circles and was ended: --loop-guard 0 lets it go on",
+        "stop": "a stop string ended it: leave --stop out",
+    }
+    return f"the reply does not meet --{name}: {reasons[done.finish_reason]}"

@@ -1,0 +1,108 @@
+"""Kinds of values that say what a reply must look like; they are checked when they are given.
+
+The values are texts, so that they can be kept with a session: choices as they are separated, a regular expression as it
+is, and a JSON schema as JSON, wherever it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from qwchat.errors import UsageError
+from qwchat.settings.kinds import Text, Texts, Value, refuse
+
+_FILE_LIMIT = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Choices(Texts):
+    r"""Texts that are separated by commas, ``\,`` being a comma."""
+
+    metavar: str = "A,B,…"
+    limits: ClassVar[str] = "texts separated by commas"
+
+    def parse(self, text: str, where: str) -> Value:
+        return self.check(text, where)
+
+    def check(self, value: object, where: str) -> Value:
+        from qwchat.constraints import split
+
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, Sequence) or not all(isinstance(text, str) for text in listed):
+            refuse(where, self.limits, value)
+        found = split(listed)
+        _made(where, lambda constraint: constraint.listed(found))
+        return found
+
+    def shown(self, value: Value) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True)
+class Pattern(Text):
+    """A regular expression."""
+
+    metavar: str = "RE"
+    limits: str = "a regular expression"
+
+    def parse(self, text: str, where: str) -> Value:
+        _made(where, lambda constraint: constraint.regex(text))
+        return text
+
+    def check(self, value: object, where: str) -> Value:
+        return self.parse(str(super().check(value, where)), where)
+
+
+@dataclass(frozen=True)
+class Schema(Text):
+    """A JSON schema, or the name of a file with one."""
+
+    metavar: str = "SCHEMA|FILE"
+    limits: str = "a JSON schema or the name of its file"
+
+    def parse(self, text: str, where: str) -> Value:
+        return self.check(text if _is_json(text) else _read(text, where), where)
+
+    def check(self, value: object, where: str) -> Value:
+        """The value that a file states: the schema itself, since a file may come from anybody."""
+        text = str(super().check(value, where))
+        if not _is_json(text):
+            raise UsageError(f"{where} must be a JSON schema, which begins with {{")
+        _made(where, lambda constraint: constraint.json_schema(text))
+        return text
+
+    def shown(self, value: Value) -> str:
+        return " ".join(str(value).split())
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip()[:1] in ("{", "[", '"') or text.strip() in ("true", "false")
+
+
+def _read(name: str, where: str) -> str:
+    from pathlib import Path
+
+    path = Path(name).expanduser()
+    try:
+        if path.stat().st_size > _FILE_LIMIT:
+            raise UsageError(f"{where}: {name} is larger than {_FILE_LIMIT >> 10} KiB, too much for a schema")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{where}: cannot read {name}: {error.strerror} (a schema begins with {{)") from error
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{where}: {name} is no UTF-8 text") from error
+    if not _is_json(text):
+        raise UsageError(f"{where}: {name} holds no JSON schema, which begins with {{")
+    return text
+
+
+def _made(where: str, make: Callable[[Any], object]) -> None:
+    """Make the constraint, to see whether it can be; what is wrong begins with ``where``."""
+    from qwchat.constraints import Constraint
+
+    try:
+        make(Constraint)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error

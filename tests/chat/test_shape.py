@@ -1,0 +1,78 @@
+"""Constraints among the settings of a chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.controls import Controls
+from qwchat.chat.recorded import overlay
+from qwchat.chat.session import Session
+from qwchat.errors import UsageError
+from qwchat.events import Done
+from qwchat.sampling import SamplingSettings
+from tests.chat.fakes import FakeModel
+from tests.cli.runs import call
+
+SCHEMA = '{"type":  "array",\n "items": {"type": "null"}}'
+CONTROLS = Controls(SamplingSettings())
+
+
+def test_one_constraint_takes_the_place_of_another(tmp_path: Path) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(SCHEMA)
+    controls = CONTROLS
+    assert controls.constraint is None
+    for name, text, shown in (
+        ("choices", r"yes, no\, never", r"yes,no\, never"),
+        ("regex", r"\d+ \w", r"\d+ \w"),
+        ("json-schema", str(file), '{"type": "array", "items": {"type": "null"}}'),
+        ("choices", "a", "a"),
+    ):
+        controls = controls.changed(name, text, CONTROLS)
+        assert controls.shown(name) == shown
+        assert controls.constraint is not None
+        assert controls.constraint.kind == name
+        assert sum(controls[other] is not None for other in ("choices", "regex", "json-schema")) == 1
+    assert controls.changed("regex", "none", CONTROLS).constraint == controls.constraint
+    assert controls.changed("choices", "none", CONTROLS).constraint is None
+    assert controls.changed("choices", "default", CONTROLS) == CONTROLS
+
+
+def test_a_record_of_a_reply_brings_its_constraint_back() -> None:
+    bound = CONTROLS.changed("choices", r"yes,no\, never", CONTROLS)
+    assert overlay(bound.record(), CONTROLS, CONTROLS).constraint == bound.constraint
+    assert overlay({"json_schema": "/etc/hostname"}, CONTROLS, CONTROLS).constraint is None
+    assert overlay({"regex": "x("}, CONTROLS, CONTROLS).constraint is None
+
+
+def test_a_wrong_value_changes_nothing() -> None:
+    with pytest.raises(UsageError, match=r"^regex: the regular expression cannot be used: unclosed group"):
+        CONTROLS.changed("regex", "x(", CONTROLS)
+    with pytest.raises(UsageError, match="json-schema: cannot read nowhere: No such file"):
+        CONTROLS.changed("json-schema", "nowhere", CONTROLS)
+
+
+def test_the_session_passes_it_on() -> None:
+    model = FakeModel(replies=["no"])
+    session = Session(model, CONTROLS.changed("choices", "yes,no", CONTROLS))
+    *_, end = session.ask("hi")
+    assert isinstance(end, Done)
+    assert end.meets_constraint
+    assert model.calls[0]["constraint"] == session.controls.constraint
+
+
+def test_in_a_chat(tmp_path: Path) -> None:
+    typed = b"/set choices yes,no\nhi\n/set choices\n/set regex x(\n/set choices none\nhi\n"
+    result = call("chat", "-q", models=tmp_path, stdin=typed, replies=["maybe", "fine"])
+    assert result.stdout == b"maybe\nfine\n"
+    assert result.stderr.decode().splitlines() == [
+        "choices yes,no",
+        "qwchat: error: the reply does not meet --choices: a stop string ended it: leave --stop out",
+        "choices yes,no (from /set choices)",
+        r"Answer with one of these texts (repeatable; \, is a comma). "
+        "It takes texts separated by commas, or none, or default.",
+        "qwchat: error: regex: the regular expression cannot be used: unclosed group (character 2)",
+        "choices none",
+    ]
