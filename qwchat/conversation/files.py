@@ -74,7 +74,7 @@ def parse(data: bytes, session_id: str) -> Content:
     if not newline:
         if _BEGINNING.startswith(data) or data.startswith(_BEGINNING):
             return Content(None)
-        raise SessionError(f"session {session_id} is damaged: its file does not begin as a session does")
+        raise _no_session(session_id)
     header = _header(first, session_id)
     end = data.rfind(b"\n") + 1
     tree, left_out = Tree(), 0
@@ -238,17 +238,24 @@ def _open(folder: Path, flags: int) -> int:
             os.close(within)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise SessionError(f"session {folder.name} is a link, which is not followed") from error
+            raise SessionError(
+                f"session {folder.name} is a link, which is not followed: move the folder itself there"
+            ) from error
         raise SessionError(f"session {folder.name} cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise SessionError(f"session {folder.name} is damaged: {FILE_NAME} is no file")
+        raise SessionError(
+            f"session {folder.name} is damaged, {FILE_NAME} is no file: qwchat sessions rm {folder.name} removes it"
+        )
     return descriptor
 
 
 def _read_all(descriptor: int, session_id: str) -> bytes:
     if os.fstat(descriptor).st_size > MAX_BYTES:
-        raise SessionError(f"session {session_id} is bigger than {MAX_BYTES >> 20} MiB, which no conversation is")
+        raise SessionError(
+            f"session {session_id} is bigger than {MAX_BYTES >> 20} MiB, which no conversation is: "
+            f"qwchat sessions rm {session_id} removes it"
+        )
     try:
         with os.fdopen(os.dup(descriptor), "rb") as file:
             file.seek(0)
@@ -264,13 +271,20 @@ def _header(line: bytes, session_id: str) -> Header:
     except UsageError:
         value = {}
     if value.get("format") != FORMAT or type(value.get("version")) is not int:
-        raise SessionError(f"session {session_id} is damaged: its file does not begin as a session does")
+        raise _no_session(session_id)
     if value["version"] > VERSION:
         raise SessionError(
             f"session {session_id} was written by a newer qwchat (format {value['version']}, this one knows "
             f"{VERSION}): update qwchat to open it"
         )
     return Header(session_id, *(_one_line(value.get(name)) for name in ("created", "model", "fingerprint", "name")))
+
+
+def _no_session(session_id: str) -> SessionError:
+    return SessionError(
+        f"session {session_id} is damaged, its file does not begin as a session does: "
+        f"qwchat sessions rm {session_id} removes it"
+    )
 
 
 def _one_line(value: object) -> str:

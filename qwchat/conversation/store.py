@@ -89,10 +89,10 @@ class Store:
         return sorted(found, key=lambda entry: (-entry.changed, entry.id))
 
     def latest(self) -> Entry:
-        """The session that was written last. Raises UsageError where there is none that can be opened."""
+        """The session that was written last, also where it cannot be opened. Raises UsageError where there is none."""
         for path in sorted(self._folders(), key=_changed, reverse=True):
             entry = _entry(path)
-            if entry is not None and not entry.trouble:
+            if entry is not None:
                 return entry
         raise UsageError("there is no session to continue yet: qwchat begins one")
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from qwchat.cli.main import main
 from qwchat.conversation.store import Store
 from tests.cli.fake_qwchat import services
@@ -122,6 +124,7 @@ def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
     return text
 
 
+@pytest.mark.timeout(120 + 5 * KILLS)
 def test_no_turn_that_was_over_is_lost(tmp_path: Path) -> None:
     killed = Killed(tmp_path)
     store = Store(tmp_path / "home" / "sessions")

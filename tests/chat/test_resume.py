@@ -257,6 +257,23 @@ def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], code: int, mess
     assert ran.stderr.decode().startswith(f"qwchat: error: {message}")
 
 
+def test_a_session_of_a_newer_version_is_refused_and_kept(tmp_path: Path, store: Store) -> None:
+    entry = save(store, "one", "two", name="new")
+    path = store.folder / entry.id / "session.jsonl"
+    data = path.read_bytes().replace(b'"version": 1', b'"version": 7')
+    path.write_bytes(data)
+    refused = (
+        f"qwchat: error: session {entry.id} was written by a newer qwchat (format 7, this one knows 1): "
+        "update qwchat to open it\n"
+    )
+    for arguments in (("chat", "-c"), ("chat", "--resume", entry.id[:5]), ("sessions", "show", entry.id)):
+        ran = call(*arguments, models=tmp_path)
+        assert (ran.returncode, ran.stdout, ran.stderr.decode()) == (1, b"", refused)
+    listed = call("sessions", models=tmp_path)
+    assert f"session {entry.id} was written by a newer qwchat" in listed.stdout.decode()
+    assert path.read_bytes() == data
+
+
 def test_convert_keeps_its_own_resume(tmp_path: Path) -> None:
     ran = call("convert", "--resume", str(tmp_path / "nothing"), models=tmp_path)
     assert "nothing" in ran.stderr.decode()

@@ -128,7 +128,8 @@ def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: Store) -> 
     ran = call("sessions", "grep", "Red", models=tmp_path)
     assert ran.stdout.decode() == "5e44:2:assistant: the Red Sea …\n"
     assert ran.stderr.decode() == (
-        "qwchat: error: session f397 is damaged: its file does not begin as a session does\n"
+        "qwchat: error: session f397 is damaged, its file does not begin as a session does: "
+        "qwchat sessions rm f397 removes it\n"
     )
 
 

@@ -160,7 +160,9 @@ def test_what_is_no_session_is_refused_and_left_as_it_is(tmp_path: Path, data: b
     for opening in (read, SessionFile.reopen):
         with pytest.raises(SessionError) as caught:
             opening(folder)
-        assert str(caught.value) == "session a1 is damaged: its file does not begin as a session does"
+        assert str(caught.value) == (
+            "session a1 is damaged, its file does not begin as a session does: qwchat sessions rm a1 removes it"
+        )
     assert (folder / "session.jsonl").read_bytes() == data
 
 
@@ -206,7 +208,7 @@ def test_neither_a_pipe_nor_a_folder_is_a_session(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a1" / "session.jsonl")
     (tmp_path / "a2" / "session.jsonl").mkdir(parents=True)
     for name in ("a1", "a2"):
-        with pytest.raises(SessionError, match=rf"session {name} is damaged: session.jsonl is no file"):
+        with pytest.raises(SessionError, match=rf"session {name} is damaged, session.jsonl is no file"):
             read(tmp_path / name)
 
 

@@ -35,6 +35,8 @@ def talk(store: Store, question: str, title: str | None = None, *, name: str = "
 
 def test_sessions_are_listed_the_latest_first(store: Store) -> None:
     assert store.entries() == []
+    with pytest.raises(UsageError, match="there is no session to continue yet: qwchat begins one"):
+        store.latest()
     old = talk(store, "Name three seas.", at=1_000)
     new = talk(store, "Hello", "Greetings", name="day 1", at=2_000)
     first, second = store.entries()
@@ -70,9 +72,11 @@ def test_what_cannot_be_opened_is_listed_with_the_reason(store: Store) -> None:
     session = talk(store, "Hello")
     (store.folder / session / "session.jsonl").write_text("hello\n")
     (entry,) = store.entries()
-    assert entry.trouble == f"session {session} is damaged: its file does not begin as a session does"
-    with pytest.raises(UsageError, match="there is no session to continue yet: qwchat begins one"):
-        store.latest()
+    assert entry.trouble == (
+        f"session {session} is damaged, its file does not begin as a session does: "
+        f"qwchat sessions rm {session} removes it"
+    )
+    assert store.latest() == entry
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,13 @@ from qwchat.conversation.title import LONGEST, LONGEST_CHOSEN, clean, of_questio
         ("Explain this:\n\nx = 1\ny = 2", "Explain this:"),
         ("diff --git a/x b/x\n+x = 1\n\nDescribe this change", "Describe this change"),
         ("x = 1\n\nwhat is this?", "what is this?"),
+        ("File a.py:\n\n```python\nx = 1\n```\n\nwhat is x", "what is x"),
+        (
+            "File a.md:\n\n````\n```\nIs this it?\n```\n````\n\nFile b:\n\n```\n\n```\n\nCompare them\nplease",
+            "Compare them",
+        ),
+        ("File a b.md, lines 1-2:\n\n```\nx\n```", "File a b.md, lines 1-2"),
+        ("File a.md:\n\n```\nnever closed", "File a.md:"),
         ("---\n???", "--- ???"),
         ("", ""),
         ("word " * 40, "word word word word word word word word word word word…"),
