@@ -34,7 +34,8 @@ class Interrupts:
     that was not heard yet raises KeyboardInterrupt at once, should a chunk take long or a write block.
 
     Ctrl-C twice within a second sets ``leaving``, at the prompt (``pressed``) as in a reply. A chat is to end then,
-    but only once everything is kept: where it passes ``watching``, the second one of the two raises nothing.
+    but only once everything is kept: where it passes ``watching``, the second one of the two raises nothing. The end of
+    the terminal and a polite kill (SIGHUP, SIGTERM) do the same to a chat.
 
     Attributes:
         leaving: whether the person wants to leave.
@@ -54,6 +55,8 @@ class Interrupts:
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
+                for number in (signal.SIGHUP, signal.SIGTERM) if self._patient else ():
+                    stack.callback(signal.signal, number, signal.signal(number, self._end))
             self._poll = stack.enter_context(self._watching())
             self._stack = stack.pop_all()
         return self
@@ -80,6 +83,11 @@ class Interrupts:
             self.leaving = True
         self._pressed_at = now
         return self.leaving
+
+    def _end(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.leaving:
+            raise KeyboardInterrupt
+        self._requested = self.leaving = True
 
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
         unheard, self._requested = self._requested, True

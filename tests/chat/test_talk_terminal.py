@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+
+import pytest
 
 from tests.chat.pty import Terminal
 
@@ -25,6 +28,34 @@ def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
         assert "".join("".join(shown).split()) == WORDS.replace(" ", "")
         terminal.type("/continue\r")
         terminal.wait("qwchat: error: the reply ended by itself, so there is nothing to continue: ask for more, or")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_chat_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path, number: signal.Signals) -> None:
+    with Terminal("chat", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word5")
+        terminal.process.kill(number)
+        assert terminal.end() == 130
+    with Terminal("chat", "-q", "--continue", models=tmp_path, replies=[WORDS]) as terminal:
+        terminal.prompt()
+        assert "word5" in terminal.text
+        assert "word39" not in terminal.text
+        terminal.type("/continue\r")
+        terminal.wait("word39")
+
+
+def test_a_terminal_that_is_closed_takes_nothing_along(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
+        terminal.prompt()
+        terminal.type("count\r")
+        terminal.wait("word5")
+        terminal.process.ptyproc.fileobj.close()
+        terminal.process.ptyproc.wait()
+    with Terminal("chat", "-q", "--continue", models=tmp_path, replies=[WORDS]) as terminal:
+        terminal.prompt()
+        assert "word5" in terminal.text
 
 
 def test_a_code_block_that_was_stopped_is_still_one(tmp_path: Path) -> None:
