@@ -21,6 +21,7 @@ from qwchat.cli.report import Facts, dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.events import Finished, Stats
+from qwchat.settings.resolve import resolve
 
 if TYPE_CHECKING:
     from quant.container import ModelFolder
@@ -71,10 +72,12 @@ def run(options: BenchOptions, services: Services) -> int:
     """Measure, and print a table or one JSON object to standard output."""
     options.check()
     streams = Streams(quiet=options.quiet)
-    located = prepare(options.model, streams, options.threads)
+    settings = resolve()
+    threads, kv = options.threads or settings["threads"], options.kv or settings["kv"]
+    located = prepare(options.model, streams, threads)
     compile_once(services, streams)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
-    with services.load(located.path, threads=options.threads, context=context, kv=options.kv) as model:
+    with services.load(located.path, threads=threads, context=context, kv=kv) as model:
         threads = model.engine.threads
         bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
         prefill, decode = _measure(model, options)

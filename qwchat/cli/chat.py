@@ -92,7 +92,6 @@ def converse(options: ReplyOptions, services: Services) -> int:
         session.controls = settings_of(saved, options, controls, streams.screen)
         view = answer.reply_view(options, streams)
         desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved, choose=choose)
-        _furnish(desk, options, model, streams)
         chat = Chat(
             desk=desk,
             reader=_reader(seat, desk, streams, options.settings["editing-mode"], by_line=by_line),
@@ -101,10 +100,13 @@ def converse(options: ReplyOptions, services: Services) -> int:
             interactive=seat.terminal is not None,
             bell_seconds=options.settings["bell"],
         )
+        _furnish(chat, options, model, streams)
         streams.screen.notice(
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
             f"context {model.engine.context:,} tokens; /help helps, Ctrl-D leaves"
         )
+        if (project := options.settings.project) is not None:
+            streams.screen.notice(f"settings of {project} hold here; /set shows them")
         recall(saved, view, streams.screen, watched=streams.out_look.terminal)
         for remark in files.remarks:
             streams.screen.notice(remark)
@@ -112,10 +114,12 @@ def converse(options: ReplyOptions, services: Services) -> int:
     return ExitCode.OK
 
 
-def _furnish(desk: Desk, options: ReplyOptions, model: Model, streams: Streams) -> None:
+def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) -> None:
     """Give the desk its settings, with what carries out their changes, and the personas."""
+    desk = chat.desk
     look: dict[str, Callable[[Any], None]] = {
         "render": lambda choice: desk.view.set_rendering(answer.rendering_of(choice, options, streams)),
+        "bell": partial(setattr, chat, "bell_seconds"),
         "quiet": streams.screen.be_quiet,
         "stats": streams.screen.show_figures,
     }

@@ -15,6 +15,7 @@ from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
+from qwchat.settings.resolve import resolve
 
 if TYPE_CHECKING:
     from quant.conversion import Planned
@@ -40,7 +41,7 @@ def run(options: ConvertOptions, services: Services) -> int:
         resume=options.resume,
         dry_run=options.dry_run,
         force=options.force,
-        threads=options.threads,
+        threads=options.threads or resolve()["threads"],
     )
     try:
         conversion = follow(events, f"converting {models_folder.name_of(options.source)}", streams)

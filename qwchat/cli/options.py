@@ -53,7 +53,7 @@ Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads (default: physical cores allowed).")
 ]
 Kv = Annotated[
-    Literal["auto", "f32", "q8"],
+    Literal["auto", "f32", "q8"] | None,
     typer.Option("--kv", help="KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 above 128 MiB)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -263,7 +263,7 @@ class BenchOptions:
     new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", help="Tokens to write.")] = 64
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="Tokens in the context beforehand.")] = 0
     rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds; the median counts.")] = 3
-    kv: Kv = "auto"
+    kv: Kv = None
     speculate: Annotated[
         bool,
         typer.Option("--speculate/--no-speculate", help="Write with guesses from the text so far (default: without)."),

@@ -87,15 +87,17 @@ def session_of(
 ) -> Session:
     """The conversation of ``saved``, with ``model`` to reply.
 
-    The system prompt of a session that goes on is its own, unless the command line gives another.
+    The system prompt of a session that goes on is its own, unless the command line gives another, be it a persona's.
     """
+    settings = options.settings
+    given = "system" in options.flags or ("as" in options.flags and settings.origin("system").startswith("persona "))
     fingerprint = model.folder.fingerprint
     notice = saved.answers(located.name, fingerprint)
     if notice is not None:
         screen.notice(notice)
     session = Session(model, controls, tree=saved.tree, fingerprint=fingerprint)
-    if not saved.tree.nodes or "system" in options.flags:
-        session.system = options.settings["system"]
+    if not saved.tree.nodes or given:
+        session.system = settings["system"]
     return session
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, hint
 
 PROJECT_NAMES = (".qwchat.toml", "qwchat.toml")
-SIZE_LIMIT = 1 << 18  # bytes; far more than every knob with a long system prompt
+SIZE_LIMIT = 1 << 16  # bytes; far more than every knob with a long system prompt
 
 _ROOT = 0
+_CANDIDATES = 20  # lines to look at: reading the file up to each of them takes a while
 _BY_NAME = {knob.name: knob for knob in KNOBS}
 _PLACE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
 
@@ -114,8 +116,8 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
         line = int(match[1]) if match and match[1] else text.count("\n") + 1
         reason = _PLACE.sub("", str(error))
         raise UsageError(f"{path}:{line}: {reason[:1].lower()}{reason[1:]}") from error
-    except RecursionError as error:
-        raise UsageError(f"{path}: nested too deeply to be a configuration") from error
+    except (ValueError, RecursionError) as error:  # A number of thousands of digits, a list in a list in a list …
+        raise UsageError(f"{path}: no configuration has that: {' '.join(str(error).split())}") from error
 
 
 def values_of(document: Document, *, project: bool = False) -> dict[str, Value]:
@@ -143,19 +145,23 @@ def value_of(document: Document, key: str, value: object, *, project: bool = Fal
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
-    """The line on which a key's value begins: behind the longest beginning of the file that is TOML without the key."""
+    """The line on which a key's value begins: one that looks like it, where what stands above is TOML without the key.
+
+    None where the key is written in a way that is not recognised.
+    """
     import tomllib
 
-    before = 0
     lines = text.splitlines(keepends=True)
-    for number in range(len(lines) + 1):
+    name = re.escape(keys[-1])
+    alike = re.compile(rf"""\s*(\[+\s*)?(.*\.\s*)?["']?{name}["']?\s*[=.\]]""")
+    candidates = (number for number, line in enumerate(lines) if alike.match(line))
+    for number in islice(candidates, _CANDIDATES):
         try:
             value: Any = tomllib.loads("".join(lines[:number]))
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # Inside a text or a list of several lines.
             continue
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            return before + 1
-        before = number
+        if value is None:
+            return number + 1
     return None

@@ -86,7 +86,10 @@ class Number:
     def check(self, value: object, where: str) -> Value:
         if isinstance(value, bool) or not isinstance(value, int | float):
             refuse(where, self.limits, value)
-        return self._within(float(value), where)
+        try:
+            return self._within(float(value), where)
+        except OverflowError:
+            refuse(where, self.span, str(value))
 
     def _within(self, number: float, where: str) -> float:
         low_enough = self.low < number if self.above else self.low <= number

@@ -39,10 +39,12 @@ class Settings:
     Attributes:
         given: what was set anywhere, by name.
         notices: what is worth telling about the files.
+        project: the project file, where some of these values are its.
     """
 
     given: Mapping[str, Given] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    project: Path | None = None
 
     def __getitem__(self, name: str) -> Any:
         """The value of the knob ``name``, of the type of its kind; KeyError for no knob."""
@@ -81,9 +83,9 @@ def resolve(
 
     Raises UsageError that names the flag, the variable, or the file and its line.
     """
-    notices: list[str] = []
+    project = _project(folder) if use_files else files.ProjectFile()
     given: dict[str, Given] = {}
-    for layer in _layers(flags or {}, environment, folder, notices, use_files=use_files):
+    for layer in _layers(flags or {}, environment, project.path, use_files=use_files):
         named = "as" not in given and "as" in layer
         for name, found in layer.items():
             given.setdefault(name, found)
@@ -93,14 +95,14 @@ def resolve(
                 given.setdefault(name, Given(value, f"persona {persona.name}"))
     if variables and ("as" not in given or given["as"].value is None):
         raise UsageError("--var fills in a variable of a persona: name the persona with --as")
-    return Settings(given, tuple(notices))
+    heeded = any(found.origin == str(project.path) for found in given.values())
+    return Settings(given, project.notices, project.path if heeded else None)
 
 
 def _layers(
     flags: Mapping[str, Raw],
     environment: Mapping[str, str],
-    folder: Path | None,
-    notices: list[str],
+    project: Path | None,
     *,
     use_files: bool,
 ) -> Iterator[dict[str, Given]]:
@@ -108,10 +110,8 @@ def _layers(
     yield _from_environment(environment)
     if not use_files:
         return
-    project = _project(folder)
-    notices.extend(project.notices)
-    if project.path is not None:
-        yield _from_file(project.path, project=True)
+    if project is not None:
+        yield _from_file(project, project=True)
     own = files.user_file(environment)
     if own.is_file():
         yield _from_file(own, project=False)

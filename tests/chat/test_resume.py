@@ -193,6 +193,20 @@ def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: 
     assert store.read(entry.id).tree.system == "Be kind."
 
 
+def test_a_persona_that_is_asked_for_replaces_the_system_prompt_of_a_session(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    personas = tmp_path / "own" / "personas"
+    personas.mkdir(parents=True)
+    (personas / "poet.toml").write_text("system = 'A poet.'")
+    (personas / "hot.toml").write_text("temp = 1.5")
+    monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path / "own"))
+    talk(tmp_path, "-s", "Be brief.", lines="one\n")
+    for arguments, prompt in ((("--as", "hot"), "Be brief."), (("--as", "poet"), "A poet."), ((), "A poet.")):
+        assert talk(tmp_path, "--continue", *arguments, lines="two\n/system\n")[0] == 0
+        assert store.read(store.latest().id).tree.system == prompt
+
+
 def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, store: Store) -> None:
     environment(tmp_path)
     (tmp_path / "other").mkdir()

@@ -293,6 +293,7 @@ def test_settings_of_the_screen_and_of_the_engine_in_a_chat(tmp_path: Path) -> N
             ("again", ["**two**"]),
             ("/set ctx 100", ["ctx 100"]),
             ("/set stats off", ["stats off"]),
+            ("/set bell 5", ["bell 5"]),
             ("/as none", ["no persona from the next message on; 8 tokens will be read again"]),
         ):
             terminal.type(command + "\r")

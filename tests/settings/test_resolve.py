@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from hypothesis import given, strategies
 
 from qwchat.errors import UsageError
 from qwchat.settings import files
+from qwchat.settings.knobs import knob
 from qwchat.settings.resolve import Settings, resolve
+
+PIECES = [
+    *("temp", "top-k", "stop", "system", "seed", "speculate", "kv", "nothing", "as", "max-tokens", "[a]", "[[b]]"),
+    *(" = ", "=", "\n", "\n", "\n", ".", "#", ",", "[", "]", "{", "}", '"""', '"', "'", "\\", "\x00", "é"),
+    *(
+        "1",
+        "-1",
+        "0.5",
+        "nan",
+        "inf",
+        "true",
+        "false",
+        '"random"',
+        '"none"',
+        '"a"',
+        '["a", "b"]',
+        "1979-05-27",
+        "9" * 400,
+    ),
+]
 
 
 def settings(
@@ -78,7 +101,12 @@ def test_the_side_of_a_switch_is_named_as_it_was_given(tmp_path: Path) -> None:
         ("[zzzz]\ntemp = 1\n", ":1: there is no setting 'zzzz': there are model, system, "),
         ("temp = 1\ntemp 2\n", ":2: expected '=' after a key in a key/value pair"),
         ("temp = 1\ntemp = 2\n", ":2: cannot overwrite a value"),
-        ("a = [" * 100_000, ""),
+        ("a = " + "[" * 10_000, ""),
+        ("top-k = " + "9" * 5_000, ": no configuration has that: "),
+        ("temp = " + "9" * 400, ":1: temp must be from 0 to 5, not '999"),
+        ('"temp" = 9\n', ":1: temp must be from 0 to 5, not 9"),
+        ("temp = nan\n", ":1: temp must be from 0 to 5, not nan"),
+        ("x = 1979-05-27\n", ":1: there is no setting 'x'"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
@@ -94,7 +122,7 @@ def test_files_that_are_no_text_or_too_big(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"config\.toml:2: no UTF-8 text \(0xff\): convert the file"):
         settings(tmp_path)
     path.write_bytes(b"#" * (files.SIZE_LIMIT + 1))
-    with pytest.raises(UsageError, match="is bigger than 256 KiB, more than a configuration can be"):
+    with pytest.raises(UsageError, match="is bigger than 64 KiB, more than a configuration can be"):
         settings(tmp_path)
     path.write_bytes(b"\xef\xbb\xbftemp = 1\r\nsystem = 'a'\r\n")
     assert settings(tmp_path)["temp"] == 1.0
@@ -146,3 +174,31 @@ def test_flags_and_variables_are_named(
     with pytest.raises(UsageError) as error:
         settings(tmp_path, flags, **variables)
     assert str(error.value).startswith(complaint)
+
+
+@given(strategies.one_of(strategies.text(), strategies.lists(strategies.sampled_from(PIECES)).map("".join)))
+def test_any_file_gives_settings_or_one_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    values, complaint = {}, str(path)
+    try:
+        values = files.values_of(files.read(path))
+    except UsageError as error:
+        complaint = str(error)
+    assert complaint.startswith(str(path))
+    assert "\n" not in complaint
+    assert all(values[name] == knob(name).check(knob(name).stored(values[name]), "x") for name in values)
+
+
+def test_a_mistake_far_down_a_long_file_is_found_quickly(tmp_path: Path) -> None:
+    write(tmp_path / "config.toml", "# temp = 1\n" * 5_000 + "temp = 9\n")
+    started = time.process_time()
+    with pytest.raises(UsageError, match=r":5001: temp must be from 0 to 5, not 9$"):
+        settings(tmp_path)
+    assert time.process_time() - started < 2
+
+
+def test_settings_of_a_project_are_known_as_such(tmp_path: Path) -> None:
+    project = write(tmp_path / "work" / "qwchat.toml", "temp = 0.2\n")
+    assert settings(tmp_path).project == project
+    assert settings(tmp_path, {"temp": "1"}).project is None
