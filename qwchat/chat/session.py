@@ -227,12 +227,12 @@ class Session:
 
     def _last(self, role: str, number: int) -> Node:
         found = [node for node in self.tree.path() if node.role == role]
-        name = "question" if role == "user" else "reply"
+        one, many = ("question", "questions") if role == "user" else ("reply", "replies")
         if not found:
-            raise UsageError(f"there is no {name} yet" if role != "user" else "nothing was asked yet")
+            raise UsageError("nothing was asked yet" if role == "user" else "there is no reply yet")
         if not 1 <= number <= len(found):
-            there_are = f"there is 1 {name}" if len(found) == 1 else f"there are {len(found)} of them"
-            raise UsageError(f"which {name} is a number counted from the last one, which is 1: {there_are}")
+            there_are = f"there is only 1 {one}" if len(found) == 1 else f"there are only {len(found)} {many}"
+            raise UsageError(f"{there_are} so far, and {number} counts from the last one")
         return found[-number]
 
     def _messages(self, node_id: int | None) -> list[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,17 @@ from qwchat.sampling import SamplingSettings
 
 QUESTION = "What can you do?"
 GREEDY = SamplingSettings()
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 12},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 8}, "minItems": 2, "maxItems": 3},
+        },
+        "required": ["name", "tags"],
+        "additionalProperties": False,
+    }
+)
 WAYS = {
     "greedy": GREEDY,
     "penalties": SamplingSettings(repeat_penalty=1.15, presence_penalty=0.3, frequency_penalty=0.2),
@@ -208,3 +220,22 @@ def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qw
     assert 60 < done.stats.generated_tokens < 100
     talk.controls = talk.controls.changed("loop-guard", "0", talk.defaults)
     assert end_of(replace_limit(talk, 300 - done.stats.generated_tokens).resume()).text == whole.text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_constrained_reply_goes_on_within_its_constraint(model: qwchat.Model, temperature: float) -> None:
+    def session() -> Session:
+        talk = replace_limit(make(model, SamplingSettings(temperature=temperature)), 150)
+        talk.controls = talk.controls.changed("json-schema", SCHEMA, talk.defaults)
+        return talk
+
+    whole = end_of(session().ask(QUESTION))
+    assert whole.meets_constraint
+    for tokens in range(1, len(whole.token_ids), 6):
+        talk = session()
+        cut(talk, tokens)
+        # In another process, whose settings know of no constraint.
+        tree = Tree.replay(json.loads(json.dumps(list(talk.tree.events()))))
+        other = Session(model, Controls(GREEDY, max_tokens=150), tree=tree, fingerprint=model.folder.fingerprint)
+        done = end_of(other.resume())
+        assert (done.token_ids, done.meets_constraint) == (whole.token_ids, True)
