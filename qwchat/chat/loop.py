@@ -29,7 +29,6 @@ class Chat:
         status: progress through a long prompt.
         interactive: a person types here, so that a file mentioned in a message is read.
         draft: what the next prompt begins with.
-        bell_seconds: after a reply that took so long the bell rings, since people look elsewhere; None for never.
         interrupts: what stops a reply, and the chat.
     """
 
@@ -39,7 +38,6 @@ class Chat:
     status: PrefillStatus
     interactive: bool = True
     draft: str = ""
-    bell_seconds: float | None = None
     interrupts: Interrupts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,9 +123,8 @@ class Chat:
             elif notice is not None:
                 self.screen.notice(notice)
             self.screen.statistics(done, sampled=session.used.sampled)
-            slow = self.bell_seconds is not None and time.monotonic() - started >= self.bell_seconds
-            if slow and done.finish_reason != "cancelled":
-                self.screen.bell()
+            if done.finish_reason != "cancelled":
+                self.screen.ring(time.monotonic() - started)
         if self.interrupts.leaving:
             raise KeyboardInterrupt
         return session.revision != before

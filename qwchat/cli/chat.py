@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from qwchat.chat.commands import Desk, suggestions
 from qwchat.chat.controls import Controls
-from qwchat.chat.editor import EditingMode, PlainReader, Reader, history_file, keys_unseen, open_reader
+from qwchat.chat.editor import PlainReader, Reader, history_file, keys_unseen, open_reader
 from qwchat.chat.loop import Chat
 from qwchat.chat.panel import Panel
 from qwchat.chat.saved import Choose
@@ -94,11 +94,10 @@ def converse(options: ReplyOptions, services: Services) -> int:
         desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved, choose=choose)
         chat = Chat(
             desk=desk,
-            reader=_reader(seat, desk, streams, options.settings["editing-mode"], by_line=by_line),
+            reader=_reader(seat, desk, streams, by_line=by_line),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
             interactive=seat.terminal is not None,
-            bell_seconds=options.settings["bell"],
         )
         _furnish(chat, options, model, streams)
         streams.screen.notice(
@@ -119,10 +118,13 @@ def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) 
     desk = chat.desk
     look: dict[str, Callable[[Any], None]] = {
         "render": lambda choice: desk.view.set_rendering(answer.rendering_of(choice, options, streams)),
-        "bell": partial(setattr, chat, "bell_seconds"),
         "quiet": streams.screen.be_quiet,
         "stats": streams.screen.show_figures,
+        "bell": streams.screen.ring_after,
+        "editing-mode": chat.reader.edit_as,
     }
+    for name in ("bell", "editing-mode"):
+        look[name](options.settings[name])
     desk.panel = Panel(desk.session, options.settings, model, look)
     bare = options.without_persona
     without = Controls.of(bare, model.defaults)
@@ -157,10 +159,10 @@ def _reads_lines(seat: Seat) -> bool:
     return seat.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 
 
-def _reader(seat: Seat, desk: Desk, streams: Streams, editing_mode: EditingMode, *, by_line: bool) -> Reader:
+def _reader(seat: Seat, desk: Desk, streams: Streams, *, by_line: bool) -> Reader:
     if seat.terminal is not None and not by_line:
         suggest = partial(suggestions, desk)
-        return open_reader(seat.terminal, suggest, streams.screen, history=history_file(), editing_mode=editing_mode)
+        return open_reader(seat.terminal, suggest, streams.screen, history=history_file())
     source = seat.terminal or sys.stdin
     if source is None:
         raise UsageError("there is neither a terminal nor standard input to talk on")

@@ -154,7 +154,7 @@ KNOBS: tuple[Knob, ...] = (
     ),
     Knob("color", Choice(("auto", "always", "never")), "look", "When to use colour", "auto"),
     Knob("bell", Whole(0), "look", "Ring after replies of the chat that took so many seconds", 30, nothing="off"),
-    Knob("editing-mode", Choice(("emacs", "vi")), "session", "Whose keys edit the prompt of the chat", "emacs"),
+    Knob("editing-mode", Choice(("emacs", "vi")), "look", "Whose keys edit the prompt of the chat", "emacs"),
     Knob("save", Switch(), "session", "Keep the chat as a session, turn by turn", True, project=False),
     Knob("stats", Choice(("line", "json", "off")), "look", "The figures of a reply, on standard error", "line"),
     Knob("plain", Switch(), "look", "For screen readers: no colour, nothing drawn over, no line editor", False),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from qwchat.chat.editor.plain import PlainReader
-from qwchat.chat.editor.reader import EditingMode, Reader, Suggest
+from qwchat.chat.editor.reader import Reader, Suggest
 from qwchat.chat.view.screen import Screen
 
 
@@ -18,7 +18,6 @@ def open_reader(
     screen: Screen,
     *,
     history: Path | None,
-    editing_mode: EditingMode = "emacs",
     meter: Callable[[], str] = str,
 ) -> Reader:
     """The line editor on ``terminal``; lines that the terminal edits, with a notice, where it cannot work there.
@@ -28,7 +27,7 @@ def open_reader(
     try:
         from qwchat.chat.editor.session import Editor
 
-        return Editor(terminal, suggest, history, look=screen.look, editing_mode=editing_mode, meter=meter)
+        return Editor(terminal, suggest, history, look=screen.look, meter=meter)
     except _failures() as error:
         reason = str(error) or type(error).__name__
         screen.notice(f"no line editor here ({reason}): Enter sends, a backslash before it breaks the line")

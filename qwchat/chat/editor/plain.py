@@ -9,7 +9,7 @@ from typing import TextIO
 
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.modes import by_line, keys_unseen
-from qwchat.chat.editor.reader import CONTINUATION, PROMPT
+from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode
 from qwchat.chat.interrupts import Stop
 from qwchat.chat.view.terminal import harmless
 from qwchat.errors import UsageError
@@ -51,6 +51,9 @@ class PlainReader:
         if block is not None:
             return blocks.as_message(block)
         return typed or draft
+
+    def edit_as(self, mode: EditingMode) -> None:
+        """The terminal edits lines in its own way."""
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[], Stop | None]]:

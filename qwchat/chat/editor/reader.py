@@ -27,6 +27,9 @@ class Reader(Protocol):
         Raises EOFError at the end of the input, KeyboardInterrupt on Ctrl-C.
         """
 
+    def edit_as(self, mode: EditingMode) -> None:
+        """Whose keys edit from now on, where there is an editor."""
+
     def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
         """Entered for the time of a reply: keys are not echoed and wait for the next prompt.
 

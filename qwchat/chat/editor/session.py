@@ -27,6 +27,9 @@ from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
 from qwchat.chat.interrupts import Stop
 from qwchat.chat.view.terminal import Look
 
+ALT_SECONDS = 1.0
+"""Esc and a key pressed within so long are Alt and that key."""
+
 _DIM = Style.from_dict({"bottom-toolbar": "noinherit dim", "auto-suggestion": "noinherit dim"})
 _BARE = Style.from_dict({"bottom-toolbar": "noinherit"})
 
@@ -39,7 +42,6 @@ class Editor:
         suggest: what may follow the text before the cursor; asked in a thread.
         history: file that keeps what was typed, or None to keep it in memory.
         look: what may be drawn. Suggestions need dim text, since nothing else would tell them from typed text.
-        editing_mode: whose keys edit.
         meter: what the toolbar shows on the right, asked at every key.
     """
 
@@ -50,7 +52,6 @@ class Editor:
         history: Path | None,
         *,
         look: Look,
-        editing_mode: EditingMode = "emacs",
         meter: Callable[[], str] = str,
     ) -> None:
         teach_line_breaks()
@@ -64,7 +65,6 @@ class Editor:
         self._session: PromptSession[str] = PromptSession(
             multiline=True,
             prompt_continuation=CONTINUATION,
-            editing_mode=Mode.VI if editing_mode == "vi" else Mode.EMACS,
             key_bindings=bindings(self._folds, completer, lambda: self._session.default_buffer),
             completer=completer,
             complete_in_thread=True,
@@ -83,8 +83,6 @@ class Editor:
         )
         application = self._session.app
         application.ttimeoutlen = ESCAPE_SECONDS
-        if editing_mode == "vi":
-            application.timeoutlen = ESCAPE_SECONDS  # Esc alone means much there and must not wait for Alt-Enter.
         # At once, since further keys may be waiting; and after a search, which moves through the pastes in full.
         self._session.default_buffer.on_text_changed += self._fold_recalled
         application.before_render += self._fold_recalled
@@ -106,6 +104,13 @@ class Editor:
     def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
         """Entered for the time of a reply; gives the function that says whether a key asks to stop it."""
         return self._keyboard.watching()
+
+    def edit_as(self, mode: EditingMode) -> None:
+        """Whose keys edit from now on."""
+        application = self._session.app
+        application.editing_mode = Mode.VI if mode == "vi" else Mode.EMACS
+        # In vi, Esc alone means much and must not wait for the rest of Alt-Enter.
+        application.timeoutlen = ESCAPE_SECONDS if mode == "vi" else ALT_SECONDS
 
     def _before_cursor(self) -> str:
         return self._session.default_buffer.document.text_before_cursor

@@ -25,6 +25,7 @@ class Screen:
         self.look = look
         self.quiet = quiet
         self.figures: Form = figures
+        self._bell_seconds: float | None = None
 
     def be_quiet(self, quiet: bool) -> None:
         """Leave out notices and statistics from now on, or show them again."""
@@ -53,9 +54,13 @@ class Screen:
         """The answer to a command."""
         self._line(text, None)
 
-    def bell(self) -> None:
-        """Call a person who may be looking elsewhere."""
-        if self.look.terminal and not self.quiet:
+    def ring_after(self, seconds: float | None) -> None:
+        """Ring the bell after replies that took so long; None for never."""
+        self._bell_seconds = seconds
+
+    def ring(self, seconds: float) -> None:
+        """Call a person who may be looking elsewhere, where a reply took ``seconds``."""
+        if self._bell_seconds is not None and seconds >= self._bell_seconds and self.look.terminal and not self.quiet:
             self._write("\a")
 
     def error(self, text: str) -> None:

@@ -24,6 +24,18 @@ def test_vi(tmp_path: Path) -> None:
         terminal.wait("five\n> two two thre")
 
 
+def test_the_editing_mode_can_be_changed(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("/set editing-mode vi\r")
+        terminal.wait("editing-mode vi")
+        terminal.prompt()
+        terminal.type("ab\x1b")
+        terminal.wait_until(lambda: terminal.toolbar.endswith("vi: normal"), "the mode in the toolbar")
+        terminal.type("x\r")
+        terminal.wait("\necho: a\n")
+
+
 def test_the_bell_rings_after_a_slow_reply_only(tmp_path: Path) -> None:
     with Terminal("chat", "--bell", "1", models=tmp_path, replies=["a b", "a b c d e"], token_seconds=0.25) as terminal:
         terminal.prompt()
@@ -33,6 +45,14 @@ def test_the_bell_rings_after_a_slow_reply_only(tmp_path: Path) -> None:
         assert b"\x07" not in terminal.raw
         terminal.type("slow\r")
         terminal.wait("a b c d e\n0.12 s")
+        terminal.prompt()
+        assert terminal.raw.count(b"\x07") == 1
+        terminal.type("/set bell off\r")
+        terminal.wait("bell off")
+        terminal.type("again\r")
+        terminal.wait("> again\na b\n0.12 s")
+        terminal.type("and slow\r")
+        terminal.wait("> and slow\na b c d e\n0.12 s")
         terminal.prompt()
         assert terminal.raw.count(b"\x07") == 1
 
