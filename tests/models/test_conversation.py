@@ -15,7 +15,8 @@ from quant import convert
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Reply, Session
 from qwchat.conversation.tree import Event, Tree
-from qwchat.events import Done, TextStep
+from qwchat.events import Done, Prefilled, TextStep
+from qwchat.model.qwen2 import CHUNK
 from qwchat.sampling import SamplingSettings
 
 QUESTION = "What can you do?"
@@ -239,3 +240,22 @@ def test_a_constrained_reply_goes_on_within_its_constraint(model: qwchat.Model, 
         other = Session(model, Controls(GREEDY, max_tokens=150), tree=tree, fingerprint=model.folder.fingerprint)
         done = end_of(other.resume())
         assert (done.token_ids, done.meets_constraint) == (whole.token_ids, True)
+
+
+def test_a_question_stopped_while_it_is_read_is_answered_from_there(model: qwchat.Model) -> None:
+    question = "Which of these is a sea? " + "north south east west " * 150
+    whole = end_of(replace_limit(make(model), 30).ask(question))
+    model.engine.truncate(0)
+    talk = replace_limit(make(model), 30)
+    read: list[Prefilled] = []
+    for event in talk.ask(question, lambda: len(read) == 2):
+        if isinstance(event, Prefilled):
+            read.append(event)
+        else:
+            assert isinstance(event, Done)
+            assert (event.finish_reason, event.text, event.token_ids) == ("cancelled", "", ())
+    assert read[-1].done == 2 * CHUNK < read[-1].total
+    assert talk.messages == []
+    done = end_of(talk.resume())
+    assert done.stats.cached_tokens == 2 * CHUNK
+    assert (done.text, done.seed) == (whole.text, whole.seed)
