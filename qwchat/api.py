@@ -137,6 +137,15 @@ class Model:
         said = self._unfinished(messages) if continuing else []
         return len(self.prompt_ids(messages[:-1] if continuing else messages)) + len(said)
 
+    def reread(self, messages: Sequence[Message]) -> int:
+        """Tokens that a reply to a conversation reads again, since it changed before its end; 0 where it only grew.
+
+        Raises TemplateError.
+        """
+        ids = self.prompt_ids(messages)
+        held = self.engine.held(ids)
+        return len(ids) - held if held < min(self.engine.length, len(ids)) else 0
+
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits (tokens, vocab) f32 at every position of ``token_ids``.  Raises PromptTooLongError."""
         return self.engine.logits(token_ids)

@@ -50,6 +50,9 @@ class Talker(Protocol):
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that a conversation makes."""
 
+    def reread(self, messages: Sequence[Message]) -> int:
+        """Tokens of it that were read before and have to be read again."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``."""
 

@@ -91,7 +91,7 @@ class Wardrobe:
         self.worn = self._system = None
 
     def keep(self, name: str, *, overwrite: bool) -> Path:
-        """Make a persona of the system prompt and of every reply knob that somebody set; its file.
+        """Make a persona of the system prompt and of every reply knob but the seed that somebody set; its file.
 
         Raises UsageError where there is nothing to keep, where one of that name is there and ``overwrite`` is False,
         and where it cannot be written.
@@ -99,7 +99,7 @@ class Wardrobe:
         controls = self._session.controls
         values: dict[str, Value] = {} if self._session.system is None else {"system": self._session.system}
         for known in REPLY_KNOBS:
-            if controls.origin(known.name) not in (BUILT_IN, MODEL):
+            if known.name != "seed" and controls.origin(known.name) not in (BUILT_IN, MODEL):
                 values[known.name] = controls[known.name]
         if not values:
             raise UsageError("there is nothing to keep: give a system prompt with /system or settings with /set first")

@@ -18,7 +18,7 @@ from quant.config import ModelConfig
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent
 from qwchat.generation.mask import TokenMask
-from qwchat.generation.run import Run
+from qwchat.generation.run import Run, common_prefix
 from qwchat.generation.speculation import Speculation
 from qwchat.kernels.cores import default_threads
 from qwchat.kernels.records import KV_KINDS
@@ -109,6 +109,10 @@ class Engine:
     def rereading_seconds(self) -> float:
         """What reading the cache's positions again would take at the best speed so far; 0 where nothing was read."""
         return self._length * self._token_seconds if math.isfinite(self._token_seconds) else 0.0
+
+    def held(self, token_ids: Sequence[int]) -> int:
+        """How many of the first ``token_ids`` the cache holds."""
+        return common_prefix(self._cached[: self._length], np.asarray(token_ids, np.int64))
 
     def truncate(self, length: int) -> None:
         """Forgets all positions from ``length`` on."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from qwchat.generation.engine import Engine
 
 
-def _common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+def common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
     length = min(len(a), len(b))
     different = np.flatnonzero(a[:length] != b[:length])
     return int(different[0]) if len(different) else length
@@ -71,7 +71,7 @@ class Run:
         self._stop_ids, self._max_tokens, self._stopped = stop_ids, max_tokens, stopped
         self._drafter = None if speculation is None else Drafter(ids, speculation, stop_ids)
         # The last token is always read again: its logits are needed.
-        self._reused = min(_common_prefix(engine.cached_ids, ids), len(ids) - 1)
+        self._reused = min(common_prefix(engine.cached_ids, ids), len(ids) - 1)
         engine.truncate(self._reused)
         self._prompt, self._before = ids[: len(ids) - continued], continued
         self._generated: list[int] = ids[len(ids) - continued :].tolist()

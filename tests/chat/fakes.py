@@ -82,6 +82,9 @@ class FakeModel:
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)
 
+    def reread(self, messages: Sequence[Message]) -> int:
+        return self.count(messages)
+
     def encode(self, text: str) -> list[int]:
         return list(range(len(_words(text))))
 

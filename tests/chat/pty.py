@@ -29,6 +29,7 @@ class Terminal:
         models: Path,
         variables: dict[str, str] | None = None,
         command: list[str] | None = None,
+        folder: Path | None = None,
         **script: Any,
     ) -> None:
         self._screen = pyte.HistoryScreen(COLUMNS, ROWS, history=10_000, ratio=0.5)
@@ -40,6 +41,7 @@ class Terminal:
             program[1:],
             env=environment(models, **script) | (variables or {}),
             dimensions=(ROWS, COLUMNS),
+            cwd=None if folder is None else str(folder),
             timeout=PATIENCE_SECONDS,
         )
         self.process.delaybeforesend = None

@@ -11,6 +11,7 @@ from qwchat.chat.commands import Desk, Show, parse, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.table import one_line
 from qwchat.chat.view.terminal import PLAIN
 from qwchat.chat.wardrobe import Wardrobe
 from qwchat.errors import UsageError
@@ -120,7 +121,7 @@ def test_personas_are_listed_and_suggested(folder: Path) -> None:
     (folder / "bad.toml").write_text("temp = 9")
     assert shown(place, "/as") == (
         "persona          description\n"
-        f"bad              {folder}/bad.toml:1: temp must be from 0 to 5, not 9\n"
+        f"bad              {one_line(f'{folder}/bad.toml:1: temp must be from 0 to 5, not 9', 100)}\n"
         "clerk    in use\n"
         "poet             Speaks in verse"
     )
@@ -138,6 +139,7 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
     place = desk()
     shown(place, "/system Answer in {braces}\nand lines.")
     shown(place, "/set top-p 0.9")
+    shown(place, "/set seed 5")
     shown(place, '/set stop ["a", "b"]')
     path = folder / "mine.toml"
     assert shown(place, "/save-persona mine") == f"kept as {path}: /as mine and --as mine use it"

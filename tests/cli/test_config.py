@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from qwchat.cli.config import _OTHER_VARIABLES
+from tests.chat.pty import Terminal
 from tests.cli.runs import call
 
 MODELS_OWN = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
@@ -190,3 +191,15 @@ def test_help_needs_no_file(tmp_path: Path) -> None:
             f"qwchat: error: {tmp_path}/own/config.toml:1: expected '=' after a key"
         )
         assert call("-p", "hi", "--no-config", models=tmp_path / "models").stdout == b"echo: hi\n"
+
+
+def test_control_characters_of_a_project_file_are_shown_not_obeyed(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "qwchat.toml").write_text('system = "a\\u001b]0;title\\u0007\\nb"\n')
+    for arguments, shown in ((["get", "system"], "a␛]0;title␇\nb"), (["show"], "system             a␛]0;title␇ b")):
+        with Terminal("config", *arguments, models=tmp_path, folder=folder) as terminal:
+            terminal.wait(shown)
+            assert terminal.end() == 0
+        assert b"\x1b" not in terminal.raw
+    assert config(tmp_path, "get", "system").stdout == b"a\x1b]0;title\x07\nb\n"

@@ -305,6 +305,17 @@ def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
         assert (model.kv, model.engine.length) == ("q8", 0)
 
 
+def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
+    first = reply(model, ASK, settings=HOT, seed=7, max_tokens=20)
+    talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
+    assert model.reread(talk) == 0
+    changed: list[Message] = [{"role": "system", "content": "Be brief."}, *talk]
+    tokens = model.reread(changed)
+    stats = reply(model, changed, settings=GREEDY, max_tokens=1).stats
+    assert tokens == stats.prompt_tokens - stats.cached_tokens > 20
+    assert model.reread(changed) == 0
+
+
 def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> None:
     before = model.engine
     with pytest.raises(UsageError, match=r"^--ctx must be from 1 to 512, what this model was made for; got 4096$"):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.suggestions import Suggestion, fitting
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import one_line, table
 from qwchat.errors import UsageError
 from qwchat.settings.knobs import knob
 
@@ -29,14 +29,15 @@ def _reading(desk: Desk, before: str | None) -> str:
     session = desk.session
     if session.system == before or not session.turns:
         return ""
-    return f"; {session.model.count(session.messages):,} tokens will be read again"
+    tokens = session.model.reread(session.messages)
+    return f"; {tokens:,} tokens will be read again" if tokens else ""
 
 
 def _set(desk: Desk, argument: str) -> Outcome:
     panel = desk.panel
     name, _, value = argument.partition(" ")
     if not name:
-        rows = [(known.name, panel.shown(known), panel.origin(known)) for known in panel.knobs]
+        rows = [(known.name, one_line(panel.shown(known)), panel.origin(known)) for known in panel.knobs]
         return Show(table(("setting", "value", "from"), rows))
     if value.strip():
         return Show(panel.change(name, value.strip()))
@@ -76,7 +77,9 @@ def _as(desk: Desk, argument: str) -> Outcome:
 
 def _personas(desk: Desk) -> str:
     wardrobe = desk.wardrobe
-    rows = [(name, "in use" if name == wardrobe.worn else "", text) for name, text in wardrobe.described()]
+    rows = [
+        (name, "in use" if name == wardrobe.worn else "", one_line(text, 100)) for name, text in wardrobe.described()
+    ]
     if not rows:
         return (
             "there are no personas yet: /save-persona NAME makes one of this chat's system prompt and settings, "

@@ -23,3 +23,9 @@ def pairs(facts: Sequence[tuple[str, str]]) -> str:
     """Names and values, the values one below the other."""
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in facts)
+
+
+def one_line(text: str, limit: int = 60) -> str:
+    """``text`` for a cell: on one line, and cut to ``limit`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
