@@ -37,11 +37,13 @@ class PromptTooLongError(QwchatError):
     Args:
         tokens: length of the prompt in tokens.
         context: positions the context has.
+        message: what to say of it instead of the usual.
     """
 
-    def __init__(self, tokens: int, context: int) -> None:
+    def __init__(self, tokens: int, context: int, message: str | None = None) -> None:
         super().__init__(
-            f"the prompt has {tokens:,} tokens and the context holds {context:,}, one of them for the answer: "
+            message
+            or f"the prompt has {tokens:,} tokens and the context holds {context:,}, one of them for the answer: "
             "shorten the prompt, or ask for a longer context with --ctx"
         )
         self.tokens = tokens

@@ -10,12 +10,14 @@ from qwchat.chat import commands, mentions
 from qwchat.chat.context import announce
 from qwchat.chat.editor import Reader
 from qwchat.chat.interrupts import Interrupts
+from qwchat.chat.overflow import Overflow
 from qwchat.chat.shape import complaint
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.errors import QwchatError
+from qwchat.errors import PromptTooLongError, QwchatError
+from qwchat.events import Done
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Chat:
         interactive: a person types here, so that a file mentioned in a message is read.
         draft: what the next prompt begins with.
         interrupts: what stops a reply, and the chat.
+        declined: the last message was not sent, since it did not fit.
+        overflow: what makes room where a message does not fit.
     """
 
     desk: commands.Desk
@@ -39,9 +43,12 @@ class Chat:
     interactive: bool = True
     draft: str = ""
     interrupts: Interrupts = field(init=False)
+    declined: bool = False
+    overflow: Overflow = field(init=False)
 
     def __post_init__(self) -> None:
         self.interrupts = Interrupts(self.reader.watching)
+        self.overflow = Overflow(self.desk.session, self.screen, self.reader.ask if self.interactive else None)
 
     def run(self, first: str | None = None) -> None:
         """Answer ``first`` where there is one, then whatever is typed, until the person leaves.
@@ -78,7 +85,7 @@ class Chat:
             self.draft = "" if typed.startswith("/") else typed
             return True
         if said is not None:
-            self._say(said)
+            self._say(said, typed)
         elif isinstance(outcome, commands.Show):
             self.screen.answer(outcome.text)
         elif isinstance(outcome, commands.Draft):
@@ -92,7 +99,7 @@ class Chat:
     def _composed(self, text: str) -> mentions.Composed:
         return mentions.compose(text) if self.interactive else mentions.Composed(text)
 
-    def _say(self, said: mentions.Composed) -> None:
+    def _say(self, said: mentions.Composed, typed: str = "") -> None:
         session, attached = self.desk.session, self.desk.attached
         question = said.message(attached)
         for remark in said.remarks:
@@ -100,34 +107,50 @@ class Chat:
         announce(self.screen, session, [*attached, *said.attachments], question)
         if self._play(partial(session.ask, question)):
             attached.clear()
+        elif self.declined:
+            self.draft = typed
 
     def _play(self, begin: Begin) -> bool:
         """Play a reply; whether it entered the conversation."""
         session = self.desk.session
         before, started = session.revision, time.monotonic()
+        self.declined = False
         try:
-            done = play(begin, self.desk.view, self.status, interrupts=self.interrupts)
+            done = self.overflow.answer(begin, self._stream)
         except KeyboardInterrupt:
             self._stopped(session.revision != before)
+        except PromptTooLongError as error:
+            self.screen.error(str(error))
+            self.declined = True
         except QwchatError as error:
             self.screen.error(str(error))
         except MemoryError:
             self.screen.error("out of memory: ask for a shorter context with --ctx, or /clear the conversation")
         else:
-            if done.finish_reason == "cancelled":
-                self._stopped(session.revision != before)
-            notice = ending_notice(done, session.used.max_tokens, chat=True)
-            unmet = complaint(done, session.used, session.used.max_tokens)
-            if unmet is not None:
-                self.screen.error(unmet)
-            elif notice is not None:
-                self.screen.notice(notice)
-            self.screen.statistics(done, sampled=session.used.sampled)
-            if done.finish_reason != "cancelled":
-                self.screen.ring(time.monotonic() - started)
+            self.declined = done is None
+            if done is not None:
+                self._ended(done, time.monotonic() - started, kept=session.revision != before)
         if self.interrupts.leaving:
             raise KeyboardInterrupt
         return session.revision != before
+
+    def _stream(self, begin: Begin, *, shown: bool = True) -> Done:
+        return play(begin, self.desk.view if shown else None, self.status, interrupts=self.interrupts)
+
+    def _ended(self, done: Done, seconds: float, *, kept: bool) -> None:
+        """Say how a reply ended."""
+        used = self.desk.session.used
+        if done.finish_reason == "cancelled":
+            self._stopped(kept)
+        notice = ending_notice(done, used.max_tokens, chat=True)
+        unmet = complaint(done, used, used.max_tokens)
+        if unmet is not None:
+            self.screen.error(unmet)
+        elif notice is not None:
+            self.screen.notice(notice)
+        self.screen.statistics(done, sampled=used.sampled)
+        if done.finish_reason != "cancelled":
+            self.screen.ring(seconds)
 
     def _stopped(self, kept: bool) -> None:
         self.screen.hint(

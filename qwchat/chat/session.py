@@ -47,7 +47,7 @@ class Talker(Protocol):
     def context(self) -> int:
         """Tokens that prompt and reply may fill together."""
 
-    def count(self, messages: Sequence[Message]) -> int:
+    def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
         """Tokens of the prompt that a conversation makes."""
 
     def reread(self, messages: Sequence[Message]) -> int:
@@ -86,6 +86,8 @@ class Session:
         used: the settings that the newest reply was made with.
         revision: how many replies were kept.
         logprobs: how many of the likeliest tokens a reply names in place of each of its own; 0 is off.
+        check_room: is asked before each reply, with the turn that it follows or goes on with, and whether it goes on;
+            raises PromptTooLongError where it does not fit. None leaves that to the model.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Session:
         self.controls = self.defaults = self.used = controls
         self._then = controls  # what `controls` were when the newest reply was begun
         self.revision = self.logprobs = 0
+        self.check_room: Callable[[int | None, bool], None] | None = None
         self.adopt(Tree() if tree is None else tree)
         if system is not None:
             self.tree.set_system(system)
@@ -130,7 +133,7 @@ class Session:
     @property
     def messages(self) -> list[Message]:
         """What goes before the next question: the system prompt, where there is one, and every turn of the path."""
-        return self._messages(self.end)
+        return self.messages_to(self.end)
 
     @property
     def turns(self) -> list[Message]:
@@ -238,7 +241,8 @@ class Session:
             raise UsageError(f"{there_are} so far, and {number} counts from the last one")
         return found[-number]
 
-    def _messages(self, node_id: int | None) -> list[Message]:
+    def messages_to(self, node_id: int | None) -> list[Message]:
+        """What is sent where the conversation ends with ``node_id``."""
         return self.tree.messages(node_id, self._holds)
 
     def _holds(self, node: Node) -> bool:
@@ -268,10 +272,13 @@ class Session:
     ) -> Reply:
         """Stream a reply to the turn ``question``; ``begun``: the one to go on with."""
         self.used, self._then = controls, self.controls
+        end = question if begun is None else begun.id
+        if self.check_room is not None:
+            self.check_room(end, begun is not None)
         taken = _Taken()
         try:
             for event in self.model.chat(
-                self._messages(question if begun is None else begun.id),
+                self.messages_to(end),
                 settings=controls.settings,
                 max_tokens=controls.max_tokens,
                 seed=seed,

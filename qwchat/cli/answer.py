@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qwchat.chat.attachments import Found, message
-from qwchat.chat.context import announce
+from qwchat.chat.context import announce, left_out
 from qwchat.chat.controls import Controls
+from qwchat.chat.overflow import Overflow
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import fresh_seed
-from qwchat.chat.turn import play
+from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.reply import Rendering, ReplyView
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.terminal import ColourChoice
@@ -24,6 +25,7 @@ from qwchat.cli.resuming import keep_snapshots, open_saved, session_of, with_mod
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import UsageError
+from qwchat.events import Done
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:
@@ -141,9 +143,16 @@ def _answer(
                 streams.screen.notice(remark)
             announce(streams.screen, session, prompt.files.attachments, prompt.message)
         output.begin(number, session.controls)
-        done = play(partial(session.ask, prompt.message), output.view, status, output.watch)
+        overflow = Overflow(session, streams.screen, None, output.made_room)
+        done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
+        assert done is not None, "nobody was asked, so nobody declined"
         saved.settle()
-        output.take(done, session.controls, saved.id)
+        output.take(done, session.controls, saved.id, left_out(session, session.end))
         if done.finish_reason == "cancelled":
             break
     return output.end()
+
+
+def _stream(output: Output, status: PrefillStatus, begin: Begin, *, shown: bool = True) -> Done:
+    """Play a reply where it is wanted; of one that is not ``shown`` a person sees the progress alone."""
+    return play(begin, output.view if shown else None, status, output.watch if shown else None)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from qwchat.chat.commands import Desk, suggestions
+from qwchat.chat.context import Meter
 from qwchat.chat.controls import Controls
 from qwchat.chat.editor import PlainReader, Reader, history_file, keys_unseen, open_reader
 from qwchat.chat.loop import Chat
@@ -162,7 +163,8 @@ def _reads_lines(seat: Seat) -> bool:
 def _reader(seat: Seat, desk: Desk, streams: Streams, *, by_line: bool) -> Reader:
     if seat.terminal is not None and not by_line:
         suggest = partial(suggestions, desk)
-        return open_reader(seat.terminal, suggest, streams.screen, history=history_file())
+        meter = Meter(desk.session)
+        return open_reader(seat.terminal, suggest, streams.screen, history=history_file(), meter=meter)
     source = seat.terminal or sys.stdin
     if source is None:
         raise UsageError("there is neither a terminal nor standard input to talk on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qwchat.chat.context import Room
 from qwchat.chat.controls import Controls
 from qwchat.chat.shape import complaint
 from qwchat.chat.view.reply import ReplyView
@@ -44,10 +45,15 @@ class Output:
         if self._events is not None:
             self._events.start(report.request(self._facts, controls))
 
-    def take(self, done: Done, controls: Controls, session: str | None) -> None:
-        """An answer is complete; ``session``: where it is kept."""
+    def made_room(self, room: Room) -> None:
+        """Old turns of the conversation are not sent any more."""
+        if self._events is not None:
+            self._events.made_room(room)
+
+    def take(self, done: Done, controls: Controls, session: str | None, left_out: dict[str, int]) -> None:
+        """An answer is complete; ``session``: where it is kept; ``left_out``: turns that the model was not given."""
         errors = [complaint(done, controls, controls.max_tokens)]
-        answer = report.answer(done, controls, self._facts) | ({"session": session} if session else {})
+        answer = report.answer(done, controls, self._facts, left_out) | ({"session": session} if session else {})
         if self._extracts:
             block, error = extract(done, "last" if self._options.extract_last else "first")
             answer["extracted"] = block

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from qwchat.chat.context import Room
 from qwchat.chat.controls import Controls
 from qwchat.chat.view.statistics import figures
 from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
@@ -42,10 +43,12 @@ def request(facts: Facts, controls: Controls) -> dict[str, object]:
     return {"model": asdict(facts), "settings": controls.record(), "seed": controls.seed}
 
 
-def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
+def answer(done: Done, controls: Controls, facts: Facts, left_out: dict[str, int]) -> dict[str, object]:
     """A reply and how it came about, with its figures.
 
-    ``truncated`` says that a limit cut the reply: finish_reason "length", "context" or "repetition".
+    ``left_out`` counts turns of the conversation that the model was not given, since they were "dropped", or given a
+    summary of. ``truncated`` says that there are some, or that a limit cut the reply: finish_reason "length", "context"
+    or "repetition".
     ``meets_constraint`` is there where one was asked for; so are ``logprobs``, one entry per generated token: natural
     logarithms of the model's own probabilities, before penalties, temperature, top-k, top-p, min-p and constraint.
     """
@@ -57,7 +60,8 @@ def answer(done: Done, controls: Controls, facts: Facts) -> dict[str, object]:
     return {
         "text": done.text,
         "finish_reason": done.finish_reason,
-        "truncated": done.finish_reason in ("length", "context", "repetition"),
+        "truncated": done.finish_reason in ("length", "context", "repetition") or any(left_out.values()),
+        "left_out": left_out,
         **figures(done),
         **asked,
         **request(facts, controls),
@@ -74,7 +78,7 @@ def _logprob(given: TokenLogprob) -> dict[str, object]:
 
 
 class EventWriter:
-    """Writes events to ``out`` as they happen: start, prefill, text, done."""
+    """Writes events to ``out`` as they happen: start, room (made for the reply), prefill, text, done."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -82,6 +86,10 @@ class EventWriter:
     def start(self, asked: dict[str, object]) -> None:
         """A reply begins."""
         self._write({"event": "start", **asked})
+
+    def made_room(self, room: Room) -> None:
+        """Old turns are not sent any more."""
+        self._write({"event": "room", **asdict(room)})
 
     def event(self, event: TextEvent) -> None:
         """Something happened on the way."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from qwchat import models_folder
 from qwchat.chat import recorded
+from qwchat.chat.context import standing
 from qwchat.chat.controls import NAMES, Controls
 from qwchat.chat.saved import Choose, Saved
 from qwchat.chat.session import Session
@@ -98,6 +99,8 @@ def session_of(
     session = Session(model, controls, tree=saved.tree, fingerprint=fingerprint)
     if not saved.tree.nodes or given:
         session.system = settings["system"]
+    if (left_out := standing(session)) is not None:
+        screen.notice(left_out)
     return session
 
 

@@ -243,7 +243,7 @@ class Tree:
 
     def dropped(self, node_id: int | None = _HEAD) -> frozenset[int]:
         """The ids on the path to ``node_id`` (the head if not given) that are not sent."""
-        return frozenset().union(*(drop.ids for drop in self._active(node_id)))
+        return frozenset().union(*(drop.ids for drop in self.active_drops(node_id)))
 
     def messages(
         self, node_id: int | None = _HEAD, ids_hold: Callable[[Node], bool] = lambda node: True
@@ -254,7 +254,7 @@ class Tree:
         model's own, or its text is to be encoded anew.
         """
         found: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
-        summaries = {min(drop.ids): drop.summary for drop in self._active(node_id)}
+        summaries = {min(drop.ids): drop.summary for drop in self.active_drops(node_id)}
         dropped = self.dropped(node_id)
         for node in self.path(node_id):
             summary = summaries.get(node.id)
@@ -277,11 +277,11 @@ class Tree:
                 "replaces": None,
             }
             copy.apply({"node": values})
-        for drop in self._active(self.head):
+        for drop in self.active_drops(self.head):
             copy.apply(_drop_event(sorted(numbers[node_id] for node_id in drop.ids), drop.summary))
         return copy
 
-    def _active(self, node_id: int | None) -> list[Dropped]:
+    def active_drops(self, node_id: int | None) -> list[Dropped]:
         """The drops that hold for the path to ``node_id``, none of which overlap."""
         on_path = {node.id for node in self.path(node_id)}
         return [drop for drop in self.drops if drop.ids <= on_path]

@@ -119,6 +119,13 @@ KNOBS: tuple[Knob, ...] = (
     ),
     Knob("speculate", Switch(), "reply", "Guess tokens from the text so far where it saves time; same text", True),
     Knob("loop-guard", Whole(0), "reply", "End an answer that has gone in circles for so many tokens; 0 never", 1000),
+    Knob(
+        "overflow",
+        Choice(("ask", "error", "drop", "summarise")),
+        "reply",
+        "Where the conversation does not fit: ask (in a chat; an error elsewhere), or make room by the oldest turns",
+        "ask",
+    ),
     Knob("threads", Whole(1, MAX_THREADS), "engine", "Threads (default: physical cores allowed)", nothing="auto"),
     Knob(
         "snapshot",

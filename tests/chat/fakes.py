@@ -79,7 +79,7 @@ class FakeModel:
         self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv="f32" if kv == "auto" else kv)
         return lost
 
-    def count(self, messages: Sequence[Message]) -> int:
+    def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)
 
     def reread(self, messages: Sequence[Message]) -> int:

@@ -146,6 +146,7 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
         "json-schema": "none",
         "speculate": "on",
         "loop-guard": "1000",
+        "overflow": "ask",
     }
     changed = controls
     typed = {"--temp": "0", "TOP_K": "5", "seed": "random", "max-tokens": "9", "stop": "the end", "speculate": "off"}

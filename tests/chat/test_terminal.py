@@ -254,8 +254,8 @@ def test_a_prompt_that_does_not_fit_is_said_and_the_chat_goes_on(tmp_path: Path)
         terminal.prompt()
         terminal.type("one two three four five six\r")
         terminal.wait("qwchat: error: the prompt has 7 tokens and the context holds 6")
-        terminal.prompt()
-        terminal.type("one\r")
+        terminal.wait_until(lambda: terminal.text.endswith("\n> one two three four five six"), "the draft")
+        terminal.type("\x15one\r")
         terminal.wait("echo: one")
 
 

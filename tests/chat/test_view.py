@@ -77,12 +77,19 @@ def test_the_line_of_figures() -> None:
         ("stop", 5, None, ""),
         ("cancelled", None, None, ""),
         ("length", 5, "the reply was cut at --max-tokens 5", "; /continue goes on"),
-        ("context", None, "the reply was cut: the context of 2,048 tokens is full", ""),
     ],
 )
 def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str | None, chat: str) -> None:
     assert ending_notice(done(reason), max_tokens) == notice
     assert ending_notice(done(reason), max_tokens, chat=True) == (None if notice is None else notice + chat)
+
+
+def test_what_is_said_of_a_reply_that_filled_the_context() -> None:
+    cut = "the reply was cut: the context of 2,048 tokens is full"
+    assert ending_notice(done("context"), None) == f"{cut}; --ctx asks for a longer one"
+    assert ending_notice(done("context"), None, chat=True) == (
+        f"{cut}; /drop or /summarise makes room and /continue goes on"
+    )
 
 
 def test_what_is_said_of_a_reply_that_went_in_circles() -> None:

@@ -99,6 +99,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
         "text": "Good ",
         "finish_reason": "stop",
         "truncated": False,
+        "left_out": {"dropped": 0, "summarised": 0},
         "tokens": {
             "prompt": 2,
             "cached": 0,
@@ -137,6 +138,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
             "json_schema": None,
             "speculate": True,
             "loop_guard": 1000,
+            "overflow": "ask",
         },
         "seed": 7,
     }
@@ -172,7 +174,9 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
     assert result.stderr.decode().splitlines()[0] == "qwchat: the reply was cut at --max-tokens 1"
     result = call("-p", "hi", "--ctx", "3", models=tmp_path, replies=["one two"])
     assert result.stdout == b"one\n"
-    assert result.stderr.decode().splitlines()[0] == "qwchat: the reply was cut: the context of 3 tokens is full"
+    assert result.stderr.decode().splitlines()[0] == (
+        "qwchat: the reply was cut: the context of 3 tokens is full; --ctx asks for a longer one"
+    )
 
 
 @pytest.mark.parametrize(

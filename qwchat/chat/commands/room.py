@@ -1,12 +1,15 @@
-"""Commands about what fills the context: files that go along."""
+"""Commands about what fills the context: files that go along, and turns that are not sent any more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from qwchat.chat import attachments, mentions
-from qwchat.chat.commands.base import Command, Desk, Outcome, Show
+from qwchat.chat import attachments, context, mentions
+from qwchat.chat.commands.base import Command, Desk, Outcome, Play, Show
+from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
+from qwchat.errors import UsageError
 
 
 def _file(desk: Desk, argument: str) -> Outcome:
@@ -31,6 +34,61 @@ def _paths(desk: Desk, typed: str) -> Iterable[Suggestion]:
         yield Suggestion(suggestion.text.removeprefix("@"), suggestion.replaced - 1)
 
 
+def _context(desk: Desk, argument: str) -> Outcome:
+    session = desk.session
+    model = session.model
+    used = context.Meter(session).tokens
+    rows = [(f"{used:,}", f"of {model.context:,} tokens before the next message")]
+    if session.system is not None:
+        rows.append((f"{len(model.encode(session.system)):,}", "system prompt"))
+    rows += [
+        (f"{len(model.encode(drop.summary)):,}", f"summary of {len(drop.ids):,} turns")
+        for drop in session.tree.active_drops(session.end)
+        if drop.summary is not None
+    ]
+    rows.append((f"{context.kept_for_answer(model.context, session.controls.max_tokens):,}", "kept for the answer"))
+    dropped = context.left_out(session, session.end)["dropped"]
+    rows += [(f"{dropped:,}", "turns are not sent any more: /drop none sends them again")] if dropped else []
+    width = max(len(number) for number, _ in rows)
+    return Show("\n".join(f"{number:>{width}} {what}" for number, what in rows))
+
+
+def _drop(desk: Desk, argument: str) -> Outcome:
+    session = desk.session
+    if argument == "none":
+        if not session.tree.dropped(session.end):
+            return Show("every turn is sent")
+        context.send_everything(session)
+        return Show(f"every turn is sent again; context {_fullness(session)}")
+    return Show(context.drop(session, session.end, _count("drop", argument)).line())
+
+
+def _summarise(desk: Desk, argument: str) -> Outcome:
+    session = desk.session
+    count = _count("summarise", argument) or context.summary_exchanges(session, session.end)
+    named = context.exchanges_named(count)
+    return Play(
+        partial(context.summarise, session, session.end, exchanges=count),
+        f"this will stand for {named}, which {'is' if count == 1 else 'are'} not sent any more then:",
+    )
+
+
+def _count(command: str, argument: str) -> int | None:
+    if not argument:
+        return None
+    if not argument.isdecimal():
+        raise UsageError(f"/{command} takes a number of exchanges, not {argument}")
+    return int(argument)
+
+
+def _fullness(session: Session) -> str:
+    return f"{context.Meter(session).tokens:,}/{session.model.context:,}"
+
+
+def _words(desk: Desk, typed: str) -> Iterable[Suggestion]:
+    return [Suggestion("none", len(typed), "send every turn again")] if "none".startswith(typed) else []
+
+
 COMMANDS: tuple[Command, ...] = (
     Command(
         "file",
@@ -40,5 +98,22 @@ COMMANDS: tuple[Command, ...] = (
         details="PATH may be a pattern (src/**/*.py) and may end in lines (notes.md:10-80). In a message @PATH does\n"
         'the same: @src/app.py:10-80, @"two words.txt". @@ writes a plain @ where a file of that name exists.',
         complete=_paths,
+    ),
+    Command("context", "", "how full the context is, and with what", _context),
+    Command(
+        "drop",
+        "[N]",
+        "send the N oldest exchanges no more (none: send all again)",
+        _drop,
+        details="Without N as many as leave a quarter of the context free. They stay in the conversation, and the\n"
+        "last exchange stays in the context. What is left is read again, since it begins otherwise now.",
+        complete=_words,
+    ),
+    Command(
+        "summarise",
+        "[N]",
+        "put a summary by the model in place of the N oldest exchanges",
+        _summarise,
+        details="Without N for as many as leave a quarter of the context free. /drop none sends them again.",
     ),
 )

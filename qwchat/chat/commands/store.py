@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
+from qwchat.chat.context import standing
 from qwchat.chat.paths import paths
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.chat.view.table import table
@@ -82,7 +83,8 @@ def _resume(desk: Desk, argument: str) -> Outcome:
     desk.session.adopt(desk.saved.open(entry))
     notice = desk.saved.answers(desk.saved.model, desk.saved.fingerprint)
     messages = len(desk.session.tree.path())
-    return Show(f"{entry.id} ({entry.label}) goes on, {messages} messages" + (f"\n{notice}" if notice else ""))
+    lines = [f"{entry.id} ({entry.label}) goes on, {messages} messages", notice, standing(desk.session)]
+    return Show("\n".join(line for line in lines if line))
 
 
 def _chosen(desk: Desk) -> Entry | None:

@@ -55,6 +55,10 @@ class PlainReader:
     def edit_as(self, mode: EditingMode) -> None:
         """The terminal edits lines in its own way."""
 
+    def ask(self, sign: str) -> str:
+        """The next line, behind ``sign``. Raises what :meth:`read` raises."""
+        return self._line(sign)
+
     @contextmanager
     def watching(self) -> Iterator[Callable[[], Stop | None]]:
         """Keys wait for the next line; Ctrl-C alone, which comes as a signal, stops a reply."""

@@ -30,6 +30,9 @@ class Reader(Protocol):
     def edit_as(self, mode: EditingMode) -> None:
         """Whose keys edit from now on, where there is an editor."""
 
+    def ask(self, sign: str) -> str:
+        """One line behind ``sign``, which no history keeps. Raises what :meth:`read` raises."""
+
     def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
         """Entered for the time of a reply: keys are not echoed and wait for the next prompt.
 

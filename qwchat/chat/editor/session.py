@@ -101,6 +101,14 @@ class Editor:
         message = self._folds.message(text)
         return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
+    def ask(self, sign: str) -> str:
+        """One line behind ``sign``, which no history keeps. Raises what :meth:`read` raises."""
+        asking: PromptSession[str] = PromptSession(input=self._session.input, output=self._session.output)
+        try:
+            return asking.prompt([(self._style, sign)])
+        finally:
+            mark_pastes(wanted=True)  # The prompt leaves them unmarked.
+
     def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
         """Entered for the time of a reply; gives the function that says whether a key asks to stop it."""
         return self._keyboard.watching()

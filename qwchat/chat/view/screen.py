@@ -50,6 +50,10 @@ class Screen:
         """The answer to a key, or advice."""
         self._line(text, DIM)
 
+    def mark(self, text: str) -> None:
+        """Something that must not pass unseen, and changes what is said from here on."""
+        self._line(text, DIM)
+
     def answer(self, text: str) -> None:
         """The answer to a command."""
         self._line(text, None)

@@ -75,7 +75,8 @@ def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> 
         limit = f"--max-tokens {max_tokens:,}" if max_tokens is not None else "the token limit"
         return f"the reply was cut at {limit}{go_on}"
     if done.finish_reason == "context":
-        return f"the reply was cut: the context of {done.stats.context:,} tokens is full"
+        remedy = "; /drop or /summarise makes room and /continue goes on" if chat else "; --ctx asks for a longer one"
+        return f"the reply was cut: the context of {done.stats.context:,} tokens is full{remedy}"
     if done.finish_reason == "repetition":
         remedy = "/set repeat-penalty 1.1 and /retry may help" if chat else "--repeat-penalty 1.1 may help"
         return f"the reply went in circles and was ended; {remedy}{go_on or ', --loop-guard 0 lets it go on'}"

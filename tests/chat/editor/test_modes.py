@@ -11,7 +11,7 @@ def test_vi(tmp_path: Path) -> None:
     with Terminal("chat", "-q", "--editing-mode", "vi", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("one two three\x1b")
-        terminal.wait_until(lambda: terminal.toolbar.endswith("vi: normal"), "the mode in the toolbar")
+        terminal.wait_until(lambda: "vi: normal · ctx 0/2k" in terminal.toolbar, "the mode in the toolbar")
         terminal.type("0cetwo\x1b")
         terminal.wait("> two two three")
         terminal.type("$x\r")
@@ -31,7 +31,7 @@ def test_the_editing_mode_can_be_changed(tmp_path: Path) -> None:
         terminal.wait("editing-mode vi")
         terminal.prompt()
         terminal.type("ab\x1b")
-        terminal.wait_until(lambda: terminal.toolbar.endswith("vi: normal"), "the mode in the toolbar")
+        terminal.wait_until(lambda: "vi: normal" in terminal.toolbar, "the mode in the toolbar")
         terminal.type("x\r")
         terminal.wait("\necho: a\n")
 

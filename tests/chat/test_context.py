@@ -1,0 +1,320 @@
+"""How full the context is, and room that is made in it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+
+from qwchat.chat import context
+from qwchat.chat.context import Meter, NoRoomError, Room, kept_for_answer, short
+from qwchat.chat.controls import Controls
+from qwchat.chat.overflow import Overflow
+from qwchat.chat.session import Session
+from qwchat.chat.turn import Begin
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.terminal import PLAIN
+from qwchat.conversation.tree import Event, Tree
+from qwchat.errors import PromptTooLongError, UsageError
+from qwchat.events import Done
+from qwchat.sampling import SamplingSettings
+from tests.chat.fakes import FakeModel
+
+CONTROLS = Controls(SamplingSettings(), seed=1)
+
+
+class Talk:
+    """A conversation with a scripted model, its policy, and what a person sees and answers."""
+
+    def __init__(
+        self, policy: str = "ask", answers: str = "", size: int = 40, system: str | None = None, **script: object
+    ) -> None:
+        self.events: list[Event] = []
+        self.model = FakeModel(context_size=size, **script)  # type: ignore[arg-type]
+        tree = Tree(self.events.append)
+        self.session = Session(self.model, CONTROLS.changed("overflow", policy, CONTROLS), system, tree=tree)
+        self.stderr = io.StringIO()
+        self.answers = list(answers)
+        self.signs: list[str] = []
+        self.rooms: list[Room] = []
+        self.shown: list[bool] = []
+        screen = Screen(self.stderr, PLAIN, quiet=True)
+        self.overflow = Overflow(self.session, screen, self.ask if answers else None, self.rooms.append)
+
+    def ask(self, sign: str) -> str:
+        self.signs.append(sign)
+        answer = self.answers.pop(0)
+        if answer == "^":
+            raise KeyboardInterrupt
+        return answer.strip("-")
+
+    def play(self, begin: Begin, *, shown: bool = True) -> Done:
+        self.shown.append(shown)
+        done = list(begin(lambda: False))[-1]
+        assert isinstance(done, Done)
+        return done
+
+    def say(self, text: str) -> Done | None:
+        return self.overflow.answer(lambda cancel: self.session.ask(text, cancel), self.play)
+
+    def resume(self) -> Done | None:
+        return self.overflow.answer(self.session.resume, self.play)
+
+    @property
+    def sent(self) -> list[str]:
+        return [message["content"] for message in self.model.asked[-1]]
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stderr.getvalue().splitlines()
+
+
+def filled(policy: str, answers: str = "", **more: object) -> Talk:
+    """Four exchanges of 2 + 5 tokens in a context of 40, which keeps 5 for an answer: 28 used."""
+    talk = Talk(policy, answers, replies=["one two three four"], **more)  # type: ignore[arg-type]
+    for name in "abcd":
+        talk.say(name)
+    return talk
+
+
+LONG = " ".join("e" * 7)  # 8 tokens: 36 of 40, which leaves 4
+TOO_LONG = " ".join("e" * 12)  # 13 tokens: 41 of 40
+
+
+def test_what_is_kept_for_an_answer() -> None:
+    assert kept_for_answer(4096, None) == 512
+    assert kept_for_answer(32_768, None) == 512
+    assert kept_for_answer(2048, None) == 256
+    assert kept_for_answer(2048, 20) == 20
+    assert kept_for_answer(3, None) == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [(0, "0"), (999, "999"), (1000, "1k"), (1933, "1.9k"), (4096, "4.1k"), (32_768, "32.8k"), (131_072, "131k")],
+)
+def test_short_numbers(tokens: int, text: str) -> None:
+    assert short(tokens) == text
+
+
+def test_the_meter_counts_what_the_next_message_comes_on_top_of() -> None:
+    talk = Talk(size=2000, replies=["one two three"], system="Be brief.")
+    meter = Meter(talk.session)
+    assert meter() == "ctx 3/2k"
+    talk.say("hello")
+    assert meter() == "ctx 9/2k"
+    asked = len(talk.model.calls)
+    assert meter() == "ctx 9/2k"
+    talk.session.undo()
+    assert meter() == "ctx 3/2k"
+    talk.session.redo()
+    talk.session.system = None
+    assert meter() == "ctx 6/2k"
+    assert len(talk.model.calls) == asked
+
+
+def test_drop_leaves_out_the_oldest_exchanges_marks_it_and_never_the_system_prompt() -> None:
+    talk = filled("drop", system="Be brief.", size=43)
+    done = talk.say(TOO_LONG)
+    assert done is not None
+    assert talk.sent == ["Be brief.", "c", "one two three four", "d", "one two three four", TOO_LONG]
+    assert talk.lines == ["── the 2 oldest exchanges are not sent any more; context 30/43 ──"]
+    assert talk.rooms == [Room("dropped", 2, 4, 30, 43)]
+    assert {"dropped": [1, 2, 3, 4]} in talk.events
+    assert [node.content for node in talk.session.tree.path()][:2] == ["a", "one two three four"], "nothing is lost"
+    assert len([node for node in talk.session.tree.nodes if node.content == TOO_LONG]) == 1
+
+
+def test_a_resumed_session_knows_what_is_not_sent() -> None:
+    talk = filled("drop")
+    talk.say(TOO_LONG)
+    again = Session(FakeModel(context_size=40), CONTROLS, tree=Tree.replay(talk.events))
+    assert [message["content"] for message in again.messages][:1] == ["c"]
+    assert context.left_out(again, again.end) == {"dropped": 4, "summarised": 0}
+
+
+def test_room_is_made_for_more_than_one_message() -> None:
+    talk = filled("drop", size=120)
+    for _ in range(20):
+        talk.say("e")
+    assert 1 < len(talk.rooms) < 7
+    assert all(82 < room.tokens <= 90 for room in talk.rooms), "a quarter of 120 is free, and no more than that"
+
+
+def test_dropping_again_keeps_what_was_dropped_before() -> None:
+    talk = filled("drop")
+    for _ in range(4):
+        talk.say(LONG)
+    assert len(talk.rooms) > 1
+    dropped = talk.session.tree.dropped()
+    assert dropped == set(range(1, len(dropped) + 1)), "the oldest, without a gap"
+    assert talk.rooms[-1].turns == len(dropped)
+
+
+def test_error_sends_what_can_be_read_and_refuses_the_rest() -> None:
+    talk = filled("error")
+    assert talk.say(LONG) is not None
+    talk.session.undo()
+    with pytest.raises(NoRoomError) as caught:
+        talk.say(TOO_LONG)
+    assert str(caught.value) == (
+        "the conversation has 41 tokens with this message and the context holds 40, one of them for the answer: "
+        "--overflow drop or summarise makes room, or ask for a longer context with --ctx"
+    )
+    assert isinstance(caught.value, PromptTooLongError)
+    assert talk.lines == []
+
+
+def test_ask_is_error_where_there_is_nobody_to_ask() -> None:
+    talk = filled("ask")
+    assert talk.overflow.policy == "error"
+    with pytest.raises(NoRoomError):
+        talk.say(TOO_LONG)
+
+
+def test_a_question_that_is_too_long_alone_is_refused_under_every_policy() -> None:
+    for policy in ("ask", "error", "drop", "summarise"):
+        talk = filled(policy, "x")
+        with pytest.raises(PromptTooLongError) as caught:
+            talk.say(" ".join("e" * 60))
+        assert str(caught.value).startswith("the prompt has 61 tokens and the context holds 40, "), policy
+        assert talk.session.tree.dropped() == set()
+        assert len(talk.model.calls) == 4
+
+
+def test_a_person_is_asked_and_may_drop() -> None:
+    talk = filled("ask", "xd")
+    assert talk.say(TOO_LONG) is not None
+    assert talk.lines == [
+        "the prompt has 41 tokens and the context holds 40: d drops the 2 oldest exchanges, s summarises, "
+        "e goes back to the message",
+        "── the 2 oldest exchanges are not sent any more; context 27/40 ──",
+    ]
+    assert talk.signs == ["d/s/e: ", "d/s/e: "], "what is no answer is asked again"
+
+
+def test_a_person_may_answer_anyway_where_it_fits() -> None:
+    talk = filled("ask", "a")
+    assert talk.say(LONG) is not None
+    assert talk.lines == [
+        "the prompt has 36 tokens, which leaves 4 of 40 for the answer: d drops the oldest exchange, s summarises, "
+        "a answers anyway, e goes back to the message"
+    ]
+    assert talk.signs == ["d/s/a/e: "]
+    assert len(talk.sent) == 9
+
+
+@pytest.mark.parametrize("answer", ["e", "-", "^"])
+def test_a_person_may_go_back(answer: str) -> None:
+    talk = filled("ask", answer)
+    assert talk.say(TOO_LONG) is None
+    assert len(talk.model.calls) == 4
+    assert [message["content"] for message in talk.session.messages][-1] == "one two three four"
+
+
+LONGER = " ".join("e" * 60)
+SUMMARY = "Summary of the earlier conversation:\n\nLetters came."
+
+
+def twenty(summary: str) -> Talk:
+    """20 exchanges of 7 tokens in a context of 200, which keeps 25 for an answer; then come ``summary`` and a reply."""
+    talk = Talk("summarise", replies=["one two three four"], size=200)
+    for _ in range(20):
+        talk.say("a")
+    talk.model.replies = [summary, "Fine."]
+    talk.model._begun = 0
+    return talk
+
+
+def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
+    talk = twenty("Letters came.")
+    assert talk.say(LONGER) is not None
+    asked = talk.model.asked[-2]
+    assert asked[0] == {"role": "user", "content": "a"}
+    assert asked[-1]["content"].startswith("Summarise our conversation so far in at most 12 words")
+    assert asked[-2]["role"] == "assistant"
+    assert talk.model.calls[-2]["max_tokens"] == 25
+    assert talk.sent[0] == SUMMARY
+    assert talk.sent[-1] == LONGER
+    assert talk.rooms == [Room("summarised", 11, 22, 132, 200)]
+    assert talk.lines == ["── the 11 oldest exchanges are sent as a summary from here on; context 132/200 ──"]
+    assert talk.shown[-3:] == [True, False, True], "the summary is not the reply"
+    assert {"dropped": list(range(1, 23)), "summary": SUMMARY} in talk.events
+    assert context.left_out(talk.session, talk.session.end) == {"dropped": 0, "summarised": 22}
+
+
+def test_an_empty_summary_changes_nothing() -> None:
+    talk = twenty(" ")
+    with pytest.raises(UsageError, match="there is no summary, so nothing was left out and the message was not sent"):
+        talk.say(LONGER)
+    assert talk.session.tree.dropped() == set()
+
+
+def test_turns_that_fill_the_context_are_not_summarised() -> None:
+    talk = filled("summarise")
+    with pytest.raises(PromptTooLongError, match="so there is no room to summarise them: drop them"):
+        talk.say(TOO_LONG)
+
+
+def test_what_was_summarised_stays_summarised_when_more_is_dropped() -> None:
+    talk = filled("drop", size=100)
+    talk.model.replies = ["Short."]
+    list(context.summarise(talk.session, talk.session.end, None, 1))
+    assert talk.session.messages[0]["content"] == "Summary of the earlier conversation:\n\nShort."
+    room = context.drop(talk.session, talk.session.end, 1)
+    assert (room.exchanges, room.turns) == (1, 4)
+    assert talk.session.messages[0]["content"].endswith("Short.")
+    context.send_everything(talk.session)
+    assert len(talk.session.messages) == 8
+
+
+def test_a_reply_that_filled_the_context_goes_on_after_room_was_made() -> None:
+    talk = filled("drop", size=60)
+    talk.model.replies = [" ".join(f"w{number}" for number in range(40))]
+    talk.model._begun = 0
+    done = talk.say("count")
+    assert done is not None
+    assert done.finish_reason == "context"
+    said = done.text
+    done = talk.resume()
+    assert done is not None
+    assert done.text.startswith(said)
+    assert done.text.endswith("w39")
+    assert done.finish_reason == "stop"
+    assert talk.rooms[0].exchanges == 3
+    assert talk.sent == ["d", "one two three four", "count", said]
+    assert talk.model.calls[-1]["continuing"] is True
+
+
+def test_a_retry_is_checked_like_a_first_answer() -> None:
+    talk = filled("error")
+    talk.say(LONG)
+    talk.model.context_size = 36
+    talk.session.controls = talk.session.controls.changed("overflow", "drop", CONTROLS)
+    assert talk.overflow.answer(talk.session.retry, talk.play) is not None
+    assert talk.rooms[0].exchanges == 2
+    assert talk.sent[-1] == LONG
+    assert len(talk.session.tree.siblings(talk.session.reply().id)) == 2
+
+
+def test_exchanges_that_can_be_left_out() -> None:
+    talk = Talk(replies=["one"])
+    with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
+        context.drop(talk.session, talk.session.end, 1)
+    talk.say("a")
+    with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
+        context.drop(talk.session, talk.session.end)
+    talk.say("b")
+    with pytest.raises(UsageError, match="only exchanges before the last one can be left out, and there is 1 older"):
+        context.drop(talk.session, talk.session.end, 2)
+    assert context.drop(talk.session, talk.session.end).line() == (
+        "── the oldest exchange is not sent any more; context 4/40 ──"
+    )
+
+
+def test_an_answer_that_may_be_short_needs_little_room() -> None:
+    talk = filled("ask", "x")
+    talk.session.controls = replace(talk.session.controls, max_tokens=3)
+    assert talk.say(LONG) is not None
+    assert talk.signs == []

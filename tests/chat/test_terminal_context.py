@@ -1,0 +1,136 @@
+"""A context that fills, as a person sees it in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.chat.pty import Terminal
+from tests.cli.runs import call
+
+TOO_LONG = " ".join("e" * 12)
+
+
+def say(terminal: Terminal, *messages: str) -> None:
+    """Send messages, each once the reply to the one before is over."""
+    for message in messages:
+        terminal.prompt()
+        terminal.type(message + "\r")
+        terminal.wait(f"> {message}")
+        terminal.prompt()
+
+
+def whole(terminal: Terminal) -> str:
+    """The text without the line breaks that the width of the terminal makes, and others."""
+    return terminal.text.replace("\n", "")
+
+
+def test_the_toolbar_shows_how_full_the_context_is(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, replies=["one two three four"]) as terminal:
+        terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 0/2k"), "the meter")
+        say(terminal, "a")
+        terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 7/2k"), "the meter")
+        say(terminal, "/system Be brief.")
+        terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 10/2k"), "the meter")
+        terminal.type("/context\r")
+        terminal.wait(" 10 of 2,048 tokens before the next message\n  2 system prompt\n256 kept for the answer")
+
+
+def test_a_person_decides_what_is_left_out(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", "--ctx", "40", models=tmp_path, replies=["one two three four"]) as terminal:
+        say(terminal, *"abcd")
+        terminal.type(TOO_LONG + "\r")
+        terminal.wait("d/s/e:")
+        terminal.type("e\r")
+        terminal.wait_until(lambda: terminal.text.endswith(f"d/s/e: e\n> {TOO_LONG}"), "the draft")
+        terminal.type("\r")
+        terminal.wait_until(lambda: terminal.text.count("d/s/e:") == 2, "the question")
+        terminal.type("maybe\r")
+        terminal.wait_until(lambda: terminal.text.count("d/s/e:") == 3, "the question again")
+        terminal.type("d\r")
+        terminal.wait("── the 2 oldest exchanges are not sent any more; context 27/40 ──\none two three four")
+        terminal.prompt()
+        assert (
+            "the prompt has 41 tokens and the context holds 40: d drops the 2 oldest exchanges, s summarises, "
+            "e goes back to the message"
+        ) in whole(terminal)
+        terminal.type("\x1b[A")
+        terminal.wait_until(lambda: terminal.text.endswith(f"\n> {TOO_LONG}"), "the message, not the answer")
+        terminal.type("\x15/context\r")
+        terminal.wait(" 4 turns are not sent any more: /drop none sends them again")
+        say(terminal, "/drop none")
+        terminal.wait("every turn is sent again; context 46/40")
+
+
+def test_a_full_context_ends_a_reply_and_continue_goes_on(tmp_path: Path) -> None:
+    long = " ".join(f"w{number}" for number in range(30))
+    script = {"replies": ["one two three four", "one two three four", long]}
+    with Terminal("chat", "--ctx", "40", "--overflow", "drop", models=tmp_path, **script) as terminal:
+        say(terminal, "a", "b", "count")
+        cut = (
+            "the reply was cut: the context of 40 tokens is full; /drop or /summarise makes room and /continue goes on"
+        )
+        assert cut in whole(terminal)
+        assert "w29" not in terminal.text
+        terminal.type("/continue\r")
+        terminal.wait("── the 2 oldest exchanges are not sent any more; context 27/40 ──")
+        terminal.wait("w29")
+
+
+def test_a_resumed_session_says_what_is_not_sent(tmp_path: Path) -> None:
+    arguments = ("--session", "talk", "--ctx", "40")
+    for name in "abcd":
+        assert call("-p", name, *arguments, models=tmp_path, replies=["one two three four"]).returncode == 0
+    refused = call("-p", TOO_LONG, *arguments, models=tmp_path)
+    assert refused.returncode == 4
+    assert refused.stdout == b""
+    assert refused.stderr.decode() == (
+        "qwchat: error: the conversation has 41 tokens with this message and the context holds 40, one of them for the "
+        "answer: --overflow drop or summarise makes room, or ask for a longer context with --ctx\n"
+    )
+    dropped = call("-q", "-p", TOO_LONG, *arguments, "--overflow", "drop", "--json", models=tmp_path, replies=["Fine."])
+    assert dropped.stderr.decode() == "── the 2 oldest exchanges are not sent any more; context 27/40 ──\n"
+    answer = json.loads(dropped.stdout)
+    assert (answer["text"], answer["truncated"], answer["finish_reason"]) == ("Fine.", True, "stop")
+    assert answer["left_out"] == {"dropped": 4, "summarised": 0}
+    with Terminal("chat", *arguments, models=tmp_path) as terminal:
+        terminal.prompt()
+        assert "qwchat: 4 old turns are not sent any more: /drop none sends them again" in terminal.text.splitlines()
+        terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 29/40"), "the meter")
+
+
+def test_a_summary_is_an_event_for_programs(tmp_path: Path) -> None:
+    arguments = ("--session", "talk", "--ctx", "200")
+    reply = " ".join("r" * 30)
+    for name in "abcd":
+        call("-p", name, *arguments, models=tmp_path, replies=[reply])
+    script = {"replies": ["Letters came.", "Fine."]}
+    result = call("-p", " ".join("e" * 60), *arguments, "--overflow", "summarise", "--jsonl", models=tmp_path, **script)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["start", "room", "prefill", "text", "done"]
+    assert events[1] == {
+        "event": "room",
+        "how": "summarised",
+        "exchanges": 3,
+        "turns": 6,
+        "tokens": 102,
+        "context": 200,
+    }
+    assert (events[-1]["text"], events[-1]["left_out"]) == ("Fine.", {"dropped": 0, "summarised": 6})
+    assert result.stderr.decode().splitlines() == [
+        "qwchat: summarising the 3 oldest exchanges",
+        "── the 3 oldest exchanges are sent as a summary from here on; context 102/200 ──",
+    ]
+
+
+def test_summarise_by_hand_shows_the_summary(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=["one two", "three four", "Short."]) as terminal:
+        say(terminal, "a", "b", "/summarise")
+        assert terminal.text.splitlines()[-4:] == [
+            "> /summarise",
+            "this will stand for the oldest exchange, which is not sent any more then:",
+            "Short.",
+            ">",
+        ]
+        terminal.type("/drop 1\r")
+        terminal.wait("there is nothing to leave out before the last exchange: /clear forgets that one too")
