@@ -314,7 +314,8 @@ class Session:
             settings=controls.record(),
             stats=None if done is None else asdict(done.stats),
             model=self._fingerprint,
-            replaces=None if begun is None else begun.id,
+            # A beginning that something else was said to stays, as an alternative.
+            replaces=None if begun is None or self.tree.children(begun.id) else begun.id,
         )
         self._ids_hold[node.id] = node.token_ids is not None
         self.revision += 1

@@ -170,7 +170,9 @@ class Tree:
 
     def siblings(self, node_id: int) -> list[Node]:
         """The alternatives at the place of ``node_id``, itself included, first to last."""
-        return self.children(self.node(node_id).parent)
+        parent = self.node(node_id).parent
+        shown = {node_id, *(child.id for child in self.children(parent))}
+        return [self._nodes[child - 1] for child in self._children[parent] if child in shown]
 
     def tip(self, node_id: int | None) -> int | None:
         """Where the path through ``node_id`` (None: the beginning) went on to when it was last taken."""

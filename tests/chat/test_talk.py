@@ -229,6 +229,16 @@ def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:
     assert played(desk, "/continue").text == "a b c d e"
 
 
+def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> None:
+    _, desk = make("a b c", "d e c")  # The scripted model goes on with its newest reply.
+    played(desk, "spell", stop_after=2)
+    played(desk, "fine?")
+    shown(desk, "/undo")
+    assert played(desk, "/continue").text == "a b c"
+    assert shown(desk, "/alt") == "reply 1 of 2: a b\n\nquestion: fine?\n\n… and 1 more"
+    assert said(desk) == ["spell", "a b", "fine?", "d e c"]
+
+
 def test_a_continuation_given_up_midway_keeps_what_was_said() -> None:
     _, desk = make("a b c d e")
     played(desk, "spell", stop_after=2)
@@ -351,7 +361,7 @@ MOVES = (
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=250)
 @given(st.lists(st.sampled_from(REPLIES + MOVES), max_size=25))
 def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[str]) -> None:
     model, desk = make("one two three", "four five six seven", "eight")
@@ -370,6 +380,11 @@ def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[st
         assert tree.nodes[: len(known)] == known
         roles = [message["role"] for message in desk.session.messages]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
+        reached = [None, *(node.id for node in tree.nodes)]
+        seen = [child.id for node_id in reached for child in tree.children(node_id)]
+        continued = {node.replaces for node in tree.nodes}
+        assert sorted(seen) == [node.id for node in tree.nodes if node.id not in continued]
+        assert not any(tree.children(node_id) for node_id in continued - {None})
         again = Tree.replay(told)
         assert (again.nodes, again.head, again.messages()) == (tree.nodes, tree.head, tree.messages())
         assert all(ids is None or model.decode(ids) == text for ids, text in ((n.token_ids, n.content) for n in known))

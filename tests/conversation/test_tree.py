@@ -59,6 +59,10 @@ def test_a_continued_reply_takes_the_place_of_its_beginning() -> None:
     tree.add("assistant", "one two", parent=1, replaces=2)
     assert [node.content for node in tree.siblings(3)] == ["one two"]
     assert said(tree) == ["Count", "one two"]
+    # A file may go back to what was continued.
+    tree.select(2)
+    assert [node.content for node in tree.siblings(2)] == ["one", "one two"]
+    tree.select(3)
     with pytest.raises(UsageError, match="turn 4 cannot replace turn 1, which has another parent"):
         tree.add("user", "more", replaces=1)
 
