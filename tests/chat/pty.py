@@ -17,11 +17,12 @@ from tests.cli.runs import FAKE, environment
 
 ROWS, COLUMNS = 40, 100
 PATIENCE_SECONDS = 20.0
+WHERE = b"\x1b[6n"  # asks a terminal where its cursor is
 TOOLBARS = ("Enter sends", '""" and Enter send')
 
 
 class Terminal:
-    """A process in a pseudo-terminal of fixed size and the screen it draws, with everything that scrolled away."""
+    """A process in a pseudo-terminal and the screen it draws, with everything that scrolled away."""
 
     def __init__(
         self,
@@ -30,9 +31,11 @@ class Terminal:
         variables: dict[str, str] | None = None,
         command: list[str] | None = None,
         folder: Path | None = None,
+        rows: int = ROWS,
+        columns: int = COLUMNS,
         **script: Any,
     ) -> None:
-        self._screen = pyte.HistoryScreen(COLUMNS, ROWS, history=10_000, ratio=0.5)
+        self._screen = pyte.HistoryScreen(columns, rows, history=20_000, ratio=0.5)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
         program = command or [sys.executable, str(FAKE), *arguments]
@@ -40,8 +43,8 @@ class Terminal:
             program[0],
             program[1:],
             env=environment(models, **script) | (variables or {}),
-            dimensions=(ROWS, COLUMNS),
             cwd=None if folder is None else str(folder),
+            dimensions=(rows, columns),
             timeout=PATIENCE_SECONDS,
         )
         self.process.delaybeforesend = None
@@ -64,19 +67,35 @@ class Terminal:
         return "\n".join(lines[:-1] if self.toolbar else lines).rstrip()
 
     @property
+    def columns(self) -> int:
+        """Columns of the window."""
+        return int(self._screen.columns)
+
+    @property
+    def bottom(self) -> str:
+        """The rows on the screen alone, which are read quickly however much has scrolled away."""
+        return "\n".join(self._screen.display)
+
+    @property
     def toolbar(self) -> str:
         """The line under the prompt; empty where there is none."""
         last = self._lines()[-1]
         return last if last.startswith(TOOLBARS) else ""
 
     def _lines(self) -> list[str]:
-        rows = [*self._screen.history.top, *(self._screen.buffer[row] for row in range(ROWS))]
-        lines = ["".join(row[column].data for column in range(COLUMNS)).rstrip() for row in rows]
+        screen = self._screen
+        rows = [*screen.history.top, *(screen.buffer[row] for row in range(screen.lines))]
+        lines = ["".join(row[column].data for column in range(screen.columns)).rstrip() for row in rows]
         return "\n".join(lines).rstrip().split("\n")
 
     def type(self, keys: str) -> None:
         """Press keys: \\r is Enter, \\n is Ctrl-J, \\x03 is Ctrl-C, \\x04 is Ctrl-D."""
         self.process.send(keys)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Make the window another size, as dragging its corner does."""
+        self._screen.resize(rows, columns)
+        self.process.setwinsize(rows, columns)
 
     def wait(self, *texts: str) -> str:
         """Read until every one of ``texts`` is on the screen; the screen."""
@@ -112,11 +131,8 @@ class Terminal:
         except pexpect.EOF:
             return False
         self.raw += data
-        self._answer_queries(data)
-        self._stream.feed(data)
+        for number, part in enumerate(data.split(WHERE)):
+            if number:  # As a terminal does: it answers when it has drawn what came before.
+                self.process.send(f"\x1b[{self._screen.cursor.y + 1};{self._screen.cursor.x + 1}R")
+            self._stream.feed(part)
         return True
-
-    def _answer_queries(self, data: bytes) -> None:
-        """What a real terminal answers when it is asked where the cursor is."""
-        for _ in range(data.count(b"\x1b[6n")):
-            self.process.send(f"\x1b[{self._screen.cursor.y + 1};{self._screen.cursor.x + 1}R")
