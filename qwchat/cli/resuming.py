@@ -27,6 +27,7 @@ from qwchat.models_folder import Located
 if TYPE_CHECKING:
     from qwchat.api import Model
 
+_OF_ONE_REPLY = ("choices", "regex", "json-schema")
 _SHOWN = 12  # sessions at a time, which fits every screen
 
 
@@ -59,7 +60,7 @@ def open_saved(options: ReplyOptions, screen: Screen, *, chat: bool, choose: Cho
     elif options.session is not None:
         entry = store.named(check_name(name))
     keep = options.settings["save"] and (chat or entry is not None or bool(name))
-    saved = Saved(store if keep else None, screen.notice)
+    saved = Saved(store if keep else None, screen.error)
     if entry is None:
         saved.begin(name=name)
     else:
@@ -121,12 +122,16 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
 
 
 def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen: Screen) -> Controls:
-    """``controls`` with the settings that the session's last reply was made with, but for those on the command line."""
+    """``controls`` with the settings that the session's last reply was made with.
+
+    Those of the command line hold nevertheless, and the shape of one reply says nothing about the next.
+    """
     found = (node.settings for node in reversed(saved.tree.path()) if node.role == "assistant" and node.settings)
     then = recorded.overlay(next(found, None), controls, controls)
     changed = []
     for name in NAMES:
-        if name in options.flags or "as" in options.flags or then[name] == controls[name]:
+        given = name in options.flags or "as" in options.flags
+        if given or name in _OF_ONE_REPLY or then[name] == controls[name]:
             continue
         controls = controls.with_value(name, then[name], "the session")
         changed.append(f"{name} {controls.shown(name)}")

@@ -19,15 +19,22 @@ from typing import Any
 
 import pytest
 
+from qwchat.cli import app, chat
 from qwchat.cli.main import main
 from qwchat.conversation.store import Store
+from tests.chat import fakes
 from tests.cli.fake_qwchat import services
 from tests.cli.runs import environment
 
 KILLS = int(os.environ.get("QWCHAT_TEST_KILLS", "20"))
 QUESTIONS = 8
+COMMANDS = ("/title A title", "/undo\n/redo", "/undo", "/system Be brief.", "/clear\n/redo", "/sessions")
 TOKEN_SECONDS = 0.002
 LONGEST_SECONDS = 30.0
+
+
+# Imported here once, so that the processes which are killed have it from the start.
+PROGRAM = (app, chat, fakes)
 
 
 @dataclass
@@ -45,7 +52,7 @@ class Killed:
         questions = [f"question {number} {index} {'word ' * chance.randrange(9)}".strip() for index in range(QUESTIONS)]
         at_write = chance.randrange(1, 3 * QUESTIONS) if number % 2 else None
         turns, seconds = chance.randrange(QUESTIONS), chance.uniform(0, 25 * TOKEN_SECONDS)
-        lines = "".join(f"{question}\n/title {question}\n" for question in questions)
+        lines = "".join(f"{question}\n{chance.choice(COMMANDS)}\n" for question in questions)
         arguments = ("chat", "--session", name, "--quiet", "--color", "never", "--ctx", "1000000")
         process, keys, shown = _start(self.models, arguments, at_write)
         os.write(keys, lines.encode())
@@ -134,11 +141,10 @@ def test_no_turn_that_was_over_is_lost(tmp_path: Path) -> None:
             assert entry.trouble == ""
             content = store.read(entry.id)
             assert content.left_out == 0
-            said = [(node.role, node.content) for node in content.tree.path()]
-            expected = killed.answered.get(entry.name, [])
-            for question in expected:
-                place = said.index(("user", question))
-                assert said[place + 1] == ("assistant", f"echo: {question}")
+            asked = {node.content: node.id for node in content.tree.nodes if node.role == "user"}
+            for question in killed.answered.get(entry.name, []):
+                replies = content.tree.children(asked[question])
+                assert [reply.content for reply in replies] == [f"echo: {question}"]
         assert {name for name, questions in killed.answered.items() if questions} <= {
             entry.name for entry in store.entries()
         }

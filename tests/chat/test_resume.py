@@ -163,7 +163,7 @@ def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: Stor
     file = store.create("mini", "0123abcd")
     tree = Tree(lambda event: file.append([event]))
     tree.add("user", "one")
-    wild = {"temperature": "hot", "top_p": 7, "stop": [1], "seed": "x", "unknown": [], "top_k": 5}
+    wild = {"temperature": "hot", "top_p": 7, "stop": [1], "seed": "x", "unknown": [], "top_k": 5, "regex": "a+"}
     tree.add("assistant", "two", settings=wild)
     file.close()
     assert "qwchat: settings of the session: top-k 5\n" in talk(tmp_path, "-c", lines="")[2]
@@ -240,7 +240,7 @@ def test_what_was_damaged_is_told_of(tmp_path: Path, store: Store) -> None:
         file.write(b'nonsense\n{"node": {"id": 3, "par')
     code, _, err = talk(tmp_path, "-c", lines="three\n")
     assert code == 0
-    assert f"qwchat: damaged lines of session {entry.id} that are left out: 1\n" in err
+    assert f"qwchat: error: damaged lines of session {entry.id} that are left out: 1\n" in err
     assert said(store, entry) == ["one", "two", "three", "echo: three"]
 
 
@@ -297,6 +297,6 @@ def test_convert_keeps_its_own_resume(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "sessions").write_text("")
-    code, out, err = talk(tmp_path, lines="one\ntwo\n")
+    code, out, err = talk(tmp_path, "--quiet", lines="one\ntwo\n")
     assert (code, out) == (0, "echo: one\necho: two\n")
     assert err.count("the chat goes on, and saving is tried again with every turn") == 1
