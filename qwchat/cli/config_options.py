@@ -15,6 +15,11 @@ def _knob_names(incomplete: str) -> list[tuple[str, str]]:
     return [(known.name, known.help) for known in KNOBS if known.name.startswith(incomplete)]
 
 
+def _values(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    words = [word for known in KNOBS if known.name == context.params.get("name") for word in (*known.words, "default")]
+    return [(word, "") for word in words if word.startswith(incomplete)]
+
+
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="A setting, as in top-p.", autocompletion=_knob_names)
 ]
@@ -49,7 +54,10 @@ class SetConfig:
     """Options of ``config set``."""
 
     name: NameArgument
-    value: Annotated[str, typer.Argument(metavar="VALUE", help="Its value; default takes it out of the file.")]
+    value: Annotated[
+        str,
+        typer.Argument(metavar="VALUE", help="Its value; default takes it out of the file.", autocompletion=_values),
+    ]
     project: Project = False
     debug: Debug = False
 

@@ -36,7 +36,6 @@ class Knob:
         nothing: the word for None where None is a value: "random", "none", "auto".
         short: a flag of one letter.
         project: whether a project file, which came from who knows where, may set it. Never for paths, models, commands.
-        hidden: left out of ``--help``.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Knob:
     nothing: str = ""
     short: str = ""
     project: bool = True
-    hidden: bool = False
 
     @property
     def flag(self) -> str:

@@ -15,7 +15,7 @@ from tests.cli.runs import FAKE, environment, run
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
-def asked(shell: str, line: str, models: Path) -> list[str]:
+def asked(shell: str, line: str, models: Path, variables: dict[str, str] | None = None) -> list[str]:
     """What qwchat answers a shell in which ``line`` has been typed, one suggestion per line."""
     words = line.split(" ")
     said = {
@@ -26,7 +26,7 @@ def asked(shell: str, line: str, models: Path) -> list[str]:
     }[shell]
     ran = subprocess.run(
         [sys.executable, str(FAKE)],
-        env=environment(models) | said | {"_QWCHAT_COMPLETE": f"complete_{shell}"},
+        env=environment(models) | said | {"_QWCHAT_COMPLETE": f"complete_{shell}"} | (variables or {}),
         capture_output=True,
         text=True,
         timeout=30,
@@ -55,6 +55,21 @@ def test_commands_and_live_model_names_are_offered(shell: str, models: Path) -> 
     assert "mini-q8" not in names("qwchat -m Q")
     assert "q8" in names("qwchat --kv ")
     assert "--max-tokens" in names("qwchat --max")
+
+
+def test_settings_their_values_and_personas_are_offered(models: Path) -> None:
+    persona = models / "home" / "qwchat" / "personas" / "poet.toml"
+    persona.parent.mkdir(parents=True)
+    persona.write_text("temp = 1")
+    for line, offered in (
+        ("qwchat config s", ["show", "set"]),
+        ("qwchat config set top", ["top-p", "top-k"]),
+        ("qwchat config set render ", ["auto", "plain", "markdown", "default"]),
+        ("qwchat --as p", ["poet"]),
+        ("qwchat chat --render m", ["markdown"]),
+    ):
+        found = asked("bash", line, models, {"QWCHAT_CONFIG": ""})
+        assert sorted(found) == sorted(offered), line
 
 
 def test_a_description_stays_on_its_line(models: Path) -> None:

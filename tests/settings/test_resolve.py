@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, strategies
 
 from qwchat.errors import UsageError
-from qwchat.settings import files
-from qwchat.settings.knobs import knob
+from qwchat.settings import editing, files
+from qwchat.settings.kinds import Switch, Texts
+from qwchat.settings.knobs import KNOBS, Knob, knob
 from qwchat.settings.resolve import Settings, resolve
 
 PIECES = [
@@ -71,6 +72,32 @@ def test_flags_beat_variables_beat_the_project_beat_the_user(tmp_path: Path) -> 
         (0.2, str(project)),
         (0.1, str(user)),
     ]
+
+
+EXAMPLES = {"choices": "a,b", "regex": "a+", "json-schema": "{}"}
+
+
+def example(known: Knob) -> str:
+    """A value of a knob, as a person types it."""
+    if known.name in EXAMPLES:
+        return EXAMPLES[known.name]
+    return known.words[-1] if known.words and known.name != "as" else "1"
+
+
+@pytest.mark.parametrize("known", KNOBS, ids=lambda known: known.name)
+def test_every_knob_is_a_flag_a_variable_and_a_key(tmp_path: Path, known: Knob) -> None:
+    write(tmp_path / "personas" / "1.toml", "")
+    text = example(known)
+    raw: str | bool | list[str] = [text] if isinstance(known.kind, Texts) else text
+    by_flag = settings(tmp_path, {known.name: raw if not isinstance(known.kind, Switch) else text == "on"})
+    by_variable = settings(tmp_path, **{known.variable.removeprefix("QWCHAT_"): text})
+    path = tmp_path / "config.toml"
+    editing.change(path, known, known.parse(text, "x"))
+    by_file = settings(tmp_path)
+    assert by_flag[known.name] == by_variable[known.name] == by_file[known.name] == known.parse(text, "x")
+    assert by_flag.origin(known.name).removeprefix("--no-").removeprefix("--") == known.name
+    assert by_variable.origin(known.name) == known.variable
+    assert by_file.origin(known.name) == str(path)
 
 
 def test_an_empty_variable_is_none_and_no_files_means_none(tmp_path: Path) -> None:
