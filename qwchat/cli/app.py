@@ -55,7 +55,7 @@ _COMMANDS: _Commands = (
 _SESSIONS: _Commands = (
     ("list", session_options.ListSessions, "qwchat.cli.sessions:list_all", "List them, the latest first."),
     ("show", session_options.ShowSession, "qwchat.cli.sessions:show", "Show one: what it is, and what was said."),
-    ("grep", session_options.GrepSessions, "qwchat.cli.sessions:grep", "Find lines in all of them, or in one."),
+    ("grep", session_options.GrepSessions, "qwchat.cli.sessions:grep", "Find lines (exit code 1: none)."),
     ("rm", session_options.RemoveSessions, "qwchat.cli.sessions:remove", "Remove some, after asking."),
     ("export", session_options.ExportSession, "qwchat.cli.sessions:export", "Write one as md, html or json."),
 )

@@ -179,6 +179,15 @@ def test_a_fork_goes_on_beside_the_original(desk: Desk) -> None:
     assert desk.session.system == "Be brief."
 
 
+def test_names_are_given_once(desk: Desk) -> None:
+    obey(desk, "/new lakes")
+    ask(desk, "one")
+    for command in ("/new lakes", "/fork lakes"):
+        with pytest.raises(UsageError, match="there is a session lakes already: /resume lakes goes on with it"):
+            obey(desk, command)
+    assert said(desk, current(desk)) == ["one", "echo: one"]
+
+
 def test_new_keeps_the_system_prompt(desk: Desk) -> None:
     desk.session.system = "Be brief."
     ask(desk, "one")

@@ -98,7 +98,7 @@ def _chosen(desk: Desk) -> Entry | None:
 
 def _new(desk: Desk, argument: str) -> Outcome:
     system = desk.session.system
-    desk.session.adopt(desk.saved.begin(name=check_name(argument) if argument else ""))
+    desk.session.adopt(desk.saved.begin(name=_name(desk, argument)))
     desk.session.system = system
     return Show("a new session begins with the next message")
 
@@ -106,10 +106,17 @@ def _new(desk: Desk, argument: str) -> Outcome:
 def _fork(desk: Desk, argument: str) -> Outcome:
     if not desk.session.tree.path():
         raise UsageError("nothing was said yet, so there is nothing to fork")
-    desk.session.adopt(desk.saved.begin(desk.session.tree.fork(), check_name(argument) if argument else ""))
+    desk.session.adopt(desk.saved.begin(desk.session.tree.fork(), _name(desk, argument)))
     if desk.saved.id is None:
         return Show("a copy of the conversation goes on here")
     return Show(f"a copy of the conversation goes on here, as session {desk.saved.id}")
+
+
+def _name(desk: Desk, argument: str) -> str:
+    """A name that no session has yet; "" for none."""
+    if argument and _store(desk).named(check_name(argument)) is not None:
+        raise UsageError(f"there is a session {argument} already: /resume {argument} goes on with it")
+    return argument
 
 
 def _store(desk: Desk) -> Store:
