@@ -17,7 +17,6 @@ _TAB = 4
 _CODE_INDENT = 4
 _DEEPEST = 24  # Containers within containers; what nests deeper is text.
 _HEADING = re.compile(r"(#{1,6})(?:\s+|$)(.*)")
-_HEADING_END = re.compile(r"(?:^|\s+)#+\s*$")
 _FENCE = re.compile(r"(`{3,})([^`]*)$|(~{3,})(.*)$")
 _RULE = re.compile(r"(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$")
 _UNDERLINE = re.compile(r"(=+|-+)\s*$")
@@ -182,7 +181,7 @@ class Blocks:
         """Whether the line is a block of its own: a heading, a fence or a rule."""
         if match := _HEADING.match(body):
             self._close_to(matched, sink)
-            sink.heading(len(match[1]), _HEADING_END.sub("", match[2]))
+            sink.heading(len(match[1]), _without_closing(match[2]))
         elif match := _FENCE.match(body):
             self._close_to(matched, sink)
             self.leaf, self._fence, self._fence_indent = "fence", match[1] or match[3], indent
@@ -252,6 +251,13 @@ class Blocks:
 
 def _indent(text: str) -> int:
     return len(text) - len(text.lstrip(" "))
+
+
+def _without_closing(heading: str) -> str:
+    """A heading's text without the number signs that may close it."""
+    heading = heading.rstrip()
+    text = heading.rstrip("#")
+    return text.rstrip() if not text or text[-1].isspace() else heading
 
 
 def _expanded(text: str, column: int) -> str:

@@ -14,10 +14,10 @@ from qwchat.chat.view.blocks import Blocks
 from qwchat.chat.view.layout import Layout, Paper
 from qwchat.chat.view.width import Row, cut_to_cells
 
-_LEAST_LINE = 40
+_LEAST_LINE, _MOST_LINE = 40, 1000
 _USUAL_COLUMNS = 80
 _NO_LIMIT = 1 << 30
-_MARKER_ONLY = re.compile(r"[\s>#*+=|`~_.:)-]*(?:\d{1,9}[.)]?)?\s*")
+_MARKER_ONLY = re.compile(r"[\s>#*+=|`~_.:)-]*(?:\d{1,9}[.)]?)?")
 
 
 class Flow:
@@ -81,7 +81,7 @@ class Flow:
         if len(twin._partial) > longest:  # Only so much of it can be seen.
             twin._partial = twin._partial[-longest:] if in_code else twin._partial[:longest]
             twin._layout.language = ""  # Its beginning would be needed to colour it.
-        elif not in_code and _MARKER_ONLY.fullmatch(twin._partial):
+        elif not in_code and _MARKER_ONLY.fullmatch(twin._partial.strip()):
             twin._partial = ""  # It is not yet clear what it will be.
         if twin._partial or twin._inside:
             twin._end_of_line()
@@ -118,7 +118,7 @@ class Flow:
     @property
     def _longest_partial(self) -> int:
         """Characters of a line that are waited for before it is decided whether the line is text."""
-        return max(_LEAST_LINE, (self.paper.width or _USUAL_COLUMNS) * self.paper.cap // 2)
+        return min(max(_LEAST_LINE, (self.paper.width or _USUAL_COLUMNS) * self.paper.cap // 2), _MOST_LINE)
 
     def _is_text(self, line: str) -> bool:
         """Whether a line that begins so is a paragraph's."""

@@ -14,8 +14,9 @@ from qwchat.chat.view.terminal import BOLD, CODE, DIM, ITALIC, UNDERLINED
 from qwchat.chat.view.width import Row, Segment, graphemes, wrapped
 
 _LEAST_ROOM = 8  # Columns that a line has behind its containers' markers, however deep they nest.
-_LEAST_HELD = 40
+_LEAST_HELD, _MOST_HELD = 40, 1000  # Columns of text; finding markup in it takes time that grows with its square.
 _RULE_COLUMNS = 40
+_MOST_GAPS = 12  # Blank lines that are held back until something follows.
 _LONGEST_TABLE_ROW = 2000  # Characters; a table with a longer one is shown as it is written.
 _FIRST_WIDE = "\u1100"  # From here on a character is taken for two columns wide where space is only estimated.
 _HEADINGS = {1: f"{BOLD};{UNDERLINED}", 2: BOLD}
@@ -24,6 +25,7 @@ _LANGUAGE = re.compile(r"[\w+#.-]+")
 _MARKS = "*`~_[]()\\"
 _LONGEST_GRAPHEME = 64
 _ENDLESS = 1 << 30
+_BAR = "│ "  # Before what is quoted.
 _BULLETS = str.maketrans("-*+", "•••")
 
 
@@ -99,7 +101,7 @@ class Layout:
     @property
     def _limit(self) -> int:
         """Columns of text that a paragraph holds back at most: what fills three quarters of the tail."""
-        return max(_LEAST_HELD, self._room * self.paper.cap * 3 // 4)
+        return min(max(_LEAST_HELD, self._room * self.paper.cap * 3 // 4), _MOST_HELD)
 
     @property
     def _room(self) -> int:
@@ -123,7 +125,9 @@ class Layout:
     def heading(self, level: int, text: str) -> None:
         self._first, self._rest = self._markers()
         style = _HEADINGS.get(level, _LOW_HEADING)
-        self._emit_text(wrapped(inline(text, colour=self.paper.colour, base=style), self._room))
+        long = len(text) > 2 * _MOST_HELD  # Whatever that is, it is no heading with markup in it.
+        segments = [(text, style)] if long else inline(text, colour=self.paper.colour, base=style)
+        self._emit_text(wrapped(segments, self._room))
 
     def underlined(self, level: int) -> bool:
         if self._cut:
@@ -189,6 +193,10 @@ class Layout:
             self._emit([Row(first)])
         else:
             self._gaps = (*self._gaps, Row(rest))
+            if len(self._gaps) > _MOST_GAPS:
+                oldest, *gaps = self._gaps
+                self._gaps = tuple(gaps)
+                self._rows += [_bare(oldest)] if self._begun else []
 
     def end_leaf(self) -> None:
         if self._open == "paragraph":
@@ -214,21 +222,22 @@ class Layout:
 
     def _fitting(self, text: str) -> int:
         """How many characters of ``text`` can be held until the limit is reached; counts their columns."""
-        room = self._limit - self._columns
+        limit, room, columns = self._limit, self._room, self._columns
+        fits = len(text)
         if text.isascii() and "\n" not in text:
-            fits = max(1, min(len(text), room))
-            self._columns += fits
-            return fits
-        for number, character in enumerate(text):
-            if self._columns >= self._limit:
-                return max(1, number)
-            self._columns += self._size(character)
-        return len(text)
-
-    def _size(self, character: str) -> int:
-        if character == "\n":
-            return self._room - self._columns % self._room
-        return 2 if character >= _FIRST_WIDE else 1
+            fits = max(1, min(fits, limit - columns))
+            columns += fits
+        else:
+            for number, character in enumerate(text):
+                if columns >= limit:
+                    fits = max(1, number)
+                    break
+                if character == "\n":
+                    columns += room - columns % room
+                else:
+                    columns += 2 if character >= _FIRST_WIDE else 1
+        self._columns = columns
+        return fits
 
     def _cut_paragraph(self) -> None:
         """Print what is held but for its last row, at a blank outside all markup where there is one."""
@@ -273,17 +282,18 @@ class Layout:
     def _markers(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """What the first row of a block begins with, and its other rows: the markers of its containers."""
         containers, first, rest = self._blocks.containers, [], []
-        old = len(containers) - self._blocks.fresh
+        width = sum(container.offset or len(_BAR) for container in containers)
+        excess = 0 if self.paper.width is None else max(0, width + _LEAST_ROOM - self.paper.width)
         for number, container in enumerate(containers):
-            if container.offset:
-                blanks = " " * container.offset
-                first.append((container.marker.translate(_BULLETS) if number >= old else blanks, ""))
-                rest.append((blanks, ""))
-            else:
-                first.append(("│ ", DIM))
-                rest.append(("│ ", DIM))
-        if self.paper.width is not None:
-            first, rest = (_last_columns(part, self.paper.width - _LEAST_ROOM) for part in (first, rest))
+            new = number >= len(containers) - self._blocks.fresh
+            text, style = (container.marker.translate(_BULLETS), "") if container.offset else (_BAR, DIM)
+            if container.offset and not new:
+                text = " " * container.offset
+            # Where it is narrow, indentation gives way, from the left; what the model wrote stays.
+            cut = min(excess, len(text) - len(text.lstrip()) if container.offset and new else len(text))
+            excess -= cut
+            first.append((text[cut:], style))
+            rest.append((" " * len(text[cut:]) if container.offset else text[cut:], style))
         return tuple(first), tuple(rest)
 
     def _emit_text(self, rows: list[Row]) -> None:
@@ -316,18 +326,6 @@ def _cutting_place(text: str) -> int:
     while end > half and text[end - 1] in _MARKS:
         end -= 1
     return max(1, end)
-
-
-def _last_columns(segments: list[Segment], width: int) -> list[Segment]:
-    """The end of ASCII-wide ``segments`` that ``width`` columns hold, or all."""
-    excess = sum(len(text) for text, _ in segments) - max(width, 0)
-    kept: list[Segment] = []
-    for text, style in segments:
-        cut = min(max(excess, 0), len(text))
-        excess -= cut
-        if text[cut:]:
-            kept.append((text[cut:], style))
-    return kept
 
 
 def _bare(row: Row) -> Row:

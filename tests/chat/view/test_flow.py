@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -102,6 +103,48 @@ def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
     assert re.sub(r"[\W_]", "", shown) == kept
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.data(), documents())
+def test_a_change_of_size_neither_loses_nor_repeats_text(data: st.DataObject, text: str) -> None:
+    flow, shown = Flow(PAPER), ""
+    for piece in data.draw(pieces(text)):
+        flow.paper = Paper(data.draw(st.integers(10, 90)), data.draw(st.integers(1, 12)), True)
+        flow.push(piece)
+        flow.preview()
+        shown += "\n".join(row.text for row in flow.take()) + "\n"
+    flow.end()
+    shown += "\n".join(row.text for row in flow.take())
+    for number in range(1, len(code_blocks(text)) + 1):
+        shown = shown.replace(f"── {number}", "", 1)
+    assert re.sub(r"[\W_]", "", shown) == re.sub(r"[\W_]", "", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a" + " " * 20_000 + "x",
+        "# " + "[" * 6000,
+        "[a](" * 2000,
+        "*a **b " * 1000,
+        "`" + " ``".join("`" * (number % 40) for number in range(400)),
+        "> " * 5000,
+        "\n" * 20_000 + "x",
+        "a|b\n" + "-|" * 5000,
+        "```c\n" + "/* " * 300 + "\n" + "x" * 20_000,
+        "a" + "\u0301" * 2000,
+    ],
+    ids=range(10),
+)
+def test_awkward_text_takes_no_longer_than_a_moment(text: str) -> None:
+    flow = Flow(Paper(120, 12, True))
+    started = time.process_time()
+    for start in range(0, len(text), 100):
+        flow.push(text[start : start + 100])
+        flow.preview()
+    flow.end()
+    assert time.process_time() - started < 8.0  # Most take a tenth of that; what grows with a square takes minutes.
+
+
 @pytest.mark.parametrize(
     ("source", "rows"),
     [
@@ -162,6 +205,20 @@ def test_a_table_wider_than_the_screen_is_wrapped_and_a_narrow_screen_shows_its_
         "word word     │ more more",
     ]
     assert plain(source, Paper(16, 10, True)) == source.splitlines()
+
+
+def test_a_narrow_screen_takes_indentation_away_and_keeps_markers() -> None:
+    nested = "1. one\n   - two\n     - three\n       10. four words in it\n> > > > quoted words"
+    assert plain(nested, Paper(14, 4, True)) == [
+        "1. one",
+        "   • two",
+        "    • three",
+        "      10. four",
+        "      words in",
+        "      it",
+        "│ │ │ quoted",
+        "│ │ │ words",
+    ]
 
 
 def test_a_long_paragraph_is_printed_piece_by_piece() -> None:

@@ -24,8 +24,8 @@ FUZZED_REPLIES = 10_000
 class Viewer:
     """A view on an emulated terminal whose size and clock the test sets."""
 
-    def __init__(self, columns: int = 40, rows: int = 12, look: Look = FULL) -> None:
-        self.out = Emulated(columns, rows)
+    def __init__(self, columns: int = 40, rows: int = 12, look: Look = FULL, history: int = 20_000) -> None:
+        self.out = Emulated(columns, rows, history)
         self.clock = Clock()
         self.size = Size(columns, rows)
         self.view = ReplyView(self.out, look, clock=self.clock, size=lambda stream: self.size)
@@ -160,7 +160,7 @@ SEQUENCES = (
 def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
     chance = random.Random(4)
     looks = (FULL, Look(terminal=True, emphasis=True, colour=False), Look(terminal=True, emphasis=False, colour=False))
-    viewers = [Viewer(30, 10, look) for look in looks]
+    viewers = [Viewer(30, 10, look, history=0) for look in looks]
     before = [viewer.out.state for viewer in viewers]
     for number in range(FUZZED_REPLIES):
         viewer = viewers[number % len(viewers)]
