@@ -39,8 +39,8 @@ class Stats:
 
     @property
     def context_used(self) -> int:
-        """Positions of the context that the prompt and the reply fill."""
-        return self.prompt_tokens + self.generated_tokens
+        """Positions of the context that the prompt and the reply fill; the last token of a full one needs none."""
+        return min(self.prompt_tokens + self.generated_tokens, self.context)
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def standing(session: Session) -> str | None:
         return None
     are = "1 old turn is" if turns == 1 else f"{turns:,} old turns are"
     way = "sent as a summary" if counts["summarised"] else "not sent any more"
-    return f"{are} {way}: /drop none sends them again"
+    return f"{are} {way}: in a chat /drop none sends them again"
 
 
 def left_out(session: Session, end: int | None) -> dict[str, int]:

@@ -95,7 +95,10 @@ def test_a_resumed_session_says_what_is_not_sent(tmp_path: Path) -> None:
     assert answer["left_out"] == {"dropped": 4, "summarised": 0}
     with Terminal("chat", *arguments, models=tmp_path) as terminal:
         terminal.prompt()
-        assert "qwchat: 4 old turns are not sent any more: /drop none sends them again" in terminal.text.splitlines()
+        assert (
+            "qwchat: 4 old turns are not sent any more: in a chat /drop none sends them again"
+            in terminal.text.splitlines()
+        )
         terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 29/40"), "the meter")
 
 

@@ -1,0 +1,154 @@
+"""Room in the context of the real engine, with the embedded model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import qwchat
+from quant import convert
+from qwchat.chat import context
+from qwchat.chat.attachments import Attachment, message
+from qwchat.chat.context import Meter, NoRoomError
+from qwchat.chat.controls import Controls
+from qwchat.chat.overflow import Overflow
+from qwchat.chat.session import Session
+from qwchat.chat.turn import Begin
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.terminal import PLAIN
+from qwchat.conversation.tree import Tree
+from qwchat.errors import PromptTooLongError
+from qwchat.events import Done, Prefilled, TextEvent
+from qwchat.models_folder import embedded_checkpoint
+from qwchat.sampling import SamplingSettings
+
+SIZE = 320
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    destination = tmp_path_factory.mktemp("room") / "mini"
+    list(convert(embedded_checkpoint(), destination))
+    return destination
+
+
+@pytest.fixture
+def model(folder: Path) -> Iterator[qwchat.Model]:
+    with qwchat.load(folder, threads=2, context=SIZE) as loaded:
+        yield loaded
+
+
+class Talk:
+    """A greedy conversation under a policy; the events of its newest reply."""
+
+    def __init__(self, model: qwchat.Model, policy: str, system: str | None = None) -> None:
+        controls = Controls(SamplingSettings())
+        self.saved: list[dict[str, object]] = []
+        tree = Tree(self.saved.append)
+        self.session = Session(model, controls.changed("overflow", policy, controls), system, tree=tree)
+        self.stderr = io.StringIO()
+        self.overflow = Overflow(self.session, Screen(self.stderr, PLAIN, quiet=True), None)
+        self.played: list[list[TextEvent]] = []
+
+    def play(self, begin: Begin, *, shown: bool = True) -> Done:
+        self.played.append([])  # A reply that never began leaves it empty.
+        for event in begin(lambda: False):
+            self.played[-1].append(event)
+        done = self.played[-1][-1]
+        assert isinstance(done, Done)
+        return done
+
+    def say(self, text: str) -> Done:
+        done = self.overflow.answer(lambda cancel: self.session.ask(text, cancel), self.play)
+        assert done is not None
+        return done
+
+
+def test_what_is_counted_is_what_is_read(model: qwchat.Model) -> None:
+    talk = Talk(model, "error", "Be brief.")
+    meter = Meter(talk.session)
+    for text in ("What is 2 + 3?", message([Attachment("a.py", "x = 1\n```\n<|im_end|>")], "Why? 日本")):
+        expected = model.count([*talk.session.messages, {"role": "user", "content": text}])
+        done = talk.say(text)
+        assert done.stats.prompt_tokens == expected
+        assert meter.tokens == model.count(talk.session.messages)
+        assert meter.tokens >= done.stats.prompt_tokens + len(done.token_ids)
+    replied = talk.session.messages
+    assert model.count(replied, continuing=True) == done.stats.prompt_tokens + len(done.token_ids)
+
+
+def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> None:
+    talk = Talk(model, "drop", "Be brief.")
+    before = None
+    for number in range(40):
+        done = talk.say(f"What is {number} + 1?")
+        if "──" in talk.stderr.getvalue():
+            break
+        before = done
+        assert done.stats.prompt_tokens - done.stats.cached_tokens < 30, "a follow-up reads what is new"
+    assert before is not None
+    kept = len(model.encode("Be brief.")) + 16
+    assert done.stats.cached_tokens <= kept, "little more than the system prompt still agrees with what was read"
+    assert done.stats.prompt_tokens <= SIZE * 3 // 4
+    assert talk.stderr.getvalue().startswith("── the ")
+    assert talk.stderr.getvalue().endswith(f"not sent any more; context {done.stats.prompt_tokens}/{SIZE} ──\n")
+    following = talk.say("What is 50 + 1?")
+    assert following.stats.prompt_tokens - following.stats.cached_tokens < 30
+    assert following.stats.context_used <= SIZE
+    again = Session(model, talk.session.controls, tree=Tree.replay(talk.saved))
+    assert again.messages == talk.session.messages
+
+
+def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
+    talk = Talk(model, "error")
+    while Meter(talk.session).tokens < SIZE - 60:
+        talk.say("What is 2 + 3?")
+    done = talk.say("What can you do?")
+    assert done.finish_reason == "context"
+    assert done.stats.context_used == SIZE
+    with pytest.raises(NoRoomError, match=f"the context holds {SIZE}"):
+        talk.overflow.answer(talk.session.resume, talk.play)
+    controls = talk.session.controls
+    talk.session.controls = controls.changed("overflow", "drop", controls)
+    longer = talk.overflow.answer(talk.session.resume, talk.play)
+    assert longer is not None
+    assert longer.finish_reason == "stop"
+    assert longer.text.startswith(done.text)
+    assert len(longer.token_ids) > len(done.token_ids)
+    assert talk.stderr.getvalue().startswith("── the ")
+    assert talk.session.reply().content == longer.text
+
+
+def test_a_summary_is_written_from_what_was_read_already(model: qwchat.Model) -> None:
+    talk = Talk(model, "drop")
+    for number in range(6):
+        talk.say(f"What is {number} + 1?")
+    end = talk.session.end
+    old = model.count(talk.session.messages_to(talk.session.tree.path()[7].id))
+    events = list(context.summarise(talk.session, end, None, 4))
+    read = next(event for event in events if isinstance(event, Prefilled))
+    assert read.cached >= old - 6, "what is summarised begins as the conversation does"
+    done = events[-1]
+    assert isinstance(done, Done)
+    first = talk.session.messages[0]
+    assert first == {"role": "user", "content": f"Summary of the earlier conversation:\n\n{done.text.strip()}"}
+    assert len(talk.session.messages) == 5
+    assert talk.say("What is 9 + 1?").stats.prompt_tokens <= SIZE
+
+
+def test_what_cannot_be_read_is_refused_before_it_is_read(model: qwchat.Model) -> None:
+    talk = Talk(model, "error")
+    with pytest.raises(PromptTooLongError, match=rf"and the context holds {SIZE}, one of them for the answer: shorten"):
+        talk.say("word " * SIZE)
+    talk.session.undo()
+    talk.say("What is 2 + 3?")
+    read = model.engine.length
+    question = "word " * SIZE
+    while model.count([{"role": "user", "content": question}]) >= SIZE:
+        question = question.removesuffix("word ")
+    with pytest.raises(NoRoomError, match="makes room, or ask for a longer context with --ctx"):
+        talk.say(question)
+    assert model.engine.length == read
