@@ -27,6 +27,9 @@ from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
 from qwchat.chat.interrupts import Stop
 from qwchat.chat.view.terminal import Look
 
+SEQUENCE_SECONDS = 0.5
+"""How long the bytes of one key may take through a slow connection."""
+
 ALT_SECONDS = 1.0
 """Esc and a key pressed within so long are Alt and that key."""
 
@@ -82,7 +85,6 @@ class Editor:
             output=create_output(always_prefer_tty=True),
         )
         application = self._session.app
-        application.ttimeoutlen = ESCAPE_SECONDS
         # At once, since further keys may be waiting; and after a search, which moves through the pastes in full.
         self._session.default_buffer.on_text_changed += self._fold_recalled
         application.before_render += self._fold_recalled
@@ -117,7 +119,8 @@ class Editor:
         """Whose keys edit from now on."""
         application = self._session.app
         application.editing_mode = Mode.VI if mode == "vi" else Mode.EMACS
-        # In vi, Esc alone means much and must not wait for the rest of Alt-Enter.
+        # In vi, Esc alone means much and must not wait: neither for the rest of an arrow key nor for that of Alt-Enter.
+        application.ttimeoutlen = ESCAPE_SECONDS if mode == "vi" else SEQUENCE_SECONDS
         application.timeoutlen = ESCAPE_SECONDS if mode == "vi" else ALT_SECONDS
 
     def _before_cursor(self) -> str:
