@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qwchat.conversation.store import Store
 from tests.cli.runs import FAKE, environment, run
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
@@ -70,6 +71,20 @@ def test_settings_their_values_and_personas_are_offered(models: Path) -> None:
     ):
         found = asked("bash", line, models, {"QWCHAT_CONFIG": ""})
         assert sorted(found) == sorted(offered), line
+
+
+def test_sessions_are_offered_by_name_or_id(models: Path) -> None:
+    environment(models)
+    store = Store(models / "home" / "sessions")
+    for name, question in (("sums", "What is 2+2?"), ("", "Name a sea.\x1b[2J")):
+        file = store.create("mini", name=name)
+        file.append([{"node": {"id": 1, "parent": None, "role": "user", "content": question}}])
+        file.close()
+    other = next(entry.id for entry in store.entries() if not entry.name)
+    for line in ("qwchat --resume ", "qwchat chat --session ", "qwchat sessions show ", "qwchat sessions rm "):
+        assert sorted(asked("bash", line, models)) == sorted(["sums", other]), line
+    assert asked("bash", "qwchat sessions export s", models) == ["sums"]
+    assert "\x1b" not in "".join(asked("fish", "qwchat sessions grep x ", models))
 
 
 def test_a_description_stays_on_its_line(models: Path) -> None:
