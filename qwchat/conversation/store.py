@@ -137,7 +137,11 @@ class Store:
         except OSError as error:
             raise SessionError(f"sessions cannot be saved in {self.folder}: {error.strerror}") from error
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        return SessionFile.create(folder, Header(folder.name, created, model, fingerprint, name))
+        try:
+            return SessionFile.create(folder, Header(folder.name, created, model, fingerprint, name))
+        except SessionError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def open(self, session_id: str) -> tuple[SessionFile, Content]:
         """The session with this id, locked, and what it holds. Raises SessionError."""

@@ -185,6 +185,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"sessions cannot be saved in {tmp_path}/file/sessions: Not a directory"
 
 
+def test_a_session_that_cannot_be_begun_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(SessionError, match="cannot be saved: No space left on device"):
+        store.create()
+    assert list(store.folder.iterdir()) == []
+
+
 def test_hostile_titles_lose_their_controls(store: Store) -> None:
     talk(store, "\x1b]0;evil\x07 first \u202eline\nsecond", at=1_000)
     talk(store, "x", "\x1b[31mred\x1b[0m\ttitle\r\n" + "y" * 500, at=500)
