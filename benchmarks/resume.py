@@ -4,11 +4,12 @@
     python -m benchmarks.resume models/qwen2-0.5b-instruct-q4 --tokens 3000
 
 Every run is a process of its own that opens the model, fills its cache one way or the other and generates a few greedy
-tokens; the two ways take turns.  `engine` is the time from the opened model to the first token, `process` the time from
-the start of the process, which both ways pay for alike.  `command` is the whole command line, `qwchat -p … --session
-…`, in a session whose first question was about as long, until the first text comes out of the pipe.  Files come from
-the page cache, as they do when a conversation was left a while ago.  The exit code is 1 where the text differs or the
-engine takes more than a tenth.  Ends with a JSON line.
+tokens; the two ways take turns.  `engine` is the time from the opened model to the first token, by the clock and as CPU
+time of all threads, which other programs disturb less; `process` the time from the start of the process, which both
+ways pay for alike.  `command` is the whole command line, `qwchat -p … --session …`, in a session whose first question
+was about as long, until the first text comes out of the pipe.  Files come from the page cache, as they do when a
+conversation was left a while ago.  The exit code is 1 where the text differs or the engine takes more than a tenth.
+Ends with a JSON line.
 """
 
 from __future__ import annotations
@@ -44,20 +45,21 @@ def prompt_ids(model: Any, count: int) -> list[int]:
     return (ids * (count // len(ids) + 1))[:count]
 
 
-def generated(model: Any, ids: Sequence[int]) -> tuple[float, list[int], int]:
-    """When the first token came, the greedy tokens, and how many of the prompt the cache had."""
+def generated(model: Any, ids: Sequence[int]) -> tuple[float, float, list[int], int]:
+    """When the first token came, by the clock and in CPU time, the greedy tokens, and how many tokens were cached."""
     from qwchat.events import Finished, Step
     from qwchat.sampling import SamplingSettings
 
-    first, tokens, cached = 0.0, [], 0
+    first, cpu, tokens, cached = 0.0, 0.0, [], 0
     options = {"seed": 0, "usable_vocab": model.tokenizer.vocab_size, "max_tokens": GENERATED}
     for event in model.engine.generate(ids, SamplingSettings(), **options):
         if isinstance(event, Step):
-            first = first or time.perf_counter()
+            if not tokens:
+                first, cpu = time.perf_counter(), time.process_time()
             tokens.append(event.token_id)
         elif isinstance(event, Finished):
             cached = event.stats.cached_tokens
-    return first, tokens, cached
+    return first, cpu, tokens, cached
 
 
 def child(options: argparse.Namespace) -> None:
@@ -79,15 +81,16 @@ def child(options: argparse.Namespace) -> None:
             options.snapshot.write_text(model.decode(ids))
             return
         ids = json.loads(kept.read_text())
-        opened = time.perf_counter()
+        opened, spent = time.perf_counter(), time.process_time()
         if options.way == "snapshot":
             model.restore_cache(options.snapshot)
         filled = time.perf_counter()
-        first, said, cached = generated(model, ids)
+        first, cpu, said, cached = generated(model, ids)
         figures = {
             "process": first - options.started,
             "opened": opened - options.started,
             "engine": first - opened,
+            "cpu": cpu - spent,
             "restored": filled - opened,
             "token": first - filled,
             "cached": cached,
@@ -204,9 +207,10 @@ def as_text(figures: Mapping[str, Any]) -> str:
         f"{written['bytes'] / 1e6:.1f} MB, written in {written['seconds'] * 1e3:.0f} ms",
         f"{'ms to the first token':<24}{'snapshot':>10}{'again':>10}{'ratio':>8}",
     ]
-    for name in ("engine", "process", "command"):
+    for name in ("engine", "cpu", "process", "command"):
         ours, theirs = (median(figures, way, name) * 1e3 for way in WAYS)
-        lines.append(f"{name:<24}{ours:>10.1f}{theirs:>10.1f}{ratio(figures, name):>8.1%}")
+        label = "engine, CPU time" if name == "cpu" else name
+        lines.append(f"{label:<24}{ours:>10.1f}{theirs:>10.1f}{ratio(figures, name):>8.1%}")
     whole = median(figures, "snapshot", "process")
     for label, name in {"start, imports, model": "opened", "restoring": "restored", "first token": "token"}.items():
         seconds = median(figures, "snapshot", name)

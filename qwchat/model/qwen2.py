@@ -101,7 +101,7 @@ class Qwen2:
         state["token_ids"] = self._ids.ctypes.data
         half = config.head_dim // 2
         self._cos, self._sin = np.empty((2, self.cache.capacity, half), np.float32)
-        self._angles = 0
+        self._has_angles = [False] * (self.cache.capacity // SPLIT)
         state["cos"], state["sin"] = self._cos.ctypes.data, self._sin.ctypes.data
         for name, columns in (
             ("normed", config.hidden_size),
@@ -142,12 +142,13 @@ class Qwen2:
         state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
         state["scratch_bytes"] = -(-scratch // 64) * 64
 
-    def _extend_angles(self, stop: int) -> None:
-        if stop > self._angles:
-            end = min(-(-stop // SPLIT) * SPLIT, self.cache.capacity)
-            cos, sin = rope_tables(self.config, self._angles, end)
-            self._cos[self._angles : end], self._sin[self._angles : end] = cos, sin
-            self._angles = end
+    def _fill_angles(self, start: int, stop: int) -> None:
+        """RoPE's tables for new positions; those of keys that came from a snapshot are not needed."""
+        for split in range(start // SPLIT, -(-stop // SPLIT)):
+            if not self._has_angles[split]:
+                first, end = split * SPLIT, (split + 1) * SPLIT
+                self._cos[first:end], self._sin[first:end] = rope_tables(self.config, first, end)
+                self._has_angles[split] = True
 
     def run(self, token_ids: NDArray[np.int64], position: int, logits_from: int) -> NDArray[np.float32]:
         """Runs up to CHUNK tokens at ``position`` and following, and keeps their keys and values.
@@ -160,7 +161,7 @@ class Qwen2:
             raise ValueError(f"{tokens} tokens at position {position} do not fit a context of {self.context}")
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self.config.vocab_size:
             raise ValueError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
-        self._extend_angles(position + tokens)
+        self._fill_angles(position, position + tokens)
         wanted = tokens - logits_from
         if wanted > len(self._logits):
             # Checking drafts asks for a few rows, now more and now fewer: room for all of them at once.
