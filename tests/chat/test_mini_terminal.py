@@ -1,0 +1,306 @@
+"""The real program with the embedded model in a terminal: the whole screen and all that scrolled away, as they are.
+
+Figures of speed differ from run to run, so they are blotted out; everything else is compared to the last character.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.view.live import Size
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.terminal import Look
+from qwchat.models_folder import embedded_checkpoint, is_checkpoint
+from tests.chat.pty import COLUMNS, ROWS, Terminal
+from tests.chat.view.emulator import Emulated
+
+PROGRAM = "from qwchat.cli.main import main; main()"
+BANNER = "qwchat: mini-q4 at 5.43 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves"
+FIGURES = "(figures)"
+WORLDLY = ("--temp", "3", "--top-k", "0", "--top-p", "1", "--repeat-penalty", "1", "--seed", "5")
+
+pytestmark = pytest.mark.skipif(
+    not is_checkpoint(embedded_checkpoint()), reason="models/mini holds no weights: models/recipe trains them"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the embedded model converted in it."""
+    folder = tmp_path_factory.mktemp("mini") / "models"
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, "-q", "-p", "hello", "--max-tokens", "1"],
+        env={**os.environ, "QWCHAT_MODELS": str(folder)},
+        capture_output=True,
+        check=True,
+    )
+    return folder
+
+
+def talk(
+    models: Path, home: Path, *arguments: str, rows: int = ROWS, columns: int = COLUMNS, **variables: str
+) -> Terminal:
+    """The program in a terminal, with a home of its own but the compiled kernels of all tests."""
+    return Terminal(
+        models=home,
+        command=[sys.executable, "-c", PROGRAM, "chat", *arguments],
+        rows=rows,
+        columns=columns,
+        variables={"QWCHAT_MODELS": str(models), "QWCHAT_CACHE": cache(), **variables},
+    )
+
+
+def cache() -> str:
+    from qwchat.kernels import objects
+
+    return str(objects.cache_folder().parent)
+
+
+def answer(models: Path, prompt: str, *arguments: str) -> str:
+    """What the program answers when nobody disturbs it."""
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "-p", prompt, "--json", *arguments],
+        env={**os.environ, "QWCHAT_MODELS": str(models)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    return str(json.loads(ran.stdout)["text"])
+
+
+def shown(reply: str, columns: int = COLUMNS, *, colour: bool = True) -> list[str]:
+    """The rows that a reply takes when it comes at once."""
+    out = Emulated(columns, ROWS)
+    look = Look(terminal=True, emphasis=True, colour=colour)
+    view = ReplyView(out, look, size=lambda _: Size(columns, ROWS))
+    view.write(reply)
+    view.end()
+    return out.lines
+
+
+def screen(terminal: Terminal) -> list[str]:
+    """All rows, with each line of figures, however many rows it takes, made one known row."""
+    text = terminal.text
+    width = terminal.columns
+    rows: list[str] = []
+    left = 0
+    for row in text.split("\n"):
+        if left:
+            left = left if len(row) == width else 0
+            continue
+        if re.match(r"\d+\.\d\d s to first token", row):
+            rows.append(FIGURES)
+            left = 1 if len(row) == width else 0
+            continue
+        rows.append(row)
+    return rows
+
+
+def said(home: Path) -> list[tuple[str, str]]:
+    """Role and text of every turn in a conversation saved as JSON."""
+    messages = json.loads((home / "talk.json").read_text())["messages"]
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def save(terminal: Terminal, home: Path) -> list[tuple[str, str]]:
+    (home / "talk.json").unlink(missing_ok=True)
+    ask(terminal, f"/save {home}/talk.json")
+    return said(home)
+
+
+def ask(terminal: Terminal, *inputs: str) -> None:
+    for typed in inputs:
+        before = terminal.text.count("\n")
+        terminal.type(typed + "\r")
+        terminal.wait_until(lambda before=before: terminal.text.count("\n") > before, "the line to be taken")
+        terminal.prompt()
+
+
+def expected(*parts: Sequence[str] | str) -> list[str]:
+    rows: list[str] = []
+    for part in parts:
+        rows += [part] if isinstance(part, str) else part
+    return rows
+
+
+@pytest.mark.parametrize("columns", [20, 60, 200])
+def test_a_conversation_in_a_narrow_and_a_wide_window(models: Path, tmp_path: Path, columns: int) -> None:
+    questions = ("What can you do?", "2 + 3?")
+    with talk(models, tmp_path, "--temp", "0", "-q", columns=columns) as terminal:
+        terminal.prompt()
+        ask(terminal, *questions)
+        rows = terminal.text.split("\n")
+        replies = [text for role, text in save(terminal, tmp_path) if role == "assistant"]
+        assert replies[0] == answer(models, questions[0], "--temp", "0")
+        assert rows == expected(
+            f"> {questions[0]}", shown(replies[0], columns), f"> {questions[1]}", shown(replies[1], columns), ">"
+        )
+
+
+def test_history_completion_and_commands(models: Path, tmp_path: Path) -> None:
+    with talk(models, tmp_path, "--temp", "0") as terminal:
+        terminal.prompt()
+        ask(terminal, "How many days has a week?", "Hello")
+        terminal.type("\x12days")
+        terminal.wait("How many days has a week?\n", "days")
+        terminal.type("\r")
+        ask(terminal, "")
+        terminal.type("/und\t\r")
+        terminal.wait("is taken back")
+        terminal.prompt()
+        replies = [text for role, text in save(terminal, tmp_path) if role == "assistant"]
+        assert len(replies) == 2
+        rows = screen(terminal)
+        start = rows.index("> How many days has a week?")
+        assert rows[:start] == [BANNER]
+        assert rows[start : start + 2 + len(shown(replies[0]))] == expected(
+            "> How many days has a week?", shown(replies[0]), FIGURES
+        )
+        assert "> /undo" in rows
+
+
+def test_a_paste_of_500_lines(models: Path, tmp_path: Path) -> None:
+    lines = "\n".join(f"{number % 10}" for number in range(500))
+    with talk(models, tmp_path, "--temp", "0", "--max-tokens", "8") as terminal:
+        terminal.prompt()
+        terminal.type(f"\x1b[200~{lines}\x1b[201~")
+        terminal.wait("[Pasted text #1 +500 lines]")
+        ask(terminal, "")
+        (_, question), (_, reply) = save(terminal, tmp_path)
+        assert question == lines
+        assert screen(terminal)[:2] == [BANNER, "> [Pasted text #1 +500 lines]"]
+        assert screen(terminal)[2 : 2 + len(shown(reply))] == shown(reply)
+
+
+def test_a_reply_is_stopped_and_goes_on_to_the_same_end(models: Path, tmp_path: Path) -> None:
+    whole = answer(models, "Tell me everything", *WORLDLY, "--max-tokens", "1500")
+    with talk(models, tmp_path, *WORLDLY, "--max-tokens", "1500", "--render", "plain") as terminal:
+        terminal.prompt()
+        terminal.type("Tell me everything\r")
+        terminal.wait_until(lambda: len(terminal.text) > 400, "some of the reply")
+        terminal.type("\x1b")
+        terminal.wait("stopped; what was said is kept")
+        terminal.prompt()
+        stopped = save(terminal, tmp_path)[-1][1]
+        assert whole.startswith(stopped)
+        assert 0 < len(stopped) < len(whole)
+        ask(terminal, "/set max-tokens none", "/continue")
+        continued = save(terminal, tmp_path)[-1][1]
+        assert continued.startswith(whole)
+
+
+def test_reading_the_prompt_is_stopped(models: Path, tmp_path: Path) -> None:
+    with talk(models, tmp_path, "--temp", "0") as terminal:
+        terminal.prompt()
+        terminal.type("\x1b[200~" + "word " * 1500 + "\x1b[201~")
+        terminal.wait("[Pasted text #1")
+        terminal.type("\r\x03")
+        terminal.wait("stopped before a word was said; /retry asks again")
+        terminal.prompt()
+        ask(terminal, "/retry")
+        question, reply = save(terminal, tmp_path)
+        assert (question[0], question[1].strip()) == ("user", ("word " * 1500).strip())
+        assert reply[0] == "assistant"
+
+
+def test_retry_alternatives_edit_undo_and_fork(models: Path, tmp_path: Path) -> None:
+    with talk(models, tmp_path, "--temp", "0", "--session", "first") as terminal:
+        terminal.prompt()
+        ask(terminal, "My name is Anna.", "What is my name?")
+        first = save(terminal, tmp_path)
+        assert "Anna" in first[-1][1]
+        ask(terminal, "/retry --temp 2 --seed 8")
+        second = save(terminal, tmp_path)
+        assert second[:3] == first[:3]
+        assert second[3] != first[3]
+        ask(terminal, "/alt 1")
+        assert save(terminal, tmp_path) == first
+        ask(terminal, "/fork other")
+        terminal.type("/edit 2\r")
+        terminal.wait("> /edit 2 My name is Anna.")
+        terminal.type("\x08" * 5)
+        ask(terminal, "Emma.")
+        assert "> /edit 2 My name is Emma." in terminal.text
+        edited = save(terminal, tmp_path)
+        assert edited[0] == ("user", "My name is Emma.")
+        ask(terminal, "What is my name?")
+        assert "Emma" in save(terminal, tmp_path)[-1][1]
+        ask(terminal, "/resume first")
+        assert save(terminal, tmp_path) == first
+        ask(terminal, "/undo 2")
+        ask(terminal, "Hello")
+        assert [role for role, _ in save(terminal, tmp_path)] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize("growing", [True, False])
+def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, growing: bool) -> None:
+    sizes = [(12, 30), (20, 60), (30, 80), (ROWS, COLUMNS)]
+    rows, columns = sizes[0] if growing else sizes[-1]
+    options = (*WORLDLY, "--max-tokens", "1200", "--render", "markdown")
+    with talk(models, tmp_path, *options, rows=rows, columns=columns) as terminal:
+        terminal.prompt()
+        terminal.type("Tell me everything\r")
+        for rows, columns in sizes[1:] if growing else sizes[-2::-1]:
+            terminal.wait_until(lambda seen=len(terminal.raw): len(terminal.raw) > seen + 300, "more of the reply")
+            terminal.resize(rows, columns)
+        terminal.wait("s to first token")
+        terminal.prompt()
+        everything = terminal.text
+        # An emulator that becomes smaller cuts off what a terminal keeps: then only what was sent can be looked at.
+        sent = everything if growing else re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.raw.decode())
+        reply = save(terminal, tmp_path)[-1][1]
+    text = re.sub(r"\s", "", sent)
+    words = re.findall(r"[A-Za-z]{3,}", reply)
+    assert len(words) > 50
+    place = 0
+    for word in words:  # Every word is there, in order; where lines break is the window's matter.
+        found = text.find(word, place)
+        assert found >= 0, f"{word} is missing behind {text[max(0, place - 40) : place]}"
+        place = found + len(word)
+
+
+def test_wide_letters_and_emoji(models: Path, tmp_path: Path) -> None:
+    question = "日本語 と 한국어, 👩‍👩‍👧 🇫🇷 é ü"
+    with talk(models, tmp_path, "--temp", "0", columns=40) as terminal:
+        terminal.prompt()
+        ask(terminal, question)
+        (_, asked), (_, reply) = save(terminal, tmp_path)
+        assert asked == question
+        rows = screen(terminal)
+        after = rows.index(FIGURES)
+        assert rows[after - len(shown(reply, 40)) : after] == shown(reply, 40)
+
+
+def test_a_dumb_terminal_and_one_without_colour(models: Path, tmp_path: Path) -> None:
+    whole = answer(models, "What can you do?", "--temp", "0")
+    for variables, escapes in (({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)):
+        with talk(models, tmp_path, "--temp", "0", "--no-save", **variables) as terminal:
+            terminal.wait("Ctrl-D leaves\n>")
+            terminal.type("What can you do?\r")
+            terminal.wait("s to first token")
+            terminal.prompt()
+            rows = screen(terminal)
+            colours = set(re.findall(rb"\x1b\[[0-9;]*?((?:3|4|9|10)[0-7])(?:;|m)", terminal.raw))
+            assert colours == set()
+            assert (b"\x1b" in terminal.raw) is escapes
+            reply = shown(whole, colour=False) if escapes else whole.split("\n")
+            assert rows == expected(BANNER, "> What can you do?", reply, FIGURES, ">")
+
+
+def test_a_reply_longer_than_the_screen_and_than_10_000_lines(tmp_path: Path) -> None:
+    lines = [f"{number}. line" for number in range(1, 10_051)]
+    with Terminal("chat", "-q", models=tmp_path, replies=["\n".join(lines)], rows=24, context_size=1 << 20) as terminal:
+        terminal.prompt()
+        terminal.type("go\r")
+        terminal.wait_until(lambda: lines[-1] in terminal.bottom, "the last line")
+        terminal.prompt()
+        rows = terminal.text.split("\n")
+    assert [row.strip() for row in rows] == ["> go", *lines, ">"]
