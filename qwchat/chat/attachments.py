@@ -24,6 +24,7 @@ from qwchat.chat.file_names import Lines, Named, Source, find, is_pattern, safe_
 from qwchat.errors import UsageError
 
 MOST_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds
+_REMARKED = 5  # files left out that are named
 _LISTED = 12  # files named one by one before a message is sent
 
 _INFO = re.compile(r"\.([A-Za-z0-9+#]{1,12})")
@@ -99,7 +100,10 @@ def read_named(named: Named, *, pipes: bool = False) -> Found:
             left_out.append(str(error))
     if not attachments:
         raise UsageError(left_out[0])
-    return Found(tuple(attachments), tuple(f"left out: {reason}" for reason in left_out))
+    remarks = [f"left out: {reason}" for reason in left_out[:_REMARKED]]
+    if more := len(left_out) - len(remarks):
+        remarks.append(f"left out: {more:,} more files")
+    return Found(tuple(attachments), tuple(remarks))
 
 
 def read_source(source: Source, *, pipes: bool = False) -> Attachment:

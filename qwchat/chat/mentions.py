@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from qwchat.chat.attachments import Attachment, Found, message, read_named
 from qwchat.chat.file_names import Named, find, path_of, safe_name, walk_names
 from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.errors import UsageError
 
 _MENTION = re.compile(
-    r"""(?<![^\s(\[{<"'“‘,;])@(?P<escape>@?)
+    r"""(?<![^\s(\[{<"'“‘,;])@(?P<escape>@*)(?!@)
     (?:
         (?P<quote>["'])(?P<quoted>[^"'\n]+)(?P=quote)(?P<range>:[\d-]+)?
         | (?P<bare>(?:\\.|(?![,;]@)[^\s\\])+)
@@ -33,6 +34,7 @@ _SENTENCE = ".,;:!?…)]}>\"'”’"  # What may stand behind a name without bei
 _PATHLIKE = re.compile(r"\w[./]\w|[*?[/]")
 _UNFINISHED = re.compile(r"""(?<![^\s(\[{<"'“‘,;])@(?:"(?P<quoted>[^"\n]*)|(?P<bare>(?:\\.|[^\s\\"'@])*))\Z""")
 _OFFERED = 100
+_REMARKED = 5  # names of no file that are remarked on
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,27 @@ def compose(typed: str) -> Composed:
     """Read the files that ``typed`` mentions.  Raises UsageError for one that is there but cannot be attached."""
     pieces: list[str] = []
     found: dict[str, Found] = {}
-    remarks: list[str] = []
+    missed: dict[str, None] = {}
     end = 0
     for match in _outside_code(typed):
+        if match["escape"]:
+            if _is_mention(match):
+                pieces += [typed[end : match.start()], typed[match.start() + 1 : match.end()]]
+                end = match.end()
+            continue
         name, rest, named = _resolved(match)
         if named is None:
-            if not match["escape"] and _PATHLIKE.search(name):
-                remarks.append(f"@{safe_name(name)} names no file, so it is sent as text")
+            if _PATHLIKE.search(name):
+                missed[safe_name(name)] = None
             continue
-        pieces.append(typed[end : match.start()])
-        if match["escape"]:
-            pieces.append(typed[match.start() + 1 : match.end()])
-        else:
-            found[name] = found.get(name) or read_named(named)
-            pieces.append(name + rest)
+        found[name] = found.get(name) or read_named(named)
+        pieces += [typed[end : match.start()], name + rest]
         end = match.end()
     text = "".join((*pieces, typed[end:]))
     attachments = dict.fromkeys(attachment for each in found.values() for attachment in each.attachments)
+    remarks = [f"@{name} names no file, so it is sent as text" for name in list(missed)[:_REMARKED]]
+    if len(missed) > _REMARKED:
+        remarks.append(f"… and neither do {len(missed) - _REMARKED:,} more")
     remarks += [remark for each in found.values() for remark in each.remarks]
     return Composed(text, tuple(attachments), tuple(remarks))
 
@@ -84,10 +90,18 @@ def literal(text: str) -> str:
     pieces: list[str] = []
     end = 0
     for match in _outside_code(text):
-        if not match["escape"] and _resolved(match)[2] is not None:
+        if _is_mention(match):
             pieces += [text[end : match.start()], "@"]
             end = match.start()
     return "".join([*pieces, text[end:]])
+
+
+def _is_mention(match: re.Match[str]) -> bool:
+    """Whether something is meant, be it that it cannot be attached."""
+    try:
+        return _resolved(match)[2] is not None
+    except UsageError:
+        return True
 
 
 def _outside_code(text: str) -> Iterator[re.Match[str]]:

@@ -112,6 +112,7 @@ class Session:
         """Goes on with another conversation."""
         self.tree = tree
         self._ids_hold: dict[int, bool] = {}
+        self._refused: int | None = None  # the question that did not fit: what is asked instead takes its place
 
     @property
     def system(self) -> str | None:
@@ -264,7 +265,12 @@ class Session:
         controls = self.controls
         seed = fresh_seed() if controls.seed is None else controls.seed
         settings = controls.record()
-        asked = self.tree.add("user", question, parent=parent, seed=seed, settings=settings, note=note)
+        refused, self._refused = self._refused, None
+        if refused is not None and (refused != self.tree.head or self.tree.node(refused).parent != parent):
+            refused = None
+        asked = self.tree.add(
+            "user", question, parent=parent, seed=seed, settings=settings, note=note, replaces=refused
+        )
         yield from self._reply(asked.id, controls, seed, cancel)
 
     def _reply(
@@ -273,8 +279,10 @@ class Session:
         """Stream a reply to the turn ``question``; ``begun``: the one to go on with."""
         self.used, self._then = controls, self.controls
         end = question if begun is None else begun.id
+        self._refused = None if begun is not None or end is None else end
         if self.check_room is not None:
             self.check_room(end, begun is not None)
+        self._refused = None
         taken = _Taken()
         try:
             for event in self.model.chat(

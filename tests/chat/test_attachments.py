@@ -225,6 +225,10 @@ def test_a_pattern_leaves_out_what_is_no_text() -> None:
     found = read("*.md:1-2")
     assert [attachment.title for attachment in found.attachments] == ["a.md:1", "c.md:1"]
     assert found.remarks == ("left out: b.md is no text: it holds NUL bytes, as programs, pictures and archives do",)
+    for number in range(10):
+        Path(f"d{number}.md").write_bytes(b"\0")
+    assert len(read("*.md").remarks) == 6
+    assert read("*.md").remarks[-1] == "left out: 6 more files"
     with pytest.raises(UsageError, match=r"^b\.md is no text"):
         read("b.m?")
 

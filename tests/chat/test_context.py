@@ -227,6 +227,18 @@ def twenty(summary: str) -> Talk:
     return talk
 
 
+def test_what_was_refused_is_no_alternative_to_what_was_sent_instead() -> None:
+    talk = filled("error", size=41)
+    with pytest.raises(NoRoomError):
+        talk.say(TOO_LONG)
+    with pytest.raises(NoRoomError):
+        talk.say(TOO_LONG)
+    assert talk.say("short") is not None
+    assert [node.content for node in talk.session.tree.siblings(talk.session.question().id)] == ["short"]
+    with pytest.raises(UsageError, match="there are no alternatives yet"):
+        talk.session.alternatives()
+
+
 def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
     talk = twenty("Letters came.")
     assert talk.say(LONGER) is not None

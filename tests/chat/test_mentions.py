@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
-from qwchat.chat.mentions import compose, suggestions
+from qwchat.chat.mentions import compose, literal, suggestions
 from qwchat.errors import UsageError
 
 
@@ -79,6 +80,25 @@ def test_two_signs_write_one_where_one_would_read_a_file() -> None:
     assert [attachment.title for attachment in composed.attachments] == ["b.py"]
 
 
+def test_what_was_pasted_is_given_back_whatever_it_names(here: Path) -> None:
+    for number in range(120):
+        (here / f"{number}.txt").write_text("x")
+    for text in ("see @a.py and @*.txt, @a.py:3-1", "@@a.py @nobody me@a.py", "`@a.py` @src/"):
+        composed = compose(literal(text))
+        assert (composed.text, composed.attachments, composed.remarks) == (text, (), ())
+    with pytest.raises(UsageError, match="matches more than 100 files: name fewer"):
+        compose("@*.txt")
+
+
+@pytest.mark.parametrize(
+    "text", [" `a ``b ```c" * 20_000, "`" * 100_000, "@a" * 50_000, "```\n" * 30_000, "@x.y " * 5_000]
+)
+def test_long_texts_are_searched_in_no_time(text: str) -> None:
+    begun = time.process_time()
+    compose(text)
+    assert time.process_time() - begun < 2
+
+
 def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
     composed = compose("see @src/ap.py, @*.rs and @x.py:3-4!")
     assert composed.text == "see @src/ap.py, @*.rs and @x.py:3-4!"
@@ -87,6 +107,11 @@ def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
         "@*.rs names no file, so it is sent as text",
         "@x.py:3-4 names no file, so it is sent as text",
     )
+
+
+def test_many_that_name_no_file_take_few_lines() -> None:
+    remarks = compose(" ".join(f"@{number}.py @0.py" for number in range(9))).remarks
+    assert remarks[4:] == ("@4.py names no file, so it is sent as text", "… and neither do 4 more")
 
 
 def test_an_edited_message_reads_nothing_twice() -> None:
