@@ -249,7 +249,8 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
         terminal.prompt()
         terminal.type("Tell me everything\r")
         for rows, columns in sizes[1:] if growing else sizes[-2::-1]:
-            terminal.wait_until(lambda seen=len(terminal.raw): len(terminal.raw) > seen + 300, "more of the reply")
+            before = len(terminal.raw)
+            terminal.wait_until(lambda before=before: len(terminal.raw) > before + 300, "more of the reply")
             terminal.resize(rows, columns)
         terminal.wait("s to first token")
         terminal.prompt()
