@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qwchat.chat.attachments import Found, message
 from qwchat.chat.context import announce, left_out
 from qwchat.chat.controls import Controls
+from qwchat.chat.editor import keys_unseen
 from qwchat.chat.overflow import Overflow
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import fresh_seed
@@ -144,7 +145,8 @@ def _answer(
             announce(streams.screen, session, prompt.files.attachments, prompt.message)
         output.begin(number, session.controls)
         overflow = Overflow(session, streams.screen, None, output.made_room)
-        done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
+        with keys_unseen(streams.out, by_line=True):  # Their echo would move rows that are drawn anew.
+            done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
         assert done is not None, "nobody was asked, so nobody declined"
         saved.settle()
         output.take(done, session.controls, saved.id, left_out(session, session.end))

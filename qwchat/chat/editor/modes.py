@@ -33,9 +33,9 @@ def keys_unseen(terminal: TextIO, *, by_line: bool) -> Iterator[None]:
 
     ``by_line``: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
     it was pressed, Enter and Ctrl-D included, and pastes are marked. Ctrl-C takes none of them away. Ctrl-Z stops the
-    process with the terminal as it was found.
+    process with the terminal as it was found. A process in the background changes nothing: keys are not for it.
     """
-    if sys.platform == "win32" or not terminal.isatty():
+    if sys.platform == "win32" or not terminal.isatty() or not _in_foreground(terminal):
         yield
         return
     import termios
@@ -73,6 +73,14 @@ def keys_unseen(terminal: TextIO, *, by_line: bool) -> Iterator[None]:
         stack.callback(leave)
         enter()
         yield
+
+
+def _in_foreground(terminal: TextIO) -> bool:
+    """Whether keys typed on ``terminal`` are for this process; changing its settings would stop it otherwise."""
+    try:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:  # Not the terminal that the process belongs to.
+        return True
 
 
 @contextlib.contextmanager

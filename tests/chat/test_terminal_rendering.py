@@ -1,0 +1,129 @@
+"""Replies on real terminals of several sizes: the screen and what scrolled away, exactly."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+
+from qwchat.chat.view.flow import Flow
+from qwchat.chat.view.layout import Paper
+from qwchat.chat.view.live import Size
+from tests.chat.pty import Terminal
+
+REPLY = """\
+# Three *ways*
+
+Use `map`, a **list comprehension** or a loop; <think> is no tag here,
+and single newlines stay. See [the manual](https://docs.python.org/3/_x_) for all of it, in some detail.
+
+1. First:
+
+   ```python
+   def doubled(values: list[int]) -> list[int]:
+       return [2 * value for value in values if value is not None and value > 0]
+   ```
+2. Second 😀, 漢字かな交じり文です。とても長い文章なので折り返します。
+   - nested **item**
+
+| way | speed |
+|-----|------:|
+| map | 1.0 |
+| loop | *1.3* |
+
+> That is all.
+"""
+
+
+def rendered(text: str, size: Size) -> list[str]:
+    """The rows of the whole text, as a terminal of this size breaks them where they are code."""
+    flow = Flow(Paper(size.columns, size.cap, True))
+    flow.push(text)
+    flow.end()
+    rows: list[str] = []
+    for row in flow.take():
+        shown = row.text
+        while row.soft and len(shown) > size.columns:
+            rows.append(shown[: size.columns].rstrip())
+            shown = shown[size.columns :]
+        rows.append(shown.rstrip())
+    return rows
+
+
+def seen(terminal: Terminal) -> list[str]:
+    """The lines on and above the screen. (A wide character leaves an empty cell behind it.)"""
+    return [line.replace("\0", "") for line in terminal.text.splitlines()]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(10, 20), (24, 80), (50, 200), (6, 33)])
+def test_a_reply_on_terminals_of_any_size(tmp_path: Path, rows: int, columns: int) -> None:
+    arguments = ("-q", "-p", "how?", "--stats", "off")
+    with Terminal(
+        *arguments, models=tmp_path, rows=rows, columns=columns, replies=[REPLY], token_seconds=0.004
+    ) as terminal:
+        assert terminal.end() == 0
+        assert seen(terminal) == rendered(REPLY, Size(columns, rows))
+
+
+def test_a_reply_of_more_than_ten_thousand_lines(tmp_path: Path) -> None:
+    reply = "".join(f"- *{number}*\n" for number in range(10_500))
+    with Terminal("-q", "-p", "count", "--ctx", "60000", models=tmp_path, replies=[reply]) as terminal:
+        assert terminal.end() == 0
+        assert seen(terminal) == [f"• {number}" for number in range(10_500)]
+
+
+def test_a_resize_while_a_reply_streams(tmp_path: Path) -> None:
+    reply = "".join(f"word{number} " for number in range(60)) + "\n\n" + REPLY
+    with Terminal(
+        "-q", "-p", "how?", models=tmp_path, rows=20, columns=60, replies=[reply], token_seconds=0.02
+    ) as terminal:
+        terminal.wait("word20")
+        terminal.resize(20, 100)
+        terminal.wait("Three ways")
+        terminal.resize(30, 100)
+        assert terminal.end() == 0
+        text = "".join(seen(terminal))
+        for word in re.findall(r"\w+", reply):
+            assert word in text
+        assert [text.count(f"word{number} word") for number in range(20, 25)] == [1] * 5
+        assert seen(terminal)[-13:] == rendered(REPLY, Size(100, 30))[-13:]
+
+
+def test_what_is_typed_during_an_answer_disturbs_no_row(tmp_path: Path) -> None:
+    reply = "one two three four five six seven eight nine ten eleven twelve " * 4
+    with Terminal(
+        "-q", "-p", "count", models=tmp_path, rows=20, columns=40, replies=[reply], token_seconds=0.02
+    ) as terminal:
+        terminal.wait("three")
+        terminal.type("typed\r\rmore\r")
+        assert terminal.end() == 0
+        assert seen(terminal) == rendered(reply, Size(40, 20))
+
+
+def test_the_reply_can_be_seen_as_it_is_copied_and_written(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, replies=["**Look**:\n```py\nx = 1\n```"]) as terminal:
+        terminal.prompt()
+        terminal.type("show me\r")
+        terminal.wait("── 1 · py")
+        terminal.prompt()
+        terminal.type("/raw\r")
+        terminal.wait("**Look**:\n```py\nx = 1\n```")
+        terminal.prompt()
+        terminal.type("/copy code\r")
+        terminal.wait("code 1 is sent to the clipboard, 5 characters")
+        assert b"\x1b]52;c;" + base64.b64encode(b"x = 1") + b"\x07" in terminal.raw
+        terminal.prompt()
+        terminal.type(f"/write {tmp_path}/x.py\r")
+        terminal.wait(f"code 1 is in {tmp_path}/x.py, 1 line")
+        terminal.prompt()
+        terminal.type("/raw on\r")
+        terminal.wait("replies are shown as they are written")
+        terminal.prompt()
+        terminal.type("again\r")
+        terminal.wait("> again\n**Look**:\n```py\nx = 1\n```")
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    assert (tmp_path / "x.py").read_text() == "x = 1\n"
