@@ -98,7 +98,7 @@ class Tree:
         self.drops: list[Dropped] = []
         self._nodes: list[Node] = []
         self._children: dict[int | None, list[int]] = {None: []}
-        self._visited: dict[int | None, int] = {}  # the child through which the path went last
+        self._visits: list[int] = []  # heads, the latest last
         self._replaced: set[int] = set()
 
     @classmethod
@@ -176,8 +176,9 @@ class Tree:
 
     def tip(self, node_id: int | None) -> int | None:
         """Where the path through ``node_id`` (None: the beginning) went on to when it was last taken."""
-        while node_id in self._visited:
-            node_id = self._visited[node_id]
+        ways = self._ways()
+        while node_id in ways:
+            node_id = ways[node_id]
         return node_id
 
     def add(
@@ -306,15 +307,25 @@ class Tree:
         self._nodes.append(node)
         self._children[node.id] = []
         self._children[node.parent].append(node.id)
-        if node.parent == self.head:  # The way to the head is known, so that replaying a long path is linear.
-            self._visited[node.parent], self.head = node.id, node.id
-        else:
-            self._move(node.id)
+        self._move(node.id)
 
     def _move(self, node_id: int | None) -> None:
-        for node in self.path(node_id):
-            self._visited[node.parent] = node.id
+        if node_id is not None:
+            self._visits.append(self.node(node_id).id)
         self.head = node_id
+
+    def _ways(self) -> dict[int | None, int]:
+        """The child of each turn (None: of the beginning) through which the path went last.
+
+        Found out when it is asked for, since a file may move the head as often as it likes along as deep a path.
+        """
+        ways: dict[int | None, int] = {}
+        for visited in reversed(self._visits):
+            at: int | None = visited
+            # Where a later visit has passed, it has passed all that lies before too.
+            while at is not None and (parent := self._nodes[at - 1].parent) not in ways:
+                ways[parent], at = at, parent
+        return ways
 
     def _drop(self, ids: list[int], summary: str | None) -> None:
         wanted = frozenset(ids)

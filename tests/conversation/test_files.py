@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -245,6 +246,18 @@ def test_a_full_disk_leaves_the_file_whole_and_the_events_wait(tmp_path: Path, m
 def test_half_a_surrogate_is_written_in_a_way_that_can_be_read(tmp_path: Path) -> None:
     folder = made(tmp_path / "a1", node(1, None, "one"), {"title": "\ud800"})
     assert read(folder).left_out == 1
+
+
+def test_a_head_that_moves_along_a_deep_path_costs_no_more_than_its_line() -> None:
+    depth, moves = 5_000, 5_000
+    events = [node(number, number - 1 or None, "x") for number in range(1, depth + 1)]
+    events += [{"head": 1 if number % 2 else depth} for number in range(moves)]
+    data = b"".join(map(files.line_of, [{"format": files.FORMAT, "version": files.VERSION}, *events]))
+    start = time.process_time()
+    tree = parse(data, "a1").tree
+    assert (tree.head, tree.tip(None)) == (1, depth)
+    # Walking the path for each move takes ten seconds.
+    assert time.process_time() - start < 3
 
 
 @st.composite
