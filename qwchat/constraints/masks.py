@@ -118,7 +118,8 @@ class GrammarMask:
     def __init__(self, matcher: LLMatcher, closing: Closing | None = None) -> None:
         self._matcher, self._closing = matcher, closing
         self._place = ""
-        self._needed = 0  # the most tokens that were ever needed for an end
+        self._way: list[int] | None = None  # to the end, from where the reply stands; None where it is not known
+        self._needed = 0  # the most tokens that such a way ever had
         self.closed = False
         self._check()
 
@@ -135,11 +136,12 @@ class GrammarMask:
         does not allow ``token``.
         """
         if self._closing is not None and room is not None and room <= 2 * self._needed + _WATCHED:
-            end = self._end(self._closing, [])
-            if end and len(end) <= room:
-                after = self._end(self._closing, [token])
-                if after is None or len(after) >= room:
-                    token, self.closed = end[0], True
+            end = self._end(self._closing, []) if self._way is None else self._way
+            self._way = self._end(self._closing, [token])
+            if end and len(end) <= room and (self._way is None or len(self._way) >= room):
+                token, self._way, self.closed = end[0], end[1:], True
+        else:
+            self._way = None
         self._consume(token)
         return token
 

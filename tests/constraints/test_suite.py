@@ -12,6 +12,7 @@ from jsonschema import validators
 import qwchat
 from qwchat.constraints import Constraint
 from qwchat.events import Done
+from qwchat.messages import Message
 from qwchat.sampling import SamplingSettings
 from tests.conftest import REPOSITORY
 
@@ -56,3 +57,27 @@ def test_every_reply_is_json_that_fits(model: qwchat.Model, part: int) -> None:
             assert list(validator(entry).iter_errors(json.loads(end.text))) == [], (entry, end.text)
         closed += end.finish_reason == "length"
     assert closed < 30
+
+
+def test_speculation_changes_nothing(model: qwchat.Model) -> None:
+    """A conversation that holds JSON already, so that there is something to look up."""
+    messages: list[Message] = [
+        {"role": "user", "content": 'Repeat {"foo": [1, "a b"], "bar": {"a b": null}, "foo": [1, "a b"]} twice.'}
+    ]
+    drafted = 0
+    for number, entry in enumerate(SCHEMAS[::10]):
+        texts = []
+        for speculate in (False, True):
+            *_, end = model.chat(
+                messages,
+                constraint=Constraint.json_schema(json.dumps(entry["schema"])),
+                settings=WARM,
+                seed=number,
+                max_tokens=60,
+                speculate=speculate,
+            )
+            assert isinstance(end, Done)
+            texts.append((end.token_ids, end.finish_reason))
+            drafted += end.stats.drafted_tokens
+        assert texts[0] == texts[1]
+    assert drafted

@@ -1,0 +1,204 @@
+"""What constrained decoding costs: processor time of masks and sampling, against that of a step without a constraint.
+
+    python -m benchmarks.constrained MODEL [--rounds N] [--context N]
+
+With the constraint, every step computes the mask of all tokens, applies it to the logits and samples, and then takes
+the next token of a given text instead of the one that was drawn, so that random weights write what models write.
+Without it, as many tokens are generated at the same depth.  The two take turns, round after round, without speculation.
+
+    schema      an object of strings, numbers, a list and a nested object, several times over
+    closing     the same where room runs out, so that an end is kept in sight at every token
+    regex       prose of any length
+    choices     one of three long texts
+
+All in processor time, which other programs disturb little; each place of the text counts with its quickest round:
+
+    step        of a step without a constraint, over the threads
+    masks       of the library, on the one thread that also samples
+    sampling    with the mask, less without: filters run on what is allowed
+    loss        (masks + sampling) / (step + masks + sampling), the share of decode speed
+    by clock    the same from the clock, from all rounds together; means something on an idle machine only
+
+Ends with one JSON line; the exit code is 1 where a task loses more than 15 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+import qwchat
+from qwchat.constraints import Constraint
+from qwchat.constraints.masks import GrammarMask
+from qwchat.events import Step
+from qwchat.sampling import Sampler, SamplingSettings
+
+BAR = 0.15
+PROMPT = "Describe some persons."
+QWEN2 = SamplingSettings(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.05)
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 60},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "height": {"type": "number"},
+        "email": {"type": "string", "format": "email"},
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 5},
+        "address": {
+            "type": "object",
+            "properties": {"street": {"type": "string"}, "zip": {"type": "string", "pattern": "^[0-9]{5}$"}},
+            "required": ["street", "zip"],
+            "additionalProperties": False,
+        },
+        "kind": {"enum": ["friend", "colleague", "stranger"]},
+    },
+    "required": ["name", "age", "height", "email", "tags", "address", "kind"],
+    "additionalProperties": False,
+}
+ONE = {
+    "name": "Ada van Dijk", "age": 42, "height": 1.73, "email": "ada@example.org", "tags": ["two words", "naïve"],
+    "address": {"street": "Long Lane 5, second floor", "zip": "12345"}, "kind": "colleague",
+}  # fmt: skip
+PROSE = "The sea is calm tonight, and whoever stands on the pier can hear the bells of the harbour: one, two, three. "
+CHOICES = [PROSE * 2 + ending for ending in ("Yes.", "No.", "Nobody knows.")]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is written under which constraint; ``tight``: with no more room than the text needs."""
+
+    constraint: Constraint
+    text: str
+    tight: bool = False
+
+
+def tasks() -> dict[str, Task]:
+    """The tasks by name."""
+    people = Constraint.json_schema(json.dumps({"type": "array", "items": PERSON, "minItems": 2}))
+    text = json.dumps([ONE, ONE], ensure_ascii=False)
+    return {
+        "schema": Task(people, text),
+        "closing": Task(people, text, tight=True),
+        "regex": Task(Constraint.regex(r"([^\n]|\n)*"), PROSE * 5),
+        "choices": Task(Constraint.choices(CHOICES), CHOICES[-1]),
+    }
+
+
+class Scripted:
+    """A mask that takes the tokens of a text, whatever was drawn, and times the work of the one it wraps."""
+
+    def __init__(self, mask: GrammarMask, token_ids: Sequence[int]) -> None:
+        self._mask, self._token_ids, self._place = mask, token_ids, 0
+        self.seconds = [0.0] * len(token_ids)
+        self.bits: list[NDArray[np.uint8]] = []
+
+    def allowed(self) -> NDArray[np.uint8]:
+        started = time.thread_time()
+        bits = self._mask.allowed()
+        self.seconds[self._place] += time.thread_time() - started
+        self.bits.append(bits)
+        return bits
+
+    def accept(self, token: int, room: int) -> int:
+        started = time.thread_time()
+        taken = self._mask.accept(self._token_ids[self._place], room)
+        self.seconds[self._place] += time.thread_time() - started
+        self._place += 1
+        return taken
+
+    def forced(self) -> list[int]:
+        return self._mask.forced()
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        return self._mask.fitting(tokens)
+
+    @property
+    def closed(self) -> bool:
+        return self._mask.closed
+
+    @property
+    def finished(self) -> bool:
+        return self._place == len(self._token_ids)
+
+
+class Round:
+    """One round of a task; which of its two halves comes first alternates with its ``number``."""
+
+    def __init__(self, model: qwchat.Model, task: Task, prompt: Sequence[int], number: int) -> None:
+        self._model, self._task, self._prompt, self._number = model, task, prompt, number
+        self.token_ids = model.encode(task.text)
+        self._script = Scripted(model.grammars.mask(task.constraint), self.token_ids)
+        self.clock, self.processor = [0.0, 0.0], [0.0, 0.0]  # seconds without the constraint, and with it
+        for bound in (1, 0) if number % 2 else (0, 1):
+            self._half(bound)
+        self.masks = np.array(self._script.seconds)
+
+    def _half(self, bound: int) -> None:
+        engine = self._model.engine
+        engine.truncate(len(self._prompt) - 1)
+        events = engine.generate(
+            self._prompt,
+            QWEN2,
+            seed=self._number,
+            usable_vocab=self._model.tokenizer.vocab_size,
+            max_tokens=len(self.token_ids) if self._task.tight or not bound else None,
+            mask=self._script if bound else None,
+        )
+        clock, processor = time.perf_counter(), time.process_time()
+        count = sum(isinstance(event, Step) for event in events)
+        self.clock[bound], self.processor[bound] = time.perf_counter() - clock, time.process_time() - processor
+        assert count == len(self.token_ids), "a text that its constraint does not allow"
+
+    def sampling(self) -> NDArray[np.float64]:
+        """Seconds of sampling at each place, without the mask and with it, (2, tokens) f64, on the first logits."""
+        row = self._model.engine.logits(self._prompt)[-1].copy()
+        prompt, taken = np.array(self._prompt), np.array(self.token_ids)
+        seconds = np.empty((2, len(taken)))
+        for place, bits in enumerate(self._script.bits):
+            for bound, allowed in enumerate((None, bits)):
+                sampler = Sampler(QWEN2, self._number, self._model.tokenizer.vocab_size)
+                started = time.thread_time()
+                sampler.sample(row, prompt, taken[:place], allowed)
+                seconds[bound, place] = time.thread_time() - started
+        return seconds
+
+
+def loss_of(model: qwchat.Model, task: Task, prompt: Sequence[int], rounds: int, name: str) -> float:
+    """Measures a task and prints its line; the share of speed that it loses."""
+    Round(model, task, prompt, 0)
+    found = [Round(model, task, prompt, number) for number in range(rounds)]
+    step = min(each.processor[0] for each in found) / len(found[0].token_ids) / model.engine.threads
+    masks = float(np.min([each.masks for each in found], axis=0).mean())
+    plain, bound = np.min([each.sampling() for each in found], axis=0).mean(axis=1)
+    more = masks + float(bound - plain)
+    loss = more / (step + more)
+    clock = 1 - sum(each.clock[0] for each in found) / sum(each.clock[1] for each in found)
+    figures = f"{step * 1e6:8.0f} {masks * 1e6:8.0f} {(bound - plain) * 1e6:8.0f} {loss:8.1%} {clock:8.1%}"
+    print(f"{name:8} {len(found[0].token_ids):6} {figures}", flush=True)
+    return loss
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a model folder, or a name in the models folder")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--context", type=int, default=1024)
+    options = parser.parse_args(arguments)
+    with qwchat.load(options.model, context=options.context) as model:
+        prompt = model.prompt_ids([{"role": "user", "content": PROMPT}])
+        print("task     tokens  step/µs    masks sampling     loss by clock")
+        losses = {name: loss_of(model, task, prompt, options.rounds, name) for name, task in tasks().items()}
+    print(json.dumps({"losses": {name: round(loss, 4) for name, loss in losses.items()}, "bar": BAR}))
+    return int(max(losses.values()) > BAR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
