@@ -22,6 +22,7 @@ class Wardrobe:
         bare: the reply knobs as they were without a persona.
         system: the system prompt without a persona.
         worn: the persona that the chat began with.
+        said: its system prompt.
     """
 
     def __init__(
@@ -30,12 +31,13 @@ class Wardrobe:
         bare: Controls | None = None,
         system: str | None = None,
         worn: str | None = None,
+        said: str | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._session = session
         self._bare = bare or session.controls
         self._bare_system = system if worn else session.system
-        self._system = session.system if worn else None  # What the persona said, to see whether it still holds.
+        self._system = said  # What the persona said, to see whether it still holds.
         self._environment = environment
         self.worn = worn
 

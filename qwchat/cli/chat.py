@@ -128,8 +128,9 @@ def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) 
         look[name](options.settings[name])
     desk.panel = Panel(desk.session, options.settings, model, look)
     bare = options.without_persona
-    without = Controls.of(bare, model.defaults)
-    desk.wardrobe = Wardrobe(desk.session, without, bare["system"], options.settings["as"])
+    without, settings = Controls.of(bare, model.defaults), options.settings
+    said = settings["system"] if settings.origin("system").startswith("persona ") else None
+    desk.wardrobe = Wardrobe(desk.session, without, bare["system"], settings["as"], said)
 
 
 def _seat(options: ReplyOptions) -> Seat:

@@ -207,6 +207,19 @@ def test_a_persona_that_is_asked_for_replaces_the_system_prompt_of_a_session(
         assert store.read(store.latest().id).tree.system == prompt
 
 
+def test_a_persona_of_the_configuration_leaves_a_session_its_system_prompt(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    personas = tmp_path / "own" / "personas"
+    personas.mkdir(parents=True)
+    (personas / "poet.toml").write_text("system = 'A poet.'")
+    monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path / "own"))
+    talk(tmp_path, "-s", "Be brief.", lines="one\n")
+    (tmp_path / "own" / "config.toml").write_text("as = 'poet'\n")
+    assert talk(tmp_path, "--continue", lines="two\n/as none\n")[0] == 0
+    assert store.read(store.latest().id).tree.system == "Be brief."
+
+
 def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, store: Store) -> None:
     environment(tmp_path)
     (tmp_path / "other").mkdir()

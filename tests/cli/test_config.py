@@ -203,3 +203,15 @@ def test_control_characters_of_a_project_file_are_shown_not_obeyed(tmp_path: Pat
             assert terminal.end() == 0
         assert b"\x1b" not in terminal.raw
     assert config(tmp_path, "get", "system").stdout == b"a\x1b]0;title\x07\nb\n"
+
+
+def test_a_chat_says_that_a_project_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "qwchat.toml"
+    project.write_text("system = 'Be brief.'\n")
+    monkeypatch.chdir(tmp_path)
+    told = f"qwchat: settings of {project} hold here; /set shows them\n".encode()
+    result = call("chat", models=tmp_path / "models", stdin=b"/system\n")
+    assert told in result.stderr
+    assert b"Be brief." in result.stderr
+    assert told not in call("chat", "--no-config", models=tmp_path / "models", stdin=b"/system\n").stderr
+    assert told not in call("chat", "-s", "Mine.", models=tmp_path / "models", stdin=b"/system\n").stderr
