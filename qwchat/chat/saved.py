@@ -36,6 +36,7 @@ class Saved:
         fingerprint: of its weights.
         created: when the session began, "" before it did.
         held_with: name of the model that it began with, "" for a new session.
+        origin: folder of the saved session that goes on, also where nothing is kept; None for a new one.
         on_open: called when a session was opened, with its folder.
         on_settle: called with its folder when a turn has ended and is on the disk.
         on_leave: called before a session is closed, with its folder; it is still locked.
@@ -47,6 +48,7 @@ class Saved:
         self.fingerprint = ""
         self.created = ""
         self.held_with = ""
+        self.origin: Path | None = None
         self.on_open: list[Visit] = []
         self.on_settle: list[Visit] = []
         self.on_leave: list[Visit] = []
@@ -77,7 +79,7 @@ class Saved:
         """Leave the session, and keep ``tree`` (empty if not given) in a new one called ``name``; the tree."""
         self.leave()
         self.tree = Tree() if tree is None else tree
-        self._name, self.created, self.held_with = name, "", ""
+        self._name, self.created, self.held_with, self.origin = name, "", "", None
         self._waiting = list(self.tree.events())
         self.tree.listener = self._note
         if self.tree.nodes:
@@ -97,13 +99,12 @@ class Saved:
             file, content = store.open(entry.id)
         self.leave()
         self._file, self.tree, self._waiting, self._name = file, content.tree, [], entry.name
-        self.created, self.held_with = entry.created, entry.model
+        self.created, self.held_with, self.origin = entry.created, entry.model, store.folder / entry.id
         self.tree.listener = self._note
         if content.left_out:
             self._tell(f"damaged lines of session {entry.id} that are left out: {content.left_out}")
-        if self.folder is not None:
-            for visit in self.on_open:
-                visit(self.folder)
+        for visit in self.on_open:
+            visit(self.origin)
         return self.tree
 
     def answers(self, model: str, fingerprint: str) -> str | None:

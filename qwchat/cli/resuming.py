@@ -117,8 +117,8 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
     saved.on_open.append(partial(visit, snapshots.take_up))
     saved.on_settle.append(partial(visit, snapshots.settle))
     saved.on_leave.append(partial(visit, snapshots.leave))
-    if saved.folder is not None:
-        visit(snapshots.take_up, saved.folder)
+    if saved.origin is not None:
+        visit(snapshots.take_up, saved.origin)
 
 
 def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen: Screen) -> Controls:

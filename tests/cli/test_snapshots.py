@@ -62,6 +62,14 @@ def test_no_session_no_snapshot(tmp_path: Path) -> None:
     assert snapshots(tmp_path) == []
 
 
+def test_what_is_not_saved_goes_on_from_it_and_leaves_it_alone(tmp_path: Path) -> None:
+    ask("one", tmp_path, "--session", "sums", *ON)
+    [path] = snapshots(tmp_path)
+    before = path.read_text()
+    assert ask("two", tmp_path, "--session", "sums", "--no-save", *ON)[0] == int(before)
+    assert path.read_text() == before
+
+
 def test_a_damaged_one_is_told_and_replaced(tmp_path: Path) -> None:
     session = ("--session", "sums", *ON)
     ask("one", tmp_path, *session)
