@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwchat import models_folder
-from qwchat.chat.view.progress import data_size, duration
 from qwchat.chat.view.table import table
+from qwchat.chat.view.units import data_size, duration
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.following import Conversion, follow
 from qwchat.cli.options import ConvertOptions

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from qwchat import models_folder
-from qwchat.chat.view.progress import data_size
 from qwchat.chat.view.terminal import DIM, RED, Look
+from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.options import DoctorOptions
 from qwchat.cli.prepare import chosen

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qwchat import models_folder
-from qwchat.chat.view.progress import data_size
 from qwchat.chat.view.table import table
+from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ListOptions
 from qwchat.cli.report import dumps

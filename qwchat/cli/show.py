@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwchat import models_folder
-from qwchat.chat.view.progress import data_size
 from qwchat.chat.view.table import pairs, table
+from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ShowOptions
 from qwchat.cli.prepare import chosen

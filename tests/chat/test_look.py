@@ -128,3 +128,20 @@ def test_numbers_of_code_are_completed() -> None:
     assert offered("/write ") == [("1", "x = 1"), ("2", "z␛")]
     assert offered("/raw o") == [("on", "show replies as they are written"), ("off", "render them as Markdown")]
     assert list(suggestions(desk()[0], "/copy ")) == []
+
+
+def test_stats_adds_up_what_all_replies_took() -> None:
+    place, _ = desk("one two three", "four five")
+    assert obey(place, "/stats") == Show(
+        "replies      2\n"
+        "prompts      13 tokens, 6 of them cached (46 %)\n"
+        "read         7 tokens in 1.0 s, 7.0 tok/s\n"
+        "written      5 tokens in 0.5 s, 6.0 tok/s\n"
+        "first token  after 0.12 s on average, 0.12 s at most"
+    )
+    place.session.tree.add("assistant", "edited", parent=1)
+    place.session.tree.add("assistant", "forged", parent=1, stats={"prompt_tokens": "many"})
+    shown = obey(place, "/stats")
+    assert isinstance(shown, Show)
+    assert shown.text.startswith("replies      2 (and 2 without figures)\n")
+    assert refused(desk()[0], "/stats") == "there are no figures yet: ask something first"

@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 
 from qwchat.chat.view.live import Size
-from qwchat.chat.view.progress import byte_progress, data_size, duration
+from qwchat.chat.view.progress import byte_progress
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice, statistics_line
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
 from qwchat.chat.view.terminal import Look, look_of
+from qwchat.chat.view.units import data_size, duration
 from qwchat.events import Done, FinishReason, Prefilled, Stats
 
 PLAIN = Look(terminal=True, emphasis=False, colour=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
@@ -11,10 +12,14 @@ from qwchat.chat.paths import paths
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import code_blocks
+from qwchat.chat.view.statistics import totals
+from qwchat.chat.view.table import pairs
 from qwchat.chat.view.terminal import harmless, harmless_name
 from qwchat.errors import UsageError
+from qwchat.events import Stats
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
+_MOST = 1e15  # No count of tokens and no time is more.
 _EXCERPT = 40  # characters of a block's first line that a suggestion shows
 
 
@@ -67,6 +72,27 @@ def _write(desk: Desk, argument: str) -> Outcome:
     return Show(f"code {number} is in {harmless_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
 
 
+def _stats(desk: Desk, argument: str) -> Outcome:
+    replies = [node for node in desk.session.tree.nodes if node.role == "assistant"]
+    known = [stats for node in replies if node.stats and (stats := _stats_of(node.stats)) is not None]
+    if not known:
+        raise UsageError("there are no figures yet: ask something first")
+    left = len(replies) - len(known)
+    without = f" (and {left} without figures)" if left else ""
+    return Show(pairs([("replies", f"{len(known)}{without}"), *totals(known)]))
+
+
+def _stats_of(kept: Mapping[str, object]) -> Stats | None:
+    """What is kept of a reply; None where that is not what this version keeps: a file may claim anything."""
+    names = {field.name for field in fields(Stats)}
+    numbers = {name: value for name, value in kept.items() if name in names and _is_count(value)}
+    return Stats(**numbers) if numbers.keys() == names else None  # type: ignore[arg-type]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
+
+
 def _last(desk: Desk) -> str:
     return desk.session.reply().content
 
@@ -117,6 +143,7 @@ COMMANDS: tuple[Command, ...] = (
         details="Control characters are shown, not obeyed, here as well. --render plain begins a chat with /raw on.",
         complete=_switches,
     ),
+    Command("stats", "", "tokens and speeds of all replies together", _stats),
     Command(
         "copy",
         "[code N]",

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.units import data_size, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -112,22 +113,3 @@ class _Lines(_Silent):
             f"{self._title}: {100 * done // self._total} % ({data_size(done)} of {data_size(self._total)}, "
             f"{data_size(rate)}/s{left})"
         )
-
-
-def data_size(count: float) -> str:
-    """``count`` bytes for people, in powers of ten: 1.5 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """``seconds`` for people: 4 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

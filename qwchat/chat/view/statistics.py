@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-from qwchat.events import Done
+from qwchat.chat.view.units import duration
+from qwchat.events import Done, Stats
 
 Form = Literal["line", "json", "off"]
+_LONG_SECONDS = 60  # Below, tenths count.
 
 
 def statistics_line(done: Done, *, sampled: bool, form: Form = "line") -> str:
@@ -44,6 +47,32 @@ def figures(done: Done) -> dict[str, object]:
             "decode_tokens_per_second": round(stats.decode_rate, 3),
         },
     }
+
+
+def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
+    """Names and values: what the replies of a conversation read, wrote and took together."""
+    prompt = sum(stats.prompt_tokens for stats in replies)
+    cached = sum(stats.cached_tokens for stats in replies)
+    generated = sum(stats.generated_tokens for stats in replies)
+    prefill = sum(stats.prefill_seconds for stats in replies)
+    decode = sum(stats.decode_seconds for stats in replies)
+    later = sum(max(stats.generated_tokens - 1, 0) for stats in replies)
+    drafted = sum(stats.drafted_tokens for stats in replies)
+    rows = [
+        ("prompts", f"{prompt:,} tokens, {cached:,} of them cached ({100 * cached / max(prompt, 1):.0f} %)"),
+        ("read", f"{prompt - cached:,} tokens{_in(prefill, prompt - cached)}"),
+        ("written", f"{generated:,} tokens{_in(decode, later)}"),
+    ]
+    if drafted:
+        rows.append(("drafted", f"{drafted:,} tokens, {sum(stats.accepted_tokens for stats in replies):,} accepted"))
+    waits = [stats.time_to_first_token for stats in replies]
+    rows.append(("first token", f"after {sum(waits) / len(waits):.2f} s on average, {max(waits):.2f} s at most"))
+    return rows
+
+
+def _in(seconds: float, tokens: float) -> str:
+    took = f"{seconds:.1f} s" if seconds < _LONG_SECONDS else duration(seconds)
+    return f" in {took}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
 
 
 def _for_people(done: Done, *, sampled: bool) -> str:

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TextIO
 
 from qwchat.chat.view.live import terminal_size
-from qwchat.chat.view.progress import duration
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.terminal import DIM, Look
+from qwchat.chat.view.units import duration
 from qwchat.chat.view.width import clipped
 from qwchat.events import Prefilled
 
