@@ -14,7 +14,7 @@ from qwchat.chat.attachments import Attachment, listing, total
 from qwchat.chat.session import Cancel, Reply, Session
 from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Node
-from qwchat.errors import PromptTooLongError, UsageError
+from qwchat.errors import PromptTooLongError, QwchatError, UsageError
 from qwchat.events import Done
 from qwchat.messages import Message
 
@@ -116,7 +116,10 @@ class Meter:
         return self._counted[1]
 
     def __call__(self) -> str:
-        return f"ctx {short(self.tokens)}/{short(self._session.model.context)}"
+        try:
+            return f"ctx {short(self.tokens)}/{short(self._session.model.context)}"
+        except QwchatError:  # Such as of a template that refuses the conversation: the next message will say it.
+            return ""
 
 
 def short(tokens: int) -> str:

@@ -16,7 +16,7 @@ from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.terminal import PLAIN
 from qwchat.conversation.tree import Event, Tree
-from qwchat.errors import PromptTooLongError, UsageError
+from qwchat.errors import PromptTooLongError, TemplateError, UsageError
 from qwchat.events import Done
 from qwchat.sampling import SamplingSettings
 from tests.chat.fakes import FakeModel
@@ -112,6 +112,16 @@ def test_the_meter_counts_what_the_next_message_comes_on_top_of() -> None:
     talk.session.system = None
     assert meter() == "ctx 6/2k"
     assert len(talk.model.calls) == asked
+
+
+def test_the_meter_is_silent_where_the_template_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Talk(system="Be brief.")
+
+    def refuse(*unused: object) -> int:
+        raise TemplateError("no system prompts here")
+
+    monkeypatch.setattr(talk.model, "count", refuse)
+    assert Meter(talk.session)() == ""
 
 
 def test_drop_leaves_out_the_oldest_exchanges_marks_it_and_never_the_system_prompt() -> None:

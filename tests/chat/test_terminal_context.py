@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tests.chat.pty import Terminal
-from tests.cli.runs import call
+from tests.cli.runs import call, run
 
 TOO_LONG = " ".join("e" * 12)
 
@@ -137,3 +137,39 @@ def test_summarise_by_hand_shows_the_summary(tmp_path: Path) -> None:
         ]
         terminal.type("/drop 1\r")
         terminal.wait("there is nothing to leave out before the last exchange: /clear forgets that one too")
+
+
+def test_ctrl_c_and_ctrl_d_go_back_to_the_message(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", "--ctx", "40", models=tmp_path, replies=["one two three four"]) as terminal:
+        say(terminal, *"abcd")
+        for number, key in enumerate(("\x03", "\x04"), 1):
+            terminal.type((TOO_LONG if number == 1 else "") + "\r")
+            terminal.wait_until(lambda times=number: terminal.text.count("d/s/e:") == times, "the question")
+            terminal.type(key)
+            terminal.wait_until(lambda: terminal.text.endswith(f"\n> {TOO_LONG}"), "the draft")
+        terminal.type("\x15e\r")
+        terminal.wait("> e\none two three four")
+
+
+def test_a_dumb_terminal_asks_too(tmp_path: Path) -> None:
+    arguments = ("chat", "-q", "--ctx", "40")
+    variables = {"TERM": "dumb"}
+    with Terminal(*arguments, models=tmp_path, variables=variables, replies=["one two three four"]) as terminal:
+        terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
+        for number, name in enumerate("abcd", 1):
+            terminal.type(name + "\r")
+            terminal.wait_until(lambda times=number: terminal.text.count("four\n>") == times, "the prompt")
+        terminal.type(TOO_LONG + "\r")
+        terminal.wait("d/s/e:")
+        terminal.type("d\r")
+        terminal.wait("── the 2 oldest exchanges are not sent any more; context 27/40 ──\none two three four")
+        assert b"\x1b" not in terminal.raw
+
+
+def test_a_chat_that_is_scripted_asks_nobody(tmp_path: Path) -> None:
+    lines = "\n".join([*"abcd", TOO_LONG, "@x.py", "/quit"]) + "\n"
+    result = run("chat", "-q", "--ctx", "40", models=tmp_path, stdin=lines.encode(), replies=["one two three four"])
+    assert result.returncode == 0
+    assert result.stderr.decode().startswith("qwchat: error: the conversation has 41 tokens with this message")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == b"one two three four\n" * 5
