@@ -163,16 +163,16 @@ def shares_of_restoring(snapshot: Path) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, after one of each way that does not count."""
+    """All rounds, after some that do not count."""
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         snapshot = Path(folder) / "kv.snapshot"
         written = run(options, "write", snapshot)
         sessions = first_turn(options, Path(folder))
         rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-        for number in range(options.rounds + 1):
+        for number in range(-options.warm, options.rounds):
             for way in WAYS:
                 figures = run(options, way, snapshot) | asked_again(options, sessions, way)
-                if number:
+                if number >= 0:
                     rounds[way].append(figures)
         return {
             "model": str(options.model),
@@ -230,6 +230,7 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="a converted model")
     parser.add_argument("--tokens", type=int, default=0, help="of prompt (default: the whole context)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm", type=int, default=1, help="rounds before those that count")
     parser.add_argument("--kv", default="auto")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, help="folder for the snapshot")

@@ -21,7 +21,7 @@ def test_the_whole_context_of_the_embedded_model(tmp_path: Path, kv: str) -> Non
     model = tmp_path / "mini-q4"
     list(convert(MODEL, model))
     options = argparse.Namespace(
-        model=model, tokens=0, rounds=1, kv=kv, threads=len(os.sched_getaffinity(0)), work=tmp_path
+        model=model, tokens=0, rounds=1, warm=0, kv=kv, threads=len(os.sched_getaffinity(0)), work=tmp_path
     )
     figures = resume.measure(options)
     tokens = figures["written"]["tokens"]
