@@ -56,6 +56,13 @@ class Wardrobe:
             found.append((name, text))
         return found
 
+    def variables(self, name: str) -> list[str]:
+        """The variables of a persona; none where it cannot be read."""
+        try:
+            return personas.read(name, self._environment).variables
+        except UsageError:
+            return []
+
     @property
     def folder(self) -> Path:
         """Where they are kept."""

@@ -69,6 +69,8 @@ def change(options: SetConfig, services: Services) -> int:
         streams.screen.notice(f"{known.name} is {'out of' if was_there else 'not in'} {file}")
     else:
         value = known.parse(options.value, known.name)
+        if known.name == "as" and value is not None:
+            personas.read(str(value))
         editing.change(file, known, value)
         streams.screen.notice(f"{known.name} is {known.shown(value)} in {file}")
     settings = resolve()
@@ -99,7 +101,7 @@ def edit(options: ConfigFile, services: Services) -> int:
 def check(options: CheckConfig, services: Services) -> int:
     """Look for mistakes in files, personas and variables: one line each; exit code 2 where there is one."""
     streams = Streams()
-    mistakes = list(_mistakes())
+    mistakes = list(_mistakes()) or list(_mistakes_together())
     for mistake in mistakes:
         streams.screen.error(mistake)
     if mistakes:
@@ -170,6 +172,14 @@ def _mistakes() -> Iterator[str]:
         except UsageError as error:
             yield str(error)
     yield from _mistaken_variables()
+
+
+def _mistakes_together() -> Iterator[str]:
+    """What is wrong though each file and variable is fine: a persona that is not there, or lacks a variable."""
+    try:
+        resolve()
+    except UsageError as error:
+        yield str(error)
 
 
 def _mistakes_in(file: Path, *, project: bool) -> Iterator[str]:

@@ -127,7 +127,8 @@ def test_personas_are_listed_and_suggested(folder: Path) -> None:
         "poet             Speaks in verse"
     )
     assert [found.text for found in suggestions(place, "/as p")] == ["poet"]
-    assert list(suggestions(place, "/as poet p")) == []
+    assert [found.text for found in suggestions(place, "/as poet p")] == ["place="]
+    assert list(suggestions(place, "/as poet place=Rome ")) == list(suggestions(place, "/as nobody ")) == []
     for path in folder.iterdir():
         path.unlink()
     assert shown(place, "/as") == (

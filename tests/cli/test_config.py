@@ -168,6 +168,21 @@ def test_check_finds_every_mistake(tmp_path: Path) -> None:
     ]
 
 
+def test_a_persona_has_to_be_there(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "config.toml"
+    complaint = "there is no persona 'poet': there are none in "
+    assert config(tmp_path, "set", "as", "poet").stderr.decode().startswith(f"qwchat: error: {complaint}")
+    assert not own.exists()
+    own.parent.mkdir()
+    own.write_text("as = 'poet'\n")
+    with mock.patch("qwchat.cli.config._OTHER_VARIABLES", (*_OTHER_VARIABLES, "QWCHAT_FAKE")):
+        assert config(tmp_path, "check").stderr.decode().startswith(f"qwchat: error: {complaint}")
+        (tmp_path / "own" / "personas").mkdir()
+        (tmp_path / "own" / "personas" / "poet.toml").write_text("temp = 1")
+        assert config(tmp_path, "check").returncode == 0
+    assert config(tmp_path, "set", "as", "poet").returncode == 0
+
+
 def test_check_names_what_is_fine(tmp_path: Path) -> None:
     config(tmp_path, "set", "temp", "1")
     config(tmp_path, "set", "--project", "temp", "1")

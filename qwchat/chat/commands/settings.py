@@ -89,7 +89,12 @@ def _personas(desk: Desk) -> str:
 
 
 def _wearable(desk: Desk, typed: str) -> Iterable[Suggestion]:
-    return () if " " in typed else fitting(typed, [*desk.wardrobe.described(), ("none", "")])
+    name, blank, rest = typed.partition(" ")
+    if not blank:
+        return fitting(name, [*desk.wardrobe.described(), ("none", "")])
+    *given, last = rest.split(" ")
+    names = {word.partition("=")[0] for word in given}
+    return fitting(last, [(f"{each}=", "") for each in desk.wardrobe.variables(name) if each not in names])
 
 
 def _save_persona(desk: Desk, argument: str) -> Outcome:
