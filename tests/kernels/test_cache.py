@@ -233,6 +233,22 @@ def test_the_code_needs_nothing_but_itself_and_the_c_library() -> None:
     assert [name for name in needed - kept.keys() if not any(hasattr(each, name) for each in libraries)] == []
 
 
+def test_parts_of_kernels_can_be_called_from_python_too() -> None:
+    from qwchat.kernels import jit
+
+    def next_of(x: int) -> int:
+        return x + 1
+
+    part = jit.inlined(next_of)
+
+    def twice_next(x: int) -> int:
+        return 2 * int(part(x))
+
+    whole = jit.inlined(twice_next)
+    assert whole(3) == 8  # compiled with the part in it, which has no wrapper for Python then
+    assert part(3) == 4
+
+
 def test_all_kernels_are_counted_for_the_progress() -> None:
     from qwchat.kernels import jit
 
