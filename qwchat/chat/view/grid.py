@@ -89,7 +89,7 @@ def _fitted(natural: list[int], room: int) -> list[int] | None:
 
 def _lines(row: Sequence[Cell], widths: list[int], sides: list[Alignment]) -> list[Row]:
     """One row of the table, as many lines as its highest cell has."""
-    parts = [wrapped(cell, size) for cell, size in zip(row, widths, strict=True)]
+    parts = [wrapped(cell, size, strict=True) for cell, size in zip(row, widths, strict=True)]
     lines: list[Row] = []
     for number in range(max(len(part) for part in parts)):
         segments: list[Segment] = []

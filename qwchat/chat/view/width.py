@@ -19,6 +19,7 @@ _NO_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"
 _NO_END = "（［｛【「『《〈〔"  # Never at the end of one.
 _ATOM = re.compile(rf"[{_NO_END}]*(?:[{_CJK}][{_MARKS}]*[{_NO_START}]*|[^{_CJK}]+[{_NO_START}]*)")
 _WIDE = re.compile(rf"[{_CJK}]")
+_LONGEST_WORD, _ROWS_OF_WORD = 400, 4  # Columns, and rows, of a word that is left to the terminal to break.
 _PIECE = re.compile(r"\n| +|[^ \n]+")
 
 
@@ -81,10 +82,14 @@ def cut_to_cells(segments: Iterable[Segment], width: int) -> list[Row]:
     return [*rows, Row(tuple(row))] if row or not rows else rows
 
 
-def wrapped(segments: Iterable[Segment], width: int) -> list[Row]:
-    """``segments`` in rows of at most ``width`` columns, broken at blanks, between CJK characters, and in what is too
-    long for a row; a newline always breaks. Blanks stay within a row and vanish where it ends. At least one row."""
-    filler = _Filler(max(width, 1))
+def wrapped(segments: Iterable[Segment], width: int, *, strict: bool = False) -> list[Row]:
+    """``segments`` in rows of at most ``width`` columns, broken at blanks and between CJK characters; a newline always
+    breaks. Blanks stay within a row and vanish where it ends. At least one row.
+
+    A word that is too long for any row, such as an address, becomes a soft row, so that it is copied as one word; it is
+    broken where the row ends if it is longer than anything that is worth that, or if ``strict``.
+    """
+    filler = _Filler(max(width, 1), 0 if strict else max(_LONGEST_WORD, _ROWS_OF_WORD * width))
     for text, style in segments:
         for piece in _PIECE.findall(text):
             if piece == "\n":
@@ -103,9 +108,10 @@ def wrapped(segments: Iterable[Segment], width: int) -> list[Row]:
 class _Filler:
     """Fills rows with words. A word is kept until the next blank, for its style may change within it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, longest: int) -> None:
         self.rows: list[Row] = []
         self._width = width
+        self._longest = longest
         self._row: list[Segment] = []
         self._room = width
         self._gap: list[Segment] = []
@@ -123,7 +129,8 @@ class _Filler:
 
     def end_line(self) -> None:
         self._end_word()
-        self._end_row()
+        if self._row or self._fresh:
+            self._end_row()
         self._fresh = True
         self._gap = []
 
@@ -141,6 +148,10 @@ class _Filler:
                 return
             if self._row:
                 self._end_row()
+        if self._width < size <= self._longest:
+            self.rows.append(Row(tuple(word), soft=True))
+            self._fresh = False
+            return
         if size > self._room:
             *full, last = cut_to_cells(word, self._width)
             self.rows += full

@@ -170,7 +170,9 @@ def test_awkward_text_takes_no_longer_than_a_moment(text: str) -> None:
         ),
         ("  /\\_/\\\n ( o.o )", ["  /\\_/\\", " ( o.o )"]),
         ("one two three four five six seven eight nine", ["one two three four five six seven eight", "nine"]),
-        ("x" * 85, ["x" * 40, "x" * 40, "xxxxx"]),
+        ("a " + "x" * 85 + " b", ["a", "x" * 85, "b"]),
+        ("x" * 850, ["x" * 40] * 21 + ["x" * 10]),
+        ("- " + "x" * 85 + "\n- [a](" + "u" * 60 + ")", ["• " + "x" * 85, "• a", "  (" + "u" * 60 + ")"]),
         ("漢" * 19 + "a、漢字", ["漢" * 19, "a、漢字"]),
         ("（漢" * 8 + "wordy（漢字", ["（漢" * 8 + "wordy", "（漢字"]),
         ("-", ["•"]),
@@ -248,6 +250,19 @@ def test_a_long_list_and_long_code_are_printed_line_by_line() -> None:
         flow.push(f"line {number}\n")
         assert flow.take()[-1].text == f"line {number}"
         assert flow.preview() == []
+
+
+def test_an_address_longer_than_a_row_is_one_word_for_who_copies_it() -> None:
+    flow = Flow(PAPER)
+    flow.push("See https://example.org/" + "path/" * 12 + " there")
+    assert [row.text for row in flow.preview()] == [
+        "See",
+        "https://example.org/path/path/path/path/",
+        "path/path/path/path/path/path/path/path/",
+        "there",
+    ]
+    flow.end()
+    assert [(len(row.text), row.soft) for row in flow.take()] == [(3, False), (80, True), (5, False)]
 
 
 def test_the_tail_closes_what_is_open() -> None:
