@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from qwchat.chat.session import Session
-from qwchat.errors import UsageError
+from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.messages import Message
 from qwchat.settings.knobs import KNOBS, Knob, Scope, knob
 from qwchat.settings.resolve import Given, Settings
@@ -121,9 +121,24 @@ class Panel:
             return ""
         machine = self._machine
         assert machine is not None, "an engine knob is known only where there is a machine"
-        again = machine.reconfigure(threads=settings["threads"], context=settings["ctx"], kv=settings["kv"])
+        again = self._rebuilt(machine, settings, keep=known.name != "kv" and bool(self._session.turns))
         messages = self._session.messages
         tokens = machine.count(messages) if self._session.turns else 0
         if tokens > machine.context:
             return f"; the conversation has {tokens:,} tokens and does not fit in {machine.context:,}"
         return f"; {again:,} tokens will be read again" if again else ""
+
+    @staticmethod
+    def _rebuilt(machine: Machine, settings: Settings, *, keep: bool) -> int:
+        """Give the machine these settings; how many tokens it has to read again.
+
+        ``keep``: "auto" stays with the kind of cache that there is, of which what was read can be taken over, as long
+        as the memory lasts.
+        """
+        threads, context, kv = settings["threads"], settings["ctx"], settings["kv"]
+        if keep and kv == "auto":
+            try:
+                return machine.reconfigure(threads=threads, context=context, kv=machine.kv)
+            except NotEnoughMemoryError:
+                return machine.reconfigure(threads=threads, context=context, kv=kv)
+        return machine.reconfigure(threads=threads, context=context, kv=kv)

@@ -73,10 +73,11 @@ class FakeModel:
         """Another cache of q8 cannot take over what one of f32 holds; more than 4,096 positions are refused."""
         if context is not None and context > 4096:
             raise UsageError(f"--ctx must be from 1 to 4096, what this model was made for; got {context}")
-        kept = self._cached if kv in ("auto", self.kv) else 0
-        lost, self._cached = self._cached - kept, kept
         self.context_size = context or 2048
-        self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv="f32" if kv == "auto" else kv)
+        chosen = ("q8" if self.context_size > 3000 else "f32") if kv == "auto" else kv
+        kept = self._cached if chosen == self.kv else 0
+        lost, self._cached = self._cached - kept, kept
+        self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv=chosen)
         return lost
 
     def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:

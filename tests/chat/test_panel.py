@@ -13,7 +13,7 @@ from qwchat.chat.panel import Panel
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.terminal import PLAIN
-from qwchat.errors import UsageError
+from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.sampling import SamplingSettings
 from qwchat.settings.resolve import Given, Settings
 from tests.chat.fakes import FakeModel
@@ -80,6 +80,28 @@ def test_the_engine_is_changed_and_the_cost_told() -> None:
     assert shown(desk, "/set ctx default") == "ctx auto (2048)"
     assert shown(desk, "/set kv default") == "kv f32"
     assert shown(desk, "/set kv").splitlines()[0] == "kv f32 (from QWCHAT_KV)"
+
+
+def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, model, _ = chat()
+    desk.panel = Panel(desk.session, None, model)
+    assert shown(desk, "/set ctx 4096") == "ctx 4096"
+    assert model.kv == "q8", "nothing was read yet: auto chooses"
+    assert shown(desk, "/set ctx 2048") == "ctx 2048"
+    list(desk.session.ask("one two three"))
+    assert shown(desk, "/set ctx 4096") == "ctx 4096"
+    assert model.kv == "f32"
+    assert shown(desk, "/set kv").startswith("kv auto (f32) (from built in)")
+    whole = model.reconfigure
+
+    def little_memory(*, threads: int | None, context: int | None, kv: str) -> int:
+        if kv == "f32":
+            raise NotEnoughMemoryError("there is no memory")
+        return whole(threads=threads, context=context, kv=kv)
+
+    monkeypatch.setattr(model, "reconfigure", little_memory)
+    assert shown(desk, "/set ctx 4000") == "ctx 4000; 8 tokens will be read again"
+    assert model.kv == "q8"
 
 
 def test_a_context_that_is_too_small_is_told() -> None:

@@ -120,7 +120,7 @@ COMMANDS: tuple[Command, ...] = (
         "show or change a setting (default: back to the start)",
         _set,
         details="Alone it lists every setting and where its value came from. ctx, threads and kv change the engine: "
-        "what was read is kept where the cache stays of one kind and has room.",
+        "what was read is kept where it has room, unless the kind of cache changes.",
         complete=_settings,
     ),
     Command(
