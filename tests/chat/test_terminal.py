@@ -289,7 +289,7 @@ def test_settings_of_the_screen_and_of_the_engine_in_a_chat(tmp_path: Path) -> N
             ("/system", ["A poet of Rome."]),
             ("/set temp", ["temp 1.5 (from persona poet)"]),
             ("hello", ["one", "seed "]),
-            ("/set render plain", ["render plain"]),
+            ("/set rend\t pl\t", ["render plain"]),
             ("again", ["**two**"]),
             ("/set ctx 100", ["ctx 100"]),
             ("/set stats off", ["stats off"]),
