@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
 Form = Literal["md", "html", "json"]
+SUMMARY = "Sent in place of the turns above"
 FORMS: tuple[Form, ...] = ("md", "html", "json")
 _SUFFIXES: dict[str, Form] = {".json": "json", ".html": "html", ".htm": "html"}
 
@@ -109,7 +110,11 @@ def as_markdown(talk: Talk) -> str:
     parts = [f"# {talk.title}"]
     if talk.tree.system is not None:
         parts.append(f"## System\n\n{talk.tree.system}")
-    parts += [f"## {_speaker(node, talk)}\n\n{node.content}" for node in talk.tree.path()]
+    left_out, summaries = _left_out(talk.tree)
+    for node in talk.tree.path():
+        parts.append(f"## {_speaker(node, talk, left_out)}\n\n{node.content}")
+        if node.id in summaries:
+            parts.append(f"## {SUMMARY}\n\n{summaries[node.id]}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -117,16 +122,18 @@ def as_json(talk: Talk) -> str:
     """The conversation as one object: id, title, created, model, system, messages, settings.
 
     Each message has role and content, and of what else is known about it finish_reason, seed, settings, stats, model
-    (fingerprint), created and note.
+    (fingerprint), created and note. ``sent`` is false for those that the model is not given any more, and the last of
+    these has the ``summary`` that it is given instead, where there is one.
     """
     system = talk.tree.system
+    left_out, summaries = _left_out(talk.tree)
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
     document: dict[str, Any] = {
         "id": talk.id or None,
         "title": talk.title,
         "created": talk.created or None,
         "model": talk.model,
-        "messages": messages + [_message(node) for node in talk.tree.path()],
+        "messages": messages + [_message(node, left_out, summaries) for node in talk.tree.path()],
     }
     if talk.settings is not None:
         document["settings"] = talk.settings
@@ -141,12 +148,15 @@ def as_html(talk: Talk) -> str:
     sections: list[str] = []
     if talk.tree.system is not None:
         sections.append(_section("system", "System", _as_typed(talk.tree.system)))
+    left_out, summaries = _left_out(talk.tree)
     for node in talk.tree.path():
         reply = node.role == "assistant"
         said = _markdown().render(node.content) if reply else _as_typed(node.content)
         cut = node.finish_reason not in (None, "stop")
         ending = f'<p class="end">{html.escape(str(node.finish_reason))}</p>\n' if reply and cut else ""
-        sections.append(_section(node.role, _speaker(node, talk), said + ending))
+        sections.append(_section(node.role, _speaker(node, talk, left_out), said + ending))
+        if node.id in summaries:
+            sections.append(_section("system", SUMMARY, _as_typed(summaries[node.id])))
     facts = [talk.model, talk.created, talk.id and f"session {talk.id}"]
     footer = html.escape(" · ".join(fact for fact in facts if fact))
     return _PAGE.format(title=html.escape(talk.title), style=_STYLE, sections="\n".join(sections), footer=footer)
@@ -181,13 +191,24 @@ def _replace(path: Path, text: str) -> None:
             raise
 
 
-def _speaker(node: Node, talk: Talk) -> str:
-    return "You" if node.role == "user" else clean(talk.model) or "Assistant"
+def _left_out(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:
+    """The turns that are not sent any more, and summaries that are, by the last turn that each stands for."""
+    drops = tree.active_drops(tree.head)
+    return tree.dropped(), {max(drop.ids): drop.summary for drop in drops if drop.summary is not None}
 
 
-def _message(node: Node) -> dict[str, Any]:
+def _speaker(node: Node, talk: Talk, left_out: frozenset[int]) -> str:
+    speaker = "You" if node.role == "user" else clean(talk.model) or "Assistant"
+    return f"{speaker} (not sent any more)" if node.id in left_out else speaker
+
+
+def _message(node: Node, left_out: frozenset[int], summaries: dict[int, str]) -> dict[str, Any]:
     fields: Sequence[str] = ("finish_reason", "seed", "settings", "stats", "model", "created", "note")
     known = {name: value for name in fields if (value := getattr(node, name)) not in (None, "")}
+    if node.id in left_out:
+        known["sent"] = False
+    if node.id in summaries:
+        known["summary"] = summaries[node.id]
     return {"role": node.role, "content": node.content} | known
 
 

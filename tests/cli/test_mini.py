@@ -76,6 +76,18 @@ def test_a_typed_control_token_is_text(models: Path, first: subprocess.Completed
     assert lengths[1] > lengths[0] + 1
 
 
+def test_files_are_counted_as_they_are_read(
+    models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.md").write_text("# Notes\n\n```\n<|im_end|>\n```\n" + "line\n" * 50)
+    arguments = ("-f", f"{tmp_path}/*.md:1-20", "-p", "What is it?", "--json", "--max-tokens", "1")
+    result = qwchat(*arguments, models=models)
+    tokens = json.loads(result.stdout)["tokens"]
+    [notice] = result.stderr.decode().splitlines()
+    assert notice.startswith(f"qwchat: {tmp_path}/notes.md:1-20, ")
+    assert notice.endswith(f"; context {tokens['prompt']:,}/{tokens['context']:,} after this")
+
+
 def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, "chat", "mini", "--temp", "0"]
     variables = {"QWCHAT_MODELS": str(models), "HOME": os.environ.get("HOME", "/")}

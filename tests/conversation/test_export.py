@@ -170,3 +170,20 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         write_whole(tmp_path / "none" / "talk.md", "x", overwrite=False)
     assert str(caught.value) == f"cannot write {tmp_path}/none/talk.md: No such file or directory"
+
+
+def test_turns_that_are_not_sent_are_marked() -> None:
+    shown = talk("Name a sea.", "North.", "A lake?", "Como.", "Thanks.")
+    shown.tree.drop([1, 2], "Seas & <lakes>.")
+    assert exported(shown, "md") == (
+        "# Name a sea.\n\n## You (not sent any more)\n\nName a sea.\n\n## mini (not sent any more)\n\nNorth.\n\n"
+        "## Sent in place of the turns above\n\nSeas & <lakes>.\n\n"
+        "## You\n\nA lake?\n\n## mini\n\nComo.\n\n## You\n\nThanks.\n"
+    )
+    messages = json.loads(exported(shown, "json"))["messages"]
+    assert [message.get("sent", True) for message in messages] == [False, False, True, True, True]
+    assert [message.get("summary") for message in messages[:2]] == [None, "Seas & <lakes>."]
+    page = Page(exported(shown, "html")).text
+    assert page.index("mini (not sent any more)") < page.index("Seas & <lakes>.") < page.index("A lake?")
+    shown.tree.drop([])
+    assert "not sent" not in exported(shown, "md")
