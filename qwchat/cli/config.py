@@ -11,7 +11,6 @@ from pathlib import Path
 from qwchat import models_folder
 from qwchat.chat.controls import Controls
 from qwchat.chat.view.table import one_line, table
-from qwchat.chat.view.terminal import harmless
 from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.report import dumps
@@ -37,7 +36,7 @@ def show(options: ShowConfig, services: Services) -> int:
         streams.write(dumps({name: {"value": value, "from": origin} for name, value, _, origin in rows}) + "\n")
     else:
         shown = [(name, one_line(text), origin) for name, _, text, origin in rows]
-        _write(table(("setting", "value", "from"), shown), streams)
+        streams.write(table(("setting", "value", "from"), shown) + "\n")
     return ExitCode.OK
 
 
@@ -47,7 +46,7 @@ def get(options: GetConfig, services: Services) -> int:
     streams = Streams()
     _tell(settings, streams)
     _, _, text, _ = _row(knob(options.name), settings, _controls(settings))
-    _write(text, streams)
+    streams.write(text + "\n")
     return ExitCode.OK
 
 
@@ -109,11 +108,6 @@ def check(options: CheckConfig, services: Services) -> int:
     for file in _sources():
         streams.write(f"ok {file}\n")
     return ExitCode.OK
-
-
-def _write(text: str, streams: Streams) -> None:
-    """A value may come from a project file, whose control characters a terminal is not to obey."""
-    streams.write((harmless(text) if streams.out_look.terminal else text) + "\n")
 
 
 def _tell(settings: Settings, streams: Streams) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from qwchat import models_folder
-from qwchat.chat.view.terminal import DIM, RED, Look
+from qwchat.chat.view.terminal import DIM, RED, Look, harmless
 from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.options import DoctorOptions
@@ -50,7 +50,7 @@ def run(options: DoctorOptions, services: Services) -> int:
     if options.json:
         streams.write(dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}) + "\n")
     else:
-        streams.write("\n".join(_lines(checks, streams.out_look)) + "\n")
+        streams.write_styled("\n".join(_lines(checks, streams.out_look)) + "\n")
     return ExitCode.RUNTIME if failed else ExitCode.OK
 
 
@@ -58,9 +58,9 @@ def _lines(checks: list[Check], look: Look) -> Iterator[str]:
     signs = {"ok": look.styled("ok", DIM) + "      ", "warning": "warning ", "error": look.styled("error", RED) + "   "}
     width = max(len(check.name) for check in checks)
     for check in checks:
-        yield f"{signs[check.state]} {check.name:<{width}}  {check.found}"
+        yield f"{signs[check.state]} {check.name:<{width}}  {harmless(check.found)}"
         if check.remedy:
-            yield f"{'':9}{'':{width}}  {check.remedy}"
+            yield f"{'':9}{'':{width}}  {harmless(check.remedy)}"
 
 
 def _checks(services: Services) -> Iterator[Check]:

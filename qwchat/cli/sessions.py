@@ -60,7 +60,7 @@ def show(options: ShowSession, services: Services) -> int:
         ("file", str(store.folder / entry.id / FILE_NAME)),
     ]
     text = pairs([(name, value) for name, value in facts if value]) + "\n"
-    _write_text(streams, text + "\n" + as_markdown(talk) if content.tree.path() else text)
+    streams.write(text + "\n" + as_markdown(talk) if content.tree.path() else text)
     return ExitCode.OK
 
 
@@ -88,7 +88,7 @@ def grep(options: GrepSessions, services: Services) -> int:
             before = before if len(before) <= _AROUND else "…" + before[-_AROUND:]
             after = after if len(after) <= _AROUND else after[:_AROUND] + "…"
             hit = streams.out_look.styled(harmless(match[0]), BOLD)
-            streams.write(f"{entry.id}:{message}:{role}: {harmless(before)}{hit}{harmless(after)}\n")
+            streams.write_styled(f"{entry.id}:{message}:{role}: {harmless(before)}{hit}{harmless(after)}\n")
     if options.json:
         streams.write(dumps({"matches": found}) + "\n")
     return ExitCode.OK if found else ExitCode.RUNTIME
@@ -121,7 +121,7 @@ def export(options: ExportSession, services: Services) -> int:
     form = options.form or ("md" if path is None else form_of(path))
     text = exported(_talk(entry, content), form)
     if path is None:
-        _write_text(streams, text)
+        streams.write(text)
         return ExitCode.OK
     if path.exists() and not options.force:
         raise UsageError(f"{path} exists already: choose another name, or give --force")
@@ -160,11 +160,6 @@ def _matches(
             match = pattern.search(line)
             if match is not None:
                 yield node.id, node.role, match
-
-
-def _write_text(streams: Streams, text: str) -> None:
-    """Write what was said: verbatim into a file or a pipe, without controls on a terminal."""
-    streams.write(harmless(text) if streams.out_look.terminal else text)
 
 
 def _agreed(streams: Streams, question: str) -> bool:

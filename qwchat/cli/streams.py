@@ -11,7 +11,7 @@ from typing import TextIO
 from qwchat.chat.attachments import Attachment, Found, read, text_of
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import Form
-from qwchat.chat.view.terminal import ColourChoice, can_rewrite, look_of
+from qwchat.chat.view.terminal import ColourChoice, can_rewrite, harmless, look_of
 
 
 class Streams:
@@ -33,7 +33,12 @@ class Streams:
         self.rewritable = can_rewrite(errors) and not quiet and not still
 
     def write(self, text: str) -> None:
-        """Write the product of a command to standard output."""
+        """Write the product of a command to standard output: verbatim into a file or a pipe, without controls on a
+        terminal, whatever names, settings and sessions may hold."""
+        self.write_styled(harmless(text) if self.out_look.terminal else text)
+
+    def write_styled(self, text: str) -> None:
+        """Write what was made for the look of standard output, and harmless where that is a terminal."""
         self.out.write(text)
         self.out.flush()
 

@@ -106,6 +106,7 @@ def test_tables_and_pairs() -> None:
     assert table(("name", "bytes", ""), [("a", "1,000", ""), ("longer", "7", "x")], right=(1,)) == (
         "name    bytes\na       1,000\nlonger      7  x"
     )
+    assert table(("title", ""), [("漢字\n\x1b[31m", "a"), ("é", "b")]) == "title\n漢字␊␛[31m  a\né           b"
     assert pairs([("model", "mini"), ("bits", "4.5")]) == "model  mini\nbits   4.5"
 
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from qwchat.chat.view.terminal import harmless_name
+from qwchat.chat.view.width import cells
+
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """``rows`` under ``heads``, two blanks between columns; the columns numbered in ``right`` are right-aligned."""
-    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+    """``rows`` under ``heads``, two blanks between columns; the columns numbered in ``right`` are right-aligned.
 
-    def line(cells: Sequence[str]) -> str:
+    What is in a cell stays in its line, whatever it is.
+    """
+    lines = [[harmless_name(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(cells(line[column]) for line in lines) for column in range(len(heads))]
+
+    def line(parts: Sequence[str]) -> str:
         padded = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            " " * (width - cells(part)) + part if column in right else part + " " * (width - cells(part))
+            for column, (part, width) in enumerate(zip(parts, widths, strict=True))
         ]
         return "  ".join(padded).rstrip()
 
-    return "\n".join(map(line, (heads, *rows)))
+    return "\n".join(map(line, lines))
 
 
 def pairs(facts: Sequence[tuple[str, str]]) -> str:
     """Names and values, the values one below the other."""
-    width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in facts)
+    width = max(cells(name) for name, _ in facts)
+    return "\n".join(f"{name}{' ' * (width - cells(name))}  {value}".rstrip() for name, value in facts)
 
 
 def one_line(text: str, limit: int = 60) -> str:

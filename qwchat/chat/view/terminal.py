@@ -16,7 +16,7 @@ ColourChoice = Literal["auto", "always", "never"]
 
 # What a terminal, or the eye, could be led astray by: controls (C0, DEL, C1), line and paragraph separators, controls
 # of the direction of text (which can show a line in another order than it has), and what is no character at all.
-_HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206f\ud800-\udfff\ufff9-\ufffb]")
+HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206f\ud800-\udfff\ufff9-\ufffb]")
 
 
 def harmless(text: str) -> str:
@@ -25,7 +25,7 @@ def harmless(text: str) -> str:
     An escape sequence begins with ESC (shown as ␛) or with a C1 control (shown as <9B>); without it the rest is text.
     Overrides of the direction of writing are shown by number, too: <202E>.
     """
-    return _HARMFUL.sub(_picture, text)
+    return HARMFUL.sub(_picture, text)
 
 
 def harmless_name(text: str) -> str:
