@@ -106,7 +106,7 @@ class Scripted:
         self.bits.append(bits)
         return bits
 
-    def accept(self, token: int, room: int) -> int:
+    def accept(self, token: int, room: int) -> int | None:
         started = time.thread_time()
         taken = self._mask.accept(self._token_ids[self._place], room)
         self.seconds[self._place] += time.thread_time() - started

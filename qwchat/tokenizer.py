@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,19 @@ class Tokenizer:
 
     def all_bytes(self) -> list[bytes]:
         """`token_bytes` of every id, in order."""
-        return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
+        if self._tables is None:
+            return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
+        joined, places = self._tables.every_token()
+        if not set(joined) <= BYTE_OF.keys():
+            return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
+        # The alphabet has a character for each byte, so one pass over all of them will do.
+        data = joined.translate(_LATIN).encode("latin-1")
+        ends = places.tolist()
+        found = [data[start:stop] for start, stop in pairwise(ends)]
+        found += [b""] * (self.vocab_size - len(found))
+        for content, token_id in self.special_ids.items():
+            found[token_id] = content.encode()
+        return found
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of `token_ids`. Bytes that are no UTF-8 become U+FFFD; added tokens are shown as they are written.
@@ -185,6 +198,7 @@ def _byte_alphabet() -> dict[str, bytes]:
 
 
 BYTE_OF = _byte_alphabet()
+_LATIN = {ord(character): byte[0] for character, byte in BYTE_OF.items()}
 
 
 def _read(path: Path, cache: Path | None) -> Tokenizer:

@@ -55,6 +55,12 @@ class Tables:
         start, stop = int(self._offsets[token_id]), int(self._offsets[token_id + 1])
         return self._tokens[start:stop].tobytes().decode() or None
 
+    def every_token(self) -> tuple[str, NDArray[np.int64]]:
+        """All tokens in the byte-level alphabet, joined, and where each begins and ends, (ids + 1,) i64."""
+        bytes_ = np.asarray(self._tokens)
+        characters = np.cumsum(np.append(0, (bytes_ & 0xC0) != 0x80))
+        return bytes_.tobytes().decode(), characters[self._offsets]
+
     def _pair(self, left: int, right: int) -> tuple[int, int] | None:
         """Rank and id of what a pair becomes, if it is merged at all."""
         key = left << 32 | right

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -80,19 +82,33 @@ class _Speller:
 
 
 class Closing:
-    """How JSON is brought to an end: which bytes are tried, depending on whether they would stand in a string."""
+    """How JSON is brought to an end: which bytes are tried, depending on whether they would stand in a string.
 
-    _WITHIN = b'"a0'
-    _OUTSIDE = b'}]"0,:'
+    What ends a string, or an object or a list, comes first; of the others the one that was taken least, since a pattern
+    or a format may ask for any of them.
+    """
+
+    _WITHIN = b'"', b"a0@.-:/_ A1" + bytes(range(0x21, 0x7F))
+    _OUTSIDE = b"}]", b'"0,:123456789.-tfn'
 
     def __init__(self, tokens: Sequence[bytes], of_byte: Mapping[bytes, int]) -> None:
         self._tokens = tokens
-        self._within = [of_byte[bytes([sign])] for sign in self._WITHIN]
-        self._outside = [of_byte[bytes([sign])] for sign in self._OUTSIDE]
+        self._signs = {
+            inside: tuple([of_byte[bytes([sign])] for sign in signs] for signs in kinds)
+            for inside, kinds in ((True, self._WITHIN), (False, self._OUTSIDE))
+        }
 
-    def candidates(self, place: str) -> Sequence[int]:
-        """The tokens to try at a ``place``, the first the best."""
-        return self._within if place else self._outside
+    def next(self, matcher: LLMatcher, place: str, taken: Counter[int]) -> list[int]:
+        """The token to go on with at a ``place``, the number of times that each was ``taken`` counted; or none."""
+        ends, others = self._signs[bool(place)]
+        # By chance, but the same chance every time: a fixed turn may never meet what a pattern waits for.
+        chance = random.Random(taken.total())
+        ordered = (*ends, *sorted(others, key=lambda token: (taken[token], taken[token] and chance.random())))
+        found = next((token for token in ordered if matcher.validate_tokens([token])), None)
+        if found is None:
+            return []
+        taken[found] += 1
+        return [found]
 
     def after(self, place: str, token: int) -> str:
         """The place behind ``token``: "" outside of a string, "string", or "escape" behind its backslash."""
@@ -129,17 +145,21 @@ class GrammarMask:
         self._check()
         return bits
 
-    def accept(self, token: int, room: int | None = None) -> int:
+    def accept(self, token: int, room: int | None = None) -> int | None:
         """The reply grows by ``token``, or by the one that is returned: one that leads to an end within ``room``.
 
+        None: it is complete, and ends here, since behind ``token`` it would not be again.
         ``room``: tokens that fit, this one included; None is no limit.  Raises ConstraintError where the constraint
         does not allow ``token``.
         """
         if self._closing is not None and room is not None and room <= 2 * self._needed + _WATCHED:
             end = self._end(self._closing, []) if self._way is None else self._way
             self._way = self._end(self._closing, [token])
-            if end and len(end) <= room and (self._way is None or len(self._way) >= room):
-                token, self._way, self.closed = end[0], end[1:], True
+            if end is not None and len(end) <= room and (self._way is None or len(self._way) >= room):
+                self.closed = True
+                if not end:
+                    return None
+                token, self._way = end[0], end[1:]
         else:
             self._way = None
         self._consume(token)
@@ -176,6 +196,7 @@ class GrammarMask:
         """Few tokens that complete the JSON behind ``begun``; None where none were found."""
         matcher, place = self._matcher.deep_copy(), self._place
         end: list[int] = []
+        taken: Counter[int] = Counter()
         following = begun
         while True:
             if not matcher.consume_tokens(following):
@@ -187,7 +208,7 @@ class GrammarMask:
                 return end
             following = matcher.compute_ff_tokens()
             if not following:
-                following = [token for token in closing.candidates(place) if matcher.validate_tokens([token])][:1]
+                following = closing.next(matcher, place, taken)
             if not following:
                 bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
                 following = np.flatnonzero(np.unpackbits(bits, bitorder="little"))[:1].tolist()

@@ -18,8 +18,8 @@ class TokenMask(Protocol):
         Stop tokens are allowed where the reply is complete.  Raises ConstraintError where it cannot be told.
         """
 
-    def accept(self, token: int, room: int) -> int:
-        """The reply grows by ``token``, which is allowed, or by another that is returned.
+    def accept(self, token: int, room: int) -> int | None:
+        """The reply grows by ``token``, which is allowed, or by another that is returned; None: it ends before it.
 
         ``room``: tokens that the reply may still have, this one included: where it would get too short to complete the
         reply, another token is taken, and ``closed`` is true from then on.

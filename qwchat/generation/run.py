@@ -111,7 +111,10 @@ class Run:
                 allowed = None if self._mask is None else self._mask.allowed()
                 token = self._sampler.sample(row, self._prompt, self._generated, allowed)
                 if self._mask is not None and token not in self._stop_ids:
-                    token = self._mask.accept(token, self._room())
+                    accepted = self._mask.accept(token, self._room())
+                    if accepted is None:
+                        return self._limit()
+                    token = accepted
                 self._last = self._clock()
                 self._first = self._first or self._last
                 if self._drafter is not None:

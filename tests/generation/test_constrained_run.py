@@ -55,8 +55,10 @@ class Mask:
         bits[self._ids(self.said)] = True
         return np.packbits(bits, bitorder="little")
 
-    def accept(self, token: int, room: int) -> int:
+    def accept(self, token: int, room: int) -> int | None:
         assert token in self._ids(self.said)
+        if self.last == -1 and len(self.said) == 4:
+            return None
         if self.closing and room == 1:
             token, self.closed = 7, True
         self.said.append(token)
@@ -154,6 +156,16 @@ def test_the_mask_may_bring_the_reply_to_an_end(engine: Engine, speculate: bool)
     assert (len(found), found[-1], end.reason) == (30, 7, "length")
     found, end = run(engine, Mask(closing=True), speculate=speculate)
     assert (len(found), found[-1], end.reason) == (engine.context + 1 - len(PROMPT), 7, "context")
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+def test_the_mask_may_end_the_reply_before_a_token(engine: Engine, speculate: bool) -> None:
+    class Ending(Mask):
+        finished = False
+
+    found, end = run(engine, Ending(-1), speculate=speculate, max_tokens=9)
+    assert (len(found), end.reason) == (4, "length")
+    assert engine.cached_ids.tolist()[: len(PROMPT) + 3] == [*PROMPT, *found[:3]]
 
 
 def test_nothing_allowed_is_an_error(engine: Engine) -> None:

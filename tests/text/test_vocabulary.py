@@ -38,6 +38,25 @@ def test_short_texts_need_no_model(cache: Path, tiny_folder: Path, tiny: Tokeniz
     assert is_kept(kept)
 
 
+def test_all_tokens_at_once(cache: Path, tiny_folder: Path, tiny: Tokenizer) -> None:
+    kept = Tokenizer.from_folder(tiny_folder, cache)
+    one_by_one = [tiny.token_bytes(number) for number in range(tiny.vocab_size)]
+    assert kept.all_bytes() == tiny.all_bytes() == one_by_one
+    assert is_kept(kept)
+
+
+def test_tokens_beyond_the_byte_alphabet(tmp_path: Path) -> None:
+    values = tokenizer_values()
+    values["model"]["vocab"]["漢 \x80"] = max(values["model"]["vocab"].values()) + 20
+    (tmp_path / "odd").mkdir()
+    folder = write_tokenizer(tmp_path / "odd", values)
+    built, kept = (Tokenizer.from_folder(folder, tmp_path) for _ in range(2))
+    assert is_kept(kept)
+    assert kept.all_bytes() == built.all_bytes()
+    assert "漢 \x80".encode() in kept.all_bytes()
+    assert kept.all_bytes().count(b"") >= 1
+
+
 @pytest.mark.parametrize("text", ["hello " * vocabulary.LONGEST_TEXT, "a" * (vocabulary.LONGEST_PIECE + 1)])
 def test_long_texts_and_pieces_go_to_the_library(cache: Path, tiny_folder: Path, tiny: Tokenizer, text: str) -> None:
     kept = Tokenizer.from_folder(tiny_folder, cache)

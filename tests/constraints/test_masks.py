@@ -1,0 +1,124 @@
+"""Masks over a vocabulary of bytes: what is drawn by chance is brought to an end that fits, however little room is."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwchat.constraints import Constraint, library
+from qwchat.constraints.masks import Closing, GrammarMask
+from qwchat.errors import ConstraintError
+
+TOKENS = [*(bytes([byte]) for byte in range(256)), b'"}', b'": "', b"<end>"]
+STOP = 258
+VOCABULARY = library.Vocabulary(TOKENS, [STOP], [STOP], list)
+TOKENIZER = library.tokenizer_of(VOCABULARY, slices=False)
+CLOSING = Closing(TOKENS, {bytes([byte]): byte for byte in range(256)})
+TREE = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "minLength": 2}, "children": {"type": "array", "items": {"$ref": "#"}}},
+    "required": ["name", "children"],
+    "additionalProperties": False,
+}
+SCHEMAS: list[dict[str, Any]] = [
+    {},
+    TREE,
+    {"type": "string"},
+    {"type": "string", "format": "email"},
+    {"type": "string", "format": "date-time"},
+    {"type": "string", "format": "ipv4"},
+    {"type": "string", "format": "uri"},
+    {"type": "string", "pattern": "^[a-z]{3,}-[0-9]{4,}$"},
+    {"type": "string", "pattern": "^[A-Z]+#$"},
+    {"type": "number", "minimum": 10.5},
+    {"type": "integer", "multipleOf": 7, "minimum": 1000},
+    {"type": "array", "items": {"enum": ["red", 5, None]}, "minItems": 3},
+    {"type": "object", "additionalProperties": {"type": "boolean"}, "minProperties": 1},
+    {"anyOf": [{"type": "array", "items": {"type": "number"}}, {"type": "object", "patternProperties": {"^x": {}}}]},
+]
+
+
+def mask(constraint: Constraint, closing: Closing | None = CLOSING) -> GrammarMask:
+    return GrammarMask(library.matcher(TOKENIZER, constraint.grammar), closing)
+
+
+def walk(found: GrammarMask, room: int, chance: random.Random) -> list[int]:
+    """Tokens drawn evenly from what is allowed, until the end or until there is no room."""
+    said: list[int] = []
+    while len(said) < room and not found.finished:
+        allowed = np.flatnonzero(np.unpackbits(found.allowed(), count=len(TOKENS), bitorder="little")).tolist()
+        token = chance.choice(allowed)
+        if token == STOP:
+            break
+        taken = found.accept(token, room - len(said))
+        if taken is None:
+            break
+        said.append(taken)
+    return said
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=json.dumps)
+@pytest.mark.parametrize("room", [45, 100, 300])
+def test_json_ends_in_time(schema: dict[str, Any], room: int) -> None:
+    constraint = Constraint.json_schema(json.dumps(schema))
+    for seed in range(8):
+        found = mask(constraint)
+        text = b"".join(TOKENS[token] for token in walk(found, room, random.Random(seed))).decode()
+        assert constraint.fits(text), text
+
+
+def test_an_end_is_forced_where_chance_would_go_on() -> None:
+    found = mask(Constraint.json_schema('{"type": "string"}'))
+    said = walk(found, 40, random.Random(3))
+    assert said[-1] == ord('"')
+    assert len(said) in (39, 40)
+    assert found.closed
+
+
+def test_without_room_for_any_end_nothing_is_changed() -> None:
+    constraint = Constraint.json_schema(json.dumps(TREE))
+    found = mask(constraint)
+    said = walk(found, 12, random.Random(1))
+    assert (len(said), found.closed) == (12, False)
+    assert not constraint.fits(b"".join(TOKENS[token] for token in said).decode())
+
+
+def test_plenty_of_room_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GrammarMask, "_end", lambda *unused: pytest.fail("searched"))
+    found = mask(Constraint.json_schema("{}"))
+    assert [found.accept(token, 500) for token in b"[1"] == list(b"[1")
+
+
+def test_quotation_marks_and_backslashes_tell_strings() -> None:
+    place = ""
+    steps = ((b'{"', "string"), (b"a\\", "escape"), (b'"', "string"), (b"\\\\", "string"), (b'": "x', "string"))
+    for text, expected in steps:
+        for byte in text:
+            place = CLOSING.after(place, byte)
+        assert place == expected
+    assert CLOSING.after("string", 256) == ""
+    assert CLOSING.after("string", 257) == "string"
+    assert CLOSING.after("escape", ord("n")) == "string"
+
+
+def test_drafts_and_what_is_forced() -> None:
+    found = mask(Constraint.choices(["yes, sir", "yes, madam"]))
+    assert found.forced() == list(b"yes, ")
+    assert found.fitting(list(b"yes, no")) == 5
+    for token in b"yes, s":
+        assert found.accept(token, 3) == token
+    assert found.forced() == list(b"ir")
+    assert not found.finished
+    for token in b"ir":
+        found.accept(token)
+    assert found.finished
+
+
+def test_a_token_that_is_not_allowed_is_an_error() -> None:
+    found = mask(Constraint.choices(["a"]))
+    with pytest.raises(ConstraintError, match="the constraint cannot be followed any further"):
+        found.accept(ord("b"))
