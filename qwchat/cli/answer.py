@@ -16,7 +16,7 @@ from qwchat.chat.session import fresh_seed
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.reply import Rendering, ReplyView
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.view.terminal import ColourChoice
+from qwchat.chat.view.terminal import ColourChoice, can_rewrite
 from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ReplyOptions
@@ -114,7 +114,8 @@ def open_streams(options: ReplyOptions) -> Streams:
 
 def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
     """Where replies go."""
-    return ReplyView(streams.out, streams.out_look, rendering_of(options.settings["render"], options, streams))
+    rendering = rendering_of(options.settings["render"], options, streams)
+    return ReplyView(streams.out, streams.out_look, rendering, live=can_rewrite(streams.out))
 
 
 def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:

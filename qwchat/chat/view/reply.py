@@ -29,6 +29,7 @@ class ReplyView:
         out: standard output.
         look: what ``out`` can show.
         rendering: "markdown" or "plain".
+        live: whether a terminal can draw over rows; without that each is printed when it is certain.
         clock: seconds, to count frames.
         size: asks for the size of the terminal.
     """
@@ -39,12 +40,14 @@ class ReplyView:
         look: Look,
         rendering: Rendering = "markdown",
         *,
+        live: bool = True,
         clock: Callable[[], float] = time.monotonic,
         size: Callable[[TextIO], Size] = terminal_size,
     ) -> None:
         self._out = out
         self._look = look
         self._rendering: Rendering = rendering
+        self._live = live and look.terminal
         self._clock = clock
         self._size = size
         self._verbatim = not (look.terminal or look.emphasis or look.colour)
@@ -109,7 +112,7 @@ class ReplyView:
 
     def _begin(self) -> _Plain | _Rendered:
         if self._rendering == "markdown" and (self._look.emphasis or self._look.colour):
-            return _Rendered(self._out, self._look, self._clock, self._size)
+            return _Rendered(self._out, self._look, self._live, self._clock, self._size)
         return _Plain(self._out, verbatim=self._verbatim, one_newline=not self._look.terminal)
 
 
@@ -165,16 +168,18 @@ class _Plain:
 
 
 class _Rendered:
-    """Markdown, with a live tail where ``out`` is a terminal."""
+    """Markdown, with a live tail where ``live``."""
 
-    def __init__(self, out: TextIO, look: Look, clock: Callable[[], float], size: Callable[[TextIO], Size]) -> None:
+    def __init__(
+        self, out: TextIO, look: Look, live: bool, clock: Callable[[], float], size: Callable[[TextIO], Size]
+    ) -> None:
         self._out = out
         self._ask_size = size
         self._terminal = look.terminal
         self._colour = look.colour
         self._newlines = _Newlines()
         self._flow = Flow(self._paper(size(out)))
-        self._live = Live(out, reflowing=reflows())
+        self._live = Live(out, reflowing=reflows()) if live else None
         self._pace = Pace(clock)
 
     def resume(self, said: str) -> None:
@@ -183,7 +188,7 @@ class _Rendered:
 
     def write(self, text: str) -> None:
         self._flow.push(harmless(self._newlines.push(text)))
-        if not self._terminal:
+        if self._live is None:
             self._print()
         elif self._pace.due():
             size = self._ask_size(self._out)
@@ -193,7 +198,7 @@ class _Rendered:
     def end(self) -> None:
         self._flow.push(harmless(self._newlines.end()))
         self._flow.end()
-        if self._terminal:
+        if self._live is not None:
             self._live.frame(self._flow.take(), (), self._ask_size(self._out))
         else:
             self._print()

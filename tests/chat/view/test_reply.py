@@ -6,6 +6,7 @@ import io
 
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.terminal import Look
+from tests.chat.view.emulator import Emulated
 from tests.chat.view.test_live import Viewer, words
 
 
@@ -33,6 +34,15 @@ def test_markdown_in_colour_into_a_pipe_has_no_tail_and_no_wrapping() -> None:
         view.write(piece)
     view.end()
     assert out.getvalue() == "\x1b[1mOne\x1b[0m " + "word " * 39 + "word\n\n\x1b[2m── 1\x1b[0m\nx\n\x1b[2m──\x1b[0m\n"
+
+
+def test_a_terminal_that_cannot_draw_over_rows_gets_each_when_it_is_certain() -> None:
+    out = Emulated(40, 12)
+    view = ReplyView(out, Look(terminal=True, emphasis=True, colour=True), live=False)
+    for piece in words("One **two** three\nfour\n\n- five\n- six"):
+        view.write(piece)
+    view.end()
+    assert out.writes == ["One \x1b[1mtwo\x1b[0m three\nfour\n", "\n• five\n• six\n"]
 
 
 def test_the_last_reply_and_its_code_are_remembered() -> None:
