@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
-from qwchat.constraints import Constraint, Grammars
 from qwchat.detokenizer import StreamDecoder
 from qwchat.errors import ModelError, UsageError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
@@ -32,6 +33,9 @@ from qwchat.sampling import SamplingSettings
 from qwchat.stops import StopStrings
 from qwchat.template import ChatTemplate, encode_chat
 from qwchat.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from qwchat.constraints import Constraint, Grammars
 
 Cancel = Callable[[], bool]
 LOGPROBS_LIMIT = 20
@@ -83,7 +87,6 @@ class Model:
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
         self.defaults = SamplingSettings.from_defaults(generation)
         self.stop_ids = frozenset(generation.eos_token_ids)
-        self.grammars = Grammars(self.tokenizer, self.stop_ids)
 
     def __enter__(self) -> Model:
         return self
@@ -119,6 +122,13 @@ class Model:
         self.engine.close()
         self.engine = engine
         return lost
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Makes masks of constraints; imported on first use, since few replies are constrained."""
+        from qwchat.constraints import Grammars
+
+        return Grammars(self.tokenizer, self.stop_ids)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; control tokens in it are text."""
