@@ -77,6 +77,32 @@ def test_several_answers_share_the_prefill(models: Path) -> None:
     assert alone["text"] == answers[2]["text"]
 
 
+def test_random_weights_write_what_a_schema_asks_for(models: Path) -> None:
+    schema = '{"type": "object", "properties": {"the": {"type": "string"}}, "required": ["the"]}'
+    arguments = ("-p", "hello", "-m", "tiny-q4", "--temp", "1", "--seed", "3", "--json-schema", "-", "-q")
+    result = qwchat(*arguments, "--max-tokens", "40", "-n", "3", models=models, stdin=schema.encode())
+    assert result.returncode == 0, result.stderr
+    replies = result.stdout.decode().split("\n\n")
+    assert len(replies) == 3
+    assert all("the" in json.loads(reply) for reply in replies)
+    short = qwchat(*arguments, "--max-tokens", "3", models=models, stdin=schema.encode())
+    assert (short.returncode, short.stdout[:1]) == (6, b"{")
+    assert short.stderr.decode() == (
+        "qwchat: error: the reply does not meet --json-schema: it was cut at --max-tokens 3: allow more\n"
+    )
+
+
+def test_constraints_cost_nothing_where_there_are_none(models: Path) -> None:
+    program = PROGRAM.replace("; main()", "; import sys, atexit; atexit.register(lambda: print(*sys.modules)); main()")
+    environment = {**os.environ, "QWCHAT_MODELS": str(models)}
+    arguments = [sys.executable, "-c", program, "-p", "hello", "-m", "tiny-q4", "--max-tokens", "2"]
+    ran = subprocess.run(
+        arguments, capture_output=True, text=True, env=environment, check=True, stdin=subprocess.DEVNULL
+    )
+    assert "qwchat.api" in ran.stdout.split()
+    assert not {"llguidance", "markdown_it", "qwchat.constraints"} & set(ran.stdout.split())
+
+
 def test_a_session_goes_on_from_its_snapshot(models: Path, tmp_path: Path) -> None:
     def ask(text: str, sessions: str, *arguments: str) -> tuple[dict[str, Any], str]:
         settings = ("--session", "talk", "--temp", "0", "--max-tokens", "12", "--json", *arguments)
