@@ -146,7 +146,9 @@ def _answer(
             announce(streams.screen, session, prompt.files.attachments, prompt.message)
         output.begin(number, session.controls)
         overflow = Overflow(session, streams.screen, None, output.made_room)
-        with keys_unseen(streams.out, by_line=True):  # Their echo would move rows that are drawn anew.
+        resumed = output.view.moved if output.view is not None else lambda: None
+        # Their echo would move rows that are drawn anew.
+        with keys_unseen(streams.out, by_line=True, resumed=resumed):
             done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
         assert done is not None, "nobody was asked, so nobody declined"
         saved.settle()

@@ -81,9 +81,10 @@ def converse(options: ReplyOptions, services: Services) -> int:
         if saved is None:
             return ExitCode.OK
         options = with_model_of(saved, options, streams.screen)
+        view = answer.reply_view(options, streams)
         if seat.terminal is not None and not by_line:
             # For the whole time, so that what is typed between prompts, or too early, is not lost either.
-            stack.enter_context(keys_unseen(seat.terminal, by_line=False))
+            stack.enter_context(keys_unseen(seat.terminal, by_line=False, resumed=view.moved))
         located, model = answer.open_model(options, services, streams)
         stack.enter_context(model)
         stack.callback(saved.leave)  # While the model is still there.
@@ -91,7 +92,6 @@ def converse(options: ReplyOptions, services: Services) -> int:
         keep_snapshots(saved, options, model, streams.screen)
         session = session_of(saved, options, controls, located, model, streams.screen)
         session.controls = settings_of(saved, options, controls, streams.screen)
-        view = answer.reply_view(options, streams)
         desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved, choose=choose)
         chat = Chat(
             desk=desk,

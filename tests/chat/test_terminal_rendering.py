@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from qwchat.chat.view.flow import Flow
 from qwchat.chat.view.layout import Paper
 from qwchat.chat.view.live import Size
 from tests.chat.pty import Terminal
+from tests.cli.runs import FAKE
 
 REPLY = """\
 # Three *ways*
@@ -100,6 +103,35 @@ def test_what_is_typed_during_an_answer_disturbs_no_row(tmp_path: Path) -> None:
         terminal.type("typed\r\rmore\r")
         assert terminal.end() == 0
         assert seen(terminal) == rendered(reply, Size(40, 20))
+
+
+def test_a_reply_that_goes_on_in_the_foreground_leaves_what_the_shell_said(tmp_path: Path) -> None:
+    reply = " ".join(f"word{number}" for number in range(110))
+    shell = ["/bin/bash", "--norc", "--noediting", "-i"]
+    arguments = f"{shlex.quote(sys.executable)} {shlex.quote(str(FAKE))} -q -p hi"
+    with Terminal(
+        models=tmp_path,
+        rows=40,
+        columns=100,
+        command=shell,
+        variables={"PS1": "$ "},
+        replies=[reply],
+        token_seconds=0.03,
+    ) as terminal:
+        terminal.wait("$")
+        terminal.type(f"{arguments}\r")
+        terminal.wait("word90")
+        terminal.type("\x1a")
+        terminal.wait("Stopped")
+        terminal.type("fg\r")
+        terminal.wait("word109")
+        terminal.type("exit\r")
+        terminal.end()
+        lines = seen(terminal)
+        assert [line[:12] for line in lines].count("[1]+  Stoppe") == 1
+        assert "$ fg" in lines
+        whole = rendered(reply, Size(100, 40))
+        assert any(lines[start : start + len(whole)] == whole for start in range(len(lines)))
 
 
 def test_the_reply_can_be_seen_as_it_is_copied_and_written(tmp_path: Path) -> None:

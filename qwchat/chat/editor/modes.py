@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
@@ -28,12 +28,13 @@ def mark_pastes(*, wanted: bool) -> None:
 
 
 @contextlib.contextmanager
-def keys_unseen(terminal: TextIO, *, by_line: bool) -> Iterator[None]:
+def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep keys typed between prompts out of replies: they are not echoed, and wait for the next prompt.
 
     ``by_line``: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
     it was pressed, Enter and Ctrl-D included, and pastes are marked. Ctrl-C takes none of them away. Ctrl-Z stops the
-    process with the terminal as it was found. A process in the background changes nothing: keys are not for it.
+    process with the terminal as it was found, and ``resumed`` is called when it goes on. A process in the background
+    changes nothing: keys are not for it.
     """
     if sys.platform == "win32" or not terminal.isatty() or not _in_foreground(terminal):
         yield
@@ -65,6 +66,7 @@ def keys_unseen(terminal: TextIO, *, by_line: bool) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGTSTP)  # Here time passes, until the shell wakes the process.
         signal.signal(signal.SIGTSTP, suspend)
         enter()
+        resumed()
 
     with contextlib.ExitStack() as stack:
         main = threading.current_thread() is threading.main_thread()

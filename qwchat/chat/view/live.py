@@ -99,6 +99,10 @@ class Live:
         self._out.write("".join(parts))
         self._out.flush()
 
+    def moved(self) -> None:
+        """Something else was written below the tail, which stays where it is: the next frame begins anew."""
+        self._tail, self._widths = [], []
+
     def _to_start(self, size: Size) -> str:
         """Moves the cursor from the end of the tail that is on the screen to its first row."""
         above = len(self._widths) - 1

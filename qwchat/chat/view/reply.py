@@ -110,6 +110,10 @@ class ReplyView:
         self._ended = True
         self._show.end()
 
+    def moved(self) -> None:
+        """Another program wrote to the terminal in the middle of a reply: what was drawn is not touched again."""
+        self._show.moved()
+
     def _begin(self) -> _Plain | _Rendered:
         if self._rendering == "markdown" and (self._look.emphasis or self._look.colour):
             return _Rendered(self._out, self._look, self._live, self._clock, self._size)
@@ -160,6 +164,9 @@ class _Plain:
         rest = harmless(self._newlines.end())
         self._put(rest + ("\n" if self._one_newline or (rest or self._last) != "\n" else ""))
 
+    def moved(self) -> None:
+        pass  # Nothing is drawn over.
+
     def _put(self, text: str) -> None:
         if text:
             self._last = text[-1]
@@ -202,6 +209,10 @@ class _Rendered:
             self._live.frame(self._flow.take(), (), self._ask_size(self._out))
         else:
             self._print()
+
+    def moved(self) -> None:
+        if self._live is not None:
+            self._live.moved()
 
     def _paper(self, size: Size) -> Paper:
         return Paper(size.columns if self._terminal else None, size.cap, self._colour)
