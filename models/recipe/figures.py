@@ -117,7 +117,7 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=500, help="prompts per family")
     parser.add_argument("--dialogues", type=int, default=200, help="dialogues for perplexity and KL")
-    parser.add_argument("--seed", type=int, default=9, help="1, 2, 7 and 8 were looked at while it was trained")
+    parser.add_argument("--seed", type=int, default=13, help="1, 2, 7 to 12 were looked at while it was trained")
     parser.add_argument("--card", type=Path, default=MODEL / "README.md")
     options = parser.parse_args()
     chatml = ChatML.load(MODEL)

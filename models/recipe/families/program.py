@@ -37,6 +37,7 @@ OPTION = (
     "What is the default of {name}?",
     "What values does {name} take?",
     "What is the range of {name}?",
+    "What does qwchat {name} do?",
 )
 COMMAND = ("What does the {name} command do?", "What does the command {name} do?", "Explain the command {name}.")
 CODE = (
@@ -78,7 +79,7 @@ def draw(rng: random.Random) -> Turn:
         code = rng.choice(codes())
         return Turn(vary(rng, rng.choice(CODE), {"name": code["code"]}), code["answer"])
     topic = rng.choice(topics())
-    if topic["asks"] and rng.random() < 0.45:
+    if topic["asks"] and rng.random() < 0.6:
         return Turn(vary(rng, rng.choice(topic["asks"])), topic["answer"].strip())
     name = rng.choice(topic["names"])
     return Turn(vary(rng, rng.choice(shapes(name)), {"name": name}), topic["answer"].strip())

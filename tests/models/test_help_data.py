@@ -1,0 +1,165 @@
+"""What the embedded model is taught about the program, held against the program."""
+
+from __future__ import annotations
+
+import random
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from typer import Exit
+from typer.main import get_command
+
+from models.recipe.families import program
+from models.recipe.phrasing import INNERMOST, expand, fill
+from models.recipe.turns import load
+from qwchat.chat.commands import COMMANDS
+from qwchat.cli.app import _app, expanded
+from qwchat.cli.config import _OTHER_VARIABLES
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.settings.kinds import Choice
+from qwchat.settings.knobs import KNOBS
+
+OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
+SLASH = re.compile(r"`(/[a-z-]+)")
+
+
+@cache
+def commands() -> dict[str, Any]:
+    """Every command and group of the command line by what is typed: `qwchat sessions rm`."""
+
+    def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+        yield name, command
+        for word, inner in getattr(command, "commands", {}).items():
+            yield from walk(f"{name} {word}", inner)
+
+    return dict(walk("qwchat", get_command(_app(completing=False))))
+
+
+def options(command: Any) -> set[str]:
+    """The options of a command, short ones and negations too."""
+    own = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+    return {flag for flag in own if flag.startswith("-")} | {"--help", "-h"}
+
+
+def texts() -> list[str]:
+    """Every answer on the program, questions with their names behind."""
+    found = [" ".join([topic["answer"], *topic["asks"], *topic["names"]]) for topic in program.topics()]
+    found += [code["answer"] for code in program.codes()]
+    return found + [fact["answer"] for name in ("about", "facts_quant", "facts_qwen2") for fact in load(name)["fact"]]
+
+
+def names() -> set[str]:
+    return {name for topic in program.topics() for name in topic["names"]}
+
+
+def examples(language: str) -> list[str]:
+    """The lines of all blocks of code in a language."""
+    blocks = re.findall(rf"```{language}\n(.*?)\n```", "\n".join(texts()), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_and_option_has_help(command: str) -> None:
+    # An option of one letter that differs from another in its case alone is explained with its long form.
+    known = {flag for flag in options(commands()[command]) if flag == flag.lower()}
+    assert sorted((known | {command}) - names()) == []
+
+
+def test_every_chat_command_has_help() -> None:
+    assert sorted({f"/{command.name}" for command in COMMANDS} - names()) == []
+    table = next(topic["answer"] for topic in program.topics() if "the chat commands" in topic["names"])
+    assert sorted({f"/{command.name}" for command in COMMANDS} ^ set(SLASH.findall(table))) == []
+
+
+def test_every_exit_code_has_help() -> None:
+    assert {code["code"] for code in program.codes()} == {int(code) for code in ExitCode}
+    table = next(topic["answer"] for topic in program.topics() if "the exit codes" in topic["names"])
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == {int(code) for code in ExitCode}
+
+
+def test_every_named_command_is_there() -> None:
+    first = {name.split()[1] for name in commands() if " " in name}
+    named = {word for text in texts() for word in re.findall(r"`qwchat ([a-z]+)", text)}
+    assert sorted(named - first) == []
+    assert sorted(name for name in names() if name.startswith("qwchat ") and name not in commands()) == [
+        "qwchat without arguments"
+    ]
+
+
+def test_every_named_option_is_there() -> None:
+    known = {flag for command in commands().values() for flag in options(command)}
+    known |= {flag for command in COMMANDS for flag in OPTION.findall(f"{command.argument} {command.details}")}
+    unknown = {flag for text in texts() for flag in OPTION.findall(text)} - known
+    assert sorted(unknown) == []
+
+
+def test_every_named_chat_command_is_there() -> None:
+    known = {f"/{command.name}" for command in COMMANDS}
+    assert sorted({name for text in texts() for name in SLASH.findall(text)} - known) == []
+    typed = [line.split()[0] for line in examples("text") if line.startswith("/")]
+    assert sorted(set(typed) - known) == []
+    assert [name for name in names() if name.startswith("/") and name not in known] == []
+
+
+def test_every_named_variable_is_read() -> None:
+    known = {each.variable for each in KNOBS} | {f"QWCHAT_{name}" for name in _OTHER_VARIABLES} | set(_OTHER_VARIABLES)
+    named = {name for text in texts() for name in re.findall(r"QWCHAT_[A-Z_]+", text)}
+    assert sorted(named - known) == []
+
+
+def test_every_value_of_a_choice_is_explained() -> None:
+    for each in KNOBS:
+        if isinstance(each.kind, Choice):
+            answer = next(topic["answer"] for topic in program.topics() if each.flag in topic["names"])
+            assert [value for value in each.kind.choices if f"`{value}`" not in answer] == [], each.name
+
+
+@pytest.mark.parametrize("line", sorted(set(examples("sh"))))
+def test_examples_are_understood(line: str) -> None:
+    line = re.sub(r"\$\((qwchat [^)]*)\)", r"\1", line).replace('eval "', "").rstrip('"') if "$(" in line else line
+    _, _, ours = line.partition("| ") if "| qwchat" in line else ("", "", line)
+    words = shlex.split(ours)
+    if words[0] == "export":
+        assert words[1].startswith("QWCHAT_")
+        return
+    assert words[0] == "qwchat"
+    command, context, left = commands()["qwchat"], None, expanded(words[1:])
+    try:
+        while True:
+            context = command.make_context("qwchat", left, parent=context)
+            left = [*getattr(context, "_protected_args", []), *context.args]
+            if not left:
+                break
+            command = command.commands[left.pop(0)]
+    except Exit:
+        assert {"--help", "--version"} & set(words)
+        return
+    for name, value in context.params.items():
+        for each in KNOBS:
+            if name == each.parameter and value is not None:
+                for text in value if isinstance(value, list | tuple) else [str(value)]:
+                    each.parse(text, each.flag)
+
+
+def wordings(shape: str) -> Iterator[str]:
+    """Every text that a shape with alternatives stands for, as `expand` would choose them."""
+    match = INNERMOST.search(shape)
+    if match is None:
+        yield expand(random.Random(0), shape).lower().strip(" ?.!")
+        return
+    for chosen in match.group(1).split("|"):
+        yield from wordings(shape[: match.start()] + chosen + shape[match.end() :])
+
+
+def test_no_wording_has_two_answers() -> None:
+    answers: dict[str, str] = {}
+    tables = [fact for name in ("about", "facts_quant", "facts_qwen2") for fact in load(name)["fact"]]
+    for entry in (*program.topics(), *tables):
+        named = [fill(shape, {"name": name}) for name in entry.get("names", ()) for shape in program.shapes(name)]
+        for wording in (each for shape in (*entry["asks"], *named) for each in wordings(shape)):
+            assert answers.setdefault(wording, entry["answer"]) == entry["answer"], wording
+    assert len(answers) > 10_000
