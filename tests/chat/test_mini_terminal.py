@@ -96,7 +96,7 @@ def screen(terminal: Terminal) -> list[str]:
         if left:
             left = left if len(row) == width else 0
             continue
-        if re.match(r"\d+\.\d\d s to first token", row):
+        if re.match(r"\d+\.\d\d s( to first token)? · ", row):
             rows.append(FIGURES)
             left = 1 if len(row) == width else 0
             continue
@@ -252,7 +252,7 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
             before = len(terminal.raw)
             terminal.wait_until(lambda before=before: len(terminal.raw) > before + 300, "more of the reply")
             terminal.resize(rows, columns)
-        terminal.wait("s to first token")
+        terminal.wait_until(lambda: "seed5" in re.sub(r"\s", "", terminal.text), "the figures")
         terminal.prompt()
         everything = terminal.text
         # An emulator that becomes smaller cuts off what a terminal keeps: then only what was sent can be looked at.

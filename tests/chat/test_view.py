@@ -70,6 +70,13 @@ def test_the_line_of_figures() -> None:
         "0.12 s to first token · prefill 2,468 tok/s (1,234 tokens) · decode 188 tok/s · "
         "accepted 40 of 1,050 drafted · context 1,282/2,048"
     )
+    assert statistics_line(drafted, sampled=False, columns=120) == statistics_line(done(), sampled=False)
+    assert statistics_line(drafted, sampled=True, columns=80) == (
+        "0.12 s · 1,234 at 2,468/s · 188 tok/s · ctx 1,282/2,048 · seed 42"
+    )
+    assert statistics_line(done(cached=1200), sampled=False, columns=20) == (
+        "0.12 s · 34+1,200 at 68.0/s · 188 tok/s · ctx 1,282/2,048"
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,7 @@ def test_figures_come_as_a_line_as_json_or_not_at_all() -> None:
     assert len(stream.getvalue().splitlines()) == 1
     screen.show_figures("line")
     screen.statistics(done(), sampled=False)
-    assert stream.getvalue().splitlines()[1] == statistics_line(done(), sampled=False)
+    assert stream.getvalue().splitlines()[1] == statistics_line(done(), sampled=False, columns=80)
 
 
 def test_a_quiet_screen_shows_errors_only() -> None:

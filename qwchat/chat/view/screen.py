@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TextIO
 
+from qwchat.chat.view.live import terminal_size
 from qwchat.chat.view.statistics import Form, statistics_line
 from qwchat.chat.view.terminal import DIM, RED, Look, harmless
 from qwchat.events import Done
@@ -42,7 +43,8 @@ class Screen:
 
     def statistics(self, done: Done, *, sampled: bool) -> None:
         """The figures of a reply; ``sampled``: with the seed, which played a part."""
-        text = statistics_line(done, sampled=sampled, form=self.figures)
+        columns = terminal_size(self.stream).columns if self.look.terminal else None
+        text = statistics_line(done, sampled=sampled, form=self.figures, columns=columns)
         if text and not self.quiet:
             self._line(text, DIM)
 

@@ -12,15 +12,20 @@ Form = Literal["line", "json", "off"]
 _LONG_SECONDS = 60  # Below, tenths count.
 
 
-def statistics_line(done: Done, *, sampled: bool, form: Form = "line") -> str:
-    """The figures of a reply for people, as one JSON object for programs, or nothing."""
+def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: int | None = None) -> str:
+    """The figures of a reply for people, as one JSON object for programs, or nothing.
+
+    ``columns``: where people's figures would be wider than that, the drafts are left out, and then most words.
+    """
     if form == "off":
         return ""
     if form == "json":
         import json
 
         return json.dumps({"finish_reason": done.finish_reason, **figures(done), "seed": done.seed})
-    return _for_people(done, sampled=sampled)
+    lines = [_for_people(done, sampled=sampled), _for_people(done, sampled=sampled, drafts=False)]
+    lines.append(_for_few_columns(done, sampled=sampled))
+    return next((line for line in lines if columns is None or len(line) <= columns), lines[-1])
 
 
 def figures(done: Done) -> dict[str, object]:
@@ -75,7 +80,7 @@ def _in(seconds: float, tokens: float) -> str:
     return f" in {took}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
 
 
-def _for_people(done: Done, *, sampled: bool) -> str:
+def _for_people(done: Done, *, sampled: bool, drafts: bool = True) -> str:
     """Time to first token, prefill rate with new and cached tokens, decode rate, drafts, context used, and the seed."""
     stats = done.stats
     new = stats.prompt_tokens - stats.cached_tokens
@@ -83,9 +88,23 @@ def _for_people(done: Done, *, sampled: bool) -> str:
     parts = [f"{stats.time_to_first_token:.2f} s to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
     if stats.decode_rate:
         parts.append(f"decode {_rate(stats.decode_rate)}")
-    if stats.drafted_tokens:
+    if stats.drafted_tokens and drafts:
         parts.append(f"accepted {stats.accepted_tokens:,} of {stats.drafted_tokens:,} drafted")
     parts.append(f"context {stats.context_used:,}/{stats.context:,}")
+    if sampled:
+        parts.append(f"seed {done.seed}")
+    return " · ".join(parts)
+
+
+def _for_few_columns(done: Done, *, sampled: bool) -> str:
+    """The same in the same order with fewer words; new and cached tokens as a sum."""
+    stats = done.stats
+    new = stats.prompt_tokens - stats.cached_tokens
+    prompt = f"{new:,}+{stats.cached_tokens:,}" if stats.cached_tokens else f"{new:,}"
+    parts = [f"{stats.time_to_first_token:.2f} s", f"{prompt} at {_number(stats.prefill_rate)}/s"]
+    if stats.decode_rate:
+        parts.append(f"{_number(stats.decode_rate)} tok/s")
+    parts.append(f"ctx {stats.context_used:,}/{stats.context:,}")
     if sampled:
         parts.append(f"seed {done.seed}")
     return " · ".join(parts)
@@ -113,5 +132,8 @@ def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> 
 
 
 def _rate(tokens_per_second: float) -> str:
-    digits = 0 if tokens_per_second >= 100 else 1
-    return f"{tokens_per_second:,.{digits}f} tok/s"
+    return f"{_number(tokens_per_second)} tok/s"
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.{0 if rate >= 100 else 1}f}"
