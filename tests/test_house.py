@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qwchat.chat.commands import COMMANDS as COMMANDS_OF_THE_CHAT
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FIRST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qwchat -p "What can you do?"'
@@ -83,6 +85,22 @@ def test_readme_lists_the_commands_and_options_of_groups(group: str, command: st
     row = next(line for line in table.splitlines() if f"`{group} {command}`" in line.split("|")[1])
     assert options_in(row) == options_in(help_of(group, command))
     assert re.search(rf"^\W*{command}\b", help_of(group), re.MULTILINE)
+
+
+def test_readme_lists_the_commands_of_the_chat() -> None:
+    rows = [line.replace("\\|", "¦") for line in section("in the chat").splitlines()[2:]]
+    listed = [[cell.strip().strip("`").replace("¦", "|") for cell in row.strip("|").split("|")] for row in rows]
+    assert listed == [[command.usage, command.summary] for command in COMMANDS_OF_THE_CHAT]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        for target, place in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8")):
+            path = (document.parent / target) if target else document
+            assert path.exists(), f"{document.name} links to {target}"
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if place else []
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not place or place in slugs, f"{document.name} links to #{place}"
 
 
 def test_import_contracts() -> None:

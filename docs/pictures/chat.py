@@ -21,13 +21,12 @@ from rich.style import Style
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-ROWS, COLUMNS = 60, 88
+ROWS, COLUMNS = 44, 108
 SEED = "4"
 KEYS = (
     "What can you do?\r",
-    "/set temp 0\r",
-    "How do I convert a 7B model?\r",
-    "/help retry\r",
+    "How do I convert a model?\r",
+    "What is 7 + 8?\r",
 )
 PICTURE = Path(__file__).with_suffix(".svg")
 PATIENCE_SECONDS = 120.0
@@ -69,7 +68,7 @@ def conversation() -> pyte.Screen:
     stream = pyte.ByteStream(screen)
     process = pexpect.spawn(
         sys.executable,
-        ["-c", PROGRAM, "chat", "--seed", SEED],
+        ["-c", PROGRAM, "chat", "--no-save", "--seed", SEED, "--temp", "0"],
         env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
         dimensions=(ROWS, COLUMNS),
     )
