@@ -6,7 +6,6 @@ import html
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from qwchat.conversation.title import clean, of_question
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
+from qwchat.writing import replace_text
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -169,26 +169,12 @@ def write_whole(path: Path, text: str, *, overwrite: bool) -> None:
     """
     if not overwrite and (path.exists() or path.is_symlink()):
         raise UsageError(f"{path} exists already: choose another name")
-    try:
-        _replace(path, text)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _replace(path: Path, text: str) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", newline="\n", errors="replace", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            Path(file.name).chmod(0o666 & ~umask)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    try:
+        replace_text(path, text, 0o666 & ~umask)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _left_out(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:

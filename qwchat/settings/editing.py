@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from qwchat.errors import UsageError
 from qwchat.settings import files
 from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, Knob
+from qwchat.writing import replace_text
 
 _HEAD = """\
 # Settings of qwchat. A line counts without its #; `qwchat config check` looks for mistakes, `qwchat config show` shows
@@ -59,18 +58,7 @@ def write(path: Path, text: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        part = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.chmod(mode)
-            part.replace(target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        replace_text(target, text, mode)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 

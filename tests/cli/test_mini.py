@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedP
         terminal.wait("What can you do?", "s to first token")
         terminal.prompt()
         terminal.type("Hello\r")
-        terminal.wait("cached)")
+        # The line of figures is short where its numbers are long.
+        terminal.wait_until(lambda: re.search(r"\d cached\)|\+\d+ at ", terminal.text) is not None, "cached tokens")
         terminal.prompt()
         terminal.type(f"/save {tmp_path}/talk.json\r")
         terminal.wait("saved to")

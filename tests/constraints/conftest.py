@@ -27,7 +27,7 @@ def random_checkpoint(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["mini", "random"])
+@pytest.fixture(scope="package", params=["mini", "random"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[qwchat.Model]:
     folder = tmp_path_factory.mktemp("constrained")
     source = MINI if request.param == "mini" else random_checkpoint(folder / "checkpoint")
