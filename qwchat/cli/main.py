@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+_MOMENT_SECONDS = 0.01
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,13 +105,19 @@ def _drop_output() -> None:
 
 
 def _rearm_interrupt(unraisable: Any) -> None:
-    """A Ctrl-C that falls into a finaliser cannot be raised there: raise it where the program goes on."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        import _thread
+    """A Ctrl-C that falls into a finaliser cannot be raised there: raise it where the program goes on.
 
-        _thread.interrupt_main()
-    else:
+    A moment later, since raised at once it would fall into this hook, and be lost again.
+    """
+    if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
+        return
+    import _thread
+    import threading
+
+    later = threading.Timer(_MOMENT_SECONDS, _thread.interrupt_main)
+    later.daemon = True
+    later.start()
 
 
 def _ignore_interrupts() -> None:

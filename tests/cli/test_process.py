@@ -145,6 +145,16 @@ def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
         assert time.monotonic() - sent < 10
 
 
+def test_ctrl_c_in_a_finaliser_is_not_lost() -> None:
+    program = (
+        "import sys, time\nfrom qwchat.cli.main import _rearm_interrupt\nsys.unraisablehook = _rearm_interrupt\n"
+        "class Thing:\n    def __del__(self):\n        raise KeyboardInterrupt\n"
+        "try:\n    Thing()\n    time.sleep(10)\nexcept KeyboardInterrupt:\n    print('raised')"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
+    assert (result.stdout, result.stderr) == (b"raised\n", b"")
+
+
 def test_two_signals_leave_at_once(tmp_path: Path) -> None:
     with start("--jsonl", "-p", "hi", models=tmp_path, replies=["one two"], token_seconds=5.0) as process:
         assert process.stdout is not None
