@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Compiled kernels make first examples slow, so no deadline; the same examples on every run.
 settings.register_profile("qwchat", deadline=None, derandomize=True)
 settings.load_profile("qwchat")
+
+
+# A shell without job control starts background jobs with Ctrl-C ignored, and what a test starts inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
