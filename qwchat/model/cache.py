@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig
 from qwchat.kernels.records import KV_KINDS, SPLIT
-from qwchat.model.memory import require_memory
+from qwchat.model.memory import on_demand, require_memory
 from qwchat.rope import inverse_frequencies
 
 F32_LIMIT = 128 << 20  # bytes up to which `auto` keeps f32: a cache of that size is small beside what else is there
@@ -60,16 +60,10 @@ class KVCache:
         remedy = "ask for a smaller context with --ctx" + ("" if kind == "q8" else " or for 8 bits with --kv q8")
         require_memory(needed, f"the KV cache of {context:,} tokens", remedy)
         self._memory = [
-            self._aligned(config.num_layers * count)
+            on_demand(config.num_layers * count)
             for count in (self._layer_bytes, self._scale_bytes, self._layer_bytes, self._scale_bytes)
         ]
         self._offsets: dict[int, NDArray[np.float32]] = {}
-
-    @staticmethod
-    def _aligned(size: int) -> NDArray[np.uint8]:
-        raw = np.zeros(size + 64, np.uint8)
-        start = -raw.ctypes.data % 64
-        return raw[start : start + size]
 
     def fill(self, layer: int, record: Any, key_bias: NDArray[np.float32]) -> None:
         """Writes the addresses of one layer's cache into a CACHE record.  ``key_bias`` (num_kv_heads * head_dim)."""

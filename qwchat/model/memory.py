@@ -1,8 +1,13 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and memory that is taken page by page."""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qwchat.errors import NotEnoughMemoryError
 
@@ -44,3 +49,22 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
         raise NotEnoughMemoryError(
             f"{purpose} needs {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: {remedy}"
         )
+
+
+def on_demand(size: int) -> NDArray[np.uint8]:
+    """``size`` zero bytes from the start of a page on, of which the system provides a page when it is first written.
+
+    NumPy asks for huge pages.  Of a KV cache a short conversation writes a little in many places, and would have all of
+    it zeroed before its first token.  Raises MemoryError.
+    """
+    if size == 0:
+        return np.zeros(0, np.uint8)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
+    try:
+        memory = mmap.mmap(-1, size, **private)
+    except OSError as error:
+        raise MemoryError(f"{size:,} bytes cannot be had: {error.strerror}") from error
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # A system that has none refuses the advice.
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
