@@ -8,7 +8,7 @@ from functools import partial
 
 from qwchat.chat import commands, mentions
 from qwchat.chat.context import announce
-from qwchat.chat.editor import Reader
+from qwchat.chat.editor.reader import Reader
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import Overflow
 from qwchat.chat.shape import complaint

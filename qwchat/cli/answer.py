@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qwchat.chat.attachments import Found, message
 from qwchat.chat.context import announce, left_out
 from qwchat.chat.controls import Controls
-from qwchat.chat.editor import keys_unseen
+from qwchat.chat.editor.modes import keys_unseen
 from qwchat.chat.overflow import Overflow
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import fresh_seed

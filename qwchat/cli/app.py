@@ -13,6 +13,7 @@ import typer
 from qwchat.cli import completion, config_options, options, session_options
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.main import guarded
+from qwchat.cli.parsing import Command, Group
 from qwchat.cli.services import Services
 from qwchat.errors import UsageError
 
@@ -113,6 +114,7 @@ def _sentence(error: Exception) -> str:
 def _app(*, completing: bool) -> typer.Typer:
     app = typer.Typer(
         name="qwchat",
+        cls=Group,
         help=_HELP,
         epilog=_EPILOG,
         add_completion=completing,  # Its options are not for people: there is a command.
@@ -127,7 +129,7 @@ def _app(*, completing: bool) -> typer.Typer:
     app.callback(invoke_without_command=True)(root)
     for name, kind, module, help_text in _COMMANDS:
         run = functools.partial(_run, module)
-        app.command(name, help=help_text)(options.as_callback(kind, run))
+        app.command(name, cls=Command, help=help_text)(options.as_callback(kind, run))
     for name, help_text, commands in _GROUPS:
         app.add_typer(_group(commands), name=name, help=help_text)
     return app
@@ -135,11 +137,11 @@ def _app(*, completing: bool) -> typer.Typer:
 
 def _group(commands: _Commands) -> typer.Typer:
     """A command of commands; alone it does what the first of them does."""
-    group = typer.Typer(rich_markup_mode=None)
+    group = typer.Typer(cls=Group, rich_markup_mode=None)
     _, kind, task, _ = commands[0]
     group.callback(invoke_without_command=True)(options.as_callback(kind, functools.partial(_bare, task, kind())))
     for name, taken, its_task, help_text in commands:
-        group.command(name, help=help_text)(options.as_callback(taken, functools.partial(_run, its_task)))
+        group.command(name, cls=Command, help=help_text)(options.as_callback(taken, functools.partial(_run, its_task)))
     return group
 
 

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from qwchat.chat.commands import Desk, suggestions
 from qwchat.chat.context import Meter
 from qwchat.chat.controls import Controls
-from qwchat.chat.editor import PlainReader, Reader, history_file, keys_unseen, open_reader
+from qwchat.chat.editor.history import history_file
+from qwchat.chat.editor.modes import keys_unseen
+from qwchat.chat.editor.opening import open_reader
+from qwchat.chat.editor.plain import PlainReader
+from qwchat.chat.editor.reader import Reader
 from qwchat.chat.loop import Chat
 from qwchat.chat.panel import Panel
 from qwchat.chat.saved import Choose

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from qwchat.chat.view import clipboard
-from qwchat.chat.view.flow import Flow
-from qwchat.chat.view.layout import Paper
 from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
 from qwchat.chat.view.terminal import Look, harmless
+
+if TYPE_CHECKING:
+    from qwchat.chat.view.layout import Paper
 
 Rendering = Literal["plain", "markdown"]
 
@@ -122,6 +123,9 @@ class ReplyView:
 
 def code_blocks(text: str) -> list[str]:
     """The contents of the fenced code blocks in ``text``, each line with its newline."""
+    from qwchat.chat.view.flow import Flow
+    from qwchat.chat.view.layout import Paper
+
     flow = Flow(Paper(width=None, cap=1, colour=False))
     flow.push(text.replace("\r\n", "\n"))
     flow.end()
@@ -180,6 +184,8 @@ class _Rendered:
     def __init__(
         self, out: TextIO, look: Look, live: bool, clock: Callable[[], float], size: Callable[[TextIO], Size]
     ) -> None:
+        from qwchat.chat.view.flow import Flow  # A reply that is not rendered does not wait for it.
+
         self._out = out
         self._ask_size = size
         self._terminal = look.terminal
@@ -215,6 +221,8 @@ class _Rendered:
             self._live.moved()
 
     def _paper(self, size: Size) -> Paper:
+        from qwchat.chat.view.layout import Paper
+
         return Paper(size.columns if self._terminal else None, size.cap, self._colour)
 
     def _print(self) -> None:

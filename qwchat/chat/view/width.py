@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 Segment = tuple[str, str]
@@ -17,8 +18,6 @@ _CJK = "\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-
 _MARKS = "\u0300-\u036f\u3099\u309a\ufe00-\ufe0f"
 _NO_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"  # Never at the start of a row.
 _NO_END = "（［｛【「『《〈〔"  # Never at the end of one.
-_ATOM = re.compile(rf"[{_NO_END}]*(?:[{_CJK}][{_MARKS}]*[{_NO_START}]*|[^{_CJK}]+[{_NO_START}]*)")
-_WIDE = re.compile(rf"[{_CJK}]")
 _LONGEST_WORD, _ROWS_OF_WORD = 400, 4  # Columns, and rows, of a word that is left to the terminal to break.
 _PIECE = re.compile(r"\n| +|[^ \n]+")
 
@@ -38,6 +37,20 @@ class Row(NamedTuple):
     def shown(self) -> str:
         """The row with its styles as SGR sequences, every one of them switched off again; no blanks at the end."""
         return "".join(f"\x1b[{style}m{text}\x1b[0m" if style else text for text, style in self.segments)
+
+
+@cache  # Compiling classes of so many characters takes milliseconds, and most replies have none of them.
+def _atoms() -> re.Pattern[str]:
+    return re.compile(rf"[{_NO_END}]*(?:[{_CJK}][{_MARKS}]*[{_NO_START}]*|[^{_CJK}]+[{_NO_START}]*)")
+
+
+@cache
+def _wide() -> re.Pattern[str]:
+    return re.compile(rf"[{_CJK}]")
+
+
+def _is_wide(character: str) -> bool:
+    return not character.isascii() and _wide().match(character) is not None
 
 
 def cells(text: str) -> int:
@@ -99,7 +112,7 @@ def wrapped(segments: Iterable[Segment], width: int, *, strict: bool = False) ->
             elif piece.isascii():
                 filler.word(piece, style)
             else:
-                for atom in _ATOM.findall(piece):
+                for atom in _atoms().findall(piece):
                     filler.word(atom, style)
     filler.end_line()
     return filler.rows
@@ -123,7 +136,7 @@ class _Filler:
         self._gap.append((text, style))
 
     def word(self, text: str, style: str) -> None:
-        if self._word and (_WIDE.match(text) or _WIDE.match(self._word[-1][0][-1])):
+        if self._word and (_is_wide(text[0]) or _is_wide(self._word[-1][0][-1])):
             self._end_word()
         self._word.append((text, style))
 

@@ -1,0 +1,64 @@
+"""Words of the command line, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from qwchat.cli.app import run_app
+from qwchat.cli.parsing import Command, Group
+from qwchat.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["-n", "x", "-p", "hi"], "invalid value for '--count' / '-n': 'x' is not a whole number"),
+        (["--logprobs", "2.5", "-p", "hi"], "invalid value for '--logprobs': '2.5' is not a whole number"),
+        (["bench", "--kv", "f16"], "invalid value for '--kv': 'f16' is not one of auto, f32, q8"),
+        (["completion", "tcsh"], "invalid value for 'SHELL': 'tcsh' is not one of bash, zsh, fish, powershell"),
+        (["convert"], "missing argument 'SOURCE'"),
+        (["--tmp", "3"], "no such option: --tmp"),
+        (["--debug=1"], "option '--debug' does not take a value"),
+    ],
+)
+def test_a_word_that_does_not_fit_is_named(words: list[str], complaint: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        run_app(words)
+    assert str(raised.value).startswith(complaint)
+
+
+def test_values_have_their_types() -> None:
+    app = typer.Typer(cls=Group)
+    taken: list[object] = []
+
+    @app.callback()
+    def root() -> None:
+        pass
+
+    @app.command(cls=Command)
+    def take(
+        path: Path, number: int = 3, texts: list[str] | None = None, text: str | None = None, switch: bool | None = None
+    ) -> None:
+        taken.extend((path, number, texts, text, switch))
+
+    runner = CliRunner()
+    assert runner.invoke(app, ["take", "a b", "--texts", "1", "--texts", "2", "--no-switch"]).exit_code == 0
+    assert taken == [Path("a b"), 3, ["1", "2"], None, False]
+    taken.clear()
+    assert runner.invoke(app, ["take", "x", "--number", "-7", "--text", "", "--switch"]).exit_code == 0
+    assert taken == [Path("x"), -7, None, "", True]
+
+
+def test_a_type_that_nobody_reads_is_a_bug() -> None:
+    app = typer.Typer()
+
+    @app.command(cls=Command)
+    def take(number: float) -> None:
+        pass
+
+    result = CliRunner().invoke(app, ["1.5"])
+    assert isinstance(result.exception, TypeError)
