@@ -87,7 +87,7 @@ class Chat:
         if said is not None:
             self._say(said, typed)
         elif isinstance(outcome, commands.Show):
-            self.screen.answer(outcome.text)
+            self._show(outcome)
         elif isinstance(outcome, commands.Draft):
             self.draft = outcome.text
         elif isinstance(outcome, commands.Play):
@@ -95,6 +95,17 @@ class Chat:
                 self.screen.hint(outcome.hint)
             self._play(outcome.begin)
         return not isinstance(outcome, commands.Quit)
+
+    def _show(self, outcome: commands.Show) -> None:
+        if outcome.text:
+            self.screen.answer(outcome.text)
+        if outcome.said is None:
+            return
+        if outcome.reply and self.desk.view.watched:
+            self.desk.view.write(outcome.said)
+            self.desk.view.end()
+        else:
+            self.screen.verbatim(outcome.said)
 
     def _composed(self, text: str) -> mentions.Composed:
         return mentions.compose(text) if self.interactive else mentions.Composed(text)

@@ -88,7 +88,7 @@ def test_system_prompts_come_and_go() -> None:
     assert obey(place, "/system") == Show("no system prompt is set")
     obey(place, "/system Speak\nin verse.")
     assert place.session.system == "Speak\nin verse."
-    assert obey(place, "/system") == Show("Speak\nin verse.")
+    assert obey(place, "/system") == Show(said="Speak\nin verse.")
     obey(place, "/system none")
     assert place.session.messages == []
 

@@ -51,7 +51,7 @@ def xterm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
     place, _ = desk("# One", REPLY)
-    assert obey(place, "/raw") == Show(REPLY)
+    assert obey(place, "/raw") == Show(said=REPLY)
     assert obey(place, "/raw on") == Show("replies are shown as they are written")
     assert place.view.rendering == "plain"
     assert obey(place, "/raw off") == Show("replies are shown as rendered Markdown")

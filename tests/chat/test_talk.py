@@ -43,7 +43,7 @@ def obey(desk: Desk, text: str) -> Outcome:
 def shown(desk: Desk, text: str) -> str:
     outcome = obey(desk, text)
     assert isinstance(outcome, Show)
-    return outcome.text
+    return "\n".join(part for part in (outcome.text, outcome.said) if part)
 
 
 def played(desk: Desk, text: str, stop_after: int | None = None) -> Done:
@@ -98,9 +98,9 @@ def test_retry_leaves_the_old_reply_beside_the_new_one() -> None:
     assert model.calls[2]["settings"] == SamplingSettings()
     assert desk.session.controls.settings.temperature == 0.7
     assert not desk.session.used.sampled
-    assert shown(desk, "/alt") == "reply 1 of 3: old"
-    assert shown(desk, "/alt prev") == "reply 3 of 3: cold"
-    assert shown(desk, "/alt 2") == "reply 2 of 3: new"
+    assert shown(desk, "/alt") == "reply 1 of 3\nold"
+    assert shown(desk, "/alt prev") == "reply 3 of 3\ncold"
+    assert shown(desk, "/alt 2") == "reply 2 of 3\nnew"
     assert said(desk) == ["question", "new"]
     with pytest.raises(UsageError, match="there are 3 alternatives, not 4"):
         obey(desk, "/alt 4")
@@ -154,9 +154,9 @@ def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
     played(desk, "/edit 2 erstens")
     assert said(desk) == ["erstens", "Eins."]
     assert [message["content"] for message in model.asked[-1]] == ["erstens"]
-    assert shown(desk, "/alt") == "question 1 of 2: first\n\nreply: One.\n\n… and 2 more"
+    assert shown(desk, "/alt") == "question 1 of 2, and 2 more turns behind it: first\nOne."
     assert said(desk) == ["first", "One.", "second", "Two."]
-    assert shown(desk, "/alt") == "question 2 of 2: erstens\n\nreply: Eins."
+    assert shown(desk, "/alt") == "question 2 of 2: erstens\nEins."
 
 
 def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
@@ -171,7 +171,7 @@ def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
     assert model.calls[-1]["continuing"] is True
     assert said(desk) == ["spell", "X Y C D"]
     # What was continued is no alternative any more: the model's reply and the edited one are.
-    assert shown(desk, "/alt") == "reply 1 of 2: A B C D"
+    assert shown(desk, "/alt") == "reply 1 of 2\nA B C D"
     played(desk, "more?")
     assert [message["content"] for message in model.asked[-1]] == ["spell", "A B C D", "more?"]
 
@@ -235,7 +235,7 @@ def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> No
     played(desk, "fine?")
     shown(desk, "/undo")
     assert played(desk, "/continue").text == "a b c"
-    assert shown(desk, "/alt") == "reply 1 of 2: a b\n\nquestion: fine?\n\n… and 1 more"
+    assert shown(desk, "/alt") == "reply 1 of 2, and 2 more turns behind it\na b"
     assert said(desk) == ["spell", "a b", "fine?", "d e c"]
 
 

@@ -108,7 +108,7 @@ def test_a_question_is_edited_in_place(tmp_path: Path) -> None:
         terminal.wait("echo: how are you?")
         terminal.prompt()
         terminal.type("/alt\r")
-        terminal.wait("question 1 of 2: how are yuo?\n\nreply: echo: how are yuo?")
+        terminal.wait("question 1 of 2: how are yuo?\necho: how are yuo?\n>")
         terminal.prompt()
         terminal.type("/edit --reply\r")
         terminal.wait("> /edit --reply 1 echo: how are yuo?")

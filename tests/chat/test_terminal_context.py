@@ -21,8 +21,8 @@ def say(terminal: Terminal, *messages: str) -> None:
 
 
 def whole(terminal: Terminal) -> str:
-    """The text without the line breaks that the width of the terminal makes, and others."""
-    return terminal.text.replace("\n", "")
+    """The text on one line, as if the terminal were wide enough."""
+    return terminal.text.replace("\n", " ")
 
 
 def test_the_toolbar_shows_how_full_the_context_is(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from qwchat.chat.wardrobe import Wardrobe
 
 @dataclass(frozen=True)
 class Show:
-    """Show ``text`` and go on."""
+    """Show ``text`` and go on. ``said``: what somebody wrote, shown below it; a ``reply`` as replies are shown."""
 
-    text: str
+    text: str = ""
+    said: str | None = None
+    reply: bool = False
 
 
 @dataclass(frozen=True)

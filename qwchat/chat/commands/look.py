@@ -29,7 +29,7 @@ def _raw(desk: Desk, argument: str) -> Outcome:
         return Show("replies are shown " + ("as they are written" if argument == "on" else "as rendered Markdown"))
     if argument:
         raise UsageError(f"/raw takes on, off or nothing, not {argument!r}")
-    return Show(_last(desk))
+    return Show(said=_last(desk))
 
 
 def _copy(desk: Desk, argument: str) -> Outcome:

@@ -15,7 +15,7 @@ from qwchat.settings.knobs import knob
 def _system(desk: Desk, argument: str) -> Outcome:
     session = desk.session
     if not argument:
-        return Show("no system prompt is set" if session.system is None else session.system)
+        return Show("no system prompt is set") if session.system is None else Show(said=session.system)
     before = session.system
     session.system = None if argument == "none" else argument
     if session.system is None:

@@ -110,12 +110,15 @@ def _alt(desk: Desk, argument: str) -> Outcome:
     else:
         wanted = _number("alt", argument) - 1
     node = session.flip(wanted)
-    lines = [f"{_name(node)} {wanted + 1} of {len(siblings)}: {node.content}"]
     path = session.tree.path()
     below = path[path.index(node) + 1 :]
-    lines += [f"{_name(turn)}: {turn.content}" for turn in below[:1]]
-    lines += [f"… and {len(below) - 1} more"] if len(below) > 1 else []
-    return Show("\n\n".join(lines))
+    said, more = (node, below) if node.role == "assistant" else (below[0] if below else None, below[1:])
+    place = f"{_name(node)} {wanted + 1} of {len(siblings)}"
+    if more:
+        place += f", and {len(more)} more turn{'s' if len(more) > 1 else ''} behind it"
+    if node.role == "user":
+        place += f": {node.content}"
+    return Show(place, said=said.content if said else None, reply=True)
 
 
 def _clear(desk: Desk, argument: str) -> Outcome:

@@ -66,6 +66,11 @@ class ReplyView:
         self._rendering = rendering
 
     @property
+    def watched(self) -> bool:
+        """Whether replies go to a terminal, where one can be shown again."""
+        return self._look.terminal
+
+    @property
     def last(self) -> str:
         """The text of the reply in hand, or of the last one, as the model wrote it."""
         return "".join(self._said)

@@ -6,6 +6,7 @@ import contextlib
 from typing import TextIO
 
 from qwchat.chat.view.live import terminal_size
+from qwchat.chat.view.prose import folded
 from qwchat.chat.view.statistics import Form, statistics_line
 from qwchat.chat.view.terminal import DIM, RED, Look, harmless
 from qwchat.events import Done
@@ -46,7 +47,7 @@ class Screen:
         columns = terminal_size(self.stream).columns if self.look.terminal else None
         text = statistics_line(done, sampled=sampled, form=self.figures, columns=columns)
         if text and not self.quiet:
-            self._line(text, DIM)
+            self._write(self.look.styled(text, DIM) + "\n")
 
     def hint(self, text: str) -> None:
         """The answer to a key, or advice."""
@@ -60,6 +61,10 @@ class Screen:
         """The answer to a command."""
         self._line(text, None)
 
+    def verbatim(self, text: str) -> None:
+        """What somebody wrote, its lines as long as they are, so that they can be copied."""
+        self._write(harmless(text) + "\n")
+
     def ring_after(self, seconds: float | None) -> None:
         """Ring the bell after replies that took so long; None for never."""
         self._bell_seconds = seconds
@@ -71,12 +76,16 @@ class Screen:
 
     def error(self, text: str) -> None:
         """What went wrong, on one line."""
-        line = " ".join(text.split())
-        self._write(self.look.styled("qwchat: error:", RED) + " " + harmless(line) + "\n")
+        prefix = "qwchat: error:"
+        line = self._folded(f"{prefix} {harmless(' '.join(text.split()))}")
+        self._write(self.look.styled(prefix, RED) + line.removeprefix(prefix) + "\n")
 
     def _line(self, text: str, style: str | None) -> None:
-        shown = harmless(text)
+        shown = self._folded(harmless(text))
         self._write((self.look.styled(shown, style) if style else shown) + "\n")
+
+    def _folded(self, text: str) -> str:
+        return folded(text, terminal_size(self.stream).columns) if self.look.terminal else text
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed.

@@ -1,0 +1,36 @@
+"""Lines of the program's own text, broken between words where the window is too narrow for them."""
+
+from __future__ import annotations
+
+import re
+
+from qwchat.chat.view.width import cells, wrapped
+
+_NARROWEST = 20  # Below, breaking between words would leave little of a row.
+_COLUMN = re.compile(r"\S {2,}(?=\S)")
+
+
+def folded(text: str, columns: int) -> str:
+    """``text`` with no line wider than ``columns``, save for words that are.
+
+    What does not fit of a line goes on below its last column where blanks make columns, and below its beginning
+    elsewhere.
+    """
+    if columns < _NARROWEST:
+        return text
+    return "\n".join(_folded(line, columns) for line in text.split("\n"))
+
+
+def _folded(line: str, columns: int) -> str:
+    if cells(line) <= columns or "\t" in line:
+        return line
+    head = line[: _hang(line, columns)]
+    indent = cells(head)
+    first, *rest = wrapped([(line[len(head) :], "")], columns - indent)
+    return "\n".join([head + first.text, *(" " * indent + row.text.lstrip(" ") for row in rest)])
+
+
+def _hang(line: str, columns: int) -> int:
+    """Characters of ``line`` before the part below which it goes on."""
+    ends = [match.end() for match in _COLUMN.finditer(line) if cells(line[: match.end()]) <= columns * 2 // 3]
+    return ends[-1] if ends else len(line) - len(line.lstrip(" "))

@@ -1,0 +1,69 @@
+"""Lines of the program's own text in narrow windows."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwchat.chat.view import screen
+from qwchat.chat.view.live import Size
+from qwchat.chat.view.prose import folded
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.terminal import PLAIN, Look
+from qwchat.chat.view.width import cells
+
+WORDS = st.text("ab日é́ -/", max_size=200)
+
+
+def test_lines_break_between_words() -> None:
+    assert folded("the reply was cut at --max-tokens 1: allow more", 24) == (
+        "the reply was cut at\n--max-tokens 1: allow\nmore"
+    )
+    assert folded("short\n\nlines stay", 20) == "short\n\nlines stay"
+
+
+def test_what_goes_on_stands_below_its_column() -> None:
+    assert folded("  /retry [--seed N]  answer the last question again", 40) == (
+        "  /retry [--seed N]  answer the last\n                     question again"
+    )
+    assert folded("    indented text goes on below its beginning", 30) == (
+        "    indented text goes on\n    below its beginning"
+    )
+
+
+def test_a_column_too_far_to_the_right_is_none() -> None:
+    assert folded("a name as long as this one is  value here", 32) == "a name as long as this one is\nvalue here"
+
+
+def test_a_word_stays_whole() -> None:
+    path = "/" + "x" * 60
+    assert folded(f"saved to {path} just now", 30) == f"saved to\n{path}\njust now"
+
+
+def test_in_next_to_no_room_the_terminal_breaks_lines() -> None:
+    assert folded("one two three four five six", 19) == "one two three four five six"
+
+
+@given(st.lists(WORDS, max_size=4).map("\n".join), st.integers(20, 60))
+def test_nothing_is_lost(text: str, columns: int) -> None:
+    broken = folded(text, columns)
+    assert broken.split() == text.split() or "".join(broken.split()) == "".join(text.split())
+    for row in broken.split("\n"):
+        assert cells(row) <= columns or " " not in row.strip(" ")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_only_a_terminal_has_a_width(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "terminal_size", lambda _: Size(30, 24))
+    stream = io.StringIO()
+    shown = Screen(stream, Look(terminal, emphasis=False, colour=False) if terminal else PLAIN)
+    shown.error("the model folder has no weights.bin: convert it again")
+    shown.verbatim("what somebody wrote is as long as it is\x1b")
+    assert stream.getvalue() == (
+        "qwchat: error: the model\nfolder has no weights.bin:\nconvert it again\n"
+        if terminal
+        else "qwchat: error: the model folder has no weights.bin: convert it again\n"
+    ) + ("what somebody wrote is as long as it is␛\n")
