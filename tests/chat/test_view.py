@@ -72,7 +72,7 @@ def test_the_line_of_figures() -> None:
     )
     assert statistics_line(drafted, sampled=False, columns=120) == statistics_line(done(), sampled=False)
     assert statistics_line(drafted, sampled=True, columns=80) == (
-        "0.12 s · 1,234 at 2,468/s · 188 tok/s · ctx 1,282/2,048 · seed 42"
+        "0.12 s · prefill 2,468/s (1,234) · decode 188/s · ctx 1,282/2,048 · seed 42"
     )
     assert statistics_line(done(cached=1200), sampled=False, columns=20) == (
         "0.12 s · 34+1,200 at 68.0/s · 188 tok/s · ctx 1,282/2,048"

@@ -24,7 +24,7 @@ def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: 
 
         return json.dumps({"finish_reason": done.finish_reason, **figures(done), "seed": done.seed})
     lines = [_for_people(done, sampled=sampled), _for_people(done, sampled=sampled, drafts=False)]
-    lines.append(_for_few_columns(done, sampled=sampled))
+    lines += [_for_few_columns(done, sampled=sampled), _for_few_columns(done, sampled=sampled, named=False)]
     return next((line for line in lines if columns is None or len(line) <= columns), lines[-1])
 
 
@@ -96,14 +96,16 @@ def _for_people(done: Done, *, sampled: bool, drafts: bool = True) -> str:
     return " · ".join(parts)
 
 
-def _for_few_columns(done: Done, *, sampled: bool) -> str:
-    """The same in the same order with fewer words; new and cached tokens as a sum."""
+def _for_few_columns(done: Done, *, sampled: bool, named: bool = True) -> str:
+    """The same in the same order with fewer words, or hardly any; new and cached tokens as a sum."""
     stats = done.stats
     new = stats.prompt_tokens - stats.cached_tokens
     prompt = f"{new:,}+{stats.cached_tokens:,}" if stats.cached_tokens else f"{new:,}"
-    parts = [f"{stats.time_to_first_token:.2f} s", f"{prompt} at {_number(stats.prefill_rate)}/s"]
+    prefill, decode = _number(stats.prefill_rate), _number(stats.decode_rate)
+    read = f"prefill {prefill}/s ({prompt})" if named else f"{prompt} at {prefill}/s"
+    parts = [f"{stats.time_to_first_token:.2f} s", read]
     if stats.decode_rate:
-        parts.append(f"{_number(stats.decode_rate)} tok/s")
+        parts.append(f"decode {decode}/s" if named else f"{decode} tok/s")
     parts.append(f"ctx {stats.context_used:,}/{stats.context:,}")
     if sampled:
         parts.append(f"seed {done.seed}")
