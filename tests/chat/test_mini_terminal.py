@@ -96,7 +96,7 @@ def screen(terminal: Terminal) -> list[str]:
         if left:
             left = left if len(row) == width else 0
             continue
-        if re.match(r"\d+\.\d\d s( to first token)? · ", row):
+        if re.match(r"(\d+ ms|\d+\.\d\d s)( to first token)? · ", row):
             rows.append(FIGURES)
             left = 1 if len(row) == width else 0
             continue

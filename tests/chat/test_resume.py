@@ -13,7 +13,7 @@ from qwchat.conversation.tree import Tree
 from tests.chat.pty import Terminal
 from tests.cli.runs import call, environment
 
-FIGURES = re.compile(r"^\d.* s to first token .*$", re.MULTILINE)
+FIGURES = re.compile(r"^\d.* m?s to first token .*$", re.MULTILINE)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from qwchat.chat.view.statistics import ending_notice, statistics_line
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
 from qwchat.chat.view.terminal import Look, look_of
-from qwchat.chat.view.units import data_size, duration
+from qwchat.chat.view.units import data_size, duration, wait
 from qwchat.events import Done, FinishReason, Prefilled, Stats
 
 PLAIN = Look(terminal=True, emphasis=False, colour=False)
@@ -128,6 +128,14 @@ def test_sizes(count: float, shown: str) -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_durations(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0032, "3 ms"), (0.099, "99 ms"), (0.1, "0.10 s"), (9.99, "9.99 s"), (12.34, "12.3 s"), (200, "3 min 20 s")],
+)
+def test_waits(seconds: float, shown: str) -> None:
+    assert wait(seconds) == shown
 
 
 def test_progress_where_no_line_can_be_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_the_first_run_converts_and_answers(models: Path, first: subprocess.Comp
     assert "```" in answer or "- " in answer, "the answer is Markdown"
     notice, *_, figures = first.stderr.decode().splitlines()
     assert notice == f"qwchat: mini is converted once, into {models}/mini-q4"
-    assert " s to first token · prefill " in figures
+    assert "s to first token · prefill " in figures
 
 
 def test_the_second_run_converts_nothing_and_says_the_same(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from qwchat.chat.view.units import duration
+from qwchat.chat.view.units import duration, wait
 from qwchat.events import Done, Stats
 
 Form = Literal["line", "json", "off"]
@@ -71,7 +71,7 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     if drafted:
         rows.append(("drafted", f"{drafted:,} tokens, {sum(stats.accepted_tokens for stats in replies):,} accepted"))
     waits = [stats.time_to_first_token for stats in replies]
-    rows.append(("first token", f"after {sum(waits) / len(waits):.2f} s on average, {max(waits):.2f} s at most"))
+    rows.append(("first token", f"after {wait(sum(waits) / len(waits))} on average, {wait(max(waits))} at most"))
     return rows
 
 
@@ -85,7 +85,7 @@ def _for_people(done: Done, *, sampled: bool, drafts: bool = True) -> str:
     stats = done.stats
     new = stats.prompt_tokens - stats.cached_tokens
     prompt = f"{new:,} new, {stats.cached_tokens:,} cached" if stats.cached_tokens else f"{new:,} tokens"
-    parts = [f"{stats.time_to_first_token:.2f} s to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
+    parts = [f"{wait(stats.time_to_first_token)} to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
     if stats.decode_rate:
         parts.append(f"decode {_rate(stats.decode_rate)}")
     if stats.drafted_tokens and drafts:
@@ -103,7 +103,7 @@ def _for_few_columns(done: Done, *, sampled: bool, named: bool = True) -> str:
     prompt = f"{new:,}+{stats.cached_tokens:,}" if stats.cached_tokens else f"{new:,}"
     prefill, decode = _number(stats.prefill_rate), _number(stats.decode_rate)
     read = f"prefill {prefill}/s ({prompt})" if named else f"{prompt} at {prefill}/s"
-    parts = [f"{stats.time_to_first_token:.2f} s", read]
+    parts = [wait(stats.time_to_first_token), read]
     if stats.decode_rate:
         parts.append(f"decode {decode}/s" if named else f"{decode} tok/s")
     parts.append(f"ctx {stats.context_used:,}/{stats.context:,}")

@@ -20,3 +20,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def wait(seconds: float) -> str:
+    """``seconds`` until something came, for people: 3 ms, 0.12 s, 12.3 s, 3 min 20 s."""
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
