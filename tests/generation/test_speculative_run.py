@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwchat.events import EngineEvent, Finished, Step
@@ -181,12 +181,13 @@ def test_what_was_read_ahead_is_gone_after_truncating(engine: Engine) -> None:
     assert engine.cached_ids.tolist() == ids[:31].tolist()
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=5), st.integers(0, 4))
 def test_a_draft_is_accepted_as_often_as_it_is_likely(seed: int, logits: list[float], draft: int) -> None:
     """Drawing and comparing is rejection sampling: P(accepted) = p(draft), and the whole is distributed as p."""
     draws = 4000
-    settings = SamplingSettings(temperature=1.0)
-    sampler = Sampler(settings, seed, len(logits))
+    sampling = SamplingSettings(temperature=1.0)
+    sampler = Sampler(sampling, seed, len(logits))
     row = np.array(logits, np.float32)
     ids, expected = sampler.distribution(row, [], [])
     draft %= len(ids)
