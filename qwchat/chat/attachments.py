@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwchat.chat.file_names import Lines, Named, Source, find, is_pattern, safe_name
+from qwchat.chat.view.units import token_count
 from qwchat.errors import UsageError
 
 MOST_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds
@@ -158,20 +159,16 @@ def listing(counted: Sequence[tuple[Attachment, int]]) -> list[str]:
     """Each file with its tokens, those beyond a dozen on one line; a file alone needs none beside the total."""
     if len(counted) == 1:
         return []
-    lines = [f"{attachment.title}: {_tokens(tokens)}" for attachment, tokens in counted[:_LISTED]]
+    lines = [f"{attachment.title}: {token_count(tokens)}" for attachment, tokens in counted[:_LISTED]]
     if rest := counted[_LISTED:]:
-        lines.append(f"… and {len(rest):,} more: {_tokens(sum(tokens for _, tokens in rest))}")
+        lines.append(f"… and {len(rest):,} more: {token_count(sum(tokens for _, tokens in rest))}")
     return lines
 
 
 def total(counted: Sequence[tuple[Attachment, int]]) -> str:
     """``3 files, 2,140 tokens``; a file alone is named."""
     files = counted[0][0].title if len(counted) == 1 else f"{len(counted):,} files"
-    return f"{files}, {_tokens(sum(tokens for _, tokens in counted))}"
-
-
-def _tokens(count: int) -> str:
-    return "1 token" if count == 1 else f"{count:,} tokens"
+    return f"{files}, {token_count(sum(tokens for _, tokens in counted))}"
 
 
 def _lines_unified(text: str) -> str:

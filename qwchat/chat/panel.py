@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from qwchat.chat.session import Session
+from qwchat.chat.view.units import token_count
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.messages import Message
 from qwchat.settings.knobs import KNOBS, Knob, Scope, knob
@@ -126,7 +127,7 @@ class Panel:
         tokens = machine.count(messages) if self._session.turns else 0
         if tokens > machine.context:
             return f"; the conversation has {tokens:,} tokens and does not fit in {machine.context:,}"
-        return f"; {again:,} tokens will be read again" if again else ""
+        return f"; {token_count(again)} will be read again" if again else ""
 
     @staticmethod
     def _rebuilt(machine: Machine, settings: Settings, *, keep: bool) -> int:

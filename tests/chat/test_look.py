@@ -135,8 +135,8 @@ def test_stats_adds_up_what_all_replies_took() -> None:
     assert obey(place, "/stats") == Show(
         "replies      2\n"
         "prompts      13 tokens, 6 of them cached (46 %)\n"
-        "read         7 tokens in 1.0 s, 7.0 tok/s\n"
-        "written      5 tokens in 0.5 s, 6.0 tok/s\n"
+        "read         7 tokens in 1.00 s, 7.0 tok/s\n"
+        "written      5 tokens in 0.50 s, 6.0 tok/s\n"
         "first token  after 0.12 s on average, 0.12 s at most"
     )
     place.session.tree.add("assistant", "edited", parent=1)

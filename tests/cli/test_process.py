@@ -149,7 +149,8 @@ def test_ctrl_c_in_a_finaliser_is_not_lost() -> None:
     program = (
         "import sys, time\nfrom qwchat.cli.main import _rearm_interrupt\nsys.unraisablehook = _rearm_interrupt\n"
         "class Thing:\n    def __del__(self):\n        raise KeyboardInterrupt\n"
-        "try:\n    Thing()\n    for _ in range(1000):\n        time.sleep(0.01)\nexcept KeyboardInterrupt:\n    print('raised')"
+        "try:\n    Thing()\n    for _ in range(1000):\n        time.sleep(0.01)\n"
+        "except KeyboardInterrupt:\n    print('raised')"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
     assert (result.stdout, result.stderr) == (b"raised\n", b"")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.chat.view.table import one_line, table
+from qwchat.chat.view.units import token_count
 from qwchat.errors import UsageError
 from qwchat.settings.knobs import knob
 
@@ -30,7 +31,7 @@ def _reading(desk: Desk, before: str | None) -> str:
     if session.system == before or not session.turns:
         return ""
     tokens = session.model.reread(session.messages)
-    return f"; {tokens:,} tokens will be read again" if tokens else ""
+    return f"; {token_count(tokens)} will be read again" if tokens else ""
 
 
 def _set(desk: Desk, argument: str) -> Outcome:

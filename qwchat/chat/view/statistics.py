@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from qwchat.chat.view.units import duration, wait
+from qwchat.chat.view.units import token_count, wait
 from qwchat.events import Done, Stats
 
 Form = Literal["line", "json", "off"]
-_LONG_SECONDS = 60  # Below, tenths count.
 
 
 def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: int | None = None) -> str:
@@ -64,27 +63,28 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     later = sum(max(stats.generated_tokens - 1, 0) for stats in replies)
     drafted = sum(stats.drafted_tokens for stats in replies)
     rows = [
-        ("prompts", f"{prompt:,} tokens, {cached:,} of them cached ({100 * cached / max(prompt, 1):.0f} %)"),
-        ("read", f"{prompt - cached:,} tokens{_in(prefill, prompt - cached)}"),
-        ("written", f"{generated:,} tokens{_in(decode, later)}"),
+        ("prompts", f"{token_count(prompt)}, {cached:,} of them cached ({100 * cached / max(prompt, 1):.0f} %)"),
+        ("read", f"{token_count(prompt - cached)}{_in(prefill, prompt - cached)}"),
+        ("written", f"{token_count(generated)}{_in(decode, later)}"),
     ]
     if drafted:
-        rows.append(("drafted", f"{drafted:,} tokens, {sum(stats.accepted_tokens for stats in replies):,} accepted"))
+        rows.append(
+            ("drafted", f"{token_count(drafted)}, {sum(stats.accepted_tokens for stats in replies):,} accepted")
+        )
     waits = [stats.time_to_first_token for stats in replies]
     rows.append(("first token", f"after {wait(sum(waits) / len(waits))} on average, {wait(max(waits))} at most"))
     return rows
 
 
 def _in(seconds: float, tokens: float) -> str:
-    took = f"{seconds:.1f} s" if seconds < _LONG_SECONDS else duration(seconds)
-    return f" in {took}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
+    return f" in {wait(seconds)}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
 
 
 def _for_people(done: Done, *, sampled: bool, drafts: bool = True) -> str:
     """Time to first token, prefill rate with new and cached tokens, decode rate, drafts, context used, and the seed."""
     stats = done.stats
     new = stats.prompt_tokens - stats.cached_tokens
-    prompt = f"{new:,} new, {stats.cached_tokens:,} cached" if stats.cached_tokens else f"{new:,} tokens"
+    prompt = f"{new:,} new, {stats.cached_tokens:,} cached" if stats.cached_tokens else token_count(new)
     parts = [f"{wait(stats.time_to_first_token)} to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
     if stats.decode_rate:
         parts.append(f"decode {_rate(stats.decode_rate)}")

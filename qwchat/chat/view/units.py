@@ -12,6 +12,11 @@ def data_size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def token_count(count: int) -> str:
+    """``count`` tokens for people: 1 token, 1,234 tokens."""
+    return "1 token" if count == 1 else f"{count:,} tokens"
+
+
 def duration(seconds: float) -> str:
     """``seconds`` for people: 4 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
