@@ -14,14 +14,12 @@ from qwchat.chat.overflow import Overflow
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import fresh_seed
 from qwchat.chat.turn import Begin, play
-from qwchat.chat.view.reply import Rendering, ReplyView
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.view.terminal import ColourChoice, can_rewrite
 from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.opening import open_model, open_streams, reply_view
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.output import Output
-from qwchat.cli.prepare import compile_once, prepare
 from qwchat.cli.resuming import keep_snapshots, open_saved, session_of, with_model_of
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
@@ -85,44 +83,6 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
     if not verbatim:
         raise UsageError('the prompt is empty: ask something, as in qwchat -p "What can you do?"')
     return Question(verbatim, files)
-
-
-def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
-    """Find the model, convert it if it is a checkpoint, and load it."""
-    settings = options.settings
-    located = prepare(settings["model"], streams, settings["threads"])
-    compile_once(services, streams)
-    model = services.load(
-        located.path,
-        threads=settings["threads"],
-        context=settings["ctx"],
-        device=settings["device"],
-        kv=settings["kv"],
-    )
-    return located, model
-
-
-def open_streams(options: ReplyOptions) -> Streams:
-    """The standard streams, with what there is to say about the configuration."""
-    settings = options.settings
-    colour: ColourChoice = "never" if settings["plain"] else settings["color"]
-    streams = Streams(colour, quiet=settings["quiet"], still=settings["plain"], figures=settings["stats"])
-    for notice in options.settings.notices:
-        streams.screen.notice(notice)
-    return streams
-
-
-def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
-    """Where replies go."""
-    rendering = rendering_of(options.settings["render"], options, streams)
-    return ReplyView(streams.out, streams.out_look, rendering, live=can_rewrite(streams.out))
-
-
-def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:
-    """How replies are shown: Markdown on a terminal, unless ``choice`` or --plain says otherwise."""
-    if choice == "plain" or (choice == "auto" and (options.settings["plain"] or not streams.out_look.terminal)):
-        return "plain"
-    return "markdown"
 
 
 def _answer(

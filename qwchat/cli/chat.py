@@ -23,8 +23,8 @@ from qwchat.chat.panel import Panel
 from qwchat.chat.saved import Choose
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.wardrobe import Wardrobe
-from qwchat.cli import answer
 from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.opening import open_model, open_streams, rendering_of, reply_view
 from qwchat.cli.options import ChatOptions, ReplyOptions
 from qwchat.cli.resuming import (
     choose_by_line,
@@ -72,7 +72,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
         if given:
             raise UsageError(f"{flag} belongs to a single question: give one with -p")
     options.check()
-    streams = answer.open_streams(options)
+    streams = open_streams(options)
     seat = _seat(options)
     if "-" in (options.file or ()):
         raise UsageError("-f - belongs to a single question: in a chat, pipe the text in and leave -f out")
@@ -85,11 +85,11 @@ def converse(options: ReplyOptions, services: Services) -> int:
         if saved is None:
             return ExitCode.OK
         options = with_model_of(saved, options, streams.screen)
-        view = answer.reply_view(options, streams)
+        view = reply_view(options, streams)
         if seat.terminal is not None and not by_line:
             # For the whole time, so that what is typed between prompts, or too early, is not lost either.
             stack.enter_context(keys_unseen(seat.terminal, by_line=False, resumed=view.moved))
-        located, model = answer.open_model(options, services, streams)
+        located, model = open_model(options, services, streams)
         stack.enter_context(model)
         stack.callback(saved.leave)  # While the model is still there.
         controls = Controls.of(options.settings, model.defaults)
@@ -122,7 +122,7 @@ def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) 
     """Give the desk its settings, with what carries out their changes, and the personas."""
     desk = chat.desk
     look: dict[str, Callable[[Any], None]] = {
-        "render": lambda choice: desk.view.set_rendering(answer.rendering_of(choice, options, streams)),
+        "render": lambda choice: desk.view.set_rendering(rendering_of(choice, options, streams)),
         "quiet": streams.screen.be_quiet,
         "stats": streams.screen.show_figures,
         "bell": streams.screen.ring_after,

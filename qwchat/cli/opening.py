@@ -1,0 +1,54 @@
+"""What a single answer and a chat begin with: the streams, the model, and where replies go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qwchat.chat.view.reply import Rendering, ReplyView
+from qwchat.chat.view.terminal import ColourChoice, can_rewrite
+from qwchat.cli.options import ReplyOptions
+from qwchat.cli.prepare import compile_once, prepare
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams
+from qwchat.models_folder import Located
+
+if TYPE_CHECKING:
+    from qwchat.api import Model
+
+
+def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
+    """Find the model, convert it if it is a checkpoint, and load it."""
+    settings = options.settings
+    located = prepare(settings["model"], streams, settings["threads"])
+    compile_once(services, streams)
+    model = services.load(
+        located.path,
+        threads=settings["threads"],
+        context=settings["ctx"],
+        device=settings["device"],
+        kv=settings["kv"],
+    )
+    return located, model
+
+
+def open_streams(options: ReplyOptions) -> Streams:
+    """The standard streams, with what there is to say about the configuration."""
+    settings = options.settings
+    colour: ColourChoice = "never" if settings["plain"] else settings["color"]
+    streams = Streams(colour, quiet=settings["quiet"], still=settings["plain"], figures=settings["stats"])
+    for notice in options.settings.notices:
+        streams.screen.notice(notice)
+    return streams
+
+
+def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
+    """Where replies go."""
+    rendering = rendering_of(options.settings["render"], options, streams)
+    return ReplyView(streams.out, streams.out_look, rendering, live=can_rewrite(streams.out))
+
+
+def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:
+    """How replies are shown: Markdown on a terminal, unless ``choice`` or --plain says otherwise."""
+    if choice == "plain" or (choice == "auto" and (options.settings["plain"] or not streams.out_look.terminal)):
+        return "plain"
+    return "markdown"
