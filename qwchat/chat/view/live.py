@@ -10,20 +10,26 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-from qwchat.chat.view.width import Row, cells
+from qwchat.chat.view.width import Row, cut_to_cells, most_cells
 
 FRAMES_PER_SECOND = 15
 _BURST = 3  # Frames that may follow each other at once, so that a few tokens at a time are all seen.
 _TALLEST_TAIL = 12
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
-_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # A tail whose widths the terminal sees otherwise keeps its number of rows.
-_ERASE_BELOW = "\r\x1b[J"
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # A row about whose width the terminal thinks otherwise stays one row.
+# From the second column on: tmux takes an erasure that begins in the corner of the screen for a cleared screen, and
+# keeps what was on it in its scrollback.
+_ERASE_BELOW = "\r\x1b[K\x1b[C\x1b[J\r"
+_SETTLE_SECONDS = 0.3  # How long a new size must have held; tmux tells of one up to a quarter of a second late.
 # Variables by which terminals that break lines anew on a resize make themselves known. Others cut them off.
 _REFLOWING = (
     *("VTE_VERSION", "KITTY_WINDOW_ID", "WEZTERM_PANE", "ALACRITTY_WINDOW_ID", "KONSOLE_VERSION", "WT_SESSION"),
     *("GHOSTTY_RESOURCES_DIR", "ITERM_SESSION_ID", "TMUX"),
 )
 _REFLOWING_PROGRAMS = ("Apple_Terminal", "vscode", "iTerm.app", "WezTerm", "ghostty")
+_REFLOWING_TERMS = ("foot", "alacritty", "xterm-kitty", "xterm-ghostty", "wezterm", "contour")  # Seen through ssh, too.
+# What does not, and may have been started in one that does.
+_FIXED = ("STY", "XTERM_VERSION", "INSIDE_EMACS", "NVIM", "VIM_TERMINAL")
 
 
 class Size(NamedTuple):
@@ -48,20 +54,37 @@ def terminal_size(stream: TextIO) -> Size:
 
 
 def reflows(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the terminal is one that breaks lines anew when it becomes narrower."""
-    return any(name in environment for name in _REFLOWING) or environment.get("TERM_PROGRAM") in _REFLOWING_PROGRAMS
+    """Whether the terminal is one that breaks lines anew when it becomes narrower.
+
+    False where that is in doubt: rows of a tail are then left behind by a resize, instead of rows above it erased.
+    """
+    term = environment.get("TERM", "")
+    if "TMUX" in environment and term.startswith(("tmux", "screen")):
+        return "STY" not in environment
+    if any(name in environment for name in _FIXED):
+        return False
+    known = any(name in environment for name in _REFLOWING) or term.startswith(_REFLOWING_TERMS)
+    return known or environment.get("TERM_PROGRAM") in _REFLOWING_PROGRAMS
 
 
 class Pace:
-    """Says when a frame may be drawn: at once after a pause, and never more than FRAMES_PER_SECOND in a second."""
+    """Says when a frame may be drawn: at once after a pause, and never more than FRAMES_PER_SECOND in a second.
+
+    Not while the window changes: a frame that is drawn for a size which the terminal no longer has, or not yet, would
+    erase what is above its tail, or leave rows of it behind.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._saved = float(_BURST)
         self._last = clock()
+        self._size: Size | None = None
+        self._settled = self._last  # When the size can be relied on.
 
-    def due(self) -> bool:
-        """Whether a frame may be drawn now; then it counts as drawn."""
+    def due(self, size: Size) -> bool:
+        """Whether a frame may be drawn now, on a terminal of this size; then it counts as drawn."""
+        if self.unsettled(size):
+            return False
         now = self._clock()
         self._saved = min(_BURST, self._saved + (now - self._last) * (FRAMES_PER_SECOND - _BURST))
         self._last = now
@@ -69,6 +92,14 @@ class Pace:
             return False
         self._saved -= 1
         return True
+
+    def unsettled(self, size: Size) -> float:
+        """Seconds until a frame can be drawn if the size stays ``size``."""
+        now = self._clock()
+        if size != self._size:
+            self._settled = now if self._size is None else now + _SETTLE_SECONDS
+            self._size = size
+        return max(0.0, self._settled - now)
 
 
 class Live:
@@ -82,31 +113,35 @@ class Live:
     def __init__(self, out: TextIO, *, reflowing: bool) -> None:
         self._out = out
         self._reflowing = reflowing
-        self._tail: list[str] = []
-        self._widths: list[int] = []
+        self._tail: Sequence[Row] = ()
 
     def frame(self, rows: Sequence[Row], tail: Sequence[Row], size: Size) -> None:
         """Print ``rows`` for good and draw ``tail`` below; nothing where nothing has changed."""
-        shown = [row.shown() for row in tail[-size.cap :]]
-        if not rows and shown == self._tail:
+        tail = tail[-size.cap :]
+        if not rows and list(tail) == list(self._tail):
             return
         parts = [_BEGIN, self._to_start(size), _ERASE_BELOW]
         parts += [row.shown() + "\n" for row in rows]
-        if shown:
-            parts += [_NO_WRAP, "\n".join(shown), _WRAP]
-        parts.append(_END)
-        self._tail, self._widths = shown, [cells(row.text) for row in tail[-size.cap :]]
+        parts += ["\n".join(self._drawn(row, size) for row in tail), _END]
+        self._tail = tail
         self._out.write("".join(parts))
         self._out.flush()
 
     def moved(self) -> None:
         """Something else was written below the tail, which stays where it is: the next frame begins anew."""
-        self._tail, self._widths = [], []
+        self._tail = ()
+
+    def _drawn(self, row: Row, size: Size) -> str:
+        """A row of the tail, which must take as many rows on the screen as ``_to_start`` will count."""
+        if not row.text or (self._reflowing and most_cells(row.text) <= size.columns):
+            # Where the window has become narrower unbeknown to us it takes as many as if it had done so afterwards.
+            return row.shown()
+        return f"{_NO_WRAP}{row.shown()}{_WRAP}"
 
     def _to_start(self, size: Size) -> str:
         """Moves the cursor from the end of the tail that is on the screen to its first row."""
-        above = len(self._widths) - 1
+        above = len(self._tail) - 1
         if self._reflowing:
-            above = sum(max(1, -(-width // size.columns)) for width in self._widths) - 1
+            above = sum(len(cut_to_cells(row.segments, size.columns)) for row in self._tail) - 1
         above = min(above, size.rows - 1)
         return f"\x1b[{above}A" if above > 0 else ""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Rendering = Literal["plain", "markdown"]
 
+_MOST_WAITS = 6  # Each for 0.3 s at most.
+
 
 class ReplyView:
     """Writes one reply after another to ``out``.
@@ -32,6 +34,7 @@ class ReplyView:
         rendering: "markdown" or "plain".
         live: whether a terminal can draw over rows; without that each is printed when it is certain.
         clock: seconds, to count frames.
+        pause: waits for so many seconds, at the end of a reply in a window whose size is changing.
         size: asks for the size of the terminal.
     """
 
@@ -43,6 +46,7 @@ class ReplyView:
         *,
         live: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
         size: Callable[[TextIO], Size] = terminal_size,
     ) -> None:
         self._out = out
@@ -50,6 +54,7 @@ class ReplyView:
         self._rendering: Rendering = rendering
         self._live = live and look.terminal
         self._clock = clock
+        self._pause = pause
         self._size = size
         self._verbatim = not (look.terminal or look.emphasis or look.colour)
         self._said: list[str] = []
@@ -122,7 +127,7 @@ class ReplyView:
 
     def _begin(self) -> _Plain | _Rendered:
         if self._rendering == "markdown" and (self._look.emphasis or self._look.colour):
-            return _Rendered(self._out, self._look, self._live, self._clock, self._size)
+            return _Rendered(self._out, self._look, self._live, self._clock, self._pause, self._size)
         return _Plain(self._out, verbatim=self._verbatim, one_newline=not self._look.terminal)
 
 
@@ -187,7 +192,13 @@ class _Rendered:
     """Markdown, with a live tail where ``live``."""
 
     def __init__(
-        self, out: TextIO, look: Look, live: bool, clock: Callable[[], float], size: Callable[[TextIO], Size]
+        self,
+        out: TextIO,
+        look: Look,
+        live: bool,
+        clock: Callable[[], float],
+        pause: Callable[[float], None],
+        size: Callable[[TextIO], Size],
     ) -> None:
         from qwchat.chat.view.flow import Flow  # A reply that is not rendered does not wait for it.
 
@@ -199,31 +210,45 @@ class _Rendered:
         self._flow = Flow(self._paper(size(out)))
         self._live = Live(out, reflowing=reflows()) if live else None
         self._pace = Pace(clock)
+        self._pause = pause
 
     def resume(self, said: str) -> None:
         self._flow.push(harmless(self._newlines.push(said)))
         self._flow.resume()
 
     def write(self, text: str) -> None:
+        size = self._ask_size(self._out)
+        self._flow.paper = self._paper(size)
         self._flow.push(harmless(self._newlines.push(text)))
         if self._live is None:
             self._print()
-        elif self._pace.due():
-            size = self._ask_size(self._out)
-            self._flow.paper = self._paper(size)
+        elif self._pace.due(size):
             self._live.frame(self._flow.take(), self._flow.preview(), size)
 
     def end(self) -> None:
+        size = self._settled_size()
+        self._flow.paper = self._paper(size)
         self._flow.push(harmless(self._newlines.end()))
         self._flow.end()
         if self._live is not None:
-            self._live.frame(self._flow.take(), (), self._ask_size(self._out))
+            self._live.frame(self._flow.take(), (), size)
         else:
             self._print()
 
     def moved(self) -> None:
         if self._live is not None:
             self._live.moved()
+
+    def _settled_size(self) -> Size:
+        """The size of the terminal, when it has stopped changing; no longer waited for than a moment."""
+        size = self._ask_size(self._out)
+        for _ in range(_MOST_WAITS):
+            seconds = self._pace.unsettled(size)
+            if not seconds:
+                break
+            self._pause(seconds)
+            size = self._ask_size(self._out)
+        return size
 
     def _paper(self, size: Size) -> Paper:
         from qwchat.chat.view.layout import Paper

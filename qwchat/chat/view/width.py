@@ -62,6 +62,11 @@ def cells(text: str) -> int:
     return max(0, wcswidth(text))
 
 
+def most_cells(text: str) -> int:
+    """Columns that ``text`` takes at most, whatever a terminal thinks of emoji, marks and symbols."""
+    return cells(text) + 2 * sum(not (character.isascii() or character.isalnum()) for character in text)
+
+
 def graphemes(text: str) -> Iterator[str]:
     """``text`` by what a reader takes for one character."""
     if text.isascii():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pyte
 
@@ -54,3 +55,93 @@ class Emulated(io.StringIO):
             frozenset(screen.tabstops),
             len(screen.savepoints),
         )
+
+
+class Reflowing(io.StringIO):
+    """A terminal that breaks lines anew when its size changes, as tmux does; for text of one column a character.
+
+    It knows the sequences that frames are made of. An erasure from the corner of the screen is taken for clearing the
+    screen, which keeps what was there in the scrollback.
+    """
+
+    _PIECE = re.compile(r"\x1b\[(\??)(\d*)([ACJKhl])|\x1b\[[\d;]*m|\r|\n|[^\x1b\r\n]")
+
+    def __init__(self, columns: int = 40, rows: int = 12) -> None:
+        super().__init__()
+        self.columns, self.rows = columns, rows
+        self._lines = [""]
+        self._wrapped = [False]  # Whether a line goes on in the next one.
+        self._line = self._column = self._top = 0
+        self._wraps = True
+
+    @property
+    def text(self) -> str:
+        """Everything on the screen and above it; lines that the terminal itself has broken are whole."""
+        lines = zip(self._lines, self._wrapped, strict=True)
+        return "".join(line + ("" if wrapped else "\n") for line, wrapped in lines).rstrip("\n")
+
+    def write(self, text: str) -> int:
+        assert "".join(match[0] for match in self._PIECE.finditer(text)) == text
+        for match in self._PIECE.finditer(text):
+            if match[3]:
+                self._obey(match[3], match[1] + match[2])
+            elif match[0] == "\r":
+                self._column = 0
+            elif match[0] == "\n":
+                self._next_line()
+            elif match[0][0] != "\x1b":
+                self._put(match[0])
+        return len(text)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Break every line anew; the cursor stays behind the same character, and the end of the text is seen."""
+        lines, wrapped, place = [""], [False], (0, 0)
+        for number, line in enumerate(self._lines[: self._line + 1]):
+            if number == self._line:
+                place = len(lines) - 1, len(lines[-1]) + self._column
+            whole = lines[-1] + line
+            pieces = [whole[start : start + columns] for start in range(0, len(whole), columns)] or [""]
+            lines[-1:], wrapped[-1:] = pieces, [True] * (len(pieces) - 1) + [False]
+            if not self._wrapped[number]:
+                lines.append("")
+                wrapped.append(False)
+        self._lines, self._wrapped = lines[:-1], wrapped[:-1]
+        self._line, self._column = place[0] + (place[1] - 1) // columns if place[1] else place[0], 0
+        self._column = place[1] - (self._line - place[0]) * columns
+        self.columns, self.rows, self._top = columns, rows, max(0, len(self._lines) - rows)
+
+    def _obey(self, command: str, number: str) -> None:
+        if command == "A":
+            self._line = max(self._top, self._line - int(number or 1))
+        elif command == "C":
+            self._column = min(self._column + int(number or 1), self.columns - 1)
+        elif command == "K" or (command == "J" and (self._line, self._column) != (self._top, 0)):
+            self._lines[self._line] = self._lines[self._line][: self._column]
+            self._wrapped[self._line] = False
+            for below in range(self._line + 1, len(self._lines) if command == "J" else 0):
+                self._lines[below], self._wrapped[below] = "", False
+        elif command == "J":
+            for _ in range(self.rows):
+                self._next_line()
+            self._top = self._line
+        elif number == "?7":
+            self._wraps = command == "h"
+
+    def _next_line(self, *, wrapped: bool = False) -> None:
+        self._wrapped[self._line] = wrapped
+        self._line += 1
+        self._column = 0
+        self._top = max(self._top, self._line - self.rows + 1)
+        if self._line == len(self._lines):
+            self._lines.append("")
+            self._wrapped.append(False)
+
+    def _put(self, character: str) -> None:
+        if self._column == self.columns:
+            if self._wraps:
+                self._next_line(wrapped=True)
+            else:
+                self._column -= 1
+        line = self._lines[self._line].ljust(self._column)
+        self._lines[self._line] = line[: self._column] + character + line[self._column + 1 :]
+        self._column += 1

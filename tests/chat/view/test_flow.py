@@ -45,6 +45,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), documents())

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from qwchat.chat.view.live import Pace, Size, reflows, terminal_size
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.terminal import Look, harmless, harmless_name
-from tests.chat.view.emulator import Emulated
+from tests.chat.view.emulator import Emulated, Reflowing
 from tests.chat.view.test_flow import Clock
 
 FULL = Look(terminal=True, emphasis=True, colour=True)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f]")
 FUZZED_REPLIES = 10_000
+ERASED = "\r\x1b[K\x1b[C\x1b[J\r"
+SIZE = Size(40, 12)
 
 
 class Viewer:
@@ -28,7 +32,7 @@ class Viewer:
         self.out = Emulated(columns, rows, history)
         self.clock = Clock()
         self.size = Size(columns, rows)
-        self.view = ReplyView(self.out, look, clock=self.clock, size=lambda stream: self.size)
+        self.view = ReplyView(self.out, look, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.size)
 
     def say(self, *pieces: str, seconds: float = 0.1) -> None:
         for piece in pieces:
@@ -49,11 +53,9 @@ def test_a_frame_is_one_write_inside_synchronised_output() -> None:
     viewer.say("One **two** three\nfour\n\nfi", "ve")
     viewer.view.end()
     first, second, last = viewer.out.writes
-    assert first == (
-        "\x1b[?2026h\r\x1b[JOne \x1b[1mtwo\x1b[0m three\nfour\n\x1b[?7l\nfive\x1b[?7h\x1b[?2026l".replace("five", "fi")
-    )
-    assert second == "\x1b[?2026h\x1b[1A\r\x1b[J\x1b[?7l\nfive\x1b[?7h\x1b[?2026l"
-    assert last == "\x1b[?2026h\x1b[1A\r\x1b[J\nfive\n\x1b[?2026l"
+    assert first == (f"\x1b[?2026h{ERASED}One \x1b[1mtwo\x1b[0m three\nfour\n\n\x1b[?7lfi\x1b[?7h\x1b[?2026l")
+    assert second == f"\x1b[?2026h\x1b[1A{ERASED}\n\x1b[?7lfive\x1b[?7h\x1b[?2026l"
+    assert last == f"\x1b[?2026h\x1b[1A{ERASED}\nfive\n\x1b[?2026l"
     assert viewer.out.lines == ["One two three", "four", "", "five"]
 
 
@@ -79,9 +81,9 @@ def test_at_most_fifteen_frames_are_drawn_in_any_second() -> None:
 def test_a_few_tokens_at_once_are_all_seen_at_once() -> None:
     clock = Clock()
     pace = Pace(clock)
-    assert [pace.due() for _ in range(4)] == [True, True, True, False]
+    assert [pace.due(SIZE) for _ in range(4)] == [True, True, True, False]
     clock.now += 10
-    assert [pace.due() for _ in range(4)] == [True, True, True, False]
+    assert [pace.due(SIZE) for _ in range(4)] == [True, True, True, False]
 
 
 def test_the_tail_is_bounded_and_everything_above_it_stays() -> None:
@@ -120,15 +122,103 @@ def test_a_resize_while_streaming_redraws_the_tail_only(columns: int) -> None:
 
 
 def test_a_terminal_that_breaks_lines_anew_is_moved_up_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not reflows({"TERM": "xterm"})
-    assert reflows({"VTE_VERSION": "7600"})
-    assert reflows({"TERM_PROGRAM": "iTerm.app"})
     monkeypatch.setenv("KITTY_WINDOW_ID", "1")
     viewer = Viewer(columns=40, rows=12)
     viewer.say("word " * 7)
     viewer.size = Size(20, 12)
-    viewer.say("more")
-    assert viewer.out.writes[-1].startswith("\x1b[?2026h\x1b[1A\r\x1b[J")
+    viewer.say("more", seconds=0.5)
+    viewer.say(" and more", seconds=0.5)
+    assert viewer.out.writes[-1].startswith(f"\x1b[?2026h\x1b[1A{ERASED}")
+
+
+class Dragged(Viewer):
+    """A view in a window that is dragged to other sizes, of which it hears late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = Reflowing(60, 40)
+        self.told = [(0.0, Size(60, 40))]
+        self.view = ReplyView(
+            self.window, FULL, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.known
+        )
+
+    @property
+    def known(self) -> Size:
+        """The size that the view has heard of."""
+        return [size for time, size in self.told if time <= self.clock.now][-1]
+
+    def drag(self, size: Size, late: float) -> None:
+        self.window.resize(*size)
+        self.told.append((max(self.told[-1][0], self.clock.now + late), size))
+
+
+def test_a_reply_that_ends_while_its_window_changes_waits_for_the_size() -> None:
+    with mock.patch.dict(os.environ, {"KITTY_WINDOW_ID": "1"}):
+        viewer = Dragged()
+        viewer.say("first\n\n", prose("w", 12))
+        viewer.drag(Size(20, 40), late=0.0)
+        viewer.say(" more", seconds=0.01)
+        viewer.drag(Size(60, 40), late=0.2)
+        viewer.view.end()
+    assert viewer.window.text == f"first\n\n{prose('w', 12)}\nmore"
+
+
+# A failure is as good as a smaller one, which takes minutes to find.
+@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(st.data(), st.sampled_from([0.0, 0.03, 0.25]))
+def test_dragging_a_window_loses_no_word(data: st.DataObject, late: float) -> None:
+    listed = "".join(f"- i{number:03} and some more\n" for number in range(20))
+    text = f"{prose('a', 60)}\n\n{listed}\n```\n{prose('c', 60)}\n```\n\n{prose('z', 60)}"
+    # What a view does not know, and what has scrolled away, it cannot erase; then a word is there twice.
+    least, sizes = (10, [5, 12, 30, 40]) if late else (40, [36, 40])
+    quiet = 0
+    with mock.patch.dict(os.environ, {"KITTY_WINDOW_ID": "1"}):
+        viewer = Dragged()
+        for piece in words(text):
+            quiet -= 1
+            if quiet < 0:
+                for _ in range(data.draw(st.integers(1, 4))):
+                    viewer.clock.now += 0.05
+                    viewer.drag(Size(data.draw(st.integers(least, 90)), data.draw(st.sampled_from(sizes))), late)
+                quiet = data.draw(st.integers(20, 60))
+            viewer.say(piece, seconds=0.04)
+        viewer.view.end()
+    said, seen = (re.findall(r"[aciz]\d{3}", shown) for shown in (text, viewer.window.text))
+    found = iter(seen)
+    assert all(word in found for word in said)
+    assert late or seen == said
+
+
+def prose(letter: str, many: int) -> str:
+    return " ".join(f"{letter}{number:03}" for number in range(many))
+
+
+def test_a_tail_in_the_corner_of_the_screen_leaves_nothing_in_the_scrollback() -> None:
+    out = Reflowing(40, 12)
+    clock = Clock()
+    view = ReplyView(out, FULL, clock=clock, pause=clock.wait, size=lambda stream: SIZE)
+    for word in ("one", "two", "three", "four"):
+        clock.now += 0.1
+        view.write(word + "\n")
+    view.end()
+    assert out.text == "one\ntwo\nthree\nfour"
+
+
+@pytest.mark.parametrize(
+    ("environment", "reflowing"),
+    [
+        ({"TERM": "xterm"}, False),
+        ({"VTE_VERSION": "7600"}, True),
+        ({"TERM_PROGRAM": "iTerm.app"}, True),
+        ({"TERM": "xterm-kitty", "SSH_TTY": "/dev/pts/1"}, True),
+        ({"TERM": "xterm-256color", "XTERM_VERSION": "XTerm(390)", "VTE_VERSION": "7600"}, False),
+        ({"TERM": "screen", "STY": "1.pts", "VTE_VERSION": "7600"}, False),
+        ({"TERM": "tmux-256color", "TMUX": "x", "XTERM_VERSION": "XTerm(390)"}, True),
+        ({"TERM": "screen", "TMUX": "x", "STY": "1.pts"}, False),
+    ],
+)
+def test_which_terminals_break_lines_anew(environment: dict[str, str], reflowing: bool) -> None:
+    assert reflows(environment) is reflowing
 
 
 def test_the_size_of_what_is_no_terminal() -> None:
@@ -169,7 +259,7 @@ def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
         viewer.view.end()
         sent = "".join(viewer.out.writes)
         viewer.out.writes.clear()
-        ours = re.sub(r"\x1b\[(?:\?2026[hl]|\?7[hl]|\d+A|J|[\d;]*m)", "", sent)
+        ours = re.sub(r"\x1b\[(?:\?2026[hl]|\?7[hl]|\d+A|[CJK]|[\d;]*m)", "", sent)
         assert not CONTROL.search(ours.replace("\r", "")), (pieces, sent)
         assert viewer.out.state == before[number % len(viewers)], pieces
 
