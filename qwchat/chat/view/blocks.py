@@ -3,7 +3,8 @@
 This is the algorithm of the CommonMark specification (appendix "A parsing strategy"), which decides about each line
 from the lines before it, with tables as GitHub has them. markdown-it parses whole documents only, so that a reply would
 have to be parsed again and again; the tests compare the two. Left out on purpose: HTML blocks and link reference
-definitions, which would swallow text.
+definitions, which would swallow text. Lines of a formula (``\\[``, ``$$``) belong to its paragraph, whatever they begin
+with: a minus sign there is no bullet.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _FENCE = re.compile(r"(`{3,})([^`]*)$|(~{3,})(.*)$")
 _RULE = re.compile(r"(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$")
 _UNDERLINE = re.compile(r"(=+|-+)\s*$")
 _ITEM = re.compile(r"([-+*]|(\d{1,9})[.)])(\s|$)")
+_FORMULA = re.compile(r"\\\[|\$\$(?=\\|$)")  # Before a formula of several lines, and what is behind it.
+FORMULA_ENDS = {"\\[": "\\]", "$$": "$$"}
 _DELIMITERS = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$")
 
 
@@ -89,6 +92,7 @@ class Blocks:
         self._fence = ""
         self._fence_indent = 0
         self._last = ""  # The last whole line of a paragraph, which a table may take for its head.
+        self._formula_end = ""  # What ends the formula that the paragraph is in; its lines are no blocks.
 
     def line(self, text: str, sink: Sink) -> None:
         """Take the next line, without its newline."""
@@ -133,6 +137,9 @@ class Blocks:
 
     def _begin(self, matched: int, rest: str, sink: Sink) -> None:
         """Open the containers and the leaf that begin with this line, or go on with a paragraph or a table."""
+        if self.leaf == "paragraph" and self._formula_end and not _FENCE.match(rest.lstrip(" ")):
+            self._text(matched, rest, sink)
+            return
         whole = matched == len(self.containers)
         if whole and self.leaf == "paragraph" and self._is_table(rest, sink):
             return
@@ -225,12 +232,13 @@ class Blocks:
             # A paragraph goes on even where the line leaves its containers' markers out.
             whole = matched == len(self.containers)
             self._last = rest if whole else ""
+            self._formula_end = _formula_end(rest, self._formula_end)
             sink.more(rest if whole else rest.lstrip())
         elif self.leaf == "table" and matched == len(self.containers) and not self.fresh:
             sink.table_row(rest.strip())
         else:
             self._close_to(matched, sink)
-            self.leaf, self._last = "paragraph", rest
+            self.leaf, self._last, self._formula_end = "paragraph", rest, _formula_end(rest, "")
             sink.paragraph(rest)
 
     def _in_fence(self, rest: str, sink: Sink) -> None:
@@ -251,6 +259,14 @@ class Blocks:
 
 def _indent(text: str) -> int:
     return len(text) - len(text.lstrip(" "))
+
+
+def _formula_end(line: str, waiting: str) -> str:
+    """What ends the formula that is open after ``line``, before which ``waiting`` ended one; "" where none is open."""
+    body = line.strip()
+    if not waiting and (match := _FORMULA.match(body)):
+        body, waiting = body[match.end() :], FORMULA_ENDS[match[0]]
+    return "" if waiting and waiting in body else waiting
 
 
 def _without_closing(heading: str) -> str:

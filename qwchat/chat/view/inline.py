@@ -1,7 +1,8 @@
 """Inline Markdown as styled text: strong, emphasised, struck out, code, links.
 
 markdown-it says what is markup. Markers that a style stands for are left out, and everything else stays as the model
-wrote it: tags, entities, backslashes, single newlines, the addresses of links. Markers squeezed between letters or path
+wrote it: tags, entities, backslashes, single newlines, the addresses of links, and formulas (``$…$``, ``\\(…\\)``,
+``$$…$$``, ``\\[…\\]``), in which nothing is markup. Markers squeezed between letters or path
 characters (``2*3*4``, ``/usr/*/lib/*.so``) and those of ``__names__`` stay, too, since they are rarely meant as markup.
 """
 
@@ -11,6 +12,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
+from qwchat.chat.view.blocks import FORMULA_ENDS
 from qwchat.chat.view.terminal import BOLD, CODE, DIM, ITALIC, STRUCK, UNDERLINED
 from qwchat.chat.view.width import Segment
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 _MARKUP = re.compile(r"[\\`*_~\[]")
 _SQUEEZING = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/\\_=@#$%^&|~+<>*")
 _STYLES = {"strong": BOLD, "em": ITALIC, "s": STRUCK, "link": UNDERLINED}
-_LIVE = re.compile(r"\\.|`+|\*+|~~|\]\(|[\[\])]|\s", re.DOTALL)
+# A dollar sign opens a formula where no blank follows, and closes it where none precedes and no digit follows.
+_FORMULA = re.compile(r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.+?\$\$|\$(?![\s$])(?:[^$\n`\\]|\\.)*(?<!\s)\$(?!\d)", re.DOTALL)
+_OPENED = re.compile(rf"{_FORMULA.pattern}|^ *(\\\[|\$\$)", re.DOTALL | re.MULTILINE)
+_LIVE = re.compile(rf"{_FORMULA.pattern}|\\.|`+|\*+|~~|\]\(|[\[\])]|\s", re.DOTALL)
 _UNCLOSED_END = re.compile(r"(?:\*+|`+|~+)\s*$")
 
 
@@ -37,6 +42,25 @@ def inline(text: str, *, colour: bool, base: str = "") -> list[Segment]:
         return [(text, base)] if text else []
     tokens = _parser().parseInline(text, {})[0].children or []
     return _Styler(tokens, colour, base).segments()
+
+
+def inline_piece(text: str, formula_end: str, *, colour: bool) -> tuple[list[Segment], str]:
+    """A piece of a paragraph as segments, and what ends the formula that it leaves open ("": it leaves none open).
+
+    ``formula_end``: what ends the formula that the piece begins in.
+    """
+    if formula_end:
+        end = text.find(formula_end)
+        if end < 0:
+            return [(text, "")], formula_end
+        end += len(formula_end)
+        segments, formula_end = inline_piece(text[end:], "", colour=colour)
+        return [(text[:end], ""), *segments], formula_end
+    opened = next((match for match in _OPENED.finditer(text) if match[1]), None)
+    if opened is None:
+        return inline(text, colour=colour), ""
+    segments = inline(text[: opened.start()], colour=colour)
+    return [*segments, (text[opened.start() :], "")], FORMULA_ENDS[opened[1]]
 
 
 class _Styler:
@@ -142,11 +166,22 @@ def _parser() -> MarkdownIt:
         """An escape; a backslash at the end of a line is text."""
         return state.src[state.pos : state.pos + 2] != "\\\n" and escape(state, silent)
 
+    def formula(state: StateInline, silent: bool) -> bool:
+        """A formula is text as it stands."""
+        match = _FORMULA.match(state.src, state.pos)
+        if match is None:
+            return False
+        if not silent:
+            state.pending += match[0]
+        state.pos = match.end()
+        return True
+
     parser = MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
     # Newlines and addresses stay text, and what an escape or an entity was written as is not forgotten.
     parser.disable(["newline", "image", "autolink", "text_join"])
     parser.inline.ruler.at("link", with_address)
     parser.inline.ruler.at("escape", within_line)
+    parser.inline.ruler.before("escape", "formula", formula)
     parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
     parser.validateLink = lambda url: True  # type: ignore[method-assign]
     return parser
@@ -169,7 +204,7 @@ def open_markers(text: str) -> tuple[list[str], int]:
                 waiting.append(mark)
             elif waiting[-1] == mark:
                 waiting.pop()
-        elif in_code or mark[0] == "\\":
+        elif in_code or mark[0] in "\\$":
             continue
         elif mark == "[":
             waiting.append(mark)
@@ -193,7 +228,7 @@ def _last(marks: list[str], mark: str) -> int:
 
 def previewed(text: str) -> str:
     """Unfinished ``text`` with its open emphasis and code closed, so that markers do not flash up and vanish."""
-    if not _MARKUP.search(text):
+    if not _MARKUP.search(text) or any(match[1] for match in _OPENED.finditer(text)):
         return text
     waiting, _ = open_markers(text)
     if waiting and waiting[-1] not in "[(" and (match := _UNCLOSED_END.search(text)):

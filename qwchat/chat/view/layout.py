@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from qwchat.chat.view.blocks import Blocks
 from qwchat.chat.view.code import CodeState, code_segments
 from qwchat.chat.view.grid import Alignment, Cell, alignments, grid, split_row, styled_cells
-from qwchat.chat.view.inline import inline, open_markers, previewed
+from qwchat.chat.view.inline import inline, inline_piece, open_markers, previewed
 from qwchat.chat.view.terminal import BOLD, CODE, DIM, ITALIC, UNDERLINED
 from qwchat.chat.view.width import Row, Segment, graphemes, wrapped
 
@@ -70,6 +70,7 @@ class Layout:
         self._columns = 0  # About how many columns that takes.
         self._carry: tuple[Segment, ...] = ()  # The row that it goes on with.
         self._cut = False  # Rows of the paragraph in hand have been printed.
+        self._formula_end = ""  # What ends the formula in which it was cut.
         self._table = _Table((), (), ())
         self._code: list[str] = []  # Lines of the code block in hand.
         self.language = ""
@@ -115,7 +116,7 @@ class Layout:
     def paragraph(self, text: str) -> None:
         self._open = "paragraph"
         self._first, self._rest = self._markers()
-        self._held, self._columns, self._carry, self._cut = "", 0, (), False
+        self._held, self._columns, self._carry, self._cut, self._formula_end = "", 0, (), False, ""
         self.add(text)
 
     def more(self, text: str) -> None:
@@ -242,7 +243,7 @@ class Layout:
     def _cut_paragraph(self) -> None:
         """Print what is held but for its last row, at a blank outside all markup where there is one."""
         cut = _cutting_place(self._held)
-        segments = inline(self._held[:cut], colour=self.paper.colour)
+        segments, self._formula_end = inline_piece(self._held[:cut], self._formula_end, colour=self.paper.colour)
         *full, last = wrapped([*self._carry, *segments], self._room)
         self._emit_text(full)
         self._carry, self._held, self._cut = last.segments, self._held[cut:], True
@@ -250,9 +251,10 @@ class Layout:
         self._fitting(self._held)
 
     def _end_paragraph(self) -> None:
-        text = previewed(self._held) if self.unfinished else self._held
+        text = previewed(self._held) if self.unfinished and not self._formula_end else self._held
         if text or self._carry:
-            self._emit_text(wrapped([*self._carry, *inline(text, colour=self.paper.colour)], self._room))
+            segments, _ = inline_piece(text, self._formula_end, colour=self.paper.colour)
+            self._emit_text(wrapped([*self._carry, *segments], self._room))
 
     # Tables.
 

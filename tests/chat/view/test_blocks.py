@@ -13,7 +13,8 @@ from tests.chat.view.documents import LINES
 
 # Four blanks and more are left out: behind a container's end markdown-it and the specification differ about them.
 INDENTS = st.sampled_from(["", "", "", " ", "  ", "   ", "> ", "- ", "   > ", "1. "])
-UNTABBED = LINES.filter(lambda line: "\t" not in line and not line.startswith("    "))
+# Formulas are left out, too, which markdown-it does not know.
+UNTABBED = LINES.filter(lambda line: "\t" not in line and not line.startswith(("    ", "\\[", "$$")))
 
 
 @dataclass

@@ -179,10 +179,29 @@ def test_awkward_text_takes_no_longer_than_a_moment(text: str) -> None:
         ("漢" * 19 + "a、漢字", ["漢" * 19, "a、漢字"]),
         ("（漢" * 8 + "wordy（漢字", ["（漢" * 8 + "wordy", "（漢字"]),
         ("-", ["•"]),
+        (r"$\mathbf{x}_{i}$ or \(\hat{a}_{1} *b*\)", [r"$\mathbf{x}_{i}$ or \(\hat{a}_{1} *b*\)"]),
+        ("*one* for $5 and *two* for $10", ["one for $5 and two for $10"]),
+        ("1. so\n   \\[\n   - x\n=\n   \\]\n2. b", ["1. so", "   \\[", "   - x", "   =", "   \\]", "2. b"]),
+        ("$$\n# x\n\n- y", ["$$", "# x", "", "• y"]),
+        ("\\[\n- x\n```\ny\n```", ["\\[", "- x", "── 1", "y", "──"]),
     ],
 )
 def test_what_blocks_look_like(source: str, rows: list[str]) -> None:
     assert plain(source) == rows
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.integers(12, 60), st.sampled_from([("\\[", "\\]"), ("$$", "$$")]))
+def test_a_formula_keeps_every_character(data: st.DataObject, width: int, ends: tuple[str, str]) -> None:
+    lines = data.draw(st.lists(st.sampled_from([r"\mathbf{x}_{i}", "- c*d* \\\\", "+ `e`", "=", "# f"]), max_size=25))
+    text = "\n".join(["So:", ends[0], *lines, ends[1], "and *so* on"])
+    flow = Flow(Paper(width, 4, True))
+    for piece in data.draw(pieces(text)):
+        flow.push(piece)
+        flow.preview()
+    flow.end()
+    shown = "".join(row.text for row in flow.take())
+    assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text.replace("*so*", "so"))
 
 
 def test_markers_stay_where_no_style_stands_for_them() -> None:
