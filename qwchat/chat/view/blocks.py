@@ -97,11 +97,12 @@ class Blocks:
     def line(self, text: str, sink: Sink) -> None:
         """Take the next line, without its newline."""
         self.fresh = 0
-        matched, rest = self._match_containers(text)
+        matched, rest, column = self._match_containers(text)
         whole = matched == len(self.containers)
         if whole and self.leaf == "fence":
-            self._in_fence(rest, sink)
+            self._in_fence(rest, column, sink)
             return
+        rest = _expanded(rest, column)
         if whole and self.leaf == "code" and (not rest.strip() or _indent(rest) >= _CODE_INDENT):
             sink.indented(rest) if rest.strip() else sink.blank()
             return
@@ -117,23 +118,27 @@ class Blocks:
         self._end_leaf(sink)
         self.containers = ()
 
-    def _match_containers(self, text: str) -> tuple[int, str]:
-        """How many open containers the line goes on with, and what it has behind their markers."""
+    def _match_containers(self, text: str) -> tuple[int, str, int]:
+        """How many open containers the line goes on with, what it has behind their markers, and where that begins.
+
+        Tabs in it stay: code has them as they are.
+        """
         column = 0
         for number, container in enumerate(self.containers):
-            text = _expanded(text, column)
-            indent, blank = _indent(text), not text.strip()
+            spread = _expanded(text, column)
+            indent, blank = _indent(spread), not spread.strip()
             if container.offset:
                 if (blank and container.bare) or (not blank and indent < container.offset):
-                    return number, text
+                    return number, text, column
                 taken = container.offset
-            elif indent < _CODE_INDENT and text[indent : indent + 1] == ">":
-                taken = _quote_width(text, indent, column)
-                text = _expanded_after(text, indent + 1, column)
+                text = _without_columns(text, taken, column)
+            elif indent < _CODE_INDENT and spread[indent : indent + 1] == ">":
+                taken = _quote_width(spread, indent, column)
+                text = _without_columns(text.lstrip(" \t")[1:], taken - indent - 1, column + indent + 1)
             else:
-                return number, text
-            text, column = text[taken:], column + taken
-        return len(self.containers), _expanded(text, column)
+                return number, text, column
+            column += taken
+        return len(self.containers), text, column
 
     def _begin(self, matched: int, rest: str, sink: Sink) -> None:
         """Open the containers and the leaf that begin with this line, or go on with a paragraph or a table."""
@@ -155,7 +160,7 @@ class Blocks:
                 break
             if self._is_leaf(rest.lstrip(" "), indent, matched, paragraph, sink):
                 return
-            opened = self._opened(rest, indent, paragraph)
+            opened = self._opened(rest, indent, matched, paragraph)
             if opened is None:
                 break
             container, rest = opened
@@ -202,11 +207,11 @@ class Blocks:
             return False
         return True
 
-    def _opened(self, rest: str, indent: int, paragraph: bool) -> tuple[Container, str] | None:
+    def _opened(self, rest: str, indent: int, matched: int, paragraph: bool) -> tuple[Container, str] | None:
         """The container that begins here and what the line has behind its marker."""
-        if len(self.containers) >= _DEEPEST:
+        if matched >= _DEEPEST:
             return None
-        column = sum(container.offset or 2 for container in self.containers)
+        column = sum(container.offset or 2 for container in self.containers[:matched])
         body = rest[indent:]
         if body[0] == ">":
             rest = _expanded_after(rest, indent + 1, column)
@@ -241,13 +246,17 @@ class Blocks:
             self.leaf, self._last, self._formula_end = "paragraph", rest, _formula_end(rest, "")
             sink.paragraph(rest)
 
-    def _in_fence(self, rest: str, sink: Sink) -> None:
+    def _in_fence(self, rest: str, column: int, sink: Sink) -> None:
         body = rest.strip()
-        if _indent(rest) < _CODE_INDENT and len(body) >= len(self._fence) and not body.strip(self._fence[0]):
+        if (
+            _indent(_expanded(rest, column)) < _CODE_INDENT
+            and len(body) >= len(self._fence)
+            and not body.strip(self._fence[0])
+        ):
             self.leaf = "none"
             sink.close_fence()
             return
-        sink.code(rest[min(_indent(rest), self._fence_indent) :])
+        sink.code(_without_columns(rest, self._fence_indent, column))
 
     def _fill_bare(self) -> None:
         """Items that began empty have something in them now, but for one that has only just begun."""
@@ -283,6 +292,16 @@ def _expanded(text: str, column: int) -> str:
     body = text.lstrip(" \t")
     lead = (" " * (column % _TAB) + text[: len(text) - len(body)]).expandtabs(_TAB)
     return lead[column % _TAB :] + body
+
+
+def _without_columns(text: str, columns: int, column: int) -> str:
+    """``text``, which begins in ``column``, without the blanks in its first ``columns``; what is left of a tab that
+    reaches beyond them is blanks."""
+    end, taken = column + columns, 0
+    while column < end and text[taken : taken + 1] in (" ", "\t"):
+        column += 1 if text[taken] == " " else _TAB - column % _TAB
+        taken += 1
+    return " " * (column - end) + text[taken:]
 
 
 def _expanded_after(text: str, start: int, column: int) -> str:

@@ -12,7 +12,7 @@ import re
 
 from qwchat.chat.view.blocks import Blocks
 from qwchat.chat.view.layout import Layout, Paper
-from qwchat.chat.view.width import Row, cut_to_cells
+from qwchat.chat.view.width import Row, cut_to_cells, untabbed
 
 _LEAST_LINE, _MOST_LINE = 40, 1000
 _USUAL_COLUMNS = 80
@@ -89,7 +89,7 @@ class Flow:
         twin._blocks.end(twin._layout)
         rows: list[Row] = []
         for row in twin.take():
-            rows += cut_to_cells(row.segments, self.paper.width) if row.soft and self.paper.width else [row]
+            rows += cut_to_cells(untabbed(row.segments), self.paper.width) if row.soft and self.paper.width else [row]
         return rows
 
     def _twin(self) -> Flow:

@@ -27,7 +27,7 @@ def split_row(source: str) -> list[str]:
         del parts[0]
     if len(parts) > 1 and not parts[-1].strip():
         del parts[-1]
-    return [part.strip() for part in parts]
+    return [part.strip().replace("\t", " ") for part in parts]
 
 
 def alignments(delimiters: str) -> tuple[Alignment, ...]:

@@ -19,7 +19,8 @@ _MARKS = "\u0300-\u036f\u3099\u309a\ufe00-\ufe0f"
 _NO_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"  # Never at the start of a row.
 _NO_END = "（［｛【「『《〈〔"  # Never at the end of one.
 _LONGEST_WORD, _ROWS_OF_WORD = 400, 4  # Columns, and rows, of a word that is left to the terminal to break.
-_PIECE = re.compile(r"\n| +|[^ \n]+")
+_TAB_STOP = 8
+_PIECE = re.compile(r"\n|[ \t]+|[^ \t\n]+")
 
 
 class Row(NamedTuple):
@@ -54,12 +55,12 @@ def _is_wide(character: str) -> bool:
 
 
 def cells(text: str) -> int:
-    """Columns that ``text`` takes; control characters must be gone already, and take none."""
+    """Columns that ``text`` takes; control characters must be gone already, and a tab counts as one."""
     if text.isascii():
         return len(text)
     from wcwidth import wcswidth
 
-    return max(0, wcswidth(text))
+    return max(0, wcswidth(text.replace("\t", " ")))
 
 
 def most_cells(text: str) -> int:
@@ -74,6 +75,17 @@ def graphemes(text: str) -> Iterator[str]:
     from wcwidth import iter_graphemes
 
     return iter_graphemes(text)
+
+
+def untabbed(segments: Iterable[Segment]) -> list[Segment]:
+    """``segments``, which begin a row, with the blanks that a terminal shows for tabs."""
+    column, shown = 0, []
+    for text, style in segments:
+        for part in re.split("(\t)", text):
+            blanks = " " * (_TAB_STOP - column % _TAB_STOP) if part == "\t" else part
+            shown.append((blanks, style))
+            column += cells(blanks)
+    return shown
 
 
 def clipped(text: str, width: int) -> str:
@@ -102,7 +114,7 @@ def cut_to_cells(segments: Iterable[Segment], width: int) -> list[Row]:
 
 def wrapped(segments: Iterable[Segment], width: int, *, strict: bool = False) -> list[Row]:
     """``segments`` in rows of at most ``width`` columns, broken at blanks and between CJK characters; a newline always
-    breaks. Blanks stay within a row and vanish where it ends. At least one row.
+    breaks. Blanks stay within a row and vanish where it ends; tabs become blanks. At least one row.
 
     A word that is too long for any row, such as an address, becomes a soft row, so that it is copied as one word; it is
     broken where the row ends if it is longer than anything that is worth that, or if ``strict``.
@@ -112,7 +124,7 @@ def wrapped(segments: Iterable[Segment], width: int, *, strict: bool = False) ->
         for piece in _PIECE.findall(text):
             if piece == "\n":
                 filler.end_line()
-            elif piece[0] == " ":
+            elif piece[0] in " \t":
                 filler.blanks(piece, style)
             elif piece.isascii():
                 filler.word(piece, style)
@@ -138,6 +150,9 @@ class _Filler:
 
     def blanks(self, text: str, style: str) -> None:
         self._end_word()
+        if "\t" in text:
+            column = self._width - self._room + sum(len(gap) for gap, _ in self._gap)
+            text = (" " * column + text).expandtabs(_TAB_STOP)[column:]
         self._gap.append((text, style))
 
     def word(self, text: str, style: str) -> None:

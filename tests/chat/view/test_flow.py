@@ -183,6 +183,8 @@ def test_awkward_text_takes_no_longer_than_a_moment(text: str) -> None:
         ("*one* for $5 and *two* for $10", ["one for $5 and two for $10"]),
         ("1. so\n   \\[\n   - x\n=\n   \\]\n2. b", ["1. so", "   \\[", "   - x", "   =", "   \\]", "2. b"]),
         ("$$\n# x\n\n- y", ["$$", "# x", "", "• y"]),
+        ("a\tb\té\t" + "c" * 15 + "\td", ["a       b       é       " + "c" * 15, "d"]),
+        ("é\tx|b\n-|-\ny|1", ["é x │ b", "────┼──", "y   │ 1"]),
         ("\\[\n- x\n```\ny\n```", ["\\[", "- x", "── 1", "y", "──"]),
     ],
 )
@@ -287,6 +289,14 @@ def test_an_address_longer_than_a_row_is_one_word_for_who_copies_it() -> None:
     assert [(len(row.text), row.soft) for row in flow.take()] == [(3, False), (80, True), (5, False)]
 
 
+def test_tabs_in_the_tail_are_as_wide_as_on_the_screen() -> None:
+    flow = Flow(Paper(20, 4, False))
+    flow.push('```go\n\tx := "é"\t// ' + "y" * 10)
+    assert [row.text for row in flow.preview()] == [" " * 8 + 'x := "é"    ', "    // " + "y" * 10]
+    flow.end()
+    assert flow.take()[-1].text == '\tx := "é"\t// ' + "y" * 10
+
+
 def test_the_tail_closes_what_is_open() -> None:
     def tail(text: str) -> list[str]:
         flow = Flow(PAPER)
@@ -323,6 +333,8 @@ def test_a_reply_that_goes_on_begins_where_it_stopped(said: str, more: str, rows
 def test_code_blocks_are_verbatim() -> None:
     text = "1. a\n   ```py\n   x\n\n\ty\n   ```\n> ```\n> q\n\n~~~\r\nlast  \r\n"
     assert code_blocks(text) == ["x\n\n y\n", "q\n", "last  \n"]
+    text = "```make\na:\n\tb\n \tc\n```\n- ~~~\n  d\n  \te\n  ~~~\n>\t```\n> \tf\n>\tg\n> ```\n ~~~\n\th\n \ti"
+    assert code_blocks(text) == ["a:\n\tb\n \tc\n", "d\n\te\n", "f\ng\n", "   h\n\ti\n"]
 
 
 @pytest.mark.parametrize(
