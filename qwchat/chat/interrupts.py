@@ -65,6 +65,19 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        self._requested = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For the time of a command, and of saving: one Ctrl-C, which came too late for the reply, breaks nothing off.
+
+        Replies may be played within. Ctrl-C again raises KeyboardInterrupt, unless it sets ``leaving``.
+        """
+        with ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
+            self._requested = False
+            yield
 
     def requested(self) -> bool:
         """Whether the reply is to stop. Takes microseconds."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -56,8 +58,8 @@ class Chat:
         Raises KeyboardInterrupt where the person leaves with Ctrl-C twice within a second.
         """
         if first is not None:
-            self._say(mentions.Composed(first))
-            self.desk.saved.settle()
+            with self._settling():
+                self._say(mentions.Composed(first))
         while True:
             try:
                 draft, self.draft = self.draft, ""
@@ -69,10 +71,19 @@ class Chat:
                 continue
             except EOFError:
                 return
-            staying = not typed.strip() or self._take(typed)
-            self.desk.saved.settle()
+            with self._settling():
+                staying = not typed.strip() or self._take(typed)
             if not staying:
                 return
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Around what one input leads to: afterwards everything is kept, and only then a person may have left."""
+        with self.interrupts.held():
+            yield
+            self.desk.saved.settle()
+        if self.interrupts.leaving:
+            raise KeyboardInterrupt
 
     def _take(self, typed: str) -> bool:
         """Obey or answer one input; False where it says to leave."""

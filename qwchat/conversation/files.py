@@ -219,7 +219,7 @@ class SessionFile:
         try:
             while written < len(data):
                 written += os.write(self._descriptor, data[written:])
-        except OSError:
+        except BaseException:  # Ctrl-C included, after which it is written again.
             os.ftruncate(self._descriptor, self._size)
             raise
         self._size += written

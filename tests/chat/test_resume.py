@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,24 @@ def test_a_chat_is_saved_and_continued(tmp_path: Path, store: Store) -> None:
     assert settings is not None
     assert settings["temperature"] == 0.0
     assert store.read(entry.id).tree.nodes[1].model == "0123abcd"
+
+
+@pytest.mark.parametrize(("times", "code", "asked"), [(1, 0, ["one", "two"]), (2, 130, ["one"])])
+def test_ctrl_c_while_a_turn_is_being_saved_neither_ends_the_chat_nor_loses_the_turn(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, times: int, code: int, asked: list[str]
+) -> None:
+    real, pressed = os.fsync, iter([True])
+
+    def slow(descriptor: int) -> None:
+        replied = stat.S_ISREG(os.fstat(descriptor).st_mode) and b"echo: one" in os.pread(descriptor, 4096, 0)
+        if replied and next(pressed, False):
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    assert talk(tmp_path, lines="one\ntwo\n")[0] == code
+    assert said(store, store.latest()) == [turn for question in asked for turn in (question, f"echo: {question}")]
 
 
 def test_no_save_leaves_no_trace(tmp_path: Path, store: Store) -> None:

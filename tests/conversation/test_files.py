@@ -243,6 +243,25 @@ def test_a_full_disk_leaves_the_file_whole_and_the_events_wait(tmp_path: Path, m
     assert said(read(folder)) == ["one", "two", "three"]
 
 
+def test_a_write_that_ctrl_c_breaks_off_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path / "a1", node(1, None, "one"))
+    file, _ = SessionFile.reopen(folder)
+    real = os.write
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        real(descriptor, data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.append([node(2, 1, "two")])
+    monkeypatch.setattr(os, "write", real)
+    file.sync()
+    file.close()
+    assert said(read(folder)) == ["one", "two"]
+    assert read(folder).left_out == 0
+
+
 def test_half_a_surrogate_is_written_in_a_way_that_can_be_read(tmp_path: Path) -> None:
     folder = made(tmp_path / "a1", node(1, None, "one"), {"title": "\ud800"})
     assert read(folder).left_out == 1

@@ -189,6 +189,29 @@ def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_ctrl_c_that_comes_too_late_for_a_reply_breaks_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    before = signal.getsignal(signal.SIGINT)
+    interrupts = Interrupts(watching())
+    with interrupts.held():
+        with interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.requested()
+        clock[0] += 2
+        signal.raise_signal(signal.SIGINT)
+        clock[0] += 2
+        with pytest.raises(KeyboardInterrupt):  # What is done takes too long for somebody.
+            signal.raise_signal(signal.SIGINT)
+    assert not interrupts.leaving
+    assert signal.getsignal(signal.SIGINT) is before
+    clock[0] += 2
+    with interrupts.held():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert interrupts.leaving
+
+
 def editor(tmp_path: Path, body: str) -> dict[str, str]:
     script = tmp_path / "edit.py"
     script.write_text(f"import pathlib, sys\npath = pathlib.Path(sys.argv[-1])\n{body}\n")
