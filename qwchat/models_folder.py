@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qwchat.errors import ModelError
+from qwchat.writing import path_of
 
 EMBEDDED_NAME = "mini"
 CONVERTED_SUFFIX = "-q4"
@@ -56,7 +57,7 @@ def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
     QWCHAT_MODELS, or ``models`` of a source checkout, or the platform's folder for a user's data.
     """
     if environment.get("QWCHAT_MODELS"):
-        return Path(environment["QWCHAT_MODELS"]).expanduser()
+        return path_of(environment["QWCHAT_MODELS"])
     checkout = source_checkout()
     if checkout is not None:
         return checkout / "models"
@@ -93,7 +94,7 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
         found = _by_name(wanted)
         if found is not None:
             return found
-    path = Path(wanted).expanduser()
+    path = path_of(wanted)
     if path.is_dir():
         return _by_path(path)
     raise ModelError(_nowhere(wanted))

@@ -1,10 +1,25 @@
-"""Writing a text file as a whole: what stood there before, or all of what comes, never something in between."""
+"""Files that people name, and writing one as a whole: what stood there before, or all of what comes, never a part."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
+
+
+def path_of(name: str) -> Path:
+    """The path, with ``~`` resolved where it names somebody's home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # The home folder of nobody, as in ~nobody.
+        return Path(name)
+
+
+def real_path(path: Path) -> Path:
+    """``path`` without links; as it is where no file can be there, as with a NUL in its name."""
+    try:
+        return Path(os.path.realpath(path))  # Path.resolve would fail at links that lead in a circle.
+    except (OSError, ValueError):
+        return path
 
 
 def replace_text(path: Path, text: str, mode: int) -> None:
@@ -12,6 +27,8 @@ def replace_text(path: Path, text: str, mode: int) -> None:
 
     What UTF-8 cannot hold becomes a question mark. Raises OSError, and leaves nothing of its own behind.
     """
+    import tempfile
+
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     part = Path(name)
     try:

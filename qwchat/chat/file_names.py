@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qwchat.chat.view.terminal import harmless
 from qwchat.errors import UsageError
+from qwchat.writing import path_of
 
 MOST_FILES = 100  # of one pattern
 MOST_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
@@ -63,14 +64,6 @@ def safe_name(name: str) -> str:
     """A file name for one line of text: no control characters, no line breaks, no half characters."""
     whole = os.fsencode(name).decode("utf-8", "replace")
     return harmless(whole).replace("\n", "␊").replace("\t", "␉")
-
-
-def path_of(name: str) -> Path:
-    """The path, with ``~`` resolved where it names somebody's home."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # The home folder of nobody, as in ~nobody.
-        return Path(name)
 
 
 def find(name: str) -> Named | None:

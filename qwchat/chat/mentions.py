@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from qwchat.chat.attachments import Attachment, Found, message, read_named
-from qwchat.chat.file_names import Named, find, path_of, safe_name, walk_names
+from qwchat.chat.file_names import Named, find, safe_name, walk_names
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
+from qwchat.writing import path_of
 
 _MENTION = re.compile(
     r"""(?<![^\s(\[{<"'“‘,;])@(?P<escape>@*)(?!@)

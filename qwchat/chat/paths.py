@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from qwchat.chat.suggestions import Suggestion
+from qwchat.writing import path_of
 
 _MOST = 200  # in one folder: a person types on rather than reads more
 
@@ -14,9 +14,8 @@ def paths(typed: str) -> Iterator[Suggestion]:
     """Paths that begin with ``typed``, folders with a slash behind them; hidden ones only where a dot was typed."""
     folder, slash, start = typed.rpartition("/")
     try:
-        where = Path(folder + slash).expanduser()
-        found = sorted(where.iterdir())
-    except (OSError, RuntimeError):  # RuntimeError: the home folder of nobody, as in ~nobody.
+        found = sorted(path_of(folder + slash).iterdir())
+    except OSError:
         return
     fitting = [path for path in found if path.name.startswith(start) and (start or not path.name.startswith("."))]
     for path in fitting[:_MOST]:

@@ -122,11 +122,11 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
 
 
 def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen: Screen) -> Controls:
-    """``controls`` with the settings that the session's last reply was made with.
+    """``controls`` with the settings that the session's last reply was made with, or was being made with when it broke.
 
     Those of the command line hold nevertheless, and the shape of one reply says nothing about the next.
     """
-    found = (node.settings for node in reversed(saved.tree.path()) if node.role == "assistant" and node.settings)
+    found = (node.settings for node in reversed(saved.tree.path()) if node.settings)
     then = recorded.overlay(next(found, None), controls, controls)
     changed = []
     for name in NAMES:
@@ -166,7 +166,8 @@ def choose_on_screen(terminal: TextIO, look: Look) -> Choose:
     def choose(entries: Sequence[Entry]) -> Entry | None:
         from qwchat.chat.editor.picker import pick
 
-        return pick(entries, lambda entry: f"{entry.last_said} · {entry.label}", terminal=terminal, look=look)
+        # The title first: it is what a narrow window has to show.
+        return pick(entries, lambda entry: f"{entry.label} · {entry.last_said}", terminal=terminal, look=look)
 
     return choose
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 
-from qwchat.chat.view.table import pairs, table
+from qwchat.chat.view.table import one_line, pairs, table
 from qwchat.chat.view.terminal import BOLD, harmless
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.report import dumps
@@ -67,13 +67,7 @@ def show(options: ShowSession, services: Services) -> int:
 def grep(options: GrepSessions, services: Services) -> int:
     """Print the lines that match, with the session and the message they are in; 1 where there are none."""
     streams, store = Streams(quiet=options.quiet), Store()
-    try:
-        pattern = re.compile(
-            re.escape(options.pattern) if options.fixed else options.pattern,
-            re.IGNORECASE if options.ignore_case else 0,
-        )
-    except re.error as error:
-        raise UsageError(f"{options.pattern!r} is no regular expression ({error}): -F takes it as text") from error
+    pattern = _pattern(options)
     entries = store.entries() if options.session is None else [store.find(options.session)]
     found = []
     for entry in entries:
@@ -131,8 +125,7 @@ def export(options: ExportSession, services: Services) -> int:
 
 
 def _facts(entry: Entry) -> dict[str, object]:
-    changed = datetime.fromtimestamp(entry.changed, UTC).isoformat(timespec="seconds")
-    return asdict(entry) | {"changed": changed}
+    return asdict(entry) | {"changed": entry.changed_at}
 
 
 def _read(store: Store, entry: Entry, streams: Streams) -> Content:
@@ -144,6 +137,17 @@ def _read(store: Store, entry: Entry, streams: Streams) -> Content:
 
 def _talk(entry: Entry, content: Content) -> Talk:
     return Talk(content.tree, entry.model, entry.id, entry.created)
+
+
+def _pattern(options: GrepSessions) -> re.Pattern[str]:
+    text = re.escape(options.pattern) if options.fixed else options.pattern
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of what a later Python may read otherwise, which nobody asked about.
+            return re.compile(text, re.IGNORECASE if options.ignore_case else 0)
+    except (re.error, OverflowError, RecursionError) as error:  # The others: too large a count, too deep a nesting.
+        shown = one_line(options.pattern)
+        raise UsageError(f"{shown!r} is no regular expression ({error}): -F takes it as text") from error
 
 
 def _matches(

@@ -167,14 +167,15 @@ def write_whole(path: Path, text: str, *, overwrite: bool) -> None:
 
     Raises UsageError where the file exists and ``overwrite`` is False, and where it cannot be written.
     """
-    if not overwrite and (path.exists() or path.is_symlink()):
-        raise UsageError(f"{path} exists already: choose another name")
     umask = os.umask(0)
     os.umask(umask)
     try:
+        if not overwrite and (path.exists() or path.is_symlink()):
+            raise UsageError(f"{path} exists already: choose another name")
         replace_text(path, text, 0o666 & ~umask)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name.
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot write {path}: {reason}") from error
 
 
 def _left_out(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:

@@ -15,11 +15,13 @@ from pathlib import Path
 from qwchat.conversation.files import FILE_NAME, Content, Header, SessionFile, parse, read, read_raw
 from qwchat.conversation.title import clean, of_question
 from qwchat.errors import SessionError, SessionInUseError, UsageError
+from qwchat.writing import path_of
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _NAME = re.compile(r"[^\W_][\w. -]{0,63}")
 _ID_BYTES = 4
 _SHOWN = 8  # candidates in a message
+_END_OF_TIME = 253_370_764_800  # the year 9999, in which some time zones are past what a datetime can hold
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,18 @@ class Entry:
     @property
     def last_said(self) -> str:
         """When something was last written, by the clock of this machine."""
-        return datetime.fromtimestamp(self.changed).strftime("%Y-%m-%d %H:%M")
+        return _moment(self.changed).astimezone().strftime("%Y-%m-%d %H:%M")
+
+    @property
+    def changed_at(self) -> str:
+        """The same for programs: ISO 8601, UTC."""
+        return _moment(self.changed).isoformat(timespec="seconds")
 
 
 def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where sessions are; it need not exist yet. QWCHAT_SESSIONS, or ``sessions`` in the user's data folder."""
     if environment.get("QWCHAT_SESSIONS"):
-        return Path(environment["QWCHAT_SESSIONS"]).expanduser()
+        return path_of(environment["QWCHAT_SESSIONS"])
     import platformdirs
 
     return platformdirs.user_data_path("qwchat", appauthor=False) / "sessions"
@@ -184,6 +191,11 @@ class Store:
         except OSError as error:
             raise SessionError(f"the sessions in {self.folder} cannot be read: {error.strerror}") from error
         return [path for path in found if _ID.fullmatch(path.name) and not path.is_symlink() and path.is_dir()]
+
+
+def _moment(seconds: float) -> datetime:
+    """A file's time stamp in UTC; 1970 for one that the calendar does not have, since some disks hold any."""
+    return datetime.fromtimestamp(seconds if 0 <= seconds < _END_OF_TIME else 0, UTC)
 
 
 def _changed(folder: Path) -> float:

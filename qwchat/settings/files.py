@@ -18,6 +18,7 @@ from typing import Any
 from qwchat.errors import UsageError
 from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, hint
+from qwchat.writing import path_of
 
 PROJECT_NAMES = (".qwchat.toml", "qwchat.toml")
 SIZE_LIMIT = 1 << 16  # bytes; far more than every knob with a long system prompt
@@ -53,7 +54,7 @@ class ProjectFile:
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of the user's configuration: QWCHAT_CONFIG, or the platform's. It need not exist."""
     if environment.get("QWCHAT_CONFIG"):
-        return Path(environment["QWCHAT_CONFIG"]).expanduser()
+        return path_of(environment["QWCHAT_CONFIG"])
     import platformdirs
 
     return platformdirs.user_config_path("qwchat", appauthor=False)

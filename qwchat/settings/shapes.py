@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from qwchat.errors import UsageError
 from qwchat.settings.kinds import Text, Texts, Value, refuse
+from qwchat.writing import path_of
 
 _FILE_LIMIT = 1 << 20  # bytes
 
@@ -82,9 +83,7 @@ def _is_json(text: str) -> bool:
 
 
 def _read(name: str, where: str) -> str:
-    from pathlib import Path
-
-    path = Path(name).expanduser()
+    path = path_of(name)
     try:
         if path.stat().st_size > _FILE_LIMIT:
             raise UsageError(f"{where}: {name} is larger than {_FILE_LIMIT >> 10} KiB, too much for a schema")

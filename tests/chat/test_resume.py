@@ -171,6 +171,12 @@ def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: Store) -> None
     assert said(store, lake)[2:] == ["Another.", "echo: Another."]
 
 
+def test_a_narrow_window_shows_the_titles(tmp_path: Path, store: Store) -> None:
+    save(store, "Name a sea.", "The Pacific.")
+    with Terminal("chat", "--resume", models=tmp_path, columns=20, rows=12) as terminal:
+        terminal.wait("> Name a sea.")
+
+
 def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, store: Store) -> None:
     talk(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
     _, _, err = talk(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
@@ -178,6 +184,18 @@ def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, 
     assert "temp 0.5 (from the session)\n" in err
     assert "\ntemp 0\n" in err
     assert "top-k 8 (from --top-k)\n" in err
+
+
+def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: Path, store: Store) -> None:
+    talk(tmp_path, "--temp", "0.5", lines="one\n/set temp 1.5\ntwo\n")
+    path = store.folder / store.latest().id / "session.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert "qwchat: settings of the session: temp 1.5\n" in talk(tmp_path, "-c", lines="/continue\n")[2]
+    nodes = store.read(store.latest().id).tree.nodes
+    assert [(node.content, (node.settings or {})["temperature"]) for node in nodes[2:]] == [
+        ("two", 1.5),
+        ("echo: two", 1.5),
+    ]
 
 
 def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: Store) -> None:

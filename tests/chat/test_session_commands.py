@@ -103,6 +103,19 @@ def test_what_cannot_be_done(desk: Desk, command: str, complaint: str) -> None:
     assert str(caught.value) == complaint
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x.md", "a\0b.md", f"{'x' * 300}.md", "loop"])
+@pytest.mark.parametrize("command", ["/save", "/export md", "/write"])
+def test_names_that_no_file_can_have_are_refused(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    ask(desk, "Code:\n```\nx\n```")
+    with pytest.raises(UsageError, match=r"cannot write|exists already"):
+        obey(desk, f"{command} {name}")
+    assert [path.name for path in tmp_path.iterdir() if not path.is_dir()] == ["loop"]
+
+
 def test_a_title_is_made_shown_and_changed(desk: Desk) -> None:
     assert obey(desk, "/title") == "Conversation with mini"
     ask(desk, "Name a sea.")

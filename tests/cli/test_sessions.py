@@ -13,7 +13,7 @@ import pytest
 from qwchat.conversation.store import Store
 from qwchat.conversation.tree import Tree
 from tests.chat.pty import Terminal
-from tests.cli.runs import call
+from tests.cli.runs import call, run
 
 SAID_AT = 1_795_485_780  # 2026-11-24 02:03 UTC
 
@@ -131,6 +131,19 @@ def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: Store) -> 
         "qwchat: error: session f397 is damaged, its file does not begin as a session does: "
         "qwchat sessions rm f397 removes it\n"
     )
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(" * 9000 + ")" * 9000])
+def test_grep_refuses_what_is_no_expression(tmp_path: Path, store: Store, pattern: str) -> None:
+    ran = call("sessions", "grep", pattern, models=tmp_path)
+    assert ran.returncode == 2
+    assert b"is no regular expression" in ran.stderr
+    assert len(ran.stderr) < 300
+
+
+def test_grep_tells_nothing_of_python(tmp_path: Path, store: Store) -> None:
+    ran = run("sessions", "grep", "[[z]", models=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, b"")  # An escape sequence in a reply has a bracket.
 
 
 def test_export_to_a_file_by_its_name_and_to_standard_output(tmp_path: Path, store: Store) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwchat.conversation.files import SessionFile
-from qwchat.conversation.store import Store, sessions_folder
+from qwchat.conversation.store import Entry, Store, sessions_folder
 from qwchat.conversation.tree import Tree
 from qwchat.errors import SessionError, SessionInUseError, UsageError
 
@@ -45,6 +45,13 @@ def test_sessions_are_listed_the_latest_first(store: Store) -> None:
     assert store.latest() == first
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((store.folder / new).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("changed", [-1e9, 1e14])
+def test_a_time_stamp_that_the_calendar_does_not_have_can_be_shown(changed: float) -> None:
+    entry = Entry("a1", changed=changed)
+    assert entry.changed_at == "1970-01-01T00:00:00+00:00"
+    assert entry.last_said[:4] in ("1969", "1970")
 
 
 def test_the_last_title_counts(store: Store) -> None:

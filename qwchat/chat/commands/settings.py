@@ -11,6 +11,7 @@ from qwchat.chat.view.table import one_line, table
 from qwchat.chat.view.units import token_count
 from qwchat.errors import UsageError
 from qwchat.settings.knobs import knob
+from qwchat.writing import real_path
 
 
 def _system(desk: Desk, argument: str) -> Outcome:
@@ -101,9 +102,9 @@ def _wearable(desk: Desk, typed: str) -> Iterable[Suggestion]:
 def _save_persona(desk: Desk, argument: str) -> Outcome:
     if not argument:
         raise UsageError("/save-persona needs a name, as in /save-persona poet")
-    mine = (desk.wardrobe.folder / f"{argument}.toml").resolve() in desk.written
+    mine = real_path(desk.wardrobe.folder / f"{argument}.toml") in desk.written
     path = desk.wardrobe.keep(argument, overwrite=mine)
-    desk.written.add(path.resolve())
+    desk.written.add(real_path(path))
     return Show(f"kept as {path}: /as {argument} and --as {argument} use it")
 
 
