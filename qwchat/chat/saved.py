@@ -149,6 +149,8 @@ class Saved:
         if self._file is None and self.store is not None:
             self._file = self.store.create(self.model, self.fingerprint, self._name)
             self.created = self._file.header.created
+            if self._file.header.name != self._name:
+                self._tell(f"a session {self._name} was begun elsewhere: this one is {self.id}, without a name")
         if self._file is not None:
             events, self._waiting = self._waiting, []  # What cannot be written waits in the file's care.
             self._file.append(events)

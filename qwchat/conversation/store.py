@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qwchat.conversation.files import FILE_NAME, Content, Header, SessionFile, parse, read, read_raw
+from qwchat.conversation.files import FILE_NAME, Content, Header, SessionFile, locked_folder, parse, read, read_raw
 from qwchat.conversation.title import clean, of_question
 from qwchat.errors import SessionError, SessionInUseError, UsageError
 from qwchat.writing import path_of
@@ -129,20 +129,29 @@ class Store:
         return next((entry for entry in self.entries() if name in (entry.name, entry.id)), None)
 
     def create(self, model: str = "", fingerprint: str = "", name: str = "") -> SessionFile:
-        """A new session, open and locked. Raises SessionError where it cannot be written, UsageError for its name."""
+        """A new session, open and locked; without ``name`` where another session has that by now.
+
+        Raises SessionError where it cannot be written, UsageError for its name.
+        """
         if name:
             check_name(name)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            while True:
-                folder = self.folder / secrets.token_hex(_ID_BYTES)
-                try:
-                    folder.mkdir(mode=0o700)
-                    break
-                except FileExistsError:
-                    continue
+            if not name:
+                return self._create(model, fingerprint, "")
+            with locked_folder(self.folder):  # Two that begin at once would both find the name free.
+                return self._create(model, fingerprint, "" if self.named(name) else name)
         except OSError as error:
             raise SessionError(f"sessions cannot be saved in {self.folder}: {error.strerror}") from error
+
+    def _create(self, model: str, fingerprint: str, name: str) -> SessionFile:
+        while True:
+            folder = self.folder / secrets.token_hex(_ID_BYTES)
+            try:
+                folder.mkdir(mode=0o700)
+                break
+            except FileExistsError:
+                continue
         created = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             return SessionFile.create(folder, Header(folder.name, created, model, fingerprint, name))

@@ -103,6 +103,18 @@ def test_without_saving_a_session_is_read_and_left_alone(
     assert len(store.entries()) == 1
 
 
+def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, told: list[str]) -> None:
+    first, second = (Saved(store, told.append) for _ in range(2))
+    for saved in (first, second):
+        saved.begin(name="seas")
+        saved.tree.add("user", "one")
+        saved.leave()
+    names = {entry.id: entry.name for entry in store.entries()}
+    assert sorted(names.values()) == ["", "seas"]
+    other = next(session for session, name in names.items() if not name)
+    assert told == [f"a session seas was begun elsewhere: this one is {other}, without a name"]
+
+
 def test_visitors_are_called_while_the_session_is_open(store: Store, saved: Saved, told: list[str]) -> None:
     visits: list[tuple[str, Path]] = []
 
