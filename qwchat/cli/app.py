@@ -22,7 +22,7 @@ _HELP = """Talk to a quantised Qwen2 model on this machine.
 \b
   qwchat                                talk to the built-in model
   qwchat -p "What can you do?"          one answer
-  git diff | qwchat -p "Review this."   what is piped in comes before the prompt
+  git diff | qwchat -p "Review this."   what is piped in comes first
   qwchat convert ./Qwen2-7B-Instruct    quantise a checkpoint
   qwchat -m Qwen2-7B-Instruct-q4        talk to it
 """
@@ -49,7 +49,7 @@ _COMMANDS: _Commands = (
         "completion",
         options.CompletionOptions,
         "qwchat.cli.completion",
-        "Print the completion script of a shell: bash, zsh, fish or powershell.",
+        "Print the completion script of bash, zsh, fish or powershell.",
     ),
 )
 
@@ -129,9 +129,9 @@ def _app(*, completing: bool) -> typer.Typer:
     app.callback(invoke_without_command=True)(root)
     for name, kind, module, help_text in _COMMANDS:
         run = functools.partial(_run, module)
-        app.command(name, cls=Command, help=help_text)(options.as_callback(kind, run))
+        app.command(name, cls=Command, help=help_text, short_help=help_text)(options.as_callback(kind, run))
     for name, help_text, commands in _GROUPS:
-        app.add_typer(_group(commands), name=name, help=help_text)
+        app.add_typer(_group(commands), name=name, help=help_text, short_help=help_text)
     return app
 
 
@@ -141,7 +141,8 @@ def _group(commands: _Commands) -> typer.Typer:
     _, kind, task, _ = commands[0]
     group.callback(invoke_without_command=True)(options.as_callback(kind, functools.partial(_bare, task, kind())))
     for name, taken, its_task, help_text in commands:
-        group.command(name, cls=Command, help=help_text)(options.as_callback(taken, functools.partial(_run, its_task)))
+        run = functools.partial(_run, its_task)
+        group.command(name, cls=Command, help=help_text, short_help=help_text)(options.as_callback(taken, run))
     return group
 
 

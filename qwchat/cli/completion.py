@@ -6,6 +6,7 @@ The shell's script calls qwchat with a variable set, and Typer answers it with w
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 
 from qwchat.cli.exit_codes import ExitCode
@@ -13,6 +14,8 @@ from qwchat.cli.options import CompletionOptions
 from qwchat.cli.services import Services
 
 VARIABLE = "_QWCHAT_COMPLETE"
+_UNSAFE = frozenset("\\'\"")  # of names: no script of Typer's brings them through
+_SPECIAL = re.compile(r"[^\w@%+:,./=-]")
 
 
 def run(options: CompletionOptions, services: Services) -> int:
@@ -59,8 +62,28 @@ def personas(incomplete: str) -> list[tuple[str, str]]:
 
 
 def _beginning(incomplete: str, found: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """Those that begin with ``incomplete``; none where looking fails, since a shell has no place for a complaint."""
+    """Those that begin with ``incomplete``; none where looking fails, since a shell has no place for a complaint.
+
+    Names and titles came from who knows where. What a shell would not take as one word is not offered.
+    """
     try:
-        return [pair for pair in found() if pair[0].startswith(incomplete)]
+        pairs = [pair for pair in found() if pair[0].startswith(incomplete)]
     except OSError:
         return []
+    return [(_spelt(name), _described(text)) for name, text in pairs if name.isprintable() and not _UNSAFE & {*name}]
+
+
+def _spelt(name: str) -> str:
+    """``name`` as the shell is to insert it: bash takes it as it is, so blanks need backslashes outside of quotes."""
+    if os.environ.get(VARIABLE) != "complete_bash":
+        return name
+    words, number = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD", "0"))
+    quoted = words[number : number + 1] and words[number].startswith(("'", '"'))
+    return name if quoted else _SPECIAL.sub(r"\\\g<0>", name)
+
+
+def _described(text: str) -> str:
+    """``text`` as Typer shows it as it is: it takes it for Rich's markup, and zsh runs what a backslash brings out."""
+    from rich.markup import escape
+
+    return escape(text.replace("\\", ""))

@@ -16,6 +16,7 @@ from qwchat.settings.kinds import Number, Switch, Texts
 from qwchat.settings.knobs import KNOBS, Knob
 from qwchat.settings.personas import assignments
 from qwchat.settings.resolve import Raw, Settings, flag_of, resolve
+from qwchat.settings.shapes import Schema
 
 Options = TypeVar("Options")
 LOGPROBS_LIMIT = 20
@@ -332,7 +333,7 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 def _parameter(known: Knob) -> inspect.Parameter:
     """A knob as a parameter of a command: a text that the knob itself reads, or both sides of a switch."""
-    limits = f" [{known.kind.span}]" if isinstance(known.kind, Number) else ""
+    limits = f" ({known.kind.span})" if isinstance(known.kind, Number) else ""
     declared = [known.flag, *([known.short] if known.short else [])]
     annotation: Any = str | None
     metavar: str | None = known.kind.metavar
@@ -342,7 +343,9 @@ def _parameter(known: Knob) -> inspect.Parameter:
         annotation = list[str] | None
 
     def listed(incomplete: str) -> list[tuple[str, str]]:
-        return [(word, "") for word in known.words if word.startswith(incomplete)]
+        # With nothing on offer shells complete the name of a file, which a schema mostly is.
+        words = () if isinstance(known.kind, Schema) else known.words
+        return [(word, "") for word in words if word.startswith(incomplete)]
 
     complete = _LOOKED_UP.get(known.name, listed)
     option = typer.Option(*declared, metavar=metavar, help=f"{known.help}{limits}.", autocompletion=complete)

@@ -45,7 +45,7 @@ class GrepSessions:
     session: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SESSION]", help="Where to look (default: everywhere).", autocompletion=completion.sessions
+            metavar="SESSION", help="Where to look (default: everywhere).", autocompletion=completion.sessions
         ),
     ] = None
     ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Take a for A.")] = False
@@ -61,7 +61,7 @@ class RemoveSessions:
 
     sessions: Annotated[
         list[str],
-        typer.Argument(metavar="SESSION...", help="Names, ids or parts of titles.", autocompletion=completion.sessions),
+        typer.Argument(metavar="SESSION", help="Names, ids or parts of titles.", autocompletion=completion.sessions),
     ]
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
     quiet: Quiet = False
@@ -73,9 +73,9 @@ class ExportSession:
     """Options of ``sessions export``."""
 
     session: SessionArgument
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Where to write (default: standard output).")
-    ] = None
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to write (default: standard output).")] = (
+        None
+    )
     form: Annotated[
         Literal["md", "html", "json"] | None,
         typer.Option("--format", help="md, html or json (default: by the name of FILE, or md)."),

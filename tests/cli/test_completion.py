@@ -87,8 +87,17 @@ def test_sessions_are_offered_by_name_or_id(models: Path) -> None:
     assert "\x1b" not in "".join(asked("fish", "qwchat sessions grep x ", models))
 
 
-def test_a_description_stays_on_its_line(models: Path) -> None:
+def test_a_description_stays_on_its_line_and_is_whole(models: Path) -> None:
     assert len(asked("zsh", "qwchat --speculate", models)) == 1
+    assert asked("fish", "qwchat --temp", models) == ["--temp\tTemperature; 0 is greedy (from 0 to 5)."]
+    assert asked("fish", "qwchat comple", models) == [
+        "completion\tPrint the completion script of bash, zsh, fish or powershell."
+    ]
+
+
+def test_the_name_of_a_file_is_left_to_the_shell(models: Path) -> None:
+    for line in ("qwchat -f ", "qwchat --json-schema ", "qwchat chat --json-schema ", "qwchat convert "):
+        assert asked("bash", line, models) == [""], line
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -142,3 +151,49 @@ def test_a_real_zsh_takes_the_script(models: Path) -> None:
         'words=(qwchat chat Q); CURRENT=3; _arguments() { print -r -- "$@" }; _qwchat_completion'
     )
     assert "Qwen2-7B-Instruct-q4" in in_shell("zsh", script, models)
+
+
+HOSTILE = r"x \$(touch hit) \`touch hit` '; touch hit; ' \"; touch hit"
+
+
+def said(models: Path, name: str, question: str) -> None:
+    environment(models)
+    file = Store(models / "home" / "sessions").create("mini", name=name)
+    file.append([{"node": {"id": 1, "parent": None, "role": "user", "content": question}}])
+    file.close()
+
+
+def test_a_title_is_no_code_for_zsh(models: Path) -> None:
+    said(models, "sums", HOSTILE)
+    script = (
+        f'cd {models}; autoload -Uz compinit; compinit -D; eval "$(qwchat completion zsh)"; '
+        # What zsh's own _arguments does with such an action.
+        '_arguments() { local action=${1#*: :}; eval "ws=( ${action[3,-3]} )"; print -rl -- $ws }; '
+        "words=(qwchat --session s); CURRENT=3; _qwchat_completion"
+    )
+    shown = in_shell("zsh", script, models)
+    assert shown.startswith("sums:x $(touch hit)")
+    assert shown.count("\n") == 1
+    assert not (models / "hit").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_title_that_looks_like_markup_breaks_no_completion(shell: str, models: Path) -> None:
+    said(models, "sums", "what is [/b]?")
+    (found,) = asked(shell, "qwchat --session ", models)
+    assert "sums" in found
+    assert ("[/b]" in found) is (shell != "bash")
+
+
+def test_names_with_blanks_are_one_word_in_bash(models: Path) -> None:
+    said(models, "two words", "hi")
+    (models / "it's").mkdir()
+    (models / "it's" / "manifest.json").write_text("{}")
+    script = (
+        'eval "$(qwchat completion bash)"; for typed in tw \'"tw\'; do '
+        'COMP_WORDS=(qwchat --session "$typed"); COMP_CWORD=2; _qwchat_completion qwchat; '
+        'printf "%s\\n" "${COMPREPLY[@]}"; done'
+    )
+    assert in_shell("bash", script, models) == "two\\ words\ntwo words\n"
+    assert "two words" in in_shell("fish", "qwchat completion fish | source; complete -C 'qwchat --session t'", models)
+    assert asked("bash", "qwchat -m i", models) == [""]

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from tests.cli.runs import FAKE, environment, run
+from tests.cli.runs import FAKE, call, environment, run
 
 HEAVY = ("numba", "numpy", "tokenizers", "rich", "rich.markdown", "prompt_toolkit", "jinja2")
 HELP_SECONDS = 0.25
@@ -187,3 +188,15 @@ def test_a_chat_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stdout == b"echo: fine\n"
     assert result.stderr == b"qwchat: error: the input is no UTF-8 text (byte 5 of a line): convert it\n"
+
+
+def test_help_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    commands = ("chat", "convert", "show", "list", "bench", "doctor", "completion")
+    of_sessions = [("sessions", name) for name in ("list", "show", "grep", "rm", "export")]
+    of_config = [("config", name) for name in ("show", "get", "set", "edit", "check", "path")]
+    for words in ((), *((name,) for name in (*commands, "sessions", "config")), *of_sessions, *of_config):
+        with mock.patch.dict(os.environ, {"COLUMNS": "80"}):
+            lines = call(*words, "--help", models=tmp_path).stdout.decode().splitlines()
+        assert max(map(len, lines)) <= 80, words
+        assert not [line for line in lines[1:] if line.endswith("...")], words
+        assert not [wrong for wrong in ("[[", "...}") if wrong in lines[0]], words
