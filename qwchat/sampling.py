@@ -26,6 +26,7 @@ IdArray = npt.NDArray[np.int64]
 TokenIds = Sequence[int] | npt.NDArray[np.integer]
 
 SEED_LIMIT = 1 << 64
+_PENALTY_LIMIT = 1e6  # beyond it the same tokens win, but f32 overflows
 _BLOCK = 512  # probabilities that are summed before the one is looked for that a number falls on
 _GROUP = 64  # scores whose maximum is taken before the top k are looked for
 
@@ -183,10 +184,11 @@ class Sampler:
         penalised = scores
         if settings.repeat_penalty != 1.0:
             penalised = scores.copy()
+            penalty = min(max(settings.repeat_penalty, 1 / _PENALTY_LIMIT), _PENALTY_LIMIT)
             for ids in (self._known(prompt_ids), self._known(generated_ids)):
                 # Read from the original, so that an id which occurs twice is penalised once.
                 old = scores[ids]
-                penalised[ids] = np.where(old < 0, old * settings.repeat_penalty, old / settings.repeat_penalty)
+                penalised[ids] = np.where(old < 0, old * penalty, old / penalty)
         if settings.presence_penalty != 0.0 or settings.frequency_penalty != 0.0:
             ids, counts = np.unique(self._known(generated_ids), return_counts=True)
             penalised = scores.copy() if penalised is scores else penalised

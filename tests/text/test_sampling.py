@@ -116,6 +116,15 @@ def test_the_penalty_also_steers_greedy_decoding() -> None:
     assert Sampler(SamplingSettings(repeat_penalty=1.1), 0, 3).sample(values, [0], []) == 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("penalty", "chosen"), [(1e300, 2), (1e-300, 0)])
+def test_a_penalty_beyond_what_f32_holds_is_a_strong_one(penalty: float, chosen: int) -> None:
+    values = np.array([3.0, -2.0, 40.0], np.float32)
+    for temperature in (0.0, 1.0):
+        sampler = Sampler(SamplingSettings(temperature, repeat_penalty=penalty), 0, 3)
+        assert sampler.sample(values, [0, 1], []) == chosen
+
+
 def test_greedy_takes_the_lowest_id_of_a_tie() -> None:
     values = np.array([1.0, 7.0, 7.0, 7.0, 2.0], np.float32)
     for settings in (SamplingSettings(), SamplingSettings(1.0, top_p=1e-6), SamplingSettings(0.5, top_k=3, top_p=0.1)):
