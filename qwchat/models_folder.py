@@ -89,7 +89,9 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
     Raises ModelError where there is none, with the closest names, and where a folder is neither a model nor a
     checkpoint.
     """
-    wanted = model or environment.get("QWCHAT_MODEL") or EMBEDDED_NAME
+    wanted = environment.get("QWCHAT_MODEL") or EMBEDDED_NAME if model is None else model
+    if not wanted:  # As from a script whose variable is empty; joined to a path it would be the folder itself.
+        raise ModelError(_nowhere(wanted))
     if not _is_path(wanted):
         found = _by_name(wanted)
         if found is not None:
@@ -97,6 +99,10 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
     path = path_of(wanted)
     if path.is_dir():
         return _by_path(path)
+    if path.suffix.lower() == ".gguf" and path.exists():
+        raise ModelError(f"{path} is a GGUF file, which cannot be read yet: give the folder of the original checkpoint")
+    if path.exists():
+        raise ModelError(f"{path} is a file: give the folder of a model or a checkpoint")
     raise ModelError(_nowhere(wanted))
 
 

@@ -71,12 +71,16 @@ def test_paths(home: Path) -> None:
         ("zzz", "there is no model 'zzz': there are Qwen2-7B, half-q4, mini; or give the folder of a model or a"),
         ("./zzz", "there is no folder ./zzz: give the folder of a model or a checkpoint, or a name from qwchat list"),
         ("models/recipe", "models/recipe is neither a converted model \\(manifest.json\\) nor a checkpoint"),
+        ("", "there is no model '': there are Qwen2-7B, half-q4, mini; or give the folder of a model or a"),
+        ("gguf/model.gguf", "gguf/model.gguf is a GGUF file, which cannot be read yet: give the folder of the original"),
+        ("gguf/config.json", "gguf/config.json is a file: give the folder of a model or a checkpoint"),
         ("./gguf", "gguf holds GGUF files, which cannot be read yet: give the original checkpoint"),
     ],
 )
 def test_what_is_not_there(home: Path, wanted: str, message: str) -> None:
     (home.parent / "gguf").mkdir()
-    (home.parent / "gguf" / "model.gguf").touch()
+    for name in ("model.gguf", "config.json"):
+        (home.parent / "gguf" / name).touch()
     with pytest.raises(ModelError, match=message):
         locate(wanted)
 
