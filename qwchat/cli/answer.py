@@ -26,6 +26,7 @@ from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_termina
 from qwchat.errors import UsageError
 from qwchat.events import Done
 from qwchat.models_folder import Located
+from qwchat.settings.knobs import MAX_SEED
 
 if TYPE_CHECKING:
     from qwchat.api import Model
@@ -97,7 +98,7 @@ def _answer(
     for number in range(options.count):
         if number:
             saved.begin()
-        seeded = replace(controls, seed=first_seed + number)
+        seeded = replace(controls, seed=(first_seed + number) % (MAX_SEED + 1))
         session = session_of(saved, options, seeded, located, model, streams.screen)
         session.logprobs = options.logprobs or 0
         if number == 0:

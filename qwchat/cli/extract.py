@@ -20,12 +20,12 @@ class Block:
 
 
 def blocks_of(text: str) -> list[Block]:
-    """The fenced code blocks of a Markdown text, in order, as CommonMark has them."""
+    """The fenced code blocks of a Markdown text, in order, as CommonMark has them; tags are text, as in the chat."""
     from markdown_it import MarkdownIt
 
     lines = text.split("\n")
     found = []
-    for token in MarkdownIt("commonmark").parse(text):
+    for token in MarkdownIt("commonmark", {"html": False}).parse(text):
         if token.type == "fence" and token.map is not None:
             start, stop = token.map
             last = lines[stop - 1].strip().lstrip("> \t") if stop - 1 > start else ""

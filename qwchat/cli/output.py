@@ -33,6 +33,7 @@ class Output:
         self._events = report.EventWriter(streams.out) if options.jsonl else None
         self._answers: list[dict[str, object]] = []
         self._extracts = options.extract or options.extract_last
+        self._extracted = False
         self._plain = not (options.json or options.jsonl)
         self.code = ExitCode.OK
         self.view = view() if self._plain and not self._extracts else None
@@ -40,7 +41,7 @@ class Output:
 
     def begin(self, number: int, controls: Controls) -> None:
         """The answer ``number``, from 0, begins."""
-        if number and self._plain:
+        if number and self.view is not None:
             self._streams.write("\n")
         if self._events is not None:
             self._events.start(report.request(self._facts, controls))
@@ -59,7 +60,8 @@ class Output:
             answer["extracted"] = block
             errors.append(None if error is None else str(error))
             if self._plain and block is not None:
-                self._streams.write(block + "\n")
+                self._streams.write(("\n" if self._extracted else "") + block + "\n")
+                self._extracted = True
         self._answers.append(answer)
         if self._events is not None:
             self._events.done(answer)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qwchat.settings.knobs import MAX_SEED
 from tests.cli.runs import call, run
 
 PERFORMANCE = "0.12 s to first token · prefill 4.0 tok/s (2 tokens) · decode 4.0 tok/s · context 4/2,048"
@@ -161,6 +162,9 @@ def test_several_answers_have_seeds_of_their_own(tmp_path: Path) -> None:
     assert [line.rpartition(" ")[2] for line in result.stderr.decode().splitlines()] == ["5", "6", "7"]
     answers = json.loads(call(*arguments, "--json", models=tmp_path, replies=["a", "b", "c"]).stdout)["answers"]
     assert [(answer["text"], answer["seed"]) for answer in answers] == [("a", 5), ("b", 6), ("c", 7)]
+    last = ("-p", "hi", "-n", "2", "--seed", str(MAX_SEED), "--json")
+    answers = json.loads(call(*last, models=tmp_path).stdout)["answers"]
+    assert [answer["seed"] for answer in answers] == [MAX_SEED, 0]
 
 
 def test_a_seed_is_chosen_and_shown_where_chance_plays_a_part(tmp_path: Path) -> None:

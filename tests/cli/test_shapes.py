@@ -172,7 +172,9 @@ def test_no_code_block(tmp_path: Path) -> None:
     answer = call("-p", "hi", "-x", "--json", models=tmp_path, replies=["just `words`"])
     assert (json.loads(answer.stdout)["extracted"], answer.returncode) == (None, 6)
     result = call("-p", "hi", "-x", "-n", "2", models=tmp_path, replies=["no", "```\nyes\n```"])
-    assert (result.stdout, result.returncode) == (b"\nyes\n", 6)
+    assert (result.stdout, result.returncode) == (b"yes\n", 6)
+    blocks = ["```\na\n```", "no", "```\nb\n```"]
+    assert call("-p", "hi", "-x", "-n", "3", models=tmp_path, replies=blocks).stdout == b"a\n\nb\n"
 
 
 def test_a_block_that_the_model_left_open_is_whole_and_one_that_was_cut_is_not(tmp_path: Path) -> None:
@@ -202,3 +204,8 @@ def test_log_probabilities_stand_in_json(tmp_path: Path) -> None:
     events = [json.loads(line) for line in lines]
     assert [event["logprobs"] for event in events if event["event"] == "text"] == events[-1]["logprobs"] == found
     assert "logprobs" not in json.loads(call("-p", "hi", "--json", models=tmp_path).stdout)
+
+
+def test_code_between_tags_is_a_block_as_it_is_in_the_chat() -> None:
+    text = "<answer>\n```py\nx = 1\n```\n</answer>\n"
+    assert [block.content for block in blocks_of(text)] == ["x = 1\n"]
