@@ -181,10 +181,15 @@ def _models() -> tuple[State, str, str]:
     folder = models_folder.models_folder()
     count = len(models_folder.available())
     found = f"{count} in {folder}, with the built-in one"
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
+    if not _is_writable(folder):
         return "warning", found, "nothing can be converted into it: set QWCHAT_MODELS to a folder of your own"
     return "ok", found, ""
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether something can be put into ``folder``, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)
 
 
 def _default_model() -> tuple[State, str, str]:
@@ -214,13 +219,13 @@ def _disk() -> tuple[State, str, str]:
 
 def _settings() -> tuple[State, str, str]:
     from qwchat.settings import files
+    from qwchat.settings.resolve import resolve
 
+    notices = resolve().notices  # As before an answer: variables and the persona can stand in the way, too.
     project = files.project_file(Path.cwd())
+    if notices:
+        return "warning", "; ".join(notices), "give it to yourself, if you trust it" if project.notices else ""
     there = [path for path in (files.user_file(), project.path) if path is not None and path.is_file()]
-    for path in there:
-        files.values_of(files.read(path), project=path == project.path)
-    if project.notices:
-        return "warning", "; ".join(project.notices), "give it to yourself, if you trust it"
     return "ok", ", ".join(map(str, there)) or f"none set; they would stand in {files.user_file()}", ""
 
 
@@ -234,8 +239,7 @@ def _sessions() -> tuple[State, str, str]:
     if broken:
         named = ", ".join(entry.id for entry in broken[:_NAMED])
         return "warning", f"{found}, {len(broken)} of them cannot be read: {named}", f"{broken[0].trouble}"
-    existing = next(path for path in (store.folder, *store.folder.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
+    if not _is_writable(store.folder):
         return "warning", found, "nothing can be saved there: set QWCHAT_SESSIONS to a folder of your own"
     return "ok", found, ""
 

@@ -81,7 +81,7 @@ def names(environment: Mapping[str, str] = os.environ) -> list[str]:
     """The personas there are."""
     place = folder(environment)
     found = place.glob("*.toml") if place.is_dir() else []
-    return sorted(path.stem for path in found if _NAME.fullmatch(path.stem))
+    return sorted(path.stem for path in found if _NAME.fullmatch(path.stem) and path.is_file())
 
 
 def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:

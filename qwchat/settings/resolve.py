@@ -8,6 +8,7 @@ weaker than the other flags and stronger than everything else; named in the user
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,8 +85,9 @@ def resolve(
     Raises UsageError that names the flag, the variable, or the file and its line.
     """
     project = _project(folder) if use_files else files.ProjectFile()
+    own, trouble = _own(environment) if use_files else (None, ())
     given: dict[str, Given] = {}
-    for layer in _layers(flags or {}, environment, project.path, use_files=use_files):
+    for layer in _layers(flags or {}, environment, project.path, own):
         named = "as" not in given and "as" in layer
         for name, found in layer.items():
             given.setdefault(name, found)
@@ -96,24 +98,20 @@ def resolve(
     if variables and ("as" not in given or given["as"].value is None):
         raise UsageError("--var fills in a variable of a persona: name the persona with --as")
     heeded = any(found.origin == str(project.path) for found in given.values())
-    return Settings(given, project.notices, project.path if heeded else None)
+    return Settings(given, (*project.notices, *trouble), project.path if heeded else None)
 
 
 def _layers(
     flags: Mapping[str, Raw],
     environment: Mapping[str, str],
     project: Path | None,
-    *,
-    use_files: bool,
+    own: Path | None,
 ) -> Iterator[dict[str, Given]]:
     yield {name: Given(_from_flag(name, raw), flag_of(name, raw)) for name, raw in flags.items()}
     yield _from_environment(environment)
-    if not use_files:
-        return
     if project is not None:
         yield _from_file(project, project=True)
-    own = files.user_file(environment)
-    if own.is_file():
+    if own is not None:
         yield _from_file(own, project=False)
 
 
@@ -122,6 +120,21 @@ def _project(folder: Path | None) -> files.ProjectFile:
         return files.project_file(Path.cwd() if folder is None else folder)
     except OSError:  # The working folder is gone or closed to us: then there is no project.
         return files.ProjectFile()
+
+
+def _own(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
+    """The user's file, where there is one, and what there is to say about it.
+
+    HOME may be somebody else's (``sudo -u``, a service): a folder that is closed to us is no reason not to answer.
+    """
+    path = files.user_file(environment)
+    try:
+        return (path if stat.S_ISREG(path.stat().st_mode) else None), ()
+    except (FileNotFoundError, NotADirectoryError):
+        return None, ()
+    except OSError as error:
+        remedy = "set QWCHAT_CONFIG to a folder of your own, or give --no-config"
+        return None, (f"{path} cannot be looked at ({error.strerror}), so nothing in it holds: {remedy}",)
 
 
 def flag_of(name: str, raw: Raw) -> str:

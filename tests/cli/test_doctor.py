@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from qwchat.cli import doctor
-from tests.cli.runs import call, run
+from tests.cli.runs import call, environment, run
 
 NAMES = [
     "program",
@@ -97,6 +97,15 @@ def test_a_check_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.M
     assert list(said) == NAMES
 
 
+def test_a_file_in_place_of_a_folder_is_a_warning(tmp_path: Path) -> None:
+    environment(tmp_path)
+    (tmp_path / "home" / "sessions").write_text("")
+    assert checks(tmp_path)["sessions"]["state"] != "ok"
+    (tmp_path / "file").write_text("")
+    assert not doctor._is_writable(tmp_path / "file")
+    assert doctor._is_writable(tmp_path / "none" / "yet")
+
+
 def doctor_level() -> str:
     from qwchat.errors import UsageError
 
@@ -113,6 +122,8 @@ def test_settings_and_sessions_that_cannot_be_read(tmp_path: Path, monkeypatch: 
     said = checks(tmp_path)
     assert said["settings"]["found"] == f"none set; they would stand in {tmp_path}/config/config.toml"
     assert said["sessions"]["found"] == f"0 in {tmp_path}/home/sessions"
+    with mock.patch.dict(os.environ, {"QWCHAT_TEMP": "9", "QWCHAT_MODEL": ""}):
+        assert checks(tmp_path)["settings"]["found"] == "QWCHAT_TEMP must be from 0 to 5, not 9"
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.toml").write_text("temp = 0.5\ntemperature = 1\n")
     (tmp_path / "home" / "sessions" / "abc").mkdir(parents=True)

@@ -187,6 +187,14 @@ def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     assert "temp" not in found
 
 
+def test_a_folder_of_configuration_that_is_closed_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")  # Nothing is closed to the root user; this is to everybody.
+    environment = {"QWCHAT_CONFIG": str(tmp_path / "loop")}
+    (notice,) = resolve({}, environment=environment, folder=tmp_path).notices
+    assert notice.startswith(f"{tmp_path}/loop/config.toml cannot be looked at (Too many levels of symbolic links), so")
+    assert resolve({}, environment=environment, folder=tmp_path, use_files=False).notices == ()
+
+
 @pytest.mark.parametrize(
     ("flags", "variables", "complaint"),
     [
