@@ -218,5 +218,5 @@ class GrammarMask:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            reason = " ".join(self._matcher.get_error().split())[:200]
+            reason = " ".join(self._matcher.get_error().replace("<non-verbose/>", "").split())[:200]
             raise ConstraintError(f"the constraint cannot be followed any further ({reason}): simplify it")

@@ -251,8 +251,11 @@ class Texts:
 
     def check(self, value: object, where: str) -> Value:
         listed = [value] if isinstance(value, str) else value
-        if not isinstance(listed, Sequence) or not all(isinstance(text, str) and text for text in listed):
+        if not isinstance(listed, Sequence):
             refuse(where, self.limits, value)
+        for text in listed:
+            if not isinstance(text, str) or not text:
+                refuse(where, self.limits, text)
         return tuple(listed)
 
     def shown(self, value: Value) -> str:

@@ -83,14 +83,20 @@ def _is_json(text: str) -> bool:
 
 
 def _read(name: str, where: str) -> str:
-    path = path_of(name)
+    if not name:
+        raise UsageError(f"{where} must be {Schema.limits}, not ''")
     try:
-        if path.stat().st_size > _FILE_LIMIT:
-            raise UsageError(f"{where}: {name} is larger than {_FILE_LIMIT >> 10} KiB, too much for a schema")
-        text = path.read_text(encoding="utf-8-sig")
+        with path_of(name).open("rb") as file:
+            data = file.read(_FILE_LIMIT + 1)  # Not as long as it says: a device and a pipe say nothing.
     except OSError as error:
         raise UsageError(f"{where}: cannot read {name}: {error.strerror} (a schema begins with {{)") from error
-    except (UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:  # No path at all: a NUL, or half a character.
+        raise UsageError(f"{where}: {name!r} is no name of a file (a schema begins with {{)") from error
+    if len(data) > _FILE_LIMIT:
+        raise UsageError(f"{where}: {name} is larger than {_FILE_LIMIT >> 10} KiB, too much for a schema")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise UsageError(f"{where}: {name} is no UTF-8 text") from error
     if not _is_json(text):
         raise UsageError(f"{where}: {name} holds no JSON schema, which begins with {{")

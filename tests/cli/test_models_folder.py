@@ -72,7 +72,7 @@ def test_paths(home: Path) -> None:
         ("./zzz", "there is no folder ./zzz: give the folder of a model or a checkpoint, or a name from qwchat list"),
         ("models/recipe", "models/recipe is neither a converted model \\(manifest.json\\) nor a checkpoint"),
         ("", "there is no model '': there are Qwen2-7B, half-q4, mini; or give the folder of a model or a"),
-        ("gguf/model.gguf", "gguf/model.gguf is a GGUF file, which cannot be read yet: give the folder of the original"),
+        ("gguf/model.gguf", "gguf/model.gguf is a GGUF file, which cannot be read yet: give the folder"),
         ("gguf/config.json", "gguf/config.json is a file: give the folder of a model or a checkpoint"),
         ("./gguf", "gguf holds GGUF files, which cannot be read yet: give the original checkpoint"),
     ],

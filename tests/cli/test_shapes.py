@@ -194,6 +194,17 @@ def test_blocks_are_those_of_commonmark() -> None:
     ]
 
 
+def test_a_schema_is_read_no_further_than_a_schema_is_long(tmp_path: Path) -> None:
+    result = call("-p", "hi", "--json-schema", "/dev/zero", models=tmp_path)
+    assert errors(result) == ["qwchat: error: --json-schema: /dev/zero is larger than 1024 KiB, too much for a schema"]
+    assert result.returncode == 2
+    (tmp_path / "latin").write_bytes(b'{"title": "\xe9"}')
+    result = call("-p", "hi", "--json-schema", str(tmp_path / "latin"), models=tmp_path)
+    assert errors(result) == [f"qwchat: error: --json-schema: {tmp_path}/latin is no UTF-8 text"]
+    result = call("-p", "hi", "--json-schema", "a\0b", models=tmp_path)
+    assert errors(result)[0].startswith("qwchat: error: --json-schema: 'a\\x00b' is no name of a file")
+
+
 def test_log_probabilities_stand_in_json(tmp_path: Path) -> None:
     top = [{"token_id": 0, "text": "t0", "logprob": -1.0}, {"token_id": 1, "text": "t1", "logprob": -2.0}]
     result = call("-p", "hi", "--json", "--logprobs", "2", models=tmp_path, replies=["one two"])

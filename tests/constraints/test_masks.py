@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,9 @@ def test_a_token_that_is_not_allowed_is_an_error() -> None:
     found = mask(Constraint.choices(["a"]))
     with pytest.raises(ConstraintError, match="the constraint cannot be followed any further"):
         found.accept(ord("b"))
+
+
+def test_what_the_library_says_is_passed_on_without_its_marks() -> None:
+    failed: Any = SimpleNamespace(is_error=lambda: True, get_error=lambda: "lexer error: too many <non-verbose/>\n")
+    with pytest.raises(ConstraintError, match=r"\(lexer error: too many\): simplify it$"):
+        GrammarMask(failed)

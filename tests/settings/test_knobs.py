@@ -72,6 +72,7 @@ def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> No
         ("threads", "257", "x must be from 1 to 256, not 257"),
         ("kv", "f8", "x must be auto, f32 or q8, not 'f8'"),
         ("speculate", "maybe", "x must be on or off, not 'maybe'"),
+        ("json-schema", "", "x must be a JSON schema or the name of its file, not ''"),
         ("stop", "", 'x must be a text that is not empty, or a list of such texts as in ["a", "b"], not \'\''),
     ],
 )

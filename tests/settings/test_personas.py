@@ -99,6 +99,7 @@ def test_an_unknown_persona_brings_the_closest(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^there is no persona 'poet': there are none in .*personas \(/save-persona "):
         personas.read("poet", environment)
     folder(tmp_path, poet=POET, plain="")
+    (tmp_path / "personas" / "peot.toml").mkdir()  # No file, so no persona.
     with pytest.raises(UsageError, match=r"^there is no persona 'peot': did you mean poet\?$"):
         personas.read("peot", environment)
     with pytest.raises(UsageError, match=r"^there is no persona 'zzz': there are plain, poet$"):

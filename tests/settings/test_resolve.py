@@ -199,7 +199,11 @@ def test_a_folder_of_configuration_that_is_closed_is_told_of(tmp_path: Path) -> 
     ("flags", "variables", "complaint"),
     [
         ({"temp": "9"}, {}, "--temp must be from 0 to 5, not 9"),
-        ({"stop": ["a", ""]}, {}, "--stop must be a text that is not empty, or a list"),
+        (
+            {"stop": ["a", ""]},
+            {},
+            """--stop must be a text that is not empty, or a list of such texts as in ["a", "b"], not ''""",
+        ),
         ({}, {"TOP_K": "many"}, "QWCHAT_TOP_K must be a whole number of at least 0, not 'many'"),
     ],
 )
