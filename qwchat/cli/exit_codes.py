@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 
@@ -38,7 +39,22 @@ def exit_code_of(error: BaseException) -> ExitCode:
         ((NotEnoughMemoryError, MemoryError), ExitCode.MEMORY),
         ((ConstraintError,), ExitCode.CONSTRAINT),
     )
-    return next((code for kinds, code in table if isinstance(error, kinds)), ExitCode.RUNTIME)
+    other = ExitCode.MEMORY if lacks_memory(error) else ExitCode.RUNTIME
+    return next((code for kinds, code in table if isinstance(error, kinds)), other)
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it came from, is the system's or the dynamic loader's way to say that memory is out.
+
+    A library that finds no room is an ImportError to Python, and an OSError of its own making to llvmlite.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, ImportError | OSError) and "failed to map segment" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_expected(error: BaseException) -> bool:

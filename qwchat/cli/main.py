@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 _MOMENT_SECONDS = 0.01
+_OUT_OF_MEMORY = "out of memory: close other programs, or use a smaller model or a shorter context (--ctx)"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ def guarded(run: Callable[[], int], *, debug: bool) -> int:
         _drop_output()
         return _code(error)
     except MemoryError as error:
-        _tell("error: out of memory: close other programs, or use a smaller model or a shorter context (--ctx)")
+        _tell(f"error: {_OUT_OF_MEMORY}")
         return _code(error)
     except Exception as error:  # noqa: BLE001  # The last line of defence: everything becomes one line and a code.
         if debug:
@@ -69,10 +70,12 @@ def _code(error: BaseException) -> int:
 
 
 def _explanation(error: Exception) -> str:
-    from qwchat.cli.exit_codes import is_expected
+    from qwchat.cli.exit_codes import is_expected, lacks_memory
 
     if is_expected(error):
         return str(error)
+    if lacks_memory(error):
+        return _OUT_OF_MEMORY
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}"

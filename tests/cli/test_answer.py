@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from qwchat.cli.main import guarded
 from qwchat.settings.knobs import MAX_SEED
 from tests.cli.runs import call, run
 
@@ -248,6 +250,37 @@ def test_memory_that_is_not_there_is_code_5(tmp_path: Path) -> None:
     result = call("-p", "hi", models=tmp_path, load_error="MemoryError")
     assert result.returncode == 5
     assert result.stderr.decode().startswith("qwchat: error: out of memory: ")
+
+
+def loader() -> Exception:
+    """What llvmlite raises where its library finds no room."""
+    try:
+        raise OSError("libLLVM.so: failed to map segment from shared object")
+    except OSError:
+        try:
+            raise OSError("Could not find/load shared object file")
+        except OSError as error:
+            return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 5),
+        (ImportError("libopenblas.so: failed to map segment from shared object"), 5),
+        (loader(), 5),
+        (OSError(errno.EIO, "broken"), 1),
+        (ImportError("No module named x"), 1),
+    ],
+)
+def test_memory_that_the_system_or_the_loader_misses(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert guarded(fail, debug=False) == code
+    assert ("out of memory: " in capsys.readouterr().err) is (code == 5)
 
 
 def test_a_failure_of_the_model_is_code_1_and_keeps_what_was_said(tmp_path: Path) -> None:
