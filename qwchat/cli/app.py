@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
@@ -76,6 +77,8 @@ _GROUPS: tuple[tuple[str, str, _Commands], ...] = (
     ("config", "Show and change settings, and say where each came from.", _CONFIG),
 )
 
+_NEGATIVE = re.compile(r"-\.?\d")
+
 # Where Typer's errors of parsing come from: BadParameter is a UsageError is a ClickException.
 _PARSER_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
@@ -95,12 +98,16 @@ def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
 
 
 def expanded(words: Sequence[str]) -> list[str]:
-    """``words`` of a command line with ``--resume`` alone as ``--resume=``, since the parser knows no optional values.
+    """``words`` of a command line as the parser knows them.
 
-    It stands alone at the end and before another option. The one of ``convert`` is a switch and stays.
+    It knows no optional values: ``--resume`` alone, at the end or before another option, is ``--resume=``; the one of
+    ``convert`` is a switch and stays. And it takes a negative number for an option, where ``config set`` has a value.
     """
     if words[:1] == ["convert"]:
         return list(words)
+    if list(words[:2]) == ["config", "set"] and "--" not in words:
+        negative = [word for word in words if _NEGATIVE.match(word)]
+        return [*(word for word in words if word not in negative), *(["--", *negative] if negative else [])]
     followed = zip(words, [*words[1:], "-"], strict=False)  # One word more where there are none.
     return ["--resume=" if word == "--resume" and after.startswith("-") else word for word, after in followed]
 

@@ -81,6 +81,15 @@ def test_set_keeps_comments_and_default_takes_it_back(tmp_path: Path) -> None:
     assert config(tmp_path, "get", "stop").stdout == b"'a' 'b'\n"
 
 
+def test_set_takes_a_negative_number(tmp_path: Path) -> None:
+    for words in (("presence-penalty", "-1.5"), ("presence-penalty", "--", "-1.5"), ("presence-penalty", "-.5")):
+        assert config(tmp_path, "set", *words).returncode == 0
+        assert config(tmp_path, "get", "presence-penalty").stdout.decode() == f"{float(words[-1]):g}\n"
+    result = config(tmp_path, "set", "temp", "-1")
+    assert result.stderr == b"qwchat: error: temp must be from 0 to 5, not -1\n"
+    assert config(tmp_path, "set", "presence-penalty", "-1", "--projekt").returncode == 2
+
+
 def test_set_says_what_stands_in_its_way(tmp_path: Path) -> None:
     result = config(tmp_path, "set", "temp", "0.3", QWCHAT_TEMP="0.5")
     assert result.stderr.decode().splitlines()[1] == "qwchat: temp is 0.5 all the same, by QWCHAT_TEMP"
