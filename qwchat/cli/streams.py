@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
-from qwchat.chat.attachments import Attachment, Found, read, text_of
+from qwchat.chat.attachments import MOST_BYTES, Attachment, Found, read, text_of
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import Form
 from qwchat.chat.view.terminal import ColourChoice, can_rewrite, harmless, look_of
+from qwchat.errors import UsageError
 
 
 class Streams:
@@ -49,10 +50,13 @@ def stdin_is_terminal() -> bool:
 
 
 def read_piped() -> str:
-    """Everything that is piped in, without its last newlines. Raises UsageError for what is no text."""
+    """Everything that is piped in, without its last newlines. Raises UsageError for what is no text or has no end."""
     if sys.stdin is None:
         return ""
-    return text_of(sys.stdin.buffer.read(), "standard input").rstrip("\r\n")
+    data = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise UsageError(f"standard input is bigger than {MOST_BYTES >> 20} MiB, more than any context holds: cut it")
+    return text_of(data, "standard input").rstrip("\r\n")
 
 
 def read_files(names: Iterable[str]) -> Found:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from qwchat.cli.main import guarded
 from qwchat.settings.knobs import MAX_SEED
-from tests.cli.runs import call, run
+from tests.cli.runs import FAKE, call, environment, run
 
 PERFORMANCE = "0.12 s to first token · prefill 4.0 tok/s (2 tokens) · decode 4.0 tok/s · context 4/2,048"
 
@@ -244,6 +246,13 @@ def test_input_that_is_no_utf8_is_refused_with_its_place(tmp_path: Path) -> None
     assert result.stderr.decode() == (
         "qwchat: error: standard input is no UTF-8 text (byte 4 is 0xff): convert it first, for instance with iconv\n"
     )
+
+
+def test_a_pipe_without_an_end_is_refused(tmp_path: Path) -> None:
+    command = f"yes | '{sys.executable}' '{FAKE}' -q -p hi"
+    ran = subprocess.run(["/bin/sh", "-c", command], env=environment(tmp_path), capture_output=True, timeout=60)
+    complaint = b"qwchat: error: standard input is bigger than 8 MiB, more than any context holds: cut it\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, b"", complaint)
 
 
 def test_memory_that_is_not_there_is_code_5(tmp_path: Path) -> None:
