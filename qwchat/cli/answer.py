@@ -39,11 +39,13 @@ def run(options: ReplyOptions, services: Services) -> int:
 
         return chat.converse(options, services)
     piped_schema = options.flags.get("json-schema") == "-"
+    if piped_schema:
+        _ask_for("JSON schema", Streams())
     options = options.with_schema(read_piped)
     options.check()
     streams = open_streams(options)
-    if options.prompt == "-" and stdin_is_terminal():
-        streams.screen.hint("type the question, then Ctrl-D on a line of its own")
+    if options.prompt == "-" or "-" in (options.file or ()):
+        _ask_for("question" if options.prompt == "-" else "text", streams)
     prompt = question(options, piped=not piped_schema)
     saved = open_saved(options, streams.screen, chat=False)
     if saved is None:
@@ -55,6 +57,12 @@ def run(options: ReplyOptions, services: Services) -> int:
             return _answer(options, prompt, located, model, streams, saved)
         finally:
             saved.leave()
+
+
+def _ask_for(what: str, streams: Streams) -> None:
+    """Tell a person that standard input is read, who would see nothing but silence."""
+    if stdin_is_terminal():
+        streams.screen.hint(f"type the {what}, then Ctrl-D on a line of its own")
 
 
 @dataclass(frozen=True)

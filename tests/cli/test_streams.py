@@ -98,6 +98,10 @@ def test_a_question_comes_from_the_pipe_and_not_from_the_terminal(tmp_path: Path
     asked = run_on("-p", "-", models=tmp_path, stdin="terminal", given=b"from the keys\r")
     assert asked.out == b"echo: from the keys\n"
     assert asked.err.decode().splitlines()[0] == "type the question, then Ctrl-D on a line of its own"
+    for arguments, what in ((("-f", "-"), "text"), (("--json-schema", "-"), "JSON schema")):
+        asked = run_on("-p", "hi", *arguments, models=tmp_path, stdin="terminal", given=b"{}\r", replies=["0"])
+        assert asked.out == b"0\n"
+        assert asked.err.decode().splitlines()[0] == f"type the {what}, then Ctrl-D on a line of its own"
 
 
 @pytest.mark.parametrize("stderr", KINDS)
