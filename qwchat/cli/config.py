@@ -146,7 +146,7 @@ def _file(*, project: bool) -> Path:
 
 
 def _sources() -> Iterator[Path]:
-    user, project = files.user_file(), files.project_file(Path.cwd()).path
+    user, project = files.user_file(), files.project_file().path
     if user.is_file():
         yield user
     if project is not None:
@@ -155,7 +155,7 @@ def _sources() -> Iterator[Path]:
 
 
 def _mistakes() -> Iterator[str]:
-    user, project = files.user_file(), files.project_file(Path.cwd())
+    user, project = files.user_file(), files.project_file()
     yield from project.notices
     for file, by_project in ((user, False), (project.path, True)):
         if file is not None and file.is_file():

@@ -222,7 +222,7 @@ def _settings() -> tuple[State, str, str]:
     from qwchat.settings.resolve import resolve
 
     notices = resolve().notices  # As before an answer: variables and the persona can stand in the way, too.
-    project = files.project_file(Path.cwd())
+    project = files.project_file()
     if notices:
         return "warning", "; ".join(notices), "give it to yourself, if you trust it" if project.notices else ""
     there = [path for path in (files.user_file(), project.path) if path is not None and path.is_file()]

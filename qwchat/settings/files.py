@@ -65,8 +65,18 @@ def user_file(environment: Mapping[str, str] = os.environ) -> Path:
     return user_folder(environment) / "config.toml"
 
 
-def project_file(folder: Path) -> ProjectFile:
-    """The nearest project file of ``folder``: there, or further up inside the same repository."""
+def project_file(folder: Path | None = None) -> ProjectFile:
+    """The nearest project file of ``folder``: there, or further up inside the same repository.
+
+    None is the working folder; where that is gone or closed to us there is no project.
+    """
+    try:
+        return _nearest(Path.cwd() if folder is None else folder)
+    except OSError:
+        return ProjectFile()
+
+
+def _nearest(folder: Path) -> ProjectFile:
     for place in _project_folders(folder):
         for name in PROJECT_NAMES:
             path = place / name

@@ -84,7 +84,7 @@ def resolve(
 
     Raises UsageError that names the flag, the variable, or the file and its line.
     """
-    project = _project(folder) if use_files else files.ProjectFile()
+    project = files.project_file(folder) if use_files else files.ProjectFile()
     own, trouble = _own(environment) if use_files else (None, ())
     given: dict[str, Given] = {}
     for layer in _layers(flags or {}, environment, project.path, own):
@@ -113,13 +113,6 @@ def _layers(
         yield _from_file(project, project=True)
     if own is not None:
         yield _from_file(own, project=False)
-
-
-def _project(folder: Path | None) -> files.ProjectFile:
-    try:
-        return files.project_file(Path.cwd() if folder is None else folder)
-    except OSError:  # The working folder is gone or closed to us: then there is no project.
-        return files.ProjectFile()
 
 
 def _own(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:

@@ -179,6 +179,15 @@ def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:
     assert files.project_file(inside).path == hidden
 
 
+def test_a_working_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert files.project_file() == files.ProjectFile()
+    assert resolve({}, environment={"QWCHAT_CONFIG": str(tmp_path)})["temp"] is None
+
+
 def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     path = write(tmp_path / "work" / "qwchat.toml", "temp = 9")
     with mock.patch.object(os, "getuid", return_value=path.stat().st_uid + 1), mock.patch.object(files, "_ROOT", -1):
