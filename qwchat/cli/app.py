@@ -115,7 +115,9 @@ def expanded(words: Sequence[str]) -> list[str]:
 def _sentence(error: Exception) -> str:
     """A parser's complaint in the manner of ours: one line, lower case, with where help is."""
     text = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
-    return f"{text[:1].lower()}{text[1:]} (qwchat --help lists what there is)"
+    context = getattr(error, "ctx", None)
+    command = "qwchat" if context is None else context.command_path
+    return f"{text[:1].lower()}{text[1:]} ({command} --help lists what there is)"
 
 
 def _app(*, completing: bool) -> typer.Typer:
