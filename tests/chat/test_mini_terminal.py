@@ -266,6 +266,15 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
         found = text.find(word, place)
         assert found >= 0, f"{word} is missing behind {text[max(0, place - 40) : place]}"
         place = found + len(word)
+    if growing:  # Nothing is there twice, and nothing besides. (Digits may be numbers of code blocks.)
+        start = everything.index("Tell me everything") + len("Tell me everything")
+        end = re.compile(r"^(qwchat: |\d+\.\d\d s )", re.MULTILINE).search(everything, start)
+        assert end is not None
+        assert letters(everything[start : end.start()]) == letters(reply)
+
+
+def letters(text: str) -> str:
+    return "".join(character for character in text if character.isalpha())
 
 
 def test_wide_letters_and_emoji(models: Path, tmp_path: Path) -> None:
