@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 _MARKUP = re.compile(r"[\\`*_~\[]")
 _SQUEEZING = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/\\_=@#$%^&|~+<>*")
 _STYLES = {"strong": BOLD, "em": ITALIC, "s": STRUCK, "link": UNDERLINED}
-# A dollar sign opens a formula where no blank follows, and closes it where none precedes and no digit follows.
-_FORMULA = re.compile(r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.+?\$\$|\$(?![\s$])(?:[^$\n`\\]|\\.)*(?<!\s)\$(?!\d)", re.DOTALL)
+# A dollar sign opens a formula where no blank follows, and closes it where none precedes and it begins no price and no
+# variable of a shell.
+_FORMULA = re.compile(
+    r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.+?\$\$|\$(?![\s$])(?:[^$\n`\\]|\\.)*(?<!\s)\$(?![\w({])", re.DOTALL
+)
 _OPENED = re.compile(rf"{_FORMULA.pattern}|^ *(\\\[|\$\$)", re.DOTALL | re.MULTILINE)
 _LIVE = re.compile(rf"{_FORMULA.pattern}|\\.|`+|\*+|~~|\]\(|[\[\])]|\s", re.DOTALL)
 _UNCLOSED_END = re.compile(r"(?:\*+|`+|~+)\s*$")

@@ -135,8 +135,9 @@ def test_a_change_of_size_neither_loses_nor_repeats_text(data: st.DataObject, te
         "a|b\n" + "-|" * 5000,
         "```c\n" + "/* " * 300 + "\n" + "x" * 20_000,
         "a" + "\u0301" * 2000,
+        "\\(" * 6000,
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_awkward_text_takes_no_longer_than_a_moment(text: str) -> None:
     flow = Flow(Paper(120, 12, True))
@@ -181,6 +182,7 @@ def test_awkward_text_takes_no_longer_than_a_moment(text: str) -> None:
         ("-", ["•"]),
         (r"$\mathbf{x}_{i}$ or \(\hat{a}_{1} *b*\)", [r"$\mathbf{x}_{i}$ or \(\hat{a}_{1} *b*\)"]),
         ("*one* for $5 and *two* for $10", ["one for $5 and two for $10"]),
+        ("**$A** or **$B**, **${C}** or **$(d)**", ["$A or $B, ${C} or $(d)"]),
         ("1. so\n   \\[\n   - x\n=\n   \\]\n2. b", ["1. so", "   \\[", "   - x", "   =", "   \\]", "2. b"]),
         ("$$\n# x\n\n- y", ["$$", "# x", "", "• y"]),
         ("a\tb\té\t" + "c" * 15 + "\td", ["a       b       é       " + "c" * 15, "d"]),
