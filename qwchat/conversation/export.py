@@ -106,15 +106,15 @@ def file_name(talk: Talk, form: Form) -> str:
 
 
 def as_markdown(talk: Talk) -> str:
-    """The conversation under headings; the text of every turn is verbatim."""
+    """The conversation under headings; every turn is verbatim, but a code block that nothing closed ends with it."""
     parts = [f"# {talk.title}"]
     if talk.tree.system is not None:
-        parts.append(f"## System\n\n{talk.tree.system}")
+        parts.append(f"## System\n\n{_closed(talk.tree.system)}")
     left_out, summaries = _left_out(talk.tree)
     for node in talk.tree.path():
-        parts.append(f"## {_speaker(node, talk, left_out)}\n\n{node.content}")
+        parts.append(f"## {_speaker(node, talk, left_out)}\n\n{_closed(node.content)}")
         if node.id in summaries:
-            parts.append(f"## {SUMMARY}\n\n{summaries[node.id]}")
+            parts.append(f"## {SUMMARY}\n\n{_closed(summaries[node.id])}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -197,6 +197,16 @@ def _message(node: Node, left_out: frozenset[int], summaries: dict[int, str]) ->
     if node.id in summaries:
         known["summary"] = summaries[node.id]
     return {"role": node.role, "content": node.content} | known
+
+
+def _closed(text: str) -> str:
+    """``text`` with a fence at its end where it leaves a block of code open, which would swallow what comes after."""
+    if "```" not in text and "~~~" not in text:
+        return text
+    last = _markdown().parse(f"{text}\n\n# After")[-1]
+    if last.type != "fence":
+        return text
+    return text + ("" if text.endswith("\n") else "\n") + last.markup
 
 
 def _section(role: str, speaker: str, said: str) -> str:

@@ -53,6 +53,24 @@ def test_markdown_keeps_every_turn_verbatim() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "ending"),
+    [
+        ("Look:\n```py\nx = 1", "\n```"),
+        ("~~~~\n```\n", "~~~~"),
+        ("```\nx\n```", ""),
+        ("- a\n  ```\n  x", ""),
+        ("`` ``` ``", ""),
+    ],
+)
+def test_a_code_block_that_was_cut_ends_with_its_turn(said: str, ending: str) -> None:
+    tree = Tree()
+    tree.add("user", "Code, please.")
+    tree.add("assistant", said, finish_reason="length")
+    tree.add("user", "Thanks.")
+    assert f"## mini\n\n{said}{ending}\n\n## You\n\nThanks.\n" in exported(Talk(tree, "mini"), "md")
+
+
 def test_json_holds_what_is_known_of_each_turn() -> None:
     shown = talk("Name a sea.", title="Seas")
     shown.tree.add("assistant", "North.", seed=7, finish_reason="length", model="0123abcd", settings={"temp": 0.5})
