@@ -1,7 +1,7 @@
 """The saved session behind a conversation: opened here, written event by event, left here.
 
 This is the one place that attaches a conversation to a session's folder. Whoever keeps more than events there (the KV
-cache) registers with ``on_open``, ``on_settle`` and ``on_leave``.
+cache) registers with ``on_fork``, ``on_open``, ``on_settle`` and ``on_leave``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Saved:
         created: when the session began, "" before it did.
         held_with: name of the model that it began with, "" for a new session.
         origin: folder of the saved session that goes on, also where nothing is kept; None for a new one.
+        on_fork: called when a session begins with turns of the one that was left.
         on_open: called when a session was opened, with its folder.
         on_settle: called with its folder when a turn has ended and is on the disk.
         on_leave: called before a session is closed, with its folder; it is still locked.
@@ -49,6 +50,7 @@ class Saved:
         self.created = ""
         self.held_with = ""
         self.origin: Path | None = None
+        self.on_fork: list[Callable[[], None]] = []
         self.on_open: list[Visit] = []
         self.on_settle: list[Visit] = []
         self.on_leave: list[Visit] = []
@@ -84,6 +86,8 @@ class Saved:
         self.tree.listener = self._note
         if self.tree.nodes:
             self._save()
+            for tell in self.on_fork:
+                tell()
         return self.tree
 
     def open(self, entry: Entry) -> Tree:

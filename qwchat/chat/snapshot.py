@@ -62,6 +62,10 @@ class Snapshots:
         self._seen = self._ids()
         return notice
 
+    def carry_over(self) -> None:
+        """A session has begun with what was read in another: leaving it keeps that here, too."""
+        self._seen = b""
+
     def _restore(self, path: Path) -> str | None:
         try:
             self._model.restore_cache(path)

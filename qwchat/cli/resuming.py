@@ -114,6 +114,7 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
         if notice := act(folder):
             screen.notice(notice)
 
+    saved.on_fork.append(snapshots.carry_over)
     saved.on_open.append(partial(visit, snapshots.take_up))
     saved.on_settle.append(partial(visit, snapshots.settle))
     saved.on_leave.append(partial(visit, snapshots.leave))

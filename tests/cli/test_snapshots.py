@@ -99,3 +99,10 @@ def test_the_chat_changes_between_sessions(tmp_path: Path) -> None:
         terminal.type("\x04")
         assert terminal.end() == 0
     assert int(first.read_text()) > read
+
+
+def test_a_fork_takes_along_what_was_read(tmp_path: Path) -> None:
+    ran = call("chat", "--session", "sums", *ON, models=tmp_path, stdin=b"one two three\n/fork two\n/new\n")
+    assert ran.returncode == 0
+    assert [path.read_text() for path in snapshots(tmp_path)] == ["8", "8"]
+    assert ask("four", tmp_path, "--session", "two", *ON)[0] == 8
