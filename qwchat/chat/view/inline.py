@@ -151,6 +151,8 @@ def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
     from markdown_it.rules_inline import escape, link
 
+    from qwchat.chat.view.flanking import Inline
+
     def with_address(state: StateInline, silent: bool) -> bool:
         """A link that remembers its address and title as they are written."""
         start, known = state.pos, len(state.tokens)
@@ -179,7 +181,9 @@ def _parser() -> MarkdownIt:
         state.pos = match.end()
         return True
 
-    parser = MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
+    parser = MarkdownIt("zero")
+    parser.inline = Inline()
+    parser.configure("commonmark", options_update={"html": False}).enable("strikethrough")
     # Newlines and addresses stay text, and what an escape or an entity was written as is not forgotten.
     parser.disable(["newline", "image", "autolink", "text_join"])
     parser.inline.ruler.at("link", with_address)

@@ -50,7 +50,8 @@ def _wide() -> re.Pattern[str]:
     return re.compile(rf"[{_CJK}]")
 
 
-def _is_wide(character: str) -> bool:
+def is_wide(character: str) -> bool:
+    """Whether a character is of a script without blanks between words, or of its punctuation."""
     return not character.isascii() and _wide().match(character) is not None
 
 
@@ -156,7 +157,7 @@ class _Filler:
         self._gap.append((text, style))
 
     def word(self, text: str, style: str) -> None:
-        if self._word and (_is_wide(text[0]) or _is_wide(self._word[-1][0][-1])):
+        if self._word and (is_wide(text[0]) or is_wide(self._word[-1][0][-1])):
             self._end_word()
         self._word.append((text, style))
 

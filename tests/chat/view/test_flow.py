@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qwchat.chat.view import layout
 from qwchat.chat.view.flow import Flow
+from qwchat.chat.view.inline import inline
 from qwchat.chat.view.layout import Paper
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView, code_blocks
@@ -215,6 +216,23 @@ def test_markers_stay_where_no_style_stands_for_them() -> None:
     assert rendered("~~old~~ *new* **[l](u)**") == [
         "\x1b[9mold\x1b[0m \x1b[3mnew\x1b[0m \x1b[1;4ml\x1b[0m\x1b[1;2m (u)\x1b[0m"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "strong"),
+    [
+        ("**注意：**这是一个例子。", ["注意："]),
+        ("这是**“重要”**的，**GGUF格式（4位）**也是。", ["“重要”", "GGUF格式（4位）"]),
+        ("**これは「テスト」**です。한국어**(강조)**입니다", ["これは「テスト」", "(강조)"]),
+        ("**重要。** 的 **另一**", ["重要。", "另一"]),
+        ("2 ** 3 和 ** 中 **", []),
+        ("`**注意：**这是`", []),
+    ],
+)
+def test_emphasis_needs_no_blanks_beside_cjk(text: str, strong: list[str]) -> None:
+    segments = inline(text, colour=True)
+    assert [part for part, style in segments if style == "1"] == strong
+    assert "".join(part for part, _ in segments) == (text.replace("**", "") if strong else text.strip("`"))
 
 
 def test_a_table_taller_than_the_tail_is_shown_as_written() -> None:
