@@ -11,6 +11,7 @@ from qwchat.errors import UsageError
 # What bears on how far a reply goes and how fast, not on what it says.
 _FREE = ("seed", "max-tokens", "speculate", "loop-guard")
 ORIGIN = "the reply that is continued"
+OWN = "settings of its own"  # the note of a reply that was made with other settings than those to come
 
 
 def overlay(recorded: Mapping[str, Any] | None, then: Controls, now: Controls) -> Controls:

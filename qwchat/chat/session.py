@@ -320,6 +320,7 @@ class Session:
             finish_reason="cancelled" if done is None else done.finish_reason,
             seed=seed,
             settings=controls.record(),
+            note=None if controls.record() == self._then.record() else recorded.OWN,
             stats=None if done is None else asdict(done.stats),
             model=self._fingerprint,
             # A beginning that something else was said to stays, as an alternative.

@@ -125,9 +125,11 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
 def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen: Screen) -> Controls:
     """``controls`` with the settings that the session's last reply was made with, or was being made with when it broke.
 
-    Those of the command line hold nevertheless, and the shape of one reply says nothing about the next.
+    Those of the command line hold nevertheless, and what held for one reply says nothing about the next: its shape, and
+    settings of its own.
     """
-    found = (node.settings for node in reversed(saved.tree.path()) if node.settings)
+    path = reversed(saved.tree.path())
+    found = (node.settings for node in path if node.settings and node.note != recorded.OWN)
     then = recorded.overlay(next(found, None), controls, controls)
     changed = []
     for name in NAMES:

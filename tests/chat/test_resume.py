@@ -198,6 +198,14 @@ def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: 
     ]
 
 
+def test_what_held_for_one_reply_does_not_hold_for_those_to_come(tmp_path: Path, store: Store) -> None:
+    talk(tmp_path, "--temp", "0.5", lines="one\n/retry --temp 2 --seed 3\n")
+    assert (
+        "qwchat: settings of the session: temp 0.5\n" in talk(tmp_path, "-c", lines="/set temp 1\n/retry --seed 3\n")[2]
+    )
+    assert "qwchat: settings of the session: temp 1\n" in talk(tmp_path, "-c", lines="")[2]
+
+
 def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: Store) -> None:
     file = store.create("mini", "0123abcd")
     tree = Tree(lambda event: file.append([event]))
