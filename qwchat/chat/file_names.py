@@ -21,7 +21,7 @@ from qwchat.writing import path_of
 MOST_FILES = 100  # of one pattern
 MOST_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
 
-_RANGE = re.compile(r"(.+):(\d+|\d+-\d+|\d+-|-\d+)", re.DOTALL)
+_RANGE = re.compile(r"(.+):(\d{1,9}|\d{1,9}-\d{1,9}|\d{1,9}-|-\d{1,9})", re.DOTALL)  # No file has a billion lines.
 _MAGIC = re.compile(r"[*?]|\[[^]]+\]")
 
 

@@ -18,11 +18,13 @@ from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 from qwchat.writing import path_of
 
+_BEFORE = r"""(?<![^\s(\[{<"'“‘,;（【《「『，。、；：？！])"""
 _MENTION = re.compile(
-    r"""(?<![^\s(\[{<"'“‘,;])@(?P<escape>@*)(?!@)
+    _BEFORE
+    + r"""@(?P<escape>@*)(?!@)
     (?:
-        (?P<quote>["'])(?P<quoted>[^"'\n]+)(?P=quote)(?P<range>:[\d-]+)?
-        | (?P<bare>(?:\\.|(?![,;]@)[^\s\\])+)
+        (?P<quote>["'])(?P<quoted>(?:(?!(?P=quote))[^\n])+)(?P=quote)(?P<range>:[\d-]+)?
+        | (?P<bare>(?:\\.|(?![,;，；、]@)[^\s\\])+)
     )""",
     re.VERBOSE,
 )
@@ -31,9 +33,10 @@ _CODE = re.compile(
     r"|(?<!`)(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)",
     re.MULTILINE | re.DOTALL,
 )
-_SENTENCE = ".,;:!?…)]}>\"'”’"  # What may stand behind a name without being part of it.
+_SENTENCE = ".,;:!?…)]}>\"'”’，。、；：？！）】》」』"  # What may stand behind a name without being part of it.
 _PATHLIKE = re.compile(r"\w[./]\w|[*?[/]")
-_UNFINISHED = re.compile(r"""(?<![^\s(\[{<"'“‘,;])@(?:"(?P<quoted>[^"\n]*)|(?P<bare>(?:\\.|[^\s\\"'@])*))\Z""")
+_UNFINISHED = re.compile(_BEFORE + r"""@(?:"(?P<quoted>[^"\n]*)|(?P<bare>(?:\\.|[^\s\\"'@])*))\Z""")
+_SPECIAL = r"""[\s\\"'@]"""  # What a name cannot hold bare.
 _OFFERED = 100
 _REMARKED = 5  # names of no file that are remarked on
 
@@ -54,7 +57,9 @@ class Composed:
 def unquoted(name: str) -> str:
     """A name as the argument of a command: without quotes around it, without the ``@`` of a mention."""
     match = _MENTION.fullmatch(name if name.startswith("@") else f"@{name}")
-    return match["quoted"] + (match["range"] or "") if match is not None and match["quoted"] else name
+    if match is None:
+        return name
+    return match["quoted"] + (match["range"] or "") if match["quoted"] else re.sub(rf"\\({_SPECIAL})", r"\1", name)
 
 
 def compose(typed: str) -> Composed:
@@ -160,7 +165,9 @@ def _beside(folder: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
 
 
 def _written(name: str) -> str:
-    """The mention of a name, quoted where it holds a blank; a folder's stays open, for what is typed next."""
-    if not re.search(r"[\s\\'@]", name):
+    """The mention of a name, quoted where it has to be; a folder's stays open, for what is typed next."""
+    if '"' in name:
+        return "@" + re.sub(_SPECIAL, r"\\\g<0>", name)
+    if not re.search(_SPECIAL, name):
         return f"@{name}"
     return f'@"{name}' if name.endswith("/") else f'@"{name}"'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.mentions import compose, literal, suggestions
+from qwchat.chat.mentions import compose, literal, suggestions, unquoted
 from qwchat.errors import UsageError
 
 
@@ -41,6 +41,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("@**/*.py:1", "**/*.py:1", ["a.py:1", "b.py:1", "src/app.py:1", "src/deep/util.py:1"]),
         ("@a.py and @a.py again", "a.py and a.py again", ["a.py"]),
         ("@a.py:1 @a.py:2", "a.py:1 a.py:2", ["a.py:1", "a.py:2"]),
+        ('@"it\'s.txt":2 here', "it's.txt:2 here", ["it's.txt:2"]),
+        ("（@a.py），@b.py。", "（a.py），b.py。", ["a.py", "b.py"]),
         ("line one\n@a.py\nline three", "line one\na.py\nline three", ["a.py"]),
     ],
 )
@@ -141,6 +143,20 @@ def offered(text: str) -> list[str]:
     for suggestion in suggestions(text):
         results.append(text[: len(text) - suggestion.replaced] + suggestion.text)
     return results
+
+
+def test_what_is_offered_is_understood(here: Path) -> None:
+    names = ("Bob's notes.md", 'quo"ted one.md', "mix' and \".md", "ats @ sign.md", "back\\slash.md")
+    for name in names:
+        (here / name).write_text("x")
+        (offer,) = offered(f"@{name[:3]}")
+        assert [attachment.name for attachment in compose(offer).attachments] == [name]
+        assert unquoted(offer.removeprefix("@")) == name
+
+
+def test_a_number_of_any_length_is_no_failure() -> None:
+    typed = f"@a.py:{'9' * 5000}"
+    assert compose(typed).text == typed
 
 
 def test_completion_of_mentions(here: Path) -> None:
