@@ -125,3 +125,15 @@ def test_save_may_write_its_own_file_again(tmp_path: Path) -> None:
 
 def test_quit() -> None:
     assert obey(desk(), "/quit") == Quit()
+
+
+@pytest.mark.parametrize("text", ["/drop {}", "/summarise {}", "/undo {}", "/edit {}", "/edit --reply {}"])
+def test_a_number_of_any_length_is_no_failure(text: str) -> None:
+    place = desk()
+    for event in place.session.ask("hello", lambda: False):
+        assert event
+    try:
+        obey(place, text.format("9" * 5000))
+    except UsageError:
+        return
+    assert text.startswith("/edit")

@@ -11,6 +11,8 @@ from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.errors import UsageError
 
+_DIGITS = 9  # of a number: more cannot be meant, and Python refuses thousands
+
 
 def _file(desk: Desk, argument: str) -> Outcome:
     encode = desk.session.model.encode
@@ -76,7 +78,7 @@ def _summarise(desk: Desk, argument: str) -> Outcome:
 def _count(command: str, argument: str) -> int | None:
     if not argument:
         return None
-    if not argument.isdecimal():
+    if not argument.isdecimal() or len(argument) > _DIGITS:
         raise UsageError(f"/{command} takes a number of exchanges, not {argument}")
     return int(argument)
 

@@ -16,7 +16,7 @@ from qwchat.errors import UsageError
 from qwchat.events import TextStep
 
 _EXCERPT = 60  # characters of a turn that a line names
-_EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d+)(?!\S))?\s?(.*)", re.DOTALL)
+_EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d{1,9})(?!\S))?\s?(.*)", re.DOTALL)
 _SAME = "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
 
 
