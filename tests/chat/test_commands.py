@@ -60,6 +60,9 @@ def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> 
         "/save FILE  write the conversation as Markdown, or as .html or .json\n\n"
         "The conversation up to here, without alternatives. A file that this chat did not write is left alone."
     )
+    for elsewhere, here in (("exit", "quit"), ("forget", "undo"), ("regen", "retry"), ("load", "resume")):
+        with pytest.raises(UsageError, match=rf"there is no command /{elsewhere}: did you mean /{here}\?"):
+            obey(desk(), f"/{elsewhere}")
     with pytest.raises(UsageError, match=r"there is no command /sav: did you mean /save\?"):
         obey(desk(), "/help sav")
 

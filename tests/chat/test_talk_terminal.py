@@ -46,6 +46,33 @@ def test_a_chat_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path, n
         terminal.wait("word39")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_chat_that_is_ended_at_its_prompt_leaves_the_terminal_in_order(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with Terminal("chat", "-q", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("unfinished")
+        terminal.wait("> unfinished")
+        terminal.wait_until(lambda: bool(terminal.toolbar), "the toolbar")
+        terminal.process.kill(number)
+        assert terminal.end() == 0
+        assert terminal.text == "> unfinished"
+        assert not terminal.toolbar
+        assert terminal.raw.rindex(b"\x1b[?2004l") > terminal.raw.rindex(b"\x1b[?2004h")
+
+
+def test_a_chat_whose_terminal_is_closed_at_its_prompt_ends(tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, replies=["Fine."]) as terminal:
+        terminal.prompt()
+        terminal.type("hello\r")
+        terminal.wait("Fine.")
+        terminal.prompt()
+        terminal.process.ptyproc.fileobj.close()
+        terminal.process.ptyproc.wait()
+        assert terminal.process.ptyproc.exitstatus == 0
+
+
 def test_a_terminal_that_is_closed_takes_nothing_along(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
         terminal.prompt()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from tests.chat.pty import Terminal
@@ -34,6 +35,21 @@ def test_the_toolbar_shows_how_full_the_context_is(tmp_path: Path) -> None:
         terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 10/2k"), "the meter")
         terminal.type("/context\r")
         terminal.wait(" 10 of 2,048 tokens before the next message\n  2 system prompt\n256 kept for the answer")
+
+
+def test_what_was_typed_before_the_question_about_room_is_no_answer_to_it(tmp_path: Path) -> None:
+    script = {"replies": ["one two three four"], "token_seconds": 0.2}
+    with Terminal("chat", "-q", "--ctx", "40", models=tmp_path, **script) as terminal:
+        say(terminal, *"abc")
+        terminal.type("d\r")
+        terminal.wait("> d\none")
+        terminal.type(f"{TOO_LONG}\rdo\r")
+        terminal.wait("d/s/e:")
+        time.sleep(0.3)
+        terminal.wait_until(lambda: terminal.text.endswith("d/s/e:"), "the question, unanswered")
+        terminal.type("d\r")
+        terminal.wait("are not sent any more", "\n> do\none two three four")
+        assert terminal.text.count("d/s/e:") == 1
 
 
 def test_a_person_decides_what_is_left_out(tmp_path: Path) -> None:

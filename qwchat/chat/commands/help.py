@@ -20,6 +20,21 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("Ctrl-D", "leave"),
 )
 
+# What the commands of other programs are called here.
+_ELSEWHERE = {
+    **dict.fromkeys(("exit", "bye", "q", "x", "leave"), "quit"),
+    **dict.fromkeys(("regen", "regenerate", "again"), "retry"),
+    **dict.fromkeys(("forget", "pop", "back"), "undo"),
+    **dict.fromkeys(("load", "open"), "resume"),
+    **dict.fromkeys(("reset", "restart"), "clear"),
+    **dict.fromkeys(("compact", "summarize"), "summarise"),
+    **dict.fromkeys(("read", "add", "upload", "attach"), "file"),
+    **dict.fromkeys(("tokens", "usage"), "context"),
+    **dict.fromkeys(("commands", "h", "?"), "help"),
+    **dict.fromkeys(("role", "persona"), "as"),
+    **dict.fromkeys(("go", "more"), "continue"),
+}
+
 
 def _help(desk: Desk, argument: str) -> Outcome:
     from qwchat.chat.commands import GROUPS
@@ -55,6 +70,7 @@ def hint(name: str) -> str:
     """What a person who typed the unknown ``name`` may have meant."""
     from qwchat.chat.commands import COMMANDS
 
+    name = _ELSEWHERE.get(name, name)
     close = difflib.get_close_matches(name, [command.name for command in COMMANDS], n=1)
     return f"did you mean /{close[0]}?" if close else "/help lists them"
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import sys
-import time
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -33,41 +37,50 @@ def teach_line_breaks() -> None:
 
 
 class Keyboard:
-    """The keys of ``source``, read without waiting.
+    """The keys of ``source``, read while something else is done.
 
     They go through the parser that the prompt uses, so that a paste or a sequence may begin during a reply and end at
-    the prompt. However many there are, they are kept: the terminal's own buffer holds 4,096 bytes.
+    the prompt. However many there are, they are kept: the terminal's own buffer holds 4,096 bytes. A thread reads them,
+    since only when a key came tells Esc from the beginning of another one, and the engine may ask seconds apart.
     """
 
     def __init__(self, source: Input) -> None:
         self._input = source
-        self._read_at: float | None = None
+        self._arrived: deque[list[KeyPress]] = deque()
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[], Stop | None]]:
         """For the time of a reply; gives ``poll``."""
-        self._read_at = None
-        yield self.poll
-        self._keep([key for key in self._flushed() if key.key != Keys.Escape])  # It came too late to stop anything.
+        if sys.platform == "win32":
+            yield lambda: None
+            return
+        ended, end = os.pipe()
+        listener = threading.Thread(target=self._listen, args=(ended,), name="keyboard", daemon=True)
+        listener.start()
+        try:
+            yield self.poll
+        finally:
+            os.close(end)
+            listener.join()
+            os.close(ended)
+            self._take()  # A key that came too late to stop anything.
 
     def poll(self) -> Stop | None:
         """The stop key among the keys pressed since the last call, if any; what stands behind it is kept."""
-        if sys.platform == "win32":
-            return None
-        stop = self._typed_early()
-        pressed = self._pressed()
-        now = time.monotonic()
-        if pressed:
-            self._read_at = now
-        elif self._read_at is not None and now - self._read_at >= ESCAPE_SECONDS:
-            pressed = self._flushed()
-        others = [key for key, after in zip_longest(pressed, pressed[1:]) if not _lone_escape(key, after)]
-        if len(others) < len(pressed):
-            stop, pressed = "escape", others
-        if any(key.key == Keys.ControlC for key in pressed):
-            stop = "interrupt"
-            pressed = [key for key in pressed if key.key != Keys.ControlC]
-        self._keep(pressed)
+        return self._typed_early() or self._take()
+
+    def _take(self) -> Stop | None:
+        """Keep the keys that have arrived, save those that stop a reply; the last of these."""
+        stop: Stop | None = None
+        while self._arrived:
+            pressed = self._arrived.popleft()
+            others = [key for key, after in zip_longest(pressed, pressed[1:]) if not _lone_escape(key, after)]
+            if len(others) < len(pressed):
+                stop = "escape"
+            if any(key.key == Keys.ControlC for key in others):
+                stop = "interrupt"
+            kept = [key for key in others if key.key not in (Keys.ControlC, *_NO_KEYS)]
+            store_typeahead(self._input, kept)
         return stop
 
     def _typed_early(self) -> Stop | None:
@@ -77,25 +90,33 @@ class Keyboard:
         store_typeahead(self._input, waiting[1:] if early else waiting)
         return "interrupt" if early else None
 
-    def _pressed(self) -> list[KeyPress]:
-        pressed: list[KeyPress] = []
-        while not self._input.closed and _waiting(self._input.fileno()):
-            pressed += self._input.read_keys()
-            self._read_at = time.monotonic()  # Also where these bytes are but the beginning of a key.
-        return pressed
+    def _listen(self, ended: int) -> None:
+        """Read keys until the other end of the pipe ``ended`` is closed, or there is no terminal any more."""
+        keys = self._input.fileno()
+        partial = False  # The parser may hold the beginning of a key.
+        while not self._input.closed:
+            try:
+                ready = select.select([keys, ended], [], [], ESCAPE_SECONDS if partial else None)[0]
+            except (OSError, ValueError):  # Closed meanwhile.
+                break
+            if ended in ready:
+                break
+            if keys in ready:
+                pressed, partial = self._input.read_keys(), True
+                if not pressed and _is_gone(keys):
+                    break
+            else:
+                pressed, partial = self._flushed(), False
+            self._arrived.append(pressed)
+        if partial:
+            self._arrived.append(self._flushed())
 
     def _flushed(self) -> list[KeyPress]:
         """The keys that the parser held back since they might have been the beginning of longer sequences."""
-        if self._read_at is None:
-            return []
-        self._read_at = None
         pressed: list[KeyPress] = []
         while found := self._input.flush_keys():  # Of several Esc one is let go at a time.
             pressed += found
         return pressed
-
-    def _keep(self, pressed: list[KeyPress]) -> None:
-        store_typeahead(self._input, [key for key in pressed if key.key not in _NO_KEYS])
 
 
 def _lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
@@ -103,11 +124,12 @@ def _lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
     return key.key == Keys.Escape and (after is None or after.key == Keys.Escape)
 
 
-def _waiting(descriptor: int) -> bool:
-    """Whether a byte can be read from ``descriptor`` at once."""
-    import select
+def _is_gone(descriptor: int) -> bool:
+    """Whether ``descriptor`` is of a terminal that was closed: it can be read at any time, and gives nothing."""
+    import termios
 
     try:
-        return bool(select.select([descriptor], [], [], 0)[0])
-    except (OSError, ValueError):  # Closed meanwhile.
-        return False
+        termios.tcgetattr(descriptor)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False

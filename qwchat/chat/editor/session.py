@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import signal
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +16,7 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.enums import EditingMode as Mode
 from prompt_toolkit.filters import Condition, vi_navigation_mode
 from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.styles import Style
@@ -94,21 +99,41 @@ class Editor:
     def read(self, draft: str = "") -> str:
         """The next message. Raises EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C; then Up brings the input back."""
         try:
-            text = self._session.prompt([(self._style, PROMPT)], default=draft)
+            text = self._session.prompt([(self._style, PROMPT)], default=draft, pre_run=self._end_when_told)
         except KeyboardInterrupt:
             self._history.keep(self._session.default_buffer.text)
+            raise
+        except OSError as error:
+            if error.errno == errno.EIO:  # There is no terminal any more to put in order.
+                raise EOFError from error
             raise
         finally:
             mark_pastes(wanted=True)  # The prompt leaves them unmarked.
         message = self._folds.message(text)
         return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
+    def _end_when_told(self) -> None:
+        """Let a polite kill and the end of the terminal end the input as Ctrl-D does: with everything put in order."""
+        if sys.platform != "win32":
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self._end)
+
+    def _end(self) -> None:
+        future = self._session.app.future
+        if future is not None and not future.done():
+            self._session.app.exit(exception=EOFError)
+
     def ask(self, sign: str) -> str:
-        """One line behind ``sign``, which no history keeps. Raises what :meth:`read` raises."""
+        """One line behind ``sign``, which no history keeps. Raises what :meth:`read` raises.
+
+        What was typed before the question stood there is no answer: it waits for the next prompt.
+        """
+        earlier = get_typeahead(self._session.input)
         asking: PromptSession[str] = PromptSession(input=self._session.input, output=self._session.output)
         try:
             return asking.prompt([(self._style, sign)])
         finally:
+            store_typeahead(self._session.input, earlier + get_typeahead(self._session.input))
             mark_pastes(wanted=True)  # The prompt leaves them unmarked.
 
     def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:

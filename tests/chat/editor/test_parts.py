@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ import pytest
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
-from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.input import create_input, create_pipe_input
 from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
@@ -99,7 +101,7 @@ def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: Stop | None, k
             assert poll() is None
             pipe.send_text(typed)
             pressed = [poll() for _ in range(2)]
-            time.sleep(0.06)
+            time.sleep(0.2)
             pressed.append(poll())
         assert {key for key in pressed if key} == ({stop} if stop else set())
         assert "".join(key.data for key in get_typeahead(pipe)) == kept
@@ -111,9 +113,30 @@ def test_an_arrow_that_comes_in_two_parts_is_no_escape() -> None:
         assert poll() is None
         pipe.send_text("[A")
         assert poll() is None
-        time.sleep(0.06)
+        time.sleep(0.2)
         assert poll() is None
         assert [key.key for key in get_typeahead(pipe)] == [Keys.Up]
+
+
+def test_escape_is_told_from_alt_however_seldom_somebody_asks() -> None:
+    """A chunk of the prompt may take seconds, and a person who sees nothing happen presses something else."""
+    with create_pipe_input() as pipe:
+        with Keyboard(pipe).watching() as poll:
+            for typed in ("\x1b", "x", "\x1by"):
+                pipe.send_text(typed)
+                time.sleep(0.2)
+            assert poll() == "escape"
+            assert poll() is None
+        assert "".join(key.data for key in get_typeahead(pipe)) == "x\x1by"
+
+
+def test_nothing_is_read_from_a_terminal_that_is_gone() -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as terminal, Keyboard(create_input(terminal)).watching() as poll:
+        os.close(ours)
+        time.sleep(0.1)
+        assert poll() is None
+        assert "keyboard" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_polling_takes_microseconds() -> None:
