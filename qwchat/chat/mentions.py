@@ -55,11 +55,16 @@ class Composed:
 
 
 def unquoted(name: str) -> str:
-    """A name as the argument of a command: without quotes around it, without the ``@`` of a mention."""
+    """A name as the argument of a command: without quotes and backslashes, without the ``@`` of a mention.
+
+    A file that is called so comes first.
+    """
     match = _MENTION.fullmatch(name if name.startswith("@") else f"@{name}")
-    if match is None:
+    if match is None or match["escape"] or find(name) is not None:
         return name
-    return match["quoted"] + (match["range"] or "") if match["quoted"] else re.sub(rf"\\({_SPECIAL})", r"\1", name)
+    if match["quoted"]:
+        return match["quoted"] + (match["range"] or "")
+    return re.sub(rf"\\({_SPECIAL})", r"\1", match["bare"])
 
 
 def compose(typed: str) -> Composed:

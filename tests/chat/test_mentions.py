@@ -154,6 +154,15 @@ def test_what_is_offered_is_understood(here: Path) -> None:
         assert unquoted(offer.removeprefix("@")) == name
 
 
+def test_the_argument_of_a_command_is_a_name_as_in_a_mention(here: Path) -> None:
+    (here / "@types").write_text("x\n")
+    for typed in ("a.py:2", "@a.py:2", "'a.py':2", '@"a.py":2'):
+        assert unquoted(typed) == "a.py:2"
+    for typed in ("two words.txt", "two\\ words.txt", "@two\\ words.txt", '"two words.txt"'):
+        assert unquoted(typed) == "two words.txt"
+    assert unquoted("@types") == "@types"
+
+
 def test_a_number_of_any_length_is_no_failure() -> None:
     typed = f"@a.py:{'9' * 5000}"
     assert compose(typed).text == typed
