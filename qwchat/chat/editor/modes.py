@@ -13,6 +13,9 @@ from typing import TextIO
 
 _PASTES_MARKED, _PASTES_BARE = "\x1b[?2004h", "\x1b[?2004l"
 
+DEADLY = (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ()
+"""The end of the terminal, and a polite kill."""
+
 
 def mark_pastes(*, wanted: bool) -> None:
     """Ask the terminal to put brackets around what is pasted, or no longer.
@@ -33,8 +36,8 @@ def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] 
 
     ``by_line``: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
     it was pressed, Enter and Ctrl-D included, and pastes are marked. Ctrl-C takes none of them away. Ctrl-Z stops the
-    process with the terminal as it was found, and ``resumed`` is called when it goes on. A process in the background
-    changes nothing: keys are not for it.
+    process with the terminal as it was found, and ``resumed`` is called when it goes on; a polite kill, too, leaves the
+    terminal so. A process in the background changes nothing: keys are not for it.
     """
     if sys.platform == "win32" or not terminal.isatty() or not _in_foreground(terminal):
         yield
@@ -68,8 +71,18 @@ def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] 
         enter()
         resumed()
 
+    def die(number: int, frame: FrameType | None) -> None:
+        try:
+            leave()
+        finally:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
     with contextlib.ExitStack() as stack:
         main = threading.current_thread() is threading.main_thread()
+        for deadly in DEADLY:
+            if main and signal.getsignal(deadly) is signal.SIG_DFL:
+                stack.callback(signal.signal, deadly, signal.signal(deadly, die))
         if main and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
             stack.callback(signal.signal, signal.SIGTSTP, signal.signal(signal.SIGTSTP, suspend))
         stack.callback(leave)
@@ -83,6 +96,19 @@ def _in_foreground(terminal: TextIO) -> bool:
         return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
     except OSError:  # Not the terminal that the process belongs to.
         return True
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """For the time of an event loop that handles DEADLY signals: asyncio forgets who handled them before."""
+    before = {number: signal.getsignal(number) for number in DEADLY}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # None: somebody's who is not Python's.
+                    signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,7 +25,7 @@ from qwchat.chat.editor.bindings import bindings
 from qwchat.chat.editor.completion import Remembered, Repeated, Suggested, worth_completing
 from qwchat.chat.editor.history import HistoryFile
 from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, teach_line_breaks
-from qwchat.chat.editor.modes import mark_pastes
+from qwchat.chat.editor.modes import DEADLY, handlers_kept, mark_pastes
 from qwchat.chat.editor.paste import Folds
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
 from qwchat.chat.interrupts import Stop
@@ -99,7 +98,8 @@ class Editor:
     def read(self, draft: str = "") -> str:
         """The next message. Raises EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C; then Up brings the input back."""
         try:
-            text = self._session.prompt([(self._style, PROMPT)], default=draft, pre_run=self._end_when_told)
+            with handlers_kept():
+                text = self._session.prompt([(self._style, PROMPT)], default=draft, pre_run=self._end_when_told)
         except KeyboardInterrupt:
             self._history.keep(self._session.default_buffer.text)
             raise
@@ -114,8 +114,8 @@ class Editor:
 
     def _end_when_told(self) -> None:
         """Let a polite kill and the end of the terminal end the input as Ctrl-D does: with everything put in order."""
-        if sys.platform != "win32":
-            for number in (signal.SIGHUP, signal.SIGTERM):
+        for number in DEADLY:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup has it.
                 asyncio.get_running_loop().add_signal_handler(number, self._end)
 
     def _end(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.chat.pty import Terminal
+from tests.cli.runs import FAKE
 
 WORDS = " ".join(f"word{number}" for number in range(200))
 SHORT = " ".join(f"word{number}" for number in range(14))
@@ -148,3 +151,21 @@ def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
         terminal.type("unseen")
         terminal.wait("word13\n> unseen")
         assert terminal.text.count("unseen") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "code"),
+    [
+        ("chat -q", ">", 0),  # At the prompt it is as if Ctrl-D was pressed.
+        ("chat -q --prompt go", "word3", 130),  # A reply of a chat is stopped, and kept.
+        ("-q -p go", "word3", 143),
+    ],
+)
+def test_a_polite_kill_leaves_the_terminal_as_it_was(arguments: str, shown: str, code: int, tmp_path: Path) -> None:
+    chat = f'sh -c \'echo $$; exec "$0" "$1" {arguments}\' "$0" "$1"'
+    script = f'{chat}; code=$?; echo; echo code $code; stty -a | grep -o "[-]*icanon\\|[-]*echo "'
+    command = ["/bin/sh", "-c", script, sys.executable, str(FAKE)]
+    with Terminal(models=tmp_path, command=command, replies=[SHORT], token_seconds=0.2) as terminal:
+        os.kill(int(terminal.wait(shown).split()[0]), signal.SIGTERM)
+        terminal.end()
+        assert terminal.text.splitlines()[-3:] == [f"code {code}", "icanon", "echo"]
