@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 Segment = tuple[str, str]
@@ -20,6 +20,7 @@ _NO_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"
 _NO_END = "（［｛【「『《〈〔"  # Never at the end of one.
 _LONGEST_WORD, _ROWS_OF_WORD = 400, 4  # Columns, and rows, of a word that is left to the terminal to break.
 _TAB_STOP = 8
+_SHORT = 4  # characters
 _PIECE = re.compile(r"\n|[ \t]+|[^ \t\n]+")
 
 
@@ -59,9 +60,16 @@ def cells(text: str) -> int:
     """Columns that ``text`` takes; control characters must be gone already, and a tab counts as one."""
     if text.isascii():
         return len(text)
+    return _known(text) if len(text) <= _SHORT else _measured(text)
+
+
+def _measured(text: str) -> int:
     from wcwidth import wcswidth
 
     return max(0, wcswidth(text.replace("\t", " ")))
+
+
+_known = lru_cache(maxsize=4096)(_measured)  # Every character of a CJK text is a word, measured again in each frame.
 
 
 def most_cells(text: str) -> int:
