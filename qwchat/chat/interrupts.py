@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ from typing import Literal
 
 TWICE_SECONDS = 1.0
 """Ctrl-C again within so long means the whole program."""
+
+DEADLY = (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ()
+"""The end of the terminal, and a polite kill."""
 
 Stop = Literal["escape", "interrupt"]
 """A key that stops a reply: a lone Esc, or Ctrl-C where it came as a key and not as a signal."""
@@ -55,7 +59,7 @@ class Interrupts:
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
-                for number in (signal.SIGHUP, signal.SIGTERM) if self._patient else ():
+                for number in DEADLY if self._patient else ():
                     stack.callback(signal.signal, number, signal.signal(number, self._end))
             self._poll = stack.enter_context(self._watching())
             self._stack = stack.pop_all()

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
-_PASTES_MARKED, _PASTES_BARE = "\x1b[?2004h", "\x1b[?2004l"
+from qwchat.chat.interrupts import DEADLY
 
-DEADLY = (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ()
-"""The end of the terminal, and a polite kill."""
+_PASTES_MARKED, _PASTES_BARE = "\x1b[?2004h", "\x1b[?2004l"
 
 
 def mark_pastes(*, wanted: bool) -> None:

@@ -25,10 +25,10 @@ from qwchat.chat.editor.bindings import bindings
 from qwchat.chat.editor.completion import Remembered, Repeated, Suggested, worth_completing
 from qwchat.chat.editor.history import HistoryFile
 from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, teach_line_breaks
-from qwchat.chat.editor.modes import DEADLY, handlers_kept, mark_pastes
+from qwchat.chat.editor.modes import handlers_kept, mark_pastes
 from qwchat.chat.editor.paste import Folds
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
-from qwchat.chat.interrupts import Stop
+from qwchat.chat.interrupts import DEADLY, Stop
 from qwchat.chat.view.terminal import Look
 
 SEQUENCE_SECONDS = 0.5
