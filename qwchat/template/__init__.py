@@ -10,12 +10,17 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from qwchat.errors import ModelError, UsageError
 from qwchat.messages import Message
-from qwchat.template.sandbox import SandboxedTemplate
-from qwchat.tokenizer import Tokenizer
+from qwchat.template.published import is_published
+
+# Nothing that is slow to import: the process that renders imports this package as well.
+if TYPE_CHECKING:
+    from qwchat.template.isolated import IsolatedTemplate
+    from qwchat.template.sandbox import SandboxedTemplate
+    from qwchat.tokenizer import Tokenizer
 
 __all__ = ["CHATML", "ChatTemplate", "encode_chat"]
 
@@ -48,7 +53,7 @@ class ChatTemplate:
 
     def __init__(self, source: str = CHATML, where: str = "qwchat", tokens: Mapping[str, str] | None = None) -> None:
         self.source = source
-        self._template = SandboxedTemplate(source, where)
+        self._template = _compiled(source, where)
         self._tokens = dict(tokens or {})
 
     @classmethod
@@ -91,6 +96,17 @@ class ChatTemplate:
         return self._template.render(
             {**self._tokens, **variables, "add_generation_prompt": add_generation_prompt}, length
         )
+
+
+def _compiled(source: str, where: str) -> SandboxedTemplate | IsolatedTemplate:
+    """Compile a published template here, and any other in a process that can be killed."""
+    if is_published(source):
+        from qwchat.template.sandbox import SandboxedTemplate
+
+        return SandboxedTemplate(source, where)
+    from qwchat.template.isolated import IsolatedTemplate
+
+    return IsolatedTemplate(source, where)
 
 
 def encode_chat(

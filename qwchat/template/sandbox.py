@@ -5,50 +5,42 @@ running for ever or asking for all memory. A Python thread cannot be stopped fro
 start that does not end soon:
 
 - Only the language that chat templates use is let in: node types, filters, methods and globals are positive lists.
-- Whatever makes a value (operators, calls, filters, literals, output) pays for its size from a budget, beforehand where
-  the result can be much larger than its operands, so that the sum of all values made in one rendering is bounded.
+- Whatever makes a value (operators, calls and their arguments, filters, literals, output) pays for its size from a
+  budget, beforehand where the result can be much larger than its operands, so that the sum of all values made in one
+  rendering is bounded.
 - Every turn of a loop, call, comparison and test checks the processor time used.
 
 The hooks are the sandbox's own (`call`, `call_binop`, `is_safe_attribute`), jinja2's `finalize`, and a rewriting of
-the syntax tree that sends loops, literals, slices, comparisons and filter results through filters of this module.
+the syntax tree that sends loops, literals, slices, comparisons and filter results through `qwchat.template.filters`.
 Constant folding is off, since it would compute outside a budget.
+
+Templates that are not published ones run here in a process of their own (`qwchat.template.isolated`), which can be
+killed: what this module misses ends there.
 """
 
 from __future__ import annotations
 
-import datetime
 import functools
-import json
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import LoopControlExtension
-from jinja2.filters import FILTERS, make_attrgetter, sync_do_map
-from jinja2.runtime import Context, LoopContext, Undefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
-from jinja2.utils import Namespace, pass_context, pass_environment
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from qwchat.errors import TemplateError
+from qwchat.template.budget import BUDGET, INTEGER_BITS, Budget
+from qwchat.template.filters import CONCAT, REFUSAL, STEPS, VALUE, check_pattern, filters, finalise, functions, replace
 
 SOURCE_LIMIT = 1 << 15  # characters; the longest published chat templates have about 20,000
-CPU_BASE, CPU_PER_CHARACTER = 0.25, 1e-7  # seconds of the rendering thread; a real template takes about 0.1 ms
-WORK_BASE, WORK_PER_CHARACTER = 4_000_000, 32  # characters made in one rendering: a base, and a multiple of the input
 CALL_DEPTH = 50
-INTEGER_BITS = 4096
+REMEDY = "restore the template from the model's source"
+QUADRATIC_METHODS = ("lstrip", "rfind", "rpartition", "rsplit", "rstrip", "strip")
 
-STEPS, VALUE, CONCAT = "limit steps", "limit value", "limit concat"  # no template can write a name with a space
-
-FILTER_NAMES = (
-    *("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "last", "length"),
-    *("list", "lower", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort"),
-    *("title", "trim", "unique", "upper"),
-)
 STRING_METHODS = (
     *("capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdigit", "islower", "isspace"),
     *("isupper", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rpartition"),
@@ -69,45 +61,6 @@ NODE_TYPES = (
 )
 
 
-class _Budget:
-    """What one rendering may still spend."""
-
-    def __init__(self, input_length: int) -> None:
-        self._work = WORK_BASE + WORK_PER_CHARACTER * input_length
-        self._deadline = time.thread_time() + CPU_BASE + CPU_PER_CHARACTER * input_length
-        self.depth = 0
-
-    def spend(self, work: int) -> None:
-        """Pay for `work` characters or steps.
-
-        Raises:
-            TemplateError: the budget is used up.
-        """
-        self._work -= work + 1
-        if self._work < 0:
-            raise TemplateError("it makes more text than a chat template can need")
-        if time.thread_time() > self._deadline:
-            raise TemplateError("it runs for longer than a chat template can need")
-
-    def spend_value(self, value: Any) -> Any:
-        """Pay for a value with all it holds, repeated parts counted each time, and return it."""
-        pending = [value]
-        while pending:
-            item = pending.pop()
-            self.spend(len(item) if isinstance(item, str | list | tuple | dict) else 0)
-            if isinstance(item, dict):
-                pending += item.keys()
-                pending += item.values()
-            elif isinstance(item, list | tuple):
-                pending += item
-            elif item is not value and not isinstance(item, str | int | float | Undefined | None):
-                raise TemplateError(f"it puts a {type(item).__name__} into a list")
-        return value
-
-
-_BUDGET: ContextVar[_Budget] = ContextVar("qwchat_template_budget")
-
-
 class _LimitedEnvironment(ImmutableSandboxedEnvironment):
     """jinja2's sandbox with the limits of this module, set up like transformers' (block trimming, loop controls)."""
 
@@ -119,25 +72,11 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[LoopControlExtension],
             optimized=False,
-            finalize=_finalise,
+            finalize=finalise,
             cache_size=0,
         )
-        self.filters = {name: FILTERS[name] for name in FILTER_NAMES}
-        self.filters |= {
-            "join": _join,
-            "map": _map,
-            "replace": _replace,
-            "string": _text,
-            "tojson": _to_json,
-            "safe": lambda v: v,
-        }
-        self.filters |= {STEPS: _steps, VALUE: lambda v: _BUDGET.get().spend_value(v), CONCAT: _concat}
-        self.globals = {
-            "range": safe_range,
-            "namespace": Namespace,
-            "raise_exception": _raise_exception,
-            "strftime_now": _strftime_now,
-        }
+        self.filters = filters()
+        self.globals = dict[str, Any](functions())
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, LoopContext | Namespace):
@@ -151,13 +90,17 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         return None  # str.format stays unsafe: one format specifier can ask for any amount of memory
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        budget = _BUDGET.get()
+        budget = BUDGET.get()
         budget.spend(0)
         if budget.depth >= CALL_DEPTH:
             raise TemplateError(f"its macros call each other more than {CALL_DEPTH} deep")
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str) and obj.__name__ == "replace":
-            obj = functools.partial(_replace, owner)
+            obj = functools.partial(replace, owner)
+        elif isinstance(owner, str) and obj.__name__ in QUADRATIC_METHODS:
+            check_pattern(args, kwargs)
+        if not isinstance(obj, Macro) or obj.catch_varargs or obj.catch_kwargs:  # others only name what there is
+            budget.spend_arguments(args, kwargs)
         budget.depth += 1
         try:
             return budget.spend_value(super().call(context, obj, *args, **kwargs))
@@ -165,7 +108,10 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
             budget.depth -= 1
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        budget = _BUDGET.get()
+        budget = BUDGET.get()
+        for operand in (left, right):
+            if not isinstance(operand, str | int | float | list | tuple | Undefined | None):
+                raise TemplateError(f"it computes with a {type(operand).__name__}")  # views of dicts make sets
         if operator == "%" and isinstance(left, str):
             raise TemplateError("it formats text with %, which is not allowed")
         if isinstance(left, int) and isinstance(right, int):
@@ -248,100 +194,27 @@ class SandboxedTemplate:
         Raises:
             TemplateError: the template fails, refuses its input (`raise_exception`), or exceeds a limit.
         """
-        token = _BUDGET.set(_Budget(input_length))
+        token = BUDGET.set(Budget(input_length))
         try:
             return self._template.render(variables)
         except Exception as error:
             raise self._error(_reason(error)) from error
         finally:
-            _BUDGET.reset(token)
+            BUDGET.reset(token)
 
     def _error(self, reason: str) -> TemplateError:
-        return TemplateError(f"the chat template in {self._where} cannot be used: {reason}")
+        refused = reason.startswith(REFUSAL)  # by the template itself: it says what is wrong with the conversation
+        remedy = "" if refused else f": {REMEDY}"
+        return TemplateError(f"the chat template in {self._where} cannot be used: {reason}{remedy}")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TemplateError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "it takes more memory than a chat template can need"
     if isinstance(error, RecursionError):
         return "it is nested too deep"
     text = " ".join(str(error).split())[:200]
     line = f" in line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
     return f"{text or type(error).__name__}{line}"
-
-
-@pass_context
-def _finalise(_context: Context, value: Any) -> str:
-    """Every printed value. Taking the context keeps jinja2 from calling this at compile time."""
-    text = _text(value)
-    _BUDGET.get().spend(len(text))
-    return text
-
-
-def _text(value: Any) -> str:
-    """`value` as a template prints it."""
-    if isinstance(value, list | tuple | dict):
-        _BUDGET.get().spend_value(value)
-    elif not isinstance(value, str | int | float | Undefined | None):
-        raise TemplateError(f"it prints a {type(value).__name__}")
-    return str(value)
-
-
-def _steps(iterable: Iterable[Any]) -> Iterator[Any]:
-    budget = _BUDGET.get()
-    budget.spend(0)
-    for item in iterable:
-        budget.spend(0)
-        yield item
-
-
-def _concat(values: list[Any]) -> str:
-    texts = [_text(value) for value in values]
-    _BUDGET.get().spend(sum(map(len, texts)))
-    return "".join(texts)
-
-
-@pass_context
-def _map(context: Context, value: Iterable[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
-    """jinja2's `map`, each result paid for before the next is made."""
-    return map(_BUDGET.get().spend_value, sync_do_map(context, value, *args, **kwargs))
-
-
-@pass_environment
-def _join(environment: jinja2.Environment, value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
-    items = value if attribute is None else map(make_attrgetter(environment, attribute), value)
-    texts = [_text(item) for item in items]
-    _BUDGET.get().spend(sum(map(len, texts)) + len(d) * len(texts))
-    return d.join(texts)
-
-
-def _replace(value: Any, old: str, new: str, count: int | None = None) -> str:
-    text = _text(value)
-    found = text.count(old)
-    _BUDGET.get().spend(len(text) + found * len(new))
-    return text.replace(old, new, -1 if count is None else count)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as transformers writes it into prompts: no HTML escapes."""
-    if (indent or 0) > 16 or any(len(separator) > 8 for separator in separators or ()):
-        raise TemplateError("it spreads JSON too wide")
-    _BUDGET.get().spend_value(value)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: Any) -> NoReturn:
-    raise TemplateError(f"it refuses this conversation: {_text(message)[:200]}")
-
-
-def _strftime_now(pattern: str) -> str:
-    # Digits between % and the letter are a width, by which a few characters can ask for any amount of memory.
-    if len(pattern) > 100 or re.search(r"%[^a-zA-Z%]", pattern):
-        raise TemplateError("it uses a date format that is not allowed")
-    return datetime.datetime.now().strftime(pattern)

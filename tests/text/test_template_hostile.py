@@ -14,8 +14,17 @@ from qwchat.errors import TemplateError
 from qwchat.template.sandbox import SandboxedTemplate
 
 GROW = "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
-BIG = "{% set a = 'ab' * 700000 %}{% set b = 'ab' * 700000 %}"
+BIG = "{% set a = 'ab' * 300000 %}{% set b = 'ab' * 300000 %}"
+LONG_NUMBERS = "{% set s %}{% for i in range(20000) %}{{ i * 2305843009213693951 }} {% endfor %}{% endset %}"
 FOREVER = "{%% for i in range(99999) %%}%s{%% endfor %%}"
+
+
+def shared(name: str, arguments: str) -> str:
+    """A template that builds two equal values of 2^40 parts through the arguments of macros, and compares them."""
+    macros = "".join(f"{{% macro f{x}() %}}{{% set ns.{x} = {name} %}}{{% endmacro %}}" for x in "xy")
+    calls = "".join(f"{{{{ f{x}({arguments.replace('VALUE', 'ns.' + x)}) }}}}" for x in "xy")
+    return "{% set ns = namespace(x='a', y='a') %}" + macros + calls * 40 + "{{ ns.x == ns.y }}"
+
 
 REACHES = {
     "class": "{{ ''.__class__.__mro__ }}",
@@ -90,6 +99,22 @@ BOMBS = {
     "many copies by loop": "{% set a = 'ab' * 100000 %}{% set ns = namespace(x=[]) %}"
     "{% for i in range(9999) %}{% set ns.x = ns.x + [a.upper()] %}{% endfor %}",
     "many slices": BIG + "".join(f"{{% set x{n} = a[1:] %}}" for n in range(1200)),
+    "nested by arguments": shared("varargs", "VALUE, VALUE"),
+    "nested by keywords": shared("kwargs", "a=VALUE, b=VALUE"),
+    "nested by unpacking": shared("varargs", "*[VALUE, VALUE]"),
+    "nested by unpacking words": shared("kwargs", "**{'a': VALUE, 'b': VALUE}"),
+    "nested by a call block": "{% set ns = namespace(x='a', y='a') %}"
+    "{% macro f(v) %}{{ caller(v, v) }}{% endmacro %}"
+    + "{% call f(ns.x) %}{% set ns.x = varargs %}{% endcall %}{% call f(ns.y) %}{% set ns.y = varargs %}{% endcall %}"
+    * 40
+    + "{{ ns.x == ns.y }}",
+    "nested in a namespace": GROW % ("0", "[namespace(x=ns.x, y=ns.x)]"),
+    "nested by a default": GROW % ("[0]", "['', ''] | map('default', default_value=ns.x, boolean=true) | list"),
+    "nested by cycling": GROW % ("[0]", "[ns.x, loop.cycle(ns.x, ns.x)]"),
+    "long attribute": "{{ range(9999) | list | sort(attribute='a,' * 90000) }}",
+    "long attribute of map": "{{ range(9999) | map(attribute='real.' * 90000) | list }}",
+    "long attribute of join": "{{ range(9999) | join(attribute='real.' * 90000) }}",
+    "number of a power of two": "{{ ('f' * 900000) | int(0, 16) == 1 }}",
     "much text": FOREVER % ("x" * 30000),
 }
 LOOPS = {
@@ -106,6 +131,19 @@ LOOPS = {
     + "{% endcall %}" * 60,
     "comparing": BIG + FOREVER % "{% if a == b %}{% endif %}",
     "searching": BIG + FOREVER % "{% if 'aab' in a %}{% endif %}",
+    "searching backwards": BIG + "{{ ('a' * 400000).rfind('ab' + 'a' * 200000) }}",
+    "splitting backwards": BIG + "{{ ('a' * 400000).rsplit(sep='ab' + 'a' * 200000) }}",
+    "parting backwards": BIG + "{{ ('a' * 400000).rpartition('ab' + 'a' * 200000) }}",
+    "stripping": BIG + "{{ ('a' * 400000).strip('b' * 400000 + 'a') }}",
+    "trimming": BIG + "{{ ('a' * 400000) | trim('b' * 400000 + 'a') }}",
+    "selecting": "{% set a = range(99999) | list %}{{ a | select('in', a[::-1]) | list | length }}",
+    "selecting by map": "{% set a = range(9999) | list %}{{ [a, a, a] | map('select', 'in', a) | map('list') | list }}"
+    + "{{ a | select('in', a[::-1]) | list | length }}",
+    "numbers with one hash": LONG_NUMBERS + "{{ s.split() | map('int') | unique | list | length }}",
+    "keys with one hash": LONG_NUMBERS + "{{ namespace(s.split() | map('int') | map('batch', 2)) }}",
+    "keys with one hash from pairs": LONG_NUMBERS + "{{ namespace([s.split() | map('int') | list]) }}",
+    "sets of views": "{% set d = {'a': 1} %}" + FOREVER % "{% set x = d.keys() - range(99999) %}",
+    "sorting": "{% set a = range(99999) | map('string') | list %}" + FOREVER % "{% set b = a | sort %}",
     "testing": BIG + FOREVER % "{% if 'aab' is in a %}{% endif %}",
     "splitting": BIG + FOREVER % "{% set x = a.split('b') %}",
     "slicing": "{% set a = range(99999) | list %}" + FOREVER % "{% set b = a[1:] %}",
