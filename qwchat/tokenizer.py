@@ -1,7 +1,8 @@
 """Byte-level BPE from `tokenizer.json`: text to token ids and back.
 
-The merging itself is done by the `tokenizers` library. Two things are kept out of its hands:
+The merging itself is done by the `tokenizers` library. Three things are kept out of its hands:
 
+- The file's pipeline. `qwchat.tokenizer_file` checks it, and the library gets one that is built from constants here.
 - Added tokens (`<|im_end|>` and its like). The library finds them in any text it is given, so that a person who types
   `<|im_end|>` would end the turn. Here the library never learns of them: `encode` turns text into text tokens only, and
   control tokens enter a prompt through `encode_prompt`, as ids.
@@ -14,23 +15,22 @@ Decoding gives back the encoded text exactly, up to the Unicode normal form (NFC
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from qwchat import vocabulary
+from qwchat import tokenizer_file, vocabulary
 from qwchat.errors import ModelError, UsageError
+from qwchat.tokenizer_file import RESTORE, SIZE_LIMIT
 
 if TYPE_CHECKING:
     import tokenizers
 
 FILE_NAME = "tokenizer.json"
-SIZE_LIMIT = 256 << 20  # bytes; the real Qwen2 file has 7 MB
-ID_LIMIT = 1 << 24
 PROBE = "A  b1é漢👍\t\x00\n\n"  # what a sound tokenizer gives back: capitals, blanks, characters of 1 to 4 bytes
+Result = TypeVar("Result")
 
 
 class Tokenizer:
@@ -54,37 +54,39 @@ class Tokenizer:
     ) -> None:
         self.vocab_size = max(vocab_size, *(token_id + 1 for token_id in special_ids.values()), 0)
         self.special_ids = special_ids
-        longest_first = sorted(special_ids, key=len, reverse=True)
-        self.control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.control_pattern = re.compile(_one_of(sorted(special_ids)) if special_ids else r"(?!)")
         self.control_characters = frozenset("".join(map(_signs, special_ids)))
         # With tables, the library's part normalises and splits; `build` makes a whole one of it, should it be needed.
         self._core, self._tables, self._build = core, tables, build
         self._bytes = {token_id: content.encode() for content, token_id in special_ids.items()}
 
     @classmethod
-    def from_folder(cls, folder: str | Path, cache: Path | None = None) -> Tokenizer:
+    def from_folder(
+        cls, folder: str | Path, cache: Path | None = None, model_vocab_size: int | None = None
+    ) -> Tokenizer:
         """Read `tokenizer.json` of a model folder or checkpoint.
 
         Args:
             folder: where the file is.
             cache: a folder of the user's own, for tables that make the next start quicker.
+            model_vocab_size: rows of the model's logits, which every token id must be below; None if not known.
 
         Raises:
-            ModelError: the file is missing, broken, or describes another kind of tokenizer.
+            ModelError: the file is missing, broken, describes another kind of tokenizer, or belongs to another model.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise ModelError(f"{folder} has no {FILE_NAME}: copy it there from the model's source")
         try:
-            if path.stat().st_size > SIZE_LIMIT:
-                raise ModelError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB: restore it from the model's source")
-            return _read(path, cache)
-        except ModelError:
-            raise
-        # `tokenizers` raises bare Exception for whatever it does not like in a file.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            raise ModelError(f"{path} cannot be used ({reason}): restore it from the model's source") from error
+            tokenizer = _read(path, cache)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read ({error.strerror}): {RESTORE}") from error
+        if model_vocab_size is not None and tokenizer.vocab_size > model_vocab_size:
+            raise ModelError(
+                f"{path} has the token id {tokenizer.vocab_size - 1:,}, and config.json has a vocab_size of "
+                f"{model_vocab_size:,}: restore both from the same model"
+            )
+        return tokenizer
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, which is all text: a control token typed in it becomes ordinary tokens.
@@ -100,19 +102,22 @@ class Tokenizer:
                 f"{error.start}: remove it, or decode the text from its source with the right encoding"
             ) from error
         quick = None if self._tables is None else self._encode_with(self._tables, text)
-        ids: list[int] = self._whole().encode(text, add_special_tokens=False).ids if quick is None else quick
-        return ids
+        return _call(lambda: self._whole().encode(text, add_special_tokens=False).ids) if quick is None else quick
 
     def _encode_with(self, tables: vocabulary.Tables, text: str) -> list[int] | None:
         """What the library would give; None where it is quicker."""
         if self._build is None or len(text) > tables.longest_text:
             return None
-        normalised = text if self._core.normalizer is None else self._core.normalizer.normalize_str(text)
-        splitter = self._core.pre_tokenizer
-        pieces = [normalised] if splitter is None else [piece for piece, _ in splitter.pre_tokenize_str(normalised)]
+        pieces = _call(lambda: self._split(text))
         if max(map(len, pieces), default=0) > vocabulary.LONGEST_PIECE:
             return None
         return [token_id for piece in pieces for token_id in tables.merge(piece)]
+
+    def _split(self, text: str) -> list[str]:
+        """The pieces of a text, in the byte-level alphabet, within which tokens are merged."""
+        normaliser, splitter = self._core.normalizer, self._core.pre_tokenizer
+        normalised = text if normaliser is None else normaliser.normalize_str(text)
+        return [piece for piece, _ in splitter.pre_tokenize_str(normalised)]
 
     def _whole(self) -> tokenizers.Tokenizer:
         """The library's tokenizer with its model."""
@@ -150,7 +155,8 @@ class Tokenizer:
         known = self._bytes.get(token_id)
         if known is None:
             self._check(token_id)
-            found = self._core.id_to_token(token_id) if self._tables is None else self._tables.token(token_id)
+            tables = self._tables
+            found = _call(lambda: self._core.id_to_token(token_id)) if tables is None else tables.token(token_id)
             token = found or ""
             known = self._bytes[token_id] = b"".join(BYTE_OF.get(character, character.encode()) for character in token)
         return known
@@ -201,89 +207,100 @@ BYTE_OF = _byte_alphabet()
 _LATIN = {ord(character): byte[0] for character, byte in BYTE_OF.items()}
 
 
+def _one_of(texts: Sequence[str]) -> str:
+    """Return a pattern that matches the longest of `texts` (sorted, distinct) that stands at a place.
+
+    It shares what texts begin with, so that a place costs the length of one text, however many there are.
+    """
+    first, last = texts[0], texts[-1]
+    length = next((place for place in range(len(first)) if first[place] != last[place : place + 1]), len(first))
+    prefix = first[:length]
+    rests = [rest for text in texts if (rest := text[length:])]
+    if not rests:
+        return re.escape(prefix)
+    branches = "|".join(_one_of(list(group)) for _, group in groupby(rests, key=lambda rest: rest[0]))
+    return f"{re.escape(prefix)}(?:{branches}){'?' if len(rests) < len(texts) else ''}"
+
+
+def _call(function: Callable[[], Result]) -> Result:
+    """Call the library, and turn whatever it raises into one error.
+
+    Raises:
+        ModelError: the library fails. A panic of its Rust code is not even an Exception to Python.
+    """
+    try:
+        return function()
+    except ModelError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(f"the tokenizer library fails ({reason}): restore {FILE_NAME} from its source") from error
+
+
 def _read(path: Path, cache: Path | None) -> Tokenizer:
-    """A tokenizer from its file: by the tables in ``cache`` if they are there, else built, and the tables kept."""
-    data = path.read_bytes()
-    if cache is None:
-        return _build(json.loads(data))
-    kept = cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
-    tables = vocabulary.read(kept)
+    """A tokenizer from its file: by the tables in `cache` if they are there, else built, and the tables kept."""
+    with path.open("rb") as file:
+        data = file.read(SIZE_LIMIT + 1)
+    if len(data) > SIZE_LIMIT:
+        raise ModelError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB: {RESTORE}")
+    kept = None if cache is None else cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
+    tables = None if kept is None else vocabulary.read(kept)
     if tables is None:
-        return _build(json.loads(data), kept)
+        return _build(tokenizer_file.parse(data, path), path, kept)
     facts = tables.facts
     return Tokenizer(
-        _pipeline(facts["pipeline"]),
+        _pipeline(facts["composes"], facts["pattern"]),
         facts["vocab_size"],
         facts["special_ids"],
         tables,
-        lambda: _build(json.loads(data))._core,
+        lambda: _core(tokenizer_file.parse(data, path)),
     )
 
 
-def _build(values: Any, tables: Path | None = None) -> Tokenizer:
-    """A tokenizer from the parsed file. The model is built apart from the rest, which spares a second parse of it.
-
-    `tables`: a file for its tables.
+def _build(definition: tokenizer_file.Definition, path: Path, tables: Path | None) -> Tokenizer:
+    """A tokenizer from what its file defines; `tables` is a file for its tables.
 
     Raises:
-        ModelError: another kind of tokenizer. Whatever else is wrong raises what it happens to raise.
+        ModelError: it does not give every text back.
     """
-    from tokenizers.models import BPE
-
-    model = values["model"]
-    if model.get("type", "BPE") != "BPE" or (values.get("decoder") or {}).get("type") != "ByteLevel":
-        raise ModelError(f"{FILE_NAME} describes no byte-level BPE tokenizer: only those of Qwen2 models are supported")
-    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(option):
-            raise ModelError(f"{FILE_NAME} sets {option}, which Qwen2 tokenizers do not: it is not supported")
-    vocab: dict[str, int] = model["vocab"]
-    merges: list[Any] = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
-    ]
-    special_ids = _added_tokens(values.get("added_tokens") or [])
-    vocab_size = max(vocab.values()) + 1
-    if min(vocab.values()) < 0 or vocab_size > ID_LIMIT or len(set(vocab.values())) != len(vocab):
-        raise ModelError(f"{FILE_NAME} holds repeated or impossible token ids: restore it from the model's source")
-    core = _pipeline(values)
-    core.model = BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")))
-    tokenizer = Tokenizer(core, vocab_size, special_ids)
+    vocab = definition.vocab
+    tokenizer = Tokenizer(_core(definition), max(vocab.values()) + 1, definition.special_ids)
     if not vocab.keys() >= BYTE_OF.keys() or tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
-        raise ModelError(f"{FILE_NAME} loses or changes text: restore it from the model's source")
-    if tables is not None and not model.get("ignore_merges"):
+        raise ModelError(f"{path} loses or changes text: {RESTORE}")
+    if tables is not None and not definition.ignore_merges:
         facts = {
-            "vocab_size": vocab_size,
-            "special_ids": special_ids,
+            "vocab_size": tokenizer.vocab_size,
+            "special_ids": definition.special_ids,
             "characters": {character: vocab[character] for character in BYTE_OF},
-            "pipeline": {name: values.get(name) for name in ("version", "normalizer", "pre_tokenizer", "decoder")},
+            "composes": definition.composes,
+            "pattern": definition.pattern,
         }
-        vocabulary.write(tables, facts, vocab, merges)
+        vocabulary.write(tables, facts, vocab, definition.merges)
     return tokenizer
 
 
-def _pipeline(values: dict[str, Any]) -> tokenizers.Tokenizer:
+def _core(definition: tokenizer_file.Definition) -> tokenizers.Tokenizer:
+    """The library's tokenizer."""
+    from tokenizers.models import BPE
+
+    def build() -> tokenizers.Tokenizer:
+        core = _pipeline(definition.composes, definition.pattern)
+        core.model = BPE(vocab=definition.vocab, merges=definition.merges, ignore_merges=definition.ignore_merges)
+        return core
+
+    return _call(build)
+
+
+def _pipeline(composes: bool, pattern: str) -> tokenizers.Tokenizer:
     """The library's tokenizer without a vocabulary: it normalises, splits and nothing else."""
-    import tokenizers
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    pipeline = {
-        **values,
-        "added_tokens": [],
-        "truncation": None,
-        "padding": None,
-        "post_processor": None,
-        "model": {"type": "BPE", "vocab": {}, "merges": []},
-    }
-    return tokenizers.Tokenizer.from_str(json.dumps(pipeline))
-
-
-def _added_tokens(listed: list[dict[str, Any]]) -> dict[str, int]:
-    special_ids: dict[str, int] = {}
-    for token in listed:
-        content, token_id = token["content"], token["id"]
-        if not isinstance(content, str) or not content or not isinstance(token_id, int):
-            raise ModelError(f"{FILE_NAME} holds an added token without text or id")
-        if not 0 <= token_id < ID_LIMIT:
-            raise ModelError(f"{FILE_NAME}: the added token {content} has the impossible id {token_id}")
-        if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
-            raise ModelError(f"{FILE_NAME}: the added token {content} strips its surroundings, which is not supported")
-        special_ids[content] = token_id
-    return special_ids
+    core = Tokenizer(models.BPE())
+    if composes:
+        core.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(pattern), "isolated", invert=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    return core

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -153,7 +153,14 @@ def encode_chat(
 def _private_characters(messages: Iterable[Message]) -> Iterator[str]:
     """Characters without meaning (private use, plane 15) that occur in no message."""
     used = set().union(*(_text_of(message, key) for message in messages for key in TEXT_KEYS))
-    return (mark for code in range(0xF0000, 0xFFFFE) if (mark := chr(code)) not in used)
+    return _unused(used)
+
+
+def _unused(used: Collection[str]) -> Iterator[str]:
+    for code in range(0xF0000, 0xFFFFE):
+        if (mark := chr(code)) not in used:
+            yield mark
+    raise UsageError("the conversation has too many turns or private characters (U+F0000 to U+FFFFD): start a new one")
 
 
 def _with_placeholder(message: Message, private: Iterator[str], ready: dict[str, Sequence[int]]) -> Message:
@@ -171,7 +178,8 @@ def _parts(
 ) -> Iterator[str | Sequence[int]]:
     """Rendered text cut at control tokens and placeholders, hidden characters of the text between them shown again."""
     start = 0
-    pattern = re.compile("|".join((tokenizer.control_pattern.pattern, *ready)))
+    marks = f"|[{''.join(ready)}]" if ready else ""
+    pattern = re.compile(tokenizer.control_pattern.pattern + marks)
     for match in pattern.finditer(text):
         yield text[start : match.start()].translate(shown)
         yield ready[match[0]] if match[0] in ready else (tokenizer.special_ids[match[0]],)

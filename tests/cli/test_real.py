@@ -335,3 +335,51 @@ def test_the_terminal_is_left_as_it_was(models: Path, tmp_path: Path) -> None:
         terminal.type("hello\r\x03\x04")
         terminal.end()
     assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
+
+
+def hostile(models: Path, name: str) -> Path:
+    folder = models / name
+    shutil.copytree(models / "tiny-q4", folder)
+    return folder
+
+
+def refused(models: Path, name: str) -> str:
+    """What a question to a model says that exits with 3; its output is empty."""
+    asked = qwchat("-p", "hello", "-m", name, models=models)
+    assert (asked.returncode, asked.stdout) == (3, b"")
+    (line,) = asked.stderr.decode().splitlines()
+    return line
+
+
+def test_a_hostile_tokenizer_ends_with_one_line(models: Path) -> None:
+    path = hostile(models, "grows") / "tokenizer.json"
+    values = json.loads(path.read_text())
+    grow = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 30_000}
+    path.write_text(json.dumps({**values, "normalizer": {"type": "Sequence", "normalizers": [grow, grow, grow]}}))
+    assert refused(models, "grows") == (
+        f"qwchat: error: {path}: the normalizer 'Replace' is not supported (NFC or none is): "
+        "only tokenizers of the Qwen family are supported"
+    )
+
+
+def test_a_tokenizer_of_another_model_ends_with_one_line(models: Path) -> None:
+    path = hostile(models, "foreign") / "tokenizer.json"
+    values = json.loads(path.read_text())
+    rows = json.loads((path.parent / "config.json").read_text())["vocab_size"]
+    values["added_tokens"].append({"id": rows, "content": "<more>"})
+    path.write_text(json.dumps(values))
+    assert (
+        f"tokenizer.json has the token id {rows:,}, and config.json has a vocab_size of {rows:,}: restore"
+        in refused(models, "foreign")
+    )
+
+
+def test_a_hostile_template_ends_with_one_line(models: Path) -> None:
+    path = hostile(models, "endless") / "chat_template.jinja"
+    path.write_text("{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}")
+    assert refused(models, "endless") == (
+        f"qwchat: error: the chat template in {path} cannot be used: it runs for longer than a chat template can "
+        "need: restore the template from the model's source"
+    )
+    path.write_text("{% if true %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}")
+    assert qwchat("-p", "hello", "-m", "endless", "--max-tokens", "4", models=models).returncode == 0

@@ -150,31 +150,31 @@ def broken(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "cannot be used"),
-        ({}, "KeyError: 'model'"),
-        (broken(model__type="WordPiece"), "no byte-level BPE"),
-        (broken(decoder=None), "no byte-level BPE"),
+        ([], "the file is not an object"),
+        ({}, "model is missing or not an object"),
+        (broken(model__type="WordPiece"), "the model 'WordPiece' is not supported (byte-level BPE is)"),
+        (broken(decoder=None), "decoder is missing or not an object"),
         (broken(model__byte_fallback=True), "sets byte_fallback"),
-        (broken(model__vocab=["a", "b"]), "cannot be used"),
-        (broken(model__vocab={}), "cannot be used"),
-        (broken(model__vocab={"a": 0, "b": 0}), "repeated or impossible token ids"),
-        (broken(model__vocab={"a": -1}), "repeated or impossible token ids"),
-        (broken(model__vocab={"a": 1 << 40}), "repeated or impossible token ids"),
-        (broken(model__vocab={"a": "0"}), "cannot be used"),
-        (broken(model__merges=["he llo"]), "cannot be used"),
-        (broken(model__merges=["h e y"]), "cannot be used"),
-        (broken(model__merges=[3]), "cannot be used"),
-        (broken(normalizer={"type": "Unheard"}), "cannot be used"),
-        (broken(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}), "cannot be used"),
-        (broken(pre_tokenizer=None), "loses or changes text"),
-        (broken(pre_tokenizer__pretokenizers__1__add_prefix_space=True), "loses or changes text"),
-        (broken(normalizer={"type": "Lowercase"}), "loses or changes text"),
+        (broken(model__vocab=["a", "b"]), "vocab is missing or not an object"),
+        (broken(model__vocab={}), "vocab is missing or not an object"),
+        (broken(model__vocab={"a": 0, "b": 0}), "ids that are repeated or outside 0 to 1,048,575"),
+        (broken(model__vocab={"a": -1}), "ids that are repeated or outside 0 to 1,048,575"),
+        (broken(model__vocab={"a": 1 << 40}), "ids that are repeated or outside 0 to 1,048,575"),
+        (broken(model__vocab={"a": "0"}), "an id that is not an integer"),
+        (broken(model__merges=["he llo"]), "merges has the pair 'he llo', which is not in vocab"),
+        (broken(model__merges=["h e y"]), "an entry that is not a pair of tokens"),
+        (broken(model__merges=[3]), "an entry that is not a pair of tokens"),
+        (broken(normalizer={"type": "Unheard"}), "the normalizer 'Unheard' is not supported (NFC or none is)"),
+        (broken(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}), "a Sequence of"),
+        (broken(pre_tokenizer=None), "pre_tokenizer is missing or not an object"),
+        (broken(pre_tokenizer__pretokenizers__1__add_prefix_space=True), "must have add_prefix_space and"),
+        (broken(normalizer={"type": "Lowercase"}), "the normalizer 'Lowercase' is not supported"),
         (broken(model__merges=[], model__vocab={"a": 0}), "loses or changes text"),
         (broken(added_tokens=[{"id": 1 << 30, "content": "<x>"}]), "impossible id 1073741824"),
-        (broken(added_tokens=[{"id": 300, "content": ""}]), "without text or id"),
-        (broken(added_tokens=[{"id": "300", "content": "<x>"}]), "without text or id"),
+        (broken(added_tokens=[{"id": 300, "content": ""}]), "has no text of 1 to 100 characters"),
+        (broken(added_tokens=[{"id": "300", "content": "<x>"}]), "the added token '<x>' has the impossible id '300'"),
         (broken(added_tokens=[{"id": 300, "content": "<x>", "lstrip": True}]), "strips its surroundings"),
-        (broken(added_tokens=["<x>"]), "cannot be used"),
+        (broken(added_tokens=["<x>"]), "an added token is not an object"),
     ],
 )
 def test_a_broken_file_is_one_clear_line(tmp_path: Path, values: Any, message: str) -> None:
@@ -188,7 +188,9 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, values: Any, message: s
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"model": NaN}', b"null"])
 def test_a_file_that_is_no_json_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(raw)
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be used \(.+\): restore it from the model's source"):
+    with pytest.raises(
+        ModelError, match=r"tokenizer\.json: (the file|model) is .+: restore it from the model's source"
+    ):
         Tokenizer.from_folder(tmp_path)
 
 
