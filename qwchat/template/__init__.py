@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from qwchat.errors import ModelError, UsageError
+from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
 from qwchat.template.published import is_published
 
@@ -26,7 +26,7 @@ __all__ = ["CHATML", "ChatTemplate", "encode_chat"]
 
 CONFIG_NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
-CONFIG_LIMIT = 16 << 20  # bytes; files that list every added token of a large vocabulary reach 1 MB
+CONFIG_LIMIT = 4 << 20  # bytes; files that list every added token of a large vocabulary reach 1 MB
 TEXT_KEYS: Final = ("role", "content")
 TOKEN_KEYS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -52,7 +52,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str = CHATML, where: str = "qwchat", tokens: Mapping[str, str] | None = None) -> None:
-        self.source = source
+        self.source, self._where = source, where
         self._template = _compiled(source, where)
         self._tokens = dict(tokens or {})
 
@@ -93,9 +93,15 @@ class ChatTemplate:
         plain_tools = None if tools is None else json.loads(json.dumps(list(tools)))
         length = sum(len(turn["role"]) + len(turn["content"]) for turn in turns) + len(json.dumps(plain_tools))
         variables = {"messages": turns, "tools": plain_tools, "documents": None}
-        return self._template.render(
+        text = self._template.render(
             {**self._tokens, **variables, "add_generation_prompt": add_generation_prompt}, length
         )
+        if not _is_unicode(text) and all(_is_unicode(turn[key]) for turn in turns for key in TEXT_KEYS):
+            raise TemplateError(
+                f"the chat template in {self._where} writes half a character (lone surrogate): "
+                "restore the template from the model's source"
+            )
+        return text
 
 
 def _compiled(source: str, where: str) -> SandboxedTemplate | IsolatedTemplate:
@@ -195,6 +201,14 @@ def _text_of(message: Message, key: Literal["role", "content"]) -> str:
     return text
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > CONFIG_LIMIT:
@@ -225,8 +239,8 @@ def _token_text(value: Any) -> str | None:
 def _default_template(value: Any, path: Path) -> str | None:
     """`chat_template` of the config: a text, or a list of named ones of which "default" counts."""
     if isinstance(value, list):
-        named = {item["name"]: item.get("template") for item in value if isinstance(item, dict) and "name" in item}
-        value = named.get("default")
+        items = [item for item in value if isinstance(item, dict) and item.get("name") == "default"]
+        value = items[-1].get("template") if items else None
     if value is not None and not isinstance(value, str):
         raise ModelError(f"{path}: chat_template must be a text or a list with one named default: correct the file")
     return value

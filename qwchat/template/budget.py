@@ -16,7 +16,7 @@ from jinja2.runtime import Undefined
 
 from qwchat.errors import TemplateError
 
-CPU_BASE, CPU_PER_CHARACTER = 0.25, 1e-7  # seconds of the rendering thread; a real template takes about 0.1 ms
+CPU_BASE, CPU_PER_CHARACTER = 0.25, 1e-6  # seconds of the rendering thread; a real one takes 0.1 ms for each turn
 WORK_BASE, WORK_PER_CHARACTER = 4_000_000, 32  # characters made in one rendering: a base, and a multiple of the input
 INTEGER_BITS = 4096
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from qwchat.errors import TemplateError
 
-CPU_BASE, CPU_PER_CHARACTER = 2.0, 1e-6  # seconds of the process; the sandbox itself stops at a quarter of a second
+CPU_BASE, CPU_PER_CHARACTER = 2.0, 4e-6  # seconds of the process; the sandbox itself stops at a quarter of a second
 WALL_BASE, WALL_PER_CHARACTER = 30.0, 1e-5  # seconds: the machine may be busy
 REPLY_BASE, REPLY_PER_CHARACTER = 32 << 20, 256  # bytes: more than the sandbox's budget allows
 GRACE_SECONDS = 0.2  # between Ctrl-C and the end of the process, where Ctrl-C raises nothing by itself

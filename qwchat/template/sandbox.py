@@ -21,6 +21,7 @@ killed: what this module misses ends there.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
@@ -179,7 +180,9 @@ class SandboxedTemplate:
         environment = _LimitedEnvironment()
         try:
             tree = _Limiter(environment).visit(environment.parse(source))
-            self._template = environment.from_string(tree)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python's remarks about the code that jinja2 makes of odd templates
+                self._template = environment.from_string(tree)
         # A foreign program: whatever it provokes in the compiler (recursion, overflow, ...) is its own fault.
         except Exception as error:
             raise self._error(_reason(error)) from error

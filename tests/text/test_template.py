@@ -101,6 +101,8 @@ def test_where_a_template_is_looked_for(tmp_path: Path) -> None:
         ("tokenizer_config.json", b"[]", "holds no JSON object"),
         ("tokenizer_config.json", b"\xff", "cannot be read"),
         ("tokenizer_config.json", b'{"chat_template": 7}', "chat_template must be a text"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": []}]}', "must be a text"),
+        ("tokenizer_config.json", b" " * (4 << 20) + b"{}", "is larger than 4 MiB"),
         ("tokenizer_config.json", b'{"chat_template": "{% for %}"}', "cannot be used: "),
         ("chat_template.jinja", b"\xff\xfe", "cannot be read"),
         ("chat_template.jinja", b"{{ unclosed", "cannot be used: "),
@@ -114,6 +116,48 @@ def test_broken_files_are_one_clear_line(tmp_path: Path, name: str, raw: bytes, 
     assert message in str(caught.value)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_odd_names_of_templates_are_skipped(tmp_path: Path) -> None:
+    named = [{"name": []}, {"name": {}}, 3, {"name": "default", "template": "named"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert ChatTemplate.from_folder(tmp_path).render(conversation(1)) == "named"
+
+
+@pytest.mark.parametrize("source", [r"{{ '\ud800' }}", "{{ bos_token }}"])
+def test_half_a_character_of_a_template_is_its_own_fault(source: str) -> None:
+    template = ChatTemplate(source, "model", {"bos_token": "\ud800"})
+    with pytest.raises(TemplateError, match="the chat template in model writes half a character"):
+        template.render(conversation(1))
+
+
+REASONING = """
+{%- set ns = namespace(open=true, last=messages | length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages | length - 1) - loop.index0 %}
+    {%- if ns.open and message.role == "user" and not (message.content.startswith('<tool_response>')) %}
+        {%- set ns.open = false %}
+        {%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role == 'assistant' and '</think>' in content %}
+        {%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+        {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- if loop.index0 > ns.last %}{{- thought.strip('\\n') }}{%- endif %}
+    {%- endif %}
+    {{- message.role + ':' + content + '\\n' }}
+{%- endfor %}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>' }}{%- endif %}
+"""
+
+
+@pytest.mark.parametrize(("turns", "size"), [(1, 10), (400, 100), (50, 50_000)])
+def test_long_conversations_stay_within_the_limits_of_unknown_templates(turns: int, size: int) -> None:
+    messages = conversation(turns, "Be brief.", ("x" * size, "<think>\nhm\n</think>\n\n" + "y" * size))
+    expected = "".join(f"{each['role']}:{each['content'].split('</think>')[-1].lstrip()}\n" for each in messages)
+    assert ChatTemplate(REASONING, "model").render(messages) == expected
 
 
 @pytest.mark.parametrize("message", [{"role": "user"}, {"content": "x"}, {"role": "user", "content": None}, "hello", 3])
