@@ -114,7 +114,7 @@ class Tokenizer:
         return [token_id for piece in pieces for token_id in tables.merge(piece)]
 
     def _split(self, text: str) -> list[str]:
-        """The pieces of a text, in the byte-level alphabet, within which tokens are merged."""
+        """Return the pieces of a text within which tokens are merged, in the byte-level alphabet."""
         normaliser, splitter = self._core.normalizer, self._core.pre_tokenizer
         normalised = text if normaliser is None else normaliser.normalize_str(text)
         return [piece for piece, _ in splitter.pre_tokenize_str(normalised)]
@@ -240,7 +240,7 @@ def _call(function: Callable[[], Result]) -> Result:
 
 
 def _read(path: Path, cache: Path | None) -> Tokenizer:
-    """A tokenizer from its file: by the tables in `cache` if they are there, else built, and the tables kept."""
+    """Make a tokenizer from its file: from the tables in `cache` if there are any, else build it and keep its tables."""
     with path.open("rb") as file:
         data = file.read(SIZE_LIMIT + 1)
     if len(data) > SIZE_LIMIT:
@@ -260,7 +260,7 @@ def _read(path: Path, cache: Path | None) -> Tokenizer:
 
 
 def _build(definition: tokenizer_file.Definition, path: Path, tables: Path | None) -> Tokenizer:
-    """A tokenizer from what its file defines; `tables` is a file for its tables.
+    """Build a tokenizer from what its file defines; `tables` is where to keep its tables.
 
     Raises:
         ModelError: it does not give every text back.
@@ -282,7 +282,7 @@ def _build(definition: tokenizer_file.Definition, path: Path, tables: Path | Non
 
 
 def _core(definition: tokenizer_file.Definition) -> tokenizers.Tokenizer:
-    """The library's tokenizer."""
+    """Build the library's tokenizer."""
     from tokenizers.models import BPE
 
     def build() -> tokenizers.Tokenizer:
@@ -294,7 +294,7 @@ def _core(definition: tokenizer_file.Definition) -> tokenizers.Tokenizer:
 
 
 def _pipeline(composes: bool, pattern: str) -> tokenizers.Tokenizer:
-    """The library's tokenizer without a vocabulary: it normalises, splits and nothing else."""
+    """Build the library's tokenizer without a vocabulary, which only normalises and splits."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     core = Tokenizer(models.BPE())

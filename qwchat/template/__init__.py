@@ -96,6 +96,11 @@ class ChatTemplate:
         text = self._template.render(
             {**self._tokens, **variables, "add_generation_prompt": add_generation_prompt}, length
         )
+        if not text and turns and add_generation_prompt:
+            raise TemplateError(
+                f"the chat template in {self._where} writes nothing for this conversation: "
+                "restore the template from the model's source"
+            )
         if not _is_unicode(text) and all(_is_unicode(turn[key]) for turn in turns for key in TEXT_KEYS):
             raise TemplateError(
                 f"the chat template in {self._where} writes half a character (lone surrogate): "

@@ -60,7 +60,8 @@ class IsolatedTemplate:
             input_length: characters in `variables`, from which the limits are derived.
 
         Raises:
-            TemplateError: the template fails, refuses its input, exceeds a limit, or was interrupted.
+            TemplateError: the template fails, refuses its input, or exceeds a limit.
+            KeyboardInterrupt: Ctrl-C came and the template did not end within GRACE_SECONDS.
         """
         return self._ask(dict(variables), input_length)
 
@@ -134,8 +135,7 @@ class _Process:
         size: int | None = None
         while size is None or len(received) < HEADER_SIZE + size:
             if (pressed := interrupted_at()) is not None and time.monotonic() > pressed + GRACE_SECONDS:
-                self.kill()
-                raise _WorkerError("it was interrupted while it made the prompt")
+                raise KeyboardInterrupt  # the handler only asked the reply to stop, which a template does not hear
             if time.monotonic() > deadline:
                 self.kill()
                 raise _WorkerError("it runs for longer than a chat template can need")

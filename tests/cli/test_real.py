@@ -19,6 +19,7 @@ from quant.container import open_model
 from qwchat.kernels.level import current_level
 from tests.chat.pty import Terminal
 from tests.quant.checkpoints import make_checkpoint
+from tests.text.test_template_isolated import BUSY_IN_C, processor_time, program_with_hole, wait_until
 
 SHAPE = {"hidden_size": 128, "max_position_embeddings": 512}
 PROGRAM = "from qwchat.cli.main import main; main()"
@@ -383,3 +384,24 @@ def test_a_hostile_template_ends_with_one_line(models: Path) -> None:
     )
     path.write_text("{% if true %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}")
     assert qwchat("-p", "hello", "-m", "endless", "--max-tokens", "4", models=models).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the rendering process in /proc")
+def test_ctrl_c_ends_a_template_that_keeps_c_busy(models: Path) -> None:
+    (hostile(models, "busy") / "chat_template.jinja").write_text("{{ messages }}")
+    program = (
+        "import sys; from qwchat.cli.main import main; from qwchat.template import isolated; "
+        "isolated.CPU_BASE = isolated.WALL_BASE = 300; isolated._PROGRAM = sys.argv[1]; "
+        "main(['-p', 'hello', '-m', 'busy'])"
+    )
+    asked = subprocess.Popen(
+        [sys.executable, "-c", program, program_with_hole(BUSY_IN_C)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "QWCHAT_MODELS": str(models)},
+    )
+    children = Path(f"/proc/{asked.pid}/task/{asked.pid}/children")
+    wait_until(lambda: any(processor_time(int(child)) > 50 for child in children.read_text().split()))
+    asked.send_signal(signal.SIGINT)
+    output, errors = asked.communicate(timeout=60)
+    assert (asked.returncode, output, errors) == (130, b"", b"qwchat: interrupted\n")

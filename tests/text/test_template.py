@@ -124,6 +124,11 @@ def test_odd_names_of_templates_are_skipped(tmp_path: Path) -> None:
     assert ChatTemplate.from_folder(tmp_path).render(conversation(1)) == "named"
 
 
+def test_a_template_that_writes_nothing_is_refused() -> None:
+    with pytest.raises(TemplateError, match="the chat template in model writes nothing for this conversation"):
+        ChatTemplate("{# #}", "model").render(conversation(1))
+
+
 @pytest.mark.parametrize("source", [r"{{ '\ud800' }}", "{{ bos_token }}"])
 def test_half_a_character_of_a_template_is_its_own_fault(source: str) -> None:
     template = ChatTemplate(source, "model", {"bos_token": "\ud800"})

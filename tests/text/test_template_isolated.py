@@ -196,7 +196,11 @@ def driven(*arguments: str) -> tuple[subprocess.Popen[str], int]:
 
 
 def processor_time(process: int) -> int:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    """Ticks of processor time that a process has used; 0 for one that is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
     return int(fields[11]) + int(fields[12])
 
 
@@ -215,22 +219,13 @@ def is_gone(process: int) -> bool:
 
 
 @needs_linux
-def test_ctrl_c_ends_the_program_and_the_process() -> None:
-    driver, worker = driven()
+@pytest.mark.parametrize("arguments", [(), ("a handler that only notes it, as during a reply",)])
+def test_ctrl_c_ends_the_program_and_the_process(arguments: tuple[str, ...]) -> None:
+    driver, worker = driven(*arguments)
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert errors == "qwchat: interrupted\n"
-    assert is_gone(worker)
-
-
-@needs_linux
-def test_ctrl_c_that_raises_nothing_ends_the_rendering() -> None:
-    driver, worker = driven("as in the chat")
-    driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
-    assert driver.returncode == 3
-    assert errors.startswith("qwchat: error: the chat template in model cannot be used: it was interrupted")
     assert is_gone(worker)
 
 
