@@ -240,7 +240,7 @@ def _call(function: Callable[[], Result]) -> Result:
 
 
 def _read(path: Path, cache: Path | None) -> Tokenizer:
-    """Make a tokenizer from its file: from the tables in `cache` if there are any, else build it and keep its tables."""
+    """Make a tokenizer from the tables that `cache` holds of its file, or build it and keep its tables there."""
     with path.open("rb") as file:
         data = file.read(SIZE_LIMIT + 1)
     if len(data) > SIZE_LIMIT:
