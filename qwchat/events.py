@@ -13,6 +13,8 @@ class Stats:
     """Counts and wall-clock seconds of one reply.
 
     ``drafted_tokens`` were guessed and checked together with others, ``accepted_tokens`` of them were right.
+    ``unread_tokens``: of the prompt, where the reply was stopped before all of it was read.  ``prefill_seconds``: until
+    the last prompt token that was read.  ``time_to_first_token``: None where no token came.
     """
 
     prompt_tokens: int
@@ -20,16 +22,21 @@ class Stats:
     generated_tokens: int
     prefill_seconds: float
     decode_seconds: float
-    time_to_first_token: float
+    time_to_first_token: float | None
     context: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    unread_tokens: int = 0
+
+    @property
+    def read_tokens(self) -> int:
+        """Prompt tokens that were read; those that the cache held already do not count."""
+        return self.prompt_tokens - self.cached_tokens - self.unread_tokens
 
     @property
     def prefill_rate(self) -> float:
         """Newly read prompt tokens per second; 0.0 when nothing was read."""
-        new = self.prompt_tokens - self.cached_tokens
-        return new / self.prefill_seconds if self.prefill_seconds > 0 and new > 0 else 0.0
+        return self.read_tokens / self.prefill_seconds if self.prefill_seconds > 0 and self.read_tokens > 0 else 0.0
 
     @property
     def decode_rate(self) -> float:
@@ -40,7 +47,7 @@ class Stats:
     @property
     def context_used(self) -> int:
         """Positions of the context that the prompt and the reply fill; the last token of a full one needs none."""
-        return min(self.prompt_tokens + self.generated_tokens, self.context)
+        return min(self.prompt_tokens - self.unread_tokens + self.generated_tokens, self.context)
 
 
 @dataclass(frozen=True)

@@ -119,15 +119,23 @@ class Engine:
         self._ahead = 0
         self._length = max(0, min(self._length, length))
 
-    def read(self, ids: NDArray[np.int64], logits_from: int, kept: int | None = None) -> NDArray[np.float32]:
+    def read(
+        self,
+        ids: NDArray[np.int64],
+        logits_from: int,
+        kept: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> NDArray[np.float32]:
         """Appends ``ids``, at most CHUNK and no more than fit, to the cache.
 
         Only the first ``kept`` of them (all if not given) count as read; advance() takes in the others.  Returns logits
         (tokens - logits_from, vocab) f32 of those from ``logits_from`` on, a view that the next call overwrites.
+        ``cancelled``: asked while a long pass runs.  Raises PassCancelled when it returns True, and then as with any
+        exception none of ``ids`` is in the cache.
         """
         self._ahead = 0
         started = time.perf_counter()
-        logits = self._model.run(ids, self._length, logits_from)
+        logits = self._model.run(ids, self._length, logits_from, cancelled)
         self._token_seconds = min(self._token_seconds, (time.perf_counter() - started) / len(ids))
         self._cached[self._length : self._length + len(ids)] = ids
         kept = len(ids) if kept is None else kept
@@ -182,13 +190,14 @@ class Engine:
 
         Yields Prefilled after every chunk, Step for every token but the stop token, and Finished at the end.  The
         cache is consistent whenever control is outside, so the iterator may be dropped at any time.
-        ``usable_vocab``: ids from here on are padding and never chosen.  ``cancel`` is asked between tokens and chunks.
-        ``speculate``: guess tokens from the text so far and check several in one pass (:mod:`qwchat.generation.run`);
-        the tokens are the same, only sooner.  ``continued``: so many of the last ``token_ids`` are a reply that was cut
-        and goes on as if it had not been: penalties and the seed's draws count them, ``max_tokens`` does not.
-        ``loop_guard``: end a reply that has repeated itself for so many tokens (:mod:`qwchat.generation.loops`); 0
-        never does.  ``mask``: only what it allows is chosen, and the reply ends where nothing can follow; it stands
-        behind the ``continued`` tokens.  ``logprobs``: how many of the likeliest tokens each Step names; 0 is off.
+        ``usable_vocab``: ids from here on are padding and never chosen. ``cancel`` is asked between tokens and chunks,
+        and while a long pass runs, which ends early when it returns True. ``speculate``: guess tokens from the text so
+        far and check several in one pass (:mod:`qwchat.generation.run`); the tokens are the same, only sooner.
+        ``continued``: so many of the last ``token_ids`` are a reply that was cut and goes on as if it had not been:
+        penalties and the seed's draws count them, ``max_tokens`` does not. ``loop_guard``: end a reply that has
+        repeated itself for so many tokens (:mod:`qwchat.generation.loops`); 0 never does. ``mask``: only what it allows
+        is chosen, and the reply ends where nothing can follow; it stands behind the ``continued`` tokens. ``logprobs``:
+        how many of the likeliest tokens each Step names; 0 is off.
         Raises PromptTooLongError, UsageError (an empty prompt), NonFiniteLogitsError, ConstraintError.
         """
         ids = np.asarray(token_ids, np.int64)

@@ -31,7 +31,7 @@ from qwchat.generation.lookup import Lookup
 from qwchat.generation.loops import LoopGuard
 from qwchat.generation.mask import TokenMask
 from qwchat.generation.speculation import MAX_ROWS, Speculation
-from qwchat.model.qwen2 import CHUNK
+from qwchat.model.qwen2 import CHUNK, PassCancelled
 from qwchat.sampling import Sampler, log_probabilities
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Run:
         self._looping = False
         self._mask, self._logprobs = mask, logprobs
         self._drafted = self._accepted = 0
+        self._read_up_to = self._reused  # of `ids`
         self._prefilled = self._first = self._last = 0.0
 
     def _clock(self) -> float:
@@ -86,19 +87,25 @@ class Run:
 
     def events(self) -> Iterator[EngineEvent]:
         """The events of :meth:`Engine.generate`."""
+        try:
+            reason = yield from self._passes()
+        except PassCancelled:
+            reason = "cancelled"
+        yield Finished(reason, self._stats())
+
+    def _passes(self) -> Generator[EngineEvent, None, FinishReason]:
         logits = None
         for start in range(self._reused, len(self._ids), CHUNK):
             if self._stopped():
                 break
             piece = self._ids[start : start + CHUNK]
             last = start + len(piece) == len(self._ids)
-            logits = self._engine.read(piece, len(piece) - 1 if last else len(piece))
-            self._prefilled = self._clock()
-            yield Prefilled(start + len(piece), len(self._ids), self._reused)
-        reason: FinishReason = "cancelled"
-        if logits is not None and len(logits):
-            reason = yield from self._decode(logits)
-        yield Finished(reason, self._stats())
+            logits = self._engine.read(piece, len(piece) - 1 if last else len(piece), cancelled=self._stopped)
+            self._prefilled, self._read_up_to = self._clock(), start + len(piece)
+            yield Prefilled(self._read_up_to, len(self._ids), self._reused)
+        if logits is None or not len(logits):
+            return "cancelled"
+        return (yield from self._decode(logits))
 
     def _decode(self, logits: NDArray[np.float32]) -> Generator[EngineEvent, None, FinishReason]:
         """``logits`` (1, vocab) f32: those behind the prompt."""
@@ -144,7 +151,7 @@ class Run:
     def _read(self, token: int) -> NDArray[np.float32]:
         """Reads ``token`` and what may follow it; logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
-            return self._engine.read(np.array([token], np.int64), 0)
+            return self._engine.read(np.array([token], np.int64), 0, cancelled=self._stopped)
         room = self._engine.context - self._engine.length - 1
         if self._max_tokens is not None:
             room = min(room, self._max_tokens - self._new_tokens - 1)
@@ -153,7 +160,7 @@ class Run:
             draft = self._fitting(self._mask, draft, room)
         self._drafted += len(draft)
         start = time.perf_counter()
-        logits = self._engine.read(np.array([token, *draft], np.int64), 0, 1)
+        logits = self._engine.read(np.array([token, *draft], np.int64), 0, 1, self._stopped)
         self._drafter.speculation.timed(1 + len(draft), time.perf_counter() - start)
         return logits
 
@@ -188,17 +195,17 @@ class Run:
         return len(self._generated) - self._before
 
     def _stats(self) -> Stats:
-        first = self._first or self._prefilled
         return Stats(
             prompt_tokens=len(self._ids),
             cached_tokens=self._reused,
             generated_tokens=self._new_tokens,
             prefill_seconds=self._prefilled,
-            decode_seconds=max(0.0, self._last - first),
-            time_to_first_token=first,
+            decode_seconds=self._last - self._first,
+            time_to_first_token=self._first or None,
             context=self._engine.context,
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
+            unread_tokens=len(self._ids) - self._read_up_to,
         )
 
 

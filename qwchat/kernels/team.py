@@ -9,6 +9,9 @@ Only a member that loses its core in the middle of an item delays the others, by
 On a core that another process wants this happens again and again; where it costs more than the member gives, it naps
 for a while and leaves the work to the others.
 
+A step can be cancelled: Python sets a word, and from then on items are taken and not worked on, so that the step ends
+as soon as the items in hand are done (threads.run_watched).
+
 Between steps a member spins, then yields, then parks in Python, where it costs nothing.
 
 State: a cache line (LINE bytes) per field of the header, so that no two share one, and MEMBER_BYTES per member.
@@ -31,9 +34,10 @@ from qwchat.kernels.sync import (
     write_own,
     yield_processor,
 )
-from qwchat.kernels.threads import HEADER_LINES, LINE, MEMBER_BYTES, PARK, RUN, STOP
+from qwchat.kernels.threads import CANCELLED, HEADER_LINES, LINE, MEMBER_BYTES, PARK, RUN, STOP
 
-_STEP, _TICKET, _COMPLETED, _STOP, _ACTIVE, _CROWDED = (line * LINE for line in range(HEADER_LINES))
+# And CANCELLED, which Python writes.
+_STEP, _TICKET, _COMPLETED, _STOP, _ACTIVE, _CROWDED = (line * LINE for line in range(HEADER_LINES - 1))
 _MEMBERS = HEADER_LINES * LINE
 
 # The ticket: number of the step, of its phase, of the next item.
@@ -127,6 +131,10 @@ def take(team, member, items):
 
     Call it until it returns -1: that reports the items taken as done.  ``items`` must be the same for all members, at
     least 1 and below 2**24.
+
+    Once the step is cancelled, the first member that asks takes all items that are left and does none of them, in this
+    phase and in those that follow.  The ticket is read before the stop word: a member that sees a phase behind skipped
+    items also sees the stop word, so whatever is computed has complete inputs.
     """
     own = _own(team, member)
     phase = read_own(own + _PHASE)
@@ -136,7 +144,11 @@ def take(team, member, items):
         item = ticket - phase
         if item < 0 or item >= items:
             break
-        if exchange_if(team + _TICKET, ticket, ticket + 1):
+        if atomic_load(team + CANCELLED) != 0:
+            if exchange_if(team + _TICKET, ticket, phase + items):
+                taken += items - item
+                break
+        elif exchange_if(team + _TICKET, ticket, ticket + 1):
             write_own(own + _TAKEN, taken + 1)
             return item
     write_own(own + _TAKEN, 0)

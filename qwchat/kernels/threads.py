@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LINE = 64  # bytes of a cache line, the unit of the team's memory
-HEADER_LINES = 6  # before the members' own fields
+HEADER_LINES = 7  # before the members' own fields
+CANCELLED = 6 * LINE  # offset of the stop word: while it is not 0, members skip all items of the step
+POLL_SECONDS = 0.05  # between two questions to `cancelled`; signal handlers run at least as often
 MEMBER_BYTES = 5 * LINE
 
 RUN, PARK, STOP = 0, 1, 2  # what a member that waited for a step is to do
@@ -42,6 +45,8 @@ class Team:
         self._memory = np.zeros((HEADER_LINES + 1) * LINE + size * MEMBER_BYTES, np.uint8)
         start = self._memory.ctypes.data
         self.address = start + -start % LINE
+        offset = -start % LINE + CANCELLED
+        self._stop_word = self._memory[offset : offset + 8].view(np.int64)
         self._asleep = np.zeros(size, np.int64)
         self._wake = [threading.Semaphore(0) for _ in range(size)]
         self._threads = [
@@ -50,6 +55,11 @@ class Team:
         ]
         for thread in self._threads:
             thread.start()
+        self._leader: threading.Thread | None = None
+        self._ordered = self._led = 0  # steps that the leader's thread has to lead, and has led
+        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._done.acquire()
 
     def _work(self, member: int) -> None:
         while True:
@@ -69,14 +79,73 @@ class Team:
         A KeyboardInterrupt comes before the step or after it, never within: the leader announces the step in
         compiled code.
         """
+        self._finish()
+        self._stop_word[0] = 0
         self._rouse(active or self.size)
         self._program.lead(self.address, self.size, *self._arguments)
 
+    def run_watched(self, cancelled: Callable[[], bool], active: int | None = None) -> bool:
+        """Run one step that can be stopped. Return False if it was: some of its items were skipped then.
+
+        Another thread is member 0, because Python runs signal handlers between two bytecodes of the main thread, and
+        a compiled call is one. The calling thread waits, and asks `cancelled` at once and every POLL_SECONDS. An
+        exception, from `cancelled` or from a signal handler (KeyboardInterrupt), also stops the step, and is raised
+        when no member works on it any more.
+        """
+        self._finish()
+        if self._leader is None:
+            self._leader = threading.Thread(target=self._lead, name="qwchat-0", daemon=True)
+            self._leader.start()
+        self._stop_word[0] = 0
+        self._rouse(active or self.size)
+        error: BaseException | None = None
+        self._ordered += 1
+        while self._led != self._ordered:
+            try:
+                _notify(self._go)
+                if not self._stop_word[0] and cancelled():
+                    self._stop_word[0] = 1
+                self._done.acquire(timeout=POLL_SECONDS)
+            except BaseException as raised:  # noqa: BLE001 It is raised below.
+                self._stop_word[0] = 1
+                error = raised
+        if error is not None:
+            raise error
+        return not self._stop_word[0]
+
+    def _lead(self) -> None:
+        while True:
+            self._go.acquire()
+            if self._leader is None:
+                return
+            if self._led != self._ordered:
+                self._program.lead(self.address, self.size, *self._arguments)
+                self._led += 1
+            _notify(self._done)
+
+    def _finish(self) -> None:
+        """Wait for a step that run_watched() left behind, should a signal have come outside of its `try`."""
+        while self._led != self._ordered:
+            self._stop_word[0] = 1
+            _notify(self._go)
+            self._done.acquire(timeout=POLL_SECONDS)
+
     def close(self) -> None:
         """Ends the threads."""
+        self._finish()
+        if self._leader is not None:
+            leader, self._leader = self._leader, None
+            _notify(self._go)
+            leader.join()
         # In this order: a member that parks looks for the announcement after it has become wakeable.
         self._program.announce_end(self.address)
         self._rouse(self.size)
         for thread in self._threads:
             thread.join()
         self._threads = []
+
+
+def _notify(event: threading.Lock) -> None:
+    """Wake the thread that acquires `event`, or the next one that does; notifying twice is the same as once."""
+    with contextlib.suppress(RuntimeError):  # It is released already.
+        event.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,12 @@ from qwchat.model.program import load_program
 from qwchat.model.weights import TensorSource, Weights
 from qwchat.rope import rope_tables
 
-CHUNK = 128  # tokens per compiled call: what an interrupt waits for at most
+CHUNK = 128  # tokens per compiled call
+_WATCHED_SECONDS = 0.05  # A pass that takes as long can be cancelled; that costs about 0.1 ms.
+
+
+class PassCancelled(Exception):
+    """A pass was stopped on its way: its keys and values are not in the cache."""
 
 
 class Qwen2:
@@ -60,6 +66,8 @@ class Qwen2:
         self._decode_threads = DecodeThreads(threads)
         records = (self._states.ctypes.data, self._layers.ctypes.data, len(self._layers))
         self._team = Team(threads, load_program(), records)
+        # Of the last pass: seconds, and of one of more than FEW_TOKENS the seconds per token.
+        self._few_seconds = self._token_seconds = math.inf
 
     @property
     def threads(self) -> int:
@@ -150,11 +158,18 @@ class Qwen2:
                 self._cos[first:end], self._sin[first:end] = rope_tables(self.config, first, end)
                 self._has_angles[split] = True
 
-    def run(self, token_ids: NDArray[np.int64], position: int, logits_from: int) -> NDArray[np.float32]:
+    def run(
+        self,
+        token_ids: NDArray[np.int64],
+        position: int,
+        logits_from: int,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> NDArray[np.float32]:
         """Runs up to CHUNK tokens at ``position`` and following, and keeps their keys and values.
 
         Returns the logits (tokens - logits_from, vocab) f32 of the tokens from ``logits_from`` on: a view that the
-        next call overwrites.
+        next call overwrites.  ``cancelled``: asked while a long pass runs, which ends early when it returns True.
+        Raises PassCancelled then; the cache holds what it held before at all positions below ``position``.
         """
         tokens = len(token_ids)
         if not 0 < tokens <= CHUNK or position < 0 or position + tokens > self.context:
@@ -170,16 +185,24 @@ class Qwen2:
         state = self._states[0]
         state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
         state["logits"] = self._logits.ctypes.data
-        self._step(tokens)
+        self._step(tokens, cancelled)
         return self._logits[: max(0, wanted), : self.config.vocab_size]
 
-    def _step(self, tokens: int) -> None:
-        if tokens > 1:
-            self._team.run()
-            return
+    def _step(self, tokens: int, cancelled: Callable[[], bool] | None) -> None:
+        active = self._decode_threads.choose() if tokens == 1 else None
         started = time.perf_counter()
-        self._team.run(self._decode_threads.choose())
-        self._decode_threads.note(time.perf_counter() - started)
+        expected = self._few_seconds if tokens <= FEW_TOKENS else self._token_seconds * tokens
+        if cancelled is None or expected < _WATCHED_SECONDS:
+            self._team.run(active)
+        elif not self._team.run_watched(cancelled, active):
+            raise PassCancelled
+        seconds = time.perf_counter() - started
+        if tokens == 1:
+            self._decode_threads.note(seconds)
+        if tokens <= FEW_TOKENS:
+            self._few_seconds = seconds
+        else:
+            self._token_seconds = seconds / tokens
 
     def clear(self) -> None:
         """Forgets the cache, whatever it holds."""

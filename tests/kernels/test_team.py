@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.busy_core import busy_loop
 from qwchat.kernels.jit import kernel
-from qwchat.kernels.sync import atomic_add, atomic_load, pause
+from qwchat.kernels.sync import atomic_add, atomic_load, atomic_store, pause
 from qwchat.kernels.team import (
     NAP,
     announce_end,
@@ -26,7 +26,7 @@ from qwchat.kernels.team import (
     rouse,
     take,
 )
-from qwchat.kernels.threads import HEADER_LINES, MEMBER_BYTES, RUN, Program, Team
+from qwchat.kernels.threads import CANCELLED, HEADER_LINES, MEMBER_BYTES, RUN, Program, Team
 
 LINE = 64
 
@@ -67,6 +67,39 @@ def _serve(team, member, size, items, pauses, counts, seen):  # type: ignore[no-
 
 
 PROGRAM = Program(_lead, _serve, rouse, announce_end)
+
+
+@kernel
+def _cancelled_step(team, member, items, stop_after, counts):  # type: ignore[no-untyped-def]
+    """Sets the stop word in item ``stop_after``.  ``counts``: items done, and items begun after that."""
+    done, late = counts.ctypes.data, counts.ctypes.data + LINE
+    for phase in range(len(items)):
+        while True:
+            item = take(team, member, items[phase])
+            if item < 0:
+                break
+            atomic_add(late, 1 if atomic_load(team + CANCELLED) != 0 else 0)
+            for _ in range(100):
+                pause()
+            if atomic_add(done, 1) == stop_after[0]:
+                atomic_store(team + CANCELLED, 1)
+        barrier(team, member)
+
+
+@kernel
+def _lead_cancelled(team, size, items, stop_after, counts):  # type: ignore[no-untyped-def]
+    begin_step(team)
+    _cancelled_step(team, 0, items, stop_after, counts)
+    end_step(team)
+
+
+@kernel
+def _serve_cancelled(team, member, size, items, stop_after, counts):  # type: ignore[no-untyped-def]
+    while True:
+        outcome = await_step(team, member)
+        if outcome != RUN:
+            return outcome
+        _cancelled_step(team, member, items, stop_after, counts)
 
 
 class Work:
@@ -161,7 +194,10 @@ def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
             assert time.monotonic() - before < 5
             time.sleep(0.01)
         work.check_step()  # all slept and were noted as to be woken, but were not
-    assert (work.seen[1:, 0] > 0).all()
+    before = time.monotonic()
+    while not (work.seen[1:, 0] > 0).all():  # Beside other programs a member may come late.
+        assert time.monotonic() - before < 20
+        work.check_step()
     work.team._rouse(3)  # woken, but there is no step
     time.sleep(0.01)
     work.close()
@@ -185,6 +221,49 @@ def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
     while work.seen[2, 0] == done:
         work.check_step()
         assert time.monotonic() - before < 40
+    work.close()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
+    rng = np.random.default_rng(size)
+    items, stop_after, counts = rng.integers(1, 40, 60), np.zeros(1, np.int64), np.zeros((2, 8), np.int64)
+    program = Program(_lead_cancelled, _serve_cancelled, rouse, announce_end)
+    team = Team(size, program, (items, stop_after, counts))
+    for stop in rng.integers(0, items.sum(), 200):
+        counts[:], stop_after[0] = 0, stop
+        assert not team.run_watched(lambda: False)
+        done, late = counts[:, 0]
+        assert done > stop
+        assert late < size
+        counts[:], stop_after[0] = 0, -1  # The next step is whole, however it is run.
+        if stop % 2:
+            team.run()
+        else:
+            assert team.run_watched(lambda: False)
+        assert counts[:, 0].tolist() == [items.sum(), 0]
+    team.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwchat-")]
+
+
+@pytest.mark.parametrize("raising", [False, True])
+def test_a_step_is_cancelled_before_the_first_item(raising: bool) -> None:
+    work = Work(2, 5)
+
+    def cancelled() -> bool:
+        if raising:
+            raise KeyboardInterrupt
+        return True
+
+    work.pauses[0], work.items[:] = 1000, 2000  # Seconds.
+    if raising:
+        with pytest.raises(KeyboardInterrupt):
+            work.team.run_watched(cancelled)
+    else:
+        assert not work.team.run_watched(cancelled)
+    assert work.counts.sum() < work.items.sum()
+    work.pauses[0], work.items[:] = 0, 10
+    work.check_step()
     work.close()
 
 

@@ -1,0 +1,176 @@
+"""A reply that is stopped on the way through a pass: what was read counts, and nothing else is in the cache."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from qwchat.events import EngineEvent, Finished, Prefilled, Step
+from qwchat.generation.engine import Engine
+from qwchat.sampling import SamplingSettings
+from tests.model.decoder import config, random_folder
+
+IDS = np.random.default_rng(8).integers(0, 301, 700).tolist()
+CHUNK = 128
+SETTINGS = SamplingSettings(temperature=0.7)
+
+
+@pytest.fixture(params=["f32", "q8"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine all of whose passes can be stopped, as those of a big model can."""
+    monkeypatch.setattr("qwchat.model.qwen2._WATCHED_SECONDS", 0.0)
+    built = Engine(random_folder(config()), threads=2, context=1024, kv=request.param)
+    yield built
+    built.close()
+
+
+def events(engine: Engine, said: list[int], cancel: Callable[[], bool] | None = None) -> Iterator[EngineEvent]:
+    """The reply to IDS, or the rest of it behind ``said``."""
+    return engine.generate(
+        [*IDS, *said],
+        SETTINGS,
+        seed=1,
+        usable_vocab=301,
+        max_tokens=20 - len(said),
+        cancel=cancel,
+        speculate=True,
+        continued=len(said),
+    )
+
+
+def tokens(found: Iterator[EngineEvent]) -> list[int]:
+    return [event.token_id for event in found if isinstance(event, Step)]
+
+
+class Stop:
+    """Asks to stop at the second question behind ``passes`` passes: the first comes before a pass, the second within.
+
+    ``seconds``: how far into the pass.
+    """
+
+    def __init__(self, passes: int, seconds: float = 0.0) -> None:
+        self._passes, self._asked, self._seconds = passes, 0, seconds
+
+    def note(self, event: EngineEvent) -> EngineEvent:
+        self._passes -= isinstance(event, Prefilled)
+        return event
+
+    def __call__(self) -> bool:
+        self._asked += self._passes == 0
+        if self._asked == 2:
+            time.sleep(self._seconds)
+        return self._asked >= 2
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_what_was_read_before_the_stop_is_counted_and_kept(engine: Engine, passes: int) -> None:
+    expected = tokens(events(engine, []))
+    engine.truncate(0)
+    stop = Stop(passes)
+    *before, end = (stop.note(event) for event in events(engine, [], stop))
+    assert isinstance(end, Finished)
+    assert [event.done for event in before if isinstance(event, Prefilled)] == [
+        CHUNK * number for number in range(1, passes + 1)
+    ]
+    stats = end.stats
+    assert (end.reason, stats.prompt_tokens, stats.read_tokens) == ("cancelled", 700, CHUNK * passes)
+    assert (stats.time_to_first_token, stats.generated_tokens, stats.decode_seconds) == (None, 0, 0.0)
+    assert stats.prefill_rate == (CHUNK * passes / stats.prefill_seconds if passes else 0.0)
+    assert engine.length == stats.context_used == CHUNK * passes
+    *_, end = again = list(events(engine, []))
+    assert isinstance(end, Finished)
+    assert (end.stats.cached_tokens, end.stats.unread_tokens) == (CHUNK * passes, 0)
+    assert tokens(iter(again)) == expected
+
+
+def test_the_text_is_the_same_wherever_passes_were_stopped(engine: Engine) -> None:
+    expected = tokens(events(engine, []))
+    rng = np.random.default_rng(0)
+    stops = 0
+    for _ in range(12):
+        engine.truncate(int(rng.integers(0, 700)))
+        said: list[int] = []
+        while len(said) < len(expected):
+            end = time.perf_counter() + float(rng.uniform(0, 0.01))
+            found = list(events(engine, said, lambda end=end: time.perf_counter() > end))  # type: ignore[misc]
+            said += tokens(iter(found))
+            stops += isinstance(found[-1], Finished) and found[-1].reason == "cancelled"
+        assert said == expected
+    assert stops > 10
+
+
+def test_another_prompt_after_a_stop_finds_a_whole_cache(engine: Engine) -> None:
+    other = [*IDS[:300], *IDS[10:200]]
+    expected = engine.logits(other)
+    engine.truncate(0)
+    for seconds in (0.0, 2e-4, 5e-4, 1e-3, 2e-3):
+        list(events(engine, [], Stop(0, seconds)))
+        engine.truncate(300)
+        start = engine.length
+        assert np.array_equal(engine.extend(other[start:]), expected[start:])
+
+
+def make_endless(engine: Engine) -> None:
+    """Let a pass wait until it is stopped: however slow a machine is, it ends then and not before."""
+    team = engine._model._team
+    lead = team._program.lead
+
+    def slow(*arguments: int) -> None:
+        begun = time.monotonic()
+        while not team._stop_word[0] and time.monotonic() - begun < 20:
+            time.sleep(0.001)
+        lead(*arguments)
+
+    team._program = team._program._replace(lead=slow)
+
+
+def test_ctrl_c_ends_a_pass_that_would_take_long(engine: Engine) -> None:
+    expected = tokens(events(engine, []))
+    engine.truncate(CHUNK)
+    program = engine._model._team._program
+    make_endless(engine)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(events(engine, []))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        timer.join()
+    engine._model._team._program = program
+    assert engine.length == CHUNK
+    assert tokens(events(engine, [])) == expected
+
+
+def test_a_request_from_another_thread_ends_a_pass_that_would_take_long(engine: Engine) -> None:
+    make_endless(engine)
+    asked = threading.Event()
+    timer = threading.Timer(0.2, asked.set)
+    timer.start()
+    (end,) = events(engine, [], asked.is_set)
+    timer.join()
+    assert isinstance(end, Finished)
+    assert (end.reason, end.stats.read_tokens) == ("cancelled", 0)
+
+
+def test_a_token_of_a_slow_model_is_stopped_too(engine: Engine) -> None:
+    expected = tokens(events(engine, []))
+    found: list[EngineEvent] = []
+    program = engine._model._team._program
+    asked = threading.Event()
+    for event in events(engine, [], asked.is_set):
+        found.append(event)
+        if len(tokens(iter(found))) == 3 and not asked.is_set():
+            make_endless(engine)
+            threading.Timer(0.2, asked.set).start()
+    assert isinstance(found[-1], Finished)
+    assert (found[-1].reason, found[-1].stats.generated_tokens) == ("cancelled", 3)
+    engine._model._team._program = program
+    assert tokens(events(engine, expected[:3])) == expected[3:]
