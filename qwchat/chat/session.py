@@ -11,7 +11,7 @@ from qwchat.chat import recorded
 from qwchat.chat.controls import Controls
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
-from qwchat.events import Done, TextEvent, TextStep
+from qwchat.events import Done, Stats, TextEvent, TextStep
 from qwchat.messages import Message
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ class Session:
         defaults: what they were at the start.
         used: the settings that the newest reply was made with.
         revision: how many replies were kept.
+        stopped: figures of replies that were stopped before their first token, and so are not in the tree.
         logprobs: how many of the likeliest tokens a reply names in place of each of its own; 0 is off.
         check_room: is asked before each reply, with the turn that it follows or goes on with, and whether it goes on;
             raises PromptTooLongError where it does not fit. None leaves that to the model.
@@ -111,6 +112,7 @@ class Session:
     def adopt(self, tree: Tree) -> None:
         """Goes on with another conversation."""
         self.tree = tree
+        self.stopped: list[Stats] = []
         self._ids_hold: dict[int, bool] = {}
         self._refused: int | None = None  # the question that did not fit: what is asked instead takes its place
 
@@ -311,6 +313,7 @@ class Session:
             text, token_ids = done.text, done.token_ids
         ended = done is not None and done.finish_reason != "cancelled"
         if not ended and not (taken.token_ids if begun is not None else text):
+            self.stopped += [] if done is None else [done.stats]
             return
         node = self.tree.add(
             "assistant",

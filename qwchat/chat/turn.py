@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.view.reply import ReplyView
@@ -39,7 +40,7 @@ def play(
         status.start()
         try:
             # Closing the generator tells the session and the engine that the reply is over.
-            with closing(begin(interrupts.requested)) as reply:
+            with closing(begin(partial(_asked_to_stop, interrupts, status))) as reply:
                 while True:
                     event = next(reply)
                     if watch is not None:
@@ -58,3 +59,11 @@ def play(
             status.clear()
             if view is not None and shown:
                 view.end(whole)
+
+
+def _asked_to_stop(interrupts: Interrupts, status: PrefillStatus) -> bool:
+    """Whether the reply is to stop; the engine asks within long passes too, so that a person gets an answer at once."""
+    if not interrupts.requested():
+        return False
+    status.stopping()
+    return True

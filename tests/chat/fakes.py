@@ -19,14 +19,15 @@ from qwchat.messages import Message
 from qwchat.sampling import SamplingSettings
 
 CHUNK = 128
+POLL_SECONDS = 0.02  # Like the engine's, within a chunk
 
 
 @dataclass
 class FakeModel:
     """Answers with ``replies`` in turn, or repeats what was said; a token is a word with the white space after it.
 
-    ``token_seconds`` and ``chunk_seconds`` make it take its time; ``failing`` raises NonFiniteLogitsError after three
-    tokens. Every call is kept in ``asked``.
+    ``token_seconds`` and ``chunk_seconds`` make it take its time; within a chunk it asks whether to stop, as the engine
+    does. ``failing`` raises NonFiniteLogitsError after three tokens. Every call is kept in ``asked``.
     """
 
     replies: Sequence[str] = ()
@@ -165,11 +166,15 @@ class FakeModel:
     ) -> Iterator[TextEvent]:
         cached, said, ids = min(self._cached, total - 1), self.decode(before), []
         reason: FinishReason = "stop"
+        read = cached
         for done in [*range(cached + CHUNK, total, CHUNK), total]:
-            time.sleep(self.chunk_seconds)
+            end = time.monotonic() + self.chunk_seconds
+            while not cancel() and time.monotonic() < end:
+                time.sleep(min(POLL_SECONDS, self.chunk_seconds))
             if cancel():
                 reason = "cancelled"
                 break
+            read = done
             yield Prefilled(done, total, cached)
         for word in self._reply(messages)[len(before) :] if reason == "stop" else ():
             if cancel():
@@ -187,8 +192,9 @@ class FakeModel:
             yield TextStep(word[:cut], ids[-1])
             if cut is not None:
                 break
-        self._cached = total + len(ids)
-        stats = Stats(total, cached, len(ids), 0.5, 0.25, 0.125, self.context_size)
+        self._cached = read + len(ids)
+        first = 0.125 if read == total else None
+        stats = Stats(total, cached, len(ids), 0.5, 0.25, first, self.context_size, unread_tokens=total - read)
         yield Done(reason, stats, said, (*before, *ids), seed)
 
     def _encode(self, text: str) -> list[int]:

@@ -145,3 +145,33 @@ def test_stats_adds_up_what_all_replies_took() -> None:
     assert isinstance(shown, Show)
     assert shown.text.startswith("replies      2 (and 2 without figures)\n")
     assert refused(desk()[0], "/stats") == "there are no figures yet: ask something first"
+
+
+def test_stats_counts_what_was_read_before_a_stop() -> None:
+    place, _ = desk("one two")
+    for _event in place.session.ask("word " * 300, cancel=After(3)):
+        pass
+    shown = obey(place, "/stats")
+    assert isinstance(shown, Show)
+    assert shown.text.splitlines()[:4] == [
+        "replies      1",
+        "stopped      1 before any text came",
+        "prompts      136 tokens, 5 of them cached (4 %)",
+        "read         131 tokens in 1.00 s, 131 tok/s",
+    ]
+    for _event in place.session.resume():
+        pass
+    shown = obey(place, "/stats")
+    assert isinstance(shown, Show)
+    assert shown.text.splitlines()[:2] == ["replies      2", "stopped      1 before any text came"]
+
+
+class After:
+    """Asks to stop from the `number`-th question on."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        return self._left <= 0

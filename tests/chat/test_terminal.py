@@ -15,7 +15,7 @@ SLOW_REPLY = " ".join(f"word{number}" for number in range(200))
 
 def figures(prompt: str, rate: str, decode: str, used: int) -> str:
     """The line after a reply of the scripted model."""
-    return f"0.12 s to first token · prefill {rate} tok/s ({prompt}){decode} · context {used}/2,048"
+    return f"0.12 s to first token · {prompt} · prefill {rate} tok/s{decode} · context {used}/2,048"
 
 
 def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
@@ -31,14 +31,14 @@ def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
             BANNER,
             "> hello there",
             "Good day.",
-            figures("3 tokens", "6.0", " · decode 4.0 tok/s", 5),
+            figures("3 prompt tokens", "6.0", " · decode 4.0 tok/s", 5),
             "> one",
             "  two",
             "  three",
             "── 1 · py",
             "x = 1",
             "──",
-            figures("5 new, 5 cached", "10.0", " · decode 20.0 tok/s", 16),
+            "0.12 s to first token · 10 prompt tokens (5 new) · prefill 10.0/s · decode 20.0 tok/s · ctx 16/2,048",
             ">",
         ]
         assert b"Good \x1b[1mday\x1b[0m." in terminal.raw
@@ -120,7 +120,7 @@ def test_keys_typed_before_the_first_prompt_are_not_lost(tmp_path: Path) -> None
             BANNER,
             "> early bird",
             "echo: early bird",
-            figures("3 tokens", "6.0", " · decode 8.0 tok/s", 6),
+            figures("3 prompt tokens", "6.0", " · decode 8.0 tok/s", 6),
             "> /set seed 5",
             "seed 5",
             ">",

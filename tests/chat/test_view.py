@@ -60,23 +60,74 @@ def done(reason: FinishReason = "stop", cached: int = 0, generated: int = 48) ->
 
 def test_the_line_of_figures() -> None:
     assert statistics_line(done(), sampled=True) == (
-        "0.12 s to first token · prefill 2,468 tok/s (1,234 tokens) · decode 188 tok/s · context 1,282/2,048 · seed 42"
+        "0.12 s to first token · 1,234 prompt tokens · prefill 2,468 tok/s · decode 188 tok/s · "
+        "context 1,282/2,048 · seed 42"
     )
     assert statistics_line(done(cached=1200, generated=1), sampled=False) == (
-        "0.12 s to first token · prefill 68.0 tok/s (34 new, 1,200 cached) · context 1,235/2,048"
+        "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0 tok/s · context 1,235/2,048"
     )
-    drafted = replace(done(), stats=replace(done().stats, drafted_tokens=1050, accepted_tokens=40))
-    assert statistics_line(drafted, sampled=False) == (
-        "0.12 s to first token · prefill 2,468 tok/s (1,234 tokens) · decode 188 tok/s · "
-        "accepted 40 of 1,050 drafted · context 1,282/2,048"
+
+
+@pytest.mark.parametrize(
+    ("generated", "accepted", "said"),
+    [(48, 4, False), (48, 5, True), (1, 0, False), (401, 39, False), (401, 40, True)],
+)
+def test_drafts_are_named_where_they_saved_a_tenth_of_the_passes(generated: int, accepted: int, said: bool) -> None:
+    of = done(generated=generated)
+    of = replace(of, stats=replace(of.stats, drafted_tokens=1050, accepted_tokens=accepted))
+    line = statistics_line(of, sampled=False)
+    assert (f" · {accepted} of 1,050 draft tokens accepted · context" in line) == said
+    assert ("draft" in line) == said
+
+
+def test_a_narrow_line_of_figures_leaves_parts_out_in_a_fixed_order() -> None:
+    drafted = replace(done(cached=1200), stats=replace(done(cached=1200).stats, drafted_tokens=50, accepted_tokens=40))
+    lines = [
+        "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0 tok/s · decode 188 tok/s · "
+        "40 of 50 draft tokens accepted · context 1,282/2,048 · seed 42",
+        "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0 tok/s · decode 188 tok/s · "
+        "context 1,282/2,048 · seed 42",
+        "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0 tok/s · decode 188 tok/s · "
+        "ctx 1,282/2,048 · seed 42",
+        "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0/s · decode 188 tok/s · "
+        "ctx 1,282/2,048 · seed 42",
+        "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0/s · decode 188/s · "
+        "ctx 1,282/2,048 · seed 42",
+        "0.12 s · 1,234 prompt tokens (34 new) · prefill 68.0/s · decode 188/s · ctx 1,282/2,048 · seed 42",
+        "0.12 s · 34 new · prefill 68.0/s · decode 188/s · ctx 1,282/2,048 · seed 42",
+        "0.12 s · 34 new · decode 188/s · ctx 1,282/2,048 · seed 42",
+        "0.12 s · decode 188/s · ctx 1,282/2,048 · seed 42",
+        "0.12 s · decode 188/s · ctx 1,282/2,048",
+        "decode 188/s · ctx 1,282/2,048",
+        "ctx 1,282/2,048",
+    ]
+    for columns in range(200, 0, -1):
+        shown = statistics_line(drafted, sampled=True, columns=columns)
+        assert shown == next((line for line in lines if len(line) <= columns), lines[-1])
+
+
+def test_figures_of_a_prompt_that_was_not_read_to_its_end() -> None:
+    stopped = Done("cancelled", Stats(3000, 0, 0, 5.7, 0.0, None, 4096, unread_tokens=2744), "", (), 42)
+    assert statistics_line(stopped, sampled=False) == (
+        "stopped after 256 of 3,000 prompt tokens · prefill 44.9 tok/s · context 256/4,096"
     )
-    assert statistics_line(drafted, sampled=False, columns=120) == statistics_line(done(), sampled=False)
-    assert statistics_line(drafted, sampled=True, columns=80) == (
-        "0.12 s · prefill 2,468/s (1,234) · decode 188/s · ctx 1,282/2,048 · seed 42"
+    assert (
+        statistics_line(stopped, sampled=False, columns=60) == "stopped at 256/3,000 · prefill 44.9/s · ctx 256/4,096"
     )
-    assert statistics_line(done(cached=1200), sampled=False, columns=20) == (
-        "0.12 s · 34+1,200 at 68.0/s · 188 tok/s · ctx 1,282/2,048"
-    )
+    told = json.loads(statistics_line(stopped, sampled=False, form="json"))
+    assert {name: told["tokens"][name] for name in ("prompt", "cached", "read", "generated", "context_used")} == {
+        "prompt": 3000,
+        "cached": 0,
+        "read": 256,
+        "generated": 0,
+        "context_used": 256,
+    }
+    assert told["timings"]["time_to_first_token"] is None
+    assert told["timings"]["prefill_tokens_per_second"] == 44.912
+    again = replace(stopped, stats=replace(stopped.stats, cached_tokens=100))
+    assert statistics_line(again, sampled=False).startswith("stopped after 256 of 3,000 prompt tokens (156 new) · ")
+    unread = replace(stopped, stats=replace(stopped.stats, unread_tokens=3000, prefill_seconds=0.0))
+    assert statistics_line(unread, sampled=False) == "stopped after 0 of 3,000 prompt tokens · context 0/4,096"
 
 
 @pytest.mark.parametrize(

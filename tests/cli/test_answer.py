@@ -14,7 +14,7 @@ from qwchat.cli.main import guarded
 from qwchat.settings.knobs import MAX_SEED
 from tests.cli.runs import FAKE, call, environment, run
 
-PERFORMANCE = "0.12 s to first token · prefill 4.0 tok/s (2 tokens) · decode 4.0 tok/s · context 4/2,048"
+PERFORMANCE = "0.12 s to first token · 2 prompt tokens · prefill 4.0 tok/s · decode 4.0 tok/s · context 4/2,048"
 
 
 def test_the_reply_and_one_newline_go_to_stdout_the_figures_to_stderr(tmp_path: Path) -> None:
@@ -108,6 +108,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
         "tokens": {
             "prompt": 2,
             "cached": 0,
+            "read": 2,
             "generated": 2,
             "drafted": 0,
             "accepted": 0,

@@ -41,7 +41,7 @@ def test_each_stream_is_what_it_is_whatever_the_others_are(
         assert b"reading" not in seen.out
     figures = screen_of(seen.err) if stderr == "terminal" else seen.err.decode().splitlines()
     assert len(figures) == 1, "progress leaves nothing behind"
-    assert figures[0].startswith("0.12 s to first token · prefill")
+    assert figures[0].startswith("0.12 s to first token · ")
     assert b"Title" not in seen.err
     if stderr == "pipe":
         assert not any(control in seen.err for control in (b"\x1b", b"\r", b"reading"))

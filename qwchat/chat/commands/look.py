@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.paths import paths
@@ -20,6 +20,7 @@ from qwchat.writing import path_of, real_path
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
 _MOST = 1e15  # No count of tokens and no time is more.
+_FIRST = "time_to_first_token"  # None where no token came
 _EXCERPT = 40  # characters of a block's first line that a suggestion shows
 
 
@@ -75,18 +76,26 @@ def _write(desk: Desk, argument: str) -> Outcome:
 def _stats(desk: Desk, argument: str) -> Outcome:
     replies = [node for node in desk.session.tree.nodes if node.role == "assistant"]
     known = [stats for node in replies if node.stats and (stats := _stats_of(node.stats)) is not None]
-    if not known:
+    stopped = desk.session.stopped
+    if not known and not stopped:
         raise UsageError("there are no figures yet: ask something first")
     left = len(replies) - len(known)
     without = f" (and {left} without figures)" if left else ""
-    return Show(pairs([("replies", f"{len(known)}{without}"), *totals(known)]))
+    rows = [("replies", f"{len(known)}{without}")]
+    rows += [("stopped", f"{len(stopped)} before any text came")] if stopped else []
+    return Show(pairs([*rows, *totals([*known, *stopped])]))
 
 
 def _stats_of(kept: Mapping[str, object]) -> Stats | None:
     """What is kept of a reply; None where that is not what this version keeps: a file may claim anything."""
+    needed = {field.name for field in fields(Stats) if field.default is MISSING}
     names = {field.name for field in fields(Stats)}
-    numbers = {name: value for name, value in kept.items() if name in names and _is_count(value)}
-    return Stats(**numbers) if numbers.keys() == names else None  # type: ignore[arg-type]
+    numbers = {
+        name: value
+        for name, value in kept.items()
+        if name in names and (_is_count(value) or (name == _FIRST and value is None))
+    }
+    return Stats(**numbers) if needed <= numbers.keys() else None  # type: ignore[arg-type]
 
 
 def _is_count(value: object) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from qwchat.chat.view.units import token_count, wait
 from qwchat.events import Done, Stats
@@ -14,7 +14,7 @@ Form = Literal["line", "json", "off"]
 def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: int | None = None) -> str:
     """The figures of a reply for people, as one JSON object for programs, or nothing.
 
-    ``columns``: where people's figures would be wider than that, the drafts are left out, and then most words.
+    ``columns``: where people's figures would be wider, drafts are left out, then words, then other figures.
     """
     if form == "off":
         return ""
@@ -22,21 +22,23 @@ def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: 
         import json
 
         return json.dumps({"finish_reason": done.finish_reason, **figures(done), "seed": done.seed})
-    lines = [_for_people(done, sampled=sampled), _for_people(done, sampled=sampled, drafts=False)]
-    lines += [_for_few_columns(done, sampled=sampled), _for_few_columns(done, sampled=sampled, named=False)]
-    return next((line for line in lines if columns is None or len(line) <= columns), lines[-1])
+    return _for_people(done, sampled=sampled, columns=columns)
 
 
 def figures(done: Done) -> dict[str, object]:
     """Counts in tokens, timings in seconds and tokens per second.
 
-    Of the generated tokens ``accepted`` were among the ``drafted`` ones.
+    Of the ``prompt`` tokens ``cached`` ones were there and ``read`` ones were read; of a reply that was stopped the
+    others were not. Of the generated tokens ``accepted`` were among the ``drafted`` ones. Where no token came, the time
+    to the first is None.
     """
     stats = done.stats
+    first = stats.time_to_first_token
     return {
         "tokens": {
             "prompt": stats.prompt_tokens,
             "cached": stats.cached_tokens,
+            "read": stats.read_tokens,
             "generated": stats.generated_tokens,
             "drafted": stats.drafted_tokens,
             "accepted": stats.accepted_tokens,
@@ -44,7 +46,7 @@ def figures(done: Done) -> dict[str, object]:
             "context_used": stats.context_used,
         },
         "timings": {
-            "time_to_first_token": round(stats.time_to_first_token, 6),
+            "time_to_first_token": None if first is None else round(first, 6),
             "prefill_seconds": round(stats.prefill_seconds, 6),
             "decode_seconds": round(stats.decode_seconds, 6),
             "prefill_tokens_per_second": round(stats.prefill_rate, 3),
@@ -54,8 +56,8 @@ def figures(done: Done) -> dict[str, object]:
 
 
 def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
-    """Names and values: what the replies of a conversation read, wrote and took together."""
-    prompt = sum(stats.prompt_tokens for stats in replies)
+    """Names and values: what the replies of a conversation read, wrote and took together, those without a token too."""
+    read = sum(stats.read_tokens for stats in replies)
     cached = sum(stats.cached_tokens for stats in replies)
     generated = sum(stats.generated_tokens for stats in replies)
     prefill = sum(stats.prefill_seconds for stats in replies)
@@ -63,53 +65,92 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     later = sum(max(stats.generated_tokens - 1, 0) for stats in replies)
     drafted = sum(stats.drafted_tokens for stats in replies)
     rows = [
-        ("prompts", f"{token_count(prompt)}, {cached:,} of them cached ({100 * cached / max(prompt, 1):.0f} %)"),
-        ("read", f"{token_count(prompt - cached)}{_in(prefill, prompt - cached)}"),
+        ("prompts", f"{token_count(read + cached)}, {cached:,} of them cached ({_percent(cached, read + cached)})"),
+        ("read", f"{token_count(read)}{_in(prefill, read)}"),
         ("written", f"{token_count(generated)}{_in(decode, later)}"),
     ]
     if drafted:
         rows.append(
             ("drafted", f"{token_count(drafted)}, {sum(stats.accepted_tokens for stats in replies):,} accepted")
         )
-    waits = [stats.time_to_first_token for stats in replies]
-    rows.append(("first token", f"after {wait(sum(waits) / len(waits))} on average, {wait(max(waits))} at most"))
+    waits = [stats.time_to_first_token for stats in replies if stats.time_to_first_token is not None]
+    if waits:
+        rows.append(("first token", f"after {wait(sum(waits) / len(waits))} on average, {wait(max(waits))} at most"))
     return rows
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.0f} %"
 
 
 def _in(seconds: float, tokens: float) -> str:
     return f" in {wait(seconds)}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
 
 
-def _for_people(done: Done, *, sampled: bool, drafts: bool = True) -> str:
-    """Time to first token, prefill rate with new and cached tokens, decode rate, drafts, context used, and the seed."""
-    stats = done.stats
-    new = stats.prompt_tokens - stats.cached_tokens
-    prompt = f"{new:,} new, {stats.cached_tokens:,} cached" if stats.cached_tokens else token_count(new)
-    parts = [f"{wait(stats.time_to_first_token)} to first token", f"prefill {_rate(stats.prefill_rate)} ({prompt})"]
-    if stats.decode_rate:
-        parts.append(f"decode {_rate(stats.decode_rate)}")
-    if stats.drafted_tokens and drafts:
-        parts.append(f"accepted {stats.accepted_tokens:,} of {stats.drafted_tokens:,} drafted")
-    parts.append(f"context {stats.context_used:,}/{stats.context:,}")
-    if sampled:
-        parts.append(f"seed {done.seed}")
-    return " · ".join(parts)
+class _Part(NamedTuple):
+    """A figure of the line, and how it is written where there are few columns; "" leaves it out."""
+
+    long: str
+    short: str = ""
 
 
-def _for_few_columns(done: Done, *, sampled: bool, named: bool = True) -> str:
-    """The same in the same order with fewer words, or hardly any; new and cached tokens as a sum."""
+# What a narrow line shortens, and then what it leaves out, first to last; the context stays.
+_SHORTENED = ("drafts", "context", "prefill", "decode", "first", "prompt")
+_LEFT_OUT = ("prefill", "prompt", "seed", "first", "decode")
+
+
+def _for_people(done: Done, *, sampled: bool, columns: int | None) -> str:
+    """The longest line of at most ``columns`` columns: whole, with fewer words, or without the least wanted parts."""
+    parts = _parts(done, sampled=sampled)
+    shown = {name: part.long for name, part in parts.items()}
+    smaller = [(name, parts[name].short) for name in _SHORTENED if name in parts]
+    for name, text in [*smaller, *((name, "") for name in _LEFT_OUT if name in parts)]:
+        if columns is None or len(_joined(shown)) <= columns:
+            break
+        shown[name] = text
+    return _joined(shown)
+
+
+def _joined(parts: Mapping[str, str]) -> str:
+    return " · ".join(text for text in parts.values() if text)
+
+
+def _parts(done: Done, *, sampled: bool) -> dict[str, _Part]:
+    """The figures in their order; those of what did not happen are not there."""
     stats = done.stats
-    new = stats.prompt_tokens - stats.cached_tokens
-    prompt = f"{new:,}+{stats.cached_tokens:,}" if stats.cached_tokens else f"{new:,}"
-    prefill, decode = _number(stats.prefill_rate), _number(stats.decode_rate)
-    read = f"prefill {prefill}/s ({prompt})" if named else f"{prompt} at {prefill}/s"
-    parts = [wait(stats.time_to_first_token), read]
+    parts: dict[str, _Part] = {}
+    if stats.time_to_first_token is not None:
+        seconds = wait(stats.time_to_first_token)
+        parts["first"] = _Part(f"{seconds} to first token", seconds)
+    parts["prompt"] = _prompt(stats)
+    if stats.prefill_rate:
+        rate = _number(stats.prefill_rate)
+        parts["prefill"] = _Part(f"prefill {rate} tok/s", f"prefill {rate}/s")
     if stats.decode_rate:
-        parts.append(f"decode {decode}/s" if named else f"{decode} tok/s")
-    parts.append(f"ctx {stats.context_used:,}/{stats.context:,}")
+        rate = _number(stats.decode_rate)
+        parts["decode"] = _Part(f"decode {rate} tok/s", f"decode {rate}/s")
+    if _saved_a_tenth(stats):
+        parts["drafts"] = _Part(f"{stats.accepted_tokens:,} of {stats.drafted_tokens:,} draft tokens accepted")
+    context = f"{stats.context_used:,}/{stats.context:,}"
+    parts["context"] = _Part(f"context {context}", f"ctx {context}")
     if sampled:
-        parts.append(f"seed {done.seed}")
-    return " · ".join(parts)
+        parts["seed"] = _Part(f"seed {done.seed}", f"seed {done.seed}")
+    return parts
+
+
+def _prompt(stats: Stats) -> _Part:
+    """Tokens of the prompt, and how many of them were read; of a prompt that was not read to its end, how far."""
+    new = f" ({stats.read_tokens:,} new)" if stats.cached_tokens else ""
+    if stats.unread_tokens:
+        position, total = stats.prompt_tokens - stats.unread_tokens, f"{stats.prompt_tokens:,}"
+        return _Part(f"stopped after {position:,} of {total} prompt tokens{new}", f"stopped at {position:,}/{total}")
+    noun = "token" if stats.prompt_tokens == 1 else "tokens"
+    return _Part(f"{stats.prompt_tokens:,} prompt {noun}{new}", f"{stats.read_tokens:,} new")
+
+
+def _saved_a_tenth(stats: Stats) -> bool:
+    """Whether draft tokens saved a tenth of the passes: each accepted one saves the pass that would have given it."""
+    return stats.accepted_tokens > 0 and 10 * stats.accepted_tokens >= stats.generated_tokens - 1
 
 
 def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> str | None:

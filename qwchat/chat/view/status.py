@@ -18,7 +18,8 @@ _ERASE = "\r\x1b[K"
 
 
 class PrefillStatus:
-    """Shows ``reading the prompt: 256 of 1,024 tokens (25 %), 210 tok/s, 4 s to go`` while a long prompt is read.
+    """Shows ``reading the prompt: 256 of 1,024 tokens (25 %), 210 tok/s, 4 s to go`` while a long prompt is read, and
+    ``stopping…`` from the key that stops it until it has stopped.
 
     Args:
         stream: standard error.
@@ -30,28 +31,39 @@ class PrefillStatus:
         self._look = look
         self._enabled = enabled
         self._started = time.monotonic()
-        self._shown = False
+        self._shown = self._reading = self._stopping = False
 
     def start(self) -> None:
         """A new prompt begins to be read now."""
         self._started = time.monotonic()
+        self._reading, self._stopping = True, False
+
+    def stopping(self) -> None:
+        """Say that the reading of the prompt is being stopped."""
+        if self._enabled and self._reading and not self._stopping:
+            self._stopping = True
+            self._draw("stopping…")
 
     def update(self, event: Prefilled) -> None:
         """Draw the line anew where reading takes long enough for a person to wonder."""
         seconds = time.monotonic() - self._started
-        if not self._enabled or seconds < _PATIENCE_SECONDS or event.done >= event.total:
+        if not self._enabled or self._stopping or seconds < _PATIENCE_SECONDS or event.done >= event.total:
             return
         read = event.done - event.cached
         line = f"reading the prompt: {event.done:,} of {event.total:,} tokens ({100 * event.done // event.total} %)"
         if read > 0:
             left = (event.total - event.done) * seconds / read
             line += f", {read / seconds:,.0f} tok/s, {duration(left)} to go"
+        self._draw(line)
+
+    def _draw(self, line: str) -> None:
         self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
         self._stream.write(_ERASE + self._look.styled(_fitting(line, self._stream), DIM))
         self._stream.flush()
 
     def clear(self) -> None:
-        """Erase the line."""
+        """Erase the line: the prompt has been read, or is not read any further."""
+        self._reading = False
         if self._shown:
             self._shown = False
             self._stream.write(_ERASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -32,14 +33,26 @@ def test_escape_and_ctrl_c_stop_a_reply(key: str, tmp_path: Path) -> None:
         terminal.wait("> go on\nFine.\n>")
 
 
-def test_escape_stops_the_reading_of_a_prompt(tmp_path: Path) -> None:
-    with Terminal("chat", models=tmp_path, chunk_seconds=0.2, replies=["no"]) as terminal:
+@pytest.mark.parametrize("key", ["\x1b", "\x03"])
+def test_escape_and_ctrl_c_stop_the_reading_of_a_prompt(key: str, tmp_path: Path) -> None:
+    with Terminal("chat", models=tmp_path, chunk_seconds=0.5, replies=["no", "Fine."]) as terminal:
         terminal.prompt()
         terminal.type(f"\x1b[200~{'word ' * 1500}\x1b[201~\r")
         terminal.wait("reading the prompt:")
-        terminal.type("\x1b")
-        terminal.wait("stopped before a word was said")
+        terminal.type(key)
+        terminal.wait("stopped before a word was said", " of 1,502 prompt tokens · prefill")
         terminal.prompt()
+        assert terminal.raw.count("stopping…".encode()) == 1
+        figures = terminal.raw.index(b"stopped after")
+        assert terminal.raw.index(b"reading") < terminal.raw.index("stopping…".encode()) < figures
+        match = re.search(r"stopped after ([\d,]+) of 1,502 prompt tokens · prefill", terminal.text)
+        assert match is not None
+        read = int(match[1].replace(",", ""))
+        assert read % 128 == 0
+        assert "stopping" not in terminal.text
+        assert "to first token" not in terminal.text
+        terminal.type("/continue\r")
+        terminal.wait(f"1,502 prompt tokens ({1502 - read:,} new)")
 
 
 def test_other_keys_do_not_stop_a_reply(tmp_path: Path) -> None:

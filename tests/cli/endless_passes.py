@@ -1,0 +1,40 @@
+"""The command line with passes that only a stop ends: ``python endless_passes.py ARGUMENTS``.
+
+The file that ENDLESS_STARTED names appears when the first pass runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from qwchat.cli.main import main
+from qwchat.kernels.threads import CANCELLED, Program
+from qwchat.model import qwen2
+from qwchat.model.program import load_program
+
+PATIENCE_SECONDS = 20.0
+
+
+def endless_program() -> Program:
+    program = load_program()
+
+    def lead(team: int, *arguments: int) -> None:
+        Path(os.environ["ENDLESS_STARTED"]).touch()
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not ctypes.c_int64.from_address(team + CANCELLED).value and time.monotonic() < end:
+            time.sleep(0.001)
+        program.lead(team, *arguments)
+
+    return program._replace(lead=lead)
+
+
+if __name__ == "__main__":
+    with mock.patch.object(qwen2, "load_program", endless_program):
+        main()

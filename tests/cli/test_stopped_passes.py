@@ -1,0 +1,128 @@
+"""Keys that stop the real engine in the middle of a pass: answered at once, exact figures, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qwchat.kernels import objects
+from tests.chat.pty import PATIENCE_SECONDS, Terminal
+from tests.quant.checkpoints import make_checkpoint
+
+PROGRAM = Path(__file__).with_name("endless_passes.py")
+STOPPED = r"stopped after 0 of (\d+) prompt tokens · context 0/512"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with a small random model in it, converted."""
+    folder = tmp_path_factory.mktemp("stopped")
+    shape = {"hidden_size": 128, "max_position_embeddings": 512}
+    checkpoint = make_checkpoint(folder / "tiny", config_overrides=shape)
+    program = "from qwchat.cli.main import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", program, "-q", "-p", "hello", "-m", str(checkpoint), "--max-tokens", "1"],
+        env={**os.environ, "QWCHAT_MODELS": str(folder / "models")},
+        capture_output=True,
+        check=True,
+    )
+    return folder / "models"
+
+
+def variables(models: Path, started: Path) -> dict[str, str]:
+    cache = str(objects.cache_folder().parent)
+    return {"QWCHAT_MODELS": str(models), "QWCHAT_CACHE": cache, "ENDLESS_STARTED": str(started)}
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < end, "the pass has not begun"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("key", ["\x1b", "\x03"], ids=["escape", "control c"])
+def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key: str) -> None:
+    started = tmp_path / "started"
+    command = [sys.executable, str(PROGRAM), "chat", "-m", "tiny-q4"]
+    with Terminal(models=tmp_path, command=command, variables=variables(models, started)) as terminal:
+        terminal.prompt()
+        terminal.type("hello\r")
+        wait_for(started)
+        terminal.type(key)
+        terminal.wait("stopped before a word was said", " prompt tokens · context 0/512")
+        assert re.search(STOPPED, terminal.text)
+        assert terminal.raw.index("stopping…".encode()) < terminal.raw.index(b"stopped after")
+        assert "stopping" not in terminal.text
+        assert "to first token" not in terminal.text
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+
+
+def test_ctrl_c_stops_a_single_question(models: Path, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    command = [sys.executable, str(PROGRAM), "-m", "tiny-q4", "-p", "hello"]
+    with Terminal(models=tmp_path, command=command, variables=variables(models, started)) as terminal:
+        wait_for(started)
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert re.search(STOPPED, terminal.text)
+        assert terminal.raw.index("stopping…".encode()) < terminal.raw.index(b"stopped after")
+
+
+@pytest.mark.parametrize("form", ["--json", "--jsonl"])
+def test_what_programs_are_told_of_a_stopped_prompt(models: Path, tmp_path: Path, form: str) -> None:
+    started = tmp_path / "started"
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM), "-m", "tiny-q4", "-p", "hello", form],
+        env={**os.environ, **variables(models, started)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        wait_for(started)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, err) == (130, b"")
+    reply = json.loads(out.splitlines()[-1])
+    assert reply["finish_reason"] == "cancelled"
+    counts = reply["tokens"]
+    assert counts["prompt"] > 0 == counts["read"] == counts["generated"] == counts["context_used"]
+    assert reply["timings"]["time_to_first_token"] is None
+    assert reply["timings"]["prefill_tokens_per_second"] == 0
+
+
+def test_ctrl_c_raises_in_a_program_that_uses_the_api(models: Path, tmp_path: Path) -> None:
+    program = """
+import runpy, sys, unittest.mock
+import qwchat
+from qwchat.model import qwen2
+endless = runpy.run_path(sys.argv[1], run_name="endless")
+with unittest.mock.patch.object(qwen2, "load_program", endless["endless_program"]), qwchat.load("tiny-q4") as model:
+    try:
+        for event in model.chat([{"role": "user", "content": "hello"}]):
+            print(event)
+    except KeyboardInterrupt:
+        print("interrupted", model.engine.length)
+"""
+    started = tmp_path / "started"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(PROGRAM)],
+        env={**os.environ, **variables(models, started)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for(started)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=PATIENCE_SECONDS) == ("interrupted 0\n", "")
+        assert process.returncode == 0
