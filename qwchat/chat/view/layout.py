@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 from qwchat.chat.view.blocks import Blocks
 from qwchat.chat.view.code import CodeState, code_segments
-from qwchat.chat.view.grid import Alignment, Cell, alignments, grid, split_row, styled_cells
+from qwchat.chat.view.grid import alignments, split_row, styled_cells
 from qwchat.chat.view.inline import inline, inline_piece, open_markers, previewed
+from qwchat.chat.view.table_stream import TableStream
 from qwchat.chat.view.terminal import BOLD, CODE, DIM, ITALIC, UNDERLINED
 from qwchat.chat.view.width import Row, Segment, graphemes, wrapped
 
@@ -17,7 +18,6 @@ _LEAST_ROOM = 8  # Columns that a line has behind its containers' markers, howev
 _LEAST_HELD, _MOST_HELD = 40, 1000  # Columns of text; finding markup in it takes time that grows with its square.
 _RULE_COLUMNS = 40
 _MOST_GAPS = 12  # Blank lines that are held back until something follows.
-_LONGEST_TABLE_ROW = 2000  # Characters; a table with a longer one is shown as it is written.
 _FIRST_WIDE = "\u1100"  # From here on a character is taken for two columns wide where space is only estimated.
 _HEADINGS = {1: f"{BOLD};{UNDERLINED}", 2: BOLD}
 _LOW_HEADING = f"{BOLD};{ITALIC}"
@@ -36,13 +36,6 @@ class Paper(NamedTuple):
     width: int | None
     cap: int
     colour: bool
-
-
-class _Table(NamedTuple):
-    sources: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    columns: tuple[Alignment, ...]
-    raw: bool = False
 
 
 class Layout:
@@ -71,7 +64,7 @@ class Layout:
         self._carry: tuple[Segment, ...] = ()  # The row that it goes on with.
         self._cut = False  # Rows of the paragraph in hand have been printed.
         self._formula_end = ""  # What ends the formula in which it was cut.
-        self._table = _Table((), (), ())
+        self._table = TableStream((), ())
         self._code: list[str] = []  # Lines of the code block in hand.
         self.language = ""
         self._code_state = CodeState()
@@ -97,7 +90,8 @@ class Layout:
         self._rows, self._gaps = [], ()
         self._held, self._columns, self._carry, self._cut = "", 0, (), True
         self._first = self._rest
-        self._table = self._table._replace(raw=True)
+        if self._open == "table":
+            self._table = self._table.resumed(self._width, self.paper.cap)
 
     @property
     def _limit(self) -> int:
@@ -146,18 +140,13 @@ class Layout:
         if self._held or self._carry:
             self._end_paragraph()
         self._open = "table"
-        self._table = _Table((head, delimiters), (styled_cells(head, colour=self.paper.colour, head=True),), columns)
-        self._fit_table()
+        self._table = TableStream((styled_cells(head, colour=self.paper.colour, head=True),), columns)
+        self._print_table()
         return True
 
     def table_row(self, source: str) -> None:
-        if self._table.raw:
-            self._emit_sources((source,))
-            return
-        row = styled_cells(source, colour=self.paper.colour) if len(source) <= _LONGEST_TABLE_ROW else ()
-        sources, rows = (*self._table.sources, source), (*self._table.rows, row)
-        self._table = self._table._replace(sources=sources, rows=rows, raw=not row)
-        self._fit_table()
+        self._table = self._table.plus(styled_cells(source, colour=self.paper.colour))
+        self._print_table()
 
     def open_fence(self, info: str) -> None:
         self._open = "fence"
@@ -203,7 +192,7 @@ class Layout:
         if self._open == "paragraph":
             self._end_paragraph()
         elif self._open == "table":
-            self._end_table()
+            self._emit_text(self._table.end(self._width, self.paper.cap))
         elif self._open == "fence":
             self._keep_code()
         self._open = ""
@@ -258,22 +247,15 @@ class Layout:
 
     # Tables.
 
-    def _fit_table(self) -> None:
-        """Show the table as it is written where it is too wide or too tall to be held back."""
-        if self._table.raw or (rows := self._grid()) is None or len(rows) > self.paper.cap:
-            self._table = self._table._replace(raw=True)
-            self._emit_sources(self._table.sources)
+    def _print_table(self) -> None:
+        """Print what is certain of the table in hand."""
+        self._table, rows = self._table.certain(self._width, self.paper.cap)
+        self._emit_text(rows)
 
-    def _grid(self) -> list[Row] | None:
-        return grid(self._table.rows, self._table.columns, self._room)
-
-    def _end_table(self) -> None:
-        if not self._table.raw:
-            rows = self._grid()
-            self._emit_sources(self._table.sources) if rows is None else self._emit_text(rows)
-
-    def _emit_sources(self, sources: tuple[str, ...]) -> None:
-        self._emit_text([Row(((source, ""),), soft=True) for source in sources])
+    @property
+    def _width(self) -> int | None:
+        """Columns that a table may take; None where nothing is wrapped."""
+        return None if self.paper.width is None else self._room
 
     # Rows.
 

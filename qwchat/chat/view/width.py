@@ -72,6 +72,15 @@ def _measured(text: str) -> int:
 _known = lru_cache(maxsize=4096)(_measured)  # Every character of a CJK text is a word, measured again in each frame.
 
 
+def widest_word(text: str) -> int:
+    """Columns of the widest piece of ``text`` that is not broken while rows are wide enough for it."""
+    widest = 0
+    for word in text.split():
+        pieces = [word] if word.isascii() else _atoms().findall(word)
+        widest = max(widest, *(cells(piece) for piece in pieces))
+    return widest
+
+
 def most_cells(text: str) -> int:
     """Columns that ``text`` takes at most, whatever a terminal thinks of emoji, marks and symbols."""
     return cells(text) + 2 * sum(not (character.isascii() or character.isalnum()) for character in text)
