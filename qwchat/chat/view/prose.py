@@ -7,14 +7,16 @@ import re
 from qwchat.chat.view.width import cells, wrapped
 
 _NARROWEST = 20  # Below, breaking between words would leave little of a row.
+_LEAST_COLUMN = 12  # What goes on below a narrower column would have a word or two to a row.
+_INDENT = 2
 _COLUMN = re.compile(r"\S {2,}(?=\S)")
 
 
 def folded(text: str, columns: int) -> str:
     """``text`` with no line wider than ``columns``, save for words that are.
 
-    What does not fit of a line goes on below its last column where blanks make columns, and below its beginning
-    elsewhere.
+    What does not fit of a line goes on below its last column where blanks make columns, a little further in where that
+    column is narrow, and below its beginning elsewhere.
     """
     if columns < _NARROWEST:
         return text
@@ -26,6 +28,8 @@ def _folded(line: str, columns: int) -> str:
         return line
     head = line[: _hang(line, columns)]
     indent = cells(head)
+    if head.strip() and columns - indent < _LEAST_COLUMN:
+        head, indent = "", _INDENT
     first, *rest = wrapped([(line[len(head) :], "")], columns - indent)
     return "\n".join([head + first.text, *(" " * indent + row.text.lstrip(" ") for row in rest)])
 

@@ -34,6 +34,13 @@ def test_what_goes_on_stands_below_its_column() -> None:
     )
 
 
+def test_what_goes_on_below_a_narrow_column_is_only_indented() -> None:
+    assert folded("first token  after 0.12 s on average, 0.12 s at most", 20) == (
+        "first token  after\n  0.12 s on average,\n  0.12 s at most"
+    )
+    assert folded("first token  after 0.12 s on average", 25) == "first token  after 0.12 s\n             on average"
+
+
 def test_a_column_too_far_to_the_right_is_none() -> None:
     assert folded("a name as long as this one is  value here", 32) == "a name as long as this one is\nvalue here"
 
