@@ -26,7 +26,9 @@ class QwchatContext:
     def prefill(self, tokens: Sequence[int]) -> float:
         """Seconds that it takes to read `tokens` into the empty cache, up to the first token chosen."""
         self.model.engine.truncate(0)
-        return self._generate(tokens, 1).time_to_first_token
+        seconds = self._generate(tokens, 1).time_to_first_token
+        assert seconds is not None, "one token was asked for"
+        return seconds
 
     def decode(self, depth: int, count: int) -> float:
         """Seconds of `count` steps after `depth` positions that are in the cache and one step to warm up."""

@@ -162,7 +162,8 @@ class Engine:
         logits = np.empty((len(ids), self.config.vocab_size), np.float32)
         for start in range(0, len(ids), min(chunk, CHUNK)):
             piece = ids[start : start + min(chunk, CHUNK)]
-            logits[start : start + len(piece)] = self.read(piece, 0)
+            # Nothing asks to stop, but KeyboardInterrupt ends a long pass.
+            logits[start : start + len(piece)] = self.read(piece, 0, cancelled=lambda: False)
         return logits
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:

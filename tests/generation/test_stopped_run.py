@@ -130,7 +130,8 @@ def make_endless(engine: Engine) -> None:
     team._program = team._program._replace(lead=slow)
 
 
-def test_ctrl_c_ends_a_pass_that_would_take_long(engine: Engine) -> None:
+@pytest.mark.parametrize("work", [lambda engine: list(events(engine, [])), lambda engine: engine.extend(IDS[CHUNK:])])
+def test_ctrl_c_ends_a_pass_that_would_take_long(engine: Engine, work: Callable[[Engine], object]) -> None:
     expected = tokens(events(engine, []))
     engine.truncate(CHUNK)
     program = engine._model._team._program
@@ -140,7 +141,7 @@ def test_ctrl_c_ends_a_pass_that_would_take_long(engine: Engine) -> None:
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(events(engine, []))
+            work(engine)
     finally:
         signal.signal(signal.SIGINT, before)
         timer.join()
