@@ -75,7 +75,7 @@ class TableStream(NamedTuple):
         return self.certain(width, tallest)[1]
 
     def resumed(self, width: int | None, tallest: int) -> TableStream:
-        """The table after all of it was printed as it ends now, and goes on all the same."""
+        """The table that goes on after all of it was printed, as it would have ended."""
         if self.form == "held":
             whole = fitted(self.rows, self.columns, width, tallest)
             if whole is None:
