@@ -12,7 +12,7 @@ from qwchat.errors import UsageError
 KEYS: tuple[tuple[str, str], ...] = (
     ("Enter", "send"),
     ("Alt-Enter, Ctrl-J", 'break the line, as Shift-Enter does where the terminal tells it; so does """ … """'),
-    ("Tab", "complete"),
+    ("Tab, Shift-Tab", "complete, or walk through the menu: Enter takes, Esc closes it"),
     ("Ctrl-R, Up", "search and recall what was typed before"),
     ("Ctrl-X Ctrl-E", "write the message in $EDITOR"),
     ("Ctrl-C, Esc", "stop a reply and keep what was said; Ctrl-C twice leaves"),

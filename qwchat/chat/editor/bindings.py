@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.application import get_app, run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import Condition, emacs_insert_mode, has_focus, vi_insert_mode
+from prompt_toolkit.filters import Condition, emacs_insert_mode, has_completions, has_focus, vi_insert_mode
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
 from qwchat.chat.editor import blocks
-from qwchat.chat.editor.completion import complete
+from qwchat.chat.editor.completion import take, walk
 from qwchat.chat.editor.external import edited
 from qwchat.chat.editor.paste import Folds, normalised
 from qwchat.errors import QwchatError
@@ -29,8 +29,9 @@ def bindings(folds: Folds, completer: Completer, buffer: Callable[[], Buffer]) -
     @keys.add("enter", filter=typing)
     def send(event: KeyPressEvent) -> None:
         text = event.current_buffer
-        if text.complete_state is not None and text.complete_state.current_completion is not None:
-            text.complete_state = None  # The chosen completion is taken; the next Enter sends.
+        chosen = text.complete_state.current_completion if text.complete_state is not None else None
+        if chosen is not None:
+            take(text, chosen)  # The next Enter sends.
         elif blocks.is_open(text.text):
             text.newline(copy_margin=False)
         else:
@@ -41,9 +42,22 @@ def bindings(folds: Folds, completer: Completer, buffer: Callable[[], Buffer]) -
     def break_line(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
-    @keys.add("tab", filter=typing)
-    def choose(event: KeyPressEvent) -> None:
-        complete(event.current_buffer, completer)
+    @keys.add("tab", filter=typing & inserting)
+    def choose_next(event: KeyPressEvent) -> None:
+        walk(event.current_buffer, completer)
+
+    @keys.add("s-tab", filter=typing & inserting)
+    def choose_previous(event: KeyPressEvent) -> None:
+        walk(event.current_buffer, completer, back=True)
+
+    @Condition
+    def alone() -> bool:
+        return not get_app().key_processor.input_queue
+
+    # Not eager in front of another key: the two are Alt and that key, such as Alt-Enter.
+    @keys.add("escape", filter=typing & emacs_insert_mode & has_completions, eager=alone)
+    def close_menu(event: KeyPressEvent) -> None:
+        event.current_buffer.cancel_completion()
 
     @keys.add(Keys.BracketedPaste, filter=typing)
     def paste(event: KeyPressEvent) -> None:

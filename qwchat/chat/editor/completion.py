@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterable
 
 from prompt_toolkit.auto_suggest import AutoSuggest, Suggestion
-from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.buffer import Buffer, CompletionState
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, get_common_complete_suffix
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import History
 
@@ -20,7 +20,7 @@ from qwchat.errors import QwchatError
 PATIENCE_SECONDS = 0.15
 """How long Tab waits for completions; keys behind it wait too. Later ones appear when they are found."""
 
-_COMPLETED = re.compile(r"\A/\S|(?:\A|\s)@\S*\Z")
+_COMPLETED = re.compile(r"\A/|(?:\A|\s)@\S*\Z")
 
 
 def worth_completing(text: str) -> bool:
@@ -42,17 +42,43 @@ class Suggested(Completer):
             return
 
 
-def complete(buffer: Buffer, completer: Completer) -> None:
-    """What Tab does: take the only completion, or go through them, the part that all have in common first."""
-    if buffer.complete_state is not None and buffer.complete_state.current_completion is not None:
-        buffer.complete_next()
+def walk(buffer: Buffer, completer: Completer, *, back: bool = False) -> None:
+    """Do what Tab does, or Shift-Tab (`back`): take the only completion, or move to the next one in the menu.
+
+    Tab inserts the part that all completions have in common before it chooses the first one.
+    """
+    state = buffer.complete_state
+    if state is not None and state.current_completion is not None:
+        buffer.complete_previous() if back else buffer.complete_next()
         return
-    found = _soon(completer, buffer.document)
-    if found is not None and len(found) == 1:
+    # An open menu is what the person sees, so it is not searched for again, which may be slow.
+    found = state.completions if state is not None and state.completions else _soon(completer, buffer.document)
+    if found is None:
+        buffer.start_completion(select_first=not back, select_last=back)
+    elif len(found) == 1:
         buffer.cancel_completion()
         buffer.apply_completion(found[0])
-    elif found is None or found:
-        buffer.start_completion(insert_common_part=True)
+    elif found:
+        _choose(buffer, found, back=back)
+
+
+def _choose(buffer: Buffer, found: list[Completion], *, back: bool) -> None:
+    """Open the menu of `found` with its first or last entry chosen, or with what all of them have in common."""
+    common = "" if back else get_common_complete_suffix(buffer.document, found)
+    if common:
+        buffer.insert_text(common)
+        found = [completion.new_completion_from_position(len(common)) for completion in found]
+    buffer.complete_state = CompletionState(buffer.document, found)
+    if not common:
+        buffer.go_to_completion(len(found) - 1 if back else 0)
+    buffer.on_completions_changed.fire()
+
+
+def take(buffer: Buffer, chosen: Completion) -> None:
+    """Close the menu with `chosen` in the input; the menu of a folder shows what is in it next."""
+    buffer.complete_state = None
+    if chosen.text.endswith("/"):
+        buffer.start_completion()
 
 
 def _soon(completer: Completer, document: Document) -> list[Completion] | None:

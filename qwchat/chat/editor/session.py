@@ -34,6 +34,9 @@ from qwchat.chat.view.terminal import Look
 SEQUENCE_SECONDS = 0.5
 """How long the bytes of one key may take through a slow connection."""
 
+MENU_SECONDS = 0.1
+"""The same while a menu of completions is open, which Esc closes: it must not seem dead."""
+
 ALT_SECONDS = 1.0
 """Esc and a key pressed within so long are Alt and that key."""
 
@@ -92,6 +95,8 @@ class Editor:
         # At once, since further keys may be waiting; and after a search, which moves through the pastes in full.
         self._session.default_buffer.on_text_changed += self._fold_recalled
         application.before_render += self._fold_recalled
+        self._sequence_seconds = SEQUENCE_SECONDS
+        application.before_render += self._hasten_escape
         # Only the toolbar needs the answer of the terminal that is missed: a warning would be noise.
         application.renderer.cpr_not_supported_callback = None
 
@@ -145,11 +150,18 @@ class Editor:
         application = self._session.app
         application.editing_mode = Mode.VI if mode == "vi" else Mode.EMACS
         # In vi, Esc alone means much and must not wait: neither for the rest of an arrow key nor for that of Alt-Enter.
-        application.ttimeoutlen = ESCAPE_SECONDS if mode == "vi" else SEQUENCE_SECONDS
+        self._sequence_seconds = ESCAPE_SECONDS if mode == "vi" else SEQUENCE_SECONDS
+        application.ttimeoutlen = self._sequence_seconds
         application.timeoutlen = ESCAPE_SECONDS if mode == "vi" else ALT_SECONDS
 
     def _before_cursor(self) -> str:
         return self._session.default_buffer.document.text_before_cursor
+
+    def _hasten_escape(self, _: object) -> None:
+        """Recognise Esc sooner while it closes a menu."""
+        state = self._session.default_buffer.complete_state
+        is_open = state is not None and bool(state.completions)
+        self._session.app.ttimeoutlen = min(MENU_SECONDS if is_open else SEQUENCE_SECONDS, self._sequence_seconds)
 
     def _fold_recalled(self, _: object) -> None:
         """Fold the pastes of an entry of the history once it is in the input."""

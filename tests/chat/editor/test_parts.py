@@ -24,7 +24,7 @@ from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
 from qwchat.chat.editor import toolbar
-from qwchat.chat.editor.completion import Suggested, complete, worth_completing
+from qwchat.chat.editor.completion import Suggested, walk, worth_completing
 from qwchat.chat.editor.external import command, edited
 from qwchat.chat.editor.keyboard import Keyboard, teach_line_breaks
 from qwchat.chat.editor.opening import open_reader
@@ -293,7 +293,7 @@ def test_where_completions_come_unasked() -> None:
         text
         for text in ("/", "/s", "/set t", "look at @", "@fi", "a@b", "text", "", "x /set", "@a b")
         if worth_completing(text)
-    ] == ["/s", "/set t", "look at @", "@fi"]
+    ] == ["/", "/s", "/set t", "look at @", "@fi"]
 
 
 def test_tab_takes_what_is_meant_and_survives_failures() -> None:
@@ -309,7 +309,7 @@ def test_tab_takes_what_is_meant_and_survives_failures() -> None:
     ]
     assert list(completer.get_completions(Document("bad"), CompleteEvent())) == []
     buffer = Buffer(document=Document("/hp"))
-    complete(buffer, completer)
+    walk(buffer, completer)
     assert buffer.text == "/help"
 
 

@@ -1,0 +1,152 @@
+"""The menu of completions: through prompt-toolkit's pipe, and in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from qwchat.chat.editor import completion, session
+from qwchat.chat.editor.reader import EditingMode
+from qwchat.chat.editor.session import Editor
+from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.view.terminal import PLAIN
+from tests.chat.pty import Terminal
+
+TAB, SHIFT_TAB, ESCAPE = "\t", "\x1b[Z", "\x1b"
+SETTINGS = (("/set temp", ""), ("/set top-p", ""), ("/set stats", ""), ("/set repeat", ""), ("/help", ""))
+
+
+def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: EditingMode = "emacs") -> str:
+    """Return what the editor gives where `keys` are typed and `choices` are offered."""
+
+    def suggest(text: str) -> Iterable[Suggestion]:
+        return fitting(text, choices)
+
+    with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "create_input", lambda terminal: pipe)
+        patch.setattr(session, "create_output", lambda **unused: DummyOutput())
+        editor = Editor(sys.stdin, suggest, None, look=PLAIN)
+        editor.edit_as(mode)
+        pipe.send_text(keys)
+        return editor.read()
+
+
+@pytest.mark.parametrize("mode", ["emacs", "vi"])
+@pytest.mark.parametrize(
+    ("keys", "sent"),
+    [
+        (f"/h{TAB}\r", "/help"),
+        (f"/h{SHIFT_TAB}\r", "/help"),
+        (f"/set t{TAB}\r\r", "/set temp"),
+        (f"/set t{TAB}{TAB}\r\r", "/set top-p"),
+        (f"/set t{TAB}{TAB}{TAB}{SHIFT_TAB}\r\r", "/set top-p"),
+        (f"/set t{SHIFT_TAB}\r\r", "/set repeat"),
+        (f"/set t{SHIFT_TAB}{SHIFT_TAB}{TAB}\r\r", "/set repeat"),
+        # Behind the last entry stands what was typed, and then the first comes again.
+        (f"/set t{TAB * 5}\r", "/set t"),
+        (f"/set t{TAB * 6}\r\r", "/set temp"),
+        # Enter takes the entry, and what is typed then goes behind it.
+        (f"/set t{TAB}\r 0.5\r", "/set temp 0.5"),
+        (f"/set t{TAB} 0.5\r", "/set temp 0.5"),
+        (f"/set tempx{TAB}{TAB}\r", "/set tempx"),
+        (f"nothing fits{TAB}{SHIFT_TAB}\r", "nothing fits"),
+    ],
+)
+def test_tab_and_shift_tab_walk_and_enter_takes(keys: str, sent: str, mode: EditingMode) -> None:
+    assert typed(keys, mode=mode) == sent
+
+
+def test_what_all_have_in_common_is_inserted_before_one_is_chosen() -> None:
+    files = (("@src/apple.py", ""), ("@src/apply.py", ""))
+    assert typed(f"@src{TAB}!\r", files) == "@src/appl!"
+    assert typed(f"@src{TAB}{TAB}\r\r", files) == "@src/apple.py"
+    assert typed(f"@src{TAB}{TAB}{TAB}\r\r", files) == "@src/apply.py"
+
+
+def test_alt_enter_breaks_the_line_also_where_a_menu_is_open() -> None:
+    assert typed(f"/set t{TAB}{ESCAPE}\rmore\r") == "/set temp\nmore"
+
+
+def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "PATIENCE_SECONDS", 0.0)
+    asked = threading.Event()
+
+    def suggest(text: str) -> Iterable[Suggestion]:
+        if not asked.is_set():
+            time.sleep(0.3)
+        asked.set()
+        return fitting(text, SETTINGS)
+
+    buffer = completion.Buffer(completer=completion.Suggested(suggest), document=completion.Document("/set te"))
+    started: list[dict[str, bool]] = []
+    monkeypatch.setattr(buffer, "start_completion", lambda **how: started.append(how))
+    completion.walk(buffer, buffer.completer)
+    completion.walk(buffer, buffer.completer, back=True)
+    assert started == [
+        {"select_first": True, "select_last": False},
+        {"select_first": False, "select_last": True},
+    ]
+    # Once the menu is open it is walked through as it is, however slow the next search would be.
+    found = [completion.Completion("/set temp", -7), completion.Completion("/set repeat", -7)]
+    buffer.complete_state = completion.CompletionState(buffer.document, found)
+    completion.walk(buffer, buffer.completer)
+    assert buffer.text == "/set temp"
+
+
+def test_a_slash_opens_the_menu_and_escape_closes_it(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type("/")
+        terminal.wait("answer the last question again")
+        terminal.type(ESCAPE)
+        terminal.wait_until(lambda: terminal.text == "> /", "the menu to close")
+        terminal.type("se")
+        terminal.wait("/sessions", "show or change a setting")
+        terminal.type(TAB)
+        terminal.wait("> /set")
+        terminal.type(TAB)
+        terminal.wait("> /sessions")
+        terminal.type(ESCAPE)
+        terminal.wait_until(lambda: terminal.text == "> /se", "what was typed")
+        terminal.type(f"t te{TAB}\r")
+        terminal.wait_until(lambda: terminal.text == "> /set temp", "the choice, with the menu closed")
+        terminal.type(" 0.5\r")
+        terminal.wait("> /set temp 0.5\ntemp 0.5\n>")
+
+
+def test_files_are_walked_through_and_enter_opens_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    for name in ("alpha.txt", "beta/one.txt", "beta/two.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"text of {name}")
+    with Terminal("chat", "-q", models=tmp_path, folder=folder) as terminal:
+        terminal.prompt()
+        terminal.type("see @")
+        terminal.wait("@alpha.txt", "@beta/")
+        terminal.type(TAB + TAB)
+        terminal.wait("> see @beta/")
+        terminal.type("\r")
+        terminal.wait("@beta/one.txt", "@beta/two.txt")
+        terminal.type(SHIFT_TAB)
+        terminal.wait("> see @beta/two.txt")
+        terminal.type("\r\r")
+        terminal.wait("echo: File beta/two.txt:", "text of beta/two.txt")
+
+
+def test_escape_closes_the_menu_in_vi_mode(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", "--editing-mode", "vi", models=tmp_path) as terminal:
+        terminal.prompt()
+        terminal.type(f"/se{TAB}{TAB}")
+        terminal.wait("> /sessions", "show or change a setting")
+        terminal.type(ESCAPE)
+        terminal.wait_until(lambda: terminal.text == "> /sessions", "the menu to close")
+        assert "vi: normal" in terminal.toolbar
+        terminal.type(f"{TAB}0Dihello\r")
+        terminal.wait("> hello\necho: hello")
