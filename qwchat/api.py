@@ -147,6 +147,10 @@ class Model:
         said = self._unfinished(messages) if continuing else []
         return len(self.prompt_ids(messages[:-1] if continuing else messages)) + len(said)
 
+    def cached(self, messages: Sequence[Message]) -> int:
+        """Tokens of a conversation's prompt that the KV cache holds.  Raises TemplateError."""
+        return self.engine.held(self.prompt_ids(messages))
+
     def reread(self, messages: Sequence[Message]) -> int:
         """Tokens that a reply to a conversation reads again, since it changed before its end; 0 where it only grew.
 

@@ -34,6 +34,9 @@ class Machine(Protocol):
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that a conversation makes."""
 
+    def cached(self, messages: Sequence[Message]) -> int:
+        """Tokens of that prompt that the KV cache holds."""
+
     def reconfigure(self, *, threads: int | None, context: int | None, kv: str) -> int:
         """Go on with another engine; how many tokens that were read have to be read again."""
 
@@ -122,16 +125,21 @@ class Panel:
             return ""
         machine = self._machine
         assert machine is not None, "an engine knob is known only where there is a machine"
-        again = self._rebuilt(machine, settings, keep=known.name != "kv" and bool(self._session.turns))
-        messages = self._session.messages
-        tokens = machine.count(messages) if self._session.turns else 0
+        messages = self._session.messages if self._session.turns else []
+        cached = machine.cached(messages) if messages else 0
+        self._rebuild(machine, settings, keep=known.name != "kv" and bool(messages))
+        if not messages:
+            return ""
+        tokens = machine.count(messages)
         if tokens > machine.context:
             return f"; the conversation has {tokens:,} tokens and does not fit in {machine.context:,}"
-        return f"; {token_count(again)} will be read again" if again else ""
+        # Not what the engine has lost: after /clear or /undo that is of a conversation that does not go on.
+        again = cached - machine.cached(messages)
+        return f"; {token_count(again)} will be read again" if again > 0 else ""
 
     @staticmethod
-    def _rebuilt(machine: Machine, settings: Settings, *, keep: bool) -> int:
-        """Give the machine these settings; how many tokens it has to read again.
+    def _rebuild(machine: Machine, settings: Settings, *, keep: bool) -> None:
+        """Give the machine these settings.
 
         ``keep``: "auto" stays with the kind of cache that there is, of which what was read can be taken over, as long
         as the memory lasts.
@@ -139,7 +147,8 @@ class Panel:
         threads, context, kv = settings["threads"], settings["ctx"], settings["kv"]
         if keep and kv == "auto":
             try:
-                return machine.reconfigure(threads=threads, context=context, kv=machine.kv)
+                machine.reconfigure(threads=threads, context=context, kv=machine.kv)
             except NotEnoughMemoryError:
-                return machine.reconfigure(threads=threads, context=context, kv=kv)
-        return machine.reconfigure(threads=threads, context=context, kv=kv)
+                machine.reconfigure(threads=threads, context=context, kv=kv)
+        else:
+            machine.reconfigure(threads=threads, context=context, kv=kv)

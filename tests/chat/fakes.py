@@ -84,6 +84,9 @@ class FakeModel:
     def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)
 
+    def cached(self, messages: Sequence[Message]) -> int:
+        return min(self._cached, self.count(messages))
+
     def reread(self, messages: Sequence[Message]) -> int:
         return self.count(messages)
 

@@ -82,6 +82,19 @@ def test_the_engine_is_changed_and_the_cost_told() -> None:
     assert shown(desk, "/set kv").splitlines()[0] == "kv f32 (from QWCHAT_KV)"
 
 
+def test_only_tokens_that_will_be_read_again_are_announced() -> None:
+    desk, model, _ = chat()
+    for question in ("one two three", "four five six"):
+        list(desk.session.ask(question))
+    assert model.count(desk.session.messages) == 18
+    assert shown(desk, "/undo").startswith("“four five six” is taken back")
+    assert shown(desk, "/set kv q8") == "kv q8; 9 tokens will be read again"
+    list(desk.session.ask("four five six"))
+    assert shown(desk, "/clear").startswith("the conversation begins anew")
+    assert shown(desk, "/set ctx 1000") == "ctx 1000"
+    assert shown(desk, "/set kv f32") == "kv f32"
+
+
 def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     desk, model, _ = chat()
     desk.panel = Panel(desk.session, None, model)

@@ -309,6 +309,8 @@ def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
     first = reply(model, ASK, settings=HOT, seed=7, max_tokens=20)
     talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
     assert model.reread(talk) == 0
+    assert model.cached(talk) == model.engine.length
+    assert model.cached(ASK) == len(model.prompt_ids(ASK))
     changed: list[Message] = [{"role": "system", "content": "Be brief."}, *talk]
     tokens = model.reread(changed)
     stats = reply(model, changed, settings=GREEDY, max_tokens=1).stats
