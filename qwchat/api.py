@@ -102,6 +102,11 @@ class Model:
         return self.engine.context
 
     @property
+    def longest_context(self) -> int:
+        """The longest context, in tokens, that the model was made for."""
+        return self.engine.longest_context
+
+    @property
     def threads(self) -> int:
         """Threads that compute."""
         return self.engine.threads

@@ -34,20 +34,35 @@ class SessionInUseError(SessionError):
 class PromptTooLongError(QwchatError):
     """A prompt that does not fit in the context.
 
+    The command line and the chat name their own ways to a longer context (`qwchat.chat.advice`).
+
     Args:
         tokens: length of the prompt in tokens.
         context: positions the context has.
-        message: what to say of it instead of the usual.
+        longest: the longest context that the model was made for.
+        facts: what to say instead of the usual, without a remedy.
+        remedy: what to do instead of the usual.
     """
 
-    def __init__(self, tokens: int, context: int, message: str | None = None) -> None:
-        super().__init__(
-            message
-            or f"the prompt has {tokens:,} tokens and the context holds {context:,}, one of them for the answer: "
-            "shorten the prompt, or ask for a longer context with --ctx"
+    def __init__(
+        self,
+        tokens: int,
+        context: int,
+        longest: int,
+        facts: str | None = None,
+        remedy: str = "shorten the prompt",
+    ) -> None:
+        self.facts = facts or (
+            f"the prompt has {tokens:,} tokens and the context holds {context:,}, one of them for the answer"
         )
-        self.tokens = tokens
-        self.context = context
+        self.tokens, self.context, self.longest, self.remedy = tokens, context, longest, remedy
+        longer = f", or use a longer context (up to {longest:,} tokens)" if self.fits_longer else ""
+        super().__init__(f"{self.facts}: {remedy}{longer}")
+
+    @property
+    def fits_longer(self) -> bool:
+        """Whether the model can have a context in which the prompt fits."""
+        return max(self.tokens, self.context) < self.longest
 
 
 class NotEnoughMemoryError(QwchatError):

@@ -30,25 +30,37 @@ _SUMMARY = "Summary of the earlier conversation:\n\n"
 _NOTHING_OLD = "there is nothing to leave out before the last exchange: /clear forgets that one too"
 
 
-class NoRoomError(PromptTooLongError):
+class ContextFullError(PromptTooLongError):
     """A conversation that leaves no room for the answer, though leaving out old turns would make some.
 
     Attributes:
-        end: id of the turn that is to be answered, or gone on with.
-        continuing: it is to be gone on with.
-        sendable: it fits as it is, but leaves less than is kept for an answer.
+        end: id of the turn that is to be answered or continued.
+        continuing: the turn is to be continued.
+        sendable: the conversation fits, but leaves less than is kept for an answer.
         exchanges: how many old exchanges have to be left out.
     """
 
-    def __init__(self, tokens: int, context: int, end: int | None, *, continuing: bool, exchanges: int) -> None:
+    def __init__(
+        self, tokens: int, context: int, longest: int, end: int | None, *, continuing: bool, exchanges: int
+    ) -> None:
         super().__init__(
             tokens,
             context,
+            longest,
             f"the conversation has {tokens:,} tokens with this message and the context holds {context:,}, one of them "
-            "for the answer: --overflow drop or summarise makes room, or ask for a longer context with --ctx",
+            "for the answer",
+            "leave out old turns",
         )
         self.end, self.continuing, self.exchanges = end, continuing, exchanges
         self.sendable = tokens < context
+
+
+class SummaryTooLongError(PromptTooLongError):
+    """Old turns that leave no room for their own summary."""
+
+    def __init__(self, tokens: int, context: int, longest: int) -> None:
+        facts = "the oldest turns fill the context, so there is no room to summarise them"
+        super().__init__(tokens, context, longest, facts, "leave them out")
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ def check_room(session: Session, end: int | None, *, continuing: bool, generous:
     """See whether the turns up to ``end`` leave room for an answer.
 
     ``continuing``: the last of them is the answer so far; ``generous``: it is not enough that they fit.  Raises
-    NoRoomError where old turns are in the way, PromptTooLongError where the last question alone is too long.
+    ContextFullError where old turns are in the way, PromptTooLongError where the last question alone is too long.
     """
     model = session.model
     tokens, context = model.count(session.messages_to(end), continuing=continuing), model.context
@@ -147,9 +159,10 @@ def check_room(session: Session, end: int | None, *, continuing: bool, generous:
     old = len(_old_exchanges(session, end))
     if old:
         exchanges = _needed(session, end, continuing=continuing, extra=0)
-        raise NoRoomError(tokens, context, end, continuing=continuing, exchanges=exchanges)
+        longest = model.longest_context
+        raise ContextFullError(tokens, context, longest, end, continuing=continuing, exchanges=exchanges)
     if tokens >= context:
-        raise PromptTooLongError(tokens, context)
+        raise PromptTooLongError(tokens, context, model.longest_context)
 
 
 def drop(session: Session, end: int | None, exchanges: int | None = None, *, continuing: bool = False) -> Room:
@@ -177,9 +190,7 @@ def summarise(
     asked: Message = {"role": "user", "content": _INSTRUCTION.format(words=limit // 2)}
     old = [*session.messages_to(max(ids)), asked]
     if (tokens := model.count(old)) + limit // 2 > model.context:
-        raise PromptTooLongError(
-            tokens, model.context, "the oldest turns fill the context, so there is no room to summarise them: drop them"
-        )
+        raise SummaryTooLongError(tokens, model.context, model.longest_context)
     greedy = replace(session.controls.settings, temperature=0.0)
     for event in model.chat(old, settings=greedy, max_tokens=limit, seed=0, cancel=cancel):
         if isinstance(event, Done) and event.finish_reason != "cancelled" and event.text.strip():
@@ -266,7 +277,7 @@ def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) 
             return count
     fewest = tokens(len(old)) - extra
     if fewest >= context:
-        raise PromptTooLongError(fewest, context)
+        raise PromptTooLongError(fewest, context, model.longest_context)
     return len(old)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qwchat.chat import commands, mentions
+from qwchat.chat.advice import explained
 from qwchat.chat.context import announce
 from qwchat.chat.editor.reader import Reader
 from qwchat.chat.interrupts import Interrupts
@@ -92,7 +93,7 @@ class Chat:
             outcome = command[0].run(self.desk, command[1]) if command else None
             said = None if command else self._composed(commands.message_text(typed))
         except QwchatError as error:
-            self.screen.error(str(error))
+            self.screen.error(explained(error, chat=True))
             self.draft = "" if typed.startswith("/") else typed
             return True
         if said is not None:
@@ -142,12 +143,12 @@ class Chat:
         except KeyboardInterrupt:
             self._stopped(session.revision != before)
         except PromptTooLongError as error:
-            self.screen.error(str(error))
+            self.screen.error(explained(error, chat=True))
             self.declined = True
         except QwchatError as error:
             self.screen.error(str(error))
         except MemoryError:
-            self.screen.error("out of memory: ask for a shorter context with --ctx, or /clear the conversation")
+            self.screen.error("out of memory: choose a smaller context with /set ctx N, or /clear the conversation")
         else:
             self.declined = done is None
             if done is not None:
@@ -165,7 +166,7 @@ class Chat:
         if done.finish_reason == "cancelled":
             self._stopped(kept)
         notice = ending_notice(done, used.max_tokens, chat=True)
-        unmet = complaint(done, used, used.max_tokens)
+        unmet = complaint(done, used, used.max_tokens, chat=True)
         if unmet is not None:
             self.screen.error(unmet)
         elif notice is not None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from qwchat.chat import context
-from qwchat.chat.context import NoRoomError, Room
+from qwchat.chat.context import ContextFullError, Room
 from qwchat.chat.session import Session
 from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
@@ -51,11 +51,11 @@ class Overflow:
     def answer(self, begin: Begin, play: Play) -> Done | None:
         """Play the reply that ``begin`` starts, after making room where it takes some; None: the person declined.
 
-        Raises NoRoomError, PromptTooLongError, and what ``play`` raises.
+        Raises ContextFullError, PromptTooLongError, and what ``play`` raises.
         """
         try:
             return play(begin)
-        except NoRoomError as lack:
+        except ContextFullError as lack:
             if not self._make_room(lack, play):
                 return None
         try:
@@ -75,7 +75,7 @@ class Overflow:
         waiting = tree.head is not None and tree.node(tree.head).role == "user"
         return self._session.resume if waiting else begin
 
-    def _make_room(self, lack: NoRoomError, play: Play) -> bool:
+    def _make_room(self, lack: ContextFullError, play: Play) -> bool:
         policy = self.policy
         if policy == "error":
             raise lack
@@ -93,7 +93,7 @@ class Overflow:
             self._made(room)
         return True
 
-    def _chosen(self, lack: NoRoomError) -> str:
+    def _chosen(self, lack: ContextFullError) -> str:
         """One of the letters; "e" for Enter alone, Ctrl-C and Ctrl-D."""
         assert self._ask is not None, "the policy is error where nobody is asked"
         said, letters = question(lack)
@@ -106,7 +106,7 @@ class Overflow:
             if answer in letters:
                 return answer
 
-    def _summarise(self, lack: NoRoomError, play: Play) -> Room:
+    def _summarise(self, lack: ContextFullError, play: Play) -> Room:
         session = self._session
         count = context.summary_exchanges(session, lack.end, continuing=lack.continuing)
         self._screen.notice(f"summarising {context.exchanges_named(count)}")
@@ -116,7 +116,7 @@ class Overflow:
         return context.summarised(session, lack.end, count, continuing=lack.continuing)
 
 
-def question(lack: NoRoomError) -> tuple[str, str]:
+def question(lack: ContextFullError) -> tuple[str, str]:
     """What a person is asked, on one line, and the letters of the answers."""
     left = lack.context - lack.tokens
     said = (

@@ -47,6 +47,10 @@ class Talker(Protocol):
     def context(self) -> int:
         """Tokens that prompt and reply may fill together."""
 
+    @property
+    def longest_context(self) -> int:
+        """The longest context that the model was made for."""
+
     def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
         """Tokens of the prompt that a conversation makes."""
 

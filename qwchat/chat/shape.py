@@ -34,15 +34,19 @@ def _constraint(name: str, value: Any) -> Constraint:
     return Constraint.regex(value) if name == "regex" else Constraint.json_schema(value)
 
 
-def complaint(done: Done, controls: Chosen, max_tokens: int | None) -> str | None:
-    """Why a reply does not meet its constraint; None where it does, has none, or was stopped by the person."""
+def complaint(done: Done, controls: Chosen, max_tokens: int | None, *, chat: bool = False) -> str | None:
+    """Say why a reply does not meet its constraint; None where it does, has none, or was stopped by the person.
+
+    `chat`: name settings as the chat sets them, not as flags.
+    """
     if done.meets_constraint is not False or done.finish_reason == "cancelled":
         return None
     name = next(name for name in KINDS if controls[name] is not None)
+    flag, change, without = ("", "/set ", "/set stop none") if chat else ("--", "--", "leave --stop out")
     reasons = {
-        "length": f"it was cut at --max-tokens {max_tokens}: allow more",
-        "context": f"the context of {done.stats.context:,} tokens is full: ask for a longer one with --ctx",
-        "repetition": "it went in circles and was ended: --loop-guard 0 lets it go on",
-        "stop": "a stop string ended it: leave --stop out",
+        "length": f"it was cut at {flag}max-tokens {max_tokens}: allow more",
+        "context": f"the context of {done.stats.context:,} tokens is full: {change}ctx N allows a longer one",
+        "repetition": f"it repeated itself and was ended: {change}loop-guard 0 lets it go on",
+        "stop": f"a stop string ended it: {without}",
     }
-    return f"the reply does not meet --{name}: {reasons[done.finish_reason]}"
+    return f"the reply does not meet {flag}{name}: {reasons[done.finish_reason]}"

@@ -44,7 +44,7 @@ def _context(config: ModelConfig, asked: int | None) -> int:
     if asked is None:
         return min(limit, DEFAULT_CONTEXT)
     if not 1 <= asked <= limit:
-        raise UsageError(f"--ctx must be from 1 to {limit}, what this model was made for; got {asked}")
+        raise UsageError(f"the context must be from 1 to {limit:,} tokens, the maximum of this model, not {asked:,}")
     return asked
 
 
@@ -52,7 +52,7 @@ def _threads(asked: int | None) -> int:
     if asked is None:
         return default_threads()
     if not 1 <= asked <= THREAD_LIMIT:
-        raise UsageError(f"--threads must be from 1 to {THREAD_LIMIT}; got {asked}")
+        raise UsageError(f"threads must be from 1 to {THREAD_LIMIT}, not {asked}")
     return asked
 
 
@@ -84,6 +84,11 @@ class Engine:
         self._token_seconds = math.inf  # of the quickest pass so far, for each of its tokens
         self._ahead = 0  # positions behind these whose keys and values stand in the cache as well
         self.speculation = Speculation()
+
+    @property
+    def longest_context(self) -> int:
+        """Positions that the model was made for."""
+        return context_limit(self.config)
 
     @property
     def threads(self) -> int:
@@ -158,7 +163,7 @@ class Engine:
         """
         ids = np.asarray(token_ids, np.int64)
         if self._length + len(ids) > self.context:
-            raise PromptTooLongError(self._length + len(ids), self.context)
+            raise PromptTooLongError(self._length + len(ids), self.context, self.longest_context)
         logits = np.empty((len(ids), self.config.vocab_size), np.float32)
         for start in range(0, len(ids), min(chunk, CHUNK)):
             piece = ids[start : start + min(chunk, CHUNK)]
@@ -205,7 +210,7 @@ class Engine:
         if len(ids) == 0:
             raise UsageError("the prompt is empty: there is nothing to answer")
         if len(ids) > self.context:
-            raise PromptTooLongError(len(ids), self.context)
+            raise PromptTooLongError(len(ids), self.context, self.longest_context)
         sampler = Sampler(settings, seed, min(usable_vocab, self.config.vocab_size), continued)
         stopped = cancel or (lambda: False)
         speculation = self.speculation if speculate else None

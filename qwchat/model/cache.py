@@ -57,7 +57,7 @@ class KVCache:
         self._layer_bytes = elements * size
         self._scale_bytes = elements // 32 * 2 if kind == "q8" else 0
         needed = 2 * config.num_layers * (self._layer_bytes + self._scale_bytes)
-        remedy = "ask for a smaller context with --ctx" + ("" if kind == "q8" else " or for 8 bits with --kv q8")
+        remedy = "choose a smaller context (ctx)" + ("" if kind == "q8" else " or kv q8")
         require_memory(needed, f"the KV cache of {context:,} tokens", remedy)
         self._memory = [
             on_demand(config.num_layers * count)

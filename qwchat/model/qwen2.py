@@ -61,7 +61,7 @@ class Qwen2:
             self._fill(threads)
         except MemoryError as error:
             raise NotEnoughMemoryError(
-                "no memory is left for the model's cache and work space: ask for a smaller context with --ctx"
+                "no memory is left for the model's cache and work space: choose a smaller context (ctx)"
             ) from error
         self._decode_threads = DecodeThreads(threads)
         records = (self._states.ctypes.data, self._layers.ctypes.data, len(self._layers))

@@ -63,6 +63,10 @@ class FakeModel:
         return self.context_size
 
     @property
+    def longest_context(self) -> int:
+        return 4096
+
+    @property
     def threads(self) -> int:
         return int(self.engine.threads)
 
@@ -73,7 +77,7 @@ class FakeModel:
     def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
         """Another cache of q8 cannot take over what one of f32 holds; more than 4,096 positions are refused."""
         if context is not None and context > 4096:
-            raise UsageError(f"--ctx must be from 1 to 4096, what this model was made for; got {context}")
+            raise UsageError(f"the context must be from 1 to 4,096 tokens, the maximum of this model, not {context:,}")
         self.context_size = context or 2048
         chosen = ("q8" if self.context_size > 3000 else "f32") if kv == "auto" else kv
         kept = self._cached if chosen == self.kv else 0
@@ -133,7 +137,7 @@ class FakeModel:
         self.calls[-1] |= {"constraint": constraint, "logprobs": logprobs}
         tokens = self.count(messages)
         if tokens >= self.context_size:
-            raise PromptTooLongError(tokens, self.context_size)
+            raise PromptTooLongError(tokens, self.context_size, self.longest_context)
         before: list[int] = []
         if continuing:
             before = list(messages[-1].get("token_ids") or self._encode(messages[-1]["content"]))

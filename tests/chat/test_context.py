@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from qwchat.chat import context
-from qwchat.chat.context import Meter, NoRoomError, Room, kept_for_answer, short
+from qwchat.chat.context import ContextFullError, Meter, Room, kept_for_answer, short
 from qwchat.chat.controls import Controls
 from qwchat.chat.overflow import Overflow
 from qwchat.chat.session import Session
@@ -166,11 +166,11 @@ def test_error_sends_what_can_be_read_and_refuses_the_rest() -> None:
     talk = filled("error")
     assert talk.say(LONG) is not None
     talk.session.undo()
-    with pytest.raises(NoRoomError) as caught:
+    with pytest.raises(ContextFullError) as caught:
         talk.say(TOO_LONG)
     assert str(caught.value) == (
         "the conversation has 41 tokens with this message and the context holds 40, one of them for the answer: "
-        "--overflow drop or summarise makes room, or ask for a longer context with --ctx"
+        "leave out old turns, or use a longer context (up to 4,096 tokens)"
     )
     assert isinstance(caught.value, PromptTooLongError)
     assert talk.lines == []
@@ -179,7 +179,7 @@ def test_error_sends_what_can_be_read_and_refuses_the_rest() -> None:
 def test_ask_is_error_where_there_is_nobody_to_ask() -> None:
     talk = filled("ask")
     assert talk.overflow.policy == "error"
-    with pytest.raises(NoRoomError):
+    with pytest.raises(ContextFullError):
         talk.say(TOO_LONG)
 
 
@@ -239,9 +239,9 @@ def twenty(summary: str) -> Talk:
 
 def test_what_was_refused_is_no_alternative_to_what_was_sent_instead() -> None:
     talk = filled("error", size=41)
-    with pytest.raises(NoRoomError):
+    with pytest.raises(ContextFullError):
         talk.say(TOO_LONG)
-    with pytest.raises(NoRoomError):
+    with pytest.raises(ContextFullError):
         talk.say(TOO_LONG)
     assert talk.say("short") is not None
     assert [node.content for node in talk.session.tree.siblings(talk.session.question().id)] == ["short"]
@@ -275,7 +275,7 @@ def test_an_empty_summary_changes_nothing() -> None:
 
 def test_turns_that_fill_the_context_are_not_summarised() -> None:
     talk = filled("summarise")
-    with pytest.raises(PromptTooLongError, match="so there is no room to summarise them: drop them"):
+    with pytest.raises(PromptTooLongError, match="so there is no room to summarise them: leave them out"):
         talk.say(TOO_LONG)
 
 

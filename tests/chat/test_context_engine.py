@@ -12,7 +12,7 @@ import qwchat
 from quant import convert
 from qwchat.chat import context
 from qwchat.chat.attachments import Attachment, message
-from qwchat.chat.context import Meter, NoRoomError
+from qwchat.chat.context import ContextFullError, Meter
 from qwchat.chat.controls import Controls
 from qwchat.chat.overflow import Overflow
 from qwchat.chat.session import Session
@@ -109,7 +109,7 @@ def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
     done = talk.say("What can you do?")
     assert done.finish_reason == "context"
     assert done.stats.context_used == SIZE
-    with pytest.raises(NoRoomError, match=f"the context holds {SIZE}"):
+    with pytest.raises(ContextFullError, match=f"the context holds {SIZE}"):
         talk.overflow.answer(talk.session.resume, talk.play)
     controls = talk.session.controls
     talk.session.controls = controls.changed("overflow", "drop", controls)
@@ -149,6 +149,6 @@ def test_what_cannot_be_read_is_refused_before_it_is_read(model: qwchat.Model) -
     question = "word " * SIZE
     while model.count([{"role": "user", "content": question}]) >= SIZE:
         question = question.removesuffix("word ")
-    with pytest.raises(NoRoomError, match="makes room, or ask for a longer context with --ctx"):
+    with pytest.raises(ContextFullError, match="leave out old turns, or use a longer context"):
         talk.say(question)
     assert model.engine.length == read

@@ -126,7 +126,9 @@ def test_a_context_that_is_too_small_is_told() -> None:
 
 def test_what_cannot_be_done_changes_nothing() -> None:
     desk, model, _ = chat()
-    with pytest.raises(UsageError, match=r"^--ctx must be from 1 to 4096, what this model was made for; got 5000$"):
+    with pytest.raises(
+        UsageError, match=r"^the context must be from 1 to 4,096 tokens, the maximum of this model, not 5,000$"
+    ):
         obey(desk, "/set ctx 5000")
     assert shown(desk, "/set ctx").startswith("ctx auto (2048) (from built in)")
     assert model.context == 2048

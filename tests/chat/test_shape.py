@@ -69,7 +69,7 @@ def test_in_a_chat(tmp_path: Path) -> None:
     assert result.stdout == b"maybe\nfine\n"
     assert result.stderr.decode().splitlines() == [
         "choices yes,no",
-        "qwchat: error: the reply does not meet --choices: a stop string ended it: leave --stop out",
+        "qwchat: error: the reply does not meet choices: a stop string ended it: /set stop none",
         "choices yes,no (from /set choices)",
         r"Answer with one of these texts (repeatable; \, is a comma). "
         "It takes texts separated by commas, or none, or default.",

@@ -253,7 +253,10 @@ def test_a_prompt_that_does_not_fit_is_said_and_the_chat_goes_on(tmp_path: Path)
     with Terminal("chat", "--ctx", "6", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("one two three four five six\r")
-        terminal.wait("qwchat: error: the prompt has 7 tokens and the context holds 6")
+        terminal.wait(
+            "qwchat: error: the prompt has 7 tokens and the context holds 6, one of them for the answer: shorten\n"
+            "the message, or /set ctx N allows a longer context (up to 4,096 tokens with this model)"
+        )
         terminal.wait_until(lambda: terminal.text.endswith("\n> one two three four five six"), "the draft")
         terminal.type("\x15one\r")
         terminal.wait("echo: one")

@@ -102,7 +102,8 @@ def test_a_resumed_session_says_what_is_not_sent(tmp_path: Path) -> None:
     assert refused.stdout == b""
     assert refused.stderr.decode() == (
         "qwchat: error: the conversation has 41 tokens with this message and the context holds 40, one of them for the "
-        "answer: --overflow drop or summarise makes room, or ask for a longer context with --ctx\n"
+        "answer: --overflow drop or summarise makes room, or --ctx N allows a longer context (up to 4,096 tokens with "
+        "this model)\n"
     )
     dropped = call("-q", "-p", TOO_LONG, *arguments, "--overflow", "drop", "--json", models=tmp_path, replies=["Fine."])
     assert dropped.stderr.decode() == "── the 2 oldest exchanges are not sent any more; context 27/40 ──\n"

@@ -155,7 +155,9 @@ def test_a_prompt_that_does_not_fit_names_both_numbers(models: Path) -> None:
 def test_a_context_beyond_the_model_is_refused(models: Path) -> None:
     result = qwchat("-p", "hello", "-m", "tiny-q4", "--ctx", "600", models=models)
     assert (result.returncode, result.stdout) == (2, b"")
-    assert result.stderr.startswith(b"qwchat: error: --ctx must be from 1 to 512")
+    assert result.stderr.startswith(
+        b"qwchat: error: the context must be from 1 to 512 tokens, the maximum of this model, not "
+    )
 
 
 def test_show_agrees_with_the_file(models: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_schema_comes_through_the_pipe(tmp_path: Path) -> None:
         (
             ("--regex", "x+", "--ctx", "4"),
             "one two three",
-            "--regex: the context of 4 tokens is full: ask for a longer one with --ctx",
+            "--regex: the context of 4 tokens is full: --ctx N allows a longer one",
         ),
         (
             ("--json-schema", SCHEMA, "--stop", "}"),

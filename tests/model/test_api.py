@@ -320,7 +320,9 @@ def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
 
 def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> None:
     before = model.engine
-    with pytest.raises(UsageError, match=r"^--ctx must be from 1 to 512, what this model was made for; got 4096$"):
+    with pytest.raises(
+        UsageError, match=r"^the context must be from 1 to 512 tokens, the maximum of this model, not 4,096$"
+    ):
         model.reconfigure(context=4096)
     assert model.engine is before
     assert reply(model, ASK, settings=GREEDY, max_tokens=2).stats.generated_tokens == 2

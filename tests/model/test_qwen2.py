@@ -164,7 +164,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: py
         Engine(folder)
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     monkeypatch.setattr(np, "zeros", _no_memory)
-    with pytest.raises(NotEnoughMemoryError, match="--ctx"):
+    with pytest.raises(NotEnoughMemoryError, match=r"choose a smaller context \(ctx\)$"):
         Engine(folder)
 
 

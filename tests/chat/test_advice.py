@@ -1,0 +1,69 @@
+"""What is said of a prompt that does not fit: numbers below the command line, remedies where a person reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwchat.chat.advice import explained
+from qwchat.chat.context import ContextFullError, SummaryTooLongError
+from qwchat.errors import PromptTooLongError, UsageError
+
+PROMPT = "the prompt has 5,000 tokens and the context holds 4,096, one of them for the answer: "
+TALK = "the conversation has 5,000 tokens with this message and the context holds 4,096, one of them for the answer: "
+OLD = "the oldest turns fill the context, so there is no room to summarise them: "
+MAXIMUM = " (4,096 tokens are the maximum of this model)"
+
+
+def full(longest: int) -> ContextFullError:
+    return ContextFullError(5000, 4096, longest, 1, continuing=False, exchanges=2)
+
+
+@pytest.mark.parametrize(
+    ("error", "library", "flags", "chat"),
+    [
+        (
+            PromptTooLongError(5000, 4096, 32768),
+            f"{PROMPT}shorten the prompt, or use a longer context (up to 32,768 tokens)",
+            f"{PROMPT}shorten the prompt, or --ctx N allows a longer context (up to 32,768 tokens with this model)",
+            f"{PROMPT}shorten the message, or /set ctx N allows a longer context (up to 32,768 tokens with this model)",
+        ),
+        (
+            PromptTooLongError(5000, 4096, 4096),
+            f"{PROMPT}shorten the prompt",
+            f"{PROMPT}shorten the prompt{MAXIMUM}",
+            f"{PROMPT}shorten the message{MAXIMUM}",
+        ),
+        # A longer context there is, but none in which this fits.
+        (
+            PromptTooLongError(5000, 4096, 4500),
+            f"{PROMPT}shorten the prompt",
+            f"{PROMPT}shorten the prompt",
+            f"{PROMPT}shorten the message",
+        ),
+        (
+            full(32768),
+            f"{TALK}leave out old turns, or use a longer context (up to 32,768 tokens)",
+            f"{TALK}--overflow drop or summarise makes room, or --ctx N allows a longer context "
+            "(up to 32,768 tokens with this model)",
+            f"{TALK}/drop or /summarise makes room, or /set ctx N allows a longer context "
+            "(up to 32,768 tokens with this model)",
+        ),
+        (
+            full(4096),
+            f"{TALK}leave out old turns",
+            f"{TALK}--overflow drop or summarise makes room{MAXIMUM}",
+            f"{TALK}/drop or /summarise makes room{MAXIMUM}",
+        ),
+        (
+            SummaryTooLongError(5000, 4096, 4096),
+            f"{OLD}leave them out",
+            f"{OLD}--overflow drop leaves them out{MAXIMUM}",
+            f"{OLD}/drop leaves them out{MAXIMUM}",
+        ),
+        (UsageError("there is no such file"), *["there is no such file"] * 3),
+    ],
+)
+def test_each_place_names_its_own_remedies(error: Exception, library: str, flags: str, chat: str) -> None:
+    assert str(error) == library
+    assert explained(error, chat=False) == flags
+    assert explained(error, chat=True) == chat
