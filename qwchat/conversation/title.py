@@ -7,9 +7,8 @@ import unicodedata
 
 LONGEST = 60  # characters of a title that nobody chose
 LONGEST_CHOSEN = 200
-_MARKUP = re.compile(r"^(?:[#>*+-]+|\d+[.)])\s+|[`*]+")
 # A file in a message: its name, a blank line and a fence that nothing in the file can end.
-_FILE = re.compile(r"File [^\n]+:\n\n(`{3,})\w*\n.*?^\1(?:\n+|\Z)", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"File [^\n]+:(?:\n\n(`{3,})[\w+#]*\n.*?^\1(?:\n+|\Z)| empty(?:\n\n|\Z))", re.DOTALL | re.MULTILINE)
 _SENTENCE_ENDS = ("?", "!", ".", ":", "？", "。", "！")
 
 
@@ -23,26 +22,26 @@ def clean(text: str) -> str:
 
 
 def of_question(question: str) -> str:
-    """A title for a conversation that begins with ``question``: its first line, or its last where a text goes before.
+    """Return a title for a conversation that begins with `question`: its first line, or its last behind a piped text.
 
-    What is attached or piped in goes before the question: attached files are left out unless there is nothing else,
-    and where the last line reads like a sentence and the first does not, the last it is. "" where there is nothing to
-    name it after.
+    The line keeps every character that can be seen: `src/*.py`, `__init__` and `<x>` are words, and so is what looks
+    like Markdown. Files that go before the question are left out unless there is nothing else; where the last line
+    reads like a sentence and the first does not, the last is the question. "" where there is nothing to name it after.
     """
-    question = _without_files(question)
+    question = typed(question)
     lines = [line.strip() for line in question.splitlines() if any(map(str.isalnum, line))]
     if not lines:
         return clean(question)[:LONGEST]
     best = lines[-1] if _reads_like_speech(lines[-1]) and not _reads_like_speech(lines[0]) else lines[0]
-    return _cut(clean(_MARKUP.sub("", best)), LONGEST)
+    return _cut(clean(best), LONGEST)
 
 
-def _without_files(question: str) -> str:
-    """``question`` behind the files that go before it, or the name of the first where it is nothing but files."""
+def typed(question: str) -> str:
+    """Return `question` without the files that go before it, or the name of the first if there is nothing else."""
     start = 0
     while (block := _FILE.match(question, start)) is not None:
         start = block.end()
-    return question[start:] if question[start:].strip() else question.partition(":\n")[0]
+    return question[start:] if question[start:].strip() else question.partition("\n")[0].removesuffix(":")
 
 
 def _reads_like_speech(line: str) -> bool:

@@ -102,7 +102,7 @@ def test_a_page_shows_replies_as_markdown_and_questions_as_typed() -> None:
     assert '<div class="said">Is **a** &lt; b?</div>' in page
     assert "<p>It <strong>is</strong>.<br />\nTwo lines.</p>" in page
     assert "<td>1</td>" in page
-    assert "<title>Is a &lt; b?</title>" in page
+    assert "<title>Is **a** &lt; b?</title>" in page
     assert f"<footer>mini · {CREATED} · session 3f9a1c20</footer>" in page
 
 
