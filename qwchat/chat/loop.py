@@ -111,6 +111,8 @@ class Chat:
     def _show(self, outcome: commands.Show) -> None:
         if outcome.text:
             self.screen.answer(outcome.text)
+        if outcome.hint:
+            self.screen.hint(outcome.hint)
         if outcome.said is None:
             return
         if outcome.reply and self.desk.view.watched:

@@ -67,6 +67,11 @@ class Saved:
         return None if self._file is None else self._file.folder.name
 
     @property
+    def name(self) -> str:
+        """The name under which the session is saved; "" while nothing is saved and where it has no name."""
+        return "" if self._file is None else self._file.header.name
+
+    @property
     def folder(self) -> Path | None:
         """The session's folder; None while nothing is saved."""
         return None if self._file is None else self._file.folder

@@ -12,6 +12,7 @@ from qwchat import models_folder
 from qwchat.chat import recorded
 from qwchat.chat.context import standing
 from qwchat.chat.controls import NAMES, Controls
+from qwchat.chat.recall import UNANSWERED, last_exchange
 from qwchat.chat.saved import Choose, Saved
 from qwchat.chat.session import Session
 from qwchat.chat.snapshot import Snapshots
@@ -153,13 +154,12 @@ def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> N
     screen.notice(f"{called} goes on, {messages}: {saved.title}")
     if not watched:
         return
-    question = next((node.content for node in reversed(path) if node.role == "user"), "")
-    first, *more = question.strip().splitlines() or [""]
-    screen.hint(f"> {first}" + (f" … (+{len(more)} lines)" if more else ""))
-    if path[-1].role == "user":
-        screen.hint("it was not answered: /continue answers it")
+    question, reply = last_exchange(saved.tree)
+    screen.hint(question)
+    if reply is None:
+        screen.hint(UNANSWERED)
         return
-    view.write(path[-1].content)
+    view.write(reply)
     view.end()
 
 

@@ -141,7 +141,7 @@ def test_a_session_is_chosen_from_a_list_with_search(tmp_path: Path, store: Stor
         terminal.wait("\n1  ")
         terminal.type("1\r")
         terminal.wait(f"qwchat: session {entry.id} goes on, 2 messages: Seas [2J")
-        terminal.wait("> Name a sea. … (+1 lines)\nThe **Pacific**.")
+        terminal.wait("> Name a sea. … (+1 line)\nThe **Pacific**.")
 
 
 def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: Store) -> None:
@@ -163,7 +163,7 @@ def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: Store) -> None
         terminal.type("/resume\r")
         terminal.wait("1 of 1")
         terminal.type("\r")
-        terminal.wait(f"{lake.id} (Name a lake.) goes on, 2 messages")
+        terminal.wait(f"{lake.id} (Name a lake.) goes on, 2 messages\n> Name a lake.\nGarda.")
         terminal.prompt()
         terminal.type("Another.\r")
         terminal.wait("echo: Another.")
@@ -226,9 +226,24 @@ def test_leaving_the_list_leaves(tmp_path: Path, store: Store) -> None:
 
 
 def test_a_question_without_a_reply_is_told_of(tmp_path: Path, store: Store) -> None:
-    save(store, "one", "two", "three")
+    entry = save(store, "one", "two", "File a.py:\n\n```py\nx\n```\n\nthree")
     with Terminal("chat", "-c", models=tmp_path) as terminal:
         terminal.wait("> three\nit was not answered: /continue answers it")
+        terminal.prompt()
+        terminal.type("/new\r")
+        terminal.wait("a new session begins with the next message")
+        terminal.type(f"/resume {entry.id}\r")
+        terminal.wait(f"{entry.id} (one) goes on, 3 messages\n> three\nit was not answered: /continue answers it")
+
+
+def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: Store) -> None:
+    entry = save(store, "one", "two", name="sums")
+    assert talk(tmp_path, lines="/resume sums\n") == (
+        0,
+        "",
+        "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves\n"
+        f"{entry.id} (sums · one) goes on, 2 messages\n",
+    )
 
 
 def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: Path, store: Store) -> None:

@@ -185,11 +185,21 @@ def test_a_fork_goes_on_beside_the_original(desk: Desk) -> None:
     desk.session.system = "Be brief."
     ask(desk, "one")
     first = current(desk)
-    assert obey(desk, "/fork other") == f"a copy of the conversation goes on here, as session {desk.saved.id}"
+    assert obey(desk, "/fork other") == "a copy of the conversation goes on here, as session other"
+    assert desk.saved.store is not None
+    assert desk.saved.store.find("other").id == current(desk)
     ask(desk, "two")
     assert said(desk, first) == ["one", "echo: one"]
     assert said(desk, current(desk)) == ["one", "echo: one", "two", "echo: two"]
     assert desk.session.system == "Be brief."
+
+
+def test_a_fork_without_a_name_is_called_by_its_id(desk: Desk) -> None:
+    ask(desk, "one")
+    first = current(desk)
+    answer = obey(desk, "/fork")
+    assert current(desk) != first
+    assert answer == f"a copy of the conversation goes on here, as session {current(desk)}"
 
 
 def test_names_are_given_once(desk: Desk) -> None:

@@ -18,9 +18,17 @@ from qwchat.chat.wardrobe import Wardrobe
 
 @dataclass(frozen=True)
 class Show:
-    """Show ``text`` and go on. ``said``: what somebody wrote, shown below it; a ``reply`` as replies are shown."""
+    """Show `text` and stay in the chat.
+
+    Attributes:
+        text: the answer of the command.
+        hint: advice below it, dimmed; empty for none.
+        said: a message of the conversation below that; None for none.
+        reply: the message is shown as replies are shown.
+    """
 
     text: str = ""
+    hint: str = ""
     said: str | None = None
     reply: bool = False
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.context import standing
 from qwchat.chat.paths import paths
+from qwchat.chat.recall import UNANSWERED, last_exchange
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.chat.view.table import table
 from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
@@ -85,7 +86,11 @@ def _resume(desk: Desk, argument: str) -> Outcome:
     notice = desk.saved.answers(desk.saved.model, desk.saved.fingerprint)
     messages = len(desk.session.tree.path())
     lines = [f"{entry.id} ({entry.label}) goes on, {messages} messages", notice, standing(desk.session)]
-    return Show("\n".join(line for line in lines if line))
+    text = "\n".join(line for line in lines if line)
+    if not (messages and desk.view.watched):
+        return Show(text)
+    question, reply = last_exchange(desk.session.tree)
+    return Show(text, question if reply is not None else f"{question}\n{UNANSWERED}", reply, reply=True)
 
 
 def _chosen(desk: Desk) -> Entry | None:
@@ -108,9 +113,8 @@ def _fork(desk: Desk, argument: str) -> Outcome:
     if not desk.session.tree.path():
         raise UsageError("nothing was said yet, so there is nothing to fork")
     desk.session.adopt(desk.saved.begin(desk.session.tree.fork(), _name(desk, argument)))
-    if desk.saved.id is None:
-        return Show("a copy of the conversation goes on here")
-    return Show(f"a copy of the conversation goes on here, as session {desk.saved.id}")
+    session = desk.saved.name or desk.saved.id
+    return Show("a copy of the conversation goes on here" + (f", as session {session}" if session else ""))
 
 
 def _name(desk: Desk, argument: str) -> str:
