@@ -183,7 +183,8 @@ class Session:
     def unfinished(self) -> Node:
         """The turn that can be gone on with. Raises UsageError: there is none."""
         if self.tree.head is None:
-            raise UsageError("nothing was asked yet, so there is nothing to continue")
+            never = "nothing was asked yet, so there is nothing to continue"
+            raise self._beginning("there is nothing left to continue", never)
         last = self.tree.node(self.tree.head)
         if last.role == "assistant" and last.finish_reason == "stop":
             raise UsageError("the reply ended by itself, so there is nothing to continue: ask for more, or /retry")
@@ -199,6 +200,8 @@ class Session:
 
     def undo(self, number: int = 1) -> Node:
         """Take back the last ``number`` questions with all that followed; the first of them. Raises UsageError."""
+        if not self.tree.path():
+            raise self._beginning("there is nothing left to undo", "nothing was asked yet, so there is nothing to undo")
         first = self.question(number)
         self.tree.select(first.parent)
         return first
@@ -242,11 +245,16 @@ class Session:
         found = [node for node in self.tree.path() if node.role == role]
         one, many = ("question", "questions") if role == "user" else ("reply", "replies")
         if not found:
-            raise UsageError("nothing was asked yet" if role == "user" else "there is no reply yet")
+            never = "nothing was asked yet" if role == "user" else "there is no reply yet"
+            raise UsageError(never) if self.tree.path() else self._beginning(f"there is no {one} left", never)
         if not 1 <= number <= len(found):
             there_are = f"there is only 1 {one}" if len(found) == 1 else f"there are only {len(found)} {many}"
             raise UsageError(f"{there_are} so far, and {number} counts from the last one")
         return found[-number]
+
+    def _beginning(self, left: str, never: str) -> UsageError:
+        """Return the error at the beginning of a conversation: turns were taken back, or there never were any."""
+        return UsageError(f"{left}: /redo goes forward again" if self.tree.nodes else never)
 
     def messages_to(self, node_id: int | None) -> list[Message]:
         """What is sent where the conversation ends with ``node_id``."""

@@ -107,7 +107,7 @@ def test_retry_and_clear_without_a_question() -> None:
     end_of(session.ask("question"))
     session.clear()
     assert session.messages == []
-    with pytest.raises(UsageError, match="nothing was asked yet"):
+    with pytest.raises(UsageError, match="there is no question left: /redo goes forward again"):
         end_of(session.retry())
 
 

@@ -75,8 +75,15 @@ def test_undo_and_redo_go_back_and_forth() -> None:
         "2 questions are taken back, from “first” on; /redo goes forward again\nthe conversation is at its beginning"
     )
     assert said(desk) == []
-    with pytest.raises(UsageError, match="nothing was asked yet"):
-        obey(desk, "/undo")
+    for command, gone in (
+        ("/undo", "there is nothing left to undo"),
+        ("/undo 2", "there is nothing left to undo"),
+        ("/retry", "there is no question left"),
+        ("/edit --reply", "there is no reply left"),
+        ("/continue", "there is nothing left to continue"),
+    ):
+        with pytest.raises(UsageError, match=f"^{gone}: /redo goes forward again$"):
+            obey(desk, command)
     assert shown(desk, "/redo") == "6 turns are back\nthe conversation ends with the reply “Three.”"
     with pytest.raises(UsageError, match="nothing was undone, so there is nothing to redo"):
         obey(desk, "/redo")
@@ -116,6 +123,7 @@ def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
 @pytest.mark.parametrize(
     ("typed", "complaint"),
     [
+        ("/undo", "nothing was asked yet, so there is nothing to undo"),
         ("/retry", "nothing was asked yet"),
         ("/retry --temp", "/retry takes settings for that reply, as in /retry --temp 0.9 --seed 7, not '--temp'"),
         ("/retry hotter", "/retry takes settings for that reply"),
@@ -157,6 +165,18 @@ def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
     assert shown(desk, "/alt") == "question 1 of 2, and 2 more turns behind it: first\nOne."
     assert said(desk) == ["first", "One.", "second", "Two."]
     assert shown(desk, "/alt") == "question 2 of 2: erstens\nEins."
+
+
+def test_questions_are_named_as_they_were_typed_without_their_files() -> None:
+    _, desk = make("One.", "Two.")
+    file = "File src/a.c++, lines 1-2:\n\n````c++\nx\n```\ny\n````\n\nFile b.md: empty\n\n"
+    played(desk, f"{file}what is x")
+    played(desk, f"/edit 1 {file}what is y?\nAnd z?\nAnd why?")
+    assert shown(desk, "/alt") == "question 1 of 2: what is x\nOne."
+    assert shown(desk, "/alt") == "question 2 of 2: what is y? … (+2 lines)\nTwo."
+    played(desk, "next")
+    assert shown(desk, "/undo").startswith("“next” is taken back")
+    assert shown(desk, "/undo").startswith("“what is y? And z? And why?” is taken back")
 
 
 def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:

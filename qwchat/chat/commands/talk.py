@@ -9,8 +9,10 @@ from functools import partial
 
 from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Show
 from qwchat.chat.controls import NAMES, Controls
+from qwchat.chat.recall import question_line
 from qwchat.chat.session import Cancel, Reply, Session, fresh_seed
 from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.conversation.title import typed
 from qwchat.conversation.tree import Node
 from qwchat.errors import UsageError
 from qwchat.events import TextStep
@@ -70,7 +72,7 @@ def _undo(desk: Desk, argument: str) -> Outcome:
     number = _number("undo", argument)
     first = desk.session.undo(number)
     undone = "“{}” is taken back" if number == 1 else f"{number} questions are taken back, from “{{}}” on"
-    return Show(f"{undone.format(excerpt(first.content))}; /redo goes forward again\n{_where(desk.session)}")
+    return Show(f"{undone.format(excerpt(first))}; /redo goes forward again\n{_where(desk.session)}")
 
 
 def _redo(desk: Desk, argument: str) -> Outcome:
@@ -117,7 +119,7 @@ def _alt(desk: Desk, argument: str) -> Outcome:
     if more:
         place += f", and {len(more)} more turn{'s' if len(more) > 1 else ''} behind it"
     if node.role == "user":
-        place += f": {node.content}"
+        place += f": {question_line(node.content)}"
     return Show(place, said=said.content if said else None, reply=True)
 
 
@@ -126,9 +128,9 @@ def _clear(desk: Desk, argument: str) -> Outcome:
     return Show("the conversation begins anew; /redo brings the old one back")
 
 
-def excerpt(text: str) -> str:
-    """The beginning of a turn, on one line."""
-    line = " ".join(text.split())
+def excerpt(node: Node) -> str:
+    """Return the beginning of a turn on one line; of a question as it was typed, without attached files."""
+    line = " ".join((typed(node.content) if node.role == "user" else node.content).split())
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
 
@@ -137,7 +139,7 @@ def _where(session: Session) -> str:
     path = session.tree.path()
     if not path:
         return "the conversation is at its beginning"
-    return f"the conversation ends with the {_name(path[-1])} “{excerpt(path[-1].content)}”"
+    return f"the conversation ends with the {_name(path[-1])} “{excerpt(path[-1])}”"
 
 
 def _name(node: Node) -> str:
