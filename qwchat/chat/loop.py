@@ -11,6 +11,7 @@ from functools import partial
 from qwchat.chat import commands, mentions
 from qwchat.chat.advice import explained
 from qwchat.chat.context import announce
+from qwchat.chat.editor import blocks
 from qwchat.chat.editor.reader import Reader
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import Overflow
@@ -88,6 +89,8 @@ class Chat:
 
     def _take(self, typed: str) -> bool:
         """Obey or answer one input; False where it says to leave."""
+        if self.interactive and blocks.leaves(typed):  # In a pipe the word is a line like any other.
+            return False
         try:
             command = commands.parse(typed)
             outcome = command[0].run(self.desk, command[1]) if command else None
@@ -118,6 +121,7 @@ class Chat:
         if outcome.reply and self.desk.view.watched:
             self.desk.view.write(outcome.said)
             self.desk.view.end()
+            self.screen.gap()
         else:
             self.screen.verbatim(outcome.said)
 
@@ -157,6 +161,8 @@ class Chat:
                 self._ended(done, time.monotonic() - started, kept=session.revision != before)
         if self.interrupts.leaving:
             raise KeyboardInterrupt
+        if self.interactive and not self.declined:
+            self.screen.gap()
         return session.revision != before
 
     def _stream(self, begin: Begin, *, shown: bool = True) -> Done:

@@ -34,6 +34,7 @@ from qwchat.cli.resuming import (
     recall,
     session_of,
     settings_of,
+    way_back,
     with_model_of,
 )
 from qwchat.cli.services import Services
@@ -114,7 +115,12 @@ def converse(options: ReplyOptions, services: Services) -> int:
         recall(saved, view, streams.screen, watched=streams.out_look.terminal)
         for remark in files.remarks:
             streams.screen.notice(remark)
-        chat.run(first or None)
+        try:
+            chat.run(first or None)
+        finally:
+            command = way_back(saved) if chat.interactive and not streams.screen.quiet else None
+            if command is not None:
+                streams.screen.hint(f"to go on: {command}")
     return ExitCode.OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from qwchat.chat.view.table import table
 from qwchat.chat.view.terminal import Look
 from qwchat.cli.options import Flags, ReplyOptions
 from qwchat.conversation.store import Entry, Store, check_name
-from qwchat.errors import UsageError
+from qwchat.errors import SessionError, UsageError
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:
@@ -161,6 +162,20 @@ def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> N
         return
     view.write(reply)
     view.end()
+    screen.gap()
+
+
+def way_back(saved: Saved) -> str | None:
+    """Return the command that goes on with the session that is open; None where nothing is saved."""
+    if saved.id is None or saved.store is None:
+        return None
+    if saved.name:
+        return f"qwchat --resume {shlex.quote(saved.name)}"
+    try:
+        is_latest = saved.store.latest().id == saved.id
+    except (UsageError, SessionError, OSError):
+        is_latest = False
+    return "qwchat -c" if is_latest else f"qwchat --resume {saved.id}"
 
 
 def choose_on_screen(terminal: TextIO, look: Look) -> Choose:

@@ -60,7 +60,7 @@ def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> 
         "/save FILE  write the conversation as Markdown, or as .html or .json\n\n"
         "The conversation up to here, without alternatives. A file that this chat did not write is left alone."
     )
-    for elsewhere, here in (("exit", "quit"), ("forget", "undo"), ("regen", "retry"), ("load", "resume")):
+    for elsewhere, here in (("leave", "quit"), ("forget", "undo"), ("regen", "retry"), ("load", "resume")):
         with pytest.raises(UsageError, match=rf"there is no command /{elsewhere}: did you mean /{here}\?"):
             obey(desk(), f"/{elsewhere}")
     with pytest.raises(UsageError, match=r"there is no command /sav: did you mean /save\?"):
@@ -126,8 +126,9 @@ def test_save_may_write_its_own_file_again(tmp_path: Path) -> None:
         obey(desk(place.session), f"/save {path}")
 
 
-def test_quit() -> None:
-    assert obey(desk(), "/quit") == Quit()
+@pytest.mark.parametrize("typed", ["/quit", "/exit", "/bye", "/q", "/EXIT"])
+def test_quit(typed: str) -> None:
+    assert obey(desk(), typed) == Quit()
 
 
 @pytest.mark.parametrize("text", ["/drop {}", "/summarise {}", "/undo {}", "/edit {}", "/edit --reply {}"])

@@ -129,7 +129,9 @@ def test_a_conversation_in_a_narrow_and_a_wide_window(models: Path, tmp_path: Pa
         replies = [text for role, text in save(terminal, tmp_path) if role == "assistant"]
         assert replies[0] == answer(models, questions[0], "--temp", "0")
         assert rows == expected(
-            f"> {questions[0]}", shown(replies[0], columns), f"> {questions[1]}", shown(replies[1], columns), ">"
+            *(f"> {questions[0]}", shown(replies[0], columns), ""),
+            *(f"> {questions[1]}", shown(replies[1], columns), ""),
+            ">",
         )
 
 
@@ -291,7 +293,7 @@ def test_a_dumb_terminal_and_one_without_colour(models: Path, tmp_path: Path) ->
             assert colours == set()
             assert (b"\x1b" in terminal.raw) is escapes
             reply = shown(whole, colour=False) if escapes else whole.split("\n")
-            assert rows == expected(BANNER, "> What can you do?", reply, FIGURES, ">")
+            assert rows == expected(BANNER, "> What can you do?", reply, FIGURES, "", ">")
 
 
 def test_a_reply_longer_than_the_screen_and_than_10_000_lines(tmp_path: Path) -> None:
@@ -302,4 +304,4 @@ def test_a_reply_longer_than_the_screen_and_than_10_000_lines(tmp_path: Path) ->
         terminal.wait_until(lambda: lines[-1] in terminal.bottom, "the last line")
         terminal.prompt()
         rows = terminal.text.split("\n")
-    assert [row.strip() for row in rows] == ["> go", *lines, ">"]
+    assert [row.strip() for row in rows] == ["> go", *lines, "", ">"]

@@ -96,17 +96,20 @@ def test_a_code_block_that_was_stopped_is_still_one(tmp_path: Path) -> None:
         terminal.prompt()
         terminal.type("/continue\r")
         terminal.wait("That is it.")
+        terminal.prompt()
         assert [line for line in terminal.text.splitlines() if not line.startswith((">", "max"))] == [
             "See:",
             "",
             "── 1 · py",
             "one = 1",
             "two",
+            "",
             " = 2",
             "three = 3",
             "──",
             "",
             "That is it.",
+            "",
         ]
 
 
@@ -135,7 +138,7 @@ def test_a_question_is_edited_in_place(tmp_path: Path) -> None:
         terminal.wait("echo: how are you?")
         terminal.prompt()
         terminal.type("/alt\r")
-        terminal.wait("question 1 of 2: how are yuo?\necho: how are yuo?\n>")
+        terminal.wait("question 1 of 2: how are yuo?\necho: how are yuo?\n\n>")
         terminal.prompt()
         terminal.type("/edit --reply\r")
         terminal.wait("> /edit --reply 1 echo: how are yuo?")

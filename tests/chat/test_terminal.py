@@ -32,6 +32,7 @@ def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
             "> hello there",
             "Good day.",
             figures("3 prompt tokens", "6.0", " · decode 4.0 tok/s", 5),
+            "",
             "> one",
             "  two",
             "  three",
@@ -39,7 +40,9 @@ def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
             "x = 1",
             "──",
             "0.12 s to first token · 10 prompt tokens (5 new) · prefill 10.0/s · decode 20.0 tok/s · ctx 16/2,048",
+            "",
             ">",
+            "to go on: qwchat -c",
         ]
         assert b"Good \x1b[1mday\x1b[0m." in terminal.raw
         assert b"x = \x1b[36m1\x1b[0m" in terminal.raw
@@ -108,7 +111,7 @@ def test_enter_and_ctrl_d_during_a_reply_count_at_the_prompt(tmp_path: Path) -> 
         terminal.wait("word2")
         terminal.type("next\r\x04")
         assert terminal.end() == 0
-        assert terminal.text.splitlines() == ["> count", SLOW_REPLY[:60].rstrip(), "> next", "ok", ">"]
+        assert terminal.text.splitlines() == ["> count", SLOW_REPLY[:60].rstrip(), "", "> next", "ok", "", ">"]
 
 
 def test_keys_typed_before_the_first_prompt_are_not_lost(tmp_path: Path) -> None:
@@ -121,9 +124,11 @@ def test_keys_typed_before_the_first_prompt_are_not_lost(tmp_path: Path) -> None
             "> early bird",
             "echo: early bird",
             figures("3 prompt tokens", "6.0", " · decode 8.0 tok/s", 6),
+            "",
             "> /set seed 5",
             "seed 5",
             ">",
+            "to go on: qwchat -c",
         ]
 
 
@@ -198,7 +203,7 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, variables={"TERM": "dumb"}, replies=["# **One**"]) as terminal:
         terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
         terminal.type("hello\r")
-        terminal.wait("context 4/2,048\n>")
+        terminal.wait("context 4/2,048\n\n>")
         terminal.type("\x03")
         terminal.wait("Ctrl-D or /quit leaves")
         terminal.type("/quit\r")

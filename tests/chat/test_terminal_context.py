@@ -146,10 +146,11 @@ def test_a_summary_is_an_event_for_programs(tmp_path: Path) -> None:
 def test_summarise_by_hand_shows_the_summary(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=["one two", "three four", "Short."]) as terminal:
         say(terminal, "a", "b", "/summarise")
-        assert terminal.text.splitlines()[-4:] == [
+        assert terminal.text.splitlines()[-5:] == [
             "> /summarise",
             "this will stand for the oldest exchange, which is not sent any more then:",
             "Short.",
+            "",
             ">",
         ]
         terminal.type("/drop 1\r")
@@ -175,7 +176,7 @@ def test_a_dumb_terminal_asks_too(tmp_path: Path) -> None:
         terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
         for number, name in enumerate("abcd", 1):
             terminal.type(name + "\r")
-            terminal.wait_until(lambda times=number: terminal.text.count("four\n>") == times, "the prompt")
+            terminal.wait_until(lambda times=number: terminal.text.count("four\n\n>") == times, "the prompt")
         terminal.type(TOO_LONG + "\r")
         terminal.wait("d/s/e:")
         terminal.type("d\r")

@@ -102,6 +102,7 @@ class Command:
         run: does it. Raises QwchatError.
         details: more lines for ``/help NAME``.
         complete: what may follow, given what was typed of the argument.
+        aliases: other names that work, and are not listed.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Command:
     run: Callable[[Desk, str], Outcome]
     details: str = ""
     complete: Callable[[Desk, str], Iterable[Suggestion]] = _nothing
+    aliases: tuple[str, ...] = ()
 
     @property
     def usage(self) -> str:

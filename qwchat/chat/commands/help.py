@@ -22,7 +22,7 @@ KEYS: tuple[tuple[str, str], ...] = (
 
 # What the commands of other programs are called here.
 _ELSEWHERE = {
-    **dict.fromkeys(("exit", "bye", "q", "x", "leave"), "quit"),
+    **dict.fromkeys(("x", "leave"), "quit"),
     **dict.fromkeys(("regen", "regenerate", "again"), "retry"),
     **dict.fromkeys(("forget", "pop", "back"), "undo"),
     **dict.fromkeys(("load", "open"), "resume"),
@@ -60,10 +60,10 @@ def _about(argument: str) -> str:
 
 
 def named(name: str) -> Command | None:
-    """The command of that name."""
+    """Return the command with that name or alias; None if there is no such command."""
     from qwchat.chat.commands import COMMANDS
 
-    return next((command for command in COMMANDS if command.name == name), None)
+    return next((command for command in COMMANDS if name in (command.name, *command.aliases)), None)
 
 
 def hint(name: str) -> str:
@@ -87,5 +87,13 @@ def _quit(desk: Desk, argument: str) -> Outcome:
 
 COMMANDS: tuple[Command, ...] = (
     Command("help", "[NAME]", "this list, or more about a command", _help, complete=_names),
-    Command("quit", "", "leave", _quit),
+    Command(
+        "quit",
+        "",
+        "leave",
+        _quit,
+        details="/exit, /bye and /q leave too, and so does exit or quit alone on a line.\n"
+        "Leaving a saved chat says how to go on with it.",
+        aliases=("exit", "bye", "q"),
+    ),
 )

@@ -1,4 +1,4 @@
-"""Messages in triple quotes, and texts that would be taken for commands."""
+"""Messages in triple quotes, and texts that the chat would take for commands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 QUOTES = '"""'
 
+_LEAVING = ("exit", "quit")
 _LIKE_A_COMMAND = re.compile(r"\s*(/[A-Za-z][A-Za-z-]*(\s|$)|//)")
 
 
@@ -27,6 +28,13 @@ def like_a_command(text: str) -> bool:
     return _LIKE_A_COMMAND.match(text) is not None
 
 
+def leaves(text: str) -> bool:
+    """Return whether `text` is a word alone that leaves the chat, as in shells."""
+    return text.rstrip() in _LEAVING
+
+
 def as_message(text: str) -> str:
-    """``text`` written so that the chat takes it for a message: ``//`` in place of a command's slash."""
+    """Return `text` in a form that the chat takes for a message: `//` in place of a command's slash."""
+    if leaves(text):
+        return f" {text}"
     return "/" + text.lstrip() if like_a_command(text) else text

@@ -70,6 +70,7 @@ class PlainReader:
         with by_line(self._stream):
             line = self._stream.buffer.readline()
         if not line:
+            self._show("\n")  # Ctrl-D moves to no new line by itself.
             raise EOFError
         try:
             return line.decode("utf-8").rstrip("\r\n")

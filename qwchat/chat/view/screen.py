@@ -65,6 +65,11 @@ class Screen:
         """What somebody wrote, its lines as long as they are, so that they can be copied."""
         self._write(harmless(text) + "\n")
 
+    def gap(self) -> None:
+        """Write a blank line behind a turn, where a person reads the screen."""
+        if self.look.terminal:
+            self._write("\n")
+
     def ring_after(self, seconds: float | None) -> None:
         """Ring the bell after replies that took so long; None for never."""
         self._bell_seconds = seconds

@@ -21,7 +21,7 @@ def test_vi(tmp_path: Path) -> None:
         terminal.wait("echo: four\nfive")
         terminal.prompt()
         terminal.type("\x12two t")
-        terminal.wait("five\n> two two thre")
+        terminal.wait("five\n\n> two two thre")
 
 
 def test_the_editing_mode_can_be_changed(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_no_suggestions_where_they_would_look_like_typed_text(tmp_path: Path) ->
         terminal.wait("echo: tell me a story")
         terminal.prompt()
         terminal.type("tell\x1b[C\r")
-        terminal.wait("echo: tell\n>")
+        terminal.wait("echo: tell\n\n>")
         assert b"\x1b[2m" not in terminal.raw
 
 
@@ -74,12 +74,12 @@ def test_a_dumb_terminal_takes_blocks_and_lines_that_go_on(tmp_path: Path) -> No
         terminal.type("one \\\r")
         terminal.wait_until(lambda: terminal.raw.endswith(b"\r\n  "), "the sign of a line that goes on")
         terminal.type("two\r")
-        terminal.wait("> one \\\n  two\necho: one\ntwo\n>")
+        terminal.wait("> one \\\n  two\necho: one\ntwo\n\n>")
         for line in ('"""', "/quit", '"""'):
             terminal.wait_until(lambda: terminal.raw.endswith((b"> ", b"\r\n  ")), "the sign of a line")
             terminal.type(line + "\r")
             terminal.wait(line)
-        terminal.wait('> """\n  /quit\n  """\necho: /quit\n>')
+        terminal.wait('> """\n  /quit\n  """\necho: /quit\n\n>')
         terminal.type("\x03")
         terminal.wait("Ctrl-D or /quit leaves")
         assert b"\x1b" not in terminal.raw

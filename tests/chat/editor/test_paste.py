@@ -61,13 +61,14 @@ def test_line_ends_and_answers_of_the_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    "pasted", ["/quit", " /quit\n", "//comment", "/set temp 1", "/q\nb", "/tmp/x", "/ 2", "x /quit"]
+    "pasted", ["/quit", "exit", "quit\n", " /quit\n", "//comment", "/set temp 1", "/q\nb", "/tmp/x", "/ 2", "x /quit"]
 )
 def test_what_a_paste_begins_with_is_text(pasted: str) -> None:
     for folds, text in ((Folds(), None), (folding := Folds(), folding.label(pasted))):
         shown = folds.inserted(pasted, "") if text is None else text
         sent = folds.message(shown)
         assert parse(sent) is None
+        assert not blocks.leaves(sent)
         assert message_text(sent).lstrip() == pasted.lstrip()
 
 

@@ -30,7 +30,7 @@ def test_escape_and_ctrl_c_stop_a_reply(key: str, tmp_path: Path) -> None:
         terminal.wait("stopped; what was said is kept")
         terminal.prompt()
         terminal.type("go on\r")
-        terminal.wait("> go on\nFine.\n>")
+        terminal.wait("> go on\nFine.\n\n>")
 
 
 @pytest.mark.parametrize("key", ["\x1b", "\x03"])
@@ -63,7 +63,7 @@ def test_other_keys_do_not_stop_a_reply(tmp_path: Path) -> None:
         terminal.type("cat\x1b[D")
         time.sleep(0.1)
         terminal.type("\x1bOD\x1b\rX")  # Left in its other form, Alt-Enter, a letter
-        terminal.wait(f"{SHORT}\n> c\n  Xat")
+        terminal.wait(f"{SHORT}\n\n> c\n  Xat")
 
 
 def test_a_paste_during_a_reply_is_kept_whole_and_as_one(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_paste_during_a_reply_is_kept_whole_and_as_one(tmp_path: Path) -> None
         for start in range(0, len(lines), 1000):
             terminal.type(("" if start else "\x1b[200~") + lines[start : start + 1000])
         terminal.type("\x1b[201~ what is it?\r")
-        terminal.wait("\n> [Pasted text #1 +2,000 lines] what is it?\nok\n>")
+        terminal.wait("\n> [Pasted text #1 +2,000 lines] what is it?\nok\n\n>")
         assert "a line that" not in terminal.text
         terminal.type(f"/save {tmp_path}/talk.json\r")
         terminal.wait("saved to")
@@ -141,7 +141,7 @@ def test_ctrl_c_takes_nothing_away_that_was_typed_before_it(tmp_path: Path) -> N
         terminal.type("count\r")
         terminal.wait("word1")
         terminal.type("next question\x03")
-        terminal.wait("stopped; what was said is kept, /continue goes on\n> next question")
+        terminal.wait("stopped; what was said is kept, /continue goes on\n\n> next question")
 
 
 def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
         terminal.type("fg\r")
         terminal.wait("word5")
         terminal.type("unseen")
-        terminal.wait("word13\n> unseen")
+        terminal.wait("word13\n\n> unseen")
         assert terminal.text.count("unseen") == 1
 
 

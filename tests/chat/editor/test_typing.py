@@ -99,14 +99,14 @@ def test_pastes_survive_the_history_also_of_another_chat(tmp_path: Path) -> None
         terminal.wait("\nok")
         terminal.prompt()
         terminal.type("\x1b[A")
-        terminal.wait("ok\n> sum up [Pasted text #1 +501 lines]")
+        terminal.wait("ok\n\n> sum up [Pasted text #1 +501 lines]")
     with Terminal("chat", "-q", models=tmp_path, **ROOMY) as terminal:
         terminal.prompt()
         terminal.type(pasted("y\n" * 30) + "\r")
         terminal.wait("\nok")
         terminal.prompt()
         terminal.type("\x1b[A\x1b[A")
-        terminal.wait("ok\n> sum up [Pasted text #2 +501 lines]")
+        terminal.wait("ok\n\n> sum up [Pasted text #2 +501 lines]")
         terminal.type("!\r")
         terminal.wait("lines]!\nok")
         assert said(terminal, tmp_path / "talk.json")[1] == f"sum up /quit\n{PASTE}!"
@@ -142,7 +142,7 @@ def test_history_is_searched(tmp_path: Path) -> None:
             terminal.wait(f"echo: {message}")
         terminal.prompt()
         terminal.type("\x12quick")
-        terminal.wait("echo: another\n> the Quick brown fox")
+        terminal.wait("echo: another\n\n> the Quick brown fox")
         terminal.type("\r")
         terminal.wait_until(lambda: "I-search" not in terminal.text, "the search to end")
         terminal.type("\x05!\r")
@@ -158,7 +158,7 @@ def test_a_search_finds_text_inside_a_paste(tmp_path: Path) -> None:
         terminal.type("\x12line 250 of")
         terminal.wait("line 250 of the paste")
         terminal.type("\r")
-        terminal.wait("ok\n> [Pasted text #1 +500 lines]")
+        terminal.wait("ok\n\n> [Pasted text #1 +500 lines]")
 
 
 def test_up_moves_through_lines_before_it_moves_through_the_history(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_up_moves_through_lines_before_it_moves_through_the_history(tmp_path: Pa
         terminal.type("one\ntwo\x1b[AX")
         terminal.wait("> oneX\n  two")
         terminal.type("\x1b[A")
-        terminal.wait("echo: before\n> before")
+        terminal.wait("echo: before\n\n> before")
         terminal.type("\x1b[B")
         terminal.wait("> oneX\n  two")
 
@@ -184,7 +184,7 @@ def test_what_was_typed_before_is_suggested(tmp_path: Path) -> None:
         terminal.type("tell")
         terminal.wait("> tell me a story")
         terminal.type("\x1b[C\r")
-        terminal.wait("> tell me a story\necho: tell me a story\n>")
+        terminal.wait("> tell me a story\necho: tell me a story\n\n>")
 
 
 def test_an_input_given_up_comes_back(tmp_path: Path) -> None:
