@@ -8,6 +8,14 @@ from qwchat.conversation.tree import Tree
 UNANSWERED = "it was not answered: /continue answers it"
 
 
+def length(tree: Tree) -> str:
+    """Return how long a conversation is that goes on, for the end of a sentence."""
+    messages = len(tree.path())
+    if not messages and tree.nodes:
+        return "empty (/redo brings its turns back)"
+    return "1 message" if messages == 1 else f"{messages:,} messages"
+
+
 def question_line(question: str) -> str:
     """Return `question` as it was typed, without attached files, on one line that counts the others."""
     first, *more = typed(question).strip().splitlines() or [""]

@@ -13,7 +13,7 @@ from qwchat import models_folder
 from qwchat.chat import recorded
 from qwchat.chat.context import standing
 from qwchat.chat.controls import NAMES, Controls
-from qwchat.chat.recall import UNANSWERED, last_exchange
+from qwchat.chat.recall import UNANSWERED, last_exchange, length
 from qwchat.chat.saved import Choose, Saved
 from qwchat.chat.session import Session
 from qwchat.chat.snapshot import Snapshots
@@ -147,13 +147,11 @@ def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen:
 
 def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> None:
     """Tell which session goes on, and where somebody watches show the last question and its reply again."""
-    path = saved.tree.path()
-    if not path:
+    if not saved.tree.nodes:
         return
     called = f"session {saved.id}" if saved.id else "a session"
-    messages = "1 message" if len(path) == 1 else f"{len(path)} messages"
-    screen.notice(f"{called} goes on, {messages}: {saved.title}")
-    if not watched:
+    screen.notice(f"{called} goes on, {length(saved.tree)}: {saved.title}")
+    if not (watched and saved.tree.path()):
         return
     question, reply = last_exchange(saved.tree)
     screen.hint(question)

@@ -48,7 +48,7 @@ def test_two_slashes_send_one() -> None:
 
 @pytest.mark.parametrize("text", ["/CLEAR", " /clear ", "/clear\n"])
 def test_how_a_command_may_be_typed(text: str) -> None:
-    assert obey(desk(), text) == Show("the conversation begins anew; /redo brings the old one back")
+    assert obey(desk(), text) == Show("the conversation is empty already")
 
 
 def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> None:
@@ -141,3 +141,11 @@ def test_a_number_of_any_length_is_no_failure(text: str) -> None:
     except UsageError:
         return
     assert text.startswith("/edit")
+
+
+def test_a_slash_alone_asks_for_a_name() -> None:
+    with pytest.raises(UsageError, match=r"^a command needs a name: /help lists them \(// sends a slash\)$"):
+        parse(" / ")
+    assert parse("//") is None
+    assert message_text("//") == "/"
+    assert parse("/ and more") is None

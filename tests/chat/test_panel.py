@@ -90,7 +90,7 @@ def test_only_tokens_that_will_be_read_again_are_announced() -> None:
     assert shown(desk, "/undo").startswith("“four five six” is taken back")
     assert shown(desk, "/set kv q8") == "kv q8; 9 tokens will be read again"
     list(desk.session.ask("four five six"))
-    assert shown(desk, "/clear").startswith("the conversation begins anew")
+    assert shown(desk, "/clear").startswith("the conversation is empty")
     assert shown(desk, "/set ctx 1000") == "ctx 1000"
     assert shown(desk, "/set kv f32") == "kv f32"
 

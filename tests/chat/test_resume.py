@@ -375,3 +375,17 @@ def test_a_place_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
     code, out, err = talk(tmp_path, "--quiet", lines="one\ntwo\n")
     assert (code, out) == (0, "echo: one\necho: two\n")
     assert err.count("the chat goes on, and saving is tried again with every turn") == 1
+
+
+def test_a_session_that_was_cleared_says_how_its_turns_come_back(tmp_path: Path, store: Store) -> None:
+    talk(tmp_path, "--session", "sums", lines="one\n/clear\n")
+    err = talk(tmp_path, "-c", lines="/redo\n")[2]
+    assert "goes on, empty (/redo brings its turns back): one\n2 turns are back\n" in err
+    talk(tmp_path, "--session", "sums", lines="/clear\n")
+    entry = store.find("sums")
+    resumed = talk(tmp_path, lines="/resume sums\n")[2].splitlines()[1]
+    assert resumed == f"{entry.id} (sums · one) goes on, empty (/redo brings its turns back)"
+    single = save(store, "alone")
+    assert (
+        talk(tmp_path, lines=f"/resume {single.id}\n")[2].splitlines()[1] == f"{single.id} (alone) goes on, 1 message"
+    )

@@ -352,8 +352,9 @@ def test_clear_begins_anew_and_can_be_taken_back() -> None:
     _, desk = make("hello")
     played(desk, "hi")
     desk.session.system = "Be brief."
-    assert shown(desk, "/clear") == "the conversation begins anew; /redo brings the old one back"
+    assert shown(desk, "/clear") == "the conversation is empty; /redo brings the old one back"
     assert said(desk) == ["Be brief."]
+    assert shown(desk, "/clear") == "the conversation is empty already"
     assert shown(desk, "/redo") == "2 turns are back\nthe conversation ends with the reply “hello”"
 
 

@@ -149,7 +149,7 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
             ("/help", "break the line"),
             ("//help", "echo: /help"),
             ("/usr/bin is a message", "echo: /usr/bin is a message"),
-            ("/clear", "the conversation begins anew; /redo brings the old one back"),
+            ("/clear", "the conversation is empty; /redo brings the old one back"),
             (f"/save {tmp_path}/x.md", "qwchat: error: nothing was said yet, so there is nothing to save"),
         ):
             terminal.type(command + "\r")

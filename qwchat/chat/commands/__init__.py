@@ -46,6 +46,8 @@ def parse(text: str) -> tuple[Command, str] | None:
     ``//`` begins a message with a slash; so does ``/`` followed by anything but a word (``/usr/bin`` is a message), and
     an unknown word in a text of several lines. Raises UsageError for an unknown command on a line of its own.
     """
+    if text.strip() == "/":
+        raise UsageError("a command needs a name: /help lists them (// sends a slash)")
     match = _COMMAND.fullmatch(text.strip())
     if match is None:
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.context import standing
 from qwchat.chat.paths import paths
-from qwchat.chat.recall import UNANSWERED, last_exchange
+from qwchat.chat.recall import UNANSWERED, last_exchange, length
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.chat.view.table import table
 from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
@@ -84,10 +84,9 @@ def _resume(desk: Desk, argument: str) -> Outcome:
         return Show("this session is the one that goes on here")
     desk.session.adopt(desk.saved.open(entry))
     notice = desk.saved.answers(desk.saved.model, desk.saved.fingerprint)
-    messages = len(desk.session.tree.path())
-    lines = [f"{entry.id} ({entry.label}) goes on, {messages} messages", notice, standing(desk.session)]
+    lines = [f"{entry.id} ({entry.label}) goes on, {length(desk.session.tree)}", notice, standing(desk.session)]
     text = "\n".join(line for line in lines if line)
-    if not (messages and desk.view.watched):
+    if not (desk.session.tree.path() and desk.view.watched):
         return Show(text)
     question, reply = last_exchange(desk.session.tree)
     return Show(text, question if reply is not None else f"{question}\n{UNANSWERED}", reply, reply=True)

@@ -124,8 +124,10 @@ def _alt(desk: Desk, argument: str) -> Outcome:
 
 
 def _clear(desk: Desk, argument: str) -> Outcome:
+    if not desk.session.tree.path():
+        return Show("the conversation is empty already")
     desk.session.clear()
-    return Show("the conversation begins anew; /redo brings the old one back")
+    return Show("the conversation is empty; /redo brings the old one back")
 
 
 def excerpt(node: Node) -> str:
