@@ -167,18 +167,6 @@ def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
     assert shown(desk, "/alt") == "question 2 of 2: erstens\nEins."
 
 
-def test_questions_are_named_as_they_were_typed_without_their_files() -> None:
-    _, desk = make("One.", "Two.")
-    file = "File src/a.c++, lines 1-2:\n\n````c++\nx\n```\ny\n````\n\nFile b.md: empty\n\n"
-    played(desk, f"{file}what is x")
-    played(desk, f"/edit 1 {file}what is y?\nAnd z?\nAnd why?")
-    assert shown(desk, "/alt") == "question 1 of 2: what is x\nOne."
-    assert shown(desk, "/alt") == "question 2 of 2: what is y? … (+2 lines)\nTwo."
-    played(desk, "next")
-    assert shown(desk, "/undo").startswith("“next” is taken back")
-    assert shown(desk, "/undo").startswith("“what is y? And z? And why?” is taken back")
-
-
 def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
     model, desk = make("A B C D", "yes")
     played(desk, "spell")

@@ -1,0 +1,17 @@
+"""Questions as a person typed them, without the files that were attached."""
+
+from __future__ import annotations
+
+from tests.chat.test_talk import make, played, shown
+
+
+def test_questions_are_named_as_they_were_typed_without_their_files() -> None:
+    _, desk = make("One.", "Two.")
+    file = "File src/a.c++, lines 1-2:\n\n````c++\nx\n```\ny\n````\n\nFile b.md: empty\n\n"
+    played(desk, f"{file}what is x")
+    played(desk, f"/edit 1 {file}what is y?\nAnd z?\nAnd why?")
+    assert shown(desk, "/alt") == "question 1 of 2: what is x\nOne."
+    assert shown(desk, "/alt") == "question 2 of 2: what is y? … (+2 lines)\nTwo."
+    played(desk, "next")
+    assert shown(desk, "/undo").startswith("“next” is taken back")
+    assert shown(desk, "/undo").startswith("“what is y? And z? And why?” is taken back")
