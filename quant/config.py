@@ -13,10 +13,19 @@ from typing import Any
 
 from quant.errors import CheckpointError, QuantError
 from quant.files import read_json_object
+from quant.values import Values, shown
 
+MAX_CONFIG_BYTES = 1 << 20  # real files have some 700
 _MAX_DIMENSION = 1 << 24
-_MAX_LAYERS = 4096
-_MAX_NUMBER = 1e30
+_MAX_LAYERS = 1024
+_MAX_HEADS = 1024
+_MAX_HEAD_DIM = 4096
+_MAX_PARAMETERS = 1 << 41
+"""Two trillion: below it, every product of sizes fits 64 bits with room to spare."""
+_LEAST_EPS, _MOST_EPS = 1e-12, 1.0
+_LEAST_THETA, _MOST_THETA = 2.0, 1e12
+_LEAST_SCALE, _MOST_SCALE = 1e-3, 1e3
+"""Of YaRN's factor, betas and multipliers; published values lie between 0.7 and 64."""
 
 
 @dataclass(frozen=True)
@@ -55,119 +64,56 @@ class ModelConfig:
     def from_folder(cls, path: str | Path, error: type[QuantError] = CheckpointError) -> ModelConfig:
         """Read ``path/config.json``. Raises `error` naming the file and the key."""
         file = Path(path) / "config.json"
-        return cls.from_dict(read_json_object(file, error), str(file), error)
+        return cls.from_dict(read_json_object(file, error, MAX_CONFIG_BYTES), str(file), error)
 
     @classmethod
     def from_dict(
         cls, values: Mapping[str, Any], where: str = "config.json", error: type[QuantError] = CheckpointError
     ) -> ModelConfig:
         """Read a parsed config. `where` names it in messages. Raises `error` for what is wrong or unsupported."""
-        read = _Reader(values, where, error)
+        read = Values(values, where, error)
         _refuse_unsupported(read)
-        hidden_size = read.dimension("hidden_size")
-        num_heads = read.dimension("num_attention_heads")
-        num_kv_heads = read.dimension("num_key_value_heads")
+        hidden_size = read.integer("hidden_size", 1, _MAX_DIMENSION)
+        num_heads = read.integer("num_attention_heads", 1, _MAX_HEADS)
+        num_kv_heads = read.integer("num_key_value_heads", 1, _MAX_HEADS)
         if values.get("head_dim") is None and hidden_size % num_heads:
             raise read.fail(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
-        head_dim = read.dimension("head_dim", hidden_size // num_heads)
+        head_dim = read.integer("head_dim", 1, _MAX_HEAD_DIM, hidden_size // num_heads)
         if num_heads % num_kv_heads:
             raise read.fail(f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads {num_kv_heads}")
         if head_dim % 2:
             raise read.fail(f"head_dim {head_dim} is odd; rotary embedding needs pairs")
-        max_positions = read.dimension("max_position_embeddings")
+        max_positions = read.integer("max_position_embeddings", 1, _MAX_DIMENSION)
         rope_theta, rope_scaling = _read_rope(read, max_positions)
-        return cls(
+        config = cls(
             hidden_size=hidden_size,
-            intermediate_size=read.dimension("intermediate_size"),
-            num_layers=read.dimension("num_hidden_layers", maximum=_MAX_LAYERS),
+            intermediate_size=read.integer("intermediate_size", 1, _MAX_DIMENSION),
+            num_layers=read.integer("num_hidden_layers", 1, _MAX_LAYERS),
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            vocab_size=read.dimension("vocab_size"),
+            vocab_size=read.integer("vocab_size", 1, _MAX_DIMENSION),
             max_position_embeddings=max_positions,
-            rms_norm_eps=read.number("rms_norm_eps"),
+            rms_norm_eps=read.number("rms_norm_eps", _LEAST_EPS, _MOST_EPS),
             rope_theta=rope_theta,
             rope_scaling=rope_scaling,
             tie_word_embeddings=read.boolean("tie_word_embeddings", False),
-            bos_token_id=read.token_id("bos_token_id"),
+            bos_token_id=next(iter(read.token_ids("bos_token_id")), None),
             eos_token_ids=read.token_ids("eos_token_id"),
             torch_dtype=read.text("dtype", read.text("torch_dtype", None)),
         )
+        if (parameters := parameter_count(config)) > _MAX_PARAMETERS:
+            raise read.fail(f"its sizes make a model of {parameters:,} weights, expected at most {_MAX_PARAMETERS:,}")
+        return config
 
 
-class _Reader:
-    """Typed access to one JSON object, with messages that name the file, the key and the value."""
-
-    def __init__(self, values: Mapping[str, Any], where: str, error: type[QuantError]) -> None:
-        self.values = values
-        self.where = where
-        self.error = error
-
-    def fail(self, what: str) -> QuantError:
-        return self.error(f"{self.where}: {what}")
-
-    def _get(self, key: str, kind: str) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            raise self.fail(f"the key {key!r} ({kind}) is missing")
-        return value
-
-    def dimension(self, key: str, default: int | None = None, maximum: int = _MAX_DIMENSION) -> int:
-        value = default if self.values.get(key) is None and default is not None else self._get(key, "integer")
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
-            raise self.fail(f"{key} is {_short(value)}, expected an integer from 1 to {maximum}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = default if self.values.get(key) is None and default is not None else self._get(key, "number")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MAX_NUMBER:
-            raise self.fail(f"{key} is {_short(value)}, expected a positive number")
-        return float(value)
-
-    def optional_number(self, key: str) -> float | None:
-        return None if self.values.get(key) is None else self.number(key)
-
-    def boolean(self, key: str, default: bool) -> bool:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.fail(f"{key} is {_short(value)}, expected true or false")
-        return value
-
-    def text(self, key: str, default: str | None) -> str | None:
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self.fail(f"{key} is {_short(value)}, expected a string")
-        return value
-
-    def token_id(self, key: str) -> int | None:
-        ids = self.token_ids(key)
-        return ids[0] if ids else None
-
-    def token_ids(self, key: str) -> tuple[int, ...]:
-        value = self.values.get(key)
-        items = value if isinstance(value, list) else [] if value is None else [value]
-        for item in items:
-            if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < _MAX_DIMENSION:
-                raise self.fail(f"{key} is {_short(value)}, expected a token id or a list of token ids")
-        return tuple(items)
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def _refuse_unsupported(read: _Reader) -> None:
+def _refuse_unsupported(read: Values) -> None:
     """Refuse what the forward pass would silently compute wrongly."""
     model_type = read.values.get("model_type")
     if model_type != "qwen2":
-        raise read.fail(f"model_type is {_short(model_type)}; only 'qwen2' is supported")
+        raise read.fail(f"model_type is {shown(model_type)}; only 'qwen2' is supported")
     if read.values.get("hidden_act") != "silu":
-        raise read.fail(f"hidden_act is {_short(read.values.get('hidden_act'))}; only 'silu' is supported")
+        raise read.fail(f"hidden_act is {shown(read.values.get('hidden_act'))}; only 'silu' is supported")
     if read.boolean("use_sliding_window", False):
         raise read.fail("use_sliding_window is true; sliding-window attention is not supported")
     layer_types = read.values.get("layer_types")
@@ -179,48 +125,54 @@ def _refuse_unsupported(read: _Reader) -> None:
         raise read.fail("the checkpoint is already quantised (quantization_config); give the original one")
 
 
-def _read_rope(read: _Reader, max_positions: int) -> tuple[float, YarnScaling | None]:
+def _read_rope(read: Values, max_positions: int) -> tuple[float, YarnScaling | None]:
     """rope_theta and scaling, from `rope_parameters` (newer files) or `rope_scaling` plus `rope_theta`."""
     key = "rope_parameters" if read.values.get("rope_parameters") is not None else "rope_scaling"
     parameters = read.values.get(key)
     if parameters is None:
-        return read.number("rope_theta"), None
+        return _theta(read), None
     if not isinstance(parameters, dict):
-        raise read.fail(f"{key} is {_short(parameters)}, expected an object")
-    inner = _Reader(parameters, f"{read.where}: {key}", read.error)
-    theta = inner.optional_number("rope_theta") or read.number("rope_theta")
+        raise read.fail(f"{key} is {shown(parameters)}, expected an object")
+    inner = Values(parameters, f"{read.where}: {key}", read.error)
+    theta = _theta(read) if parameters.get("rope_theta") is None else _theta(inner)
     kind = inner.text("rope_type", inner.text("type", "default"))
-    if inner.optional_number("partial_rotary_factor") not in (None, 1.0):
+    if parameters.get("partial_rotary_factor") not in (None, 1.0):
         raise inner.fail("partial_rotary_factor other than 1 is not supported")
     if kind == "default":
         return theta, None
     if kind != "yarn":
-        raise inner.fail(f"rope type {_short(kind)} is not supported; only 'yarn' and 'default' are")
+        raise inner.fail(f"rope type {shown(kind)} is not supported; only 'yarn' and 'default' are")
     if not inner.boolean("truncate", True):
         raise inner.fail("truncate false is not supported")
-    factor = inner.number("factor")
-    original = inner.dimension(
-        "original_max_position_embeddings", read.dimension("original_max_position_embeddings", max_positions)
-    )
-    return theta, YarnScaling(
-        factor=factor,
-        original_max_position_embeddings=original,
-        beta_fast=inner.number("beta_fast", 32.0),
-        beta_slow=inner.number("beta_slow", 1.0),
-        attention_factor=_attention_factor(inner, factor),
-    )
+    factor = _scale(inner, "factor")
+    name = "original_max_position_embeddings"
+    original = inner.integer(name, 1, _MAX_DIMENSION, read.integer(name, 1, _MAX_DIMENSION, max_positions))
+    beta_fast, beta_slow = _scale(inner, "beta_fast", 32.0), _scale(inner, "beta_slow", 1.0)
+    if beta_fast < beta_slow:
+        raise inner.fail(f"beta_fast {beta_fast:g} is less than beta_slow {beta_slow:g}")
+    return theta, YarnScaling(factor, original, beta_fast, beta_slow, _attention_factor(inner, factor))
 
 
-def _attention_factor(inner: _Reader, factor: float) -> float:
+def _theta(read: Values) -> float:
+    return read.number("rope_theta", _LEAST_THETA, _MOST_THETA)
+
+
+def _scale(inner: Values, key: str, default: float | None = None) -> float:
+    return inner.number(key, _LEAST_SCALE, _MOST_SCALE, default)
+
+
+def _attention_factor(inner: Values, factor: float) -> float:
     """The explicit value, or DeepSeek's ratio of two mscales, or the YaRN paper's 0.1 ln(factor) + 1."""
-    explicit = inner.optional_number("attention_factor")
+    explicit, mscale, mscale_all_dim = (
+        inner.optional_number(key, _LEAST_SCALE, _MOST_SCALE)
+        for key in ("attention_factor", "mscale", "mscale_all_dim")
+    )
     if explicit is not None:
         return explicit
 
     def magnitude(scale: float) -> float:
         return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
-    mscale, mscale_all_dim = inner.optional_number("mscale"), inner.optional_number("mscale_all_dim")
     if mscale is not None and mscale_all_dim is not None:
         return magnitude(mscale) / magnitude(mscale_all_dim)
     return magnitude(1.0)

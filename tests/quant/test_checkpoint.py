@@ -280,7 +280,11 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
 
 
 def test_files_that_are_none_do_not_hang(tmp_path: Path) -> None:
-    for name, message in [(SINGLE_NAME, "has neither"), ("config.json", "is no file"), (INDEX_NAME, "is no file")]:
+    for name, message in [
+        (SINGLE_NAME, "has neither"),
+        ("config.json", "is not a regular"),
+        (INDEX_NAME, "is not a regular"),
+    ]:
         folder = make_checkpoint(tmp_path / name)
         (folder / name).unlink(missing_ok=True)
         os.mkfifo(folder / name)

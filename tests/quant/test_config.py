@@ -117,7 +117,22 @@ def test_yarn_variants() -> None:
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"rope_theta": float("inf")}, "rope_theta is inf"),
-        ({"rope_theta": 10**400}, "rope_theta"),
+        ({"rope_theta": 10**400}, "rope_theta is a number of many digits, expected a number from 2 to 1e"),
+        ({"rope_theta": 1}, "rope_theta is 1, expected a number from 2"),  # its logarithm is a divisor
+        ({"rope_theta": 1e-300}, "rope_theta is 1e-300"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is a number of many digits"),
+        ({"rms_norm_eps": 1e-300}, "rms_norm_eps is 1e-300"),
+        ({"rms_norm_eps": 1e29}, "rms_norm_eps is 1e"),
+        ({"hidden_size": 2**24, "num_attention_heads": 4096}, "num_attention_heads is 4096"),
+        ({"head_dim": 2**20}, "head_dim is 1048576"),
+        (
+            {"hidden_size": 2**24, "intermediate_size": 2**24, "num_hidden_layers": 1024, "head_dim": 16},
+            "of [0-9,]+ weights",
+        ),
+        ({"hidden_act": [[[[[[[[["x"]]]]]]]]] * 10_000}, "hidden_act is .{,60};"),
+        ({"hidden_act": {"x" * 10_000: "y" * 10_000}}, "hidden_act is .{,60};"),
+        ({"eos_token_id": [1] * 1000}, "eos_token_id lists 1,000 token ids"),
+        ({"torch_dtype": "x" * 10_000}, "torch_dtype is 'x+..., expected a string"),
         ({"hidden_size": 66}, "hidden_size 66 is not a multiple of num_attention_heads 4"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ({"head_dim": 15}, "head_dim 15 is odd"),
@@ -130,6 +145,13 @@ def test_yarn_variants() -> None:
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope type 'linear' is not supported"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling: the key 'factor'"),
         ({"rope_scaling": {"type": "yarn", "factor": 2, "truncate": False}}, "truncate"),
+        ({"rope_scaling": {"type": "yarn", "factor": 1e29}}, "factor is 1e"),
+        ({"rope_scaling": {"type": "yarn", "factor": 10**400}}, "factor is a number of many digits"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1e-300}}, "beta_fast is 1e-300"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "beta_slow": 1e29}}, "beta_slow is 1e"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 2}}, "beta_fast 1 is less than"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "attention_factor": 1e29}}, "attention_factor is 1e"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "mscale": 1e29}}, "mscale is 1e"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ],
 )
@@ -164,6 +186,6 @@ def test_missing_file_and_error_class(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "gpt2"}))
     with pytest.raises(ContainerError, match="model_type is 'gpt2'"):
         ModelConfig.from_folder(tmp_path, ContainerError)
-    (tmp_path / "config.json").write_text(" " * (65 << 20))
+    (tmp_path / "config.json").write_text(" " * (2 << 20))
     with pytest.raises(ContainerError, match="larger than"):
         ModelConfig.from_folder(tmp_path, ContainerError)

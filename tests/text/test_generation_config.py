@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,32 +42,49 @@ def test_what_is_absent_or_null_is_off(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"do_sample": "yes"}, "do_sample must be true or false, not 'yes'"),
-        ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
-        ({"temperature": True}, "temperature must be a number"),
-        ({"temperature": -1}, "temperature must be a number from 0 to 5, not -1"),
-        ({"temperature": float("nan")}, "temperature must be a number from 0 to 5, not nan"),
-        ({"top_p": 2}, "top_p must be a number from 1e-06 to 1, not 2"),
-        ({"top_p": 0}, "top_p must be a number from 1e-06 to 1, not 0"),
-        ({"top_k": 1.5}, "top_k must be a whole number from 0, not 1.5"),
-        ({"top_k": -3}, "top_k must be a whole number from 0"),
-        ({"repetition_penalty": 0}, "repetition_penalty must be a number from"),
-        ({"eos_token_id": ["x"]}, "eos_token_id must be a token id or a list of token ids"),
-        ({"eos_token_id": -1}, "eos_token_id must be a token id"),
-        ({"max_new_tokens": [1]}, "max_new_tokens must be a whole number"),
+        ({"do_sample": "yes"}, "do_sample is 'yes', expected true or false"),
+        ({"temperature": "hot"}, "temperature is 'hot', expected a number from 0 to 5"),
+        ({"temperature": True}, "temperature is True, expected a number from 0 to 5"),
+        ({"temperature": -1}, "temperature is -1, expected a number from 0 to 5"),
+        ({"temperature": float("nan")}, "temperature is nan, expected a number from 0 to 5"),
+        ({"temperature": 10**400}, "temperature is a number of many digits, expected a number from 0 to 5"),
+        ({"top_p": 2}, "top_p is 2, expected a number from 1e-06 to 1"),
+        ({"top_p": 0}, "top_p is 0, expected a number from 1e-06 to 1"),
+        ({"top_k": 1.5}, "top_k is 1.5, expected an integer from 0 to 2147483648"),
+        ({"top_k": -3}, "top_k is -3, expected an integer from 0"),
+        ({"top_k": 2**70}, "top_k is 1180591620717411303424, expected an integer from 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0, expected a number from"),
+        ({"eos_token_id": ["x"]}, "eos_token_id is ['x'], expected a token id or a list of token ids"),
+        ({"eos_token_id": -1}, "eos_token_id is -1, expected a token id"),
+        ({"eos_token_id": 2**70}, "eos_token_id is 1180591620717411303424, expected a token id"),
+        ({"eos_token_id": [7] * 1000}, "eos_token_id lists 1,000 token ids, expected at most 256"),
+        ({"max_new_tokens": [1]}, "max_new_tokens is [1], expected an integer"),
+        ({"max_new_tokens": 2**70}, "max_new_tokens is 1180591620717411303424, expected an integer"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError) as caught:
         read(values)
     assert str(caught.value).startswith(f"generation_config.json: {message}")
-    assert str(caught.value).endswith("correct the file")
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b" " * (2 << 20)])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"top_k": ' + b"9" * 5000 + b"}"])
 def test_broken_files_are_named(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "generation_config.json").write_bytes(raw)
-    with pytest.raises(ModelError, match=r"generation_config\.json .*restore the file"):
+    with pytest.raises(ModelError, match=r"generation_config\.json .*get the file again"):
+        GenerationDefaults.from_folder(tmp_path)
+
+
+def test_the_size_is_looked_at_before_the_file_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "generation_config.json").open("wb") as file:
+        file.truncate(40 << 30)  # sparse: reading it would take 40 GB of memory
+    with pytest.raises(ModelError, match=r"generation_config\.json is larger than 1,048,576 bytes and is not read"):
+        GenerationDefaults.from_folder(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "generation_config.json")
+    with pytest.raises(ModelError, match=r"generation_config\.json is not a regular file"):
         GenerationDefaults.from_folder(tmp_path)
 
 

@@ -1,0 +1,112 @@
+"""Reading one JSON object by type and range: every value has its range, or is refused by name."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from quant.files import Failure
+
+MAX_ID = 1 << 24
+"""Token ids and most sizes are below this."""
+MAX_IDS = 256
+_SHOWN = 60  # characters of a wrong value that a message repeats
+_MAX_TEXT = 1000
+
+
+class Values:
+    """Typed access to one JSON object, with messages that name the source, the key and the value.
+
+    Args:
+        values: the object.
+        where: names it in messages.
+        error: raised for whatever is wrong.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str, error: Failure) -> None:
+        self.values = values
+        self.where = where
+        self.error = error
+
+    def fail(self, what: str) -> Exception:
+        """Return the exception that says `what` is wrong and where."""
+        return self.error(f"{self.where}: {what}")
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        """Return the integer `key` from `low` to `high`; an absent one is `default`, or refused if that is None."""
+        value = self._get(key, "integer", default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.fail(f"{key} is {shown(value)}, expected an integer from {low} to {high}")
+        return value
+
+    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        """Return the number `key` from `low` to `high`; an absent one is `default`, or refused if that is None."""
+        value = self._get(key, "number", default)
+        # Compared before it is converted: an integer may be too large for a float. NaN is in no range.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise self.fail(f"{key} is {shown(value)}, expected a number from {low:g} to {high:g}")
+        return float(value)
+
+    def optional_number(self, key: str, low: float, high: float) -> float | None:
+        """Return the number `key` from `low` to `high`, or None where it is absent."""
+        return None if self.values.get(key) is None else self.number(key, low, high)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        """Return true or false under `key`; `default` where it is absent."""
+        value = self._get(key, "true or false", default)
+        if not isinstance(value, bool):
+            raise self.fail(f"{key} is {shown(value)}, expected true or false")
+        return value
+
+    def text(self, key: str, default: str | None) -> str | None:
+        """Return the string `key` of at most 1,000 characters; `default` where it is absent."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, str) or len(value) > _MAX_TEXT:
+            raise self.fail(f"{key} is {shown(value)}, expected a string of at most {_MAX_TEXT} characters")
+        return value
+
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        """Return the token ids under `key`, one or a list of them; none where it is absent."""
+        value = self.values.get(key)
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        if len(items) > MAX_IDS:
+            raise self.fail(f"{key} lists {len(items):,} token ids, expected at most {MAX_IDS}")
+        for item in items:
+            if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < MAX_ID:
+                raise self.fail(f"{key} is {shown(value)}, expected a token id or a list of token ids")
+        return tuple(items)
+
+    def _get(self, key: str, kind: str, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        if default is None:
+            raise self.fail(f"the key {key!r} ({kind}) is missing")
+        return default
+
+
+def shown(value: object) -> str:
+    """Return `value` for a message: on one line of at most 60 characters, whatever a file has brought."""
+    if isinstance(value, str):
+        text = repr(value[: _SHOWN + 1])
+    elif isinstance(value, int) and value.bit_length() > 4 * _SHOWN:
+        return "a number of many digits"  # which Python refuses to write out beyond 4,300
+    else:
+        text = _Short().repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+class _Short(reprlib.Repr):
+    """Bounded in depth and length, so that neither nesting nor size of a value matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict = 3, 8, 8, 4
+        self.maxstring = self.maxlong = self.maxother = _SHOWN
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Write out `x`, or say that it has too many digits to be written out."""
+        return repr(x) if x.bit_length() <= 4 * _SHOWN else "…"
