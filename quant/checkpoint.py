@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -22,10 +23,13 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig, expected_tensors
 from quant.errors import CheckpointError
-from quant.files import COPIED_FILES, parse_json_object, read_bounded, read_json_object
+from quant.files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded, read_json_object
 from quant.formats.dense import bf16_to_f32
+from quant.values import shown
 
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 16 << 20  # The format allows 100 MB; 1,024 layers need 2 MB.
+MAX_INDEX_BYTES = 16 << 20
+_MAX_NAME_BYTES = 255  # of a file, on every file system that a checkpoint is found on
 _ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 _NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 _MAX_DIMENSIONS = 8
@@ -71,13 +75,15 @@ class Checkpoint:
             _check_listing(file, listed, found)
             for name, tensor in found.items():
                 if name in tensors:
-                    raise CheckpointError(f"tensor {name} is in two shards: {tensors[name].file.name} and {file.name}")
+                    raise CheckpointError(
+                        f"tensor {_brief(name)} is in two shards: {tensors[name].file.name} and {file.name}"
+                    )
                 tensors[name] = tensor
             digest.update(f"{file.name}\0".encode() + hashlib.sha256(header).digest())
             digest.update(sample)
         for name in COPIED_FILES:
             path = folder / name
-            present = path.is_file()
+            present = path.exists()
             digest.update(hashlib.sha256(read_bounded(path, CheckpointError)).digest() if present else b"absent")
         return cls(folder, tensors, digest.hexdigest())
 
@@ -221,8 +227,8 @@ def read_header(file: Path) -> tuple[dict[str, SourceTensor], bytes, bytes]:
     ranges that overlap, leave holes, or end anywhere but at the end of the file.
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_regular(file, CheckpointError) as stream:
+            size = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8:
@@ -230,12 +236,10 @@ def read_header(file: Path) -> tuple[dict[str, SourceTensor], bytes, bytes]:
             if length > min(MAX_HEADER_BYTES, size - 8):
                 raise CheckpointError(
                     f"{file}: the header claims {length:,} bytes, but the file has {size:,} and headers are at most "
-                    f"{MAX_HEADER_BYTES:,}; the file is truncated or no safetensors file"
+                    f"{MAX_HEADER_BYTES:,}; the file is truncated or not a safetensors file"
                 )
             header = stream.read(length)
             sample = _sample(stream, size)
-    except FileNotFoundError as exc:
-        raise CheckpointError(f"{file} is missing; download the checkpoint again") from exc
     except OSError as exc:
         raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
     entries = parse_json_object(header, f"the header of {file}", CheckpointError)
@@ -246,17 +250,17 @@ def read_header(file: Path) -> tuple[dict[str, SourceTensor], bytes, bytes]:
 
 
 def _entry(file: Path, name: str, entry: object, base: int, size: int) -> SourceTensor:
-    where = f"{file}: tensor {name[:200]!r}"
+    where = f"{file}: tensor {_brief(name)!r}"
     if not isinstance(entry, dict):
-        raise CheckpointError(f"{where} is described by no object; download the file again")
+        raise CheckpointError(f"{where} is not described by an object; download the file again")
     dtype = entry.get("dtype")
     shape, offsets = _natural_numbers(entry.get("shape")), _natural_numbers(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise CheckpointError(f"{where} has dtype {str(dtype)[:40]!r}; supported are BF16, F16 and F32")
+        raise CheckpointError(f"{where} has dtype {shown(dtype)}; supported are BF16, F16 and F32")
     if not shape or len(shape) > _MAX_DIMENSIONS or min(shape) < 1:
-        raise CheckpointError(f"{where} has the shape {str(entry.get('shape'))[:60]}; expected positive integers")
+        raise CheckpointError(f"{where} has the shape {shown(entry.get('shape'))}; expected positive integers")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{where} has data_offsets {str(entry.get('data_offsets'))[:60]}; expected [start, end]")
+        raise CheckpointError(f"{where} has data_offsets {shown(entry.get('data_offsets'))}; expected [start, end]")
     start, stop = base + offsets[0], base + offsets[1]
     if stop > size:
         raise CheckpointError(f"{where} ends at byte {stop:,}, but the file has {size:,}; it is truncated")
@@ -279,12 +283,12 @@ def _check_ranges(file: Path, tensors: dict[str, SourceTensor], base: int, size:
     position, previous = base, "the header"
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if tensor.start < position:
-            raise CheckpointError(f"{file}: tensors {previous} and {name} overlap; download the file again")
+            raise CheckpointError(f"{file}: tensors {previous} and {_brief(name)} overlap; download the file again")
         if tensor.start > position:
             raise CheckpointError(
-                f"{file}: {tensor.start - position:,} bytes between {previous} and {name} belong to no tensor"
+                f"{file}: {tensor.start - position:,} bytes between {previous} and {_brief(name)} belong to no tensor"
             )
-        position, previous = tensor.stop, name
+        position, previous = tensor.stop, _brief(name)
     if position != size:
         raise CheckpointError(f"{file}: {size - position:,} bytes after {previous} belong to no tensor")
 
@@ -294,27 +298,38 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
     index_file = folder / INDEX_NAME
     if not index_file.exists():
         single = folder / SINGLE_NAME
-        if not single.is_file():
+        if not is_regular(single):
             raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}; is it a checkpoint folder?")
         return {single: None}
-    weight_map = read_json_object(index_file, CheckpointError).get("weight_map")
+    weight_map = read_json_object(index_file, CheckpointError, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index_file} has no weight_map; download it again")
     shards: dict[Path, set[str] | None] = {}
     listed: dict[str, set[str]] = {}
     for name, file in weight_map.items():
-        plain = isinstance(file, str) and PurePosixPath(file).name == file and "\\" not in file and "\0" not in file
-        if not plain or file in ("", ".", ".."):
+        if not _is_plain_name(file):
             raise CheckpointError(
-                f"{index_file}: tensor {name[:200]} is said to be in {str(file)[:80]!r}, which is no plain file name; "
+                f"{index_file}: tensor {_brief(name)} is said to be in {shown(file)}, which is not a plain file name; "
                 "files outside the folder are not read"
             )
         listed.setdefault(file, set()).add(name)
     for file in sorted(listed):
-        if not (folder / file).is_file():
+        if not is_regular(folder / file):
             raise CheckpointError(f"{folder / file} is missing, but {INDEX_NAME} names it; download the shard")
         shards[folder / file] = listed[file]
     return shards
+
+
+def _is_plain_name(file: object) -> bool:
+    """Return whether `file` can only name a file inside its folder, on every system."""
+    if not isinstance(file, str) or not file.isprintable() or len(file.encode(errors="replace")) > _MAX_NAME_BYTES:
+        return False
+    return file not in ("", ".", "..") and not set(file) & set("/\\")
+
+
+def _brief(name: str) -> str:
+    """Return the beginning of a tensor's name, for messages."""
+    return name if len(name) <= 200 else name[:200] + "…"
 
 
 def _check_listing(file: Path, listed: set[str] | None, found: Iterable[str]) -> None:
@@ -369,7 +384,7 @@ def _dimensions(name: str, config: ModelConfig) -> str:
 def _some(names: list[str]) -> str:
     """ "tensor x" or "3 tensors (x, y, …)", for messages."""
     if len(names) == 1:
-        return f"tensor {names[0][:200]}"
+        return f"tensor {_brief(names[0])}"
     shown = ", ".join(name[:80] for name in names[:3])
     return f"{len(names)} tensors ({shown}{', …' if len(names) > 3 else ''})"
 

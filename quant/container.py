@@ -24,6 +24,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,8 +36,9 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig, expected_tensors, parameter_count
 from quant.errors import ContainerError, FormatError
-from quant.files import COPIED_FILES, parse_json_object, read_bounded
+from quant.files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded
 from quant.formats import PackedTensor, layout
+from quant.values import shown
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.bin"
@@ -154,7 +156,7 @@ def _populate(weights: NDArray[np.uint8]) -> None:
 
 def is_model_folder(path: str | Path) -> bool:
     """Whether `path` looks like a finished model folder (it has a manifest). Checks nothing else."""
-    return (Path(path) / MANIFEST_NAME).is_file()
+    return is_regular(Path(path) / MANIFEST_NAME)
 
 
 def open_model(path: str | Path) -> ModelFolder:
@@ -169,7 +171,7 @@ def open_model(path: str | Path) -> ModelFolder:
         raise ContainerError(f"{path / MANIFEST_NAME} is not the manifest of a {FORMAT_NAME} folder")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ContainerError(
-            f"{path} has format version {str(manifest.get('format_version'))[:20]}, this program reads "
+            f"{path} has format version {shown(manifest.get('format_version'))}, this program reads "
             f"{FORMAT_VERSION}; update the program or convert the model again"
         )
     config = ModelConfig.from_folder(path, ContainerError)
@@ -218,6 +220,15 @@ class _Checker:
             raise self.fail(f"{where} has no object {key!r}")
         return value
 
+    def facts(self, manifest: dict[str, Any], key: str) -> dict[str, Any]:
+        """Return the object `key`, which is shown as it is, and so holds plain values only."""
+        value = self.mapping(manifest, key, "the manifest")
+        for name, fact in value.items():
+            count = isinstance(fact, int) and abs(fact) < 1 << 62
+            if len(name) > 100 or not (fact is None or count or (isinstance(fact, str) and len(fact) <= 1000)):
+                raise self.fail(f"{key} has {shown(fact)} under {shown(name)}")
+        return value
+
     def text(self, parent: dict[str, Any], key: str, where: str) -> str:
         value = parent.get(key)
         if not isinstance(value, str) or len(value) > 1000:
@@ -235,7 +246,7 @@ class _Checker:
         if not isinstance(value, list) or not 1 <= len(value) <= 4:
             raise self.fail(f"{where} has no shape")
         if any(isinstance(item, bool) or not isinstance(item, int) or not 1 <= item < 1 << 40 for item in value):
-            raise self.fail(f"{where} has the shape {str(value)[:60]}")
+            raise self.fail(f"{where} has the shape {shown(value)}")
         return tuple(value)
 
 
@@ -243,8 +254,11 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
     check = _Checker(path)
     weights = check.mapping(manifest, "weights", "the manifest")
     total = check.count(weights, "bytes", "weights")
-    check.text(check.mapping(manifest, "settings", "the manifest"), "preset", "settings")
-    check.text(check.mapping(manifest, "source", "the manifest"), "fingerprint", "source")
+    check.text(check.facts(manifest, "settings"), "preset", "settings")
+    source = check.facts(manifest, "source")
+    check.text(source, "fingerprint", "source")
+    check.text(source, "name", "source")
+    check.count(source, "bytes", "source")
     for name, entry in check.mapping(manifest, "files", "the manifest").items():
         if name not in COPIED_FILES or not isinstance(entry, dict):
             raise check.fail(f"files lists {name[:80]!r}, which does not belong into a model folder")
@@ -258,13 +272,11 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
     ranges: list[tuple[int, int, str]] = []
     for name, entry in tensors.items():
         if not isinstance(entry, dict):
-            raise check.fail(f"tensor {name} is no object")
+            raise check.fail(f"tensor {name} is not an object")
         ranges += _check_tensor(check, name, entry, expected[name])
     _check_ranges(check, ranges, total)
-    try:
-        actual = (path / WEIGHTS_NAME).stat().st_size
-    except OSError as exc:
-        raise ContainerError(f"{path / WEIGHTS_NAME} cannot be read: {exc.strerror}") from exc
+    with open_regular(path / WEIGHTS_NAME, ContainerError) as file:
+        actual = os.fstat(file.fileno()).st_size
     if actual != total:
         raise ContainerError(
             f"{path / WEIGHTS_NAME} has {actual:,} bytes, the manifest says {total:,}; convert the model again"
@@ -291,7 +303,7 @@ def _check_tensor(
     except FormatError as exc:
         raise check.fail(f"{where}: {exc}") from exc
     if list(parts) != list(wanted):
-        raise check.fail(f"{where} has the parts {str(list(parts))[:80]}, its format has {list(wanted)}")
+        raise check.fail(f"{where} has the parts {shown(list(parts))}, its format has {list(wanted)}")
     ranges = []
     for part_name, (dtype, part_shape) in wanted.items():
         part = check.mapping(parts, part_name, where)

@@ -145,12 +145,12 @@ def convert(
 def read_copied_files(source: Path) -> dict[str, bytes]:
     """The small files that travel with the model, name -> content; JSON is checked to be JSON.
 
-    Raises CheckpointError if the tokenizer is missing: a model without it cannot be talked to.
+    Raises CheckpointError if the tokenizer is missing: a model without it cannot read text.
     """
     files = {}
     for name in COPIED_FILES:
         path = source / name
-        if not path.is_file():
+        if not path.exists():
             if name in _REQUIRED_FILES:
                 raise CheckpointError(f"{path} is missing; download the checkpoint's {name} as well")
             continue

@@ -27,14 +27,15 @@ from quant.container import (
     FORMAT_NAME,
     FORMAT_VERSION,
     MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
     WEIGHTS_NAME,
     align,
     combine_digests,
     hash_bytes,
     is_model_folder,
 )
-from quant.errors import DestinationBusyError, DiskFullError, UsageError
-from quant.files import show_bytes
+from quant.errors import ContainerError, DestinationBusyError, DiskFullError, UsageError
+from quant.files import read_bounded, read_json_object, show_bytes
 from quant.formats import layout
 
 JOURNAL_NAME = "journal.jsonl"
@@ -268,17 +269,18 @@ class ModelWriter:
         A folder that was cut off just before its last rename has a manifest in place of the journal.
         """
         try:
-            lines = (self.partial / JOURNAL_NAME).read_bytes().split(b"\n")[:-1]  # a torn last line has no newline
+            journal = read_bounded(self.partial / JOURNAL_NAME, ContainerError, MAX_MANIFEST_BYTES)
+            lines = journal.split(b"\n")[:-1]  # a torn last line has no newline
             first, *rest = [json.loads(line) for line in lines]
             return first["identity"], {
                 record["name"]: {"sha256": record["sha256"], "relative_error": record["relative_error"]}
                 for record in rest
             }
-        except (OSError, ValueError, LookupError, TypeError):
+        except (ContainerError, ValueError, LookupError, TypeError, RecursionError):
             pass
         if not self._describes_this(self.partial / MANIFEST_NAME):
             return None, {}
-        tensors = json.loads((self.partial / MANIFEST_NAME).read_bytes())["tensors"]
+        tensors = read_json_object(self.partial / MANIFEST_NAME, ContainerError, MAX_MANIFEST_BYTES)["tensors"]
         return self.identity, {
             name: {"sha256": entry["sha256"], "relative_error": entry["relative_error"]}
             for name, entry in tensors.items()
@@ -287,10 +289,10 @@ class ModelWriter:
     def _describes_this(self, manifest: Path) -> bool:
         """Whether the file `manifest` is what this conversion would write, but for checksums and errors."""
         try:
-            found = json.loads(manifest.read_bytes())
+            found = read_json_object(manifest, ContainerError, MAX_MANIFEST_BYTES)
             for entry in found["tensors"].values():
                 del entry["sha256"], entry["relative_error"]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (ContainerError, LookupError, TypeError, AttributeError):
             return False
         return bool(found == self._manifest())
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from quant.files import is_regular
 from qwchat.errors import ModelError
 from qwchat.writing import path_of
 
 EMBEDDED_NAME = "mini"
 CONVERTED_SUFFIX = "-q4"
 
+_SHOWN = 200  # characters of a name in a message
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKPOINT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -75,12 +78,12 @@ def embedded_checkpoint() -> Path:
 
 def is_model(folder: Path) -> bool:
     """Whether ``folder`` claims to be a converted model."""
-    return (folder / "manifest.json").is_file()
+    return is_regular(folder / "manifest.json")
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether ``folder`` claims to be a Hugging Face checkpoint."""
-    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in _CHECKPOINT_FILES)
+    return is_regular(folder / "config.json") and any(is_regular(folder / name) for name in _CHECKPOINT_FILES)
 
 
 def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Located:
@@ -97,13 +100,15 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
         if found is not None:
             return found
     path = path_of(wanted)
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # Also a name that no file can have, and a folder that is closed to us.
+        raise ModelError(_nowhere(wanted)) from None
+    if stat.S_ISDIR(mode):
         return _by_path(path)
-    if path.suffix.lower() == ".gguf" and path.exists():
+    if path.suffix.lower() == ".gguf":
         raise ModelError(f"{path} is a GGUF file, which cannot be read yet: give the folder of the original checkpoint")
-    if path.exists():
-        raise ModelError(f"{path} is a file: give the folder of a model or a checkpoint")
-    raise ModelError(_nowhere(wanted))
+    raise ModelError(f"{path} is a file: give the folder of a model or a checkpoint")
 
 
 def available() -> list[Located]:
@@ -161,6 +166,7 @@ def _by_path(path: Path) -> Located:
 
 
 def _nowhere(wanted: str) -> str:
+    wanted = wanted if len(wanted) <= _SHOWN else wanted[:_SHOWN] + "…"
     if _is_path(wanted):
         return f"there is no folder {wanted}: give the folder of a model or a checkpoint, or a name from qwchat list"
     names = [model.name for model in available()]

@@ -21,6 +21,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from quant.files import read_bounded
 from qwchat import tokenizer_file, vocabulary
 from qwchat.errors import ModelError, UsageError
 from qwchat.tokenizer_file import RESTORE, SIZE_LIMIT
@@ -77,10 +78,7 @@ class Tokenizer:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise ModelError(f"{folder} has no {FILE_NAME}: copy it there from the model's source")
-        try:
-            tokenizer = _read(path, cache)
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read ({error.strerror}): {RESTORE}") from error
+        tokenizer = _read(path, cache)
         if model_vocab_size is not None and tokenizer.vocab_size > model_vocab_size:
             raise ModelError(
                 f"{path} has the token id {tokenizer.vocab_size - 1:,}, and config.json has a vocab_size of "
@@ -241,10 +239,7 @@ def _call(function: Callable[[], Result]) -> Result:
 
 def _read(path: Path, cache: Path | None) -> Tokenizer:
     """Make a tokenizer from the tables that `cache` holds of its file, or build it and keep its tables there."""
-    with path.open("rb") as file:
-        data = file.read(SIZE_LIMIT + 1)
-    if len(data) > SIZE_LIMIT:
-        raise ModelError(f"{path} is larger than {SIZE_LIMIT >> 20} MiB: {RESTORE}")
+    data = read_bounded(path, ModelError, SIZE_LIMIT)
     kept = None if cache is None else cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
     tables = None if kept is None else vocabulary.read(kept)
     if tables is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quant.files import is_regular
 from qwchat import models_folder
 from qwchat.chat.view.table import table
 from qwchat.chat.view.units import data_size
@@ -50,7 +51,7 @@ def _entry(model: Located) -> dict[str, object]:
     }
     if model.converted:
         return entry | _figures(model)
-    weights = [*model.path.glob("*.safetensors")]
+    weights = [path for path in model.path.glob("*.safetensors") if is_regular(path)]
     converted = models_folder.is_model(model.destination)
     state = f"converted to {model.destination.name}" if converted else "converted on first use"
     origin = "built in" if model.embedded else "checkpoint"

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from quant.files import is_regular
 from qwchat import models_folder
 from qwchat.chat.view.table import pairs, table
 from qwchat.chat.view.units import data_size
@@ -111,7 +112,7 @@ def _of_checkpoint(located: Located) -> Anatomy:
 
 
 def _files(located: Located) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if path.is_file()}
+    return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if is_regular(path)}
 
 
 def _as_data(anatomy: Anatomy) -> dict[str, object]:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from quant.files import read_bounded, read_json_object
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
 from qwchat.template.published import is_published
@@ -65,9 +66,9 @@ class ChatTemplate:
             TemplateError: the template cannot be compiled, or uses what is not allowed.
         """
         config_path, template_path = Path(folder) / CONFIG_NAME, Path(folder) / TEMPLATE_NAME
-        config = _read_config(config_path)
+        config = read_json_object(config_path, ModelError, CONFIG_LIMIT) if config_path.exists() else {}
         tokens = {key: text for key in TOKEN_KEYS if (text := _token_text(config.get(key))) is not None}
-        if template_path.is_file():
+        if template_path.exists():
             return cls(_read_text(template_path), str(template_path), tokens)
         source = _default_template(config.get("chat_template"), config_path)
         return cls(tokens=tokens) if source is None else cls(source, str(config_path), tokens)
@@ -216,23 +217,11 @@ def _is_unicode(text: str) -> bool:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > CONFIG_LIMIT:
-            raise ModelError(f"{path} is larger than {CONFIG_LIMIT >> 20} MiB: restore it from the model's source")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): restore it from the model's source") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is no JSON ({error}): restore it from the model's source") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no JSON object: restore it from the model's source")
-    return values
+        return read_bounded(path, ModelError, CONFIG_LIMIT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); get the file again"
+        ) from error
 
 
 def _token_text(value: Any) -> str | None:

@@ -100,7 +100,7 @@ def shift(header: dict[str, Any], name: str, start: int, stop: int) -> None:
         (lambda h: h[ROW].update(shape=[1 << 62, 1 << 62]), "bytes, but its range"),
         (lambda h: h[ROW].update(shape=[1] * 20), "has the shape"),
         (lambda h: h[ROW].update(shape=[64, 96]), r"has shape \[64, 96\], but .* would need \[96, 64\]"),
-        (lambda h: h.update({ROW: 5}), "described by no object"),
+        (lambda h: h.update({ROW: 5}), "not described by an object"),
         (lambda h: h.pop(ROW), "belong to no tensor"),
         (lambda h: h.pop("lm_head.weight"), "belong to no tensor"),
         (
@@ -164,16 +164,21 @@ def test_missing_pieces(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("../elsewhere.safetensors", "no plain file name"),
-        ("/etc/passwd", "no plain file name"),
-        ("..", "no plain file name"),
-        (".", "no plain file name"),
-        ("", "no plain file name"),
-        ("a/b.safetensors", "no plain file name"),
-        ("a\\b.safetensors", "no plain file name"),
-        ("a\0b", "no plain file name"),
-        (7, "no plain file name"),
-        (None, "no plain file name"),
+        ("../elsewhere.safetensors", "not a plain file name"),
+        ("/etc/passwd", "not a plain file name"),
+        ("..", "not a plain file name"),
+        (".", "not a plain file name"),
+        ("", "not a plain file name"),
+        ("a/b.safetensors", "not a plain file name"),
+        ("a\\b.safetensors", "not a plain file name"),
+        ("a\0b", "not a plain file name"),
+        ("n" * 5000, "not a plain file name"),  # which the system would refuse with an error of its own
+        ("é" * 200, "not a plain file name"),
+        ("a\ud800", "not a plain file name"),
+        ("a\u202eb\n", "not a plain file name"),
+        ([[["x"]]] * 5000, "not a plain file name"),
+        (7, "not a plain file name"),
+        (None, "not a plain file name"),
         ("absent.safetensors", "is missing"),
         ("model-00002-of-00002.safetensors", "holds tensor model.embed_tokens.weight that"),
     ],
@@ -183,7 +188,7 @@ def test_index_entries(tmp_path: Path, file: object, message: str) -> None:
     write_safetensors(tmp_path / "elsewhere.safetensors", {"model.embed_tokens.weight": ("F32", (1,), b"1234")})
     index = json.loads((folder / INDEX_NAME).read_text())
     index["weight_map"]["model.embed_tokens.weight"] = file
-    write_json(folder / INDEX_NAME, index)
+    (folder / INDEX_NAME).write_text(json.dumps(index))
     refuse(folder, message)
 
 

@@ -114,7 +114,7 @@ def part_of(manifest: dict[str, Any], part: str = "codes") -> dict[str, Any]:
         (lambda m: m["weights"].update(bytes=m["weights"]["bytes"] + 64), "convert the model again"),
         (lambda m: m["tensors"].pop(ROW), "missing, but asked for by config.json"),
         (lambda m: m["tensors"].update(evil={}), "tensor evil is unknown to config.json"),
-        (lambda m: m["tensors"].update({ROW: []}), "is no object"),
+        (lambda m: m["tensors"].update({ROW: []}), "is not an object"),
         (lambda m: m["tensors"][ROW].update(format="q9"), "unknown tensor format 'q9'"),
         (lambda m: m["tensors"][ROW].update(format="q8"), r"part codes is not uint8\[6, 16, 16, 4\]"),
         (lambda m: m["tensors"][ROW].update(format="vector"), "holds vectors"),
@@ -161,7 +161,7 @@ def test_missing_and_truncated_files(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ContainerError, match="bytes, the manifest says"):
         open_model(model)
     (model / WEIGHTS_NAME).unlink()
-    with pytest.raises(ContainerError, match="cannot be read"):
+    with pytest.raises(ContainerError, match="does not exist"):
         open_model(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,15 @@ def test_where_a_template_is_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "raw", "message"),
     [
-        ("tokenizer_config.json", b"{", "is no JSON"),
-        ("tokenizer_config.json", b"[" * 100_000, "is no JSON"),
-        ("tokenizer_config.json", b"[]", "holds no JSON object"),
-        ("tokenizer_config.json", b"\xff", "cannot be read"),
+        ("tokenizer_config.json", b"{", "is not valid JSON"),
+        ("tokenizer_config.json", b"[" * 100_000, "cannot be parsed as JSON"),
+        ("tokenizer_config.json", b"[]", "holds a JSON list"),
+        ("tokenizer_config.json", b"\xff", "is not UTF-8 text"),
         ("tokenizer_config.json", b'{"chat_template": 7}', "chat_template must be a text"),
         ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": []}]}', "must be a text"),
         ("tokenizer_config.json", b" " * (4 << 20) + b"{}", "is larger than 4 MiB"),
         ("tokenizer_config.json", b'{"chat_template": "{% for %}"}', "cannot be used: "),
-        ("chat_template.jinja", b"\xff\xfe", "cannot be read"),
+        ("chat_template.jinja", b"\xff\xfe", "is not UTF-8 text"),
         ("chat_template.jinja", b"{{ unclosed", "cannot be used: "),
         ("chat_template.jinja", b"x" * 40_000, "it has 40,000 characters, more than"),
     ],
@@ -344,3 +345,15 @@ def test_a_megabyte_of_content(qwen2: Tokenizer, qwen2_template: ChatTemplate) -
 def test_a_refusal_of_the_template_is_passed_on() -> None:
     with pytest.raises(TemplateError, match="refuses this conversation: roles must alternate"):
         ChatTemplate("{{ raise_exception('roles must alternate') }}").render([])
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_sizes_and_kinds_of_files_are_looked_at_before_they_are_read(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(40 << 30)  # sparse
+    with pytest.raises(ModelError, match=rf"{name} is larger than"):
+        ChatTemplate.from_folder(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ModelError, match=rf"{name} is not a regular file"):
+        ChatTemplate.from_folder(tmp_path)

@@ -27,9 +27,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
 
 
 def pairs(facts: Sequence[tuple[str, str]]) -> str:
-    """Names and values, the values one below the other."""
+    """Names and values, the values one below the other, each on one line whatever it holds."""
     width = max(cells(name) for name, _ in facts)
-    return "\n".join(f"{name}{' ' * (width - cells(name))}  {value}".rstrip() for name, value in facts)
+    return "\n".join(f"{name}{' ' * (width - cells(name))}  {harmless_name(value)}".rstrip() for name, value in facts)
 
 
 def one_line(text: str, limit: int = 60) -> str:

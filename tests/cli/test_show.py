@@ -1,0 +1,117 @@
+"""`qwchat show` of models that are not as they were written: shown, or refused on one line with exit code 3."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quant import convert
+from quant.container import MANIFEST_NAME
+from qwchat.cli import show
+from qwchat.cli.main import guarded
+from qwchat.cli.options import ShowOptions
+from tests.cli.fake_qwchat import services
+from tests.cli.runs import call
+from tests.quant.checkpoints import make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted model."""
+    folder = tmp_path_factory.mktemp("made")
+    make_checkpoint(folder / "source")
+    for _ in convert(folder / "source", folder / "model"):
+        pass
+    return folder / "model"
+
+
+def deep(levels: int) -> Any:
+    """A list in a list in a list, as deep as the parser takes it."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+ODD = ("\x1b[2J\n", "\ud800", "x" * 5000, 2**70, -1, 1e400, float("nan"), True, None, [], {}, [1] * 1000, deep(900))
+
+
+def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of nested objects; one tensor and one file stand for all."""
+    for key in list(value)[: 1 if path in (("tensors",), ("files",)) else None]:
+        yield (*path, key)
+        if isinstance(value[key], dict):
+            yield from places(value[key], (*path, key))
+
+
+def test_whatever_a_manifest_says_is_shown_or_refused_on_one_line(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(made, tmp_path / "model"))
+    manifest = json.loads((made / MANIFEST_NAME).read_text())
+    shown = refused = 0
+    for place in places(manifest):
+        for odd in (*ODD, ...):
+            changed = json.loads(json.dumps(manifest))
+            parent = changed
+            for key in place[:-1]:
+                parent = parent[key]
+            if odd is ...:
+                del parent[place[-1]]
+            else:
+                parent[place[-1]] = odd
+            (model / MANIFEST_NAME).write_text(json.dumps(changed))
+            options = ShowOptions(model=str(model), json=bool((shown + refused) % 2))
+            code = guarded(lambda options=options: show.run(options, services()), debug=False)
+            output, errors = capsys.readouterr()
+            assert code in (0, 3), (place, odd, errors)
+            assert len(errors.splitlines()) == (code != 0), (place, errors)
+            assert len(errors) < 1000
+            assert "a bug" not in errors
+            assert "\x1b" not in output + errors
+            shown, refused = shown + (code == 0), refused + (code == 3)
+    assert shown > 20
+    assert refused > 200
+
+
+@pytest.mark.parametrize("key", ["name", "bytes", "fingerprint"])
+def test_a_source_that_says_nothing_is_refused(made: Path, tmp_path: Path, key: str) -> None:
+    model = Path(shutil.copytree(made, tmp_path / "model"))
+    manifest = json.loads((made / MANIFEST_NAME).read_text())
+    del manifest["source"][key]
+    (model / MANIFEST_NAME).write_text(json.dumps(manifest))
+    result = call("show", str(model), models=tmp_path / "models")
+    assert result.returncode == 3
+    assert f"source has no {'count' if key == 'bytes' else 'text'} '{key}'".encode() in result.stderr
+
+
+def test_names_of_files_stay_on_their_line(made: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(made, tmp_path / "a\nb"))
+    (model / "extra\n\x1b[2J").touch()
+    (model / "dangling").symlink_to("nowhere")
+    output = call("show", str(model), models=tmp_path / "models").stdout.decode()
+    assert "extra␊␛[2J" in output
+    assert f"{tmp_path}/a␊b\n" in output
+    assert "dangling" not in output
+
+
+def test_broken_links_and_long_names_do_not_stop_a_list(tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    make_checkpoint(folder)
+    (folder / "model-00002-of-00002.safetensors").symlink_to("nowhere")
+    result = call("list", models=tmp_path)
+    assert result.returncode == 0
+    assert "broken" in result.stdout.decode()
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "./" + "n" * 5000, "nul\0", "half\ud800"])
+def test_what_no_folder_can_be_called_is_a_missing_model(tmp_path: Path, name: str) -> None:
+    result = call("show", name, models=tmp_path)
+    assert (result.returncode, len(result.stderr.splitlines())) == (3, 1), result.stderr[:200]
+    assert b"there is no " in result.stderr
+    assert len(result.stderr) < 1000
