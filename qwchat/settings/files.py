@@ -8,14 +8,14 @@ came with the project, so it may not choose models, paths or devices, and one of
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from quant.files import open_regular
 from qwchat.errors import UsageError
+from qwchat.settings import toml
 from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, hint
 from qwchat.writing import path_of
@@ -24,9 +24,7 @@ PROJECT_NAMES = (".qwchat.toml", "qwchat.toml")
 SIZE_LIMIT = 1 << 16  # bytes; far more than every knob with a long system prompt
 
 _ROOT = 0
-_CANDIDATES = 20  # lines to look at: reading the file up to each of them takes a while
 _BY_NAME = {knob.name: knob for knob in KNOBS}
-_PLACE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Document:
 
     def place(self, *keys: str) -> str:
         """``path:line`` of a key, for messages."""
-        line = _line_of(self.text, keys)
+        line = toml.line_of(self.text, keys)
         return f"{self.path}:{line}" if line else str(self.path)
 
 
@@ -101,34 +99,17 @@ def _is_foreign(path: Path) -> bool:
 
 
 def read(path: Path) -> Document:
-    """Read a TOML file. Raises UsageError with the line where it is none, is too big or cannot be read."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(SIZE_LIMIT + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    """Read a TOML file. Raises UsageError with the line where it is not TOML, is too big or cannot be read."""
+    with open_regular(path, UsageError) as file:
+        data = file.read(SIZE_LIMIT + 1)
     if len(data) > SIZE_LIMIT:
         raise UsageError(f"{path} is bigger than {SIZE_LIMIT >> 10} KiB, more than a configuration can be")
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise UsageError(f"{path}:{line}: no UTF-8 text (0x{data[error.start]:02x}): convert the file") from error
-    return Document(path, text, _parsed(text, path))
-
-
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        match = _PLACE.search(str(error))
-        line = int(match[1]) if match and match[1] else text.count("\n") + 1
-        reason = _PLACE.sub("", str(error))
-        raise UsageError(f"{path}:{line}: {reason[:1].lower()}{reason[1:]}") from error
-    except (ValueError, RecursionError) as error:  # A number of thousands of digits, a list in a list in a list …
-        raise UsageError(f"{path}: no configuration has that: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}:{line}: not UTF-8 text (0x{data[error.start]:02x}): convert the file") from error
+    return Document(path, text, toml.parse(text, str(path)))
 
 
 def values_of(document: Document, *, project: bool = False) -> dict[str, Value]:
@@ -153,26 +134,3 @@ def value_of(document: Document, key: str, value: object, *, project: bool = Fal
         return known.check(value, key)
     except UsageError as error:
         raise UsageError(f"{document.place(key)}: {error}") from error
-
-
-def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
-    """The line on which a key's value begins: one that looks like it, where what stands above is TOML without the key.
-
-    None where the key is written in a way that is not recognised.
-    """
-    import tomllib
-
-    lines = text.splitlines(keepends=True)
-    name = re.escape(keys[-1])
-    alike = re.compile(rf"""\s*(\[+\s*)?(.*\.\s*)?["']?{name}["']?\s*[=.\]]""")
-    candidates = (number for number, line in enumerate(lines) if alike.match(line))
-    for number in islice(candidates, _CANDIDATES):
-        try:
-            value: Any = tomllib.loads("".join(lines[:number]))
-        except ValueError:  # Inside a text or a list of several lines.
-            continue
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is None:
-            return number + 1
-    return None

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn, Protocol
 
+from quant.values import shown
 from qwchat.errors import UsageError
+from qwchat.settings import toml
 
 Value = float | int | bool | str | tuple[str, ...] | None
 """What a knob can be set to."""
 
 _SWITCHED = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
-_SHOWN = 60  # characters of a wrong value that a message repeats
 
 
 class Kind(Protocol):
@@ -55,7 +56,7 @@ class Kind(Protocol):
 def refuse(where: str, wanted: str, value: object) -> NoReturn:
     """Raise the UsageError that says what ``where`` must be."""
     number = isinstance(value, float) and math.isfinite(value)
-    raise UsageError(f"{where} must be {wanted}, not {f'{value:g}' if number else repr(value)[:_SHOWN]}")
+    raise UsageError(f"{where} must be {wanted}, not {f'{value:g}' if number else shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Number:
         try:
             return self._within(float(value), where)
         except OverflowError:
-            refuse(where, self.span, str(value))
+            refuse(where, self.span, value)
 
     def _within(self, number: float, where: str) -> float:
         low_enough = self.low < number if self.above else self.low <= number
@@ -241,12 +242,11 @@ class Texts:
 
     def parse(self, text: str, where: str) -> Value:
         if text.startswith("[") and text.endswith("]"):
-            import tomllib
-
             try:
-                return self.check(tomllib.loads(f"value = {text}")["value"], where)
-            except tomllib.TOMLDecodeError:
+                listed = toml.parse(f"value = {text}", where)["value"]
+            except UsageError:  # Brackets around anything else are a text of their own.
                 return (text,)
+            return self.check(listed, where)
         return self.check(text, where)
 
     def check(self, value: object, where: str) -> Value:

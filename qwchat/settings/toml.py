@@ -1,0 +1,136 @@
+"""TOML of settings: limits that hold before a parser sees the text, one reader for all, and the lines of keys.
+
+Parsers of TOML are quadratic, or worse, in the parts of a dotted key, in nested values and in the number of tables.
+Settings need none of that, so one pass over the text counts these first. It tells strings and comments apart from the
+rest as the parser does, and each character is looked at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from qwchat.errors import UsageError
+
+MAX_PARTS = 4  # of a dotted key
+MAX_DEPTH = 8  # of lists and tables in each other
+MAX_KEYS = 1_000
+MAX_TABLES = 50
+MAX_WORD = 1_000  # characters of a number, a date or a key without quotes
+
+# Possessive: what has been matched is never tried in another way, so a match costs no more than its length.
+_TOKEN = re.compile(
+    r"""
+    (?P<text> \"{3}(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5}
+            | '{3}(?:[^']++|'{1,2}(?!'))*+'{3,5}
+            | (?!\"{3}|'{3}) (?: "(?:[^"\\\n]++|\\[^\n])*+" | '[^'\n]*+' ) )
+    | (?P<comment> \#[^\n]*+ )
+    | (?P<blank> [\ \t\r]++ )
+    | (?P<bare> [^\s"'\#=.,\[\]{}]++ )
+    | (?P<sign> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_PLACE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+Key = tuple[str, ...]
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """Parse `text` as TOML within the limits. `where` names it; raises UsageError with its line for whatever is wrong.
+
+    Takes time linear in the length of `text`.
+    """
+    import tomllib
+
+    _check_limits(text, where)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _PLACE.search(str(error))
+        line = int(match[1]) if match and match[1] else text.count("\n") + 1
+        reason = _PLACE.sub("", str(error))
+        raise UsageError(f"{where}:{line}: {reason[:1].lower()}{reason[1:]}") from error
+    except ValueError as error:  # A date that no calendar has.
+        raise UsageError(f"{where}: a value cannot be read: {' '.join(str(error).split())}") from error
+
+
+def line_of(text: str, keys: Key) -> int | None:
+    """Return the line on which the key `keys`, or the table that holds it, begins; None where it is not there.
+
+    `text` is TOML that `parse` has taken.
+    """
+    found: dict[Key, int] = {}
+    for key, line in _keys(text):
+        for length in range(1, len(key) + 1):
+            found.setdefault(key[:length], line)
+    return next((found[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in found), None)
+
+
+def _check_limits(text: str, where: str) -> None:
+    """Raise UsageError where `text` holds more than settings need and a parser can bear."""
+    depth = parts = keys = tables = 0
+    line, fresh = 1, True  # fresh: at the start of a line
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if match.lastgroup != "sign":
+            if match.lastgroup == "bare" and len(token) > MAX_WORD:
+                raise UsageError(f"{where}:{line}: a word of {len(token):,} characters, which no setting needs")
+            line += token.count("\n")
+            fresh = fresh and match.lastgroup == "blank"
+            continue
+        if token in "\"'":
+            return  # A string that never ends: the parser stops here at the latest.
+        if token in "[{":
+            tables += token == "[" and fresh and depth == 0
+            depth += 1
+        elif token in "]}":
+            depth = max(0, depth - 1)
+        keys += token == "="
+        parts = parts + 1 if token == "." else 0
+        if token == "\n":
+            line += 1
+        # A bracket that is never closed would hide the tables behind it, so a line's start counts by itself.
+        fresh = token == "\n"
+        for count, limit, what in (
+            (parts + 1, MAX_PARTS, "parts in one key"),
+            (depth, MAX_DEPTH, "levels of lists and tables"),
+            (keys, MAX_KEYS, "keys"),
+            (tables, MAX_TABLES, "tables"),
+        ):
+            if count > limit:
+                raise UsageError(f"{where}:{line}: more than {limit:,} {what}, which no setting needs")
+
+
+def _keys(text: str) -> Iterator[tuple[Key, int]]:
+    """Each key and table of `text` with its line, in order; keys within inline tables are left out."""
+    table: Key = ()
+    parts: list[str] = []
+    header = False  # inside [table]
+    value = False  # behind the equals sign
+    depth = 0
+    line = 1
+    for match in _TOKEN.finditer(text):
+        token, kind = match[0], match.lastgroup
+        if kind == "bare" or kind == "text":
+            if not value:
+                parts.append(token if kind == "bare" else token[1:-1])
+        elif kind == "sign":
+            if token in "\"'":
+                return
+            if token == "\n" and depth == 0:
+                parts, header, value = [], False, False
+            elif token == "=" and not value and not header:
+                yield (*table, *parts), line
+                value = True
+            elif token in "[{":
+                header = header or not value
+                depth += value
+            elif token in "]}":
+                if header:
+                    if parts:
+                        table = tuple(parts)
+                        yield table, line
+                    parts = []
+                depth = max(0, depth - value)
+        line += token.count("\n")

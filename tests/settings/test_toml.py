@@ -1,0 +1,182 @@
+"""TOML within limits: what parsers cannot bear is refused before they see it, and strings and comments hide nothing."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from qwchat.errors import UsageError
+from qwchat.settings import editing, files, personas, toml
+from qwchat.settings.knobs import knob
+
+NEWLINES = '"""\n' + "\n" * 50 + '"""'
+
+LIMITS = [
+    ("a" + ".a" * 20_000 + " = 1", "more than 4 parts in one key"),
+    ("a" + " . a" * 10_000 + " = 1", "more than 4 parts in one key"),
+    ('"a"' + ".'a'" * 10_000 + " = 1", "more than 4 parts in one key"),
+    ("[a" + ".a" * 20_000 + "]", "more than 4 parts in one key"),
+    ("[[a" + ".a" * 20_000 + "]]", "more than 4 parts in one key"),
+    ("x = {a" + ".a" * 20_000 + " = 1}", "more than 4 parts in one key"),
+    ("x = " + "[" * 20_000, "more than 8 levels of lists and tables"),
+    ("x = " + "[\n" * 20_000, "more than 8 levels of lists and tables"),
+    ("x = " + "{a = " * 10_000, "more than 8 levels of lists and tables"),
+    ("x = " + "[{a = " * 8_000, "more than 8 levels of lists and tables"),
+    ("".join(f"k{number} = 1\n" for number in range(5_000)), "more than 1,000 keys"),
+    ("x = [" + "{a = 1}," * 5_000 + "]", "more than 1,000 keys"),
+    ("".join(f"[k{number}]\n" for number in range(5_000)), "more than 50 tables"),
+    ("".join(f" \t[[k]] # {number}\n" for number in range(2_000)), "more than 50 tables"),
+    ("x = 0x" + "f" * 50_000, "a word of 50,002 characters"),
+    ("k" * 50_000 + " = 1", "a word of 50,000 characters"),
+]
+# What could make a scanner take the rest of a file for a string, a comment or the inside of a list.
+DISGUISES = [
+    "",
+    "# \" ' [ {\n",
+    's = "# \' [ { \\" \\\\"\n',
+    "s = '# \" [ { \\'\n",
+    's = """\n[ \' # "" \\""" \n"""\n',
+    's = """""x"""""\n',
+    "s = '''[ \" # '' \\'''\n",
+    "s = '''''x'''''\n",
+    's = ["]", "{", \'[\'] # ]\n',
+    's = ""\n',
+    "'\"' = 1\n",
+    '"\'[" = 1\n',
+]
+
+
+@pytest.mark.parametrize(("text", "complaint"), LIMITS)
+@pytest.mark.parametrize("before", DISGUISES)
+def test_what_no_setting_needs_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, before: str, text: str, complaint: str
+) -> None:
+    tomllib.loads(before)
+    monkeypatch.setattr(tomllib, "loads", lambda text: pytest.fail("parsed"))
+    with pytest.raises(UsageError, match=rf"^file\.toml:\d+: {complaint}") as error:
+        toml.parse(before + text, "file.toml")
+    assert len(str(error.value)) < 120
+
+
+@pytest.mark.parametrize("text", [text for text, _ in LIMITS])
+def test_the_same_in_strings_and_comments_is_taken(text: str) -> None:
+    quoted = text.replace("\\", "").replace("'", "").replace('"', "")
+    for whole in (f"s = '''{quoted}'''", f's = """{quoted}"""', *(f"# {line}" for line in quoted.split("\n")[:1])):
+        assert toml.parse(f"{whole}\na = 1", "x") == tomllib.loads(f"{whole}\na = 1")
+
+
+@pytest.mark.parametrize("text", [text for text, _ in LIMITS])
+def test_every_reader_of_toml_has_the_limits(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    (tmp_path / "personas").mkdir()
+    (tmp_path / "personas" / "x.toml").write_text(text)
+    for read in (
+        lambda: files.read(path),
+        lambda: editing.change(path, knob("temp"), 1.0),
+        lambda: editing.remove(path, knob("temp")),
+        lambda: personas.read("x", {"QWCHAT_CONFIG": str(tmp_path)}),
+    ):
+        with pytest.raises(UsageError, match=r"\.toml:\d+: .*which no setting needs"):
+            read()
+    assert knob("stop").parse(f"[{text}]", "--stop") == (f"[{text}]",), "brackets around anything else are a text"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("1,", "1,\n", '"x",', "{},", "[],", "[1,[2]],", "1.5,", "1979-05-27,", "1, #\n"),
+    ],
+)
+@pytest.mark.parametrize("edit", [False, True])
+def test_what_is_taken_costs_no_more_than_its_length(tmp_path: Path, unit: str, edit: bool) -> None:
+    def cost(count: int) -> float:
+        path = tmp_path / "config.toml"
+        path.write_text("x = [" + unit * count + "]\n")
+        began = time.process_time()
+        editing.change(path, knob("temp"), 1.0) if edit else files.read(path).place("y")
+        return time.process_time() - began
+
+    cost(10)
+    assert min(cost(4_000) for _ in range(3)) < 40 * min(cost(400) for _ in range(5))  # a tenth of it: 10, not 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"' * 60_000,
+        '"""' + '\\"""' * 15_000,
+        "'" * 59_999,
+        '"""' + "'''\\\n" * 8_000,
+        " " * 60_000 + "x",
+        '"a' * 20_000,
+    ],
+)
+def test_strings_that_never_end_are_looked_at_once(text: str) -> None:
+    def cost(text: str) -> float:
+        began = time.process_time()
+        with pytest.raises(UsageError):
+            toml.parse(f"a = {text}", "x")
+        toml.line_of(f"a = {text}", ("b",))
+        return time.process_time() - began
+
+    assert min(cost(text) for _ in range(3)) < 40 * min(cost(text[: len(text) // 10]) for _ in range(5))
+
+
+def test_lines_of_keys() -> None:
+    text = f"""\
+# temp = 1
+system = {NEWLINES}
+stop = [ # list
+  "temp = 2", {{ temp = 3 }},
+]
+temp = 4
+"quoted" = 5
+
+[variables] # table
+temp = "x"
+a.b = "y"
+[[more]]
+inline = {{ deep = 1 }}
+"""
+    lines = text.split("\n")
+    tomllib.loads(text)
+    for keys, shown in {
+        ("system",): "system =",
+        ("stop",): "stop =",
+        ("temp",): "temp = 4",
+        ("quoted",): '"quoted"',
+        ("variables",): "[variables]",
+        ("variables", "temp"): 'temp = "x"',
+        ("variables", "a"): "a.b",
+        ("variables", "absent"): "[variables]",
+        ("more",): "[[more]]",
+        ("more", "inline", "deep"): "inline",
+    }.items():
+        line = toml.line_of(text, keys)
+        assert line is not None
+        assert lines[line - 1].startswith(shown), keys
+    assert toml.line_of(text, ("absent",)) is None
+
+
+@given(st.text(st.sampled_from("ab.=[]{}\"'#\\\n ,1"), max_size=60))
+@example('a = """\\')
+@example("a = '''''''")
+def test_the_scanner_agrees_with_the_parser(text: str) -> None:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        with pytest.raises(UsageError):
+            toml.parse(text, "x")
+        return
+    with suppress(UsageError):  # Beyond a limit, as a key of five parts is.
+        assert toml.parse(text, "x") == values
+    for key in values:
+        line = toml.line_of(text, (key,))
+        assert line is None or key in text.split("\n")[line - 1] or not key.isalnum()
