@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from quant.values import shown
 from qwchat.errors import UsageError
 
 ID_LIMIT = 1 << 31  # of nodes and of tokens
 SEED_LIMIT = 1 << 64
+MAX_DEPTH = 8  # of what a reply's settings and figures hold; writing JSON descends by recursion
 _SHORT = 200  # characters of a name
 _KINDS = ("node", "head", "system", "title", "dropped")
 _ROLES = ("user", "assistant")
@@ -19,14 +21,14 @@ _ROLES = ("user", "assistant")
 def checked_event(event: Mapping[str, Any]) -> tuple[str, Any]:
     """The kind of an event and its value.  Raises UsageError."""
     if not isinstance(event, Mapping):
-        raise UsageError(f"an event is an object, not {_short(event)}")
+        raise UsageError(f"an event is an object, not {shown(event)}")
     kinds = [kind for kind in _KINDS if kind in event]
     if len(kinds) != 1 or set(event) - {*kinds, "summary"} or ("summary" in event and kinds != ["dropped"]):
-        raise UsageError(f"an event is one of {', '.join(_KINDS)}, not {_short(list(event))}")
+        raise UsageError(f"an event is one of {', '.join(_KINDS)}, not {shown(list(event))}")
     kind, value = kinds[0], event[kinds[0]]
     if kind == "node":
         if not isinstance(value, Mapping):
-            raise UsageError(f"node is an object, not {_short(value)}")
+            raise UsageError(f"node is an object, not {shown(value)}")
     elif kind == "head":
         value = None if value is None else _whole(kind, value, 1, ID_LIMIT)
     elif kind == "dropped":
@@ -47,10 +49,10 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
     known = {"id", "parent", "role", "content", "token_ids", "finish_reason", "seed", "settings", "stats", "model"}
     known |= {"created", "note", "replaces"}
     if unknown := set(given) - known:
-        raise UsageError(f"a node has no {_short(sorted(map(str, unknown))[0])}")
+        raise UsageError(f"a node has no {shown(sorted(map(str, unknown))[0])}")
     role = given.get("role")
     if role not in _ROLES:
-        raise UsageError(f"role is {' or '.join(_ROLES)}, not {_short(role)}")
+        raise UsageError(f"role is {' or '.join(_ROLES)}, not {shown(role)}")
     token_ids = given.get("token_ids")
     if token_ids is not None:
         token_ids = tuple(_whole("token_ids", each, 0, ID_LIMIT) for each in _list("token_ids", token_ids))
@@ -72,26 +74,21 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 40 else shown[:40] + "…"
-
-
 def _whole(name: str, value: object, low: int, limit: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value < limit:
-        raise UsageError(f"{name} takes whole numbers from {low} to {limit - 1}, not {_short(value)}")
+        raise UsageError(f"{name} takes whole numbers from {low} to {limit - 1}, not {shown(value)}")
     return value
 
 
 def _list(name: str, value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise UsageError(f"{name} is a list, not {_short(value)}")
+        raise UsageError(f"{name} is a list, not {shown(value)}")
     return value
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{name} is a text, not {_short(value)}")
+        raise UsageError(f"{name} is a text, not {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -106,7 +103,7 @@ def _optional_text(name: str, value: object) -> str | None:
 def _name(name: str, value: object) -> str | None:
     text = _optional_text(name, value)
     if text is not None and len(text) > _SHORT:
-        raise UsageError(f"{name} is longer than {_SHORT} characters: {_short(text)}")
+        raise UsageError(f"{name} is longer than {_SHORT} characters: {shown(text)}")
     return text
 
 
@@ -114,19 +111,37 @@ def _object(name: str, value: object) -> dict[str, Any] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise UsageError(f"{name} is an object, not {_short(value)}")
+        raise UsageError(f"{name} is an object, not {shown(value)}")
+    _check_parts(name, value)
     try:
         # A copy of what JSON can hold and nothing else, which later changes elsewhere do not reach.
-        return dict(json.loads(json.dumps(dict(value), allow_nan=False)))
-    except (TypeError, ValueError, RecursionError) as error:
+        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
+        text.encode()
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:  # ValueError: not finite, or half a character.
         raise UsageError(f"{name} holds what JSON does not: {error}") from error
+
+
+def _check_parts(name: str, value: object) -> None:
+    """Raise UsageError where `value` is nested too deeply or holds a number that no setting and no figure can be."""
+    waiting = [(value, 1)]
+    while waiting:
+        part, depth = waiting.pop()
+        if isinstance(part, int) and not -SEED_LIMIT < part < SEED_LIMIT:
+            raise UsageError(f"{name} holds {shown(part)}")
+        parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
+        if parts and depth > MAX_DEPTH:
+            raise UsageError(f"{name} is nested more than {MAX_DEPTH} levels deep")
+        waiting.extend((each, depth + 1) for each in parts)
 
 
 def _time(value: object) -> str:
     text = _text("created", value)
     if text:
+        if not text.isprintable():  # The library takes any character between date and time.
+            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {shown(text)}")
         try:
             datetime.fromisoformat(text)
         except ValueError:
-            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {_short(text)}") from None
+            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {shown(text)}") from None
     return text

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Form = Literal["md", "html", "json"]
 SUMMARY = "Sent in place of the turns above"
 FORMS: tuple[Form, ...] = ("md", "html", "json")
+_FREE_CELLS = 10_000
 _SUFFIXES: dict[str, Form] = {".json": "json", ".html": "html", ".htm": "html"}
 
 _STYLE = """\
@@ -151,7 +152,7 @@ def as_html(talk: Talk) -> str:
     left_out, summaries = _left_out(talk.tree)
     for node in talk.tree.path():
         reply = node.role == "assistant"
-        said = _markdown().render(node.content) if reply else _as_typed(node.content)
+        said = _rendered(node.content) if reply else _as_typed(node.content)
         cut = node.finish_reason not in (None, "stop")
         ending = f'<p class="end">{html.escape(str(node.finish_reason))}</p>\n' if reply and cut else ""
         sections.append(_section(node.role, _speaker(node, talk, left_out), said + ending))
@@ -203,7 +204,7 @@ def _closed(text: str) -> str:
     """``text`` with a fence at its end where it leaves a block of code open, which would swallow what comes after."""
     if "```" not in text and "~~~" not in text:
         return text
-    last = _markdown().parse(f"{text}\n\n# After")[-1]
+    last = _blocks().parse(f"{text}\n\n# After")[-1]
     if last.type != "fence":
         return text
     return text + ("" if text.endswith("\n") else "\n") + last.markup
@@ -215,6 +216,23 @@ def _section(role: str, speaker: str, said: str) -> str:
 
 def _as_typed(text: str) -> str:
     return f'<div class="said">{html.escape(text)}</div>\n'
+
+
+def _rendered(text: str) -> str:
+    """``text`` from Markdown; as it was typed where its tables would have many more cells than it has characters."""
+    columns = max(line.count("|") for line in text.split("\n"))
+    if columns * text.count("\n") > 4 * len(text) + _FREE_CELLS:
+        return _as_typed(text)
+    page: str = _markdown().render(text)
+    return page
+
+
+@cache
+def _blocks() -> MarkdownIt:
+    """CommonMark's blocks without what is inside them, and without tables, whose empty cells may be very many."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).disable("inline")
 
 
 @cache

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quant.files import parse_json_object
 from qwchat.conversation.title import clean
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError, UsageError
@@ -24,6 +25,7 @@ FORMAT = "qwchat session"
 VERSION = 1
 FILE_NAME = "session.jsonl"
 MAX_BYTES = 256 << 20  # Hundreds of full contexts; what is bigger was not written by a conversation.
+MAX_LINES = 1_000_000  # Half a million turns: without a limit, lines of a character each take minutes.
 
 _BEGINNING = json.dumps({"format": FORMAT}).rstrip("}").encode()
 _NEW_FILE = FILE_NAME + ".new"
@@ -71,20 +73,25 @@ def parse(data: bytes, session_id: str) -> Content:
 
     Raises SessionError where ``data`` is no session, and where a newer version of qwchat wrote it.
     """
-    first, newline, rest = data.partition(b"\n")
-    if not newline:
+    start = data.find(b"\n") + 1
+    if not start:
         if _BEGINNING.startswith(data) or data.startswith(_BEGINNING):
             return Content(None)
         raise _no_session(session_id)
-    header = _header(first, session_id)
-    end = data.rfind(b"\n") + 1
+    header = _header(data[:start], session_id)
+    if data.count(b"\n") > MAX_LINES:
+        raise SessionError(
+            f"session {session_id} has more than {MAX_LINES:,} lines, which no conversation has: "
+            f"qwchat sessions rm {session_id} removes it"
+        )
     tree, left_out = Tree(), 0
-    for line in rest[: end - len(first) - 1].split(b"\n")[:-1]:
+    while (end := data.find(b"\n", start)) >= 0:
         try:
-            tree.apply(_object(line))
+            tree.apply(_object(data[start:end]))
         except UsageError:
             left_out += 1
-    return Content(header, tree, end, left_out)
+        start = end + 1
+    return Content(header, tree, start, left_out)
 
 
 def line_of(value: dict[str, Any]) -> bytes:
@@ -119,11 +126,12 @@ class SessionFile:
     Made by ``create`` and ``reopen``.
     """
 
-    def __init__(self, descriptor: int, folder: Path, header: Header, size: int) -> None:
+    def __init__(self, descriptor: int, folder: Path, header: Header, size: int, lines: int) -> None:
         self.folder = folder
         self.header = header
         self._descriptor = descriptor
         self._size = size
+        self._lines = lines
         self._unwritten = b""
         self._synced = True
 
@@ -141,7 +149,7 @@ class SessionFile:
         try:
             _lock(descriptor, folder.name)
             line = line_of({"format": FORMAT, "version": VERSION} | asdict(header))
-            file = cls(descriptor, folder, header, 0)
+            file = cls(descriptor, folder, header, 0, 0)
             file._write(line)
             os.fsync(descriptor)
             path.rename(folder / FILE_NAME)
@@ -180,7 +188,7 @@ class SessionFile:
         except SessionError:
             os.close(descriptor)
             raise
-        return cls(descriptor, folder, content.header, content.whole), content
+        return cls(descriptor, folder, content.header, content.whole, data.count(b"\n")), content
 
     def append(self, events: Iterable[Event]) -> None:
         """Write ``events`` behind what is there. Raises SessionError where that fails.
@@ -192,6 +200,8 @@ class SessionFile:
             return
         if self._size + len(self._unwritten) > MAX_BYTES:
             raise SessionError(f"session {self.folder.name} has reached {MAX_BYTES >> 20} MiB: begin a new one")
+        if self._lines + self._unwritten.count(b"\n") > MAX_LINES:
+            raise SessionError(f"session {self.folder.name} has reached {MAX_LINES:,} lines: begin a new one")
         try:
             self._write(self._unwritten)
         except OSError as error:
@@ -224,6 +234,7 @@ class SessionFile:
             os.ftruncate(self._descriptor, self._size)
             raise
         self._size += written
+        self._lines += data.count(b"\n")
         self._synced = False
 
 
@@ -295,13 +306,7 @@ def _one_line(value: object) -> str:
 
 def _object(line: bytes) -> dict[str, Any]:
     """The JSON object on a line. Raises UsageError for anything else."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError also: no UTF-8, an integer of thousands of digits.
-        raise UsageError("a line is no JSON") from error
-    if not isinstance(value, dict):
-        raise UsageError("a line is no JSON object")
-    return value
+    return parse_json_object(line, "a line", UsageError)
 
 
 def _lock(descriptor: int, session_id: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from quant.files import parse_json
 from qwchat.conversation.files import FILE_NAME, Content, Header, SessionFile, locked_folder, parse, read, read_raw
 from qwchat.conversation.title import clean, of_question
 from qwchat.errors import SessionError, SessionInUseError, UsageError
@@ -254,9 +254,9 @@ def _first_question(data: bytes, start: int) -> str:
 def _value(line: bytes, *keys: str) -> str:
     """The text under ``keys`` in the JSON on ``line``; "" where there is none."""
     try:
-        value = json.loads(line)
+        value = parse_json(line, "a line", UsageError)
         for key in keys:
             value = value[key]
-    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+    except (UsageError, KeyError, TypeError, IndexError):
         return ""
     return value if isinstance(value, str) else ""

@@ -95,11 +95,13 @@ class Tree:
         self.head: int | None = None
         self.system: str | None = None
         self.title: str | None = None
-        self.drops: list[Dropped] = []
         self._nodes: list[Node] = []
         self._children: dict[int | None, list[int]] = {None: []}
-        self._visits: list[int] = []  # heads, the latest last
+        self._visits: dict[int, None] = {}  # heads, the latest last; of each turn its latest visit
         self._replaced: set[int] = set()
+        self._drops: dict[int, Dropped] = {}  # by number, in order of creation
+        self._dropped_by: dict[int, int] = {}  # which of them leaves a turn out
+        self._next_drop = 0
 
     @classmethod
     def replay(cls, events: Iterable[Mapping[str, Any]]) -> Tree:
@@ -139,8 +141,13 @@ class Tree:
             yield node.as_event()
         if self._nodes and self.head != self._nodes[-1].id:
             yield {"head": self.head}
-        for drop in self.drops:
+        for drop in self._drops.values():
             yield _drop_event(sorted(drop.ids), drop.summary)
+
+    @property
+    def drops(self) -> list[Dropped]:
+        """The turns that are left out, by the drops that hold; none of them overlap."""
+        return list(self._drops.values())
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -287,7 +294,7 @@ class Tree:
     def active_drops(self, node_id: int | None) -> list[Dropped]:
         """The drops that hold for the path to ``node_id``, none of which overlap."""
         on_path = {node.id for node in self.path(node_id)}
-        return [drop for drop in self.drops if drop.ids <= on_path]
+        return [drop for drop in self._drops.values() if drop.ids <= on_path]
 
     def _change(self, event: Event) -> None:
         self.apply(event)
@@ -311,7 +318,9 @@ class Tree:
 
     def _move(self, node_id: int | None) -> None:
         if node_id is not None:
-            self._visits.append(self.node(node_id).id)
+            node_id = self.node(node_id).id
+            self._visits.pop(node_id, None)
+            self._visits[node_id] = None
         self.head = node_id
 
     def _ways(self) -> dict[int | None, int]:
@@ -332,10 +341,18 @@ class Tree:
         for node_id in wanted:
             self.node(node_id)
         if not wanted:
-            self.drops = []
+            self._drops.clear()
+            self._dropped_by.clear()
             return
-        self.drops = [drop for drop in self.drops if not drop.ids & wanted]
-        self.drops.append(Dropped(wanted, summary))
+        # Each turn is put under one drop and taken from it once, so all drops together cost what their ids cost.
+        for node_id in wanted:
+            overlapped = self._dropped_by.get(node_id)
+            if overlapped is not None:
+                for other in self._drops.pop(overlapped).ids:
+                    del self._dropped_by[other]
+        self._drops[self._next_drop] = Dropped(wanted, summary)
+        self._dropped_by |= dict.fromkeys(wanted, self._next_drop)
+        self._next_drop += 1
 
 
 def _drop_event(ids: list[int], summary: str | None) -> Event:
