@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import re
 import stat
 from collections.abc import Sequence
@@ -108,14 +109,9 @@ def read_named(named: Named, *, pipes: bool = False) -> Found:
 
 
 def read_source(source: Source, *, pipes: bool = False) -> Attachment:
-    """The text of one file.  Raises UsageError: a folder, no ordinary file, too big, no text, too few lines."""
+    """The text of one file.  Raises UsageError: a folder, not an ordinary file, too big, not text, too few lines."""
     try:
-        mode = source.path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise UsageError(f"{source.name} is a folder: name files in it, as in {source.name.rstrip('/')}/*.md")
-        if not stat.S_ISREG(mode) and not (pipes and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))):
-            raise UsageError(f"{source.name} is no ordinary file")
-        with source.path.open("rb") as file:
+        with _opened(source, pipes=pipes) as file:
             data = file.read(MOST_BYTES + 1)
             if len(data) > MOST_BYTES:
                 return _part_of_big_file(source, file)
@@ -126,6 +122,24 @@ def read_source(source: Source, *, pipes: bool = False) -> Attachment:
         return Attachment(source.name, text)
     lines = text.split("\n")
     return _cut(source, lines[source.lines.first - 1 : source.lines.last], len(lines))
+
+
+def _opened(source: Source, *, pipes: bool) -> io.BufferedReader:
+    """The file, open.  Without ``pipes`` nothing is waited for, and what it is, is looked at once it is open.
+
+    Raises OSError, and UsageError for what is not to be read.
+    """
+    # A pipe that has no writer yet is waited for where pipes are taken: without that it would look empty.
+    waiting = pipes and stat.S_ISFIFO(source.path.stat().st_mode)
+    descriptor = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | (0 if waiting else os.O_NONBLOCK))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not (pipes and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise UsageError(f"{source.name} is a folder: name files in it, as in {source.name.rstrip('/')}/*.md")
+        raise UsageError(f"{source.name} is not an ordinary file")
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
 
 
 def text_of(data: bytes, where: str) -> str:

@@ -1,7 +1,9 @@
 """What names files: a path, a pattern, either with a range of lines behind it.
 
 ``~`` is the home folder.  A pattern has ``*``, ``?`` or ``[...]``, and ``**`` for any number of folders; it finds no
-hidden files unless its own parts begin with a dot, and follows no links to folders.  Lines are ``file:10-80``,
+hidden files unless its own parts begin with a dot.  It never leaves the folder that it begins in: a link, or a ``..``
+behind the pattern, that leads out of there matches nothing, since a cloned repository may hold links to anything, and
+``**`` follows no link at all, so that links in a ring do not matter.  Lines are ``file:10-80``,
 ``file:10``, ``file:10-`` and ``file:-80``.
 """
 
@@ -14,9 +16,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from quant.files import is_regular
 from qwchat.chat.view.terminal import harmless
 from qwchat.errors import UsageError
-from qwchat.writing import path_of
+from qwchat.writing import path_of, real_path
 
 MOST_FILES = 100  # of one pattern
 MOST_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
@@ -89,6 +92,7 @@ def matching(pattern: str) -> list[str]:
     """The files that match, sorted; named as the pattern names them.  Raises UsageError: they are too many."""
     start = "/" if pattern.startswith("/") else ""
     parts = [part for part in pattern.split("/") if part]
+    parts = [part for number, part in enumerate(parts) if part != "**" or parts[number - 1 : number] != ["**"]]
     if parts and parts[0].startswith("~"):
         start, parts = parts[0] + "/", parts[1:]
     budget = [MOST_ENTRIES]
@@ -136,31 +140,49 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _walk(folder: str, parts: Sequence[str], budget: list[int]) -> Iterator[str]:
-    """Files below ``folder`` ("" or with a slash at its end) that match ``parts``, while the budget lasts."""
+def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | None = None) -> Iterator[str]:
+    """Files below ``folder`` ("" or with a slash at its end) that match ``parts``, while the budget lasts.
+
+    ``root``: the folder, without links, that nothing found may lie outside of; None before the first pattern.
+    """
     if not parts:
         return
     part, rest = parts[0], parts[1:]
     if part != "**" and not is_pattern(part):
         whole = folder + part
+        if root is not None and not _is_inside(whole, root):
+            return
         if rest:
-            yield from _walk(whole + "/", rest, budget)
-        elif path_of(whole).is_file():
+            yield from _walk(whole + "/", rest, budget, root)
+        elif is_regular(path_of(whole)):
             yield whole
         return
+    root = real_path(path_of(folder or ".")) if root is None else root
     if part == "**":
-        yield from _walk(folder, rest or ["*"], budget)
+        yield from _walk(folder, rest or ["*"], budget, root)
     for entry in _entries(folder, budget):
         if entry.name.startswith(".") and not part.startswith("."):
             continue
         if part == "**":
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(folder + entry.name + "/", parts, budget)
-        elif fnmatchcase(entry.name, part):
-            if rest and entry.is_dir():
-                yield from _walk(folder + entry.name + "/", rest, budget)
-            elif not rest and entry.is_file():
+                yield from _walk(folder + entry.name + "/", parts, budget, root)
+        elif fnmatchcase(entry.name, part) and (not entry.is_symlink() or _is_inside(folder + entry.name, root)):
+            if rest and _is_folder(entry):
+                yield from _walk(folder + entry.name + "/", rest, budget, root)
+            elif not rest and is_regular(path_of(folder + entry.name)):
                 yield folder + entry.name
+
+
+def _is_inside(name: str, root: Path) -> bool:
+    """Whether ``name``, with every link followed, lies in ``root``."""
+    return real_path(path_of(name)).is_relative_to(root)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link that leads in a circle, or into a folder that is closed to us.
+        return False
 
 
 def _entries(folder: str, budget: list[int]) -> list[os.DirEntry[str]]:

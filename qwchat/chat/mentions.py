@@ -9,6 +9,7 @@ would be a mention.  In the message the ``@`` is gone, so that a message edited 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -119,7 +120,8 @@ def _outside_code(text: str) -> Iterator[re.Match[str]]:
     """Mentions that do not stand in code."""
     code = [match.span() for match in _CODE.finditer(text)]
     for match in _MENTION.finditer(text):
-        if not any(start <= match.start() < end for start, end in code):
+        before = bisect_right(code, match.start(), key=lambda span: span[0])
+        if not before or code[before - 1][1] <= match.start():
             yield match
 
 

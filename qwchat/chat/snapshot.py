@@ -124,7 +124,7 @@ class Snapshots:
         others = []
         for other in path.parent.parent.glob(f"*/{FILE_NAME}"):
             status = other.lstat()
-            if other != path:
+            if other != path and not other.parent.is_symlink():
                 others.append((status.st_mtime, status.st_size, other))
         total = needed + sum(size for _, size, _ in others)
         for _, size, other in sorted(others):

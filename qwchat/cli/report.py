@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from qwchat.characters import escaped
 from qwchat.chat.context import Room
 from qwchat.chat.controls import Controls
 from qwchat.chat.view.statistics import figures
-from qwchat.chat.view.terminal import HARMFUL
 from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
 from qwchat.models_folder import Located
 
@@ -36,7 +36,7 @@ class Facts:
 
 def dumps(value: object) -> str:
     """JSON on one line, in UTF-8, with escapes for what a terminal could be led astray by."""
-    return HARMFUL.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+    return escaped(json.dumps(value, ensure_ascii=False))
 
 
 def request(facts: Facts, controls: Controls) -> dict[str, object]:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from qwchat.characters import escaped, named
 from qwchat.conversation.title import clean, of_question
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
@@ -107,7 +108,10 @@ def file_name(talk: Talk, form: Form) -> str:
 
 
 def as_markdown(talk: Talk) -> str:
-    """The conversation under headings; every turn is verbatim, but a code block that nothing closed ends with it."""
+    """The conversation under headings; every turn is verbatim, but a code block that nothing closed ends with it.
+
+    Control characters and invisible ones are named, as in [U+001B]: the file may be shown on a terminal.
+    """
     parts = [f"# {talk.title}"]
     if talk.tree.system is not None:
         parts.append(f"## System\n\n{_closed(talk.tree.system)}")
@@ -116,7 +120,7 @@ def as_markdown(talk: Talk) -> str:
         parts.append(f"## {_speaker(node, talk, left_out)}\n\n{_closed(node.content)}")
         if node.id in summaries:
             parts.append(f"## {SUMMARY}\n\n{_closed(summaries[node.id])}")
-    return "\n\n".join(parts) + "\n"
+    return named("\n\n".join(parts).replace("\r\n", "\n") + "\n")
 
 
 def as_json(talk: Talk) -> str:
@@ -138,11 +142,11 @@ def as_json(talk: Talk) -> str:
     }
     if talk.settings is not None:
         document["settings"] = talk.settings
-    return json.dumps(document, ensure_ascii=False, indent=2) + "\n"
+    return escaped(json.dumps(document, ensure_ascii=False, indent=2)) + "\n"
 
 
 def as_html(talk: Talk) -> str:
-    """The conversation as one page without scripts, pictures or anything else from elsewhere.
+    """The conversation as one page without scripts, pictures, control characters or anything else from elsewhere.
 
     What the person said is shown as it was typed; replies are Markdown, in which HTML stays text.
     """
@@ -160,7 +164,9 @@ def as_html(talk: Talk) -> str:
             sections.append(_section("system", SUMMARY, _as_typed(summaries[node.id])))
     facts = [talk.model, talk.created, talk.id and f"session {talk.id}"]
     footer = html.escape(" · ".join(fact for fact in facts if fact))
-    return _PAGE.format(title=html.escape(talk.title), style=_STYLE, sections="\n".join(sections), footer=footer)
+    page = _PAGE.format(title=html.escape(talk.title), style=_STYLE, sections="\n".join(sections), footer=footer)
+    # At the end, since Markdown makes characters of entities such as &#27;.
+    return named(page.replace("\r\n", "\n"))
 
 
 def write_whole(path: Path, text: str, *, overwrite: bool) -> None:

@@ -101,8 +101,8 @@ def test_ranges_of_lines(
         ("*.py", "no file matches *.py"),
         ("folder", "folder is a folder: name files in it, as in folder/*.md"),
         ("folder/", "folder/ is a folder: name files in it, as in folder/*.md"),
-        ("/dev/null", "/dev/null is no ordinary file"),
-        ("pipe", "pipe is no ordinary file"),
+        ("/dev/null", "/dev/null is not an ordinary file"),
+        ("pipe", "pipe is not an ordinary file"),
         ("x" * 300, f"cannot read {'x' * 300}: No such file or directory"),
         ("nul\0", "cannot read nul␀: No such file or directory"),
         ("bad\udcff\x1b[31m", "cannot read bad\ufffd␛[31m: No such file or directory"),
@@ -123,7 +123,7 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*unused: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UsageError, match=r"^cannot read a: Permission denied$"):
         read("a")
 
@@ -199,6 +199,65 @@ def test_patterns_find_files_and_nothing_hidden() -> None:
     assert matching(".*.py") == [".secret.py"]
     assert matching("src/**/deep/*.md") == ["src/deep/x.md"]
     assert matching(f"{Path.cwd()}/*.txt") == [f"{Path.cwd()}/b.txt"]
+
+
+def test_patterns_do_not_leave_the_folder_that_they_begin_in(here: Path) -> None:
+    tree("project/src/a.py", "project/lib/b.py", "project/lib/deep/c.py", "secret/key.py", "secret/deep/key.py")
+    for name, target in {
+        "src/key.py": "../../secret/key.py",  # a link to a file outside
+        "src/absolute.py": f"{here}/secret/key.py",
+        "src/twice.py": "key.py",  # through another link
+        "src/out": "../../secret",
+        "src/up": "..",
+        "src/ring": "ring",
+        "src/gone.py": "nowhere",
+        "src/zeros.py": "/dev/zero",
+        "src/inside.py": "../lib/b.py",
+        "linked": "../secret",
+    }.items():
+        (here / "project" / name).symlink_to(target)
+    os.mkfifo("project/src/pipe.py")
+    os.chdir("project")
+    for pattern, found in {
+        "src/*.py": ["src/a.py"],
+        "src/**": ["src/a.py"],
+        "src/*/key.py": [],
+        "src/*/deep/*.py": [],
+        "**/*.py": ["lib/b.py", "lib/deep/c.py", "src/a.py", "src/inside.py"],
+        "*/*.py": ["lib/b.py", "src/a.py", "src/inside.py"],
+        "*/up/lib/*.py": ["src/up/lib/b.py"],
+        "*/../../secret/key.py": [],
+        "*/../lib/b.py": ["lib/../lib/b.py", "src/../lib/b.py"],
+        "l*/../secret/key.py": [],
+        "*/out/key.py": [],
+        "**/out/*": [],
+        "../s*/key.py": ["../secret/key.py"],  # what a person types before the pattern is where it begins
+        "linked/*.py": ["linked/key.py"],
+        f"{here}/project/s*/key.py": [],
+    }.items():
+        assert matching(pattern) == found, pattern
+        assert [attachment.name for attachment in (read(pattern).attachments if found else ())] == found
+    assert one("src/key.py").text == "text of secret/key.py", "a link that is named itself is followed"
+
+
+def test_links_in_rings_are_searched_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        tree(f"d{number}/f.md")
+        for other in range(5):
+            Path(f"d{number}/to{other}").symlink_to(f"../d{other}")
+    monkeypatch.setattr(file_names, "MOST_ENTRIES", 200)
+    assert matching("**/*.md") == [f"d{number}/f.md" for number in range(5)]
+    assert matching("**/**/**/*.md") == [f"d{number}/f.md" for number in range(5)]
+
+
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo("pipe")
+    files(a="x")
+    found = find("a")
+    assert found is not None
+    os.replace("pipe", "a")  # noqa: PTH105  # after its name was looked at
+    with pytest.raises(UsageError, match=r"^a is not an ordinary file$"):
+        attachments.read_named(found)
 
 
 def test_patterns_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:

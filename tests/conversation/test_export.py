@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwchat.characters import HARMFUL
 from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
 from qwchat.conversation.tree import Tree
 from qwchat.errors import UsageError
@@ -205,3 +207,20 @@ def test_turns_that_are_not_sent_are_marked() -> None:
     assert page.index("mini (not sent any more)") < page.index("Seas & <lakes>.") < page.index("A lake?")
     shown.tree.drop([])
     assert "not sent" not in exported(shown, "md")
+
+
+def test_exports_hold_no_control_characters() -> None:
+    hostile = "a\x1b]0;t\x07\x9b31m\r\nb\xad\u202e\u200f\u2028\ufeff&#27;&#x9b;\x00 👨‍👩‍👧"
+    tree = Tree()
+    tree.set_system(hostile)
+    tree.set_title(hostile)
+    tree.add("user", hostile, settings={"stop": [hostile]})
+    tree.add("assistant", f"{hostile}\n\n```\n{hostile}\n```\n[x](http://a/{hostile})", finish_reason="length\x1b")
+    tree.drop([1], hostile)
+    for form in FORMS:
+        text = exported(Talk(tree, hostile, "a1", hostile), form)
+        assert not HARMFUL.search(text), form
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+        assert "👨‍👩‍👧" in text
+    assert "a[U+001B]]0;t[U+0007][U+009B]31m\nb[U+00AD]" in exported(Talk(tree, "m"), "md")
+    assert json.loads(exported(Talk(tree, "m"), "json"))["messages"][1]["content"] == hostile

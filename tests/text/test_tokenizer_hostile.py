@@ -193,7 +193,7 @@ def test_large_files_are_looked_at_before_they_are_read(tmp_path: Path) -> None:
             if name == "sparse":
                 file.truncate(1 << 40)
     lines = run_with_little_memory("load_all", 1400, *(tmp_path / name for name in contents))
-    assert "tokenizer.json is larger than 32 MiB: restore it from the model's source" in lines[0]
+    assert "tokenizer.json is larger than 33,554,432 bytes and is not read" in lines[0]
     assert all(line.startswith("refused: ") and "tokenizer.json: the file is not " in line for line in lines[1:])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quant.files import open_regular, parse_json
 from qwchat.chat.editor.paste import Span
 
 MAX_BYTES = 2 << 20  # Then the older half goes.
@@ -47,9 +49,9 @@ class HistoryFile:
         self.path = path
 
     def entries(self) -> list[Entry]:
-        """What is remembered, oldest first. A file that cannot be read is an empty one."""
+        """What is remembered, oldest first. Of a huge file the end is read; one that cannot be read is an empty one."""
         try:
-            lines = self.path.read_bytes().splitlines()
+            lines = self._tail(2 * MAX_BYTES).splitlines()
         except OSError:
             return []
         return [entry for entry in map(_entry, lines) if entry is not None]
@@ -68,10 +70,18 @@ class HistoryFile:
                 if self._written(line) > MAX_BYTES and locked:
                     self._halve()
 
+    def _tail(self, size: int) -> bytes:
+        """The last ``size`` bytes of the file. Raises OSError, also for what is not a regular file."""
+        with open_regular(self.path, OSError) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read(size)
+
     def _written(self, line: bytes) -> int:
         """Append ``line`` on a line of its own; the size of the file, in bytes."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(f"{self.path} is not a regular file")
             os.fchmod(descriptor, 0o600) if sys.platform != "win32" else None
             size = os.fstat(descriptor).st_size
             os.lseek(descriptor, max(0, size - 1), os.SEEK_SET)
@@ -83,7 +93,7 @@ class HistoryFile:
 
     def _halve(self) -> None:
         """Put a file with the newer half in the place of this one, at once."""
-        newer = self.path.read_bytes()[-MAX_BYTES // 2 :].partition(b"\n")[2]
+        newer = self._tail(MAX_BYTES // 2).partition(b"\n")[2]
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -97,8 +107,8 @@ class HistoryFile:
 def _entry(line: bytes) -> Entry | None:
     """The entry of a line; None where it is none: the file may be damaged or by anyone."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line, "a line", ValueError)
+    except ValueError:
         return None
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str) or not text:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
-from qwchat.chat.view.terminal import Look, harmless
+from qwchat.chat.view.terminal import Harmless, Look
 
 if TYPE_CHECKING:
     from qwchat.chat.view.layout import Paper
@@ -165,17 +165,17 @@ class _Plain:
         self._out = out
         self._verbatim = verbatim
         self._one_newline = one_newline
-        self._newlines = _Newlines()
+        self._newlines, self._harmless = _Newlines(), Harmless()
         self._last = "\n"
 
     def resume(self, said: str) -> None:
         self._last = "\n"
 
     def write(self, text: str) -> None:
-        self._put(text if self._verbatim else harmless(self._newlines.push(text)))
+        self._put(text if self._verbatim else self._harmless.push(self._newlines.push(text)))
 
     def end(self) -> None:
-        rest = harmless(self._newlines.end())
+        rest = self._harmless.push(self._newlines.end())
         self._put(rest + ("\n" if self._one_newline or (rest or self._last) != "\n" else ""))
 
     def moved(self) -> None:
@@ -206,20 +206,20 @@ class _Rendered:
         self._ask_size = size
         self._terminal = look.terminal
         self._colour = look.colour
-        self._newlines = _Newlines()
+        self._newlines, self._harmless = _Newlines(), Harmless()
         self._flow = Flow(self._paper(size(out)))
         self._live = Live(out, reflowing=reflows()) if live else None
         self._pace = Pace(clock)
         self._pause = pause
 
     def resume(self, said: str) -> None:
-        self._flow.push(harmless(self._newlines.push(said)))
+        self._flow.push(self._harmless.push(self._newlines.push(said)))
         self._flow.resume()
 
     def write(self, text: str) -> None:
         size = self._ask_size(self._out)
         self._flow.paper = self._paper(size)
-        self._flow.push(harmless(self._newlines.push(text)))
+        self._flow.push(self._harmless.push(self._newlines.push(text)))
         if self._live is None:
             self._print()
         elif self._pace.due(size):
@@ -228,7 +228,7 @@ class _Rendered:
     def end(self) -> None:
         size = self._settled_size()
         self._flow.paper = self._paper(size)
-        self._flow.push(harmless(self._newlines.end()))
+        self._flow.push(self._harmless.push(self._newlines.end()))
         self._flow.end()
         if self._live is not None:
             self._live.frame(self._flow.take(), (), size)

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TextIO
+
+from qwchat.characters import HARMFUL as HARMFUL
+from qwchat.characters import Harmless as Harmless
+from qwchat.characters import harmless as harmless
+from qwchat.characters import harmless_name as harmless_name
 
 # SGR codes.
 BOLD, DIM, ITALIC, UNDERLINED, STRUCK, RED, CODE = "1", "2", "3", "4", "9", "31", "36"
 EMPHASIS = frozenset({BOLD, DIM, ITALIC, UNDERLINED, STRUCK})
 
 ColourChoice = Literal["auto", "always", "never"]
-
-# What a terminal, or the eye, could be led astray by: controls (C0, DEL, C1), line and paragraph separators, controls
-# of the direction of text (which can show a line in another order than it has), and what is no character at all.
-HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206f\ud800-\udfff\ufff9-\ufffb]")
-
-
-def harmless(text: str) -> str:
-    """``text`` with every control character but newline and tab made visible, so that a terminal obeys none of it.
-
-    An escape sequence begins with ESC (shown as ␛) or with a C1 control (shown as <9B>); without it the rest is text.
-    Overrides of the direction of writing are shown by number, too: <202E>.
-    """
-    return HARMFUL.sub(_picture, text)
-
-
-def harmless_name(text: str) -> str:
-    """``text`` on one line, for names of files and sessions: newlines and tabs are made visible as well."""
-    return harmless(text).replace("\n", chr(0x240A)).replace("\t", chr(0x2409))
-
-
-def _picture(match: re.Match[str]) -> str:
-    """C0 controls have pictures in Unicode (U+2400 and on); the others are shown by number."""
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return chr(0x2421) if code == 0x7F else f"<{code:02X}>"
 
 
 @dataclass(frozen=True)

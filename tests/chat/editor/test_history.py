@@ -164,3 +164,20 @@ def test_the_newest_line_that_begins_so_is_suggested() -> None:
     for typed, rest in (("tell me", " a joke"), ("tell me a s", "tory"), ("tell me a joke", None), ("x", None)):
         suggestion = Repeated(remembered).get_suggestion(Buffer(), Document(typed))
         assert (suggestion.text if suggestion else None) == rest
+
+
+def test_of_a_huge_file_the_end_is_read_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # sparse: reading it would take a terabyte of memory
+        file.seek(0, os.SEEK_END)
+        file.write(b'\n{"text": "last"}\n')
+    assert HistoryFile(path).entries() == [Entry("last")]
+    HistoryFile(path).append(Entry("more"))
+    assert [entry.text for entry in HistoryFile(path).entries()] == ["last", "more"]
+    assert path.stat().st_size <= history.MAX_BYTES
+    path.unlink()
+    os.mkfifo(path)
+    assert HistoryFile(path).entries() == []
+    HistoryFile(path).append(Entry("lost"))
+    assert HistoryFile(path).entries() == []

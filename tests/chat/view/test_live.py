@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qwchat.chat.view.live import Pace, Size, reflows, terminal_size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import Look, harmless, harmless_name
+from qwchat.chat.view.terminal import Harmless, Look, harmless, harmless_name
 from tests.chat.view.emulator import Emulated, Reflowing
 from tests.chat.view.test_flow import Clock
 
@@ -268,7 +268,8 @@ def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
 def test_no_control_character_reaches_a_terminal(text: str) -> None:
     shown = harmless(text)
     assert not CONTROL.search(shown)
-    assert "".join(harmless(character) for character in text) == shown
+    pieces = Harmless()
+    assert "".join(pieces.push(character) for character in text) == shown
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,8 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
     [
         ("\x1b]0;t\x07\x9b31m\x7f\x00", "␛]0;t␇<9B>31m␡␀"),
         ("a\u202eb\u2069c\u2028d\udc80", "a<202E>b<2069>c<2028>d<DC80>"),
-        ("שלום \u200fok 👨‍👩‍👧‍👦\tx\n", "שלום \u200fok 👨‍👩‍👧‍👦\tx\n"),
+        ("שלום \u200fok\u200e\u061c", "שלום <200F>ok<200E><61C>"),
+        ("שלום ok 👨‍👩‍👧‍👦\tx\n", "שלום ok 👨‍👩‍👧‍👦\tx\n"),
     ],
 )
 def test_what_is_made_visible(text: str, shown: str) -> None:

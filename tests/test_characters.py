@@ -1,0 +1,102 @@
+"""Characters that are made visible, and those that belong to writing and stay."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwchat.characters import HARMFUL, Harmless, escaped, harmless, named
+
+# Format characters that are drawn, or place hieroglyphs.
+DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
+WALES = "\U0001f3f4\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f"
+PIECES = [
+    *("a", "1", " ", "\n", "\t", "é", "漢", "葛", "क", "ش", "ก", "ᠠ", "👍", "❤", "👩", "\U0001f3f4", "∩", "̈"),
+    *("\u200b", "\u200c", "\u200d", "\u200e", "\xad", "\ufe00", "\ufe0e", "\ufe0f", "\u180b", "\U000e0100", "\x1b"),
+    *("\U000e0067", "\U000e0041", "\U000e007f", "\ud800"),
+]
+
+
+def test_every_control_and_every_format_character_alone_is_made_visible() -> None:
+    for code in range(sys.maxunicode + 1):
+        character = chr(code)
+        if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Cs") and character not in "\n\t":
+            shown = harmless(f"a{character}")
+            assert (shown == f"a{character}") == (code in DRAWN), hex(code)
+            assert code in DRAWN or shown[1:].isprintable()
+
+
+@pytest.mark.parametrize(
+    "character",
+    # Invisible, though their categories say letter, mark or nothing.
+    [
+        "\u034f",
+        "\u115f",
+        "\u1160",
+        "\u17b4",
+        "\u17b5",
+        "\u3164",
+        "\uffa0",
+        "\ufe00",
+        "\ufe0f",
+        "\U000e0100",
+        "\U000e0fff",
+    ],
+)
+def test_what_cannot_be_seen_is_made_visible_whatever_its_category(character: str) -> None:
+    assert harmless(f"a{character}b") == f"a<{ord(character):02X}>b"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👨‍👩‍👧‍👦 👩🏽‍💻 🏳️‍🌈 ❤️ ☺︎ ❤️‍🔥 1️⃣ #️⃣ ©️ 🏴‍☠️ ⛹🏿‍♀️",
+        f"{WALES} 🇪🇺",
+        "می‌خواهم نمی‌دانم",  # Persian, with U+200C
+        "क्‍ष र्‍य ക്‍ ශ්‍රී",  # Indic, with U+200D
+        "ភាសា\u200bខ្មែរ ภาษา\u200bไทย",
+        "葛\U000e0100 ≨\ufe00 ᠠ\u180b",
+        "Ünïcödé, مرحبا שלום, 漢字かな\n\tindented",
+    ],
+)
+def test_what_belongs_to_writing_stays(text: str) -> None:
+    assert harmless(text) == text
+    assert named(text) == text
+    pieces = Harmless()
+    assert "".join(map(pieces.push, text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("soft\xadhyphen", "soft<AD>hyphen"),
+        ("pass\u200dword", "pass<200D>word"),
+        ("a\u200b\u200c\u200d", "a<200B><200C><200D>"),
+        ("👍\ufe0f\ufe0f\ufe01", "👍\ufe0f<FE0F><FE01>"),  # more than one selects nothing, and may spell a text
+        ("👩\u200d\u200d", "👩\u200d<200D>"),
+        ("\U0001f3f4" + "\U000e0061" * 9, "\U0001f3f4" + "\U000e0061" * 7 + "<E0061>" * 2),
+        ("a\U000e0061\U000e0041", "a<E0061><E0041>"),
+        ("葛\U000e0100\U000e0101", "葛\U000e0100<E0101>"),
+    ],
+)
+def test_the_same_characters_elsewhere_do_not(text: str, shown: str) -> None:
+    assert harmless(text) == shown
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12))
+def test_it_does_not_matter_how_a_text_arrives(pieces: list[str]) -> None:
+    stream = Harmless()
+    assert "".join(map(stream.push, pieces)) == harmless("".join(pieces))
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_json_says_the_same(text: str) -> None:
+    line = escaped(json.dumps([text], ensure_ascii=False))
+    assert json.loads(line) == json.loads(json.dumps([text]))
+    assert not HARMFUL.search(line)
+    assert "\x1b" not in named(text)
