@@ -13,7 +13,7 @@ from qwchat.errors import ModelError
 
 FILE_NAME = "generation_config.json"
 SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
-_MOST_TOKENS = 1 << 31
+_MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True)

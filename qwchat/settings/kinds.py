@@ -19,6 +19,7 @@ Value = float | int | bool | str | tuple[str, ...] | None
 """What a knob can be set to."""
 
 _SWITCHED = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+MOST_WHOLE = 2**31 - 1
 
 
 class Kind(Protocol):
@@ -107,7 +108,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from ``low`` to ``high``; None: without end."""
+    """A whole number from ``low`` to ``high``; None: to what every part of the program can count with."""
 
     low: int
     high: int | None = None
@@ -137,6 +138,8 @@ class Whole:
     def _within(self, number: int, where: str) -> int:
         if number < self.low or (self.high is not None and number > self.high):
             refuse(where, self.span, number)
+        if self.high is None and number > MOST_WHOLE:
+            refuse(where, f"at most {MOST_WHOLE}", number)
         return number
 
     def shown(self, value: Value) -> str:

@@ -58,6 +58,10 @@ def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> No
     assert table == sampler
 
 
+# Whole numbers that say no end in the help, and must not run over in the machine's own either.
+BOUNDLESS = ("top-k", "max-tokens", "ctx", "loop-guard", "bell", "snapshot-limit", "gpu-layers")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
@@ -68,6 +72,10 @@ def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> No
         ("repeat-penalty", "-1", "x must be above 0, not -1"),
         ("top-k", "1.5", "x must be a whole number of at least 0, not '1.5'"),
         ("max-tokens", "0", "x must be at least 1, not 0"),
+        *((name, str(2**70), f"x must be at most 2147483647, not {2**70}") for name in BOUNDLESS),
+        ("top-k", "9" * 4_000, "x must be at most 2147483647, not a number of many digits"),
+        ("seed", "9" * 4_000, "x must be from 0 to 18446744073709551615, not a number of many digits"),
+        ("seed", "9" * 5_000, f"x must be a whole number from 0 to 18446744073709551615, not '{'9' * 56}..."),
         ("seed", "-1", "x must be from 0 to 18446744073709551615, not -1"),
         ("threads", "257", "x must be from 1 to 256, not 257"),
         ("kv", "f8", "x must be auto, f32 or q8, not 'f8'"),

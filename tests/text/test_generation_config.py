@@ -50,7 +50,7 @@ def test_what_is_absent_or_null_is_off(tmp_path: Path) -> None:
         ({"temperature": 10**400}, "temperature is a number of many digits, expected a number from 0 to 5"),
         ({"top_p": 2}, "top_p is 2, expected a number from 1e-06 to 1"),
         ({"top_p": 0}, "top_p is 0, expected a number from 1e-06 to 1"),
-        ({"top_k": 1.5}, "top_k is 1.5, expected an integer from 0 to 2147483648"),
+        ({"top_k": 1.5}, "top_k is 1.5, expected an integer from 0 to 2147483647"),
         ({"top_k": -3}, "top_k is -3, expected an integer from 0"),
         ({"top_k": 2**70}, "top_k is 1180591620717411303424, expected an integer from 0"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0, expected a number from"),
