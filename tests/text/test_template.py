@@ -103,7 +103,7 @@ def test_where_a_template_is_looked_for(tmp_path: Path) -> None:
         ("tokenizer_config.json", b"\xff", "is not UTF-8 text"),
         ("tokenizer_config.json", b'{"chat_template": 7}', "chat_template must be a text"),
         ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": []}]}', "must be a text"),
-        ("tokenizer_config.json", b" " * (4 << 20) + b"{}", "is larger than 4 MiB"),
+        ("tokenizer_config.json", b" " * (4 << 20) + b"{}", "is larger than 4,194,304 bytes"),
         ("tokenizer_config.json", b'{"chat_template": "{% for %}"}', "cannot be used: "),
         ("chat_template.jinja", b"\xff\xfe", "is not UTF-8 text"),
         ("chat_template.jinja", b"{{ unclosed", "cannot be used: "),
