@@ -16,7 +16,7 @@ A tensor's sha256 is the SHA-256 of the concatenated SHA-256 digests of its part
 be hashed while they are written side by side. relative_error is sqrt(sum of squared errors / sum of squares).
 
 A model folder may come from anywhere: `open_model` checks every size, offset, dtype and shape against the layouts and
-config.json before a single weight is looked at. It reads no weights; `ModelFolder.verify` does.
+config.json before a single weight is looked at. It reads no weights; `quant.verification` does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +60,7 @@ class ModelFolder:
         self.fingerprint = fingerprint
         """First 16 hex digits of the manifest's SHA-256; the manifest holds the checksum of every tensor."""
         self._weights: NDArray[np.uint8] | None = None
+        self._status: os.stat_result | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,6 +87,13 @@ class ModelFolder:
         """Fingerprint of the checkpoint that the model was made from."""
         return str(self.manifest["source"]["fingerprint"])
 
+    @property
+    def weights_status(self) -> os.stat_result:
+        """Status of weights.bin, of the very file that is mapped. Raises ContainerError if it cannot be mapped."""
+        self._mapped()
+        assert self._status is not None
+        return self._status
+
     def tensor(self, name: str) -> PackedTensor:
         """Tensor `name` as views of the mapped file. Raises ContainerError if there is none."""
         entry = self._entry(name)
@@ -107,23 +114,6 @@ class ModelFolder:
         thread.start()
         return thread
 
-    def verify(self) -> Iterator[tuple[str, bool]]:
-        """Recompute every checksum; yields (tensor or file name, whether it is intact)."""
-        weights = self._mapped()
-        for name, entry in self.manifest["tensors"].items():
-            digests = [
-                hash_bytes(weights[part["offset"] : part["offset"] + part["nbytes"]])
-                for part in entry["parts"].values()
-            ]
-            yield name, combine_digests(digests) == entry["sha256"]
-        for name, entry in self.manifest["files"].items():
-            try:
-                data = read_bounded(self.path / name, ContainerError)
-            except ContainerError:
-                yield name, False
-            else:
-                yield name, hashlib.sha256(data).hexdigest() == entry["sha256"]
-
     def _entry(self, name: str) -> dict[str, Any]:
         try:
             entry: dict[str, Any] = self.manifest["tensors"][name]
@@ -134,7 +124,9 @@ class ModelFolder:
     def _mapped(self) -> NDArray[np.uint8]:
         if self._weights is None:
             try:
-                self._weights = np.memmap(self.path / WEIGHTS_NAME, dtype=np.uint8, mode="r")
+                with (self.path / WEIGHTS_NAME).open("rb") as file:
+                    self._weights = np.memmap(file, dtype=np.uint8, mode="r")
+                    self._status = os.fstat(file.fileno())
             except OSError as exc:
                 raise ContainerError(f"{self.path / WEIGHTS_NAME} cannot be mapped: {exc.strerror}") from exc
             if self._weights.size != self.total_bytes:

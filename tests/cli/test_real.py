@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from quant.container import open_model
+from quant.verification import verify
 from qwchat.kernels.level import current_level
 from tests.chat.pty import Terminal
 from tests.quant.checkpoints import make_checkpoint
@@ -291,7 +292,7 @@ def test_first_runs_at_the_same_moment_do_not_harm_each_other(tmp_path: Path) ->
         thread.join()
     assert [result.returncode for result in results] == [0, 0, 0], [result.stderr for result in results]
     assert len({result.stdout for result in results}) == 1
-    assert all(ok for _, ok in open_model(tmp_path / "models" / "src-q4").verify())
+    assert verify(open_model(tmp_path / "models" / "src-q4")) == {}
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["src-q4"]
 
 

@@ -20,6 +20,7 @@ from quant import container, convert, formats
 from quant.checkpoint import Checkpoint
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, is_model_folder, open_model
 from quant.errors import ContainerError
+from quant.verification import PADDING, verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 
 ROW = "model.layers.0.mlp.up_proj.weight"
@@ -72,19 +73,6 @@ def test_copies_are_exact(made: Path) -> None:
         "tokenizer_config.json",
         WEIGHTS_NAME,
     ]
-
-
-def test_verify_finds_every_change(model: Path) -> None:
-    folder = open_model(model)
-    assert all(intact for _, intact in folder.verify())
-    part = folder.manifest["tensors"][ROW]["parts"]["scales"]
-    data = bytearray((model / WEIGHTS_NAME).read_bytes())
-    data[part["offset"] + 3] ^= 1
-    (model / WEIGHTS_NAME).write_bytes(data)
-    (model / "tokenizer.json").write_text("{}")
-    assert [name for name, intact in open_model(model).verify() if not intact] == [ROW, "tokenizer.json"]
-    (model / "tokenizer.json").unlink()
-    assert ("tokenizer.json", False) in list(open_model(model).verify())
 
 
 def test_opening_loads_no_compiler(made: Path) -> None:
@@ -225,7 +213,7 @@ def test_no_manifest_breaks_the_reader(model: Path, made: Path, data: st.DataObj
         folder = open_model(model)
         for name in folder.names:
             formats.dequantise(folder.tensor(name))
-        assert len(list(folder.verify())) == len(folder.names) + len(folder.manifest["files"])
+        assert set(verify(folder)) <= {*folder.names, *folder.manifest["files"], PADDING}
 
 
 def resident(path: Path) -> int:
@@ -246,11 +234,11 @@ def test_prefetch_maps_every_page(model: Path, monkeypatch: pytest.MonkeyPatch) 
     assert resident(model / WEIGHTS_NAME) == 0
     folder.prefetch().join()
     assert resident(model / WEIGHTS_NAME) >= folder.total_bytes
-    assert all(intact for _, intact in folder.verify())
+    assert verify(folder) == {}
 
 
 def test_a_system_without_prefetch_is_no_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "_POPULATE_READ", 9999)
     folder = open_model(model)
     folder.prefetch().join()
-    assert all(intact for _, intact in folder.verify())
+    assert verify(folder) == {}

@@ -15,6 +15,7 @@ from quant.checkpoint import Checkpoint
 from quant.container import open_model
 from quant.conversion import Advanced, Finished, Notice, Planned, TensorFinished, TensorStarted
 from quant.errors import CheckpointError, FormatError, QuantError, UsageError
+from quant.verification import verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 from tests.quant.converting import content, run, stop_after
 
@@ -85,7 +86,7 @@ def test_presets(tmp_path: Path, options: dict[str, Any], matrix: str, preset: s
     assert model.preset == preset
     assert model.tensor(ROW).format == matrix
     assert model.tensor(ROW).group_size == options.get("group_size", 32)
-    assert all(intact for _, intact in model.verify())
+    assert verify(model) == {}
 
 
 def test_tied_model_with_a_head_of_its_own(tmp_path: Path) -> None:

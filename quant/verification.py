@@ -1,0 +1,231 @@
+"""Comparing a model folder with the checksums in its manifest.
+
+Every byte of weights.bin is covered: a tensor's parts by the tensor's SHA-256, the padding between parts by being zero.
+The other files that the manifest lists are covered by their size and SHA-256. Files are read, not mapped, so that a
+disk that cannot deliver a sector, or a file that is cut meanwhile, gives a finding and not a signal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quant.container import WEIGHTS_NAME, ModelFolder, combine_digests
+from quant.errors import ContainerError
+from quant.files import COPIED_FILES, read_bounded
+
+PIECE_BYTES = 1 << 20  # hashed in about a millisecond, which is what `stop` waits for
+PADDING = "padding of weights.bin"
+_DIFFERS = "its bytes differ from the checksum in manifest.json"
+_NOT_ZERO = "bytes that must be zero are not"
+_CHANGED = "it was written or replaced while the model was open"
+
+GiveWay = Callable[[float], None]
+
+
+@dataclass
+class _Part:
+    """One part of a tensor: bytes `position` to `stop` of weights.bin are left to hash."""
+
+    tensor: str
+    number: int
+    position: int
+    stop: int
+    digest: Any = field(default_factory=hashlib.sha256)
+
+
+class Verification:
+    """The check of one model folder. Threads may share it: each of them takes what no other has taken.
+
+    Args:
+        folder: the opened model.
+        files: names of the other files to check, as far as the manifest lists them.
+
+    Attributes:
+        files: those files.
+        total_bytes: bytes to be read.
+        done_bytes: bytes that have been read.
+        damaged: tensor or file -> what is wrong with it, so far.
+    """
+
+    def __init__(self, folder: ModelFolder, files: Iterable[str] = COPIED_FILES) -> None:
+        self._folder = folder
+        self.files = tuple(name for name in files if name in folder.manifest["files"])
+        parts = [
+            _Part(name, number, part["offset"], part["offset"] + part["nbytes"])
+            for name, entry in folder.manifest["tensors"].items()
+            for number, part in enumerate(entry["parts"].values())
+        ]
+        self._padding = _gaps([(part.position, part.stop) for part in parts], folder.total_bytes)
+        # Taken from the end: names of files, None for all of the padding, then parts in the order of weights.bin.
+        self._items: list[_Part | str | None] = [*reversed(parts), None, *self.files]
+        self._digests: dict[str, dict[int, bytes]] = {name: {} for name in folder.manifest["tensors"]}
+        self._unfinished = len(self._items)
+        self._stopped = self._hurried = False
+        self._lock = threading.Lock()
+        self.total_bytes = folder.total_bytes + sum(_size(folder.path / name) for name in self.files)
+        self.done_bytes = 0
+        self.damaged: dict[str, str] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything has been compared."""
+        return self._unfinished <= 0
+
+    def stop(self) -> None:
+        """Let every worker return within one piece; what is left stays unchecked."""
+        self._stopped = True
+
+    def hurry(self) -> None:
+        """Let workers that give way return, and leave what they had begun to the others."""
+        self._hurried = True
+
+    def work(self, give_way: GiveWay | None = None) -> None:
+        """Check until nothing is left to take, or until `stop`.
+
+        Args:
+            give_way: called after each piece with the seconds that it took; a worker that has it returns on `hurry`.
+        """
+        try:
+            with (self._folder.path / WEIGHTS_NAME).open("rb", buffering=0) as file:
+                self._check_identity(file.fileno())
+                while (item := self._take(give_way)) != "":
+                    if self._check(item, file.fileno(), give_way):
+                        self._check_identity(file.fileno())
+                        with self._lock:
+                            self._unfinished -= 1
+        except OSError as exc:  # It cannot be opened; what cannot be read of it is told of below.
+            self._find(WEIGHTS_NAME, f"it cannot be read: {exc.strerror}")
+            with self._lock:
+                self._items.clear()
+                self._unfinished = 0
+
+    def _take(self, give_way: GiveWay | None) -> _Part | str | None:
+        """The next item; "" where there is none for this worker."""
+        with self._lock:
+            leaves = self._stopped or (give_way is not None and self._hurried)
+            return "" if leaves or not self._items else self._items.pop()
+
+    def _check_identity(self, descriptor: int) -> None:
+        """Compare the file that is read with the one that is mapped, as it was then."""
+        if identity(os.fstat(descriptor)) != identity(self._folder.weights_status):
+            self._find(WEIGHTS_NAME, _CHANGED)
+
+    def _find(self, name: str, problem: str) -> None:
+        with self._lock:
+            self.damaged.setdefault(name, problem)
+
+    def _check(self, item: _Part | str | None, descriptor: int, give_way: GiveWay | None) -> bool:
+        """Check one item; False where that was broken off."""
+        if isinstance(item, str):
+            return self._check_file(item)
+        if item is None:
+            return self._check_padding(descriptor)
+        try:
+            while item.position < item.stop:
+                started = time.perf_counter()
+                if self._stopped:
+                    return False
+                if give_way is not None and self._hurried:
+                    with self._lock:
+                        self._items.append(item)
+                    return False
+                data = self._read(descriptor, item.position, min(PIECE_BYTES, item.stop - item.position))
+                if not data:
+                    break  # The file was cut: the digest will not fit.
+                item.digest.update(data)
+                item.position += len(data)
+                if give_way is not None:
+                    give_way(time.perf_counter() - started)
+        except OSError as exc:
+            self._find(item.tensor, f"it cannot be read: {exc.strerror}")
+            return True
+        self._compare(item)
+        return True
+
+    def _compare(self, part: _Part) -> None:
+        """Note the digest of a part that is read, and compare the tensor's once it has all of them."""
+        entry = self._folder.manifest["tensors"][part.tensor]
+        with self._lock:
+            digests = self._digests[part.tensor]
+            digests[part.number] = part.digest.digest()
+            if len(digests) < len(entry["parts"]):
+                return
+        if combine_digests([digests[number] for number in sorted(digests)]) != entry["sha256"]:
+            self._find(part.tensor, _DIFFERS)
+
+    def _check_padding(self, descriptor: int) -> bool:
+        try:
+            for start, stop in self._padding:
+                for position in range(start, stop, PIECE_BYTES):
+                    if self._stopped:
+                        return False
+                    if self._read(descriptor, position, min(PIECE_BYTES, stop - position)).strip(b"\0"):
+                        self._find(PADDING, _NOT_ZERO)
+        except OSError as exc:
+            self._find(PADDING, f"it cannot be read: {exc.strerror}")
+        return True
+
+    def _check_file(self, name: str) -> bool:
+        try:
+            data = read_bounded(self._folder.path / name, ContainerError)
+        except ContainerError:
+            self._find(name, "it is missing or cannot be read")
+            return True
+        with self._lock:
+            self.done_bytes += len(data)
+        if hashlib.sha256(data).hexdigest() != self._folder.manifest["files"][name]["sha256"]:
+            self._find(name, _DIFFERS)
+        return True
+
+    def _read(self, descriptor: int, position: int, size: int) -> bytes:
+        data = os.pread(descriptor, size, position)
+        with self._lock:
+            self.done_bytes += len(data)
+        return data
+
+
+def verify(folder: ModelFolder) -> dict[str, str]:
+    """Check all of a model folder in this thread; what is damaged, tensor or file -> what is wrong with it."""
+    verification = Verification(folder)
+    verification.work()
+    return verification.damaged
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is written or replaced: its size, both of its times in nanoseconds, its inode."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def state_of(folder: ModelFolder, files: Iterable[str]) -> str:
+    """A hash (hex) of the manifest and of the identity of weights.bin, as it is mapped, and of `files`.
+
+    Reads none of them. It is the same as long as none was written or replaced.
+    """
+    known: list[object] = [str(folder.path.resolve()), folder.fingerprint, identity(folder.weights_status)]
+    for name in files:
+        try:
+            known.append((name, identity((folder.path / name).stat())))
+        except OSError:
+            known.append((name, None))
+    return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _gaps(ranges: Sequence[tuple[int, int]], total: int) -> list[tuple[int, int]]:
+    """The ranges of a file of `total` bytes that belong to none of `ranges`, which do not overlap."""
+    ordered = sorted(ranges)
+    starts, stops = [0, *(stop for _, stop in ordered)], [*(start for start, _ in ordered), total]
+    return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
