@@ -231,7 +231,7 @@ def open_model(name: str) -> qwchat.Model:
     if not located.converted and not is_model(located.destination):
         located.destination.parent.mkdir(parents=True, exist_ok=True)
         list(convert(located.path, located.destination))
-    return qwchat.load(name)
+    return qwchat.load(name, verify=False)
 
 
 def main() -> int:

@@ -78,6 +78,12 @@ class Verification:
         """Whether everything has been compared."""
         return self._unfinished <= 0
 
+    @property
+    def described(self) -> dict[str, str]:
+        """`damaged`, with "tensor" before the names of tensors."""
+        tensors = self._folder.manifest["tensors"]
+        return {f"tensor {name}" if name in tensors else name: what for name, what in list(self.damaged.items())}
+
     def stop(self) -> None:
         """Let every worker return within one piece; what is left stays unchecked."""
         self._stopped = True

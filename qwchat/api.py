@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
 from qwchat.detokenizer import StreamDecoder
-from qwchat.errors import ModelError, UsageError
+from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
 from qwchat.generation.engine import Engine
 from qwchat.generation_config import GenerationDefaults
+from qwchat.integrity import Integrity
 from qwchat.kernels import objects
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
@@ -49,17 +50,23 @@ def load(
     context: int | None = None,
     device: str = "auto",
     kv: str = "auto",
+    verify: bool = True,
 ) -> Model:
     """Opens a converted model: the path of its folder, or its name in the models folder.
 
     ``threads``: by default the physical cores; ``context``: positions of the KV cache, by default the model's, at
-    most 4,096; ``kv``: ``f32``, ``q8`` or ``auto``, which is ``q8`` where ``f32`` would take more than 128 MiB.  Raises
-    ModelError if there is no such model or it has yet to be converted (``quant.convert`` does it),
+    most 4,096; ``kv``: ``f32``, ``q8`` or ``auto``, which is ``q8`` where ``f32`` would take more than 128 MiB;
+    ``verify``: compare the model's files with their checksums in the background, unless they were found intact before
+    and have not changed since.  The next event of a reply raises DamagedModelError where they differ, and
+    ``model.integrity.wait()`` waits for the result.
+
+    Raises ModelError if there is no such model or it has yet to be converted (``quant.convert`` does it),
     quant.errors.ContainerError if it is damaged, and the errors of :class:`Engine` and :class:`Tokenizer`.
     """
     folder = open_model(_converted(str(model)))
     folder.prefetch()
-    return Model(folder, Engine(folder, threads=threads, context=context, device=device, kv=kv))
+    engine = Engine(folder, threads=threads, context=context, device=device, kv=kv)
+    return Model(folder, engine, Integrity(folder if verify else None))
 
 
 def _converted(model: str) -> Path:
@@ -77,16 +84,19 @@ def _converted(model: str) -> Path:
 class Model:
     """A converted model with its tokenizer, template and defaults, ready to answer.  Use it in one thread at a time.
 
-    ``defaults``: the sampling settings of the model's generation_config.json; ``stop_ids``: tokens that end a reply.
+    ``defaults``: the sampling settings of the model's generation_config.json; ``stop_ids``: tokens that end a reply;
+    ``integrity``: the check of its files.
     """
 
-    def __init__(self, folder: ModelFolder, engine: Engine) -> None:
+    def __init__(self, folder: ModelFolder, engine: Engine, integrity: Integrity) -> None:
         self.folder, self.engine, self.config = folder, engine, folder.config
+        self.integrity = integrity
         self.tokenizer = Tokenizer.from_folder(folder.path, objects.writable_folder(), self.config.vocab_size)
         self.template = ChatTemplate.from_folder(folder.path)
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
         self.defaults = SamplingSettings.from_defaults(generation)
         self.stop_ids = frozenset(generation.eos_token_ids)
+        integrity.start()
 
     def __enter__(self) -> Model:
         return self
@@ -166,7 +176,11 @@ class Model:
         return len(ids) - held if held < min(self.engine.length, len(ids)) else 0
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits (tokens, vocab) f32 at every position of ``token_ids``.  Raises PromptTooLongError."""
+        """Logits (tokens, vocab) f32 at every position of ``token_ids``.
+
+        Raises PromptTooLongError, and DamagedModelError if damage of the model's files is known.
+        """
+        self.integrity.raise_if_damaged()
         return self.engine.logits(token_ids)
 
     def generate(
@@ -193,8 +207,9 @@ class Model:
         the text so far of a run that was cut, which goes on, token by token, as it would have (``max_tokens`` counts
         new ones); ``constraint``: what the text must look like, as a whole; ``logprobs``: report the log-probability of
         every token and of so many of the likeliest in its place, up to LOGPROBS_LIMIT.
-        Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError, and
-        ConstraintError where the constraint becomes too complex on the way.
+        Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError,
+        DamagedModelError as soon as damage of the model's files is known, and ConstraintError where the constraint
+        becomes too complex on the way.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         chosen = secrets.randbits(SEED_BITS) if seed is None else seed
@@ -217,15 +232,21 @@ class Model:
             mask=mask,
             logprobs=logprobs,
         )
-        for event in events:
-            if isinstance(event, Prefilled):
-                yield event
-            elif isinstance(event, Step):
-                yield reply.step(event)
-            else:
-                if tail := reply.tail():
-                    yield tail
-                yield reply.done(event)
+        try:
+            for event in events:
+                self.integrity.raise_if_damaged()
+                if isinstance(event, Prefilled):
+                    yield event
+                elif isinstance(event, Step):
+                    yield reply.step(event)
+                else:
+                    if tail := reply.tail():
+                        yield tail
+                    yield reply.done(event)
+        except NonFiniteLogitsError:
+            self.integrity.wait()  # Damage that is found explains more.
+            self.integrity.raise_if_damaged()
+            raise
 
     def chat(
         self,
@@ -282,8 +303,12 @@ class Model:
     def save_cache(self, path: str | Path) -> int:
         """Keeps on disk what the model has read and said, for :meth:`restore_cache` in another process; bytes written.
 
-        Raises SnapshotError where ``path`` cannot be written.
+        Waits for the check of the model's files.  Raises SnapshotError where ``path`` cannot be written, and where the
+        model is damaged: it has the fingerprint of the intact one, which would go on from there.
         """
+        self.integrity.wait()
+        if not self.integrity.intact:
+            raise SnapshotError("what was read is not kept, since the model's files are damaged")
         return self.engine.save(Path(path), self.folder.fingerprint)
 
     def restore_cache(self, path: str | Path) -> int:
@@ -305,6 +330,7 @@ class Model:
 
     def close(self) -> None:
         """Ends the model's threads."""
+        self.integrity.close()
         self.engine.close()
 
 

@@ -6,6 +6,11 @@ Exit codes are mapped from these classes in `qwchat.cli.exit_codes` only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+_NAMED = 3
+
 
 class QwchatError(Exception):
     """Base class of every failure that qwchat expects and explains."""
@@ -17,6 +22,34 @@ class UsageError(QwchatError):
 
 class ModelError(QwchatError):
     """A model that is missing, incomplete or corrupt."""
+
+
+class DamagedModelError(ModelError):
+    """A model whose files differ from the checksums in its manifest.
+
+    Args:
+        path: the model folder.
+        damaged: tensor or file, as it is to be named -> what is wrong with it; at least one.
+        remedy: what to do.
+    """
+
+    def __init__(self, path: Path, damaged: Mapping[str, str], remedy: str = "convert the model again") -> None:
+        names = list(damaged)
+        if len(names) == 1:
+            what = f"{names[0]} is damaged ({damaged[names[0]]})"
+        else:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            what = f"{len(names)} tensors or files are damaged ({', '.join(names[:_NAMED])}{more})"
+        super().__init__(f"{path}: {what}: {remedy}")
+        self.path, self.damaged = path, dict(damaged)
+
+    def with_remedy(self, remedy: str) -> DamagedModelError:
+        """Return the same error with another remedy."""
+        return DamagedModelError(self.path, self.damaged, remedy)
+
+
+class NonFiniteLogitsError(ModelError):
+    """The model produced NaN or infinity, so there is no next token to choose."""
 
 
 class TemplateError(ModelError):
@@ -67,10 +100,6 @@ class PromptTooLongError(QwchatError):
 
 class NotEnoughMemoryError(QwchatError):
     """The machine cannot give the memory that the model, its cache or its work space needs."""
-
-
-class NonFiniteLogitsError(QwchatError):
-    """The model produced NaN or infinity, so there is no next token to choose."""
 
 
 class SnapshotError(QwchatError):

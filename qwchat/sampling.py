@@ -148,8 +148,8 @@ class Sampler:
         scores = np.asarray(logits, dtype=np.float32)[: self.usable_vocab]
         if not np.isfinite(scores).all():
             raise NonFiniteLogitsError(
-                "the model produced NaN or infinite logits, so no token can be chosen: the weights or the kernels are "
-                "damaged; check the model with `qwchat show` and convert it again"
+                "the model produced NaN or infinite logits, so no token can be chosen: check its files with "
+                "qwchat verify MODEL; where they are intact, the checkpoint itself is broken"
             )
         scores = self._penalised(scores, prompt_ids, generated_ids)
         ids: IdArray | None = None  # None stands for all of them, in order

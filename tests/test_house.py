@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 FIRST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/qwchat -p "What can you do?"'
 SECOND_COMMAND = "python3 -m venv .venv && .venv/bin/pip install '.[test]' && .venv/bin/python -m pytest"
-COMMANDS = ("chat", "convert", "show", "list", "bench", "doctor", "completion", "sessions", "config")
+COMMANDS = ("chat", "convert", "show", "verify", "list", "bench", "doctor", "completion", "sessions", "config")
 GROUPS = {
     "sessions": ("list", "show", "grep", "rm", "export"),
     "config": ("show", "get", "set", "edit", "check", "path"),
@@ -72,7 +72,7 @@ def test_readme_lists_the_options_of_the_chat() -> None:
     assert documented - options_in(help_of("chat")) <= {"--prompt", "--model", "--count"}
 
 
-@pytest.mark.parametrize("command", ["convert", "show", "list", "bench", "doctor", "completion"])
+@pytest.mark.parametrize("command", ["convert", "show", "verify", "list", "bench", "doctor", "completion"])
 def test_readme_lists_the_options_of_the_other_commands(command: str) -> None:
     table = section("options of the other commands")
     row = next(line for line in table.splitlines() if f"`{command}`" in line.split("|")[1])

@@ -20,7 +20,7 @@ from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.errors import PromptTooLongError, QwchatError
+from qwchat.errors import DamagedModelError, ModelError, NonFiniteLogitsError, PromptTooLongError, QwchatError
 from qwchat.events import Done
 
 
@@ -38,6 +38,7 @@ class Chat:
         interrupts: what stops a reply, and the chat.
         declined: the last message was not sent, since it did not fit.
         overflow: what makes room where a message does not fit.
+        failure: the model's last failure. A damaged model ends the chat, once all turns are kept.
     """
 
     desk: commands.Desk
@@ -49,6 +50,7 @@ class Chat:
     interrupts: Interrupts = field(init=False)
     declined: bool = False
     overflow: Overflow = field(init=False)
+    failure: ModelError | None = None
 
     def __post_init__(self) -> None:
         self.interrupts = Interrupts(self.reader.watching)
@@ -62,7 +64,7 @@ class Chat:
         if first is not None:
             with self._settling():
                 self._say(mentions.Composed(first))
-        while True:
+        while not isinstance(self.failure, DamagedModelError):
             try:
                 draft, self.draft = self.draft, ""
                 typed = self.reader.read(draft)
@@ -151,8 +153,11 @@ class Chat:
         except PromptTooLongError as error:
             self.screen.error(explained(error, chat=True))
             self.declined = True
+        except DamagedModelError as error:
+            self.failure = error  # Told of by the caller, who knows how the model was made.
         except QwchatError as error:
             self.screen.error(str(error))
+            self.failure = error if isinstance(error, NonFiniteLogitsError) else self.failure
         except MemoryError:
             self.screen.error("out of memory: choose a smaller context with /set ctx N, or /clear the conversation")
         else:

@@ -16,6 +16,7 @@ from qwchat.chat.session import fresh_seed
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.cli import report
+from qwchat.cli.damage import remedied, wait_until_checked
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.opening import open_model, open_streams, reply_view
 from qwchat.cli.options import ReplyOptions
@@ -23,7 +24,7 @@ from qwchat.cli.output import Output
 from qwchat.cli.resuming import keep_snapshots, open_saved, session_of, with_model_of
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
-from qwchat.errors import UsageError
+from qwchat.errors import DamagedModelError, NonFiniteLogitsError, UsageError
 from qwchat.events import Done
 from qwchat.models_folder import Located
 from qwchat.settings.knobs import MAX_SEED
@@ -117,9 +118,16 @@ def _answer(
         overflow = Overflow(session, streams.screen, None, output.made_room)
         resumed = output.view.moved if output.view is not None else lambda: None
         # Their echo would move rows that are drawn anew.
-        with keys_unseen(streams.out, by_line=True, resumed=resumed):
-            done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
-        assert done is not None, "nobody was asked, so nobody declined"
+        try:
+            with keys_unseen(streams.out, by_line=True, resumed=resumed), remedied(model.folder):
+                done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
+                assert done is not None, "nobody was asked, so nobody declined"
+                if done.finish_reason != "cancelled":
+                    wait_until_checked(model, streams)
+        except (DamagedModelError, NonFiniteLogitsError) as error:
+            saved.settle()
+            output.fail(error, session.controls)
+            raise
         saved.settle()
         output.take(done, session.controls, saved.id, left_out(session, session.end))
         if done.finish_reason == "cancelled":

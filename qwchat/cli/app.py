@@ -38,6 +38,7 @@ _COMMANDS: _Commands = (
     ("chat", options.ChatOptions, "qwchat.cli.chat", "Talk to a model; what is piped in is said first."),
     ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint."),
     ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, size and files of a model."),
+    ("verify", options.VerifyOptions, "qwchat.cli.verify", "Check a model's files against their checksums."),
     ("list", options.ListOptions, "qwchat.cli.list_models", "List the models on this machine."),
     (
         "bench",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from qwchat.chat.view.table import table
 from qwchat.chat.view.units import data_size
+from qwchat.cli.damage import remedied, wait_until_checked
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import BenchOptions
 from qwchat.cli.prepare import compile_once, prepare
@@ -78,6 +79,8 @@ def run(options: BenchOptions, services: Services) -> int:
     compile_once(services, streams)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
     with services.load(located.path, threads=threads, context=context, kv=kv) as model:
+        with remedied(model.folder):
+            wait_until_checked(model, streams)  # Its threads would be measured with the rest.
         threads = model.engine.threads
         bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
         prefill, decode = _measure(model, options)

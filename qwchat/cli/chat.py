@@ -23,7 +23,8 @@ from qwchat.chat.panel import Panel
 from qwchat.chat.saved import Choose
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.wardrobe import Wardrobe
-from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.damage import remedied, wait_until_checked
+from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.opening import open_model, open_streams, rendering_of, reply_view
 from qwchat.cli.options import ChatOptions, ReplyOptions
 from qwchat.cli.resuming import (
@@ -39,7 +40,7 @@ from qwchat.cli.resuming import (
 )
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_piped, stdin_is_terminal
-from qwchat.errors import UsageError
+from qwchat.errors import DamagedModelError, UsageError
 
 if TYPE_CHECKING:
     from qwchat.api import Model
@@ -121,7 +122,18 @@ def converse(options: ReplyOptions, services: Services) -> int:
             command = way_back(saved) if chat.interactive and not streams.screen.quiet else None
             if command is not None:
                 streams.screen.hint(f"to go on: {command}")
-    return ExitCode.OK
+        return _code_of(chat, model, streams)
+
+
+def _code_of(chat: Chat, model: Model, streams: Streams) -> int:
+    """The exit code of a chat that was left. Raises DamagedModelError if a file of the model is damaged."""
+    with remedied(model.folder):
+        if isinstance(chat.failure, DamagedModelError):
+            raise chat.failure
+        if not chat.interactive:  # A person who leaves is not kept waiting.
+            wait_until_checked(model, streams)
+        model.integrity.raise_if_damaged()
+    return ExitCode.OK if chat.failure is None else exit_code_of(chat.failure)
 
 
 def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) -> None:

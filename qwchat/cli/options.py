@@ -230,6 +230,16 @@ class ShowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """Options of ``verify``."""
+
+    model: ModelArgument = None
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListOptions:
     """Options of ``list``."""
 

@@ -10,11 +10,12 @@ from qwchat.chat.shape import complaint
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.statistics import ending_notice
 from qwchat.cli import report
-from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.extract import extract
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.streams import Streams
-from qwchat.events import Done, TextEvent
+from qwchat.errors import ModelError
+from qwchat.events import Done, TextEvent, TextStep
 
 
 class Output:
@@ -37,10 +38,12 @@ class Output:
         self._plain = not (options.json or options.jsonl)
         self.code = ExitCode.OK
         self.view = view() if self._plain and not self._extracts else None
-        self.watch: Callable[[TextEvent], None] | None = self._events.event if self._events else None
+        self.watch: Callable[[TextEvent], None] | None = None if self._plain else self._note
+        self._text = ""  # of the answer that is on its way
 
     def begin(self, number: int, controls: Controls) -> None:
         """The answer ``number``, from 0, begins."""
+        self._text = ""
         if number and self.view is not None:
             self._streams.write("\n")
         if self._events is not None:
@@ -67,12 +70,26 @@ class Output:
             self._events.done(answer)
         self._remark(done, controls, [error for error in errors if error is not None])
 
+    def fail(self, error: ModelError, controls: Controls) -> None:
+        """The answer is broken off by `error`, which the caller tells of: say so in JSON, with the text so far."""
+        answer = report.failure(error, int(exit_code_of(error)), self._text, self._facts, controls)
+        if self._events is not None:
+            self._events.error(answer)
+        self._answers.append(answer)
+        self.end()
+
     def end(self) -> ExitCode:
         """All answers are there; the exit code."""
         if self._options.json:
             whole = self._answers[0] if self._options.count == 1 else {"answers": self._answers}
             self._streams.write(report.dumps(whole) + "\n")
         return self.code
+
+    def _note(self, event: TextEvent) -> None:
+        if isinstance(event, TextStep):
+            self._text += event.text
+        if self._events is not None:
+            self._events.event(event)
 
     def _remark(self, done: Done, controls: Controls, errors: list[str]) -> None:
         screen = self._streams.screen

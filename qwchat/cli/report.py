@@ -69,6 +69,12 @@ def answer(done: Done, controls: Controls, facts: Facts, left_out: dict[str, int
     }
 
 
+def failure(error: Exception, code: int, text: str, facts: Facts, controls: Controls) -> dict[str, object]:
+    """A reply that `error` ended, which gives the exit code `code`: `text` is what had come by then."""
+    ended = {"text": text, "finish_reason": "error", "error": str(error), "exit_code": code}
+    return ended | request(facts, controls)
+
+
 def _logprob(given: TokenLogprob) -> dict[str, object]:
     shown: dict[str, object] = {
         "token_id": given.token_id,
@@ -79,7 +85,7 @@ def _logprob(given: TokenLogprob) -> dict[str, object]:
 
 
 class EventWriter:
-    """Writes events to ``out`` as they happen: start, room (made for the reply), prefill, text, done."""
+    """Writes events to ``out`` as they happen: start, room (made for the reply), prefill, text, done or error."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -99,6 +105,10 @@ class EventWriter:
         elif isinstance(event, TextStep):
             named = {} if event.logprob is None else {"logprobs": _logprob(event.logprob)}
             self._write({"event": "text", "text": event.text, "token_id": event.token_id, **named})
+
+    def error(self, reply: dict[str, object]) -> None:
+        """The reply was ended by an error."""
+        self._write({"event": "error", **reply})
 
     def done(self, reply: dict[str, object]) -> None:
         """The reply is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.constraints import Constraint
-from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
+from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
 from qwchat.messages import Message
 from qwchat.sampling import SamplingSettings
@@ -22,12 +23,43 @@ CHUNK = 128
 POLL_SECONDS = 0.02  # Like the engine's, within a chunk
 
 
+class FakeIntegrity:
+    """A check that takes ``seconds`` and finds the tensor ``damaged``, if it is given."""
+
+    total_bytes = 1000
+
+    def __init__(self, path: Path, damaged: str | None, seconds: float) -> None:
+        self._path, self._damaged, self._seconds = path, damaged, seconds
+        self._started = math.inf
+
+    def start(self) -> None:
+        self._started = min(self._started, time.monotonic())
+
+    @property
+    def done_bytes(self) -> int:
+        return min(1000, round(1000 * (time.monotonic() - self._started) / (self._seconds or 1)))
+
+    def _over(self) -> bool:
+        return time.monotonic() - self._started >= self._seconds
+
+    def raise_if_damaged(self) -> None:
+        if self._damaged is not None and self._over():
+            raise DamagedModelError(self._path, {f"tensor {self._damaged}": "its bytes differ"})
+
+    def wait(self, seconds: float | None = None) -> bool:
+        self.start()
+        end = self._started + self._seconds
+        time.sleep(max(0.0, min(end - time.monotonic(), end if seconds is None else seconds)))
+        return self._over()
+
+
 @dataclass
 class FakeModel:
     """Answers with ``replies`` in turn, or repeats what was said; a token is a word with the white space after it.
 
     ``token_seconds`` and ``chunk_seconds`` make it take its time; within a chunk it asks whether to stop, as the engine
-    does. ``failing`` raises NonFiniteLogitsError after three tokens. Every call is kept in ``asked``.
+    does. ``failing`` raises NonFiniteLogitsError after three tokens. A tensor of the name ``damaged`` is found to be so
+    ``checking_seconds`` after the first question. Every call is kept in ``asked``.
     """
 
     replies: Sequence[str] = ()
@@ -35,6 +67,8 @@ class FakeModel:
     chunk_seconds: float = 0.0
     context_size: int = 2048
     failing: bool = False
+    damaged: str | None = None
+    checking_seconds: float = 0.0
     rereading_seconds: float = 0.0
     asked: list[list[Message]] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
@@ -43,7 +77,12 @@ class FakeModel:
     def __post_init__(self) -> None:
         self.defaults = SamplingSettings()
         self.engine = SimpleNamespace(context=self.context_size, threads=2, kv="f32")
-        self.folder = SimpleNamespace(fingerprint="0123abcd", preset="q4", bits_per_weight=4.875)
+        manifest = {"source": {"name": "tiny"}, "settings": {"preset": "q8", "group_size": 32}}
+        path = Path("/models/tiny-q8")
+        self.folder = SimpleNamespace(
+            fingerprint="0123abcd", preset="q4", bits_per_weight=4.875, manifest=manifest, path=path
+        )
+        self.integrity = FakeIntegrity(path, self.damaged, self.checking_seconds)
         self._words: list[str] = []
         self._cached = 0
         self.cache_bytes = 1000
@@ -132,6 +171,7 @@ class FakeModel:
         logprobs: int = 0,
     ) -> Iterator[TextEvent]:
         self.asked.append([dict(message) for message in messages])
+        self.integrity.start()
         self.calls.append({"settings": settings, "max_tokens": max_tokens, "seed": seed, "stop": tuple(stop)})
         self.calls[-1] |= {"speculate": speculate, "loop_guard": loop_guard, "continuing": continuing}
         self.calls[-1] |= {"constraint": constraint, "logprobs": logprobs}
@@ -182,6 +222,7 @@ class FakeModel:
                 reason = "cancelled"
                 break
             read = done
+            self.integrity.raise_if_damaged()
             yield Prefilled(done, total, cached)
         for word in self._reply(messages)[len(before) :] if reason == "stop" else ():
             if cancel():
@@ -193,6 +234,7 @@ class FakeModel:
             if self.failing and len(ids) == 3:
                 raise NonFiniteLogitsError("the model produced NaN at token 4: convert it again")
             time.sleep(self.token_seconds)
+            self.integrity.raise_if_damaged()
             ids += self._encode(word)
             cut = min((word.index(text) for text in stop if text in word), default=None)
             said += word[:cut]

@@ -293,9 +293,9 @@ def test_memory_that_the_system_or_the_loader_misses(
     assert ("out of memory: " in capsys.readouterr().err) is (code == 5)
 
 
-def test_a_failure_of_the_model_is_code_1_and_keeps_what_was_said(tmp_path: Path) -> None:
+def test_a_failure_of_the_model_is_code_3_and_keeps_what_was_said(tmp_path: Path) -> None:
     result = call("-p", "hi", models=tmp_path, replies=["one two three four"], failing=True)
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert result.stdout == b"one two three\n"
     assert result.stderr == b"qwchat: error: the model produced NaN at token 4: convert it again\n"
 

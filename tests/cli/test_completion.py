@@ -51,7 +51,7 @@ def test_commands_and_live_model_names_are_offered(shell: str, models: Path) -> 
         return "\n".join(asked(shell, line, models))
 
     assert "convert" in names("qwchat conv")
-    for line in ("qwchat -m ", "qwchat chat ", "qwchat show Q"):
+    for line in ("qwchat -m ", "qwchat chat ", "qwchat show Q", "qwchat verify Q"):
         assert "Qwen2-7B-Instruct-q4" in names(line), line
     assert "mini-q8" not in names("qwchat -m Q")
     assert "q8" in names("qwchat --kv ")

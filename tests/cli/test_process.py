@@ -191,7 +191,7 @@ def test_a_chat_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_help_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
-    commands = ("chat", "convert", "show", "list", "bench", "doctor", "completion")
+    commands = ("chat", "convert", "show", "verify", "list", "bench", "doctor", "completion")
     of_sessions = [("sessions", name) for name in ("list", "show", "grep", "rm", "export")]
     of_config = [("config", name) for name in ("show", "get", "set", "edit", "check", "path")]
     for words in ((), *((name,) for name in (*commands, "sessions", "config")), *of_sessions, *of_config):

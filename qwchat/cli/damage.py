@@ -1,0 +1,75 @@
+"""Damaged models on the command line: waiting for the check of a model's files, and the command that mends one."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from qwchat import models_folder
+from qwchat.chat.view.progress import ByteProgress, byte_progress
+from qwchat.cli.streams import Streams
+from qwchat.errors import DamagedModelError
+
+if TYPE_CHECKING:
+    from quant.container import ModelFolder
+    from qwchat.api import Model
+
+TITLE = "checking the model's files"
+_PATIENCE_SECONDS = 1.0
+_POLL_SECONDS = 0.1
+
+
+def wait_until_checked(model: Model, streams: Streams) -> None:
+    """Wait for the check of a model's files, with progress where it takes longer than a second.
+
+    Raises DamagedModelError if one is damaged.
+    """
+    integrity, started = model.integrity, time.monotonic()
+    with ExitStack() as stack:
+        progress: ByteProgress | None = None
+        while not integrity.wait(_POLL_SECONDS):
+            if progress is None and time.monotonic() - started >= _PATIENCE_SECONDS:
+                shown = byte_progress(TITLE, integrity.total_bytes, streams.screen, rewritable=streams.rewritable)
+                progress = stack.enter_context(shown)
+            if progress is not None:
+                progress.update(integrity.done_bytes, "")
+    integrity.raise_if_damaged()
+
+
+@contextmanager
+def remedied(folder: ModelFolder) -> Iterator[None]:
+    """Let a DamagedModelError from within name the command that converts the model again."""
+    try:
+        yield
+    except DamagedModelError as error:
+        raise error.with_remedy(remedy_of(folder)) from error
+
+
+def remedy_of(folder: ModelFolder) -> str:
+    """The command that converts a model again, as a sentence."""
+    manifest = folder.manifest
+    settings, name = manifest["settings"], str(manifest["source"].get("name", ""))
+    source = _source(name)
+    words = ["qwchat", "convert", source or "SOURCE", str(folder.path)]
+    if settings["preset"] != "q4":
+        words += ["--preset", settings["preset"]]
+    if settings.get("group_size", 32) in (64, 128):
+        words += ["--group-size", str(settings["group_size"])]
+    command = shlex.join([*words, "--force"])
+    if source is not None:
+        return f"convert it again with {command}"
+    return f"convert it again with {command}, where SOURCE is the folder of the checkpoint {name}".rstrip()
+
+
+def _source(name: str) -> str | None:
+    """The checkpoint of this name on this machine: the embedded one, or one in the models folder."""
+    if not name or name != name.strip(".") or "/" in name:
+        return None
+    embedded = models_folder.embedded_checkpoint()
+    for path in (models_folder.models_folder() / name, *([embedded] if name == models_folder.EMBEDDED_NAME else [])):
+        if models_folder.is_checkpoint(path):
+            return str(path)
+    return None

@@ -1,0 +1,126 @@
+"""`qwchat verify`: compare a model's files with the checksums in its manifest."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from typing import TYPE_CHECKING
+
+from qwchat import models_folder
+from qwchat.chat.view.progress import byte_progress
+from qwchat.chat.view.units import data_size
+from qwchat.cli.damage import TITLE, remedy_of
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import VerifyOptions
+from qwchat.cli.prepare import chosen
+from qwchat.cli.report import dumps
+from qwchat.cli.services import Services
+from qwchat.cli.streams import Streams
+from qwchat.errors import DamagedModelError, UsageError
+from qwchat.models_folder import Located
+
+if TYPE_CHECKING:
+    from quant.container import ModelFolder
+    from quant.verification import Verification
+
+_POLL_SECONDS = 0.1
+
+
+def run(options: VerifyOptions, services: Services) -> int:
+    """Check a model, and print one line or one JSON object. Raises DamagedModelError if a file is damaged."""
+    from quant.container import open_model
+    from quant.errors import ContainerError
+    from quant.verification import Verification, state_of
+    from qwchat.integrity import CHECKED_FILES, settle
+
+    streams = Streams(quiet=options.quiet)
+    located = _converted(models_folder.locate(chosen(options.model)), streams)
+    try:
+        folder = open_model(located.path)
+        state = state_of(folder, CHECKED_FILES)
+    except ContainerError as error:
+        if options.json:
+            found = {"name": located.name, "path": str(located.path), "intact": False, "error": str(error)}
+            streams.write(dumps(found) + "\n")
+        raise
+    verification = Verification(folder)
+    _check(verification, streams)
+    settle(folder, state, intact=not verification.damaged)
+    if options.json:
+        streams.write(dumps(_as_data(located, folder, verification)) + "\n")
+    if verification.damaged:
+        raise DamagedModelError(located.path, verification.described, remedy_of(folder))
+    if not options.json:
+        streams.write(_as_text(located, folder, verification) + "\n")
+    return ExitCode.OK
+
+
+def _converted(located: Located, streams: Streams) -> Located:
+    """The model itself, or what a checkpoint was converted to. Raises UsageError where it has not been."""
+    if located.converted:
+        return located
+    if not models_folder.is_model(located.destination):
+        raise UsageError(
+            f"{located.path} is a checkpoint, which has no manifest with checksums: convert it with "
+            f"{shlex.join(['qwchat', 'convert', str(located.path)])}, then verify the model that this makes"
+        )
+    streams.screen.notice(f"{located.name} is a checkpoint; checking the model made from it, {located.destination}")
+    return Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
+
+
+def _check(verification: Verification, streams: Streams) -> None:
+    """Work with all cores until everything has been compared; Ctrl-C stops it."""
+    from qwchat.kernels.cores import default_threads
+
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            verification.work()
+        except BaseException as error:  # noqa: BLE001  # Raised below, where it can be told of.
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(default_threads())]
+    try:
+        with byte_progress(TITLE, verification.total_bytes, streams.screen, rewritable=streams.rewritable) as progress:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(_POLL_SECONDS)
+                    progress.update(verification.done_bytes, "")
+    finally:
+        verification.stop()
+    if failures:
+        raise failures[0]
+
+
+def _uncovered(folder: ModelFolder) -> list[str]:
+    """Files that a model is read from, and of which the manifest has no checksum."""
+    from quant.files import COPIED_FILES
+
+    return [name for name in COPIED_FILES if name not in folder.manifest["files"] and (folder.path / name).exists()]
+
+
+def _as_text(located: Located, folder: ModelFolder, verification: Verification) -> str:
+    files = len(verification.files)
+    line = (
+        f"{located.name} is intact: {len(folder.names)} tensors and {files} other file{'s' if files != 1 else ''} "
+        f"({data_size(verification.total_bytes)}) match manifest.json"
+    )
+    uncovered = _uncovered(folder)
+    return f"{line}, which has no checksum of {', '.join(uncovered)}" if uncovered else line
+
+
+def _as_data(located: Located, folder: ModelFolder, verification: Verification) -> dict[str, object]:
+    return {
+        "name": located.name,
+        "path": str(located.path),
+        "intact": not verification.damaged,
+        "bytes": verification.total_bytes,
+        "tensors": len(folder.names),
+        "files": list(verification.files),
+        "not_covered": _uncovered(folder),
+        "damaged": [{"name": name, "problem": problem} for name, problem in verification.damaged.items()],
+        "remedy": remedy_of(folder) if verification.damaged else None,
+    }
