@@ -29,7 +29,7 @@ _HELP = """Talk to a quantised Qwen2 model on this machine.
 """
 
 _EPILOG = """Exit codes: 0 ok, 1 runtime, 2 usage, 3 model missing or corrupt, 4 prompt does not fit, 5 out of memory,
-6 constraint not met, 130 interrupted, 141 the reader closed the pipe.
+6 constraint not met, 130 interrupted, 141 broken pipe or closed output.
 """
 
 # Name of the command, options, the module that does it (and its function), help.
@@ -95,6 +95,10 @@ def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
         )
     except _PARSER_ERROR as error:
         raise UsageError(_sentence(error)) from error
+    except SystemExit as end:  # How Typer leaves where what it prints meets a closed pipe; and it exits with 1.
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        raise
     return int(code or 0)
 
 

@@ -9,8 +9,8 @@ from enum import IntEnum
 class ExitCode(IntEnum):
     """Exit codes of every command.
 
-    A reader that closed its end of the pipe ends the program as SIGPIPE would (128 + 13), and Ctrl-C as SIGINT would
-    (128 + 2), which is what shells and scripts expect.
+    A broken pipe, and a standard output that is closed, end the program as SIGPIPE would (128 + 13), and Ctrl-C as
+    SIGINT would (128 + 2), which is what shells and scripts expect.
     """
 
     OK = 0

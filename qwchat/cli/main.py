@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None, services: Services | None = Non
     debug = "--debug" in words  # Read by hand: it must hold for errors of the parser too.
 
     def run() -> int:
+        _replace_closed_streams()
         from qwchat.cli.app import run_app
 
         return run_app(words, services)
@@ -61,6 +62,27 @@ def guarded(run: Callable[[], int], *, debug: bool) -> int:
             traceback.print_exc()
         _tell(f"error: {_explanation(error)}")
         return _code(error)
+
+
+def _replace_closed_streams() -> None:
+    """Make a standard stream that is closed behave as one should whose other end is gone.
+
+    Otherwise the next file that is opened would take its number. A closed standard output becomes a pipe without a
+    reader: whatever is written to it ends the program as any broken pipe does. The other two lead nowhere.
+    """
+    import os
+
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Takes the lowest free number, which is this one.
+            if number == 1:
+                reader, writer = os.pipe()
+                os.close(reader)
+                os.dup2(writer, number)
+                os.close(writer)
+                sys.stdout = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # For all of the run.
 
 
 def _code(error: BaseException) -> int:

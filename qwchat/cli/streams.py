@@ -79,7 +79,7 @@ def controlling_terminal() -> TextIO | None:
 
 
 def _prepared(stream: TextIO | None) -> TextIO:
-    if stream is None:  # Closed by the caller (``>&-``).
+    if stream is None:  # Standard error, closed by the caller (``2>&-``).
         return io.StringIO()
     if isinstance(stream, io.TextIOWrapper):
         if stream.isatty():

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyte
 import pytest
 
+from tests.cli.runs import FAKE, environment, run
 from tests.cli.streams import COLUMNS, ROWS, Kind, run_on
 
 PLAIN = ("plain text", "日本語 👩‍👩‍👧 é", "tab\tand\r\nreturn", "\x1b]0;title\x07\x9b31m", "")
@@ -116,3 +120,86 @@ def test_errors_go_to_standard_error_on_one_line(tmp_path: Path, stderr: Kind) -
 def test_quiet_says_nothing_on_any_terminal(tmp_path: Path) -> None:
     seen = run_on("-q", "-p", LONG, models=tmp_path, stderr="terminal", replies=["Fine."], chunk_seconds=0.25)
     assert (seen.out, seen.err) == (b"Fine.\n", b"")
+
+
+# One of each kind: replies, tables, JSON, data for other programs, and what the parser prints by itself.
+PRINTING = (
+    ("-p", "hi"),
+    ("-p", "hi", "--json"),
+    ("-p", "hi", "--jsonl"),
+    ("-p", "hi", "-x"),
+    ("-p", "hi", "-n", "2"),
+    ("chat", "-p", "hi"),
+    ("--help",),
+    ("--version",),
+    ("convert", "--help"),
+    ("sessions", "export", "--help"),
+    ("list",),
+    ("doctor",),
+    ("config",),
+    ("config", "get", "temp"),
+    ("config", "path"),
+    ("sessions", "list"),
+    ("sessions", "show", "kept"),
+    ("sessions", "grep", "hi"),
+    ("sessions", "export", "kept"),
+    ("completion", "bash"),
+    ("completion", "fish"),
+    ("verify", "--json"),
+)
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder beside which there is a session named kept."""
+    folder = tmp_path_factory.mktemp("closed")
+    assert run("-q", "-p", "hi", "--session", "kept", models=folder).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+@pytest.mark.parametrize("how", ["closed", "without a reader", "head -c0"])
+def test_output_that_nobody_can_read_is_code_141(sessions: Path, arguments: tuple[str, ...], how: str) -> None:
+    replies = ["```py\nx = 1\n```"]
+    program = [sys.executable, str(FAKE), *arguments]
+    if how == "closed":
+        program = ["/bin/sh", "-c", '"$@" >&-', "sh", *program]
+    elif how == "head -c0":
+        # The reader is gone for certain before the program begins.
+        program = ["/bin/bash", "-c", '{ sleep 0.2; "$@"; } | head -c0; exit ${PIPESTATUS[0]}', "bash", *program]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = subprocess.run(
+            program,
+            env=environment(sessions, replies=replies),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if how == "head -c0" else writer,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert ran.returncode == 141
+    assert b"Traceback" not in ran.stderr
+    assert b"Exception ignored" not in ran.stderr
+    assert b"Broken pipe" not in ran.stderr
+
+
+def test_what_prints_nothing_needs_no_output(tmp_path: Path) -> None:
+    for arguments, code in ((("config", "set", "temp", "0.5"), 0), (("-p", "hi", "--temp", "9"), 2)):
+        shell = ["/bin/sh", "-c", '"$@" >&-', "sh", sys.executable, str(FAKE), *arguments]
+        ran = subprocess.run(shell, env=environment(tmp_path), stderr=subprocess.PIPE, check=False)
+        assert ran.returncode == code, ran.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path, closed: str) -> None:
+    program = [sys.executable, str(FAKE), "-p", "hi", "--session", "kept"]
+    shell = ["/bin/sh", "-c", f'"$@" {closed}', "sh", *program]
+    ran = subprocess.run(shell, env=environment(tmp_path), capture_output=True, timeout=30, check=False)
+    assert ran.returncode == (141 if ">&-" in closed.replace("2>&-", "") else 0)
+    [session] = (tmp_path / "home" / "sessions").glob("*/session.jsonl")
+    events = [json.loads(line) for line in session.read_text().splitlines()]
+    assert any(event.get("node", {}).get("content") == "hi" for event in events)
