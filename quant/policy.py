@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from quant.config import ModelConfig, expected_tensors
 from quant.errors import FormatError, UsageError
 from quant.formats import layout
+from quant.presets import PRESETS
 
-PRESETS = ("q4", "q4-small", "q8", "lin4", "lin8", "dense")
 GROUP_SIZES = (32, 64, 128)
 _SENSITIVE = ("mlp.down_proj.weight", "self_attn.v_proj.weight")
 

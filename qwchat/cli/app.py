@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from quant.presets import PRESETS
 from qwchat.cli import completion, config_options, options, session_options
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.main import guarded
@@ -31,6 +32,10 @@ _HELP = """Talk to a quantised Qwen2 model on this machine.
 _EPILOG = """Exit codes: 0 ok, 1 runtime, 2 usage, 3 model missing or corrupt, 4 prompt does not fit, 5 out of memory,
 6 constraint not met, 130 interrupted, 141 broken pipe or closed output.
 """
+
+_WIDTH = max(map(len, PRESETS))
+# What follows the options in the help of a command.
+_EPILOGS = {"convert": "\b\nPresets:\n" + "\n".join(f"  {name:<{_WIDTH}}  {text}" for name, text in PRESETS.items())}
 
 # Name of the command, options, the module that does it (and its function), help.
 _Commands = tuple[tuple[str, type[Any], str, str], ...]
@@ -143,7 +148,8 @@ def _app(*, completing: bool) -> typer.Typer:
     app.callback(invoke_without_command=True)(root)
     for name, kind, module, help_text in _COMMANDS:
         run = functools.partial(_run, module)
-        app.command(name, cls=Command, help=help_text, short_help=help_text)(options.as_callback(kind, run))
+        command = app.command(name, cls=Command, help=help_text, short_help=help_text, epilog=_EPILOGS.get(name))
+        command(options.as_callback(kind, run))
     for name, help_text, commands in _GROUPS:
         app.add_typer(_group(commands), name=name, help=help_text, short_help=help_text)
     return app

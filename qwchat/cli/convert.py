@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwchat import models_folder
 from qwchat.chat.view.table import table
-from qwchat.chat.view.units import data_size, duration
+from qwchat.chat.view.units import data_size, duration, ranges
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.following import Conversion, follow
 from qwchat.cli.options import ConvertOptions
@@ -19,6 +20,9 @@ from qwchat.settings.resolve import resolve
 
 if TYPE_CHECKING:
     from quant.conversion import Planned
+    from quant.policy import TensorPlan
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def run(options: ConvertOptions, services: Services) -> int:
@@ -68,7 +72,7 @@ def _report(conversion: Conversion, destination: Path, options: ConvertOptions, 
     if options.json:
         streams.write(dumps(_as_data(conversion, destination)) + "\n")
     elif finished is None:
-        streams.write(_plan(planned))
+        streams.write(_plan(planned, destination))
     else:
         streams.screen.notice(
             f"converted {data_size(planned.total_bytes_in)} to {data_size(planned.total_bytes_out)}, "
@@ -77,23 +81,65 @@ def _report(conversion: Conversion, destination: Path, options: ConvertOptions, 
         streams.write(f"{finished.path}\n")
 
 
-def _plan(planned: Planned) -> str:
-    rows = [
-        (
-            plan.name,
-            plan.format,
-            " × ".join(map(str, plan.shape)),
-            f"{plan.packed_bytes:,}",
-            f"{plan.bits_per_weight:.3f}",
-        )
-        for plan in planned.tensors
-    ]
-    lines = table(("tensor", "format", "shape", "bytes", "bits/weight"), rows, right=(3, 4))
+def _plan(planned: Planned, destination: Path) -> str:
+    """The size of all that would be written and where, then the layers whose tensors have the same formats."""
     total = (
-        f"{len(rows)} tensors, {planned.total_bytes_in:,} bytes become {planned.total_bytes_out:,}: "
-        f"{planned.bits_per_weight:.3f} bits per weight"
+        f"{data_size(planned.total_bytes_in)} would become {data_size(planned.total_bytes_out)} "
+        f"({planned.total_bytes_out:,} bytes, {planned.bits_per_weight:.3f} bits per weight, preset {planned.preset}) "
+        f"in {destination.resolve()}"
     )
-    return f"{lines}\n{total}\n"
+    rows = [
+        (part, ", ".join(roles) if part.startswith("layer") else "", kind, data_size(packed), f"{bits:.3f}")
+        for part, kinds in _grouped(planned)
+        for kind, (roles, packed, bits) in kinds.items()
+    ]
+    # The name of a group stands in its first row alone.
+    shown = [
+        (row[0] if number == 0 or rows[number - 1][0] != row[0] else "", *row[1:]) for number, row in enumerate(rows)
+    ]
+    heads = ("", "tensors", "format", "size", "bits/weight")
+    return f"{total}\n\n{table(heads, shown, right=(3, 4))}\n"
+
+
+_Kinds = dict[str, tuple[list[str], int, float]]
+
+
+def _grouped(planned: Planned) -> list[tuple[str, _Kinds]]:
+    """What a person reads as one: "layers 0-2, 21-23" or a tensor outside of layers; format -> roles, bytes, bits."""
+    layers: dict[int, list[TensorPlan]] = {}
+    others: dict[str, list[TensorPlan]] = {}
+    for plan in planned.tensors:
+        if found := _LAYER.match(plan.name):
+            layers.setdefault(int(found[1]), []).append(plan)
+        else:
+            others.setdefault(_role(plan), []).append(plan)
+    alike: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for number, plans in layers.items():
+        alike.setdefault(tuple((_role(plan), plan.format) for plan in plans), []).append(number)
+    groups = []
+    for numbers in alike.values():
+        name = f"{'layer' if len(numbers) == 1 else 'layers'} {ranges(numbers)}"
+        groups.append((name, _kinds([plan for number in numbers for plan in layers[number]])))
+    before, *behind = [(name, _kinds(plans)) for name, plans in others.items()]  # The embedding, what the head needs.
+    return [before, *groups, *behind]
+
+
+def _kinds(plans: list[TensorPlan]) -> _Kinds:
+    kinds: dict[str, list[TensorPlan]] = {}
+    for plan in plans:
+        kinds.setdefault(plan.format, []).append(plan)
+    return {kind: _summed(members) for kind, members in kinds.items()}
+
+
+def _summed(plans: list[TensorPlan]) -> tuple[list[str], int, float]:
+    packed = sum(plan.packed_bytes for plan in plans)
+    roles = ["norms and biases"] if plans[0].format == "vector" else list(dict.fromkeys(map(_role, plans)))
+    return roles, packed, 8 * packed / sum(plan.parameters for plan in plans)
+
+
+def _role(plan: TensorPlan) -> str:
+    """What a tensor is called among those of its layer: q, gate, embed_tokens."""
+    return plan.name.rpartition(".")[0].rpartition(".")[2].removesuffix("_proj")
 
 
 def _as_data(conversion: Conversion, destination: Path) -> dict[str, object]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
+from quant.presets import PRESETS
 from qwchat.errors import UsageError
 from qwchat.settings.kinds import Number, Switch, Texts
 from qwchat.settings.knobs import KNOBS, Knob
@@ -38,6 +39,10 @@ def _sessions(incomplete: str) -> list[tuple[str, str]]:
     from qwchat.cli import completion
 
     return completion.sessions(incomplete)
+
+
+def _presets(incomplete: str) -> list[tuple[str, str]]:
+    return [(name, text) for name, text in PRESETS.items() if name.startswith(incomplete)]
 
 
 ModelArgument = Annotated[
@@ -205,13 +210,16 @@ class ConvertOptions:
         typer.Argument(metavar="DEST", help="Folder to make (default: in the models folder, named after SOURCE)."),
     ] = None
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="q4|q4-small|q8|dense", help="What to make (default: q4).")
+        str | None,
+        typer.Option(
+            "--preset", metavar="|".join(PRESETS), help="What to make (default: q4).", autocompletion=_presets
+        ),
     ] = None
     bits: Annotated[int | None, typer.Option("--bits", metavar="4|8", help="Bits of a weight.")] = None
     group_size: Annotated[
         int | None, typer.Option("--group-size", metavar="32|64|128", help="Weights that share a scale.")
     ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the size of every tensor and do nothing.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show sizes and formats, write nothing.")] = False
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted conversion.")] = False
     force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False
     threads: Threads = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quant.files import is_regular
 from qwchat import models_folder
 from qwchat.chat.view.table import pairs, table
-from qwchat.chat.view.units import data_size
+from qwchat.chat.view.units import data_size, ranges
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ShowOptions
 from qwchat.cli.prepare import chosen
@@ -188,7 +188,7 @@ def _tensor_table(tensors: Iterable[Tensor]) -> str:
         rows.append(
             (
                 role,
-                _ranges(layers),
+                ranges(layers),
                 kind,
                 " × ".join(map(str, shape)),
                 f"{sum(tensor.nbytes for tensor in members):,}",
@@ -196,14 +196,3 @@ def _tensor_table(tensors: Iterable[Tensor]) -> str:
             )
         )
     return table(("tensor", "layers", "format", "shape", "bytes", "error"), rows, right=(4, 5))
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Whole numbers for people: 0-3, 7, 24-27."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

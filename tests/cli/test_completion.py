@@ -55,6 +55,7 @@ def test_commands_and_live_model_names_are_offered(shell: str, models: Path) -> 
         assert "Qwen2-7B-Instruct-q4" in names(line), line
     assert "mini-q8" not in names("qwchat -m Q")
     assert "q8" in names("qwchat --kv ")
+    assert "q4-small" in names("qwchat convert --preset q4")
     assert "--max-tokens" in names("qwchat --max")
 
 

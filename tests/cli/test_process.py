@@ -14,6 +14,8 @@ from unittest import mock
 
 import pytest
 
+from quant.policy import resolve
+from quant.presets import PRESETS
 from tests.cli.runs import FAKE, call, environment, run
 
 HEAVY = ("numba", "numpy", "tokenizers", "rich", "rich.markdown", "prompt_toolkit", "jinja2")
@@ -45,6 +47,15 @@ def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=True)
     assert result.stderr == b"[]\n"
     assert result.stdout.startswith((b"Usage: qwchat", b"qwchat "))
+
+
+def test_help_of_convert_names_every_preset(tmp_path: Path) -> None:
+    shown = call("convert", "--help", models=tmp_path).stdout.decode()
+    _, presets = shown.split("Presets:")
+    assert [line.split()[0] for line in presets.strip().splitlines()] == list(PRESETS)
+    assert "|".join(PRESETS) in shown
+    for name in PRESETS:
+        resolve(name)
 
 
 def test_help_answers_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,7 +174,7 @@ def test_show_agrees_with_the_file(models: Path) -> None:
     assert shown["files"]["weights.bin"] == shown["bytes"]
     text = qwchat("show", "tiny-q4", models=models).stdout.decode()
     assert f"bits per weight  {folder.bits_per_weight:.4f}\n" in text
-    assert "layers.*.self_attn.q_proj.weight          0-1     q4      128 × 128" in text
+    assert "layers.*.self_attn.q_proj.weight          0–1     q4      128 × 128" in text
 
 
 def test_show_of_a_checkpoint_that_is_not_converted(checkpoint: Path, tmp_path: Path) -> None:
@@ -234,11 +235,31 @@ def test_convert_prints_the_folder(checkpoint: Path, tmp_path: Path) -> None:
     assert json.loads(forced.stdout)["preset"] == "q4"
 
 
-def test_convert_shows_a_plan(checkpoint: Path, tmp_path: Path) -> None:
-    result = qwchat("convert", str(checkpoint), "--dry-run", models=tmp_path / "new")
-    *_, last, total = result.stdout.decode().splitlines()
-    assert last.split()[0] == "lm_head.weight"
-    assert total.endswith(" bits per weight")
+def test_a_dry_run_begins_with_the_total_and_groups_layers(tmp_path: Path) -> None:
+    shape = SHAPE | {"num_hidden_layers": 17, "intermediate_size": 256}
+    source = make_checkpoint(tmp_path / "deep", config_overrides=shape)
+    result = qwchat("convert", str(source), "--dry-run", models=tmp_path / "new")
+    total, empty, *lines = result.stdout.decode().splitlines()
+    as_json = json.loads(qwchat("convert", str(source), "--dry-run", "--json", models=tmp_path / "new").stdout)
+    size, bits = as_json["bytes_out"], as_json["bits_per_weight"]
+    assert total == (
+        f"{as_json['bytes_in'] / 1e6:.1f} MB would become {size / 1e6:.1f} MB ({size:,} bytes, {bits:.3f} bits per "
+        f"weight, preset q4) in {tmp_path}/new/deep-q4"
+    )
+    assert empty == ""
+    assert [re.split(r"  +", line)[:-2] for line in lines] == [
+        ["", "tensors", "format", "size"][:3],
+        ["embed_tokens", "q4"],
+        ["layers 0–1, 15–16", "norms and biases", "vector"],
+        ["", "q, k, o, gate, up", "q4"],
+        ["", "v, down", "q8"],
+        ["layers 2–14", "norms and biases", "vector"],
+        ["", "q, k, v, o, gate, up, down", "q4"],
+        ["norm", "vector"],
+        ["lm_head", "q8"],
+    ]
+    assert max(map(len, lines)) <= 80
+    assert len(as_json["tensors"]) == 17 * 12 + 3
     assert not (tmp_path / "new").exists()
 
 
