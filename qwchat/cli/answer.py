@@ -104,6 +104,9 @@ def _answer(
     output = Output(options, streams, facts, partial(reply_view, options, streams))
     status = PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable)
     keep_snapshots(saved, options, model, streams.screen)
+    greedy = "--temp 0" if not controls.sampled else "--top-k 1" if controls["top-k"] == 1 else None
+    if options.count > 1 and greedy is not None:
+        streams.screen.notice(f"the {options.count} answers will be equal: {greedy} always takes the likeliest token")
     for number in range(options.count):
         if number:
             saved.begin()

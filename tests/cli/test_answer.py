@@ -45,6 +45,18 @@ def test_speculation_can_be_switched_off(tmp_path: Path) -> None:
         assert answer["settings"]["speculate"] is expected
 
 
+def test_equal_answers_are_announced(tmp_path: Path) -> None:
+    # The scripted model's generation_config.json is greedy.
+    for extra in (("--temp", "0"), (), ("--temp", "1", "--top-k", "1")):
+        flag = "--top-k 1" if "--top-k" in extra else "--temp 0"
+        notice = f"qwchat: the 3 answers will be equal: {flag} always takes the likeliest token"
+        lines = call("-p", "hi", "-n", "3", *extra, models=tmp_path).stderr.decode().splitlines()
+        assert (lines[0], lines.count(notice)) == (notice, 1)
+        assert call("-q", "-p", "hi", "-n", "3", *extra, models=tmp_path).stderr == b""
+    for extra in (("-n", "3", "--temp", "1"), ("-n", "1", "--temp", "0")):
+        assert "equal" not in call("-p", "hi", *extra, models=tmp_path).stderr.decode()
+
+
 def test_figures_can_be_json(tmp_path: Path) -> None:
     result = call("-p", "hi", "--stats", "json", models=tmp_path, replies=["Good day."])
     assert result.stdout == b"Good day.\n"
@@ -225,7 +237,23 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
             2,
             "no such option: --tmep (Possible options: --help, --stop, --temp) (qwchat --help lists what there is)",
         ),
-        (("cnvert", "x"), 2, "no such command 'cnvert'. Did you mean 'convert'? (qwchat --help lists what there is)"),
+        (("cnvert", "x"), 2, "there is no command 'cnvert': did you mean qwchat convert?"),
+        (("hello",), 2, "there is no command 'hello': to ask the model, type qwchat -p \"hello\""),
+        (("What is", "it?"), 2, "there is no command 'What is': to ask the model, type qwchat -p \"What is it?\""),
+        (
+            ("What?", "--temp", "0"),
+            2,
+            "there is no command 'What?': to ask the model, type qwchat -p \"What?\" --temp 0",
+        ),
+        (("$(rm x)",), 2, "there is no command '$(rm x)': to ask the model, type qwchat -p '$(rm x)'"),
+        (("wow!",), 2, "there is no command 'wow!': to ask the model, type qwchat -p 'wow!'"),
+        (("a" * 99,), 2, f"there is no command '{'a' * 80}…': to ask the model, type qwchat -p \"…\""),
+        (
+            ("hcat",),
+            2,
+            "there is no command 'hcat': did you mean qwchat chat, or qwchat -p \"hcat\" to ask the model?",
+        ),
+        (("",), 2, "there is no command '': qwchat --help lists what there is"),
         (("--no-speculate", "list"), 2, "--no-speculate stands before 'list': put it after, as in qwchat list …"),
         (("--temp", "1", "list"), 2, "--temp stands before 'list': put it after, as in qwchat list …"),
         (("chat", "mini", "-m", "other"), 2, "two models are given, mini and --model other: leave one out"),

@@ -124,7 +124,7 @@ def test_the_file_of_the_project(tmp_path: Path) -> None:
         (("set", "tmp", "1"), "there is no setting 'tmp': did you mean temp?"),
         (("set", "temp", "9"), "temp must be from 0 to 5, not 9"),
         (("get", "tmp"), "there is no setting 'tmp': did you mean temp?"),
-        (("sett",), "no such command 'sett'. Did you mean 'set'"),
+        (("sett",), "there is no command 'sett': did you mean qwchat config set?"),
         (("--json", "get", "temp"), "put options after 'get'"),
     ],
 )

@@ -234,7 +234,7 @@ def test_damaged_lines_are_told_of(tmp_path: Path, store: Store) -> None:
         (("grep", "("), "'(' is no regular expression (missing ), unterminated subpattern at position 0): -F takes it"),
         (("--json", "rm", "x"), "put options after 'rm'"),
         (("show",), "missing argument 'SESSION' (qwchat sessions show --help lists what there is)"),
-        (("unknown",), "no such command 'unknown' (qwchat sessions --help lists what there is)"),
+        (("unknown",), "there is no command 'unknown': qwchat sessions --help lists what there is"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
