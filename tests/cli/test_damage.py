@@ -85,3 +85,23 @@ def test_damage_ends_a_chat_on_a_terminal(tmp_path: Path) -> None:
         terminal.wait("tensor t is damaged")
         assert terminal.end() == 3
         assert "word" in terminal.text
+
+
+def test_a_person_who_leaves_is_not_kept_waiting(tmp_path: Path) -> None:
+    with Terminal("chat", "-q", models=tmp_path, checking_seconds=600.0, replies=["Fine."]) as terminal:
+        terminal.prompt()
+        terminal.type("Hello\r")
+        terminal.wait("Fine.")
+        terminal.prompt()
+        terminal.type("\x04")
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_ctrl_c_ends_the_waiting(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    script = {"checking_seconds": 600.0, "replies": ["Fine."]}
+    with Terminal("-p", "hi", *arguments, models=tmp_path, **script) as terminal:
+        terminal.wait("checking the model's files")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "qwchat: interrupted" in terminal.text

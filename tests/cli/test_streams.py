@@ -159,7 +159,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 @pytest.mark.parametrize("how", ["closed", "without a reader", "head -c0"])
-def test_output_that_nobody_can_read_is_code_141(sessions: Path, arguments: tuple[str, ...], how: str) -> None:
+def test_output_that_cannot_be_read_is_code_141(sessions: Path, arguments: tuple[str, ...], how: str) -> None:
     replies = ["```py\nx = 1\n```"]
     program = [sys.executable, str(FAKE), *arguments]
     if how == "closed":

@@ -26,6 +26,7 @@ from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 PAGE = 4096
 PROGRAM = "from qwchat.cli.main import main; main()"
 ASK = ("-p", "What is 2 + 3?", "--temp", "0", "--max-tokens", "2", "-q")
+RECORD = integrity.record_path()
 DIFFERS = "its bytes differ from the checksum in manifest.json"
 
 pytestmark = pytest.mark.skipif(not is_checkpoint(embedded_checkpoint()), reason="models/mini has no weights")
@@ -249,6 +250,30 @@ def test_a_chat_from_a_pipe_ends_with_code_3(models: Path) -> None:
         result = qwchat("chat", "-q", "-m", "mini-q4", "--max-tokens", "2", models=models, stdin=b"Hello\n")
         assert result.returncode == 3
         assert result.stderr.splitlines()[-1].startswith(f"qwchat: error: {models}/mini-q4: tensor ")
+
+
+def test_the_second_start_reads_the_record_alone(models: Path) -> None:
+    """In processes of their own: the audit hook sees every file that is opened from Python."""
+    program = (
+        "import sys\nopened = []\n"
+        "sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == 'open' else None)\n"
+        "from qwchat.cli.main import main\ntry:\n    main()\nfinally:\n"
+        "    print(*[path for path in opened if path.endswith(('weights.bin', 'intact'))], file=sys.stderr)"
+    )
+    environment = {**os.environ, "QWCHAT_MODELS": str(models)}
+    weights = str(models / "mini-q4" / WEIGHTS_NAME)
+
+    def opened() -> list[str]:
+        command = [sys.executable, "-c", program, *ASK, "-m", "mini-q4"]
+        ran = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=True, stdin=subprocess.DEVNULL
+        )
+        return ran.stderr.split()
+
+    for _ in range(2):
+        assert opened().count(weights) > 1
+        assert opened() == [weights, str(RECORD)], "mapped once, not read"
+        Path(weights).touch()
 
 
 def test_verify_imports_neither_compiler_nor_tokenizer(models: Path) -> None:

@@ -83,7 +83,11 @@ class _Bar(_Silent):
         self._task: TaskID = self._progress.add_task(title, total=total)
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
+        try:
+            self._progress.start()
+        except BaseException:  # Ctrl-C once the bar is there: it must go, and nothing else would see to it.
+            self._progress.stop()
+            raise
         return self
 
     def __exit__(
