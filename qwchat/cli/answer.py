@@ -124,7 +124,7 @@ def _answer(
         try:
             with keys_unseen(streams.out, by_line=True, resumed=resumed), remedied(model.folder):
                 done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
-                assert done is not None, "nobody was asked, so nobody declined"
+                assert done is not None, "only a person who is asked can decline"
                 if done.finish_reason != "cancelled":
                     wait_until_checked(model, streams)
         except (DamagedModelError, NonFiniteLogitsError) as error:
