@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from quant.errors import QuantError
 from qwchat import models_folder
 from qwchat.chat.view.terminal import DIM, RED, Look, harmless
 from qwchat.chat.view.units import data_size
@@ -85,7 +86,7 @@ def _guarded(name: str, look_at: Callable[[], tuple[State, str, str]]) -> Check:
     """A check of its own: one that fails must not hide the others."""
     try:
         return Check(name, *look_at())
-    except QwchatError as error:
+    except (QwchatError, QuantError) as error:
         return Check(name, "error", str(error))
     except (OSError, ValueError) as error:
         return Check(name, "warning", f"could not be looked at: {error}")
@@ -102,7 +103,7 @@ def _program() -> tuple[State, str, str]:
 
 
 def _processor(services: Services) -> tuple[State, str, str]:
-    from qwchat.kernels.level import supported_levels
+    from quant.native.level import supported_levels
 
     level = services.simd()
     best = supported_levels()[0]

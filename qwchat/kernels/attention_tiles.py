@@ -20,9 +20,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from quant.native.level import vector_registers
 from qwchat.kernels import simd
 from qwchat.kernels.jit import standalone
-from qwchat.kernels.level import vector_registers
 from qwchat.kernels.records import KV_Q8, ROWS, SPLIT
 from qwchat.kernels.simd import F16, F32, I16, I32, I64, V16F, V16I
 

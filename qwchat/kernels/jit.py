@@ -17,8 +17,8 @@ from llvmlite import ir
 from numba.core import compiler, registry
 from numba.core.compiler_lock import global_compiler_lock
 
+from quant.native.level import current_level
 from qwchat.kernels import objects
-from qwchat.kernels.level import current_level
 
 # Feature lists that keep LLVM below 64-byte registers, for the 32-byte levels on a larger machine.
 _HASWELL = "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"

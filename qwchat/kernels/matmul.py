@@ -13,10 +13,10 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from quant.native.level import current_level
 from qwchat.kernels import elementwise, simd
 from qwchat.kernels.formats import BF16, F32, IDS, INTEGER_FORMATS
 from qwchat.kernels.jit import inlined, kernel, standalone
-from qwchat.kernels.level import current_level
 from qwchat.kernels.panels import Panel, emit_panel_tile, emit_unpack, has_stored_zeros
 from qwchat.kernels.records import BLOCK, GEMV_TOKENS, PANEL_BLOCK, PANEL_BLOCKS, SLOTS, SLOTS_BLOCK
 from qwchat.kernels.tiles import PREFETCH_AHEAD, Vectors, Weights, emit_float_tile, emit_integer_tile

@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from qwchat.kernels.level import current_level, host_cpu, host_features
+from quant.native.level import current_level, host_cpu, host_features
 
 _FILE_NAME = "objects"
 _FOLDER_PREFIX = "kernels-"

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba.core import cgutils
 
+from quant.native.level import current_level
 from qwchat.kernels import simd
 from qwchat.kernels.formats import LIN4, LIN8, IntegerFormat
-from qwchat.kernels.level import current_level
 from qwchat.kernels.records import BLOCK, PANEL_BLOCK, SLOTS, SLOTS_BLOCK
 from qwchat.kernels.simd import F32, I8, I32, I64, V16I, V64B
 from qwchat.kernels.tiles import (

@@ -16,7 +16,7 @@ from numba import from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from qwchat.kernels import level
+from quant.native import level
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()

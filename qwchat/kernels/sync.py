@@ -9,7 +9,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from qwchat.kernels import level
+from quant.native import level
 from qwchat.kernels.jit import inlined
 from qwchat.kernels.simd import I32, I64, emit_call, emit_load, emit_store, operation
 

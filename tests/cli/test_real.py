@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from quant.container import open_model
+from quant.native.level import current_level
 from quant.verification import verify
-from qwchat.kernels.level import current_level
 from tests.chat.pty import Terminal
 from tests.quant.checkpoints import make_checkpoint
 from tests.text.test_template_isolated import BUSY_IN_C, processor_time, program_with_hole, wait_until

@@ -10,7 +10,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from qwchat.kernels import level, simd
+from quant.native import level
+from qwchat.kernels import simd
 from qwchat.kernels.simd import I8, I32
 
 SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"

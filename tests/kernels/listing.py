@@ -21,7 +21,7 @@ CROSS = {"neon": "neon", "portable-aarch64": "portable"}
 
 def choose(name: str) -> None:
     """Makes ``name`` the level in force, before anything that depends on it is imported."""
-    from qwchat.kernels import level
+    from quant.native import level
 
     level.current_level = lambda: name
 
@@ -31,7 +31,7 @@ def cross_compile() -> None:
     import llvmlite.binding as llvm
     from numba.core import codegen, config
 
-    from qwchat.kernels import level
+    from quant.native import level
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()

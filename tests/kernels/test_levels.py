@@ -15,8 +15,9 @@ import pytest
 from numba import types
 from numpy.typing import NDArray
 
-from qwchat.errors import UsageError
-from qwchat.kernels import level, objects, simd
+from quant.errors import UsageError
+from quant.native import level
+from qwchat.kernels import objects, simd
 from qwchat.kernels.jit import kernel
 from tests.kernels import emulated_neon, test_attention
 from tests.kernels.packed import KINDS, random_packed
@@ -119,7 +120,7 @@ def test_neon_agrees_to_the_last_bit(printed: Begun) -> None:
     assert printed("emulated neon") == [digest(), emulated_neon.SDOT, emulated_neon.TBL]
 
 
-@pytest.mark.parametrize(("value", "message"), [("sse9", "is no SIMD level"), ("avx2", "lacks")])
+@pytest.mark.parametrize(("value", "message"), [("sse9", "is not a SIMD level"), ("avx2", "lacks")])
 def test_a_level_that_cannot_run_is_refused(value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWCHAT_SIMD", value)
     monkeypatch.setattr(level, "supported_levels", lambda: ("portable",))

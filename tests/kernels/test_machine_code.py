@@ -16,7 +16,8 @@ import pytest
 from llvmlite import ir
 from numba.core import cgutils
 
-from qwchat.kernels import jit, level, simd
+from quant.native import level
+from qwchat.kernels import jit, simd
 from tests.kernels import assembly, listing
 
 ROOT = Path(__file__).resolve().parents[2]

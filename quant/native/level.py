@@ -16,7 +16,7 @@ import os
 import platform
 from functools import cache
 
-from qwchat.errors import UsageError
+from quant.errors import UsageError
 
 LEVELS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
 _NEEDS: dict[str, tuple[str, ...]] = {
@@ -76,7 +76,7 @@ def current_level() -> str:
     if not forced:
         return supported_levels()[0]
     if forced not in LEVELS:
-        raise UsageError(f"QWCHAT_SIMD={forced!r} is no SIMD level; choose one of {', '.join(LEVELS)}")
+        raise UsageError(f"QWCHAT_SIMD={forced!r} is not a SIMD level; choose one of {', '.join(LEVELS)}")
     if forced not in supported_levels():
         raise UsageError(
             f"QWCHAT_SIMD={forced} needs CPU features that this machine lacks; "
