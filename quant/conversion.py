@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from quant.errors import CheckpointError, FormatError, UsageError
 from quant.files import COPIED_FILES, parse_json_object, read_bounded
 from quant.formats import PackedTensor
 from quant.policy import Settings, TensorPlan, plan, resolve
-from quant.quantisers import quantise
+from quant.quantisers import machine_code, quantise
 from quant.writer import ModelWriter, check_destination, weights_size
 
 CHUNK_WEIGHTS = 4 << 20
@@ -43,6 +43,22 @@ class Planned:
     tensors: tuple[TensorPlan, ...]
     bits_per_weight: float
     preset: str
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """The loops of a format are compiled now, once; `cost` is relative to that of other code.
+
+    Without a format and a cost the compiler itself is loaded.
+    """
+
+    format: str
+    cost: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Another process compiles these loops now, and this one waits for it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ class Notice:
     text: str
 
 
-Event = Planned | TensorStarted | Advanced | TensorFinished | Finished | Notice
+Event = Planned | Compiling | Waiting | TensorStarted | Advanced | TensorFinished | Finished | Notice
 
 
 def convert(
@@ -133,6 +149,7 @@ def convert(
             else:
                 check_destination(destination, source, force)
                 yield from map(Notice, writer.begin(resume))
+                yield from _compile_loops(plans)
                 try:
                     yield from _write_tensors(checkpoint, plans, writer, threads or _cpu_count())
                 except (CheckpointError, FormatError):
@@ -182,6 +199,25 @@ class _Chunk:
     packed: PackedTensor
     squared_errors: NDArray[np.float64]
     squares: NDArray[np.float64]
+
+
+def compiling_cost(plans: Iterable[TensorPlan]) -> float:
+    """Return what compiling the loops that `plans` need and this machine lacks costs; see `Compiling`."""
+    return machine_code.compiling_cost(dict.fromkeys(tensor.format for tensor in plans))
+
+
+def _compile_loops(plans: list[TensorPlan]) -> Iterator[Event]:
+    """Compile what the plan needs before threads are started: it changes the environment for a moment."""
+    for name in dict.fromkeys(tensor.format for tensor in plans):
+        if not machine_code.needs_compiling(name):
+            continue
+        if machine_code.is_busy():
+            yield Waiting()
+        else:
+            yield Compiling("", 0.0)
+            machine_code.load_compiler()
+            yield Compiling(name, machine_code.compiling_cost([name]))
+        machine_code.compiled_functions(name)
 
 
 def _write_tensors(

@@ -91,7 +91,7 @@ class Model:
     def __init__(self, folder: ModelFolder, engine: Engine, integrity: Integrity) -> None:
         self.folder, self.engine, self.config = folder, engine, folder.config
         self.integrity = integrity
-        self.tokenizer = Tokenizer.from_folder(folder.path, objects.writable_folder(), self.config.vocab_size)
+        self.tokenizer = Tokenizer.from_folder(folder.path, objects.KERNELS.writable_folder, self.config.vocab_size)
         self.template = ChatTemplate.from_folder(folder.path)
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
         self.defaults = SamplingSettings.from_defaults(generation)

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quant.container import ModelFolder
+from quant.native.store import cache_root, is_private
 from quant.verification import Verification, state_of
 from qwchat.errors import DamagedModelError
 from qwchat.kernels.cores import default_threads
-from qwchat.kernels.objects import cache_folder, is_private
 from qwchat.writing import replace_text
 
 CHECKED_FILES = ("config.json", "tokenizer.json")
@@ -170,7 +170,7 @@ def forget(state: str) -> None:
 
 def record_path() -> Path:
     """Where the states of intact models are kept."""
-    return cache_folder().parent / _FOLDER_NAME / _FILE_NAME
+    return cache_root() / _FOLDER_NAME / _FILE_NAME
 
 
 def _write(states: list[str]) -> None:

@@ -38,7 +38,7 @@ def architecture() -> str:
 @cache
 def host_features() -> dict[str, bool]:
     """The processor's features by LLVM's names."""
-    import llvmlite.binding as llvm
+    from quant.native.llvm import binding as llvm
 
     if architecture() == "aarch64" and platform.system() == "Darwin":
         # LLVM does not tell there; every Mac with an ARM processor has both.
@@ -52,7 +52,7 @@ def host_features() -> dict[str, bool]:
 @cache
 def host_cpu() -> str:
     """LLVM's name of the processor."""
-    import llvmlite.binding as llvm
+    from quant.native.llvm import binding as llvm
 
     return str(llvm.get_host_cpu_name())
 
@@ -67,6 +67,11 @@ def supported_levels() -> tuple[str, ...]:
 def vector_registers() -> int:
     """How many vectors of 64 bytes the registers of the level in force hold (portable: what the smallest SSE has)."""
     return _REGISTERS[current_level()]
+
+
+def lanes() -> int:
+    """Return the 32-bit lanes of a register of the level in force; the portable level leaves splitting to LLVM."""
+    return {"avxvnni": 8, "avx2": 8, "neon": 4}.get(current_level(), 16)
 
 
 @cache

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from quant.errors import FormatError
 from quant.formats import linear
 from quant.formats.base import PackedTensor
-from quant.quantisers.jit import jit, padded_tiles
+from quant.quantisers.machine_code import compiled_functions
+from quant.quantisers.tiles import padded_tiles
 
 FACTORS = {
     "lin4": tuple(np.float32(0.70 + 0.03 * step) for step in range(12)),
     "lin8": tuple(np.float32(0.94 + 0.01 * step) for step in range(7)),
 }
 MAX_F16 = np.float32(65504)
+SCRATCH_LINES = 7
+"""Lines of 16 f32 that the loops need beside a group."""
 
 
 def quantise(name: str, values: NDArray[np.float32], group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
@@ -35,90 +38,24 @@ def quantise(name: str, values: NDArray[np.float32], group_size: int) -> tuple[P
     layout = linear.layout(name, (rows, columns), group_size, zeros=True)
     parts = {part: np.zeros(shape, dtype) for part, (dtype, shape) in layout.items()}
     padded = padded_tiles(values)
-    top = np.float32((1 << linear.BITS[name]) - 1)
-    default_zero = np.float32(linear.DEFAULT_ZERO[name])
+    search, encode = compiled_functions(name)
+    top = (1 << linear.BITS[name]) - 1
     scales = np.empty(parts["scales"].shape, np.float32)
-    search(padded, group_size, FACTORS[name], top, default_zero, asymmetric, scales, parts["zeros"])
+    factors = np.array(FACTORS[name], np.float32)
+    scratch = np.empty((group_size + SCRATCH_LINES) * 16 * 4, np.uint8)
+    given = (padded.ctypes.data, len(scales), columns, group_size, top)
+    span = (int(asymmetric), linear.DEFAULT_ZERO[name], factors.ctypes.data, len(factors))
+    search(*given, *span, *(array.ctypes.data for array in (scales, parts["zeros"], scratch)))
     if float(scales.max()) > MAX_F16:
         raise FormatError(f"format {name} stores float16 scales, and weights as large as {values.max():.3g} need more")
     parts["scales"][:] = scales.astype(np.float16)
     errors = np.zeros((scales.shape[0], 16), np.float64)
     unsigned = np.empty((scales.shape[0], columns // 4, 16, 4), np.uint8)
-    encode(padded, group_size, top, parts["scales"].astype(np.float32), parts["zeros"], unsigned, errors)
+    rounded = parts["scales"].astype(np.float32)
+    encode(*given, *(array.ctypes.data for array in (rounded, parts["zeros"], unsigned, errors, scratch)))
     if name == "lin4":
         parts["codes"][:] = unsigned[:, 0::2] | (unsigned[:, 1::2] << np.uint8(4))
     else:
         parts["codes"] = unsigned
         del parts["zeros"]
     return PackedTensor(name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]
-
-
-@jit
-def search(values, group_size, factors, top, default_zero, asymmetric, scales, zeros):
-    """values (16 tiles, K) -> least-squares scales f32 and zero points u8, both (tiles, K/G, 16)."""
-    block = np.empty((group_size, 16), np.float32)
-    low = np.empty(16, np.float32)
-    span = np.empty(16, np.float32)
-    zero = np.empty(16, np.float32)
-    inverse = np.empty(16, np.float32)
-    best = np.empty(16, np.float32)
-    products = np.empty(16, np.float32)
-    squares = np.empty(16, np.float32)
-    for tile in range(scales.shape[0]):
-        for group in range(scales.shape[1]):
-            for lane in range(16):
-                row = values[16 * tile + lane]
-                least, most = np.float32(0), np.float32(0)
-                for k in range(group_size):
-                    x = row[group_size * group + k]
-                    block[k, lane] = x
-                    least, most = min(least, x), max(most, x)
-                low[lane] = least
-                span[lane] = most - least if asymmetric else np.float32(2) * max(most, -least)
-                scales[tile, group, lane] = np.float32(0)
-                zeros[tile, group, lane] = np.uint8(default_zero)
-            best[:] = np.float32(0)
-            for factor in factors:
-                for lane in range(16):
-                    step = span[lane] * factor / (top if asymmetric else top - np.float32(1))
-                    inverse[lane] = np.float32(1) / step if step > 0 else np.float32(0)
-                    offset = np.rint(-low[lane] * inverse[lane]) if asymmetric else default_zero
-                    zero[lane] = min(max(offset, np.float32(0)), top)
-                products[:] = np.float32(0)
-                squares[:] = np.float32(0)
-                for k in range(group_size):
-                    for lane in range(16):
-                        x = block[k, lane]
-                        code = min(max(np.rint(x * inverse[lane]) + zero[lane], np.float32(0)), top)
-                        level = code - zero[lane]
-                        products[lane] += x * level
-                        squares[lane] += level * level
-                for lane in range(16):
-                    fit = products[lane] / squares[lane] if squares[lane] > 0 else np.float32(0)
-                    score = products[lane] * fit
-                    if score > best[lane]:
-                        best[lane] = score
-                        scales[tile, group, lane] = fit
-                        zeros[tile, group, lane] = np.uint8(zero[lane])
-
-
-@jit
-def encode(values, group_size, top, scales, zeros, codes, errors):
-    """Codes u8 (tiles, K/4, 16, 4) for scales that were rounded; adds the squared error of each row to errors."""
-    error = np.empty(16, np.float32)
-    for tile in range(scales.shape[0]):
-        for group in range(scales.shape[1]):
-            error[:] = np.float32(0)
-            for lane in range(16):
-                scale = scales[tile, group, lane]
-                zero = np.float32(zeros[tile, group, lane])
-                inverse = np.float32(1) / scale if scale > 0 else np.float32(0)
-                for k in range(group_size):
-                    column = group_size * group + k
-                    x = values[16 * tile + lane, column]
-                    code = min(max(np.rint(x * inverse) + zero, np.float32(0)), top)
-                    distance = x - scale * (code - zero)
-                    error[lane] += distance * distance
-                    codes[tile, column // 4, lane, column % 4] = np.uint8(code)
-            for lane in range(16):
-                errors[tile, lane] += np.float64(error[lane])

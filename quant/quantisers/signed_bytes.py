@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from quant.formats import q8
 from quant.formats.base import PackedTensor
-from quant.quantisers.jit import jit, padded_tiles
+from quant.quantisers.machine_code import compiled_functions
+from quant.quantisers.tiles import padded_tiles
 
 CANDIDATES = (0, -1, -2, 1)
 TINY = np.float32(1e-30)
 """Rows whose largest weight is below this are stored as zeros: a row scale for them would be subnormal."""
+SCRATCH_BYTES = (32 + 6) * 16 * 4
+"""A group of 16 rows and six lines of it as f32."""
 
 
 def quantise(values: NDArray[np.float32]) -> tuple[PackedTensor, NDArray[np.float64]]:
@@ -29,7 +32,10 @@ def quantise(values: NDArray[np.float32]) -> tuple[PackedTensor, NDArray[np.floa
     row_scales = parts["row_scales"]
     row_scales[:] = row_scales_of(padded).reshape(row_scales.shape)
     errors = np.zeros(row_scales.shape, np.float64)
-    encode(padded, row_scales, CANDIDATES, parts["codes"], parts["scales"], errors)
+    (encode,) = compiled_functions(q8.NAME)
+    scratch = np.empty(SCRATCH_BYTES, np.uint8)
+    arrays = (row_scales, parts["codes"], parts["scales"], errors, scratch)
+    encode(padded.ctypes.data, len(row_scales), columns, *(array.ctypes.data for array in arrays))
     return PackedTensor(q8.NAME, (rows, columns), q8.GROUP_SIZE, parts), errors.reshape(-1)[:rows]
 
 
@@ -38,53 +44,3 @@ def row_scales_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
     peak = np.abs(values).max(axis=1)
     scaled: NDArray[np.float32] = np.where(peak < TINY, np.float32(0), peak / np.float32(q8.CODE_MAX * q8.SCALE_MAX))
     return scaled
-
-
-@jit
-def encode(values, row_scales, candidates, codes, scale_bytes, errors):
-    """Integer scales and codes for given row scales (tiles, 16); adds the squared error of each row to errors."""
-    block = np.empty((32, 16), np.float32)
-    base = np.empty(16, np.float32)
-    chosen = np.empty(16, np.float32)
-    unit = np.empty(16, np.float32)
-    inverse = np.empty(16, np.float32)
-    error = np.empty(16, np.float32)
-    best = np.empty(16, np.float32)
-    for tile in range(scale_bytes.shape[0]):
-        for group in range(scale_bytes.shape[1]):
-            for lane in range(16):
-                row_scale = row_scales[tile, lane]
-                # In units of the row scale the weights lie within 127 * 255, far from float32's limits.
-                scaled = np.float32(1) / row_scale if row_scale > 0 else np.float32(0)
-                peak = np.float32(0)
-                for k in range(32):
-                    x = values[16 * tile + lane, 32 * group + k] * scaled
-                    block[k, lane] = x
-                    peak = max(peak, abs(x))
-                base[lane] = np.ceil(peak / np.float32(127))
-            best[:] = np.float32(np.inf)
-            chosen[:] = np.float32(0)
-            for candidate in candidates:
-                for lane in range(16):
-                    unit[lane] = min(max(base[lane] + np.float32(candidate), np.float32(0)), np.float32(255))
-                    inverse[lane] = np.float32(1) / unit[lane] if unit[lane] > 0 else np.float32(0)
-                error[:] = np.float32(0)
-                for k in range(32):
-                    for lane in range(16):
-                        x = block[k, lane]
-                        quantum = min(max(np.rint(x * inverse[lane]), np.float32(-127)), np.float32(127))
-                        distance = x - unit[lane] * quantum
-                        error[lane] += distance * distance
-                for lane in range(16):
-                    if error[lane] < best[lane]:
-                        best[lane] = error[lane]
-                        chosen[lane] = unit[lane]
-            for lane in range(16):
-                inverse[lane] = np.float32(1) / chosen[lane] if chosen[lane] > 0 else np.float32(0)
-                scale_bytes[tile, group, lane] = int(chosen[lane])
-                row_scale = np.float64(row_scales[tile, lane])
-                errors[tile, lane] += np.float64(best[lane]) * row_scale * row_scale
-            for k in range(32):
-                for lane in range(16):
-                    quantum = min(max(np.rint(block[k, lane] * inverse[lane]), np.float32(-127)), np.float32(127))
-                    codes[tile, 8 * group + k // 4, lane, k % 4] = int(quantum) + 128

@@ -17,7 +17,7 @@ from qwchat.chat.view.units import data_size
 from qwchat.cli.damage import remedied, wait_until_checked
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import BenchOptions
-from qwchat.cli.prepare import compile_once, prepare
+from qwchat.cli.prepare import prepare
 from qwchat.cli.report import Facts, dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
@@ -75,8 +75,7 @@ def run(options: BenchOptions, services: Services) -> int:
     streams = Streams(quiet=options.quiet)
     settings = resolve()
     threads, kv = options.threads or settings["threads"], options.kv or settings["kv"]
-    located = prepare(options.model, streams, threads)
-    compile_once(services, streams)
+    located = prepare(options.model, services, streams, threads)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
     with services.load(located.path, threads=threads, context=context, kv=kv) as model:
         with remedied(model.folder):

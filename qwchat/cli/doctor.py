@@ -168,9 +168,9 @@ def _kernels(services: Services) -> tuple[State, str, str]:
     trouble = services.cache_trouble()
     if trouble is not None:
         return "warning", f"not kept: {trouble}", ""
-    folder = objects.cache_folder()
+    folder = objects.KERNELS.folder
     if not services.compiled():
-        return "ok", f"not compiled yet: the first answer does it, some ten seconds, into {folder}", ""
+        return "ok", f"not compiled yet: the first answer does it, once, into {folder}", ""
     return "ok", f"compiled, {data_size(_size(folder.parent))} in {folder.parent}", ""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from qwchat.chat.view.progress import ByteProgress, byte_progress
+from qwchat.cli.setup import Setup
 from qwchat.cli.streams import Streams
 
 if TYPE_CHECKING:
@@ -25,25 +26,44 @@ class Conversion:
     notices: list[str] = field(default_factory=list)
 
 
-def follow(events: Iterator[Event], title: str, streams: Streams, *, show_notices: bool = True) -> Conversion:
-    """Run a conversion to its end, with progress. An error or Ctrl-C closes ``events``, which keeps what is done."""
-    from quant.conversion import Advanced, Finished, Notice, Planned, TensorStarted
+def follow(
+    events: Iterator[Event], title: str, streams: Streams, *, show_notices: bool = True, setup: Setup | None = None
+) -> Conversion:
+    """Run a conversion to its end, with progress. An error or Ctrl-C closes `events`, which keeps what is done.
+
+    Args:
+        events: the conversion.
+        title: what the progress is called.
+        streams: where it is shown.
+        show_notices: show remarks about the checkpoint, too.
+        setup: the progress of a first run that this conversion is part of; by default it has one of its own.
+    """
+    from quant.conversion import Advanced, Compiling, Finished, Notice, Planned, TensorStarted, Waiting
 
     conversion: Conversion | None = None
     label = ""
     with closing(cast("Generator[Event, None, None]", events)), ExitStack() as stack:
+        compiling = setup
         progress: ByteProgress | None = None
         for event in events:
             if isinstance(event, Planned):
                 conversion = Conversion(event)
+                if setup is not None:
+                    setup.plan(event)
             assert conversion is not None, "a conversion tells its plan first"
-            if isinstance(event, TensorStarted):
+            if isinstance(event, Compiling | Waiting):
+                if compiling is None:
+                    compiling = stack.enter_context(Setup(streams, "quantisers"))
+                    compiling.plan(conversion.planned, bytes_too=False)
+                compiling.show(event)
+            elif isinstance(event, TensorStarted):
                 label = event.name
             elif isinstance(event, Advanced):
                 if progress is None:
+                    if setup is None:
+                        stack.pop_all().close()
                     total = conversion.planned.total_bytes_in
-                    shown = byte_progress(title, total, streams.screen, rewritable=streams.rewritable)
-                    progress = stack.enter_context(shown)
+                    progress = stack.enter_context(_progress(title, total, streams, setup))
                 progress.update(event.bytes_done, label)
             elif isinstance(event, Notice):
                 conversion.notices.append(event.text)
@@ -53,3 +73,9 @@ def follow(events: Iterator[Event], title: str, streams: Streams, *, show_notice
                 conversion.finished = event
     assert conversion is not None, "a conversion tells its plan first"
     return conversion
+
+
+def _progress(title: str, total: int, streams: Streams, setup: Setup | None) -> ByteProgress:
+    if setup is not None:
+        return setup.conversion(title, total)
+    return byte_progress(title, total, streams.screen, rewritable=streams.rewritable)

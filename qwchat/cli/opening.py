@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qwchat.chat.view.reply import Rendering, ReplyView
 from qwchat.chat.view.terminal import ColourChoice, can_rewrite
 from qwchat.cli.options import ReplyOptions
-from qwchat.cli.prepare import compile_once, prepare
+from qwchat.cli.prepare import prepare
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.models_folder import Located
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
     """Find the model, convert it if it is a checkpoint, and load it."""
     settings = options.settings
-    located = prepare(settings["model"], streams, settings["threads"])
-    compile_once(services, streams)
+    located = prepare(settings["model"], services, streams, settings["threads"])
     model = services.load(
         located.path,
         threads=settings["threads"],

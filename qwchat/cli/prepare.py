@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from qwchat import models_folder
-from qwchat.chat.view.status import CompilingStatus
 from qwchat.cli.services import Services
+from qwchat.cli.setup import Setup
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
 from qwchat.models_folder import Located
@@ -15,14 +15,30 @@ from qwchat.models_folder import Located
 _POLL_SECONDS = 0.1
 
 
-def prepare(model: str | None, streams: Streams, threads: int | None = None) -> Located:
-    """The model that ``model`` names, converted.
+def prepare(model: str | None, services: Services, streams: Streams, threads: int | None = None) -> Located:
+    """Return the model that `model` names, converted, with the kernels compiled.
 
-    A checkpoint's conversion is kept in the models folder and made anew, with a notice, where the checkpoint has
-    changed since. Processes that want the same conversion at the same time wait for one another. Raises ModelError
-    where there is no such model, QwchatError where the models folder cannot be written, and what the conversion raises.
+    A checkpoint's conversion is kept in the models folder and made again, with a notice, where the checkpoint has
+    changed since. Processes that want the same conversion or the kernels at the same time wait for one another.
+
+    Raises:
+        ModelError: there is no such model.
+        QwchatError: the models folder cannot be written.
     """
     found = models_folder.locate(chosen(model))
+    if services.compiled():
+        return _converted(found, streams, threads, None)
+    if trouble := services.cache_trouble():
+        streams.screen.notice(trouble)
+    with Setup(streams, "kernels", services.kernels_cost()) as setup:
+        located = _converted(found, streams, threads, setup)
+        setup.expect_no_conversion()
+        services.compile(lambda name, cost: setup.compiling(name.replace("_", " "), cost), setup.wait)
+    return located
+
+
+def _converted(found: Located, streams: Streams, threads: int | None, setup: Setup | None) -> Located:
+    """Return the model of a checkpoint, which is converted unless its conversion is there and fits."""
     if found.converted:
         return found
     from quant.checkpoint import Checkpoint
@@ -31,7 +47,7 @@ def prepare(model: str | None, streams: Streams, threads: int | None = None) -> 
         fingerprint = checkpoint.fingerprint
     if _reason_to_convert(found, fingerprint) is not None:
         _make_folder(found.destination.parent)
-        _convert_or_wait(found, fingerprint, streams, threads)
+        _convert_or_wait(found, fingerprint, streams, threads, setup)
     return Located(found.destination.name, found.destination, converted=True, embedded=found.embedded)
 
 
@@ -42,16 +58,6 @@ def chosen(model: str | None) -> str:
     from qwchat.settings.resolve import resolve
 
     return str(resolve()["model"])
-
-
-def compile_once(services: Services, streams: Streams) -> None:
-    """Compile the kernels, with progress, before the first model ever is loaded."""
-    if services.compiled():
-        return
-    if trouble := services.cache_trouble():
-        streams.screen.notice(trouble)
-    with CompilingStatus(streams.screen, rewritable=streams.rewritable) as status:
-        services.compile(status.update)
 
 
 def _reason_to_convert(found: Located, fingerprint: str) -> str | None:
@@ -77,14 +83,16 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _convert_or_wait(found: Located, fingerprint: str, streams: Streams, threads: int | None) -> None:
-    """Convert, unless another process is at it: then wait until it is done or gone."""
+def _convert_or_wait(
+    found: Located, fingerprint: str, streams: Streams, threads: int | None, setup: Setup | None
+) -> None:
+    """Convert, unless another process does: then wait until it is done or gone."""
     from quant.errors import DestinationBusyError
 
     waiting = False
     while (reason := _reason_to_convert(found, fingerprint)) is not None:
         try:
-            _convert(found, reason, streams, threads)
+            _convert(found, reason, streams, threads, setup)
         except DestinationBusyError:
             if not waiting:
                 streams.screen.notice(f"another qwchat is converting {found.name}: waiting for it")
@@ -92,8 +100,8 @@ def _convert_or_wait(found: Located, fingerprint: str, streams: Streams, threads
             time.sleep(_POLL_SECONDS)
 
 
-def _convert(found: Located, reason: str, streams: Streams, threads: int | None) -> None:
-    """Convert once, going on with what an earlier attempt left if it fits."""
+def _convert(found: Located, reason: str, streams: Streams, threads: int | None, setup: Setup | None) -> None:
+    """Convert once, from where an earlier attempt stopped if that fits."""
     from quant import convert
     from quant.errors import DestinationBusyError, UsageError
     from qwchat.cli.following import follow
@@ -103,7 +111,7 @@ def _convert(found: Located, reason: str, streams: Streams, threads: int | None)
     for resume in (True, False):
         events = convert(found.path, found.destination, resume=resume, force=again, threads=threads)
         try:
-            follow(events, f"converting {found.name}", streams, show_notices=False)
+            follow(events, f"converting {found.name}", streams, show_notices=False, setup=setup)
             return
         except DestinationBusyError:
             raise

@@ -27,23 +27,35 @@ def kernels_are_compiled() -> bool:
     return is_compiled()
 
 
-def compile_kernels(progress: Callable[[int, int, str], None]) -> None:
-    """Compile the kernels and keep them; ``progress`` is told how many are done, of how many, and what comes now."""
+def kernels_cost() -> float:
+    """Return what compiling all kernels costs, in the unit of their table."""
+    from qwchat.kernels.costs import COSTS
+
+    return sum(COSTS.values())
+
+
+def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[], object]) -> None:
+    """Compile the kernels and keep them.
+
+    Args:
+        progress: told of each kernel before it is compiled, with its cost (see `qwchat.kernels.costs`).
+        waiting: called before waiting for another process that compiles them.
+    """
     from qwchat.model.program import load_program
 
-    load_program(progress)
+    load_program(progress, waiting)
 
 
 def kernel_cache_trouble() -> str | None:
     """What is wrong with the place where compiled kernels are kept, as a sentence."""
-    from qwchat.kernels import objects
+    from qwchat.kernels.objects import KERNELS
 
-    if objects.writable_folder() != objects.cache_folder():
+    if KERNELS.writable_folder != KERNELS.folder:
         return (
-            f"compiled kernels cannot be kept in {objects.cache_folder().parent}, which is not yours alone to write: "
+            f"compiled kernels cannot be kept in {KERNELS.folder.parent}, which is not yours alone to write: "
             "set QWCHAT_CACHE to a folder that is, or every start compiles"
         )
-    return "the compiled kernels in the cache are damaged and are made again" if objects.is_damaged() else None
+    return "the compiled kernels in the cache are damaged and are made again" if KERNELS.is_damaged() else None
 
 
 def measure_bandwidth(threads: int) -> float:
@@ -74,7 +86,8 @@ class Services:
     load: Callable[..., Model] = load_model
     compiled: Callable[[], bool] = kernels_are_compiled
     cache_trouble: Callable[[], str | None] = kernel_cache_trouble
-    compile: Callable[[Callable[[int, int, str], None]], None] = compile_kernels
+    kernels_cost: Callable[[], float] = kernels_cost
+    compile: Callable[[Callable[[str, float], None], Callable[[], object]], None] = compile_kernels
     bandwidth: Callable[[int], float] = measure_bandwidth
     int8_peak: Callable[[int], float] = measure_int8_peak
     simd: Callable[[], str] = simd_level

@@ -12,8 +12,8 @@ are transformed before rounding (see hadamard), and results back.  The layouts s
 from __future__ import annotations
 
 import numpy as np
-from numba import types
 
+from quant.native.backend import types
 from qwchat.kernels import simd
 from qwchat.kernels.attention_tiles import score_rows, weigh_rows
 from qwchat.kernels.elementwise import exponential, exponential_below_zero

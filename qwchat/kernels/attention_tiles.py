@@ -15,11 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-
+from quant.native.backend import cgutils, intrinsic, ir, types
 from quant.native.level import vector_registers
 from qwchat.kernels import simd
 from qwchat.kernels.jit import standalone

@@ -9,8 +9,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import types
 
+from quant.native.backend import types
 from qwchat.kernels import simd
 from qwchat.kernels.formats import BF16, INTEGER_FORMATS, LIN4, Q4, Q8
 from qwchat.kernels.formats import F32 as DENSE_F32

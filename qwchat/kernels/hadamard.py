@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-
+from quant.native.backend import ir
 from qwchat.kernels import simd
 from qwchat.kernels.jit import inlined, kernel
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from llvmlite import ir
-from numba.core import cgutils
-
+from quant.native import level
+from quant.native.backend import cgutils, ir
 from quant.native.level import current_level
 from qwchat.kernels import simd
 from qwchat.kernels.formats import LIN4, LIN8, IntegerFormat
@@ -103,7 +102,7 @@ def has_stored_zeros(kind: int) -> tuple[bool, ...]:
 
 def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:
     """``sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))``, for all tokens."""
-    lanes = simd.lanes()
+    lanes = level.lanes()
     columns, tokens = _shape()
     with cgutils.for_range(builder, operands.groups) as loop:
         with cgutils.for_range(builder, operands.lines) as line:
@@ -127,7 +126,7 @@ def _emit_part(
     ``places``: addresses of the group's activations and sums.
     """
     (x, sums), (rows, tokens) = places, part
-    lanes = simd.lanes()
+    lanes = level.lanes()
     bytes_, words, floats = (ir.VectorType(*each) for each in ((I8, 4 * lanes), (I32, lanes), (F32, lanes)))
     pairs = [(row, token) for token in tokens for row in rows]
     addresses = {(row, token): builder.add(sums, I64(_SUMS * token + 4 * row)) for row, token in pairs}

@@ -11,12 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import from_dtype, types
-from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
 
 from quant.native import level
+from quant.native.backend import cgutils, from_dtype, intrinsic, ir, models, register_model, types
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -93,18 +90,13 @@ def emit_apart(builder: Any, name: str, emit: Callable[..., None], *values: Any)
     builder.call(function, values)
 
 
-def lanes() -> int:
-    """32-bit lanes of a register of the level in force; the portable level leaves splitting to LLVM."""
-    return {"avxvnni": 8, "avx2": 8, "neon": 4}.get(level.current_level(), 16)
-
-
 def emit_pin(builder: Any, value: Any) -> Any:
     """``value``, an integer or a vector, computed here and not shared with other places.
 
     With few registers LLVM must neither gather the products of a sum before it adds them nor keep what can be loaded
     again.  An empty piece of assembly that changes ``value``, for all that LLVM knows, stays in its place among others.
     """
-    if lanes() == 16:
+    if level.lanes() == 16:
         return value
     vector = "x" if level.architecture() == "x86" else "w"
 
@@ -113,7 +105,7 @@ def emit_pin(builder: Any, value: Any) -> Any:
 
     if isinstance(value.type, ir.IntType):
         return pinned(value, "r")
-    return _in_parts(builder, value.type.count // lanes(), pinned, value)
+    return _in_parts(builder, value.type.count // level.lanes(), pinned, value)
 
 
 def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:

@@ -6,10 +6,8 @@ import resource
 import time
 from typing import Any
 
-from llvmlite import ir
-from numba import types
-
 from quant.native import level
+from quant.native.backend import ir, types
 from qwchat.kernels.jit import inlined
 from qwchat.kernels.simd import I32, I64, emit_call, emit_load, emit_store, operation
 

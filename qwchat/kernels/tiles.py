@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from llvmlite import ir
-from numba.core import cgutils
-
+from quant.native import level
+from quant.native.backend import cgutils, ir
 from qwchat.kernels import simd
 from qwchat.kernels.formats import BF16, LIN4, LIN8, Q4, IntegerFormat
 from qwchat.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
@@ -112,7 +111,7 @@ WHOLE = Strip()
 
 def strips() -> list[Strip]:
     """The strips of a tile at the level in force."""
-    return [Strip(lane, simd.lanes()) for lane in range(0, 16, simd.lanes())]
+    return [Strip(lane, level.lanes()) for lane in range(0, 16, level.lanes())]
 
 
 def emit_group(builder: Any, kind: int, weights: Weights, block: Any) -> Any:

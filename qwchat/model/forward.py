@@ -6,8 +6,7 @@ Between two barriers the members of the team share a phase; see :mod:`qwchat.mod
 
 from __future__ import annotations
 
-from numba import types
-
+from quant.native.backend import types
 from qwchat.kernels.jit import entry, standalone
 from qwchat.kernels.records import FEW_TOKENS
 from qwchat.kernels.simd import record_at

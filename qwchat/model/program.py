@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
-from qwchat.kernels import objects
+from quant.native.linker import callable_at, linked
+from quant.native.store import Progress
+from qwchat.kernels.objects import KERNELS
 from qwchat.kernels.threads import Program
 
 # What Python calls, and how many 64-bit integers it takes.
@@ -17,24 +20,28 @@ def is_compiled() -> bool:
     return _from_cache() is not None
 
 
-def load_program(progress: objects.Progress | None = None) -> Program:
+def load_program(progress: Progress | None = None, waiting: Callable[[], object] | None = None) -> Program:
     """The compiled forward pass; its arguments are the addresses of the STATE and LAYER records, and how many layers.
 
-    ``progress`` is told what is being compiled, if anything is.
+    ``progress`` is told what is being compiled, if anything is; ``waiting`` is called where another process compiles.
     """
-    addresses = _from_cache() or _compiled(progress)
-    functions = {name: objects.callable_at(addresses[_SYMBOLS[name]], count) for name, count in _ENTRIES.items()}
+    addresses = _from_cache() or _compiled(progress, waiting)
+    functions = {name: callable_at(addresses[_SYMBOLS[name]], count) for name, count in _ENTRIES.items()}
     return Program(**functions)
 
 
 def _from_cache() -> dict[str, int] | None:
-    loaded = objects.linker().addresses
-    if set(_SYMBOLS.values()) <= set(loaded):
-        return loaded
-    return objects.link(objects.load(), _SYMBOLS.values())
+    return linked(KERNELS, _SYMBOLS.values())
 
 
-def _compiled(progress: objects.Progress | None) -> dict[str, int]:
-    from qwchat.kernels import jit
+def _compiled(progress: Progress | None, waiting: Callable[[], object] | None) -> dict[str, int]:
+    with KERNELS.exclusive(waiting):
+        found = _from_cache()  # Another process may have compiled meanwhile.
+        if found is not None:
+            return found
+        if progress is not None:
+            progress("the compiler", 0.0)
+        from qwchat.kernels import jit
 
-    return jit.compile_all(lambda: importlib.import_module("qwchat.model.forward"), progress)
+        jit.warm_up()
+        return jit.compile_all(lambda: importlib.import_module("qwchat.model.forward"), progress)

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig
+from quant.native.store import is_private
 from qwchat import rope
 from qwchat.errors import SnapshotError
 from qwchat.kernels import objects
@@ -43,7 +44,7 @@ _CHECKSUM = struct.Struct("<I")
 
 def code_digest(config: ModelConfig) -> bytes:
     """The hash (32 bytes) of everything besides the weights that keys and values depend on."""
-    sources = objects.source_digest() + Path(rope.__file__).read_bytes()
+    sources = objects.KERNELS.source_digest + Path(rope.__file__).read_bytes()
     return hashlib.sha256(sources + repr(config).encode()).digest()
 
 
@@ -131,7 +132,7 @@ def _open(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     # Its checksums find accidents, not intentions.
-    if not stat.S_ISREG(status.st_mode) or not objects.is_private(status):
+    if not stat.S_ISREG(status.st_mode) or not is_private(status):
         os.close(descriptor)
         raise SnapshotError(f"{path} is not a file that only you can write")
     return os.fdopen(descriptor, "rb", buffering=0)

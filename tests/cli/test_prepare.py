@@ -1,4 +1,4 @@
-"""What is shown while the kernels are compiled, as exact text."""
+"""What is shown while a first run compiles and converts, as exact text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
-from qwchat.cli.prepare import compile_once
+from qwchat.cli import prepare as module
+from qwchat.cli.prepare import prepare
 from qwchat.cli.services import Services, kernel_cache_trouble
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
-from qwchat.kernels import objects
+from qwchat.kernels.objects import KERNELS
+from qwchat.models_folder import Located
 
-PLAIN = "qwchat: compiling the kernels for this processor, once; this takes some ten seconds\n"
+PLAIN = "qwchat: compiling the kernels for this processor, once\n"
+WAITING = "qwchat: another qwchat is compiling the kernels: waiting for it\n"
+START = "\r\x1b[Kone-time setup: [....................] 0 %: "
 
 
 class Errors(io.StringIO):
@@ -36,26 +40,34 @@ def shown(
     compiled: bool = False,
     trouble: str | None = None,
     fail: bool = False,
+    busy: bool = False,
 ) -> str:
     errors = Errors(terminal=terminal)
     monkeypatch.setattr(sys, "stderr", errors)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("qwchat.chat.view.setup._FRAME_SECONDS", 3600)
+    monkeypatch.setattr(module.models_folder, "locate", lambda model: Located("m", Path("m"), converted=True))
 
-    def compile_kernels(progress: Callable[[int, int, str], None]) -> None:
+    def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[], object]) -> None:
         assert not compiled
-        progress(0, 2, "run tile")
+        if busy:
+            waiting()
+            return
+        progress("the compiler", 0)
+        progress("run_tile", 1)
         if fail:
             raise QwchatError("no")
-        progress(1, 2, "forward")
 
-    services = Services(compiled=lambda: compiled, cache_trouble=lambda: trouble, compile=compile_kernels)
-    compile_once(services, Streams("never", quiet=quiet))
+    services = Services(
+        compiled=lambda: compiled, cache_trouble=lambda: trouble, compile=compile_kernels, kernels_cost=lambda: 4
+    )
+    prepare("m", services, Streams("never", quiet=quiet))
     return errors.getvalue()
 
 
 def test_a_terminal_sees_each_kernel_and_then_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = "\r\x1b[Kcompiling the kernels for this processor, once: "
-    assert shown(monkeypatch, terminal=True) == f"{line}1 of 2, run tile{line}2 of 2, forward\r\x1b[K"
+    expected = f"{START}loading the compiler{START}compiling run tile\r\x1b[K"
+    assert shown(monkeypatch, terminal=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -66,10 +78,16 @@ def test_a_terminal_sees_each_kernel_and_then_nothing(monkeypatch: pytest.Monkey
         ({"quiet": True}, ""),
         ({"quiet": True, "trouble": "the cache is damaged"}, ""),
         ({"compiled": True}, ""),
+        ({"busy": True}, WAITING),
+        ({"busy": True, "quiet": True}, ""),
     ],
 )
 def test_elsewhere_it_is_one_line_or_none(options: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, terminal=False, **options) == text
+
+
+def test_a_process_that_waits_says_so_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(monkeypatch, terminal=True, busy=True) == WAITING
 
 
 def test_quiet_holds_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,10 +104,10 @@ def test_a_failure_erases_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cache_with_trouble_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "kernels"
     folder.mkdir(mode=0o700)
-    monkeypatch.setattr(objects, "cache_folder", lambda: folder)
-    monkeypatch.setattr(objects, "writable_folder", lambda: folder)
+    monkeypatch.setattr(KERNELS, "folder", folder)
+    monkeypatch.setattr(KERNELS, "writable_folder", folder)
     assert kernel_cache_trouble() is None
     (folder / "objects").write_bytes(b"nonsense")
     assert kernel_cache_trouble() == "the compiled kernels in the cache are damaged and are made again"
-    monkeypatch.setattr(objects, "writable_folder", lambda: tmp_path / "elsewhere")
+    monkeypatch.setattr(KERNELS, "writable_folder", tmp_path / "elsewhere")
     assert str(kernel_cache_trouble()).startswith(f"compiled kernels cannot be kept in {tmp_path}, which is not yours")

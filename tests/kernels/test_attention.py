@@ -10,7 +10,6 @@ import pytest
 
 from qwchat.kernels import attention, reference
 from qwchat.kernels.hadamard import hadamard
-from qwchat.kernels.jit import kernel
 from qwchat.kernels.records import (
     ATTENTION_SCRATCH_BYTES,
     CACHE,
@@ -20,6 +19,7 @@ from qwchat.kernels.records import (
     ROWS,
     SPLIT,
 )
+from tests.kernels.compiled import kernel
 from tests.kernels.packed import aligned
 
 KINDS = tuple(KV_KINDS)

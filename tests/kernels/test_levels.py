@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from quant.errors import UsageError
 from quant.native import level
 from qwchat.kernels import objects, simd
-from qwchat.kernels.jit import kernel
 from tests.kernels import emulated_neon, test_attention
+from tests.kernels.compiled import kernel
 from tests.kernels.packed import KINDS, random_packed
 from tests.kernels.test_matmul import multiply
 

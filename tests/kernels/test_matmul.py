@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from quant.formats import PackedTensor, dequantise
 from qwchat.kernels import elementwise, reference
-from qwchat.kernels.jit import kernel
 from qwchat.kernels.matmul import activate_pairs, multiply_pairs, pairs
 from qwchat.kernels.records import ACTIVATIONS, BLOCK, SLOTS, SLOTS_BLOCK, matmul_scratch_bytes
 from qwchat.model.weights import Weights
+from tests.kernels.compiled import kernel
 from tests.kernels.packed import KINDS, Folder, random_packed, vector
 
 

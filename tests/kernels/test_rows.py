@@ -7,9 +7,9 @@ import pytest
 
 from quant.formats import dequantise
 from qwchat.kernels import elementwise, reference, simd
-from qwchat.kernels.jit import kernel
 from qwchat.kernels.records import SLOTS
 from qwchat.model.weights import Weights
+from tests.kernels.compiled import kernel
 from tests.kernels.packed import KINDS, Folder, random_packed
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from benchmarks.busy_core import busy_loop
-from qwchat.kernels.jit import kernel
 from qwchat.kernels.sync import atomic_add, atomic_load, atomic_store, pause
 from qwchat.kernels.team import (
     NAP,
@@ -27,6 +26,7 @@ from qwchat.kernels.team import (
     take,
 )
 from qwchat.kernels.threads import CANCELLED, HEADER_LINES, MEMBER_BYTES, RUN, Program, Team
+from tests.kernels.compiled import kernel
 
 LINE = 64
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +16,16 @@ from quant import formats
 from quant.errors import FormatError
 from quant.formats import q4
 from quant.quantisers import quantise, reference
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+QUANTISE = """
+import json, sys
+import numpy as np
+from quant.quantisers import quantise
+from quant.quantisers.machine_code import QUANTISERS
+quantise(sys.argv[1], np.ones((16, 32), np.float32), 32)
+print(json.dumps({"numba": "numba" in sys.modules, "kept": sorted(QUANTISERS.load())}))
+"""
 
 
 def awkward_rows(seed: int = 0) -> np.ndarray:
@@ -139,11 +156,26 @@ def test_codebook_is_close_to_its_own_lloyd_update() -> None:
     assert 0.3 < bits.mean() < 0.7
 
 
-def test_quantisers_work_where_no_compiled_code_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(dispatcher: object) -> None:
-        raise RuntimeError("cannot cache function: no locator available")
+@pytest.mark.parametrize("name", ["q4", "q8", "lin4"])
+def test_only_the_code_of_one_format_is_compiled_and_kept(name: str, tmp_path: Path) -> None:
+    loops = {"q4": {"quant_q4_search", "quant_q4_encode"}, "q8": {"quant_q8_encode"}}
+    first, second = (run_quantiser(name, tmp_path / "cache") for _ in range(2))
+    assert first["kept"] == sorted(loops.get(name, {"quant_lin_search", "quant_lin_encode"}))
+    assert (first["numba"], second["numba"]) == (True, False)
+    assert first["kept"] == second["kept"]
 
-    monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", refuse)
-    from quant.quantisers.jit import jit
 
-    assert jit(lambda x: x + 1)(2) == 3
+def test_quantisers_work_where_no_compiled_code_can_be_kept(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder can be made below this")
+    for _ in range(2):
+        assert run_quantiser("q8", blocked / "cache") == {"numba": True, "kept": []}
+
+
+def run_quantiser(name: str, cache: Path) -> Any:
+    """Quantise in a process of its own: whether it imported Numba, and the symbols in its cache."""
+    environment = os.environ | {"QWCHAT_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", QUANTISE, name], env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import TextIO
 
 from qwchat.chat.view.live import terminal_size
-from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.terminal import DIM, Look
 from qwchat.chat.view.units import duration
 from qwchat.chat.view.width import clipped
 from qwchat.events import Prefilled
 
 _PATIENCE_SECONDS = 0.2  # What is over sooner needs no progress.
-_ERASE = "\r\x1b[K"
+ERASE = "\r\x1b[K"
 
 
 class PrefillStatus:
@@ -58,7 +56,7 @@ class PrefillStatus:
 
     def _draw(self, line: str) -> None:
         self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
-        self._stream.write(_ERASE + self._look.styled(_fitting(line, self._stream), DIM))
+        self._stream.write(ERASE + self._look.styled(fitting(line, self._stream), DIM))
         self._stream.flush()
 
     def clear(self) -> None:
@@ -66,43 +64,10 @@ class PrefillStatus:
         self._reading = False
         if self._shown:
             self._shown = False
-            self._stream.write(_ERASE)
+            self._stream.write(ERASE)
             self._stream.flush()
 
 
-class CompilingStatus:
-    """Shows ``compiling the kernels for this processor, once: 3 of 7, forward``, for the time it is entered.
-
-    A stream that cannot draw over a line gets one plain line; a quiet screen shows nothing.
-    """
-
-    def __init__(self, screen: Screen, *, rewritable: bool) -> None:
-        self._screen, self._rewritable = screen, rewritable
-        self._shown = False
-
-    def __enter__(self) -> CompilingStatus:
-        if not self._rewritable:
-            self._screen.notice("compiling the kernels for this processor, once; this takes some ten seconds")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._shown:
-            self._write(_ERASE)
-
-    def update(self, done: int, total: int, name: str) -> None:
-        """``done`` of ``total`` kernels are compiled, ``name`` comes now."""
-        if self._rewritable:
-            self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
-            line = f"compiling the kernels for this processor, once: {done + 1} of {total}, {name}"
-            self._write(_ERASE + self._screen.look.styled(_fitting(line, self._screen.stream), DIM))
-
-    def _write(self, text: str) -> None:
-        self._screen.stream.write(text)
-        self._screen.stream.flush()
-
-
-def _fitting(line: str, stream: TextIO) -> str:
-    """As much of ``line`` as can be erased again: what is wider than the terminal would leave a row behind."""
+def fitting(line: str, stream: TextIO) -> str:
+    """Return as much of `line` as can be erased again: a row that wraps would be left behind."""
     return clipped(line, terminal_size(stream).columns - 1)

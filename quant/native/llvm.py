@@ -1,0 +1,10 @@
+"""llvmlite, imported with its variables hidden. The only place that imports it, apart from `backend`."""
+
+from __future__ import annotations
+
+from quant.native.masking import masked
+
+with masked():
+    import llvmlite.binding as binding
+
+__all__ = ["binding"]

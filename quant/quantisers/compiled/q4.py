@@ -1,0 +1,183 @@
+"""The loops of q4; methods and formulas: `quant.quantisers.codebook`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quant.native.backend import types
+from quant.native.compiler import inlined
+from quant.quantisers.codebook import FACTORS, HIGHEST, LOWEST, MIDPOINTS, SHIFT, STEPS, TINY
+from quant.quantisers.compiled.memory import f32_at, f64_at, i8_at, u8_at
+from quant.quantisers.compiled.unit import standalone
+
+
+@inlined
+def nearest_level(u):
+    """The table value nearest to u: the lowest one plus every step whose midpoint lies below u.
+
+    Written out, since a loop over a tuple keeps LLVM from vectorising the loop around it (40 times slower).
+    All terms are integers, so the float32 sum is exact in any order.
+    """
+    zero = np.float32(0)
+    return (
+        LOWEST
+        + (STEPS[0] if u > MIDPOINTS[0] else zero)
+        + (STEPS[1] if u > MIDPOINTS[1] else zero)
+        + (STEPS[2] if u > MIDPOINTS[2] else zero)
+        + (STEPS[3] if u > MIDPOINTS[3] else zero)
+        + (STEPS[4] if u > MIDPOINTS[4] else zero)
+        + (STEPS[5] if u > MIDPOINTS[5] else zero)
+        + (STEPS[6] if u > MIDPOINTS[6] else zero)
+        + (STEPS[7] if u > MIDPOINTS[7] else zero)
+        + (STEPS[8] if u > MIDPOINTS[8] else zero)
+        + (STEPS[9] if u > MIDPOINTS[9] else zero)
+        + (STEPS[10] if u > MIDPOINTS[10] else zero)
+        + (STEPS[11] if u > MIDPOINTS[11] else zero)
+        + (STEPS[12] if u > MIDPOINTS[12] else zero)
+        + (STEPS[13] if u > MIDPOINTS[13] else zero)
+        + (STEPS[14] if u > MIDPOINTS[14] else zero)
+    )
+
+
+@inlined
+def load_group(values, tile, group, block, peak):
+    """block (32, 16) = one group of 16 rows divided by its largest weight by magnitude, peak (16,), sign included."""
+    for lane in range(16):
+        row = values[16 * tile + lane]
+        largest = np.float32(0)
+        for k in range(32):
+            x = row[32 * group + k]
+            if abs(x) > abs(largest):
+                largest = x
+        if abs(largest) < TINY:
+            largest = np.float32(0)
+        peak[lane] = largest
+        inverse = np.float32(1) / largest if largest != 0 else np.float32(0)
+        for k in range(32):
+            block[k, lane] = row[32 * group + k] * inverse
+
+
+@inlined
+def near_scale(scale, row_scale, offset):
+    """The integer scale nearest to scale / row_scale, moved by offset, within -64..63; 0 for an all-zero row."""
+    if row_scale <= 0:
+        return np.float32(0)
+    whole = np.rint(scale / row_scale) + np.float32(offset)
+    return min(max(whole, np.float32(-64)), np.float32(63))
+
+
+@inlined
+def relative_unit(row_scale, whole, peak):
+    """row_scale * whole in units of the group's largest weight; 0 for an all-zero group."""
+    return row_scale * whole / peak if peak != 0 else np.float32(0)
+
+
+@inlined
+def nearest_code(u):
+    """The index of the table value nearest to u: how many midpoints lie below it."""
+    one, zero = np.int32(1), np.int32(0)
+    return (
+        zero
+        + (one if u > MIDPOINTS[0] else zero)
+        + (one if u > MIDPOINTS[1] else zero)
+        + (one if u > MIDPOINTS[2] else zero)
+        + (one if u > MIDPOINTS[3] else zero)
+        + (one if u > MIDPOINTS[4] else zero)
+        + (one if u > MIDPOINTS[5] else zero)
+        + (one if u > MIDPOINTS[6] else zero)
+        + (one if u > MIDPOINTS[7] else zero)
+        + (one if u > MIDPOINTS[8] else zero)
+        + (one if u > MIDPOINTS[9] else zero)
+        + (one if u > MIDPOINTS[10] else zero)
+        + (one if u > MIDPOINTS[11] else zero)
+        + (one if u > MIDPOINTS[12] else zero)
+        + (one if u > MIDPOINTS[13] else zero)
+        + (one if u > MIDPOINTS[14] else zero)
+    )
+
+
+@standalone(types.void(*[types.int64] * 6))
+def q4_search(values, tiles, columns, scales, tables, scratch):
+    """values (16 tiles, K) f32 -> best scale and its table offset (0 or shift), both (tiles, K/32, 16) f32."""
+    values = f32_at(values, (16 * tiles, columns))
+    scales = f32_at(scales, (tiles, columns // 32, 16))
+    tables = f32_at(tables, (tiles, columns // 32, 16))
+    block, lanes = f32_at(scratch, (32, 16)), f32_at(scratch + 32 * 16 * 4, (4, 16))
+    peak, best, products, squares = lanes[0], lanes[1], lanes[2], lanes[3]
+    for tile in range(scales.shape[0]):
+        for group in range(scales.shape[1]):
+            load_group(values, tile, group, block, peak)
+            scale, table = scales[tile, group], tables[tile, group]
+            best[:] = np.float32(0)
+            scale[:] = np.float32(0)
+            table[:] = np.float32(0)
+            for bit in range(2):
+                offset = SHIFT if bit == 1 else np.float32(0)
+                for end in range(2):
+                    reach = (HIGHEST if end == 1 else LOWEST) + offset
+                    for factor in FACTORS:
+                        spread = reach * factor
+                        products[:] = np.float32(0)
+                        squares[:] = np.float32(0)
+                        for k in range(32):
+                            for lane in range(16):
+                                x = block[k, lane]
+                                level = nearest_level(x * spread - offset) + offset
+                                products[lane] += x * level
+                                squares[lane] += level * level
+                        for lane in range(16):
+                            fit = products[lane] / squares[lane] if squares[lane] > 0 else np.float32(0)
+                            score = products[lane] * fit
+                            if score > best[lane]:
+                                best[lane] = score
+                                scale[lane] = fit * peak[lane]
+                                table[lane] = offset
+
+
+@standalone(types.void(*[types.int64] * 10))
+def q4_encode(values, tiles, columns, scales, tables, row_scales, codes, scale_bytes, errors, scratch):
+    """Integer scales and codes for given row scales (tiles, 16); adds the squared error of each row to errors."""
+    values = f32_at(values, (16 * tiles, columns))
+    scales = f32_at(scales, (tiles, columns // 32, 16))
+    tables = f32_at(tables, (tiles, columns // 32, 16))
+    row_scales, errors = f32_at(row_scales, (tiles, 16)), f64_at(errors, (tiles, 16))
+    codes = u8_at(codes, (tiles, columns // 8, 16, 4))
+    scale_bytes = i8_at(scale_bytes, (tiles, columns // 32, 16))
+    block, lanes = f32_at(scratch, (32, 16)), f32_at(scratch + 32 * 16 * 4, (6, 16))
+    peak, chosen, unit, inverse, error, best = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5]
+    nearest = u8_at(scratch + (32 + 6) * 16 * 4, (32, 16))
+    for tile in range(scales.shape[0]):
+        for group in range(scales.shape[1]):
+            load_group(values, tile, group, block, peak)
+            table = tables[tile, group]
+            best[:] = np.float32(np.inf)
+            for candidate in (0, -1, 1):
+                for lane in range(16):
+                    whole = near_scale(scales[tile, group, lane], row_scales[tile, lane], candidate)
+                    unit[lane] = relative_unit(row_scales[tile, lane], whole, peak[lane])
+                    inverse[lane] = np.float32(1) / unit[lane] if unit[lane] != 0 else np.float32(0)
+                error[:] = np.float32(0)
+                for k in range(32):
+                    for lane in range(16):
+                        x = block[k, lane]
+                        level = nearest_level(x * inverse[lane] - table[lane]) + table[lane]
+                        distance = x - unit[lane] * level
+                        error[lane] += distance * distance
+                for lane in range(16):
+                    if error[lane] < best[lane]:
+                        best[lane] = error[lane]
+                        chosen[lane] = near_scale(scales[tile, group, lane], row_scales[tile, lane], candidate)
+            for lane in range(16):
+                unit[lane] = relative_unit(row_scales[tile, lane], chosen[lane], peak[lane])
+                inverse[lane] = np.float32(1) / unit[lane] if unit[lane] != 0 else np.float32(0)
+                bit = 1 if table[lane] != 0 else 0
+                scale_bytes[tile, group, lane] = 2 * int(chosen[lane]) + bit
+                errors[tile, lane] += np.float64(best[lane]) * np.float64(peak[lane]) * np.float64(peak[lane])
+            for k in range(32):
+                for lane in range(16):
+                    nearest[k, lane] = nearest_code(block[k, lane] * inverse[lane] - table[lane])
+            for octet in range(4):
+                for lane in range(16):
+                    for j in range(4):
+                        high = nearest[8 * octet + 4 + j, lane]
+                        codes[tile, 4 * group + octet, lane, j] = nearest[8 * octet + j, lane] | (high << 4)

@@ -1,0 +1,135 @@
+"""How far the work of a first run has come: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.status import ERASE, fitting
+from qwchat.chat.view.terminal import DIM
+from qwchat.chat.view.units import duration
+
+_FRAME_SECONDS = 0.25
+_LINE_SECONDS = 5.0
+_BAR_COLUMNS = 20
+# A stage that takes longer than the ones before it promised stays this far from its end.
+_MOST_OF_A_STAGE = 0.97
+
+
+class SetupStatus:
+    """Shows `one-time setup: [#######.............] 35 %, 12 s to go: compiling forward`, for the time it is entered.
+
+    The time to go comes from this run: the costs of the stages that are over, and how long they took.
+
+    Args:
+        screen: standard error; a quiet one shows nothing.
+        rewritable: whether a line can be drawn over. Elsewhere a line is written every five seconds.
+        clock: seconds, for the tests.
+    """
+
+    def __init__(self, screen: Screen, *, rewritable: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._screen, self._rewritable, self._clock = screen, rewritable, clock
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="qwchat-setup", daemon=True)
+        self._shown = False
+        self._name = ""
+        self._expected = self._done = self._measured = 0.0
+        self._cost = 0.0
+        self._share: float | None = None
+        self._began = self._told = clock()
+
+    def __enter__(self) -> SetupStatus:
+        if not self._screen.quiet:
+            self._ticker.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        with self._lock:
+            self._erase()
+
+    def expect(self, cost: float) -> None:
+        """Count on this much work after the current stage, in the unit of all costs."""
+        self._expected = self._done + self._cost + cost
+
+    def stage(self, name: str, cost: float) -> None:
+        """The stage before is over, and `name` begins, which is `cost` of the work expected."""
+        with self._lock:
+            self._finish()
+            self._name, self._cost = name, cost
+        self.draw()
+
+    def advance(self, share: float) -> None:
+        """A share, 0 to 1, of this stage is done."""
+        self._share = share
+
+    def wait(self, text: str) -> None:
+        """Say that another process does the work; nothing is measured until the next stage."""
+        with self._lock:
+            self._finish()
+            self._name = ""
+            self._erase()
+            self._screen.notice(text)
+
+    def draw(self) -> None:
+        """Show the state of this moment."""
+        with self._lock:
+            if self._name and not self._over.is_set() and not self._screen.quiet:
+                if self._rewritable:
+                    self._frame()
+                elif self._clock() - self._told >= _LINE_SECONDS:
+                    self._told = self._clock()
+                    self._screen.notice(f"one-time setup: {self._figures()}")
+
+    def _finish(self) -> None:
+        now = self._clock()
+        if self._cost:
+            self._done += self._cost
+            self._measured += now - self._began
+        self._began, self._cost, self._share = now, 0.0, None
+
+    def _position(self) -> tuple[float, float]:
+        """Return the work done and the seconds that it took, with an estimate for the stage in between."""
+        inside = self._clock() - self._began if self._cost else 0.0
+        if self._share is not None:
+            return self._done + self._share * self._cost, self._measured + inside
+        if not self._measured:
+            return self._done, self._measured
+        guessed = min(inside * self._done / self._measured, _MOST_OF_A_STAGE * self._cost)
+        return self._done + guessed, self._measured + inside
+
+    def _figures(self) -> str:
+        done, seconds = self._position()
+        total = max(self._expected, done)
+        text = f"{int(100 * done / total) if total else 0} %"
+        if done and seconds:
+            text += f", {duration(max(1.0, (total - done) * seconds / done))} to go"
+        return f"{text}: {self._name}"
+
+    def _frame(self) -> None:
+        done, _ = self._position()
+        filled = int(_BAR_COLUMNS * done / max(self._expected, done, 1e-9))
+        line = f"one-time setup: [{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}] {self._figures()}"
+        self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
+        self._write(ERASE + self._screen.look.styled(fitting(line, self._screen.stream), DIM))
+
+    def _erase(self) -> None:
+        if self._shown:
+            self._shown = False
+            self._write(ERASE)
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # As for all of standard error: not worth failing for.
+            self._screen.stream.write(text)
+            self._screen.stream.flush()
+
+    def _tick(self) -> None:
+        while not self._over.wait(_FRAME_SECONDS):
+            self.draw()

@@ -1,0 +1,98 @@
+"""The work of a first run: compiling quantisers and kernels, and a conversion in between, on one bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from qwchat.chat.view.setup import SetupStatus
+from qwchat.cli.streams import Streams
+
+if TYPE_CHECKING:
+    from quant.conversion import Compiling, Planned, Waiting
+
+COMPILER = "the compiler"
+# Source bytes that are converted in the unit of all costs, a second of one core (see `qwchat.kernels.costs`).
+_BYTES_PER_COST = 40e6
+
+
+class Setup:
+    """Tells a person what is compiled and converted once, for the time it is entered.
+
+    Args:
+        streams: where it is shown.
+        what: what is compiled, for the line that comes first where no line can be drawn over.
+        cost: how much work there is without a conversion, as in `qwchat.kernels.costs`.
+    """
+
+    def __init__(self, streams: Streams, what: str, cost: float = 0.0) -> None:
+        self._screen, self._rewritable, self._what = streams.screen, streams.rewritable, what
+        self._status = SetupStatus(streams.screen, rewritable=streams.rewritable)
+        self._cost = cost
+        self._told = False
+        self.expect_no_conversion()
+
+    def __enter__(self) -> Setup:
+        self._status.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status.__exit__(kind, error, trace)
+
+    def plan(self, planned: Planned, *, bytes_too: bool = True) -> None:
+        """Count on a conversion before the work that was given at first, or on compiling its loops alone."""
+        from quant.conversion import compiling_cost
+
+        conversion = planned.total_bytes_in / _BYTES_PER_COST if bytes_too else 0.0
+        self._status.expect(compiling_cost(planned.tensors) + conversion + self._cost)
+
+    def expect_no_conversion(self) -> None:
+        """Count on the work that was given at first: the conversion is over, or another process has made it."""
+        self._status.expect(self._cost)
+
+    def show(self, event: Compiling | Waiting) -> None:
+        """Show what a conversion says of its loops."""
+        from quant.conversion import Compiling
+
+        if isinstance(event, Compiling):
+            self.compiling(event.format or COMPILER, event.cost)
+        else:
+            self.wait("quantisers")
+
+    def compiling(self, name: str, cost: float) -> None:
+        """`name` is compiled now."""
+        if not self._told and not self._rewritable:
+            self._screen.notice(f"compiling the {self._what} for this processor, once")
+        self._told = True
+        self._status.stage(f"loading {name}" if name == COMPILER else f"compiling {name}", cost)
+
+    def wait(self, what: str = "kernels") -> None:
+        """Another process compiles what is wanted."""
+        self._status.wait(f"another qwchat is compiling the {what}: waiting for it")
+
+    def conversion(self, title: str, total: int) -> _Share:
+        """Return the progress of a conversion of `total` bytes, as a stage."""
+        self._status.stage(title, total / _BYTES_PER_COST)
+        return _Share(self._status.advance, total)
+
+
+class _Share:
+    """Bytes of a conversion as a share of its stage."""
+
+    def __init__(self, advance: Callable[[float], None], total: int) -> None:
+        self._advance, self._total = advance, max(total, 1)
+
+    def __enter__(self) -> _Share:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def update(self, done: int, label: str) -> None:
+        """`done` bytes are through."""
+        self._advance(done / self._total)
