@@ -27,7 +27,23 @@ from quant.files import COPIED_FILES, parse_json_object, read_bounded
 from quant.formats import PackedTensor
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.quantisers import machine_code, quantise
+from quant.quantisers.machine_code import Compiling, Stage, Waiting
 from quant.writer import ModelWriter, check_destination, weights_size
+
+__all__ = [
+    "Advanced",
+    "Compiling",
+    "Event",
+    "Finished",
+    "Notice",
+    "Planned",
+    "TensorFinished",
+    "TensorStarted",
+    "Waiting",
+    "compiling_cost",
+    "convert",
+    "read_copied_files",
+]
 
 CHUNK_WEIGHTS = 4 << 20
 MAX_WEIGHT = np.float32(1e30)
@@ -43,22 +59,6 @@ class Planned:
     tensors: tuple[TensorPlan, ...]
     bits_per_weight: float
     preset: str
-
-
-@dataclass(frozen=True)
-class Compiling:
-    """The loops of a format are compiled now, once; `cost` is relative to that of other code.
-
-    Without a format and a cost the compiler itself is loaded.
-    """
-
-    format: str
-    cost: float
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Another process compiles these loops now, and this one waits for it."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Notice:
     text: str
 
 
-Event = Planned | Compiling | Waiting | TensorStarted | Advanced | TensorFinished | Finished | Notice
+Event = Planned | Stage | TensorStarted | Advanced | TensorFinished | Finished | Notice
 
 
 def convert(
@@ -149,7 +149,8 @@ def convert(
             else:
                 check_destination(destination, source, force)
                 yield from map(Notice, writer.begin(resume))
-                yield from _compile_loops(plans)
+                for name in dict.fromkeys(tensor.format for tensor in plans):
+                    yield from machine_code.compile_for(name)
                 try:
                     yield from _write_tensors(checkpoint, plans, writer, threads or _cpu_count())
                 except (CheckpointError, FormatError):
@@ -202,22 +203,8 @@ class _Chunk:
 
 
 def compiling_cost(plans: Iterable[TensorPlan]) -> float:
-    """Return what compiling the loops that `plans` need and this machine lacks costs; see `Compiling`."""
+    """Return what compiling the loops that `plans` need and this machine lacks costs; see `Compiling.cost`."""
     return machine_code.compiling_cost(dict.fromkeys(tensor.format for tensor in plans))
-
-
-def _compile_loops(plans: list[TensorPlan]) -> Iterator[Event]:
-    """Compile what the plan needs before threads are started: it changes the environment for a moment."""
-    for name in dict.fromkeys(tensor.format for tensor in plans):
-        if not machine_code.needs_compiling(name):
-            continue
-        if machine_code.is_busy():
-            yield Waiting()
-        else:
-            yield Compiling("", 0.0)
-            machine_code.load_compiler()
-            yield Compiling(name, machine_code.compiling_cost([name]))
-        machine_code.compiled_functions(name)
 
 
 def _write_tensors(

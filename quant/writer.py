@@ -92,7 +92,7 @@ class ModelWriter:
         if not self.destination.parent.is_dir():
             raise UsageError(f"{self.destination.parent} is not a folder; make it first")
         with explained(self.destination.parent):
-            self._lock = _take_lock(self._lock_path, self.destination)
+            self._lock = _take_lock(_lock_path(self.destination), self.destination)
             self._restore_replaced()
         return self
 
@@ -102,7 +102,7 @@ class ModelWriter:
         for descriptor in (self._weights, self._journal):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._lock_path.unlink(missing_ok=True)
+        _lock_path(self.destination).unlink(missing_ok=True)
         os.close(self._lock)
 
     @property
@@ -198,10 +198,6 @@ class ModelWriter:
     def discard(self) -> None:
         """Remove the partial folder: what was written is of no use."""
         shutil.rmtree(self.partial, ignore_errors=True)
-
-    @property
-    def _lock_path(self) -> Path:
-        return self.destination.parent / f".{self.destination.name}.lock"
 
     @property
     def _replaced(self) -> Path:
@@ -338,6 +334,20 @@ def _place(
     return entries, position
 
 
+def _lock_path(destination: Path) -> Path:
+    return destination.parent / f".{destination.name}.lock"
+
+
+def wait_for_others(destination: Path) -> None:
+    """Wait until no other process converts into `destination`. Another may begin right after."""
+    try:
+        descriptor = os.open(_lock_path(destination), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # Its conversion has ended, and the file is gone.
+        return
+    with os.fdopen(descriptor):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
 def _take_lock(path: Path, destination: Path) -> int:
     """Take an exclusive lock on `path`; raises UsageError if another conversion holds it."""
     while True:
@@ -349,7 +359,7 @@ def _take_lock(path: Path, destination: Path) -> int:
             raise DestinationBusyError(
                 f"another conversion to {destination} is running; wait for it or choose another destination"
             ) from None
-        # The one who held the lock may have removed the file between our open and our lock: then it locks nobody.
+        # The holder may have removed the file between our open and our lock: then the lock keeps no process out.
         try:
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor

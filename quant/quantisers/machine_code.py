@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from quant.native.linker import callable_at, linked
@@ -23,6 +24,24 @@ _FORMATS: dict[str, tuple[str, dict[str, int]]] = {"q4": _Q4, "q8": _Q8, "lin4":
 # How long the loops of a module take to compile, in seconds of an AMD EPYC; only ratios matter.
 _COSTS = {"q4": 1.45, "q8": 0.5, "lin": 0.65}
 
+
+@dataclass(frozen=True)
+class Compiling:
+    """The loops of a format are compiled now, once; `cost` is relative to that of other code.
+
+    Without a format and a cost the compiler itself is loaded.
+    """
+
+    format: str
+    cost: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Another process compiles these loops now, and this one waits for it."""
+
+
+Stage = Compiling | Waiting
 _Functions = tuple[Callable[..., Any], ...]
 _one_at_a_time = threading.Lock()
 _ready: dict[str, _Functions] = {}
@@ -39,19 +58,28 @@ def compiling_cost(names: Iterable[str]) -> float:
     return sum(_COSTS[module] for module in modules)
 
 
-def load_compiler() -> None:
-    """Import Numba now, to keep its time apart from that of compiling."""
-    from quant.quantisers.compiled.unit import warm_up
+def compile_for(name: str) -> Iterator[Stage]:
+    """Compile and keep the loops of format `name` where that is needed; tell of each stage before it.
 
-    warm_up()
-
-
-def is_busy() -> bool:
-    """Return whether another process compiles quantisers now."""
+    One process compiles, the others wait for it. Call this before threads are started: importing Numba changes the
+    environment for a moment.
+    """
+    if not needs_compiling(name):
+        return
     lock = QUANTISERS.lock()
-    free = lock.acquire(wait=False)
-    lock.release()
-    return not free
+    if not lock.acquire(wait=False):
+        yield Waiting()
+        lock.acquire(wait=True)
+    try:
+        if needs_compiling(name):
+            yield Compiling("", 0.0)
+            from quant.quantisers.compiled.unit import warm_up
+
+            warm_up()
+            yield Compiling(name, compiling_cost([name]))
+            _compile(name)
+    finally:
+        lock.release()
 
 
 def compiled_functions(name: str) -> _Functions:
@@ -78,10 +106,14 @@ def _compiled(name: str) -> _Functions:
     with QUANTISERS.exclusive():
         functions = _loaded(name)  # Another process may have compiled meanwhile.
         if functions is None:
-            from quant.quantisers.compiled.unit import UNIT
-
-            module = f"quant.quantisers.compiled.{_FORMATS[name][0]}"
-            UNIT.compile_all(lambda: importlib.import_module(module), {}, None)
+            _compile(name)
             functions = _loaded(name)
     assert functions is not None
     return functions
+
+
+def _compile(name: str) -> None:
+    from quant.quantisers.compiled.unit import UNIT
+
+    module = f"quant.quantisers.compiled.{_FORMATS[name][0]}"
+    UNIT.compile_all(lambda: importlib.import_module(module), {}, None)

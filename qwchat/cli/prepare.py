@@ -88,6 +88,7 @@ def _convert_or_wait(
 ) -> None:
     """Convert, unless another process does: then wait until it is done or gone."""
     from quant.errors import DestinationBusyError
+    from quant.writer import wait_for_others
 
     waiting = False
     while (reason := _reason_to_convert(found, fingerprint)) is not None:
@@ -97,6 +98,7 @@ def _convert_or_wait(
             if not waiting:
                 streams.screen.notice(f"another qwchat is converting {found.name}: waiting for it")
             waiting = True
+            wait_for_others(found.destination)
             time.sleep(_POLL_SECONDS)
 
 
