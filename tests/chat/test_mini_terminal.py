@@ -59,9 +59,9 @@ def talk(
 
 
 def cache() -> str:
-    from qwchat.kernels import objects
+    from qwchat.kernels.objects import KERNELS
 
-    return str(objects.cache_folder().parent)
+    return str(KERNELS.folder.parent)
 
 
 def answer(models: Path, prompt: str, *arguments: str) -> str:

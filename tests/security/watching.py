@@ -1,0 +1,77 @@
+"""Whether anything in a folder is opened: told by the kernel (inotify) and by the audited process itself."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+
+HAS_INOTIFY = sys.platform.startswith("linux")
+_IN_OPEN, _IN_CREATE, _IN_MOVED_TO = 0x20, 0x100, 0x80
+_HEADER = struct.Struct("iIII")
+
+# Runs the program as its console script does, whose own folder is the first place of imports. Every event of the
+# interpreter that names something in the folder goes to a file.
+AUDITED = """
+import json, os, sys
+folder, report = sys.argv.pop(1), sys.argv.pop(1)
+told = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+NAMED = ("open", "os.listdir", "os.scandir", "os.chdir", "os.mkdir", "os.rename", "os.remove", "ctypes.dlopen")
+
+def audit(event, arguments):
+    if event in NAMED and isinstance(arguments[0], (str, bytes)):
+        path = os.path.normpath(os.path.join(os.getcwd(), os.fsdecode(arguments[0])))
+        if path == folder or path.startswith(folder + os.sep):
+            os.write(told, json.dumps([event, path]).encode() + b"\\n")
+    if event in ("pickle.find_class", "marshal.load", "os.system"):
+        os.write(told, json.dumps([event, repr(arguments)]).encode() + b"\\n")
+
+sys.addaudithook(audit)
+from qwchat.cli.main import main
+main()
+"""
+
+
+class Watch:
+    """What is opened in `folder` and the folders in it, by any process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = -1
+        self._folders: dict[int, Path] = {}
+        if not HAS_INOTIFY:
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert self._descriptor >= 0, os.strerror(ctypes.get_errno())
+        mask = _IN_OPEN | _IN_CREATE | _IN_MOVED_TO
+        for place in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+            number = libc.inotify_add_watch(self._descriptor, os.fsencode(place), mask)
+            assert number >= 0, os.strerror(ctypes.get_errno())
+            self._folders[number] = place
+        self.taken()
+
+    def taken(self) -> set[Path]:
+        """The files and folders opened or made since the last call."""
+        found: set[Path] = set()
+        while HAS_INOTIFY:
+            try:
+                data = os.read(self._descriptor, 1 << 16)
+            except BlockingIOError:
+                break
+            position = 0
+            while position < len(data):
+                number, _, _, length = _HEADER.unpack_from(data, position)
+                position += _HEADER.size
+                name = os.fsdecode(data[position : position + length].rstrip(b"\0"))
+                position += length
+                found.add(self._folders[number] / name)
+        return found
+
+
+def audited(report: Path) -> list[list[str]]:
+    """The events that an audited process has reported."""
+    return [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
