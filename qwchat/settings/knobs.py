@@ -163,7 +163,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob("save", Switch(), "session", "Keep the chat as a session, turn by turn", True, project=False),
     Knob("stats", Choice(("line", "json", "off")), "look", "The figures of a reply, on standard error", "line"),
     Knob("plain", Switch(), "look", "For screen readers: no colour, nothing drawn over, no line editor", False),
-    Knob("quiet", Switch(), "look", "No notices, no progress, no statistics", False, short="-q"),
+    # Not a project's to set: it would hide the notice that its settings hold.
+    Knob("quiet", Switch(), "look", "No notices, no progress, no statistics", False, short="-q", project=False),
 )
 
 _BY_NAME = {knob.name: knob for knob in KNOBS}

@@ -159,7 +159,7 @@ def test_files_that_are_no_text_or_too_big(tmp_path: Path) -> None:
     assert settings(tmp_path)["temp"] == 1.0
 
 
-@pytest.mark.parametrize("name", ["model", "device"])
+@pytest.mark.parametrize("name", ["model", "device", "quiet"])
 def test_a_project_may_not_choose_what_is_run(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "work" / "qwchat.toml", f"temp = 1\n{name} = 'x'\n")
     with pytest.raises(UsageError) as error:
