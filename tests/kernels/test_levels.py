@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from quant.errors import UsageError
 from quant.native import level
+from quant.native.store import ObjectStore
 from qwchat.kernels import objects, simd
 from tests.kernels import emulated_neon, test_attention
 from tests.kernels.compiled import kernel
@@ -129,10 +130,10 @@ def test_a_level_that_cannot_run_is_refused(value: str, message: str, monkeypatc
 
 
 def test_the_cache_is_keyed_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = objects.cache_key()
+    here = objects.KERNELS.key
     other = next(name for name in level.LEVELS if name != level.current_level())
-    monkeypatch.setattr(objects, "current_level", lambda: other)
-    assert objects.cache_key.__wrapped__() != here
+    monkeypatch.setattr(level, "current_level", lambda: other)
+    assert ObjectStore("kernels-", objects.SOURCES).key != here
 
 
 ALDER_LAKE = {"avx2": True, "fma": True, "f16c": True, "avxvnni": True, "avx512f": False}
