@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -24,11 +25,14 @@ class Setup:
         streams: where it is shown.
         what: what is compiled, for the line that comes first where no line can be drawn over.
         cost: how much work there is without a conversion, as in `qwchat.kernels.costs`.
+        clock: seconds, for the tests.
     """
 
-    def __init__(self, streams: Streams, what: str, cost: float = 0.0) -> None:
+    def __init__(
+        self, streams: Streams, what: str, cost: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._screen, self._rewritable, self._what = streams.screen, streams.rewritable, what
-        self._status = SetupStatus(streams.screen, rewritable=streams.rewritable)
+        self._status = SetupStatus(streams.screen, rewritable=streams.rewritable, clock=clock)
         self._cost = cost
         self._told = False
         self.expect_no_conversion()

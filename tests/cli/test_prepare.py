@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from quant.conversion import Advanced, Compiling, Finished, Planned
 from qwchat.cli import prepare as module
+from qwchat.cli.following import follow
 from qwchat.cli.prepare import prepare
 from qwchat.cli.services import Services, kernel_cache_trouble
+from qwchat.cli.setup import Setup
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
 from qwchat.kernels.objects import KERNELS
@@ -99,6 +103,33 @@ def test_a_failure_erases_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
         shown(monkeypatch, terminal=True, fail=True)
     assert isinstance(sys.stderr, Errors)
     assert sys.stderr.getvalue().endswith("\r\x1b[K")
+
+
+def test_a_conversion_and_the_kernels_share_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = Errors(terminal=True)
+    monkeypatch.setattr(sys, "stderr", errors)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("qwchat.chat.view.setup._FRAME_SECONDS", 3600)
+    events = [
+        Planned(80_000_000, 1, (), 4.5, "q4"),  # two units
+        Compiling("", 0),
+        Compiling("q8", 1),
+        Advanced(40_000_000),
+        Advanced(80_000_000),
+        Finished(Path("m"), 4.5, 1.0),
+    ]
+    streams = Streams("never")
+    with Setup(streams, "kernels", 4, clock=lambda: 0.0) as setup:
+        assert follow((event for event in events), "converting m", streams, setup=setup).finished is not None
+        setup.expect_no_conversion()
+        setup.compiling("forward", 4)
+    frames = re.findall(r"(\d+) %.*?: ([a-z0-9 ]+)", errors.getvalue())
+    assert frames == [
+        ("0", "loading the compiler"),
+        ("0", "compiling q8"),
+        ("16", "converting m"),
+        ("42", "compiling forward"),
+    ]
 
 
 def test_a_cache_with_trouble_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
