@@ -58,6 +58,7 @@ def count(ends: list[tuple[list[str], list[str]]], module: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Everything is compiled, on however busy a machine.
 def test_one_of_many_first_runs_compiles_the_kernels(tmp_path: Path) -> None:
     ends = started(tmp_path, [["-p", "Hello", "--max-tokens", "1"]] * PROCESSES)
     assert count(ends, "qwchat.model.forward") == 1

@@ -178,6 +178,7 @@ def test_the_watch_sees_what_is_opened_and_made(hostile: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Everything is compiled, on however busy a machine.
 def test_first_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -> None:
     started = Started(tmp_path, hostile, tmp_path / "cache")
     source = make_checkpoint(tmp_path / "tiny")
