@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -94,7 +95,9 @@ def test_the_chat_changes_between_sessions(tmp_path: Path) -> None:
         terminal.prompt()
         assert len(snapshots(tmp_path)) == 2
         terminal.type("more\r")
-        terminal.wait("echo: more", f", {read} cached)")
+        shown = terminal.wait("echo: more", " new)")
+        total, new = re.findall(r"(\d+) prompt tokens \((\d+) new\)", shown)[-1]
+        assert int(total) - int(new) == read
         terminal.prompt()
         terminal.type("\x04")
         assert terminal.end() == 0

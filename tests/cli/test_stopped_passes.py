@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.kernels import objects
+from quant.native.store import cache_root
 from tests.chat.pty import PATIENCE_SECONDS, Terminal
 from tests.quant.checkpoints import make_checkpoint
 
@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def variables(models: Path, started: Path) -> dict[str, str]:
-    cache = str(objects.cache_folder().parent)
+    cache = str(cache_root())
     return {"QWCHAT_MODELS": str(models), "QWCHAT_CACHE": cache, "ENDLESS_STARTED": str(started)}
 
 
