@@ -1,0 +1,61 @@
+"""What cases begin with: a tiny checkpoint, its conversion, a session and a snapshot, all from one seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.quant.checkpoints import make_checkpoint
+
+TINY = {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "vocab_size": 288,
+    "max_position_embeddings": 512,
+}
+SESSION = "0a1b2c3d"
+QUESTION = ("--max-tokens", "3", "--seed", "1", "--temp", "0", "--no-speculate")
+
+
+@dataclass(frozen=True)
+class Base:
+    """Folders that cases copy: two checkpoints, a model, and a session of that model with its snapshot."""
+
+    checkpoint: Path
+    sharded: Path
+    model: Path
+    session: Path
+
+
+def make_checkpoints(folder: Path) -> None:
+    """Write the two checkpoints under `folder`."""
+    make_checkpoint(folder / "checkpoint", config_overrides=TINY)
+    make_checkpoint(folder / "sharded", config_overrides={**TINY, "tie_word_embeddings": True}, dtype="f16", shards=3)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a base folder by name."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def parsed(folder: Path, name: str) -> Any:
+    """A JSON file of a base folder."""
+    return json.loads((folder / name).read_bytes())
+
+
+def signed(manifest: dict[str, Any], changed: dict[str, bytes]) -> bytes:
+    """The manifest as whoever made the folder would write it for `changed` small files: their sums are right."""
+    files = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(changed.items())
+    }
+    return json.dumps({**manifest, "files": {**manifest["files"], **files}}).encode()
+
+
+def lines_of(folder: Path) -> list[bytes]:
+    """The lines of the base session."""
+    return (folder / "session.jsonl").read_bytes().splitlines(keepends=True)

@@ -1,0 +1,277 @@
+"""One process that has everything imported and compiled, and forks for each command line.
+
+A case costs some hundredths of a second that way. The process must have one thread when it forks. The child lives under
+limits; the parent watches its clock, its memory and how it ended.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import gc
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.fuzz.case import Case, Command, environment, filled
+
+SECONDS = 10.0
+MEMORY_BYTES = 2 << 30
+LARGEST_FILE = 1 << 30
+_STREAMS = (".out", ".errors", ".audit")
+_REPOSITORY = Path(__file__).resolve().parents[2]
+LONGEST_WAIT = 6  # times SECONDS on the clock, for a process that gets little of a busy machine
+_REPORT = 16 << 20  # bytes of an output that are looked at
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate")
+_CODE = ("pickle.find_class", "subprocess.Popen", "os.exec", "os.system", "os.posix_spawn", "socket.connect")
+
+Run = Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        code: its exit code; -N where signal N ended it.
+        out, errors: the beginning of standard output and standard error.
+        seconds: on the clock.
+        processor: seconds of the processor.
+        memory: bytes of the peak.
+        trouble: what the watchers have to say: "" where nothing was wrong.
+    """
+
+    code: int
+    out: bytes
+    errors: bytes
+    seconds: float
+    processor: float
+    memory: int
+    trouble: str
+
+
+def freeze() -> None:
+    """Prepare this process for forking: nothing of what it holds now is looked at by a child's garbage collector."""
+    sys.dont_write_bytecode = True
+    gc.collect()
+    gc.freeze()
+
+
+def ask(run: Run, case: Case, command: Command, root: Path) -> Outcome:
+    """Run a command of a case, written under `root`, in a forked process that may write there alone."""
+    started = time.monotonic()
+    child = os.fork()
+    if not child:
+        _live(run, case, command, root)
+    status, usage, trouble = _watch(child)
+    seconds = time.monotonic() - started
+    out, errors, audit = (_content(root / name) for name in _STREAMS)
+    return Outcome(
+        os.waitstatus_to_exitcode(status),
+        out,
+        errors,
+        seconds,
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        trouble or audit.decode(errors="replace").partition("\n")[0],
+    )
+
+
+def _content(path: Path) -> bytes:
+    """What is in a stream's file, which then goes."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_REPORT)
+    except FileNotFoundError:
+        return b""
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _watch(child: int) -> tuple[int, resource.struct_rusage, str]:
+    """Wait for the child; end it, and say why, where it takes too long.
+
+    Its time is that of the processor, since other programs may keep it from running; one that waits for something else
+    than a processor has none of that excuse.
+    """
+    started, idle, trouble = time.monotonic(), 0, ""
+    descriptor = os.pidfd_open(child) if hasattr(os, "pidfd_open") else -1
+    poll = select.poll()
+    if descriptor >= 0:
+        poll.register(descriptor, select.POLLIN)
+    while True:
+        # Without a descriptor of the process, poll with nothing to wait for is a short sleep.
+        poll.poll(500 if descriptor >= 0 else 5)
+        ended, status, usage = os.wait4(child, os.WNOHANG)
+        if ended:
+            break
+        elapsed = time.monotonic() - started
+        idle = idle + 1 if _is_idle(child) else 0
+        if elapsed > SECONDS and idle > 2:
+            trouble = f"waits for something after {SECONDS:.0f} s"
+        elif elapsed > LONGEST_WAIT * SECONDS:
+            trouble = f"still runs after {elapsed:.0f} s"
+        if trouble:
+            os.kill(child, signal.SIGKILL)
+            _, status, usage = os.wait4(child, 0)
+            break
+    if descriptor >= 0:
+        os.close(descriptor)
+    if not trouble and os.waitstatus_to_exitcode(status) in (-signal.SIGXCPU, -signal.SIGKILL):
+        trouble = f"takes more than {SECONDS:.0f} s of the processor"
+    return status, usage, trouble
+
+
+def _is_idle(child: int) -> bool:
+    try:
+        return Path(f"/proc/{child}/stat").read_bytes().rpartition(b") ")[2][:1] in b"SD"
+    except OSError:
+        return True
+
+
+def _live(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
+    """The child's whole life."""
+    code = 99
+    try:
+        os.setsid()
+        gc.disable()
+        faulthandler.disable()  # nor does the parent tell where the child crashed
+        atexit._clear()  # what was registered before is the parent's business
+        _redirect(command, root)
+        os.environ.clear()
+        os.environ.update(environment(case, root))
+        os.chdir(root / "work")
+        words = [filled(word, root) for word in command.arguments]
+        bait = [str(root / name) for name in case.bait]
+        if case.fresh:
+            _start_afresh(words, root, bait)
+        _forget()
+        audit(root, bait)
+        _limit()
+        code = run(words)
+        _finish()
+    except BaseException:  # noqa: BLE001  # Whatever gets this far is a fault of the program: the judge reads it.
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code & 0xFF)
+
+
+def _redirect(command: Command, root: Path) -> None:
+    """Standard input, output and error: files, so that no reader is needed; or a pipe without a reader."""
+    reading = os.open(os.devnull, os.O_RDONLY)
+    if command.stdin:
+        reading = (
+            os.memfd_create("stdin") if hasattr(os, "memfd_create") else os.open(root / ".in", os.O_RDWR | os.O_CREAT)
+        )
+        os.write(reading, command.stdin)
+        os.lseek(reading, 0, os.SEEK_SET)
+    os.dup2(reading, 0)
+    for number, name in ((1, _STREAMS[0]), (2, _STREAMS[1])):
+        descriptor = os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    if command.closed == "reader":
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+        os.close(reader)
+        os.close(writer)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if command.closed == "descriptor":
+        os.close(1)
+        sys.stdout = None
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1)
+
+
+def _start_afresh(words: Sequence[str], root: Path, bait: Sequence[str]) -> NoReturn:
+    """Become another interpreter that runs the command line, watched and limited from its first import on."""
+    program = (
+        f"import sys; sys.path[:0] = {[str(_REPOSITORY)]!r}; from pathlib import Path; "
+        f"from tests.fuzz.server import audit; audit(Path({str(root)!r}), {list(bait)!r}); "
+        f"from qwchat.cli.main import main; main({list(words)!r})"
+    )
+    _limit()
+    os.execve(sys.executable, [sys.executable, "-P", "-B", "-c", program], dict(os.environ))
+
+
+def _forget() -> None:
+    """Drop what functions of the program remember of this process's own folders."""
+    for module in [module for name, module in sys.modules.items() if name.startswith(("qwchat.", "quant."))]:
+        for name in ("cache_folder", "writable_folder"):
+            if hasattr(found := getattr(module, name, None), "cache_clear"):
+                found.cache_clear()
+
+
+def _limit() -> None:
+    own = Path("/proc/self/statm")
+    base = int(own.read_text().split()[0]) * resource.getpagesize() if own.exists() else 0
+    if base:
+        resource.setrlimit(resource.RLIMIT_AS, (base + MEMORY_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS), int(SECONDS) + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _finish() -> None:
+    """What the interpreter does at its end and a program may hang in."""
+    import threading
+
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def _absolute(path: str | bytes | os.PathLike[str]) -> Path:
+    """`path` from the root on, without following links."""
+    return Path(os.path.normpath(Path.cwd() / os.fsdecode(path)))
+
+
+def audit(root: Path, bait: Sequence[str]) -> None:
+    """Report what the program must not do: write outside of `root`, run code, or open what is in `bait`."""
+    report = os.open(root / _STREAMS[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    allowed, baits = f"{root}/", tuple(bait)
+    hushed = False
+
+    def tell(text: str) -> None:
+        os.write(report, f"{text[:300]}\n".encode(errors="replace"))
+
+    def inside(path: Any) -> bool:
+        if not isinstance(path, str | bytes | os.PathLike):
+            return True  # a descriptor, which was opened before
+        given = _absolute(path)
+        real = f"{os.path.realpath(given.parent)}/{given.name}"
+        return real.startswith(allowed) or str(given) in ("/dev/null", "/dev/tty")
+
+    def hook(event: str, values: tuple[Any, ...]) -> None:
+        nonlocal hushed
+        if hushed:
+            return
+        hushed = True
+        try:
+            if event in _CODE:
+                tell(f"runs code: {event} {values!r}")
+            elif event in _CHANGES:
+                if any(not inside(path) for path in values[:2] if isinstance(path, str | bytes)) and values[-1] == -1:
+                    tell(f"changes what is outside of its folders: {event} {values!r}")
+            elif event == "open" and isinstance(values[0], str | bytes):
+                name = str(_absolute(values[0]))
+                if isinstance(values[2], int) and values[2] & _WRITING and not inside(name):
+                    tell(f"writes outside of its folders: {name}")
+                if name.startswith(allowed) and os.path.realpath(name).startswith(baits):
+                    tell(f"reads what it must not: {name}")
+        finally:
+            hushed = False
+
+    sys.addaudithook(hook)

@@ -1,0 +1,1 @@
+"""The surfaces that hostile files reach: each module makes cases of one of them."""

@@ -1,0 +1,45 @@
+"""generation_config.json: numbers, types and sizes."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+from tests.fuzz import odd
+from tests.fuzz.base import QUESTION, Base, contents, parsed, signed
+from tests.fuzz.case import MODEL, OK, Case, Content, Files, Sparse, command
+
+NAME = "generation"
+_FILE = "generation_config.json"
+_KEYS = (
+    *("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "eos_token_id", "bos_token_id"),
+    *("pad_token_id", "max_new_tokens", "max_length", "stop_strings", "presence_penalty", "transformers_version"),
+)
+
+
+def make(random: Random, number: int, base: Base) -> Case:
+    """One case. The manifest knows the file, so that its contents are looked at."""
+    values = parsed(base.model, _FILE)
+    kind = random.randrange(10)
+    content: Content
+    if kind < 6:
+        for key in random.sample(_KEYS, random.choice((1, 1, 2, 4))):
+            values[key] = random.choice(
+                (odd.value(random), random.choice(odd.NUMBERS), [random.choice(odd.NUMBERS)] * random.choice((1, 9)))
+            )
+        content = json.dumps(values).encode()
+    elif kind < 8:
+        content = odd.dumps(random, odd.mutate_json(random, values))
+    elif kind == 8:
+        content = odd.mutate_bytes(random, contents(base.model)[_FILE])
+    else:
+        content = odd.strange_file(random, contents(base.model)[_FILE])
+    if random.random() < 0.01:
+        content = Sparse(json.dumps(values).encode(), 40 << 30)
+    files: Files = {f"model/{_FILE}": content}
+    if isinstance(content, bytes):
+        files["model/manifest.json"] = signed(parsed(base.model, "manifest.json"), {_FILE: content})
+    # Without settings of its own the question takes those of the file.
+    flags = QUESTION if random.random() < 0.3 else ("--max-tokens", "3", "--seed", "1")
+    asked = command("-p", "hi", "-m", "{case}/model", *flags, "--json", codes=(OK, MODEL), json=True)
+    return Case(NAME, number, type(content).__name__, files, (asked,), copies=(("model", base.model),))

@@ -1,0 +1,101 @@
+"""Snapshots of the KV cache: damaged ones are refused, and the reply is the one that comes without them."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from random import Random
+
+from tests.fuzz import odd
+from tests.fuzz.base import QUESTION, SESSION, Base
+from tests.fuzz.case import OK, RUNTIME, TOO_LONG, Case, Content, Files, command
+
+NAME = "snapshots"
+FILE = f"sessions/{SESSION}/kv.snapshot"
+_FIELDS = {"magic": (0, 8), "version": (8, 4), "kind": (12, 4), "model": (16, 16), "code": (32, 32)}
+_FIELDS |= {"layers": (64, 4), "num_kv_heads": (68, 4), "head_dim": (72, 4), "positions": (76, 4)}
+_HEAD = 80
+
+
+def make(random: Random, number: int, base: Base) -> Case:
+    """One case."""
+    data = (base.session / "kv.snapshot").read_bytes()
+    kind = random.randrange(10)
+    content: Content
+    signed = False
+    if kind < 4:
+        title, content = "damaged", odd.mutate_bytes(random, data)
+    elif kind < 6:
+        title, content = "another head", _head(random, data)
+    elif kind < 8:
+        title, content, signed = "another content, with its sums", resigned(_spoilt(random, data)), True
+    else:
+        content = odd.strange_file(random, data)
+        title = type(content).__name__
+    mode = random.choice(("auto", "on", "on", "off"))
+    answer = (base.session / "answer").read_text(encoding="utf-8")
+    # With right sums anything may be in it, as if it was ours: then only the end of the program is looked at.
+    asked = command(
+        *("-p", "and then?", "-m", "{case}/model", "--resume", SESSION, "--no-save", "--snapshot", mode, *QUESTION),
+        codes=(OK, RUNTIME, 3, TOO_LONG) if signed else (OK,),
+        text=None if signed else answer,
+    )
+    files: Files = {FILE: content}
+    copies = (("model", base.model), (f"sessions/{SESSION}", base.session))
+    return Case(NAME, number, title, files, (asked,), copies=copies)
+
+
+def _head(random: Random, data: bytes) -> bytes:
+    changed = bytearray(data)
+    name = random.choice(list(_FIELDS))
+    start, size = _FIELDS[name]
+    changed[start : start + size] = random.choice(
+        (
+            bytes(size),
+            b"\xff" * size,
+            random.randbytes(size),
+            random.choice((1, 2, 3, 7, 255, 1 << 16, (1 << 31) - 1)).to_bytes(4, "little").ljust(size, b"\0")[:size],
+        )
+    )
+    return bytes(changed) if random.random() < 0.3 else resigned(bytes(changed))
+
+
+def _spoilt(random: Random, data: bytes) -> bytes:
+    """Other rows or other token ids."""
+    changed = bytearray(data)
+    layers, positions = counts(data)
+    for _ in range(random.choice((1, 5, 50))):
+        if random.random() < 0.3:
+            at = _HEAD + 4 * layers + 4 * random.randrange(positions)
+            changed[at : at + 4] = random.choice((0, 5, 287, 288, 1 << 20, (1 << 32) - 1)).to_bytes(4, "little")
+        else:
+            at = rows_start(data) + 4 * random.randrange((len(data) - rows_start(data)) // 4)
+            changed[at : at + 4] = struct.pack("<f", random.choice((float("nan"), float("inf"), 3e38, 0.0, -1e-40)))
+    return bytes(changed)
+
+
+def counts(data: bytes) -> tuple[int, int]:
+    """Layers and positions that the head states."""
+    return int.from_bytes(data[64:68], "little"), int.from_bytes(data[76:80], "little")
+
+
+def rows_start(data: bytes) -> int:
+    """Where the rows begin."""
+    layers, positions = counts(data)
+    return -(-(_HEAD + 4 * layers + 4 * positions + 4) // 64) * 64
+
+
+def resigned(data: bytes) -> bytes:
+    """`data` with the checksums that belong to it, as far as its head makes sense."""
+    layers, positions = counts(data)
+    start = rows_start(data)
+    if not 0 < layers < 100 or start >= len(data):
+        return data
+    changed = bytearray(data)
+    each = (len(data) - start) // layers
+    for layer in range(layers):
+        rows = data[start + layer * each : start + (layer + 1) * each]
+        changed[_HEAD + 4 * layer : _HEAD + 4 * layer + 4] = zlib.crc32(rows).to_bytes(4, "little")
+    end = _HEAD + 4 * layers + 4 * positions
+    changed[end : end + 4] = zlib.crc32(bytes(changed[:end])).to_bytes(4, "little")
+    return bytes(changed)
