@@ -103,6 +103,17 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert not place or place in slugs, f"{document.name} links to #{place}"
 
 
+def test_the_threat_model_names_tests_that_exist() -> None:
+    text = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 40
+    for file, test in named:
+        source = (REPOSITORY / file).read_text(encoding="utf-8")
+        assert not test or re.search(rf"^def {test}\(", source, re.MULTILINE), f"{file}::{test} does not exist"
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith(("| promise", "| ---"))]
+    assert [row for row in rows if not re.search(r"`tests/[\w/]+\.py::test_\w+`", row)] == []
+
+
 def test_import_contracts() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],

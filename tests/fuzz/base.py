@@ -49,7 +49,7 @@ def parsed(folder: Path, name: str) -> Any:
 
 
 def signed(manifest: dict[str, Any], changed: dict[str, bytes]) -> bytes:
-    """The manifest as whoever made the folder would write it for `changed` small files: their sums are right."""
+    """Return the manifest that the maker of a folder writes for `changed` small files: their checksums are right."""
     files = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(changed.items())
     }

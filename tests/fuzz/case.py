@@ -1,4 +1,4 @@
-"""A case: files that somebody hostile may have written, and the command lines that meet them."""
+"""A case: files that may be hostile, and the command lines that read them."""
 
 from __future__ import annotations
 

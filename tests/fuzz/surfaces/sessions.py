@@ -26,7 +26,7 @@ _READERS: tuple[Command, ...] = (
         for form in ("md", "html", "json")
     ),
 )
-# A question reads the conversation with the model; 4: what was said does not fit.
+# A question reads the conversation with the model; 4: the conversation does not fit.
 _ASKING = (
     command("-p", "hi", "-m", "{case}/model", "--resume", SESSION, *QUESTION, codes=(OK, RUNTIME, USAGE, TOO_LONG)),
     command("chat", "-m", "{case}/model", "--resume", SESSION, *QUESTION, codes=(OK, RUNTIME, USAGE, TOO_LONG)),
