@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 
@@ -25,10 +27,13 @@ def real_path(path: Path) -> Path:
 def replace_text(path: Path, text: str, mode: int) -> None:
     """Replace the file at ``path``, which need not exist, by ``text`` in UTF-8 with the permissions ``mode``.
 
-    What UTF-8 cannot hold becomes a question mark. Raises OSError, and leaves nothing of its own behind.
+    What UTF-8 cannot hold becomes a question mark. Raises OSError, also where a folder, a pipe or a device is
+    there, and leaves nothing of its own behind.
     """
     import tempfile
 
+    if _is_special(path):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     part = Path(name)
     try:
@@ -41,3 +46,12 @@ def replace_text(path: Path, text: str, mode: int) -> None:
     except BaseException:  # Ctrl-C included: it goes on, but without the temporary file.
         part.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether there is something else than a file or a link at `path`, which a rename would destroy."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode))
