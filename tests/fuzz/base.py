@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,20 @@ QUESTION = ("--max-tokens", "3", "--seed", "1", "--temp", "0", "--no-speculate")
 
 @dataclass(frozen=True)
 class Base:
-    """Folders that cases copy: two checkpoints, a model, and a session of that model with its snapshot."""
+    """What cases copy.
+
+    Attributes:
+        checkpoint, sharded: two checkpoints.
+        model: the first of them, converted.
+        session: a session with that model, its snapshot, and the answer to a further question.
+        code: compiled code as the cache folder keeps it, by path; a start without it takes half a minute.
+    """
 
     checkpoint: Path
     sharded: Path
     model: Path
     session: Path
+    code: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def make_checkpoints(folder: Path) -> None:

@@ -301,8 +301,5 @@ def _project(base: Base) -> Case:
         command("convert", "{case}/source", "{case}/made", "-q", codes=(OK,)),
         command("config", "show", codes=(OK,)),
     )
-    import qwchat.kernels.objects as objects
-
-    kept = objects.cache_folder() / "objects"  # an empty cache would have all kernels compiled
-    files[f"cache/{kept.parent.name}/objects"] = kept.read_bytes() if kept.is_file() else b""
+    files |= {f"cache/{name}": data for name, data in base.code.items()}
     return _made(base, "", files, *ways, bait=("secret", *names), fresh=True)

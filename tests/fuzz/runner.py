@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -146,7 +146,21 @@ def prepare(folder: Path) -> Base:
         _run(*words)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the program ignores it when it has ended
     server.freeze()
-    return base
+    return replace(base, code=_kept_code())
+
+
+def _kept_code() -> dict[str, bytes]:
+    """Compiled code in this user's cache, by its path below the cache folder."""
+    folders = set()
+    for module in server.program_modules():
+        folders |= {value.folder for value in vars(module).values() if hasattr(type(value), "writable_folder")}
+        if callable(found := getattr(module, "cache_folder", None)):
+            folders.add(found())
+    files = [file for folder in sorted(folders) if folder.is_dir() for file in sorted(folder.iterdir())]
+    # Numba's own folders and tokenizers' tables are not needed.
+    return {
+        f"{file.parent.name}/{file.name}": file.read_bytes() for file in files if file.name in ("objects", "probes")
+    }
 
 
 def _run(*arguments: str) -> str:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from tests.fuzz.case import Case, Command, environment, filled
@@ -157,6 +158,9 @@ def _live(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
         _forget()
         audit(root, bait)
         _limit()
+        if command.closed == "descriptor":  # The last thing, since the next file that is opened gets its number.
+            os.close(1)
+            sys.stdout = None
         code = run(words)
         _finish()
     except BaseException:  # noqa: BLE001  # Whatever gets this far is a fault of the program: the judge reads it.
@@ -188,9 +192,6 @@ def _redirect(command: Command, root: Path) -> None:
         os.close(writer)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    if command.closed == "descriptor":
-        os.close(1)
-        sys.stdout = None
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1)
 
 
@@ -206,11 +207,19 @@ def _start_afresh(words: Sequence[str], root: Path, bait: Sequence[str]) -> NoRe
 
 
 def _forget() -> None:
-    """Drop what functions of the program remember of this process's own folders."""
-    for module in [module for name, module in sys.modules.items() if name.startswith(("qwchat.", "quant."))]:
-        for name in ("cache_folder", "writable_folder"):
-            if hasattr(found := getattr(module, name, None), "cache_clear"):
-                found.cache_clear()
+    """Drop what the program remembers of this process's own cache folder."""
+    for module in program_modules():
+        for name, value in list(vars(module).items()):
+            if name in ("cache_folder", "writable_folder") and hasattr(value, "cache_clear"):
+                value.cache_clear()
+            elif hasattr(type(value), "writable_folder"):
+                vars(value).pop("writable_folder", None)
+                vars(value).pop("folder", None)
+
+
+def program_modules() -> list[ModuleType]:
+    """The modules of the program that were imported."""
+    return [module for name, module in list(sys.modules.items()) if name.startswith(("qwchat.", "quant."))]
 
 
 def _limit() -> None:
