@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -124,7 +125,8 @@ class Snapshots:
         others = []
         for other in path.parent.parent.glob(f"*/{FILE_NAME}"):
             status = other.lstat()
-            if other != path and not other.parent.is_symlink():
+            # A link, also to a folder, leads to what belongs elsewhere, and only a file takes room.
+            if other != path and stat.S_ISREG(status.st_mode) and not other.parent.is_symlink():
                 others.append((status.st_mtime, status.st_size, other))
         total = needed + sum(size for _, size, _ in others)
         for _, size, other in sorted(others):

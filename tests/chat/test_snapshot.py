@@ -176,6 +176,18 @@ def test_the_snapshots_of_other_sessions_make_room(folder: Path) -> None:
     assert len(list(folder.parent.glob("*/session.jsonl"))) == 3
 
 
+def test_what_is_linked_or_not_a_file_does_not_make_room(folder: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kv.snapshot").write_bytes(bytes(1000))
+    (folder.parent / "linked").symlink_to(elsewhere)
+    (folder.parent / "odd" / "kv.snapshot").mkdir(parents=True)
+    assert Snapshots(Model(100), "on", 1000).leave(folder) is None
+    assert kept(folder) == 100
+    assert (elsewhere / "kv.snapshot").stat().st_size == 1000
+    assert (folder.parent / "odd" / "kv.snapshot").is_dir()
+
+
 def test_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = "a snapshot of 2 MiB is more than snapshot-limit: the conversation will be read again"
     for mode, notice in (("on", large), ("auto", None)):

@@ -243,6 +243,14 @@ def _long_header(base: Base) -> Case:
     return _made(base, "", {"source/model.safetensors": made}, converting)
 
 
+@_case("safetensors-header-of-90-mb")
+def _large_header(base: Base) -> Case:
+    entries = b",".join(b'"%d":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}' % n for n in range(1_500_000))
+    made = checkpoints.join(b"{" + entries + b"}", bytes(4))
+    converting = command("convert", "{case}/source", "{case}/made", codes=(MODEL,))
+    return _made(base, "", {"source/model.safetensors": made}, converting)
+
+
 @_case("odd-manifest")
 def _odd_manifest(base: Base) -> Case:
     manifest = parsed(base.model, "manifest.json")

@@ -213,6 +213,8 @@ def run_cases(
             if wrong:
                 failed = True
                 findings.append(Finding(*which, case.title, words, wrong))
+                if findings[-1].kind not in {each.kind for each in findings[:-1]}:
+                    print(f"{which[0]} {which[1]}: {wrong}", file=sys.stderr, flush=True)
                 break
         if failed and keep is not None:
             shutil.copytree(

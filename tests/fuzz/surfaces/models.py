@@ -19,9 +19,10 @@ _SPECS = (
 _YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale", "type")
 
 
-def asking(model: str = "{case}/model") -> Command:
-    """A question to a model."""
-    return command("-p", "hi there", "-m", model, *QUESTION, "--json", codes=(OK, MODEL), json=True)
+def asking(*, damaged: bool) -> Command:
+    """A question to the model; one whose weights are `damaged` never answers as if they were not."""
+    codes = (MODEL,) if damaged else (OK, MODEL)
+    return command("-p", "hi there", "-m", "{case}/model", *QUESTION, "--json", codes=codes, json=True)
 
 
 def make(random: Random, number: int, base: Base) -> Case:
@@ -31,7 +32,9 @@ def make(random: Random, number: int, base: Base) -> Case:
         (_changed_json, _changed_json, _changed_json, _config, _config, _config, _damage, _damage, _strange, _weights)
     )(random, small, base)
     files: Files = {f"model/{each}": content for each, content in changed.items()}
-    first = asking()
+    weights = changed.get("weights.bin", b"")
+    damaged = isinstance(weights, bytes) and "weights.bin" in changed and weights != small["weights.bin"]
+    first = asking(damaged=damaged)
     if random.random() < 0.3:
         files |= {f"models/some/{each}": content for each, content in small.items()}
         files |= {f"models/other/{each}": content for each, content in changed.items()}

@@ -26,12 +26,22 @@ _READERS: tuple[Command, ...] = (
         for form in ("md", "html", "json")
     ),
 )
+_TYPED = (
+    b"/alt\n/undo\n/redo\n/alt 1\n/context\n/stats\nhello\n/retry\n/drop 1\n/edit 1\n/export made.md\n/fork other\n"
+)
 # A question reads the conversation with the model; 4: the conversation does not fit.
 _ASKING = (
     command("-p", "hi", "-m", "{case}/model", "--resume", SESSION, *QUESTION, codes=(OK, RUNTIME, USAGE, TOO_LONG)),
     command("chat", "-m", "{case}/model", "--resume", SESSION, *QUESTION, codes=(OK, RUNTIME, USAGE, TOO_LONG)),
     command(
         "-p", "hi", "-m", "{case}/model", "-c", "--overflow", "drop", *QUESTION, codes=(OK, RUNTIME, USAGE, TOO_LONG)
+    ),
+    command(
+        *("chat", "-m", "{case}/model", "--resume", SESSION, *QUESTION),
+        codes=(OK, RUNTIME, USAGE, TOO_LONG),
+        stdin=_TYPED,
+        harmless="work/made.md",
+        most_lines=60,
     ),
 )
 
