@@ -37,10 +37,14 @@ ROOM = 128  # tokens of the session's turns besides the long text
 WAYS = ("snapshot", "again")
 
 
+_TEXTS = ("LICENSE", "README.md", "docs/architecture.md", "docs/log.md")
+"""The first fills a small context, and does not change: how a small model goes on depends on every word."""
+
+
 def prompt_ids(model: Any, count: int) -> list[int]:
     """`count` tokens of this project's own prose, over and over."""
     root = Path(__file__).resolve().parent.parent
-    text = "".join((root / name).read_text("utf-8") for name in ("README.md", "docs/architecture.md", "docs/log.md"))
+    text = "".join((root / name).read_text("utf-8") for name in _TEXTS)
     ids: list[int] = model.encode(text)
     return (ids * (count // len(ids) + 1))[:count]
 

@@ -120,7 +120,7 @@ def test_what_the_notices_offer_is_there(tmp_path: Path) -> None:
         terminal.wait("the reply was cut at --max-tokens 3; /continue goes on")
         terminal.prompt()
         terminal.type("/continue\r")
-        terminal.wait("(1 new, 5 cached)", "context 8/2,048")
+        terminal.wait("6 prompt tokens (1 new)", "ctx 8/2,048")
         terminal.prompt()
         terminal.type("/undo\r")
         terminal.wait("“spell” is taken back; /redo goes forward again")
