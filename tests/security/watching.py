@@ -25,7 +25,9 @@ NAMED = ("open", "os.listdir", "os.scandir", "os.chdir", "os.mkdir", "os.rename"
 def audit(event, arguments):
     if event in NAMED and isinstance(arguments[0], (str, bytes)):
         path = os.path.normpath(os.path.join(os.getcwd(), os.fsdecode(arguments[0])))
-        if path == folder or path.startswith(folder + os.sep):
+        # os.open, which tells no mode, may have been given another folder to look in; a name that is not here is there.
+        elsewhere = event == "open" and arguments[1] is None and not os.path.lexists(path)
+        if not elsewhere and (path == folder or path.startswith(folder + os.sep)):
             os.write(told, json.dumps([event, path]).encode() + b"\\n")
     if event in ("pickle.find_class", "marshal.load", "os.system"):
         os.write(told, json.dumps([event, repr(arguments)]).encode() + b"\\n")
