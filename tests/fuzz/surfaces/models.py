@@ -7,7 +7,7 @@ from random import Random
 
 from tests.fuzz import odd
 from tests.fuzz.base import QUESTION, Base, contents, parsed, signed
-from tests.fuzz.case import MODEL, OK, Case, Command, Content, Files, Link, Sparse, command
+from tests.fuzz.case import MODEL, OK, TOO_LONG, Case, Command, Content, Files, Link, Sparse, command
 
 NAME = "models"
 _JSON = ("manifest.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -21,7 +21,8 @@ _YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow",
 
 def asking(*, damaged: bool) -> Command:
     """A question to the model; one whose weights are `damaged` never answers as if they were not."""
-    codes = (MODEL,) if damaged else (OK, MODEL)
+    # A context of a few tokens is allowed, and then no prompt fits.
+    codes = (MODEL,) if damaged else (OK, MODEL, TOO_LONG)
     return command("-p", "hi there", "-m", "{case}/model", *QUESTION, "--json", codes=codes, json=True)
 
 
