@@ -19,6 +19,8 @@ from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, closest, hint, knob
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_NAME = 200  # characters; with its ending it is the name of a file
+_MOST_SHOWN = 60
 _VARIABLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
 _SETTABLE = {known.name: known for known in KNOBS if known.scope == "reply" or known.name == "system"}
 
@@ -85,9 +87,13 @@ def names(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """The file of a persona, whether it is there or not. Raises UsageError for what cannot be a name."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name of a persona: use letters, digits, dots, dashes and underscores")
+    """Return the file of a persona, whether it exists or not. Raises UsageError for what cannot be a name."""
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        shown = repr(name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}…")
+        raise UsageError(
+            f"{shown} cannot be the name of a persona: use up to {_LONGEST_NAME} letters, digits, dots, dashes and "
+            "underscores"
+        )
     return folder(environment) / f"{name}.toml"
 
 

@@ -98,7 +98,10 @@ def test_a_mistake_changes_nothing() -> None:
         ("/as peot", "there is no persona 'peot': did you mean poet?"),
         ("/as poet place", "a variable is given as name=value, not 'place'"),
         ("/as poet place='x", 'a quotation mark is missing in "poet place=\'x"'),
-        ("/as ../poet", "'../poet' is no name of a persona: use letters, digits, dots, dashes and underscores"),
+        (
+            "/as ../poet",
+            "'../poet' cannot be the name of a persona: use up to 200 letters, digits, dots, dashes and underscores",
+        ),
     ):
         with pytest.raises(UsageError) as error:
             shown(place, text)
@@ -157,7 +160,10 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
     for text, complaint in (
         ("/save-persona", "/save-persona needs a name, as in /save-persona poet"),
         ("/save-persona poet", f"{folder}/poet.toml exists already: choose another name"),
-        ("/save-persona a/b", "'a/b' is no name of a persona: use letters, digits, dots, dashes and underscores"),
+        (
+            "/save-persona a/b",
+            "'a/b' cannot be the name of a persona: use up to 200 letters, digits, dots, dashes and underscores",
+        ),
     ):
         with pytest.raises(UsageError) as error:
             shown(place, text)

@@ -88,10 +88,16 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, complaint
     assert str(error.value).startswith(f"{tmp_path}/personas/x.toml{complaint}")
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "/etc/passwd", "-x", "é"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "/etc/passwd", "-x", "é", "x" * 201])
 def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="is no name of a persona: use letters"):
+    with pytest.raises(UsageError, match=r"cannot be the name of a persona: use up to 200 letters"):
         personas.read(name, folder(tmp_path))
+
+
+def test_a_long_name_is_not_shown_in_full(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        personas.read("9" * 4_000, folder(tmp_path))
+    assert str(error.value).startswith(f"'{'9' * 60}…' cannot be the name of a persona")
 
 
 def test_an_unknown_persona_brings_the_closest(tmp_path: Path) -> None:
