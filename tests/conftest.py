@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.inherited import restore_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,9 +18,8 @@ settings.register_profile("qwchat", deadline=None, derandomize=True)
 settings.load_profile("qwchat")
 
 
-# A shell without job control starts background jobs with Ctrl-C ignored, and what a test starts inherits that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a test starts inherits the signals that are ignored here: SIGHUP from nohup, SIGINT from background jobs.
+restore_signals()
 
 
 @pytest.fixture(scope="session", autouse=True)

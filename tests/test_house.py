@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qwchat.chat.commands import COMMANDS as COMMANDS_OF_THE_CHAT
+from tests.clocks import PATIENCE_SECONDS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -34,7 +35,7 @@ def help_of(*command: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
@@ -120,7 +121,7 @@ def test_import_contracts() -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

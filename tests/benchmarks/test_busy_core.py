@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-import time
 from typing import Any
 
 import pytest
 
 from benchmarks import busy_core
+from tests.clocks import wait_for
 
 
 @pytest.mark.parametrize(("taken", "attempts"), [([0.0], 1), ([5.0, 0.0], 2), ([5.0, 3.0, 4.0, 6.0], 4)])
@@ -21,9 +22,10 @@ def test_a_disturbed_measurement_is_repeated(
 
     def speeds(engine: Any, prompt: int, new: int) -> tuple[float, float]:
         calls.append(prompt)
-        time.sleep(0.01)
         return float(len(calls)), 0.0
 
+    clock = itertools.count()
+    monkeypatch.setattr(busy_core.time, "perf_counter", lambda: float(next(clock)))
     monkeypatch.setattr(busy_core, "_SETTLE", 0)
     monkeypatch.setattr(busy_core, "_used", lambda loops: next(readings))
     monkeypatch.setattr(busy_core, "speeds", speeds)
@@ -36,9 +38,10 @@ def test_a_disturbed_measurement_is_repeated(
 @pytest.mark.skipif(sys.platform != "linux", reason="pins processes to cores")
 def test_a_loop_keeps_its_core_busy_and_ends() -> None:
     with busy_core.busy_loop(min(os.sched_getaffinity(0)), own_session=True) as loop:
-        before, since = busy_core._used([]) - busy_core._used([loop]), time.monotonic()
-        time.sleep(0.5)
-        used = busy_core._used([]) - busy_core._used([loop]) - before
-        # Others may want the core, too.
-        assert 0.05 < used / (time.monotonic() - since) < 1.5
+
+        def used() -> float:
+            return busy_core._used([]) - busy_core._used([loop])
+
+        before = used()
+        wait_for(lambda: used() - before > 0.3, "processor time of the loop")
     assert loop.poll() is not None

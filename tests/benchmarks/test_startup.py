@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from benchmarks.startup import as_text, prompt_tokens_in, time_to_text
 
 PROGRAM = """
 import json, time
+time.sleep(0.3)
 print(json.dumps({"event": "start"}), flush=True)
 time.sleep(0.2)
 print(json.dumps({"event": "text"}), flush=True)
@@ -20,12 +22,12 @@ print(json.dumps({"event": "done", "tokens": {"prompt": 20}}), flush=True)
 
 
 def test_the_first_text_counts() -> None:
+    began = time.perf_counter()
     seconds, events = time_to_text([sys.executable, "-S", "-c", PROGRAM], os.environ)
+    whole = time.perf_counter() - began
     assert [event["event"] for event in events] == ["start", "text", "done"]
     assert prompt_tokens_in(events) == 20
-    longer, _ = time_to_text([sys.executable, "-S", "-c", "import time; time.sleep(1)\n" + PROGRAM], os.environ)
-    assert seconds >= 0.2
-    assert longer >= seconds + 0.5
+    assert 0.5 <= seconds <= whole - 0.4  # However slow the machine is: the program sleeps that long before and after.
 
 
 def test_a_run_without_text_is_an_error() -> None:

@@ -14,9 +14,9 @@ import pexpect
 import pyte
 
 from tests.cli.runs import FAKE, environment
+from tests.clocks import PATIENCE_SECONDS
 
 ROWS, COLUMNS = 40, 100
-PATIENCE_SECONDS = 20.0
 WHERE = b"\x1b[6n"  # asks a terminal where its cursor is
 TOOLBARS = ("Enter sends", '""" and Enter send')
 

@@ -25,12 +25,12 @@ from qwchat.conversation.store import Store
 from tests.chat import fakes
 from tests.cli.fake_qwchat import services
 from tests.cli.runs import environment
+from tests.clocks import PATIENCE_SECONDS
 
 KILLS = int(os.environ.get("QWCHAT_TEST_KILLS", "20"))
 QUESTIONS = 8
 COMMANDS = ("/title A title", "/undo\n/redo", "/undo", "/system Be brief.", "/clear\n/redo", "/sessions")
 TOKEN_SECONDS = 0.002
-LONGEST_SECONDS = 30.0
 
 
 # Imported here once, so that the processes which are killed have it from the start.
@@ -121,9 +121,9 @@ def _die_at(number: int) -> None:
 
 def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
     """What comes out of a pipe until it is enough or the other end is closed."""
-    text, end = b"", time.monotonic() + LONGEST_SECONDS
+    text = b""
     while not enough(text):
-        assert select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0], text.decode()
+        assert select.select([descriptor], [], [], PATIENCE_SECONDS)[0], text.decode()
         data = os.read(descriptor, 65536)
         if not data:
             break

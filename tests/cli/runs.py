@@ -14,6 +14,7 @@ from unittest import mock
 from qwchat.cli.app import run_app
 from qwchat.cli.main import guarded
 from tests.cli.fake_qwchat import services
+from tests.clocks import PATIENCE_SECONDS
 
 FAKE = Path(__file__).with_name("fake_qwchat.py")
 
@@ -39,7 +40,7 @@ def environment(models: Path, **script: Any) -> dict[str, str]:
 
 
 def run(
-    *arguments: str, models: Path, stdin: bytes | None = b"", timeout: float = 30, **script: Any
+    *arguments: str, models: Path, stdin: bytes | None = b"", timeout: float = PATIENCE_SECONDS, **script: Any
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``qwchat ARGUMENTS`` outside any terminal with ``stdin`` piped in."""
     return subprocess.run(

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.cli.runs import FAKE, environment
+from tests.clocks import PATIENCE_SECONDS
 
 Kind = Literal["pipe", "terminal"]
 ROWS, COLUMNS = 40, 100
-PATIENCE_SECONDS = 30.0
 
 
 @dataclass

@@ -13,6 +13,7 @@ import pytest
 from qwchat.cli.main import guarded
 from qwchat.settings.knobs import MAX_SEED
 from tests.cli.runs import FAKE, call, environment, run
+from tests.clocks import PATIENCE_SECONDS
 
 PERFORMANCE = "0.12 s to first token · 2 prompt tokens · prefill 4.0 tok/s · decode 4.0 tok/s · context 4/2,048"
 
@@ -279,7 +280,9 @@ def test_input_that_is_no_utf8_is_refused_with_its_place(tmp_path: Path) -> None
 
 def test_a_pipe_without_an_end_is_refused(tmp_path: Path) -> None:
     command = f"yes | '{sys.executable}' '{FAKE}' -q -p hi"
-    ran = subprocess.run(["/bin/sh", "-c", command], env=environment(tmp_path), capture_output=True, timeout=60)
+    ran = subprocess.run(
+        ["/bin/sh", "-c", command], env=environment(tmp_path), capture_output=True, timeout=PATIENCE_SECONDS
+    )
     complaint = b"qwchat: error: standard input is bigger than 8 MiB, more than any context holds: cut it\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, b"", complaint)
 

@@ -12,6 +12,7 @@ import pytest
 
 from qwchat.conversation.store import Store
 from tests.cli.runs import FAKE, environment, run
+from tests.clocks import PATIENCE_SECONDS
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
@@ -30,7 +31,7 @@ def asked(shell: str, line: str, models: Path, variables: dict[str, str] | None 
         env=environment(models) | said | {"_QWCHAT_COMPLETE": f"complete_{shell}"} | (variables or {}),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ran.stderr == ""
@@ -128,7 +129,9 @@ def in_shell(shell: str, script: str, models: Path) -> str:
         pytest.skip(f"{shell} is not installed")
     program(models)
     variables = environment(models) | {"PATH": f"{models}:{os.environ['PATH']}"}
-    ran = subprocess.run([path, "-c", script], env=variables, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(
+        [path, "-c", script], env=variables, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert ran.stderr == ""
     return ran.stdout
 

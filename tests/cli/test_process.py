@@ -17,9 +17,11 @@ import pytest
 from quant.policy import resolve
 from quant.presets import PRESETS
 from tests.cli.runs import FAKE, call, environment, run
+from tests.clocks import PATIENCE_SECONDS
 
 HEAVY = ("numba", "numpy", "tokenizers", "rich", "rich.markdown", "prompt_toolkit", "jinja2")
-HELP_SECONDS = 0.25
+HELP_PACKAGES = {"annotated_doc", "click", "quant", "qwchat", "shellingham", "typer"}
+HELP_MODULES = 250  # It takes some 165, and each costs time at every start.
 
 
 def start(*arguments: str, models: Path, **script: object) -> subprocess.Popen[bytes]:
@@ -41,11 +43,14 @@ def start(*arguments: str, models: Path, **script: object) -> subprocess.Popen[b
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("chat", "--help"), ("convert", "--help"), ("--version",)])
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     program = (
-        "import sys\nfrom qwchat.cli.main import main\ntry:\n    main()\nfinally:\n"
-        f"    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+        "import sys\nbefore = set(sys.modules)\nfrom qwchat.cli.main import main\ntry:\n    main()\nfinally:\n"
+        "    print(*(set(sys.modules) - before), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=True)
-    assert result.stderr == b"[]\n"
+    imported = set(result.stderr.decode().split())
+    assert imported.isdisjoint(HEAVY)
+    assert {name.partition(".")[0] for name in imported} - sys.stdlib_module_names <= HELP_PACKAGES
+    assert len(imported) <= HELP_MODULES
     assert result.stdout.startswith((b"Usage: qwchat", b"qwchat "))
 
 
@@ -56,19 +61,6 @@ def test_help_of_convert_names_every_preset(tmp_path: Path) -> None:
     assert "|".join(PRESETS) in shown
     for name in PRESETS:
         resolve(name)
-
-
-def test_help_answers_at_once() -> None:
-    program = "from qwchat.cli.main import main; main()"
-
-    def seconds() -> float:
-        """Of processor time, which a busy machine stretches less than the clock."""
-        before = os.times()
-        subprocess.run([sys.executable, "-c", program, "--help"], stdout=subprocess.DEVNULL, check=True)
-        after = os.times()
-        return after.children_user - before.children_user + after.children_system - before.children_system
-
-    assert min(seconds() for _ in range(5)) <= HELP_SECONDS
 
 
 def test_a_reply_streams_through_a_pipe(tmp_path: Path) -> None:
@@ -85,7 +77,7 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
         ["/bin/bash", "-c", command],
         env=environment(tmp_path, replies=["word " * 2000]),
         capture_output=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert (result.stdout, result.stderr, result.returncode) == (b"word ", b"", 141)
@@ -120,7 +112,7 @@ def test_ctrl_c_during_a_reply_keeps_what_was_said(tmp_path: Path) -> None:
         assert process.stdout is not None
         head = os.read(process.stdout.fileno(), 100)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         said = (head + out).decode()
         assert process.returncode == 130
         assert words.startswith(said.removesuffix("\n"))
@@ -136,7 +128,7 @@ def test_ctrl_c_in_json_gives_the_reply_so_far(tmp_path: Path) -> None:
         next(line for line in events if b'"text"' in line)
         process.send_signal(signal.SIGINT)
         last = list(events)[-1]
-        assert process.wait(10) == 130
+        assert process.wait(PATIENCE_SECONDS) == 130
     assert json.loads(last)["event"] == "done"
     assert json.loads(last)["finish_reason"] == "cancelled"
     assert json.loads(last)["text"]
@@ -149,12 +141,10 @@ def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
         with start("-p", "long " * 1000, models=tmp_path, **script) as process:
             time.sleep(drawn.uniform(0.0, 1.2))
             process.send_signal(signal.SIGINT)
-            sent = time.monotonic()
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 130, err
         assert b"Traceback" not in err, err.decode()
         assert b"Exception ignored" not in err, err.decode()
-        assert time.monotonic() - sent < 10
 
 
 def test_ctrl_c_in_a_finaliser_is_not_lost() -> None:
@@ -164,23 +154,22 @@ def test_ctrl_c_in_a_finaliser_is_not_lost() -> None:
         "try:\n    Thing()\n    for _ in range(1000):\n        time.sleep(0.01)\n"
         "except KeyboardInterrupt:\n    print('raised')"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE_SECONDS, check=True)
     assert (result.stdout, result.stderr) == (b"raised\n", b"")
 
 
 def test_two_signals_leave_at_once(tmp_path: Path) -> None:
-    with start("--jsonl", "-p", "hi", models=tmp_path, replies=["one two"], token_seconds=5.0) as process:
+    never = 10 * PATIENCE_SECONDS
+    with start("--jsonl", "-p", "hi", models=tmp_path, replies=["one two"], token_seconds=never) as process:
         assert process.stdout is not None
         next(line for line in iter(process.stdout.readline, b"") if b'"prefill"' in line)
-        time.sleep(0.5)  # Now the model is within its first token, and asks for no Ctrl-C until that is done.
+        time.sleep(1.0)  # Now the model is within its first token, and asks for no Ctrl-C until that is done.
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        sent = time.monotonic()
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert err == b"qwchat: interrupted\n"
-    assert time.monotonic() - sent < 2
 
 
 def test_a_chat_without_any_terminal_takes_lines(tmp_path: Path) -> None:

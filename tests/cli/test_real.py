@@ -20,6 +20,7 @@ from quant.container import open_model
 from quant.native.level import current_level
 from quant.verification import verify
 from tests.chat.pty import Terminal
+from tests.clocks import PATIENCE_SECONDS
 from tests.quant.checkpoints import make_checkpoint
 from tests.text.test_template_isolated import BUSY_IN_C, processor_time, program_with_hole, wait_until
 
@@ -328,7 +329,7 @@ def test_ctrl_c_during_a_conversion_leaves_something_to_resume(tmp_path: Path) -
     while not (tmp_path / ".out.partial" / "journal.jsonl").exists() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, out, err) == (
         130,
         b"",

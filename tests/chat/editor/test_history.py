@@ -18,6 +18,7 @@ from qwchat.chat.editor import history
 from qwchat.chat.editor.completion import Remembered, Repeated
 from qwchat.chat.editor.history import Entry, HistoryFile
 from qwchat.chat.editor.paste import Folds
+from tests.clocks import PATIENCE_SECONDS
 
 WRITER = """
 import sys
@@ -93,7 +94,7 @@ def test_two_chats_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(PATIENCE_SECONDS)
         assert writer.exitcode == 0
     texts = [entry.text for entry in HistoryFile(tmp_path / "history").entries()]
     for name in ("a", "b", "c"):

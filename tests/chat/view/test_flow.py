@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -23,6 +22,7 @@ from qwchat.chat.view.terminal import Look
 from qwchat.chat.view.width import Row
 from tests.chat.view.documents import documents, pieces
 from tests.chat.view.emulator import Emulated
+from tests.clocks import growth
 
 PAPER = Paper(width=40, cap=4, colour=True)
 FULL = Look(terminal=True, emphasis=True, colour=True)
@@ -138,30 +138,31 @@ def check_a_change_of_size(data: st.DataObject, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    "text_of",
     [
-        "# a" + " " * 20_000 + "x",
-        "# " + "[" * 6000,
-        "[a](" * 2000,
-        "*a **b " * 1000,
-        "`" + " ``".join("`" * (number % 40) for number in range(400)),
-        "> " * 5000,
-        "\n" * 20_000 + "x",
-        "a|b\n" + "-|" * 5000,
-        "```c\n" + "/* " * 300 + "\n" + "x" * 20_000,
-        "a" + "\u0301" * 2000,
-        "\\(" * 6000,
+        lambda size: "# a" + " " * 3 * size + "x",
+        lambda size: "# " + "[" * size,
+        lambda size: "[a](" * (size // 3),
+        lambda size: "*a **b " * (size // 6),
+        lambda size: "`" + " ``".join("`" * (number % 40) for number in range(size // 15)),
+        lambda size: "> " * size,
+        lambda size: "\n" * 3 * size + "x",
+        lambda size: "a|b\n" + "-|" * size,
+        lambda size: "```c\n" + "/* " * (size // 20) + "\n" + "x" * 3 * size,
+        lambda size: "a" + "\u0301" * (size // 3),
+        lambda size: "\\(" * size,
     ],
     ids=range(11),
 )
-def test_awkward_text_takes_no_longer_than_a_moment(text: str) -> None:
-    flow = Flow(Paper(120, 12, True))
-    started = time.process_time()
-    for start in range(0, len(text), 100):
-        flow.push(text[start : start + 100])
-        flow.preview()
-    flow.end()
-    assert time.process_time() - started < 8.0  # Most take a tenth of that; what grows with a square takes minutes.
+def test_time_grows_evenly_with_awkward_text(text_of: Callable[[int], str]) -> None:
+    def show(size: int) -> None:
+        text, flow = text_of(size), Flow(Paper(120, 12, True))
+        for start in range(0, len(text), 100):
+            flow.push(text[start : start + 100])
+            flow.preview()
+        flow.end()
+
+    assert growth(show, 500, 8) < 24  # The square would be 64.
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""No test depends on how fast the machine is, nor on what the process that starts the tests ignores."""
+
+from __future__ import annotations
+
+import ast
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clocks import PATIENCE_SECONDS, calls, growth, share_of_a_spin, times_as_long, wait_for
+
+TESTS = Path(__file__).parent
+FILES = sorted(path for path in TESTS.rglob("*.py") if path.name != "clocks.py")
+CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "thread_time", "times", "getrusage"}
+CLOCKS |= {f"{name}_ns" for name in CLOCKS}
+# The stopwatch of a benchmark is compared with a clock of the same run: true on any machine.
+EXCEPTIONS = {"benchmarks/test_startup.py"}
+CHILD = "import signal; print(*(n for n in signal.Signals if signal.getsignal(n) is signal.SIG_IGN))"
+
+
+def reads_a_clock(tree: ast.AST, names: set[str]) -> bool:
+    """Return whether an expression calls a clock or uses one of the names that hold what a clock said."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in names:
+            return True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CLOCKS:
+            owner = node.func.value
+            if isinstance(owner, ast.Name) and owner.id in ("time", "os", "resource"):
+                return True
+    return False
+
+
+def names_of_readings(tree: ast.AST) -> set[str]:
+    """Return the names of variables that hold readings of clocks, and of functions that return them."""
+    names: set[str] = set()
+    while True:
+        before = len(names)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and node.value:
+                if reads_a_clock(node.value, names):
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+            elif isinstance(node, ast.FunctionDef):
+                returned = [each.value for each in ast.walk(node) if isinstance(each, ast.Return) and each.value]
+                if any(reads_a_clock(value, names) for value in returned):
+                    names.add(node.name)
+        if len(names) == before:
+            return names
+
+
+def assertions_on_clocks(source: str) -> list[int]:
+    """Return the lines of a test file that assert something about a reading of a clock."""
+    tree = ast.parse(source)
+    names = names_of_readings(tree)
+    asserted = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    return [node.lineno for node in asserted if reads_a_clock(node.test, names)]
+
+
+def impatient_guards(source: str) -> list[int]:
+    """Return the lines that wait for a process or thread with a number of their own instead of PATIENCE_SECONDS."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            waits = [word.value for word in node.keywords if word.arg == "timeout"]
+            if isinstance(node.func, ast.Attribute) and node.func.attr in ("wait", "join"):
+                waits += node.args[:1]
+            found += [
+                each.lineno for each in waits if isinstance(each, ast.Constant) and isinstance(each.value, float | int)
+            ]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(TESTS)) for path in FILES])
+def test_no_test_asserts_a_time_and_guards_are_patient(path: Path) -> None:
+    source = path.read_text("utf-8")
+    if str(path.relative_to(TESTS)) not in EXCEPTIONS:
+        assert assertions_on_clocks(source) == []
+    assert impatient_guards(source) == []
+
+
+@pytest.mark.parametrize("name", sorted(EXCEPTIONS))
+def test_exceptions_are_needed(name: str) -> None:
+    assert assertions_on_clocks((TESTS / name).read_text("utf-8")) != []
+
+
+def test_assertions_on_clocks_are_found() -> None:
+    direct = "import time\nstart = time.monotonic()\nassert time.monotonic() - start < 2\n"
+    through_names = "import time\nbegan = time.perf_counter()\ntook = time.perf_counter() - began\nassert took < 1\n"
+    through_a_function = "import os\ndef seconds():\n    now = os.times()\n    return now[0]\nassert seconds() < 1\n"
+    harmless = "import time\nstart = time.monotonic()\nseconds = 3\nassert seconds == 3\n"
+    found = [assertions_on_clocks(source) for source in (direct, through_names, through_a_function, harmless)]
+    assert found == [[3], [4], [5], []]
+    guards = "process.wait(10)\nrun(timeout=20)\nrun(timeout=PATIENCE_SECONDS)\n', '.join(['a'])\n"
+    assert impatient_guards(guards) == [1, 2]
+
+
+def test_costs_are_compared() -> None:
+    def square(size: int) -> None:
+        for _ in range(size):
+            sum(range(size))
+
+    assert growth(square, 300, 8) > 24
+    assert growth(lambda size: sum(range(100 * size)), 300, 8) < 24
+    assert times_as_long(lambda: sum(range(1_000_000)), lambda: sum(range(10_000))) > 10
+    assert share_of_a_spin(lambda: sum(range(3_000_000))) > 0.2
+    assert calls(lambda: [len("a") for _ in range(50)]) >= 50
+
+
+def test_what_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.clocks.PATIENCE_SECONDS", 0.01)
+    with pytest.raises(AssertionError, match="waited in vain for Godot"):
+        wait_for(lambda: False, "Godot")
+
+
+@pytest.mark.parametrize("names", [("SIGHUP",), ("SIGINT", "SIGTERM"), ("SIGTSTP", "SIGQUIT")])
+def test_children_do_not_inherit_ignored_signals(names: tuple[str, ...]) -> None:
+    program = (
+        "import signal, subprocess, sys\n"
+        f"for name in {names!r}:\n    signal.signal(signal.Signals[name], signal.SIG_IGN)\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name] for name in {names!r}])\n"
+        "from tests.inherited import restore_signals\nrestore_signals()\n"
+        f"subprocess.run([sys.executable, '-c', {CHILD!r}], check=True)\n"
+        "print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    ignored, blocked = ran.stdout.splitlines()
+    # Python ignores these two in every process of its own.
+    assert set(ignored.split()) <= {str(int(signal.SIGPIPE)), str(int(getattr(signal, "SIGXFSZ", 0)))}
+    assert blocked == "[]"
