@@ -20,9 +20,9 @@ from quant.container import open_model
 from quant.native.level import current_level
 from quant.verification import verify
 from tests.chat.pty import Terminal
-from tests.clocks import PATIENCE_SECONDS
+from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.quant.checkpoints import make_checkpoint
-from tests.text.test_template_isolated import BUSY_IN_C, processor_time, program_with_hole, wait_until
+from tests.text.test_template_isolated import BUSY_IN_C, processor_time, program_with_hole
 
 SHAPE = {"hidden_size": 128, "max_position_embeddings": 512}
 PROGRAM = "from qwchat.cli.main import main; main()"
@@ -426,7 +426,7 @@ def test_ctrl_c_ends_a_template_that_keeps_c_busy(models: Path) -> None:
         env={**os.environ, "QWCHAT_MODELS": str(models)},
     )
     children = Path(f"/proc/{asked.pid}/task/{asked.pid}/children")
-    wait_until(lambda: any(processor_time(int(child)) > 50 for child in children.read_text().split()))
+    wait_for(lambda: any(processor_time(int(child)) > 50 for child in children.read_text().split()), "work")
     asked.send_signal(signal.SIGINT)
-    output, errors = asked.communicate(timeout=60)
+    output, errors = asked.communicate(timeout=PATIENCE_SECONDS)
     assert (asked.returncode, output, errors) == (130, b"", b"qwchat: interrupted\n")

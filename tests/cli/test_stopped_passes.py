@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from quant.native.store import cache_root
-from tests.chat.pty import PATIENCE_SECONDS, Terminal
+from tests.chat.pty import Terminal
+from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.quant.checkpoints import make_checkpoint
 
 PROGRAM = Path(__file__).with_name("endless_passes.py")
@@ -42,13 +42,6 @@ def variables(models: Path, started: Path) -> dict[str, str]:
     return {"QWCHAT_MODELS": str(models), "QWCHAT_CACHE": cache, "ENDLESS_STARTED": str(started)}
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not path.exists():
-        assert time.monotonic() < end, "the pass has not begun"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("key", ["\x1b", "\x03"], ids=["escape", "control c"])
 def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key: str) -> None:
     started = tmp_path / "started"
@@ -56,7 +49,7 @@ def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key
     with Terminal(models=tmp_path, command=command, variables=variables(models, started)) as terminal:
         terminal.prompt()
         terminal.type("hello\r")
-        wait_for(started)
+        wait_for(started.exists, "the pass to begin")
         terminal.type(key)
         terminal.wait("stopped before a word was said", " prompt tokens · context 0/512")
         assert re.search(STOPPED, terminal.text)
@@ -72,7 +65,7 @@ def test_ctrl_c_stops_a_single_question(models: Path, tmp_path: Path) -> None:
     started = tmp_path / "started"
     command = [sys.executable, str(PROGRAM), "-m", "tiny-q4", "-p", "hello"]
     with Terminal(models=tmp_path, command=command, variables=variables(models, started)) as terminal:
-        wait_for(started)
+        wait_for(started.exists, "the pass to begin")
         terminal.type("\x03")
         assert terminal.end() == 130
         assert re.search(STOPPED, terminal.text)
@@ -89,7 +82,7 @@ def test_what_programs_are_told_of_a_stopped_prompt(models: Path, tmp_path: Path
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        wait_for(started)
+        wait_for(started.exists, "the pass to begin")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, err) == (130, b"")
@@ -122,7 +115,7 @@ with unittest.mock.patch.object(qwen2, "load_program", endless["endless_program"
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        wait_for(started)
+        wait_for(started.exists, "the pass to begin")
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=PATIENCE_SECONDS) == ("interrupted 0\n", "")
         assert process.returncode == 0

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from qwchat.messages import Message
 from qwchat.template import CHATML, ChatTemplate, isolated
 from qwchat.template.published import is_published
 from qwchat.template.sandbox import SandboxedTemplate
+from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.text.test_template_hostile import HOSTILE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -191,7 +191,7 @@ def driven(*arguments: str) -> tuple[subprocess.Popen[str], int]:
     driver = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     worker = int(driver.stdout.readline())
-    wait_until(lambda: processor_time(worker) > 20)  # ticks of a hundredth of a second: it is at work
+    wait_for(lambda: processor_time(worker) > 20, "work")  # ticks of a hundredth of a second: it is at work
     return driver, worker
 
 
@@ -202,13 +202,6 @@ def processor_time(process: int) -> int:
     except OSError:
         return 0
     return int(fields[11]) + int(fields[12])
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def is_gone(process: int) -> bool:
@@ -223,7 +216,7 @@ def is_gone(process: int) -> bool:
 def test_ctrl_c_ends_the_program_and_the_process(arguments: tuple[str, ...]) -> None:
     driver, worker = driven(*arguments)
     driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=PATIENCE_SECONDS)
     assert driver.returncode == 130
     assert errors == "qwchat: interrupted\n"
     assert is_gone(worker)
@@ -241,7 +234,7 @@ def test_an_idle_process_ends_with_its_parent(tmp_path: Path) -> None:
     assert not is_gone(worker)
     parent.kill()
     parent.wait()
-    wait_until(lambda: is_gone(worker))
+    wait_for(lambda: is_gone(worker), "the end of the process")
 
 
 @needs_linux

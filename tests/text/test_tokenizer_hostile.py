@@ -23,6 +23,7 @@ from qwchat.errors import ModelError, QwchatError, UsageError
 from qwchat.messages import Message
 from qwchat.template import ChatTemplate, encode_chat
 from qwchat.tokenizer import Tokenizer, _one_of
+from tests.clocks import PATIENCE_SECONDS
 from tests.text.tiny import SPLIT, tokenizer_values, write_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -137,7 +138,7 @@ def run_with_little_memory(function: str, mebibytes: int, *arguments: object) ->
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=2 * PATIENCE_SECONDS,
         check=False,
     )
     assert finished.stderr == ""
