@@ -17,6 +17,7 @@ from quant.container import WEIGHTS_NAME, open_model
 from qwchat import integrity
 from qwchat.errors import DamagedModelError, SnapshotError
 from qwchat.integrity import CHECKED_FILES, Integrity
+from tests.clocks import PATIENCE_SECONDS
 from tests.quant.checkpoints import make_checkpoint
 
 ROW = "model.layers.0.self_attn.q_proj.weight"
@@ -66,7 +67,7 @@ def damage(model: Path, name: str = ROW) -> None:
 def checked(model: Path) -> Integrity:
     found = Integrity(open_model(model))
     found.start()
-    assert found.wait(60)
+    assert found.wait(PATIENCE_SECONDS)
     found.close()
     return found
 
@@ -134,7 +135,7 @@ def test_a_file_that_changes_meanwhile_is_not_recorded(model: Path, record: Path
     found = Integrity(open_model(model))
     (model / "config.json").touch()
     found.start()
-    assert found.wait(60)
+    assert found.wait(PATIENCE_SECONDS)
     assert found.intact
     assert not record.exists()
 
@@ -147,13 +148,13 @@ def test_closing_ends_a_check_at_once_and_records_nothing(
 
     def slow(descriptor: int, size: int, position: int) -> bytes:
         entered.set()
-        assert left.wait(30)
+        assert left.wait(PATIENCE_SECONDS)
         return read(descriptor, size, position)
 
     monkeypatch.setattr(os, "pread", slow)
     found = Integrity(open_model(model))
     found.start()
-    assert entered.wait(30)
+    assert entered.wait(PATIENCE_SECONDS)
     threading.Timer(0.1, left.set).start()
     found.close()
     assert not any(thread.name == "integrity" for thread in threading.enumerate())
@@ -170,7 +171,7 @@ def test_waiting_takes_over_what_the_gentle_thread_had_begun(model: Path, monkey
         found = Integrity(open_model(model))
         found.start()
         time.sleep(0.01 * seed)
-        assert found.wait(60)
+        assert found.wait(PATIENCE_SECONDS)
         assert found.intact
         found.close()
 
@@ -182,7 +183,7 @@ def test_what_a_worker_fails_with_is_raised_where_it_is_asked_for(model: Path, m
     monkeypatch.setattr(integrity, "_work_gently", fail)
     found = Integrity(open_model(model))
     found.start()
-    assert found.wait(60)
+    assert found.wait(PATIENCE_SECONDS)
     assert not found.intact
     with pytest.raises(MemoryError):
         found.raise_if_damaged()
@@ -240,7 +241,7 @@ def test_a_record_that_cannot_be_written_costs_a_check_each_time(model: Path, re
 def test_the_api_raises_at_the_next_event_and_keeps_no_snapshot(model: Path, tmp_path: Path) -> None:
     damage(model)
     with qwchat.load(model, threads=1) as loaded:
-        assert loaded.integrity.wait(60)
+        assert loaded.integrity.wait(PATIENCE_SECONDS)
         with pytest.raises(DamagedModelError, match=f"tensor {ROW} is damaged"):
             next(iter(loaded.generate("hello", max_tokens=2)))
         with pytest.raises(DamagedModelError):

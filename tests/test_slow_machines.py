@@ -93,9 +93,8 @@ def impatient_guards(source: str) -> list[int]:
             waits = [word.value for word in node.keywords if word.arg == "timeout"]
             if isinstance(node.func, ast.Attribute) and node.func.attr in ("wait", "join"):
                 waits += node.args[:1]
-            found += [
-                each.lineno for each in waits if isinstance(each, ast.Constant) and isinstance(each.value, float | int)
-            ]
+            numbers = [each for each in waits if isinstance(each, ast.Constant) and isinstance(each.value, float | int)]
+            found += [each.lineno for each in numbers if each.value]  # 0 asks and does not wait.
     return found
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.runs import FAKE, environment, run
 from tests.cli.streams import COLUMNS, ROWS, Kind, run_on
+from tests.clocks import PATIENCE_SECONDS
 
 PLAIN = ("plain text", "日本語 👩‍👩‍👧 é", "tab\tand\r\nreturn", "\x1b]0;title\x07\x9b31m", "")
 KINDS: tuple[Kind, ...] = ("pipe", "terminal")
@@ -176,7 +177,7 @@ def test_output_that_cannot_be_read_is_code_141(sessions: Path, arguments: tuple
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if how == "head -c0" else writer,
             stderr=subprocess.PIPE,
-            timeout=30,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
     finally:
@@ -198,7 +199,7 @@ def test_what_prints_nothing_needs_no_output(tmp_path: Path) -> None:
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path, closed: str) -> None:
     program = [sys.executable, str(FAKE), "-p", "hi", "--session", "kept"]
     shell = ["/bin/sh", "-c", f'"$@" {closed}', "sh", *program]
-    ran = subprocess.run(shell, env=environment(tmp_path), capture_output=True, timeout=30, check=False)
+    ran = subprocess.run(shell, env=environment(tmp_path), capture_output=True, timeout=PATIENCE_SECONDS, check=False)
     assert ran.returncode == (141 if ">&-" in closed.replace("2>&-", "") else 0)
     [session] = (tmp_path / "home" / "sessions").glob("*/session.jsonl")
     events = [json.loads(line) for line in session.read_text().splitlines()]
