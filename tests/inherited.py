@@ -1,4 +1,4 @@
-"""What a process inherits from whoever starts it, and tests must not: signals that are ignored or blocked."""
+"""What a process inherits from the process that starts it, and tests must not: signals that are ignored or blocked."""
 
 from __future__ import annotations
 

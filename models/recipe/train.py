@@ -1,7 +1,8 @@
 """Train the mini model: `python -m models.recipe.train WORK_FOLDER`.
 
-The recipe fixes every token that is seen; a run that is stopped goes on from `WORK_FOLDER/checkpoint.pt`. Checkpoints
-are written to a new name and renamed, so that one can be exported at any time.
+The recipe fixes every token that is seen; a run that is stopped continues from `WORK_FOLDER/checkpoint.pt`. Checkpoints
+are written to a new name and renamed, so that one can be exported at any time. `--from FOLDER --step N` starts from an
+exported model instead of random weights: the optimiser starts without momentum, so the rates after step N warm up.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, distributed, multiprocessing
 
 from .chatml import ChatML
@@ -104,6 +106,23 @@ def save(path: Path, model: Mini, optimiser: Optimiser, step: int, tokens: int) 
     new.replace(path)
 
 
+def begin(path: Path, exported: Path | None, first: int, model: Mini, optimiser: Optimiser) -> tuple[int, int]:
+    """Load the checkpoint, or else the exported model if there is one.
+
+    Returns:
+        The next step (`first` for an exported model, 0 for random weights) and the tokens that the run has seen.
+    """
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimiser.restore(saved["optimiser"])
+        return saved["step"], saved["tokens"]
+    if exported is None:
+        return 0, 0
+    model.load_state_dict(load_file(exported / "model.safetensors"))
+    return first, 0
+
+
 def run(recipe: Recipe, options: argparse.Namespace) -> None:
     """Train from the last checkpoint, or from the start, to the end of the recipe."""
     shape = Shape()
@@ -112,12 +131,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> None:
     model = Mini(shape)
     optimiser = Optimiser(model, recipe.matrix_rate, recipe.vector_rate)
     path = options.folder / "checkpoint.pt"
-    step = tokens = 0
-    if path.exists():
-        saved = torch.load(path, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimiser.restore(saved["optimiser"])
-        step, tokens = saved["step"], saved["tokens"]
+    step, tokens = begin(path, options.exported, options.step, model, optimiser)
     if options.compile:
         model.hidden = torch.compile(model.hidden, dynamic=True)  # type: ignore[method-assign]
     leads = distributed.get_rank() == 0
@@ -155,6 +169,8 @@ def main() -> None:
     """Read the arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where checkpoints are kept; not the model folder")
+    parser.add_argument("--from", dest="exported", type=Path, metavar="FOLDER", help="exported model to start from")
+    parser.add_argument("--step", type=int, default=0, help="step that an exported model starts at")
     parser.add_argument("--tokenizer", type=Path, default=MODEL, help="folder of the tokenizer")
     parser.add_argument(
         "--workers", type=int, default=2, help="processes of one thread: faster than one of two threads"

@@ -1,4 +1,4 @@
-"""Help on every command, option, chat command, key and exit code of qwchat."""
+"""Help on qwchat: what each command is for, and which help explains the options, keys and chat commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from functools import cache
 from typing import Any
 
-from ..phrasing import vary
+from ..phrasing import fill, vary
 from ..turns import Turn, load
 
 NAMED = (
@@ -27,19 +27,6 @@ NAMED = (
     "Describe {name}.",
     "I need help with {name}.",
 )
-OPTION = (
-    "What does the option {name} do?",
-    "What is the {name} option?",
-    "Explain the {name} option.",
-    "the {name} option",
-    "What does the {name} option do?",
-    "What is the option {name} for?",
-    "What is the default of {name}?",
-    "What values does {name} take?",
-    "What is the range of {name}?",
-    "What does qwchat {name} do?",
-)
-COMMAND = ("What does the {name} command do?", "What does the command {name} do?", "Explain the command {name}.")
 CODE = (
     "What does exit code {name} mean?",
     "What is exit code {name}?",
@@ -52,34 +39,101 @@ CODE = (
 )
 
 
+VARIABLE = "QWCHAT_"
+
+
 @cache
 def topics() -> tuple[dict[str, Any], ...]:
-    """Options, then commands."""
-    return tuple(load("help_options")["topic"] + load("help_commands")["topic"])
+    """Return what has an answer of its own."""
+    return tuple(load("help")["topic"])
 
 
 @cache
 def codes() -> tuple[dict[str, Any], ...]:
-    """The exit codes."""
+    """Return the exit codes."""
     return tuple(load("help_exit_codes")["code"])
 
 
+@cache
+def elsewhere() -> dict[str, Any]:
+    """Return the questions that the help of the program answers, by kind."""
+    return load("help_elsewhere")
+
+
+@cache
+def explained() -> frozenset[str]:
+    """Return the names that have a topic of their own."""
+    return frozenset(name for topic in topics() for name in topic["names"])
+
+
 def shapes(name: str) -> tuple[str, ...]:
-    """The questions that fit a name: an option, a command or any other."""
+    """Return the questions about a name that has a topic."""
     if name.startswith("-"):
-        return NAMED + OPTION
+        return NAMED + tuple(elsewhere()["option"]["named"])
     if name.startswith(("/", "qwchat ")):
-        return NAMED + COMMAND
+        return NAMED + tuple(elsewhere()["slash"]["named"][:3])
     return NAMED
 
 
+def word(rng: random.Random, known: str) -> str:
+    """Draw a word for a name: of a list, joined from common words, or from syllables."""
+    names = elsewhere()["names"]
+    luck = rng.random()
+    if luck < 0.5:
+        return str(rng.choice(names[known]))
+    if luck < 0.9:
+        return "-".join(rng.sample(names["words"], rng.choice((1, 2, 2, 3) if known == "options" else (1, 1, 2))))
+    return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(2, 3)))
+
+
+def name(rng: random.Random, kind: str) -> str:
+    """Draw a name that has no topic: of an option, a chat command, a command or a variable."""
+    while True:
+        if kind == "option":
+            short = rng.random() < 0.12
+            found = f"-{rng.choice(elsewhere()['names']['letters'])}" if short else f"--{word(rng, 'options')}"
+        elif kind == "slash":
+            found = f"/{word(rng, 'slashes')}"
+        elif kind == "command":
+            found = f"qwchat {word(rng, 'commands')}"
+        else:
+            found = VARIABLE + word(rng, "options").upper().replace("-", "_")
+        if found not in explained():
+            return found
+
+
+def pointer(rng: random.Random) -> Turn:
+    """Draw a question whose answer is the help of the program."""
+    kind = rng.choices(("option", "slash", "command", "options", "variable"), (40, 30, 9, 15, 6))[0]
+    table = elsewhere()[kind]
+    answer = table["answer"].strip()
+    if kind == "options":
+        command = rng.choice(table["commands"])
+        shape = rng.choice((*table["asks"], *NAMED[:4]))
+        called = f"qwchat {command} {word(rng, 'commands')}"
+        slots = {"name": command if shape in table["asks"] else called, "option": name(rng, "option")}
+        return Turn(vary(rng, shape, slots), fill(answer, {"name": command}))
+    named = kind == "variable" or rng.random() < (1.0 if kind == "command" else 0.5)
+    if named:
+        shape = rng.choice(table["asks"] if kind == "variable" else (*NAMED, *table["named"]))
+    else:
+        shape = rng.choice(table["asks"])
+        shape = fill(
+            shape, {slot: rng.choice(table[slot]) for slot in ("setting", "task", "key", "deed") if slot in table}
+        )
+    return Turn(vary(rng, shape, {"name": name(rng, kind)}), answer)
+
+
 def draw(rng: random.Random) -> Turn:
-    """One question on the program."""
-    if rng.random() < 0.08:
+    """Draw one question on the program."""
+    luck = rng.random()
+    if luck < 0.07:
         code = rng.choice(codes())
         return Turn(vary(rng, rng.choice(CODE), {"name": code["code"]}), code["answer"])
+    if luck < 0.45:
+        return pointer(rng)
     topic = rng.choice(topics())
     if topic["asks"] and rng.random() < 0.6:
         return Turn(vary(rng, rng.choice(topic["asks"])), topic["answer"].strip())
-    name = rng.choice(topic["names"])
-    return Turn(vary(rng, rng.choice(shapes(name)), {"name": name}), topic["answer"].strip())
+    called = rng.choice(topic["names"])
+    return Turn(vary(rng, rng.choice(shapes(called)), {"name": called}), topic["answer"].strip())

@@ -1,0 +1,43 @@
+"""Where a training run begins: at its checkpoint, at an exported model, or at random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch")
+
+from models.recipe.export import export  # noqa: E402
+from models.recipe.network import Mini, Shape  # noqa: E402
+from models.recipe.optimiser import Optimiser  # noqa: E402
+from models.recipe.recipe import MODEL, Recipe  # noqa: E402
+from models.recipe.train import begin, save  # noqa: E402
+
+
+def fresh() -> tuple[Mini, Optimiser]:
+    recipe = Recipe.load()
+    model = Mini(Shape())
+    return model, Optimiser(model, recipe.matrix_rate, recipe.vector_rate)
+
+
+def test_a_run_begins_at_the_exported_model(tmp_path: Path) -> None:
+    model, optimiser = fresh()
+    assert begin(tmp_path / "checkpoint.pt", MODEL, 5220, model, optimiser) == (5220, 0)
+    save(tmp_path / "checkpoint.pt", model, optimiser, 5221, 100)
+    assert export(tmp_path / "checkpoint.pt", tmp_path / "again") == 100
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (MODEL / "model.safetensors").read_bytes()
+    other, optimiser = fresh()
+    assert begin(tmp_path / "checkpoint.pt", tmp_path / "missing", 7, other, optimiser) == (5221, 100)
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_run_begins_at_random_weights(tmp_path: Path) -> None:
+    assert begin(tmp_path / "checkpoint.pt", None, 7, *fresh()) == (0, 0)
+
+
+def test_rates_warm_up_from_every_start() -> None:
+    recipe = Recipe.load()
+    assert [recipe.rate(start) <= 0.02 for start in (0, 5221)] == [True, True]
+    assert recipe.rate(recipe.steps) == 0
+    assert recipe.phases[-1].from_step < recipe.steps
