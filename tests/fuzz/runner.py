@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -111,11 +112,22 @@ def work_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="qwchat-fuzz-", dir=fast)).resolve()
 
 
+def _keep_parser() -> None:
+    """Build the parser of the command line once: it is most of a short command's time, and no case changes it."""
+    import typer.main
+
+    from qwchat.cli import app
+
+    app._app = functools.cache(app._app)
+    typer.main.get_command = functools.cache(typer.main.get_command)
+
+
 def prepare(folder: Path) -> Base:
     """Make the bases under `folder` with the program itself, so that this process holds all that it imports.
 
     What it prints goes nowhere. The kernels are compiled here where the cache of this user lacks them.
     """
+    _keep_parser()
     make_checkpoints(folder)
     base = Base(folder / "checkpoint", folder / "sharded", folder / "model", folder / "sessions" / SESSION)
     own = {"QWCHAT_CONFIG": "config", "QWCHAT_MODELS": "models", "QWCHAT_SESSIONS": "sessions"}
