@@ -114,7 +114,9 @@ def _retype(random: Random, at: Any, key: Any) -> None:
     if isinstance(old, bool):
         at[key] = random.choice((not old, int(old), str(old), None))
     elif isinstance(old, int | float):
-        at[key] = random.choice((*NUMBERS, str(old), [old], None, old + 1, -old, old * 2, old + 0.5, old == 1))
+        huge = abs(old) > 1e300  # Python neither writes out nor converts such an integer.
+        other = (None, None) if huge else (str(old), old + 0.5)
+        at[key] = random.choice((*NUMBERS, *other, [old], None, old + 1, -old, old * 2, old == 1))
     elif isinstance(old, str):
         at[key] = random.choice(
             (text(random), [old], {"content": old}, 0, None, old + text(random), old * 100, old[1:])
