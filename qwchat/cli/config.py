@@ -22,6 +22,7 @@ from qwchat.settings.knobs import KNOBS, Knob, closest, knob
 from qwchat.settings.resolve import Settings, resolve
 
 _PREFIX = "QWCHAT_"
+_LONGEST_SHOWN = 200  # characters of a value in a notice
 # Variables that name folders or force a code path, and are no settings.
 _OTHER_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
 
@@ -65,18 +66,24 @@ def change(options: SetConfig, services: Services) -> int:
     file = _file(project=options.project)
     if options.value == "default":
         was_there = editing.remove(file, known)
-        streams.screen.notice(f"{known.name} is {'out of' if was_there else 'not in'} {file}")
+        notice = f"removed {known.name} from {file}" if was_there else f"{known.name} is not set in {file}"
+        streams.screen.notice(notice)
     else:
         value = known.parse(options.value, known.name)
         if known.name == "as" and value is not None:
             personas.read(str(value))
         editing.change(file, known, value)
-        streams.screen.notice(f"{known.name} is {known.shown(value)} in {file}")
+        streams.screen.notice(f"{known.name} is {_brief(known.shown(value))} in {file}")
     settings = resolve()
     if settings.origin(known.name) not in (str(file), "built in"):
-        shown, origin = known.shown(settings[known.name]), settings.origin(known.name)
-        streams.screen.notice(f"{known.name} is {shown} all the same, by {origin}")
+        shown, origin = _brief(known.shown(settings[known.name])), settings.origin(known.name)
+        streams.screen.notice(f"{known.name} is still {shown}, from {origin}")
     return ExitCode.OK
+
+
+def _brief(text: str) -> str:
+    """Return `text`, or its beginning where it is too long for a notice, as a system prompt may be."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 def edit(options: ConfigFile, services: Services) -> int:

@@ -76,8 +76,8 @@ def test_set_keeps_comments_and_default_takes_it_back(tmp_path: Path) -> None:
     assert config(tmp_path, "set", "stop", '["a", "b"]').returncode == 0
     assert config(tmp_path, "set", "seed", "random").returncode == 0
     assert own.read_text() == ('# mine\ntemp = 1.0  # not too wild\n\n# the rest\nseed="random"\nstop = ["a", "b"]\n')
-    assert config(tmp_path, "set", "temp", "default").stderr.decode() == f"qwchat: temp is out of {own}\n"
-    assert config(tmp_path, "set", "temp", "default").stderr.decode() == f"qwchat: temp is not in {own}\n"
+    assert config(tmp_path, "set", "temp", "default").stderr.decode() == f"qwchat: removed temp from {own}\n"
+    assert config(tmp_path, "set", "temp", "default").stderr.decode() == f"qwchat: temp is not set in {own}\n"
     assert config(tmp_path, "get", "stop").stdout == b"'a' 'b'\n"
 
 
@@ -92,8 +92,15 @@ def test_set_takes_a_negative_number(tmp_path: Path) -> None:
 
 def test_set_says_what_stands_in_its_way(tmp_path: Path) -> None:
     result = config(tmp_path, "set", "temp", "0.3", QWCHAT_TEMP="0.5")
-    assert result.stderr.decode().splitlines()[1] == "qwchat: temp is 0.5 all the same, by QWCHAT_TEMP"
+    assert result.stderr.decode().splitlines()[1] == "qwchat: temp is still 0.5, from QWCHAT_TEMP"
     assert config(tmp_path, "get", "temp").stdout == b"0.3\n"
+
+
+def test_a_long_value_is_not_repeated_in_full(tmp_path: Path) -> None:
+    result = config(tmp_path, "set", "system", "x" * 5_000, QWCHAT_SYSTEM="y" * 5_000)
+    written, in_force = result.stderr.decode().splitlines()
+    assert written == f"qwchat: system is {'x' * 200}… in {tmp_path / 'own' / 'config.toml'}"
+    assert in_force == f"qwchat: system is still {'y' * 200}…, from QWCHAT_SYSTEM"
 
 
 def test_set_writes_through_a_link(tmp_path: Path) -> None:
