@@ -189,9 +189,10 @@ def test_output_that_cannot_be_read_is_code_141(sessions: Path, arguments: tuple
 
 
 def test_what_prints_nothing_needs_no_output(tmp_path: Path) -> None:
+    variables = environment(tmp_path) | {"QWCHAT_CONFIG": str(tmp_path / "config")}
     for arguments, code in ((("config", "set", "temp", "0.5"), 0), (("-p", "hi", "--temp", "9"), 2)):
         shell = ["/bin/sh", "-c", '"$@" >&-', "sh", sys.executable, str(FAKE), *arguments]
-        ran = subprocess.run(shell, env=environment(tmp_path), stderr=subprocess.PIPE, check=False)
+        ran = subprocess.run(shell, env=variables, stderr=subprocess.PIPE, check=False)
         assert ran.returncode == code, ran.stderr
 
 

@@ -16,6 +16,8 @@ _LINE_SECONDS = 5.0
 _FRAMES_PER_SECOND = 8
 _BAR_COLUMNS = 30  # Short of the edge, so that an echoed ^C does not wrap and the line can be erased.
 
+_ERASED = "\r\x1b[2K\x1b[?25h"  # an empty row, and the cursor is shown
+
 
 class ByteProgress(Protocol):
     """Shows how much of ``total`` bytes is done, for the time it is entered."""
@@ -79,21 +81,30 @@ class _Bar(_Silent):
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._title = title
+        self._title, self._screen = title, screen
         self._task: TaskID = self._progress.add_task(title, total=total)
 
     def __enter__(self) -> _Bar:
         try:
             self._progress.start()
-        except BaseException:  # Ctrl-C once the bar is there: it must go, and nothing else would see to it.
-            self._progress.stop()
+        except BaseException:  # Ctrl-C once the bar is there: nothing else would erase it.
+            self._abandon()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            self._progress.stop()
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Erase the bar, also where the error came while Rich was drawing and left its buffer half filled."""
         self._progress.stop()
+        self._screen.stream.write(_ERASED)
+        self._screen.stream.flush()
 
     def update(self, done: int, label: str) -> None:
         self._progress.update(self._task, completed=done)
