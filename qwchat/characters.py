@@ -117,3 +117,12 @@ def _picture(match: re.Match[str]) -> str:
     if code < 0x20:
         return chr(0x2400 + code)
     return chr(0x2421) if code == 0x7F else f"<{code:02X}>"
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether `text` can be written as UTF-8: it holds no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

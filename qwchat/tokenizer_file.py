@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qwchat.characters import is_unicode
 from qwchat.errors import ModelError
 
 SIZE_LIMIT = 32 << 20  # bytes; the largest file of the family has 12 MB
@@ -189,7 +190,7 @@ class _Reader:
             self._refuse(f"model: vocab has ids that are repeated or outside 0 to {ID_LIMIT - 1:,}")
         if min(map(len, vocab)) == 0 or max(map(len, vocab)) > TOKEN_LENGTH:
             self._refuse(f"model: vocab has a token that is empty or longer than {TOKEN_LENGTH:,} characters")
-        if not _is_unicode("".join(vocab)):
+        if not is_unicode("".join(vocab)):
             self._refuse("model: vocab has a token with half a character (lone surrogate)")
         return vocab
 
@@ -211,7 +212,7 @@ class _Reader:
         ids, special_ids = vocab.copy(), dict[str, int]()
         for token in listed:
             content, token_id = (self._object(token, "an added token").get(key) for key in ("content", "id"))
-            if not isinstance(content, str) or not 0 < len(content) <= ADDED_LENGTH or not _is_unicode(content):
+            if not isinstance(content, str) or not 0 < len(content) <= ADDED_LENGTH or not is_unicode(content):
                 self._refuse(f"an added token has no text of 1 to {ADDED_LENGTH} characters")
             if max(content) >= PRIVATE:
                 self._refuse("an added token has a character for private use (plane 15 or 16)")
@@ -253,14 +254,6 @@ def _is_sequence(items: Any, special: dict[str, Any]) -> bool:
             return False
         if kind not in ("SpecialToken", "Sequence"):
             return False
-    return True
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
     return True
 
 

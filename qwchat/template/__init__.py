@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from quant.files import read_bounded, read_json_object
+from qwchat.characters import is_unicode
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
 from qwchat.template.published import is_published
@@ -102,7 +103,7 @@ class ChatTemplate:
                 f"the chat template in {self._where} writes nothing for this conversation: "
                 "restore the template from the model's source"
             )
-        if not _is_unicode(text) and all(_is_unicode(turn[key]) for turn in turns for key in TEXT_KEYS):
+        if not is_unicode(text) and all(is_unicode(turn[key]) for turn in turns for key in TEXT_KEYS):
             raise TemplateError(
                 f"the chat template in {self._where} writes half a character (lone surrogate): "
                 "restore the template from the model's source"
@@ -205,14 +206,6 @@ def _text_of(message: Message, key: Literal["role", "content"]) -> str:
     if not isinstance(text, str):
         raise UsageError(f"a message needs the text of its {key!r}: got {str(message)[:80]!r}")
     return text
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _read_text(path: Path) -> str:
