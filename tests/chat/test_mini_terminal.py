@@ -242,14 +242,16 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
             before = len(terminal.raw)
             terminal.wait_until(lambda before=before: len(terminal.raw) > before + 300, "more of the reply")
             terminal.resize(rows, columns)
-        figures = re.compile(r"(context|ctx) [\d,]+/2,048")
-        terminal.wait_until(lambda: figures.search(terminal.text) is not None, "the figures")
-        terminal.prompt()
-        everything = terminal.text
         # An emulator that becomes smaller cuts off what a terminal keeps: then only what was sent can be looked at.
-        sent = everything if growing else re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.raw.decode())
+        def sent() -> str:
+            return terminal.text if growing else re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.raw.decode())
+
+        figures = re.compile(r"(context|ctx)\s+[\d,]+/2,048")
+        terminal.wait_until(lambda: figures.search(sent()) is not None, "the figures")
+        terminal.prompt()
+        everything = sent()
         reply = save(terminal, tmp_path)[-1][1]
-    text = re.sub(r"\s", "", sent)
+    text = re.sub(r"\s", "", everything)
     words = re.findall(r"[A-Za-z]{3,}", reply)
     assert len(words) > 50
     place = 0

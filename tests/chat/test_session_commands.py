@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def test_sessions_are_listed_and_searched(desk: Desk) -> None:
     assert obey(desk, "/sessions") == "there are no sessions yet"
     ask(desk, "Name a sea.")
     first = current(desk)
+    assert desk.saved.store is not None
+    os.utime(desk.saved.store.folder / first / "session.jsonl", (1.7e9, 1.7e9))  # Not in the same tick as the next.
     assert obey(desk, "/new lakes") == "a new session begins with the next message"
     ask(desk, "Name a lake.")
     lines = obey(desk, "/sessions").splitlines()

@@ -93,7 +93,7 @@ def test_the_text_is_the_same_wherever_passes_were_stopped(engine: Engine) -> No
     expected = tokens(events(engine, []))
     rng = np.random.default_rng(0)
     stops = 0
-    for _ in range(12):
+    while stops < 30:
         engine.truncate(int(rng.integers(0, 700)))
         said: list[int] = []
         while len(said) < len(expected):
@@ -102,7 +102,6 @@ def test_the_text_is_the_same_wherever_passes_were_stopped(engine: Engine) -> No
             said += tokens(iter(found))
             stops += isinstance(found[-1], Finished) and found[-1].reason == "cancelled"
         assert said == expected
-    assert stops > 10
 
 
 def test_another_prompt_after_a_stop_finds_a_whole_cache(engine: Engine) -> None:

@@ -144,7 +144,7 @@ def check_a_change_of_size(data: st.DataObject, text: str) -> None:
         lambda size: "# " + "[" * size,
         lambda size: "[a](" * (size // 3),
         lambda size: "*a **b " * (size // 6),
-        lambda size: "`" + " ``".join("`" * (number % 40) for number in range(size // 15)),
+        lambda size: "`" + " ``".join("`" * (number % 40) for number in range(size // 5)),
         lambda size: "> " * size,
         lambda size: "\n" * 3 * size + "x",
         lambda size: "a|b\n" + "-|" * size,
@@ -162,7 +162,7 @@ def test_time_grows_evenly_with_awkward_text(text_of: Callable[[int], str]) -> N
             flow.preview()
         flow.end()
 
-    assert growth(show, 500, 8) < 24  # The square would be 64.
+    assert growth(show, 1000, 8) < 24  # The square would be 64.
 
 
 @pytest.mark.parametrize(
