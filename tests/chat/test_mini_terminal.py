@@ -242,6 +242,7 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
             before = len(terminal.raw)
             terminal.wait_until(lambda before=before: len(terminal.raw) > before + 300, "more of the reply")
             terminal.resize(rows, columns)
+
         # An emulator that becomes smaller cuts off what a terminal keeps: then only what was sent can be looked at.
         def sent() -> str:
             return terminal.text if growing else re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.raw.decode())
