@@ -29,7 +29,7 @@ import numpy as np
 import qwchat
 from qwchat.events import Finished
 from qwchat.generation.engine import Engine
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
 
 _SETTLE = 0.5  # seconds between the cases, so that none suffers from the one before
 _DISTURBED, _ATTEMPTS = 0.1, 4

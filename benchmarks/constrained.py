@@ -38,7 +38,7 @@ import qwchat
 from qwchat.constraints import Constraint
 from qwchat.constraints.masks import GrammarMask
 from qwchat.events import Step
-from qwchat.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler, SamplingSettings
 
 BAR = 0.15
 PROMPT = "Describe some persons."

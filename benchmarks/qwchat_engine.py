@@ -7,7 +7,7 @@ from pathlib import Path
 
 import qwchat
 from qwchat.events import Finished, Stats
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
 
 
 class QwchatContext:

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import Look
+from qwchat.markdown.styles import Look
 
 TEXT = (
     "the model reads a prompt and writes an answer token by token while the cache of keys and values grows longer "

@@ -52,7 +52,7 @@ def prompt_ids(model: Any, count: int) -> list[int]:
 def generated(model: Any, ids: Sequence[int]) -> tuple[float, float, list[int], int]:
     """When the first token came, by the clock and in CPU time, the greedy tokens, and how many tokens were cached."""
     from qwchat.events import Finished, Step
-    from qwchat.sampling import SamplingSettings
+    from qwchat.generation.sampling import SamplingSettings
 
     first, cpu, tokens, cached = 0.0, 0.0, [], 0
     options = {"seed": 0, "usable_vocab": model.tokenizer.vocab_size, "max_tokens": GENERATED}

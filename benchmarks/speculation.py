@@ -48,10 +48,10 @@ from models.recipe.turns import load
 from quant import convert
 from qwchat.events import Finished, Step
 from qwchat.generation.run import Run
+from qwchat.generation.sampling import Sampler, SamplingSettings
 from qwchat.generation.speculation import Speculation
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
-from qwchat.sampling import Sampler, SamplingSettings
 
 COPY_BAR, CHAT_BAR = 1.8, 0.97
 LONGEST_ANSWER = 400

@@ -88,7 +88,7 @@ class QwchatWorker(Worker):
 
     def probe(self) -> dict[str, Any]:
         """Read bandwidth and int8 peak of the machine, now."""
-        from qwchat.kernels.probe import int8_peak, read_bandwidth
+        from qwchat.cpu.kernels.probe import int8_peak, read_bandwidth
 
         return {"read_bandwidth": read_bandwidth(self._threads), "int8_peak": int8_peak(self._threads)}
 

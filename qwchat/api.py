@@ -21,19 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
-from qwchat.detokenizer import StreamDecoder
+from qwchat.cpu.kernels import objects
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
 from qwchat.generation.engine import Engine
-from qwchat.generation_config import GenerationDefaults
+from qwchat.generation.sampling import SamplingSettings
 from qwchat.integrity import Integrity
-from qwchat.kernels import objects
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
-from qwchat.sampling import SamplingSettings
-from qwchat.stops import StopStrings
-from qwchat.template import ChatTemplate, encode_chat
-from qwchat.tokenizer import Tokenizer
+from qwchat.text.detokenizer import StreamDecoder
+from qwchat.text.generation_config import GenerationDefaults
+from qwchat.text.stops import StopStrings
+from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint, Grammars

@@ -64,7 +64,7 @@ class Step:
     """One generated token (never the stop token).
 
     Where log-probabilities were asked for: ``logprob`` is the token's, ``likeliest`` the ids with the highest ones and
-    theirs (see :func:`qwchat.sampling.log_probabilities`).
+    theirs (see :func:`qwchat.generation.sampling.log_probabilities`).
     """
 
     token_id: int

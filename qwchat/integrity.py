@@ -19,8 +19,8 @@ from pathlib import Path
 from quant.container import ModelFolder
 from quant.native.store import cache_root, is_private
 from quant.verification import Verification, state_of
+from qwchat.cpu.kernels.cores import default_threads
 from qwchat.errors import DamagedModelError
-from qwchat.kernels.cores import default_threads
 from qwchat.writing import replace_text
 
 CHECKED_FILES = ("config.json", "tokenizer.json")

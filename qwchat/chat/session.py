@@ -16,7 +16,7 @@ from qwchat.messages import Message
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
-    from qwchat.sampling import SamplingSettings
+    from qwchat.generation.sampling import SamplingSettings
 
 _SEED_BITS = 32  # Short enough to be read aloud and typed again.
 Cancel = Callable[[], bool]

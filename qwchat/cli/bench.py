@@ -115,7 +115,7 @@ def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[flo
 
 def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: bool = False) -> Stats:
     """Read ``token_ids`` and write ``count`` tokens greedily, whatever they are."""
-    from qwchat.sampling import SamplingSettings
+    from qwchat.generation.sampling import SamplingSettings
 
     events = model.engine.generate(
         token_ids,

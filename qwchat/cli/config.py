@@ -124,8 +124,8 @@ def _tell(settings: Settings, streams: Streams) -> None:
 
 def _controls(settings: Settings) -> Controls:
     """The reply knobs with what the model in force says of sampling, where it can be found."""
-    from qwchat.generation_config import GenerationDefaults
-    from qwchat.sampling import SamplingSettings
+    from qwchat.generation.sampling import SamplingSettings
+    from qwchat.text.generation_config import GenerationDefaults
 
     try:
         found = models_folder.locate(settings["model"])

@@ -13,7 +13,6 @@ from typing import Literal
 
 from quant.errors import QuantError
 from qwchat import models_folder
-from qwchat.chat.view.terminal import DIM, RED, Look, harmless
 from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.options import DoctorOptions
@@ -22,6 +21,7 @@ from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
+from qwchat.markdown.styles import DIM, RED, Look, harmless
 
 State = Literal["ok", "warning", "error"]
 
@@ -125,7 +125,7 @@ def _processor_name() -> str:
 
 
 def _threads() -> tuple[State, str, str]:
-    from qwchat.kernels.cores import default_threads
+    from qwchat.cpu.kernels.cores import default_threads
 
     threads = default_threads()
     found = f"{threads} by default, {os.cpu_count()} processors in all"
@@ -136,7 +136,7 @@ def _threads() -> tuple[State, str, str]:
 
 
 def _memory() -> tuple[State, str, str]:
-    from qwchat.model.memory import available_memory
+    from qwchat.cpu.memory import available_memory
 
     available = available_memory()
     if available is None:
@@ -163,7 +163,7 @@ def _gpu() -> tuple[State, str, str]:
 
 
 def _kernels(services: Services) -> tuple[State, str, str]:
-    from qwchat.kernels import objects
+    from qwchat.cpu.kernels import objects
 
     trouble = services.cache_trouble()
     if trouble is not None:

@@ -20,10 +20,10 @@ from qwchat.chat.snapshot import Snapshots
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import table
-from qwchat.chat.view.terminal import Look
 from qwchat.cli.options import Flags, ReplyOptions
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.errors import SessionError, UsageError
+from qwchat.markdown.styles import Look
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:

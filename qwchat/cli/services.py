@@ -22,14 +22,14 @@ def load_model(
 
 def kernels_are_compiled() -> bool:
     """Whether loading a model will find its kernels compiled."""
-    from qwchat.model.program import is_compiled
+    from qwchat.cpu.program import is_compiled
 
     return is_compiled()
 
 
 def kernels_cost() -> float:
     """Return what compiling all kernels costs, in the unit of their table."""
-    from qwchat.kernels.costs import COSTS
+    from qwchat.cpu.kernels.costs import COSTS
 
     return sum(COSTS.values())
 
@@ -38,17 +38,17 @@ def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[]
     """Compile the kernels and keep them.
 
     Args:
-        progress: told of each kernel before it is compiled, with its cost (see `qwchat.kernels.costs`).
+        progress: told of each kernel before it is compiled, with its cost (see `qwchat.cpu.kernels.costs`).
         waiting: called before waiting for another process that compiles them.
     """
-    from qwchat.model.program import load_program
+    from qwchat.cpu.program import load_program
 
     load_program(progress, waiting)
 
 
 def kernel_cache_trouble() -> str | None:
     """What is wrong with the place where compiled kernels are kept, as a sentence."""
-    from qwchat.kernels.objects import KERNELS
+    from qwchat.cpu.kernels.objects import KERNELS
 
     if KERNELS.writable_folder != KERNELS.folder:
         return (
@@ -60,14 +60,14 @@ def kernel_cache_trouble() -> str | None:
 
 def measure_bandwidth(threads: int) -> float:
     """Bytes per second that ``threads`` threads read from memory."""
-    from qwchat.kernels.probe import read_bandwidth
+    from qwchat.cpu.kernels.probe import read_bandwidth
 
     return float(read_bandwidth(threads))
 
 
 def measure_int8_peak(threads: int) -> float:
     """Operations per second of the int8 dot product on ``threads`` threads (a multiply-add counts as two)."""
-    from qwchat.kernels.probe import int8_peak
+    from qwchat.cpu.kernels.probe import int8_peak
 
     return float(int8_peak(threads))
 

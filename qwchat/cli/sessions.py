@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from qwchat.chat.view.table import one_line, pairs, table
-from qwchat.chat.view.terminal import BOLD, harmless
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
@@ -19,6 +18,7 @@ from qwchat.conversation.export import Talk, as_json, as_markdown, exported, for
 from qwchat.conversation.files import FILE_NAME, Content
 from qwchat.conversation.store import Entry, Store
 from qwchat.errors import SessionError, UsageError
+from qwchat.markdown.styles import BOLD, harmless
 
 _AROUND = 100  # characters of a long line that are shown on each side of a match
 

@@ -11,8 +11,8 @@ from typing import TextIO
 from qwchat.chat.attachments import MOST_BYTES, Attachment, Found, read, text_of
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import Form
-from qwchat.chat.view.terminal import ColourChoice, can_rewrite, harmless, look_of
 from qwchat.errors import UsageError
+from qwchat.markdown.styles import ColourChoice, can_rewrite, harmless, look_of
 
 
 class Streams:

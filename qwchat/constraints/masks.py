@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qwchat.constraints import library
 from qwchat.constraints.constraint import Constraint, Kind
 from qwchat.errors import ConstraintError, ModelError, UsageError
-from qwchat.tokenizer import Tokenizer
+from qwchat.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig
+from qwchat.cpu import kv_file
+from qwchat.cpu.kernels.cores import default_threads
+from qwchat.cpu.kernels.records import KV_KINDS
+from qwchat.cpu.qwen2 import CHUNK, Qwen2
+from qwchat.cpu.weights import TensorSource
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent
 from qwchat.generation.mask import TokenMask
 from qwchat.generation.run import Run, common_prefix
+from qwchat.generation.sampling import Sampler, SamplingSettings
 from qwchat.generation.speculation import Speculation
-from qwchat.kernels.cores import default_threads
-from qwchat.kernels.records import KV_KINDS
-from qwchat.model import snapshot
-from qwchat.model.qwen2 import CHUNK, Qwen2
-from qwchat.model.weights import TensorSource
-from qwchat.sampling import Sampler, SamplingSettings
 
 DEFAULT_CONTEXT = 4096
 THREAD_LIMIT = 256
@@ -201,9 +201,9 @@ class Engine:
         far and check several in one pass (:mod:`qwchat.generation.run`); the tokens are the same, only sooner.
         ``continued``: so many of the last ``token_ids`` are a reply that was cut and goes on as if it had not been:
         penalties and the seed's draws count them, ``max_tokens`` does not. ``loop_guard``: end a reply that has
-        repeated itself for so many tokens (:mod:`qwchat.generation.loops`); 0 never does. ``mask``: only what it allows
-        is chosen, and the reply ends where nothing can follow; it stands behind the ``continued`` tokens. ``logprobs``:
-        how many of the likeliest tokens each Step names; 0 is off.
+        repeated itself for so many tokens (`qwchat.generation.repetition`); 0 never does. ``mask``: only what it
+        allows is chosen, and the reply ends where nothing can follow; it stands behind the ``continued`` tokens.
+        ``logprobs``: how many of the likeliest tokens each Step names; 0 is off.
         Raises PromptTooLongError, UsageError (an empty prompt), NonFiniteLogitsError, ConstraintError.
         """
         ids = np.asarray(token_ids, np.int64)
@@ -239,15 +239,15 @@ class Engine:
         return count
 
     def save(self, path: Path, fingerprint: str) -> int:
-        """Writes what the cache holds to ``path`` (see :mod:`qwchat.model.snapshot`); the size in bytes.
+        """Writes what the cache holds to ``path`` (see :mod:`qwchat.cpu.kv_file`); the size in bytes.
 
         ``fingerprint``: the model's.  Raises SnapshotError where it cannot be written.
         """
-        return snapshot.save(path, self._model.cache, self._cached[: self._length], fingerprint)
+        return kv_file.save(path, self._model.cache, self._cached[: self._length], fingerprint)
 
     def snapshot_bytes(self) -> int:
         """Size of the file that save() would make."""
-        return snapshot.file_bytes(self._model.cache, self._length)
+        return kv_file.file_bytes(self._model.cache, self._length)
 
     def restore(self, path: Path, fingerprint: str) -> int:
         """Fills the cache from what save() wrote, in place of what it holds; how many positions.
@@ -256,7 +256,7 @@ class Engine:
         """
         held, self._length, self._ahead = self._length, 0, 0
         try:
-            ids = snapshot.restore(path, self._model.cache, self.context, fingerprint, self.threads)
+            ids = kv_file.restore(path, self._model.cache, self.context, fingerprint, self.threads)
         except FileNotFoundError:
             self._length = held
             raise

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from qwchat.cpu.qwen2 import CHUNK, PassCancelled
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
 from qwchat.generation.lookup import Lookup
-from qwchat.generation.loops import LoopGuard
 from qwchat.generation.mask import TokenMask
+from qwchat.generation.repetition import LoopGuard
+from qwchat.generation.sampling import Sampler, log_probabilities
 from qwchat.generation.speculation import MAX_ROWS, Speculation
-from qwchat.model.qwen2 import CHUNK, PassCancelled
-from qwchat.sampling import Sampler, log_probabilities
 
 if TYPE_CHECKING:
     from qwchat.generation.engine import Engine

@@ -12,9 +12,9 @@ from qwchat.chat.commands import COMMANDS, Desk, Outcome, Quit, Show, message_te
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.errors import UsageError
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN
 from tests.chat.fakes import FakeModel
 
 

@@ -14,11 +14,11 @@ from qwchat.chat.overflow import Overflow
 from qwchat.chat.session import Session
 from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import PromptTooLongError, TemplateError, UsageError
 from qwchat.events import Done
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN
 from tests.chat.fakes import FakeModel
 
 CONTROLS = Controls(SamplingSettings(), seed=1)

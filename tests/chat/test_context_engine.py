@@ -18,12 +18,12 @@ from qwchat.chat.overflow import Overflow
 from qwchat.chat.session import Session
 from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.conversation.tree import Tree
 from qwchat.errors import PromptTooLongError
 from qwchat.events import Done, Prefilled, TextEvent
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN
 from qwchat.models_folder import embedded_checkpoint
-from qwchat.sampling import SamplingSettings
 
 SIZE = 320
 

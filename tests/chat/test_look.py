@@ -13,9 +13,9 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import PLAIN, Look
 from qwchat.errors import UsageError
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN, Look
 from tests.chat.fakes import FakeModel
 
 REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\nz\x1b\n```\n"

@@ -17,7 +17,7 @@ import pytest
 
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import Look
+from qwchat.markdown.styles import Look
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import COLUMNS, ROWS, Terminal
 from tests.chat.view.emulator import Emulated
@@ -59,7 +59,7 @@ def talk(
 
 
 def cache() -> str:
-    from qwchat.kernels.objects import KERNELS
+    from qwchat.cpu.kernels.objects import KERNELS
 
     return str(KERNELS.folder.parent)
 

@@ -12,9 +12,9 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.panel import Panel
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.errors import NotEnoughMemoryError, UsageError
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN
 from qwchat.settings.resolve import Given, Settings
 from tests.chat.fakes import FakeModel
 

@@ -15,10 +15,10 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.conversation.store import Store
 from qwchat.errors import SessionError, UsageError
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN
 from tests.chat.fakes import FakeModel
 
 

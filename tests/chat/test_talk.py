@@ -18,11 +18,11 @@ from qwchat.chat.session import Session
 from qwchat.chat.turn import play
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, TextEvent, TextStep
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN
 from tests.chat.fakes import FakeModel
 
 HOT = Controls(SamplingSettings(temperature=0.7))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.view.flow import Flow
-from qwchat.chat.view.layout import Paper
 from qwchat.chat.view.live import Size
+from qwchat.markdown.layout import Paper
+from qwchat.markdown.stream_parser import Flow
 from tests.chat.pty import Terminal
 from tests.cli.runs import FAKE
 

@@ -14,9 +14,9 @@ from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice, statistics_line
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
-from qwchat.chat.view.terminal import Look, look_of
 from qwchat.chat.view.units import data_size, duration, wait
 from qwchat.events import Done, FinishReason, Prefilled, Stats
+from qwchat.markdown.styles import Look, look_of
 
 PLAIN = Look(terminal=True, emphasis=False, colour=False)
 

@@ -12,10 +12,10 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import one_line
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.chat.wardrobe import Wardrobe
 from qwchat.errors import UsageError
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.markdown.styles import PLAIN
 from qwchat.settings import personas
 from qwchat.settings.resolve import resolve
 from tests.chat.fakes import FakeModel

@@ -15,9 +15,9 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from qwchat.cli.main import main
-from qwchat.kernels.threads import CANCELLED, Program
-from qwchat.model import qwen2
-from qwchat.model.program import load_program
+from qwchat.cpu import qwen2
+from qwchat.cpu.kernels.threads import CANCELLED, Program
+from qwchat.cpu.program import load_program
 
 PATIENCE_SECONDS = 20.0
 

@@ -22,7 +22,7 @@ from qwchat.cli.main import main
 try:
     main(sys.argv[1:])
 finally:
-    names = ("numba", "qwchat.model.forward", "quant.quantisers.compiled.q4", "quant.quantisers.compiled.q8")
+    names = ("numba", "qwchat.cpu.forward", "quant.quantisers.compiled.q4", "quant.quantisers.compiled.q8")
     print(json.dumps([name for name in names if name in sys.modules]), file=sys.stderr)
 """
 WAITING = "qwchat: another qwchat is compiling the {}: waiting for it"
@@ -61,14 +61,14 @@ def count(ends: list[tuple[list[str], list[str]]], module: str) -> int:
 @pytest.mark.timeout(900)  # Everything is compiled, on however busy a machine.
 def test_one_of_many_first_runs_compiles_the_kernels(tmp_path: Path) -> None:
     ends = started(tmp_path, [["-p", "Hello", "--max-tokens", "1"]] * PROCESSES)
-    assert count(ends, "qwchat.model.forward") == 1
+    assert count(ends, "qwchat.cpu.forward") == 1
     assert count(ends, "quant.quantisers.compiled.q4") == 1
     assert count(ends, "numba") <= 2
     for lines, modules in ends:
         told = [line for line in lines if line == WAITING.format("kernels")]
         assert len(told) <= 1
         # A process that starts after the others are done finds everything; that leaves at least one that waits.
-        assert not told or "qwchat.model.forward" not in modules
+        assert not told or "qwchat.cpu.forward" not in modules
     assert any(WAITING.format("kernels") in lines for lines, _ in ends)
 
 

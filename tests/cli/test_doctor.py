@@ -67,7 +67,7 @@ def test_all_is_well_with_the_built_in_model(tmp_path: Path) -> None:
 def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
-    monkeypatch.setattr("qwchat.model.memory.available_memory", lambda: 100 << 20)
+    monkeypatch.setattr("qwchat.cpu.memory.available_memory", lambda: 100 << 20)
     monkeypatch.setattr("quant.native.level.current_level", lambda: "portable")
     monkeypatch.setattr("quant.native.level.supported_levels", lambda: ("avx2", "portable"))
     said = checks(tmp_path)

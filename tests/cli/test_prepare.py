@@ -18,8 +18,8 @@ from qwchat.cli.prepare import prepare
 from qwchat.cli.services import Services, kernel_cache_trouble
 from qwchat.cli.setup import Setup
 from qwchat.cli.streams import Streams
+from qwchat.cpu.kernels.objects import KERNELS
 from qwchat.errors import QwchatError
-from qwchat.kernels.objects import KERNELS
 from qwchat.models_folder import Located
 
 PLAIN = "qwchat: compiling the kernels for this processor, once\n"

@@ -115,7 +115,7 @@ def test_a_short_answer_into_a_pipe_loads_only_what_it_needs(models: Path) -> No
         "tomllib",
         "wcwidth",
     }
-    idle |= {"qwchat.constraints", "qwchat.chat.editor.history", "qwchat.chat.view.flow"}
+    idle |= {"qwchat.constraints", "qwchat.chat.editor.history", "qwchat.markdown.stream_parser"}
     assert not idle & set(ran.stdout.split())
 
 
@@ -415,7 +415,7 @@ def test_a_hostile_template_ends_with_one_line(models: Path) -> None:
 def test_ctrl_c_ends_a_template_that_keeps_c_busy(models: Path) -> None:
     (hostile(models, "busy") / "chat_template.jinja").write_text("{{ messages }}")
     program = (
-        "import sys; from qwchat.cli.main import main; from qwchat.template import isolated; "
+        "import sys; from qwchat.cli.main import main; from qwchat.text.template import isolated; "
         "isolated.CPU_BASE = isolated.WALL_BASE = 300; isolated._PROGRAM = sys.argv[1]; "
         "main(['-p', 'hello', '-m', 'busy'])"
     )

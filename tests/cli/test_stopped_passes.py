@@ -98,7 +98,7 @@ def test_ctrl_c_raises_in_a_program_that_uses_the_api(models: Path, tmp_path: Pa
     program = """
 import runpy, sys, unittest.mock
 import qwchat
-from qwchat.model import qwen2
+from qwchat.cpu import qwen2
 endless = runpy.run_path(sys.argv[1], run_name="endless")
 with unittest.mock.patch.object(qwen2, "load_program", endless["endless_program"]), qwchat.load("tiny-q4") as model:
     try:

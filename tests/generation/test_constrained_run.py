@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from qwchat.errors import ConstraintError
 from qwchat.events import Finished, Step
 from qwchat.generation.engine import Engine
+from qwchat.generation.sampling import SamplingSettings, log_probabilities
 from qwchat.generation.speculation import Speculation
-from qwchat.sampling import SamplingSettings, log_probabilities
-from tests.model.decoder import config, random_folder
+from tests.cpu.decoder import config, random_folder
 
 VOCAB = 41
 STOP = 40

@@ -10,9 +10,9 @@ import pytest
 
 from qwchat.events import EngineEvent, Finished, Step
 from qwchat.generation.engine import Engine
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from tests.cpu.decoder import config, random_folder
 from tests.generation.test_speculative_run import SETTINGS, VOCAB, Eager, prompt
-from tests.model.decoder import config, random_folder
 
 LENGTH = 70
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from qwchat.events import EngineEvent, Finished, Step
 from qwchat.generation.engine import Engine
 from qwchat.generation.run import Drafter
+from qwchat.generation.sampling import Sampler, SamplingSettings
 from qwchat.generation.speculation import Speculation
-from qwchat.sampling import Sampler, SamplingSettings
-from tests.model.decoder import config, random_folder
+from tests.cpu.decoder import config, random_folder
 
 VOCAB = 41
 GREEDY = SamplingSettings()

@@ -13,8 +13,8 @@ import pytest
 
 from qwchat.events import EngineEvent, Finished, Prefilled, Step
 from qwchat.generation.engine import Engine
-from qwchat.sampling import SamplingSettings
-from tests.model.decoder import config, random_folder
+from qwchat.generation.sampling import SamplingSettings
+from tests.cpu.decoder import config, random_folder
 
 IDS = np.random.default_rng(8).integers(0, 301, 700).tolist()
 CHUNK = 128
@@ -24,7 +24,7 @@ SETTINGS = SamplingSettings(temperature=0.7)
 @pytest.fixture(params=["f32", "q8"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine all of whose passes can be stopped, as those of a big model can."""
-    monkeypatch.setattr("qwchat.model.qwen2._WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr("qwchat.cpu.qwen2._WATCHED_SECONDS", 0.0)
     built = Engine(random_folder(config()), threads=2, context=1024, kv=request.param)
     yield built
     built.close()

@@ -15,9 +15,9 @@ from quant import convert
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Reply, Session
 from qwchat.conversation.tree import Event, Tree
+from qwchat.cpu.qwen2 import CHUNK
 from qwchat.events import Done, Prefilled, TextStep
-from qwchat.model.qwen2 import CHUNK
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
 
 QUESTION = "What can you do?"
 GREEDY = SamplingSettings()

@@ -11,8 +11,8 @@ import numpy as np
 
 import quant
 from quant.container import open_model
+from qwchat.cpu.qwen2 import CHUNK
 from qwchat.generation.engine import Engine
-from qwchat.model.qwen2 import CHUNK
 
 THREADS = 2
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quant.config import ModelConfig
-from qwchat.rope import inverse_frequencies, rope_tables
+from qwchat.model.rope import inverse_frequencies, rope_tables
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwchat.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler, SamplingSettings
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qwchat.messages import Message
-from qwchat.template import ChatTemplate, encode_chat
-from qwchat.tokenizer import Tokenizer
+from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.tokenizer import Tokenizer
 from tests.text.test_template import CONTENTS, conversation
 
 transformers = pytest.importorskip("transformers")

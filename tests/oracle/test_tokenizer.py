@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qwchat.tokenizer import Tokenizer
+from qwchat.text.tokenizer import Tokenizer
 from tests.text.test_tokenizer import PHRASES, SCRIPTS
 
 transformers = pytest.importorskip("transformers")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from qwchat.tokenizer import Tokenizer
+from qwchat.text.tokenizer import Tokenizer
 from tests.text.tiny import write_tokenizer
 
 

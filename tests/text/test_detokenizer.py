@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from qwchat.detokenizer import StreamDecoder
 from qwchat.errors import UsageError
-from qwchat.tokenizer import Tokenizer
+from qwchat.text.detokenizer import StreamDecoder
+from qwchat.text.tokenizer import Tokenizer
 from tests.text.test_tokenizer import PHRASES, composed
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qwchat.errors import ModelError
-from qwchat.generation_config import GenerationDefaults
-from qwchat.sampling import SamplingSettings
+from qwchat.generation.sampling import SamplingSettings
+from qwchat.text.generation_config import GenerationDefaults
 
 
 def read(values: dict[str, Any], *config_ids: int) -> GenerationDefaults:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qwchat.errors import TemplateError
-from qwchat.template.sandbox import SandboxedTemplate
+from qwchat.text.template.sandbox import SandboxedTemplate
 from tests.clocks import PATIENCE_SECONDS, times_as_long
 
 GROW = "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"

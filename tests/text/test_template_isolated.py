@@ -13,9 +13,9 @@ import pytest
 
 from qwchat.errors import TemplateError
 from qwchat.messages import Message
-from qwchat.template import CHATML, ChatTemplate, isolated
-from qwchat.template.published import is_published
-from qwchat.template.sandbox import SandboxedTemplate
+from qwchat.text.template import CHATML, ChatTemplate, isolated
+from qwchat.text.template.published import is_published
+from qwchat.text.template.sandbox import SandboxedTemplate
 from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.text.test_template_hostile import HOSTILE
 
@@ -31,7 +31,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the mem
 def program_with_hole(expression: str) -> str:
     """The program of the process, with a sandbox that lets a template do `expression`."""
     return (
-        "import os, sys; sys.path += sys.argv[1:]; from qwchat.template import worker; "
+        "import os, sys; sys.path += sys.argv[1:]; from qwchat.text.template import worker; "
         "worker.SandboxedTemplate = type('Hole', (), {'__init__': lambda self, *a: None, 'render': "
         f"lambda self, variables, length: str(variables['messages'] and ({expression}))}}); worker.main()"
     )
@@ -58,9 +58,9 @@ def run(program: str) -> subprocess.Popen[str]:
 
 def test_published_templates_need_no_process() -> None:
     program = (
-        "import sys; from qwchat.template import CHATML, ChatTemplate; "
+        "import sys; from qwchat.text.template import CHATML, ChatTemplate; "
         "print(len(ChatTemplate().render([{'role': 'user', 'content': 'hello'}])), "
-        "'qwchat.template.isolated' in sys.modules)"
+        "'qwchat.text.template.isolated' in sys.modules)"
     )
     assert run(program).communicate()[0] == "55 False\n"
     assert is_published(CHATML)
@@ -88,7 +88,7 @@ def test_the_process_renders_what_the_sandbox_renders() -> None:
 
 def test_this_process_does_not_load_the_template_engine() -> None:
     program = (
-        "import sys; from qwchat.template import ChatTemplate; "
+        "import sys; from qwchat.text.template import ChatTemplate; "
         "print(ChatTemplate('x{{ 1 }}').render([{'role': 'user', 'content': 'hello'}]), 'jinja2' in sys.modules)"
     )
     assert run(program).communicate()[0] == "x1 False\n"
@@ -170,7 +170,7 @@ def test_the_working_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.
 DRIVER = f"""
 import sys
 from qwchat.cli.main import guarded
-from qwchat.template import ChatTemplate, isolated
+from qwchat.text.template import ChatTemplate, isolated
 isolated.CPU_BASE = isolated.WALL_BASE = 300
 isolated._PROGRAM = sys.argv[1]
 template = ChatTemplate({UNKNOWN!r}, "model")
@@ -225,7 +225,7 @@ def test_ctrl_c_ends_the_program_and_the_process(arguments: tuple[str, ...]) -> 
 @needs_linux
 def test_an_idle_process_ends_with_its_parent(tmp_path: Path) -> None:
     program = (
-        "import time; from qwchat.template import ChatTemplate, isolated; "
+        "import time; from qwchat.text.template import ChatTemplate, isolated; "
         f"ChatTemplate({UNKNOWN!r}); print(isolated._PROCESS._running.pid, flush=True); time.sleep(300)"
     )
     parent = run(program)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwchat.errors import ModelError, UsageError
-from qwchat.tokenizer import BYTE_OF, Tokenizer
+from qwchat.text.tokenizer import BYTE_OF, Tokenizer
 from tests.clocks import growth
 from tests.text.tiny import CONTROL, tokenizer_values, write_tokenizer
 

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat import tokenizer as tokenizer_module
-from qwchat import tokenizer_file
 from qwchat.errors import ModelError, QwchatError, UsageError
 from qwchat.messages import Message
-from qwchat.template import ChatTemplate, encode_chat
-from qwchat.tokenizer import Tokenizer, _one_of
+from qwchat.text import tokenizer as tokenizer_module
+from qwchat.text import tokenizer_file
+from qwchat.text.template import ChatTemplate, encode_chat
+from qwchat.text.tokenizer import Tokenizer, _one_of
 from tests.clocks import PATIENCE_SECONDS
 from tests.text.tiny import SPLIT, tokenizer_values, write_tokenizer
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwchat import vocabulary
-from qwchat.tokenizer import Tokenizer
+from qwchat.text import vocabulary
+from qwchat.text.tokenizer import Tokenizer
 from tests.text.tiny import tokenizer_values, write_tokenizer
 
 TEXT = "hello world, hello wo 漢字 'tis <|im_end|>"

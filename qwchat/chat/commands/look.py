@@ -13,9 +13,9 @@ from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import code_blocks
 from qwchat.chat.view.statistics import totals
 from qwchat.chat.view.table import pairs
-from qwchat.chat.view.terminal import harmless, harmless_name
 from qwchat.errors import UsageError
 from qwchat.events import Stats
+from qwchat.markdown.styles import harmless, harmless_name
 from qwchat.writing import path_of, real_path
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)

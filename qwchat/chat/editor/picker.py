@@ -15,7 +15,7 @@ from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.output import ColorDepth, Output, create_output
 
 from qwchat.chat.editor.keyboard import ESCAPE_SECONDS
-from qwchat.chat.view.terminal import Look
+from qwchat.markdown.styles import Look
 
 Item = TypeVar("Item")
 

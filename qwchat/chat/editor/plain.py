@@ -11,8 +11,8 @@ from qwchat.chat.editor import blocks
 from qwchat.chat.editor.modes import by_line, keys_unseen
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode
 from qwchat.chat.interrupts import Stop
-from qwchat.chat.view.terminal import harmless
 from qwchat.errors import UsageError
+from qwchat.markdown.styles import harmless
 
 _CONTINUED = re.compile(r"(?<!\\)(\\\\)*\\$")
 

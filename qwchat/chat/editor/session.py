@@ -29,7 +29,7 @@ from qwchat.chat.editor.modes import handlers_kept, mark_pastes
 from qwchat.chat.editor.paste import Folds
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
 from qwchat.chat.interrupts import DEADLY, Stop
-from qwchat.chat.view.terminal import Look
+from qwchat.markdown.styles import Look
 
 SEQUENCE_SECONDS = 0.5
 """How long the bytes of one key may take through a slow connection."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-from qwchat.chat.view.width import Row, cut_to_cells, most_cells
+from qwchat.markdown.width import Row, cut_to_cells, most_cells
 
 FRAMES_PER_SECOND = 15
 _BURST = 3  # Frames that may follow each other at once, so that a few tokens at a time are all seen.

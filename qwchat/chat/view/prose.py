@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qwchat.chat.view.width import cells, wrapped
+from qwchat.markdown.width import cells, wrapped
 
 _NARROWEST = 20  # Below, breaking between words would leave little of a row.
 _LEAST_COLUMN = 12  # What goes on below a narrower column would have a word or two to a row.

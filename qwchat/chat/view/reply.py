@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
-from qwchat.chat.view.terminal import Harmless, Look
+from qwchat.markdown.styles import Harmless, Look
 
 if TYPE_CHECKING:
-    from qwchat.chat.view.layout import Paper
+    from qwchat.markdown.layout import Paper
 
 Rendering = Literal["plain", "markdown"]
 
@@ -133,8 +133,8 @@ class ReplyView:
 
 def code_blocks(text: str) -> list[str]:
     """The contents of the fenced code blocks in ``text``, each line with its newline."""
-    from qwchat.chat.view.flow import Flow
-    from qwchat.chat.view.layout import Paper
+    from qwchat.markdown.layout import Paper
+    from qwchat.markdown.stream_parser import Flow
 
     flow = Flow(Paper(width=None, cap=1, colour=False))
     flow.push(text.replace("\r\n", "\n"))
@@ -200,7 +200,7 @@ class _Rendered:
         pause: Callable[[float], None],
         size: Callable[[TextIO], Size],
     ) -> None:
-        from qwchat.chat.view.flow import Flow  # A reply that is not rendered does not wait for it.
+        from qwchat.markdown.stream_parser import Flow  # A reply that is not rendered does not wait for it.
 
         self._out = out
         self._ask_size = size
@@ -251,7 +251,7 @@ class _Rendered:
         return size
 
     def _paper(self, size: Size) -> Paper:
-        from qwchat.chat.view.layout import Paper
+        from qwchat.markdown.layout import Paper
 
         return Paper(size.columns if self._terminal else None, size.cap, self._colour)
 

@@ -8,8 +8,8 @@ from typing import TextIO
 from qwchat.chat.view.live import terminal_size
 from qwchat.chat.view.prose import folded
 from qwchat.chat.view.statistics import Form, statistics_line
-from qwchat.chat.view.terminal import DIM, RED, Look, harmless
 from qwchat.events import Done
+from qwchat.markdown.styles import DIM, RED, Look, harmless
 
 
 class Screen:

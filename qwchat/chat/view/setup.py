@@ -10,8 +10,8 @@ from types import TracebackType
 
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.status import ERASE, fitting
-from qwchat.chat.view.terminal import DIM
 from qwchat.chat.view.units import duration
+from qwchat.markdown.styles import DIM
 
 _FRAME_SECONDS = 0.25
 _LINE_SECONDS = 5.0

@@ -6,10 +6,10 @@ import time
 from typing import TextIO
 
 from qwchat.chat.view.live import terminal_size
-from qwchat.chat.view.terminal import DIM, Look
 from qwchat.chat.view.units import duration
-from qwchat.chat.view.width import clipped
 from qwchat.events import Prefilled
+from qwchat.markdown.styles import DIM, Look
+from qwchat.markdown.width import clipped
 
 _PATIENCE_SECONDS = 0.2  # What is over sooner needs no progress.
 ERASE = "\r\x1b[K"

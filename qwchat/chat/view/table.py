@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from qwchat.chat.view.terminal import harmless_name
-from qwchat.chat.view.width import cells
+from qwchat.markdown.styles import harmless_name
+from qwchat.markdown.width import cells
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from qwchat.chat.editor.picker import pick
-from qwchat.chat.view.terminal import harmless, look_of
+from qwchat.markdown.styles import harmless, look_of
 
 if __name__ == "__main__":
     print("before")

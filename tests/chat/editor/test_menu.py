@@ -16,7 +16,7 @@ from qwchat.chat.editor import completion, session
 from qwchat.chat.editor.reader import EditingMode
 from qwchat.chat.editor.session import Editor
 from qwchat.chat.suggestions import Suggestion, fitting
-from qwchat.chat.view.terminal import PLAIN
+from qwchat.markdown.styles import PLAIN
 from tests.chat.pty import Terminal
 
 TAB, SHIFT_TAB, ESCAPE = "\t", "\x1b[Z", "\x1b"

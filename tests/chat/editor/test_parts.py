@@ -32,8 +32,8 @@ from qwchat.chat.editor.plain import PlainReader
 from qwchat.chat.interrupts import Interrupts, Stop
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.terminal import PLAIN
 from qwchat.errors import UsageError
+from qwchat.markdown.styles import PLAIN
 from tests.clocks import calls, wait_for
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from qwchat.chat.view.live import Pace, Size, reflows, terminal_size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import Harmless, Look, harmless, harmless_name
+from qwchat.markdown.styles import Harmless, Look, harmless, harmless_name
 from tests.chat.view.emulator import Emulated, Reflowing
-from tests.chat.view.test_flow import Clock
+from tests.markdown.test_stream_parser import Clock
 
 FULL = Look(terminal=True, emphasis=True, colour=True)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f]")

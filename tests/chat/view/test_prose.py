@@ -12,8 +12,8 @@ from qwchat.chat.view import screen
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.prose import folded
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.terminal import PLAIN, Look
-from qwchat.chat.view.width import cells
+from qwchat.markdown.styles import PLAIN, Look
+from qwchat.markdown.width import cells
 
 WORDS = st.text("ab日é́ -/", max_size=200)
 

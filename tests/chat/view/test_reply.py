@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.terminal import Look
+from qwchat.markdown.styles import Look
 from tests.chat.view.emulator import Emulated
 from tests.chat.view.test_live import Viewer, words
 

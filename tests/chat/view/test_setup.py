@@ -8,7 +8,7 @@ import pytest
 
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.setup import SetupStatus
-from qwchat.chat.view.terminal import Look
+from qwchat.markdown.styles import Look
 
 ERASE = "\r\x1b[K"
 

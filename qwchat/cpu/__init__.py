@@ -1,0 +1,1 @@
+"""The CPU: everything that computes there, and nothing that another device shares."""

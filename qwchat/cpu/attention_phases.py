@@ -1,0 +1,168 @@
+"""The phases of attention: rotate and store, attend, merge; each is run by all members of the team.
+
+A step of few tokens shares out (KV head, split of positions), so that one token keeps all members busy, and merges in
+a phase of its own; a longer one shares out (KV head, block of tokens) and merges as it goes.  Both fold the same
+partial results in the same order.
+"""
+
+from __future__ import annotations
+
+from qwchat.cpu.kernels import attention, elementwise
+from qwchat.cpu.kernels.jit import inlined, kernel
+from qwchat.cpu.kernels.records import (
+    ATTENTION_SCRATCH_BYTES,
+    BLOCK,
+    FEW_TOKENS,
+    ROWS,
+    SLOTS_BLOCK,
+    SPLIT,
+    TOKENS_PER_ITEM,
+)
+from qwchat.cpu.kernels.team import take
+from qwchat.cpu.sharing import pieces_of, share
+
+
+@inlined
+def _group(cache):
+    return cache.num_heads // cache.num_kv_heads
+
+
+@kernel
+def rotate_and_store(team, member, state, layer):
+    """RoPE on queries and keys; keys and values of the chunk into the cache."""
+    cache, queries = layer.cache, state.queries
+    head_dim, group, kv_heads = cache.head_dim, _group(cache), cache.num_kv_heads
+    query_stride, key_stride = layer.q_proj.tiles * 64, layer.k_proj.tiles * 64
+    scratch = state.scratch + member * state.scratch_bytes
+    while True:
+        item = take(team, member, state.tokens * kv_heads)
+        if item < 0:
+            return
+        token, kv_head = item // kv_heads, item % kv_heads
+        position = state.position + token
+        cos = state.cos + position * head_dim * 2
+        sin = state.sin + position * head_dim * 2
+        for head in range(group):
+            query = state.query + token * query_stride + (kv_head * group + head) * head_dim * 4
+            row = token * group + head
+            out = queries.x + (kv_head * queries.row_capacity + row) * head_dim * 4
+            attention.rotate(query, cos, sin, out, head_dim, state.query_scale)
+            attention.store_query(queries, cache.kind, kv_head, row, head_dim)
+        offset = token * key_stride + kv_head * head_dim * 4
+        attention.rotate(state.key + offset, cos, sin, state.key + offset, head_dim, 1.0)
+        attention.store_key(cache, kv_head, position, state.key + offset, scratch)
+        attention.store_value(cache, kv_head, position, state.value + offset, scratch)
+
+
+@kernel
+def _partial(state, cache, kv_head, split, row):
+    item = (split * cache.num_kv_heads + kv_head) * FEW_TOKENS * _group(cache) + row
+    return state.partials + item * attention.partial_stride(cache)
+
+
+@kernel
+def attend(team, member, size, state, layer):
+    """Causal attention; with few tokens only up to the partial results of each split (see finish_attention)."""
+    scratch = state.scratch + member * state.scratch_bytes
+    if state.tokens <= FEW_TOKENS:
+        _attend_splits(team, member, size, state, layer.cache, scratch)
+        return
+    kv_heads = layer.cache.num_kv_heads
+    blocks = (state.tokens - 1) // TOKENS_PER_ITEM + 1
+    while True:
+        item = take(team, member, blocks * kv_heads)
+        if item < 0:
+            return
+        # The last tokens see most: begin with them.
+        first = (blocks - 1 - item // kv_heads) * TOKENS_PER_ITEM
+        last = min(state.tokens, first + TOKENS_PER_ITEM)
+        _attend_tokens(state, layer.cache, item % kv_heads, first, last, scratch)
+
+
+@kernel
+def _attend_splits(team, member, size, state, cache, scratch):
+    """Runs of splits of a KV head: the keys of the next one are fetched while the values of one are worked on."""
+    end, rows = state.position + state.tokens, state.tokens * _group(cache)
+    splits = (end - 1) // SPLIT + 1
+    items = splits * cache.num_kv_heads
+    pieces = pieces_of(items, size, state.tokens)
+    item, last = share(team, member, size, items, pieces, state.tokens)
+    while item < items:
+        while item < last:
+            kv_head, split = item // splits, item % splits
+            start, stop = split * SPLIT, min(end, (split + 1) * SPLIT)
+            for row in range(0, rows, ROWS):
+                partial = _partial(state, cache, kv_head, split, row)
+                attention.attend_rows(
+                    cache,
+                    state.queries,
+                    kv_head,
+                    row,
+                    min(ROWS, rows - row),
+                    state.position,
+                    start,
+                    stop,
+                    row == 0,
+                    scratch,
+                    partial,
+                )
+            item += 1
+        item, last = share(team, member, size, items, pieces, state.tokens)
+
+
+@kernel
+def _attend_tokens(state, cache, kv_head, first, last, scratch):
+    """All splits of the tokens ``first .. last`` and one KV head in turn, merged as finish_attention merges them."""
+    group, stride = _group(cache), attention.partial_stride(cache)
+    rows, end = (last - first) * group, state.position + last
+    partial = scratch + ATTENTION_SCRATCH_BYTES
+    totals = partial + ROWS * stride
+    for start in range(0, end, SPLIT):
+        stop = min(end, start + SPLIT)
+        for row in range(0, rows, ROWS):
+            target = totals + row * stride if start == 0 else partial
+            count = min(ROWS, rows - row)
+            attention.attend_rows(
+                cache,
+                state.queries,
+                kv_head,
+                first * group + row,
+                count,
+                state.position,
+                start,
+                stop,
+                row == 0,
+                scratch,
+                target,
+            )
+            if start > 0:
+                for index in range(count):
+                    attention.merge(totals + (row + index) * stride, partial + index * stride, cache.head_dim)
+    for row in range(rows):
+        _finish_row(state, cache, kv_head, first * group + row, totals + row * stride)
+
+
+@kernel
+def _finish_row(state, cache, kv_head, row, total):
+    target, group, dim = state.attended, _group(cache), cache.head_dim
+    token, head = row // group, kv_head * group + row % group
+    out = target.x + token * target.columns * 4 + head * dim * 4
+    attention.normalise(cache, total, out)
+    packed = elementwise.packed_slot(target.packed, target.columns, token) + head * dim // BLOCK * SLOTS_BLOCK
+    elementwise.quantise(out, packed, token, dim)
+
+
+@kernel
+def finish_attention(team, member, state, layer):
+    """Merges the partial results of a step with few tokens, and quantises."""
+    cache = layer.cache
+    rows = state.tokens * _group(cache)
+    while True:
+        item = take(team, member, rows * cache.num_kv_heads)
+        if item < 0:
+            return
+        kv_head, row = item // rows, item % rows
+        total = _partial(state, cache, kv_head, 0, row)
+        for split in range(1, (state.position + row // _group(cache)) // SPLIT + 1):
+            attention.merge(total, _partial(state, cache, kv_head, split, row), cache.head_dim)
+        _finish_row(state, cache, kv_head, row, total)

@@ -1,0 +1,83 @@
+"""The forward pass: one compiled call runs all layers for a chunk of tokens.
+
+``forward`` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
+Between two barriers the members of the team share a phase; see :mod:`qwchat.cpu.phases`.
+"""
+
+from __future__ import annotations
+
+from quant.native.backend import types
+from qwchat.cpu import attention_phases, phases
+from qwchat.cpu.kernels.jit import entry, standalone
+from qwchat.cpu.kernels.records import FEW_TOKENS
+from qwchat.cpu.kernels.simd import record_at
+from qwchat.cpu.kernels.team import announce_end, await_step, barrier, begin_step, end_step, rouse
+from qwchat.cpu.kernels.threads import RUN
+from qwchat.cpu.plan import LAYER, STATE
+
+_state_at, _layer_at = record_at(STATE), record_at(LAYER)
+_LAYER_BYTES = LAYER.itemsize
+
+
+@standalone(types.void(*[types.int64] * 6))
+def forward(team, member, size, states, layers, count):
+    """Runs ``state.tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``.
+
+    ``states``, ``layers``: addresses of one STATE and of ``count`` LAYER records.
+    """
+    state = _state_at(states)
+    phases.embed_tokens(team, member, state)
+    barrier(team, member)
+    for index in range(count):
+        layer = _layer_at(layers + index * _LAYER_BYTES)
+        # Attention: x += o_proj(attention(norm(x)))
+        if not phases.norms_alone(state.tokens):
+            phases.norm_rows(team, member, state, layer.input_layernorm, 0)
+            barrier(team, member)
+        phases.project_qkv(team, member, size, state, layer)
+        barrier(team, member)
+        attention_phases.rotate_and_store(team, member, state, layer)
+        barrier(team, member)
+        attention_phases.attend(team, member, size, state, layer)
+        barrier(team, member)
+        if state.tokens <= FEW_TOKENS:
+            attention_phases.finish_attention(team, member, state, layer)
+            barrier(team, member)
+        phases.project(team, member, size, state, layer.o_proj, state.attended, state.residual)
+        barrier(team, member)
+        # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
+        if not phases.norms_alone(state.tokens):
+            phases.norm_rows(team, member, state, layer.post_attention_layernorm, 0)
+            barrier(team, member)
+        phases.project_gate_up(team, member, size, state, layer)
+        barrier(team, member)
+        phases.project(team, member, size, state, layer.down_proj, state.activated, state.residual)
+        barrier(team, member)
+    if state.logits_from < state.tokens:
+        if not phases.norms_alone(state.tokens - state.logits_from):
+            phases.norm_rows(team, member, state, state.norm, state.logits_from)
+            barrier(team, member)
+        phases.project_logits(team, member, size, state)
+        barrier(team, member)
+
+
+@standalone(types.void(*[types.int64] * 5))
+def lead(team, size, states, layers, count):
+    """One step as member 0."""
+    begin_step(team)
+    forward(team, 0, size, states, layers, count)
+    end_step(team)
+
+
+@standalone(types.int64(*[types.int64] * 6))
+def serve(team, member, size, states, layers, count):
+    """Takes part in steps until there is none for a while (PARK) or never again (STOP)."""
+    while True:
+        outcome = await_step(team, member)
+        if outcome != RUN:
+            return outcome
+        forward(team, member, size, states, layers, count)
+
+
+entry(rouse, types.int64(*[types.int64] * 3))
+entry(announce_end, types.void(types.int64))

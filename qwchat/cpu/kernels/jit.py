@@ -1,0 +1,36 @@
+"""How kernels are compiled: :mod:`quant.native.compiler` with the store and the costs of the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quant.native.compiler import PROCESSORS, Unit, inlined, part, warm_up
+from quant.native.store import Progress
+from qwchat.cpu.kernels import objects
+from qwchat.cpu.kernels.costs import COSTS
+
+__all__ = ["PROCESSORS", "compile_all", "entry", "inlined", "kernel", "machine_code", "standalone", "warm_up"]
+
+_unit = Unit(objects.KERNELS, "qwchat_")
+kernel = part
+
+
+def standalone(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function apart from its callers; see :meth:`Unit.standalone`."""
+    return _unit.standalone(signature)
+
+
+def entry(kernel_function: Any, signature: Any) -> None:
+    """Make a kernel a standalone function as well, for Python to call by symbol."""
+    standalone(signature)(kernel_function.py_func)
+
+
+def compile_all(load_modules: Callable[[], object], progress: Progress | None) -> dict[str, int]:
+    """Compile and keep the kernels; see :meth:`Unit.compile_all`."""
+    return _unit.compile_all(load_modules, COSTS, progress)
+
+
+def machine_code(symbol: str) -> str:
+    """Return the assembly of a standalone function."""
+    return _unit.machine_code(symbol)

@@ -1,0 +1,267 @@
+"""Matrix times activations, for every weight format: ``y (tokens, rows) = x (tokens, columns) @ W.T``.
+
+Two regimes, the same sums.  Few tokens: the codes are unpacked in registers and met at once, so that the weights stream
+from memory.  Many: two tiles (32 rows) at a time are unpacked into a panel in the first-level cache that all tokens of
+the chunk pass, so that the dot products are all that is left to do.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from quant.native import level
+from quant.native.backend import intrinsic, types
+from quant.native.level import current_level
+from qwchat.cpu.kernels import elementwise, simd
+from qwchat.cpu.kernels.formats import BF16, F32, IDS, INTEGER_FORMATS
+from qwchat.cpu.kernels.jit import inlined, kernel, standalone
+from qwchat.cpu.kernels.panels import Panel, emit_panel_tile, emit_unpack, has_stored_zeros
+from qwchat.cpu.kernels.records import BLOCK, GEMV_TOKENS, PANEL_BLOCK, PANEL_BLOCKS, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.tiles import PREFETCH_AHEAD, Vectors, Weights, emit_float_tile, emit_integer_tile
+
+# How many vectors a tile exists for, as far as the registers of the level reach.  Integer formats take the next larger
+# one, whose further slots hold whatever they hold, and the panel beyond.
+INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
+FLOAT_COUNTS = (1, 2, 4, 8) if level.lanes() == 16 else (1, 2)
+_FEW_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
+
+_SUMS = 128  # bytes of the sums of one token and two tiles
+
+
+def _when(builder: Any, value: Any, number: int) -> Any:
+    return builder.if_then(builder.icmp_signed("==", value, simd.I64(number)))
+
+
+def _emit_tile(form: int, count: int, builder: Any, *values: Any) -> None:
+    weights, vectors = Weights(*values[:5]), Vectors(*values[5:])
+    if form in INTEGER_FORMATS:
+        emit_integer_tile(builder, form, INTEGER_FORMATS[form], count, weights, vectors)
+    else:
+        emit_float_tile(builder, form, count, weights, vectors)
+
+
+@intrinsic
+def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
+    """All formats and vector counts behind one run-time switch, so that a kernel is compiled once."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        for name, form in IDS.items():
+            for number in INTEGER_COUNTS if form in INTEGER_FORMATS else FLOAT_COUNTS:
+                with _when(builder, values[0], form), _when(builder, values[1], number):
+                    emit = partial(_emit_tile, form, number)
+                    simd.emit_apart(builder, f"tile_{name}_{number}", emit, *values[2:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 12), generate
+
+
+@standalone(types.void(*[types.int64] * 12))
+def run_tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
+    """One tile of 16 weight rows times ``count`` vectors, one of INTEGER_COUNTS or FLOAT_COUNTS as ``kind`` is; see
+    :class:`tiles.Weights` and :class:`tiles.Vectors`."""
+    _tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride)
+
+
+@intrinsic
+def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind, tile = values[:2]
+        weights, span = Weights(*values[2:7]), values[7:]
+        stored_here = builder.zext(builder.icmp_signed("!=", weights.zero_step, simd.I64(0)), simd.I64)
+        for form in INTEGER_FORMATS:
+            for stored in has_stored_zeros(form):
+                for number in range(2):
+                    with (
+                        _when(builder, kind, form),
+                        _when(builder, stored_here, int(stored)),
+                        _when(builder, tile, number),
+                    ):
+                        emit_unpack(builder, form, INTEGER_FORMATS[form], stored, number, weights, span)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), generate
+
+
+@standalone(types.void(*[types.int64] * 10))
+def unpack_panel(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
+    """Blocks ``first`` and following of a weight tile into ``panel``, as its tile 0 or 1; see panels.py."""
+    _unpack(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel)
+
+
+@intrinsic
+def _panel(typing, stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines):
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        for stored in (False, True):
+            with _when(builder, values[0], int(stored)):
+                emit_panel_tile(builder, stored, Panel(*values[1:]))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), generate
+
+
+@standalone(types.void(*[types.int64] * 10))
+def run_panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines):
+    """A panel times ``groups`` times SLOTS tokens; see :class:`panels.Panel`."""
+    _panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines)
+
+
+@inlined
+def is_float(matrix):
+    """Whether a matrix meets f32 activations."""
+    return matrix.kind == BF16 or matrix.kind == F32
+
+
+@kernel
+def _float_sums(matrix, x, tokens, tile, sums):
+    token = 0
+    while token < tokens:
+        left = min(tokens - token, _FLOAT_TOKENS)
+        count = 8 if left >= 8 else (4 if left >= 4 else (2 if left >= 2 else 1))
+        codes, stride = matrix.codes + tile * matrix.codes_step, matrix.columns * 4
+        here, out = x + token * stride, sums + token * _SUMS
+        run_tile(matrix.kind, count, codes, 0, 0, 0, 1, matrix.columns, here, stride, out, _SUMS)
+        token += count
+
+
+@kernel
+def _few_sums(matrix, packed, tokens, tile, sums):
+    count = tokens if tokens <= 4 else (6 if tokens <= 6 else 8)
+    run_tile(
+        matrix.kind,
+        count,
+        matrix.codes + tile * matrix.codes_step,
+        matrix.scales + tile * matrix.scales_step,
+        matrix.zeros + tile * matrix.zeros_step,
+        matrix.zero_step,
+        matrix.blocks_per_scale,
+        matrix.columns,
+        packed,
+        matrix.columns // BLOCK * SLOTS_BLOCK,
+        sums,
+        _SUMS,
+    )
+
+
+@kernel
+def _many_sums(matrix, packed, tokens, tile, sums, panel):
+    """Both regimes' work for two tiles and many tokens.  A last tile that is alone is taken twice."""
+    blocks = matrix.columns // BLOCK
+    groups = (tokens + SLOTS - 1) // SLOTS
+    for offset in range(0, groups * SLOTS * _SUMS, 64):
+        simd.store_f32(sums + offset, simd.splat(0.0))
+    block_bytes = matrix.codes_step // blocks
+    for first in range(0, blocks, PANEL_BLOCKS):
+        count = min(PANEL_BLOCKS, blocks - first)
+        for half in range(2):
+            here = min(tile + half, matrix.tiles - 1)
+            unpack_panel(
+                matrix.kind,
+                half,
+                matrix.codes + here * matrix.codes_step,
+                matrix.scales + here * matrix.scales_step,
+                matrix.zeros + here * matrix.zeros_step,
+                matrix.zero_step,
+                matrix.blocks_per_scale,
+                first,
+                count,
+                panel,
+            )
+        following = first + PANEL_BLOCKS
+        ahead = matrix.codes + tile * matrix.codes_step + following * block_bytes
+        if following >= blocks:
+            ahead = matrix.codes + (tile + 2) * matrix.codes_step
+        run_panel(
+            0 if matrix.zero_step == 0 else 1,
+            panel,
+            count,
+            packed + first * SLOTS_BLOCK,
+            blocks * SLOTS_BLOCK,
+            groups,
+            sums,
+            ahead,
+            matrix.codes_step,
+            (PANEL_BLOCKS * block_bytes + groups * 64 - 1) // (groups * 64),
+        )
+
+
+@kernel
+def _pair_sums(matrix, x, packed, tokens, tile, sums, panel):
+    """``sums`` (tokens, 2, 16) f32 of tiles ``tile`` and the next, if there is one, times their row scales."""
+    rows = min(2, matrix.tiles - tile)
+    if is_float(matrix):
+        for half in range(rows):
+            _float_sums(matrix, x, tokens, tile + half, sums + 64 * half)
+    elif tokens <= _FEW_TOKENS:
+        for half in range(rows):
+            _few_sums(matrix, packed, tokens, tile + half, sums + 64 * half)
+    else:
+        _many_sums(matrix, packed, tokens, tile, sums, panel)
+    if matrix.row_scales == 0:
+        return
+    for half in range(rows):
+        scale = simd.load_f32(matrix.row_scales + (tile + half) * 64)
+        for row in range(sums + 64 * half, sums + tokens * _SUMS, _SUMS):
+            simd.store_f32(row, simd.multiply(simd.load_f32(row), scale))
+
+
+@inlined
+def pairs(matrix):
+    """Pairs of tiles of a matrix: what the drivers count in."""
+    return (matrix.tiles + 1) // 2
+
+
+@kernel
+def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accumulate, scratch):
+    """Rows ``32 * first .. 32 * last`` of ``x @ matrix.T``, with bias, into ``out`` (tokens, rows) f32.
+
+    ``x`` (tokens, columns) f32 is read for float formats, ``packed`` for the others: see records.ACTIVATIONS.
+    ``out_stride``: bytes from token to token.  ``accumulate``: add to what ``out`` holds (the residual stream).
+    ``scratch``: address of records.matmul_scratch_bytes(tokens) bytes of this thread, on a cache line.
+    """
+    sums = scratch + PANEL_BLOCKS * PANEL_BLOCK
+    for tile in range(2 * first, 2 * last, 2):
+        _pair_sums(matrix, x, packed, tokens, tile, sums, scratch)
+        for half in range(min(2, matrix.tiles - tile)):
+            column = (tile + half) * 64
+            bias = simd.load_f32(matrix.bias + column) if matrix.bias != 0 else simd.splat(0.0)
+            for token in range(tokens):
+                value = simd.load_f32(sums + token * _SUMS + 64 * half)
+                target = out + token * out_stride + column
+                if matrix.bias != 0:
+                    value = simd.add(value, bias)
+                if accumulate:
+                    value = simd.add(value, simd.load_f32(target))
+                simd.store_f32(target, value)
+
+
+@kernel
+def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep, scratch):
+    """Columns ``32 * first .. 32 * last`` of SiLU(gate) * up into ``target``, quantised: a pair of tiles is one block.
+
+    ``gate`` and ``up`` are matrices without bias.  ``keep``: leave the f32 values in ``target.x`` too, as a float
+    format needs them.  The rest as for :func:`multiply_pairs`.
+    """
+    gates = scratch + PANEL_BLOCKS * PANEL_BLOCK
+    ups = gates + (max(tokens, GEMV_TOKENS) + SLOTS - 1) // SLOTS * SLOTS * _SUMS
+    for pair in range(first, last):
+        _pair_sums(gate, x, packed, tokens, 2 * pair, gates, scratch)
+        _pair_sums(up, x, packed, tokens, 2 * pair, ups, scratch)
+        # All tokens at once, and then all again: the latencies of many rows overlap.
+        elementwise.silu_multiply(gates, ups, gates, tokens * BLOCK)
+        for token in range(tokens):
+            row = gates + token * _SUMS
+            slot = elementwise.packed_slot(target.packed, target.columns, token)
+            elementwise.quantise(row, slot + pair * SLOTS_BLOCK, token, BLOCK)
+            if keep:
+                out = target.x + (token * target.columns + pair * BLOCK) * 4
+                for column in range(0, BLOCK * 4, 64):
+                    simd.store_f32(out + column, simd.load_f32(row + column))
+
+
+@kernel
+def ask_for(matrix, pair):
+    """Prefetches the beginning of a pair of tiles."""
+    start = matrix.codes + 2 * pair * matrix.codes_step
+    for line in range(start, start + min(PREFETCH_AHEAD, matrix.codes_step), 64):
+        simd.prefetch(line)

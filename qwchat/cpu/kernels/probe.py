@@ -1,0 +1,66 @@
+"""What this machine can do at most: read bandwidth and int8 arithmetic.  Speeds are reported as shares of these."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from quant.native.level import lanes
+from quant.native.linker import callable_at, linked
+from qwchat.cpu.kernels.objects import PROBES
+
+PREFIX = "probe_"
+CHAINS = 12  # independent accumulators: enough to hide the latency of a dot product
+READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has
+_READ_ROUNDS = 8
+_ROUNDS = 10_000_000  # some tens of milliseconds: the start of a thread must not show
+
+
+@cache
+def _functions() -> dict[str, Callable[..., Any]]:
+    """The two loops, by name; they take three and two integers."""
+    arguments = {"read_memory": 3, "multiply_bytes": 2}
+    addresses = linked(PROBES, [PREFIX + name for name in arguments])
+    if addresses is None:
+        from qwchat.cpu.kernels.probe_loops import UNIT
+
+        addresses = UNIT.compile_all(lambda: None, {}, None)
+    return {name: callable_at(addresses[PREFIX + name], count) for name, count in arguments.items()}
+
+
+def _together(threads: int, work: Callable[[int], object]) -> float:
+    """Seconds until ``work(member)`` is done by all of ``threads`` threads; the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        members = [threading.Thread(target=work, args=(member,)) for member in range(threads)]
+        start = time.perf_counter()
+        for member in members:
+            member.start()
+        for member in members:
+            member.join()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes per second that ``threads`` threads read from memory together."""
+    data = np.ones(READ_BYTES, np.uint8)
+    share = READ_BYTES // threads // 4096 * 4096
+    start = data.ctypes.data
+    read = _functions()["read_memory"]
+    read(start, 4096, 1)
+    seconds = _together(threads, lambda member: read(start + member * share, share, _READ_ROUNDS))
+    return _READ_ROUNDS * share * threads / seconds
+
+
+def int8_peak(threads: int) -> float:
+    """Operations per second (a multiplication and an addition are two) of int8 dot products in registers."""
+    multiply = _functions()["multiply_bytes"]
+    multiply(1, 3)
+    seconds = _together(threads, lambda member: multiply(_ROUNDS, 3 + 2 * member))
+    return threads * _ROUNDS * CHAINS * 4 * lanes() * 2 / seconds

@@ -1,0 +1,60 @@
+"""The loops of :mod:`qwchat.cpu.kernels.probe`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quant.native import level
+from quant.native.backend import cgutils, intrinsic, ir, types
+from quant.native.compiler import Unit
+from qwchat.cpu.kernels import simd
+from qwchat.cpu.kernels.objects import PROBES
+from qwchat.cpu.kernels.probe import CHAINS, PREFIX
+
+UNIT = Unit(PROBES, PREFIX)
+_AHEAD = 8192  # bytes to ask for ahead of reading them
+
+
+@UNIT.standalone(types.int64(*[types.int64] * 3))
+def read_memory(start, size, rounds):
+    # Four sums and a prefetch: one chain of additions would be slower than the memory.
+    a = b = c = d = simd.splat(np.float32(0))
+    for _ in range(rounds):
+        for offset in range(start, start + size, 256):
+            for line in range(0, 256, 64):
+                simd.prefetch(offset + _AHEAD + line)
+            a = simd.add(a, simd.load_f32(offset))
+            b = simd.add(b, simd.load_f32(offset + 64))
+            c = simd.add(c, simd.load_f32(offset + 128))
+            d = simd.add(d, simd.load_f32(offset + 192))
+    return np.int64(simd.sum_lanes(simd.add(simd.add(a, b), simd.add(c, d))))
+
+
+@intrinsic
+def _dots(typing, rounds, seed):
+    """``rounds`` times one dot product of a register on each of the chains; the sum of all, so that none is dropped."""
+
+    def generate(context, builder, signature, values):
+        rounds, seed = values
+        start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), level.lanes())
+        line = ir.VectorType(simd.I8, 4 * level.lanes())
+        operand = builder.bitcast(start, line)
+        slots = [cgutils.alloca_once(builder, start.type) for _ in range(CHAINS)]
+        for slot in slots:
+            builder.store(start, slot)
+        with cgutils.for_range(builder, rounds):
+            for slot in slots:
+                # The chain's own value is an operand, so that the compiler cannot merge the chains.
+                mixed = builder.bitcast(builder.load(slot), line)
+                builder.store(simd.emit_offset_dot(builder, builder.load(slot), operand, mixed), slot)
+        total = builder.load(slots[0])
+        for slot in slots[1:]:
+            total = builder.add(total, builder.load(slot))
+        return builder.zext(builder.extract_element(total, simd.I32(0)), simd.I64)
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@UNIT.standalone(types.int64(types.int64, types.int64))
+def multiply_bytes(rounds, seed):
+    return _dots(rounds, seed)

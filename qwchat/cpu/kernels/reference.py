@@ -1,0 +1,126 @@
+"""NumPy twins of the kernels: slow, obviously right, and what every SIMD level is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.formats import PackedTensor, dequantise
+from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
+
+Floats = NDArray[np.float32]
+
+
+def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
+    """``x`` (tokens, columns) -> codes (tokens, columns), scales and sums of codes (tokens, columns/32)."""
+    blocks = x.reshape(len(x), -1, 32)
+    largest = np.abs(blocks).max(-1)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    codes = np.rint(blocks * inverse[..., None]).astype(np.int8)
+    poison = (blocks * np.float32(0)).sum(-1)
+    return codes.reshape(x.shape), largest / np.float32(127) + poison, codes.sum(-1).astype(np.float32)
+
+
+def packed_activations(x: Floats) -> NDArray[np.uint8]:
+    """``x`` (tokens, columns) quantised, in the interleaved layout of records.ACTIVATIONS (groups, blocks, bytes)."""
+    codes, scales, sums = quantise(x)
+    groups, blocks = -(-len(x) // SLOTS), x.shape[1] // BLOCK
+    result = np.zeros((groups, blocks, SLOTS_BLOCK), np.uint8)
+    for token in range(len(x)):
+        group, slot = divmod(token, SLOTS)
+        here = result[group]
+        here[:, slot * BLOCK : (slot + 1) * BLOCK] = codes[token].reshape(blocks, BLOCK).view(np.uint8)
+        here[:, SLOTS * BLOCK :].view(np.float32)[:, slot] = scales[token]
+        here[:, SLOTS * BLOCK :].view(np.int32)[:, SLOTS + slot] = -128 * sums[token]
+    return result
+
+
+def dequantised_activations(x: Floats) -> Floats:
+    """What the integer kernels see of ``x`` (tokens, columns)."""
+    codes, scales, _ = quantise(x)
+    return (codes.reshape(len(x), -1, 32) * scales[..., None]).reshape(x.shape).astype(np.float32)
+
+
+def multiply(packed: PackedTensor, x: Floats, bias: Floats | None = None) -> NDArray[np.float64]:
+    """``x (tokens, columns) @ W.T`` in f64, with quantised activations where the format is an integer one."""
+    seen = x if packed.format in ("bf16", "f32") else dequantised_activations(x)
+    result = seen.astype(np.float64) @ dequantise(packed).astype(np.float64).T
+    return result if bias is None else result + bias
+
+
+def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
+    """``x`` (tokens, columns), ``weight`` (columns)."""
+    mean = np.square(x.astype(np.float64)).mean(-1, keepdims=True)
+    return (weight * x / np.sqrt(mean + epsilon)).astype(np.float32)
+
+
+def silu_multiply(gate: Floats, up: Floats) -> Floats:
+    """``gate * sigmoid(gate) * up``, any shape."""
+    wide = gate.astype(np.float64)
+    with np.errstate(over="ignore"):
+        return (wide / (1 + np.exp(-wide)) * up).astype(np.float32)
+
+
+def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    """RoPE, half-split: ``x`` (..., head_dim), angles (..., head_dim/2)."""
+    low, high = np.split(x, 2, axis=-1)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def hadamard(x: Floats) -> Floats:
+    """Walsh-Hadamard transform of each 32 of the last axis, in the kernel's order of additions."""
+    result = x.astype(np.float32)
+    for distance in (16, 1, 2, 4, 8):
+        pairs = result.reshape(-1, 16 // distance, 2, distance)
+        low, high = pairs[:, :, 0], pairs[:, :, 1]
+        result = np.stack([low + high, low - high], axis=2)
+    return result.reshape(x.shape)
+
+
+def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+    """Keys, values or queries ``x`` (..., head_dim) as an 8-bit cache has them: codes i8, scales (..., head_dim/32)."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float16)
+    steps = scales.astype(np.float32)
+    inverse = np.divide(np.float32(1), steps, out=np.zeros_like(steps), where=steps > 0)
+    return np.rint(blocks * inverse[..., None]).astype(np.int8).reshape(x.shape), scales
+
+
+def cached(x: Floats) -> Floats:
+    """What an 8-bit cache gives back of ``x``, transformed."""
+    codes, scales = quantise_cached(hadamard(x))
+    blocks = codes.reshape(*scales.shape, 32) * scales[..., None].astype(np.float32)
+    return blocks.reshape(x.shape).astype(np.float32)
+
+
+def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
+    """One token: scaled ``query`` (num_heads, head_dim), ``keys``, ``values`` (positions, num_kv_heads, head_dim)."""
+    group = len(query) // keys.shape[1]
+    k, v = (np.repeat(array, group, axis=1).astype(np.float64) for array in (keys, values))
+    scores = np.einsum("hd,phd->hp", query.astype(np.float64), k)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    result: Floats = np.einsum("hp,phd->hd", weights / weights.sum(-1, keepdims=True), v).astype(np.float32)
+    return result
+
+
+def attention_q8(query: Floats, keys: Floats, values: Floats, split: int) -> Floats:
+    """The same over an 8-bit cache, with weights of 16 bits in each ``split`` of positions."""
+    group = len(query) // keys.shape[1]
+    seen = cached(keys).astype(np.float64).repeat(group, 1)
+    codes, scales = quantise_cached(hadamard(values))
+    codes, wide_scales = codes.repeat(group, 1), scales.astype(np.float64).repeat(group, 1)
+    scores = np.einsum("hd,phd->hp", cached(query).astype(np.float64), seen) / 32
+    top = scores.max(-1, keepdims=True)
+    result = np.zeros(query.shape)
+    for start in range(0, keys.shape[0], split):
+        part = slice(start, start + split)
+        local = scores[:, part].max(-1, keepdims=True)
+        weights = np.exp(scores[:, part] - local)
+        for block in range(query.shape[1] // 32):
+            unit = wide_scales[part, :, block]
+            step = unit.max(0) / 32767
+            rounded = np.rint(weights * (unit / step).T)
+            dims = slice(block * 32, block * 32 + 32)
+            sums = np.einsum("hp,phd->hd", rounded, codes[part, :, dims].astype(np.float64))
+            result[:, dims] += np.exp(local - top) * step[:, None] * sums
+    return hadamard(result / np.exp(scores - top).sum(-1, keepdims=True)) / np.float32(32)

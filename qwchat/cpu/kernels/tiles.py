@@ -1,0 +1,251 @@
+"""Code generators for the inner loops of the matrix kernels: tiles of 16 weight rows times a few vectors.
+
+Each emits LLVM IR with one accumulator per vector, so that the sums stay in registers.  A lane's sum is made of the
+same operations in the same order for any number of vectors, here and in `qwchat.cpu.kernels.panels`: a token's
+result depends neither on its neighbours nor on their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from quant.native import level
+from quant.native.backend import cgutils, ir
+from qwchat.cpu.kernels import simd
+from qwchat.cpu.kernels.formats import BF16, LIN4, LIN8, Q4, IntegerFormat
+from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16F
+
+PREFETCH_AHEAD = 16_384  # bytes of weights
+UNSIGNED_ZERO = 128  # the zero point that the offsets of activations are made for
+
+
+class Weights(NamedTuple):
+    """A tile's parts, as IR values (addresses; ``codes`` holds the values of a float format).
+
+    ``zero_step`` is 16, or 0 where one zero point serves all.
+    """
+
+    codes: Any
+    scales: Any
+    zeros: Any
+    zero_step: Any
+    blocks_per_scale: Any
+
+
+class Vectors(NamedTuple):
+    """What a tile is multiplied with, and where the products go, as IR values.
+
+    For integer formats ``x`` is the address of packed activations, ``x_stride`` bytes from SLOTS vectors to the next
+    (see records.ACTIVATIONS); for float formats ``x`` (vectors, columns) f32, ``x_stride`` bytes apart.
+    ``out`` (vectors, 16) f32, ``out_stride`` bytes apart.
+    """
+
+    columns: Any
+    x: Any
+    x_stride: Any
+    out: Any
+    out_stride: Any
+
+
+def at(builder: Any, base: Any, index: Any, step: int | Any) -> Any:
+    """The address ``base + index * step``."""
+    return builder.add(base, builder.mul(index, I64(step) if isinstance(step, int) else step))
+
+
+def accumulators(builder: Any, count: int, lanes: int = 16) -> list[Any]:
+    """Variables for sums of f32 lanes; LLVM keeps them in registers."""
+    vector = ir.VectorType(F32, lanes)
+    slots = [cgutils.alloca_once(builder, vector) for _ in range(count)]
+    for slot in slots:
+        builder.store(simd.constant(vector, 0.0), slot)
+    return slots
+
+
+def _store_rows(builder: Any, slots: Sequence[Any], vectors: Vectors, lane: int = 0) -> None:
+    for row, slot in enumerate(slots):
+        address = at(builder, builder.add(vectors.out, I64(4 * lane)), I64(row), vectors.out_stride)
+        simd.emit_store(builder, address, builder.load(slot), 4)
+
+
+def _prefetch(builder: Any, address: Any, size: int) -> None:
+    for line in range(0, size, 64):
+        simd.emit_prefetch(builder, builder.add(address, I64(line)))
+
+
+def _prefetch_block(builder: Any, kind: int, form: IntegerFormat, weights: Weights, block: Any, blocks: Any) -> None:
+    """Asks for the codes of a block to come, at most a tile ahead, and for its scales: at a tile's end these are the
+    next tile's, which the processor's own prefetching would find after some misses."""
+    most = I64(PREFETCH_AHEAD // form.block_bytes)
+    ahead = builder.select(builder.icmp_signed("<", blocks, most), blocks, most)
+    there = builder.add(block, ahead)
+    _prefetch(builder, at(builder, weights.codes, there, form.block_bytes), form.block_bytes)
+    step = 32 if kind in (LIN4, LIN8) else 16
+    simd.emit_prefetch(builder, at(builder, weights.scales, emit_group(builder, kind, weights, there), step))
+
+
+class Strip(NamedTuple):
+    """Rows ``lane`` to ``lane + lanes`` of a tile: as many as a register has lanes for, or all 16."""
+
+    lane: int = 0
+    lanes: int = 16
+
+    def load(self, builder: Any, address: Any, element: Any, per_lane: int = 1) -> Any:
+        """The strip's part of 16 times ``per_lane`` elements at ``address``."""
+        size = element.width // 8 if isinstance(element, ir.IntType) else 2
+        place = builder.add(address, I64(self.lane * per_lane * size))
+        return simd.emit_load(builder, place, ir.VectorType(element, self.lanes * per_lane))
+
+    def words(self) -> Any:
+        """The type of an integer per lane."""
+        return ir.VectorType(I32, self.lanes)
+
+    def floats(self) -> Any:
+        """The type of a float per lane."""
+        return ir.VectorType(F32, self.lanes)
+
+
+WHOLE = Strip()
+
+
+def strips() -> list[Strip]:
+    """The strips of a tile at the level in force."""
+    return [Strip(lane, level.lanes()) for lane in range(0, 16, level.lanes())]
+
+
+def emit_group(builder: Any, kind: int, weights: Weights, block: Any) -> Any:
+    """The index of the scales of a block."""
+    return builder.udiv(block, weights.blocks_per_scale) if kind in (LIN4, LIN8) else block
+
+
+def emit_scale(builder: Any, kind: int, weights: Weights, group: Any, strip: Strip = WHOLE) -> tuple[Any, Any]:
+    """The scales of a group as f32 lanes, and the table bits of q4 as i32 lanes (None for other formats)."""
+    if kind in (LIN4, LIN8):
+        address = at(builder, weights.scales, group, 32)
+        return builder.fpext(strip.load(builder, address, simd.F16), strip.floats()), None
+    raw = strip.load(builder, at(builder, weights.scales, group, 16), I8)
+    if kind != Q4:
+        return builder.uitofp(raw, strip.floats()), None
+    wide = builder.sext(raw, strip.words())
+    bits = builder.and_(wide, simd.constant(wide.type, 1))
+    return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
+
+
+def emit_zeros(builder: Any, form: IntegerFormat, weights: Weights, group: Any, strip: Strip = WHOLE) -> Any:
+    """The stored zero points of a group as i32 lanes, for the weight bytes of :func:`emit_weight_bytes`."""
+    address = at(builder, weights.zeros, group, weights.zero_step)
+    zeros = builder.zext(strip.load(builder, address, I8), strip.words())
+    return builder.sub(zeros, simd.constant(zeros.type, simd.dot_offset(form.largest)))
+
+
+def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any, strip: Strip = WHOLE) -> Iterator[Any]:
+    """A block of codes as lines of weight bytes (a strip's rows, 4 columns each) less the level's dot offset."""
+    offset = simd.dot_offset(form.largest)
+    for place in range(0, form.block_bytes, 64):
+        here = simd.emit_pin(builder, builder.add(address, I64(place)))
+        line = strip.load(builder, here, I8, per_lane=4)
+        if form.bits == 8:
+            yield simd.emit_offset(builder, line, offset)
+            continue
+        for codes in simd.emit_nibbles(builder, line):
+            if form.table is None:
+                yield codes
+            else:
+                yield simd.emit_lookup(builder, [value - offset for value in form.table], codes)
+
+
+def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
+    """What a dot product starts from: ``-zero * sum(x8)``.
+
+    ``offset`` is -128 times the sum, exactly; ``zero`` is an integer, 128 or 0, or i32 lanes.
+    """
+    if isinstance(zero, int):
+        return offset if zero else simd.constant(offset.type, 0)
+    return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, UNSIGNED_ZERO.bit_length() - 1))
+
+
+def emit_slot(builder: Any, block: Any, slot: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
+    """The scale (``part`` 0) or the offset (1) of one slot of a packed block, in every lane."""
+    address = builder.add(block, I64(SLOTS * (BLOCK + 4 * part) + 4 * slot))
+    return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4), lanes)
+
+
+def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any) -> None:
+    """``slot += dot * (scale * x_scale)``; ``dot`` is exact, since it stays below 2**24."""
+    product = builder.fmul(scale, x_scale)
+    total = simd.emit_fma(builder, builder.sitofp(dot, scale.type), product, builder.load(slot))
+    builder.store(simd.emit_pin(builder, total), slot)
+
+
+def emit_integer_tile(
+    builder: Any, kind: int, form: IntegerFormat, count: int, weights: Weights, vectors: Vectors
+) -> None:
+    """``out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))`` for ``count`` vectors."""
+    slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
+    blocks = builder.lshr(vectors.columns, I64(5))
+    with cgutils.for_range(builder, blocks) as loop:
+        block = (loop.index, emit_group(builder, kind, weights, loop.index))
+        _prefetch_block(builder, kind, form, weights, loop.index, blocks)
+        first = at(builder, vectors.x, loop.index, SLOTS_BLOCK)
+        for strip, sums in slots.items():
+            here = simd.emit_pin(builder, first)
+            groups = [at(builder, here, I64(group), vectors.x_stride) for group in range(-(-count // SLOTS))]
+            places = [(groups[number // SLOTS], number % SLOTS) for number in range(count)]
+            _emit_block(builder, (kind, form, strip), weights, block, list(zip(places, sums, strict=True)))
+    for strip, sums in slots.items():
+        _store_rows(builder, sums, vectors, strip.lane)
+
+
+def _emit_block(
+    builder: Any,
+    what: tuple[int, IntegerFormat, Strip],
+    weights: Weights,
+    block: tuple[Any, Any],
+    vectors: list[tuple[tuple[Any, int], Any]],
+) -> None:
+    """A strip of a block (and its group) times ``vectors``: pairs of a place (SLOTS tokens, slot) and a sum."""
+    number, group = block
+    kind, form, strip = what
+    _, bits = emit_scale(builder, kind, weights, group, strip)
+    zero = form.zero - simd.dot_offset(form.largest)
+    if kind in (LIN4, LIN8):
+        zero = emit_zeros(builder, form, weights, group, strip)
+    elif bits is not None:
+        shift = builder.mul(simd.emit_pin(builder, bits), simd.constant(bits.type, form.shift))
+        zero = builder.sub(simd.constant(bits.type, zero), shift)
+    dots = [emit_start(builder, emit_slot(builder, x, slot, 1, I32, strip.lanes), zero) for (x, slot), _ in vectors]
+    lines = emit_weight_bytes(builder, form, at(builder, weights.codes, number, form.block_bytes), strip)
+    for line_number, line in enumerate(lines):
+        for index, ((x, slot), _) in enumerate(vectors):
+            address = builder.add(x, I64(slot * BLOCK + 4 * line_number))
+            x4 = simd.emit_bytes4(builder, address, strip.lanes)
+            dots[index] = simd.emit_pin(builder, simd.emit_offset_dot(builder, dots[index], line, x4))
+    # Loaded again, which costs less than a register meanwhile.
+    scale, _ = emit_scale(builder, kind, weights, simd.emit_pin(builder, group), strip)
+    for ((x, slot), total), dot in zip(vectors, dots, strict=True):
+        emit_accumulate(builder, total, dot, scale, emit_slot(builder, x, slot, 0, F32, strip.lanes))
+
+
+def emit_float_tile(builder: Any, kind: int, count: int, weights: Weights, vectors: Vectors) -> None:
+    """``out[v, lane] = sum_k values[k, lane] * x[v, k]`` with ``values`` (K, 16) bf16 or f32; K is even.
+
+    Even and odd columns are summed apart and added at the end: two chains hide the latency of the multiply-add.
+    """
+    width = 32 if kind == BF16 else 64
+    slots = [accumulators(builder, count) for _ in range(2)]
+    with cgutils.for_range(builder, builder.lshr(vectors.columns, I64(1))) as loop:
+        address = at(builder, weights.codes, loop.index, 2 * width)
+        if count <= 2:
+            _prefetch(builder, builder.add(address, I64(PREFETCH_AHEAD)), 2 * width)
+        column = at(builder, vectors.x, loop.index, 8)
+        for parity in range(2):
+            place = builder.add(address, I64(width * parity))
+            line = simd.emit_bf16(builder, place) if kind == BF16 else simd.emit_load(builder, place, V16F, 4)
+            for row, slot in enumerate(slots[parity]):
+                here = builder.add(at(builder, column, I64(row), vectors.x_stride), I64(4 * parity))
+                value = simd.emit_splat(builder, simd.emit_load(builder, here, F32, 4))
+                builder.store(simd.emit_fma(builder, line, value, builder.load(slot)), slot)
+    for even, odd in zip(*slots, strict=True):
+        builder.store(builder.fadd(builder.load(even), builder.load(odd)), even)
+    _store_rows(builder, slots[0], vectors)

@@ -1,0 +1,60 @@
+"""The tables that the compiled forward pass reads: sizes and addresses under Hugging Face's names.
+
+Numba sees them as records.  Everything they point to is owned by :class:`qwchat.cpu.qwen2.Qwen2`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qwchat.cpu.kernels.records import ACTIVATIONS, CACHE, MATRIX, QUERIES
+
+ADDRESS = np.int64
+
+# One decoder layer: norms are addresses of f32 weights (hidden); biases belong to the matrices.
+LAYER = np.dtype(
+    [
+        ("input_layernorm", ADDRESS),
+        ("q_proj", MATRIX),
+        ("k_proj", MATRIX),
+        ("v_proj", MATRIX),
+        ("o_proj", MATRIX),
+        ("post_attention_layernorm", ADDRESS),
+        ("gate_proj", MATRIX),
+        ("up_proj", MATRIX),
+        ("down_proj", MATRIX),
+        ("cache", CACHE),
+    ]
+)
+
+# The model outside its layers, and the work space for one chunk of tokens.  All work buffers are f32 with a stride of
+# their columns, rounded up to 16; `tokens`, `position` and `logits_from` are set for every step.
+STATE = np.dtype(
+    [
+        ("embed_tokens", MATRIX),
+        ("norm", ADDRESS),
+        ("lm_head", MATRIX),
+        ("epsilon", np.float32),
+        ("query_scale", np.float32),  # 1 / sqrt(head_dim)
+        ("tokens", np.int64),  # in this chunk
+        ("position", np.int64),  # of its first token
+        ("logits_from", np.int64),  # the first token of the chunk whose logits are wanted
+        ("token_ids", ADDRESS),  # (tokens) i64
+        ("cos", ADDRESS),  # (context, head_dim/2) f32
+        ("sin", ADDRESS),
+        ("residual", ADDRESS),  # (tokens, hidden): the residual stream
+        ("normed", ACTIVATIONS),  # (tokens, hidden)
+        ("own_normed", ADDRESS),  # for each thread: NORMS_ALONE rows, f32 and packed
+        ("own_normed_bytes", np.int64),
+        ("query", ADDRESS),  # (tokens, num_heads * head_dim), before rotation
+        ("queries", QUERIES),
+        ("key", ADDRESS),  # (tokens, num_kv_heads * head_dim)
+        ("value", ADDRESS),
+        ("attended", ACTIVATIONS),  # (tokens, num_heads * head_dim)
+        ("activated", ACTIVATIONS),  # (tokens, intermediate)
+        ("partials", ADDRESS),  # (splits, num_kv_heads, FEW_TOKENS * group, partial_stride) for decode
+        ("logits", ADDRESS),  # (tokens from logits_from on, vocab rounded up to 16)
+        ("scratch", ADDRESS),  # one piece per thread
+        ("scratch_bytes", np.int64),
+    ]
+)

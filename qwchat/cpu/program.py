@@ -1,0 +1,47 @@
+"""The compiled forward pass, from the cache without Numba; compiled where the cache has none that fits."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from quant.native.linker import callable_at, linked
+from quant.native.store import Progress
+from qwchat.cpu.kernels.objects import KERNELS
+from qwchat.cpu.kernels.threads import Program
+
+# What Python calls, and how many 64-bit integers it takes.
+_ENTRIES = {"lead": 5, "serve": 6, "rouse": 3, "announce_end": 1}
+_SYMBOLS = {name: f"qwchat_{name}" for name in _ENTRIES}
+
+
+def is_compiled() -> bool:
+    """Whether a start compiles nothing, because this process or the cache has a complete program."""
+    return _from_cache() is not None
+
+
+def load_program(progress: Progress | None = None, waiting: Callable[[], object] | None = None) -> Program:
+    """The compiled forward pass; its arguments are the addresses of the STATE and LAYER records, and how many layers.
+
+    ``progress`` is told what is being compiled, if anything is; ``waiting`` is called where another process compiles.
+    """
+    addresses = _from_cache() or _compiled(progress, waiting)
+    functions = {name: callable_at(addresses[_SYMBOLS[name]], count) for name, count in _ENTRIES.items()}
+    return Program(**functions)
+
+
+def _from_cache() -> dict[str, int] | None:
+    return linked(KERNELS, _SYMBOLS.values())
+
+
+def _compiled(progress: Progress | None, waiting: Callable[[], object] | None) -> dict[str, int]:
+    with KERNELS.exclusive(waiting):
+        found = _from_cache()  # Another process may have compiled meanwhile.
+        if found is not None:
+            return found
+        if progress is not None:
+            progress("the compiler", 0.0)
+        from qwchat.cpu.kernels import jit
+
+        jit.warm_up()
+        return jit.compile_all(lambda: importlib.import_module("qwchat.cpu.forward"), progress)

@@ -1,0 +1,111 @@
+"""Packed tensors as records for the kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.config import ModelConfig
+from quant.formats import PackedTensor
+from qwchat.cpu.kernels.formats import IDS, INTEGER_FORMATS
+from qwchat.cpu.kernels.records import BLOCK, MATRIX
+from qwchat.errors import ModelError
+
+_PROJECTIONS = {
+    "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp": ("gate_proj", "up_proj", "down_proj"),
+}
+
+
+class TensorSource(Protocol):
+    """Where a model's config and packed tensors come from: a ``quant.container.ModelFolder``, outside of tests."""
+
+    @property
+    def path(self) -> Path:
+        """The place that an error names."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shapes."""
+
+    def tensor(self, name: str) -> PackedTensor:
+        """The tensor of that name."""
+
+
+class Weights:
+    """The tensors of one model; keeps alive what the records point to."""
+
+    def __init__(self, folder: TensorSource) -> None:
+        self._folder = folder
+        self._alive: list[NDArray[Any]] = []
+        self._constants: dict[int, int] = {}
+
+    def _address(self, array: NDArray[Any]) -> int:
+        self._alive.append(array)
+        return int(array.ctypes.data)
+
+    def _zero_line(self, zero: int) -> int:
+        """Address of 16 equal zero points, for tensors that store none."""
+        if zero not in self._constants:
+            self._constants[zero] = self._address(np.full(16, zero, np.uint8))
+        return self._constants[zero]
+
+    def vector(self, name: str) -> int:
+        """Address of a norm's weights (n,) f32."""
+        packed = self._folder.tensor(name)
+        if packed.format != "vector":
+            raise ModelError(f"{self._folder.path}: tensor {name} is stored as {packed.format}; expected a vector")
+        return self._address(packed.parts["values"])
+
+    def values(self, name: str) -> NDArray[np.float32]:
+        """The numbers of a vector."""
+        values: NDArray[np.float32] = self._folder.tensor(name).parts["values"]
+        return values
+
+    def _bias(self, name: str, tiles: int) -> int:
+        values = self.values(name)
+        padded = np.zeros(tiles * 16, np.float32)
+        padded[: len(values)] = values
+        return self._address(padded)
+
+    def matrix(self, name: str, bias: str | None = None) -> NDArray[Any]:
+        """A MATRIX record, shape (), for the tensor ``name`` and the vector ``bias``."""
+        packed = self._folder.tensor(name)
+        if packed.format not in IDS:
+            raise ModelError(f"{self._folder.path}: tensor {name} has the format {packed.format!r}, unknown here")
+        record = np.zeros((), MATRIX)
+        kind, tiles = IDS[packed.format], -(-packed.shape[0] // 16)
+        record["kind"], record["rows"], record["columns"] = kind, *packed.shape
+        record["tiles"], record["blocks_per_scale"] = tiles, max(1, packed.group_size // BLOCK)
+        self._fill_parts(record, packed, kind)
+        if bias is not None:
+            record["bias"] = self._bias(bias, tiles)
+        return record
+
+    def _fill_parts(self, record: NDArray[Any], packed: PackedTensor, kind: int) -> None:
+        parts = packed.parts
+        tiles = int(record["tiles"])
+        for field, part in (("codes", "codes"), ("codes", "values"), ("scales", "scales"), ("zeros", "zeros")):
+            if part in parts:
+                record[field] = self._address(parts[part])
+                record[f"{field}_step"] = parts[part].nbytes // tiles
+        if "row_scales" in parts:
+            record["row_scales"] = self._address(parts["row_scales"])
+        if "zeros" in parts:
+            record["zero_step"] = 16
+        elif kind in INTEGER_FORMATS:
+            record["zeros"] = self._zero_line(INTEGER_FORMATS[kind].zero)
+
+    def layer(self, index: int, record: Any) -> None:
+        """Fills a LAYER record, but for its cache."""
+        prefix = f"model.layers.{index}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            record[norm] = self.vector(f"{prefix}.{norm}.weight")
+        for block, names in _PROJECTIONS.items():
+            for name in names:
+                stem = f"{prefix}.{block}.{name}"
+                bias = f"{stem}.bias" if name in ("q_proj", "k_proj", "v_proj") else None
+                record[name] = self.matrix(f"{stem}.weight", bias)

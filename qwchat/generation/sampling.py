@@ -1,0 +1,315 @@
+"""From logits to the next token.
+
+The steps and their order are those of transformers' logits processors: repetition penalty, presence and frequency
+penalties, temperature, top-k, top-p, min-p, then a softmax over what is left. Ties and roundings follow them too: top-k
+keeps every token that equals the k-th, top-p keeps only as many of a tie as it needs, comparisons are made in float32.
+
+The n-th draw of a sampler depends on its seed and on n only (Philox, Salmon et al. 2011), never on what was drawn
+before or on other generators in the process, so a reply can be repeated and continued.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from qwchat.errors import ConstraintError, NonFiniteLogitsError, UsageError
+from qwchat.text.generation_config import GenerationDefaults
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+IdArray = npt.NDArray[np.int64]
+TokenIds = Sequence[int] | npt.NDArray[np.integer]
+
+SEED_LIMIT = 1 << 64
+_PENALTY_LIMIT = 1e6  # beyond it the same tokens win, but f32 overflows
+_BLOCK = 512  # probabilities that are summed before the one is looked for that a number falls on
+_GROUP = 64  # scores whose maximum is taken before the top k are looked for
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 to 5; 0 takes the most likely token.
+        top_k: keep the k most likely tokens; 0 is off.
+        top_p: keep the most likely tokens that together reach this probability, above 0 to 1; 1 is off.
+        min_p: drop tokens less likely than this share of the most likely one, 0 to 1; 0 is off.
+        repeat_penalty: divides positive and multiplies negative logits of tokens that occur in prompt or reply,
+            above 0; 1 is off (Keskar et al. 2019).
+        presence_penalty: taken from the logit of every token that occurs in the reply, -2 to 2; 0 is off.
+        frequency_penalty: taken from the logit once per occurrence in the reply, -2 to 2; 0 is off.
+
+    Raises:
+        UsageError: a value is out of its range; the message names the option.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require("--temp", self.temperature, 0.0, 5.0)
+        _require("--top-p", self.top_p, 0.0, 1.0, above=True)
+        _require("--min-p", self.min_p, 0.0, 1.0)
+        _require("--repeat-penalty", self.repeat_penalty, 0.0, math.inf, above=True)
+        _require("--presence-penalty", self.presence_penalty, -2.0, 2.0)
+        _require("--frequency-penalty", self.frequency_penalty, -2.0, 2.0)
+        top_k: object = self.top_k
+        if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 0:
+            raise UsageError(f"--top-k must be a whole number from 0 (0 is off), not {self.top_k!r}")
+
+    @classmethod
+    def from_defaults(cls, defaults: GenerationDefaults) -> SamplingSettings:
+        """The settings that a model's generation config asks for; `do_sample: false` is temperature 0."""
+        return cls(
+            temperature=defaults.temperature if defaults.do_sample else 0.0,
+            top_k=defaults.top_k,
+            top_p=defaults.top_p,
+            min_p=defaults.min_p,
+            repeat_penalty=defaults.repetition_penalty,
+        )
+
+    def changed(self, **values: float) -> SamplingSettings:
+        """A copy with other values, checked like the first."""
+        return replace(self, **values)  # type: ignore[arg-type]  # top_k is checked to be whole at run time
+
+
+class Sampler:
+    """Chooses tokens under fixed settings and one seed.
+
+    Args:
+        settings: how to choose.
+        seed: 0 to 2**64 - 1.
+        usable_vocab: rows of the logits that have a token; the padding rows behind them are never chosen.
+        first_draw: number of draws that came before, to go on with an interrupted reply.
+
+    Raises:
+        UsageError: the seed is out of range.
+    """
+
+    def __init__(self, settings: SamplingSettings, seed: int, usable_vocab: int, first_draw: int = 0) -> None:
+        if not 0 <= seed < SEED_LIMIT:
+            raise UsageError(f"--seed must be a whole number from 0 to {SEED_LIMIT - 1}, not {seed}")
+        assert usable_vocab > 0
+        assert first_draw >= 0
+        self.settings = settings
+        self.seed = seed
+        self.usable_vocab = usable_vocab
+        self.draws_made = first_draw
+
+    def sample(
+        self,
+        logits: Float32Array,
+        prompt_ids: TokenIds,
+        generated_ids: TokenIds,
+        allowed: npt.NDArray[np.uint8] | None = None,
+    ) -> int:
+        """The next token id.
+
+        Args:
+            logits: (vocab,) f32, left unchanged.
+            prompt_ids: ids of the prompt. NumPy arrays spare a conversion per token.
+            generated_ids: ids of the reply so far.
+            allowed: packed bits of the ids that may be chosen, the lowest id first; None allows all.
+
+        Raises:
+            NonFiniteLogitsError: a logit is NaN or infinite.
+            ConstraintError: nothing is allowed.
+        """
+        ids, probabilities = self.distribution(logits, prompt_ids, generated_ids, allowed)
+        self.draws_made += 1
+        if len(ids) == 1:  # Nothing to draw: half of the time of a greedy choice would go into the number.
+            return int(ids[0])
+        number = uniform(self.seed, self.draws_made - 1)
+        return int(ids[_inverse(probabilities, number)])
+
+    def distribution(
+        self,
+        logits: Float32Array,
+        prompt_ids: TokenIds,
+        generated_ids: TokenIds,
+        allowed: npt.NDArray[np.uint8] | None = None,
+    ) -> tuple[IdArray, Float64Array]:
+        """What `sample` draws from: the ids that are left, ascending, (n,) i64, and their probabilities, (n,) f64.
+
+        Arguments and errors as for `sample`. Greedy settings give one id with probability 1 (the lowest on a tie).
+        """
+        settings = self.settings
+        scores = np.asarray(logits, dtype=np.float32)[: self.usable_vocab]
+        if not np.isfinite(scores).all():
+            raise NonFiniteLogitsError(
+                "the model produced NaN or infinite logits, so no token can be chosen: check its files with "
+                "qwchat verify MODEL; where they are intact, the checkpoint itself is broken"
+            )
+        scores = self._penalised(scores, prompt_ids, generated_ids)
+        ids: IdArray | None = None  # None stands for all of them, in order
+        if allowed is not None:
+            ids = self._allowed(allowed)
+            scores = scores[ids]
+        if settings.temperature == 0.0:
+            best = np.argmax(scores)
+            return np.array([best if ids is None else ids[best]], dtype=np.int64), np.ones(1)
+        if 0 < settings.top_k < len(scores):
+            scores, ids = _keep(_top_k(scores, settings.top_k), scores, ids)
+        scores = _divided(scores, settings.temperature)
+        if settings.top_p < 1.0:
+            scores, ids = _keep(_top_p(scores, settings.top_p), scores, ids)
+        if settings.min_p > 0.0:
+            scores, ids = _keep(_min_p(scores, settings.min_p), scores, ids)
+        weights = (scores - scores.max()).astype(np.float64)
+        np.exp(weights, out=weights)
+        weights /= weights.sum()
+        return np.arange(len(scores)) if ids is None else ids, weights
+
+    def _allowed(self, bits: npt.NDArray[np.uint8]) -> IdArray:
+        """The ids whose bits are set, ascending."""
+        ids = np.flatnonzero(np.unpackbits(bits, count=self.usable_vocab, bitorder="little").view(bool))
+        if len(ids) == 0:
+            raise ConstraintError("the constraint leaves no token to choose from: simplify it")
+        return ids
+
+    def _penalised(self, scores: Float32Array, prompt_ids: TokenIds, generated_ids: TokenIds) -> Float32Array:
+        """Scores (usable_vocab,) f32 after the three penalties; a copy where any of them changes something."""
+        settings = self.settings
+        penalised = scores
+        if settings.repeat_penalty != 1.0:
+            penalised = scores.copy()
+            penalty = min(max(settings.repeat_penalty, 1 / _PENALTY_LIMIT), _PENALTY_LIMIT)
+            for ids in (self._known(prompt_ids), self._known(generated_ids)):
+                # Read from the original, so that an id which occurs twice is penalised once.
+                old = scores[ids]
+                penalised[ids] = np.where(old < 0, old * penalty, old / penalty)
+        if settings.presence_penalty != 0.0 or settings.frequency_penalty != 0.0:
+            ids, counts = np.unique(self._known(generated_ids), return_counts=True)
+            penalised = scores.copy() if penalised is scores else penalised
+            taken = settings.presence_penalty + settings.frequency_penalty * counts
+            penalised[ids] = penalised[ids] - taken.astype(np.float32)
+        return penalised
+
+    def _known(self, token_ids: TokenIds) -> IdArray:
+        ids = np.asarray(token_ids, dtype=np.int64)
+        return ids[(ids >= 0) & (ids < self.usable_vocab)]
+
+
+def log_probabilities(logits: Float32Array, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The natural log of the probability of ``token``, and the ``top`` likeliest ids with theirs, best first.
+
+    It is the model's own distribution: softmax over ``logits`` (vocab,) f32, before penalties, temperature, top-k,
+    top-p, min-p and any constraint.  Of equally likely ids the lower comes first.
+    """
+    scores = np.asarray(logits, np.float32)
+    largest = scores.max()
+    total = float(np.log(np.exp(scores - largest).sum(dtype=np.float64))) + float(largest)
+    best = np.argpartition(-scores, min(top, len(scores)) - 1)[:top] if top else np.empty(0, np.int64)
+    # argpartition takes any of those that equal the last one.
+    best = np.flatnonzero(scores >= scores[best].min()) if top else best
+    ordered = sorted((-float(scores[number]), int(number)) for number in best)[:top]
+    return float(scores[token]) - total, [(number, -score - total) for score, number in ordered]
+
+
+def uniform(seed: int, draw: int) -> float:
+    """Number `draw` of the stream of `seed`, evenly spread over [0, 1) in steps of 2**-53.
+
+    Taken from the raw Philox words, whose values NumPy guarantees, not from a distribution, whose method may change.
+    """
+    return (int(np.random.Philox(key=seed, counter=draw).random_raw()) >> 11) * 2.0**-53
+
+
+def _inverse(probabilities: Float64Array, number: float) -> int:
+    """The index at which the cumulative sum of ``probabilities`` exceeds ``number``, from 0 to below 1."""
+    start, before, part = 0, 0.0, probabilities
+    if len(probabilities) > _BLOCK:
+        # The block first: NumPy sums ten times as fast as it accumulates.
+        blocks = np.cumsum(np.add.reduceat(probabilities, np.arange(0, len(probabilities), _BLOCK)))
+        block = min(int(np.searchsorted(blocks, number * blocks[-1], side="right")), len(blocks) - 1)
+        start, before = block * _BLOCK, float(blocks[block - 1]) if block else 0.0
+        part = probabilities[start : start + _BLOCK]
+    cumulative = np.cumsum(part)
+    # Scaled by the last sum, which rounding may leave a little off 1, so that the index is always in range.
+    target = number * (cumulative[-1] if part is probabilities else blocks[-1]) - before
+    index = int(np.searchsorted(cumulative, target, side="right"))
+    return start + min(index, len(part) - 1)
+
+
+def _require(flag: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and low <= number <= high and not (above and number == low):
+            return
+    start = f"above {low:g}" if above else f"from {low:g}"
+    end = f" to {high:g}" if math.isfinite(high) else ""
+    raise UsageError(f"{flag} must be a number {start}{end}, not {value!r}")
+
+
+def _keep(kept: npt.NDArray[np.intp], scores: Float32Array, ids: IdArray | None) -> tuple[Float32Array, IdArray]:
+    """Scores and ids at the ascending positions `kept`."""
+    return scores[kept], kept if ids is None else ids[kept]
+
+
+def _divided(scores: Float32Array, temperature: float) -> Float32Array:
+    """Scores over temperature. Where float32 cannot hold that, the largest score is taken off first."""
+    largest = max(float(scores.max()), -float(scores.min()))
+    if temperature > 1e-30 and largest / temperature < float(np.finfo(np.float32).max):
+        divided: Float32Array = scores / np.float32(temperature)
+        return divided
+    with np.errstate(over="ignore"):
+        return ((scores.astype(np.float64) - float(scores.max())) / temperature).astype(np.float32)
+
+
+def _top_k(scores: Float32Array, top_k: int) -> npt.NDArray[np.intp]:
+    """Positions of the scores not below the k-th largest.
+
+    The largest of each group of scores come first: the k-th largest of those is no greater than the k-th largest of
+    all, and few scores reach it, so that not all of a large vocabulary need be partitioned.
+    """
+    groups = len(scores) // _GROUP
+    candidates = None
+    if top_k <= groups // 4:
+        # A group is every groups-th score, so that the maximum runs along whole vectors.
+        largest = np.maximum.reduce(scores[: groups * _GROUP].reshape(_GROUP, groups), axis=0)
+        candidates = np.flatnonzero(scores >= np.partition(largest, groups - top_k)[groups - top_k])
+        scores = scores[candidates]
+    smallest = np.partition(scores, len(scores) - top_k)[len(scores) - top_k]
+    kept = np.flatnonzero(scores >= smallest)
+    return kept if candidates is None else candidates[kept]
+
+
+def _top_p(scores: Float32Array, top_p: float) -> npt.NDArray[np.intp]:
+    """Positions of the smallest set of most likely tokens whose probability exceeds `top_p`.
+
+    A token goes when the sum of its own probability and of all smaller ones is at most 1 - top_p. That sum is at most n
+    times its probability, so tokens below (1 - top_p) / n go without being sorted; half of it leaves room for rounding.
+    Of tied tokens the lowest ids stay, as with greedy; transformers leaves that to its sort.
+    """
+    top = scores.max()
+    weights: Float32Array = np.exp(scores - top)
+    total = np.float32(weights.sum(dtype=np.float64))
+    candidates = np.flatnonzero(weights > 0.5 * (1.0 - top_p) / len(scores) * total)
+    chosen = scores[candidates]
+    dropped_mass = 1.0 - float(weights[candidates].sum(dtype=np.float64) / total) if len(chosen) < len(scores) else 0.0
+    ascending = np.sort(chosen)
+    cumulative = np.cumsum(np.exp(ascending - top) / total, dtype=np.float64) + dropped_mass
+    removed = int(np.count_nonzero(cumulative.astype(np.float32) <= np.float32(1.0 - top_p)))
+    removed = min(removed, len(chosen) - 1)
+    kept = chosen >= ascending[removed]
+    tied_removed = removed - int(np.searchsorted(ascending, ascending[removed], side="left"))
+    if tied_removed:
+        kept[np.flatnonzero(chosen == ascending[removed])[-tied_removed:]] = False
+    positions: npt.NDArray[np.intp] = candidates[kept]
+    return positions
+
+
+def _min_p(scores: Float32Array, min_p: float) -> npt.NDArray[np.intp]:
+    """Positions of the tokens at least `min_p` times as likely as the most likely one."""
+    weights: Float32Array = np.exp(scores - scores.max())
+    return np.flatnonzero(weights >= np.float32(min_p))

@@ -1,1 +1,0 @@
-"""Compiled kernels on a small SIMD layer, with NumPy twins in :mod:`qwchat.kernels.reference`."""

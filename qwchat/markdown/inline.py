@@ -1,0 +1,245 @@
+"""Inline Markdown as styled text: strong, emphasised, struck out, code, links.
+
+markdown-it says what is markup. Markers that a style stands for are left out, and everything else stays as the model
+wrote it: tags, entities, backslashes, single newlines, the addresses of links, and formulas (``$…$``, ``\\(…\\)``,
+``$$…$$``, ``\\[…\\]``), in which nothing is markup. Markers squeezed between letters or path
+characters (``2*3*4``, ``/usr/*/lib/*.so``) and those of ``__names__`` stay, too, since they are rarely meant as markup.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from qwchat.markdown.block_parser import FORMULA_ENDS
+from qwchat.markdown.styles import BOLD, CODE, DIM, ITALIC, STRUCK, UNDERLINED
+from qwchat.markdown.width import Segment
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
+
+_MARKUP = re.compile(r"[\\`*_~\[]")
+_SQUEEZING = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/\\_=@#$%^&|~+<>*")
+_STYLES = {"strong": BOLD, "em": ITALIC, "s": STRUCK, "link": UNDERLINED}
+# A dollar sign opens a formula where no blank follows, and closes it where none precedes and it begins no price and no
+# variable of a shell.
+_FORMULA = re.compile(
+    r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.+?\$\$|\$(?![\s$])(?:[^$\n`\\]|\\.)*(?<!\s)\$(?![\w({])", re.DOTALL
+)
+_OPENED = re.compile(rf"{_FORMULA.pattern}|^ *(\\\[|\$\$)", re.DOTALL | re.MULTILINE)
+_LIVE = re.compile(rf"{_FORMULA.pattern}|\\.|`+|\*+|~~|\]\(|[\[\])]|\s", re.DOTALL)
+_UNCLOSED_END = re.compile(r"(?:\*+|`+|~+)\s*$")
+
+
+def inline(text: str, *, colour: bool, base: str = "") -> list[Segment]:
+    """``text`` (it may hold newlines) as segments.
+
+    Args:
+        colour: whether code may be coloured; otherwise it keeps its backticks.
+        base: SGR parameters that every segment has, such as those of a heading.
+    """
+    if not _MARKUP.search(text):
+        return [(text, base)] if text else []
+    tokens = _parser().parseInline(text, {})[0].children or []
+    return _Styler(tokens, colour, base).segments()
+
+
+def inline_piece(text: str, formula_end: str, *, colour: bool) -> tuple[list[Segment], str]:
+    """A piece of a paragraph as segments, and what ends the formula that it leaves open ("": it leaves none open).
+
+    ``formula_end``: what ends the formula that the piece begins in.
+    """
+    if formula_end:
+        end = text.find(formula_end)
+        if end < 0:
+            return [(text, "")], formula_end
+        end += len(formula_end)
+        segments, formula_end = inline_piece(text[end:], "", colour=colour)
+        return [(text[:end], ""), *segments], formula_end
+    opened = next((match for match in _OPENED.finditer(text) if match[1]), None)
+    if opened is None:
+        return inline(text, colour=colour), ""
+    segments = inline(text[: opened.start()], colour=colour)
+    return [*segments, (text[opened.start() :], "")], FORMULA_ENDS[opened[1]]
+
+
+class _Styler:
+    """Walks the tokens once."""
+
+    def __init__(self, tokens: list[Token], colour: bool, base: str) -> None:
+        self._tokens = tokens
+        self._colour = colour
+        self._styles = [base] if base else []
+        self._segments: list[Segment] = []
+        self._literal = self._kept_markers()
+
+    def segments(self) -> list[Segment]:
+        for number, token in enumerate(self._tokens):
+            kind, _, part = token.type.rpartition("_")
+            if token.type == "code_inline" and self._colour:
+                self._add(token.content, CODE)
+            elif part == "open":
+                if number in self._literal:
+                    self._add(token.markup)
+                self._styles.append(_STYLES[kind])
+            elif part == "close":
+                self._styles.remove(_STYLES[kind])
+                if number in self._literal:
+                    self._add(token.markup)
+                if kind == "link":
+                    self._add_address(token)
+            else:
+                self._add(_source(token))
+        return self._segments
+
+    def _add(self, text: str, style: str = "") -> None:
+        if text:
+            self._segments.append((text, ";".join([*self._styles, style] if style else self._styles)))
+
+    def _add_address(self, token: Token) -> None:
+        """The address behind the text of a link, unless the text is the address."""
+        address = token.meta["address"]
+        text = self._segments[-1][0] if self._segments else ""
+        if address != f"({text})":
+            self._add((" " if text else "") + address, DIM)
+
+    def _kept_markers(self) -> set[int]:
+        """Numbers of the tokens whose markers are shown."""
+        kept: set[int] = set()
+        opened: list[int] = []
+        for number, token in enumerate(self._tokens):
+            if token.type.endswith("_open"):
+                opened.append(number)
+            elif token.type.endswith("_close"):
+                start = opened.pop()
+                if token.type != "link_close" and self._is_kept(start, number):
+                    kept |= {start, number}
+        return kept
+
+    def _is_kept(self, start: int, end: int) -> bool:
+        before, after = self._neighbour(start, -1), self._neighbour(end, 1)
+        if before in _SQUEEZING or after in _SQUEEZING:
+            return True
+        inside = "".join(_source(token) for token in self._tokens[start + 1 : end])
+        return self._tokens[start].markup == "__" and inside.isidentifier()
+
+    def _neighbour(self, number: int, step: int) -> str:
+        """The character next to a marker, over other markers; "" at the ends."""
+        number += step
+        while 0 <= number < len(self._tokens):
+            source = _source(self._tokens[number])
+            if source:
+                return source[0 if step > 0 else -1]
+            number += step
+        return ""
+
+
+def _source(token: Token) -> str:
+    """What a token that is no pair of markers stands for in the source."""
+    if token.type == "code_inline":
+        return f"{token.markup}{token.content}{token.markup}"
+    if token.type == "text_special":  # An escape or an entity.
+        return token.markup
+    return token.content
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_inline import escape, link
+
+    from qwchat.markdown.flanking import Inline
+
+    def with_address(state: StateInline, silent: bool) -> bool:
+        """A link that remembers its address and title as they are written."""
+        start, known = state.pos, len(state.tokens)
+        if state.src[start] != "[":
+            return False
+        label_end = state.md.helpers.parseLinkLabel(state, start, True)
+        if not link(state, silent):
+            return False
+        if not silent:
+            for token in state.tokens[known:]:
+                if token.type == "link_close" and "address" not in token.meta:
+                    token.meta["address"] = state.src[label_end + 1 : state.pos]
+        return True
+
+    def within_line(state: StateInline, silent: bool) -> bool:
+        """An escape; a backslash at the end of a line is text."""
+        return state.src[state.pos : state.pos + 2] != "\\\n" and escape(state, silent)
+
+    def formula(state: StateInline, silent: bool) -> bool:
+        """A formula is text as it stands."""
+        match = _FORMULA.match(state.src, state.pos)
+        if match is None:
+            return False
+        if not silent:
+            state.pending += match[0]
+        state.pos = match.end()
+        return True
+
+    parser = MarkdownIt("zero")
+    parser.inline = Inline()
+    parser.configure("commonmark", options_update={"html": False}).enable("strikethrough")
+    # Newlines and addresses stay text, and what an escape or an entity was written as is not forgotten.
+    parser.disable(["newline", "image", "autolink", "text_join"])
+    parser.inline.ruler.at("link", with_address)
+    parser.inline.ruler.at("escape", within_line)
+    parser.inline.ruler.before("escape", "formula", formula)
+    parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
+    parser.validateLink = lambda url: True  # type: ignore[method-assign]
+    return parser
+
+
+def open_markers(text: str) -> tuple[list[str], int]:
+    """Markers at the end of ``text`` that wait for their counterpart, and the last blank where none did (0: nowhere).
+
+    An estimate in one pass: it decides where a long paragraph is cut and how an unfinished one is previewed.
+    """
+    waiting: list[str] = []
+    safe = 0
+    for match in _LIVE.finditer(text):
+        mark = match[0]
+        in_code = bool(waiting) and waiting[-1][0] == "`"
+        if mark.isspace():
+            safe = safe if waiting else match.start()
+        elif mark[0] == "`":
+            if not in_code:
+                waiting.append(mark)
+            elif waiting[-1] == mark:
+                waiting.pop()
+        elif in_code or mark[0] in "\\$":
+            continue
+        elif mark == "[":
+            waiting.append(mark)
+        elif mark in ("]", "]("):
+            if "[" in waiting:
+                del waiting[_last(waiting, "[") :]
+                waiting += ["("] if mark == "](" else []
+        elif mark == ")":
+            if waiting and waiting[-1] == "(":
+                waiting.pop()
+        elif mark in waiting and not text[match.start() - 1].isspace():
+            del waiting[_last(waiting, mark) :]
+        elif not text[match.end() : match.end() + 1].isspace():
+            waiting.append(mark)
+    return waiting, safe
+
+
+def _last(marks: list[str], mark: str) -> int:
+    return len(marks) - 1 - marks[::-1].index(mark)
+
+
+def previewed(text: str) -> str:
+    """Unfinished ``text`` with its open emphasis and code closed, so that markers do not flash up and vanish."""
+    if not _MARKUP.search(text) or any(match[1] for match in _OPENED.finditer(text)):
+        return text
+    waiting, _ = open_markers(text)
+    if waiting and waiting[-1] not in "[(" and (match := _UNCLOSED_END.search(text)):
+        text = text[: match.start()]
+        waiting.pop()
+    body = text.rstrip()
+    return body + "".join(mark for mark in reversed(waiting) if mark not in "[(") + text[len(body) :]

@@ -1,0 +1,1 @@
+"""Text around the model: tokens, templates, stop strings, defaults.  Knows no model."""

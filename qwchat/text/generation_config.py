@@ -1,0 +1,81 @@
+"""The sampling defaults that a model brings along in `generation_config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quant.files import read_json_object
+from quant.values import Values
+from qwchat.errors import ModelError
+
+FILE_NAME = "generation_config.json"
+SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
+_MOST_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """Defaults of a model, in the terms of its file and within the ranges of `SamplingSettings`.
+
+    Attributes:
+        do_sample: False means greedy decoding, whatever the temperature says.
+        temperature: as stated, 0.0 where `do_sample` is false.
+        top_k: 0 is off.
+        top_p: 1.0 is off.
+        min_p: 0.0 is off.
+        repetition_penalty: 1.0 is off.
+        eos_token_ids: every id that ends a reply: those of this file, then those of config.json (Qwen2 states two here
+            and one there).
+        max_new_tokens: None where the file sets no limit.
+    """
+
+    do_sample: bool = False
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    eos_token_ids: tuple[int, ...] = ()
+    max_new_tokens: int | None = None
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, config_eos_token_ids: Sequence[int] = ()) -> GenerationDefaults:
+        """Read `generation_config.json`; a model without the file decodes greedily.
+
+        Args:
+            folder: a model folder or a checkpoint.
+            config_eos_token_ids: the ids that config.json states.
+
+        Raises:
+            ModelError: the file is not a JSON object, or a value has the wrong type or is out of range.
+        """
+        path = Path(folder) / FILE_NAME
+        values = read_json_object(path, ModelError, SIZE_LIMIT) if path.exists() else {}
+        return cls.from_dict(values, str(path), config_eos_token_ids)
+
+    @classmethod
+    def from_dict(
+        cls, values: dict[str, Any], where: str, config_eos_token_ids: Sequence[int] = ()
+    ) -> GenerationDefaults:
+        """Typed reading; `where` names the source in errors. Absent and null values are off, not a library's default.
+
+        Raises:
+            ModelError: a value has the wrong type or is out of range.
+        """
+        read = Values(values, where, ModelError)
+        do_sample = read.boolean("do_sample", False)
+        temperature = read.number("temperature", 0.0, 5.0, 1.0)
+        eos = dict.fromkeys((*read.token_ids("eos_token_id"), *config_eos_token_ids))
+        return cls(
+            do_sample=do_sample,
+            temperature=temperature if do_sample else 0.0,
+            top_k=read.integer("top_k", 0, _MOST_TOKENS, 0),
+            top_p=read.number("top_p", 1e-6, 1.0, 1.0),
+            min_p=read.number("min_p", 0.0, 1.0, 0.0),
+            repetition_penalty=read.number("repetition_penalty", 1e-6, 1e6, 1.0),
+            eos_token_ids=tuple(eos),
+            max_new_tokens=read.integer("max_new_tokens", 0, _MOST_TOKENS, 0) or None,
+        )

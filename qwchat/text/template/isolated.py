@@ -1,0 +1,228 @@
+"""Rendering templates of unknown origin in a process that can be killed.
+
+A template may keep Python busy in C, where no exception, no thread and no Ctrl-C reaches it. `IsolatedTemplate`
+therefore has it compiled and rendered by another process, which runs `qwchat.text.template.worker` under limits on
+memory and processor time. One process serves all templates. It starts when it is first needed (some 70 ms), and again
+after it was killed. It inherits neither the environment nor the working folder nor the terminal.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from qwchat.errors import TemplateError
+
+CPU_BASE, CPU_PER_CHARACTER = 2.0, 4e-6  # seconds of the process; the sandbox itself stops at a quarter of a second
+WALL_BASE, WALL_PER_CHARACTER = 30.0, 1e-5  # seconds: the machine may be busy
+REPLY_BASE, REPLY_PER_CHARACTER = 32 << 20, 256  # bytes: more than the sandbox's budget allows
+GRACE_SECONDS = 0.2  # between Ctrl-C and the end of the process, where Ctrl-C raises nothing by itself
+POLL_SECONDS = 0.05
+HEADER_SIZE = 8
+REMEDY = "restore the template from the model's source"
+
+_INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "TZ")
+_PROGRAM = "import sys; sys.path += sys.argv[1:]; from qwchat.text.template.worker import main; main()"
+
+
+class IsolatedTemplate:
+    """A template that another process compiles and renders; the counterpart of `SandboxedTemplate`.
+
+    Args:
+        source: jinja2 source.
+        where: names the template in errors.
+
+    Raises:
+        TemplateError: the template has an error, uses what is not allowed, or exceeds a limit.
+    """
+
+    def __init__(self, source: str, where: str) -> None:
+        self._source, self._where = source, where
+        self._ask(None, 0)
+
+    def render(self, variables: Mapping[str, Any], input_length: int) -> str:
+        """Return the rendered text.
+
+        Args:
+            variables: names the template sees; values made of str, int, float, bool, None, list and dict.
+            input_length: characters in `variables`, from which the limits are derived.
+
+        Raises:
+            TemplateError: the template fails, refuses its input, or exceeds a limit.
+            KeyboardInterrupt: Ctrl-C came and the template did not end within GRACE_SECONDS.
+        """
+        return self._ask(dict(variables), input_length)
+
+    def _ask(self, variables: dict[str, Any] | None, length: int) -> str:
+        request = {"source": self._source, "where": self._where, "variables": variables, "length": length}
+        try:
+            reply = _PROCESS.ask(request, length)
+        except _WorkerError as error:
+            reason = f"the chat template in {self._where} cannot be used: {error}: {REMEDY}"
+            raise TemplateError(reason) from error
+        if "error" in reply:
+            raise TemplateError(" ".join(str(reply["error"]).split()))
+        return str(reply["text"])
+
+
+class _WorkerError(Exception):
+    """Why the process gave no reply."""
+
+
+class _Process:
+    """The process, which serves one request at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def ask(self, request: dict[str, Any], length: int) -> dict[str, Any]:
+        """Send one request and return the reply.
+
+        Raises:
+            _WorkerError: the process was killed for what it did, or could not be started.
+        """
+        cpu = CPU_BASE + CPU_PER_CHARACTER * length
+        wall = WALL_BASE + WALL_PER_CHARACTER * length
+        request = {**request, "cpu": cpu, "wall": wall}
+        body = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        with self._lock, _interruptions() as interrupted_at:
+            running = self._started()
+            try:
+                assert running.stdin is not None
+                running.stdin.write(len(body).to_bytes(HEADER_SIZE, "big"))
+                running.stdin.write(body)
+                running.stdin.flush()
+                return self._reply(running, time.monotonic() + wall, length, interrupted_at)
+            except BrokenPipeError:
+                raise self._ended(running) from None
+            except BaseException:
+                self.kill()
+                raise
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._running is not None and self._owner != os.getpid():
+            self._running = None  # it belongs to the process that this one was forked from
+        if self._running is None or self._running.poll() is not None:
+            self.kill()
+            self._running, self._owner = _start(), os.getpid()
+        return self._running
+
+    def _reply(
+        self,
+        running: subprocess.Popen[bytes],
+        deadline: float,
+        length: int,
+        interrupted_at: Callable[[], float | None],
+    ) -> dict[str, Any]:
+        """Wait for the reply."""
+        assert running.stdout is not None
+        descriptor = running.stdout.fileno()
+        received = bytearray()
+        size: int | None = None
+        while size is None or len(received) < HEADER_SIZE + size:
+            if (pressed := interrupted_at()) is not None and time.monotonic() > pressed + GRACE_SECONDS:
+                raise KeyboardInterrupt  # the handler only asked the reply to stop, which a template does not hear
+            if time.monotonic() > deadline:
+                self.kill()
+                raise _WorkerError("it runs for longer than a chat template can need")
+            if not select.select([descriptor], [], [], POLL_SECONDS)[0]:
+                continue
+            block = os.read(descriptor, 1 << 16)
+            if not block:
+                raise self._ended(running)
+            received += block
+            if size is None and len(received) >= HEADER_SIZE:
+                size = int.from_bytes(received[:HEADER_SIZE], "big")
+                if size > REPLY_BASE + REPLY_PER_CHARACTER * length:
+                    self.kill()
+                    raise _WorkerError("it makes more text than a chat template can need")
+        reply: dict[str, Any] = json.loads(received[HEADER_SIZE:].decode("utf-8", "surrogatepass"))
+        return reply
+
+    def _ended(self, running: subprocess.Popen[bytes]) -> _WorkerError:
+        """Say why the process ended without a reply."""
+        with suppress(subprocess.TimeoutExpired):
+            running.wait(1)
+        code = running.returncode
+        self.kill()
+        if code is not None and -code in (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU):
+            return _WorkerError("it runs for longer than a chat template can need")
+        return _WorkerError(f"the process that renders it ended (code {code}), perhaps for lack of memory")
+
+    def kill(self) -> None:
+        """End the process, if there is one."""
+        running, self._running = self._running, None
+        if running is not None and self._owner == os.getpid():
+            running.kill()
+            running.wait()
+            for stream in (running.stdin, running.stdout):
+                if stream is not None:
+                    with suppress(OSError):
+                        stream.close()
+
+
+_PROCESS = _Process()
+atexit.register(_PROCESS.kill)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Start a process that imports jinja2 and the sandbox, from where they are for this one, and nothing else."""
+    places = []
+    for name in ("jinja2", "markupsafe", "qwchat"):
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            raise _WorkerError(f"the library {name} is missing")
+        places.append(str(Path(found.origin).parent.parent))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, *dict.fromkeys(places)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _WorkerError(f"the process that renders it cannot be started ({error})") from error
+
+
+@contextmanager
+def _interruptions() -> Iterator[Callable[[], float | None]]:
+    """Note Ctrl-C beside the handler that there is, which may only ask the reply to stop.
+
+    Yields:
+        A function that returns when Ctrl-C came, as `time.monotonic` counts, or None. Where Ctrl-C is not a signal, and
+        outside the main thread, it always returns None.
+    """
+    pressed: float | None = None
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield lambda: None
+        return
+    handler = previous
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = time.monotonic()
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,265 @@
+"""Reading `tokenizer.json`, which may be hostile.
+
+The file describes a pipeline of components, and among those that the `tokenizers` library knows are some that take
+any amount of memory or time, or end the process. Nothing of the file's pipeline therefore reaches the library: what
+the Qwen family uses is a positive list, and the library's pipeline is built from constants (`qwchat.text.tokenizer`).
+Only the vocabulary, the merges and the added tokens are taken over, with limits on their number and length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qwchat.characters import is_unicode
+from qwchat.errors import ModelError
+
+SIZE_LIMIT = 32 << 20  # bytes; the largest file of the family has 12 MB
+ID_LIMIT = 1 << 20  # the family has 151,936 ids
+MERGES_LIMIT = 1 << 20
+TOKEN_LENGTH = 1_024  # characters; Qwen2's longest token has 128
+ADDED_LIMIT = 1_024  # tokens; Qwen3 has 26
+ADDED_LENGTH = 100  # characters
+PRIVATE = "\U000f0000"  # the first of the characters with which `encode_chat` hides those of control tokens
+
+PATTERNS = (
+    # Qwen1.5, Qwen2, Qwen2.5, QwQ, Qwen3 and the distillations of DeepSeek-R1
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+"""The regular expressions that texts may be split by. Each takes time linear in the text."""
+
+RESTORE = "restore it from the model's source"
+FAMILY = "only tokenizers of the Qwen family are supported"
+_SWITCHED_OFF = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+_MODEL_KEYS = {"type", "vocab", "merges", "fuse_unk", "ignore_merges", *_SWITCHED_OFF}
+_BYTE_LEVEL_KEYS = {"type", "add_prefix_space", "trim_offsets", "use_regex"}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a file defines.
+
+    Attributes:
+        composes: whether texts are brought to the normal form NFC first.
+        pattern: the one of `PATTERNS` that texts are split by.
+        vocab: token, in the byte-level alphabet, to id.
+        merges: pairs of tokens, in the order of their ranks.
+        ignore_merges: whether a piece that is a token is not merged.
+        special_ids: content of each added token to its id.
+    """
+
+    composes: bool
+    pattern: str
+    vocab: dict[str, int]
+    merges: list[tuple[str, str]]
+    ignore_merges: bool
+    special_ids: dict[str, int]
+
+
+def parse(data: bytes, path: Path) -> Definition:
+    """Check the content of a file, which `path` names in errors. `truncation` and `padding` are ignored.
+
+    Raises:
+        ModelError: it is not JSON, exceeds a limit, or has a component that is not supported.
+    """
+    return _Reader(path).definition(data)
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def _refuse(self, problem: str, remedy: str = RESTORE) -> NoReturn:
+        raise ModelError(f"{self._path}: {problem}: {remedy}")
+
+    def definition(self, data: bytes) -> Definition:
+        try:
+            values = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            self._refuse(f"the file is not JSON ({_short(error)})")
+        values = self._object(values, "the file")
+        for name in ("model", "pre_tokenizer", "decoder"):
+            if not isinstance(values.get(name), dict):
+                self._refuse(f"{name} is missing or not an object")
+        composes = self._composes(values.get("normalizer"))
+        pattern = self._pattern(values["pre_tokenizer"])
+        self._byte_level(values["decoder"], "decoder")
+        vocab, merges, ignores = self._model(values["model"])
+        special_ids = self._added_tokens(values.get("added_tokens") or [], vocab)
+        self._post_processor(values.get("post_processor"), {*vocab.values(), *special_ids.values()})
+        return Definition(composes, pattern, vocab, merges, ignores, special_ids)
+
+    def _object(self, value: Any, name: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self._refuse(f"{name} is not an object")
+        return value
+
+    def _keys(self, value: dict[str, Any], name: str, known: Collection[str]) -> None:
+        unknown = next((key for key in value if key not in known), None)
+        if unknown is not None:
+            self._refuse(f"{name} has the parameter {_short(unknown)}, which is not supported", FAMILY)
+
+    def _composes(self, value: Any) -> bool:
+        """Return whether the normaliser is NFC."""
+        parts = [] if value is None else [value]
+        if isinstance(value, dict) and value.get("type") == "Sequence" and isinstance(value.get("normalizers"), list):
+            self._keys(value, "normalizer Sequence", ("type", "normalizers"))
+            parts = value["normalizers"]
+        for part in parts:
+            kind = self._object(part, "normalizer").get("type")
+            if kind != "NFC":
+                self._refuse(f"the normalizer {_short(kind)} is not supported (NFC or none is)", FAMILY)
+            self._keys(part, "normalizer NFC", ("type",))
+        return bool(parts)
+
+    def _pattern(self, value: dict[str, Any]) -> str:
+        """Return the regular expression of the pre-tokenizer."""
+        parts = value.get("pretokenizers")
+        if value.get("type") != "Sequence" or not isinstance(parts, list) or len(parts) != 2:
+            kind = _short(value.get("type"))
+            self._refuse(f"the pre_tokenizer {kind} is not supported (a Sequence of Split and ByteLevel is)", FAMILY)
+        self._keys(value, "pre_tokenizer", ("type", "pretokenizers"))
+        split, byte_level = (self._object(part, "a part of pre_tokenizer") for part in parts)
+        if split.get("type") != "Split":
+            self._refuse(f"the pre_tokenizer {_short(split.get('type'))} is not supported (Split is)", FAMILY)
+        self._keys(split, "pre_tokenizer Split", ("type", "pattern", "behavior", "invert"))
+        pattern = split.get("pattern")
+        if not isinstance(pattern, dict) or list(pattern) != ["Regex"] or pattern["Regex"] not in PATTERNS:
+            self._refuse("the pre_tokenizer Split has a pattern that is not supported (the Qwen family's is)", FAMILY)
+        if split.get("behavior") != "Isolated" or split.get("invert") is not False:
+            self._refuse("the pre_tokenizer Split must have the behavior Isolated and invert false", FAMILY)
+        self._byte_level(byte_level, "pre_tokenizer")
+        if byte_level.get("add_prefix_space") is not False or byte_level.get("use_regex") is not False:
+            self._refuse("the pre_tokenizer ByteLevel must have add_prefix_space and use_regex false", FAMILY)
+        regex: str = pattern["Regex"]
+        return regex
+
+    def _byte_level(self, value: dict[str, Any], name: str) -> None:
+        if value.get("type") != "ByteLevel":
+            self._refuse(f"the {name} {_short(value.get('type'))} is not supported (ByteLevel is)", FAMILY)
+        self._keys(value, f"{name} ByteLevel", _BYTE_LEVEL_KEYS)
+        for key in _BYTE_LEVEL_KEYS - {"type"}:
+            if not isinstance(value.get(key, False), bool):
+                self._refuse(f"{name} ByteLevel: {key} is not true or false")
+
+    def _post_processor(self, value: Any, known_ids: set[int]) -> None:
+        """Check the post-processor, which is not applied: the chat template alone writes control tokens."""
+        if value is None:
+            return
+        kind = self._object(value, "post_processor").get("type")
+        if kind == "ByteLevel":
+            self._byte_level(value, "post_processor")
+        elif kind == "TemplateProcessing":
+            self._keys(value, "post_processor TemplateProcessing", ("type", "single", "pair", "special_tokens"))
+            if not _is_template(value, known_ids):
+                self._refuse("the post_processor TemplateProcessing is damaged")
+        elif kind == "Sequence" and isinstance(parts := value.get("processors"), list) and len(parts) <= 2:
+            self._keys(value, "post_processor Sequence", ("type", "processors"))
+            for part in parts:
+                if self._object(part, "a part of post_processor").get("type") == "Sequence":
+                    self._refuse("post_processor has a Sequence within a Sequence", FAMILY)
+                self._post_processor(part, known_ids)
+        else:
+            self._refuse(
+                f"the post_processor {_short(kind)} is not supported (ByteLevel and TemplateProcessing are)", FAMILY
+            )
+
+    def _model(self, value: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]], bool]:
+        if value.get("type", "BPE") != "BPE":
+            self._refuse(f"the model {_short(value.get('type'))} is not supported (byte-level BPE is)", FAMILY)
+        self._keys(value, "model", _MODEL_KEYS)
+        for option in _SWITCHED_OFF:
+            if value.get(option):
+                self._refuse(f"model sets {option}, which is not supported", FAMILY)
+        for option in ("fuse_unk", "ignore_merges"):
+            if not isinstance(value.get(option, False), bool):
+                self._refuse(f"model: {option} is not true or false")
+        vocab = self._vocab(value.get("vocab"))
+        return vocab, self._merges(value.get("merges"), vocab), value.get("ignore_merges", False)
+
+    def _vocab(self, vocab: Any) -> dict[str, int]:
+        if not isinstance(vocab, dict) or not vocab:
+            self._refuse("model: vocab is missing or not an object")
+        ids = vocab.values()
+        if not all(type(token_id) is int for token_id in ids):
+            self._refuse("model: vocab has an id that is not an integer")
+        if min(ids) < 0 or max(ids) >= ID_LIMIT or len(set(ids)) != len(vocab):
+            self._refuse(f"model: vocab has ids that are repeated or outside 0 to {ID_LIMIT - 1:,}")
+        if min(map(len, vocab)) == 0 or max(map(len, vocab)) > TOKEN_LENGTH:
+            self._refuse(f"model: vocab has a token that is empty or longer than {TOKEN_LENGTH:,} characters")
+        if not is_unicode("".join(vocab)):
+            self._refuse("model: vocab has a token with half a character (lone surrogate)")
+        return vocab
+
+    def _merges(self, listed: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
+        if not isinstance(listed, list) or len(listed) > MERGES_LIMIT:
+            self._refuse(f"model: merges is not a list of at most {MERGES_LIMIT:,} pairs")
+        merges = [tuple(each.split(" ")) if isinstance(each, str) else each for each in listed]
+        for pair in merges:
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+                self._refuse("model: merges has an entry that is not a pair of tokens")
+            if not (pair[0] in vocab and pair[1] in vocab and pair[0] + pair[1] in vocab):
+                self._refuse(f"model: merges has the pair {_short(' '.join(pair))}, which is not in vocab")
+        return [(left, right) for left, right in merges]
+
+    def _added_tokens(self, listed: Any, vocab: dict[str, int]) -> dict[str, int]:
+        if not isinstance(listed, list) or len(listed) > ADDED_LIMIT:
+            self._refuse(f"added_tokens is not a list of at most {ADDED_LIMIT:,} tokens")
+        content_of = {token_id: token for token, token_id in vocab.items()}
+        ids, special_ids = vocab.copy(), dict[str, int]()
+        for token in listed:
+            content, token_id = (self._object(token, "an added token").get(key) for key in ("content", "id"))
+            if not isinstance(content, str) or not 0 < len(content) <= ADDED_LENGTH or not is_unicode(content):
+                self._refuse(f"an added token has no text of 1 to {ADDED_LENGTH} characters")
+            if max(content) >= PRIVATE:
+                self._refuse("an added token has a character for private use (plane 15 or 16)")
+            if type(token_id) is not int or not 0 <= token_id < ID_LIMIT:
+                self._refuse(f"the added token {_short(content)} has the impossible id {_short(token_id)}")
+            if ids.setdefault(content, token_id) != token_id or content_of.setdefault(token_id, content) != content:
+                self._refuse(f"the added token {_short(content)} and its id {token_id:,} stand for two tokens")
+            for flag in ("lstrip", "rstrip", "single_word", "normalized", "special"):
+                if not isinstance(token.get(flag, False), bool):
+                    self._refuse(f"the added token {_short(content)}: {flag} is not true or false")
+            if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+                problem = f"the added token {_short(content)} strips its surroundings"
+                self._refuse(f"{problem}, which is not supported", FAMILY)
+            special_ids[content] = token_id
+        return special_ids
+
+
+def _is_template(value: dict[str, Any], known_ids: set[int]) -> bool:
+    """Return True if a TemplateProcessing has a sane form and known ids."""
+    special = value.get("special_tokens")
+    if not isinstance(special, dict) or len(special) > ADDED_LIMIT:
+        return False
+    for token in special.values():
+        ids = token.get("ids") if isinstance(token, dict) else None
+        if not isinstance(ids, list) or len(ids) > ADDED_LIMIT or not all(type(each) is int for each in ids):
+            return False
+        if not known_ids.issuperset(ids):
+            return False
+    return all(_is_sequence(value.get(name), special) for name in ("single", "pair"))
+
+
+def _is_sequence(items: Any, special: dict[str, Any]) -> bool:
+    if not isinstance(items, list) or len(items) > ADDED_LIMIT:
+        return False
+    for item in items:
+        kind, content = next(iter(item.items())) if isinstance(item, dict) and len(item) == 1 else ("", None)
+        name = content.get("id") if isinstance(content, dict) else None
+        if not isinstance(name, str) or name not in (special if kind == "SpecialToken" else ("A", "B")):
+            return False
+        if kind not in ("SpecialToken", "Sequence"):
+            return False
+    return True
+
+
+def _short(value: Any) -> str:
+    """Return `value` as it stands in an error: no line ends, no controls, not long."""
+    if isinstance(value, list | tuple | dict):
+        return "an object" if isinstance(value, dict) else f"a list of {len(value):,}"
+    text = str(value) if isinstance(value, Exception) else repr(value[:60] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,28 @@
+"""Kernels of the tests' own, and parts of kernels that Python calls: kept by Numba's cache, for speed.
+
+The program never uses that cache, which unpickles what it finds. It lies in the private folder of the kernels, since
+Numba does not notice edits of the functions that a kernel calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quant.native import compiler
+from quant.native.backend import config
+from qwchat.cpu.kernels.objects import KERNELS
+
+config.CACHE_DIR = str(KERNELS.writable_folder)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function for Python to call."""
+    return compiler.jitted(function, cache=True)
+
+
+def _for_python(function: Callable[..., Any], **options: bool) -> Any:
+    return compiler.jitted(function, cache=True, **options)
+
+
+compiler.for_python = _for_python

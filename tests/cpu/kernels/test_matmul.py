@@ -1,0 +1,148 @@
+"""The matrix kernel against its NumPy twin, for every format, vector count and awkward shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from quant.formats import PackedTensor, dequantise
+from qwchat.cpu.kernels import elementwise, reference
+from qwchat.cpu.kernels.matmul import activate_pairs, multiply_pairs, pairs
+from qwchat.cpu.kernels.records import ACTIVATIONS, BLOCK, SLOTS, SLOTS_BLOCK, matmul_scratch_bytes
+from qwchat.cpu.weights import Weights
+from tests.cpu.kernels.compiled import kernel
+from tests.cpu.kernels.packed import KINDS, Folder, random_packed, vector
+
+
+@kernel
+def _run(matrices, sources, tokens, out, accumulate, scratch):  # type: ignore[no-untyped-def]
+    matrix, source = matrices[0], sources[0]
+    end, stride = pairs(matrix), matrix.tiles * 64
+    multiply_pairs(matrix, source.x, source.packed, tokens, 0, end, out, stride, accumulate, scratch)
+
+
+def activations(x: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
+    """The ACTIVATIONS record of ``x`` and what it points to."""
+    packed = reference.packed_activations(x)
+    record = np.zeros(1, ACTIVATIONS)
+    record["x"], record["packed"], record["columns"] = x.ctypes.data, packed.ctypes.data, x.shape[1]
+    return record, (x, packed)
+
+
+def scratch_for(tokens: int) -> tuple[int, NDArray[np.uint8]]:
+    """The address of a driver's scratch, on a cache line, and what keeps it alive."""
+    memory = np.full(matmul_scratch_bytes(tokens) + 64, 255, np.uint8)
+    return memory.ctypes.data + -memory.ctypes.data % 64, memory
+
+
+def multiply(
+    packed: PackedTensor, x: NDArray[np.float32], bias: NDArray[np.float32] | None = None, residual: bool = False
+) -> NDArray[np.float32]:
+    tensors = {"w": packed} | ({"b": vector(bias)} if bias is not None else {})
+    weights = Weights(Folder(**tensors))
+    matrix = weights.matrix("w", "b" if bias is not None else None).reshape(1)
+    sources, alive = activations(x)
+    width = -(-packed.shape[0] // 16) * 16
+    out = np.full((len(x), width), 3 if residual else np.nan, np.float32)
+    scratch, memory = scratch_for(len(x))
+    _run(matrix, sources, len(x), out.ctypes.data, residual, scratch)
+    assert alive
+    assert len(memory)
+    return out[:, : packed.shape[0]]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("rows", "columns", "tokens"), [(1, 128, 1), (16, 128, 2), (33, 384, 7), (48, 896, 15)])
+def test_equals_the_numpy_twin(kind: tuple[str, int, bool], rows: int, columns: int, tokens: int) -> None:
+    rng = np.random.default_rng(rows)
+    packed = random_packed(kind, rows, columns, rng)
+    x = rng.standard_normal((tokens, columns)).astype(np.float32)
+    bias = rng.standard_normal(rows).astype(np.float32)
+    expected = reference.multiply(packed, x, bias)
+    scale = np.abs(dequantise(packed)).astype(np.float64) @ np.abs(x).T.astype(np.float64)
+    error = np.abs(multiply(packed, x, bias) - expected) / (scale.T + np.abs(bias))
+    assert error.max() < 1e-6
+    assert np.allclose(multiply(packed, x, bias, residual=True), multiply(packed, x, bias) + np.float32(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_token_does_not_depend_on_its_neighbours(kind: tuple[str, int, bool]) -> None:
+    rng = np.random.default_rng(5)
+    packed = random_packed(kind, 80, 640, rng)
+    x = rng.standard_normal((23, 640)).astype(np.float32)
+    together = multiply(packed, x)
+    for tokens in range(1, 10):
+        starts = range(0, len(x), tokens)
+        apart = np.concatenate([multiply(packed, np.ascontiguousarray(x[at : at + tokens])) for at in starts])
+        assert np.array_equal(together, apart)
+
+
+@kernel
+def _activate(gates, ups, sources, tokens, targets, keep, scratch):  # type: ignore[no-untyped-def]
+    source, end = sources[0], pairs(gates[0])
+    activate_pairs(gates[0], ups[0], source.x, source.packed, tokens, 0, end, targets[0], keep, scratch)
+
+
+@pytest.mark.parametrize("kinds", [(KINDS[0], KINDS[1]), (KINDS[7], KINDS[3])], ids=str)
+@pytest.mark.parametrize("tokens", [1, 7, 13])
+def test_gate_and_up_are_activated_and_quantised(kinds: tuple[tuple[str, int, bool], ...], tokens: int) -> None:
+    rng = np.random.default_rng(9)
+    gate, up = (random_packed(kind, 96, 256, rng) for kind in kinds)
+    x = rng.standard_normal((tokens, 256)).astype(np.float32)
+    expected = np.empty((tokens, 96), np.float32)
+    for row, left, right in zip(expected, multiply(gate, x), multiply(up, x), strict=True):
+        left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
+        elementwise.silu_multiply(left.ctypes.data, right.ctypes.data, row.ctypes.data, 96)
+    target, (out, packed) = activations(np.zeros_like(expected))
+    sources, alive = activations(x)
+    weights = Weights(Folder(gate=gate, up=up))
+    scratch, memory = scratch_for(tokens)
+    matrices = weights.matrix("gate").reshape(1), weights.matrix("up").reshape(1)
+    for keep in (False, True):
+        packed[:] = 0
+        _activate(*matrices, sources, tokens, target, keep, scratch)
+        assert np.array_equal(out, expected if keep else np.zeros_like(expected))
+        assert np.array_equal(packed, reference.packed_activations(expected))
+    assert alive
+    assert len(memory)
+
+
+@pytest.mark.parametrize("kind", KINDS[:7], ids=str)
+def test_extreme_scales_and_zero_blocks(kind: tuple[str, int, bool]) -> None:
+    rng = np.random.default_rng(6)
+    packed = random_packed(kind, 32, 256, rng, extreme=True)
+    x = (rng.standard_normal((3, 256)) * 10.0 ** rng.uniform(-15, 5, (3, 256))).astype(np.float32)
+    x[0, 32:96] = 0
+    x[1] = 0
+    result, expected = multiply(packed, x), reference.multiply(packed, x)
+    scale = np.abs(dequantise(packed)).astype(np.float64) @ np.abs(x).T.astype(np.float64)
+    assert np.all(np.abs(result - expected) <= 1e-6 * scale.T + 1e-30)
+    assert not result[1].any()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_activations_are_not_hidden(kind: tuple[str, int, bool], bad: float) -> None:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((1, 128)).astype(np.float32)
+    x[0, 77] = bad
+    packed = random_packed(kind, 16, 128, rng)
+    seen = np.zeros((4, SLOTS_BLOCK), np.uint8)
+    elementwise.quantise(x.ctypes.data, seen.ctypes.data, 0, 128)
+    scales = seen[:, SLOTS * BLOCK :].view(np.float32)[:, 0]
+    assert np.isnan(scales[2])
+    assert np.isfinite(scales[[0, 1, 3]]).all()
+    with np.errstate(invalid="ignore"):
+        result = multiply(packed, x)
+    assert not np.isfinite(result).any()
+
+
+def test_the_real_vocabulary() -> None:
+    rng = np.random.default_rng(8)
+    packed = random_packed(("q8", 32, False), 151_936, 64, rng)
+    x = rng.standard_normal((1, 64)).astype(np.float32)
+    expected = reference.multiply(packed, x)
+    assert np.abs(multiply(packed, x) - expected).max() <= 1e-5 * np.abs(expected).max()

@@ -1,0 +1,100 @@
+"""Row-wise kernels against their NumPy twins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quant.formats import dequantise
+from qwchat.cpu.kernels import elementwise, reference, simd
+from qwchat.cpu.kernels.records import SLOTS
+from qwchat.cpu.weights import Weights
+from tests.cpu.kernels.compiled import kernel
+from tests.cpu.kernels.packed import KINDS, Folder, random_packed
+
+
+@kernel
+def _exponential(x, out, count):  # type: ignore[no-untyped-def]
+    for offset in range(0, count * 4, 64):
+        simd.store_f32(out + offset, elementwise.exponential(simd.load_f32(x + offset)))
+
+
+def exponential(values: np.ndarray) -> np.ndarray:
+    x = np.ascontiguousarray(values, np.float32)
+    out = np.empty_like(x)
+    _exponential(x.ctypes.data, out.ctypes.data, len(x))
+    return out
+
+
+@kernel
+def _exponential_below_zero(x, out, count):  # type: ignore[no-untyped-def]
+    for offset in range(0, count * 4, 64):
+        simd.store_f32(out + offset, elementwise.exponential_below_zero(simd.load_f32(x + offset)))
+
+
+def test_exponential_below_zero() -> None:
+    x = np.linspace(-87.3, 0, 160_000, dtype=np.float32)
+    x = np.concatenate([x, np.float32([0.0] * 16 + [-1e4, -np.inf] * 8 + [np.nan] * 16)])
+    out = np.empty_like(x)
+    _exponential_below_zero(x.ctypes.data, out.ctypes.data, len(x))
+    assert np.abs(out[:160_000] / np.exp(x[:160_000].astype(np.float64)) - 1).max() < 3e-7
+    assert np.array_equal(out[160_000:160_016], np.ones(16, np.float32))
+    assert (out[160_016:160_032] < 2e-38).all()
+    assert np.isnan(out[160_032:]).all()
+
+
+def test_exponential() -> None:
+    x = np.linspace(-87, 88, 160_000, dtype=np.float32)
+    exact = np.exp(x.astype(np.float64))
+    assert np.abs(exponential(x) / exact - 1).max() < 3e-7
+    assert exponential(np.zeros(16))[0] == 1
+    assert not exponential(np.full(16, -np.inf)).any()
+    assert not exponential(np.full(16, -90.0)).any()
+    assert np.isnan(exponential(np.full(16, np.nan))).all()
+
+
+@pytest.mark.parametrize("columns", [32, 896, 4864])
+def test_quantise(columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    x = rng.standard_normal((6, columns)).astype(np.float32)
+    x[0, :32] = 0
+    x[5, 5] = 1e30
+    expected = reference.packed_activations(x)
+    packed = np.zeros_like(expected)
+    for row in range(6):
+        elementwise.quantise(x[row].ctypes.data, packed[row // SLOTS].ctypes.data, row, columns)
+    assert np.array_equal(packed, expected)
+
+
+@pytest.mark.parametrize("columns", [32, 256, 3584])
+def test_rms_norm(columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    x, weight = rng.standard_normal((2, columns)).astype(np.float32)
+    out = np.empty_like(x)
+    elementwise.rms_norm(x.ctypes.data, weight.ctypes.data, out.ctypes.data, columns, 1e-6)
+    assert np.allclose(out, reference.rms_norm(x[None], weight, 1e-6)[0], rtol=1e-6, atol=0)
+
+
+def test_silu_multiply() -> None:
+    gate = np.concatenate([np.linspace(-200, 200, 512), [0.0] * 32]).astype(np.float32)
+    up = np.random.default_rng(0).standard_normal(len(gate)).astype(np.float32)
+    out = np.empty_like(gate)
+    elementwise.silu_multiply(gate.ctypes.data, up.ctypes.data, out.ctypes.data, len(gate))
+    assert np.allclose(out, reference.silu_multiply(gate, up), rtol=1e-6, atol=1e-35)
+
+
+@kernel
+def _embed(matrices, token, out):  # type: ignore[no-untyped-def]
+    elementwise.embed(matrices[0], token, out)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_embed(kind: tuple[str, int, bool]) -> None:
+    packed = random_packed(kind, 40, 256, np.random.default_rng(1))
+    expected = dequantise(packed)
+    weights = Weights(Folder(w=packed))
+    matrix = weights.matrix("w").reshape(1)
+    out = np.empty(256, np.float32)
+    for token in (0, 15, 16, 39):
+        _embed(matrix, token, out.ctypes.data)
+        assert np.allclose(out, expected[token], rtol=1e-6)

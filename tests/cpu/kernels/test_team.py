@@ -1,0 +1,290 @@
+"""The thread team: every item is done once and in its phase, whether members spin, sleep, nap or sit out."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from benchmarks.busy_core import busy_loop
+from qwchat.cpu.kernels.sync import atomic_add, atomic_load, atomic_store, pause
+from qwchat.cpu.kernels.team import (
+    NAP,
+    announce_end,
+    await_step,
+    barrier,
+    begin_step,
+    end_step,
+    is_crowded,
+    next_nap,
+    rouse,
+    take,
+)
+from qwchat.cpu.kernels.threads import CANCELLED, HEADER_LINES, MEMBER_BYTES, RUN, Program, Team
+from tests.clocks import share_of_a_spin, wait_for
+from tests.cpu.kernels.compiled import kernel
+
+LINE = 64
+
+
+@kernel
+def _step(team, member, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
+    """``counts``: items done, by phase; ``seen``: items that came before their phase, then items by member."""
+    done, own = counts.ctypes.data, seen.ctypes.data
+    for phase in range(len(items)):
+        while True:
+            item = take(team, member, items[phase])
+            if item < 0:
+                break
+            late = phase > 0 and atomic_load(done + (phase - 1) * LINE) != items[phase - 1]
+            if late or item >= items[phase]:
+                atomic_add(own, 1)
+            for _ in range(pauses[0]):
+                pause()
+            atomic_add(done + phase * LINE, 1)
+            atomic_add(own + (member + 1) * LINE, 1)
+        barrier(team, member)
+
+
+@kernel
+def _lead(team, size, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
+    begin_step(team)
+    _step(team, 0, items, pauses, counts, seen)
+    end_step(team)
+
+
+@kernel
+def _serve(team, member, size, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
+    while True:
+        outcome = await_step(team, member)
+        if outcome != RUN:
+            return outcome
+        _step(team, member, items, pauses, counts, seen)
+
+
+PROGRAM = Program(_lead, _serve, rouse, announce_end)
+
+
+@kernel
+def _cancelled_step(team, member, items, stop_after, counts):  # type: ignore[no-untyped-def]
+    """Sets the stop word in item ``stop_after``.  ``counts``: items done, and items begun after that."""
+    done, late = counts.ctypes.data, counts.ctypes.data + LINE
+    for phase in range(len(items)):
+        while True:
+            item = take(team, member, items[phase])
+            if item < 0:
+                break
+            atomic_add(late, 1 if atomic_load(team + CANCELLED) != 0 else 0)
+            for _ in range(100):
+                pause()
+            if atomic_add(done, 1) == stop_after[0]:
+                atomic_store(team + CANCELLED, 1)
+        barrier(team, member)
+
+
+@kernel
+def _lead_cancelled(team, size, items, stop_after, counts):  # type: ignore[no-untyped-def]
+    begin_step(team)
+    _cancelled_step(team, 0, items, stop_after, counts)
+    end_step(team)
+
+
+@kernel
+def _serve_cancelled(team, member, size, items, stop_after, counts):  # type: ignore[no-untyped-def]
+    while True:
+        outcome = await_step(team, member)
+        if outcome != RUN:
+            return outcome
+        _cancelled_step(team, member, items, stop_after, counts)
+
+
+class Work:
+    """A team and what it did."""
+
+    def __init__(self, size: int, phases: int) -> None:
+        self.items = np.ones(phases, np.int64)
+        self.pauses = np.zeros(1, np.int64)
+        self.counts = np.zeros((phases, 8), np.int64)
+        self.seen = np.zeros((size + 1, 8), np.int64)
+        self.team = Team(size, PROGRAM, (self.items, self.pauses, self.counts, self.seen))
+
+    def check_step(self, active: int | None = None) -> None:
+        self.counts[:] = 0
+        self.team.run(active)
+        assert np.array_equal(self.counts[:, 0], self.items)
+        assert self.seen[0, 0] == 0
+
+    def nap(self, member: int) -> int:
+        """How long the member napped last, in ns."""
+        offset = self.team.address - self.team._memory.ctypes.data
+        offset += HEADER_LINES * LINE + member * MEMBER_BYTES + NAP
+        return int(self.team._memory[offset : offset + 8].view(np.int64)[0])
+
+    def step_until_all_have_worked(self) -> None:
+        """One that sleeps for ever never does; on a busy machine one may wake too late for many steps."""
+        wait_for(lambda: self.check_step() or (self.seen[1:, 0] > 0).all(), "work of every member", pause=0)
+
+    def asleep(self) -> int:
+        """How many members sleep; they are noted as to be woken."""
+        return int(rouse(self.team.address, self.team.size, self.team._asleep.ctypes.data))
+
+    def close(self) -> None:
+        self.team.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwchat-")]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_every_item_is_done_once_and_in_its_phase(size: int) -> None:
+    rng = np.random.default_rng(size)
+    work = Work(size, 40)
+    sleeps = [0.0] * 1500 + [0.01] * 4 + [0.0] * 100  # some steps meet members that sleep
+    for seconds in sleeps:
+        time.sleep(seconds)
+        work.items[:] = np.where(rng.random(40) < 0.5, 1, rng.integers(1, 60, 40))
+        work.check_step()
+    work.close()
+
+
+def test_every_member_gets_work() -> None:
+    work = Work(3, 2)
+    work.items[:] = 2_000_000
+    work.step_until_all_have_worked()
+    work.close()
+
+
+def test_members_beyond_the_active_ones_sit_out() -> None:
+    work = Work(4, 30)
+    work.items[:] = 200
+    for step in range(400):
+        before = work.seen[1:, 0].copy()
+        active = 1 + step % 4
+        time.sleep(0.001 * (step % 3 == 0))
+        work.check_step(active)
+        assert np.array_equal(work.seen[1 + active :, 0], before[active:])
+    work.close()
+
+
+def test_idle_members_cost_nothing() -> None:
+    work = Work(2, 3)
+    work.team.run()
+    wait_for(lambda: work.asleep() == 1, "the member to sleep")
+    assert share_of_a_spin(lambda: time.sleep(1.0)) < 0.2
+    work.close()
+
+
+def test_members_do_not_spin_for_a_slow_consumer() -> None:
+    work = Work(2, 3)
+    for _ in range(2):
+        work.check_step()
+
+    def consume() -> None:
+        for _ in range(30):
+            time.sleep(1 / 30)
+            work.check_step()
+
+    assert share_of_a_spin(consume) < 0.3
+    work.close()
+
+
+def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
+    work = Work(3, 2)
+    work.items[:] = 100_000
+    work.check_step()
+    for _ in range(5):
+        wait_for(lambda: work.asleep() == 2, "both members to sleep")
+        work.check_step()  # all slept and were noted as to be woken, but were not
+    work.step_until_all_have_worked()
+    work.team._rouse(3)  # woken, but there is no step
+    time.sleep(0.01)
+    work.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a thread of its preemptions")
+def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
+    work = Work(2, 20)
+    work.items[:] = 20
+    work.pauses[0] = 1000  # some tens of microseconds
+    for _ in range(5):
+        work.check_step()
+    with ExitStack() as loops:
+        for core in os.sched_getaffinity(0):
+            loops.enter_context(busy_loop(core, own_session=False))
+        wait_for(lambda: work.check_step() or work.nap(1), "a nap", pause=0)
+    done = work.seen[2, 0]
+    wait_for(lambda: work.check_step() or work.seen[2, 0] > done, "the end of the nap", pause=0)
+    work.close()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
+    rng = np.random.default_rng(size)
+    items, stop_after, counts = rng.integers(1, 40, 60), np.zeros(1, np.int64), np.zeros((2, 8), np.int64)
+    program = Program(_lead_cancelled, _serve_cancelled, rouse, announce_end)
+    team = Team(size, program, (items, stop_after, counts))
+    for stop in rng.integers(0, items.sum(), 200):
+        counts[:], stop_after[0] = 0, stop
+        assert not team.run_watched(lambda: False)
+        done, late = counts[:, 0]
+        assert done > stop
+        assert late < size
+        counts[:], stop_after[0] = 0, -1  # The next step is whole, however it is run.
+        if stop % 2:
+            team.run()
+        else:
+            assert team.run_watched(lambda: False)
+        assert counts[:, 0].tolist() == [items.sum(), 0]
+    team.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwchat-")]
+
+
+@pytest.mark.parametrize("raising", [False, True])
+def test_a_step_is_cancelled_before_the_first_item(raising: bool) -> None:
+    work = Work(2, 5)
+
+    def cancelled() -> bool:
+        if raising:
+            raise KeyboardInterrupt
+        return True
+
+    work.pauses[0], work.items[:] = 1000, 2000  # Seconds.
+    if raising:
+        with pytest.raises(KeyboardInterrupt):
+            work.team.run_watched(cancelled)
+    else:
+        assert not work.team.run_watched(cancelled)
+    assert work.counts.sum() < work.items.sum()
+    work.pauses[0], work.items[:] = 0, 10
+    work.check_step()
+    work.close()
+
+
+def test_naps_grow_while_the_core_stays_crowded() -> None:
+    millisecond = 1_000_000
+    lengths = [0]
+    for _ in range(5):
+        lengths.append(_next_nap(lengths[-1], 8 * millisecond))
+    assert lengths[1:] == [20 * millisecond, 40 * millisecond, 80 * millisecond, 160 * millisecond, 160 * millisecond]
+    assert _next_nap(160 * millisecond, 161 * millisecond) == 20 * millisecond
+
+
+def test_a_member_naps_when_it_costs_more_than_it_gives() -> None:
+    millisecond = 1_000_000
+    assert _is_crowded(15 * millisecond, 7 * millisecond, 2)
+    assert not _is_crowded(15 * millisecond, 4 * millisecond, 2)
+    assert _is_crowded(15 * millisecond, 4 * millisecond, 4)
+    assert not _is_crowded(15 * millisecond, millisecond, 64)  # a hiccup
+
+
+@kernel
+def _is_crowded(span, missed, active):  # type: ignore[no-untyped-def]
+    return is_crowded(span, missed, active)
+
+
+@kernel
+def _next_nap(last, awake):  # type: ignore[no-untyped-def]
+    return next_nap(last, awake)

@@ -1,0 +1,183 @@
+"""The compiled forward pass against a float64 decoder, and its independence of chunks, threads and history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from qwchat.cpu import memory
+from qwchat.cpu.cache import choose_kind
+from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, PromptTooLongError, UsageError
+from qwchat.events import Finished, Prefilled, Step
+from qwchat.generation.engine import Engine
+from qwchat.generation.sampling import SamplingSettings
+from tests.cpu.decoder import Decoder, config, random_folder
+from tests.cpu.kernels.packed import KINDS, Folder, random_packed
+
+IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
+GREEDY = SamplingSettings()
+
+
+@contextmanager
+def engine(folder: Folder, **options: int) -> Iterator[Engine]:
+    built = Engine(folder, **options)  # type: ignore[arg-type]
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True, "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-5},
+        {"num_attention_heads": 14, "hidden_size": 14 * 64, "num_hidden_layers": 1},
+        {"num_attention_heads": 8, "num_key_value_heads": 1, "hidden_size": 1024, "num_hidden_layers": 1},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+    ],
+    ids=["plain", "tied", "ratio 7", "ratio 8, head 128", "yarn"],
+)
+def test_logits_equal_the_decoder(changes: dict[str, object]) -> None:
+    folder = random_folder(config(**changes))
+    ids = IDS[:150]
+    expected = Decoder(folder).logits(ids)
+    with engine(folder, threads=2, context=512 if "rope_scaling" not in changes else 256) as built:
+        error = np.abs(built.logits(ids) - expected).max()
+    assert error < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[4], KINDS[6]], ids=str)
+def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
+    model = config(hidden_size=128, intermediate_size=256, num_hidden_layers=1)
+    folder = random_folder(model)
+    rng = np.random.default_rng(1)
+    for name, packed in list(folder._tensors.items()):
+        if len(packed.shape) == 2:
+            quantised = random_packed(kind, *packed.shape, rng)
+            part = "row_scales" if "row_scales" in quantised.parts else "scales"
+            quantised.parts[part] *= quantised.parts[part].dtype.type(1e-4 if part == "row_scales" else 0.02)
+            folder._tensors[name] = quantised
+    expected = Decoder(folder).logits(IDS[:40])
+    with engine(folder, threads=1) as built:
+        logits = built.logits(IDS[:40])
+    # An activation next to a rounding boundary may fall to the other side: compare in the mean.
+    assert np.abs(logits - expected).mean() < 2e-3 * np.abs(expected).mean()
+
+
+def test_neither_chunks_nor_threads_nor_history_matter() -> None:
+    folder = random_folder(config())
+    with engine(folder, threads=1, context=1024) as built:
+        expected = built.logits(IDS)
+        for chunk in (1, 7, 8, 9, 64):
+            built.truncate(0)
+            assert np.array_equal(built.extend(IDS, chunk), expected)
+        built.truncate(519)
+        assert np.array_equal(built.extend(IDS[519:], 3), expected[519:])
+    for threads in (2, 3, 4):
+        with engine(folder, threads=threads, context=1024) as built:
+            assert np.array_equal(built.logits(IDS), expected)
+            # Many steps of one token, in which threads sit out by turns, and others between them.
+            rng = np.random.default_rng(threads)
+            built.truncate(0)
+            start = 0
+            while start < len(IDS):
+                size = int(rng.choice([1, 1, 1, 1, 1, 2, 5, 17]))
+                assert np.array_equal(built.extend(IDS[start : start + size]), expected[start : start + size])
+                start += size
+
+
+def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
+    with engine(random_folder(config()), threads=2, context=256) as built:
+        run = {"seed": 1, "usable_vocab": 301, "max_tokens": 20}
+        events = list(built.generate(IDS[:140], GREEDY, **run))
+        tokens = [event.token_id for event in events if isinstance(event, Step)]
+        assert [(e.done, e.cached) for e in events if isinstance(e, Prefilled)] == [(128, 0), (140, 0)]
+        assert len(tokens) == 20
+        again = list(built.generate([*IDS[:140], *tokens[:5]], GREEDY, **run))
+        assert [e.token_id for e in again if isinstance(e, Step)][:15] == tokens[5:]
+        end = again[-1]
+        assert isinstance(end, Finished)
+        assert (end.reason, end.stats.cached_tokens, end.stats.prompt_tokens) == ("length", 144, 145)
+        assert end.stats.generated_tokens == 20
+
+
+def test_how_generation_ends() -> None:
+    with engine(random_folder(config()), threads=1, context=64) as built:
+
+        def reason(ids: list[int], **options: object) -> str:
+            settings = {"seed": 0, "usable_vocab": 301} | options
+            end = list(built.generate(ids, GREEDY, **settings))[-1]  # type: ignore[arg-type]
+            assert isinstance(end, Finished)
+            return end.reason
+
+        first = next(e for e in built.generate(IDS[:9], GREEDY, seed=0, usable_vocab=301) if isinstance(e, Step))
+        assert reason(IDS[:9], stop_ids=frozenset([first.token_id])) == "stop"
+        assert reason(IDS[:9], max_tokens=3) == "length"
+        assert reason(IDS[:9], max_tokens=0) == "length"
+        assert reason(IDS[:9]) == "context"
+        assert reason(IDS[:64]) == "context"
+        assert reason(IDS[:9], cancel=lambda: True) == "cancelled"
+        with pytest.raises(PromptTooLongError):
+            reason(IDS[:65])
+        with pytest.raises(UsageError):
+            reason([])
+
+
+def test_padding_rows_are_never_chosen() -> None:
+    with engine(random_folder(config()), threads=1, context=64) as built:
+        steps = built.generate(IDS[:5], SamplingSettings(temperature=5.0), seed=3, usable_vocab=17)
+        assert all(event.token_id < 17 for event in steps if isinstance(event, Step))
+
+
+def test_non_finite_weights_raise_and_do_not_linger() -> None:
+    folder = random_folder(config())
+    good = folder.tensor("model.layers.0.mlp.up_proj.weight").parts["values"]
+    with engine(folder, threads=1, context=64) as built:
+        expected = built.logits(IDS[:8])
+        kept = good[0, 0, 0]
+        good[0, 0, 0] = np.nan
+        with pytest.raises(NonFiniteLogitsError):
+            list(built.generate(IDS[:8], GREEDY, seed=0, usable_vocab=301))
+        good[0, 0, 0] = kept
+        assert np.array_equal(built.logits(IDS[:8]), expected)
+
+
+def test_out_of_range_values_are_refused() -> None:
+    folder = random_folder(config())
+    for options in ({"threads": 0}, {"context": 0}, {"context": 4097}, {"device": "cuda"}, {"kv": "f16"}):
+        with pytest.raises(UsageError):
+            Engine(folder, **options)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="head_dim is 48"):
+        Engine(random_folder(config(hidden_size=192, num_attention_heads=4)))
+    with engine(folder, threads=1) as built, pytest.raises(ValueError, match="token ids"):
+        built.logits([301])
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = random_folder(config())
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+    with pytest.raises(NotEnoughMemoryError, match=r"KV cache of 4,096 tokens needs 0\.0 GiB"):
+        Engine(folder)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)
+    monkeypatch.setattr(np, "zeros", _no_memory)
+    with pytest.raises(NotEnoughMemoryError, match=r"choose a smaller context \(ctx\)$"):
+        Engine(folder)
+
+
+def _no_memory(*_: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "head_dim", "context", "kind"),
+    [(24, 2, 64, 4096, "f32"), (24, 2, 64, 16384, "q8"), (28, 4, 128, 1024, "f32"), (28, 4, 128, 4096, "q8")],
+)
+def test_the_kind_of_cache_follows_its_size(layers: int, kv_heads: int, head_dim: int, context: int, kind: str) -> None:
+    heads = {"num_attention_heads": kv_heads, "num_key_value_heads": kv_heads, "hidden_size": kv_heads * head_dim}
+    shape = config(num_hidden_layers=layers, **heads)
+    assert choose_kind("auto", shape, context) == kind
+    assert choose_kind("q8", shape, context) == "q8"

@@ -1,0 +1,69 @@
+"""The loop guard: every endless loop is found, nothing else is."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwchat.generation.repetition import LoopGuard
+
+
+def ended_at(tokens: list[int], limit: int) -> int | None:
+    """After how many tokens the guard ends the text."""
+    guard = LoopGuard(limit)
+    return next((number for number, token in enumerate(tokens, 1) if guard.append(token)), None)
+
+
+def repeated(tokens: list[int], period: int) -> int:
+    """How many tokens at the end equal those one period before."""
+    count = 0
+    while count + period < len(tokens) and tokens[-1 - count] == tokens[-1 - count - period]:
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 7, 8, 9, 40, 250, 700])
+def test_a_plain_loop_ends_after_its_limit(period: int) -> None:
+    loop = list(range(100, 100 + period))
+    found = ended_at(list(islice(cycle(loop), 6000)), 1000)
+    # Seven tokens more may pass until the first sequence of eight comes again.
+    assert found == pytest.approx(max(1000, 3 * period) + period, abs=7)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.integers(0, 9), max_size=60),
+    st.lists(st.integers(0, 3), min_size=1, max_size=30),
+    st.integers(10, 80),
+)
+def test_whatever_goes_round_is_found_soon(before: list[int], loop: list[int], limit: int) -> None:
+    text = before + list(islice(cycle(loop), 8 * (limit + 4 * len(loop) + 8)))
+    found = ended_at(text, limit)
+    assert found is not None
+    assert found <= len(before) + max(limit, 3 * len(loop)) + 3 * len(loop) + 8
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(0, 2), max_size=120), st.integers(8, 20))
+def test_only_what_has_repeated_itself_for_so_long_is_ended(text: list[int], limit: int) -> None:
+    found = ended_at(text, limit)
+    if found is not None:
+        said = text[:found]
+        assert any(repeated(said, period) >= max(limit, 3 * period) for period in range(1, found))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        [number for row in range(40) for number in (1, 2, 3, 4, 5, row)],  # a table whose last column differs
+        [7] * 999,
+        list(range(400)) * 2,  # a text and its copy
+        [token for line in range(60) for token in ([9] * (line % 8) + [line, 10])],  # indented lines
+    ],
+    ids=["table", "short", "copy", "indents"],
+)
+def test_what_people_ask_for_is_let_through(text: list[int]) -> None:
+    assert ended_at(text, 1000) is None

@@ -1,0 +1,379 @@
+"""Streaming Markdown: what is printed is never taken back, and is what the whole text gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwchat.chat.view.live import Size
+from qwchat.chat.view.reply import ReplyView, code_blocks
+from qwchat.markdown import layout
+from qwchat.markdown.grid import Cell, record
+from qwchat.markdown.inline import inline
+from qwchat.markdown.layout import Paper
+from qwchat.markdown.stream_parser import Flow
+from qwchat.markdown.styles import Look
+from qwchat.markdown.width import Row
+from tests.chat.view.emulator import Emulated
+from tests.clocks import growth
+from tests.markdown.documents import documents, pieces
+
+PAPER = Paper(width=40, cap=4, colour=True)
+FULL = Look(terminal=True, emphasis=True, colour=True)
+
+
+def rendered(text: str, paper: Paper = PAPER) -> list[str]:
+    """The rows of the whole text, at once."""
+    flow = Flow(paper)
+    flow.push(text)
+    flow.end()
+    return [row.shown() for row in flow.take()]
+
+
+def plain(text: str, paper: Paper = PAPER) -> list[str]:
+    """The same without styles."""
+    return [re.sub(r"\x1b\[[\d;]*m", "", row) for row in rendered(text, paper)]
+
+
+class Clock:
+    """Time passes as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), documents())
+def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObject, text: str) -> None:
+    whole = rendered(text)
+    flow, printed = Flow(PAPER), []
+    for piece in data.draw(pieces(text)):
+        flow.push(piece)
+        printed += [row.shown() for row in flow.take()]
+        assert printed == whole[: len(printed)]
+        flow.preview()
+    flow.end()
+    printed += [row.shown() for row in flow.take()]
+    assert printed == whole
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents(6))
+def test_every_prefix_gives_a_beginning(text: str) -> None:
+    whole = rendered(text)
+    flow, printed = Flow(PAPER), []
+    for character in text:
+        flow.push(character)
+        printed += [row.shown() for row in flow.take()]
+        assert printed == whole[: len(printed)]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), documents(), st.integers(20, 60), st.integers(3, 30))
+def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
+    data: st.DataObject, text: str, columns: int, rows: int
+) -> None:
+    size = Size(columns, rows)
+    out, clock = Emulated(columns, rows), Clock()
+    view = ReplyView(out, FULL, clock=clock, size=lambda stream: size)
+    for piece in data.draw(pieces(text)):
+        clock.now += data.draw(st.sampled_from([0.0, 0.02, 0.1]))
+        view.write(piece)
+    view.end()
+    straight = Emulated(columns, rows)
+    for row in rendered(text, Paper(columns, size.cap, True)):
+        straight.write(row + "\n")
+    assert out.lines == straight.lines
+    assert view.last == text
+
+
+@settings(max_examples=150, deadline=None)
+@given(documents())
+def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
+    shown = "\n".join(plain(text, Paper(None, 4, True)))
+    numbers = [f"{number}" for number in range(1, len(code_blocks(text)) + 1)]
+    for number in numbers:
+        shown = shown.replace(f"── {number}", "", 1)
+    # A link's address stands behind its text in both, so only the markup may differ.
+    kept = re.sub(r"[\W_]", "", re.sub(r"\s", "", text))
+    assert re.sub(r"[\W_]", "", shown) == kept
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), documents())
+def test_a_change_of_size_neither_loses_nor_repeats_text(data: st.DataObject, text: str) -> None:
+    with mock.patch("qwchat.markdown.table_stream.record", record_with_unnamed_cells):
+        check_a_change_of_size(data, text)
+
+
+def record_with_unnamed_cells(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[Row]:
+    """A record without the headers, which every record repeats."""
+    return record([], row, width)
+
+
+def check_a_change_of_size(data: st.DataObject, text: str) -> None:
+    flow, shown = Flow(PAPER), ""
+    for piece in data.draw(pieces(text)):
+        flow.paper = Paper(data.draw(st.integers(10, 90)), data.draw(st.integers(1, 12)), True)
+        flow.push(piece)
+        flow.preview()
+        shown += "\n".join(row.text for row in flow.take()) + "\n"
+    flow.end()
+    shown += "\n".join(row.text for row in flow.take())
+    for number in range(1, len(code_blocks(text)) + 1):
+        shown = shown.replace(f"── {number}", "", 1)
+    assert re.sub(r"[\W_]", "", shown) == re.sub(r"[\W_]", "", text)
+
+
+@pytest.mark.parametrize(
+    "text_of",
+    [
+        lambda size: "# a" + " " * 3 * size + "x",
+        lambda size: "# " + "[" * size,
+        lambda size: "[a](" * (size // 3),
+        lambda size: "*a **b " * (size // 6),
+        lambda size: "`" + " ``".join("`" * (number % 40) for number in range(size // 5)),
+        lambda size: "> " * size,
+        lambda size: "\n" * 3 * size + "x",
+        lambda size: "a|b\n" + "-|" * size,
+        lambda size: "```c\n" + "/* " * (size // 20) + "\n" + "x" * 3 * size,
+        lambda size: "a" + "\u0301" * (size // 3),
+        lambda size: "\\(" * size,
+    ],
+    ids=range(11),
+)
+def test_time_grows_evenly_with_awkward_text(text_of: Callable[[int], str]) -> None:
+    def show(size: int) -> None:
+        text, flow = text_of(size), Flow(Paper(120, 12, True))
+        for start in range(0, len(text), 100):
+            flow.push(text[start : start + 100])
+            flow.preview()
+        flow.end()
+
+    assert growth(show, 1000, 8) < 24  # The square would be 64.
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [
+        ("a\nb\n", ["a", "b"]),
+        ("\n\na\n\n\nb\n\n", ["a", "", "", "b"]),
+        ("# One *two* #\n## Three", ["One two", "Three"]),
+        ("<think>\nhm\n</think>\nYes", ["<think>", "hm", "</think>", "Yes"]),
+        ("- a\n  - b\n    c\n1. d\n\n   e\n", ["• a", "  • b", "    c", "1. d", "", "   e"]),
+        ("- [ ] open\n- [x] done", ["• [ ] open", "• [x] done"]),
+        ("> a\nb\n>\n> - c", ["│ a", "│ b", "│", "│ • c"]),
+        ("a\n\n---\n\nb", ["a", "", "─" * 40, "", "b"]),
+        ("Title\n---\nx", ["Title", "x"]),
+        ("```py\nx = 1  \n\n  y\n```\nz", ["── 1 · py", "x = 1  ", "", "  y", "──", "z"]),
+        ("1. a\n   ```\n   code\n     more\n   ```\n", ["1. a", "   ── 1", "code", "  more", "──"]),
+        ("```\n```\n~~~ a b\nopen", ["── 1", "──", "── 2 · a b", "open"]),
+        ("\tcode  x", ["    code  x"]),
+        ("a | b\n-|-:\n1|2\n3|44|5\n\nend", ["a │  b │", "──┼────┼──", "1 │  2 │", "3 │ 44 │ 5", "", "end"]),
+        ("see\nhttp://x.y/_a_/*b*.c and __init__ or 2*3*4", ["see", "http://x.y/_a_/*b*.c and __init__ or", "2*3*4"]),
+        ("[t](http://a.b/c_d_e 'T') [http://a.b](http://a.b)", ["t (http://a.b/c_d_e 'T') http://a.b"]),
+        (
+            "![alt](a.png) <http://a.b> &lt; \\* \\[x\\] a\\\nb",
+            ["!alt (a.png) <http://a.b> &lt; \\* \\[x\\]", "a\\", "b"],
+        ),
+        ("  /\\_/\\\n ( o.o )", ["  /\\_/\\", " ( o.o )"]),
+        ("one two three four five six seven eight nine", ["one two three four five six seven eight", "nine"]),
+        ("a " + "x" * 85 + " b", ["a", "x" * 85, "b"]),
+        ("x" * 850, ["x" * 40] * 21 + ["x" * 10]),
+        ("- " + "x" * 85 + "\n- [a](" + "u" * 60 + ")", ["• " + "x" * 85, "• a", "  (" + "u" * 60 + ")"]),
+        ("漢" * 19 + "a、漢字", ["漢" * 19, "a、漢字"]),
+        ("（漢" * 8 + "wordy（漢字", ["（漢" * 8 + "wordy", "（漢字"]),
+        ("-", ["•"]),
+        (r"$\mathbf{x}_{i}$ or \(\hat{a}_{1} *b*\)", [r"$\mathbf{x}_{i}$ or \(\hat{a}_{1} *b*\)"]),
+        ("*one* for $5 and *two* for $10", ["one for $5 and two for $10"]),
+        ("**$A** or **$B**, **${C}** or **$(d)**", ["$A or $B, ${C} or $(d)"]),
+        ("1. so\n   \\[\n   - x\n=\n   \\]\n2. b", ["1. so", "   \\[", "   - x", "   =", "   \\]", "2. b"]),
+        ("$$\n# x\n\n- y", ["$$", "# x", "", "• y"]),
+        ("a\tb\té\t" + "c" * 15 + "\td", ["a       b       é       " + "c" * 15, "d"]),
+        ("é\tx|b\n-|-\ny|1", ["é x │ b", "────┼──", "y   │ 1"]),
+        ("\\[\n- x\n```\ny\n```", ["\\[", "- x", "── 1", "y", "──"]),
+    ],
+)
+def test_what_blocks_look_like(source: str, rows: list[str]) -> None:
+    assert plain(source) == rows
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.integers(12, 60), st.sampled_from([("\\[", "\\]"), ("$$", "$$")]))
+def test_a_formula_keeps_every_character(data: st.DataObject, width: int, ends: tuple[str, str]) -> None:
+    lines = data.draw(st.lists(st.sampled_from([r"\mathbf{x}_{i}", "- c*d* \\\\", "+ `e`", "=", "# f"]), max_size=25))
+    text = "\n".join(["So:", ends[0], *lines, ends[1], "and *so* on"])
+    flow = Flow(Paper(width, 4, True))
+    for piece in data.draw(pieces(text)):
+        flow.push(piece)
+        flow.preview()
+    flow.end()
+    shown = "".join(row.text for row in flow.take())
+    assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text.replace("*so*", "so"))
+
+
+def test_markers_stay_where_no_style_stands_for_them() -> None:
+    colourless = Paper(40, 4, False)
+    assert rendered("`code` and **bold**", colourless) == ["`code` and \x1b[1mbold\x1b[0m"]
+    assert rendered("a `code` b ``x`y``") == ["a \x1b[36mcode\x1b[0m b \x1b[36mx`y\x1b[0m"]
+    assert rendered("~~old~~ *new* **[l](u)**") == [
+        "\x1b[9mold\x1b[0m \x1b[3mnew\x1b[0m \x1b[1;4ml\x1b[0m\x1b[1;2m (u)\x1b[0m"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "strong"),
+    [
+        ("**注意：**这是一个例子。", ["注意："]),
+        ("这是**“重要”**的，**GGUF格式（4位）**也是。", ["“重要”", "GGUF格式（4位）"]),
+        ("**これは「テスト」**です。한국어**(강조)**입니다", ["これは「テスト」", "(강조)"]),
+        ("**重要。** 的 **另一**", ["重要。", "另一"]),
+        ("2 ** 3 和 ** 中 **", []),
+        ("`**注意：**这是`", []),
+    ],
+)
+def test_emphasis_needs_no_blanks_beside_cjk(text: str, strong: list[str]) -> None:
+    segments = inline(text, colour=True)
+    assert [part for part, style in segments if style == "1"] == strong
+    assert "".join(part for part, _ in segments) == (text.replace("**", "") if strong else text.strip("`"))
+
+
+def test_a_narrow_screen_takes_indentation_away_and_keeps_markers() -> None:
+    nested = "1. one\n   - two\n     - three\n       10. four words in it\n> > > > quoted words"
+    assert plain(nested, Paper(14, 4, True)) == [
+        "1. one",
+        "   • two",
+        "    • three",
+        "      10. four",
+        "      words in",
+        "      it",
+        "│ │ │ quoted",
+        "│ │ │ words",
+    ]
+
+
+def test_a_long_paragraph_is_printed_piece_by_piece() -> None:
+    words = [f"word{number}" for number in range(500)]
+    flow = Flow(PAPER)
+    printed, most_held = 0, 0
+    for word in words:
+        flow.push(word + " ")
+        printed += len(flow.take())
+        most_held = max(most_held, len(flow.preview()))
+    flow.end()
+    assert printed > 80
+    assert most_held <= PAPER.cap + 1
+    assert " ".join(" ".join(plain(" ".join(words))).split()) == " ".join(words)
+
+
+def test_a_long_list_and_long_code_are_printed_line_by_line() -> None:
+    for line in ("- item", "    code", "text  \n"):
+        flow = Flow(PAPER)
+        for _ in range(50):
+            flow.push(line + "\n")
+            assert len(flow.preview()) <= 2 if line != "text  \n" else 8
+        assert len(flow.take()) >= 45
+    flow = Flow(PAPER)
+    flow.push("```\n")
+    for number in range(50):
+        flow.push(f"line {number}\n")
+        assert flow.take()[-1].text == f"line {number}"
+        assert flow.preview() == []
+
+
+def test_an_address_longer_than_a_row_is_one_word_for_who_copies_it() -> None:
+    flow = Flow(PAPER)
+    flow.push("See https://example.org/" + "path/" * 12 + " there")
+    assert [row.text for row in flow.preview()] == [
+        "See",
+        "https://example.org/path/path/path/path/",
+        "path/path/path/path/path/path/path/path/",
+        "there",
+    ]
+    flow.end()
+    assert [(len(row.text), row.soft) for row in flow.take()] == [(3, False), (80, True), (5, False)]
+
+
+def test_tabs_in_the_tail_are_as_wide_as_on_the_screen() -> None:
+    flow = Flow(Paper(20, 4, False))
+    flow.push('```go\n\tx := "é"\t// ' + "y" * 10)
+    assert [row.text for row in flow.preview()] == [" " * 8 + 'x := "é"    ', "    // " + "y" * 10]
+    flow.end()
+    assert flow.take()[-1].text == '\tx := "é"\t// ' + "y" * 10
+
+
+def test_the_tail_closes_what_is_open() -> None:
+    def tail(text: str) -> list[str]:
+        flow = Flow(PAPER)
+        flow.push(text)
+        return [row.shown() for row in flow.preview()]
+
+    assert tail("so **bold te") == ["so \x1b[1mbold te\x1b[0m"]
+    assert tail("so **") == ["so"]
+    assert tail("a `co") == ["a \x1b[36mco\x1b[0m"]
+    assert tail("text\n-") == ["text"]
+    assert tail("```py\nx = 1") == ["x = 1"] or tail("```py\nx = 1")[-1].startswith("x = ")
+
+
+@pytest.mark.parametrize(
+    ("said", "more", "rows"),
+    [
+        ("```py\nx = ", "1\n```\n", ["1", "──"]),
+        ("some **te", "xt** goes on\n\nend", ["xt** goes on", "", "end"]),
+        ("- item\n", "- next", ["• next"]),
+        ("- ite", "m\n- next", ["  m", "• next"]),
+        ("a\n", "b", ["b"]),
+    ],
+)
+def test_a_reply_that_goes_on_begins_where_it_stopped(said: str, more: str, rows: list[str]) -> None:
+    flow = Flow(PAPER)
+    flow.push(said)
+    flow.resume()
+    flow.take()
+    flow.push(more)
+    flow.end()
+    assert [row.text for row in flow.take()] == rows
+
+
+def test_code_blocks_are_verbatim() -> None:
+    text = "1. a\n   ```py\n   x\n\n\ty\n   ```\n> ```\n> q\n\n~~~\r\nlast  \r\n"
+    assert code_blocks(text) == ["x\n\n y\n", "q\n", "last  \n"]
+    text = "```make\na:\n\tb\n \tc\n```\n- ~~~\n  d\n  \te\n  ~~~\n>\t```\n> \tf\n>\tg\n> ```\n ~~~\n\th\n \ti"
+    assert code_blocks(text) == ["a:\n\tb\n \tc\n", "d\n\te\n", "f\ng\n", "   h\n\ti\n"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["Some **bold** words and `code`, ", "- an item\n", "| a | b |\n|---|---|\n| 1 | 2 |\n\n", "x = 1\n", "漢字、"],
+)
+def test_the_work_for_a_piece_does_not_grow_with_the_reply(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = [0]
+    for name in ("inline", "wrapped", "code_segments"):
+        real = getattr(layout, name)
+
+        def counting(text: Any, *arguments: Any, real: Any = real, **named: Any) -> Any:
+            work[-1] += len(text)
+            return real(text, *arguments, **named)
+
+        monkeypatch.setattr(layout, name, counting)
+    flow = Flow(PAPER)
+    flow.push("```py\n" if part.startswith("x") else "")
+    for _ in range(2000):
+        work.append(0)
+        flow.push(part)
+        flow.take()
+        flow.preview()
+    assert sum(work[1800:]) <= 1.1 * sum(work[200:400]) + 200
+    assert max(work) < 4000
