@@ -76,7 +76,8 @@ def _spoil(random: Random, header: dict[str, Any], tensor: str, size: int) -> No
     entry = header.get(tensor)
     if not isinstance(entry, dict):
         return
-    start, stop = entry["data_offsets"] if isinstance(entry.get("data_offsets"), list) else (0, 0)
+    offsets = entry.get("data_offsets")
+    start, stop = offsets if isinstance(offsets, list) and len(offsets) == 2 else (0, 0)
     kind = random.randrange(9)
     if kind == 0:
         entry["data_offsets"] = random.choice(
