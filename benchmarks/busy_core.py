@@ -29,7 +29,7 @@ import numpy as np
 import qwchat
 from qwchat.events import Finished
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import Request, SamplingSettings
 
 _SETTLE = 0.5  # seconds between the cases, so that none suffers from the one before
 _DISTURBED, _ATTEMPTS = 0.1, 4
@@ -79,8 +79,8 @@ def speeds(engine: Engine, prompt: int, new: int) -> tuple[float, float]:
     """Tokens per second of prefill and of decode."""
     ids = np.random.default_rng(0).integers(0, engine.config.vocab_size, prompt).tolist()
     engine.truncate(0)
-    vocab = engine.config.vocab_size
-    *_, end = engine.generate(ids, SamplingSettings(), seed=0, usable_vocab=vocab, max_tokens=new + 1)
+    request = Request(SamplingSettings(), seed=0, max_tokens=new + 1, speculate=False)
+    *_, end = engine.generate(ids, request, usable_vocab=engine.config.vocab_size)
     assert isinstance(end, Finished)
     return prompt / end.stats.prefill_seconds, (end.stats.generated_tokens - 1) / end.stats.decode_seconds
 

@@ -38,7 +38,8 @@ import qwchat
 from qwchat.constraints import Constraint
 from qwchat.constraints.masks import GrammarMask
 from qwchat.events import Step
-from qwchat.generation.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler
+from qwchat.request import Request, SamplingSettings
 
 BAR = 0.15
 PROMPT = "Describe some persons."
@@ -143,12 +144,11 @@ class Round:
     def _half(self, bound: int) -> None:
         engine = self._model.engine
         engine.truncate(len(self._prompt) - 1)
+        limit = len(self.token_ids) if self._task.tight or not bound else None
         events = engine.generate(
             self._prompt,
-            QWEN2,
-            seed=self._number,
+            Request(QWEN2, self._number, max_tokens=limit, speculate=False),
             usable_vocab=self._model.tokenizer.vocab_size,
-            max_tokens=len(self.token_ids) if self._task.tight or not bound else None,
             mask=self._script if bound else None,
         )
         clock, processor = time.perf_counter(), time.process_time()

@@ -10,7 +10,6 @@ with qwchat.load("path/to/model") as model:
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +24,10 @@ from qwchat.cpu.kernels import objects
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.integrity import Integrity
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
+from qwchat.request import Request, SamplingSettings, random_seed
 from qwchat.text.detokenizer import StreamDecoder
 from qwchat.text.generation_config import GenerationDefaults
 from qwchat.text.stops import StopStrings
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 Cancel = Callable[[], bool]
 LOGPROBS_LIMIT = 20
-SEED_BITS = 32  # of a seed that nobody chose: short enough to be typed again
 
 
 def load(
@@ -94,7 +92,7 @@ class Model:
         self.tokenizer = Tokenizer.from_folder(folder.path, objects.KERNELS.writable_folder, self.config.vocab_size)
         self.template = ChatTemplate.from_folder(folder.path)
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
-        self.defaults = SamplingSettings.from_defaults(generation)
+        self.defaults = generation.sampling
         self.stop_ids = frozenset(generation.eos_token_ids)
         integrity.start()
 
@@ -212,25 +210,29 @@ class Model:
         becomes too complex on the way.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        chosen = secrets.randbits(SEED_BITS) if seed is None else seed
         if not 0 <= logprobs <= LOGPROBS_LIMIT:
             raise UsageError(f"logprobs must be from 0 to {LOGPROBS_LIMIT}, not {logprobs}")
+        request = Request(
+            settings or self.defaults,
+            random_seed() if seed is None else seed,
+            max_tokens=max_tokens,
+            stop=tuple(stop),
+            speculate=speculate,
+            loop_guard=loop_guard,
+            constraint=constraint,
+            logprobs=logprobs,
+        )
         before = ids[len(ids) - continued :]
         mask = None if constraint is None else self.grammars.mask(constraint, before)
-        reply = _Reply(self.tokenizer, stop, chosen, before, constraint)
+        reply = _Reply(self.tokenizer, request, before)
         events = self.engine.generate(
             ids,
-            settings or self.defaults,
-            seed=chosen,
+            request,
             usable_vocab=self.tokenizer.vocab_size,
-            max_tokens=max_tokens,
             stop_ids=self.stop_ids,
             cancel=lambda: reply.stopped or (cancel is not None and cancel()),
-            speculate=speculate,
             continued=continued,
-            loop_guard=loop_guard,
             mask=mask,
-            logprobs=logprobs,
         )
         try:
             for event in events:
@@ -337,11 +339,9 @@ class Model:
 class _Reply:
     """A reply as it grows: tokens to text, held back where a character or a stop string may be unfinished."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str], seed: int, before: Sequence[int], constraint: Constraint | None
-    ) -> None:
-        self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(stop), seed
-        self._tokenizer, self._constraint = tokenizer, constraint
+    def __init__(self, tokenizer: Tokenizer, request: Request, before: Sequence[int]) -> None:
+        self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
+        self._tokenizer, self._constraint = tokenizer, request.constraint
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._pieces: list[str] = []

@@ -14,8 +14,8 @@ from quant import convert
 from qwchat.constraints import Constraint
 from qwchat.errors import ModelError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, Prefilled, TextStep
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.messages import Message
+from qwchat.request import SamplingSettings
 from tests.quant.checkpoints import make_checkpoint
 
 HOT = SamplingSettings(temperature=1.5)

@@ -24,8 +24,9 @@ from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent
 from qwchat.generation.mask import TokenMask
 from qwchat.generation.run import Run, common_prefix
-from qwchat.generation.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import Speculation
+from qwchat.request import Request
 
 DEFAULT_CONTEXT = 4096
 THREAD_LIMIT = 256
@@ -179,42 +180,44 @@ class Engine:
     def generate(
         self,
         token_ids: Sequence[int],
-        settings: SamplingSettings,
+        request: Request,
         *,
-        seed: int,
         usable_vocab: int,
-        max_tokens: int | None = None,
         stop_ids: frozenset[int] = frozenset(),
         cancel: Callable[[], bool] | None = None,
-        speculate: bool = False,
         continued: int = 0,
-        loop_guard: int = 0,
         mask: TokenMask | None = None,
-        logprobs: int = 0,
     ) -> Iterator[EngineEvent]:
-        """Reads ``token_ids`` (what the cache holds of them is not read again), then generates.
+        """Evaluate the prompt, without the positions that the cache holds already, then generate.
 
-        Yields Prefilled after every chunk, Step for every token but the stop token, and Finished at the end.  The
-        cache is consistent whenever control is outside, so the iterator may be dropped at any time.
-        ``usable_vocab``: ids from here on are padding and never chosen. ``cancel`` is asked between tokens and chunks,
-        and while a long pass runs, which ends early when it returns True. ``speculate``: guess tokens from the text so
-        far and check several in one pass (:mod:`qwchat.generation.run`); the tokens are the same, only sooner.
-        ``continued``: so many of the last ``token_ids`` are a reply that was cut and goes on as if it had not been:
-        penalties and the seed's draws count them, ``max_tokens`` does not. ``loop_guard``: end a reply that has
-        repeated itself for so many tokens (`qwchat.generation.repetition`); 0 never does. ``mask``: only what it
-        allows is chosen, and the reply ends where nothing can follow; it stands behind the ``continued`` tokens.
-        ``logprobs``: how many of the likeliest tokens each Step names; 0 is off.
-        Raises PromptTooLongError, UsageError (an empty prompt), NonFiniteLogitsError, ConstraintError.
+        The cache is consistent whenever control is outside, so the iterator may be dropped at any time.
+
+        Args:
+            token_ids: the prompt.
+            request: how to generate. `speculate` evaluates draft tokens together with the newest token
+                (`qwchat.generation.run`), `loop_guard` counts as in `qwchat.generation.repetition`.
+            usable_vocab: ids from here on are padding and never chosen.
+            stop_ids: tokens that end the reply; no Step reports them.
+            cancel: asked between tokens and chunks, and during a long pass, which ends early when it returns True.
+            continued: how many of the last `token_ids` are a reply that was cut, which continues as if it had not
+                been: penalties and the draws of the seed count them, `max_tokens` does not.
+            mask: only what it allows is chosen, and the reply ends where nothing can follow. Its state is the one
+                after the `continued` tokens.
+
+        Yields:
+            Prefilled after every chunk, Step for every token but the stop token, and Finished at the end.
+
+        Raises:
+            PromptTooLongError, NonFiniteLogitsError, ConstraintError.
+            UsageError: the prompt is empty.
         """
         ids = np.asarray(token_ids, np.int64)
         if len(ids) == 0:
             raise UsageError("the prompt is empty: there is nothing to answer")
         if len(ids) > self.context:
             raise PromptTooLongError(len(ids), self.context, self.longest_context)
-        sampler = Sampler(settings, seed, min(usable_vocab, self.config.vocab_size), continued)
-        stopped = cancel or (lambda: False)
-        speculation = self.speculation if speculate else None
-        run = Run(self, ids, sampler, stop_ids, max_tokens, stopped, speculation, continued, loop_guard, mask, logprobs)
+        sampler = Sampler(request.settings, request.seed, min(usable_vocab, self.config.vocab_size), continued)
+        run = Run(self, ids, request, sampler, stop_ids=stop_ids, cancel=cancel, continued=continued, mask=mask)
         try:
             yield from run.events()
         except NonFiniteLogitsError:

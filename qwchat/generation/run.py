@@ -33,6 +33,7 @@ from qwchat.generation.mask import TokenMask
 from qwchat.generation.repetition import LoopGuard
 from qwchat.generation.sampling import Sampler, log_probabilities
 from qwchat.generation.speculation import MAX_ROWS, Speculation
+from qwchat.request import Request
 
 if TYPE_CHECKING:
     from qwchat.generation.engine import Engine
@@ -48,36 +49,34 @@ class Run:
     """One generation: its clock, its tokens, and why it ends.
 
     ``ids`` (tokens,) i64: the prompt, at least one token and no more than fit; the last ``continued`` of them are the
-    reply so far, and the draw of ``sampler`` is the one after them.  ``speculation``: what the engine knows about
-    drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
+    reply so far, and the draw of ``sampler`` is the one after them.  See :meth:`Engine.generate` for the rest.
     """
 
     def __init__(
         self,
         engine: Engine,
         ids: NDArray[np.int64],
+        request: Request,
         sampler: Sampler,
-        stop_ids: frozenset[int],
-        max_tokens: int | None,
-        stopped: Callable[[], bool],
-        speculation: Speculation | None,
+        *,
+        stop_ids: frozenset[int] = frozenset(),
+        cancel: Callable[[], bool] | None = None,
         continued: int = 0,
-        loop_guard: int = 0,
         mask: TokenMask | None = None,
-        logprobs: int = 0,
     ) -> None:
         self._start = time.perf_counter()
         self._engine, self._ids, self._sampler = engine, ids, sampler
-        self._stop_ids, self._max_tokens, self._stopped = stop_ids, max_tokens, stopped
-        self._drafter = None if speculation is None else Drafter(ids, speculation, stop_ids)
+        self._stop_ids, self._stopped = stop_ids, cancel or (lambda: False)
+        self._max_tokens, self._logprobs = request.max_tokens, request.logprobs
+        self._drafter = Drafter(ids, engine.speculation, stop_ids) if request.speculate else None
         # The last token is always read again: its logits are needed.
         self._reused = min(common_prefix(engine.cached_ids, ids), len(ids) - 1)
         engine.truncate(self._reused)
         self._prompt, self._before = ids[: len(ids) - continued], continued
         self._generated: list[int] = ids[len(ids) - continued :].tolist()
-        self._loops = LoopGuard(loop_guard) if loop_guard else None
+        self._loops = LoopGuard(request.loop_guard) if request.loop_guard else None
         self._looping = False
-        self._mask, self._logprobs = mask, logprobs
+        self._mask = mask
         self._drafted = self._accepted = 0
         self._read_up_to = self._reused  # of `ids`
         self._prefilled = self._first = self._last = 0.0

@@ -21,9 +21,9 @@ from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Tree
 from qwchat.errors import PromptTooLongError
 from qwchat.events import Done, Prefilled, TextEvent
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
 from qwchat.models_folder import embedded_checkpoint
+from qwchat.request import SamplingSettings
 
 SIZE = 320
 

@@ -15,7 +15,7 @@ from qwchat.cpu import kv_file
 from qwchat.errors import SnapshotError
 from qwchat.events import Finished
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import Request, SamplingSettings
 from tests.cpu.decoder import config, random_folder
 
 MODEL = "0123456789abcdef"
@@ -67,11 +67,11 @@ def test_it_serves_a_text_that_parts_from_it_early(writer: Engine, reader: Engin
     writer.extend(IDS[:500])
     writer.save(path, MODEL)
     prompt = [*IDS[:203], *MORE]
-    run = {"seed": 1, "usable_vocab": 301, "max_tokens": 12}
+    request = Request(SamplingSettings(), seed=1, max_tokens=12, speculate=False)
     reader.restore(path, MODEL)
-    again = list(reader.generate(prompt, SamplingSettings(), **run))
+    again = list(reader.generate(prompt, request, usable_vocab=301))
     writer.truncate(0)
-    fresh = list(writer.generate(prompt, SamplingSettings(), **run))
+    fresh = list(writer.generate(prompt, request, usable_vocab=301))
     ends = again[-1], fresh[-1]
     assert all(isinstance(end, Finished) for end in ends)
     assert [end.stats.cached_tokens for end in ends if isinstance(end, Finished)] == [203, 0]

@@ -13,9 +13,10 @@ from qwchat.cpu.cache import choose_kind
 from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, PromptTooLongError, UsageError
 from qwchat.events import Finished, Prefilled, Step
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import Decoder, config, random_folder
 from tests.cpu.kernels.packed import KINDS, Folder, random_packed
+from tests.generation.asking import generate
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
 GREEDY = SamplingSettings()
@@ -93,11 +94,11 @@ def test_neither_chunks_nor_threads_nor_history_matter() -> None:
 def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
     with engine(random_folder(config()), threads=2, context=256) as built:
         run = {"seed": 1, "usable_vocab": 301, "max_tokens": 20}
-        events = list(built.generate(IDS[:140], GREEDY, **run))
+        events = list(generate(built, IDS[:140], GREEDY, **run))
         tokens = [event.token_id for event in events if isinstance(event, Step)]
         assert [(e.done, e.cached) for e in events if isinstance(e, Prefilled)] == [(128, 0), (140, 0)]
         assert len(tokens) == 20
-        again = list(built.generate([*IDS[:140], *tokens[:5]], GREEDY, **run))
+        again = list(generate(built, [*IDS[:140], *tokens[:5]], GREEDY, **run))
         assert [e.token_id for e in again if isinstance(e, Step)][:15] == tokens[5:]
         end = again[-1]
         assert isinstance(end, Finished)
@@ -110,11 +111,11 @@ def test_how_generation_ends() -> None:
 
         def reason(ids: list[int], **options: object) -> str:
             settings = {"seed": 0, "usable_vocab": 301} | options
-            end = list(built.generate(ids, GREEDY, **settings))[-1]  # type: ignore[arg-type]
+            end = list(generate(built, ids, GREEDY, **settings))[-1]  # type: ignore[arg-type]
             assert isinstance(end, Finished)
             return end.reason
 
-        first = next(e for e in built.generate(IDS[:9], GREEDY, seed=0, usable_vocab=301) if isinstance(e, Step))
+        first = next(e for e in generate(built, IDS[:9], GREEDY, seed=0, usable_vocab=301) if isinstance(e, Step))
         assert reason(IDS[:9], stop_ids=frozenset([first.token_id])) == "stop"
         assert reason(IDS[:9], max_tokens=3) == "length"
         assert reason(IDS[:9], max_tokens=0) == "length"
@@ -129,7 +130,7 @@ def test_how_generation_ends() -> None:
 
 def test_padding_rows_are_never_chosen() -> None:
     with engine(random_folder(config()), threads=1, context=64) as built:
-        steps = built.generate(IDS[:5], SamplingSettings(temperature=5.0), seed=3, usable_vocab=17)
+        steps = generate(built, IDS[:5], SamplingSettings(temperature=5.0), seed=3, usable_vocab=17)
         assert all(event.token_id < 17 for event in steps if isinstance(event, Step))
 
 
@@ -141,7 +142,7 @@ def test_non_finite_weights_raise_and_do_not_linger() -> None:
         kept = good[0, 0, 0]
         good[0, 0, 0] = np.nan
         with pytest.raises(NonFiniteLogitsError):
-            list(built.generate(IDS[:8], GREEDY, seed=0, usable_vocab=301))
+            list(generate(built, IDS[:8], GREEDY, seed=0, usable_vocab=301))
         good[0, 0, 0] = kept
         assert np.array_equal(built.logits(IDS[:8]), expected)
 

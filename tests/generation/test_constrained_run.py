@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from qwchat.errors import ConstraintError
 from qwchat.events import Finished, Step
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings, log_probabilities
+from qwchat.generation.sampling import log_probabilities
 from qwchat.generation.speculation import Speculation
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
+from tests.generation.asking import generate
 
 VOCAB = 41
 STOP = 40
@@ -95,7 +97,7 @@ def run(
 ) -> tuple[list[int], Finished]:
     engine.truncate(0)
     values = {"seed": 3, "usable_vocab": VOCAB, "stop_ids": frozenset([STOP]), **options}
-    *events, end = engine.generate(PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
+    *events, end = generate(engine, PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
     assert isinstance(end, Finished)
     return [event.token_id for event in events if isinstance(event, Step)], end
 
@@ -180,7 +182,7 @@ def test_nothing_allowed_is_an_error(engine: Engine) -> None:
 def test_log_probabilities_are_those_of_the_model(engine: Engine) -> None:
     engine.truncate(0)
     warm = SamplingSettings(temperature=2.0, top_k=3, repeat_penalty=1.5)
-    events = list(engine.generate(PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5))
+    events = list(generate(engine, PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5))
     steps = [event for event in events if isinstance(event, Step)]
     tokens = [step.token_id for step in steps]
     logits = engine.logits([*PROMPT, *tokens])[len(PROMPT) - 1 : -1]

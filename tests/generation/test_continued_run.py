@@ -10,8 +10,9 @@ import pytest
 
 from qwchat.events import EngineEvent, Finished, Step
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
+from tests.generation.asking import generate
 from tests.generation.test_speculative_run import SETTINGS, VOCAB, Eager, prompt
 
 LENGTH = 70
@@ -26,7 +27,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def run(engine: Engine, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
-    found: list[EngineEvent] = list(engine.generate(ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options))
+    found: list[EngineEvent] = list(generate(engine, ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options))
     end = found[-1]
     assert isinstance(end, Finished)
     return [event.token_id for event in found if isinstance(event, Step)], end
@@ -66,7 +67,8 @@ def test_cancelled_many_times_at_any_token(engine: Engine, speculate: bool) -> N
     while len(said) < LENGTH:
         wanted = min(int(rng.integers(1, 9)), LENGTH - len(said))
         found: list[int] = []
-        events = engine.generate(
+        events = generate(
+            engine,
             [*ids, *said],
             settings,
             seed=7,

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from qwchat.events import EngineEvent, Finished, Step
 from qwchat.generation.engine import Engine
 from qwchat.generation.run import Drafter
-from qwchat.generation.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import Speculation
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
+from tests.generation.asking import generate
 
 VOCAB = 41
 GREEDY = SamplingSettings()
@@ -52,10 +54,10 @@ def both(engine: Engine, ids: list[int], settings: SamplingSettings, **options: 
     """Tokens and end with speculation, after a check that they, and the cache, are those without it."""
     options = {"seed": 7, "usable_vocab": VOCAB} | options
     engine.truncate(0)
-    plain = list(engine.generate(ids, settings, **options))
+    plain = list(generate(engine, ids, settings, **options))
     cached = engine.cached_ids
     engine.truncate(0)
-    found = list(engine.generate(ids, settings, speculate=True, **options))
+    found = list(generate(engine, ids, settings, speculate=True, **options))
     end, expected = found[-1], plain[-1]
     assert isinstance(end, Finished)
     assert isinstance(expected, Finished)
@@ -146,7 +148,8 @@ def test_cancel_and_dropping_anywhere(engine: Engine) -> None:
         for drop in (True, False):
             engine.truncate(0)
             seen: list[int] = []
-            run = engine.generate(
+            run = generate(
+                engine,
                 ids,
                 GREEDY,
                 seed=7,

@@ -13,8 +13,9 @@ import pytest
 
 from qwchat.events import EngineEvent, Finished, Prefilled, Step
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
+from tests.generation.asking import generate
 
 IDS = np.random.default_rng(8).integers(0, 301, 700).tolist()
 CHUNK = 128
@@ -32,7 +33,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 def events(engine: Engine, said: list[int], cancel: Callable[[], bool] | None = None) -> Iterator[EngineEvent]:
     """The reply to IDS, or the rest of it behind ``said``."""
-    return engine.generate(
+    return generate(
+        engine,
         [*IDS, *said],
         SETTINGS,
         seed=1,

@@ -17,7 +17,7 @@ from qwchat.chat.session import Reply, Session
 from qwchat.conversation.tree import Event, Tree
 from qwchat.cpu.qwen2 import CHUNK
 from qwchat.events import Done, Prefilled, TextStep
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 
 QUESTION = "What can you do?"
 GREEDY = SamplingSettings()
