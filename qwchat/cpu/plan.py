@@ -1,6 +1,6 @@
 """The tables that the compiled forward pass reads: sizes and addresses under Hugging Face's names.
 
-Numba sees them as records.  Everything they point to is owned by :class:`qwchat.cpu.qwen2.Qwen2`.
+Numba sees them as records.  Everything they point to is owned by :class:`qwchat.cpu.decoder.CpuDecoder`.
 """
 
 from __future__ import annotations

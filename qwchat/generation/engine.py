@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig
 from qwchat.cpu import kv_file
+from qwchat.cpu.decoder import CHUNK, CpuDecoder
 from qwchat.cpu.kernels.cores import default_threads
 from qwchat.cpu.kernels.records import KV_KINDS
-from qwchat.cpu.qwen2 import CHUNK, Qwen2
 from qwchat.cpu.weights import TensorSource
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent
@@ -79,7 +79,7 @@ class Engine:
             raise UsageError(f"--kv {kv}: there is no such KV cache; use auto, {' or '.join(KV_KINDS)}")
         self.config = folder.config
         self.context = _context(folder.config, context)
-        self._model = Qwen2(folder, context=self.context, threads=_threads(threads), kv=kv)
+        self._model = CpuDecoder(folder, context=self.context, threads=_threads(threads), kv=kv)
         self._cached = np.zeros(self.context, np.int64)
         self._length = 0
         self._token_seconds = math.inf  # of the quickest pass so far, for each of its tokens

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.cpu.qwen2 import CHUNK, PassCancelled
+from qwchat.cpu.decoder import CHUNK, PassCancelled
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
 from qwchat.generation.lookup import Lookup
 from qwchat.generation.mask import TokenMask

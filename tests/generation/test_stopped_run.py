@@ -25,7 +25,7 @@ SETTINGS = SamplingSettings(temperature=0.7)
 @pytest.fixture(params=["f32", "q8"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """An engine all of whose passes can be stopped, as those of a big model can."""
-    monkeypatch.setattr("qwchat.cpu.qwen2._WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr("qwchat.cpu.decoder._WATCHED_SECONDS", 0.0)
     built = Engine(random_folder(config()), threads=2, context=1024, kv=request.param)
     yield built
     built.close()

@@ -1,4 +1,4 @@
-"""The Qwen2 decoder: its memory, and the team that runs :mod:`qwchat.cpu.forward` over a chunk of tokens."""
+"""The decoder on the CPU: its memory, and the team that runs :mod:`qwchat.cpu.forward` over a chunk of tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PassCancelled(Exception):
     """A pass was stopped on its way: its keys and values are not in the cache."""
 
 
-class Qwen2:
+class CpuDecoder:
     """A model, its KV cache and its threads.  Token ids in, logits out.
 
     ``context``: positions that the cache holds.  ``kv``: its kind, see :func:`qwchat.cpu.cache.choose_kind`.
