@@ -4,69 +4,68 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.cpu.cache import KVCache, choose_kind
+from quant.config import ModelConfig
+from qwchat.cpu.cache import KVCache, choose_kind, key_offsets
 from qwchat.cpu.kernels.cores import DecodeThreads
-from qwchat.cpu.kernels.records import (
-    ATTENTION_SCRATCH_BYTES,
-    BLOCK,
-    FEW_TOKENS,
-    NORMS_ALONE,
-    PARTIAL_HEADER,
-    ROWS,
-    SLOTS,
-    SLOTS_BLOCK,
-    SPLIT,
-    TOKENS_PER_ITEM,
-    matmul_scratch_bytes,
-)
+from qwchat.cpu.kernels.records import FEW_TOKENS, SPLIT
 from qwchat.cpu.kernels.threads import Team
-from qwchat.cpu.plan import LAYER, STATE
+from qwchat.cpu.plan import LAYER
 from qwchat.cpu.program import load_program
 from qwchat.cpu.weights import TensorSource, Weights
+from qwchat.cpu.workspace import CHUNK, Logits, WorkSpace
 from qwchat.errors import ModelError, NotEnoughMemoryError
-from qwchat.model.rope import rope_tables
+from qwchat.model.decoder import Cache, Cancelled, PassCancelled
 
-CHUNK = 128  # tokens per compiled call
 _WATCHED_SECONDS = 0.05  # A pass that takes as long can be cancelled; that costs about 0.1 ms.
 
 
-class PassCancelled(Exception):
-    """A pass was stopped on its way: its keys and values are not in the cache."""
-
-
 class CpuDecoder:
-    """A model, its KV cache and its threads.  Token ids in, logits out.
+    """A model, or a range of its layers, with the threads that run it: a :class:`qwchat.model.decoder.Decoder`.
 
-    ``context``: positions that the cache holds.  ``kv``: its kind, see :func:`qwchat.cpu.cache.choose_kind`.
-    ``threads``: members of the team, the caller included.
-    Raises ModelError for shapes that the kernels cannot run, NotEnoughMemoryError.
+    Args:
+        folder: config and tensors; only those of the layers to be run are asked for.
+        context: positions of each cache.
+        threads: members of the team, the caller included.
+        kv: kind of the caches, see :func:`qwchat.cpu.cache.choose_kind`.
+        layers: those to be run, all if not given. The embedding is loaded with the first one, the head with the last.
+
+    Raises:
+        ModelError: the kernels cannot run the model's shapes.
+        NotEnoughMemoryError: there is not enough memory for the work space.
     """
 
-    def __init__(self, folder: TensorSource, *, context: int, threads: int, kv: str = "auto") -> None:
-        self.config = folder.config
+    chunk = CHUNK
+    exact_grouping = True  # Every kernel adds up a row in one order, whatever other rows it works on.
+
+    def __init__(
+        self, folder: TensorSource, *, context: int, threads: int, kv: str = "auto", layers: range | None = None
+    ) -> None:
+        self.config = config = folder.config
         self.context = context
+        self.layers = range(config.num_layers) if layers is None else layers
+        if self.layers.step != 1 or not 0 <= self.layers.start <= self.layers.stop <= config.num_layers:
+            raise ValueError(f"layers must lie in 0..{config.num_layers}, one after the other, not {self.layers}")
+        self._has_embedding, self._has_head = self.layers.start == 0, self.layers.stop == config.num_layers
         _check_shapes(folder)
+        self._kind = choose_kind(kv, config, context)
         self._weights = Weights(folder)
-        self._memory: list[NDArray[Any]] = []
-        try:
-            self.cache = KVCache(self.config, context, choose_kind(kv, self.config, context))
-            self._states = np.zeros(1, STATE)
-            self._layers = np.zeros(self.config.num_layers, LAYER)
-            self._fill(threads)
-        except MemoryError as error:
-            raise NotEnoughMemoryError(
-                "no memory is left for the model's cache and work space: choose a smaller context (ctx)"
-            ) from error
+        with _enough_memory():
+            self._records = np.zeros(len(self.layers), LAYER)
+            capacity = -(-context // SPLIT) * SPLIT
+            self._space = WorkSpace(config, capacity, threads, bool(self.layers))
+            self._fill_weights()
+        self._bound: KVCache | None = None  # whose addresses stand in the LAYER records
+        self._logits: Logits | None = None  # of head()
         self._decode_threads = DecodeThreads(threads)
-        records = (self._states.ctypes.data, self._layers.ctypes.data, len(self._layers))
+        records = (self._space.states.ctypes.data, self._records.ctypes.data)
         self._team = Team(threads, load_program(), records)
-        # Of the last pass: seconds, and of one of more than FEW_TOKENS the seconds per token.
+        # Of the last pass through all layers: seconds, and of one of more than FEW_TOKENS the seconds per token.
         self._few_seconds = self._token_seconds = math.inf
 
     @property
@@ -74,129 +73,143 @@ class CpuDecoder:
         """Members of the team."""
         return self._team.size
 
-    def _buffer(self, rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
-        # Rows of whole tiles, from the start of a cache line on.
-        width = -(-columns // 16) * 16
-        itemsize = np.dtype(dtype).itemsize
-        raw = np.zeros(rows * width * itemsize + 64, np.uint8)
-        self._memory.append(raw)
-        offset = -raw.ctypes.data % 64
-        return raw[offset : offset + rows * width * itemsize].view(dtype).reshape(rows, width)
+    def _fill_weights(self) -> None:
+        state, weights, tied = self._space.state, self._weights, self.config.tie_word_embeddings
+        if self._has_embedding or (self._has_head and tied):
+            state["embed_tokens"] = weights.matrix("model.embed_tokens.weight")
+        if self._has_head:
+            state["lm_head"] = state["embed_tokens"] if tied else weights.matrix("lm_head.weight")
+            state["norm"] = weights.vector("model.norm.weight")
+        self._key_offsets = []
+        for layer, record in zip(self.layers, self._records, strict=True):
+            weights.layer(layer, record)
+            if self._kind == "q8":
+                key_bias = weights.values(f"model.layers.{layer}.self_attn.k_proj.bias")
+                self._key_offsets.append(key_offsets(self.config, key_bias))
 
-    def _activations(self, record: Any, columns: int) -> None:
-        record["columns"] = columns
-        record["x"] = self._buffer(CHUNK, columns).ctypes.data
-        groups = -(-CHUNK // SLOTS)
-        record["packed"] = self._buffer(groups, columns // BLOCK * SLOTS_BLOCK, np.int8).ctypes.data
-
-    def _fill(self, threads: int) -> None:
-        config, state, weights = self.config, self._states[0], self._weights
-        state["embed_tokens"] = weights.matrix("model.embed_tokens.weight")
-        tied = config.tie_word_embeddings
-        state["lm_head"] = state["embed_tokens"] if tied else weights.matrix("lm_head.weight")
-        state["norm"] = weights.vector("model.norm.weight")
-        state["epsilon"], state["query_scale"] = config.rms_norm_eps, 1 / math.sqrt(config.head_dim)
-        for index in range(config.num_layers):
-            weights.layer(index, self._layers[index])
-            key_bias = weights.values(f"model.layers.{index}.self_attn.k_proj.bias")
-            self.cache.fill(index, self._layers[index]["cache"], key_bias)
-        self._fill_work_space(state, threads)
-
-    def _fill_work_space(self, state: Any, threads: int) -> None:
-        config = self.config
-        queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self._ids = np.zeros(CHUNK, np.int64)
-        state["token_ids"] = self._ids.ctypes.data
-        half = config.head_dim // 2
-        self._cos, self._sin = np.empty((2, self.cache.capacity, half), np.float32)
-        self._has_angles = [False] * (self.cache.capacity // SPLIT)
-        state["cos"], state["sin"] = self._cos.ctypes.data, self._sin.ctypes.data
-        for name, columns in (
-            ("normed", config.hidden_size),
-            ("attended", queries),
-            ("activated", config.intermediate_size),
-        ):
-            self._activations(state[name], columns)
-        for name, columns in (
-            ("residual", config.hidden_size),
-            ("query", queries),
-            ("key", keys),
-            ("value", keys),
-        ):
-            state[name] = self._buffer(CHUNK, columns).ctypes.data
-        # The packed part is SLOTS_BLOCK / BLOCK bytes a column for up to SLOTS rows.
-        own = config.hidden_size * (NORMS_ALONE * 4 + SLOTS_BLOCK // BLOCK)
-        own_normed = self._buffer(threads, own // 4)
-        state["own_normed"], state["own_normed_bytes"] = own_normed.ctypes.data, own_normed.strides[0]
-        self._logits = self._buffer(1, config.vocab_size)
-        self._fill_attention_space(state, threads)
-
-    def _fill_attention_space(self, state: Any, threads: int) -> None:
-        config = self.config
-        group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
-        record = state["queries"]
-        # Kernels take whole blocks of rows: the last one may reach past the chunk.
-        record["row_capacity"] = CHUNK * group + ROWS
-        rows = config.num_kv_heads * int(record["row_capacity"])
-        record["x"] = self._buffer(rows, head_dim).ctypes.data
-        record["x8"] = self._buffer(1, rows * head_dim, np.int8).ctypes.data
-        record["scales"] = self._buffer(1, rows * head_dim // 32).ctypes.data
-        record["offsets"] = self._buffer(1, rows * head_dim // 32, np.int32).ctypes.data
-        stride = PARTIAL_HEADER + head_dim * 4
-        partials = FEW_TOKENS * self.cache.capacity // SPLIT * config.num_heads
-        state["partials"] = self._buffer(partials, stride // 4).ctypes.data
-        attention = ATTENTION_SCRATCH_BYTES + (ROWS + TOKENS_PER_ITEM * group) * stride
-        scratch = max(matmul_scratch_bytes(CHUNK), attention)
-        state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
-        state["scratch_bytes"] = -(-scratch // 64) * 64
-
-    def _fill_angles(self, start: int, stop: int) -> None:
-        """RoPE's tables for new positions; those of keys that came from a snapshot are not needed."""
-        for split in range(start // SPLIT, -(-stop // SPLIT)):
-            if not self._has_angles[split]:
-                first, end = split * SPLIT, (split + 1) * SPLIT
-                self._cos[first:end], self._sin[first:end] = rope_tables(self.config, first, end)
-                self._has_angles[split] = True
+    def make_cache(self) -> KVCache:
+        """Return an empty cache for another conversation. Raises NotEnoughMemoryError."""
+        with _enough_memory():
+            logits = Logits(self.config.vocab_size) if self._has_head else None
+            return KVCache(self.config, self.context, self._kind, self.layers, self._key_offsets, logits)
 
     def run(
         self,
         token_ids: NDArray[np.int64],
         position: int,
         logits_from: int,
-        cancelled: Callable[[], bool] | None = None,
+        cache: Cache,
+        cancelled: Cancelled | None = None,
     ) -> NDArray[np.float32]:
-        """Runs up to CHUNK tokens at ``position`` and following, and keeps their keys and values.
-
-        Returns the logits (tokens - logits_from, vocab) f32 of the tokens from ``logits_from`` on: a view that the
-        next call overwrites.  ``cancelled``: asked while a long pass runs, which ends early when it returns True.
-        Raises PassCancelled then; the cache holds what it held before at all positions below ``position``.
-        """
+        """Run the whole model; see :meth:`qwchat.model.decoder.Decoder.run`."""
         tokens = len(token_ids)
+        self._check_tokens(tokens, position)
+        self._begin(token_ids)
+        bound = self._bind(cache)
+        if bound.logits is None or not self._has_embedding:
+            raise ValueError(f"the decoder has {len(self.layers)} of {self.config.num_layers} layers: use run_layers")
+        wanted = max(0, tokens - logits_from)
+        logits = bound.logits.rows(wanted)
+        self._space.fill_angles(position, position + tokens)
+        self._space.state["logits"] = logits.ctypes.data
+        self._pass(tokens, position, self.layers, logits_from, cancelled)
+        return logits[:wanted, : self.config.vocab_size]
+
+    def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the residual stream before the first layer; see :meth:`qwchat.model.decoder.Decoder.embed`."""
+        if not self._has_embedding:
+            raise ValueError("the embedding is not loaded: it belongs to layer 0")
+        self._check_tokens(len(token_ids), 0)
+        self._begin(token_ids)
+        self._pass(len(token_ids), 0, range(0), len(token_ids), None)
+        return self._space.residual[: len(token_ids), : self.config.hidden_size].copy()
+
+    def run_layers(
+        self,
+        residual: NDArray[np.float32],
+        first: int,
+        last: int,
+        position: int,
+        cache: Cache,
+        cancelled: Cancelled | None = None,
+    ) -> None:
+        """Run some layers in place; see :meth:`qwchat.model.decoder.Decoder.run_layers`."""
+        if not self.layers.start <= first <= last <= self.layers.stop:
+            raise ValueError(f"layers {first} to {last - 1} do not lie in {self.layers}")
+        self._check_tokens(len(residual), position)
+        if first == last:
+            return
+        own = self._begin_with(residual)
+        self._bind(cache)
+        self._space.fill_angles(position, position + len(residual))
+        self._pass(len(residual), position, range(first, last), len(residual), cancelled)
+        residual[:] = own
+
+    def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
+        """Return logits; see :meth:`qwchat.model.decoder.Decoder.head`."""
+        if not self._has_head:
+            raise ValueError(f"the head is not loaded: it belongs to layer {self.config.num_layers - 1}")
+        tokens = len(residual)
+        self._check_tokens(tokens, 0)
+        self._begin_with(residual)
+        wanted = max(0, tokens - logits_from)
+        if self._logits is None:
+            self._logits = Logits(self.config.vocab_size)
+        logits = self._logits.rows(wanted)
+        if wanted:
+            self._space.state["logits"] = logits.ctypes.data
+            self._pass(tokens, 0, range(0), logits_from, None)
+        return logits[:wanted, : self.config.vocab_size]
+
+    def _check_tokens(self, tokens: int, position: int) -> None:
         if not 0 < tokens <= CHUNK or position < 0 or position + tokens > self.context:
             raise ValueError(f"{tokens} tokens at position {position} do not fit a context of {self.context}")
+
+    def _begin(self, token_ids: NDArray[np.int64]) -> None:
+        """Let the next pass begin with the embeddings of tokens."""
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self.config.vocab_size:
             raise ValueError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
-        self._fill_angles(position, position + tokens)
-        wanted = tokens - logits_from
-        if wanted > len(self._logits):
-            # Checking drafts asks for a few rows, now more and now fewer: room for all of them at once.
-            self._logits = self._buffer(max(wanted, FEW_TOKENS), self.config.vocab_size)
-        self._ids[:tokens] = token_ids
-        state = self._states[0]
-        state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
-        state["logits"] = self._logits.ctypes.data
-        self._step(tokens, cancelled)
-        return self._logits[: max(0, wanted), : self.config.vocab_size]
+        self._team.finish()
+        self._space.ids[: len(token_ids)] = token_ids
+        self._space.state["from_residual"] = 0
 
-    def _step(self, tokens: int, cancelled: Callable[[], bool] | None) -> None:
+    def _begin_with(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Let the next pass begin with `residual` (tokens, hidden); return the rows where the pass leaves its own."""
+        if residual.ndim != 2 or residual.shape[1] != self.config.hidden_size or residual.dtype != np.float32:
+            raise ValueError(f"the residual must be (tokens, {self.config.hidden_size}) f32")
+        self._team.finish()
+        own = self._space.residual[: len(residual), : self.config.hidden_size]
+        own[:] = residual
+        self._space.state["from_residual"] = 1
+        return own
+
+    def _bind(self, cache: Cache) -> KVCache:
+        """Let the following passes read and write `cache`."""
+        if cache is not self._bound:
+            layout = (self.config, self._kind, self.layers, -(-self.context // SPLIT) * SPLIT)
+            if not isinstance(cache, KVCache) or cache.layout != layout:
+                raise ValueError("the cache was made for another decoder")
+            self._records["cache"] = cache.records
+            self._bound = cache
+        return self._bound
+
+    def _pass(self, tokens: int, position: int, layers: range, logits_from: int, cancelled: Cancelled | None) -> None:
+        state, start = self._space.state, self.layers.start
+        state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
+        state["first_layer"], state["last_layer"] = layers.start - start, layers.stop - start
         active = self._decode_threads.choose() if tokens == 1 else None
         started = time.perf_counter()
+        # A pass through a part of the layers takes less: then it is watched without need.
         expected = self._few_seconds if tokens <= FEW_TOKENS else self._token_seconds * tokens
         if cancelled is None or expected < _WATCHED_SECONDS:
             self._team.run(active)
         elif not self._team.run_watched(cancelled, active):
             raise PassCancelled
-        seconds = time.perf_counter() - started
+        if layers and layers == self.layers:
+            self._note(tokens, time.perf_counter() - started)
+
+    def _note(self, tokens: int, seconds: float) -> None:
+        """Remember how long a pass through all layers took."""
         if tokens == 1:
             self._decode_threads.note(seconds)
         if tokens <= FEW_TOKENS:
@@ -204,17 +217,23 @@ class CpuDecoder:
         else:
             self._token_seconds = seconds / tokens
 
-    def clear(self) -> None:
-        """Forgets the cache, whatever it holds."""
-        self.cache.clear()
-
     def close(self) -> None:
-        """Ends the threads; the model cannot be used afterwards."""
+        """End the threads; the decoder cannot be used afterwards."""
         self._team.close()
 
 
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise NotEnoughMemoryError(
+            "no memory is left for the model's cache and work space: choose a smaller context (ctx)"
+        ) from error
+
+
 def _check_shapes(folder: TensorSource) -> None:
-    config = folder.config
+    config: ModelConfig = folder.config
     for name, value, multiple in (
         ("hidden_size", config.hidden_size, 32),
         ("intermediate_size", config.intermediate_size, 32),

@@ -9,14 +9,12 @@ One file, little-endian:
 
 The layout is that of the kernels, which is the same at every SIMD level, and each row is the beginning of a row of the
 cache, so a file fits a cache of any capacity that has room for its positions.  ``fingerprint`` is the model's;
-``code`` hashes the configuration and the sources that compute keys and values, since another version may round
-otherwise.  A file that is anything else than what was written is refused, and the tokens are read again: it holds
-nothing that cannot be had from them.  That is why writing does not wait for the disk either.
+``code`` is the cache's `layout_id`.  A file that is anything else than what was written is refused, and the tokens are
+read again: it holds nothing that cannot be had from them.  That is why writing does not wait for the disk either.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import struct
@@ -29,29 +27,20 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.native.store import is_private
 from qwchat.cpu.cache import KVCache
-from qwchat.cpu.kernels import objects
 from qwchat.cpu.kernels.records import KV_KINDS
 from qwchat.errors import SnapshotError
-from qwchat.model import rope
 
 _MAGIC, _VERSION = b"qwchatKV", 1
 _HEAD = struct.Struct("<8sII16s32sIIII")
 _CHECKSUM = struct.Struct("<I")
 
 
-def code_digest(config: ModelConfig) -> bytes:
-    """The hash (32 bytes) of everything besides the weights that keys and values depend on."""
-    sources = objects.KERNELS.source_digest + Path(rope.__file__).read_bytes()
-    return hashlib.sha256(sources + repr(config).encode()).digest()
-
-
 def _fields(cache: KVCache, fingerprint: str, positions: int) -> bytes:
     config = cache.config
     return _HEAD.pack(
-        *(_MAGIC, _VERSION, KV_KINDS[cache.kind], fingerprint.encode(), code_digest(config)),
+        *(_MAGIC, _VERSION, KV_KINDS[cache.kind], fingerprint.encode(), cache.layout_id),
         *(config.num_layers, config.num_kv_heads, config.head_dim, positions),
     )
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig
 from qwchat.cpu import kv_file
-from qwchat.cpu.decoder import CHUNK, CpuDecoder
+from qwchat.cpu.decoder import CpuDecoder
 from qwchat.cpu.kernels.cores import default_threads
 from qwchat.cpu.kernels.records import KV_KINDS
 from qwchat.cpu.weights import TensorSource
+from qwchat.cpu.workspace import CHUNK
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent
 from qwchat.generation.mask import TokenMask
@@ -80,6 +81,7 @@ class Engine:
         self.config = folder.config
         self.context = _context(folder.config, context)
         self._model = CpuDecoder(folder, context=self.context, threads=_threads(threads), kv=kv)
+        self._cache = self._model.make_cache()
         self._cached = np.zeros(self.context, np.int64)
         self._length = 0
         self._token_seconds = math.inf  # of the quickest pass so far, for each of its tokens
@@ -99,7 +101,7 @@ class Engine:
     @property
     def kv(self) -> str:
         """Kind of the KV cache, ``f32`` or ``q8``."""
-        return self._model.cache.kind
+        return self._cache.kind
 
     @property
     def cached_ids(self) -> NDArray[np.int64]:
@@ -141,7 +143,7 @@ class Engine:
         """
         self._ahead = 0
         started = time.perf_counter()
-        logits = self._model.run(ids, self._length, logits_from, cancelled)
+        logits = self._model.run(ids, self._length, logits_from, self._cache, cancelled)
         self._token_seconds = min(self._token_seconds, (time.perf_counter() - started) / len(ids))
         self._cached[self._length : self._length + len(ids)] = ids
         kept = len(ids) if kept is None else kept
@@ -222,7 +224,7 @@ class Engine:
             yield from run.events()
         except NonFiniteLogitsError:
             self.truncate(0)
-            self._model.clear()
+            self._cache.clear()
             raise
 
     def adopt(self, other: Engine) -> int:
@@ -230,7 +232,7 @@ class Engine:
 
         Those that have room here, and none where the caches are of different kinds.
         """
-        mine, its = self._model.cache, other._model.cache
+        mine, its = self._cache, other._cache
         if mine.kind != its.kind:
             return 0
         count = min(other._length, self.context)
@@ -246,11 +248,11 @@ class Engine:
 
         ``fingerprint``: the model's.  Raises SnapshotError where it cannot be written.
         """
-        return kv_file.save(path, self._model.cache, self._cached[: self._length], fingerprint)
+        return kv_file.save(path, self._cache, self._cached[: self._length], fingerprint)
 
     def snapshot_bytes(self) -> int:
         """Size of the file that save() would make."""
-        return kv_file.file_bytes(self._model.cache, self._length)
+        return kv_file.file_bytes(self._cache, self._length)
 
     def restore(self, path: Path, fingerprint: str) -> int:
         """Fills the cache from what save() wrote, in place of what it holds; how many positions.
@@ -259,7 +261,7 @@ class Engine:
         """
         held, self._length, self._ahead = self._length, 0, 0
         try:
-            ids = kv_file.restore(path, self._model.cache, self.context, fingerprint, self.threads)
+            ids = kv_file.restore(path, self._cache, self.context, fingerprint, self.threads)
         except FileNotFoundError:
             self._length = held
             raise

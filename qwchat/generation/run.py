@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.cpu.decoder import CHUNK, PassCancelled
+from qwchat.cpu.workspace import CHUNK
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
 from qwchat.generation.lookup import Lookup
 from qwchat.generation.mask import TokenMask
 from qwchat.generation.repetition import LoopGuard
 from qwchat.generation.sampling import Sampler, log_probabilities
 from qwchat.generation.speculation import MAX_ROWS, Speculation
+from qwchat.model.decoder import PassCancelled
 from qwchat.request import Request
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from quant import convert
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Reply, Session
 from qwchat.conversation.tree import Event, Tree
-from qwchat.cpu.decoder import CHUNK
+from qwchat.cpu.workspace import CHUNK
 from qwchat.events import Done, Prefilled, TextStep
 from qwchat.request import SamplingSettings
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import quant
 from quant.container import open_model
-from qwchat.cpu.decoder import CHUNK
+from qwchat.cpu.workspace import CHUNK
 from qwchat.generation.engine import Engine
 
 THREADS = 2
