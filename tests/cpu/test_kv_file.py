@@ -161,11 +161,11 @@ def patched(file: Path, offset: int, value: bytes) -> Path:
 
 def test_what_does_not_belong_here_is_told_apart(small: Engine, file: Path) -> None:
     assert refused(small, patched(file, 0, b"GGUF")) == "FILE is damaged"
-    assert refused(small, patched(file, 8, b"\x02")) == "FILE was written by another version of qwchat"
-    assert refused(small, patched(file, 12, b"\x01")) == "FILE has another --kv than f32"
+    assert refused(small, patched(file, 8, b"\x01")) == "FILE was written by another version of qwchat"
+    assert refused(small, patched(file, 12, b"q8\0")) == "FILE holds another kind of KV cache than f32"
     assert refused(small, file, "f" * 16) == "FILE belongs to another model"
-    assert refused(small, patched(file, 32, b"\0" * 32)) == "FILE was written by another version of qwchat"
-    assert refused(small, patched(file, 64, b"\x02")) == "FILE was written by another version of qwchat"
+    assert refused(small, patched(file, 36, b"\0" * 32)) == "FILE was written by another version of qwchat"
+    assert refused(small, patched(file, 68, b"\x02")) == "FILE was written by another version of qwchat"
     token = kv_file._HEAD.size + 4 * CONFIG.num_layers
     assert refused(small, patched(file, token, struct.pack("<I", 301))) == "FILE is damaged"
     assert small.restore(patched(file, 0, b"qwchatKV"), MODEL) == 50
@@ -176,7 +176,7 @@ def test_it_must_fit(small: Engine, file: Path) -> None:
     assert refused(other, file) == "FILE holds 50 tokens, and the context 49"
     other.close()
     q8 = build("q8", context=600)
-    assert refused(q8, file) == "FILE has another --kv than q8"
+    assert refused(q8, file) == "FILE holds another kind of KV cache than q8"
     q8.close()
 
 
