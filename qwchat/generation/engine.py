@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig
-from qwchat.cpu import kv_file
 from qwchat.cpu.decoder import CpuDecoder
 from qwchat.cpu.kernels.cores import default_threads
 from qwchat.cpu.kernels.records import KV_KINDS
@@ -27,6 +26,7 @@ from qwchat.generation.mask import TokenMask
 from qwchat.generation.run import Run, common_prefix
 from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import Speculation
+from qwchat.model import kv_file
 from qwchat.request import Request
 
 DEFAULT_CONTEXT = 4096
@@ -244,7 +244,7 @@ class Engine:
         return count
 
     def save(self, path: Path, fingerprint: str) -> int:
-        """Writes what the cache holds to ``path`` (see :mod:`qwchat.cpu.kv_file`); the size in bytes.
+        """Writes what the cache holds to ``path`` (see :mod:`qwchat.model.kv_file`); the size in bytes.
 
         ``fingerprint``: the model's.  Raises SnapshotError where it cannot be written.
         """

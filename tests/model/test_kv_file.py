@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.cpu import kv_file
 from qwchat.errors import SnapshotError
 from qwchat.events import Finished
 from qwchat.generation.engine import Engine
+from qwchat.model import kv_file
 from qwchat.request import Request, SamplingSettings
 from tests.cpu.decoder import config, random_folder
 
