@@ -56,7 +56,7 @@ def generated(model: Any, ids: Sequence[int]) -> tuple[float, float, list[int], 
 
     first, cpu, tokens, cached = 0.0, 0.0, [], 0
     request = Request(SamplingSettings(), seed=0, max_tokens=GENERATED, speculate=False)
-    for event in model.engine.generate(ids, request, usable_vocab=model.tokenizer.vocab_size):
+    for event in model.engine.generate(model.cached_context, ids, request, usable_vocab=model.tokenizer.vocab_size):
         if isinstance(event, Step):
             if not tokens:
                 first, cpu = time.perf_counter(), time.process_time()

@@ -82,6 +82,7 @@ class Task:
 def decode(model: qwchat.Model, ids: Sequence[int], speculate: bool, settings: SamplingSettings) -> Decoded:
     """The answer to a prompt of token ids."""
     *events, end = model.engine.generate(
+        model.cached_context,
         ids,
         Request(settings, seed=1, max_tokens=LONGEST_ANSWER, speculate=speculate),
         usable_vocab=model.tokenizer.vocab_size,
@@ -168,7 +169,7 @@ def forced_tasks(model: qwchat.Model, seed: int, depth: int, length: int) -> Ite
         def case(speculate: bool, text: NDArray[np.int64] = text) -> Decoded:
             script = Script(text.tolist(), vocab)
             request = Request(script.settings, script.seed, max_tokens=length, speculate=speculate)
-            run = Run(model.engine, prompt, request, script)
+            run = Run(model.cached_context, prompt, request, script, model.engine.speculation if speculate else None)
             *events, end = run.events()
             return _decoded([event.token_id for event in events if isinstance(event, Step)], cast(Finished, end))
 

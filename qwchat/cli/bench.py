@@ -80,7 +80,7 @@ def run(options: BenchOptions, services: Services) -> int:
     with services.load(located.path, threads=threads, context=context, kv=kv) as model:
         with remedied(model.folder):
             wait_until_checked(model, streams)  # Its threads would be measured with the rest.
-        threads = model.engine.threads
+        threads = model.threads
         bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
         prefill, decode = _measure(model, options)
         work = work_of(model.folder)
@@ -118,6 +118,7 @@ def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: 
     from qwchat.request import Request, SamplingSettings
 
     events = model.engine.generate(
+        model.cached_context,
         token_ids,
         Request(SamplingSettings(), seed=0, max_tokens=count, speculate=speculate),
         usable_vocab=model.tokenizer.vocab_size,

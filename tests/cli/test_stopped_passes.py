@@ -105,7 +105,7 @@ with unittest.mock.patch.object(decoder, "load_program", endless["endless_progra
         for event in model.chat([{"role": "user", "content": "hello"}]):
             print(event)
     except KeyboardInterrupt:
-        print("interrupted", model.engine.length)
+        print("interrupted", model.cached_context.length)
 """
     started = tmp_path / "started"
     with subprocess.Popen(
