@@ -98,11 +98,6 @@ class KVCache:
         return records
 
     @property
-    def nbytes(self) -> int:
-        """Size of the keys and values, whether their pages were taken or not."""
-        return sum(part.nbytes for part in self._memory)
-
-    @property
     def layout(self) -> tuple[object, ...]:
         """What two caches have in common that one decoder can run over."""
         return self.config, self.kind, self.layers, self.capacity

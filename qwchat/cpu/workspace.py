@@ -70,7 +70,7 @@ class WorkSpace:
         state["epsilon"], state["query_scale"] = config.rms_norm_eps, 1 / math.sqrt(config.head_dim)
         self.ids = np.zeros(CHUNK, np.int64)
         state["token_ids"] = self.ids.ctypes.data
-        self.residual = buffer(CHUNK, config.hidden_size)
+        self.residual = self._buffer(CHUNK, config.hidden_size)
         state["residual"] = self.residual.ctypes.data
         self._activations(state["normed"], config.hidden_size)
         # The packed part is SLOTS_BLOCK / BLOCK bytes a column for up to SLOTS rows.
@@ -86,11 +86,6 @@ class WorkSpace:
             scratch = max(scratch, ATTENTION_SCRATCH_BYTES + (ROWS + TOKENS_PER_ITEM * group) * stride)
         state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
         state["scratch_bytes"] = -(-scratch // 64) * 64
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the buffers."""
-        return self.residual.nbytes + sum(each.nbytes for each in self._memory)
 
     def _buffer(self, rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
         self._memory.append(buffer(rows, columns, dtype))
