@@ -27,9 +27,9 @@ from statistics import median
 import numpy as np
 
 import qwchat
+from qwchat.api import Model
 from qwchat.events import Finished
-from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import Request, SamplingSettings
 
 _SETTLE = 0.5  # seconds between the cases, so that none suffers from the one before
 _DISTURBED, _ATTEMPTS = 0.1, 4
@@ -75,12 +75,12 @@ def busy_loop(core: int, own_session: bool) -> Iterator[subprocess.Popen[bytes]]
         process.communicate()
 
 
-def speeds(engine: Engine, prompt: int, new: int) -> tuple[float, float]:
+def speeds(model: Model, prompt: int, new: int) -> tuple[float, float]:
     """Tokens per second of prefill and of decode."""
-    ids = np.random.default_rng(0).integers(0, engine.config.vocab_size, prompt).tolist()
-    engine.truncate(0)
-    vocab = engine.config.vocab_size
-    *_, end = engine.generate(ids, SamplingSettings(), seed=0, usable_vocab=vocab, max_tokens=new + 1)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, prompt).tolist()
+    model.cached_context.truncate(0)
+    request = Request(SamplingSettings(), seed=0, max_tokens=new + 1, speculate=False)
+    *_, end = model.engine.generate(model.cached_context, ids, request, usable_vocab=model.config.vocab_size)
     assert isinstance(end, Finished)
     return prompt / end.stats.prefill_seconds, (end.stats.generated_tokens - 1) / end.stats.decode_seconds
 
@@ -97,32 +97,32 @@ def _used(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 
 
 def undisturbed(
-    engine: Engine, loops: Sequence[subprocess.Popen[bytes]], prompt: int, new: int
+    model: Model, loops: Sequence[subprocess.Popen[bytes]], prompt: int, new: int
 ) -> tuple[float, tuple[float, float]]:
     """The share of a core that others took, and :func:`speeds`, of the least disturbed of a few attempts."""
     found = []
     for _ in range(_ATTEMPTS):
         time.sleep(_SETTLE)
         used, started = _used(loops), time.perf_counter()
-        pair = speeds(engine, prompt, new)
+        pair = speeds(model, prompt, new)
         found.append(((_used(loops) - used) / (time.perf_counter() - started), pair))
         if found[-1][0] < _DISTURBED:
             break
     return min(found)
 
 
-def measure(engine: Engine, rounds: int, prompt: int, new: int) -> tuple[dict[str, tuple[float, float]], float]:
+def measure(model: Model, rounds: int, prompt: int, new: int) -> tuple[dict[str, tuple[float, float]], float]:
     """Medians of :func:`speeds` by case, and the largest share of a core that others took from one that counts."""
     cores = sorted(os.sched_getaffinity(0), reverse=True)
     cases = [case for case in CASES if case.loops <= len(cores)]
     found: dict[str, list[tuple[float, float]]] = {case.name: [] for case in cases}
     worst = 0.0
-    speeds(engine, prompt, new)
+    speeds(model, prompt, new)
     for _ in range(rounds):
         for case in cases:
             with ExitStack() as stack:
                 loops = [stack.enter_context(busy_loop(core, case.own_session)) for core in cores[: case.loops]]
-                taken, pair = undisturbed(engine, loops, prompt, new)
+                taken, pair = undisturbed(model, loops, prompt, new)
             found[case.name].append(pair)
             worst = max(worst, taken)
     medians = {
@@ -142,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--new-tokens", type=int, default=24)
     options = parser.parse_args(arguments)
     with qwchat.load(options.model, threads=options.threads, context=1024, verify=False) as model:
-        found, worst = measure(model.engine, options.rounds, options.prompt_tokens, options.new_tokens)
-        threads = model.engine.threads
+        found, worst = measure(model, options.rounds, options.prompt_tokens, options.new_tokens)
+        threads = model.threads
     read, written = found[CASES[0].name]
     print(f"{options.model.name}, {threads} threads, medians of {options.rounds} rounds")
     print(f"other processes took up to {worst:.0%} of a core")

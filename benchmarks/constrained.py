@@ -38,7 +38,8 @@ import qwchat
 from qwchat.constraints import Constraint
 from qwchat.constraints.masks import GrammarMask
 from qwchat.events import Step
-from qwchat.generation.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler
+from qwchat.request import Request, SamplingSettings
 
 BAR = 0.15
 PROMPT = "Describe some persons."
@@ -141,14 +142,14 @@ class Round:
         self.masks = np.array(self._script.seconds)
 
     def _half(self, bound: int) -> None:
-        engine = self._model.engine
-        engine.truncate(len(self._prompt) - 1)
-        events = engine.generate(
+        cached = self._model.cached_context
+        cached.truncate(len(self._prompt) - 1)
+        limit = len(self.token_ids) if self._task.tight or not bound else None
+        events = self._model.engine.generate(
+            cached,
             self._prompt,
-            QWEN2,
-            seed=self._number,
+            Request(QWEN2, self._number, max_tokens=limit, speculate=False),
             usable_vocab=self._model.tokenizer.vocab_size,
-            max_tokens=len(self.token_ids) if self._task.tight or not bound else None,
             mask=self._script if bound else None,
         )
         clock, processor = time.perf_counter(), time.process_time()
@@ -158,7 +159,7 @@ class Round:
 
     def sampling(self) -> NDArray[np.float64]:
         """Seconds of sampling at each place, without the mask and with it, (2, tokens) f64, on the first logits."""
-        row = self._model.engine.logits(self._prompt)[-1].copy()
+        row = self._model.cached_context.logits(self._prompt)[-1].copy()
         prompt, taken = np.array(self._prompt), np.array(self.token_ids)
         seconds = np.empty((2, len(taken)))
         for place, bits in enumerate(self._script.bits):
@@ -174,7 +175,7 @@ def loss_of(model: qwchat.Model, task: Task, prompt: Sequence[int], rounds: int,
     """Measures a task and prints its line; the share of speed that it loses."""
     Round(model, task, prompt, 0)
     found = [Round(model, task, prompt, number) for number in range(rounds)]
-    step = min(each.processor[0] for each in found) / len(found[0].token_ids) / model.engine.threads
+    step = min(each.processor[0] for each in found) / len(found[0].token_ids) / model.threads
     masks = float(np.min([each.masks for each in found], axis=0).mean())
     plain, bound = np.min([each.sampling() for each in found], axis=0).mean(axis=1)
     more = masks + float(bound - plain)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import qwchat
 from qwchat.events import Finished, Stats
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import Request, SamplingSettings
 
 
 class QwchatContext:
@@ -25,7 +25,7 @@ class QwchatContext:
 
     def prefill(self, tokens: Sequence[int]) -> float:
         """Seconds that it takes to read `tokens` into the empty cache, up to the first token chosen."""
-        self.model.engine.truncate(0)
+        self.model.cached_context.truncate(0)
         seconds = self._generate(tokens, 1).time_to_first_token
         assert seconds is not None, "one token was asked for"
         return seconds
@@ -41,13 +41,12 @@ class QwchatContext:
         """Make the cache hold `tokens`; always by reading them, hence False."""
         self._depth = list(tokens)
         if tokens:
-            self.model.engine.truncate(0)
+            self.model.cached_context.truncate(0)
             self._generate(tokens, 1)
         return False
 
     def _generate(self, tokens: Sequence[int], count: int) -> Stats:
         """Read `tokens` and write `count` tokens greedily, whatever they are."""
-        events = self.model.engine.generate(
-            tokens, SamplingSettings(), seed=0, usable_vocab=self.vocab_size, max_tokens=count
-        )
+        request = Request(SamplingSettings(), seed=0, max_tokens=count, speculate=False)
+        events = self.model.engine.generate(self.model.cached_context, tokens, request, usable_vocab=self.vocab_size)
         return [event for event in events if isinstance(event, Finished)][-1].stats

@@ -48,10 +48,11 @@ from models.recipe.turns import load
 from quant import convert
 from qwchat.events import Finished, Step
 from qwchat.generation.run import Run
-from qwchat.generation.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import Speculation
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
+from qwchat.request import Request, SamplingSettings
 
 COPY_BAR, CHAT_BAR = 1.8, 0.97
 LONGEST_ANSWER = 400
@@ -81,13 +82,11 @@ class Task:
 def decode(model: qwchat.Model, ids: Sequence[int], speculate: bool, settings: SamplingSettings) -> Decoded:
     """The answer to a prompt of token ids."""
     *events, end = model.engine.generate(
+        model.cached_context,
         ids,
-        settings,
-        seed=1,
+        Request(settings, seed=1, max_tokens=LONGEST_ANSWER, speculate=speculate),
         usable_vocab=model.tokenizer.vocab_size,
-        max_tokens=LONGEST_ANSWER,
         stop_ids=model.stop_ids,
-        speculate=speculate,
     )
     return _decoded([event.token_id for event in events if isinstance(event, Step)], cast(Finished, end))
 
@@ -168,9 +167,9 @@ def forced_tasks(model: qwchat.Model, seed: int, depth: int, length: int) -> Ite
             text[::every] = rng.integers(0, vocab, len(text[::every]))
 
         def case(speculate: bool, text: NDArray[np.int64] = text) -> Decoded:
-            knowledge = model.engine.speculation if speculate else None
             script = Script(text.tolist(), vocab)
-            run = Run(model.engine, prompt, script, frozenset(), length, lambda: False, knowledge)
+            request = Request(script.settings, script.seed, max_tokens=length, speculate=speculate)
+            run = Run(model.cached_context, prompt, request, script, model.engine.speculation if speculate else None)
             *events, end = run.events()
             return _decoded([event.token_id for event in events if isinstance(event, Step)], cast(Finished, end))
 

@@ -10,7 +10,6 @@ with qwchat.load("path/to/model") as model:
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
+from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kernels import objects
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
+from qwchat.generation.context import CachedContext
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.integrity import Integrity
 from qwchat.messages import Message
+from qwchat.model.decoder import Decoder
+from qwchat.model.limits import context_limit
 from qwchat.models_folder import is_model, locate
+from qwchat.request import Request, SamplingSettings, random_seed
 from qwchat.text.detokenizer import StreamDecoder
 from qwchat.text.generation_config import GenerationDefaults
 from qwchat.text.stops import StopStrings
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 Cancel = Callable[[], bool]
 LOGPROBS_LIMIT = 20
-SEED_BITS = 32  # of a seed that nobody chose: short enough to be typed again
+_DEVICES: dict[str, Callable[..., Decoder]] = {"cpu": build_decoder}
 
 
 def load(
@@ -61,12 +64,28 @@ def load(
     ``model.integrity.wait()`` waits for the result.
 
     Raises ModelError if there is no such model or it has yet to be converted (``quant.convert`` does it),
-    quant.errors.ContainerError if it is damaged, and the errors of :class:`Engine` and :class:`Tokenizer`.
+    quant.errors.ContainerError if it is damaged, the errors of :class:`Tokenizer`, UsageError
+    for values out of range, and NotEnoughMemoryError.
     """
     folder = open_model(_converted(str(model)))
     folder.prefetch()
-    engine = Engine(folder, threads=threads, context=context, device=device, kv=kv)
-    return Model(folder, engine, Integrity(folder if verify else None))
+    cached = _build_context(folder, device, threads=threads, context=context, kv=kv)
+    return Model(folder, device, cached, Integrity(folder if verify else None))
+
+
+def _build_context(
+    folder: ModelFolder, device: str, *, threads: int | None, context: int | None, kv: str
+) -> CachedContext:
+    """Return an empty context of a new decoder. Raises what `load` raises for these arguments."""
+    build = _DEVICES.get("cpu" if device == "auto" else device)
+    if build is None:
+        raise UsageError(f"there is no device {device!r}: the device must be one of {', '.join(('auto', *_DEVICES))}")
+    decoder = build(folder, threads=threads, context=context, kv=kv)
+    try:
+        return CachedContext(decoder)
+    except BaseException:
+        decoder.close()
+        raise
 
 
 def _converted(model: str) -> Path:
@@ -88,13 +107,14 @@ class Model:
     ``integrity``: the check of its files.
     """
 
-    def __init__(self, folder: ModelFolder, engine: Engine, integrity: Integrity) -> None:
-        self.folder, self.engine, self.config = folder, engine, folder.config
+    def __init__(self, folder: ModelFolder, device: str, cached: CachedContext, integrity: Integrity) -> None:
+        self.folder, self.config, self._device = folder, folder.config, device
+        self.engine, self.cached_context = Engine(cached.decoder), cached
         self.integrity = integrity
         self.tokenizer = Tokenizer.from_folder(folder.path, objects.KERNELS.writable_folder, self.config.vocab_size)
         self.template = ChatTemplate.from_folder(folder.path)
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
-        self.defaults = SamplingSettings.from_defaults(generation)
+        self.defaults = generation.sampling
         self.stop_ids = frozenset(generation.eos_token_ids)
         integrity.start()
 
@@ -109,33 +129,33 @@ class Model:
     @property
     def context(self) -> int:
         """Tokens that prompt and reply may fill together."""
-        return self.engine.context
+        return self.engine.decoder.context
 
     @property
     def longest_context(self) -> int:
         """The longest context, in tokens, that the model was made for."""
-        return self.engine.longest_context
+        return context_limit(self.config)
 
     @property
     def threads(self) -> int:
         """Threads that compute."""
-        return self.engine.threads
+        return self.engine.decoder.threads
 
     @property
     def kv(self) -> str:
         """Kind of the KV cache, ``f32`` or ``q8``."""
-        return self.engine.kv
+        return self.cached_context.cache.kind
 
     def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
-        """Goes on with other settings, which are those of :func:`load`; how many tokens will have to be read again.
+        """Change settings of :func:`load`, on the same device; return how many tokens must be evaluated again.
 
-        What was read is kept where the cache stays of one kind and has room.  Raises what :func:`load` raises for its
-        arguments; the model is as it was then.
+        Cached tokens are kept where the cache stays of one kind and they fit. Raises what :func:`load` raises for its
+        arguments; the model is unchanged then.
         """
-        engine = Engine(self.folder, threads=threads, context=context, kv=kv)
-        lost = self.engine.length - engine.adopt(self.engine)
-        self.engine.close()
-        self.engine = engine
+        cached = _build_context(self.folder, self._device, threads=threads, context=context, kv=kv)
+        lost = self.cached_context.length - cached.adopt(self.cached_context)
+        self.engine.decoder.close()
+        self.engine, self.cached_context = Engine(cached.decoder), cached
         return lost
 
     @cached_property
@@ -164,7 +184,7 @@ class Model:
 
     def cached(self, messages: Sequence[Message]) -> int:
         """Tokens of a conversation's prompt that the KV cache holds.  Raises TemplateError."""
-        return self.engine.held(self.prompt_ids(messages))
+        return self.cached_context.held(self.prompt_ids(messages))
 
     def reread(self, messages: Sequence[Message]) -> int:
         """Tokens that a reply to a conversation reads again, since it changed before its end; 0 where it only grew.
@@ -172,8 +192,8 @@ class Model:
         Raises TemplateError.
         """
         ids = self.prompt_ids(messages)
-        held = self.engine.held(ids)
-        return len(ids) - held if held < min(self.engine.length, len(ids)) else 0
+        held = self.cached_context.held(ids)
+        return len(ids) - held if held < min(self.cached_context.length, len(ids)) else 0
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits (tokens, vocab) f32 at every position of ``token_ids``.
@@ -181,7 +201,7 @@ class Model:
         Raises PromptTooLongError, and DamagedModelError if damage of the model's files is known.
         """
         self.integrity.raise_if_damaged()
-        return self.engine.logits(token_ids)
+        return self.cached_context.logits(token_ids)
 
     def generate(
         self,
@@ -212,25 +232,30 @@ class Model:
         becomes too complex on the way.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        chosen = secrets.randbits(SEED_BITS) if seed is None else seed
         if not 0 <= logprobs <= LOGPROBS_LIMIT:
             raise UsageError(f"logprobs must be from 0 to {LOGPROBS_LIMIT}, not {logprobs}")
+        request = Request(
+            settings or self.defaults,
+            random_seed() if seed is None else seed,
+            max_tokens=max_tokens,
+            stop=tuple(stop),
+            speculate=speculate,
+            loop_guard=loop_guard,
+            constraint=constraint,
+            logprobs=logprobs,
+        )
         before = ids[len(ids) - continued :]
         mask = None if constraint is None else self.grammars.mask(constraint, before)
-        reply = _Reply(self.tokenizer, stop, chosen, before, constraint)
+        reply = _Reply(self.tokenizer, request, before)
         events = self.engine.generate(
+            self.cached_context,
             ids,
-            settings or self.defaults,
-            seed=chosen,
+            request,
             usable_vocab=self.tokenizer.vocab_size,
-            max_tokens=max_tokens,
             stop_ids=self.stop_ids,
             cancel=lambda: reply.stopped or (cancel is not None and cancel()),
-            speculate=speculate,
             continued=continued,
-            loop_guard=loop_guard,
             mask=mask,
-            logprobs=logprobs,
         )
         try:
             for event in events:
@@ -288,17 +313,17 @@ class Model:
     @property
     def cached_ids(self) -> NDArray[np.int64]:
         """The token ids (positions,) that the model has read or said and would not read again."""
-        return self.engine.cached_ids
+        return self.cached_context.ids
 
     @property
     def cache_bytes(self) -> int:
         """Size of the file that :meth:`save_cache` would write."""
-        return self.engine.snapshot_bytes()
+        return self.cached_context.snapshot_bytes()
 
     @property
     def rereading_seconds(self) -> float:
         """What reading :attr:`cached_ids` again would take, by the speed so far; 0 where nothing was read yet."""
-        return self.engine.rereading_seconds
+        return self.cached_context.rereading_seconds
 
     def save_cache(self, path: str | Path) -> int:
         """Keeps on disk what the model has read and said, for :meth:`restore_cache` in another process; bytes written.
@@ -309,7 +334,7 @@ class Model:
         self.integrity.wait()
         if not self.integrity.intact:
             raise SnapshotError("what was read is not kept, since the model's files are damaged")
-        return self.engine.save(Path(path), self.folder.fingerprint)
+        return self.cached_context.save(Path(path), self.folder.fingerprint)
 
     def restore_cache(self, path: str | Path) -> int:
         """Takes up what :meth:`save_cache` wrote, so that a conversation that begins alike is not read again.
@@ -319,7 +344,7 @@ class Model:
         they fit.  Raises FileNotFoundError, and SnapshotError for a file that is damaged, others can write, or comes
         from another model, another version of qwchat or another kind of cache: the cache is empty then.
         """
-        return self.engine.restore(Path(path), self.folder.fingerprint)
+        return self.cached_context.restore(Path(path), self.folder.fingerprint)
 
     def _unfinished(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a turn that is to be continued."""
@@ -331,17 +356,15 @@ class Model:
     def close(self) -> None:
         """Ends the model's threads."""
         self.integrity.close()
-        self.engine.close()
+        self.engine.decoder.close()
 
 
 class _Reply:
     """A reply as it grows: tokens to text, held back where a character or a stop string may be unfinished."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str], seed: int, before: Sequence[int], constraint: Constraint | None
-    ) -> None:
-        self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(stop), seed
-        self._tokenizer, self._constraint = tokenizer, constraint
+    def __init__(self, tokenizer: Tokenizer, request: Request, before: Sequence[int]) -> None:
+        self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
+        self._tokenizer, self._constraint = tokenizer, request.constraint
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._pieces: list[str] = []

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import qwchat
 from quant import convert
+from quant.container import ModelFolder
+from qwchat import api
 from qwchat.constraints import Constraint
-from qwchat.errors import ModelError, PromptTooLongError, SnapshotError, UsageError
+from qwchat.cpu import memory
+from qwchat.cpu.build import build_decoder
+from qwchat.errors import ModelError, NotEnoughMemoryError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, Prefilled, TextStep
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.messages import Message
+from qwchat.model.decoder import Decoder
+from qwchat.request import SamplingSettings
 from tests.quant.checkpoints import make_checkpoint
 
 HOT = SamplingSettings(temperature=1.5)
@@ -99,7 +106,7 @@ def test_a_snapshot_spares_reading(model: qwchat.Model, tmp_path: Path, kv: str)
             {"role": "assistant", "content": first.text, "token_ids": first.token_ids},
             {"role": "user", "content": "the other"},
         ]
-        held = writer.engine.length
+        held = writer.cached_context.length
         assert writer.save_cache(tmp_path / "kv.snapshot") == (tmp_path / "kv.snapshot").stat().st_size
         expected = reply(writer, turns, settings=GREEDY, max_tokens=30)
     with qwchat.load(path, kv=kv, threads=2, context=400) as reader:
@@ -108,7 +115,7 @@ def test_a_snapshot_spares_reading(model: qwchat.Model, tmp_path: Path, kv: str)
         assert again.token_ids == expected.token_ids
         assert again.stats.cached_tokens == expected.stats.cached_tokens == held
     with qwchat.load(path, kv="q8" if kv == "f32" else "f32") as other:
-        with pytest.raises(SnapshotError, match="has another --kv than"):
+        with pytest.raises(SnapshotError, match="holds another kind of KV cache than"):
             other.restore_cache(tmp_path / "kv.snapshot")
         assert reply(other, turns, settings=GREEDY, max_tokens=1).stats.cached_tokens == 0
 
@@ -289,27 +296,27 @@ def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
     with qwchat.load(destination, threads=2, context=200) as model:
         first = reply(model, ASK, settings=HOT, seed=7, max_tokens=40)
         talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
-        held = model.engine.length
+        held = model.cached_context.length
         with qwchat.load(destination, threads=1, context=400) as other:
             expected = reply(other, talk, settings=HOT, seed=8, max_tokens=40)
         assert model.reconfigure(threads=1, context=400) == 0
-        assert (model.threads, model.context, model.kv, model.engine.length) == (1, 400, "f32", held)
+        assert (model.threads, model.context, model.kv, model.cached_context.length) == (1, 400, "f32", held)
         assert model.rereading_seconds > 0  # the next snapshot is decided by it
         second = reply(model, talk, settings=HOT, seed=8, max_tokens=40)
         assert second.text == expected.text
         assert second.stats.cached_tokens == held
-        held = model.engine.length
+        held = model.cached_context.length
         assert model.reconfigure(threads=2, context=64) == held - 64
-        assert model.engine.length == 64
+        assert model.cached_context.length == 64
         assert model.reconfigure(kv="q8") == 64
-        assert (model.kv, model.engine.length) == ("q8", 0)
+        assert (model.kv, model.cached_context.length) == ("q8", 0)
 
 
 def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
     first = reply(model, ASK, settings=HOT, seed=7, max_tokens=20)
     talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
     assert model.reread(talk) == 0
-    assert model.cached(talk) == model.engine.length
+    assert model.cached(talk) == model.cached_context.length
     assert model.cached(ASK) == len(model.prompt_ids(ASK))
     changed: list[Message] = [{"role": "system", "content": "Be brief."}, *talk]
     tokens = model.reread(changed)
@@ -319,10 +326,36 @@ def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
 
 
 def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> None:
-    before = model.engine
+    before = model.engine, model.cached_context
     with pytest.raises(
         UsageError, match=r"^the context must be from 1 to 512 tokens, the maximum of this model, not 4,096$"
     ):
         model.reconfigure(context=4096)
-    assert model.engine is before
+    assert (model.engine, model.cached_context) == before
+    assert reply(model, ASK, settings=GREEDY, max_tokens=2).stats.generated_tokens == 2
+
+
+def test_other_settings_keep_the_device(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    destination = checkpoint.with_name("tiny-device-q4")
+    list(convert(checkpoint, destination))
+    built: list[dict[str, object]] = []
+
+    def elsewhere(folder: ModelFolder, **options: Any) -> Decoder:
+        built.append(options)
+        return build_decoder(folder, **options)
+
+    monkeypatch.setitem(api._DEVICES, "elsewhere", elsewhere)
+    with qwchat.load(destination, device="elsewhere", threads=1, context=64) as model:
+        model.reconfigure(context=80, threads=1)
+        assert [options["context"] for options in built] == [64, 80]
+    with pytest.raises(UsageError, match=r"^there is no device 'tpu': the device must be one of auto, cpu, elsewhere$"):
+        qwchat.load(destination, device="tpu")
+
+
+def test_a_cache_that_does_not_fit_leaves_no_threads(model: qwchat.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    with pytest.raises(NotEnoughMemoryError):
+        model.reconfigure(context=200, threads=2)
+    assert threading.active_count() == before
     assert reply(model, ASK, settings=GREEDY, max_tokens=2).stats.generated_tokens == 2

@@ -14,7 +14,7 @@ from qwchat.settings.resolve import BUILT_IN, Settings
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
-    from qwchat.generation.sampling import SamplingSettings
+    from qwchat.request import SamplingSettings
 
 # The sampling knobs and their fields in SamplingSettings.
 SAMPLING = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
@@ -13,12 +12,12 @@ from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, Stats, TextEvent, TextStep
 from qwchat.messages import Message
+from qwchat.request import random_seed
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
-    from qwchat.generation.sampling import SamplingSettings
+    from qwchat.request import SamplingSettings
 
-_SEED_BITS = 32  # Short enough to be read aloud and typed again.
 Cancel = Callable[[], bool]
 Reply = Generator[TextEvent, None, None]
 
@@ -62,11 +61,6 @@ class Talker(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of ``token_ids``."""
-
-
-def fresh_seed() -> int:
-    """A seed drawn by chance."""
-    return secrets.randbits(_SEED_BITS)
 
 
 class Session:
@@ -164,7 +158,7 @@ class Session:
         old one would give the old reply.  Raises UsageError where nothing was asked yet.
         """
         used = self.controls if controls is None else controls
-        yield from self._reply(self.question().id, used, fresh_seed() if seed is None else seed, cancel)
+        yield from self._reply(self.question().id, used, random_seed() if seed is None else seed, cancel)
 
     def resume(self, cancel: Cancel | None = None) -> Reply:
         """Go on with the last reply where it was cut, or answer a question that got none, as if nothing had happened.
@@ -174,7 +168,7 @@ class Session:
         """
         last = self.unfinished()
         controls = recorded.overlay(last.settings, self._then, self.controls)
-        seed = fresh_seed() if last.seed is None else last.seed
+        seed = random_seed() if last.seed is None else last.seed
         if last.role == "user":
             yield from self._reply(last.id, controls, seed, cancel)
         else:
@@ -277,7 +271,7 @@ class Session:
 
     def _ask(self, question: str, parent: int | None, note: str | None, cancel: Cancel | None) -> Reply:
         controls = self.controls
-        seed = fresh_seed() if controls.seed is None else controls.seed
+        seed = random_seed() if controls.seed is None else controls.seed
         settings = controls.record()
         refused, self._refused = self._refused, None
         if refused is not None and (refused != self.tree.head or self.tree.node(refused).parent != parent):

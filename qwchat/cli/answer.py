@@ -12,7 +12,6 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.editor.modes import keys_unseen
 from qwchat.chat.overflow import Overflow
 from qwchat.chat.saved import Saved
-from qwchat.chat.session import fresh_seed
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.cli import report
@@ -27,6 +26,7 @@ from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_termina
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, UsageError
 from qwchat.events import Done
 from qwchat.models_folder import Located
+from qwchat.request import random_seed
 from qwchat.settings.knobs import MAX_SEED
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _answer(
     options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams, saved: Saved
 ) -> int:
     controls = Controls.of(options.settings, model.defaults)
-    first_seed = fresh_seed() if controls.seed is None else controls.seed
+    first_seed = random_seed() if controls.seed is None else controls.seed
     facts = report.Facts.of(located, model)
     output = Output(options, streams, facts, partial(reply_view, options, streams))
     status = PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable)

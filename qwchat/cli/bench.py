@@ -80,7 +80,7 @@ def run(options: BenchOptions, services: Services) -> int:
     with services.load(located.path, threads=threads, context=context, kv=kv) as model:
         with remedied(model.folder):
             wait_until_checked(model, streams)  # Its threads would be measured with the rest.
-        threads = model.engine.threads
+        threads = model.threads
         bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
         prefill, decode = _measure(model, options)
         work = work_of(model.folder)
@@ -115,16 +115,13 @@ def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[flo
 
 def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: bool = False) -> Stats:
     """Read ``token_ids`` and write ``count`` tokens greedily, whatever they are."""
-    from qwchat.generation.sampling import SamplingSettings
+    from qwchat.request import Request, SamplingSettings
 
     events = model.engine.generate(
+        model.cached_context,
         token_ids,
-        SamplingSettings(),
-        seed=0,
+        Request(SamplingSettings(), seed=0, max_tokens=count, speculate=speculate),
         usable_vocab=model.tokenizer.vocab_size,
-        max_tokens=count,
-        stop_ids=frozenset(),
-        speculate=speculate,
     )
     ends = [event for event in events if isinstance(event, Finished)]
     return ends[-1].stats

@@ -109,7 +109,7 @@ def converse(options: ReplyOptions, services: Services) -> int:
         _furnish(chat, options, model, streams)
         streams.screen.notice(
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
-            f"context {model.engine.context:,} tokens; /help helps, Ctrl-D leaves"
+            f"context {model.context:,} tokens; /help helps, Ctrl-D leaves"
         )
         if (project := options.settings.project) is not None:
             streams.screen.notice(f"settings of {project} hold here; /set shows them")

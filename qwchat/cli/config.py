@@ -124,12 +124,12 @@ def _tell(settings: Settings, streams: Streams) -> None:
 
 def _controls(settings: Settings) -> Controls:
     """The reply knobs with what the model in force says of sampling, where it can be found."""
-    from qwchat.generation.sampling import SamplingSettings
+    from qwchat.request import SamplingSettings
     from qwchat.text.generation_config import GenerationDefaults
 
     try:
         found = models_folder.locate(settings["model"])
-        defaults = SamplingSettings.from_defaults(GenerationDefaults.from_folder(found.path))
+        defaults = GenerationDefaults.from_folder(found.path).sampling
     except QwchatError:  # It is said where the model is to be used.
         defaults = SamplingSettings()
     return Controls.of(settings, defaults)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig
-from qwchat.cpu.kernels.records import KV_KINDS, SPLIT
+from qwchat.cpu.kernels import objects
+from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT
 from qwchat.cpu.memory import on_demand, require_memory
-from qwchat.model.rope import inverse_frequencies
+from qwchat.cpu.workspace import Logits
+from qwchat.model import rope
 
 F32_LIMIT = 128 << 20  # bytes up to which `auto` keeps f32: a cache of that size is small beside what else is there
 _STILL = 8192
@@ -34,7 +39,7 @@ def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.fl
     Here that is the bias in the dimensions that RoPE hardly turns: Qwen2's reaches hundreds there, and would take all
     steps of an 8-bit group.
     """
-    frequencies, factor = inverse_frequencies(config)
+    frequencies, factor = rope.inverse_frequencies(config)
     slow = np.tile(np.asarray(frequencies) * _STILL < 1, 2)
     heads = bias.reshape(config.num_kv_heads, config.head_dim)
     result: NDArray[np.float32] = np.where(slow, heads * np.float32(factor), 0).astype(np.float32).reshape(-1)
@@ -42,43 +47,73 @@ def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.fl
 
 
 class KVCache:
-    """Room for ``context`` positions of the kind ``f32`` or ``q8``, laid out as
-    :mod:`qwchat.cpu.kernels.attention_tiles` says.  Pages are taken from the system when they are first written.
+    """Keys and values for `context` positions, laid out as :mod:`qwchat.cpu.kernels.attention_tiles` says.
 
-    Raises NotEnoughMemoryError.
+    Pages are taken from the system when they are first written. Raises NotEnoughMemoryError.
+
+    Args:
+        config: the model's shapes.
+        context: positions.
+        kind: `f32` or `q8`.
+        layers: the model's layers whose keys and values are kept.
+        offsets: for `q8`, `key_offsets` of each of these layers.
+        logits: where a pass over this cache leaves its logits, for as long as nothing else is run over it; None
+            without a head.
     """
 
-    def __init__(self, config: ModelConfig, context: int, kind: str) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        context: int,
+        kind: str,
+        layers: range,
+        offsets: Sequence[NDArray[np.float32]] = (),
+        logits: Logits | None = None,
+    ) -> None:
+        self.config, self.kind, self.layers, self.logits = config, kind, layers, logits
         self.capacity = -(-context // SPLIT) * SPLIT
-        self.kind = kind
-        self.config = config
         elements = config.num_kv_heads * self.capacity * config.head_dim  # of K or V in a layer
-        size = 1 if kind == "q8" else 4
-        self._layer_bytes = elements * size
-        self._scale_bytes = elements // 32 * 2 if kind == "q8" else 0
-        needed = 2 * config.num_layers * (self._layer_bytes + self._scale_bytes)
+        layer_bytes = elements * (1 if kind == "q8" else 4)
+        scale_bytes = elements // 32 * 2 if kind == "q8" else 0
+        needed = 2 * len(layers) * (layer_bytes + scale_bytes)
         remedy = "choose a smaller context (ctx)" + ("" if kind == "q8" else " or kv q8")
         require_memory(needed, f"the KV cache of {context:,} tokens", remedy)
         self._memory = [
-            on_demand(config.num_layers * count)
-            for count in (self._layer_bytes, self._scale_bytes, self._layer_bytes, self._scale_bytes)
+            on_demand(len(layers) * count) for count in (layer_bytes, scale_bytes, layer_bytes, scale_bytes)
         ]
-        self._offsets: dict[int, NDArray[np.float32]] = {}
+        self._offsets = offsets
+        self.records = self._records()
 
-    def fill(self, layer: int, record: Any, key_bias: NDArray[np.float32]) -> None:
-        """Writes the addresses of one layer's cache into a CACHE record.  ``key_bias`` (num_kv_heads * head_dim)."""
-        config = self.config
-        record["kind"] = KV_KINDS[self.kind]
-        record["num_heads"], record["num_kv_heads"] = config.num_heads, config.num_kv_heads
-        record["head_dim"], record["capacity"] = config.head_dim, self.capacity
-        for field, part in zip(("k", "k_scales", "v", "v_scales"), self._memory, strict=True):
-            record[field] = part.ctypes.data + layer * (part.nbytes // config.num_layers)
-        if self.kind == "q8":
-            self._offsets[layer] = key_offsets(config, key_bias)
-            record["k_offset"] = self._offsets[layer].ctypes.data
+    def _records(self) -> NDArray[Any]:
+        """Return a CACHE record for each layer."""
+        config, records = self.config, np.zeros(len(self.layers), CACHE)
+        records["kind"] = KV_KINDS[self.kind]
+        records["num_heads"], records["num_kv_heads"] = config.num_heads, config.num_kv_heads
+        records["head_dim"], records["capacity"] = config.head_dim, self.capacity
+        for index, record in enumerate(records):
+            for field, part in zip(("k", "k_scales", "v", "v_scales"), self._memory, strict=True):
+                record[field] = part.ctypes.data + index * (part.nbytes // len(records))
+            if self._offsets:
+                record["k_offset"] = self._offsets[index].ctypes.data
+        return records
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """What two caches have in common that one decoder can run over."""
+        return self.config, self.kind, self.layers, self.capacity
+
+    @cached_property
+    def layout_id(self) -> bytes:
+        """Hash (32 bytes) of everything besides the weights that keys and values depend on.
+
+        That includes the sources that compute them, since another version may round otherwise. SIMD levels agree.
+        """
+        sources = objects.KERNELS.source_digest + Path(rope.__file__).read_bytes()
+        what = repr((self.config, self.kind, self.layers))
+        return hashlib.sha256(sources + what.encode()).digest()
 
     def rows(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
-        """The memory of a layer that the first ``positions`` positions take, up to whole tiles, in pieces.
+        """Yield the memory of a layer that the first `positions` positions take, up to whole tiles, in pieces.
 
         Keys head by head, their scales, values by columns of 16 dimensions, their scales: each piece is contiguous, and
         as long for any capacity.
@@ -86,10 +121,12 @@ class KVCache:
         heads, dims = self.config.num_kv_heads, self.config.head_dim
         used = min(-(-positions // _TILE) * _TILE, self.capacity)
         for part, rows in zip(self._memory, (heads, heads, heads * dims // 16, heads * dims // 32), strict=True):
-            lines = part.reshape(self.config.num_layers, rows, -1)[layer]
-            yield from lines[:, : lines.shape[1] // self.capacity * used] if part.size else ()
+            if not part.size:
+                continue
+            lines = part.reshape(len(self.layers), rows, -1)[self.layers.index(layer)]
+            yield from lines[:, : lines.shape[1] // self.capacity * used]
 
     def clear(self) -> None:
-        """Zeroes everything: a non-finite value must not outlive the run that wrote it."""
+        """Zero all keys and values: a non-finite one must not outlive the run that wrote it."""
         for part in self._memory:
             part.fill(0)

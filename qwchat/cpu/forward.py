@@ -1,6 +1,6 @@
-"""The forward pass: one compiled call runs all layers for a chunk of tokens.
+"""The forward pass: one compiled call runs the layers for a chunk of tokens.
 
-``forward`` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
+`forward` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
 Between two barriers the members of the team share a phase; see :mod:`qwchat.cpu.phases`.
 """
 
@@ -19,16 +19,22 @@ _state_at, _layer_at = record_at(STATE), record_at(LAYER)
 _LAYER_BYTES = LAYER.itemsize
 
 
-@standalone(types.void(*[types.int64] * 6))
-def forward(team, member, size, states, layers, count):
-    """Runs ``state.tokens`` tokens; appends to the cache and leaves the wanted logits in ``state.logits``.
+@standalone(types.void(*[types.int64] * 5))
+def forward(team, member, size, states, layers):
+    """Run `state.tokens` tokens; append to the cache and leave the wanted logits in `state.logits`.
 
-    ``states``, ``layers``: addresses of one STATE and of ``count`` LAYER records.
+    A pass may begin with the residual stream, run some of the layers, and end without the head.
+
+    Args:
+        team, member, size: as for every phase.
+        states: address of one STATE record.
+        layers: address of the LAYER records.
     """
     state = _state_at(states)
-    phases.embed_tokens(team, member, state)
-    barrier(team, member)
-    for index in range(count):
+    if state.from_residual == 0:
+        phases.embed_tokens(team, member, state)
+        barrier(team, member)
+    for index in range(state.first_layer, state.last_layer):
         layer = _layer_at(layers + index * _LAYER_BYTES)
         # Attention: x += o_proj(attention(norm(x)))
         if not phases.norms_alone(state.tokens):
@@ -61,22 +67,22 @@ def forward(team, member, size, states, layers, count):
         barrier(team, member)
 
 
-@standalone(types.void(*[types.int64] * 5))
-def lead(team, size, states, layers, count):
-    """One step as member 0."""
+@standalone(types.void(*[types.int64] * 4))
+def lead(team, size, states, layers):
+    """Run one step as member 0."""
     begin_step(team)
-    forward(team, 0, size, states, layers, count)
+    forward(team, 0, size, states, layers)
     end_step(team)
 
 
-@standalone(types.int64(*[types.int64] * 6))
-def serve(team, member, size, states, layers, count):
-    """Takes part in steps until there is none for a while (PARK) or never again (STOP)."""
+@standalone(types.int64(*[types.int64] * 5))
+def serve(team, member, size, states, layers):
+    """Take part in steps until there is none for a while (PARK) or never again (STOP); return which."""
     while True:
         outcome = await_step(team, member)
         if outcome != RUN:
             return outcome
-        forward(team, member, size, states, layers, count)
+        forward(team, member, size, states, layers)
 
 
 entry(rouse, types.int64(*[types.int64] * 3))

@@ -1,6 +1,6 @@
 """The tables that the compiled forward pass reads: sizes and addresses under Hugging Face's names.
 
-Numba sees them as records.  Everything they point to is owned by :class:`qwchat.cpu.qwen2.Qwen2`.
+Numba sees them as records.  Everything they point to is owned by :class:`qwchat.cpu.decoder.CpuDecoder`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAYER = np.dtype(
 )
 
 # The model outside its layers, and the work space for one chunk of tokens.  All work buffers are f32 with a stride of
-# their columns, rounded up to 16; `tokens`, `position` and `logits_from` are set for every step.
+# their columns, rounded up to 16; the fields from `tokens` to `logits_from` are set for every step.
 STATE = np.dtype(
     [
         ("embed_tokens", MATRIX),
@@ -38,7 +38,13 @@ STATE = np.dtype(
         ("query_scale", np.float32),  # 1 / sqrt(head_dim)
         ("tokens", np.int64),  # in this chunk
         ("position", np.int64),  # of its first token
-        ("logits_from", np.int64),  # the first token of the chunk whose logits are wanted
+        ("from_residual", np.int64),  # 1: the pass begins with the rows of `residual`, 0: with the tokens' embeddings
+        ("first_layer", np.int64),  # of those to run, by its LAYER record
+        ("last_layer", np.int64),  # the one behind the last
+        (
+            "logits_from",
+            np.int64,
+        ),  # the first token of the chunk whose logits are wanted; no head if it is `tokens`
         ("token_ids", ADDRESS),  # (tokens) i64
         ("cos", ADDRESS),  # (context, head_dim/2) f32
         ("sin", ADDRESS),

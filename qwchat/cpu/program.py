@@ -11,7 +11,7 @@ from qwchat.cpu.kernels.objects import KERNELS
 from qwchat.cpu.kernels.threads import Program
 
 # What Python calls, and how many 64-bit integers it takes.
-_ENTRIES = {"lead": 5, "serve": 6, "rouse": 3, "announce_end": 1}
+_ENTRIES = {"lead": 4, "serve": 5, "rouse": 3, "announce_end": 1}
 _SYMBOLS = {name: f"qwchat_{name}" for name in _ENTRIES}
 
 
@@ -21,9 +21,9 @@ def is_compiled() -> bool:
 
 
 def load_program(progress: Progress | None = None, waiting: Callable[[], object] | None = None) -> Program:
-    """The compiled forward pass; its arguments are the addresses of the STATE and LAYER records, and how many layers.
+    """Return the compiled forward pass, whose arguments are the addresses of the STATE and LAYER records.
 
-    ``progress`` is told what is being compiled, if anything is; ``waiting`` is called where another process compiles.
+    `progress` is told what is being compiled, if anything is; `waiting` is called where another process compiles.
     """
     addresses = _from_cache() or _compiled(progress, waiting)
     functions = {name: callable_at(addresses[_SYMBOLS[name]], count) for name, count in _ENTRIES.items()}

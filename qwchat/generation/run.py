@@ -7,11 +7,12 @@ as the token drawn is the one that was drafted, the logits behind it have been c
 ends the pass, and what was read behind it is forgotten.
 
 So the text is, token by token, the text without speculation: logits do not depend on how tokens are grouped into passes
-(bit for bit, a property of the forward pass), and neither do the draws.  It is also rejection sampling in the sense of
-Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section 2.3): their drafts come from a distribution q and are
-accepted with probability min(1, p(x) / q(x)), else a token is drawn from what p has more than q.  Here q is certain of
-x, so that is: accept with probability p(x), else draw from p without x.  Drawing once from p and comparing with x does
-exactly this, P(draw = x) = p(x) and P(draw = y | draw != x) = p(y) / (1 - p(x)), and keeps the seed's text besides.
+(bit for bit, which the decoder promises: `Decoder.exact_grouping`), and neither do the draws.  It is also rejection
+sampling in the sense of Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section 2.3): their drafts come from a
+distribution q and are accepted with probability min(1, p(x) / q(x)), else a token is drawn from what p has more than q.
+Here q is certain of x, so that is: accept with probability p(x), else draw from p without x.  Drawing once from p and
+comparing with x does exactly this, P(draw = x) = p(x) and P(draw = y | draw != x) = p(y) / (1 - p(x)), and keeps the
+seed's text besides.
 
 A constraint is asked before each draw which tokens are allowed, and told of the one that was drawn, also within a
 pass: a draft that it rules out is never drawn.  What it forces is drafted, since it is certain to be right.
@@ -21,63 +22,55 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.cpu.qwen2 import CHUNK, PassCancelled
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
-from qwchat.generation.lookup import Lookup
+from qwchat.generation.context import CachedContext
 from qwchat.generation.mask import TokenMask
 from qwchat.generation.repetition import LoopGuard
 from qwchat.generation.sampling import Sampler, log_probabilities
-from qwchat.generation.speculation import MAX_ROWS, Speculation
-
-if TYPE_CHECKING:
-    from qwchat.generation.engine import Engine
-
-
-def common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
-    length = min(len(a), len(b))
-    different = np.flatnonzero(a[:length] != b[:length])
-    return int(different[0]) if len(different) else length
+from qwchat.generation.speculation import MAX_ROWS, Drafter, Speculation
+from qwchat.model.decoder import PassCancelled
+from qwchat.request import Request
 
 
 class Run:
     """One generation: its clock, its tokens, and why it ends.
 
     ``ids`` (tokens,) i64: the prompt, at least one token and no more than fit; the last ``continued`` of them are the
-    reply so far, and the draw of ``sampler`` is the one after them.  ``speculation``: what the engine knows about
+    reply so far, and the draw of ``sampler`` is the one after them.  ``speculation``: what is known about
     drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        cached: CachedContext,
         ids: NDArray[np.int64],
+        request: Request,
         sampler: Sampler,
-        stop_ids: frozenset[int],
-        max_tokens: int | None,
-        stopped: Callable[[], bool],
         speculation: Speculation | None,
+        *,
+        stop_ids: frozenset[int] = frozenset(),
+        cancel: Callable[[], bool] | None = None,
         continued: int = 0,
-        loop_guard: int = 0,
         mask: TokenMask | None = None,
-        logprobs: int = 0,
     ) -> None:
         self._start = time.perf_counter()
-        self._engine, self._ids, self._sampler = engine, ids, sampler
-        self._stop_ids, self._max_tokens, self._stopped = stop_ids, max_tokens, stopped
+        self._cached, self._ids, self._sampler = cached, ids, sampler
+        self._context = cached.decoder.context
+        self._stop_ids, self._stopped = stop_ids, cancel or (lambda: False)
+        self._max_tokens, self._logprobs = request.max_tokens, request.logprobs
         self._drafter = None if speculation is None else Drafter(ids, speculation, stop_ids)
         # The last token is always read again: its logits are needed.
-        self._reused = min(common_prefix(engine.cached_ids, ids), len(ids) - 1)
-        engine.truncate(self._reused)
+        self._reused = min(cached.held(ids), len(ids) - 1)
+        cached.truncate(self._reused)
         self._prompt, self._before = ids[: len(ids) - continued], continued
         self._generated: list[int] = ids[len(ids) - continued :].tolist()
-        self._loops = LoopGuard(loop_guard) if loop_guard else None
+        self._loops = LoopGuard(request.loop_guard) if request.loop_guard else None
         self._looping = False
-        self._mask, self._logprobs = mask, logprobs
+        self._mask = mask
         self._drafted = self._accepted = 0
         self._read_up_to = self._reused  # of `ids`
         self._prefilled = self._first = self._last = 0.0
@@ -95,12 +88,13 @@ class Run:
 
     def _passes(self) -> Generator[EngineEvent, None, FinishReason]:
         logits = None
-        for start in range(self._reused, len(self._ids), CHUNK):
+        chunk = self._cached.decoder.chunk
+        for start in range(self._reused, len(self._ids), chunk):
             if self._stopped():
                 break
-            piece = self._ids[start : start + CHUNK]
+            piece = self._ids[start : start + chunk]
             last = start + len(piece) == len(self._ids)
-            logits = self._engine.read(piece, len(piece) - 1 if last else len(piece), cancelled=self._stopped)
+            logits = self._cached.read(piece, len(piece) - 1 if last else len(piece), cancelled=self._stopped)
             self._prefilled, self._read_up_to = self._clock(), start + len(piece)
             yield Prefilled(self._read_up_to, len(self._ids), self._reused)
         if logits is None or not len(logits):
@@ -135,10 +129,10 @@ class Run:
                     return self._limit() if self._mask.closed else "stop"
                 if end := self._end():
                     return end
-                if not self._engine.advance(token):
+                if not self._cached.advance(token):
                     break
                 self._accepted += 1
-            if self._engine.length == self._engine.context:
+            if self._cached.length == self._context:
                 return "context"
             logits = self._read(token)
 
@@ -151,8 +145,8 @@ class Run:
     def _read(self, token: int) -> NDArray[np.float32]:
         """Reads ``token`` and what may follow it; logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
-            return self._engine.read(np.array([token], np.int64), 0, cancelled=self._stopped)
-        room = self._engine.context - self._engine.length - 1
+            return self._cached.read(np.array([token], np.int64), 0, cancelled=self._stopped)
+        room = self._context - self._cached.length - 1
         if self._max_tokens is not None:
             room = min(room, self._max_tokens - self._new_tokens - 1)
         draft = self._drafter.draft(room)
@@ -160,7 +154,7 @@ class Run:
             draft = self._fitting(self._mask, draft, room)
         self._drafted += len(draft)
         start = time.perf_counter()
-        logits = self._engine.read(np.array([token, *draft], np.int64), 0, 1, self._stopped)
+        logits = self._cached.read(np.array([token, *draft], np.int64), 0, 1, self._stopped)
         self._drafter.speculation.timed(1 + len(draft), time.perf_counter() - start)
         return logits
 
@@ -172,7 +166,7 @@ class Run:
 
     def _room(self) -> int:
         """Tokens that the reply may still have."""
-        room = self._engine.context + 1 - len(self._ids) - self._new_tokens
+        room = self._context + 1 - len(self._ids) - self._new_tokens
         return room if self._max_tokens is None else min(room, self._max_tokens - self._new_tokens)
 
     def _limit(self) -> FinishReason:
@@ -202,40 +196,8 @@ class Run:
             prefill_seconds=self._prefilled,
             decode_seconds=self._last - self._first,
             time_to_first_token=self._first or None,
-            context=self._engine.context,
+            context=self._context,
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
             unread_tokens=len(self._ids) - self._read_up_to,
         )
-
-
-class Drafter:
-    """Guesses what follows the text so far, and counts how often that is right.
-
-    ``ids`` (tokens,) i64: the prompt, at least one token.
-    """
-
-    def __init__(self, ids: NDArray[np.int64], speculation: Speculation, stop_ids: frozenset[int]) -> None:
-        self.speculation = speculation
-        self._lookup = Lookup(ids)
-        self._stop_ids = stop_ids
-
-    def drawn(self, token: int) -> None:
-        """The text grows by ``token``."""
-        lookup = self._lookup
-        if lookup.length:
-            self.speculation.guessed(lookup.length, lookup.guess == token)
-        lookup.append(token)
-
-    def draft(self, room: int) -> list[int]:
-        """At most ``room`` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
-        if not self._lookup.length:
-            return []
-        count = min(self.speculation.drafts(self._lookup.length), room)
-        if count <= 0:
-            return []
-        draft = self._lookup.draft(count)
-        for number, token in enumerate(draft):
-            if token in self._stop_ids:
-                return draft[:number]
-        return draft

@@ -10,15 +10,13 @@ before or on other generators in the process, so a reply can be repeated and con
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from qwchat.errors import ConstraintError, NonFiniteLogitsError, UsageError
-from qwchat.text.generation_config import GenerationDefaults
+from qwchat.request import SamplingSettings
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -29,59 +27,6 @@ SEED_LIMIT = 1 << 64
 _PENALTY_LIMIT = 1e6  # beyond it the same tokens win, but f32 overflows
 _BLOCK = 512  # probabilities that are summed before the one is looked for that a number falls on
 _GROUP = 64  # scores whose maximum is taken before the top k are looked for
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How the next token is chosen.
-
-    Attributes:
-        temperature: 0 to 5; 0 takes the most likely token.
-        top_k: keep the k most likely tokens; 0 is off.
-        top_p: keep the most likely tokens that together reach this probability, above 0 to 1; 1 is off.
-        min_p: drop tokens less likely than this share of the most likely one, 0 to 1; 0 is off.
-        repeat_penalty: divides positive and multiplies negative logits of tokens that occur in prompt or reply,
-            above 0; 1 is off (Keskar et al. 2019).
-        presence_penalty: taken from the logit of every token that occurs in the reply, -2 to 2; 0 is off.
-        frequency_penalty: taken from the logit once per occurrence in the reply, -2 to 2; 0 is off.
-
-    Raises:
-        UsageError: a value is out of its range; the message names the option.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repeat_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require("--temp", self.temperature, 0.0, 5.0)
-        _require("--top-p", self.top_p, 0.0, 1.0, above=True)
-        _require("--min-p", self.min_p, 0.0, 1.0)
-        _require("--repeat-penalty", self.repeat_penalty, 0.0, math.inf, above=True)
-        _require("--presence-penalty", self.presence_penalty, -2.0, 2.0)
-        _require("--frequency-penalty", self.frequency_penalty, -2.0, 2.0)
-        top_k: object = self.top_k
-        if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 0:
-            raise UsageError(f"--top-k must be a whole number from 0 (0 is off), not {self.top_k!r}")
-
-    @classmethod
-    def from_defaults(cls, defaults: GenerationDefaults) -> SamplingSettings:
-        """The settings that a model's generation config asks for; `do_sample: false` is temperature 0."""
-        return cls(
-            temperature=defaults.temperature if defaults.do_sample else 0.0,
-            top_k=defaults.top_k,
-            top_p=defaults.top_p,
-            min_p=defaults.min_p,
-            repeat_penalty=defaults.repetition_penalty,
-        )
-
-    def changed(self, **values: float) -> SamplingSettings:
-        """A copy with other values, checked like the first."""
-        return replace(self, **values)  # type: ignore[arg-type]  # top_k is checked to be whole at run time
 
 
 class Sampler:
@@ -239,16 +184,6 @@ def _inverse(probabilities: Float64Array, number: float) -> int:
     target = number * (cumulative[-1] if part is probabilities else blocks[-1]) - before
     index = int(np.searchsorted(cumulative, target, side="right"))
     return start + min(index, len(part) - 1)
-
-
-def _require(flag: str, value: object, low: float, high: float, *, above: bool = False) -> None:
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number) and low <= number <= high and not (above and number == low):
-            return
-    start = f"above {low:g}" if above else f"from {low:g}"
-    end = f" to {high:g}" if math.isfinite(high) else ""
-    raise UsageError(f"{flag} must be a number {start}{end}, not {value!r}")
 
 
 def _keep(kept: npt.NDArray[np.intp], scores: Float32Array, ids: IdArray | None) -> tuple[Float32Array, IdArray]:

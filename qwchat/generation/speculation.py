@@ -19,7 +19,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from qwchat.generation.lookup import LONGEST
+import numpy as np
+from numpy.typing import NDArray
+
+from qwchat.generation.lookup import LONGEST, Lookup
 
 MAX_ROWS = 8  # tokens of one verifying pass: up to here the weights are read once and attention is shared out finely
 MARGIN = 1.05
@@ -94,6 +97,38 @@ class Speculation:
             if known:
                 known.popleft()
         self._revise()
+
+
+class Drafter:
+    """Guesses what follows the text so far, and counts how often that is right.
+
+    ``ids`` (tokens,) i64: the prompt, at least one token.
+    """
+
+    def __init__(self, ids: NDArray[np.int64], speculation: Speculation, stop_ids: frozenset[int]) -> None:
+        self.speculation = speculation
+        self._lookup = Lookup(ids)
+        self._stop_ids = stop_ids
+
+    def drawn(self, token: int) -> None:
+        """The text grows by ``token``."""
+        lookup = self._lookup
+        if lookup.length:
+            self.speculation.guessed(lookup.length, lookup.guess == token)
+        lookup.append(token)
+
+    def draft(self, room: int) -> list[int]:
+        """At most ``room`` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
+        if not self._lookup.length:
+            return []
+        count = min(self.speculation.drafts(self._lookup.length), room)
+        if count <= 0:
+            return []
+        draft = self._lookup.draft(count)
+        for number, token in enumerate(draft):
+            if token in self._stop_ids:
+                return draft[:number]
+        return draft
 
 
 def _median(values: Sequence[float]) -> float:

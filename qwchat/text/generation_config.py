@@ -10,6 +10,7 @@ from typing import Any
 from quant.files import read_json_object
 from quant.values import Values
 from qwchat.errors import ModelError
+from qwchat.request import SamplingSettings
 
 FILE_NAME = "generation_config.json"
 SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
@@ -40,6 +41,17 @@ class GenerationDefaults:
     repetition_penalty: float = 1.0
     eos_token_ids: tuple[int, ...] = ()
     max_new_tokens: int | None = None
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """The sampling settings; `do_sample: false` is temperature 0."""
+        return SamplingSettings(
+            temperature=self.temperature if self.do_sample else 0.0,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repeat_penalty=self.repetition_penalty,
+        )
 
     @classmethod
     def from_folder(cls, folder: str | Path, config_eos_token_ids: Sequence[int] = ()) -> GenerationDefaults:

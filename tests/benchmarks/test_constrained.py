@@ -32,9 +32,9 @@ def test_a_round_takes_the_text_and_times_it(model: qwchat.Model, capsys: pytest
     task = tasks()["schema"]
     prompt = model.encode("hello")
     found = Round(model, task, prompt, 1)
-    assert model.decode(model.engine.cached_ids[len(prompt) :].tolist()) != task.text[:-1]  # The plain half was last.
+    assert model.decode(model.cached_ids[len(prompt) :].tolist()) != task.text[:-1]  # The plain half was last.
     found = Round(model, task, prompt, 0)
-    assert task.text.startswith(model.decode(model.engine.cached_ids[len(prompt) :].tolist()))
+    assert task.text.startswith(model.decode(model.cached_ids[len(prompt) :].tolist()))
     assert len(found.masks) == len(model.encode(task.text))
     assert (found.masks > 0).all()
     assert np.isfinite(found.sampling()).all()

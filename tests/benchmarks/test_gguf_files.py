@@ -24,7 +24,8 @@ from benchmarks.gguf_files import (
 )
 from benchmarks.make_checkpoint import make_checkpoint, to_bfloat16
 from quant.container import open_model
-from qwchat.generation.engine import Engine
+from qwchat.cpu.build import build_decoder
+from qwchat.generation.context import CachedContext
 
 MINI = Path(__file__).resolve().parents[2] / "models" / "mini"
 TOKENIZER = {
@@ -119,9 +120,9 @@ def test_both_engines_compute_the_same_model(checkpoint: Path, tmp_path: Path) -
     theirs.prefill(tokens)
     for _ in quant.convert(checkpoint, tmp_path / "ours", preset="q8", threads=1):
         pass
-    engine = Engine(open_model(tmp_path / "ours"), threads=1, context=256)
-    ours = engine.logits(tokens)[-1]
-    engine.close()
+    decoder = build_decoder(open_model(tmp_path / "ours"), threads=1, context=256)
+    ours = CachedContext(decoder).logits(tokens)[-1]
+    decoder.close()
     # Both round the same weights to 8 bits in groups of 32, but not to the same codes.
     assert np.corrcoef(theirs.last_logits(), ours)[0, 1] > 0.98
     theirs.close()

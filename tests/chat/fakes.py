@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from qwchat.constraints import Constraint
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.messages import Message
+from qwchat.request import SamplingSettings
 
 CHUNK = 128
 POLL_SECONDS = 0.02  # Like the engine's, within a chunk

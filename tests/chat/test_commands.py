@@ -13,8 +13,8 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.errors import UsageError
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
+from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
 
 

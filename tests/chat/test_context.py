@@ -17,8 +17,8 @@ from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import PromptTooLongError, TemplateError, UsageError
 from qwchat.events import Done
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
+from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
 
 CONTROLS = Controls(SamplingSettings(), seed=1)

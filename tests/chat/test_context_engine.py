@@ -21,9 +21,9 @@ from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Tree
 from qwchat.errors import PromptTooLongError
 from qwchat.events import Done, Prefilled, TextEvent
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
 from qwchat.models_folder import embedded_checkpoint
+from qwchat.request import SamplingSettings
 
 SIZE = 320
 
@@ -145,10 +145,10 @@ def test_what_cannot_be_read_is_refused_before_it_is_read(model: qwchat.Model) -
         talk.say("word " * SIZE)
     talk.session.undo()
     talk.say("What is 2 + 3?")
-    read = model.engine.length
+    read = model.cached_context.length
     question = "word " * SIZE
     while model.count([{"role": "user", "content": question}]) >= SIZE:
         question = question.removesuffix("word ")
     with pytest.raises(ContextFullError, match="leave out old turns, or use a longer context"):
         talk.say(question)
-    assert model.engine.length == read
+    assert model.cached_context.length == read

@@ -14,8 +14,8 @@ from qwchat.chat.session import Session
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import ReplyView
 from qwchat.errors import UsageError
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN, Look
+from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
 
 REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\nz\x1b\n```\n"

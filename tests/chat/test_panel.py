@@ -13,8 +13,8 @@ from qwchat.chat.panel import Panel
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.errors import NotEnoughMemoryError, UsageError
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
+from qwchat.request import SamplingSettings
 from qwchat.settings.resolve import Given, Settings
 from tests.chat.fakes import FakeModel
 

@@ -8,7 +8,7 @@ from qwchat.chat.controls import NAMES, Controls
 from qwchat.chat.session import Session
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.events import Done, TextEvent, TextStep
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
 
 HOT = Controls(SamplingSettings(temperature=1.0))

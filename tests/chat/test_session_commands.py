@@ -17,8 +17,8 @@ from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.conversation.store import Store
 from qwchat.errors import SessionError, UsageError
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
+from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
 
 

@@ -11,7 +11,7 @@ from qwchat.chat.recorded import overlay
 from qwchat.chat.session import Session
 from qwchat.errors import UsageError
 from qwchat.events import Done
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
 from tests.cli.runs import call
 

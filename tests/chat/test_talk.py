@@ -21,8 +21,8 @@ from qwchat.chat.view.status import PrefillStatus
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, TextEvent, TextStep
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
+from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
 
 HOT = Controls(SamplingSettings(temperature=0.7))

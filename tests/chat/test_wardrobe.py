@@ -14,8 +14,8 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import one_line
 from qwchat.chat.wardrobe import Wardrobe
 from qwchat.errors import UsageError
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.markdown.styles import PLAIN
+from qwchat.request import SamplingSettings
 from qwchat.settings import personas
 from qwchat.settings.resolve import resolve
 from tests.chat.fakes import FakeModel

@@ -15,7 +15,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from qwchat.cli.main import main
-from qwchat.cpu import qwen2
+from qwchat.cpu import decoder
 from qwchat.cpu.kernels.threads import CANCELLED, Program
 from qwchat.cpu.program import load_program
 
@@ -36,5 +36,5 @@ def endless_program() -> Program:
 
 
 if __name__ == "__main__":
-    with mock.patch.object(qwen2, "load_program", endless_program):
+    with mock.patch.object(decoder, "load_program", endless_program):
         main()

@@ -98,14 +98,14 @@ def test_ctrl_c_raises_in_a_program_that_uses_the_api(models: Path, tmp_path: Pa
     program = """
 import runpy, sys, unittest.mock
 import qwchat
-from qwchat.cpu import qwen2
+from qwchat.cpu import decoder
 endless = runpy.run_path(sys.argv[1], run_name="endless")
-with unittest.mock.patch.object(qwen2, "load_program", endless["endless_program"]), qwchat.load("tiny-q4") as model:
+with unittest.mock.patch.object(decoder, "load_program", endless["endless_program"]), qwchat.load("tiny-q4") as model:
     try:
         for event in model.chat([{"role": "user", "content": "hello"}]):
             print(event)
     except KeyboardInterrupt:
-        print("interrupted", model.engine.length)
+        print("interrupted", model.cached_context.length)
 """
     started = tmp_path / "started"
     with subprocess.Popen(

@@ -12,8 +12,8 @@ from jsonschema import validators
 import qwchat
 from qwchat.constraints import Constraint
 from qwchat.events import Done
-from qwchat.generation.sampling import SamplingSettings
 from qwchat.messages import Message
+from qwchat.request import SamplingSettings
 from tests.conftest import REPOSITORY
 
 SCHEMAS = [

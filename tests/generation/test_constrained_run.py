@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from qwchat.errors import ConstraintError
 from qwchat.events import Finished, Step
-from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings, log_probabilities
+from qwchat.generation.sampling import log_probabilities
 from qwchat.generation.speculation import Speculation
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
+from tests.generation.asking import Conversation, conversation, generate
 
 VOCAB = 41
 STOP = 40
@@ -83,107 +84,106 @@ class Mask:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    built = Engine(random_folder(config(vocab_size=VOCAB), 0), threads=2, context=192)
-    built.speculation = Eager()
-    yield built
-    built.close()
+def talk() -> Iterator[Conversation]:
+    with conversation(random_folder(config(vocab_size=VOCAB), 0), threads=2, context=192) as built:
+        built.engine.speculation = Eager()
+        yield built
 
 
 def run(
-    engine: Engine, mask: Mask | None, settings: SamplingSettings = GREEDY, **options: object
+    talk: Conversation, mask: Mask | None, settings: SamplingSettings = GREEDY, **options: object
 ) -> tuple[list[int], Finished]:
-    engine.truncate(0)
+    talk.cached.truncate(0)
     values = {"seed": 3, "usable_vocab": VOCAB, "stop_ids": frozenset([STOP]), **options}
-    *events, end = engine.generate(PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
+    *events, end = generate(talk, PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
     assert isinstance(end, Finished)
     return [event.token_id for event in events if isinstance(event, Step)], end
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "warm", "penalties"])
-def test_the_text_is_the_same_with_and_without_speculation(engine: Engine, settings: SamplingSettings) -> None:
+def test_the_text_is_the_same_with_and_without_speculation(talk: Conversation, settings: SamplingSettings) -> None:
     accepted = 0
     for seed in range(6):
-        plain, first = run(engine, Mask(), settings, seed=seed, max_tokens=80)
+        plain, first = run(talk, Mask(), settings, seed=seed, max_tokens=80)
         mask = Mask()
-        found, end = run(engine, mask, settings, seed=seed, max_tokens=80, speculate=True)
+        found, end = run(talk, mask, settings, seed=seed, max_tokens=80, speculate=True)
         assert found == plain == mask.said
         assert (end.reason, len(found)) == (first.reason, 80)
         accepted += end.stats.accepted_tokens
-        assert engine.cached_ids.tolist() == [*PROMPT, *found[:-1]]
+        assert talk.cached.ids.tolist() == [*PROMPT, *found[:-1]]
     assert accepted > 100
 
 
-def test_only_what_is_allowed_is_said(engine: Engine) -> None:
+def test_only_what_is_allowed_is_said(talk: Conversation) -> None:
     hot = SamplingSettings(temperature=5.0)
-    unbound, _ = run(engine, None, hot, max_tokens=60)
-    bound, _ = run(engine, Mask(), hot, max_tokens=60, speculate=True)
+    unbound, _ = run(talk, None, hot, max_tokens=60)
+    bound, _ = run(talk, Mask(), hot, max_tokens=60, speculate=True)
     assert any((a + b) % 3 == 0 for a, b in pairwise(unbound))
     for place, token in enumerate(bound):
         assert token == place % 6 if place % 6 in (4, 5) else place == 0 or (token + bound[place - 1]) % 3
 
 
-def test_drafts_that_it_rules_out_are_not_even_read(engine: Engine) -> None:
+def test_drafts_that_it_rules_out_are_not_even_read(talk: Conversation) -> None:
     mask = Mask()
-    _, end = run(engine, mask, max_tokens=80, speculate=True)
+    _, end = run(talk, mask, max_tokens=80, speculate=True)
     assert any(mask.asked)
     assert end.stats.drafted_tokens > end.stats.accepted_tokens > 0
 
 
-def test_what_is_forced_is_read_along(engine: Engine) -> None:
-    kept, engine.speculation = engine.speculation, Speculation()
+def test_what_is_forced_is_read_along(talk: Conversation) -> None:
+    kept, talk.engine.speculation = talk.engine.speculation, Speculation()
     try:
-        _, end = run(engine, Mask(), seed=1, max_tokens=60, speculate=True)
+        _, end = run(talk, Mask(), seed=1, max_tokens=60, speculate=True)
     finally:
-        engine.speculation = kept
+        talk.engine.speculation = kept
     assert end.stats.accepted_tokens >= 18  # Two of every six.
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_the_reply_ends_where_nothing_can_follow(engine: Engine, speculate: bool) -> None:
+def test_the_reply_ends_where_nothing_can_follow(talk: Conversation, speculate: bool) -> None:
     for last in (0, 1, 5, 6, 20):
-        found, end = run(engine, Mask(last), speculate=speculate)
+        found, end = run(talk, Mask(last), speculate=speculate)
         assert (len(found), end.reason) == (last, "stop")
-    found, end = run(engine, Mask(6), speculate=speculate, max_tokens=6)
+    found, end = run(talk, Mask(6), speculate=speculate, max_tokens=6)
     assert (len(found), end.reason) == (6, "stop")
-    found, end = run(engine, Mask(6), speculate=speculate, max_tokens=5)
+    found, end = run(talk, Mask(6), speculate=speculate, max_tokens=5)
     assert (len(found), end.reason) == (5, "length")
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_the_mask_may_bring_the_reply_to_an_end(engine: Engine, speculate: bool) -> None:
-    found, end = run(engine, Mask(closing=True), speculate=speculate, max_tokens=30)
+def test_the_mask_may_bring_the_reply_to_an_end(talk: Conversation, speculate: bool) -> None:
+    found, end = run(talk, Mask(closing=True), speculate=speculate, max_tokens=30)
     assert (len(found), found[-1], end.reason) == (30, 7, "length")
-    found, end = run(engine, Mask(closing=True), speculate=speculate)
-    assert (len(found), found[-1], end.reason) == (engine.context + 1 - len(PROMPT), 7, "context")
+    found, end = run(talk, Mask(closing=True), speculate=speculate)
+    assert (len(found), found[-1], end.reason) == (talk.engine.decoder.context + 1 - len(PROMPT), 7, "context")
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_the_mask_may_end_the_reply_before_a_token(engine: Engine, speculate: bool) -> None:
+def test_the_mask_may_end_the_reply_before_a_token(talk: Conversation, speculate: bool) -> None:
     class Ending(Mask):
         finished = False
 
-    found, end = run(engine, Ending(-1), speculate=speculate, max_tokens=9)
+    found, end = run(talk, Ending(-1), speculate=speculate, max_tokens=9)
     assert (len(found), end.reason) == (4, "length")
-    assert engine.cached_ids.tolist()[: len(PROMPT) + 3] == [*PROMPT, *found[:3]]
+    assert talk.cached.ids.tolist()[: len(PROMPT) + 3] == [*PROMPT, *found[:3]]
 
 
-def test_nothing_allowed_is_an_error(engine: Engine) -> None:
+def test_nothing_allowed_is_an_error(talk: Conversation) -> None:
     class Closed(Mask):
         def allowed(self) -> NDArray[np.uint8]:
             return np.zeros(6, np.uint8)
 
     with pytest.raises(ConstraintError, match="leaves no token to choose from"):
-        run(engine, Closed())
+        run(talk, Closed())
 
 
-def test_log_probabilities_are_those_of_the_model(engine: Engine) -> None:
-    engine.truncate(0)
+def test_log_probabilities_are_those_of_the_model(talk: Conversation) -> None:
+    talk.cached.truncate(0)
     warm = SamplingSettings(temperature=2.0, top_k=3, repeat_penalty=1.5)
-    events = list(engine.generate(PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5))
+    events = list(generate(talk, PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5))
     steps = [event for event in events if isinstance(event, Step)]
     tokens = [step.token_id for step in steps]
-    logits = engine.logits([*PROMPT, *tokens])[len(PROMPT) - 1 : -1]
+    logits = talk.cached.logits([*PROMPT, *tokens])[len(PROMPT) - 1 : -1]
     for step, row in zip(steps, logits.astype(np.float64), strict=True):
         expected = row - row.max() - np.log(np.exp(row - row.max()).sum())
         assert step.logprob == pytest.approx(expected[step.token_id], abs=1e-5)

@@ -9,24 +9,23 @@ import numpy as np
 import pytest
 
 from qwchat.events import EngineEvent, Finished, Step
-from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
+from tests.generation.asking import Conversation, conversation, generate
 from tests.generation.test_speculative_run import SETTINGS, VOCAB, Eager, prompt
 
 LENGTH = 70
 
 
 @pytest.fixture(scope="module", params=["f32", "q8"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    built = Engine(random_folder(config(vocab_size=VOCAB), 1), threads=2, context=192, kv=request.param)
-    built.speculation = Eager()
-    yield built
-    built.close()
+def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
+    with conversation(random_folder(config(vocab_size=VOCAB), 1), threads=2, context=192, kv=request.param) as built:
+        built.engine.speculation = Eager()
+        yield built
 
 
-def run(engine: Engine, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
-    found: list[EngineEvent] = list(engine.generate(ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options))
+def run(talk: Conversation, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
+    found: list[EngineEvent] = list(generate(talk, ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options))
     end = found[-1]
     assert isinstance(end, Finished)
     return [event.token_id for event in found if isinstance(event, Step)], end
@@ -34,15 +33,15 @@ def run(engine: Engine, ids: list[int], settings: SamplingSettings, **options: A
 
 @pytest.mark.parametrize("speculate", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
-def test_cut_by_length_and_continued(engine: Engine, settings: SamplingSettings, speculate: bool) -> None:
+def test_cut_by_length_and_continued(talk: Conversation, settings: SamplingSettings, speculate: bool) -> None:
     ids = prompt(5)
-    engine.truncate(0)
-    whole, _ = run(engine, ids, settings, max_tokens=LENGTH)
+    talk.cached.truncate(0)
+    whole, _ = run(talk, ids, settings, max_tokens=LENGTH)
     for cut in (1, 2, 23, 40, LENGTH - 1):
-        before, end = run(engine, ids, settings, max_tokens=cut, speculate=speculate)
+        before, end = run(talk, ids, settings, max_tokens=cut, speculate=speculate)
         assert (before, end.reason) == (whole[:cut], "length")
         after, end = run(
-            engine,
+            talk,
             [*ids, *before],
             settings,
             max_tokens=LENGTH - cut,
@@ -57,16 +56,17 @@ def test_cut_by_length_and_continued(engine: Engine, settings: SamplingSettings,
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_cancelled_many_times_at_any_token(engine: Engine, speculate: bool) -> None:
+def test_cancelled_many_times_at_any_token(talk: Conversation, speculate: bool) -> None:
     ids, settings = prompt(6), SETTINGS[3]
-    engine.truncate(0)
-    whole, _ = run(engine, ids, settings, max_tokens=LENGTH)
+    talk.cached.truncate(0)
+    whole, _ = run(talk, ids, settings, max_tokens=LENGTH)
     rng = np.random.default_rng(3)
     said: list[int] = []
     while len(said) < LENGTH:
         wanted = min(int(rng.integers(1, 9)), LENGTH - len(said))
         found: list[int] = []
-        events = engine.generate(
+        events = generate(
+            talk,
             [*ids, *said],
             settings,
             seed=7,
@@ -88,27 +88,25 @@ def test_cancelled_many_times_at_any_token(engine: Engine, speculate: bool) -> N
 def test_a_reply_that_filled_the_context_is_continued_in_a_longer_one() -> None:
     folder = random_folder(config(vocab_size=VOCAB), 1)
     ids = prompt(2)
-    short, long = (Engine(folder, threads=1, context=context) for context in (64, 96))
-    whole, _ = run(long, ids, SETTINGS[2], max_tokens=50)
-    before, end = run(short, ids, SETTINGS[2])
-    assert end.reason == "context"
-    assert before == whole[: 64 - len(ids) + 1]
-    after, _ = run(long, [*ids, *before], SETTINGS[2], max_tokens=50 - len(before), continued=len(before))
-    assert before + after == whole
-    short.close()
-    long.close()
+    with conversation(folder, threads=1, context=64) as short, conversation(folder, threads=1, context=96) as long:
+        whole, _ = run(long, ids, SETTINGS[2], max_tokens=50)
+        before, end = run(short, ids, SETTINGS[2])
+        assert end.reason == "context"
+        assert before == whole[: 64 - len(ids) + 1]
+        after, _ = run(long, [*ids, *before], SETTINGS[2], max_tokens=50 - len(before), continued=len(before))
+        assert before + after == whole
 
 
-def test_an_endless_loop_is_ended_and_can_be_gone_on_with(engine: Engine) -> None:
+def test_an_endless_loop_is_ended_and_can_be_gone_on_with(talk: Conversation) -> None:
     ids, greedy = prompt(3), SETTINGS[0]
-    engine.truncate(0)
-    whole, end = run(engine, ids, greedy)
+    talk.cached.truncate(0)
+    whole, end = run(talk, ids, greedy)
     assert end.reason == "context"
     for speculate in (False, True):
-        cut, end = run(engine, ids, greedy, loop_guard=40, speculate=speculate)
+        cut, end = run(talk, ids, greedy, loop_guard=40, speculate=speculate)
         assert end.reason == "repetition"
         assert 40 < len(cut) < len(whole)
         assert cut == whole[: len(cut)]
-        after, end = run(engine, [*ids, *cut], greedy, loop_guard=1000, continued=len(cut), speculate=speculate)
+        after, end = run(talk, [*ids, *cut], greedy, loop_guard=1000, continued=len(cut), speculate=speculate)
         assert cut + after == whole
         assert end.reason == "context"

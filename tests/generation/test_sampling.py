@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwchat.errors import NonFiniteLogitsError, UsageError
-from qwchat.generation.sampling import Sampler, SamplingSettings, uniform
+from qwchat.generation.sampling import Sampler, uniform
+from qwchat.request import SamplingSettings
 
 QWEN2_ROWS, QWEN2_TOKENS = 152_064, 151_646
 STREAM_1234 = [0.3347236812982095, 0.5920534818812643, 0.08098741258028985]

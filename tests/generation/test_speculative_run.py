@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwchat.events import EngineEvent, Finished, Step
-from qwchat.generation.engine import Engine
 from qwchat.generation.run import Drafter
-from qwchat.generation.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import Speculation
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
+from tests.generation.asking import Conversation, conversation, generate
 
 VOCAB = 41
 GREEDY = SamplingSettings()
@@ -36,33 +37,32 @@ class Eager(Speculation):
 
 
 @pytest.fixture(scope="module", params=[(0, "f32"), (1, "f32"), (2, "q8")], ids=str)
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
     seed, kv = request.param
-    built = Engine(random_folder(config(vocab_size=VOCAB), seed), threads=2, context=192, kv=kv)
-    built.speculation = Eager()
-    yield built
-    built.close()
+    with conversation(random_folder(config(vocab_size=VOCAB), seed), threads=2, context=192, kv=kv) as built:
+        built.engine.speculation = Eager()
+        yield built
 
 
 def steps(found: list[EngineEvent]) -> list[int]:
     return [event.token_id for event in found if isinstance(event, Step)]
 
 
-def both(engine: Engine, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
+def both(talk: Conversation, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
     """Tokens and end with speculation, after a check that they, and the cache, are those without it."""
     options = {"seed": 7, "usable_vocab": VOCAB} | options
-    engine.truncate(0)
-    plain = list(engine.generate(ids, settings, **options))
-    cached = engine.cached_ids
-    engine.truncate(0)
-    found = list(engine.generate(ids, settings, speculate=True, **options))
+    talk.cached.truncate(0)
+    plain = list(generate(talk, ids, settings, **options))
+    cached = talk.cached.ids
+    talk.cached.truncate(0)
+    found = list(generate(talk, ids, settings, speculate=True, **options))
     end, expected = found[-1], plain[-1]
     assert isinstance(end, Finished)
     assert isinstance(expected, Finished)
     assert steps(found) == steps(plain)
     assert end.reason == expected.reason
     assert end.stats.generated_tokens == expected.stats.generated_tokens
-    assert np.array_equal(engine.cached_ids, cached)
+    assert np.array_equal(talk.cached.ids, cached)
     return steps(found), end
 
 
@@ -75,50 +75,50 @@ def prompt(seed: int, repeated: bool = True) -> list[int]:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
-def test_the_text_is_the_same(engine: Engine, settings: SamplingSettings) -> None:
+def test_the_text_is_the_same(talk: Conversation, settings: SamplingSettings) -> None:
     accepted = drafted = 0
     for seed in range(12):
-        _, end = both(engine, prompt(seed), settings, seed=seed, max_tokens=90)
+        _, end = both(talk, prompt(seed), settings, seed=seed, max_tokens=90)
         accepted += end.stats.accepted_tokens
         drafted += end.stats.drafted_tokens
     assert drafted > 50
     assert 0 < accepted <= drafted
 
 
-def test_the_cache_holds_what_a_fresh_one_would(engine: Engine) -> None:
-    tokens, end = both(engine, prompt(3), GREEDY, max_tokens=70)
+def test_the_cache_holds_what_a_fresh_one_would(talk: Conversation) -> None:
+    tokens, end = both(talk, prompt(3), GREEDY, max_tokens=70)
     assert end.stats.accepted_tokens > 20
     ids = [*prompt(3), *tokens]
-    following = engine.extend(ids[engine.length :])
-    assert np.array_equal(following[-1], engine.logits(ids)[-1])
+    following = talk.cached.extend(ids[talk.cached.length :])
+    assert np.array_equal(following[-1], talk.cached.logits(ids)[-1])
 
 
-def test_the_policy_of_every_day_keeps_the_text_too(engine: Engine) -> None:
-    kept, engine.speculation = engine.speculation, Speculation()
+def test_the_policy_of_every_day_keeps_the_text_too(talk: Conversation) -> None:
+    kept, talk.engine.speculation = talk.engine.speculation, Speculation()
     try:
         for seed in range(6):
-            both(engine, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
+            both(talk, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
     finally:
-        engine.speculation = kept
+        talk.engine.speculation = kept
 
 
-def looping(engine: Engine) -> tuple[list[int], list[int]]:
+def looping(talk: Conversation) -> tuple[list[int], list[int]]:
     """A prompt and its greedy continuation, most of which is accepted drafts."""
     for seed in range(40):
-        tokens, end = both(engine, prompt(seed), GREEDY, max_tokens=60)
+        tokens, end = both(talk, prompt(seed), GREEDY, max_tokens=60)
         if end.stats.accepted_tokens > 35:
             return prompt(seed), tokens
     raise AssertionError("no prompt leads into a loop")
 
 
-def test_ends_inside_an_accepted_draft(engine: Engine) -> None:
-    ids, tokens = looping(engine)
+def test_ends_inside_an_accepted_draft(talk: Conversation) -> None:
+    ids, tokens = looping(talk)
     for length in range(30, 60):
-        _, end = both(engine, ids, GREEDY, max_tokens=length)
+        _, end = both(talk, ids, GREEDY, max_tokens=length)
         assert (end.reason, end.stats.generated_tokens) == ("length", length)
     for stop in set(tokens[40:48]):
         first = tokens.index(stop)
-        found, end = both(engine, ids, GREEDY, stop_ids=frozenset([stop]), max_tokens=60)
+        found, end = both(talk, ids, GREEDY, stop_ids=frozenset([stop]), max_tokens=60)
         assert (end.reason, found) == ("stop", tokens[:first])
 
 
@@ -131,22 +131,23 @@ def test_stop_tokens_are_not_drafted_and_room_is_kept() -> None:
     assert Drafter(text[:-1], Speculation(), frozenset()).draft(7) == []
 
 
-def test_the_context_fills_to_the_last_position(engine: Engine) -> None:
-    ids, _ = looping(engine)
+def test_the_context_fills_to_the_last_position(talk: Conversation) -> None:
+    ids, _ = looping(talk)
     for extra in range(8):
-        found, end = both(engine, [*ids[:8], *ids[:extra], *ids[8:]], GREEDY)
+        found, end = both(talk, [*ids[:8], *ids[:extra], *ids[8:]], GREEDY)
         assert end.reason == "context"
-        assert engine.length == engine.context
-        assert len(ids) + extra + len(found) == engine.context + 1
+        assert talk.cached.length == talk.engine.decoder.context
+        assert len(ids) + extra + len(found) == talk.engine.decoder.context + 1
 
 
-def test_cancel_and_dropping_anywhere(engine: Engine) -> None:
-    ids, tokens = looping(engine)
+def test_cancel_and_dropping_anywhere(talk: Conversation) -> None:
+    ids, tokens = looping(talk)
     for number in (1, 2, 30, 41, 42, 43, 44, 45, 46, 47):
         for drop in (True, False):
-            engine.truncate(0)
+            talk.cached.truncate(0)
             seen: list[int] = []
-            run = engine.generate(
+            run = generate(
+                talk,
                 ids,
                 GREEDY,
                 seed=7,
@@ -157,28 +158,28 @@ def test_cancel_and_dropping_anywhere(engine: Engine) -> None:
             for event in run:
                 if isinstance(event, Step):
                     seen.append(event.token_id)
-                    assert engine.cached_ids.tolist() == [*ids, *seen[:-1]]
+                    assert talk.cached.ids.tolist() == [*ids, *seen[:-1]]
                     if drop and len(seen) == number:
                         break
             if not drop:
                 assert isinstance(event, Finished)
                 assert event.reason == "cancelled"
             assert seen == tokens[:number]
-            assert engine.cached_ids.tolist() == [*ids, *seen[:-1]]
-            both_after = engine.extend(seen[-1:])[-1]
-            assert np.array_equal(both_after, engine.logits([*ids, *seen])[-1])
+            assert talk.cached.ids.tolist() == [*ids, *seen[:-1]]
+            both_after = talk.cached.extend(seen[-1:])[-1]
+            assert np.array_equal(both_after, talk.cached.logits([*ids, *seen])[-1])
 
 
-def test_what_was_read_ahead_is_gone_after_truncating(engine: Engine) -> None:
+def test_what_was_read_ahead_is_gone_after_truncating(talk: Conversation) -> None:
     ids = np.array(prompt(0), np.int64)
-    engine.truncate(0)
-    engine.read(ids, len(ids), 30)
-    assert engine.length == 30
-    assert engine.advance(int(ids[30]))
-    assert not engine.advance(int(ids[31]) + 1)
-    engine.truncate(31)
-    assert not engine.advance(int(ids[31]))
-    assert engine.cached_ids.tolist() == ids[:31].tolist()
+    talk.cached.truncate(0)
+    talk.cached.read(ids, len(ids), 30)
+    assert talk.cached.length == 30
+    assert talk.cached.advance(int(ids[30]))
+    assert not talk.cached.advance(int(ids[31]) + 1)
+    talk.cached.truncate(31)
+    assert not talk.cached.advance(int(ids[31]))
+    assert talk.cached.ids.tolist() == ids[:31].tolist()
 
 
 @settings(max_examples=20)

@@ -15,9 +15,9 @@ from quant import convert
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Reply, Session
 from qwchat.conversation.tree import Event, Tree
-from qwchat.cpu.qwen2 import CHUNK
+from qwchat.cpu.workspace import CHUNK
 from qwchat.events import Done, Prefilled, TextStep
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 
 QUESTION = "What can you do?"
 GREEDY = SamplingSettings()
@@ -73,7 +73,7 @@ def cut(session: Session, tokens: int, begin: str = "ask") -> Done:
 
 def common(model: qwchat.Model, before: list[int], done: Done) -> int:
     """How many tokens of the newest prompt the cache held before: all but the last at most."""
-    prompt = model.engine.cached_ids[: done.stats.prompt_tokens].tolist()
+    prompt = model.cached_ids[: done.stats.prompt_tokens].tolist()
     same = next((n for n, (a, b) in enumerate(zip(before, prompt, strict=False)) if a != b), len(before))
     return min(same, len(before), len(prompt) - 1)
 
@@ -129,7 +129,7 @@ def test_a_killed_process_is_gone_on_from_by_another(model: qwchat.Model, way: s
             break
     # Only what was told by now is on the disk; the settings of the other process are different.
     tree = Tree.replay([dict(event) for event in told[:1]])
-    model.engine.truncate(0)
+    model.cached_context.truncate(0)
     other = Session(model, Controls(SamplingSettings(top_k=3)), tree=tree, fingerprint=model.folder.fingerprint)
     done = end_of(replace_limit(other, 60).resume())
     assert (done.text, done.token_ids, done.seed) == (whole.text, whole.token_ids, whole.seed)
@@ -138,11 +138,11 @@ def test_a_killed_process_is_gone_on_from_by_another(model: qwchat.Model, way: s
 def test_every_command_reads_only_what_differs(model: qwchat.Model) -> None:
     talk = replace_limit(make(model), 400)
     talk.system = "You are brief."
-    model.engine.truncate(0)
+    model.cached_context.truncate(0)
 
     def check(events: Reply) -> tuple[int, int]:
         """Cached and new tokens of a reply, after a comparison with what the cache held."""
-        before = model.engine.cached_ids.tolist()
+        before = model.cached_ids.tolist()
         done = end_of(events)
         assert done.finish_reason == "stop"
         assert done.stats.cached_tokens == common(model, before, done)
@@ -155,7 +155,7 @@ def test_every_command_reads_only_what_differs(model: qwchat.Model) -> None:
     assistant = 1 + size("assistant\n")
     assert check(talk.ask("Name a planet."))[0] == 0
     first_prompt = model.count([*talk.messages[:-1]])
-    held = len(model.engine.cached_ids)
+    held = len(model.cached_ids)
     # A follow-up: the whole of the conversation is there, the new turn is read.
     assert check(talk.ask("How do I convert a model?")) == (
         held,
@@ -245,7 +245,7 @@ def test_a_constrained_reply_goes_on_within_its_constraint(model: qwchat.Model, 
 def test_a_question_stopped_while_it_is_read_is_answered_from_there(model: qwchat.Model) -> None:
     question = "Which of these is a sea? " + "north south east west " * 150
     whole = end_of(replace_limit(make(model), 30).ask(question))
-    model.engine.truncate(0)
+    model.cached_context.truncate(0)
     talk = replace_limit(make(model), 30)
     read: list[Prefilled] = []
     for event in talk.ask(question, lambda: len(read) == 2):

@@ -13,7 +13,8 @@ from models.recipe.chatml import ChatML
 from models.recipe.recipe import MODEL
 from quant import convert
 from quant.container import open_model
-from qwchat.generation.engine import Engine
+from qwchat.cpu.build import build_decoder
+from qwchat.generation.context import CachedContext
 
 MOST_DIVERGENCE = 1e-3  # nats, mean over positions
 DIALOGUES, SEED = 24, 3
@@ -27,42 +28,42 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=["q4", "dense"])
-def engines(
+def contexts(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Engine, Engine]]:
+) -> Iterator[tuple[CachedContext, CachedContext]]:
     folder = tmp_path_factory.mktemp("kv") / request.param
     list(convert(MODEL, folder, preset=request.param))
-    opened: list[Engine] = []
+    opened: list[CachedContext] = []
     for kv in ("f32", "q8"):
-        opened.append(Engine(open_model(Path(folder)), context=2048, kv=kv))
+        opened.append(CachedContext(build_decoder(open_model(Path(folder)), context=2048, kv=kv)))
     yield opened[0], opened[1]
-    for engine in opened:
-        engine.close()
+    for context in opened:
+        context.decoder.close()
 
 
-def divergences(engines: tuple[Engine, Engine], texts: list[list[int]]) -> np.ndarray:
+def divergences(contexts: tuple[CachedContext, CachedContext], texts: list[list[int]]) -> np.ndarray:
     """Kullback-Leibler divergence at every position, nats."""
     result = []
     for ids in texts:
-        exact, cached = (log_softmax(engine.logits(ids)) for engine in engines)
+        exact, cached = (log_softmax(context.logits(ids)) for context in contexts)
         result.append((np.exp(exact) * (exact - cached)).sum(-1))
     return np.concatenate(result)
 
 
-def test_dialogues(engines: tuple[Engine, Engine]) -> None:
+def test_dialogues(contexts: tuple[CachedContext, CachedContext]) -> None:
     chat = ChatML.load(MODEL)
     texts = [list(ids) for ids, _ in figures.sample(chat, DIALOGUES, SEED)]
-    found = divergences(engines, texts)
+    found = divergences(contexts, texts)
     assert found.mean() <= MOST_DIVERGENCE
     assert found.any(), "the caches hold the same"
 
 
-def test_a_text_as_long_as_the_context(engines: tuple[Engine, Engine]) -> None:
+def test_a_text_as_long_as_the_context(contexts: tuple[CachedContext, CachedContext]) -> None:
     chat = ChatML.load(MODEL)
     text: list[int] = []
     for ids, _ in figures.sample(chat, 400, SEED + 1):
         text.extend(ids)
     assert len(text) >= 2048
-    found = divergences(engines, [text[:2048]])
+    found = divergences(contexts, [text[:2048]])
     print(f"mean divergence {found.mean():.2e}, of the last quarter {found[1536:].mean():.2e}")
     assert found.mean() <= MOST_DIVERGENCE

@@ -11,8 +11,9 @@ import numpy as np
 
 import quant
 from quant.container import open_model
-from qwchat.cpu.qwen2 import CHUNK
-from qwchat.generation.engine import Engine
+from qwchat.cpu.build import build_decoder
+from qwchat.cpu.workspace import CHUNK
+from qwchat.generation.context import CachedContext
 
 THREADS = 2
 
@@ -25,22 +26,22 @@ def converted(source: Path, destination: Path, **settings: object) -> Path:
 
 
 @contextmanager
-def loaded(folder: Path, context: int) -> Iterator[Engine]:
-    """The engine of a model folder."""
-    with closing(Engine(open_model(folder), context=context, threads=THREADS)) as engine:
-        yield engine
+def loaded(folder: Path, context: int) -> Iterator[CachedContext]:
+    """A context of the decoder of a model folder."""
+    with closing(build_decoder(open_model(folder), context=context, threads=THREADS)) as decoder:
+        yield CachedContext(decoder)
 
 
-def feed(engine: Engine, token_ids: list[int], chunks: Iterable[int], start: int = 0) -> np.ndarray:
+def feed(cached: CachedContext, token_ids: list[int], chunks: Iterable[int], start: int = 0) -> np.ndarray:
     """Logits (tokens, vocab) of `token_ids` at position `start` and on, fed in pieces of the sizes in `chunks`.
 
     What the cache held from `start` on is truncated.
     """
-    engine.truncate(start)
+    cached.truncate(start)
     rows = []
     position = 0
     for size in chunks:
-        rows.append(engine.extend(token_ids[position : position + size]))
+        rows.append(cached.extend(token_ids[position : position + size]))
         position += len(rows[-1])
         if position == len(token_ids):
             return np.concatenate(rows)

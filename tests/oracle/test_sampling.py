@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwchat.generation.sampling import Sampler, SamplingSettings
+from qwchat.generation.sampling import Sampler
+from qwchat.request import SamplingSettings
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ import pytest
 
 from qwchat.chat.controls import SAMPLING
 from qwchat.errors import UsageError
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from qwchat.settings.knobs import KNOBS, Knob, knob
 
 

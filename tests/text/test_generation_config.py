@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qwchat.errors import ModelError
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from qwchat.text.generation_config import GenerationDefaults
 
 
@@ -20,7 +20,7 @@ def read(values: dict[str, Any], *config_ids: int) -> GenerationDefaults:
 def test_the_published_file(qwen2_folder: Path) -> None:
     defaults = GenerationDefaults.from_folder(qwen2_folder, (151645,))
     assert defaults == GenerationDefaults(True, 0.7, 20, 0.8, 0.0, 1.05, (151645, 151643), None)
-    assert SamplingSettings.from_defaults(defaults) == SamplingSettings(0.7, 20, 0.8, repeat_penalty=1.05)
+    assert defaults.sampling == SamplingSettings(0.7, 20, 0.8, repeat_penalty=1.05)
 
 
 def test_a_base_model_is_greedy_and_ends_at_both_ids() -> None:
@@ -28,7 +28,7 @@ def test_a_base_model_is_greedy_and_ends_at_both_ids() -> None:
     assert defaults.temperature == 0.0
     assert defaults.eos_token_ids == (151643, 7)
     assert defaults.max_new_tokens == 2048
-    assert SamplingSettings.from_defaults(defaults).temperature == 0.0
+    assert defaults.sampling.temperature == 0.0
 
 
 def test_what_is_absent_or_null_is_off(tmp_path: Path) -> None:
@@ -93,5 +93,5 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("penalty", [1e-6, 1.0, 1e6])
 def test_whatever_a_file_may_say_is_within_the_options(temperature: float, top_p: float, penalty: float) -> None:
     values = {"do_sample": True, "temperature": temperature, "top_p": top_p, "repetition_penalty": penalty}
-    settings = SamplingSettings.from_defaults(read({**values, "top_k": 10**9, "min_p": 1.0}))
+    settings = read({**values, "top_k": 10**9, "min_p": 1.0}).sampling
     assert (settings.temperature, settings.top_p, settings.repeat_penalty) == (temperature, top_p, penalty)

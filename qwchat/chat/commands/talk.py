@@ -10,12 +10,13 @@ from functools import partial
 from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Show
 from qwchat.chat.controls import NAMES, Controls
 from qwchat.chat.recall import question_line
-from qwchat.chat.session import Cancel, Reply, Session, fresh_seed
+from qwchat.chat.session import Cancel, Reply, Session
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.conversation.title import typed
 from qwchat.conversation.tree import Node
 from qwchat.errors import UsageError
 from qwchat.events import TextStep
+from qwchat.request import random_seed
 
 _EXCERPT = 60  # characters of a turn that a line names
 _EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d{1,9})(?!\S))?\s?(.*)", re.DOTALL)
@@ -38,7 +39,7 @@ def _for_one_reply(controls: Controls, defaults: Controls, argument: str) -> tup
     for name, value in zip(names, values, strict=True):
         controls = controls.changed(name.removeprefix("--"), value, defaults)
     seed = controls.seed if "--seed" in names else None
-    return controls, fresh_seed() if seed is None else seed
+    return controls, random_seed() if seed is None else seed
 
 
 def _words(argument: str) -> list[str]:

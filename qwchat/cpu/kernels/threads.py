@@ -79,7 +79,7 @@ class Team:
         A KeyboardInterrupt comes before the step or after it, never within: the leader announces the step in
         compiled code.
         """
-        self._finish()
+        self.finish()
         self._stop_word[0] = 0
         self._rouse(active or self.size)
         self._program.lead(self.address, self.size, *self._arguments)
@@ -92,7 +92,7 @@ class Team:
         exception, from `cancelled` or from a signal handler (KeyboardInterrupt), also stops the step, and is raised
         when no member works on it any more.
         """
-        self._finish()
+        self.finish()
         if self._leader is None:
             self._leader = threading.Thread(target=self._lead, name="qwchat-0", daemon=True)
             self._leader.start()
@@ -123,7 +123,7 @@ class Team:
                 self._led += 1
             _notify(self._done)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Wait for a step that run_watched() left behind, should a signal have come outside of its `try`."""
         while self._led != self._ordered:
             self._stop_word[0] = 1
@@ -132,7 +132,7 @@ class Team:
 
     def close(self) -> None:
         """Ends the threads."""
-        self._finish()
+        self.finish()
         if self._leader is not None:
             leader, self._leader = self._leader, None
             _notify(self._go)

@@ -12,9 +12,9 @@ from tests.fuzz.case import OK, RUNTIME, TOO_LONG, Case, Content, Files, command
 
 NAME = "snapshots"
 FILE = f"sessions/{SESSION}/kv.snapshot"
-_FIELDS = {"magic": (0, 8), "version": (8, 4), "kind": (12, 4), "model": (16, 16), "code": (32, 32)}
-_FIELDS |= {"layers": (64, 4), "num_kv_heads": (68, 4), "head_dim": (72, 4), "positions": (76, 4)}
-_HEAD = 80
+_FIELDS = {"magic": (0, 8), "version": (8, 4), "kind": (12, 8), "model": (20, 16), "layout": (36, 32)}
+_FIELDS |= {"layers": (68, 4), "positions": (72, 4)}
+_HEAD = 76
 
 
 def make(random: Random, number: int, base: Base) -> Case:
@@ -76,7 +76,7 @@ def _spoilt(random: Random, data: bytes) -> bytes:
 
 def counts(data: bytes) -> tuple[int, int]:
     """Layers and positions that the head states."""
-    return int.from_bytes(data[64:68], "little"), int.from_bytes(data[76:80], "little")
+    return int.from_bytes(data[68:72], "little"), int.from_bytes(data[72:76], "little")
 
 
 def rows_start(data: bytes) -> int:

@@ -1,22 +1,19 @@
-"""The KV cache on disk: what a conversation has read, so that going on with it reads nothing again.
+"""A KV cache on disk: what a conversation has read, so that continuing it evaluates nothing again.
 
 One file, little-endian:
 
-    magic 8 bytes, version u32, kind u32, fingerprint 16 bytes, code 32 bytes,
-    layers u32, num_kv_heads u32, head_dim u32, positions u32,
+    magic 8 bytes, version u32, kind of cache 8 bytes, fingerprint 16 bytes, layout 32 bytes, layers u32, positions u32,
     a CRC-32 for each layer (layers) u32, token ids (positions) u32, CRC-32 of all of this u32, zeros up to 64 bytes;
-    then layer by layer the rows of :meth:`qwchat.cpu.cache.KVCache.rows`, without gaps.
+    then layer by layer the pieces of `Cache.rows`, without gaps.
 
-The layout is that of the kernels, which is the same at every SIMD level, and each row is the beginning of a row of the
-cache, so a file fits a cache of any capacity that has room for its positions.  ``fingerprint`` is the model's;
-``code`` hashes the configuration and the sources that compute keys and values, since another version may round
-otherwise.  A file that is anything else than what was written is refused, and the tokens are read again: it holds
-nothing that cannot be had from them.  That is why writing does not wait for the disk either.
+Each piece is as long in a cache of any capacity, so a file fits every cache that has enough positions. `fingerprint` is
+the model's; `layout` is the cache's `layout_id`. A file that is anything else than what was written is refused, and the
+tokens are evaluated again: it holds nothing that cannot be computed from them. That is why writing does not wait for
+the disk either.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import struct
@@ -29,53 +26,42 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.native.store import is_private
-from qwchat.cpu.cache import KVCache
-from qwchat.cpu.kernels import objects
-from qwchat.cpu.kernels.records import KV_KINDS
 from qwchat.errors import SnapshotError
-from qwchat.model import rope
+from qwchat.model.decoder import Cache
 
-_MAGIC, _VERSION = b"qwchatKV", 1
-_HEAD = struct.Struct("<8sII16s32sIIII")
+_MAGIC, _VERSION = b"qwchatKV", 2
+_HEAD = struct.Struct("<8sI8s16s32sII")
 _CHECKSUM = struct.Struct("<I")
 
 
-def code_digest(config: ModelConfig) -> bytes:
-    """The hash (32 bytes) of everything besides the weights that keys and values depend on."""
-    sources = objects.KERNELS.source_digest + Path(rope.__file__).read_bytes()
-    return hashlib.sha256(sources + repr(config).encode()).digest()
-
-
-def _fields(cache: KVCache, fingerprint: str, positions: int) -> bytes:
-    config = cache.config
+def _fields(cache: Cache, fingerprint: str, positions: int) -> bytes:
     return _HEAD.pack(
-        *(_MAGIC, _VERSION, KV_KINDS[cache.kind], fingerprint.encode(), code_digest(config)),
-        *(config.num_layers, config.num_kv_heads, config.head_dim, positions),
+        *(_MAGIC, _VERSION, cache.kind.encode(), fingerprint.encode(), cache.layout_id),
+        *(len(cache.layers), positions),
     )
 
 
 def _head_bytes(layers: int, positions: int) -> int:
-    """Size of the head with its tables and their checksum."""
+    """Return the size of the head with its tables and their checksum."""
     return _HEAD.size + 4 * layers + 4 * positions + _CHECKSUM.size
 
 
 def _start(layers: int, positions: int) -> int:
-    """Where the rows begin."""
+    """Return the offset of the first row."""
     return -(-_head_bytes(layers, positions) // 64) * 64
 
 
-def file_bytes(cache: KVCache, positions: int) -> int:
-    """Size of the file that :func:`save` makes."""
-    layers = cache.config.num_layers
-    return _start(layers, positions) + layers * sum(row.nbytes for row in cache.rows(0, positions))
+def file_bytes(cache: Cache, positions: int) -> int:
+    """Return the size of the file that :func:`save` writes."""
+    rows = sum(row.nbytes for layer in cache.layers for row in cache.rows(layer, positions))
+    return _start(len(cache.layers), positions) + rows
 
 
-def save(path: Path, cache: KVCache, ids: NDArray[np.int64], fingerprint: str) -> int:
-    """Writes the positions of ``ids`` (positions,) to ``path``, readable for the user alone; the size in bytes.
+def save(path: Path, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> int:
+    """Write the positions of `ids` (positions,) i64 to `path`, readable for the user alone; return the size in bytes.
 
-    The file appears under its name when it is whole.  Raises SnapshotError where it cannot be written.
+    The file appears under its name when it is whole. Raises SnapshotError where it cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -92,33 +78,33 @@ def save(path: Path, cache: KVCache, ids: NDArray[np.int64], fingerprint: str) -
     return file_bytes(cache, len(ids))
 
 
-def _write(file: BinaryIO, cache: KVCache, ids: NDArray[np.int64], fingerprint: str) -> None:
-    layers = cache.config.num_layers
-    checksums = np.zeros(layers, "<u4")
-    file.seek(_start(layers, len(ids)))
-    for layer in range(layers):
+def _write(file: BinaryIO, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> None:
+    start = _start(len(cache.layers), len(ids))
+    checksums = np.zeros(len(cache.layers), "<u4")
+    file.seek(start)
+    for number, layer in enumerate(cache.layers):
         checksum = 0
         for row in cache.rows(layer, len(ids)):
             file.write(row.data)
             checksum = zlib.crc32(row.data, checksum)
-        checksums[layer] = checksum
-    # The head comes last: without it the file is none.
+        checksums[number] = checksum
+    # The head comes last: without it the file is not a snapshot.
     head = _fields(cache, fingerprint, len(ids)) + checksums.tobytes() + ids.astype("<u4").tobytes()
     file.seek(0)
-    file.write((head + _CHECKSUM.pack(zlib.crc32(head))).ljust(_start(layers, len(ids)), b"\0"))
+    file.write((head + _CHECKSUM.pack(zlib.crc32(head))).ljust(start, b"\0"))
 
 
-def restore(path: Path, cache: KVCache, context: int, fingerprint: str, threads: int = 1) -> NDArray[np.int64]:
-    """Reads ``path`` into the cache; the token ids (positions,) i64 whose keys and values it now holds.
+def restore(path: Path, cache: Cache, context: int, fingerprint: str, threads: int = 1) -> NDArray[np.int64]:
+    """Read `path` into the cache; return the token ids (positions,) i64 whose keys and values it now holds.
 
-    ``context``: the most positions that may come; ``threads``: how many read.  Raises FileNotFoundError, and
-    SnapshotError for a file that does not fit or is not as it was written: nothing in the cache is to be used then.
+    `context`: the most positions to accept; `threads`: how many read. Raises FileNotFoundError, and SnapshotError for a
+    file that does not fit or is not as it was written: nothing in the cache is to be used then.
     """
     try:
         with _open(path) as file:
             ids, checksums = _read_head(file, path, cache, context, fingerprint)
             start = _start(len(checksums), len(ids))
-            if not _read_rows(file, cache, checksums, start, len(ids), min(threads, len(checksums))):
+            if not _read_rows(file, cache, checksums, start, len(ids), max(1, min(threads, len(checksums)))):
                 cache.clear()
                 raise SnapshotError(f"{path} is damaged")
     except FileNotFoundError:
@@ -139,24 +125,24 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read_head(
-    file: BinaryIO, path: Path, cache: KVCache, context: int, fingerprint: str
+    file: BinaryIO, path: Path, cache: Cache, context: int, fingerprint: str
 ) -> tuple[NDArray[np.int64], list[int]]:
-    """Token ids, and a checksum for each layer, of a file of the right size."""
+    """Return token ids, and a checksum for each layer, of a file of the right size."""
     start = file.read(_HEAD.size)
     if len(start) < _HEAD.size or start[: len(_MAGIC)] != _MAGIC:
         raise SnapshotError(f"{path} is damaged")
-    _, version, kind, its_model, _, *_, positions = _HEAD.unpack(start)
+    _, version, kind, its_model, *_, positions = _HEAD.unpack(start)
     if version != _VERSION:
         raise SnapshotError(f"{path} was written by another version of qwchat")
     if its_model != fingerprint.encode():
         raise SnapshotError(f"{path} belongs to another model")
-    if kind != KV_KINDS[cache.kind]:
-        raise SnapshotError(f"{path} has another --kv than {cache.kind}")
+    if kind.rstrip(b"\0") != cache.kind.encode():
+        raise SnapshotError(f"{path} holds another kind of KV cache than {cache.kind}")
     if start != _fields(cache, fingerprint, positions):
         raise SnapshotError(f"{path} was written by another version of qwchat")
     if positions > context:
         raise SnapshotError(f"{path} holds {positions:,} tokens, and the context {context:,}")
-    layers = cache.config.num_layers
+    layers = len(cache.layers)
     tables = file.read(_head_bytes(layers, positions) - _HEAD.size)
     whole = os.fstat(file.fileno()).st_size == file_bytes(cache, positions)
     if not whole or zlib.crc32(start + tables[:-4]).to_bytes(4, "little") != tables[-4:]:
@@ -167,16 +153,17 @@ def _read_head(
     return ids, np.frombuffer(tables, "<u4", layers).tolist()
 
 
-def _read_rows(file: BinaryIO, cache: KVCache, checksums: list[int], start: int, positions: int, threads: int) -> bool:
-    """Whether every layer came as it was written.  ``start``: where the first begins."""
-    layers = len(checksums)
-    layer_bytes = (file_bytes(cache, positions) - start) // layers
-    intact = [False] * layers
+def _read_rows(file: BinaryIO, cache: Cache, checksums: list[int], start: int, positions: int, threads: int) -> bool:
+    """Return whether every layer came as it was written. `start`: where the first begins."""
+    offsets = [start]
+    for layer in cache.layers:
+        offsets.append(offsets[-1] + sum(row.nbytes for row in cache.rows(layer, positions)))
+    intact = [False] * len(cache.layers)
 
     def read(first: int) -> None:
-        for layer in range(first, layers, threads):
-            rows = cache.rows(layer, positions)
-            intact[layer] = _read_layer(file.fileno(), rows, start + layer * layer_bytes, checksums[layer])
+        for number in range(first, len(cache.layers), threads):
+            rows = cache.rows(cache.layers[number], positions)
+            intact[number] = _read_layer(file.fileno(), rows, offsets[number], checksums[number])
 
     # Half of the time goes into page faults of the cache's fresh memory and into checksums: worth sharing out.
     helpers = [threading.Thread(target=read, args=(number,), name="snapshot") for number in range(1, threads)]

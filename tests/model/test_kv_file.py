@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.cpu import kv_file
+from qwchat.cpu.build import build_decoder
 from qwchat.errors import SnapshotError
 from qwchat.events import Finished
+from qwchat.generation.context import CachedContext
 from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.model import kv_file
+from qwchat.request import Request, SamplingSettings
 from tests.cpu.decoder import config, random_folder
 
 MODEL = "0123456789abcdef"
@@ -24,8 +26,8 @@ IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
 MORE = np.random.default_rng(4).integers(0, 301, 40).tolist()
 
 
-def build(kv: str = "f32", context: int = 1024, threads: int = 2) -> Engine:
-    return Engine(random_folder(CONFIG), threads=threads, context=context, kv=kv)
+def build(kv: str = "f32", context: int = 1024, threads: int = 2) -> CachedContext:
+    return CachedContext(build_decoder(random_folder(CONFIG), threads=threads, context=context, kv=kv))
 
 
 @pytest.fixture(scope="module", params=["f32", "q8"])
@@ -34,22 +36,24 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def writer(kind: str) -> Iterator[Engine]:
+def writer(kind: str) -> Iterator[CachedContext]:
     built = build(kind)
     yield built
-    built.close()
+    built.decoder.close()
 
 
 @pytest.fixture(scope="module", params=[(540, 1), (1024, 2), (4096, 4)], ids=str)
-def reader(request: pytest.FixtureRequest, kind: str) -> Iterator[Engine]:
+def reader(request: pytest.FixtureRequest, kind: str) -> Iterator[CachedContext]:
     """Another cache, of another capacity and other threads."""
     built = build(kind, *request.param)
     yield built
-    built.close()
+    built.decoder.close()
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 33, 500])
-def test_logits_are_those_of_the_original(writer: Engine, reader: Engine, tmp_path: Path, length: int) -> None:
+def test_logits_are_those_of_the_original(
+    writer: CachedContext, reader: CachedContext, tmp_path: Path, length: int
+) -> None:
     path = tmp_path / "kv.snapshot"
     writer.truncate(0)
     writer.extend(IDS[:length])
@@ -57,42 +61,44 @@ def test_logits_are_those_of_the_original(writer: Engine, reader: Engine, tmp_pa
     expected = writer.extend(MORE)
     reader.logits(MORE)  # something else is in the cache before
     assert reader.restore(path, MODEL) == length == reader.length
-    assert reader.cached_ids.tolist() == IDS[:length]
+    assert reader.ids.tolist() == IDS[:length]
     assert np.array_equal(reader.extend(MORE), expected)
 
 
-def test_it_serves_a_text_that_parts_from_it_early(writer: Engine, reader: Engine, tmp_path: Path) -> None:
+def test_it_serves_a_text_that_parts_from_it_early(
+    writer: CachedContext, reader: CachedContext, tmp_path: Path
+) -> None:
     path = tmp_path / "kv.snapshot"
     writer.truncate(0)
     writer.extend(IDS[:500])
     writer.save(path, MODEL)
     prompt = [*IDS[:203], *MORE]
-    run = {"seed": 1, "usable_vocab": 301, "max_tokens": 12}
+    request = Request(SamplingSettings(), seed=1, max_tokens=12, speculate=False)
     reader.restore(path, MODEL)
-    again = list(reader.generate(prompt, SamplingSettings(), **run))
+    again = list(Engine(reader.decoder).generate(reader, prompt, request, usable_vocab=301))
     writer.truncate(0)
-    fresh = list(writer.generate(prompt, SamplingSettings(), **run))
+    fresh = list(Engine(writer.decoder).generate(writer, prompt, request, usable_vocab=301))
     ends = again[-1], fresh[-1]
     assert all(isinstance(end, Finished) for end in ends)
     assert [end.stats.cached_tokens for end in ends if isinstance(end, Finished)] == [203, 0]
     assert again[-13:-1] == fresh[-13:-1]
 
 
-def test_an_empty_cache_can_be_kept_too(writer: Engine, reader: Engine, tmp_path: Path) -> None:
+def test_an_empty_cache_can_be_kept_too(writer: CachedContext, reader: CachedContext, tmp_path: Path) -> None:
     writer.truncate(0)
     writer.save(tmp_path / "kv", MODEL)
     assert reader.restore(tmp_path / "kv", MODEL) == 0
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[Engine]:
+def small() -> Iterator[CachedContext]:
     built = build(context=600)
     yield built
-    built.close()
+    built.decoder.close()
 
 
 @pytest.fixture(scope="module")
-def file(small: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(small: CachedContext, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("snapshot") / "kv.snapshot"
     small.truncate(0)
     small.extend(IDS[:50])
@@ -100,16 +106,16 @@ def file(small: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def refused(engine: Engine, path: Path, model: str = MODEL) -> str:
-    """Why, after a check that the engine is as good as new."""
+def refused(cached: CachedContext, path: Path, model: str = MODEL) -> str:
+    """Why, after a check that nothing is cached."""
     with pytest.raises(SnapshotError) as caught:
-        engine.restore(path, model)
-    assert engine.length == 0
+        cached.restore(path, model)
+    assert cached.length == 0
     return str(caught.value).replace(str(path), "FILE")
 
 
 @given(st.data())
-def test_any_bit_counts(small: Engine, file: Path, data: st.DataObject) -> None:
+def test_any_bit_counts(small: CachedContext, file: Path, data: st.DataObject) -> None:
     whole = file.read_bytes()
     head = kv_file._head_bytes(CONFIG.num_layers, 50)
     padding = range(head, kv_file._start(CONFIG.num_layers, 50))
@@ -127,7 +133,7 @@ def test_any_bit_counts(small: Engine, file: Path, data: st.DataObject) -> None:
 
 
 @given(st.integers(0, 1 << 30))
-def test_a_file_that_was_cut_or_has_grown_is_damaged(small: Engine, file: Path, length: int) -> None:
+def test_a_file_that_was_cut_or_has_grown_is_damaged(small: CachedContext, file: Path, length: int) -> None:
     whole = file.read_bytes()
     cut = file.with_name("cut")
     cut.write_bytes(whole[: length % len(whole)] if length % 5 else whole + b"\0")
@@ -135,7 +141,7 @@ def test_a_file_that_was_cut_or_has_grown_is_damaged(small: Engine, file: Path, 
     assert refused(small, cut) == "FILE is damaged"
 
 
-def test_damage_does_not_linger(small: Engine, file: Path) -> None:
+def test_damage_does_not_linger(small: CachedContext, file: Path) -> None:
     small.truncate(0)
     expected = small.logits(MORE)
     broken = bytearray(file.read_bytes())
@@ -159,28 +165,28 @@ def patched(file: Path, offset: int, value: bytes) -> Path:
     return path
 
 
-def test_what_does_not_belong_here_is_told_apart(small: Engine, file: Path) -> None:
+def test_what_does_not_belong_here_is_told_apart(small: CachedContext, file: Path) -> None:
     assert refused(small, patched(file, 0, b"GGUF")) == "FILE is damaged"
-    assert refused(small, patched(file, 8, b"\x02")) == "FILE was written by another version of qwchat"
-    assert refused(small, patched(file, 12, b"\x01")) == "FILE has another --kv than f32"
+    assert refused(small, patched(file, 8, b"\x01")) == "FILE was written by another version of qwchat"
+    assert refused(small, patched(file, 12, b"q8\0")) == "FILE holds another kind of KV cache than f32"
     assert refused(small, file, "f" * 16) == "FILE belongs to another model"
-    assert refused(small, patched(file, 32, b"\0" * 32)) == "FILE was written by another version of qwchat"
-    assert refused(small, patched(file, 64, b"\x02")) == "FILE was written by another version of qwchat"
+    assert refused(small, patched(file, 36, b"\0" * 32)) == "FILE was written by another version of qwchat"
+    assert refused(small, patched(file, 68, b"\x02")) == "FILE was written by another version of qwchat"
     token = kv_file._HEAD.size + 4 * CONFIG.num_layers
     assert refused(small, patched(file, token, struct.pack("<I", 301))) == "FILE is damaged"
     assert small.restore(patched(file, 0, b"qwchatKV"), MODEL) == 50
 
 
-def test_it_must_fit(small: Engine, file: Path) -> None:
+def test_it_must_fit(small: CachedContext, file: Path) -> None:
     other = build(context=49)
     assert refused(other, file) == "FILE holds 50 tokens, and the context 49"
-    other.close()
+    other.decoder.close()
     q8 = build("q8", context=600)
-    assert refused(q8, file) == "FILE has another --kv than q8"
-    q8.close()
+    assert refused(q8, file) == "FILE holds another kind of KV cache than q8"
+    q8.decoder.close()
 
 
-def test_a_file_that_others_could_have_made_is_not_read(small: Engine, file: Path, tmp_path: Path) -> None:
+def test_a_file_that_others_could_have_made_is_not_read(small: CachedContext, file: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.write_bytes(file.read_bytes())
     theirs.chmod(0o620)
@@ -192,10 +198,10 @@ def test_a_file_that_others_could_have_made_is_not_read(small: Engine, file: Pat
     small.logits(MORE)
     with pytest.raises(FileNotFoundError):
         small.restore(tmp_path / "nothing", MODEL)
-    assert small.cached_ids.tolist() == MORE
+    assert small.ids.tolist() == MORE
 
 
-def test_a_file_appears_when_it_is_whole(small: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_appears_when_it_is_whole(small: CachedContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "kv.snapshot"
     (tmp_path / "kv.snapshot.part").write_bytes(b"of a process that was killed")
     small.logits(IDS[:9])

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 
 from qwchat.cpu import memory
+from qwchat.cpu.build import build_decoder
 from qwchat.cpu.cache import choose_kind
 from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, PromptTooLongError, UsageError
 from qwchat.events import Finished, Prefilled, Step
-from qwchat.generation.engine import Engine
-from qwchat.generation.sampling import SamplingSettings
+from qwchat.request import SamplingSettings
 from tests.cpu.decoder import Decoder, config, random_folder
-from tests.cpu.kernels.packed import KINDS, Folder, random_packed
+from tests.cpu.kernels.packed import KINDS, random_packed
+from tests.generation.asking import context, conversation, generate
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
 GREEDY = SamplingSettings()
-
-
-@contextmanager
-def engine(folder: Folder, **options: int) -> Iterator[Engine]:
-    built = Engine(folder, **options)  # type: ignore[arg-type]
-    try:
-        yield built
-    finally:
-        built.close()
 
 
 @pytest.mark.parametrize(
@@ -45,7 +34,7 @@ def test_logits_equal_the_decoder(changes: dict[str, object]) -> None:
     folder = random_folder(config(**changes))
     ids = IDS[:150]
     expected = Decoder(folder).logits(ids)
-    with engine(folder, threads=2, context=512 if "rope_scaling" not in changes else 256) as built:
+    with context(folder, threads=2, context=512 if "rope_scaling" not in changes else 256) as built:
         error = np.abs(built.logits(ids) - expected).max()
     assert error < 1e-5 * np.abs(expected).max()
 
@@ -62,7 +51,7 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
             quantised.parts[part] *= quantised.parts[part].dtype.type(1e-4 if part == "row_scales" else 0.02)
             folder._tensors[name] = quantised
     expected = Decoder(folder).logits(IDS[:40])
-    with engine(folder, threads=1) as built:
+    with context(folder, threads=1) as built:
         logits = built.logits(IDS[:40])
     # An activation next to a rounding boundary may fall to the other side: compare in the mean.
     assert np.abs(logits - expected).mean() < 2e-3 * np.abs(expected).mean()
@@ -70,7 +59,7 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
 
 def test_neither_chunks_nor_threads_nor_history_matter() -> None:
     folder = random_folder(config())
-    with engine(folder, threads=1, context=1024) as built:
+    with context(folder, threads=1, context=1024) as built:
         expected = built.logits(IDS)
         for chunk in (1, 7, 8, 9, 64):
             built.truncate(0)
@@ -78,7 +67,7 @@ def test_neither_chunks_nor_threads_nor_history_matter() -> None:
         built.truncate(519)
         assert np.array_equal(built.extend(IDS[519:], 3), expected[519:])
     for threads in (2, 3, 4):
-        with engine(folder, threads=threads, context=1024) as built:
+        with context(folder, threads=threads, context=1024) as built:
             assert np.array_equal(built.logits(IDS), expected)
             # Many steps of one token, in which threads sit out by turns, and others between them.
             rng = np.random.default_rng(threads)
@@ -91,13 +80,13 @@ def test_neither_chunks_nor_threads_nor_history_matter() -> None:
 
 
 def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
-    with engine(random_folder(config()), threads=2, context=256) as built:
+    with conversation(random_folder(config()), threads=2, context=256) as built:
         run = {"seed": 1, "usable_vocab": 301, "max_tokens": 20}
-        events = list(built.generate(IDS[:140], GREEDY, **run))
+        events = list(generate(built, IDS[:140], GREEDY, **run))
         tokens = [event.token_id for event in events if isinstance(event, Step)]
         assert [(e.done, e.cached) for e in events if isinstance(e, Prefilled)] == [(128, 0), (140, 0)]
         assert len(tokens) == 20
-        again = list(built.generate([*IDS[:140], *tokens[:5]], GREEDY, **run))
+        again = list(generate(built, [*IDS[:140], *tokens[:5]], GREEDY, **run))
         assert [e.token_id for e in again if isinstance(e, Step)][:15] == tokens[5:]
         end = again[-1]
         assert isinstance(end, Finished)
@@ -106,15 +95,15 @@ def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
 
 
 def test_how_generation_ends() -> None:
-    with engine(random_folder(config()), threads=1, context=64) as built:
+    with conversation(random_folder(config()), threads=1, context=64) as built:
 
         def reason(ids: list[int], **options: object) -> str:
             settings = {"seed": 0, "usable_vocab": 301} | options
-            end = list(built.generate(ids, GREEDY, **settings))[-1]  # type: ignore[arg-type]
+            end = list(generate(built, ids, GREEDY, **settings))[-1]  # type: ignore[arg-type]
             assert isinstance(end, Finished)
             return end.reason
 
-        first = next(e for e in built.generate(IDS[:9], GREEDY, seed=0, usable_vocab=301) if isinstance(e, Step))
+        first = next(e for e in generate(built, IDS[:9], GREEDY, seed=0, usable_vocab=301) if isinstance(e, Step))
         assert reason(IDS[:9], stop_ids=frozenset([first.token_id])) == "stop"
         assert reason(IDS[:9], max_tokens=3) == "length"
         assert reason(IDS[:9], max_tokens=0) == "length"
@@ -128,44 +117,44 @@ def test_how_generation_ends() -> None:
 
 
 def test_padding_rows_are_never_chosen() -> None:
-    with engine(random_folder(config()), threads=1, context=64) as built:
-        steps = built.generate(IDS[:5], SamplingSettings(temperature=5.0), seed=3, usable_vocab=17)
+    with conversation(random_folder(config()), threads=1, context=64) as built:
+        steps = generate(built, IDS[:5], SamplingSettings(temperature=5.0), seed=3, usable_vocab=17)
         assert all(event.token_id < 17 for event in steps if isinstance(event, Step))
 
 
 def test_non_finite_weights_raise_and_do_not_linger() -> None:
     folder = random_folder(config())
     good = folder.tensor("model.layers.0.mlp.up_proj.weight").parts["values"]
-    with engine(folder, threads=1, context=64) as built:
-        expected = built.logits(IDS[:8])
+    with conversation(folder, threads=1, context=64) as built:
+        expected = built.cached.logits(IDS[:8])
         kept = good[0, 0, 0]
         good[0, 0, 0] = np.nan
         with pytest.raises(NonFiniteLogitsError):
-            list(built.generate(IDS[:8], GREEDY, seed=0, usable_vocab=301))
+            list(generate(built, IDS[:8], GREEDY, seed=0, usable_vocab=301))
         good[0, 0, 0] = kept
-        assert np.array_equal(built.logits(IDS[:8]), expected)
+        assert np.array_equal(built.cached.logits(IDS[:8]), expected)
 
 
 def test_out_of_range_values_are_refused() -> None:
     folder = random_folder(config())
-    for options in ({"threads": 0}, {"context": 0}, {"context": 4097}, {"device": "cuda"}, {"kv": "f16"}):
+    for options in ({"threads": 0}, {"threads": 257}, {"context": 0}, {"context": 4097}, {"kv": "f16"}):
         with pytest.raises(UsageError):
-            Engine(folder, **options)  # type: ignore[arg-type]
+            build_decoder(folder, **options)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="head_dim is 48"):
-        Engine(random_folder(config(hidden_size=192, num_attention_heads=4)))
-    with engine(folder, threads=1) as built, pytest.raises(ValueError, match="token ids"):
+        build_decoder(random_folder(config(hidden_size=192, num_attention_heads=4)))
+    with context(folder, threads=1) as built, pytest.raises(ValueError, match="token ids"):
         built.logits([301])
 
 
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = random_folder(config())
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
-    with pytest.raises(NotEnoughMemoryError, match=r"KV cache of 4,096 tokens needs 0\.0 GiB"):
-        Engine(folder)
+    with pytest.raises(NotEnoughMemoryError, match=r"KV cache of 4,096 tokens needs 0\.0 GiB"), context(folder):
+        pass
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     monkeypatch.setattr(np, "zeros", _no_memory)
     with pytest.raises(NotEnoughMemoryError, match=r"choose a smaller context \(ctx\)$"):
-        Engine(folder)
+        build_decoder(folder)
 
 
 def _no_memory(*_: object) -> None:

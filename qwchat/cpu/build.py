@@ -1,0 +1,42 @@
+"""Building a decoder on the CPU from what a person asked for."""
+
+from __future__ import annotations
+
+from qwchat.cpu.decoder import CpuDecoder
+from qwchat.cpu.kernels.cores import default_threads
+from qwchat.cpu.kernels.records import KV_KINDS
+from qwchat.cpu.weights import TensorSource
+from qwchat.errors import UsageError
+from qwchat.model.limits import choose_context
+
+THREAD_LIMIT = 256
+
+
+def build_decoder(
+    folder: TensorSource, *, context: int | None = None, threads: int | None = None, kv: str = "auto"
+) -> CpuDecoder:
+    """Return a decoder of the whole model.
+
+    Args:
+        folder: config and tensors.
+        context: positions of each KV cache; see :func:`qwchat.model.limits.choose_context`.
+        threads: the physical cores if not given.
+        kv: kind of the caches, `f32`, `q8`, or `auto`, see :func:`qwchat.cpu.cache.choose_kind`.
+
+    Raises:
+        UsageError: a value is out of range.
+        ModelError: the kernels cannot run the model's shapes.
+        NotEnoughMemoryError: there is not enough memory for the work space.
+    """
+    if kv not in ("auto", *KV_KINDS):
+        raise UsageError(f"the kind of KV cache must be auto, {' or '.join(KV_KINDS)}, not {kv}")
+    positions = choose_context(folder.config, context)
+    return CpuDecoder(folder, context=positions, threads=_choose_threads(threads), kv=kv)
+
+
+def _choose_threads(asked: int | None) -> int:
+    if asked is None:
+        return default_threads()
+    if not 1 <= asked <= THREAD_LIMIT:
+        raise UsageError(f"threads must be from 1 to {THREAD_LIMIT}, not {asked}")
+    return asked

@@ -1,0 +1,243 @@
+"""The decoder on the CPU: its memory, and the team that runs :mod:`qwchat.cpu.forward` over a chunk of tokens."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.config import ModelConfig
+from qwchat.cpu.cache import KVCache, choose_kind, key_offsets
+from qwchat.cpu.kernels.cores import DecodeThreads
+from qwchat.cpu.kernels.records import FEW_TOKENS, SPLIT
+from qwchat.cpu.kernels.threads import Team
+from qwchat.cpu.plan import LAYER
+from qwchat.cpu.program import load_program
+from qwchat.cpu.weights import TensorSource, Weights
+from qwchat.cpu.workspace import CHUNK, Logits, WorkSpace
+from qwchat.errors import ModelError, NotEnoughMemoryError
+from qwchat.model.decoder import Cache, Cancelled, PassCancelled
+
+_WATCHED_SECONDS = 0.05  # A pass that takes as long can be cancelled; that costs about 0.1 ms.
+
+
+class CpuDecoder:
+    """A model, or a range of its layers, with the threads that run it: a :class:`qwchat.model.decoder.Decoder`.
+
+    Args:
+        folder: config and tensors; only those of the layers to be run are asked for.
+        context: positions of each cache.
+        threads: members of the team, the caller included.
+        kv: kind of the caches, see :func:`qwchat.cpu.cache.choose_kind`.
+        layers: those to be run, all if not given. The embedding is loaded with the first one, the head with the last.
+
+    Raises:
+        ModelError: the kernels cannot run the model's shapes.
+        NotEnoughMemoryError: there is not enough memory for the work space.
+    """
+
+    chunk = CHUNK
+    exact_grouping = True  # Every kernel adds up a row in one order, whatever other rows it works on.
+
+    def __init__(
+        self, folder: TensorSource, *, context: int, threads: int, kv: str = "auto", layers: range | None = None
+    ) -> None:
+        self.config = config = folder.config
+        self.context = context
+        self.layers = range(config.num_layers) if layers is None else layers
+        if self.layers.step != 1 or not 0 <= self.layers.start <= self.layers.stop <= config.num_layers:
+            raise ValueError(f"layers must lie in 0..{config.num_layers}, one after the other, not {self.layers}")
+        self._has_embedding, self._has_head = self.layers.start == 0, self.layers.stop == config.num_layers
+        _check_shapes(folder)
+        self._kind = choose_kind(kv, config, context)
+        self._weights = Weights(folder)
+        with _enough_memory():
+            self._records = np.zeros(len(self.layers), LAYER)
+            capacity = -(-context // SPLIT) * SPLIT
+            self._space = WorkSpace(config, capacity, threads, bool(self.layers))
+            self._fill_weights()
+        self._bound: KVCache | None = None  # whose addresses stand in the LAYER records
+        self._logits: Logits | None = None  # of head()
+        self._decode_threads = DecodeThreads(threads)
+        records = (self._space.states.ctypes.data, self._records.ctypes.data)
+        self._team = Team(threads, load_program(), records)
+        # Of the last pass through all layers: seconds, and of one of more than FEW_TOKENS the seconds per token.
+        self._few_seconds = self._token_seconds = math.inf
+
+    @property
+    def threads(self) -> int:
+        """Members of the team."""
+        return self._team.size
+
+    def _fill_weights(self) -> None:
+        state, weights, tied = self._space.state, self._weights, self.config.tie_word_embeddings
+        if self._has_embedding or (self._has_head and tied):
+            state["embed_tokens"] = weights.matrix("model.embed_tokens.weight")
+        if self._has_head:
+            state["lm_head"] = state["embed_tokens"] if tied else weights.matrix("lm_head.weight")
+            state["norm"] = weights.vector("model.norm.weight")
+        self._key_offsets = []
+        for layer, record in zip(self.layers, self._records, strict=True):
+            weights.layer(layer, record)
+            if self._kind == "q8":
+                key_bias = weights.values(f"model.layers.{layer}.self_attn.k_proj.bias")
+                self._key_offsets.append(key_offsets(self.config, key_bias))
+
+    def make_cache(self) -> KVCache:
+        """Return an empty cache for another conversation. Raises NotEnoughMemoryError."""
+        with _enough_memory():
+            logits = Logits(self.config.vocab_size) if self._has_head else None
+            return KVCache(self.config, self.context, self._kind, self.layers, self._key_offsets, logits)
+
+    def run(
+        self,
+        token_ids: NDArray[np.int64],
+        position: int,
+        logits_from: int,
+        cache: Cache,
+        cancelled: Cancelled | None = None,
+    ) -> NDArray[np.float32]:
+        """Run the whole model; see :meth:`qwchat.model.decoder.Decoder.run`."""
+        tokens = len(token_ids)
+        self._check_tokens(tokens, position)
+        self._begin(token_ids)
+        bound = self._bind(cache)
+        if bound.logits is None or not self._has_embedding:
+            raise ValueError(f"the decoder has {len(self.layers)} of {self.config.num_layers} layers: use run_layers")
+        wanted = max(0, tokens - logits_from)
+        logits = bound.logits.rows(wanted)
+        self._space.fill_angles(position, position + tokens)
+        self._space.state["logits"] = logits.ctypes.data
+        self._pass(tokens, position, self.layers, logits_from, cancelled)
+        return logits[:wanted, : self.config.vocab_size]
+
+    def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the residual stream before the first layer; see :meth:`qwchat.model.decoder.Decoder.embed`."""
+        if not self._has_embedding:
+            raise ValueError("the embedding is not loaded: it belongs to layer 0")
+        self._check_tokens(len(token_ids), 0)
+        self._begin(token_ids)
+        self._pass(len(token_ids), 0, range(0), len(token_ids), None)
+        return self._space.residual[: len(token_ids), : self.config.hidden_size].copy()
+
+    def run_layers(
+        self,
+        residual: NDArray[np.float32],
+        first: int,
+        last: int,
+        position: int,
+        cache: Cache,
+        cancelled: Cancelled | None = None,
+    ) -> None:
+        """Run some layers in place; see :meth:`qwchat.model.decoder.Decoder.run_layers`."""
+        if not self.layers.start <= first <= last <= self.layers.stop:
+            raise ValueError(f"layers {first} to {last - 1} do not lie in {self.layers}")
+        self._check_tokens(len(residual), position)
+        if first == last:
+            return
+        own = self._begin_with(residual)
+        self._bind(cache)
+        self._space.fill_angles(position, position + len(residual))
+        self._pass(len(residual), position, range(first, last), len(residual), cancelled)
+        residual[:] = own
+
+    def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
+        """Return logits; see :meth:`qwchat.model.decoder.Decoder.head`."""
+        if not self._has_head:
+            raise ValueError(f"the head is not loaded: it belongs to layer {self.config.num_layers - 1}")
+        tokens = len(residual)
+        self._check_tokens(tokens, 0)
+        self._begin_with(residual)
+        wanted = max(0, tokens - logits_from)
+        if self._logits is None:
+            self._logits = Logits(self.config.vocab_size)
+        logits = self._logits.rows(wanted)
+        if wanted:
+            self._space.state["logits"] = logits.ctypes.data
+            self._pass(tokens, 0, range(0), logits_from, None)
+        return logits[:wanted, : self.config.vocab_size]
+
+    def _check_tokens(self, tokens: int, position: int) -> None:
+        if not 0 < tokens <= CHUNK or position < 0 or position + tokens > self.context:
+            raise ValueError(f"{tokens} tokens at position {position} do not fit a context of {self.context}")
+
+    def _begin(self, token_ids: NDArray[np.int64]) -> None:
+        """Let the next pass begin with the embeddings of tokens."""
+        if int(token_ids.min()) < 0 or int(token_ids.max()) >= self.config.vocab_size:
+            raise ValueError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
+        self._team.finish()
+        self._space.ids[: len(token_ids)] = token_ids
+        self._space.state["from_residual"] = 0
+
+    def _begin_with(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Let the next pass begin with `residual` (tokens, hidden); return the rows where the pass leaves its own."""
+        if residual.ndim != 2 or residual.shape[1] != self.config.hidden_size or residual.dtype != np.float32:
+            raise ValueError(f"the residual must be (tokens, {self.config.hidden_size}) f32")
+        self._team.finish()
+        own = self._space.residual[: len(residual), : self.config.hidden_size]
+        own[:] = residual
+        self._space.state["from_residual"] = 1
+        return own
+
+    def _bind(self, cache: Cache) -> KVCache:
+        """Let the following passes read and write `cache`."""
+        if cache is not self._bound:
+            layout = (self.config, self._kind, self.layers, -(-self.context // SPLIT) * SPLIT)
+            if not isinstance(cache, KVCache) or cache.layout != layout:
+                raise ValueError("the cache was made for another decoder")
+            self._records["cache"] = cache.records
+            self._bound = cache
+        return self._bound
+
+    def _pass(self, tokens: int, position: int, layers: range, logits_from: int, cancelled: Cancelled | None) -> None:
+        state, start = self._space.state, self.layers.start
+        state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
+        state["first_layer"], state["last_layer"] = layers.start - start, layers.stop - start
+        active = self._decode_threads.choose() if tokens == 1 else None
+        started = time.perf_counter()
+        # A pass through a part of the layers takes less: then it is watched without need.
+        expected = self._few_seconds if tokens <= FEW_TOKENS else self._token_seconds * tokens
+        if cancelled is None or expected < _WATCHED_SECONDS:
+            self._team.run(active)
+        elif not self._team.run_watched(cancelled, active):
+            raise PassCancelled
+        if layers and layers == self.layers:
+            self._note(tokens, time.perf_counter() - started)
+
+    def _note(self, tokens: int, seconds: float) -> None:
+        """Remember how long a pass through all layers took."""
+        if tokens == 1:
+            self._decode_threads.note(seconds)
+        if tokens <= FEW_TOKENS:
+            self._few_seconds = seconds
+        else:
+            self._token_seconds = seconds / tokens
+
+    def close(self) -> None:
+        """End the threads; the decoder cannot be used afterwards."""
+        self._team.close()
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise NotEnoughMemoryError(
+            "no memory is left for the model's cache and work space: choose a smaller context (ctx)"
+        ) from error
+
+
+def _check_shapes(folder: TensorSource) -> None:
+    config: ModelConfig = folder.config
+    for name, value, multiple in (
+        ("hidden_size", config.hidden_size, 32),
+        ("intermediate_size", config.intermediate_size, 32),
+        ("head_dim", config.head_dim, 32),
+    ):
+        if value % multiple:
+            raise ModelError(f"{folder.path}: {name} is {value}; the kernels need a multiple of {multiple}")

@@ -1,0 +1,29 @@
+"""How long a context may be, on any device."""
+
+from __future__ import annotations
+
+from quant.config import ModelConfig
+from qwchat.errors import UsageError
+
+DEFAULT_CONTEXT = 4096
+
+
+def context_limit(config: ModelConfig) -> int:
+    """Return the positions that the model was made for: with YaRN, its factor times the original length."""
+    yarn = config.rope_scaling
+    if yarn is None:
+        return config.max_position_embeddings
+    return max(config.max_position_embeddings, int(yarn.factor * yarn.original_max_position_embeddings))
+
+
+def choose_context(config: ModelConfig, asked: int | None) -> int:
+    """Return the positions of a KV cache; if None were asked for, the model's, at most DEFAULT_CONTEXT.
+
+    Raises UsageError if the model was not made for so many.
+    """
+    limit = context_limit(config)
+    if asked is None:
+        return min(limit, DEFAULT_CONTEXT)
+    if not 1 <= asked <= limit:
+        raise UsageError(f"the context must be from 1 to {limit:,} tokens, the maximum of this model, not {asked:,}")
+    return asked

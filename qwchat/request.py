@@ -1,0 +1,110 @@
+"""What is asked of a model for one reply: plain data that the API, the chat and the engine pass on as one value."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Protocol
+
+from qwchat.errors import UsageError
+
+SEED_BITS = 32  # of a random seed: short enough to be read aloud and typed again
+
+
+def random_seed() -> int:
+    """Return a random seed of SEED_BITS bits."""
+    return secrets.randbits(SEED_BITS)
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 to 5; 0 takes the most likely token.
+        top_k: keep the k most likely tokens; 0 is off.
+        top_p: keep the most likely tokens that together reach this probability, above 0 to 1; 1 is off.
+        min_p: drop tokens less likely than this share of the most likely one, 0 to 1; 0 is off.
+        repeat_penalty: divides positive and multiplies negative logits of tokens that occur in prompt or reply,
+            above 0; 1 is off (Keskar et al. 2019).
+        presence_penalty: taken from the logit of every token that occurs in the reply, -2 to 2; 0 is off.
+        frequency_penalty: taken from the logit once per occurrence in the reply, -2 to 2; 0 is off.
+
+    Raises:
+        UsageError: a value is out of its range; the message names the option.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require("--temp", self.temperature, 0.0, 5.0)
+        _require("--top-p", self.top_p, 0.0, 1.0, above=True)
+        _require("--min-p", self.min_p, 0.0, 1.0)
+        _require("--repeat-penalty", self.repeat_penalty, 0.0, math.inf, above=True)
+        _require("--presence-penalty", self.presence_penalty, -2.0, 2.0)
+        _require("--frequency-penalty", self.frequency_penalty, -2.0, 2.0)
+        top_k: object = self.top_k
+        if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0:
+            raise UsageError(f"--top-k must be a whole number from 0 (0 is off), not {self.top_k!r}")
+
+    def changed(self, **values: float) -> SamplingSettings:
+        """Return a copy with other values, checked like the first."""
+        return replace(self, **values)  # type: ignore[arg-type]  # top_k is checked to be whole at run time
+
+
+class ReplyConstraint(Protocol):
+    """What a reply must look like as a whole, such as a `qwchat.constraints.Constraint`."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the option: `choices`, `regex` or `json-schema`."""
+
+    @property
+    def grammar(self) -> str:
+        """The constraint as a grammar for llguidance."""
+
+    def fits(self, text: str) -> bool:
+        """Return True if `text` meets the constraint."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How one reply is generated, whatever its prompt.
+
+    Attributes:
+        settings: how tokens are chosen.
+        seed: 0 to 2**64 - 1.
+        max_tokens: longest reply in tokens; None lets it fill the context.
+        stop: strings that end the reply and are not part of it. The engine, which knows no text, does not read them.
+        speculate: evaluate draft tokens ahead where that saves time; the tokens are the same.
+        loop_guard: stop after so many repeated tokens; 0 is off.
+        constraint: what the reply must look like; the engine is given its mask instead.
+        logprobs: how many of the most likely tokens each step reports; 0 is off.
+    """
+
+    settings: SamplingSettings
+    seed: int
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    speculate: bool = True
+    loop_guard: int = 0
+    constraint: ReplyConstraint | None = None
+    logprobs: int = 0
+
+
+def _require(flag: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = float(value)
+        if math.isfinite(number) and low <= number <= high and not (above and number == low):
+            return
+    start = f"above {low:g}" if above else f"from {low:g}"
+    end = f" to {high:g}" if math.isfinite(high) else ""
+    raise UsageError(f"{flag} must be a number {start}{end}, not {value!r}")

@@ -1,0 +1,47 @@
+"""Conversations over a decoder, and replies in them: fields of a `Request` and arguments of the call side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from typing import Any
+
+from qwchat.cpu.build import build_decoder
+from qwchat.cpu.weights import TensorSource
+from qwchat.events import EngineEvent
+from qwchat.generation.context import CachedContext
+from qwchat.generation.engine import Engine
+from qwchat.request import Request, SamplingSettings
+
+_FIELDS = frozenset(field.name for field in fields(Request))
+
+
+class Conversation:
+    """An engine and one context of its decoder."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.cached = engine, CachedContext(engine.decoder)
+
+
+@contextmanager
+def conversation(folder: TensorSource, **options: Any) -> Iterator[Conversation]:
+    """A conversation over a new decoder on the CPU; `options` of `build_decoder`."""
+    with closing(build_decoder(folder, **options)) as decoder:
+        yield Conversation(Engine(decoder))
+
+
+@contextmanager
+def context(folder: TensorSource, **options: Any) -> Iterator[CachedContext]:
+    """A context of a new decoder on the CPU; `options` of `build_decoder`."""
+    with closing(build_decoder(folder, **options)) as decoder:
+        yield CachedContext(decoder)
+
+
+def generate(
+    talk: Conversation, ids: Sequence[int], settings: SamplingSettings, *, seed: int, usable_vocab: int, **options: Any
+) -> Iterator[EngineEvent]:
+    """Call `Engine.generate`; without speculation where `options` do not say so."""
+    asked = {"speculate": False} | {name: value for name, value in options.items() if name in _FIELDS}
+    call = {name: value for name, value in options.items() if name not in _FIELDS}
+    return talk.engine.generate(talk.cached, ids, Request(settings, seed, **asked), usable_vocab=usable_vocab, **call)
