@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from quant.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, SourceTensor
 from quant.config import ModelConfig, expected_tensors
 from quant.errors import CheckpointError
-from tests.quant.checkpoints import CONFIG, encode, make_checkpoint, random_tensors, write_json, write_safetensors
+from tests.quant.checkpoints import (
+    CONFIG,
+    encode,
+    make_checkpoint,
+    random_tensors,
+    write_json,
+    write_safetensors,
+    write_weights,
+)
 
 ROW = "model.layers.0.mlp.up_proj.weight"
 
@@ -54,6 +62,27 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert Checkpoint.open(make_checkpoint(tmp_path / "c", seed=1)).fingerprint != first
     (tmp_path / "b" / "tokenizer_config.json").write_text("{}")
     assert Checkpoint.open(tmp_path / "b").fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("shards", "recorded"),
+    [
+        (1, "5db800400916d04e960012e026f3d0362ac2612346d086c91731a49f280a97b0"),
+        (2, "9cc48d3ec22049cd53745887e4d584e43b238f7825074e408b709731b0654aab"),
+    ],
+)
+def test_fingerprints_stay_what_they_were(tmp_path: Path, shards: int, recorded: str) -> None:
+    """Recorded with version 0.1: a fingerprint that changed would convert every checkpoint again."""
+    shapes = {"a.weight": (48, 64), "b.bias": (48,), "c.weight": (64, 96)}
+    tensors = {
+        name: ((np.arange(np.prod(shape)) * step) % 251 - 125).astype(np.float32).reshape(shape) / 64
+        for step, (name, shape) in enumerate(shapes.items(), 3)
+    }
+    write_weights(tmp_path, tensors, shards=shards)
+    (tmp_path / "config.json").write_bytes(b'{"model_type": "qwen2"}\n')
+    (tmp_path / "tokenizer.json").write_bytes(b'{"model": {}}\n')
+    (tmp_path / "merges.txt").write_bytes("h e\nĠ a\n".encode())
+    assert Checkpoint.open(tmp_path).fingerprint == recorded
 
 
 def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
