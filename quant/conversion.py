@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.checkpoint import Checkpoint
 from quant.config import ModelConfig, parameter_count
 from quant.errors import CheckpointError, FormatError, UsageError
 from quant.files import COPIED_FILES, parse_json_object, read_bounded
@@ -28,6 +27,7 @@ from quant.formats import PackedTensor
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import Compiling, Stage, Waiting
+from quant.sources.huggingface import Checkpoint
 from quant.writer import ModelWriter, check_destination, weights_size
 
 __all__ = [

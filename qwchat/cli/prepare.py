@@ -41,7 +41,7 @@ def _converted(found: Located, streams: Streams, threads: int | None, setup: Set
     """Return the model of a checkpoint, which is converted unless its conversion is there and fits."""
     if found.converted:
         return found
-    from quant.checkpoint import Checkpoint
+    from quant.sources.huggingface import Checkpoint
 
     with Checkpoint.open(found.path) as checkpoint:
         fingerprint = checkpoint.fingerprint

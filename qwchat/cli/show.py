@@ -98,8 +98,8 @@ def _of_model(located: Located) -> Anatomy:
 
 
 def _of_checkpoint(located: Located) -> Anatomy:
-    from quant.checkpoint import Checkpoint
     from quant.config import ModelConfig
+    from quant.sources.huggingface import Checkpoint
 
     config = ModelConfig.from_folder(located.path)
     with Checkpoint.open(located.path) as checkpoint:

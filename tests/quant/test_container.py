@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quant import container, convert, formats
-from quant.checkpoint import Checkpoint
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, is_model_folder, open_model
 from quant.errors import ContainerError
+from quant.sources.huggingface import Checkpoint
 from quant.verification import PADDING, verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 
@@ -77,7 +77,7 @@ def test_copies_are_exact(made: Path) -> None:
 
 def test_opening_loads_no_compiler(made: Path) -> None:
     program = f"import sys; from quant.container import open_model; open_model({str(made / 'model')!r}); "
-    program += "sys.exit('numba' in sys.modules or 'quant.checkpoint' in sys.modules)"
+    program += "sys.exit('numba' in sys.modules or 'quant.sources' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from quant import conversion, convert, formats
-from quant.checkpoint import Checkpoint
 from quant.container import open_model
 from quant.conversion import Advanced, Finished, Notice, Planned, TensorFinished, TensorStarted
 from quant.errors import CheckpointError, FormatError, QuantError, UsageError
+from quant.sources.huggingface import Checkpoint
 from quant.verification import verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 from tests.quant.converting import content, run, stop_after

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quant.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, SourceTensor
 from quant.config import ModelConfig, expected_tensors
 from quant.errors import CheckpointError
+from quant.sources.huggingface import INDEX_NAME, SINGLE_NAME, Checkpoint, SourceTensor
 from tests.quant.checkpoints import (
     CONFIG,
     encode,

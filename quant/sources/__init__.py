@@ -1,0 +1,1 @@
+"""Where models to be converted come from, one file per kind of source."""
