@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig, parameter_count
+from quant.config import ModelConfig
 from quant.errors import CheckpointError, FormatError, UsageError
+from quant.families import parameter_count, read_config
 from quant.files import COPIED_FILES, parse_json_object, read_bounded
 from quant.formats import PackedTensor
 from quant.policy import Settings, TensorPlan, plan, resolve
@@ -132,7 +133,7 @@ def convert(
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads cannot convert anything; give 1 or more")
     with Checkpoint.open(source) as checkpoint:
-        config = ModelConfig.from_folder(source)
+        config = read_config(source)
         remarks = checkpoint.validate(config)
         files = read_copied_files(source)
         plans = _plan(checkpoint, config, settings)

@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig, expected_tensors
+from quant.config import ModelConfig
 from quant.errors import CheckpointError
+from quant.families import expected_tensors
 from quant.files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded, read_json_object
 from quant.formats.dense import bf16_to_f32
 from quant.values import shown

@@ -51,7 +51,7 @@ class Anatomy:
     @property
     def parameters(self) -> int:
         """Weights of the whole model, a tied head counted once."""
-        from quant.config import parameter_count
+        from quant.families import parameter_count
 
         return parameter_count(self.config)
 
@@ -98,10 +98,10 @@ def _of_model(located: Located) -> Anatomy:
 
 
 def _of_checkpoint(located: Located) -> Anatomy:
-    from quant.config import ModelConfig
+    from quant.families import read_config
     from quant.sources.huggingface import Checkpoint
 
-    config = ModelConfig.from_folder(located.path)
+    config = read_config(located.path)
     with Checkpoint.open(located.path) as checkpoint:
         tensors = tuple(
             Tensor(name, checkpoint.dtype(name), 0, checkpoint.shape(name), checkpoint.nbytes(name), None)

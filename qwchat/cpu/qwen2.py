@@ -98,8 +98,7 @@ class Qwen2:
         state["epsilon"], state["query_scale"] = config.rms_norm_eps, 1 / math.sqrt(config.head_dim)
         for index in range(config.num_layers):
             weights.layer(index, self._layers[index])
-            key_bias = weights.values(f"model.layers.{index}.self_attn.k_proj.bias")
-            self.cache.fill(index, self._layers[index]["cache"], key_bias)
+            self.cache.fill(index, self._layers[index]["cache"], weights.key_bias(index))
         self._fill_work_space(state, threads)
 
     def _fill_work_space(self, state: Any, threads: int) -> None:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quant.config import ModelConfig, expected_tensors
 from quant.errors import CheckpointError
+from quant.families import expected_tensors, parse_config, read_config
 from quant.sources.huggingface import INDEX_NAME, SINGLE_NAME, Checkpoint, SourceTensor
 from tests.quant.checkpoints import (
     CONFIG,
@@ -34,7 +34,7 @@ ROW = "model.layers.0.mlp.up_proj.weight"
 @pytest.mark.parametrize("shards", [1, 3])
 def test_values_and_rows(tmp_path: Path, dtype: str, shards: int) -> None:
     folder = make_checkpoint(tmp_path, seed=3, dtype=dtype, shards=shards)
-    config = ModelConfig.from_folder(folder)
+    config = read_config(folder)
     stored = {"bf16": None, "f16": np.float16, "f32": np.float32}[dtype]
     with Checkpoint.open(folder) as checkpoint:
         assert checkpoint.validate(config) == []
@@ -98,7 +98,7 @@ def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 def refuse(folder: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
-        Checkpoint.open(folder).validate(ModelConfig.from_folder(folder))
+        Checkpoint.open(folder).validate(read_config(folder))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 900
 
@@ -246,13 +246,13 @@ def test_a_published_config_that_is_wrong() -> None:
     right = {**CONFIG, **shapes, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
     tensors = {
         name: SourceTensor(Path("model.safetensors"), "BF16", shape, 0, 0)
-        for name, shape in expected_tensors(ModelConfig.from_dict(right)).items()
+        for name, shape in expected_tensors(parse_config(right)).items()
     }
     checkpoint = Checkpoint(Path("Qwen2-7B"), tensors, "")
-    assert checkpoint.validate(ModelConfig.from_dict(right)) == []
+    assert checkpoint.validate(parse_config(right)) == []
     wrong = {**right, "num_hidden_layers": 32, "num_attention_heads": 64, "num_key_value_heads": 8}
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.validate(ModelConfig.from_dict(wrong))
+        checkpoint.validate(parse_config(wrong))
     assert str(caught.value) == (
         "Qwen2-7B: config.json contradicts the tensors: num_hidden_layers is 32, but the tensors have 28 layers; "
         "model.layers.0.self_attn.k_proj.weight has shape [512, 3584], but hidden_size 3584 and num_key_value_heads 8 "
@@ -270,7 +270,7 @@ def test_contradictions_name_both_numbers(tmp_path: Path) -> None:
     write_json(folder / "config.json", {**config, "vocab_size": 321})
     refuse(folder, r"has shape \[320, 64\], but .*vocab_size 321 would need \[321, 64\] \(and 1 more")
     write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
-    assert Checkpoint.open(folder).validate(ModelConfig.from_folder(folder)) == [
+    assert Checkpoint.open(folder).validate(read_config(folder)) == [
         "lm_head.weight is left out: tie_word_embeddings is true, so the embedding is the head"
     ]
 
@@ -285,7 +285,7 @@ def test_unexpected_tensors(tmp_path: Path) -> None:
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
 
     folder = make_checkpoint(tmp_path / "a", edit=add)
-    assert "inv_freq is left out" in Checkpoint.open(folder).validate(ModelConfig.from_folder(folder))[0]
+    assert "inv_freq is left out" in Checkpoint.open(folder).validate(read_config(folder))[0]
 
     def add_bias(tensors: dict[str, np.ndarray]) -> None:
         tensors["model.layers.0.self_attn.o_proj.bias"] = np.ones(64, np.float32)
@@ -308,7 +308,7 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
         content[position] = data.draw(st.integers(0, 255))
     (folder / SINGLE_NAME).write_bytes(content)
     with suppress(CheckpointError), Checkpoint.open(folder) as checkpoint:
-        checkpoint.validate(ModelConfig.from_folder(folder))
+        checkpoint.validate(read_config(folder))
         for name in checkpoint.names:
             checkpoint.rows(name)
 
