@@ -98,17 +98,15 @@ def _of_model(located: Located) -> Anatomy:
 
 
 def _of_checkpoint(located: Located) -> Anatomy:
-    from quant.families import read_config
-    from quant.sources.huggingface import Checkpoint
+    from quant.sources import open_source
 
-    config = read_config(located.path)
-    with Checkpoint.open(located.path) as checkpoint:
+    with open_source(located.path) as source:
         tensors = tuple(
-            Tensor(name, checkpoint.dtype(name), 0, checkpoint.shape(name), checkpoint.nbytes(name), None)
-            for name in checkpoint.names
+            Tensor(name, stored.dtype, stored.group_size, stored.shape, stored.nbytes, None)
+            for name, stored in source.tensors.items()
         )
-        facts = {"preset": None, "settings": None, "source": None, "fingerprint": checkpoint.fingerprint[:16]}
-        return Anatomy(located, config, dict(facts), tensors, checkpoint.total_bytes, _files(located))
+        facts = {"preset": None, "settings": None, "source": None, "fingerprint": source.fingerprint[:16]}
+        return Anatomy(located, source.config, dict(facts), tensors, source.total_bytes, _files(located))
 
 
 def _files(located: Located) -> dict[str, int]:

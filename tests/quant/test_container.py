@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from quant import container, convert, formats
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, is_model_folder, open_model
 from quant.errors import ContainerError
-from quant.sources.huggingface import Checkpoint
+from quant.sources import open_source
 from quant.verification import PADDING, verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 
@@ -44,7 +44,7 @@ def model(made: Path, tmp_path: Path) -> Path:
 
 def test_what_was_written_comes_back(made: Path) -> None:
     folder = open_model(made / "model")
-    source = Checkpoint.open(made / "source")
+    source = open_source(made / "source")
     assert folder.preset == "q4"
     assert folder.source_fingerprint == source.fingerprint
     assert folder.total_bytes == (made / "model" / WEIGHTS_NAME).stat().st_size
@@ -52,7 +52,7 @@ def test_what_was_written_comes_back(made: Path) -> None:
     for name in folder.names:
         packed = folder.tensor(name)
         formats.check(packed)
-        expected = source.rows(name)
+        expected = source.read(name)
         error = np.sqrt(((formats.dequantise(packed) - expected) ** 2).sum() / (expected**2).sum())
         assert error == pytest.approx(folder.manifest["tensors"][name]["relative_error"], rel=1e-3, abs=1e-7)
         for part in packed.parts.values():
