@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from quant import formats
+from quant.container import open_model
 from quant.errors import CheckpointError
 from quant.families import FAMILIES, expected_tensors, parameter_count, parse_config
 from quant.policy import Settings, plan
+from quant.sources import check_tensors
+from tests.quant.converting import run
 from tests.quant.families.made_up import CONFIG, MADE_UP
+from tests.quant.sources.memory import MemorySource
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +74,41 @@ def test_the_policy_knows_the_sensitive_matrices_and_the_head_of_the_family() ->
     assert chosen["blocks.0.q_norm.weight"] == "vector"
     assert formats_of("q4-small", tie_word_embeddings=True)["tokens.weight"] == "q8"
     assert formats_of("q4-small")["blocks.0.fold.weight"] == "q4"
+
+
+def contents() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(7)
+    shapes = expected_tensors(parse_config(CONFIG)).items()
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes}
+
+
+def test_a_model_of_the_family_is_converted_and_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = MemorySource(CONFIG, contents())
+    monkeypatch.setattr("quant.conversion.open_source", lambda path: source)
+    run(source.path, tmp_path / "model", preset="dense")
+    model = open_model(tmp_path / "model")
+    assert model.config == source.config
+    assert model.names == tuple(source.tensors)
+    for name in model.names:
+        assert np.array_equal(formats.dequantise(model.tensor(name)), source.read(name))
+
+
+def test_tensors_are_checked_by_what_the_family_says() -> None:
+    tensors = contents() | {"blocks.0.angles": np.ones(8, np.float32)}
+    assert check_tensors(MemorySource(CONFIG, tensors)) == [
+        "blocks.0.angles is left out: rotary frequencies follow from config.json"
+    ]
+    assert check_tensors(MemorySource({**CONFIG, "tie_word_embeddings": True}, contents())) == [
+        "logits.weight is left out: tie_word_embeddings is true, so the embedding is the head"
+    ]
+    with pytest.raises(CheckpointError, match="n_layers is 8, but the tensors have 9 layers"):
+        check_tensors(MemorySource({**CONFIG, "n_layers": 8}, tensors))
+    with pytest.raises(CheckpointError, match=r"q\.weight has shape \[64, 64\], but d_model 32 would need"):
+        check_tensors(
+            MemorySource({**CONFIG, "d_model": 32, "vocab": 320}, {**tensors, "tokens.weight": np.ones((320, 32))})
+        )
+    with pytest.raises(CheckpointError, match=r"holds tensor blocks\.0\.q\.bias that a Made-up model"):
+        check_tensors(MemorySource(CONFIG, {**tensors, "blocks.0.q.bias": np.ones(64, np.float32)}))
+    del tensors["blocks.3.mix.weight"]
+    with pytest.raises(CheckpointError, match=r"asks for tensor blocks\.3\.mix\.weight that the checkpoint lacks"):
+        check_tensors(MemorySource(CONFIG, tensors))
