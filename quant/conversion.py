@@ -279,9 +279,8 @@ def _plan(source: Source, settings: Settings) -> list[TensorPlan]:
 def _keeps_codes(source: Source, tensor: TensorPlan) -> bool:
     """Return whether the planned format holds the codes, scales and zero points of the source as they are."""
     stored = source.tensors[tensor.name]
-    if stored.dtype not in linear.BITS or tensor.format not in linear.BITS:
-        return False
-    return stored.group_size == tensor.group_size and linear.BITS[stored.dtype] <= linear.BITS[tensor.format]
+    fits = 0 < stored.code_bits <= linear.BITS.get(tensor.format, 0)
+    return fits and stored.group_size == tensor.group_size
 
 
 def _with_zeros(tensor: TensorPlan) -> TensorPlan:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from quant.config import ModelConfig
 
 Rows = NDArray[np.float32]
+_CODE_BITS = {"u4": 4, "u8": 8}
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class TensorInfo:
 
     Attributes:
         shape: (N, K) = (out, in), or (n,).
-        dtype: "bf16", "f16" or "f32" for a tensor that is read as rows; "lin4" or "lin8", the format that holds its
-            codes as they are, for a matrix that is read as `Grouped`.
+        dtype: "bf16", "f16" or "f32" for a tensor that is read as rows; "u4" or "u8", by its codes and zero points, for
+            a matrix that is read as `Grouped`.
         nbytes: bytes in the source.
         group_size: columns per group of a matrix that is read as `Grouped`, else 0.
     """
@@ -32,6 +33,11 @@ class TensorInfo:
     dtype: str
     nbytes: int
     group_size: int = 0
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of the codes and zero points of a matrix that is read as `Grouped`, else 0."""
+        return _CODE_BITS.get(self.dtype, 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ import numpy as np
 
 from quant.config import ModelConfig
 from quant.families import parse_config
-from quant.formats import linear
 from quant.sources import Grouped, Rows, Source, TensorInfo
 
 
@@ -79,6 +78,6 @@ def grouped(shape: tuple[int, int], bits: int, group_size: int, random: np.rando
 def _info(content: Rows | Grouped) -> TensorInfo:
     if isinstance(content, Grouped):
         parts = (content.codes, content.scales, content.zeros)
-        fitting = (kind for kind, bits in linear.BITS.items() if content.codes.max() < 1 << bits)
-        return TensorInfo(content.codes.shape, next(fitting), sum(part.nbytes for part in parts), content.group_size)
+        dtype = "u4" if content.codes.max() < 16 else "u8"
+        return TensorInfo(content.codes.shape, dtype, sum(part.nbytes for part in parts), content.group_size)
     return TensorInfo(content.shape, "f32", content.nbytes)
