@@ -24,7 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig, expected_tensors
+from quant.config import ModelConfig
+from quant.families import expected_tensors, parse_config
 
 SHARD_BYTES = 4_000_000_000
 BLOCK_ELEMENTS = (1 << 22) + 9  # odd, so that equal rows do not line up in a power-of-two width
@@ -126,7 +127,7 @@ def make_checkpoint(
 
     Raises FileExistsError when the folder is there, QuantError for a config that is no Qwen2.
     """
-    config = ModelConfig.from_dict(values)
+    config = parse_config(values)
     shapes = expected_tensors(config)
     shards = plan_shards(shapes, shard_bytes)
     draws = Draws(config, seed)

@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig, expected_tensors, parameter_count
+from quant.config import ModelConfig
 from quant.errors import ContainerError, FormatError
+from quant.families import expected_tensors, parameter_count, read_config
 from quant.files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded
 from quant.formats import PackedTensor, layout
 from quant.values import shown
@@ -166,7 +167,7 @@ def open_model(path: str | Path) -> ModelFolder:
             f"{path} has format version {shown(manifest.get('format_version'))}, this program reads "
             f"{FORMAT_VERSION}; update the program or convert the model again"
         )
-    config = ModelConfig.from_folder(path, ContainerError)
+    config = read_config(path, ContainerError)
     _check_manifest(path, manifest, config)
     return ModelFolder(path, config, manifest, hashlib.sha256(data).hexdigest()[:16])
 

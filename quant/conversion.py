@@ -1,4 +1,4 @@
-"""The pipeline: checkpoint -> policy -> quantiser -> model folder, streamed in chunks of rows, told as events.
+"""The pipeline: source -> policy -> quantiser -> model folder, streamed in chunks of rows, told as events.
 
 A few Python threads quantise chunks (the compiled loops hold no lock), and the caller's thread writes them in order.
 Peak memory is a few chunks, whatever the size of the model. The result depends on the source and the settings alone,
@@ -14,20 +14,19 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.checkpoint import Checkpoint
-from quant.config import ModelConfig, parameter_count
 from quant.errors import CheckpointError, FormatError, UsageError
-from quant.files import COPIED_FILES, parse_json_object, read_bounded
-from quant.formats import PackedTensor
+from quant.families import parameter_count
+from quant.formats import PackedTensor, layout, linear
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import Compiling, Stage, Waiting
+from quant.sources import Grouped, Source, check_tensors, open_source
 from quant.writer import ModelWriter, check_destination, weights_size
 
 __all__ = [
@@ -42,12 +41,10 @@ __all__ = [
     "Waiting",
     "compiling_cost",
     "convert",
-    "read_copied_files",
 ]
 
 CHUNK_WEIGHTS = 4 << 20
 MAX_WEIGHT = np.float32(1e30)
-_REQUIRED_FILES = ("config.json", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -127,15 +124,15 @@ def convert(
     in use), FormatError (shapes that do not fit), DiskFullError. After any of them `destination` is as it was before.
     """
     began = time.monotonic()
-    source, destination = Path(source), Path(destination).resolve()
+    destination = Path(destination).resolve()
     settings = resolve(preset, bits, group_size)
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads cannot convert anything; give 1 or more")
-    with Checkpoint.open(source) as checkpoint:
-        config = ModelConfig.from_folder(source)
-        remarks = checkpoint.validate(config)
-        files = read_copied_files(source)
-        plans = _plan(checkpoint, config, settings)
+    with open_source(source) as opened:
+        config = opened.config
+        remarks = check_tensors(opened)
+        files = opened.files
+        plans = _plan(opened, settings)
         bytes_in, bytes_out = sum(p.source_bytes for p in plans), weights_size([_layout_key(p) for p in plans])
         bits_per_weight = 8 * bytes_out / parameter_count(config)
         yield Planned(bytes_in, bytes_out, tuple(plans), bits_per_weight, settings.preset)
@@ -143,39 +140,21 @@ def convert(
         if dry_run:
             return
         # The right to write is checked under the lock: two first runs may start at the same moment.
-        with ModelWriter(destination, [_layout_key(p) for p in plans], _header(checkpoint, settings), files) as writer:
+        with ModelWriter(destination, [_layout_key(p) for p in plans], _header(opened, settings), files) as writer:
             if resume and writer.is_published():
                 yield Notice(f"{destination} is complete already")
             else:
-                check_destination(destination, source, force)
+                check_destination(destination, opened.path, force)
                 yield from map(Notice, writer.begin(resume))
                 for name in dict.fromkeys(tensor.format for tensor in plans):
                     yield from machine_code.compile_for(name)
                 try:
-                    yield from _write_tensors(checkpoint, plans, writer, threads or _cpu_count())
+                    yield from _write_tensors(opened, plans, writer, threads or _cpu_count())
                 except (CheckpointError, FormatError):
                     writer.discard()
                     raise
                 writer.publish(force)
         yield Finished(destination, bits_per_weight, time.monotonic() - began)
-
-
-def read_copied_files(source: Path) -> dict[str, bytes]:
-    """The small files that travel with the model, name -> content; JSON is checked to be JSON.
-
-    Raises CheckpointError if the tokenizer is missing: a model without it cannot read text.
-    """
-    files = {}
-    for name in COPIED_FILES:
-        path = source / name
-        if not path.exists():
-            if name in _REQUIRED_FILES:
-                raise CheckpointError(f"{path} is missing; download the checkpoint's {name} as well")
-            continue
-        files[name] = read_bounded(path, CheckpointError)
-        if name.endswith(".json"):
-            parse_json_object(files[name], str(path), CheckpointError)
-    return files
 
 
 @dataclass
@@ -207,9 +186,7 @@ def compiling_cost(plans: Iterable[TensorPlan]) -> float:
     return machine_code.compiling_cost(dict.fromkeys(tensor.format for tensor in plans))
 
 
-def _write_tensors(
-    checkpoint: Checkpoint, plans: list[TensorPlan], writer: ModelWriter, threads: int
-) -> Iterator[Event]:
+def _write_tensors(source: Source, plans: list[TensorPlan], writer: ModelWriter, threads: int) -> Iterator[Event]:
     """Quantise every tensor that is not finished, several chunks at a time, and write them in order."""
     done = sum(p.source_bytes for p in plans if p.name in writer.finished)
     if done:
@@ -220,16 +197,16 @@ def _write_tensors(
     progress: _Progress | None = None
     try:
         for _ in range(threads + 1):  # one more than workers, so that none waits for the writer
-            _submit_next(pool, checkpoint, jobs, waiting)
+            _submit_next(pool, source, jobs, waiting)
         while waiting:
             tensor, start, stop, future = waiting.popleft()
             chunk = future.result()
-            _submit_next(pool, checkpoint, jobs, waiting)
+            _submit_next(pool, source, jobs, waiting)
             if progress is None:
                 progress = _Progress(tensor)
                 yield TensorStarted(tensor.name, tensor.format)
             writer.write(tensor.name, chunk.packed.parts, start // 16)
-            checkpoint.release(tensor.name, start, stop)
+            source.release(tensor.name, start, stop)
             progress.squared_errors += chunk.squared_errors.tolist()
             progress.squares += chunk.squares.tolist()
             done += tensor.source_bytes * (stop - start) // tensor.shape[0]
@@ -245,22 +222,27 @@ def _write_tensors(
 
 def _submit_next(
     pool: ThreadPoolExecutor,
-    checkpoint: Checkpoint,
+    source: Source,
     jobs: Iterator[tuple[TensorPlan, int, int]],
     waiting: deque[tuple[TensorPlan, int, int, Future[_Chunk]]],
 ) -> None:
     job = next(jobs, None)
     if job is not None:
-        waiting.append((*job, pool.submit(_quantise_chunk, checkpoint, *job)))
+        waiting.append((*job, pool.submit(_quantise_chunk, source, *job)))
 
 
-def _quantise_chunk(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop: int) -> _Chunk:
-    values = checkpoint.rows(tensor.name, start, stop)
+def _quantise_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -> _Chunk:
+    read = source.read(tensor.name, start, stop)
+    values = read.dequantise() if isinstance(read, Grouped) else read
     peak = np.abs(values).max()
     if not peak <= MAX_WEIGHT:  # also true for NaN
-        raise CheckpointError(_describe_bad_value(checkpoint, tensor, start, values))
+        raise CheckpointError(_describe_bad_value(source, tensor, start, values))
     try:
-        packed, squared_errors = quantise(tensor.format, values, tensor.group_size)
+        if isinstance(read, Grouped) and _keeps_codes(source, tensor):
+            packed = linear.pack(tensor.format, read.codes, read.scales, read.zeros, tensor.group_size)
+            squared_errors = np.zeros(values.shape[0])
+        else:
+            packed, squared_errors = quantise(tensor.format, values, tensor.group_size)
     except FormatError as exc:
         raise FormatError(f"tensor {tensor.name} cannot be stored: {exc}") from exc
     matrix = values.reshape(values.shape[0], -1)
@@ -268,13 +250,13 @@ def _quantise_chunk(checkpoint: Checkpoint, tensor: TensorPlan, start: int, stop
     return _Chunk(packed, squared_errors, squares)
 
 
-def _describe_bad_value(checkpoint: Checkpoint, tensor: TensorPlan, start: int, values: NDArray[np.float32]) -> str:
+def _describe_bad_value(source: Source, tensor: TensorPlan, start: int, values: NDArray[np.float32]) -> str:
     place = np.argwhere(~(np.abs(values) <= MAX_WEIGHT))[0]
     value = float(values[tuple(place)])
     index = [int(place[0]) + start, *(int(number) for number in place[1:])]
     kind = "NaN" if math.isnan(value) else "infinite" if math.isinf(value) else f"{value:.3g}, which no weight is"
     return (
-        f"{checkpoint.folder}: tensor {tensor.name} is {kind} at {index}; "
+        f"{source.path}: tensor {tensor.name} is {kind} at {index}; "
         "the file is corrupt or the training failed, download the checkpoint again"
     )
 
@@ -287,17 +269,32 @@ def _chunks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, rows)
 
 
-def _plan(checkpoint: Checkpoint, config: ModelConfig, settings: Settings) -> list[TensorPlan]:
-    names = checkpoint.names
-    dtypes = {name: checkpoint.dtype(name) for name in names}
-    return plan(config, settings, dtypes, {name: checkpoint.nbytes(name) for name in names})
+def _plan(source: Source, settings: Settings) -> list[TensorPlan]:
+    tensors = source.tensors
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    plans = plan(source.config, settings, dtypes, {name: tensor.nbytes for name, tensor in tensors.items()})
+    return [_with_zeros(tensor) if _keeps_codes(source, tensor) else tensor for tensor in plans]
+
+
+def _keeps_codes(source: Source, tensor: TensorPlan) -> bool:
+    """Return whether the planned format holds the codes, scales and zero points of the source as they are."""
+    stored = source.tensors[tensor.name]
+    fits = 0 < stored.code_bits <= linear.BITS.get(tensor.format, 0)
+    return fits and stored.group_size == tensor.group_size
+
+
+def _with_zeros(tensor: TensorPlan) -> TensorPlan:
+    """Return the plan of a tensor whose zero points are kept as well."""
+    parts = layout(tensor.format, tensor.shape, tensor.group_size, zeros=True).values()
+    packed_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in parts)
+    return replace(tensor, zeros=True, packed_bytes=packed_bytes)
 
 
 def _layout_key(tensor: TensorPlan) -> tuple[str, str, tuple[int, ...], int, bool]:
     return tensor.name, tensor.format, tensor.shape, tensor.group_size, tensor.zeros
 
 
-def _header(checkpoint: Checkpoint, settings: Settings) -> dict[str, object]:
+def _header(source: Source, settings: Settings) -> dict[str, object]:
     """The manifest's record of where the model came from. No time and no path: equal inputs give equal folders."""
     try:
         version = importlib.metadata.version("qwchat")
@@ -306,9 +303,9 @@ def _header(checkpoint: Checkpoint, settings: Settings) -> dict[str, object]:
     return {
         "producer": {"name": "qwchat", "version": version},
         "source": {
-            "name": checkpoint.folder.resolve().name,
-            "fingerprint": checkpoint.fingerprint,
-            "bytes": checkpoint.total_bytes,
+            "name": source.name,
+            "fingerprint": source.fingerprint,
+            "bytes": source.total_bytes,
         },
         "settings": {"preset": settings.preset, "group_size": settings.group_size},
     }

@@ -62,7 +62,7 @@ def open_regular(path: Path, error: Failure) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as exc:
-        raise error(f"{path} does not exist; is {path.parent} the right folder?") from exc
+        raise absent(path, error) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL or a lone surrogate in the name
         raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -84,8 +84,18 @@ def read_bounded(path: Path, error: Failure, max_bytes: int = MAX_JSON_BYTES) ->
         except OSError as exc:
             raise error(f"{path} cannot be read: {exc.strerror}") from exc
     if long or len(data) > max_bytes:
-        raise error(f"{path} is larger than {max_bytes:,} bytes and is not read; get the file again")
+        raise too_large(path, max_bytes, error)
     return data
+
+
+def absent(path: Path, error: Failure) -> Exception:
+    """Return the `error` for a file that does not exist."""
+    return error(f"{path} does not exist; is {path.parent} the right folder?")
+
+
+def too_large(path: Path, max_bytes: int, error: Failure) -> Exception:
+    """Return the `error` for a file of more than `max_bytes`."""
+    return error(f"{path} is larger than {max_bytes:,} bytes and is not read; get the file again")
 
 
 def read_json_object(path: Path, error: Failure, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

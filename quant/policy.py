@@ -2,13 +2,14 @@
 
 Presets (layouts: `quant.formats`):
 
-    q4        matrices q4; head, tied embedding, and down_proj and v_proj of the first and last eighth of layers q8
+    q4        matrices q4; head, tied embedding, and sensitive matrices of the first and last eighth of layers q8
     q4-small  matrices q4; head and tied embedding q8
     q8        every matrix q8
     lin4      matrices lin4 with zero points; head and tied embedding lin8
     lin8      every matrix lin8
     dense     matrices as they are: bf16 stays bf16, anything else becomes f32
 
+The family says which matrices are sensitive; those of Qwen2 are down_proj and v_proj.
 Norms and biases are float32 vectors in all of them: key biases of Qwen2 reach norms of 900 and bear no rounding.
 `bits` and `group_size` are another way to name a preset: 4/32 is q4, 8/32 is q8, groups of 64 or 128 are lin4 or lin8.
 """
@@ -18,13 +19,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from quant.config import ModelConfig, expected_tensors
+from quant.config import ModelConfig
 from quant.errors import FormatError, UsageError
+from quant.families import expected_tensors, family_of
 from quant.formats import layout
 from quant.presets import PRESETS
 
 GROUP_SIZES = (32, 64, 128)
-_SENSITIVE = ("mlp.down_proj.weight", "self_attn.v_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,19 @@ def choose(name: str, shape: tuple[int, ...], config: ModelConfig, settings: Set
         return "vector"
     if preset == "dense":
         return "bf16" if dtype == "bf16" else "f32"
-    head = name == "lm_head.weight" or (config.tie_word_embeddings and name == "model.embed_tokens.weight")
+    head = family_of(config).is_head(name, config)
     if preset in ("lin4", "lin8"):
         return "lin8" if head else preset
-    if preset == "q8" or head or (preset == "q4" and is_sensitive(name, config.num_layers)):
+    if preset == "q8" or head or (preset == "q4" and is_sensitive(name, config)):
         return "q8"
     return "q4"
 
 
-def is_sensitive(name: str, num_layers: int) -> bool:
-    """down_proj and v_proj of the first and last eighth (at least one) of the layers."""
-    if not name.endswith(_SENSITIVE):
+def is_sensitive(name: str, config: ModelConfig) -> bool:
+    """Return whether `name` is a sensitive matrix of the first or last eighth (at least one) of the layers."""
+    family = family_of(config)
+    layer = family.layer_of(name)
+    if layer is None or not name.endswith(family.sensitive):
         return False
-    layer = int(name.removeprefix("model.layers.").split(".")[0])
-    eighth = max(1, num_layers // 8)
-    return layer < eighth or layer >= num_layers - eighth
+    eighth = max(1, config.num_layers // 8)
+    return layer < eighth or layer >= config.num_layers - eighth

@@ -41,10 +41,10 @@ def _converted(found: Located, streams: Streams, threads: int | None, setup: Set
     """Return the model of a checkpoint, which is converted unless its conversion is there and fits."""
     if found.converted:
         return found
-    from quant.checkpoint import Checkpoint
+    from quant.sources import open_source
 
-    with Checkpoint.open(found.path) as checkpoint:
-        fingerprint = checkpoint.fingerprint
+    with open_source(found.path) as source:
+        fingerprint = source.fingerprint
     if _reason_to_convert(found, fingerprint) is not None:
         _make_folder(found.destination.parent)
         _convert_or_wait(found, fingerprint, streams, threads, setup)

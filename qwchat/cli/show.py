@@ -51,7 +51,7 @@ class Anatomy:
     @property
     def parameters(self) -> int:
         """Weights of the whole model, a tied head counted once."""
-        from quant.config import parameter_count
+        from quant.families import parameter_count
 
         return parameter_count(self.config)
 
@@ -98,17 +98,15 @@ def _of_model(located: Located) -> Anatomy:
 
 
 def _of_checkpoint(located: Located) -> Anatomy:
-    from quant.checkpoint import Checkpoint
-    from quant.config import ModelConfig
+    from quant.sources import open_source
 
-    config = ModelConfig.from_folder(located.path)
-    with Checkpoint.open(located.path) as checkpoint:
+    with open_source(located.path) as source:
         tensors = tuple(
-            Tensor(name, checkpoint.dtype(name), 0, checkpoint.shape(name), checkpoint.nbytes(name), None)
-            for name in checkpoint.names
+            Tensor(name, stored.dtype, stored.group_size, stored.shape, stored.nbytes, None)
+            for name, stored in source.tensors.items()
         )
-        facts = {"preset": None, "settings": None, "source": None, "fingerprint": checkpoint.fingerprint[:16]}
-        return Anatomy(located, config, dict(facts), tensors, checkpoint.total_bytes, _files(located))
+        facts = {"preset": None, "settings": None, "source": None, "fingerprint": source.fingerprint[:16]}
+        return Anatomy(located, source.config, dict(facts), tensors, source.total_bytes, _files(located))
 
 
 def _files(located: Located) -> dict[str, int]:

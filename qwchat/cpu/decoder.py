@@ -84,8 +84,7 @@ class CpuDecoder:
         for layer, record in zip(self.layers, self._records, strict=True):
             weights.layer(layer, record)
             if self._kind == "q8":
-                key_bias = weights.values(f"model.layers.{layer}.self_attn.k_proj.bias")
-                self._key_offsets.append(key_offsets(self.config, key_bias))
+                self._key_offsets.append(key_offsets(self.config, weights.key_bias(layer)))
 
     def make_cache(self) -> KVCache:
         """Return an empty cache for another conversation. Raises NotEnoughMemoryError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig
+from quant.families import Shapes, expected_tensors
 from quant.formats import PackedTensor
 from qwchat.cpu.kernels.formats import IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.records import BLOCK, MATRIX
@@ -43,6 +45,10 @@ class Weights:
         self._alive: list[NDArray[Any]] = []
         self._constants: dict[int, int] = {}
 
+    @cached_property
+    def _expected(self) -> Shapes:
+        return expected_tensors(self._folder.config)
+
     def _address(self, array: NDArray[Any]) -> int:
         self._alive.append(array)
         return int(array.ctypes.data)
@@ -64,6 +70,13 @@ class Weights:
         """The numbers of a vector."""
         values: NDArray[np.float32] = self._folder.tensor(name).parts["values"]
         return values
+
+    def key_bias(self, layer: int) -> NDArray[np.float32]:
+        """Return the bias of a layer's keys, (num_kv_heads * head_dim,) f32; zeros in a family without it."""
+        config, name = self._folder.config, f"model.layers.{layer}.self_attn.k_proj.bias"
+        if name not in self._expected:
+            return np.zeros(config.num_kv_heads * config.head_dim, np.float32)
+        return self.values(name)
 
     def _bias(self, name: str, tiles: int) -> int:
         values = self.values(name)
@@ -107,5 +120,5 @@ class Weights:
         for block, names in _PROJECTIONS.items():
             for name in names:
                 stem = f"{prefix}.{block}.{name}"
-                bias = f"{stem}.bias" if name in ("q_proj", "k_proj", "v_proj") else None
-                record[name] = self.matrix(f"{stem}.weight", bias)
+                bias = f"{stem}.bias"
+                record[name] = self.matrix(f"{stem}.weight", bias if bias in self._expected else None)

@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from benchmarks.make_checkpoint import make_checkpoint, plan_shards, to_bfloat16
-from quant.config import ModelConfig, expected_tensors
+from quant.families import expected_tensors, parse_config, read_config
 
 SMALL = {
     "model_type": "qwen2",
@@ -38,7 +38,7 @@ def names_in(file: Path) -> set[str]:
 def test_one_file_below_the_shard_size(tmp_path: Path) -> None:
     folder = make_checkpoint(SMALL, tmp_path / "one")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    assert names_in(folder / "model.safetensors") == set(expected_tensors(ModelConfig.from_dict(SMALL)))
+    assert names_in(folder / "model.safetensors") == set(expected_tensors(parse_config(SMALL)))
 
 
 def test_shards_and_index_agree(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_shards_and_index_agree(tmp_path: Path) -> None:
     assert len(set(index["weight_map"].values())) > 2
     for file in set(index["weight_map"].values()):
         assert names_in(folder / file) == {name for name, place in index["weight_map"].items() if place == file}
-    parameters = sum(math.prod(shape) for shape in expected_tensors(ModelConfig.from_dict(SMALL)).values())
+    parameters = sum(math.prod(shape) for shape in expected_tensors(parse_config(SMALL)).values())
     assert index["metadata"]["total_size"] == 2 * parameters
 
 
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_shards_of_7b_are_those_of_the_published_index(shared_qwen2: Path) -> None:
     folder = shared_qwen2 / "7b-instruct"
-    shapes = expected_tensors(ModelConfig.from_folder(folder))
+    shapes = expected_tensors(read_config(folder))
     published = json.loads((folder / "model.safetensors.index.json").read_text())
     assert {name: file for file, names in plan_shards(shapes).items() for name in names} == published["weight_map"]
     assert 2 * sum(math.prod(shape) for shape in shapes.values()) == published["metadata"]["total_size"]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig, expected_tensors
+from quant.config import ModelConfig
+from quant.families import expected_tensors, parse_config
 from quant.formats import PackedTensor, dequantise
 from qwchat.cpu.kernels.reference import dequantised_activations
 from qwchat.model.rope import rope_tables
@@ -36,7 +37,7 @@ def config(**changes: Any) -> ModelConfig:
         "eos_token_id": 2,
         "torch_dtype": "float32",
     }
-    return ModelConfig.from_dict(values | changes)
+    return parse_config(values | changes)
 
 
 def dense(values: NDArray[np.float32]) -> PackedTensor:

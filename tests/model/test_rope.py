@@ -15,6 +15,7 @@ ATTENTION_FACTOR = 0.1 * math.log(4.0) + 1.0
 
 def config(head_dim: int, scaling: YarnScaling | None = None) -> ModelConfig:
     return ModelConfig(
+        model_type="qwen2",
         hidden_size=head_dim * 4,
         intermediate_size=64,
         num_layers=1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quant.config import ModelConfig
+from quant.families import parse_config
 from qwchat.model.rope import inverse_frequencies, rope_tables
 
 torch = pytest.importorskip("torch")
@@ -43,7 +43,7 @@ def test_tables_equal_the_reference(head_dim: int, theta: float, scaling: dict[s
         "tie_word_embeddings": True,
         "eos_token_id": 0,
     }
-    ours = ModelConfig.from_dict(
+    ours = parse_config(
         {**values, "rope_theta": theta, "rope_scaling": None if scaling is None else {**scaling, "rope_type": "yarn"}}
     )
     config = transformers.Qwen2Config(**values, rope_parameters={"rope_theta": theta, **rope})

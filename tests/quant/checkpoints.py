@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from quant.config import ModelConfig, expected_tensors
+from quant.config import ModelConfig
+from quant.families import expected_tensors, parse_config
 
 Tensors = dict[str, np.ndarray]
 
@@ -86,7 +87,7 @@ def make_checkpoint(
             values[key] = value
     write_json(folder / "config.json", values)
     write_tokenizer(folder)
-    tensors = random_tensors(ModelConfig.from_dict(values), seed=seed, k_bias_norm=k_bias_norm)
+    tensors = random_tensors(parse_config(values), seed=seed, k_bias_norm=k_bias_norm)
     if edit is not None:
         edit(tensors)
     write_weights(folder, tensors, dtype=dtype, shards=shards)

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quant import container, convert, formats
-from quant.checkpoint import Checkpoint
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, is_model_folder, open_model
 from quant.errors import ContainerError
+from quant.sources import open_source
 from quant.verification import PADDING, verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 
@@ -44,7 +44,7 @@ def model(made: Path, tmp_path: Path) -> Path:
 
 def test_what_was_written_comes_back(made: Path) -> None:
     folder = open_model(made / "model")
-    source = Checkpoint.open(made / "source")
+    source = open_source(made / "source")
     assert folder.preset == "q4"
     assert folder.source_fingerprint == source.fingerprint
     assert folder.total_bytes == (made / "model" / WEIGHTS_NAME).stat().st_size
@@ -52,7 +52,7 @@ def test_what_was_written_comes_back(made: Path) -> None:
     for name in folder.names:
         packed = folder.tensor(name)
         formats.check(packed)
-        expected = source.rows(name)
+        expected = source.read(name)
         error = np.sqrt(((formats.dequantise(packed) - expected) ** 2).sum() / (expected**2).sum())
         assert error == pytest.approx(folder.manifest["tensors"][name]["relative_error"], rel=1e-3, abs=1e-7)
         for part in packed.parts.values():
@@ -77,7 +77,7 @@ def test_copies_are_exact(made: Path) -> None:
 
 def test_opening_loads_no_compiler(made: Path) -> None:
     program = f"import sys; from quant.container import open_model; open_model({str(made / 'model')!r}); "
-    program += "sys.exit('numba' in sys.modules or 'quant.checkpoint' in sys.modules)"
+    program += "sys.exit('numba' in sys.modules or 'quant.sources' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from quant import conversion, convert, formats
-from quant.checkpoint import Checkpoint
 from quant.container import open_model
 from quant.conversion import Advanced, Finished, Notice, Planned, TensorFinished, TensorStarted
 from quant.errors import CheckpointError, FormatError, QuantError, UsageError
+from quant.sources import open_source
 from quant.verification import verify
 from tests.quant.checkpoints import make_checkpoint, write_json
 from tests.quant.converting import content, run, stop_after
@@ -40,7 +40,7 @@ def test_events_tell_the_whole_story(source: Path, tmp_path: Path) -> None:
         assert 0.03 < event.error < 0.09 if event.format == "q4" else event.error < 0.01
     advanced = [event.bytes_done for event in events if isinstance(event, Advanced)]
     assert advanced == sorted(advanced)
-    assert advanced[-1] == planned.total_bytes_in == Checkpoint.open(source).total_bytes
+    assert advanced[-1] == planned.total_bytes_in == open_source(source).total_bytes
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -62,9 +62,9 @@ def test_bytes_depend_on_nothing_but_source_and_settings(
 def test_dense_keeps_every_value(tmp_path: Path, dtype: str) -> None:
     folder = make_checkpoint(tmp_path / "source", dtype=dtype)
     run(folder, tmp_path / "model", preset="dense")
-    model, checkpoint = open_model(tmp_path / "model"), Checkpoint.open(folder)
+    model, checkpoint = open_model(tmp_path / "model"), open_source(folder)
     for name in model.names:
-        assert np.array_equal(formats.dequantise(model.tensor(name)), checkpoint.rows(name))
+        assert np.array_equal(formats.dequantise(model.tensor(name)), checkpoint.read(name))
     assert model.tensor(ROW).format == ("bf16" if dtype == "bf16" else "f32")
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from quant.config import ModelConfig, expected_tensors
 from quant.errors import FormatError, UsageError
+from quant.families import expected_tensors, parse_config
 from quant.policy import Settings, is_sensitive, plan, resolve
 from tests.quant.checkpoints import CONFIG
 
 
 def formats_of(settings: Settings, **overrides: object) -> dict[str, str]:
-    config = ModelConfig.from_dict({**CONFIG, "num_hidden_layers": 4, **overrides})
+    config = parse_config({**CONFIG, "num_hidden_layers": 4, **overrides})
     names = expected_tensors(config)
     plans = plan(config, settings, dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
     return {tensor.name: tensor.format for tensor in plans}
@@ -82,7 +82,8 @@ def test_other_presets() -> None:
 
 
 def test_eighths_of_28_layers() -> None:
-    sensitive = [layer for layer in range(28) if is_sensitive(f"model.layers.{layer}.mlp.down_proj.weight", 28)]
+    config = parse_config({**CONFIG, "num_hidden_layers": 28})
+    sensitive = [layer for layer in range(28) if is_sensitive(f"model.layers.{layer}.mlp.down_proj.weight", config)]
     assert sensitive == [0, 1, 2, 25, 26, 27]
 
 
@@ -94,7 +95,7 @@ def test_shapes_that_do_not_fit_name_the_tensor() -> None:
 def test_seven_billion_parameters_take_less_than_q4_k_m() -> None:
     """Whole model, head included; llama.cpp's Q4_K_M is 4.913 bits per weight on the same shapes."""
     shapes = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
-    config = ModelConfig.from_dict({**CONFIG, **shapes, "num_hidden_layers": 28, "vocab_size": 152064})
+    config = parse_config({**CONFIG, **shapes, "num_hidden_layers": 28, "vocab_size": 152064})
     names = expected_tensors(config)
 
     def bits_per_weight(preset: str) -> float:

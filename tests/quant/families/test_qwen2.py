@@ -1,4 +1,4 @@
-"""Reading config.json: typed values, explicit defaults, refusals that name the file and the key."""
+"""Reading config.json of Qwen2: typed values, explicit defaults, refusals that name the file and the key."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from quant.config import ModelConfig, expected_tensors, parameter_count
+from quant.config import ModelConfig
 from quant.errors import CheckpointError, ContainerError
+from quant.families import expected_tensors, parameter_count, parse_config, read_config
 from tests.quant.checkpoints import CONFIG
 
 QWEN2_7B = {
@@ -27,11 +28,11 @@ QWEN2_7B = {
 
 def read(**overrides: Any) -> ModelConfig:
     values = {**CONFIG, **overrides}
-    return ModelConfig.from_dict({key: value for key, value in values.items() if value is not ...})
+    return parse_config({key: value for key, value in values.items() if value is not ...})
 
 
 def test_published_parameter_counts() -> None:
-    assert parameter_count(ModelConfig.from_dict(QWEN2_7B)) == 7_615_616_512
+    assert parameter_count(parse_config(QWEN2_7B)) == 7_615_616_512
     half_billion = {
         **QWEN2_7B,
         "hidden_size": 896,
@@ -42,10 +43,10 @@ def test_published_parameter_counts() -> None:
         "tie_word_embeddings": True,
         "vocab_size": 151936,
     }
-    small = ModelConfig.from_dict(half_billion)
+    small = parse_config(half_billion)
     assert parameter_count(small) == 494_032_768
     assert len(expected_tensors(small)) == 290
-    assert len(expected_tensors(ModelConfig.from_dict(QWEN2_7B))) == 339
+    assert len(expected_tensors(parse_config(QWEN2_7B))) == 339
     assert "lm_head.weight" not in expected_tensors(small)
 
 
@@ -176,16 +177,16 @@ def test_refusals(overrides: dict[str, Any], message: str) -> None:
 def test_broken_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
-        ModelConfig.from_folder(tmp_path)
+        read_config(tmp_path)
     assert str(tmp_path / "config.json") in str(caught.value)
 
 
 def test_missing_file_and_error_class(tmp_path: Path) -> None:
     with pytest.raises(ContainerError, match="does not exist"):
-        ModelConfig.from_folder(tmp_path, ContainerError)
+        read_config(tmp_path, ContainerError)
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "gpt2"}))
     with pytest.raises(ContainerError, match="model_type is 'gpt2'"):
-        ModelConfig.from_folder(tmp_path, ContainerError)
+        read_config(tmp_path, ContainerError)
     (tmp_path / "config.json").write_text(" " * (2 << 20))
     with pytest.raises(ContainerError, match="larger than"):
-        ModelConfig.from_folder(tmp_path, ContainerError)
+        read_config(tmp_path, ContainerError)

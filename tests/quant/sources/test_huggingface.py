@@ -14,10 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quant.checkpoint import INDEX_NAME, SINGLE_NAME, Checkpoint, SourceTensor
-from quant.config import ModelConfig, expected_tensors
+from quant import convert
 from quant.errors import CheckpointError
-from tests.quant.checkpoints import CONFIG, encode, make_checkpoint, random_tensors, write_json, write_safetensors
+from quant.families import expected_tensors, parse_config, read_config
+from quant.sources import TensorInfo, check_tensors
+from quant.sources.huggingface import INDEX_NAME, SINGLE_NAME, Checkpoint
+from tests.quant.checkpoints import (
+    CONFIG,
+    encode,
+    make_checkpoint,
+    random_tensors,
+    write_json,
+    write_safetensors,
+    write_weights,
+)
+from tests.quant.sources.memory import MemorySource
 
 ROW = "model.layers.0.mlp.up_proj.weight"
 
@@ -26,26 +37,26 @@ ROW = "model.layers.0.mlp.up_proj.weight"
 @pytest.mark.parametrize("shards", [1, 3])
 def test_values_and_rows(tmp_path: Path, dtype: str, shards: int) -> None:
     folder = make_checkpoint(tmp_path, seed=3, dtype=dtype, shards=shards)
-    config = ModelConfig.from_folder(folder)
+    config = read_config(folder)
     stored = {"bf16": None, "f16": np.float16, "f32": np.float32}[dtype]
+    item_bytes = 4 if dtype == "f32" else 2
     with Checkpoint.open(folder) as checkpoint:
-        assert checkpoint.validate(config) == []
+        assert check_tensors(checkpoint) == []
         for name, values in random_tensors(config, seed=3).items():
             if stored is None:
                 raw = np.frombuffer(encode(values, "bf16")[2], "<u2").reshape(values.shape)
                 expected = (raw.astype(np.uint32) << 16).view(np.float32)
             else:
                 expected = values.astype(stored).astype(np.float32)
-            assert checkpoint.shape(name) == values.shape
-            assert checkpoint.dtype(name) == dtype
-            assert np.array_equal(checkpoint.rows(name), expected)
-            assert np.array_equal(checkpoint.rows(name, 5, 9), expected[5:9])
+            assert checkpoint.tensors[name] == TensorInfo(values.shape, dtype, values.size * item_bytes)
+            assert np.array_equal(checkpoint.read(name), expected)
+            assert np.array_equal(checkpoint.read(name, 5, 9), expected[5:9])
             checkpoint.release(name, 0, values.shape[0])
-            assert np.array_equal(checkpoint.rows(name), expected)
+            assert np.array_equal(checkpoint.read(name), expected)
         with pytest.raises(CheckpointError, match="has no tensor nonsense"):
-            checkpoint.rows("nonsense")
+            checkpoint.read("nonsense")
         with pytest.raises(CheckpointError, match=r"rows 0\.\.97"):
-            checkpoint.rows(ROW, 0, 97)
+            checkpoint.read(ROW, 0, 97)
 
 
 def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
@@ -54,6 +65,51 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     assert Checkpoint.open(make_checkpoint(tmp_path / "c", seed=1)).fingerprint != first
     (tmp_path / "b" / "tokenizer_config.json").write_text("{}")
     assert Checkpoint.open(tmp_path / "b").fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("shards", "recorded"),
+    [
+        (1, "5db800400916d04e960012e026f3d0362ac2612346d086c91731a49f280a97b0"),
+        (2, "9cc48d3ec22049cd53745887e4d584e43b238f7825074e408b709731b0654aab"),
+    ],
+)
+def test_fingerprints_stay_what_they_were(tmp_path: Path, shards: int, recorded: str) -> None:
+    """Recorded with version 0.1: a fingerprint that changed would convert every checkpoint again."""
+    shapes = {"a.weight": (48, 64), "b.bias": (48,), "c.weight": (64, 96)}
+    tensors = {
+        name: ((np.arange(np.prod(shape)) * step) % 251 - 125).astype(np.float32).reshape(shape) / 64
+        for step, (name, shape) in enumerate(shapes.items(), 3)
+    }
+    write_weights(tmp_path, tensors, shards=shards)
+    (tmp_path / "config.json").write_bytes(b'{"model_type": "qwen2"}\n')
+    (tmp_path / "tokenizer.json").write_bytes(b'{"model": {}}\n')
+    (tmp_path / "merges.txt").write_bytes("h e\nĠ a\n".encode())
+    assert Checkpoint.open(tmp_path).fingerprint == recorded
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_small_files_and_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    folder = make_checkpoint(tmp_path / "source", shards=shards)
+    opened: list[str] = []
+    open_file = os.open
+
+    def counting(path: Any, *options: Any, **more: Any) -> int:
+        if Path(path).parent == folder:
+            opened.append(Path(path).name)
+        return open_file(path, *options, **more)
+
+    monkeypatch.setattr(os, "open", counting)
+    assert list(convert(folder, tmp_path / "model", dry_run=True))
+    assert sorted(opened) == sorted(path.name for path in folder.iterdir())
+
+
+def test_config_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path)
+    (folder / "config.json").write_text(" " * (2 << 20))
+    refuse(folder, "config.json is larger than 1,048,576 bytes and is not read")
+    (folder / "config.json").unlink()
+    refuse(folder, r"config\.json does not exist; is .* the right folder\?")
 
 
 def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -69,7 +125,7 @@ def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 def refuse(folder: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
-        Checkpoint.open(folder).validate(ModelConfig.from_folder(folder))
+        check_tensors(Checkpoint.open(folder))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 900
 
@@ -215,15 +271,12 @@ def test_a_published_config_that_is_wrong() -> None:
     """A public page gives Qwen2-7B 32 layers and 64/8 heads of 56; the tensors have 28 layers and 28/4 heads of 128."""
     shapes = {"hidden_size": 3584, "intermediate_size": 18944, "vocab_size": 152064}
     right = {**CONFIG, **shapes, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
-    tensors = {
-        name: SourceTensor(Path("model.safetensors"), "BF16", shape, 0, 0)
-        for name, shape in expected_tensors(ModelConfig.from_dict(right)).items()
-    }
-    checkpoint = Checkpoint(Path("Qwen2-7B"), tensors, "")
-    assert checkpoint.validate(ModelConfig.from_dict(right)) == []
+    zero = np.zeros((), np.float32)
+    tensors = {name: np.broadcast_to(zero, shape) for name, shape in expected_tensors(parse_config(right)).items()}
+    assert check_tensors(MemorySource(right, tensors)) == []
     wrong = {**right, "num_hidden_layers": 32, "num_attention_heads": 64, "num_key_value_heads": 8}
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.validate(ModelConfig.from_dict(wrong))
+        check_tensors(MemorySource(wrong, tensors, "Qwen2-7B"))
     assert str(caught.value) == (
         "Qwen2-7B: config.json contradicts the tensors: num_hidden_layers is 32, but the tensors have 28 layers; "
         "model.layers.0.self_attn.k_proj.weight has shape [512, 3584], but hidden_size 3584 and num_key_value_heads 8 "
@@ -241,7 +294,7 @@ def test_contradictions_name_both_numbers(tmp_path: Path) -> None:
     write_json(folder / "config.json", {**config, "vocab_size": 321})
     refuse(folder, r"has shape \[320, 64\], but .*vocab_size 321 would need \[321, 64\] \(and 1 more")
     write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
-    assert Checkpoint.open(folder).validate(ModelConfig.from_folder(folder)) == [
+    assert check_tensors(Checkpoint.open(folder)) == [
         "lm_head.weight is left out: tie_word_embeddings is true, so the embedding is the head"
     ]
 
@@ -256,7 +309,7 @@ def test_unexpected_tensors(tmp_path: Path) -> None:
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
 
     folder = make_checkpoint(tmp_path / "a", edit=add)
-    assert "inv_freq is left out" in Checkpoint.open(folder).validate(ModelConfig.from_folder(folder))[0]
+    assert "inv_freq is left out" in check_tensors(Checkpoint.open(folder))[0]
 
     def add_bias(tensors: dict[str, np.ndarray]) -> None:
         tensors["model.layers.0.self_attn.o_proj.bias"] = np.ones(64, np.float32)
@@ -279,9 +332,9 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
         content[position] = data.draw(st.integers(0, 255))
     (folder / SINGLE_NAME).write_bytes(content)
     with suppress(CheckpointError), Checkpoint.open(folder) as checkpoint:
-        checkpoint.validate(ModelConfig.from_folder(folder))
-        for name in checkpoint.names:
-            checkpoint.rows(name)
+        check_tensors(checkpoint)
+        for name in checkpoint.tensors:
+            checkpoint.read(name)
 
 
 def test_files_that_are_none_do_not_hang(tmp_path: Path) -> None:
@@ -301,8 +354,8 @@ def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(folder)
     (folder / SINGLE_NAME).write_bytes(b"short")
     with pytest.raises(CheckpointError, match="shrank while it was read"):
-        checkpoint.rows(ROW)
+        checkpoint.read(ROW)
     checkpoint = Checkpoint.open(make_checkpoint(tmp_path))
     (folder / SINGLE_NAME).unlink()
     with pytest.raises(CheckpointError, match=r"cannot be mapped: .*No such file"):
-        checkpoint.rows(ROW)
+        checkpoint.read(ROW)

@@ -1,0 +1,71 @@
+"""Model families, one file each, and what is asked of the family of a given model.
+
+A new family is a file with a `Family` and its entry in `FAMILIES`: reading config.json, checking tensors and choosing
+formats follow from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quant.config import ModelConfig
+from quant.errors import CheckpointError, QuantError
+from quant.families.base import Family, Shapes
+from quant.families.qwen2 import QWEN2
+from quant.families.reading import read_numbers
+from quant.files import read_json_object
+from quant.values import Values, shown
+
+FAMILIES = {family.model_type: family for family in (QWEN2,)}
+"""Every family, by the "model_type" of config.json."""
+MAX_CONFIG_BYTES = 1 << 20  # real files have some 700
+
+__all__ = [
+    "FAMILIES",
+    "MAX_CONFIG_BYTES",
+    "Family",
+    "Shapes",
+    "expected_tensors",
+    "family_of",
+    "parameter_count",
+    "parse_config",
+    "read_config",
+]
+
+
+def read_config(folder: str | Path, error: type[QuantError] = CheckpointError) -> ModelConfig:
+    """Read ``folder/config.json``. Raises `error` naming the file and the key."""
+    file = Path(folder) / "config.json"
+    return parse_config(read_json_object(file, error, MAX_CONFIG_BYTES), str(file), error)
+
+
+def parse_config(
+    values: Mapping[str, Any], where: str = "config.json", error: type[QuantError] = CheckpointError
+) -> ModelConfig:
+    """Read a parsed config.json. `where` names it in messages. Raises `error` for what is wrong or unsupported."""
+    read = Values(values, where, error)
+    model_type = values.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        known = " and ".join(map(repr, FAMILIES))
+        verb = "is" if len(FAMILIES) == 1 else "are"
+        raise read.fail(f"model_type is {shown(model_type)}; only {known} {verb} supported")
+    return read_numbers(read, family)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """Return the family of a model."""
+    return FAMILIES[config.model_type]
+
+
+def expected_tensors(config: ModelConfig) -> Shapes:
+    """Return every tensor of the model by Hugging Face name, in module order; matrices are (out, in)."""
+    return family_of(config).tensors(config)
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Return the number of weights, a tied head counted once."""
+    return sum(math.prod(shape) for shape in expected_tensors(config).values())

@@ -1,0 +1,74 @@
+"""Comparing the tensors of a source with its config, whatever kind of source it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from quant.config import ModelConfig
+from quant.errors import CheckpointError
+from quant.families import Family, Shapes, expected_tensors, family_of
+from quant.sources.base import Source, some
+
+
+def check_tensors(source: Source) -> list[str]:
+    """Compare the tensors of `source` with its config; return remarks that are worth showing.
+
+    A tied model may carry a head of its own, and old files a table of rotary frequencies: these are left out and
+    remarked on. Raises CheckpointError for a missing or unexpected tensor, or a shape that contradicts the config; the
+    message names both numbers.
+    """
+    config = source.config
+    family, expected = family_of(config), expected_tensors(config)
+    present = set(source.tensors)
+    remarks = []
+    for name in sorted(present - set(expected)):
+        if name == family.head and config.tie_word_embeddings:
+            remarks.append(f"{name} is left out: tie_word_embeddings is true, so the embedding is the head")
+            present.remove(name)
+        elif name.endswith(family.derived):
+            remarks.append(f"{name} is left out: rotary frequencies follow from config.json")
+            present.remove(name)
+    shapes = {name: source.tensors[name].shape for name in present}
+    contradictions = [
+        *_layer_contradiction(present, family, config),
+        *_shape_contradictions(shapes, expected, family, config),
+    ]
+    if contradictions:
+        raise CheckpointError(
+            f"{source.path}: config.json contradicts the tensors: {'; '.join(contradictions)}; "
+            "one of the two is from another model"
+        )
+    missing = [name for name in expected if name not in present]
+    if missing:
+        raise CheckpointError(
+            f"{source.path}: config.json asks for {some(missing)} that the checkpoint lacks; "
+            "download the checkpoint again or correct config.json"
+        )
+    unexpected = sorted(present - set(expected))
+    if unexpected:
+        raise CheckpointError(
+            f"{source.path} holds {some(unexpected)} that a {family.title} model with this config.json lacks; "
+            "is it the right checkpoint?"
+        )
+    return remarks
+
+
+def _layer_contradiction(names: Iterable[str], family: Family, config: ModelConfig) -> list[str]:
+    """Return a wrong layer count, which says more than the names of a dozen missing tensors."""
+    layers = [layer for layer in map(family.layer_of, names) if layer is not None]
+    if not layers or max(layers) + 1 == config.num_layers:
+        return []
+    return [f"{family.keys['num_layers']} is {config.num_layers}, but the tensors have {max(layers) + 1} layers"]
+
+
+def _shape_contradictions(shapes: Shapes, expected: Shapes, family: Family, config: ModelConfig) -> list[str]:
+    """Return the first wrong shape with the config values behind the expected one, and how many follow."""
+    wrong = [name for name, shape in expected.items() if shapes.get(name, shape) != shape]
+    if not wrong:
+        return []
+    first = wrong[0]
+    more = f" (and {len(wrong) - 1} more shapes)" if len(wrong) > 1 else ""
+    return [
+        f"{first} has shape {list(shapes[first])}, but {family.sizes(first, config)} "
+        f"would need {list(expected[first])}{more}"
+    ]

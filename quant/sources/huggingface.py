@@ -1,0 +1,222 @@
+"""Hugging Face checkpoint folders: config.json, tokenizer files, and weights in one safetensors file or in shards."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import mmap
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.config import ModelConfig
+from quant.errors import CheckpointError
+from quant.families import MAX_CONFIG_BYTES, parse_config
+from quant.files import (
+    COPIED_FILES,
+    absent,
+    is_regular,
+    parse_json_object,
+    read_bounded,
+    read_json_object,
+    too_large,
+)
+from quant.formats.dense import bf16_to_f32
+from quant.sources.base import Rows, Source, TensorInfo, brief, some
+from quant.sources.safetensors import StoredTensor, read_header
+from quant.values import shown
+
+MAX_INDEX_BYTES = 16 << 20
+_MAX_NAME_BYTES = 255  # of a file, on every file system that a checkpoint is found on
+_NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
+_DTYPES: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+_REQUIRED_FILES = ("config.json", "tokenizer.json")
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+
+class Checkpoint(Source):
+    """A checkpoint folder, opened: small files are read, headers checked, weights mapped when first asked for."""
+
+    def __init__(self, path: Path, stored: dict[str, StoredTensor], small: dict[str, bytes], fingerprint: str) -> None:
+        self._path = path
+        self._fingerprint = fingerprint
+        self._stored = stored
+        self._small = small
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Open `folder`: model.safetensors, or the shards that model.safetensors.index.json names.
+
+        Raises CheckpointError for anything missing, malformed, out of bounds or contradictory.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder; give the folder that holds config.json")
+        files = _shards(folder)
+        stored: dict[str, StoredTensor] = {}
+        digest = hashlib.sha256()
+        for file, listed in files.items():
+            found, header, sample = read_header(file)
+            _check_listing(file, listed, found)
+            for name, tensor in found.items():
+                if name in stored:
+                    raise CheckpointError(
+                        f"tensor {brief(name)} is in two shards: {stored[name].file.name} and {file.name}"
+                    )
+                stored[name] = tensor
+            digest.update(f"{file.name}\0".encode() + hashlib.sha256(header).digest())
+            digest.update(sample)
+        small = {}
+        for name in COPIED_FILES:
+            if (folder / name).exists():
+                small[name] = read_bounded(folder / name, CheckpointError)
+            digest.update(hashlib.sha256(small[name]).digest() if name in small else b"absent")
+        return cls(folder, stored, small, digest.hexdigest())
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the small files, shard headers and sizes, and a sample of the weights."""
+        return self._fingerprint
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The numbers in config.json."""
+        file = self._path / "config.json"
+        data = self._small.get("config.json")
+        if data is None:
+            raise absent(file, CheckpointError)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise too_large(file, MAX_CONFIG_BYTES, CheckpointError)
+        return parse_config(parse_json_object(data, str(file), CheckpointError), str(file))
+
+    @cached_property
+    def files(self) -> Mapping[str, bytes]:
+        """The small files that travel with the model; JSON is checked to be JSON.
+
+        Raises CheckpointError if the tokenizer is missing: a model without it cannot read text.
+        """
+        for name in COPIED_FILES:
+            file = self._path / name
+            if name not in self._small and name in _REQUIRED_FILES:
+                raise CheckpointError(f"{file} is missing; download the checkpoint's {name} as well")
+            if name in self._small and name.endswith(".json"):
+                parse_json_object(self._small[name], str(file), CheckpointError)
+        return self._small
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by name, in file order."""
+        return {
+            name: TensorInfo(stored.shape, _NAMES[stored.dtype], stored.nbytes) for name, stored in self._stored.items()
+        }
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
+        """Read rows start..stop of tensor `name` (elements, if it is a vector) as new float32 memory.
+
+        bf16 and f16 widen exactly. Values are not checked here: NaN and Inf pass through.
+        """
+        raw = self._raw(name, start, stop)
+        if raw.dtype == np.uint16:
+            return bf16_to_f32(raw)
+        return raw.astype(np.float32)
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Tell the kernel that rows start..stop will not be read again, so that their pages leave this process."""
+        tensor = self._find(name)
+        row_bytes = tensor.nbytes // tensor.shape[0]
+        first = -(-(tensor.start + start * row_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (tensor.start + stop * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and tensor.file in self._maps and hasattr(mmap, "MADV_DONTNEED"):
+            self._maps[tensor.file].madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def close(self) -> None:
+        """Unmap the files."""
+        for mapped in self._maps.values():
+            with suppress(BufferError):  # a view is still alive somewhere, and unmaps when it goes
+                mapped.close()
+        self._maps.clear()
+
+    def _find(self, name: str) -> StoredTensor:
+        try:
+            return self._stored[name]
+        except KeyError:
+            raise CheckpointError(f"{self._path} has no tensor {name}") from None
+
+    def _raw(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
+        """Return a view of the mapped file; it must not outlive the call that asked for it."""
+        tensor = self._find(name)
+        mapped = self._maps.get(tensor.file)
+        if mapped is None:
+            try:
+                with tensor.file.open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as exc:  # ValueError: the file is empty by now
+                raise CheckpointError(f"{tensor.file} cannot be mapped: {exc}") from exc
+            mapped = self._maps.setdefault(tensor.file, mapped)  # threads may race here; one mapping stays
+        if tensor.stop > len(mapped):
+            raise CheckpointError(f"{tensor.file} shrank while it was read; download it again")
+        count = tensor.shape[0]
+        stop = count if stop is None else stop
+        if not 0 <= start <= stop <= count:
+            raise CheckpointError(f"rows {start}..{stop} of tensor {name} were asked for; it has {count}")
+        dtype = _DTYPES[tensor.dtype]
+        width = math.prod(tensor.shape[1:])
+        offset = tensor.start + start * width * dtype.itemsize
+        flat = np.frombuffer(mapped, dtype=dtype, count=(stop - start) * width, offset=offset)
+        return flat.reshape(stop - start, *tensor.shape[1:])
+
+
+def _shards(folder: Path) -> dict[Path, set[str] | None]:
+    """Return the weight files in order, each with the names that the index lists for it (None without an index)."""
+    index_file = folder / INDEX_NAME
+    if not index_file.exists():
+        single = folder / SINGLE_NAME
+        if not is_regular(single):
+            raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}; is it a checkpoint folder?")
+        return {single: None}
+    weight_map = read_json_object(index_file, CheckpointError, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index_file} has no weight_map; download it again")
+    shards: dict[Path, set[str] | None] = {}
+    listed: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+        if not _is_plain_name(file):
+            raise CheckpointError(
+                f"{index_file}: tensor {brief(name)} is said to be in {shown(file)}, which is not a plain file name; "
+                "files outside the folder are not read"
+            )
+        listed.setdefault(file, set()).add(name)
+    for file in sorted(listed):
+        if not is_regular(folder / file):
+            raise CheckpointError(f"{folder / file} is missing, but {INDEX_NAME} names it; download the shard")
+        shards[folder / file] = listed[file]
+    return shards
+
+
+def _is_plain_name(file: object) -> bool:
+    """Return whether `file` can only name a file inside its folder, on every system."""
+    if not isinstance(file, str) or not file.isprintable() or len(file.encode(errors="replace")) > _MAX_NAME_BYTES:
+        return False
+    return file not in ("", ".", "..") and not set(file) & set("/\\")
+
+
+def _check_listing(file: Path, listed: set[str] | None, found: Iterable[str]) -> None:
+    if listed is None:
+        return
+    absent, extra = sorted(listed - set(found)), sorted(set(found) - listed)
+    if absent:
+        raise CheckpointError(f"{file} lacks {some(absent)} that {INDEX_NAME} places there")
+    if extra:
+        raise CheckpointError(f"{file} holds {some(extra)} that {INDEX_NAME} does not place there")

@@ -1,0 +1,127 @@
+"""The safetensors format: where each tensor of a file lies, and its rows as float32.
+
+A file is a u64 little-endian header length, a JSON object {name: {dtype, shape, data_offsets}} with offsets relative to
+the end of the header, then the data. It is parsed here because safetensors' NumPy reader has no bfloat16, and because
+every number in a downloaded file is to be checked before it is used as an address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from quant.errors import CheckpointError
+from quant.files import open_regular, parse_json_object
+from quant.sources.base import brief
+from quant.values import shown
+
+MAX_HEADER_BYTES = 16 << 20  # The format allows 100 MB; 1,024 layers need 2 MB.
+_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+_MAX_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: absolute byte range in `file`, safetensors dtype, shape."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in the file."""
+        return self.stop - self.start
+
+
+def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
+    """Parse and check the header of one safetensors file.
+
+    Returns its tensors, the bytes of the header, and the digest of a sample of the data.
+
+    Raises CheckpointError for lengths beyond 16 MiB or the file, bad JSON, unknown dtypes, shapes that disagree with
+    the byte range, and ranges that overlap, leave holes, or end anywhere but at the end of the file.
+    """
+    try:
+        with open_regular(file, CheckpointError) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            prefix = stream.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8:
+                raise CheckpointError(f"{file} has {size} bytes, too few for a safetensors file; download it again")
+            if length > min(MAX_HEADER_BYTES, size - 8):
+                raise CheckpointError(
+                    f"{file}: the header claims {length:,} bytes, but the file has {size:,} and headers are at most "
+                    f"{MAX_HEADER_BYTES:,}; the file is truncated or not a safetensors file"
+                )
+            header = stream.read(length)
+            sample = _sample(stream, size)
+    except OSError as exc:
+        raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
+    entries = parse_json_object(header, f"the header of {file}", CheckpointError)
+    entries.pop("__metadata__", None)
+    tensors = {name: _entry(file, name, entry, 8 + length, size) for name, entry in entries.items()}
+    _check_ranges(file, tensors, 8 + length, size)
+    return tensors, header, sample
+
+
+def _entry(file: Path, name: str, entry: object, base: int, size: int) -> StoredTensor:
+    where = f"{file}: tensor {brief(name)!r}"
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{where} is not described by an object; download the file again")
+    dtype = entry.get("dtype")
+    shape, offsets = _natural_numbers(entry.get("shape")), _natural_numbers(entry.get("data_offsets"))
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise CheckpointError(f"{where} has dtype {shown(dtype)}; supported are BF16, F16 and F32")
+    if not shape or len(shape) > _MAX_DIMENSIONS or min(shape) < 1:
+        raise CheckpointError(f"{where} has the shape {shown(entry.get('shape'))}; expected positive integers")
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"{where} has data_offsets {shown(entry.get('data_offsets'))}; expected [start, end]")
+    start, stop = base + offsets[0], base + offsets[1]
+    if stop > size:
+        raise CheckpointError(f"{where} ends at byte {stop:,}, but the file has {size:,}; it is truncated")
+    wanted = math.prod(shape) * _ITEM_BYTES[dtype]
+    if stop - start != wanted:
+        raise CheckpointError(f"{where}: {dtype}{shape} takes {wanted:,} bytes, but its range has {stop - start:,}")
+    return StoredTensor(file, dtype, tuple(shape), start, stop)
+
+
+def _natural_numbers(value: object) -> list[int] | None:
+    """Return `value` if it is a list of integers from 0 to 2^63 - 1, else None."""
+    if not isinstance(value, list):
+        return None
+    natural = all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 63 for item in value)
+    return value if natural else None
+
+
+def _check_ranges(file: Path, tensors: dict[str, StoredTensor], base: int, size: int) -> None:
+    """Byte ranges must follow each other without overlap or hole up to the end of the file, as the format asks."""
+    position, previous = base, "the header"
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if tensor.start < position:
+            raise CheckpointError(f"{file}: tensors {previous} and {brief(name)} overlap; download the file again")
+        if tensor.start > position:
+            raise CheckpointError(
+                f"{file}: {tensor.start - position:,} bytes between {previous} and {brief(name)} belong to no tensor"
+            )
+        position, previous = tensor.stop, brief(name)
+    if position != size:
+        raise CheckpointError(f"{file}: {size - position:,} bytes after {previous} belong to no tensor")
+
+
+def _sample(stream: BinaryIO, size: int, pieces: int = 16, piece_bytes: int = 4096) -> bytes:
+    """Return the SHA-256 of pieces spread over the file.
+
+    It tells two trainings of one architecture apart without reading all of them.
+    """
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    for piece in range(pieces):
+        stream.seek(piece * max(0, size - piece_bytes) // (pieces - 1))
+        digest.update(stream.read(piece_bytes))
+    return digest.digest()

@@ -1,0 +1,83 @@
+"""A source that is no file at all: config and tensors in memory, some of them quantised already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quant.config import ModelConfig
+from quant.families import parse_config
+from quant.sources import Grouped, Rows, Source, TensorInfo
+
+
+class MemorySource(Source):
+    """A model made of arrays. Config and tokenizer files are made from values, as a single-file source has to."""
+
+    def __init__(self, config: Mapping[str, Any], contents: Mapping[str, Rows | Grouped], name: str = "memory") -> None:
+        self._config = config
+        self._contents = contents
+        self._name = name
+        self.reads: list[tuple[str, int, int]] = []
+        self.closed = False
+
+    @property
+    def path(self) -> Path:
+        """A path that does not exist."""
+        return Path(self._name)
+
+    @property
+    def fingerprint(self) -> str:
+        """A constant."""
+        return "0" * 64
+
+    @property
+    def config(self) -> ModelConfig:
+        """The numbers of the model."""
+        return parse_config(self._config)
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The two files that every model folder has."""
+        return {"config.json": json.dumps(self._config).encode(), "tokenizer.json": b"{}"}
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """What each array is."""
+        return {name: _info(content) for name, content in self._contents.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | Grouped:
+        """Copy rows of an array."""
+        content, rows = self._contents[name], slice(start, stop)
+        self.reads.append((name, start, _info(content).shape[0] if stop is None else stop))
+        if isinstance(content, Grouped):
+            parts = (part[rows].copy() for part in (content.codes, content.scales, content.zeros))
+            return Grouped(*parts, content.group_size)
+        return content[rows].copy()
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Do nothing: the arrays are not this object's."""
+
+    def close(self) -> None:
+        """Remember that it was called."""
+        self.closed = True
+
+
+def grouped(shape: tuple[int, int], bits: int, group_size: int, random: np.random.Generator) -> Grouped:
+    """Return random codes, scales and zero points of every value that so many bits have."""
+    groups = (shape[0], shape[1] // group_size)
+    codes, zeros = (random.integers(0, 1 << bits, size, dtype=np.uint8) for size in (shape, groups))
+    codes.flat[0] = (1 << bits) - 1
+    scales = random.uniform(1e-3, 1e-1, groups).astype(np.float16)
+    return Grouped(codes, scales, zeros, group_size)
+
+
+def _info(content: Rows | Grouped) -> TensorInfo:
+    if isinstance(content, Grouped):
+        parts = (content.codes, content.scales, content.zeros)
+        dtype = "u4" if content.codes.max() < 16 else "u8"
+        return TensorInfo(content.codes.shape, dtype, sum(part.nbytes for part in parts), content.group_size)
+    return TensorInfo(content.shape, "f32", content.nbytes)
