@@ -14,7 +14,7 @@ from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError
 from qwchat.events import Finished, Prefilled, Step
 from qwchat.generation.engine import Engine
 from qwchat.generation.sampling import SamplingSettings
-from tests.cpu.decoder import Decoder, config, random_folder
+from tests.cpu.decoder import config, random_folder, reference
 from tests.cpu.kernels.packed import KINDS, Folder, random_packed
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
@@ -44,7 +44,7 @@ def engine(folder: Folder, **options: int) -> Iterator[Engine]:
 def test_logits_equal_the_decoder(changes: dict[str, object]) -> None:
     folder = random_folder(config(**changes))
     ids = IDS[:150]
-    expected = Decoder(folder).logits(ids)
+    expected = reference(folder).logits(ids)
     with engine(folder, threads=2, context=512 if "rope_scaling" not in changes else 256) as built:
         error = np.abs(built.logits(ids) - expected).max()
     assert error < 1e-5 * np.abs(expected).max()
@@ -61,7 +61,7 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
             part = "row_scales" if "row_scales" in quantised.parts else "scales"
             quantised.parts[part] *= quantised.parts[part].dtype.type(1e-4 if part == "row_scales" else 0.02)
             folder._tensors[name] = quantised
-    expected = Decoder(folder).logits(IDS[:40])
+    expected = reference(folder).logits(IDS[:40])
     with engine(folder, threads=1) as built:
         logits = built.logits(IDS[:40])
     # An activation next to a rounding boundary may fall to the other side: compare in the mean.
