@@ -13,6 +13,7 @@ from typing import Literal
 
 from quant.errors import QuantError
 from qwchat import models_folder
+from qwchat.characters import harmless
 from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.options import DoctorOptions
@@ -21,7 +22,7 @@ from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
-from qwchat.markdown.styles import DIM, RED, Look, harmless
+from qwchat.markdown.styles import DIM, RED, Look
 
 State = Literal["ok", "warning", "error"]
 

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from qwchat.characters import harmless
 from qwchat.chat.attachments import MOST_BYTES, Attachment, Found, read, text_of
+from qwchat.chat.view.colour import ColourChoice, can_rewrite, look_of
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import Form
 from qwchat.errors import UsageError
-from qwchat.markdown.styles import ColourChoice, can_rewrite, harmless, look_of
 
 
 class Streams:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from qwchat.chat.view.colour import look_of
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.progress import byte_progress
 from qwchat.chat.view.screen import Screen
@@ -16,7 +17,7 @@ from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
 from qwchat.chat.view.units import data_size, duration, wait
 from qwchat.events import Done, FinishReason, Prefilled, Stats
-from qwchat.markdown.styles import Look, look_of
+from qwchat.markdown.styles import Look
 
 PLAIN = Look(terminal=True, emphasis=False, colour=False)
 
