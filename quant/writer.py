@@ -35,7 +35,7 @@ from quant.container import (
     is_model_folder,
 )
 from quant.errors import ContainerError, DestinationBusyError, DiskFullError, UsageError
-from quant.files import read_bounded, read_json_object, show_bytes
+from quant.files import read_bounded, read_json_object, show_bytes, sync_folder
 from quant.formats import layout
 
 JOURNAL_NAME = "journal.jsonl"
@@ -188,11 +188,11 @@ class ModelWriter:
                 _write_file(self.partial / name, data)
             _write_file(self.partial / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
             (self.partial / JOURNAL_NAME).unlink()
-            _sync_folder(self.partial)
+            sync_folder(self.partial)
             if force and self.destination.exists():
                 self.destination.rename(self._replaced)
             self.partial.rename(self.destination)
-            _sync_folder(self.destination.parent)
+            sync_folder(self.destination.parent)
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def discard(self) -> None:
@@ -388,14 +388,3 @@ def _write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:  # some file systems cannot sync folders
-            raise
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.files import parse_json_object
+from quant.files import parse_json_object, sync_folder
 from qwchat.conversation.title import clean
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError, UsageError
@@ -153,8 +153,8 @@ class SessionFile:
             file._write(line)
             os.fsync(descriptor)
             path.rename(folder / FILE_NAME)
-            _sync_folder(folder)
-            _sync_folder(folder.parent)
+            sync_folder(folder)
+            sync_folder(folder.parent)
         except OSError as error:
             os.close(descriptor)
             raise _cannot_save(folder.name, error) from error
@@ -337,14 +337,6 @@ def locked_folder(folder: Path) -> Iterator[None]:
             if error.errno not in _UNLOCKABLE:
                 raise
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
