@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -25,6 +24,7 @@ from quant.config import ModelConfig, parameter_count
 from quant.errors import CheckpointError, FormatError, UsageError
 from quant.files import COPIED_FILES, parse_json_object, read_bounded
 from quant.formats import PackedTensor
+from quant.machine import usable_processors
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import Compiling, Stage, Waiting
@@ -152,7 +152,7 @@ def convert(
                 for name in dict.fromkeys(tensor.format for tensor in plans):
                     yield from machine_code.compile_for(name)
                 try:
-                    yield from _write_tensors(checkpoint, plans, writer, threads or _cpu_count())
+                    yield from _write_tensors(checkpoint, plans, writer, threads or len(usable_processors()))
                 except (CheckpointError, FormatError):
                     writer.discard()
                     raise
@@ -312,7 +312,3 @@ def _header(checkpoint: Checkpoint, settings: Settings) -> dict[str, object]:
         },
         "settings": {"preset": settings.preset, "group_size": settings.group_size},
     }
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
