@@ -211,8 +211,3 @@ def make_private(folder: Path) -> bool:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     return is_private(folder.lstat())
-
-
-def show_bytes(count: int) -> str:
-    """A size for messages: 15.23 GB, 12.3 MB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -35,8 +35,9 @@ from quant.container import (
     is_model_folder,
 )
 from quant.errors import ContainerError, DestinationBusyError, DiskFullError, UsageError
-from quant.files import read_bounded, read_json_object, show_bytes, sync_folder
+from quant.files import read_bounded, read_json_object, sync_folder
 from quant.formats import layout
+from quant.units import data_size
 
 JOURNAL_NAME = "journal.jsonl"
 SYNC_BYTES = 64 << 20
@@ -123,8 +124,8 @@ class ModelWriter:
         free = shutil.disk_usage(self.destination.parent).free
         if free + already < wanted:
             raise DiskFullError(
-                f"{self.destination.parent} has {show_bytes(free)} free, the model needs {show_bytes(wanted)}"
-                f"{f' ({show_bytes(already)} of it already written)' if already else ''}; "
+                f"{self.destination.parent} has {data_size(free, 2)} free, the model needs {data_size(wanted, 2)}"
+                f"{f' ({data_size(already, 2)} of it already written)' if already else ''}; "
                 "free some space or choose another destination"
             )
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 from quant.errors import QuantError
 from quant.machine import processor_count
+from quant.units import data_size
 from qwchat import models_folder
 from qwchat.characters import harmless
-from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.options import DoctorOptions
 from qwchat.cli.prepare import chosen

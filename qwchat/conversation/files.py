@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.files import parse_json_object, sync_folder
+from quant.units import binary_size
 from qwchat.conversation.title import clean
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError, UsageError
@@ -199,7 +200,7 @@ class SessionFile:
         if not self._unwritten:
             return
         if self._size + len(self._unwritten) > MAX_BYTES:
-            raise SessionError(f"session {self.folder.name} has reached {MAX_BYTES >> 20} MiB: begin a new one")
+            raise SessionError(f"session {self.folder.name} has reached {binary_size(MAX_BYTES)}: begin a new one")
         if self._lines + self._unwritten.count(b"\n") > MAX_LINES:
             raise SessionError(f"session {self.folder.name} has reached {MAX_LINES:,} lines: begin a new one")
         try:
@@ -265,7 +266,7 @@ def _open(folder: Path, flags: int) -> int:
 def _read_all(descriptor: int, session_id: str) -> bytes:
     if os.fstat(descriptor).st_size > MAX_BYTES:
         raise SessionError(
-            f"session {session_id} is bigger than {MAX_BYTES >> 20} MiB, which no conversation is: "
+            f"session {session_id} is bigger than {binary_size(MAX_BYTES)}, which no conversation is: "
             f"qwchat sessions rm {session_id} removes it"
         )
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.units import binary_size
 from qwchat.errors import NotEnoughMemoryError
 
 _MEMINFO = Path("/proc/meminfo")
@@ -53,7 +54,7 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise NotEnoughMemoryError(
-            f"{purpose} needs {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: {remedy}"
+            f"{purpose} needs {binary_size(needed)} of memory, and {binary_size(available)} are free: {remedy}"
         )
 
 

@@ -160,7 +160,9 @@ def test_out_of_range_values_are_refused() -> None:
 def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = random_folder(config())
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
-    with pytest.raises(NotEnoughMemoryError, match=r"KV cache of 4,096 tokens needs 0\.0 GiB"):
+    with pytest.raises(
+        NotEnoughMemoryError, match=r"KV cache of 4,096 tokens needs 4 MiB of memory, and 976\.6 KiB are free"
+    ):
         Engine(folder)
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     monkeypatch.setattr(np, "zeros", _no_memory)
