@@ -27,6 +27,7 @@ from statistics import median
 import numpy as np
 
 import qwchat
+from quant.machine import usable_processors
 from qwchat.api import Model
 from qwchat.events import Finished
 from qwchat.request import Request, SamplingSettings
@@ -113,7 +114,7 @@ def undisturbed(
 
 def measure(model: Model, rounds: int, prompt: int, new: int) -> tuple[dict[str, tuple[float, float]], float]:
     """Medians of :func:`speeds` by case, and the largest share of a core that others took from one that counts."""
-    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    cores = sorted(usable_processors(), reverse=True)
     cases = [case for case in CASES if case.loops <= len(cores)]
     found: dict[str, list[tuple[float, float]]] = {case.name: [] for case in cases}
     worst = 0.0

@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks.real_shapes import qwchat
 from benchmarks.startup import time_to_text
+from quant.machine import usable_processors
 
 LIMIT = 0.1  # of the time that reading again takes
 GENERATED = 24
@@ -236,7 +237,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warm", type=int, default=1, help="rounds before those that count")
     parser.add_argument("--kv", default="auto")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(usable_processors()))
     parser.add_argument("--work", type=Path, help="folder for the snapshot")
     parser.add_argument("--way", choices=(*WAYS, "write", "text"), help=argparse.SUPPRESS)
     parser.add_argument("--snapshot", type=Path, help=argparse.SUPPRESS)

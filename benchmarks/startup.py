@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.real_shapes import qwchat
+from quant.machine import usable_processors
 from qwchat.chat.view.table import table
 
 PROMPT = "Hello"
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="the same model for llama.cpp")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cold-rounds", type=int, default=1, help="runs that compile everything")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(usable_processors()))
     options = parser.parse_args()
     figures = measure(options, lambda text: print(text, file=sys.stderr, flush=True))
     print(as_text(figures), end="\n\n")

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
@@ -52,6 +51,7 @@ from benchmarks.gguf_files import make_gguf
 from benchmarks.make_checkpoint import PUBLISHED, copy_tokenizer, make_checkpoint, read_config
 from benchmarks.processes import EngineError, Pool, Process, busy_seconds, open_context
 from benchmarks.report import as_data, as_text
+from quant.machine import usable_processors
 
 CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",))}
 SURVEY_TOKENS = 8
@@ -289,7 +289,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=30, help="of each class; then what is left is left out")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens of one decode measurement")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=len(usable_processors()))
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="folder of the models")
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of shapes.json and 7b-instruct/")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out load time and memory")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from quant.errors import CheckpointError, FormatError, UsageError
 from quant.families import parameter_count
 from quant.formats import PackedTensor, layout, linear
+from quant.machine import usable_processors
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import Compiling, Stage, Waiting
@@ -149,7 +149,7 @@ def convert(
                 for name in dict.fromkeys(tensor.format for tensor in plans):
                     yield from machine_code.compile_for(name)
                 try:
-                    yield from _write_tensors(opened, plans, writer, threads or _cpu_count())
+                    yield from _write_tensors(opened, plans, writer, threads or len(usable_processors()))
                 except (CheckpointError, FormatError):
                     writer.discard()
                     raise
@@ -309,7 +309,3 @@ def _header(source: Source, settings: Settings) -> dict[str, object]:
         },
         "settings": {"preset": settings.preset, "group_size": settings.group_size},
     }
-
-
-def _cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

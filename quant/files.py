@@ -1,11 +1,13 @@
-"""The small files of a model, and reading untrusted files: regular files only, a size limit, one clear error."""
+"""Files: reading untrusted ones within a limit, private ones, and replacing one as a whole."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -111,6 +113,111 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def show_bytes(count: int) -> str:
-    """A size for messages: 15.23 GB, 12.3 MB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o600, *, durable: bool = True, part: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield a new file that takes the place of `path`, which need not exist, when the block ends without an exception.
+
+    Until then `path` is as it was; the file of a block that fails is removed. A link is replaced, not followed.
+
+    Args:
+        path: the name of the file; its folder exists.
+        mode: the permissions.
+        durable: wait until the bytes are on the disk, so that a power cut leaves the old or the new content. Not worth
+            its time for what can be made again and carries a checksum.
+        part: where the new file lies until then, for a `path` that one process writes at a time: what a killed process
+            left there is removed. By default a name of its own beside `path`.
+
+    Raises:
+        OSError: it cannot be written, or `path` is a folder, a pipe or a device.
+    """
+    import tempfile
+
+    if _is_special(path):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if part is None:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        part = Path(name)
+    else:
+        part.unlink(missing_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        part.chmod(mode)
+        part.replace(path)
+    except BaseException:  # Ctrl-C too.
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether `path` is neither a file nor a link, so that a rename would destroy it."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode))
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in the folder `path` are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # Some file systems cannot sync folders.
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_private(status: os.stat_result) -> bool:
+    """Return whether a file belongs to the user and others cannot write to it."""
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+class NotPrivateError(OSError):
+    """Others than the user could have written the file."""
+
+
+def open_private(path: Path, *, buffering: int = -1) -> BinaryIO:
+    """Open for reading the regular file `path`, which only the user can have written; a link is not followed.
+
+    Raises:
+        NotPrivateError: it belongs to another user, others can write it, or it is not a regular file.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or not is_private(status):
+        os.close(descriptor)
+        raise NotPrivateError(errno.EPERM, "it is not a file that only you can write", str(path))
+    return os.fdopen(descriptor, "rb", buffering)
+
+
+def read_private(path: Path, max_bytes: int) -> bytes | None:
+    """Return the content of the file `path`, which lies in a folder that only the user can write.
+
+    Return None if the file does not exist, cannot be read, is longer than `max_bytes`, or others could have written it.
+    """
+    try:
+        if not is_private(path.parent.lstat()):
+            return None
+        with open_private(path) as file:
+            data = file.read(max_bytes + 1)
+    except OSError:
+        return None
+    return data if len(data) <= max_bytes else None
+
+
+def make_private(folder: Path) -> bool:
+    """Create `folder` and those above it where they are missing. Return whether only the user can write into it.
+
+    Raises OSError if it cannot be created.
+    """
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return is_private(folder.lstat())

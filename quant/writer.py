@@ -35,8 +35,9 @@ from quant.container import (
     is_model_folder,
 )
 from quant.errors import ContainerError, DestinationBusyError, DiskFullError, UsageError
-from quant.files import read_bounded, read_json_object, show_bytes
+from quant.files import read_bounded, read_json_object, sync_folder
 from quant.formats import layout
+from quant.units import data_size
 
 JOURNAL_NAME = "journal.jsonl"
 SYNC_BYTES = 64 << 20
@@ -123,8 +124,8 @@ class ModelWriter:
         free = shutil.disk_usage(self.destination.parent).free
         if free + already < wanted:
             raise DiskFullError(
-                f"{self.destination.parent} has {show_bytes(free)} free, the model needs {show_bytes(wanted)}"
-                f"{f' ({show_bytes(already)} of it already written)' if already else ''}; "
+                f"{self.destination.parent} has {data_size(free, 2)} free, the model needs {data_size(wanted, 2)}"
+                f"{f' ({data_size(already, 2)} of it already written)' if already else ''}; "
                 "free some space or choose another destination"
             )
 
@@ -188,11 +189,11 @@ class ModelWriter:
                 _write_file(self.partial / name, data)
             _write_file(self.partial / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
             (self.partial / JOURNAL_NAME).unlink()
-            _sync_folder(self.partial)
+            sync_folder(self.partial)
             if force and self.destination.exists():
                 self.destination.rename(self._replaced)
             self.partial.rename(self.destination)
-            _sync_folder(self.destination.parent)
+            sync_folder(self.destination.parent)
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def discard(self) -> None:
@@ -388,14 +389,3 @@ def _write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:  # some file systems cannot sync folders
-            raise
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,6 @@ forged one can do no more than spare a check.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import threading
 import time
@@ -17,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quant.container import ModelFolder
-from quant.native.store import cache_root, is_private
+from quant.files import make_private, read_private
+from quant.native.store import cache_root
 from quant.verification import Verification, state_of
 from qwchat.cpu.kernels.cores import default_threads
 from qwchat.errors import DamagedModelError
@@ -136,23 +136,8 @@ def settle(folder: ModelFolder, state: str, *, intact: bool) -> None:
 
 def known_states() -> list[str]:
     """The states that were found intact, the latest first; none where the file is not to be trusted."""
-    path = record_path()
-    try:
-        if not is_private(path.parent.lstat()):
-            return []
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return []
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not is_private(status):
-            return []
-        data = os.read(descriptor, (_STATE_LENGTH + 1) * _MOST_STATES)
-    except OSError:
-        return []
-    finally:
-        os.close(descriptor)
-    lines = data.decode("ascii", "replace").split("\n")
+    data = read_private(record_path(), (_STATE_LENGTH + 1) * _MOST_STATES)
+    lines = (data or b"").decode("ascii", "replace").split("\n")
     return [line for line in lines if len(line) == _STATE_LENGTH]
 
 
@@ -176,9 +161,7 @@ def record_path() -> Path:
 def _write(states: list[str]) -> None:
     path = record_path()
     try:
-        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        if is_private(path.parent.lstat()):
+        if make_private(path.parent):
             replace_text(path, "".join(f"{state}\n" for state in states[:_MOST_STATES]), 0o600)
     except OSError:
         return

@@ -13,6 +13,7 @@ key, and every object must have its checksum; anything else counts as absent and
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -22,11 +23,11 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from quant.errors import UsageError
+from quant.files import is_private, make_private, read_private, replacing
 from quant.native import level
 
 Progress = Callable[[str, float], None]  # what is compiled now, and its share of the work (see `costs`)
@@ -36,12 +37,6 @@ _DAY = 86_400  # seconds
 _UNUSED_DAYS = 30
 _HEADER_LIMIT = 1 << 20
 _LIMIT = 64 << 20  # bytes; all kernels together are some hundred KB
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
-
-def is_private(status: os.stat_result) -> bool:
-    """Return whether a file belongs to the user and others cannot write to it."""
-    return status.st_uid == os.geteuid() and not status.st_mode & _OTHERS_WRITE
 
 
 def cache_root() -> Path:
@@ -121,9 +116,7 @@ class ObjectStore:
         """The folder, or one for this process where that is not private or cannot be written."""
         folder = self.folder
         try:
-            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if is_private(folder.lstat()) and os.access(folder, os.W_OK | os.X_OK):
+            if make_private(folder) and os.access(folder, os.W_OK | os.X_OK):
                 return folder
         except OSError:
             pass
@@ -133,7 +126,7 @@ class ObjectStore:
 
     def load(self) -> dict[str, bytes]:
         """Return what is kept, symbol to object code; empty where nothing is, or nothing to be trusted."""
-        data = _read(self.folder / self._file_name)
+        data = read_private(self.folder / self._file_name, _LIMIT)
         if data is None:
             return {}
         _note_use(self.folder)
@@ -144,7 +137,7 @@ class ObjectStore:
         path = self.folder / self._file_name
         if not path.exists():
             return False
-        data = _read(path)
+        data = read_private(path, _LIMIT)
         return data is None or self._parse(data) is None
 
     def save(self, objects: Mapping[str, bytes]) -> None:
@@ -159,15 +152,8 @@ class ObjectStore:
             for symbol, code in together.items()
         ]
         header = json.dumps({"key": self.key, "objects": listed}).encode() + b"\n"
-        temporary = None
-        try:
-            descriptor, temporary = tempfile.mkstemp(dir=self.writable_folder, prefix=f"{self._file_name}-")  # 0600
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(header + b"".join(together.values()))
-            Path(temporary).replace(self.writable_folder / self._file_name)
-        except OSError:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError), replacing(self.writable_folder / self._file_name, durable=False) as file:
+            file.write(header + b"".join(together.values()))
 
     def prune(self) -> None:
         """Remove the store's folders of other versions, processors and levels that were unused for thirty days."""
@@ -180,7 +166,7 @@ class ObjectStore:
         except OSError:  # Another process was quicker, or the folder is not ours to tidy.
             return
 
-    @contextmanager
+    @contextlib.contextmanager
     def exclusive(self, waiting: Callable[[], object] | None = None) -> Iterator[None]:
         """Be the only process that compiles for this store; the others wait.
 
@@ -257,21 +243,6 @@ class Lock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _read(path: Path) -> bytes | None:
-    """Return the bytes of a file that only the user could have written."""
-    try:
-        if not is_private(path.parent.lstat()):
-            return None
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or not is_private(status) or status.st_size > _LIMIT:
-            return None
-        return file.read()
 
 
 def _note_use(folder: Path) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quant.units import binary_size
 from qwchat.chat.file_names import Lines, Named, Source, find, is_pattern, safe_name
 from qwchat.chat.view.units import token_count
 from qwchat.errors import UsageError
@@ -191,7 +192,7 @@ def _lines_unified(text: str) -> str:
 
 def _part_of_big_file(source: Source, file: io.BufferedReader) -> Attachment:
     """Lines of a file that is too big to be read as a whole: up to the last line wanted, in pieces."""
-    size = f"{MOST_BYTES >> 20} MiB, more than any context holds"
+    size = f"{binary_size(MOST_BYTES)}, more than any context holds"
     if source.lines is None or not file.seekable():
         raise UsageError(f"{source.name} is bigger than {size}: name the lines wanted, as in {source.name}:1-100")
     file.seek(0)

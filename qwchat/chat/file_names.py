@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from quant.files import is_regular
+from qwchat.characters import harmless
 from qwchat.errors import UsageError
-from qwchat.markdown.styles import harmless
 from qwchat.writing import path_of, real_path
 
 MOST_FILES = 100  # of one pattern

@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from quant.units import binary_size
 from qwchat.errors import SnapshotError
 
 FILE_NAME = "kv.snapshot"  # in the session's folder
@@ -118,10 +119,10 @@ class Snapshots:
         needed = self._model.cache_bytes
         if needed > self._limit:
             return (
-                f"a snapshot of {needed >> 20:,} MiB is more than snapshot-limit: the conversation will be read again"
+                f"a snapshot of {binary_size(needed)} is more than snapshot-limit: the conversation will be read again"
             )
         if shutil.disk_usage(path.parent).free < _SPARE * needed:
-            return f"there is too little room on the disk for a snapshot of {needed >> 20:,} MiB"
+            return f"there is too little room on the disk for a snapshot of {binary_size(needed)}"
         others = []
         for other in path.parent.parent.glob(f"*/{FILE_NAME}"):
             status = other.lstat()

@@ -7,12 +7,12 @@ import importlib
 import os
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from quant.presets import PRESETS
-from qwchat.cli import completion, config_options, options, session_options
+from qwchat.cli import completion, config_options, options, session_options, typer_parts
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.main import guarded
 from qwchat.cli.parsing import Command, Group
@@ -85,9 +85,6 @@ _GROUPS: tuple[tuple[str, str, _Commands], ...] = (
 
 _NEGATIVE = re.compile(r"-\.?\d")
 
-# Where Typer's errors of parsing come from: BadParameter is a UsageError is a ClickException.
-_PARSER_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
-
 
 def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
     """Run the command line; its exit code. Raises what the parser and the commands raise, for ``main`` to explain."""
@@ -98,7 +95,7 @@ def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
         code = _app(completing=completing)(
             expanded(arguments), prog_name="qwchat", standalone_mode=False, obj=services or Services()
         )
-    except _PARSER_ERROR as error:
+    except typer_parts.PARSER_ERROR as error:
         raise UsageError(_sentence(error)) from error
     except SystemExit as end:  # How Typer leaves where what it prints meets a closed pipe; and it exits with 1.
         if isinstance(end.__context__, BrokenPipeError):
@@ -124,10 +121,9 @@ def expanded(words: Sequence[str]) -> list[str]:
 
 def _sentence(error: Exception) -> str:
     """A parser's complaint in the manner of ours: one line, lower case, with where help is."""
-    text = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
-    command = "qwchat" if context is None else context.command_path
-    return f"{text[:1].lower()}{text[1:]} ({command} --help lists what there is)"
+    said, command = typer_parts.complaint(error)
+    text = " ".join(said.split()).rstrip(".")
+    return f"{text[:1].lower()}{text[1:]} ({command or 'qwchat'} --help lists what there is)"
 
 
 def _app(*, completing: bool) -> typer.Typer:

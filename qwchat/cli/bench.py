@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from quant.units import data_size
 from qwchat.chat.view.table import table
-from qwchat.chat.view.units import data_size
 from qwchat.cli.damage import remedied, wait_until_checked
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import BenchOptions

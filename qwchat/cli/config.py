@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from qwchat import models_folder
 from qwchat.chat.controls import Controls
+from qwchat.chat.editor.external import edit_file
 from qwchat.chat.view.table import one_line, table
 from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
 from qwchat.cli.exit_codes import ExitCode
@@ -87,18 +86,12 @@ def _brief(text: str) -> str:
 
 
 def edit(options: ConfigFile, services: Services) -> int:
-    """Open the file in $VISUAL or $EDITOR, and look for mistakes afterwards. A new file lists what it could say."""
+    """Open the file in the person's editor, and check it afterwards. A new file lists every setting."""
     streams = Streams()
     file = _file(project=options.project)
     if not file.exists():
         editing.write(file, editing.template(project=options.project))
-    command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    try:
-        ended = subprocess.run([*shlex.split(command), str(file)], check=False).returncode
-    except (OSError, ValueError) as error:
-        raise QwchatError(f"cannot start the editor {command!r}: set EDITOR to another one, or open {file}") from error
-    if ended:
-        raise QwchatError(f"the editor {command!r} failed with code {ended}")
+    edit_file(file, f"{file} is as the editor left it")
     files.values_of(files.read(file), project=options.project)
     streams.screen.notice(f"{file} is fine")
     return ExitCode.OK

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from quant.errors import QuantError
+from quant.machine import processor_count
+from quant.units import data_size
 from qwchat import models_folder
-from qwchat.chat.view.units import data_size
+from qwchat.characters import harmless
 from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.options import DoctorOptions
 from qwchat.cli.prepare import chosen
@@ -21,7 +23,7 @@ from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
-from qwchat.markdown.styles import DIM, RED, Look, harmless
+from qwchat.markdown.styles import DIM, RED, Look
 
 State = Literal["ok", "warning", "error"]
 
@@ -29,7 +31,6 @@ _LITTLE_MEMORY = 1 << 30
 _LITTLE_DISK = 1 << 30
 _NAMED = 5
 _PROCESSORS = Path("/proc/cpuinfo")
-_MEMORY = Path("/proc/meminfo")
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
@@ -128,7 +129,7 @@ def _threads() -> tuple[State, str, str]:
     from qwchat.cpu.kernels.cores import default_threads
 
     threads = default_threads()
-    found = f"{threads} by default, {os.cpu_count()} processors in all"
+    found = f"{threads} by default, {processor_count()} processors in all"
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > threads:
         return "warning", f"{found}, load {load:.1f}", "other programs keep the processor busy: answers come slower"
@@ -136,24 +137,16 @@ def _threads() -> tuple[State, str, str]:
 
 
 def _memory() -> tuple[State, str, str]:
-    from qwchat.cpu.memory import available_memory
+    from qwchat.cpu.memory import available_memory, total_memory
 
     available = available_memory()
     if available is None:
         return "ok", "the system does not say how much is free", ""
-    total = _total_memory()
+    total = total_memory()
     found = f"{data_size(available)} free" + (f" of {data_size(total)}" if total else "")
     if available < _LITTLE_MEMORY:
         return "warning", found, "close other programs, or use a small model and a short context (--ctx)"
     return "ok", found, ""
-
-
-def _total_memory() -> int | None:
-    try:
-        fields = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
-        return int(fields["MemTotal"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
 
 
 def _gpu() -> tuple[State, str, str]:

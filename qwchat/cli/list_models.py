@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from quant.files import is_regular
+from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.view.table import table
-from qwchat.chat.view.units import data_size
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ListOptions
 from qwchat.cli.report import dumps

@@ -107,7 +107,7 @@ def _explanation(error: Exception) -> str:
 
 
 def _tell(text: str) -> None:
-    from qwchat.markdown.styles import harmless
+    from qwchat.characters import harmless
 
     try:
         sys.stderr.write(f"qwchat: {harmless(' '.join(text.split()))}\n")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qwchat.chat.view.colour import ColourChoice, can_rewrite
 from qwchat.chat.view.reply import Rendering, ReplyView
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.prepare import prepare
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
-from qwchat.markdown.styles import ColourChoice, can_rewrite
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from qwchat.characters import harmless
 from qwchat.chat.view.table import one_line, pairs, table
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.report import dumps
@@ -18,7 +19,7 @@ from qwchat.conversation.export import Talk, as_json, as_markdown, exported, for
 from qwchat.conversation.files import FILE_NAME, Content
 from qwchat.conversation.store import Entry, Store
 from qwchat.errors import SessionError, UsageError
-from qwchat.markdown.styles import BOLD, harmless
+from qwchat.markdown.styles import BOLD
 
 _AROUND = 100  # characters of a long line that are shown on each side of a match
 

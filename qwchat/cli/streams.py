@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from quant.units import binary_size
+from qwchat.characters import harmless
 from qwchat.chat.attachments import MOST_BYTES, Attachment, Found, read, text_of
+from qwchat.chat.view.colour import ColourChoice, can_rewrite, look_of
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import Form
 from qwchat.errors import UsageError
-from qwchat.markdown.styles import ColourChoice, can_rewrite, harmless, look_of
 
 
 class Streams:
@@ -55,7 +57,9 @@ def read_piped() -> str:
         return ""
     data = sys.stdin.buffer.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise UsageError(f"standard input is bigger than {MOST_BYTES >> 20} MiB, more than any context holds: cut it")
+        raise UsageError(
+            f"standard input is bigger than {binary_size(MOST_BYTES)}, more than any context holds: cut it"
+        )
     return text_of(data, "standard input").rstrip("\r\n")
 
 

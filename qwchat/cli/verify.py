@@ -6,9 +6,9 @@ import shlex
 import threading
 from typing import TYPE_CHECKING
 
+from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.view.progress import byte_progress
-from qwchat.chat.view.units import data_size
 from qwchat.cli.damage import TITLE, remedy_of
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import VerifyOptions

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from quant.units import binary_size
 from qwchat.constraints import schemas
 from qwchat.constraints.library import compiled, fits, grammar_of_regex, grammar_of_schema
 from qwchat.errors import UsageError
@@ -88,7 +89,7 @@ def split(given: Iterable[str]) -> tuple[str, ...]:
 
 def _check_size(what: str, text: str) -> None:
     if len(text.encode("utf-8", "surrogatepass")) > SIZE_LIMIT:
-        raise UsageError(f"{what} is larger than {SIZE_LIMIT >> 10} KiB, more than a constraint can be: shorten it")
+        raise UsageError(f"{what} is larger than {binary_size(SIZE_LIMIT)}, more than a constraint can be: shorten it")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UsageError(f"{what} holds half a character (a lone surrogate): remove it")
 

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.files import parse_json_object
+from quant.files import parse_json_object, sync_folder
+from quant.units import binary_size
 from qwchat.conversation.title import clean
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError, UsageError
@@ -153,8 +154,8 @@ class SessionFile:
             file._write(line)
             os.fsync(descriptor)
             path.rename(folder / FILE_NAME)
-            _sync_folder(folder)
-            _sync_folder(folder.parent)
+            sync_folder(folder)
+            sync_folder(folder.parent)
         except OSError as error:
             os.close(descriptor)
             raise _cannot_save(folder.name, error) from error
@@ -199,7 +200,7 @@ class SessionFile:
         if not self._unwritten:
             return
         if self._size + len(self._unwritten) > MAX_BYTES:
-            raise SessionError(f"session {self.folder.name} has reached {MAX_BYTES >> 20} MiB: begin a new one")
+            raise SessionError(f"session {self.folder.name} has reached {binary_size(MAX_BYTES)}: begin a new one")
         if self._lines + self._unwritten.count(b"\n") > MAX_LINES:
             raise SessionError(f"session {self.folder.name} has reached {MAX_LINES:,} lines: begin a new one")
         try:
@@ -265,7 +266,7 @@ def _open(folder: Path, flags: int) -> int:
 def _read_all(descriptor: int, session_id: str) -> bytes:
     if os.fstat(descriptor).st_size > MAX_BYTES:
         raise SessionError(
-            f"session {session_id} is bigger than {MAX_BYTES >> 20} MiB, which no conversation is: "
+            f"session {session_id} is bigger than {binary_size(MAX_BYTES)}, which no conversation is: "
             f"qwchat sessions rm {session_id} removes it"
         )
     try:
@@ -337,14 +338,6 @@ def locked_folder(folder: Path) -> Iterator[None]:
             if error.errno not in _UNLOCKABLE:
                 raise
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.units import binary_size
 from qwchat.errors import NotEnoughMemoryError
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def _system_available() -> int | None:
+def _of_system(field: str) -> int | None:
+    """Return the bytes that Linux states under the name `field`; None where it states nothing."""
     try:
         fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        return int(fields[field].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
 
@@ -35,8 +37,13 @@ def _cgroup_available() -> int | None:
 
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping; None where the system does not say."""
-    known = [amount for amount in (_system_available(), _cgroup_available()) if amount is not None]
+    known = [amount for amount in (_of_system("MemAvailable"), _cgroup_available()) if amount is not None]
     return min(known, default=None)
+
+
+def total_memory() -> int | None:
+    """Return the bytes of memory that the machine has; None where the system does not say."""
+    return _of_system("MemTotal")
 
 
 def require_memory(needed: int, purpose: str, remedy: str) -> None:
@@ -47,7 +54,7 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise NotEnoughMemoryError(
-            f"{purpose} needs {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free: {remedy}"
+            f"{purpose} needs {binary_size(needed)} of memory, and {binary_size(available)} are free: {remedy}"
         )
 
 

@@ -1,1 +1,1 @@
-"""Markdown as rows of a terminal, from a text that still grows.  Knows no chat."""
+"""Markdown as rows of a terminal, from a text that still grows. Does not know the chat."""

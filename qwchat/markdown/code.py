@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from qwchat.markdown.lexing import lexer_of, tokens_of
 from qwchat.markdown.width import Segment
-
-if TYPE_CHECKING:
-    from pygments.lexer import Lexer, RegexLexer
 
 LONGEST_LINE = 1000  # A longer line is not coloured: regular expressions can take time that grows with its square.
 _COMMENT = "90"
@@ -38,8 +35,6 @@ _COLOURS = (
     ("Generic.Subheading", "35"),
     ("Generic.Prompt", _COMMENT),
 )
-_MOST_STEPS_PER_CHARACTER = 50  # Of a lexer; the line stays as it is where that is not enough.
-_MAX_STATES = 64  # Of nested states of a lexer; more comes from broken code, and would be carried along for ever.
 
 
 class CodeState(NamedTuple):
@@ -54,7 +49,7 @@ def code_segments(line: str, language: str, state: CodeState) -> tuple[list[Segm
 
     The text of the segments is the line, whatever it holds. A language that Pygments does not know has no colours.
     """
-    lexer = _lexer(language.lower())
+    lexer = lexer_of(language.lower())
     if lexer is None or len(line) > LONGEST_LINE:
         return [(line, "")], state
     if state.comment:
@@ -63,7 +58,7 @@ def code_segments(line: str, language: str, state: CodeState) -> tuple[list[Segm
             return [(line, _COMMENT)], state
         rest, state = code_segments(line[end:], language, state._replace(comment=False))
         return [(line[:end], _COMMENT), *rest], state
-    tokens, stack = _tokens(lexer, line + "\n", state.stack)
+    tokens, stack = tokens_of(lexer, line + "\n", state.stack)
     segments: list[Segment] = []
     position = 0
     for start, kind, text in tokens:
@@ -92,84 +87,12 @@ def _opens_comment(line: str, start: int, kind: Any, deeper: int) -> bool:
     return not str(kind).startswith("Token.Literal")
 
 
-def _tokens(lexer: Lexer, text: str, stack: tuple[str, ...]) -> tuple[list[tuple[int, Any, str]], tuple[str, ...]]:
-    """The tokens of a line and the lexer's states after it."""
-    from pygments.lexer import ExtendedRegexLexer, LexerContext, RegexLexer
-
-    if isinstance(lexer, ExtendedRegexLexer):
-        if type(lexer).get_tokens_unprocessed is not ExtendedRegexLexer.get_tokens_unprocessed:
-            return list(lexer.get_tokens_unprocessed(text)), ("root",)
-        context = LexerContext(text, 0, list(stack))
-        return list(lexer.get_tokens_unprocessed(context=context)), tuple(context.stack)
-    if isinstance(lexer, RegexLexer):
-        return _regex_tokens(lexer, text, list(stack))
-    return list(lexer.get_tokens_unprocessed(text)), ("root",)
-
-
-def _regex_tokens(lexer: RegexLexer, text: str, stack: list[str]) -> tuple[list[tuple[int, Any, str]], tuple[str, ...]]:
-    """RegexLexer.get_tokens_unprocessed, but for the states, which the library's does not tell."""
-    from pygments.token import Error, Whitespace, _TokenType
-
-    rules: dict[str, Any] = lexer._tokens
-    tokens: list[tuple[int, Any, str]] = []
-    position = 0
-    for _ in range(_MOST_STEPS_PER_CHARACTER * len(text)):
-        if position >= len(text):
-            break
-        for matches, action, new_state in rules[stack[-1]]:
-            match = matches(text, position)
-            if not match:
-                continue
-            if isinstance(action, _TokenType):
-                tokens.append((position, action, match.group()))
-            elif action is not None:
-                tokens.extend(action(lexer, match))
-            moved = match.end() > position
-            position = match.end()
-            if new_state is not None:
-                _change(stack, new_state)
-            if moved or new_state is not None:
-                break
-        else:
-            end_of_line = text[position] == "\n"
-            if end_of_line:
-                stack[:] = ["root"]
-            tokens.append((position, Whitespace if end_of_line else Error, text[position]))
-            position += 1
-        if len(stack) > _MAX_STATES:
-            stack[:] = ["root"]
-    return [token for token in tokens if token[2]], tuple(stack)
-
-
-def _change(stack: list[str], new_state: Any) -> None:
-    for step in new_state if isinstance(new_state, tuple) else (new_state,):
-        if isinstance(step, int):
-            del stack[max(1, len(stack) + step) :]
-        elif step == "#pop":
-            del stack[max(1, len(stack) - 1) :]
-        else:
-            stack.append(stack[-1] if step == "#push" else step)
-
-
-@lru_cache(maxsize=32)
-def _lexer(language: str) -> Lexer | None:
-    if not re.fullmatch(r"[\w+#.-]{1,30}", language) or language in ("text", "txt", "plain", "plaintext"):
-        return None
-    from pygments.lexers import get_lexer_by_name
-    from pygments.util import ClassNotFound
-
-    try:
-        return get_lexer_by_name(language, startinline=True)
-    except ClassNotFound:
-        return None
-
-
 @lru_cache(maxsize=32)
 def _has_block_comments(language: str) -> bool:
-    lexer = _lexer(language)
+    lexer = lexer_of(language)
     if lexer is None:
         return False
-    tokens, _ = _tokens(lexer, "/* x */\n", ("root",))
+    tokens, _ = tokens_of(lexer, "/* x */\n", ("root",))
     return bool(tokens) and tokens[0][2] == "/* x */" and str(tokens[0][1]).startswith("Token.Comment")
 
 

@@ -15,7 +15,6 @@ the disk either.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import threading
 import zlib
@@ -26,7 +25,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.native.store import is_private
+from quant.files import NotPrivateError, open_private, replacing
 from qwchat.errors import SnapshotError
 from qwchat.model.decoder import Cache
 
@@ -63,16 +62,9 @@ def save(path: Path, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> 
 
     The file appears under its name when it is whole. Raises SnapshotError where it cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
-                _write(file, cache, ids, fingerprint)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path, durable=False, part=path.with_name(f"{path.name}.part")) as file:
+            _write(file, cache, ids, fingerprint)
     except OSError as error:
         raise SnapshotError(f"the snapshot {path} cannot be written: {error.strerror or error}") from error
     return file_bytes(cache, len(ids))
@@ -115,13 +107,10 @@ def restore(path: Path, cache: Cache, context: int, fingerprint: str, threads: i
 
 
 def _open(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    # Its checksums find accidents, not intentions.
-    if not stat.S_ISREG(status.st_mode) or not is_private(status):
-        os.close(descriptor)
-        raise SnapshotError(f"{path} is not a file that only you can write")
-    return os.fdopen(descriptor, "rb", buffering=0)
+    try:  # Its checksums find accidents, not intentions.
+        return open_private(path, buffering=0)
+    except NotPrivateError as error:
+        raise SnapshotError(f"{path} is not a file that only you can write") from error
 
 
 def _read_head(

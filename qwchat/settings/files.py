@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.files import open_regular
+from quant.units import binary_size
 from qwchat.errors import UsageError
 from qwchat.settings import toml
 from qwchat.settings.kinds import Value
@@ -103,7 +104,7 @@ def read(path: Path) -> Document:
     with open_regular(path, UsageError) as file:
         data = file.read(SIZE_LIMIT + 1)
     if len(data) > SIZE_LIMIT:
-        raise UsageError(f"{path} is bigger than {SIZE_LIMIT >> 10} KiB, more than a configuration can be")
+        raise UsageError(f"{path} is bigger than {binary_size(SIZE_LIMIT)}, more than a configuration can be")
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from quant.units import binary_size
 from qwchat.errors import UsageError
 from qwchat.settings.kinds import Text, Texts, Value, refuse
 from qwchat.writing import path_of
@@ -93,7 +94,7 @@ def _read(name: str, where: str) -> str:
     except ValueError as error:  # No path at all: a NUL, or half a character.
         raise UsageError(f"{where}: {name!r} is no name of a file (a schema begins with {{)") from error
     if len(data) > _FILE_LIMIT:
-        raise UsageError(f"{where}: {name} is larger than {_FILE_LIMIT >> 10} KiB, too much for a schema")
+        raise UsageError(f"{where}: {name} is larger than {binary_size(_FILE_LIMIT)}, too much for a schema")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,1 +1,1 @@
-"""Text around the model: tokens, templates, stop strings, defaults.  Knows no model."""
+"""Text around the model: tokens, templates, stop strings, defaults. Does not know the model."""

@@ -11,16 +11,17 @@ _ARRAYS.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from quant.files import replacing
 
 VERSION = 2  # before it, the kept pipeline was not checked
 # Characters up to which merging here is quicker than building the library's model: 1.8 microseconds each, and as many
@@ -136,12 +137,5 @@ def write(path: Path, facts: dict[str, Any], vocab: Mapping[str, int], merges: S
     header = {"sha256": _checksum(sizes, facts, payload), "sizes": sizes, "facts": facts}
     line = json.dumps(header).encode()
     line += b" " * (-(len(line) + 1) % 8) + b"\n"
-    temporary = None
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}-")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(line + payload)
-        Path(temporary).replace(path)
-    except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with contextlib.suppress(OSError), replacing(path, durable=False) as file:
+        file.write(line + payload)

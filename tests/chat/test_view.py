@@ -8,15 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from qwchat.chat.view.colour import look_of
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.progress import byte_progress
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.statistics import ending_notice, statistics_line
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
-from qwchat.chat.view.units import data_size, duration, wait
+from qwchat.chat.view.units import duration, wait
 from qwchat.events import Done, FinishReason, Prefilled, Stats
-from qwchat.markdown.styles import Look, look_of
+from qwchat.markdown.styles import Look
 
 PLAIN = Look(terminal=True, emphasis=False, colour=False)
 
@@ -166,14 +167,6 @@ def test_tables_and_pairs() -> None:
     )
     assert table(("title", ""), [("漢字\n\x1b[31m", "a"), ("é", "b")]) == "title\n漢字␊␛[31m  a\né           b"
     assert pairs([("model", "mini"), ("bits", "4.5")]) == "model  mini\nbits   4.5"
-
-
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (15_231_233_024, "15.2 GB"), (2e12, "2.0 TB")],
-)
-def test_sizes(count: float, shown: str) -> None:
-    assert data_size(count) == shown
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])

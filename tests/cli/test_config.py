@@ -153,9 +153,13 @@ def test_edit_offers_every_setting_and_checks_what_was_written(tmp_path: Path) -
     result = config(tmp_path, "edit", VISUAL="true")
     line = next(number for number, line in enumerate(own.read_text().splitlines(), 1) if line.startswith("seed"))
     assert result.stderr.decode().startswith(f"qwchat: error: {own}:{line}: seed must be from 0 to ")
-    assert config(tmp_path, "edit", EDITOR="false").stderr == b"qwchat: error: the editor 'false' failed with code 1\n"
+    failed = config(tmp_path, "edit", EDITOR="false")
+    assert failed.stderr.decode() == f"qwchat: error: false failed with exit code 1: {own} is as the editor left it\n"
     missing = config(tmp_path, "edit", EDITOR="/nowhere/editor")
-    assert missing.stderr.decode().startswith("qwchat: error: cannot start the editor '/nowhere/editor': set EDITOR ")
+    assert missing.stderr == (
+        b"qwchat: error: cannot run /nowhere/editor: No such file or directory: set $EDITOR to an editor\n"
+    )
+    assert (failed.returncode, missing.returncode) == (1, 1)
     config(tmp_path, "edit", "--project", EDITOR="true")
     assert "#model" not in (tmp_path / "work" / ".qwchat.toml").read_text()
 

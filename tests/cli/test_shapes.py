@@ -196,7 +196,7 @@ def test_blocks_are_those_of_commonmark() -> None:
 
 def test_a_schema_is_read_no_further_than_a_schema_is_long(tmp_path: Path) -> None:
     result = call("-p", "hi", "--json-schema", "/dev/zero", models=tmp_path)
-    assert errors(result) == ["qwchat: error: --json-schema: /dev/zero is larger than 1024 KiB, too much for a schema"]
+    assert errors(result) == ["qwchat: error: --json-schema: /dev/zero is larger than 1 MiB, too much for a schema"]
     assert result.returncode == 2
     (tmp_path / "latin").write_bytes(b'{"title": "\xe9"}')
     result = call("-p", "hi", "--json-schema", str(tmp_path / "latin"), models=tmp_path)

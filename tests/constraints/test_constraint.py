@@ -69,7 +69,7 @@ def test_what_nothing_fits_is_refused() -> None:
 
 
 def test_what_is_too_large_or_no_text_is_refused() -> None:
-    with pytest.raises(UsageError, match="the regular expression is larger than 1024 KiB"):
+    with pytest.raises(UsageError, match="the regular expression is larger than 1 MiB"):
         Constraint.regex("a" * (1 << 20) + "b")
     with pytest.raises(UsageError, match="the JSON schema holds half a character"):
         Constraint.json_schema('"\ud800"')

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from quant.errors import ContainerError
-from quant.files import MAX_JSON_VALUES, is_regular, parse_json_object, read_bounded
+from quant.files import (
+    MAX_JSON_VALUES,
+    NotPrivateError,
+    is_regular,
+    make_private,
+    open_private,
+    parse_json_object,
+    read_bounded,
+    read_private,
+    replacing,
+)
 from quant.values import shown
 
 
@@ -62,3 +72,85 @@ def test_values_are_shown_on_one_short_line() -> None:
         assert len(shown(value)) <= 60
         assert shown(value).isprintable()
     assert shown([1, None]) == "[1, None]"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, durable: bool, fixed: bool) -> None:
+    path, part = tmp_path / "file", tmp_path / "file.part" if fixed else None
+    if part is not None:
+        part.write_bytes(b"what a killed process left")
+    with replacing(path, 0o640, durable=durable, part=part) as file:
+        file.write(b"one")
+        assert not path.exists()
+    assert path.read_bytes() == b"one"
+    assert path.stat().st_mode & 0o777 == 0o640
+    for failure in (OSError(28, "No space left on device"), KeyboardInterrupt()):
+        with pytest.raises(type(failure)), replacing(path, durable=durable, part=part) as file:  # noqa: PT012
+            file.write(b"half of tw")
+            raise failure
+        assert path.read_bytes() == b"one"
+        assert names(tmp_path) == ["file"]
+
+
+def test_a_durable_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced, sync = tmp_path / "file", list[bool](), os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(path.exists())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with replacing(path, durable=False) as file:
+        file.write(b"one")
+    assert synced == []
+    path.unlink()
+    with replacing(path) as file:
+        file.write(b"two")
+    assert synced == [False]
+
+
+def test_a_private_file_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "private"
+    assert make_private(folder)
+    path = folder / "file"
+    path.write_bytes(b"text")
+    path.chmod(0o600)
+    assert read_private(path, 4) == b"text"
+    assert read_private(path, 3) is None
+    assert read_private(folder / "absent", 4) is None
+
+
+@pytest.mark.parametrize("trouble", ["file", "folder", "link", "pipe", "device", "owner"])
+def test_what_others_could_have_written_is_not_read(
+    tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "private"
+    assert make_private(folder)
+    path = folder / "file"
+    path.write_bytes(b"text")
+    path.chmod(0o600)
+    if trouble == "file":
+        path.chmod(0o620)
+    elif trouble == "folder":
+        folder.chmod(0o777)
+        assert not make_private(folder)
+    elif trouble == "owner":
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    else:
+        path.unlink()
+        if trouble == "link":
+            (folder / "real").write_bytes(b"text")
+            path.symlink_to("real")
+        elif trouble == "pipe":
+            os.mkfifo(path, 0o600)
+        else:
+            path.symlink_to("/dev/zero")
+    assert read_private(path, 4) is None
+    if trouble in ("file", "pipe", "owner"):
+        with pytest.raises(NotPrivateError, match="only you can write"):
+            open_private(path)

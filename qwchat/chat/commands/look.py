@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 
+from qwchat.characters import harmless, harmless_name
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.paths import paths
 from qwchat.chat.suggestions import Suggestion, fitting
@@ -15,7 +16,6 @@ from qwchat.chat.view.statistics import totals
 from qwchat.chat.view.table import pairs
 from qwchat.errors import UsageError
 from qwchat.events import Stats
-from qwchat.markdown.styles import harmless, harmless_name
 from qwchat.writing import path_of, real_path
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)

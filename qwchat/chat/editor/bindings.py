@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prompt_toolkit.application import get_app, run_in_terminal
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.document import Document
@@ -13,7 +13,7 @@ from prompt_toolkit.filters import Condition, emacs_insert_mode, has_completions
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
-from qwchat.chat.editor import blocks
+from qwchat.chat.editor import blocks, toolkit
 from qwchat.chat.editor.completion import take, walk
 from qwchat.chat.editor.external import edited
 from qwchat.chat.editor.paste import Folds, normalised
@@ -52,7 +52,7 @@ def bindings(folds: Folds, completer: Completer, buffer: Callable[[], Buffer]) -
 
     @Condition
     def alone() -> bool:
-        return not get_app().key_processor.input_queue
+        return not toolkit.keys_wait()
 
     # Not eager in front of another key: the two are Alt and that key, such as Alt-Enter.
     @keys.add("escape", filter=typing & emacs_insert_mode & has_completions, eager=alone)

@@ -12,6 +12,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, get_
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import History
 
+from qwchat.chat.editor import toolkit
 from qwchat.chat.editor.history import Entry, HistoryFile
 from qwchat.chat.editor.paste import Folds, Span
 from qwchat.chat.editor.reader import Suggest
@@ -134,11 +135,11 @@ class Remembered(History):
 
     def _known(self, shown: str) -> Entry | None:
         text, spans = self._folds.expanded(shown)
-        if not text.strip() or (self._loaded_strings and self._loaded_strings[0] == text):
+        if not text.strip() or self.get_strings()[-1:] == [text]:
             return None
         if spans:
             self.pastes[text] = tuple(spans)
-        self._loaded_strings.insert(0, text)
+        toolkit.remember(self, text)
         return Entry(text, tuple(spans))
 
 

@@ -7,14 +7,13 @@ import json
 import os
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quant.files import open_regular, parse_json
+from quant.files import open_regular, parse_json, replacing
 from qwchat.chat.editor.paste import Span
 
 MAX_BYTES = 2 << 20  # Then the older half goes.
@@ -94,14 +93,8 @@ class HistoryFile:
     def _halve(self) -> None:
         """Put a file with the newer half in the place of this one, at once."""
         newer = self._tail(MAX_BYTES // 2).partition(b"\n")[2]
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(newer)
-            Path(name).replace(self.path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(self.path) as file:
+            file.write(newer)
 
 
 def _entry(line: bytes) -> Entry | None:

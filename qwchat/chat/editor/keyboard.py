@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from itertools import zip_longest
 
 from prompt_toolkit.input import Input
-from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
-from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
+from qwchat.chat.editor import toolkit
 from qwchat.chat.interrupts import Stop
 
 ESCAPE_SECONDS = 0.05
@@ -32,8 +31,7 @@ _LINE_BREAKS = ("\x1b[27;2;13~", "\x1b[27;3;13~", "\x1b[13;2u", "\x1b[13;3u")
 
 def teach_line_breaks() -> None:
     """Let prompt-toolkit read Shift-Enter and Alt-Enter, however a terminal writes them, as Ctrl-J."""
-    for sequence in _LINE_BREAKS:
-        ANSI_SEQUENCES[sequence] = Keys.ControlJ
+    toolkit.teach(_LINE_BREAKS, Keys.ControlJ)
 
 
 class Keyboard:
@@ -80,14 +78,14 @@ class Keyboard:
             if any(key.key == Keys.ControlC for key in others):
                 stop = "interrupt"
             kept = [key for key in others if key.key not in (Keys.ControlC, *_NO_KEYS)]
-            store_typeahead(self._input, kept)
+            toolkit.type_ahead(self._input, kept)
         return stop
 
     def _typed_early(self) -> Stop | None:
         """Ctrl-C behind the Enter that sent this question, read together with it by the prompt."""
-        waiting = get_typeahead(self._input)
+        waiting = toolkit.take_typed_ahead(self._input)
         early = bool(waiting) and waiting[0].key == Keys.ControlC
-        store_typeahead(self._input, waiting[1:] if early else waiting)
+        toolkit.type_ahead(self._input, waiting[1:] if early else waiting)
         return "interrupt" if early else None
 
     def _listen(self, ended: int) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from qwchat.characters import harmless
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.modes import by_line, keys_unseen
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode
 from qwchat.chat.interrupts import Stop
 from qwchat.errors import UsageError
-from qwchat.markdown.styles import harmless
 
 _CONTINUED = re.compile(r"(?<!\\)(\\\\)*\\$")
 

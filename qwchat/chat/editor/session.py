@@ -15,12 +15,11 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.enums import EditingMode as Mode
 from prompt_toolkit.filters import Condition, vi_navigation_mode
 from prompt_toolkit.input import create_input
-from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.styles import Style
 
-from qwchat.chat.editor import blocks, toolbar
+from qwchat.chat.editor import blocks, toolbar, toolkit
 from qwchat.chat.editor.bindings import bindings
 from qwchat.chat.editor.completion import Remembered, Repeated, Suggested, worth_completing
 from qwchat.chat.editor.history import HistoryFile
@@ -98,7 +97,7 @@ class Editor:
         self._sequence_seconds = SEQUENCE_SECONDS
         application.before_render += self._hasten_escape
         # Only the toolbar needs the answer of the terminal that is missed: a warning would be noise.
-        application.renderer.cpr_not_supported_callback = None
+        toolkit.expect_no_cursor_reports(application)
 
     def read(self, draft: str = "") -> str:
         """The next message. Raises EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C; then Up brings the input back."""
@@ -124,21 +123,19 @@ class Editor:
                 asyncio.get_running_loop().add_signal_handler(number, self._end)
 
     def _end(self) -> None:
-        future = self._session.app.future
-        if future is not None and not future.done():
-            self._session.app.exit(exception=EOFError)
+        toolkit.end(self._session.app, EOFError)
 
     def ask(self, sign: str) -> str:
         """One line behind ``sign``, which no history keeps. Raises what :meth:`read` raises.
 
         What was typed before the question stood there is no answer: it waits for the next prompt.
         """
-        earlier = get_typeahead(self._session.input)
+        earlier = toolkit.take_typed_ahead(self._session.input)
         asking: PromptSession[str] = PromptSession(input=self._session.input, output=self._session.output)
         try:
             return asking.prompt([(self._style, sign)])
         finally:
-            store_typeahead(self._session.input, earlier + get_typeahead(self._session.input))
+            toolkit.type_ahead(self._session.input, earlier + toolkit.take_typed_ahead(self._session.input))
             mark_pastes(wanted=True)  # The prompt leaves them unmarked.
 
     def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prompt_toolkit.utils import get_cwidth
+from qwchat.chat.editor.toolkit import cells
 
 KEYS = ("Enter sends", "Alt-Enter breaks the line", "Ctrl-R searches", "/help")
 BLOCK = ('""" and Enter send', "Ctrl-C gives it up")
@@ -13,14 +13,14 @@ def line(keys: tuple[str, ...], right: str, columns: int) -> str:
     """As many of ``keys`` as fit into ``columns`` beside ``right``, which goes before all but the first of them."""
     room = columns - 1  # Some terminals wrap behind a full line.
     first = keys[0]
-    if get_cwidth(first) + len(GAP) + get_cwidth(right) > room:
+    if cells(first) + len(GAP) + cells(right) > room:
         right = ""
     left = first
     for key in keys[1:]:
         longer = f"{left} · {key}"
-        if get_cwidth(longer) + (len(GAP) + get_cwidth(right) if right else 0) > room:
+        if cells(longer) + (len(GAP) + cells(right) if right else 0) > room:
             break
         left = longer
     if not right:
         return left
-    return left + " " * (room - get_cwidth(left) - get_cwidth(right)) + right
+    return left + " " * (room - cells(left) - cells(right)) + right

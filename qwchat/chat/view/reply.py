@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from qwchat.characters import Harmless
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
-from qwchat.markdown.styles import Harmless, Look
+from qwchat.markdown.styles import Look
 
 if TYPE_CHECKING:
     from qwchat.markdown.layout import Paper

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import TextIO
 
+from qwchat.characters import harmless
 from qwchat.chat.view.live import terminal_size
 from qwchat.chat.view.prose import folded
 from qwchat.chat.view.statistics import Form, statistics_line
 from qwchat.events import Done
-from qwchat.markdown.styles import DIM, RED, Look, harmless
+from qwchat.markdown.styles import DIM, RED, Look
 
 
 class Screen:

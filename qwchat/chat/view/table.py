@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from qwchat.markdown.styles import harmless_name
+from qwchat.characters import harmless_name
 from qwchat.markdown.width import cells
 
 

@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 
-def data_size(count: float) -> str:
-    """``count`` bytes for people, in powers of ten: 1.5 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def token_count(count: int) -> str:
     """``count`` tokens for people: 1 token, 1,234 tokens."""
     return "1 token" if count == 1 else f"{count:,} tokens"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+
+from quant.machine import usable_processors
 
 _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -15,13 +16,6 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 _WARM_UP, _TRIALS = 2, 3  # steps
 _TRUSTED = 1024  # steps after which the trial is repeated: the context has grown, the machine may be less busy
 _AS_GOOD = 1.03
-
-
-def _allowed() -> set[int]:
-    try:
-        return set(os.sched_getaffinity(0))
-    except AttributeError:  # no affinity on this system
-        return set(range(os.cpu_count() or 1))
 
 
 def _physical(cpus: set[int]) -> int:
@@ -77,7 +71,7 @@ def _quota(group: Path) -> float:
 
 def default_threads() -> int:
     """At least 1; physical cores within the affinity mask and the tightest quota of the control groups."""
-    cores = _physical(_allowed())
+    cores = _physical(usable_processors())
     quota = min((_quota(group) for group in _groups()), default=math.inf)
     return max(1, cores if math.isinf(quota) else min(cores, math.ceil(quota)))
 

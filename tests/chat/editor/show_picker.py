@@ -7,8 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from qwchat.characters import harmless
 from qwchat.chat.editor.picker import pick
-from qwchat.markdown.styles import harmless, look_of
+from qwchat.chat.view.colour import look_of
 
 if __name__ == "__main__":
     print("before")

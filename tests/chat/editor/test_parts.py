@@ -32,7 +32,7 @@ from qwchat.chat.editor.plain import PlainReader
 from qwchat.chat.interrupts import Interrupts, Stop
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.view.screen import Screen
-from qwchat.errors import UsageError
+from qwchat.errors import QwchatError, UsageError
 from qwchat.markdown.styles import PLAIN
 from tests.clocks import calls, wait_for
 
@@ -257,19 +257,19 @@ def test_the_external_editor(tmp_path: Path) -> None:
     ],
 )
 def test_an_external_editor_that_fails(body: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(QwchatError, match=said):
         edited("text", editor(tmp_path, body))
 
 
 def test_which_external_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert command({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
     assert command({"VISUAL": " ", "EDITOR": "'my editor'"}) == ["my editor"]
-    with pytest.raises(UsageError, match=r"\$EDITOR cannot be read"):
+    with pytest.raises(QwchatError, match=r"\$EDITOR cannot be read"):
         command({"EDITOR": "'"})
-    with pytest.raises(UsageError, match="cannot run /nowhere/editor: No such file"):
+    with pytest.raises(QwchatError, match="cannot run /nowhere/editor: No such file"):
         edited("x", {"EDITOR": "/nowhere/editor"})
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=r"there is no editor: set \$EDITOR"):
+    with pytest.raises(QwchatError, match=r"there is no editor: set \$EDITOR"):
         command({})
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from qwchat.characters import Harmless, harmless, harmless_name
 from qwchat.chat.view.live import Pace, Size, reflows, terminal_size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.markdown.styles import Harmless, Look, harmless, harmless_name
+from qwchat.markdown.styles import Look
 from tests.chat.view.emulator import Emulated, Reflowing
 from tests.markdown.test_stream_parser import Clock
 

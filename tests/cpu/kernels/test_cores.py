@@ -31,7 +31,7 @@ def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
             (tmp_path / "membership").write_text(membership + "\n")
         for name, path in (("_CPUS", "cpus"), ("_CGROUP", "cgroup"), ("_MEMBERSHIP", "membership")):
             monkeypatch.setattr(cores, name, tmp_path / path)
-        monkeypatch.setattr(cores, "_allowed", lambda: allowed or set(range(len(siblings))))
+        monkeypatch.setattr(cores, "usable_processors", lambda: allowed or set(range(len(siblings))))
         return cores.default_threads()
 
     return count
@@ -81,7 +81,7 @@ def test_the_tightest_quota_counts(
 
 
 def test_this_machine_has_a_count() -> None:
-    assert 1 <= cores.default_threads() <= len(cores._allowed())
+    assert 1 <= cores.default_threads() <= len(cores.usable_processors())
 
 
 def run(size: int, seconds: Callable[[int], float], steps: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from quant.errors import UsageError
-from quant.native import store as module
 from quant.native.linker import link
 from quant.native.store import ObjectStore, cache_root
 
@@ -148,7 +148,7 @@ def test_a_full_disk_keeps_nothing_and_fails_nothing(store: ObjectStore, monkeyp
     def full(*arguments: object, **options: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.tempfile, "mkstemp", full)
+    monkeypatch.setattr(tempfile, "mkstemp", full)
     store.save({"c": b"third"})
     assert store.load() == {"a": b"first", "b": b""}
     monkeypatch.setattr(os, "open", full)

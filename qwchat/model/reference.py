@@ -1,0 +1,113 @@
+"""The mathematics of a Qwen2 decoder on one page: plain NumPy in float64, without a cache, a device or a format.
+
+What every device computes fast, this page computes slowly: read it first, and compare a device with it.
+
+Shapes: tokens T, hidden_size H, intermediate_size I, vocab_size V, num_heads A, num_kv_heads K, head_dim D. Matrices
+are (out, in) and carry Hugging Face's names.
+
+Sources: Vaswani et al. 2017 (attention), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU), Su et al. 2021
+(RoPE), Ainslie et al. 2023 (grouped-query attention), Yang et al. 2024 (Qwen2: biases of q, k and v).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from qwchat.model.rope import rope_tables
+
+if TYPE_CHECKING:
+    from quant.config import ModelConfig
+
+Array = npt.NDArray[np.float64]
+Weights = Callable[[str], Array]
+"""A tensor of the model in float64, by its name."""
+Rounding = Callable[[Array, str], Array]
+"""Gives the input (T, in) of a product as a device sees it, and takes the name of the matrix as well."""
+
+
+def exact(x: Array, _name: str) -> Array:
+    """Return `x` as it is: no activation is rounded."""
+    return x
+
+
+class Reference:
+    """A decoder that reads the whole sequence at once.
+
+    Args:
+        config: the model's.
+        weights: the model's; a tied head is not asked for.
+        rounding: for a device that rounds activations before it multiplies.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Weights, rounding: Rounding = exact) -> None:
+        self.config, self.weights, self.rounding = config, weights, rounding
+
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Return the logits (T, V) that follow each of the token ids `ids` (T)."""
+        x = self.embed(ids)  # (T, H), the residual
+        for layer in range(self.config.num_layers):
+            x = self.layer(x, layer)
+        return self.head(x)
+
+    def embed(self, ids: Sequence[int]) -> Array:
+        """Return the embeddings (T, H) of the token ids `ids` (T)."""
+        return self.weights("model.embed_tokens.weight")[np.asarray(ids, np.int64)]
+
+    def layer(self, x: Array, layer: int) -> Array:
+        """Return the residual `x` (T, H), at the positions from 0, after the layer of that number."""
+        prefix = f"model.layers.{layer}"
+        x = x + self.attention(self.norm(x, f"{prefix}.input_layernorm"), f"{prefix}.self_attn")
+        return x + self.swiglu(self.norm(x, f"{prefix}.post_attention_layernorm"), f"{prefix}.mlp")
+
+    def head(self, x: Array) -> Array:
+        """Return the logits (T, V) of the residual `x` (T, H)."""
+        name = "model.embed_tokens" if self.config.tie_word_embeddings else "lm_head"
+        return self.product(self.norm(x, "model.norm"), name)
+
+    def norm(self, x: Array, name: str) -> Array:
+        """Return x / sqrt(mean(x^2) + eps) * weight for each row of `x` (T, H): RMSNorm, eq. 4."""
+        mean_square = np.square(x).mean(-1, keepdims=True)  # (T, 1)
+        normed: Array = x / np.sqrt(mean_square + self.config.rms_norm_eps)
+        return normed * self.weights(f"{name}.weight")
+
+    def product(self, x: Array, name: str, bias: bool = False) -> Array:
+        """Return x W^T (T, out), plus the bias (out) if there is one, for `x` (T, in)."""
+        y: Array = self.rounding(x, f"{name}.weight") @ self.weights(f"{name}.weight").T
+        return y + self.weights(f"{name}.bias") if bias else y
+
+    def attention(self, x: Array, prefix: str) -> Array:
+        """Return softmax(q k^T / sqrt(D)) v of each head, through o_proj, (T, H), for `x` (T, H).
+
+        A token sees itself and those before it. Each key and value head serves A/K query heads that lie side by side.
+        """
+        tokens, config = len(x), self.config
+        q = self.product(x, f"{prefix}.q_proj", bias=True).reshape(tokens, config.num_heads, -1)  # (T, A, D)
+        k = self.product(x, f"{prefix}.k_proj", bias=True).reshape(tokens, config.num_kv_heads, -1)  # (T, K, D)
+        v = self.product(x, f"{prefix}.v_proj", bias=True).reshape(tokens, config.num_kv_heads, -1)  # (T, K, D)
+        cos, sin = (table.astype(np.float64)[:, None] for table in rope_tables(config, 0, tokens))  # (T, 1, D/2)
+        q, k = rotated(q, cos, sin), rotated(k, cos, sin)
+        k, v = (np.repeat(each, config.num_heads // config.num_kv_heads, axis=1) for each in (k, v))  # (T, A, D)
+        scores = np.einsum("qad,kad->aqk", q, k) / np.sqrt(config.head_dim)  # (A, T, T)
+        scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        mixed = np.einsum("aqk,kad->qad", weights, v)  # (T, A, D)
+        return self.product(mixed.reshape(tokens, -1), f"{prefix}.o_proj")
+
+    def swiglu(self, x: Array, prefix: str) -> Array:
+        """Return W_down (silu(W_gate x) * W_up x), (T, H), for `x` (T, H); silu(z) = z / (1 + exp(-z))."""
+        gate, up = self.product(x, f"{prefix}.gate_proj"), self.product(x, f"{prefix}.up_proj")  # (T, I)
+        return self.product(gate / (1 + np.exp(-gate)) * up, f"{prefix}.down_proj")
+
+
+def rotated(x: Array, cos: Array, sin: Array) -> Array:
+    """Return `x` (T, heads, D) with each pair (i, i + D/2) of features turned by the angle of its position.
+
+    `cos` and `sin`: (T, 1, D/2), as `rope_tables` gives them.
+    """
+    low, high = np.split(x, 2, axis=-1)  # (T, heads, D/2)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)

@@ -1,0 +1,31 @@
+"""What the renderer may know: text, and the two libraries that read Markdown and code."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from qwchat import markdown
+
+ROOM = Path(markdown.__file__).parent
+NEIGHBOURS = {"qwchat.characters", "qwchat.markdown"}
+OUTSIDE = {"os", "sys", "io", "subprocess", "socket", "shutil", "rich", "prompt_toolkit"}
+"""What would read a stream, the environment or a terminal."""
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that `file` imports, by dotted name."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+
+
+def test_markdown_knows_neither_the_chat_nor_a_stream() -> None:
+    files = sorted(ROOM.glob("*.py"))
+    assert len(files) > 8
+    for file in files:
+        for name in imported(file):
+            top, _, rest = name.partition(".")
+            assert top not in OUTSIDE, f"{file.name} imports {name}"
+            own = f"{top}.{rest.partition('.')[0]}"
+            assert top not in ("qwchat", "quant") or own in NEIGHBOURS, f"{file.name} imports {name}"

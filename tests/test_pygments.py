@@ -1,0 +1,70 @@
+"""What `qwchat.markdown.lexing` takes for granted of Pygments: the tables and states that the library keeps private."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pygments.lexer import ExtendedRegexLexer, RegexLexer
+from pygments.lexers import get_lexer_by_name
+from pygments.token import Comment, Keyword, _TokenType
+
+from qwchat.markdown.lexing import lexer_of, tokens_of
+
+SAMPLES = {
+    "python": 'def f(x):\n    """Two\n    lines."""\n    return f"{x!r}" + \'é\'\n',
+    "c": "/* two\n   lines */\nint main(void) { return 0; }\n",
+    "html": "<p class='a'>x<script>let y = 1;</script></p>\n",
+    "bash": 'for x in *; do echo "$x"; done\n',
+    "rust": 'fn main() { println!("{}", 1); }\n',
+}
+
+
+def regex_lexer(language: str) -> Any:
+    lexer = get_lexer_by_name(language, startinline=True)
+    assert isinstance(lexer, RegexLexer)
+    return lexer
+
+
+@pytest.mark.parametrize("language", SAMPLES)
+def test_the_tables_of_a_lexer(language: str) -> None:
+    """Each state lists (match, action, new state), with `match` bound to a pattern."""
+    tables = regex_lexer(language)._tokens
+    assert "root" in tables
+    for rules in tables.values():
+        for match, action, new_state in rules:
+            assert match("", 0) is None or match("", 0).end() == 0
+            assert action is None or isinstance(action, _TokenType) or callable(action)
+            assert new_state is None or isinstance(new_state, int | str | tuple)
+
+
+@pytest.mark.parametrize("language", SAMPLES)
+def test_a_whole_text_has_the_tokens_of_the_library(language: str) -> None:
+    lexer = lexer_of(language)
+    assert lexer is not None
+    tokens, _ = tokens_of(lexer, SAMPLES[language], ("root",))
+    assert tokens == [token for token in regex_lexer(language).get_tokens_unprocessed(SAMPLES[language]) if token[2]]
+
+
+def test_states_are_carried_from_line_to_line() -> None:
+    lexer = lexer_of("python")
+    assert lexer is not None
+    _, stack = tokens_of(lexer, '"""begins\n', ("root",))
+    assert len(stack) > 1
+    tokens, stack = tokens_of(lexer, 'ends"""\n', stack)
+    assert str(tokens[0][1]).startswith("Token.Literal.String")
+    assert stack == ("root",)
+    assert tokens_of(lexer, "def\n", stack)[0][0] == (0, Keyword, "def")
+
+
+def test_a_lexer_with_a_context_gives_its_states() -> None:
+    lexer = lexer_of("yaml")
+    assert isinstance(lexer, ExtendedRegexLexer)
+    tokens, stack = tokens_of(lexer, "# a\n", ("root",))
+    assert (0, Comment.Single, "# a") in tokens
+    assert stack
+
+
+def test_a_language_that_pygments_does_not_know_has_no_lexer() -> None:
+    assert lexer_of("no-such-language") is None
+    assert lexer_of("../../etc") is None

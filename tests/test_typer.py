@@ -1,0 +1,81 @@
+"""What `qwchat.cli.typer_parts` takes for granted of Typer and of the Click in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+
+from qwchat.cli import typer_parts
+from qwchat.cli.parsing import Command, Group
+from tests.clocks import PATIENCE_SECONDS
+
+
+def application() -> typer.Typer:
+    app = typer.Typer(cls=Group, rich_markup_mode=None)
+
+    @app.callback()
+    def root() -> None:
+        """Hold commands."""
+
+    @app.command("take", cls=Command)
+    def take(
+        word: str = "a", number: int = 1, kind: Annotated[Literal["x", "y"], typer.Option()] = "x", flag: bool = False
+    ) -> int:
+        assert (type(word), type(number), type(kind), type(flag)) == (str, int, str, bool)
+        return number
+
+    return app
+
+
+def run(*words: str) -> Any:
+    return application()(words, prog_name="program", standalone_mode=False)
+
+
+def test_words_are_converted() -> None:
+    assert run("take", "--number", "7", "--word", "12", "--kind", "y", "--flag") == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "part", "command"),
+    [
+        (("take", "--number", "x"), "'x' is not a whole number", "program take"),
+        (("take", "--kind", "z"), "'z' is not one of x, y", "program take"),
+        (("take", "--no-such"), "--no-such", "program take"),
+        (("take", "--number"), "--number", None),  # Typer does not say which command an option without a value is of.
+        (("take", "extra"), "(extra)", "program take"),
+    ],
+)
+def test_every_error_of_parsing_is_one_class(words: tuple[str, ...], part: str, command: str | None) -> None:
+    with pytest.raises(typer_parts.PARSER_ERROR) as caught:
+        run(*words)
+    said, told = typer_parts.complaint(caught.value)
+    assert part in said
+    assert told == command
+
+
+def test_the_class_of_errors_is_not_wider_than_parsing() -> None:
+    assert issubclass(typer.BadParameter, typer_parts.PARSER_ERROR)
+    assert typer_parts.PARSER_ERROR.__name__ == "ClickException"
+    assert not issubclass(typer.Exit, typer_parts.PARSER_ERROR)
+    assert not issubclass(OSError, typer_parts.PARSER_ERROR)
+
+
+def test_a_parameter_keeps_its_adapter_where_it_is_replaced() -> None:
+    command = typer.main.get_command(application())
+    param = command.commands["take"].params[0]  # type: ignore[attr-defined]
+    assert hasattr(param, "_runtime_param"), "Typer keeps its adapters elsewhere: Pydantic would be imported"
+    kept = typer_parts.without_adapters([param])[0]
+    assert kept.get_runtime_param().coerce("a", param, None) == "a"
+
+
+def test_no_pydantic_is_imported_for_options() -> None:
+    program = (
+        "import sys\nfrom tests.test_typer import run\nassert run('take', '--number', '3') == 3\n"
+        "sys.exit('pydantic' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE_SECONDS, check=False)
+    assert ran.returncode == 0
