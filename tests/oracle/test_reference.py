@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from quant.config import ModelConfig
+from quant.families import read_config
 from qwchat.model.reference import Reference
 from tests.oracle.reference import CASES, Case, distance, reference_logits, torch
 
@@ -21,7 +21,7 @@ def test_the_page_is_the_model_of_transformers(case: Case, tmp_path: Path) -> No
     tensors: dict[str, np.ndarray] = {}
     for file in source.glob("*.safetensors"):
         tensors |= load_file(file)
-    page = Reference(ModelConfig.from_folder(source), lambda name: tensors[name].astype(np.float64))
+    page = Reference(read_config(source), lambda name: tensors[name].astype(np.float64))
     # What is left is float32: RoPE's tables, whose error key biases of a large norm make visible.
     bound = 1e-6 if case.k_bias_norm is None else 2e-5
     assert distance(page.logits(ids), reference_logits(source, ids, torch.float64)) <= bound
