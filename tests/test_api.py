@@ -115,7 +115,7 @@ def test_a_snapshot_spares_reading(model: qwchat.Model, tmp_path: Path, kv: str)
         assert again.token_ids == expected.token_ids
         assert again.stats.cached_tokens == expected.stats.cached_tokens == held
     with qwchat.load(path, kv="q8" if kv == "f32" else "f32") as other:
-        with pytest.raises(SnapshotError, match="holds another kind of KV cache than"):
+        with pytest.raises(SnapshotError, match="has another --kv than"):
             other.restore_cache(tmp_path / "kv.snapshot")
         assert reply(other, turns, settings=GREEDY, max_tokens=1).stats.cached_tokens == 0
 

@@ -126,7 +126,7 @@ def _read_head(
     if its_model != fingerprint.encode():
         raise SnapshotError(f"{path} belongs to another model")
     if kind.rstrip(b"\0") != cache.kind.encode():
-        raise SnapshotError(f"{path} holds another kind of KV cache than {cache.kind}")
+        raise SnapshotError(f"{path} has another --kv than {cache.kind}")
     if start != _fields(cache, fingerprint, positions):
         raise SnapshotError(f"{path} was written by another version of qwchat")
     if positions > context:
