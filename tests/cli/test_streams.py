@@ -160,14 +160,20 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 @pytest.mark.parametrize("how", ["closed", "without a reader", "head -c0"])
-def test_output_that_cannot_be_read_is_code_141(sessions: Path, arguments: tuple[str, ...], how: str) -> None:
+def test_output_that_cannot_be_read_is_code_141(
+    sessions: Path, tmp_path: Path, arguments: tuple[str, ...], how: str
+) -> None:
     replies = ["```py\nx = 1\n```"]
     program = [sys.executable, str(FAKE), *arguments]
     if how == "closed":
         program = ["/bin/sh", "-c", '"$@" >&-', "sh", *program]
     elif how == "head -c0":
         # The reader is gone for certain before the program begins.
-        program = ["/bin/bash", "-c", '{ sleep 0.2; "$@"; } | head -c0; exit ${PIPESTATUS[0]}', "bash", *program]
+        gone = tmp_path / "gone"
+        os.mkfifo(gone)
+        reading = f"{{ head -c0; exec <&-; echo >'{gone}'; }}"
+        script = f"{{ read -r <'{gone}'; \"$@\"; }} | {reading}; exit ${{PIPESTATUS[0]}}"
+        program = ["/bin/bash", "-c", script, "bash", *program]
     reader, writer = os.pipe()
     os.close(reader)
     try:
