@@ -16,8 +16,8 @@ from tests.inherited import restore_signals
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Compiled kernels make first examples slow, so no deadline; the same examples on every run.
-settings.register_profile("qwchat", deadline=None, derandomize=True)
-settings.load_profile("qwchat")
+settings.register_profile("everything", deadline=None, derandomize=True)
+settings.register_profile("quick", settings.get_profile("everything"), max_examples=20)
 
 
 # What a test starts inherits the signals that are ignored here: SIGHUP from nohup, SIGINT from background jobs.
@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Say before any test is imported which tier runs."""
     tiers.everything = bool(config.getoption("--slow"))
+    settings.load_profile("everything" if tiers.everything else "quick")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

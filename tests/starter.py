@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.clocks import PATIENCE_SECONDS
 from tests.forks import finish, freeze
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -40,11 +41,14 @@ MODULES = (
     "prompt_toolkit.patch_stdout",
     "pygments.filters",
     "pygments.lexers.python",
+    "qwchat.api",
     "tests.chat.fakes",
     "tests.cli.fake_qwchat",
 )
 # The interpreter reads these before anything else runs.
 READ_BY_THE_INTERPRETER = ("PYTHON", "LC_", "LANG", "LD_", "DYLD_")
+SCRIPTED = "tests.cli.fake_qwchat:start"
+REAL = "qwchat.cli.main:main"
 _LENGTH = struct.Struct("!I")
 
 
@@ -117,7 +121,7 @@ class Starter:
         folder: Path | str,
         streams: tuple[int, int, int],
         *,
-        entry: str = "tests.cli.fake_qwchat:start",
+        entry: str = SCRIPTED,
         terminal: bool = False,
     ) -> Program:
         """Start the program.
@@ -127,7 +131,7 @@ class Starter:
             variables: its whole environment.
             folder: its working folder.
             streams: descriptors of its standard input, output and error; they stay open here.
-            entry: module and function that is called without arguments.
+            entry: `SCRIPTED`, whose model is scripted, or `REAL`, which has the engine.
             terminal: whether standard input is the terminal that controls it.
         """
         request = {"words": [*words], "variables": {**variables}, "folder": str(folder), "entry": entry}
@@ -146,19 +150,25 @@ def starter() -> Starter:
 
 
 def ran(
-    words: Sequence[str], variables: Mapping[str, str], given: bytes, seconds: float
+    words: Sequence[str],
+    variables: Mapping[str, str],
+    given: bytes = b"",
+    seconds: float = PATIENCE_SECONDS,
+    *,
+    entry: str = SCRIPTED,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the scripted program to its end, outside any terminal.
+    """Run the program to its end, outside any terminal.
 
     Args:
         words: its arguments.
         variables: its whole environment.
         given: what is on its standard input.
         seconds: how long to wait. Raises TimeoutExpired after that, with the program killed.
+        entry: see `Starter.start`.
     """
     pipes = [os.pipe() for _ in range(3)]
     (stdin, writer), (reader, stdout), (errors, stderr) = pipes
-    program = starter().start(words, variables, Path.cwd(), (stdin, stdout, stderr))
+    program = starter().start(words, variables, Path.cwd(), (stdin, stdout, stderr), entry=entry)
     for descriptor in (stdin, stdout, stderr):
         os.close(descriptor)
     got, left, end = {reader: b"", errors: b""}, given, time.monotonic() + seconds

@@ -21,7 +21,7 @@ import pyte
 
 from tests.cli.runs import FAKE, environment
 from tests.clocks import PATIENCE_SECONDS
-from tests.starter import needs_an_interpreter, starter
+from tests.starter import SCRIPTED, needs_an_interpreter, starter
 
 ROWS, COLUMNS = 40, 100
 WHERE = b"\x1b[6n"  # asks a terminal where its cursor is
@@ -29,13 +29,15 @@ TOOLBARS = ("Enter sends", '""" and Enter send')
 
 
 class Forked(pexpect.fdpexpect.fdspawn):
-    """The scripted chat in a pseudo-terminal, started by the process that forks: what is used of `pexpect.spawn`."""
+    """The chat in a pseudo-terminal, started by the process that forks: what is used of `pexpect.spawn`."""
 
-    def __init__(self, words: list[str], variables: dict[str, str], folder: Path, rows: int, columns: int) -> None:
+    def __init__(
+        self, words: list[str], variables: dict[str, str], folder: Path, size: tuple[int, int], entry: str
+    ) -> None:
         ours, theirs = pty.openpty()
         super().__init__(ours, timeout=PATIENCE_SECONDS)
-        self.setwinsize(rows, columns)
-        self.program = starter().start(words, variables, folder, (theirs, theirs, theirs), terminal=True)
+        self.setwinsize(*size)
+        self.program = starter().start(words, variables, folder, (theirs, theirs, theirs), entry=entry, terminal=True)
         os.close(theirs)
 
     def isalive(self) -> bool:
@@ -75,6 +77,7 @@ class Terminal:
         models: Path,
         variables: dict[str, str] | None = None,
         command: list[str] | None = None,
+        entry: str = SCRIPTED,
         folder: Path | None = None,
         rows: int = ROWS,
         columns: int = COLUMNS,
@@ -96,7 +99,7 @@ class Terminal:
                 timeout=PATIENCE_SECONDS,
             )
         else:
-            self.process = Forked([*arguments], everything, place, rows, columns)
+            self.process = Forked([*arguments], everything, place, (rows, columns), entry)
         self.process.delaybeforesend = None
 
     def __enter__(self) -> Terminal:

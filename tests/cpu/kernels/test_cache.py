@@ -68,6 +68,7 @@ def test_code_is_compiled_once(tmp_path: Path) -> None:
     assert (Path(folder) / "objects").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_damaged_code_is_compiled_again(tmp_path: Path) -> None:
     folder = run(tmp_path / "cache", COMPILE_ONE.format(sabotage=""))[0]
     path = Path(folder) / "objects"
@@ -77,6 +78,7 @@ def test_damaged_code_is_compiled_again(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_where_numba_gives_no_objects_the_code_runs_and_nothing_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path / "cache", COMPILE_ONE.format(sabotage=SABOTAGE))[1:] == ["0", "0", "False"]
 

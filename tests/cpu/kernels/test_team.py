@@ -200,7 +200,7 @@ def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
         work.check_step()  # all slept and were noted as to be woken, but were not
     work.step_until_all_have_worked()
     work.team._rouse(3)  # woken, but there is no step
-    time.sleep(0.01)
+    wait_for(lambda: work.asleep() == 2, "both members to sleep again")
     work.close()
 
 
@@ -220,6 +220,7 @@ def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
     work.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
     rng = np.random.default_rng(size)
