@@ -59,6 +59,7 @@ def run(cache: Path, text: str, root: Path = ROOT) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_code_is_compiled_once(tmp_path: Path) -> None:
     folder, *facts = run(tmp_path / "cache", COMPILE_ONE.format(sabotage=""))
     assert Path(folder).parent == tmp_path / "cache"
@@ -108,6 +109,7 @@ def undefined_symbols(code: bytes) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF, and asks glibc")
 def test_the_code_needs_nothing_but_itself_and_the_c_library() -> None:
     assert isinstance(program.load_program(), Program)

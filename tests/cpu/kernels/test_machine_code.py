@@ -96,6 +96,7 @@ def test_every_dot_product_is_the_level_s_instruction(name: str, listings: dict[
     assert name != "neon" or "\ttbl\t" in kernels["qwchat_run_tile"]["code"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEVELS)
 def test_no_hot_loop_spills(name: str, listings: dict[str, Any]) -> None:
     spilling = {}
@@ -118,6 +119,7 @@ def test_no_loop_of_the_forward_pass_spills(listings: dict[str, Any]) -> None:
     assert [(loop.function.name, loop.spills()) for loop in loops if loop.spills()] == []
 
 
+@pytest.mark.slow
 def test_a_waiting_loop_tells_the_processor(listings: dict[str, Any]) -> None:
     assert "\tisb" in listings["neon"]["spinning"]
     assert "\tpause" not in listings["neon"]["spinning"]
