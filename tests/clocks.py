@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,6 +27,18 @@ def wait_for(reached: Callable[[], object], what: str, pause: float = 0.002) -> 
             raise AssertionError(f"waited in vain for {what}")
         if pause:
             time.sleep(pause)
+
+
+def times_slept(pid: int) -> int:
+    """Return how often a process has begun to wait: one more when a signal has woken it and it waits again.
+
+    Where the system does not show its processes, the number grows with time.
+    """
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return int(2 * time.monotonic())
+    lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+    return int(lines["voluntary_ctxt_switches"])
 
 
 def times_as_long(work: Callable[[], object], other: Callable[[], object], rounds: int = 2) -> float:

@@ -5,21 +5,61 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests import tiers
 from tests.inherited import restore_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Compiled kernels make first examples slow, so no deadline; the same examples on every run.
-settings.register_profile("qwchat", deadline=None, derandomize=True)
-settings.load_profile("qwchat")
+settings.register_profile("everything", deadline=None, derandomize=True)
+settings.register_profile("quick", settings.get_profile("everything"), max_examples=20)
 
 
 # What a test starts inherits the signals that are ignored here: SIGHUP from nohup, SIGINT from background jobs.
 restore_signals()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run every test, with all of its examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say before any test is imported which tier runs."""
+    tiers.everything = bool(config.getoption("--slow"))
+    settings.load_profile("everything" if tiers.everything else "quick")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return None if tiers.everything else "the slow tests are left out: --slow runs them too"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is slow, except where it is named."""
+    if tiers.everything or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run a few named files in this process, where a debugger and `print` work; all else on every processor."""
+    return 0 if all(Path(argument.partition("::")[0]).suffix == ".py" for argument in config.args) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file together, which share what a fixture made."""
+    from tests.scheduling import Grouped
+
+    return Grouped(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import pytest
 
 from qwchat.chat.commands import COMMANDS as COMMANDS_OF_THE_CHAT
 from tests.clocks import PATIENCE_SECONDS
+from tests.starter import REAL, ran
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -28,18 +29,9 @@ MOST_LINES = 450
 def help_of(*command: str) -> str:
     """What `qwchat COMMAND --help` prints, on a wide screen and without colours."""
     environment = {"COLUMNS": "200", "TERM": "dumb", "PATH": "", "NO_COLOR": "1"}
-    program = "from qwchat.cli.main import main; main()"
-    ran = subprocess.run(
-        [sys.executable, "-c", program, *command, "--help"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    done = ran([*command, "--help"], environment, entry=REAL)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
 
 
 def options_in(text: str) -> set[str]:
@@ -116,7 +108,7 @@ def test_the_threat_model_names_tests_that_exist() -> None:
 
 
 def test_import_contracts() -> None:
-    ran = subprocess.run(
+    checked = subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
         cwd=REPOSITORY,
         capture_output=True,
@@ -124,7 +116,13 @@ def test_import_contracts() -> None:
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_slow_tests_and_tiers(pytestconfig: pytest.Config) -> None:
+    assert any(line.startswith("slow:") for line in pytestconfig.getini("markers"))
+    everything = [line for line in (REPOSITORY / ".ci" / "run").read_text().splitlines() if "pytest" in line]
+    assert [line for line in everything if "-m pytest" in line and "--slow" not in line] == []
 
 
 @pytest.mark.parametrize("folder", SOURCES)

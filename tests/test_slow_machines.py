@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,14 @@ TESTS = Path(__file__).parent
 FILES = sorted(path for path in TESTS.rglob("*.py") if path.name != "clocks.py")
 CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "thread_time", "times", "getrusage"}
 CLOCKS |= {f"{name}_ns" for name in CLOCKS}
+CALL = re.compile(rf"\b(time|os|resource)\s*\.\s*({'|'.join(CLOCKS)})\s*\(")
 # The stopwatch of a benchmark is compared with a clock of the same run: true on any machine.
 EXCEPTIONS = {"benchmarks/test_startup.py"}
+# Sleeps that are meant: what the program does with time that passes, and work that never ends by itself.
+SLEEPS = {
+    "chat/editor/test_stopping.py": 1,
+    "quant/native/test_store.py": 1,
+}
 CHILD = "import signal; print(*(n for n in signal.Signals if signal.getsignal(n) is signal.SIG_IGN))"
 
 
@@ -70,6 +77,8 @@ def is_comparison_of_costs(test: ast.expr, names: Set[str]) -> bool:
 
 def assertions_on_clocks(source: str) -> list[int]:
     """Return the lines of a test file that assert something about a reading of a clock, other than two costs."""
+    if not CALL.search(source):
+        return []
     body = ast.parse(source).body
     scopes = [node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     top = ast.Module([node for node in body if node not in scopes], [])
@@ -98,12 +107,27 @@ def impatient_guards(source: str) -> list[int]:
     return found
 
 
+def fixed_sleeps(source: str) -> list[int]:
+    """Return the lines that sleep for a number of seconds, other than between two looks at what is waited for."""
+    found: list[int] = []
+
+    def look(node: ast.AST, *, waiting: bool) -> None:
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep" and not waiting:
+            found.extend([node.lineno] * all(isinstance(each, ast.Constant) for each in node.args))
+        for child in ast.iter_child_nodes(node):
+            look(child, waiting=waiting or isinstance(node, ast.While | ast.Lambda))
+
+    look(ast.parse(source), waiting=False)
+    return found
+
+
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(TESTS)) for path in FILES])
 def test_no_test_asserts_a_time_and_guards_are_patient(path: Path) -> None:
     source = path.read_text("utf-8")
     if str(path.relative_to(TESTS)) not in EXCEPTIONS:
         assert assertions_on_clocks(source) == []
     assert impatient_guards(source) == []
+    assert len(fixed_sleeps(source)) == SLEEPS.get(str(path.relative_to(TESTS)), 0)
 
 
 @pytest.mark.parametrize("name", sorted(EXCEPTIONS))
@@ -122,6 +146,8 @@ def test_assertions_on_clocks_are_found() -> None:
     assert assertions_on_clocks(two_costs) == []
     guards = "process.wait(10)\nrun(timeout=20)\nrun(timeout=PATIENCE_SECONDS)\n', '.join(['a'])\n"
     assert impatient_guards(guards) == [1, 2]
+    sleeps = "time.sleep(0.5)\nwhile not done():\n    time.sleep(0.1)\nrun(lambda: time.sleep(1))\ntime.sleep(x)\n"
+    assert fixed_sleeps(sleeps) == [1]
 
 
 def test_costs_are_compared() -> None:

@@ -43,8 +43,7 @@ def guarded(run: Callable[[], int], *, debug: bool) -> int:
     """The exit code of ``run``; a failure is one line on standard error, with a traceback only where ``debug``."""
     try:
         code = run()
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush_output()
         return code
     except KeyboardInterrupt:
         _tell("interrupted")
@@ -116,8 +115,23 @@ def _tell(text: str) -> None:
         return
 
 
+def _flush_output() -> None:
+    """Write what is still buffered; drop it where the terminal was closed meanwhile, which changes no exit code."""
+    import errno
+    import os
+    import stat
+
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EIO or not stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode):
+            raise
+        _drop_output()
+
+
 def _drop_output() -> None:
-    """Let what is still buffered for a closed pipe vanish, so that Python does not complain at its end."""
+    """Let what is still buffered for a closed pipe or terminal vanish, so that Python does not complain at its end."""
     import os
 
     nowhere = os.open(os.devnull, os.O_WRONLY)

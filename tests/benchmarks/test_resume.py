@@ -15,6 +15,7 @@ from quant import convert
 from qwchat.models_folder import is_checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not is_checkpoint(MODEL), reason="models/mini holds no weights yet: models/recipe trains them")
 @pytest.mark.parametrize("kv", ["f32", "q8"])
 def test_the_whole_context_of_the_embedded_model(tmp_path: Path, kv: str) -> None:

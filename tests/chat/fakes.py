@@ -57,6 +57,7 @@ class FakeIntegrity:
 class FakeModel:
     """Answers with ``replies`` in turn, or repeats what was said; a token is a word with the white space after it.
 
+    The file ``token_file`` appears when a token begins.
     ``token_seconds`` and ``chunk_seconds`` make it take its time; within a chunk it asks whether to stop, as the engine
     does. ``failing`` raises NonFiniteLogitsError after three tokens. A tensor of the name ``damaged`` is found to be so
     ``checking_seconds`` after the first question. Every call is kept in ``asked``.
@@ -64,6 +65,7 @@ class FakeModel:
 
     replies: Sequence[str] = ()
     token_seconds: float = 0.0
+    token_file: str = ""
     chunk_seconds: float = 0.0
     context_size: int = 2048
     failing: bool = False
@@ -233,6 +235,8 @@ class FakeModel:
                 break
             if self.failing and len(ids) == 3:
                 raise NonFiniteLogitsError("the model produced NaN at token 4: convert it again")
+            if self.token_file:
+                Path(self.token_file).touch()
             time.sleep(self.token_seconds)
             self.integrity.raise_if_damaged()
             ids += self._encode(word)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import signal
+import struct
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +16,60 @@ from types import TracebackType
 from typing import Any
 
 import pexpect
+import pexpect.fdpexpect
 import pyte
 
 from tests.cli.runs import FAKE, environment
 from tests.clocks import PATIENCE_SECONDS
+from tests.starter import SCRIPTED, needs_an_interpreter, starter
 
 ROWS, COLUMNS = 40, 100
 WHERE = b"\x1b[6n"  # asks a terminal where its cursor is
 TOOLBARS = ("Enter sends", '""" and Enter send')
 
 
+class Forked(pexpect.fdpexpect.fdspawn):
+    """The chat in a pseudo-terminal, started by the process that forks: what is used of `pexpect.spawn`."""
+
+    def __init__(
+        self, words: list[str], variables: dict[str, str], folder: Path, size: tuple[int, int], entry: str
+    ) -> None:
+        ours, theirs = pty.openpty()
+        super().__init__(ours, timeout=PATIENCE_SECONDS)
+        self.setwinsize(*size)
+        self.program = starter().start(words, variables, folder, (theirs, theirs, theirs), entry=entry, terminal=True)
+        os.close(theirs)
+
+    def isalive(self) -> bool:
+        return self.program.isalive()
+
+    def kill(self, sig: int) -> None:
+        self.program.kill(sig)
+
+    def wait(self) -> int:
+        return self.program.wait()
+
+    @property
+    def exitstatus(self) -> int | None:
+        return self.program.exitstatus
+
+    @exitstatus.setter
+    def exitstatus(self, code: int | None) -> None:
+        """Take what pexpect sets at its start."""
+
+    def setwinsize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.child_fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def getecho(self) -> bool:
+        return bool(termios.tcgetattr(self.child_fd)[3] & termios.ECHO)
+
+
 class Terminal:
-    """A process in a pseudo-terminal and the screen it draws, with everything that scrolled away."""
+    """A process in a pseudo-terminal and the screen it draws, with everything that scrolled away.
+
+    The process is a fork of one that has the chat imported, except where there is a `command` of another kind, or where
+    the variables count at the start of an interpreter.
+    """
 
     def __init__(
         self,
@@ -30,6 +77,7 @@ class Terminal:
         models: Path,
         variables: dict[str, str] | None = None,
         command: list[str] | None = None,
+        entry: str = SCRIPTED,
         folder: Path | None = None,
         rows: int = ROWS,
         columns: int = COLUMNS,
@@ -38,15 +86,20 @@ class Terminal:
         self._screen = pyte.HistoryScreen(columns, rows, history=20_000, ratio=0.5)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
-        program = command or [sys.executable, str(FAKE), *arguments]
-        self.process = pexpect.spawn(
-            program[0],
-            program[1:],
-            env=environment(models, **script) | (variables or {}),
-            cwd=None if folder is None else str(folder),
-            dimensions=(rows, columns),
-            timeout=PATIENCE_SECONDS,
-        )
+        everything = environment(models, **script) | (variables or {})
+        place = folder or Path.cwd()
+        if command or needs_an_interpreter(variables or {}):
+            program = command or [sys.executable, str(FAKE), *arguments]
+            self.process = pexpect.spawn(
+                program[0],
+                program[1:],
+                env=everything,
+                cwd=str(place),
+                dimensions=(rows, columns),
+                timeout=PATIENCE_SECONDS,
+            )
+        else:
+            self.process = Forked([*arguments], everything, place, (rows, columns), entry)
         self.process.delaybeforesend = None
 
     def __enter__(self) -> Terminal:
@@ -96,6 +149,11 @@ class Terminal:
         """Make the window another size, as dragging its corner does."""
         self._screen.resize(rows, columns)
         self.process.setwinsize(rows, columns)
+
+    def hang_up(self) -> int:
+        """Close the terminal, as closing its window does; the exit code of the process, once it has ended."""
+        self.process.close()
+        return self.process.wait()
 
     def wait(self, *texts: str) -> str:
         """Read until every one of ``texts`` is on the screen; the screen."""

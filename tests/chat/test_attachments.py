@@ -15,6 +15,7 @@ from qwchat.chat import attachments, file_names
 from qwchat.chat.attachments import Attachment, listing, message, read, text_of, total
 from qwchat.chat.file_names import Lines, find, matching, safe_name
 from qwchat.errors import UsageError
+from tests.tiers import count
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def test_the_fence_names_the_language_by_the_suffix(name: str, info: str) -> Non
 
 
 @given(st.text(alphabet="`a\n", max_size=60))
-@examples(max_examples=100)
+@examples(max_examples=count(100, 20))
 def test_no_text_ends_its_own_fence(text: str) -> None:
     block = Attachment("a.md", text or "x").block()
     fence = re.findall("`+", block.split("\n\n", 1)[1])[0]

@@ -21,6 +21,7 @@ from qwchat.markdown.styles import Look
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import COLUMNS, ROWS, Terminal
 from tests.chat.view.emulator import Emulated
+from tests.starter import REAL, ran
 
 PROGRAM = "from qwchat.cli.main import main; main()"
 BANNER = "qwchat: mini-q4 at 5.43 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves"
@@ -50,8 +51,10 @@ def talk(
 ) -> Terminal:
     """The program in a terminal, with a home of its own but the compiled kernels of all tests."""
     return Terminal(
+        "chat",
+        *arguments,
         models=home,
-        command=[sys.executable, "-c", PROGRAM, "chat", *arguments],
+        entry=REAL,
         rows=rows,
         columns=columns,
         variables={"QWCHAT_MODELS": str(models), "QWCHAT_CACHE": cache(), **variables},
@@ -66,14 +69,9 @@ def cache() -> str:
 
 def answer(models: Path, prompt: str, *arguments: str) -> str:
     """What the program answers when nobody disturbs it."""
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "-p", prompt, "--json", *arguments],
-        env={**os.environ, "QWCHAT_MODELS": str(models)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=True,
-    )
-    return str(json.loads(ran.stdout)["text"])
+    done = ran(["-p", prompt, "--json", *arguments], {**os.environ, "QWCHAT_MODELS": str(models)}, entry=REAL)
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["text"])
 
 
 def shown(reply: str, columns: int = COLUMNS, *, colour: bool = True) -> list[str]:
@@ -170,6 +168,7 @@ def test_a_paste_of_500_lines(models: Path, tmp_path: Path) -> None:
         assert screen(terminal)[2 : 2 + len(shown(reply))] == shown(reply)
 
 
+@pytest.mark.slow
 def test_a_reply_is_stopped_and_goes_on_to_the_same_end(models: Path, tmp_path: Path) -> None:
     whole = answer(models, "Tell me everything", *WORLDLY, "--max-tokens", "1500")
     with talk(models, tmp_path, *WORLDLY, "--max-tokens", "1500", "--render", "plain") as terminal:
@@ -299,6 +298,7 @@ def test_a_dumb_terminal_and_one_without_colour(models: Path, tmp_path: Path) ->
             assert rows == expected(BANNER, "> What can you do?", reply, FIGURES, "", ">")
 
 
+@pytest.mark.slow
 def test_a_reply_longer_than_the_screen_and_than_10_000_lines(tmp_path: Path) -> None:
     lines = [f"{number}. line" for number in range(1, 10_051)]
     with Terminal("chat", "-q", models=tmp_path, replies=["\n".join(lines)], rows=24, context_size=1 << 20) as terminal:

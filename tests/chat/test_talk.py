@@ -24,6 +24,7 @@ from qwchat.events import Done, TextEvent, TextStep
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel
+from tests.tiers import count
 
 HOT = Controls(SamplingSettings(temperature=0.7))
 
@@ -370,7 +371,7 @@ MOVES = (
 )
 
 
-@settings(max_examples=250)
+@settings(max_examples=count(250, 50))
 @given(st.lists(st.sampled_from(REPLIES + MOVES), max_size=25))
 def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[str]) -> None:
     model, desk = make("one two three", "four five six seven", "eight")

@@ -68,9 +68,7 @@ def test_a_chat_whose_terminal_is_closed_at_its_prompt_ends(tmp_path: Path) -> N
         terminal.type("hello\r")
         terminal.wait("Fine.")
         terminal.prompt()
-        terminal.process.ptyproc.fileobj.close()
-        terminal.process.ptyproc.wait()
-        assert terminal.process.ptyproc.exitstatus == 0
+        assert terminal.hang_up() == 0
 
 
 def test_a_terminal_that_is_closed_takes_nothing_along(tmp_path: Path) -> None:
@@ -78,8 +76,7 @@ def test_a_terminal_that_is_closed_takes_nothing_along(tmp_path: Path) -> None:
         terminal.prompt()
         terminal.type("count\r")
         terminal.wait("word5")
-        terminal.process.ptyproc.fileobj.close()
-        terminal.process.ptyproc.wait()
+        terminal.hang_up()
     with Terminal("chat", "-q", "--continue", models=tmp_path, replies=[WORDS]) as terminal:
         terminal.prompt()
         assert "word5" in terminal.text

@@ -70,6 +70,7 @@ def test_a_reply_on_terminals_of_any_size(tmp_path: Path, rows: int, columns: in
         assert seen(terminal) == rendered(REPLY, Size(columns, rows))
 
 
+@pytest.mark.slow
 def test_a_reply_of_more_than_ten_thousand_lines(tmp_path: Path) -> None:
     reply = "".join(f"- *{number}*\n" for number in range(10_500))
     with Terminal("-q", "-p", "count", "--ctx", "60000", models=tmp_path, replies=[reply]) as terminal:

@@ -34,7 +34,12 @@ def services() -> Services:
     return Services(load=load, compiled=lambda: True, bandwidth=lambda threads: 1e9, int8_peak=lambda threads: 1e12)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the command line of this process, and exit."""
     if started := os.environ.get("QWCHAT_FAKE_STARTED"):
         Path(started).touch()
     main(services=services())
+
+
+if __name__ == "__main__":
+    start()

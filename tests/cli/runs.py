@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from qwchat.cli.app import run_app
 from qwchat.cli.main import guarded
 from tests.cli.fake_qwchat import services
 from tests.clocks import PATIENCE_SECONDS
+from tests.starter import ran
 
 FAKE = Path(__file__).with_name("fake_qwchat.py")
 
@@ -40,18 +42,15 @@ def environment(models: Path, **script: Any) -> dict[str, str]:
 
 
 def run(
-    *arguments: str, models: Path, stdin: bytes | None = b"", timeout: float = PATIENCE_SECONDS, **script: Any
+    *arguments: str,
+    models: Path,
+    stdin: bytes = b"",
+    timeout: float = PATIENCE_SECONDS,
+    variables: Mapping[str, str] | None = None,
+    **script: Any,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ``qwchat ARGUMENTS`` outside any terminal with ``stdin`` piped in."""
-    return subprocess.run(
-        [sys.executable, str(FAKE), *arguments],
-        input=stdin,
-        capture_output=True,
-        env=environment(models, **script),
-        timeout=timeout,
-        start_new_session=True,
-        check=False,
-    )
+    """Run `qwchat ARGUMENTS` outside any terminal with `stdin` piped in, as a fork of a process that imported it."""
+    return ran(arguments, environment(models, **script) | {**(variables or {})}, stdin, timeout)
 
 
 def call(*arguments: str, models: Path, stdin: bytes = b"", **script: Any) -> subprocess.CompletedProcess[bytes]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tests.cli.runs import FAKE, environment
 from tests.clocks import PATIENCE_SECONDS
+from tests.starter import Program, needs_an_interpreter, starter
 
 Kind = Literal["pipe", "terminal"]
 ROWS, COLUMNS = 40, 100
@@ -69,21 +70,23 @@ def run_on(
     """
     source = _Stream(stdin, written_by_program=False)
     out, err = (_Stream(kind, written_by_program=True) for kind in (stdout, stderr))
-    process = subprocess.Popen(
-        [sys.executable, str(FAKE), *arguments],
-        stdin=source.theirs,
-        stdout=out.theirs,
-        stderr=err.theirs,
-        env=environment(models, **script) | (variables or {}),
-        start_new_session=True,
-    )
+    everything = environment(models, **script) | (variables or {})
+    streams = (source.theirs, out.theirs, err.theirs)
+    process: subprocess.Popen[bytes] | Program
+    if needs_an_interpreter(variables or {}):
+        program = [sys.executable, str(FAKE), *arguments]
+        process = subprocess.Popen(
+            program, stdin=streams[0], stdout=streams[1], stderr=streams[2], env=everything, start_new_session=True
+        )
+    else:
+        process = starter().start(arguments, everything, Path.cwd(), streams)
     for stream in (source, out, err):
         os.close(stream.theirs)
     os.write(source.ours, given + (b"\x04" if stdin == "terminal" else b""))
     if stdin == "pipe":
         os.close(source.ours)
     _collect(out, err)
-    code = process.wait(PATIENCE_SECONDS)
+    code = process.wait()
     for stream in (out, err) if stdin == "pipe" else (source, out, err):
         os.close(stream.ours)
     return Seen(code, out.data, err.data)

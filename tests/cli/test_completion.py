@@ -26,16 +26,9 @@ def asked(shell: str, line: str, models: Path, variables: dict[str, str] | None 
         "fish": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
         "powershell": {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_WORD_TO_COMPLETE": words[-1]},
     }[shell]
-    ran = subprocess.run(
-        [sys.executable, str(FAKE)],
-        env=environment(models) | said | {"_QWCHAT_COMPLETE": f"complete_{shell}"} | (variables or {}),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-    assert ran.stderr == ""
-    return ran.stdout.splitlines()
+    ran = run(models=models, variables=said | {"_QWCHAT_COMPLETE": f"complete_{shell}"} | (variables or {}))
+    assert ran.stderr == b""
+    return ran.stdout.decode().splitlines()
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 from quant.policy import resolve
 from quant.presets import PRESETS
 from tests.cli.runs import FAKE, call, environment, run
-from tests.clocks import PATIENCE_SECONDS
+from tests.clocks import PATIENCE_SECONDS, times_slept, wait_for
+from tests.tiers import count
 
 HEAVY = ("numba", "numpy", "tokenizers", "rich", "rich.markdown", "prompt_toolkit", "jinja2")
 HELP_PACKAGES = {"annotated_doc", "click", "quant", "qwchat", "shellingham", "typer"}
@@ -137,7 +138,7 @@ def test_ctrl_c_in_json_gives_the_reply_so_far(tmp_path: Path) -> None:
 def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
     drawn = random.Random(1)
     script = {"replies": ["word " * 200], "token_seconds": 0.005, "load_seconds": 0.2, "chunk_seconds": 0.05}
-    for _ in range(10):
+    for _ in range(count(10, 3)):
         with start("-p", "long " * 1000, models=tmp_path, **script) as process:
             time.sleep(drawn.uniform(0.0, 1.2))
             process.send_signal(signal.SIGINT)
@@ -160,12 +161,15 @@ def test_ctrl_c_in_a_finaliser_is_not_lost() -> None:
 
 def test_two_signals_leave_at_once(tmp_path: Path) -> None:
     never = 10 * PATIENCE_SECONDS
-    with start("--jsonl", "-p", "hi", models=tmp_path, replies=["one two"], token_seconds=never) as process:
+    began = tmp_path / "began"
+    script = {"replies": ["one two"], "token_seconds": never, "token_file": str(began)}
+    with start("--jsonl", "-p", "hi", models=tmp_path, **script) as process:
         assert process.stdout is not None
         next(line for line in iter(process.stdout.readline, b"") if b'"prefill"' in line)
-        time.sleep(1.0)  # Now the model is within its first token, and asks for no Ctrl-C until that is done.
+        wait_for(began.exists, "the first token")  # No Ctrl-C is asked for until that is done.
+        slept = times_slept(process.pid)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        wait_for(lambda: times_slept(process.pid) > slept, "the signal to be heard")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130

@@ -193,6 +193,7 @@ def test_list(models: Path) -> None:
     assert line.split()[1] == "q4"
 
 
+@pytest.mark.slow
 def test_bench(models: Path) -> None:
     arguments = ("--prompt-tokens", "40", "--new-tokens", "5", "--depth", "20", "--rounds", "2")
     figures = json.loads(qwchat("bench", "tiny-q4", *arguments, "--json", models=models).stdout)
@@ -209,6 +210,7 @@ def test_bench(models: Path) -> None:
     assert [line.split()[0] for line in table[3:]] == ["prefill", "decode"]
 
 
+@pytest.mark.slow
 def test_bench_speculates_only_when_asked(models: Path) -> None:
     arguments = ("--prompt-tokens", "20", "--new-tokens", "30", "--rounds", "1", "--json")
     for extra, expected in (((), False), (("--speculate",), True)):
@@ -300,6 +302,7 @@ def test_a_changed_checkpoint_is_converted_again_with_a_notice(tmp_path: Path) -
     assert open_model(tmp_path / "models" / "src-q4").source_fingerprint != before
 
 
+@pytest.mark.slow
 def test_first_runs_at_the_same_moment_do_not_harm_each_other(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "src", config_overrides=SHAPE)
     results: list[subprocess.CompletedProcess[bytes]] = []

@@ -15,6 +15,8 @@ import pytest
 from tests.cli.runs import FAKE, environment, run
 from tests.cli.streams import COLUMNS, ROWS, Kind, run_on
 from tests.clocks import PATIENCE_SECONDS
+from tests.starter import starter
+from tests.tiers import some
 
 PLAIN = ("plain text", "日本語 👩‍👩‍👧 é", "tab\tand\r\nreturn", "\x1b]0;title\x07\x9b31m", "")
 KINDS: tuple[Kind, ...] = ("pipe", "terminal")
@@ -124,6 +126,7 @@ def test_quiet_says_nothing_on_any_terminal(tmp_path: Path) -> None:
 
 
 # One of each kind: replies, tables, JSON, data for other programs, and what the parser prints by itself.
+CODE = "```py\nx = 1\n```"
 PRINTING = (
     ("-p", "hi"),
     ("-p", "hi", "--json"),
@@ -159,21 +162,39 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_output_without_a_reader_is_code_141(sessions: Path, arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors, stderr = os.pipe()
+    with Path(os.devnull).open() as stdin, os.fdopen(errors, "rb") as told:
+        variables = environment(sessions, replies=[CODE])
+        program = starter().start(arguments, variables, Path.cwd(), (stdin.fileno(), writer, stderr))
+        os.close(writer)
+        os.close(stderr)
+        check_code_141(program.wait(), told.read())
+
+
+@pytest.mark.parametrize("arguments", some(PRINTING, 6), ids=" ".join)
 @pytest.mark.parametrize("how", ["closed", "without a reader", "head -c0"])
-def test_output_that_cannot_be_read_is_code_141(sessions: Path, arguments: tuple[str, ...], how: str) -> None:
-    replies = ["```py\nx = 1\n```"]
+def test_output_that_cannot_be_read_is_code_141(
+    sessions: Path, tmp_path: Path, arguments: tuple[str, ...], how: str
+) -> None:
     program = [sys.executable, str(FAKE), *arguments]
     if how == "closed":
         program = ["/bin/sh", "-c", '"$@" >&-', "sh", *program]
     elif how == "head -c0":
         # The reader is gone for certain before the program begins.
-        program = ["/bin/bash", "-c", '{ sleep 0.2; "$@"; } | head -c0; exit ${PIPESTATUS[0]}', "bash", *program]
+        gone = tmp_path / "gone"
+        os.mkfifo(gone)
+        reading = f"{{ head -c0; exec <&-; echo >'{gone}'; }}"
+        script = f"{{ read -r <'{gone}'; \"$@\"; }} | {reading}; exit ${{PIPESTATUS[0]}}"
+        program = ["/bin/bash", "-c", script, "bash", *program]
     reader, writer = os.pipe()
     os.close(reader)
     try:
         ran = subprocess.run(
             program,
-            env=environment(sessions, replies=replies),
+            env=environment(sessions, replies=[CODE]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if how == "head -c0" else writer,
             stderr=subprocess.PIPE,
@@ -182,10 +203,15 @@ def test_output_that_cannot_be_read_is_code_141(sessions: Path, arguments: tuple
         )
     finally:
         os.close(writer)
-    assert ran.returncode == 141
-    assert b"Traceback" not in ran.stderr
-    assert b"Exception ignored" not in ran.stderr
-    assert b"Broken pipe" not in ran.stderr
+    check_code_141(ran.returncode, ran.stderr)
+
+
+def check_code_141(code: int, told: bytes) -> None:
+    """The exit code of a broken pipe, and not a word about it."""
+    assert code == 141
+    assert b"Traceback" not in told
+    assert b"Exception ignored" not in told
+    assert b"Broken pipe" not in told
 
 
 def test_what_prints_nothing_needs_no_output(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_there_are_200_different_ones() -> None:
     assert len({json.dumps(entry["schema"]) for entry in SCHEMAS}) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_every_reply_is_json_that_fits(model: qwchat.Model, part: int) -> None:
     """Little room, so that many replies must be brought to an end."""

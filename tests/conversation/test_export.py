@@ -15,6 +15,7 @@ from qwchat.characters import HARMFUL
 from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
 from qwchat.conversation.tree import Tree
 from qwchat.errors import UsageError
+from tests.tiers import count
 
 CREATED = "2026-11-24T02:03:04+00:00"
 
@@ -134,7 +135,7 @@ def test_a_page_holds_no_code_and_asks_for_nothing(text: str) -> None:
     assert found.text.count(text.splitlines()[0][:15]) >= 3
 
 
-@settings(max_examples=100)
+@settings(max_examples=count(100, 20))
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_pages_have_the_same_tags_whatever_is_said(question: str, reply: str) -> None:
     found = Page(exported(talk(question, reply, system=question, title=reply), "html"))

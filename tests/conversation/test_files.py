@@ -17,6 +17,7 @@ from qwchat.conversation.files import Content, Header, SessionFile, parse, read
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError
 from tests.clocks import growth
+from tests.tiers import count
 
 HEADER = Header("3f9a1c20", "2026-11-24T02:03:04+00:00", "mini", "0123abcd", "seas")
 
@@ -304,7 +305,7 @@ def state(tree: Tree) -> tuple[object, ...]:
     return (tree.nodes, tree.head, tree.system, tree.title, tree.messages())
 
 
-@settings(max_examples=150)
+@settings(max_examples=count(150, 30))
 @given(conversations(), st.floats(0, 1))
 def test_any_prefix_of_a_file_is_a_prefix_of_the_session(events: list[Event], share: float) -> None:
     header = files.line_of({"format": files.FORMAT, "version": files.VERSION, "id": "a1", "created": ""})
@@ -319,7 +320,7 @@ def test_any_prefix_of_a_file_is_a_prefix_of_the_session(events: list[Event], sh
     assert state(content.tree) == state(Tree.replay(json.loads(json.dumps(events[: max(complete - 1, 0)]))))
 
 
-@settings(max_examples=150)
+@settings(max_examples=count(150, 30))
 @given(conversations(), st.data())
 def test_any_damage_is_survived(events: list[Event], data: st.DataObject) -> None:
     whole = files.line_of({"format": files.FORMAT, "version": files.VERSION, "id": "a1", "created": ""})

@@ -102,6 +102,7 @@ def look_at_everything(store: Store, session: str) -> None:
         exported(Talk(tree, "mini", entry.id), form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MANY)
 def test_the_time_to_read_a_file_is_in_proportion_to_its_size(tmp_path: Path, kind: str) -> None:
     def cost(count: int) -> float:

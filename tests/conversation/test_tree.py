@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qwchat.conversation.tree import Event, Node, Tree
 from qwchat.errors import SessionError, UsageError
+from tests.tiers import count
 
 
 def talk(*contents: str) -> Tree:
@@ -226,7 +227,7 @@ def state(tree: Tree) -> tuple[Any, ...]:
     return tree.nodes, tree.head, tree.system, tree.title, tree.drops, tree.messages(), children, tips
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count(150, 30), deadline=None)
 @given(CHANGES)
 def test_what_was_told_and_what_is_listed_rebuild_the_tree(changes: list[Any]) -> None:
     told: list[Event] = []
@@ -239,7 +240,7 @@ def test_what_was_told_and_what_is_listed_rebuild_the_tree(changes: list[Any]) -
     assert Tree.replay(tree.fork().events()).messages() == tree.messages()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count(150, 30), deadline=None)
 @given(CHANGES)
 def test_no_change_takes_a_turn_away(changes: list[Any]) -> None:
     tree = Tree()
@@ -270,7 +271,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=count(300, 60), deadline=None)
 @given(st.lists(st.fixed_dictionaries({"node": FIELDS}) | JSON, min_size=1, max_size=3))
 def test_whatever_a_file_holds_is_a_conversation_or_refused_on_one_line(events: list[Any]) -> None:
     complaint, tree = "", Tree()

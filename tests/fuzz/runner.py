@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
+from tests.forks import freeze
 from tests.fuzz import corpus, server
 from tests.fuzz.base import QUESTION, SESSION, Base, make_checkpoints
 from tests.fuzz.case import Case, write
@@ -157,7 +158,7 @@ def prepare(folder: Path) -> Base:
     ):
         _run(*words)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the program ignores it when it has ended
-    server.freeze()
+    freeze()
     return replace(base, code=_kept_code())
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from tests.forks import finish
 from tests.fuzz.case import Case, Command, environment, filled
 
 SECONDS = 10.0
@@ -58,13 +59,6 @@ class Outcome:
     processor: float
     memory: int
     trouble: str
-
-
-def freeze() -> None:
-    """Prepare this process for forking: nothing of what it holds now is looked at by a child's garbage collector."""
-    sys.dont_write_bytecode = True
-    gc.collect()
-    gc.freeze()
 
 
 def ask(run: Run, case: Case, command: Command, root: Path) -> Outcome:
@@ -162,7 +156,7 @@ def _live(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
             os.close(1)
             sys.stdout = None
         code = run(words)
-        _finish()
+        finish()
     except BaseException:  # noqa: BLE001  # Whatever gets this far is a fault of the program: the judge reads it.
         import traceback
 
@@ -230,17 +224,6 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS), int(SECONDS) + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _finish() -> None:
-    """What the interpreter does at its end and a program may hang in."""
-    import threading
-
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not stream.closed:
-            stream.flush()
 
 
 def _absolute(path: str | bytes | os.PathLike[str]) -> Path:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwchat.generation.repetition import LoopGuard
+from tests.tiers import count
 
 
 def ended_at(tokens: list[int], limit: int) -> int | None:
@@ -33,7 +34,7 @@ def test_a_plain_loop_ends_after_its_limit(period: int) -> None:
     assert found == pytest.approx(max(1000, 3 * period) + period, abs=7)
 
 
-@settings(max_examples=200)
+@settings(max_examples=count(200, 40))
 @given(
     st.lists(st.integers(0, 9), max_size=60),
     st.lists(st.integers(0, 3), min_size=1, max_size=30),
@@ -46,7 +47,7 @@ def test_whatever_goes_round_is_found_soon(before: list[int], loop: list[int], l
     assert found <= len(before) + max(limit, 3 * len(loop)) + 3 * len(loop) + 8
 
 
-@settings(max_examples=300)
+@settings(max_examples=count(300, 60))
 @given(st.lists(st.integers(0, 2), max_size=120), st.integers(8, 20))
 def test_only_what_has_repeated_itself_for_so_long_is_ended(text: list[int], limit: int) -> None:
     found = ended_at(text, limit)

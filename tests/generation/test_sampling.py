@@ -228,6 +228,7 @@ def chi_square_limit(degrees: int) -> float:
     return degrees * (1 - spread + 3.719 * math.sqrt(spread)) ** 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [SamplingSettings(1.0), SamplingSettings(0.7, top_k=20, top_p=0.8), SamplingSettings(1.5, min_p=0.05)],

@@ -17,6 +17,7 @@ from qwchat.generation.speculation import Speculation
 from qwchat.request import SamplingSettings
 from tests.cpu.decoder import config, random_folder
 from tests.generation.asking import Conversation, conversation, generate
+from tests.tiers import count
 
 VOCAB = 41
 GREEDY = SamplingSettings()
@@ -182,7 +183,8 @@ def test_what_was_read_ahead_is_gone_after_truncating(talk: Conversation) -> Non
     assert talk.cached.ids.tolist() == ids[:31].tolist()
 
 
-@settings(max_examples=20)
+@pytest.mark.slow
+@settings(max_examples=count(20, 10))
 @given(st.integers(0, 2**32), st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=5), st.integers(0, 4))
 def test_a_draft_is_accepted_as_often_as_it_is_likely(seed: int, logits: list[float], draft: int) -> None:
     """Drawing and comparing is rejection sampling: P(accepted) = p(draft), and the whole is distributed as p."""

@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 
 from qwchat.markdown.block_parser import Blocks
 from tests.markdown.documents import LINES
+from tests.tiers import count
 
 # Four blanks and more are left out: behind a container's end markdown-it and the specification differ about them.
 INDENTS = st.sampled_from(["", "", "", " ", "  ", "   ", "> ", "- ", "   > ", "1. "])
@@ -99,7 +100,7 @@ def theirs(text: str) -> list[list[str]]:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=count(400, 80), deadline=None)
 @given(st.lists(st.tuples(INDENTS, INDENTS, UNTABBED), max_size=9))
 def test_blocks_are_those_of_markdown_it(lines: list[tuple[str, str, str]]) -> None:
     text = "\n".join("".join(parts) for parts in lines)

@@ -23,6 +23,7 @@ from qwchat.markdown.width import Row
 from tests.chat.view.emulator import Emulated
 from tests.clocks import growth
 from tests.markdown.documents import documents, pieces
+from tests.tiers import count
 
 PAPER = Paper(width=40, cap=4, colour=True)
 FULL = Look(terminal=True, emphasis=True, colour=True)
@@ -54,7 +55,7 @@ class Clock:
         self.now += seconds
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count(150, 30), deadline=None)
 @given(st.data(), documents())
 def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObject, text: str) -> None:
     whole = rendered(text)
@@ -69,7 +70,7 @@ def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObj
     assert printed == whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=count(40, 10), deadline=None)
 @given(documents(6))
 def test_every_prefix_gives_a_beginning(text: str) -> None:
     whole = rendered(text)
@@ -80,7 +81,7 @@ def test_every_prefix_gives_a_beginning(text: str) -> None:
         assert printed == whole[: len(printed)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=count(80, 16), deadline=None)
 @given(st.data(), documents(), st.integers(20, 60), st.integers(3, 30))
 def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
     data: st.DataObject, text: str, columns: int, rows: int
@@ -99,7 +100,7 @@ def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
     assert view.last == text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count(150, 30), deadline=None)
 @given(documents())
 def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
     shown = "\n".join(plain(text, Paper(None, 4, True)))
@@ -111,7 +112,7 @@ def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
     assert re.sub(r"[\W_]", "", shown) == kept
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=count(100, 20), deadline=None)
 @given(st.data(), documents())
 def test_a_change_of_size_neither_loses_nor_repeats_text(data: st.DataObject, text: str) -> None:
     with mock.patch("qwchat.markdown.table_stream.record", record_with_unnamed_cells):
@@ -137,6 +138,7 @@ def check_a_change_of_size(data: st.DataObject, text: str) -> None:
     assert re.sub(r"[\W_]", "", shown) == re.sub(r"[\W_]", "", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text_of",
     [
@@ -210,7 +212,7 @@ def test_what_blocks_look_like(source: str, rows: list[str]) -> None:
     assert plain(source) == rows
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=count(80, 16), deadline=None)
 @given(st.data(), st.integers(12, 60), st.sampled_from([("\\[", "\\]"), ("$$", "$$")]))
 def test_a_formula_keeps_every_character(data: st.DataObject, width: int, ends: tuple[str, str]) -> None:
     lines = data.draw(st.lists(st.sampled_from([r"\mathbf{x}_{i}", "- c*d* \\\\", "+ `e`", "=", "# f"]), max_size=25))

@@ -12,6 +12,7 @@ from qwchat.markdown.layout import Paper
 from qwchat.markdown.stream_parser import Flow
 from tests.markdown.documents import pieces
 from tests.markdown.test_stream_parser import PAPER, plain, rendered
+from tests.tiers import count
 
 
 def test_a_table_taller_than_the_tail_keeps_its_columns_and_is_printed_row_by_row() -> None:
@@ -141,7 +142,7 @@ def test_records_of_odd_tables(source: str, rows: list[str]) -> None:
     assert plain(source, Paper(28, 8, True)) == rows
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=count(150, 30), deadline=None)
 @given(st.data(), st.integers(10, 90), st.integers(1, 12))
 def test_tables_print_beginnings_of_the_whole_and_keep_all_cells(data: st.DataObject, width: int, cap: int) -> None:
     words = st.sampled_from(

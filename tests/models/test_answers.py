@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from models.recipe.backends import Engine
 from models.recipe.chatml import ChatML
 from models.recipe.dialogues import FAMILIES, MEMORY
@@ -24,6 +26,7 @@ def test_held_out_prompts_are_answered_exactly(tmp_path: Path) -> None:
     assert sum(shares.values()) / len(shares) >= 0.95
 
 
+@pytest.mark.slow
 def test_generated_answers_are_the_scored_ones(tmp_path: Path) -> None:
     list(convert(MODEL, tmp_path / "dense", preset="dense"))
     engine = Engine(tmp_path / "dense")

@@ -50,6 +50,7 @@ def divergences(contexts: tuple[CachedContext, CachedContext], texts: list[list[
     return np.concatenate(result)
 
 
+@pytest.mark.slow
 def test_dialogues(contexts: tuple[CachedContext, CachedContext]) -> None:
     chat = ChatML.load(MODEL)
     texts = [list(ids) for ids, _ in figures.sample(chat, DIALOGUES, SEED)]
@@ -58,6 +59,7 @@ def test_dialogues(contexts: tuple[CachedContext, CachedContext]) -> None:
     assert found.any(), "the caches hold the same"
 
 
+@pytest.mark.slow
 def test_a_text_as_long_as_the_context(contexts: tuple[CachedContext, CachedContext]) -> None:
     chat = ChatML.load(MODEL)
     text: list[int] = []

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, normalizers
 from models.recipe.chatml import ChatML
 from models.recipe.recipe import MODEL
 from models.recipe.turns import Dialogue, Turn
+from tests.tiers import count
 
 
 def table(name: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def test_the_special_tokens_agree(tokenizer: Tokenizer) -> None:
     assert len((MODEL / "merges.txt").read_text(encoding="utf-8").splitlines()) == len(table("vocab.json")) - 256
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=count(200, 40), deadline=None)
 @given(st.text())
 def test_any_text_comes_back(text: str) -> None:
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))

@@ -22,6 +22,7 @@ from quant.errors import ContainerError
 from quant.sources import open_source
 from quant.verification import PADDING, verify
 from tests.quant.checkpoints import make_checkpoint, write_json
+from tests.tiers import count
 
 ROW = "model.layers.0.mlp.up_proj.weight"
 
@@ -194,7 +195,7 @@ JSON_VALUES: st.SearchStrategy[Any] = (
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=count(200, 40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_manifest_breaks_the_reader(model: Path, made: Path, data: st.DataObject) -> None:
     """Whatever value a place in the manifest is changed to, the answer is a model or a ContainerError."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quant import formats
 from quant.errors import FormatError
 from quant.formats import PackedTensor, dense, linear, q4, q8
+from tests.tiers import count
 
 SHAPES = [(1, 32), (15, 64), (16, 32), (17, 96), (40, 128), (33, 896)]
 
@@ -152,7 +153,7 @@ def test_rows_equal_the_whole(packed: PackedTensor) -> None:
             formats.dequantise_rows(packed, bad)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=count(40, 10))
 @given(rows=st.integers(1, 50), blocks=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
 def test_unpack_inverts_pack(rows: int, blocks: int, seed: int) -> None:
     shape = (rows, 32 * blocks)

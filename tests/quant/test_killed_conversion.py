@@ -17,6 +17,7 @@ from quant.container import open_model
 from quant.errors import ContainerError
 from quant.verification import verify
 from tests.quant.converting import content, run
+from tests.tiers import count
 
 SYSTEM_CALLS = ("pwrite", "write", "fsync", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "open")
 FORK = multiprocessing.get_context("fork")
@@ -61,7 +62,7 @@ def check_half_written(parent: Path, expected: dict[str, bytes]) -> None:
         assert {name: data for name, data in content(folder).items() if name in expected} == expected
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("seed", range(count(50, 10)))
 def test_killed_at_a_random_system_call(source: Path, tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
     chance = random.Random(seed)
     destination = tmp_path / "model"
@@ -78,6 +79,7 @@ def test_killed_at_a_random_system_call(source: Path, tmp_path: Path, expected: 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.slow
 def test_killed_at_every_one_of_the_last_calls(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
     """From the last tensors over manifest, syncs and renames to the end, while an older model is replaced."""
     finished = False
@@ -113,7 +115,7 @@ def test_killed_after_a_random_time(source: Path, tmp_path: Path, expected: dict
     longest = 1.5 * (time.monotonic() - began)
     chance = random.Random(7)
     killed = 0
-    for number in range(20):
+    for number in range(count(20, 4)):
         folder = tmp_path / str(number)
         folder.mkdir()
         child = FORK.Process(target=run, args=(source, folder / "model"))

@@ -156,6 +156,7 @@ def test_codebook_is_close_to_its_own_lloyd_update() -> None:
     assert 0.3 < bits.mean() < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["q4", "q8", "lin4"])
 def test_only_the_code_of_one_format_is_compiled_and_kept(name: str, tmp_path: Path) -> None:
     loops = {"q4": {"quant_q4_search", "quant_q4_encode"}, "q8": {"quant_q8_encode"}}
@@ -165,6 +166,7 @@ def test_only_the_code_of_one_format_is_compiled_and_kept(name: str, tmp_path: P
     assert first["kept"] == second["kept"]
 
 
+@pytest.mark.slow
 def test_quantisers_work_where_no_compiled_code_can_be_kept(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("no folder can be made below this")

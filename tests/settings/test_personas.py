@@ -11,6 +11,7 @@ from hypothesis import settings as bounds
 from qwchat.errors import UsageError
 from qwchat.settings import personas
 from qwchat.settings.resolve import resolve
+from tests.tiers import count
 
 POET = """\
 description = "Speaks in verse"
@@ -150,7 +151,7 @@ def test_variables_belong_to_a_persona(tmp_path: Path) -> None:
         personas.assignments(["year"])
 
 
-@bounds(max_examples=100, deadline=None)
+@bounds(max_examples=count(100, 20), deadline=None)
 @given(system=strategies.text(), stop=strategies.lists(strategies.text(min_size=1), min_size=1, max_size=3))
 def test_what_is_saved_is_read_back(tmp_path_factory: pytest.TempPathFactory, system: str, stop: list[str]) -> None:
     environment = {"QWCHAT_CONFIG": str(tmp_path_factory.getbasetemp() / "saved")}

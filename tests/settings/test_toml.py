@@ -88,6 +88,7 @@ def test_every_reader_of_toml_has_the_limits(tmp_path: Path, text: str) -> None:
     assert knob("stop").parse(f"[{text}]", "--stop") == (f"[{text}]",), "brackets around anything else are a text"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

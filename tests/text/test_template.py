@@ -336,6 +336,7 @@ def test_a_lone_surrogate_in_a_message_is_refused(tiny: Tokenizer) -> None:
         encode_chat(tiny, ChatTemplate(), [Message(role="user", content="half \ud83d")])
 
 
+@pytest.mark.slow
 def test_a_megabyte_of_content(qwen2: Tokenizer, qwen2_template: ChatTemplate) -> None:
     content = "The quick brown <fox>.\n" * 45_000
     ids = encode_chat(qwen2, qwen2_template, [Message(role="user", content=content)])

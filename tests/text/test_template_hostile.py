@@ -12,6 +12,7 @@ import pytest
 from qwchat.errors import TemplateError
 from qwchat.text.template.sandbox import SandboxedTemplate
 from tests.clocks import PATIENCE_SECONDS, times_as_long
+from tests.tiers import some
 
 GROW = "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
 BIG = "{% set a = 'ab' * 300000 %}{% set b = 'ab' * 300000 %}"
@@ -176,11 +177,12 @@ def check_refusal(source: str) -> None:
     assert len(message) < 400
 
 
-@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("source", some(HOSTILE.values(), 5), ids=some(HOSTILE, 5))
 def test_a_hostile_template_is_refused(source: str) -> None:
     check_refusal(source)
 
 
+@pytest.mark.slow
 def test_other_threads_are_as_safe_and_do_not_share_limits() -> None:
     names = ("class", "repeat", "nested", "double", "nested lists", "macro tree", "parentheses", "much text")
     harmless = SandboxedTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", "model")
@@ -191,6 +193,7 @@ def test_other_threads_are_as_safe_and_do_not_share_limits() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as only Linux does")
+@pytest.mark.slow
 def test_half_a_gigabyte_is_enough_for_all_of_them() -> None:
     program = "from tests.text.test_template_hostile import run_with_little_memory; run_with_little_memory()"
     repository = Path(__file__).resolve().parents[2]

@@ -64,6 +64,7 @@ def test_any_text_survives(tiny: Tokenizer, text: str) -> None:
     assert tiny.decode(tiny.encode(text)) == composed(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     ["a", " ", "\n", "!", "\x00", "漢", "👨‍👩‍👧", "é", "The quick brown fox, 42 times.\n", " \t\n"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from qwchat.chat.editor.session import Editor
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.markdown.styles import PLAIN
 from tests.chat.pty import Terminal
+from tests.clocks import PATIENCE_SECONDS
 
 TAB, SHIFT_TAB, ESCAPE = "\t", "\x1b[Z", "\x1b"
 SETTINGS = (("/set temp", ""), ("/set top-p", ""), ("/set stats", ""), ("/set repeat", ""), ("/help", ""))
@@ -79,9 +79,7 @@ def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPa
     asked = threading.Event()
 
     def suggest(text: str) -> Iterable[Suggestion]:
-        if not asked.is_set():
-            time.sleep(0.3)
-        asked.set()
+        asked.wait(PATIENCE_SECONDS)
         return fitting(text, SETTINGS)
 
     buffer = completion.Buffer(completer=completion.Suggested(suggest), document=completion.Document("/set te"))
@@ -89,6 +87,7 @@ def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(buffer, "start_completion", lambda **how: started.append(how))
     completion.walk(buffer, buffer.completer)
     completion.walk(buffer, buffer.completer, back=True)
+    asked.set()
     assert started == [
         {"select_first": True, "select_last": False},
         {"select_first": False, "select_last": True},

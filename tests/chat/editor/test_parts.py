@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 import shlex
 import signal
 import sys
@@ -103,7 +104,7 @@ def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: Stop | None, k
             pipe.send_text(typed)
             pressed = [poll() for _ in range(2)]
             wait_for(lambda: pressed.append(poll()) or not stop or stop in pressed, "the key")
-            time.sleep(0.2)
+            wait_for(lambda: not select.select([pipe.fileno()], [], [], 0)[0], "the keys to be read")
             pressed.append(poll())
         assert {key for key in pressed if key} == ({stop} if stop else set())
         assert "".join(key.data for key in get_typeahead(pipe)) == kept
@@ -114,19 +115,25 @@ def test_an_arrow_that_comes_in_two_parts_is_no_escape() -> None:
         pipe.send_text("\x1b")
         assert poll() is None
         pipe.send_text("[A")
-        assert poll() is None
-        time.sleep(0.2)
-        assert poll() is None
-        assert [key.key for key in get_typeahead(pipe)] == [Keys.Up]
+        keys: list[KeyPress] = []
+
+        def kept() -> list[KeyPress]:
+            assert poll() is None
+            keys.extend(get_typeahead(pipe))
+            return keys
+
+        wait_for(kept, "the arrow")
+        assert [key.key for key in keys] == [Keys.Up]
 
 
 def test_escape_is_told_from_alt_however_seldom_somebody_asks() -> None:
     """A chunk of the prompt may take seconds, and a person who sees nothing happen presses something else."""
     with create_pipe_input() as pipe:
-        with Keyboard(pipe).watching() as poll:
-            for typed in ("\x1b", "x", "\x1by"):
+        keyboard = Keyboard(pipe)
+        with keyboard.watching() as poll:
+            for typed, keys in (("\x1b", 1), ("x", 2), ("\x1by", 4)):
                 pipe.send_text(typed)
-                time.sleep(0.2)
+                wait_for(lambda keys=keys: sum(map(len, keyboard._arrived)) == keys, "the keys to be told apart")
             pressed: list[Stop | None] = []
             wait_for(lambda: pressed.append(poll()) or "escape" in pressed, "the key")
             assert poll() is None

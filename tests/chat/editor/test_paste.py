@@ -12,6 +12,7 @@ from qwchat.chat.commands import message_text, parse
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.paste import Folds, normalised
 from qwchat.chat.mentions import compose
+from tests.tiers import count
 
 FORTY = "\n".join(f"line {number}" for number in range(40))
 TEXTS = st.text(alphabet='ab /"\n[]#1+', max_size=30)
@@ -117,7 +118,7 @@ def test_backspace_finds_labels() -> None:
     assert folds.label_at_end("[Pasted text #7 +40 lines]") is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=count(100, 20), deadline=None)
 @given(st.lists(st.tuples(TEXTS, st.booleans()), max_size=6))
 def test_folding_loses_nothing(parts: list[tuple[str, bool]]) -> None:
     folds = Folds()

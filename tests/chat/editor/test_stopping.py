@@ -15,6 +15,7 @@ import pytest
 
 from tests.chat.pty import Terminal
 from tests.cli.runs import FAKE
+from tests.clocks import times_slept, wait_for
 
 WORDS = " ".join(f"word{number}" for number in range(200))
 SHORT = " ".join(f"word{number}" for number in range(14))
@@ -61,7 +62,7 @@ def test_other_keys_do_not_stop_a_reply(tmp_path: Path) -> None:
         terminal.type("count\r")
         terminal.wait("word2")
         terminal.type("cat\x1b[D")
-        time.sleep(0.1)
+        terminal.wait("word5")
         terminal.type("\x1bOD\x1b\rX")  # Left in its other form, Alt-Enter, a letter
         terminal.wait(f"{SHORT}\n\n> c\n  Xat")
 
@@ -101,8 +102,10 @@ def test_ctrl_c_twice_leaves_once_the_reply_is_kept(tmp_path: Path) -> None:
         terminal.prompt()
         terminal.type("count\r")
         terminal.wait("word1")
+        pid = terminal.process.program.pid
+        slept = times_slept(pid)
         terminal.type("\x03")
-        time.sleep(0.1)  # Two at once would be one signal.
+        wait_for(lambda: times_slept(pid) > slept, "the signal to be heard")  # Two at once would be one signal.
         terminal.type("\x03")
         assert terminal.end() == 130
         assert "\nstopped; what was said is kept" in terminal.text
@@ -127,7 +130,7 @@ def test_ctrl_c_again_much_later_stays(tmp_path: Path) -> None:
         terminal.prompt()
         terminal.type("\x03")
         terminal.wait("Ctrl-D or /quit leaves")
-        time.sleep(1.1)
+        time.sleep(1.1)  # The second within which twice means leaving has to pass.
         terminal.type("\x03")
         terminal.wait("leaves\n>\nCtrl-D or /quit leaves")
         terminal.prompt()

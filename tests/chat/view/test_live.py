@@ -18,10 +18,11 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.markdown.styles import Look
 from tests.chat.view.emulator import Emulated, Reflowing
 from tests.markdown.test_stream_parser import Clock
+from tests.tiers import count
 
 FULL = Look(terminal=True, emphasis=True, colour=True)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f]")
-FUZZED_REPLIES = 10_000
+FUZZED_REPLIES = count(10_000, 1_000)
 ERASED = "\r\x1b[K\x1b[C\x1b[J\r"
 SIZE = Size(40, 12)
 
@@ -98,6 +99,7 @@ def test_the_tail_is_bounded_and_everything_above_it_stays() -> None:
     assert " ".join(" ".join(viewer.out.lines).split()) == " ".join(text.replace("- ", "• ").split())
 
 
+@pytest.mark.slow
 def test_ten_thousand_lines_scroll_by_untouched() -> None:
     viewer = Viewer(columns=60, rows=24)
     lines = [f"line {number} of many" for number in range(10_000)]
@@ -165,7 +167,7 @@ def test_a_reply_that_ends_while_its_window_changes_waits_for_the_size() -> None
 
 
 # A failure is as good as a smaller one, which takes minutes to find.
-@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=count(60, 12), deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data(), st.sampled_from([0.0, 0.03, 0.25]))
 def test_dragging_a_window_loses_no_word(data: st.DataObject, late: float) -> None:
     listed = "".join(f"- i{number:03} and some more\n" for number in range(20))

@@ -59,6 +59,7 @@ def run(cache: Path, text: str, root: Path = ROOT) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_code_is_compiled_once(tmp_path: Path) -> None:
     folder, *facts = run(tmp_path / "cache", COMPILE_ONE.format(sabotage=""))
     assert Path(folder).parent == tmp_path / "cache"
@@ -68,6 +69,7 @@ def test_code_is_compiled_once(tmp_path: Path) -> None:
     assert (Path(folder) / "objects").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_damaged_code_is_compiled_again(tmp_path: Path) -> None:
     folder = run(tmp_path / "cache", COMPILE_ONE.format(sabotage=""))[0]
     path = Path(folder) / "objects"
@@ -77,6 +79,7 @@ def test_damaged_code_is_compiled_again(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_where_numba_gives_no_objects_the_code_runs_and_nothing_is_kept(tmp_path: Path) -> None:
     assert run(tmp_path / "cache", COMPILE_ONE.format(sabotage=SABOTAGE))[1:] == ["0", "0", "False"]
 
@@ -106,6 +109,7 @@ def undefined_symbols(code: bytes) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF, and asks glibc")
 def test_the_code_needs_nothing_but_itself_and_the_c_library() -> None:
     assert isinstance(program.load_program(), Program)

@@ -112,11 +112,13 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", level.supported_levels())
 def test_levels_agree_to_the_last_bit(name: str, printed: Begun) -> None:
     assert printed(name) == [digest()]
 
 
+@pytest.mark.slow
 def test_neon_agrees_to_the_last_bit(printed: Begun) -> None:
     assert printed("emulated neon") == [digest(), emulated_neon.SDOT, emulated_neon.TBL]
 

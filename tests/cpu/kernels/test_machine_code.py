@@ -77,6 +77,7 @@ def hot_loops(code: str, name: str) -> list[assembly.Loop]:
     return [loop for function in assembly.functions(code) for loop in function.innermost_loops() if loop.count(pattern)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEVELS)
 def test_every_dot_product_is_the_level_s_instruction(name: str, listings: dict[str, Any]) -> None:
     kernels = listings[name]["kernels"]
@@ -95,6 +96,7 @@ def test_every_dot_product_is_the_level_s_instruction(name: str, listings: dict[
     assert name != "neon" or "\ttbl\t" in kernels["qwchat_run_tile"]["code"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEVELS)
 def test_no_hot_loop_spills(name: str, listings: dict[str, Any]) -> None:
     spilling = {}
@@ -107,6 +109,7 @@ def test_no_hot_loop_spills(name: str, listings: dict[str, Any]) -> None:
     assert not spilling
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx512vnni" not in LEVELS, reason="the forward pass is judged where registers are plenty")
 def test_no_loop_of_the_forward_pass_spills(listings: dict[str, Any]) -> None:
     """Norms, quantisation, activations and softmax: on fewer registers they may read constants from the stack."""
@@ -116,6 +119,7 @@ def test_no_loop_of_the_forward_pass_spills(listings: dict[str, Any]) -> None:
     assert [(loop.function.name, loop.spills()) for loop in loops if loop.spills()] == []
 
 
+@pytest.mark.slow
 def test_a_waiting_loop_tells_the_processor(listings: dict[str, Any]) -> None:
     assert "\tisb" in listings["neon"]["spinning"]
     assert "\tpause" not in listings["neon"]["spinning"]
@@ -123,6 +127,7 @@ def test_a_waiting_loop_tells_the_processor(listings: dict[str, Any]) -> None:
     assert ("\tpause" in here) == (level.architecture() == "x86")
 
 
+@pytest.mark.slow
 def test_the_portable_level_compiles_for_aarch64(listings: dict[str, Any]) -> None:
     kernels = listings["portable-aarch64"]["kernels"]
     assert hot_loops(kernels["qwchat_run_tile"]["code"], "neon")

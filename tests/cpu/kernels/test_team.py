@@ -28,6 +28,7 @@ from qwchat.cpu.kernels.team import (
 from qwchat.cpu.kernels.threads import CANCELLED, HEADER_LINES, MEMBER_BYTES, RUN, Program, Team
 from tests.clocks import share_of_a_spin, wait_for
 from tests.cpu.kernels.compiled import kernel
+from tests.tiers import count
 
 LINE = 64
 
@@ -142,7 +143,7 @@ class Work:
 def test_every_item_is_done_once_and_in_its_phase(size: int) -> None:
     rng = np.random.default_rng(size)
     work = Work(size, 40)
-    sleeps = [0.0] * 1500 + [0.01] * 4 + [0.0] * 100  # some steps meet members that sleep
+    sleeps = [0.0] * count(1500, 200) + [0.01] * 4 + [0.0] * count(100, 50)  # some steps meet members that sleep
     for seconds in sleeps:
         time.sleep(seconds)
         work.items[:] = np.where(rng.random(40) < 0.5, 1, rng.integers(1, 60, 40))
@@ -200,7 +201,7 @@ def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
         work.check_step()  # all slept and were noted as to be woken, but were not
     work.step_until_all_have_worked()
     work.team._rouse(3)  # woken, but there is no step
-    time.sleep(0.01)
+    wait_for(lambda: work.asleep() == 2, "both members to sleep again")
     work.close()
 
 
@@ -220,6 +221,7 @@ def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
     work.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
     rng = np.random.default_rng(size)

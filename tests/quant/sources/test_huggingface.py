@@ -29,6 +29,7 @@ from tests.quant.checkpoints import (
     write_weights,
 )
 from tests.quant.sources.memory import MemorySource
+from tests.tiers import count
 
 ROW = "model.layers.0.mlp.up_proj.weight"
 
@@ -318,7 +319,7 @@ def test_unexpected_tensors(tmp_path: Path) -> None:
     refuse(folder, "holds tensor model.layers.0.self_attn.o_proj.bias that a Qwen2 model")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=count(150, 30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> None:
     """Whatever bytes a header is changed to, the answer is a checkpoint or a CheckpointError."""

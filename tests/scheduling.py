@@ -1,0 +1,17 @@
+"""Which tests run in the same process where several run them: pytest-xdist asks for it."""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadGroupScheduling
+
+# Folders whose tests compile the same things, which is done once where they run in one process.
+TOGETHER = ("tests/cpu/kernels/", "tests/fuzz/")
+
+
+class Grouped(LoadGroupScheduling):
+    """Tests of a file stay together, and so do those of the folders `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return the name of the group of a test."""
+        folder = next((folder for folder in TOGETHER if nodeid.startswith(folder)), None)
+        return folder or nodeid.partition("::")[0]
