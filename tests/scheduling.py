@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadGroupScheduling
 
-# Folders whose tests compile the same things, which is done once where they run in one process.
-TOGETHER = ("tests/cpu/kernels/", "tests/fuzz/")
+# Folders whose tests need the same kernels compiled, or the same large tokenizer.
+TOGETHER = ("tests/cpu/kernels/", "tests/text/")
 
 
 class Grouped(LoadGroupScheduling):

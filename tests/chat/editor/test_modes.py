@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.chat.pty import Terminal
 
 
+@pytest.mark.slow
 def test_vi(tmp_path: Path) -> None:
     with Terminal("chat", "-q", "--editing-mode", "vi", models=tmp_path) as terminal:
         terminal.prompt()
@@ -36,6 +39,7 @@ def test_the_editing_mode_can_be_changed(tmp_path: Path) -> None:
         terminal.wait("\necho: a\n")
 
 
+@pytest.mark.slow
 def test_the_bell_rings_after_a_slow_reply_only(tmp_path: Path) -> None:
     with Terminal("chat", "--bell", "1", models=tmp_path, replies=["a b", "a b c d e"], token_seconds=0.25) as terminal:
         terminal.prompt()

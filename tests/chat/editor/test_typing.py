@@ -41,6 +41,7 @@ def editor(folder: Path, program: str) -> dict[str, str]:
     return {"VISUAL": f"{shlex.quote(sys.executable)} {shlex.quote(str(script))} --wait", "EDITOR": "false"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", ["\x1b\r", "\n", "\x1b[13;2u", "\x1b[27;2;13~"])
 def test_keys_that_break_the_line(keys: str, tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
@@ -49,6 +50,7 @@ def test_keys_that_break_the_line(keys: str, tmp_path: Path) -> None:
         terminal.wait("> one\n  two\necho: one\ntwo")
 
 
+@pytest.mark.slow
 def test_a_paste_of_500_lines_is_folded_and_sent_whole(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, **ROOMY) as terminal:
         terminal.prompt()
@@ -59,6 +61,7 @@ def test_a_paste_of_500_lines_is_folded_and_sent_whole(tmp_path: Path) -> None:
         assert said(terminal, tmp_path / "talk.json") == [f"read: {PASTE} and {'x' * 1000}"]
 
 
+@pytest.mark.slow
 def test_small_pastes_are_shown_and_backspace_takes_a_fold_at_once(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
@@ -70,6 +73,7 @@ def test_small_pastes_are_shown_and_backspace_takes_a_fold_at_once(tmp_path: Pat
         terminal.wait("\necho: a b\n")
 
 
+@pytest.mark.slow
 def test_a_slash_or_quotes_in_a_paste_are_text(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
@@ -83,6 +87,7 @@ def test_a_slash_or_quotes_in_a_paste_are_text(tmp_path: Path) -> None:
         terminal.wait("> [Pasted text #2 +20 lines]", "echo: /quit\n/quit")
 
 
+@pytest.mark.slow
 def test_triple_quotes_hold_a_message_of_several_lines(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
@@ -92,6 +97,7 @@ def test_triple_quotes_hold_a_message_of_several_lines(tmp_path: Path) -> None:
         terminal.wait('> """\n  /set is no\n\n  command here\n  """\necho: /set is no\n\ncommand here')
 
 
+@pytest.mark.slow
 def test_pastes_survive_the_history_also_of_another_chat(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, **ROOMY) as terminal:
         terminal.prompt()
@@ -149,6 +155,7 @@ def test_history_is_searched(tmp_path: Path) -> None:
         terminal.wait("echo: the Quick brown fox!")
 
 
+@pytest.mark.slow
 def test_a_search_finds_text_inside_a_paste(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, **ROOMY) as terminal:
         terminal.prompt()
@@ -161,6 +168,7 @@ def test_a_search_finds_text_inside_a_paste(tmp_path: Path) -> None:
         terminal.wait("ok\n\n> [Pasted text #1 +500 lines]")
 
 
+@pytest.mark.slow
 def test_up_moves_through_lines_before_it_moves_through_the_history(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
@@ -187,6 +195,7 @@ def test_what_was_typed_before_is_suggested(tmp_path: Path) -> None:
         terminal.wait("> tell me a story\necho: tell me a story\n\n>")
 
 
+@pytest.mark.slow
 def test_an_input_given_up_comes_back(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
@@ -220,6 +229,7 @@ def test_the_toolbar_lists_keys(tmp_path: Path) -> None:
         assert "Enter sends" not in "\n".join(terminal._lines())
 
 
+@pytest.mark.slow
 def test_wide_characters(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
