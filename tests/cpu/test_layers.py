@@ -118,7 +118,7 @@ def test_the_last_rows_of_the_head_alone() -> None:
         (range(3, 5), {"model.embed_tokens.weight"}),
         (range(0), {"model.norm.weight", "lm_head.weight"}),
     ],
-    ids=str,
+    ids=["a middle", "the first", "the last", "none"],
 )
 def test_a_range_asks_for_its_own_tensors_only(layers: range, others: set[str]) -> None:
     source = Watched(folder())
