@@ -31,7 +31,7 @@ from qwchat.messages import Message
 from qwchat.model.decoder import Decoder
 from qwchat.model.limits import context_limit
 from qwchat.models_folder import is_model, locate
-from qwchat.request import Request, SamplingSettings, random_seed
+from qwchat.request import Prompt, Request, SamplingSettings, random_seed
 from qwchat.text.detokenizer import StreamDecoder
 from qwchat.text.generation_config import GenerationDefaults
 from qwchat.text.stops import StopStrings
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from qwchat.constraints import Constraint, Grammars
 
 Cancel = Callable[[], bool]
-LOGPROBS_LIMIT = 20
 _DEVICES: dict[str, Callable[..., Decoder]] = {"cpu": build_decoder}
 
 
@@ -173,27 +172,35 @@ class Model:
         """The text of ``token_ids``; bytes that are no UTF-8 become U+FFFD."""
         return self.tokenizer.decode(token_ids)
 
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
+        """Render the prompt of a conversation, up to where the assistant's next turn begins.
+
+        `continuing`: the last message is a turn of the assistant that was cut; the prompt ends with its tokens.
+        Raises TemplateError, UsageError.
+        """
+        said = self._unfinished(messages) if continuing else []
+        ids = encode_chat(self.tokenizer, self.template, messages[:-1] if continuing else messages)
+        return Prompt([*ids, *said], len(said))
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to where the assistant's next turn begins.  Raises TemplateError."""
-        return encode_chat(self.tokenizer, self.template, messages)
+        """Return the token ids of the prompt of a conversation. Raises TemplateError."""
+        return list(self.prompt(messages).ids)
 
     def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
-        """Tokens of the prompt that :meth:`chat` makes of a conversation.  Raises TemplateError, UsageError."""
-        said = self._unfinished(messages) if continuing else []
-        return len(self.prompt_ids(messages[:-1] if continuing else messages)) + len(said)
+        """Return the tokens of the prompt that `chat` makes of a conversation. Raises TemplateError, UsageError."""
+        return self.prompt(messages, continuing=continuing).tokens
 
-    def cached(self, messages: Sequence[Message]) -> int:
-        """Tokens of a conversation's prompt that the KV cache holds.  Raises TemplateError."""
-        return self.cached_context.held(self.prompt_ids(messages))
+    def cached(self, prompt: Prompt) -> int:
+        """Return how many tokens of `prompt` the KV cache holds."""
+        return self.cached_context.held(prompt.ids)
 
-    def reread(self, messages: Sequence[Message]) -> int:
-        """Tokens that a reply to a conversation reads again, since it changed before its end; 0 where it only grew.
+    def reread(self, prompt: Prompt) -> int:
+        """Return how many tokens a reply to `prompt` evaluates again, since a conversation changed before its end.
 
-        Raises TemplateError.
+        It is 0 where the conversation only grew.
         """
-        ids = self.prompt_ids(messages)
-        held = self.cached_context.held(ids)
-        return len(ids) - held if held < min(self.cached_context.length, len(ids)) else 0
+        held = self.cached(prompt)
+        return prompt.tokens - held if held < min(self.cached_context.length, prompt.tokens) else 0
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits (tokens, vocab) f32 at every position of ``token_ids``.
@@ -226,14 +233,12 @@ class Model:
         end a text that has repeated itself for so many tokens, 0 never does; ``continued``: so many of the last ids are
         the text so far of a run that was cut, which goes on, token by token, as it would have (``max_tokens`` counts
         new ones); ``constraint``: what the text must look like, as a whole; ``logprobs``: report the log-probability of
-        every token and of so many of the likeliest in its place, up to LOGPROBS_LIMIT.
+        every token and of so many of the likeliest in its place, up to 20.
         Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError,
         DamagedModelError as soon as damage of the model's files is known, and ConstraintError where the constraint
         becomes too complex on the way.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        if not 0 <= logprobs <= LOGPROBS_LIMIT:
-            raise UsageError(f"logprobs must be from 0 to {LOGPROBS_LIMIT}, not {logprobs}")
         request = Request(
             settings or self.defaults,
             random_seed() if seed is None else seed,
@@ -244,34 +249,7 @@ class Model:
             constraint=constraint,
             logprobs=logprobs,
         )
-        before = ids[len(ids) - continued :]
-        mask = None if constraint is None else self.grammars.mask(constraint, before)
-        reply = _Reply(self.tokenizer, request, before)
-        events = self.engine.generate(
-            self.cached_context,
-            ids,
-            request,
-            usable_vocab=self.tokenizer.vocab_size,
-            stop_ids=self.stop_ids,
-            cancel=lambda: reply.stopped or (cancel is not None and cancel()),
-            continued=continued,
-            mask=mask,
-        )
-        try:
-            for event in events:
-                self.integrity.raise_if_damaged()
-                if isinstance(event, Prefilled):
-                    yield event
-                elif isinstance(event, Step):
-                    yield reply.step(event)
-                else:
-                    if tail := reply.tail():
-                        yield tail
-                    yield reply.done(event)
-        except NonFiniteLogitsError:
-            self.integrity.wait()  # Damage that is found explains more.
-            self.integrity.raise_if_damaged()
-            raise
+        return self.stream(Prompt(ids, continued), request, cancel)
 
     def chat(
         self,
@@ -293,22 +271,48 @@ class Model:
         ``continuing``: the last message is a turn of the assistant that was cut, and goes on where it ended, as it
         would have with the same seed and settings; give its ``token_ids``, or its text is encoded anew.
         """
-        said: list[int] = []
-        if continuing:
-            said, messages = self._unfinished(messages), messages[:-1]
-        return self.generate(
-            [*self.prompt_ids(messages), *said],
-            settings=settings,
+        request = Request(
+            settings or self.defaults,
+            random_seed() if seed is None else seed,
             max_tokens=max_tokens,
-            seed=seed,
-            stop=stop,
-            cancel=cancel,
+            stop=tuple(stop),
             speculate=speculate,
             loop_guard=loop_guard,
-            continued=len(said),
             constraint=constraint,
             logprobs=logprobs,
         )
+        return self.stream(self.prompt(messages, continuing=continuing), request, cancel)
+
+    def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:
+        """Generate the reply to a prompt that is rendered already; events and errors as for `generate`."""
+        before = prompt.ids[prompt.tokens - prompt.continued :]
+        mask = None if request.constraint is None else self.grammars.mask(request.constraint, before)
+        reply = _Reply(self.tokenizer, request, before)
+        events = self.engine.generate(
+            self.cached_context,
+            prompt.ids,
+            request,
+            usable_vocab=self.tokenizer.vocab_size,
+            stop_ids=self.stop_ids,
+            cancel=lambda: reply.stopped or (cancel is not None and cancel()),
+            continued=prompt.continued,
+            mask=mask,
+        )
+        try:
+            for event in events:
+                self.integrity.raise_if_damaged()
+                if isinstance(event, Prefilled):
+                    yield event
+                elif isinstance(event, Step):
+                    yield reply.step(event)
+                else:
+                    if tail := reply.tail():
+                        yield tail
+                    yield reply.done(event)
+        except NonFiniteLogitsError:
+            self.integrity.wait()  # Damage that is found explains more.
+            self.integrity.raise_if_damaged()
+            raise
 
     @property
     def cached_ids(self) -> NDArray[np.int64]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Protocol
 
 from qwchat.errors import UsageError
 
+LOGPROBS_LIMIT = 20
 SEED_BITS = 32  # of a random seed: short enough to be read aloud and typed again
 
 
@@ -87,7 +89,10 @@ class Request:
         speculate: evaluate draft tokens ahead where that saves time; the tokens are the same.
         loop_guard: stop after so many repeated tokens; 0 is off.
         constraint: what the reply must look like; the engine is given its mask instead.
-        logprobs: how many of the most likely tokens each step reports; 0 is off.
+        logprobs: how many of the most likely tokens each step reports, up to LOGPROBS_LIMIT; 0 is off.
+
+    Raises:
+        UsageError: `logprobs` is out of its range.
     """
 
     settings: SamplingSettings
@@ -98,6 +103,28 @@ class Request:
     loop_guard: int = 0
     constraint: ReplyConstraint | None = None
     logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.logprobs <= LOGPROBS_LIMIT:
+            raise UsageError(f"logprobs must be from 0 to {LOGPROBS_LIMIT}, not {self.logprobs}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as token ids, rendered once and passed on to whatever counts or evaluates it.
+
+    Attributes:
+        ids: its token ids.
+        continued: how many of the last `ids` are a reply that was cut and is to be continued.
+    """
+
+    ids: Sequence[int]
+    continued: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of its tokens."""
+        return len(self.ids)
 
 
 def _require(flag: str, value: object, low: float, high: float, *, above: bool = False) -> None:

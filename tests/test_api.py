@@ -315,14 +315,14 @@ def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
 def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
     first = reply(model, ASK, settings=HOT, seed=7, max_tokens=20)
     talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
-    assert model.reread(talk) == 0
-    assert model.cached(talk) == model.cached_context.length
-    assert model.cached(ASK) == len(model.prompt_ids(ASK))
+    assert model.reread(model.prompt(talk)) == 0
+    assert model.cached(model.prompt(talk)) == model.cached_context.length
+    assert model.cached(model.prompt(ASK)) == len(model.prompt_ids(ASK))
     changed: list[Message] = [{"role": "system", "content": "Be brief."}, *talk]
-    tokens = model.reread(changed)
+    tokens = model.reread(model.prompt(changed))
     stats = reply(model, changed, settings=GREEDY, max_tokens=1).stats
     assert tokens == stats.prompt_tokens - stats.cached_tokens > 20
-    assert model.reread(changed) == 0
+    assert model.reread(model.prompt(changed)) == 0
 
 
 def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> None:

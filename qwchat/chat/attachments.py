@@ -23,7 +23,7 @@ from pathlib import Path
 
 from quant.units import binary_size
 from qwchat.chat.file_names import Lines, Named, Source, find, is_pattern, safe_name
-from qwchat.chat.view.units import token_count
+from qwchat.chat.units import token_count
 from qwchat.errors import UsageError
 
 MOST_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds

@@ -9,14 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from qwchat.chat.attachments import Attachment, listing, total
-from qwchat.chat.session import Cancel, Reply, Session
-from qwchat.chat.view.screen import Screen
+from qwchat.chat.chat_model import Cancel, ChatModel
+from qwchat.chat.session import PendingReply, Reply, Session
 from qwchat.conversation.tree import Node
 from qwchat.errors import PromptTooLongError, QwchatError, UsageError
 from qwchat.events import Done
 from qwchat.messages import Message
+from qwchat.request import Prompt, Request
 
 _ANSWER_SHARE = 8  # An eighth of the context is kept for the answer,
 _ANSWER_MOST = 512  # at most so many tokens,
@@ -30,29 +32,42 @@ _SUMMARY = "Summary of the earlier conversation:\n\n"
 _NOTHING_OLD = "there is nothing to leave out before the last exchange: /clear forgets that one too"
 
 
-class ContextFullError(PromptTooLongError):
-    """A conversation that leaves no room for the answer, though leaving out old turns would make some.
+@dataclass(frozen=True)
+class Lack:
+    """A prompt that leaves too little of the context for the reply, though leaving out old turns would help.
 
     Attributes:
-        end: id of the turn that is to be answered or continued.
-        continuing: the turn is to be continued.
-        sendable: the conversation fits, but leaves less than is kept for an answer.
+        tokens: of the prompt.
+        context: what the context holds.
+        longest: the longest context that the model was made for.
         exchanges: how many old exchanges have to be left out.
+        shorter: the prompt without them.
     """
 
-    def __init__(
-        self, tokens: int, context: int, longest: int, end: int | None, *, continuing: bool, exchanges: int
-    ) -> None:
+    tokens: int
+    context: int
+    longest: int
+    exchanges: int
+    shorter: Prompt
+
+    @property
+    def sendable(self) -> bool:
+        """Whether the prompt fits, but leaves less than is kept for an answer."""
+        return self.tokens < self.context
+
+
+class ContextFullError(PromptTooLongError):
+    """A conversation that leaves no tokens for the answer, though leaving out old turns would help."""
+
+    def __init__(self, lack: Lack) -> None:
         super().__init__(
-            tokens,
-            context,
-            longest,
-            f"the conversation has {tokens:,} tokens with this message and the context holds {context:,}, one of them "
-            "for the answer",
+            lack.tokens,
+            lack.context,
+            lack.longest,
+            f"the conversation has {lack.tokens:,} tokens with this message and the context holds {lack.context:,}, "
+            "one of them for the answer",
             "leave out old turns",
         )
-        self.end, self.continuing, self.exchanges = end, continuing, exchanges
-        self.sendable = tokens < context
 
 
 class SummaryTooLongError(PromptTooLongError):
@@ -94,19 +109,12 @@ def exchanges_named(count: int) -> str:
     return "the oldest exchange" if count == 1 else f"the {count:,} oldest exchanges"
 
 
-def announce(screen: Screen, session: Session, attached: Sequence[Attachment], question: str) -> None:
-    """Say what goes along with ``question``, in which it stands, and how full the context is then.
-
-    Raises TemplateError, UsageError.
-    """
+def attached_lines(model: ChatModel, attached: Sequence[Attachment], prompt: Prompt) -> list[str]:
+    """Return lines that say which files are in a `prompt`, and how full the context is with it."""
     if not attached:
-        return
-    model = session.model
+        return []
     counted = [(attachment, len(model.encode(attachment.block()))) for attachment in attached]
-    tokens = model.count([*session.messages, {"role": "user", "content": question}])
-    for line in listing(counted):
-        screen.notice(line)
-    screen.notice(f"{total(counted)}; context {tokens:,}/{model.context:,} after this")
+    return [*listing(counted), f"{total(counted)}; context {prompt.tokens:,}/{model.context:,} after this"]
 
 
 class Meter:
@@ -124,7 +132,7 @@ class Meter:
         state = (id(tree), session.end, tree.system, tuple(tree.drops), id(session.model))
         if self._counted[0] != state:
             messages = session.messages
-            self._counted = state, session.model.count(messages) if messages else 0
+            self._counted = state, session.model.prompt(messages).tokens if messages else 0
         return self._counted[1]
 
     def __call__(self) -> str:
@@ -146,66 +154,60 @@ def kept_for_answer(context: int, max_tokens: int | None) -> int:
     return max(1, min(context // _ANSWER_SHARE, _ANSWER_MOST, context if max_tokens is None else max_tokens))
 
 
-def check_room(session: Session, end: int | None, *, continuing: bool, generous: bool) -> None:
-    """See whether the turns up to ``end`` leave room for an answer.
+def lack_of(session: Session, reply: PendingReply, prompt: Prompt, *, generous: bool) -> Lack | None:
+    """Return what keeps `prompt` from leaving tokens for `reply`; None if it leaves enough.
 
-    ``continuing``: the last of them is the answer so far; ``generous``: it is not enough that they fit.  Raises
-    ContextFullError where old turns are in the way, PromptTooLongError where the last question alone is too long.
+    `generous`: an answer should have more than one token.  Raises PromptTooLongError where the last question alone is
+    too long.
     """
-    model = session.model
-    tokens, context = model.count(session.messages_to(end), continuing=continuing), model.context
+    tokens, context, longest = prompt.tokens, session.model.context, session.model.longest_context
     if tokens < context and not (generous and tokens + _kept(session) > context):
-        return
-    old = len(_old_exchanges(session, end))
-    if old:
-        exchanges = _needed(session, end, continuing=continuing, extra=0)
-        longest = model.longest_context
-        raise ContextFullError(tokens, context, longest, end, continuing=continuing, exchanges=exchanges)
+        return None
+    if _old_exchanges(session, reply.end):
+        exchanges, shorter = _needed(session, reply.end, continuing=reply.continuing, extra=0)
+        return Lack(tokens, context, longest, exchanges, shorter)
     if tokens >= context:
-        raise PromptTooLongError(tokens, context, model.longest_context)
+        raise PromptTooLongError(tokens, context, longest)
+    return None
 
 
-def drop(session: Session, end: int | None, exchanges: int | None = None, *, continuing: bool = False) -> Room:
-    """Send the ``exchanges`` oldest of the turns up to ``end`` no more; None: as many as it takes.
+def drop(session: Session, end: int | None, exchanges: int | None = None) -> int:
+    """Send the `exchanges` oldest of the turns up to `end` no more; None: as many as it takes. Return how many.
 
     What summarised still older ones stays.  Raises UsageError: there are none; PromptTooLongError: it does not help.
     """
-    count = _needed(session, end, continuing=continuing, extra=0) if exchanges is None else exchanges
-    ids, summary = _left_out(session, end, count)
-    session.tree.drop(ids, summary)
-    return _made("dropped", session, end, count, continuing=continuing)
+    count = _needed(session, end, continuing=False, extra=0)[0] if exchanges is None else exchanges
+    session.tree.drop(*_left_out(session, end, count))
+    return count
 
 
-def summarise(
-    session: Session, end: int | None, cancel: Cancel | None, exchanges: int | None = None, *, continuing: bool = False
-) -> Reply:
-    """Have the model summarise the ``exchanges`` oldest of the turns up to ``end``; the summary is sent in their place.
+def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel | None) -> Reply:
+    """Have the model summarise the `exchanges` oldest of the turns up to `end`; the summary is sent in their place.
 
-    Yields the events of the summary, which is a reply of its own; where it is cut by ``cancel`` or empty, nothing is
-    changed.  Raises what :func:`drop` raises, PromptTooLongError also where the turns are too long to be summarised.
+    Yields the events of the summary, which is a reply of its own; where it is cut by `cancel` or empty, nothing is
+    changed.  Raises UsageError: there are not so many; PromptTooLongError: they are too long to be summarised.
     """
     model, limit = session.model, _summary_limit(session)
-    count = summary_exchanges(session, end, continuing=continuing) if exchanges is None else exchanges
-    ids, _ = _left_out(session, end, count)
+    ids, _ = _left_out(session, end, exchanges)
     asked: Message = {"role": "user", "content": _INSTRUCTION.format(words=limit // 2)}
-    old = [*session.messages_to(max(ids)), asked]
-    if (tokens := model.count(old)) + limit // 2 > model.context:
-        raise SummaryTooLongError(tokens, model.context, model.longest_context)
+    prompt = model.prompt([*session.messages_to(max(ids)), asked])
+    if prompt.tokens + limit // 2 > model.context:
+        raise SummaryTooLongError(prompt.tokens, model.context, model.longest_context)
     greedy = replace(session.controls.settings, temperature=0.0)
-    for event in model.chat(old, settings=greedy, max_tokens=limit, seed=0, cancel=cancel):
+    for event in model.stream(prompt, Request(greedy, seed=0, max_tokens=limit), cancel):
         if isinstance(event, Done) and event.finish_reason != "cancelled" and event.text.strip():
-            session.tree.drop(ids, _SUMMARY + event.text.strip())  # Now, since nobody asks for more than the end.
+            session.tree.drop(ids, _SUMMARY + event.text.strip())  # Now: the caller may not ask for more than the end.
         yield event
 
 
 def summary_exchanges(session: Session, end: int | None, *, continuing: bool = False) -> int:
     """How many of the oldest exchanges a summary has to stand for.  Raises PromptTooLongError: all are not enough."""
-    return _needed(session, end, continuing=continuing, extra=_summary_limit(session))
+    return _needed(session, end, continuing=continuing, extra=_summary_limit(session))[0]
 
 
-def summarised(session: Session, end: int | None, exchanges: int, *, continuing: bool = False) -> Room:
-    """The room that a summary has made."""
-    return _made("summarised", session, end, exchanges, continuing=continuing)
+def room_made(how: str, session: Session, end: int | None, exchanges: int, prompt: Prompt) -> Room:
+    """Return the room that was made where `prompt` is sent now; `how`: "dropped" or "summarised"."""
+    return Room(how, exchanges, len(session.tree.dropped(end)), prompt.tokens, session.model.context)
 
 
 def send_everything(session: Session) -> None:
@@ -253,8 +255,8 @@ def _old_exchanges(session: Session, end: int | None) -> list[list[Node]]:
     return exchanges[:-1]
 
 
-def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) -> int:
-    """How many old exchanges have to go, when ``extra`` tokens come in their place.
+def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) -> tuple[int, Prompt]:
+    """Return how many old exchanges have to go when `extra` tokens come in their place, and the prompt without them.
 
     A quarter of the context is to be free then; or, where that cannot be had, what an answer should have, or anything.
     Raises PromptTooLongError, and UsageError where there are none.
@@ -266,19 +268,25 @@ def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) 
         raise UsageError(_NOTHING_OLD)
     kept = len(session.tree.path(end)) - len(session.tree.dropped(end))
     head, turns = messages[: len(messages) - kept], messages[len(messages) - kept :]
+    prompts: dict[int, Prompt] = {}
 
-    def tokens(count: int) -> int:
-        gone = sum(len(exchange) for exchange in old[:count])
-        return model.count([*head, *turns[gone:]], continuing=continuing) + extra
+    def prompt(count: int) -> Prompt:
+        if count not in prompts:
+            gone = sum(len(exchange) for exchange in old[:count])
+            prompts[count] = model.prompt([*head, *turns[gone:]], continuing=continuing)
+        return prompts[count]
+
+    def fits(count: int, free: int) -> bool:
+        return prompt(count).tokens + extra <= context - free
 
     for free in (max(_kept(session), context // _FREE_SHARE), _kept(session)):
-        count = bisect_left(range(1, len(old) + 1), True, key=lambda count: tokens(count) <= context - free) + 1
+        count = bisect_left(range(1, len(old) + 1), True, key=partial(fits, free=free)) + 1
         if count <= len(old):
-            return count
-    fewest = tokens(len(old)) - extra
-    if fewest >= context:
-        raise PromptTooLongError(fewest, context, model.longest_context)
-    return len(old)
+            return count, prompt(count)
+    fewest = prompt(len(old))
+    if fewest.tokens >= context:
+        raise PromptTooLongError(fewest.tokens, context, model.longest_context)
+    return len(old), fewest
 
 
 def _left_out(session: Session, end: int | None, exchanges: int) -> tuple[set[int], str | None]:
@@ -293,8 +301,3 @@ def _left_out(session: Session, end: int | None, exchanges: int) -> tuple[set[in
     ids = {node.id for exchange in old[:exchanges] for node in exchange}.union(*(each.ids for each in before))
     summaries = [each.summary for each in before if each.summary is not None]
     return ids, summaries[-1] if summaries else None
-
-
-def _made(how: str, session: Session, end: int | None, exchanges: int, *, continuing: bool) -> Room:
-    tokens = session.model.count(session.messages_to(end), continuing=continuing)
-    return Room(how, exchanges, len(session.tree.dropped(end)), tokens, session.model.context)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from qwchat.chat.shape import KINDS, constraint_of
 from qwchat.errors import UsageError
+from qwchat.request import Request, SamplingSettings
 from qwchat.settings.kinds import Value
 from qwchat.settings.knobs import KNOBS, Knob, knob
 from qwchat.settings.resolve import BUILT_IN, Settings
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
-    from qwchat.request import SamplingSettings
 
 # The sampling knobs and their fields in SamplingSettings.
 SAMPLING = {
@@ -76,6 +76,19 @@ class Controls:
     def constraint(self) -> Constraint | None:
         """What a reply must look like."""
         return constraint_of(self)
+
+    def request(self, seed: int, logprobs: int = 0) -> Request:
+        """Return these settings as the request for one reply."""
+        return Request(
+            self.settings,
+            seed,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            speculate=self.speculate,
+            loop_guard=self["loop-guard"],
+            constraint=self.constraint,
+            logprobs=logprobs,
+        )
 
     def __getitem__(self, name: str) -> Any:
         """The value of a reply knob, of the type of its kind; KeyError where there is none."""

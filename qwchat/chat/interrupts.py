@@ -55,7 +55,7 @@ class Interrupts:
         self.leaving = False
 
     def __enter__(self) -> Interrupts:
-        self._requested = False
+        # A request that came just before, while the prompt was rendered, holds.
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))

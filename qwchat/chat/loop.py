@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from qwchat.chat import commands, mentions
 from qwchat.chat.advice import explained
-from qwchat.chat.context import announce
+from qwchat.chat.attachments import Attachment
+from qwchat.chat.context import attached_lines
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.reader import Reader
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import Overflow
+from qwchat.chat.session import PendingReply
 from qwchat.chat.shape import complaint
+from qwchat.chat.statistics import ending_notice
 from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.statistics import ending_notice
 from qwchat.chat.view.status import PrefillStatus
+from qwchat.chat.view.table import laid_out
 from qwchat.errors import DamagedModelError, ModelError, NonFiniteLogitsError, PromptTooLongError, QwchatError
 from qwchat.events import Done
 
@@ -110,12 +113,15 @@ class Chat:
         elif isinstance(outcome, commands.Play):
             if outcome.hint is not None:
                 self.screen.hint(outcome.hint)
-            self._play(outcome.begin)
+            self._play(partial(self._reply, outcome.begin))
+        elif isinstance(outcome, commands.Summarise):
+            self.screen.hint(outcome.hint)
+            self._play(partial(self._stream, outcome.begin))
         return not isinstance(outcome, commands.Quit)
 
     def _show(self, outcome: commands.Show) -> None:
-        if outcome.text:
-            self.screen.answer(outcome.text)
+        if text := laid_out(outcome.above, outcome.text):
+            self.screen.answer(text)
         if outcome.hint:
             self.screen.hint(outcome.hint)
         if outcome.said is None:
@@ -131,23 +137,22 @@ class Chat:
         return mentions.compose(text) if self.interactive else mentions.Composed(text)
 
     def _say(self, said: mentions.Composed, typed: str = "") -> None:
-        session, attached = self.desk.session, self.desk.attached
-        question = said.message(attached)
+        attached = self.desk.attached
         for remark in said.remarks:
             self.screen.notice(remark)
-        announce(self.screen, session, [*attached, *said.attachments], question)
-        if self._play(partial(session.ask, question)):
+        ask = partial(self.desk.session.ask, said.message(attached))
+        if self._play(partial(self._reply, ask, [*attached, *said.attachments])):
             attached.clear()
         elif self.declined:
             self.draft = typed
 
-    def _play(self, begin: Begin) -> bool:
-        """Play a reply; whether it entered the conversation."""
+    def _play(self, reply: Callable[[], Done | None]) -> bool:
+        """Play a reply, None where the person declined; whether it entered the conversation."""
         session = self.desk.session
         before, started = session.revision, time.monotonic()
         self.declined = False
         try:
-            done = self.overflow.answer(begin, self._stream)
+            done = reply()
         except KeyboardInterrupt:
             self._stopped(session.revision != before)
         except PromptTooLongError as error:
@@ -170,8 +175,22 @@ class Chat:
             self.screen.gap()
         return session.revision != before
 
-    def _stream(self, begin: Begin, *, shown: bool = True) -> Done:
-        return play(begin, self.desk.view if shown else None, self.status, interrupts=self.interrupts)
+    def _reply(self, ask: Callable[[], PendingReply], attached: Sequence[Attachment] = ()) -> Done | None:
+        """Ask, make sure that the prompt fits, and stream the reply; None if the person declined."""
+        session = self.desk.session
+        reply = ask()
+        prompt = session.prompt(reply)
+        for line in attached_lines(session.model, attached, prompt):
+            self.screen.notice(line)
+        fitting = self.overflow.fit(reply, prompt, partial(self._stream, shown=False))
+        if fitting is None:
+            return None
+        said = None if reply.begun is None else reply.begun.content
+        return self._stream(partial(session.stream, reply, fitting), said=said)
+
+    def _stream(self, begin: Begin, *, shown: bool = True, said: str | None = None) -> Done:
+        view = self.desk.view if shown else None
+        return play(begin, view, self.status, interrupts=self.interrupts, said=said)
 
     def _ended(self, done: Done, seconds: float, *, kept: bool) -> None:
         """Say how a reply ended."""

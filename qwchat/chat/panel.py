@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from qwchat.chat.chat_model import ChatModel
 from qwchat.chat.session import Session
-from qwchat.chat.view.units import token_count
+from qwchat.chat.units import token_count
 from qwchat.errors import NotEnoughMemoryError, UsageError
-from qwchat.messages import Message
+from qwchat.request import Prompt
 from qwchat.settings.knobs import KNOBS, Knob, Scope, knob
 from qwchat.settings.resolve import Given, Settings
 
 _SCOPES: tuple[Scope, ...] = ("reply", "engine", "look")
 _ELSEWHERE = {"system": "/system TEXT sets it", "as": "/as NAME takes one"}
-
-
-class Machine(Protocol):
-    """The part of ``qwchat.Model`` that engine knobs need."""
-
-    @property
-    def context(self) -> int:
-        """Tokens that prompt and reply may fill together."""
-
-    @property
-    def threads(self) -> int:
-        """Threads that compute."""
-
-    @property
-    def kv(self) -> str:
-        """Kind of the KV cache."""
-
-    def count(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt that a conversation makes."""
-
-    def cached(self, messages: Sequence[Message]) -> int:
-        """Tokens of that prompt that the KV cache holds."""
-
-    def reconfigure(self, *, threads: int | None, context: int | None, kv: str) -> int:
-        """Go on with another engine; how many tokens that were read have to be read again."""
 
 
 class Panel:
@@ -55,7 +31,7 @@ class Panel:
         self,
         session: Session,
         settings: Settings | None = None,
-        machine: Machine | None = None,
+        machine: ChatModel | None = None,
         look: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:
         self._session = session
@@ -126,19 +102,19 @@ class Panel:
         machine = self._machine
         assert machine is not None, "an engine knob is known only where there is a machine"
         messages = self._session.messages if self._session.turns else []
-        cached = machine.cached(messages) if messages else 0
+        prompt = machine.prompt(messages) if messages else Prompt(())
+        cached = machine.cached(prompt)
         self._rebuild(machine, settings, keep=known.name != "kv" and bool(messages))
         if not messages:
             return ""
-        tokens = machine.count(messages)
-        if tokens > machine.context:
-            return f"; the conversation has {tokens:,} tokens and does not fit in {machine.context:,}"
+        if prompt.tokens > machine.context:
+            return f"; the conversation has {prompt.tokens:,} tokens and does not fit in {machine.context:,}"
         # Not what the engine has lost: after /clear or /undo that is of a conversation that does not go on.
-        again = cached - machine.cached(messages)
+        again = cached - machine.cached(prompt)
         return f"; {token_count(again)} will be read again" if again > 0 else ""
 
     @staticmethod
-    def _rebuild(machine: Machine, settings: Settings, *, keep: bool) -> None:
+    def _rebuild(machine: ChatModel, settings: Settings, *, keep: bool) -> None:
         """Give the machine these settings.
 
         ``keep``: "auto" stays with the kind of cache that there is, of which what was read can be taken over, as long

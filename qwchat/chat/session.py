@@ -2,69 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
 
 from qwchat.chat import recorded
+from qwchat.chat.chat_model import Cancel, ChatModel
 from qwchat.chat.controls import Controls
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, Stats, TextEvent, TextStep
 from qwchat.messages import Message
-from qwchat.request import random_seed
+from qwchat.request import Prompt, random_seed
 
-if TYPE_CHECKING:
-    from qwchat.constraints import Constraint
-    from qwchat.request import SamplingSettings
-
-Cancel = Callable[[], bool]
 Reply = Generator[TextEvent, None, None]
 
 
-class Talker(Protocol):
-    """The part of ``qwchat.Model`` that a conversation needs."""
+@dataclass(frozen=True)
+class PendingReply:
+    """A reply that is to be generated.
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        settings: SamplingSettings | None = None,
-        max_tokens: int | None = None,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        cancel: Cancel | None = None,
-        speculate: bool = True,
-        loop_guard: int = 0,
-        continuing: bool = False,
-        constraint: Constraint | None = None,
-        logprobs: int = 0,
-    ) -> Iterator[TextEvent]:
-        """Stream the reply to ``messages``, or go on with the last of them."""
+    Attributes:
+        question: id of the turn that it answers.
+        controls: its settings.
+        seed: its seed.
+        begun: the reply that was cut and is to be continued; None begins a new one.
+    """
+
+    question: int | None
+    controls: Controls
+    seed: int
+    begun: Node | None = None
 
     @property
-    def context(self) -> int:
-        """Tokens that prompt and reply may fill together."""
+    def end(self) -> int | None:
+        """Id of the last turn of its prompt."""
+        return self.question if self.begun is None else self.begun.id
 
     @property
-    def longest_context(self) -> int:
-        """The longest context that the model was made for."""
-
-    def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
-        """Tokens of the prompt that a conversation makes."""
-
-    def reread(self, messages: Sequence[Message]) -> int:
-        """Tokens of it that were read before and have to be read again."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``."""
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ``token_ids``."""
+    def continuing(self) -> bool:
+        """Whether it continues a reply."""
+        return self.begun is not None
 
 
 class Session:
     """A conversation with ``model``, whose turns are in ``tree``.
+
+    A reply takes three steps: `ask`, `retry`, `resume` or `edit_question` adds the question where it is new and returns
+    the pending reply; `prompt` renders its prompt, which the caller makes fit; `stream` generates the reply.
 
     A question enters the tree when it is asked, a reply when it ends, however it ends.  A question that got no word of
     a reply waits at the head: it can be asked again, and is left aside when another one is asked.
@@ -85,13 +69,11 @@ class Session:
         revision: how many replies were kept.
         stopped: figures of replies that were stopped before their first token, and so are not in the tree.
         logprobs: how many of the likeliest tokens a reply names in place of each of its own; 0 is off.
-        check_room: is asked before each reply, with the turn that it follows or goes on with, and whether it goes on;
-            raises PromptTooLongError where it does not fit. None leaves that to the model.
     """
 
     def __init__(
         self,
-        model: Talker,
+        model: ChatModel,
         controls: Controls,
         system: str | None = None,
         *,
@@ -102,7 +84,6 @@ class Session:
         self.controls = self.defaults = self.used = controls
         self._then = controls  # what `controls` were when the newest reply was begun
         self.revision = self.logprobs = 0
-        self.check_room: Callable[[int | None, bool], None] | None = None
         self.adopt(Tree() if tree is None else tree)
         if system is not None:
             self.tree.set_system(system)
@@ -145,34 +126,53 @@ class Session:
         """Begin anew; the system prompt and the settings stay."""
         self.tree.select(None)
 
-    def ask(self, question: str, cancel: Cancel | None = None) -> Reply:
-        """Stream the reply to ``question``. What was said stays in the conversation however the reply ends."""
-        return self._ask(question, self.end, None, cancel)
+    def ask(self, question: str) -> PendingReply:
+        """Add `question` to the conversation, where it stays however its reply ends."""
+        return self._asked(question, self.end, None)
 
-    def retry(
-        self, cancel: Cancel | None = None, *, controls: Controls | None = None, seed: int | None = None
-    ) -> Reply:
-        """Stream another reply to the last question, an alternative to those it has.
+    def retry(self, *, controls: Controls | None = None, seed: int | None = None) -> PendingReply:
+        """Ask for another reply to the last question, an alternative to those it has.
 
-        ``controls``: settings for it alone; ``seed``: a new one is drawn if not given, even where one is set, since the
-        old one would give the old reply.  Raises UsageError where nothing was asked yet.
+        Args:
+            controls: settings for it alone.
+            seed: a random one if not given, even where one is set, since the old one would give the old reply.
+
+        Raises:
+            UsageError: there is no question yet.
         """
         used = self.controls if controls is None else controls
-        yield from self._reply(self.question().id, used, random_seed() if seed is None else seed, cancel)
+        return self._pending(self.question().id, used, random_seed() if seed is None else seed)
 
-    def resume(self, cancel: Cancel | None = None) -> Reply:
-        """Go on with the last reply where it was cut, or answer a question that got none, as if nothing had happened.
+    def resume(self) -> PendingReply:
+        """Continue the last reply where it was cut, or answer a question without a reply, as if nothing had happened.
 
         With the seed and the settings that it began with, save those that were changed since, the text is that of a
-        reply which was never cut.  Raises UsageError where the reply ended by itself.
+        reply which was never cut.
+
+        Raises:
+            UsageError: the reply ended by itself.
         """
         last = self.unfinished()
         controls = recorded.overlay(last.settings, self._then, self.controls)
         seed = random_seed() if last.seed is None else last.seed
         if last.role == "user":
-            yield from self._reply(last.id, controls, seed, cancel)
-        else:
-            yield from self._reply(last.parent, controls, seed, cancel, last)
+            return self._pending(last.id, controls, seed)
+        return self._pending(last.parent, controls, seed, last)
+
+    def prompt(self, reply: PendingReply) -> Prompt:
+        """Render the prompt of `reply`. Raises TemplateError, UsageError."""
+        return self.model.prompt(self.messages_to(reply.end), continuing=reply.continuing)
+
+    def stream(self, reply: PendingReply, prompt: Prompt, cancel: Cancel | None = None) -> Reply:
+        """Generate `reply` to its `prompt`. What came of it stays in the conversation, however it ends."""
+        self._refused = None
+        taken = _Taken()
+        try:
+            for event in self.model.stream(prompt, reply.controls.request(reply.seed, self.logprobs), cancel):
+                taken.note(event)
+                yield event
+        finally:
+            self._keep(reply, taken)
 
     def unfinished(self) -> Node:
         """The turn that can be gone on with. Raises UsageError: there is none."""
@@ -208,9 +208,9 @@ class Session:
             raise UsageError("nothing was undone, so there is nothing to redo")
         return len(self.tree.path()) - before
 
-    def edit_question(self, number: int, text: str, cancel: Cancel | None = None) -> Reply:
-        """Stream the reply to ``text``, asked in place of the ``number``-th last question, which stays beside it."""
-        return self._ask(text, self.question(number).parent, "edited", cancel)
+    def edit_question(self, number: int, text: str) -> PendingReply:
+        """Ask ``text`` in place of the ``number``-th last question, which stays beside it."""
+        return self._asked(text, self.question(number).parent, "edited")
 
     def edit_reply(self, number: int, text: str) -> Node:
         """Put ``text`` beside the ``number``-th last reply, and go on from there. Raises UsageError."""
@@ -269,49 +269,24 @@ class Session:
         except UsageError:
             return False
 
-    def _ask(self, question: str, parent: int | None, note: str | None, cancel: Cancel | None) -> Reply:
+    def _asked(self, question: str, parent: int | None, note: str | None) -> PendingReply:
         controls = self.controls
         seed = random_seed() if controls.seed is None else controls.seed
-        settings = controls.record()
-        refused, self._refused = self._refused, None
+        refused = self._refused
         if refused is not None and (refused != self.tree.head or self.tree.node(refused).parent != parent):
             refused = None
         asked = self.tree.add(
-            "user", question, parent=parent, seed=seed, settings=settings, note=note, replaces=refused
+            "user", question, parent=parent, seed=seed, settings=controls.record(), note=note, replaces=refused
         )
-        yield from self._reply(asked.id, controls, seed, cancel)
+        return self._pending(asked.id, controls, seed)
 
-    def _reply(
-        self, question: int | None, controls: Controls, seed: int, cancel: Cancel | None, begun: Node | None = None
-    ) -> Reply:
-        """Stream a reply to the turn ``question``; ``begun``: the one to go on with."""
+    def _pending(self, question: int | None, controls: Controls, seed: int, begun: Node | None = None) -> PendingReply:
         self.used, self._then = controls, self.controls
-        end = question if begun is None else begun.id
-        self._refused = None if begun is not None or end is None else end
-        if self.check_room is not None:
-            self.check_room(end, begun is not None)
-        self._refused = None
-        taken = _Taken()
-        try:
-            for event in self.model.chat(
-                self.messages_to(end),
-                settings=controls.settings,
-                max_tokens=controls.max_tokens,
-                seed=seed,
-                stop=controls.stop,
-                cancel=cancel,
-                speculate=controls.speculate,
-                loop_guard=controls["loop-guard"],
-                continuing=begun is not None,
-                constraint=controls.constraint,
-                logprobs=self.logprobs,
-            ):
-                taken.note(event)
-                yield event
-        finally:
-            self._keep(question, controls, seed, taken, begun)
+        self._refused = question if begun is None else None  # Until its prompt is known to fit.
+        return PendingReply(question, controls, seed, begun)
 
-    def _keep(self, question: int | None, controls: Controls, seed: int, taken: _Taken, begun: Node | None) -> None:
+    def _keep(self, reply: PendingReply, taken: _Taken) -> None:
+        begun, controls = reply.begun, reply.controls
         done = taken.done
         if done is None:
             text, token_ids = self._broken_off(taken, begun, controls.stop)
@@ -324,10 +299,10 @@ class Session:
         node = self.tree.add(
             "assistant",
             text,
-            parent=question,
+            parent=reply.question,
             token_ids=token_ids if self._says(token_ids, text) else None,
             finish_reason="cancelled" if done is None else done.finish_reason,
-            seed=seed,
+            seed=reply.seed,
             settings=controls.record(),
             note=None if controls.record() == self._then.record() else recorded.OWN,
             stats=None if done is None else asdict(done.stats),

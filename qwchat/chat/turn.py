@@ -6,22 +6,23 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 
+from qwchat.chat.chat_model import Cancel
+from qwchat.chat.display import Progress, ReplyDisplay
 from qwchat.chat.interrupts import Interrupts
-from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.status import PrefillStatus
-from qwchat.events import Done, Prefilled, TextEvent
+from qwchat.events import Done, Prefilled, TextEvent, TextStep
 
 Reply = Generator[TextEvent, None, None]
-Begin = Callable[[Callable[[], bool]], Reply]
+Begin = Callable[[Cancel], Reply]
 """Starts a reply, given the function that says whether it is to be cancelled."""
 
 
 def play(
     begin: Begin,
-    view: ReplyView | None,
-    status: PrefillStatus,
+    view: ReplyDisplay | None,
+    status: Progress,
     watch: Callable[[TextEvent], None] | None = None,
     interrupts: Interrupts | None = None,
+    said: str | None = None,
 ) -> Done:
     """Show one reply as it comes and return its end.
 
@@ -31,6 +32,7 @@ def play(
         status: where progress through a long prompt goes.
         watch: is told every event as well.
         interrupts: what stops the reply; Ctrl-C alone where it is left out.
+        said: the beginning of the reply, where it is on the screen already.
 
     Whatever was shown has its line ended in every case. A request to stop ends the reply with finish_reason
     "cancelled"; Ctrl-C after one that was not heard raises KeyboardInterrupt.
@@ -49,6 +51,9 @@ def play(
                         status.update(event)
                         continue
                     status.clear()
+                    if view is not None and said is not None and isinstance(event, TextStep) and event.text:
+                        view.resume(said)
+                        said = None
                     if isinstance(event, Done):
                         shown, whole = shown or event.finish_reason != "cancelled", event.text
                         return event
@@ -61,7 +66,7 @@ def play(
                 view.end(whole)
 
 
-def _asked_to_stop(interrupts: Interrupts, status: PrefillStatus) -> bool:
+def _asked_to_stop(interrupts: Interrupts, status: Progress) -> bool:
     """Whether the reply is to stop; the engine asks within long passes too, so that a person gets an answer at once."""
     if not interrupts.requested():
         return False

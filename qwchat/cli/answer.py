@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qwchat.chat.attachments import Found, message
-from qwchat.chat.context import announce, left_out
+from qwchat.chat.attachments import Attachment, Found, message
+from qwchat.chat.context import attached_lines, left_out
 from qwchat.chat.controls import Controls
 from qwchat.chat.editor.modes import keys_unseen
+from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import Overflow
 from qwchat.chat.saved import Saved
-from qwchat.chat.turn import Begin, play
+from qwchat.chat.session import Session
+from qwchat.chat.turn import play
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.cli import report
 from qwchat.cli.damage import remedied, wait_until_checked
@@ -116,15 +119,14 @@ def _answer(
         if number == 0:
             for remark in prompt.files.remarks:
                 streams.screen.notice(remark)
-            announce(streams.screen, session, prompt.files.attachments, prompt.message)
         output.begin(number, session.controls)
         overflow = Overflow(session, streams.screen, None, output.made_room)
         resumed = output.view.moved if output.view is not None else lambda: None
         # Their echo would move rows that are drawn anew.
         try:
             with keys_unseen(streams.out, by_line=True, resumed=resumed), remedied(model.folder):
-                done = overflow.answer(partial(session.ask, prompt.message), partial(_stream, output, status))
-                assert done is not None, "only a person who is asked can decline"
+                attached = () if number else prompt.files.attachments
+                done = _reply(session, prompt.message, attached, overflow, output, status, streams)
                 if done.finish_reason != "cancelled":
                     wait_until_checked(model, streams)
         except (DamagedModelError, NonFiniteLogitsError) as error:
@@ -138,6 +140,22 @@ def _answer(
     return output.end()
 
 
-def _stream(output: Output, status: PrefillStatus, begin: Begin, *, shown: bool = True) -> Done:
-    """Play a reply where it is wanted; of one that is not ``shown`` a person sees the progress alone."""
-    return play(begin, output.view if shown else None, status, output.watch if shown else None)
+def _reply(
+    session: Session,
+    message: str,
+    attached: Sequence[Attachment],
+    overflow: Overflow,
+    output: Output,
+    status: PrefillStatus,
+    streams: Streams,
+) -> Done:
+    """Ask, make sure that the prompt fits, and stream the reply; `attached`: the files to announce."""
+    interrupts = Interrupts()
+    with interrupts.held():
+        reply = session.ask(message)
+        prompt = session.prompt(reply)
+        for line in attached_lines(session.model, attached, prompt):
+            streams.screen.notice(line)
+        fitting = overflow.fit(reply, prompt, lambda begin: play(begin, None, status, interrupts=interrupts))
+        assert fitting is not None, "only a person who is asked can decline"
+        return play(partial(session.stream, reply, fitting), output.view, status, output.watch, interrupts)

@@ -9,7 +9,8 @@ from pathlib import Path
 from qwchat import models_folder
 from qwchat.chat.controls import Controls
 from qwchat.chat.editor.external import edit_file
-from qwchat.chat.view.table import one_line, table
+from qwchat.chat.units import one_line
+from qwchat.chat.view.table import table
 from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.report import dumps

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from quant.units import data_size
 from qwchat import models_folder
+from qwchat.chat.units import duration, ranges
 from qwchat.chat.view.table import table
-from qwchat.chat.view.units import duration, ranges
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.following import Conversion, follow
 from qwchat.cli.options import ConvertOptions

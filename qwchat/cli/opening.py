@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qwchat.chat.display import Rendering
 from qwchat.chat.view.colour import ColourChoice, can_rewrite
-from qwchat.chat.view.reply import Rendering, ReplyView
+from qwchat.chat.view.reply import ReplyView
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.prepare import prepare
 from qwchat.cli.services import Services

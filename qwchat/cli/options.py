@@ -13,6 +13,7 @@ import typer
 
 from quant.presets import PRESETS
 from qwchat.errors import UsageError
+from qwchat.request import LOGPROBS_LIMIT
 from qwchat.settings.kinds import Number, Switch, Texts
 from qwchat.settings.knobs import KNOBS, Knob
 from qwchat.settings.personas import assignments
@@ -20,7 +21,6 @@ from qwchat.settings.resolve import Raw, Settings, flag_of, resolve
 from qwchat.settings.shapes import Schema
 
 Options = TypeVar("Options")
-LOGPROBS_LIMIT = 20
 
 
 def _models(incomplete: str) -> list[tuple[str, str]]:

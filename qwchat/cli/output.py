@@ -7,8 +7,8 @@ from collections.abc import Callable
 from qwchat.chat.context import Room
 from qwchat.chat.controls import Controls
 from qwchat.chat.shape import complaint
+from qwchat.chat.statistics import ending_notice
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.statistics import ending_notice
 from qwchat.cli import report
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.extract import extract

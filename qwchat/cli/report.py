@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from qwchat.characters import escaped
 from qwchat.chat.context import Room
 from qwchat.chat.controls import Controls
-from qwchat.chat.view.statistics import figures
+from qwchat.chat.statistics import figures
 from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
 from qwchat.models_folder import Located
 

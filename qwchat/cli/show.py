@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from quant.files import is_regular
 from quant.units import data_size
 from qwchat import models_folder
+from qwchat.chat.units import ranges
 from qwchat.chat.view.table import pairs, table
-from qwchat.chat.view.units import ranges
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ShowOptions
 from qwchat.cli.prepare import chosen

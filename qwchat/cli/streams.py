@@ -11,9 +11,9 @@ from typing import TextIO
 from quant.units import binary_size
 from qwchat.characters import harmless
 from qwchat.chat.attachments import MOST_BYTES, Attachment, Found, read, text_of
+from qwchat.chat.statistics import Form
 from qwchat.chat.view.colour import ColourChoice, can_rewrite, look_of
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.statistics import Form
 from qwchat.errors import UsageError
 
 

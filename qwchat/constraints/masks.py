@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.constraints import library
-from qwchat.constraints.constraint import Constraint, Kind
 from qwchat.errors import ConstraintError, ModelError, UsageError
+from qwchat.request import ReplyConstraint
 from qwchat.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Grammars:
         self._prepared: dict[bool, LLTokenizer] = {}
         self._closing: Closing | None = None
 
-    def mask(self, constraint: Constraint, begun: Sequence[int] = ()) -> GrammarMask:
+    def mask(self, constraint: ReplyConstraint, begun: Sequence[int] = ()) -> GrammarMask:
         """A mask for a reply that begins with the tokens ``begun``.
 
         Raises UsageError where ``begun`` does not fit, ConstraintError where the grammar is too complex, ModelError
@@ -47,7 +47,7 @@ class Grammars:
                 raise UsageError(f"the reply so far does not fit --{constraint.kind}: begin a new one, or drop it")
         return found
 
-    def _vocabulary(self, kind: Kind) -> LLTokenizer:
+    def _vocabulary(self, kind: str) -> LLTokenizer:
         free_text = kind != "choices"
         if free_text not in self._prepared:
             if not self._stop_ids:

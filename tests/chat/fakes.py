@@ -6,20 +6,35 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.constraints import Constraint
+from qwchat.chat.session import PendingReply, Session
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
 from qwchat.messages import Message
-from qwchat.request import SamplingSettings
+from qwchat.request import Prompt, ReplyConstraint, Request, SamplingSettings
 
 CHUNK = 128
+
+
+@dataclass(frozen=True)
+class FakePrompt(Prompt):
+    """A prompt that still knows its messages."""
+
+    messages: tuple[Message, ...] = ()
+    continuing: bool = False
+
+
+def replying(session: Session, reply: PendingReply, cancel: Callable[[], bool] | None = None) -> Iterator[TextEvent]:
+    """Stream a reply that was asked for."""
+    return session.stream(reply, session.prompt(reply), cancel)
+
+
 POLL_SECONDS = 0.02  # Like the engine's, within a chunk
 
 
@@ -60,7 +75,8 @@ class FakeModel:
     The file ``token_file`` appears when a token begins.
     ``token_seconds`` and ``chunk_seconds`` make it take its time; within a chunk it asks whether to stop, as the engine
     does. ``failing`` raises NonFiniteLogitsError after three tokens. A tensor of the name ``damaged`` is found to be so
-    ``checking_seconds`` after the first question. Every call is kept in ``asked``.
+    ``checking_seconds`` after the first question. Every call is kept in ``asked``, the messages of every prompt that is
+    rendered in ``rendered``.
     """
 
     replies: Sequence[str] = ()
@@ -73,6 +89,7 @@ class FakeModel:
     checking_seconds: float = 0.0
     rereading_seconds: float = 0.0
     asked: list[list[Message]] = field(default_factory=list)
+    rendered: list[list[Message]] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
     closed: bool = False
 
@@ -126,14 +143,18 @@ class FakeModel:
         self.engine = SimpleNamespace(context=self.context_size, threads=threads or 2, kv=chosen)
         return lost
 
-    def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> FakePrompt:
+        self.rendered.append([dict(message) for message in messages])
+        return FakePrompt(range(self.count(messages)), 0, tuple(messages), continuing)
+
+    def count(self, messages: Sequence[Message]) -> int:
         return sum(len(_words(message["content"])) + 1 for message in messages)
 
-    def cached(self, messages: Sequence[Message]) -> int:
-        return min(self._cached, self.count(messages))
+    def cached(self, prompt: Prompt) -> int:
+        return min(self._cached, prompt.tokens)
 
-    def reread(self, messages: Sequence[Message]) -> int:
-        return self.count(messages)
+    def reread(self, prompt: Prompt) -> int:
+        return prompt.tokens
 
     def encode(self, text: str) -> list[int]:
         return list(range(len(_words(text))))
@@ -157,26 +178,13 @@ class FakeModel:
             raise UsageError("a token id is outside this model's vocabulary")
         return "".join(self._words[token_id] for token_id in token_ids)
 
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        settings: SamplingSettings | None = None,
-        max_tokens: int | None = None,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        cancel: Callable[[], bool] | None = None,
-        speculate: bool = True,
-        loop_guard: int = 0,
-        continuing: bool = False,
-        constraint: Constraint | None = None,
-        logprobs: int = 0,
-    ) -> Iterator[TextEvent]:
+    def stream(self, prompt: Prompt, request: Request, cancel: Callable[[], bool] | None = None) -> Iterator[TextEvent]:
+        assert isinstance(prompt, FakePrompt)
+        messages, continuing = prompt.messages, prompt.continuing
         self.asked.append([dict(message) for message in messages])
         self.integrity.start()
-        self.calls.append({"settings": settings, "max_tokens": max_tokens, "seed": seed, "stop": tuple(stop)})
-        self.calls[-1] |= {"speculate": speculate, "loop_guard": loop_guard, "continuing": continuing}
-        self.calls[-1] |= {"constraint": constraint, "logprobs": logprobs}
+        self.calls.append({field.name: getattr(request, field.name) for field in fields(request)})
+        self.calls[-1] |= {"continuing": continuing}
         tokens = self.count(messages)
         if tokens >= self.context_size:
             raise PromptTooLongError(tokens, self.context_size, self.longest_context)
@@ -186,10 +194,13 @@ class FakeModel:
         else:
             self._begun += 1
         stopped = cancel or (lambda: False)
-        events = self._events(messages, before, tokens, max_tokens, seed or 0, stop, stopped)
+        events = self._events(messages, before, tokens, request, stopped)
+        constraint, logprobs = request.constraint, request.logprobs
         return events if constraint is None and not logprobs else self._judged(events, constraint, logprobs)
 
-    def _judged(self, events: Iterator[TextEvent], constraint: Constraint | None, logprobs: int) -> Iterator[TextEvent]:
+    def _judged(
+        self, events: Iterator[TextEvent], constraint: ReplyConstraint | None, logprobs: int
+    ) -> Iterator[TextEvent]:
         """The same replies, whether they meet the constraint or not, and every token with a probability of 1 in e."""
         said: list[TokenLogprob] = []
         for event in events:
@@ -208,11 +219,10 @@ class FakeModel:
         messages: Sequence[Message],
         before: list[int],
         total: int,
-        max_tokens: int | None,
-        seed: int,
-        stop: Sequence[str],
+        request: Request,
         cancel: Callable[[], bool],
     ) -> Iterator[TextEvent]:
+        max_tokens, stop = request.max_tokens, request.stop
         cached, said, ids = min(self._cached, total - 1), self.decode(before), []
         reason: FinishReason = "stop"
         read = cached
@@ -248,7 +258,7 @@ class FakeModel:
         self._cached = read + len(ids)
         first = 0.125 if read == total else None
         stats = Stats(total, cached, len(ids), 0.5, 0.25, first, self.context_size, unread_tokens=total - read)
-        yield Done(reason, stats, said, (*before, *ids), seed)
+        yield Done(reason, stats, said, (*before, *ids), request.seed)
 
     def _encode(self, text: str) -> list[int]:
         words = _words(text)

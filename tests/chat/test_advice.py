@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qwchat.chat.advice import explained
-from qwchat.chat.context import ContextFullError, SummaryTooLongError
+from qwchat.chat.context import ContextFullError, Lack, SummaryTooLongError
 from qwchat.errors import PromptTooLongError, UsageError
+from qwchat.request import Prompt
 
 PROMPT = "the prompt has 5,000 tokens and the context holds 4,096, one of them for the answer: "
 TALK = "the conversation has 5,000 tokens with this message and the context holds 4,096, one of them for the answer: "
@@ -15,7 +16,7 @@ MAXIMUM = " (4,096 tokens are the maximum of this model)"
 
 
 def full(longest: int) -> ContextFullError:
-    return ContextFullError(5000, 4096, longest, 1, continuing=False, exchanges=2)
+    return ContextFullError(Lack(5000, 4096, longest, 2, Prompt(())))
 
 
 @pytest.mark.parametrize(

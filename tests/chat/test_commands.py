@@ -12,10 +12,11 @@ from qwchat.chat.commands import COMMANDS, Desk, Outcome, Quit, Show, message_te
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.table import laid_out
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 
 
 def desk(session: Session | None = None) -> Desk:
@@ -100,7 +101,7 @@ def test_set_shows_everything_and_changes_one_thing() -> None:
     place = desk()
     shown = obey(place, "/set")
     assert isinstance(shown, Show)
-    assert shown.text.splitlines()[:2] == [
+    assert laid_out(shown.above, shown.text).splitlines()[:2] == [
         "setting            value   from",
         "temp               0.7     built in",
     ]
@@ -116,10 +117,10 @@ def test_set_shows_everything_and_changes_one_thing() -> None:
 
 def test_save_may_write_its_own_file_again(tmp_path: Path) -> None:
     place = desk()
-    list(place.session.ask("hello"))
+    list(replying(place.session, place.session.ask("hello")))
     path = tmp_path / "a talk.md"
     assert obey(place, f"/save {path}") == Show(f"saved to {path}")
-    list(place.session.ask("more"))
+    list(replying(place.session, place.session.ask("more")))
     obey(place, f"/save {path}")
     assert "more" in path.read_text()
     with pytest.raises(UsageError, match="exists already"):
@@ -134,7 +135,7 @@ def test_quit(typed: str) -> None:
 @pytest.mark.parametrize("text", ["/drop {}", "/summarise {}", "/undo {}", "/edit {}", "/edit --reply {}"])
 def test_a_number_of_any_length_is_no_failure(text: str) -> None:
     place = desk()
-    for event in place.session.ask("hello", lambda: False):
+    for event in replying(place.session, place.session.ask("hello"), lambda: False):
         assert event
     try:
         obey(place, text.format("9" * 5000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -11,14 +12,14 @@ from qwchat.chat import context
 from qwchat.chat.context import ContextFullError, Meter, Room, kept_for_answer, short
 from qwchat.chat.controls import Controls
 from qwchat.chat.overflow import Overflow
-from qwchat.chat.session import Session
+from qwchat.chat.session import PendingReply, Session
 from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import PromptTooLongError, TemplateError, UsageError
 from qwchat.events import Done
 from qwchat.markdown.styles import PLAIN
-from qwchat.request import SamplingSettings
+from qwchat.request import Prompt, SamplingSettings
 from tests.chat.fakes import FakeModel
 
 CONTROLS = Controls(SamplingSettings(), seed=1)
@@ -56,10 +57,14 @@ class Talk:
         return done
 
     def say(self, text: str) -> Done | None:
-        return self.overflow.answer(lambda cancel: self.session.ask(text, cancel), self.play)
+        return self.answer(self.session.ask(text))
 
     def resume(self) -> Done | None:
-        return self.overflow.answer(self.session.resume, self.play)
+        return self.answer(self.session.resume())
+
+    def answer(self, reply: PendingReply) -> Done | None:
+        prompt = self.overflow.fit(reply, self.session.prompt(reply), partial(self.play, shown=False))
+        return None if prompt is None else self.play(partial(self.session.stream, reply, prompt))
 
     @property
     def sent(self) -> list[str]:
@@ -282,10 +287,10 @@ def test_turns_that_fill_the_context_are_not_summarised() -> None:
 def test_what_was_summarised_stays_summarised_when_more_is_dropped() -> None:
     talk = filled("drop", size=100)
     talk.model.replies = ["Short."]
-    list(context.summarise(talk.session, talk.session.end, None, 1))
+    list(context.summarise(talk.session, talk.session.end, 1, None))
     assert talk.session.messages[0]["content"] == "Summary of the earlier conversation:\n\nShort."
-    room = context.drop(talk.session, talk.session.end, 1)
-    assert (room.exchanges, room.turns) == (1, 4)
+    assert context.drop(talk.session, talk.session.end, 1) == 1
+    assert len(talk.session.tree.dropped()) == 4
     assert talk.session.messages[0]["content"].endswith("Short.")
     context.send_everything(talk.session)
     assert len(talk.session.messages) == 8
@@ -314,7 +319,7 @@ def test_a_retry_is_checked_like_a_first_answer() -> None:
     talk.say(LONG)
     talk.model.context_size = 36
     talk.session.controls = talk.session.controls.changed("overflow", "drop", CONTROLS)
-    assert talk.overflow.answer(talk.session.retry, talk.play) is not None
+    assert talk.answer(talk.session.retry()) is not None
     assert talk.rooms[0].exchanges == 2
     assert talk.sent[-1] == LONG
     assert len(talk.session.tree.siblings(talk.session.reply().id)) == 2
@@ -330,7 +335,8 @@ def test_exchanges_that_can_be_left_out() -> None:
     talk.say("b")
     with pytest.raises(UsageError, match="only exchanges before the last one can be left out, and there is 1 older"):
         context.drop(talk.session, talk.session.end, 2)
-    assert context.drop(talk.session, talk.session.end).line() == (
+    assert context.drop(talk.session, talk.session.end) == 1
+    assert context.room_made("dropped", talk.session, talk.session.end, 1, Prompt(range(4))).line() == (
         "── the oldest exchange is not sent any more; context 4/40 ──"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from qwchat.chat.attachments import Attachment, message
 from qwchat.chat.context import ContextFullError, Meter
 from qwchat.chat.controls import Controls
 from qwchat.chat.overflow import Overflow
-from qwchat.chat.session import Session
+from qwchat.chat.session import PendingReply, Session
 from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Tree
@@ -53,7 +54,7 @@ class Talk:
         self.overflow = Overflow(self.session, Screen(self.stderr, PLAIN, quiet=True), None)
         self.played: list[list[TextEvent]] = []
 
-    def play(self, begin: Begin, *, shown: bool = True) -> Done:
+    def play(self, begin: Begin) -> Done:
         self.played.append([])  # A reply that never began leaves it empty.
         for event in begin(lambda: False):
             self.played[-1].append(event)
@@ -62,9 +63,12 @@ class Talk:
         return done
 
     def say(self, text: str) -> Done:
-        done = self.overflow.answer(lambda cancel: self.session.ask(text, cancel), self.play)
-        assert done is not None
-        return done
+        return self.answer(self.session.ask(text))
+
+    def answer(self, reply: PendingReply) -> Done:
+        prompt = self.overflow.fit(reply, self.session.prompt(reply), self.play)
+        assert prompt is not None
+        return self.play(partial(self.session.stream, reply, prompt))
 
 
 def test_what_is_counted_is_what_is_read(model: qwchat.Model) -> None:
@@ -110,11 +114,10 @@ def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
     assert done.finish_reason == "context"
     assert done.stats.context_used == SIZE
     with pytest.raises(ContextFullError, match=f"the context holds {SIZE}"):
-        talk.overflow.answer(talk.session.resume, talk.play)
+        talk.answer(talk.session.resume())
     controls = talk.session.controls
     talk.session.controls = controls.changed("overflow", "drop", controls)
-    longer = talk.overflow.answer(talk.session.resume, talk.play)
-    assert longer is not None
+    longer = talk.answer(talk.session.resume())
     assert longer.finish_reason == "stop"
     assert longer.text.startswith(done.text)
     assert len(longer.token_ids) > len(done.token_ids)
@@ -128,7 +131,7 @@ def test_a_summary_is_written_from_what_was_read_already(model: qwchat.Model) ->
         talk.say(f"What is {number} + 1?")
     end = talk.session.end
     old = model.count(talk.session.messages_to(talk.session.tree.path()[7].id))
-    events = list(context.summarise(talk.session, end, None, 4))
+    events = list(context.summarise(talk.session, end, 4, None))
     read = next(event for event in events if isinstance(event, Prefilled))
     assert read.cached >= old - 6, "what is summarised begins as the conversation does"
     done = events[-1]

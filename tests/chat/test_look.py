@@ -13,10 +13,11 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.table import laid_out
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN, Look
 from qwchat.request import SamplingSettings
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 
 REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\nz\x1b\n```\n"
 TERMINAL = Look(terminal=True, emphasis=True, colour=True)
@@ -26,7 +27,7 @@ def desk(*replies: str, look: Look = TERMINAL) -> tuple[Desk, io.StringIO]:
     """A desk after a question that ``replies`` answered."""
     session = Session(FakeModel(replies=replies), Controls(SamplingSettings(temperature=0.7)))
     for number in range(len(replies)):
-        assert list(session.ask(f"question {number}"))
+        assert list(replying(session, session.ask(f"question {number}")))
     out = io.StringIO()
     return Desk(session, "mini", ReplyView(out, look)), out
 
@@ -35,6 +36,12 @@ def obey(place: Desk, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(place, command[1])
+
+
+def stats(place: Desk) -> str:
+    shown = obey(place, "/stats")
+    assert isinstance(shown, Show)
+    return laid_out(shown.above, shown.text)
 
 
 def refused(place: Desk, text: str) -> str:
@@ -132,7 +139,7 @@ def test_numbers_of_code_are_completed() -> None:
 
 def test_stats_adds_up_what_all_replies_took() -> None:
     place, _ = desk("one two three", "four five")
-    assert obey(place, "/stats") == Show(
+    assert stats(place) == (
         "replies      2\n"
         "prompts      13 tokens, 6 of them cached (46 %)\n"
         "read         7 tokens in 1.00 s, 7.0 tok/s\n"
@@ -141,29 +148,23 @@ def test_stats_adds_up_what_all_replies_took() -> None:
     )
     place.session.tree.add("assistant", "edited", parent=1)
     place.session.tree.add("assistant", "forged", parent=1, stats={"prompt_tokens": "many"})
-    shown = obey(place, "/stats")
-    assert isinstance(shown, Show)
-    assert shown.text.startswith("replies      2 (and 2 without figures)\n")
+    assert stats(place).startswith("replies      2 (and 2 without figures)\n")
     assert refused(desk()[0], "/stats") == "there are no figures yet: ask something first"
 
 
 def test_stats_counts_what_was_read_before_a_stop() -> None:
     place, _ = desk("one two")
-    for _event in place.session.ask("word " * 300, cancel=After(3)):
+    for _event in replying(place.session, place.session.ask("word " * 300), After(3)):
         pass
-    shown = obey(place, "/stats")
-    assert isinstance(shown, Show)
-    assert shown.text.splitlines()[:4] == [
+    assert stats(place).splitlines()[:4] == [
         "replies      1",
         "stopped      1 before any text came",
         "prompts      136 tokens, 5 of them cached (4 %)",
         "read         131 tokens in 1.00 s, 131 tok/s",
     ]
-    for _event in place.session.resume():
+    for _event in replying(place.session, place.session.resume()):
         pass
-    shown = obey(place, "/stats")
-    assert isinstance(shown, Show)
-    assert shown.text.splitlines()[:2] == ["replies      2", "stopped      1 before any text came"]
+    assert stats(place).splitlines()[:2] == ["replies      2", "stopped      1 before any text came"]
 
 
 class After:

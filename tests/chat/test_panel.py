@@ -12,11 +12,12 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.panel import Panel
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.table import laid_out
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
 from qwchat.settings.resolve import Given, Settings
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 
 SET = """\
 setting            value        from
@@ -56,7 +57,7 @@ def obey(desk: Desk, text: str) -> Outcome:
 def shown(desk: Desk, text: str) -> str:
     outcome = obey(desk, text)
     assert isinstance(outcome, Show)
-    return outcome.text
+    return laid_out(outcome.above, outcome.text)
 
 
 def test_set_alone_shows_everything_and_its_origin() -> None:
@@ -69,7 +70,7 @@ def test_set_alone_shows_everything_and_its_origin() -> None:
 def test_the_engine_is_changed_and_the_cost_told() -> None:
     desk, model, _ = chat()
     assert shown(desk, "/set ctx 4096") == "ctx 4096"
-    list(desk.session.ask("one two three"))
+    list(replying(desk.session, desk.session.ask("one two three")))
     assert shown(desk, "/set threads 1") == "threads 1"
     assert (model.threads, model.context, model.kv) == (1, 4096, "f32")
     assert shown(desk, "/set kv q8") == "kv q8; 8 tokens will be read again"
@@ -85,11 +86,11 @@ def test_the_engine_is_changed_and_the_cost_told() -> None:
 def test_only_tokens_that_will_be_read_again_are_announced() -> None:
     desk, model, _ = chat()
     for question in ("one two three", "four five six"):
-        list(desk.session.ask(question))
+        list(replying(desk.session, desk.session.ask(question)))
     assert model.count(desk.session.messages) == 18
     assert shown(desk, "/undo").startswith("“four five six” is taken back")
     assert shown(desk, "/set kv q8") == "kv q8; 9 tokens will be read again"
-    list(desk.session.ask("four five six"))
+    list(replying(desk.session, desk.session.ask("four five six")))
     assert shown(desk, "/clear").startswith("the conversation is empty")
     assert shown(desk, "/set ctx 1000") == "ctx 1000"
     assert shown(desk, "/set kv f32") == "kv f32"
@@ -101,7 +102,7 @@ def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch
     assert shown(desk, "/set ctx 4096") == "ctx 4096"
     assert model.kv == "q8", "nothing was read yet: auto chooses"
     assert shown(desk, "/set ctx 2048") == "ctx 2048"
-    list(desk.session.ask("one two three"))
+    list(replying(desk.session, desk.session.ask("one two three")))
     assert shown(desk, "/set ctx 4096") == "ctx 4096"
     assert model.kv == "f32"
     assert shown(desk, "/set kv").startswith("kv auto (f32) (from built in)")
@@ -119,7 +120,7 @@ def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch
 
 def test_a_context_that_is_too_small_is_told() -> None:
     desk, model, _ = chat()
-    list(desk.session.ask("one two three"))
+    list(replying(desk.session, desk.session.ask("one two three")))
     tokens = model.count(desk.session.messages)
     assert shown(desk, "/set ctx 4") == f"ctx 4; the conversation has {tokens} tokens and does not fit in 4"
 
@@ -175,7 +176,7 @@ def test_a_panel_of_a_session_alone_knows_the_reply_knobs() -> None:
 def test_a_system_prompt_takes_the_place_of_the_old_one_and_says_what_it_costs() -> None:
     desk, model, _ = chat()
     assert shown(desk, "/system Be brief.") == "this system prompt holds from the next message on"
-    list(desk.session.ask("one two three"))
+    list(replying(desk.session, desk.session.ask("one two three")))
     text = shown(desk, "/system Be kind to me.")
     tokens = model.count(desk.session.messages)
     replaced = "this system prompt takes the place of the old one from the next message on"

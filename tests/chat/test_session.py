@@ -9,7 +9,7 @@ from qwchat.chat.session import Session
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.events import Done, TextEvent, TextStep
 from qwchat.request import SamplingSettings
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 
 HOT = Controls(SamplingSettings(temperature=1.0))
 
@@ -31,8 +31,8 @@ def end_of(events: object) -> Done:
 
 def test_every_turn_is_sent_again_with_the_system_prompt_first() -> None:
     model, session = make("Be brief.", replies=["One.", "Two."])
-    end_of(session.ask("first"))
-    end_of(session.ask("second"))
+    end_of(replying(session, session.ask("first")))
+    end_of(replying(session, session.ask("second")))
     assert [(m["role"], m["content"]) for m in model.asked[1]] == [
         ("system", "Be brief."),
         ("user", "first"),
@@ -44,7 +44,7 @@ def test_every_turn_is_sent_again_with_the_system_prompt_first() -> None:
 
 def test_a_reply_given_up_keeps_what_was_said() -> None:
     _, session = make(replies=["one two three"])
-    events = session.ask("count")
+    events = replying(session, session.ask("count"))
     said = [event.text for event in events_until(events, 2)]
     events.close()
     assert contents(session) == [("user", "count"), ("assistant", "".join(said))]
@@ -63,30 +63,30 @@ def events_until(events: object, texts: int) -> list[TextStep]:
 
 def test_a_reply_cancelled_before_a_word_leaves_no_trace_but_retry() -> None:
     model, session = make(replies=["first", "second"])
-    assert end_of(session.ask("question", cancel=lambda: True)).finish_reason == "cancelled"
+    assert end_of(replying(session, session.ask("question"), lambda: True)).finish_reason == "cancelled"
     assert session.turns == []
-    end_of(session.retry())
+    end_of(replying(session, session.retry()))
     assert contents(session) == [("user", "question"), ("assistant", "second")]
     assert len(model.asked[1]) == 1
 
 
 def test_an_empty_reply_that_the_model_ended_is_kept() -> None:
     _, session = make(replies=[""])
-    end_of(session.ask("anything?"))
+    end_of(replying(session, session.ask("anything?")))
     assert contents(session) == [("user", "anything?"), ("assistant", "")]
 
 
 def test_a_prompt_that_does_not_fit_leaves_no_trace() -> None:
     _, session = make(context_size=4)
     with pytest.raises(PromptTooLongError):
-        session.ask("one two three four five").send(None)
+        replying(session, session.ask("one two three four five")).send(None)
     assert session.turns == []
 
 
 def test_retry_replaces_the_last_reply_with_another_seed() -> None:
     model, session = make(controls=Controls(SamplingSettings(temperature=1.0), seed=5), replies=["old", "new"])
-    end_of(session.ask("question"))
-    done = end_of(session.retry())
+    end_of(replying(session, session.ask("question")))
+    done = end_of(replying(session, session.retry()))
     assert contents(session) == [("user", "question"), ("assistant", "new")]
     assert [(m["role"], m["content"]) for m in model.asked[1]] == [("user", "question")]
     assert model.calls[0]["seed"] == 5
@@ -95,28 +95,28 @@ def test_retry_replaces_the_last_reply_with_another_seed() -> None:
 
 def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
     _, session = make(replies=["old", "new"])
-    end_of(session.ask("question"))
-    end_of(session.retry(cancel=lambda: True))
+    end_of(replying(session, session.ask("question")))
+    end_of(replying(session, session.retry(), lambda: True))
     assert contents(session) == [("user", "question"), ("assistant", "old")]
 
 
 def test_retry_and_clear_without_a_question() -> None:
     _, session = make()
     with pytest.raises(UsageError, match="nothing was asked yet"):
-        end_of(session.retry())
-    end_of(session.ask("question"))
+        end_of(replying(session, session.retry()))
+    end_of(replying(session, session.ask("question")))
     session.clear()
     assert session.messages == []
     with pytest.raises(UsageError, match="there is no question left: /redo goes forward again"):
-        end_of(session.retry())
+        end_of(replying(session, session.retry()))
 
 
 def test_a_seed_is_drawn_for_every_reply_unless_one_is_set() -> None:
     model, session = make()
-    seeds = {end_of(session.ask("again")).seed for _ in range(4)}
+    seeds = {end_of(replying(session, session.ask("again"))).seed for _ in range(4)}
     assert len(seeds) == 4
     session.controls = session.controls.changed("seed", "11", session.defaults)
-    assert end_of(session.ask("again")).seed == 11
+    assert end_of(replying(session, session.ask("again"))).seed == 11
     assert model.calls[-1]["seed"] == 11
 
 
@@ -124,7 +124,7 @@ def test_speculation_is_asked_for_until_it_is_switched_off() -> None:
     model, session = make()
     for value, expected in (("on", True), ("off", False), ("default", True)):
         session.controls = session.controls.changed("speculate", value, session.defaults)
-        end_of(session.ask("hello"))
+        end_of(replying(session, session.ask("hello")))
         assert model.calls[-1]["speculate"] is expected
 
 
@@ -183,5 +183,5 @@ def test_settings_that_cannot_be(name: str, value: str, complaint: str) -> None:
 
 def test_events_pass_through_unchanged() -> None:
     _, session = make(replies=["one two"])
-    kinds: list[type[TextEvent]] = [type(event) for event in session.ask("hi")]
+    kinds: list[type[TextEvent]] = [type(event) for event in replying(session, session.ask("hi"))]
     assert [kind.__name__ for kind in kinds] == ["Prefilled", "TextStep", "TextStep", "Done"]

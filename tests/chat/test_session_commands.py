@@ -15,11 +15,12 @@ from qwchat.chat.controls import Controls
 from qwchat.chat.saved import Saved
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.table import laid_out
 from qwchat.conversation.store import Store
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 
 
 @pytest.fixture
@@ -39,11 +40,11 @@ def obey(desk: Desk, text: str) -> str:
     assert command is not None
     outcome = command[0].run(desk, command[1])
     assert isinstance(outcome, Show)
-    return outcome.text
+    return laid_out(outcome.above, outcome.text)
 
 
 def ask(desk: Desk, question: str) -> None:
-    for _ in desk.session.ask(question):
+    for _ in replying(desk.session, desk.session.ask(question)):
         pass
 
 

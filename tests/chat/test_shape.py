@@ -12,7 +12,7 @@ from qwchat.chat.session import Session
 from qwchat.errors import UsageError
 from qwchat.events import Done
 from qwchat.request import SamplingSettings
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 from tests.cli.runs import call
 
 SCHEMA = '{"type":  "array",\n "items": {"type": "null"}}'
@@ -57,7 +57,7 @@ def test_a_wrong_value_changes_nothing() -> None:
 def test_the_session_passes_it_on() -> None:
     model = FakeModel(replies=["no"])
     session = Session(model, CONTROLS.changed("choices", "yes,no", CONTROLS))
-    *_, end = session.ask("hi")
+    *_, end = replying(session, session.ask("hi"))
     assert isinstance(end, Done)
     assert end.meets_constraint
     assert model.calls[0]["constraint"] == session.controls.constraint

@@ -18,12 +18,13 @@ from qwchat.chat.session import Session
 from qwchat.chat.turn import play
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.status import PrefillStatus
+from qwchat.chat.view.table import laid_out
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, TextEvent, TextStep
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 from tests.tiers import count
 
 HOT = Controls(SamplingSettings(temperature=0.7))
@@ -44,7 +45,7 @@ def obey(desk: Desk, text: str) -> Outcome:
 def shown(desk: Desk, text: str) -> str:
     outcome = obey(desk, text)
     assert isinstance(outcome, Show)
-    return "\n".join(part for part in (outcome.text, outcome.said) if part)
+    return "\n".join(part for part in (laid_out(outcome.above, outcome.text), outcome.said) if part)
 
 
 def played(desk: Desk, text: str, stop_after: int | None = None) -> Done:
@@ -53,7 +54,8 @@ def played(desk: Desk, text: str, stop_after: int | None = None) -> Done:
     outcome = Play(partial(desk.session.ask, text)) if command is None else command[0].run(desk, command[1])
     assert isinstance(outcome, Play)
     steps: list[TextStep] = []
-    for event in outcome.begin(lambda: stop_after is not None and len(steps) >= stop_after):
+    session = desk.session
+    for event in replying(session, outcome.begin(), lambda: stop_after is not None and len(steps) >= stop_after):
         if isinstance(event, TextStep):
             steps.append(event)
         if isinstance(event, Done):
@@ -222,11 +224,14 @@ def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
     _, desk = make("a ``` b\n```\nx\n``` c")
     status = PrefillStatus(io.StringIO(), PLAIN, enabled=False)
     seen: list[TextEvent] = []  # The prompt, then the words.
-    play(lambda _: desk.session.ask("go", lambda: len(seen) > 2), desk.view, status, seen.append)
+    go = desk.session.ask("go")
+    play(lambda _: replying(desk.session, go, lambda: len(seen) > 2), desk.view, status, seen.append)
     assert desk.view.last == "a ```"
     outcome = obey(desk, "/continue")
     assert isinstance(outcome, Play)
-    assert play(outcome.begin, desk.view, status).text == desk.view.last == "a ``` b\n```\nx\n``` c"
+    reply = outcome.begin()
+    begin = partial(desk.session.stream, reply, desk.session.prompt(reply))
+    assert play(begin, desk.view, status, said=reply.begun.content).text == desk.view.last == "a ``` b\n```\nx\n``` c"
 
 
 def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:
@@ -251,7 +256,7 @@ def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> No
 def test_a_continuation_given_up_midway_keeps_what_was_said() -> None:
     _, desk = make("a b c d e")
     played(desk, "spell", stop_after=2)
-    events = desk.session.resume()
+    events = replying(desk.session, desk.session.resume())
     for _ in range(3):  # the prompt and two tokens
         next(events)
     events.close()
@@ -288,7 +293,7 @@ def told_desk() -> tuple[FakeModel, Desk, list[Event]]:
 
 def test_a_question_is_told_before_its_reply_begins(told_desk: tuple[FakeModel, Desk, list[Event]]) -> None:
     model, desk, told = told_desk
-    events = desk.session.ask("count")
+    events = replying(desk.session, desk.session.ask("count"))
     next(events)
     # The process is killed here.
     assert [event["node"]["content"] for event in told] == ["count"]

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from qwchat.chat.statistics import ending_notice, statistics_line
+from qwchat.chat.units import duration, wait
 from qwchat.chat.view.colour import look_of
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.progress import byte_progress
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.statistics import ending_notice, statistics_line
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
-from qwchat.chat.view.units import duration, wait
 from qwchat.events import Done, FinishReason, Prefilled, Stats
 from qwchat.markdown.styles import Look
 

@@ -10,15 +10,16 @@ import pytest
 from qwchat.chat.commands import Desk, Show, parse, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
+from qwchat.chat.units import one_line
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.table import one_line
+from qwchat.chat.view.table import laid_out
 from qwchat.chat.wardrobe import Wardrobe
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
 from qwchat.settings import personas
 from qwchat.settings.resolve import resolve
-from tests.chat.fakes import FakeModel
+from tests.chat.fakes import FakeModel, replying
 
 POET = "description = 'Speaks in verse'\nsystem = 'A poet of {place}.'\ntemp = 1.2\nstop = ['END', 'FIN']\n"
 CLERK = "temp = 0.0\ntop-k = 3\n"
@@ -45,7 +46,7 @@ def shown(place: Desk, text: str) -> str:
     assert command is not None
     outcome = command[0].run(place, command[1])
     assert isinstance(outcome, Show)
-    return outcome.text
+    return laid_out(outcome.above, outcome.text)
 
 
 def state(place: Desk) -> tuple[object, ...]:
@@ -113,7 +114,7 @@ def test_a_mistake_changes_nothing() -> None:
 def test_a_new_system_prompt_says_what_it_costs() -> None:
     model = FakeModel()
     place = desk(model)
-    list(place.session.ask("one two three"))
+    list(replying(place.session, place.session.ask("one two three")))
     assert shown(place, "/as clerk") == "persona clerk sets temp 0, top-k 3"
     text = shown(place, "/as poet place=Rome")
     assert text.endswith(f"'FIN'; {model.count(place.session.messages)} tokens will be read again")

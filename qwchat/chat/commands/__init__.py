@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 
 from qwchat.chat import mentions
-from qwchat.chat.commands import help as helping
 from qwchat.chat.commands import look, room, settings, store, talk
-from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Quit, Show
+from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Quit, Show, Summarise
+from qwchat.chat.commands.help import Index
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 
@@ -22,20 +22,23 @@ __all__ = [
     "Play",
     "Quit",
     "Show",
+    "Summarise",
     "message_text",
     "parse",
     "suggestions",
 ]
 
-GROUPS: tuple[tuple[str, tuple[Command, ...]], ...] = (
-    ("What is said", talk.COMMANDS),
-    ("What goes along", room.COMMANDS),
-    ("How it is said", settings.COMMANDS),
-    ("What is on the screen", look.COMMANDS),
-    ("Keeping it", store.COMMANDS),
-    ("The chat itself", helping.COMMANDS),
+INDEX = Index(
+    (
+        ("What is said", talk.COMMANDS),
+        ("What goes along", room.COMMANDS),
+        ("How it is said", settings.COMMANDS),
+        ("What is on the screen", look.COMMANDS),
+        ("Keeping it", store.COMMANDS),
+    )
 )
-COMMANDS: tuple[Command, ...] = tuple(command for _, group in GROUPS for command in group)
+GROUPS = INDEX.groups
+COMMANDS = INDEX.commands
 
 _COMMAND = re.compile(r"/([A-Za-z][A-Za-z-]*)(?:\s+(.*))?", re.DOTALL)
 
@@ -52,12 +55,12 @@ def parse(text: str) -> tuple[Command, str] | None:
     if match is None:
         return None
     name, argument = match[1].lower(), (match[2] or "").strip()
-    command = helping.named(name)
+    command = INDEX.named(name)
     if command is not None:
         return command, argument
     if "\n" in text.strip():
         return None
-    raise UsageError(f"there is no command /{match[1]}: {helping.hint(name)} (begin with // to send it as a message)")
+    raise UsageError(f"there is no command /{match[1]}: {INDEX.hint(name)} (begin with // to send it as a message)")
 
 
 def message_text(text: str) -> str:
@@ -72,5 +75,5 @@ def suggestions(desk: Desk, text: str) -> Iterable[Suggestion]:
         return mentions.suggestions(text)
     if not blank:
         return fitting(name, ((f"/{command.name}", command.summary) for command in COMMANDS))
-    command = helping.named(name[1:].lower())
+    command = INDEX.named(name[1:].lower())
     return () if command is None else command.complete(desk, argument)

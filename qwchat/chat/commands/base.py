@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwchat.chat.attachments import Attachment
+from qwchat.chat.display import Facts, ReplyDisplay, Table
 from qwchat.chat.panel import Panel
 from qwchat.chat.saved import Choose, Saved
-from qwchat.chat.session import Session
+from qwchat.chat.session import PendingReply, Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.turn import Begin
-from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.wardrobe import Wardrobe
 
 
@@ -25,20 +25,30 @@ class Show:
         hint: advice below it, dimmed; empty for none.
         said: a message of the conversation below that; None for none.
         reply: the message is shown as replies are shown.
+        above: a table or facts above the text; None for neither.
     """
 
     text: str = ""
     hint: str = ""
     said: str | None = None
     reply: bool = False
+    above: Table | Facts | None = None
 
 
 @dataclass(frozen=True)
 class Play:
-    """Stream the reply that ``begin`` starts; ``hint`` is shown before."""
+    """Stream the reply that ``begin`` asks for; ``hint`` is shown before."""
+
+    begin: Callable[[], PendingReply]
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Summarise:
+    """Stream the summary that ``begin`` starts, which stands for old turns; ``hint`` is shown before."""
 
     begin: Begin
-    hint: str | None = None
+    hint: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Quit:
     """Leave the chat."""
 
 
-Outcome = Show | Play | Draft | Quit
+Outcome = Show | Play | Summarise | Draft | Quit
 
 
 @dataclass
@@ -74,7 +84,7 @@ class Desk:
 
     session: Session
     model_name: str
-    view: ReplyView
+    view: ReplyDisplay
     written: set[Path] = field(default_factory=set)
     attached: list[Attachment] = field(default_factory=list)
     saved: Saved = field(default_factory=Saved)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Quit, Show
 from qwchat.chat.suggestions import Suggestion, fitting
@@ -36,64 +37,74 @@ _ELSEWHERE = {
 }
 
 
-def _help(desk: Desk, argument: str) -> Outcome:
-    from qwchat.chat.commands import GROUPS
+Groups = Sequence[tuple[str, Sequence[Command]]]
+"""Commands under their titles."""
 
+
+class Index:
+    """The commands of the chat, in their groups."""
+
+    def __init__(self, groups: Groups) -> None:
+        self.groups = [*groups, ("The chat itself", _commands(self))]
+        self.commands = tuple(command for _, group in self.groups for command in group)
+
+    def named(self, name: str) -> Command | None:
+        """Return the command with that name or alias; None if there is no such command."""
+        return next((command for command in self.commands if name in (command.name, *command.aliases)), None)
+
+    def hint(self, name: str) -> str:
+        """Return advice for a person who typed the unknown `name`."""
+        name = _ELSEWHERE.get(name, name)
+        close = difflib.get_close_matches(name, [command.name for command in self.commands], n=1)
+        return f"did you mean /{close[0]}?" if close else "/help lists them"
+
+
+def _help(index: Index, desk: Desk, argument: str) -> Outcome:
     if argument:
-        return Show(_about(argument))
-    commands = [command for _, group in GROUPS for command in group]
-    width = max(len(name) for name in (*(command.usage for command in commands), *(keys for keys, _ in KEYS)))
+        return Show(_about(index, argument))
+    usages = [command.usage for command in index.commands]
+    width = max(len(name) for name in (*usages, *(keys for keys, _ in KEYS)))
     lines = []
-    for title, group in GROUPS:
+    for title, group in index.groups:
         lines += [title, *(f"  {command.usage:<{width}}  {command.summary}" for command in group), ""]
     lines += ["Keys", *(f"  {keys:<{width}}  {effect}" for keys, effect in KEYS)]
     lines += ["", "/help NAME says more about a command; a message that begins with a slash is typed with two."]
     return Show("\n".join(lines))
 
 
-def _about(argument: str) -> str:
+def _about(index: Index, argument: str) -> str:
     name = argument.lstrip("/").lower()
-    command = named(name)
+    command = index.named(name)
     if command is None:
-        raise UsageError(f"there is no command /{name}: {hint(name)}")
+        raise UsageError(f"there is no command /{name}: {index.hint(name)}")
     return f"{command.usage}  {command.summary}" + (f"\n\n{command.details}" if command.details else "")
 
 
-def named(name: str) -> Command | None:
-    """Return the command with that name or alias; None if there is no such command."""
-    from qwchat.chat.commands import COMMANDS
-
-    return next((command for command in COMMANDS if name in (command.name, *command.aliases)), None)
-
-
-def hint(name: str) -> str:
-    """What a person who typed the unknown ``name`` may have meant."""
-    from qwchat.chat.commands import COMMANDS
-
-    name = _ELSEWHERE.get(name, name)
-    close = difflib.get_close_matches(name, [command.name for command in COMMANDS], n=1)
-    return f"did you mean /{close[0]}?" if close else "/help lists them"
-
-
-def _names(desk: Desk, typed: str) -> Iterable[Suggestion]:
-    from qwchat.chat.commands import COMMANDS
-
-    return fitting(typed, ((command.name, command.summary) for command in COMMANDS))
+def _names(index: Index, desk: Desk, typed: str) -> Iterable[Suggestion]:
+    return fitting(typed, ((command.name, command.summary) for command in index.commands))
 
 
 def _quit(desk: Desk, argument: str) -> Outcome:
     return Quit()
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command("help", "[NAME]", "this list, or more about a command", _help, complete=_names),
-    Command(
-        "quit",
-        "",
-        "leave",
-        _quit,
-        details="/exit, /bye and /q leave too, and so does exit or quit alone on a line.\n"
-        "Leaving a saved chat says how to go on with it.",
-        aliases=("exit", "bye", "q"),
-    ),
-)
+def _commands(index: Index) -> tuple[Command, ...]:
+    """Return the commands of this module; /help is about all of `index`."""
+    return (
+        Command(
+            "help",
+            "[NAME]",
+            "this list, or more about a command",
+            partial(_help, index),
+            complete=partial(_names, index),
+        ),
+        Command(
+            "quit",
+            "",
+            "leave",
+            _quit,
+            details="/exit, /bye and /q leave too, and so does exit or quit alone on a line.\n"
+            "Leaving a saved chat says how to go on with it.",
+            aliases=("exit", "bye", "q"),
+        ),
+    )

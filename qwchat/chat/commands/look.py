@@ -8,12 +8,10 @@ from dataclasses import MISSING, fields
 
 from qwchat.characters import harmless, harmless_name
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
+from qwchat.chat.display import Facts
 from qwchat.chat.paths import paths
+from qwchat.chat.statistics import totals
 from qwchat.chat.suggestions import Suggestion, fitting
-from qwchat.chat.view import clipboard
-from qwchat.chat.view.reply import code_blocks
-from qwchat.chat.view.statistics import totals
-from qwchat.chat.view.table import pairs
 from qwchat.errors import UsageError
 from qwchat.events import Stats
 from qwchat.writing import path_of, real_path
@@ -38,7 +36,7 @@ def _copy(desk: Desk, argument: str) -> Outcome:
     text = harmless(text)  # It may be pasted into a shell.
     if not desk.view.copy(text):
         raise UsageError("replies go to no terminal, so there is no clipboard: /write puts them into a file")
-    advice = clipboard.advice(text)
+    advice = desk.view.copy_advice(text)
     return Show(f"{what} sent to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
 
 
@@ -83,7 +81,7 @@ def _stats(desk: Desk, argument: str) -> Outcome:
     without = f" (and {left} without figures)" if left else ""
     rows = [("replies", f"{len(known)}{without}")]
     rows += [("stopped", f"{len(stopped)} before any text came")] if stopped else []
-    return Show(pairs([*rows, *totals([*known, *stopped])]))
+    return Show(above=Facts([*rows, *totals([*known, *stopped])]))
 
 
 def _stats_of(kept: Mapping[str, object]) -> Stats | None:
@@ -108,7 +106,7 @@ def _last(desk: Desk) -> str:
 
 def _block(desk: Desk, wanted: str | None) -> tuple[int, str]:
     """Number and text of a code block of the last reply: the one that is ``wanted``, or the only one."""
-    blocks = code_blocks(_last(desk))
+    blocks = desk.view.code_blocks(_last(desk))
     if not blocks:
         raise UsageError("the last reply has no code in fences")
     if wanted is None and len(blocks) > 1:
@@ -124,7 +122,7 @@ def _block(desk: Desk, wanted: str | None) -> tuple[int, str]:
 def _choices(desk: Desk) -> list[tuple[str, str]]:
     """The numbers of the code blocks with the first line of each."""
     try:
-        blocks = code_blocks(_last(desk))
+        blocks = desk.view.code_blocks(_last(desk))
     except UsageError:
         return []
     return [(str(number), harmless_name(text.partition("\n")[0][:_EXCERPT])) for number, text in enumerate(blocks, 1)]

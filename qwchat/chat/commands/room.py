@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from qwchat.chat import attachments, context, mentions
-from qwchat.chat.commands.base import Command, Desk, Outcome, Play, Show
+from qwchat.chat.commands.base import Command, Desk, Outcome, Show, Summarise
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.errors import UsageError
@@ -62,15 +62,17 @@ def _drop(desk: Desk, argument: str) -> Outcome:
             return Show("every turn is sent")
         context.send_everything(session)
         return Show(f"every turn is sent again; context {_fullness(session)}")
-    return Show(context.drop(session, session.end, _count("drop", argument)).line())
+    count = context.drop(session, session.end, _count("drop", argument))
+    prompt = session.model.prompt(session.messages)
+    return Show(context.room_made("dropped", session, session.end, count, prompt).line())
 
 
 def _summarise(desk: Desk, argument: str) -> Outcome:
     session = desk.session
     count = _count("summarise", argument) or context.summary_exchanges(session, session.end)
     named = context.exchanges_named(count)
-    return Play(
-        partial(context.summarise, session, session.end, exchanges=count),
+    return Summarise(
+        partial(context.summarise, session, session.end, count),
         f"this will stand for {named}, which {'is' if count == 1 else 'are'} not sent any more then:",
     )
 

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterable
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
+from qwchat.chat.display import Table
 from qwchat.chat.suggestions import Suggestion, fitting
-from qwchat.chat.view.table import one_line, table
-from qwchat.chat.view.units import token_count
+from qwchat.chat.units import one_line, token_count
 from qwchat.errors import UsageError
 from qwchat.settings.knobs import knob
 from qwchat.writing import real_path
@@ -31,7 +31,7 @@ def _reading(desk: Desk, before: str | None) -> str:
     session = desk.session
     if session.system == before or not session.turns:
         return ""
-    tokens = session.model.reread(session.messages)
+    tokens = session.model.reread(session.model.prompt(session.messages))
     return f"; {token_count(tokens)} will be read again" if tokens else ""
 
 
@@ -40,7 +40,7 @@ def _set(desk: Desk, argument: str) -> Outcome:
     name, _, value = argument.partition(" ")
     if not name:
         rows = [(known.name, one_line(panel.shown(known)), panel.origin(known)) for known in panel.knobs]
-        return Show(table(("setting", "value", "from"), rows))
+        return Show(above=Table(("setting", "value", "from"), rows))
     if value.strip():
         return Show(panel.change(name, value.strip()))
     known = panel.known(name)
@@ -66,7 +66,7 @@ def _as(desk: Desk, argument: str) -> Outcome:
     except ValueError as error:
         raise UsageError(f"a quotation mark is missing in {argument!r}") from error
     if not name:
-        return Show(_personas(desk))
+        return _personas(desk)
     if name == "none":
         if wardrobe.worn is None:
             return Show("no persona is in use")
@@ -77,17 +77,17 @@ def _as(desk: Desk, argument: str) -> Outcome:
     return Show(f"persona {name} sets {', '.join(parts) or 'nothing'}{_reading(desk, before)}")
 
 
-def _personas(desk: Desk) -> str:
+def _personas(desk: Desk) -> Show:
     wardrobe = desk.wardrobe
     rows = [
         (name, "in use" if name == wardrobe.worn else "", one_line(text, 100)) for name, text in wardrobe.described()
     ]
     if not rows:
-        return (
+        return Show(
             "there are no personas yet: /save-persona NAME makes one of this chat's system prompt and settings, "
             f"and so does a file NAME.toml in {wardrobe.folder}"
         )
-    return table(("persona", "", "description"), rows)
+    return Show(above=Table(("persona", "", "description"), rows))
 
 
 def _wearable(desk: Desk, typed: str) -> Iterable[Suggestion]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from qwchat.chat.commands.base import Command, Desk, Outcome, Show
 from qwchat.chat.context import standing
+from qwchat.chat.display import Table
 from qwchat.chat.paths import paths
 from qwchat.chat.recall import UNANSWERED, last_exchange, length
 from qwchat.chat.suggestions import Suggestion, fitting
-from qwchat.chat.view.table import table
 from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.conversation.title import clean
@@ -67,9 +67,9 @@ def _sessions(desk: Desk, argument: str) -> Outcome:
     if not found:
         return Show(f"no session has {clean(argument)!r} in its title" if argument else "there are no sessions yet")
     rows = [(_mark(desk, entry), entry.id, entry.last_said, str(entry.messages), entry.label) for entry in found]
-    shown = table(("", "id", "last said", "messages", "title"), rows[:_LISTED], right=(3,))
-    more = f"\nand {len(rows) - _LISTED} more: qwchat sessions list" if len(rows) > _LISTED else ""
-    return Show(shown + more)
+    shown = Table(("", "id", "last said", "messages", "title"), rows[:_LISTED], right=(3,))
+    more = f"and {len(rows) - _LISTED} more: qwchat sessions list" if len(rows) > _LISTED else ""
+    return Show(more, above=shown)
 
 
 def _mark(desk: Desk, entry: Entry) -> str:

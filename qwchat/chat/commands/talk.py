@@ -10,12 +10,11 @@ from functools import partial
 from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Show
 from qwchat.chat.controls import NAMES, Controls
 from qwchat.chat.recall import question_line
-from qwchat.chat.session import Cancel, Reply, Session
+from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.conversation.title import typed
 from qwchat.conversation.tree import Node
 from qwchat.errors import UsageError
-from qwchat.events import TextStep
 from qwchat.request import random_seed
 
 _EXCERPT = 60  # characters of a turn that a line names
@@ -55,18 +54,8 @@ def _retry_settings(desk: Desk, typed: str) -> Iterable[Suggestion]:
 
 
 def _continue(desk: Desk, argument: str) -> Outcome:
-    last = desk.session.unfinished()
-    return Play(partial(_going_on, desk, last.content) if last.role == "assistant" else desk.session.resume)
-
-
-def _going_on(desk: Desk, said: str, cancel: Cancel) -> Reply:
-    """The rest of a reply, for a screen on which its beginning stands."""
-    begun = False
-    for event in desk.session.resume(cancel):
-        if isinstance(event, TextStep) and event.text and not begun:
-            desk.view.resume(said)
-            begun = True
-        yield event
+    desk.session.unfinished()
+    return Play(desk.session.resume)
 
 
 def _undo(desk: Desk, argument: str) -> Outcome:

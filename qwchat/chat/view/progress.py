@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from quant.units import data_size
+from qwchat.chat.units import duration
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.units import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from qwchat.characters import Harmless
+from qwchat.chat.display import Rendering
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
 from qwchat.markdown.styles import Look
 
 if TYPE_CHECKING:
     from qwchat.markdown.layout import Paper
-
-Rendering = Literal["plain", "markdown"]
 
 _MOST_WAITS = 6  # Each for 0.3 s at most.
 
@@ -98,6 +97,14 @@ class ReplyView:
             return False
         clipboard.copy(self._out, text)
         return True
+
+    def copy_advice(self, text: str) -> str:
+        """Return what may keep the terminal from taking `text`; empty where nothing is known to."""
+        return clipboard.advice(text)
+
+    def code_blocks(self, text: str) -> list[str]:
+        """Return the contents of the fenced code blocks in `text`; the first has the number 1 on the screen."""
+        return code_blocks(text)
 
     def write(self, text: str) -> None:
         """Show the next piece of the reply."""

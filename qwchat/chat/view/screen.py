@@ -6,9 +6,9 @@ import contextlib
 from typing import TextIO
 
 from qwchat.characters import harmless
+from qwchat.chat.statistics import Form, statistics_line
 from qwchat.chat.view.live import terminal_size
 from qwchat.chat.view.prose import folded
-from qwchat.chat.view.statistics import Form, statistics_line
 from qwchat.events import Done
 from qwchat.markdown.styles import DIM, RED, Look
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from qwchat.chat.units import duration
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.status import ERASE, fitting
-from qwchat.chat.view.units import duration
 from qwchat.markdown.styles import DIM
 
 _FRAME_SECONDS = 0.25

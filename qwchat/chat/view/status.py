@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
+from qwchat.chat.units import duration
 from qwchat.chat.view.live import terminal_size
-from qwchat.chat.view.units import duration
 from qwchat.events import Prefilled
 from qwchat.markdown.styles import DIM, Look
 from qwchat.markdown.width import clipped

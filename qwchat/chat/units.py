@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Numbers and short texts for people."""
 
 from __future__ import annotations
 
@@ -36,3 +36,9 @@ def ranges(numbers: list[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)
+
+
+def one_line(text: str, limit: int = 60) -> str:
+    """Return `text` for a cell: on one line, and cut to `limit` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"

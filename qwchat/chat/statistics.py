@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from qwchat.chat.view.units import token_count, wait
+from qwchat.chat.units import token_count, wait
 from qwchat.events import Done, Stats
 
 Form = Literal["line", "json", "off"]

@@ -1,0 +1,136 @@
+"""The prompt of a reply is rendered once, whatever counts it and whatever goes along with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import qwchat
+from quant import convert
+from qwchat import api
+from qwchat.chat.commands import Desk
+from qwchat.chat.controls import Controls
+from qwchat.chat.editor.plain import PlainReader
+from qwchat.chat.loop import Chat
+from qwchat.chat.session import Session
+from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.status import PrefillStatus
+from qwchat.markdown.styles import PLAIN
+from qwchat.messages import Message
+from qwchat.models_folder import embedded_checkpoint
+from qwchat.request import SamplingSettings
+from tests.chat.fakes import FakeModel, FakePrompt
+from tests.cli.runs import call
+
+EXCHANGES = ("a b", "c d", "e f")
+
+
+def talk(model: FakeModel | qwchat.Model, lines: list[str], policy: str = "error") -> tuple[Chat, io.StringIO]:
+    """Type `lines` into a chat by the line; return it, and what went to standard error."""
+    stderr = io.StringIO()
+    controls = Controls(SamplingSettings(), max_tokens=4)
+    session = Session(model, controls.changed("overflow", policy, controls))
+    typed = io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
+    chat = Chat(
+        desk=Desk(session, "mini", ReplyView(io.StringIO(), PLAIN)),
+        reader=PlainReader(typed, None),
+        screen=Screen(stderr, PLAIN),
+        status=PrefillStatus(stderr, PLAIN, enabled=False),
+    )
+    chat.run()
+    return chat, stderr
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[qwchat.Model]:
+    destination = tmp_path_factory.mktemp("renderings") / "mini"
+    list(convert(embedded_checkpoint(), destination))
+    with qwchat.load(destination, threads=1, context=512) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages each rendering of the real template had."""
+    counts: list[int] = []
+    encode = api.encode_chat
+
+    def counting(tokenizer: object, template: object, messages: list[object]) -> list[int]:
+        counts.append(len(messages))
+        return encode(tokenizer, template, messages)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(api, "encode_chat", counting)
+    return counts
+
+
+def test_each_reply_of_a_chat_renders_its_prompt_once(model: qwchat.Model, rendered: list[int], tmp_path: Path) -> None:
+    (tmp_path / "note.md").write_text("Planets are round.")
+    chat, stderr = talk(
+        model,
+        ["Name a planet.", "/continue", f"Is it in @{tmp_path / 'note.md'}?", "/retry --temp 1", "/edit And a sea?"],
+    )
+    assert len(chat.desk.session.tree.nodes) == 8, stderr.getvalue()
+    # A question; the rest of its reply; a question with a file; its other reply; another question in its place.
+    assert rendered == [1, 1, 3, 3, 3]
+    assert f"context {chat.desk.session.tree.node(5).stats['prompt_tokens']}/512 after this" in stderr.getvalue()  # type: ignore[index]
+
+
+def test_a_single_question_renders_its_prompt_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[int] = []
+    render = FakeModel.prompt
+
+    def counting(self: FakeModel, messages: Sequence[Message], **options: bool) -> FakePrompt:
+        prompts.append(len(messages))
+        return render(self, messages, **options)
+
+    monkeypatch.setattr(FakeModel, "prompt", counting)
+    (tmp_path / "note.md").write_text("one two")
+    assert call("-p", "hi", "-f", str(tmp_path / "note.md"), "-n", "2", models=tmp_path, replies=["a"]).returncode == 0
+    assert prompts == [1, 1]
+
+
+@pytest.mark.parametrize("policy", ["error", "drop", "summarise"])
+def test_a_prompt_that_fits_is_not_rendered_again_under_any_policy(policy: str) -> None:
+    model = FakeModel(["one two"], context_size=200)
+    talk(model, list(EXCHANGES), policy)
+    assert [len(messages) for messages in model.rendered] == [1, 3, 5]
+
+
+def test_where_old_turns_are_left_out_no_prompt_is_rendered_twice() -> None:
+    model = FakeModel(["one two"], context_size=24)
+    chat, _ = talk(model, [*EXCHANGES, "g h i"], "drop")
+    assert chat.desk.session.tree.dropped() == {1, 2}
+    assert [len(messages) for messages in model.rendered] == [1, 3, 5, 7, 3, 5], "all turns, then fewer of them"
+    assert model.asked[-1] == model.rendered[-1] == chat.desk.session.messages_to(7)
+
+
+class Interrupted(FakeModel):
+    """Ctrl-C comes while a prompt is rendered."""
+
+    def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> FakePrompt:
+        signal.raise_signal(signal.SIGINT)
+        return super().prompt(messages, continuing=continuing)
+
+
+def test_a_request_to_stop_that_comes_while_the_prompt_is_rendered_stops_the_reply() -> None:
+    chat, stderr = talk(Interrupted(["one two"]), ["hello"])
+    assert "stopped before a word was said; /retry asks again" in stderr.getvalue()
+    assert [node.content for node in chat.desk.session.tree.nodes] == ["hello"]
+
+
+def test_it_stops_a_single_question_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    render = FakeModel.prompt
+
+    def interrupted(self: FakeModel, messages: Sequence[Message], **options: bool) -> FakePrompt:
+        signal.raise_signal(signal.SIGINT)
+        return render(self, messages, **options)
+
+    monkeypatch.setattr(FakeModel, "prompt", interrupted)
+    result = call("-p", "hi", "--json", models=tmp_path, replies=["a"])
+    assert (result.returncode, json.loads(result.stdout)["finish_reason"]) == (130, "cancelled")
