@@ -33,7 +33,7 @@ _NOTHING_OLD = "there is nothing to leave out before the last exchange: /clear f
 
 
 @dataclass(frozen=True)
-class Lack:
+class Shortage:
     """A prompt that leaves too little of the context for the reply, though leaving out old turns would help.
 
     Attributes:
@@ -59,13 +59,13 @@ class Lack:
 class ContextFullError(PromptTooLongError):
     """A conversation that leaves no tokens for the answer, though leaving out old turns would help."""
 
-    def __init__(self, lack: Lack) -> None:
+    def __init__(self, shortage: Shortage) -> None:
         super().__init__(
-            lack.tokens,
-            lack.context,
-            lack.longest,
-            f"the conversation has {lack.tokens:,} tokens with this message and the context holds {lack.context:,}, "
-            "one of them for the answer",
+            shortage.tokens,
+            shortage.context,
+            shortage.longest,
+            f"the conversation has {shortage.tokens:,} tokens with this message "
+            f"and the context holds {shortage.context:,}, one of them for the answer",
             "leave out old turns",
         )
 
@@ -154,7 +154,7 @@ def kept_for_answer(context: int, max_tokens: int | None) -> int:
     return max(1, min(context // _ANSWER_SHARE, _ANSWER_MOST, context if max_tokens is None else max_tokens))
 
 
-def lack_of(session: Session, reply: PendingReply, prompt: Prompt, *, generous: bool) -> Lack | None:
+def shortage_of(session: Session, reply: PendingReply, prompt: Prompt, *, generous: bool) -> Shortage | None:
     """Return what keeps `prompt` from leaving tokens for `reply`; None if it leaves enough.
 
     `generous`: an answer should have more than one token.  Raises PromptTooLongError where the last question alone is
@@ -165,7 +165,7 @@ def lack_of(session: Session, reply: PendingReply, prompt: Prompt, *, generous: 
         return None
     if _old_exchanges(session, reply.end):
         exchanges, shorter = _needed(session, reply.end, continuing=reply.continuing, extra=0)
-        return Lack(tokens, context, longest, exchanges, shorter)
+        return Shortage(tokens, context, longest, exchanges, shorter)
     if tokens >= context:
         raise PromptTooLongError(tokens, context, longest)
     return None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from qwchat.chat import context
 from qwchat.chat.chat_model import Cancel
-from qwchat.chat.context import ContextFullError, Lack, Room
+from qwchat.chat.context import ContextFullError, Room, Shortage
 from qwchat.chat.display import Notices
 from qwchat.chat.session import PendingReply, Reply, Session
 from qwchat.chat.turn import Begin
@@ -56,26 +56,26 @@ class Overflow:
             ContextFullError, PromptTooLongError: it does not fit. Also what `play` raises.
         """
         policy = self.policy
-        lack = context.lack_of(self._session, reply, prompt, generous=policy != "error")
-        if lack is None:
+        shortage = context.shortage_of(self._session, reply, prompt, generous=policy != "error")
+        if shortage is None:
             return prompt
         if policy == "error":
-            raise ContextFullError(lack)
+            raise ContextFullError(shortage)
         if policy == "ask":
-            letter = self._chosen(lack)
+            letter = self._chosen(shortage)
             if letter not in ("d", "s"):
                 return prompt if letter == "a" else None
             policy = "drop" if letter == "d" else "summarise"
         if policy == "drop":
-            how, count = "dropped", context.drop(self._session, reply.end, lack.exchanges)
-            shorter = lack.shorter
+            how, count = "dropped", context.drop(self._session, reply.end, shortage.exchanges)
+            shorter = shortage.shorter
         else:
             how, count = "summarised", self._summarise(reply, play)
             shorter = self._session.prompt(reply)
         self._tell(context.room_made(how, self._session, reply.end, count, shorter))
-        lack = context.lack_of(self._session, reply, shorter, generous=False)
-        if lack is not None:
-            raise ContextFullError(lack)
+        shortage = context.shortage_of(self._session, reply, shorter, generous=False)
+        if shortage is not None:
+            raise ContextFullError(shortage)
         return shorter
 
     def _tell(self, room: Room) -> None:
@@ -83,10 +83,10 @@ class Overflow:
         if self._made is not None:
             self._made(room)
 
-    def _chosen(self, lack: Lack) -> str:
+    def _chosen(self, shortage: Shortage) -> str:
         """One of the letters; "e" for Enter alone, Ctrl-C and Ctrl-D."""
         assert self._ask is not None, "the policy is error where nobody is asked"
-        said, letters = question(lack)
+        said, letters = question(shortage)
         self._screen.hint(said)
         while True:
             try:
@@ -111,14 +111,14 @@ class Overflow:
         return count
 
 
-def question(lack: Lack) -> tuple[str, str]:
+def question(shortage: Shortage) -> tuple[str, str]:
     """What a person is asked, on one line, and the letters of the answers."""
-    left = lack.context - lack.tokens
+    left = shortage.context - shortage.tokens
     said = (
-        f"the prompt has {lack.tokens:,} tokens, which leaves {left:,} of {lack.context:,} for the answer"
-        if lack.sendable
-        else f"the prompt has {lack.tokens:,} tokens and the context holds {lack.context:,}"
+        f"the prompt has {shortage.tokens:,} tokens, which leaves {left:,} of {shortage.context:,} for the answer"
+        if shortage.sendable
+        else f"the prompt has {shortage.tokens:,} tokens and the context holds {shortage.context:,}"
     )
-    offers = f"d drops {context.exchanges_named(lack.exchanges)}, s summarises"
-    anyway = ", a answers anyway" if lack.sendable else ""
-    return f"{said}: {offers}{anyway}, e goes back to the message", "dsae" if lack.sendable else "dse"
+    offers = f"d drops {context.exchanges_named(shortage.exchanges)}, s summarises"
+    anyway = ", a answers anyway" if shortage.sendable else ""
+    return f"{said}: {offers}{anyway}, e goes back to the message", "dsae" if shortage.sendable else "dse"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwchat.chat.advice import explained
-from qwchat.chat.context import ContextFullError, Lack, SummaryTooLongError
+from qwchat.chat.context import ContextFullError, Shortage, SummaryTooLongError
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.request import Prompt
 
@@ -16,7 +16,7 @@ MAXIMUM = " (4,096 tokens are the maximum of this model)"
 
 
 def full(longest: int) -> ContextFullError:
-    return ContextFullError(Lack(5000, 4096, longest, 2, Prompt(())))
+    return ContextFullError(Shortage(5000, 4096, longest, 2, Prompt(())))
 
 
 @pytest.mark.parametrize(
