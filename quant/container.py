@@ -38,7 +38,7 @@ from quant.errors import ContainerError, FormatError
 from quant.families import expected_tensors, parameter_count, read_config
 from quant.files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded
 from quant.formats import PackedTensor, layout
-from quant.values import shown
+from quant.values import Values, shown
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.bin"
@@ -47,6 +47,8 @@ FORMAT_VERSION = 1
 ALIGNMENT = 64
 MAX_MANIFEST_BYTES = 16 << 20
 _HASH_PIECE = 4 << 20
+_MAX_COUNT = (1 << 62) - 1  # of bytes, and of whatever else a manifest counts
+_MAX_AXES, _MAX_SIZE = 4, (1 << 40) - 1  # of a shape
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14 and later
 _POPULATE_PIECE = 16 << 20  # in between, the process may change its address space again
 
@@ -198,76 +200,38 @@ def _read_manifest(path: Path) -> bytes:
     return read_bounded(path / MANIFEST_NAME, ContainerError, MAX_MANIFEST_BYTES)
 
 
-class _Checker:
-    """Typed access to the manifest; every complaint names the file and the place in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def fail(self, what: str) -> ContainerError:
-        return ContainerError(f"{self.path / MANIFEST_NAME}: {what}; the model is damaged, convert it again")
-
-    def mapping(self, parent: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-        value = parent.get(key)
-        if not isinstance(value, dict):
-            raise self.fail(f"{where} has no object {key!r}")
-        return value
-
-    def facts(self, manifest: dict[str, Any], key: str) -> dict[str, Any]:
-        """Return the object `key`, which is shown as it is, and so holds plain values only."""
-        value = self.mapping(manifest, key, "the manifest")
-        for name, fact in value.items():
-            count = isinstance(fact, int) and abs(fact) < 1 << 62
-            if len(name) > 100 or not (fact is None or count or (isinstance(fact, str) and len(fact) <= 1000)):
-                raise self.fail(f"{key} has {shown(fact)} under {shown(name)}")
-        return value
-
-    def text(self, parent: dict[str, Any], key: str, where: str) -> str:
-        value = parent.get(key)
-        if not isinstance(value, str) or len(value) > 1000:
-            raise self.fail(f"{where} has no text {key!r}")
-        return value
-
-    def count(self, parent: dict[str, Any], key: str, where: str) -> int:
-        value = parent.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
-            raise self.fail(f"{where} has no count {key!r}")
-        return value
-
-    def shape(self, parent: dict[str, Any], where: str) -> tuple[int, ...]:
-        value = parent.get("shape")
-        if not isinstance(value, list) or not 1 <= len(value) <= 4:
-            raise self.fail(f"{where} has no shape")
-        if any(isinstance(item, bool) or not isinstance(item, int) or not 1 <= item < 1 << 40 for item in value):
-            raise self.fail(f"{where} has the shape {shown(value)}")
-        return tuple(value)
+def _facts(read: Values, key: str) -> Values:
+    """Return the object `key`, which is shown as it is, and so must hold plain values only."""
+    for name, fact in (inner := read.inner(key)).values.items():
+        count = isinstance(fact, int) and abs(fact) <= _MAX_COUNT
+        if len(name) > 100 or not (fact is None or count or (isinstance(fact, str) and len(fact) <= 1000)):
+            raise read.fail(f"{key} has {shown(fact)} under {shown(name)}")
+    return inner
 
 
 def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -> None:
-    check = _Checker(path)
-    weights = check.mapping(manifest, "weights", "the manifest")
-    total = check.count(weights, "bytes", "weights")
-    check.text(check.facts(manifest, "settings"), "preset", "settings")
-    source = check.facts(manifest, "source")
-    check.text(source, "fingerprint", "source")
-    check.text(source, "name", "source")
-    check.count(source, "bytes", "source")
-    for name, entry in check.mapping(manifest, "files", "the manifest").items():
-        if name not in COPIED_FILES or not isinstance(entry, dict):
-            raise check.fail(f"files lists {name[:80]!r}, which does not belong into a model folder")
-        check.text(entry, "sha256", f"file {name}")
-    tensors = check.mapping(manifest, "tensors", "the manifest")
+    read = Values(manifest, str(path / MANIFEST_NAME), ContainerError, "; the model is damaged, convert it again")
+    total = read.inner("weights").integer("bytes", 0, _MAX_COUNT)
+    _facts(read, "settings").required_text("preset")
+    source = _facts(read, "source")
+    source.required_text("fingerprint")
+    source.required_text("name")
+    source.integer("bytes", 0, _MAX_COUNT)
+    files = read.inner("files", "")
+    for name in files.values:
+        if name not in COPIED_FILES:
+            raise read.fail(f"files lists {name[:80]!r}, which does not belong into a model folder")
+        files.inner(name, f"file {name}").required_text("sha256")
+    tensors = read.inner("tensors", "")
     expected = expected_tensors(config)
-    if set(tensors) != set(expected):
-        odd = min(set(tensors) ^ set(expected))
-        state = "unknown to" if odd in tensors else "missing, but asked for by"
-        raise check.fail(f"tensor {odd[:200]} is {state} config.json")
+    if set(tensors.values) != set(expected):
+        odd = min(set(tensors.values) ^ set(expected))
+        state = "unknown to" if odd in tensors.values else "missing, but asked for by"
+        raise read.fail(f"tensor {odd[:200]} is {state} config.json")
     ranges: list[tuple[int, int, str]] = []
-    for name, entry in tensors.items():
-        if not isinstance(entry, dict):
-            raise check.fail(f"tensor {name} is not an object")
-        ranges += _check_tensor(check, name, entry, expected[name])
-    _check_ranges(check, ranges, total)
+    for name, shape in expected.items():
+        ranges += _check_tensor(tensors.inner(name, f"tensor {name}"), name, shape)
+    _check_ranges(read, ranges, total)
     with open_regular(path / WEIGHTS_NAME, ContainerError) as file:
         actual = os.fstat(file.fileno()).st_size
     if actual != total:
@@ -276,48 +240,42 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
         )
 
 
-def _check_tensor(
-    check: _Checker, name: str, entry: dict[str, Any], expected_shape: tuple[int, ...]
-) -> list[tuple[int, int, str]]:
+def _check_tensor(entry: Values, tensor: str, expected_shape: tuple[int, ...]) -> list[tuple[int, int, str]]:
     """Compare one manifest entry with its layout; returns the byte ranges of its parts."""
-    where = f"tensor {name}"
-    shape = check.shape(entry, where)
+    shape = entry.sizes("shape", _MAX_AXES, _MAX_SIZE)
     if shape != expected_shape:
-        raise check.fail(f"{where} has shape {list(shape)}, config.json asks for {list(expected_shape)}")
-    check.text(entry, "sha256", where)
-    error = entry.get("relative_error")
-    if isinstance(error, bool) or not isinstance(error, int | float) or not 0 <= error < 1e9:
-        raise check.fail(f"{where} has no number 'relative_error'")
-    parts = check.mapping(entry, "parts", where)
+        raise entry.fail(f"shape {list(shape)} is not that of config.json, {list(expected_shape)}")
+    entry.required_text("sha256")
+    entry.number("relative_error", 0, 1e9)
+    parts = entry.inner("parts", "")
     try:
         wanted = layout(
-            check.text(entry, "format", where), shape, check.count(entry, "group_size", where), "zeros" in parts
+            entry.required_text("format"), shape, entry.integer("group_size", 0, _MAX_COUNT), "zeros" in parts.values
         )
     except FormatError as exc:
-        raise check.fail(f"{where}: {exc}") from exc
-    if list(parts) != list(wanted):
-        raise check.fail(f"{where} has the parts {shown(list(parts))}, its format has {list(wanted)}")
+        raise entry.fail(str(exc)) from exc
+    if list(parts.values) != list(wanted):
+        raise entry.fail(f"the parts are {shown(list(parts.values))}, its format has {list(wanted)}")
     ranges = []
-    for part_name, (dtype, part_shape) in wanted.items():
-        part = check.mapping(parts, part_name, where)
-        place = f"{where}, part {part_name}"
+    for name, (dtype, part_shape) in wanted.items():
+        part = parts.inner(name, f"part {name}")
         nbytes = dtype.itemsize * math.prod(part_shape)
-        if check.text(part, "dtype", place) != dtype.name or check.shape(part, place) != part_shape:
-            raise check.fail(f"{place} is not {dtype.name}{list(part_shape)}")
-        if check.count(part, "nbytes", place) != nbytes:
-            raise check.fail(f"{place} has {part['nbytes']:,} bytes, its shape takes {nbytes:,}")
-        start = check.count(part, "offset", place)
+        if part.required_text("dtype") != dtype.name or part.sizes("shape", _MAX_AXES, _MAX_SIZE) != part_shape:
+            raise part.fail(f"it is not {dtype.name}{list(part_shape)}")
+        if part.integer("nbytes", 0, _MAX_COUNT) != nbytes:
+            raise part.fail(f"it has {part.values['nbytes']:,} bytes, its shape takes {nbytes:,}")
+        start = part.integer("offset", 0, _MAX_COUNT)
         if start % ALIGNMENT:
-            raise check.fail(f"{place} starts at {start}, which is no multiple of {ALIGNMENT}")
-        ranges.append((start, start + nbytes, place))
+            raise part.fail(f"it starts at {start}, which is not a multiple of {ALIGNMENT}")
+        ranges.append((start, start + nbytes, f"tensor {tensor}, part {name}"))
     return ranges
 
 
-def _check_ranges(check: _Checker, ranges: list[tuple[int, int, str]], total: int) -> None:
+def _check_ranges(read: Values, ranges: list[tuple[int, int, str]], total: int) -> None:
     position, previous = 0, "the start"
     for start, stop, place in sorted(ranges):
         if start < position:
-            raise check.fail(f"{previous} and {place} overlap")
+            raise read.fail(f"{previous} and {place} overlap")
         position, previous = stop, place
     if position > total:
-        raise check.fail(f"{previous} ends at byte {position:,} of {total:,}")
+        raise read.fail(f"{previous} ends at byte {position:,} of {total:,}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeGuard
 
 from quant.files import Failure
 
@@ -22,21 +22,41 @@ class Values:
         values: the object.
         where: names it in messages.
         error: raised for whatever is wrong.
+        remedy: ends every message.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, error: Failure) -> None:
+    def __init__(self, values: Mapping[str, Any], where: str, error: Failure, remedy: str = "") -> None:
         self.values = values
         self.where = where
         self.error = error
+        self.remedy = remedy
 
     def fail(self, what: str) -> Exception:
         """Return the exception that says `what` is wrong and where."""
-        return self.error(f"{self.where}: {what}")
+        return self.error(f"{self.where}: {what}{self.remedy}")
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Return the object `key`."""
+        value = self._get(key, "object", None)
+        if not isinstance(value, dict):
+            raise self.fail(f"{key} is {shown(value)}, expected an object")
+        return value
+
+    def inner(self, key: str, name: str | None = None) -> Values:
+        """Return typed access to the object `key`, which messages call `name`; "" leaves it out of them."""
+        label = key if name is None else name
+        return Values(self.mapping(key), f"{self.where}: {label}" if label else self.where, self.error, self.remedy)
+
+    def only(self, known: Collection[str]) -> None:
+        """Refuse keys other than `known`."""
+        unknown = next((key for key in self.values if key not in known), None)
+        if unknown is not None:
+            raise self.fail(f"the key {shown(unknown)} is not supported")
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """Return the integer `key` from `low` to `high`; an absent one is `default`, or refused if that is None."""
         value = self._get(key, "integer", default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if not whole(value, low, high):
             raise self.fail(f"{key} is {shown(value)}, expected an integer from {low} to {high}")
         return value
 
@@ -68,6 +88,18 @@ class Values:
             raise self.fail(f"{key} is {shown(value)}, expected a string of at most {_MAX_TEXT} characters")
         return value
 
+    def required_text(self, key: str) -> str:
+        """Return the string `key` of at most 1,000 characters; an absent one is refused."""
+        self._get(key, "string", None)
+        return self.text(key, None) or ""
+
+    def sizes(self, key: str, most: int, high: int) -> tuple[int, ...]:
+        """Return the list `key` of 1 to `most` integers, each from 1 to `high`."""
+        value = self._get(key, "list of sizes", None)
+        if not isinstance(value, list) or not 1 <= len(value) <= most or not all(whole(x, 1, high) for x in value):
+            raise self.fail(f"{key} is {shown(value)}, expected 1 to {most} integers from 1 to {high}")
+        return tuple(value)
+
     def token_ids(self, key: str) -> tuple[int, ...]:
         """Return the token ids under `key`, one or a list of them; none where it is absent."""
         value = self.values.get(key)
@@ -75,7 +107,7 @@ class Values:
         if len(items) > MAX_IDS:
             raise self.fail(f"{key} lists {len(items):,} token ids, expected at most {MAX_IDS}")
         for item in items:
-            if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < MAX_ID:
+            if not whole(item, 0, MAX_ID - 1):
                 raise self.fail(f"{key} is {shown(value)}, expected a token id or a list of token ids")
         return tuple(items)
 
@@ -86,6 +118,11 @@ class Values:
         if default is None:
             raise self.fail(f"the key {key!r} ({kind}) is missing")
         return default
+
+
+def whole(value: object, low: int, high: int) -> TypeGuard[int]:
+    """Return whether `value` is an integer from `low` to `high`; JSON's true and false are not."""
+    return type(value) is int and low <= value <= high
 
 
 def shown(value: object) -> str:
