@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from quant.files import Failure
@@ -46,12 +46,6 @@ class Values:
         """Return typed access to the object `key`, which messages call `name`; "" leaves it out of them."""
         label = key if name is None else name
         return Values(self.mapping(key), f"{self.where}: {label}" if label else self.where, self.error, self.remedy)
-
-    def only(self, known: Collection[str]) -> None:
-        """Refuse keys other than `known`."""
-        unknown = next((key for key in self.values if key not in known), None)
-        if unknown is not None:
-            raise self.fail(f"the key {shown(unknown)} is not supported")
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """Return the integer `key` from `low` to `high`; an absent one is `default`, or refused if that is None."""

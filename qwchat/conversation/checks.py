@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from quant.values import shown
+from quant.values import shown, whole
 from qwchat.errors import UsageError
 
 ID_LIMIT = 1 << 31  # of nodes and of tokens
@@ -57,7 +57,7 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
     if token_ids is not None:
         token_ids = tuple(_whole("token_ids", each, 0, ID_LIMIT) for each in _list("token_ids", token_ids))
     names = {name: _name(name, given.get(name)) for name in ("finish_reason", "model", "note")}
-    whole = {
+    numbers = {
         name: None if given.get(name) is None else _whole(name, given[name], low, high)
         for name, low, high in (("parent", 1, ID_LIMIT), ("replaces", 1, ID_LIMIT), ("seed", 0, SEED_LIMIT))
     }
@@ -70,12 +70,12 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
         "stats": _object("stats", given.get("stats")),
         "created": _time(given.get("created", "")),
         **names,
-        **whole,
+        **numbers,
     }
 
 
 def _whole(name: str, value: object, low: int, limit: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < limit:
+    if not whole(value, low, limit - 1):
         raise UsageError(f"{name} takes whole numbers from {low} to {limit - 1}, not {shown(value)}")
     return value
 

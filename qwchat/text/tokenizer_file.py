@@ -8,12 +8,13 @@ Only the vocabulary, the merges and the added tokens are taken over, with limits
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from quant.files import parse_json_object
+from quant.values import Values, shown, whole
 from qwchat.characters import is_unicode
 from qwchat.errors import ModelError
 
@@ -76,21 +77,19 @@ class _Reader:
         raise ModelError(f"{self._path}: {problem}: {remedy}")
 
     def definition(self, data: bytes) -> Definition:
-        try:
-            values = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            self._refuse(f"the file is not JSON ({_short(error)})")
-        values = self._object(values, "the file")
-        for name in ("model", "pre_tokenizer", "decoder"):
-            if not isinstance(values.get(name), dict):
-                self._refuse(f"{name} is missing or not an object")
+        values = parse_json_object(data, str(self._path), ModelError)
+        read = self._reader(values)
         composes = self._composes(values.get("normalizer"))
-        pattern = self._pattern(values["pre_tokenizer"])
-        self._byte_level(values["decoder"], "decoder")
-        vocab, merges, ignores = self._model(values["model"])
+        pattern = self._pattern(read.mapping("pre_tokenizer"))
+        self._byte_level(read.mapping("decoder"), "decoder")
+        vocab, merges, ignores = self._model(read.mapping("model"))
         special_ids = self._added_tokens(values.get("added_tokens") or [], vocab)
         self._post_processor(values.get("post_processor"), {*vocab.values(), *special_ids.values()})
         return Definition(composes, pattern, vocab, merges, ignores, special_ids)
+
+    def _reader(self, values: dict[str, Any], name: str = "") -> Values:
+        """Return typed access to the object `values`, which messages call `name`."""
+        return Values(values, f"{self._path}: {name}" if name else str(self._path), ModelError, f": {RESTORE}")
 
     def _object(self, value: Any, name: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -100,7 +99,7 @@ class _Reader:
     def _keys(self, value: dict[str, Any], name: str, known: Collection[str]) -> None:
         unknown = next((key for key in value if key not in known), None)
         if unknown is not None:
-            self._refuse(f"{name} has the parameter {_short(unknown)}, which is not supported", FAMILY)
+            self._refuse(f"{name} has the parameter {shown(unknown)}, which is not supported", FAMILY)
 
     def _composes(self, value: Any) -> bool:
         """Return whether the normaliser is NFC."""
@@ -111,7 +110,7 @@ class _Reader:
         for part in parts:
             kind = self._object(part, "normalizer").get("type")
             if kind != "NFC":
-                self._refuse(f"the normalizer {_short(kind)} is not supported (NFC or none is)", FAMILY)
+                self._refuse(f"the normalizer {shown(kind)} is not supported (NFC or none is)", FAMILY)
             self._keys(part, "normalizer NFC", ("type",))
         return bool(parts)
 
@@ -119,12 +118,12 @@ class _Reader:
         """Return the regular expression of the pre-tokenizer."""
         parts = value.get("pretokenizers")
         if value.get("type") != "Sequence" or not isinstance(parts, list) or len(parts) != 2:
-            kind = _short(value.get("type"))
+            kind = shown(value.get("type"))
             self._refuse(f"the pre_tokenizer {kind} is not supported (a Sequence of Split and ByteLevel is)", FAMILY)
         self._keys(value, "pre_tokenizer", ("type", "pretokenizers"))
         split, byte_level = (self._object(part, "a part of pre_tokenizer") for part in parts)
         if split.get("type") != "Split":
-            self._refuse(f"the pre_tokenizer {_short(split.get('type'))} is not supported (Split is)", FAMILY)
+            self._refuse(f"the pre_tokenizer {shown(split.get('type'))} is not supported (Split is)", FAMILY)
         self._keys(split, "pre_tokenizer Split", ("type", "pattern", "behavior", "invert"))
         pattern = split.get("pattern")
         if not isinstance(pattern, dict) or list(pattern) != ["Regex"] or pattern["Regex"] not in PATTERNS:
@@ -139,11 +138,10 @@ class _Reader:
 
     def _byte_level(self, value: dict[str, Any], name: str) -> None:
         if value.get("type") != "ByteLevel":
-            self._refuse(f"the {name} {_short(value.get('type'))} is not supported (ByteLevel is)", FAMILY)
+            self._refuse(f"the {name} {shown(value.get('type'))} is not supported (ByteLevel is)", FAMILY)
         self._keys(value, f"{name} ByteLevel", _BYTE_LEVEL_KEYS)
         for key in _BYTE_LEVEL_KEYS - {"type"}:
-            if not isinstance(value.get(key, False), bool):
-                self._refuse(f"{name} ByteLevel: {key} is not true or false")
+            self._reader(value, f"{name} ByteLevel").boolean(key, False)
 
     def _post_processor(self, value: Any, known_ids: set[int]) -> None:
         """Check the post-processor, which is not applied: the chat template alone writes control tokens."""
@@ -164,25 +162,24 @@ class _Reader:
                 self._post_processor(part, known_ids)
         else:
             self._refuse(
-                f"the post_processor {_short(kind)} is not supported (ByteLevel and TemplateProcessing are)", FAMILY
+                f"the post_processor {shown(kind)} is not supported (ByteLevel and TemplateProcessing are)", FAMILY
             )
 
     def _model(self, value: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]], bool]:
         if value.get("type", "BPE") != "BPE":
-            self._refuse(f"the model {_short(value.get('type'))} is not supported (byte-level BPE is)", FAMILY)
+            self._refuse(f"the model {shown(value.get('type'))} is not supported (byte-level BPE is)", FAMILY)
         self._keys(value, "model", _MODEL_KEYS)
         for option in _SWITCHED_OFF:
             if value.get(option):
                 self._refuse(f"model sets {option}, which is not supported", FAMILY)
-        for option in ("fuse_unk", "ignore_merges"):
-            if not isinstance(value.get(option, False), bool):
-                self._refuse(f"model: {option} is not true or false")
-        vocab = self._vocab(value.get("vocab"))
-        return vocab, self._merges(value.get("merges"), vocab), value.get("ignore_merges", False)
+        read = self._reader(value, "model")
+        read.boolean("fuse_unk", False)
+        vocab = self._vocab(read.mapping("vocab"))
+        return vocab, self._merges(value.get("merges"), vocab), read.boolean("ignore_merges", False)
 
-    def _vocab(self, vocab: Any) -> dict[str, int]:
-        if not isinstance(vocab, dict) or not vocab:
-            self._refuse("model: vocab is missing or not an object")
+    def _vocab(self, vocab: dict[str, Any]) -> dict[str, int]:
+        if not vocab:
+            self._refuse("model: vocab is empty")
         ids = vocab.values()
         if not all(type(token_id) is int for token_id in ids):
             self._refuse("model: vocab has an id that is not an integer")
@@ -202,7 +199,7 @@ class _Reader:
             if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                 self._refuse("model: merges has an entry that is not a pair of tokens")
             if not (pair[0] in vocab and pair[1] in vocab and pair[0] + pair[1] in vocab):
-                self._refuse(f"model: merges has the pair {_short(' '.join(pair))}, which is not in vocab")
+                self._refuse(f"model: merges has the pair {shown(' '.join(pair))}, which is not in vocab")
         return [(left, right) for left, right in merges]
 
     def _added_tokens(self, listed: Any, vocab: dict[str, int]) -> dict[str, int]:
@@ -216,15 +213,16 @@ class _Reader:
                 self._refuse(f"an added token has no text of 1 to {ADDED_LENGTH} characters")
             if max(content) >= PRIVATE:
                 self._refuse("an added token has a character for private use (plane 15 or 16)")
-            if type(token_id) is not int or not 0 <= token_id < ID_LIMIT:
-                self._refuse(f"the added token {_short(content)} has the impossible id {_short(token_id)}")
+            if not whole(token_id, 0, ID_LIMIT - 1):
+                self._refuse(f"the added token {shown(content)} has the impossible id {shown(token_id)}")
             if ids.setdefault(content, token_id) != token_id or content_of.setdefault(token_id, content) != content:
-                self._refuse(f"the added token {_short(content)} and its id {token_id:,} stand for two tokens")
-            for flag in ("lstrip", "rstrip", "single_word", "normalized", "special"):
-                if not isinstance(token.get(flag, False), bool):
-                    self._refuse(f"the added token {_short(content)}: {flag} is not true or false")
-            if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
-                problem = f"the added token {_short(content)} strips its surroundings"
+                self._refuse(f"the added token {shown(content)} and its id {token_id:,} stand for two tokens")
+            flags = self._reader(token, f"the added token {shown(content)}")
+            strips = [flags.boolean(name, False) for name in ("lstrip", "rstrip", "single_word")]
+            for flag in ("normalized", "special"):
+                flags.boolean(flag, False)
+            if any(strips):
+                problem = f"the added token {shown(content)} strips its surroundings"
                 self._refuse(f"{problem}, which is not supported", FAMILY)
             special_ids[content] = token_id
         return special_ids
@@ -255,11 +253,3 @@ def _is_sequence(items: Any, special: dict[str, Any]) -> bool:
         if kind not in ("SpecialToken", "Sequence"):
             return False
     return True
-
-
-def _short(value: Any) -> str:
-    """Return `value` as it stands in an error: no line ends, no controls, not long."""
-    if isinstance(value, list | tuple | dict):
-        return "an object" if isinstance(value, dict) else f"a list of {len(value):,}"
-    text = str(value) if isinstance(value, Exception) else repr(value[:60] if isinstance(value, str) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -151,13 +151,13 @@ def broken(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "the file is not an object"),
-        ({}, "model is missing or not an object"),
+        ([], "holds a JSON list, not an object"),
+        ({}, "the key 'pre_tokenizer' (object) is missing"),
         (broken(model__type="WordPiece"), "the model 'WordPiece' is not supported (byte-level BPE is)"),
-        (broken(decoder=None), "decoder is missing or not an object"),
+        (broken(decoder=None), "the key 'decoder' (object) is missing"),
         (broken(model__byte_fallback=True), "sets byte_fallback"),
-        (broken(model__vocab=["a", "b"]), "vocab is missing or not an object"),
-        (broken(model__vocab={}), "vocab is missing or not an object"),
+        (broken(model__vocab=["a", "b"]), "model: vocab is ['a', 'b'], expected an object"),
+        (broken(model__vocab={}), "model: vocab is empty"),
         (broken(model__vocab={"a": 0, "b": 0}), "ids that are repeated or outside 0 to 1,048,575"),
         (broken(model__vocab={"a": -1}), "ids that are repeated or outside 0 to 1,048,575"),
         (broken(model__vocab={"a": 1 << 40}), "ids that are repeated or outside 0 to 1,048,575"),
@@ -167,7 +167,7 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(model__merges=[3]), "an entry that is not a pair of tokens"),
         (broken(normalizer={"type": "Unheard"}), "the normalizer 'Unheard' is not supported (NFC or none is)"),
         (broken(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}), "a Sequence of"),
-        (broken(pre_tokenizer=None), "pre_tokenizer is missing or not an object"),
+        (broken(pre_tokenizer=None), "the key 'pre_tokenizer' (object) is missing"),
         (broken(pre_tokenizer__pretokenizers__1__add_prefix_space=True), "must have add_prefix_space and"),
         (broken(normalizer={"type": "Lowercase"}), "the normalizer 'Lowercase' is not supported"),
         (broken(model__merges=[], model__vocab={"a": 0}), "loses or changes text"),
@@ -190,7 +190,8 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, values: Any, message: s
 def test_a_file_that_is_no_json_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(raw)
     with pytest.raises(
-        ModelError, match=r"tokenizer\.json: (the file|model) is .+: restore it from the model's source"
+        ModelError,
+        match=r"tokenizer\.json.* (is|holds|cannot) .+[:;] (restore it from the model's source|get the file again)",
     ):
         Tokenizer.from_folder(tmp_path)
 
