@@ -233,7 +233,7 @@ class Model:
         end a text that has repeated itself for so many tokens, 0 never does; ``continued``: so many of the last ids are
         the text so far of a run that was cut, which goes on, token by token, as it would have (``max_tokens`` counts
         new ones); ``constraint``: what the text must look like, as a whole; ``logprobs``: report the log-probability of
-        every token and of so many of the likeliest in its place, up to 20.
+        every token and of so many of the likeliest in its place, up to `qwchat.limits.MAX_LOGPROBS`.
         Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError,
         DamagedModelError as soon as damage of the model's files is known, and ConstraintError where the constraint
         becomes too complex on the way.

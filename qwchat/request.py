@@ -10,8 +10,8 @@ from numbers import Integral, Real
 from typing import Protocol
 
 from qwchat.errors import UsageError
+from qwchat.limits import MAX_LOGPROBS, MAX_PENALTY, MAX_TEMPERATURE
 
-LOGPROBS_LIMIT = 20
 SEED_BITS = 32  # of a random seed: short enough to be read aloud and typed again
 
 
@@ -47,12 +47,12 @@ class SamplingSettings:
     frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        _require("--temp", self.temperature, 0.0, 5.0)
+        _require("--temp", self.temperature, 0.0, MAX_TEMPERATURE)
         _require("--top-p", self.top_p, 0.0, 1.0, above=True)
         _require("--min-p", self.min_p, 0.0, 1.0)
         _require("--repeat-penalty", self.repeat_penalty, 0.0, math.inf, above=True)
-        _require("--presence-penalty", self.presence_penalty, -2.0, 2.0)
-        _require("--frequency-penalty", self.frequency_penalty, -2.0, 2.0)
+        _require("--presence-penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _require("--frequency-penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         top_k: object = self.top_k
         if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0:
             raise UsageError(f"--top-k must be a whole number from 0 (0 is off), not {self.top_k!r}")
@@ -89,7 +89,7 @@ class Request:
         speculate: evaluate draft tokens ahead where that saves time; the tokens are the same.
         loop_guard: stop after so many repeated tokens; 0 is off.
         constraint: what the reply must look like; the engine is given its mask instead.
-        logprobs: how many of the most likely tokens each step reports, up to LOGPROBS_LIMIT; 0 is off.
+        logprobs: how many of the most likely tokens each step reports, up to MAX_LOGPROBS; 0 is off.
 
     Raises:
         UsageError: `logprobs` is out of its range.
@@ -105,8 +105,8 @@ class Request:
     logprobs: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.logprobs <= LOGPROBS_LIMIT:
-            raise UsageError(f"logprobs must be from 0 to {LOGPROBS_LIMIT}, not {self.logprobs}")
+        if not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise UsageError(f"logprobs must be from 0 to {MAX_LOGPROBS}, not {self.logprobs}")
 
 
 @dataclass(frozen=True)

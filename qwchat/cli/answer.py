@@ -28,9 +28,9 @@ from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, UsageError
 from qwchat.events import Done
+from qwchat.limits import MAX_SEED
 from qwchat.models_folder import Located
 from qwchat.request import random_seed
-from qwchat.settings.knobs import MAX_SEED
 
 if TYPE_CHECKING:
     from qwchat.api import Model

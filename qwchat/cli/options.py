@@ -13,9 +13,9 @@ import typer
 
 from quant.presets import PRESETS
 from qwchat.errors import UsageError
-from qwchat.request import LOGPROBS_LIMIT
+from qwchat.limits import MAX_LOGPROBS
 from qwchat.settings.kinds import Number, Switch, Texts
-from qwchat.settings.knobs import KNOBS, Knob
+from qwchat.settings.knobs import KNOBS, Knob, knob
 from qwchat.settings.personas import assignments
 from qwchat.settings.resolve import Raw, Settings, flag_of, resolve
 from qwchat.settings.shapes import Schema
@@ -60,7 +60,7 @@ Threads = Annotated[
 ]
 Kv = Annotated[
     Literal["auto", "f32", "q8"] | None,
-    typer.Option("--kv", help="KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 above 128 MiB)."),
+    typer.Option("--kv", help=f"{knob('kv').help}."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progress, no statistics.")]
@@ -123,7 +123,7 @@ class ReplyOptions:
         typer.Option(
             "--logprobs",
             metavar="N",
-            help="In JSON, log-probabilities of tokens and the N likeliest, 1 to 20.",
+            help=f"In JSON, log-probabilities of tokens and the N likeliest, 1 to {MAX_LOGPROBS}.",
         ),
     ] = None
     debug: Debug = False
@@ -173,7 +173,7 @@ class ReplyOptions:
             raise UsageError("--json and --jsonl exclude each other: choose one")
         if self.extract and self.extract_last:
             raise UsageError("--extract and --extract-last exclude each other: choose one")
-        _within("--logprobs", self.logprobs, 1, LOGPROBS_LIMIT)
+        _within("--logprobs", self.logprobs, 1, MAX_LOGPROBS)
         if self.logprobs is not None and not (self.json or self.jsonl):
             raise UsageError("--logprobs are part of --json and --jsonl: add one of them")
 

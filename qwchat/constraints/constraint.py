@@ -11,9 +11,9 @@ from quant.units import binary_size
 from qwchat.constraints import schemas
 from qwchat.constraints.library import compiled, fits, grammar_of_regex, grammar_of_schema
 from qwchat.errors import UsageError
+from qwchat.limits import MAX_CONSTRAINT_BYTES
 
 Kind = Literal["choices", "regex", "json-schema"]
-SIZE_LIMIT = 1 << 20  # bytes of a regular expression, of a schema, or of all choices
 _SEPARATOR = re.compile(r"(?<!\\),")
 _META = re.compile(r"[][\\.^$*+?{}()|/&~#-]")
 
@@ -88,8 +88,10 @@ def split(given: Iterable[str]) -> tuple[str, ...]:
 
 
 def _check_size(what: str, text: str) -> None:
-    if len(text.encode("utf-8", "surrogatepass")) > SIZE_LIMIT:
-        raise UsageError(f"{what} is larger than {binary_size(SIZE_LIMIT)}, more than a constraint can be: shorten it")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_CONSTRAINT_BYTES:
+        raise UsageError(
+            f"{what} is larger than {binary_size(MAX_CONSTRAINT_BYTES)}, more than a constraint can be: shorten it"
+        )
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UsageError(f"{what} holds half a character (a lone surrogate): remove it")
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from quant.values import shown, whole
 from qwchat.errors import UsageError
+from qwchat.limits import MAX_SEED, MAX_WHOLE
 
-ID_LIMIT = 1 << 31  # of nodes and of tokens
-SEED_LIMIT = 1 << 64
 MAX_DEPTH = 8  # of what a reply's settings and figures hold; writing JSON descends by recursion
 _SHORT = 200  # characters of a name
 _KINDS = ("node", "head", "system", "title", "dropped")
@@ -30,9 +29,9 @@ def checked_event(event: Mapping[str, Any]) -> tuple[str, Any]:
         if not isinstance(value, Mapping):
             raise UsageError(f"node is an object, not {shown(value)}")
     elif kind == "head":
-        value = None if value is None else _whole(kind, value, 1, ID_LIMIT)
+        value = None if value is None else _whole(kind, value, 1, MAX_WHOLE)
     elif kind == "dropped":
-        value = [_whole(kind, each, 1, ID_LIMIT) for each in _list(kind, value)]
+        value = [_whole(kind, each, 1, MAX_WHOLE) for each in _list(kind, value)]
         _optional_text("summary", event.get("summary"))
     elif kind == "title":
         _text(kind, value)
@@ -55,14 +54,14 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"role is {' or '.join(_ROLES)}, not {shown(role)}")
     token_ids = given.get("token_ids")
     if token_ids is not None:
-        token_ids = tuple(_whole("token_ids", each, 0, ID_LIMIT) for each in _list("token_ids", token_ids))
+        token_ids = tuple(_whole("token_ids", each, 0, MAX_WHOLE) for each in _list("token_ids", token_ids))
     names = {name: _name(name, given.get(name)) for name in ("finish_reason", "model", "note")}
     numbers = {
         name: None if given.get(name) is None else _whole(name, given[name], low, high)
-        for name, low, high in (("parent", 1, ID_LIMIT), ("replaces", 1, ID_LIMIT), ("seed", 0, SEED_LIMIT))
+        for name, low, high in (("parent", 1, MAX_WHOLE), ("replaces", 1, MAX_WHOLE), ("seed", 0, MAX_SEED))
     }
     return {
-        "id": _whole("id", given.get("id"), 1, ID_LIMIT),
+        "id": _whole("id", given.get("id"), 1, MAX_WHOLE),
         "role": role,
         "content": _text("content", given.get("content")),
         "token_ids": token_ids,
@@ -74,9 +73,9 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _whole(name: str, value: object, low: int, limit: int) -> int:
-    if not whole(value, low, limit - 1):
-        raise UsageError(f"{name} takes whole numbers from {low} to {limit - 1}, not {shown(value)}")
+def _whole(name: str, value: object, low: int, high: int) -> int:
+    if not whole(value, low, high):
+        raise UsageError(f"{name} takes whole numbers from {low} to {high}, not {shown(value)}")
     return value
 
 
@@ -127,7 +126,7 @@ def _check_parts(name: str, value: object) -> None:
     waiting = [(value, 1)]
     while waiting:
         part, depth = waiting.pop()
-        if isinstance(part, int) and not -SEED_LIMIT < part < SEED_LIMIT:
+        if isinstance(part, int) and not -MAX_SEED <= part <= MAX_SEED:
             raise UsageError(f"{name} holds {shown(part)}")
         parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
         if parts and depth > MAX_DEPTH:

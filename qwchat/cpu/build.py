@@ -7,9 +7,8 @@ from qwchat.cpu.kernels.cores import default_threads
 from qwchat.cpu.kernels.records import KV_KINDS
 from qwchat.cpu.weights import TensorSource
 from qwchat.errors import UsageError
+from qwchat.limits import MAX_THREADS
 from qwchat.model.limits import choose_context
-
-THREAD_LIMIT = 256
 
 
 def build_decoder(
@@ -37,6 +36,6 @@ def build_decoder(
 def _choose_threads(asked: int | None) -> int:
     if asked is None:
         return default_threads()
-    if not 1 <= asked <= THREAD_LIMIT:
-        raise UsageError(f"threads must be from 1 to {THREAD_LIMIT}, not {asked}")
+    if not 1 <= asked <= MAX_THREADS:
+        raise UsageError(f"threads must be from 1 to {MAX_THREADS}, not {asked}")
     return asked

@@ -16,9 +16,9 @@ from qwchat.cpu.kernels import objects
 from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT
 from qwchat.cpu.memory import on_demand, require_memory
 from qwchat.cpu.workspace import Logits
+from qwchat.limits import EXACT_CACHE_BYTES
 from qwchat.model import rope
 
-F32_LIMIT = 128 << 20  # bytes up to which `auto` keeps f32: a cache of that size is small beside what else is there
 _STILL = 8192
 _TILE = 16  # positions that lie together in every part of the cache
 
@@ -28,7 +28,7 @@ def choose_kind(asked: str, config: ModelConfig, context: int) -> str:
     if asked != "auto":
         return asked
     needed = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim * context
-    return "f32" if needed <= F32_LIMIT else "q8"
+    return "f32" if needed <= EXACT_CACHE_BYTES else "q8"
 
 
 def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.float32]:

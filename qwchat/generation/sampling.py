@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwchat.errors import ConstraintError, NonFiniteLogitsError, UsageError
+from qwchat.limits import MAX_SEED
 from qwchat.request import SamplingSettings
 
 Float32Array = npt.NDArray[np.float32]
@@ -23,7 +24,6 @@ Float64Array = npt.NDArray[np.float64]
 IdArray = npt.NDArray[np.int64]
 TokenIds = Sequence[int] | npt.NDArray[np.integer]
 
-SEED_LIMIT = 1 << 64
 _PENALTY_LIMIT = 1e6  # beyond it the same tokens win, but f32 overflows
 _BLOCK = 512  # probabilities that are summed before the one is looked for that a number falls on
 _GROUP = 64  # scores whose maximum is taken before the top k are looked for
@@ -43,8 +43,8 @@ class Sampler:
     """
 
     def __init__(self, settings: SamplingSettings, seed: int, usable_vocab: int, first_draw: int = 0) -> None:
-        if not 0 <= seed < SEED_LIMIT:
-            raise UsageError(f"--seed must be a whole number from 0 to {SEED_LIMIT - 1}, not {seed}")
+        if not 0 <= seed <= MAX_SEED:
+            raise UsageError(f"--seed must be a whole number from 0 to {MAX_SEED}, not {seed}")
         assert usable_vocab > 0
         assert first_draw >= 0
         self.settings = settings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from quant.config import ModelConfig
 from qwchat.errors import UsageError
-
-DEFAULT_CONTEXT = 4096
+from qwchat.limits import DEFAULT_CONTEXT
 
 
 def context_limit(config: ModelConfig) -> int:

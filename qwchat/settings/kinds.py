@@ -13,13 +13,13 @@ from typing import ClassVar, NoReturn, Protocol
 
 from quant.values import shown
 from qwchat.errors import UsageError
+from qwchat.limits import MAX_WHOLE
 from qwchat.settings import toml
 
 Value = float | int | bool | str | tuple[str, ...] | None
 """What a knob can be set to."""
 
 _SWITCHED = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
-MOST_WHOLE = 2**31 - 1
 
 
 class Kind(Protocol):
@@ -138,8 +138,8 @@ class Whole:
     def _within(self, number: int, where: str) -> int:
         if number < self.low or (self.high is not None and number > self.high):
             refuse(where, self.span, number)
-        if self.high is None and number > MOST_WHOLE:
-            refuse(where, f"at most {MOST_WHOLE}", number)
+        if self.high is None and number > MAX_WHOLE:
+            refuse(where, f"at most {MAX_WHOLE}", number)
         return number
 
     def shown(self, value: Value) -> str:

@@ -12,15 +12,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from quant.units import binary_size
 from qwchat.errors import UsageError
+from qwchat.limits import (
+    DEFAULT_CONTEXT,
+    EXACT_CACHE_BYTES,
+    MAX_PENALTY,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MAX_THREADS,
+)
 from qwchat.settings.kinds import Choice, Kind, Number, Switch, Text, Texts, Value, Whole
 from qwchat.settings.shapes import Choices, Pattern, Schema
 
 Scope = Literal["reply", "engine", "look", "session"]
 """When a change takes effect: at the next reply; with a new engine; at once on the screen; with the next start."""
-
-MAX_SEED = 2**64 - 1
-MAX_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -94,25 +100,31 @@ KNOBS: tuple[Knob, ...] = (
     Knob("model", Text("MODEL"), "session", "The model", "mini", short="-m", project=False),
     Knob("system", Text(), "session", "System prompt", nothing="none", short="-s"),
     Knob("as", Text("NAME"), "session", "Persona: a system prompt with its settings", nothing="none"),
-    Knob("temp", Number(0, 5), "reply", "Temperature; 0 is greedy"),
+    Knob("temp", Number(0, MAX_TEMPERATURE), "reply", "Temperature; 0 is greedy"),
     Knob("top-p", Number(0, 1, above=True), "reply", "Nucleus; 1 is off"),
     Knob("top-k", Whole(0), "reply", "Likeliest tokens to keep; 0 is off"),
     Knob("min-p", Number(0, 1), "reply", "Least share of the likeliest; 0 is off"),
     Knob("repeat-penalty", Number(0, above=True), "reply", "For what was said; 1 is off"),
-    Knob("presence-penalty", Number(-2, 2), "reply", "For what the reply said; 0 is off"),
-    Knob("frequency-penalty", Number(-2, 2), "reply", "For each time it did; 0 is off"),
+    Knob("presence-penalty", Number(-MAX_PENALTY, MAX_PENALTY), "reply", "For what the reply said; 0 is off"),
+    Knob("frequency-penalty", Number(-MAX_PENALTY, MAX_PENALTY), "reply", "For each time it did; 0 is off"),
     Knob("seed", Whole(0, MAX_SEED), "reply", "Seed (default: chosen and shown)", nothing="random"),
     Knob("max-tokens", Whole(1), "reply", "Longest answer (default: until the context is full)", nothing="none"),
     Knob("stop", Texts(), "reply", "End the answer before this text (repeatable)", (), nothing="none"),
     Knob("choices", Choices(), "reply", "Answer with one of these texts (repeatable; \\, is a comma)", nothing="none"),
     Knob("regex", Pattern(), "reply", "Answer with a match of this, as a whole", nothing="none"),
     Knob("json-schema", Schema(), "reply", "Answer with JSON that fits (with -p, - reads it)", nothing="none"),
-    Knob("ctx", Whole(1), "engine", "Tokens of context (default: the model's, at most 4096)", nothing="auto"),
+    Knob(
+        "ctx",
+        Whole(1),
+        "engine",
+        f"Tokens of context (default: the model's, at most {DEFAULT_CONTEXT})",
+        nothing="auto",
+    ),
     Knob(
         "kv",
         Choice(("auto", "f32", "q8")),
         "engine",
-        "KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 above 128 MiB)",
+        f"KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 above {binary_size(EXACT_CACHE_BYTES)})",
         "auto",
     ),
     Knob("speculate", Switch(), "reply", "Guess tokens from the text so far where it saves time; same text", True),

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 from quant.units import binary_size
 from qwchat.errors import UsageError
+from qwchat.limits import MAX_CONSTRAINT_BYTES
 from qwchat.settings.kinds import Text, Texts, Value, refuse
 from qwchat.writing import path_of
-
-_FILE_LIMIT = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,13 @@ def _read(name: str, where: str) -> str:
         raise UsageError(f"{where} must be {Schema.limits}, not ''")
     try:
         with path_of(name).open("rb") as file:
-            data = file.read(_FILE_LIMIT + 1)  # Not as long as it says: a device and a pipe say nothing.
+            data = file.read(MAX_CONSTRAINT_BYTES + 1)  # Not as long as it says: a device and a pipe say nothing.
     except OSError as error:
         raise UsageError(f"{where}: cannot read {name}: {error.strerror} (a schema begins with {{)") from error
     except ValueError as error:  # No path at all: a NUL, or half a character.
         raise UsageError(f"{where}: {name!r} is no name of a file (a schema begins with {{)") from error
-    if len(data) > _FILE_LIMIT:
-        raise UsageError(f"{where}: {name} is larger than {binary_size(_FILE_LIMIT)}, too much for a schema")
+    if len(data) > MAX_CONSTRAINT_BYTES:
+        raise UsageError(f"{where}: {name} is larger than {binary_size(MAX_CONSTRAINT_BYTES)}, too much for a schema")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from qwchat.errors import UsageError
 
 MAX_PARTS = 4  # of a dotted key
-MAX_DEPTH = 8  # of lists and tables in each other
+MAX_LEVELS = 8  # of lists and tables in each other
 MAX_KEYS = 1_000
 MAX_TABLES = 50
 MAX_WORD = 1_000  # characters of a number, a date or a key without quotes
@@ -94,7 +94,7 @@ def _check_limits(text: str, where: str) -> None:
         fresh = token == "\n"
         for count, limit, what in (
             (parts + 1, MAX_PARTS, "parts in one key"),
-            (depth, MAX_DEPTH, "levels of lists and tables"),
+            (depth, MAX_LEVELS, "levels of lists and tables"),
             (keys, MAX_KEYS, "keys"),
             (tables, MAX_TABLES, "tables"),
         ):

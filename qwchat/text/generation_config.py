@@ -10,11 +10,11 @@ from typing import Any
 from quant.files import read_json_object
 from quant.values import Values
 from qwchat.errors import ModelError
+from qwchat.limits import MAX_TEMPERATURE, MAX_WHOLE
 from qwchat.request import SamplingSettings
 
 FILE_NAME = "generation_config.json"
 SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
-_MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ class GenerationDefaults:
         """
         read = Values(values, where, ModelError)
         do_sample = read.boolean("do_sample", False)
-        temperature = read.number("temperature", 0.0, 5.0, 1.0)
+        temperature = read.number("temperature", 0.0, MAX_TEMPERATURE, 1.0)
         eos = dict.fromkeys((*read.token_ids("eos_token_id"), *config_eos_token_ids))
         return cls(
             do_sample=do_sample,
             temperature=temperature if do_sample else 0.0,
-            top_k=read.integer("top_k", 0, _MOST_TOKENS, 0),
+            top_k=read.integer("top_k", 0, MAX_WHOLE, 0),
             top_p=read.number("top_p", 1e-6, 1.0, 1.0),
             min_p=read.number("min_p", 0.0, 1.0, 0.0),
             repetition_penalty=read.number("repetition_penalty", 1e-6, 1e6, 1.0),
             eos_token_ids=tuple(eos),
-            max_new_tokens=read.integer("max_new_tokens", 0, _MOST_TOKENS, 0) or None,
+            max_new_tokens=read.integer("max_new_tokens", 0, MAX_WHOLE, 0) or None,
         )

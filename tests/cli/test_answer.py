@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwchat.cli.main import guarded
-from qwchat.settings.knobs import MAX_SEED
+from qwchat.limits import MAX_SEED
 from tests.cli.runs import FAKE, call, environment, run
 from tests.clocks import PATIENCE_SECONDS
 
