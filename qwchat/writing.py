@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from quant.files import replacing
+from qwchat.characters import harmless_name
+from qwchat.errors import UsageError
 
 
 def path_of(name: str) -> Path:
@@ -32,3 +34,20 @@ def replace_text(path: Path, text: str, mode: int) -> None:
     """
     with replacing(path, mode) as file:
         file.write(text.encode("utf-8", "replace"))
+
+
+def write_whole(path: Path, text: str, *, overwrite: bool) -> None:
+    """Write `text` in UTF-8 to `path`, which appears whole or not at all, with the permissions of new files.
+
+    Raises UsageError if the file exists and `overwrite` is False, and if it cannot be written.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    name = harmless_name(str(path))
+    try:
+        if not overwrite and (path.exists() or path.is_symlink()):
+            raise UsageError(f"{name} exists already: choose another name")
+        replace_text(path, text, 0o666 & ~umask)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name.
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot write {name}: {reason}") from error

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.writing import replace_text
+from qwchat.errors import UsageError
+from qwchat.writing import replace_text, write_whole
 
 
 def test_a_file_and_a_link_are_replaced(tmp_path: Path) -> None:
@@ -33,3 +34,27 @@ def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
                 replace_text(path, "text", 0o600)
     assert [path.lstat().st_mode for path in (pipe, folder)] == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe", "socket"]
+
+
+def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "talk.md"
+    write_whole(path, "one\n", overwrite=False)
+    with pytest.raises(UsageError, match=r"talk\.md exists already: choose another name"):
+        write_whole(path, "two\n", overwrite=False)
+    assert path.read_text() == "one\n"
+    write_whole(path, "two\n", overwrite=True)
+    assert path.read_text() == "two\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["talk.md"]
+
+
+def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "talk.md").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="exists already"):
+        write_whole(tmp_path / "talk.md", "x", overwrite=False)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        write_whole(tmp_path / "none" / "talk.md", "x", overwrite=False)
+    assert str(caught.value) == f"cannot write {tmp_path}/none/talk.md: No such file or directory"

@@ -16,11 +16,12 @@ from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.session_options import ExportSession, GrepSessions, ListSessions, RemoveSessions, ShowSession
 from qwchat.cli.streams import Streams, stdin_is_terminal
-from qwchat.conversation.export import Talk, as_json, as_markdown, exported, form_of, write_whole
+from qwchat.conversation.export import Talk, as_json, as_markdown, exported, form_of
 from qwchat.conversation.files import FILE_NAME, Content
 from qwchat.conversation.store import Entry, Store
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import BOLD
+from qwchat.writing import write_whole
 
 _AROUND = 100  # characters of a long line that are shown on each side of a match
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from qwchat.characters import escaped, named
 from qwchat.conversation.title import clean, of_question
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
-from qwchat.writing import replace_text
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -167,22 +165,6 @@ def as_html(talk: Talk) -> str:
     page = _PAGE.format(title=html.escape(talk.title), style=_STYLE, sections="\n".join(sections), footer=footer)
     # At the end, since Markdown makes characters of entities such as &#27;.
     return named(page.replace("\r\n", "\n"))
-
-
-def write_whole(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write ``text`` to ``path``, which appears whole or not at all.
-
-    Raises UsageError where the file exists and ``overwrite`` is False, and where it cannot be written.
-    """
-    umask = os.umask(0)
-    os.umask(umask)
-    try:
-        if not overwrite and (path.exists() or path.is_symlink()):
-            raise UsageError(f"{path} exists already: choose another name")
-        replace_text(path, text, 0o666 & ~umask)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in its name.
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot write {path}: {reason}") from error
 
 
 def _left_out(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwchat.characters import HARMFUL
-from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
+from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of
 from qwchat.conversation.tree import Tree
 from qwchat.errors import UsageError
 from tests.tiers import count
@@ -167,30 +167,6 @@ def test_the_name_of_a_file_says_its_form(name: str, form: Form) -> None:
 )
 def test_a_file_is_named_after_the_title(question: str, name: str) -> None:
     assert file_name(talk(question), "md") == name
-
-
-def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> None:
-    path = tmp_path / "talk.md"
-    write_whole(path, "one\n", overwrite=False)
-    with pytest.raises(UsageError, match=r"talk\.md exists already: choose another name"):
-        write_whole(path, "two\n", overwrite=False)
-    assert path.read_text() == "one\n"
-    write_whole(path, "two\n", overwrite=True)
-    assert path.read_text() == "two\n"
-    assert [file.name for file in tmp_path.iterdir()] == ["talk.md"]
-
-
-def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
-    (tmp_path / "talk.md").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="exists already"):
-        write_whole(tmp_path / "talk.md", "x", overwrite=False)
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        write_whole(tmp_path / "none" / "talk.md", "x", overwrite=False)
-    assert str(caught.value) == f"cannot write {tmp_path}/none/talk.md: No such file or directory"
 
 
 def test_turns_that_are_not_sent_are_marked() -> None:

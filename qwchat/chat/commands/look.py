@@ -14,7 +14,7 @@ from qwchat.chat.statistics import totals
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 from qwchat.events import Stats
-from qwchat.writing import path_of, real_path
+from qwchat.writing import path_of, real_path, write_whole
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
 _MOST = 1e15  # No count of tokens and no time is more.
@@ -58,14 +58,7 @@ def _write(desk: Desk, argument: str) -> Outcome:
         raise UsageError("/write needs the name of a file, as in /write 2 fix.py")
     number, text = _block(desk, match[1] if match else None)
     path = path_of(name)
-    try:
-        with path.open("w" if real_path(path) in desk.written else "x", encoding="utf-8", newline="") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(f"{harmless_name(name)} exists already: choose another name") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot write {harmless_name(name)}: {reason}") from error
+    write_whole(path, text, overwrite=real_path(path) in desk.written)
     desk.written.add(real_path(path))
     lines = text.count("\n")
     return Show(f"code {number} is in {harmless_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")

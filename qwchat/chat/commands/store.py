@@ -11,11 +11,11 @@ from qwchat.chat.display import Table
 from qwchat.chat.paths import paths
 from qwchat.chat.recall import UNANSWERED, last_exchange, length
 from qwchat.chat.suggestions import Suggestion, fitting
-from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of, write_whole
+from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.conversation.title import clean
 from qwchat.errors import SessionError, UsageError
-from qwchat.writing import path_of, real_path
+from qwchat.writing import path_of, real_path, write_whole
 
 _LISTED = 15
 
