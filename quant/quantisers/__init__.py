@@ -21,13 +21,13 @@ def quantise(name: str, values: NDArray[np.float32], group_size: int) -> tuple[P
     """
     # Imported here: the compiler takes half a second to load, and dense tensors need none.
     if name == "q4":
-        from quant.quantisers import codebook
+        from quant.quantisers import q4
 
-        return codebook.quantise(values)
+        return q4.quantise(values)
     if name == "q8":
-        from quant.quantisers import signed_bytes
+        from quant.quantisers import q8
 
-        return signed_bytes.quantise(values)
+        return q8.quantise(values)
     if name in ("lin4", "lin8"):
         from quant.quantisers import linear
 

@@ -18,11 +18,11 @@ QUANTISERS = ObjectStore(
 # The module of `quant.quantisers.compiled` for a format, and its functions with the number of their arguments.
 _Q4 = ("q4", {"q4_search": 6, "q4_encode": 10})
 _Q8 = ("q8", {"q8_encode": 8})
-_LIN = ("lin", {"lin_search": 12, "lin_encode": 10})
+_LIN = ("linear", {"lin_search": 12, "lin_encode": 10})
 _FORMATS: dict[str, tuple[str, dict[str, int]]] = {"q4": _Q4, "q8": _Q8, "lin4": _LIN, "lin8": _LIN}
 
 # How long the loops of a module take to compile, in seconds of an AMD EPYC; only ratios matter.
-_COSTS = {"q4": 1.45, "q8": 0.5, "lin": 0.65}
+_COSTS = {"q4": 1.45, "q8": 0.5, "linear": 0.65}
 
 
 @dataclass(frozen=True)

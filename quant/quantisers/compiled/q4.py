@@ -1,4 +1,4 @@
-"""The loops of q4; methods and formulas: `quant.quantisers.codebook`."""
+"""The loops of q4; methods and formulas: `quant.quantisers.q4`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from quant.native.backend import types
 from quant.native.compiler import inlined
-from quant.quantisers.codebook import FACTORS, HIGHEST, LOWEST, MIDPOINTS, SHIFT, STEPS, TINY
 from quant.quantisers.compiled.memory import f32_at, f64_at, i8_at, u8_at
 from quant.quantisers.compiled.unit import standalone
+from quant.quantisers.q4 import FACTORS, HIGHEST, LOWEST, MIDPOINTS, SHIFT, STEPS, TINY
 
 
 @inlined

@@ -1,4 +1,4 @@
-"""The loop of q8; method and formulas: `quant.quantisers.signed_bytes`."""
+"""The loop of q8; method and formulas: `quant.quantisers.q8`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from quant.native.backend import types
 from quant.quantisers.compiled.memory import f32_at, f64_at, u8_at
 from quant.quantisers.compiled.unit import standalone
-from quant.quantisers.signed_bytes import CANDIDATES
+from quant.quantisers.q8 import CANDIDATES
 
 
 @standalone(types.void(*[types.int64] * 8))
