@@ -6,16 +6,14 @@ does too. The tests compare every code, scale and zero point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import linear as linear_format
+from quant.formats import FORMATS, IntegerFormat, PackedTensor
 from quant.formats import q4 as q4_format
 from quant.formats import q8 as q8_format
-from quant.formats.base import PackedTensor
 from quant.quantisers import linear, q4, q8
 
 F32 = NDArray[np.float32]
@@ -23,11 +21,14 @@ F32 = NDArray[np.float32]
 
 def quantise(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
     """`quant.quantisers.quantise` for the formats that round: (rows, K) -> packed rows and squared errors (rows,)."""
-    if name == q4_format.NAME:
+    form = FORMATS[name]
+    assert isinstance(form, IntegerFormat)
+    if form.quantiser == q4.__name__:
         return quantise_q4(values)
-    if name == q8_format.NAME:
+    if form.quantiser == q8.__name__:
         return quantise_q8(values)
-    return quantise_linear(name, values, group_size)
+    assert form.quantiser == linear.__name__
+    return quantise_linear(form, values, group_size)
 
 
 def in_order(terms: NDArray[Any]) -> NDArray[Any]:
@@ -53,7 +54,7 @@ def least_squares(x: F32, levels: F32) -> tuple[F32, F32]:
 def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Method and formulas: `quant.quantisers.q4`."""
     rows, columns = values.shape
-    x = values.reshape(rows, columns // 32, 32)
+    x = values.reshape(rows, -1, q4_format.GROUP_SIZE)
     place = np.abs(x).argmax(axis=-1)
     peak = np.take_along_axis(x, place[..., None], axis=-1)[..., 0]
     peak = np.where(np.abs(peak) < q4.TINY, np.float32(0), peak)
@@ -112,12 +113,13 @@ def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Method and formulas: `quant.quantisers.q8`."""
     rows, columns = values.shape
     row_scales = q8.row_scales_of(values)
-    x = values.reshape(rows, columns // 32, 32) * divide(np.ones_like(row_scales), row_scales)[:, None, None]
-    base = np.ceil(np.abs(x).max(axis=-1) / np.float32(127))
+    inverse = divide(np.ones_like(row_scales), row_scales)
+    x = values.reshape(rows, -1, q8_format.GROUP_SIZE) * inverse[:, None, None]
+    base = np.ceil(np.abs(x).max(axis=-1) / np.float32(q8_format.CODE_MAX))
     best = np.full_like(base, np.inf)
     scales = np.zeros_like(base)
     for step in q8.CANDIDATES:
-        candidate = np.clip(base + np.float32(step), 0, 255).astype(np.float32)
+        candidate = np.clip(base + np.float32(step), 0, q8_format.SCALE_MAX).astype(np.float32)
         distance = x - candidate[..., None] * q8_codes(x, candidate)
         error = in_order(distance * distance)
         better = error < best
@@ -130,24 +132,24 @@ def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
 
 def q8_codes(x: F32, scales: F32) -> F32:
     """round(x / scale), at most 127 by magnitude."""
-    return np.clip(np.rint(x * divide(np.ones_like(scales), scales)[..., None]), -127, 127).astype(np.float32)
+    nearest = np.rint(x * divide(np.ones_like(scales), scales)[..., None])
+    return np.clip(nearest, -q8_format.CODE_MAX, q8_format.CODE_MAX).astype(np.float32)
 
 
-def quantise_linear(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
+def quantise_linear(form: IntegerFormat, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Method and formulas: `quant.quantisers.linear`."""
     rows, columns = values.shape
     x = values.reshape(rows, columns // group_size, group_size)
-    asymmetric = name == "lin4"
-    top = np.float32((1 << linear_format.BITS[name]) - 1)
+    asymmetric = form.stores_zeros
+    top = np.float32(form.largest_code)
     low, high = np.minimum(x.min(axis=-1), 0), np.maximum(x.max(axis=-1), 0)
     span = high - low if asymmetric else np.float32(2) * np.maximum(high, -low)
     scales, best = np.zeros_like(span), np.zeros_like(span)
-    zeros = np.full_like(span, linear_format.DEFAULT_ZERO[name])
-    for factor in linear.FACTORS[name]:
+    zeros = np.full_like(span, form.zero)
+    for factor in linear.factors(form):
         step = span * factor / (top if asymmetric else top - np.float32(1))
         inverse = divide(np.ones_like(step), step)
-        middle = np.full_like(step, linear_format.DEFAULT_ZERO[name])
-        zero = np.clip(np.rint(-low * inverse), 0, top) if asymmetric else middle
+        zero = np.clip(np.rint(-low * inverse), 0, top) if asymmetric else np.full_like(step, form.zero)
         scale, score = least_squares(x, linear_codes(x, inverse, zero, top) - zero[..., None])
         better = score > best
         best = np.where(better, score, best)
@@ -160,7 +162,7 @@ def quantise_linear(name: str, values: F32, group_size: int) -> tuple[PackedTens
     squared_errors = in_order(in_order(distance * distance).astype(np.float64))
     plain = codes.reshape(rows, columns).astype(np.uint8)
     kept = zeros.astype(np.uint8) if asymmetric else None
-    return linear_format.pack(name, plain, stored, kept, group_size), squared_errors
+    return form.pack(plain, stored, group_size, zeros=kept), squared_errors
 
 
 def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
@@ -168,10 +170,5 @@ def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
     return np.clip(np.rint(x * inverse[..., None]) + zero[..., None], 0, top).astype(np.float32)
 
 
-METHODS: Sequence[tuple[str, int]] = (
-    ("q4", 32),
-    ("q8", 32),
-    *(("lin4", size) for size in linear_format.GROUP_SIZES),
-    *(("lin8", size) for size in linear_format.GROUP_SIZES),
-)
+METHODS = [(form.name, size) for form in FORMATS.values() for size in form.group_sizes]
 """Every (format, group size) that a quantiser makes."""
