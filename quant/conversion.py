@@ -25,6 +25,7 @@ from quant.formats import IntegerFormat, PackedTensor, find, layout
 from quant.formats.base import TILE_ROWS
 from quant.machine import usable_processors
 from quant.policy import Settings, TensorPlan, plan, resolve
+from quant.presets import DEFAULT
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import Compiling, Stage, Waiting
 from quant.sources import Grouped, Source, check_tensors, open_source
@@ -106,7 +107,7 @@ def convert(
     source: str | Path,
     destination: str | Path,
     *,
-    preset: str = "q4",
+    preset: str = DEFAULT,
     bits: int | None = None,
     group_size: int | None = None,
     resume: bool = False,

@@ -70,21 +70,21 @@ class IntegerFormat(Format):
 
     def __post_init__(self) -> None:
         """Refuse a record that contradicts itself. Raises ValueError."""
-        reasons = {
+        levels = tuple(range(self.largest_code + 1)) if self.table is None else self.table
+        rules = {
             "codes have 1 to 8 bits": 1 <= self.bits <= BYTE_BITS,
-            "it needs a group size": bool(self.group_sizes),
-            "a table has 16 levels of 0..255": self.table is None
-            or (
-                self.bits == NIBBLE_BITS and len(self.table) == 1 << NIBBLE_BITS and set(self.table) <= set(range(256))
-            ),
-            "the zero point is a level": self.zero in (range(self.largest + 1) if self.table is None else self.table),
+            "there is a group size": bool(self.group_sizes),
+            "only codes of 4 bits have a table": self.table is None or self.bits == NIBBLE_BITS,
+            "a table has a level for each code": len(levels) == self.largest_code + 1,
+            "levels lie within 0..255": min(levels) >= 0 and max(levels) < 1 << BYTE_BITS,
+            "the zero point is a level": self.zero in levels,
             "a table bit needs int8 scales": not self.shift or self.scale == "int8",
             "a table bit takes the place of zero points": not (self.shift and self.allows_zeros),
-            "its quantiser stores zero points that it does not allow": self.allows_zeros or not self.stores_zeros,
+            "a quantiser stores zero points only where they are allowed": self.allows_zeros or not self.stores_zeros,
         }
-        for reason, holds in reasons.items():
+        for rule, holds in rules.items():
             if not holds:
-                raise ValueError(f"format {self.name}: {reason}")
+                raise ValueError(f"the record of format {self.name} breaks a rule: {rule}")
 
     @property
     def stored_bits(self) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -225,3 +228,34 @@ def test_pack_refuses_values_out_of_range() -> None:
         q4.pack(codes, scales, bits, row_scales[:3])
     with pytest.raises(FormatError, match=r"codes must be -127\.\.127"):
         q8.pack(np.full((1, 32), -128, np.int8), np.ones((1, 1), np.uint8), np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("form", "group_size", "bits"), [(q4.Q4, 32, 4.25), (q8.Q8, 32, 8.25), (LIN4, 64, 4.375), (LIN8, 128, 8.125)]
+)
+def test_effective_bits_are_those_of_the_parts(form: IntegerFormat, group_size: int, bits: float) -> None:
+    """A row scale, which is shared by all columns of a row, is left out."""
+    assert form.effective_bits(group_size) == bits
+    parts = form.layout((16, 1024), group_size, form.stores_zeros)
+    stored = sum(dtype.itemsize * int(np.prod(shape)) for name, (dtype, shape) in parts.items() if name != "row_scales")
+    assert 8 * stored / (16 * 1024) == bits
+
+
+def test_formats_are_named_where_they_are_recorded() -> None:
+    """Other code asks a format's record: a new format needs no other place that knows its name."""
+    root = Path(formats.__file__).parents[2]
+    exempt = {
+        "quant/presets.py",  # which formats a preset mixes
+        "qwchat/cpu/cache.py",  # kinds of KV cache, which have names like formats
+        "qwchat/cpu/decoder.py",
+        "qwchat/cpu/kernels/records.py",
+    }
+    names = {name for name, form in formats.FORMATS.items() if isinstance(form, IntegerFormat)}
+    files = [*(root / "quant").rglob("*.py"), *(root / "qwchat" / "cpu").rglob("*.py")]
+    named = {
+        str(file.relative_to(root))
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert {file for file in named if not file.startswith("quant/formats/")} <= exempt

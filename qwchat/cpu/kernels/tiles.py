@@ -165,10 +165,14 @@ def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any, strip: St
 def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
     """What a dot product starts from: ``-zero * sum(x8)``.
 
-    ``offset`` is -128 times the sum, exactly; ``zero`` is an integer, 128 or 0, or i32 lanes.
+    ``offset`` is -128 times the sum, exactly; ``zero`` is an integer, or i32 lanes.
     """
     if isinstance(zero, int):
-        return offset if zero else simd.constant(offset.type, 0)
+        if zero == UNSIGNED_ZERO:
+            return offset
+        if zero == 0:
+            return simd.constant(offset.type, 0)
+        zero = simd.constant(offset.type, zero)
     return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, UNSIGNED_ZERO.bit_length() - 1))
 
 
