@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quant.native.linker import callable_at, linked
-from quant.native.store import ObjectStore
 from quant.quantisers.lookup import quantiser_of
-
-PREFIX = "quant_"
-QUANTISERS = ObjectStore(
-    "quantisers-", ("quant.quantisers", "quant.quantisers.compiled", "quant.formats", "quant.native")
-)
+from quant.quantisers.objects import PREFIX, QUANTISERS
 
 
 @dataclass(frozen=True)
