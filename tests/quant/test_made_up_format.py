@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from quant.families import parse_config
 from quant.formats import FORMATS, IntegerFormat
 from quant.policy import Settings, plan, resolve
 from quant.quantisers import quantise, reference
+from qwchat.cpu.weights import Weights
+from qwchat.errors import ModelError
 from tests.clocks import PATIENCE_SECONDS
 from tests.cpu.decoder import reference as reference_of
 from tests.quant.checkpoints import CONFIG, make_checkpoint, random_tensors
@@ -124,6 +127,16 @@ def test_a_program_without_the_record_refuses_the_model(tmp_path: Path, monkeypa
     monkeypatch.delitem(FORMATS, "curved")
     with pytest.raises(ContainerError, match="unknown tensor format 'curved'; known are q4, q8"):
         open_model(tmp_path / "model")
+
+
+def test_the_engine_refuses_a_format_without_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "unheard", replace(CURVED, name="unheard", kernel=None))
+    make_checkpoint(tmp_path / "source", config_overrides=SHAPES)
+    run(tmp_path / "source", tmp_path / "model", preset="unheard")
+    weights = Weights(open_model(tmp_path / "model"))
+    refused = r"tensor lm_head\.weight has the format 'unheard', which the kernels cannot run; convert the model"
+    with pytest.raises(ModelError, match=refused):
+        weights.matrix("lm_head.weight")
 
 
 @pytest.mark.parametrize(
