@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from quant.errors import CheckpointError, FormatError, UsageError
 from quant.families import parameter_count
-from quant.formats import PackedTensor, layout, linear
+from quant.formats import IntegerFormat, PackedTensor, find, layout
+from quant.formats.base import TILE_ROWS
 from quant.machine import usable_processors
 from quant.policy import Settings, TensorPlan, plan, resolve
+from quant.presets import DEFAULT
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import Compiling, Stage, Waiting
 from quant.sources import Grouped, Source, check_tensors, open_source
@@ -105,7 +107,7 @@ def convert(
     source: str | Path,
     destination: str | Path,
     *,
-    preset: str = "q4",
+    preset: str = DEFAULT,
     bits: int | None = None,
     group_size: int | None = None,
     resume: bool = False,
@@ -205,7 +207,7 @@ def _write_tensors(source: Source, plans: list[TensorPlan], writer: ModelWriter,
             if progress is None:
                 progress = _Progress(tensor)
                 yield TensorStarted(tensor.name, tensor.format)
-            writer.write(tensor.name, chunk.packed.parts, start // 16)
+            writer.write(tensor.name, chunk.packed.parts, start // TILE_ROWS)
             source.release(tensor.name, start, stop)
             progress.squared_errors += chunk.squared_errors.tolist()
             progress.squares += chunk.squares.tolist()
@@ -238,8 +240,9 @@ def _quantise_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -
     if not peak <= MAX_WEIGHT:  # also true for NaN
         raise CheckpointError(_describe_bad_value(source, tensor, start, values))
     try:
-        if isinstance(read, Grouped) and _keeps_codes(source, tensor):
-            packed = linear.pack(tensor.format, read.codes, read.scales, read.zeros, tensor.group_size)
+        keeping = _format_keeping_codes(source, tensor)
+        if isinstance(read, Grouped) and keeping is not None:
+            packed = keeping.pack(read.codes, read.scales, tensor.group_size, zeros=read.zeros)
             squared_errors = np.zeros(values.shape[0])
         else:
             packed, squared_errors = quantise(tensor.format, values, tensor.group_size)
@@ -264,7 +267,7 @@ def _describe_bad_value(source: Source, tensor: TensorPlan, start: int, values: 
 def _chunks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
     """Ranges of rows of about 4 Mi weights, multiples of 16 rows; a vector is one chunk."""
     rows = tensor.shape[0]
-    size = rows if len(tensor.shape) == 1 else max(16, CHUNK_WEIGHTS // tensor.shape[1] // 16 * 16)
+    size = rows if len(tensor.shape) == 1 else max(TILE_ROWS, CHUNK_WEIGHTS // tensor.shape[1] // TILE_ROWS * TILE_ROWS)
     for start in range(0, rows, size):
         yield start, min(start + size, rows)
 
@@ -273,14 +276,15 @@ def _plan(source: Source, settings: Settings) -> list[TensorPlan]:
     tensors = source.tensors
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     plans = plan(source.config, settings, dtypes, {name: tensor.nbytes for name, tensor in tensors.items()})
-    return [_with_zeros(tensor) if _keeps_codes(source, tensor) else tensor for tensor in plans]
+    return [tensor if _format_keeping_codes(source, tensor) is None else _with_zeros(tensor) for tensor in plans]
 
 
-def _keeps_codes(source: Source, tensor: TensorPlan) -> bool:
-    """Return whether the planned format holds the codes, scales and zero points of the source as they are."""
-    stored = source.tensors[tensor.name]
-    fits = 0 < stored.code_bits <= linear.BITS.get(tensor.format, 0)
-    return fits and stored.group_size == tensor.group_size
+def _format_keeping_codes(source: Source, tensor: TensorPlan) -> IntegerFormat | None:
+    """Return the planned format if it holds the codes, scales and zero points of the source as they are."""
+    stored, form = source.tensors[tensor.name], find(tensor.format)
+    if not stored.code_bits or not isinstance(form, IntegerFormat) or stored.group_size != tensor.group_size:
+        return None
+    return form if form.keeps_codes(stored.code_bits) else None
 
 
 def _with_zeros(tensor: TensorPlan) -> TensorPlan:

@@ -1,6 +1,6 @@
 """Which format a tensor gets: a function of its name, its shape, and what a person asked for.
 
-Presets (layouts: `quant.formats`):
+Presets (`quant.presets`; layouts: `quant.formats`):
 
     q4        matrices q4; head, tied embedding, and sensitive matrices of the first and last eighth of layers q8
     q4-small  matrices q4; head and tied embedding q8
@@ -12,20 +12,21 @@ Presets (layouts: `quant.formats`):
 The family says which matrices are sensitive; those of Qwen2 are down_proj and v_proj.
 Norms and biases are float32 vectors in all of them: key biases of Qwen2 reach norms of 900 and bear no rounding.
 `bits` and `group_size` are another way to name a preset: 4/32 is q4, 8/32 is q8, groups of 64 or 128 are lin4 or lin8.
+Which formats have how many bits and which groups is in their records; of several that fit, the first one is taken.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quant.config import ModelConfig
 from quant.errors import FormatError, UsageError
 from quant.families import expected_tensors, family_of
-from quant.formats import layout
-from quant.presets import PRESETS
-
-GROUP_SIZES = (32, 64, 128)
+from quant.formats import FORMATS, Format
+from quant.formats.dense import BF16, F32, VECTOR
+from quant.presets import DEFAULT, PRESETS, Preset
 
 
 @dataclass(frozen=True)
@@ -59,31 +60,56 @@ class TensorPlan:
         return 8 * self.packed_bytes / self.parameters
 
 
-def resolve(preset: str = "q4", bits: int | None = None, group_size: int | None = None) -> Settings:
+def resolve(preset: str = DEFAULT, bits: int | None = None, group_size: int | None = None) -> Settings:
     """Turn what a person typed into settings. Raises UsageError for what is unknown or contradictory."""
-    if preset not in PRESETS:
+    grouped = [form for form in FORMATS.values() if form.group_sizes]
+    if preset not in PRESETS and preset not in [form.name for form in grouped]:
         raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    if bits not in (None, 4, 8):
-        raise UsageError(f"{bits} bits are not supported; choose 4 or 8")
-    if group_size not in (None, *GROUP_SIZES):
-        raise UsageError(f"group size {group_size} is not supported; choose 32, 64 or 128")
-    if preset == "dense":
+    if bits not in (None, *(choice := bit_choices())):
+        raise UsageError(f"{bits} bits are not supported; choose {_either(choice)}")
+    if group_size not in (None, *(choice := group_size_choices())):
+        raise UsageError(f"group size {group_size} is not supported; choose {_either(choice)}")
+    matrices = _preset(preset).matrices
+    if matrices is None:
         if bits is not None or group_size is not None:
-            raise UsageError("preset 'dense' keeps the weights as they are; leave out bits and group size")
+            raise UsageError(f"preset {preset!r} keeps the weights as they are; leave out bits and group size")
         return Settings(preset, 0)
-    if preset in ("lin4", "lin8"):
-        if bits not in (None, int(preset[-1])):
+    form = FORMATS[matrices]
+    if bits not in (None, form.bits):
+        if preset != DEFAULT:  # the default was not asked for, so it does not contradict
             raise UsageError(f"preset {preset!r} contradicts {bits} bits; leave one of the two out")
-        return Settings(preset, group_size or 32)
-    if bits == 8 and preset == "q4":  # q4 is the default, so it does not contradict
-        preset = "q8"
-    if bits is not None and bits != (8 if preset == "q8" else 4):
-        raise UsageError(f"preset {preset!r} contradicts {bits} bits; leave one of the two out")
-    if group_size in (None, 32):
-        return Settings(preset, 32)
-    if preset == "q4-small":
-        raise UsageError(f"preset 'q4-small' has groups of 32; leave out group size {group_size} or the preset")
-    return Settings("lin8" if preset == "q8" else "lin4", int(group_size or 32))
+        form = next(other for other in grouped if other.bits == bits)
+        preset = form.name
+    group_size = group_size or form.group_sizes[0]
+    if group_size in form.group_sizes:
+        return Settings(preset, group_size)
+    fitting = [other.name for other in grouped if other.bits == form.bits and group_size in other.group_sizes]
+    if preset != form.name or not fitting:
+        raise UsageError(
+            f"preset {preset!r} has groups of {_either(form.group_sizes)}; "
+            f"leave out group size {group_size} or the preset"
+        )
+    return Settings(fitting[0], group_size)
+
+
+def bit_choices() -> list[int]:
+    """Return the bits that a conversion can be asked for."""
+    return sorted({form.bits for form in FORMATS.values() if form.group_sizes})
+
+
+def group_size_choices() -> list[int]:
+    """Return the group sizes that a conversion can be asked for."""
+    return sorted({size for form in FORMATS.values() for size in form.group_sizes})
+
+
+def _either(numbers: Sequence[int]) -> str:
+    """ "32, 64 or 128"."""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _preset(name: str) -> Preset:
+    return PRESETS.get(name) or Preset(f"all matrices {name}", name)
 
 
 def plan(config: ModelConfig, settings: Settings, dtypes: dict[str, str], nbytes: dict[str, int]) -> list[TensorPlan]:
@@ -94,31 +120,30 @@ def plan(config: ModelConfig, settings: Settings, dtypes: dict[str, str], nbytes
     """
     plans = []
     for name, shape in expected_tensors(config).items():
-        chosen = choose(name, shape, config, settings, dtypes[name])
-        groups = 0 if chosen in ("vector", "bf16", "f32") else settings.group_size
-        zeros = chosen == "lin4"
+        form = choose(name, shape, config, settings, dtypes[name])
+        groups = settings.group_size if form.group_sizes else 0
         try:
-            parts = layout(chosen, shape, groups, zeros)
+            parts = form.layout(shape, groups, form.stores_zeros)
         except FormatError as exc:
             raise FormatError(f"tensor {name} cannot be stored: {exc}; choose another group size") from exc
         packed = sum(dtype.itemsize * math.prod(part) for dtype, part in parts.values())
-        plans.append(TensorPlan(name, shape, chosen, groups, zeros, nbytes[name], packed))
+        plans.append(TensorPlan(name, shape, form.name, groups, form.stores_zeros, nbytes[name], packed))
     return plans
 
 
-def choose(name: str, shape: tuple[int, ...], config: ModelConfig, settings: Settings, dtype: str) -> str:
+def choose(name: str, shape: tuple[int, ...], config: ModelConfig, settings: Settings, dtype: str) -> Format:
     """The format of one tensor; `dtype` is its storage type in the source."""
-    preset = settings.preset
+    preset = _preset(settings.preset)
     if len(shape) == 1:
-        return "vector"
-    if preset == "dense":
-        return "bf16" if dtype == "bf16" else "f32"
-    head = family_of(config).is_head(name, config)
-    if preset in ("lin4", "lin8"):
-        return "lin8" if head else preset
-    if preset == "q8" or head or (preset == "q4" and is_sensitive(name, config)):
-        return "q8"
-    return "q4"
+        return VECTOR
+    if preset.matrices is None:
+        return BF16 if dtype == BF16.name else F32
+    chosen = None
+    if family_of(config).is_head(name, config):
+        chosen = preset.head
+    elif preset.sensitive is not None and is_sensitive(name, config):
+        chosen = preset.sensitive
+    return FORMATS[chosen or preset.matrices]
 
 
 def is_sensitive(name: str, config: ModelConfig) -> bool:

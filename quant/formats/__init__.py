@@ -1,7 +1,8 @@
-"""The packed tensor formats: one file per layout, one registry, plain NumPy.
+"""The packed tensor formats: one record per format, one registry, plain NumPy.
 
-`layout` says which parts a tensor has, `check` compares a tensor with it, `dequantise` gives float32 back. Packing is
-in the module of each format, since each starts from something else.
+`FORMATS` is all that quantisers, policy, container and kernels know of the formats. `layout` says which parts a tensor
+has, `check` compares a tensor with it, `dequantise` gives float32 back. Packing is in the module of each format, since
+each starts from something else.
 """
 
 from __future__ import annotations
@@ -10,29 +11,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import FormatError
-from quant.formats import dense, linear, q4, q8
-from quant.formats.base import Layout, PackedTensor, check_parts
+from quant.formats.base import TILE_ROWS, Format, Layout, PackedTensor, check_parts
+from quant.formats.dense import BF16, F32, VECTOR
+from quant.formats.integer import IntegerFormat
+from quant.formats.linear import LIN4, LIN8
+from quant.formats.q4 import Q4
+from quant.formats.q8 import Q8
 
-FORMATS = ("q4", "q8", "lin4", "lin8", "bf16", "f32", "vector")
+FORMATS: dict[str, Format] = {record.name: record for record in (Q4, Q8, LIN4, LIN8, BF16, F32, VECTOR)}
+"""The registry, by name. Of formats that a request for bits and a group size fits, policy takes the first."""
 
-__all__ = ["FORMATS", "Layout", "PackedTensor", "check", "dequantise", "dequantise_rows", "layout"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "IntegerFormat",
+    "Layout",
+    "PackedTensor",
+    "check",
+    "dequantise",
+    "dequantise_rows",
+    "find",
+    "layout",
+]
+
+
+def find(name: str) -> Format:
+    """Return the record of format `name`. Raises FormatError if there is none."""
+    try:
+        return FORMATS[name]
+    except KeyError:
+        raise FormatError(f"unknown tensor format {name!r}; known are {', '.join(FORMATS)}") from None
 
 
 def layout(name: str, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
     """Part name -> (dtype, shape) of a tensor of plain `shape` in format `name`.
 
-    `zeros` asks for zero points, which lin4 and lin8 may have. Raises FormatError for an
-    unknown format, or a shape or group size that does not fit it.
+    `zeros` asks for zero points, which not every format has. Raises FormatError for an unknown format, or a shape or
+    group size that does not fit it.
     """
-    if name == q4.NAME:
-        return q4.layout(shape, group_size, zeros)
-    if name == q8.NAME:
-        return q8.layout(shape, group_size, zeros)
-    if name in linear.BITS:
-        return linear.layout(name, shape, group_size, zeros)
-    if name in FORMATS:
-        return dense.layout(name, shape, group_size, zeros)
-    raise FormatError(f"unknown tensor format {name!r}; known are {', '.join(FORMATS)}")
+    return find(name).layout(shape, group_size, zeros)
 
 
 def check(packed: PackedTensor) -> None:
@@ -43,13 +60,7 @@ def check(packed: PackedTensor) -> None:
 def dequantise(packed: PackedTensor) -> NDArray[np.float32]:
     """The float32 values of `packed`, (N, K) or (n,)."""
     check(packed)
-    if packed.format == q4.NAME:
-        return q4.dequantise(packed)
-    if packed.format == q8.NAME:
-        return q8.dequantise(packed)
-    if packed.format in linear.BITS:
-        return linear.dequantise(packed)
-    return dense.dequantise(packed)
+    return find(packed.format).dequantise(packed)
 
 
 def dequantise_rows(packed: PackedTensor, row_ids: NDArray[np.integer] | list[int]) -> NDArray[np.float32]:
@@ -65,12 +76,12 @@ def dequantise_rows(packed: PackedTensor, row_ids: NDArray[np.integer] | list[in
         raise FormatError(f"row ids must be 0..{count - 1}; got {int(rows.min())}..{int(rows.max())}")
     if not rows.size:
         return np.empty((0, packed.shape[1]), dtype=np.float32)
-    tiles, position = np.unique(rows // 16, return_inverse=True)
+    tiles, position = np.unique(rows // TILE_ROWS, return_inverse=True)
     few = PackedTensor(
         format=packed.format,
-        shape=(16 * tiles.size, packed.shape[1]),
+        shape=(TILE_ROWS * tiles.size, packed.shape[1]),
         group_size=packed.group_size,
         parts={name: np.ascontiguousarray(part[tiles]) for name, part in packed.parts.items()},
     )
-    chosen: NDArray[np.float32] = dequantise(few)[16 * position.reshape(-1) + rows % 16]
+    chosen: NDArray[np.float32] = dequantise(few)[TILE_ROWS * position.reshape(-1) + rows % TILE_ROWS]
     return chosen

@@ -1,4 +1,4 @@
-"""What all packed formats share: the tile geometry, the checked container of parts, and row selection.
+"""What all packed formats share: the tile geometry, the record of a format, and the checked container of parts.
 
 Geometry. A weight matrix is (N, K) = (out, in). Rows are padded with zero-valued rows up to a multiple of 16 and cut
 into tiles of 16; ``tiles = ceil(N / 16)`` is the leading axis of every part of every matrix format, so a range of
@@ -9,8 +9,9 @@ little-endian, on disk as in memory.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class PackedTensor:
     """One tensor in kernel order.
 
     `shape` is the plain shape, (N, K) or (n,), without padding; `group_size` is 0 where the format has no groups;
-    `parts` follow the layout in the format's module (checked by `quant.formats.check`).
+    `parts` follow the layout of the format's record (checked by `quant.formats.check`).
     """
 
     format: str
@@ -51,6 +52,39 @@ class PackedTensor:
         return tiles_of(self.shape[0])
 
 
+@dataclass(frozen=True)
+class Format(ABC):
+    """The record of one packed format: quantisers, policy, container and kernels derive all they do from it.
+
+    A format is a subclass of this with plain fields, or one of the subclasses in `quant.formats.integer` and
+    `quant.formats.dense` with other values. `quant.formats.FORMATS` lists the records.
+
+    Attributes:
+        name: what the manifest calls the format.
+        quantiser: dotted name of the module that packs float32 values; see `quant.quantisers`.
+        bits: bits of a code, without scales and zero points.
+        group_sizes: how many weights of a row may share a scale, the default first; empty where there are no scales.
+        stores_zeros: the quantiser stores zero points.
+        kernel: how the engine multiplies with such a matrix: by integer dot products, or by reading its values as
+            bfloat16 or float32. None where the engine has no kernel for matrices of this format.
+    """
+
+    name: str
+    quantiser: str
+    bits: int
+    group_sizes: tuple[int, ...] = ()
+    stores_zeros: bool = False
+    kernel: Literal["integer", "bf16", "f32"] | None = None
+
+    @abstractmethod
+    def layout(self, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
+        """Return the parts of a tensor of plain `shape`. Raises FormatError for what does not fit the format."""
+
+    @abstractmethod
+    def dequantise(self, packed: PackedTensor) -> NDArray[np.float32]:
+        """Return the float32 values of `packed`, (N, K) or (n,). The parts must have been checked."""
+
+
 def tiles_of(rows: int) -> int:
     """ceil(rows / 16)."""
     return -(-rows // TILE_ROWS)
@@ -59,7 +93,7 @@ def tiles_of(rows: int) -> int:
 def matrix_shape(name: str, shape: tuple[int, ...], group_size: int, allowed: tuple[int, ...]) -> tuple[int, int, int]:
     """Check an (N, K) shape and a group size for format `name`; returns (tiles, K, N). Raises FormatError."""
     if len(shape) != 2 or min(shape) < 1:
-        raise FormatError(f"format {name} holds matrices; the shape {shape} is none")
+        raise FormatError(f"format {name} holds matrices; {shape} is not the shape of one")
     if group_size not in allowed:
         raise FormatError(f"format {name} knows group sizes {allowed}, not {group_size}")
     rows, columns = shape
@@ -86,7 +120,7 @@ def check_parts(packed: PackedTensor, expected: Layout) -> None:
 
 
 def pad_rows(plain: NDArray[Any], fill: int = 0) -> NDArray[Any]:
-    """Append rows of `fill` up to a multiple of 16 rows."""
+    """Append rows of `fill` up to a multiple of 16 rows; returns `plain` itself where it has as many already."""
     missing = -plain.shape[0] % TILE_ROWS
     if not missing:
         return plain
@@ -121,7 +155,11 @@ def from_quads(quads: NDArray[Any]) -> NDArray[Any]:
 
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, K) codes 0..15 -> (tiles, K/8, 16, 4): low nibble column 8b+j, high nibble column 8b+4+j."""
-    quads = to_quads(codes)
+    return quads_to_nibbles(to_quads(codes))
+
+
+def quads_to_nibbles(quads: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(tiles, K/4, 16, 4) codes 0..15 -> (tiles, K/8, 16, 4): every second quad becomes the high nibbles."""
     return np.ascontiguousarray(quads[:, 0::2] | (quads[:, 1::2] << np.uint8(4)))
 
 

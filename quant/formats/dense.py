@@ -1,6 +1,6 @@
 """Unquantised tensors: bf16 and f32 matrices in tiles, f32 vectors.
 
-Layout (tiles of 16 rows, see `quant.formats.base`); the group size of these formats is 0:
+Layout (tiles of 16 rows, see `quant.formats.base`); these formats have no groups:
 
     bf16    values u16 (tiles, K, 16)   element (t, k, r) = bfloat16 bits of row 16t+r, column k
     f32     values f32 (tiles, K, 16)
@@ -9,14 +9,25 @@ Layout (tiles of 16 rows, see `quant.formats.base`); the group size of these for
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats.base import Layout, PackedTensor, from_tiles, matrix_shape, pad_rows, require, to_tiles
+from quant.formats.base import (
+    TILE_ROWS,
+    Format,
+    Layout,
+    PackedTensor,
+    from_tiles,
+    matrix_shape,
+    pad_rows,
+    require,
+    to_tiles,
+)
 
-_DTYPES: dict[str, np.dtype[Any]] = {"bf16": np.dtype(np.uint16), "f32": np.dtype(np.float32)}
+_QUANTISER = "quant.quantisers.dense"
 
 
 def bf16_to_f32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -24,36 +35,55 @@ def bf16_to_f32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def layout(name: str, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
-    """Parts of a tensor in format `name`. Raises FormatError for a shape that does not fit."""
-    require(not zeros, f"format {name} has no zero points")
-    if name == "vector":
-        require(len(shape) == 1 and shape[0] >= 1, f"format vector holds vectors; the shape {shape} is none")
-        require(group_size == 0, f"format vector has no groups; group size {group_size} was given")
+@dataclass(frozen=True, kw_only=True)
+class MatrixFormat(Format):
+    """The record of a format that keeps the values of a matrix, as bfloat16 bits (16) or float32 (32)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the part `values`."""
+        return np.dtype(np.uint16 if self.kernel == "bf16" else np.float32)
+
+    def layout(self, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
+        """Return the part of an (N, K) matrix. Raises FormatError for a shape that does not fit."""
+        require(not zeros, f"format {self.name} has no zero points")
+        tiles, columns, _ = matrix_shape(self.name, shape, group_size, (0,))
+        return {"values": (self.dtype, (tiles, columns, TILE_ROWS))}
+
+    def pack(self, values: NDArray[Any]) -> PackedTensor:
+        """Pack an (N, K) matrix of the format's type."""
+        self.layout(values.shape)
+        require(values.dtype == self.dtype, f"format {self.name} packs {self.dtype}, not {values.dtype}")
+        return PackedTensor(self.name, values.shape, 0, {"values": to_tiles(pad_rows(values))})
+
+    def dequantise(self, packed: PackedTensor) -> NDArray[np.float32]:
+        """(N, K) float32 values."""
+        plain = from_tiles(packed.parts["values"])[: packed.shape[0]]
+        return bf16_to_f32(plain) if self.kernel == "bf16" else plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorFormat(Format):
+    """The record of float32 vectors."""
+
+    def layout(self, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
+        """Return the part of an (n,) vector. Raises FormatError for a shape that does not fit."""
+        require(not zeros, f"format {self.name} has no zero points")
+        is_vector = len(shape) == 1 and shape[0] >= 1
+        require(is_vector, f"format {self.name} holds vectors; {shape} is not the shape of one")
+        require(group_size == 0, f"format {self.name} has no groups; group size {group_size} was given")
         return {"values": (np.dtype(np.float32), shape)}
-    tiles, columns, _ = matrix_shape(name, shape, group_size, (0,))
-    return {"values": (_DTYPES[name], (tiles, columns, 16))}
 
+    def pack(self, values: NDArray[np.float32]) -> PackedTensor:
+        """Pack an (n,) vector."""
+        self.layout(values.shape)
+        return PackedTensor(self.name, values.shape, 0, {"values": np.array(values, dtype=np.float32)})
 
-def pack(name: str, values: NDArray[Any]) -> PackedTensor:
-    """Pack (N, K) bfloat16 bits as u16 ("bf16"), an (N, K) float32 matrix ("f32") or an (n,) vector ("vector")."""
-    layout(name, values.shape)
-    if name == "vector":
-        part = np.array(values, dtype=np.float32)
-    else:
-        require(values.dtype == _DTYPES[name], f"format {name} packs {_DTYPES[name]}, not {values.dtype}")
-        part = to_tiles(pad_rows(values))
-    return PackedTensor(format=name, shape=values.shape, group_size=0, parts={"values": part})
-
-
-def unpack(packed: PackedTensor) -> NDArray[Any]:
-    """The inverse of `pack`."""
-    if packed.format == "vector":
+    def dequantise(self, packed: PackedTensor) -> NDArray[np.float32]:
+        """(n,) float32 values."""
         return packed.parts["values"].copy()
-    return from_tiles(packed.parts["values"])[: packed.shape[0]]
 
 
-def dequantise(packed: PackedTensor) -> NDArray[np.float32]:
-    """The values as float32, (N, K) or (n,)."""
-    plain = unpack(packed)
-    return bf16_to_f32(plain) if packed.format == "bf16" else plain.astype(np.float32, copy=False)
+BF16 = MatrixFormat(name="bf16", quantiser=_QUANTISER, bits=16, kernel="bf16")
+F32 = MatrixFormat(name="f32", quantiser=_QUANTISER, bits=32, kernel="f32")
+VECTOR = VectorFormat(name="vector", quantiser=_QUANTISER, bits=32)

@@ -83,15 +83,16 @@ class ObjectStore:
         prefix: how the names of the store's folders begin.
         packages: whose source files go into the code, by dotted name.
         file_name: the file in the folder; stores of the same sources may share a folder.
+        facts: what decides about the code apart from the sources.
     """
 
-    def __init__(self, prefix: str, packages: Sequence[str], file_name: str = "objects") -> None:
-        self._prefix, self._packages, self._file_name = prefix, packages, file_name
+    def __init__(self, prefix: str, packages: Sequence[str], file_name: str = "objects", facts: str = "") -> None:
+        self._prefix, self._packages, self._file_name, self._facts = prefix, packages, file_name, facts
 
     @cached_property
     def source_digest(self) -> bytes:
-        """The hash of every source file that goes into the code."""
-        digest = hashlib.sha256()
+        """The hash of every source file that goes into the code, and of the store's facts."""
+        digest = hashlib.sha256(self._facts.encode())
         for source in sources_of(*self._packages):
             digest.update(source.read_bytes())
         return digest.digest()

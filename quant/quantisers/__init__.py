@@ -1,13 +1,17 @@
-"""Turning float32 rows into packed tensors, one file per method. Nothing is printed; errors come back as figures."""
+"""Turning float32 rows into packed tensors, one file per method. Nothing is printed; errors come back as figures.
+
+A format's record names the module that packs it. Such a module has two names: `quantise(form, values, group_size)`, as
+`quantise` below but for one format, and `LOOPS`, the compiled functions that it needs
+(`quant.quantisers.machine_code.Loops`), or None.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.errors import FormatError
-from quant.formats import FORMATS, dense
-from quant.formats.base import PackedTensor
+from quant.formats import PackedTensor, find
+from quant.quantisers.lookup import quantiser_of
 
 __all__ = ["quantise"]
 
@@ -19,28 +23,5 @@ def quantise(name: str, values: NDArray[np.float32], group_size: int) -> tuple[P
     The values must be finite and at most 1e30. Rows are independent of each other, so any split into multiples of 16
     rows gives the same bytes. Raises FormatError for an unknown format or values that it cannot hold.
     """
-    # Imported here: the compiler takes half a second to load, and dense tensors need none.
-    if name == "q4":
-        from quant.quantisers import codebook
-
-        return codebook.quantise(values)
-    if name == "q8":
-        from quant.quantisers import signed_bytes
-
-        return signed_bytes.quantise(values)
-    if name in ("lin4", "lin8"):
-        from quant.quantisers import linear
-
-        return linear.quantise(name, values, group_size)
-    if name not in FORMATS:
-        raise FormatError(f"unknown tensor format {name!r}; known are {', '.join(FORMATS)}")
-    return _keep(name, values), np.zeros(values.shape[0])
-
-
-def _keep(name: str, values: NDArray[np.float32]) -> PackedTensor:
-    if name != "bf16":
-        return dense.pack(name, values)
-    bits = values.view(np.uint32)
-    if (bits & np.uint32(0xFFFF)).any():
-        raise FormatError("format bf16 keeps values that are bfloat16 already; these have more digits")
-    return dense.pack(name, (bits >> np.uint32(16)).astype(np.uint16))
+    packed: tuple[PackedTensor, NDArray[np.float64]] = quantiser_of(name).quantise(find(name), values, group_size)
+    return packed

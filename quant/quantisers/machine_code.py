@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quant.native.linker import callable_at, linked
-from quant.native.store import ObjectStore
+from quant.quantisers.lookup import quantiser_of
+from quant.quantisers.objects import PREFIX, QUANTISERS
 
-PREFIX = "quant_"
-QUANTISERS = ObjectStore(
-    "quantisers-", ("quant.quantisers", "quant.quantisers.compiled", "quant.formats", "quant.native")
-)
-# The module of `quant.quantisers.compiled` for a format, and its functions with the number of their arguments.
-_Q4 = ("q4", {"q4_search": 6, "q4_encode": 10})
-_Q8 = ("q8", {"q8_encode": 8})
-_LIN = ("lin", {"lin_search": 12, "lin_encode": 10})
-_FORMATS: dict[str, tuple[str, dict[str, int]]] = {"q4": _Q4, "q8": _Q8, "lin4": _LIN, "lin8": _LIN}
 
-# How long the loops of a module take to compile, in seconds of an AMD EPYC; only ratios matter.
-_COSTS = {"q4": 1.45, "q8": 0.5, "lin": 0.65}
+@dataclass(frozen=True)
+class Loops:
+    """The compiled functions of a quantiser.
+
+    Attributes:
+        module: dotted name of the module that compiles them when it is imported.
+        arguments: each function's name and how many 64-bit integers it takes.
+        cost: how long all take to compile, in seconds of an AMD EPYC; only ratios matter.
+    """
+
+    module: str
+    arguments: Mapping[str, int]
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,25 @@ class Waiting:
 Stage = Compiling | Waiting
 _Functions = tuple[Callable[..., Any], ...]
 _one_at_a_time = threading.Lock()
-_ready: dict[str, _Functions] = {}
+_ready: dict[str, _Functions] = {}  # by the module of the loops
+
+
+def loops_of(name: str) -> Loops | None:
+    """Return the compiled functions that packing in format `name` needs. Raises FormatError for an unknown format."""
+    loops: Loops | None = quantiser_of(name).LOOPS
+    return loops
 
 
 def needs_compiling(name: str) -> bool:
     """Return whether format `name` has compiled loops that are neither in this process nor in the cache."""
-    return name in _FORMATS and name not in _ready and _loaded(name) is None
+    loops = loops_of(name)
+    return loops is not None and loops.module not in _ready and _loaded(loops) is None
 
 
 def compiling_cost(names: Iterable[str]) -> float:
     """Return what compiling the loops of formats `names` costs, unless they are compiled."""
-    modules = {_FORMATS[name][0] for name in names if needs_compiling(name)}
-    return sum(_COSTS[module] for module in modules)
+    wanted = {loops.module: loops for name in names if needs_compiling(name) and (loops := loops_of(name))}
+    return sum(loops.cost for loops in wanted.values())
 
 
 def compile_for(name: str) -> Iterator[Stage]:
@@ -64,7 +74,8 @@ def compile_for(name: str) -> Iterator[Stage]:
     One process compiles, the others wait for it. Call this before threads are started: importing Numba changes the
     environment for a moment.
     """
-    if not needs_compiling(name):
+    loops = loops_of(name)
+    if loops is None or not needs_compiling(name):
         return
     lock = QUANTISERS.lock()
     if not lock.acquire(wait=False):
@@ -77,43 +88,41 @@ def compile_for(name: str) -> Iterator[Stage]:
 
             warm_up()
             yield Compiling(name, compiling_cost([name]))
-            _compile(name)
+            _compile(loops)
     finally:
         lock.release()
 
 
-def compiled_functions(name: str) -> _Functions:
-    """Return the loops of format `name`; they take 64-bit integers. One process compiles, others wait for it.
+def compiled_functions(loops: Loops) -> _Functions:
+    """Return `loops` as functions that take 64-bit integers. One process compiles, others wait for it.
 
     Raises:
         UsageError: `QWCHAT_SIMD` or `QWCHAT_CACHE` has a value that cannot be used.
     """
-    if name not in _ready:
+    if loops.module not in _ready:
         with _one_at_a_time:
-            _ready[name] = _loaded(name) or _compiled(name)
-    return _ready[name]
+            _ready[loops.module] = _loaded(loops) or _compiled(loops)
+    return _ready[loops.module]
 
 
-def _loaded(name: str) -> _Functions | None:
-    _, arguments = _FORMATS[name]
-    addresses = linked(QUANTISERS, [PREFIX + function for function in arguments])
+def _loaded(loops: Loops) -> _Functions | None:
+    addresses = linked(QUANTISERS, [PREFIX + function for function in loops.arguments])
     if addresses is None:
         return None
-    return tuple(callable_at(addresses[PREFIX + function], count) for function, count in arguments.items())
+    return tuple(callable_at(addresses[PREFIX + function], count) for function, count in loops.arguments.items())
 
 
-def _compiled(name: str) -> _Functions:
+def _compiled(loops: Loops) -> _Functions:
     with QUANTISERS.exclusive():
-        functions = _loaded(name)  # Another process may have compiled meanwhile.
+        functions = _loaded(loops)  # Another process may have compiled meanwhile.
         if functions is None:
-            _compile(name)
-            functions = _loaded(name)
+            _compile(loops)
+            functions = _loaded(loops)
     assert functions is not None
     return functions
 
 
-def _compile(name: str) -> None:
+def _compile(loops: Loops) -> None:
     from quant.quantisers.compiled.unit import UNIT
 
-    module = f"quant.quantisers.compiled.{_FORMATS[name][0]}"
-    UNIT.compile_all(lambda: importlib.import_module(module), {}, None)
+    UNIT.compile_all(lambda: importlib.import_module(loops.module), {}, None)

@@ -6,27 +6,29 @@ does too. The tests compare every code, scale and zero point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import linear as lin
-from quant.formats import q4, q8
-from quant.formats.base import PackedTensor
-from quant.quantisers import codebook, linear, signed_bytes
+from quant.formats import FORMATS, IntegerFormat, PackedTensor
+from quant.formats import q4 as q4_format
+from quant.formats import q8 as q8_format
+from quant.quantisers import linear, q4, q8
 
 F32 = NDArray[np.float32]
 
 
 def quantise(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
     """`quant.quantisers.quantise` for the formats that round: (rows, K) -> packed rows and squared errors (rows,)."""
-    if name == q4.NAME:
+    form = FORMATS[name]
+    assert isinstance(form, IntegerFormat)
+    if form.quantiser == q4.__name__:
         return quantise_q4(values)
-    if name == q8.NAME:
+    if form.quantiser == q8.__name__:
         return quantise_q8(values)
-    return quantise_linear(name, values, group_size)
+    assert form.quantiser == linear.__name__
+    return quantise_linear(form, values, group_size)
 
 
 def in_order(terms: NDArray[Any]) -> NDArray[Any]:
@@ -50,18 +52,18 @@ def least_squares(x: F32, levels: F32) -> tuple[F32, F32]:
 
 
 def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Method and formulas: `quant.quantisers.codebook`."""
+    """Method and formulas: `quant.quantisers.q4`."""
     rows, columns = values.shape
-    x = values.reshape(rows, columns // 32, 32)
+    x = values.reshape(rows, -1, q4_format.GROUP_SIZE)
     place = np.abs(x).argmax(axis=-1)
     peak = np.take_along_axis(x, place[..., None], axis=-1)[..., 0]
-    peak = np.where(np.abs(peak) < codebook.TINY, np.float32(0), peak)
+    peak = np.where(np.abs(peak) < q4.TINY, np.float32(0), peak)
     block = x * divide(np.ones_like(peak), peak)[..., None]
 
     scales, offsets, best = np.zeros_like(peak), np.zeros_like(peak), np.zeros_like(peak)
-    for offset in (np.float32(0), codebook.SHIFT):
-        for end in (codebook.LOWEST, codebook.HIGHEST):
-            for factor in codebook.FACTORS:
+    for offset in (np.float32(0), q4.SHIFT):
+        for end in (q4.LOWEST, q4.HIGHEST):
+            for factor in q4.FACTORS:
                 spread = (end + offset) * factor
                 levels = q4_levels(block * spread - offset) + offset
                 scale, score = least_squares(block, levels)
@@ -70,12 +72,12 @@ def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
                 scales = np.where(better, scale * peak, scales)
                 offsets = np.where(better, offset, offsets)
 
-    row_scales = np.abs(scales).max(axis=1) / np.float32(q4.SCALE_MAX)
+    row_scales = np.abs(scales).max(axis=1) / np.float32(q4_format.SCALE_MAX)
     nearest = np.rint(divide(scales, np.broadcast_to(row_scales[:, None], scales.shape)))
     best = np.full_like(peak, np.inf)
     whole = np.zeros_like(peak)
     for step in (0, -1, 1):
-        candidate = np.clip(nearest + np.float32(step), q4.SCALE_MIN, q4.SCALE_MAX).astype(np.float32)
+        candidate = np.clip(nearest + np.float32(step), q4_format.SCALE_MIN, q4_format.SCALE_MAX).astype(np.float32)
         candidate = np.where(row_scales[:, None] > 0, candidate, np.float32(0))
         unit, u = q4_relative(block, peak, row_scales, candidate, offsets)
         distance = block - unit[..., None] * (q4_levels(u) + offsets[..., None])
@@ -87,17 +89,17 @@ def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
     codes = q4_codes(u).reshape(rows, columns).astype(np.uint8)
     squared_errors = in_order(best.astype(np.float64) * peak.astype(np.float64) * peak.astype(np.float64))
     bits = (offsets != 0).astype(np.uint8)
-    return q4.pack(codes, whole.astype(np.int8), bits, row_scales), squared_errors
+    return q4_format.pack(codes, whole.astype(np.int8), bits, row_scales), squared_errors
 
 
 def q4_codes(u: F32) -> NDArray[np.int64]:
     """Index of the codebook entry nearest to u: how many midpoints lie below it."""
-    return np.stack([u > midpoint for midpoint in codebook.MIDPOINTS]).sum(axis=0)
+    return np.stack([u > midpoint for midpoint in q4.MIDPOINTS]).sum(axis=0)
 
 
 def q4_levels(u: F32) -> F32:
     """The codebook entry nearest to u."""
-    return q4.CODEBOOK.astype(np.float32)[q4_codes(u)]
+    return q4_format.CODEBOOK.astype(np.float32)[q4_codes(u)]
 
 
 def q4_relative(block: F32, peak: F32, row_scales: F32, whole: F32, offsets: F32) -> tuple[F32, F32]:
@@ -108,15 +110,16 @@ def q4_relative(block: F32, peak: F32, row_scales: F32, whole: F32, offsets: F32
 
 
 def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Method and formulas: `quant.quantisers.signed_bytes`."""
+    """Method and formulas: `quant.quantisers.q8`."""
     rows, columns = values.shape
-    row_scales = signed_bytes.row_scales_of(values)
-    x = values.reshape(rows, columns // 32, 32) * divide(np.ones_like(row_scales), row_scales)[:, None, None]
-    base = np.ceil(np.abs(x).max(axis=-1) / np.float32(127))
+    row_scales = q8.row_scales_of(values)
+    inverse = divide(np.ones_like(row_scales), row_scales)
+    x = values.reshape(rows, -1, q8_format.GROUP_SIZE) * inverse[:, None, None]
+    base = np.ceil(np.abs(x).max(axis=-1) / np.float32(q8_format.CODE_MAX))
     best = np.full_like(base, np.inf)
     scales = np.zeros_like(base)
-    for step in signed_bytes.CANDIDATES:
-        candidate = np.clip(base + np.float32(step), 0, 255).astype(np.float32)
+    for step in q8.CANDIDATES:
+        candidate = np.clip(base + np.float32(step), 0, q8_format.SCALE_MAX).astype(np.float32)
         distance = x - candidate[..., None] * q8_codes(x, candidate)
         error = in_order(distance * distance)
         better = error < best
@@ -124,28 +127,29 @@ def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
         scales = np.where(better, candidate, scales)
     codes = q8_codes(x, scales).reshape(rows, columns).astype(np.int8)
     wide = row_scales.astype(np.float64)[:, None]
-    return q8.pack(codes, scales.astype(np.uint8), row_scales), in_order(best.astype(np.float64) * wide * wide)
+    return q8_format.pack(codes, scales.astype(np.uint8), row_scales), in_order(best.astype(np.float64) * wide * wide)
 
 
 def q8_codes(x: F32, scales: F32) -> F32:
     """round(x / scale), at most 127 by magnitude."""
-    return np.clip(np.rint(x * divide(np.ones_like(scales), scales)[..., None]), -127, 127).astype(np.float32)
+    nearest = np.rint(x * divide(np.ones_like(scales), scales)[..., None])
+    return np.clip(nearest, -q8_format.CODE_MAX, q8_format.CODE_MAX).astype(np.float32)
 
 
-def quantise_linear(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
+def quantise_linear(form: IntegerFormat, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Method and formulas: `quant.quantisers.linear`."""
     rows, columns = values.shape
     x = values.reshape(rows, columns // group_size, group_size)
-    asymmetric = name == "lin4"
-    top = np.float32((1 << lin.BITS[name]) - 1)
+    asymmetric = form.stores_zeros
+    top = np.float32(form.largest_code)
     low, high = np.minimum(x.min(axis=-1), 0), np.maximum(x.max(axis=-1), 0)
     span = high - low if asymmetric else np.float32(2) * np.maximum(high, -low)
     scales, best = np.zeros_like(span), np.zeros_like(span)
-    zeros = np.full_like(span, lin.DEFAULT_ZERO[name])
-    for factor in linear.FACTORS[name]:
+    zeros = np.full_like(span, form.zero)
+    for factor in linear.factors(form):
         step = span * factor / (top if asymmetric else top - np.float32(1))
         inverse = divide(np.ones_like(step), step)
-        zero = np.clip(np.rint(-low * inverse), 0, top) if asymmetric else np.full_like(step, lin.DEFAULT_ZERO[name])
+        zero = np.clip(np.rint(-low * inverse), 0, top) if asymmetric else np.full_like(step, form.zero)
         scale, score = least_squares(x, linear_codes(x, inverse, zero, top) - zero[..., None])
         better = score > best
         best = np.where(better, score, best)
@@ -158,7 +162,7 @@ def quantise_linear(name: str, values: F32, group_size: int) -> tuple[PackedTens
     squared_errors = in_order(in_order(distance * distance).astype(np.float64))
     plain = codes.reshape(rows, columns).astype(np.uint8)
     kept = zeros.astype(np.uint8) if asymmetric else None
-    return lin.pack(name, plain, stored, kept, group_size), squared_errors
+    return form.pack(plain, stored, group_size, zeros=kept), squared_errors
 
 
 def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
@@ -166,10 +170,5 @@ def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
     return np.clip(np.rint(x * inverse[..., None]) + zero[..., None], 0, top).astype(np.float32)
 
 
-METHODS: Sequence[tuple[str, int]] = (
-    ("q4", 32),
-    ("q8", 32),
-    *(("lin4", size) for size in lin.GROUP_SIZES),
-    *(("lin8", size) for size in lin.GROUP_SIZES),
-)
+METHODS = [(form.name, size) for form in FORMATS.values() for size in form.group_sizes]
 """Every (format, group size) that a quantiser makes."""

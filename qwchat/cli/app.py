@@ -34,8 +34,9 @@ _EPILOG = """Exit codes: 0 ok, 1 runtime, 2 usage, 3 model missing or corrupt, 4
 """
 
 _WIDTH = max(map(len, PRESETS))
+_PRESETS = "\n".join(f"  {name:<{_WIDTH}}  {preset.summary}" for name, preset in PRESETS.items())
 # What follows the options in the help of a command.
-_EPILOGS = {"convert": "\b\nPresets:\n" + "\n".join(f"  {name:<{_WIDTH}}  {text}" for name, text in PRESETS.items())}
+_EPILOGS = {"convert": f"\b\nPresets:\n{_PRESETS}"}
 
 # Name of the command, options, the module that does it (and its function), help.
 _Commands = tuple[tuple[str, type[Any], str, str], ...]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quant.presets import DEFAULT
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.units import duration, ranges
@@ -40,7 +41,7 @@ def run(options: ConvertOptions, services: Services) -> int:
     events = convert(
         options.source,
         destination,
-        preset=options.preset or "q4",
+        preset=options.preset or DEFAULT,
         bits=options.bits,
         group_size=options.group_size,
         resume=options.resume,
@@ -58,13 +59,17 @@ def run(options: ConvertOptions, services: Services) -> int:
 
 
 def default_destination(options: ConvertOptions) -> Path:
-    """In the models folder, under the checkpoint's name and what it is converted to."""
-    if options.preset is not None:
-        suffix = options.preset
-    elif options.group_size not in (None, 32):
-        suffix = f"lin{options.bits or 4}-g{options.group_size}"
-    else:
-        suffix = f"q{options.bits or 4}"
+    """Return the folder in the models folder that is named after the checkpoint and its format.
+
+    Raises UsageError for bits or a group size that no format has.
+    """
+    from quant import formats, policy
+
+    suffix = options.preset
+    if suffix is None:
+        settings = policy.resolve(bits=options.bits, group_size=options.group_size)
+        default, *_ = formats.find(settings.preset).group_sizes
+        suffix = settings.preset + (f"-g{settings.group_size}" if settings.group_size != default else "")
     return models_folder.models_folder() / f"{models_folder.name_of(options.source)}-{suffix}"
 
 

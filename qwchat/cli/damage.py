@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from quant.presets import DEFAULT
 from qwchat import models_folder
 from qwchat.chat.view.progress import ByteProgress, byte_progress
 from qwchat.cli.streams import Streams
@@ -50,13 +51,15 @@ def remedied(folder: ModelFolder) -> Iterator[None]:
 
 def remedy_of(folder: ModelFolder) -> str:
     """The command that converts a model again, as a sentence."""
+    from quant.formats import FORMATS
+
     manifest = folder.manifest
     settings, name = manifest["settings"], str(manifest["source"].get("name", ""))
     source = _source(name)
     words = ["qwchat", "convert", source or "SOURCE", str(folder.path)]
-    if settings["preset"] != "q4":
+    if settings["preset"] != DEFAULT:
         words += ["--preset", settings["preset"]]
-    if settings.get("group_size", 32) in (64, 128):
+    if settings.get("group_size") in {size for form in FORMATS.values() for size in form.group_sizes[1:]}:
         words += ["--group-size", str(settings["group_size"])]
     command = shlex.join([*words, "--force"])
     if source is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-from quant.presets import PRESETS
+from quant.presets import DEFAULT, PRESETS
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS
 from qwchat.settings.kinds import Number, Switch, Texts
@@ -42,7 +42,7 @@ def _sessions(incomplete: str) -> list[tuple[str, str]]:
 
 
 def _presets(incomplete: str) -> list[tuple[str, str]]:
-    return [(name, text) for name, text in PRESETS.items() if name.startswith(incomplete)]
+    return [(name, preset.summary) for name, preset in PRESETS.items() if name.startswith(incomplete)]
 
 
 ModelArgument = Annotated[
@@ -212,7 +212,7 @@ class ConvertOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", metavar="|".join(PRESETS), help="What to make (default: q4).", autocompletion=_presets
+            "--preset", metavar="|".join(PRESETS), help=f"What to make (default: {DEFAULT}).", autocompletion=_presets
         ),
     ] = None
     bits: Annotated[int | None, typer.Option("--bits", metavar="4|8", help="Bits of a weight.")] = None

@@ -88,7 +88,10 @@ class Weights:
         """A MATRIX record, shape (), for the tensor ``name`` and the vector ``bias``."""
         packed = self._folder.tensor(name)
         if packed.format not in IDS:
-            raise ModelError(f"{self._folder.path}: tensor {name} has the format {packed.format!r}, unknown here")
+            raise ModelError(
+                f"{self._folder.path}: tensor {name} has the format {packed.format!r}, which the kernels cannot run; "
+                "convert the model to another format"
+            )
         record = np.zeros((), MATRIX)
         kind, tiles = IDS[packed.format], -(-packed.shape[0] // 16)
         record["kind"], record["rows"], record["columns"] = kind, *packed.shape

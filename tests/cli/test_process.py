@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from quant.policy import resolve
+from quant.policy import bit_choices, group_size_choices, resolve
 from quant.presets import PRESETS
 from tests.cli.runs import FAKE, call, environment, run
 from tests.clocks import PATIENCE_SECONDS, times_slept, wait_for
@@ -62,6 +62,8 @@ def test_help_of_convert_names_every_preset(tmp_path: Path) -> None:
     assert "|".join(PRESETS) in shown
     for name in PRESETS:
         resolve(name)
+    for choices in (bit_choices(), group_size_choices()):
+        assert "|".join(map(str, choices)) in shown
 
 
 def test_a_reply_streams_through_a_pipe(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,9 @@ from hypothesis import strategies as st
 
 from quant import formats
 from quant.errors import FormatError
-from quant.formats import PackedTensor, dense, linear, q4, q8
+from quant.formats import IntegerFormat, PackedTensor, q4, q8
+from quant.formats.dense import BF16, F32, VECTOR
+from quant.formats.linear import LIN4, LIN8
 from tests.tiers import count
 
 SHAPES = [(1, 32), (15, 64), (16, 32), (17, 96), (40, 128), (33, 896)]
@@ -33,11 +38,11 @@ def random_q8(shape: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def random_linear(
-    name: str, shape: tuple[int, int], group_size: int, seed: int = 0
+    form: IntegerFormat, shape: tuple[int, int], group_size: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     rows, columns = shape
-    top = 1 << linear.BITS[name]
+    top = 1 << form.bits
     groups = (rows, columns // group_size)
     return (
         random.integers(0, top, shape).astype(np.uint8),
@@ -50,16 +55,16 @@ def examples() -> list[PackedTensor]:
     """One packed tensor of every format and flavour, with an odd number of rows."""
     random = np.random.default_rng(5)
     values = random.standard_normal((21, 128)).astype(np.float32)
-    codes4, scales4, zeros4 = random_linear("lin4", (21, 128), 64)
-    codes8, scales8, zeros8 = random_linear("lin8", (21, 128), 128)
+    codes4, scales4, zeros4 = random_linear(LIN4, (21, 128), 64)
+    codes8, scales8, zeros8 = random_linear(LIN8, (21, 128), 128)
     return [
         q4.pack(*random_q4((21, 128))),
         q8.pack(*random_q8((21, 128))),
-        linear.pack("lin4", codes4, scales4, zeros4, 64),
-        linear.pack("lin4", codes4, scales4, None, 64),
-        linear.pack("lin8", codes8, scales8, zeros8, 128),
-        dense.pack("bf16", (values.view(np.uint32) >> 16).astype(np.uint16)),
-        dense.pack("f32", values),
+        LIN4.pack(codes4, scales4, 64, zeros=zeros4),
+        LIN4.pack(codes4, scales4, 64),
+        LIN8.pack(codes8, scales8, 128, zeros=zeros8),
+        BF16.pack((values.view(np.uint32) >> 16).astype(np.uint16)),
+        F32.pack(values),
     ]
 
 
@@ -100,35 +105,35 @@ def test_q8_bytes_are_where_the_layout_says(shape: tuple[int, int]) -> None:
         assert values[row, column] == expected
 
 
-@pytest.mark.parametrize("name", ["lin4", "lin8"])
+@pytest.mark.parametrize("form", [LIN4, LIN8], ids=lambda form: form.name)
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize("with_zeros", [False, True])
-def test_linear_bytes_are_where_the_layout_says(name: str, group_size: int, with_zeros: bool) -> None:
-    codes, scales, zeros = random_linear(name, (19, 256), group_size)
-    packed = linear.pack(name, codes, scales, zeros if with_zeros else None, group_size)
+def test_linear_bytes_are_where_the_layout_says(form: IntegerFormat, group_size: int, with_zeros: bool) -> None:
+    codes, scales, zeros = random_linear(form, (19, 256), group_size)
+    packed = form.pack(codes, scales, group_size, zeros=zeros if with_zeros else None)
     assert ("zeros" in packed.parts) == with_zeros
     values = formats.dequantise(packed)
     for row, column in [(0, 0), (3, 5), (15, 255), (16, 130), (18, 71)]:
         tile, lane = divmod(row, 16)
-        if name == "lin4":
+        if form is LIN4:
             byte = packed.parts["codes"][tile, column // 8, lane, column % 4]
             code = int(byte & 15 if column % 8 < 4 else byte >> 4)
         else:
             code = int(packed.parts["codes"][tile, column // 4, lane, column % 4])
-        zero = int(zeros[row, column // group_size]) if with_zeros else linear.DEFAULT_ZERO[name]
+        zero = int(zeros[row, column // group_size]) if with_zeros else (8 if form is LIN4 else 128)
         scale = packed.parts["scales"][tile, column // group_size, lane].astype(np.float32)
         assert values[row, column] == scale * np.float32(code - zero)
 
 
 def test_dense_tiles() -> None:
     values = np.random.default_rng(0).standard_normal((18, 64)).astype(np.float32)
-    packed = dense.pack("f32", values)
+    packed = F32.pack(values)
     assert packed.parts["values"][1, 7, 1] == values[17, 7]
     assert np.array_equal(formats.dequantise(packed), values)
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
-    rounded = formats.dequantise(dense.pack("bf16", bits))
+    rounded = formats.dequantise(BF16.pack(bits))
     assert np.array_equal(rounded.view(np.uint32) >> 16, bits)
-    vector = dense.pack("vector", values[0])
+    vector = VECTOR.pack(values[0])
     assert np.array_equal(formats.dequantise(vector), values[0])
 
 
@@ -157,11 +162,13 @@ def test_rows_equal_the_whole(packed: PackedTensor) -> None:
 @given(rows=st.integers(1, 50), blocks=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
 def test_unpack_inverts_pack(rows: int, blocks: int, seed: int) -> None:
     shape = (rows, 32 * blocks)
-    four, eight, lin = random_q4(shape, seed), random_q8(shape, seed), random_linear("lin4", shape, 32, seed)
+    four, eight, lin = random_q4(shape, seed), random_q8(shape, seed), random_linear(LIN4, shape, 32, seed)
+    codes, scales, zeros = lin
+    packed = LIN4.pack(codes, scales, 32, zeros=zeros)
     pairs: list[tuple[np.ndarray, np.ndarray]] = [
         *zip(four, q4.unpack(q4.pack(*four)), strict=True),
         *zip(eight, q8.unpack(q8.pack(*eight)), strict=True),
-        *zip(lin, linear.unpack(linear.pack("lin4", *lin, 32)), strict=True),
+        *zip(lin, (LIN4.codes(packed), LIN4.scales(packed), LIN4.zeros(packed)), strict=True),
     ]
     for before, after in pairs:
         assert np.array_equal(before, after)
@@ -221,3 +228,34 @@ def test_pack_refuses_values_out_of_range() -> None:
         q4.pack(codes, scales, bits, row_scales[:3])
     with pytest.raises(FormatError, match=r"codes must be -127\.\.127"):
         q8.pack(np.full((1, 32), -128, np.int8), np.ones((1, 1), np.uint8), np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("form", "group_size", "bits"), [(q4.Q4, 32, 4.25), (q8.Q8, 32, 8.25), (LIN4, 64, 4.375), (LIN8, 128, 8.125)]
+)
+def test_effective_bits_are_those_of_the_parts(form: IntegerFormat, group_size: int, bits: float) -> None:
+    """A row scale, which is shared by all columns of a row, is left out."""
+    assert form.effective_bits(group_size) == bits
+    parts = form.layout((16, 1024), group_size, form.stores_zeros)
+    stored = sum(dtype.itemsize * int(np.prod(shape)) for name, (dtype, shape) in parts.items() if name != "row_scales")
+    assert 8 * stored / (16 * 1024) == bits
+
+
+def test_formats_are_named_where_they_are_recorded() -> None:
+    """Other code asks a format's record: a new format needs no other place that knows its name."""
+    root = Path(formats.__file__).parents[2]
+    exempt = {
+        "quant/presets.py",  # which formats a preset mixes
+        "qwchat/cpu/cache.py",  # kinds of KV cache, which have names like formats
+        "qwchat/cpu/decoder.py",
+        "qwchat/cpu/kernels/records.py",
+    }
+    names = {name for name, form in formats.FORMATS.items() if isinstance(form, IntegerFormat)}
+    files = [*(root / "quant").rglob("*.py"), *(root / "qwchat" / "cpu").rglob("*.py")]
+    named = {
+        str(file.relative_to(root))
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert {file for file in named if not file.startswith("quant/formats/")} <= exempt

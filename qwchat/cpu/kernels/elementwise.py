@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from quant.native.backend import types
-from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.formats import BF16, INTEGER_FORMATS, LIN4, Q4, Q8
+from qwchat.cpu.kernels import decoding, simd
+from qwchat.cpu.kernels.formats import BF16
 from qwchat.cpu.kernels.formats import F32 as DENSE_F32
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
@@ -24,9 +24,6 @@ _EXP_LOW, _EXP_HIGH = _f32(-87.33), _f32(88.37)
 _C2, _C3, _C4, _C5, _C6, _C7 = (_f32(1 / math.factorial(n)) for n in range(2, 8))
 _ROUNDER = _f32(1.5 * 2**23)
 _ONE, _ZERO, _STEPS = _f32(1), _f32(0), _f32(127)
-
-_Q4_TABLE = np.array(INTEGER_FORMATS[Q4].table, np.int32) - 128
-_Q4_SHIFT = INTEGER_FORMATS[Q4].shift
 
 
 @inlined
@@ -135,26 +132,6 @@ def silu_multiply(gate, up, out, columns):
         simd.store_f32(out + column, simd.multiply(simd.divide(value, bottom), simd.load_f32(up + column)))
 
 
-@inlined
-def _code(matrix, codes, row, column):
-    if matrix.kind == Q4 or matrix.kind == LIN4:
-        byte = np.int32(simd.peek_u8(codes + (column // 8) * 64 + row * 4 + column % 4))
-        return (byte >> 4) if column % 8 >= 4 else (byte & 15)
-    return np.int32(simd.peek_u8(codes + (column // 4) * 64 + row * 4 + column % 4))
-
-
-@inlined
-def _block_value(matrix, scales, zeros, row, block, code):
-    if matrix.kind == Q4:
-        byte = np.int32(simd.peek_i8(scales + block * 16 + row))
-        return np.float32(byte >> 1) * np.float32(_Q4_TABLE[code] + _Q4_SHIFT * (byte & 1))
-    if matrix.kind == Q8:
-        return np.float32(simd.peek_u8(scales + block * 16 + row)) * np.float32(code - 128)
-    group = block // matrix.blocks_per_scale
-    zero = np.int32(simd.peek_u8(zeros + group * matrix.zero_step + row))
-    return simd.peek_f16(scales + (group * 16 + row) * 2) * np.float32(code - zero)
-
-
 @kernel
 def embed(matrix, token, out):
     """Row ``token`` of an embedding matrix of any format, dequantised into ``out`` (columns) f32."""
@@ -169,6 +146,6 @@ def embed(matrix, token, out):
         elif matrix.kind == DENSE_F32:
             value = simd.peek_f32(codes + (column * 16 + row) * 4)
         else:
-            code = _code(matrix, codes, row, column)
-            value = row_scale * _block_value(matrix, scales, zeros, row, column // 32, code)
+            code = decoding.code(matrix, codes, row, column)
+            value = row_scale * decoding.block_value(matrix, scales, zeros, row, column // BLOCK, code)
         simd.poke_f32(out + column * 4, value)

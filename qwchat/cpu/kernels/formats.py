@@ -1,47 +1,34 @@
-"""How each weight format of :mod:`quant.formats` meets the matrix kernel.
+"""How the weight formats of :mod:`quant.formats` meet the matrix kernel: all of it follows from their records.
 
 All integer formats are one arithmetic (design, "One arithmetic"): unsigned weight bytes times signed activations,
 
-    y = row_scale * sum over blocks of 32 k:  scale * x_scale * (sum(table[code] * x8) - zero * sum(x8))
+    y = row_scale * sum over blocks of 32 k:  scale * x_scale * (sum(level[code] * x8) - zero * sum(x8))
 
 and differ in how a line of codes becomes bytes, and where scale and zero come from.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from quant.formats import q4
+from quant.formats import FORMATS, IntegerFormat
+from quant.formats.base import TILE_ROWS
 from qwchat.cpu.kernels.records import BLOCK
 
-Q4, Q8, LIN4, LIN8, BF16, F32 = range(6)
-IDS = {"q4": Q4, "q8": Q8, "lin4": LIN4, "lin8": LIN8, "bf16": BF16, "f32": F32}
+IDS = {name: number for number, name in enumerate(name for name, form in FORMATS.items() if form.kernel is not None)}
+"""The kind of a matrix in compiled code, by format. A format without a kernel is missing."""
+BF16, F32 = IDS["bf16"], IDS["f32"]
+INTEGER_FORMATS = {IDS[name]: form for name, form in FORMATS.items() if isinstance(form, IntegerFormat)}
 
 
-@dataclass(frozen=True)
-class IntegerFormat:
-    """What the code generator needs to know of an integer format."""
-
-    bits: int
-    table: tuple[int, ...] | None  # 16 unsigned bytes, or None where the code is the byte
-    scale_bytes: int  # bytes of one row's scale in a group: 1 (integer, times a row scale) or 2 (f16)
-    zero: int  # the zero point where none is stored
-    shift: int = 0  # what the table bit of a q4 scale subtracts from the zero point
-
-    @property
-    def largest(self) -> int:
-        """The largest weight byte."""
-        return 2**self.bits - 1 if self.table is None else max(self.table)
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of codes for 16 rows and 32 columns."""
-        return 16 * BLOCK * self.bits // 8
+def block_bytes(form: IntegerFormat) -> int:
+    """Bytes of codes for 16 rows and 32 columns."""
+    return TILE_ROWS * BLOCK * form.stored_bits // 8
 
 
-INTEGER_FORMATS = {
-    Q4: IntegerFormat(4, tuple(int(value) + 128 for value in q4.CODEBOOK), 1, 128, int(q4.SHIFT)),
-    Q8: IntegerFormat(8, None, 1, 128),
-    LIN4: IntegerFormat(4, None, 2, 8),
-    LIN8: IntegerFormat(8, None, 2, 128),
-}
+def scale_bytes(form: IntegerFormat) -> int:
+    """Bytes of the scales of 16 rows."""
+    return TILE_ROWS * form.scale_dtype.itemsize
+
+
+def has_scale_per_block(form: IntegerFormat) -> bool:
+    """Whether the groups of a format are always the blocks of the activations."""
+    return form.group_sizes == (BLOCK,)

@@ -36,7 +36,7 @@ def _when(builder: Any, value: Any, number: int) -> Any:
 def _emit_tile(form: int, count: int, builder: Any, *values: Any) -> None:
     weights, vectors = Weights(*values[:5]), Vectors(*values[5:])
     if form in INTEGER_FORMATS:
-        emit_integer_tile(builder, form, INTEGER_FORMATS[form], count, weights, vectors)
+        emit_integer_tile(builder, INTEGER_FORMATS[form], count, weights, vectors)
     else:
         emit_float_tile(builder, form, count, weights, vectors)
 
@@ -69,15 +69,15 @@ def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, firs
         kind, tile = values[:2]
         weights, span = Weights(*values[2:7]), values[7:]
         stored_here = builder.zext(builder.icmp_signed("!=", weights.zero_step, simd.I64(0)), simd.I64)
-        for form in INTEGER_FORMATS:
+        for number_of_form, form in INTEGER_FORMATS.items():
             for stored in has_stored_zeros(form):
                 for number in range(2):
                     with (
-                        _when(builder, kind, form),
+                        _when(builder, kind, number_of_form),
                         _when(builder, stored_here, int(stored)),
                         _when(builder, tile, number),
                     ):
-                        emit_unpack(builder, form, INTEGER_FORMATS[form], stored, number, weights, span)
+                        emit_unpack(builder, form, stored, number, weights, span)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from quant.formats import FORMATS
 from quant.native.store import ObjectStore
 
 SOURCES = ("qwchat.cpu", "qwchat.cpu.kernels", "quant.formats", "quant.native")
-KERNELS = ObjectStore("kernels-", SOURCES)
+# The records decide about the code, too: they are data, and a test may add one to those of the sources.
+_RECORDS = repr(list(FORMATS.values()))
+KERNELS = ObjectStore("kernels-", SOURCES, facts=_RECORDS)
 # Apart from the kernels, since only `qwchat bench` loads them.
-PROBES = ObjectStore("kernels-", SOURCES, "probes")
+PROBES = ObjectStore("kernels-", SOURCES, "probes", facts=_RECORDS)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from quant.formats import IntegerFormat
 from quant.native import level
 from quant.native.backend import cgutils, ir
 from quant.native.level import current_level
 from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.formats import LIN4, LIN8, IntegerFormat
+from qwchat.cpu.kernels.formats import block_bytes
 from qwchat.cpu.kernels.records import BLOCK, PANEL_BLOCK, SLOTS, SLOTS_BLOCK
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16I, V64B
 from qwchat.cpu.kernels.tiles import (
@@ -67,7 +68,7 @@ def _byte_shift(form: IntegerFormat) -> int:
 
 
 def emit_unpack(
-    builder: Any, kind: int, form: IntegerFormat, stored: bool, tile: int, weights: Weights, span: tuple[Any, Any, Any]
+    builder: Any, form: IntegerFormat, stored: bool, tile: int, weights: Weights, span: tuple[Any, Any, Any]
 ) -> None:
     """Writes the bytes, scales and zero points of tile 0 or 1 of a panel.
 
@@ -78,13 +79,13 @@ def emit_unpack(
     with cgutils.for_range(builder, blocks) as loop:
         block = builder.add(first, loop.index)
         out = at(builder, panel, loop.index, PANEL_BLOCK)
-        group = emit_group(builder, kind, weights, block)
-        scale, bits = emit_scale(builder, kind, weights, group)
+        group = emit_group(builder, form, weights, block)
+        scale, bits = emit_scale(builder, form, weights, group)
         shift = simd.constant(V64B, 0 if stored else _byte_shift(form) % 256)
         if bits is not None:
             more = builder.mul(bits, simd.constant(V16I, form.shift * _EACH_BYTE))
             shift = builder.add(shift, builder.bitcast(more, V64B))
-        lines = emit_weight_bytes(builder, form, at(builder, weights.codes, block, form.block_bytes))
+        lines = emit_weight_bytes(builder, form, at(builder, weights.codes, block, block_bytes(form)))
         for number, line in enumerate(lines):
             place = builder.add(out, I64(tile * _CODES + 64 * number))
             simd.emit_store(builder, place, builder.add(line, shift), 64)
@@ -95,9 +96,9 @@ def emit_unpack(
             simd.emit_store(builder, builder.add(out, I64(beyond + 64 * _TILES)), zeros, 64)
 
 
-def has_stored_zeros(kind: int) -> tuple[bool, ...]:
+def has_stored_zeros(form: IntegerFormat) -> tuple[bool, ...]:
     """Whether tensors of a format may bring zero points of their own."""
-    return (False, True) if kind in (LIN4, LIN8) else (False,)
+    return (False, True) if form.allows_zeros else (False,)
 
 
 def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from quant.formats import IntegerFormat
+from quant.formats.integer import BYTE_BITS
 from quant.native import level
 from quant.native.backend import cgutils, ir
 from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.formats import BF16, LIN4, LIN8, Q4, IntegerFormat
+from qwchat.cpu.kernels.formats import BF16, block_bytes, has_scale_per_block, scale_bytes
 from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16F
 
@@ -74,15 +76,16 @@ def _prefetch(builder: Any, address: Any, size: int) -> None:
         simd.emit_prefetch(builder, builder.add(address, I64(line)))
 
 
-def _prefetch_block(builder: Any, kind: int, form: IntegerFormat, weights: Weights, block: Any, blocks: Any) -> None:
+def _prefetch_block(builder: Any, form: IntegerFormat, weights: Weights, block: Any, blocks: Any) -> None:
     """Asks for the codes of a block to come, at most a tile ahead, and for its scales: at a tile's end these are the
     next tile's, which the processor's own prefetching would find after some misses."""
-    most = I64(PREFETCH_AHEAD // form.block_bytes)
+    size = block_bytes(form)
+    most = I64(PREFETCH_AHEAD // size)
     ahead = builder.select(builder.icmp_signed("<", blocks, most), blocks, most)
     there = builder.add(block, ahead)
-    _prefetch(builder, at(builder, weights.codes, there, form.block_bytes), form.block_bytes)
-    step = 32 if kind in (LIN4, LIN8) else 16
-    simd.emit_prefetch(builder, at(builder, weights.scales, emit_group(builder, kind, weights, there), step))
+    _prefetch(builder, at(builder, weights.codes, there, size), size)
+    group = emit_group(builder, form, weights, there)
+    simd.emit_prefetch(builder, at(builder, weights.scales, group, scale_bytes(form)))
 
 
 class Strip(NamedTuple):
@@ -114,19 +117,23 @@ def strips() -> list[Strip]:
     return [Strip(lane, level.lanes()) for lane in range(0, 16, level.lanes())]
 
 
-def emit_group(builder: Any, kind: int, weights: Weights, block: Any) -> Any:
+def emit_group(builder: Any, form: IntegerFormat, weights: Weights, block: Any) -> Any:
     """The index of the scales of a block."""
-    return builder.udiv(block, weights.blocks_per_scale) if kind in (LIN4, LIN8) else block
+    return block if has_scale_per_block(form) else builder.udiv(block, weights.blocks_per_scale)
 
 
-def emit_scale(builder: Any, kind: int, weights: Weights, group: Any, strip: Strip = WHOLE) -> tuple[Any, Any]:
-    """The scales of a group as f32 lanes, and the table bits of q4 as i32 lanes (None for other formats)."""
-    if kind in (LIN4, LIN8):
-        address = at(builder, weights.scales, group, 32)
+def emit_scale(
+    builder: Any, form: IntegerFormat, weights: Weights, group: Any, strip: Strip = WHOLE
+) -> tuple[Any, Any]:
+    """The scales of a group as f32 lanes, and their table bits as i32 lanes (None where the format has none)."""
+    address = at(builder, weights.scales, group, scale_bytes(form))
+    if form.scale == "float16":
         return builder.fpext(strip.load(builder, address, simd.F16), strip.floats()), None
-    raw = strip.load(builder, at(builder, weights.scales, group, 16), I8)
-    if kind != Q4:
+    raw = strip.load(builder, address, I8)
+    if form.scale == "uint8":
         return builder.uitofp(raw, strip.floats()), None
+    if not form.shift:
+        return builder.sitofp(raw, strip.floats()), None
     wide = builder.sext(raw, strip.words())
     bits = builder.and_(wide, simd.constant(wide.type, 1))
     return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
@@ -142,10 +149,10 @@ def emit_zeros(builder: Any, form: IntegerFormat, weights: Weights, group: Any, 
 def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any, strip: Strip = WHOLE) -> Iterator[Any]:
     """A block of codes as lines of weight bytes (a strip's rows, 4 columns each) less the level's dot offset."""
     offset = simd.dot_offset(form.largest)
-    for place in range(0, form.block_bytes, 64):
+    for place in range(0, block_bytes(form), 64):
         here = simd.emit_pin(builder, builder.add(address, I64(place)))
         line = strip.load(builder, here, I8, per_lane=4)
-        if form.bits == 8:
+        if form.stored_bits == BYTE_BITS:
             yield simd.emit_offset(builder, line, offset)
             continue
         for codes in simd.emit_nibbles(builder, line):
@@ -158,10 +165,14 @@ def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any, strip: St
 def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
     """What a dot product starts from: ``-zero * sum(x8)``.
 
-    ``offset`` is -128 times the sum, exactly; ``zero`` is an integer, 128 or 0, or i32 lanes.
+    ``offset`` is -128 times the sum, exactly; ``zero`` is an integer, or i32 lanes.
     """
     if isinstance(zero, int):
-        return offset if zero else simd.constant(offset.type, 0)
+        if zero == UNSIGNED_ZERO:
+            return offset
+        if zero == 0:
+            return simd.constant(offset.type, 0)
+        zero = simd.constant(offset.type, zero)
     return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, UNSIGNED_ZERO.bit_length() - 1))
 
 
@@ -178,51 +189,49 @@ def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any)
     builder.store(simd.emit_pin(builder, total), slot)
 
 
-def emit_integer_tile(
-    builder: Any, kind: int, form: IntegerFormat, count: int, weights: Weights, vectors: Vectors
-) -> None:
+def emit_integer_tile(builder: Any, form: IntegerFormat, count: int, weights: Weights, vectors: Vectors) -> None:
     """``out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))`` for ``count`` vectors."""
     slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
     blocks = builder.lshr(vectors.columns, I64(5))
     with cgutils.for_range(builder, blocks) as loop:
-        block = (loop.index, emit_group(builder, kind, weights, loop.index))
-        _prefetch_block(builder, kind, form, weights, loop.index, blocks)
+        block = (loop.index, emit_group(builder, form, weights, loop.index))
+        _prefetch_block(builder, form, weights, loop.index, blocks)
         first = at(builder, vectors.x, loop.index, SLOTS_BLOCK)
         for strip, sums in slots.items():
             here = simd.emit_pin(builder, first)
             groups = [at(builder, here, I64(group), vectors.x_stride) for group in range(-(-count // SLOTS))]
             places = [(groups[number // SLOTS], number % SLOTS) for number in range(count)]
-            _emit_block(builder, (kind, form, strip), weights, block, list(zip(places, sums, strict=True)))
+            _emit_block(builder, (form, strip), weights, block, list(zip(places, sums, strict=True)))
     for strip, sums in slots.items():
         _store_rows(builder, sums, vectors, strip.lane)
 
 
 def _emit_block(
     builder: Any,
-    what: tuple[int, IntegerFormat, Strip],
+    what: tuple[IntegerFormat, Strip],
     weights: Weights,
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
 ) -> None:
     """A strip of a block (and its group) times ``vectors``: pairs of a place (SLOTS tokens, slot) and a sum."""
     number, group = block
-    kind, form, strip = what
-    _, bits = emit_scale(builder, kind, weights, group, strip)
+    form, strip = what
+    _, bits = emit_scale(builder, form, weights, group, strip)
     zero = form.zero - simd.dot_offset(form.largest)
-    if kind in (LIN4, LIN8):
+    if form.allows_zeros:
         zero = emit_zeros(builder, form, weights, group, strip)
     elif bits is not None:
         shift = builder.mul(simd.emit_pin(builder, bits), simd.constant(bits.type, form.shift))
         zero = builder.sub(simd.constant(bits.type, zero), shift)
     dots = [emit_start(builder, emit_slot(builder, x, slot, 1, I32, strip.lanes), zero) for (x, slot), _ in vectors]
-    lines = emit_weight_bytes(builder, form, at(builder, weights.codes, number, form.block_bytes), strip)
+    lines = emit_weight_bytes(builder, form, at(builder, weights.codes, number, block_bytes(form)), strip)
     for line_number, line in enumerate(lines):
         for index, ((x, slot), _) in enumerate(vectors):
             address = builder.add(x, I64(slot * BLOCK + 4 * line_number))
             x4 = simd.emit_bytes4(builder, address, strip.lanes)
             dots[index] = simd.emit_pin(builder, simd.emit_offset_dot(builder, dots[index], line, x4))
     # Loaded again, which costs less than a register meanwhile.
-    scale, _ = emit_scale(builder, kind, weights, simd.emit_pin(builder, group), strip)
+    scale, _ = emit_scale(builder, form, weights, simd.emit_pin(builder, group), strip)
     for ((x, slot), total), dot in zip(vectors, dots, strict=True):
         emit_accumulate(builder, total, dot, scale, emit_slot(builder, x, slot, 0, F32, strip.lanes))
 

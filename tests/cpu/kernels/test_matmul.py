@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 
 from quant.formats import PackedTensor, dequantise
 from qwchat.cpu.kernels import elementwise, reference
+from qwchat.cpu.kernels.formats import IDS
 from qwchat.cpu.kernels.matmul import activate_pairs, multiply_pairs, pairs
 from qwchat.cpu.kernels.records import ACTIVATIONS, BLOCK, SLOTS, SLOTS_BLOCK, matmul_scratch_bytes
 from qwchat.cpu.weights import Weights
 from tests.cpu.kernels.compiled import kernel
 from tests.cpu.kernels.packed import KINDS, Folder, random_packed, vector
+
+
+def test_every_format_with_a_kernel_is_tested() -> None:
+    assert {name for name, _, _ in KINDS} == set(IDS)
 
 
 @kernel

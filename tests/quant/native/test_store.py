@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from quant.errors import UsageError
+from quant.formats import FORMATS
 from quant.native.linker import link
 from quant.native.store import ObjectStore, cache_root
 
@@ -198,3 +199,12 @@ def test_the_lock_of_a_killed_process_goes_to_the_next(tmp_path: Path) -> None:
     holder.join()
     with store.exclusive(lambda: pytest.fail("no process holds the lock")):
         pass
+
+
+def test_facts_decide_about_the_code() -> None:
+    plain, other = (ObjectStore("kernels-", ("quant.formats",), facts=facts) for facts in ("", "a format more"))
+    assert plain.source_digest != other.source_digest
+    assert plain.folder != other.folder
+    records = repr(list(FORMATS.values()))
+    assert "q4" in records
+    assert " at 0x" not in records, "another process would look for its code elsewhere"

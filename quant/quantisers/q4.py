@@ -20,37 +20,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.formats import q4
-from quant.formats.base import PackedTensor
-from quant.quantisers.machine_code import compiled_functions
+from quant.formats.base import TILE_ROWS, PackedTensor
+from quant.formats.integer import IntegerFormat
+from quant.formats.q4 import GROUP_SIZE
+from quant.quantisers.machine_code import Loops, compiled_functions
 from quant.quantisers.tiles import padded_tiles
 
 FACTORS = tuple(np.float32(0.86 + 0.05 * step) for step in range(9))
 TINY = np.float32(1e-30)
 """Groups whose largest weight is below this are stored as zeros: a scale for them would be subnormal."""
 LOWEST = np.float32(q4.CODEBOOK[0])
-HIGHEST = np.float32(q4.CODEBOOK[15])
+HIGHEST = np.float32(q4.CODEBOOK[-1])
 SHIFT = np.float32(q4.SHIFT)
 _BOOK = [float(entry) for entry in q4.CODEBOOK]
 MIDPOINTS = tuple(np.float32((low + high) / 2) for low, high in pairwise(_BOOK))
 STEPS = tuple(np.float32(high - low) for low, high in pairwise(_BOOK))
-SCRATCH_BYTES = (32 + 6) * 16 * 4 + 32 * 16
+SCRATCH_LINES = 6
+SCRATCH_BYTES = (GROUP_SIZE + SCRATCH_LINES) * TILE_ROWS * 4 + GROUP_SIZE * TILE_ROWS
 """A group of 16 rows and six lines of it as f32, and its codes."""
+LOOPS = Loops("quant.quantisers.compiled.q4", {"q4_search": 6, "q4_encode": 10}, cost=1.45)
 
 
-def quantise(values: NDArray[np.float32]) -> tuple[PackedTensor, NDArray[np.float64]]:
+def quantise(
+    form: IntegerFormat, values: NDArray[np.float32], group_size: int
+) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Quantise finite `values` (rows, K) to q4; also returns the squared error of each row (rows,)."""
+    layout = form.layout(values.shape, group_size)
     rows, columns = values.shape
-    parts = {name: np.zeros(shape, dtype) for name, (dtype, shape) in q4.layout((rows, columns)).items()}
+    parts = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
     padded = padded_tiles(values)
-    tiles = padded.shape[0] // 16
-    scales = np.empty((tiles, columns // 32, 16), np.float32)
-    tables = np.empty((tiles, columns // 32, 16), np.float32)
-    search, encode = compiled_functions(q4.NAME)
+    scales, tables = (np.empty(parts["scales"].shape, np.float32) for _ in range(2))
+    search, encode = compiled_functions(LOOPS)
     scratch = np.empty(SCRATCH_BYTES, np.uint8)
-    given = (padded.ctypes.data, tiles, columns, scales.ctypes.data, tables.ctypes.data)
+    given = (padded.ctypes.data, len(scales), columns, scales.ctypes.data, tables.ctypes.data)
     search(*given, scratch.ctypes.data)
     parts["row_scales"][:] = np.abs(scales).max(axis=1) / np.float32(q4.SCALE_MAX)
-    errors = np.zeros((tiles, 16), np.float64)
+    errors = np.zeros(parts["row_scales"].shape, np.float64)
     outputs = (parts["row_scales"], parts["codes"], parts["scales"], errors, scratch)
     encode(*given, *(array.ctypes.data for array in outputs))
-    return PackedTensor(q4.NAME, (rows, columns), q4.GROUP_SIZE, parts), errors.reshape(-1)[:rows]
+    return PackedTensor(form.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]

@@ -12,35 +12,41 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import q8
-from quant.formats.base import PackedTensor
-from quant.quantisers.machine_code import compiled_functions
+from quant.formats.base import TILE_ROWS, PackedTensor
+from quant.formats.integer import IntegerFormat
+from quant.formats.q8 import CODE_MAX, GROUP_SIZE, SCALE_MAX
+from quant.quantisers.machine_code import Loops, compiled_functions
 from quant.quantisers.tiles import padded_tiles
 
 CANDIDATES = (0, -1, -2, 1)
 TINY = np.float32(1e-30)
 """Rows whose largest weight is below this are stored as zeros: a row scale for them would be subnormal."""
-SCRATCH_BYTES = (32 + 6) * 16 * 4
+SCRATCH_LINES = 6
+SCRATCH_BYTES = (GROUP_SIZE + SCRATCH_LINES) * TILE_ROWS * 4
 """A group of 16 rows and six lines of it as f32."""
+LOOPS = Loops("quant.quantisers.compiled.q8", {"q8_encode": 8}, cost=0.5)
 
 
-def quantise(values: NDArray[np.float32]) -> tuple[PackedTensor, NDArray[np.float64]]:
+def quantise(
+    form: IntegerFormat, values: NDArray[np.float32], group_size: int
+) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Quantise finite `values` (rows, K) to q8; also returns the squared error of each row (rows,)."""
+    layout = form.layout(values.shape, group_size)
     rows, columns = values.shape
-    parts = {name: np.zeros(shape, dtype) for name, (dtype, shape) in q8.layout((rows, columns)).items()}
+    parts = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
     padded = padded_tiles(values)
     row_scales = parts["row_scales"]
     row_scales[:] = row_scales_of(padded).reshape(row_scales.shape)
     errors = np.zeros(row_scales.shape, np.float64)
-    (encode,) = compiled_functions(q8.NAME)
+    (encode,) = compiled_functions(LOOPS)
     scratch = np.empty(SCRATCH_BYTES, np.uint8)
     arrays = (row_scales, parts["codes"], parts["scales"], errors, scratch)
     encode(padded.ctypes.data, len(row_scales), columns, *(array.ctypes.data for array in arrays))
-    return PackedTensor(q8.NAME, (rows, columns), q8.GROUP_SIZE, parts), errors.reshape(-1)[:rows]
+    return PackedTensor(form.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]
 
 
 def row_scales_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """(rows, K) -> (rows,): largest magnitude / (127 * 255), 0 for rows that are stored as zeros."""
     peak = np.abs(values).max(axis=1)
-    scaled: NDArray[np.float32] = np.where(peak < TINY, np.float32(0), peak / np.float32(q8.CODE_MAX * q8.SCALE_MAX))
+    scaled: NDArray[np.float32] = np.where(peak < TINY, np.float32(0), peak / np.float32(CODE_MAX * SCALE_MAX))
     return scaled

@@ -1,0 +1,35 @@
+"""bf16, f32 and vector: the values as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quant.errors import FormatError
+from quant.formats.base import PackedTensor
+from quant.formats.dense import MatrixFormat, VectorFormat
+
+LOOPS = None
+
+
+def quantise(
+    form: MatrixFormat | VectorFormat, values: NDArray[np.float32], group_size: int
+) -> tuple[PackedTensor, NDArray[np.float64]]:
+    """Pack `values`, (rows, K) or (n,), as they are; the errors are zero.
+
+    Raises FormatError if there is a group size, or if bf16 would round.
+    """
+    form.layout(values.shape, group_size)
+    packed = form.pack(values) if isinstance(form, VectorFormat) else form.pack(_as_stored(form, values))
+    return packed, np.zeros(values.shape[0])
+
+
+def _as_stored(form: MatrixFormat, values: NDArray[np.float32]) -> NDArray[Any]:
+    if form.dtype == values.dtype:
+        return values
+    bits = values.view(np.uint32)
+    if (bits & np.uint32(0xFFFF)).any():
+        raise FormatError(f"format {form.name} keeps values that are bfloat16 already; these have more digits")
+    return (bits >> np.uint32(16)).astype(form.dtype)

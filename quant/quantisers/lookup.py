@@ -1,0 +1,13 @@
+"""From a format's record to the module that packs it."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from quant.formats import find
+
+
+def quantiser_of(name: str) -> ModuleType:
+    """Return the quantiser of format `name`. Raises FormatError for an unknown format."""
+    return importlib.import_module(find(name).quantiser)

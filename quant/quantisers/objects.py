@@ -1,0 +1,10 @@
+"""The compiled quantisers of this machine, as kept in the user's cache folder."""
+
+from __future__ import annotations
+
+from quant.native.store import ObjectStore
+
+PREFIX = "quant_"
+QUANTISERS = ObjectStore(
+    "quantisers-", ("quant.quantisers", "quant.quantisers.compiled", "quant.formats", "quant.native")
+)

@@ -1,0 +1,140 @@
+"""One weight of a matrix of any integer format, for rows that are read one by one (embeddings).
+
+The functions are put together from the records of the formats: those that read alike share a branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from quant.formats import IntegerFormat
+from quant.formats.base import TILE_ROWS
+from quant.formats.integer import NIBBLE_BITS
+from qwchat.cpu.kernels import simd
+from qwchat.cpu.kernels.formats import INTEGER_FORMATS, has_scale_per_block
+from qwchat.cpu.kernels.jit import inlined
+
+
+def _one_of(kinds: Sequence[int]) -> Any:
+    """Return a compiled function: whether a kind is one of `kinds`, of which there is at least one."""
+    first = kinds[0]
+    if len(kinds) == 1:
+
+        @inlined
+        def is_first(kind):
+            return kind == first
+
+        return is_first
+    others = _one_of(kinds[1:])
+
+    @inlined
+    def is_one(kind):
+        return kind == first or others(kind)
+
+    return is_one
+
+
+_NIBBLES = [kind for kind, form in INTEGER_FORMATS.items() if form.stored_bits == NIBBLE_BITS]
+_has_nibbles = _one_of(_NIBBLES)
+
+
+@inlined
+def code(matrix, codes, row, column):
+    """The code of a weight; ``codes``: address of its tile's, ``row`` within the tile."""
+    if _has_nibbles(matrix.kind):
+        byte = np.int32(simd.peek_u8(codes + (column // 8) * 64 + row * 4 + column % 4))
+        return (byte >> 4) if column % 8 >= 4 else (byte & 15)
+    return np.int32(simd.peek_u8(codes + (column // 4) * 64 + row * 4 + column % 4))
+
+
+def _group_of(form: IntegerFormat) -> Any:
+    """Return a compiled function: the index of the scale of a block."""
+    if has_scale_per_block(form):
+        return inlined(lambda matrix, block: block)
+    return inlined(lambda matrix, block: block // matrix.blocks_per_scale)
+
+
+def _raw_scale_of(form: IntegerFormat) -> Any:
+    """Return a compiled function: the byte or the f16 number that a scale is stored as."""
+    if form.scale == "float16":
+        return inlined(lambda scales, place: simd.peek_f16(scales + place * 2))
+    if form.scale == "int8":
+        return inlined(lambda scales, place: np.int32(simd.peek_i8(scales + place)))
+    return inlined(lambda scales, place: simd.peek_u8(scales + place))
+
+
+def _scale_of(form: IntegerFormat) -> Any:
+    """Return a compiled function: the scale, of what it is stored as."""
+    return inlined(lambda raw: np.float32(raw >> 1)) if form.shift else inlined(lambda raw: np.float32(raw))
+
+
+def _level_of(form: IntegerFormat) -> Any:
+    """Return a compiled function: the level of a code less the zero point where none is stored."""
+    zero = form.zero
+    if form.table is None:
+        return inlined(lambda code: code - zero)
+    centred = np.array(form.table, np.int32) - np.int32(zero)
+    return inlined(lambda code: centred[code])
+
+
+def _correction_of(form: IntegerFormat) -> Any:
+    """Return a compiled function: what the table bit or a stored zero point adds to a level."""
+    zero, shift = form.zero, form.shift
+    if shift:
+        return inlined(lambda raw, stored: shift * (raw & 1))
+    if form.allows_zeros:
+        return inlined(lambda raw, stored: zero - np.int32(simd.peek_u8(stored)))
+    return inlined(lambda raw, stored: 0)
+
+
+def _value_of(form: IntegerFormat) -> Any:
+    """Return a compiled function: `block_value` for one format."""
+    group_of, raw_scale_of, scale_of = _group_of(form), _raw_scale_of(form), _scale_of(form)
+    level_of, correction_of = _level_of(form), _correction_of(form)
+
+    @inlined
+    def value(matrix, scales, zeros, row, block, code):
+        group = group_of(matrix, block)
+        raw = raw_scale_of(scales, group * TILE_ROWS + row)
+        level = level_of(code) + correction_of(raw, zeros + group * matrix.zero_step + row)
+        return scale_of(raw) * np.float32(level)
+
+    return value
+
+
+def _alike(form: IntegerFormat) -> tuple[Any, ...]:
+    """What two formats have in common that share a branch."""
+    zero = None if form.allows_zeros else form.zero
+    return form.scale, form.table, form.shift, zero, has_scale_per_block(form)
+
+
+def _choice(branches: Sequence[tuple[Sequence[int], IntegerFormat]]) -> Callable[..., Any]:
+    """Return a compiled function: `block_value` for the kinds of `branches`; the last one is not asked for."""
+    (kinds, form), *others = branches
+    value = _value_of(form)
+    if not others:
+        return value
+    applies, rest = _one_of(kinds), _choice(others)
+
+    @inlined
+    def choice(matrix, scales, zeros, row, block, code):
+        if applies(matrix.kind):
+            return value(matrix, scales, zeros, row, block, code)
+        return rest(matrix, scales, zeros, row, block, code)
+
+    return choice
+
+
+def _branches() -> list[tuple[list[int], IntegerFormat]]:
+    """Return the kinds that share a branch, each with one of their formats."""
+    found: dict[tuple[Any, ...], tuple[list[int], IntegerFormat]] = {}
+    for kind, form in INTEGER_FORMATS.items():
+        found.setdefault(_alike(form), ([], form))[0].append(kind)
+    return list(found.values())
+
+
+block_value = _choice(_branches())
+"""The weight that a code stands for, but for its row scale; the arguments are as in `embed`."""
