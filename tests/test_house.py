@@ -125,6 +125,20 @@ def test_slow_tests_and_tiers(pytestconfig: pytest.Config) -> None:
     assert [line for line in everything if "-m pytest" in line and "--slow" not in line] == []
 
 
+def test_no_source_has_a_branch_for_windows() -> None:
+    """The program takes file locks, forks and sets up terminals as POSIX does: Linux and macOS run it."""
+    foreign = re.compile(r"""["']win32["']|os\.name\b|msvcrt|winreg|prompt_toolkit\.(?:in|out)put\.win""")
+    found = [
+        f"{file.relative_to(REPOSITORY)}:{number}"
+        for folder in ("quant", "qwchat", "benchmarks")
+        for file in sorted((REPOSITORY / folder).rglob("*.py"))
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+        if foreign.search(line)
+    ]
+    assert found == []
+    assert "on Linux or macOS" in README
+
+
 @pytest.mark.parametrize("folder", SOURCES)
 def test_files_are_short(folder: str) -> None:
     files = (REPOSITORY / folder).rglob("*.py")

@@ -138,7 +138,7 @@ class Checkpoint(Source):
         row_bytes = tensor.nbytes // tensor.shape[0]
         first = -(-(tensor.start + start * row_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (tensor.start + stop * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and tensor.file in self._maps and hasattr(mmap, "MADV_DONTNEED"):
+        if last > first and tensor.file in self._maps:
             self._maps[tensor.file].madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def close(self) -> None:

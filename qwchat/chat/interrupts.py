@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from typing import Literal
 TWICE_SECONDS = 1.0
 """Ctrl-C again within so long means the whole program."""
 
-DEADLY = (signal.SIGHUP, signal.SIGTERM) if sys.platform != "win32" else ()
-"""The end of the terminal, and a polite kill."""
+DEADLY = (signal.SIGHUP, signal.SIGTERM)
+"""Signals that end the process: the terminal is closed, or another process asks it to end."""
 
 Stop = Literal["escape", "interrupt"]
 """A key that stops a reply: a lone Esc, or Ctrl-C where it came as a key and not as a signal."""

@@ -130,7 +130,7 @@ def _threads() -> tuple[State, str, str]:
 
     threads = default_threads()
     found = f"{threads} by default, {processor_count()} processors in all"
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = os.getloadavg()[0]
     if load > threads:
         return "warning", f"{found}, load {load:.1f}", "other programs keep the processor busy: answers come slower"
     return "ok", found, ""

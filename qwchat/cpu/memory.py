@@ -66,9 +66,8 @@ def on_demand(size: int) -> NDArray[np.uint8]:
     """
     if size == 0:
         return np.zeros(0, np.uint8)
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # not on Windows
     try:
-        memory = mmap.mmap(-1, size, **private)
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"{size:,} bytes cannot be had: {error.strerror}") from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):

@@ -94,8 +94,6 @@ def _project_folders(folder: Path) -> Iterator[Path]:
 
 
 def _is_foreign(path: Path) -> bool:
-    if not hasattr(os, "getuid"):
-        return False
     return path.stat().st_uid not in (os.getuid(), _ROOT)
 
 

@@ -30,8 +30,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = count(25, 1)  # of each surface
 ENOUGH = 600  # seconds for all of them on a machine that has other things to do
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
-
 
 @pytest.fixture(scope="module")
 def bounded_run() -> dict[str, Any]:

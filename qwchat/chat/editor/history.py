@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class HistoryFile:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(f"{self.path} is not a regular file")
-            os.fchmod(descriptor, 0o600) if sys.platform != "win32" else None
+            os.fchmod(descriptor, 0o600)
             size = os.fstat(descriptor).st_size
             os.lseek(descriptor, max(0, size - 1), os.SEEK_SET)
             whole = not size or os.read(descriptor, 1) == b"\n"
@@ -124,12 +124,7 @@ def _spans(found: object, length: int) -> tuple[Span, ...]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold the lock of ``path``; False where another process keeps it for long, or where there are no locks."""
-    if sys.platform == "win32":
-        yield False
-        return
-    import fcntl
-
+    """Hold the lock of `path`; False where another process keeps it for longer than LOCK_SECONDS."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         end = time.monotonic() + LOCK_SECONDS

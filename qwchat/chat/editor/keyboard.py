@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
-import sys
+import termios
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -49,9 +49,6 @@ class Keyboard:
     @contextmanager
     def watching(self) -> Iterator[Callable[[], Stop | None]]:
         """For the time of a reply; gives ``poll``."""
-        if sys.platform == "win32":
-            yield lambda: None
-            return
         ended, end = os.pipe()
         listener = threading.Thread(target=self._listen, args=(ended,), name="keyboard", daemon=True)
         listener.start()
@@ -124,8 +121,6 @@ def _lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
 
 def _is_gone(descriptor: int) -> bool:
     """Whether ``descriptor`` is of a terminal that was closed: it can be read at any time, and gives nothing."""
-    import termios
-
     try:
         termios.tcgetattr(descriptor)
     except termios.error as error:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -38,11 +39,9 @@ def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] 
     process with the terminal as it was found, and ``resumed`` is called when it goes on; a polite kill, too, leaves the
     terminal so. A process in the background changes nothing: keys are not for it.
     """
-    if sys.platform == "win32" or not terminal.isatty() or not _in_foreground(terminal):
+    if not terminal.isatty() or not _in_foreground(terminal):
         yield
         return
-    import termios
-
     descriptor = terminal.fileno()
     before = termios.tcgetattr(descriptor)
     quiet = termios.tcgetattr(descriptor)
@@ -113,9 +112,6 @@ def handlers_kept() -> Iterator[None]:
 @contextlib.contextmanager
 def terminal_lent() -> Iterator[None]:
     """While another program has the terminal: Ctrl-Z stops this process too, without a change to the terminal."""
-    if sys.platform == "win32":
-        yield
-        return
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
         yield
@@ -126,11 +122,9 @@ def terminal_lent() -> Iterator[None]:
 @contextlib.contextmanager
 def by_line(terminal: TextIO) -> Iterator[None]:
     """Let the terminal edit lines and echo them, as it does for a shell without a line editor."""
-    if sys.platform == "win32" or not terminal.isatty():
+    if not terminal.isatty():
         yield
         return
-    import termios
-
     descriptor = terminal.fileno()
     before = termios.tcgetattr(descriptor)
     lines = termios.tcgetattr(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -28,16 +27,7 @@ def open_reader(
         from qwchat.chat.editor.session import Editor
 
         return Editor(terminal, suggest, history, look=screen.look, meter=meter)
-    except _failures() as error:
+    except (ImportError, OSError, ValueError, AssertionError) as error:  # No terminal that prompt-toolkit knows.
         reason = str(error) or type(error).__name__
         screen.notice(f"no line editor here ({reason}): Enter sends, a backslash before it breaks the line")
         return PlainReader(terminal, screen.stream)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What prompt-toolkit raises where it finds no terminal that it knows."""
-    if sys.platform == "win32":
-        from prompt_toolkit.output.win32 import NoConsoleScreenBufferError
-
-        return (ImportError, OSError, ValueError, AssertionError, NoConsoleScreenBufferError)
-    return (ImportError, OSError, ValueError, AssertionError)

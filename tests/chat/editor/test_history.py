@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -47,7 +48,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert HistoryFile(tmp_path / "nowhere").entries() == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="modes of files")
 def test_only_its_owner_reads_it_even_where_others_could(tmp_path: Path) -> None:
     path = tmp_path / "history"
     path.touch(mode=0o644)
@@ -102,7 +102,6 @@ def test_two_chats_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         assert own == [f"{name} {number}\nsecond line" for number in range(200)]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_killed_chat_leaves_a_file_that_others_use(tmp_path: Path) -> None:
     path = tmp_path / "history"
     for kill in range(4):
@@ -124,10 +123,6 @@ def test_a_killed_chat_leaves_a_file_that_others_use(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_kept_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.platform == "win32":
-        pytest.skip("there are no such locks")
-    import fcntl
-
     monkeypatch.setattr(history, "LOCK_SECONDS", 0.05)
     with (tmp_path / "history.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

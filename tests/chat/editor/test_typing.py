@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import stat
 import sys
@@ -262,7 +261,6 @@ def test_control_z_suspends_and_the_draft_is_there_on_return(tmp_path: Path) -> 
         assert terminal.text.splitlines()[-2:] == ["1", "exit"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="modes of files")
 def test_the_history_is_for_its_owner_only(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
