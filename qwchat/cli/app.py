@@ -14,7 +14,7 @@ import typer
 from quant.presets import PRESETS
 from qwchat.cli import completion, config_options, options, session_options, typer_parts
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.main import guarded
+from qwchat.cli.guard import guarded
 from qwchat.cli.parsing import Command, Group
 from qwchat.cli.services import Services
 from qwchat.errors import UsageError
@@ -56,7 +56,7 @@ _COMMANDS: _Commands = (
     (
         "completion",
         options.CompletionOptions,
-        "qwchat.cli.completion",
+        "qwchat.cli.app:print_completion",
         "Print the completion script of bash, zsh, fish or powershell.",
     ),
 )
@@ -191,6 +191,16 @@ def _run(task: str, context: typer.Context, given: Any) -> int:
         return int(getattr(importlib.import_module(module), function or "run")(given, context.obj))
 
     return guarded(work, debug=given.debug)
+
+
+def print_completion(given: options.CompletionOptions, services: Services) -> int:
+    """Print the completion script of one shell, to be kept where that shell looks for it (README says where)."""
+    os.environ[completion.VARIABLE] = f"source_{given.shell}"
+    try:
+        run_app([], services)
+    except SystemExit as end:  # How Typer ends an answer to a shell.
+        return ExitCode.OK if end.code in (0, None) else ExitCode.RUNTIME
+    return ExitCode.OK
 
 
 def _show_version(wanted: bool) -> None:

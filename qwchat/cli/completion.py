@@ -1,6 +1,6 @@
-"""Shell completion: the script that ``qwchat completion SHELL`` prints, and the names that are looked up live.
+"""Shell completion: the names that are looked up when a shell asks what may follow.
 
-The shell's script calls qwchat with a variable set, and Typer answers it with what may follow.
+The shell's script calls qwchat with `VARIABLE` set, and Typer answers it. `qwchat.cli.app` prints the script.
 """
 
 from __future__ import annotations
@@ -9,25 +9,9 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
-from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.options import CompletionOptions
-from qwchat.cli.services import Services
-
 VARIABLE = "_QWCHAT_COMPLETE"
 _UNSAFE = frozenset("\\'\"")  # of names: no script of Typer's brings them through
 _SPECIAL = re.compile(r"[^\w@%+:,./=-]")
-
-
-def run(options: CompletionOptions, services: Services) -> int:
-    """Print the script of one shell, to be kept where that shell looks for it (README says where)."""
-    from qwchat.cli.app import run_app
-
-    os.environ[VARIABLE] = f"source_{options.shell}"
-    try:
-        run_app([], services)
-    except SystemExit as end:  # How Typer ends an answer to a shell.
-        return ExitCode.OK if end.code in (0, None) else ExitCode.RUNTIME
-    return ExitCode.OK
 
 
 def models(incomplete: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 from quant.presets import DEFAULT, PRESETS
+from qwchat.cli import completion
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS
 from qwchat.settings.kinds import Number, Switch, Texts
@@ -23,24 +24,6 @@ from qwchat.settings.shapes import Schema
 Options = TypeVar("Options")
 
 
-def _models(incomplete: str) -> list[tuple[str, str]]:
-    from qwchat.cli import completion
-
-    return completion.models(incomplete)
-
-
-def _personas(incomplete: str) -> list[tuple[str, str]]:
-    from qwchat.cli import completion
-
-    return completion.personas(incomplete)
-
-
-def _sessions(incomplete: str) -> list[tuple[str, str]]:
-    from qwchat.cli import completion
-
-    return completion.sessions(incomplete)
-
-
 def _presets(incomplete: str) -> list[tuple[str, str]]:
     return [(name, preset.summary) for name, preset in PRESETS.items() if name.startswith(incomplete)]
 
@@ -50,11 +33,14 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A model folder, a name in the models folder, or a checkpoint folder.",
-        autocompletion=_models,
+        autocompletion=completion.models,
     ),
 ]
 # Values that are looked up when a shell asks for them, by the name of the knob.
-_LOOKED_UP: dict[str, Callable[[str], list[tuple[str, str]]]] = {"model": _models, "as": _personas}
+_LOOKED_UP: dict[str, Callable[[str], list[tuple[str, str]]]] = {
+    "model": completion.models,
+    "as": completion.personas,
+}
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads (default: physical cores allowed).")
 ]
@@ -96,7 +82,7 @@ class ReplyOptions:
             "--resume",
             metavar="[SESSION]",
             help="Go on with this session: its name, id or part of its title; alone: choose from a list.",
-            autocompletion=_sessions,
+            autocompletion=completion.sessions,
         ),
     ] = None
     session: Annotated[
@@ -105,7 +91,7 @@ class ReplyOptions:
             "--session",
             metavar="NAME",
             help="Go on with the session of this name, or begin it (with -p: keep the answer in it).",
-            autocompletion=_sessions,
+            autocompletion=completion.sessions,
         ),
     ] = None
     flags: Flags = field(default_factory=Flags)

@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 from qwchat.cli.app import run_app
-from qwchat.cli.main import guarded
+from qwchat.cli.guard import guarded
 from tests.cli.fake_qwchat import services
 from tests.clocks import PATIENCE_SECONDS
 from tests.starter import ran

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.cli.main import guarded
+from qwchat.cli.guard import guarded
 from qwchat.limits import MAX_SEED
 from tests.cli.runs import FAKE, call, environment, run
 from tests.clocks import PATIENCE_SECONDS

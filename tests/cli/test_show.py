@@ -13,7 +13,7 @@ import pytest
 from quant import convert
 from quant.container import MANIFEST_NAME
 from qwchat.cli import show
-from qwchat.cli.main import guarded
+from qwchat.cli.guard import guarded
 from qwchat.cli.options import ShowOptions
 from tests.cli.fake_qwchat import services
 from tests.cli.runs import call

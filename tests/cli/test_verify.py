@@ -19,7 +19,7 @@ from quant import convert
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, open_model
 from qwchat import integrity
 from qwchat.cli.app import run_app
-from qwchat.cli.main import guarded
+from qwchat.cli.guard import guarded
 from qwchat.cli.services import Services
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 

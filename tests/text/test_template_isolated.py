@@ -169,7 +169,7 @@ def test_the_working_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.
 
 DRIVER = f"""
 import sys
-from qwchat.cli.main import guarded
+from qwchat.cli.guard import guarded
 from qwchat.text.template import ChatTemplate, isolated
 isolated.CPU_BASE = isolated.WALL_BASE = 300
 isolated._PROGRAM = sys.argv[1]

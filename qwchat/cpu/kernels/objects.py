@@ -11,3 +11,5 @@ _RECORDS = repr(list(FORMATS.values()))
 KERNELS = ObjectStore("kernels-", SOURCES, facts=_RECORDS)
 # Apart from the kernels, since only `qwchat bench` loads them.
 PROBES = ObjectStore("kernels-", SOURCES, "probes", facts=_RECORDS)
+PROBES_PREFIX = "probe_"
+PROBE_CHAINS = 12  # independent accumulators: enough to hide the latency of a dot product

@@ -12,10 +12,8 @@ import numpy as np
 
 from quant.native.level import lanes
 from quant.native.linker import callable_at, linked
-from qwchat.cpu.kernels.objects import PROBES
+from qwchat.cpu.kernels.objects import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
-PREFIX = "probe_"
-CHAINS = 12  # independent accumulators: enough to hide the latency of a dot product
 READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has
 _READ_ROUNDS = 8
 _ROUNDS = 10_000_000  # some tens of milliseconds: the start of a thread must not show
@@ -25,12 +23,12 @@ _ROUNDS = 10_000_000  # some tens of milliseconds: the start of a thread must no
 def _functions() -> dict[str, Callable[..., Any]]:
     """The two loops, by name; they take three and two integers."""
     arguments = {"read_memory": 3, "multiply_bytes": 2}
-    addresses = linked(PROBES, [PREFIX + name for name in arguments])
+    addresses = linked(PROBES, [PROBES_PREFIX + name for name in arguments])
     if addresses is None:
         from qwchat.cpu.kernels.probe_loops import UNIT
 
         addresses = UNIT.compile_all(lambda: None, {}, None)
-    return {name: callable_at(addresses[PREFIX + name], count) for name, count in arguments.items()}
+    return {name: callable_at(addresses[PROBES_PREFIX + name], count) for name, count in arguments.items()}
 
 
 def _together(threads: int, work: Callable[[int], object]) -> float:
@@ -63,4 +61,4 @@ def int8_peak(threads: int) -> float:
     multiply = _functions()["multiply_bytes"]
     multiply(1, 3)
     seconds = _together(threads, lambda member: multiply(_ROUNDS, 3 + 2 * member))
-    return threads * _ROUNDS * CHAINS * 4 * lanes() * 2 / seconds
+    return threads * _ROUNDS * PROBE_CHAINS * 4 * lanes() * 2 / seconds

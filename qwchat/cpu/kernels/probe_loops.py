@@ -8,10 +8,9 @@ from quant.native import level
 from quant.native.backend import cgutils, intrinsic, ir, types
 from quant.native.compiler import Unit
 from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.objects import PROBES
-from qwchat.cpu.kernels.probe import CHAINS, PREFIX
+from qwchat.cpu.kernels.objects import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
-UNIT = Unit(PROBES, PREFIX)
+UNIT = Unit(PROBES, PROBES_PREFIX)
 _AHEAD = 8192  # bytes to ask for ahead of reading them
 
 
@@ -39,7 +38,7 @@ def _dots(typing, rounds, seed):
         start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), level.lanes())
         line = ir.VectorType(simd.I8, 4 * level.lanes())
         operand = builder.bitcast(start, line)
-        slots = [cgutils.alloca_once(builder, start.type) for _ in range(CHAINS)]
+        slots = [cgutils.alloca_once(builder, start.type) for _ in range(PROBE_CHAINS)]
         for slot in slots:
             builder.store(start, slot)
         with cgutils.for_range(builder, rounds):

@@ -1,0 +1,98 @@
+"""Run a command and turn whatever happens into one line and an exit code.
+
+Nothing is imported before it is needed: the guard stands before anything else of the program is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+
+_OUT_OF_MEMORY = "out of memory: close other programs, or use a smaller model or a shorter context (--ctx)"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def guarded(run: Callable[[], int], *, debug: bool) -> int:
+    """The exit code of ``run``; a failure is one line on standard error, with a traceback only where ``debug``."""
+    try:
+        code = run()
+        _flush_output()
+        return code
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+    except BrokenPipeError as error:
+        _drop_output()
+        return _code(error)
+    except MemoryError as error:
+        _tell(f"error: {_OUT_OF_MEMORY}")
+        return _code(error)
+    except Exception as error:  # noqa: BLE001  # The last line of defence: everything becomes one line and a code.
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        _tell(f"error: {_explanation(error)}")
+        return _code(error)
+
+
+def _code(error: BaseException) -> int:
+    from qwchat.cli.exit_codes import exit_code_of
+
+    return int(exit_code_of(error))
+
+
+def _explanation(error: Exception) -> str:
+    from qwchat.cli.exit_codes import is_expected, lacks_memory
+
+    if is_expected(error):
+        from qwchat.chat.advice import explained
+
+        return explained(error, chat=False)
+    if lacks_memory(error):
+        return _OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return f"a bug: {type(error).__name__}: {error} (--debug shows the traceback)"
+
+
+def _tell(text: str) -> None:
+    from qwchat.characters import harmless
+
+    try:
+        sys.stderr.write(f"qwchat: {harmless(' '.join(text.split()))}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # Nobody listens: closed, broken or absent standard error.
+        return
+
+
+def _flush_output() -> None:
+    """Write what is still buffered; drop it where the terminal was closed meanwhile, which changes no exit code."""
+    import errno
+    import os
+    import stat
+
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EIO or not stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode):
+            raise
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """Let what is still buffered for a closed pipe or terminal vanish, so that Python does not complain at its end."""
+    import os
+
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            try:
+                os.dup2(nowhere, stream.fileno())
+            except (OSError, ValueError, AttributeError):
+                continue
