@@ -38,6 +38,7 @@ from quant.errors import ContainerError, DestinationBusyError, DiskFullError, Us
 from quant.files import read_bounded, read_json_object, sync_folder
 from quant.formats import layout
 from quant.units import data_size
+from quant.wording import Argument, Change, Worded
 
 JOURNAL_NAME = "journal.jsonl"
 SYNC_BYTES = 64 << 20
@@ -54,8 +55,11 @@ def explained(where: Path) -> Iterator[None]:
         if exc.errno not in _FULL:
             raise UsageError(f"{where} cannot be written: {exc.strerror}; check its permissions") from exc
         raise DiskFullError(
-            f"no room left while writing {where} ({exc.strerror}); nothing that was there before is harmed: "
-            "free some space and run the same command with --resume"
+            Worded(
+                f"no room left while writing {where} ({exc.strerror}); nothing that was there before is harmed: "
+                "free some space and run the same command with ",
+                Change("resume", True),
+            )
         ) from exc
 
 
@@ -134,13 +138,14 @@ class ModelWriter:
 
         Raises UsageError if the partial folder belongs to another conversion, DiskFullError if there is no room.
         """
-        remarks = []
+        remarks: list[str] = []
         if self.partial.exists() and resume:
             self._read_journal()
             remarks.append(f"resuming: {len(self.finished)} of {len(self._entries)} tensors are done")
         elif self.partial.exists():
             shutil.rmtree(self.partial)
-            remarks.append("an unfinished conversion was discarded; --resume would have continued it")
+            resume_it = Change("resume", True)
+            remarks.append(Worded("an unfinished conversion was discarded; ", resume_it, " would have continued it"))
         elif resume:
             remarks.append("there is nothing to resume; starting from the beginning")
         self.check_space()
@@ -245,8 +250,11 @@ class ModelWriter:
         identity, records = self._journalled()
         if identity is not None and identity != self.identity:
             raise UsageError(
-                f"the unfinished conversion in {self.partial} has another source or other settings; "
-                "run without --resume to start from the beginning"
+                Worded(
+                    f"the unfinished conversion in {self.partial} has another source or other settings; run without ",
+                    Argument("resume"),
+                    " to start from the beginning",
+                )
             )
         path = self.partial / WEIGHTS_NAME
         if not records or not path.is_file() or path.stat().st_size != self.total_bytes:
@@ -304,7 +312,8 @@ def check_destination(destination: Path, source: Path, force: bool) -> None:
         raise UsageError(f"{destination} exists and is not a folder; choose another destination")
     if is_model_folder(destination):
         if not force:
-            raise UsageError(f"{destination} already holds a model; use --force to replace it")
+            replacing = Change("force", True)
+            raise UsageError(Worded(f"{destination} already holds a model; use ", replacing, " to replace it"))
     elif any(destination.iterdir()):
         raise UsageError(f"{destination} is a folder with other things in it; choose another destination")
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
+from quant.wording import Argument, Worded
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kernels import objects
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
@@ -78,7 +79,8 @@ def _build_context(
     """Return an empty context of a new decoder. Raises what `load` raises for these arguments."""
     build = _DEVICES.get("cpu" if device == "auto" else device)
     if build is None:
-        raise UsageError(f"there is no device {device!r}: the device must be one of {', '.join(('auto', *_DEVICES))}")
+        known = ", ".join(("auto", *_DEVICES))
+        raise UsageError(Worded(Argument("device"), f" must be one of {known}, not {device!r}"))
     decoder = build(folder, threads=threads, context=context, kv=kv)
     try:
         return CachedContext(decoder)

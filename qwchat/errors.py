@@ -1,13 +1,16 @@
 """Expected failures of qwchat.
 
 Each message says what happened, where, and what to do next, on one line that a person can read without a traceback.
-Exit codes are mapped from these classes in `qwchat.cli.exit_codes` only.
+Messages name no flag: they mention arguments (`quant.wording`). Exit codes are mapped from these classes in
+`qwchat.cli.exit_codes` only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+
+from quant.wording import Change, Worded
 
 _NAMED = 3
 
@@ -67,7 +70,7 @@ class SessionInUseError(SessionError):
 class PromptTooLongError(QwchatError):
     """A prompt that does not fit in the context.
 
-    The command line and the chat name their own ways to a longer context (`qwchat.chat.advice`).
+    The command line and the chat name their own ways to make it fit (`advised`).
 
     Args:
         tokens: length of the prompt in tokens.
@@ -91,6 +94,15 @@ class PromptTooLongError(QwchatError):
         self.tokens, self.context, self.longest, self.remedy = tokens, context, longest, remedy
         longer = f", or use a longer context (up to {longest:,} tokens)" if self.fits_longer else ""
         super().__init__(f"{self.facts}: {remedy}{longer}")
+
+    def advised(self, shorter: str) -> Worded:
+        """Return the message with `shorter`, how a prompt gets shorter at the place where this is read."""
+        advice = f"{self.facts}: {shorter}"
+        if self.fits_longer:
+            allows = f" allows a longer context (up to {self.longest:,} tokens with this model)"
+            return Worded(advice, ", or ", Change("context", ...), allows)
+        full = self.context >= self.longest
+        return Worded(advice, f" ({self.longest:,} tokens are the maximum of this model)" if full else "")
 
     @property
     def fits_longer(self) -> bool:

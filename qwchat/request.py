@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Protocol
 
+from quant.wording import Argument, Worded
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS, MAX_PENALTY, MAX_TEMPERATURE
 
@@ -35,7 +36,7 @@ class SamplingSettings:
         frequency_penalty: taken from the logit once per occurrence in the reply, -2 to 2; 0 is off.
 
     Raises:
-        UsageError: a value is out of its range; the message names the option.
+        UsageError: a value is out of its range; the message names the argument.
     """
 
     temperature: float = 0.0
@@ -47,15 +48,17 @@ class SamplingSettings:
     frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        _require("--temp", self.temperature, 0.0, MAX_TEMPERATURE)
-        _require("--top-p", self.top_p, 0.0, 1.0, above=True)
-        _require("--min-p", self.min_p, 0.0, 1.0)
-        _require("--repeat-penalty", self.repeat_penalty, 0.0, math.inf, above=True)
-        _require("--presence-penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
-        _require("--frequency-penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _require("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
+        _require("top_p", self.top_p, 0.0, 1.0, above=True)
+        _require("min_p", self.min_p, 0.0, 1.0)
+        _require("repeat_penalty", self.repeat_penalty, 0.0, math.inf, above=True)
+        _require("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _require("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         top_k: object = self.top_k
         if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0:
-            raise UsageError(f"--top-k must be a whole number from 0 (0 is off), not {self.top_k!r}")
+            raise UsageError(
+                Worded(Argument("top_k"), f" must be a whole number from 0 (0 is off), not {self.top_k!r}")
+            )
 
     def changed(self, **values: float) -> SamplingSettings:
         """Return a copy with other values, checked like the first."""
@@ -106,7 +109,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise UsageError(f"logprobs must be from 0 to {MAX_LOGPROBS}, not {self.logprobs}")
+            raise UsageError(Worded(Argument("logprobs"), f" must be from 0 to {MAX_LOGPROBS}, not {self.logprobs}"))
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,11 @@ class Prompt:
         return len(self.ids)
 
 
-def _require(flag: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+def _require(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
     if not isinstance(value, bool) and isinstance(value, Real):
         number = float(value)
         if math.isfinite(number) and low <= number <= high and not (above and number == low):
             return
     start = f"above {low:g}" if above else f"from {low:g}"
     end = f" to {high:g}" if math.isfinite(high) else ""
-    raise UsageError(f"{flag} must be a number {start}{end}, not {value!r}")
+    raise UsageError(Worded(Argument(name), f" must be a number {start}{end}, not {value!r}"))

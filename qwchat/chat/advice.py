@@ -1,28 +1,40 @@
-"""Say what to do about a prompt that does not fit, in the words of the place where a person reads it."""
+"""Messages as the chat says them: arguments are its settings, and remedies are its commands."""
 
 from __future__ import annotations
 
+from quant.wording import Argument, Change, said
 from qwchat.chat.context import ContextFullError, SummaryTooLongError
 from qwchat.errors import PromptTooLongError
+from qwchat.settings.knobs import with_argument
+from qwchat.settings.personas import MissingVariablesError
 
 
-def explained(error: Exception, *, chat: bool) -> str:
-    """Return the message of `error`; a prompt that does not fit comes with the remedies of the chat or of the flags."""
-    if not isinstance(error, PromptTooLongError):
-        return str(error)
-    remedies = [_shorter(error, chat=chat)]
-    if error.fits_longer:
-        setting = "/set ctx N" if chat else "--ctx N"
-        remedies.append(f"{setting} allows a longer context (up to {error.longest:,} tokens with this model)")
-    elif error.context >= error.longest:
-        remedies[-1] += f" ({error.longest:,} tokens are the maximum of this model)"
-    return f"{error.facts}: {', or '.join(remedies)}"
+def spelt(argument: Argument) -> str:
+    """Return an argument as the chat sets it: `/set ctx 4096` where it is to be changed, else `ctx 4096`."""
+    known, value = with_argument(argument.name), argument.value
+    name = argument.name if known is None else known.name
+    if value is ...:
+        value = "VALUE" if known is None else known.kind.metavar
+    if not isinstance(argument, Change):
+        return name if value is None else f"{name} {value}"
+    if value is None:
+        value = (known and known.nothing) or "default"
+    return f"/set {name} {'on' if value is True else 'off' if value is False else value}"
 
 
-def _shorter(error: PromptTooLongError, *, chat: bool) -> str:
+def explained(error: Exception) -> str:
+    """Return the message of `error` with what to do about it in the chat."""
+    if isinstance(error, MissingVariablesError):
+        return f"{error}: type /as {error.persona} {' '.join(f'{name}=…' for name in error.missing)}"
+    if isinstance(error, PromptTooLongError):
+        return said(error.advised(_shorter(error)), spelt)
+    return said(error, spelt)
+
+
+def _shorter(error: PromptTooLongError) -> str:
     """Return how the prompt gets shorter."""
     if isinstance(error, SummaryTooLongError):
-        return "/drop leaves them out" if chat else "--overflow drop leaves them out"
+        return "/drop leaves them out"
     if isinstance(error, ContextFullError):
-        return "/drop or /summarise makes room" if chat else "--overflow drop or summarise makes room"
-    return "shorten the message" if chat else "shorten the prompt"
+        return "/drop or /summarise makes room"
+    return "shorten the message"

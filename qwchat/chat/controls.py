@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from qwchat.chat.shape import KINDS, constraint_of
@@ -17,15 +17,8 @@ if TYPE_CHECKING:
     from qwchat.constraints import Constraint
 
 # The sampling knobs and their fields in SamplingSettings.
-SAMPLING = {
-    "temp": "temperature",
-    "top-p": "top_p",
-    "top-k": "top_k",
-    "min-p": "min_p",
-    "repeat-penalty": "repeat_penalty",
-    "presence-penalty": "presence_penalty",
-    "frequency-penalty": "frequency_penalty",
-}
+_SAMPLED = {each.name for each in fields(SamplingSettings)}
+SAMPLING = {known.name: known.argument for known in KNOBS if known.argument in _SAMPLED}
 REPLY_KNOBS: tuple[Knob, ...] = tuple(known for known in KNOBS if known.scope == "reply")
 NAMES = tuple(known.name for known in REPLY_KNOBS)
 MODEL = "the model's generation_config.json"
@@ -151,7 +144,9 @@ def shapes(settings: Settings) -> list[str]:
     flags = [name for name in given if settings.origin(name).startswith("--")]
     chosen = flags or given
     if len(chosen) > 1:
-        one, other = (f"{name} ({settings.origin(name)})" if not flags else f"--{name}" for name in chosen[:2])
+        one, other = (
+            f"{name} ({settings.origin(name)})" if not flags else settings.origin(name) for name in chosen[:2]
+        )
         raise UsageError(f"{one} and {other} exclude each other: choose one")
     return chosen
 

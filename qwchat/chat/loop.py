@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qwchat.chat import commands, mentions
-from qwchat.chat.advice import explained
+from qwchat.chat.advice import explained, spelt
 from qwchat.chat.attachments import Attachment
 from qwchat.chat.context import attached_lines
 from qwchat.chat.editor import blocks
@@ -64,6 +64,7 @@ class Chat:
 
         Raises KeyboardInterrupt where the person leaves with Ctrl-C twice within a second.
         """
+        self.screen.spell = spelt
         if first is not None:
             with self._settling():
                 self._say(mentions.Composed(first))
@@ -101,7 +102,7 @@ class Chat:
             outcome = command[0].run(self.desk, command[1]) if command else None
             said = None if command else self._composed(commands.message_text(typed))
         except QwchatError as error:
-            self.screen.error(explained(error, chat=True))
+            self.screen.error(explained(error))
             self.draft = "" if typed.startswith("/") else typed
             return True
         if said is not None:
@@ -156,12 +157,12 @@ class Chat:
         except KeyboardInterrupt:
             self._stopped(session.revision != before)
         except PromptTooLongError as error:
-            self.screen.error(explained(error, chat=True))
+            self.screen.error(explained(error))
             self.declined = True
         except DamagedModelError as error:
             self.failure = error  # Told of by the caller, who knows how the model was made.
         except QwchatError as error:
-            self.screen.error(str(error))
+            self.screen.error(explained(error))
             self.failure = error if isinstance(error, NonFiniteLogitsError) else self.failure
         except MemoryError:
             self.screen.error("out of memory: choose a smaller context with /set ctx N, or /clear the conversation")
@@ -198,7 +199,7 @@ class Chat:
         if done.finish_reason == "cancelled":
             self._stopped(kept)
         notice = ending_notice(done, used.max_tokens, chat=True)
-        unmet = complaint(done, used, used.max_tokens, chat=True)
+        unmet = complaint(done, used, used.max_tokens)
         if unmet is not None:
             self.screen.error(unmet)
         elif notice is not None:

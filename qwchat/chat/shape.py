@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from quant.wording import Argument, Change, Worded
 from qwchat.events import Done
+from qwchat.settings.knobs import knob
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
@@ -34,19 +36,17 @@ def _constraint(name: str, value: Any) -> Constraint:
     return Constraint.regex(value) if name == "regex" else Constraint.json_schema(value)
 
 
-def complaint(done: Done, controls: Chosen, max_tokens: int | None, *, chat: bool = False) -> str | None:
-    """Say why a reply does not meet its constraint; None where it does, has none, or was stopped by the person.
-
-    `chat`: name settings as the chat sets them, not as flags.
-    """
+def complaint(done: Done, controls: Chosen, max_tokens: int | None) -> Worded | None:
+    """Say why a reply does not meet its constraint; None where it does, has none, or was stopped by the person."""
     if done.meets_constraint is not False or done.finish_reason == "cancelled":
         return None
     name = next(name for name in KINDS if controls[name] is not None)
-    flag, change, without = ("", "/set ", "/set stop none") if chat else ("--", "--", "leave --stop out")
     reasons = {
-        "length": f"it was cut at {flag}max-tokens {max_tokens}: allow more",
-        "context": f"the context of {done.stats.context:,} tokens is full: {change}ctx N allows a longer one",
-        "repetition": f"it repeated itself and was ended: {change}loop-guard 0 lets it go on",
-        "stop": f"a stop string ended it: {without}",
+        "length": Worded("it was cut at ", Argument("max_tokens", max_tokens), ": allow more"),
+        "context": Worded(
+            f"the context of {done.stats.context:,} tokens is full: ", Change("context", ...), " allows a longer one"
+        ),
+        "repetition": Worded("it repeated itself and was ended: ", Change("loop_guard", 0), " lets it go on"),
+        "stop": Worded("a stop string ended it: ", Change("stop")),
     }
-    return f"the reply does not meet {flag}{name}: {reasons[done.finish_reason]}"
+    return Worded("the reply does not meet ", Argument(knob(name).argument), ": ", reasons[done.finish_reason])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from quant.units import binary_size
+from quant.wording import Worded
 from qwchat.errors import SnapshotError
 
 FILE_NAME = "kv.snapshot"  # in the session's folder
@@ -73,7 +74,7 @@ class Snapshots:
             self._model.restore_cache(path)
             os.utime(path)  # used now: others make room before it
         except SnapshotError as error:
-            return f"{error}: the conversation is read again"
+            return Worded(error, ": the conversation is read again")
         except OSError:  # There is none, or it was removed just now.
             return None
         return None
@@ -100,7 +101,7 @@ class Snapshots:
                 return trouble if self._mode == "on" else None
             self._model.save_cache(path)
         except SnapshotError as error:
-            return str(error)
+            return Worded(error)
         except OSError as error:
             return f"the snapshot {path} cannot be kept: {error.strerror}"
         return None

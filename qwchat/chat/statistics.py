@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from quant.wording import Argument, Change, Worded
 from qwchat.chat.units import token_count, wait
 from qwchat.events import Done, Stats
 
@@ -153,24 +154,27 @@ def _saved_a_tenth(stats: Stats) -> bool:
     return stats.accepted_tokens > 0 and 10 * stats.accepted_tokens >= stats.generated_tokens - 1
 
 
-def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> str | None:
+def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> Worded | None:
     """Why a reply is shorter than the model would have it; None where the model ended it.
 
     ``chat``: in a chat, where a reply can be gone on with.
     """
+    limit = "the token limit" if max_tokens is None else Argument("max_tokens", max_tokens)
     if done.meets_constraint and done.finish_reason in ("length", "context"):
-        limit = f"--max-tokens {max_tokens:,}" if done.finish_reason == "length" else "the context"
-        return f"the reply was brought to an end to fit {limit}"
+        return Worded(
+            "the reply was brought to an end to fit ", limit if done.finish_reason == "length" else "the context"
+        )
     go_on = "; /continue goes on" if chat else ""
     if done.finish_reason == "length":
-        limit = f"--max-tokens {max_tokens:,}" if max_tokens is not None else "the token limit"
-        return f"the reply was cut at {limit}{go_on}"
+        return Worded("the reply was cut at ", limit, go_on)
     if done.finish_reason == "context":
-        remedy = "; /drop or /summarise makes room and /continue goes on" if chat else "; --ctx asks for a longer one"
-        return f"the reply was cut: the context of {done.stats.context:,} tokens is full{remedy}"
+        longer = Worded(Change("context", ...), " asks for a longer one")
+        remedy = "/drop or /summarise makes room and /continue goes on" if chat else longer
+        return Worded(f"the reply was cut: the context of {done.stats.context:,} tokens is full; ", remedy)
     if done.finish_reason == "repetition":
-        remedy = "/set repeat-penalty 1.1 and /retry may help" if chat else "--repeat-penalty 1.1 may help"
-        return f"the reply went in circles and was ended; {remedy}{go_on or ', --loop-guard 0 lets it go on'}"
+        penalty = Worded(Change("repeat_penalty", 1.1), " and /retry may help" if chat else " may help")
+        unguarded = Worded(", ", Change("loop_guard", 0), " lets it go on")
+        return Worded("the reply went in circles and was ended; ", penalty, go_on or unguarded)
     return None
 
 

@@ -16,6 +16,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
+from qwchat.cli.wording import explained
 from qwchat.errors import QwchatError, UsageError
 from qwchat.settings import editing, files, personas
 from qwchat.settings.knobs import KNOBS, Knob, closest, knob
@@ -165,7 +166,7 @@ def _mistakes() -> Iterator[str]:
         try:
             personas.read(name)
         except UsageError as error:
-            yield str(error)
+            yield explained(error)
     yield from _mistaken_variables()
 
 
@@ -174,20 +175,20 @@ def _mistakes_together() -> Iterator[str]:
     try:
         resolve()
     except UsageError as error:
-        yield str(error)
+        yield explained(error)
 
 
 def _mistakes_in(file: Path, *, project: bool) -> Iterator[str]:
     try:
         document = files.read(file)
     except UsageError as error:
-        yield str(error)
+        yield explained(error)
         return
     for key, value in document.values.items():
         try:
             files.value_of(document, key, value, project=project)
         except UsageError as error:
-            yield str(error)
+            yield explained(error)
 
 
 def _mistaken_variables() -> Iterator[str]:
@@ -203,4 +204,4 @@ def _mistaken_variables() -> Iterator[str]:
             try:
                 known[name].parse(os.environ[name], name)
             except UsageError as error:
-                yield str(error)
+                yield explained(error)

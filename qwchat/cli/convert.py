@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from quant.presets import DEFAULT
 from quant.units import data_size
+from quant.wording import said
 from qwchat import models_folder
 from qwchat.chat.units import duration, ranges
 from qwchat.chat.view.table import table
@@ -17,6 +18,7 @@ from qwchat.cli.options import ConvertOptions
 from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
+from qwchat.cli.wording import spelt
 from qwchat.errors import QwchatError
 from qwchat.settings.resolve import resolve
 
@@ -158,7 +160,7 @@ def _as_data(conversion: Conversion, destination: Path) -> dict[str, object]:
         "bytes_out": planned.total_bytes_out,
         "bits_per_weight": planned.bits_per_weight,
         "seconds": None if finished is None else round(finished.seconds, 3),
-        "notices": conversion.notices,
+        "notices": [said(notice, spelt) for notice in conversion.notices],
         "tensors": [
             {
                 "name": plan.name,

@@ -22,6 +22,7 @@ from qwchat.cli.prepare import chosen
 from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
+from qwchat.cli.wording import explained
 from qwchat.errors import QwchatError
 from qwchat.markdown.styles import DIM, RED, Look
 
@@ -88,7 +89,7 @@ def _guarded(name: str, look_at: Callable[[], tuple[State, str, str]]) -> Check:
     try:
         return Check(name, *look_at())
     except (QwchatError, QuantError) as error:
-        return Check(name, "error", str(error))
+        return Check(name, "error", explained(error))
     except (OSError, ValueError) as error:
         return Check(name, "warning", f"could not be looked at: {error}")
 

@@ -47,9 +47,9 @@ def _explanation(error: Exception) -> str:
     from qwchat.cli.exit_codes import is_expected, lacks_memory
 
     if is_expected(error):
-        from qwchat.chat.advice import explained
+        from qwchat.cli.wording import explained
 
-        return explained(error, chat=False)
+        return explained(error)
     if lacks_memory(error):
         return _OUT_OF_MEMORY
     if isinstance(error, OSError) and error.strerror:

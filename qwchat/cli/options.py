@@ -18,7 +18,7 @@ from qwchat.limits import MAX_LOGPROBS
 from qwchat.settings.kinds import Number, Switch, Texts
 from qwchat.settings.knobs import KNOBS, Knob, knob
 from qwchat.settings.personas import assignments
-from qwchat.settings.resolve import Raw, Settings, flag_of, resolve
+from qwchat.settings.resolve import Raw, Settings, resolve
 from qwchat.settings.shapes import Schema
 
 Options = TypeVar("Options")
@@ -141,7 +141,7 @@ class ReplyOptions:
         """The flags that were given."""
         own = [known for known in fields(self) if known.type != "Flags"]
         changed = [known.name for known in own if getattr(self, known.name) != known.default]
-        knobs = [flag_of(name, raw) for name, raw in self.flags.items()]
+        knobs = [knob(name).given_as(raw) for name, raw in self.flags.items()]
         return knobs + [f"--{name.rstrip('_').replace('_', '-')}" for name in changed]
 
     def check(self) -> None:
@@ -342,7 +342,7 @@ def _parameter(known: Knob) -> inspect.Parameter:
     annotation: Any = str | None
     metavar: str | None = known.kind.metavar
     if isinstance(known.kind, Switch):
-        annotation, metavar, declared[0] = bool | None, None, f"{known.flag}/--no-{known.name}"
+        annotation, metavar, declared[0] = bool | None, None, f"{known.flag}/{known.given_as(False)}"
     elif isinstance(known.kind, Texts):
         annotation = list[str] | None
 

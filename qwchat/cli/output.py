@@ -56,7 +56,7 @@ class Output:
 
     def take(self, done: Done, controls: Controls, session: str | None, left_out: dict[str, int]) -> None:
         """An answer is complete; ``session``: where it is kept; ``left_out``: turns that the model was not given."""
-        errors = [complaint(done, controls, controls.max_tokens)]
+        errors: list[str | None] = [complaint(done, controls, controls.max_tokens)]
         answer = report.answer(done, controls, self._facts, left_out) | ({"session": session} if session else {})
         if self._extracts:
             block, error = extract(done, "last" if self._options.extract_last else "first")

@@ -10,6 +10,7 @@ from qwchat.characters import escaped
 from qwchat.chat.context import Room
 from qwchat.chat.controls import Controls
 from qwchat.chat.statistics import figures
+from qwchat.cli.wording import explained
 from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
 from qwchat.models_folder import Located
 
@@ -71,7 +72,7 @@ def answer(done: Done, controls: Controls, facts: Facts, left_out: dict[str, int
 
 def failure(error: Exception, code: int, text: str, facts: Facts, controls: Controls) -> dict[str, object]:
     """A reply that `error` ended, which gives the exit code `code`: `text` is what had come by then."""
-    ended = {"text": text, "finish_reason": "error", "error": str(error), "exit_code": code}
+    ended = {"text": text, "finish_reason": "error", "error": explained(error), "exit_code": code}
     return ended | request(facts, controls)
 
 

@@ -14,6 +14,7 @@ from qwchat.chat.attachments import MOST_BYTES, Attachment, Found, read, text_of
 from qwchat.chat.statistics import Form
 from qwchat.chat.view.colour import ColourChoice, can_rewrite, look_of
 from qwchat.chat.view.screen import Screen
+from qwchat.cli.wording import spelt
 from qwchat.errors import UsageError
 
 
@@ -32,7 +33,7 @@ class Streams:
         self.out = _prepared(sys.stdout)
         errors = _prepared(sys.stderr)
         self.out_look = look_of(self.out, colour)
-        self.screen = Screen(errors, look_of(errors, colour), quiet=quiet, figures=figures)
+        self.screen = Screen(errors, look_of(errors, colour), quiet=quiet, figures=figures, spell=spelt)
         self.rewritable = can_rewrite(errors) and not quiet and not still
 
     def write(self, text: str) -> None:

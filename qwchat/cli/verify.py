@@ -16,6 +16,7 @@ from qwchat.cli.prepare import chosen
 from qwchat.cli.report import dumps
 from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
+from qwchat.cli.wording import explained
 from qwchat.errors import DamagedModelError, UsageError
 from qwchat.models_folder import Located
 
@@ -40,7 +41,7 @@ def run(options: VerifyOptions, services: Services) -> int:
         state = state_of(folder, CHECKED_FILES)
     except ContainerError as error:
         if options.json:
-            found = {"name": located.name, "path": str(located.path), "intact": False, "error": str(error)}
+            found = {"name": located.name, "path": str(located.path), "intact": False, "error": explained(error)}
             streams.write(dumps(found) + "\n")
         raise
     verification = Verification(folder)

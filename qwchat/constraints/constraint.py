@@ -34,7 +34,7 @@ class Constraint:
         """One of ``texts``.  Raises UsageError where there is none, or an empty one."""
         wanted = list(dict.fromkeys(texts))
         if not wanted or not all(wanted):
-            raise UsageError("choices must not be empty: give some texts, as in --choices yes,no")
+            raise UsageError("choices must not be empty: give some texts, as in yes,no")
         _check_size("the choices", ",".join(wanted))
         pattern = "|".join(_META.sub(r"\\\g<0>", text) for text in wanted)
         source = ",".join(text.replace(",", r"\,") for text in wanted)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.wording import Argument, Worded
 from qwchat.constraints import library
 from qwchat.errors import ConstraintError, ModelError, UsageError
 from qwchat.request import ReplyConstraint
@@ -44,7 +45,8 @@ class Grammars:
         found = GrammarMask(matcher, self._closing if constraint.kind == "json-schema" else None)
         for token in begun:
             if not found.begin(token):
-                raise UsageError(f"the reply so far does not fit --{constraint.kind}: begin a new one, or drop it")
+                mentioned = Argument(constraint.kind.replace("-", "_"))
+                raise UsageError(Worded("the reply so far does not fit ", mentioned, ": begin a new one, or drop it"))
         return found
 
     def _vocabulary(self, kind: str) -> LLTokenizer:

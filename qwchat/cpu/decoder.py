@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.config import ModelConfig
+from quant.wording import Argument, Worded
 from qwchat.cpu.cache import KVCache, choose_kind, key_offsets
 from qwchat.cpu.kernels.cores import DecodeThreads
 from qwchat.cpu.kernels.records import FEW_TOKENS, SPLIT
@@ -227,7 +228,7 @@ def _enough_memory() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise NotEnoughMemoryError(
-            "no memory is left for the model's cache and work space: choose a smaller context (ctx)"
+            Worded("no memory is left for the model's cache and work space: choose a smaller ", Argument("context"))
         ) from error
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.units import binary_size
+from quant.wording import Worded
 from qwchat.errors import NotEnoughMemoryError
 
 _MEMINFO = Path("/proc/meminfo")
@@ -54,7 +55,7 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise NotEnoughMemoryError(
-            f"{purpose} needs {binary_size(needed)} of memory, and {binary_size(available)} are free: {remedy}"
+            Worded(f"{purpose} needs {binary_size(needed)} of memory, and {binary_size(available)} are free: ", remedy)
         )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.files import NotPrivateError, open_private, replacing
+from quant.wording import Argument, Worded
 from qwchat.errors import SnapshotError
 from qwchat.model.decoder import Cache
 
@@ -126,7 +127,7 @@ def _read_head(
     if its_model != fingerprint.encode():
         raise SnapshotError(f"{path} belongs to another model")
     if kind.rstrip(b"\0") != cache.kind.encode():
-        raise SnapshotError(f"{path} has another --kv than {cache.kind}")
+        raise SnapshotError(Worded(f"{path} has another ", Argument("kv"), f" than {cache.kind}"))
     if start != _fields(cache, fingerprint, positions):
         raise SnapshotError(f"{path} was written by another version of qwchat")
     if positions > context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quant.config import ModelConfig
+from quant.wording import Argument, Worded
 from qwchat.errors import UsageError
 from qwchat.limits import DEFAULT_CONTEXT
 
@@ -24,5 +25,6 @@ def choose_context(config: ModelConfig, asked: int | None) -> int:
     if asked is None:
         return min(limit, DEFAULT_CONTEXT)
     if not 1 <= asked <= limit:
-        raise UsageError(f"the context must be from 1 to {limit:,} tokens, the maximum of this model, not {asked:,}")
+        limits = f"from 1 to {limit:,} tokens, the maximum of this model"
+        raise UsageError(Worded(Argument("context"), f" must be {limits}, not {asked:,}"))
     return asked

@@ -15,6 +15,7 @@ from typing import Any
 
 from quant.files import open_regular
 from quant.units import binary_size
+from quant.wording import Argument, Worded
 from qwchat.errors import UsageError
 from qwchat.settings import toml
 from qwchat.settings.kinds import Value
@@ -126,8 +127,11 @@ def value_of(document: Document, key: str, value: object, *, project: bool = Fal
         raise UsageError(f"{document.place(key)}: there is no setting {key!r}: {hint(key)}")
     if project and not known.project:
         raise UsageError(
-            f"{document.place(key)}: a project file may not set {key}: "
-            f"give {known.flag}, set {known.variable}, or use your own file (qwchat config path)"
+            Worded(
+                f"{document.place(key)}: a project file may not set {key}: give ",
+                Argument(known.argument),
+                f", set {known.variable}, or use your own file (qwchat config path)",
+            )
         )
     try:
         return known.check(value, key)

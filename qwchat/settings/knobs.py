@@ -41,6 +41,7 @@ class Knob:
         default: the built-in value; where a model has one of its own (temp, top-p ...), that holds and this is None.
         nothing: the word for None where None is a value: "random", "none", "auto".
         short: a flag of one letter.
+        python: the argument of the Python functions that take it, where that has another name than the setting.
         project: whether a project file, which came from who knows where, may set it. Never for paths, models, commands.
     """
 
@@ -52,11 +53,16 @@ class Knob:
     nothing: str = ""
     short: str = ""
     project: bool = True
+    python: str = ""
 
     @property
     def flag(self) -> str:
         """Its long flag."""
         return f"--{self.name}"
+
+    def given_as(self, value: object) -> str:
+        """Return its long flag as it is given for `value`: `--no-speculate` turns a switch off."""
+        return f"--no-{self.name}" if value is False else self.flag
 
     @property
     def variable(self) -> str:
@@ -68,6 +74,11 @@ class Knob:
         """Its name as an identifier of Python."""
         name = self.name.replace("-", "_")
         return f"{name}_" if keyword.iskeyword(name) else name
+
+    @property
+    def argument(self) -> str:
+        """Its name as an argument of `qwchat.load`, `Model.chat` or `SamplingSettings`, which messages mention."""
+        return self.python or self.name.replace("-", "_")
 
     @property
     def limits(self) -> str:
@@ -100,7 +111,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("model", Text("MODEL"), "session", "The model", "mini", short="-m", project=False),
     Knob("system", Text(), "session", "System prompt", nothing="none", short="-s"),
     Knob("as", Text("NAME"), "session", "Persona: a system prompt with its settings", nothing="none"),
-    Knob("temp", Number(0, MAX_TEMPERATURE), "reply", "Temperature; 0 is greedy"),
+    Knob("temp", Number(0, MAX_TEMPERATURE), "reply", "Temperature; 0 is greedy", python="temperature"),
     Knob("top-p", Number(0, 1, above=True), "reply", "Nucleus; 1 is off"),
     Knob("top-k", Whole(0), "reply", "Likeliest tokens to keep; 0 is off"),
     Knob("min-p", Number(0, 1), "reply", "Least share of the likeliest; 0 is off"),
@@ -119,6 +130,7 @@ KNOBS: tuple[Knob, ...] = (
         "engine",
         f"Tokens of context (default: the model's, at most {DEFAULT_CONTEXT})",
         nothing="auto",
+        python="context",
     ),
     Knob(
         "kv",
@@ -180,6 +192,7 @@ KNOBS: tuple[Knob, ...] = (
 )
 
 _BY_NAME = {knob.name: knob for knob in KNOBS}
+_BY_ARGUMENT = {knob.argument: knob for knob in KNOBS}
 
 
 def knob(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "look", "session")) -> Knob:
@@ -192,6 +205,11 @@ def knob(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "look", "
     if found is not None and found.scope in scopes:
         return found
     raise UsageError(f"there is no setting {name!r}: {hint(name, scopes=scopes)}")
+
+
+def with_argument(name: str) -> Knob | None:
+    """Return the knob that is passed on as the argument `name`; None where the argument is no knob's."""
+    return _BY_ARGUMENT.get(name)
 
 
 def hint(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "look", "session")) -> str:

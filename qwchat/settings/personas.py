@@ -25,6 +25,14 @@ _VARIABLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
 _SETTABLE = {known.name: known for known in KNOBS if known.scope == "reply" or known.name == "system"}
 
 
+class MissingVariablesError(UsageError):
+    """A persona whose variables are not all given; where it is read, the remedy is added."""
+
+    def __init__(self, persona: str, missing: list[str]) -> None:
+        super().__init__(f"persona {persona} needs {' and '.join(missing)}")
+        self.persona, self.missing = persona, missing
+
+
 @dataclass(frozen=True)
 class Persona:
     """A persona as its file has it.
@@ -52,7 +60,7 @@ class Persona:
     def filled(self, given: Mapping[str, str]) -> dict[str, Value]:
         """The values with every variable filled in.
 
-        Raises UsageError where a variable has no value, naming all of those, and for a value without a variable.
+        Raises MissingVariablesError, and UsageError for a value without a variable.
         """
         variables = self.variables
         unknown = [name for name in given if name not in variables]
@@ -63,11 +71,7 @@ class Persona:
         texts = {**self.defaults, **given}
         missing = [name for name in variables if name not in texts]
         if missing:
-            flags = " ".join(f"--var {name}=…" for name in missing)
-            words = " ".join(f"{name}=…" for name in missing)
-            raise UsageError(
-                f"persona {self.name} needs {' and '.join(missing)}: give {flags}, in the chat /as {self.name} {words}"
-            )
+            raise MissingVariablesError(self.name, missing)
         values = dict(self.values)
         if isinstance(system := values.get("system"), str):
             values["system"] = _VARIABLE.sub(lambda match: texts[match[1]] if match[1] else match[0][0], system)

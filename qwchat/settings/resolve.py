@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quant.wording import Argument, Change, Worded
 from qwchat.errors import UsageError
 from qwchat.settings import files, personas
 from qwchat.settings.kinds import Value
@@ -82,7 +83,7 @@ def resolve(
         use_files: whether configuration files count; a persona that is asked for is read in any case.
         variables: of the persona.
 
-    Raises UsageError that names the flag, the variable, or the file and its line.
+    Raises UsageError that names the argument, the variable, or the file and its line.
     """
     project = files.project_file(folder) if use_files else files.ProjectFile()
     own, trouble = _own(environment) if use_files else (None, ())
@@ -96,7 +97,9 @@ def resolve(
             for name, value in persona.filled(variables or {}).items():
                 given.setdefault(name, Given(value, f"persona {persona.name}"))
     if variables and ("as" not in given or given["as"].value is None):
-        raise UsageError("--var fills in a variable of a persona: name the persona with --as")
+        raise UsageError(
+            Worded("there is no persona for ", Argument("variables"), ": name one with ", Change("as", ...))
+        )
     heeded = any(found.origin == str(project.path) for found in given.values())
     return Settings(given, (*project.notices, *trouble), project.path if heeded else None)
 
@@ -107,7 +110,7 @@ def _layers(
     project: Path | None,
     own: Path | None,
 ) -> Iterator[dict[str, Given]]:
-    yield {name: Given(_from_flag(name, raw), flag_of(name, raw)) for name, raw in flags.items()}
+    yield {name: Given(_from_flag(name, raw), knob(name).given_as(raw)) for name, raw in flags.items()}
     yield _from_environment(environment)
     if project is not None:
         yield _from_file(project, project=True)
@@ -126,13 +129,9 @@ def _own(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
     except (FileNotFoundError, NotADirectoryError):
         return None, ()
     except OSError as error:
-        remedy = "set QWCHAT_CONFIG to a folder of your own, or give --no-config"
-        return None, (f"{path} cannot be looked at ({error.strerror}), so nothing in it holds: {remedy}",)
-
-
-def flag_of(name: str, raw: Raw) -> str:
-    """The flag as it was given: ``--no-speculate`` for a switch that was turned off."""
-    return f"--no-{name}" if raw is False else knob(name).flag
+        trouble = f"{path} cannot be looked at ({error.strerror}), so nothing in it holds"
+        remedy = Worded("set QWCHAT_CONFIG to a folder of your own, or give ", Change("use_files", False))
+        return None, (Worded(trouble, ": ", remedy),)
 
 
 def _from_flag(name: str, raw: Raw) -> Value:

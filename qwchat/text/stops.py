@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quant.wording import Argument, Worded
 from qwchat.errors import UsageError
 
 
@@ -22,7 +23,8 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         if not all(stops):
-            raise UsageError("--stop must not be empty: leave it out to stop at the end of the reply only")
+            remedy = "leave it out to stop at the end of the reply only"
+            raise UsageError(Worded(Argument("stop"), f" must not be empty: {remedy}"))
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)
         self._held = ""

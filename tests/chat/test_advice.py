@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from qwchat.chat.advice import explained
+from qwchat.chat import advice
 from qwchat.chat.context import ContextFullError, Shortage, SummaryTooLongError
+from qwchat.cli import wording
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.request import Prompt
+from qwchat.settings.personas import MissingVariablesError
 
 PROMPT = "the prompt has 5,000 tokens and the context holds 4,096, one of them for the answer: "
 TALK = "the conversation has 5,000 tokens with this message and the context holds 4,096, one of them for the answer: "
@@ -61,10 +63,16 @@ def full(longest: int) -> ContextFullError:
             f"{OLD}--overflow drop leaves them out{MAXIMUM}",
             f"{OLD}/drop leaves them out{MAXIMUM}",
         ),
+        (
+            MissingVariablesError("poet", ["place", "year"]),
+            "persona poet needs place and year",
+            "persona poet needs place and year: give --var place=… --var year=…",
+            "persona poet needs place and year: type /as poet place=… year=…",
+        ),
         (UsageError("there is no such file"), *["there is no such file"] * 3),
     ],
 )
 def test_each_place_names_its_own_remedies(error: Exception, library: str, flags: str, chat: str) -> None:
     assert str(error) == library
-    assert explained(error, chat=False) == flags
-    assert explained(error, chat=True) == chat
+    assert wording.explained(error) == flags
+    assert advice.explained(error) == chat

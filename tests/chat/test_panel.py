@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qwchat.chat.advice import explained
 from qwchat.chat.commands import Desk, Outcome, Show, parse, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.panel import Panel
@@ -127,10 +128,10 @@ def test_a_context_that_is_too_small_is_told() -> None:
 
 def test_what_cannot_be_done_changes_nothing() -> None:
     desk, model, _ = chat()
-    with pytest.raises(
-        UsageError, match=r"^the context must be from 1 to 4,096 tokens, the maximum of this model, not 5,000$"
-    ):
+    with pytest.raises(UsageError) as error:
         obey(desk, "/set ctx 5000")
+    limits = "must be from 1 to 4,096 tokens, the maximum of this model, not 5,000"
+    assert (str(error.value), explained(error.value)) == (f"context {limits}", f"ctx {limits}")
     assert shown(desk, "/set ctx").startswith("ctx auto (2048) (from built in)")
     assert model.context == 2048
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from quant.wording import said
+from qwchat.chat import advice
 from qwchat.chat.statistics import ending_notice, statistics_line
 from qwchat.chat.units import duration, wait
 from qwchat.chat.view.colour import look_of
@@ -16,6 +18,7 @@ from qwchat.chat.view.progress import byte_progress
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
+from qwchat.cli import wording
 from qwchat.events import Done, FinishReason, Prefilled, Stats
 from qwchat.markdown.styles import Look
 
@@ -134,30 +137,33 @@ def test_figures_of_a_prompt_that_was_not_read_to_its_end() -> None:
 @pytest.mark.parametrize(
     ("reason", "max_tokens", "notice", "chat"),
     [
-        ("stop", 5, None, ""),
-        ("cancelled", None, None, ""),
-        ("length", 5, "the reply was cut at --max-tokens 5", "; /continue goes on"),
+        ("stop", 5, "", ""),
+        ("cancelled", None, "", ""),
+        ("length", 5, "the reply was cut at --max-tokens 5", "the reply was cut at max-tokens 5; /continue goes on"),
     ],
 )
-def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str | None, chat: str) -> None:
-    assert ending_notice(done(reason), max_tokens) == notice
-    assert ending_notice(done(reason), max_tokens, chat=True) == (None if notice is None else notice + chat)
+def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str, chat: str) -> None:
+    assert noticed(done(reason), max_tokens) == (notice, chat)
+
+
+def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
+    """The notice on the command line and in the chat; "" for none."""
+    shell, chat = ending_notice(ended, max_tokens), ending_notice(ended, max_tokens, chat=True)
+    return said(shell or "", wording.spelt), said(chat or "", advice.spelt)
 
 
 def test_what_is_said_of_a_reply_that_filled_the_context() -> None:
     cut = "the reply was cut: the context of 2,048 tokens is full"
-    assert ending_notice(done("context"), None) == f"{cut}; --ctx asks for a longer one"
-    assert ending_notice(done("context"), None, chat=True) == (
-        f"{cut}; /drop or /summarise makes room and /continue goes on"
+    assert noticed(done("context")) == (
+        f"{cut}; --ctx N asks for a longer one",
+        f"{cut}; /drop or /summarise makes room and /continue goes on",
     )
 
 
 def test_what_is_said_of_a_reply_that_went_in_circles() -> None:
-    assert ending_notice(done("repetition"), None) == (
-        "the reply went in circles and was ended; --repeat-penalty 1.1 may help, --loop-guard 0 lets it go on"
-    )
-    assert ending_notice(done("repetition"), None, chat=True) == (
-        "the reply went in circles and was ended; /set repeat-penalty 1.1 and /retry may help; /continue goes on"
+    assert noticed(done("repetition")) == (
+        "the reply went in circles and was ended; --repeat-penalty 1.1 may help, --loop-guard 0 lets it go on",
+        "the reply went in circles and was ended; /set repeat-penalty 1.1 and /retry may help; /continue goes on",
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qwchat.chat.advice import explained
 from qwchat.chat.commands import Desk, Show, parse, suggestions
 from qwchat.chat.controls import Controls
 from qwchat.chat.session import Session
@@ -95,7 +96,7 @@ def test_a_mistake_changes_nothing() -> None:
     place = desk()
     shown(place, "/as clerk")
     for text, complaint in (
-        ("/as poet", "persona poet needs place: give --var place=…, in the chat /as poet place=…"),
+        ("/as poet", "persona poet needs place: type /as poet place=…"),
         ("/as peot", "there is no persona 'peot': did you mean poet?"),
         ("/as poet place", "a variable is given as name=value, not 'place'"),
         ("/as poet place='x", 'a quotation mark is missing in "poet place=\'x"'),
@@ -106,7 +107,7 @@ def test_a_mistake_changes_nothing() -> None:
     ):
         with pytest.raises(UsageError) as error:
             shown(place, text)
-        assert str(error.value) == complaint
+        assert explained(error.value) == complaint
     assert place.wardrobe.worn == "clerk"
     assert state(place) == ("Be brief.", 0.0, 3, ())
 
@@ -148,7 +149,7 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
     shown(place, "/set seed 5")
     shown(place, '/set stop ["a", "b"]')
     path = folder / "mine.toml"
-    assert shown(place, "/save-persona mine") == f"kept as {path}: /as mine and --as mine use it"
+    assert shown(place, "/save-persona mine") == f"kept as {path}: /as mine uses it, in other chats too"
     assert path.read_text() == ('system = """Answer in {{braces}}\nand lines."""\ntop-p = 0.9\nstop = ["a", "b"]\n')
     assert personas.read("mine").filled({}) == {
         "system": "Answer in {braces}\nand lines.",

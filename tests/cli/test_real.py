@@ -159,7 +159,7 @@ def test_a_context_beyond_the_model_is_refused(models: Path) -> None:
     result = qwchat("-p", "hello", "-m", "tiny-q4", "--ctx", "600", models=models)
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr.startswith(
-        b"qwchat: error: the context must be from 1 to 512 tokens, the maximum of this model, not "
+        b"qwchat: error: --ctx must be from 1 to 512 tokens, the maximum of this model, not "
     )
 
 

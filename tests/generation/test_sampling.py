@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quant.wording import argument_of
 from qwchat.errors import NonFiniteLogitsError, UsageError
 from qwchat.generation.sampling import Sampler, uniform
 from qwchat.request import SamplingSettings
@@ -256,28 +257,29 @@ def test_the_uniform_numbers_are_even_and_unrelated() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SamplingSettings(temperature=-0.1), "--temp must be a number from 0 to 5, not -0.1"),
-        (lambda: SamplingSettings(temperature=5.1), "--temp must be a number from 0 to 5, not 5.1"),
-        (lambda: SamplingSettings(temperature=math.nan), "--temp must be"),
-        (lambda: SamplingSettings(top_p=0.0), "--top-p must be a number above 0 to 1, not 0.0"),
-        (lambda: SamplingSettings(top_p=1.01), "--top-p must be"),
-        (lambda: SamplingSettings(min_p=-0.1), "--min-p must be a number from 0 to 1"),
-        (lambda: SamplingSettings(top_k=-1), "--top-k must be a whole number from 0"),
-        (lambda: SamplingSettings(top_k=2.5), "--top-k must be a whole number from 0"),  # type: ignore[arg-type]
-        (lambda: SamplingSettings(repeat_penalty=0.0), "--repeat-penalty must be a number above 0, not 0.0"),
-        (lambda: SamplingSettings(repeat_penalty=math.inf), "--repeat-penalty must be"),
-        (lambda: SamplingSettings(presence_penalty=2.5), "--presence-penalty must be a number from -2 to 2"),
-        (lambda: SamplingSettings(frequency_penalty=-2.5), "--frequency-penalty must be a number from -2 to 2"),
-        (lambda: SamplingSettings(temperature="hot"), "--temp must be"),  # type: ignore[arg-type]
-        (lambda: SamplingSettings().changed(top_p=3), "--top-p must be"),
-        (lambda: Sampler(SamplingSettings(), -1, 10), "--seed must be a whole number from 0 to 18446744073709551615"),
-        (lambda: Sampler(SamplingSettings(), 1 << 64, 10), "--seed must be"),
+        (lambda: SamplingSettings(temperature=-0.1), "temperature must be a number from 0 to 5, not -0.1"),
+        (lambda: SamplingSettings(temperature=5.1), "temperature must be a number from 0 to 5, not 5.1"),
+        (lambda: SamplingSettings(temperature=math.nan), "temperature must be"),
+        (lambda: SamplingSettings(top_p=0.0), "top_p must be a number above 0 to 1, not 0.0"),
+        (lambda: SamplingSettings(top_p=1.01), "top_p must be"),
+        (lambda: SamplingSettings(min_p=-0.1), "min_p must be a number from 0 to 1"),
+        (lambda: SamplingSettings(top_k=-1), "top_k must be a whole number from 0"),
+        (lambda: SamplingSettings(top_k=2.5), "top_k must be a whole number from 0"),  # type: ignore[arg-type]
+        (lambda: SamplingSettings(repeat_penalty=0.0), "repeat_penalty must be a number above 0, not 0.0"),
+        (lambda: SamplingSettings(repeat_penalty=math.inf), "repeat_penalty must be"),
+        (lambda: SamplingSettings(presence_penalty=2.5), "presence_penalty must be a number from -2 to 2"),
+        (lambda: SamplingSettings(frequency_penalty=-2.5), "frequency_penalty must be a number from -2 to 2"),
+        (lambda: SamplingSettings(temperature="hot"), "temperature must be"),  # type: ignore[arg-type]
+        (lambda: SamplingSettings().changed(top_p=3), "top_p must be"),
+        (lambda: Sampler(SamplingSettings(), -1, 10), "seed must be a whole number from 0 to 18446744073709551615"),
+        (lambda: Sampler(SamplingSettings(), 1 << 64, 10), "seed must be"),
     ],
 )
-def test_values_out_of_range_name_their_option(make: Callable[[], object], message: str) -> None:
+def test_values_out_of_range_name_their_argument(make: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         make()
     assert message in str(caught.value)
+    assert argument_of(caught.value) == message.partition(" ")[0]
 
 
 def test_a_real_vocabulary() -> None:

@@ -168,7 +168,7 @@ def patched(file: Path, offset: int, value: bytes) -> Path:
 def test_what_does_not_belong_here_is_told_apart(small: CachedContext, file: Path) -> None:
     assert refused(small, patched(file, 0, b"GGUF")) == "FILE is damaged"
     assert refused(small, patched(file, 8, b"\x01")) == "FILE was written by another version of qwchat"
-    assert refused(small, patched(file, 12, b"q8\0")) == "FILE has another --kv than f32"
+    assert refused(small, patched(file, 12, b"q8\0")) == "FILE has another kv than f32"
     assert refused(small, file, "f" * 16) == "FILE belongs to another model"
     assert refused(small, patched(file, 36, b"\0" * 32)) == "FILE was written by another version of qwchat"
     assert refused(small, patched(file, 68, b"\x02")) == "FILE was written by another version of qwchat"
@@ -182,7 +182,7 @@ def test_it_must_fit(small: CachedContext, file: Path) -> None:
     assert refused(other, file) == "FILE holds 50 tokens, and the context 49"
     other.decoder.close()
     q8 = build("q8", context=600)
-    assert refused(q8, file) == "FILE has another --kv than q8"
+    assert refused(q8, file) == "FILE has another kv than q8"
     q8.decoder.close()
 
 

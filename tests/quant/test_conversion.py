@@ -184,7 +184,7 @@ def test_force_replaces_a_model_only_when_the_new_one_is_complete(
 ) -> None:
     run(source, tmp_path / "model", preset="q8")
     old = content(tmp_path / "model")
-    with pytest.raises(UsageError, match="already holds a model; use --force"):
+    with pytest.raises(UsageError, match="already holds a model; use force=True to replace it"):
         run(source, tmp_path / "model")
     events = convert(source, tmp_path / "model", force=True)
     for event in events:
@@ -226,7 +226,7 @@ def test_resume_continues_and_restart_discards(source: Path, tmp_path: Path, exp
 
 def test_resume_refuses_other_settings_and_other_sources(source: Path, tmp_path: Path) -> None:
     stop_after(source, tmp_path / "model", 10)
-    with pytest.raises(UsageError, match="has another source or other settings; run without --resume"):
+    with pytest.raises(UsageError, match="has another source or other settings; run without resume to start"):
         run(source, tmp_path / "model", resume=True, preset="q8")
     other = make_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(UsageError, match="has another source or other settings"):

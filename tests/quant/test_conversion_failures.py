@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with pytest.raises(DiskFullError, match=r"no room left .*No space left on device.* --resume"):
+        with pytest.raises(DiskFullError, match=r"no room left .*No space left on device.* resume=True$"):
             run(source, tmp_path / "model")
     assert not (tmp_path / "model").exists()
     if call == "posix_fallocate":

@@ -57,7 +57,7 @@ def test_a_persona_is_what_its_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given_values", "complaint"),
     [
-        ({}, "persona poet needs year: give --var year=…, in the chat /as poet year=…"),
+        ({}, "persona poet needs year"),
         ({"yaer": "1"}, "persona poet has no variable 'yaer': did you mean year?"),
         ({"zzz": "1"}, "persona poet has no variable 'zzz': it has place, year"),
     ],
@@ -144,7 +144,7 @@ def test_variables_belong_to_a_persona(tmp_path: Path) -> None:
     environment = folder(tmp_path, poet=POET)
     filled = resolve({"as": "poet"}, environment=environment, folder=tmp_path, variables={"year": "1799"})
     assert filled["system"].startswith("You are a poet of Rome, born in 1799.")
-    with pytest.raises(UsageError, match=r"^--var fills in a variable of a persona: name the persona with --as$"):
+    with pytest.raises(UsageError, match=r"^there is no persona for variables: name one with as=…$"):
         resolve({}, environment=environment, folder=tmp_path, variables={"year": "1799"})
     assert personas.assignments(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
     with pytest.raises(UsageError, match=r"^a variable is given as name=value, not 'year'$"):

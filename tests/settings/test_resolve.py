@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, strategies
 
+from quant.wording import argument_of
 from qwchat.errors import UsageError
 from qwchat.settings import editing, files
 from qwchat.settings.kinds import Switch, Texts
@@ -164,7 +165,8 @@ def test_a_project_may_not_choose_what_is_run(tmp_path: Path, name: str) -> None
     path = write(tmp_path / "work" / "qwchat.toml", f"temp = 1\n{name} = 'x'\n")
     with pytest.raises(UsageError) as error:
         settings(tmp_path)
-    assert str(error.value).startswith(f"{path}:2: a project file may not set {name}: give --{name}, set QWCHAT_")
+    assert str(error.value).startswith(f"{path}:2: a project file may not set {name}: give {name}, set QWCHAT_")
+    assert argument_of(error.value) == name
 
 
 def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:

@@ -52,5 +52,5 @@ def test_without_stops_everything_passes_at_once() -> None:
 
 
 def test_an_empty_stop_is_refused() -> None:
-    with pytest.raises(UsageError, match="--stop must not be empty"):
+    with pytest.raises(UsageError, match="stop must not be empty"):
         StopStrings(["a", ""])

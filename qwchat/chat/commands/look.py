@@ -140,7 +140,8 @@ COMMANDS: tuple[Command, ...] = (
         "[on|off]",
         "the last reply as the model wrote it (on: all replies)",
         _raw,
-        details="Control characters are shown, not obeyed, here as well. --render plain begins a chat with /raw on.",
+        details="Control characters are shown, not obeyed, here as well.\n"
+        "`qwchat config set render plain` begins every chat with /raw on.",
         complete=_switches,
     ),
     Command("stats", "", "tokens and speeds of all replies together", _stats),

@@ -105,7 +105,7 @@ def _save_persona(desk: Desk, argument: str) -> Outcome:
     mine = real_path(desk.wardrobe.folder / f"{argument}.toml") in desk.written
     path = desk.wardrobe.keep(argument, overwrite=mine)
     desk.written.add(real_path(path))
-    return Show(f"kept as {path}: /as {argument} and --as {argument} use it")
+    return Show(f"kept as {path}: /as {argument} uses it, in other chats too")
 
 
 COMMANDS: tuple[Command, ...] = (

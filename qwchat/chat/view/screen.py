@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TextIO
 
+from quant.wording import Argument, Worded, said
 from qwchat.characters import harmless
 from qwchat.chat.statistics import Form, statistics_line
 from qwchat.chat.view.live import terminal_size
@@ -21,13 +23,25 @@ class Screen:
         look: what it can show.
         quiet: leave out notices and statistics; hints, answers and errors stay.
         figures: the form of the statistics.
+
+    Attributes:
+        spell: how arguments that messages mention are spelt here; a chat changes it.
     """
 
-    def __init__(self, stream: TextIO, look: Look, *, quiet: bool = False, figures: Form = "line") -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        look: Look,
+        *,
+        quiet: bool = False,
+        figures: Form = "line",
+        spell: Callable[[Argument], str] = str,
+    ) -> None:
         self.stream = stream
         self.look = look
         self.quiet = quiet
         self.figures: Form = figures
+        self.spell = spell
         self._bell_seconds: float | None = None
 
     def be_quiet(self, quiet: bool) -> None:
@@ -37,7 +51,7 @@ class Screen:
     def notice(self, text: str) -> None:
         """Something worth knowing that needs no action."""
         if not self.quiet:
-            self._line(f"qwchat: {text}", DIM)
+            self._line(Worded("qwchat: ", text), DIM)
 
     def show_figures(self, form: Form) -> None:
         """Show statistics in this form from now on."""
@@ -83,11 +97,11 @@ class Screen:
     def error(self, text: str) -> None:
         """What went wrong, on one line."""
         prefix = "qwchat: error:"
-        line = self._folded(f"{prefix} {harmless(' '.join(text.split()))}")
+        line = self._folded(f"{prefix} {harmless(' '.join(said(text, self.spell).split()))}")
         self._write(self.look.styled(prefix, RED) + line.removeprefix(prefix) + "\n")
 
     def _line(self, text: str, style: str | None) -> None:
-        shown = self._folded(harmless(text))
+        shown = self._folded(harmless(said(text, self.spell)))
         self._write((self.look.styled(shown, style) if style else shown) + "\n")
 
     def _folded(self, text: str) -> str:

@@ -1,0 +1,43 @@
+"""Messages as the command line says them: arguments are flags."""
+
+from __future__ import annotations
+
+from quant.wording import Argument, Change, said
+from qwchat.errors import PromptTooLongError
+from qwchat.settings.knobs import with_argument
+from qwchat.settings.personas import MissingVariablesError
+
+# Flags that are neither a setting's nor named after the argument.
+_FLAGS = {"variables": "--var", "use_files": "--no-config"}
+
+
+def spelt(argument: Argument) -> str:
+    """Return an argument as a flag with its value: `--ctx 4096`, `--force`, `--kv`."""
+    known, value = with_argument(argument.name), argument.value
+    own = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
+    flag = own if known is None else known.given_as(value)
+    if isinstance(argument, Change) and value is None:
+        return f"leave {flag} out"
+    if value is ...:
+        return f"{flag} {'VALUE' if known is None else known.kind.metavar}"
+    return flag if value is None or isinstance(value, bool) else f"{flag} {value}"
+
+
+def explained(error: Exception) -> str:
+    """Return the message of `error` with what to do about it on the command line."""
+    if isinstance(error, MissingVariablesError):
+        return f"{error}: give {' '.join(spelt(Argument('variables', f'{name}=…')) for name in error.missing)}"
+    if isinstance(error, PromptTooLongError):
+        return said(error.advised(_shorter(error)), spelt)
+    return said(error, spelt)
+
+
+def _shorter(error: PromptTooLongError) -> str:
+    """Return how the prompt gets shorter."""
+    from qwchat.chat.context import ContextFullError, SummaryTooLongError
+
+    if isinstance(error, SummaryTooLongError):
+        return "--overflow drop leaves them out"
+    if isinstance(error, ContextFullError):
+        return "--overflow drop or summarise makes room"
+    return "shorten the prompt"

@@ -1,0 +1,139 @@
+"""Messages name arguments, and the place where they are read spells them: `--ctx 4096`, `/set ctx 4096`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from quant.errors import UsageError as QuantUsageError
+from quant.wording import Argument, Change, Worded, argument_of, said
+from qwchat.chat import advice
+from qwchat.cli import wording
+from qwchat.errors import UsageError
+from qwchat.settings.knobs import KNOBS, with_argument
+from tests.test_house import REPOSITORY, help_of, options_in
+
+FLAG = re.compile(r"(?<![\w-])--(?:[a-z]|$)")
+# What may spell a flag, and why.
+SURFACES = {
+    "qwchat/cli/": "the command line",
+    "qwchat/settings/knobs.py": "the one table that gives each setting its flag",
+    "qwchat/chat/commands/talk.py": "/retry and /edit of the chat take options of their own",
+}
+# What may ask the table for a flag, and why.
+ASKING = {
+    "qwchat/settings/resolve.py": "reads the flags of the command line, and keeps where each value came from",
+    "qwchat/chat/panel.py": "tells a person at the chat how to start the program",
+}
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Yield the path within the repository and the syntax tree of each file that may name no flag."""
+    for folder in ("quant", "qwchat"):
+        for file in sorted((REPOSITORY / folder).rglob("*.py")):
+            name = file.relative_to(REPOSITORY).as_posix()
+            if not name.startswith(tuple(SURFACES)):
+                yield name, ast.parse(file.read_text("utf-8"))
+
+
+def flags_in(tree: ast.Module) -> list[tuple[int, str]]:
+    """Return line and text of the literals that name a flag, or begin one; docstrings are none."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(statement.value)
+        for node in ast.walk(tree)
+        for statement in (node.body if isinstance(node, documented) else [])
+        if isinstance(statement, ast.Expr)
+    }
+    # A literal "--" alone is a test for a flag; in front of a value in an f-string it begins one.
+    begun = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    return [
+        (node.lineno, node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+        if FLAG.search(node.value) and (node.value != "--" or id(node) in begun)
+    ]
+
+
+def test_no_message_below_the_command_line_names_a_flag() -> None:
+    assert [f"{name}:{line}: {text}" for name, tree in sources() for line, text in flags_in(tree)] == []
+
+
+def test_flags_come_from_the_table_only_where_the_command_line_is_meant() -> None:
+    asking = {
+        name
+        for name, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("flag", "given_as")
+    }
+    assert asking == {*ASKING}
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ('raise UsageError("use --force")', True),
+        ('raise UsageError(f"--{name} must be positive")', True),
+        ('raise UsageError(f"use --{name}")', True),
+        ('def f():\n    """Read --force."""', False),
+        ('origin.startswith("--")', False),
+        ('print("a--b, 3 -- 4")', False),
+    ],
+)
+def test_flags_are_found(source: str, named: bool) -> None:
+    assert bool(flags_in(ast.parse(source))) is named
+
+
+def test_every_argument_that_a_message_mentions_is_a_flag() -> None:
+    """A message that mentions an argument which no flag sets would name a flag that does not exist."""
+    mentioned = {
+        node.args[0].value
+        for folder in ("quant", "qwchat")
+        for file in (REPOSITORY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Argument", "Change")
+        if isinstance(node.args[0], ast.Constant)
+    }
+    assert {"context", "kv", "resume", "force", "variables"} <= mentioned
+    known = options_in(help_of() + help_of("convert"))
+    assert {str(name): wording.spelt(Argument(str(name))) for name in mentioned} == {
+        str(name): flag for name in mentioned if (flag := wording.spelt(Argument(str(name)))) in known
+    }
+
+
+def test_each_setting_is_found_by_its_argument() -> None:
+    assert [known.name for known in KNOBS if with_argument(known.argument) is not known] == []
+    assert {known.name: known.argument for known in KNOBS if known.python} == {"temp": "temperature", "ctx": "context"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "python", "flag", "setting"),
+    [
+        (Argument("context"), "context", "--ctx", "ctx"),
+        (Argument("context", 4096), "context=4096", "--ctx 4096", "ctx 4096"),
+        (Change("context", 16384), "context=16384", "--ctx 16384", "/set ctx 16384"),
+        (Change("context", ...), "context=…", "--ctx N", "/set ctx N"),
+        (Change("temperature", 0.7), "temperature=0.7", "--temp 0.7", "/set temp 0.7"),
+        (Change("kv", "q8"), "kv='q8'", "--kv q8", "/set kv q8"),
+        (Change("speculate", False), "speculate=False", "--no-speculate", "/set speculate off"),
+        (Change("stop"), "leave stop out", "leave --stop out", "/set stop none"),
+        (Change("top_p"), "leave top_p out", "leave --top-p out", "/set top-p default"),
+        (Change("force", True), "force=True", "--force", "/set force on"),
+        (Argument("resume"), "resume", "--resume", "resume"),
+        (Change("use_files", False), "use_files=False", "--no-config", "/set use_files off"),
+    ],
+)
+def test_each_place_spells_arguments_its_own_way(argument: Argument, python: str, flag: str, setting: str) -> None:
+    assert (str(argument), wording.spelt(argument), advice.spelt(argument)) == (python, flag, setting)
+
+
+def test_a_message_keeps_what_it_mentions() -> None:
+    inner = QuantUsageError(Worded("use ", Change("force", True)))
+    outer = UsageError(Worded("a/b: ", inner, Worded(" or ", Argument("resume")), ""))
+    assert str(outer) == "a/b: use force=True or resume"
+    assert said(outer, wording.spelt) == "a/b: use --force or --resume"
+    assert (argument_of(outer), argument_of(UsageError("plain")), argument_of(UsageError())) == ("force", None, None)
+    assert said(OSError(2, "gone", "file"), wording.spelt) == "[Errno 2] gone: 'file'"
