@@ -136,4 +136,4 @@ def value_of(document: Document, key: str, value: object, *, project: bool = Fal
     try:
         return known.check(value, key)
     except UsageError as error:
-        raise UsageError(f"{document.place(key)}: {error}") from error
+        raise UsageError(Worded(f"{document.place(key)}: ", error)) from error

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from quant.wording import Worded
 from qwchat.errors import UsageError
 from qwchat.settings import files
 from qwchat.settings.kinds import Value
@@ -122,7 +123,7 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
         try:
             values[key] = _SETTABLE[key].check(value, key)
         except UsageError as error:
-            raise UsageError(f"{document.place(key)}: {error}") from error
+            raise UsageError(Worded(f"{document.place(key)}: ", error)) from error
     persona = Persona(name, path, _description(document), values, _defaults(document))
     for variable in persona.defaults:
         if variable not in persona.variables:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from quant.units import binary_size
+from quant.wording import Worded
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_CONSTRAINT_BYTES
 from qwchat.settings.kinds import Text, Texts, Value, refuse
@@ -110,4 +111,4 @@ def _made(where: str, make: Callable[[Any], object]) -> None:
     try:
         make(Constraint)
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(Worded(f"{where}: ", error)) from error

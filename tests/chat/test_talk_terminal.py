@@ -114,7 +114,7 @@ def test_what_the_notices_offer_is_there(tmp_path: Path) -> None:
     with Terminal("chat", "--max-tokens", "3", models=tmp_path, replies=["a b c d e"]) as terminal:
         terminal.prompt()
         terminal.type("spell\r")
-        terminal.wait("the reply was cut at --max-tokens 3; /continue goes on")
+        terminal.wait("the reply was cut at max-tokens 3; /continue goes on")
         terminal.prompt()
         terminal.type("/continue\r")
         terminal.wait("6 prompt tokens (1 new)", "ctx 8/2,048")

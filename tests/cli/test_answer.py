@@ -197,7 +197,7 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
     result = call("-p", "hi", "--ctx", "3", models=tmp_path, replies=["one two"])
     assert result.stdout == b"one\n"
     assert result.stderr.decode().splitlines()[0] == (
-        "qwchat: the reply was cut: the context of 3 tokens is full; --ctx asks for a longer one"
+        "qwchat: the reply was cut: the context of 3 tokens is full; --ctx N asks for a longer one"
     )
 
 

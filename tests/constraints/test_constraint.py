@@ -32,7 +32,7 @@ def test_choices_are_separated_by_commas() -> None:
 
 @pytest.mark.parametrize("given", [[], [""], ["yes,,no"], ["yes,"]])
 def test_empty_choices_are_refused(given: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"^choices must not be empty: give some texts, as in yes,no$"):
+    with pytest.raises(UsageError, match=r"^choices must not be empty: give some texts, as in choices='yes,no'$"):
         Constraint.listed(given)
 
 
