@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,7 @@ class Starter:
     """The forking process, seen from the tests. It ends with the process that made it."""
 
     def __init__(self) -> None:
+        self._asking = threading.Lock()
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -137,7 +139,7 @@ class Starter:
         request = {"words": [*words], "variables": {**variables}, "folder": str(folder), "entry": entry}
         body = json.dumps(request | {"terminal": terminal}).encode()
         reply, theirs = socket.socketpair()
-        with theirs:
+        with theirs, self._asking:
             socket.send_fds(self._control, [_LENGTH.pack(len(body))], [*streams, theirs.fileno()])
             self._control.sendall(body)
         return Program(reply)

@@ -22,6 +22,7 @@ from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import COLUMNS, ROWS, Terminal
 from tests.chat.view.emulator import Emulated
 from tests.starter import REAL, ran
+from tests.tiers import some
 
 PROGRAM = "from qwchat.cli.main import main; main()"
 BANNER = "qwchat: mini-q4 at 5.43 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves"
@@ -117,7 +118,7 @@ def expected(*parts: Sequence[str] | str) -> list[str]:
     return rows
 
 
-@pytest.mark.parametrize("columns", [20, 60, 200])
+@pytest.mark.parametrize("columns", some([20, 60, 200], 3))
 def test_a_conversation_in_a_narrow_and_a_wide_window(models: Path, tmp_path: Path, columns: int) -> None:
     questions = ("What can you do?", "2 + 3?")
     with talk(models, tmp_path, "--temp", "0", "-q", columns=columns) as terminal:
@@ -155,6 +156,7 @@ def test_history_completion_and_commands(models: Path, tmp_path: Path) -> None:
         assert "> /undo" in rows
 
 
+@pytest.mark.slow
 def test_a_paste_of_500_lines(models: Path, tmp_path: Path) -> None:
     lines = "\n".join(f"{number % 10}" for number in range(500))
     with talk(models, tmp_path, "--temp", "0", "--max-tokens", "8") as terminal:
@@ -229,6 +231,7 @@ def test_retry_alternatives_edit_undo_and_fork(models: Path, tmp_path: Path) -> 
         assert [role for role, _ in save(terminal, tmp_path)] == ["user", "assistant"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growing", [True, False])
 def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, growing: bool) -> None:
     sizes = [(12, 30), (20, 60), (30, 80), (ROWS, COLUMNS)]
@@ -270,6 +273,7 @@ def letters(text: str) -> str:
     return "".join(character for character in text if character.isalpha())
 
 
+@pytest.mark.slow
 def test_wide_letters_and_emoji(models: Path, tmp_path: Path) -> None:
     question = "日本語 と 한국어, 👩‍👩‍👧 🇫🇷 é ü"
     with talk(models, tmp_path, "--temp", "0", columns=40) as terminal:
@@ -282,6 +286,7 @@ def test_wide_letters_and_emoji(models: Path, tmp_path: Path) -> None:
         assert rows[after - len(shown(reply, 40)) : after] == shown(reply, 40)
 
 
+@pytest.mark.slow
 def test_a_dumb_terminal_and_one_without_colour(models: Path, tmp_path: Path) -> None:
     whole = answer(models, "What can you do?", "--temp", "0")
     for variables, escapes in (({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)):

@@ -15,6 +15,7 @@ from qwchat.markdown.layout import Paper
 from qwchat.markdown.stream_parser import Flow
 from tests.chat.pty import Terminal
 from tests.cli.runs import FAKE
+from tests.tiers import some
 
 REPLY = """\
 # Three *ways*
@@ -60,7 +61,7 @@ def seen(terminal: Terminal) -> list[str]:
     return [line.replace("\0", "") for line in terminal.text.splitlines()]
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(10, 20), (24, 80), (50, 200), (6, 33)])
+@pytest.mark.parametrize(("rows", "columns"), some([(10, 20), (24, 80), (50, 200), (6, 33)], 2))
 def test_a_reply_on_terminals_of_any_size(tmp_path: Path, rows: int, columns: int) -> None:
     arguments = ("-q", "-p", "how?", "--stats", "off")
     with Terminal(
@@ -78,6 +79,7 @@ def test_a_reply_of_more_than_ten_thousand_lines(tmp_path: Path) -> None:
         assert seen(terminal) == [f"• {number}" for number in range(10_500)]
 
 
+@pytest.mark.slow
 def test_a_resize_while_a_reply_streams(tmp_path: Path) -> None:
     reply = "".join(f"word{number} " for number in range(60)) + "\n\n" + REPLY
     with Terminal(
@@ -106,6 +108,7 @@ def test_what_is_typed_during_an_answer_disturbs_no_row(tmp_path: Path) -> None:
         assert seen(terminal) == rendered(reply, Size(40, 20))
 
 
+@pytest.mark.slow
 def test_a_reply_that_goes_on_in_the_foreground_leaves_what_the_shell_said(tmp_path: Path) -> None:
     reply = " ".join(f"word{number}" for number in range(110))
     shell = ["/bin/bash", "--norc", "--noediting", "-i"]

@@ -72,6 +72,7 @@ def test_one_of_many_first_runs_compiles_the_kernels(tmp_path: Path) -> None:
     assert any(WAITING.format("kernels") in lines for lines, _ in ends)
 
 
+@pytest.mark.slow
 def test_one_of_many_conversions_compiles_the_quantiser(tmp_path: Path) -> None:
     source = str(embedded_checkpoint())
     runs: list[Any] = [["convert", source, str(tmp_path / f"model{n}"), "--preset", "q8"] for n in range(PROCESSES)]

@@ -182,6 +182,7 @@ def test_a_title_that_looks_like_markup_breaks_no_completion(shell: str, models:
     assert ("[/b]" in found) is (shell != "bash")
 
 
+@pytest.mark.slow
 def test_names_with_blanks_are_one_word_in_bash(models: Path) -> None:
     said(models, "two words", "hi")
     (models / "it's").mkdir()

@@ -13,6 +13,7 @@ from tests.cli.streams import run_on
 from tests.cli.test_streams import screen_of
 
 
+@pytest.mark.slow
 def test_a_reply_that_is_done_waits_for_the_check(tmp_path: Path) -> None:
     script = {"damaged": "t", "checking_seconds": 2.0, "replies": ["Fine."]}
     error = (

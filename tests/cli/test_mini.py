@@ -13,6 +13,7 @@ import pytest
 
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import Terminal
+from tests.starter import REAL, ran
 
 PROGRAM = "from qwchat.cli.main import main; main()"
 
@@ -33,13 +34,7 @@ def first(models: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def qwchat(*arguments: str, models: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        input=stdin,
-        capture_output=True,
-        env={**os.environ, "QWCHAT_MODELS": str(models)},
-        check=False,
-    )
+    return ran(arguments, {**os.environ, "QWCHAT_MODELS": str(models)}, stdin, entry=REAL)
 
 
 def test_the_first_run_converts_and_answers(models: Path, first: subprocess.CompletedProcess[bytes]) -> None:

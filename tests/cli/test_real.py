@@ -22,6 +22,7 @@ from quant.verification import verify
 from tests.chat.pty import Terminal
 from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.quant.checkpoints import make_checkpoint
+from tests.starter import REAL, ran
 from tests.text.test_template_isolated import BUSY_IN_C, processor_time, program_with_hole
 
 SHAPE = {"hidden_size": 128, "max_position_embeddings": 512}
@@ -46,9 +47,7 @@ def models(checkpoint: Path) -> Path:
 
 def qwchat(*arguments: str, models: Path, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "QWCHAT_MODELS": str(models), **variables}
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], input=stdin, capture_output=True, env=environment, check=False
-    )
+    return ran(arguments, environment, stdin, entry=REAL)
 
 
 def test_the_second_question_converts_and_compiles_nothing(models: Path, checkpoint: Path) -> None:

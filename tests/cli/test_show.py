@@ -49,6 +49,7 @@ def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
             yield from places(value[key], (*path, key))
 
 
+@pytest.mark.slow
 def test_whatever_a_manifest_says_is_shown_or_refused_on_one_line(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

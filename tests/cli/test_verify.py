@@ -252,6 +252,7 @@ def test_a_chat_from_a_pipe_ends_with_code_3(models: Path) -> None:
         assert result.stderr.splitlines()[-1].startswith(f"qwchat: error: {models}/mini-q4: tensor ")
 
 
+@pytest.mark.slow
 def test_the_second_start_reads_the_record_alone(models: Path) -> None:
     """In processes of their own: the audit hook sees every file that is opened from Python."""
     program = (

@@ -17,6 +17,7 @@ COUNT = 20
 SEED = 3  # neither training nor the card's figures use it
 
 
+@pytest.mark.slow
 def test_held_out_prompts_are_answered_exactly(tmp_path: Path) -> None:
     list(convert(MODEL, tmp_path / "q4", preset="q4"))
     engine = Engine(tmp_path / "q4")

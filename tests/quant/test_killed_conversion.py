@@ -62,7 +62,7 @@ def check_half_written(parent: Path, expected: dict[str, bytes]) -> None:
         assert {name: data for name, data in content(folder).items() if name in expected} == expected
 
 
-@pytest.mark.parametrize("seed", range(count(50, 10)))
+@pytest.mark.parametrize("seed", range(count(50, 4)))
 def test_killed_at_a_random_system_call(source: Path, tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
     chance = random.Random(seed)
     destination = tmp_path / "model"
@@ -131,4 +131,4 @@ def test_killed_after_a_random_time(source: Path, tmp_path: Path, expected: dict
         run(source, folder / "model", resume=True)
         assert content(folder / "model") == expected
         assert [path.name for path in folder.iterdir()] == ["model"]
-    assert killed >= 5
+    assert killed >= count(5, 1)

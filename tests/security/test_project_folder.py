@@ -187,6 +187,7 @@ def test_first_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -
     started.run("-p", "Hello", "--max-tokens", "2")
 
 
+@pytest.mark.slow
 def test_later_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -> None:
     started = Started(tmp_path, hostile, KERNELS.folder.parent)
     for arguments in (

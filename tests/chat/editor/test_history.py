@@ -88,6 +88,7 @@ def test_it_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.Monk
     assert file.entries() == entries
 
 
+@pytest.mark.slow
 def test_two_chats_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=append, args=(tmp_path / "history", name, 200)) for name in ("a", "b", "c")]

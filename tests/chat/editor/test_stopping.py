@@ -67,6 +67,7 @@ def test_other_keys_do_not_stop_a_reply(tmp_path: Path) -> None:
         terminal.wait(f"{SHORT}\n\n> c\n  Xat")
 
 
+@pytest.mark.slow
 def test_a_paste_during_a_reply_is_kept_whole_and_as_one(tmp_path: Path) -> None:
     lines = "".join(f"{number}: a line that is pasted\r" for number in range(2000))
     script = {"replies": [WORDS[:400], "ok"], "token_seconds": 0.02, "context_size": 20_000}
@@ -147,6 +148,7 @@ def test_ctrl_c_takes_nothing_away_that_was_typed_before_it(tmp_path: Path) -> N
         terminal.wait("stopped; what was said is kept, /continue goes on\n\n> next question")
 
 
+@pytest.mark.slow
 def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
 
@@ -169,6 +171,7 @@ def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
         assert terminal.text.count("unseen") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "shown", "code"),
     [

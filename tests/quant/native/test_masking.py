@@ -52,6 +52,7 @@ def settings_in(folder: Path, variables: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_numba_sees_no_variables_and_no_settings_file(tmp_path: Path) -> None:
     pytest.importorskip("yaml")
     plain, hostile = tmp_path / "plain", tmp_path / "hostile"
