@@ -179,7 +179,7 @@ class ModelWriter:
         figures = {"sha256": combine_digests(digests), "relative_error": relative_error}
         with explained(self.destination):
             if self._unsynced >= SYNC_BYTES:
-                os.fdatasync(self._weights)
+                os.fsync(self._weights)
                 self._unsynced = 0
             _append(self._journal, {"name": name, **figures})
         self.finished[name] = figures
@@ -233,12 +233,14 @@ class ModelWriter:
     def _open_files(self) -> None:
         self.partial.mkdir(exist_ok=True)
         self._weights = os.open(self.partial / WEIGHTS_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-        # Reserving the room now means that a disk that fills up later cannot stop the conversion.
-        try:
-            os.posix_fallocate(self._weights, 0, self.total_bytes)
-        except OSError as exc:
-            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems cannot reserve
-                raise
+        # Reserving the room now means that a disk that fills up later cannot stop the conversion. macOS has no call for
+        # it, nor have some file systems.
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._weights, 0, self.total_bytes)
+            except OSError as exc:
+                if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
         os.ftruncate(self._weights, self.total_bytes)
         self._journal = os.open(self.partial / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         _append(self._journal, {"identity": self.identity})

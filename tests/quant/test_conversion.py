@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,16 @@ def test_events_tell_the_whole_story(source: Path, tmp_path: Path) -> None:
     advanced = [event.bytes_done for event in events if isinstance(event, Advanced)]
     assert advanced == sorted(advanced)
     assert advanced[-1] == planned.total_bytes_in == open_source(source).total_bytes
+
+
+def test_a_system_that_cannot_reserve_room_gives_the_same_bytes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(source, tmp_path / "linux")
+    for name in ("posix_fallocate", "fdatasync"):
+        monkeypatch.delattr(os, name)
+    run(source, tmp_path / "macos")
+    assert content(tmp_path / "macos") == content(tmp_path / "linux")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
