@@ -27,7 +27,7 @@ CONTEXT = 2048
 def held_out(recipe: Recipe, family: str, seed: int, chatml: ChatML) -> Iterator[Dialogue]:
     """Dialogues of one family without end; the last turn is the one that counts."""
     rng = random.Random(f"held-out:{seed}:{family}")
-    phase = recipe.phases[-1]
+    phase = recipe.phase(recipe.compared)
     while True:
         if family == MEMORY:
             dialogue = remember(rng, phase.mixture, budget(rng, phase.longest), chatml.measure())

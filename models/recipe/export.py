@@ -1,4 +1,7 @@
-"""Write a training checkpoint as a Hugging Face folder: `python -m models.recipe.export CHECKPOINT [FOLDER]`."""
+"""Write a training checkpoint as a Hugging Face folder: `python -m models.recipe.export CHECKPOINT [FOLDER]`.
+
+`--mean EARLIER` writes the mean of its weights and those of an earlier checkpoint of the same run.
+"""
 
 from __future__ import annotations
 
@@ -86,14 +89,22 @@ def generation_config(chatml: ChatML) -> dict[str, Any]:
     }
 
 
-def export(checkpoint: Path, folder: Path) -> int:
-    """Write the folder; returns the number of tokens that the weights have seen."""
+def export(checkpoint: Path, folder: Path, earlier: Path | None = None) -> int:
+    """Write the folder, with the mean of both checkpoints if there is an earlier one.
+
+    Returns:
+        The number of tokens that the weights have seen.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if folder.resolve() != MODEL.resolve():
         for name in TOKENIZER_FILES:
             shutil.copyfile(MODEL / name, folder / name)
     saved = torch.load(checkpoint, weights_only=True)
-    weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in saved["model"].items()}
+    exact = saved["model"]
+    if earlier is not None:
+        other = torch.load(earlier, weights_only=True)["model"]
+        exact = {name: 0.5 * other[name] + 0.5 * weight for name, weight in exact.items()}
+    weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in exact.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner alone
     shape, chatml = Shape(), ChatML.load(folder)
@@ -112,8 +123,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
+    parser.add_argument("--mean", type=Path, metavar="EARLIER", help="checkpoint to take the mean with")
     options = parser.parse_args()
-    tokens = export(options.checkpoint, options.folder)
+    tokens = export(options.checkpoint, options.folder, options.mean)
     print(f"{options.folder}: trained on {tokens} tokens")
 
 

@@ -47,8 +47,9 @@ def log_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def sample(chatml: ChatML, count: int, seed: int) -> list[tuple[list[int], NDArray[np.intp]]]:
-    """Held-out dialogues of the last mixture: ids, and the places of the tokens to predict."""
-    phase = Recipe.load().phases[-1]
+    """Draw held-out dialogues: ids, and the places of the tokens to predict."""
+    recipe = Recipe.load()
+    phase = recipe.phase(recipe.compared)
     rng = random.Random(f"held-out:{seed}:figures")
     found: list[tuple[list[int], NDArray[np.intp]]] = []
     while len(found) < count:

@@ -44,6 +44,7 @@ class Recipe:
     rates: tuple[tuple[int, float], ...]
     matrix_rate: float
     vector_rate: float
+    compared: int
     quantised_from: int
     tokenizer: TokenizerPlan
     phases: tuple[Phase, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
 import re
 
@@ -42,6 +44,14 @@ def test_the_same_seed_draws_the_same_dialogues() -> None:
     drawn = [next(first) for _ in range(20)]
     assert drawn == [next(again) for _ in range(20)]
     assert drawn != [next(other) for _ in range(20)]
+
+
+def test_held_out_conversations_do_not_depend_on_what_is_trained_last() -> None:
+    recipe, chatml = Recipe.load(), ChatML.load(MODEL)
+    assert recipe.phases[-1].from_step > recipe.compared
+    shorter = dataclasses.replace(recipe, phases=recipe.phases[:-1])
+    several = [list(itertools.islice(held_out(each, dialogues.MEMORY, 1, chatml), 5)) for each in (recipe, shorter)]
+    assert several[0] == several[1]
 
 
 def test_held_out_conversations_are_not_those_of_training() -> None:

@@ -32,6 +32,17 @@ def test_a_run_begins_at_the_exported_model(tmp_path: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
 
 
+def test_an_export_takes_the_mean_of_two_checkpoints(tmp_path: Path) -> None:
+    model, optimiser = fresh()
+    for name, value in (("earlier", 1.0), ("later", 2.0)):
+        for weight in model.parameters():
+            weight.data.fill_(value)
+        save(tmp_path / f"{name}.pt", model, optimiser, 7, 100)
+    assert export(tmp_path / "later.pt", tmp_path / "mean", tmp_path / "earlier.pt") == 100
+    begin(tmp_path / "missing.pt", tmp_path / "mean", 7, model, optimiser)
+    assert all(bool((weight == 1.5).all()) for weight in model.parameters())
+
+
 def test_a_run_begins_at_random_weights(tmp_path: Path) -> None:
     assert begin(tmp_path / "checkpoint.pt", None, 7, *fresh()) == (0, 0)
 
