@@ -73,7 +73,7 @@ def private_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         for name in kept:
             if name != "QWCHAT_SIMD":
                 patch.delenv(name)
-        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED"):
             patch.delenv(name, raising=False)
         patch.setenv("QWCHAT_MODELS", str(tmp_path_factory.mktemp("models")))
         patch.setenv("QWCHAT_CONFIG", str(tmp_path_factory.mktemp("config")))

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 
 def guarded(run: Callable[[], int], *, debug: bool) -> int:
-    """The exit code of ``run``; a failure is one line on standard error, with a traceback only where ``debug``."""
+    """Return the exit code of `run`; a failure is one line on standard error, with a traceback only with `debug`."""
+    try:
+        return _run(run, debug=debug)
+    finally:
+        _drop_output()
+
+
+def _run(run: Callable[[], int], *, debug: bool) -> int:
     try:
         code = run()
         _flush_output()
@@ -23,7 +30,6 @@ def guarded(run: Callable[[], int], *, debug: bool) -> int:
         _tell("interrupted")
         return 130
     except BrokenPipeError as error:
-        _drop_output()
         return _code(error)
     except MemoryError as error:
         _tell(f"error: {_OUT_OF_MEMORY}")
@@ -69,7 +75,7 @@ def _tell(text: str) -> None:
 
 
 def _flush_output() -> None:
-    """Write what is still buffered; drop it where the terminal was closed meanwhile, which changes no exit code."""
+    """Write what is still buffered. Raises OSError, but not where a terminal was closed, which changes no exit code."""
     import errno
     import os
     import stat
@@ -80,19 +86,22 @@ def _flush_output() -> None:
     except OSError as error:
         if error.errno != errno.EIO or not stat.S_ISCHR(os.fstat(sys.stdout.fileno()).st_mode):
             raise
-        _drop_output()
 
 
 def _drop_output() -> None:
-    """Let what is still buffered for a closed pipe or terminal vanish, so that Python does not complain at its end."""
+    """Let what cannot be written vanish: a pipe or terminal is closed, a disk is full.
+
+    Otherwise Python tries again at its end, complains, and changes the exit code to 120.
+    """
     import os
 
-    nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             try:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
             except (OSError, ValueError, AttributeError):
                 continue

@@ -88,7 +88,8 @@ def test_a_source_that_says_nothing_is_refused(made: Path, tmp_path: Path, key: 
     (model / MANIFEST_NAME).write_text(json.dumps(manifest))
     result = call("show", str(model), models=tmp_path / "models")
     assert result.returncode == 3
-    assert f"source has no {'count' if key == 'bytes' else 'text'} '{key}'".encode() in result.stderr
+    kind = "integer" if key == "bytes" else "string"
+    assert f"source: the key '{key}' ({kind}) is missing; the model is damaged".encode() in result.stderr
 
 
 def test_names_of_files_stay_on_their_line(made: Path, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def mark_pastes(*, wanted: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.isatty():
             with contextlib.suppress(OSError, ValueError):
-                stream.write(_PASTES_MARKED if wanted else _PASTES_BARE)
-                stream.flush()
+                # Not through the stream's buffer: a signal may have interrupted a write to it, and handlers come here.
+                os.write(stream.fileno(), (_PASTES_MARKED if wanted else _PASTES_BARE).encode())
             return
 
 
