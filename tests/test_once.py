@@ -64,12 +64,14 @@ def names_in(tree: ast.AST) -> set[str]:
 
 
 @pytest.mark.parametrize("name", KEEPERS)
+@pytest.mark.slow
 def test_one_module_keeps_each_call(name: str) -> None:
     users = [file for file, tree in sources("qwchat", "quant", "benchmarks") if name in names_in(tree)]
     assert users in ([KEEPERS[name]], [])
 
 
 @pytest.mark.parametrize("word", WORDS)
+@pytest.mark.slow
 def test_one_module_keeps_each_word(word: str) -> None:
     users = [
         file

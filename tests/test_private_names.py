@@ -134,6 +134,7 @@ def pinned_to_a_minor_version() -> set[str]:
     return pinned | ({"llvmlite"} if "numba" in pinned else set())  # Numba pins it.
 
 
+@pytest.mark.slow
 def test_private_parts_are_used_in_one_module_per_library() -> None:
     allowed, pinned, strays = {**KEPT_IN}, pinned_to_a_minor_version(), []
     assert "numba" in pinned

@@ -122,6 +122,7 @@ def fixed_sleeps(source: str) -> list[int]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(TESTS)) for path in FILES])
+@pytest.mark.slow
 def test_no_test_asserts_a_time_and_guards_are_patient(path: Path) -> None:
     source = path.read_text("utf-8")
     if str(path.relative_to(TESTS)) not in EXCEPTIONS:

@@ -21,6 +21,7 @@ print(json.dumps({"event": "done", "tokens": {"prompt": 20}}), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_the_first_text_counts() -> None:
     began = time.perf_counter()
     seconds, events = time_to_text([sys.executable, "-S", "-c", PROGRAM], os.environ)

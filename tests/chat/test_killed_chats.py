@@ -132,6 +132,7 @@ def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
 
 
 @pytest.mark.timeout(120 + 5 * KILLS)
+@pytest.mark.slow
 def test_no_turn_that_was_over_is_lost(tmp_path: Path) -> None:
     killed = Killed(tmp_path)
     store = Store(tmp_path / "home" / "sessions")

@@ -119,6 +119,7 @@ def expected(*parts: Sequence[str] | str) -> list[str]:
 
 
 @pytest.mark.parametrize("columns", some([20, 60, 200], 3))
+@pytest.mark.slow
 def test_a_conversation_in_a_narrow_and_a_wide_window(models: Path, tmp_path: Path, columns: int) -> None:
     questions = ("What can you do?", "2 + 3?")
     with talk(models, tmp_path, "--temp", "0", "-q", columns=columns) as terminal:

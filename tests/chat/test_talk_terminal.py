@@ -12,6 +12,7 @@ from tests.chat.pty import Terminal
 WORDS = " ".join(f"word{number}" for number in range(40))
 
 
+@pytest.mark.slow
 def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
         terminal.prompt()

@@ -7,6 +7,8 @@ import re
 import stat
 from pathlib import Path
 
+import pytest
+
 from tests.chat.pty import Terminal
 
 BANNER = "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves"
@@ -69,6 +71,7 @@ def test_ctrl_c_stops_the_reply_keeps_what_was_said_and_stays(tmp_path: Path) ->
         assert messages[1]["content"].startswith(said.rstrip())
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_prompt_is_read_leaves_no_trace_but_retry(tmp_path: Path) -> None:
     long_question = "word " * 600
     with Terminal("chat", models=tmp_path, chunk_seconds=0.3, replies=["First.", "Second."]) as terminal:
@@ -114,6 +117,7 @@ def test_enter_and_ctrl_d_during_a_reply_count_at_the_prompt(tmp_path: Path) -> 
         assert terminal.text.splitlines() == ["> count", SLOW_REPLY[:60].rstrip(), "", "> next", "ok", "", ">"]
 
 
+@pytest.mark.slow
 def test_keys_typed_before_the_first_prompt_are_not_lost(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, load_seconds=1.0) as terminal:
         terminal.wait_until(lambda: not terminal.process.getecho(), "the terminal to stop echoing")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.chat.pty import Terminal
 from tests.cli.runs import call, run
 
@@ -36,6 +38,7 @@ def test_the_toolbar_shows_how_full_the_context_is(tmp_path: Path) -> None:
         terminal.wait(" 10 of 2,048 tokens before the next message\n  2 system prompt\n256 kept for the answer")
 
 
+@pytest.mark.slow
 def test_what_was_typed_before_the_question_about_room_is_no_answer_to_it(tmp_path: Path) -> None:
     script = {"replies": ["one two three four"], "token_seconds": 0.2}
     with Terminal("chat", "-q", "--ctx", "40", models=tmp_path, **script) as terminal:

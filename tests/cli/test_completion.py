@@ -13,6 +13,7 @@ import pytest
 from qwchat.conversation.store import Store
 from tests.cli.runs import FAKE, environment, run
 from tests.clocks import PATIENCE_SECONDS
+from tests.tiers import some
 
 SHELLS = ("bash", "zsh", "fish", "powershell")
 
@@ -39,7 +40,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", some(SHELLS, 3))
 def test_commands_and_live_model_names_are_offered(shell: str, models: Path) -> None:
     def names(line: str) -> str:
         return "\n".join(asked(shell, line, models))

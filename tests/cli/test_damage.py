@@ -99,6 +99,7 @@ def test_a_person_who_leaves_is_not_kept_waiting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
+@pytest.mark.slow
 def test_ctrl_c_ends_the_waiting(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     script = {"checking_seconds": 600.0, "replies": ["Fine."]}
     with Terminal("-p", "hi", *arguments, models=tmp_path, **script) as terminal:

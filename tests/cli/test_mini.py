@@ -122,6 +122,7 @@ def talk(models: Path, sessions: Path, *arguments: str, lines: str) -> subproces
     return chat
 
 
+@pytest.mark.slow
 def test_a_killed_chat_goes_on_with_the_text_that_would_have_come(
     models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path
 ) -> None:

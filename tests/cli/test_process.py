@@ -66,6 +66,7 @@ def test_help_of_convert_names_every_preset(tmp_path: Path) -> None:
         assert "|".join(map(str, choices)) in shown
 
 
+@pytest.mark.slow
 def test_a_reply_streams_through_a_pipe(tmp_path: Path) -> None:
     with start("-q", "-p", "hi", models=tmp_path, replies=["first second third"], token_seconds=0.5) as process:
         assert process.stdout is not None
@@ -137,6 +138,7 @@ def test_ctrl_c_in_json_gives_the_reply_so_far(tmp_path: Path) -> None:
     assert json.loads(last)["text"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment(tmp_path: Path) -> None:
     drawn = random.Random(1)
     script = {"replies": ["word " * 200], "token_seconds": 0.005, "load_seconds": 0.2, "chunk_seconds": 0.05}

@@ -320,6 +320,7 @@ def test_first_runs_at_the_same_moment_do_not_harm_each_other(tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["src-q4"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_a_conversion_leaves_something_to_resume(tmp_path: Path) -> None:
     wide = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8}
     source = make_checkpoint(tmp_path / "src", config_overrides=wide)
@@ -414,6 +415,7 @@ def test_a_hostile_template_ends_with_one_line(models: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the rendering process in /proc")
+@pytest.mark.slow
 def test_ctrl_c_ends_a_template_that_keeps_c_busy(models: Path) -> None:
     (hostile(models, "busy") / "chat_template.jinja").write_text("{{ messages }}")
     program = (

@@ -43,6 +43,7 @@ def variables(models: Path, started: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("key", ["\x1b", "\x03"], ids=["escape", "control c"])
+@pytest.mark.slow
 def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key: str) -> None:
     started = tmp_path / "started"
     command = [sys.executable, str(PROGRAM), "chat", "-m", "tiny-q4"]
@@ -73,6 +74,7 @@ def test_ctrl_c_stops_a_single_question(models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["--json", "--jsonl"])
+@pytest.mark.slow
 def test_what_programs_are_told_of_a_stopped_prompt(models: Path, tmp_path: Path, form: str) -> None:
     started = tmp_path / "started"
     with subprocess.Popen(

@@ -31,7 +31,7 @@ def screen_of(data: bytes) -> list[str]:
     return [line.rstrip() for line in screen.display if line.strip()]
 
 
-@pytest.mark.parametrize(("stdin", "stdout", "stderr"), list(itertools.product(KINDS, repeat=3)))
+@pytest.mark.parametrize(("stdin", "stdout", "stderr"), some(itertools.product(KINDS, repeat=3), 5))
 def test_each_stream_is_what_it_is_whatever_the_others_are(
     tmp_path: Path, stdin: Kind, stdout: Kind, stderr: Kind
 ) -> None:
@@ -120,6 +120,7 @@ def test_errors_go_to_standard_error_on_one_line(tmp_path: Path, stderr: Kind) -
     assert shown[0].startswith("qwchat: error: --temp must be")
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_on_any_terminal(tmp_path: Path) -> None:
     seen = run_on("-q", "-p", LONG, models=tmp_path, stderr="terminal", replies=["Fine."], chunk_seconds=0.25)
     assert (seen.out, seen.err) == (b"Fine.\n", b"")
@@ -161,7 +162,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+@pytest.mark.parametrize("arguments", some(PRINTING, 4), ids=" ".join)
 def test_output_without_a_reader_is_code_141(sessions: Path, arguments: tuple[str, ...]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -174,7 +175,7 @@ def test_output_without_a_reader_is_code_141(sessions: Path, arguments: tuple[st
         check_code_141(program.wait(), told.read())
 
 
-@pytest.mark.parametrize("arguments", some(PRINTING, 6), ids=" ".join)
+@pytest.mark.parametrize("arguments", some(PRINTING, 12), ids=" ".join)
 @pytest.mark.parametrize("how", ["closed", "without a reader", "head -c0"])
 def test_output_that_cannot_be_read_is_code_141(
     sessions: Path, tmp_path: Path, arguments: tuple[str, ...], how: str

@@ -164,6 +164,7 @@ def _unpickle(arguments: Sequence[str]) -> int:
         (_unpickle, "runs code: pickle.find_class"),
     ],
 )
+@pytest.mark.slow
 def test_what_is_wrong_is_seen(
     program: Callable[[Sequence[str]], int], wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

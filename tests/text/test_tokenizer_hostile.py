@@ -381,6 +381,7 @@ def processor_seconds(function: Callable[[], object]) -> float:
         4,
     ),
 )
+@pytest.mark.slow
 def test_repetitive_texts_take_linear_time(tiny: Tokenizer, unit: str) -> None:
     """Eight times the text: 8 times the time where it is linear, 64 where it is quadratic."""
     short = unit * (10_000 // len(unit))

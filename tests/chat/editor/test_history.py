@@ -103,6 +103,7 @@ def test_two_chats_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         assert own == [f"{name} {number}\nsecond line" for number in range(200)]
 
 
+@pytest.mark.slow
 def test_a_killed_chat_leaves_a_file_that_others_use(tmp_path: Path) -> None:
     path = tmp_path / "history"
     for kill in range(4):

@@ -35,6 +35,7 @@ def test_escape_and_ctrl_c_stop_a_reply(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["\x1b", "\x03"])
+@pytest.mark.slow
 def test_escape_and_ctrl_c_stop_the_reading_of_a_prompt(key: str, tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, chunk_seconds=0.5, replies=["no", "Fine."]) as terminal:
         terminal.prompt()
@@ -86,6 +87,7 @@ def test_a_paste_during_a_reply_is_kept_whole_and_as_one(tmp_path: Path) -> None
         assert asked == lines.replace("\r", "\n") + " what is it?"
 
 
+@pytest.mark.slow
 def test_a_paste_that_begins_in_a_reply_and_ends_at_the_prompt(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[SHORT, "ok"], token_seconds=0.02) as terminal:
         terminal.prompt()
@@ -126,6 +128,7 @@ def test_ctrl_c_twice_leaves_also_where_the_first_only_stopped(tmp_path: Path) -
         assert terminal.end() == 130
 
 
+@pytest.mark.slow
 def test_ctrl_c_again_much_later_stays(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()

@@ -142,6 +142,7 @@ def test_every_kernel_has_a_cost_for_the_progress() -> None:
     assert min(COSTS.values()) > 0
 
 
+@pytest.mark.slow
 def test_a_warm_answer_imports_no_compiler() -> None:
     program.load_program()
     for _ in range(2):  # The first may have to convert the embedded model.

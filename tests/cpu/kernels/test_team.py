@@ -170,6 +170,7 @@ def test_members_beyond_the_active_ones_sit_out() -> None:
     work.close()
 
 
+@pytest.mark.slow
 def test_idle_members_cost_nothing() -> None:
     work = Work(2, 3)
     work.team.run()
@@ -178,6 +179,7 @@ def test_idle_members_cost_nothing() -> None:
     work.close()
 
 
+@pytest.mark.slow
 def test_members_do_not_spin_for_a_slow_consumer() -> None:
     work = Work(2, 3)
     for _ in range(2):
