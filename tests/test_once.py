@@ -81,6 +81,7 @@ def test_one_module_keeps_each_word(word: str) -> None:
     assert users == [WORDS[word]]
 
 
+@pytest.mark.slow
 def test_no_module_writes_sizes_of_data_by_itself() -> None:
     """A unit right behind a value that a message is made of, as in f"{size >> 20} MiB"."""
     strays = []

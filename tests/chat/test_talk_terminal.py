@@ -32,6 +32,7 @@ def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.slow
 def test_a_chat_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path, number: signal.Signals) -> None:
     with Terminal("chat", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
         terminal.prompt()
@@ -72,6 +73,7 @@ def test_a_chat_whose_terminal_is_closed_at_its_prompt_ends(tmp_path: Path) -> N
         assert terminal.hang_up() == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_takes_nothing_along(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
         terminal.prompt()

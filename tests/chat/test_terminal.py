@@ -107,6 +107,7 @@ def test_keys_typed_during_a_reply_wait_for_the_prompt(tmp_path: Path) -> None:
         assert SLOW_REPLY[:60].rstrip() in screen
 
 
+@pytest.mark.slow
 def test_enter_and_ctrl_d_during_a_reply_count_at_the_prompt(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[SLOW_REPLY[:60], "ok"], token_seconds=0.05) as terminal:
         terminal.prompt()
@@ -233,6 +234,7 @@ def test_a_question_typed_for_dash_is_asked_for(tmp_path: Path) -> None:
         assert terminal.text.splitlines()[-1] == "echo: what now?"
 
 
+@pytest.mark.slow
 def test_a_pipe_is_said_first_and_the_terminal_stays_usable(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
 

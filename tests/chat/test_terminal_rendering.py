@@ -97,6 +97,7 @@ def test_a_resize_while_a_reply_streams(tmp_path: Path) -> None:
         assert seen(terminal)[-13:] == rendered(REPLY, Size(100, 30))[-13:]
 
 
+@pytest.mark.slow
 def test_what_is_typed_during_an_answer_disturbs_no_row(tmp_path: Path) -> None:
     reply = "one two three four five six seven eight nine ten eleven twelve " * 4
     with Terminal(

@@ -40,7 +40,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("shell", some(SHELLS, 3))
+@pytest.mark.parametrize("shell", some(SHELLS, 4))
 def test_commands_and_live_model_names_are_offered(shell: str, models: Path) -> None:
     def names(line: str) -> str:
         return "\n".join(asked(shell, line, models))

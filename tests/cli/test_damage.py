@@ -67,6 +67,7 @@ def test_a_chat_goes_on_after_such_logits_and_ends_with_code_3(tmp_path: Path) -
     ]
 
 
+@pytest.mark.slow
 def test_damage_ends_a_chat_and_its_session_keeps_every_turn(tmp_path: Path) -> None:
     script = {"damaged": "t", "checking_seconds": 1.5, "replies": ["first", "word " * 500], "token_seconds": 0.02}
     lines = b"/title kept\nHello\nAgain\nnever asked\n"

@@ -198,6 +198,7 @@ def test_a_chat_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert result.stderr == b"qwchat: error: the input is no UTF-8 text (byte 5 of a line): convert it\n"
 
 
+@pytest.mark.slow
 def test_help_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
     commands = ("chat", "convert", "show", "verify", "list", "bench", "doctor", "completion")
     of_sessions = [("sessions", name) for name in ("list", "show", "grep", "rm", "export")]

@@ -118,6 +118,7 @@ def test_a_short_answer_into_a_pipe_loads_only_what_it_needs(models: Path) -> No
     assert not idle & set(ran.stdout.split())
 
 
+@pytest.mark.slow
 def test_a_session_goes_on_from_its_snapshot(models: Path, tmp_path: Path) -> None:
     def ask(text: str, sessions: str, *arguments: str) -> tuple[dict[str, Any], str]:
         settings = ("--session", "talk", "--temp", "0", "--max-tokens", "12", "--json", *arguments)
@@ -355,6 +356,7 @@ def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
     assert result.stderr.decode().splitlines()[0] == notice
 
 
+@pytest.mark.slow
 def test_the_terminal_is_left_as_it_was(models: Path, tmp_path: Path) -> None:
     program = f"'{sys.executable}' -c '{PROGRAM}' chat tiny-q4"
     command = ["/bin/sh", "-c", f"stty -a > {tmp_path}/before; {program}; stty -a > {tmp_path}/after"]

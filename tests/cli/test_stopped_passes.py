@@ -62,6 +62,7 @@ def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key
         assert terminal.end() == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_single_question(models: Path, tmp_path: Path) -> None:
     started = tmp_path / "started"
     command = [sys.executable, str(PROGRAM), "-m", "tiny-q4", "-p", "hello"]

@@ -277,6 +277,7 @@ def test_the_second_start_reads_the_record_alone(models: Path) -> None:
         Path(weights).touch()
 
 
+@pytest.mark.slow
 def test_verify_imports_neither_compiler_nor_tokenizer(models: Path) -> None:
     program = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); " + PROGRAM
     ran = subprocess.run(

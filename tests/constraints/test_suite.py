@@ -60,6 +60,7 @@ def test_every_reply_is_json_that_fits(model: qwchat.Model, part: int) -> None:
     assert closed < 30
 
 
+@pytest.mark.slow
 def test_speculation_changes_nothing(model: qwchat.Model) -> None:
     """A conversation that holds JSON already, so that there is something to look up."""
     messages: list[Message] = [

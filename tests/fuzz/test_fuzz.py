@@ -247,6 +247,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 @pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.slow
 def test_a_case_follows_from_its_number(surface: str, base: Base) -> None:
     def make(number: int) -> Case:
         return SURFACES[surface](random.Random(f"7:{surface}:{number}"), number, base)
@@ -258,6 +259,7 @@ def test_a_case_follows_from_its_number(surface: str, base: Base) -> None:
     assert len({repr(case.files) for case in first}) > 3 * len(first) // 4
 
 
+@pytest.mark.slow
 def test_every_case_stays_in_its_folder(base: Base) -> None:
     cases = [make(random.Random(number), number, base) for make in SURFACES.values() for number in range(count(20, 4))]
     for case in [*cases, *(make(base) for make in corpus.CASES.values())]:

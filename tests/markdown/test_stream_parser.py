@@ -360,6 +360,7 @@ def test_code_blocks_are_verbatim() -> None:
     "part",
     ["Some **bold** words and `code`, ", "- an item\n", "| a | b |\n|---|---|\n| 1 | 2 |\n\n", "x = 1\n", "漢字、"],
 )
+@pytest.mark.slow
 def test_the_work_for_a_piece_does_not_grow_with_the_reply(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     work = [0]
     for name in ("inline", "wrapped", "code_segments"):

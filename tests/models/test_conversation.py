@@ -90,6 +90,7 @@ def common(model: qwchat.Model, before: list[int], done: Done) -> int:
 
 @pytest.mark.parametrize("speculate", [True, False], ids=["guessing", "plain"])
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 def test_a_reply_stopped_again_and_again_ends_as_it_would_have(model: qwchat.Model, way: str, speculate: bool) -> None:
     def session() -> Session:
         made = make(model, WAYS[way])

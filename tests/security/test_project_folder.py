@@ -201,6 +201,7 @@ def test_later_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -
     started.talk()
 
 
+@pytest.mark.slow
 def test_names_of_models_do_not_mean_folders_of_the_project(tmp_path: Path, hostile: Path) -> None:
     started = Started(tmp_path, hostile, KERNELS.folder.parent)
     started.run("-m", "mini", "-p", "Hello", "--max-tokens", "1")

@@ -177,7 +177,7 @@ def check_refusal(source: str) -> None:
     assert len(message) < 400
 
 
-@pytest.mark.parametrize("source", some(HOSTILE.values(), 10), ids=some(HOSTILE, 10))
+@pytest.mark.parametrize("source", some(HOSTILE.values(), 15), ids=some(HOSTILE, 15))
 def test_a_hostile_template_is_refused(source: str) -> None:
     check_refusal(source)
 

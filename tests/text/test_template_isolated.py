@@ -121,6 +121,7 @@ def test_a_loop_in_c_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pyte
         hole(BUSY_IN_C).render(HELLO)
 
 
+@pytest.mark.slow
 def test_waiting_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "WALL_BASE", 0.5)
     with pytest.raises(TemplateError, match="it runs for longer than a chat template can need"):
@@ -213,6 +214,7 @@ def is_gone(process: int) -> bool:
 
 @needs_linux
 @pytest.mark.parametrize("arguments", [(), ("a handler that only notes it, as during a reply",)])
+@pytest.mark.slow
 def test_ctrl_c_ends_the_program_and_the_process(arguments: tuple[str, ...]) -> None:
     driver, worker = driven(*arguments)
     driver.send_signal(signal.SIGINT)

@@ -100,6 +100,7 @@ def test_a_paste_that_begins_in_a_reply_and_ends_at_the_prompt(tmp_path: Path) -
         terminal.wait("> one\n  two\n  three\nok")
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_leaves_once_the_reply_is_kept(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.4) as terminal:
         terminal.prompt()

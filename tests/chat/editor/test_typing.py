@@ -238,6 +238,7 @@ def test_wide_characters(tmp_path: Path) -> None:
         terminal.wait("echo: 日本語 y\u00e9")
 
 
+@pytest.mark.slow
 def test_control_z_suspends_and_the_draft_is_there_on_return(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
 

@@ -88,6 +88,7 @@ def test_a_few_tokens_at_once_are_all_seen_at_once() -> None:
     assert [pace.due(SIZE) for _ in range(4)] == [True, True, True, False]
 
 
+@pytest.mark.slow
 def test_the_tail_is_bounded_and_everything_above_it_stays() -> None:
     viewer = Viewer(columns=20, rows=9)
     text = "".join(f"- item {number} with some words\n" for number in range(300)) + "word " * 400

@@ -140,6 +140,7 @@ class Work:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+@pytest.mark.slow
 def test_every_item_is_done_once_and_in_its_phase(size: int) -> None:
     rng = np.random.default_rng(size)
     work = Work(size, 40)
