@@ -145,7 +145,8 @@ def test_escape_closes_the_menu_in_vi_mode(tmp_path: Path) -> None:
         terminal.type(f"/se{TAB}{TAB}")
         terminal.wait("> /sessions", "show or change a setting")
         terminal.type(ESCAPE)
-        terminal.wait_until(lambda: terminal.text == "> /sessions", "the menu to close")
-        assert "vi: normal" in terminal.toolbar
+        terminal.wait_until(
+            lambda: terminal.text == "> /sessions" and "vi: normal" in terminal.toolbar, "the menu to close"
+        )
         terminal.type(f"{TAB}0Dihello\r")
         terminal.wait("> hello\necho: hello")
