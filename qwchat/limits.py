@@ -1,4 +1,4 @@
-"""Limits that several layers check, each written once. A limit of one module stands in that module."""
+"""Limits that several layers check, each written once. A limit of a single module is defined in that module."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ __all__ = [
 
 
 def find(name: str) -> Format:
-    """Return the record of format `name`. Raises FormatError if there is none."""
+    """Return the record of format `name`. Raises FormatError if no format has that name."""
     try:
         return FORMATS[name]
     except KeyError:

@@ -63,7 +63,7 @@ class ReplyDisplay(Protocol):
         """Return the contents of the fenced code blocks in `text`, in the order of their numbers on the screen."""
 
     def copy(self, text: str) -> bool:
-        """Put `text` into the clipboard; return False where there is none."""
+        """Put `text` into the clipboard; return False if no clipboard can be reached."""
 
     def copy_advice(self, text: str) -> str:
         """Return what may keep the clipboard from taking `text`; empty where nothing is known to."""

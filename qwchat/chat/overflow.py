@@ -1,7 +1,7 @@
 """What happens where a prompt does not fit: ``--overflow ask|error|drop|summarise``.
 
 Where the prompt of a reply leaves less than an answer should have (``kept_for_answer``), room is made or a person is
-asked; with ``error``, and where there is nobody to ask, only what cannot be read is refused.
+asked; with ``error``, and without a person to ask, only what cannot be read is refused.
 """
 
 from __future__ import annotations

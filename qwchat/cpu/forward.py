@@ -77,7 +77,7 @@ def lead(team, size, states, layers):
 
 @standalone(types.int64(*[types.int64] * 5))
 def serve(team, member, size, states, layers):
-    """Take part in steps until there is none for a while (PARK) or never again (STOP); return which."""
+    """Take part in steps until none comes for a while (PARK) or the team ends (STOP); return which."""
     while True:
         outcome = await_step(team, member)
         if outcome != RUN:
