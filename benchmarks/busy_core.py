@@ -46,7 +46,7 @@ while True:
 
 @dataclass(frozen=True)
 class Case:
-    """Busy loops on the last ``loops`` cores, in sessions of their own or in ours."""
+    """Busy loops on the last `loops` cores, in sessions of their own or in ours."""
 
     name: str
     loops: int
@@ -64,7 +64,7 @@ CASES = (
 
 @contextmanager
 def busy_loop(core: int, own_session: bool) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that keeps ``core`` busy."""
+    """A process that keeps `core` busy."""
     command = [sys.executable, "-S", "-c", _LOOP, str(core)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=own_session)
     try:
@@ -87,7 +87,7 @@ def speeds(model: Model, prompt: int, new: int) -> tuple[float, float]:
 
 
 def _used(processes: Sequence[subprocess.Popen[bytes]]) -> float:
-    """Seconds of processor time that all but this process and ``processes`` have used since the machine started."""
+    """Seconds of processor time that all but this process and `processes` have used since the machine started."""
     clock = os.sysconf("SC_CLK_TCK")
     user, nice, system = Path("/proc/stat").read_text().split()[1:4]
     ours = sum(os.times()[:2])

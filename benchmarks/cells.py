@@ -17,7 +17,7 @@ LONG_SECONDS = 30.0  # a measurement that takes longer is made in fewer rounds
 
 @dataclass(frozen=True)
 class Cell:
-    """``prefill`` of `size` tokens from an empty cache, or ``decode`` after `size` positions."""
+    """`prefill` of `size` tokens from an empty cache, or `decode` after `size` positions."""
 
     kind: Literal["prefill", "decode"]
     size: int
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Setting:
-    """How an engine runs. ``keys``/``values``: format of the KV cache; the other fields are llama.cpp's."""
+    """How an engine runs. `keys`/`values`: format of the KV cache; the other fields are llama.cpp's."""
 
     keys: str
     values: str
@@ -75,7 +75,7 @@ class Contender:
 class Record:
     """One contender in one cell: tokens per second in the survey and in every round, or why there are none.
 
-    ``others``: cores that other processes took during each round.
+    `others`: cores that other processes took during each round.
     """
 
     contender: Contender

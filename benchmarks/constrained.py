@@ -73,7 +73,7 @@ CHOICES = [PROSE * 2 + ending for ending in ("Yes.", "No.", "Nobody knows.")]
 
 @dataclass(frozen=True)
 class Task:
-    """What is written under which constraint; ``tight``: with no more room than the text needs."""
+    """What is written under which constraint; `tight`: with no more room than the text needs."""
 
     constraint: Constraint
     text: str
@@ -130,7 +130,7 @@ class Scripted:
 
 
 class Round:
-    """One round of a task; which of its two halves comes first alternates with its ``number``."""
+    """One round of a task; which of its two halves comes first alternates with its `number`."""
 
     def __init__(self, model: qwchat.Model, task: Task, prompt: Sequence[int], number: int) -> None:
         self._model, self._task, self._prompt, self._number = model, task, prompt, number

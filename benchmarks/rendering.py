@@ -56,7 +56,7 @@ def sentence(chance: random.Random, words: int) -> str:
 
 
 def reply(kind: str, size: int) -> str:
-    """A reply of about ``size`` bytes."""
+    """A reply of about `size` bytes."""
     chance = random.Random(1)
     parts: list[str] = []
     length = 0

@@ -129,7 +129,7 @@ def repetitions(model: qwchat.Model, count: int, rng: random.Random) -> Iterator
 
 
 def embedded_tasks(model: qwchat.Model, count: int, seed: int, settings: SamplingSettings) -> Iterator[Task]:
-    """Tasks of the embedded model, ``count`` prompts each (chat: of each family)."""
+    """Tasks of the embedded model, `count` prompts each (chat: of each family)."""
 
     def task(name: str, prompts: list[list[int]]) -> Task:
         return Task(name, [lambda speculate, ids=ids: decode(model, ids, speculate, settings) for ids in prompts])
@@ -157,7 +157,7 @@ class Script(Sampler):
 
 
 def forced_tasks(model: qwchat.Model, seed: int, depth: int, length: int) -> Iterator[Task]:
-    """Copying a random text of ``length`` tokens in the prompt of ``depth``, with edits of three rates."""
+    """Copying a random text of `length` tokens in the prompt of `depth`, with edits of three rates."""
     rng = np.random.default_rng(seed)
     vocab = model.tokenizer.vocab_size
     prompt = rng.integers(0, vocab, depth)
@@ -177,7 +177,7 @@ def forced_tasks(model: qwchat.Model, seed: int, depth: int, length: int) -> Ite
 
 
 def measure(task: Task, rounds: int) -> dict[str, object]:
-    """Runs every case ``rounds`` times each way, alternating; one round before goes uncounted."""
+    """Runs every case `rounds` times each way, alternating; one round before goes uncounted."""
     seconds: list[tuple[list[float], list[float]]] = [([], []) for _ in task.cases]
     tokens = drafted = accepted = different = 0
     for number in range(rounds + 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class QuantError(Exception):
-    """Base of all failures that a person can cause or cure; a caller may show ``str(error)`` as it is."""
+    """Base of all failures that a person can cause or cure; a caller may show `str(error)` as it is."""
 
 
 class UsageError(QuantError):

@@ -64,7 +64,7 @@ def explained(where: Path) -> Iterator[None]:
 
 
 class ModelWriter:
-    """One conversion into one destination: in a ``with`` block `begin`, per tensor `write` and `finish`, `publish`.
+    """One conversion into one destination: in a `with` block `begin`, per tensor `write` and `finish`, `publish`.
 
     The block holds the lock on the destination. Leaving it early keeps the partial folder for a later resume.
 

@@ -1,7 +1,7 @@
 """qwchat: talk to a quantised Qwen2 model on the machine in front of you.
 
-``qwchat.load(model)`` opens a converted model and gives a :class:`qwchat.Model`.  Everything is imported on first
-use, so that ``import qwchat`` and ``qwchat --help`` cost nothing.
+`qwchat.load(model)` opens a converted model and gives a :class:`qwchat.Model`.  Everything is imported on first
+use, so that `import qwchat` and `qwchat --help` cost nothing.
 """
 
 from __future__ import annotations

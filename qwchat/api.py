@@ -57,13 +57,13 @@ def load(
 ) -> Model:
     """Opens a converted model: the path of its folder, or its name in the models folder.
 
-    ``threads``: by default the physical cores; ``context``: positions of the KV cache, by default the model's, at
-    most 4,096; ``kv``: ``f32``, ``q8`` or ``auto``, which is ``q8`` where ``f32`` would take more than 128 MiB;
-    ``verify``: compare the model's files with their checksums in the background, unless they were found intact before
+    `threads`: by default the physical cores; `context`: positions of the KV cache, by default the model's, at
+    most 4,096; `kv`: `f32`, `q8` or `auto`, which is `q8` where `f32` would take more than 128 MiB;
+    `verify`: compare the model's files with their checksums in the background, unless they were found intact before
     and have not changed since.  The next event of a reply raises DamagedModelError where they differ, and
-    ``model.integrity.wait()`` waits for the result.
+    `model.integrity.wait()` waits for the result.
 
-    Raises ModelError if there is no such model or it has yet to be converted (``quant.convert`` does it),
+    Raises ModelError if there is no such model or it has yet to be converted (`quant.convert` does it),
     quant.errors.ContainerError if it is damaged, the errors of :class:`Tokenizer`, UsageError
     for values out of range, and NotEnoughMemoryError.
     """
@@ -104,8 +104,8 @@ def _converted(model: str) -> Path:
 class Model:
     """A converted model with its tokenizer, template and defaults, ready to answer.  Use it in one thread at a time.
 
-    ``defaults``: the sampling settings of the model's generation_config.json; ``stop_ids``: tokens that end a reply;
-    ``integrity``: the check of its files.
+    `defaults`: the sampling settings of the model's generation_config.json; `stop_ids`: tokens that end a reply;
+    `integrity`: the check of its files.
     """
 
     def __init__(self, folder: ModelFolder, device: str, cached: CachedContext, integrity: Integrity) -> None:
@@ -144,7 +144,7 @@ class Model:
 
     @property
     def kv(self) -> str:
-        """Kind of the KV cache, ``f32`` or ``q8``."""
+        """Kind of the KV cache, `f32` or `q8`."""
         return self.cached_context.cache.kind
 
     def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
@@ -167,11 +167,11 @@ class Model:
         return Grammars(self.tokenizer, self.stop_ids)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``; control tokens in it are text."""
+        """Token ids of `text`; control tokens in it are text."""
         return self.tokenizer.encode(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ``token_ids``; bytes that are no UTF-8 become U+FFFD."""
+        """The text of `token_ids`; bytes that are no UTF-8 become U+FFFD."""
         return self.tokenizer.decode(token_ids)
 
     def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
@@ -205,7 +205,7 @@ class Model:
         return prompt.tokens - held if held < min(self.cached_context.length, prompt.tokens) else 0
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits (tokens, vocab) f32 at every position of ``token_ids``.
+        """Logits (tokens, vocab) f32 at every position of `token_ids`.
 
         Raises PromptTooLongError, and DamagedModelError if damage of the model's files is known.
         """
@@ -227,14 +227,14 @@ class Model:
         constraint: Constraint | None = None,
         logprobs: int = 0,
     ) -> Iterator[TextEvent]:
-        """Continues ``prompt`` (text or token ids) as it is, without a template.
+        """Continues `prompt` (text or token ids) as it is, without a template.
 
-        ``settings``: the model's own if not given; ``seed``: chosen if not given, and reported in Done; ``stop``:
-        strings that end the text and are not part of it; ``cancel``: asked between tokens; ``speculate``: guess tokens
-        by looking up how the text went on before, where that saves time (it never changes the text); ``loop_guard``:
-        end a text that has repeated itself for so many tokens, 0 never does; ``continued``: so many of the last ids are
-        the text so far of a run that was cut, which goes on, token by token, as it would have (``max_tokens`` counts
-        new ones); ``constraint``: what the text must look like, as a whole; ``logprobs``: report the log-probability of
+        `settings`: the model's own if not given; `seed`: chosen if not given, and reported in Done; `stop`:
+        strings that end the text and are not part of it; `cancel`: asked between tokens; `speculate`: guess tokens
+        by looking up how the text went on before, where that saves time (it never changes the text); `loop_guard`:
+        end a text that has repeated itself for so many tokens, 0 never does; `continued`: so many of the last ids are
+        the text so far of a run that was cut, which goes on, token by token, as it would have (`max_tokens` counts
+        new ones); `constraint`: what the text must look like, as a whole; `logprobs`: report the log-probability of
         every token and of so many of the likeliest in its place, up to `qwchat.limits.MAX_LOGPROBS`.
         Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError,
         DamagedModelError as soon as damage of the model's files is known, and ConstraintError where the constraint
@@ -270,8 +270,8 @@ class Model:
     ) -> Iterator[TextEvent]:
         """The assistant's next turn in a conversation; arguments, events and errors as for :meth:`generate`.
 
-        ``continuing``: the last message is a turn of the assistant that was cut, and goes on where it ended, as it
-        would have with the same seed and settings; give its ``token_ids``, or its text is encoded anew.
+        `continuing`: the last message is a turn of the assistant that was cut, and goes on where it ended, as it
+        would have with the same seed and settings; give its `token_ids`, or its text is encoded anew.
         """
         request = Request(
             settings or self.defaults,
@@ -334,7 +334,7 @@ class Model:
     def save_cache(self, path: str | Path) -> int:
         """Keeps on disk what the model has read and said, for :meth:`restore_cache` in another process; bytes written.
 
-        Waits for the check of the model's files.  Raises SnapshotError where ``path`` cannot be written, and where the
+        Waits for the check of the model's files.  Raises SnapshotError where `path` cannot be written, and where the
         model is damaged: it has the fingerprint of the intact one, which would go on from there.
         """
         self.integrity.wait()
@@ -346,7 +346,7 @@ class Model:
         """Takes up what :meth:`save_cache` wrote, so that a conversation that begins alike is not read again.
 
         Returns the positions that the cache now holds; they may be fewer than asked for later, or belong to another
-        text: only what agrees with the next prompt is used.  Another ``context`` than that of the writer will do if
+        text: only what agrees with the next prompt is used.  Another `context` than that of the writer will do if
         they fit.  Raises FileNotFoundError, and SnapshotError for a file that is damaged, others can write, or comes
         from another model, another version of qwchat or another kind of cache: the cache is empty then.
         """

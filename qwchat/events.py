@@ -12,9 +12,9 @@ FinishReason = Literal["stop", "length", "context", "cancelled", "repetition"]
 class Stats:
     """Counts and wall-clock seconds of one reply.
 
-    ``drafted_tokens`` were guessed and checked together with others, ``accepted_tokens`` of them were right.
-    ``unread_tokens``: of the prompt, where the reply was stopped before all of it was read.  ``prefill_seconds``: until
-    the last prompt token that was read.  ``time_to_first_token``: None where no token came.
+    `drafted_tokens` were guessed and checked together with others, `accepted_tokens` of them were right.
+    `unread_tokens`: of the prompt, where the reply was stopped before all of it was read.  `prefill_seconds`: until
+    the last prompt token that was read.  `time_to_first_token`: None where no token came.
     """
 
     prompt_tokens: int
@@ -52,7 +52,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """``done`` of ``total`` prompt tokens are in the cache; ``cached`` of them were there before."""
+    """`done` of `total` prompt tokens are in the cache; `cached` of them were there before."""
 
     done: int
     total: int
@@ -63,7 +63,7 @@ class Prefilled:
 class Step:
     """One generated token (never the stop token).
 
-    Where log-probabilities were asked for: ``logprob`` is the token's, ``likeliest`` the ids with the highest ones and
+    Where log-probabilities were asked for: `logprob` is the token's, `likeliest` the ids with the highest ones and
     theirs (see :func:`qwchat.generation.sampling.log_probabilities`).
     """
 
@@ -84,7 +84,7 @@ class Finished:
 class TokenLogprob:
     """A token, its text (U+FFFD for bytes that are no characters by themselves) and the log of its probability.
 
-    ``top``: the likeliest tokens in its place, best first.
+    `top`: the likeliest tokens in its place, best first.
     """
 
     token_id: int
@@ -95,9 +95,9 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TextStep:
-    """One generated token as text; ``text`` is empty while bytes or a possible stop string are held back.
+    """One generated token as text; `text` is empty while bytes or a possible stop string are held back.
 
-    ``token_id`` is None for what was still held back when the reply ended.
+    `token_id` is None for what was still held back when the reply ended.
     """
 
     text: str
@@ -109,8 +109,8 @@ class TextStep:
 class Done:
     """The end of a reply at the level of text: the whole of it, and how it came about.
 
-    Of a continued reply, ``text`` and ``token_ids`` hold what came before as well.
-    ``meets_constraint``: whether ``text`` is what a constraint asked for; None without one.  ``logprobs``: one per new
+    Of a continued reply, `text` and `token_ids` hold what came before as well.
+    `meets_constraint`: whether `text` is what a constraint asked for; None without one.  `logprobs`: one per new
     token, where they were asked for.
     """
 

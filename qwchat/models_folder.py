@@ -44,7 +44,7 @@ class Located:
 
     @property
     def destination(self) -> Path:
-        """Where a checkpoint's conversion goes: the models folder, under the checkpoint's name and ``-q4``."""
+        """Where a checkpoint's conversion goes: the models folder, under the checkpoint's name and `-q4`."""
         return models_folder() / f"{self.name}{CONVERTED_SUFFIX}"
 
 
@@ -57,7 +57,7 @@ def source_checkout() -> Path | None:
 def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of converted models; it need not exist yet.
 
-    QWCHAT_MODELS, or ``models`` of a source checkout, or the platform's folder for a user's data.
+    QWCHAT_MODELS, or `models` of a source checkout, or the platform's folder for a user's data.
     """
     if environment.get("QWCHAT_MODELS"):
         return path_of(environment["QWCHAT_MODELS"])
@@ -70,24 +70,24 @@ def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def embedded_checkpoint() -> Path:
-    """The checkpoint of the embedded model: inside the installed package, or in ``models`` of a source checkout."""
+    """The checkpoint of the embedded model: inside the installed package, or in `models` of a source checkout."""
     installed = _PACKAGE / "embedded" / EMBEDDED_NAME
     checkout = source_checkout()
     return installed if checkout is None or installed.is_dir() else checkout / "models" / EMBEDDED_NAME
 
 
 def is_model(folder: Path) -> bool:
-    """Whether ``folder`` claims to be a converted model."""
+    """Whether `folder` claims to be a converted model."""
     return is_regular(folder / "manifest.json")
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether ``folder`` claims to be a Hugging Face checkpoint."""
+    """Whether `folder` claims to be a Hugging Face checkpoint."""
     return is_regular(folder / "config.json") and any(is_regular(folder / name) for name in _CHECKPOINT_FILES)
 
 
 def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Located:
-    """The model that ``model`` names; None means QWCHAT_MODEL, or the embedded model.
+    """The model that `model` names; None means QWCHAT_MODEL, or the embedded model.
 
     Raises ModelError where there is none, with the closest names, and where a folder is neither a model nor a
     checkpoint.
@@ -126,7 +126,7 @@ def available() -> list[Located]:
 
 
 def name_of(folder: Path) -> str:
-    """What the model in ``folder`` is called: the folder's name, or the repository's in the Hugging Face cache."""
+    """What the model in `folder` is called: the folder's name, or the repository's in the Hugging Face cache."""
     resolved = folder.resolve()
     if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
         return resolved.parent.parent.name.split("--")[-1]

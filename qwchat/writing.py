@@ -11,7 +11,7 @@ from qwchat.errors import UsageError
 
 
 def path_of(name: str) -> Path:
-    """The path, with ``~`` resolved where it names somebody's home."""
+    """The path, with `~` resolved where it names somebody's home."""
     try:
         return Path(name).expanduser()
     except RuntimeError:  # The home folder of nobody, as in ~nobody.
@@ -19,7 +19,7 @@ def path_of(name: str) -> Path:
 
 
 def real_path(path: Path) -> Path:
-    """``path`` without links; as it is where no file can be there, as with a NUL in its name."""
+    """`path` without links; as it is where no file can be there, as with a NUL in its name."""
     try:
         return Path(os.path.realpath(path))  # Path.resolve would fail at links that lead in a circle.
     except (OSError, ValueError):

@@ -37,7 +37,7 @@ __all__ = [
 
 
 def read_config(folder: str | Path, error: type[QuantError] = CheckpointError) -> ModelConfig:
-    """Read ``folder/config.json``. Raises `error` naming the file and the key."""
+    """Read `folder/config.json`. Raises `error` naming the file and the key."""
     file = Path(folder) / "config.json"
     return parse_config(read_json_object(file, error, MAX_CONFIG_BYTES), str(file), error)
 

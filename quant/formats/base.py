@@ -1,7 +1,7 @@
 """What all packed formats share: the tile geometry, the record of a format, and the checked container of parts.
 
 Geometry. A weight matrix is (N, K) = (out, in). Rows are padded with zero-valued rows up to a multiple of 16 and cut
-into tiles of 16; ``tiles = ceil(N / 16)`` is the leading axis of every part of every matrix format, so a range of
+into tiles of 16; `tiles = ceil(N / 16)` is the leading axis of every part of every matrix format, so a range of
 tiles is one contiguous byte range of each part. K is a multiple of 32 and of the group size. Everything is
 little-endian, on disk as in memory.
 """

@@ -8,7 +8,7 @@ Layout: `quant.formats.integer`, with
     value = row_scale * s * (CODEBOOK[code] + SHIFT * bit)
 
 The two tables differ by a constant, so the table bit is a zero point for a kernel: with the unsigned table
-CODEBOOK + 128, ``value = row_scale * s * (U[code] - zero)`` where ``zero = 128 - SHIFT * bit``.
+CODEBOOK + 128, `value = row_scale * s * (U[code] - zero)` where `zero = 128 - SHIFT * bit`.
 
 The scale is signed because the codebook is not symmetric: a negative scale mirrors it. CODEBOOK and SHIFT are the
 least-squares (Lloyd) optimum, rounded to integers, for groups of 32 with the best of both tables and both signs, over

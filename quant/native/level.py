@@ -1,13 +1,13 @@
 """Which SIMD level the kernels are compiled for.
 
-``avx512vnni``  64-byte registers and ``vpdpbusd zmm``
-``avxvnni``     32-byte registers and ``vpdpbusd ymm`` in its VEX form
-``avx2``        32-byte registers; 8-bit dot products through exact 16-bit multiply-adds
-``neon``        16-byte registers of AArch64 and ``sdot``
-``portable``    plain LLVM vectors; runs wherever LLVM has a back end
+`avx512vnni`  64-byte registers and `vpdpbusd zmm`
+`avxvnni`     32-byte registers and `vpdpbusd ymm` in its VEX form
+`avx2`        32-byte registers; 8-bit dot products through exact 16-bit multiply-adds
+`neon`        16-byte registers of AArch64 and `sdot`
+`portable`    plain LLVM vectors; runs wherever LLVM has a back end
 
 Every level computes the same numbers in the same order: only the instruction behind a dot product differs.
-``QWCHAT_SIMD`` forces a level; it is read once, when the kernels are first imported.
+`QWCHAT_SIMD` forces a level; it is read once, when the kernels are first imported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _REGISTERS = {"avx512vnni": 32, "avxvnni": 8, "avx2": 8, "neon": 8, "portable": 
 
 
 def architecture() -> str:
-    """``x86``, ``aarch64``, or whatever else the machine calls itself."""
+    """`x86`, `aarch64`, or whatever else the machine calls itself."""
     machine = platform.machine().lower()
     return {"x86_64": "x86", "amd64": "x86", "arm64": "aarch64"}.get(machine, machine)
 
@@ -76,7 +76,7 @@ def lanes() -> int:
 
 @cache
 def current_level() -> str:
-    """The level in force.  Raises UsageError if ``QWCHAT_SIMD`` names a level that this machine cannot run."""
+    """The level in force.  Raises UsageError if `QWCHAT_SIMD` names a level that this machine cannot run."""
     forced = os.environ.get("QWCHAT_SIMD", "").strip().lower()
     if not forced:
         return supported_levels()[0]

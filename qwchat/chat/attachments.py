@@ -43,7 +43,7 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Attachment:
-    """The text of a file, with ``\\n`` between its lines and none at its end; ``lines``: which they are (None: all)."""
+    """The text of a file, with `\\n` between its lines and none at its end; `lines`: which they are (None: all)."""
 
     name: str
     text: str
@@ -75,7 +75,7 @@ class Found:
 
 
 def read(name: str, *, pipes: bool = False) -> Found:
-    """The files that ``name`` names, read.  ``pipes``: also what a shell's ``<(...)`` gives.
+    """The files that `name` names, read.  `pipes`: also what a shell's `<(...)` gives.
 
     Raises UsageError where there are none and where a file that is named itself cannot be attached.
     """
@@ -126,7 +126,7 @@ def read_source(source: Source, *, pipes: bool = False) -> Attachment:
 
 
 def _opened(source: Source, *, pipes: bool) -> io.BufferedReader:
-    """The file, open.  Without ``pipes`` nothing is waited for, and what it is, is looked at once it is open.
+    """The file, open.  Without `pipes` nothing is waited for, and what it is, is looked at once it is open.
 
     Raises OSError, and UsageError for what is not to be read.
     """
@@ -144,7 +144,7 @@ def _opened(source: Source, *, pipes: bool) -> io.BufferedReader:
 
 
 def text_of(data: bytes, where: str) -> str:
-    """``data`` as text without a byte order mark: UTF-8, or UTF-16 and UTF-32 where they begin with their mark.
+    """`data` as text without a byte order mark: UTF-8, or UTF-16 and UTF-32 where they begin with their mark.
 
     Raises UsageError for anything else, and for a NUL character, which no text has and nearly every other file.
     """
@@ -165,7 +165,7 @@ def text_of(data: bytes, where: str) -> str:
 
 
 def message(attachments: Sequence[Attachment], text: str) -> str:
-    """What is sent: the files, then ``text``, with blank lines between."""
+    """What is sent: the files, then `text`, with blank lines between."""
     parts = [*(attachment.block() for attachment in attachments), text]
     return "\n\n".join(part for part in parts if part.strip())
 
@@ -181,7 +181,7 @@ def listing(counted: Sequence[tuple[Attachment, int]]) -> list[str]:
 
 
 def total(counted: Sequence[tuple[Attachment, int]]) -> str:
-    """``3 files, 2,140 tokens``; a file alone is named."""
+    """`3 files, 2,140 tokens`; a file alone is named."""
     files = counted[0][0].title if len(counted) == 1 else f"{len(counted):,} files"
     return f"{files}, {token_count(sum(tokens for _, tokens in counted))}"
 
@@ -211,7 +211,7 @@ def _part_of_big_file(source: Source, file: io.BufferedReader) -> Attachment:
 
 
 def _cut(source: Source, lines: Sequence[str], available: int) -> Attachment:
-    """``lines`` of the ``available`` ones are those wanted, as far as the file goes."""
+    """`lines` of the `available` ones are those wanted, as far as the file goes."""
     assert source.lines is not None
     first = source.lines.first
     if first > available:

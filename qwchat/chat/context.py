@@ -105,7 +105,7 @@ class Room:
 
 
 def exchanges_named(count: int) -> str:
-    """``the oldest exchange``, ``the 3 oldest exchanges``."""
+    """`the oldest exchange`, `the 3 oldest exchanges`."""
     return "the oldest exchange" if count == 1 else f"the {count:,} oldest exchanges"
 
 
@@ -118,7 +118,7 @@ def attached_lines(model: ChatModel, attached: Sequence[Attachment], prompt: Pro
 
 
 class Meter:
-    """How full the context is before the next message, for the toolbar: ``ctx 1.9k/4.1k``.  Counts after changes."""
+    """How full the context is before the next message, for the toolbar: `ctx 1.9k/4.1k`.  Counts after changes."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -143,7 +143,7 @@ class Meter:
 
 
 def short(tokens: int) -> str:
-    """``1.9k`` for 1,933 and ``4.1k`` for 4,096; below a thousand as it is."""
+    """`1.9k` for 1,933 and `4.1k` for 4,096; below a thousand as it is."""
     if tokens < 1000:
         return str(tokens)
     return f"{tokens / 1000:.1f}k".replace(".0k", "k") if tokens < 99_950 else f"{tokens / 1000:.0f}k"
@@ -227,7 +227,7 @@ def standing(session: Session) -> str | None:
 
 
 def left_out(session: Session, end: int | None) -> dict[str, int]:
-    """Turns before ``end`` that are not sent: "dropped" ones, and "summarised" ones for which a summary is sent."""
+    """Turns before `end` that are not sent: "dropped" ones, and "summarised" ones for which a summary is sent."""
     counts = {"dropped": 0, "summarised": 0}
     for drop in session.tree.active_drops(end):
         counts["dropped" if drop.summary is None else "summarised"] += len(drop.ids)
@@ -243,7 +243,7 @@ def _summary_limit(session: Session) -> int:
 
 
 def _old_exchanges(session: Session, end: int | None) -> list[list[Node]]:
-    """What may be left out of the path to ``end``: all that is sent before the last question, oldest first."""
+    """What may be left out of the path to `end`: all that is sent before the last question, oldest first."""
     dropped = session.tree.dropped(end)
     exchanges: list[list[Node]] = []
     for node in session.tree.path(end):

@@ -29,7 +29,7 @@ _OTHERS = tuple(known for known in REPLY_KNOBS if known.name not in SAMPLING and
 
 @dataclass(frozen=True)
 class Controls:
-    """Settings of the replies to come. ``controls["top-p"]`` reads any reply knob by its name.
+    """Settings of the replies to come. `controls["top-p"]` reads any reply knob by its name.
 
     Attributes:
         settings: how tokens are chosen.
@@ -51,7 +51,7 @@ class Controls:
 
     @classmethod
     def of(cls, settings: Settings, defaults: SamplingSettings) -> Controls:
-        """The reply knobs of ``settings``; where those say nothing of sampling, the model's ``defaults`` hold."""
+        """The reply knobs of `settings`; where those say nothing of sampling, the model's `defaults` hold."""
         controls = cls(defaults, origins={name: MODEL for name in SAMPLING if _stated(defaults, name)})
         for name in NAMES:
             if name in settings and name not in KINDS:
@@ -92,17 +92,17 @@ class Controls:
         return self.others[name] if name in self.others else _DEFAULTS[name]
 
     def origin(self, name: str) -> str:
-        """Where the value of ``name`` came from, as a person would say it."""
+        """Where the value of `name` came from, as a person would say it."""
         return self.origins.get(name, BUILT_IN)
 
     def shown(self, name: str) -> str:
-        """The value of ``name`` as a person would type it. Raises UsageError for an unknown name."""
+        """The value of `name` as a person would type it. Raises UsageError for an unknown name."""
         known = knob(name, scopes=("reply",))
         value = self[known.name]
         return known.shown(None if value == () else value)
 
     def with_value(self, name: str, value: Value, origin: str) -> Controls:
-        """A copy with the knob ``name``, spelt as in the table, set to ``value``. Raises UsageError out of range."""
+        """A copy with the knob `name`, spelt as in the table, set to `value`. Raises UsageError out of range."""
         origins = {**self.origins, name: origin}
         if name in SAMPLING:
             changed = self.settings.changed(**{SAMPLING[name]: value})  # type: ignore[arg-type]  # Its kind is a number.
@@ -115,7 +115,7 @@ class Controls:
         return replace(self, others=others if value == _DEFAULTS[name] else {**others, name: value}, origins=origins)
 
     def changed(self, name: str, text: str, defaults: Controls) -> Controls:
-        """A copy with ``name`` set to what ``text`` means; "default" takes the value of ``defaults``.
+        """A copy with `name` set to what `text` means; "default" takes the value of `defaults`.
 
         Raises UsageError for an unknown name and for a value that is of the wrong kind or out of range.
         """

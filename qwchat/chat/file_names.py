@@ -1,10 +1,10 @@
 """What names files: a path, a pattern, either with a range of lines behind it.
 
-``~`` is the home folder.  A pattern has ``*``, ``?`` or ``[...]``, and ``**`` for any number of folders; it finds no
-hidden files unless its own parts begin with a dot.  It never leaves the folder that it begins in: a link, or a ``..``
+`~` is the home folder.  A pattern has `*`, `?` or `[...]`, and `**` for any number of folders; it finds no
+hidden files unless its own parts begin with a dot.  It never leaves the folder that it begins in: a link, or a `..`
 behind the pattern, that leads out of there matches nothing, since a cloned repository may hold links to anything, and
-``**`` follows no link at all, so that links in a ring do not matter.  Lines are ``file:10-80``,
-``file:10``, ``file:10-`` and ``file:-80``.
+`**` follows no link at all, so that links in a ring do not matter.  Lines are `file:10-80`,
+`file:10`, `file:10-` and `file:-80`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAGIC = re.compile(r"[*?]|\[[^]]+\]")
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines ``first`` to ``last``, both counted from 1 and included; ``last`` None: to the end."""
+    """Lines `first` to `last`, both counted from 1 and included; `last` None: to the end."""
 
     first: int = 1
     last: int | None = None
@@ -52,14 +52,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Named:
-    """What a name stands for; ``by_pattern``: nobody wrote the names of these files."""
+    """What a name stands for; `by_pattern`: nobody wrote the names of these files."""
 
     sources: tuple[Source, ...]
     by_pattern: bool = False
 
 
 def is_pattern(name: str) -> bool:
-    """Whether ``name`` would be a pattern, were there no file of that name."""
+    """Whether `name` would be a pattern, were there no file of that name."""
     return bool(_MAGIC.search(name))
 
 
@@ -70,7 +70,7 @@ def safe_name(name: str) -> str:
 
 
 def find(name: str) -> Named | None:
-    """The files that ``name`` names, folders and devices among them; None: there is nothing of that name.
+    """The files that `name` names, folders and devices among them; None: there is nothing of that name.
 
     A file of that very name comes before a range of lines, and both before a pattern.  Raises UsageError for lines that
     run backwards and for a pattern that finds too much.
@@ -107,7 +107,7 @@ def matching(pattern: str) -> list[str]:
 
 
 def walk_names(folder: str, most: int = 2_000) -> Iterator[str]:
-    """Files in the folders of ``folder`` ("": the current one), by their paths from there; ``most``: looked at.
+    """Files in the folders of `folder` ("": the current one), by their paths from there; `most`: looked at.
 
     Hidden ones are left out, and so are names that cannot be typed.
     """
@@ -141,9 +141,9 @@ def _exists(name: str) -> bool:
 
 
 def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | None = None) -> Iterator[str]:
-    """Files below ``folder`` ("" or with a slash at its end) that match ``parts``, while the budget lasts.
+    """Files below `folder` ("" or with a slash at its end) that match `parts`, while the budget lasts.
 
-    ``root``: the folder, without links, that nothing found may lie outside of; None before the first pattern.
+    `root`: the folder, without links, that nothing found may lie outside of; None before the first pattern.
     """
     if not parts:
         return
@@ -174,7 +174,7 @@ def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | Non
 
 
 def _is_inside(name: str, root: Path) -> bool:
-    """Whether ``name``, with every link followed, lies in ``root``."""
+    """Whether `name`, with every link followed, lies in `root`."""
     return real_path(path_of(name)).is_relative_to(root)
 
 

@@ -32,12 +32,12 @@ def no_keys() -> Iterator[Callable[[], Stop | None]]:
 class Interrupts:
     """What stops a reply, entered for the time of each.
 
-    The first Ctrl-C or Esc only makes ``requested()`` true, which the engine asks between tokens and between chunks of
+    The first Ctrl-C or Esc only makes `requested()` true, which the engine asks between tokens and between chunks of
     the prompt, so that its cache stays consistent and the reply ends with its text and figures. Ctrl-C after a request
     that was not heard yet raises KeyboardInterrupt at once, should a chunk take long or a write block.
 
-    Ctrl-C twice within a second sets ``leaving``, at the prompt (``pressed``) as in a reply. A chat is to end then,
-    but only once everything is kept: where it passes ``watching``, the second one of the two raises nothing. The end of
+    Ctrl-C twice within a second sets `leaving`, at the prompt (`pressed`) as in a reply. A chat is to end then,
+    but only once everything is kept: where it passes `watching`, the second one of the two raises nothing. The end of
     the terminal and a polite kill (SIGHUP, SIGTERM) do the same to a chat.
 
     Attributes:
@@ -74,7 +74,7 @@ class Interrupts:
     def held(self) -> Iterator[None]:
         """For the time of a command, and of saving: one Ctrl-C, which came too late for the reply, breaks nothing off.
 
-        Replies may be played within. Ctrl-C again raises KeyboardInterrupt, unless it sets ``leaving``.
+        Replies may be played within. Ctrl-C again raises KeyboardInterrupt, unless it sets `leaving`.
         """
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():

@@ -60,7 +60,7 @@ class Chat:
         self.overflow = Overflow(self.desk.session, self.screen, self.reader.ask if self.interactive else None)
 
     def run(self, first: str | None = None) -> None:
-        """Answer ``first`` where there is one, then whatever is typed, until the person leaves.
+        """Answer `first` where there is one, then whatever is typed, until the person leaves.
 
         Raises KeyboardInterrupt where the person leaves with Ctrl-C twice within a second.
         """

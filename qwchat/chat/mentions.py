@@ -1,9 +1,9 @@
-"""Files that are mentioned in a typed message: ``@src/app.py:10-80``, ``@src/**/*.py``, ``@"two words.txt"``.
+"""Files that are mentioned in a typed message: `@src/app.py:10-80`, `@src/**/*.py`, `@"two words.txt"`.
 
 A mention begins at the start of a word.  It is a path up to the next blank (quotes, or a backslash before the blank,
 let a path hold one), without the punctuation of the sentence around it.  What names no file stays text, as do an
-e-mail address and whatever stands in code (between backticks, or in a fence); ``@@`` writes the ``@`` of something that
-would be a mention.  In the message the ``@`` is gone, so that a message edited and sent again reads nothing twice.
+e-mail address and whatever stands in code (between backticks, or in a fence); `@@` writes the `@` of something that
+would be a mention.  In the message the `@` is gone, so that a message edited and sent again reads nothing twice.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Composed:
     remarks: tuple[str, ...] = ()
 
     def message(self, before: Iterable[Attachment] = ()) -> str:
-        """What is sent: the files, those of ``before`` first, then the text."""
+        """What is sent: the files, those of `before` first, then the text."""
         return message([*before, *self.attachments], self.text)
 
 
 def unquoted(name: str) -> str:
-    """A name as the argument of a command: without quotes and backslashes, without the ``@`` of a mention.
+    """A name as the argument of a command: without quotes and backslashes, without the `@` of a mention.
 
     A file that is called so comes first.
     """
@@ -69,7 +69,7 @@ def unquoted(name: str) -> str:
 
 
 def compose(typed: str) -> Composed:
-    """Read the files that ``typed`` mentions.  Raises UsageError for one that is there but cannot be attached."""
+    """Read the files that `typed` mentions.  Raises UsageError for one that is there but cannot be attached."""
     pieces: list[str] = []
     found: dict[str, Found] = {}
     missed: dict[str, None] = {}
@@ -98,7 +98,7 @@ def compose(typed: str) -> Composed:
 
 
 def literal(text: str) -> str:
-    """``text`` written so that ``compose`` finds no mention in it and gives it back."""
+    """`text` written so that `compose` finds no mention in it and gives it back."""
     pieces: list[str] = []
     end = 0
     for match in _outside_code(text):
@@ -143,7 +143,7 @@ def _resolved(match: re.Match[str]) -> tuple[str, str, Named | None]:
 
 
 def suggestions(text: str) -> Iterator[Suggestion]:
-    """What the mention at the end of ``text`` may become: files and folders there, then files further down."""
+    """What the mention at the end of `text` may become: files and folders there, then files further down."""
     match = _UNFINISHED.search(text)
     if match is None:
         return

@@ -1,7 +1,7 @@
-"""What happens where a prompt does not fit: ``--overflow ask|error|drop|summarise``.
+"""What happens where a prompt does not fit: `--overflow ask|error|drop|summarise`.
 
-Where the prompt of a reply leaves less than an answer should have (``kept_for_answer``), room is made or a person is
-asked; with ``error``, and without a person to ask, only what cannot be read is refused.
+Where the prompt of a reply leaves less than an answer should have (`kept_for_answer`), room is made or a person is
+asked; with `error`, and without a person to ask, only what cannot be read is refused.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Play = Callable[[Begin], Done]
 
 
 class Overflow:
-    """Makes prompts fit before the replies of ``session``.
+    """Makes prompts fit before the replies of `session`.
 
-    ``screen``: where it is said; ``ask``: reads the person's answer, None where there is nobody; ``made``: is told.
+    `screen`: where it is said; `ask`: reads the person's answer, None where there is nobody; `made`: is told.
     """
 
     def __init__(

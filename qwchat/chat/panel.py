@@ -47,7 +47,7 @@ class Panel:
         return known.scope == "reply" or known.name in self._look
 
     def known(self, name: str) -> Knob:
-        """The knob called ``name``. Raises UsageError where there is none, and where it cannot be changed in a chat."""
+        """The knob called `name`. Raises UsageError where there is none, and where it cannot be changed in a chat."""
         found = knob(name, scopes=(*_SCOPES, "session"))
         if found not in self.knobs:
             how = _ELSEWHERE.get(found.name, f"start with {found.flag}")
@@ -71,7 +71,7 @@ class Panel:
         return self._settings.origin(known.name)
 
     def change(self, name: str, text: str) -> str:
-        """Set a knob to what ``text`` means, "default" as it was at the start; what to tell about it.
+        """Set a knob to what `text` means, "default" as it was at the start; what to tell about it.
 
         Raises UsageError, and what a new engine raises; nothing has changed then.
         """
@@ -117,7 +117,7 @@ class Panel:
     def _rebuild(machine: ChatModel, settings: Settings, *, keep: bool) -> None:
         """Give the machine these settings.
 
-        ``keep``: "auto" stays with the kind of cache that there is, of which what was read can be taken over, as long
+        `keep`: "auto" stays with the kind of cache that there is, of which what was read can be taken over, as long
         as the memory lasts.
         """
         threads, context, kv = settings["threads"], settings["ctx"], settings["kv"]

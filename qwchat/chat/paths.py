@@ -11,7 +11,7 @@ _MOST = 200  # in one folder: a person types on rather than reads more
 
 
 def paths(typed: str) -> Iterator[Suggestion]:
-    """Paths that begin with ``typed``, folders with a slash behind them; hidden ones only where a dot was typed."""
+    """Paths that begin with `typed`, folders with a slash behind them; hidden ones only where a dot was typed."""
     folder, slash, start = typed.rpartition("/")
     try:
         found = sorted(path_of(folder + slash).iterdir())

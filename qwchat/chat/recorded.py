@@ -15,9 +15,9 @@ OWN = "settings of its own"  # the note of a reply that was made with other sett
 
 
 def overlay(recorded: Mapping[str, Any] | None, then: Controls, now: Controls) -> Controls:
-    """The settings to go on with: as ``recorded`` where they bear on the text, save what was changed since.
+    """The settings to go on with: as `recorded` where they bear on the text, save what was changed since.
 
-    ``then``: what a person had set when the reply was begun, ``now``: what is set.  The record (Controls.record) may be
+    `then`: what a person had set when the reply was begun, `now`: what is set.  The record (Controls.record) may be
     anything: what makes no sense is passed over.
     """
     controls = now

@@ -1,7 +1,7 @@
 """The saved session behind a conversation: opened here, written event by event, left here.
 
 This is the one place that attaches a conversation to a session's folder. Whoever keeps more than events there (the KV
-cache) registers with ``on_fork``, ``on_open``, ``on_settle`` and ``on_leave``.
+cache) registers with `on_fork`, `on_open`, `on_settle` and `on_leave`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Saved:
         return clean(self.tree.title or "") or of_question(first)
 
     def begin(self, tree: Tree | None = None, name: str = "") -> Tree:
-        """Leave the session, and keep ``tree`` (empty if not given) in a new one called ``name``; the tree."""
+        """Leave the session, and keep `tree` (empty if not given) in a new one called `name`; the tree."""
         self.leave()
         self.tree = Tree() if tree is None else tree
         self._name, self.created, self.held_with, self.origin = name, "", "", None

@@ -45,7 +45,7 @@ class PendingReply:
 
 
 class Session:
-    """A conversation with ``model``, whose turns are in ``tree``.
+    """A conversation with `model`, whose turns are in `tree`.
 
     A reply takes three steps: `ask`, `retry`, `resume` or `edit_question` adds the question where it is new and returns
     the pending reply; `prompt` renders its prompt, which the caller makes fit; `stream` generates the reply.
@@ -56,7 +56,7 @@ class Session:
     Args:
         model: who replies.
         controls: settings of the replies to come.
-        system: the system prompt; None leaves that of ``tree``.
+        system: the system prompt; None leaves that of `tree`.
         tree: what was said before; empty if not given.
         fingerprint: of the model's weights; replies of other models are read by their text.
 
@@ -185,15 +185,15 @@ class Session:
         return last
 
     def question(self, number: int = 1) -> Node:
-        """The ``number``-th last question of the path. Raises UsageError: there are fewer."""
+        """The `number`-th last question of the path. Raises UsageError: there are fewer."""
         return self._last("user", number)
 
     def reply(self, number: int = 1) -> Node:
-        """The ``number``-th last reply of the path. Raises UsageError: there are fewer."""
+        """The `number`-th last reply of the path. Raises UsageError: there are fewer."""
         return self._last("assistant", number)
 
     def undo(self, number: int = 1) -> Node:
-        """Take back the last ``number`` questions with all that followed; the first of them. Raises UsageError."""
+        """Take back the last `number` questions with all that followed; the first of them. Raises UsageError."""
         if not self.tree.path():
             raise self._beginning("there is nothing left to undo", "nothing was asked yet, so there is nothing to undo")
         first = self.question(number)
@@ -209,11 +209,11 @@ class Session:
         return len(self.tree.path()) - before
 
     def edit_question(self, number: int, text: str) -> PendingReply:
-        """Ask ``text`` in place of the ``number``-th last question, which stays beside it."""
+        """Ask `text` in place of the `number`-th last question, which stays beside it."""
         return self._asked(text, self.question(number).parent, "edited")
 
     def edit_reply(self, number: int, text: str) -> Node:
-        """Put ``text`` beside the ``number``-th last reply, and go on from there. Raises UsageError."""
+        """Put `text` beside the `number`-th last reply, and go on from there. Raises UsageError."""
         return self.tree.add("assistant", text, parent=self.reply(number).parent, note="edited")
 
     def alternatives(self) -> tuple[list[Node], int]:
@@ -228,7 +228,7 @@ class Session:
         raise UsageError("there are no alternatives yet: /retry and /edit make some")
 
     def flip(self, index: int) -> Node:
-        """Take the ``index``-th of the alternatives, and the way that was last taken behind it. Raises UsageError."""
+        """Take the `index`-th of the alternatives, and the way that was last taken behind it. Raises UsageError."""
         siblings, _ = self.alternatives()
         if not 0 <= index < len(siblings):
             raise UsageError(f"there are {len(siblings)} alternatives, not {index + 1}")
@@ -251,7 +251,7 @@ class Session:
         return UsageError(f"{left}: /redo goes forward again" if self.tree.nodes else never)
 
     def messages_to(self, node_id: int | None) -> list[Message]:
-        """What is sent where the conversation ends with ``node_id``."""
+        """What is sent where the conversation ends with `node_id`."""
         return self.tree.messages(node_id, self._holds)
 
     def _holds(self, node: Node) -> bool:

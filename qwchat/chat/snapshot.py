@@ -26,7 +26,7 @@ Mode = Literal["auto", "on", "off"]
 
 
 class Reader(Protocol):
-    """The part of ``qwchat.Model`` that a snapshot needs; see there."""
+    """The part of `qwchat.Model` that a snapshot needs; see there."""
 
     @property
     def cached_ids(self) -> Any:
@@ -50,8 +50,8 @@ class Reader(Protocol):
 class Snapshots:
     """The snapshots of the sessions that a model talks in, one after the other.
 
-    ``mode``: ``on`` keeps one of every session, ``auto`` where reading again would take longer than half a second and
-    than writing, ``off`` none.  ``limit``: bytes that all of them may take; those that were used
+    `mode`: `on` keeps one of every session, `auto` where reading again would take longer than half a second and
+    than writing, `off` none.  `limit`: bytes that all of them may take; those that were used
     longest ago make room.
     """
 

@@ -15,7 +15,7 @@ Form = Literal["line", "json", "off"]
 def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: int | None = None) -> str:
     """The figures of a reply for people, as one JSON object for programs, or nothing.
 
-    ``columns``: where people's figures would be wider, drafts are left out, then words, then other figures.
+    `columns`: where people's figures would be wider, drafts are left out, then words, then other figures.
     """
     if form == "off":
         return ""
@@ -29,8 +29,8 @@ def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: 
 def figures(done: Done) -> dict[str, object]:
     """Counts in tokens, timings in seconds and tokens per second.
 
-    Of the ``prompt`` tokens ``cached`` ones were there and ``read`` ones were read; of a reply that was stopped the
-    others were not. Of the generated tokens ``accepted`` were among the ``drafted`` ones. Where no token came, the time
+    Of the `prompt` tokens `cached` ones were there and `read` ones were read; of a reply that was stopped the
+    others were not. Of the generated tokens `accepted` were among the `drafted` ones. Where no token came, the time
     to the first is None.
     """
     stats = done.stats
@@ -101,7 +101,7 @@ _LEFT_OUT = ("prefill", "prompt", "seed", "first", "decode")
 
 
 def _for_people(done: Done, *, sampled: bool, columns: int | None) -> str:
-    """The longest line of at most ``columns`` columns: whole, with fewer words, or without the least wanted parts."""
+    """The longest line of at most `columns` columns: whole, with fewer words, or without the least wanted parts."""
     parts = _parts(done, sampled=sampled)
     shown = {name: part.long for name, part in parts.items()}
     smaller = [(name, parts[name].short) for name in _SHORTENED if name in parts]
@@ -157,7 +157,7 @@ def _saved_a_tenth(stats: Stats) -> bool:
 def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> Worded | None:
     """Why a reply is shorter than the model would have it; None where the model ended it.
 
-    ``chat``: in a chat, where a reply can be gone on with.
+    `chat`: in a chat, where a reply can be gone on with.
     """
     limit = "the token limit" if max_tokens is None else Argument("max_tokens", max_tokens)
     if done.meets_constraint and done.finish_reason in ("length", "context"):

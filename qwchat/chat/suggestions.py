@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Insert ``text`` in place of the ``replaced`` characters before the cursor; ``note`` is shown beside it."""
+    """Insert `text` in place of the `replaced` characters before the cursor; `note` is shown beside it."""
 
     text: str
     replaced: int
@@ -16,9 +16,9 @@ class Suggestion:
 
 
 def fitting(typed: str, choices: Iterable[tuple[str, str]]) -> list[Suggestion]:
-    """``choices`` (text, note) that may be meant by ``typed``, which they replace: its characters occur in order.
+    """`choices` (text, note) that may be meant by `typed`, which they replace: its characters occur in order.
 
-    Those that begin with ``typed`` come first, then those that contain it, each in the order given.
+    Those that begin with `typed` come first, then those that contain it, each in the order given.
     """
     wanted = typed.casefold()
     ranked = []

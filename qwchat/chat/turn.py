@@ -28,7 +28,7 @@ def play(
 
     Args:
         begin: starts the reply.
-        view: where its text goes, or None where ``watch`` is all that is wanted.
+        view: where its text goes, or None where `watch` is all that is wanted.
         status: where progress through a long prompt goes.
         watch: is told every event as well.
         interrupts: what stops the reply; Ctrl-C alone where it is left out.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 def token_count(count: int) -> str:
-    """``count`` tokens for people: 1 token, 1,234 tokens."""
+    """`count` tokens for people: 1 token, 1,234 tokens."""
     return "1 token" if count == 1 else f"{count:,} tokens"
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` for people: 4 s, 3 min 20 s, 2 h 5 min."""
+    """`seconds` for people: 4 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
 
 
 def wait(seconds: float) -> str:
-    """``seconds`` until something came, for people: 3 ms, 0.12 s, 12.3 s, 3 min 20 s."""
+    """`seconds` until something came, for people: 3 ms, 0.12 s, 12.3 s, 3 min 20 s."""
     if seconds < 0.1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:

@@ -102,7 +102,7 @@ class Wardrobe:
     def keep(self, name: str, *, overwrite: bool) -> Path:
         """Make a persona of the system prompt and of every reply knob but the seed that somebody set; its file.
 
-        Raises UsageError where there is nothing to keep, where one of that name is there and ``overwrite`` is False,
+        Raises UsageError where there is nothing to keep, where one of that name is there and `overwrite` is False,
         and where it cannot be written.
         """
         controls = self._session.controls

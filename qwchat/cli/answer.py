@@ -1,4 +1,4 @@
-"""``qwchat -p``: one question, one answer (or several), and the bare ``qwchat``."""
+"""`qwchat -p`: one question, one answer (or several), and the bare `qwchat`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Question:
 def question(options: ReplyOptions, *, piped: bool = True) -> Question:
     """Files, then what is piped in, then the prompt, with blank lines between.
 
-    ``piped``: whether standard input belongs to it. Files alone are the question as they stand. Raises UsageError where
+    `piped`: whether standard input belongs to it. Files alone are the question as they stand. Raises UsageError where
     there is none, or no file.
     """
     files = read_files(options.file or ())

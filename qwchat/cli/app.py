@@ -88,7 +88,7 @@ _NEGATIVE = re.compile(r"-\.?\d")
 
 
 def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
-    """Run the command line; its exit code. Raises what the parser and the commands raise, for ``main`` to explain."""
+    """Run the command line; its exit code. Raises what the parser and the commands raise, for `main` to explain."""
     completing = completion.VARIABLE in os.environ
     if completing:
         os.environ["COLUMNS"] = "1000"  # Typer wraps descriptions to the terminal's width, and a shell takes lines.
@@ -106,10 +106,10 @@ def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
 
 
 def expanded(words: Sequence[str]) -> list[str]:
-    """``words`` of a command line as the parser knows them.
+    """`words` of a command line as the parser knows them.
 
-    It knows no optional values: ``--resume`` alone, at the end or before another option, is ``--resume=``; the one of
-    ``convert`` is a switch and stays. And it takes a negative number for an option, where ``config set`` has a value.
+    It knows no optional values: `--resume` alone, at the end or before another option, is `--resume=`; the one of
+    `convert` is a switch and stays. And it takes a negative number for an option, where `config set` has a value.
     """
     if words[:1] == ["convert"]:
         return list(words)
@@ -181,7 +181,7 @@ def _root(context: typer.Context, given: options.ReplyOptions) -> int:
 
 
 def _run(task: str, context: typer.Context, given: Any) -> int:
-    """Run one command: ``run`` of the module ``task``, or what stands behind its colon.
+    """Run one command: `run` of the module `task`, or what stands behind its colon.
 
     Guarded here as well, since Typer has its own ideas about interrupts and closed pipes.
     """

@@ -1,4 +1,4 @@
-"""``qwchat bench``: how fast a model is, and what share of the machine's limits that is.
+"""`qwchat bench`: how fast a model is, and what share of the machine's limits that is.
 
 Prefill of n tokens costs 2 n operations per weight of the layers (only the last row meets the head), decoding a token
 reads every weight once but for the embedding, of which it reads one row. So prefill is measured against the int8 peak
@@ -34,7 +34,7 @@ _HEAD = "lm_head.weight"
 
 @dataclass(frozen=True)
 class Work:
-    """What a token costs: ``bytes_per_token`` of weights to decode one, ``operations_per_token`` to read one."""
+    """What a token costs: `bytes_per_token` of weights to decode one, `operations_per_token` to read one."""
 
     bytes_per_token: int
     operations_per_token: int
@@ -65,7 +65,7 @@ class Measured:
 
     @property
     def share(self) -> float:
-        """``per_second`` over ``limit``."""
+        """`per_second` over `limit`."""
         return self.per_second / self.limit
 
 
@@ -114,7 +114,7 @@ def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[flo
 
 
 def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: bool = False) -> Stats:
-    """Read ``token_ids`` and write ``count`` tokens greedily, whatever they are."""
+    """Read `token_ids` and write `count` tokens greedily, whatever they are."""
     from qwchat.request import Request, SamplingSettings
 
     events = model.engine.generate(
@@ -128,7 +128,7 @@ def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: 
 
 
 def _tokens(model: Model, count: int, seed: int) -> list[int]:
-    """``count`` token ids drawn evenly from the vocabulary; the first differs from that of any nearby seed."""
+    """`count` token ids drawn evenly from the vocabulary; the first differs from that of any nearby seed."""
     import random
 
     drawn = random.Random(seed)
@@ -137,7 +137,7 @@ def _tokens(model: Model, count: int, seed: int) -> list[int]:
 
 
 def work_of(folder: ModelFolder) -> Work:
-    """What a token costs in the model of ``folder``."""
+    """What a token costs in the model of `folder`."""
     tensors = {name: folder.tensor(name) for name in folder.names}
     tied = _HEAD not in tensors
     unread = () if tied else (_EMBEDDING,)

@@ -1,4 +1,4 @@
-"""``qwchat chat``: a conversation on the terminal."""
+"""`qwchat chat`: a conversation on the terminal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Seat:
 
 
 def run(options: ChatOptions, services: Services) -> int:
-    """``qwchat chat [MODEL]``."""
+    """`qwchat chat [MODEL]`."""
     return converse(options.merged(), services)
 
 

@@ -46,7 +46,7 @@ def personas(incomplete: str) -> list[tuple[str, str]]:
 
 
 def _beginning(incomplete: str, found: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """Those that begin with ``incomplete``; none where looking fails, since a shell has no place for a complaint.
+    """Those that begin with `incomplete`; none where looking fails, since a shell has no place for a complaint.
 
     Names and titles came from who knows where. What a shell would not take as one word is not offered.
     """
@@ -58,7 +58,7 @@ def _beginning(incomplete: str, found: Callable[[], Iterable[tuple[str, str]]]) 
 
 
 def _spelt(name: str) -> str:
-    """``name`` as the shell is to insert it: bash takes it as it is, so blanks need backslashes outside of quotes."""
+    """`name` as the shell is to insert it: bash takes it as it is, so blanks need backslashes outside of quotes."""
     if os.environ.get(VARIABLE) != "complete_bash":
         return name
     words, number = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD", "0"))
@@ -67,7 +67,7 @@ def _spelt(name: str) -> str:
 
 
 def _described(text: str) -> str:
-    """``text`` as Typer shows it as it is: it takes it for Rich's markup, and zsh runs what a backslash brings out."""
+    """`text` as Typer shows it as it is: it takes it for Rich's markup, and zsh runs what a backslash brings out."""
     from rich.markup import escape
 
     return escape(text.replace("\\", ""))

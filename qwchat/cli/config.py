@@ -1,4 +1,4 @@
-"""``qwchat config``: the settings in force, where they came from, and the files that they can be kept in."""
+"""`qwchat config`: the settings in force, where they came from, and the files that they can be kept in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of ``qwchat config`` and its commands."""
+"""Options of `qwchat config` and its commands."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Project = Annotated[bool, typer.Option("--project", help="The file of the projec
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Options of ``config check``."""
+    """Options of `config check`."""
 
     debug: Debug = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig:
-    """Options of ``config`` and ``config show``."""
+    """Options of `config` and `config show`."""
 
     json: Json = False
     debug: Debug = False
@@ -43,7 +43,7 @@ class ShowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GetConfig:
-    """Options of ``config get``."""
+    """Options of `config get`."""
 
     name: NameArgument
     debug: Debug = False
@@ -51,7 +51,7 @@ class GetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SetConfig:
-    """Options of ``config set``."""
+    """Options of `config set`."""
 
     name: NameArgument
     value: Annotated[
@@ -64,7 +64,7 @@ class SetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigFile:
-    """Options of ``config path`` and ``config edit``."""
+    """Options of `config path` and `config edit`."""
 
     project: Project = False
     debug: Debug = False

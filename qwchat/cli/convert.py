@@ -1,4 +1,4 @@
-"""``qwchat convert``: quantise a checkpoint."""
+"""`qwchat convert`: quantise a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``qwchat doctor``: what this machine offers, what is set up, and what stands in the way."""
+"""`qwchat doctor`: what this machine offers, what is set up, and what stands in the way."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class Check:
-    """What was found about ``name``; ``remedy`` says what to do where the state is not "ok"."""
+    """What was found about `name`; `remedy` says what to do where the state is not "ok"."""
 
     name: str
     state: State
@@ -182,7 +182,7 @@ def _models() -> tuple[State, str, str]:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether something can be put into ``folder``, which need not exist yet."""
+    """Whether something can be put into `folder`, which need not exist yet."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return existing.is_dir() and os.access(existing, os.W_OK)
 

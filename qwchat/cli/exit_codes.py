@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code that ``error`` ends the program with; RUNTIME for what has no code of its own."""
+    """The exit code that `error` ends the program with; RUNTIME for what has no code of its own."""
     from quant.errors import CheckpointError, ContainerError, FormatError
     from quant.errors import UsageError as QuantUsageError
     from qwchat.errors import ConstraintError, ModelError, NotEnoughMemoryError, PromptTooLongError, UsageError
@@ -44,7 +44,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether ``error``, or what it came from, is the system's or the dynamic loader's way to say that memory is out.
+    """Whether `error`, or what it came from, is the system's or the dynamic loader's way to say that memory is out.
 
     A library that finds no room is an ImportError to Python, and an OSError of its own making to llvmlite.
     """
@@ -58,7 +58,7 @@ def lacks_memory(error: BaseException | None) -> bool:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether ``error`` explains itself to a person, so that its text is all there is to say."""
+    """Whether `error` explains itself to a person, so that its text is all there is to say."""
     from quant.errors import QuantError
     from qwchat.errors import QwchatError
 

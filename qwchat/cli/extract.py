@@ -1,4 +1,4 @@
-"""``-x``: the code block of a reply, and nothing else."""
+"""`-x`: the code block of a reply, and nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def extract(done: Done, which: Which) -> tuple[str | None, ConstraintError | None]:
-    """The content of the ``which`` block without its last newline, and what is wrong: there is none, or it was cut.
+    """The content of the `which` block without its last newline, and what is wrong: there is none, or it was cut.
 
     A block that the model left open when it ended its reply by itself is whole.
     """

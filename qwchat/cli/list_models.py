@@ -1,4 +1,4 @@
-"""``qwchat list``: the models on this machine."""
+"""`qwchat list`: the models on this machine."""
 
 from __future__ import annotations
 

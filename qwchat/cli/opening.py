@@ -48,7 +48,7 @@ def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
 
 
 def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:
-    """How replies are shown: Markdown on a terminal, unless ``choice`` or --plain says otherwise."""
+    """How replies are shown: Markdown on a terminal, unless `choice` or --plain says otherwise."""
     if choice == "plain" or (choice == "auto" and (options.settings["plain"] or not streams.out_look.terminal)):
         return "plain"
     return "markdown"

@@ -115,7 +115,7 @@ class ReplyOptions:
     debug: Debug = False
 
     def with_schema(self, read: Callable[[], str]) -> ReplyOptions:
-        """The same with what ``read`` gives for ``--json-schema -``. Raises UsageError where it is no schema."""
+        """The same with what `read` gives for `--json-schema -`. Raises UsageError where it is no schema."""
         if self.flags.get("json-schema") != "-":
             return self
         if self.prompt == "-" or "-" in (self.file or ()):
@@ -171,7 +171,7 @@ class ReplyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions(ReplyOptions):
-    """Options of ``chat``: those of a reply, and the model without its flag."""
+    """Options of `chat`: those of a reply, and the model without its flag."""
 
     chat_model: ModelArgument = None
 
@@ -188,7 +188,7 @@ class ChatOptions(ReplyOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Options of ``convert``."""
+    """Options of `convert`."""
 
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a Hugging Face checkpoint.")]
     destination: Annotated[
@@ -216,7 +216,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    """Options of ``show``."""
+    """Options of `show`."""
 
     model: ModelArgument = None
     json: Json = False
@@ -225,7 +225,7 @@ class ShowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """Options of ``verify``."""
+    """Options of `verify`."""
 
     model: ModelArgument = None
     json: Json = False
@@ -235,7 +235,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    """Options of ``list``."""
+    """Options of `list`."""
 
     json: Json = False
     debug: Debug = False
@@ -243,7 +243,7 @@ class ListOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Options of ``doctor``."""
+    """Options of `doctor`."""
 
     json: Json = False
     debug: Debug = False
@@ -251,7 +251,7 @@ class DoctorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionOptions:
-    """Options of ``completion``."""
+    """Options of `completion`."""
 
     shell: Annotated[
         Literal["bash", "zsh", "fish", "powershell"], typer.Argument(metavar="SHELL", help="Whose script to print.")
@@ -261,7 +261,7 @@ class CompletionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Options of ``bench``."""
+    """Options of `bench`."""
 
     model: ModelArgument = None
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N", help="Tokens to read in one go.")] = 512
@@ -298,12 +298,12 @@ def as_callback(
     run: Callable[[typer.Context, Options], int],
     extra: dict[str, tuple[Any, Any]] | None = None,
 ) -> Callable[..., int]:
-    """A function with the signature that Typer reads: the context and one parameter per field of ``options``.
+    """A function with the signature that Typer reads: the context and one parameter per field of `options`.
 
     Args:
         options: the dataclass to fill.
         run: what to call with it; its result is the exit code.
-        extra: further parameters, name to (annotation, default), whose values ``run`` does not get: eager callbacks.
+        extra: further parameters, name to (annotation, default), whose values `run` does not get: eager callbacks.
     """
 
     hints = get_type_hints(options, include_extras=True)

@@ -42,7 +42,7 @@ class Output:
         self._text = ""  # of the answer that is on its way
 
     def begin(self, number: int, controls: Controls) -> None:
-        """The answer ``number``, from 0, begins."""
+        """The answer `number`, from 0, begins."""
         self._text = ""
         if number and self.view is not None:
             self._streams.write("\n")
@@ -55,7 +55,7 @@ class Output:
             self._events.made_room(room)
 
     def take(self, done: Done, controls: Controls, session: str | None, left_out: dict[str, int]) -> None:
-        """An answer is complete; ``session``: where it is kept; ``left_out``: turns that the model was not given."""
+        """An answer is complete; `session`: where it is kept; `left_out`: turns that the model was not given."""
         errors: list[str | None] = [complaint(done, controls, controls.max_tokens)]
         answer = report.answer(done, controls, self._facts, left_out) | ({"session": session} if session else {})
         if self._extracts:

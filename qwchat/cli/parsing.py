@@ -21,7 +21,7 @@ class Command(TyperCommand):
     """A command that reads its words without adapters."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters, that of ``--help`` too."""
+        """Its parameters, that of `--help` too."""
         return typer_parts.without_adapters(super().get_params(ctx))
 
 
@@ -29,11 +29,11 @@ class Group(TyperGroup):
     """A command of commands that reads its words without adapters."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters, that of ``--help`` too."""
+        """Its parameters, that of `--help` too."""
         return typer_parts.without_adapters(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that ``args`` begin with. Raises UsageError that says what was meant, for one there is not."""
+        """The command that `args` begin with. Raises UsageError that says what was meant, for one there is not."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
             raise UsageError(_meant(ctx.command_path, args, self.list_commands(ctx), asks=ctx.parent is None))
@@ -41,7 +41,7 @@ class Group(TyperGroup):
 
 
 def _meant(path: str, words: Sequence[str], names: Sequence[str], *, asks: bool) -> str:
-    """What a person may have meant with ``words`` behind ``path``; ``asks``: a question for the model may stand there.
+    """What a person may have meant with `words` behind `path`; `asks`: a question for the model may stand there.
 
     A first word that is nearly a command is one. A single word that is less like one may be either.
     """
@@ -59,7 +59,7 @@ def _meant(path: str, words: Sequence[str], names: Sequence[str], *, asks: bool)
 
 
 def _question(words: Sequence[str]) -> str:
-    """``words`` as the value of ``-p``, quoted for a shell, and the options behind them."""
+    """`words` as the value of `-p`, quoted for a shell, and the options behind them."""
     behind = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
     text = " ".join(words[:behind])
     if len(text) > _LONGEST:

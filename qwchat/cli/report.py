@@ -48,10 +48,10 @@ def request(facts: Facts, controls: Controls) -> dict[str, object]:
 def answer(done: Done, controls: Controls, facts: Facts, left_out: dict[str, int]) -> dict[str, object]:
     """A reply and how it came about, with its figures.
 
-    ``left_out`` counts turns of the conversation that the model was not given, since they were "dropped", or given a
-    summary of. ``truncated`` says that there are some, or that a limit cut the reply: finish_reason "length", "context"
+    `left_out` counts turns of the conversation that the model was not given, since they were "dropped", or given a
+    summary of. `truncated` says that there are some, or that a limit cut the reply: finish_reason "length", "context"
     or "repetition".
-    ``meets_constraint`` is there where one was asked for; so are ``logprobs``, one entry per generated token: natural
+    `meets_constraint` is there where one was asked for; so are `logprobs`, one entry per generated token: natural
     logarithms of the model's own probabilities, before penalties, temperature, top-k, top-p, min-p and constraint.
     """
     asked: dict[str, object] = {}
@@ -86,7 +86,7 @@ def _logprob(given: TokenLogprob) -> dict[str, object]:
 
 
 class EventWriter:
-    """Writes events to ``out`` as they happen: start, room (made for the reply), prefill, text, done or error."""
+    """Writes events to `out` as they happen: start, room (made for the reply), prefill, text, done or error."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

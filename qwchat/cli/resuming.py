@@ -1,4 +1,4 @@
-"""Which saved session a command line means: ``--continue``, ``--resume``, ``--session``, ``--no-save``."""
+"""Which saved session a command line means: `--continue`, `--resume`, `--session`, `--no-save`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def open_saved(options: ReplyOptions, screen: Screen, *, chat: bool, choose: Cho
 
 
 def with_model_of(saved: Saved, options: ReplyOptions, screen: Screen) -> ReplyOptions:
-    """``options`` with the model that the session was held with, unless the command line names another."""
+    """`options` with the model that the session was held with, unless the command line names another."""
     name = saved.held_with
     if not name or "model" in options.flags:
         return options
@@ -89,7 +89,7 @@ def with_model_of(saved: Saved, options: ReplyOptions, screen: Screen) -> ReplyO
 def session_of(
     saved: Saved, options: ReplyOptions, controls: Controls, located: Located, model: Model, screen: Screen
 ) -> Session:
-    """The conversation of ``saved``, with ``model`` to reply.
+    """The conversation of `saved`, with `model` to reply.
 
     The system prompt of a session that goes on is its own, unless the command line gives another, be it a persona's.
     """
@@ -108,7 +108,7 @@ def session_of(
 
 
 def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Screen) -> None:
-    """Let ``model`` go on from what it had read when a session was left, and keep that again when it is left."""
+    """Let `model` go on from what it had read when a session was left, and keep that again when it is left."""
     settings = options.settings
     snapshots = Snapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
 
@@ -125,7 +125,7 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
 
 
 def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen: Screen) -> Controls:
-    """``controls`` with the settings that the session's last reply was made with, or was being made with when it broke.
+    """`controls` with the settings that the session's last reply was made with, or was being made with when it broke.
 
     Those of the command line hold nevertheless, and what held for one reply says nothing about the next: its shape, and
     settings of its own.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def load_model(
     path: Path, *, threads: int | None = None, context: int | None = None, device: str = "auto", kv: str = "auto"
 ) -> Model:
-    """Open a model folder with the real engine; see ``qwchat.load``."""
+    """Open a model folder with the real engine; see `qwchat.load`."""
     import qwchat
 
     return qwchat.load(path, threads=threads, context=context, device=device, kv=kv)
@@ -59,14 +59,14 @@ def kernel_cache_trouble() -> str | None:
 
 
 def measure_bandwidth(threads: int) -> float:
-    """Bytes per second that ``threads`` threads read from memory."""
+    """Bytes per second that `threads` threads read from memory."""
     from qwchat.cpu.kernels.probe import read_bandwidth
 
     return float(read_bandwidth(threads))
 
 
 def measure_int8_peak(threads: int) -> float:
-    """Operations per second of the int8 dot product on ``threads`` threads (a multiply-add counts as two)."""
+    """Operations per second of the int8 dot product on `threads` threads (a multiply-add counts as two)."""
     from qwchat.cpu.kernels.probe import int8_peak
 
     return float(int8_peak(threads))

@@ -1,4 +1,4 @@
-"""Options of ``qwchat sessions`` and its commands."""
+"""Options of `qwchat sessions` and its commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SessionArgument = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ListSessions:
-    """Options of ``sessions list`` and of the bare ``sessions``."""
+    """Options of `sessions list` and of the bare `sessions`."""
 
     json: Json = False
     debug: Debug = False
@@ -29,7 +29,7 @@ class ListSessions:
 
 @dataclass(frozen=True, kw_only=True)
 class ShowSession:
-    """Options of ``sessions show``."""
+    """Options of `sessions show`."""
 
     session: SessionArgument
     json: Json = False
@@ -39,7 +39,7 @@ class ShowSession:
 
 @dataclass(frozen=True, kw_only=True)
 class GrepSessions:
-    """Options of ``sessions grep``."""
+    """Options of `sessions grep`."""
 
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of Python.")]
     session: Annotated[
@@ -57,7 +57,7 @@ class GrepSessions:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveSessions:
-    """Options of ``sessions rm``."""
+    """Options of `sessions rm`."""
 
     sessions: Annotated[
         list[str],
@@ -70,7 +70,7 @@ class RemoveSessions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSession:
-    """Options of ``sessions export``."""
+    """Options of `sessions export`."""
 
     session: SessionArgument
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to write (default: standard output).")] = (

@@ -1,4 +1,4 @@
-"""``qwchat sessions``: the conversations that were saved."""
+"""`qwchat sessions`: the conversations that were saved."""
 
 from __future__ import annotations
 

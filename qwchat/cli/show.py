@@ -1,4 +1,4 @@
-"""``qwchat show``: what a model consists of."""
+"""`qwchat show`: what a model consists of."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor as it is stored; ``error`` is its relative quantisation error, None for a checkpoint."""
+    """One tensor as it is stored; `error` is its relative quantisation error, None for a checkpoint."""
 
     name: str
     format: str
@@ -40,7 +40,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model or a checkpoint, taken apart. ``stored_bytes`` are those of all weights in their file or files."""
+    """A model or a checkpoint, taken apart. `stored_bytes` are those of all weights in their file or files."""
 
     located: Located
     config: ModelConfig

@@ -23,7 +23,7 @@ class Streams:
 
     Attributes:
         out: standard output: replies and the products of commands, nothing else.
-        out_look: what ``out`` can show.
+        out_look: what `out` can show.
         screen: standard error: everything else.
     """
 
@@ -65,7 +65,7 @@ def read_piped() -> str:
 
 
 def read_files(names: Iterable[str]) -> Found:
-    """The files that --file names, each once; ``-`` is what is piped in. Raises UsageError for one that is none."""
+    """The files that --file names, each once; `-` is what is piped in. Raises UsageError for one that is none."""
     found = [
         Found((Attachment("standard input", read_piped()),)) if name == "-" else read(name, pipes=True)
         for name in dict.fromkeys(names)
@@ -84,7 +84,7 @@ def controlling_terminal() -> TextIO | None:
 
 
 def _prepared(stream: TextIO | None) -> TextIO:
-    if stream is None:  # Standard error, closed by the caller (``2>&-``).
+    if stream is None:  # Standard error, closed by the caller (`2>&-`).
         return io.StringIO()
     if isinstance(stream, io.TextIOWrapper):
         if stream.isatty():

@@ -23,7 +23,7 @@ _META = re.compile(r"[][\\.^$*+?{}()|/&~#-]")
 class Constraint:
     """What a reply must look like, as a whole.  Made by :meth:`choices`, :meth:`regex` or :meth:`json_schema`.
 
-    ``kind``: also the name of the option; ``source``: as it was given; ``grammar``: llguidance's form of it.
+    `kind`: also the name of the option; `source`: as it was given; `grammar`: llguidance's form of it.
     """
 
     kind: Kind
@@ -32,7 +32,7 @@ class Constraint:
 
     @classmethod
     def choices(cls, texts: Iterable[str]) -> Constraint:
-        """One of ``texts``.  Raises UsageError where there is none, or an empty one."""
+        """One of `texts`.  Raises UsageError where there is none, or an empty one."""
         wanted = list(dict.fromkeys(texts))
         if not wanted or not all(wanted):
             example = Change("choices", "yes,no")
@@ -44,12 +44,12 @@ class Constraint:
 
     @classmethod
     def listed(cls, given: Iterable[str]) -> Constraint:
-        r"""The choices that a person typed: separated by commas, ``\,`` being a comma, without blanks around them."""
+        r"""The choices that a person typed: separated by commas, `\,` being a comma, without blanks around them."""
         return cls.choices(part.replace(r"\,", ",") for part in split(given))
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
-        """A match of ``pattern`` from the first character to the last, in the syntax of Rust's regex crate.
+        """A match of `pattern` from the first character to the last, in the syntax of Rust's regex crate.
 
         It has neither look-around nor back-references.  Raises UsageError for what it does not take.
         """
@@ -58,7 +58,7 @@ class Constraint:
 
     @classmethod
     def json_schema(cls, text: str) -> Constraint:
-        """JSON that fits the schema ``text``.
+        """JSON that fits the schema `text`.
 
         Raises UsageError for what is no schema, for keywords that cannot be guaranteed, and for a schema that nothing
         fits or that is too big; the message says where.
@@ -72,7 +72,7 @@ class Constraint:
         return cls("json-schema", text, grammar)
 
     def fits(self, text: str) -> bool:
-        """Whether ``text`` meets the constraint."""
+        """Whether `text` meets the constraint."""
         return fits(self.grammar, text)
 
     @classmethod

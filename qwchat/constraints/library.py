@@ -22,21 +22,21 @@ _SCHEMA_OPTIONS = {**_WHITE_SPACE, "lenient": False, "coerce_one_of": False}
 
 
 def grammar_of_regex(pattern: str) -> str:
-    """A grammar of what matches ``pattern`` as a whole; what is wrong with it shows when it is compiled."""
+    """A grammar of what matches `pattern` as a whole; what is wrong with it shows when it is compiled."""
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_regex(pattern)
 
 
 def grammar_of_schema(schema: dict[str, Any]) -> str:
-    """A grammar of the JSON that fits ``schema``; what is wrong with it shows when it is compiled."""
+    """A grammar of the JSON that fits `schema`; what is wrong with it shows when it is compiled."""
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_SCHEMA_OPTIONS)  # type: ignore[arg-type]
 
 
 def matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """A matcher at the start of ``grammar``.  It raises nothing: ask it for its error."""
+    """A matcher at the start of `grammar`.  It raises nothing: ask it for its error."""
     from llguidance import LLMatcher, LLParserLimits
 
     return LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
@@ -46,8 +46,8 @@ def matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 class Vocabulary:
     """What the library asks of a tokenizer; its instances are what it wraps.
 
-    ``tokens``: the bytes of every id; ``special_token_ids``: ids that are no text, which no grammar allows;
-    ``eos_ids``: ids that may follow a complete text; ``encode``: how the model spells a text that is forced.
+    `tokens`: the bytes of every id; `special_token_ids`: ids that are no text, which no grammar allows;
+    `eos_ids`: ids that may follow a complete text; `encode`: how the model spells a text that is forced.
     """
 
     tokens: Sequence[bytes]
@@ -58,16 +58,16 @@ class Vocabulary:
 
     @property
     def eos_token_id(self) -> int:
-        """The first of ``eos_ids``."""
+        """The first of `eos_ids`."""
         return self.eos_ids[0]
 
     def __call__(self, text: bytes) -> list[int]:
-        """The ids of ``text``."""
+        """The ids of `text`."""
         return self.encode(text)
 
 
 def tokenizer_of(vocabulary: Vocabulary, *, slices: bool) -> LLTokenizer:
-    """The library's tokenizer.  ``slices``: prepare for free text: takes a while once, makes masks of strings quick."""
+    """The library's tokenizer.  `slices`: prepare for free text: takes a while once, makes masks of strings quick."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     size, eos = len(vocabulary.tokens), list(vocabulary.eos_ids)
@@ -82,7 +82,7 @@ def _bytewise() -> LLTokenizer:
 
 
 def compiled(grammar: str) -> str | None:
-    """What is wrong with ``grammar``; None where it is sound and some text fits it."""
+    """What is wrong with `grammar`; None where it is sound and some text fits it."""
     answer: list[str | None] = []
     # The library's limits count steps, and a step may take long.  It cannot be stopped, but it can be left behind.
     worker = threading.Thread(target=lambda: answer.append(_trouble(grammar)), daemon=True)
@@ -102,7 +102,7 @@ def _trouble(grammar: str) -> str | None:
 
 
 def fits(grammar: str, text: str) -> bool:
-    """Whether ``text`` as a whole fits ``grammar``, byte by byte."""
+    """Whether `text` as a whole fits `grammar`, byte by byte."""
     found = matcher(_bytewise(), grammar)
     data = text.encode("utf-8", "surrogatepass")
     return found.try_consume_tokens(list(data)) == len(data) and found.is_accepting()

@@ -26,7 +26,7 @@ _LONGEST_END = 1000  # tokens
 class Grammars:
     """Makes masks for one tokenizer; what the library needs to know of it is prepared once, on first use.
 
-    ``stop_ids``: tokens that end a reply, allowed wherever the text is complete.
+    `stop_ids`: tokens that end a reply, allowed wherever the text is complete.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
@@ -36,9 +36,9 @@ class Grammars:
         self._closing: Closing | None = None
 
     def mask(self, constraint: ReplyConstraint, begun: Sequence[int] = ()) -> GrammarMask:
-        """A mask for a reply that begins with the tokens ``begun``.
+        """A mask for a reply that begins with the tokens `begun`.
 
-        Raises UsageError where ``begun`` does not fit, ConstraintError where the grammar is too complex, ModelError
+        Raises UsageError where `begun` does not fit, ConstraintError where the grammar is too complex, ModelError
         for a model without a token that ends a reply.
         """
         matcher = library.matcher(self._vocabulary(constraint.kind), constraint.grammar)
@@ -101,7 +101,7 @@ class Closing:
         }
 
     def next(self, matcher: LLMatcher, place: str, taken: Counter[int]) -> list[int]:
-        """The token to go on with at a ``place``, the number of times that each was ``taken`` counted; or none."""
+        """The token to go on with at a `place`, the number of times that each was `taken` counted; or none."""
         ends, others = self._signs[bool(place)]
         # By chance, but the same chance every time: a fixed turn may never meet what a pattern waits for.
         chance = random.Random(taken.total())
@@ -113,7 +113,7 @@ class Closing:
         return [found]
 
     def after(self, place: str, token: int) -> str:
-        """The place behind ``token``: "" outside of a string, "string", or "escape" behind its backslash."""
+        """The place behind `token`: "" outside of a string, "string", or "escape" behind its backslash."""
         text = self._tokens[token]
         if b'"' not in text and b"\\" not in text:
             return "string" if place else ""
@@ -130,7 +130,7 @@ class Closing:
 class GrammarMask:
     """The tokens that may come next, as a reply grows; see :class:`qwchat.generation.mask.TokenMask`.
 
-    ``closing``: how it is completed where room runs out; None never does.
+    `closing`: how it is completed where room runs out; None never does.
     """
 
     def __init__(self, matcher: LLMatcher, closing: Closing | None = None) -> None:
@@ -148,11 +148,11 @@ class GrammarMask:
         return bits
 
     def accept(self, token: int, room: int | None = None) -> int | None:
-        """The reply grows by ``token``, or by the one that is returned: one that leads to an end within ``room``.
+        """The reply grows by `token`, or by the one that is returned: one that leads to an end within `room`.
 
-        None: it is complete, and ends here, since behind ``token`` it would not be again.
-        ``room``: tokens that fit, this one included; None is no limit.  Raises ConstraintError where the constraint
-        does not allow ``token``.
+        None: it is complete, and ends here, since behind `token` it would not be again.
+        `room`: tokens that fit, this one included; None is no limit.  Raises ConstraintError where the constraint
+        does not allow `token`.
         """
         if self._closing is not None and room is not None and room <= 2 * self._needed + _WATCHED:
             end = self._end(self._closing, []) if self._way is None else self._way
@@ -168,7 +168,7 @@ class GrammarMask:
         return token
 
     def begin(self, token: int) -> bool:
-        """Whether the reply may go on with ``token``; then it does."""
+        """Whether the reply may go on with `token`; then it does."""
         if self._matcher.try_consume_tokens([token]) != 1:
             return False
         if self._closing is not None:
@@ -180,7 +180,7 @@ class GrammarMask:
         return self._matcher.compute_ff_tokens()
 
     def fitting(self, tokens: Sequence[int]) -> int:
-        """How many of ``tokens`` may follow one after the other."""
+        """How many of `tokens` may follow one after the other."""
         return self._matcher.validate_tokens(list(tokens))
 
     @property
@@ -195,7 +195,7 @@ class GrammarMask:
             self._place = self._closing.after(self._place, token)
 
     def _end(self, closing: Closing, begun: list[int]) -> list[int] | None:
-        """Few tokens that complete the JSON behind ``begun``; None where none were found."""
+        """Few tokens that complete the JSON behind `begun`; None where none were found."""
         matcher, place = self._matcher.deep_copy(), self._place
         end: list[int] = []
         taken: Counter[int] = Counter()

@@ -38,7 +38,7 @@ Path = tuple[str, ...]
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The schema in ``text``; raises UsageError for what is no schema or uses what cannot be guaranteed."""
+    """The schema in `text`; raises UsageError for what is no schema or uses what cannot be guaranteed."""
     try:
         schema = json.loads(
             text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=_distinct
@@ -74,7 +74,7 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def explain(schema: dict[str, Any], failure: str) -> str:
-    """The library's complaint about ``schema`` in one line, with the smallest part that it holds for."""
+    """The library's complaint about `schema` in one line, with the smallest part that it holds for."""
     if failure == TOO_COMPLEX:
         return f"the JSON schema cannot be used: {failure}"
     parts = [(path, part) for path, part, _ in _parts(schema, (), ()) if isinstance(part, dict) and path]
@@ -91,7 +91,7 @@ def explain(schema: dict[str, Any], failure: str) -> str:
 
 
 def _parts(schema: Any, path: Path, base: Path) -> Iterator[tuple[Path, Any, Path]]:
-    """Every schema within ``schema`` and its place, with the place that its references start from."""
+    """Every schema within `schema` and its place, with the place that its references start from."""
     identity = schema.get("$id", schema.get("id")) if isinstance(schema, dict) else None
     if isinstance(identity, str) and not identity.startswith("#"):
         base = path

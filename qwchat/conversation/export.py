@@ -125,8 +125,8 @@ def as_json(talk: Talk) -> str:
     """The conversation as one object: id, title, created, model, system, messages, settings.
 
     Each message has role and content, and of what else is known about it finish_reason, seed, settings, stats, model
-    (fingerprint), created and note. ``sent`` is false for those that the model is not given any more, and the last of
-    these has the ``summary`` that it is given instead, where there is one.
+    (fingerprint), created and note. `sent` is false for those that the model is not given any more, and the last of
+    these has the `summary` that it is given instead, where there is one.
     """
     system = talk.tree.system
     left_out, summaries = _left_out(talk.tree)
@@ -189,7 +189,7 @@ def _message(node: Node, left_out: frozenset[int], summaries: dict[int, str]) ->
 
 
 def _closed(text: str) -> str:
-    """``text`` with a fence at its end where it leaves a block of code open, which would swallow what comes after."""
+    """`text` with a fence at its end where it leaves a block of code open, which would swallow what comes after."""
     if "```" not in text and "~~~" not in text:
         return text
     last = _blocks().parse(f"{text}\n\n# After")[-1]
@@ -207,7 +207,7 @@ def _as_typed(text: str) -> str:
 
 
 def _rendered(text: str) -> str:
-    """``text`` from Markdown; as it was typed where its tables would have many more cells than it has characters."""
+    """`text` from Markdown; as it was typed where its tables would have many more cells than it has characters."""
     columns = max(line.count("|") for line in text.split("\n"))
     if columns * text.count("\n") > 4 * len(text) + _FREE_CELLS:
         return _as_typed(text)

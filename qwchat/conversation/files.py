@@ -42,7 +42,7 @@ class Header:
         created: ISO 8601, UTC.
         model: name of the model that the session began with.
         fingerprint: of that model's weights.
-        name: what ``--session`` called it; "" where nobody did.
+        name: what `--session` called it; "" where nobody did.
     """
 
     id: str
@@ -70,9 +70,9 @@ class Content:
 
 
 def parse(data: bytes, session_id: str) -> Content:
-    """The session in ``data``; any prefix of a session file gives a prefix of the session.
+    """The session in `data`; any prefix of a session file gives a prefix of the session.
 
-    Raises SessionError where ``data`` is no session, and where a newer version of qwchat wrote it.
+    Raises SessionError where `data` is no session, and where a newer version of qwchat wrote it.
     """
     start = data.find(b"\n") + 1
     if not start:
@@ -96,7 +96,7 @@ def parse(data: bytes, session_id: str) -> Content:
 
 
 def line_of(value: dict[str, Any]) -> bytes:
-    """``value`` as a line of a session file."""
+    """`value` as a line of a session file."""
     try:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # Half a surrogate pair, which JSON's escapes can carry and UTF-8 cannot.
@@ -104,7 +104,7 @@ def line_of(value: dict[str, Any]) -> bytes:
 
 
 def read(folder: Path) -> Content:
-    """The session in ``folder``, also while somebody else writes it. Raises SessionError."""
+    """The session in `folder`, also while somebody else writes it. Raises SessionError."""
     descriptor = _open(folder, os.O_RDONLY)
     try:
         return parse(_read_all(descriptor, folder.name), folder.name)
@@ -122,9 +122,9 @@ def read_raw(folder: Path) -> bytes:
 
 
 class SessionFile:
-    """A session's file, open for writing and locked against every other process until ``close``.
+    """A session's file, open for writing and locked against every other process until `close`.
 
-    Made by ``create`` and ``reopen``.
+    Made by `create` and `reopen`.
     """
 
     def __init__(self, descriptor: int, folder: Path, header: Header, size: int, lines: int) -> None:
@@ -138,7 +138,7 @@ class SessionFile:
 
     @classmethod
     def create(cls, folder: Path, header: Header) -> SessionFile:
-        """A new session in ``folder``, which exists and is empty. Raises SessionError where nothing can be written.
+        """A new session in `folder`, which exists and is empty. Raises SessionError where nothing can be written.
 
         The file appears under its name when its first line is whole and on the disk.
         """
@@ -163,7 +163,7 @@ class SessionFile:
 
     @classmethod
     def reopen(cls, folder: Path) -> tuple[SessionFile, Content]:
-        """The session in ``folder`` and what it holds; a torn line at its end is cut off.
+        """The session in `folder` and what it holds; a torn line at its end is cut off.
 
         Raises SessionError where it is open elsewhere, is no session, is damaged or newer than this program, or cannot
         be written.
@@ -192,7 +192,7 @@ class SessionFile:
         return cls(descriptor, folder, content.header, content.whole, data.count(b"\n")), content
 
     def append(self, events: Iterable[Event]) -> None:
-        """Write ``events`` behind what is there. Raises SessionError where that fails.
+        """Write `events` behind what is there. Raises SessionError where that fails.
 
         Then the file is as it was, and the events are written before those of the next call.
         """

@@ -30,7 +30,7 @@ class Entry:
 
     Attributes:
         id: name of its folder.
-        name: what ``--session`` called it, or "".
+        name: what `--session` called it, or "".
         title: made from the first question, or chosen.
         model: name of the model it began with.
         created: ISO 8601, UTC.
@@ -67,7 +67,7 @@ class Entry:
 
 
 def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where sessions are; it need not exist yet. QWCHAT_SESSIONS, or ``sessions`` in the user's data folder."""
+    """Where sessions are; it need not exist yet. QWCHAT_SESSIONS, or `sessions` in the user's data folder."""
     if environment.get("QWCHAT_SESSIONS"):
         return path_of(environment["QWCHAT_SESSIONS"])
     import platformdirs
@@ -76,7 +76,7 @@ def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def check_name(name: str) -> str:
-    """``name`` as a new session may be called. Raises UsageError."""
+    """`name` as a new session may be called. Raises UsageError."""
     if _NAME.fullmatch(name) is None or clean(name) != name:
         raise UsageError(
             f"a session cannot be called {clean(name)!r}: use letters, digits, blanks, dots and dashes, 64 at most"
@@ -85,7 +85,7 @@ def check_name(name: str) -> str:
 
 
 class Store:
-    """The sessions in ``folder``, or in the user's own."""
+    """The sessions in `folder`, or in the user's own."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = sessions_folder() if folder is None else folder
@@ -104,7 +104,7 @@ class Store:
         raise UsageError("there is no session to continue yet: qwchat begins one")
 
     def find(self, wanted: str) -> Entry:
-        """The session that ``wanted`` means: its name, its id or how that begins, its title or a part of it.
+        """The session that `wanted` means: its name, its id or how that begins, its title or a part of it.
 
         The first of these that fits any session decides. Raises UsageError where none fits, or several, which it lists.
         """
@@ -125,11 +125,11 @@ class Store:
         raise UsageError(f"there is no session {clean(wanted)!r}: qwchat sessions list shows those there are")
 
     def named(self, name: str) -> Entry | None:
-        """The session whose name or whole id is ``name``, the one written last if there are several."""
+        """The session whose name or whole id is `name`, the one written last if there are several."""
         return next((entry for entry in self.entries() if name in (entry.name, entry.id)), None)
 
     def create(self, model: str = "", fingerprint: str = "", name: str = "") -> SessionFile:
-        """A new session, open and locked; without ``name`` where another session has that by now.
+        """A new session, open and locked; without `name` where another session has that by now.
 
         Raises SessionError where it cannot be written, UsageError for its name.
         """
@@ -252,7 +252,7 @@ def _first_question(data: bytes, start: int) -> str:
 
 
 def _value(line: bytes, *keys: str) -> str:
-    """The text under ``keys`` in the JSON on ``line``; "" where there is none."""
+    """The text under `keys` in the JSON on `line`; "" where there is none."""
     try:
         value = parse_json(line, "a line", UsageError)
         for key in keys:

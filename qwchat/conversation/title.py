@@ -13,7 +13,7 @@ _SENTENCE_ENDS = ("?", "!", ".", ":", "？", "。", "！")
 
 
 def clean(text: str) -> str:
-    """``text`` on one line of at most 200 characters: no controls, no invisible or direction-changing characters."""
+    """`text` on one line of at most 200 characters: no controls, no invisible or direction-changing characters."""
     shown = "".join(" " if character.isspace() else character for character in text[: 8 * LONGEST_CHOSEN])
     kept = "".join(
         character for character in shown if character == "\u200d" or unicodedata.category(character)[0] != "C"
@@ -49,7 +49,7 @@ def _reads_like_speech(line: str) -> bool:
 
 
 def _cut(text: str, longest: int) -> str:
-    """``text`` or its beginning, cut between words where that loses little."""
+    """`text` or its beginning, cut between words where that loses little."""
     if len(text) <= longest:
         return text
     start = text[: longest - 1]

@@ -68,7 +68,7 @@ class Node:
         return {"node": {name: value for name, value in values.items() if value is not None or name == "parent"}}
 
     def as_message(self, *, with_ids: bool = True) -> Message:
-        """The turn as a model takes it; ``with_ids``: with the token ids of a reply, where there are any."""
+        """The turn as a model takes it; `with_ids`: with the token ids of a reply, where there are any."""
         message: Message = {"role": self.role, "content": self.content}
         if with_ids and self.token_ids is not None and self.role == "assistant":
             message["token_ids"] = self.token_ids
@@ -86,7 +86,7 @@ class Dropped:
 class Tree:
     """The turns of one conversation.
 
-    ``head``: id of the turn that is the newest on the path, None before the first; ``listener``: is told every change,
+    `head`: id of the turn that is the newest on the path, None before the first; `listener`: is told every change,
     after it was made, as an event.
     """
 
@@ -105,7 +105,7 @@ class Tree:
 
     @classmethod
     def replay(cls, events: Iterable[Mapping[str, Any]]) -> Tree:
-        """The tree that ``events`` tell of; they may come from anywhere.  Raises SessionError."""
+        """The tree that `events` tell of; they may come from anywhere.  Raises SessionError."""
         tree = cls()
         for number, event in enumerate(events, 1):
             try:
@@ -115,7 +115,7 @@ class Tree:
         return tree
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Makes the change that ``event`` tells of, and tells nobody.  Raises UsageError: it is no such event."""
+        """Makes the change that `event` tells of, and tells nobody.  Raises UsageError: it is no such event."""
         kind, value = checked_event(event)
         if kind == "node":
             node = Node(**checked_node(value))
@@ -161,7 +161,7 @@ class Tree:
         return self._nodes[node_id - 1]
 
     def path(self, node_id: int | None = _HEAD) -> list[Node]:
-        """The turns from the first one to ``node_id`` (the head if not given)."""
+        """The turns from the first one to `node_id` (the head if not given)."""
         found = []
         at = self.head if node_id == _HEAD else node_id
         while at is not None:
@@ -170,19 +170,19 @@ class Tree:
         return found[::-1]
 
     def children(self, node_id: int | None) -> list[Node]:
-        """What was said after ``node_id``, first to last; None: how the conversation began."""
+        """What was said after `node_id`, first to last; None: how the conversation began."""
         if node_id is not None:
             self.node(node_id)
         return [self._nodes[child - 1] for child in self._children[node_id] if child not in self._replaced]
 
     def siblings(self, node_id: int) -> list[Node]:
-        """The alternatives at the place of ``node_id``, itself included, first to last."""
+        """The alternatives at the place of `node_id`, itself included, first to last."""
         parent = self.node(node_id).parent
         shown = {node_id, *(child.id for child in self.children(parent))}
         return [self._nodes[child - 1] for child in self._children[parent] if child in shown]
 
     def tip(self, node_id: int | None) -> int | None:
-        """Where the path through ``node_id`` (None: the beginning) went on to when it was last taken."""
+        """Where the path through `node_id` (None: the beginning) went on to when it was last taken."""
         ways = self._ways()
         while node_id in ways:
             node_id = ways[node_id]
@@ -203,7 +203,7 @@ class Tree:
         note: str | None = None,
         replaces: int | None = None,
     ) -> Node:
-        """Adds a turn behind ``parent`` (the head if not given) and makes it the head.  Fields: see Node.
+        """Adds a turn behind `parent` (the head if not given) and makes it the head.  Fields: see Node.
 
         Raises UsageError: a field is out of its range.
         """
@@ -228,7 +228,7 @@ class Tree:
         return node
 
     def select(self, node_id: int | None) -> None:
-        """Makes ``node_id`` the head; None: the conversation begins anew.  Raises UsageError: there is no such turn."""
+        """Makes `node_id` the head; None: the conversation begins anew.  Raises UsageError: there is no such turn."""
         if node_id != self.head:
             self._move(node_id)
             self._tell({"head": node_id})
@@ -244,7 +244,7 @@ class Tree:
             self._change({"title": text})
 
     def drop(self, ids: Iterable[int], summary: str | None = None) -> None:
-        """Leaves these turns of the path out of ``messages``, and puts ``summary`` as a user's turn in their place.
+        """Leaves these turns of the path out of `messages`, and puts `summary` as a user's turn in their place.
 
         It holds for every path that goes through all of them: after undoing back to one of them they are sent again.
         What is dropped later replaces what it overlaps.  No ids: everything is sent again.  Raises UsageError.
@@ -252,7 +252,7 @@ class Tree:
         self._change(_drop_event(sorted(ids), summary))
 
     def dropped(self, node_id: int | None = _HEAD) -> frozenset[int]:
-        """The ids on the path to ``node_id`` (the head if not given) that are not sent."""
+        """The ids on the path to `node_id` (the head if not given) that are not sent."""
         return frozenset().union(*(drop.ids for drop in self.active_drops(node_id)))
 
     def messages(
@@ -260,7 +260,7 @@ class Tree:
     ) -> list[Message]:
         """What a model is sent: the system prompt, where there is one, and the path without what was dropped.
 
-        ``node_id``: where the path ends, the head if not given; ``ids_hold``: whether a node's token ids are the
+        `node_id`: where the path ends, the head if not given; `ids_hold`: whether a node's token ids are the
         model's own, or its text is to be encoded anew.
         """
         found: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
@@ -292,7 +292,7 @@ class Tree:
         return copy
 
     def active_drops(self, node_id: int | None) -> list[Dropped]:
-        """The drops that hold for the path to ``node_id``, none of which overlap."""
+        """The drops that hold for the path to `node_id`, none of which overlap."""
         on_path = {node.id for node in self.path(node_id)}
         return [drop for drop in self._drops.values() if drop.ids <= on_path]
 

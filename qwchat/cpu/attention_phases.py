@@ -112,7 +112,7 @@ def _attend_splits(team, member, size, state, cache, scratch):
 
 @kernel
 def _attend_tokens(state, cache, kv_head, first, last, scratch):
-    """All splits of the tokens ``first .. last`` and one KV head in turn, merged as finish_attention merges them."""
+    """All splits of the tokens `first .. last` and one KV head in turn, merged as finish_attention merges them."""
     group, stride = _group(cache), attention.partial_stride(cache)
     rows, end = (last - first) * group, state.position + last
     partial = scratch + ATTENTION_SCRATCH_BYTES

@@ -25,7 +25,7 @@ _TILE = 16  # positions that lie together in every part of the cache
 
 
 def choose_kind(asked: str, config: ModelConfig, context: int) -> str:
-    """``f32`` or ``q8`` for ``auto``, by what f32 would take of memory; any other name is returned as it is."""
+    """`f32` or `q8` for `auto`, by what f32 would take of memory; any other name is returned as it is."""
     if asked != "auto":
         return asked
     needed = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim * context

@@ -48,7 +48,7 @@ def total_memory() -> int | None:
 
 
 def require_memory(needed: int, purpose: str, remedy: str) -> None:
-    """Raises NotEnoughMemoryError if ``needed`` bytes are more than there are.
+    """Raises NotEnoughMemoryError if `needed` bytes are more than there are.
 
     Linux grants more memory than it has and kills the process that writes to it, so this is asked beforehand.
     """
@@ -60,7 +60,7 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
 
 
 def on_demand(size: int) -> NDArray[np.uint8]:
-    """``size`` zero bytes from the start of a page on, of which the system provides a page when it is first written.
+    """`size` zero bytes from the start of a page on, of which the system provides a page when it is first written.
 
     NumPy asks for huge pages.  Of a KV cache a short conversation writes a little in many places, and would have all of
     it zeroed before its first token.  Raises MemoryError.

@@ -2,7 +2,7 @@
 
 Work is taken in small pieces from the team's ticket.  Nobody waits for a member that holds none: to him the phase may
 be over, and the next step may be changing the state, so without a piece he writes nothing but what is his own.
-``state`` is a plan.STATE record, ``layer`` a plan.LAYER.
+`state` is a plan.STATE record, `layer` a plan.LAYER.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def embed_tokens(team, member, state):
 
 @kernel
 def _norm_row(state, weight, row, x, packed, slot):
-    """RMSNorm of a row of the residual stream into row ``slot`` of ``x``, and quantised into ``packed``."""
+    """RMSNorm of a row of the residual stream into row `slot` of `x`, and quantised into `packed`."""
     columns = state.normed.columns
     out = x + slot * columns * 4
     elementwise.rms_norm(state.residual + row * columns * 4, weight, out, columns, state.epsilon)
@@ -38,7 +38,7 @@ def _norm_row(state, weight, row, x, packed, slot):
 
 @kernel
 def norm_rows(team, member, state, weight, first):
-    """RMSNorm of the residual rows from ``first`` on, into the rows of ``state.normed`` from 0 on, also quantised.
+    """RMSNorm of the residual rows from `first` on, into the rows of `state.normed` from 0 on, also quantised.
 
     Rows that lie interleaved are one item: two cores must not write to one cache line in turn.
     """
@@ -71,7 +71,7 @@ def _normed(member, state, weight, tokens, first):
 
 @kernel
 def _multiply_share(matrix, base, lo, hi, x, packed, tokens, out, accumulate, scratch):
-    """The part of items ``lo .. hi`` that falls into this matrix, whose pairs are items ``base`` and following."""
+    """The part of items `lo .. hi` that falls into this matrix, whose pairs are items `base` and following."""
     first, last = max(lo - base, 0), min(hi - base, pairs(matrix))
     if first < last:
         multiply_pairs(matrix, x, packed, tokens, first, last, out, matrix.tiles * 64, accumulate, scratch)
@@ -100,7 +100,7 @@ def project_qkv(team, member, size, state, layer):
 
 @kernel
 def project(team, member, size, state, matrix, source, out):
-    """``out (tokens, rows) += source @ matrix.T``: back into the residual stream."""
+    """`out (tokens, rows) += source @ matrix.T`: back into the residual stream."""
     scratch, tokens = state.scratch + member * state.scratch_bytes, state.tokens
     items = pairs(matrix)
     pieces = pieces_of(items, size, tokens)
@@ -131,7 +131,7 @@ def project_gate_up(team, member, size, state, layer):
 
 @kernel
 def project_logits(team, member, size, state):
-    """Logits of the tokens from ``state.logits_from`` on."""
+    """Logits of the tokens from `state.logits_from` on."""
     scratch = state.scratch + member * state.scratch_bytes
     matrix, tokens = state.lm_head, state.tokens - state.logits_from
     items = pairs(matrix)

@@ -9,7 +9,7 @@ from qwchat.cpu.kernels.team import take
 
 @inlined
 def _round(left, size, tokens):
-    """How many of the items that are ``left`` a round hands out, and in how many pieces.
+    """How many of the items that are `left` a round hands out, and in how many pieces.
 
     Each round leaves less for the next, so that nobody waits long for the last piece.  With few tokens the weights
     stream from memory and every piece begins a new stream, so there are few of them; with many a piece takes long, and
@@ -24,7 +24,7 @@ def _round(left, size, tokens):
 
 @kernel
 def pieces_of(items, size, tokens):
-    """How many pieces :func:`share` makes of ``items``."""
+    """How many pieces :func:`share` makes of `items`."""
     total = 0
     while items > 0:
         handed, parts = _round(items, size, tokens)
@@ -35,7 +35,7 @@ def pieces_of(items, size, tokens):
 
 @kernel
 def share(team, member, size, items, pieces, tokens):
-    """The next of the ``pieces`` of ``items`` as (begin, end); (items, items) when there is none left."""
+    """The next of the `pieces` of `items` as (begin, end); (items, items) when there is none left."""
     piece = take(team, member, pieces)
     if piece < 0:
         return items, items

@@ -23,7 +23,7 @@ _PROJECTIONS = {
 
 
 class TensorSource(Protocol):
-    """Where a model's config and packed tensors come from: a ``quant.container.ModelFolder``, outside of tests."""
+    """Where a model's config and packed tensors come from: a `quant.container.ModelFolder`, outside of tests."""
 
     @property
     def path(self) -> Path:
@@ -85,7 +85,7 @@ class Weights:
         return self._address(padded)
 
     def matrix(self, name: str, bias: str | None = None) -> NDArray[Any]:
-        """A MATRIX record, shape (), for the tensor ``name`` and the vector ``bias``."""
+        """A MATRIX record, shape (), for the tensor `name` and the vector `bias`."""
         packed = self._folder.tensor(name)
         if packed.format not in IDS:
             raise ModelError(

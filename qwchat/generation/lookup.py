@@ -18,14 +18,14 @@ _TRIPLE = (1 << 3 * _BITS) - 1
 class Lookup:
     """An index of the pairs and triples of a growing text of token ids; a token costs O(1).
 
-    ``length`` is how many tokens before ``source`` equal the newest ones, 0 where there is no match; ``source`` is the
+    `length` is how many tokens before `source` equal the newest ones, 0 where there is no match; `source` is the
     position of the token that then followed, the guess at the next.  A source that keeps guessing right is kept: once
     it has LONGEST tokens in common nothing beats it, and before that only an equally long or longer match of a more
     recent triple, or else pair, takes its place.
     """
 
     def __init__(self, token_ids: NDArray[np.int64]) -> None:
-        """Indexes ``token_ids`` (tokens,) i64, at least one."""
+        """Indexes `token_ids` (tokens,) i64, at least one."""
         ids = np.asarray(token_ids, np.int64)
         read = ids[:-1]
         pairs = read[:-1] << _BITS | read[1:]
@@ -39,7 +39,7 @@ class Lookup:
         self.append(int(ids[-1]))
 
     def append(self, token: int) -> None:
-        """The text grows by ``token``."""
+        """The text grows by `token`."""
         ids = self._ids
         kept = self.length + 1 if self.length and ids[self.source] == token else 0
         source = self.source + 1
@@ -62,7 +62,7 @@ class Lookup:
         self.source, self.length = source, kept
 
     def _common(self, source: int) -> int:
-        """Tokens before ``source`` that equal the newest ones, counted up to LONGEST."""
+        """Tokens before `source` that equal the newest ones, counted up to LONGEST."""
         ids = self._ids
         behind = len(ids) - source
         length = 0
@@ -78,7 +78,7 @@ class Lookup:
         return self._ids[self.source] if self.length else -1
 
     def draft(self, count: int) -> list[int]:
-        """The ``count`` tokens that followed the match; a match at the very end is taken to go round and round."""
+        """The `count` tokens that followed the match; a match at the very end is taken to go round and round."""
         found = self._ids[self.source : self.source + count]
         while len(found) < count:
             found += found[: count - len(found)]

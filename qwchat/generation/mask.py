@@ -19,17 +19,17 @@ class TokenMask(Protocol):
         """
 
     def accept(self, token: int, room: int) -> int | None:
-        """The reply grows by ``token``, which is allowed, or by another that is returned; None: it ends before it.
+        """The reply grows by `token`, which is allowed, or by another that is returned; None: it ends before it.
 
-        ``room``: tokens that the reply may still have, this one included: where it would get too short to complete the
-        reply, another token is taken, and ``closed`` is true from then on.
+        `room`: tokens that the reply may still have, this one included: where it would get too short to complete the
+        reply, another token is taken, and `closed` is true from then on.
         """
 
     def forced(self) -> list[int]:
         """Tokens that must come next, one after the other, as far as there is no choice."""
 
     def fitting(self, tokens: Sequence[int]) -> int:
-        """How many of ``tokens`` may come next, one after the other."""
+        """How many of `tokens` may come next, one after the other."""
 
     @property
     def closed(self) -> bool:

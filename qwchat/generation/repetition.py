@@ -16,7 +16,7 @@ _TIMES = 4  # so often must all of it stand there
 class LoopGuard:
     """Counts how long the text has repeated itself; a token costs O(1).
 
-    ``limit``: tokens that must equal, one after the other, those one period before them.  Whatever the period, the text
+    `limit`: tokens that must equal, one after the other, those one period before them.  Whatever the period, the text
     of one stands there at least four times by then.
     """
 
@@ -29,7 +29,7 @@ class LoopGuard:
         self.period = 0
 
     def append(self, token: int) -> bool:
-        """The text grows by ``token``; whether it has repeated itself for so long that it should end."""
+        """The text grows by `token`; whether it has repeated itself for so long that it should end."""
         ids = self._ids
         end = len(ids)
         ids.append(token)

@@ -39,8 +39,8 @@ from qwchat.request import Request
 class Run:
     """One generation: its clock, its tokens, and why it ends.
 
-    ``ids`` (tokens,) i64: the prompt, at least one token and no more than fit; the last ``continued`` of them are the
-    reply so far, and the draw of ``sampler`` is the one after them.  ``speculation``: what is known about
+    `ids` (tokens,) i64: the prompt, at least one token and no more than fit; the last `continued` of them are the
+    reply so far, and the draw of `sampler` is the one after them.  `speculation`: what is known about
     drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
     """
 
@@ -102,7 +102,7 @@ class Run:
         return (yield from self._decode(logits))
 
     def _decode(self, logits: NDArray[np.float32]) -> Generator[EngineEvent, None, FinishReason]:
-        """``logits`` (1, vocab) f32: those behind the prompt."""
+        """`logits` (1, vocab) f32: those behind the prompt."""
         if self._mask is not None and self._mask.finished:
             return "stop"
         while True:
@@ -143,7 +143,7 @@ class Run:
         return Step(token, logprob, tuple(likeliest))
 
     def _read(self, token: int) -> NDArray[np.float32]:
-        """Reads ``token`` and what may follow it; logits (1 + drafts, vocab) f32."""
+        """Reads `token` and what may follow it; logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
             return self._cached.read(np.array([token], np.int64), 0, cancelled=self._stopped)
         room = self._context - self._cached.length - 1
@@ -160,7 +160,7 @@ class Run:
 
     @staticmethod
     def _fitting(mask: TokenMask, draft: list[int], room: int) -> list[int]:
-        """What is worth reading ahead under a constraint: what it forces, or as much of ``draft`` as it allows."""
+        """What is worth reading ahead under a constraint: what it forces, or as much of `draft` as it allows."""
         forced = mask.forced()[: max(0, min(room, MAX_ROWS - 1))]
         return forced if len(forced) >= len(draft) else draft[: mask.fitting(draft)]
 

@@ -148,9 +148,9 @@ class Sampler:
 
 
 def log_probabilities(logits: Float32Array, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The natural log of the probability of ``token``, and the ``top`` likeliest ids with theirs, best first.
+    """The natural log of the probability of `token`, and the `top` likeliest ids with theirs, best first.
 
-    It is the model's own distribution: softmax over ``logits`` (vocab,) f32, before penalties, temperature, top-k,
+    It is the model's own distribution: softmax over `logits` (vocab,) f32, before penalties, temperature, top-k,
     top-p, min-p and any constraint.  Of equally likely ids the lower comes first.
     """
     scores = np.asarray(logits, np.float32)
@@ -172,7 +172,7 @@ def uniform(seed: int, draw: int) -> float:
 
 
 def _inverse(probabilities: Float64Array, number: float) -> int:
-    """The index at which the cumulative sum of ``probabilities`` exceeds ``number``, from 0 to below 1."""
+    """The index at which the cumulative sum of `probabilities` exceeds `number`, from 0 to below 1."""
     start, before, part = 0, 0.0, probabilities
     if len(probabilities) > _BLOCK:
         # The block first: NumPy sums ten times as fast as it accumulates.

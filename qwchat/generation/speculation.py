@@ -49,13 +49,13 @@ class Speculation:
         self._revise()
 
     def guessed(self, length: int, right: bool) -> None:
-        """A guess from a match of ``length`` tokens was right or wrong."""
+        """A guess from a match of `length` tokens was right or wrong."""
         length = min(length, LONGEST)
         self._right[length] = self._right[length] * _MEMORY + right
         self._guessed[length] = self._guessed[length] * _MEMORY + 1
 
     def timed(self, rows: int, seconds: float) -> None:
-        """A pass of ``rows`` tokens took so long."""
+        """A pass of `rows` tokens took so long."""
         if rows == 1:
             self._single.append(seconds)
             self._singles += 1
@@ -68,7 +68,7 @@ class Speculation:
             self._revise()
 
     def drafts(self, length: int) -> int:
-        """Tokens to draft behind a match of ``length`` tokens: 0 to MAX_ROWS - 1."""
+        """Tokens to draft behind a match of `length` tokens: 0 to MAX_ROWS - 1."""
         length = min(length, LONGEST)
         right, guessed = self._right, self._guessed
         if right[length] <= self._least * guessed[length] or not self._single:
@@ -102,7 +102,7 @@ class Speculation:
 class Drafter:
     """Guesses what follows the text so far, and counts how often that is right.
 
-    ``ids`` (tokens,) i64: the prompt, at least one token.
+    `ids` (tokens,) i64: the prompt, at least one token.
     """
 
     def __init__(self, ids: NDArray[np.int64], speculation: Speculation, stop_ids: frozenset[int]) -> None:
@@ -111,14 +111,14 @@ class Drafter:
         self._stop_ids = stop_ids
 
     def drawn(self, token: int) -> None:
-        """The text grows by ``token``."""
+        """The text grows by `token`."""
         lookup = self._lookup
         if lookup.length:
             self.speculation.guessed(lookup.length, lookup.guess == token)
         lookup.append(token)
 
     def draft(self, room: int) -> list[int]:
-        """At most ``room`` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
+        """At most `room` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
         if not self._lookup.length:
             return []
         count = min(self.speculation.drafts(self._lookup.length), room)

@@ -3,7 +3,7 @@
 This is the algorithm of the CommonMark specification (appendix "A parsing strategy"), which decides about each line
 from the lines before it, with tables as GitHub has them. markdown-it parses whole documents only, so that a reply would
 have to be parsed again and again; the tests compare the two. Left out on purpose: HTML blocks and link reference
-definitions, which would swallow text. Lines of a formula (``\\[``, ``$$``) belong to its paragraph, whatever they begin
+definitions, which would swallow text. Lines of a formula (`\\[`, `$$`) belong to its paragraph, whatever they begin
 with: a minus sign there is no bullet.
 """
 
@@ -42,7 +42,7 @@ class Container(NamedTuple):
 
 
 class Sink(Protocol):
-    """Is told what each line is. Containers that begin with the line are the last ``Blocks.fresh`` ones."""
+    """Is told what each line is. Containers that begin with the line are the last `Blocks.fresh` ones."""
 
     def paragraph(self, text: str) -> None:
         """The first line of a paragraph."""
@@ -68,7 +68,7 @@ class Sink(Protocol):
 
     def close_fence(self) -> None: ...
     def indented(self, text: str) -> None:
-        """A line of code that only its indentation marks, which ``text`` still has."""
+        """A line of code that only its indentation marks, which `text` still has."""
 
     def rule(self) -> None: ...
     def blank(self) -> None: ...
@@ -77,7 +77,7 @@ class Sink(Protocol):
 
 
 class Blocks:
-    """The open containers and the open leaf after some lines; ``copy.copy`` makes an independent twin.
+    """The open containers and the open leaf after some lines; `copy.copy` makes an independent twin.
 
     Attributes:
         containers: the open ones, from the outside in.
@@ -271,7 +271,7 @@ def _indent(text: str) -> int:
 
 
 def _formula_end(line: str, waiting: str) -> str:
-    """What ends the formula that is open after ``line``, before which ``waiting`` ended one; "" where none is open."""
+    """What ends the formula that is open after `line`, before which `waiting` ended one; "" where none is open."""
     body = line.strip()
     if not waiting and (match := _FORMULA.match(body)):
         body, waiting = body[match.end() :], FORMULA_ENDS[match[0]]
@@ -286,7 +286,7 @@ def _without_closing(heading: str) -> str:
 
 
 def _expanded(text: str, column: int) -> str:
-    """``text``, which begins in ``column``, with the tabs of its indentation as blanks; tab stops are four apart."""
+    """`text`, which begins in `column`, with the tabs of its indentation as blanks; tab stops are four apart."""
     if text[:1] not in ("\t", " ") or "\t" not in text:
         return text
     body = text.lstrip(" \t")
@@ -295,7 +295,7 @@ def _expanded(text: str, column: int) -> str:
 
 
 def _without_columns(text: str, columns: int, column: int) -> str:
-    """``text``, which begins in ``column``, without the blanks in its first ``columns``; what is left of a tab that
+    """`text`, which begins in `column`, without the blanks in its first `columns`; what is left of a tab that
     reaches beyond them is blanks."""
     end, taken = column + columns, 0
     while column < end and text[taken : taken + 1] in (" ", "\t"):
@@ -305,11 +305,11 @@ def _without_columns(text: str, columns: int, column: int) -> str:
 
 
 def _expanded_after(text: str, start: int, column: int) -> str:
-    """``text`` with the tabs expanded that follow its first ``start`` characters."""
+    """`text` with the tabs expanded that follow its first `start` characters."""
     return text[:start] + _expanded(text[start:], column + start)
 
 
 def _quote_width(text: str, indent: int, column: int) -> int:
-    """Characters that the marker of a quote takes with the blank behind it; ``text`` has no tab there."""
+    """Characters that the marker of a quote takes with the blank behind it; `text` has no tab there."""
     text = _expanded_after(text, indent + 1, column)
     return indent + (2 if text[indent + 1 : indent + 2] == " " else 1)

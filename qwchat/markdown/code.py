@@ -38,14 +38,14 @@ _COLOURS = (
 
 
 class CodeState(NamedTuple):
-    """What the lines so far leave open: the lexer's states, and whether ``/*`` waits for ``*/``."""
+    """What the lines so far leave open: the lexer's states, and whether `/*` waits for `*/`."""
 
     stack: tuple[str, ...] = ("root",)
     comment: bool = False
 
 
 def code_segments(line: str, language: str, state: CodeState) -> tuple[list[Segment], CodeState]:
-    """``line`` with the colours of ``language`` (the first word behind a fence), and the state after it.
+    """`line` with the colours of `language` (the first word behind a fence), and the state after it.
 
     The text of the segments is the line, whatever it holds. A language that Pygments does not know has no colours.
     """
@@ -80,7 +80,7 @@ def code_segments(line: str, language: str, state: CodeState) -> tuple[list[Segm
 
 
 def _opens_comment(line: str, start: int, kind: Any, deeper: int) -> bool:
-    """Whether the token at ``start`` begins a comment that the line does not end, in a lexer that looks at whole files
+    """Whether the token at `start` begins a comment that the line does not end, in a lexer that looks at whole files
     for its end."""
     if deeper > 0 or not line.startswith("/*", start) or "*/" in line[start + 2 :]:
         return False

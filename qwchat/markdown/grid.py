@@ -58,9 +58,9 @@ class Fitted(NamedTuple):
 def fitted(
     rows: Sequence[Sequence[Cell]], columns: Sequence[Alignment], width: int | None, tallest: int
 ) -> Fitted | None:
-    """The table as a grid of at most ``width`` columns (None: as wide as it is), the first of ``rows`` as its head.
+    """The table as a grid of at most `width` columns (None: as wide as it is), the first of `rows` as its head.
 
-    None where that would break words, or make a row of more than ``tallest`` lines. Once that is so, it is so for any
+    None where that would break words, or make a row of more than `tallest` lines. Once that is so, it is so for any
     further rows. Rows may be shorter or longer than the head: nothing of them is left out.
     """
     count = max(len(row) for row in rows)
@@ -79,7 +79,7 @@ def fitted(
 
 
 def spread(widths: list[int], columns: Sequence[Alignment], width: int) -> list[int]:
-    """``widths`` with what is left of ``width``, for wider cells that may follow: up to half more for each column, and
+    """`widths` with what is left of `width`, for wider cells that may follow: up to half more for each column, and
     all the rest for a last one that begins at the left."""
     left = width - table_width(widths)
     wider = []
@@ -103,7 +103,7 @@ def rule(widths: Sequence[int]) -> Row:
 
 
 def grid_row(row: Sequence[Cell], columns: Sequence[Alignment], widths: Sequence[int]) -> list[Row]:
-    """One row of the table, as many lines as its highest cell has. Cells beyond ``widths`` stand in the last column."""
+    """One row of the table, as many lines as its highest cell has. Cells beyond `widths` stand in the last column."""
     more: list[Alignment] = ["left"] * len(widths)
     return _lines(_filled(row, len(widths)), list(widths), [*columns, *more][: len(widths)])
 
@@ -115,7 +115,7 @@ def breaks_words(row: Sequence[Cell], widths: Sequence[int]) -> bool:
 
 
 def _filled(row: Sequence[Cell], count: int) -> list[Cell]:
-    """``count`` cells: empty ones where there are fewer, and further ones in the last."""
+    """`count` cells: empty ones where there are fewer, and further ones in the last."""
     filled = [*row[:count], *([] for _ in range(count - len(row)))]
     for extra in row[count:]:
         filled[-1] = [*filled[-1], (_GAP, DIM), *extra]
@@ -123,13 +123,13 @@ def _filled(row: Sequence[Cell], count: int) -> list[Cell]:
 
 
 def widened(row: Sequence[Cell], widths: Sequence[int]) -> list[int]:
-    """``widths``, where nothing is wrapped, for a row with wider cells."""
+    """`widths`, where nothing is wrapped, for a row with wider cells."""
     filled = _filled(row, len(widths))
     return [max(size, _cell_width(cell)) for size, cell in zip(widths, filled, strict=True)]
 
 
 def record(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[Row]:
-    """One row of the table as lines ``header: value``; what does not fit goes on two columns further in.
+    """One row of the table as lines `header: value`; what does not fit goes on two columns further in.
 
     A cell without a header stands alone, and a header without a value shows that there is none.
     """
@@ -156,7 +156,7 @@ def _cell_width(cell: Cell) -> int:
 
 
 def _narrowed(natural: list[int], room: int) -> list[int] | None:
-    """Widths of the columns that add up to at most ``room``: the widest give way first."""
+    """Widths of the columns that add up to at most `room`: the widest give way first."""
     widths = list(natural)
     if sum(min(size, _LEAST_COLUMN) for size in widths) > room:
         return None

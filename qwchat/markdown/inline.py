@@ -1,9 +1,9 @@
 """Inline Markdown as styled text: strong, emphasised, struck out, code, links.
 
 markdown-it says what is markup. Markers that a style stands for are left out, and everything else stays as the model
-wrote it: tags, entities, backslashes, single newlines, the addresses of links, and formulas (``$…$``, ``\\(…\\)``,
-``$$…$$``, ``\\[…\\]``), in which nothing is markup. Markers squeezed between letters or path
-characters (``2*3*4``, ``/usr/*/lib/*.so``) and those of ``__names__`` stay, too, since they are rarely meant as markup.
+wrote it: tags, entities, backslashes, single newlines, the addresses of links, and formulas (`$…$`, `\\(…\\)`,
+`$$…$$`, `\\[…\\]`), in which nothing is markup. Markers squeezed between letters or path
+characters (`2*3*4`, `/usr/*/lib/*.so`) and those of `__names__` stay, too, since they are rarely meant as markup.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNCLOSED_END = re.compile(r"(?:\*+|`+|~+)\s*$")
 
 
 def inline(text: str, *, colour: bool, base: str = "") -> list[Segment]:
-    """``text`` (it may hold newlines) as segments.
+    """`text` (it may hold newlines) as segments.
 
     Args:
         colour: whether code may be coloured; otherwise it keeps its backticks.
@@ -50,7 +50,7 @@ def inline(text: str, *, colour: bool, base: str = "") -> list[Segment]:
 def inline_piece(text: str, formula_end: str, *, colour: bool) -> tuple[list[Segment], str]:
     """A piece of a paragraph as segments, and what ends the formula that it leaves open ("": it leaves none open).
 
-    ``formula_end``: what ends the formula that the piece begins in.
+    `formula_end`: what ends the formula that the piece begins in.
     """
     if formula_end:
         end = text.find(formula_end)
@@ -195,7 +195,7 @@ def _parser() -> MarkdownIt:
 
 
 def open_markers(text: str) -> tuple[list[str], int]:
-    """Markers at the end of ``text`` that wait for their counterpart, and the last blank where none did (0: nowhere).
+    """Markers at the end of `text` that wait for their counterpart, and the last blank where none did (0: nowhere).
 
     An estimate in one pass: it decides where a long paragraph is cut and how an unfinished one is previewed.
     """
@@ -234,7 +234,7 @@ def _last(marks: list[str], mark: str) -> int:
 
 
 def previewed(text: str) -> str:
-    """Unfinished ``text`` with its open emphasis and code closed, so that markers do not flash up and vanish."""
+    """Unfinished `text` with its open emphasis and code closed, so that markers do not flash up and vanish."""
     if not _MARKUP.search(text) or any(match[1] for match in _OPENED.finditer(text)):
         return text
     waiting, _ = open_markers(text)

@@ -30,8 +30,8 @@ _BULLETS = str.maketrans("-*+", "•••")
 
 
 class Paper(NamedTuple):
-    """What rows are made for: ``width`` in columns (None: never wrap), ``cap`` in rows that the live tail may have, and
-    whether there is ``colour``."""
+    """What rows are made for: `width` in columns (None: never wrap), `cap` in rows that the live tail may have, and
+    whether there is `colour`."""
 
     width: int | None
     cap: int
@@ -39,7 +39,7 @@ class Paper(NamedTuple):
 
 
 class Layout:
-    """Makes rows of what ``blocks`` finds (it is its Sink); ``take`` hands them over.
+    """Makes rows of what `blocks` finds (it is its Sink); `take` hands them over.
 
     Attributes:
         paper: what rows are made for; it may change at any time.
@@ -211,7 +211,7 @@ class Layout:
                 self._cut_paragraph()
 
     def _fitting(self, text: str) -> int:
-        """How many characters of ``text`` can be held until the limit is reached; counts their columns."""
+        """How many characters of `text` can be held until the limit is reached; counts their columns."""
         limit, room, columns = self._limit, self._room, self._columns
         fits = len(text)
         if text.isascii() and "\n" not in text:

@@ -1,8 +1,8 @@
 """Markdown as it streams, to rows that are printed once.
 
-``Flow`` takes text in pieces of any size and gives the rows that are certain. What it gives depends on the text alone,
+`Flow` takes text in pieces of any size and gives the rows that are certain. What it gives depends on the text alone,
 not on how the text was cut: lines are decided about when they are complete, and a paragraph that grows too tall is cut
-at places that the text determines. ``preview`` says what the end of the text would add, for the live tail.
+at places that the text determines. `preview` says what the end of the text would add, for the live tail.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Flow:
         self._layout.resume()
 
     def preview(self) -> list[Row]:
-        """The rows that ``end`` would add, each at most as wide as the paper."""
+        """The rows that `end` would add, each at most as wide as the paper."""
         twin = self._twin()
         in_code, longest = self._layout.in_code, self._longest_partial
         if len(twin._partial) > longest:  # Only so much of it can be seen.
@@ -100,7 +100,7 @@ class Flow:
         return twin
 
     def _within_line(self, text: str, start: int, stop: int) -> int:
-        """Take text up to ``stop`` or as far as may be at once; how far that was."""
+        """Take text up to `stop` or as far as may be at once; how far that was."""
         if self._inside:
             self._layout.add(text[start:stop])
             return stop

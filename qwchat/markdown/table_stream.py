@@ -47,9 +47,9 @@ class TableStream(NamedTuple):
         return self._replace(rows=(*self.rows, row))
 
     def certain(self, width: int | None, tallest: int) -> tuple[TableStream, list[Row]]:
-        """The table without the rows that are certain, and those; ``tallest``: lines that may be held back.
+        """The table without the rows that are certain, and those; `tallest`: lines that may be held back.
 
-        ``width``: columns that there are; None where nothing is wrapped.
+        `width`: columns that there are; None where nothing is wrapped.
         """
         if self.form == "held":
             whole = fitted(self.rows, self.columns, width, tallest)

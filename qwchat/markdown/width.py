@@ -57,7 +57,7 @@ def is_wide(character: str) -> bool:
 
 
 def cells(text: str) -> int:
-    """Columns that ``text`` takes; control characters must be gone already, and a tab counts as one."""
+    """Columns that `text` takes; control characters must be gone already, and a tab counts as one."""
     if text.isascii():
         return len(text)
     return _known(text) if len(text) <= _SHORT else _measured(text)
@@ -73,7 +73,7 @@ _known = lru_cache(maxsize=4096)(_measured)  # Every character of a CJK text is 
 
 
 def widest_word(text: str) -> int:
-    """Columns of the widest piece of ``text`` that is not broken while rows are wide enough for it."""
+    """Columns of the widest piece of `text` that is not broken while rows are wide enough for it."""
     widest = 0
     for word in text.split():
         pieces = [word] if word.isascii() else _atoms().findall(word)
@@ -82,12 +82,12 @@ def widest_word(text: str) -> int:
 
 
 def most_cells(text: str) -> int:
-    """Columns that ``text`` takes at most, whatever a terminal thinks of emoji, marks and symbols."""
+    """Columns that `text` takes at most, whatever a terminal thinks of emoji, marks and symbols."""
     return cells(text) + 2 * sum(not (character.isascii() or character.isalnum()) for character in text)
 
 
 def graphemes(text: str) -> Iterator[str]:
-    """``text`` by what a reader takes for one character."""
+    """`text` by what a reader takes for one character."""
     if text.isascii():
         return iter(text)
     from wcwidth import iter_graphemes
@@ -96,7 +96,7 @@ def graphemes(text: str) -> Iterator[str]:
 
 
 def untabbed(segments: Iterable[Segment]) -> list[Segment]:
-    """``segments``, which begin a row, with the blanks that a terminal shows for tabs."""
+    """`segments`, which begin a row, with the blanks that a terminal shows for tabs."""
     column, shown = 0, []
     for text, style in segments:
         for part in re.split("(\t)", text):
@@ -107,12 +107,12 @@ def untabbed(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def clipped(text: str, width: int) -> str:
-    """As much of the beginning of ``text`` as ``width`` columns hold."""
+    """As much of the beginning of `text` as `width` columns hold."""
     return text if cells(text) <= width else _head(text, width)
 
 
 def cut_to_cells(segments: Iterable[Segment], width: int) -> list[Row]:
-    """``segments``, without newlines, broken after every ``width`` columns, wherever that is."""
+    """`segments`, without newlines, broken after every `width` columns, wherever that is."""
     rows: list[Row] = []
     row: list[Segment] = []
     room = width
@@ -131,11 +131,11 @@ def cut_to_cells(segments: Iterable[Segment], width: int) -> list[Row]:
 
 
 def wrapped(segments: Iterable[Segment], width: int, *, strict: bool = False) -> list[Row]:
-    """``segments`` in rows of at most ``width`` columns, broken at blanks and between CJK characters; a newline always
+    """`segments` in rows of at most `width` columns, broken at blanks and between CJK characters; a newline always
     breaks. Blanks stay within a row and vanish where it ends; tabs become blanks. At least one row.
 
     A word that is too long for any row, such as an address, becomes a soft row, so that it is copied as one word; it is
-    broken where the row ends if it is longer than anything that is worth that, or if ``strict``.
+    broken where the row ends if it is longer than anything that is worth that, or if `strict`.
     """
     filler = _Filler(max(width, 1), 0 if strict else max(_LONGEST_WORD, _ROWS_OF_WORD * width))
     for text, style in segments:
@@ -224,7 +224,7 @@ class _Filler:
 
 
 def _head(text: str, width: int) -> str:
-    """The longest beginning of ``text`` within ``width`` columns."""
+    """The longest beginning of `text` within `width` columns."""
     if text.isascii():
         return text[:width]
     taken, end = 0, 0

@@ -18,7 +18,7 @@ _HEAD = """\
 
 
 def change(path: Path, known: Knob, value: Value) -> None:
-    """Write ``value`` for a knob into the file at ``path``, which is made if it is not there.
+    """Write `value` for a knob into the file at `path`, which is made if it is not there.
 
     Raises UsageError where the file is no TOML or cannot be written.
     """
@@ -28,7 +28,7 @@ def change(path: Path, known: Knob, value: Value) -> None:
 
 
 def remove(path: Path, known: Knob) -> bool:
-    """Take a knob out of the file at ``path``; whether it was there. Raises UsageError as ``change`` does."""
+    """Take a knob out of the file at `path`; whether it was there. Raises UsageError as `change` does."""
     document = _opened(path)
     if known.name not in document:
         return False
@@ -38,7 +38,7 @@ def remove(path: Path, known: Knob) -> bool:
 
 
 def template(*, project: bool) -> str:
-    """A file that says what could stand in it, every line a comment; for a ``project`` what such a file may set."""
+    """A file that says what could stand in it, every line a comment; for a `project` what such a file may set."""
     lines = [_HEAD]
     for known in KNOBS:
         if project and not known.project:
@@ -50,7 +50,7 @@ def template(*, project: bool) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace the file at ``path`` as a whole, through links, readable for its owner and whoever could read it before.
+    """Replace the file at `path` as a whole, through links, readable for its owner and whoever could read it before.
 
     Raises UsageError where that cannot be done.
     """

@@ -1,7 +1,7 @@
 """Configuration files: where they are, and what they say, checked key by key.
 
-The user's own file is ``config.toml`` in the user's folder of configuration. A project file, ``.qwchat.toml`` or
-``qwchat.toml``, stands in the working folder or, inside a repository, in one of the folders above up to its root. It
+The user's own file is `config.toml` in the user's folder of configuration. A project file, `.qwchat.toml` or
+`qwchat.toml`, stands in the working folder or, inside a repository, in one of the folders above up to its root. It
 came with the project, so it may not choose models, paths or devices, and one of another user is not read.
 """
 
@@ -31,14 +31,14 @@ _BY_NAME = {knob.name: knob for knob in KNOBS}
 
 @dataclass(frozen=True)
 class Document:
-    """A TOML file as read: ``values`` by key, and ``text`` to find lines in."""
+    """A TOML file as read: `values` by key, and `text` to find lines in."""
 
     path: Path
     text: str
     values: Mapping[str, Any]
 
     def place(self, *keys: str) -> str:
-        """``path:line`` of a key, for messages."""
+        """`path:line` of a key, for messages."""
         line = toml.line_of(self.text, keys)
         return f"{self.path}:{line}" if line else str(self.path)
 
@@ -66,7 +66,7 @@ def user_file(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def project_file(folder: Path | None = None) -> ProjectFile:
-    """The nearest project file of ``folder``: there, or further up inside the same repository.
+    """The nearest project file of `folder`: there, or further up inside the same repository.
 
     None is the working folder; where that is gone or closed to us there is no project.
     """
@@ -113,15 +113,15 @@ def read(path: Path) -> Document:
 
 
 def values_of(document: Document, *, project: bool = False) -> dict[str, Value]:
-    """The values that ``document`` gives knobs. Raises UsageError with file and line, and the name that was meant.
+    """The values that `document` gives knobs. Raises UsageError with file and line, and the name that was meant.
 
-    ``project``: refuse what a project file may not set.
+    `project`: refuse what a project file may not set.
     """
     return {key: value_of(document, key, value, project=project) for key, value in document.values.items()}
 
 
 def value_of(document: Document, key: str, value: object, *, project: bool = False) -> Value:
-    """The value that ``document`` gives the knob ``key``; errors as for :func:`values_of`."""
+    """The value that `document` gives the knob `key`; errors as for :func:`values_of`."""
     known = _BY_NAME.get(key)
     if known is None:
         raise UsageError(f"{document.place(key)}: there is no setting {key!r}: {hint(key)}")

@@ -1,7 +1,7 @@
 """Kinds of values: what is taken, how it is read from a person's text and from a file, how it is shown.
 
-Every kind reads text (a flag, a variable, ``/set``) with ``parse`` and a value of a TOML file with ``check``; both
-raise UsageError that begins with ``where``, the name of the flag, variable or key.
+Every kind reads text (a flag, a variable, `/set`) with `parse` and a value of a TOML file with `check`; both
+raise UsageError that begins with `where`, the name of the flag, variable or key.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ class Kind(Protocol):
     def choices(self) -> tuple[str, ...]: ...
 
     def parse(self, text: str, where: str) -> Value:
-        """The value that ``text`` means."""
+        """The value that `text` means."""
 
     def check(self, value: object, where: str) -> Value:
         """The value that a TOML file states."""
 
     def shown(self, value: Value) -> str:
-        """``value`` as a person would type it."""
+        """`value` as a person would type it."""
 
     def stored(self, value: Value) -> Value | list[str]:
-        """``value`` as a TOML file states it."""
+        """`value` as a TOML file states it."""
 
 
 def refuse(where: str, wanted: str, value: object) -> NoReturn:
-    """Raise the UsageError that says what ``where`` must be."""
+    """Raise the UsageError that says what `where` must be."""
     number = isinstance(value, float) and math.isfinite(value)
     raise UsageError(f"{where} must be {wanted}, not {f'{value:g}' if number else shown(value)}")
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number from ``low`` to ``high``; ``above``: not ``low`` itself."""
+    """A number from `low` to `high`; `above`: not `low` itself."""
 
     low: float
     high: float = math.inf
@@ -108,7 +108,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from ``low`` to ``high``; None: to what every part of the program can count with."""
+    """A whole number from `low` to `high`; None: to what every part of the program can count with."""
 
     low: int
     high: int | None = None
@@ -175,7 +175,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of ``choices``."""
+    """One of `choices`."""
 
     choices: tuple[str, ...]
     span: ClassVar[str] = ""
@@ -208,7 +208,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """Any text. ``suggested``: values worth offering, though others are taken as well."""
+    """Any text. `suggested`: values worth offering, though others are taken as well."""
 
     metavar: str = "TEXT"
     limits: str = "a text"
@@ -236,7 +236,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Texts:
-    """Any number of texts, none of them empty: one as it is, several as a TOML list (``["a", "b"]``)."""
+    """Any number of texts, none of them empty: one as it is, several as a TOML list (`["a", "b"]`)."""
 
     metavar: str = "TEXT"
     span: ClassVar[str] = ""

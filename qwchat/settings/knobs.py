@@ -1,8 +1,8 @@
 """The table of knobs: everything that has a value which flags, variables, files and the chat can set.
 
-One entry gives a knob its flag (``--top-p``), its variable (``QWCHAT_TOP_P``), its key in configuration files
-(``top-p``), its place in ``/set`` with completion, and its line in ``qwchat config show``. Code reads it by its name:
-reply knobs from ``Controls`` (``session.controls["top-p"]``), others from ``Settings`` (``options.settings["ctx"]``).
+One entry gives a knob its flag (`--top-p`), its variable (`QWCHAT_TOP_P`), its key in configuration files
+(`top-p`), its place in `/set` with completion, and its line in `qwchat config show`. Code reads it by its name:
+reply knobs from `Controls` (`session.controls["top-p"]`), others from `Settings` (`options.settings["ctx"]`).
 """
 
 from __future__ import annotations
@@ -91,19 +91,19 @@ class Knob:
         return (*self.kind.choices, *([self.nothing] if self.nothing else []))
 
     def parse(self, text: str, where: str) -> Value:
-        """The value that a person's ``text`` means. Raises UsageError that begins with ``where``."""
+        """The value that a person's `text` means. Raises UsageError that begins with `where`."""
         return None if self.nothing and text == self.nothing else self.kind.parse(text, where)
 
     def check(self, value: object, where: str) -> Value:
-        """The value that a file states. Raises UsageError that begins with ``where``."""
+        """The value that a file states. Raises UsageError that begins with `where`."""
         return None if self.nothing and value == self.nothing else self.kind.check(value, where)
 
     def shown(self, value: Value) -> str:
-        """``value`` as a person would type it."""
+        """`value` as a person would type it."""
         return (self.nothing or "-") if value is None else self.kind.shown(value)
 
     def stored(self, value: Value) -> Value | list[str]:
-        """``value`` as a TOML file states it."""
+        """`value` as a TOML file states it."""
         return self.nothing if value is None else self.kind.stored(value)
 
 
@@ -196,9 +196,9 @@ _BY_ARGUMENT = {knob.argument: knob for knob in KNOBS}
 
 
 def knob(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "look", "session")) -> Knob:
-    """The knob called ``name``, also with underscores, capitals or leading dashes; with the closest in the message.
+    """The knob called `name`, also with underscores, capitals or leading dashes; with the closest in the message.
 
-    Raises UsageError where there is none of these ``scopes``.
+    Raises UsageError where there is none of these `scopes`.
     """
     wanted = name.lower().lstrip("-").replace("_", "-")
     found = _BY_NAME.get(wanted)
@@ -213,7 +213,7 @@ def with_argument(name: str) -> Knob | None:
 
 
 def hint(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "look", "session")) -> str:
-    """What may have been meant by ``name``, or all that there is."""
+    """What may have been meant by `name`, or all that there is."""
     wanted = name.lower().lstrip("-").replace("_", "-")
     names = [known.name for known in KNOBS if known.scope in scopes]
     close = wanted if wanted in names else closest(wanted, names)
@@ -221,7 +221,7 @@ def hint(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "look", "
 
 
 def closest(typed: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that ``typed`` was probably meant to be."""
+    """The one of `names` that `typed` was probably meant to be."""
     import difflib
 
     return next(iter(difflib.get_close_matches(typed, list(names), n=1)), None)

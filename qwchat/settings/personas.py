@@ -1,8 +1,8 @@
 """Personas: a system prompt with the sampling and the stop strings that go with it, under a name.
 
-A persona is a TOML file in the folder ``personas`` of the user's configuration: ``system``, any reply knob, a
-``description``, and a table ``variables`` with defaults. ``{name}`` in the system prompt is a variable, ``{{`` and
-``}}`` are braces; braces around anything else than a name stand for themselves.
+A persona is a TOML file in the folder `personas` of the user's configuration: `system`, any reply knob, a
+`description`, and a table `variables` with defaults. `{name}` in the system prompt is a variable, `{{` and
+`}}` are braces; braces around anything else than a name stand for themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Persona:
     """A persona as its file has it.
 
     Attributes:
-        name: of the file, without ``.toml``.
+        name: of the file, without `.toml`.
         path: the file.
         description: a line for lists.
         values: of knobs; the system prompt with its variables still open.
@@ -103,7 +103,7 @@ def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
-    """The persona called ``name``. Raises UsageError where there is none, and with its line for a mistake in it."""
+    """The persona called `name`. Raises UsageError where there is none, and with its line for a mistake in it."""
     path = path_of(name, environment)
     if not path.is_file():
         known = names(environment)
@@ -132,7 +132,7 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
 
 
 def write(name: str, values: Mapping[str, Value], environment: Mapping[str, str] = os.environ) -> Path:
-    """Keep ``values`` of knobs as a persona, in place of one of that name; its file. Raises UsageError."""
+    """Keep `values` of knobs as a persona, in place of one of that name; its file. Raises UsageError."""
     import tomlkit
 
     from qwchat.settings import editing
@@ -151,7 +151,7 @@ def write(name: str, values: Mapping[str, Value], environment: Mapping[str, str]
 
 
 def assignments(words: list[str]) -> dict[str, str]:
-    """Values of variables from ``name=value``. Raises UsageError for a word without an equals sign."""
+    """Values of variables from `name=value`. Raises UsageError for a word without an equals sign."""
     given = {}
     for word in words:
         name, equals, value = word.partition("=")

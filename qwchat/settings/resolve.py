@@ -1,7 +1,7 @@
 """From flags, variables and files to one value per knob, each with where it came from.
 
 The order, strongest first: flags, variables, the project file, the user's file; what none of them says is the model's
-(``generation_config.json``) or built in. A persona stands right below the place that names it: named by ``--as``, it is
+(`generation_config.json`) or built in. A persona stands right below the place that names it: named by `--as`, it is
 weaker than the other flags and stronger than everything else; named in the user's file, that file overrules it.
 """
 
@@ -49,16 +49,16 @@ class Settings:
     project: Path | None = None
 
     def __getitem__(self, name: str) -> Any:
-        """The value of the knob ``name``, of the type of its kind; KeyError for no knob."""
+        """The value of the knob `name`, of the type of its kind; KeyError for no knob."""
         found = self.given.get(name)
         return _DEFAULTS[name] if found is None else found.value
 
     def __contains__(self, name: str) -> bool:
-        """Whether ``name`` was set anywhere."""
+        """Whether `name` was set anywhere."""
         return name in self.given
 
     def origin(self, name: str) -> str:
-        """Where the value of ``name`` came from."""
+        """Where the value of `name` came from."""
         found = self.given.get(name)
         return BUILT_IN if found is None else found.origin
 
@@ -121,7 +121,7 @@ def _layers(
 def _own(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
     """The user's file, where there is one, and what there is to say about it.
 
-    HOME may be somebody else's (``sudo -u``, a service): a folder that is closed to us is no reason not to answer.
+    HOME may be somebody else's (`sudo -u`, a service): a folder that is closed to us is no reason not to answer.
     """
     path = files.user_file(environment)
     try:

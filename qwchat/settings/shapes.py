@@ -20,7 +20,7 @@ from qwchat.writing import path_of
 
 @dataclass(frozen=True)
 class Choices(Texts):
-    r"""Texts that are separated by commas, ``\,`` being a comma."""
+    r"""Texts that are separated by commas, `\,` being a comma."""
 
     metavar: str = "A,B,…"
     limits: ClassVar[str] = "texts separated by commas"
@@ -105,7 +105,7 @@ def _read(name: str, where: str) -> str:
 
 
 def _made(where: str, make: Callable[[Any], object]) -> None:
-    """Make the constraint, to see whether it can be; what is wrong begins with ``where``."""
+    """Make the constraint, to see whether it can be; what is wrong begins with `where`."""
     from qwchat.constraints import Constraint
 
     try:

@@ -33,10 +33,10 @@ _ARRAYS = {"keys": np.uint64, "ranks": np.uint32, "merged": np.uint32, "offsets"
 
 
 class Tables:
-    """The tables of one tokenizer; ``facts`` is what else was kept with them.
+    """The tables of one tokenizer; `facts` is what else was kept with them.
 
-    ``keys`` (merges) u64: pairs of ids, the left one in the upper half, sorted; ``ranks``, ``merged`` (merges) u32: the
-    rank of each pair and the id it becomes; ``offsets`` (ids + 1) u32 into ``tokens``, the tokens' UTF-8.
+    `keys` (merges) u64: pairs of ids, the left one in the upper half, sorted; `ranks`, `merged` (merges) u32: the
+    rank of each pair and the id it becomes; `offsets` (ids + 1) u32 into `tokens`, the tokens' UTF-8.
     """
 
     def __init__(self, facts: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -93,7 +93,7 @@ def _checksum(sizes: dict[str, int], facts: dict[str, Any], payload: bytes | mem
 
 
 def read(path: Path) -> Tables | None:
-    """The tables in ``path``; None where there is no file, or it is not as it was written."""
+    """The tables in `path`; None where there is no file, or it is not as it was written."""
     try:
         data = np.memmap(path, np.uint8, "r")
         line = data[: 1 << 20].tobytes().partition(b"\n")[0]
@@ -112,7 +112,7 @@ def read(path: Path) -> Tables | None:
 
 
 def write(path: Path, facts: dict[str, Any], vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
-    """Keeps the tables of a vocabulary; ``merges`` in the order of their ranks.  Where there is no room, nothing."""
+    """Keeps the tables of a vocabulary; `merges` in the order of their ranks.  Where there is no room, nothing."""
     left, right, merged = (
         np.fromiter((vocab[token] for token in column), np.uint64, len(merges))
         for column in ([a for a, _ in merges], [b for _, b in merges], [a + b for a, b in merges])

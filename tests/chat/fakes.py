@@ -40,7 +40,7 @@ POLL_SECONDS = 0.02  # Like the engine's, within a chunk
 
 
 class FakeIntegrity:
-    """A check that takes ``seconds`` and finds the tensor ``damaged``, if it is given."""
+    """A check that takes `seconds` and finds the tensor `damaged`, if it is given."""
 
     total_bytes = 1000
 
@@ -71,13 +71,13 @@ class FakeIntegrity:
 
 @dataclass
 class FakeModel:
-    """Answers with ``replies`` in turn, or repeats what was said; a token is a word with the white space after it.
+    """Answers with `replies` in turn, or repeats what was said; a token is a word with the white space after it.
 
-    The file ``token_file`` appears when a token begins.
-    ``token_seconds`` and ``chunk_seconds`` make it take its time; within a chunk it asks whether to stop, as the engine
-    does. ``failing`` raises NonFiniteLogitsError after three tokens. A tensor of the name ``damaged`` is found to be so
-    ``checking_seconds`` after the first question. Every call is kept in ``asked``, the messages of every prompt that is
-    rendered in ``rendered``.
+    The file `token_file` appears when a token begins.
+    `token_seconds` and `chunk_seconds` make it take its time; within a chunk it asks whether to stop, as the engine
+    does. `failing` raises NonFiniteLogitsError after three tokens. A tensor of the name `damaged` is found to be so
+    `checking_seconds` after the first question. Every call is kept in `asked`, the messages of every prompt that is
+    rendered in `rendered`.
     """
 
     replies: Sequence[str] = ()

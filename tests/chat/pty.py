@@ -156,11 +156,11 @@ class Terminal:
         return self.process.wait()
 
     def wait(self, *texts: str) -> str:
-        """Read until every one of ``texts`` is on the screen; the screen."""
+        """Read until every one of `texts` is on the screen; the screen."""
         return self.wait_until(lambda: all(text in self.text for text in texts), f"{texts} to appear")
 
     def wait_until(self, reached: Callable[[], bool], what: str) -> str:
-        """Read until ``reached`` says so; the screen. Fails with the screen after a while."""
+        """Read until `reached` says so; the screen. Fails with the screen after a while."""
         end = time.monotonic() + PATIENCE_SECONDS
         while not reached():
             if time.monotonic() > end:

@@ -233,7 +233,7 @@ SUMMARY = "Summary of the earlier conversation:\n\nLetters came."
 
 
 def twenty(summary: str) -> Talk:
-    """20 exchanges of 7 tokens in a context of 200, which keeps 25 for an answer; then come ``summary`` and a reply."""
+    """20 exchanges of 7 tokens in a context of 200, which keeps 25 for an answer; then come `summary` and a reply."""
     talk = Talk("summarise", replies=["one two three four"], size=200)
     for _ in range(20):
         talk.say("a")

@@ -46,7 +46,7 @@ class Killed:
     total: int = 0
 
     def chat(self, number: int) -> None:
-        """Begin the chat ``number`` in a process of its own, and kill it; both by a chance that is always the same."""
+        """Begin the chat `number` in a process of its own, and kill it; both by a chance that is always the same."""
         chance = random.Random(number)
         name = chance.choice([f"shared {chance.randrange(4)}", f"own {number}"])
         questions = [f"question {number} {index} {'word ' * chance.randrange(9)}".strip() for index in range(QUESTIONS)]
@@ -74,7 +74,7 @@ class Killed:
 def _start(models: Path, arguments: tuple[str, ...], at_write: int | None) -> tuple[int, int, int]:
     """A chat that reads lines: its process, where to write them, where to read replies.
 
-    ``at_write``: it kills itself in the middle of, before or after this write to a session's file.
+    `at_write`: it kills itself in the middle of, before or after this write to a session's file.
     """
     stdin, keys = os.pipe()
     shown, stdout = os.pipe()
@@ -102,7 +102,7 @@ def _start(models: Path, arguments: tuple[str, ...], at_write: int | None) -> tu
 
 
 def _die_at(number: int) -> None:
-    """Kill this process around the write ``number`` of a session's file."""
+    """Kill this process around the write `number` of a session's file."""
     real: Callable[..., int] = os.write
     calls = 0
 

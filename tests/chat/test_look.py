@@ -24,7 +24,7 @@ TERMINAL = Look(terminal=True, emphasis=True, colour=True)
 
 
 def desk(*replies: str, look: Look = TERMINAL) -> tuple[Desk, io.StringIO]:
-    """A desk after a question that ``replies`` answered."""
+    """A desk after a question that `replies` answered."""
     session = Session(FakeModel(replies=replies), Controls(SamplingSettings(temperature=0.7)))
     for number in range(len(replies)):
         assert list(replying(session, session.ask(f"question {number}")))

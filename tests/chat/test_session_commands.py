@@ -25,7 +25,7 @@ from tests.chat.fakes import FakeModel, replying
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """A chat that is saved below ``tmp_path``."""
+    """A chat that is saved below `tmp_path`."""
     saved = Saved(Store(tmp_path / "sessions"))
     saved.answers("mini", "0123abcd")
     model = FakeModel()

@@ -49,7 +49,7 @@ def shown(desk: Desk, text: str) -> str:
 
 
 def played(desk: Desk, text: str, stop_after: int | None = None) -> Done:
-    """Type a command that streams a reply, or a message; ``stop_after``: cancel after so many tokens."""
+    """Type a command that streams a reply, or a message; `stop_after`: cancel after so many tokens."""
     command = parse(text)
     outcome = Play(partial(desk.session.ask, text)) if command is None else command[0].run(desk, command[1])
     assert isinstance(outcome, Play)

@@ -1,4 +1,4 @@
-"""The command line with passes that only a stop ends: ``python endless_passes.py ARGUMENTS``.
+"""The command line with passes that only a stop ends: `python endless_passes.py ARGUMENTS`.
 
 The file that ENDLESS_STARTED names appears when the first pass runs.
 """

@@ -1,6 +1,6 @@
-"""The command line with a scripted model in place of the engine: ``python fake_qwchat.py ARGUMENTS``.
+"""The command line with a scripted model in place of the engine: `python fake_qwchat.py ARGUMENTS`.
 
-QWCHAT_FAKE holds the fields of FakeModel as JSON; ``load_seconds`` makes loading take its time, ``load_error`` names a
+QWCHAT_FAKE holds the fields of FakeModel as JSON; `load_seconds` makes loading take its time, `load_error` names a
 built-in exception that loading raises. The file that QWCHAT_FAKE_STARTED names appears when the program begins.
 """
 

@@ -22,7 +22,7 @@ FAKE = Path(__file__).with_name("fake_qwchat.py")
 
 
 def environment(models: Path, **script: Any) -> dict[str, str]:
-    """The environment of a run whose default model is scripted with ``script``."""
+    """The environment of a run whose default model is scripted with `script`."""
     folder = models / "mini"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text("{}")

@@ -64,9 +64,9 @@ def run_on(
     variables: dict[str, str] | None = None,
     **script: Any,
 ) -> Seen:
-    """Run ``qwchat ARGUMENTS`` with the scripted model on three separate streams of the given kinds.
+    """Run `qwchat ARGUMENTS` with the scripted model on three separate streams of the given kinds.
 
-    ``given`` is what arrives on standard input; Ctrl-D ends it where that is a terminal.
+    `given` is what arrives on standard input; Ctrl-D ends it where that is a terminal.
     """
     source = _Stream(stdin, written_by_program=False)
     out, err = (_Stream(kind, written_by_program=True) for kind in (stdout, stderr))

@@ -19,7 +19,7 @@ SHELLS = ("bash", "zsh", "fish", "powershell")
 
 
 def asked(shell: str, line: str, models: Path, variables: dict[str, str] | None = None) -> list[str]:
-    """What qwchat answers a shell in which ``line`` has been typed, one suggestion per line."""
+    """What qwchat answers a shell in which `line` has been typed, one suggestion per line."""
     words = line.split(" ")
     said = {
         "bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)},

@@ -1,4 +1,4 @@
-"""``qwchat config``: what it shows, writes and refuses."""
+"""`qwchat config`: what it shows, writes and refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODELS_OWN = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
 def config(
     tmp_path: Path, *arguments: str, work: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run ``qwchat config ARGUMENTS`` in the folder ``work``, with variables set."""
+    """Run `qwchat config ARGUMENTS` in the folder `work`, with variables set."""
     place = work or tmp_path / "work"
     place.mkdir(exist_ok=True)
     environment = {"QWCHAT_CONFIG": str(tmp_path / "own"), **variables}
@@ -35,7 +35,7 @@ def config(
 
 
 def rows(shown: bytes) -> dict[str, list[str]]:
-    """Value and origin by setting, of what ``config show`` prints."""
+    """Value and origin by setting, of what `config show` prints."""
     return {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.decode().splitlines()[1:]}
 
 

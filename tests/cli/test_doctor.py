@@ -1,4 +1,4 @@
-"""``qwchat doctor``: each check by its state, text and remedy."""
+"""`qwchat doctor`: each check by its state, text and remedy."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedP
 
 
 def talk(models: Path, sessions: Path, *arguments: str, lines: str) -> subprocess.Popen[bytes]:
-    """A chat that reads ``lines`` and then waits for more."""
+    """A chat that reads `lines` and then waits for more."""
     chat = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "chat", "mini", "-q", *arguments],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""``qwchat sessions``: what is printed, searched, removed and written."""
+"""`qwchat sessions`: what is printed, searched, removed and written."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LONG = "word " * 600  # tokens enough for progress while they are read
 
 
 def screen_of(data: bytes) -> list[str]:
-    """The rows that a terminal shows after ``data``."""
+    """The rows that a terminal shows after `data`."""
     screen = pyte.Screen(COLUMNS, ROWS)
     pyte.ByteStream(screen).feed(data)
     return [line.rstrip() for line in screen.display if line.strip()]

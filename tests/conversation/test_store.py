@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def talk(store: Store, question: str, title: str | None = None, *, name: str = "", at: float | None = None) -> str:
-    """A session with one question and one answer, written ``at`` seconds; its id."""
+    """A session with one question and one answer, written `at` seconds; its id."""
     file = store.create("mini", "0123abcd", name)
     tree = Tree(lambda event: file.append([event]))
     tree.add("user", question)

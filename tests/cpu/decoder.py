@@ -16,7 +16,7 @@ from tests.cpu.kernels.packed import Folder, vector
 
 
 def config(**changes: Any) -> ModelConfig:
-    """A small config; ``changes`` under Hugging Face's keys."""
+    """A small config; `changes` under Hugging Face's keys."""
     values = {
         "model_type": "qwen2",
         "hidden_act": "silu",

@@ -34,9 +34,9 @@ class Eager(Speculation):
 
 @dataclass
 class Mask:
-    """Neighbours must not add up to a multiple of three; every fifth and sixth place is forced; ``last`` tokens end it.
+    """Neighbours must not add up to a multiple of three; every fifth and sixth place is forced; `last` tokens end it.
 
-    With ``room`` to close, a reply that would be cut is brought to an end by tokens of its own: 7, and nothing follows.
+    With `room` to close, a reply that would be cut is brought to an end by tokens of its own: 7, and nothing follows.
     """
 
     last: int = 1000

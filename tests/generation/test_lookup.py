@@ -17,7 +17,7 @@ texts = st.one_of(
 
 
 def common(ids: list[int], source: int, end: int) -> int:
-    """Tokens before ``source`` that equal those before ``end``, up to LONGEST."""
+    """Tokens before `source` that equal those before `end`, up to LONGEST."""
     length = 0
     while length < min(LONGEST, source) and ids[source - 1 - length] == ids[end - 1 - length]:
         length += 1
@@ -25,7 +25,7 @@ def common(ids: list[int], source: int, end: int) -> int:
 
 
 def searched(ids: list[int], prompt: int) -> tuple[int, int]:
-    """Source and length of the match behind ``ids``, the first ``prompt`` of which were there from the start."""
+    """Source and length of the match behind `ids`, the first `prompt` of which were there from the start."""
     source = length = 0
     for end in range(prompt, len(ids) + 1):
         kept = length + 1 if length and end > prompt and ids[source] == ids[end - 1] else 0

@@ -13,7 +13,7 @@ from qwchat.generation.speculation import MAX_ROWS, Speculation
 def simulate(
     policy: Speculation, right: float, slope: float, passes: int, length: int = 4, single: float = 1.0
 ) -> float:
-    """Tokens per unit of time; every guess is right with probability ``right``, a row costs ``slope``."""
+    """Tokens per unit of time; every guess is right with probability `right`, a row costs `slope`."""
     rng = random.Random(1)
     tokens, seconds = 0, 0.0
     for _ in range(passes):

@@ -30,7 +30,7 @@ def talk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def events(talk: Conversation, said: list[int], cancel: Callable[[], bool] | None = None) -> Iterator[EngineEvent]:
-    """The reply to IDS, or the rest of it behind ``said``."""
+    """The reply to IDS, or the rest of it behind `said`."""
     return generate(
         talk,
         [*IDS, *said],
@@ -49,9 +49,9 @@ def tokens(found: Iterator[EngineEvent]) -> list[int]:
 
 
 class Stop:
-    """Asks to stop at the second question behind ``passes`` passes: the first comes before a pass, the second within.
+    """Asks to stop at the second question behind `passes` passes: the first comes before a pass, the second within.
 
-    ``seconds``: how far into the pass.
+    `seconds`: how far into the pass.
     """
 
     def __init__(self, passes: int, seconds: float = 0.0) -> None:

@@ -71,7 +71,7 @@ def make_checkpoint(
 ) -> Path:
     """Write a random checkpoint into `folder` (made if need be) and return its path.
 
-    config_overrides: keys of config.json to set; a value of ``...`` removes the key.
+    config_overrides: keys of config.json to set; a value of `...` removes the key.
     dtype: "bf16", "f16" or "f32", how the tensors are stored.
     shards: 1 writes model.safetensors; more write that many files and an index.
     k_bias_norm: Euclidean norm of every k_proj bias (Qwen2's outliers reach 900).

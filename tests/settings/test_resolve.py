@@ -41,7 +41,7 @@ PIECES = [
 def settings(
     home: Path, flags: dict[str, str | bool | list[str]] | None = None, *, use_files: bool = True, **variables: str
 ) -> Settings:
-    """The settings of a person at ``home``, working in the folder ``work`` of it."""
+    """The settings of a person at `home`, working in the folder `work` of it."""
     work = home / "work"
     work.mkdir(exist_ok=True)
     environment = {"QWCHAT_CONFIG": str(home), **{f"QWCHAT_{name}": value for name, value in variables.items()}}

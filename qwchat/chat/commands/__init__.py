@@ -1,4 +1,4 @@
-"""The commands of the chat: ``/name argument``. They change the session and return what is to be done next."""
+"""The commands of the chat: `/name argument`. They change the session and return what is to be done next."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ _COMMAND = re.compile(r"/([A-Za-z][A-Za-z-]*)(?:\s+(.*))?", re.DOTALL)
 
 
 def parse(text: str) -> tuple[Command, str] | None:
-    """The command that ``text`` gives and its argument; None where ``text`` is a message.
+    """The command that `text` gives and its argument; None where `text` is a message.
 
-    ``//`` begins a message with a slash; so does ``/`` followed by anything but a word (``/usr/bin`` is a message), and
+    `//` begins a message with a slash; so does `/` followed by anything but a word (`/usr/bin` is a message), and
     an unknown word in a text of several lines. Raises UsageError for an unknown command on a line of its own.
     """
     if text.strip() == "/":
@@ -69,7 +69,7 @@ def message_text(text: str) -> str:
 
 
 def suggestions(desk: Desk, text: str) -> Iterable[Suggestion]:
-    """What may follow ``text``, the beginning of an input up to the cursor: more of a command, or of a mention."""
+    """What may follow `text`, the beginning of an input up to the cursor: more of a command, or of a mention."""
     name, blank, argument = text.partition(" ")
     if not name.startswith("/") or "\n" in text:
         return mentions.suggestions(text)

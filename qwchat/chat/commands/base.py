@@ -37,7 +37,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Play:
-    """Stream the reply that ``begin`` asks for; ``hint`` is shown before."""
+    """Stream the reply that `begin` asks for; `hint` is shown before."""
 
     begin: Callable[[], PendingReply]
     hint: str | None = None
@@ -45,7 +45,7 @@ class Play:
 
 @dataclass(frozen=True)
 class Summarise:
-    """Stream the summary that ``begin`` starts, which stands for old turns; ``hint`` is shown before."""
+    """Stream the summary that `begin` starts, which stands for old turns; `hint` is shown before."""
 
     begin: Begin
     hint: str
@@ -53,7 +53,7 @@ class Summarise:
 
 @dataclass(frozen=True)
 class Draft:
-    """The next prompt begins with ``text``, to be changed and sent."""
+    """The next prompt begins with `text`, to be changed and sent."""
 
     text: str
 
@@ -110,7 +110,7 @@ class Command:
         argument: its argument as shown in the help; empty for none.
         summary: half a line for the list of commands.
         run: does it. Raises QwchatError.
-        details: more lines for ``/help NAME``.
+        details: more lines for `/help NAME`.
         complete: what may follow, given what was typed of the argument.
         aliases: other names that work, and are not listed.
     """
@@ -125,5 +125,5 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """How it is typed: ``/save FILE``."""
+        """How it is typed: `/save FILE`."""
         return f"/{self.name} {self.argument}".rstrip()

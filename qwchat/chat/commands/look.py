@@ -41,7 +41,7 @@ def _copy(desk: Desk, argument: str) -> Outcome:
 
 
 def _chosen(desk: Desk, argument: str) -> tuple[str, str]:
-    """The text that ``/copy`` is to take, and its name."""
+    """The text that `/copy` is to take, and its name."""
     if not argument:
         return _last(desk), "the reply is"
     match = _BLOCK.fullmatch(argument)
@@ -98,7 +98,7 @@ def _last(desk: Desk) -> str:
 
 
 def _block(desk: Desk, wanted: str | None) -> tuple[int, str]:
-    """Number and text of a code block of the last reply: the one that is ``wanted``, or the only one."""
+    """Number and text of a code block of the last reply: the one that is `wanted`, or the only one."""
     blocks = desk.view.code_blocks(_last(desk))
     if not blocks:
         raise UsageError("the last reply has no code in fences")

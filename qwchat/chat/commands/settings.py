@@ -27,7 +27,7 @@ def _system(desk: Desk, argument: str) -> Outcome:
 
 
 def _reading(desk: Desk, before: str | None) -> str:
-    """What a system prompt that is not ``before`` any more costs, as the end of a sentence."""
+    """What a system prompt that is not `before` any more costs, as the end of a sentence."""
     session = desk.session
     if session.system == before or not session.turns:
         return ""

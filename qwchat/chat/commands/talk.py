@@ -30,7 +30,7 @@ def _retry(desk: Desk, argument: str) -> Outcome:
 
 
 def _for_one_reply(controls: Controls, defaults: Controls, argument: str) -> tuple[Controls, int]:
-    """Settings changed as ``--name value ...`` says, and the seed: a new one unless it is among them."""
+    """Settings changed as `--name value ...` says, and the seed: a new one unless it is among them."""
     words = [part for word in _words(argument) for part in (word.split("=", 1) if word.startswith("--") else [word])]
     names, values = words[::2], words[1::2]
     if len(names) != len(values) or not all(name.startswith("--") for name in names):

@@ -21,7 +21,7 @@ from qwchat.errors import QwchatError
 
 
 def bindings(folds: Folds, completer: Completer, buffer: Callable[[], Buffer]) -> KeyBindings:
-    """The bindings of a prompt that fills ``buffer()``. In a search the keys are prompt-toolkit's."""
+    """The bindings of a prompt that fills `buffer()`. In a search the keys are prompt-toolkit's."""
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)
     inserting = typing & (emacs_insert_mode | vi_insert_mode)

@@ -25,12 +25,12 @@ _COMPLETED = re.compile(r"\A/|(?:\A|\s)@\S*\Z")
 
 
 def worth_completing(text: str) -> bool:
-    """Whether completions are shown without being asked for: in a command, and behind ``@``."""
+    """Whether completions are shown without being asked for: in a command, and behind `@`."""
     return bool(_COMPLETED.search(text))
 
 
 class Suggested(Completer):
-    """Completions from ``suggest``, whose expected failures mean that there are none."""
+    """Completions from `suggest`, whose expected failures mean that there are none."""
 
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
@@ -96,9 +96,9 @@ def _soon(completer: Completer, document: Document) -> list[Completion] | None:
 
 
 class Remembered(History):
-    """What was typed in this chat and, from ``file``, in others; with pastes in full, so that a search finds them.
+    """What was typed in this chat and, from `file`, in others; with pastes in full, so that a search finds them.
 
-    ``pastes`` says where they lie in each entry that has any.
+    `pastes` says where they lie in each entry that has any.
     """
 
     def __init__(self, file: HistoryFile | None, folds: Folds) -> None:
@@ -129,7 +129,7 @@ class Remembered(History):
         self._known(string)
 
     def folded(self, text: str) -> str:
-        """``text`` with its pastes folded, where it is an entry that has any."""
+        """`text` with its pastes folded, where it is an entry that has any."""
         spans = self.pastes.get(text)
         return self._folds.folded(text, spans) if spans else text
 

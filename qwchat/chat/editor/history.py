@@ -56,7 +56,7 @@ class HistoryFile:
         return [entry for entry in map(_entry, lines) if entry is not None]
 
     def append(self, entry: Entry) -> None:
-        """Remember ``entry``, unless it is too big. Where the file cannot be written nothing is remembered."""
+        """Remember `entry`, unless it is too big. Where the file cannot be written nothing is remembered."""
         record: dict[str, Any] = {"text": entry.text}
         if entry.pastes:
             record["pastes"] = entry.pastes
@@ -70,13 +70,13 @@ class HistoryFile:
                     self._halve()
 
     def _tail(self, size: int) -> bytes:
-        """The last ``size`` bytes of the file. Raises OSError, also for what is not a regular file."""
+        """The last `size` bytes of the file. Raises OSError, also for what is not a regular file."""
         with open_regular(self.path, OSError) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
             return file.read(size)
 
     def _written(self, line: bytes) -> int:
-        """Append ``line`` on a line of its own; the size of the file, in bytes."""
+        """Append `line` on a line of its own; the size of the file, in bytes."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -111,7 +111,7 @@ def _entry(line: bytes) -> Entry | None:
 
 
 def _spans(found: object, length: int) -> tuple[Span, ...]:
-    """Spans that lie within ``length`` characters one behind the other; none where any does not."""
+    """Spans that lie within `length` characters one behind the other; none where any does not."""
     spans: list[Span] = []
     for pair in found if isinstance(found, list) else ():
         if not (isinstance(pair, list) and len(pair) == 2 and all(type(bound) is int for bound in pair)):

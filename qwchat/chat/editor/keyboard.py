@@ -35,7 +35,7 @@ def teach_line_breaks() -> None:
 
 
 class Keyboard:
-    """The keys of ``source``, read while something else is done.
+    """The keys of `source`, read while something else is done.
 
     They go through the parser that the prompt uses, so that a paste or a sequence may begin during a reply and end at
     the prompt. However many there are, they are kept: the terminal's own buffer holds 4,096 bytes. A thread reads them,
@@ -48,7 +48,7 @@ class Keyboard:
 
     @contextmanager
     def watching(self) -> Iterator[Callable[[], Stop | None]]:
-        """For the time of a reply; gives ``poll``."""
+        """For the time of a reply; gives `poll`."""
         ended, end = os.pipe()
         listener = threading.Thread(target=self._listen, args=(ended,), name="keyboard", daemon=True)
         listener.start()
@@ -86,7 +86,7 @@ class Keyboard:
         return "interrupt" if early else None
 
     def _listen(self, ended: int) -> None:
-        """Read keys until the other end of the pipe ``ended`` is closed, or there is no terminal any more."""
+        """Read keys until the other end of the pipe `ended` is closed, or there is no terminal any more."""
         keys = self._input.fileno()
         partial = False  # The parser may hold the beginning of a key.
         while not self._input.closed:
@@ -115,12 +115,12 @@ class Keyboard:
 
 
 def _lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
-    """Whether ``key`` is Esc by itself; with another key right behind it, it stands for Alt."""
+    """Whether `key` is Esc by itself; with another key right behind it, it stands for Alt."""
     return key.key == Keys.Escape and (after is None or after.key == Keys.Escape)
 
 
 def _is_gone(descriptor: int) -> bool:
-    """Whether ``descriptor`` is of a terminal that was closed: it can be read at any time, and gives nothing."""
+    """Whether `descriptor` is of a terminal that was closed: it can be read at any time, and gives nothing."""
     try:
         termios.tcgetattr(descriptor)
     except termios.error as error:

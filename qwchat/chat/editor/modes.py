@@ -34,9 +34,9 @@ def mark_pastes(*, wanted: bool) -> None:
 def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep keys typed between prompts out of replies: they are not echoed, and wait for the next prompt.
 
-    ``by_line``: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
+    `by_line`: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
     it was pressed, Enter and Ctrl-D included, and pastes are marked. Ctrl-C takes none of them away. Ctrl-Z stops the
-    process with the terminal as it was found, and ``resumed`` is called when it goes on; a polite kill, too, leaves the
+    process with the terminal as it was found, and `resumed` is called when it goes on; a polite kill, too, leaves the
     terminal so. A process in the background changes nothing: keys are not for it.
     """
     if not terminal.isatty() or not _in_foreground(terminal):
@@ -89,7 +89,7 @@ def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] 
 
 
 def _in_foreground(terminal: TextIO) -> bool:
-    """Whether keys typed on ``terminal`` are for this process; changing its settings would stop it otherwise."""
+    """Whether keys typed on `terminal` are for this process; changing its settings would stop it otherwise."""
     try:
         return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
     except OSError:  # Not the terminal that the process belongs to.

@@ -19,7 +19,7 @@ def open_reader(
     history: Path | None,
     meter: Callable[[], str] = str,
 ) -> Reader:
-    """The line editor on ``terminal``; lines that the terminal edits, with a notice, where it cannot work there.
+    """The line editor on `terminal`; lines that the terminal edits, with a notice, where it cannot work there.
 
     The other arguments are the editor's.
     """

@@ -1,4 +1,4 @@
-"""Big pastes, folded: the person sees ``[Pasted text #1 +40 lines]``, the model gets the text."""
+"""Big pastes, folded: the person sees `[Pasted text #1 +40 lines]`, the model gets the text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LABEL = re.compile(r"\[Pasted text #\d+ \+[\d,]+ (?:lines|characters)\]")
 
 
 def normalised(data: str) -> str:
-    """Pasted ``data`` with newlines for the carriage returns that terminals send.
+    """Pasted `data` with newlines for the carriage returns that terminals send.
 
     Without the answers of the terminal to the question where the cursor is, which may come in the middle of a paste.
     """
@@ -37,7 +37,7 @@ class Folds:
         self._labels: dict[str, str] = {}
 
     def inserted(self, pasted: str, before: str) -> str:
-        """What goes into the input for ``pasted``, where ``before`` stands before the cursor.
+        """What goes into the input for `pasted`, where `before` stands before the cursor.
 
         What begins a message is meant as text: its slash begins no command and its quotes begin no block.
         """
@@ -47,7 +47,7 @@ class Folds:
         return pasted if before.strip() else blocks.as_message(pasted)
 
     def label(self, content: str) -> str:
-        """The label that stands for ``content`` in this chat."""
+        """The label that stands for `content` in this chat."""
         if content not in self._labels:
             lines = _lines(content)
             size = f"{lines:,} lines" if lines > 1 else f"{len(content):,} characters"
@@ -56,7 +56,7 @@ class Folds:
         return self._labels[content]
 
     def expanded(self, text: str) -> tuple[str, list[Span]]:
-        """``text`` with contents in place of labels, and where these lie."""
+        """`text` with contents in place of labels, and where these lie."""
         parts: list[str] = []
         spans: list[Span] = []
         length = end = 0
@@ -71,7 +71,7 @@ class Folds:
         return "".join([*parts, text[end:]]), spans
 
     def folded(self, text: str, spans: Iterable[Span]) -> str:
-        """The reverse of ``expanded``, also in another chat."""
+        """The reverse of `expanded`, also in another chat."""
         parts: list[str] = []
         end = 0
         for start, stop in spans:
@@ -80,7 +80,7 @@ class Folds:
         return "".join([*parts, text[end:]])
 
     def message(self, text: str) -> str:
-        """What is sent for ``text`` as it stands in the input: in a message a fold mentions no files."""
+        """What is sent for `text` as it stands in the input: in a message a fold mentions no files."""
         block = blocks.inside(text)
         if block is None and blocks.like_a_command(text):
             return self.expanded(text)[0]
@@ -90,7 +90,7 @@ class Folds:
         return blocks.as_message(whole) if block is not None or self._begins(text) else whole
 
     def returned(self, text: str, before: str) -> str:
-        """``text`` as it comes back from another editor that got ``before`` expanded: unchanged pastes are folded."""
+        """`text` as it comes back from another editor that got `before` expanded: unchanged pastes are folded."""
         literal = self._begins(before)
         known = {match[0]: self._contents[match[0]] for match in _LABEL.finditer(before) if match[0] in self._contents}
         for label, content in sorted(known.items(), key=lambda pair: -len(pair[1])):
@@ -98,7 +98,7 @@ class Folds:
         return blocks.as_message(text) if literal and not self._begins(text) else text
 
     def label_at_end(self, text: str) -> str | None:
-        """The label that ``text`` ends with, which Backspace deletes as a whole."""
+        """The label that `text` ends with, which Backspace deletes as a whole."""
         start = text.rfind("[")
         return text[start:] if start >= 0 and text[start:] in self._contents else None
 

@@ -23,7 +23,7 @@ ROWS = 10
 
 
 def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, look: Look) -> Item | None:
-    """The one of ``items`` that the person at ``terminal`` chooses; None where none is wanted.
+    """The one of `items` that the person at `terminal` chooses; None where none is wanted.
 
     Arrows and page keys move, what is typed must occur in the row, word by word, Enter takes the row, Esc and Ctrl-C
     take none. Nothing of it stays on the screen.
@@ -41,7 +41,7 @@ def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: Te
 
 
 def fitting(rows: Iterable[str], typed: str) -> list[int]:
-    """The numbers of the ``rows`` in which every word of ``typed`` occurs, in any case."""
+    """The numbers of the `rows` in which every word of `typed` occurs, in any case."""
     words = typed.casefold().split()
     return [number for number, row in enumerate(rows) if all(word in row.casefold() for word in words)]
 

@@ -18,10 +18,10 @@ _CONTINUED = re.compile(r"(?<!\\)(\\\\)*\\$")
 
 
 class PlainReader:
-    r"""Reads lines from ``stream``.
+    r"""Reads lines from `stream`.
 
-    A backslash at the end of a line (an odd number of them) goes on to the next, and ``\"\"\"`` begins a message that
-    goes on to the next ``\"\"\"``.
+    A backslash at the end of a line (an odd number of them) goes on to the next, and `\"\"\"` begins a message that
+    goes on to the next `\"\"\"`.
 
     Args:
         stream: the input, bytes of UTF-8.
@@ -33,7 +33,7 @@ class PlainReader:
         self._prompt = prompt
 
     def read(self, draft: str = "") -> str:
-        """The next message; an empty line stands for ``draft``, which is shown.
+        """The next message; an empty line stands for `draft`, which is shown.
 
         Raises EOFError, and UsageError for bytes that are no UTF-8.
         """
@@ -56,7 +56,7 @@ class PlainReader:
         """The terminal edits lines in its own way."""
 
     def ask(self, sign: str) -> str:
-        """The next line, behind ``sign``. Raises what :meth:`read` raises."""
+        """The next line, behind `sign`. Raises what :meth:`read` raises."""
         return self._line(sign)
 
     @contextmanager

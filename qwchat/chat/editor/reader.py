@@ -22,7 +22,7 @@ class Reader(Protocol):
     """Reads one message after another."""
 
     def read(self, draft: str = "") -> str:
-        """The next message, which begins as ``draft``; where it is no command but looks like one, with ``//``.
+        """The next message, which begins as `draft`; where it is no command but looks like one, with `//`.
 
         Raises EOFError at the end of the input, KeyboardInterrupt on Ctrl-C.
         """
@@ -31,7 +31,7 @@ class Reader(Protocol):
         """Whose keys edit from now on, where there is an editor."""
 
     def ask(self, sign: str) -> str:
-        """One line behind ``sign``, which no history keeps. Raises what :meth:`read` raises."""
+        """One line behind `sign`, which no history keeps. Raises what :meth:`read` raises."""
 
     def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
         """Entered for the time of a reply: keys are not echoed and wait for the next prompt.

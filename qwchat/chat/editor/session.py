@@ -126,7 +126,7 @@ class Editor:
         toolkit.end(self._session.app, EOFError)
 
     def ask(self, sign: str) -> str:
-        """One line behind ``sign``, which no history keeps. Raises what :meth:`read` raises.
+        """One line behind `sign`, which no history keeps. Raises what :meth:`read` raises.
 
         What was typed before the question stood there is no answer: it waits for the next prompt.
         """

@@ -10,7 +10,7 @@ GAP = "   "
 
 
 def line(keys: tuple[str, ...], right: str, columns: int) -> str:
-    """As many of ``keys`` as fit into ``columns`` beside ``right``, which goes before all but the first of them."""
+    """As many of `keys` as fit into `columns` beside `right`, which goes before all but the first of them."""
     room = columns - 1  # Some terminals wrap behind a full line.
     first = keys[0]
     if cells(first) + len(GAP) + cells(right) > room:

@@ -12,7 +12,7 @@ _SCREEN_PIECE = 512  # GNU screen passes sequences of up to 768 bytes on.
 
 
 def copy(out: TextIO, text: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Ask the terminal ``out`` to take ``text``. It does not say whether it did."""
+    """Ask the terminal `out` to take `text`. It does not say whether it did."""
     coded = base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
     sequence = f"\x1b]52;c;{coded}\x07"
     if "TMUX" not in environment and environment.get("TERM", "").startswith("screen"):
@@ -27,7 +27,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def advice(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """What may keep the terminal from taking ``text``; empty where nothing is known to."""
+    """What may keep the terminal from taking `text`; empty where nothing is known to."""
     if "TMUX" in environment:
         return "tmux passes it on after: tmux set -s set-clipboard on"
     if len(text.encode("utf-8", "replace")) > MOST_BYTES:

@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
 
 def terminal_size(stream: TextIO) -> Size:
-    """The size of the terminal behind ``stream``, asked anew each time; 80 by 24 where it does not say."""
+    """The size of the terminal behind `stream`, asked anew each time; 80 by 24 where it does not say."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -94,7 +94,7 @@ class Pace:
         return True
 
     def unsettled(self, size: Size) -> float:
-        """Seconds until a frame can be drawn if the size stays ``size``."""
+        """Seconds until a frame can be drawn if the size stays `size`."""
         now = self._clock()
         if size != self._size:
             self._settled = now if self._size is None else now + _SETTLE_SECONDS
@@ -103,7 +103,7 @@ class Pace:
 
 
 class Live:
-    """Draws frames on ``out``.
+    """Draws frames on `out`.
 
     Args:
         out: a terminal.
@@ -116,7 +116,7 @@ class Live:
         self._tail: Sequence[Row] = ()
 
     def frame(self, rows: Sequence[Row], tail: Sequence[Row], size: Size) -> None:
-        """Print ``rows`` for good and draw ``tail`` below; nothing where nothing has changed."""
+        """Print `rows` for good and draw `tail` below; nothing where nothing has changed."""
         tail = tail[-size.cap :]
         if not rows and list(tail) == list(self._tail):
             return
@@ -132,7 +132,7 @@ class Live:
         self._tail = ()
 
     def _drawn(self, row: Row, size: Size) -> str:
-        """A row of the tail, which must take as many rows on the screen as ``_to_start`` will count."""
+        """A row of the tail, which must take as many rows on the screen as `_to_start` will count."""
         if not row.text or (self._reflowing and most_cells(row.text) <= size.columns):
             # Where the window has become narrower unbeknown to us it takes as many as if it had done so afterwards.
             return row.shown()

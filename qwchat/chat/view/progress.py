@@ -21,7 +21,7 @@ _ERASED = "\r\x1b[2K\x1b[?25h"  # an empty row, and the cursor is shown
 
 
 class ByteProgress(Protocol):
-    """Shows how much of ``total`` bytes is done, for the time it is entered."""
+    """Shows how much of `total` bytes is done, for the time it is entered."""
 
     def __enter__(self) -> ByteProgress: ...
 
@@ -30,7 +30,7 @@ class ByteProgress(Protocol):
     ) -> None: ...
 
     def update(self, done: int, label: str) -> None:
-        """``done`` bytes are through; ``label`` says what is being worked on."""
+        """`done` bytes are through; `label` says what is being worked on."""
 
 
 def byte_progress(title: str, total: int, screen: Screen, *, rewritable: bool) -> ByteProgress:

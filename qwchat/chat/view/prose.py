@@ -13,7 +13,7 @@ _COLUMN = re.compile(r"\S {2,}(?=\S)")
 
 
 def folded(text: str, columns: int) -> str:
-    """``text`` with no line wider than ``columns``, save for words that are.
+    """`text` with no line wider than `columns`, save for words that are.
 
     What does not fit of a line goes on below its last column where blanks make columns, a little further in where that
     column is narrow, and below its beginning elsewhere.
@@ -35,6 +35,6 @@ def _folded(line: str, columns: int) -> str:
 
 
 def _hang(line: str, columns: int) -> int:
-    """Characters of ``line`` before the part below which it goes on."""
+    """Characters of `line` before the part below which it goes on."""
     ends = [match.end() for match in _COLUMN.finditer(line) if cells(line[: match.end()]) <= columns * 2 // 3]
     return ends[-1] if ends else len(line) - len(line.lstrip(" "))

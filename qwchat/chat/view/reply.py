@@ -20,17 +20,17 @@ _MOST_WAITS = 6  # Each for 0.3 s at most.
 
 
 class ReplyView:
-    """Writes one reply after another to ``out``.
+    """Writes one reply after another to `out`.
 
     On a terminal that can show styles, Markdown is rendered as it streams: finished rows are printed once, and a short
     tail below them is redrawn, at most 15 times a second. Plain text is written as it comes. Control characters in a
-    reply are made visible. Where ``out`` is neither a terminal nor styled, the text is written as it is.
+    reply are made visible. Where `out` is neither a terminal nor styled, the text is written as it is.
 
-    Frames are drawn inside ``write`` and ``end``.
+    Frames are drawn inside `write` and `end`.
 
     Args:
         out: standard output.
-        look: what ``out`` can show.
+        look: what `out` can show.
         rendering: "markdown" or "plain".
         live: whether a terminal can draw over rows; without that each is printed when it is certain.
         clock: seconds, to count frames.
@@ -86,13 +86,13 @@ class ReplyView:
         return code_blocks(self.last)
 
     def resume(self, said: str) -> None:
-        """The next reply goes on with ``said``, which is on the screen already: a code block in it is still open."""
+        """The next reply goes on with `said`, which is on the screen already: a code block in it is still open."""
         self._said, self._ended = [said], False
         self._show = self._begin()
         self._show.resume(said)
 
     def copy(self, text: str) -> bool:
-        """Put ``text`` into the terminal's clipboard; False where replies go to no terminal that could."""
+        """Put `text` into the terminal's clipboard; False where replies go to no terminal that could."""
         if not self._look.terminal or os.environ.get("TERM", "") in ("dumb", ""):
             return False
         clipboard.copy(self._out, text)
@@ -119,7 +119,7 @@ class ReplyView:
     def end(self, whole: str | None = None) -> None:
         """End the reply with its newline (on a terminal only where the reply did not end with one itself).
 
-        ``whole``: its text, where that is not the sum of what was written: a reply that goes on after a stop repeats
+        `whole`: its text, where that is not the sum of what was written: a reply that goes on after a stop repeats
         what had been held back, and was shown then.
         """
         if self._ended:
@@ -140,7 +140,7 @@ class ReplyView:
 
 
 def code_blocks(text: str) -> list[str]:
-    """The contents of the fenced code blocks in ``text``, each line with its newline."""
+    """The contents of the fenced code blocks in `text`, each line with its newline."""
     from qwchat.markdown.layout import Paper
     from qwchat.markdown.stream_parser import Flow
 
@@ -197,7 +197,7 @@ class _Plain:
 
 
 class _Rendered:
-    """Markdown, with a live tail where ``live``."""
+    """Markdown, with a live tail where `live`."""
 
     def __init__(
         self,

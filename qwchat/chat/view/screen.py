@@ -16,7 +16,7 @@ from qwchat.markdown.styles import DIM, RED, Look
 
 
 class Screen:
-    """Writes whole lines to ``stream``. A stream that cannot be written is not worth failing for.
+    """Writes whole lines to `stream`. A stream that cannot be written is not worth failing for.
 
     Args:
         stream: standard error.
@@ -58,7 +58,7 @@ class Screen:
         self.figures = form
 
     def statistics(self, done: Done, *, sampled: bool) -> None:
-        """The figures of a reply; ``sampled``: with the seed, which played a part."""
+        """The figures of a reply; `sampled`: with the seed, which played a part."""
         columns = terminal_size(self.stream).columns if self.look.terminal else None
         text = statistics_line(done, sampled=sampled, form=self.figures, columns=columns)
         if text and not self.quiet:
@@ -90,7 +90,7 @@ class Screen:
         self._bell_seconds = seconds
 
     def ring(self, seconds: float) -> None:
-        """Call a person who may be looking elsewhere, where a reply took ``seconds``."""
+        """Call a person who may be looking elsewhere, where a reply took `seconds`."""
         if self._bell_seconds is not None and seconds >= self._bell_seconds and self.look.terminal and not self.quiet:
             self._write("\a")
 

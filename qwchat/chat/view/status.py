@@ -16,8 +16,8 @@ ERASE = "\r\x1b[K"
 
 
 class PrefillStatus:
-    """Shows ``reading the prompt: 256 of 1,024 tokens (25 %), 210 tok/s, 4 s to go`` while a long prompt is read, and
-    ``stopping…`` from the key that stops it until it has stopped.
+    """Shows `reading the prompt: 256 of 1,024 tokens (25 %), 210 tok/s, 4 s to go` while a long prompt is read, and
+    `stopping…` from the key that stops it until it has stopped.
 
     Args:
         stream: standard error.

@@ -10,7 +10,7 @@ from qwchat.markdown.width import cells
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """``rows`` under ``heads``, two blanks between columns; the columns numbered in ``right`` are right-aligned.
+    """`rows` under `heads`, two blanks between columns; the columns numbered in `right` are right-aligned.
 
     What is in a cell stays in its line, whatever it is.
     """

@@ -37,9 +37,9 @@ _poke_i8 = simd.operation(types.void, (types.int64, types.int8), simd.emit_store
 
 @kernel
 def rotate(x, cos, sin, out, head_dim, scale):
-    """RoPE on one head, half-split as in Hugging Face's rotate_half; multiplied by ``scale`` (f32).
+    """RoPE on one head, half-split as in Hugging Face's rotate_half; multiplied by `scale` (f32).
 
-    ``x``, ``out`` (head_dim) f32, possibly the same; ``cos``, ``sin`` (head_dim/2) f32: the angles of its position.
+    `x`, `out` (head_dim) f32, possibly the same; `cos`, `sin` (head_dim/2) f32: the angles of its position.
     """
     half = head_dim * 2
     factor = simd.splat(scale)
@@ -86,7 +86,7 @@ def store_query(queries, kind, kv_head, row, head_dim):
 
 @kernel
 def store_key(cache, kv_head, position, key, scratch):
-    """Writes one head's rotated key (head_dim) f32 into the cache.  ``scratch``: 32 bytes; ``key`` may be changed."""
+    """Writes one head's rotated key (head_dim) f32 into the cache.  `scratch`: 32 bytes; `key` may be changed."""
     head_dim = cache.head_dim
     tile = kv_head * (cache.capacity // 16) + position // 16
     if cache.kind != KV_Q8:
@@ -109,7 +109,7 @@ def store_key(cache, kv_head, position, key, scratch):
 
 @kernel
 def store_value(cache, kv_head, position, value, scratch):
-    """Writes one head's value (head_dim) f32 into the cache.  ``scratch``: 32 bytes; ``value`` may be changed."""
+    """Writes one head's value (head_dim) f32 into the cache.  `scratch`: 32 bytes; `value` may be changed."""
     tiles = cache.head_dim // 16
     if cache.kind != KV_Q8:
         for tile in range(tiles):
@@ -136,7 +136,7 @@ def partial_stride(cache):
 
 @inlined
 def _softmax(scores, count, end, partial):
-    """Scores f32 -> weights in place, zero from ``count`` on; maximum and sum noted.  ``end``: bytes of the row."""
+    """Scores f32 -> weights in place, zero from `count` on; maximum and sum noted.  `end`: bytes of the row."""
     seen = max(count, 0)
     full = seen // 16 * 64
     largest = simd.splat(_NONE)
@@ -161,10 +161,10 @@ def _softmax(scores, count, end, partial):
 
 @kernel
 def _scale_units(scales, count, units, end):
-    """f16 scales of values -> f32 ``units``, the largest of the first ``count`` being 32767; returns a unit's size.
+    """f16 scales of values -> f32 `units`, the largest of the first `count` being 32767; returns a unit's size.
 
     Sixteen bits for a weight, since a long tail of small ones must not vanish beside a large one.  A sum over a split
-    of products with 8-bit codes stays below 2**31: 32767 * 127 * 512.  ``end``: bytes of a row of ``units``.
+    of products with 8-bit codes stays below 2**31: 32767 * 127 * 512.  `end`: bytes of a row of `units`.
     """
     top = total = simd.splat(_ZERO)
     for offset in range(0, end, 64):
@@ -189,7 +189,7 @@ def _weight_codes(weights, units, out, end):
 
 @kernel
 def _fetch_values(values, column_bytes, head_dim, size):
-    """Asks for ``size`` bytes of each column of values: those of some positions that follow each other."""
+    """Asks for `size` bytes of each column of values: those of some positions that follow each other."""
     for column in range(head_dim // 16):
         for line in range(0, size, 64):
             simd.prefetch(values + column * column_bytes + line)
@@ -197,13 +197,13 @@ def _fetch_values(values, column_bytes, head_dim, size):
 
 @kernel
 def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, first, scratch, target):
-    """``rows`` rows of ``kv_head`` from ``row`` on (at most ROWS), to the positions ``start .. stop`` of one split.
+    """`rows` rows of `kv_head` from `row` on (at most ROWS), to the positions `start .. stop` of one split.
 
-    Row r belongs to token r // group of the chunk that begins at ``position`` and sees the positions up to its own.
-    ``target`` has room for ROWS times partial_stride and receives each row's maximum (-inf where it sees none of these
-    positions), sum of weights and weighted sum of values.  ``first``: the first rows to see these positions, whose
+    Row r belongs to token r // group of the chunk that begins at `position` and sees the positions up to its own.
+    `target` has room for ROWS times partial_stride and receives each row's maximum (-inf where it sees none of these
+    positions), sum of weights and weighted sum of values.  `first`: the first rows to see these positions, whose
     values are then fetched from memory while the scores are computed, and after them the keys of the next split.
-    ``scratch``: ATTENTION_SCRATCH_BYTES.
+    `scratch`: ATTENTION_SCRATCH_BYTES.
     """
     head_dim, capacity, kind = cache.head_dim, cache.capacity, cache.kind
     group, blocks = cache.num_heads // cache.num_kv_heads, head_dim // 32
@@ -254,9 +254,9 @@ def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, first
 
 @kernel
 def merge(total, partial, head_dim):
-    """Folds one row's partial result into ``total``: both as attend_rows leaves them.
+    """Folds one row's partial result into `total`: both as attend_rows leaves them.
 
-    A partial result over no position changes nothing; ``total`` is over at least one.
+    A partial result over no position changes nothing; `total` is over at least one.
     """
     top_total, top_partial = simd.peek_f32(total), simd.peek_f32(partial)
     top = max(top_total, top_partial)
@@ -273,7 +273,7 @@ def merge(total, partial, head_dim):
 
 @kernel
 def normalise(cache, total, out):
-    """``out`` (head_dim) f32 = weighted sum of values / sum of weights."""
+    """`out` (head_dim) f32 = weighted sum of values / sum of weights."""
     weights = simd.splat(simd.peek_f32(total + 4))
     for offset in range(0, cache.head_dim * 4, 64):
         simd.store_f32(out + offset, simd.divide(simd.load_f32(total + PARTIAL_HEADER + offset), weights))

@@ -53,7 +53,7 @@ def _splat_at(builder: Any, address: Any, llvm_type: Any) -> Any:
 
 
 def _sum_products(builder: Any, shape: tuple[int, int], count: Any, lines: Line, value: Line) -> list[list[Any]]:
-    """``sum over k < count: lines(column, k) * value(row, k)`` for all rows and columns of a tile, all f32.
+    """`sum over k < count: lines(column, k) * value(row, k)` for all rows and columns of a tile, all f32.
 
     Even and odd k are summed apart and added at the end, which halves the length of a chain of roundings.
     """
@@ -85,7 +85,7 @@ def _f32_scores(builder: Any, shape: tuple[int, int], keys: Any, head_dim: Any, 
 def _q8_scores(
     builder: Any, slots: list[list[Any]], keys: Any, key_scales: Any, head_dim: Any, queries: tuple[Any, Any, Any]
 ) -> None:
-    """``out[row, lane] = sum over blocks of 32: key_scale * x_scale * (offset + sum(code * x8))``."""
+    """`out[row, lane] = sum over blocks of 32: key_scale * x_scale * (offset + sum(code * x8))`."""
     x8, x_scales, x_offsets = queries
     rows, tiles = len(slots), len(slots[0])
     blocks = builder.lshr(head_dim, I64(5))
@@ -148,7 +148,7 @@ def _scores_tile(typing, kind, keys, key_scales, head_dim, x, x8, x_scales, x_of
 
 
 def _emit_f32_values(builder: Any, operands: tuple[Any, ...]) -> None:
-    """``out[row, column] = sum over positions: weights[row, position] * values[position, column]``, all f32."""
+    """`out[row, column] = sum over positions: weights[row, position] * values[position, column]`, all f32."""
     values, column_bytes, positions, weights, _, fetched, out, out_bytes = operands
 
     def line(column: int, k: Any) -> Any:
@@ -166,7 +166,7 @@ def _emit_f32_values(builder: Any, operands: tuple[Any, ...]) -> None:
 
 
 def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
-    """``out[row, column] = weight_scale[row] * sum over positions: weights[row, position] * codes[position, column]``.
+    """`out[row, column] = weight_scale[row] * sum over positions: weights[row, position] * codes[position, column]`.
 
     Weights are 16 bits, so codes are widened to 16: even bytes are positions 0 and 1 of four, odd ones 2 and 3.
     """
@@ -216,10 +216,10 @@ def _values_tile(typing, kind, values, column_bytes, positions, weights, weight_
 
 @standalone(types.void(*[types.int64] * 10))
 def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_offsets, scores):
-    """Eight rows times ``positions`` keys, a multiple of 32, into ``scores`` (8, SPLIT) f32.
+    """Eight rows times `positions` keys, a multiple of 32, into `scores` (8, SPLIT) f32.
 
-    ``x`` (8, head_dim) f32; for an 8-bit cache ``x8`` (8, head_dim) i8, ``x_scales`` (8, head_dim/32) f32 and
-    ``x_offsets`` (8, head_dim/32) i32, which is -128 times the sum of the block of ``x8``.
+    `x` (8, head_dim) f32; for an 8-bit cache `x8` (8, head_dim) i8, `x_scales` (8, head_dim/32) f32 and
+    `x_offsets` (8, head_dim/32) i32, which is -128 times the sum of the block of `x8`.
     """
     rows, tiles = _SCORE_TILE
     blocks = head_dim // 32
@@ -241,11 +241,11 @@ def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_o
 
 @standalone(types.void(*[types.int64] * 9))
 def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, fetched, out, out_bytes):
-    """Eight rows of ``weights`` times the values of 32 dimensions, into ``out`` (8, 32) f32.
+    """Eight rows of `weights` times the values of 32 dimensions, into `out` (8, 32) f32.
 
-    ``weights`` (8, SPLIT): f32, or i16 in steps of ``weight_scales`` (8) f32 for an 8-bit cache, with the scales of the
-    values taken up.  ``positions``: a multiple of 4.  ``column_bytes``: from one column of 16 dimensions to the next;
-    ``out_bytes``: from row to row.  ``fetched``: what is fetched from memory meanwhile, as many bytes as there are keys
+    `weights` (8, SPLIT): f32, or i16 in steps of `weight_scales` (8) f32 for an 8-bit cache, with the scales of the
+    values taken up.  `positions`: a multiple of 4.  `column_bytes`: from one column of 16 dimensions to the next;
+    `out_bytes`: from row to row.  `fetched`: what is fetched from memory meanwhile, as many bytes as there are keys
     of 32 dimensions and so many positions.
     """
     row_bytes = _ROW_BYTES // 2 if kind == KV_Q8 else _ROW_BYTES

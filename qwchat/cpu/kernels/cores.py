@@ -19,7 +19,7 @@ _AS_GOOD = 1.03
 
 
 def _physical(cpus: set[int]) -> int:
-    """Distinct cores among ``cpus``: hyper-threads of one core share its multipliers and its cache.
+    """Distinct cores among `cpus`: hyper-threads of one core share its multipliers and its cache.
 
     Slow cores of a hybrid processor count: work is shared out in small pieces, so they add what they have.
     """
@@ -77,7 +77,7 @@ def default_threads() -> int:
 
 
 class DecodeThreads:
-    """How many of ``size`` threads a step of one token needs: often a few saturate the memory (Ryzen 7950X: 4 of 16).
+    """How many of `size` threads a step of one token needs: often a few saturate the memory (Ryzen 7950X: 4 of 16).
 
     Half as many are tried against the present number, in turn, as long as that is not slower.  With one or two threads
     there is nothing to try.

@@ -43,7 +43,7 @@ _has_nibbles = _one_of(_NIBBLES)
 
 @inlined
 def code(matrix, codes, row, column):
-    """The code of a weight; ``codes``: address of its tile's, ``row`` within the tile."""
+    """The code of a weight; `codes`: address of its tile's, `row` within the tile."""
     if _has_nibbles(matrix.kind):
         byte = np.int32(simd.peek_u8(codes + (column // 8) * 64 + row * 4 + column % 4))
         return (byte >> 4) if column % 8 >= 4 else (byte & 15)

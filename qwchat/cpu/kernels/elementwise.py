@@ -1,6 +1,6 @@
 """Row-wise kernels: normalisation, activation functions, quantising of activations, embedding rows.
 
-Addresses are in bytes; ``columns`` are multiples of 32.  Each has a NumPy twin in :mod:`qwchat.cpu.kernels.reference`.
+Addresses are in bytes; `columns` are multiples of 32.  Each has a NumPy twin in :mod:`qwchat.cpu.kernels.reference`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ONE, _ZERO, _STEPS = _f32(1), _f32(0), _f32(127)
 
 @inlined
 def _lower_terms(y, r):
-    """The polynomial from degree 4 down to 0; ``y``: its coefficients from 5 on, with their powers of ``r``."""
+    """The polynomial from degree 4 down to 0; `y`: its coefficients from 5 on, with their powers of `r`."""
     y = simd.fma(y, r, simd.splat(_C4))
     y = simd.fma(y, r, simd.splat(_C3))
     y = simd.fma(y, r, simd.splat(_C2))
@@ -80,15 +80,15 @@ _add = simd.operation(simd.i32x16, (simd.i32x16, simd.i32x16), lambda b, x, y: b
 
 @inlined
 def packed_slot(packed, columns, row):
-    """Address of the first block of packed activations that holds ``row``; see records.ACTIVATIONS."""
+    """Address of the first block of packed activations that holds `row`; see records.ACTIVATIONS."""
     return packed + row // SLOTS * (columns // BLOCK) * SLOTS_BLOCK
 
 
 @kernel
 def quantise(x, packed, row, columns):
-    """One row f32 -> i8 in blocks of 32: ``x8 = rint(x * 127 / max|x|)``, with each block's scale and offset.
+    """One row f32 -> i8 in blocks of 32: `x8 = rint(x * 127 / max|x|)`, with each block's scale and offset.
 
-    ``packed``: address of the first block (see records.ACTIVATIONS), in which it takes slot ``row % SLOTS``.  A
+    `packed`: address of the first block (see records.ACTIVATIONS), in which it takes slot `row % SLOTS`.  A
     non-finite value makes its scale NaN, so that it reaches the logits and is reported there instead of becoming some
     finite number here.
     """
@@ -110,7 +110,7 @@ def quantise(x, packed, row, columns):
 
 @kernel
 def rms_norm(x, weight, out, columns, epsilon):
-    """``out = weight * x / sqrt(mean(x**2) + epsilon)`` for one row f32 (Zhang and Sennrich, 2019)."""
+    """`out = weight * x / sqrt(mean(x**2) + epsilon)` for one row f32 (Zhang and Sennrich, 2019)."""
     squares = simd.splat(_ZERO)
     for column in range(0, columns * 4, 64):
         value = simd.load_f32(x + column)
@@ -124,7 +124,7 @@ def rms_norm(x, weight, out, columns, epsilon):
 
 @kernel
 def silu_multiply(gate, up, out, columns):
-    """``out = gate / (1 + exp(-gate)) * up`` for one row f32."""
+    """`out = gate / (1 + exp(-gate)) * up` for one row f32."""
     one, zero = simd.splat(_ONE), simd.splat(_ZERO)
     for column in range(0, columns * 4, 64):
         value = simd.load_f32(gate + column)
@@ -134,7 +134,7 @@ def silu_multiply(gate, up, out, columns):
 
 @kernel
 def embed(matrix, token, out):
-    """Row ``token`` of an embedding matrix of any format, dequantised into ``out`` (columns) f32."""
+    """Row `token` of an embedding matrix of any format, dequantised into `out` (columns) f32."""
     tile, row = token // 16, token % 16
     codes = matrix.codes + tile * matrix.codes_step
     scales = matrix.scales + tile * matrix.scales_step

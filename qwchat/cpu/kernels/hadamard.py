@@ -30,7 +30,7 @@ def _transformed_16(x, factor):
 
 @kernel
 def hadamard(x, size, factor):
-    """Walsh-Hadamard transform of each 32 of ``size`` f32 in place, times ``factor``; 1/32 makes it its own inverse.
+    """Walsh-Hadamard transform of each 32 of `size` f32 in place, times `factor`; 1/32 makes it its own inverse.
 
     Before rounding it spreads one large dimension over its group, which would take all steps otherwise (as in QuaRot,
     Ashkboos et al. 2024).  Products of two transformed vectors are 32 times those of the vectors.

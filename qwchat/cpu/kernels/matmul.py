@@ -1,4 +1,4 @@
-"""Matrix times activations, for every weight format: ``y (tokens, rows) = x (tokens, columns) @ W.T``.
+"""Matrix times activations, for every weight format: `y (tokens, rows) = x (tokens, columns) @ W.T`.
 
 Two regimes, the same sums.  Few tokens: the codes are unpacked in registers and met at once, so that the weights stream
 from memory.  Many: two tiles (32 rows) at a time are unpacked into a panel in the first-level cache that all tokens of
@@ -58,7 +58,7 @@ def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, colum
 
 @standalone(types.void(*[types.int64] * 12))
 def run_tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
-    """One tile of 16 weight rows times ``count`` vectors, one of INTEGER_COUNTS or FLOAT_COUNTS as ``kind`` is; see
+    """One tile of 16 weight rows times `count` vectors, one of INTEGER_COUNTS or FLOAT_COUNTS as `kind` is; see
     :class:`tiles.Weights` and :class:`tiles.Vectors`."""
     _tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride)
 
@@ -85,7 +85,7 @@ def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, firs
 
 @standalone(types.void(*[types.int64] * 10))
 def unpack_panel(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
-    """Blocks ``first`` and following of a weight tile into ``panel``, as its tile 0 or 1; see panels.py."""
+    """Blocks `first` and following of a weight tile into `panel`, as its tile 0 or 1; see panels.py."""
     _unpack(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel)
 
 
@@ -102,7 +102,7 @@ def _panel(typing, stored, panel, blocks, x, x_stride, groups, sums, ahead, ahea
 
 @standalone(types.void(*[types.int64] * 10))
 def run_panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines):
-    """A panel times ``groups`` times SLOTS tokens; see :class:`panels.Panel`."""
+    """A panel times `groups` times SLOTS tokens; see :class:`panels.Panel`."""
     _panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines)
 
 
@@ -187,7 +187,7 @@ def _many_sums(matrix, packed, tokens, tile, sums, panel):
 
 @kernel
 def _pair_sums(matrix, x, packed, tokens, tile, sums, panel):
-    """``sums`` (tokens, 2, 16) f32 of tiles ``tile`` and the next, if there is one, times their row scales."""
+    """`sums` (tokens, 2, 16) f32 of tiles `tile` and the next, if there is one, times their row scales."""
     rows = min(2, matrix.tiles - tile)
     if is_float(matrix):
         for half in range(rows):
@@ -213,11 +213,11 @@ def pairs(matrix):
 
 @kernel
 def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accumulate, scratch):
-    """Rows ``32 * first .. 32 * last`` of ``x @ matrix.T``, with bias, into ``out`` (tokens, rows) f32.
+    """Rows `32 * first .. 32 * last` of `x @ matrix.T`, with bias, into `out` (tokens, rows) f32.
 
-    ``x`` (tokens, columns) f32 is read for float formats, ``packed`` for the others: see records.ACTIVATIONS.
-    ``out_stride``: bytes from token to token.  ``accumulate``: add to what ``out`` holds (the residual stream).
-    ``scratch``: address of records.matmul_scratch_bytes(tokens) bytes of this thread, on a cache line.
+    `x` (tokens, columns) f32 is read for float formats, `packed` for the others: see records.ACTIVATIONS.
+    `out_stride`: bytes from token to token.  `accumulate`: add to what `out` holds (the residual stream).
+    `scratch`: address of records.matmul_scratch_bytes(tokens) bytes of this thread, on a cache line.
     """
     sums = scratch + PANEL_BLOCKS * PANEL_BLOCK
     for tile in range(2 * first, 2 * last, 2):
@@ -237,9 +237,9 @@ def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accu
 
 @kernel
 def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep, scratch):
-    """Columns ``32 * first .. 32 * last`` of SiLU(gate) * up into ``target``, quantised: a pair of tiles is one block.
+    """Columns `32 * first .. 32 * last` of SiLU(gate) * up into `target`, quantised: a pair of tiles is one block.
 
-    ``gate`` and ``up`` are matrices without bias.  ``keep``: leave the f32 values in ``target.x`` too, as a float
+    `gate` and `up` are matrices without bias.  `keep`: leave the f32 values in `target.x` too, as a float
     format needs them.  The rest as for :func:`multiply_pairs`.
     """
     gates = scratch + PANEL_BLOCKS * PANEL_BLOCK

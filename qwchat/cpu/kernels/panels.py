@@ -46,9 +46,9 @@ def _shape() -> tuple[int, int]:
 class Panel(NamedTuple):
     """Operands of a panel tile, as IR values.
 
-    ``panel``: (``blocks``, PANEL_BLOCK) bytes.  ``x``: packed activations from the panel's first column on,
-    ``x_stride`` bytes from one group of SLOTS tokens to the next, ``groups`` of them.  ``sums`` (SLOTS * groups, 2, 16)
-    f32 is added to.  ``lines``: cache lines at ``ahead`` and at ``ahead + ahead_step`` to ask for in each group.
+    `panel`: (`blocks`, PANEL_BLOCK) bytes.  `x`: packed activations from the panel's first column on,
+    `x_stride` bytes from one group of SLOTS tokens to the next, `groups` of them.  `sums` (SLOTS * groups, 2, 16)
+    f32 is added to.  `lines`: cache lines at `ahead` and at `ahead + ahead_step` to ask for in each group.
     """
 
     panel: Any
@@ -72,7 +72,7 @@ def emit_unpack(
 ) -> None:
     """Writes the bytes, scales and zero points of tile 0 or 1 of a panel.
 
-    ``span``: the first block, the number of blocks, the panel's address.  ``stored``: the zero points of the tensor go
+    `span`: the first block, the number of blocks, the panel's address.  `stored`: the zero points of the tensor go
     into the panel; otherwise the bytes are shifted so that they all have the same.
     """
     first, blocks, panel = span
@@ -102,7 +102,7 @@ def has_stored_zeros(form: IntegerFormat) -> tuple[bool, ...]:
 
 
 def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:
-    """``sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))``, for all tokens."""
+    """`sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))`, for all tokens."""
     lanes = level.lanes()
     columns, tokens = _shape()
     with cgutils.for_range(builder, operands.groups) as loop:
@@ -122,9 +122,9 @@ def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:
 def _emit_part(
     builder: Any, stored: bool, operands: Panel, places: tuple[Any, Any], part: tuple[list[int], range]
 ) -> None:
-    """The sums of a ``part``, rows from each of some on times some tokens, of one group of tokens.
+    """The sums of a `part`, rows from each of some on times some tokens, of one group of tokens.
 
-    ``places``: addresses of the group's activations and sums.
+    `places`: addresses of the group's activations and sums.
     """
     (x, sums), (rows, tokens) = places, part
     lanes = level.lanes()

@@ -32,7 +32,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
 
 def _together(threads: int, work: Callable[[int], object]) -> float:
-    """Seconds until ``work(member)`` is done by all of ``threads`` threads; the best of three."""
+    """Seconds until `work(member)` is done by all of `threads` threads; the best of three."""
     best = float("inf")
     for _ in range(3):
         members = [threading.Thread(target=work, args=(member,)) for member in range(threads)]
@@ -46,7 +46,7 @@ def _together(threads: int, work: Callable[[int], object]) -> float:
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes per second that ``threads`` threads read from memory together."""
+    """Bytes per second that `threads` threads read from memory together."""
     data = np.ones(READ_BYTES, np.uint8)
     share = READ_BYTES // threads // 4096 * 4096
     start = data.ctypes.data

@@ -31,7 +31,7 @@ def read_memory(start, size, rounds):
 
 @intrinsic
 def _dots(typing, rounds, seed):
-    """``rounds`` times one dot product of a register on each of the chains; the sum of all, so that none is dropped."""
+    """`rounds` times one dot product of a register on each of the chains; the sum of all, so that none is dropped."""
 
     def generate(context, builder, signature, values):
         rounds, seed = values

@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 
 
 def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
-    """``x`` (tokens, columns) -> codes (tokens, columns), scales and sums of codes (tokens, columns/32)."""
+    """`x` (tokens, columns) -> codes (tokens, columns), scales and sums of codes (tokens, columns/32)."""
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(-1)
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
@@ -22,7 +22,7 @@ def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
 
 
 def packed_activations(x: Floats) -> NDArray[np.uint8]:
-    """``x`` (tokens, columns) quantised, in the interleaved layout of records.ACTIVATIONS (groups, blocks, bytes)."""
+    """`x` (tokens, columns) quantised, in the interleaved layout of records.ACTIVATIONS (groups, blocks, bytes)."""
     codes, scales, sums = quantise(x)
     groups, blocks = -(-len(x) // SLOTS), x.shape[1] // BLOCK
     result = np.zeros((groups, blocks, SLOTS_BLOCK), np.uint8)
@@ -36,33 +36,33 @@ def packed_activations(x: Floats) -> NDArray[np.uint8]:
 
 
 def dequantised_activations(x: Floats) -> Floats:
-    """What the integer kernels see of ``x`` (tokens, columns)."""
+    """What the integer kernels see of `x` (tokens, columns)."""
     codes, scales, _ = quantise(x)
     return (codes.reshape(len(x), -1, 32) * scales[..., None]).reshape(x.shape).astype(np.float32)
 
 
 def multiply(packed: PackedTensor, x: Floats, bias: Floats | None = None) -> NDArray[np.float64]:
-    """``x (tokens, columns) @ W.T`` in f64, with quantised activations where the format is an integer one."""
+    """`x (tokens, columns) @ W.T` in f64, with quantised activations where the format is an integer one."""
     seen = dequantised_activations(x) if find(packed.format).kernel == "integer" else x
     result = seen.astype(np.float64) @ dequantise(packed).astype(np.float64).T
     return result if bias is None else result + bias
 
 
 def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
-    """``x`` (tokens, columns), ``weight`` (columns)."""
+    """`x` (tokens, columns), `weight` (columns)."""
     mean = np.square(x.astype(np.float64)).mean(-1, keepdims=True)
     return (weight * x / np.sqrt(mean + epsilon)).astype(np.float32)
 
 
 def silu_multiply(gate: Floats, up: Floats) -> Floats:
-    """``gate * sigmoid(gate) * up``, any shape."""
+    """`gate * sigmoid(gate) * up`, any shape."""
     wide = gate.astype(np.float64)
     with np.errstate(over="ignore"):
         return (wide / (1 + np.exp(-wide)) * up).astype(np.float32)
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """RoPE, half-split: ``x`` (..., head_dim), angles (..., head_dim/2)."""
+    """RoPE, half-split: `x` (..., head_dim), angles (..., head_dim/2)."""
     low, high = np.split(x, 2, axis=-1)
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
@@ -78,7 +78,7 @@ def hadamard(x: Floats) -> Floats:
 
 
 def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Keys, values or queries ``x`` (..., head_dim) as an 8-bit cache has them: codes i8, scales (..., head_dim/32)."""
+    """Keys, values or queries `x` (..., head_dim) as an 8-bit cache has them: codes i8, scales (..., head_dim/32)."""
     blocks = x.reshape(*x.shape[:-1], -1, 32)
     scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float16)
     steps = scales.astype(np.float32)
@@ -87,14 +87,14 @@ def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
 
 
 def cached(x: Floats) -> Floats:
-    """What an 8-bit cache gives back of ``x``, transformed."""
+    """What an 8-bit cache gives back of `x`, transformed."""
     codes, scales = quantise_cached(hadamard(x))
     blocks = codes.reshape(*scales.shape, 32) * scales[..., None].astype(np.float32)
     return blocks.reshape(x.shape).astype(np.float32)
 
 
 def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
-    """One token: scaled ``query`` (num_heads, head_dim), ``keys``, ``values`` (positions, num_kv_heads, head_dim)."""
+    """One token: scaled `query` (num_heads, head_dim), `keys`, `values` (positions, num_kv_heads, head_dim)."""
     group = len(query) // keys.shape[1]
     k, v = (np.repeat(array, group, axis=1).astype(np.float64) for array in (keys, values))
     scores = np.einsum("hd,phd->hp", query.astype(np.float64), k)
@@ -104,7 +104,7 @@ def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
 
 
 def attention_q8(query: Floats, keys: Floats, values: Floats, split: int) -> Floats:
-    """The same over an 8-bit cache, with weights of 16 bits in each ``split`` of positions."""
+    """The same over an 8-bit cache, with weights of 16 bits in each `split` of positions."""
     group = len(query) // keys.shape[1]
     seen = cached(keys).astype(np.float64).repeat(group, 1)
     codes, scales = quantise_cached(hadamard(values))

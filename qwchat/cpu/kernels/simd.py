@@ -1,6 +1,6 @@
 """The SIMD layer: LLVM vectors as Numba values, and the operations that kernels are written in.
 
-Memory is addressed by integers (``address``: bytes, as from ``array.ctypes.data``), since a whole token runs as one
+Memory is addressed by integers (`address`: bytes, as from `array.ctypes.data`), since a whole token runs as one
 compiled call over a table of addresses.  Vectors have sixteen lanes of 32 bits, or sixty-four bytes; on a machine with
 smaller registers LLVM splits them.  The numbers do not depend on the level: lanes are summed in a fixed order.
 """
@@ -45,12 +45,12 @@ Emit = Callable[..., Any]
 
 
 def constant(vector: ir.VectorType, value: float) -> ir.Constant:
-    """A vector with ``value`` in every lane."""
+    """A vector with `value` in every lane."""
     return ir.Constant(vector, [value] * vector.count)
 
 
 def emit_load(builder: Any, address: Any, llvm_type: Any, align: int = 1) -> Any:
-    """Loads a value of ``llvm_type`` from an integer address."""
+    """Loads a value of `llvm_type` from an integer address."""
     value = builder.load(builder.inttoptr(address, llvm_type.as_pointer()))
     value.align = align
     return value
@@ -63,7 +63,7 @@ def emit_store(builder: Any, address: Any, value: Any, align: int = 1) -> None:
 
 
 def emit_splat(builder: Any, value: Any, lanes: int = 16) -> Any:
-    """A vector with the scalar ``value`` in every lane."""
+    """A vector with the scalar `value` in every lane."""
     vector = ir.VectorType(value.type, lanes)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
@@ -76,7 +76,7 @@ def emit_call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
 
 
 def emit_apart(builder: Any, name: str, emit: Callable[..., None], *values: Any) -> None:
-    """``emit(builder, *values)`` as a function of its own, and a call of it.
+    """`emit(builder, *values)` as a function of its own, and a call of it.
 
     LLVM shares out registers over a whole function: loops that lie in one spill what each of them could keep.
     """
@@ -91,10 +91,10 @@ def emit_apart(builder: Any, name: str, emit: Callable[..., None], *values: Any)
 
 
 def emit_pin(builder: Any, value: Any) -> Any:
-    """``value``, an integer or a vector, computed here and not shared with other places.
+    """`value`, an integer or a vector, computed here and not shared with other places.
 
     With few registers LLVM must neither gather the products of a sum before it adds them nor keep what can be loaded
-    again.  An empty piece of assembly that changes ``value``, for all that LLVM knows, stays in its place among others.
+    again.  An empty piece of assembly that changes `value`, for all that LLVM knows, stays in its place among others.
     """
     if level.lanes() == 16:
         return value
@@ -109,12 +109,12 @@ def emit_pin(builder: Any, value: Any) -> Any:
 
 
 def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c`` rounded once."""
+    """`a * b + c` rounded once."""
     return emit_call(builder, f"llvm.fma.v{a.type.count}f32", a.type, a, b, c)
 
 
 def emit_prefetch(builder: Any, address: Any) -> None:
-    """Asks for the cache line at ``address``: to be read, and kept in every cache level."""
+    """Asks for the cache line at `address`: to be read, and kept in every cache level."""
     pointer = builder.inttoptr(address, I8.as_pointer())
     emit_call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
 
@@ -132,7 +132,7 @@ def _joined(builder: Any, low: Any, high: Any) -> Any:
 
 
 def _in_parts(builder: Any, count: int, emit: Callable[..., Any], *values: Any) -> Any:
-    """``emit`` of each of ``count`` equal parts of ``values`` (a power of two), joined: one register at a time."""
+    """`emit` of each of `count` equal parts of `values` (a power of two), joined: one register at a time."""
     if count == 1:
         return emit(*values)
     parts = zip(*(_halves(builder, value) for value in values), strict=True)
@@ -161,7 +161,7 @@ def _dot_vnni(bits: int) -> Emit:
 
 
 def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """Even and odd bytes as 16-bit lanes, each pair through ``vpmaddwd``: exact, unlike ``vpmaddubsw``."""
+    """Even and odd bytes as 16-bit lanes, each pair through `vpmaddwd`: exact, unlike `vpmaddubsw`."""
     shorts = ir.VectorType(I16, _bits(total) // 16)
     eight = constant(shorts, 8)
     u, s = builder.bitcast(unsigned, shorts), builder.bitcast(signed, shorts)
@@ -179,7 +179,7 @@ def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
 
 
 def _signed_dot_avx2(builder: Any, total: Any, weights: Any, values: Any) -> Any:
-    """``vpmaddubsw`` of the weights' sizes and of ``values`` with the weights' signs: two products of at most 128 times
+    """`vpmaddubsw` of the weights' sizes and of `values` with the weights' signs: two products of at most 128 times
     127 fit 16 bits."""
 
     def one(total: Any, w: Any, x: Any) -> Any:
@@ -201,7 +201,7 @@ def _signed_dot_neon(builder: Any, total: Any, weights: Any, values: Any) -> Any
 
 
 def _dot_neon(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """``sdot`` takes signed bytes only: of ``u - 128`` and ``s``, and 128 times the sum of ``s`` on top."""
+    """`sdot` takes signed bytes only: of `u - 128` and `s`, and 128 times the sum of `s` on top."""
     sums = _signed_dot_neon(builder, constant(total.type, 0), constant(signed.type, 1), signed)
     total = builder.add(total, builder.shl(sums, constant(total.type, 7)))
     return _signed_dot_neon(builder, total, emit_offset(builder, unsigned, 128), signed)
@@ -227,7 +227,7 @@ _SIGNED_DOTS: dict[str, Emit] = {"avx2": _signed_dot_avx2, "neon": _signed_dot_n
 
 
 def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """``total[lane] += sum of 4 products``, unsigned byte times signed byte, exact in 32 bits."""
+    """`total[lane] += sum of 4 products`, unsigned byte times signed byte, exact in 32 bits."""
     return _DOTS[level.current_level()](builder, total, unsigned, signed)
 
 
@@ -263,18 +263,18 @@ _DOTS16 = {
 
 
 def emit_dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
-    """``total[lane] += sum of 2 products`` of signed 16-bit halves of sixteen words, exact in 32 bits."""
+    """`total[lane] += sum of 2 products` of signed 16-bit halves of sixteen words, exact in 32 bits."""
     return _DOTS16[level.current_level()](builder, total, a, b)
 
 
 def dot_offset(largest: int) -> int:
-    """What weight bytes up to ``largest`` must lose before :func:`emit_offset_dot` takes them: 128 where the level
+    """What weight bytes up to `largest` must lose before :func:`emit_offset_dot` takes them: 128 where the level
     multiplies signed bytes and they are too large for that, else 0.  A zero point takes it back for nothing."""
     return 128 if level.current_level() in _SIGNED_DOTS and largest > 127 else 0
 
 
 def emit_offset(builder: Any, unsigned: Any, offset: int) -> Any:
-    """Unsigned bytes less ``offset`` (0 or 128), to the last bit of a byte."""
+    """Unsigned bytes less `offset` (0 or 128), to the last bit of a byte."""
     return builder.xor(unsigned, constant(unsigned.type, offset)) if offset else unsigned
 
 
@@ -293,7 +293,7 @@ _LOOKUPS = {
 
 
 def emit_lookup(builder: Any, table: Sequence[int], codes: Any) -> Any:
-    """``table[code]`` for codes below 16; ``table`` holds 16 bytes, -128 to 255."""
+    """`table[code]` for codes below 16; `table` holds 16 bytes, -128 to 255."""
     table = [value % 256 for value in table]
     if level.current_level() in _LOOKUPS:
         bits, instruction = _LOOKUPS[level.current_level()]
@@ -331,7 +331,7 @@ def emit_bf16(builder: Any, address: Any) -> Any:
 
 
 def operation(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit) -> Any:
-    """A Numba intrinsic of fixed types whose code is ``emit(builder, *values)``."""
+    """A Numba intrinsic of fixed types whose code is `emit(builder, *values)`."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         value = emit(builder, *values)
@@ -351,7 +351,7 @@ _address = types.int64
 
 
 def record_at(dtype: np.dtype[Any]) -> Any:
-    """The operation that reads an address as a record of ``dtype``, which to Numba is a pointer to its bytes."""
+    """The operation that reads an address as a record of `dtype`, which to Numba is a pointer to its bytes."""
     pointer = ir.ArrayType(I8, dtype.itemsize).as_pointer()
     return operation(from_dtype(dtype), (_address,), lambda builder, address: builder.inttoptr(address, pointer))
 

@@ -57,7 +57,7 @@ _RU_NIVCSW = 136  # offset of the last field
 
 @inlined
 def wall_time(scratch):
-    """Nanoseconds of the monotonic clock.  ``scratch``: address of CLOCK_BYTES bytes of this thread."""
+    """Nanoseconds of the monotonic clock.  `scratch`: address of CLOCK_BYTES bytes of this thread."""
     _clock_gettime(_WALL, scratch)
     return read_own(scratch) * 1_000_000_000 + read_own(scratch + 8)
 

@@ -67,7 +67,7 @@ def _own(team, member):
 
 @inlined
 def next_nap(last, awake):
-    """How long to nap, in ns: ``last`` is the length of the nap before and ``awake`` the time since."""
+    """How long to nap, in ns: `last` is the length of the nap before and `awake` the time since."""
     return min(2 * last, _LONGEST_NAP) if last > 0 and awake < last else _FIRST_NAP
 
 
@@ -93,9 +93,9 @@ def _nap(team, own):
 
 @inlined
 def is_crowded(span, missed, active):
-    """Whether a member that was kept from its core for ``missed`` of ``span`` (ns) costs the team more than it gives.
+    """Whether a member that was kept from its core for `missed` of `span` (ns) costs the team more than it gives.
 
-    All wait for it meanwhile, so ``active`` members work at ``active * (1 - missed / span)`` times the speed of one;
+    All wait for it meanwhile, so `active` members work at `active * (1 - missed / span)` times the speed of one;
     without it they are one fewer.  Somewhat less is asked for: memory has enough to do with fewer.
     """
     return missed > _LONG_PHASE and 10 * missed * active > 7 * span
@@ -127,9 +127,9 @@ def _account(team, member):
 
 @inlined
 def take(team, member, items):
-    """The next of this phase's ``items`` that nobody else gets, or -1 if there is none.
+    """The next of this phase's `items` that nobody else gets, or -1 if there is none.
 
-    Call it until it returns -1: that reports the items taken as done.  ``items`` must be the same for all members, at
+    Call it until it returns -1: that reports the items taken as done.  `items` must be the same for all members, at
     least 1 and below 2**24.
 
     Once the step is cancelled, the first member that asks takes all items that are left and does none of them, in this
@@ -229,7 +229,7 @@ def await_step(team, member):
 
 @kernel
 def rouse(team, active, asleep):
-    """The next step is for ``active`` members.  Notes at the address ``asleep``, (active) i64, who must be woken;
+    """The next step is for `active` members.  Notes at the address `asleep`, (active) i64, who must be woken;
     returns how many.
 
     One who parks after that misses a step, one who is woken twice parks again: neither harms anybody, so an interrupt

@@ -22,12 +22,12 @@ RUN, PARK, STOP = 0, 1, 2  # what a member that waited for a step is to do
 
 
 class Program(NamedTuple):
-    """The compiled functions that a team calls, each without the GIL.  ``team`` is the address of its memory.
+    """The compiled functions that a team calls, each without the GIL.  `team` is the address of its memory.
 
-    ``lead(team, size, *arguments)``: one step as member 0.
-    ``serve(team, member, size, *arguments)``: takes part in steps until there is none for a while (PARK) or never
+    `lead(team, size, *arguments)`: one step as member 0.
+    `serve(team, member, size, *arguments)`: takes part in steps until there is none for a while (PARK) or never
     again (STOP), and says which.
-    ``rouse(team, active, asleep)``, ``announce_end(team)``: see :mod:`qwchat.cpu.kernels.team`.
+    `rouse(team, active, asleep)`, `announce_end(team)`: see :mod:`qwchat.cpu.kernels.team`.
     """
 
     lead: Callable[..., Any]
@@ -37,7 +37,7 @@ class Program(NamedTuple):
 
 
 class Team:
-    """``size`` members that run ``program`` with ``arguments``; the calling thread is member 0."""
+    """`size` members that run `program` with `arguments`; the calling thread is member 0."""
 
     def __init__(self, size: int, program: Program, arguments: tuple[Any, ...]):
         self.size = size
@@ -74,7 +74,7 @@ class Team:
                 self._wake[member].release()
 
     def run(self, active: int | None = None) -> None:
-        """One step by the first ``active`` members, by default all; returns when all its work is done.
+        """One step by the first `active` members, by default all; returns when all its work is done.
 
         A KeyboardInterrupt comes before the step or after it, never within: the leader announces the step in
         compiled code.

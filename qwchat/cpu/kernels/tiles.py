@@ -24,9 +24,9 @@ UNSIGNED_ZERO = 128  # the zero point that the offsets of activations are made f
 
 
 class Weights(NamedTuple):
-    """A tile's parts, as IR values (addresses; ``codes`` holds the values of a float format).
+    """A tile's parts, as IR values (addresses; `codes` holds the values of a float format).
 
-    ``zero_step`` is 16, or 0 where one zero point serves all.
+    `zero_step` is 16, or 0 where one zero point serves all.
     """
 
     codes: Any
@@ -39,9 +39,9 @@ class Weights(NamedTuple):
 class Vectors(NamedTuple):
     """What a tile is multiplied with, and where the products go, as IR values.
 
-    For integer formats ``x`` is the address of packed activations, ``x_stride`` bytes from SLOTS vectors to the next
-    (see records.ACTIVATIONS); for float formats ``x`` (vectors, columns) f32, ``x_stride`` bytes apart.
-    ``out`` (vectors, 16) f32, ``out_stride`` bytes apart.
+    For integer formats `x` is the address of packed activations, `x_stride` bytes from SLOTS vectors to the next
+    (see records.ACTIVATIONS); for float formats `x` (vectors, columns) f32, `x_stride` bytes apart.
+    `out` (vectors, 16) f32, `out_stride` bytes apart.
     """
 
     columns: Any
@@ -52,7 +52,7 @@ class Vectors(NamedTuple):
 
 
 def at(builder: Any, base: Any, index: Any, step: int | Any) -> Any:
-    """The address ``base + index * step``."""
+    """The address `base + index * step`."""
     return builder.add(base, builder.mul(index, I64(step) if isinstance(step, int) else step))
 
 
@@ -89,13 +89,13 @@ def _prefetch_block(builder: Any, form: IntegerFormat, weights: Weights, block: 
 
 
 class Strip(NamedTuple):
-    """Rows ``lane`` to ``lane + lanes`` of a tile: as many as a register has lanes for, or all 16."""
+    """Rows `lane` to `lane + lanes` of a tile: as many as a register has lanes for, or all 16."""
 
     lane: int = 0
     lanes: int = 16
 
     def load(self, builder: Any, address: Any, element: Any, per_lane: int = 1) -> Any:
-        """The strip's part of 16 times ``per_lane`` elements at ``address``."""
+        """The strip's part of 16 times `per_lane` elements at `address`."""
         size = element.width // 8 if isinstance(element, ir.IntType) else 2
         place = builder.add(address, I64(self.lane * per_lane * size))
         return simd.emit_load(builder, place, ir.VectorType(element, self.lanes * per_lane))
@@ -163,9 +163,9 @@ def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any, strip: St
 
 
 def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
-    """What a dot product starts from: ``-zero * sum(x8)``.
+    """What a dot product starts from: `-zero * sum(x8)`.
 
-    ``offset`` is -128 times the sum, exactly; ``zero`` is an integer, or i32 lanes.
+    `offset` is -128 times the sum, exactly; `zero` is an integer, or i32 lanes.
     """
     if isinstance(zero, int):
         if zero == UNSIGNED_ZERO:
@@ -177,20 +177,20 @@ def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
 
 
 def emit_slot(builder: Any, block: Any, slot: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
-    """The scale (``part`` 0) or the offset (1) of one slot of a packed block, in every lane."""
+    """The scale (`part` 0) or the offset (1) of one slot of a packed block, in every lane."""
     address = builder.add(block, I64(SLOTS * (BLOCK + 4 * part) + 4 * slot))
     return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4), lanes)
 
 
 def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any) -> None:
-    """``slot += dot * (scale * x_scale)``; ``dot`` is exact, since it stays below 2**24."""
+    """`slot += dot * (scale * x_scale)`; `dot` is exact, since it stays below 2**24."""
     product = builder.fmul(scale, x_scale)
     total = simd.emit_fma(builder, builder.sitofp(dot, scale.type), product, builder.load(slot))
     builder.store(simd.emit_pin(builder, total), slot)
 
 
 def emit_integer_tile(builder: Any, form: IntegerFormat, count: int, weights: Weights, vectors: Vectors) -> None:
-    """``out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))`` for ``count`` vectors."""
+    """`out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))` for `count` vectors."""
     slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
     blocks = builder.lshr(vectors.columns, I64(5))
     with cgutils.for_range(builder, blocks) as loop:
@@ -213,7 +213,7 @@ def _emit_block(
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
 ) -> None:
-    """A strip of a block (and its group) times ``vectors``: pairs of a place (SLOTS tokens, slot) and a sum."""
+    """A strip of a block (and its group) times `vectors`: pairs of a place (SLOTS tokens, slot) and a sum."""
     number, group = block
     form, strip = what
     _, bits = emit_scale(builder, form, weights, group, strip)
@@ -237,7 +237,7 @@ def _emit_block(
 
 
 def emit_float_tile(builder: Any, kind: int, count: int, weights: Weights, vectors: Vectors) -> None:
-    """``out[v, lane] = sum_k values[k, lane] * x[v, k]`` with ``values`` (K, 16) bf16 or f32; K is even.
+    """`out[v, lane] = sum_k values[k, lane] * x[v, k]` with `values` (K, 16) bf16 or f32; K is even.
 
     Even and odd columns are summed apart and added at the end: two chains hide the latency of the multiply-add.
     """

@@ -18,7 +18,7 @@ ROOMY = {"replies": ["ok"], "context_size": 20_000}
 
 
 def pasted(text: str) -> str:
-    """The keys of a terminal that pastes ``text``."""
+    """The keys of a terminal that pastes `text`."""
     return f"\x1b[200~{text}\x1b[201~"
 
 
@@ -31,7 +31,7 @@ def said(terminal: Terminal, file: Path) -> list[str]:
 
 
 def editor(folder: Path, program: str) -> dict[str, str]:
-    """An environment whose $EDITOR runs ``program``, Python that changes ``text``, which the file holds."""
+    """An environment whose $EDITOR runs `program`, Python that changes `text`, which the file holds."""
     script = folder / "editor.py"
     script.write_text(
         "import pathlib, sys\npath = pathlib.Path(sys.argv[-1])\ntext = path.read_text()\n"

@@ -11,7 +11,7 @@ import pyte
 class Emulated(io.StringIO):
     """A stream that draws on a screen with scrollback, and keeps every write.
 
-    Newlines return the carriage, as a terminal driver makes them do. ``history``: rows of scrollback; the emulator is
+    Newlines return the carriage, as a terminal driver makes them do. `history`: rows of scrollback; the emulator is
     much faster without.
     """
 

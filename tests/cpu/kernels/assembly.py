@@ -50,7 +50,7 @@ class Instruction:
 
 @dataclass
 class Block:
-    """Instructions that run one after the other; ``successors`` are positions of blocks in the function."""
+    """Instructions that run one after the other; `successors` are positions of blocks in the function."""
 
     labels: list[str] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Loop:
-    """A natural loop: ``header`` and all ``blocks``, by position in their function."""
+    """A natural loop: `header` and all `blocks`, by position in their function."""
 
     function: Function
     header: int
@@ -70,7 +70,7 @@ class Loop:
         return [each for block in sorted(self.blocks) for each in self.function.blocks[block].instructions]
 
     def count(self, pattern: str) -> int:
-        """How many instructions begin with ``pattern``, a regular expression over name and operands."""
+        """How many instructions begin with `pattern`, a regular expression over name and operands."""
         return sum(bool(re.match(pattern, str(each))) for each in self.instructions)
 
     def spills(self) -> list[str]:

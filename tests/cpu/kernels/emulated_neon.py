@@ -1,4 +1,4 @@
-"""The ``neon`` level on a machine that has none: its instructions, written in plain LLVM after the architecture manual.
+"""The `neon` level on a machine that has none: its instructions, written in plain LLVM after the architecture manual.
 
 `python -m tests.cpu.kernels.emulated_neon` prints the digest of `tests.cpu.kernels.test_levels`. `QWCHAT_CACHE` must
 name a folder of its own: the code is not what the level compiles to elsewhere.
@@ -40,7 +40,7 @@ def tbl(builder: Any, table: Any, indices: Any) -> Any:
 
 
 def emulate(used: set[str]) -> None:
-    """Makes ``neon`` the level in force and notes in ``used`` which of its instructions were asked for."""
+    """Makes `neon` the level in force and notes in `used` which of its instructions were asked for."""
     plain = simd.emit_call
 
     def emit_call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:

@@ -1,8 +1,8 @@
 """Compiles every kernel that is called by symbol, for a SIMD level, and prints its machine code as JSON.
 
 `python -m tests.cpu.kernels.listing LEVEL` compiles for a level of this machine; `neon` and `portable-aarch64` are
-cross-compiled by Numba itself, whose LLVM holds the AArch64 back end.  Nothing is run.  ``LEVEL forward`` adds the
-forward pass, which takes longest.  ``QWCHAT_CACHE`` must name an
+cross-compiled by Numba itself, whose LLVM holds the AArch64 back end.  Nothing is run.  `LEVEL forward` adds the
+forward pass, which takes longest.  `QWCHAT_CACHE` must name an
 empty folder: code that comes from a cache cannot be read.
 """
 
@@ -20,7 +20,7 @@ CROSS = {"neon": "neon", "portable-aarch64": "portable"}
 
 
 def choose(name: str) -> None:
-    """Makes ``name`` the level in force, before anything that depends on it is imported."""
+    """Makes `name` the level in force, before anything that depends on it is imported."""
     from quant.native import level
 
     level.current_level = lambda: name
@@ -42,8 +42,8 @@ def cross_compile() -> None:
 
 
 def listing(forward: bool) -> dict[str, Any]:
-    """For each symbol its ``code``, and how many lanes of products of bytes (``dots``) and of 16-bit integers
-    (``dots16``) its generators asked for."""
+    """For each symbol its `code`, and how many lanes of products of bytes (`dots`) and of 16-bit integers
+    (`dots16`) its generators asked for."""
     from qwchat.cpu.kernels import jit, simd
 
     asked = {"dots": 0, "dots16": 0}

@@ -70,7 +70,7 @@ def vector(values: NDArray[np.float32]) -> PackedTensor:
 
 
 def aligned(size: int, fill: int) -> np.ndarray:
-    """``size`` bytes of the value ``fill``, from the start of a cache line on."""
+    """`size` bytes of the value `fill`, from the start of a cache line on."""
     raw = np.full(size + 64, fill, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size]

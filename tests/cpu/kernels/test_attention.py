@@ -111,7 +111,7 @@ class Cache:
         _fill(self.record, self.positions, copy.ctypes.data, other.ctypes.data, scratch.ctypes.data)
 
     def attend(self, query: Any, position: int) -> Any:
-        """``query`` (tokens, heads, head_dim) -> the same of what each token sees, from ``position`` on."""
+        """`query` (tokens, heads, head_dim) -> the same of what each token sees, from `position` on."""
         tokens, group = len(query), self.heads // self.kv_heads
         rows = tokens * group
         grouped = query.reshape(tokens, self.kv_heads, group, self.head_dim).swapaxes(0, 1)

@@ -136,7 +136,7 @@ def test_the_portable_level_compiles_for_aarch64(listings: dict[str, Any]) -> No
 
 
 def chains(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> assembly.Function:
-    """A function that sums dot products in ``count`` registers, compiled for a level."""
+    """A function that sums dot products in `count` registers, compiled for a level."""
     monkeypatch.setattr(level, "current_level", lambda: name)
     lanes = DOT[name][1]
     words, line_bytes = ir.VectorType(simd.I32, lanes), ir.VectorType(simd.I8, 4 * lanes)

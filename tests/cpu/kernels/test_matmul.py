@@ -30,7 +30,7 @@ def _run(matrices, sources, tokens, out, accumulate, scratch):  # type: ignore[n
 
 
 def activations(x: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
-    """The ACTIVATIONS record of ``x`` and what it points to."""
+    """The ACTIVATIONS record of `x` and what it points to."""
     packed = reference.packed_activations(x)
     record = np.zeros(1, ACTIVATIONS)
     record["x"], record["packed"], record["columns"] = x.ctypes.data, packed.ctypes.data, x.shape[1]

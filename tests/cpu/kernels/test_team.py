@@ -35,7 +35,7 @@ LINE = 64
 
 @kernel
 def _step(team, member, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
-    """``counts``: items done, by phase; ``seen``: items that came before their phase, then items by member."""
+    """`counts`: items done, by phase; `seen`: items that came before their phase, then items by member."""
     done, own = counts.ctypes.data, seen.ctypes.data
     for phase in range(len(items)):
         while True:
@@ -73,7 +73,7 @@ PROGRAM = Program(_lead, _serve, rouse, announce_end)
 
 @kernel
 def _cancelled_step(team, member, items, stop_after, counts):  # type: ignore[no-untyped-def]
-    """Sets the stop word in item ``stop_after``.  ``counts``: items done, and items begun after that."""
+    """Sets the stop word in item `stop_after`.  `counts`: items done, and items begun after that."""
     done, late = counts.ctypes.data, counts.ctypes.data + LINE
     for phase in range(len(items)):
         while True:
