@@ -72,7 +72,7 @@ class Contender:
 
 
 @dataclass
-class Record:
+class ContenderResult:
     """One contender in one cell: tokens per second in the survey and in every round, or why there are none.
 
     `others`: cores that other processes took during each round.
@@ -102,9 +102,9 @@ def llama_contenders(formats: Iterable[str]) -> Iterator[Contender]:
                 yield Contender("llama.cpp", name, Setting(keys, values, repack, flash, 512))
 
 
-def prune(record: Record, before: Sequence[Record]) -> str:
-    """Why `record`'s contender need not be surveyed in a cell, given that of the next shorter one; "" if it must."""
-    own = next((other for other in before if other.contender == record.contender), None)
+def prune(result: ContenderResult, before: Sequence[ContenderResult]) -> str:
+    """Why `result`'s contender need not be surveyed in a cell, given that of the next shorter one; "" if it must."""
+    own = next((other for other in before if other.contender == result.contender), None)
     if own is None:
         return ""
     if own.left_out:
@@ -115,47 +115,47 @@ def prune(record: Record, before: Sequence[Record]) -> str:
     return ""
 
 
-def rivals(cell: Cell, surveyed: Sequence[Record], before: Sequence[Record]) -> list[Contender]:
+def rivals(cell: Cell, surveyed: Sequence[ContenderResult], before: Sequence[ContenderResult]) -> list[Contender]:
     """The contenders of a cell's rounds, best first; the others are marked as pruned.
 
     A cell that is too long for a survey gets the best with flash attention and the best without of the length before:
     which of the two wins changes with the length. Long prompts are also read in batches of 2,048.
     """
-    running = [record for record in surveyed if not record.left_out]
-    if all(record.survey is not None for record in running):
+    running = [result for result in surveyed if not result.left_out]
+    if all(result.survey is not None for result in running):
         chosen = _within(running, KEEP_WITHIN)[:MOST_RIVALS]
     else:
         ranked = _within(before, 0.0)
         firsts = (
-            next((record for record in ranked if record.contender.setting.flash is flash), None)
+            next((result for result in ranked if result.contender.setting.flash is flash), None)
             for flash in (True, False)
         )
-        chosen = [record for record in firsts if record is not None]
-    names = [record.contender for record in chosen]
-    for record in running:
-        if record.contender not in names:
-            record.left_out = "pruned: not among the best of the survey"
+        chosen = [result for result in firsts if result is not None]
+    names = [result.contender for result in chosen]
+    for result in running:
+        if result.contender not in names:
+            result.left_out = "pruned: not among the best of the survey"
     if cell.kind == "prefill" and cell.size >= LARGE_BATCH:
         names += [replace(name, setting=replace(name.setting, ubatch=LARGE_BATCH)) for name in names[:1]]
     return names
 
 
-def _within(records: Iterable[Record], share: float) -> list[Record]:
-    """Surveyed records that reach `share` of the best of them, best first."""
-    known = [record for record in records if record.survey is not None]
-    known.sort(key=lambda record: record.survey or 0.0, reverse=True)
-    return [record for record in known if (record.survey or 0.0) >= share * (known[0].survey or 0.0)]
+def _within(results: Iterable[ContenderResult], share: float) -> list[ContenderResult]:
+    """Surveyed results that reach `share` of the best of them, best first."""
+    known = [result for result in results if result.survey is not None]
+    known.sort(key=lambda result: result.survey or 0.0, reverse=True)
+    return [result for result in known if (result.survey or 0.0) >= share * (known[0].survey or 0.0)]
 
 
-def best(records: Iterable[Record], engine: str) -> Record | None:
+def best(results: Iterable[ContenderResult], engine: str) -> ContenderResult | None:
     """The fastest of an engine's contenders."""
-    measured = [record for record in records if record.contender.engine == engine and record.rates]
-    return max(measured, key=lambda record: record.rate or 0.0, default=None)
+    measured = [result for result in results if result.contender.engine == engine and result.rates]
+    return max(measured, key=lambda result: result.rate or 0.0, default=None)
 
 
-def ratio(records: Sequence[Record]) -> float | None:
+def ratio(results: Sequence[ContenderResult]) -> float | None:
     """Our best over llama.cpp's best."""
-    ours, theirs = best(records, "qwchat"), best(records, "llama.cpp")
+    ours, theirs = best(results, "qwchat"), best(results, "llama.cpp")
     if ours is None or theirs is None or not ours.rate or not theirs.rate:
         return None
     return ours.rate / theirs.rate

@@ -39,7 +39,7 @@ from benchmarks.cells import (
     SURVEY_SECONDS,
     Cell,
     Contender,
-    Record,
+    ContenderResult,
     Setting,
     best,
     llama_contenders,
@@ -47,10 +47,10 @@ from benchmarks.cells import (
     rivals,
     rounds_for,
 )
+from benchmarks.comparison_output import as_data, as_text
 from benchmarks.gguf_files import make_gguf
 from benchmarks.make_checkpoint import PUBLISHED, copy_tokenizer, make_checkpoint, read_config
 from benchmarks.processes import EngineError, Pool, Process, busy_seconds, open_context
-from benchmarks.report import as_data, as_text
 from quant.machine import usable_processors
 
 CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",))}
@@ -67,7 +67,7 @@ class Comparison:
     def __init__(self, files: dict[str, Path], options: argparse.Namespace) -> None:
         self.files, self.options = files, options
         self.pool = Pool(self.start)
-        self.records: dict[Cell, list[Record]] = {}
+        self.results: dict[Cell, list[ContenderResult]] = {}
         self.probes: list[dict[str, float]] = []
         self.started = time.perf_counter()
 
@@ -128,20 +128,20 @@ class Comparison:
             for cell in cells:
                 if before is not None and before.kind != cell.kind:
                     before, rate = None, 0.0
-                record = Record(contender)
-                record.left_out = prune(record, self.records[before] if before else ())
-                self.records.setdefault(cell, []).append(record)
+                result = ContenderResult(contender)
+                result.left_out = prune(result, self.results[before] if before else ())
+                self.results.setdefault(cell, []).append(result)
                 before = cell
-                if not record.left_out and self.spent() > SURVEY_SHARE:
-                    record.left_out = "out of time for the survey"
-                if record.left_out or (cell.kind == "prefill" and rate and cell.size / rate > SURVEY_SECONDS):
+                if not result.left_out and self.spent() > SURVEY_SHARE:
+                    result.left_out = "out of time for the survey"
+                if result.left_out or (cell.kind == "prefill" and rate and cell.size / rate > SURVEY_SECONDS):
                     continue
                 try:
                     self.pool.keep([contender])
                     self.set_up(contender, cell)
-                    record.survey = rate = self.timed(contender, cell, SURVEY_TOKENS, 1)[0]
+                    result.survey = rate = self.timed(contender, cell, SURVEY_TOKENS, 1)[0]
                 except EngineError as error:
-                    record.left_out = f"refused: {error}"
+                    result.left_out = f"refused: {error}"
 
     def measure(self, ours: Sequence[Contender], cells: Sequence[Cell]) -> None:
         """The rounds: in each cell its contenders by turns, in the opposite order every other round."""
@@ -150,36 +150,36 @@ class Comparison:
             if self.spent() > 1 and self.probes:
                 say(f"  {cell.name}: out of time")
                 continue
-            surveyed = self.records.setdefault(cell, [])
-            previous = self.records[before] if before is not None and before.kind == cell.kind else []
+            surveyed = self.results.setdefault(cell, [])
+            previous = self.results[before] if before is not None and before.kind == cell.kind else []
             chosen = [*ours, *rivals(cell, surveyed, previous)]
             before = cell
-            known = {record.contender: record for record in surveyed}
-            records = [known.get(contender) or Record(contender) for contender in chosen]
-            surveyed += [record for record in records if record not in surveyed]
+            known = {result.contender: result for result in surveyed}
+            results = [known.get(contender) or ContenderResult(contender) for contender in chosen]
+            surveyed += [result for result in results if result not in surveyed]
             self.pool.keep(chosen)
-            ready = [record for record in records if self.ready(record, cell)]
+            ready = [result for result in results if self.ready(result, cell)]
             self.rounds(cell, ready, self.pool.of(ours[0]))
-            say(f"  {cell.name}: " + "; ".join(f"{r.contender.label} {r.rate:.1f}" for r in records if r.rate))
+            say(f"  {cell.name}: " + "; ".join(f"{r.contender.label} {r.rate:.1f}" for r in results if r.rate))
         self.pool.keep([])
 
-    def ready(self, record: Record, cell: Cell) -> bool:
+    def ready(self, result: ContenderResult, cell: Cell) -> bool:
         """Whether the contender accepted the cell's context."""
         try:
-            self.set_up(record.contender, cell)
+            self.set_up(result.contender, cell)
         except EngineError as error:
-            record.left_out = f"refused: {error}"
-        return not record.left_out
+            result.left_out = f"refused: {error}"
+        return not result.left_out
 
-    def rounds(self, cell: Cell, records: Sequence[Record], prober: Process) -> None:
+    def rounds(self, cell: Cell, results: Sequence[ContenderResult], prober: Process) -> None:
         """Measure the machine and then the contenders, until the slowest of them has had its rounds."""
         number, wanted = 0, self.options.rounds
         while number < wanted and (number == 0 or self.spent() <= 1):
             self.probes.append(prober.ask("probe"))
-            for record in records if number % 2 == 0 else reversed(records):
-                rate, others = self.timed(record.contender, cell, self.options.new_tokens, 2 + number)
-                record.rates.append(rate)
-                record.others.append(others)
+            for result in results if number % 2 == 0 else reversed(results):
+                rate, others = self.timed(result.contender, cell, self.options.new_tokens, 2 + number)
+                result.rates.append(rate)
+                result.others.append(others)
                 wanted = rounds_for(cell.tokens(self.options.new_tokens) / rate, wanted)
             number += 1
 
@@ -197,12 +197,12 @@ class Comparison:
         """One for each file, with the setting that was fastest in the first decode cell."""
         decode = next((cell for cell in cells if cell.kind == "decode"), cells[0])
         found = []
-        for name in dict.fromkeys(record.contender.format for record in self.records[decode]):
-            of_file = [record for record in self.records[decode] if record.contender.format == name]
+        for name in dict.fromkeys(result.contender.format for result in self.results[decode]):
+            of_file = [result for result in self.results[decode] if result.contender.format == name]
             fastest = best(of_file, of_file[0].contender.engine)
             if fastest is None:
-                known = [record for record in of_file if record.survey is not None]
-                fastest = max(known, key=lambda record: record.survey or 0.0, default=None)
+                known = [result for result in of_file if result.survey is not None]
+                fastest = max(known, key=lambda result: result.survey or 0.0, default=None)
             if fastest is not None:
                 found.append(self.footprint(fastest.contender))
         return found
@@ -256,7 +256,7 @@ def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
             with comparison.start(Contender(contender.engine, preset, contender.setting)) as process:
                 work[preset] = process.ask("work")
         memory = comparison.footprints(options.cells) if options.memory and comparison.spent() <= 1 else []
-        classes[name] = as_data(comparison.records, comparison.probes, work, memory)
+        classes[name] = as_data(comparison.results, comparison.probes, work, memory)
         print(as_text(f"{shape}, {name}, {options.threads} threads", classes[name]), end="\n\n", flush=True)
     if not options.keep:
         for path in [*files.values(), options.work / shape]:

@@ -9,7 +9,7 @@ from benchmarks.cells import (
     MOST_RIVALS,
     Cell,
     Contender,
-    Record,
+    ContenderResult,
     Setting,
     best,
     llama_contenders,
@@ -51,33 +51,47 @@ def test_cells_know_what_they_take() -> None:
 
 def test_a_setting_that_lost_clearly_is_not_surveyed_further() -> None:
     fast, slow, refused = theirs(), theirs(repack=False), theirs(flash=True)
-    before = [Record(fast, 100.0), Record(slow, 60.0), Record(refused, None, left_out="refused: why")]
-    assert prune(Record(fast), before) == ""
-    assert prune(Record(slow), before) == "pruned: 60.0 of 100.0 tok/s at the length before"
-    assert prune(Record(refused), before) == "refused: why"
-    assert prune(Record(fast), ()) == ""
+    before = [
+        ContenderResult(fast, 100.0),
+        ContenderResult(slow, 60.0),
+        ContenderResult(refused, None, left_out="refused: why"),
+    ]
+    assert prune(ContenderResult(fast), before) == ""
+    assert prune(ContenderResult(slow), before) == "pruned: 60.0 of 100.0 tok/s at the length before"
+    assert prune(ContenderResult(refused), before) == "refused: why"
+    assert prune(ContenderResult(fast), ()) == ""
 
 
 def test_rivals_are_those_near_the_best() -> None:
-    records = [Record(theirs(), 80.0), Record(theirs(flash=True), 100.0), Record(theirs(keys="q8_0"), 91.0)]
-    assert rivals(Cell("prefill", 512), records, ()) == [theirs(flash=True), theirs(keys="q8_0")]
-    assert [bool(record.left_out) for record in records] == [True, False, False]
+    results = [
+        ContenderResult(theirs(), 80.0),
+        ContenderResult(theirs(flash=True), 100.0),
+        ContenderResult(theirs(keys="q8_0"), 91.0),
+    ]
+    assert rivals(Cell("prefill", 512), results, ()) == [theirs(flash=True), theirs(keys="q8_0")]
+    assert [bool(result.left_out) for result in results] == [True, False, False]
 
 
 def test_no_more_rivals_than_fit() -> None:
-    records = [Record(contender, 100.0) for contender in llama_contenders(("Q4_0",))]
-    assert len(rivals(Cell("decode", 0), records, ())) == MOST_RIVALS
+    results = [ContenderResult(contender, 100.0) for contender in llama_contenders(("Q4_0",))]
+    assert len(rivals(Cell("decode", 0), results, ())) == MOST_RIVALS
 
 
 def test_a_cell_too_long_for_a_survey_takes_both_ways_of_attention() -> None:
-    before = [Record(theirs(), 100.0), Record(theirs(keys="q8_0"), 99.0), Record(theirs(flash=True), 70.0)]
-    surveyed = [Record(record.contender) for record in before]
+    before = [
+        ContenderResult(theirs(), 100.0),
+        ContenderResult(theirs(keys="q8_0"), 99.0),
+        ContenderResult(theirs(flash=True), 70.0),
+    ]
+    surveyed = [ContenderResult(result.contender) for result in before]
     assert rivals(Cell("decode", 9), surveyed, before) == [theirs(flash=True), theirs()]
-    assert [bool(record.left_out) for record in surveyed] == [False, True, False]
+    assert [bool(result.left_out) for result in surveyed] == [False, True, False]
 
 
 def test_long_prompts_are_also_read_in_large_batches() -> None:
-    chosen = rivals(Cell("prefill", LARGE_BATCH), [Record(theirs(), 100.0), Record(theirs(flash=True), 95.0)], ())
+    chosen = rivals(
+        Cell("prefill", LARGE_BATCH), [ContenderResult(theirs(), 100.0), ContenderResult(theirs(flash=True), 95.0)], ()
+    )
     assert [(each.setting.flash, each.setting.ubatch) for each in chosen] == [
         (False, 512),
         (True, 512),
@@ -86,17 +100,17 @@ def test_long_prompts_are_also_read_in_large_batches() -> None:
 
 
 def test_the_best_median_counts() -> None:
-    records = [
-        Record(OURS, rates=[30.0, 90.0, 31.0]),
-        Record(theirs(), rates=[10.0, 11.0, 12.0]),
-        Record(theirs(flash=True), rates=[100.0, 9.0, 8.0]),
-        Record(theirs(repack=False), survey=99.0, left_out="pruned"),
+    results = [
+        ContenderResult(OURS, rates=[30.0, 90.0, 31.0]),
+        ContenderResult(theirs(), rates=[10.0, 11.0, 12.0]),
+        ContenderResult(theirs(flash=True), rates=[100.0, 9.0, 8.0]),
+        ContenderResult(theirs(repack=False), survey=99.0, left_out="pruned"),
     ]
-    winner = best(records, "llama.cpp")
+    winner = best(results, "llama.cpp")
     assert winner is not None
     assert winner.contender == theirs()
-    assert ratio(records) == pytest.approx(31 / 11)
-    assert ratio(records[:1]) is None
+    assert ratio(results) == pytest.approx(31 / 11)
+    assert ratio(results[:1]) is None
 
 
 def test_long_measurements_are_repeated_less() -> None:

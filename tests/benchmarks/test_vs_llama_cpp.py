@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cells import Cell, Contender, Record, Setting, best, llama_contenders
+from benchmarks.cells import Cell, Contender, ContenderResult, Setting, best, llama_contenders
 from benchmarks.processes import EngineError, Process, busy_seconds
 from benchmarks.vs_llama_cpp import Comparison, parse_cells
 from tests.clocks import wait_for
@@ -57,22 +57,22 @@ def run(comparison: Comparison, cells: list[Cell]) -> None:
     comparison.measure(OURS, cells)
 
 
-def rounds_of(records: list[Record]) -> dict[str, int]:
-    return {record.contender.label: len(record.rates) for record in records if record.rates}
+def rounds_of(results: list[ContenderResult]) -> dict[str, int]:
+    return {result.contender.label: len(result.rates) for result in results if result.rates}
 
 
 def test_survey_then_rounds(comparison: Comparison) -> None:
     cells = [Cell("prefill", 8), Cell("prefill", 16), Cell("decode", 0)]
     run(comparison, cells)
     for cell in cells:
-        records = comparison.records[cell]
-        assert len(records) == 8 + 2
-        assert set(rounds_of(records).values()) == {3}
-        winner = best(records, "llama.cpp")
+        results = comparison.results[cell]
+        assert len(results) == 8 + 2
+        assert set(rounds_of(results).values()) == {3}
+        winner = best(results, "llama.cpp")
         assert winner is not None
         assert winner.contender.setting.repack
         assert winner.rate == pytest.approx(50)
-    slow = next(each for each in comparison.records[cells[1]] if not each.contender.setting.repack)
+    slow = next(each for each in comparison.results[cells[1]] if not each.contender.setting.repack)
     assert slow.left_out.startswith("pruned: 25.0 of 50.0")
     assert slow.survey is None
     assert len(comparison.probes) == 3 * len(cells)
@@ -88,8 +88,8 @@ def test_engines_take_turns_in_both_orders(comparison: Comparison) -> None:
 
 def test_what_is_refused_is_told(comparison: Comparison) -> None:
     run(comparison, [Cell("decode", 0)])
-    refused = [record for record in comparison.records[Cell("decode", 0)] if record.contender == OURS[0]]
-    assert [record.left_out for record in refused] == ["refused: no such cache"]
+    refused = [result for result in comparison.results[Cell("decode", 0)] if result.contender == OURS[0]]
+    assert [result.left_out for result in refused] == ["refused: no such cache"]
     assert refused[0].rates == []
 
 
@@ -111,10 +111,10 @@ def test_out_of_time(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(comparison, "spent", lambda: 1.1)
     comparison.measure(OURS, cells)
     # What has begun gets one round, so that there is something to compare.
-    assert set(rounds_of(comparison.records[cells[0]]).values()) == {1}
-    assert rounds_of(comparison.records[cells[1]]) == {}
-    assert [bool(record.survey) for record in comparison.records[cells[1]]] == [True, True, False]
-    assert comparison.records[cells[1]][2].left_out == "out of time for the survey"
+    assert set(rounds_of(comparison.results[cells[0]]).values()) == {1}
+    assert rounds_of(comparison.results[cells[1]]) == {}
+    assert [bool(result.survey) for result in comparison.results[cells[1]]] == [True, True, False]
+    assert comparison.results[cells[1]][2].left_out == "out of time for the survey"
 
 
 def test_footprints_of_the_fastest(comparison: Comparison) -> None:

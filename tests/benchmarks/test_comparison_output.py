@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cells import Cell, Contender, Record, Setting
-from benchmarks.report import as_data, as_text
+from benchmarks.cells import Cell, Contender, ContenderResult, Setting
+from benchmarks.comparison_output import as_data, as_text
 
 OURS = Contender("qwchat", "q4", Setting("q8", "q8"))
 THEIRS = Contender("llama.cpp", "Q4_0", Setting("f16", "f16", True, False, 512))
@@ -27,14 +27,17 @@ q4, kv q8               0.10 s     200 MB    600 MB"""
 
 @pytest.fixture
 def data() -> dict[str, Any]:
-    records = {
+    results = {
         Cell("prefill", 512): [
-            Record(THEIRS, 120.0, [125.0]),
-            Record(SLOW, 60.0, left_out="pruned"),
-            Record(OURS, rates=[500.0]),
+            ContenderResult(THEIRS, 120.0, [125.0]),
+            ContenderResult(SLOW, 60.0, left_out="pruned"),
+            ContenderResult(OURS, rates=[500.0]),
         ],
-        Cell("decode", 0): [Record(THEIRS, 29.0, [29.0, 30.0, 31.0]), Record(OURS, rates=[36.0, 35.0, 40.0])],
-        Cell("decode", 16384): [Record(OURS, rates=[20.0])],
+        Cell("decode", 0): [
+            ContenderResult(THEIRS, 29.0, [29.0, 30.0, 31.0]),
+            ContenderResult(OURS, rates=[36.0, 35.0, 40.0]),
+        ],
+        Cell("decode", 16384): [ContenderResult(OURS, rates=[20.0])],
     }
     probes = [{"read_bandwidth": bandwidth, "int8_peak": 2e12} for bandwidth in (19e9, 20e9, 40e9)]
     work = {
@@ -42,7 +45,7 @@ def data() -> dict[str, Any]:
         "Q4_0": {"bytes_per_token": 400_000_000},
     }
     memory = [{"contender": OURS.label, "load_seconds": 0.1, "anonymous": 200_000_000, "resident": 600_000_000}]
-    return as_data(records, probes, work, memory)
+    return as_data(results, probes, work, memory)
 
 
 def test_table(data: dict[str, Any]) -> None:

@@ -7,27 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.cells import Cell, Record, best, ratio
+from benchmarks.cells import Cell, ContenderResult, best, ratio
 from qwchat.chat.view.table import table
 
 
 def shares(
-    cell: Cell, record: Record, work: Mapping[str, Mapping[str, int]], limits: Mapping[str, float]
+    cell: Cell, result: ContenderResult, work: Mapping[str, Mapping[str, int]], limits: Mapping[str, float]
 ) -> dict[str, float]:
     """Share of the int8 peak (prefill) or of the read bandwidth (decode at 0, where only weights are read)."""
-    rate = record.rate or 0.0
+    rate = result.rate or 0.0
     if cell.kind == "prefill":
         operations = next(each["operations_per_token"] for each in work.values() if "operations_per_token" in each)
         return {"share_of_int8_peak": rate * operations / limits["int8_peak"]}
     if cell.size:
         return {}
     return {
-        "share_of_read_bandwidth": rate * work[record.contender.format]["bytes_per_token"] / limits["read_bandwidth"]
+        "share_of_read_bandwidth": rate * work[result.contender.format]["bytes_per_token"] / limits["read_bandwidth"]
     }
 
 
 def as_data(
-    records: Mapping[Cell, Sequence[Record]],
+    results: Mapping[Cell, Sequence[ContenderResult]],
     probes: Sequence[Mapping[str, float]],
     work: Mapping[str, Mapping[str, int]],
     memory: Sequence[Mapping[str, Any]],
@@ -35,7 +35,7 @@ def as_data(
     """Everything that was measured; limits are the medians of the probes."""
     limits = {name: statistics.median(probe[name] for probe in probes) for name in probes[0]}
     cells = []
-    for cell, contenders in records.items():
+    for cell, contenders in results.items():
         entry: dict[str, Any] = {**asdict(cell), "name": cell.name, "ratio": ratio(contenders)}
         for engine in ("qwchat", "llama.cpp"):
             winner = best(contenders, engine)
