@@ -21,12 +21,12 @@ FLAG = re.compile(r"(?<![\w-])--(?:[a-z]|$)")
 SURFACES = {
     "qwchat/cli/": "the command line",
     "qwchat/settings/knobs.py": "the one table that gives each setting its flag",
-    "qwchat/chat/commands/talk.py": "/retry and /edit of the chat take options of their own",
+    "qwchat/chat/commands/turn_commands.py": "/retry and /edit of the chat take options of their own",
 }
 # What may ask the table for a flag, and why.
 ASKING = {
     "qwchat/settings/resolve.py": "reads the flags of the command line, and keeps where each value came from",
-    "qwchat/chat/panel.py": "tells a person at the chat how to start the program",
+    "qwchat/chat/chat_settings.py": "tells a person at the chat how to start the program",
 }
 
 

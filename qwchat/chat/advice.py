@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quant.wording import Argument, Change, said
-from qwchat.chat.context import ContextFullError, SummaryTooLongError
+from qwchat.chat.context_budget import ContextFullError, SummaryTooLongError
 from qwchat.errors import PromptTooLongError
 from qwchat.settings.knobs import with_argument
 from qwchat.settings.personas import MissingVariablesError

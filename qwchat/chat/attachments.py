@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.units import binary_size
-from qwchat.chat.file_names import Lines, Named, Source, find, is_pattern, safe_name
-from qwchat.chat.units import token_count
+from qwchat.chat.file_names import FileMatches, FileReference, LineRange, find, is_pattern, safe_name
+from qwchat.chat.formatting import token_count
 from qwchat.errors import UsageError
 
 MOST_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds
@@ -47,7 +47,7 @@ class Attachment:
 
     name: str
     text: str
-    lines: Lines | None = None
+    lines: LineRange | None = None
 
     @property
     def title(self) -> str:
@@ -67,14 +67,14 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedFiles:
     """What names brought: files, and remarks about those of a pattern that were left out."""
 
     attachments: tuple[Attachment, ...] = ()
     remarks: tuple[str, ...] = ()
 
 
-def read(name: str, *, pipes: bool = False) -> Found:
+def read(name: str, *, pipes: bool = False) -> LoadedFiles:
     """The files that `name` names, read.  `pipes`: also what a shell's `<(...)` gives.
 
     Raises UsageError where there are none and where a file that is named itself cannot be attached.
@@ -88,13 +88,13 @@ def read(name: str, *, pipes: bool = False) -> Found:
     return read_named(named, pipes=pipes)
 
 
-def read_named(named: Named, *, pipes: bool = False) -> Found:
+def read_named(named: FileMatches, *, pipes: bool = False) -> LoadedFiles:
     """The files that were found.  Of a pattern, those that are no text, too big or unreadable are left out.
 
     Raises UsageError where nothing is left, and for a file that was named itself.
     """
     if not named.by_pattern:
-        return Found(tuple(read_source(source, pipes=pipes) for source in named.sources))
+        return LoadedFiles(tuple(read_source(source, pipes=pipes) for source in named.sources))
     attachments, left_out = [], []
     for source in named.sources:
         try:
@@ -106,10 +106,10 @@ def read_named(named: Named, *, pipes: bool = False) -> Found:
     remarks = [f"left out: {reason}" for reason in left_out[:_REMARKED]]
     if more := len(left_out) - len(remarks):
         remarks.append(f"left out: {more:,} more files")
-    return Found(tuple(attachments), tuple(remarks))
+    return LoadedFiles(tuple(attachments), tuple(remarks))
 
 
-def read_source(source: Source, *, pipes: bool = False) -> Attachment:
+def read_source(source: FileReference, *, pipes: bool = False) -> Attachment:
     """The text of one file.  Raises UsageError: a folder, not an ordinary file, too big, not text, too few lines."""
     try:
         with _opened(source, pipes=pipes) as file:
@@ -125,7 +125,7 @@ def read_source(source: Source, *, pipes: bool = False) -> Attachment:
     return _cut(source, lines[source.lines.first - 1 : source.lines.last], len(lines))
 
 
-def _opened(source: Source, *, pipes: bool) -> io.BufferedReader:
+def _opened(source: FileReference, *, pipes: bool) -> io.BufferedReader:
     """The file, open.  Without `pipes` nothing is waited for, and what it is, is looked at once it is open.
 
     Raises OSError, and UsageError for what is not to be read.
@@ -190,7 +190,7 @@ def _lines_unified(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
-def _part_of_big_file(source: Source, file: io.BufferedReader) -> Attachment:
+def _part_of_big_file(source: FileReference, file: io.BufferedReader) -> Attachment:
     """Lines of a file that is too big to be read as a whole: up to the last line wanted, in pieces."""
     size = f"{binary_size(MOST_BYTES)}, more than any context holds"
     if source.lines is None or not file.seekable():
@@ -210,7 +210,7 @@ def _part_of_big_file(source: Source, file: io.BufferedReader) -> Attachment:
     return _cut(source, text.split("\n") if number >= wanted.first else [], number)
 
 
-def _cut(source: Source, lines: Sequence[str], available: int) -> Attachment:
+def _cut(source: FileReference, lines: Sequence[str], available: int) -> Attachment:
     """`lines` of the `available` ones are those wanted, as far as the file goes."""
     assert source.lines is not None
     first = source.lines.first
@@ -218,4 +218,4 @@ def _cut(source: Source, lines: Sequence[str], available: int) -> Attachment:
         count = "1 line" if available == 1 else f"{available:,} lines"
         raise UsageError(f"{source.name} has {count}, so there is no line {first:,}")
     last = available if source.lines.last is None else min(source.lines.last, available)
-    return Attachment(source.name, "\n".join(lines), Lines(first, last))
+    return Attachment(source.name, "\n".join(lines), LineRange(first, last))

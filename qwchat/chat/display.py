@@ -21,7 +21,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Facts:
+class KeyValues:
     """Names and values, one pair per line."""
 
     pairs: Sequence[tuple[str, str]]
@@ -69,7 +69,7 @@ class ReplyDisplay(Protocol):
         """Return what may keep the clipboard from taking `text`; empty where nothing is known to."""
 
 
-class Progress(Protocol):
+class PrefillProgress(Protocol):
     """Progress through a long prompt: `qwchat.chat.view.status.PrefillStatus`."""
 
     def start(self) -> None:

@@ -29,7 +29,7 @@ _MAGIC = re.compile(r"[*?]|\[[^]]+\]")
 
 
 @dataclass(frozen=True)
-class Lines:
+class LineRange:
     """Lines `first` to `last`, both counted from 1 and included; `last` None: to the end."""
 
     first: int = 1
@@ -42,19 +42,19 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Source:
+class FileReference:
     """A file that was named: where it is, what it is called in a message, which of its lines are wanted (None: all)."""
 
     path: Path
     name: str
-    lines: Lines | None = None
+    lines: LineRange | None = None
 
 
 @dataclass(frozen=True)
-class Named:
+class FileMatches:
     """What a name stands for; `by_pattern`: nobody wrote the names of these files."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[FileReference, ...]
     by_pattern: bool = False
 
 
@@ -69,23 +69,23 @@ def safe_name(name: str) -> str:
     return harmless(whole).replace("\n", "␊").replace("\t", "␉")
 
 
-def find(name: str) -> Named | None:
+def find(name: str) -> FileMatches | None:
     """The files that `name` names, folders and devices among them; None: there is nothing of that name.
 
     A file of that very name comes before a range of lines, and both before a pattern.  Raises UsageError for lines that
     run backwards and for a pattern that finds too much.
     """
     if _exists(name):
-        return Named((Source(path_of(name), safe_name(name)),))
+        return FileMatches((FileReference(path_of(name), safe_name(name)),))
     ranged = _RANGE.fullmatch(name)
     base, lines = (name, None) if ranged is None else (ranged[1], ranged[2])
     if ranged is not None and _exists(base):
-        return Named((Source(path_of(base), safe_name(base), _lines(name, ranged[2])),))
+        return FileMatches((FileReference(path_of(base), safe_name(base), _lines(name, ranged[2])),))
     if not is_pattern(base):
         return None
     wanted = None if lines is None else _lines(name, lines)
-    found = tuple(Source(path_of(shown), safe_name(shown), wanted) for shown in matching(base))
-    return Named(found, by_pattern=True) if found else None
+    found = tuple(FileReference(path_of(shown), safe_name(shown), wanted) for shown in matching(base))
+    return FileMatches(found, by_pattern=True) if found else None
 
 
 def matching(pattern: str) -> list[str]:
@@ -124,13 +124,13 @@ def walk_names(folder: str, most: int = 2_000) -> Iterator[str]:
                 yield at + entry.name
 
 
-def _lines(name: str, wanted: str) -> Lines:
+def _lines(name: str, wanted: str) -> LineRange:
     first, dash, last = wanted.partition("-")
     low = int(first or 1)
     high = int(last) if last else None if dash else low
     if low < 1 or (high is not None and high < low):
         raise UsageError(f"{safe_name(name)}: lines count from 1, and the first comes before the last")
-    return Lines(low, high)
+    return LineRange(low, high)
 
 
 def _exists(name: str) -> bool:

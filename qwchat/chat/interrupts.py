@@ -16,15 +16,15 @@ TWICE_SECONDS = 1.0
 DEADLY = (signal.SIGHUP, signal.SIGTERM)
 """Signals that end the process: the terminal is closed, or another process asks it to end."""
 
-Stop = Literal["escape", "interrupt"]
+StopKey = Literal["escape", "interrupt"]
 """A key that stops a reply: a lone Esc, or Ctrl-C where it came as a key and not as a signal."""
 
-Watching = Callable[[], AbstractContextManager[Callable[[], Stop | None]]]
+KeyWatcher = Callable[[], AbstractContextManager[Callable[[], StopKey | None]]]
 """Entered for the time of a reply; gives a function that says at once which key asks to stop it, if any."""
 
 
 @contextmanager
-def no_keys() -> Iterator[Callable[[], Stop | None]]:
+def no_keys() -> Iterator[Callable[[], StopKey | None]]:
     """Watching no keyboard: signals alone stop a reply."""
     yield lambda: None
 
@@ -44,12 +44,12 @@ class Interrupts:
         leaving: whether the person wants to leave.
     """
 
-    def __init__(self, watching: Watching | None = None) -> None:
+    def __init__(self, watching: KeyWatcher | None = None) -> None:
         self._patient = watching is not None
         self._watching = watching or no_keys
         self._requested = False
         self._pressed_at = float("-inf")
-        self._poll: Callable[[], Stop | None] = lambda: None
+        self._poll: Callable[[], StopKey | None] = lambda: None
         self._stack = ExitStack()
         self.leaving = False
 

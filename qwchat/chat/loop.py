@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qwchat.chat import commands, mentions
+from qwchat.chat.active_constraint import complaint
 from qwchat.chat.advice import explained, spelt
 from qwchat.chat.attachments import Attachment
-from qwchat.chat.context import attached_lines
+from qwchat.chat.context_budget import attached_lines
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.reader import Reader
 from qwchat.chat.interrupts import Interrupts
-from qwchat.chat.overflow import Overflow
+from qwchat.chat.overflow import OverflowHandler
+from qwchat.chat.reply_stream import StartReply, play
 from qwchat.chat.session import PendingReply
-from qwchat.chat.shape import complaint
 from qwchat.chat.statistics import ending_notice
-from qwchat.chat.turn import Begin, play
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import laid_out
@@ -44,7 +44,7 @@ class Chat:
         failure: the model's last failure. A damaged model ends the chat, once all turns are kept.
     """
 
-    desk: commands.Desk
+    desk: commands.CommandContext
     reader: Reader
     screen: Screen
     status: PrefillStatus
@@ -52,12 +52,12 @@ class Chat:
     draft: str = ""
     interrupts: Interrupts = field(init=False)
     declined: bool = False
-    overflow: Overflow = field(init=False)
+    overflow: OverflowHandler = field(init=False)
     failure: ModelError | None = None
 
     def __post_init__(self) -> None:
         self.interrupts = Interrupts(self.reader.watching)
-        self.overflow = Overflow(self.desk.session, self.screen, self.reader.ask if self.interactive else None)
+        self.overflow = OverflowHandler(self.desk.session, self.screen, self.reader.ask if self.interactive else None)
 
     def run(self, first: str | None = None) -> None:
         """Answer `first` where there is one, then whatever is typed, until the person leaves.
@@ -67,7 +67,7 @@ class Chat:
         self.screen.spell = spelt
         if first is not None:
             with self._settling():
-                self._say(mentions.Composed(first))
+                self._say(mentions.ComposedMessage(first))
         while not isinstance(self.failure, DamagedModelError):
             try:
                 draft, self.draft = self.draft, ""
@@ -111,11 +111,11 @@ class Chat:
             self._show(outcome)
         elif isinstance(outcome, commands.Draft):
             self.draft = outcome.text
-        elif isinstance(outcome, commands.Play):
+        elif isinstance(outcome, commands.StreamReply):
             if outcome.hint is not None:
                 self.screen.hint(outcome.hint)
             self._play(partial(self._reply, outcome.begin))
-        elif isinstance(outcome, commands.Summarise):
+        elif isinstance(outcome, commands.StreamSummary):
             self.screen.hint(outcome.hint)
             self._play(partial(self._stream, outcome.begin))
         return not isinstance(outcome, commands.Quit)
@@ -134,10 +134,10 @@ class Chat:
         else:
             self.screen.verbatim(outcome.said)
 
-    def _composed(self, text: str) -> mentions.Composed:
-        return mentions.compose(text) if self.interactive else mentions.Composed(text)
+    def _composed(self, text: str) -> mentions.ComposedMessage:
+        return mentions.compose(text) if self.interactive else mentions.ComposedMessage(text)
 
-    def _say(self, said: mentions.Composed, typed: str = "") -> None:
+    def _say(self, said: mentions.ComposedMessage, typed: str = "") -> None:
         attached = self.desk.attached
         for remark in said.remarks:
             self.screen.notice(remark)
@@ -189,7 +189,7 @@ class Chat:
         said = None if reply.begun is None else reply.begun.content
         return self._stream(partial(session.stream, reply, fitting), said=said)
 
-    def _stream(self, begin: Begin, *, shown: bool = True, said: str | None = None) -> Done:
+    def _stream(self, begin: StartReply, *, shown: bool = True, said: str | None = None) -> Done:
         view = self.desk.view if shown else None
         return play(begin, view, self.status, interrupts=self.interrupts, said=said)
 

@@ -13,8 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from qwchat.chat.attachments import Attachment, Found, message, read_named
-from qwchat.chat.file_names import Named, find, safe_name, walk_names
+from qwchat.chat.attachments import Attachment, LoadedFiles, message, read_named
+from qwchat.chat.file_names import FileMatches, find, safe_name, walk_names
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 from qwchat.writing import path_of
@@ -43,7 +43,7 @@ _REMARKED = 5  # names of no file that are remarked on
 
 
 @dataclass(frozen=True)
-class Composed:
+class ComposedMessage:
     """A message as it was meant: the text without the signs of mentions, the files, and remarks for the person."""
 
     text: str
@@ -68,10 +68,10 @@ def unquoted(name: str) -> str:
     return re.sub(rf"\\({_SPECIAL})", r"\1", match["bare"])
 
 
-def compose(typed: str) -> Composed:
+def compose(typed: str) -> ComposedMessage:
     """Read the files that `typed` mentions.  Raises UsageError for one that is there but cannot be attached."""
     pieces: list[str] = []
-    found: dict[str, Found] = {}
+    found: dict[str, LoadedFiles] = {}
     missed: dict[str, None] = {}
     end = 0
     for match in _outside_code(typed):
@@ -94,7 +94,7 @@ def compose(typed: str) -> Composed:
     if len(missed) > _REMARKED:
         remarks.append(f"… and neither do {len(missed) - _REMARKED:,} more")
     remarks += [remark for each in found.values() for remark in each.remarks]
-    return Composed(text, tuple(attachments), tuple(remarks))
+    return ComposedMessage(text, tuple(attachments), tuple(remarks))
 
 
 def literal(text: str) -> str:
@@ -125,7 +125,7 @@ def _outside_code(text: str) -> Iterator[re.Match[str]]:
             yield match
 
 
-def _resolved(match: re.Match[str]) -> tuple[str, str, Named | None]:
+def _resolved(match: re.Match[str]) -> tuple[str, str, FileMatches | None]:
     """The name that is meant, the punctuation behind it, and what it stands for."""
     if match["quoted"]:
         name = match["quoted"] + (match["range"] or "")

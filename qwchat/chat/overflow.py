@@ -8,30 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qwchat.chat import context
+from qwchat.chat import context_budget
 from qwchat.chat.chat_model import Cancel
-from qwchat.chat.context import ContextFullError, Room, Shortage
+from qwchat.chat.context_budget import ContextFullError, ContextReduction, ContextShortage
 from qwchat.chat.display import Notices
+from qwchat.chat.reply_stream import StartReply
 from qwchat.chat.session import PendingReply, Reply, Session
-from qwchat.chat.turn import Begin
 from qwchat.errors import UsageError
 from qwchat.events import Done
 from qwchat.request import Prompt
 
-Ask = Callable[[str], str]
+AskUser = Callable[[str], str]
 """Reads a person's answer behind a sign. Raises EOFError, KeyboardInterrupt."""
-Play = Callable[[Begin], Done]
+StreamSummary = Callable[[StartReply], Done]
 """Streams a summary, of which a person sees the progress alone; its end."""
 
 
-class Overflow:
+class OverflowHandler:
     """Makes prompts fit before the replies of `session`.
 
     `screen`: where it is said; `ask`: reads the person's answer, None where there is nobody; `made`: is told.
     """
 
     def __init__(
-        self, session: Session, screen: Notices, ask: Ask | None, made: Callable[[Room], None] | None = None
+        self,
+        session: Session,
+        screen: Notices,
+        ask: AskUser | None,
+        made: Callable[[ContextReduction], None] | None = None,
     ) -> None:
         self._session, self._screen, self._ask, self._made = session, screen, ask, made
 
@@ -41,7 +45,7 @@ class Overflow:
         policy = str(self._session.controls["overflow"])
         return "error" if policy == "ask" and self._ask is None else policy
 
-    def fit(self, reply: PendingReply, prompt: Prompt, play: Play) -> Prompt | None:
+    def fit(self, reply: PendingReply, prompt: Prompt, play: StreamSummary) -> Prompt | None:
         """Return the prompt to send for `reply`: `prompt`, or one that leaves out old turns.
 
         Args:
@@ -56,7 +60,7 @@ class Overflow:
             ContextFullError, PromptTooLongError: it does not fit. Also what `play` raises.
         """
         policy = self.policy
-        shortage = context.shortage_of(self._session, reply, prompt, generous=policy != "error")
+        shortage = context_budget.shortage_of(self._session, reply, prompt, generous=policy != "error")
         if shortage is None:
             return prompt
         if policy == "error":
@@ -67,23 +71,23 @@ class Overflow:
                 return prompt if letter == "a" else None
             policy = "drop" if letter == "d" else "summarise"
         if policy == "drop":
-            how, count = "dropped", context.drop(self._session, reply.end, shortage.exchanges)
+            how, count = "dropped", context_budget.drop(self._session, reply.end, shortage.exchanges)
             shorter = shortage.shorter
         else:
             how, count = "summarised", self._summarise(reply, play)
             shorter = self._session.prompt(reply)
-        self._tell(context.room_made(how, self._session, reply.end, count, shorter))
-        shortage = context.shortage_of(self._session, reply, shorter, generous=False)
+        self._tell(context_budget.room_made(how, self._session, reply.end, count, shorter))
+        shortage = context_budget.shortage_of(self._session, reply, shorter, generous=False)
         if shortage is not None:
             raise ContextFullError(shortage)
         return shorter
 
-    def _tell(self, room: Room) -> None:
+    def _tell(self, room: ContextReduction) -> None:
         self._screen.mark(room.line())
         if self._made is not None:
             self._made(room)
 
-    def _chosen(self, shortage: Shortage) -> str:
+    def _chosen(self, shortage: ContextShortage) -> str:
         """One of the letters; "e" for Enter alone, Ctrl-C and Ctrl-D."""
         assert self._ask is not None, "the policy is error where nobody is asked"
         said, letters = question(shortage)
@@ -96,14 +100,14 @@ class Overflow:
             if answer in letters:
                 return answer
 
-    def _summarise(self, reply: PendingReply, play: Play) -> int:
+    def _summarise(self, reply: PendingReply, play: StreamSummary) -> int:
         """Put a summary in place of old exchanges; return how many."""
         session = self._session
-        count = context.summary_exchanges(session, reply.end, continuing=reply.continuing)
-        self._screen.notice(f"summarising {context.exchanges_named(count)}")
+        count = context_budget.summary_exchanges(session, reply.end, continuing=reply.continuing)
+        self._screen.notice(f"summarising {context_budget.exchanges_named(count)}")
 
         def begin(cancel: Cancel) -> Reply:
-            return context.summarise(session, reply.end, count, cancel)
+            return context_budget.summarise(session, reply.end, count, cancel)
 
         done = play(begin)
         if done.finish_reason == "cancelled" or not done.text.strip():
@@ -111,7 +115,7 @@ class Overflow:
         return count
 
 
-def question(shortage: Shortage) -> tuple[str, str]:
+def question(shortage: ContextShortage) -> tuple[str, str]:
     """What a person is asked, on one line, and the letters of the answers."""
     left = shortage.context - shortage.tokens
     said = (
@@ -119,6 +123,6 @@ def question(shortage: Shortage) -> tuple[str, str]:
         if shortage.sendable
         else f"the prompt has {shortage.tokens:,} tokens and the context holds {shortage.context:,}"
     )
-    offers = f"d drops {context.exchanges_named(shortage.exchanges)}, s summarises"
+    offers = f"d drops {context_budget.exchanges_named(shortage.exchanges)}, s summarises"
     anyway = ", a answers anyway" if shortage.sendable else ""
     return f"{said}: {offers}{anyway}, e goes back to the message", "dsae" if shortage.sendable else "dse"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 
-from qwchat.chat import recorded
+from qwchat.chat import continued_settings
 from qwchat.chat.chat_model import Cancel, ChatModel
-from qwchat.chat.controls import Controls
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, Stats, TextEvent, TextStep
@@ -29,7 +29,7 @@ class PendingReply:
     """
 
     question: int | None
-    controls: Controls
+    controls: ReplySettings
     seed: int
     begun: Node | None = None
 
@@ -74,7 +74,7 @@ class Session:
     def __init__(
         self,
         model: ChatModel,
-        controls: Controls,
+        controls: ReplySettings,
         system: str | None = None,
         *,
         tree: Tree | None = None,
@@ -130,7 +130,7 @@ class Session:
         """Add `question` to the conversation, where it stays however its reply ends."""
         return self._asked(question, self.end, None)
 
-    def retry(self, *, controls: Controls | None = None, seed: int | None = None) -> PendingReply:
+    def retry(self, *, controls: ReplySettings | None = None, seed: int | None = None) -> PendingReply:
         """Ask for another reply to the last question, an alternative to those it has.
 
         Args:
@@ -153,7 +153,7 @@ class Session:
             UsageError: the reply ended by itself.
         """
         last = self.unfinished()
-        controls = recorded.overlay(last.settings, self._then, self.controls)
+        controls = continued_settings.overlay(last.settings, self._then, self.controls)
         seed = random_seed() if last.seed is None else last.seed
         if last.role == "user":
             return self._pending(last.id, controls, seed)
@@ -166,7 +166,7 @@ class Session:
     def stream(self, reply: PendingReply, prompt: Prompt, cancel: Cancel | None = None) -> Reply:
         """Generate `reply` to its `prompt`. What came of it stays in the conversation, however it ends."""
         self._refused = None
-        taken = _Taken()
+        taken = _PartialReply()
         try:
             for event in self.model.stream(prompt, reply.controls.request(reply.seed, self.logprobs), cancel):
                 taken.note(event)
@@ -280,12 +280,14 @@ class Session:
         )
         return self._pending(asked.id, controls, seed)
 
-    def _pending(self, question: int | None, controls: Controls, seed: int, begun: Node | None = None) -> PendingReply:
+    def _pending(
+        self, question: int | None, controls: ReplySettings, seed: int, begun: Node | None = None
+    ) -> PendingReply:
         self.used, self._then = controls, self.controls
         self._refused = question if begun is None else None  # Until its prompt is known to fit.
         return PendingReply(question, controls, seed, begun)
 
-    def _keep(self, reply: PendingReply, taken: _Taken) -> None:
+    def _keep(self, reply: PendingReply, taken: _PartialReply) -> None:
         begun, controls = reply.begun, reply.controls
         done = taken.done
         if done is None:
@@ -304,7 +306,7 @@ class Session:
             finish_reason="cancelled" if done is None else done.finish_reason,
             seed=reply.seed,
             settings=controls.record(),
-            note=None if controls.record() == self._then.record() else recorded.OWN,
+            note=None if controls.record() == self._then.record() else continued_settings.OWN,
             stats=None if done is None else asdict(done.stats),
             model=self._fingerprint,
             # A beginning that something else was said to stays, as an alternative.
@@ -313,7 +315,7 @@ class Session:
         self._ids_hold[node.id] = node.token_ids is not None
         self.revision += 1
 
-    def _broken_off(self, taken: _Taken, begun: Node | None, stops: Sequence[str]) -> tuple[str, Sequence[int]]:
+    def _broken_off(self, taken: _PartialReply, begun: Node | None, stops: Sequence[str]) -> tuple[str, Sequence[int]]:
         """Text and token ids of a reply whose end nobody told of, up to a stop string where there is one."""
         if begun is not None and not self._holds(begun):
             return begun.content + taken.text, ()
@@ -323,7 +325,7 @@ class Session:
         return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))], token_ids
 
 
-class _Taken:
+class _PartialReply:
     """What has come of a reply."""
 
     def __init__(self) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from quant.wording import Argument, Change, Worded
-from qwchat.chat.units import token_count, wait
+from qwchat.chat.formatting import token_count, wait
 from qwchat.events import Done, Stats
 
-Form = Literal["line", "json", "off"]
+StatsFormat = Literal["line", "json", "off"]
 
 
-def statistics_line(done: Done, *, sampled: bool, form: Form = "line", columns: int | None = None) -> str:
+def statistics_line(done: Done, *, sampled: bool, form: StatsFormat = "line", columns: int | None = None) -> str:
     """The figures of a reply for people, as one JSON object for programs, or nothing.
 
     `columns`: where people's figures would be wider, drafts are left out, then words, then other figures.
@@ -88,7 +88,7 @@ def _in(seconds: float, tokens: float) -> str:
     return f" in {wait(seconds)}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
 
 
-class _Part(NamedTuple):
+class _Figure(NamedTuple):
     """A figure of the line, and how it is written where there are few columns; "" leaves it out."""
 
     long: str
@@ -116,37 +116,37 @@ def _joined(parts: Mapping[str, str]) -> str:
     return " · ".join(text for text in parts.values() if text)
 
 
-def _parts(done: Done, *, sampled: bool) -> dict[str, _Part]:
+def _parts(done: Done, *, sampled: bool) -> dict[str, _Figure]:
     """The figures in their order; those of what did not happen are not there."""
     stats = done.stats
-    parts: dict[str, _Part] = {}
+    parts: dict[str, _Figure] = {}
     if stats.time_to_first_token is not None:
         seconds = wait(stats.time_to_first_token)
-        parts["first"] = _Part(f"{seconds} to first token", seconds)
+        parts["first"] = _Figure(f"{seconds} to first token", seconds)
     parts["prompt"] = _prompt(stats)
     if stats.prefill_rate:
         rate = _number(stats.prefill_rate)
-        parts["prefill"] = _Part(f"prefill {rate} tok/s", f"prefill {rate}/s")
+        parts["prefill"] = _Figure(f"prefill {rate} tok/s", f"prefill {rate}/s")
     if stats.decode_rate:
         rate = _number(stats.decode_rate)
-        parts["decode"] = _Part(f"decode {rate} tok/s", f"decode {rate}/s")
+        parts["decode"] = _Figure(f"decode {rate} tok/s", f"decode {rate}/s")
     if _saved_a_tenth(stats):
-        parts["drafts"] = _Part(f"{stats.accepted_tokens:,} of {stats.drafted_tokens:,} draft tokens accepted")
+        parts["drafts"] = _Figure(f"{stats.accepted_tokens:,} of {stats.drafted_tokens:,} draft tokens accepted")
     context = f"{stats.context_used:,}/{stats.context:,}"
-    parts["context"] = _Part(f"context {context}", f"ctx {context}")
+    parts["context"] = _Figure(f"context {context}", f"ctx {context}")
     if sampled:
-        parts["seed"] = _Part(f"seed {done.seed}", f"seed {done.seed}")
+        parts["seed"] = _Figure(f"seed {done.seed}", f"seed {done.seed}")
     return parts
 
 
-def _prompt(stats: Stats) -> _Part:
+def _prompt(stats: Stats) -> _Figure:
     """Tokens of the prompt, and how many of them were read; of a prompt that was not read to its end, how far."""
     new = f" ({stats.read_tokens:,} new)" if stats.cached_tokens else ""
     if stats.unread_tokens:
         position, total = stats.prompt_tokens - stats.unread_tokens, f"{stats.prompt_tokens:,}"
-        return _Part(f"stopped after {position:,} of {total} prompt tokens{new}", f"stopped at {position:,}/{total}")
+        return _Figure(f"stopped after {position:,} of {total} prompt tokens{new}", f"stopped at {position:,}/{total}")
     noun = "token" if stats.prompt_tokens == 1 else "tokens"
-    return _Part(f"{stats.prompt_tokens:,} prompt {noun}{new}", f"{stats.read_tokens:,} new")
+    return _Figure(f"{stats.prompt_tokens:,} prompt {noun}{new}", f"{stats.read_tokens:,} new")
 
 
 def _saved_a_tenth(stats: Stats) -> bool:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qwchat.chat.attachments import Attachment, Found, message
-from qwchat.chat.context import attached_lines, left_out
-from qwchat.chat.controls import Controls
+from qwchat.chat.attachments import Attachment, LoadedFiles, message
+from qwchat.chat.context_budget import attached_lines, left_out
 from qwchat.chat.editor.modes import keys_unseen
 from qwchat.chat.interrupts import Interrupts
-from qwchat.chat.overflow import Overflow
-from qwchat.chat.saved import Saved
+from qwchat.chat.overflow import OverflowHandler
+from qwchat.chat.reply_settings import ReplySettings
+from qwchat.chat.reply_stream import play
 from qwchat.chat.session import Session
-from qwchat.chat.turn import play
+from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.cli import report
 from qwchat.cli.damage import remedied, wait_until_checked
@@ -74,7 +74,7 @@ class Question:
     """What is asked: the whole message, the files in it, and remarks about those that are not."""
 
     message: str
-    files: Found
+    files: LoadedFiles
 
 
 def question(options: ReplyOptions, *, piped: bool = True) -> Question:
@@ -99,9 +99,9 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
 
 
 def _answer(
-    options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams, saved: Saved
+    options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams, saved: SessionRecorder
 ) -> int:
-    controls = Controls.of(options.settings, model.defaults)
+    controls = ReplySettings.of(options.settings, model.defaults)
     first_seed = random_seed() if controls.seed is None else controls.seed
     facts = report.Facts.of(located, model)
     output = Output(options, streams, facts, partial(reply_view, options, streams))
@@ -120,7 +120,7 @@ def _answer(
             for remark in prompt.files.remarks:
                 streams.screen.notice(remark)
         output.begin(number, session.controls)
-        overflow = Overflow(session, streams.screen, None, output.made_room)
+        overflow = OverflowHandler(session, streams.screen, None, output.made_room)
         resumed = output.view.moved if output.view is not None else lambda: None
         # Their echo would move rows that are drawn anew.
         try:
@@ -144,7 +144,7 @@ def _reply(
     session: Session,
     message: str,
     attached: Sequence[Attachment],
-    overflow: Overflow,
+    overflow: OverflowHandler,
     output: Output,
     status: PrefillStatus,
     streams: Streams,

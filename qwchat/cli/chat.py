@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
-from qwchat.chat.commands import Desk, suggestions
-from qwchat.chat.context import Meter
-from qwchat.chat.controls import Controls
+from qwchat.chat.active_persona import ActivePersona
+from qwchat.chat.chat_settings import ChatSettings
+from qwchat.chat.commands import CommandContext, suggestions
+from qwchat.chat.context_budget import ContextMeter
 from qwchat.chat.editor.history import history_file
 from qwchat.chat.editor.modes import keys_unseen
 from qwchat.chat.editor.opening import open_reader
 from qwchat.chat.editor.plain import PlainReader
 from qwchat.chat.editor.reader import Reader
 from qwchat.chat.loop import Chat
-from qwchat.chat.panel import Panel
-from qwchat.chat.saved import Choose
+from qwchat.chat.reply_settings import ReplySettings
+from qwchat.chat.session_recorder import ChooseSession
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.wardrobe import Wardrobe
 from qwchat.cli.damage import remedied, wait_until_checked
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.opening import open_model, open_streams, rendering_of, reply_view
@@ -94,11 +94,11 @@ def converse(options: ReplyOptions, services: Services) -> int:
         located, model = open_model(options, services, streams)
         stack.enter_context(model)
         stack.callback(saved.leave)  # While the model is still there.
-        controls = Controls.of(options.settings, model.defaults)
+        controls = ReplySettings.of(options.settings, model.defaults)
         keep_snapshots(saved, options, model, streams.screen)
         session = session_of(saved, options, controls, located, model, streams.screen)
         session.controls = settings_of(saved, options, controls, streams.screen)
-        desk = Desk(session, located.name, view, attached=list(files.attachments), saved=saved, choose=choose)
+        desk = CommandContext(session, located.name, view, attached=list(files.attachments), saved=saved, choose=choose)
         chat = Chat(
             desk=desk,
             reader=_reader(seat, desk, streams, by_line=by_line),
@@ -148,11 +148,11 @@ def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) 
     }
     for name in ("bell", "editing-mode"):
         look[name](options.settings[name])
-    desk.panel = Panel(desk.session, options.settings, model, look)
+    desk.panel = ChatSettings(desk.session, options.settings, model, look)
     bare = options.without_persona
-    without, settings = Controls.of(bare, model.defaults), options.settings
+    without, settings = ReplySettings.of(bare, model.defaults), options.settings
     said = settings["system"] if settings.origin("system").startswith("persona ") else None
-    desk.wardrobe = Wardrobe(desk.session, without, bare["system"], settings["as"], said)
+    desk.wardrobe = ActivePersona(desk.session, without, bare["system"], settings["as"], said)
 
 
 def _seat(options: ReplyOptions) -> Seat:
@@ -168,7 +168,7 @@ def _seat(options: ReplyOptions) -> Seat:
     return Seat(terminal, read_piped() if terminal is not None else "")
 
 
-def _choice(seat: Seat, streams: Streams, *, by_line: bool) -> Choose | None:
+def _choice(seat: Seat, streams: Streams, *, by_line: bool) -> ChooseSession | None:
     """How a session is chosen; None where nobody sits."""
     if seat.terminal is None:
         return None
@@ -183,10 +183,10 @@ def _reads_lines(seat: Seat) -> bool:
     return seat.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 
 
-def _reader(seat: Seat, desk: Desk, streams: Streams, *, by_line: bool) -> Reader:
+def _reader(seat: Seat, desk: CommandContext, streams: Streams, *, by_line: bool) -> Reader:
     if seat.terminal is not None and not by_line:
         suggest = partial(suggestions, desk)
-        meter = Meter(desk.session)
+        meter = ContextMeter(desk.session)
         return open_reader(seat.terminal, suggest, streams.screen, history=history_file(), meter=meter)
     source = seat.terminal or sys.stdin
     if source is None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qwchat import models_folder
-from qwchat.chat.controls import Controls
 from qwchat.chat.editor.external import edit_file
-from qwchat.chat.units import one_line
+from qwchat.chat.formatting import one_line
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.view.table import table
 from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
 from qwchat.cli.exit_codes import ExitCode
@@ -117,7 +117,7 @@ def _tell(settings: Settings, streams: Streams) -> None:
         streams.screen.notice(notice)
 
 
-def _controls(settings: Settings) -> Controls:
+def _controls(settings: Settings) -> ReplySettings:
     """The reply knobs with what the model in force says of sampling, where it can be found."""
     from qwchat.request import SamplingSettings
     from qwchat.text.generation_config import GenerationDefaults
@@ -127,10 +127,10 @@ def _controls(settings: Settings) -> Controls:
         defaults = GenerationDefaults.from_folder(found.path).sampling
     except QwchatError:  # It is said where the model is to be used.
         defaults = SamplingSettings()
-    return Controls.of(settings, defaults)
+    return ReplySettings.of(settings, defaults)
 
 
-def _row(known: Knob, settings: Settings, controls: Controls) -> tuple[str, object, str, str]:
+def _row(known: Knob, settings: Settings, controls: ReplySettings) -> tuple[str, object, str, str]:
     """Name, value, value as text, origin."""
     if known.scope == "reply":
         value, origin = controls[known.name], controls.origin(known.name)

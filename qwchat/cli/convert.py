@@ -10,7 +10,7 @@ from quant.presets import DEFAULT
 from quant.units import data_size
 from quant.wording import said
 from qwchat import models_folder
-from qwchat.chat.units import duration, ranges
+from qwchat.chat.formatting import duration, ranges
 from qwchat.chat.view.table import table
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.following import Conversion, follow

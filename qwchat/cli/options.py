@@ -164,7 +164,7 @@ class ReplyOptions:
             raise UsageError("--logprobs are part of --json and --jsonl: add one of them")
 
     def _check_shape(self) -> None:
-        from qwchat.chat.controls import shapes
+        from qwchat.chat.reply_settings import shapes
 
         shapes(self.settings)
 

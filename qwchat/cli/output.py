@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qwchat.chat.context import Room
-from qwchat.chat.controls import Controls
-from qwchat.chat.shape import complaint
+from qwchat.chat.active_constraint import complaint
+from qwchat.chat.context_budget import ContextReduction
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.statistics import ending_notice
 from qwchat.chat.view.reply import ReplyView
 from qwchat.cli import report
@@ -41,7 +41,7 @@ class Output:
         self.watch: Callable[[TextEvent], None] | None = None if self._plain else self._note
         self._text = ""  # of the answer that is on its way
 
-    def begin(self, number: int, controls: Controls) -> None:
+    def begin(self, number: int, controls: ReplySettings) -> None:
         """The answer `number`, from 0, begins."""
         self._text = ""
         if number and self.view is not None:
@@ -49,12 +49,12 @@ class Output:
         if self._events is not None:
             self._events.start(report.request(self._facts, controls))
 
-    def made_room(self, room: Room) -> None:
+    def made_room(self, room: ContextReduction) -> None:
         """Old turns of the conversation are not sent any more."""
         if self._events is not None:
             self._events.made_room(room)
 
-    def take(self, done: Done, controls: Controls, session: str | None, left_out: dict[str, int]) -> None:
+    def take(self, done: Done, controls: ReplySettings, session: str | None, left_out: dict[str, int]) -> None:
         """An answer is complete; `session`: where it is kept; `left_out`: turns that the model was not given."""
         errors: list[str | None] = [complaint(done, controls, controls.max_tokens)]
         answer = report.answer(done, controls, self._facts, left_out) | ({"session": session} if session else {})
@@ -70,7 +70,7 @@ class Output:
             self._events.done(answer)
         self._remark(done, controls, [error for error in errors if error is not None])
 
-    def fail(self, error: ModelError, controls: Controls) -> None:
+    def fail(self, error: ModelError, controls: ReplySettings) -> None:
         """The answer is broken off by `error`, which the caller tells of: say so in JSON, with the text so far."""
         answer = report.failure(error, int(exit_code_of(error)), self._text, self._facts, controls)
         if self._events is not None:
@@ -91,7 +91,7 @@ class Output:
         if self._events is not None:
             self._events.event(event)
 
-    def _remark(self, done: Done, controls: Controls, errors: list[str]) -> None:
+    def _remark(self, done: Done, controls: ReplySettings, errors: list[str]) -> None:
         screen = self._streams.screen
         if self._plain:
             notice = ending_notice(done, controls.max_tokens)

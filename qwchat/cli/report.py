@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from qwchat.characters import escaped
-from qwchat.chat.context import Room
-from qwchat.chat.controls import Controls
+from qwchat.chat.context_budget import ContextReduction
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.statistics import figures
 from qwchat.cli.wording import explained
 from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
@@ -40,12 +40,12 @@ def dumps(value: object) -> str:
     return escaped(json.dumps(value, ensure_ascii=False))
 
 
-def request(facts: Facts, controls: Controls) -> dict[str, object]:
+def request(facts: Facts, controls: ReplySettings) -> dict[str, object]:
     """What is asked of which model."""
     return {"model": asdict(facts), "settings": controls.record(), "seed": controls.seed}
 
 
-def answer(done: Done, controls: Controls, facts: Facts, left_out: dict[str, int]) -> dict[str, object]:
+def answer(done: Done, controls: ReplySettings, facts: Facts, left_out: dict[str, int]) -> dict[str, object]:
     """A reply and how it came about, with its figures.
 
     `left_out` counts turns of the conversation that the model was not given, since they were "dropped", or given a
@@ -70,7 +70,7 @@ def answer(done: Done, controls: Controls, facts: Facts, left_out: dict[str, int
     }
 
 
-def failure(error: Exception, code: int, text: str, facts: Facts, controls: Controls) -> dict[str, object]:
+def failure(error: Exception, code: int, text: str, facts: Facts, controls: ReplySettings) -> dict[str, object]:
     """A reply that `error` ended, which gives the exit code `code`: `text` is what had come by then."""
     ended = {"text": text, "finish_reason": "error", "error": explained(error), "exit_code": code}
     return ended | request(facts, controls)
@@ -95,7 +95,7 @@ class EventWriter:
         """A reply begins."""
         self._write({"event": "start", **asked})
 
-    def made_room(self, room: Room) -> None:
+    def made_room(self, room: ContextReduction) -> None:
         """Old turns are not sent any more."""
         self._write({"event": "room", **asdict(room)})
 

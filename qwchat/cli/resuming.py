@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from qwchat import models_folder
-from qwchat.chat import recorded
-from qwchat.chat.context import standing
-from qwchat.chat.controls import NAMES, Controls
-from qwchat.chat.recall import UNANSWERED, last_exchange, length
-from qwchat.chat.saved import Choose, Saved
+from qwchat.chat import continued_settings
+from qwchat.chat.context_budget import standing
+from qwchat.chat.kv_snapshots import KVSnapshots
+from qwchat.chat.recap import UNANSWERED, last_exchange, length
+from qwchat.chat.reply_settings import NAMES, ReplySettings
 from qwchat.chat.session import Session
-from qwchat.chat.snapshot import Snapshots
+from qwchat.chat.session_recorder import ChooseSession, SessionRecorder
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import table
@@ -33,7 +33,9 @@ _OF_ONE_REPLY = ("choices", "regex", "json-schema")
 _SHOWN = 12  # sessions at a time, which fits every screen
 
 
-def open_saved(options: ReplyOptions, screen: Screen, *, chat: bool, choose: Choose | None = None) -> Saved | None:
+def open_saved(
+    options: ReplyOptions, screen: Screen, *, chat: bool, choose: ChooseSession | None = None
+) -> SessionRecorder | None:
     """The session that the options mean, open, or a new one that is saved from its first turn on.
 
     None where a person was to choose and did not.
@@ -62,7 +64,7 @@ def open_saved(options: ReplyOptions, screen: Screen, *, chat: bool, choose: Cho
     elif options.session is not None:
         entry = store.named(check_name(name))
     keep = options.settings["save"] and (chat or entry is not None or bool(name))
-    saved = Saved(store if keep else None, screen.error)
+    saved = SessionRecorder(store if keep else None, screen.error)
     if entry is None:
         saved.begin(name=name)
     else:
@@ -70,7 +72,7 @@ def open_saved(options: ReplyOptions, screen: Screen, *, chat: bool, choose: Cho
     return saved
 
 
-def with_model_of(saved: Saved, options: ReplyOptions, screen: Screen) -> ReplyOptions:
+def with_model_of(saved: SessionRecorder, options: ReplyOptions, screen: Screen) -> ReplyOptions:
     """`options` with the model that the session was held with, unless the command line names another."""
     name = saved.held_with
     if not name or "model" in options.flags:
@@ -87,7 +89,12 @@ def with_model_of(saved: Saved, options: ReplyOptions, screen: Screen) -> ReplyO
 
 
 def session_of(
-    saved: Saved, options: ReplyOptions, controls: Controls, located: Located, model: Model, screen: Screen
+    saved: SessionRecorder,
+    options: ReplyOptions,
+    controls: ReplySettings,
+    located: Located,
+    model: Model,
+    screen: Screen,
 ) -> Session:
     """The conversation of `saved`, with `model` to reply.
 
@@ -107,10 +114,10 @@ def session_of(
     return session
 
 
-def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Screen) -> None:
+def keep_snapshots(saved: SessionRecorder, options: ReplyOptions, model: Model, screen: Screen) -> None:
     """Let `model` go on from what it had read when a session was left, and keep that again when it is left."""
     settings = options.settings
-    snapshots = Snapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
+    snapshots = KVSnapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
 
     def visit(act: Callable[[Path], str | None], folder: Path) -> None:
         if notice := act(folder):
@@ -124,15 +131,17 @@ def keep_snapshots(saved: Saved, options: ReplyOptions, model: Model, screen: Sc
         visit(snapshots.take_up, saved.origin)
 
 
-def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen: Screen) -> Controls:
+def settings_of(
+    saved: SessionRecorder, options: ReplyOptions, controls: ReplySettings, screen: Screen
+) -> ReplySettings:
     """`controls` with the settings that the session's last reply was made with, or was being made with when it broke.
 
     Those of the command line hold nevertheless, and what held for one reply says nothing about the next: its shape, and
     settings of its own.
     """
     path = reversed(saved.tree.path())
-    found = (node.settings for node in path if node.settings and node.note != recorded.OWN)
-    then = recorded.overlay(next(found, None), controls, controls)
+    found = (node.settings for node in path if node.settings and node.note != continued_settings.OWN)
+    then = continued_settings.overlay(next(found, None), controls, controls)
     changed = []
     for name in NAMES:
         given = name in options.flags or "as" in options.flags
@@ -145,7 +154,7 @@ def settings_of(saved: Saved, options: ReplyOptions, controls: Controls, screen:
     return controls
 
 
-def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> None:
+def recall(saved: SessionRecorder, view: ReplyView, screen: Screen, *, watched: bool) -> None:
     """Tell which session goes on, and where somebody watches show the last question and its reply again."""
     if not saved.tree.nodes:
         return
@@ -163,7 +172,7 @@ def recall(saved: Saved, view: ReplyView, screen: Screen, *, watched: bool) -> N
     screen.gap()
 
 
-def way_back(saved: Saved) -> str | None:
+def way_back(saved: SessionRecorder) -> str | None:
     """Return the command that goes on with the session that is open; None where nothing is saved."""
     if saved.id is None or saved.store is None:
         return None
@@ -176,7 +185,7 @@ def way_back(saved: Saved) -> str | None:
     return "qwchat -c" if is_latest else f"qwchat --resume {saved.id}"
 
 
-def choose_on_screen(terminal: TextIO, look: Look) -> Choose:
+def choose_on_screen(terminal: TextIO, look: Look) -> ChooseSession:
     """A choice from a list that is searched while one types."""
 
     def choose(entries: Sequence[Entry]) -> Entry | None:
@@ -188,7 +197,7 @@ def choose_on_screen(terminal: TextIO, look: Look) -> Choose:
     return choose
 
 
-def choose_by_line(read: Callable[[], str], screen: Screen) -> Choose:
+def choose_by_line(read: Callable[[], str], screen: Screen) -> ChooseSession:
     """A choice from a numbered list, in which a text searches: for terminals that can do no more."""
 
     def choose(entries: Sequence[Entry]) -> Entry | None:
@@ -226,7 +235,7 @@ def _check(options: ReplyOptions) -> None:
         raise UsageError(f"--count makes several answers, and {given[0]} goes on with one: leave one out")
 
 
-def _chosen(store: Store, choose: Choose | None) -> Entry | None:
+def _chosen(store: Store, choose: ChooseSession | None) -> Entry | None:
     entries = store.entries()
     if choose is None:
         raise UsageError("--resume needs a name here, where nobody can choose: qwchat sessions list shows them")

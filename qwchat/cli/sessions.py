@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from qwchat.characters import harmless
-from qwchat.chat.units import one_line
+from qwchat.chat.formatting import one_line
 from qwchat.chat.view.table import pairs, table
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.report import dumps

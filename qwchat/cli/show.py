@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quant.files import is_regular
 from quant.units import data_size
 from qwchat import models_folder
-from qwchat.chat.units import ranges
+from qwchat.chat.formatting import ranges
 from qwchat.chat.view.table import pairs, table
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.options import ShowOptions

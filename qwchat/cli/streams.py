@@ -10,8 +10,8 @@ from typing import TextIO
 
 from quant.units import binary_size
 from qwchat.characters import harmless
-from qwchat.chat.attachments import MOST_BYTES, Attachment, Found, read, text_of
-from qwchat.chat.statistics import Form
+from qwchat.chat.attachments import MOST_BYTES, Attachment, LoadedFiles, read, text_of
+from qwchat.chat.statistics import StatsFormat
 from qwchat.chat.view.colour import ColourChoice, can_rewrite, look_of
 from qwchat.chat.view.screen import Screen
 from qwchat.cli.wording import spelt
@@ -28,7 +28,7 @@ class Streams:
     """
 
     def __init__(
-        self, colour: ColourChoice = "auto", *, quiet: bool = False, still: bool = False, figures: Form = "line"
+        self, colour: ColourChoice = "auto", *, quiet: bool = False, still: bool = False, figures: StatsFormat = "line"
     ) -> None:
         self.out = _prepared(sys.stdout)
         errors = _prepared(sys.stderr)
@@ -64,14 +64,14 @@ def read_piped() -> str:
     return text_of(data, "standard input").rstrip("\r\n")
 
 
-def read_files(names: Iterable[str]) -> Found:
+def read_files(names: Iterable[str]) -> LoadedFiles:
     """The files that --file names, each once; `-` is what is piped in. Raises UsageError for one that is none."""
     found = [
-        Found((Attachment("standard input", read_piped()),)) if name == "-" else read(name, pipes=True)
+        LoadedFiles((Attachment("standard input", read_piped()),)) if name == "-" else read(name, pipes=True)
         for name in dict.fromkeys(names)
     ]
     attachments = dict.fromkeys(attachment for each in found for attachment in each.attachments)
-    return Found(tuple(attachments), tuple(remark for each in found for remark in each.remarks))
+    return LoadedFiles(tuple(attachments), tuple(remark for each in found for remark in each.remarks))
 
 
 def controlling_terminal() -> TextIO | None:

@@ -34,7 +34,7 @@ def explained(error: Exception) -> str:
 
 def _shorter(error: PromptTooLongError) -> str:
     """Return how the prompt gets shorter."""
-    from qwchat.chat.context import ContextFullError, SummaryTooLongError
+    from qwchat.chat.context_budget import ContextFullError, SummaryTooLongError
 
     if isinstance(error, SummaryTooLongError):
         return "--overflow drop leaves them out"

@@ -38,7 +38,8 @@ class Node:
         finish_reason: how the reply ended (see qwchat.events.FinishReason).
         seed: of the reply's draws; of a question: with which it is being answered, so that a reply that was never
             finished can be given again.
-        settings: with which the reply was made (of a question: is being made), by their names in qwchat.chat.controls.
+        settings: with which the reply was made (of a question: is being made), by their names in
+            qwchat.chat.reply_settings.
         stats: counts and times of the reply (fields of qwchat.events.Stats).
         model: fingerprint of the model that replied.
         created: when, ISO 8601 in UTC.

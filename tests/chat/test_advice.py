@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwchat.chat import advice
-from qwchat.chat.context import ContextFullError, Shortage, SummaryTooLongError
+from qwchat.chat.context_budget import ContextFullError, ContextShortage, SummaryTooLongError
 from qwchat.cli import wording
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.request import Prompt
@@ -18,7 +18,7 @@ MAXIMUM = " (4,096 tokens are the maximum of this model)"
 
 
 def full(longest: int) -> ContextFullError:
-    return ContextFullError(Shortage(5000, 4096, longest, 2, Prompt(())))
+    return ContextFullError(ContextShortage(5000, 4096, longest, 2, Prompt(())))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qwchat.chat import attachments, file_names
 from qwchat.chat.attachments import Attachment, listing, message, read, text_of, total
-from qwchat.chat.file_names import Lines, find, matching, safe_name
+from qwchat.chat.file_names import LineRange, find, matching, safe_name
 from qwchat.errors import UsageError
 from tests.tiers import count
 
@@ -310,7 +310,7 @@ def test_names_are_made_safe() -> None:
 
 
 def test_what_is_said_before_sending() -> None:
-    counted = [(Attachment(f"f{number}.md", "x", Lines(1, 2) if number == 1 else None), 10) for number in range(14)]
+    counted = [(Attachment(f"f{number}.md", "x", LineRange(1, 2) if number == 1 else None), 10) for number in range(14)]
     assert listing(counted[:1]) == []
     assert total(counted[:1]) == "f0.md, 10 tokens"
     assert listing(counted[:2]) == ["f0.md: 10 tokens", "f1.md:1-2: 10 tokens"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.commands import COMMANDS, Desk, Outcome, Quit, Show, message_text, parse, suggestions
-from qwchat.chat.controls import Controls
+from qwchat.chat.commands import COMMANDS, CommandContext, Outcome, Quit, Show, message_text, parse, suggestions
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import laid_out
@@ -19,12 +19,12 @@ from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel, replying
 
 
-def desk(session: Session | None = None) -> Desk:
-    session = session or Session(FakeModel(), Controls(SamplingSettings(temperature=0.7)))
-    return Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
+def desk(session: Session | None = None) -> CommandContext:
+    session = session or Session(FakeModel(), ReplySettings(SamplingSettings(temperature=0.7)))
+    return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
-def obey(place: Desk, text: str) -> Outcome:
+def obey(place: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(place, command[1])

@@ -13,10 +13,10 @@ import pytest
 import qwchat
 from quant import convert
 from qwchat import api
-from qwchat.chat.commands import Desk
-from qwchat.chat.controls import Controls
+from qwchat.chat.commands import CommandContext
 from qwchat.chat.editor.plain import PlainReader
 from qwchat.chat.loop import Chat
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
@@ -34,11 +34,11 @@ EXCHANGES = ("a b", "c d", "e f")
 def talk(model: FakeModel | qwchat.Model, lines: list[str], policy: str = "error") -> tuple[Chat, io.StringIO]:
     """Type `lines` into a chat by the line; return it, and what went to standard error."""
     stderr = io.StringIO()
-    controls = Controls(SamplingSettings(), max_tokens=4)
+    controls = ReplySettings(SamplingSettings(), max_tokens=4)
     session = Session(model, controls.changed("overflow", policy, controls))
     typed = io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
     chat = Chat(
-        desk=Desk(session, "mini", ReplyView(io.StringIO(), PLAIN)),
+        desk=CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN)),
         reader=PlainReader(typed, None),
         screen=Screen(stderr, PLAIN),
         status=PrefillStatus(stderr, PLAIN, enabled=False),

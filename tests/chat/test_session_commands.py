@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.commands import Desk, Show, parse, suggestions
-from qwchat.chat.controls import Controls
-from qwchat.chat.saved import Saved
+from qwchat.chat.commands import CommandContext, Show, parse, suggestions
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
+from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import laid_out
 from qwchat.conversation.store import Store
@@ -24,18 +24,18 @@ from tests.chat.fakes import FakeModel, replying
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path) -> CommandContext:
     """A chat that is saved below `tmp_path`."""
-    saved = Saved(Store(tmp_path / "sessions"))
+    saved = SessionRecorder(Store(tmp_path / "sessions"))
     saved.answers("mini", "0123abcd")
     model = FakeModel()
     session = Session(
-        model, Controls(SamplingSettings(temperature=0.7)), tree=saved.tree, fingerprint=model.folder.fingerprint
+        model, ReplySettings(SamplingSettings(temperature=0.7)), tree=saved.tree, fingerprint=model.folder.fingerprint
     )
-    return Desk(session, "mini", ReplyView(io.StringIO(), PLAIN), saved=saved)
+    return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN), saved=saved)
 
 
-def obey(desk: Desk, text: str) -> str:
+def obey(desk: CommandContext, text: str) -> str:
     command = parse(text)
     assert command is not None
     outcome = command[0].run(desk, command[1])
@@ -43,22 +43,22 @@ def obey(desk: Desk, text: str) -> str:
     return laid_out(outcome.above, outcome.text)
 
 
-def ask(desk: Desk, question: str) -> None:
+def ask(desk: CommandContext, question: str) -> None:
     for _ in replying(desk.session, desk.session.ask(question)):
         pass
 
 
-def said(desk: Desk, session: str) -> list[str]:
+def said(desk: CommandContext, session: str) -> list[str]:
     assert desk.saved.store is not None
     return [node.content for node in desk.saved.store.read(session).tree.path()]
 
 
-def current(desk: Desk) -> str:
+def current(desk: CommandContext) -> str:
     assert desk.saved.id is not None
     return desk.saved.id
 
 
-def test_save_chooses_the_form_by_the_name(desk: Desk, tmp_path: Path) -> None:
+def test_save_chooses_the_form_by_the_name(desk: CommandContext, tmp_path: Path) -> None:
     ask(desk, "Name a sea.")
     for name in ("talk.md", "talk.html", "talk.json"):
         assert obey(desk, f"/save {tmp_path}/{name}") == f"saved to {tmp_path}/{name}"
@@ -73,7 +73,9 @@ def test_save_chooses_the_form_by_the_name(desk: Desk, tmp_path: Path) -> None:
     assert document["settings"]["temperature"] == 0.7
 
 
-def test_export_names_the_file_after_the_title(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_names_the_file_after_the_title(
+    desk: CommandContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     ask(desk, "Name a sea.")
     assert obey(desk, "/export html") == "saved to name-a-sea.html"
@@ -99,7 +101,7 @@ def test_export_names_the_file_after_the_title(desk: Desk, tmp_path: Path, monke
         ("/new a/b", "a session cannot be called 'a/b': use letters, digits, blanks, dots and dashes, 64 at most"),
     ],
 )
-def test_what_cannot_be_done(desk: Desk, command: str, complaint: str) -> None:
+def test_what_cannot_be_done(desk: CommandContext, command: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
         obey(desk, command)
     assert str(caught.value) == complaint
@@ -108,7 +110,7 @@ def test_what_cannot_be_done(desk: Desk, command: str, complaint: str) -> None:
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/x.md", "a\0b.md", f"{'x' * 300}.md", "loop"])
 @pytest.mark.parametrize("command", ["/save", "/export md", "/write"])
 def test_names_that_no_file_can_have_are_refused(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+    desk: CommandContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
@@ -118,7 +120,7 @@ def test_names_that_no_file_can_have_are_refused(
     assert [path.name for path in tmp_path.iterdir() if not path.is_dir()] == ["loop"]
 
 
-def test_a_title_is_made_shown_and_changed(desk: Desk) -> None:
+def test_a_title_is_made_shown_and_changed(desk: CommandContext) -> None:
     assert obey(desk, "/title") == "Conversation with mini"
     ask(desk, "Name a sea.")
     assert obey(desk, "/title") == "Name a sea."
@@ -126,7 +128,7 @@ def test_a_title_is_made_shown_and_changed(desk: Desk) -> None:
     assert Store(desk.saved.store.folder if desk.saved.store else None).find("sea[2J").id == current(desk)
 
 
-def test_sessions_are_listed_and_searched(desk: Desk) -> None:
+def test_sessions_are_listed_and_searched(desk: CommandContext) -> None:
     assert obey(desk, "/sessions") == "there are no sessions yet"
     ask(desk, "Name a sea.")
     first = current(desk)
@@ -142,14 +144,14 @@ def test_sessions_are_listed_and_searched(desk: Desk) -> None:
     assert obey(desk, "/sessions river") == "no session has 'river' in its title"
 
 
-def test_a_long_list_is_cut(desk: Desk) -> None:
+def test_a_long_list_is_cut(desk: CommandContext) -> None:
     for number in range(17):
         obey(desk, "/new")
         ask(desk, f"Question {number}")
     assert obey(desk, "/sessions").splitlines()[-1] == "and 2 more: qwchat sessions list"
 
 
-def test_resume_leaves_one_session_and_goes_on_with_another(desk: Desk) -> None:
+def test_resume_leaves_one_session_and_goes_on_with_another(desk: CommandContext) -> None:
     ask(desk, "Name a sea.")
     first = current(desk)
     obey(desk, "/new")
@@ -162,7 +164,7 @@ def test_resume_leaves_one_session_and_goes_on_with_another(desk: Desk) -> None:
     assert obey(desk, f"/resume {first}") == "this session is the one that goes on here"
 
 
-def test_resume_says_where_another_model_replied(desk: Desk) -> None:
+def test_resume_says_where_another_model_replied(desk: CommandContext) -> None:
     ask(desk, "Name a sea.")
     obey(desk, "/new")
     desk.saved.answers("big", "89ef")
@@ -171,7 +173,7 @@ def test_resume_says_where_another_model_replied(desk: Desk) -> None:
     )
 
 
-def test_a_session_that_is_open_elsewhere_stays_there(desk: Desk) -> None:
+def test_a_session_that_is_open_elsewhere_stays_there(desk: CommandContext) -> None:
     ask(desk, "Name a sea.")
     first = current(desk)
     obey(desk, "/new")
@@ -185,7 +187,7 @@ def test_a_session_that_is_open_elsewhere_stays_there(desk: Desk) -> None:
     assert said(desk, current(desk))[2:] == ["Go on.", "echo: Go on."]
 
 
-def test_a_fork_goes_on_beside_the_original(desk: Desk) -> None:
+def test_a_fork_goes_on_beside_the_original(desk: CommandContext) -> None:
     desk.session.system = "Be brief."
     ask(desk, "one")
     first = current(desk)
@@ -198,7 +200,7 @@ def test_a_fork_goes_on_beside_the_original(desk: Desk) -> None:
     assert desk.session.system == "Be brief."
 
 
-def test_a_fork_without_a_name_is_called_by_its_id(desk: Desk) -> None:
+def test_a_fork_without_a_name_is_called_by_its_id(desk: CommandContext) -> None:
     ask(desk, "one")
     first = current(desk)
     answer = obey(desk, "/fork")
@@ -206,7 +208,7 @@ def test_a_fork_without_a_name_is_called_by_its_id(desk: Desk) -> None:
     assert answer == f"a copy of the conversation goes on here, as session {current(desk)}"
 
 
-def test_names_are_given_once(desk: Desk) -> None:
+def test_names_are_given_once(desk: CommandContext) -> None:
     obey(desk, "/new lakes")
     ask(desk, "one")
     for command in ("/new lakes", "/fork lakes"):
@@ -215,7 +217,7 @@ def test_names_are_given_once(desk: Desk) -> None:
     assert said(desk, current(desk)) == ["one", "echo: one"]
 
 
-def test_new_keeps_the_system_prompt(desk: Desk) -> None:
+def test_new_keeps_the_system_prompt(desk: CommandContext) -> None:
     desk.session.system = "Be brief."
     ask(desk, "one")
     obey(desk, "/new")
@@ -226,9 +228,9 @@ def test_new_keeps_the_system_prompt(desk: Desk) -> None:
 def test_without_saving_everything_else_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWCHAT_SESSIONS", str(tmp_path / "sessions"))
     model = FakeModel()
-    saved = Saved()
-    session = Session(model, Controls(SamplingSettings()), tree=saved.tree)
-    desk = Desk(session, "mini", ReplyView(io.StringIO(), PLAIN), saved=saved)
+    saved = SessionRecorder()
+    session = Session(model, ReplySettings(SamplingSettings()), tree=saved.tree)
+    desk = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN), saved=saved)
     ask(desk, "one")
     assert obey(desk, "/fork") == "a copy of the conversation goes on here"
     obey(desk, "/new")
@@ -236,7 +238,7 @@ def test_without_saving_everything_else_works(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "sessions").exists()
 
 
-def test_sessions_and_forms_are_suggested(desk: Desk) -> None:
+def test_sessions_and_forms_are_suggested(desk: CommandContext) -> None:
     ask(desk, "Name a sea.")
     first = current(desk)
     obey(desk, "/new lakes")

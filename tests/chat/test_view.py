@@ -10,8 +10,8 @@ import pytest
 
 from quant.wording import said
 from qwchat.chat import advice
+from qwchat.chat.formatting import duration, wait
 from qwchat.chat.statistics import ending_notice, statistics_line
-from qwchat.chat.units import duration, wait
 from qwchat.chat.view.colour import look_of
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.progress import byte_progress

@@ -12,7 +12,7 @@ import pytest
 import qwchat
 from models.recipe.recipe import MODEL
 from quant import convert
-from qwchat.chat.controls import Controls
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Reply, Session
 from qwchat.conversation.tree import Event, Tree
 from qwchat.cpu.workspace import CHUNK
@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[qwchat.Model]:
 
 def make(model: qwchat.Model, settings: SamplingSettings = GREEDY, *, told: list[Event] | None = None) -> Session:
     tree = Tree(None if told is None else told.append)
-    return Session(model, Controls(settings, seed=11), tree=tree, fingerprint=model.folder.fingerprint)
+    return Session(model, ReplySettings(settings, seed=11), tree=tree, fingerprint=model.folder.fingerprint)
 
 
 def end_of(events: Reply) -> Done:
@@ -141,7 +141,7 @@ def test_a_killed_process_is_gone_on_from_by_another(model: qwchat.Model, way: s
     # Only what was told by now is on the disk; the settings of the other process are different.
     tree = Tree.replay([dict(event) for event in told[:1]])
     model.cached_context.truncate(0)
-    other = Session(model, Controls(SamplingSettings(top_k=3)), tree=tree, fingerprint=model.folder.fingerprint)
+    other = Session(model, ReplySettings(SamplingSettings(top_k=3)), tree=tree, fingerprint=model.folder.fingerprint)
     done = end_of(resumed(replace_limit(other, 60)))
     assert (done.text, done.token_ids, done.seed) == (whole.text, whole.token_ids, whole.seed)
 
@@ -248,7 +248,7 @@ def test_a_constrained_reply_goes_on_within_its_constraint(model: qwchat.Model, 
         cut(talk, tokens)
         # In another process, whose settings know of no constraint.
         tree = Tree.replay(json.loads(json.dumps(list(talk.tree.events()))))
-        other = Session(model, Controls(GREEDY, max_tokens=150), tree=tree, fingerprint=model.folder.fingerprint)
+        other = Session(model, ReplySettings(GREEDY, max_tokens=150), tree=tree, fingerprint=model.folder.fingerprint)
         done = end_of(resumed(other))
         assert (done.token_ids, done.meets_constraint) == (whole.token_ids, True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwchat.chat.controls import SAMPLING
+from qwchat.chat.reply_settings import SAMPLING
 from qwchat.errors import UsageError
 from qwchat.request import SamplingSettings
 from qwchat.settings.knobs import KNOBS, Knob, knob

@@ -6,35 +6,44 @@ import re
 from collections.abc import Iterable
 
 from qwchat.chat import mentions
-from qwchat.chat.commands import look, room, settings, store, talk
-from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Quit, Show, Summarise
-from qwchat.chat.commands.help import Index
+from qwchat.chat.commands import context_commands, reply_commands, session_commands, setting_commands, turn_commands
+from qwchat.chat.commands.command import (
+    ChatCommand,
+    CommandContext,
+    Draft,
+    Outcome,
+    Quit,
+    Show,
+    StreamReply,
+    StreamSummary,
+)
+from qwchat.chat.commands.help_commands import CommandIndex
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 
 __all__ = [
     "COMMANDS",
     "GROUPS",
-    "Command",
-    "Desk",
+    "ChatCommand",
+    "CommandContext",
     "Draft",
     "Outcome",
-    "Play",
     "Quit",
     "Show",
-    "Summarise",
+    "StreamReply",
+    "StreamSummary",
     "message_text",
     "parse",
     "suggestions",
 ]
 
-INDEX = Index(
+INDEX = CommandIndex(
     (
-        ("What is said", talk.COMMANDS),
-        ("What goes along", room.COMMANDS),
-        ("How it is said", settings.COMMANDS),
-        ("What is on the screen", look.COMMANDS),
-        ("Keeping it", store.COMMANDS),
+        ("What is said", turn_commands.COMMANDS),
+        ("What goes along", context_commands.COMMANDS),
+        ("How it is said", setting_commands.COMMANDS),
+        ("What is on the screen", reply_commands.COMMANDS),
+        ("Keeping it", session_commands.COMMANDS),
     )
 )
 GROUPS = INDEX.groups
@@ -43,7 +52,7 @@ COMMANDS = INDEX.commands
 _COMMAND = re.compile(r"/([A-Za-z][A-Za-z-]*)(?:\s+(.*))?", re.DOTALL)
 
 
-def parse(text: str) -> tuple[Command, str] | None:
+def parse(text: str) -> tuple[ChatCommand, str] | None:
     """The command that `text` gives and its argument; None where `text` is a message.
 
     `//` begins a message with a slash; so does `/` followed by anything but a word (`/usr/bin` is a message), and
@@ -68,7 +77,7 @@ def message_text(text: str) -> str:
     return text[1:] if text.startswith("//") else text
 
 
-def suggestions(desk: Desk, text: str) -> Iterable[Suggestion]:
+def suggestions(desk: CommandContext, text: str) -> Iterable[Suggestion]:
     """What may follow `text`, the beginning of an input up to the cursor: more of a command, or of a mention."""
     name, blank, argument = text.partition(" ")
     if not name.startswith("/") or "\n" in text:

@@ -17,7 +17,7 @@ from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
 from qwchat.chat.editor import toolkit
-from qwchat.chat.interrupts import Stop
+from qwchat.chat.interrupts import StopKey
 
 ESCAPE_SECONDS = 0.05
 """An escape sequence arrives at once; Esc with nothing behind it for so long was pressed by itself."""
@@ -47,7 +47,7 @@ class Keyboard:
         self._arrived: deque[list[KeyPress]] = deque()
 
     @contextmanager
-    def watching(self) -> Iterator[Callable[[], Stop | None]]:
+    def watching(self) -> Iterator[Callable[[], StopKey | None]]:
         """For the time of a reply; gives `poll`."""
         ended, end = os.pipe()
         listener = threading.Thread(target=self._listen, args=(ended,), name="keyboard", daemon=True)
@@ -60,13 +60,13 @@ class Keyboard:
             os.close(ended)
             self._take()  # A key that came too late to stop anything.
 
-    def poll(self) -> Stop | None:
+    def poll(self) -> StopKey | None:
         """The stop key among the keys pressed since the last call, if any; what stands behind it is kept."""
         return self._typed_early() or self._take()
 
-    def _take(self) -> Stop | None:
+    def _take(self) -> StopKey | None:
         """Keep the keys that have arrived, save those that stop a reply; the last of these."""
-        stop: Stop | None = None
+        stop: StopKey | None = None
         while self._arrived:
             pressed = self._arrived.popleft()
             others = [key for key, after in zip_longest(pressed, pressed[1:]) if not _lone_escape(key, after)]
@@ -78,7 +78,7 @@ class Keyboard:
             toolkit.type_ahead(self._input, kept)
         return stop
 
-    def _typed_early(self) -> Stop | None:
+    def _typed_early(self) -> StopKey | None:
         """Ctrl-C behind the Enter that sent this question, read together with it by the prompt."""
         waiting = toolkit.take_typed_ahead(self._input)
         early = bool(waiting) and waiting[0].key == Keys.ControlC

@@ -11,7 +11,7 @@ from qwchat.characters import harmless
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.modes import by_line, keys_unseen
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode
-from qwchat.chat.interrupts import Stop
+from qwchat.chat.interrupts import StopKey
 from qwchat.errors import UsageError
 
 _CONTINUED = re.compile(r"(?<!\\)(\\\\)*\\$")
@@ -60,7 +60,7 @@ class PlainReader:
         return self._line(sign)
 
     @contextmanager
-    def watching(self) -> Iterator[Callable[[], Stop | None]]:
+    def watching(self) -> Iterator[Callable[[], StopKey | None]]:
         """Keys wait for the next line; Ctrl-C alone, which comes as a signal, stops a reply."""
         with keys_unseen(self._stream, by_line=True):
             yield lambda: None

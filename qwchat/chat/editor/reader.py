@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
-from qwchat.chat.interrupts import Stop
+from qwchat.chat.interrupts import StopKey
 from qwchat.chat.suggestions import Suggestion
 
 PROMPT = "> "
@@ -33,7 +33,7 @@ class Reader(Protocol):
     def ask(self, sign: str) -> str:
         """One line behind `sign`, which no history keeps. Raises what :meth:`read` raises."""
 
-    def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
+    def watching(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
         """Entered for the time of a reply: keys are not echoed and wait for the next prompt.
 
         Gives a function that returns at once: the stop key pressed since it was last called, if any.

@@ -27,7 +27,7 @@ from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, teach_line_bre
 from qwchat.chat.editor.modes import handlers_kept, mark_pastes
 from qwchat.chat.editor.paste import Folds
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
-from qwchat.chat.interrupts import DEADLY, Stop
+from qwchat.chat.interrupts import DEADLY, StopKey
 from qwchat.markdown.styles import Look
 
 SEQUENCE_SECONDS = 0.5
@@ -138,7 +138,7 @@ class Editor:
             toolkit.type_ahead(self._session.input, earlier + toolkit.take_typed_ahead(self._session.input))
             mark_pastes(wanted=True)  # The prompt leaves them unmarked.
 
-    def watching(self) -> AbstractContextManager[Callable[[], Stop | None]]:
+    def watching(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
         """Entered for the time of a reply; gives the function that says whether a key asks to stop it."""
         return self._keyboard.watching()
 

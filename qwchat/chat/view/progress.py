@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from quant.units import data_size
-from qwchat.chat.units import duration
+from qwchat.chat.formatting import duration
 from qwchat.chat.view.screen import Screen
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from quant.wording import Argument, Worded, said
 from qwchat.characters import harmless
-from qwchat.chat.statistics import Form, statistics_line
+from qwchat.chat.statistics import StatsFormat, statistics_line
 from qwchat.chat.view.live import terminal_size
 from qwchat.chat.view.prose import folded
 from qwchat.events import Done
@@ -34,13 +34,13 @@ class Screen:
         look: Look,
         *,
         quiet: bool = False,
-        figures: Form = "line",
+        figures: StatsFormat = "line",
         spell: Callable[[Argument], str] = str,
     ) -> None:
         self.stream = stream
         self.look = look
         self.quiet = quiet
-        self.figures: Form = figures
+        self.figures: StatsFormat = figures
         self.spell = spell
         self._bell_seconds: float | None = None
 
@@ -53,7 +53,7 @@ class Screen:
         if not self.quiet:
             self._line(Worded("qwchat: ", text), DIM)
 
-    def show_figures(self, form: Form) -> None:
+    def show_figures(self, form: StatsFormat) -> None:
         """Show statistics in this form from now on."""
         self.figures = form
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from qwchat.chat.units import duration
+from qwchat.chat.formatting import duration
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.status import ERASE, fitting
 from qwchat.markdown.styles import DIM

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from qwchat.chat.units import duration
+from qwchat.chat.formatting import duration
 from qwchat.chat.view.live import terminal_size
 from qwchat.events import Prefilled
 from qwchat.markdown.styles import DIM, Look

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from qwchat.characters import harmless_name
-from qwchat.chat.display import Facts, Table
+from qwchat.chat.display import KeyValues, Table
 from qwchat.markdown.width import cells
 
 
@@ -33,9 +33,9 @@ def pairs(facts: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name}{' ' * (width - cells(name))}  {harmless_name(value)}".rstrip() for name, value in facts)
 
 
-def laid_out(above: Table | Facts | None, text: str) -> str:
+def laid_out(above: Table | KeyValues | None, text: str) -> str:
     """Return the answer of a command: a table or facts, if there are any, above `text`, if it is not empty."""
     if above is None:
         return text
-    rows = pairs(above.pairs) if isinstance(above, Facts) else table(above.heads, above.rows, above.right)
+    rows = pairs(above.pairs) if isinstance(above, KeyValues) else table(above.heads, above.rows, above.right)
     return f"{rows}\n{text}" if text else rows

@@ -30,7 +30,7 @@ from qwchat.chat.editor.external import command, edited
 from qwchat.chat.editor.keyboard import Keyboard, teach_line_breaks
 from qwchat.chat.editor.opening import open_reader
 from qwchat.chat.editor.plain import PlainReader
-from qwchat.chat.interrupts import Interrupts, Stop
+from qwchat.chat.interrupts import Interrupts, StopKey
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.view.screen import Screen
 from qwchat.errors import QwchatError, UsageError
@@ -96,7 +96,7 @@ def test_plain_input_that_is_no_text() -> None:
         ("\x1b[12;40R\x1b[<0;1;1M", None, ""),
     ],
 )
-def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: Stop | None, kept: str) -> None:
+def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: StopKey | None, kept: str) -> None:
     teach_line_breaks()
     with create_pipe_input() as pipe:
         with Keyboard(pipe).watching() as poll:
@@ -134,7 +134,7 @@ def test_escape_is_told_from_alt_however_seldom_somebody_asks() -> None:
             for typed, keys in (("\x1b", 1), ("x", 2), ("\x1by", 4)):
                 pipe.send_text(typed)
                 wait_for(lambda keys=keys: sum(map(len, keyboard._arrived)) == keys, "the keys to be told apart")
-            pressed: list[Stop | None] = []
+            pressed: list[StopKey | None] = []
             wait_for(lambda: pressed.append(poll()) or "escape" in pressed, "the key")
             assert poll() is None
         assert "".join(key.data for key in get_typeahead(pipe)) == "x\x1by"
@@ -163,11 +163,11 @@ def test_ctrl_c_read_together_with_the_question_stops_its_reply() -> None:
         assert [key.key for key in get_typeahead(pipe)] == ["n"]
 
 
-def watching(*keys: Stop | None) -> Callable[[], object]:
+def watching(*keys: StopKey | None) -> Callable[[], object]:
     waiting = list(keys)
 
     @contextmanager
-    def watch() -> Iterator[Callable[[], Stop | None]]:
+    def watch() -> Iterator[Callable[[], StopKey | None]]:
         yield lambda: waiting.pop(0) if waiting else None
 
     return watch

@@ -8,12 +8,12 @@ from functools import partial
 
 import pytest
 
-from qwchat.chat import context
-from qwchat.chat.context import ContextFullError, Meter, Room, kept_for_answer, short
-from qwchat.chat.controls import Controls
-from qwchat.chat.overflow import Overflow
+from qwchat.chat import context_budget
+from qwchat.chat.context_budget import ContextFullError, ContextMeter, ContextReduction, kept_for_answer, short
+from qwchat.chat.overflow import OverflowHandler
+from qwchat.chat.reply_settings import ReplySettings
+from qwchat.chat.reply_stream import StartReply
 from qwchat.chat.session import PendingReply, Session
-from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import PromptTooLongError, TemplateError, UsageError
@@ -22,7 +22,7 @@ from qwchat.markdown.styles import PLAIN
 from qwchat.request import Prompt, SamplingSettings
 from tests.chat.fakes import FakeModel
 
-CONTROLS = Controls(SamplingSettings(), seed=1)
+CONTROLS = ReplySettings(SamplingSettings(), seed=1)
 
 
 class Talk:
@@ -38,10 +38,10 @@ class Talk:
         self.stderr = io.StringIO()
         self.answers = list(answers)
         self.signs: list[str] = []
-        self.rooms: list[Room] = []
+        self.rooms: list[ContextReduction] = []
         self.shown: list[bool] = []
         screen = Screen(self.stderr, PLAIN, quiet=True)
-        self.overflow = Overflow(self.session, screen, self.ask if answers else None, self.rooms.append)
+        self.overflow = OverflowHandler(self.session, screen, self.ask if answers else None, self.rooms.append)
 
     def ask(self, sign: str) -> str:
         self.signs.append(sign)
@@ -50,7 +50,7 @@ class Talk:
             raise KeyboardInterrupt
         return answer.strip("-")
 
-    def play(self, begin: Begin, *, shown: bool = True) -> Done:
+    def play(self, begin: StartReply, *, shown: bool = True) -> Done:
         self.shown.append(shown)
         done = list(begin(lambda: False))[-1]
         assert isinstance(done, Done)
@@ -105,7 +105,7 @@ def test_short_numbers(tokens: int, text: str) -> None:
 
 def test_the_meter_counts_what_the_next_message_comes_on_top_of() -> None:
     talk = Talk(size=2000, replies=["one two three"], system="Be brief.")
-    meter = Meter(talk.session)
+    meter = ContextMeter(talk.session)
     assert meter() == "ctx 3/2k"
     talk.say("hello")
     assert meter() == "ctx 9/2k"
@@ -126,7 +126,7 @@ def test_the_meter_is_silent_where_the_template_refuses(monkeypatch: pytest.Monk
         raise TemplateError("no system prompts here")
 
     monkeypatch.setattr(talk.model, "count", refuse)
-    assert Meter(talk.session)() == ""
+    assert ContextMeter(talk.session)() == ""
 
 
 def test_drop_leaves_out_the_oldest_exchanges_marks_it_and_never_the_system_prompt() -> None:
@@ -135,7 +135,7 @@ def test_drop_leaves_out_the_oldest_exchanges_marks_it_and_never_the_system_prom
     assert done is not None
     assert talk.sent == ["Be brief.", "c", "one two three four", "d", "one two three four", TOO_LONG]
     assert talk.lines == ["── the 2 oldest exchanges are not sent any more; context 30/43 ──"]
-    assert talk.rooms == [Room("dropped", 2, 4, 30, 43)]
+    assert talk.rooms == [ContextReduction("dropped", 2, 4, 30, 43)]
     assert {"dropped": [1, 2, 3, 4]} in talk.events
     assert [node.content for node in talk.session.tree.path()][:2] == ["a", "one two three four"], "nothing is lost"
     assert len([node for node in talk.session.tree.nodes if node.content == TOO_LONG]) == 1
@@ -146,7 +146,7 @@ def test_a_resumed_session_knows_what_is_not_sent() -> None:
     talk.say(TOO_LONG)
     again = Session(FakeModel(context_size=40), CONTROLS, tree=Tree.replay(talk.events))
     assert [message["content"] for message in again.messages][:1] == ["c"]
-    assert context.left_out(again, again.end) == {"dropped": 4, "summarised": 0}
+    assert context_budget.left_out(again, again.end) == {"dropped": 4, "summarised": 0}
 
 
 def test_room_is_made_for_more_than_one_message() -> None:
@@ -264,11 +264,11 @@ def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
     assert talk.model.calls[-2]["max_tokens"] == 25
     assert talk.sent[0] == SUMMARY
     assert talk.sent[-1] == LONGER
-    assert talk.rooms == [Room("summarised", 11, 22, 132, 200)]
+    assert talk.rooms == [ContextReduction("summarised", 11, 22, 132, 200)]
     assert talk.lines == ["── the 11 oldest exchanges are sent as a summary from here on; context 132/200 ──"]
     assert talk.shown[-3:] == [True, False, True], "the summary is not the reply"
     assert {"dropped": list(range(1, 23)), "summary": SUMMARY} in talk.events
-    assert context.left_out(talk.session, talk.session.end) == {"dropped": 0, "summarised": 22}
+    assert context_budget.left_out(talk.session, talk.session.end) == {"dropped": 0, "summarised": 22}
 
 
 def test_an_empty_summary_changes_nothing() -> None:
@@ -287,12 +287,12 @@ def test_turns_that_fill_the_context_are_not_summarised() -> None:
 def test_what_was_summarised_stays_summarised_when_more_is_dropped() -> None:
     talk = filled("drop", size=100)
     talk.model.replies = ["Short."]
-    list(context.summarise(talk.session, talk.session.end, 1, None))
+    list(context_budget.summarise(talk.session, talk.session.end, 1, None))
     assert talk.session.messages[0]["content"] == "Summary of the earlier conversation:\n\nShort."
-    assert context.drop(talk.session, talk.session.end, 1) == 1
+    assert context_budget.drop(talk.session, talk.session.end, 1) == 1
     assert len(talk.session.tree.dropped()) == 4
     assert talk.session.messages[0]["content"].endswith("Short.")
-    context.send_everything(talk.session)
+    context_budget.send_everything(talk.session)
     assert len(talk.session.messages) == 8
 
 
@@ -328,15 +328,15 @@ def test_a_retry_is_checked_like_a_first_answer() -> None:
 def test_exchanges_that_can_be_left_out() -> None:
     talk = Talk(replies=["one"])
     with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
-        context.drop(talk.session, talk.session.end, 1)
+        context_budget.drop(talk.session, talk.session.end, 1)
     talk.say("a")
     with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
-        context.drop(talk.session, talk.session.end)
+        context_budget.drop(talk.session, talk.session.end)
     talk.say("b")
     with pytest.raises(UsageError, match="only exchanges before the last one can be left out, and there is 1 older"):
-        context.drop(talk.session, talk.session.end, 2)
-    assert context.drop(talk.session, talk.session.end) == 1
-    assert context.room_made("dropped", talk.session, talk.session.end, 1, Prompt(range(4))).line() == (
+        context_budget.drop(talk.session, talk.session.end, 2)
+    assert context_budget.drop(talk.session, talk.session.end) == 1
+    assert context_budget.room_made("dropped", talk.session, talk.session.end, 1, Prompt(range(4))).line() == (
         "── the oldest exchange is not sent any more; context 4/40 ──"
     )
 

@@ -15,13 +15,13 @@ from qwchat.conversation.title import clean, of_question
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError
 
-Choose = Callable[[Sequence[Entry]], Entry | None]
+ChooseSession = Callable[[Sequence[Entry]], Entry | None]
 """Lets a person choose one of several sessions; None where none is wanted."""
-Visit = Callable[[Path], None]
+FolderHook = Callable[[Path], None]
 """Told the folder of a session; raises nothing."""
 
 
-class Saved:
+class SessionRecorder:
     """Keeps one conversation after another in sessions of the store.
 
     A session's folder appears with the first turn, so that opening and leaving a chat leaves no trace.
@@ -51,9 +51,9 @@ class Saved:
         self.held_with = ""
         self.origin: Path | None = None
         self.on_fork: list[Callable[[], None]] = []
-        self.on_open: list[Visit] = []
-        self.on_settle: list[Visit] = []
-        self.on_leave: list[Visit] = []
+        self.on_open: list[FolderHook] = []
+        self.on_settle: list[FolderHook] = []
+        self.on_leave: list[FolderHook] = []
         self._tell = tell
         self._name = ""
         self._file: SessionFile | None = None

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from qwchat.chat.commands.base import Command, Desk, Outcome, Quit, Show
+from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Quit, Show
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 
@@ -37,18 +37,18 @@ _ELSEWHERE = {
 }
 
 
-Groups = Sequence[tuple[str, Sequence[Command]]]
+CommandGroups = Sequence[tuple[str, Sequence[ChatCommand]]]
 """Commands under their titles."""
 
 
-class Index:
+class CommandIndex:
     """The commands of the chat, in their groups."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: CommandGroups) -> None:
         self.groups = [*groups, ("The chat itself", _commands(self))]
         self.commands = tuple(command for _, group in self.groups for command in group)
 
-    def named(self, name: str) -> Command | None:
+    def named(self, name: str) -> ChatCommand | None:
         """Return the command with that name or alias; None if there is no such command."""
         return next((command for command in self.commands if name in (command.name, *command.aliases)), None)
 
@@ -59,7 +59,7 @@ class Index:
         return f"did you mean /{close[0]}?" if close else "/help lists them"
 
 
-def _help(index: Index, desk: Desk, argument: str) -> Outcome:
+def _help(index: CommandIndex, desk: CommandContext, argument: str) -> Outcome:
     if argument:
         return Show(_about(index, argument))
     usages = [command.usage for command in index.commands]
@@ -72,7 +72,7 @@ def _help(index: Index, desk: Desk, argument: str) -> Outcome:
     return Show("\n".join(lines))
 
 
-def _about(index: Index, argument: str) -> str:
+def _about(index: CommandIndex, argument: str) -> str:
     name = argument.lstrip("/").lower()
     command = index.named(name)
     if command is None:
@@ -80,25 +80,25 @@ def _about(index: Index, argument: str) -> str:
     return f"{command.usage}  {command.summary}" + (f"\n\n{command.details}" if command.details else "")
 
 
-def _names(index: Index, desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _names(index: CommandIndex, desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     return fitting(typed, ((command.name, command.summary) for command in index.commands))
 
 
-def _quit(desk: Desk, argument: str) -> Outcome:
+def _quit(desk: CommandContext, argument: str) -> Outcome:
     return Quit()
 
 
-def _commands(index: Index) -> tuple[Command, ...]:
+def _commands(index: CommandIndex) -> tuple[ChatCommand, ...]:
     """Return the commands of this module; /help is about all of `index`."""
     return (
-        Command(
+        ChatCommand(
             "help",
             "[NAME]",
             "this list, or more about a command",
             partial(_help, index),
             complete=partial(_names, index),
         ),
-        Command(
+        ChatCommand(
             "quit",
             "",
             "leave",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qwchat.chat.controls import REPLY_KNOBS, SAMPLING, Controls
+from qwchat.chat.reply_settings import REPLY_KNOBS, SAMPLING, ReplySettings
 from qwchat.errors import UsageError
 
 # What bears on how far a reply goes and how fast, not on what it says.
@@ -14,11 +14,11 @@ ORIGIN = "the reply that is continued"
 OWN = "settings of its own"  # the note of a reply that was made with other settings than those to come
 
 
-def overlay(recorded: Mapping[str, Any] | None, then: Controls, now: Controls) -> Controls:
+def overlay(recorded: Mapping[str, Any] | None, then: ReplySettings, now: ReplySettings) -> ReplySettings:
     """The settings to go on with: as `recorded` where they bear on the text, save what was changed since.
 
-    `then`: what a person had set when the reply was begun, `now`: what is set.  The record (Controls.record) may be
-    anything: what makes no sense is passed over.
+    `then`: what a person had set when the reply was begun, `now`: what is set.  The record (ReplySettings.record)
+    may be anything: what makes no sense is passed over.
     """
     controls = now
     for known in REPLY_KNOBS:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from qwchat.chat.shape import KINDS, constraint_of
+from qwchat.chat.active_constraint import KINDS, constraint_of
 from qwchat.errors import UsageError
 from qwchat.request import Request, SamplingSettings
 from qwchat.settings.kinds import Value
@@ -28,7 +28,7 @@ _OTHERS = tuple(known for known in REPLY_KNOBS if known.name not in SAMPLING and
 
 
 @dataclass(frozen=True)
-class Controls:
+class ReplySettings:
     """Settings of the replies to come. `controls["top-p"]` reads any reply knob by its name.
 
     Attributes:
@@ -50,7 +50,7 @@ class Controls:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, settings: Settings, defaults: SamplingSettings) -> Controls:
+    def of(cls, settings: Settings, defaults: SamplingSettings) -> ReplySettings:
         """The reply knobs of `settings`; where those say nothing of sampling, the model's `defaults` hold."""
         controls = cls(defaults, origins={name: MODEL for name in SAMPLING if _stated(defaults, name)})
         for name in NAMES:
@@ -101,7 +101,7 @@ class Controls:
         value = self[known.name]
         return known.shown(None if value == () else value)
 
-    def with_value(self, name: str, value: Value, origin: str) -> Controls:
+    def with_value(self, name: str, value: Value, origin: str) -> ReplySettings:
         """A copy with the knob `name`, spelt as in the table, set to `value`. Raises UsageError out of range."""
         origins = {**self.origins, name: origin}
         if name in SAMPLING:
@@ -114,7 +114,7 @@ class Controls:
         others = {known: kept for known, kept in self.others.items() if known not in replaced}
         return replace(self, others=others if value == _DEFAULTS[name] else {**others, name: value}, origins=origins)
 
-    def changed(self, name: str, text: str, defaults: Controls) -> Controls:
+    def changed(self, name: str, text: str, defaults: ReplySettings) -> ReplySettings:
         """A copy with `name` set to what `text` means; "default" takes the value of `defaults`.
 
         Raises UsageError for an unknown name and for a value that is of the wrong kind or out of range.

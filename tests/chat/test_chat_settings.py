@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from qwchat.chat.advice import explained
-from qwchat.chat.commands import Desk, Outcome, Show, parse, suggestions
-from qwchat.chat.controls import Controls
-from qwchat.chat.panel import Panel
+from qwchat.chat.chat_settings import ChatSettings
+from qwchat.chat.commands import CommandContext, Outcome, Show, parse, suggestions
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import laid_out
@@ -39,23 +39,23 @@ threads            auto (2)     built in
 quiet              off          built in"""
 
 
-def chat() -> tuple[Desk, FakeModel, list[Any]]:
+def chat() -> tuple[CommandContext, FakeModel, list[Any]]:
     """A desk whose settings came from several places, its model, and what the screen was told."""
     model, told = FakeModel(), []
     settings = Settings({"seed": Given(5, "--seed"), "kv": Given("f32", "QWCHAT_KV")})
-    session = Session(model, Controls.of(settings, SamplingSettings(temperature=0.7)))
-    desk = Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
-    desk.panel = Panel(session, settings, model, {"quiet": told.append})
+    session = Session(model, ReplySettings.of(settings, SamplingSettings(temperature=0.7)))
+    desk = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    desk.panel = ChatSettings(session, settings, model, {"quiet": told.append})
     return desk, model, told
 
 
-def obey(desk: Desk, text: str) -> Outcome:
+def obey(desk: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(desk, command[1])
 
 
-def shown(desk: Desk, text: str) -> str:
+def shown(desk: CommandContext, text: str) -> str:
     outcome = obey(desk, text)
     assert isinstance(outcome, Show)
     return laid_out(outcome.above, outcome.text)
@@ -99,7 +99,7 @@ def test_only_tokens_that_will_be_read_again_are_announced() -> None:
 
 def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     desk, model, _ = chat()
-    desk.panel = Panel(desk.session, None, model)
+    desk.panel = ChatSettings(desk.session, None, model)
     assert shown(desk, "/set ctx 4096") == "ctx 4096"
     assert model.kv == "q8", "nothing was read yet: auto chooses"
     assert shown(desk, "/set ctx 2048") == "ctx 2048"
@@ -168,7 +168,9 @@ def test_values_are_suggested() -> None:
 
 
 def test_a_panel_of_a_session_alone_knows_the_reply_knobs() -> None:
-    desk = Desk(Session(FakeModel(), Controls(SamplingSettings())), "mini", ReplyView(io.StringIO(), PLAIN))
+    desk = CommandContext(
+        Session(FakeModel(), ReplySettings(SamplingSettings())), "mini", ReplyView(io.StringIO(), PLAIN)
+    )
     assert "threads" not in shown(desk, "/set")
     with pytest.raises(UsageError, match=r"^threads cannot be set in a chat: start with --threads$"):
         obey(desk, "/set threads 2")

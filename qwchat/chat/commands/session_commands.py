@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from qwchat.chat.commands.base import Command, Desk, Outcome, Show
-from qwchat.chat.context import standing
+from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Show
+from qwchat.chat.context_budget import standing
 from qwchat.chat.display import Table
-from qwchat.chat.paths import paths
-from qwchat.chat.recall import UNANSWERED, last_exchange, length
+from qwchat.chat.path_completion import paths
+from qwchat.chat.recap import UNANSWERED, last_exchange, length
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of
 from qwchat.conversation.store import Entry, Store, check_name
@@ -20,14 +20,14 @@ from qwchat.writing import path_of, real_path, write_whole
 _LISTED = 15
 
 
-def _save(desk: Desk, argument: str) -> Outcome:
+def _save(desk: CommandContext, argument: str) -> Outcome:
     if not argument:
         raise UsageError("/save needs the name of a file, as in /save talk.md")
     path = path_of(argument)
     return _written(desk, path, form_of(path))
 
 
-def _export(desk: Desk, argument: str) -> Outcome:
+def _export(desk: CommandContext, argument: str) -> Outcome:
     word, _, name = argument.partition(" ")
     form = next((form for form in FORMS if form == word.lower()), None)
     if form is None:
@@ -37,20 +37,20 @@ def _export(desk: Desk, argument: str) -> Outcome:
     return _written(desk, path_of(name.strip()) if name.strip() else Path(file_name(_talk(desk), form)), form)
 
 
-def _written(desk: Desk, path: Path, form: Form) -> Outcome:
+def _written(desk: CommandContext, path: Path, form: Form) -> Outcome:
     text = exported(_talk(desk), form)
     write_whole(path, text, overwrite=real_path(path) in desk.written)
     desk.written.add(real_path(path))
     return Show(f"saved to {path}")
 
 
-def _talk(desk: Desk) -> Talk:
+def _talk(desk: CommandContext) -> Talk:
     controls = desk.session.controls
     settings = controls.record() | {"seed": controls.seed}
     return Talk(desk.session.tree, desk.model_name, desk.saved.id or "", desk.saved.created, settings)
 
 
-def _title(desk: Desk, argument: str) -> Outcome:
+def _title(desk: CommandContext, argument: str) -> Outcome:
     tree = desk.session.tree
     if argument:
         title = clean(argument)
@@ -60,7 +60,7 @@ def _title(desk: Desk, argument: str) -> Outcome:
     return Show(f"the session is called {_talk(desk).title}" if argument else _talk(desk).title)
 
 
-def _sessions(desk: Desk, argument: str) -> Outcome:
+def _sessions(desk: CommandContext, argument: str) -> Outcome:
     entries = _store(desk).entries()
     wanted = argument.casefold()
     found = [entry for entry in entries if wanted in f"{entry.id} {entry.label}".casefold()]
@@ -72,11 +72,11 @@ def _sessions(desk: Desk, argument: str) -> Outcome:
     return Show(more, above=shown)
 
 
-def _mark(desk: Desk, entry: Entry) -> str:
+def _mark(desk: CommandContext, entry: Entry) -> str:
     return "*" if entry.id == desk.saved.id else ""
 
 
-def _resume(desk: Desk, argument: str) -> Outcome:
+def _resume(desk: CommandContext, argument: str) -> Outcome:
     entry = _store(desk).find(argument) if argument else _chosen(desk)
     if entry is None:
         return Show("this session goes on")
@@ -92,7 +92,7 @@ def _resume(desk: Desk, argument: str) -> Outcome:
     return Show(text, question if reply is not None else f"{question}\n{UNANSWERED}", reply, reply=True)
 
 
-def _chosen(desk: Desk) -> Entry | None:
+def _chosen(desk: CommandContext) -> Entry | None:
     others = [entry for entry in _store(desk).entries() if entry.id != desk.saved.id]
     if desk.choose is None:
         raise UsageError("/resume needs a session, as in /resume seas: /sessions lists them")
@@ -101,14 +101,14 @@ def _chosen(desk: Desk) -> Entry | None:
     return desk.choose(others)
 
 
-def _new(desk: Desk, argument: str) -> Outcome:
+def _new(desk: CommandContext, argument: str) -> Outcome:
     system = desk.session.system
     desk.session.adopt(desk.saved.begin(name=_name(desk, argument)))
     desk.session.system = system
     return Show("a new session begins with the next message")
 
 
-def _fork(desk: Desk, argument: str) -> Outcome:
+def _fork(desk: CommandContext, argument: str) -> Outcome:
     if not desk.session.tree.path():
         raise UsageError("nothing was said yet, so there is nothing to fork")
     desk.session.adopt(desk.saved.begin(desk.session.tree.fork(), _name(desk, argument)))
@@ -116,18 +116,18 @@ def _fork(desk: Desk, argument: str) -> Outcome:
     return Show("a copy of the conversation goes on here" + (f", as session {session}" if session else ""))
 
 
-def _name(desk: Desk, argument: str) -> str:
+def _name(desk: CommandContext, argument: str) -> str:
     """A name that no session has yet; "" for none."""
     if argument and _store(desk).named(check_name(argument)) is not None:
         raise UsageError(f"there is a session {argument} already: /resume {argument} goes on with it")
     return argument
 
 
-def _store(desk: Desk) -> Store:
+def _store(desk: CommandContext) -> Store:
     return desk.saved.store or Store()
 
 
-def _known(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _known(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     try:
         entries = _store(desk).entries()
     except SessionError:
@@ -135,15 +135,15 @@ def _known(desk: Desk, typed: str) -> Iterable[Suggestion]:
     return fitting(typed, ((entry.name or entry.id, entry.title) for entry in entries if entry.id != desk.saved.id))
 
 
-def _export_completion(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _export_completion(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     form, blank, name = typed.partition(" ")
     if not blank:
         return fitting(form, ((form, "") for form in FORMS))
     return paths(name.lstrip())
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
+COMMANDS: tuple[ChatCommand, ...] = (
+    ChatCommand(
         "save",
         "FILE",
         "write the conversation as Markdown, or as .html or .json",
@@ -151,7 +151,7 @@ COMMANDS: tuple[Command, ...] = (
         details="The conversation up to here, without alternatives. A file that this chat did not write is left alone.",
         complete=lambda _, typed: paths(typed),
     ),
-    Command(
+    ChatCommand(
         "export",
         "md|html|json [FILE]",
         "write the conversation in that form",
@@ -159,9 +159,9 @@ COMMANDS: tuple[Command, ...] = (
         details="Without FILE it goes into the current folder, under the conversation's title.",
         complete=_export_completion,
     ),
-    Command("title", "[TEXT]", "show or change what the session is called", _title),
-    Command("sessions", "[TEXT]", "list the sessions, or those with TEXT in their title", _sessions),
-    Command(
+    ChatCommand("title", "[TEXT]", "show or change what the session is called", _title),
+    ChatCommand("sessions", "[TEXT]", "list the sessions, or those with TEXT in their title", _sessions),
+    ChatCommand(
         "resume",
         "[SESSION]",
         "leave this session and go on with another",
@@ -170,14 +170,14 @@ COMMANDS: tuple[Command, ...] = (
         "model and the settings stay.",
         complete=_known,
     ),
-    Command(
+    ChatCommand(
         "fork",
         "[NAME]",
         "go on in a new session that begins with this conversation",
         _fork,
         details="The session so far stays as it is, with all alternatives.",
     ),
-    Command(
+    ChatCommand(
         "new",
         "[NAME]",
         "leave this session and begin another",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwchat.chat.chat_model import ChatModel
+from qwchat.chat.formatting import token_count
 from qwchat.chat.session import Session
-from qwchat.chat.units import token_count
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.request import Prompt
 from qwchat.settings.knobs import KNOBS, Knob, Scope, knob
@@ -17,7 +17,7 @@ _SCOPES: tuple[Scope, ...] = ("reply", "engine", "look")
 _ELSEWHERE = {"system": "/system TEXT sets it", "as": "/as NAME takes one"}
 
 
-class Panel:
+class ChatSettings:
     """The knobs of a chat.
 
     Args:

@@ -33,7 +33,7 @@ _NOTHING_OLD = "there is nothing to leave out before the last exchange: /clear f
 
 
 @dataclass(frozen=True)
-class Shortage:
+class ContextShortage:
     """A prompt that leaves too little of the context for the reply, though leaving out old turns would help.
 
     Attributes:
@@ -59,7 +59,7 @@ class Shortage:
 class ContextFullError(PromptTooLongError):
     """A conversation that leaves no tokens for the answer, though leaving out old turns would help."""
 
-    def __init__(self, shortage: Shortage) -> None:
+    def __init__(self, shortage: ContextShortage) -> None:
         super().__init__(
             shortage.tokens,
             shortage.context,
@@ -79,7 +79,7 @@ class SummaryTooLongError(PromptTooLongError):
 
 
 @dataclass(frozen=True)
-class Room:
+class ContextReduction:
     """Room that was made.
 
     Attributes:
@@ -117,7 +117,7 @@ def attached_lines(model: ChatModel, attached: Sequence[Attachment], prompt: Pro
     return [*listing(counted), f"{total(counted)}; context {prompt.tokens:,}/{model.context:,} after this"]
 
 
-class Meter:
+class ContextMeter:
     """How full the context is before the next message, for the toolbar: `ctx 1.9k/4.1k`.  Counts after changes."""
 
     def __init__(self, session: Session) -> None:
@@ -154,7 +154,7 @@ def kept_for_answer(context: int, max_tokens: int | None) -> int:
     return max(1, min(context // _ANSWER_SHARE, _ANSWER_MOST, context if max_tokens is None else max_tokens))
 
 
-def shortage_of(session: Session, reply: PendingReply, prompt: Prompt, *, generous: bool) -> Shortage | None:
+def shortage_of(session: Session, reply: PendingReply, prompt: Prompt, *, generous: bool) -> ContextShortage | None:
     """Return what keeps `prompt` from leaving tokens for `reply`; None if it leaves enough.
 
     `generous`: an answer should have more than one token.  Raises PromptTooLongError where the last question alone is
@@ -165,7 +165,7 @@ def shortage_of(session: Session, reply: PendingReply, prompt: Prompt, *, genero
         return None
     if _old_exchanges(session, reply.end):
         exchanges, shorter = _needed(session, reply.end, continuing=reply.continuing, extra=0)
-        return Shortage(tokens, context, longest, exchanges, shorter)
+        return ContextShortage(tokens, context, longest, exchanges, shorter)
     if tokens >= context:
         raise PromptTooLongError(tokens, context, longest)
     return None
@@ -205,9 +205,9 @@ def summary_exchanges(session: Session, end: int | None, *, continuing: bool = F
     return _needed(session, end, continuing=continuing, extra=_summary_limit(session))[0]
 
 
-def room_made(how: str, session: Session, end: int | None, exchanges: int, prompt: Prompt) -> Room:
+def room_made(how: str, session: Session, end: int | None, exchanges: int, prompt: Prompt) -> ContextReduction:
     """Return the room that was made where `prompt` is sent now; `how`: "dropped" or "summarised"."""
-    return Room(how, exchanges, len(session.tree.dropped(end)), prompt.tokens, session.model.context)
+    return ContextReduction(how, exchanges, len(session.tree.dropped(end)), prompt.tokens, session.model.context)
 
 
 def send_everything(session: Session) -> None:

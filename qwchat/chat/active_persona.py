@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qwchat.chat.controls import MODEL, REPLY_KNOBS, Controls
+from qwchat.chat.reply_settings import MODEL, REPLY_KNOBS, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import UsageError
 from qwchat.settings import personas
@@ -14,7 +14,7 @@ from qwchat.settings.kinds import Value
 from qwchat.settings.resolve import BUILT_IN
 
 
-class Wardrobe:
+class ActivePersona:
     """The personas of a chat.
 
     Args:
@@ -28,7 +28,7 @@ class Wardrobe:
     def __init__(
         self,
         session: Session,
-        bare: Controls | None = None,
+        bare: ReplySettings | None = None,
         system: str | None = None,
         worn: str | None = None,
         said: str | None = None,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from qwchat.chat.active_persona import ActivePersona
 from qwchat.chat.advice import explained
-from qwchat.chat.commands import Desk, Show, parse, suggestions
-from qwchat.chat.controls import Controls
+from qwchat.chat.commands import CommandContext, Show, parse, suggestions
+from qwchat.chat.formatting import one_line
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
-from qwchat.chat.units import one_line
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import laid_out
-from qwchat.chat.wardrobe import Wardrobe
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
@@ -37,12 +37,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def desk(model: FakeModel | None = None) -> Desk:
-    session = Session(model or FakeModel(), Controls(SamplingSettings(temperature=0.7)), "Be brief.")
-    return Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
+def desk(model: FakeModel | None = None) -> CommandContext:
+    session = Session(model or FakeModel(), ReplySettings(SamplingSettings(temperature=0.7)), "Be brief.")
+    return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
-def shown(place: Desk, text: str) -> str:
+def shown(place: CommandContext, text: str) -> str:
     command = parse(text)
     assert command is not None
     outcome = command[0].run(place, command[1])
@@ -50,7 +50,7 @@ def shown(place: Desk, text: str) -> str:
     return laid_out(outcome.above, outcome.text)
 
 
-def state(place: Desk) -> tuple[object, ...]:
+def state(place: CommandContext) -> tuple[object, ...]:
     session = place.session
     return (session.system, *(session.controls[name] for name in ("temp", "top-k", "stop")))
 
@@ -82,10 +82,10 @@ def test_a_chat_that_began_with_a_persona_can_take_it_off() -> None:
     with_persona = resolve({"as": "poet", "top-k": "9"}, variables={"place": "Rome"})
     without = resolve({"as": "none", "top-k": "9"})
     defaults = SamplingSettings(temperature=0.5)
-    session = Session(FakeModel(), Controls.of(with_persona, defaults), with_persona["system"])
-    place = Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
-    bare = Controls.of(without, defaults)
-    place.wardrobe = Wardrobe(session, bare, without["system"], with_persona["as"], with_persona["system"])
+    session = Session(FakeModel(), ReplySettings.of(with_persona, defaults), with_persona["system"])
+    place = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    bare = ReplySettings.of(without, defaults)
+    place.wardrobe = ActivePersona(session, bare, without["system"], with_persona["as"], with_persona["system"])
     assert state(place) == ("A poet of Rome.", 1.2, 9, ("END", "FIN"))
     shown(place, "/as none")
     assert state(place) == (None, 0.5, 9, ())
@@ -171,4 +171,4 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
             shown(place, text)
         assert str(error.value) == complaint
     with pytest.raises(UsageError, match=r"^there is nothing to keep: give a system prompt with /system"):
-        Wardrobe(Session(FakeModel(), Controls(SamplingSettings()))).keep("empty", overwrite=False)
+        ActivePersona(Session(FakeModel(), ReplySettings(SamplingSettings()))).keep("empty", overwrite=False)

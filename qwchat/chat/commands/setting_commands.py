@@ -5,16 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from qwchat.chat.commands.base import Command, Desk, Outcome, Show
+from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Show
 from qwchat.chat.display import Table
+from qwchat.chat.formatting import one_line, token_count
 from qwchat.chat.suggestions import Suggestion, fitting
-from qwchat.chat.units import one_line, token_count
 from qwchat.errors import UsageError
 from qwchat.settings.knobs import knob
 from qwchat.writing import real_path
 
 
-def _system(desk: Desk, argument: str) -> Outcome:
+def _system(desk: CommandContext, argument: str) -> Outcome:
     session = desk.session
     if not argument:
         return Show("no system prompt is set") if session.system is None else Show(said=session.system)
@@ -26,7 +26,7 @@ def _system(desk: Desk, argument: str) -> Outcome:
     return Show(f"this system prompt {replaced} from the next message on{_reading(desk, before)}")
 
 
-def _reading(desk: Desk, before: str | None) -> str:
+def _reading(desk: CommandContext, before: str | None) -> str:
     """What a system prompt that is not `before` any more costs, as the end of a sentence."""
     session = desk.session
     if session.system == before or not session.turns:
@@ -35,7 +35,7 @@ def _reading(desk: Desk, before: str | None) -> str:
     return f"; {token_count(tokens)} will be read again" if tokens else ""
 
 
-def _set(desk: Desk, argument: str) -> Outcome:
+def _set(desk: CommandContext, argument: str) -> Outcome:
     panel = desk.panel
     name, _, value = argument.partition(" ")
     if not name:
@@ -48,7 +48,7 @@ def _set(desk: Desk, argument: str) -> Outcome:
     return Show(f"{now}\n{known.help}. It takes {known.limits}, or default.")
 
 
-def _settings(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _settings(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     panel = desk.panel
     name, blank, value = typed.partition(" ")
     if not blank:
@@ -59,7 +59,7 @@ def _settings(desk: Desk, typed: str) -> Iterable[Suggestion]:
     return fitting(value.lstrip(), [*((word, "") for word in known.words), ("default", known.limits)])
 
 
-def _as(desk: Desk, argument: str) -> Outcome:
+def _as(desk: CommandContext, argument: str) -> Outcome:
     wardrobe, before = desk.wardrobe, desk.session.system
     try:
         name, *variables = shlex.split(argument) or [""]
@@ -77,7 +77,7 @@ def _as(desk: Desk, argument: str) -> Outcome:
     return Show(f"persona {name} sets {', '.join(parts) or 'nothing'}{_reading(desk, before)}")
 
 
-def _personas(desk: Desk) -> Show:
+def _personas(desk: CommandContext) -> Show:
     wardrobe = desk.wardrobe
     rows = [
         (name, "in use" if name == wardrobe.worn else "", one_line(text, 100)) for name, text in wardrobe.described()
@@ -90,7 +90,7 @@ def _personas(desk: Desk) -> Show:
     return Show(above=Table(("persona", "", "description"), rows))
 
 
-def _wearable(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _wearable(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     name, blank, rest = typed.partition(" ")
     if not blank:
         return fitting(name, [*desk.wardrobe.described(), ("none", "")])
@@ -99,7 +99,7 @@ def _wearable(desk: Desk, typed: str) -> Iterable[Suggestion]:
     return fitting(last, [(f"{each}=", "") for each in desk.wardrobe.variables(name) if each not in names])
 
 
-def _save_persona(desk: Desk, argument: str) -> Outcome:
+def _save_persona(desk: CommandContext, argument: str) -> Outcome:
     if not argument:
         raise UsageError("/save-persona needs a name, as in /save-persona poet")
     mine = real_path(desk.wardrobe.folder / f"{argument}.toml") in desk.written
@@ -108,15 +108,15 @@ def _save_persona(desk: Desk, argument: str) -> Outcome:
     return Show(f"kept as {path}: /as {argument} uses it, in other chats too")
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
+COMMANDS: tuple[ChatCommand, ...] = (
+    ChatCommand(
         "system",
         "TEXT",
         "show or set the system prompt (none: without)",
         _system,
         details="The new prompt takes the place of the old one, so the conversation is read again from the beginning.",
     ),
-    Command(
+    ChatCommand(
         "set",
         "NAME VALUE",
         "show or change a setting (default: back to the start)",
@@ -125,7 +125,7 @@ COMMANDS: tuple[Command, ...] = (
         "what was read is kept where it has room, unless the kind of cache changes.",
         complete=_settings,
     ),
-    Command(
+    ChatCommand(
         "as",
         "NAME",
         "take a persona (none: without), or list them",
@@ -133,5 +133,5 @@ COMMANDS: tuple[Command, ...] = (
         details="Variables of the persona follow its name: /as poet place=Rome year=1799.",
         complete=_wearable,
     ),
-    Command("save-persona", "NAME", "keep the system prompt and what was set as a persona", _save_persona),
+    ChatCommand("save-persona", "NAME", "keep the system prompt and what was set as a persona", _save_persona),
 )

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 
 from qwchat.characters import harmless, harmless_name
-from qwchat.chat.commands.base import Command, Desk, Outcome, Show
-from qwchat.chat.display import Facts
-from qwchat.chat.paths import paths
+from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Show
+from qwchat.chat.display import KeyValues
+from qwchat.chat.path_completion import paths
 from qwchat.chat.statistics import totals
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
@@ -22,7 +22,7 @@ _FIRST = "time_to_first_token"  # None where no token came
 _EXCERPT = 40  # characters of a block's first line that a suggestion shows
 
 
-def _raw(desk: Desk, argument: str) -> Outcome:
+def _raw(desk: CommandContext, argument: str) -> Outcome:
     if argument in ("on", "off"):
         desk.view.set_rendering("plain" if argument == "on" else "markdown")
         return Show("replies are shown " + ("as they are written" if argument == "on" else "as rendered Markdown"))
@@ -31,7 +31,7 @@ def _raw(desk: Desk, argument: str) -> Outcome:
     return Show(said=_last(desk))
 
 
-def _copy(desk: Desk, argument: str) -> Outcome:
+def _copy(desk: CommandContext, argument: str) -> Outcome:
     text, what = _chosen(desk, argument)
     text = harmless(text)  # It may be pasted into a shell.
     if not desk.view.copy(text):
@@ -40,7 +40,7 @@ def _copy(desk: Desk, argument: str) -> Outcome:
     return Show(f"{what} sent to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
 
 
-def _chosen(desk: Desk, argument: str) -> tuple[str, str]:
+def _chosen(desk: CommandContext, argument: str) -> tuple[str, str]:
     """The text that `/copy` is to take, and its name."""
     if not argument:
         return _last(desk), "the reply is"
@@ -51,7 +51,7 @@ def _chosen(desk: Desk, argument: str) -> tuple[str, str]:
     return text.removesuffix("\n"), f"code {number} is"
 
 
-def _write(desk: Desk, argument: str) -> Outcome:
+def _write(desk: CommandContext, argument: str) -> Outcome:
     match = _BLOCK.fullmatch(argument)
     name = (match[2] if match else argument).strip()
     if not name:
@@ -64,7 +64,7 @@ def _write(desk: Desk, argument: str) -> Outcome:
     return Show(f"code {number} is in {harmless_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
 
 
-def _stats(desk: Desk, argument: str) -> Outcome:
+def _stats(desk: CommandContext, argument: str) -> Outcome:
     replies = [node for node in desk.session.tree.nodes if node.role == "assistant"]
     known = [stats for node in replies if node.stats and (stats := _stats_of(node.stats)) is not None]
     stopped = desk.session.stopped
@@ -74,7 +74,7 @@ def _stats(desk: Desk, argument: str) -> Outcome:
     without = f" (and {left} without figures)" if left else ""
     rows = [("replies", f"{len(known)}{without}")]
     rows += [("stopped", f"{len(stopped)} before any text came")] if stopped else []
-    return Show(above=Facts([*rows, *totals([*known, *stopped])]))
+    return Show(above=KeyValues([*rows, *totals([*known, *stopped])]))
 
 
 def _stats_of(kept: Mapping[str, object]) -> Stats | None:
@@ -93,11 +93,11 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
-def _last(desk: Desk) -> str:
+def _last(desk: CommandContext) -> str:
     return desk.session.reply().content
 
 
-def _block(desk: Desk, wanted: str | None) -> tuple[int, str]:
+def _block(desk: CommandContext, wanted: str | None) -> tuple[int, str]:
     """Number and text of a code block of the last reply: the one that is `wanted`, or the only one."""
     blocks = desk.view.code_blocks(_last(desk))
     if not blocks:
@@ -112,7 +112,7 @@ def _block(desk: Desk, wanted: str | None) -> tuple[int, str]:
     return number, blocks[number - 1]
 
 
-def _choices(desk: Desk) -> list[tuple[str, str]]:
+def _choices(desk: CommandContext) -> list[tuple[str, str]]:
     """The numbers of the code blocks with the first line of each."""
     try:
         blocks = desk.view.code_blocks(_last(desk))
@@ -121,21 +121,21 @@ def _choices(desk: Desk) -> list[tuple[str, str]]:
     return [(str(number), harmless_name(text.partition("\n")[0][:_EXCERPT])) for number, text in enumerate(blocks, 1)]
 
 
-def _what_to_copy(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _what_to_copy(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     return fitting(typed, ((f"code {number}", line) for number, line in _choices(desk)))
 
 
-def _what_to_write(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _what_to_write(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     number, blank, name = typed.partition(" ")
     return paths(name) if blank and number.isdecimal() else fitting(typed, _choices(desk))
 
 
-def _switches(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _switches(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     return fitting(typed, (("on", "show replies as they are written"), ("off", "render them as Markdown")))
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
+COMMANDS: tuple[ChatCommand, ...] = (
+    ChatCommand(
         "raw",
         "[on|off]",
         "the last reply as the model wrote it (on: all replies)",
@@ -144,8 +144,8 @@ COMMANDS: tuple[Command, ...] = (
         "`qwchat config set render plain` begins every chat with /raw on.",
         complete=_switches,
     ),
-    Command("stats", "", "tokens and speeds of all replies together", _stats),
-    Command(
+    ChatCommand("stats", "", "tokens and speeds of all replies together", _stats),
+    ChatCommand(
         "copy",
         "[code N]",
         "put the last reply, or a block of its code, into the clipboard",
@@ -154,7 +154,7 @@ COMMANDS: tuple[Command, ...] = (
         "asked to take the text (OSC 52), which works through ssh, too; most terminals do, some only if told to.",
         complete=_what_to_copy,
     ),
-    Command(
+    ChatCommand(
         "write",
         "[N] FILE",
         "write a block of the last reply's code to a file",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from qwchat.chat import attachments, context, mentions
-from qwchat.chat.commands.base import Command, Desk, Outcome, Show, Summarise
+from qwchat.chat import attachments, context_budget, mentions
+from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Show, StreamSummary
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.errors import UsageError
@@ -14,7 +14,7 @@ from qwchat.errors import UsageError
 _DIGITS = 9  # of a number: more cannot be meant, and Python refuses thousands
 
 
-def _file(desk: Desk, argument: str) -> Outcome:
+def _file(desk: CommandContext, argument: str) -> Outcome:
     encode = desk.session.model.encode
     if argument == "none":
         desk.attached.clear()
@@ -31,15 +31,15 @@ def _file(desk: Desk, argument: str) -> Outcome:
     return Show("\n".join(lines))
 
 
-def _paths(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _paths(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     for suggestion in mentions.suggestions(f"@{typed}"):
         yield Suggestion(suggestion.text.removeprefix("@"), suggestion.replaced - 1)
 
 
-def _context(desk: Desk, argument: str) -> Outcome:
+def _context(desk: CommandContext, argument: str) -> Outcome:
     session = desk.session
     model = session.model
-    used = context.Meter(session).tokens
+    used = context_budget.ContextMeter(session).tokens
     rows = [(f"{used:,}", f"of {model.context:,} tokens before the next message")]
     if session.system is not None:
         rows.append((f"{len(model.encode(session.system)):,}", "system prompt"))
@@ -48,31 +48,33 @@ def _context(desk: Desk, argument: str) -> Outcome:
         for drop in session.tree.active_drops(session.end)
         if drop.summary is not None
     ]
-    rows.append((f"{context.kept_for_answer(model.context, session.controls.max_tokens):,}", "kept for the answer"))
-    dropped = context.left_out(session, session.end)["dropped"]
+    rows.append(
+        (f"{context_budget.kept_for_answer(model.context, session.controls.max_tokens):,}", "kept for the answer")
+    )
+    dropped = context_budget.left_out(session, session.end)["dropped"]
     rows += [(f"{dropped:,}", "turns are not sent any more: /drop none sends them again")] if dropped else []
     width = max(len(number) for number, _ in rows)
     return Show("\n".join(f"{number:>{width}} {what}" for number, what in rows))
 
 
-def _drop(desk: Desk, argument: str) -> Outcome:
+def _drop(desk: CommandContext, argument: str) -> Outcome:
     session = desk.session
     if argument == "none":
         if not session.tree.dropped(session.end):
             return Show("every turn is sent")
-        context.send_everything(session)
+        context_budget.send_everything(session)
         return Show(f"every turn is sent again; context {_fullness(session)}")
-    count = context.drop(session, session.end, _count("drop", argument))
+    count = context_budget.drop(session, session.end, _count("drop", argument))
     prompt = session.model.prompt(session.messages)
-    return Show(context.room_made("dropped", session, session.end, count, prompt).line())
+    return Show(context_budget.room_made("dropped", session, session.end, count, prompt).line())
 
 
-def _summarise(desk: Desk, argument: str) -> Outcome:
+def _summarise(desk: CommandContext, argument: str) -> Outcome:
     session = desk.session
-    count = _count("summarise", argument) or context.summary_exchanges(session, session.end)
-    named = context.exchanges_named(count)
-    return Summarise(
-        partial(context.summarise, session, session.end, count),
+    count = _count("summarise", argument) or context_budget.summary_exchanges(session, session.end)
+    named = context_budget.exchanges_named(count)
+    return StreamSummary(
+        partial(context_budget.summarise, session, session.end, count),
         f"this will stand for {named}, which {'is' if count == 1 else 'are'} not sent any more then:",
     )
 
@@ -86,15 +88,15 @@ def _count(command: str, argument: str) -> int | None:
 
 
 def _fullness(session: Session) -> str:
-    return f"{context.Meter(session).tokens:,}/{session.model.context:,}"
+    return f"{context_budget.ContextMeter(session).tokens:,}/{session.model.context:,}"
 
 
-def _words(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _words(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     return [Suggestion("none", len(typed), "send every turn again")] if "none".startswith(typed) else []
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
+COMMANDS: tuple[ChatCommand, ...] = (
+    ChatCommand(
         "file",
         "[PATH]",
         "take a file along with the next message (none: no file)",
@@ -103,8 +105,8 @@ COMMANDS: tuple[Command, ...] = (
         'the same: @src/app.py:10-80, @"two words.txt". @@ writes a plain @ where a file of that name exists.',
         complete=_paths,
     ),
-    Command("context", "", "how full the context is, and with what", _context),
-    Command(
+    ChatCommand("context", "", "how full the context is, and with what", _context),
+    ChatCommand(
         "drop",
         "[N]",
         "send the N oldest exchanges no more (none: send all again)",
@@ -113,7 +115,7 @@ COMMANDS: tuple[Command, ...] = (
         "last exchange stays in the context. What is left is read again, since it begins otherwise now.",
         complete=_words,
     ),
-    Command(
+    ChatCommand(
         "summarise",
         "[N]",
         "put a summary by the model in place of the N oldest exchanges",

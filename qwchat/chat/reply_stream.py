@@ -7,19 +7,19 @@ from contextlib import closing
 from functools import partial
 
 from qwchat.chat.chat_model import Cancel
-from qwchat.chat.display import Progress, ReplyDisplay
+from qwchat.chat.display import PrefillProgress, ReplyDisplay
 from qwchat.chat.interrupts import Interrupts
 from qwchat.events import Done, Prefilled, TextEvent, TextStep
 
 Reply = Generator[TextEvent, None, None]
-Begin = Callable[[Cancel], Reply]
+StartReply = Callable[[Cancel], Reply]
 """Starts a reply, given the function that says whether it is to be cancelled."""
 
 
 def play(
-    begin: Begin,
+    begin: StartReply,
     view: ReplyDisplay | None,
-    status: Progress,
+    status: PrefillProgress,
     watch: Callable[[TextEvent], None] | None = None,
     interrupts: Interrupts | None = None,
     said: str | None = None,
@@ -66,7 +66,7 @@ def play(
                 view.end(whole)
 
 
-def _asked_to_stop(interrupts: Interrupts, status: Progress) -> bool:
+def _asked_to_stop(interrupts: Interrupts, status: PrefillProgress) -> bool:
     """Whether the reply is to stop; the engine asks within long passes too, so that a person gets an answer at once."""
     if not interrupts.requested():
         return False

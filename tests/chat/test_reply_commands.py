@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.commands import Desk, Outcome, Show, parse, suggestions
-from qwchat.chat.controls import Controls
+from qwchat.chat.commands import CommandContext, Outcome, Show, parse, suggestions
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import ReplyView
@@ -23,28 +23,28 @@ REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\
 TERMINAL = Look(terminal=True, emphasis=True, colour=True)
 
 
-def desk(*replies: str, look: Look = TERMINAL) -> tuple[Desk, io.StringIO]:
+def desk(*replies: str, look: Look = TERMINAL) -> tuple[CommandContext, io.StringIO]:
     """A desk after a question that `replies` answered."""
-    session = Session(FakeModel(replies=replies), Controls(SamplingSettings(temperature=0.7)))
+    session = Session(FakeModel(replies=replies), ReplySettings(SamplingSettings(temperature=0.7)))
     for number in range(len(replies)):
         assert list(replying(session, session.ask(f"question {number}")))
     out = io.StringIO()
-    return Desk(session, "mini", ReplyView(out, look)), out
+    return CommandContext(session, "mini", ReplyView(out, look)), out
 
 
-def obey(place: Desk, text: str) -> Outcome:
+def obey(place: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(place, command[1])
 
 
-def stats(place: Desk) -> str:
+def stats(place: CommandContext) -> str:
     shown = obey(place, "/stats")
     assert isinstance(shown, Show)
     return laid_out(shown.above, shown.text)
 
 
-def refused(place: Desk, text: str) -> str:
+def refused(place: CommandContext, text: str) -> str:
     with pytest.raises(UsageError) as caught:
         obey(place, text)
     return str(caught.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chat.test_talk import make, played, shown
+from tests.chat.test_turn_commands import make, played, shown
 
 
 def test_questions_are_named_as_they_were_typed_without_their_files() -> None:

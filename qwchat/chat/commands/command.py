@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qwchat.chat.active_persona import ActivePersona
 from qwchat.chat.attachments import Attachment
-from qwchat.chat.display import Facts, ReplyDisplay, Table
-from qwchat.chat.panel import Panel
-from qwchat.chat.saved import Choose, Saved
+from qwchat.chat.chat_settings import ChatSettings
+from qwchat.chat.display import KeyValues, ReplyDisplay, Table
+from qwchat.chat.reply_stream import StartReply
 from qwchat.chat.session import PendingReply, Session
+from qwchat.chat.session_recorder import ChooseSession, SessionRecorder
 from qwchat.chat.suggestions import Suggestion
-from qwchat.chat.turn import Begin
-from qwchat.chat.wardrobe import Wardrobe
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Show:
     hint: str = ""
     said: str | None = None
     reply: bool = False
-    above: Table | Facts | None = None
+    above: Table | KeyValues | None = None
 
 
 @dataclass(frozen=True)
-class Play:
+class StreamReply:
     """Stream the reply that `begin` asks for; `hint` is shown before."""
 
     begin: Callable[[], PendingReply]
@@ -44,10 +44,10 @@ class Play:
 
 
 @dataclass(frozen=True)
-class Summarise:
+class StreamSummary:
     """Stream the summary that `begin` starts, which stands for old turns; `hint` is shown before."""
 
-    begin: Begin
+    begin: StartReply
     hint: str
 
 
@@ -63,11 +63,11 @@ class Quit:
     """Leave the chat."""
 
 
-Outcome = Show | Play | Summarise | Draft | Quit
+Outcome = Show | StreamReply | StreamSummary | Draft | Quit
 
 
 @dataclass
-class Desk:
+class CommandContext:
     """What commands work on.
 
     Attributes:
@@ -87,22 +87,22 @@ class Desk:
     view: ReplyDisplay
     written: set[Path] = field(default_factory=set)
     attached: list[Attachment] = field(default_factory=list)
-    saved: Saved = field(default_factory=Saved)
-    choose: Choose | None = None
-    panel: Panel = field(init=False)
-    wardrobe: Wardrobe = field(init=False)
+    saved: SessionRecorder = field(default_factory=SessionRecorder)
+    choose: ChooseSession | None = None
+    panel: ChatSettings = field(init=False)
+    wardrobe: ActivePersona = field(init=False)
 
     def __post_init__(self) -> None:
-        self.panel = Panel(self.session)
-        self.wardrobe = Wardrobe(self.session)
+        self.panel = ChatSettings(self.session)
+        self.wardrobe = ActivePersona(self.session)
 
 
-def _nothing(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _nothing(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     return ()
 
 
 @dataclass(frozen=True)
-class Command:
+class ChatCommand:
     """One command.
 
     Attributes:
@@ -118,9 +118,9 @@ class Command:
     name: str
     argument: str
     summary: str
-    run: Callable[[Desk, str], Outcome]
+    run: Callable[[CommandContext, str], Outcome]
     details: str = ""
-    complete: Callable[[Desk, str], Iterable[Suggestion]] = _nothing
+    complete: Callable[[CommandContext, str], Iterable[Suggestion]] = _nothing
     aliases: tuple[str, ...] = ()
 
     @property

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwchat.chat import snapshot
-from qwchat.chat.snapshot import Mode, Snapshots
+from qwchat.chat import kv_snapshots
+from qwchat.chat.kv_snapshots import KVSnapshots, SnapshotMode
 from qwchat.errors import SnapshotError
 
 
@@ -66,19 +66,19 @@ def kept(folder: Path) -> int:
         ("off", 10.0, 10, -1),
     ],
 )
-def test_when_one_is_written(folder: Path, mode: Mode, seconds: float, tokens: int, expected: int) -> None:
+def test_when_one_is_written(folder: Path, mode: SnapshotMode, seconds: float, tokens: int, expected: int) -> None:
     (folder / "kv.snapshot").write_bytes(b"of an earlier visit")
     model = Model(seconds=seconds)
     model.cached_ids = np.broadcast_to(np.int64(1), tokens)
-    assert Snapshots(model, mode, 1 << 30).leave(folder) is None
+    assert KVSnapshots(model, mode, 1 << 30).leave(folder) is None
     assert kept(folder) == expected
 
 
 def test_coming_back(folder: Path) -> None:
-    assert Snapshots(Model(12), "auto", 1 << 20).leave(folder) is None
+    assert KVSnapshots(Model(12), "auto", 1 << 20).leave(folder) is None
     os.utime(folder / "kv.snapshot", (0, 0))
     model = Model(0)
-    snapshots = Snapshots(model, "auto", 1 << 20)
+    snapshots = KVSnapshots(model, "auto", 1 << 20)
     assert snapshots.take_up(folder) is None
     assert len(model.cached_ids) == 12
     assert (folder / "kv.snapshot").stat().st_mtime > 0
@@ -96,7 +96,7 @@ def test_coming_back(folder: Path) -> None:
 
 def test_what_was_read_elsewhere_is_not_kept_here(folder: Path) -> None:
     model = Model(12)
-    snapshots = Snapshots(model, "on", 1 << 20)
+    snapshots = KVSnapshots(model, "on", 1 << 20)
     other = folder.with_name("other")
     other.mkdir()
     assert snapshots.leave(other) is None
@@ -107,7 +107,7 @@ def test_what_was_read_elsewhere_is_not_kept_here(folder: Path) -> None:
 
 def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
     model = Model(0)
-    snapshots = Snapshots(model, "auto", 1 << 20)
+    snapshots = KVSnapshots(model, "auto", 1 << 20)
     snapshots.take_up(folder)
     for tokens, seconds, expected in (
         (100, 9.0, -1),
@@ -126,9 +126,9 @@ def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
 
 
 def test_off_neither_reads_nor_keeps(folder: Path) -> None:
-    Snapshots(Model(12), "on", 1 << 20).leave(folder)
+    KVSnapshots(Model(12), "on", 1 << 20).leave(folder)
     model = Model(3)
-    snapshots = Snapshots(model, "off", 1 << 20)
+    snapshots = KVSnapshots(model, "off", 1 << 20)
     assert snapshots.take_up(folder) is None
     assert len(model.cached_ids) == 3
     assert snapshots.leave(folder) is None
@@ -137,7 +137,7 @@ def test_off_neither_reads_nor_keeps(folder: Path) -> None:
 
 def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
     model = Model()
-    snapshots = Snapshots(model, "auto", 1 << 20)
+    snapshots = KVSnapshots(model, "auto", 1 << 20)
     assert snapshots.take_up(folder) is None  # there is none
     (folder / "kv.snapshot").write_bytes(b"12345678")
     model.trouble = SnapshotError("FILE is damaged")
@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
 def test_what_cannot_be_written_is_a_notice(folder: Path, error: Exception, notice: str) -> None:
     model = Model()
     model.trouble = error
-    said = Snapshots(model, "auto", 1 << 20).leave(folder)
+    said = KVSnapshots(model, "auto", 1 << 20).leave(folder)
     assert said is not None
     assert said.startswith(notice.format(folder=folder))
 
@@ -169,9 +169,9 @@ def test_the_snapshots_of_other_sessions_make_room(folder: Path) -> None:
         (other / "kv.snapshot").write_bytes(bytes(400))
         (other / "session.jsonl").write_bytes(bytes(5000))
         os.utime(other / "kv.snapshot", (1e9 - age, 1e9 - age))
-    assert Snapshots(Model(40), "auto", 1200).leave(folder) is None
+    assert KVSnapshots(Model(40), "auto", 1200).leave(folder) is None
     assert {path.parent.name for path in folder.parent.glob("*/kv.snapshot")} == {"one", "new", "older"}
-    Snapshots(Model(100), "auto", 1200).leave(folder)
+    KVSnapshots(Model(100), "auto", 1200).leave(folder)
     assert {path.parent.name for path in folder.parent.glob("*/kv.snapshot")} == {"one", "new"}
     assert len(list(folder.parent.glob("*/session.jsonl"))) == 3
 
@@ -182,7 +182,7 @@ def test_what_is_linked_or_not_a_file_does_not_make_room(folder: Path, tmp_path:
     (elsewhere / "kv.snapshot").write_bytes(bytes(1000))
     (folder.parent / "linked").symlink_to(elsewhere)
     (folder.parent / "odd" / "kv.snapshot").mkdir(parents=True)
-    assert Snapshots(Model(100), "on", 1000).leave(folder) is None
+    assert KVSnapshots(Model(100), "on", 1000).leave(folder) is None
     assert kept(folder) == 100
     assert (elsewhere / "kv.snapshot").stat().st_size == 1000
     assert (folder.parent / "odd" / "kv.snapshot").is_dir()
@@ -191,11 +191,11 @@ def test_what_is_linked_or_not_a_file_does_not_make_room(folder: Path, tmp_path:
 def test_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = "a snapshot of 2 MiB is more than snapshot-limit: the conversation will be read again"
     for mode, notice in (("on", large), ("auto", None)):
-        assert Snapshots(Model(1 << 18), mode, 1 << 20).leave(folder) == notice
+        assert KVSnapshots(Model(1 << 18), mode, 1 << 20).leave(folder) == notice
         assert kept(folder) == -1
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(snapshot.shutil, "disk_usage", lambda _: usage(9, 9, 3 << 20))
+    monkeypatch.setattr(kv_snapshots.shutil, "disk_usage", lambda _: usage(9, 9, 3 << 20))
     full = "there is too little room on the disk for a snapshot of 2 MiB"
     for mode, notice in (("on", full), ("auto", None)):
-        assert Snapshots(Model(1 << 18), mode, 1 << 30).leave(folder) == notice
+        assert KVSnapshots(Model(1 << 18), mode, 1 << 30).leave(folder) == notice
         assert kept(folder) == -1

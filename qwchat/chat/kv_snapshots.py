@@ -22,10 +22,10 @@ RISKED_SECONDS = 10.0  # of reading that may be lost with the process: more is k
 _WRITTEN_PER_SECOND = 200e6  # bytes, of a slow disk
 _SPARE = 2  # times its size must be free on the disk
 
-Mode = Literal["auto", "on", "off"]
+SnapshotMode = Literal["auto", "on", "off"]
 
 
-class Reader(Protocol):
+class SnapshotModel(Protocol):
     """The part of `qwchat.Model` that a snapshot needs; see there."""
 
     @property
@@ -47,7 +47,7 @@ class Reader(Protocol):
         """Fill the cache from a snapshot."""
 
 
-class Snapshots:
+class KVSnapshots:
     """The snapshots of the sessions that a model talks in, one after the other.
 
     `mode`: `on` keeps one of every session, `auto` where reading again would take longer than half a second and
@@ -55,7 +55,7 @@ class Snapshots:
     longest ago make room.
     """
 
-    def __init__(self, model: Reader, mode: Mode, limit: int) -> None:
+    def __init__(self, model: SnapshotModel, mode: SnapshotMode, limit: int) -> None:
         self._model, self._mode, self._limit = model, mode, limit
         self._seen = b""  # token ids that the cache held when a session was opened, or kept or left
 

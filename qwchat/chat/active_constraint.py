@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 KINDS = ("choices", "regex", "json-schema")  # knobs of which one at most is set
 
 
-class Chosen(Protocol):
-    """Where the knobs are: Controls."""
+class SettingValues(Protocol):
+    """Where the settings are: ReplySettings."""
 
     def __getitem__(self, name: str) -> Any: ...
 
 
-def constraint_of(controls: Chosen) -> Constraint | None:
+def constraint_of(controls: SettingValues) -> Constraint | None:
     """The constraint that the knobs set; None without one."""
     name = next((name for name in KINDS if controls[name] is not None), None)
     return None if name is None else _constraint(name, controls[name])
@@ -36,7 +36,7 @@ def _constraint(name: str, value: Any) -> Constraint:
     return Constraint.regex(value) if name == "regex" else Constraint.json_schema(value)
 
 
-def complaint(done: Done, controls: Chosen, max_tokens: int | None) -> Worded | None:
+def complaint(done: Done, controls: SettingValues, max_tokens: int | None) -> Worded | None:
     """Say why a reply does not meet its constraint; None where it does, has none, or was stopped by the person."""
     if done.meets_constraint is not False or done.finish_reason == "cancelled":
         return None

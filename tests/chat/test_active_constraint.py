@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.controls import Controls
-from qwchat.chat.recorded import overlay
+from qwchat.chat.continued_settings import overlay
+from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import UsageError
 from qwchat.events import Done
@@ -16,7 +16,7 @@ from tests.chat.fakes import FakeModel, replying
 from tests.cli.runs import call
 
 SCHEMA = '{"type":  "array",\n "items": {"type": "null"}}'
-CONTROLS = Controls(SamplingSettings())
+CONTROLS = ReplySettings(SamplingSettings())
 
 
 def test_one_constraint_takes_the_place_of_another(tmp_path: Path) -> None:

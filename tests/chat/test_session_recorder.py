@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.saved import Saved
+from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.conversation.store import Store
 from qwchat.errors import SessionInUseError
 
@@ -23,8 +23,8 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def saved(store: Store, told: list[str]) -> Saved:
-    saved = Saved(store, told.append)
+def saved(store: Store, told: list[str]) -> SessionRecorder:
+    saved = SessionRecorder(store, told.append)
     saved.answers("mini", "0123abcd")
     return saved
 
@@ -34,7 +34,7 @@ def said(store: Store, session: str | None) -> list[str]:
     return [node.content for node in store.read(session).tree.path()]
 
 
-def test_nothing_is_written_before_a_word(store: Store, saved: Saved) -> None:
+def test_nothing_is_written_before_a_word(store: Store, saved: SessionRecorder) -> None:
     saved.tree.set_system("Be brief.")
     saved.settle()
     saved.leave()
@@ -42,7 +42,7 @@ def test_nothing_is_written_before_a_word(store: Store, saved: Saved) -> None:
     assert saved.id is None
 
 
-def test_every_turn_is_in_the_file_at_once(store: Store, saved: Saved) -> None:
+def test_every_turn_is_in_the_file_at_once(store: Store, saved: SessionRecorder) -> None:
     saved.tree.set_system("Be brief.")
     saved.tree.set_title("Seas")
     saved.tree.add("user", "Name a sea.")
@@ -56,10 +56,10 @@ def test_every_turn_is_in_the_file_at_once(store: Store, saved: Saved) -> None:
     assert (header.model, header.fingerprint, header.created) == ("mini", "0123abcd", saved.created)
 
 
-def test_a_session_goes_on_where_it_was_left(store: Store, saved: Saved, told: list[str]) -> None:
+def test_a_session_goes_on_where_it_was_left(store: Store, saved: SessionRecorder, told: list[str]) -> None:
     saved.tree.add("user", "one")
     saved.leave()
-    again = Saved(store, told.append)
+    again = SessionRecorder(store, told.append)
     tree = again.open(store.latest())
     assert [node.content for node in tree.path()] == ["one"]
     tree.add("assistant", "two")
@@ -68,9 +68,11 @@ def test_a_session_goes_on_where_it_was_left(store: Store, saved: Saved, told: l
     assert told == []
 
 
-def test_a_session_open_elsewhere_leaves_everything_as_it_was(store: Store, saved: Saved, told: list[str]) -> None:
+def test_a_session_open_elsewhere_leaves_everything_as_it_was(
+    store: Store, saved: SessionRecorder, told: list[str]
+) -> None:
     saved.tree.add("user", "one")
-    other = Saved(store, told.append)
+    other = SessionRecorder(store, told.append)
     other.tree.add("user", "mine")
     mine = other.id
     with pytest.raises(SessionInUseError):
@@ -80,7 +82,7 @@ def test_a_session_open_elsewhere_leaves_everything_as_it_was(store: Store, save
     assert said(store, saved.id) == ["one"]
 
 
-def test_a_fork_has_a_session_of_its_own(store: Store, saved: Saved) -> None:
+def test_a_fork_has_a_session_of_its_own(store: Store, saved: SessionRecorder) -> None:
     saved.tree.add("user", "one")
     first = saved.id
     tree = saved.begin(saved.tree.fork(), "other")
@@ -93,18 +95,18 @@ def test_a_fork_has_a_session_of_its_own(store: Store, saved: Saved) -> None:
 
 
 def test_without_saving_a_session_is_read_and_left_alone(
-    store: Store, saved: Saved, told: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, saved: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QWCHAT_SESSIONS", str(store.folder))
     saved.tree.add("user", "one")
-    tree = Saved(None, told.append).open(store.latest())
+    tree = SessionRecorder(None, told.append).open(store.latest())
     tree.add("assistant", "two")
     assert said(store, saved.id) == ["one"]
     assert len(store.entries()) == 1
 
 
 def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, told: list[str]) -> None:
-    first, second = (Saved(store, told.append) for _ in range(2))
+    first, second = (SessionRecorder(store, told.append) for _ in range(2))
     for saved in (first, second):
         saved.begin(name="seas")
         saved.tree.add("user", "one")
@@ -115,7 +117,7 @@ def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, told: 
     assert told == [f"a session seas was begun elsewhere: this one is {other}, without a name"]
 
 
-def test_visitors_are_called_while_the_session_is_open(store: Store, saved: Saved, told: list[str]) -> None:
+def test_visitors_are_called_while_the_session_is_open(store: Store, saved: SessionRecorder, told: list[str]) -> None:
     visits: list[tuple[str, Path]] = []
 
     def leaving(folder: Path) -> None:
@@ -136,7 +138,7 @@ def test_visitors_are_called_while_the_session_is_open(store: Store, saved: Save
 
 
 def test_a_full_disk_is_told_once_and_made_up_for(
-    store: Store, saved: Saved, told: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, saved: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved.tree.add("user", "one")
     real = os.write
@@ -160,7 +162,7 @@ def test_a_full_disk_is_told_once_and_made_up_for(
 def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Path, told: list[str]) -> None:
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file")
-    saved = Saved(store, told.append)
+    saved = SessionRecorder(store, told.append)
     saved.tree.add("user", "one")
     saved.tree.add("assistant", "two")
     assert told == [
@@ -172,7 +174,7 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Pat
     assert said(store, saved.id) == ["one", "two"]
 
 
-def test_damaged_lines_are_told_of(store: Store, saved: Saved, told: list[str]) -> None:
+def test_damaged_lines_are_told_of(store: Store, saved: SessionRecorder, told: list[str]) -> None:
     saved.tree.add("user", "one")
     saved.leave()
     with (store.folder / store.latest().id / "session.jsonl").open("a") as file:
@@ -181,7 +183,7 @@ def test_damaged_lines_are_told_of(store: Store, saved: Saved, told: list[str]) 
     assert told == [f"damaged lines of session {saved.id} that are left out: 1"]
 
 
-def test_another_model_is_told_of(store: Store, saved: Saved) -> None:
+def test_another_model_is_told_of(store: Store, saved: SessionRecorder) -> None:
     saved.tree.add("user", "one")
     assert saved.answers("big", "89ef") is None
     saved.tree.add("assistant", "two", model="0123abcd")
@@ -194,7 +196,7 @@ def test_another_model_is_told_of(store: Store, saved: Saved) -> None:
 
 
 def test_nothing_is_kept_without_a_store(told: list[str]) -> None:
-    saved = Saved(None, told.append)
+    saved = SessionRecorder(None, told.append)
     saved.tree.add("user", "one")
     saved.settle()
     saved.leave()

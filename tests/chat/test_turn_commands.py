@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwchat.chat.commands import Desk, Draft, Outcome, Play, Show, parse, suggestions
-from qwchat.chat.controls import Controls
+from qwchat.chat.commands import CommandContext, Draft, Outcome, Show, StreamReply, parse, suggestions
+from qwchat.chat.reply_settings import ReplySettings
+from qwchat.chat.reply_stream import play
 from qwchat.chat.session import Session
-from qwchat.chat.turn import play
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import laid_out
@@ -27,32 +27,32 @@ from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel, replying
 from tests.tiers import count
 
-HOT = Controls(SamplingSettings(temperature=0.7))
+HOT = ReplySettings(SamplingSettings(temperature=0.7))
 
 
-def make(*replies: str, controls: Controls = HOT, **script: object) -> tuple[FakeModel, Desk]:
+def make(*replies: str, controls: ReplySettings = HOT, **script: object) -> tuple[FakeModel, CommandContext]:
     model = FakeModel(replies, **script)  # type: ignore[arg-type]
     session = Session(model, controls, fingerprint="0123abcd")
-    return model, Desk(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    return model, CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
-def obey(desk: Desk, text: str) -> Outcome:
+def obey(desk: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(desk, command[1])
 
 
-def shown(desk: Desk, text: str) -> str:
+def shown(desk: CommandContext, text: str) -> str:
     outcome = obey(desk, text)
     assert isinstance(outcome, Show)
     return "\n".join(part for part in (laid_out(outcome.above, outcome.text), outcome.said) if part)
 
 
-def played(desk: Desk, text: str, stop_after: int | None = None) -> Done:
+def played(desk: CommandContext, text: str, stop_after: int | None = None) -> Done:
     """Type a command that streams a reply, or a message; `stop_after`: cancel after so many tokens."""
     command = parse(text)
-    outcome = Play(partial(desk.session.ask, text)) if command is None else command[0].run(desk, command[1])
-    assert isinstance(outcome, Play)
+    outcome = StreamReply(partial(desk.session.ask, text)) if command is None else command[0].run(desk, command[1])
+    assert isinstance(outcome, StreamReply)
     steps: list[TextStep] = []
     session = desk.session
     for event in replying(session, outcome.begin(), lambda: stop_after is not None and len(steps) >= stop_after):
@@ -63,7 +63,7 @@ def played(desk: Desk, text: str, stop_after: int | None = None) -> Done:
     raise AssertionError("the reply has no end")
 
 
-def said(desk: Desk) -> list[str]:
+def said(desk: CommandContext) -> list[str]:
     return [message["content"] for message in desk.session.messages]
 
 
@@ -147,11 +147,11 @@ def test_what_cannot_be_done(typed: str, complaint: str) -> None:
 
 
 def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
-    _, desk = make("same", controls=Controls(SamplingSettings()))
+    _, desk = make("same", controls=ReplySettings(SamplingSettings()))
     played(desk, "question")
     plain, warm = obey(desk, "/retry"), obey(desk, "/retry --temp 0.8")
-    assert isinstance(plain, Play)
-    assert isinstance(warm, Play)
+    assert isinstance(plain, StreamReply)
+    assert isinstance(warm, StreamReply)
     assert plain.hint == "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
     assert warm.hint is None
     assert [s.text for s in suggestions(desk, "/retry --pres")] == ["--presence-penalty"]
@@ -228,7 +228,7 @@ def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
     play(lambda _: replying(desk.session, go, lambda: len(seen) > 2), desk.view, status, seen.append)
     assert desk.view.last == "a ```"
     outcome = obey(desk, "/continue")
-    assert isinstance(outcome, Play)
+    assert isinstance(outcome, StreamReply)
     reply = outcome.begin()
     begin = partial(desk.session.stream, reply, desk.session.prompt(reply))
     assert play(begin, desk.view, status, said=reply.begun.content).text == desk.view.last == "a ``` b\n```\nx\n``` c"
@@ -275,38 +275,40 @@ def test_what_was_set_since_holds_for_the_rest_and_nothing_else() -> None:
     assert (model.calls[-1]["seed"], model.calls[-1]["stop"]) == (3, ("END",))
 
 
-def other_process(desk: Desk, told: list[Event], controls: Controls = HOT) -> tuple[FakeModel, Desk]:
+def other_process(
+    desk: CommandContext, told: list[Event], controls: ReplySettings = HOT
+) -> tuple[FakeModel, CommandContext]:
     """The same conversation, from its events, in a process with other settings."""
     model = FakeModel(desk.session.model.replies)  # type: ignore[attr-defined]
     tree = Tree.replay(json.loads(json.dumps(told)))
     session = Session(model, controls, tree=tree, fingerprint="0123abcd")
-    return model, Desk(session, "mini", desk.view)
+    return model, CommandContext(session, "mini", desk.view)
 
 
 @pytest.fixture
-def told_desk() -> tuple[FakeModel, Desk, list[Event]]:
+def told_desk() -> tuple[FakeModel, CommandContext, list[Event]]:
     model, desk = make("one two three", controls=replace(HOT, seed=3, stop=("END",)))
     told: list[Event] = []
     desk.session.tree.listener = told.append
     return model, desk, told
 
 
-def test_a_question_is_told_before_its_reply_begins(told_desk: tuple[FakeModel, Desk, list[Event]]) -> None:
+def test_a_question_is_told_before_its_reply_begins(told_desk: tuple[FakeModel, CommandContext, list[Event]]) -> None:
     model, desk, told = told_desk
     events = replying(desk.session, desk.session.ask("count"))
     next(events)
     # The process is killed here.
     assert [event["node"]["content"] for event in told] == ["count"]
     assert told[0]["node"]["seed"] == 3
-    after, resumed = other_process(desk, told, Controls(SamplingSettings()))
+    after, resumed = other_process(desk, told, ReplySettings(SamplingSettings()))
     assert played(resumed, "/continue").text == "one two three"
     assert after.calls[0] == model.calls[0]
 
 
-def test_what_is_read_back_is_gone_on_with(told_desk: tuple[FakeModel, Desk, list[Event]]) -> None:
+def test_what_is_read_back_is_gone_on_with(told_desk: tuple[FakeModel, CommandContext, list[Event]]) -> None:
     model, desk, told = told_desk
     played(desk, "count", stop_after=2)
-    after, resumed = other_process(desk, told, Controls(SamplingSettings()))
+    after, resumed = other_process(desk, told, ReplySettings(SamplingSettings()))
     assert played(resumed, "/continue").text == "one two three"
     assert (after.calls[0]["settings"], after.calls[0]["seed"]) == (model.calls[0]["settings"], 3)
     assert after.calls[0]["stop"] == ("END",)
@@ -321,7 +323,9 @@ def test_what_is_read_back_is_gone_on_with(told_desk: tuple[FakeModel, Desk, lis
         {"token_ids": [0, 0], "model": "feedf00d"},
     ],
 )
-def test_a_file_may_claim_anything(told_desk: tuple[FakeModel, Desk, list[Event]], claimed: dict[str, object]) -> None:
+def test_a_file_may_claim_anything(
+    told_desk: tuple[FakeModel, CommandContext, list[Event]], claimed: dict[str, object]
+) -> None:
     _, desk, told = told_desk
     played(desk, "count", stop_after=2)
     told[-1]["node"] |= claimed

@@ -11,13 +11,13 @@ import pytest
 
 import qwchat
 from quant import convert
-from qwchat.chat import context
+from qwchat.chat import context_budget
 from qwchat.chat.attachments import Attachment, message
-from qwchat.chat.context import ContextFullError, Meter
-from qwchat.chat.controls import Controls
-from qwchat.chat.overflow import Overflow
+from qwchat.chat.context_budget import ContextFullError, ContextMeter
+from qwchat.chat.overflow import OverflowHandler
+from qwchat.chat.reply_settings import ReplySettings
+from qwchat.chat.reply_stream import StartReply
 from qwchat.chat.session import PendingReply, Session
-from qwchat.chat.turn import Begin
 from qwchat.chat.view.screen import Screen
 from qwchat.conversation.tree import Tree
 from qwchat.errors import PromptTooLongError
@@ -46,15 +46,15 @@ class Talk:
     """A greedy conversation under a policy; the events of its newest reply."""
 
     def __init__(self, model: qwchat.Model, policy: str, system: str | None = None) -> None:
-        controls = Controls(SamplingSettings())
+        controls = ReplySettings(SamplingSettings())
         self.saved: list[dict[str, object]] = []
         tree = Tree(self.saved.append)
         self.session = Session(model, controls.changed("overflow", policy, controls), system, tree=tree)
         self.stderr = io.StringIO()
-        self.overflow = Overflow(self.session, Screen(self.stderr, PLAIN, quiet=True), None)
+        self.overflow = OverflowHandler(self.session, Screen(self.stderr, PLAIN, quiet=True), None)
         self.played: list[list[TextEvent]] = []
 
-    def play(self, begin: Begin) -> Done:
+    def play(self, begin: StartReply) -> Done:
         self.played.append([])  # A reply that never began leaves it empty.
         for event in begin(lambda: False):
             self.played[-1].append(event)
@@ -73,7 +73,7 @@ class Talk:
 
 def test_what_is_counted_is_what_is_read(model: qwchat.Model) -> None:
     talk = Talk(model, "error", "Be brief.")
-    meter = Meter(talk.session)
+    meter = ContextMeter(talk.session)
     for text in ("What is 2 + 3?", message([Attachment("a.py", "x = 1\n```\n<|im_end|>")], "Why? 日本")):
         expected = model.count([*talk.session.messages, {"role": "user", "content": text}])
         done = talk.say(text)
@@ -108,7 +108,7 @@ def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> Non
 
 def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
     talk = Talk(model, "error")
-    while Meter(talk.session).tokens < SIZE - 60:
+    while ContextMeter(talk.session).tokens < SIZE - 60:
         talk.say("What is 2 + 3?")
     done = talk.say("What can you do?")
     assert done.finish_reason == "context"
@@ -131,7 +131,7 @@ def test_a_summary_is_written_from_what_was_read_already(model: qwchat.Model) ->
         talk.say(f"What is {number} + 1?")
     end = talk.session.end
     old = model.count(talk.session.messages_to(talk.session.tree.path()[7].id))
-    events = list(context.summarise(talk.session, end, 4, None))
+    events = list(context_budget.summarise(talk.session, end, 4, None))
     read = next(event for event in events if isinstance(event, Prefilled))
     assert read.cached >= old - 6, "what is summarised begins as the conversation does"
     done = events[-1]

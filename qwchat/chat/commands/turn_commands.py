@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterable
 from functools import partial
 
-from qwchat.chat.commands.base import Command, Desk, Draft, Outcome, Play, Show
-from qwchat.chat.controls import NAMES, Controls
-from qwchat.chat.recall import question_line
+from qwchat.chat.commands.command import ChatCommand, CommandContext, Draft, Outcome, Show, StreamReply
+from qwchat.chat.recap import question_line
+from qwchat.chat.reply_settings import NAMES, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.conversation.title import typed
@@ -22,14 +22,14 @@ _EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d{1,9})(?!\S))?\s?(.*)", re.DOTALL)
 _SAME = "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
 
 
-def _retry(desk: Desk, argument: str) -> Outcome:
+def _retry(desk: CommandContext, argument: str) -> Outcome:
     session = desk.session
     controls, seed = _for_one_reply(session.controls, session.defaults, argument)
     session.question()
-    return Play(partial(session.retry, controls=controls, seed=seed), None if controls.sampled else _SAME)
+    return StreamReply(partial(session.retry, controls=controls, seed=seed), None if controls.sampled else _SAME)
 
 
-def _for_one_reply(controls: Controls, defaults: Controls, argument: str) -> tuple[Controls, int]:
+def _for_one_reply(controls: ReplySettings, defaults: ReplySettings, argument: str) -> tuple[ReplySettings, int]:
     """Settings changed as `--name value ...` says, and the seed: a new one unless it is among them."""
     words = [part for word in _words(argument) for part in (word.split("=", 1) if word.startswith("--") else [word])]
     names, values = words[::2], words[1::2]
@@ -48,29 +48,29 @@ def _words(argument: str) -> list[str]:
         raise UsageError(f"{argument!r} cannot be taken apart ({error}): close what is quoted") from error
 
 
-def _retry_settings(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _retry_settings(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     word = typed.rpartition(" ")[2]
     return fitting(word, ((f"--{name}", desk.session.controls.shown(name)) for name in NAMES))
 
 
-def _continue(desk: Desk, argument: str) -> Outcome:
+def _continue(desk: CommandContext, argument: str) -> Outcome:
     desk.session.unfinished()
-    return Play(desk.session.resume)
+    return StreamReply(desk.session.resume)
 
 
-def _undo(desk: Desk, argument: str) -> Outcome:
+def _undo(desk: CommandContext, argument: str) -> Outcome:
     number = _number("undo", argument)
     first = desk.session.undo(number)
     undone = "“{}” is taken back" if number == 1 else f"{number} questions are taken back, from “{{}}” on"
     return Show(f"{undone.format(excerpt(first))}; /redo goes forward again\n{_where(desk.session)}")
 
 
-def _redo(desk: Desk, argument: str) -> Outcome:
+def _redo(desk: CommandContext, argument: str) -> Outcome:
     turns = desk.session.redo()
     return Show(f"{turns} turn{'s are' if turns > 1 else ' is'} back\n{_where(desk.session)}")
 
 
-def _edit(desk: Desk, argument: str) -> Outcome:
+def _edit(desk: CommandContext, argument: str) -> Outcome:
     session = desk.session
     match = _EDIT.fullmatch(argument)
     assert match is not None, "it matches any text"
@@ -80,7 +80,7 @@ def _edit(desk: Desk, argument: str) -> Outcome:
         beginning = f"/edit {'--reply ' if match[1] else ''}{number}"
         return Draft(f"{beginning}{_break_before(old.content)}{old.content}")
     if not match[1]:
-        return Play(partial(session.edit_question, number, match[3]))
+        return StreamReply(partial(session.edit_question, number, match[3]))
     new = session.edit_reply(number, match[3])
     alternatives = len(session.tree.siblings(new.id))
     return Show(f"the reply reads so now, alternative {alternatives} of {alternatives}; /continue goes on from it")
@@ -90,11 +90,11 @@ def _break_before(text: str) -> str:
     return "\n" if "\n" in text or text[:1].isspace() else " "
 
 
-def _edit_sides(desk: Desk, typed: str) -> Iterable[Suggestion]:
+def _edit_sides(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     return fitting(typed, (("--reply", "edit what was answered"),)) if typed else ()
 
 
-def _alt(desk: Desk, argument: str) -> Outcome:
+def _alt(desk: CommandContext, argument: str) -> Outcome:
     session = desk.session
     siblings, index = session.alternatives()
     if argument in ("", "next", "prev"):
@@ -113,7 +113,7 @@ def _alt(desk: Desk, argument: str) -> Outcome:
     return Show(place, said=said.content if said else None, reply=True)
 
 
-def _clear(desk: Desk, argument: str) -> Outcome:
+def _clear(desk: CommandContext, argument: str) -> Outcome:
     if not desk.session.tree.path():
         return Show("the conversation is empty already")
     desk.session.clear()
@@ -146,8 +146,8 @@ def _number(command: str, argument: str) -> int:
     return int(argument)
 
 
-COMMANDS: tuple[Command, ...] = (
-    Command(
+COMMANDS: tuple[ChatCommand, ...] = (
+    ChatCommand(
         "retry",
         "[--NAME VALUE ...]",
         "answer the last question again",
@@ -156,7 +156,7 @@ COMMANDS: tuple[Command, ...] = (
         "even where a seed is set. The old reply stays: /alt flips between them.",
         complete=_retry_settings,
     ),
-    Command(
+    ChatCommand(
         "continue",
         "",
         "go on with a reply that was cut",
@@ -164,15 +164,15 @@ COMMANDS: tuple[Command, ...] = (
         details="The reply goes on with its seed and settings, save those that were set since: its text is that of a\n"
         "reply which was never cut. A question that got no reply, as after a crash, gets it now.",
     ),
-    Command(
+    ChatCommand(
         "undo",
         "[N]",
         "take back the last question, or the last N",
         _undo,
         details="Nothing is lost: /redo goes forward again; once something else was asked, /alt flips between the two.",
     ),
-    Command("redo", "", "go forward again after /undo or /clear", _redo),
-    Command(
+    ChatCommand("redo", "", "go forward again after /undo or /clear", _redo),
+    ChatCommand(
         "edit",
         "[--reply] [N] [TEXT]",
         "change a question, or what was answered",
@@ -182,12 +182,12 @@ COMMANDS: tuple[Command, ...] = (
         "own, and /continue goes on from it. What was there before stays: /alt flips between them.",
         complete=_edit_sides,
     ),
-    Command(
+    ChatCommand(
         "alt",
         "[N|next|prev]",
         "flip between alternative replies or questions",
         _alt,
         details="What counts is the last place of the conversation that has several replies, or several questions.",
     ),
-    Command("clear", "", "begin anew; the system prompt and the settings stay", _clear),
+    ChatCommand("clear", "", "begin anew; the system prompt and the settings stay", _clear),
 )
