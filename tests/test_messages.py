@@ -13,14 +13,14 @@ from quant.wording import Argument, Change, Worded, argument_of, said
 from qwchat.chat import advice
 from qwchat.cli import wording
 from qwchat.errors import UsageError
-from qwchat.settings.knobs import KNOBS, with_argument
+from qwchat.settings.specs import SETTING_SPECS, spec_of_argument
 from tests.test_house import REPOSITORY, help_of, options_in
 
 FLAG = re.compile(r"(?<![\w-])--(?:[a-z]|$)")
 # What may spell a flag, and why.
 SURFACES = {
     "qwchat/cli/": "the command line",
-    "qwchat/settings/knobs.py": "the one table that gives each setting its flag",
+    "qwchat/settings/specs.py": "the one table that gives each setting its flag",
     "qwchat/chat/commands/turn_commands.py": "/retry and /edit of the chat take options of their own",
 }
 # What may ask the table for a flag, and why.
@@ -105,8 +105,11 @@ def test_every_argument_that_a_message_mentions_is_a_flag() -> None:
 
 
 def test_each_setting_is_found_by_its_argument() -> None:
-    assert [known.name for known in KNOBS if with_argument(known.argument) is not known] == []
-    assert {known.name: known.argument for known in KNOBS if known.python} == {"temp": "temperature", "ctx": "context"}
+    assert [known.name for known in SETTING_SPECS if spec_of_argument(known.argument) is not known] == []
+    assert {known.name: known.argument for known in SETTING_SPECS if known.python_argument} == {
+        "temp": "temperature",
+        "ctx": "context",
+    }
 
 
 @pytest.mark.parametrize(

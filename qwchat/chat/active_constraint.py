@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from quant.wording import Argument, Change, Worded
 from qwchat.events import Done
-from qwchat.settings.knobs import knob
+from qwchat.settings.specs import find_spec
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
 
-KINDS = ("choices", "regex", "json-schema")  # knobs of which one at most is set
+KINDS = ("choices", "regex", "json-schema")  # settings of which one at most is set
 
 
 class SettingValues(Protocol):
@@ -22,7 +22,7 @@ class SettingValues(Protocol):
 
 
 def constraint_of(controls: SettingValues) -> Constraint | None:
-    """The constraint that the knobs set; None without one."""
+    """The constraint that the settings set; None without one."""
     name = next((name for name in KINDS if controls[name] is not None), None)
     return None if name is None else _constraint(name, controls[name])
 
@@ -49,4 +49,4 @@ def complaint(done: Done, controls: SettingValues, max_tokens: int | None) -> Wo
         "repetition": Worded("it repeated itself and was ended: ", Change("loop_guard", 0), " lets it go on"),
         "stop": Worded("a stop string ended it: ", Change("stop")),
     }
-    return Worded("the reply does not meet ", Argument(knob(name).argument), ": ", reasons[done.finish_reason])
+    return Worded("the reply does not meet ", Argument(find_spec(name).argument), ": ", reasons[done.finish_reason])

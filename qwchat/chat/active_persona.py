@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qwchat.chat.reply_settings import MODEL, REPLY_KNOBS, ReplySettings
+from qwchat.chat.reply_settings import MODEL, REPLY_SPECS, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import UsageError
 from qwchat.settings import personas
-from qwchat.settings.kinds import Value
 from qwchat.settings.resolve import BUILT_IN
+from qwchat.settings.value_types import SettingValue
 
 
 class ActivePersona:
@@ -19,7 +19,7 @@ class ActivePersona:
 
     Args:
         session: the conversation.
-        bare: the reply knobs as they were without a persona.
+        bare: the reply settings as they were without a persona.
         system: the system prompt without a persona.
         worn: the persona that the chat began with.
         said: its system prompt.
@@ -68,12 +68,12 @@ class ActivePersona:
         """Where they are kept."""
         return personas.folder(self._environment)
 
-    def put_on(self, name: str, variables: Sequence[str]) -> dict[str, Value]:
+    def put_on(self, name: str, variables: Sequence[str]) -> dict[str, SettingValue]:
         """Take a persona's settings and system prompt over; what it sets.
 
         Raises UsageError where there is no such persona or a variable is missing; nothing has changed then.
         """
-        values = personas.read(name, self._environment).filled(personas.assignments(list(variables)))
+        values = personas.read(name, self._environment).fill_variables(personas.parse_assignments(list(variables)))
         self.take_off()
         controls = self._session.controls
         for key, value in values.items():
@@ -91,7 +91,7 @@ class ActivePersona:
         if self.worn is None:
             return
         controls = self._session.controls
-        for known in REPLY_KNOBS:
+        for known in REPLY_SPECS:
             if controls.origin(known.name) == _origin(self.worn):
                 controls = controls.with_value(known.name, self._bare[known.name], self._bare.origin(known.name))
         self._session.controls = controls
@@ -100,14 +100,14 @@ class ActivePersona:
         self.worn = self._system = None
 
     def keep(self, name: str, *, overwrite: bool) -> Path:
-        """Make a persona of the system prompt and of every reply knob but the seed that somebody set; its file.
+        """Make a persona of the system prompt and of every reply setting but the seed that somebody set; its file.
 
         Raises UsageError where there is nothing to keep, where one of that name is there and `overwrite` is False,
         and where it cannot be written.
         """
         controls = self._session.controls
-        values: dict[str, Value] = {} if self._session.system is None else {"system": self._session.system}
-        for known in REPLY_KNOBS:
+        values: dict[str, SettingValue] = {} if self._session.system is None else {"system": self._session.system}
+        for known in REPLY_SPECS:
             if known.name != "seed" and controls.origin(known.name) not in (BUILT_IN, MODEL):
                 values[known.name] = controls[known.name]
         if not values:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from quant.wording import Argument, Change, said
 from qwchat.chat.context_budget import ContextFullError, SummaryTooLongError
 from qwchat.errors import PromptTooLongError
-from qwchat.settings.knobs import with_argument
 from qwchat.settings.personas import MissingVariablesError
+from qwchat.settings.specs import spec_of_argument
 
 
 def spelt(argument: Argument) -> str:
     """Return an argument as the chat sets it: `/set ctx 4096` where it is to be changed, else `ctx 4096`."""
-    known, value = with_argument(argument.name), argument.value
+    known, value = spec_of_argument(argument.name), argument.value
     name = argument.name if known is None else known.name
     if value is ...:
-        value = "VALUE" if known is None else known.kind.metavar
+        value = "VALUE" if known is None else known.value_type.metavar
     if not isinstance(argument, Change):
         return name if value is None else f"{name} {value}"
     if value is None:
-        value = (known and known.nothing) or "default"
+        value = (known and known.none_word) or "default"
     return f"/set {name} {'on' if value is True else 'off' if value is False else value}"
 
 

@@ -1,4 +1,4 @@
-"""Every knob as the chat sees it: its value, where that came from, and what a change does and costs."""
+"""Every setting as the chat sees it: its value, where that came from, and what a change does and costs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from qwchat.chat.formatting import token_count
 from qwchat.chat.session import Session
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.request import Prompt
-from qwchat.settings.knobs import KNOBS, Knob, Scope, knob
-from qwchat.settings.resolve import Given, Settings
+from qwchat.settings.resolve import Settings, SourcedValue
+from qwchat.settings.specs import SETTING_SPECS, Scope, SettingSpec, find_spec
 
-_SCOPES: tuple[Scope, ...] = ("reply", "engine", "look")
+_SCOPES: tuple[Scope, ...] = ("reply", "engine", "display")
 _ELSEWHERE = {"system": "/system TEXT sets it", "as": "/as NAME takes one"}
 
 
 class ChatSettings:
-    """The knobs of a chat.
+    """The settings of a chat.
 
     Args:
-        session: the conversation, which holds the reply knobs.
-        settings: where the values of the other knobs came from when the chat began.
-        machine: the model, where engine knobs can be changed.
-        look: what carries out a change of a look knob, by its name.
+        session: the conversation, which holds the reply settings.
+        settings: where the values of the other settings came from when the chat began.
+        machine: the model, where engine settings can be changed.
+        look: what carries out a change of a look setting, by its name.
     """
 
     def __init__(
@@ -39,39 +39,39 @@ class ChatSettings:
         self._look = look or {}
         self._start = settings or Settings()
         self._given = dict(self._start.given)
-        self.knobs: tuple[Knob, ...] = tuple(known for known in KNOBS if self._can_change(known))
+        self.specs: tuple[SettingSpec, ...] = tuple(known for known in SETTING_SPECS if self._can_change(known))
 
-    def _can_change(self, known: Knob) -> bool:
+    def _can_change(self, known: SettingSpec) -> bool:
         if known.scope == "engine":
             return self._machine is not None
         return known.scope == "reply" or known.name in self._look
 
-    def known(self, name: str) -> Knob:
-        """The knob called `name`. Raises UsageError where there is none, and where it cannot be changed in a chat."""
-        found = knob(name, scopes=(*_SCOPES, "session"))
-        if found not in self.knobs:
+    def known(self, name: str) -> SettingSpec:
+        """Return the setting called `name`. Raises UsageError unless it can be changed in a chat."""
+        found = find_spec(name, scopes=(*_SCOPES, "session"))
+        if found not in self.specs:
             how = _ELSEWHERE.get(found.name, f"start with {found.flag}")
             raise UsageError(f"{found.name} cannot be set in a chat: {how}")
         return found
 
-    def shown(self, known: Knob) -> str:
-        """The value of a knob as a person would type it, with what "auto" comes to."""
+    def shown(self, known: SettingSpec) -> str:
+        """The value of a setting as a person would type it, with what "auto" comes to."""
         if known.scope == "reply":
             return self._session.controls.shown(known.name)
         value = self._settings[known.name]
         chosen = {"ctx": "context", "threads": "threads", "kv": "kv"}.get(known.name)
         if value in (None, "auto") and chosen is not None and self._machine is not None:
             return f"auto ({getattr(self._machine, chosen)})"
-        return known.shown(value)
+        return known.to_text(value)
 
-    def origin(self, known: Knob) -> str:
-        """Where the value of a knob came from."""
+    def origin(self, known: SettingSpec) -> str:
+        """Where the value of a setting came from."""
         if known.scope == "reply":
             return self._session.controls.origin(known.name)
         return self._settings.origin(known.name)
 
     def change(self, name: str, text: str) -> str:
-        """Set a knob to what `text` means, "default" as it was at the start; what to tell about it.
+        """Set a setting to what `text` means, "default" as it was at the start; what to tell about it.
 
         Raises UsageError, and what a new engine raises; nothing has changed then.
         """
@@ -86,7 +86,7 @@ class ChatSettings:
             if known.name in self._start:
                 given[known.name] = self._start.given[known.name]
         else:
-            given[known.name] = Given(known.parse(text, known.name), f"/set {known.name}")
+            given[known.name] = SourcedValue(known.parse(text, known.name), f"/set {known.name}")
         remark = self._carry_out(known, Settings(given))
         self._given = given
         return f"{known.name} {self.shown(known)}{remark}"
@@ -95,12 +95,12 @@ class ChatSettings:
     def _settings(self) -> Settings:
         return Settings(self._given)
 
-    def _carry_out(self, known: Knob, settings: Settings) -> str:
-        if known.scope == "look":
+    def _carry_out(self, known: SettingSpec, settings: Settings) -> str:
+        if known.scope == "display":
             self._look[known.name](settings[known.name])
             return ""
         machine = self._machine
-        assert machine is not None, "an engine knob is known only where there is a machine"
+        assert machine is not None, "an engine setting is known only where there is a machine"
         messages = self._session.messages if self._session.turns else []
         prompt = machine.prompt(messages) if messages else Prompt(())
         cached = machine.cached(prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qwchat.chat.reply_settings import REPLY_KNOBS, SAMPLING, ReplySettings
+from qwchat.chat.reply_settings import REPLY_SPECS, SAMPLING, ReplySettings
 from qwchat.errors import UsageError
 
 # What bears on how far a reply goes and how fast, not on what it says.
@@ -21,12 +21,12 @@ def overlay(recorded: Mapping[str, Any] | None, then: ReplySettings, now: ReplyS
     may be anything: what makes no sense is passed over.
     """
     controls = now
-    for known in REPLY_KNOBS:
+    for known in REPLY_SPECS:
         key = SAMPLING.get(known.name, known.parameter)
         if recorded is None or known.name in _FREE or key not in recorded or then[known.name] != now[known.name]:
             continue
         try:
-            unset = known.nothing and recorded[key] in (None, [])
+            unset = known.none_word and recorded[key] in (None, [])
             value = None if unset else known.check(recorded[key], known.name)
             controls = controls.with_value(known.name, value, ORIGIN)
         except UsageError:

@@ -1,4 +1,4 @@
-"""The knobs of the replies to come: sampling, seed, length, stop strings, speculation and what else there is."""
+"""The settings of the replies to come: sampling, seed, length, stop strings, speculation and what else there is."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Any
 from qwchat.chat.active_constraint import KINDS, constraint_of
 from qwchat.errors import UsageError
 from qwchat.request import Request, SamplingSettings
-from qwchat.settings.kinds import Value
-from qwchat.settings.knobs import KNOBS, Knob, knob
 from qwchat.settings.resolve import BUILT_IN, Settings
+from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
+from qwchat.settings.value_types import SettingValue
 
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
 
-# The sampling knobs and their fields in SamplingSettings.
+# The sampling settings and their fields in SamplingSettings.
 _SAMPLED = {each.name for each in fields(SamplingSettings)}
-SAMPLING = {known.name: known.argument for known in KNOBS if known.argument in _SAMPLED}
-REPLY_KNOBS: tuple[Knob, ...] = tuple(known for known in KNOBS if known.scope == "reply")
-NAMES = tuple(known.name for known in REPLY_KNOBS)
+SAMPLING = {known.name: known.argument for known in SETTING_SPECS if known.argument in _SAMPLED}
+REPLY_SPECS: tuple[SettingSpec, ...] = tuple(known for known in SETTING_SPECS if known.scope == "reply")
+NAMES = tuple(known.name for known in REPLY_SPECS)
 MODEL = "the model's generation_config.json"
 
 _FIELDS = {"seed": "seed", "max-tokens": "max_tokens", "stop": "stop", "speculate": "speculate"}
-_OTHERS = tuple(known for known in REPLY_KNOBS if known.name not in SAMPLING and known.name not in _FIELDS)
+_OTHERS = tuple(known for known in REPLY_SPECS if known.name not in SAMPLING and known.name not in _FIELDS)
 
 
 @dataclass(frozen=True)
 class ReplySettings:
-    """Settings of the replies to come. `controls["top-p"]` reads any reply knob by its name.
+    """Settings of the replies to come. `controls["top-p"]` reads any reply setting by its name.
 
     Attributes:
         settings: how tokens are chosen.
@@ -37,7 +37,7 @@ class ReplySettings:
         max_tokens: longest reply in tokens; None lets it fill the context.
         stop: texts that end a reply.
         speculate: guess tokens from the text so far where that saves time.
-        others: the other reply knobs that differ from what is built in, by name.
+        others: the other reply settings that differ from what is built in, by name.
         origins: where a value came from, by name; BUILT_IN for what is not there.
     """
 
@@ -46,12 +46,12 @@ class ReplySettings:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     speculate: bool = True
-    others: Mapping[str, Value] = field(default_factory=dict)
+    others: Mapping[str, SettingValue] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, settings: Settings, defaults: SamplingSettings) -> ReplySettings:
-        """The reply knobs of `settings`; where those say nothing of sampling, the model's `defaults` hold."""
+        """The reply settings of `settings`; where those say nothing of sampling, the model's `defaults` hold."""
         controls = cls(defaults, origins={name: MODEL for name in SAMPLING if _stated(defaults, name)})
         for name in NAMES:
             if name in settings and name not in KINDS:
@@ -84,7 +84,7 @@ class ReplySettings:
         )
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a reply knob, of the type of its kind; KeyError where there is none."""
+        """The value of a reply setting, of the type of its kind; KeyError where there is none."""
         if name in SAMPLING:
             return getattr(self.settings, SAMPLING[name])
         if name in _FIELDS:
@@ -97,12 +97,12 @@ class ReplySettings:
 
     def shown(self, name: str) -> str:
         """The value of `name` as a person would type it. Raises UsageError for an unknown name."""
-        known = knob(name, scopes=("reply",))
+        known = find_spec(name, scopes=("reply",))
         value = self[known.name]
-        return known.shown(None if value == () else value)
+        return known.to_text(None if value == () else value)
 
-    def with_value(self, name: str, value: Value, origin: str) -> ReplySettings:
-        """A copy with the knob `name`, spelt as in the table, set to `value`. Raises UsageError out of range."""
+    def with_value(self, name: str, value: SettingValue, origin: str) -> ReplySettings:
+        """A copy with the setting `name`, spelt as in the table, set to `value`. Raises UsageError out of range."""
         origins = {**self.origins, name: origin}
         if name in SAMPLING:
             changed = self.settings.changed(**{SAMPLING[name]: value})  # type: ignore[arg-type]  # Its kind is a number.
@@ -119,14 +119,14 @@ class ReplySettings:
 
         Raises UsageError for an unknown name and for a value that is of the wrong kind or out of range.
         """
-        known = knob(name, scopes=("reply",))
+        known = find_spec(name, scopes=("reply",))
         if text == "default":
             return self.with_value(known.name, defaults[known.name], defaults.origin(known.name))
         return self.with_value(known.name, known.parse(text, known.name), f"/set {known.name}")
 
     def record(self) -> dict[str, object]:
-        """Every value but the seed, for JSON: the fields of SamplingSettings, then the other knobs."""
-        others = {known.parameter: self[known.name] for known in REPLY_KNOBS if known.name not in SAMPLING}
+        """Every value but the seed, for JSON: the fields of SamplingSettings, then the other settings."""
+        others = {known.parameter: self[known.name] for known in REPLY_SPECS if known.name not in SAMPLING}
         del others["seed"]
         listed = {name: list(value) if isinstance(value, tuple) else value for name, value in others.items()}
         return {**asdict(self.settings), **listed}

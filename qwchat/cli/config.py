@@ -18,9 +18,9 @@ from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.cli.wording import explained
 from qwchat.errors import QwchatError, UsageError
-from qwchat.settings import editing, files, personas
-from qwchat.settings.knobs import KNOBS, Knob, closest, knob
+from qwchat.settings import config_files, editing, personas
 from qwchat.settings.resolve import Settings, resolve
+from qwchat.settings.specs import SETTING_SPECS, SettingSpec, closest_match, find_spec
 
 _PREFIX = "QWCHAT_"
 _LONGEST_SHOWN = 200  # characters of a value in a notice
@@ -33,7 +33,7 @@ def show(options: ShowConfig, services: Services) -> int:
     streams = Streams()
     settings = resolve()
     _tell(settings, streams)
-    rows = [_row(known, settings, _controls(settings)) for known in KNOBS]
+    rows = [_row(known, settings, _controls(settings)) for known in SETTING_SPECS]
     if options.json:
         streams.write(dumps({name: {"value": value, "from": origin} for name, value, _, origin in rows}) + "\n")
     else:
@@ -47,7 +47,7 @@ def get(options: GetConfig, services: Services) -> int:
     settings = resolve()
     streams = Streams()
     _tell(settings, streams)
-    _, _, text, _ = _row(knob(options.name), settings, _controls(settings))
+    _, _, text, _ = _row(find_spec(options.name), settings, _controls(settings))
     streams.write(text + "\n")
     return ExitCode.OK
 
@@ -61,8 +61,8 @@ def path(options: ConfigFile, services: Services) -> int:
 def change(options: SetConfig, services: Services) -> int:
     """Write a value into the file; "default" takes it out again."""
     streams = Streams()
-    known = knob(options.name)
-    if options.project and not known.project:
+    known = find_spec(options.name)
+    if options.project and not known.project_may_set:
         raise UsageError(f"a project file may not set {known.name}: leave --project out")
     file = _file(project=options.project)
     if options.value == "default":
@@ -74,10 +74,10 @@ def change(options: SetConfig, services: Services) -> int:
         if known.name == "as" and value is not None:
             personas.read(str(value))
         editing.change(file, known, value)
-        streams.screen.notice(f"{known.name} is {_brief(known.shown(value))} in {file}")
+        streams.screen.notice(f"{known.name} is {_brief(known.to_text(value))} in {file}")
     settings = resolve()
     if settings.origin(known.name) not in (str(file), "built in"):
-        shown, origin = _brief(known.shown(settings[known.name])), settings.origin(known.name)
+        shown, origin = _brief(known.to_text(settings[known.name])), settings.origin(known.name)
         streams.screen.notice(f"{known.name} is still {shown}, from {origin}")
     return ExitCode.OK
 
@@ -94,7 +94,7 @@ def edit(options: ConfigFile, services: Services) -> int:
     if not file.exists():
         editing.write(file, editing.template(project=options.project))
     edit_file(file, f"{file} is as the editor left it")
-    files.values_of(files.read(file), project=options.project)
+    config_files.checked_values(config_files.read(file), project=options.project)
     streams.screen.notice(f"{file} is fine")
     return ExitCode.OK
 
@@ -118,7 +118,7 @@ def _tell(settings: Settings, streams: Streams) -> None:
 
 
 def _controls(settings: Settings) -> ReplySettings:
-    """The reply knobs with what the model in force says of sampling, where it can be found."""
+    """The reply settings with what the model in force says of sampling, where it can be found."""
     from qwchat.request import SamplingSettings
     from qwchat.text.generation_config import GenerationDefaults
 
@@ -130,25 +130,25 @@ def _controls(settings: Settings) -> ReplySettings:
     return ReplySettings.of(settings, defaults)
 
 
-def _row(known: Knob, settings: Settings, controls: ReplySettings) -> tuple[str, object, str, str]:
+def _row(known: SettingSpec, settings: Settings, controls: ReplySettings) -> tuple[str, object, str, str]:
     """Name, value, value as text, origin."""
     if known.scope == "reply":
         value, origin = controls[known.name], controls.origin(known.name)
     else:
         value, origin = settings[known.name], settings.origin(known.name)
-    text = known.shown(None if value == () else value)
+    text = known.to_text(None if value == () else value)
     return known.name, list(value) if isinstance(value, tuple) else value, text, origin
 
 
 def _file(*, project: bool) -> Path:
     if not project:
-        return files.user_file()
+        return config_files.user_file()
     here = Path.cwd()
-    return files.project_file(here).path or here / files.PROJECT_NAMES[0]
+    return config_files.project_file(here).path or here / config_files.PROJECT_NAMES[0]
 
 
 def _sources() -> Iterator[Path]:
-    user, project = files.user_file(), files.project_file().path
+    user, project = config_files.user_file(), config_files.project_file().path
     if user.is_file():
         yield user
     if project is not None:
@@ -157,7 +157,7 @@ def _sources() -> Iterator[Path]:
 
 
 def _mistakes() -> Iterator[str]:
-    user, project = files.user_file(), files.project_file()
+    user, project = config_files.user_file(), config_files.project_file()
     yield from project.notices
     for file, by_project in ((user, False), (project.path, True)):
         if file is not None and file.is_file():
@@ -180,25 +180,25 @@ def _mistakes_together() -> Iterator[str]:
 
 def _mistakes_in(file: Path, *, project: bool) -> Iterator[str]:
     try:
-        document = files.read(file)
+        document = config_files.read(file)
     except UsageError as error:
         yield explained(error)
         return
     for key, value in document.values.items():
         try:
-            files.value_of(document, key, value, project=project)
+            config_files.checked_value(document, key, value, project=project)
         except UsageError as error:
             yield explained(error)
 
 
 def _mistaken_variables() -> Iterator[str]:
-    known = {each.variable: each for each in KNOBS}
+    known = {each.variable: each for each in SETTING_SPECS}
     endings = [name.removeprefix(_PREFIX) for name in (*known, *_OTHER_VARIABLES)]
     for name in sorted(os.environ):
         if not name.startswith(_PREFIX) or name in _OTHER_VARIABLES:
             continue
         if name not in known:
-            close = closest(name.removeprefix(_PREFIX), endings)
+            close = closest_match(name.removeprefix(_PREFIX), endings)
             yield f"the variable {name} means nothing" + (f": did you mean {_PREFIX}{close}?" if close else "")
         elif os.environ[name]:
             try:

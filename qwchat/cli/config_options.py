@@ -8,20 +8,25 @@ from typing import Annotated
 import typer
 
 from qwchat.cli.options import Debug, Json
-from qwchat.settings.knobs import KNOBS
+from qwchat.settings.specs import SETTING_SPECS
 
 
-def _knob_names(incomplete: str) -> list[tuple[str, str]]:
-    return [(known.name, known.help) for known in KNOBS if known.name.startswith(incomplete)]
+def _setting_names(incomplete: str) -> list[tuple[str, str]]:
+    return [(spec.name, spec.help) for spec in SETTING_SPECS if spec.name.startswith(incomplete)]
 
 
 def _values(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    words = [word for known in KNOBS if known.name == context.params.get("name") for word in (*known.words, "default")]
+    words = [
+        word
+        for spec in SETTING_SPECS
+        if spec.name == context.params.get("name")
+        for word in (*spec.completions, "default")
+    ]
     return [(word, "") for word in words if word.startswith(incomplete)]
 
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A setting, as in top-p.", autocompletion=_knob_names)
+    str, typer.Argument(metavar="NAME", help="A setting, as in top-p.", autocompletion=_setting_names)
 ]
 Project = Annotated[bool, typer.Option("--project", help="The file of the project instead of your own.")]
 

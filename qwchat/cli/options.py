@@ -15,11 +15,11 @@ from quant.presets import DEFAULT, PRESETS
 from qwchat.cli import completion
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS
-from qwchat.settings.kinds import Number, Switch, Texts
-from qwchat.settings.knobs import KNOBS, Knob, knob
-from qwchat.settings.personas import assignments
-from qwchat.settings.resolve import Raw, Settings, resolve
-from qwchat.settings.shapes import Schema
+from qwchat.settings.constraint_types import JsonSchema
+from qwchat.settings.personas import parse_assignments
+from qwchat.settings.resolve import FlagValue, Settings, resolve
+from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
+from qwchat.settings.value_types import Boolean, Number, TextList
 
 Options = TypeVar("Options")
 
@@ -36,7 +36,7 @@ ModelArgument = Annotated[
         autocompletion=completion.models,
     ),
 ]
-# Values that are looked up when a shell asks for them, by the name of the knob.
+# Values that are looked up when a shell asks for them, by the name of the setting.
 _LOOKED_UP: dict[str, Callable[[str], list[tuple[str, str]]]] = {
     "model": completion.models,
     "as": completion.personas,
@@ -46,20 +46,20 @@ Threads = Annotated[
 ]
 Kv = Annotated[
     Literal["auto", "f32", "q8"] | None,
-    typer.Option("--kv", help=f"{knob('kv').help}."),
+    typer.Option("--kv", help=f"{find_spec('kv').help}."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progress, no statistics.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
-class Flags(dict[str, Raw]):
-    """The knobs that the command line gives, by name; a field of this type stands for the flags of the whole table."""
+class Flags(dict[str, FlagValue]):
+    """The settings that the command line gives, by name; a field of this type takes every flag of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplyOptions:
-    """Options of the one-shot and of the chat: the knobs, and what belongs to one run."""
+    """Options of the one-shot and of the chat: the settings, and what belongs to one run."""
 
     prompt: Annotated[
         str | None,
@@ -127,8 +127,8 @@ class ReplyOptions:
 
     @cached_property
     def settings(self) -> Settings:
-        """The value of every knob, by flags, variables and files. Raises UsageError that names the place."""
-        return resolve(self.flags, use_files=not self.no_config, variables=assignments(self.var or []))
+        """The value of every setting, by flags, variables and files. Raises UsageError that names the place."""
+        return resolve(self.flags, use_files=not self.no_config, variables=parse_assignments(self.var or []))
 
     @property
     def without_persona(self) -> Settings:
@@ -141,8 +141,8 @@ class ReplyOptions:
         """The flags that were given."""
         own = [known for known in fields(self) if known.type != "Flags"]
         changed = [known.name for known in own if getattr(self, known.name) != known.default]
-        knobs = [knob(name).given_as(raw) for name, raw in self.flags.items()]
-        return knobs + [f"--{name.rstrip('_').replace('_', '-')}" for name in changed]
+        specs = [find_spec(name).flag_for(raw) for name, raw in self.flags.items()]
+        return specs + [f"--{name.rstrip('_').replace('_', '-')}" for name in changed]
 
     def check(self) -> None:
         """Refuse what cannot be done, before a model is opened. Raises UsageError that names the flag."""
@@ -313,7 +313,7 @@ def as_callback(
     for known in fields(options):  # type: ignore[arg-type]  # Always a dataclass.
         if hints[known.name] is Flags:
             place = known.name
-            parameters += [_parameter(knob) for knob in KNOBS]
+            parameters += [_parameter(spec) for spec in SETTING_SPECS]
             continue
         default = inspect.Parameter.empty if known.default is MISSING else known.default
         own.append(known.name)
@@ -323,7 +323,9 @@ def as_callback(
     def callback(context: typer.Context, **values: Any) -> int:
         filled = {name: values[name] for name in own}
         if place:
-            filled[place] = Flags({knob.name: raw for knob in KNOBS if (raw := values[knob.parameter]) is not None})
+            filled[place] = Flags(
+                {spec.name: raw for spec in SETTING_SPECS if (raw := values[spec.parameter]) is not None}
+            )
         return run(context, options(**filled))
 
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -335,20 +337,20 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _parameter(known: Knob) -> inspect.Parameter:
-    """A knob as a parameter of a command: a text that the knob itself reads, or both sides of a switch."""
-    limits = f" ({known.kind.span})" if isinstance(known.kind, Number) else ""
-    declared = [known.flag, *([known.short] if known.short else [])]
+def _parameter(known: SettingSpec) -> inspect.Parameter:
+    """A setting as a parameter of a command: a text that the setting itself reads, or both sides of a switch."""
+    limits = f" ({known.value_type.range_text})" if isinstance(known.value_type, Number) else ""
+    declared = [known.flag, *([known.short_flag] if known.short_flag else [])]
     annotation: Any = str | None
-    metavar: str | None = known.kind.metavar
-    if isinstance(known.kind, Switch):
-        annotation, metavar, declared[0] = bool | None, None, f"{known.flag}/{known.given_as(False)}"
-    elif isinstance(known.kind, Texts):
+    metavar: str | None = known.value_type.metavar
+    if isinstance(known.value_type, Boolean):
+        annotation, metavar, declared[0] = bool | None, None, f"{known.flag}/{known.flag_for(False)}"
+    elif isinstance(known.value_type, TextList):
         annotation = list[str] | None
 
     def listed(incomplete: str) -> list[tuple[str, str]]:
         # With nothing on offer shells complete the name of a file, which a schema mostly is.
-        words = () if isinstance(known.kind, Schema) else known.words
+        words = () if isinstance(known.value_type, JsonSchema) else known.completions
         return [(word, "") for word in words if word.startswith(incomplete)]
 
     complete = _LOOKED_UP.get(known.name, listed)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from quant.wording import Argument, Change, said
 from qwchat.errors import PromptTooLongError
-from qwchat.settings.knobs import with_argument
 from qwchat.settings.personas import MissingVariablesError
+from qwchat.settings.specs import spec_of_argument
 
 # Flags that are neither a setting's nor named after the argument.
 _FLAGS = {"variables": "--var", "use_files": "--no-config"}
@@ -13,13 +13,13 @@ _FLAGS = {"variables": "--var", "use_files": "--no-config"}
 
 def spelt(argument: Argument) -> str:
     """Return an argument as a flag with its value: `--ctx 4096`, `--force`, `--kv`."""
-    known, value = with_argument(argument.name), argument.value
+    spec, value = spec_of_argument(argument.name), argument.value
     own = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
-    flag = own if known is None else known.given_as(value)
+    flag = own if spec is None else spec.flag_for(value)
     if isinstance(argument, Change) and value is None:
         return f"leave {flag} out"
     if value is ...:
-        return f"{flag} {'VALUE' if known is None else known.kind.metavar}"
+        return f"{flag} {'VALUE' if spec is None else spec.value_type.metavar}"
     return flag if value is None or isinstance(value, bool) else f"{flag} {value}"
 
 

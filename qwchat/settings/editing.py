@@ -6,46 +6,46 @@ from pathlib import Path
 from typing import Any
 
 from qwchat.errors import UsageError
-from qwchat.settings import files
-from qwchat.settings.kinds import Value
-from qwchat.settings.knobs import KNOBS, Knob
+from qwchat.settings import config_files
+from qwchat.settings.specs import SETTING_SPECS, SettingSpec
+from qwchat.settings.value_types import SettingValue
 from qwchat.writing import replace_text
 
-_HEAD = """\
+_HEADER = """\
 # Settings of qwchat. A line counts without its #; `qwchat config check` looks for mistakes, `qwchat config show` shows
 # which value holds and why. Flags and QWCHAT_... variables are stronger than this file.
 """
 
 
-def change(path: Path, known: Knob, value: Value) -> None:
-    """Write `value` for a knob into the file at `path`, which is made if it is not there.
+def change(path: Path, spec: SettingSpec, value: SettingValue) -> None:
+    """Write `value` for a setting into the file at `path`, which is made if it is not there.
 
     Raises UsageError where the file is no TOML or cannot be written.
     """
-    document = _opened(path)
-    document[known.name] = known.stored(value)
-    write(path, _dumped(document))
+    document = _open_document(path)
+    document[spec.name] = spec.to_toml(value)
+    write(path, _to_text(document))
 
 
-def remove(path: Path, known: Knob) -> bool:
-    """Take a knob out of the file at `path`; whether it was there. Raises UsageError as `change` does."""
-    document = _opened(path)
-    if known.name not in document:
+def remove(path: Path, spec: SettingSpec) -> bool:
+    """Take a setting out of the file at `path`; whether it was there. Raises UsageError as `change` does."""
+    document = _open_document(path)
+    if spec.name not in document:
         return False
-    del document[known.name]
-    write(path, _dumped(document))
+    del document[spec.name]
+    write(path, _to_text(document))
     return True
 
 
 def template(*, project: bool) -> str:
     """A file that says what could stand in it, every line a comment; for a `project` what such a file may set."""
-    lines = [_HEAD]
-    for known in KNOBS:
-        if project and not known.project:
+    lines = [_HEADER]
+    for spec in SETTING_SPECS:
+        if project and not spec.project_may_set:
             continue
-        example = known.stored(known.default) if known.default is not None or known.nothing else None
-        shown = _dumped({known.name: example}).strip() if example is not None else f"{known.name} = "
-        lines.append(f"# {known.help}: {known.limits}.\n#{shown}\n")
+        example = spec.to_toml(spec.default) if spec.default is not None or spec.none_word else None
+        shown = _to_text({spec.name: example}).strip() if example is not None else f"{spec.name} = "
+        lines.append(f"# {spec.help}: {spec.accepts}.\n#{shown}\n")
     return "\n".join(lines)
 
 
@@ -63,15 +63,15 @@ def write(path: Path, text: str) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _opened(path: Path) -> Any:
+def _open_document(path: Path) -> Any:
     import tomlkit
 
     if not path.exists():
         return tomlkit.document()
-    return tomlkit.parse(files.read(path).text)  # What read() let through is TOML.
+    return tomlkit.parse(config_files.read(path).text)  # What read() let through is TOML.
 
 
-def _dumped(document: Any) -> str:
+def _to_text(document: Any) -> str:
     import tomlkit
 
     return tomlkit.dumps(document)

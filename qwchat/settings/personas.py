@@ -1,6 +1,6 @@
 """Personas: a system prompt with the sampling and the stop strings that go with it, under a name.
 
-A persona is a TOML file in the folder `personas` of the user's configuration: `system`, any reply knob, a
+A persona is a TOML file in the folder `personas` of the user's configuration: `system`, any reply setting, a
 `description`, and a table `variables` with defaults. `{name}` in the system prompt is a variable, `{{` and
 `}}` are braces; braces around anything else than a name stand for themselves.
 """
@@ -15,15 +15,15 @@ from pathlib import Path
 
 from quant.wording import Worded
 from qwchat.errors import UsageError
-from qwchat.settings import files
-from qwchat.settings.kinds import Value
-from qwchat.settings.knobs import KNOBS, closest, hint, knob
+from qwchat.settings import config_files
+from qwchat.settings.specs import SETTING_SPECS, closest_match, find_spec, suggestion
+from qwchat.settings.value_types import SettingValue
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LONGEST_NAME = 200  # characters; with its ending it is the name of a file
-_MOST_SHOWN = 60
+_MAX_NAME_LENGTH = 200  # characters; with its ending it is the name of a file
+_MAX_SHOWN = 60
 _VARIABLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
-_SETTABLE = {known.name: known for known in KNOBS if known.scope == "reply" or known.name == "system"}
+_ALLOWED_SPECS = {known.name: known for known in SETTING_SPECS if known.scope == "reply" or known.name == "system"}
 
 
 class MissingVariablesError(UsageError):
@@ -42,14 +42,14 @@ class Persona:
         name: of the file, without `.toml`.
         path: the file.
         description: a line for lists.
-        values: of knobs; the system prompt with its variables still open.
+        values: of settings; the system prompt with its variables still open.
         defaults: of variables.
     """
 
     name: str
     path: Path
     description: str
-    values: Mapping[str, Value]
+    values: Mapping[str, SettingValue]
     defaults: Mapping[str, str]
 
     @property
@@ -58,7 +58,7 @@ class Persona:
         found = (match[1] for match in _VARIABLE.finditer(str(self.values.get("system") or "")))
         return list(dict.fromkeys(name for name in found if name))
 
-    def filled(self, given: Mapping[str, str]) -> dict[str, Value]:
+    def fill_variables(self, given: Mapping[str, str]) -> dict[str, SettingValue]:
         """The values with every variable filled in.
 
         Raises MissingVariablesError, and UsageError for a value without a variable.
@@ -66,7 +66,7 @@ class Persona:
         variables = self.variables
         unknown = [name for name in given if name not in variables]
         if unknown:
-            close = closest(unknown[0], variables)
+            close = closest_match(unknown[0], variables)
             known = f"did you mean {close}?" if close else "it has " + (", ".join(variables) or "none")
             raise UsageError(f"persona {self.name} has no variable {unknown[0]!r}: {known}")
         texts = {**self.defaults, **given}
@@ -81,7 +81,7 @@ class Persona:
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where personas are kept."""
-    return files.user_folder(environment) / "personas"
+    return config_files.user_folder(environment) / "personas"
 
 
 def names(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -93,10 +93,10 @@ def names(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:
     """Return the file of a persona, whether it exists or not. Raises UsageError for what cannot be a name."""
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        shown = repr(name if len(name) <= _MOST_SHOWN else f"{name[:_MOST_SHOWN]}…")
+    if not _NAME.fullmatch(name) or len(name) > _MAX_NAME_LENGTH:
+        shown = repr(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…")
         raise UsageError(
-            f"{shown} cannot be the name of a persona: use up to {_LONGEST_NAME} letters, digits, dots, dashes and "
+            f"{shown} cannot be the name of a persona: use up to {_MAX_NAME_LENGTH} letters, digits, dots, dashes and "
             "underscores"
         )
     return folder(environment) / f"{name}.toml"
@@ -107,32 +107,32 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
     path = path_of(name, environment)
     if not path.is_file():
         known = names(environment)
-        close = closest(name, known)
+        close = closest_match(name, known)
         none = f"there are none in {path.parent} (/save-persona makes one)"
         listed = "there are " + ", ".join(known) if known else none
         raise UsageError(f"there is no persona {name!r}: {f'did you mean {close}?' if close else listed}")
-    document = files.read(path)
-    values: dict[str, Value] = {}
+    document = config_files.read(path)
+    values: dict[str, SettingValue] = {}
     for key, value in document.values.items():
         if key in ("description", "variables"):
             continue
-        if key not in _SETTABLE:
-            reason = f"a persona cannot set {key}" if key in _KNOWN else f"there is no setting {key!r}"
-            meant = "" if key in _KNOWN else f": {hint(key)}"
-            raise UsageError(f"{document.place(key)}: {reason}{meant}")
+        if key not in _ALLOWED_SPECS:
+            reason = f"a persona cannot set {key}" if key in _SETTING_NAMES else f"there is no setting {key!r}"
+            meant = "" if key in _SETTING_NAMES else f": {suggestion(key)}"
+            raise UsageError(f"{document.location(key)}: {reason}{meant}")
         try:
-            values[key] = _SETTABLE[key].check(value, key)
+            values[key] = _ALLOWED_SPECS[key].check(value, key)
         except UsageError as error:
-            raise UsageError(Worded(f"{document.place(key)}: ", error)) from error
+            raise UsageError(Worded(f"{document.location(key)}: ", error)) from error
     persona = Persona(name, path, _description(document), values, _defaults(document))
     for variable in persona.defaults:
         if variable not in persona.variables:
-            raise UsageError(f"{document.place('variables', variable)}: the system prompt has no {{{variable}}}")
+            raise UsageError(f"{document.location('variables', variable)}: the system prompt has no {{{variable}}}")
     return persona
 
 
-def write(name: str, values: Mapping[str, Value], environment: Mapping[str, str] = os.environ) -> Path:
-    """Keep `values` of knobs as a persona, in place of one of that name; its file. Raises UsageError."""
+def write(name: str, values: Mapping[str, SettingValue], environment: Mapping[str, str] = os.environ) -> Path:
+    """Keep `values` of settings as a persona, in place of one of that name; its file. Raises UsageError."""
     import tomlkit
 
     from qwchat.settings import editing
@@ -140,7 +140,7 @@ def write(name: str, values: Mapping[str, Value], environment: Mapping[str, str]
     path = path_of(name, environment)
     document = tomlkit.document()
     for key, value in values.items():
-        stored = knob(key).stored(value)
+        stored = find_spec(key).to_toml(value)
         if key == "system" and isinstance(stored, str) and value is not None:
             escaped = stored.replace("{", "{{").replace("}", "}}")
             document[key] = tomlkit.string(escaped, multiline="\n" in escaped)
@@ -150,7 +150,7 @@ def write(name: str, values: Mapping[str, Value], environment: Mapping[str, str]
     return path
 
 
-def assignments(words: list[str]) -> dict[str, str]:
+def parse_assignments(words: list[str]) -> dict[str, str]:
     """Values of variables from `name=value`. Raises UsageError for a word without an equals sign."""
     given = {}
     for word in words:
@@ -161,21 +161,21 @@ def assignments(words: list[str]) -> dict[str, str]:
     return given
 
 
-_KNOWN = {known.name for known in KNOBS}
+_SETTING_NAMES = {known.name for known in SETTING_SPECS}
 
 
-def _description(document: files.Document) -> str:
+def _description(document: config_files.ConfigDocument) -> str:
     value = document.values.get("description", "")
     if not isinstance(value, str):
-        raise UsageError(f"{document.place('description')}: description must be a text")
+        raise UsageError(f"{document.location('description')}: description must be a text")
     return " ".join(value.split())
 
 
-def _defaults(document: files.Document) -> dict[str, str]:
+def _defaults(document: config_files.ConfigDocument) -> dict[str, str]:
     table = document.values.get("variables", {})
     if not isinstance(table, dict):
-        raise UsageError(f"{document.place('variables')}: variables must be a table, as in [variables]")
+        raise UsageError(f"{document.location('variables')}: variables must be a table, as in [variables]")
     for name, value in table.items():
         if not isinstance(value, str):
-            raise UsageError(f"{document.place('variables', name)}: {name} must be a text in quotes")
+            raise UsageError(f"{document.location('variables', name)}: {name} must be a text in quotes")
     return dict(table)

@@ -1,4 +1,4 @@
-"""From flags, variables and files to one value per knob, each with where it came from.
+"""From flags, variables and files to one value per setting, each with where it came from.
 
 The order, strongest first: flags, variables, the project file, the user's file; what none of them says is the model's
 (`generation_config.json`) or built in. A persona stands right below the place that names it: named by `--as`, it is
@@ -16,27 +16,27 @@ from typing import Any
 
 from quant.wording import Argument, Change, Worded
 from qwchat.errors import UsageError
-from qwchat.settings import files, personas
-from qwchat.settings.kinds import Value
-from qwchat.settings.knobs import KNOBS, knob
+from qwchat.settings import config_files, personas
+from qwchat.settings.specs import SETTING_SPECS, find_spec
+from qwchat.settings.value_types import SettingValue
 
 BUILT_IN = "built in"
 
-Raw = str | bool | Sequence[str]
+FlagValue = str | bool | Sequence[str]
 """What the command line gives: a text, the side of a switch, or several texts."""
 
 
 @dataclass(frozen=True)
-class Given:
+class SourcedValue:
     """A value, and where it came from as a person would say it: "--temp", "QWCHAT_TEMP", a file's path."""
 
-    value: Value
+    value: SettingValue
     origin: str
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One value per knob.
+    """One value per setting.
 
     Attributes:
         given: what was set anywhere, by name.
@@ -44,12 +44,12 @@ class Settings:
         project: the project file, where some of these values are its.
     """
 
-    given: Mapping[str, Given] = field(default_factory=dict)
+    given: Mapping[str, SourcedValue] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     project: Path | None = None
 
     def __getitem__(self, name: str) -> Any:
-        """The value of the knob `name`, of the type of its kind; KeyError for no knob."""
+        """The value of the setting `name`, of the type of its kind; KeyError for no setting."""
         found = self.given.get(name)
         return _DEFAULTS[name] if found is None else found.value
 
@@ -63,11 +63,11 @@ class Settings:
         return BUILT_IN if found is None else found.origin
 
 
-_DEFAULTS = {known.name: known.default for known in KNOBS}
+_DEFAULTS = {spec.name: spec.default for spec in SETTING_SPECS}
 
 
 def resolve(
-    flags: Mapping[str, Raw] | None = None,
+    flags: Mapping[str, FlagValue] | None = None,
     *,
     environment: Mapping[str, str] = os.environ,
     folder: Path | None = None,
@@ -77,7 +77,7 @@ def resolve(
     """The settings in force.
 
     Args:
-        flags: what the command line gives, by name of the knob.
+        flags: what the command line gives, by name of the setting.
         environment: of the process.
         folder: where to look for a project file; None is the working folder.
         use_files: whether configuration files count; a persona that is asked for is read in any case.
@@ -85,45 +85,48 @@ def resolve(
 
     Raises UsageError that names the argument, the variable, or the file and its line.
     """
-    project = files.project_file(folder) if use_files else files.ProjectFile()
-    own, trouble = _own(environment) if use_files else (None, ())
-    given: dict[str, Given] = {}
-    for layer in _layers(flags or {}, environment, project.path, own):
-        named = "as" not in given and "as" in layer
-        for name, found in layer.items():
+    project = config_files.project_file(folder) if use_files else config_files.ProjectFile()
+    user_file, user_notices = _user_config(environment) if use_files else (None, ())
+    given: dict[str, SourcedValue] = {}
+    for source_values in _sources(flags or {}, environment, project.path, user_file):
+        names_persona = "as" not in given and "as" in source_values
+        for name, found in source_values.items():
             given.setdefault(name, found)
-        if named and given["as"].value is not None:
+        if names_persona and given["as"].value is not None:
             persona = personas.read(str(given["as"].value), environment)
-            for name, value in persona.filled(variables or {}).items():
-                given.setdefault(name, Given(value, f"persona {persona.name}"))
+            for name, value in persona.fill_variables(variables or {}).items():
+                given.setdefault(name, SourcedValue(value, f"persona {persona.name}"))
     if variables and ("as" not in given or given["as"].value is None):
         raise UsageError(
             Worded("there is no persona for ", Argument("variables"), ": name one with ", Change("as", ...))
         )
-    heeded = any(found.origin == str(project.path) for found in given.values())
-    return Settings(given, (*project.notices, *trouble), project.path if heeded else None)
+    project_counts = any(found.origin == str(project.path) for found in given.values())
+    return Settings(given, (*project.notices, *user_notices), project.path if project_counts else None)
 
 
-def _layers(
-    flags: Mapping[str, Raw],
+def _sources(
+    flags: Mapping[str, FlagValue],
     environment: Mapping[str, str],
     project: Path | None,
-    own: Path | None,
-) -> Iterator[dict[str, Given]]:
-    yield {name: Given(_from_flag(name, raw), knob(name).given_as(raw)) for name, raw in flags.items()}
+    user_file: Path | None,
+) -> Iterator[dict[str, SourcedValue]]:
+    yield {
+        name: SourcedValue(_from_flag(name, flag_value), find_spec(name).flag_for(flag_value))
+        for name, flag_value in flags.items()
+    }
     yield _from_environment(environment)
     if project is not None:
         yield _from_file(project, project=True)
-    if own is not None:
-        yield _from_file(own, project=False)
+    if user_file is not None:
+        yield _from_file(user_file, project=False)
 
 
-def _own(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
+def _user_config(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
     """The user's file, where there is one, and what there is to say about it.
 
     HOME may be somebody else's (`sudo -u`, a service): a folder that is closed to us is no reason not to answer.
     """
-    path = files.user_file(environment)
+    path = config_files.user_file(environment)
     try:
         return (path if stat.S_ISREG(path.stat().st_mode) else None), ()
     except (FileNotFoundError, NotADirectoryError):
@@ -134,24 +137,24 @@ def _own(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
         return None, (Worded(trouble, ": ", remedy),)
 
 
-def _from_flag(name: str, raw: Raw) -> Value:
-    known = knob(name)
-    if isinstance(raw, bool):
-        return raw
-    if isinstance(raw, str):
-        return known.parse(raw, known.flag)
-    return None if known.nothing and list(raw) == [known.nothing] else known.check(tuple(raw), known.flag)
+def _from_flag(name: str, flag_value: FlagValue) -> SettingValue:
+    spec = find_spec(name)
+    if isinstance(flag_value, bool):
+        return flag_value
+    if isinstance(flag_value, str):
+        return spec.parse(flag_value, spec.flag)
+    return None if spec.none_word and list(flag_value) == [spec.none_word] else spec.check(tuple(flag_value), spec.flag)
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+def _from_environment(environment: Mapping[str, str]) -> dict[str, SourcedValue]:
     given = {}
-    for known in KNOBS:
-        text = environment.get(known.variable)
+    for spec in SETTING_SPECS:
+        text = environment.get(spec.variable)
         if text:
-            given[known.name] = Given(known.parse(text, known.variable), known.variable)
+            given[spec.name] = SourcedValue(spec.parse(text, spec.variable), spec.variable)
     return given
 
 
-def _from_file(path: Path, *, project: bool) -> dict[str, Given]:
-    values = files.values_of(files.read(path), project=project)
-    return {name: Given(value, str(path)) for name, value in values.items()}
+def _from_file(path: Path, *, project: bool) -> dict[str, SourcedValue]:
+    values = config_files.checked_values(config_files.read(path), project=project)
+    return {name: SourcedValue(value, str(path)) for name, value in values.items()}

@@ -13,11 +13,11 @@ from typing import Any
 
 from qwchat.errors import UsageError
 
-MAX_PARTS = 4  # of a dotted key
-MAX_LEVELS = 8  # of lists and tables in each other
+MAX_KEY_PARTS = 4  # of a dotted key
+MAX_NESTING = 8  # of lists and tables in each other
 MAX_KEYS = 1_000
 MAX_TABLES = 50
-MAX_WORD = 1_000  # characters of a number, a date or a key without quotes
+MAX_BARE_CHARACTERS = 1_000  # characters of a number, a date or a key without quotes
 
 # Possessive: what has been matched is never tried in another way, so a match costs no more than its length.
 _TOKEN = re.compile(
@@ -32,7 +32,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_PLACE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+_POSITION = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
 Key = tuple[str, ...]
 
 
@@ -47,9 +47,9 @@ def parse(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        match = _PLACE.search(str(error))
+        match = _POSITION.search(str(error))
         line = int(match[1]) if match and match[1] else text.count("\n") + 1
-        reason = _PLACE.sub("", str(error))
+        reason = _POSITION.sub("", str(error))
         raise UsageError(f"{where}:{line}: {reason[:1].lower()}{reason[1:]}") from error
     except ValueError as error:  # A date that no calendar has.
         raise UsageError(f"{where}: a value cannot be read: {' '.join(str(error).split())}") from error
@@ -61,7 +61,7 @@ def line_of(text: str, keys: Key) -> int | None:
     `text` is TOML that `parse` has taken.
     """
     found: dict[Key, int] = {}
-    for key, line in _keys(text):
+    for key, line in _keys_with_lines(text):
         for length in range(1, len(key) + 1):
             found.setdefault(key[:length], line)
     return next((found[keys[:length]] for length in range(len(keys), 0, -1) if keys[:length] in found), None)
@@ -70,19 +70,19 @@ def line_of(text: str, keys: Key) -> int | None:
 def _check_limits(text: str, where: str) -> None:
     """Raise UsageError where `text` holds more than settings need and a parser can bear."""
     depth = parts = keys = tables = 0
-    line, fresh = 1, True  # fresh: at the start of a line
+    line, at_line_start = 1, True  # fresh: at the start of a line
     for match in _TOKEN.finditer(text):
         token = match[0]
         if match.lastgroup != "sign":
-            if match.lastgroup == "bare" and len(token) > MAX_WORD:
+            if match.lastgroup == "bare" and len(token) > MAX_BARE_CHARACTERS:
                 raise UsageError(f"{where}:{line}: a word of {len(token):,} characters, which no setting needs")
             line += token.count("\n")
-            fresh = fresh and match.lastgroup == "blank"
+            at_line_start = at_line_start and match.lastgroup == "blank"
             continue
         if token in "\"'":
             return  # A string that never ends: the parser stops here at the latest.
         if token in "[{":
-            tables += token == "[" and fresh and depth == 0
+            tables += token == "[" and at_line_start and depth == 0
             depth += 1
         elif token in "]}":
             depth = max(0, depth - 1)
@@ -91,18 +91,18 @@ def _check_limits(text: str, where: str) -> None:
         if token == "\n":
             line += 1
         # A bracket that is never closed would hide the tables behind it, so a line's start counts by itself.
-        fresh = token == "\n"
-        for count, limit, what in (
-            (parts + 1, MAX_PARTS, "parts in one key"),
-            (depth, MAX_LEVELS, "levels of lists and tables"),
+        at_line_start = token == "\n"
+        for count, limit, name in (
+            (parts + 1, MAX_KEY_PARTS, "parts in one key"),
+            (depth, MAX_NESTING, "levels of lists and tables"),
             (keys, MAX_KEYS, "keys"),
             (tables, MAX_TABLES, "tables"),
         ):
             if count > limit:
-                raise UsageError(f"{where}:{line}: more than {limit:,} {what}, which no setting needs")
+                raise UsageError(f"{where}:{line}: more than {limit:,} {name}, which no setting needs")
 
 
-def _keys(text: str) -> Iterator[tuple[Key, int]]:
+def _keys_with_lines(text: str) -> Iterator[tuple[Key, int]]:
     """Each key and table of `text` with its line, in order; keys within inline tables are left out."""
     table: Key = ()
     parts: list[str] = []

@@ -17,7 +17,7 @@ from qwchat.chat.view.table import laid_out
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
-from qwchat.settings.resolve import Given, Settings
+from qwchat.settings.resolve import Settings, SourcedValue
 from tests.chat.fakes import FakeModel, replying
 
 SET = """\
@@ -42,7 +42,7 @@ quiet              off          built in"""
 def chat() -> tuple[CommandContext, FakeModel, list[Any]]:
     """A desk whose settings came from several places, its model, and what the screen was told."""
     model, told = FakeModel(), []
-    settings = Settings({"seed": Given(5, "--seed"), "kv": Given("f32", "QWCHAT_KV")})
+    settings = Settings({"seed": SourcedValue(5, "--seed"), "kv": SourcedValue("f32", "QWCHAT_KV")})
     session = Session(model, ReplySettings.of(settings, SamplingSettings(temperature=0.7)))
     desk = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
     desk.panel = ChatSettings(session, settings, model, {"quiet": told.append})

@@ -20,7 +20,7 @@ from qwchat.chat.commands import COMMANDS
 from qwchat.cli.app import _app, expanded
 from qwchat.cli.config import _OTHER_VARIABLES
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.settings.knobs import KNOBS
+from qwchat.settings.specs import SETTING_SPECS
 
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
 SLASH = re.compile(r"`(/[a-z-]+)")
@@ -121,7 +121,11 @@ def test_every_named_chat_command_is_there() -> None:
 
 
 def test_every_named_variable_is_read() -> None:
-    known = {each.variable for each in KNOBS} | {f"QWCHAT_{name}" for name in _OTHER_VARIABLES} | set(_OTHER_VARIABLES)
+    known = (
+        {each.variable for each in SETTING_SPECS}
+        | {f"QWCHAT_{name}" for name in _OTHER_VARIABLES}
+        | set(_OTHER_VARIABLES)
+    )
     named = {name for text in texts() for name in re.findall(r"QWCHAT_[A-Z_]+", text)}
     assert sorted(named - known) == []
 
@@ -147,7 +151,7 @@ def test_examples_are_understood(line: str) -> None:
         assert {"--help", "--version"} & set(words)
         return
     for name, value in context.params.items():
-        for each in KNOBS:
+        for each in SETTING_SPECS:
             if name == each.parameter and value is not None:
                 for text in value if isinstance(value, list | tuple) else [str(value)]:
                     each.parse(text, each.flag)

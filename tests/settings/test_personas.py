@@ -43,15 +43,15 @@ def test_a_persona_is_what_its_file_says(tmp_path: Path) -> None:
         ["place", "year"],
         {"place": "Rome"},
     )
-    assert poet.filled({"year": "1799"}) == {
+    assert poet.fill_variables({"year": "1799"}) == {
         "system": 'You are a poet of Rome, born in 1799. Answer {"in": "JSON"} or {not a name}.',
         "temp": 1.2,
         "stop": ("END",),
     }
-    assert poet.filled({"year": "{place}", "place": "{{"})["system"].startswith(
+    assert poet.fill_variables({"year": "{place}", "place": "{{"})["system"].startswith(
         "You are a poet of {{, born in {place}."
     )  # type: ignore[union-attr]
-    assert personas.read("plain", environment).filled({}) == {"temp": 0.0}
+    assert personas.read("plain", environment).fill_variables({}) == {"temp": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_persona_is_what_its_file_says(tmp_path: Path) -> None:
 def test_variables_that_are_missing_or_unknown(tmp_path: Path, given_values: dict[str, str], complaint: str) -> None:
     poet = personas.read("poet", folder(tmp_path, poet=POET))
     with pytest.raises(UsageError) as error:
-        poet.filled(given_values)
+        poet.fill_variables(given_values)
     assert str(error.value) == complaint
 
 
@@ -146,9 +146,9 @@ def test_variables_belong_to_a_persona(tmp_path: Path) -> None:
     assert filled["system"].startswith("You are a poet of Rome, born in 1799.")
     with pytest.raises(UsageError, match=r"^there is no persona for variables: name one with as=…$"):
         resolve({}, environment=environment, folder=tmp_path, variables={"year": "1799"})
-    assert personas.assignments(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    assert personas.parse_assignments(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
     with pytest.raises(UsageError, match=r"^a variable is given as name=value, not 'year'$"):
-        personas.assignments(["year"])
+        personas.parse_assignments(["year"])
 
 
 @bounds(max_examples=count(100, 20), deadline=None)
@@ -157,4 +157,4 @@ def test_what_is_saved_is_read_back(tmp_path_factory: pytest.TempPathFactory, sy
     environment = {"QWCHAT_CONFIG": str(tmp_path_factory.getbasetemp() / "saved")}
     values = {"system": system, "stop": tuple(stop), "temp": 0.25, "speculate": False, "seed": None}
     personas.write("saved", values, environment)
-    assert personas.read("saved", environment).filled({}) == values
+    assert personas.read("saved", environment).fill_variables({}) == values

@@ -11,10 +11,10 @@ from hypothesis import given, strategies
 
 from quant.wording import argument_of
 from qwchat.errors import UsageError
-from qwchat.settings import editing, files
-from qwchat.settings.kinds import Switch, Texts
-from qwchat.settings.knobs import KNOBS, Knob, knob
+from qwchat.settings import config_files, editing
 from qwchat.settings.resolve import Settings, resolve
+from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
+from qwchat.settings.value_types import Boolean, TextList
 from tests.clocks import growth
 
 PIECES = [
@@ -78,27 +78,27 @@ def test_flags_beat_variables_beat_the_project_beat_the_user(tmp_path: Path) -> 
 EXAMPLES = {"choices": "a,b", "regex": "a+", "json-schema": "{}"}
 
 
-def example(known: Knob) -> str:
-    """A value of a knob, as a person types it."""
-    if known.name in EXAMPLES:
-        return EXAMPLES[known.name]
-    return known.words[-1] if known.words and known.name != "as" else "1"
+def example(spec: SettingSpec) -> str:
+    """A value of a setting, as a person types it."""
+    if spec.name in EXAMPLES:
+        return EXAMPLES[spec.name]
+    return spec.completions[-1] if spec.completions and spec.name != "as" else "1"
 
 
-@pytest.mark.parametrize("known", KNOBS, ids=lambda known: known.name)
-def test_every_knob_is_a_flag_a_variable_and_a_key(tmp_path: Path, known: Knob) -> None:
+@pytest.mark.parametrize("spec", SETTING_SPECS, ids=lambda spec: spec.name)
+def test_every_setting_is_a_flag_a_variable_and_a_key(tmp_path: Path, spec: SettingSpec) -> None:
     write(tmp_path / "personas" / "1.toml", "")
-    text = example(known)
-    raw: str | bool | list[str] = [text] if isinstance(known.kind, Texts) else text
-    by_flag = settings(tmp_path, {known.name: raw if not isinstance(known.kind, Switch) else text == "on"})
-    by_variable = settings(tmp_path, **{known.variable.removeprefix("QWCHAT_"): text})
+    text = example(spec)
+    raw: str | bool | list[str] = [text] if isinstance(spec.value_type, TextList) else text
+    by_flag = settings(tmp_path, {spec.name: raw if not isinstance(spec.value_type, Boolean) else text == "on"})
+    by_variable = settings(tmp_path, **{spec.variable.removeprefix("QWCHAT_"): text})
     path = tmp_path / "config.toml"
-    editing.change(path, known, known.parse(text, "x"))
+    editing.change(path, spec, spec.parse(text, "x"))
     by_file = settings(tmp_path)
-    assert by_flag[known.name] == by_variable[known.name] == by_file[known.name] == known.parse(text, "x")
-    assert by_flag.origin(known.name).removeprefix("--no-").removeprefix("--") == known.name
-    assert by_variable.origin(known.name) == known.variable
-    assert by_file.origin(known.name) == str(path)
+    assert by_flag[spec.name] == by_variable[spec.name] == by_file[spec.name] == spec.parse(text, "x")
+    assert by_flag.origin(spec.name).removeprefix("--no-").removeprefix("--") == spec.name
+    assert by_variable.origin(spec.name) == spec.variable
+    assert by_file.origin(spec.name) == str(path)
 
 
 def test_an_empty_variable_is_none_and_no_files_means_none(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_files_that_are_no_text_or_too_big(tmp_path: Path) -> None:
     path.write_bytes(b"temp = 1\nsystem = '\xff'\n")
     with pytest.raises(UsageError, match=r"config\.toml:2: not UTF-8 text \(0xff\): convert the file"):
         settings(tmp_path)
-    path.write_bytes(b"#" * (files.SIZE_LIMIT + 1))
+    path.write_bytes(b"#" * (config_files.MAX_CONFIG_BYTES + 1))
     with pytest.raises(UsageError, match="is bigger than 64 KiB, more than a configuration can be"):
         settings(tmp_path)
     path.write_bytes(b"\xef\xbb\xbftemp = 1\r\nsystem = 'a'\r\n")
@@ -173,16 +173,16 @@ def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:
     outer = write(tmp_path / ".qwchat.toml", "")
     inside = tmp_path / "repository" / "src" / "deep"
     inside.mkdir(parents=True)
-    assert files.project_file(inside).path is None, "outside a repository only the working folder counts"
-    assert files.project_file(tmp_path).path == outer
+    assert config_files.project_file(inside).path is None, "outside a repository only the working folder counts"
+    assert config_files.project_file(tmp_path).path == outer
     (tmp_path / "repository" / ".git").mkdir()
-    assert files.project_file(inside).path is None, "a repository ends at its root"
+    assert config_files.project_file(inside).path is None, "a repository ends at its root"
     root = write(tmp_path / "repository" / "qwchat.toml", "")
-    assert files.project_file(inside).path == root
+    assert config_files.project_file(inside).path == root
     nearer = write(tmp_path / "repository" / "src" / "qwchat.toml", "")
-    assert files.project_file(inside).path == nearer
+    assert config_files.project_file(inside).path == nearer
     hidden = write(tmp_path / "repository" / "src" / ".qwchat.toml", "")
-    assert files.project_file(inside).path == hidden
+    assert config_files.project_file(inside).path == hidden
 
 
 def test_a_working_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,13 +190,16 @@ def test_a_working_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatc
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert files.project_file() == files.ProjectFile()
+    assert config_files.project_file() == config_files.ProjectFile()
     assert resolve({}, environment={"QWCHAT_CONFIG": str(tmp_path)})["temp"] is None
 
 
 def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     path = write(tmp_path / "work" / "qwchat.toml", "temp = 9")
-    with mock.patch.object(os, "getuid", return_value=path.stat().st_uid + 1), mock.patch.object(files, "_ROOT", -1):
+    with (
+        mock.patch.object(os, "getuid", return_value=path.stat().st_uid + 1),
+        mock.patch.object(config_files, "_ROOT", -1),
+    ):
         found = settings(tmp_path)
     assert found.notices == (f"{path} belongs to another user and is not read",)
     assert "temp" not in found
@@ -236,12 +239,12 @@ def test_any_file_gives_settings_or_one_line(tmp_path_factory: pytest.TempPathFa
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     values, complaint = {}, str(path)
     try:
-        values = files.values_of(files.read(path))
+        values = config_files.checked_values(config_files.read(path))
     except UsageError as error:
         complaint = str(error)
     assert complaint.startswith(str(path))
     assert "\n" not in complaint
-    assert all(values[name] == knob(name).check(knob(name).stored(values[name]), "x") for name in values)
+    assert all(values[name] == find_spec(name).check(find_spec(name).to_toml(values[name]), "x") for name in values)
 
 
 def test_the_search_for_a_mistake_grows_evenly_with_the_file(tmp_path: Path) -> None:

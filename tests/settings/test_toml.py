@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qwchat.errors import UsageError
-from qwchat.settings import editing, files, personas, toml
-from qwchat.settings.knobs import knob
+from qwchat.settings import config_files, editing, personas, toml
+from qwchat.settings.specs import find_spec
 
 NEWLINES = '"""\n' + "\n" * 50 + '"""'
 
@@ -78,14 +78,14 @@ def test_every_reader_of_toml_has_the_limits(tmp_path: Path, text: str) -> None:
     (tmp_path / "personas").mkdir()
     (tmp_path / "personas" / "x.toml").write_text(text)
     for read in (
-        lambda: files.read(path),
-        lambda: editing.change(path, knob("temp"), 1.0),
-        lambda: editing.remove(path, knob("temp")),
+        lambda: config_files.read(path),
+        lambda: editing.change(path, find_spec("temp"), 1.0),
+        lambda: editing.remove(path, find_spec("temp")),
         lambda: personas.read("x", {"QWCHAT_CONFIG": str(tmp_path)}),
     ):
         with pytest.raises(UsageError, match=r"\.toml:\d+: .*which no setting needs"):
             read()
-    assert knob("stop").parse(f"[{text}]", "--stop") == (f"[{text}]",), "brackets around anything else are a text"
+    assert find_spec("stop").parse(f"[{text}]", "--stop") == (f"[{text}]",), "brackets around anything else are a text"
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_what_is_taken_costs_no_more_than_its_length(tmp_path: Path, unit: str, 
         path = tmp_path / "config.toml"
         path.write_text("x = [" + unit * count + "]\n")
         began = time.process_time()
-        editing.change(path, knob("temp"), 1.0) if edit else files.read(path).place("y")
+        editing.change(path, find_spec("temp"), 1.0) if edit else config_files.read(path).location("y")
         return time.process_time() - began
 
     cost(10)

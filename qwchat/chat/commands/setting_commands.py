@@ -10,7 +10,7 @@ from qwchat.chat.display import Table
 from qwchat.chat.formatting import one_line, token_count
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
-from qwchat.settings.knobs import knob
+from qwchat.settings.specs import find_spec
 from qwchat.writing import real_path
 
 
@@ -39,24 +39,24 @@ def _set(desk: CommandContext, argument: str) -> Outcome:
     panel = desk.panel
     name, _, value = argument.partition(" ")
     if not name:
-        rows = [(known.name, one_line(panel.shown(known)), panel.origin(known)) for known in panel.knobs]
+        rows = [(known.name, one_line(panel.shown(known)), panel.origin(known)) for known in panel.specs]
         return Show(above=Table(("setting", "value", "from"), rows))
     if value.strip():
         return Show(panel.change(name, value.strip()))
     known = panel.known(name)
     now = f"{known.name} {panel.shown(known)} (from {panel.origin(known)})"
-    return Show(f"{now}\n{known.help}. It takes {known.limits}, or default.")
+    return Show(f"{now}\n{known.help}. It takes {known.accepts}, or default.")
 
 
 def _settings(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
     panel = desk.panel
     name, blank, value = typed.partition(" ")
     if not blank:
-        return fitting(name, ((known.name, panel.shown(known)) for known in panel.knobs))
-    known = next((known for known in panel.knobs if known.name == name), None)
+        return fitting(name, ((known.name, panel.shown(known)) for known in panel.specs))
+    known = next((known for known in panel.specs if known.name == name), None)
     if known is None:
         return ()
-    return fitting(value.lstrip(), [*((word, "") for word in known.words), ("default", known.limits)])
+    return fitting(value.lstrip(), [*((word, "") for word in known.completions), ("default", known.accepts)])
 
 
 def _as(desk: CommandContext, argument: str) -> Outcome:
@@ -73,7 +73,9 @@ def _as(desk: CommandContext, argument: str) -> Outcome:
         wardrobe.take_off()
         return Show(f"no persona from the next message on{_reading(desk, before)}")
     values = wardrobe.put_on(name, variables)
-    parts = ["the system prompt" if key == "system" else f"{key} {knob(key).shown(values[key])}" for key in values]
+    parts = [
+        "the system prompt" if key == "system" else f"{key} {find_spec(key).to_text(values[key])}" for key in values
+    ]
     return Show(f"persona {name} sets {', '.join(parts) or 'nothing'}{_reading(desk, before)}")
 
 

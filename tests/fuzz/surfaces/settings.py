@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from qwchat.settings.knobs import KNOBS
+from qwchat.settings.specs import SETTING_SPECS
 from tests.fuzz import odd
 from tests.fuzz.base import QUESTION, Base
 from tests.fuzz.case import OK, USAGE, Case, Command, Content, Files, command
@@ -33,7 +33,7 @@ def make(random: Random, number: int, base: Base) -> Case:
     for path in random.sample((USER, PROJECT, PERSONA), random.choice((1, 1, 2, 3))):
         files[path] = _content(random)
     variables = {
-        random.choice(KNOBS).variable: random.choice((*_WORDS, odd.text(random).replace("\0", ""), "9" * 500))
+        random.choice(SETTING_SPECS).variable: random.choice((*_WORDS, odd.text(random).replace("\0", ""), "9" * 500))
         for _ in range(random.choice((0, 0, 1, 2)))
     }
     variables = {name: text.encode("utf-8", "replace").decode() for name, text in variables.items()}
@@ -62,7 +62,7 @@ def document(random: Random) -> str:
 
 def _line(random: Random) -> str:
     kind = random.randrange(14)
-    key = random.choice(KNOBS).name
+    key = random.choice(SETTING_SPECS).name
     if kind < 8:
         return f"{key} = {value(random)}"
     if kind == 8:
@@ -84,7 +84,17 @@ def _line(random: Random) -> str:
 
 def _key(random: Random) -> str:
     return random.choice(
-        (random.choice(KNOBS).name, "description", "variables", '""', '"a b"', '"\\u0000"', "a.b", '"x"' * 3, "_" * 300)
+        (
+            random.choice(SETTING_SPECS).name,
+            "description",
+            "variables",
+            '""',
+            '"a b"',
+            '"\\u0000"',
+            "a.b",
+            '"x"' * 3,
+            "_" * 300,
+        )
     )
 
 

@@ -16,45 +16,54 @@ from qwchat.errors import UsageError
 from qwchat.limits import MAX_WHOLE
 from qwchat.settings import toml
 
-Value = float | int | bool | str | tuple[str, ...] | None
-"""What a knob can be set to."""
+SettingValue = float | int | bool | str | tuple[str, ...] | None
+"""What a setting can be set to."""
 
-_SWITCHED = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+_BOOLEAN_WORDS = {
+    "on": True,
+    "true": True,
+    "yes": True,
+    "1": True,
+    "off": False,
+    "false": False,
+    "no": False,
+    "0": False,
+}
 
 
-class Kind(Protocol):
+class ValueType(Protocol):
     """What every kind of value has.
 
     Attributes:
         metavar: what stands for a value in the help.
-        limits: what is taken, in words.
-        span: the range of a number in words, empty for other kinds.
+        accepts: what is taken, in words.
+        range_text: the range of a number in words, empty for other kinds.
         choices: the values there are, where they can be listed.
     """
 
     @property
     def metavar(self) -> str: ...
     @property
-    def limits(self) -> str: ...
+    def accepts(self) -> str: ...
     @property
-    def span(self) -> str: ...
+    def range_text(self) -> str: ...
     @property
     def choices(self) -> tuple[str, ...]: ...
 
-    def parse(self, text: str, where: str) -> Value:
+    def parse(self, text: str, where: str) -> SettingValue:
         """The value that `text` means."""
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         """The value that a TOML file states."""
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         """`value` as a person would type it."""
 
-    def stored(self, value: Value) -> Value | list[str]:
+    def to_toml(self, value: SettingValue) -> SettingValue | list[str]:
         """`value` as a TOML file states it."""
 
 
-def refuse(where: str, wanted: str, value: object) -> NoReturn:
+def reject(where: str, wanted: str, value: object) -> NoReturn:
     """Raise the UsageError that says what `where` must be."""
     number = isinstance(value, float) and math.isfinite(value)
     raise UsageError(f"{where} must be {wanted}, not {f'{value:g}' if number else shown(value)}")
@@ -71,43 +80,43 @@ class Number:
     choices: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def limits(self) -> str:
-        return f"a number {self.span}".replace("at least", "of at least")
+    def accepts(self) -> str:
+        return f"a number {self.range_text}".replace("at least", "of at least")
 
     @property
-    def span(self) -> str:
-        return _range(self.low, self.high, above=self.above)
+    def range_text(self) -> str:
+        return _range_text(self.low, self.high, above=self.above)
 
-    def parse(self, text: str, where: str) -> Value:
+    def parse(self, text: str, where: str) -> SettingValue:
         try:
             number = float(text)
         except ValueError:
-            refuse(where, self.limits, text)
-        return self._within(number, where)
+            reject(where, self.accepts, text)
+        return self._check_range(number, where)
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            refuse(where, self.limits, value)
+            reject(where, self.accepts, value)
         try:
-            return self._within(float(value), where)
+            return self._check_range(float(value), where)
         except OverflowError:
-            refuse(where, self.span, value)
+            reject(where, self.range_text, value)
 
-    def _within(self, number: float, where: str) -> float:
+    def _check_range(self, number: float, where: str) -> float:
         low_enough = self.low < number if self.above else self.low <= number
         if not (math.isfinite(number) and low_enough and number <= self.high):
-            refuse(where, self.span, number)
+            reject(where, self.range_text, number)
         return number
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return f"{value:g}"
 
-    def stored(self, value: Value) -> Value:
+    def to_toml(self, value: SettingValue) -> SettingValue:
         return value
 
 
 @dataclass(frozen=True)
-class Whole:
+class Integer:
     """A whole number from `low` to `high`; None: to what every part of the program can count with."""
 
     low: int
@@ -116,60 +125,60 @@ class Whole:
     choices: ClassVar[tuple[str, ...]] = ()
 
     @property
-    def limits(self) -> str:
-        return f"a whole number {self.span}".replace("at least", "of at least")
+    def accepts(self) -> str:
+        return f"a whole number {self.range_text}".replace("at least", "of at least")
 
     @property
-    def span(self) -> str:
-        return _range(self.low, math.inf if self.high is None else self.high)
+    def range_text(self) -> str:
+        return _range_text(self.low, math.inf if self.high is None else self.high)
 
-    def parse(self, text: str, where: str) -> Value:
+    def parse(self, text: str, where: str) -> SettingValue:
         try:
             number = int(text)
         except ValueError:
-            refuse(where, self.limits, text)
-        return self._within(number, where)
+            reject(where, self.accepts, text)
+        return self._check_range(number, where)
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         if isinstance(value, bool) or not isinstance(value, int):
-            refuse(where, self.limits, value)
-        return self._within(value, where)
+            reject(where, self.accepts, value)
+        return self._check_range(value, where)
 
-    def _within(self, number: int, where: str) -> int:
+    def _check_range(self, number: int, where: str) -> int:
         if number < self.low or (self.high is not None and number > self.high):
-            refuse(where, self.span, number)
+            reject(where, self.range_text, number)
         if self.high is None and number > MAX_WHOLE:
-            refuse(where, f"at most {MAX_WHOLE}", number)
+            reject(where, f"at most {MAX_WHOLE}", number)
         return number
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return str(value)
 
-    def stored(self, value: Value) -> Value:
+    def to_toml(self, value: SettingValue) -> SettingValue:
         return value
 
 
 @dataclass(frozen=True)
-class Switch:
+class Boolean:
     """On or off."""
 
-    limits: ClassVar[str] = "on or off"
-    span: ClassVar[str] = ""
+    accepts: ClassVar[str] = "on or off"
+    range_text: ClassVar[str] = ""
     metavar: ClassVar[str] = "on|off"
     choices: ClassVar[tuple[str, ...]] = ("on", "off")
 
-    def parse(self, text: str, where: str) -> Value:
-        if text.lower() not in _SWITCHED:
-            refuse(where, self.limits, text)
-        return _SWITCHED[text.lower()]
+    def parse(self, text: str, where: str) -> SettingValue:
+        if text.lower() not in _BOOLEAN_WORDS:
+            reject(where, self.accepts, text)
+        return _BOOLEAN_WORDS[text.lower()]
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         return value if isinstance(value, bool) else self.parse(str(value), where)
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return "on" if value else "off"
 
-    def stored(self, value: Value) -> Value:
+    def to_toml(self, value: SettingValue) -> SettingValue:
         return value
 
 
@@ -178,31 +187,31 @@ class Choice:
     """One of `choices`."""
 
     choices: tuple[str, ...]
-    span: ClassVar[str] = ""
+    range_text: ClassVar[str] = ""
 
     @property
     def metavar(self) -> str:
         return "|".join(self.choices)
 
     @property
-    def limits(self) -> str:
+    def accepts(self) -> str:
         *others, last = self.choices
         return f"{', '.join(others)} or {last}"
 
-    def parse(self, text: str, where: str) -> Value:
+    def parse(self, text: str, where: str) -> SettingValue:
         if text not in self.choices:
-            refuse(where, self.limits, text)
+            reject(where, self.accepts, text)
         return text
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         if not isinstance(value, str):
-            refuse(where, self.limits, value)
+            reject(where, self.accepts, value)
         return self.parse(value, where)
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return str(value)
 
-    def stored(self, value: Value) -> Value:
+    def to_toml(self, value: SettingValue) -> SettingValue:
         return value
 
 
@@ -211,39 +220,39 @@ class Text:
     """Any text. `suggested`: values worth offering, though others are taken as well."""
 
     metavar: str = "TEXT"
-    limits: str = "a text"
+    accepts: str = "a text"
     suggested: tuple[str, ...] = ()
-    span: ClassVar[str] = ""
+    range_text: ClassVar[str] = ""
 
     @property
     def choices(self) -> tuple[str, ...]:
         return self.suggested
 
-    def parse(self, text: str, where: str) -> Value:
+    def parse(self, text: str, where: str) -> SettingValue:
         return text
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         if not isinstance(value, str):
-            refuse(where, self.limits, value)
+            reject(where, self.accepts, value)
         return value
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return str(value)
 
-    def stored(self, value: Value) -> Value:
+    def to_toml(self, value: SettingValue) -> SettingValue:
         return value
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextList:
     """Any number of texts, none of them empty: one as it is, several as a TOML list (`["a", "b"]`)."""
 
     metavar: str = "TEXT"
-    span: ClassVar[str] = ""
-    limits: ClassVar[str] = 'a text that is not empty, or a list of such texts as in ["a", "b"]'
+    range_text: ClassVar[str] = ""
+    accepts: ClassVar[str] = 'a text that is not empty, or a list of such texts as in ["a", "b"]'
     choices: ClassVar[tuple[str, ...]] = ()
 
-    def parse(self, text: str, where: str) -> Value:
+    def parse(self, text: str, where: str) -> SettingValue:
         if text.startswith("[") and text.endswith("]"):
             try:
                 listed = toml.parse(f"value = {text}", where)["value"]
@@ -252,23 +261,23 @@ class Texts:
             return self.check(listed, where)
         return self.check(text, where)
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, Sequence):
-            refuse(where, self.limits, value)
+            reject(where, self.accepts, value)
         for text in listed:
             if not isinstance(text, str) or not text:
-                refuse(where, self.limits, text)
+                reject(where, self.accepts, text)
         return tuple(listed)
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return " ".join(repr(text) for text in value) if isinstance(value, tuple) else repr(value)
 
-    def stored(self, value: Value) -> Value | list[str]:
+    def to_toml(self, value: SettingValue) -> SettingValue | list[str]:
         return list(value) if isinstance(value, tuple) else value
 
 
-def _range(low: float, high: float, *, above: bool = False) -> str:
+def _range_text(low: float, high: float, *, above: bool = False) -> str:
     if high == math.inf:
         return f"above {low:g}" if above else f"at least {low:g}"
     return f"{'above' if above else 'from'} {low:g} to {high}"

@@ -18,26 +18,26 @@ from quant.units import binary_size
 from quant.wording import Argument, Worded
 from qwchat.errors import UsageError
 from qwchat.settings import toml
-from qwchat.settings.kinds import Value
-from qwchat.settings.knobs import KNOBS, hint
+from qwchat.settings.specs import SETTING_SPECS, suggestion
+from qwchat.settings.value_types import SettingValue
 from qwchat.writing import path_of
 
 PROJECT_NAMES = (".qwchat.toml", "qwchat.toml")
-SIZE_LIMIT = 1 << 16  # bytes; far more than every knob with a long system prompt
+MAX_CONFIG_BYTES = 1 << 16  # bytes; far more than every setting with a long system prompt
 
 _ROOT = 0
-_BY_NAME = {knob.name: knob for knob in KNOBS}
+_BY_NAME = {spec.name: spec for spec in SETTING_SPECS}
 
 
 @dataclass(frozen=True)
-class Document:
+class ConfigDocument:
     """A TOML file as read: `values` by key, and `text` to find lines in."""
 
     path: Path
     text: str
     values: Mapping[str, Any]
 
-    def place(self, *keys: str) -> str:
+    def location(self, *keys: str) -> str:
         """`path:line` of a key, for messages."""
         line = toml.line_of(self.text, keys)
         return f"{self.path}:{line}" if line else str(self.path)
@@ -82,7 +82,7 @@ def _nearest(folder: Path) -> ProjectFile:
             path = place / name
             if not path.is_file():
                 continue
-            if _is_foreign(path):
+            if _belongs_to_another_user(path):
                 return ProjectFile(notices=(f"{path} belongs to another user and is not read",))
             return ProjectFile(path)
     return ProjectFile()
@@ -94,46 +94,46 @@ def _project_folders(folder: Path) -> Iterator[Path]:
     yield from chain[: root + 1]
 
 
-def _is_foreign(path: Path) -> bool:
+def _belongs_to_another_user(path: Path) -> bool:
     return path.stat().st_uid not in (os.getuid(), _ROOT)
 
 
-def read(path: Path) -> Document:
+def read(path: Path) -> ConfigDocument:
     """Read a TOML file. Raises UsageError with the line where it is not TOML, is too big or cannot be read."""
     with open_regular(path, UsageError) as file:
-        data = file.read(SIZE_LIMIT + 1)
-    if len(data) > SIZE_LIMIT:
-        raise UsageError(f"{path} is bigger than {binary_size(SIZE_LIMIT)}, more than a configuration can be")
+        data = file.read(MAX_CONFIG_BYTES + 1)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise UsageError(f"{path} is bigger than {binary_size(MAX_CONFIG_BYTES)}, more than a configuration can be")
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UsageError(f"{path}:{line}: not UTF-8 text (0x{data[error.start]:02x}): convert the file") from error
-    return Document(path, text, toml.parse(text, str(path)))
+    return ConfigDocument(path, text, toml.parse(text, str(path)))
 
 
-def values_of(document: Document, *, project: bool = False) -> dict[str, Value]:
-    """The values that `document` gives knobs. Raises UsageError with file and line, and the name that was meant.
+def checked_values(document: ConfigDocument, *, project: bool = False) -> dict[str, SettingValue]:
+    """The values that `document` gives settings. Raises UsageError with file and line, and the name that was meant.
 
     `project`: refuse what a project file may not set.
     """
-    return {key: value_of(document, key, value, project=project) for key, value in document.values.items()}
+    return {key: checked_value(document, key, value, project=project) for key, value in document.values.items()}
 
 
-def value_of(document: Document, key: str, value: object, *, project: bool = False) -> Value:
-    """The value that `document` gives the knob `key`; errors as for :func:`values_of`."""
-    known = _BY_NAME.get(key)
-    if known is None:
-        raise UsageError(f"{document.place(key)}: there is no setting {key!r}: {hint(key)}")
-    if project and not known.project:
+def checked_value(document: ConfigDocument, key: str, value: object, *, project: bool = False) -> SettingValue:
+    """The value that `document` gives the setting `key`; errors as for :func:`checked_values`."""
+    spec = _BY_NAME.get(key)
+    if spec is None:
+        raise UsageError(f"{document.location(key)}: there is no setting {key!r}: {suggestion(key)}")
+    if project and not spec.project_may_set:
         raise UsageError(
             Worded(
-                f"{document.place(key)}: a project file may not set {key}: give ",
-                Argument(known.argument),
-                f", set {known.variable}, or use your own file (qwchat config path)",
+                f"{document.location(key)}: a project file may not set {key}: give ",
+                Argument(spec.argument),
+                f", set {spec.variable}, or use your own file (qwchat config path)",
             )
         )
     try:
-        return known.check(value, key)
+        return spec.check(value, key)
     except UsageError as error:
-        raise UsageError(Worded(f"{document.place(key)}: ", error)) from error
+        raise UsageError(Worded(f"{document.location(key)}: ", error)) from error

@@ -14,78 +14,78 @@ from quant.units import binary_size
 from quant.wording import Worded
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_CONSTRAINT_BYTES
-from qwchat.settings.kinds import Text, Texts, Value, refuse
+from qwchat.settings.value_types import SettingValue, Text, TextList, reject
 from qwchat.writing import path_of
 
 
 @dataclass(frozen=True)
-class Choices(Texts):
+class ChoiceList(TextList):
     r"""Texts that are separated by commas, `\,` being a comma."""
 
     metavar: str = "A,B,…"
-    limits: ClassVar[str] = "texts separated by commas"
+    accepts: ClassVar[str] = "texts separated by commas"
 
-    def parse(self, text: str, where: str) -> Value:
+    def parse(self, text: str, where: str) -> SettingValue:
         return self.check(text, where)
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         from qwchat.constraints import split
 
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, Sequence) or not all(isinstance(text, str) for text in listed):
-            refuse(where, self.limits, value)
+            reject(where, self.accepts, value)
         found = split(listed)
-        _made(where, lambda constraint: constraint.listed(found))
+        _validate(where, lambda constraint: constraint.listed(found))
         return found
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)
-class Pattern(Text):
+class Regex(Text):
     """A regular expression."""
 
     metavar: str = "RE"
-    limits: str = "a regular expression"
+    accepts: str = "a regular expression"
 
-    def parse(self, text: str, where: str) -> Value:
-        _made(where, lambda constraint: constraint.regex(text))
+    def parse(self, text: str, where: str) -> SettingValue:
+        _validate(where, lambda constraint: constraint.regex(text))
         return text
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         return self.parse(str(super().check(value, where)), where)
 
 
 @dataclass(frozen=True)
-class Schema(Text):
+class JsonSchema(Text):
     """A JSON schema, or the name of a file with one."""
 
     metavar: str = "SCHEMA|FILE"
-    limits: str = "a JSON schema or the name of its file"
+    accepts: str = "a JSON schema or the name of its file"
 
-    def parse(self, text: str, where: str) -> Value:
-        return self.check(text if _is_json(text) else _read(text, where), where)
+    def parse(self, text: str, where: str) -> SettingValue:
+        return self.check(text if _looks_like_json(text) else _read_schema_file(text, where), where)
 
-    def check(self, value: object, where: str) -> Value:
+    def check(self, value: object, where: str) -> SettingValue:
         """The value that a file states: the schema itself, since a file may come from anybody."""
         text = str(super().check(value, where))
-        if not _is_json(text):
+        if not _looks_like_json(text):
             raise UsageError(f"{where} must be a JSON schema, which begins with {{")
-        _made(where, lambda constraint: constraint.json_schema(text))
+        _validate(where, lambda constraint: constraint.json_schema(text))
         return text
 
-    def shown(self, value: Value) -> str:
+    def to_text(self, value: SettingValue) -> str:
         return " ".join(str(value).split())
 
 
-def _is_json(text: str) -> bool:
+def _looks_like_json(text: str) -> bool:
     return text.lstrip()[:1] in ("{", "[", '"') or text.strip() in ("true", "false")
 
 
-def _read(name: str, where: str) -> str:
+def _read_schema_file(name: str, where: str) -> str:
     if not name:
-        raise UsageError(f"{where} must be {Schema.limits}, not ''")
+        raise UsageError(f"{where} must be {JsonSchema.accepts}, not ''")
     try:
         with path_of(name).open("rb") as file:
             data = file.read(MAX_CONSTRAINT_BYTES + 1)  # Not as long as it says: a device and a pipe say nothing.
@@ -99,12 +99,12 @@ def _read(name: str, where: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{where}: {name} is no UTF-8 text") from error
-    if not _is_json(text):
+    if not _looks_like_json(text):
         raise UsageError(f"{where}: {name} holds no JSON schema, which begins with {{")
     return text
 
 
-def _made(where: str, make: Callable[[Any], object]) -> None:
+def _validate(where: str, make: Callable[[Any], object]) -> None:
     """Make the constraint, to see whether it can be; what is wrong begins with `where`."""
     from qwchat.constraints import Constraint
 

@@ -10,33 +10,33 @@ import pytest
 from qwchat.chat.reply_settings import SAMPLING
 from qwchat.errors import UsageError
 from qwchat.request import SamplingSettings
-from qwchat.settings.knobs import KNOBS, Knob, knob
+from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
 
 
 @pytest.mark.parametrize("attribute", ["name", "flag", "variable", "parameter"])
 def test_names_are_unique(attribute: str) -> None:
-    names = [getattr(known, attribute) for known in KNOBS]
+    names = [getattr(spec, attribute) for spec in SETTING_SPECS]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("known", KNOBS, ids=lambda known: known.name)
-def test_an_entry_is_complete(known: Knob) -> None:
-    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", known.name)
-    assert known.parameter.isidentifier()
-    assert known.help
-    assert not known.help.endswith(".")
-    if known.default is not None:
-        assert known.check(known.kind.stored(known.default), "x") == known.default
-    if known.nothing:
-        assert known.parse(known.nothing, "x") is None
-        assert known.check(known.stored(None), "x") is None
+@pytest.mark.parametrize("spec", SETTING_SPECS, ids=lambda spec: spec.name)
+def test_an_entry_is_complete(spec: SettingSpec) -> None:
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", spec.name)
+    assert spec.parameter.isidentifier()
+    assert spec.help
+    assert not spec.help.endswith(".")
+    if spec.default is not None:
+        assert spec.check(spec.value_type.to_toml(spec.default), "x") == spec.default
+    if spec.none_word:
+        assert spec.parse(spec.none_word, "x") is None
+        assert spec.check(spec.to_toml(None), "x") is None
 
 
-@pytest.mark.parametrize("known", KNOBS, ids=lambda known: known.name)
-def test_what_completion_offers_is_taken(known: Knob) -> None:
-    for word in known.words:
-        value = known.parse(word, "x")
-        assert known.shown(value) == word
+@pytest.mark.parametrize("spec", SETTING_SPECS, ids=lambda spec: spec.name)
+def test_what_completion_offers_is_taken(spec: SettingSpec) -> None:
+    for word in spec.completions:
+        value = spec.parse(word, "x")
+        assert spec.to_text(value) == word
 
 
 @pytest.mark.parametrize("name", SAMPLING)
@@ -51,7 +51,7 @@ def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> No
     except UsageError:
         sampler = False
     try:
-        assert knob(name).parse(str(number), name) == knob(name).check(number, name) == number
+        assert find_spec(name).parse(str(number), name) == find_spec(name).check(number, name) == number
         table = True
     except UsageError:
         table = False
@@ -86,7 +86,7 @@ BOUNDLESS = ("top-k", "max-tokens", "ctx", "loop-guard", "bell", "snapshot-limit
 )
 def test_values_that_cannot_be(name: str, text: str, complaint: str) -> None:
     with pytest.raises(UsageError) as error:
-        knob(name).parse(text, "x")
+        find_spec(name).parse(text, "x")
     assert str(error.value) == complaint
 
 
@@ -107,7 +107,7 @@ def test_values_that_cannot_be(name: str, text: str, complaint: str) -> None:
 )
 def test_files_state_values_of_the_right_type(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=r"^x must be "):
-        knob(name).check(value, "x")
+        find_spec(name).check(value, "x")
 
 
 @pytest.mark.parametrize(
@@ -120,21 +120,21 @@ def test_files_state_values_of_the_right_type(name: str, value: object) -> None:
     ],
 )
 def test_stop_strings_are_one_text_or_a_list(text: str, value: object) -> None:
-    assert knob("stop").parse(text, "x") == value
+    assert find_spec("stop").parse(text, "x") == value
 
 
 @pytest.mark.parametrize(("text", "value"), [("on", True), ("False", False), ("YES", True), ("0", False)])
 def test_switches_take_the_usual_words(text: str, value: bool) -> None:
-    assert knob("speculate").parse(text, "x") is value
+    assert find_spec("speculate").parse(text, "x") is value
 
 
 @pytest.mark.parametrize("name", ["top-p", "top_p", "--top-p", "TOP_P"])
 def test_a_name_may_be_spelt_as_elsewhere(name: str) -> None:
-    assert knob(name).name == "top-p"
+    assert find_spec(name).name == "top-p"
 
 
 def test_an_unknown_name_brings_the_closest() -> None:
     with pytest.raises(UsageError, match=r"^there is no setting 'tmp': did you mean temp\?$"):
-        knob("tmp")
+        find_spec("tmp")
     with pytest.raises(UsageError, match=r"^there is no setting 'zzz': there are temp, top-p, "):
-        knob("zzz", scopes=("reply",))
+        find_spec("zzz", scopes=("reply",))

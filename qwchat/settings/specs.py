@@ -1,0 +1,257 @@
+"""The table of settings: everything that has a value which flags, variables, files and the chat can set.
+
+One entry gives a setting its flag (`--top-p`), its variable (`QWCHAT_TOP_P`), its key in configuration files
+(`top-p`), its place in `/set` with completion, and its line in `qwchat config show`. Code reads it by its name:
+reply settings from `ReplySettings` (`session.controls["top-p"]`), others from `Settings` (`options.settings["ctx"]`).
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from quant.units import binary_size
+from qwchat.errors import UsageError
+from qwchat.limits import (
+    DEFAULT_CONTEXT,
+    EXACT_CACHE_BYTES,
+    MAX_PENALTY,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MAX_THREADS,
+)
+from qwchat.settings.constraint_types import ChoiceList, JsonSchema, Regex
+from qwchat.settings.value_types import Boolean, Choice, Integer, Number, SettingValue, Text, TextList, ValueType
+
+Scope = Literal["reply", "engine", "display", "session"]
+"""When a change takes effect: at the next reply; with a new engine; at once on the screen; with the next start."""
+
+
+@dataclass(frozen=True)
+class SettingSpec:
+    """One thing that can be set.
+
+    Attributes:
+        name: as on the command line, without dashes in front.
+        value_type: what values it takes.
+        scope: when a change takes effect.
+        help: half a line without a full stop.
+        default: the built-in value; where a model has one of its own (temp, top-p ...), that holds and this is None.
+        none_word: the word for None where None is a value: "random", "none", "auto".
+        short_flag: a flag of one letter.
+        python_argument: the argument of the Python functions that take it, where its name differs.
+        project_may_set: whether a project file may set it: never for paths, models and commands.
+    """
+
+    name: str
+    value_type: ValueType
+    scope: Scope
+    help: str
+    default: SettingValue = None
+    none_word: str = ""
+    short_flag: str = ""
+    project_may_set: bool = True
+    python_argument: str = ""
+
+    @property
+    def flag(self) -> str:
+        """Its long flag."""
+        return f"--{self.name}"
+
+    def flag_for(self, value: object) -> str:
+        """Return its long flag as it is given for `value`: `--no-speculate` turns a switch off."""
+        return f"--no-{self.name}" if value is False else self.flag
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return f"QWCHAT_{self.name.upper().replace('-', '_')}"
+
+    @property
+    def parameter(self) -> str:
+        """Its name as an identifier of Python."""
+        name = self.name.replace("-", "_")
+        return f"{name}_" if keyword.iskeyword(name) else name
+
+    @property
+    def argument(self) -> str:
+        """Its name as an argument of `qwchat.load`, `Model.chat` or `SamplingSettings`, which messages mention."""
+        return self.python_argument or self.name.replace("-", "_")
+
+    @property
+    def accepts(self) -> str:
+        """What it takes, in words."""
+        return f"{self.value_type.accepts}, or {self.none_word}" if self.none_word else self.value_type.accepts
+
+    @property
+    def completions(self) -> tuple[str, ...]:
+        """Values to offer for completion."""
+        return (*self.value_type.choices, *([self.none_word] if self.none_word else []))
+
+    def parse(self, text: str, where: str) -> SettingValue:
+        """The value that a person's `text` means. Raises UsageError that begins with `where`."""
+        return None if self.none_word and text == self.none_word else self.value_type.parse(text, where)
+
+    def check(self, value: object, where: str) -> SettingValue:
+        """The value that a file states. Raises UsageError that begins with `where`."""
+        return None if self.none_word and value == self.none_word else self.value_type.check(value, where)
+
+    def to_text(self, value: SettingValue) -> str:
+        """`value` as a person would type it."""
+        return (self.none_word or "-") if value is None else self.value_type.to_text(value)
+
+    def to_toml(self, value: SettingValue) -> SettingValue | list[str]:
+        """`value` as a TOML file states it."""
+        return self.none_word if value is None else self.value_type.to_toml(value)
+
+
+SETTING_SPECS: tuple[SettingSpec, ...] = (
+    SettingSpec("model", Text("MODEL"), "session", "The model", "mini", short_flag="-m", project_may_set=False),
+    SettingSpec("system", Text(), "session", "System prompt", none_word="none", short_flag="-s"),
+    SettingSpec("as", Text("NAME"), "session", "Persona: a system prompt with its settings", none_word="none"),
+    SettingSpec("temp", Number(0, MAX_TEMPERATURE), "reply", "Temperature; 0 is greedy", python_argument="temperature"),
+    SettingSpec("top-p", Number(0, 1, above=True), "reply", "Nucleus; 1 is off"),
+    SettingSpec("top-k", Integer(0), "reply", "Likeliest tokens to keep; 0 is off"),
+    SettingSpec("min-p", Number(0, 1), "reply", "Least share of the likeliest; 0 is off"),
+    SettingSpec("repeat-penalty", Number(0, above=True), "reply", "For what was said; 1 is off"),
+    SettingSpec("presence-penalty", Number(-MAX_PENALTY, MAX_PENALTY), "reply", "For what the reply said; 0 is off"),
+    SettingSpec("frequency-penalty", Number(-MAX_PENALTY, MAX_PENALTY), "reply", "For each time it did; 0 is off"),
+    SettingSpec("seed", Integer(0, MAX_SEED), "reply", "Seed (default: chosen and shown)", none_word="random"),
+    SettingSpec(
+        "max-tokens", Integer(1), "reply", "Longest answer (default: until the context is full)", none_word="none"
+    ),
+    SettingSpec("stop", TextList(), "reply", "End the answer before this text (repeatable)", (), none_word="none"),
+    SettingSpec(
+        "choices",
+        ChoiceList(),
+        "reply",
+        "Answer with one of these texts (repeatable; \\, is a comma)",
+        none_word="none",
+    ),
+    SettingSpec("regex", Regex(), "reply", "Answer with a match of this, as a whole", none_word="none"),
+    SettingSpec(
+        "json-schema", JsonSchema(), "reply", "Answer with JSON that fits (with -p, - reads it)", none_word="none"
+    ),
+    SettingSpec(
+        "ctx",
+        Integer(1),
+        "engine",
+        f"Tokens of context (default: the model's, at most {DEFAULT_CONTEXT})",
+        none_word="auto",
+        python_argument="context",
+    ),
+    SettingSpec(
+        "kv",
+        Choice(("auto", "f32", "q8")),
+        "engine",
+        f"KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 above {binary_size(EXACT_CACHE_BYTES)})",
+        "auto",
+    ),
+    SettingSpec(
+        "speculate", Boolean(), "reply", "Guess tokens from the text so far where it saves time; same text", True
+    ),
+    SettingSpec(
+        "loop-guard", Integer(0), "reply", "End an answer that has gone in circles for so many tokens; 0 never", 1000
+    ),
+    SettingSpec(
+        "overflow",
+        Choice(("ask", "error", "drop", "summarise")),
+        "reply",
+        "Where the conversation does not fit: ask (in a chat; an error elsewhere), or make room by the oldest turns",
+        "ask",
+    ),
+    SettingSpec(
+        "threads", Integer(1, MAX_THREADS), "engine", "Threads (default: physical cores allowed)", none_word="auto"
+    ),
+    SettingSpec(
+        "snapshot",
+        Choice(("auto", "on", "off")),
+        "session",
+        "Keep what was read beside a session (auto: where reading it again takes longer)",
+        "auto",
+        project_may_set=False,
+    ),
+    SettingSpec(
+        "snapshot-limit",
+        Integer(0),
+        "session",
+        "MiB that these files may take together; the oldest go first",
+        4096,
+        project_may_set=False,
+    ),
+    SettingSpec(
+        "device",
+        Text("auto|cpu|cuda[:N]", suggested=("auto", "cpu")),
+        "session",
+        "Where to compute (cuda: not yet)",
+        "auto",
+        project_may_set=False,
+    ),
+    SettingSpec("gpu-layers", Integer(0), "session", "Layers on the GPU (0 only, for now)", 0, project_may_set=False),
+    SettingSpec(
+        "render",
+        Choice(("auto", "plain", "markdown")),
+        "display",
+        "How a reply is shown (auto: markdown on a terminal, plain elsewhere)",
+        "auto",
+    ),
+    SettingSpec("color", Choice(("auto", "always", "never")), "display", "When to use colour", "auto"),
+    SettingSpec(
+        "bell", Integer(0), "display", "Ring after replies of the chat that took so many seconds", 30, none_word="off"
+    ),
+    SettingSpec("editing-mode", Choice(("emacs", "vi")), "display", "Whose keys edit the prompt of the chat", "emacs"),
+    SettingSpec("save", Boolean(), "session", "Keep the chat as a session, turn by turn", True, project_may_set=False),
+    SettingSpec(
+        "stats", Choice(("line", "json", "off")), "display", "The figures of a reply, on standard error", "line"
+    ),
+    SettingSpec(
+        "plain", Boolean(), "display", "For screen readers: no colour, nothing drawn over, no line editor", False
+    ),
+    # Not a project's to set: it would hide the notice that its settings hold.
+    SettingSpec(
+        "quiet",
+        Boolean(),
+        "display",
+        "No notices, no progress, no statistics",
+        False,
+        short_flag="-q",
+        project_may_set=False,
+    ),
+)
+
+_BY_NAME = {spec.name: spec for spec in SETTING_SPECS}
+_BY_ARGUMENT = {spec.argument: spec for spec in SETTING_SPECS}
+
+
+def find_spec(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "display", "session")) -> SettingSpec:
+    """The setting called `name`, also with underscores, capitals or leading dashes; with the closest in the message.
+
+    Raises UsageError where there is none of these `scopes`.
+    """
+    wanted = name.lower().lstrip("-").replace("_", "-")
+    found = _BY_NAME.get(wanted)
+    if found is not None and found.scope in scopes:
+        return found
+    raise UsageError(f"there is no setting {name!r}: {suggestion(name, scopes=scopes)}")
+
+
+def spec_of_argument(name: str) -> SettingSpec | None:
+    """Return the setting that is passed on as the argument `name`; None where the argument is no setting's."""
+    return _BY_ARGUMENT.get(name)
+
+
+def suggestion(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "display", "session")) -> str:
+    """What may have been meant by `name`, or all that there is."""
+    wanted = name.lower().lstrip("-").replace("_", "-")
+    names = [spec.name for spec in SETTING_SPECS if spec.scope in scopes]
+    close = wanted if wanted in names else closest_match(wanted, names)
+    return f"did you mean {close}?" if close else "there are " + ", ".join(names)
+
+
+def closest_match(typed: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `typed` was probably meant to be."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(typed, list(names), n=1)), None)
