@@ -47,9 +47,9 @@ from models.recipe.recipe import MODEL, Recipe
 from models.recipe.turns import load
 from quant import convert
 from qwchat.events import Finished, Step
-from qwchat.generation.run import Run
+from qwchat.generation.generation_loop import GenerationLoop
 from qwchat.generation.sampling import Sampler
-from qwchat.generation.speculation import Speculation
+from qwchat.generation.speculation import DraftPolicy
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
 from qwchat.request import Request, SamplingSettings
@@ -169,7 +169,9 @@ def forced_tasks(model: qwchat.Model, seed: int, depth: int, length: int) -> Ite
         def case(speculate: bool, text: NDArray[np.int64] = text) -> Decoded:
             script = Script(text.tolist(), vocab)
             request = Request(script.settings, script.seed, max_tokens=length, speculate=speculate)
-            run = Run(model.cached_context, prompt, request, script, model.engine.speculation if speculate else None)
+            run = GenerationLoop(
+                model.cached_context, prompt, request, script, model.engine.speculation if speculate else None
+            )
             *events, end = run.events()
             return _decoded([event.token_id for event in events if isinstance(event, Step)], cast(Finished, end))
 
@@ -255,7 +257,7 @@ def main() -> int:
             tasks += embedded_tasks(model, options.prompts, options.seed, settings)
         for task in tasks:
             # Each task begins with what is known about nothing.
-            model.engine.speculation = Speculation()
+            model.engine.speculation = DraftPolicy()
             rows.append(measure(task, options.rounds))
             show(rows[-1])
     good = not any(row["different"] for row in rows)

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from quant.container import ModelFolder, open_model
 from quant.wording import Argument, Worded
 from qwchat.cpu.build import build_decoder
-from qwchat.cpu.kernels import objects
+from qwchat.cpu.kernels import kernel_store
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
 from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
-from qwchat.generation.context import CachedContext
+from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.integrity import Integrity
 from qwchat.messages import Message
+from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
-from qwchat.model.limits import context_limit
 from qwchat.models_folder import is_model, locate
 from qwchat.request import Prompt, Request, SamplingSettings, random_seed
 from qwchat.text.detokenizer import StreamDecoder
@@ -112,7 +112,9 @@ class Model:
         self.folder, self.config, self._device = folder, folder.config, device
         self.engine, self.cached_context = Engine(cached.decoder), cached
         self.integrity = integrity
-        self.tokenizer = Tokenizer.from_folder(folder.path, objects.KERNELS.writable_folder, self.config.vocab_size)
+        self.tokenizer = Tokenizer.from_folder(
+            folder.path, kernel_store.KERNELS.writable_folder, self.config.vocab_size
+        )
         self.template = ChatTemplate.from_folder(folder.path)
         generation = GenerationDefaults.from_folder(folder.path, self.config.eos_token_ids)
         self.defaults = generation.sampling

@@ -19,7 +19,7 @@ from quant.container import ModelFolder
 from quant.files import make_private, read_private
 from quant.native.store import cache_root
 from quant.verification import Verification, state_of
-from qwchat.cpu.kernels.cores import default_threads
+from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.errors import DamagedModelError
 from qwchat.writing import replace_text
 

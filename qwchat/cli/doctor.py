@@ -127,7 +127,7 @@ def _processor_name() -> str:
 
 
 def _threads() -> tuple[State, str, str]:
-    from qwchat.cpu.kernels.cores import default_threads
+    from qwchat.cpu.kernels.thread_counts import default_threads
 
     threads = default_threads()
     found = f"{threads} by default, {processor_count()} processors in all"
@@ -157,12 +157,12 @@ def _gpu() -> tuple[State, str, str]:
 
 
 def _kernels(services: Services) -> tuple[State, str, str]:
-    from qwchat.cpu.kernels import objects
+    from qwchat.cpu.kernels import kernel_store
 
     trouble = services.cache_trouble()
     if trouble is not None:
         return "warning", f"not kept: {trouble}", ""
-    folder = objects.KERNELS.folder
+    folder = kernel_store.KERNELS.folder
     if not services.compiled():
         return "ok", f"not compiled yet: the first answer does it, once, into {folder}", ""
     return "ok", f"compiled, {data_size(_size(folder.parent))} in {folder.parent}", ""

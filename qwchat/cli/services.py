@@ -22,14 +22,14 @@ def load_model(
 
 def kernels_are_compiled() -> bool:
     """Whether loading a model will find its kernels compiled."""
-    from qwchat.cpu.program import is_compiled
+    from qwchat.cpu.compiled_forward import is_compiled
 
     return is_compiled()
 
 
 def kernels_cost() -> float:
     """Return what compiling all kernels costs, in the unit of their table."""
-    from qwchat.cpu.kernels.costs import COSTS
+    from qwchat.cpu.kernels.compile_costs import COSTS
 
     return sum(COSTS.values())
 
@@ -38,17 +38,17 @@ def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[]
     """Compile the kernels and keep them.
 
     Args:
-        progress: told of each kernel before it is compiled, with its cost (see `qwchat.cpu.kernels.costs`).
+        progress: told of each kernel before it is compiled, with its cost (see `qwchat.cpu.kernels.compile_costs`).
         waiting: called before waiting for another process that compiles them.
     """
-    from qwchat.cpu.program import load_program
+    from qwchat.cpu.compiled_forward import load_entry_points
 
-    load_program(progress, waiting)
+    load_entry_points(progress, waiting)
 
 
 def kernel_cache_trouble() -> str | None:
     """What is wrong with the place where compiled kernels are kept, as a sentence."""
-    from qwchat.cpu.kernels.objects import KERNELS
+    from qwchat.cpu.kernels.kernel_store import KERNELS
 
     if KERNELS.writable_folder != KERNELS.folder:
         return (

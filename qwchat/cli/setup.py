@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from quant.conversion import Compiling, Planned, Waiting
 
 COMPILER = "the compiler"
-# Source bytes that are converted in the unit of all costs, a second of one core (see `qwchat.cpu.kernels.costs`).
+# Source bytes that are converted in the unit of all costs, a second of one core (see
+# `qwchat.cpu.kernels.compile_costs`).
 _BYTES_PER_COST = 40e6
 
 
@@ -24,7 +25,7 @@ class Setup:
     Args:
         streams: where it is shown.
         what: what is compiled, for the line that comes first where no line can be drawn over.
-        cost: how much work there is without a conversion, as in `qwchat.cpu.kernels.costs`.
+        cost: how much work there is without a conversion, as in `qwchat.cpu.kernels.compile_costs`.
         clock: seconds, for the tests.
     """
 

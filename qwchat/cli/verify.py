@@ -71,7 +71,7 @@ def _converted(located: Located, streams: Streams) -> Located:
 
 def _check(verification: Verification, streams: Streams) -> None:
     """Work with all cores until everything has been compared; Ctrl-C stops it."""
-    from qwchat.cpu.kernels.cores import default_threads
+    from qwchat.cpu.kernels.thread_counts import default_threads
 
     failures: list[BaseException] = []
 

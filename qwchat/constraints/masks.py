@@ -128,7 +128,7 @@ class Closing:
 
 
 class GrammarMask:
-    """The tokens that may come next, as a reply grows; see :class:`qwchat.generation.mask.TokenMask`.
+    """The tokens that may come next, as a reply grows; see :class:`qwchat.generation.token_mask.TokenMask`.
 
     `closing`: how it is completed where room runs out; None never does.
     """

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from quant.wording import Argument, Worded
 from qwchat.cpu.decoder import CpuDecoder
-from qwchat.cpu.kernels.cores import default_threads
 from qwchat.cpu.kernels.records import KV_KINDS
+from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.cpu.weights import TensorSource
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_THREADS
-from qwchat.model.limits import choose_context
+from qwchat.model.context_limits import choose_context
 
 
 def build_decoder(
@@ -19,9 +19,9 @@ def build_decoder(
 
     Args:
         folder: config and tensors.
-        context: positions of each KV cache; see :func:`qwchat.model.limits.choose_context`.
+        context: positions of each KV cache; see :func:`qwchat.model.context_limits.choose_context`.
         threads: the physical cores if not given.
-        kv: kind of the caches, `f32`, `q8`, or `auto`, see :func:`qwchat.cpu.cache.choose_kind`.
+        kv: kind of the caches, `f32`, `q8`, or `auto`, see :func:`qwchat.cpu.kv_cache.choose_kind`.
 
     Raises:
         UsageError: a value is out of range.

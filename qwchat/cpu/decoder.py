@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig
 from quant.wording import Argument, Worded
-from qwchat.cpu.cache import KVCache, choose_kind, key_offsets
-from qwchat.cpu.kernels.cores import DecodeThreads
+from qwchat.cpu.compiled_forward import load_entry_points
 from qwchat.cpu.kernels.records import FEW_TOKENS, SPLIT
-from qwchat.cpu.kernels.threads import Team
-from qwchat.cpu.plan import LAYER
-from qwchat.cpu.program import load_program
+from qwchat.cpu.kernels.thread_counts import DecodeThreads
+from qwchat.cpu.kernels.thread_team import ThreadTeam
+from qwchat.cpu.kv_cache import KVCache, choose_kind, key_offsets
+from qwchat.cpu.layer_records import LAYER
 from qwchat.cpu.weights import TensorSource, Weights
-from qwchat.cpu.workspace import CHUNK, Logits, WorkSpace
+from qwchat.cpu.workspace import CHUNK, LogitsBuffer, Workspace
 from qwchat.errors import ModelError, NotEnoughMemoryError
-from qwchat.model.decoder import Cache, Cancelled, PassCancelled
+from qwchat.model.decoder import Cache, CancelCheck, PassCancelled
 
 _WATCHED_SECONDS = 0.05  # A pass that takes as long can be cancelled; that costs about 0.1 ms.
 
@@ -33,7 +33,7 @@ class CpuDecoder:
         folder: config and tensors; only those of the layers to be run are asked for.
         context: positions of each cache.
         threads: members of the team, the caller included.
-        kv: kind of the caches, see :func:`qwchat.cpu.cache.choose_kind`.
+        kv: kind of the caches, see :func:`qwchat.cpu.kv_cache.choose_kind`.
         layers: those to be run, all if not given. The embedding is loaded with the first one, the head with the last.
 
     Raises:
@@ -59,13 +59,13 @@ class CpuDecoder:
         with _enough_memory():
             self._records = np.zeros(len(self.layers), LAYER)
             capacity = -(-context // SPLIT) * SPLIT
-            self._space = WorkSpace(config, capacity, threads, bool(self.layers))
+            self._space = Workspace(config, capacity, threads, bool(self.layers))
             self._fill_weights()
         self._bound: KVCache | None = None  # whose addresses stand in the LAYER records
-        self._logits: Logits | None = None  # of head()
+        self._logits: LogitsBuffer | None = None  # of head()
         self._decode_threads = DecodeThreads(threads)
         records = (self._space.states.ctypes.data, self._records.ctypes.data)
-        self._team = Team(threads, load_program(), records)
+        self._team = ThreadTeam(threads, load_entry_points(), records)
         # Of the last pass through all layers: seconds, and of one of more than FEW_TOKENS the seconds per token.
         self._few_seconds = self._token_seconds = math.inf
 
@@ -90,7 +90,7 @@ class CpuDecoder:
     def make_cache(self) -> KVCache:
         """Return an empty cache for another conversation. Raises NotEnoughMemoryError."""
         with _enough_memory():
-            logits = Logits(self.config.vocab_size) if self._has_head else None
+            logits = LogitsBuffer(self.config.vocab_size) if self._has_head else None
             return KVCache(self.config, self.context, self._kind, self.layers, self._key_offsets, logits)
 
     def run(
@@ -99,7 +99,7 @@ class CpuDecoder:
         position: int,
         logits_from: int,
         cache: Cache,
-        cancelled: Cancelled | None = None,
+        cancelled: CancelCheck | None = None,
     ) -> NDArray[np.float32]:
         """Run the whole model; see :meth:`qwchat.model.decoder.Decoder.run`."""
         tokens = len(token_ids)
@@ -131,7 +131,7 @@ class CpuDecoder:
         last: int,
         position: int,
         cache: Cache,
-        cancelled: Cancelled | None = None,
+        cancelled: CancelCheck | None = None,
     ) -> None:
         """Run some layers in place; see :meth:`qwchat.model.decoder.Decoder.run_layers`."""
         if not self.layers.start <= first <= last <= self.layers.stop:
@@ -154,7 +154,7 @@ class CpuDecoder:
         self._begin_with(residual)
         wanted = max(0, tokens - logits_from)
         if self._logits is None:
-            self._logits = Logits(self.config.vocab_size)
+            self._logits = LogitsBuffer(self.config.vocab_size)
         logits = self._logits.rows(wanted)
         if wanted:
             self._space.state["logits"] = logits.ctypes.data
@@ -193,7 +193,7 @@ class CpuDecoder:
             self._bound = cache
         return self._bound
 
-    def _pass(self, tokens: int, position: int, layers: range, logits_from: int, cancelled: Cancelled | None) -> None:
+    def _pass(self, tokens: int, position: int, layers: range, logits_from: int, cancelled: CancelCheck | None) -> None:
         state, start = self._space.state, self.layers.start
         state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
         state["first_layer"], state["last_layer"] = layers.start - start, layers.stop - start

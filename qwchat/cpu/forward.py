@@ -1,19 +1,19 @@
 """The forward pass: one compiled call runs the layers for a chunk of tokens.
 
 `forward` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
-Between two barriers the members of the team share a phase; see :mod:`qwchat.cpu.phases`.
+Between two barriers the members of the team share a phase; see :mod:`qwchat.cpu.stages`.
 """
 
 from __future__ import annotations
 
 from quant.native.backend import types
-from qwchat.cpu import attention_phases, phases
+from qwchat.cpu import attention_stages, stages
 from qwchat.cpu.kernels.jit import entry, standalone
 from qwchat.cpu.kernels.records import FEW_TOKENS
+from qwchat.cpu.kernels.scheduler import announce_end, await_step, barrier, begin_step, end_step, rouse
 from qwchat.cpu.kernels.simd import record_at
-from qwchat.cpu.kernels.team import announce_end, await_step, barrier, begin_step, end_step, rouse
-from qwchat.cpu.kernels.threads import RUN
-from qwchat.cpu.plan import LAYER, STATE
+from qwchat.cpu.kernels.thread_team import RUN
+from qwchat.cpu.layer_records import LAYER, STATE
 
 _state_at, _layer_at = record_at(STATE), record_at(LAYER)
 _LAYER_BYTES = LAYER.itemsize
@@ -32,38 +32,38 @@ def forward(team, member, size, states, layers):
     """
     state = _state_at(states)
     if state.from_residual == 0:
-        phases.embed_tokens(team, member, state)
+        stages.embed_tokens(team, member, state)
         barrier(team, member)
     for index in range(state.first_layer, state.last_layer):
         layer = _layer_at(layers + index * _LAYER_BYTES)
         # Attention: x += o_proj(attention(norm(x)))
-        if not phases.norms_alone(state.tokens):
-            phases.norm_rows(team, member, state, layer.input_layernorm, 0)
+        if not stages.norms_alone(state.tokens):
+            stages.norm_rows(team, member, state, layer.input_layernorm, 0)
             barrier(team, member)
-        phases.project_qkv(team, member, size, state, layer)
+        stages.project_qkv(team, member, size, state, layer)
         barrier(team, member)
-        attention_phases.rotate_and_store(team, member, state, layer)
+        attention_stages.rotate_and_store(team, member, state, layer)
         barrier(team, member)
-        attention_phases.attend(team, member, size, state, layer)
+        attention_stages.attend(team, member, size, state, layer)
         barrier(team, member)
         if state.tokens <= FEW_TOKENS:
-            attention_phases.finish_attention(team, member, state, layer)
+            attention_stages.finish_attention(team, member, state, layer)
             barrier(team, member)
-        phases.project(team, member, size, state, layer.o_proj, state.attended, state.residual)
+        stages.project(team, member, size, state, layer.o_proj, state.attended, state.residual)
         barrier(team, member)
         # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
-        if not phases.norms_alone(state.tokens):
-            phases.norm_rows(team, member, state, layer.post_attention_layernorm, 0)
+        if not stages.norms_alone(state.tokens):
+            stages.norm_rows(team, member, state, layer.post_attention_layernorm, 0)
             barrier(team, member)
-        phases.project_gate_up(team, member, size, state, layer)
+        stages.project_gate_up(team, member, size, state, layer)
         barrier(team, member)
-        phases.project(team, member, size, state, layer.down_proj, state.activated, state.residual)
+        stages.project(team, member, size, state, layer.down_proj, state.activated, state.residual)
         barrier(team, member)
     if state.logits_from < state.tokens:
-        if not phases.norms_alone(state.tokens - state.logits_from):
-            phases.norm_rows(team, member, state, state.norm, state.logits_from)
+        if not stages.norms_alone(state.tokens - state.logits_from):
+            stages.norm_rows(team, member, state, state.norm, state.logits_from)
             barrier(team, member)
-        phases.project_logits(team, member, size, state)
+        stages.project_logits(team, member, size, state)
         barrier(team, member)
 
 

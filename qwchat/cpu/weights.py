@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quant.config import ModelConfig
 from quant.families import Shapes, expected_tensors
 from quant.formats import PackedTensor
-from qwchat.cpu.kernels.formats import IDS, INTEGER_FORMATS
+from qwchat.cpu.kernels.format_kinds import IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.records import BLOCK, MATRIX
 from qwchat.errors import ModelError
 

@@ -22,7 +22,7 @@ from qwchat.cpu.kernels.records import (
     TOKENS_PER_ITEM,
     matmul_scratch_bytes,
 )
-from qwchat.cpu.plan import STATE
+from qwchat.cpu.layer_records import STATE
 from qwchat.model.rope import rope_tables
 
 CHUNK = 128  # tokens per compiled call
@@ -37,7 +37,7 @@ def buffer(rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
     return raw[offset : offset + rows * width * itemsize].view(dtype).reshape(rows, width)
 
 
-class Logits:
+class LogitsBuffer:
     """Rows for logits, as many as were asked for at once so far."""
 
     def __init__(self, vocab_size: int) -> None:
@@ -52,7 +52,7 @@ class Logits:
         return self._rows
 
 
-class WorkSpace:
+class Workspace:
     """Buffers for passes of up to CHUNK tokens, and `state`, the STATE record, but for the model's weights.
 
     Args:

@@ -8,13 +8,13 @@ import numpy as np
 
 from qwchat.errors import NonFiniteLogitsError, PromptTooLongError, UsageError
 from qwchat.events import EngineEvent
-from qwchat.generation.context import CachedContext
-from qwchat.generation.mask import TokenMask
-from qwchat.generation.run import Run
+from qwchat.generation.cached_context import CachedContext
+from qwchat.generation.generation_loop import GenerationLoop
 from qwchat.generation.sampling import Sampler
-from qwchat.generation.speculation import Speculation
+from qwchat.generation.speculation import DraftPolicy
+from qwchat.generation.token_mask import TokenMask
+from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
-from qwchat.model.limits import context_limit
 from qwchat.request import Request
 
 
@@ -27,7 +27,7 @@ class Engine:
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.speculation = decoder, Speculation()
+        self.decoder, self.speculation = decoder, DraftPolicy()
 
     def generate(
         self,
@@ -49,8 +49,8 @@ class Engine:
             cached: the conversation, a context of this engine's decoder.
             token_ids: the prompt.
             request: how to generate. `speculate` evaluates draft tokens together with the newest token
-                (`qwchat.generation.run`), on a decoder whose `exact_grouping` keeps the text the same. `loop_guard`
-                counts as in `qwchat.generation.repetition`.
+                (`qwchat.generation.generation_loop`), on a decoder whose `exact_grouping` keeps the text the same.
+                `loop_guard` counts as in `qwchat.generation.repetition`.
             usable_vocab: ids from here on are padding and never chosen.
             stop_ids: tokens that end the reply; no Step reports them.
             cancel: asked between tokens and chunks, and during a long pass, which ends early when it returns True.
@@ -75,7 +75,7 @@ class Engine:
             raise PromptTooLongError(len(ids), self.decoder.context, context_limit(config))
         sampler = Sampler(request.settings, request.seed, min(usable_vocab, config.vocab_size), continued)
         speculation = self.speculation if request.speculate and self.decoder.exact_grouping else None
-        run = Run(
+        run = GenerationLoop(
             cached,
             ids,
             request,

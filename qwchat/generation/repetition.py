@@ -13,7 +13,7 @@ _KEY = (1 << _LENGTH * _BITS) - 1
 _TIMES = 4  # so often must all of it stand there
 
 
-class LoopGuard:
+class RepetitionGuard:
     """Counts how long the text has repeated itself; a token costs O(1).
 
     `limit`: tokens that must equal, one after the other, those one period before them.  Whatever the period, the text

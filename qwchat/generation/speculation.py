@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.generation.lookup import LONGEST, Lookup
+from qwchat.generation.prompt_lookup import LONGEST, PromptLookup
 
 MAX_ROWS = 8  # tokens of one verifying pass: up to here the weights are read once and attention is shared out finely
 MARGIN = 1.05
@@ -34,7 +34,7 @@ _ENOUGH = 3  # measurements of one number of rows before they count by themselve
 _FORGET_AFTER = 64  # single passes
 
 
-class Speculation:
+class DraftPolicy:
     """What is known about guesses and times; one per engine, since it holds from reply to reply."""
 
     def __init__(self) -> None:
@@ -105,9 +105,9 @@ class Drafter:
     `ids` (tokens,) i64: the prompt, at least one token.
     """
 
-    def __init__(self, ids: NDArray[np.int64], speculation: Speculation, stop_ids: frozenset[int]) -> None:
+    def __init__(self, ids: NDArray[np.int64], speculation: DraftPolicy, stop_ids: frozenset[int]) -> None:
         self.speculation = speculation
-        self._lookup = Lookup(ids)
+        self._lookup = PromptLookup(ids)
         self._stop_ids = stop_ids
 
     def drawn(self, token: int) -> None:

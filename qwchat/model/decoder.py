@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig
 
-Cancelled = Callable[[], bool]
+CancelCheck = Callable[[], bool]
 """Asked while a long pass runs; the pass ends early when it returns True."""
 
 
@@ -91,7 +91,7 @@ class Decoder(Protocol):
         position: int,
         logits_from: int,
         cache: Cache,
-        cancelled: Cancelled | None = None,
+        cancelled: CancelCheck | None = None,
     ) -> NDArray[np.float32]:
         """Run the whole model over up to `chunk` tokens at `position` and following; keep their keys and values.
 
@@ -113,7 +113,7 @@ class Decoder(Protocol):
         last: int,
         position: int,
         cache: Cache,
-        cancelled: Cancelled | None = None,
+        cancelled: CancelCheck | None = None,
     ) -> None:
         """Run the layers `first` to `last - 1` over `residual` (tokens, hidden) f32, in place.
 

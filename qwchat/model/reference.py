@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quant.config import ModelConfig
 
 Array = npt.NDArray[np.float64]
-Weights = Callable[[str], Array]
+LoadTensor = Callable[[str], Array]
 """A tensor of the model in float64, by its name."""
 Rounding = Callable[[Array, str], Array]
 """Gives the input (T, in) of a product as a device sees it, and takes the name of the matrix as well."""
@@ -43,7 +43,7 @@ class Reference:
         rounding: for a device that rounds activations before it multiplies.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights, rounding: Rounding = exact) -> None:
+    def __init__(self, config: ModelConfig, weights: LoadTensor, rounding: Rounding = exact) -> None:
         self.config, self.weights, self.rounding = config, weights, rounding
 
     def logits(self, ids: Sequence[int]) -> Array:

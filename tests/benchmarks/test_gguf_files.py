@@ -25,7 +25,7 @@ from benchmarks.gguf_files import (
 from benchmarks.make_checkpoint import make_checkpoint, to_bfloat16
 from quant.container import open_model
 from qwchat.cpu.build import build_decoder
-from qwchat.generation.context import CachedContext
+from qwchat.generation.cached_context import CachedContext
 
 MINI = Path(__file__).resolve().parents[2] / "models" / "mini"
 TOKENIZER = {

@@ -63,7 +63,7 @@ def talk(
 
 
 def cache() -> str:
-    from qwchat.cpu.kernels.objects import KERNELS
+    from qwchat.cpu.kernels.kernel_store import KERNELS
 
     return str(KERNELS.folder.parent)
 

@@ -16,14 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from qwchat.cli.main import main
 from qwchat.cpu import decoder
-from qwchat.cpu.kernels.threads import CANCELLED, Program
-from qwchat.cpu.program import load_program
+from qwchat.cpu.compiled_forward import load_entry_points
+from qwchat.cpu.kernels.thread_team import CANCELLED, EntryPoints
 
 PATIENCE_SECONDS = 20.0
 
 
-def endless_program() -> Program:
-    program = load_program()
+def endless_program() -> EntryPoints:
+    program = load_entry_points()
 
     def lead(team: int, *arguments: int) -> None:
         Path(os.environ["ENDLESS_STARTED"]).touch()
@@ -36,5 +36,5 @@ def endless_program() -> Program:
 
 
 if __name__ == "__main__":
-    with mock.patch.object(decoder, "load_program", endless_program):
+    with mock.patch.object(decoder, "load_entry_points", endless_program):
         main()

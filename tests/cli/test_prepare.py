@@ -18,7 +18,7 @@ from qwchat.cli.prepare import prepare
 from qwchat.cli.services import Services, kernel_cache_trouble
 from qwchat.cli.setup import Setup
 from qwchat.cli.streams import Streams
-from qwchat.cpu.kernels.objects import KERNELS
+from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.errors import QwchatError
 from qwchat.models_folder import Located
 

@@ -103,7 +103,8 @@ import runpy, sys, unittest.mock
 import qwchat
 from qwchat.cpu import decoder
 endless = runpy.run_path(sys.argv[1], run_name="endless")
-with unittest.mock.patch.object(decoder, "load_program", endless["endless_program"]), qwchat.load("tiny-q4") as model:
+patched = unittest.mock.patch.object(decoder, "load_entry_points", endless["endless_program"])
+with patched, qwchat.load("tiny-q4") as model:
     try:
         for event in model.chat([{"role": "user", "content": "hello"}]):
             print(event)

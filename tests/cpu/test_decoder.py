@@ -7,12 +7,12 @@ import pytest
 
 from qwchat.cpu import memory
 from qwchat.cpu.build import build_decoder
-from qwchat.cpu.cache import choose_kind
+from qwchat.cpu.kv_cache import choose_kind
 from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, UsageError
 from qwchat.request import SamplingSettings
-from tests.cpu.decoder import config, random_folder, reference
-from tests.cpu.kernels.packed import KINDS, random_packed
-from tests.generation.asking import context, conversation, generate
+from tests.cpu.kernels.random_tensors import KINDS, random_packed
+from tests.cpu.random_models import config, random_folder, reference
+from tests.generation.conversations import context, conversation, generate
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
 GREEDY = SamplingSettings()

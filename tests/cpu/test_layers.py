@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from quant.formats import PackedTensor
 from qwchat.cpu.decoder import CpuDecoder
 from qwchat.model.decoder import Cache, PassCancelled
-from tests.cpu.decoder import config, random_folder
-from tests.cpu.kernels.packed import KINDS, Folder, random_packed
+from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed
+from tests.cpu.random_models import config, random_folder
 
 LAYERS = 5
 IDS = np.random.default_rng(5).integers(0, 301, 170)

@@ -9,9 +9,9 @@ import pytest
 
 from quant.families import FAMILIES
 from quant.families.qwen2 import QWEN2
-from qwchat.cpu.plan import LAYER
+from qwchat.cpu.layer_records import LAYER
 from qwchat.cpu.weights import Weights
-from tests.cpu.decoder import config, random_folder
+from tests.cpu.random_models import config, random_folder
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

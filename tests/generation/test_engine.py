@@ -8,8 +8,8 @@ import pytest
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.events import Finished, Prefilled, Step
 from qwchat.request import SamplingSettings
-from tests.cpu.decoder import config, random_folder
-from tests.generation.asking import conversation, generate
+from tests.cpu.random_models import config, random_folder
+from tests.generation.conversations import conversation, generate
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
 GREEDY = SamplingSettings()

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwchat.generation.repetition import LoopGuard
+from qwchat.generation.repetition import RepetitionGuard
 from tests.tiers import count
 
 
 def ended_at(tokens: list[int], limit: int) -> int | None:
     """After how many tokens the guard ends the text."""
-    guard = LoopGuard(limit)
+    guard = RepetitionGuard(limit)
     return next((number for number, token in enumerate(tokens, 1) if guard.append(token)), None)
 
 

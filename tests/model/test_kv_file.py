@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from qwchat.cpu.build import build_decoder
 from qwchat.errors import SnapshotError
 from qwchat.events import Finished
-from qwchat.generation.context import CachedContext
+from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.model import kv_file
 from qwchat.request import Request, SamplingSettings
-from tests.cpu.decoder import config, random_folder
+from tests.cpu.random_models import config, random_folder
 
 MODEL = "0123456789abcdef"
 CONFIG = config(num_hidden_layers=3)

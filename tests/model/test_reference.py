@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qwchat.model import reference as page
-from tests.cpu.decoder import config, random_folder, reference
+from tests.cpu.random_models import config, random_folder, reference
 
 IDS = np.random.default_rng(3).integers(0, 301, 40).tolist()
 

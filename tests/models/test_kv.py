@@ -14,7 +14,7 @@ from models.recipe.recipe import MODEL
 from quant import convert
 from quant.container import open_model
 from qwchat.cpu.build import build_decoder
-from qwchat.generation.context import CachedContext
+from qwchat.generation.cached_context import CachedContext
 
 MOST_DIVERGENCE = 1e-3  # nats, mean over positions
 DIALOGUES, SEED = 24, 3

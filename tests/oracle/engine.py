@@ -13,7 +13,7 @@ import quant
 from quant.container import open_model
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.workspace import CHUNK
-from qwchat.generation.context import CachedContext
+from qwchat.generation.cached_context import CachedContext
 
 THREADS = 2
 

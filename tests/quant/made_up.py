@@ -71,8 +71,8 @@ def main() -> None:
     # What derives from the registry is imported after this.
     from quant import convert
     from quant.container import open_model
-    from tests.cpu.kernels.packed import Folder
-    from tests.generation.asking import context
+    from tests.cpu.kernels.random_tensors import Folder
+    from tests.generation.conversations import context
 
     name, source, destination, ids, logits = sys.argv[1:]
     for _ in convert(source, destination, preset=name, threads=1):

@@ -22,7 +22,7 @@ from quant.quantisers import quantise, reference
 from qwchat.cpu.weights import Weights
 from qwchat.errors import ModelError
 from tests.clocks import PATIENCE_SECONDS
-from tests.cpu.decoder import reference as reference_of
+from tests.cpu.random_models import reference as reference_of
 from tests.quant.checkpoints import CONFIG, make_checkpoint, random_tensors
 from tests.quant.converting import run
 from tests.quant.made_up import CURVED, MADE_UP, SIX, THREE

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qwchat.cpu.kernels.objects import KERNELS
+from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import Terminal
 from tests.quant.checkpoints import make_checkpoint

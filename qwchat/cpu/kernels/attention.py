@@ -16,10 +16,10 @@ import numpy as np
 from quant.native.backend import types
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.attention_tiles import score_rows, weigh_rows
-from qwchat.cpu.kernels.elementwise import exponential, exponential_below_zero
 from qwchat.cpu.kernels.hadamard import hadamard
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import KV_Q8, PARTIAL_HEADER, ROWS, SPLIT
+from qwchat.cpu.kernels.row_kernels import exponential, exponential_below_zero
 
 _NONE = np.float32(-np.inf)
 _STEPS, _ZERO, _ONE, _INVERSE = np.float32(127), np.float32(0), np.float32(1), np.float32(1 / 32)

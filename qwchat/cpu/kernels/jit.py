@@ -7,12 +7,12 @@ from typing import Any
 
 from quant.native.compiler import PROCESSORS, Unit, inlined, part, warm_up
 from quant.native.store import Progress
-from qwchat.cpu.kernels import objects
-from qwchat.cpu.kernels.costs import COSTS
+from qwchat.cpu.kernels import kernel_store
+from qwchat.cpu.kernels.compile_costs import COSTS
 
 __all__ = ["PROCESSORS", "compile_all", "entry", "inlined", "kernel", "machine_code", "standalone", "warm_up"]
 
-_unit = Unit(objects.KERNELS, "qwchat_")
+_unit = Unit(kernel_store.KERNELS, "qwchat_")
 kernel = part
 
 

@@ -13,12 +13,12 @@ from typing import Any
 from quant.native import level
 from quant.native.backend import intrinsic, types
 from quant.native.level import current_level
-from qwchat.cpu.kernels import elementwise, simd
-from qwchat.cpu.kernels.formats import BF16, F32, IDS, INTEGER_FORMATS
+from qwchat.cpu.kernels import row_kernels, simd
+from qwchat.cpu.kernels.format_kinds import BF16, F32, IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.jit import inlined, kernel, standalone
-from qwchat.cpu.kernels.panels import Panel, emit_panel_tile, emit_unpack, has_stored_zeros
+from qwchat.cpu.kernels.matmul_panels import PanelOperands, emit_panel_tile, emit_unpack, has_stored_zeros
+from qwchat.cpu.kernels.matmul_tiles import PREFETCH_AHEAD, TileVectors, TileWeights, emit_float_tile, emit_integer_tile
 from qwchat.cpu.kernels.records import BLOCK, GEMV_TOKENS, PANEL_BLOCK, PANEL_BLOCKS, SLOTS, SLOTS_BLOCK
-from qwchat.cpu.kernels.tiles import PREFETCH_AHEAD, Vectors, Weights, emit_float_tile, emit_integer_tile
 
 # How many vectors a tile exists for, as far as the registers of the level reach.  Integer formats take the next larger
 # one, whose further slots hold whatever they hold, and the panel beyond.
@@ -34,7 +34,7 @@ def _when(builder: Any, value: Any, number: int) -> Any:
 
 
 def _emit_tile(form: int, count: int, builder: Any, *values: Any) -> None:
-    weights, vectors = Weights(*values[:5]), Vectors(*values[5:])
+    weights, vectors = TileWeights(*values[:5]), TileVectors(*values[5:])
     if form in INTEGER_FORMATS:
         emit_integer_tile(builder, INTEGER_FORMATS[form], count, weights, vectors)
     else:
@@ -59,7 +59,7 @@ def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, colum
 @standalone(types.void(*[types.int64] * 12))
 def run_tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
     """One tile of 16 weight rows times `count` vectors, one of INTEGER_COUNTS or FLOAT_COUNTS as `kind` is; see
-    :class:`tiles.Weights` and :class:`tiles.Vectors`."""
+    :class:`matmul_tiles.TileWeights` and :class:`matmul_tiles.TileVectors`."""
     _tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride)
 
 
@@ -67,7 +67,7 @@ def run_tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x
 def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind, tile = values[:2]
-        weights, span = Weights(*values[2:7]), values[7:]
+        weights, span = TileWeights(*values[2:7]), values[7:]
         stored_here = builder.zext(builder.icmp_signed("!=", weights.zero_step, simd.I64(0)), simd.I64)
         for number_of_form, form in INTEGER_FORMATS.items():
             for stored in has_stored_zeros(form):
@@ -85,7 +85,7 @@ def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, firs
 
 @standalone(types.void(*[types.int64] * 10))
 def unpack_panel(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
-    """Blocks `first` and following of a weight tile into `panel`, as its tile 0 or 1; see panels.py."""
+    """Blocks `first` and following of a weight tile into `panel`, as its tile 0 or 1; see matmul_panels.py."""
     _unpack(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel)
 
 
@@ -94,7 +94,7 @@ def _panel(typing, stored, panel, blocks, x, x_stride, groups, sums, ahead, ahea
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         for stored in (False, True):
             with _when(builder, values[0], int(stored)):
-                emit_panel_tile(builder, stored, Panel(*values[1:]))
+                emit_panel_tile(builder, stored, PanelOperands(*values[1:]))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate
@@ -102,7 +102,7 @@ def _panel(typing, stored, panel, blocks, x, x_stride, groups, sums, ahead, ahea
 
 @standalone(types.void(*[types.int64] * 10))
 def run_panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines):
-    """A panel times `groups` times SLOTS tokens; see :class:`panels.Panel`."""
+    """A panel times `groups` times SLOTS tokens; see :class:`matmul_panels.PanelOperands`."""
     _panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines)
 
 
@@ -248,11 +248,11 @@ def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep, scrat
         _pair_sums(gate, x, packed, tokens, 2 * pair, gates, scratch)
         _pair_sums(up, x, packed, tokens, 2 * pair, ups, scratch)
         # All tokens at once, and then all again: the latencies of many rows overlap.
-        elementwise.silu_multiply(gates, ups, gates, tokens * BLOCK)
+        row_kernels.silu_multiply(gates, ups, gates, tokens * BLOCK)
         for token in range(tokens):
             row = gates + token * _SUMS
-            slot = elementwise.packed_slot(target.packed, target.columns, token)
-            elementwise.quantise(row, slot + pair * SLOTS_BLOCK, token, BLOCK)
+            slot = row_kernels.packed_slot(target.packed, target.columns, token)
+            row_kernels.quantise(row, slot + pair * SLOTS_BLOCK, token, BLOCK)
             if keep:
                 out = target.x + (token * target.columns + pair * BLOCK) * 4
                 for column in range(0, BLOCK * 4, 64):

@@ -12,7 +12,7 @@ import numpy as np
 
 from quant.native.level import lanes
 from quant.native.linker import callable_at, linked
-from qwchat.cpu.kernels.objects import PROBE_CHAINS, PROBES, PROBES_PREFIX
+from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
 READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has
 _READ_ROUNDS = 8

@@ -8,7 +8,7 @@ from quant.native import level
 from quant.native.backend import cgutils, intrinsic, ir, types
 from quant.native.compiler import Unit
 from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.objects import PROBE_CHAINS, PROBES, PROBES_PREFIX
+from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
 UNIT = Unit(PROBES, PROBES_PREFIX)
 _AHEAD = 8192  # bytes to ask for ahead of reading them

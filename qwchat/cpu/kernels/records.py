@@ -19,7 +19,7 @@ SLOTS = 4  # tokens that lie interleaved
 SLOTS_BLOCK = SLOTS * (BLOCK + 8)  # bytes of one block of SLOTS tokens
 
 # Activations of `tokens` rows: `x` (tokens, columns) f32, and `packed`, the same quantised (see quantise in
-# elementwise.py): (tokens/SLOTS, columns/BLOCK) pieces of SLOTS_BLOCK bytes, so that one address serves a whole tile:
+# row_kernels.py): (tokens/SLOTS, columns/BLOCK) pieces of SLOTS_BLOCK bytes, so that one address serves a whole tile:
 # codes (SLOTS, BLOCK) i8, scales (SLOTS) f32, offsets (SLOTS) i32 = -128 times the sum of the codes.
 ACTIVATIONS = np.dtype([(name, np.int64) for name in ["x", "packed", "columns"]])
 

@@ -19,8 +19,8 @@ from qwchat.cpu.kernels.records import (
     ROWS,
     SPLIT,
 )
-from tests.cpu.kernels.compiled import kernel
-from tests.cpu.kernels.packed import aligned
+from tests.cpu.kernels.numba_cached import kernel
+from tests.cpu.kernels.random_tensors import aligned
 
 KINDS = tuple(KV_KINDS)
 SHAPES = [(4, 2, 64), (7, 1, 64), (6, 6, 32), (8, 1, 128), (14, 2, 64), (20, 2, 32)]

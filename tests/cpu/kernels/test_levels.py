@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from quant.errors import UsageError
 from quant.native import level
 from quant.native.store import ObjectStore
-from qwchat.cpu.kernels import objects, simd
+from qwchat.cpu.kernels import kernel_store, simd
 from tests.cpu.kernels import emulated_neon, test_attention
-from tests.cpu.kernels.compiled import kernel
-from tests.cpu.kernels.packed import KINDS, random_packed
+from tests.cpu.kernels.numba_cached import kernel
+from tests.cpu.kernels.random_tensors import KINDS, random_packed
 from tests.cpu.kernels.test_matmul import multiply
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -132,10 +132,10 @@ def test_a_level_that_cannot_run_is_refused(value: str, message: str, monkeypatc
 
 
 def test_the_cache_is_keyed_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = objects.KERNELS.key
+    here = kernel_store.KERNELS.key
     other = next(name for name in level.LEVELS if name != level.current_level())
     monkeypatch.setattr(level, "current_level", lambda: other)
-    assert ObjectStore("kernels-", objects.SOURCES).key != here
+    assert ObjectStore("kernels-", kernel_store.SOURCES).key != here
 
 
 ALDER_LAKE = {"avx2": True, "fma": True, "f16c": True, "avxvnni": True, "avx512f": False}

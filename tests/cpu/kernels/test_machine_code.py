@@ -18,7 +18,7 @@ from numba.core import cgutils
 
 from quant.native import level
 from qwchat.cpu.kernels import jit, simd
-from tests.cpu.kernels import assembly, listing
+from tests.cpu.kernels import assembly, machine_code_listing
 
 ROOT = Path(__file__).resolve().parents[3]
 # The instruction of a level, as it begins, and its lanes.
@@ -41,12 +41,12 @@ LEVELS = [*(name for name in level.supported_levels() if name in DOT), "neon"]
 
 @pytest.fixture(scope="module")
 def listings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What :mod:`tests.cpu.kernels.listing` prints, by level: filled as the tests ask."""
+    """What :mod:`tests.cpu.kernels.machine_code_listing` prints, by level: filled as the tests ask."""
 
     def begin(name: str) -> subprocess.Popen[str]:
         cache = tmp_path_factory.mktemp(name.replace(" ", "-"))
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.cpu.kernels.listing", *name.split()],
+            [sys.executable, "-m", "tests.cpu.kernels.machine_code_listing", *name.split()],
             cwd=ROOT,
             env=os.environ | {"QWCHAT_CACHE": str(cache)},
             stdout=subprocess.PIPE,
@@ -166,7 +166,7 @@ def compiled(module: ir.Module, name: str) -> str:
     llvm.initialize_all_asmprinters()
     triple, processor = llvm.get_process_triple(), (llvm.get_host_cpu_name(), "")
     if name == "neon":
-        triple, processor = listing.TRIPLE, listing.PROCESSOR
+        triple, processor = machine_code_listing.TRIPLE, machine_code_listing.PROCESSOR
     elif name in jit.PROCESSORS:
         processor = jit.PROCESSORS[name]
     parsed = llvm.parse_assembly(str(module))

@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from quant.formats import PackedTensor, dequantise
-from qwchat.cpu.kernels import elementwise, reference
-from qwchat.cpu.kernels.formats import IDS
+from qwchat.cpu.kernels import reference, row_kernels
+from qwchat.cpu.kernels.format_kinds import IDS
 from qwchat.cpu.kernels.matmul import activate_pairs, multiply_pairs, pairs
 from qwchat.cpu.kernels.records import ACTIVATIONS, BLOCK, SLOTS, SLOTS_BLOCK, matmul_scratch_bytes
 from qwchat.cpu.weights import Weights
-from tests.cpu.kernels.compiled import kernel
-from tests.cpu.kernels.packed import KINDS, Folder, random_packed, vector
+from tests.cpu.kernels.numba_cached import kernel
+from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed, vector
 
 
 def test_every_format_with_a_kernel_is_tested() -> None:
@@ -100,7 +100,7 @@ def test_gate_and_up_are_activated_and_quantised(kinds: tuple[tuple[str, int, bo
     expected = np.empty((tokens, 96), np.float32)
     for row, left, right in zip(expected, multiply(gate, x), multiply(up, x), strict=True):
         left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
-        elementwise.silu_multiply(left.ctypes.data, right.ctypes.data, row.ctypes.data, 96)
+        row_kernels.silu_multiply(left.ctypes.data, right.ctypes.data, row.ctypes.data, 96)
     target, (out, packed) = activations(np.zeros_like(expected))
     sources, alive = activations(x)
     weights = Weights(Folder(gate=gate, up=up))
@@ -136,7 +136,7 @@ def test_non_finite_activations_are_not_hidden(kind: tuple[str, int, bool], bad:
     x[0, 77] = bad
     packed = random_packed(kind, 16, 128, rng)
     seen = np.zeros((4, SLOTS_BLOCK), np.uint8)
-    elementwise.quantise(x.ctypes.data, seen.ctypes.data, 0, 128)
+    row_kernels.quantise(x.ctypes.data, seen.ctypes.data, 0, 128)
     scales = seen[:, SLOTS * BLOCK :].view(np.float32)[:, 0]
     assert np.isnan(scales[2])
     assert np.isfinite(scales[[0, 1, 3]]).all()

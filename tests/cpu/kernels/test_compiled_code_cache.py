@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.cpu import program
-from qwchat.cpu.kernels.costs import COSTS
-from qwchat.cpu.kernels.objects import KERNELS
-from qwchat.cpu.kernels.threads import Program
+from qwchat.cpu import compiled_forward
+from qwchat.cpu.kernels.compile_costs import COSTS
+from qwchat.cpu.kernels.kernel_store import KERNELS
+from qwchat.cpu.kernels.thread_team import EntryPoints
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPILE_ONE = """
 from quant.native.backend import types
 from quant.native.linker import callable_at, linker
 from qwchat.cpu.kernels import jit
-from qwchat.cpu.kernels.objects import KERNELS
+from qwchat.cpu.kernels.kernel_store import KERNELS
 {sabotage}
 before = len(KERNELS.load())
 @jit.standalone(types.int64(types.int64))
@@ -88,7 +88,7 @@ def test_two_installations_do_not_take_each_other_s_code(tmp_path: Path) -> None
     copy = tmp_path / "copy"
     for package in ("qwchat", "quant"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
-    text = "from qwchat.cpu.kernels.objects import KERNELS; print(KERNELS.folder)"
+    text = "from qwchat.cpu.kernels.kernel_store import KERNELS; print(KERNELS.folder)"
     assert len({run(tmp_path / "cache", text, root)[0] for root in (ROOT, copy)}) == 2
 
 
@@ -112,7 +112,7 @@ def undefined_symbols(code: bytes) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads ELF, and asks glibc")
 def test_the_code_needs_nothing_but_itself_and_the_c_library() -> None:
-    assert isinstance(program.load_program(), Program)
+    assert isinstance(compiled_forward.load_entry_points(), EntryPoints)
     kept = KERNELS.load()
     assert len(kept) > 5
     needed = set().union(*map(undefined_symbols, kept.values()))
@@ -137,14 +137,14 @@ def test_parts_of_kernels_can_be_called_from_python_too() -> None:
 
 
 def test_every_kernel_has_a_cost_for_the_progress() -> None:
-    program.load_program()
+    compiled_forward.load_entry_points()
     assert {f"qwchat_{name}" for name in COSTS} == set(KERNELS.load())
     assert min(COSTS.values()) > 0
 
 
 @pytest.mark.slow
 def test_a_warm_answer_imports_no_compiler() -> None:
-    program.load_program()
+    compiled_forward.load_entry_points()
     for _ in range(2):  # The first may have to convert the embedded model.
         done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, check=True, cwd=ROOT)
     modules = done.stdout.splitlines()[-1]

@@ -15,12 +15,10 @@ from quant.native import level
 from quant.native.backend import cgutils, ir
 from quant.native.level import current_level
 from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.formats import block_bytes
-from qwchat.cpu.kernels.records import BLOCK, PANEL_BLOCK, SLOTS, SLOTS_BLOCK
-from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16I, V64B
-from qwchat.cpu.kernels.tiles import (
+from qwchat.cpu.kernels.format_kinds import block_bytes
+from qwchat.cpu.kernels.matmul_tiles import (
     UNSIGNED_ZERO,
-    Weights,
+    TileWeights,
     accumulators,
     at,
     emit_accumulate,
@@ -31,6 +29,8 @@ from qwchat.cpu.kernels.tiles import (
     emit_weight_bytes,
     emit_zeros,
 )
+from qwchat.cpu.kernels.records import BLOCK, PANEL_BLOCK, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16I, V64B
 
 _TILES = 2
 _CODES = 16 * BLOCK  # bytes of codes of one tile; then come the scales and the zero points of both
@@ -43,7 +43,7 @@ def _shape() -> tuple[int, int]:
     return {"avx512vnni": (_TILES, SLOTS), "portable": (1, 2), "neon": (4, 2)}.get(current_level(), (2, 2))
 
 
-class Panel(NamedTuple):
+class PanelOperands(NamedTuple):
     """Operands of a panel tile, as IR values.
 
     `panel`: (`blocks`, PANEL_BLOCK) bytes.  `x`: packed activations from the panel's first column on,
@@ -68,7 +68,7 @@ def _byte_shift(form: IntegerFormat) -> int:
 
 
 def emit_unpack(
-    builder: Any, form: IntegerFormat, stored: bool, tile: int, weights: Weights, span: tuple[Any, Any, Any]
+    builder: Any, form: IntegerFormat, stored: bool, tile: int, weights: TileWeights, span: tuple[Any, Any, Any]
 ) -> None:
     """Writes the bytes, scales and zero points of tile 0 or 1 of a panel.
 
@@ -101,7 +101,7 @@ def has_stored_zeros(form: IntegerFormat) -> tuple[bool, ...]:
     return (False, True) if form.allows_zeros else (False,)
 
 
-def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:
+def emit_panel_tile(builder: Any, stored: bool, operands: PanelOperands) -> None:
     """`sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))`, for all tokens."""
     lanes = level.lanes()
     columns, tokens = _shape()
@@ -120,7 +120,7 @@ def emit_panel_tile(builder: Any, stored: bool, operands: Panel) -> None:
 
 
 def _emit_part(
-    builder: Any, stored: bool, operands: Panel, places: tuple[Any, Any], part: tuple[list[int], range]
+    builder: Any, stored: bool, operands: PanelOperands, places: tuple[Any, Any], part: tuple[list[int], range]
 ) -> None:
     """The sums of a `part`, rows from each of some on times some tokens, of one group of tokens.
 

@@ -14,7 +14,7 @@ from quant.formats import IntegerFormat
 from quant.formats.base import TILE_ROWS
 from quant.formats.integer import NIBBLE_BITS
 from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.formats import INTEGER_FORMATS, has_scale_per_block
+from qwchat.cpu.kernels.format_kinds import INTEGER_FORMATS, has_scale_per_block
 from qwchat.cpu.kernels.jit import inlined
 
 

@@ -1,6 +1,6 @@
 """A persistent team of threads that runs one compiled program together.
 
-:mod:`qwchat.cpu.kernels.team` is its compiled side.
+:mod:`qwchat.cpu.kernels.scheduler` is its compiled side.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MEMBER_BYTES = 5 * LINE
 RUN, PARK, STOP = 0, 1, 2  # what a member that waited for a step is to do
 
 
-class Program(NamedTuple):
+class EntryPoints(NamedTuple):
     """The compiled functions that a team calls, each without the GIL.  `team` is the address of its memory.
 
     `lead(team, size, *arguments)`: one step as member 0.
     `serve(team, member, size, *arguments)`: takes part in steps until there is none for a while (PARK) or never
     again (STOP), and says which.
-    `rouse(team, active, asleep)`, `announce_end(team)`: see :mod:`qwchat.cpu.kernels.team`.
+    `rouse(team, active, asleep)`, `announce_end(team)`: see :mod:`qwchat.cpu.kernels.scheduler`.
     """
 
     lead: Callable[..., Any]
@@ -36,10 +36,10 @@ class Program(NamedTuple):
     announce_end: Callable[[int], Any]
 
 
-class Team:
+class ThreadTeam:
     """`size` members that run `program` with `arguments`; the calling thread is member 0."""
 
-    def __init__(self, size: int, program: Program, arguments: tuple[Any, ...]):
+    def __init__(self, size: int, program: EntryPoints, arguments: tuple[Any, ...]):
         self.size = size
         self._program, self._arguments = program, arguments
         self._memory = np.zeros((HEADER_LINES + 1) * LINE + size * MEMBER_BYTES, np.uint8)

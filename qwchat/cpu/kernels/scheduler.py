@@ -1,4 +1,4 @@
-"""What the members of a team (`qwchat.cpu.kernels.threads`) do in compiled code: wait for steps and share them out.
+"""What the members of a team (`qwchat.cpu.kernels.thread_team`) do in compiled code: wait for steps and share them out.
 
 A step is a row of phases, a phase a number of items.  Members take items from a ticket that names the step and the
 phase too, so nobody can take an item of another phase than the one that he is in; the member that completes a phase's
@@ -10,7 +10,7 @@ On a core that another process wants this happens again and again; where it cost
 for a while and leaves the work to the others.
 
 A step can be cancelled: Python sets a word, and from then on items are taken and not worked on, so that the step ends
-as soon as the items in hand are done (threads.run_watched).
+as soon as the items in hand are done (thread_team.run_watched).
 
 Between steps a member spins, then yields, then parks in Python, where it costs nothing.
 
@@ -34,7 +34,7 @@ from qwchat.cpu.kernels.sync import (
     write_own,
     yield_processor,
 )
-from qwchat.cpu.kernels.threads import CANCELLED, HEADER_LINES, LINE, MEMBER_BYTES, PARK, RUN, STOP
+from qwchat.cpu.kernels.thread_team import CANCELLED, HEADER_LINES, LINE, MEMBER_BYTES, PARK, RUN, STOP
 
 # And CANCELLED, which Python writes.
 _STEP, _TICKET, _COMPLETED, _STOP, _ACTIVE, _CROWDED = (line * LINE for line in range(HEADER_LINES - 1))

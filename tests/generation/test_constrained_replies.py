@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from qwchat.errors import ConstraintError
 from qwchat.events import Finished, Step
 from qwchat.generation.sampling import log_probabilities
-from qwchat.generation.speculation import Speculation
+from qwchat.generation.speculation import DraftPolicy
 from qwchat.request import SamplingSettings
-from tests.cpu.decoder import config, random_folder
-from tests.generation.asking import Conversation, conversation, generate
+from tests.cpu.random_models import config, random_folder
+from tests.generation.conversations import Conversation, conversation, generate
 
 VOCAB = 41
 STOP = 40
@@ -25,7 +25,7 @@ SETTINGS = [GREEDY, SamplingSettings(temperature=0.7, top_k=20, top_p=0.9), Samp
 PROMPT = [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
 
 
-class Eager(Speculation):
+class Eager(DraftPolicy):
     """Always drafts as far as it can, whether that pays or not."""
 
     def drafts(self, length: int) -> int:
@@ -131,7 +131,7 @@ def test_drafts_that_it_rules_out_are_not_even_read(talk: Conversation) -> None:
 
 
 def test_what_is_forced_is_read_along(talk: Conversation) -> None:
-    kept, talk.engine.speculation = talk.engine.speculation, Speculation()
+    kept, talk.engine.speculation = talk.engine.speculation, DraftPolicy()
     try:
         _, end = run(talk, Mask(), seed=1, max_tokens=60, speculate=True)
     finally:

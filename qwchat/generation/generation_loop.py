@@ -1,9 +1,10 @@
 """One generation: reads the prompt, then chooses token after token, several in one pass where a guess can be had.
 
-Speculation: what followed the newest tokens where they stood before (:mod:`qwchat.generation.lookup`) is read together
-with the newest token, in one pass.  Then tokens are drawn one after the other, as without drafts: the n-th from the
-logits behind the n - 1 before it, with the n-th number of the seed's stream, penalties counting all before it.  As long
-as the token drawn is the one that was drafted, the logits behind it have been computed already; the first that differs
+Speculation: what followed the newest tokens where they stood before (:mod:`qwchat.generation.prompt_lookup`) is read
+together with the newest token, in one pass.  Then tokens are drawn one after the other, as without drafts: the n-th
+from the logits behind the n - 1 before it, with the n-th number of the seed's stream, penalties counting all before it.
+ As long as the token drawn is the one that was drafted, the logits behind it have been computed already; the first that
+ differs
 ends the pass, and what was read behind it is forgotten.
 
 So the text is, token by token, the text without speculation: logits do not depend on how tokens are grouped into passes
@@ -27,16 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
-from qwchat.generation.context import CachedContext
-from qwchat.generation.mask import TokenMask
-from qwchat.generation.repetition import LoopGuard
+from qwchat.generation.cached_context import CachedContext
+from qwchat.generation.repetition import RepetitionGuard
 from qwchat.generation.sampling import Sampler, log_probabilities
-from qwchat.generation.speculation import MAX_ROWS, Drafter, Speculation
+from qwchat.generation.speculation import MAX_ROWS, Drafter, DraftPolicy
+from qwchat.generation.token_mask import TokenMask
 from qwchat.model.decoder import PassCancelled
 from qwchat.request import Request
 
 
-class Run:
+class GenerationLoop:
     """One generation: its clock, its tokens, and why it ends.
 
     `ids` (tokens,) i64: the prompt, at least one token and no more than fit; the last `continued` of them are the
@@ -50,7 +51,7 @@ class Run:
         ids: NDArray[np.int64],
         request: Request,
         sampler: Sampler,
-        speculation: Speculation | None,
+        speculation: DraftPolicy | None,
         *,
         stop_ids: frozenset[int] = frozenset(),
         cancel: Callable[[], bool] | None = None,
@@ -68,7 +69,7 @@ class Run:
         cached.truncate(self._reused)
         self._prompt, self._before = ids[: len(ids) - continued], continued
         self._generated: list[int] = ids[len(ids) - continued :].tolist()
-        self._loops = LoopGuard(request.loop_guard) if request.loop_guard else None
+        self._loops = RepetitionGuard(request.loop_guard) if request.loop_guard else None
         self._looping = False
         self._mask = mask
         self._drafted = self._accepted = 0

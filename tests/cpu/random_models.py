@@ -12,7 +12,7 @@ from quant.families import expected_tensors, parse_config
 from quant.formats import PackedTensor, dequantise
 from qwchat.cpu.kernels.reference import dequantised_activations
 from qwchat.model.reference import Array, Reference
-from tests.cpu.kernels.packed import Folder, vector
+from tests.cpu.kernels.random_tensors import Folder, vector
 
 
 def config(**changes: Any) -> ModelConfig:

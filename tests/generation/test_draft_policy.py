@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from qwchat.generation.lookup import LONGEST
-from qwchat.generation.speculation import MAX_ROWS, Speculation
+from qwchat.generation.prompt_lookup import LONGEST
+from qwchat.generation.speculation import MAX_ROWS, DraftPolicy
 
 
 def simulate(
-    policy: Speculation, right: float, slope: float, passes: int, length: int = 4, single: float = 1.0
+    policy: DraftPolicy, right: float, slope: float, passes: int, length: int = 4, single: float = 1.0
 ) -> float:
     """Tokens per unit of time; every guess is right with probability `right`, a row costs `slope`."""
     rng = random.Random(1)
@@ -31,7 +31,7 @@ def simulate(
 
 
 def test_copying_is_drafted_to_the_end() -> None:
-    policy = Speculation()
+    policy = DraftPolicy()
     simulate(policy, 1.0, 0.1, 30)
     assert policy.drafts(LONGEST) == MAX_ROWS - 1
     assert simulate(policy, 1.0, 0.1, 100) == pytest.approx(MAX_ROWS / (1 + 0.1 * (MAX_ROWS - 1)), rel=0.03)
@@ -39,7 +39,7 @@ def test_copying_is_drafted_to_the_end() -> None:
 
 @pytest.mark.parametrize(("right", "slope"), [(0.0, 0.1), (0.05, 0.1), (0.3, 0.6), (0.9, 1.0), (0.2, 0.3)])
 def test_what_does_not_pay_is_left(right: float, slope: float) -> None:
-    policy = Speculation()
+    policy = DraftPolicy()
     assert simulate(policy, right, slope, 2000) > 0.97
     assert policy.drafts(4) == 0
 
@@ -48,13 +48,13 @@ def test_what_does_not_pay_is_left(right: float, slope: float) -> None:
 @pytest.mark.parametrize("slope", [0.05, 0.1, 0.3])
 def test_the_best_number_of_drafts_is_found(right: float, slope: float) -> None:
     best = max((1 - right ** (g + 1)) / (1 - right) / (1 + slope * g) for g in range(MAX_ROWS))
-    policy = Speculation()
+    policy = DraftPolicy()
     simulate(policy, right, slope, 200)
     assert simulate(policy, right, slope, 3000) > 0.95 * best
 
 
 def test_drafting_starts_again_when_it_pays_again() -> None:
-    policy = Speculation()
+    policy = DraftPolicy()
     simulate(policy, 0.0, 0.1, 500)
     assert policy.drafts(4) == 0
     simulate(policy, 1.0, 0.1, 100)
@@ -62,7 +62,7 @@ def test_drafting_starts_again_when_it_pays_again() -> None:
 
 
 def test_a_disturbance_does_not_switch_drafting_off_for_good() -> None:
-    policy = Speculation()
+    policy = DraftPolicy()
     simulate(policy, 1.0, 0.1, 50)
     for _ in range(20):
         for rows in range(2, MAX_ROWS + 1):
@@ -74,7 +74,7 @@ def test_a_disturbance_does_not_switch_drafting_off_for_good() -> None:
 
 
 def test_nothing_is_drafted_before_a_pass_was_timed() -> None:
-    policy = Speculation()
+    policy = DraftPolicy()
     for _ in range(100):
         policy.guessed(LONGEST, True)
     assert policy.drafts(LONGEST) == 0

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.decoder import CpuDecoder
 from qwchat.events import EngineEvent, Finished, Step
-from qwchat.generation.context import CachedContext
+from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
-from qwchat.model.decoder import Cache, Cancelled
+from qwchat.model.decoder import Cache, CancelCheck
 from qwchat.request import Request
-from tests.cpu.decoder import config, random_folder
-from tests.generation.asking import Conversation, generate
-from tests.generation.test_speculative_run import SETTINGS, VOCAB, Eager, prompt
+from tests.cpu.random_models import config, random_folder
+from tests.generation.conversations import Conversation, generate
+from tests.generation.test_speculative_replies import SETTINGS, VOCAB, Eager, prompt
 
 TEXTS = [(prompt(1), SETTINGS[0], 3), (prompt(2), SETTINGS[3], 9)]
 LONG = np.random.default_rng(5).integers(0, VOCAB, 150).tolist()
@@ -112,7 +112,7 @@ class Inexact:
         position: int,
         logits_from: int,
         cache: Cache,
-        cancelled: Cancelled | None = None,
+        cancelled: CancelCheck | None = None,
     ) -> NDArray[np.float32]:
         self.passes.append(len(token_ids))
         logits = self._decoder.run(token_ids, position, logits_from, cache, cancelled)

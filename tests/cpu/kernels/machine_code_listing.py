@@ -1,8 +1,8 @@
 """Compiles every kernel that is called by symbol, for a SIMD level, and prints its machine code as JSON.
 
-`python -m tests.cpu.kernels.listing LEVEL` compiles for a level of this machine; `neon` and `portable-aarch64` are
-cross-compiled by Numba itself, whose LLVM holds the AArch64 back end.  Nothing is run.  `LEVEL forward` adds the
-forward pass, which takes longest.  `QWCHAT_CACHE` must name an
+`python -m tests.cpu.kernels.machine_code_listing LEVEL` compiles for a level of this machine; `neon` and
+`portable-aarch64` are cross-compiled by Numba itself, whose LLVM holds the AArch64 back end.  Nothing is run.  `LEVEL
+forward` adds the forward pass, which takes longest.  `QWCHAT_CACHE` must name an
 empty folder: code that comes from a cache cannot be read.
 """
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from quant.config import ModelConfig
 from quant.wording import Argument, Change, Worded
-from qwchat.cpu.kernels import objects
+from qwchat.cpu.kernels import kernel_store
 from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT
 from qwchat.cpu.memory import on_demand, require_memory
-from qwchat.cpu.workspace import Logits
+from qwchat.cpu.workspace import LogitsBuffer
 from qwchat.limits import EXACT_CACHE_BYTES
 from qwchat.model import rope
 
@@ -69,7 +69,7 @@ class KVCache:
         kind: str,
         layers: range,
         offsets: Sequence[NDArray[np.float32]] = (),
-        logits: Logits | None = None,
+        logits: LogitsBuffer | None = None,
     ) -> None:
         self.config, self.kind, self.layers, self.logits = config, kind, layers, logits
         self.capacity = -(-context // SPLIT) * SPLIT
@@ -110,7 +110,7 @@ class KVCache:
 
         That includes the sources that compute them, since another version may round otherwise. SIMD levels agree.
         """
-        sources = objects.KERNELS.source_digest + Path(rope.__file__).read_bytes()
+        sources = kernel_store.KERNELS.source_digest + Path(rope.__file__).read_bytes()
         what = repr((self.config, self.kind, self.layers))
         return hashlib.sha256(sources + what.encode()).digest()
 

@@ -2,17 +2,17 @@
 
 Work is taken in small pieces from the team's ticket.  Nobody waits for a member that holds none: to him the phase may
 be over, and the next step may be changing the state, so without a piece he writes nothing but what is his own.
-`state` is a plan.STATE record, `layer` a plan.LAYER.
+`state` is a layer_records.STATE record, `layer` a layer_records.LAYER.
 """
 
 from __future__ import annotations
 
-from qwchat.cpu.kernels import elementwise, simd
+from qwchat.cpu.kernels import row_kernels, simd
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.matmul import activate_pairs, ask_for, is_float, multiply_pairs, pairs
 from qwchat.cpu.kernels.records import NORMS_ALONE, SLOTS
-from qwchat.cpu.kernels.team import take
-from qwchat.cpu.sharing import pieces_of, share
+from qwchat.cpu.kernels.scheduler import take
+from qwchat.cpu.partition import pieces_of, share
 
 
 @kernel
@@ -24,7 +24,7 @@ def embed_tokens(team, member, state):
         if row < 0:
             return
         token = simd.peek_i64(state.token_ids + row * 8)
-        elementwise.embed(state.embed_tokens, token, state.residual + row * columns * 4)
+        row_kernels.embed(state.embed_tokens, token, state.residual + row * columns * 4)
 
 
 @kernel
@@ -32,8 +32,8 @@ def _norm_row(state, weight, row, x, packed, slot):
     """RMSNorm of a row of the residual stream into row `slot` of `x`, and quantised into `packed`."""
     columns = state.normed.columns
     out = x + slot * columns * 4
-    elementwise.rms_norm(state.residual + row * columns * 4, weight, out, columns, state.epsilon)
-    elementwise.quantise(out, elementwise.packed_slot(packed, columns, slot), slot, columns)
+    row_kernels.rms_norm(state.residual + row * columns * 4, weight, out, columns, state.epsilon)
+    row_kernels.quantise(out, row_kernels.packed_slot(packed, columns, slot), slot, columns)
 
 
 @kernel

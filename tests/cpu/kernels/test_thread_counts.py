@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.cpu.kernels import cores
+from qwchat.cpu.kernels import thread_counts
 
 Machine = Callable[..., int]
 
@@ -30,9 +30,9 @@ def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         if membership is not None:
             (tmp_path / "membership").write_text(membership + "\n")
         for name, path in (("_CPUS", "cpus"), ("_CGROUP", "cgroup"), ("_MEMBERSHIP", "membership")):
-            monkeypatch.setattr(cores, name, tmp_path / path)
-        monkeypatch.setattr(cores, "usable_processors", lambda: allowed or set(range(len(siblings))))
-        return cores.default_threads()
+            monkeypatch.setattr(thread_counts, name, tmp_path / path)
+        monkeypatch.setattr(thread_counts, "usable_processors", lambda: allowed or set(range(len(siblings))))
+        return thread_counts.default_threads()
 
     return count
 
@@ -81,12 +81,12 @@ def test_the_tightest_quota_counts(
 
 
 def test_this_machine_has_a_count() -> None:
-    assert 1 <= cores.default_threads() <= len(cores.usable_processors())
+    assert 1 <= thread_counts.default_threads() <= len(thread_counts.usable_processors())
 
 
 def run(size: int, seconds: Callable[[int], float], steps: int) -> list[int]:
     """The counts chosen in a row of steps that take `seconds(count)`."""
-    decode, chosen = cores.DecodeThreads(size), []
+    decode, chosen = thread_counts.DecodeThreads(size), []
     for _ in range(steps):
         chosen.append(decode.choose())
         decode.note(seconds(chosen[-1]))

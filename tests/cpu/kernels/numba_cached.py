@@ -11,7 +11,7 @@ from typing import Any
 
 from quant.native import compiler
 from quant.native.backend import config
-from qwchat.cpu.kernels.objects import KERNELS
+from qwchat.cpu.kernels.kernel_store import KERNELS
 
 config.CACHE_DIR = str(KERNELS.writable_folder)
 

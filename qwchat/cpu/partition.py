@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import GEMV_TOKENS
-from qwchat.cpu.kernels.team import take
+from qwchat.cpu.kernels.scheduler import take
 
 
 @inlined

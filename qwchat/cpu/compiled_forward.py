@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from quant.native.linker import callable_at, linked
 from quant.native.store import Progress
-from qwchat.cpu.kernels.objects import KERNELS
-from qwchat.cpu.kernels.threads import Program
+from qwchat.cpu.kernels.kernel_store import KERNELS
+from qwchat.cpu.kernels.thread_team import EntryPoints
 
 # What Python calls, and how many 64-bit integers it takes.
 _ENTRIES = {"lead": 4, "serve": 5, "rouse": 3, "announce_end": 1}
@@ -20,14 +20,14 @@ def is_compiled() -> bool:
     return _from_cache() is not None
 
 
-def load_program(progress: Progress | None = None, waiting: Callable[[], object] | None = None) -> Program:
+def load_entry_points(progress: Progress | None = None, waiting: Callable[[], object] | None = None) -> EntryPoints:
     """Return the compiled forward pass, whose arguments are the addresses of the STATE and LAYER records.
 
     `progress` is told what is being compiled, if anything is; `waiting` is called where another process compiles.
     """
     addresses = _from_cache() or _compiled(progress, waiting)
     functions = {name: callable_at(addresses[_SYMBOLS[name]], count) for name, count in _ENTRIES.items()}
-    return Program(**functions)
+    return EntryPoints(**functions)
 
 
 def _from_cache() -> dict[str, int] | None:

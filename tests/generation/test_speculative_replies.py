@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwchat.events import EngineEvent, Finished, Step
-from qwchat.generation.run import Drafter
+from qwchat.generation.generation_loop import Drafter
 from qwchat.generation.sampling import Sampler
-from qwchat.generation.speculation import Speculation
+from qwchat.generation.speculation import DraftPolicy
 from qwchat.request import SamplingSettings
-from tests.cpu.decoder import config, random_folder
-from tests.generation.asking import Conversation, conversation, generate
+from tests.cpu.random_models import config, random_folder
+from tests.generation.conversations import Conversation, conversation, generate
 from tests.tiers import count
 
 VOCAB = 41
@@ -30,7 +30,7 @@ SETTINGS = [
 ]
 
 
-class Eager(Speculation):
+class Eager(DraftPolicy):
     """Always drafts as far as it can, whether that pays or not."""
 
     def drafts(self, length: int) -> int:
@@ -95,7 +95,7 @@ def test_the_cache_holds_what_a_fresh_one_would(talk: Conversation) -> None:
 
 
 def test_the_policy_of_every_day_keeps_the_text_too(talk: Conversation) -> None:
-    kept, talk.engine.speculation = talk.engine.speculation, Speculation()
+    kept, talk.engine.speculation = talk.engine.speculation, DraftPolicy()
     try:
         for seed in range(6):
             both(talk, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
@@ -129,7 +129,7 @@ def test_stop_tokens_are_not_drafted_and_room_is_kept() -> None:
     assert Drafter(text, Eager(), frozenset([9])).draft(7) == [4]
     assert Drafter(text, Eager(), frozenset()).draft(2) == [4, 9]
     assert Drafter(text, Eager(), frozenset()).draft(-1) == []
-    assert Drafter(text[:-1], Speculation(), frozenset()).draft(7) == []
+    assert Drafter(text[:-1], DraftPolicy(), frozenset()).draft(7) == []
 
 
 def test_the_context_fills_to_the_last_position(talk: Conversation) -> None:

@@ -1,7 +1,7 @@
 """Code generators for the inner loops of the matrix kernels: tiles of 16 weight rows times a few vectors.
 
 Each emits LLVM IR with one accumulator per vector, so that the sums stay in registers.  A lane's sum is made of the
-same operations in the same order for any number of vectors, here and in `qwchat.cpu.kernels.panels`: a token's
+same operations in the same order for any number of vectors, here and in `qwchat.cpu.kernels.matmul_panels`: a token's
 result depends neither on its neighbours nor on their number.
 """
 
@@ -15,7 +15,7 @@ from quant.formats.integer import BYTE_BITS
 from quant.native import level
 from quant.native.backend import cgutils, ir
 from qwchat.cpu.kernels import simd
-from qwchat.cpu.kernels.formats import BF16, block_bytes, has_scale_per_block, scale_bytes
+from qwchat.cpu.kernels.format_kinds import BF16, block_bytes, has_scale_per_block, scale_bytes
 from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16F
 
@@ -23,7 +23,7 @@ PREFETCH_AHEAD = 16_384  # bytes of weights
 UNSIGNED_ZERO = 128  # the zero point that the offsets of activations are made for
 
 
-class Weights(NamedTuple):
+class TileWeights(NamedTuple):
     """A tile's parts, as IR values (addresses; `codes` holds the values of a float format).
 
     `zero_step` is 16, or 0 where one zero point serves all.
@@ -36,7 +36,7 @@ class Weights(NamedTuple):
     blocks_per_scale: Any
 
 
-class Vectors(NamedTuple):
+class TileVectors(NamedTuple):
     """What a tile is multiplied with, and where the products go, as IR values.
 
     For integer formats `x` is the address of packed activations, `x_stride` bytes from SLOTS vectors to the next
@@ -65,7 +65,7 @@ def accumulators(builder: Any, count: int, lanes: int = 16) -> list[Any]:
     return slots
 
 
-def _store_rows(builder: Any, slots: Sequence[Any], vectors: Vectors, lane: int = 0) -> None:
+def _store_rows(builder: Any, slots: Sequence[Any], vectors: TileVectors, lane: int = 0) -> None:
     for row, slot in enumerate(slots):
         address = at(builder, builder.add(vectors.out, I64(4 * lane)), I64(row), vectors.out_stride)
         simd.emit_store(builder, address, builder.load(slot), 4)
@@ -76,7 +76,7 @@ def _prefetch(builder: Any, address: Any, size: int) -> None:
         simd.emit_prefetch(builder, builder.add(address, I64(line)))
 
 
-def _prefetch_block(builder: Any, form: IntegerFormat, weights: Weights, block: Any, blocks: Any) -> None:
+def _prefetch_block(builder: Any, form: IntegerFormat, weights: TileWeights, block: Any, blocks: Any) -> None:
     """Asks for the codes of a block to come, at most a tile ahead, and for its scales: at a tile's end these are the
     next tile's, which the processor's own prefetching would find after some misses."""
     size = block_bytes(form)
@@ -117,13 +117,13 @@ def strips() -> list[Strip]:
     return [Strip(lane, level.lanes()) for lane in range(0, 16, level.lanes())]
 
 
-def emit_group(builder: Any, form: IntegerFormat, weights: Weights, block: Any) -> Any:
+def emit_group(builder: Any, form: IntegerFormat, weights: TileWeights, block: Any) -> Any:
     """The index of the scales of a block."""
     return block if has_scale_per_block(form) else builder.udiv(block, weights.blocks_per_scale)
 
 
 def emit_scale(
-    builder: Any, form: IntegerFormat, weights: Weights, group: Any, strip: Strip = WHOLE
+    builder: Any, form: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE
 ) -> tuple[Any, Any]:
     """The scales of a group as f32 lanes, and their table bits as i32 lanes (None where the format has none)."""
     address = at(builder, weights.scales, group, scale_bytes(form))
@@ -139,7 +139,7 @@ def emit_scale(
     return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
 
 
-def emit_zeros(builder: Any, form: IntegerFormat, weights: Weights, group: Any, strip: Strip = WHOLE) -> Any:
+def emit_zeros(builder: Any, form: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE) -> Any:
     """The stored zero points of a group as i32 lanes, for the weight bytes of :func:`emit_weight_bytes`."""
     address = at(builder, weights.zeros, group, weights.zero_step)
     zeros = builder.zext(strip.load(builder, address, I8), strip.words())
@@ -189,7 +189,9 @@ def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any)
     builder.store(simd.emit_pin(builder, total), slot)
 
 
-def emit_integer_tile(builder: Any, form: IntegerFormat, count: int, weights: Weights, vectors: Vectors) -> None:
+def emit_integer_tile(
+    builder: Any, form: IntegerFormat, count: int, weights: TileWeights, vectors: TileVectors
+) -> None:
     """`out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))` for `count` vectors."""
     slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
     blocks = builder.lshr(vectors.columns, I64(5))
@@ -209,7 +211,7 @@ def emit_integer_tile(builder: Any, form: IntegerFormat, count: int, weights: We
 def _emit_block(
     builder: Any,
     what: tuple[IntegerFormat, Strip],
-    weights: Weights,
+    weights: TileWeights,
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
 ) -> None:
@@ -236,7 +238,7 @@ def _emit_block(
         emit_accumulate(builder, total, dot, scale, emit_slot(builder, x, slot, 0, F32, strip.lanes))
 
 
-def emit_float_tile(builder: Any, kind: int, count: int, weights: Weights, vectors: Vectors) -> None:
+def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, vectors: TileVectors) -> None:
     """`out[v, lane] = sum_k values[k, lane] * x[v, k]` with `values` (K, 16) bf16 or f32; K is even.
 
     Even and odd columns are summed apart and added at the end: two chains hide the latency of the multiply-add.

@@ -13,8 +13,8 @@ import pytest
 
 from qwchat.events import EngineEvent, Finished, Prefilled, Step
 from qwchat.request import SamplingSettings
-from tests.cpu.decoder import config, random_folder
-from tests.generation.asking import Conversation, conversation, generate
+from tests.cpu.random_models import config, random_folder
+from tests.generation.conversations import Conversation, conversation, generate
 
 IDS = np.random.default_rng(8).integers(0, 301, 700).tolist()
 CHUNK = 128

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from qwchat.errors import PromptTooLongError
 from qwchat.model import kv_file
+from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
-from qwchat.model.limits import context_limit
 
 
 def common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:

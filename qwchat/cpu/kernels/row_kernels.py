@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from quant.native.backend import types
-from qwchat.cpu.kernels import decoding, simd
-from qwchat.cpu.kernels.formats import BF16
-from qwchat.cpu.kernels.formats import F32 as DENSE_F32
+from qwchat.cpu.kernels import dequantisation, simd
+from qwchat.cpu.kernels.format_kinds import BF16
+from qwchat.cpu.kernels.format_kinds import F32 as DENSE_F32
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
 
@@ -146,6 +146,6 @@ def embed(matrix, token, out):
         elif matrix.kind == DENSE_F32:
             value = simd.peek_f32(codes + (column * 16 + row) * 4)
         else:
-            code = decoding.code(matrix, codes, row, column)
-            value = row_scale * decoding.block_value(matrix, scales, zeros, row, column // BLOCK, code)
+            code = dequantisation.code(matrix, codes, row, column)
+            value = row_scale * dequantisation.block_value(matrix, scales, zeros, row, column // BLOCK, code)
         simd.poke_f32(out + column * 4, value)

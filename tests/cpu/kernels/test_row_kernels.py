@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from quant.formats import dequantise
-from qwchat.cpu.kernels import elementwise, reference, simd
+from qwchat.cpu.kernels import reference, row_kernels, simd
 from qwchat.cpu.kernels.records import SLOTS
 from qwchat.cpu.weights import Weights
-from tests.cpu.kernels.compiled import kernel
-from tests.cpu.kernels.packed import KINDS, Folder, random_packed
+from tests.cpu.kernels.numba_cached import kernel
+from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed
 
 
 @kernel
 def _exponential(x, out, count):  # type: ignore[no-untyped-def]
     for offset in range(0, count * 4, 64):
-        simd.store_f32(out + offset, elementwise.exponential(simd.load_f32(x + offset)))
+        simd.store_f32(out + offset, row_kernels.exponential(simd.load_f32(x + offset)))
 
 
 def exponential(values: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def exponential(values: np.ndarray) -> np.ndarray:
 @kernel
 def _exponential_below_zero(x, out, count):  # type: ignore[no-untyped-def]
     for offset in range(0, count * 4, 64):
-        simd.store_f32(out + offset, elementwise.exponential_below_zero(simd.load_f32(x + offset)))
+        simd.store_f32(out + offset, row_kernels.exponential_below_zero(simd.load_f32(x + offset)))
 
 
 def test_exponential_below_zero() -> None:
@@ -62,7 +62,7 @@ def test_quantise(columns: int) -> None:
     expected = reference.packed_activations(x)
     packed = np.zeros_like(expected)
     for row in range(6):
-        elementwise.quantise(x[row].ctypes.data, packed[row // SLOTS].ctypes.data, row, columns)
+        row_kernels.quantise(x[row].ctypes.data, packed[row // SLOTS].ctypes.data, row, columns)
     assert np.array_equal(packed, expected)
 
 
@@ -71,7 +71,7 @@ def test_rms_norm(columns: int) -> None:
     rng = np.random.default_rng(columns)
     x, weight = rng.standard_normal((2, columns)).astype(np.float32)
     out = np.empty_like(x)
-    elementwise.rms_norm(x.ctypes.data, weight.ctypes.data, out.ctypes.data, columns, 1e-6)
+    row_kernels.rms_norm(x.ctypes.data, weight.ctypes.data, out.ctypes.data, columns, 1e-6)
     assert np.allclose(out, reference.rms_norm(x[None], weight, 1e-6)[0], rtol=1e-6, atol=0)
 
 
@@ -79,13 +79,13 @@ def test_silu_multiply() -> None:
     gate = np.concatenate([np.linspace(-200, 200, 512), [0.0] * 32]).astype(np.float32)
     up = np.random.default_rng(0).standard_normal(len(gate)).astype(np.float32)
     out = np.empty_like(gate)
-    elementwise.silu_multiply(gate.ctypes.data, up.ctypes.data, out.ctypes.data, len(gate))
+    row_kernels.silu_multiply(gate.ctypes.data, up.ctypes.data, out.ctypes.data, len(gate))
     assert np.allclose(out, reference.silu_multiply(gate, up), rtol=1e-6, atol=1e-35)
 
 
 @kernel
 def _embed(matrices, token, out):  # type: ignore[no-untyped-def]
-    elementwise.embed(matrices[0], token, out)
+    row_kernels.embed(matrices[0], token, out)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

@@ -10,9 +10,9 @@ import pytest
 
 from qwchat.events import EngineEvent, Finished, Step
 from qwchat.request import SamplingSettings
-from tests.cpu.decoder import config, random_folder
-from tests.generation.asking import Conversation, conversation, generate
-from tests.generation.test_speculative_run import SETTINGS, VOCAB, Eager, prompt
+from tests.cpu.random_models import config, random_folder
+from tests.generation.conversations import Conversation, conversation, generate
+from tests.generation.test_speculative_replies import SETTINGS, VOCAB, Eager, prompt
 
 LENGTH = 70
 

@@ -15,7 +15,7 @@ _PAIR = (1 << 2 * _BITS) - 1
 _TRIPLE = (1 << 3 * _BITS) - 1
 
 
-class Lookup:
+class PromptLookup:
     """An index of the pairs and triples of a growing text of token ids; a token costs O(1).
 
     `length` is how many tokens before `source` equal the newest ones, 0 where there is no match; `source` is the

@@ -10,7 +10,7 @@ from typing import Any
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.weights import TensorSource
 from qwchat.events import EngineEvent
-from qwchat.generation.context import CachedContext
+from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.request import Request, SamplingSettings
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.busy_core import busy_loop
-from qwchat.cpu.kernels.sync import atomic_add, atomic_load, atomic_store, pause
-from qwchat.cpu.kernels.team import (
+from qwchat.cpu.kernels.scheduler import (
     NAP,
     announce_end,
     await_step,
@@ -25,9 +24,10 @@ from qwchat.cpu.kernels.team import (
     rouse,
     take,
 )
-from qwchat.cpu.kernels.threads import CANCELLED, HEADER_LINES, MEMBER_BYTES, RUN, Program, Team
+from qwchat.cpu.kernels.sync import atomic_add, atomic_load, atomic_store, pause
+from qwchat.cpu.kernels.thread_team import CANCELLED, HEADER_LINES, MEMBER_BYTES, RUN, EntryPoints, ThreadTeam
 from tests.clocks import share_of_a_spin, wait_for
-from tests.cpu.kernels.compiled import kernel
+from tests.cpu.kernels.numba_cached import kernel
 from tests.tiers import count
 
 LINE = 64
@@ -68,7 +68,7 @@ def _serve(team, member, size, items, pauses, counts, seen):  # type: ignore[no-
         _step(team, member, items, pauses, counts, seen)
 
 
-PROGRAM = Program(_lead, _serve, rouse, announce_end)
+PROGRAM = EntryPoints(_lead, _serve, rouse, announce_end)
 
 
 @kernel
@@ -112,7 +112,7 @@ class Work:
         self.pauses = np.zeros(1, np.int64)
         self.counts = np.zeros((phases, 8), np.int64)
         self.seen = np.zeros((size + 1, 8), np.int64)
-        self.team = Team(size, PROGRAM, (self.items, self.pauses, self.counts, self.seen))
+        self.team = ThreadTeam(size, PROGRAM, (self.items, self.pauses, self.counts, self.seen))
 
     def check_step(self, active: int | None = None) -> None:
         self.counts[:] = 0
@@ -229,8 +229,8 @@ def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
 def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
     rng = np.random.default_rng(size)
     items, stop_after, counts = rng.integers(1, 40, 60), np.zeros(1, np.int64), np.zeros((2, 8), np.int64)
-    program = Program(_lead_cancelled, _serve_cancelled, rouse, announce_end)
-    team = Team(size, program, (items, stop_after, counts))
+    program = EntryPoints(_lead_cancelled, _serve_cancelled, rouse, announce_end)
+    team = ThreadTeam(size, program, (items, stop_after, counts))
     for stop in rng.integers(0, items.sum(), 200):
         counts[:], stop_after[0] = 0, stop
         assert not team.run_watched(lambda: False)

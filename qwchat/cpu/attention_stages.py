@@ -7,7 +7,7 @@ partial results in the same order.
 
 from __future__ import annotations
 
-from qwchat.cpu.kernels import attention, elementwise
+from qwchat.cpu.kernels import attention, row_kernels
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import (
     ATTENTION_SCRATCH_BYTES,
@@ -18,8 +18,8 @@ from qwchat.cpu.kernels.records import (
     SPLIT,
     TOKENS_PER_ITEM,
 )
-from qwchat.cpu.kernels.team import take
-from qwchat.cpu.sharing import pieces_of, share
+from qwchat.cpu.kernels.scheduler import take
+from qwchat.cpu.partition import pieces_of, share
 
 
 @inlined
@@ -148,8 +148,8 @@ def _finish_row(state, cache, kv_head, row, total):
     token, head = row // group, kv_head * group + row % group
     out = target.x + token * target.columns * 4 + head * dim * 4
     attention.normalise(cache, total, out)
-    packed = elementwise.packed_slot(target.packed, target.columns, token) + head * dim // BLOCK * SLOTS_BLOCK
-    elementwise.quantise(out, packed, token, dim)
+    packed = row_kernels.packed_slot(target.packed, target.columns, token) + head * dim // BLOCK * SLOTS_BLOCK
+    row_kernels.quantise(out, packed, token, dim)
 
 
 @kernel

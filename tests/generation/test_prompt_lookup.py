@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.generation.lookup import LONGEST, Lookup
+from qwchat.generation.prompt_lookup import LONGEST, PromptLookup
 
 texts = st.one_of(
     st.lists(st.integers(0, 2), min_size=1, max_size=60),
@@ -46,7 +46,7 @@ def searched(ids: list[int], prompt: int) -> tuple[int, int]:
 @given(texts, st.data())
 def test_the_index_finds_what_a_search_finds(ids: list[int], data: st.DataObject) -> None:
     prompt = data.draw(st.integers(1, len(ids)))
-    lookup = Lookup(np.array(ids[:prompt]))
+    lookup = PromptLookup(np.array(ids[:prompt]))
     for end in range(prompt, len(ids) + 1):
         if end > prompt:
             lookup.append(ids[end - 1])
@@ -70,14 +70,14 @@ def test_the_index_finds_what_a_search_finds(ids: list[int], data: st.DataObject
     ],
 )
 def test_drafts(ids: list[int], draft: list[int] | None) -> None:
-    lookup = Lookup(np.array(ids))
+    lookup = PromptLookup(np.array(ids))
     assert (lookup.draft(4) if lookup.length else None) == draft
 
 
 def test_a_source_that_keeps_being_right_is_kept() -> None:
     song = [1, 2, 3, 4, 5, 6, 7, 8, 9]
     chorus = [7, 8, 9, 50]
-    lookup = Lookup(np.array([*song, 10, *chorus, *chorus]))
+    lookup = PromptLookup(np.array([*song, 10, *chorus, *chorus]))
     for token in song:
         lookup.append(token)
     assert lookup.guess == 10
