@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.families import expected_tensors, parse_config
+from quant.model_config import ModelConfig
 
 SHARD_BYTES = 4_000_000_000
 BLOCK_ELEMENTS = (1 << 22) + 9  # odd, so that equal rows do not line up in a power-of-two width

@@ -33,12 +33,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.errors import ContainerError, FormatError
 from quant.families import expected_tensors, parameter_count, read_config
-from quant.files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded
 from quant.formats import PackedTensor, layout
-from quant.values import Values, shown
+from quant.json_fields import Values, shown
+from quant.model_config import ModelConfig
+from quant.safe_files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.bin"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from quant.errors import CheckpointError, FormatError, UsageError
 from quant.families import parameter_count
 from quant.formats import IntegerFormat, PackedTensor, find, layout
-from quant.formats.base import TILE_ROWS
+from quant.formats.format import TILE_ROWS
 from quant.machine import usable_processors
 from quant.policy import Settings, TensorPlan, plan, resolve
 from quant.presets import DEFAULT

@@ -21,11 +21,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quant.config import ModelConfig
 from quant.errors import FormatError, UsageError
 from quant.families import expected_tensors, family_of
 from quant.formats import FORMATS, Format
 from quant.formats.dense import BF16, F32, VECTOR
+from quant.model_config import ModelConfig
 from quant.presets import DEFAULT, PRESETS, Preset
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from quant.container import WEIGHTS_NAME, ModelFolder, combine_digests
 from quant.errors import ContainerError
-from quant.files import COPIED_FILES, read_bounded
+from quant.safe_files import COPIED_FILES, read_bounded
 
 PIECE_BYTES = 1 << 20  # hashed in about a millisecond, which is what `stop` waits for
 PADDING = "padding of weights.bin"

@@ -35,8 +35,8 @@ from quant.container import (
     is_model_folder,
 )
 from quant.errors import ContainerError, DestinationBusyError, DiskFullError, UsageError
-from quant.files import read_bounded, read_json_object, sync_folder
 from quant.formats import layout
+from quant.safe_files import read_bounded, read_json_object, sync_folder
 from quant.units import data_size
 from quant.wording import Argument, Change, Worded
 

@@ -35,7 +35,7 @@ from qwchat.models_folder import is_model, locate
 from qwchat.request import Prompt, Request, SamplingSettings, random_seed
 from qwchat.text.detokenizer import StreamDecoder
 from qwchat.text.generation_config import GenerationDefaults
-from qwchat.text.stops import StopStrings
+from qwchat.text.stop_strings import StopStrings
 from qwchat.text.template import ChatTemplate, encode_chat
 from qwchat.text.tokenizer import Tokenizer
 

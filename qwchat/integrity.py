@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quant.container import ModelFolder
-from quant.files import make_private, read_private
-from quant.native.store import cache_root
+from quant.native.object_store import cache_root
+from quant.safe_files import make_private, read_private
 from quant.verification import Verification, state_of
 from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.errors import DamagedModelError

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quant.files import is_regular
+from quant.safe_files import is_regular
 from qwchat.errors import ModelError
 from qwchat.writing import path_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quant.files import replacing
+from quant.safe_files import replacing
 from qwchat.characters import harmless_name
 from qwchat.errors import UsageError
 

@@ -12,10 +12,10 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPERATORS = {ast.LShift: operator.lshift, ast.Pow: operator.pow, ast.Sub: operator.sub, ast.Add: operator.add}
 KEEPERS = {
-    "mkstemp": "quant/files.py",  # Replacing a file as a whole.
-    "NamedTemporaryFile": "quant/files.py",
-    "geteuid": "quant/files.py",  # Whether a file is private.
-    "S_IWOTH": "quant/files.py",
+    "mkstemp": "quant/safe_files.py",  # Replacing a file as a whole.
+    "NamedTemporaryFile": "quant/safe_files.py",
+    "geteuid": "quant/safe_files.py",  # Whether a file is private.
+    "S_IWOTH": "quant/safe_files.py",
     "sched_getaffinity": "quant/machine.py",
     "cpu_count": "quant/machine.py",
 }

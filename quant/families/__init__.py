@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quant.config import ModelConfig
 from quant.errors import CheckpointError, QuantError
-from quant.families.base import Family, Shapes
+from quant.families.config_reader import read_numbers
+from quant.families.family import Family, Shapes
 from quant.families.qwen2 import QWEN2
-from quant.families.reading import read_numbers
-from quant.files import read_json_object
-from quant.values import Values, shown
+from quant.json_fields import Values, shown
+from quant.model_config import ModelConfig
+from quant.safe_files import read_json_object
 
 FAMILIES = {family.model_type: family for family in (QWEN2,)}
 """Every family, by the "model_type" of config.json."""

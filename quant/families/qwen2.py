@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quant.config import ModelConfig
-from quant.families.base import Family, Shapes
-from quant.values import Values, shown
+from quant.families.family import Family, Shapes
+from quant.json_fields import Values, shown
+from quant.model_config import ModelConfig
 
 _KEYS = {
     "hidden_size": "hidden_size",

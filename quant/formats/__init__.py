@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import FormatError
-from quant.formats.base import TILE_ROWS, Format, Layout, PackedTensor, check_parts
 from quant.formats.dense import BF16, F32, VECTOR
+from quant.formats.format import TILE_ROWS, Format, Layout, PackedTensor, check_parts
 from quant.formats.integer import IntegerFormat
 from quant.formats.linear import LIN4, LIN8
 from quant.formats.q4 import Q4

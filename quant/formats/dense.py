@@ -1,6 +1,6 @@
 """Unquantised tensors: bf16 and f32 matrices in tiles, f32 vectors.
 
-Layout (tiles of 16 rows, see `quant.formats.base`); these formats have no groups:
+Layout (tiles of 16 rows, see `quant.formats.format`); these formats have no groups:
 
     bf16    values u16 (tiles, K, 16)   element (t, k, r) = bfloat16 bits of row 16t+r, column k
     f32     values f32 (tiles, K, 16)
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats.base import (
+from quant.formats.format import (
     TILE_ROWS,
     Format,
     Layout,

@@ -1,6 +1,6 @@
 """Formats of integer codes: groups of weights of a row share a scale, and codes of 1 to 8 bits stand for levels.
 
-Layout (tiles of 16 rows, see `quant.formats.base`); G is the group size:
+Layout (tiles of 16 rows, see `quant.formats.format`); G is the group size:
 
     codes       u8  (tiles, K/8, 16, 4)  up to 4 bits; byte (t, b, r, j): low nibble = code of row 16t+r, column 8b+j;
                                          high nibble = code of the same row, column 8b+4+j
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats.base import (
+from quant.formats.format import (
     TILE_ROWS,
     Format,
     Layout,

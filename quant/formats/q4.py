@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats.base import PackedTensor, require
+from quant.formats.format import PackedTensor, require
 from quant.formats.integer import IntegerFormat
 
 GROUP_SIZE = 32

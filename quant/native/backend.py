@@ -7,7 +7,7 @@ it write files. Here both are hidden during the import, and nothing is read afte
 
 from __future__ import annotations
 
-from quant.native.masking import masked
+from quant.native.clean_import import masked
 
 with masked():
     from llvmlite import ir

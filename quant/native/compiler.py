@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from quant.native import level
+from quant.native import simd_level
 from quant.native.backend import cfunc, compiler, config, global_compiler_lock, ir, njit, registry, types
 from quant.native.linker import linker
 from quant.native.llvm import binding as llvm
-from quant.native.store import ObjectStore, Progress
+from quant.native.object_store import ObjectStore, Progress
 
 # Feature lists that keep LLVM below 64-byte registers, for the 32-byte levels on a larger machine.
 _HASWELL = "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"
 PROCESSORS = {"avxvnni": ("haswell", f"{_HASWELL},+avxvnni"), "avx2": ("haswell", _HASWELL)}
 
-if level.current_level() in PROCESSORS:
-    config.CPU_NAME, config.CPU_FEATURES = PROCESSORS[level.current_level()]
+if simd_level.current_level() in PROCESSORS:
+    config.CPU_NAME, config.CPU_FEATURES = PROCESSORS[simd_level.current_level()]
 
 
 def warm_up() -> None:

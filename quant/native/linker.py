@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from quant.native.store import ObjectStore
+from quant.native.object_store import ObjectStore
 
 
 class Linker:

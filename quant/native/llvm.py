@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.native.masking import masked
+from quant.native.clean_import import masked
 
 with masked():
     import llvmlite.binding as binding

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.formats import PackedTensor, find
-from quant.quantisers.lookup import quantiser_of
+from quant.quantisers.registry import quantiser_of
 
 __all__ = ["quantise"]
 

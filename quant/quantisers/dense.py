@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import FormatError
-from quant.formats.base import PackedTensor
 from quant.formats.dense import MatrixFormat, VectorFormat
+from quant.formats.format import PackedTensor
 
 LOOPS = None
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import FormatError
-from quant.formats.base import TILE_ROWS, PackedTensor, quads_to_nibbles
+from quant.formats.format import TILE_ROWS, PackedTensor, quads_to_nibbles
 from quant.formats.integer import BYTE_BITS, NIBBLE_BITS, QUAD, IntegerFormat
 from quant.quantisers.machine_code import Loops, compiled_functions
-from quant.quantisers.tiles import padded_tiles
+from quant.quantisers.padding import padded_tiles
 
 MAX_F16 = np.float32(65504)
 SCRATCH_LINES = 7

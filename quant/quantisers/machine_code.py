@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quant.native.linker import callable_at, linked
-from quant.quantisers.lookup import quantiser_of
-from quant.quantisers.objects import PREFIX, QUANTISERS
+from quant.quantisers.code_store import PREFIX, QUANTISERS
+from quant.quantisers.registry import quantiser_of
 
 
 @dataclass(frozen=True)

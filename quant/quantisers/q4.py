@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.formats import q4
-from quant.formats.base import TILE_ROWS, PackedTensor
+from quant.formats.format import TILE_ROWS, PackedTensor
 from quant.formats.integer import IntegerFormat
 from quant.formats.q4 import GROUP_SIZE
 from quant.quantisers.machine_code import Loops, compiled_functions
-from quant.quantisers.tiles import padded_tiles
+from quant.quantisers.padding import padded_tiles
 
 FACTORS = tuple(np.float32(0.86 + 0.05 * step) for step in range(9))
 TINY = np.float32(1e-30)

@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats.base import TILE_ROWS, PackedTensor
+from quant.formats.format import TILE_ROWS, PackedTensor
 from quant.formats.integer import IntegerFormat
 from quant.formats.q8 import CODE_MAX, GROUP_SIZE, SCALE_MAX
 from quant.quantisers.machine_code import Loops, compiled_functions
-from quant.quantisers.tiles import padded_tiles
+from quant.quantisers.padding import padded_tiles
 
 CANDIDATES = (0, -1, -2, 1)
 TINY = np.float32(1e-30)

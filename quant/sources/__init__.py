@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quant.sources.base import Grouped, Rows, Source, TensorInfo
-from quant.sources.checking import check_tensors
 from quant.sources.huggingface import Checkpoint
+from quant.sources.source import Grouped, Rows, Source, TensorInfo
+from quant.sources.tensor_checks import check_tensors
 
 __all__ = ["Grouped", "Rows", "Source", "TensorInfo", "check_tensors", "open_source"]
 

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.errors import CheckpointError
 from quant.families import MAX_CONFIG_BYTES, parse_config
-from quant.files import (
+from quant.formats.dense import bf16_to_f32
+from quant.json_fields import shown
+from quant.model_config import ModelConfig
+from quant.safe_files import (
     COPIED_FILES,
     absent,
     is_regular,
@@ -26,10 +28,8 @@ from quant.files import (
     read_json_object,
     too_large,
 )
-from quant.formats.dense import bf16_to_f32
-from quant.sources.base import Rows, Source, TensorInfo, brief, some
 from quant.sources.safetensors import StoredTensor, read_header
-from quant.values import shown
+from quant.sources.source import Rows, Source, TensorInfo, brief, some
 
 MAX_INDEX_BYTES = 16 << 20
 _MAX_NAME_BYTES = 255  # of a file, on every file system that a checkpoint is found on

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quant.errors import CheckpointError
-from quant.files import open_regular, parse_json_object
-from quant.sources.base import brief
-from quant.values import shown
+from quant.json_fields import shown
+from quant.safe_files import open_regular, parse_json_object
+from quant.sources.source import brief
 
 MAX_HEADER_BYTES = 16 << 20  # The format allows 100 MB; 1,024 layers need 2 MB.
 _ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}

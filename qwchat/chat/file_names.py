@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from quant.files import is_regular
+from quant.safe_files import is_regular
 from qwchat.characters import harmless
 from qwchat.errors import UsageError
 from qwchat.writing import path_of, real_path

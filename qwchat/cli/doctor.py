@@ -105,7 +105,7 @@ def _program() -> tuple[State, str, str]:
 
 
 def _processor(services: Services) -> tuple[State, str, str]:
-    from quant.native.level import supported_levels
+    from quant.native.simd_level import supported_levels
 
     level = services.simd()
     best = supported_levels()[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.files import is_regular
+from quant.safe_files import is_regular
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.view.table import table

@@ -74,7 +74,7 @@ def measure_int8_peak(threads: int) -> float:
 
 def simd_level() -> str:
     """The SIMD level that the kernels are compiled for."""
-    from quant.native.level import current_level
+    from quant.native.simd_level import current_level
 
     return current_level()
 

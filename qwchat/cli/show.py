@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quant.files import is_regular
+from quant.safe_files import is_regular
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.formatting import ranges
@@ -21,7 +21,7 @@ from qwchat.cli.streams import Streams
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:
-    from quant.config import ModelConfig
+    from quant.model_config import ModelConfig
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 

@@ -98,7 +98,7 @@ def _check(verification: Verification, streams: Streams) -> None:
 
 def _uncovered(folder: ModelFolder) -> list[str]:
     """Files that a model is read from, and of which the manifest has no checksum."""
-    from quant.files import COPIED_FILES
+    from quant.safe_files import COPIED_FILES
 
     return [name for name in COPIED_FILES if name not in folder.manifest["files"] and (folder.path / name).exists()]
 

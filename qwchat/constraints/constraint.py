@@ -9,8 +9,8 @@ from typing import Literal
 
 from quant.units import binary_size
 from quant.wording import Change, Worded
-from qwchat.constraints import schemas
-from qwchat.constraints.library import compiled, fits, grammar_of_regex, grammar_of_schema
+from qwchat.constraints import schema_checks
+from qwchat.constraints.llguidance_adapter import compiled, fits, grammar_of_regex, grammar_of_schema
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_CONSTRAINT_BYTES
 
@@ -64,11 +64,11 @@ class Constraint:
         fits or that is too big; the message says where.
         """
         _check_size("the JSON schema", text)
-        schema = schemas.parse(text)
+        schema = schema_checks.parse(text)
         grammar = grammar_of_schema(schema)
         failure = compiled(grammar)
         if failure is not None:
-            raise UsageError(schemas.explain(schema, failure))
+            raise UsageError(schema_checks.explain(schema, failure))
         return cls("json-schema", text, grammar)
 
     def fits(self, text: str) -> bool:

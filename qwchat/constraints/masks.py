@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.wording import Argument, Worded
-from qwchat.constraints import library
+from qwchat.constraints import llguidance_adapter
 from qwchat.errors import ConstraintError, ModelError, UsageError
 from qwchat.request import ReplyConstraint
 from qwchat.text.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class Grammars:
         Raises UsageError where `begun` does not fit, ConstraintError where the grammar is too complex, ModelError
         for a model without a token that ends a reply.
         """
-        matcher = library.matcher(self._vocabulary(constraint.kind), constraint.grammar)
+        matcher = llguidance_adapter.matcher(self._vocabulary(constraint.kind), constraint.grammar)
         found = GrammarMask(matcher, self._closing if constraint.kind == "json-schema" else None)
         for token in begun:
             if not found.begin(token):
@@ -63,10 +63,10 @@ class Grammars:
             self._closing = Closing(tokens, of_text)
             # A gap of the vocabulary stands for no text; as an added token it is never allowed.
             special = {*tokenizer.special_ids.values(), *(number for number, text in enumerate(tokens) if not text)}
-            vocabulary = library.Vocabulary(
+            vocabulary = llguidance_adapter.Vocabulary(
                 tokens, sorted(special), self._stop_ids, _Speller(tokenizer, tokens, of_text).spell
             )
-            self._prepared[free_text] = library.tokenizer_of(vocabulary, slices=free_text)
+            self._prepared[free_text] = llguidance_adapter.tokenizer_of(vocabulary, slices=free_text)
         return self._prepared[free_text]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from quant.values import shown, whole
+from quant.json_fields import shown, whole
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_SEED, MAX_WHOLE
 

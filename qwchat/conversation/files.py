@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.files import parse_json_object, sync_folder
+from quant.safe_files import parse_json_object, sync_folder
 from quant.units import binary_size
 from qwchat.conversation.title import clean
 from qwchat.conversation.tree import Event, Tree

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from quant.files import parse_json
+from quant.safe_files import parse_json
 from qwchat.conversation.files import FILE_NAME, Content, Header, SessionFile, locked_folder, parse, read, read_raw
 from qwchat.conversation.title import clean, of_question
 from qwchat.errors import SessionError, SessionInUseError, UsageError

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from quant.native.linker import callable_at, linked
-from quant.native.store import Progress
+from quant.native.object_store import Progress
 from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.cpu.kernels.thread_team import EntryPoints
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
+from quant.model_config import ModelConfig
 from quant.wording import Argument, Worded
 from qwchat.cpu.compiled_forward import load_entry_points
 from qwchat.cpu.kernels.records import FEW_TOKENS, SPLIT

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
+from quant.model_config import ModelConfig
 from quant.wording import Argument, Change, Worded
 from qwchat.cpu.kernels import kernel_store
 from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.families import Shapes, expected_tensors
 from quant.formats import PackedTensor
+from quant.model_config import ModelConfig
 from qwchat.cpu.kernels.format_kinds import IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.records import BLOCK, MATRIX
 from qwchat.errors import ModelError

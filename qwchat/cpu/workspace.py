@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
+from quant.model_config import ModelConfig
 from qwchat.cpu.kernels.records import (
     ATTENTION_SCRATCH_BYTES,
     BLOCK,

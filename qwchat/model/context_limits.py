@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.config import ModelConfig
+from quant.model_config import ModelConfig
 from quant.wording import Argument, Worded
 from qwchat.errors import UsageError
 from qwchat.limits import DEFAULT_CONTEXT

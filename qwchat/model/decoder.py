@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
+from quant.model_config import ModelConfig
 
 CancelCheck = Callable[[], bool]
 """Asked while a long pass runs; the pass ends early when it returns True."""

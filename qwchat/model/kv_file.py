@@ -25,7 +25,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.files import NotPrivateError, open_private, replacing
+from quant.safe_files import NotPrivateError, open_private, replacing
 from quant.wording import Argument, Worded
 from qwchat.errors import SnapshotError
 from qwchat.model.decoder import Cache

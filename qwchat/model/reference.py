@@ -20,7 +20,7 @@ import numpy.typing as npt
 from qwchat.model.rope import rope_tables
 
 if TYPE_CHECKING:
-    from quant.config import ModelConfig
+    from quant.model_config import ModelConfig
 
 Array = npt.NDArray[np.float64]
 LoadTensor = Callable[[str], Array]

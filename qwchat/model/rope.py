@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from quant.config import ModelConfig, YarnScaling
+    from quant.model_config import ModelConfig, YarnScaling
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.files import open_regular
+from quant.safe_files import open_regular
 from quant.units import binary_size
 from quant.wording import Argument, Worded
 from qwchat.errors import UsageError

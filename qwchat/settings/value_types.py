@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn, Protocol
 
-from quant.values import shown
+from quant.json_fields import shown
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_WHOLE
 from qwchat.settings import toml

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quant.files import read_json_object
-from quant.values import Values
+from quant.json_fields import Values
+from quant.safe_files import read_json_object
 from qwchat.errors import ModelError
 from qwchat.limits import MAX_TEMPERATURE, MAX_WHOLE
 from qwchat.request import SamplingSettings

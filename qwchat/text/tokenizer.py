@@ -21,9 +21,9 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from quant.files import read_bounded
+from quant.safe_files import read_bounded
 from qwchat.errors import ModelError, UsageError
-from qwchat.text import tokenizer_file, vocabulary
+from qwchat.text import tokenizer_cache, tokenizer_file
 from qwchat.text.tokenizer_file import RESTORE, SIZE_LIMIT
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Tokenizer:
         core: tokenizers.Tokenizer,
         vocab_size: int,
         special_ids: dict[str, int],
-        tables: vocabulary.Tables | None = None,
+        tables: tokenizer_cache.Tables | None = None,
         build: Callable[[], tokenizers.Tokenizer] | None = None,
     ) -> None:
         self.vocab_size = max(vocab_size, *(token_id + 1 for token_id in special_ids.values()), 0)
@@ -102,12 +102,12 @@ class Tokenizer:
         quick = None if self._tables is None else self._encode_with(self._tables, text)
         return _call(lambda: self._whole().encode(text, add_special_tokens=False).ids) if quick is None else quick
 
-    def _encode_with(self, tables: vocabulary.Tables, text: str) -> list[int] | None:
+    def _encode_with(self, tables: tokenizer_cache.Tables, text: str) -> list[int] | None:
         """What the library would give; None where it is quicker."""
         if self._build is None or len(text) > tables.longest_text:
             return None
         pieces = _call(lambda: self._split(text))
-        if max(map(len, pieces), default=0) > vocabulary.LONGEST_PIECE:
+        if max(map(len, pieces), default=0) > tokenizer_cache.LONGEST_PIECE:
             return None
         return [token_id for piece in pieces for token_id in tables.merge(piece)]
 
@@ -241,7 +241,7 @@ def _read(path: Path, cache: Path | None) -> Tokenizer:
     """Make a tokenizer from the tables that `cache` holds of its file, or build it and keep its tables there."""
     data = read_bounded(path, ModelError, SIZE_LIMIT)
     kept = None if cache is None else cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
-    tables = None if kept is None else vocabulary.read(kept)
+    tables = None if kept is None else tokenizer_cache.read(kept)
     if tables is None:
         return _build(tokenizer_file.parse(data, path), path, kept)
     facts = tables.facts
@@ -272,7 +272,7 @@ def _build(definition: tokenizer_file.Definition, path: Path, tables: Path | Non
             "composes": definition.composes,
             "pattern": definition.pattern,
         }
-        vocabulary.write(tables, facts, vocab, definition.merges)
+        tokenizer_cache.write(tables, facts, vocab, definition.merges)
     return tokenizer
 
 

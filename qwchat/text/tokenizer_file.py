@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quant.files import parse_json_object
-from quant.values import Values, shown, whole
+from quant.json_fields import Values, shown, whole
+from quant.safe_files import parse_json_object
 from qwchat.characters import is_unicode
 from qwchat.errors import ModelError
 

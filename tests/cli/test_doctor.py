@@ -68,8 +68,8 @@ def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkey
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
     monkeypatch.setattr("qwchat.cpu.memory.available_memory", lambda: 100 << 20)
-    monkeypatch.setattr("quant.native.level.current_level", lambda: "portable")
-    monkeypatch.setattr("quant.native.level.supported_levels", lambda: ("avx2", "portable"))
+    monkeypatch.setattr("quant.native.simd_level.current_level", lambda: "portable")
+    monkeypatch.setattr("quant.native.simd_level.supported_levels", lambda: ("avx2", "portable"))
     said = checks(tmp_path)
     for name, found, remedy in (
         ("threads", "load 99.0", "other programs keep the processor busy: answers come slower"),
@@ -83,7 +83,7 @@ def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkey
 
 def test_a_check_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWCHAT_SIMD", "abacus")
-    monkeypatch.setattr("quant.native.level.current_level", doctor_level)
+    monkeypatch.setattr("quant.native.simd_level.current_level", doctor_level)
     monkeypatch.setattr(shutil, "disk_usage", failing)
     said = checks(tmp_path)
     assert said["processor"]["state"] == "error"

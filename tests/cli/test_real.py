@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from quant.container import open_model
-from quant.native.level import current_level
+from quant.native.simd_level import current_level
 from quant.verification import verify
 from tests.chat.pty import Terminal
 from tests.clocks import PATIENCE_SECONDS, wait_for

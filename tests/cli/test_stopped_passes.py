@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quant.native.store import cache_root
+from quant.native.object_store import cache_root
 from tests.chat.pty import Terminal
 from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.quant.checkpoints import make_checkpoint

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.constraints import Constraint, library
+from qwchat.constraints import Constraint, llguidance_adapter
 from qwchat.errors import UsageError
 
 WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
@@ -76,7 +76,7 @@ def test_what_is_too_large_or_no_text_is_refused() -> None:
 
 
 def test_a_grammar_that_takes_too_long_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "SECONDS", 0.05)
+    monkeypatch.setattr(llguidance_adapter, "SECONDS", 0.05)
     patterns = [{"pattern": f"a.{{{length}}}b"} for length in range(22)]
     before = set(threading.enumerate())
     with pytest.raises(

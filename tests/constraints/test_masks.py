@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwchat.constraints import Constraint, library
+from qwchat.constraints import Constraint, llguidance_adapter
 from qwchat.constraints.masks import Closing, GrammarMask
 from qwchat.errors import ConstraintError
 from tests.tiers import some
 
 TOKENS = [*(bytes([byte]) for byte in range(256)), b'"}', b'": "', b"<end>"]
 STOP = 258
-VOCABULARY = library.Vocabulary(TOKENS, [STOP], [STOP], list)
-TOKENIZER = library.tokenizer_of(VOCABULARY, slices=False)
+VOCABULARY = llguidance_adapter.Vocabulary(TOKENS, [STOP], [STOP], list)
+TOKENIZER = llguidance_adapter.tokenizer_of(VOCABULARY, slices=False)
 CLOSING = Closing(TOKENS, {bytes([byte]): byte for byte in range(256)})
 TREE = {
     "type": "object",
@@ -45,7 +45,7 @@ SCHEMAS: list[dict[str, Any]] = [
 
 
 def mask(constraint: Constraint, closing: Closing | None = CLOSING) -> GrammarMask:
-    return GrammarMask(library.matcher(TOKENIZER, constraint.grammar), closing)
+    return GrammarMask(llguidance_adapter.matcher(TOKENIZER, constraint.grammar), closing)
 
 
 def walk(found: GrammarMask, room: int, chance: random.Random) -> list[int]:

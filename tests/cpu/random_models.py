@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.families import expected_tensors, parse_config
 from quant.formats import PackedTensor, dequantise
+from quant.model_config import ModelConfig
 from qwchat.cpu.kernels.reference import dequantised_activations
 from qwchat.model.reference import Array, Reference
 from tests.cpu.kernels.random_tensors import Folder, vector

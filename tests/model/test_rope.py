@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from quant.config import ModelConfig, YarnScaling
+from quant.model_config import ModelConfig, YarnScaling
 from qwchat.model.rope import inverse_frequencies, rope_tables
 
 ATTENTION_FACTOR = 0.1 * math.log(4.0) + 1.0

@@ -18,7 +18,7 @@ import pytest
 
 from quant.container import open_model
 from quant.formats import dequantise
-from quant.native.level import supported_levels
+from quant.native.simd_level import supported_levels
 from tests.conftest import REPOSITORY
 from tests.oracle.engine import converted, feed, loaded, one_pass, token_by_token
 from tests.oracle.reference import distance, load_reference, logits_of, torch

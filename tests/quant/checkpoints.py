@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from quant.config import ModelConfig
 from quant.families import expected_tensors, parse_config
+from quant.model_config import ModelConfig
 
 Tensors = dict[str, np.ndarray]
 

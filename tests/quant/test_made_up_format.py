@@ -25,7 +25,7 @@ from tests.clocks import PATIENCE_SECONDS
 from tests.cpu.random_models import reference as reference_of
 from tests.quant.checkpoints import CONFIG, make_checkpoint, random_tensors
 from tests.quant.converting import run
-from tests.quant.made_up import CURVED, MADE_UP, SIX, THREE
+from tests.quant.made_up_format import CURVED, MADE_UP, SIX, THREE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHAPES: dict[str, Any] = {
@@ -97,7 +97,7 @@ def test_the_portable_kernels_run_the_format(form: IntegerFormat, tmp_path: Path
     np.save(tmp_path / "ids.npy", ids)
     arguments = (form.name, *(str(tmp_path / name) for name in ("source", "model", "ids.npy", "logits.npz")))
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.quant.made_up", *arguments],
+        [sys.executable, "-m", "tests.quant.made_up_format", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"QWCHAT_SIMD": "portable"},
         capture_output=True,

@@ -22,7 +22,7 @@ QUANTISE = """
 import json, sys
 import numpy as np
 from quant.quantisers import quantise
-from quant.quantisers.objects import QUANTISERS
+from quant.quantisers.code_store import QUANTISERS
 quantise(sys.argv[1], np.ones((16, 32), np.float32), 32)
 print(json.dumps({"numba": "numba" in sys.modules, "kept": sorted(QUANTISERS.load())}))
 """

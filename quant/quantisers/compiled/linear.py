@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.formats.base import TILE_ROWS
+from quant.formats.format import TILE_ROWS
 from quant.native.backend import types
-from quant.quantisers.compiled.memory import f32_at, f64_at, u8_at
+from quant.quantisers.compiled.array_views import f32_at, f64_at, u8_at
 from quant.quantisers.compiled.unit import standalone
 from quant.quantisers.linear import SCRATCH_LINES
 

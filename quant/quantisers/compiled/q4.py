@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.formats.base import TILE_ROWS
+from quant.formats.format import TILE_ROWS
 from quant.formats.q4 import GROUP_SIZE, SCALE_MAX, SCALE_MIN
 from quant.native.backend import types
 from quant.native.compiler import inlined
-from quant.quantisers.compiled.memory import f32_at, f64_at, i8_at, u8_at
+from quant.quantisers.compiled.array_views import f32_at, f64_at, i8_at, u8_at
 from quant.quantisers.compiled.unit import standalone
 from quant.quantisers.q4 import FACTORS, HIGHEST, LOWEST, MIDPOINTS, SCRATCH_LINES, SHIFT, STEPS, TINY
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.formats.base import TILE_ROWS
+from quant.formats.format import TILE_ROWS
 from quant.formats.q8 import CODE_MAX, GROUP_SIZE, SCALE_MAX, ZERO
 from quant.native.backend import types
-from quant.quantisers.compiled.memory import f32_at, f64_at, u8_at
+from quant.quantisers.compiled.array_views import f32_at, f64_at, u8_at
 from quant.quantisers.compiled.unit import standalone
 from quant.quantisers.q8 import CANDIDATES, SCRATCH_LINES
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quant.native.compiler import Unit, warm_up
-from quant.quantisers.objects import PREFIX, QUANTISERS
+from quant.quantisers.code_store import PREFIX, QUANTISERS
 
 __all__ = ["UNIT", "standalone", "warm_up"]
 

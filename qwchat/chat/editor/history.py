@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quant.files import open_regular, parse_json, replacing
+from quant.safe_files import open_regular, parse_json, replacing
 from qwchat.chat.editor.paste import Span
 
 MAX_BYTES = 2 << 20  # Then the older half goes.

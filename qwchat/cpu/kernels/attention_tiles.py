@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quant.native.backend import cgutils, intrinsic, ir, types
-from quant.native.level import vector_registers
+from quant.native.simd_level import vector_registers
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.jit import standalone
 from qwchat.cpu.kernels.records import KV_Q8, ROWS, SPLIT

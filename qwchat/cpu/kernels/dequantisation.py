@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from quant.formats import IntegerFormat
-from quant.formats.base import TILE_ROWS
+from quant.formats.format import TILE_ROWS
 from quant.formats.integer import NIBBLE_BITS
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.format_kinds import INTEGER_FORMATS, has_scale_per_block

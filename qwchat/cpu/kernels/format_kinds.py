@@ -10,7 +10,7 @@ and differ in how a line of codes becomes bytes, and where scale and zero come f
 from __future__ import annotations
 
 from quant.formats import FORMATS, IntegerFormat
-from quant.formats.base import TILE_ROWS
+from quant.formats.format import TILE_ROWS
 from qwchat.cpu.kernels.records import BLOCK
 
 IDS = {name: number for number, name in enumerate(name for name, form in FORMATS.items() if form.kernel is not None)}

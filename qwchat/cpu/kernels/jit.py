@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quant.native.compiler import PROCESSORS, Unit, inlined, part, warm_up
-from quant.native.store import Progress
+from quant.native.object_store import Progress
 from qwchat.cpu.kernels import kernel_store
 from qwchat.cpu.kernels.compile_costs import COSTS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quant.formats import FORMATS
-from quant.native.store import ObjectStore
+from quant.native.object_store import ObjectStore
 
 SOURCES = ("qwchat.cpu", "qwchat.cpu.kernels", "quant.formats", "quant.native")
 # The records decide about the code, too: they are data, and a test may add one to those of the sources.

@@ -10,9 +10,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from quant.native import level
+from quant.native import simd_level
 from quant.native.backend import intrinsic, types
-from quant.native.level import current_level
+from quant.native.simd_level import current_level
 from qwchat.cpu.kernels import row_kernels, simd
 from qwchat.cpu.kernels.format_kinds import BF16, F32, IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.jit import inlined, kernel, standalone
@@ -23,7 +23,7 @@ from qwchat.cpu.kernels.records import BLOCK, GEMV_TOKENS, PANEL_BLOCK, PANEL_BL
 # How many vectors a tile exists for, as far as the registers of the level reach.  Integer formats take the next larger
 # one, whose further slots hold whatever they hold, and the panel beyond.
 INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
-FLOAT_COUNTS = (1, 2, 4, 8) if level.lanes() == 16 else (1, 2)
+FLOAT_COUNTS = (1, 2, 4, 8) if simd_level.lanes() == 16 else (1, 2)
 _FEW_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
 
 _SUMS = 128  # bytes of the sums of one token and two tiles

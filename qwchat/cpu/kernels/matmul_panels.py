@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from quant.formats import IntegerFormat
-from quant.native import level
+from quant.native import simd_level
 from quant.native.backend import cgutils, ir
-from quant.native.level import current_level
+from quant.native.simd_level import current_level
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.format_kinds import block_bytes
 from qwchat.cpu.kernels.matmul_tiles import (
@@ -103,7 +103,7 @@ def has_stored_zeros(form: IntegerFormat) -> tuple[bool, ...]:
 
 def emit_panel_tile(builder: Any, stored: bool, operands: PanelOperands) -> None:
     """`sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))`, for all tokens."""
-    lanes = level.lanes()
+    lanes = simd_level.lanes()
     columns, tokens = _shape()
     with cgutils.for_range(builder, operands.groups) as loop:
         with cgutils.for_range(builder, operands.lines) as line:
@@ -127,7 +127,7 @@ def _emit_part(
     `places`: addresses of the group's activations and sums.
     """
     (x, sums), (rows, tokens) = places, part
-    lanes = level.lanes()
+    lanes = simd_level.lanes()
     bytes_, words, floats = (ir.VectorType(*each) for each in ((I8, 4 * lanes), (I32, lanes), (F32, lanes)))
     pairs = [(row, token) for token in tokens for row in rows]
     addresses = {(row, token): builder.add(sums, I64(_SUMS * token + 4 * row)) for row, token in pairs}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from quant.formats import IntegerFormat
 from quant.formats.integer import BYTE_BITS
-from quant.native import level
+from quant.native import simd_level
 from quant.native.backend import cgutils, ir
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.format_kinds import BF16, block_bytes, has_scale_per_block, scale_bytes
@@ -114,7 +114,7 @@ WHOLE = Strip()
 
 def strips() -> list[Strip]:
     """The strips of a tile at the level in force."""
-    return [Strip(lane, level.lanes()) for lane in range(0, 16, level.lanes())]
+    return [Strip(lane, simd_level.lanes()) for lane in range(0, 16, simd_level.lanes())]
 
 
 def emit_group(builder: Any, form: IntegerFormat, weights: TileWeights, block: Any) -> Any:

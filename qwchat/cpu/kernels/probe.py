@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from quant.native.level import lanes
 from quant.native.linker import callable_at, linked
+from quant.native.simd_level import lanes
 from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
 READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.native import level
+from quant.native import simd_level
 from quant.native.backend import cgutils, intrinsic, ir, types
 from quant.native.compiler import Unit
 from qwchat.cpu.kernels import simd
@@ -35,8 +35,8 @@ def _dots(typing, rounds, seed):
 
     def generate(context, builder, signature, values):
         rounds, seed = values
-        start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), level.lanes())
-        line = ir.VectorType(simd.I8, 4 * level.lanes())
+        start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), simd_level.lanes())
+        line = ir.VectorType(simd.I8, 4 * simd_level.lanes())
         operand = builder.bitcast(start, line)
         slots = [cgutils.alloca_once(builder, start.type) for _ in range(PROBE_CHAINS)]
         for slot in slots:

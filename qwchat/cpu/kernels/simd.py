@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from quant.native import level
+from quant.native import simd_level
 from quant.native.backend import cgutils, from_dtype, intrinsic, ir, models, register_model, types
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -96,16 +96,16 @@ def emit_pin(builder: Any, value: Any) -> Any:
     With few registers LLVM must neither gather the products of a sum before it adds them nor keep what can be loaded
     again.  An empty piece of assembly that changes `value`, for all that LLVM knows, stays in its place among others.
     """
-    if level.lanes() == 16:
+    if simd_level.lanes() == 16:
         return value
-    vector = "x" if level.architecture() == "x86" else "w"
+    vector = "x" if simd_level.architecture() == "x86" else "w"
 
     def pinned(part: Any, kind: str = vector) -> Any:
         return builder.asm(ir.FunctionType(part.type, [part.type]), "", f"={kind},0", [part], True)
 
     if isinstance(value.type, ir.IntType):
         return pinned(value, "r")
-    return _in_parts(builder, value.type.count // level.lanes(), pinned, value)
+    return _in_parts(builder, value.type.count // simd_level.lanes(), pinned, value)
 
 
 def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -228,7 +228,7 @@ _SIGNED_DOTS: dict[str, Emit] = {"avx2": _signed_dot_avx2, "neon": _signed_dot_n
 
 def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     """`total[lane] += sum of 4 products`, unsigned byte times signed byte, exact in 32 bits."""
-    return _DOTS[level.current_level()](builder, total, unsigned, signed)
+    return _DOTS[simd_level.current_level()](builder, total, unsigned, signed)
 
 
 def _dot16_in(bits: int, name: str, accumulates: bool) -> Callable[..., Any]:
@@ -264,13 +264,13 @@ _DOTS16 = {
 
 def emit_dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
     """`total[lane] += sum of 2 products` of signed 16-bit halves of sixteen words, exact in 32 bits."""
-    return _DOTS16[level.current_level()](builder, total, a, b)
+    return _DOTS16[simd_level.current_level()](builder, total, a, b)
 
 
 def dot_offset(largest: int) -> int:
     """What weight bytes up to `largest` must lose before :func:`emit_offset_dot` takes them: 128 where the level
     multiplies signed bytes and they are too large for that, else 0.  A zero point takes it back for nothing."""
-    return 128 if level.current_level() in _SIGNED_DOTS and largest > 127 else 0
+    return 128 if simd_level.current_level() in _SIGNED_DOTS and largest > 127 else 0
 
 
 def emit_offset(builder: Any, unsigned: Any, offset: int) -> Any:
@@ -280,7 +280,7 @@ def emit_offset(builder: Any, unsigned: Any, offset: int) -> Any:
 
 def emit_offset_dot(builder: Any, total: Any, weights: Any, signed: Any) -> Any:
     """Like :func:`emit_dot`, for weight bytes less their :func:`dot_offset` and for values from -127."""
-    return _SIGNED_DOTS.get(level.current_level(), emit_dot)(builder, total, weights, signed)
+    return _SIGNED_DOTS.get(simd_level.current_level(), emit_dot)(builder, total, weights, signed)
 
 
 # The table look-up of a level: bits of a register, and the instruction.
@@ -295,8 +295,8 @@ _LOOKUPS = {
 def emit_lookup(builder: Any, table: Sequence[int], codes: Any) -> Any:
     """`table[code]` for codes below 16; `table` holds 16 bytes, -128 to 255."""
     table = [value % 256 for value in table]
-    if level.current_level() in _LOOKUPS:
-        bits, instruction = _LOOKUPS[level.current_level()]
+    if simd_level.current_level() in _LOOKUPS:
+        bits, instruction = _LOOKUPS[simd_level.current_level()]
         part = ir.VectorType(I8, bits // 8)
         entries = ir.Constant(part, table * (bits // 128))
 

@@ -6,7 +6,7 @@ import resource
 import time
 from typing import Any
 
-from quant.native import level
+from quant.native import simd_level
 from quant.native.backend import ir, types
 from qwchat.cpu.kernels.jit import inlined
 from qwchat.cpu.kernels.simd import I32, I64, emit_call, emit_load, emit_store, operation
@@ -20,9 +20,9 @@ def _pointer(builder: Any, address: Any) -> Any:
 
 def _pause(builder: Any) -> None:
     """Eases a spinning loop; elsewhere than on these two, spinning without a hint is only less polite."""
-    if level.architecture() == "x86":
+    if simd_level.architecture() == "x86":
         emit_call(builder, "llvm.x86.sse2.pause", ir.VoidType())
-    elif level.architecture() == "aarch64":
+    elif simd_level.architecture() == "aarch64":
         # Most processors treat the hint `yield` as nothing; a barrier really waits some cycles.
         emit_call(builder, "llvm.aarch64.isb", ir.VoidType(), I32(_FULL_SYSTEM))
 

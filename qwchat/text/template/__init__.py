@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from quant.files import read_bounded, read_json_object
+from quant.safe_files import read_bounded, read_json_object
 from qwchat.characters import is_unicode
 from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message

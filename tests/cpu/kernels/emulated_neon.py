@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from quant.native import level
+from quant.native import simd_level
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.simd import I8, I32
 
@@ -49,7 +49,7 @@ def emulate(used: set[str]) -> None:
         used.add(name)
         return {SDOT: sdot, TBL: tbl}[name](builder, *arguments)
 
-    level.current_level = lambda: "neon"
+    simd_level.current_level = lambda: "neon"
     simd.emit_call = emit_call
 
 

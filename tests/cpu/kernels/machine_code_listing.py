@@ -21,9 +21,9 @@ CROSS = {"neon": "neon", "portable-aarch64": "portable"}
 
 def choose(name: str) -> None:
     """Makes `name` the level in force, before anything that depends on it is imported."""
-    from quant.native import level
+    from quant.native import simd_level
 
-    level.current_level = lambda: name
+    simd_level.current_level = lambda: name
 
 
 def cross_compile() -> None:
@@ -31,11 +31,11 @@ def cross_compile() -> None:
     import llvmlite.binding as llvm
     from numba.core import codegen, config
 
-    from quant.native import level
+    from quant.native import simd_level
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    level.architecture = lambda: "aarch64"
+    simd_level.architecture = lambda: "aarch64"
     config.CPU_NAME, config.CPU_FEATURES = PROCESSOR
     codegen.ll.get_process_triple = lambda: TRIPLE
     codegen.JITCodeLibrary.get_pointer_to_function = lambda library, name: 1

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
 from quant.formats import PackedTensor, layout
+from quant.model_config import ModelConfig
 
 # (format, group size, zero points)
 KINDS = [

@@ -16,8 +16,8 @@ from numba import types
 from numpy.typing import NDArray
 
 from quant.errors import UsageError
-from quant.native import level
-from quant.native.store import ObjectStore
+from quant.native import simd_level
+from quant.native.object_store import ObjectStore
 from qwchat.cpu.kernels import kernel_store, simd
 from tests.cpu.kernels import emulated_neon, test_attention
 from tests.cpu.kernels.numba_cached import kernel
@@ -59,7 +59,7 @@ def products(rng: np.random.Generator) -> NDArray[np.int32]:
             found = start.copy()
             _run_products(found.ctypes.data, unsigned.ctypes.data, signed.ctypes.data)
             sums = (unsigned.astype(np.int32) * signed).reshape(16, 4).sum(1)
-            assert np.array_equal(found, start + sums), (level.current_level(), weights, values)
+            assert np.array_equal(found, start + sums), (simd_level.current_level(), weights, values)
             results.append(found)
     return np.concatenate(results)
 
@@ -87,7 +87,7 @@ Begun = Callable[[str], list[str]]
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
     """The words that a process of a level prints. All begin at once: most of their time goes into compiling."""
-    here = {name: (["-c", PRINT_DIGEST], {"QWCHAT_SIMD": name}) for name in level.supported_levels()}
+    here = {name: (["-c", PRINT_DIGEST], {"QWCHAT_SIMD": name}) for name in simd_level.supported_levels()}
     elsewhere = (["-m", "tests.cpu.kernels.emulated_neon"], {"QWCHAT_CACHE": str(tmp_path_factory.mktemp("neon"))})
     processes = {
         name: subprocess.Popen(
@@ -113,7 +113,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", level.supported_levels())
+@pytest.mark.parametrize("name", simd_level.supported_levels())
 def test_levels_agree_to_the_last_bit(name: str, printed: Begun) -> None:
     assert printed(name) == [digest()]
 
@@ -126,15 +126,15 @@ def test_neon_agrees_to_the_last_bit(printed: Begun) -> None:
 @pytest.mark.parametrize(("value", "message"), [("sse9", "is not a SIMD level"), ("avx2", "lacks")])
 def test_a_level_that_cannot_run_is_refused(value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWCHAT_SIMD", value)
-    monkeypatch.setattr(level, "supported_levels", lambda: ("portable",))
+    monkeypatch.setattr(simd_level, "supported_levels", lambda: ("portable",))
     with pytest.raises(UsageError, match=message):
-        level.current_level.__wrapped__()
+        simd_level.current_level.__wrapped__()
 
 
 def test_the_cache_is_keyed_by_level(monkeypatch: pytest.MonkeyPatch) -> None:
     here = kernel_store.KERNELS.key
-    other = next(name for name in level.LEVELS if name != level.current_level())
-    monkeypatch.setattr(level, "current_level", lambda: other)
+    other = next(name for name in simd_level.LEVELS if name != simd_level.current_level())
+    monkeypatch.setattr(simd_level, "current_level", lambda: other)
     assert ObjectStore("kernels-", kernel_store.SOURCES).key != here
 
 
@@ -155,8 +155,8 @@ NEOVERSE = {"neon": True, "dotprod": True, "fp-armv8": True}
 def test_levels_follow_from_features(
     features: dict[str, bool], levels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(level, "host_features", lambda: features)
-    assert level.supported_levels.__wrapped__() == levels
+    monkeypatch.setattr(simd_level, "host_features", lambda: features)
+    assert simd_level.supported_levels.__wrapped__() == levels
 
 
 def test_a_processor_that_llvm_cannot_ask_is_portable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +164,8 @@ def test_a_processor_that_llvm_cannot_ask_is_portable(monkeypatch: pytest.Monkey
         raise RuntimeError("failed to get host cpu features.")
 
     monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", refuse)
-    assert level.host_features.__wrapped__() == {}
+    assert simd_level.host_features.__wrapped__() == {}
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert level.architecture() == "aarch64"
-    assert level.host_features.__wrapped__() == {"neon": True, "dotprod": True}
+    assert simd_level.architecture() == "aarch64"
+    assert simd_level.host_features.__wrapped__() == {"neon": True, "dotprod": True}

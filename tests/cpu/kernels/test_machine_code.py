@@ -16,7 +16,7 @@ import pytest
 from llvmlite import ir
 from numba.core import cgutils
 
-from quant.native import level
+from quant.native import simd_level
 from qwchat.cpu.kernels import jit, simd
 from tests.cpu.kernels import assembly, machine_code_listing
 
@@ -36,7 +36,7 @@ DOT16 = {
     "neon": (r"mla v|smlal2? v|mul v", 4),
 }
 MULTIPLY_ADD = r"vfn?madd\w+ps|fml[as] v"
-LEVELS = [*(name for name in level.supported_levels() if name in DOT), "neon"]
+LEVELS = [*(name for name in simd_level.supported_levels() if name in DOT), "neon"]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_waiting_loop_tells_the_processor(listings: dict[str, Any]) -> None:
     assert "\tisb" in listings["neon"]["spinning"]
     assert "\tpause" not in listings["neon"]["spinning"]
     here = listings[LEVELS[0]]["spinning"]
-    assert ("\tpause" in here) == (level.architecture() == "x86")
+    assert ("\tpause" in here) == (simd_level.architecture() == "x86")
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_the_portable_level_compiles_for_aarch64(listings: dict[str, Any]) -> No
 
 def chains(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> assembly.Function:
     """A function that sums dot products in `count` registers, compiled for a level."""
-    monkeypatch.setattr(level, "current_level", lambda: name)
+    monkeypatch.setattr(simd_level, "current_level", lambda: name)
     lanes = DOT[name][1]
     words, line_bytes = ir.VectorType(simd.I32, lanes), ir.VectorType(simd.I8, 4 * lanes)
     module = ir.Module("chains")

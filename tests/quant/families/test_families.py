@@ -16,7 +16,7 @@ from quant.families import FAMILIES, expected_tensors, parameter_count, parse_co
 from quant.policy import Settings, plan
 from quant.sources import check_tensors
 from tests.quant.converting import run
-from tests.quant.families.made_up import CONFIG, MADE_UP
+from tests.quant.families.made_up_family import CONFIG, MADE_UP
 from tests.quant.sources.memory import MemorySource
 
 

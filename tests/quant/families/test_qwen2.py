@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from quant.config import ModelConfig
 from quant.errors import CheckpointError, ContainerError
 from quant.families import expected_tensors, parameter_count, parse_config, read_config
+from quant.model_config import ModelConfig
 from tests.quant.checkpoints import CONFIG
 
 QWEN2_7B = {

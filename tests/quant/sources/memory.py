@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from quant.config import ModelConfig
 from quant.families import parse_config
+from quant.model_config import ModelConfig
 from quant.sources import Grouped, Rows, Source, TensorInfo
 
 

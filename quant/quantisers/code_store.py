@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.native.store import ObjectStore
+from quant.native.object_store import ObjectStore
 
 PREFIX = "quant_"
 QUANTISERS = ObjectStore(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from quant.errors import ContainerError
-from quant.files import (
+from quant.json_fields import shown
+from quant.safe_files import (
     MAX_JSON_VALUES,
     NotPrivateError,
     is_regular,
@@ -19,7 +20,6 @@ from quant.files import (
     read_private,
     replacing,
 )
-from quant.values import shown
 
 
 def test_a_regular_file_is_read_also_through_a_link(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from quant.files import Failure
+from quant.safe_files import Failure
 
 MAX_ID = 1 << 24
 """Token ids and most sizes are below this."""

@@ -1,6 +1,6 @@
 """Formats that the project does not have, made up for tests: nothing but records. Run as a program, it uses them.
 
-    python -m tests.quant.made_up FORMAT CHECKPOINT MODEL IDS.npy LOGITS.npz
+    python -m tests.quant.made_up_format FORMAT CHECKPOINT MODEL IDS.npy LOGITS.npz
 
 registers the formats, converts CHECKPOINT into MODEL with preset FORMAT, and runs the token ids on the CPU engine:
 `made_up` are the logits of all at once, `one_by_one` those of each token on its own, and `known` those of the same

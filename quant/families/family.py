@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from quant.config import ModelConfig
-from quant.values import Values
+from quant.json_fields import Values
+from quant.model_config import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 """Tensor name -> shape, in module order; matrices are (out, in)."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwchat.errors import UsageError
-from qwchat.text.stops import StopStrings
+from qwchat.text.stop_strings import StopStrings
 
 
 def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:

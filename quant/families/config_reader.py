@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-from quant.config import ModelConfig, YarnScaling
-from quant.families.base import Family
-from quant.values import Values, shown
+from quant.families.family import Family
+from quant.json_fields import Values, shown
+from quant.model_config import ModelConfig, YarnScaling
 
 _MAX_DIMENSION = 1 << 24
 _MAX_LAYERS = 1024

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from qwchat.constraints.library import TOO_COMPLEX, compiled, grammar_of_schema
+from qwchat.constraints.llguidance_adapter import TOO_COMPLEX, compiled, grammar_of_schema
 from qwchat.errors import UsageError
 
 DEPTH_LIMIT = 60  # of nested objects and arrays; the library reads 128 and descends by recursion

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quant.config import ModelConfig
 from quant.families import Family, Shapes
-from quant.values import Values
+from quant.json_fields import Values
+from quant.model_config import ModelConfig
 
 CONFIG: dict[str, Any] = {
     "model_type": "made-up",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats.base import pad_rows
+from quant.formats.format import pad_rows
 
 
 def padded_tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.files import replacing
+from quant.safe_files import replacing
 
 VERSION = 2  # before it, the kept pipeline was not checked
 # Characters up to which merging here is quicker than building the library's model: 1.8 microseconds each, and as many

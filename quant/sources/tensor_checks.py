@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from quant.config import ModelConfig
 from quant.errors import CheckpointError
 from quant.families import Family, Shapes, expected_tensors, family_of
-from quant.sources.base import Source, some
+from quant.model_config import ModelConfig
+from quant.sources.source import Source, some
 
 
 def check_tensors(source: Source) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from quant.errors import UsageError
 from quant.formats import FORMATS
 from quant.native.linker import link
-from quant.native.store import ObjectStore, cache_root
+from quant.native.object_store import ObjectStore, cache_root
 
 FORK = multiprocessing.get_context("fork")
 

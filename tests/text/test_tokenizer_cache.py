@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwchat.text import vocabulary
+from qwchat.text import tokenizer_cache
 from qwchat.text.tokenizer import Tokenizer
 from tests.text.tiny import tokenizer_values, write_tokenizer
 
@@ -57,7 +57,7 @@ def test_tokens_beyond_the_byte_alphabet(tmp_path: Path) -> None:
     assert kept.all_bytes().count(b"") >= 1
 
 
-@pytest.mark.parametrize("text", ["hello " * vocabulary.LONGEST_TEXT, "a" * (vocabulary.LONGEST_PIECE + 1)])
+@pytest.mark.parametrize("text", ["hello " * tokenizer_cache.LONGEST_TEXT, "a" * (tokenizer_cache.LONGEST_PIECE + 1)])
 def test_long_texts_and_pieces_go_to_the_library(cache: Path, tiny_folder: Path, tiny: Tokenizer, text: str) -> None:
     kept = Tokenizer.from_folder(tiny_folder, cache)
     assert kept.encode(text) == tiny.encode(text)
@@ -66,11 +66,11 @@ def test_long_texts_and_pieces_go_to_the_library(cache: Path, tiny_folder: Path,
 
 
 def test_a_large_vocabulary_is_worth_longer_texts() -> None:
-    def tables(merges: int) -> vocabulary.Tables:
-        arrays = {name: np.zeros(merges, kind) for name, kind in vocabulary._ARRAYS.items()}
-        return vocabulary.Tables({"characters": {}}, arrays)
+    def tables(merges: int) -> tokenizer_cache.Tables:
+        arrays = {name: np.zeros(merges, kind) for name, kind in tokenizer_cache._ARRAYS.items()}
+        return tokenizer_cache.Tables({"characters": {}}, arrays)
 
-    assert tables(4_000).longest_text == vocabulary.LONGEST_TEXT
+    assert tables(4_000).longest_text == tokenizer_cache.LONGEST_TEXT
     assert tables(151_387).longest_text == 37_846
 
 
@@ -134,5 +134,5 @@ def test_a_folder_that_is_gone_is_no_error(tmp_path: Path, tiny_folder: Path, ti
 def test_tables_of_another_version_are_made_again(
     cache: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocabulary, "VERSION", vocabulary.VERSION + 1)
+    monkeypatch.setattr(tokenizer_cache, "VERSION", tokenizer_cache.VERSION + 1)
     assert not is_kept(Tokenizer.from_folder(tiny_folder, cache))

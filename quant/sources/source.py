@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.config import ModelConfig
+from quant.model_config import ModelConfig
 
 Rows = NDArray[np.float32]
 _CODE_BITS = {"u4": 4, "u8": 8}
@@ -90,7 +90,7 @@ class Source(Protocol):
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """Content of the small files of the model folder, among `quant.files.COPIED_FILES`.
+        """Content of the small files of the model folder, among `quant.safe_files.COPIED_FILES`.
 
         config.json and tokenizer.json are there. config.json, in the form of Hugging Face, says what `config` says:
         a source without such files makes them.

@@ -27,8 +27,8 @@ from functools import cached_property
 from pathlib import Path
 
 from quant.errors import UsageError
-from quant.files import is_private, make_private, read_private, replacing
-from quant.native import level
+from quant.native import simd_level
+from quant.safe_files import is_private, make_private, read_private, replacing
 
 Progress = Callable[[str, float], None]  # what is compiled now, and its share of the work (see `costs`)
 
@@ -103,8 +103,8 @@ class ObjectStore:
         digest = hashlib.sha256(str(Path(__file__).resolve()).encode() + self.source_digest)
         for package in ("numba", "llvmlite"):
             digest.update(_version_file(package))
-        features = sorted(level.host_features().items())
-        digest.update(f"|{level.host_cpu()}|{level.current_level()}|{features}".encode())
+        features = sorted(simd_level.host_features().items())
+        digest.update(f"|{simd_level.host_cpu()}|{simd_level.current_level()}|{features}".encode())
         return digest.hexdigest()
 
     @cached_property
