@@ -18,7 +18,7 @@ from typing import TextIO
 
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 
 TEXT = (
     "the model reads a prompt and writes an answer token by token while the cache of keys and values grows longer "
@@ -96,7 +96,7 @@ def measure(text: str, rate: float, size: Size) -> tuple[list[float], int]:
     now = 0.0
     sink = Sink()
     stream: TextIO = sink  # type: ignore[assignment]
-    look = Look(terminal=True, emphasis=True, colour=True)
+    look = Styling(terminal=True, emphasis=True, colour=True)
     view = ReplyView(stream, look, clock=lambda: now, size=lambda out: size)
     costs: list[float] = []
     for piece in tokens(text):

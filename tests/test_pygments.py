@@ -9,7 +9,7 @@ from pygments.lexer import ExtendedRegexLexer, RegexLexer
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, _TokenType
 
-from qwchat.markdown.lexing import lexer_of, tokens_of
+from qwchat.markdown.lexing import find_lexer, tokenise_line
 
 SAMPLES = {
     "python": 'def f(x):\n    """Two\n    lines."""\n    return f"{x!r}" + \'é\'\n',
@@ -40,31 +40,31 @@ def test_the_tables_of_a_lexer(language: str) -> None:
 
 @pytest.mark.parametrize("language", SAMPLES)
 def test_a_whole_text_has_the_tokens_of_the_library(language: str) -> None:
-    lexer = lexer_of(language)
+    lexer = find_lexer(language)
     assert lexer is not None
-    tokens, _ = tokens_of(lexer, SAMPLES[language], ("root",))
+    tokens, _ = tokenise_line(lexer, SAMPLES[language], ("root",))
     assert tokens == [token for token in regex_lexer(language).get_tokens_unprocessed(SAMPLES[language]) if token[2]]
 
 
 def test_states_are_carried_from_line_to_line() -> None:
-    lexer = lexer_of("python")
+    lexer = find_lexer("python")
     assert lexer is not None
-    _, stack = tokens_of(lexer, '"""begins\n', ("root",))
+    _, stack = tokenise_line(lexer, '"""begins\n', ("root",))
     assert len(stack) > 1
-    tokens, stack = tokens_of(lexer, 'ends"""\n', stack)
+    tokens, stack = tokenise_line(lexer, 'ends"""\n', stack)
     assert str(tokens[0][1]).startswith("Token.Literal.String")
     assert stack == ("root",)
-    assert tokens_of(lexer, "def\n", stack)[0][0] == (0, Keyword, "def")
+    assert tokenise_line(lexer, "def\n", stack)[0][0] == (0, Keyword, "def")
 
 
 def test_a_lexer_with_a_context_gives_its_states() -> None:
-    lexer = lexer_of("yaml")
+    lexer = find_lexer("yaml")
     assert isinstance(lexer, ExtendedRegexLexer)
-    tokens, stack = tokens_of(lexer, "# a\n", ("root",))
+    tokens, stack = tokenise_line(lexer, "# a\n", ("root",))
     assert (0, Comment.Single, "# a") in tokens
     assert stack
 
 
 def test_a_language_that_pygments_does_not_know_has_no_lexer() -> None:
-    assert lexer_of("no-such-language") is None
-    assert lexer_of("../../etc") is None
+    assert find_lexer("no-such-language") is None
+    assert find_lexer("../../etc") is None

@@ -24,7 +24,7 @@ from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.cli.wording import explained
 from qwchat.errors import QwchatError
-from qwchat.markdown.styles import DIM, RED, Look
+from qwchat.markdown.styles import DIM, RED, Styling
 
 State = Literal["ok", "warning", "error"]
 
@@ -57,7 +57,7 @@ def run(options: DoctorOptions, services: Services) -> int:
     return ExitCode.RUNTIME if failed else ExitCode.OK
 
 
-def _lines(checks: list[Check], look: Look) -> Iterator[str]:
+def _lines(checks: list[Check], look: Styling) -> Iterator[str]:
     signs = {"ok": look.styled("ok", DIM) + "      ", "warning": "warning ", "error": look.styled("error", RED) + "   "}
     width = max(len(check.name) for check in checks)
     for check in checks:

@@ -23,7 +23,7 @@ from qwchat.chat.view.table import table
 from qwchat.cli.options import Flags, ReplyOptions
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.errors import SessionError, UsageError
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 from qwchat.models_folder import Located
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def way_back(saved: SessionRecorder) -> str | None:
     return "qwchat -c" if is_latest else f"qwchat --resume {saved.id}"
 
 
-def choose_on_screen(terminal: TextIO, look: Look) -> ChooseSession:
+def choose_on_screen(terminal: TextIO, look: Styling) -> ChooseSession:
     """A choice from a list that is searched while one types."""
 
     def choose(entries: Sequence[Entry]) -> Entry | None:

@@ -13,8 +13,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from qwchat.markdown.block_parser import FORMULA_ENDS
+from qwchat.markdown.styled_text import Segment
 from qwchat.markdown.styles import BOLD, CODE, DIM, ITALIC, STRUCK, UNDERLINED
-from qwchat.markdown.width import Segment
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _MARKUP = re.compile(r"[\\`*_~\[]")
-_SQUEEZING = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/\\_=@#$%^&|~+<>*")
-_STYLES = {"strong": BOLD, "em": ITALIC, "s": STRUCK, "link": UNDERLINED}
+_TIGHT_NEIGHBOURS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/\\_=@#$%^&|~+<>*")
+_TAG_STYLES = {"strong": BOLD, "em": ITALIC, "s": STRUCK, "link": UNDERLINED}
 # A dollar sign opens a formula where no blank follows, and closes it where none precedes and it begins no price and no
 # variable of a shell.
 _FORMULA = re.compile(
     r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.+?\$\$|\$(?![\s$])(?:[^$\n`\\]|\\.)*(?<!\s)\$(?![\w({])", re.DOTALL
 )
-_OPENED = re.compile(rf"{_FORMULA.pattern}|^ *(\\\[|\$\$)", re.DOTALL | re.MULTILINE)
-_LIVE = re.compile(rf"{_FORMULA.pattern}|\\.|`+|\*+|~~|\]\(|[\[\])]|\s", re.DOTALL)
-_UNCLOSED_END = re.compile(r"(?:\*+|`+|~+)\s*$")
+_OPEN_FORMULA = re.compile(rf"{_FORMULA.pattern}|^ *(\\\[|\$\$)", re.DOTALL | re.MULTILINE)
+_MARKER = re.compile(rf"{_FORMULA.pattern}|\\.|`+|\*+|~~|\]\(|[\[\])]|\s", re.DOTALL)
+_TRAILING_MARKERS = re.compile(r"(?:\*+|`+|~+)\s*$")
 
 
-def inline(text: str, *, colour: bool, base: str = "") -> list[Segment]:
+def inline_segments(text: str, *, colour: bool, base: str = "") -> list[Segment]:
     """`text` (it may hold newlines) as segments.
 
     Args:
@@ -47,7 +47,7 @@ def inline(text: str, *, colour: bool, base: str = "") -> list[Segment]:
     return _Styler(tokens, colour, base).segments()
 
 
-def inline_piece(text: str, formula_end: str, *, colour: bool) -> tuple[list[Segment], str]:
+def inline_part(text: str, formula_end: str, *, colour: bool) -> tuple[list[Segment], str]:
     """A piece of a paragraph as segments, and what ends the formula that it leaves open ("": it leaves none open).
 
     `formula_end`: what ends the formula that the piece begins in.
@@ -57,12 +57,12 @@ def inline_piece(text: str, formula_end: str, *, colour: bool) -> tuple[list[Seg
         if end < 0:
             return [(text, "")], formula_end
         end += len(formula_end)
-        segments, formula_end = inline_piece(text[end:], "", colour=colour)
+        segments, formula_end = inline_part(text[end:], "", colour=colour)
         return [(text[:end], ""), *segments], formula_end
-    opened = next((match for match in _OPENED.finditer(text) if match[1]), None)
+    opened = next((match for match in _OPEN_FORMULA.finditer(text) if match[1]), None)
     if opened is None:
-        return inline(text, colour=colour), ""
-    segments = inline(text[: opened.start()], colour=colour)
+        return inline_segments(text, colour=colour), ""
+    segments = inline_segments(text[: opened.start()], colour=colour)
     return [*segments, (text[opened.start() :], "")], FORMULA_ENDS[opened[1]]
 
 
@@ -74,7 +74,7 @@ class _Styler:
         self._colour = colour
         self._styles = [base] if base else []
         self._segments: list[Segment] = []
-        self._literal = self._kept_markers()
+        self._literal = self._literal_markers()
 
     def segments(self) -> list[Segment]:
         for number, token in enumerate(self._tokens):
@@ -84,9 +84,9 @@ class _Styler:
             elif part == "open":
                 if number in self._literal:
                     self._add(token.markup)
-                self._styles.append(_STYLES[kind])
+                self._styles.append(_TAG_STYLES[kind])
             elif part == "close":
-                self._styles.remove(_STYLES[kind])
+                self._styles.remove(_TAG_STYLES[kind])
                 if number in self._literal:
                     self._add(token.markup)
                 if kind == "link":
@@ -106,7 +106,7 @@ class _Styler:
         if address != f"({text})":
             self._add((" " if text else "") + address, DIM)
 
-    def _kept_markers(self) -> set[int]:
+    def _literal_markers(self) -> set[int]:
         """Numbers of the tokens whose markers are shown."""
         kept: set[int] = set()
         opened: list[int] = []
@@ -115,13 +115,13 @@ class _Styler:
                 opened.append(number)
             elif token.type.endswith("_close"):
                 start = opened.pop()
-                if token.type != "link_close" and self._is_kept(start, number):
+                if token.type != "link_close" and self._is_literal(start, number):
                     kept |= {start, number}
         return kept
 
-    def _is_kept(self, start: int, end: int) -> bool:
+    def _is_literal(self, start: int, end: int) -> bool:
         before, after = self._neighbour(start, -1), self._neighbour(end, 1)
-        if before in _SQUEEZING or after in _SQUEEZING:
+        if before in _TIGHT_NEIGHBOURS or after in _TIGHT_NEIGHBOURS:
             return True
         inside = "".join(_source(token) for token in self._tokens[start + 1 : end])
         return self._tokens[start].markup == "__" and inside.isidentifier()
@@ -151,9 +151,9 @@ def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
     from markdown_it.rules_inline import escape, link
 
-    from qwchat.markdown.flanking import Inline
+    from qwchat.markdown.cjk_emphasis import CJKInlineParser
 
-    def with_address(state: StateInline, silent: bool) -> bool:
+    def link_with_address(state: StateInline, silent: bool) -> bool:
         """A link that remembers its address and title as they are written."""
         start, known = state.pos, len(state.tokens)
         if state.src[start] != "[":
@@ -167,7 +167,7 @@ def _parser() -> MarkdownIt:
                     token.meta["address"] = state.src[label_end + 1 : state.pos]
         return True
 
-    def within_line(state: StateInline, silent: bool) -> bool:
+    def escape_within_line(state: StateInline, silent: bool) -> bool:
         """An escape; a backslash at the end of a line is text."""
         return state.src[state.pos : state.pos + 2] != "\\\n" and escape(state, silent)
 
@@ -182,12 +182,12 @@ def _parser() -> MarkdownIt:
         return True
 
     parser = MarkdownIt("zero")
-    parser.inline = Inline()
+    parser.inline = CJKInlineParser()
     parser.configure("commonmark", options_update={"html": False}).enable("strikethrough")
     # Newlines and addresses stay text, and what an escape or an entity was written as is not forgotten.
     parser.disable(["newline", "image", "autolink", "text_join"])
-    parser.inline.ruler.at("link", with_address)
-    parser.inline.ruler.at("escape", within_line)
+    parser.inline.ruler.at("link", link_with_address)
+    parser.inline.ruler.at("escape", escape_within_line)
     parser.inline.ruler.before("escape", "formula", formula)
     parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
     parser.validateLink = lambda url: True  # type: ignore[method-assign]
@@ -199,47 +199,47 @@ def open_markers(text: str) -> tuple[list[str], int]:
 
     An estimate in one pass: it decides where a long paragraph is cut and how an unfinished one is previewed.
     """
-    waiting: list[str] = []
-    safe = 0
-    for match in _LIVE.finditer(text):
+    open_marks: list[str] = []
+    safe_cut = 0
+    for match in _MARKER.finditer(text):
         mark = match[0]
-        in_code = bool(waiting) and waiting[-1][0] == "`"
+        in_code = bool(open_marks) and open_marks[-1][0] == "`"
         if mark.isspace():
-            safe = safe if waiting else match.start()
+            safe_cut = safe_cut if open_marks else match.start()
         elif mark[0] == "`":
             if not in_code:
-                waiting.append(mark)
-            elif waiting[-1] == mark:
-                waiting.pop()
+                open_marks.append(mark)
+            elif open_marks[-1] == mark:
+                open_marks.pop()
         elif in_code or mark[0] in "\\$":
             continue
         elif mark == "[":
-            waiting.append(mark)
+            open_marks.append(mark)
         elif mark in ("]", "]("):
-            if "[" in waiting:
-                del waiting[_last(waiting, "[") :]
-                waiting += ["("] if mark == "](" else []
+            if "[" in open_marks:
+                del open_marks[_last_index(open_marks, "[") :]
+                open_marks += ["("] if mark == "](" else []
         elif mark == ")":
-            if waiting and waiting[-1] == "(":
-                waiting.pop()
-        elif mark in waiting and not text[match.start() - 1].isspace():
-            del waiting[_last(waiting, mark) :]
+            if open_marks and open_marks[-1] == "(":
+                open_marks.pop()
+        elif mark in open_marks and not text[match.start() - 1].isspace():
+            del open_marks[_last_index(open_marks, mark) :]
         elif not text[match.end() : match.end() + 1].isspace():
-            waiting.append(mark)
-    return waiting, safe
+            open_marks.append(mark)
+    return open_marks, safe_cut
 
 
-def _last(marks: list[str], mark: str) -> int:
+def _last_index(marks: list[str], mark: str) -> int:
     return len(marks) - 1 - marks[::-1].index(mark)
 
 
-def previewed(text: str) -> str:
+def close_open_markup(text: str) -> str:
     """Unfinished `text` with its open emphasis and code closed, so that markers do not flash up and vanish."""
-    if not _MARKUP.search(text) or any(match[1] for match in _OPENED.finditer(text)):
+    if not _MARKUP.search(text) or any(match[1] for match in _OPEN_FORMULA.finditer(text)):
         return text
-    waiting, _ = open_markers(text)
-    if waiting and waiting[-1] not in "[(" and (match := _UNCLOSED_END.search(text)):
+    open_marks, _ = open_markers(text)
+    if open_marks and open_marks[-1] not in "[(" and (match := _TRAILING_MARKERS.search(text)):
         text = text[: match.start()]
-        waiting.pop()
+        open_marks.pop()
     body = text.rstrip()
-    return body + "".join(mark for mark in reversed(waiting) if mark not in "[(") + text[len(body) :]
+    return body + "".join(mark for mark in reversed(open_marks) if mark not in "[(") + text[len(body) :]

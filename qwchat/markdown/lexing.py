@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pygments.lexer import Lexer, RegexLexer
 
-_MOST_STEPS_PER_CHARACTER = 50  # Of a lexer; the line stays as it is where that is not enough.
+_MAX_STEPS_PER_CHARACTER = 50  # Of a lexer; the line stays as it is where that is not enough.
 _MAX_STATES = 64  # Of nested states of a lexer; more comes from broken code, and would be carried along for ever.
 
 
-def tokens_of(lexer: Lexer, text: str, stack: tuple[str, ...]) -> tuple[list[tuple[int, Any, str]], tuple[str, ...]]:
+def tokenise_line(
+    lexer: Lexer, text: str, stack: tuple[str, ...]
+) -> tuple[list[tuple[int, Any, str]], tuple[str, ...]]:
     """Return the tokens of the line `text`, each (start, type, text), and the lexer's states after it."""
     from pygments.lexer import ExtendedRegexLexer, LexerContext, RegexLexer
 
@@ -38,7 +40,7 @@ def _regex_tokens(lexer: RegexLexer, text: str, stack: list[str]) -> tuple[list[
     rules: dict[str, Any] = lexer._tokens
     tokens: list[tuple[int, Any, str]] = []
     position = 0
-    for _ in range(_MOST_STEPS_PER_CHARACTER * len(text)):
+    for _ in range(_MAX_STEPS_PER_CHARACTER * len(text)):
         if position >= len(text):
             break
         for matches, action, new_state in rules[stack[-1]]:
@@ -52,7 +54,7 @@ def _regex_tokens(lexer: RegexLexer, text: str, stack: list[str]) -> tuple[list[
             moved = match.end() > position
             position = match.end()
             if new_state is not None:
-                _change(stack, new_state)
+                _apply_transition(stack, new_state)
             if moved or new_state is not None:
                 break
         else:
@@ -66,7 +68,7 @@ def _regex_tokens(lexer: RegexLexer, text: str, stack: list[str]) -> tuple[list[
     return [token for token in tokens if token[2]], tuple(stack)
 
 
-def _change(stack: list[str], new_state: Any) -> None:
+def _apply_transition(stack: list[str], new_state: Any) -> None:
     for step in new_state if isinstance(new_state, tuple) else (new_state,):
         if isinstance(step, int):
             del stack[max(1, len(stack) + step) :]
@@ -77,7 +79,7 @@ def _change(stack: list[str], new_state: Any) -> None:
 
 
 @lru_cache(maxsize=32)
-def lexer_of(language: str) -> Lexer | None:
+def find_lexer(language: str) -> Lexer | None:
     """Return the lexer of `language`, as it stands behind a fence; None if Pygments does not know it."""
     if not re.fullmatch(r"[\w+#.-]{1,30}", language) or language in ("text", "txt", "plain", "plaintext"):
         return None

@@ -9,7 +9,7 @@ EMPHASIS = frozenset({BOLD, DIM, ITALIC, UNDERLINED, STRUCK})
 
 
 @dataclass(frozen=True)
-class Look:
+class Styling:
     """How to write to a stream: `terminal` (a person watches), `emphasis` (bold, dim) and `colour` allowed."""
 
     terminal: bool
@@ -22,4 +22,4 @@ class Look:
         return f"\x1b[{code}m{text}\x1b[0m" if allowed and text else text
 
 
-PLAIN = Look(terminal=False, emphasis=False, colour=False)
+PLAIN = Styling(terminal=False, emphasis=False, colour=False)

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from qwchat.markdown.grid import (
+from qwchat.markdown.styled_text import StyledRow, wrap_segments
+from qwchat.markdown.table_grid import (
     Alignment,
     Cell,
     breaks_words,
-    fitted,
+    fit_grid,
     grid_row,
-    record,
-    rule,
-    spread,
+    header_rule,
+    record_rows,
+    spread_widths,
     table_width,
-    widened,
+    widen_columns,
 )
-from qwchat.markdown.width import Row, wrapped
 
 
 class TableStream(NamedTuple):
@@ -37,69 +37,69 @@ class TableStream(NamedTuple):
     """
 
     rows: tuple[tuple[Cell, ...], ...]
-    columns: tuple[Alignment, ...]
+    alignments: tuple[Alignment, ...]
     form: Literal["held", "grid", "records"] = "held"
     widths: tuple[int, ...] = ()
-    begun: bool = False
+    has_printed: bool = False
 
-    def plus(self, row: tuple[Cell, ...]) -> TableStream:
+    def with_row(self, row: tuple[Cell, ...]) -> TableStream:
         """The table with another row."""
         return self._replace(rows=(*self.rows, row))
 
-    def certain(self, width: int | None, tallest: int) -> tuple[TableStream, list[Row]]:
-        """The table without the rows that are certain, and those; `tallest`: lines that may be held back.
+    def flush_rows(self, width: int | None, max_lines: int) -> tuple[TableStream, list[StyledRow]]:
+        """The table without the rows that are certain, and those; `max_lines`: lines that may be held back.
 
         `width`: columns that there are; None where nothing is wrapped.
         """
         if self.form == "held":
-            whole = fitted(self.rows, self.columns, width, tallest)
-            if whole is not None and len(whole.rows) <= tallest:
+            grid = fit_grid(self.rows, self.alignments, width, max_lines)
+            if grid is not None and len(grid.rows) <= max_lines:
                 return self, []
-            if whole is None:
-                return self._replace(form="records").certain(width, tallest)
-            widths = whole.widths if width is None else spread(whole.widths, self.columns, width)
-            begun = self._replace(form="grid", widths=tuple(widths))
-            head = [*grid_row(self.rows[0], self.columns, widths), rule(widths)]
-            return begun._printed(), [*head, *begun._grid(width)]
+            if grid is None:
+                return self._replace(form="records").flush_rows(width, max_lines)
+            widths = grid.widths if width is None else spread_widths(grid.widths, self.alignments, width)
+            started = self._replace(form="grid", widths=tuple(widths))
+            head = [*grid_row(self.rows[0], self.alignments, widths), header_rule(widths)]
+            return started._without_printed(), [*head, *started._grid_lines(width)]
         if self.form == "grid" and (width is None or self._keeps_columns(width)):
-            return self._printed(), self._grid(width)
-        records = self._replace(form="records", begun=self.begun or self.form == "grid")
-        return records._printed(), records._records(width)
+            return self._without_printed(), self._grid_lines(width)
+        records = self._replace(form="records", has_printed=self.has_printed or self.form == "grid")
+        return records._without_printed(), records._record_lines(width)
 
-    def end(self, width: int | None, tallest: int) -> list[Row]:
+    def end(self, width: int | None, max_lines: int) -> list[StyledRow]:
         """The rows that are left when the table ends."""
-        if self.form == "held" and (whole := fitted(self.rows, self.columns, width, tallest)) is not None:
-            return whole.rows
-        if self.form == "records" and not self.begun:  # A head alone.
-            return [row for cell in self.rows[0] for row in wrapped(cell, width or 1)]
-        return self.certain(width, tallest)[1]
+        if self.form == "held" and (grid := fit_grid(self.rows, self.alignments, width, max_lines)) is not None:
+            return grid.rows
+        if self.form == "records" and not self.has_printed:  # A head alone.
+            return [row for cell in self.rows[0] for row in wrap_segments(cell, width or 1)]
+        return self.flush_rows(width, max_lines)[1]
 
-    def resumed(self, width: int | None, tallest: int) -> TableStream:
+    def resumed(self, width: int | None, max_lines: int) -> TableStream:
         """The table that goes on after all of it was printed, as it would have ended."""
         if self.form == "held":
-            whole = fitted(self.rows, self.columns, width, tallest)
-            if whole is None:
-                return self._replace(form="records", begun=True, rows=self.rows[:1])
-            return self._replace(form="grid", widths=tuple(whole.widths), rows=self.rows[:1])
-        return self._replace(begun=True, rows=self.rows[:1])
+            grid = fit_grid(self.rows, self.alignments, width, max_lines)
+            if grid is None:
+                return self._replace(form="records", has_printed=True, rows=self.rows[:1])
+            return self._replace(form="grid", widths=tuple(grid.widths), rows=self.rows[:1])
+        return self._replace(has_printed=True, rows=self.rows[:1])
 
     def _keeps_columns(self, width: int) -> bool:
         """Whether new rows fit columns of fixed widths: not where a word is wider, or the window became narrower."""
         return table_width(self.widths) <= width and not any(breaks_words(row, self.widths) for row in self.rows[1:])
 
-    def _printed(self) -> TableStream:
-        return self._replace(rows=self.rows[:1], begun=self.begun or len(self.rows) > 1)
+    def _without_printed(self) -> TableStream:
+        return self._replace(rows=self.rows[:1], has_printed=self.has_printed or len(self.rows) > 1)
 
-    def _grid(self, width: int | None) -> list[Row]:
-        lines: list[Row] = []
+    def _grid_lines(self, width: int | None) -> list[StyledRow]:
+        lines: list[StyledRow] = []
         for row in self.rows[1:]:
-            widths = list(self.widths) if width is not None else widened(row, self.widths)
-            lines += grid_row(row, self.columns, widths)
+            widths = list(self.widths) if width is not None else widen_columns(row, self.widths)
+            lines += grid_row(row, self.alignments, widths)
         return lines
 
-    def _records(self, width: int | None) -> list[Row]:
-        lines: list[Row] = []
+    def _record_lines(self, width: int | None) -> list[StyledRow]:
+        lines: list[StyledRow] = []
         for number, row in enumerate(self.rows[1:]):
-            lines += [Row(())] if number or self.begun else []
-            lines += record(self.rows[0], row, width or 1)
+            lines += [StyledRow(())] if number or self.has_printed else []
+            lines += record_rows(self.rows[0], row, width or 1)
         return lines

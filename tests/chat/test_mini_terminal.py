@@ -17,7 +17,7 @@ import pytest
 
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import COLUMNS, ROWS, Terminal
 from tests.chat.view.emulator import Emulated
@@ -78,7 +78,7 @@ def answer(models: Path, prompt: str, *arguments: str) -> str:
 def shown(reply: str, columns: int = COLUMNS, *, colour: bool = True) -> list[str]:
     """The rows that a reply takes when it comes at once."""
     out = Emulated(columns, ROWS)
-    look = Look(terminal=True, emphasis=True, colour=colour)
+    look = Styling(terminal=True, emphasis=True, colour=colour)
     view = ReplyView(out, look, size=lambda _: Size(columns, ROWS))
     view.write(reply)
     view.end()

@@ -15,15 +15,15 @@ from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import laid_out
 from qwchat.errors import UsageError
-from qwchat.markdown.styles import PLAIN, Look
+from qwchat.markdown.styles import PLAIN, Styling
 from qwchat.request import SamplingSettings
 from tests.chat.fakes import FakeModel, replying
 
 REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\nz\x1b\n```\n"
-TERMINAL = Look(terminal=True, emphasis=True, colour=True)
+TERMINAL = Styling(terminal=True, emphasis=True, colour=True)
 
 
-def desk(*replies: str, look: Look = TERMINAL) -> tuple[CommandContext, io.StringIO]:
+def desk(*replies: str, look: Styling = TERMINAL) -> tuple[CommandContext, io.StringIO]:
     """A desk after a question that `replies` answered."""
     session = Session(FakeModel(replies=replies), ReplySettings(SamplingSettings(temperature=0.7)))
     for number in range(len(replies)):

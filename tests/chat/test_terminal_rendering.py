@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from qwchat.chat.view.live import Size
-from qwchat.markdown.layout import Paper
-from qwchat.markdown.stream_parser import Flow
+from qwchat.markdown.block_renderer import RenderOptions
+from qwchat.markdown.stream_parser import StreamParser
 from tests.chat.pty import Terminal
 from tests.cli.runs import FAKE
 from tests.tiers import some
@@ -43,11 +43,11 @@ and single newlines stay. See [the manual](https://docs.python.org/3/_x_) for al
 
 def rendered(text: str, size: Size) -> list[str]:
     """The rows of the whole text, as a terminal of this size breaks them where they are code."""
-    flow = Flow(Paper(size.columns, size.cap, True))
-    flow.push(text)
-    flow.end()
+    parser = StreamParser(RenderOptions(size.columns, size.tail_rows, True))
+    parser.push(text)
+    parser.end()
     rows: list[str] = []
-    for row in flow.take():
+    for row in parser.take_rows():
         shown = row.text
         while row.soft and len(shown) > size.columns:
             rows.append(shown[: size.columns].rstrip())

@@ -20,9 +20,9 @@ from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
 from qwchat.cli import wording
 from qwchat.events import Done, FinishReason, Prefilled, Stats
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 
-PLAIN = Look(terminal=True, emphasis=False, colour=False)
+PLAIN = Styling(terminal=True, emphasis=False, colour=False)
 
 
 class Stream(io.StringIO):
@@ -54,7 +54,7 @@ def test_what_a_stream_can_show(
     terminal: bool, choice: str, environment: dict[str, str], look: tuple[bool, bool, bool]
 ) -> None:
     stream = Stream(terminal=terminal)
-    assert look_of(stream, choice, environment) == Look(*look)  # type: ignore[arg-type]
+    assert look_of(stream, choice, environment) == Styling(*look)  # type: ignore[arg-type]
 
 
 def done(reason: FinishReason = "stop", cached: int = 0, generated: int = 48) -> Done:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from qwchat.markdown.block_parser import Blocks
+from qwchat.markdown.block_parser import BlockParser
 from tests.markdown.documents import LINES
 from tests.tiers import count
 
@@ -22,27 +22,27 @@ UNTABBED = LINES.filter(lambda line: "\t" not in line and not line.startswith(("
 class Recorder:
     """Keeps (kind, containers, content) of every block."""
 
-    blocks: Blocks
+    blocks: BlockParser
     found: list[list[str]] = field(default_factory=list)
 
     def _add(self, kind: str, text: str) -> None:
         path = "".join("i" if container.offset else ">" for container in self.blocks.containers)
         self.found.append([kind, path, text])
 
-    def paragraph(self, text: str) -> None:
+    def start_paragraph(self, text: str) -> None:
         self._add("p", text.strip())
 
-    def more(self, text: str) -> None:
+    def continue_paragraph(self, text: str) -> None:
         self.found[-1][2] += "\n" + text.strip()
 
     def heading(self, level: int, text: str) -> None:
         self._add(f"h{level}", text.strip())
 
-    def underlined(self, level: int) -> bool:
+    def setext_heading(self, level: int) -> bool:
         self.found[-1][0] = f"h{level}"
         return True
 
-    def table(self, head: str, delimiters: str) -> bool:
+    def start_table(self, head: str, delimiters: str) -> bool:
         return False
 
     def table_row(self, source: str) -> None:
@@ -51,19 +51,19 @@ class Recorder:
     def open_fence(self, info: str) -> None:
         self._add(f"``` {info}", "")
 
-    def code(self, text: str) -> None:
+    def code_line(self, text: str) -> None:
         self.found[-1][2] += text + "\n"
 
     def close_fence(self) -> None:
         pass
 
-    def indented(self, text: str) -> None:
+    def indented_code(self, text: str) -> None:
         self._add("code", text.strip())
 
-    def rule(self) -> None:
+    def thematic_break(self) -> None:
         self._add("hr", "")
 
-    def blank(self) -> None:
+    def blank_line(self) -> None:
         pass
 
     def end_leaf(self) -> None:
@@ -71,7 +71,7 @@ class Recorder:
 
 
 def ours(text: str) -> list[list[str]]:
-    blocks = Blocks()
+    blocks = BlockParser()
     recorder = Recorder(blocks)
     for line in text.split("\n"):
         blocks.line(line, recorder)
@@ -109,7 +109,7 @@ def test_blocks_are_those_of_markdown_it(lines: list[tuple[str, str, str]]) -> N
 
 
 def test_containers_do_not_nest_without_end() -> None:
-    blocks = Blocks()
+    blocks = BlockParser()
     recorder = Recorder(blocks)
     blocks.line("> " * 5000 + "text", recorder)
     assert len(blocks.containers) == 24

@@ -13,33 +13,33 @@ from hypothesis import strategies as st
 
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView, code_blocks
-from qwchat.markdown import layout
-from qwchat.markdown.grid import Cell, record
-from qwchat.markdown.inline import inline
-from qwchat.markdown.layout import Paper
-from qwchat.markdown.stream_parser import Flow
-from qwchat.markdown.styles import Look
-from qwchat.markdown.width import Row
+from qwchat.markdown import block_renderer
+from qwchat.markdown.block_renderer import RenderOptions
+from qwchat.markdown.inline import inline_segments
+from qwchat.markdown.stream_parser import StreamParser
+from qwchat.markdown.styled_text import StyledRow
+from qwchat.markdown.styles import Styling
+from qwchat.markdown.table_grid import Cell, record_rows
 from tests.chat.view.emulator import Emulated
 from tests.clocks import growth
 from tests.markdown.documents import documents, pieces
 from tests.tiers import count
 
-PAPER = Paper(width=40, cap=4, colour=True)
-FULL = Look(terminal=True, emphasis=True, colour=True)
+OPTIONS = RenderOptions(width=40, tail_rows=4, colour=True)
+FULL = Styling(terminal=True, emphasis=True, colour=True)
 
 
-def rendered(text: str, paper: Paper = PAPER) -> list[str]:
+def rendered(text: str, options: RenderOptions = OPTIONS) -> list[str]:
     """The rows of the whole text, at once."""
-    flow = Flow(paper)
-    flow.push(text)
-    flow.end()
-    return [row.shown() for row in flow.take()]
+    parser = StreamParser(options)
+    parser.push(text)
+    parser.end()
+    return [row.to_ansi() for row in parser.take_rows()]
 
 
-def plain(text: str, paper: Paper = PAPER) -> list[str]:
+def plain(text: str, options: RenderOptions = OPTIONS) -> list[str]:
     """The same without styles."""
-    return [re.sub(r"\x1b\[[\d;]*m", "", row) for row in rendered(text, paper)]
+    return [re.sub(r"\x1b\[[\d;]*m", "", row) for row in rendered(text, options)]
 
 
 class Clock:
@@ -59,14 +59,14 @@ class Clock:
 @given(st.data(), documents())
 def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObject, text: str) -> None:
     whole = rendered(text)
-    flow, printed = Flow(PAPER), []
+    parser, printed = StreamParser(OPTIONS), []
     for piece in data.draw(pieces(text)):
-        flow.push(piece)
-        printed += [row.shown() for row in flow.take()]
+        parser.push(piece)
+        printed += [row.to_ansi() for row in parser.take_rows()]
         assert printed == whole[: len(printed)]
-        flow.preview()
-    flow.end()
-    printed += [row.shown() for row in flow.take()]
+        parser.preview()
+    parser.end()
+    printed += [row.to_ansi() for row in parser.take_rows()]
     assert printed == whole
 
 
@@ -74,10 +74,10 @@ def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObj
 @given(documents(6))
 def test_every_prefix_gives_a_beginning(text: str) -> None:
     whole = rendered(text)
-    flow, printed = Flow(PAPER), []
+    parser, printed = StreamParser(OPTIONS), []
     for character in text:
-        flow.push(character)
-        printed += [row.shown() for row in flow.take()]
+        parser.push(character)
+        printed += [row.to_ansi() for row in parser.take_rows()]
         assert printed == whole[: len(printed)]
 
 
@@ -94,7 +94,7 @@ def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
         view.write(piece)
     view.end()
     straight = Emulated(columns, rows)
-    for row in rendered(text, Paper(columns, size.cap, True)):
+    for row in rendered(text, RenderOptions(columns, size.tail_rows, True)):
         straight.write(row + "\n")
     assert out.lines == straight.lines
     assert view.last == text
@@ -103,7 +103,7 @@ def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
 @settings(max_examples=count(150, 30), deadline=None)
 @given(documents())
 def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
-    shown = "\n".join(plain(text, Paper(None, 4, True)))
+    shown = "\n".join(plain(text, RenderOptions(None, 4, True)))
     numbers = [f"{number}" for number in range(1, len(code_blocks(text)) + 1)]
     for number in numbers:
         shown = shown.replace(f"── {number}", "", 1)
@@ -115,24 +115,24 @@ def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
 @settings(max_examples=count(100, 20), deadline=None)
 @given(st.data(), documents())
 def test_a_change_of_size_neither_loses_nor_repeats_text(data: st.DataObject, text: str) -> None:
-    with mock.patch("qwchat.markdown.table_stream.record", record_with_unnamed_cells):
+    with mock.patch("qwchat.markdown.table_stream.record_rows", record_with_unnamed_cells):
         check_a_change_of_size(data, text)
 
 
-def record_with_unnamed_cells(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[Row]:
+def record_with_unnamed_cells(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[StyledRow]:
     """A record without the headers, which every record repeats."""
-    return record([], row, width)
+    return record_rows([], row, width)
 
 
 def check_a_change_of_size(data: st.DataObject, text: str) -> None:
-    flow, shown = Flow(PAPER), ""
+    parser, shown = StreamParser(OPTIONS), ""
     for piece in data.draw(pieces(text)):
-        flow.paper = Paper(data.draw(st.integers(10, 90)), data.draw(st.integers(1, 12)), True)
-        flow.push(piece)
-        flow.preview()
-        shown += "\n".join(row.text for row in flow.take()) + "\n"
-    flow.end()
-    shown += "\n".join(row.text for row in flow.take())
+        parser.options = RenderOptions(data.draw(st.integers(10, 90)), data.draw(st.integers(1, 12)), True)
+        parser.push(piece)
+        parser.preview()
+        shown += "\n".join(row.text for row in parser.take_rows()) + "\n"
+    parser.end()
+    shown += "\n".join(row.text for row in parser.take_rows())
     for number in range(1, len(code_blocks(text)) + 1):
         shown = shown.replace(f"── {number}", "", 1)
     assert re.sub(r"[\W_]", "", shown) == re.sub(r"[\W_]", "", text)
@@ -158,11 +158,11 @@ def check_a_change_of_size(data: st.DataObject, text: str) -> None:
 )
 def test_time_grows_evenly_with_awkward_text(text_of: Callable[[int], str]) -> None:
     def show(size: int) -> None:
-        text, flow = text_of(size), Flow(Paper(120, 12, True))
+        text, parser = text_of(size), StreamParser(RenderOptions(120, 12, True))
         for start in range(0, len(text), 100):
-            flow.push(text[start : start + 100])
-            flow.preview()
-        flow.end()
+            parser.push(text[start : start + 100])
+            parser.preview()
+        parser.end()
 
     assert growth(show, 1000, 8) < 24  # The square would be 64.
 
@@ -217,17 +217,17 @@ def test_what_blocks_look_like(source: str, rows: list[str]) -> None:
 def test_a_formula_keeps_every_character(data: st.DataObject, width: int, ends: tuple[str, str]) -> None:
     lines = data.draw(st.lists(st.sampled_from([r"\mathbf{x}_{i}", "- c*d* \\\\", "+ `e`", "=", "# f"]), max_size=25))
     text = "\n".join(["So:", ends[0], *lines, ends[1], "and *so* on"])
-    flow = Flow(Paper(width, 4, True))
+    parser = StreamParser(RenderOptions(width, 4, True))
     for piece in data.draw(pieces(text)):
-        flow.push(piece)
-        flow.preview()
-    flow.end()
-    shown = "".join(row.text for row in flow.take())
+        parser.push(piece)
+        parser.preview()
+    parser.end()
+    shown = "".join(row.text for row in parser.take_rows())
     assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text.replace("*so*", "so"))
 
 
 def test_markers_stay_where_no_style_stands_for_them() -> None:
-    colourless = Paper(40, 4, False)
+    colourless = RenderOptions(40, 4, False)
     assert rendered("`code` and **bold**", colourless) == ["`code` and \x1b[1mbold\x1b[0m"]
     assert rendered("a `code` b ``x`y``") == ["a \x1b[36mcode\x1b[0m b \x1b[36mx`y\x1b[0m"]
     assert rendered("~~old~~ *new* **[l](u)**") == [
@@ -247,14 +247,14 @@ def test_markers_stay_where_no_style_stands_for_them() -> None:
     ],
 )
 def test_emphasis_needs_no_blanks_beside_cjk(text: str, strong: list[str]) -> None:
-    segments = inline(text, colour=True)
+    segments = inline_segments(text, colour=True)
     assert [part for part, style in segments if style == "1"] == strong
     assert "".join(part for part, _ in segments) == (text.replace("**", "") if strong else text.strip("`"))
 
 
 def test_a_narrow_screen_takes_indentation_away_and_keeps_markers() -> None:
     nested = "1. one\n   - two\n     - three\n       10. four words in it\n> > > > quoted words"
-    assert plain(nested, Paper(14, 4, True)) == [
+    assert plain(nested, RenderOptions(14, 4, True)) == [
         "1. one",
         "   • two",
         "    • three",
@@ -268,59 +268,59 @@ def test_a_narrow_screen_takes_indentation_away_and_keeps_markers() -> None:
 
 def test_a_long_paragraph_is_printed_piece_by_piece() -> None:
     words = [f"word{number}" for number in range(500)]
-    flow = Flow(PAPER)
+    parser = StreamParser(OPTIONS)
     printed, most_held = 0, 0
     for word in words:
-        flow.push(word + " ")
-        printed += len(flow.take())
-        most_held = max(most_held, len(flow.preview()))
-    flow.end()
+        parser.push(word + " ")
+        printed += len(parser.take_rows())
+        most_held = max(most_held, len(parser.preview()))
+    parser.end()
     assert printed > 80
-    assert most_held <= PAPER.cap + 1
+    assert most_held <= OPTIONS.tail_rows + 1
     assert " ".join(" ".join(plain(" ".join(words))).split()) == " ".join(words)
 
 
 def test_a_long_list_and_long_code_are_printed_line_by_line() -> None:
     for line in ("- item", "    code", "text  \n"):
-        flow = Flow(PAPER)
+        parser = StreamParser(OPTIONS)
         for _ in range(50):
-            flow.push(line + "\n")
-            assert len(flow.preview()) <= 2 if line != "text  \n" else 8
-        assert len(flow.take()) >= 45
-    flow = Flow(PAPER)
-    flow.push("```\n")
+            parser.push(line + "\n")
+            assert len(parser.preview()) <= 2 if line != "text  \n" else 8
+        assert len(parser.take_rows()) >= 45
+    parser = StreamParser(OPTIONS)
+    parser.push("```\n")
     for number in range(50):
-        flow.push(f"line {number}\n")
-        assert flow.take()[-1].text == f"line {number}"
-        assert flow.preview() == []
+        parser.push(f"line {number}\n")
+        assert parser.take_rows()[-1].text == f"line {number}"
+        assert parser.preview() == []
 
 
 def test_an_address_longer_than_a_row_is_one_word_for_who_copies_it() -> None:
-    flow = Flow(PAPER)
-    flow.push("See https://example.org/" + "path/" * 12 + " there")
-    assert [row.text for row in flow.preview()] == [
+    parser = StreamParser(OPTIONS)
+    parser.push("See https://example.org/" + "path/" * 12 + " there")
+    assert [row.text for row in parser.preview()] == [
         "See",
         "https://example.org/path/path/path/path/",
         "path/path/path/path/path/path/path/path/",
         "there",
     ]
-    flow.end()
-    assert [(len(row.text), row.soft) for row in flow.take()] == [(3, False), (80, True), (5, False)]
+    parser.end()
+    assert [(len(row.text), row.soft) for row in parser.take_rows()] == [(3, False), (80, True), (5, False)]
 
 
 def test_tabs_in_the_tail_are_as_wide_as_on_the_screen() -> None:
-    flow = Flow(Paper(20, 4, False))
-    flow.push('```go\n\tx := "é"\t// ' + "y" * 10)
-    assert [row.text for row in flow.preview()] == [" " * 8 + 'x := "é"    ', "    // " + "y" * 10]
-    flow.end()
-    assert flow.take()[-1].text == '\tx := "é"\t// ' + "y" * 10
+    parser = StreamParser(RenderOptions(20, 4, False))
+    parser.push('```go\n\tx := "é"\t// ' + "y" * 10)
+    assert [row.text for row in parser.preview()] == [" " * 8 + 'x := "é"    ', "    // " + "y" * 10]
+    parser.end()
+    assert parser.take_rows()[-1].text == '\tx := "é"\t// ' + "y" * 10
 
 
 def test_the_tail_closes_what_is_open() -> None:
     def tail(text: str) -> list[str]:
-        flow = Flow(PAPER)
-        flow.push(text)
-        return [row.shown() for row in flow.preview()]
+        parser = StreamParser(OPTIONS)
+        parser.push(text)
+        return [row.to_ansi() for row in parser.preview()]
 
     assert tail("so **bold te") == ["so \x1b[1mbold te\x1b[0m"]
     assert tail("so **") == ["so"]
@@ -340,13 +340,13 @@ def test_the_tail_closes_what_is_open() -> None:
     ],
 )
 def test_a_reply_that_goes_on_begins_where_it_stopped(said: str, more: str, rows: list[str]) -> None:
-    flow = Flow(PAPER)
-    flow.push(said)
-    flow.resume()
-    flow.take()
-    flow.push(more)
-    flow.end()
-    assert [row.text for row in flow.take()] == rows
+    parser = StreamParser(OPTIONS)
+    parser.push(said)
+    parser.resume()
+    parser.take_rows()
+    parser.push(more)
+    parser.end()
+    assert [row.text for row in parser.take_rows()] == rows
 
 
 def test_code_blocks_are_verbatim() -> None:
@@ -363,20 +363,20 @@ def test_code_blocks_are_verbatim() -> None:
 @pytest.mark.slow
 def test_the_work_for_a_piece_does_not_grow_with_the_reply(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     work = [0]
-    for name in ("inline", "wrapped", "code_segments"):
-        real = getattr(layout, name)
+    for name in ("inline_segments", "wrap_segments", "highlight_line"):
+        real = getattr(block_renderer, name)
 
         def counting(text: Any, *arguments: Any, real: Any = real, **named: Any) -> Any:
             work[-1] += len(text)
             return real(text, *arguments, **named)
 
-        monkeypatch.setattr(layout, name, counting)
-    flow = Flow(PAPER)
-    flow.push("```py\n" if part.startswith("x") else "")
+        monkeypatch.setattr(block_renderer, name, counting)
+    parser = StreamParser(OPTIONS)
+    parser.push("```py\n" if part.startswith("x") else "")
     for _ in range(2000):
         work.append(0)
-        flow.push(part)
-        flow.take()
-        flow.preview()
+        parser.push(part)
+        parser.take_rows()
+        parser.preview()
     assert sum(work[1800:]) <= 1.1 * sum(work[200:400]) + 200
     assert max(work) < 4000

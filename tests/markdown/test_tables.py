@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwchat.markdown.layout import Paper
-from qwchat.markdown.stream_parser import Flow
+from qwchat.markdown.block_renderer import RenderOptions
+from qwchat.markdown.stream_parser import StreamParser
 from tests.markdown.documents import pieces
-from tests.markdown.test_stream_parser import PAPER, plain, rendered
+from tests.markdown.test_stream_parser import OPTIONS, plain, rendered
 from tests.tiers import count
 
 
@@ -28,24 +28,24 @@ def test_a_table_taller_than_the_tail_keeps_its_columns_and_is_printed_row_by_ro
         "  │ word word",
         "6 │ extra │ cell",
     ]
-    flow = Flow(PAPER)
-    flow.push(head)
+    parser = StreamParser(OPTIONS)
+    parser.push(head)
     for number, row in enumerate(body):
-        flow.push(row + "\n")
-        assert (flow.take() != []) == (number >= 2)
-        assert (flow.preview() == []) == (number >= 2)
+        parser.push(row + "\n")
+        assert (parser.take_rows() != []) == (number >= 2)
+        assert (parser.preview() == []) == (number >= 2)
 
 
 def test_a_table_too_tall_for_a_tail_is_as_wide_as_it_is_where_nothing_is_wrapped() -> None:
     body = "".join(f"| {number} | x |\n" for number in range(4))
-    unwrapped = Paper(None, 4, True)
+    unwrapped = RenderOptions(None, 4, True)
     shown = plain("| a | b |\n|---|---|\n" + body + "| 4 | " + "word " * 40 + "|", unwrapped)
     assert shown == ["a │ b", "──┼──", *(f"{number} │ x" for number in range(4)), "4 │ " + ("word " * 40).strip()]
 
 
 def test_a_table_wider_than_the_screen_is_wrapped_and_one_that_would_break_words_becomes_records() -> None:
     source = "| one | two |\n|---|---|\n| " + "word " * 6 + "| " + "more " * 6 + "|"
-    assert plain(source, Paper(30, 10, True)) == [
+    assert plain(source, RenderOptions(30, 10, True)) == [
         "one           │ two",
         "──────────────┼──────────────",
         "word word     │ more more",
@@ -54,8 +54,8 @@ def test_a_table_wider_than_the_screen_is_wrapped_and_one_that_would_break_words
     ]
     # Too narrow for two columns, and in the second case for one row within what may be held back.
     records = ["one: word word", "  word word word", "  word", "two: more more", "  more more more", "  more"]
-    assert plain(source, Paper(16, 10, True)) == records
-    assert plain(source, Paper(30, 2, True)) == [
+    assert plain(source, RenderOptions(16, 10, True)) == records
+    assert plain(source, RenderOptions(30, 2, True)) == [
         "one: word word word word",
         "  word word",
         "two: more more more more",
@@ -74,7 +74,7 @@ RECORDS = """| Language | Typing discipline | Memory |
 
 
 def test_a_table_whose_words_would_be_broken_becomes_records() -> None:
-    assert plain(RECORDS, Paper(40, 12, True)) == [
+    assert plain(RECORDS, RenderOptions(40, 12, True)) == [
         "Language: Rust",
         "Typing discipline: static, strong",
         "Memory: ownership and borrowing,",
@@ -98,7 +98,10 @@ def test_a_table_whose_words_would_be_broken_becomes_records() -> None:
         "Language:",
         "Typing discipline: only one",
     ]
-    assert rendered(RECORDS, Paper(40, 12, True))[1] == "\x1b[1mTyping discipline:\x1b[0m \x1b[3mstatic\x1b[0m, strong"
+    assert (
+        rendered(RECORDS, RenderOptions(40, 12, True))[1]
+        == "\x1b[1mTyping discipline:\x1b[0m \x1b[3mstatic\x1b[0m, strong"
+    )
 
 
 def test_a_row_with_a_word_wider_than_its_column_ends_the_columns_of_a_tall_table() -> None:
@@ -108,12 +111,12 @@ def test_a_row_with_a_word_wider_than_its_column_ends_the_columns_of_a_tall_tabl
 
 
 def test_records_are_printed_as_they_come() -> None:
-    paper = Paper(24, 8, True)
-    whole = plain(RECORDS, paper)
-    flow, printed = Flow(paper), []
+    options = RenderOptions(24, 8, True)
+    whole = plain(RECORDS, options)
+    parser, printed = StreamParser(options), []
     for number, line in enumerate(RECORDS.splitlines(keepends=True)):
-        flow.push(line)
-        printed += [row.text for row in flow.take()]
+        parser.push(line)
+        printed += [row.text for row in parser.take_rows()]
         assert printed == whole[: len(printed)]
         assert (len(printed) > 0) == (number >= 2)
 
@@ -139,12 +142,14 @@ def test_records_are_printed_as_they_come() -> None:
     ids=["no header", "colon", "head alone", "quote", "list"],
 )
 def test_records_of_odd_tables(source: str, rows: list[str]) -> None:
-    assert plain(source, Paper(28, 8, True)) == rows
+    assert plain(source, RenderOptions(28, 8, True)) == rows
 
 
 @settings(max_examples=count(150, 30), deadline=None)
 @given(st.data(), st.integers(10, 90), st.integers(1, 12))
-def test_tables_print_beginnings_of_the_whole_and_keep_all_cells(data: st.DataObject, width: int, cap: int) -> None:
+def test_tables_print_beginnings_of_the_whole_and_keep_all_cells(
+    data: st.DataObject, width: int, tail_rows: int
+) -> None:
     words = st.sampled_from(
         ["a", "bc", "word", "internationalisation", "漢字かな交じり文", "x" * 60, "**bold**", "`c`", ""]
     )
@@ -153,13 +158,13 @@ def test_tables_print_beginnings_of_the_whole_and_keep_all_cells(data: st.DataOb
     head = data.draw(st.lists(words.filter(bool), min_size=1, max_size=4))
     lines = [head, ["---"] * len(head), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\nend"
-    paper = Paper(width, cap, True)
-    whole, flow, printed = plain(text, paper), Flow(paper), []
+    options = RenderOptions(width, tail_rows, True)
+    whole, parser, printed = plain(text, options), StreamParser(options), []
     for piece in data.draw(pieces(text)):
-        flow.push(piece)
-        printed += [row.text for row in flow.take()]
+        parser.push(piece)
+        printed += [row.text for row in parser.take_rows()]
         assert printed == whole[: len(printed)]
-        flow.preview()
+        parser.preview()
     shown = re.sub(r"[\W_]", "", "".join(whole))
     for row in rows:
         for part in row:
@@ -169,18 +174,18 @@ def test_tables_print_beginnings_of_the_whole_and_keep_all_cells(data: st.DataOb
 @pytest.mark.parametrize(("width", "more"), [(40, ["3 │ x", "", "end"]), (8, ["", "a: 3", "b: x", "", "end"])])
 def test_a_table_goes_on_after_a_stop_as_it_was(width: int, more: list[str]) -> None:
     head = "| a | b |\n|---|---|\n" if width == 40 else "| a | b |\n|---|---|\n| longword | x |\n"
-    flow = Flow(Paper(width, 8, True))
-    flow.push(head + "| 1 | x |\n| 2 | x |\n")
-    flow.resume()
-    assert flow.take() == []
-    flow.push("| 3 | x |\n\nend")
-    flow.end()
-    assert [row.text for row in flow.take()] == more
+    parser = StreamParser(RenderOptions(width, 8, True))
+    parser.push(head + "| 1 | x |\n| 2 | x |\n")
+    parser.resume()
+    assert parser.take_rows() == []
+    parser.push("| 3 | x |\n\nend")
+    parser.end()
+    assert [row.text for row in parser.take_rows()] == more
 
 
 def test_a_very_long_cell_is_wrapped_and_its_markup_stays() -> None:
     cell = "**word** " * 300
-    shown = plain(f"| a | b |\n|---|---|\n| 1 | {cell}|\n| 2 | y |", Paper(40, 12, True))
+    shown = plain(f"| a | b |\n|---|---|\n| 1 | {cell}|\n| 2 | y |", RenderOptions(40, 12, True))
     assert shown[0] == "a: 1"
     assert shown[1].startswith("b: **word** **word**")
     assert all(len(row) <= 40 for row in shown)

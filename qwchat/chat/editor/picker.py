@@ -15,14 +15,14 @@ from prompt_toolkit.layout.processors import BeforeInput
 from prompt_toolkit.output import ColorDepth, Output, create_output
 
 from qwchat.chat.editor.keyboard import ESCAPE_SECONDS
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 
 Item = TypeVar("Item")
 
 ROWS = 10
 
 
-def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, look: Look) -> Item | None:
+def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, look: Styling) -> Item | None:
     """The one of `items` that the person at `terminal` chooses; None where none is wanted.
 
     Arrows and page keys move, what is typed must occur in the row, word by word, Enter takes the row, Esc and Ctrl-C

@@ -28,7 +28,7 @@ from qwchat.chat.editor.modes import handlers_kept, mark_pastes
 from qwchat.chat.editor.paste import Folds
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
 from qwchat.chat.interrupts import DEADLY, StopKey
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 
 SEQUENCE_SECONDS = 0.5
 """How long the bytes of one key may take through a slow connection."""
@@ -60,7 +60,7 @@ class Editor:
         suggest: Suggest,
         history: Path | None,
         *,
-        look: Look,
+        look: Styling,
         meter: Callable[[], str] = str,
     ) -> None:
         teach_line_breaks()

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Literal, TextIO
 
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 
 ColourChoice = Literal["auto", "always", "never"]
 
 
-def look_of(stream: TextIO, choice: ColourChoice = "auto", environment: Mapping[str, str] = os.environ) -> Look:
+def look_of(stream: TextIO, choice: ColourChoice = "auto", environment: Mapping[str, str] = os.environ) -> Styling:
     """Return the look of `stream`: plain if it is not a terminal or TERM is dumb; NO_COLOR keeps bold and dim.
 
     Args:
@@ -21,11 +21,11 @@ def look_of(stream: TextIO, choice: ColourChoice = "auto", environment: Mapping[
     """
     terminal = stream.isatty()
     if choice == "always":
-        return Look(terminal, emphasis=True, colour=True)
+        return Styling(terminal, emphasis=True, colour=True)
     capable = can_rewrite(stream, environment)
     if choice == "never" or not capable:
-        return Look(terminal, emphasis=False, colour=False)
-    return Look(terminal, emphasis=True, colour=not environment.get("NO_COLOR"))
+        return Styling(terminal, emphasis=False, colour=False)
+    return Styling(terminal, emphasis=True, colour=not environment.get("NO_COLOR"))
 
 
 def can_rewrite(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-from qwchat.markdown.width import Row, cut_to_cells, most_cells
+from qwchat.markdown.styled_text import StyledRow, break_at_cells, max_cell_width
 
 FRAMES_PER_SECOND = 15
 _BURST = 3  # Frames that may follow each other at once, so that a few tokens at a time are all seen.
@@ -39,7 +39,7 @@ class Size(NamedTuple):
     rows: int
 
     @property
-    def cap(self) -> int:
+    def tail_rows(self) -> int:
         """Rows that the tail may have."""
         return max(1, min(_TALLEST_TAIL, self.rows // 3))
 
@@ -113,15 +113,15 @@ class Live:
     def __init__(self, out: TextIO, *, reflowing: bool) -> None:
         self._out = out
         self._reflowing = reflowing
-        self._tail: Sequence[Row] = ()
+        self._tail: Sequence[StyledRow] = ()
 
-    def frame(self, rows: Sequence[Row], tail: Sequence[Row], size: Size) -> None:
+    def frame(self, rows: Sequence[StyledRow], tail: Sequence[StyledRow], size: Size) -> None:
         """Print `rows` for good and draw `tail` below; nothing where nothing has changed."""
-        tail = tail[-size.cap :]
+        tail = tail[-size.tail_rows :]
         if not rows and list(tail) == list(self._tail):
             return
         parts = [_BEGIN, self._to_start(size), _ERASE_BELOW]
-        parts += [row.shown() + "\n" for row in rows]
+        parts += [row.to_ansi() + "\n" for row in rows]
         parts += ["\n".join(self._drawn(row, size) for row in tail), _END]
         self._tail = tail
         self._out.write("".join(parts))
@@ -131,17 +131,17 @@ class Live:
         """Something else was written below the tail, which stays where it is: the next frame begins anew."""
         self._tail = ()
 
-    def _drawn(self, row: Row, size: Size) -> str:
+    def _drawn(self, row: StyledRow, size: Size) -> str:
         """A row of the tail, which must take as many rows on the screen as `_to_start` will count."""
-        if not row.text or (self._reflowing and most_cells(row.text) <= size.columns):
+        if not row.text or (self._reflowing and max_cell_width(row.text) <= size.columns):
             # Where the window has become narrower unbeknown to us it takes as many as if it had done so afterwards.
-            return row.shown()
-        return f"{_NO_WRAP}{row.shown()}{_WRAP}"
+            return row.to_ansi()
+        return f"{_NO_WRAP}{row.to_ansi()}{_WRAP}"
 
     def _to_start(self, size: Size) -> str:
         """Moves the cursor from the end of the tail that is on the screen to its first row."""
         above = len(self._tail) - 1
         if self._reflowing:
-            above = sum(len(cut_to_cells(row.segments, size.columns)) for row in self._tail) - 1
+            above = sum(len(break_at_cells(row.segments, size.columns)) for row in self._tail) - 1
         above = min(above, size.rows - 1)
         return f"\x1b[{above}A" if above > 0 else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qwchat.markdown.width import cells, wrapped
+from qwchat.markdown.styled_text import cell_width, wrap_segments
 
 _NARROWEST = 20  # Below, breaking between words would leave little of a row.
 _LEAST_COLUMN = 12  # What goes on below a narrower column would have a word or two to a row.
@@ -24,17 +24,17 @@ def folded(text: str, columns: int) -> str:
 
 
 def _folded(line: str, columns: int) -> str:
-    if cells(line) <= columns or "\t" in line:
+    if cell_width(line) <= columns or "\t" in line:
         return line
     head = line[: _hang(line, columns)]
-    indent = cells(head)
+    indent = cell_width(head)
     if head.strip() and columns - indent < _LEAST_COLUMN:
         head, indent = "", _INDENT
-    first, *rest = wrapped([(line[len(head) :], "")], columns - indent)
+    first, *rest = wrap_segments([(line[len(head) :], "")], columns - indent)
     return "\n".join([head + first.text, *(" " * indent + row.text.lstrip(" ") for row in rest)])
 
 
 def _hang(line: str, columns: int) -> int:
     """Characters of `line` before the part below which it goes on."""
-    ends = [match.end() for match in _COLUMN.finditer(line) if cells(line[: match.end()]) <= columns * 2 // 3]
+    ends = [match.end() for match in _COLUMN.finditer(line) if cell_width(line[: match.end()]) <= columns * 2 // 3]
     return ends[-1] if ends else len(line) - len(line.lstrip(" "))

@@ -11,10 +11,10 @@ from qwchat.characters import Harmless
 from qwchat.chat.display import Rendering
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 
 if TYPE_CHECKING:
-    from qwchat.markdown.layout import Paper
+    from qwchat.markdown.block_renderer import RenderOptions
 
 _MOST_WAITS = 6  # Each for 0.3 s at most.
 
@@ -41,7 +41,7 @@ class ReplyView:
     def __init__(
         self,
         out: TextIO,
-        look: Look,
+        look: Styling,
         rendering: Rendering = "markdown",
         *,
         live: bool = True,
@@ -141,13 +141,13 @@ class ReplyView:
 
 def code_blocks(text: str) -> list[str]:
     """The contents of the fenced code blocks in `text`, each line with its newline."""
-    from qwchat.markdown.layout import Paper
-    from qwchat.markdown.stream_parser import Flow
+    from qwchat.markdown.block_renderer import RenderOptions
+    from qwchat.markdown.stream_parser import StreamParser
 
-    flow = Flow(Paper(width=None, cap=1, colour=False))
-    flow.push(text.replace("\r\n", "\n"))
-    flow.end()
-    return list(flow.codes)
+    parser = StreamParser(RenderOptions(width=None, tail_rows=1, colour=False))
+    parser.push(text.replace("\r\n", "\n"))
+    parser.end()
+    return list(parser.code_blocks)
 
 
 class _Newlines:
@@ -202,44 +202,44 @@ class _Rendered:
     def __init__(
         self,
         out: TextIO,
-        look: Look,
+        look: Styling,
         live: bool,
         clock: Callable[[], float],
         pause: Callable[[float], None],
         size: Callable[[TextIO], Size],
     ) -> None:
-        from qwchat.markdown.stream_parser import Flow  # A reply that is not rendered does not wait for it.
+        from qwchat.markdown.stream_parser import StreamParser  # A reply that is not rendered does not wait for it.
 
         self._out = out
         self._ask_size = size
         self._terminal = look.terminal
         self._colour = look.colour
         self._newlines, self._harmless = _Newlines(), Harmless()
-        self._flow = Flow(self._paper(size(out)))
+        self._parser = StreamParser(self._options(size(out)))
         self._live = Live(out, reflowing=reflows()) if live else None
         self._pace = Pace(clock)
         self._pause = pause
 
     def resume(self, said: str) -> None:
-        self._flow.push(self._harmless.push(self._newlines.push(said)))
-        self._flow.resume()
+        self._parser.push(self._harmless.push(self._newlines.push(said)))
+        self._parser.resume()
 
     def write(self, text: str) -> None:
         size = self._ask_size(self._out)
-        self._flow.paper = self._paper(size)
-        self._flow.push(self._harmless.push(self._newlines.push(text)))
+        self._parser.options = self._options(size)
+        self._parser.push(self._harmless.push(self._newlines.push(text)))
         if self._live is None:
             self._print()
         elif self._pace.due(size):
-            self._live.frame(self._flow.take(), self._flow.preview(), size)
+            self._live.frame(self._parser.take_rows(), self._parser.preview(), size)
 
     def end(self) -> None:
         size = self._settled_size()
-        self._flow.paper = self._paper(size)
-        self._flow.push(self._harmless.push(self._newlines.end()))
-        self._flow.end()
+        self._parser.options = self._options(size)
+        self._parser.push(self._harmless.push(self._newlines.end()))
+        self._parser.end()
         if self._live is not None:
-            self._live.frame(self._flow.take(), (), size)
+            self._live.frame(self._parser.take_rows(), (), size)
         else:
             self._print()
 
@@ -258,13 +258,13 @@ class _Rendered:
             size = self._ask_size(self._out)
         return size
 
-    def _paper(self, size: Size) -> Paper:
-        from qwchat.markdown.layout import Paper
+    def _options(self, size: Size) -> RenderOptions:
+        from qwchat.markdown.block_renderer import RenderOptions
 
-        return Paper(size.columns if self._terminal else None, size.cap, self._colour)
+        return RenderOptions(size.columns if self._terminal else None, size.tail_rows, self._colour)
 
     def _print(self) -> None:
-        text = "".join(row.shown() + "\n" for row in self._flow.take())
+        text = "".join(row.to_ansi() + "\n" for row in self._parser.take_rows())
         if text:
             self._out.write(text)
             self._out.flush()

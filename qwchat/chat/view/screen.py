@@ -12,7 +12,7 @@ from qwchat.chat.statistics import StatsFormat, statistics_line
 from qwchat.chat.view.live import terminal_size
 from qwchat.chat.view.prose import folded
 from qwchat.events import Done
-from qwchat.markdown.styles import DIM, RED, Look
+from qwchat.markdown.styles import DIM, RED, Styling
 
 
 class Screen:
@@ -31,7 +31,7 @@ class Screen:
     def __init__(
         self,
         stream: TextIO,
-        look: Look,
+        look: Styling,
         *,
         quiet: bool = False,
         figures: StatsFormat = "line",

@@ -8,8 +8,8 @@ from typing import TextIO
 from qwchat.chat.formatting import duration
 from qwchat.chat.view.live import terminal_size
 from qwchat.events import Prefilled
-from qwchat.markdown.styles import DIM, Look
-from qwchat.markdown.width import clipped
+from qwchat.markdown.styled_text import clip
+from qwchat.markdown.styles import DIM, Styling
 
 _PATIENCE_SECONDS = 0.2  # What is over sooner needs no progress.
 ERASE = "\r\x1b[K"
@@ -24,7 +24,7 @@ class PrefillStatus:
         enabled: False where the stream cannot draw over a line, or nobody asked for it; then nothing is written.
     """
 
-    def __init__(self, stream: TextIO, look: Look, *, enabled: bool) -> None:
+    def __init__(self, stream: TextIO, look: Styling, *, enabled: bool) -> None:
         self._stream = stream
         self._look = look
         self._enabled = enabled
@@ -70,4 +70,4 @@ class PrefillStatus:
 
 def fitting(line: str, stream: TextIO) -> str:
     """Return as much of `line` as can be erased again: a row that wraps would be left behind."""
-    return clipped(line, terminal_size(stream).columns - 1)
+    return clip(line, terminal_size(stream).columns - 1)

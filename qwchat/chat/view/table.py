@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from qwchat.characters import harmless_name
 from qwchat.chat.display import KeyValues, Table
-from qwchat.markdown.width import cells
+from qwchat.markdown.styled_text import cell_width
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
@@ -15,11 +15,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
     What is in a cell stays in its line, whatever it is.
     """
     lines = [[harmless_name(cell) for cell in row] for row in (heads, *rows)]
-    widths = [max(cells(line[column]) for line in lines) for column in range(len(heads))]
+    widths = [max(cell_width(line[column]) for line in lines) for column in range(len(heads))]
 
     def line(parts: Sequence[str]) -> str:
         padded = [
-            " " * (width - cells(part)) + part if column in right else part + " " * (width - cells(part))
+            " " * (width - cell_width(part)) + part if column in right else part + " " * (width - cell_width(part))
             for column, (part, width) in enumerate(zip(parts, widths, strict=True))
         ]
         return "  ".join(padded).rstrip()
@@ -29,8 +29,10 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
 
 def pairs(facts: Sequence[tuple[str, str]]) -> str:
     """Names and values, the values one below the other, each on one line whatever it holds."""
-    width = max(cells(name) for name, _ in facts)
-    return "\n".join(f"{name}{' ' * (width - cells(name))}  {harmless_name(value)}".rstrip() for name, value in facts)
+    width = max(cell_width(name) for name, _ in facts)
+    return "\n".join(
+        f"{name}{' ' * (width - cell_width(name))}  {harmless_name(value)}".rstrip() for name, value in facts
+    )
 
 
 def laid_out(above: Table | KeyValues | None, text: str) -> str:

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from qwchat.characters import Harmless, harmless, harmless_name
 from qwchat.chat.view.live import Pace, Size, reflows, terminal_size
 from qwchat.chat.view.reply import ReplyView
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 from tests.chat.view.emulator import Emulated, Reflowing
 from tests.markdown.test_stream_parser import Clock
 from tests.tiers import count
 
-FULL = Look(terminal=True, emphasis=True, colour=True)
+FULL = Styling(terminal=True, emphasis=True, colour=True)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f]")
 FUZZED_REPLIES = count(10_000, 1_000)
 ERASED = "\r\x1b[K\x1b[C\x1b[J\r"
@@ -30,7 +30,7 @@ SIZE = Size(40, 12)
 class Viewer:
     """A view on an emulated terminal whose size and clock the test sets."""
 
-    def __init__(self, columns: int = 40, rows: int = 12, look: Look = FULL, history: int = 20_000) -> None:
+    def __init__(self, columns: int = 40, rows: int = 12, look: Styling = FULL, history: int = 20_000) -> None:
         self.out = Emulated(columns, rows, history)
         self.clock = Clock()
         self.size = Size(columns, rows)
@@ -227,7 +227,7 @@ def test_which_terminals_break_lines_anew(environment: dict[str, str], reflowing
 
 def test_the_size_of_what_is_no_terminal() -> None:
     assert terminal_size(io.StringIO()) == Size(80, 24)
-    assert [Size(80, rows).cap for rows in (1, 9, 24, 36, 100)] == [1, 3, 8, 12, 12]
+    assert [Size(80, rows).tail_rows for rows in (1, 9, 24, 36, 100)] == [1, 3, 8, 12, 12]
 
 
 def test_a_wide_table_or_emoji_in_the_tail_cannot_shift_it() -> None:
@@ -253,7 +253,11 @@ SEQUENCES = (
 
 def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
     chance = random.Random(4)
-    looks = (FULL, Look(terminal=True, emphasis=True, colour=False), Look(terminal=True, emphasis=False, colour=False))
+    looks = (
+        FULL,
+        Styling(terminal=True, emphasis=True, colour=False),
+        Styling(terminal=True, emphasis=False, colour=False),
+    )
     viewers = [Viewer(30, 10, look, history=0) for look in looks]
     before = [viewer.out.state for viewer in viewers]
     for number in range(FUZZED_REPLIES):

@@ -12,8 +12,8 @@ from qwchat.chat.view import screen
 from qwchat.chat.view.live import Size
 from qwchat.chat.view.prose import folded
 from qwchat.chat.view.screen import Screen
-from qwchat.markdown.styles import PLAIN, Look
-from qwchat.markdown.width import cells
+from qwchat.markdown.styled_text import cell_width
+from qwchat.markdown.styles import PLAIN, Styling
 
 WORDS = st.text("ab日é́ -/", max_size=200)
 
@@ -59,14 +59,14 @@ def test_nothing_is_lost(text: str, columns: int) -> None:
     broken = folded(text, columns)
     assert broken.split() == text.split() or "".join(broken.split()) == "".join(text.split())
     for row in broken.split("\n"):
-        assert cells(row) <= columns or " " not in row.strip(" ")
+        assert cell_width(row) <= columns or " " not in row.strip(" ")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_only_a_terminal_has_a_width(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screen, "terminal_size", lambda _: Size(30, 24))
     stream = io.StringIO()
-    shown = Screen(stream, Look(terminal, emphasis=False, colour=False) if terminal else PLAIN)
+    shown = Screen(stream, Styling(terminal, emphasis=False, colour=False) if terminal else PLAIN)
     shown.error("the model folder has no weights.bin: convert it again")
     shown.verbatim("what somebody wrote is as long as it is\x1b")
     assert stream.getvalue() == (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from qwchat.chat.view.reply import ReplyView
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 from tests.chat.view.emulator import Emulated
 from tests.chat.view.test_live import Viewer, words
 
@@ -20,7 +20,7 @@ def test_plain_rendering_writes_as_it_comes() -> None:
 
 def test_a_pipe_gets_the_bytes_of_the_reply_and_a_newline() -> None:
     out = io.StringIO()
-    view = ReplyView(out, Look(terminal=False, emphasis=False, colour=False), "markdown")
+    view = ReplyView(out, Styling(terminal=False, emphasis=False, colour=False), "markdown")
     for piece in ("# **O", "ne**\r\n\x1b[31m", "\n"):
         view.write(piece)
     view.end()
@@ -29,7 +29,7 @@ def test_a_pipe_gets_the_bytes_of_the_reply_and_a_newline() -> None:
 
 def test_markdown_in_colour_into_a_pipe_has_no_tail_and_no_wrapping() -> None:
     out = io.StringIO()
-    view = ReplyView(out, Look(terminal=False, emphasis=True, colour=True), "markdown")
+    view = ReplyView(out, Styling(terminal=False, emphasis=True, colour=True), "markdown")
     for piece in words("**One** " + "word " * 40 + "\n\n```\nx\n```"):
         view.write(piece)
     view.end()
@@ -38,7 +38,7 @@ def test_markdown_in_colour_into_a_pipe_has_no_tail_and_no_wrapping() -> None:
 
 def test_a_terminal_that_cannot_draw_over_rows_gets_each_when_it_is_certain() -> None:
     out = Emulated(40, 12)
-    view = ReplyView(out, Look(terminal=True, emphasis=True, colour=True), live=False)
+    view = ReplyView(out, Styling(terminal=True, emphasis=True, colour=True), live=False)
     for piece in words("One **two** three\nfour\n\n- five\n- six"):
         view.write(piece)
     view.end()

@@ -8,7 +8,7 @@ import pytest
 
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.setup import SetupStatus
-from qwchat.markdown.styles import Look
+from qwchat.markdown.styles import Styling
 
 ERASE = "\r\x1b[K"
 
@@ -20,7 +20,7 @@ class Run:
         monkeypatch.setattr("qwchat.chat.view.setup._FRAME_SECONDS", 3600)
         self.now = 0.0
         self.stream = io.StringIO()
-        screen = Screen(self.stream, Look(terminal=rewritable, emphasis=False, colour=False), quiet=quiet)
+        screen = Screen(self.stream, Styling(terminal=rewritable, emphasis=False, colour=False), quiet=quiet)
         self.status = SetupStatus(screen, rewritable=rewritable, clock=lambda: self.now)
 
     def after(self, seconds: float) -> str:

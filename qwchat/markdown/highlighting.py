@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from qwchat.markdown.lexing import lexer_of, tokens_of
-from qwchat.markdown.width import Segment
+from qwchat.markdown.lexing import find_lexer, tokenise_line
+from qwchat.markdown.styled_text import Segment
 
-LONGEST_LINE = 1000  # A longer line is not coloured: regular expressions can take time that grows with its square.
+MAX_LINE = 1000  # A longer line is not coloured: regular expressions can take time that grows with its square.
 _COMMENT = "90"
 # The sixteen colours of the terminal, so that a person's theme holds. The first that a token's type lies in counts.
 _COLOURS = (
@@ -37,46 +37,46 @@ _COLOURS = (
 )
 
 
-class CodeState(NamedTuple):
+class HighlightState(NamedTuple):
     """What the lines so far leave open: the lexer's states, and whether `/*` waits for `*/`."""
 
     stack: tuple[str, ...] = ("root",)
     comment: bool = False
 
 
-def code_segments(line: str, language: str, state: CodeState) -> tuple[list[Segment], CodeState]:
+def highlight_line(line: str, language: str, state: HighlightState) -> tuple[list[Segment], HighlightState]:
     """`line` with the colours of `language` (the first word behind a fence), and the state after it.
 
     The text of the segments is the line, whatever it holds. A language that Pygments does not know has no colours.
     """
-    lexer = lexer_of(language.lower())
-    if lexer is None or len(line) > LONGEST_LINE:
+    lexer = find_lexer(language.lower())
+    if lexer is None or len(line) > MAX_LINE:
         return [(line, "")], state
     if state.comment:
         end = line.find("*/") + 2
         if end == 1:
             return [(line, _COMMENT)], state
-        rest, state = code_segments(line[end:], language, state._replace(comment=False))
+        rest, state = highlight_line(line[end:], language, state._replace(comment=False))
         return [(line[:end], _COMMENT), *rest], state
-    tokens, stack = tokens_of(lexer, line + "\n", state.stack)
+    tokens, stack = tokenise_line(lexer, line + "\n", state.stack)
     segments: list[Segment] = []
     position = 0
     for start, kind, text in tokens:
         if start != position:  # A lexer that skips or repeats something: better no colours than another text.
-            return [(line, "")], CodeState()
+            return [(line, "")], HighlightState()
         if _opens_comment(line, start, kind, len(stack) - len(state.stack)) and _has_block_comments(language.lower()):
-            return [*segments, (line[start:], _COMMENT)], CodeState(stack, comment=True)
+            return [*segments, (line[start:], _COMMENT)], HighlightState(stack, comment=True)
         position += len(text)
         text = text.rstrip("\n") if position > len(line) else text
         if text:
-            style = _style(kind)
+            style = _token_style(kind)
             if segments and segments[-1][1] == style:
                 segments[-1] = (segments[-1][0] + text, style)
             else:
                 segments.append((text, style))
     if "".join(text for text, _ in segments) != line:
-        return [(line, "")], CodeState()
-    return segments, CodeState(stack)
+        return [(line, "")], HighlightState()
+    return segments, HighlightState(stack)
 
 
 def _opens_comment(line: str, start: int, kind: Any, deeper: int) -> bool:
@@ -89,14 +89,14 @@ def _opens_comment(line: str, start: int, kind: Any, deeper: int) -> bool:
 
 @lru_cache(maxsize=32)
 def _has_block_comments(language: str) -> bool:
-    lexer = lexer_of(language)
+    lexer = find_lexer(language)
     if lexer is None:
         return False
-    tokens, _ = tokens_of(lexer, "/* x */\n", ("root",))
+    tokens, _ = tokenise_line(lexer, "/* x */\n", ("root",))
     return bool(tokens) and tokens[0][2] == "/* x */" and str(tokens[0][1]).startswith("Token.Comment")
 
 
 @lru_cache(maxsize=512)
-def _style(kind: Any) -> str:
+def _token_style(kind: Any) -> str:
     name = str(kind).removeprefix("Token.")
     return next((style for part, style in _COLOURS if name == part or name.startswith(part + ".")), "")

@@ -16,15 +16,15 @@ Segment = tuple[str, str]
 
 _CJK = "\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
 _MARKS = "\u0300-\u036f\u3099\u309a\ufe00-\ufe0f"
-_NO_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"  # Never at the start of a row.
-_NO_END = "（［｛【「『《〈〔"  # Never at the end of one.
-_LONGEST_WORD, _ROWS_OF_WORD = 400, 4  # Columns, and rows, of a word that is left to the terminal to break.
+_NO_ROW_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"  # Never at the start of a row.
+_NO_ROW_END = "（［｛【「『《〈〔"  # Never at the end of one.
+_MAX_SOFT_WORD, _MAX_SOFT_ROWS = 400, 4  # Columns, and rows, of a word that is left to the terminal to break.
 _TAB_STOP = 8
-_SHORT = 4  # characters
-_PIECE = re.compile(r"\n|[ \t]+|[^ \t\n]+")
+_CACHED_CHARACTERS = 4  # characters
+_TOKEN = re.compile(r"\n|[ \t]+|[^ \t\n]+")
 
 
-class Row(NamedTuple):
+class StyledRow(NamedTuple):
     """One line of output. A soft row may be wider than the terminal, which then breaks it itself, and undoes that when
     the line is copied."""
 
@@ -36,54 +36,56 @@ class Row(NamedTuple):
         """The row without its styles."""
         return "".join(text for text, _ in self.segments)
 
-    def shown(self) -> str:
+    def to_ansi(self) -> str:
         """The row with its styles as SGR sequences, every one of them switched off again; no blanks at the end."""
         return "".join(f"\x1b[{style}m{text}\x1b[0m" if style else text for text, style in self.segments)
 
 
 @cache  # Compiling classes of so many characters takes milliseconds, and most replies have none of them.
-def _atoms() -> re.Pattern[str]:
-    return re.compile(rf"[{_NO_END}]*(?:[{_CJK}][{_MARKS}]*[{_NO_START}]*|[^{_CJK}]+[{_NO_START}]*)")
+def _unbreakable_pieces() -> re.Pattern[str]:
+    return re.compile(rf"[{_NO_ROW_END}]*(?:[{_CJK}][{_MARKS}]*[{_NO_ROW_START}]*|[^{_CJK}]+[{_NO_ROW_START}]*)")
 
 
 @cache
-def _wide() -> re.Pattern[str]:
+def _wide_characters() -> re.Pattern[str]:
     return re.compile(rf"[{_CJK}]")
 
 
 def is_wide(character: str) -> bool:
     """Whether a character is of a script without blanks between words, or of its punctuation."""
-    return not character.isascii() and _wide().match(character) is not None
+    return not character.isascii() and _wide_characters().match(character) is not None
 
 
-def cells(text: str) -> int:
+def cell_width(text: str) -> int:
     """Columns that `text` takes; control characters must be gone already, and a tab counts as one."""
     if text.isascii():
         return len(text)
-    return _known(text) if len(text) <= _SHORT else _measured(text)
+    return _cached_width(text) if len(text) <= _CACHED_CHARACTERS else _measure(text)
 
 
-def _measured(text: str) -> int:
+def _measure(text: str) -> int:
     from wcwidth import wcswidth
 
     return max(0, wcswidth(text.replace("\t", " ")))
 
 
-_known = lru_cache(maxsize=4096)(_measured)  # Every character of a CJK text is a word, measured again in each frame.
+_cached_width = lru_cache(maxsize=4096)(
+    _measure
+)  # Every character of a CJK text is a word, measured again in each frame.
 
 
 def widest_word(text: str) -> int:
     """Columns of the widest piece of `text` that is not broken while rows are wide enough for it."""
     widest = 0
     for word in text.split():
-        pieces = [word] if word.isascii() else _atoms().findall(word)
-        widest = max(widest, *(cells(piece) for piece in pieces))
+        pieces = [word] if word.isascii() else _unbreakable_pieces().findall(word)
+        widest = max(widest, *(cell_width(piece) for piece in pieces))
     return widest
 
 
-def most_cells(text: str) -> int:
+def max_cell_width(text: str) -> int:
     """Columns that `text` takes at most, whatever a terminal thinks of emoji, marks and symbols."""
-    return cells(text) + 2 * sum(not (character.isascii() or character.isalnum()) for character in text)
+    return cell_width(text) + 2 * sum(not (character.isascii() or character.isalnum()) for character in text)
 
 
 def graphemes(text: str) -> Iterator[str]:
@@ -95,94 +97,94 @@ def graphemes(text: str) -> Iterator[str]:
     return iter_graphemes(text)
 
 
-def untabbed(segments: Iterable[Segment]) -> list[Segment]:
+def expand_tabs(segments: Iterable[Segment]) -> list[Segment]:
     """`segments`, which begin a row, with the blanks that a terminal shows for tabs."""
     column, shown = 0, []
     for text, style in segments:
         for part in re.split("(\t)", text):
-            blanks = " " * (_TAB_STOP - column % _TAB_STOP) if part == "\t" else part
-            shown.append((blanks, style))
-            column += cells(blanks)
+            add_blanks = " " * (_TAB_STOP - column % _TAB_STOP) if part == "\t" else part
+            shown.append((add_blanks, style))
+            column += cell_width(add_blanks)
     return shown
 
 
-def clipped(text: str, width: int) -> str:
+def clip(text: str, width: int) -> str:
     """As much of the beginning of `text` as `width` columns hold."""
-    return text if cells(text) <= width else _head(text, width)
+    return text if cell_width(text) <= width else _clip_to_width(text, width)
 
 
-def cut_to_cells(segments: Iterable[Segment], width: int) -> list[Row]:
+def break_at_cells(segments: Iterable[Segment], width: int) -> list[StyledRow]:
     """`segments`, without newlines, broken after every `width` columns, wherever that is."""
-    rows: list[Row] = []
+    rows: list[StyledRow] = []
     row: list[Segment] = []
-    room = width
+    remaining = width
     for text, style in segments:
         while text:
-            head = _head(text, room)
-            if not head and room < width:
-                rows.append(Row(tuple(row)))
-                row, room = [], width
+            head = _clip_to_width(text, remaining)
+            if not head and remaining < width:
+                rows.append(StyledRow(tuple(row)))
+                row, remaining = [], width
                 continue
             head = head or next(graphemes(text))
             row.append((head, style))
-            room -= cells(head)
+            remaining -= cell_width(head)
             text = text[len(head) :]
-    return [*rows, Row(tuple(row))] if row or not rows else rows
+    return [*rows, StyledRow(tuple(row))] if row or not rows else rows
 
 
-def wrapped(segments: Iterable[Segment], width: int, *, strict: bool = False) -> list[Row]:
+def wrap_segments(segments: Iterable[Segment], width: int, *, strict: bool = False) -> list[StyledRow]:
     """`segments` in rows of at most `width` columns, broken at blanks and between CJK characters; a newline always
     breaks. Blanks stay within a row and vanish where it ends; tabs become blanks. At least one row.
 
     A word that is too long for any row, such as an address, becomes a soft row, so that it is copied as one word; it is
     broken where the row ends if it is longer than anything that is worth that, or if `strict`.
     """
-    filler = _Filler(max(width, 1), 0 if strict else max(_LONGEST_WORD, _ROWS_OF_WORD * width))
+    filler = _RowFiller(max(width, 1), 0 if strict else max(_MAX_SOFT_WORD, _MAX_SOFT_ROWS * width))
     for text, style in segments:
-        for piece in _PIECE.findall(text):
+        for piece in _TOKEN.findall(text):
             if piece == "\n":
                 filler.end_line()
             elif piece[0] in " \t":
-                filler.blanks(piece, style)
+                filler.add_blanks(piece, style)
             elif piece.isascii():
-                filler.word(piece, style)
+                filler.add_word(piece, style)
             else:
-                for atom in _atoms().findall(piece):
-                    filler.word(atom, style)
+                for atom in _unbreakable_pieces().findall(piece):
+                    filler.add_word(atom, style)
     filler.end_line()
     return filler.rows
 
 
-class _Filler:
+class _RowFiller:
     """Fills rows with words. A word is kept until the next blank, for its style may change within it."""
 
-    def __init__(self, width: int, longest: int) -> None:
-        self.rows: list[Row] = []
+    def __init__(self, width: int, max_soft_width: int) -> None:
+        self.rows: list[StyledRow] = []
         self._width = width
-        self._longest = longest
+        self._max_soft_width = max_soft_width
         self._row: list[Segment] = []
-        self._room = width
+        self._remaining = width
         self._gap: list[Segment] = []
         self._word: list[Segment] = []
-        self._fresh = True  # The row begins a line: blanks at its start are indentation.
+        self._at_line_start = True  # The row begins a line: blanks at its start are indentation.
 
-    def blanks(self, text: str, style: str) -> None:
+    def add_blanks(self, text: str, style: str) -> None:
         self._end_word()
         if "\t" in text:
-            column = self._width - self._room + sum(len(gap) for gap, _ in self._gap)
+            column = self._width - self._remaining + sum(len(gap) for gap, _ in self._gap)
             text = (" " * column + text).expandtabs(_TAB_STOP)[column:]
         self._gap.append((text, style))
 
-    def word(self, text: str, style: str) -> None:
+    def add_word(self, text: str, style: str) -> None:
         if self._word and (is_wide(text[0]) or is_wide(self._word[-1][0][-1])):
             self._end_word()
         self._word.append((text, style))
 
     def end_line(self) -> None:
         self._end_word()
-        if self._row or self._fresh:
+        if self._row or self._at_line_start:
             self._end_row()
-        self._fresh = True
+        self._at_line_start = True
         self._gap = []
 
     def _end_word(self) -> None:
@@ -190,21 +192,21 @@ class _Filler:
             return
         word, self._word = self._word, []
         gap, self._gap = self._gap, []
-        size = sum(cells(text) for text, _ in word)
+        size = sum(cell_width(text) for text, _ in word)
         space = sum(len(text) for text, _ in gap)
-        if self._row or self._fresh:
-            if space + size <= self._room:
+        if self._row or self._at_line_start:
+            if space + size <= self._remaining:
                 self._put(gap)
                 self._put(word)
                 return
             if self._row:
                 self._end_row()
-        if self._width < size <= self._longest:
-            self.rows.append(Row(tuple(word), soft=True))
-            self._fresh = False
+        if self._width < size <= self._max_soft_width:
+            self.rows.append(StyledRow(tuple(word), soft=True))
+            self._at_line_start = False
             return
-        if size > self._room:
-            *full, last = cut_to_cells(word, self._width)
+        if size > self._remaining:
+            *full, last = break_at_cells(word, self._width)
             self.rows += full
             word = list(last.segments)
         self._put(word)
@@ -215,21 +217,21 @@ class _Filler:
                 self._row[-1] = (self._row[-1][0] + text, style)
             else:
                 self._row.append((text, style))
-            self._room -= cells(text)
-        self._fresh = False
+            self._remaining -= cell_width(text)
+        self._at_line_start = False
 
     def _end_row(self) -> None:
-        self.rows.append(Row(tuple(self._row)))
-        self._row, self._room, self._fresh = [], self._width, False
+        self.rows.append(StyledRow(tuple(self._row)))
+        self._row, self._remaining, self._at_line_start = [], self._width, False
 
 
-def _head(text: str, width: int) -> str:
+def _clip_to_width(text: str, width: int) -> str:
     """The longest beginning of `text` within `width` columns."""
     if text.isascii():
         return text[:width]
     taken, end = 0, 0
     for grapheme in graphemes(text):
-        taken += cells(grapheme)
+        taken += cell_width(grapheme)
         if taken > width:
             break
         end += len(grapheme)

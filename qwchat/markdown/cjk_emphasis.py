@@ -14,7 +14,7 @@ from markdown_it.parser_inline import ParserInline
 from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.state_inline import Scanned
 
-from qwchat.markdown.width import is_wide
+from qwchat.markdown.styled_text import is_wide
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from markdown_it.utils import EnvType
 
 
-class _State(StateInline):
+class _CJKInlineState(StateInline):
     def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:
         """What the markers at `start` may do. `canSplitWord`: they may also do it within a word (not `_`)."""
         found = super().scanDelims(start, canSplitWord)
@@ -32,12 +32,12 @@ class _State(StateInline):
         return Scanned(found.can_open or not after.isspace(), found.can_close or not before.isspace(), found.length)
 
 
-class Inline(ParserInline):
+class CJKInlineParser(ParserInline):
     """markdown-it's parser of what is within a line, on these terms."""
 
     def parse(self, src: str, md: MarkdownIt, env: EnvType, tokens: list[Token]) -> list[Token]:
         """The tokens of `src`, behind `tokens`."""
-        state = _State(src, md, env, tokens)
+        state = _CJKInlineState(src, md, env, tokens)
         self.tokenize(state)
         for rule in self.ruler2.getRules(""):
             rule(state)

@@ -6,16 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from qwchat.markdown.inline import inline
+from qwchat.markdown.inline import inline_segments
+from qwchat.markdown.styled_text import Segment, StyledRow, cell_width, widest_word, wrap_segments
 from qwchat.markdown.styles import BOLD, DIM
-from qwchat.markdown.width import Row, Segment, cells, widest_word, wrapped
 
 Alignment = Literal["left", "right", "centre"]
 Cell = list[Segment]
 
-_GAP = " │ "
-_LEAST_COLUMN = 8  # A column is not wrapped to less: the rows are then shown as records.
-_LONGEST_ROW = 2000  # Characters; finding markup takes time that grows with their square.
+_COLUMN_SEPARATOR = " │ "
+_MIN_COLUMN = 8  # A column is not wrapped to less: the rows are then shown as records.
+_MAX_STYLED_ROW = 2000  # Characters; finding markup takes time that grows with their square.
 _INDENT = 2  # columns, of the lines of a value after the first
 
 
@@ -32,53 +32,53 @@ def split_row(source: str) -> list[str]:
     return [part.strip().replace("\t", " ") for part in parts]
 
 
-def alignments(delimiters: str) -> tuple[Alignment, ...]:
+def parse_alignments(delimiters: str) -> tuple[Alignment, ...]:
     """What the row under the head says about each column."""
-    columns: list[Alignment] = []
+    alignments: list[Alignment] = []
     for mark in re.findall(r":?-+:?", delimiters):
         right: Alignment = "centre" if mark.startswith(":") else "right"
-        columns.append(right if mark.endswith(":") else "left")
-    return tuple(columns)
+        alignments.append(right if mark.endswith(":") else "left")
+    return tuple(alignments)
 
 
 def styled_cells(source: str, *, colour: bool, head: bool = False) -> tuple[Cell, ...]:
     """The cells of a row as styled text; those of a very long row as they were written."""
-    if len(source) > _LONGEST_ROW:
+    if len(source) > _MAX_STYLED_ROW:
         return tuple([(part, "")] if part else [] for part in split_row(source))
-    return tuple(inline(part, colour=colour, base=BOLD if head else "") for part in split_row(source))
+    return tuple(inline_segments(part, colour=colour, base=BOLD if head else "") for part in split_row(source))
 
 
-class Fitted(NamedTuple):
+class FittedGrid(NamedTuple):
     """A table that fits: the widths of its columns, and its rows, the first two of which are the head and a rule."""
 
     widths: list[int]
-    rows: list[Row]
+    rows: list[StyledRow]
 
 
-def fitted(
-    rows: Sequence[Sequence[Cell]], columns: Sequence[Alignment], width: int | None, tallest: int
-) -> Fitted | None:
+def fit_grid(
+    rows: Sequence[Sequence[Cell]], alignments: Sequence[Alignment], width: int | None, max_lines: int
+) -> FittedGrid | None:
     """The table as a grid of at most `width` columns (None: as wide as it is), the first of `rows` as its head.
 
-    None where that would break words, or make a row of more than `tallest` lines. Once that is so, it is so for any
+    None where that would break words, or make a row of more than `max_lines` lines. Once that is so, it is so for any
     further rows. Rows may be shorter or longer than the head: nothing of them is left out.
     """
     count = max(len(row) for row in rows)
-    filled = [_filled(row, count) for row in rows]
-    natural = [max(1, *(_cell_width(row[column]) for row in filled)) for column in range(count)]
-    widths = natural if width is None else _narrowed(natural, width - len(_GAP) * (count - 1))
-    if widths is None or (width is not None and any(breaks_words(row, widths) for row in filled)):
+    padded = [_pad_cells(row, count) for row in rows]
+    natural = [max(1, *(_cell_width(row[column]) for row in padded)) for column in range(count)]
+    widths = natural if width is None else _narrow_columns(natural, width - len(_COLUMN_SEPARATOR) * (count - 1))
+    if widths is None or (width is not None and any(breaks_words(row, widths) for row in padded)):
         return None
-    lines: list[Row] = []
-    for number, row in enumerate(filled):
-        shown = grid_row(row, columns, widths)
-        if number and len(shown) > tallest and width is not None:
+    lines: list[StyledRow] = []
+    for number, row in enumerate(padded):
+        shown = grid_row(row, alignments, widths)
+        if number and len(shown) > max_lines and width is not None:
             return None
-        lines += [*shown, rule(widths)] if number == 0 else shown
-    return Fitted(widths, lines)
+        lines += [*shown, header_rule(widths)] if number == 0 else shown
+    return FittedGrid(widths, lines)
 
 
-def spread(widths: list[int], columns: Sequence[Alignment], width: int) -> list[int]:
+def spread_widths(widths: list[int], alignments: Sequence[Alignment], width: int) -> list[int]:
     """`widths` with what is left of `width`, for wider cells that may follow: up to half more for each column, and
     all the rest for a last one that begins at the left."""
     left = width - table_width(widths)
@@ -87,53 +87,53 @@ def spread(widths: list[int], columns: Sequence[Alignment], width: int) -> list[
         more = max(0, min(left, size // 2))
         wider.append(size + more)
         left -= more
-    if columns[len(widths) - 1 : len(widths)] in ((), ("left",)):
+    if alignments[len(widths) - 1 : len(widths)] in ((), ("left",)):
         wider[-1] += max(0, left)
     return wider
 
 
 def table_width(widths: Sequence[int]) -> int:
     """Columns that a grid takes."""
-    return sum(widths) + len(_GAP) * (len(widths) - 1)
+    return sum(widths) + len(_COLUMN_SEPARATOR) * (len(widths) - 1)
 
 
-def rule(widths: Sequence[int]) -> Row:
+def header_rule(widths: Sequence[int]) -> StyledRow:
     """The line under the head."""
-    return Row((("─┼─".join("─" * size for size in widths), DIM),))
+    return StyledRow((("─┼─".join("─" * size for size in widths), DIM),))
 
 
-def grid_row(row: Sequence[Cell], columns: Sequence[Alignment], widths: Sequence[int]) -> list[Row]:
+def grid_row(row: Sequence[Cell], alignments: Sequence[Alignment], widths: Sequence[int]) -> list[StyledRow]:
     """One row of the table, as many lines as its highest cell has. Cells beyond `widths` stand in the last column."""
     more: list[Alignment] = ["left"] * len(widths)
-    return _lines(_filled(row, len(widths)), list(widths), [*columns, *more][: len(widths)])
+    return _align_row(_pad_cells(row, len(widths)), list(widths), [*alignments, *more][: len(widths)])
 
 
 def breaks_words(row: Sequence[Cell], widths: Sequence[int]) -> bool:
     """Whether a word of the row is wider than its column."""
-    filled = _filled(row, len(widths))
-    return any(widest_word("".join(text for text, _ in cell)) > size for cell, size in zip(filled, widths, strict=True))
+    padded = _pad_cells(row, len(widths))
+    return any(widest_word("".join(text for text, _ in cell)) > size for cell, size in zip(padded, widths, strict=True))
 
 
-def _filled(row: Sequence[Cell], count: int) -> list[Cell]:
+def _pad_cells(row: Sequence[Cell], count: int) -> list[Cell]:
     """`count` cells: empty ones where there are fewer, and further ones in the last."""
-    filled = [*row[:count], *([] for _ in range(count - len(row)))]
+    padded = [*row[:count], *([] for _ in range(count - len(row)))]
     for extra in row[count:]:
-        filled[-1] = [*filled[-1], (_GAP, DIM), *extra]
-    return filled
+        padded[-1] = [*padded[-1], (_COLUMN_SEPARATOR, DIM), *extra]
+    return padded
 
 
-def widened(row: Sequence[Cell], widths: Sequence[int]) -> list[int]:
+def widen_columns(row: Sequence[Cell], widths: Sequence[int]) -> list[int]:
     """`widths`, where nothing is wrapped, for a row with wider cells."""
-    filled = _filled(row, len(widths))
-    return [max(size, _cell_width(cell)) for size, cell in zip(widths, filled, strict=True)]
+    padded = _pad_cells(row, len(widths))
+    return [max(size, _cell_width(cell)) for size, cell in zip(widths, padded, strict=True)]
 
 
-def record(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[Row]:
+def record_rows(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[StyledRow]:
     """One row of the table as lines `header: value`; what does not fit goes on two columns further in.
 
     A cell without a header stands alone, and a header without a value shows that there is none.
     """
-    lines: list[Row] = []
+    lines: list[StyledRow] = []
     labels = [*head[: len(row)], *([] for _ in range(len(row) - len(head)))]
     for label, value in zip(labels, row, strict=True):
         named = "".join(text for text, _ in label)
@@ -143,29 +143,29 @@ def record(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[Row]:
         if not segments:
             continue
         indent = _INDENT if width > 4 * _INDENT else 0
-        shown = wrapped(segments, width)
+        shown = wrap_segments(segments, width)
         if len(shown) > 1:
-            shown = wrapped(segments, width - indent)
+            shown = wrap_segments(segments, width - indent)
         lines += shown[:1]
-        lines += [row if row.soft else Row(((" " * indent, ""), *row.segments)) for row in shown[1:]]
+        lines += [row if row.soft else StyledRow(((" " * indent, ""), *row.segments)) for row in shown[1:]]
     return lines
 
 
 def _cell_width(cell: Cell) -> int:
-    return cells("".join(text for text, _ in cell))
+    return cell_width("".join(text for text, _ in cell))
 
 
-def _narrowed(natural: list[int], room: int) -> list[int] | None:
-    """Widths of the columns that add up to at most `room`: the widest give way first."""
+def _narrow_columns(natural: list[int], available: int) -> list[int] | None:
+    """Widths of the columns that add up to at most `available`: the widest give way first."""
     widths = list(natural)
-    if sum(min(size, _LEAST_COLUMN) for size in widths) > room:
+    if sum(min(size, _MIN_COLUMN) for size in widths) > available:
         return None
-    while sum(widths) > room:
+    while sum(widths) > available:
         widest = max(widths)
         next_widest = max((size for size in widths if size < widest), default=0)
         many = widths.count(widest)
-        excess = sum(widths) - room
-        lower = max(next_widest, _LEAST_COLUMN, widest - -(-excess // many))
+        excess = sum(widths) - available
+        lower = max(next_widest, _MIN_COLUMN, widest - -(-excess // many))
         for column, size in enumerate(widths):
             if size == widest and excess > 0:
                 widths[column] = lower
@@ -173,26 +173,26 @@ def _narrowed(natural: list[int], room: int) -> list[int] | None:
     return widths
 
 
-def _lines(row: Sequence[Cell], widths: list[int], sides: list[Alignment]) -> list[Row]:
-    parts = [wrapped(cell, size, strict=True) for cell, size in zip(row, widths, strict=True)]
-    lines: list[Row] = []
+def _align_row(row: Sequence[Cell], widths: list[int], alignments: list[Alignment]) -> list[StyledRow]:
+    parts = [wrap_segments(cell, size, strict=True) for cell, size in zip(row, widths, strict=True)]
+    lines: list[StyledRow] = []
     for number in range(max(len(part) for part in parts)):
         segments: list[Segment] = []
         for column, part in enumerate(parts):
-            cell = part[number] if number < len(part) else Row(())
-            left, right = _padding(widths[column] - cells(cell.text), sides[column])
-            gap = [(_GAP, DIM)] if column else []
+            cell = part[number] if number < len(part) else StyledRow(())
+            left, right = _padding(widths[column] - cell_width(cell.text), alignments[column])
+            gap = [(_COLUMN_SEPARATOR, DIM)] if column else []
             segments += [*gap, (left, ""), *cell.segments, (right, "")]
-        lines.append(Row(_stripped(segments)))
+        lines.append(StyledRow(_strip_end(segments)))
     return lines
 
 
-def _padding(room: int, side: Alignment) -> tuple[str, str]:
-    left = {"left": 0, "right": room, "centre": room // 2}[side]
-    return " " * left, " " * (room - left)
+def _padding(available: int, alignment: Alignment) -> tuple[str, str]:
+    left = {"left": 0, "right": available, "centre": available // 2}[alignment]
+    return " " * left, " " * (available - left)
 
 
-def _stripped(segments: list[Segment]) -> tuple[Segment, ...]:
+def _strip_end(segments: list[Segment]) -> tuple[Segment, ...]:
     """Without blanks at the end of the line, and without empty pieces."""
     kept = [segment for segment in segments if segment[0]]
     while kept and not kept[-1][0].strip():
