@@ -95,9 +95,9 @@ class QwchatWorker(Worker):
     def work(self) -> dict[str, Any]:
         """Bytes of weights that a decoded token reads, operations that a prompt token takes."""
         from quant.container import open_model
-        from qwchat.cli.bench import work_of
+        from qwchat.cli.bench import token_cost
 
-        return vars(work_of(open_model(self._path)))
+        return vars(token_cost(open_model(self._path)))
 
 
 class LlamaWorker(Worker):

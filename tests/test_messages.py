@@ -11,7 +11,7 @@ import pytest
 from quant.errors import UsageError as QuantUsageError
 from quant.wording import Argument, Change, Worded, argument_of, said
 from qwchat.chat import advice
-from qwchat.cli import wording
+from qwchat.cli import error_messages
 from qwchat.errors import UsageError
 from qwchat.settings.specs import SETTING_SPECS, spec_of_argument
 from tests.test_house import REPOSITORY, help_of, options_in
@@ -99,8 +99,8 @@ def test_every_argument_that_a_message_mentions_is_a_flag() -> None:
     }
     assert {"context", "kv", "resume", "force", "variables"} <= mentioned
     known = options_in(help_of() + help_of("convert"))
-    assert {str(name): wording.spelt(Argument(str(name))) for name in mentioned} == {
-        str(name): flag for name in mentioned if (flag := wording.spelt(Argument(str(name)))) in known
+    assert {str(name): error_messages.as_flag(Argument(str(name))) for name in mentioned} == {
+        str(name): flag for name in mentioned if (flag := error_messages.as_flag(Argument(str(name)))) in known
     }
 
 
@@ -130,13 +130,13 @@ def test_each_setting_is_found_by_its_argument() -> None:
     ],
 )
 def test_each_place_spells_arguments_its_own_way(argument: Argument, python: str, flag: str, setting: str) -> None:
-    assert (str(argument), wording.spelt(argument), advice.spelt(argument)) == (python, flag, setting)
+    assert (str(argument), error_messages.as_flag(argument), advice.spelt(argument)) == (python, flag, setting)
 
 
 def test_a_message_keeps_what_it_mentions() -> None:
     inner = QuantUsageError(Worded("use ", Change("force", True)))
     outer = UsageError(Worded("a/b: ", inner, Worded(" or ", Argument("resume")), ""))
     assert str(outer) == "a/b: use force=True or resume"
-    assert said(outer, wording.spelt) == "a/b: use --force or --resume"
+    assert said(outer, error_messages.as_flag) == "a/b: use --force or --resume"
     assert (argument_of(outer), argument_of(UsageError("plain")), argument_of(UsageError())) == ("force", None, None)
-    assert said(OSError(2, "gone", "file"), wording.spelt) == "[Errno 2] gone: 'file'"
+    assert said(OSError(2, "gone", "file"), error_messages.as_flag) == "[Errno 2] gone: 'file'"

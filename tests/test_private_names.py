@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 KEPT_IN = {
     "prompt_toolkit": "qwchat/chat/editor/toolkit.py",
     "pygments": "qwchat/markdown/lexing.py",
-    "typer": "qwchat/cli/typer_parts.py",
+    "typer": "qwchat/cli/typer_internals.py",
 }
 """Library -> the module that may use its private parts; tests/test_LIBRARY.py checks that they are there."""
 BY_NAME = {"_loaded_strings": "prompt_toolkit", "_tokens": "pygments", "_runtime_param": "typer", "_getvalue": "numba"}

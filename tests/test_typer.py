@@ -1,4 +1,4 @@
-"""What `qwchat.cli.typer_parts` takes for granted of Typer and of the Click in it."""
+"""What `qwchat.cli.typer_internals` takes for granted of Typer and of the Click in it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Annotated, Any, Literal
 import pytest
 import typer
 
-from qwchat.cli import typer_parts
-from qwchat.cli.parsing import Command, Group
+from qwchat.cli import typer_internals
+from qwchat.cli.typer_commands import CliCommand, CliGroup
 from tests.clocks import PATIENCE_SECONDS
 
 
 def application() -> typer.Typer:
-    app = typer.Typer(cls=Group, rich_markup_mode=None)
+    app = typer.Typer(cls=CliGroup, rich_markup_mode=None)
 
     @app.callback()
     def root() -> None:
         """Hold commands."""
 
-    @app.command("take", cls=Command)
+    @app.command("take", cls=CliCommand)
     def take(
         word: str = "a", number: int = 1, kind: Annotated[Literal["x", "y"], typer.Option()] = "x", flag: bool = False
     ) -> int:
@@ -50,25 +50,25 @@ def test_words_are_converted() -> None:
     ],
 )
 def test_every_error_of_parsing_is_one_class(words: tuple[str, ...], part: str, command: str | None) -> None:
-    with pytest.raises(typer_parts.PARSER_ERROR) as caught:
+    with pytest.raises(typer_internals.PARSER_ERROR) as caught:
         run(*words)
-    said, told = typer_parts.complaint(caught.value)
+    said, told = typer_internals.error_text(caught.value)
     assert part in said
     assert told == command
 
 
 def test_the_class_of_errors_is_not_wider_than_parsing() -> None:
-    assert issubclass(typer.BadParameter, typer_parts.PARSER_ERROR)
-    assert typer_parts.PARSER_ERROR.__name__ == "ClickException"
-    assert not issubclass(typer.Exit, typer_parts.PARSER_ERROR)
-    assert not issubclass(OSError, typer_parts.PARSER_ERROR)
+    assert issubclass(typer.BadParameter, typer_internals.PARSER_ERROR)
+    assert typer_internals.PARSER_ERROR.__name__ == "ClickException"
+    assert not issubclass(typer.Exit, typer_internals.PARSER_ERROR)
+    assert not issubclass(OSError, typer_internals.PARSER_ERROR)
 
 
 def test_a_parameter_keeps_its_adapter_where_it_is_replaced() -> None:
     command = typer.main.get_command(application())
     param = command.commands["take"].params[0]  # type: ignore[attr-defined]
     assert hasattr(param, "_runtime_param"), "Typer keeps its adapters elsewhere: Pydantic would be imported"
-    kept = typer_parts.without_adapters([param])[0]
+    kept = typer_internals.without_adapters([param])[0]
     assert kept.get_runtime_param().coerce("a", param, None) == "a"
 
 

@@ -17,15 +17,15 @@ from qwchat.chat.reply_stream import play
 from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.cli import report
-from qwchat.cli.damage import remedied, wait_until_checked
+from qwchat.cli import json_output
+from qwchat.cli.answer_output import AnswerOutput
+from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.opening import open_model, open_streams, reply_view
+from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
 from qwchat.cli.options import ReplyOptions
-from qwchat.cli.output import Output
-from qwchat.cli.resuming import keep_snapshots, open_saved, session_of, with_model_of
-from qwchat.cli.services import Services
-from qwchat.cli.streams import Streams, read_files, read_piped, stdin_is_terminal
+from qwchat.cli.session_args import connect_snapshots, create_session, open_recorder, with_session_model
+from qwchat.cli.startup import open_model, open_streams, reply_view
+from qwchat.cli.streams import Streams, read_files, read_stdin, stdin_is_terminal
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, UsageError
 from qwchat.events import Done
 from qwchat.limits import MAX_SEED
@@ -36,34 +36,34 @@ if TYPE_CHECKING:
     from qwchat.api import Model
 
 
-def run(options: ReplyOptions, services: Services) -> int:
+def run(options: ReplyOptions, dependencies: Dependencies) -> int:
     """Answer the prompt; without one, chat on a terminal. Returns the exit code."""
     if options.prompt is None and stdin_is_terminal():
         from qwchat.cli import chat
 
-        return chat.converse(options, services)
+        return chat.converse(options, dependencies)
     piped_schema = options.flags.get("json-schema") == "-"
     if piped_schema:
-        _ask_for("JSON schema", Streams())
-    options = options.with_schema(read_piped)
+        _hint_at_terminal_input("JSON schema", Streams())
+    options = options.with_piped_schema(read_stdin)
     options.check()
     streams = open_streams(options)
     if options.prompt == "-" or "-" in (options.file or ()):
-        _ask_for("question" if options.prompt == "-" else "text", streams)
+        _hint_at_terminal_input("question" if options.prompt == "-" else "text", streams)
     prompt = question(options, piped=not piped_schema)
-    saved = open_saved(options, streams.screen, chat=False)
-    if saved is None:
+    recorder = open_recorder(options, streams.screen, chat=False)
+    if recorder is None:
         return ExitCode.OK
-    options = with_model_of(saved, options, streams.screen)
-    located, model = open_model(options, services, streams)
+    options = with_session_model(recorder, options, streams.screen)
+    located, model = open_model(options, dependencies, streams)
     with model:
         try:
-            return _answer(options, prompt, located, model, streams, saved)
+            return _answer(options, prompt, located, model, streams, recorder)
         finally:
-            saved.leave()
+            recorder.leave()
 
 
-def _ask_for(what: str, streams: Streams) -> None:
+def _hint_at_terminal_input(what: str, streams: Streams) -> None:
     """Tell a person that standard input is read, who would see nothing but silence."""
     if stdin_is_terminal():
         streams.screen.hint(f"type the {what}, then Ctrl-D on a line of its own")
@@ -88,7 +88,7 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
     if piped_file and options.prompt == "-":
         raise UsageError("-p - and -f - both read standard input: choose one")
     from_pipe = options.prompt == "-" or (piped and not (stdin_is_terminal() or piped_file))
-    parts = [read_piped() if from_pipe else "", "" if options.prompt in (None, "-") else options.prompt or ""]
+    parts = [read_stdin() if from_pipe else "", "" if options.prompt in (None, "-") else options.prompt or ""]
     text = "\n\n".join(part for part in parts if part.strip())
     if text:
         return Question(message(files.attachments, text), files)
@@ -99,45 +99,45 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
 
 
 def _answer(
-    options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams, saved: SessionRecorder
+    options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams, recorder: SessionRecorder
 ) -> int:
     controls = ReplySettings.of(options.settings, model.defaults)
     first_seed = random_seed() if controls.seed is None else controls.seed
-    facts = report.Facts.of(located, model)
-    output = Output(options, streams, facts, partial(reply_view, options, streams))
+    model_info = json_output.ModelInfo.of(located, model)
+    output = AnswerOutput(options, streams, model_info, partial(reply_view, options, streams))
     status = PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable)
-    keep_snapshots(saved, options, model, streams.screen)
+    connect_snapshots(recorder, options, model, streams.screen)
     greedy = "--temp 0" if not controls.sampled else "--top-k 1" if controls["top-k"] == 1 else None
     if options.count > 1 and greedy is not None:
         streams.screen.notice(f"the {options.count} answers will be equal: {greedy} always takes the likeliest token")
     for number in range(options.count):
         if number:
-            saved.begin()
+            recorder.begin()
         seeded = replace(controls, seed=(first_seed + number) % (MAX_SEED + 1))
-        session = session_of(saved, options, seeded, located, model, streams.screen)
+        session = create_session(recorder, options, seeded, located, model, streams.screen)
         session.logprobs = options.logprobs or 0
         if number == 0:
             for remark in prompt.files.remarks:
                 streams.screen.notice(remark)
-        output.begin(number, session.controls)
+        output.start_answer(number, session.controls)
         overflow = OverflowHandler(session, streams.screen, None, output.made_room)
         resumed = output.view.moved if output.view is not None else lambda: None
         # Their echo would move rows that are drawn anew.
         try:
-            with keys_unseen(streams.out, by_line=True, resumed=resumed), remedied(model.folder):
+            with keys_unseen(streams.out, by_line=True, resumed=resumed), with_repair_command(model.folder):
                 attached = () if number else prompt.files.attachments
                 done = _reply(session, prompt.message, attached, overflow, output, status, streams)
                 if done.finish_reason != "cancelled":
                     wait_until_checked(model, streams)
         except (DamagedModelError, NonFiniteLogitsError) as error:
-            saved.settle()
-            output.fail(error, session.controls)
+            recorder.settle()
+            output.fail_answer(error, session.controls)
             raise
-        saved.settle()
-        output.take(done, session.controls, saved.id, left_out(session, session.end))
+        recorder.settle()
+        output.finish_answer(done, session.controls, recorder.id, left_out(session, session.end))
         if done.finish_reason == "cancelled":
             break
-    return output.end()
+    return output.finish()
 
 
 def _reply(
@@ -145,7 +145,7 @@ def _reply(
     message: str,
     attached: Sequence[Attachment],
     overflow: OverflowHandler,
-    output: Output,
+    output: AnswerOutput,
     status: PrefillStatus,
     streams: Streams,
 ) -> Done:
@@ -158,4 +158,4 @@ def _reply(
             streams.screen.notice(line)
         fitting = overflow.fit(reply, prompt, lambda begin: play(begin, None, status, interrupts=interrupts))
         assert fitting is not None, "only a person who is asked can decline"
-        return play(partial(session.stream, reply, fitting), output.view, status, output.watch, interrupts)
+        return play(partial(session.stream, reply, fitting), output.view, status, output.on_event, interrupts)

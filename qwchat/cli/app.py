@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from quant.presets import PRESETS
-from qwchat.cli import completion, config_options, options, session_options, typer_parts
+from qwchat.cli import completion, config_options, options, session_options, typer_internals
+from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.guard import guarded
-from qwchat.cli.parsing import Command, Group
-from qwchat.cli.services import Services
+from qwchat.cli.guard import run_guarded
+from qwchat.cli.typer_commands import CliCommand, CliGroup
 from qwchat.errors import UsageError
 
 _HELP = """Talk to a quantised Qwen2 model on this machine.
@@ -61,7 +61,7 @@ _COMMANDS: _Commands = (
     ),
 )
 
-_SESSIONS: _Commands = (
+_SESSION_COMMANDS: _Commands = (
     ("list", session_options.ListSessions, "qwchat.cli.sessions:list_all", "List them, the latest first."),
     ("show", session_options.ShowSession, "qwchat.cli.sessions:show", "Show one: what it is, and what was said."),
     ("grep", session_options.GrepSessions, "qwchat.cli.sessions:grep", "Find lines (exit code 1: none)."),
@@ -69,7 +69,7 @@ _SESSIONS: _Commands = (
     ("export", session_options.ExportSession, "qwchat.cli.sessions:export", "Write one as md, html or json."),
 )
 
-_CONFIG: _Commands = (
+_CONFIG_COMMANDS: _Commands = (
     ("show", config_options.ShowConfig, "qwchat.cli.config:show", "Show every setting and where it came from."),
     ("get", config_options.GetConfig, "qwchat.cli.config:get", "Print the value of one setting."),
     ("set", config_options.SetConfig, "qwchat.cli.config:change", "Write a setting into your file."),
@@ -79,25 +79,25 @@ _CONFIG: _Commands = (
 )
 
 # Commands of commands: name, help, its commands; alone it does what the first of them does.
-_GROUPS: tuple[tuple[str, str, _Commands], ...] = (
-    ("sessions", "List, show, search, remove and export what was said.", _SESSIONS),
-    ("config", "Show and change settings, and say where each came from.", _CONFIG),
+_COMMAND_GROUPS: tuple[tuple[str, str, _Commands], ...] = (
+    ("sessions", "List, show, search, remove and export what was said.", _SESSION_COMMANDS),
+    ("config", "Show and change settings, and say where each came from.", _CONFIG_COMMANDS),
 )
 
 _NEGATIVE = re.compile(r"-\.?\d")
 
 
-def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
+def run_app(arguments: Sequence[str], dependencies: Dependencies | None = None) -> int:
     """Run the command line; its exit code. Raises what the parser and the commands raise, for `main` to explain."""
     completing = completion.VARIABLE in os.environ
     if completing:
         os.environ["COLUMNS"] = "1000"  # Typer wraps descriptions to the terminal's width, and a shell takes lines.
     try:
         code = _app(completing=completing)(
-            expanded(arguments), prog_name="qwchat", standalone_mode=False, obj=services or Services()
+            expand_arguments(arguments), prog_name="qwchat", standalone_mode=False, obj=dependencies or Dependencies()
         )
-    except typer_parts.PARSER_ERROR as error:
-        raise UsageError(_sentence(error)) from error
+    except typer_internals.PARSER_ERROR as error:
+        raise UsageError(_error_sentence(error)) from error
     except SystemExit as end:  # How Typer leaves where what it prints meets a closed pipe; and it exits with 1.
         if isinstance(end.__context__, BrokenPipeError):
             raise end.__context__ from None
@@ -105,7 +105,7 @@ def run_app(arguments: Sequence[str], services: Services | None = None) -> int:
     return int(code or 0)
 
 
-def expanded(words: Sequence[str]) -> list[str]:
+def expand_arguments(words: Sequence[str]) -> list[str]:
     """`words` of a command line as the parser knows them.
 
     It knows no optional values: `--resume` alone, at the end or before another option, is `--resume=`; the one of
@@ -116,21 +116,21 @@ def expanded(words: Sequence[str]) -> list[str]:
     if list(words[:2]) == ["config", "set"] and "--" not in words:
         negative = [word for word in words if _NEGATIVE.match(word)]
         return [*(word for word in words if word not in negative), *(["--", *negative] if negative else [])]
-    followed = zip(words, [*words[1:], "-"], strict=False)  # One word more where there are none.
-    return ["--resume=" if word == "--resume" and after.startswith("-") else word for word, after in followed]
+    pairs = zip(words, [*words[1:], "-"], strict=False)  # One word more where there are none.
+    return ["--resume=" if word == "--resume" and following.startswith("-") else word for word, following in pairs]
 
 
-def _sentence(error: Exception) -> str:
+def _error_sentence(error: Exception) -> str:
     """A parser's complaint in the manner of ours: one line, lower case, with where help is."""
-    said, command = typer_parts.complaint(error)
-    text = " ".join(said.split()).rstrip(".")
+    message, command = typer_internals.error_text(error)
+    text = " ".join(message.split()).rstrip(".")
     return f"{text[:1].lower()}{text[1:]} ({command or 'qwchat'} --help lists what there is)"
 
 
 def _app(*, completing: bool) -> typer.Typer:
     app = typer.Typer(
         name="qwchat",
-        cls=Group,
+        cls=CliGroup,
         help=_HELP,
         epilog=_EPILOG,
         add_completion=completing,  # Its options are not for people: there is a command.
@@ -141,46 +141,52 @@ def _app(*, completing: bool) -> typer.Typer:
     version = Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ]
-    root = options.as_callback(options.ReplyOptions, _root, {"version": (version, False)})
+    root = options.typer_callback(options.ReplyOptions, _root, {"version": (version, False)})
     app.callback(invoke_without_command=True)(root)
-    for name, kind, module, help_text in _COMMANDS:
+    for name, options_class, module, help_text in _COMMANDS:
         run = functools.partial(_run, module)
-        command = app.command(name, cls=Command, help=help_text, short_help=help_text, epilog=_EPILOGS.get(name))
-        command(options.as_callback(kind, run))
-    for name, help_text, commands in _GROUPS:
+        command = app.command(name, cls=CliCommand, help=help_text, short_help=help_text, epilog=_EPILOGS.get(name))
+        command(options.typer_callback(options_class, run))
+    for name, help_text, commands in _COMMAND_GROUPS:
         app.add_typer(_group(commands), name=name, help=help_text, short_help=help_text)
     return app
 
 
 def _group(commands: _Commands) -> typer.Typer:
     """A command of commands; alone it does what the first of them does."""
-    group = typer.Typer(cls=Group, rich_markup_mode=None)
-    _, kind, task, _ = commands[0]
-    group.callback(invoke_without_command=True)(options.as_callback(kind, functools.partial(_bare, task, kind())))
-    for name, taken, its_task, help_text in commands:
-        run = functools.partial(_run, its_task)
-        group.command(name, cls=Command, help=help_text, short_help=help_text)(options.as_callback(taken, run))
+    group = typer.Typer(cls=CliGroup, rich_markup_mode=None)
+    _, first_options, first_task, _ = commands[0]
+    group.callback(invoke_without_command=True)(
+        options.typer_callback(first_options, functools.partial(_run_default, first_task, first_options()))
+    )
+    for name, options_class, task, help_text in commands:
+        run = functools.partial(_run, task)
+        group.command(name, cls=CliCommand, help=help_text, short_help=help_text)(
+            options.typer_callback(options_class, run)
+        )
     return group
 
 
-def _bare(task: str, nothing: Any, context: typer.Context, given: Any) -> int:
+def _run_default(task: str, defaults: Any, context: typer.Context, parsed: Any) -> int:
     if context.invoked_subcommand is None:
-        return _run(task, context, given)
-    if given != nothing:
+        return _run(task, context, parsed)
+    if parsed != defaults:
         raise UsageError(f"put options after {context.invoked_subcommand!r}")
     return ExitCode.OK
 
 
-def _root(context: typer.Context, given: options.ReplyOptions) -> int:
+def _root(context: typer.Context, parsed: options.ReplyOptions) -> int:
     command = context.invoked_subcommand
     if command is None:
-        return _run("qwchat.cli.answer", context, given)
-    if given.given():
-        raise UsageError(f"{' '.join(given.given())} stands before {command!r}: put it after, as in qwchat {command} …")
+        return _run("qwchat.cli.answer", context, parsed)
+    if parsed.given_flags():
+        raise UsageError(
+            f"{' '.join(parsed.given_flags())} stands before {command!r}: put it after, as in qwchat {command} …"
+        )
     return ExitCode.OK
 
 
-def _run(task: str, context: typer.Context, given: Any) -> int:
+def _run(task: str, context: typer.Context, parsed: Any) -> int:
     """Run one command: `run` of the module `task`, or what stands behind its colon.
 
     Guarded here as well, since Typer has its own ideas about interrupts and closed pipes.
@@ -188,16 +194,16 @@ def _run(task: str, context: typer.Context, given: Any) -> int:
     module, _, function = task.partition(":")
 
     def work() -> int:
-        return int(getattr(importlib.import_module(module), function or "run")(given, context.obj))
+        return int(getattr(importlib.import_module(module), function or "run")(parsed, context.obj))
 
-    return guarded(work, debug=given.debug)
+    return run_guarded(work, debug=parsed.debug)
 
 
-def print_completion(given: options.CompletionOptions, services: Services) -> int:
+def print_completion(parsed: options.CompletionOptions, dependencies: Dependencies) -> int:
     """Print the completion script of one shell, to be kept where that shell looks for it (README says where)."""
-    os.environ[completion.VARIABLE] = f"source_{given.shell}"
+    os.environ[completion.VARIABLE] = f"source_{parsed.shell}"
     try:
-        run_app([], services)
+        run_app([], dependencies)
     except SystemExit as end:  # How Typer ends an answer to a shell.
         return ExitCode.OK if end.code in (0, None) else ExitCode.RUNTIME
     return ExitCode.OK

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from quant.units import data_size
 from qwchat.chat.view.table import table
-from qwchat.cli.damage import remedied, wait_until_checked
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
+from qwchat.cli.json_output import ModelInfo, json_line
 from qwchat.cli.options import BenchOptions
-from qwchat.cli.prepare import prepare
-from qwchat.cli.report import Facts, dumps
-from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.events import Finished, Stats
 from qwchat.settings.resolve import resolve
@@ -33,7 +33,7 @@ _HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
-class Work:
+class TokenCost:
     """What a token costs: `bytes_per_token` of weights to decode one, `operations_per_token` to read one."""
 
     bytes_per_token: int
@@ -41,7 +41,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Machine:
+class CpuConfig:
     """What runs the model: threads, and the SIMD level of the kernels."""
 
     threads: int
@@ -49,14 +49,14 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One kind of work: tokens per second in every round, their median, and its share of the limit."""
 
     tokens: int
     rates: tuple[float, ...]
     per_second: float
     limit: float
-    work_per_token: int
+    cost_per_token: int
 
     @property
     def rate(self) -> float:
@@ -69,29 +69,29 @@ class Measured:
         return self.per_second / self.limit
 
 
-def run(options: BenchOptions, services: Services) -> int:
+def run(options: BenchOptions, dependencies: Dependencies) -> int:
     """Measure, and print a table or one JSON object to standard output."""
     options.check()
     streams = Streams(quiet=options.quiet)
     settings = resolve()
     threads, kv = options.threads or settings["threads"], options.kv or settings["kv"]
-    located = prepare(options.model, services, streams, threads)
+    located = ensure_model(options.model, dependencies, streams, threads)
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
-    with services.load(located.path, threads=threads, context=context, kv=kv) as model:
-        with remedied(model.folder):
+    with dependencies.load(located.path, threads=threads, context=context, kv=kv) as model:
+        with with_repair_command(model.folder):
             wait_until_checked(model, streams)  # Its threads would be measured with the rest.
         threads = model.threads
-        bandwidth, peak = services.bandwidth(threads), services.int8_peak(threads)
+        bandwidth, peak = dependencies.bandwidth(threads), dependencies.int8_peak(threads)
         prefill, decode = _measure(model, options)
-        work = work_of(model.folder)
-        facts = Facts.of(located, model)
-    machine = Machine(threads, services.simd())
-    read = _measured(options.prompt_tokens, prefill, work.operations_per_token, peak)
-    written = _measured(options.new_tokens, decode, work.bytes_per_token, bandwidth)
+        cost = token_cost(model.folder)
+        model_info = ModelInfo.of(located, model)
+    cpu = CpuConfig(threads, dependencies.simd())
+    prefill_result = _measurement(options.prompt_tokens, prefill, cost.operations_per_token, peak)
+    decode_result = _measurement(options.new_tokens, decode, cost.bytes_per_token, bandwidth)
     if options.json:
-        streams.write(dumps(_as_data(options, facts, machine, read, written)) + "\n")
+        streams.write(json_line(_as_data(options, model_info, cpu, prefill_result, decode_result)) + "\n")
     else:
-        streams.write(_as_text(options, facts, machine, read, written) + "\n")
+        streams.write(_as_text(options, model_info, cpu, prefill_result, decode_result) + "\n")
     return ExitCode.OK
 
 
@@ -105,11 +105,11 @@ def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[flo
         # Other tokens in every round, so that nothing but the depth is found in the cache.
         prompt = _tokens(model, options.prompt_tokens, 1 + 2 * number)
         stats = _generate(model, [*depth, *prompt], 1)
-        first = _tokens(model, 1, 2 + 2 * number)
-        later = _generate(model, [*depth, *first], options.new_tokens + 1, speculate=options.speculate)
+        first_token = _tokens(model, 1, 2 + 2 * number)
+        decoded = _generate(model, [*depth, *first_token], options.new_tokens + 1, speculate=options.speculate)
         if number:
             prefill.append(stats.prefill_rate)
-            decode.append(later.decode_rate)
+            decode.append(decoded.decode_rate)
     return prefill, decode
 
 
@@ -136,49 +136,53 @@ def _tokens(model: Model, count: int, seed: int) -> list[int]:
     return [seed % vocabulary, *(drawn.randrange(vocabulary) for _ in range(count - 1))][:count]
 
 
-def work_of(folder: ModelFolder) -> Work:
+def token_cost(folder: ModelFolder) -> TokenCost:
     """What a token costs in the model of `folder`."""
     tensors = {name: folder.tensor(name) for name in folder.names}
     tied = _HEAD not in tensors
-    unread = () if tied else (_EMBEDDING,)
+    unused = () if tied else (_EMBEDDING,)
     layers = [tensor for name, tensor in tensors.items() if len(tensor.shape) == 2 and name not in (_EMBEDDING, _HEAD)]
-    return Work(
-        bytes_per_token=sum(tensor.nbytes for name, tensor in tensors.items() if name not in unread),
+    return TokenCost(
+        bytes_per_token=sum(tensor.nbytes for name, tensor in tensors.items() if name not in unused),
         operations_per_token=2 * sum(tensor.shape[0] * tensor.shape[1] for tensor in layers),
     )
 
 
-def _measured(tokens: int, rates: list[float], work_per_token: int, limit: float) -> Measured:
-    return Measured(tokens, tuple(rates), statistics.median(rates) * work_per_token, limit, work_per_token)
+def _measurement(tokens: int, rates: list[float], cost_per_token: int, limit: float) -> Measurement:
+    return Measurement(tokens, tuple(rates), statistics.median(rates) * cost_per_token, limit, cost_per_token)
 
 
-def _as_text(options: BenchOptions, facts: Facts, machine: Machine, read: Measured, written: Measured) -> str:
+def _as_text(
+    options: BenchOptions,
+    model_info: ModelInfo,
+    cpu: CpuConfig,
+    prefill_result: Measurement,
+    decode_result: Measurement,
+) -> str:
     rows = [
         _row(
             "prefill",
-            read,
+            prefill_result,
             options.depth,
-            f"{read.per_second / 1e9:,.1f} GOPS",
-            f"{read.limit / 1e9:,.0f} GOPS int8 peak",
+            f"{prefill_result.per_second / 1e9:,.1f} GOPS",
+            f"{prefill_result.limit / 1e9:,.0f} GOPS int8 peak",
         ),
         _row(
             "decode",
-            written,
+            decode_result,
             options.depth,
-            _bandwidth(written.per_second),
-            f"{_bandwidth(written.limit)} read bandwidth",
+            _bandwidth(decode_result.per_second),
+            f"{_bandwidth(decode_result.limit)} read bandwidth",
         ),
     ]
-    size = f"{facts.bits_per_weight:.2f} bits per weight"
+    size = f"{model_info.bits_per_weight:.2f} bits per weight"
     guesses = ", with speculation" if options.speculate else ""
-    title = (
-        f"{facts.name}: {size}, {machine.threads} threads, {machine.simd}, median of {options.rounds} rounds{guesses}"
-    )
+    title = f"{model_info.name}: {size}, {cpu.threads} threads, {cpu.simd}, median of {options.rounds} rounds{guesses}"
     heads = ("", "tokens", "depth", "tok/s", "lowest", "highest", "rate", "share", "of")
     return f"{title}\n\n{table(heads, rows, right=(1, 2, 3, 4, 5, 6, 7))}"
 
 
-def _row(name: str, measured: Measured, depth: int, rate: str, limit: str) -> tuple[str, ...]:
+def _row(name: str, measured: Measurement, depth: int, rate: str, limit: str) -> tuple[str, ...]:
     figures = (measured.rate, min(measured.rates), max(measured.rates))
     return (
         name,
@@ -196,31 +200,35 @@ def _bandwidth(bytes_per_second: float) -> str:
 
 
 def _as_data(
-    options: BenchOptions, facts: Facts, machine: Machine, read: Measured, written: Measured
+    options: BenchOptions,
+    model_info: ModelInfo,
+    cpu: CpuConfig,
+    prefill_result: Measurement,
+    decode_result: Measurement,
 ) -> dict[str, object]:
     return {
-        "model": asdict(facts),
-        "threads": machine.threads,
-        "simd": machine.simd,
+        "model": asdict(model_info),
+        "threads": cpu.threads,
+        "simd": cpu.simd,
         "rounds": options.rounds,
         "depth": options.depth,
         "speculate": options.speculate,
         "prefill": {
-            "tokens": read.tokens,
-            "tokens_per_second": read.rate,
-            "rounds": list(read.rates),
-            "operations_per_token": read.work_per_token,
-            "operations_per_second": read.per_second,
-            "int8_peak": read.limit,
-            "share_of_int8_peak": read.share,
+            "tokens": prefill_result.tokens,
+            "tokens_per_second": prefill_result.rate,
+            "rounds": list(prefill_result.rates),
+            "operations_per_token": prefill_result.cost_per_token,
+            "operations_per_second": prefill_result.per_second,
+            "int8_peak": prefill_result.limit,
+            "share_of_int8_peak": prefill_result.share,
         },
         "decode": {
-            "tokens": written.tokens,
-            "tokens_per_second": written.rate,
-            "rounds": list(written.rates),
-            "bytes_per_token": written.work_per_token,
-            "bytes_per_second": written.per_second,
-            "read_bandwidth": written.limit,
-            "share_of_read_bandwidth": written.share,
+            "tokens": decode_result.tokens,
+            "tokens_per_second": decode_result.rate,
+            "rounds": list(decode_result.rates),
+            "bytes_per_token": decode_result.cost_per_token,
+            "bytes_per_second": decode_result.per_second,
+            "read_bandwidth": decode_result.limit,
+            "share_of_read_bandwidth": decode_result.share,
         },
     }

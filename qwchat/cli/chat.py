@@ -23,23 +23,23 @@ from qwchat.chat.loop import Chat
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session_recorder import ChooseSession
 from qwchat.chat.view.status import PrefillStatus
-from qwchat.cli.damage import remedied, wait_until_checked
+from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
-from qwchat.cli.opening import open_model, open_streams, rendering_of, reply_view
+from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
 from qwchat.cli.options import ChatOptions, ReplyOptions
-from qwchat.cli.resuming import (
-    choose_by_line,
-    choose_on_screen,
-    keep_snapshots,
-    open_saved,
-    recall,
-    session_of,
-    settings_of,
-    way_back,
-    with_model_of,
+from qwchat.cli.session_args import (
+    connect_snapshots,
+    continued_reply_settings,
+    create_session,
+    interactive_chooser,
+    numbered_list_chooser,
+    open_recorder,
+    resume_command,
+    show_last_exchange,
+    with_session_model,
 )
-from qwchat.cli.services import Services
-from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_piped, stdin_is_terminal
+from qwchat.cli.startup import open_model, open_streams, rendering_of, reply_view
+from qwchat.cli.streams import Streams, controlling_terminal, read_files, read_stdin, stdin_is_terminal
 from qwchat.errors import DamagedModelError, UsageError
 
 if TYPE_CHECKING:
@@ -47,19 +47,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Seat:
+class InputSource:
     """Where the person sits: the terminal, if any, and what a pipe brought along before."""
 
     terminal: TextIO | None
     piped: str
 
 
-def run(options: ChatOptions, services: Services) -> int:
+def run(options: ChatOptions, dependencies: Dependencies) -> int:
     """`qwchat chat [MODEL]`."""
-    return converse(options.merged(), services)
+    return converse(options.with_model_argument(), dependencies)
 
 
-def converse(options: ReplyOptions, services: Services) -> int:
+def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
     """Talk until the person leaves; the exit code. Raises UsageError for options that make no sense in a chat."""
     if options.flags.get("json-schema") == "-":
         raise UsageError("--json-schema - belongs to a single question: in a chat, name its file")
@@ -75,59 +75,61 @@ def converse(options: ReplyOptions, services: Services) -> int:
             raise UsageError(f"{flag} belongs to a single question: give one with -p")
     options.check()
     streams = open_streams(options)
-    seat = _seat(options)
+    input_source = _find_input(options)
     if "-" in (options.file or ()):
         raise UsageError("-f - belongs to a single question: in a chat, pipe the text in and leave -f out")
     files = read_files(options.file or ())
-    first = "\n\n".join(part for part in (seat.piped, options.prompt or "") if part.strip())
-    by_line = options.settings["plain"] or _reads_lines(seat)
+    first_message = "\n\n".join(part for part in (input_source.piped, options.prompt or "") if part.strip())
+    by_line = options.settings["plain"] or _uses_line_input(input_source)
     with ExitStack() as stack:
-        choose = _choice(seat, streams, by_line=by_line)
-        saved = open_saved(options, streams.screen, chat=True, choose=choose)
-        if saved is None:
+        choose = _session_chooser(input_source, streams, by_line=by_line)
+        recorder = open_recorder(options, streams.screen, chat=True, choose=choose)
+        if recorder is None:
             return ExitCode.OK
-        options = with_model_of(saved, options, streams.screen)
+        options = with_session_model(recorder, options, streams.screen)
         view = reply_view(options, streams)
-        if seat.terminal is not None and not by_line:
+        if input_source.terminal is not None and not by_line:
             # For the whole time, so that what is typed between prompts, or too early, is not lost either.
-            stack.enter_context(keys_unseen(seat.terminal, by_line=False, resumed=view.moved))
-        located, model = open_model(options, services, streams)
+            stack.enter_context(keys_unseen(input_source.terminal, by_line=False, resumed=view.moved))
+        located, model = open_model(options, dependencies, streams)
         stack.enter_context(model)
-        stack.callback(saved.leave)  # While the model is still there.
+        stack.callback(recorder.leave)  # While the model is still there.
         controls = ReplySettings.of(options.settings, model.defaults)
-        keep_snapshots(saved, options, model, streams.screen)
-        session = session_of(saved, options, controls, located, model, streams.screen)
-        session.controls = settings_of(saved, options, controls, streams.screen)
-        desk = CommandContext(session, located.name, view, attached=list(files.attachments), saved=saved, choose=choose)
+        connect_snapshots(recorder, options, model, streams.screen)
+        session = create_session(recorder, options, controls, located, model, streams.screen)
+        session.controls = continued_reply_settings(recorder, options, controls, streams.screen)
+        desk = CommandContext(
+            session, located.name, view, attached=list(files.attachments), saved=recorder, choose=choose
+        )
         chat = Chat(
             desk=desk,
-            reader=_reader(seat, desk, streams, by_line=by_line),
+            reader=_open_reader(input_source, desk, streams, by_line=by_line),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
-            interactive=seat.terminal is not None,
+            interactive=input_source.terminal is not None,
         )
-        _furnish(chat, options, model, streams)
+        _connect_settings(chat, options, model, streams)
         streams.screen.notice(
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
             f"context {model.context:,} tokens; /help helps, Ctrl-D leaves"
         )
         if (project := options.settings.project) is not None:
             streams.screen.notice(f"settings of {project} hold here; /set shows them")
-        recall(saved, view, streams.screen, watched=streams.out_look.terminal)
+        show_last_exchange(recorder, view, streams.screen, watched=streams.out_look.terminal)
         for remark in files.remarks:
             streams.screen.notice(remark)
         try:
-            chat.run(first or None)
+            chat.run(first_message or None)
         finally:
-            command = way_back(saved) if chat.interactive and not streams.screen.quiet else None
+            command = resume_command(recorder) if chat.interactive and not streams.screen.quiet else None
             if command is not None:
                 streams.screen.hint(f"to go on: {command}")
-        return _code_of(chat, model, streams)
+        return _exit_code_of_chat(chat, model, streams)
 
 
-def _code_of(chat: Chat, model: Model, streams: Streams) -> int:
+def _exit_code_of_chat(chat: Chat, model: Model, streams: Streams) -> int:
     """The exit code of a chat that was left. Raises DamagedModelError if a file of the model is damaged."""
-    with remedied(model.folder):
+    with with_repair_command(model.folder):
         if isinstance(chat.failure, DamagedModelError):
             raise chat.failure
         if not chat.interactive:  # A person who leaves is not kept waiting.
@@ -136,7 +138,7 @@ def _code_of(chat: Chat, model: Model, streams: Streams) -> int:
     return ExitCode.OK if chat.failure is None else exit_code_of(chat.failure)
 
 
-def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) -> None:
+def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) -> None:
     """Give the desk its settings, with what carries out their changes, and the personas."""
     desk = chat.desk
     look: dict[str, Callable[[Any], None]] = {
@@ -149,13 +151,18 @@ def _furnish(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) 
     for name in ("bell", "editing-mode"):
         look[name](options.settings[name])
     desk.panel = ChatSettings(desk.session, options.settings, model, look)
-    bare = options.without_persona
-    without, settings = ReplySettings.of(bare, model.defaults), options.settings
-    said = settings["system"] if settings.origin("system").startswith("persona ") else None
-    desk.wardrobe = ActivePersona(desk.session, without, bare["system"], settings["as"], said)
+    settings_without_persona = options.without_persona
+    reply_settings_without_persona, settings = (
+        ReplySettings.of(settings_without_persona, model.defaults),
+        options.settings,
+    )
+    persona_prompt = settings["system"] if settings.origin("system").startswith("persona ") else None
+    desk.wardrobe = ActivePersona(
+        desk.session, reply_settings_without_persona, settings_without_persona["system"], settings["as"], persona_prompt
+    )
 
 
-def _seat(options: ReplyOptions) -> Seat:
+def _find_input(options: ReplyOptions) -> InputSource:
     """Read the pipe, where there is one and a terminal to talk on afterwards.
 
     Without any terminal the lines of standard input are what is said, so that a chat can be scripted.
@@ -163,32 +170,32 @@ def _seat(options: ReplyOptions) -> Seat:
     if options.prompt == "-":
         raise UsageError("-p - reads one question from standard input: in a chat, pipe it in and leave -p out")
     if stdin_is_terminal():
-        return Seat(sys.stdin, "")
+        return InputSource(sys.stdin, "")
     terminal = controlling_terminal()
-    return Seat(terminal, read_piped() if terminal is not None else "")
+    return InputSource(terminal, read_stdin() if terminal is not None else "")
 
 
-def _choice(seat: Seat, streams: Streams, *, by_line: bool) -> ChooseSession | None:
+def _session_chooser(input_source: InputSource, streams: Streams, *, by_line: bool) -> ChooseSession | None:
     """How a session is chosen; None where nobody sits."""
-    if seat.terminal is None:
+    if input_source.terminal is None:
         return None
     if not by_line:
-        return choose_on_screen(seat.terminal, streams.screen.look)
-    return choose_by_line(PlainReader(seat.terminal, streams.screen.stream).read, streams.screen)
+        return interactive_chooser(input_source.terminal, streams.screen.look)
+    return numbered_list_chooser(PlainReader(input_source.terminal, streams.screen.stream).read, streams.screen)
 
 
-def _reads_lines(seat: Seat) -> bool:
+def _uses_line_input(input_source: InputSource) -> bool:
     """Whether input comes by the line: from no terminal, from a dumb one, or with nowhere to draw an editor."""
     drawable = any(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
-    return seat.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
+    return input_source.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 
 
-def _reader(seat: Seat, desk: CommandContext, streams: Streams, *, by_line: bool) -> Reader:
-    if seat.terminal is not None and not by_line:
+def _open_reader(input_source: InputSource, desk: CommandContext, streams: Streams, *, by_line: bool) -> Reader:
+    if input_source.terminal is not None and not by_line:
         suggest = partial(suggestions, desk)
         meter = ContextMeter(desk.session)
-        return open_reader(seat.terminal, suggest, streams.screen, history=history_file(), meter=meter)
-    source = seat.terminal or sys.stdin
+        return open_reader(input_source.terminal, suggest, streams.screen, history=history_file(), meter=meter)
+    source = input_source.terminal or sys.stdin
     if source is None:
         raise UsageError("there is neither a terminal nor standard input to talk on")
-    return PlainReader(source, streams.screen.stream if seat.terminal is not None else None)
+    return PlainReader(source, streams.screen.stream if input_source.terminal is not None else None)

@@ -18,12 +18,12 @@ def models(incomplete: str) -> list[tuple[str, str]]:
     """Models on this machine, as the shell offers them."""
     from qwchat import models_folder
 
-    def found() -> Iterable[tuple[str, str]]:
+    def list_pairs() -> Iterable[tuple[str, str]]:
         for model in models_folder.available():
             state = "built in" if model.embedded else "converted" if model.converted else "checkpoint"
             yield model.name, state
 
-    return _beginning(incomplete, found)
+    return _matching(incomplete, list_pairs)
 
 
 def sessions(incomplete: str) -> list[tuple[str, str]]:
@@ -35,29 +35,33 @@ def sessions(incomplete: str) -> list[tuple[str, str]]:
         entries = Store().entries()
     except SessionError:
         return []
-    return _beginning(incomplete, lambda: ((entry.name or entry.id, entry.title) for entry in entries))
+    return _matching(incomplete, lambda: ((entry.name or entry.id, entry.title) for entry in entries))
 
 
 def personas(incomplete: str) -> list[tuple[str, str]]:
     """Personas of this person, as the shell offers them."""
-    from qwchat.settings import personas as kept
+    from qwchat.settings import personas as persona_files
 
-    return _beginning(incomplete, lambda: ((name, "") for name in kept.names()))
+    return _matching(incomplete, lambda: ((name, "") for name in persona_files.names()))
 
 
-def _beginning(incomplete: str, found: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
+def _matching(incomplete: str, list_pairs: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
     """Those that begin with `incomplete`; none where looking fails, since a shell has no place for a complaint.
 
     Names and titles came from who knows where. What a shell would not take as one word is not offered.
     """
     try:
-        pairs = [pair for pair in found() if pair[0].startswith(incomplete)]
+        pairs = [pair for pair in list_pairs() if pair[0].startswith(incomplete)]
     except OSError:
         return []
-    return [(_spelt(name), _described(text)) for name, text in pairs if name.isprintable() and not _UNSAFE & {*name}]
+    return [
+        (_quoted_for_shell(name), _escaped_description(text))
+        for name, text in pairs
+        if name.isprintable() and not _UNSAFE & {*name}
+    ]
 
 
-def _spelt(name: str) -> str:
+def _quoted_for_shell(name: str) -> str:
     """`name` as the shell is to insert it: bash takes it as it is, so blanks need backslashes outside of quotes."""
     if os.environ.get(VARIABLE) != "complete_bash":
         return name
@@ -66,7 +70,7 @@ def _spelt(name: str) -> str:
     return name if quoted else _SPECIAL.sub(r"\\\g<0>", name)
 
 
-def _described(text: str) -> str:
+def _escaped_description(text: str) -> str:
     """`text` as Typer shows it as it is: it takes it for Rich's markup, and zsh runs what a backslash brings out."""
     from rich.markup import escape
 

@@ -12,85 +12,85 @@ from qwchat.chat.formatting import one_line
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.view.table import table
 from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.error_messages import error_message
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.report import dumps
-from qwchat.cli.services import Services
+from qwchat.cli.json_output import json_line
 from qwchat.cli.streams import Streams
-from qwchat.cli.wording import explained
 from qwchat.errors import QwchatError, UsageError
 from qwchat.settings import config_files, editing, personas
 from qwchat.settings.resolve import Settings, resolve
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec, closest_match, find_spec
 
 _PREFIX = "QWCHAT_"
-_LONGEST_SHOWN = 200  # characters of a value in a notice
+_MAX_SHOWN = 200  # characters of a value in a notice
 # Variables that name folders or force a code path, and are no settings.
-_OTHER_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
+_NON_SETTING_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
 
 
-def show(options: ShowConfig, services: Services) -> int:
+def show(options: ShowConfig, dependencies: Dependencies) -> int:
     """Every setting with its value and where that came from."""
     streams = Streams()
     settings = resolve()
-    _tell(settings, streams)
-    rows = [_row(known, settings, _controls(settings)) for known in SETTING_SPECS]
+    _show_notices(settings, streams)
+    rows = [_row(spec, settings, _reply_settings(settings)) for spec in SETTING_SPECS]
     if options.json:
-        streams.write(dumps({name: {"value": value, "from": origin} for name, value, _, origin in rows}) + "\n")
+        streams.write(json_line({name: {"value": value, "from": origin} for name, value, _, origin in rows}) + "\n")
     else:
         shown = [(name, one_line(text), origin) for name, _, text, origin in rows]
         streams.write(table(("setting", "value", "from"), shown) + "\n")
     return ExitCode.OK
 
 
-def get(options: GetConfig, services: Services) -> int:
+def get(options: GetConfig, dependencies: Dependencies) -> int:
     """The value of one setting that is in force."""
     settings = resolve()
     streams = Streams()
-    _tell(settings, streams)
-    _, _, text, _ = _row(find_spec(options.name), settings, _controls(settings))
+    _show_notices(settings, streams)
+    _, _, text, _ = _row(find_spec(options.name), settings, _reply_settings(settings))
     streams.write(text + "\n")
     return ExitCode.OK
 
 
-def path(options: ConfigFile, services: Services) -> int:
+def path(options: ConfigFile, dependencies: Dependencies) -> int:
     """Where the file is, or would be."""
-    Streams().write(f"{_file(project=options.project)}\n")
+    Streams().write(f"{_target_file(project=options.project)}\n")
     return ExitCode.OK
 
 
-def change(options: SetConfig, services: Services) -> int:
+def change(options: SetConfig, dependencies: Dependencies) -> int:
     """Write a value into the file; "default" takes it out again."""
     streams = Streams()
-    known = find_spec(options.name)
-    if options.project and not known.project_may_set:
-        raise UsageError(f"a project file may not set {known.name}: leave --project out")
-    file = _file(project=options.project)
+    spec = find_spec(options.name)
+    if options.project and not spec.project_may_set:
+        raise UsageError(f"a project file may not set {spec.name}: leave --project out")
+    file = _target_file(project=options.project)
     if options.value == "default":
-        was_there = editing.remove(file, known)
-        notice = f"removed {known.name} from {file}" if was_there else f"{known.name} is not set in {file}"
+        was_there = editing.remove(file, spec)
+        notice = f"removed {spec.name} from {file}" if was_there else f"{spec.name} is not set in {file}"
         streams.screen.notice(notice)
     else:
-        value = known.parse(options.value, known.name)
-        if known.name == "as" and value is not None:
+        value = spec.parse(options.value, spec.name)
+        if spec.name == "as" and value is not None:
             personas.read(str(value))
-        editing.change(file, known, value)
-        streams.screen.notice(f"{known.name} is {_brief(known.to_text(value))} in {file}")
+        editing.change(file, spec, value)
+        streams.screen.notice(f"{spec.name} is {_shortened(spec.to_text(value))} in {file}")
     settings = resolve()
-    if settings.origin(known.name) not in (str(file), "built in"):
-        shown, origin = _brief(known.to_text(settings[known.name])), settings.origin(known.name)
-        streams.screen.notice(f"{known.name} is still {shown}, from {origin}")
+    if settings.origin(spec.name) not in (str(file), "built in"):
+        shown, origin = _shortened(spec.to_text(settings[spec.name])), settings.origin(spec.name)
+        streams.screen.notice(f"{spec.name} is still {shown}, from {origin}")
     return ExitCode.OK
 
 
-def _brief(text: str) -> str:
+def _shortened(text: str) -> str:
     """Return `text`, or its beginning where it is too long for a notice, as a system prompt may be."""
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
-def edit(options: ConfigFile, services: Services) -> int:
+def edit(options: ConfigFile, dependencies: Dependencies) -> int:
     """Open the file in the person's editor, and check it afterwards. A new file lists every setting."""
     streams = Streams()
-    file = _file(project=options.project)
+    file = _target_file(project=options.project)
     if not file.exists():
         editing.write(file, editing.template(project=options.project))
     edit_file(file, f"{file} is as the editor left it")
@@ -99,25 +99,25 @@ def edit(options: ConfigFile, services: Services) -> int:
     return ExitCode.OK
 
 
-def check(options: CheckConfig, services: Services) -> int:
+def check(options: CheckConfig, dependencies: Dependencies) -> int:
     """Look for mistakes in files, personas and variables: one line each; exit code 2 where there is one."""
     streams = Streams()
-    mistakes = list(_mistakes()) or list(_mistakes_together())
+    mistakes = list(_mistakes()) or list(_combined_mistakes())
     for mistake in mistakes:
         streams.screen.error(mistake)
     if mistakes:
         return ExitCode.USAGE
-    for file in _sources():
+    for file in _existing_files():
         streams.write(f"ok {file}\n")
     return ExitCode.OK
 
 
-def _tell(settings: Settings, streams: Streams) -> None:
+def _show_notices(settings: Settings, streams: Streams) -> None:
     for notice in settings.notices:
         streams.screen.notice(notice)
 
 
-def _controls(settings: Settings) -> ReplySettings:
+def _reply_settings(settings: Settings) -> ReplySettings:
     """The reply settings with what the model in force says of sampling, where it can be found."""
     from qwchat.request import SamplingSettings
     from qwchat.text.generation_config import GenerationDefaults
@@ -130,24 +130,24 @@ def _controls(settings: Settings) -> ReplySettings:
     return ReplySettings.of(settings, defaults)
 
 
-def _row(known: SettingSpec, settings: Settings, controls: ReplySettings) -> tuple[str, object, str, str]:
+def _row(spec: SettingSpec, settings: Settings, controls: ReplySettings) -> tuple[str, object, str, str]:
     """Name, value, value as text, origin."""
-    if known.scope == "reply":
-        value, origin = controls[known.name], controls.origin(known.name)
+    if spec.scope == "reply":
+        value, origin = controls[spec.name], controls.origin(spec.name)
     else:
-        value, origin = settings[known.name], settings.origin(known.name)
-    text = known.to_text(None if value == () else value)
-    return known.name, list(value) if isinstance(value, tuple) else value, text, origin
+        value, origin = settings[spec.name], settings.origin(spec.name)
+    text = spec.to_text(None if value == () else value)
+    return spec.name, list(value) if isinstance(value, tuple) else value, text, origin
 
 
-def _file(*, project: bool) -> Path:
+def _target_file(*, project: bool) -> Path:
     if not project:
         return config_files.user_file()
     here = Path.cwd()
     return config_files.project_file(here).path or here / config_files.PROJECT_NAMES[0]
 
 
-def _sources() -> Iterator[Path]:
+def _existing_files() -> Iterator[Path]:
     user, project = config_files.user_file(), config_files.project_file().path
     if user.is_file():
         yield user
@@ -161,47 +161,47 @@ def _mistakes() -> Iterator[str]:
     yield from project.notices
     for file, by_project in ((user, False), (project.path, True)):
         if file is not None and file.is_file():
-            yield from _mistakes_in(file, project=by_project)
+            yield from _file_mistakes(file, project=by_project)
     for name in personas.names():
         try:
             personas.read(name)
         except UsageError as error:
-            yield explained(error)
-    yield from _mistaken_variables()
+            yield error_message(error)
+    yield from _variable_mistakes()
 
 
-def _mistakes_together() -> Iterator[str]:
+def _combined_mistakes() -> Iterator[str]:
     """What is wrong though each file and variable is fine: a persona that is not there, or lacks a variable."""
     try:
         resolve()
     except UsageError as error:
-        yield explained(error)
+        yield error_message(error)
 
 
-def _mistakes_in(file: Path, *, project: bool) -> Iterator[str]:
+def _file_mistakes(file: Path, *, project: bool) -> Iterator[str]:
     try:
         document = config_files.read(file)
     except UsageError as error:
-        yield explained(error)
+        yield error_message(error)
         return
     for key, value in document.values.items():
         try:
             config_files.checked_value(document, key, value, project=project)
         except UsageError as error:
-            yield explained(error)
+            yield error_message(error)
 
 
-def _mistaken_variables() -> Iterator[str]:
-    known = {each.variable: each for each in SETTING_SPECS}
-    endings = [name.removeprefix(_PREFIX) for name in (*known, *_OTHER_VARIABLES)]
+def _variable_mistakes() -> Iterator[str]:
+    specs_by_variable = {each.variable: each for each in SETTING_SPECS}
+    endings = [name.removeprefix(_PREFIX) for name in (*specs_by_variable, *_NON_SETTING_VARIABLES)]
     for name in sorted(os.environ):
-        if not name.startswith(_PREFIX) or name in _OTHER_VARIABLES:
+        if not name.startswith(_PREFIX) or name in _NON_SETTING_VARIABLES:
             continue
-        if name not in known:
+        if name not in specs_by_variable:
             close = closest_match(name.removeprefix(_PREFIX), endings)
             yield f"the variable {name} means nothing" + (f": did you mean {_PREFIX}{close}?" if close else "")
         elif os.environ[name]:
             try:
-                known[name].parse(os.environ[name], name)
+                specs_by_variable[name].parse(os.environ[name], name)
             except UsageError as error:
-                yield explained(error)
+                yield error_message(error)

@@ -12,13 +12,13 @@ from quant.wording import said
 from qwchat import models_folder
 from qwchat.chat.formatting import duration, ranges
 from qwchat.chat.view.table import table
+from qwchat.cli.convert_progress import ConversionResult, run_conversion
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.error_messages import as_flag
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.following import Conversion, follow
+from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ConvertOptions
-from qwchat.cli.report import dumps
-from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
-from qwchat.cli.wording import spelt
 from qwchat.errors import QwchatError
 from qwchat.settings.resolve import resolve
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
-def run(options: ConvertOptions, services: Services) -> int:
+def run(options: ConvertOptions, dependencies: Dependencies) -> int:
     """Convert, or show the plan; the folder's path goes to standard output, everything else to standard error."""
     from quant import convert
 
@@ -52,7 +52,7 @@ def run(options: ConvertOptions, services: Services) -> int:
         threads=options.threads or resolve()["threads"],
     )
     try:
-        conversion = follow(events, f"converting {models_folder.name_of(options.source)}", streams)
+        conversion = run_conversion(events, f"converting {models_folder.name_of(options.source)}", streams)
     except KeyboardInterrupt:
         streams.screen.hint("what is done is kept: the same command with --resume goes on with it")
         raise
@@ -75,10 +75,10 @@ def default_destination(options: ConvertOptions) -> Path:
     return models_folder.models_folder() / f"{models_folder.name_of(options.source)}-{suffix}"
 
 
-def _report(conversion: Conversion, destination: Path, options: ConvertOptions, streams: Streams) -> None:
+def _report(conversion: ConversionResult, destination: Path, options: ConvertOptions, streams: Streams) -> None:
     planned, finished = conversion.planned, conversion.finished
     if options.json:
-        streams.write(dumps(_as_data(conversion, destination)) + "\n")
+        streams.write(json_line(_as_data(conversion, destination)) + "\n")
     elif finished is None:
         streams.write(_plan(planned, destination))
     else:
@@ -150,7 +150,7 @@ def _role(plan: TensorPlan) -> str:
     return plan.name.rpartition(".")[0].rpartition(".")[2].removesuffix("_proj")
 
 
-def _as_data(conversion: Conversion, destination: Path) -> dict[str, object]:
+def _as_data(conversion: ConversionResult, destination: Path) -> dict[str, object]:
     planned, finished = conversion.planned, conversion.finished
     return {
         "path": str(destination.resolve()),
@@ -160,7 +160,7 @@ def _as_data(conversion: Conversion, destination: Path) -> dict[str, object]:
         "bytes_out": planned.total_bytes_out,
         "bits_per_weight": planned.bits_per_weight,
         "seconds": None if finished is None else round(finished.seconds, 3),
-        "notices": [said(notice, spelt) for notice in conversion.notices],
+        "notices": [said(notice, as_flag) for notice in conversion.notices],
         "tensors": [
             {
                 "name": plan.name,

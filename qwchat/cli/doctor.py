@@ -16,48 +16,48 @@ from quant.machine import processor_count
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.characters import harmless
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.ensure_model import requested_model
+from qwchat.cli.error_messages import error_message
 from qwchat.cli.exit_codes import ExitCode, is_expected
+from qwchat.cli.json_output import json_line
 from qwchat.cli.options import DoctorOptions
-from qwchat.cli.prepare import chosen
-from qwchat.cli.report import dumps
-from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
-from qwchat.cli.wording import explained
 from qwchat.errors import QwchatError
 from qwchat.markdown.styles import DIM, RED, Styling
 
-State = Literal["ok", "warning", "error"]
+CheckState = Literal["ok", "warning", "error"]
 
-_LITTLE_MEMORY = 1 << 30
-_LITTLE_DISK = 1 << 30
-_NAMED = 5
-_PROCESSORS = Path("/proc/cpuinfo")
-_NVIDIA = Path("/proc/driver/nvidia/version")
+_LOW_MEMORY_BYTES = 1 << 30
+_LOW_DISK_BYTES = 1 << 30
+_MAX_NAMED = 5
+_CPUINFO = Path("/proc/cpuinfo")
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """What was found about `name`; `remedy` says what to do where the state is not "ok"."""
 
     name: str
-    state: State
+    state: CheckState
     found: str
     remedy: str = ""
 
 
-def run(options: DoctorOptions, services: Services) -> int:
+def run(options: DoctorOptions, dependencies: Dependencies) -> int:
     """Look at everything, and print a line each or one JSON object. 1 where something is in the way of an answer."""
     streams = Streams()
-    checks = list(_checks(services))
+    checks = list(_checks(dependencies))
     failed = any(check.state == "error" for check in checks)
     if options.json:
-        streams.write(dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}) + "\n")
+        streams.write(json_line({"ok": not failed, "checks": [asdict(check) for check in checks]}) + "\n")
     else:
         streams.write_styled("\n".join(_lines(checks, streams.out_look)) + "\n")
     return ExitCode.RUNTIME if failed else ExitCode.OK
 
 
-def _lines(checks: list[Check], look: Styling) -> Iterator[str]:
+def _lines(checks: list[CheckResult], look: Styling) -> Iterator[str]:
     signs = {"ok": look.styled("ok", DIM) + "      ", "warning": "warning ", "error": look.styled("error", RED) + "   "}
     width = max(len(check.name) for check in checks)
     for check in checks:
@@ -66,14 +66,14 @@ def _lines(checks: list[Check], look: Styling) -> Iterator[str]:
             yield f"{'':9}{'':{width}}  {harmless(check.remedy)}"
 
 
-def _checks(services: Services) -> Iterator[Check]:
-    for name, look_at in (
+def _checks(dependencies: Dependencies) -> Iterator[CheckResult]:
+    for name, check in (
         ("program", _program),
-        ("processor", lambda: _processor(services)),
+        ("processor", lambda: _processor(dependencies)),
         ("threads", _threads),
         ("memory", _memory),
         ("GPU", _gpu),
-        ("kernels", lambda: _kernels(services)),
+        ("kernels", lambda: _kernels(dependencies)),
         ("models", _models),
         ("default model", _default_model),
         ("disk", _disk),
@@ -81,20 +81,20 @@ def _checks(services: Services) -> Iterator[Check]:
         ("sessions", _sessions),
         ("terminal", _terminal),
     ):
-        yield _guarded(name, look_at)
+        yield _run_check(name, check)
 
 
-def _guarded(name: str, look_at: Callable[[], tuple[State, str, str]]) -> Check:
+def _run_check(name: str, check: Callable[[], tuple[CheckState, str, str]]) -> CheckResult:
     """A check of its own: one that fails must not hide the others."""
     try:
-        return Check(name, *look_at())
+        return CheckResult(name, *check())
     except (QwchatError, QuantError) as error:
-        return Check(name, "error", explained(error))
+        return CheckResult(name, "error", error_message(error))
     except (OSError, ValueError) as error:
-        return Check(name, "warning", f"could not be looked at: {error}")
+        return CheckResult(name, "warning", f"could not be looked at: {error}")
 
 
-def _program() -> tuple[State, str, str]:
+def _program() -> tuple[CheckState, str, str]:
     from importlib.metadata import version
 
     import qwchat
@@ -104,10 +104,10 @@ def _program() -> tuple[State, str, str]:
     return "ok", found, ""
 
 
-def _processor(services: Services) -> tuple[State, str, str]:
+def _processor(dependencies: Dependencies) -> tuple[CheckState, str, str]:
     from quant.native.simd_level import supported_levels
 
-    level = services.simd()
+    level = dependencies.simd()
     best = supported_levels()[0]
     found = f"{_processor_name()}, SIMD level {level}"
     if level != best:
@@ -119,14 +119,14 @@ def _processor(services: Services) -> tuple[State, str, str]:
 
 def _processor_name() -> str:
     try:
-        lines = _PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def _threads() -> tuple[State, str, str]:
+def _threads() -> tuple[CheckState, str, str]:
     from qwchat.cpu.kernels.thread_counts import default_threads
 
     threads = default_threads()
@@ -137,7 +137,7 @@ def _threads() -> tuple[State, str, str]:
     return "ok", found, ""
 
 
-def _memory() -> tuple[State, str, str]:
+def _memory() -> tuple[CheckState, str, str]:
     from qwchat.cpu.memory import available_memory, total_memory
 
     available = available_memory()
@@ -145,25 +145,25 @@ def _memory() -> tuple[State, str, str]:
         return "ok", "the system does not say how much is free", ""
     total = total_memory()
     found = f"{data_size(available)} free" + (f" of {data_size(total)}" if total else "")
-    if available < _LITTLE_MEMORY:
+    if available < _LOW_MEMORY_BYTES:
         return "warning", found, "close other programs, or use a small model and a short context (--ctx)"
     return "ok", found, ""
 
 
-def _gpu() -> tuple[State, str, str]:
-    if _NVIDIA.is_file() or shutil.which("nvidia-smi"):
+def _gpu() -> tuple[CheckState, str, str]:
+    if _NVIDIA_DRIVER.is_file() or shutil.which("nvidia-smi"):
         return "ok", "an NVIDIA driver is there, but this version computes on the CPU only", ""
     return "ok", "none found; this version computes on the CPU only", ""
 
 
-def _kernels(services: Services) -> tuple[State, str, str]:
+def _kernels(dependencies: Dependencies) -> tuple[CheckState, str, str]:
     from qwchat.cpu.kernels import kernel_store
 
-    trouble = services.cache_trouble()
-    if trouble is not None:
-        return "warning", f"not kept: {trouble}", ""
+    problem = dependencies.cache_problem()
+    if problem is not None:
+        return "warning", f"not kept: {problem}", ""
     folder = kernel_store.KERNELS.folder
-    if not services.compiled():
+    if not dependencies.compiled():
         return "ok", f"not compiled yet: the first answer does it, once, into {folder}", ""
     return "ok", f"compiled, {data_size(_size(folder.parent))} in {folder.parent}", ""
 
@@ -172,7 +172,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _models() -> tuple[State, str, str]:
+def _models() -> tuple[CheckState, str, str]:
     folder = models_folder.models_folder()
     count = len(models_folder.available())
     found = f"{count} in {folder}, with the built-in one"
@@ -187,10 +187,10 @@ def _is_writable(folder: Path) -> bool:
     return existing.is_dir() and os.access(existing, os.W_OK)
 
 
-def _default_model() -> tuple[State, str, str]:
+def _default_model() -> tuple[CheckState, str, str]:
     from quant.container import open_model
 
-    found = models_folder.locate(chosen(None))
+    found = models_folder.locate(requested_model(None))
     if not found.converted:
         if not models_folder.is_model(found.destination):
             return "ok", f"{found.name}, converted at the first answer", ""
@@ -204,15 +204,15 @@ def _default_model() -> tuple[State, str, str]:
     return "ok", f"{found.name}, {folder.preset}, {data_size(folder.total_bytes)}", ""
 
 
-def _disk() -> tuple[State, str, str]:
+def _disk() -> tuple[CheckState, str, str]:
     folder = models_folder.models_folder()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     found = f"{data_size(free)} free for models"
-    return ("ok", found, "") if free >= _LITTLE_DISK else ("warning", found, "a converted 7B takes 4.6 GB")
+    return ("ok", found, "") if free >= _LOW_DISK_BYTES else ("warning", found, "a converted 7B takes 4.6 GB")
 
 
-def _settings() -> tuple[State, str, str]:
+def _settings() -> tuple[CheckState, str, str]:
     from qwchat.settings import config_files
     from qwchat.settings.resolve import resolve
 
@@ -224,7 +224,7 @@ def _settings() -> tuple[State, str, str]:
     return "ok", ", ".join(map(str, there)) or f"none set; they would stand in {config_files.user_file()}", ""
 
 
-def _sessions() -> tuple[State, str, str]:
+def _sessions() -> tuple[CheckState, str, str]:
     from qwchat.conversation.store import Store
 
     store = Store()
@@ -232,14 +232,14 @@ def _sessions() -> tuple[State, str, str]:
     broken = [entry for entry in entries if entry.trouble]
     found = f"{len(entries)} in {store.folder}"
     if broken:
-        named = ", ".join(entry.id for entry in broken[:_NAMED])
+        named = ", ".join(entry.id for entry in broken[:_MAX_NAMED])
         return "warning", f"{found}, {len(broken)} of them cannot be read: {named}", f"{broken[0].trouble}"
     if not _is_writable(store.folder):
         return "warning", found, "nothing can be saved there: set QWCHAT_SESSIONS to a folder of your own"
     return "ok", found, ""
 
 
-def _terminal() -> tuple[State, str, str]:
+def _terminal() -> tuple[CheckState, str, str]:
     names = ("input", "output", "errors")
     streams = (sys.stdin, sys.stdout, sys.stderr)
     seen = [name for name, stream in zip(names, streams, strict=True) if stream is not None and stream.isatty()]

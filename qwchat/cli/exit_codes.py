@@ -39,11 +39,11 @@ def exit_code_of(error: BaseException) -> ExitCode:
         ((NotEnoughMemoryError, MemoryError), ExitCode.MEMORY),
         ((ConstraintError,), ExitCode.CONSTRAINT),
     )
-    other = ExitCode.MEMORY if lacks_memory(error) else ExitCode.RUNTIME
+    other = ExitCode.MEMORY if is_out_of_memory(error) else ExitCode.RUNTIME
     return next((code for kinds, code in table if isinstance(error, kinds)), other)
 
 
-def lacks_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether `error`, or what it came from, is the system's or the dynamic loader's way to say that memory is out.
 
     A library that finds no room is an ImportError to Python, and an OSError of its own making to llvmlite.

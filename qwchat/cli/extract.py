@@ -8,18 +8,18 @@ from typing import Literal
 from qwchat.errors import ConstraintError
 from qwchat.events import Done
 
-Which = Literal["first", "last"]
+BlockPosition = Literal["first", "last"]
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """The content of a fenced code block, and whether its end is there."""
 
     content: str
     closed: bool
 
 
-def blocks_of(text: str) -> list[Block]:
+def code_blocks(text: str) -> list[CodeBlock]:
     """The fenced code blocks of a Markdown text, in order, as CommonMark has them; tags are text, as in the chat."""
     from markdown_it import MarkdownIt
 
@@ -30,19 +30,19 @@ def blocks_of(text: str) -> list[Block]:
             start, stop = token.map
             last = lines[stop - 1].strip().lstrip("> \t") if stop - 1 > start else ""
             closed = len(last) >= len(token.markup) and set(last) == set(token.markup[0])
-            found.append(Block(token.content, closed))
+            found.append(CodeBlock(token.content, closed))
     return found
 
 
-def extract(done: Done, which: Which) -> tuple[str | None, ConstraintError | None]:
-    """The content of the `which` block without its last newline, and what is wrong: there is none, or it was cut.
+def extract(done: Done, position: BlockPosition) -> tuple[str | None, ConstraintError | None]:
+    """The content of the `position` block without its last newline, and what is wrong: there is none, or it was cut.
 
     A block that the model left open when it ended its reply by itself is whole.
     """
-    blocks = blocks_of(done.text)
+    blocks = code_blocks(done.text)
     if not blocks:
         return None, ConstraintError("the reply has no code block: ask for one, or leave -x out to see it")
-    block = blocks[0 if which == "first" else -1]
+    block = blocks[0 if position == "first" else -1]
     error = None
     if not block.closed and done.finish_reason != "stop":
         error = ConstraintError("the code block was cut, its end is missing: allow more tokens")

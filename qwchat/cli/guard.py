@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def guarded(run: Callable[[], int], *, debug: bool) -> int:
+def run_guarded(run: Callable[[], int], *, debug: bool) -> int:
     """Return the exit code of `run`; a failure is one line on standard error, with a traceback only with `debug`."""
     try:
         return _run(run, debug=debug)
     finally:
-        _drop_output()
+        _discard_output()
 
 
 def _run(run: Callable[[], int], *, debug: bool) -> int:
@@ -27,19 +27,19 @@ def _run(run: Callable[[], int], *, debug: bool) -> int:
         _flush_output()
         return code
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _print_line("interrupted")
         return 130
     except BrokenPipeError as error:
         return _code(error)
     except MemoryError as error:
-        _tell(f"error: {_OUT_OF_MEMORY}")
+        _print_line(f"error: {_OUT_OF_MEMORY}")
         return _code(error)
     except Exception as error:  # noqa: BLE001  # The last line of defence: everything becomes one line and a code.
         if debug:
             import traceback
 
             traceback.print_exc()
-        _tell(f"error: {_explanation(error)}")
+        _print_line(f"error: {_explanation(error)}")
         return _code(error)
 
 
@@ -50,13 +50,13 @@ def _code(error: BaseException) -> int:
 
 
 def _explanation(error: Exception) -> str:
-    from qwchat.cli.exit_codes import is_expected, lacks_memory
+    from qwchat.cli.exit_codes import is_expected, is_out_of_memory
 
     if is_expected(error):
-        from qwchat.cli.wording import explained
+        from qwchat.cli.error_messages import error_message
 
-        return explained(error)
-    if lacks_memory(error):
+        return error_message(error)
+    if is_out_of_memory(error):
         return _OUT_OF_MEMORY
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
@@ -64,7 +64,7 @@ def _explanation(error: Exception) -> str:
     return f"a bug: {type(error).__name__}: {error} (--debug shows the traceback)"
 
 
-def _tell(text: str) -> None:
+def _print_line(text: str) -> None:
     from qwchat.characters import harmless
 
     try:
@@ -88,7 +88,7 @@ def _flush_output() -> None:
             raise
 
 
-def _drop_output() -> None:
+def _discard_output() -> None:
     """Let what cannot be written vanish: a pipe or terminal is closed, a disk is full.
 
     Otherwise Python tries again at its end, complains, and changes the exit code to 120.
@@ -100,8 +100,8 @@ def _drop_output() -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             try:
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
             except (OSError, ValueError, AttributeError):
                 continue

@@ -6,20 +6,20 @@ from quant.safe_files import is_regular
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.view.table import table
+from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ListOptions
-from qwchat.cli.report import dumps
-from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.models_folder import Located
 
 
-def run(options: ListOptions, services: Services) -> int:
+def run(options: ListOptions, dependencies: Dependencies) -> int:
     """List the embedded model and those in the models folder; a damaged one is listed as such."""
     streams = Streams()
     entries = [_entry(model) for model in models_folder.available()]
     if options.json:
-        streams.write(dumps({"folder": str(models_folder.models_folder()), "models": entries}) + "\n")
+        streams.write(json_line({"folder": str(models_folder.models_folder()), "models": entries}) + "\n")
         return ExitCode.OK
     if not entries:
         streams.screen.hint(f"there are no models in {models_folder.models_folder()}")

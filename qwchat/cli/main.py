@@ -7,35 +7,35 @@ from __future__ import annotations
 
 import sys
 
-from qwchat.cli.guard import guarded
+from qwchat.cli.guard import run_guarded
 
-_MOMENT_SECONDS = 0.01
+_REARM_DELAY_SECONDS = 0.01
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from qwchat.cli.services import Services
+    from qwchat.cli.dependencies import Dependencies
 
 
-def main(arguments: Sequence[str] | None = None, services: Services | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, dependencies: Dependencies | None = None) -> None:
     """Run the command line and exit with its code.
 
     Args:
         arguments: what follows the program's name; None takes it from the process.
-        services: what the commands need from outside; None takes the real engine.
+        dependencies: what the commands need from outside; None takes the real engine.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words  # Read by hand: it must hold for errors of the parser too.
+    argument_list = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argument_list  # Read by hand: it must hold for errors of the parser too.
 
     def run() -> int:
         _replace_closed_streams()
         from qwchat.cli.app import run_app
 
-        return run_app(words, services)
+        return run_app(argument_list, dependencies)
 
     sys.unraisablehook = _rearm_interrupt
-    code = guarded(run, debug=debug)
+    code = run_guarded(run, debug=debug)
     _ignore_interrupts()
     sys.exit(code)
 
@@ -72,9 +72,9 @@ def _rearm_interrupt(unraisable: Any) -> None:
     import _thread
     import threading
 
-    later = threading.Timer(_MOMENT_SECONDS, _thread.interrupt_main)
-    later.daemon = True
-    later.start()
+    timer = threading.Timer(_REARM_DELAY_SECONDS, _thread.interrupt_main)
+    timer.daemon = True
+    timer.start()
 
 
 def _ignore_interrupts() -> None:

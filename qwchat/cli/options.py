@@ -37,7 +37,7 @@ ModelArgument = Annotated[
     ),
 ]
 # Values that are looked up when a shell asks for them, by the name of the setting.
-_LOOKED_UP: dict[str, Callable[[str], list[tuple[str, str]]]] = {
+_DYNAMIC_COMPLETIONS: dict[str, Callable[[str], list[tuple[str, str]]]] = {
     "model": completion.models,
     "as": completion.personas,
 }
@@ -114,7 +114,7 @@ class ReplyOptions:
     ] = None
     debug: Debug = False
 
-    def with_schema(self, read: Callable[[], str]) -> ReplyOptions:
+    def with_piped_schema(self, read: Callable[[], str]) -> ReplyOptions:
         """The same with what `read` gives for `--json-schema -`. Raises UsageError where it is no schema."""
         if self.flags.get("json-schema") != "-":
             return self
@@ -137,16 +137,16 @@ class ReplyOptions:
             return self.settings
         return resolve(Flags(self.flags, **{"as": "none"}), use_files=not self.no_config)
 
-    def given(self) -> list[str]:
+    def given_flags(self) -> list[str]:
         """The flags that were given."""
-        own = [known for known in fields(self) if known.type != "Flags"]
-        changed = [known.name for known in own if getattr(self, known.name) != known.default]
+        field_names = [each for each in fields(self) if each.type != "Flags"]
+        changed = [each.name for each in field_names if getattr(self, each.name) != each.default]
         specs = [find_spec(name).flag_for(raw) for name, raw in self.flags.items()]
         return specs + [f"--{name.rstrip('_').replace('_', '-')}" for name in changed]
 
     def check(self) -> None:
         """Refuse what cannot be done, before a model is opened. Raises UsageError that names the flag."""
-        _within("--count", self.count, 1, 64)
+        _check_range("--count", self.count, 1, 64)
         device, gpu_layers = self.settings["device"], self.settings["gpu-layers"]
         if device.partition(":")[0] == "cuda":
             raise UsageError(f"--device {device} is not available yet: leave --device out, or give --device cpu")
@@ -154,16 +154,16 @@ class ReplyOptions:
             raise UsageError(f"there is no device {device!r}: --device takes auto or cpu")
         if gpu_layers != 0:
             raise UsageError(f"--gpu-layers {gpu_layers} is not available yet: only 0 is")
-        self._check_shape()
+        self._check_constraint()
         if self.json and self.jsonl:
             raise UsageError("--json and --jsonl exclude each other: choose one")
         if self.extract and self.extract_last:
             raise UsageError("--extract and --extract-last exclude each other: choose one")
-        _within("--logprobs", self.logprobs, 1, MAX_LOGPROBS)
+        _check_range("--logprobs", self.logprobs, 1, MAX_LOGPROBS)
         if self.logprobs is not None and not (self.json or self.jsonl):
             raise UsageError("--logprobs are part of --json and --jsonl: add one of them")
 
-    def _check_shape(self) -> None:
+    def _check_constraint(self) -> None:
         from qwchat.chat.reply_settings import shapes
 
         shapes(self.settings)
@@ -175,7 +175,7 @@ class ChatOptions(ReplyOptions):
 
     chat_model: ModelArgument = None
 
-    def merged(self) -> ReplyOptions:
+    def with_model_argument(self) -> ReplyOptions:
         """The same with one MODEL. Raises UsageError where two are given."""
         if self.chat_model is None:
             return self
@@ -280,20 +280,20 @@ class BenchOptions:
 
     def check(self) -> None:
         """Refuse numbers that measure nothing. Raises UsageError that names the flag."""
-        _within("--prompt-tokens", self.prompt_tokens, 1)
-        _within("--new-tokens", self.new_tokens, 1)
-        _within("--depth", self.depth, 0)
-        _within("--rounds", self.rounds, 1)
-        _within("--threads", self.threads, 1)
+        _check_range("--prompt-tokens", self.prompt_tokens, 1)
+        _check_range("--new-tokens", self.new_tokens, 1)
+        _check_range("--depth", self.depth, 0)
+        _check_range("--rounds", self.rounds, 1)
+        _check_range("--threads", self.threads, 1)
 
 
-def _within(flag: str, value: int | None, lowest: int, highest: int | None = None) -> None:
+def _check_range(flag: str, value: int | None, lowest: int, highest: int | None = None) -> None:
     if value is not None and (value < lowest or (highest is not None and value > highest)):
         limits = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise UsageError(f"{flag} must be {limits}, not {value}")
 
 
-def as_callback(
+def typer_callback(
     options: type[Options],
     run: Callable[[typer.Context, Options], int],
     extra: dict[str, tuple[Any, Any]] | None = None,
@@ -307,26 +307,26 @@ def as_callback(
     """
 
     hints = get_type_hints(options, include_extras=True)
-    own: list[str] = []
-    place = ""  # The field that takes the flags of the table.
+    field_names: list[str] = []
+    flags_field = ""  # The field that takes the flags of the table.
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    for known in fields(options):  # type: ignore[arg-type]  # Always a dataclass.
-        if hints[known.name] is Flags:
-            place = known.name
+    for each in fields(options):  # type: ignore[arg-type]  # Always a dataclass.
+        if hints[each.name] is Flags:
+            flags_field = each.name
             parameters += [_parameter(spec) for spec in SETTING_SPECS]
             continue
-        default = inspect.Parameter.empty if known.default is MISSING else known.default
-        own.append(known.name)
-        parameters.append(_keyword(known.name, default, hints[known.name]))
+        default = inspect.Parameter.empty if each.default is MISSING else each.default
+        field_names.append(each.name)
+        parameters.append(_keyword(each.name, default, hints[each.name]))
     parameters += [_keyword(name, default, annotation) for name, (annotation, default) in (extra or {}).items()]
 
     def callback(context: typer.Context, **values: Any) -> int:
-        filled = {name: values[name] for name in own}
-        if place:
-            filled[place] = Flags(
+        arguments = {name: values[name] for name in field_names}
+        if flags_field:
+            arguments[flags_field] = Flags(
                 {spec.name: raw for spec in SETTING_SPECS if (raw := values[spec.parameter]) is not None}
             )
-        return run(context, options(**filled))
+        return run(context, options(**arguments))
 
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -337,22 +337,22 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _parameter(known: SettingSpec) -> inspect.Parameter:
+def _parameter(spec: SettingSpec) -> inspect.Parameter:
     """A setting as a parameter of a command: a text that the setting itself reads, or both sides of a switch."""
-    limits = f" ({known.value_type.range_text})" if isinstance(known.value_type, Number) else ""
-    declared = [known.flag, *([known.short_flag] if known.short_flag else [])]
+    limits = f" ({spec.value_type.range_text})" if isinstance(spec.value_type, Number) else ""
+    declared = [spec.flag, *([spec.short_flag] if spec.short_flag else [])]
     annotation: Any = str | None
-    metavar: str | None = known.value_type.metavar
-    if isinstance(known.value_type, Boolean):
-        annotation, metavar, declared[0] = bool | None, None, f"{known.flag}/{known.flag_for(False)}"
-    elif isinstance(known.value_type, TextList):
+    metavar: str | None = spec.value_type.metavar
+    if isinstance(spec.value_type, Boolean):
+        annotation, metavar, declared[0] = bool | None, None, f"{spec.flag}/{spec.flag_for(False)}"
+    elif isinstance(spec.value_type, TextList):
         annotation = list[str] | None
 
-    def listed(incomplete: str) -> list[tuple[str, str]]:
+    def complete_words(incomplete: str) -> list[tuple[str, str]]:
         # With nothing on offer shells complete the name of a file, which a schema mostly is.
-        words = () if isinstance(known.value_type, JsonSchema) else known.completions
+        words = () if isinstance(spec.value_type, JsonSchema) else spec.completions
         return [(word, "") for word in words if word.startswith(incomplete)]
 
-    complete = _LOOKED_UP.get(known.name, listed)
-    option = typer.Option(*declared, metavar=metavar, help=f"{known.help}{limits}.", autocompletion=complete)
-    return _keyword(known.parameter, None, Annotated[annotation, option])
+    autocompletion = _DYNAMIC_COMPLETIONS.get(spec.name, complete_words)
+    option = typer.Option(*declared, metavar=metavar, help=f"{spec.help}{limits}.", autocompletion=autocompletion)
+    return _keyword(spec.parameter, None, Annotated[annotation, option])

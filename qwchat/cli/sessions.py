@@ -11,9 +11,9 @@ from dataclasses import asdict
 from qwchat.characters import harmless
 from qwchat.chat.formatting import one_line
 from qwchat.chat.view.table import pairs, table
+from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
-from qwchat.cli.report import dumps
-from qwchat.cli.services import Services
+from qwchat.cli.json_output import json_line
 from qwchat.cli.session_options import ExportSession, GrepSessions, ListSessions, RemoveSessions, ShowSession
 from qwchat.cli.streams import Streams, stdin_is_terminal
 from qwchat.conversation.export import Talk, as_json, as_markdown, exported, form_of
@@ -23,15 +23,17 @@ from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import BOLD
 from qwchat.writing import write_whole
 
-_AROUND = 100  # characters of a long line that are shown on each side of a match
+_CONTEXT_CHARACTERS = 100  # characters of a long line that are shown on each side of a match
 
 
-def list_all(options: ListSessions, services: Services) -> int:
+def list_all(options: ListSessions, dependencies: Dependencies) -> int:
     """List the sessions, the latest first."""
     streams, store = Streams(), Store()
     entries = store.entries()
     if options.json:
-        streams.write(dumps({"folder": str(store.folder), "sessions": [_facts(entry) for entry in entries]}) + "\n")
+        streams.write(
+            json_line({"folder": str(store.folder), "sessions": [_entry_fields(entry) for entry in entries]}) + "\n"
+        )
         return ExitCode.OK
     if not entries:
         streams.screen.hint(f"there are no sessions in {store.folder}")
@@ -41,14 +43,14 @@ def list_all(options: ListSessions, services: Services) -> int:
     return ExitCode.OK
 
 
-def show(options: ShowSession, services: Services) -> int:
+def show(options: ShowSession, dependencies: Dependencies) -> int:
     """Show what is known about a session, and what was said in it."""
     streams, store = Streams(quiet=options.quiet), Store()
     entry = store.find(options.session)
     content = _read(store, entry, streams)
-    talk = _talk(entry, content)
+    transcript = _transcript(entry, content)
     if options.json:
-        streams.write(as_json(talk))
+        streams.write(as_json(transcript))
         return ExitCode.OK
     header = content.header
     model = f"{entry.model} ({header.fingerprint})" if header is not None and header.fingerprint else entry.model
@@ -63,11 +65,11 @@ def show(options: ShowSession, services: Services) -> int:
         ("file", str(store.folder / entry.id / FILE_NAME)),
     ]
     text = pairs([(name, value) for name, value in facts if value]) + "\n"
-    streams.write(text + "\n" + as_markdown(talk) if content.tree.path() else text)
+    streams.write(text + "\n" + as_markdown(transcript) if content.tree.path() else text)
     return ExitCode.OK
 
 
-def grep(options: GrepSessions, services: Services) -> int:
+def grep(options: GrepSessions, dependencies: Dependencies) -> int:
     """Print the lines that match, with the session and the message they are in; 1 where there are none."""
     streams, store = Streams(quiet=options.quiet), Store()
     pattern = _pattern(options)
@@ -82,16 +84,16 @@ def grep(options: GrepSessions, services: Services) -> int:
                 continue
             found.append({})
             before, after = match.string[: match.start()], match.string[match.end() :]
-            before = before if len(before) <= _AROUND else "…" + before[-_AROUND:]
-            after = after if len(after) <= _AROUND else after[:_AROUND] + "…"
+            before = before if len(before) <= _CONTEXT_CHARACTERS else "…" + before[-_CONTEXT_CHARACTERS:]
+            after = after if len(after) <= _CONTEXT_CHARACTERS else after[:_CONTEXT_CHARACTERS] + "…"
             hit = streams.out_look.styled(harmless(match[0]), BOLD)
             streams.write_styled(f"{entry.id}:{message}:{role}: {harmless(before)}{hit}{harmless(after)}\n")
     if options.json:
-        streams.write(dumps({"matches": found}) + "\n")
+        streams.write(json_line({"matches": found}) + "\n")
     return ExitCode.OK if found else ExitCode.RUNTIME
 
 
-def remove(options: RemoveSessions, services: Services) -> int:
+def remove(options: RemoveSessions, dependencies: Dependencies) -> int:
     """Remove sessions, after asking on a terminal. Raises UsageError where nobody can be asked."""
     streams, store = Streams(quiet=options.quiet), Store()
     entries = list({entry.id: entry for entry in map(store.find, options.sessions)}.values())
@@ -100,7 +102,7 @@ def remove(options: RemoveSessions, services: Services) -> int:
             raise UsageError("sessions rm asks on a terminal first, and there is none: --yes removes without asking")
         for entry in entries:
             streams.screen.hint(f"{entry.id}  {entry.label}, {entry.messages} messages")
-        if not _agreed(streams, "remove it?" if len(entries) == 1 else f"remove these {len(entries)}?"):
+        if not _confirm(streams, "remove it?" if len(entries) == 1 else f"remove these {len(entries)}?"):
             streams.screen.hint("nothing is removed")
             return ExitCode.OK
     for entry in entries:
@@ -109,14 +111,14 @@ def remove(options: RemoveSessions, services: Services) -> int:
     return ExitCode.OK
 
 
-def export(options: ExportSession, services: Services) -> int:
+def export(options: ExportSession, dependencies: Dependencies) -> int:
     """Write a session to a file or to standard output."""
     streams, store = Streams(quiet=options.quiet), Store()
     entry = store.find(options.session)
     content = _read(store, entry, streams)
     path = options.file if options.file is None or str(options.file) != "-" else None
     form = options.form or ("md" if path is None else form_of(path))
-    text = exported(_talk(entry, content), form)
+    text = exported(_transcript(entry, content), form)
     if path is None:
         streams.write(text)
         return ExitCode.OK
@@ -127,7 +129,7 @@ def export(options: ExportSession, services: Services) -> int:
     return ExitCode.OK
 
 
-def _facts(entry: Entry) -> dict[str, object]:
+def _entry_fields(entry: Entry) -> dict[str, object]:
     return asdict(entry) | {"changed": entry.changed_at}
 
 
@@ -138,7 +140,7 @@ def _read(store: Store, entry: Entry, streams: Streams) -> Content:
     return content
 
 
-def _talk(entry: Entry, content: Content) -> Talk:
+def _transcript(entry: Entry, content: Content) -> Talk:
     return Talk(content.tree, entry.model, entry.id, entry.created)
 
 
@@ -169,7 +171,7 @@ def _matches(
                 yield node.id, node.role, match
 
 
-def _agreed(streams: Streams, question: str) -> bool:
+def _confirm(streams: Streams, question: str) -> bool:
     streams.screen.stream.write(f"{question} [y/N] ")
     streams.screen.stream.flush()
     return sys.stdin.readline().strip().casefold() in ("y", "yes")

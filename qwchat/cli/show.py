@@ -12,11 +12,11 @@ from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.formatting import ranges
 from qwchat.chat.view.table import pairs, table
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ShowOptions
-from qwchat.cli.prepare import chosen
-from qwchat.cli.report import dumps
-from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.models_folder import Located
 
@@ -27,7 +27,7 @@ _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorDetails:
     """One tensor as it is stored; `error` is its relative quantisation error, None for a checkpoint."""
 
     name: str
@@ -39,13 +39,13 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelDetails:
     """A model or a checkpoint, taken apart. `stored_bytes` are those of all weights in their file or files."""
 
     located: Located
     config: ModelConfig
     facts: dict[str, object]
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[TensorDetails, ...]
     stored_bytes: int
     files: dict[str, int]
 
@@ -62,24 +62,24 @@ class Anatomy:
         return 8 * self.stored_bytes / self.parameters
 
 
-def run(options: ShowOptions, services: Services) -> int:
+def run(options: ShowOptions, dependencies: Dependencies) -> int:
     """Show a model, or a checkpoint where it has not been converted yet."""
     streams = Streams()
-    located = models_folder.locate(chosen(options.model))
+    located = models_folder.locate(requested_model(options.model))
     if not located.converted and models_folder.is_model(located.destination):
         located = Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
-    anatomy = _of_model(located) if located.converted else _of_checkpoint(located)
-    streams.write((dumps(_as_data(anatomy)) if options.json else _as_text(anatomy)) + "\n")
+    details = _of_model(located) if located.converted else _of_checkpoint(located)
+    streams.write((json_line(_as_data(details)) if options.json else _as_text(details)) + "\n")
     return ExitCode.OK
 
 
-def _of_model(located: Located) -> Anatomy:
+def _of_model(located: Located) -> ModelDetails:
     from quant.container import open_model
 
     folder = open_model(located.path)
     entries = folder.manifest["tensors"]
     tensors = tuple(
-        Tensor(
+        TensorDetails(
             name,
             entry["format"],
             entry["group_size"],
@@ -95,35 +95,35 @@ def _of_model(located: Located) -> Anatomy:
         "source": folder.manifest["source"],
         "fingerprint": folder.fingerprint,
     }
-    return Anatomy(located, folder.config, facts, tensors, folder.total_bytes, _files(located))
+    return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located))
 
 
-def _of_checkpoint(located: Located) -> Anatomy:
+def _of_checkpoint(located: Located) -> ModelDetails:
     from quant.sources import open_source
 
     with open_source(located.path) as source:
         tensors = tuple(
-            Tensor(name, stored.dtype, stored.group_size, stored.shape, stored.nbytes, None)
+            TensorDetails(name, stored.dtype, stored.group_size, stored.shape, stored.nbytes, None)
             for name, stored in source.tensors.items()
         )
         facts = {"preset": None, "settings": None, "source": None, "fingerprint": source.fingerprint[:16]}
-        return Anatomy(located, source.config, dict(facts), tensors, source.total_bytes, _files(located))
+        return ModelDetails(located, source.config, dict(facts), tensors, source.total_bytes, _files(located))
 
 
 def _files(located: Located) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if is_regular(path)}
 
 
-def _as_data(anatomy: Anatomy) -> dict[str, object]:
-    config = anatomy.config
+def _as_data(details: ModelDetails) -> dict[str, object]:
+    config = details.config
     return {
-        "name": anatomy.located.name,
-        "path": str(anatomy.located.path),
-        "converted": anatomy.located.converted,
-        **anatomy.facts,
-        "bits_per_weight": anatomy.bits_per_weight,
-        "parameters": anatomy.parameters,
-        "bytes": anatomy.stored_bytes,
+        "name": details.located.name,
+        "path": str(details.located.path),
+        "converted": details.located.converted,
+        **details.facts,
+        "bits_per_weight": details.bits_per_weight,
+        "parameters": details.parameters,
+        "bytes": details.stored_bytes,
         "config": {
             "hidden_size": config.hidden_size,
             "intermediate_size": config.intermediate_size,
@@ -144,23 +144,23 @@ def _as_data(anatomy: Anatomy) -> dict[str, object]:
                 "bytes": tensor.nbytes,
                 "relative_error": tensor.error,
             }
-            for tensor in anatomy.tensors
+            for tensor in details.tensors
         ],
-        "files": anatomy.files,
+        "files": details.files,
     }
 
 
-def _as_text(anatomy: Anatomy) -> str:
-    config, located = anatomy.config, anatomy.located
-    made: Any = anatomy.facts["source"]
-    kind = f"preset {anatomy.facts['preset']}" if located.converted else "checkpoint, not converted yet"
+def _as_text(details: ModelDetails) -> str:
+    config, located = details.config, details.located
+    origin: Any = details.facts["source"]
+    kind = f"preset {details.facts['preset']}" if located.converted else "checkpoint, not converted yet"
     facts = [
         ("model", f"{located.name} ({kind})"),
         ("folder", str(located.path)),
-        *([("made from", f"{made['name']}, {data_size(made['bytes'])}")] if located.converted else []),
-        ("fingerprint", str(anatomy.facts["fingerprint"])),
-        ("weights", f"{anatomy.parameters:,} in {anatomy.stored_bytes:,} bytes"),
-        ("bits per weight", f"{anatomy.bits_per_weight:.4f}"),
+        *([("made from", f"{origin['name']}, {data_size(origin['bytes'])}")] if located.converted else []),
+        ("fingerprint", str(details.facts["fingerprint"])),
+        ("weights", f"{details.parameters:,} in {details.stored_bytes:,} bytes"),
+        ("bits per weight", f"{details.bits_per_weight:.4f}"),
         (
             "shape",
             f"{config.num_layers} layers, hidden {config.hidden_size}, intermediate {config.intermediate_size}, "
@@ -169,13 +169,13 @@ def _as_text(anatomy: Anatomy) -> str:
         ("vocabulary", f"{config.vocab_size:,}, {'tied' if config.tie_word_embeddings else 'with a head of its own'}"),
         ("context", f"{config.max_position_embeddings:,}"),
     ]
-    files = table(("file", "bytes"), [(name, f"{size:,}") for name, size in anatomy.files.items()], right=(1,))
-    return f"{pairs(facts)}\n\n{_tensor_table(anatomy.tensors)}\n\n{files}"
+    files = table(("file", "bytes"), [(name, f"{size:,}") for name, size in details.files.items()], right=(1,))
+    return f"{pairs(facts)}\n\n{_tensor_table(details.tensors)}\n\n{files}"
 
 
-def _tensor_table(tensors: Iterable[Tensor]) -> str:
+def _tensor_table(tensors: Iterable[TensorDetails]) -> str:
     """Tensors of the same role, shape and format in one row, with the numbers of their layers."""
-    groups: dict[tuple[str, str, tuple[int, ...]], list[Tensor]] = {}
+    groups: dict[tuple[str, str, tuple[int, ...]], list[TensorDetails]] = {}
     for tensor in tensors:
         role = _LAYER.sub(".layers.*.", tensor.name).removeprefix("model.")
         groups.setdefault((role, tensor.format, tensor.shape), []).append(tensor)

@@ -14,7 +14,7 @@ from qwchat.chat.attachments import MOST_BYTES, Attachment, LoadedFiles, read, t
 from qwchat.chat.statistics import StatsFormat
 from qwchat.chat.view.colour import ColourChoice, can_rewrite, look_of
 from qwchat.chat.view.screen import Screen
-from qwchat.cli.wording import spelt
+from qwchat.cli.error_messages import as_flag
 from qwchat.errors import UsageError
 
 
@@ -28,13 +28,13 @@ class Streams:
     """
 
     def __init__(
-        self, colour: ColourChoice = "auto", *, quiet: bool = False, still: bool = False, figures: StatsFormat = "line"
+        self, colour: ColourChoice = "auto", *, quiet: bool = False, static: bool = False, figures: StatsFormat = "line"
     ) -> None:
-        self.out = _prepared(sys.stdout)
-        errors = _prepared(sys.stderr)
+        self.out = _configured(sys.stdout)
+        errors = _configured(sys.stderr)
         self.out_look = look_of(self.out, colour)
-        self.screen = Screen(errors, look_of(errors, colour), quiet=quiet, figures=figures, spell=spelt)
-        self.rewritable = can_rewrite(errors) and not quiet and not still
+        self.screen = Screen(errors, look_of(errors, colour), quiet=quiet, figures=figures, spell=as_flag)
+        self.rewritable = can_rewrite(errors) and not quiet and not static
 
     def write(self, text: str) -> None:
         """Write the product of a command to standard output: verbatim into a file or a pipe, without controls on a
@@ -52,7 +52,7 @@ def stdin_is_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def read_piped() -> str:
+def read_stdin() -> str:
     """Everything that is piped in, without its last newlines. Raises UsageError for what is no text or has no end."""
     if sys.stdin is None:
         return ""
@@ -67,7 +67,7 @@ def read_piped() -> str:
 def read_files(names: Iterable[str]) -> LoadedFiles:
     """The files that --file names, each once; `-` is what is piped in. Raises UsageError for one that is none."""
     found = [
-        LoadedFiles((Attachment("standard input", read_piped()),)) if name == "-" else read(name, pipes=True)
+        LoadedFiles((Attachment("standard input", read_stdin()),)) if name == "-" else read(name, pipes=True)
         for name in dict.fromkeys(names)
     ]
     attachments = dict.fromkeys(attachment for each in found for attachment in each.attachments)
@@ -83,7 +83,7 @@ def controlling_terminal() -> TextIO | None:
     return os.fdopen(descriptor, "r", encoding="utf-8", errors="replace")
 
 
-def _prepared(stream: TextIO | None) -> TextIO:
+def _configured(stream: TextIO | None) -> TextIO:
     if stream is None:  # Standard error, closed by the caller (`2>&-`).
         return io.StringIO()
     if isinstance(stream, io.TextIOWrapper):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.view.progress import byte_progress
-from qwchat.cli.damage import TITLE, remedy_of
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.ensure_model import requested_model
+from qwchat.cli.error_messages import error_message
 from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.integrity_check import TITLE, repair_command
+from qwchat.cli.json_output import json_line
 from qwchat.cli.options import VerifyOptions
-from qwchat.cli.prepare import chosen
-from qwchat.cli.report import dumps
-from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
-from qwchat.cli.wording import explained
 from qwchat.errors import DamagedModelError, UsageError
 from qwchat.models_folder import Located
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.1
 
 
-def run(options: VerifyOptions, services: Services) -> int:
+def run(options: VerifyOptions, dependencies: Dependencies) -> int:
     """Check a model, and print one line or one JSON object. Raises DamagedModelError if a file is damaged."""
     from quant.container import open_model
     from quant.errors import ContainerError
@@ -35,28 +35,28 @@ def run(options: VerifyOptions, services: Services) -> int:
     from qwchat.integrity import CHECKED_FILES, settle
 
     streams = Streams(quiet=options.quiet)
-    located = _converted(models_folder.locate(chosen(options.model)), streams)
+    located = _converted_model(models_folder.locate(requested_model(options.model)), streams)
     try:
         folder = open_model(located.path)
         state = state_of(folder, CHECKED_FILES)
     except ContainerError as error:
         if options.json:
-            found = {"name": located.name, "path": str(located.path), "intact": False, "error": explained(error)}
-            streams.write(dumps(found) + "\n")
+            found = {"name": located.name, "path": str(located.path), "intact": False, "error": error_message(error)}
+            streams.write(json_line(found) + "\n")
         raise
     verification = Verification(folder)
     _check(verification, streams)
     settle(folder, state, intact=not verification.damaged)
     if options.json:
-        streams.write(dumps(_as_data(located, folder, verification)) + "\n")
+        streams.write(json_line(_as_data(located, folder, verification)) + "\n")
     if verification.damaged:
-        raise DamagedModelError(located.path, verification.described, remedy_of(folder))
+        raise DamagedModelError(located.path, verification.described, repair_command(folder))
     if not options.json:
         streams.write(_as_text(located, folder, verification) + "\n")
     return ExitCode.OK
 
 
-def _converted(located: Located, streams: Streams) -> Located:
+def _converted_model(located: Located, streams: Streams) -> Located:
     """The model itself, or what a checkpoint was converted to. Raises UsageError where it has not been."""
     if located.converted:
         return located
@@ -96,7 +96,7 @@ def _check(verification: Verification, streams: Streams) -> None:
         raise failures[0]
 
 
-def _uncovered(folder: ModelFolder) -> list[str]:
+def _files_without_checksum(folder: ModelFolder) -> list[str]:
     """Files that a model is read from, and of which the manifest has no checksum."""
     from quant.safe_files import COPIED_FILES
 
@@ -109,7 +109,7 @@ def _as_text(located: Located, folder: ModelFolder, verification: Verification) 
         f"{located.name} is intact: {len(folder.names)} tensors and {files} other file{'s' if files != 1 else ''} "
         f"({data_size(verification.total_bytes)}) match manifest.json"
     )
-    uncovered = _uncovered(folder)
+    uncovered = _files_without_checksum(folder)
     return f"{line}, which has no checksum of {', '.join(uncovered)}" if uncovered else line
 
 
@@ -121,7 +121,7 @@ def _as_data(located: Located, folder: ModelFolder, verification: Verification) 
         "bytes": verification.total_bytes,
         "tensors": len(folder.names),
         "files": list(verification.files),
-        "not_covered": _uncovered(folder),
+        "not_covered": _files_without_checksum(folder),
         "damaged": [{"name": name, "problem": problem} for name, problem in verification.damaged.items()],
-        "remedy": remedy_of(folder) if verification.damaged else None,
+        "remedy": repair_command(folder) if verification.damaged else None,
     }

@@ -6,7 +6,7 @@ import pytest
 
 from qwchat.chat import advice
 from qwchat.chat.context_budget import ContextFullError, ContextShortage, SummaryTooLongError
-from qwchat.cli import wording
+from qwchat.cli import error_messages
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.request import Prompt
 from qwchat.settings.personas import MissingVariablesError
@@ -74,5 +74,5 @@ def full(longest: int) -> ContextFullError:
 )
 def test_each_place_names_its_own_remedies(error: Exception, library: str, flags: str, chat: str) -> None:
     assert str(error) == library
-    assert wording.explained(error) == flags
+    assert error_messages.error_message(error) == flags
     assert advice.explained(error) == chat

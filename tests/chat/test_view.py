@@ -18,7 +18,7 @@ from qwchat.chat.view.progress import byte_progress
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.status import PrefillStatus
 from qwchat.chat.view.table import pairs, table
-from qwchat.cli import wording
+from qwchat.cli import error_messages
 from qwchat.events import Done, FinishReason, Prefilled, Stats
 from qwchat.markdown.styles import Styling
 
@@ -149,7 +149,7 @@ def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice:
 def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
     """The notice on the command line and in the chat; "" for none."""
     shell, chat = ending_notice(ended, max_tokens), ending_notice(ended, max_tokens, chat=True)
-    return said(shell or "", wording.spelt), said(chat or "", advice.spelt)
+    return said(shell or "", error_messages.as_flag), said(chat or "", advice.spelt)
 
 
 def test_what_is_said_of_a_reply_that_filled_the_context() -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.main import main
-from qwchat.cli.services import Services
 
 
-def services() -> Services:
+def dependencies() -> Dependencies:
     def load(path: Path, *, context: int | None = None, **unused: object) -> object:
         from tests.chat.fakes import FakeModel
 
@@ -31,14 +31,14 @@ def services() -> Services:
             script["context_size"] = context
         return FakeModel(**script)
 
-    return Services(load=load, compiled=lambda: True, bandwidth=lambda threads: 1e9, int8_peak=lambda threads: 1e12)
+    return Dependencies(load=load, compiled=lambda: True, bandwidth=lambda threads: 1e9, int8_peak=lambda threads: 1e12)
 
 
 def start() -> None:
     """Run the command line of this process, and exit."""
     if started := os.environ.get("QWCHAT_FAKE_STARTED"):
         Path(started).touch()
-    main(services=services())
+    main(dependencies=dependencies())
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import Any
 from unittest import mock
 
 from qwchat.cli.app import run_app
-from qwchat.cli.guard import guarded
-from tests.cli.fake_qwchat import services
+from qwchat.cli.guard import run_guarded
+from tests.cli.fake_qwchat import dependencies
 from tests.clocks import PATIENCE_SECONDS
 from tests.starter import ran
 
@@ -58,7 +58,7 @@ def call(*arguments: str, models: Path, stdin: bytes = b"", **script: Any) -> su
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"), "stdout": out, "stderr": err}
     with mock.patch.multiple(sys, **streams), mock.patch.dict(os.environ, environment(models, **script)):
-        code = guarded(lambda: run_app(arguments, services()), debug="--debug" in arguments)
+        code = run_guarded(lambda: run_app(arguments, dependencies()), debug="--debug" in arguments)
     for stream in (out, err):
         stream.flush()
     return subprocess.CompletedProcess(arguments, code, out.buffer.getvalue(), err.buffer.getvalue())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.cli.guard import guarded
+from qwchat.cli.guard import run_guarded
 from qwchat.limits import MAX_SEED
 from tests.cli.runs import FAKE, call, environment, run
 from tests.clocks import PATIENCE_SECONDS
@@ -320,7 +320,7 @@ def test_memory_that_the_system_or_the_loader_misses(
     def fail() -> int:
         raise error
 
-    assert guarded(fail, debug=False) == code
+    assert run_guarded(fail, debug=False) == code
     assert ("out of memory: " in capsys.readouterr().err) is (code == 5)
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from qwchat.cli.config import _OTHER_VARIABLES
+from qwchat.cli.config import _NON_SETTING_VARIABLES
 from tests.chat.pty import Terminal
 from tests.cli.runs import call
 
@@ -195,7 +195,7 @@ def test_a_persona_has_to_be_there(tmp_path: Path) -> None:
     assert not own.exists()
     own.parent.mkdir()
     own.write_text("as = 'poet'\n")
-    with mock.patch("qwchat.cli.config._OTHER_VARIABLES", (*_OTHER_VARIABLES, "QWCHAT_FAKE")):
+    with mock.patch("qwchat.cli.config._NON_SETTING_VARIABLES", (*_NON_SETTING_VARIABLES, "QWCHAT_FAKE")):
         assert config(tmp_path, "check").stderr.decode().startswith(f"qwchat: error: {complaint}")
         (tmp_path / "own" / "personas").mkdir()
         (tmp_path / "own" / "personas" / "poet.toml").write_text("temp = 1")
@@ -206,7 +206,7 @@ def test_a_persona_has_to_be_there(tmp_path: Path) -> None:
 def test_check_names_what_is_fine(tmp_path: Path) -> None:
     config(tmp_path, "set", "temp", "1")
     config(tmp_path, "set", "--project", "temp", "1")
-    with mock.patch("qwchat.cli.config._OTHER_VARIABLES", (*_OTHER_VARIABLES, "QWCHAT_FAKE")):
+    with mock.patch("qwchat.cli.config._NON_SETTING_VARIABLES", (*_NON_SETTING_VARIABLES, "QWCHAT_FAKE")):
         result = config(tmp_path, "check")
     assert result.stderr == b""
     assert result.stdout.decode() == f"ok {tmp_path / 'own' / 'config.toml'}\nok {tmp_path / 'work' / '.qwchat.toml'}\n"

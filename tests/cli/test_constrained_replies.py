@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.cli.extract import blocks_of
+from qwchat.cli.extract import code_blocks
 from tests.cli.runs import call
 
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
@@ -187,7 +187,7 @@ def test_a_block_that_the_model_left_open_is_whole_and_one_that_was_cut_is_not(t
 
 def test_blocks_are_those_of_commonmark() -> None:
     text = "> ```\n> quoted\n> ```\n\n    indented\n\n````md\n```\ninner\n```\n````\n\n```\nopen"
-    assert [(block.content, block.closed) for block in blocks_of(text)] == [
+    assert [(block.content, block.closed) for block in code_blocks(text)] == [
         ("quoted\n", True),
         ("```\ninner\n```\n", True),
         ("open", False),
@@ -219,4 +219,4 @@ def test_log_probabilities_stand_in_json(tmp_path: Path) -> None:
 
 def test_code_between_tags_is_a_block_as_it_is_in_the_chat() -> None:
     text = "<answer>\n```py\nx = 1\n```\n</answer>\n"
-    assert [block.content for block in blocks_of(text)] == ["x = 1\n"]
+    assert [block.content for block in code_blocks(text)] == ["x = 1\n"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qwchat.cli.report import dumps
+from qwchat.cli.json_output import json_line
 from tests.chat.pty import Terminal
 from tests.cli.runs import run
 
@@ -15,7 +15,7 @@ SHOWN = "evil␛]0;title␇<202E><9B>31m"
 
 def test_json_holds_no_control_characters_and_says_the_same() -> None:
     value = {"text": "a\x9b\u202e\u2028\x7f\x1b\udc80 漢字 👨‍👩‍👧‍👦"}
-    line = dumps(value)
+    line = json_line(value)
     assert json.loads(line) == value
     assert line == '{"text": "a\\u009b\\u202e\\u2028\\u007f\\u001b\\udc80 漢字 👨‍👩‍👧‍👦"}'
 

@@ -13,9 +13,9 @@ import pytest
 from quant import convert
 from quant.container import MANIFEST_NAME
 from qwchat.cli import show
-from qwchat.cli.guard import guarded
+from qwchat.cli.guard import run_guarded
 from qwchat.cli.options import ShowOptions
-from tests.cli.fake_qwchat import services
+from tests.cli.fake_qwchat import dependencies
 from tests.cli.runs import call
 from tests.quant.checkpoints import make_checkpoint
 
@@ -68,7 +68,7 @@ def test_whatever_a_manifest_says_is_shown_or_refused_on_one_line(
                 parent[place[-1]] = odd
             (model / MANIFEST_NAME).write_text(json.dumps(changed))
             options = ShowOptions(model=str(model), json=bool((shown + refused) % 2))
-            code = guarded(lambda options=options: show.run(options, services()), debug=False)
+            code = run_guarded(lambda options=options: show.run(options, dependencies()), debug=False)
             output, errors = capsys.readouterr()
             assert code in (0, 3), (place, odd, errors)
             assert len(errors.splitlines()) == (code != 0), (place, errors)

@@ -19,8 +19,8 @@ from quant import convert
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, open_model
 from qwchat import integrity
 from qwchat.cli.app import run_app
-from qwchat.cli.guard import guarded
-from qwchat.cli.services import Services
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.guard import run_guarded
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 
 PAGE = 4096
@@ -56,7 +56,7 @@ def qwchat(*arguments: str, models: Path, stdin: bytes = b"") -> subprocess.Comp
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"), "stdout": out, "stderr": err}
     with mock.patch.multiple(sys, **streams), mock.patch.dict(os.environ, {"QWCHAT_MODELS": str(models)}):
-        code = guarded(lambda: run_app(arguments, Services()), debug=False)
+        code = run_guarded(lambda: run_app(arguments, Dependencies()), debug=False)
     for stream in (out, err):
         stream.flush()
     return subprocess.CompletedProcess(arguments, code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode())

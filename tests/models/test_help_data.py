@@ -18,7 +18,7 @@ from models.recipe.phrasing import INNERMOST, expand, fill
 from models.recipe.turns import load
 from qwchat.chat.commands import COMMANDS
 from qwchat.cli.app import _app, expanded
-from qwchat.cli.config import _OTHER_VARIABLES
+from qwchat.cli.config import _NON_SETTING_VARIABLES
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.settings.specs import SETTING_SPECS
 
@@ -123,8 +123,8 @@ def test_every_named_chat_command_is_there() -> None:
 def test_every_named_variable_is_read() -> None:
     known = (
         {each.variable for each in SETTING_SPECS}
-        | {f"QWCHAT_{name}" for name in _OTHER_VARIABLES}
-        | set(_OTHER_VARIABLES)
+        | {f"QWCHAT_{name}" for name in _NON_SETTING_VARIABLES}
+        | set(_NON_SETTING_VARIABLES)
     )
     named = {name for text in texts() for name in re.findall(r"QWCHAT_[A-Z_]+", text)}
     assert sorted(named - known) == []

@@ -10,7 +10,7 @@ from qwchat.characters import escaped
 from qwchat.chat.context_budget import ContextReduction
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.statistics import figures
-from qwchat.cli.wording import explained
+from qwchat.cli.error_messages import error_message
 from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
 from qwchat.models_folder import Located
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelInfo:
     """Which model answers: its name, its folder, the short fingerprint of its weights, its format."""
 
     name: str
@@ -29,23 +29,25 @@ class Facts:
     bits_per_weight: float
 
     @classmethod
-    def of(cls, located: Located, model: Model) -> Facts:
+    def of(cls, located: Located, model: Model) -> ModelInfo:
         """The facts of an opened model."""
         folder = model.folder
         return cls(located.name, str(located.path), folder.fingerprint, folder.preset, round(folder.bits_per_weight, 4))
 
 
-def dumps(value: object) -> str:
+def json_line(value: object) -> str:
     """JSON on one line, in UTF-8, with escapes for what a terminal could be led astray by."""
     return escaped(json.dumps(value, ensure_ascii=False))
 
 
-def request(facts: Facts, controls: ReplySettings) -> dict[str, object]:
+def request_fields(model_info: ModelInfo, controls: ReplySettings) -> dict[str, object]:
     """What is asked of which model."""
-    return {"model": asdict(facts), "settings": controls.record(), "seed": controls.seed}
+    return {"model": asdict(model_info), "settings": controls.record(), "seed": controls.seed}
 
 
-def answer(done: Done, controls: ReplySettings, facts: Facts, left_out: dict[str, int]) -> dict[str, object]:
+def reply_fields(
+    done: Done, controls: ReplySettings, model_info: ModelInfo, left_out: dict[str, int]
+) -> dict[str, object]:
     """A reply and how it came about, with its figures.
 
     `left_out` counts turns of the conversation that the model was not given, since they were "dropped", or given a
@@ -54,35 +56,37 @@ def answer(done: Done, controls: ReplySettings, facts: Facts, left_out: dict[str
     `meets_constraint` is there where one was asked for; so are `logprobs`, one entry per generated token: natural
     logarithms of the model's own probabilities, before penalties, temperature, top-k, top-p, min-p and constraint.
     """
-    asked: dict[str, object] = {}
+    fields: dict[str, object] = {}
     if done.meets_constraint is not None:
-        asked["meets_constraint"] = done.meets_constraint
+        fields["meets_constraint"] = done.meets_constraint
     if done.logprobs:
-        asked["logprobs"] = [_logprob(each) for each in done.logprobs]
+        fields["logprobs"] = [_logprob_fields(each) for each in done.logprobs]
     return {
         "text": done.text,
         "finish_reason": done.finish_reason,
         "truncated": done.finish_reason in ("length", "context", "repetition") or any(left_out.values()),
         "left_out": left_out,
         **figures(done),
-        **asked,
-        **request(facts, controls),
+        **fields,
+        **request_fields(model_info, controls),
     }
 
 
-def failure(error: Exception, code: int, text: str, facts: Facts, controls: ReplySettings) -> dict[str, object]:
+def error_fields(
+    error: Exception, code: int, text: str, model_info: ModelInfo, controls: ReplySettings
+) -> dict[str, object]:
     """A reply that `error` ended, which gives the exit code `code`: `text` is what had come by then."""
-    ended = {"text": text, "finish_reason": "error", "error": explained(error), "exit_code": code}
-    return ended | request(facts, controls)
+    fields = {"text": text, "finish_reason": "error", "error": error_message(error), "exit_code": code}
+    return fields | request_fields(model_info, controls)
 
 
-def _logprob(given: TokenLogprob) -> dict[str, object]:
-    shown: dict[str, object] = {
-        "token_id": given.token_id,
-        "text": given.text,
-        "logprob": round(given.logprob, 6),
+def _logprob_fields(logprob: TokenLogprob) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "token_id": logprob.token_id,
+        "text": logprob.text,
+        "logprob": round(logprob.logprob, 6),
     }
-    return shown | ({"top": [_logprob(each) for each in given.top]} if given.top else {})
+    return fields | ({"top": [_logprob_fields(each) for each in logprob.top]} if logprob.top else {})
 
 
 class EventWriter:
@@ -91,9 +95,9 @@ class EventWriter:
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def start(self, asked: dict[str, object]) -> None:
+    def start(self, fields: dict[str, object]) -> None:
         """A reply begins."""
-        self._write({"event": "start", **asked})
+        self._write({"event": "start", **fields})
 
     def made_room(self, room: ContextReduction) -> None:
         """Old turns are not sent any more."""
@@ -104,8 +108,8 @@ class EventWriter:
         if isinstance(event, Prefilled):
             self._write({"event": "prefill", **asdict(event)})
         elif isinstance(event, TextStep):
-            named = {} if event.logprob is None else {"logprobs": _logprob(event.logprob)}
-            self._write({"event": "text", "text": event.text, "token_id": event.token_id, **named})
+            logprobs = {} if event.logprob is None else {"logprobs": _logprob_fields(event.logprob)}
+            self._write({"event": "text", "text": event.text, "token_id": event.token_id, **logprobs})
 
     def error(self, reply: dict[str, object]) -> None:
         """The reply was ended by an error."""
@@ -116,5 +120,5 @@ class EventWriter:
         self._write({"event": "done", **reply})
 
     def _write(self, value: dict[str, object]) -> None:
-        self._out.write(dumps(value) + "\n")
+        self._out.write(json_line(value) + "\n")
         self._out.flush()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from qwchat.chat.display import Rendering
 from qwchat.chat.view.colour import ColourChoice, can_rewrite
 from qwchat.chat.view.reply import ReplyView
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.options import ReplyOptions
-from qwchat.cli.prepare import prepare
-from qwchat.cli.services import Services
 from qwchat.cli.streams import Streams
 from qwchat.models_folder import Located
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from qwchat.api import Model
 
 
-def open_model(options: ReplyOptions, services: Services, streams: Streams) -> tuple[Located, Model]:
+def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Streams) -> tuple[Located, Model]:
     """Find the model, convert it if it is a checkpoint, and load it."""
     settings = options.settings
-    located = prepare(settings["model"], services, streams, settings["threads"])
-    model = services.load(
+    located = ensure_model(settings["model"], dependencies, streams, settings["threads"])
+    model = dependencies.load(
         located.path,
         threads=settings["threads"],
         context=settings["ctx"],
@@ -35,7 +35,7 @@ def open_streams(options: ReplyOptions) -> Streams:
     """The standard streams, with what there is to say about the configuration."""
     settings = options.settings
     colour: ColourChoice = "never" if settings["plain"] else settings["color"]
-    streams = Streams(colour, quiet=settings["quiet"], still=settings["plain"], figures=settings["stats"])
+    streams = Streams(colour, quiet=settings["quiet"], static=settings["plain"], figures=settings["stats"])
     for notice in options.settings.notices:
         streams.screen.notice(notice)
     return streams

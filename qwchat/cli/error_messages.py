@@ -11,11 +11,11 @@ from qwchat.settings.specs import spec_of_argument
 _FLAGS = {"variables": "--var", "use_files": "--no-config"}
 
 
-def spelt(argument: Argument) -> str:
+def as_flag(argument: Argument) -> str:
     """Return an argument as a flag with its value: `--ctx 4096`, `--force`, `--kv`."""
     spec, value = spec_of_argument(argument.name), argument.value
-    own = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
-    flag = own if spec is None else spec.flag_for(value)
+    flag_name = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
+    flag = flag_name if spec is None else spec.flag_for(value)
     if isinstance(argument, Change) and value is None:
         return f"leave {flag} out"
     if value is ...:
@@ -23,16 +23,16 @@ def spelt(argument: Argument) -> str:
     return flag if value is None or isinstance(value, bool) else f"{flag} {value}"
 
 
-def explained(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return the message of `error` with what to do about it on the command line."""
     if isinstance(error, MissingVariablesError):
-        return f"{error}: give {' '.join(spelt(Argument('variables', f'{name}=…')) for name in error.missing)}"
+        return f"{error}: give {' '.join(as_flag(Argument('variables', f'{name}=…')) for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
-        return said(error.advised(_shorter(error)), spelt)
-    return said(error, spelt)
+        return said(error.advised(_shortening_advice(error)), as_flag)
+    return said(error, as_flag)
 
 
-def _shorter(error: PromptTooLongError) -> str:
+def _shortening_advice(error: PromptTooLongError) -> str:
     """Return how the prompt gets shorter."""
     from qwchat.chat.context_budget import ContextFullError, SummaryTooLongError
 

@@ -19,26 +19,26 @@ COMPILER = "the compiler"
 _BYTES_PER_COST = 40e6
 
 
-class Setup:
+class SetupProgress:
     """Tells a person what is compiled and converted once, for the time it is entered.
 
     Args:
         streams: where it is shown.
-        what: what is compiled, for the line that comes first where no line can be drawn over.
+        subject: what is compiled, for the line that comes first where no line can be drawn over.
         cost: how much work there is without a conversion, as in `qwchat.cpu.kernels.compile_costs`.
         clock: seconds, for the tests.
     """
 
     def __init__(
-        self, streams: Streams, what: str, cost: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self, streams: Streams, subject: str, cost: float = 0.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._screen, self._rewritable, self._what = streams.screen, streams.rewritable, what
+        self._screen, self._rewritable, self._subject = streams.screen, streams.rewritable, subject
         self._status = SetupStatus(streams.screen, rewritable=streams.rewritable, clock=clock)
         self._cost = cost
-        self._told = False
+        self._announced = False
         self.expect_no_conversion()
 
-    def __enter__(self) -> Setup:
+    def __enter__(self) -> SetupProgress:
         self._status.__enter__()
         return self
 
@@ -47,11 +47,11 @@ class Setup:
     ) -> None:
         self._status.__exit__(kind, error, trace)
 
-    def plan(self, planned: Planned, *, bytes_too: bool = True) -> None:
+    def plan(self, planned: Planned, *, with_conversion: bool = True) -> None:
         """Count on a conversion before the work that was given at first, or on compiling its loops alone."""
         from quant.conversion import compiling_cost
 
-        conversion = planned.total_bytes_in / _BYTES_PER_COST if bytes_too else 0.0
+        conversion = planned.total_bytes_in / _BYTES_PER_COST if with_conversion else 0.0
         self._status.expect(compiling_cost(planned.tensors) + conversion + self._cost)
 
     def expect_no_conversion(self) -> None:
@@ -69,28 +69,28 @@ class Setup:
 
     def compiling(self, name: str, cost: float) -> None:
         """`name` is compiled now."""
-        if not self._told and not self._rewritable:
-            self._screen.notice(f"compiling the {self._what} for this processor, once")
-        self._told = True
+        if not self._announced and not self._rewritable:
+            self._screen.notice(f"compiling the {self._subject} for this processor, once")
+        self._announced = True
         self._status.stage(f"loading {name}" if name == COMPILER else f"compiling {name}", cost)
 
-    def wait(self, what: str = "kernels") -> None:
+    def wait(self, subject: str = "kernels") -> None:
         """Another process compiles what is wanted."""
-        self._status.wait(f"another qwchat is compiling the {what}: waiting for it")
+        self._status.wait(f"another qwchat is compiling the {subject}: waiting for it")
 
-    def conversion(self, title: str, total: int) -> _Share:
+    def conversion(self, title: str, total: int) -> _ConversionStage:
         """Return the progress of a conversion of `total` bytes, as a stage."""
         self._status.stage(title, total / _BYTES_PER_COST)
-        return _Share(self._status.advance, total)
+        return _ConversionStage(self._status.advance, total)
 
 
-class _Share:
+class _ConversionStage:
     """Bytes of a conversion as a share of its stage."""
 
     def __init__(self, advance: Callable[[float], None], total: int) -> None:
         self._advance, self._total = advance, max(total, 1)
 
-    def __enter__(self) -> _Share:
+    def __enter__(self) -> _ConversionStage:
         return self
 
     def __exit__(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from qwchat.chat.view.progress import ByteProgress, byte_progress
-from qwchat.cli.setup import Setup
+from qwchat.cli.setup_progress import SetupProgress
 from qwchat.cli.streams import Streams
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Conversion:
+class ConversionResult:
     """What a conversion said: its plan, its end (None for a dry run), its remarks."""
 
     planned: Planned
@@ -26,9 +26,14 @@ class Conversion:
     notices: list[str] = field(default_factory=list)
 
 
-def follow(
-    events: Iterator[Event], title: str, streams: Streams, *, show_notices: bool = True, setup: Setup | None = None
-) -> Conversion:
+def run_conversion(
+    events: Iterator[Event],
+    title: str,
+    streams: Streams,
+    *,
+    show_notices: bool = True,
+    setup: SetupProgress | None = None,
+) -> ConversionResult:
     """Run a conversion to its end, with progress. An error or Ctrl-C closes `events`, which keeps what is done.
 
     Args:
@@ -40,21 +45,21 @@ def follow(
     """
     from quant.conversion import Advanced, Compiling, Finished, Notice, Planned, TensorStarted, Waiting
 
-    conversion: Conversion | None = None
+    conversion: ConversionResult | None = None
     label = ""
     with closing(cast("Generator[Event, None, None]", events)), ExitStack() as stack:
         compiling = setup
         progress: ByteProgress | None = None
         for event in events:
             if isinstance(event, Planned):
-                conversion = Conversion(event)
+                conversion = ConversionResult(event)
                 if setup is not None:
                     setup.plan(event)
             assert conversion is not None, "a conversion tells its plan first"
             if isinstance(event, Compiling | Waiting):
                 if compiling is None:
-                    compiling = stack.enter_context(Setup(streams, "quantisers"))
-                    compiling.plan(conversion.planned, bytes_too=False)
+                    compiling = stack.enter_context(SetupProgress(streams, "quantisers"))
+                    compiling.plan(conversion.planned, with_conversion=False)
                 compiling.show(event)
             elif isinstance(event, TensorStarted):
                 label = event.name
@@ -75,7 +80,7 @@ def follow(
     return conversion
 
 
-def _progress(title: str, total: int, streams: Streams, setup: Setup | None) -> ByteProgress:
+def _progress(title: str, total: int, streams: Streams, setup: SetupProgress | None) -> ByteProgress:
     if setup is not None:
         return setup.conversion(title, total)
     return byte_progress(title, total, streams.screen, rewritable=streams.rewritable)

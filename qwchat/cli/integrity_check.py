@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qwchat.api import Model
 
 TITLE = "checking the model's files"
-_PATIENCE_SECONDS = 1.0
+_PROGRESS_DELAY_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 
 
@@ -32,7 +32,7 @@ def wait_until_checked(model: Model, streams: Streams) -> None:
     with ExitStack() as stack:
         progress: ByteProgress | None = None
         while not integrity.wait(_POLL_SECONDS):
-            if progress is None and time.monotonic() - started >= _PATIENCE_SECONDS:
+            if progress is None and time.monotonic() - started >= _PROGRESS_DELAY_SECONDS:
                 shown = byte_progress(TITLE, integrity.total_bytes, streams.screen, rewritable=streams.rewritable)
                 progress = stack.enter_context(shown)
             if progress is not None:
@@ -41,21 +41,21 @@ def wait_until_checked(model: Model, streams: Streams) -> None:
 
 
 @contextmanager
-def remedied(folder: ModelFolder) -> Iterator[None]:
+def with_repair_command(folder: ModelFolder) -> Iterator[None]:
     """Let a DamagedModelError from within name the command that converts the model again."""
     try:
         yield
     except DamagedModelError as error:
-        raise error.with_remedy(remedy_of(folder)) from error
+        raise error.with_remedy(repair_command(folder)) from error
 
 
-def remedy_of(folder: ModelFolder) -> str:
+def repair_command(folder: ModelFolder) -> str:
     """The command that converts a model again, as a sentence."""
     from quant.formats import FORMATS
 
     manifest = folder.manifest
     settings, name = manifest["settings"], str(manifest["source"].get("name", ""))
-    source = _source(name)
+    source = _find_checkpoint(name)
     words = ["qwchat", "convert", source or "SOURCE", str(folder.path)]
     if settings["preset"] != DEFAULT:
         words += ["--preset", settings["preset"]]
@@ -67,7 +67,7 @@ def remedy_of(folder: ModelFolder) -> str:
     return f"convert it again with {command}, where SOURCE is the folder of the checkpoint {name}".rstrip()
 
 
-def _source(name: str) -> str | None:
+def _find_checkpoint(name: str) -> str | None:
     """The checkpoint of this name on this machine: the embedded one, or one in the models folder."""
     if not name or name != name.strip(".") or "/" in name:
         return None

@@ -29,11 +29,11 @@ from qwchat.models_folder import Located
 if TYPE_CHECKING:
     from qwchat.api import Model
 
-_OF_ONE_REPLY = ("choices", "regex", "json-schema")
-_SHOWN = 12  # sessions at a time, which fits every screen
+_SINGLE_REPLY_SETTINGS = ("choices", "regex", "json-schema")
+_MAX_LISTED = 12  # sessions at a time, which fits every screen
 
 
-def open_saved(
+def open_recorder(
     options: ReplyOptions, screen: Screen, *, chat: bool, choose: ChooseSession | None = None
 ) -> SessionRecorder | None:
     """The session that the options mean, open, or a new one that is saved from its first turn on.
@@ -50,7 +50,7 @@ def open_saved(
     Raises UsageError for options that contradict each other and for a session that is not there, SessionError for one
     that cannot be opened.
     """
-    _check(options)
+    _check_options(options)
     store, entry = Store(), None
     name = options.session or ""
     if options.continue_:
@@ -58,38 +58,38 @@ def open_saved(
     elif options.resume:
         entry = store.find(options.resume)
     elif options.resume is not None:
-        entry = _chosen(store, choose)
+        entry = _choose_session(store, choose)
         if entry is None:
             return None
     elif options.session is not None:
         entry = store.named(check_name(name))
     keep = options.settings["save"] and (chat or entry is not None or bool(name))
-    saved = SessionRecorder(store if keep else None, screen.error)
+    recorder = SessionRecorder(store if keep else None, screen.error)
     if entry is None:
-        saved.begin(name=name)
+        recorder.begin(name=name)
     else:
-        saved.open(entry)
-    return saved
+        recorder.open(entry)
+    return recorder
 
 
-def with_model_of(saved: SessionRecorder, options: ReplyOptions, screen: Screen) -> ReplyOptions:
+def with_session_model(recorder: SessionRecorder, options: ReplyOptions, screen: Screen) -> ReplyOptions:
     """`options` with the model that the session was held with, unless the command line names another."""
-    name = saved.held_with
+    name = recorder.held_with
     if not name or "model" in options.flags:
         return options
     try:
         # A session file is no place for paths: anything but a name of this machine's models is passed over.
-        known = name in [model.name for model in models_folder.available()]
+        is_available = name in [model.name for model in models_folder.available()]
     except OSError:
-        known = False
-    if not known:
+        is_available = False
+    if not is_available:
         screen.notice(f"the session was held with {name}, which is not among the models here (qwchat list)")
         return options
     return replace(options, flags=Flags(options.flags, model=name))
 
 
-def session_of(
-    saved: SessionRecorder,
+def create_session(
+    recorder: SessionRecorder,
     options: ReplyOptions,
     controls: ReplySettings,
     located: Located,
@@ -103,66 +103,66 @@ def session_of(
     settings = options.settings
     given = "system" in options.flags or ("as" in options.flags and settings.origin("system").startswith("persona "))
     fingerprint = model.folder.fingerprint
-    notice = saved.answers(located.name, fingerprint)
+    notice = recorder.answers(located.name, fingerprint)
     if notice is not None:
         screen.notice(notice)
-    session = Session(model, controls, tree=saved.tree, fingerprint=fingerprint)
-    if not saved.tree.nodes or given:
+    session = Session(model, controls, tree=recorder.tree, fingerprint=fingerprint)
+    if not recorder.tree.nodes or given:
         session.system = settings["system"]
     if (left_out := standing(session)) is not None:
         screen.notice(left_out)
     return session
 
 
-def keep_snapshots(saved: SessionRecorder, options: ReplyOptions, model: Model, screen: Screen) -> None:
+def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: Model, screen: Screen) -> None:
     """Let `model` go on from what it had read when a session was left, and keep that again when it is left."""
     settings = options.settings
     snapshots = KVSnapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
 
-    def visit(act: Callable[[Path], str | None], folder: Path) -> None:
+    def notify(act: Callable[[Path], str | None], folder: Path) -> None:
         if notice := act(folder):
             screen.notice(notice)
 
-    saved.on_fork.append(snapshots.carry_over)
-    saved.on_open.append(partial(visit, snapshots.take_up))
-    saved.on_settle.append(partial(visit, snapshots.settle))
-    saved.on_leave.append(partial(visit, snapshots.leave))
-    if saved.origin is not None:
-        visit(snapshots.take_up, saved.origin)
+    recorder.on_fork.append(snapshots.carry_over)
+    recorder.on_open.append(partial(notify, snapshots.take_up))
+    recorder.on_settle.append(partial(notify, snapshots.settle))
+    recorder.on_leave.append(partial(notify, snapshots.leave))
+    if recorder.origin is not None:
+        notify(snapshots.take_up, recorder.origin)
 
 
-def settings_of(
-    saved: SessionRecorder, options: ReplyOptions, controls: ReplySettings, screen: Screen
+def continued_reply_settings(
+    recorder: SessionRecorder, options: ReplyOptions, controls: ReplySettings, screen: Screen
 ) -> ReplySettings:
     """`controls` with the settings that the session's last reply was made with, or was being made with when it broke.
 
     Those of the command line hold nevertheless, and what held for one reply says nothing about the next: its shape, and
     settings of its own.
     """
-    path = reversed(saved.tree.path())
+    path = reversed(recorder.tree.path())
     found = (node.settings for node in path if node.settings and node.note != continued_settings.OWN)
-    then = continued_settings.overlay(next(found, None), controls, controls)
+    recorded = continued_settings.overlay(next(found, None), controls, controls)
     changed = []
     for name in NAMES:
         given = name in options.flags or "as" in options.flags
-        if given or name in _OF_ONE_REPLY or then[name] == controls[name]:
+        if given or name in _SINGLE_REPLY_SETTINGS or recorded[name] == controls[name]:
             continue
-        controls = controls.with_value(name, then[name], "the session")
+        controls = controls.with_value(name, recorded[name], "the session")
         changed.append(f"{name} {controls.shown(name)}")
     if changed:
         screen.notice(f"settings of the session: {', '.join(changed)}")
     return controls
 
 
-def recall(saved: SessionRecorder, view: ReplyView, screen: Screen, *, watched: bool) -> None:
+def show_last_exchange(recorder: SessionRecorder, view: ReplyView, screen: Screen, *, watched: bool) -> None:
     """Tell which session goes on, and where somebody watches show the last question and its reply again."""
-    if not saved.tree.nodes:
+    if not recorder.tree.nodes:
         return
-    called = f"session {saved.id}" if saved.id else "a session"
-    screen.notice(f"{called} goes on, {length(saved.tree)}: {saved.title}")
-    if not (watched and saved.tree.path()):
+    called = f"session {recorder.id}" if recorder.id else "a session"
+    screen.notice(f"{called} goes on, {length(recorder.tree)}: {recorder.title}")
+    if not (watched and recorder.tree.path()):
         return
-    question, reply = last_exchange(saved.tree)
+    question, reply = last_exchange(recorder.tree)
     screen.hint(question)
     if reply is None:
         screen.hint(UNANSWERED)
@@ -172,20 +172,20 @@ def recall(saved: SessionRecorder, view: ReplyView, screen: Screen, *, watched: 
     screen.gap()
 
 
-def way_back(saved: SessionRecorder) -> str | None:
+def resume_command(recorder: SessionRecorder) -> str | None:
     """Return the command that goes on with the session that is open; None where nothing is saved."""
-    if saved.id is None or saved.store is None:
+    if recorder.id is None or recorder.store is None:
         return None
-    if saved.name:
-        return f"qwchat --resume {shlex.quote(saved.name)}"
+    if recorder.name:
+        return f"qwchat --resume {shlex.quote(recorder.name)}"
     try:
-        is_latest = saved.store.latest().id == saved.id
+        is_latest = recorder.store.latest().id == recorder.id
     except (UsageError, SessionError, OSError):
         is_latest = False
-    return "qwchat -c" if is_latest else f"qwchat --resume {saved.id}"
+    return "qwchat -c" if is_latest else f"qwchat --resume {recorder.id}"
 
 
-def choose_on_screen(terminal: TextIO, look: Styling) -> ChooseSession:
+def interactive_chooser(terminal: TextIO, look: Styling) -> ChooseSession:
     """A choice from a list that is searched while one types."""
 
     def choose(entries: Sequence[Entry]) -> Entry | None:
@@ -197,22 +197,22 @@ def choose_on_screen(terminal: TextIO, look: Styling) -> ChooseSession:
     return choose
 
 
-def choose_by_line(read: Callable[[], str], screen: Screen) -> ChooseSession:
+def numbered_list_chooser(read: Callable[[], str], screen: Screen) -> ChooseSession:
     """A choice from a numbered list, in which a text searches: for terminals that can do no more."""
 
     def choose(entries: Sequence[Entry]) -> Entry | None:
         found = list(entries)
         while True:
-            rows = [(str(number), entry.last_said, entry.label) for number, entry in enumerate(found[:_SHOWN], 1)]
+            rows = [(str(number), entry.last_said, entry.label) for number, entry in enumerate(found[:_MAX_LISTED], 1)]
             screen.answer(table(("", "last said", "session"), rows, right=(0,)))
-            if len(found) > _SHOWN:
-                screen.hint(f"and {len(found) - _SHOWN} more")
+            if len(found) > _MAX_LISTED:
+                screen.hint(f"and {len(found) - _MAX_LISTED} more")
             screen.hint("a number chooses, a word searches, Ctrl-D leaves")
             try:
                 typed = read().strip()
             except EOFError:
                 return None
-            if typed.isdecimal() and 1 <= int(typed) <= len(found[:_SHOWN]):
+            if typed.isdecimal() and 1 <= int(typed) <= len(found[:_MAX_LISTED]):
                 return found[int(typed) - 1]
             found = [entry for entry in entries if typed.casefold() in f"{entry.id} {entry.label}".casefold()]
             if not found:
@@ -222,20 +222,20 @@ def choose_by_line(read: Callable[[], str], screen: Screen) -> ChooseSession:
     return choose
 
 
-def _check(options: ReplyOptions) -> None:
-    ways = {
+def _check_options(options: ReplyOptions) -> None:
+    given_options = {
         "--continue": options.continue_,
         "--resume": options.resume is not None,
         "--session": options.session is not None,
     }
-    given = [flag for flag, there in ways.items() if there]
+    given = [flag for flag, is_given in given_options.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other: choose one")
     if given and options.count != 1:
         raise UsageError(f"--count makes several answers, and {given[0]} goes on with one: leave one out")
 
 
-def _chosen(store: Store, choose: ChooseSession | None) -> Entry | None:
+def _choose_session(store: Store, choose: ChooseSession | None) -> Entry | None:
     entries = store.entries()
     if choose is None:
         raise UsageError("--resume needs a name here, where nobody can choose: qwchat sessions list shows them")

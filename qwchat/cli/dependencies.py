@@ -20,14 +20,14 @@ def load_model(
     return qwchat.load(path, threads=threads, context=context, device=device, kv=kv)
 
 
-def kernels_are_compiled() -> bool:
+def are_kernels_compiled() -> bool:
     """Whether loading a model will find its kernels compiled."""
     from qwchat.cpu.compiled_forward import is_compiled
 
     return is_compiled()
 
 
-def kernels_cost() -> float:
+def kernel_compile_cost() -> float:
     """Return what compiling all kernels costs, in the unit of their table."""
     from qwchat.cpu.kernels.compile_costs import COSTS
 
@@ -46,7 +46,7 @@ def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[]
     load_entry_points(progress, waiting)
 
 
-def kernel_cache_trouble() -> str | None:
+def kernel_cache_problem() -> str | None:
     """What is wrong with the place where compiled kernels are kept, as a sentence."""
     from qwchat.cpu.kernels.kernel_store import KERNELS
 
@@ -80,13 +80,13 @@ def simd_level() -> str:
 
 
 @dataclass(frozen=True)
-class Services:
+class Dependencies:
     """The engine and the probes of the machine."""
 
     load: Callable[..., Model] = load_model
-    compiled: Callable[[], bool] = kernels_are_compiled
-    cache_trouble: Callable[[], str | None] = kernel_cache_trouble
-    kernels_cost: Callable[[], float] = kernels_cost
+    compiled: Callable[[], bool] = are_kernels_compiled
+    cache_problem: Callable[[], str | None] = kernel_cache_problem
+    kernel_compile_cost: Callable[[], float] = kernel_compile_cost
     compile: Callable[[Callable[[str, float], None], Callable[[], object]], None] = compile_kernels
     bandwidth: Callable[[int], float] = measure_bandwidth
     int8_peak: Callable[[int], float] = measure_int8_peak

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from quant.conversion import Advanced, Compiling, Finished, Planned
-from qwchat.cli import prepare as module
-from qwchat.cli.following import follow
-from qwchat.cli.prepare import prepare
-from qwchat.cli.services import Services, kernel_cache_trouble
-from qwchat.cli.setup import Setup
+from qwchat.cli import ensure_model as module
+from qwchat.cli.convert_progress import run_conversion
+from qwchat.cli.dependencies import Dependencies, kernel_cache_problem
+from qwchat.cli.ensure_model import ensure_model
+from qwchat.cli.setup_progress import SetupProgress
 from qwchat.cli.streams import Streams
 from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.errors import QwchatError
@@ -62,10 +62,10 @@ def shown(
         if fail:
             raise QwchatError("no")
 
-    services = Services(
-        compiled=lambda: compiled, cache_trouble=lambda: trouble, compile=compile_kernels, kernels_cost=lambda: 4
+    dependencies = Dependencies(
+        compiled=lambda: compiled, cache_problem=lambda: trouble, compile=compile_kernels, kernel_compile_cost=lambda: 4
     )
-    prepare("m", services, Streams("never", quiet=quiet))
+    ensure_model("m", dependencies, Streams("never", quiet=quiet))
     return errors.getvalue()
 
 
@@ -119,8 +119,8 @@ def test_a_conversion_and_the_kernels_share_one_bar(monkeypatch: pytest.MonkeyPa
         Finished(Path("m"), 4.5, 1.0),
     ]
     streams = Streams("never")
-    with Setup(streams, "kernels", 4, clock=lambda: 0.0) as setup:
-        assert follow((event for event in events), "converting m", streams, setup=setup).finished is not None
+    with SetupProgress(streams, "kernels", 4, clock=lambda: 0.0) as setup:
+        assert run_conversion((event for event in events), "converting m", streams, setup=setup).finished is not None
         setup.expect_no_conversion()
         setup.compiling("forward", 4)
     frames = re.findall(r"(\d+) %.*?: ([a-z0-9 ]+)", errors.getvalue())
@@ -137,8 +137,8 @@ def test_a_cache_with_trouble_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(KERNELS, "folder", folder)
     monkeypatch.setattr(KERNELS, "writable_folder", folder)
-    assert kernel_cache_trouble() is None
+    assert kernel_cache_problem() is None
     (folder / "objects").write_bytes(b"nonsense")
-    assert kernel_cache_trouble() == "the compiled kernels in the cache are damaged and are made again"
+    assert kernel_cache_problem() == "the compiled kernels in the cache are damaged and are made again"
     monkeypatch.setattr(KERNELS, "writable_folder", tmp_path / "elsewhere")
-    assert str(kernel_cache_trouble()).startswith(f"compiled kernels cannot be kept in {tmp_path}, which is not yours")
+    assert str(kernel_cache_problem()).startswith(f"compiled kernels cannot be kept in {tmp_path}, which is not yours")

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from qwchat.cli.app import run_app
-from qwchat.cli.parsing import Command, Group
+from qwchat.cli.typer_commands import CliCommand, CliGroup
 from qwchat.errors import UsageError
 
 
@@ -32,14 +32,14 @@ def test_a_word_that_does_not_fit_is_named(words: list[str], complaint: str) -> 
 
 
 def test_values_have_their_types() -> None:
-    app = typer.Typer(cls=Group)
+    app = typer.Typer(cls=CliGroup)
     taken: list[object] = []
 
     @app.callback()
     def root() -> None:
         pass
 
-    @app.command(cls=Command)
+    @app.command(cls=CliCommand)
     def take(
         path: Path, number: int = 3, texts: list[str] | None = None, text: str | None = None, switch: bool | None = None
     ) -> None:
@@ -56,7 +56,7 @@ def test_values_have_their_types() -> None:
 def test_a_type_that_nobody_reads_is_a_bug() -> None:
     app = typer.Typer()
 
-    @app.command(cls=Command)
+    @app.command(cls=CliCommand)
     def take(number: float) -> None:
         pass
 

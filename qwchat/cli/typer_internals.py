@@ -20,14 +20,14 @@ PARSER_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 """The class of every error of parsing: BadParameter is a UsageError is a ClickException."""
 
 
-def complaint(error: Exception) -> tuple[str, str | None]:
+def error_text(error: Exception) -> tuple[str, str | None]:
     """Return the text of a PARSER_ERROR, and the command line up to the command that it is about, if it names one."""
     context = getattr(error, "ctx", None)
     text = error.format_message()  # type: ignore[attr-defined]
     return text, None if context is None else context.command_path
 
 
-class _Plain:
+class _DirectConverter:
     """Stands in for the adapter of a parameter."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
@@ -58,5 +58,5 @@ def without_adapters(params: list[Any]) -> list[Any]:
     """Return `params`, of a command, which now read their words without Pydantic."""
     for param in params:
         if hasattr(param, _ADAPTER):
-            setattr(param, _ADAPTER, _Plain())
+            setattr(param, _ADAPTER, _DirectConverter())
     return params

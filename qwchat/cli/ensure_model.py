@@ -1,0 +1,124 @@
+"""From MODEL, as a person gives it, to a folder that can be opened; a checkpoint is converted on its first use."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from qwchat import models_folder
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.setup_progress import SetupProgress
+from qwchat.cli.streams import Streams
+from qwchat.errors import QwchatError
+from qwchat.models_folder import Located
+
+_POLL_SECONDS = 0.1
+
+
+def ensure_model(
+    model: str | None, dependencies: Dependencies, streams: Streams, threads: int | None = None
+) -> Located:
+    """Return the model that `model` names, converted, with the kernels compiled.
+
+    A checkpoint's conversion is kept in the models folder and made again, with a notice, where the checkpoint has
+    changed since. Processes that want the same conversion or the kernels at the same time wait for one another.
+
+    Raises:
+        ModelError: there is no such model.
+        QwchatError: the models folder cannot be written.
+    """
+    located = models_folder.locate(requested_model(model))
+    if dependencies.compiled():
+        return _ensure_converted(located, streams, threads, None)
+    if problem := dependencies.cache_problem():
+        streams.screen.notice(problem)
+    with SetupProgress(streams, "kernels", dependencies.kernel_compile_cost()) as setup:
+        converted = _ensure_converted(located, streams, threads, setup)
+        setup.expect_no_conversion()
+        dependencies.compile(lambda name, cost: setup.compiling(name.replace("_", " "), cost), setup.wait)
+    return converted
+
+
+def _ensure_converted(located: Located, streams: Streams, threads: int | None, setup: SetupProgress | None) -> Located:
+    """Return the model of a checkpoint, which is converted unless its conversion is there and fits."""
+    if located.converted:
+        return located
+    from quant.sources import open_source
+
+    with open_source(located.path) as source:
+        fingerprint = source.fingerprint
+    if _reason_to_convert(located, fingerprint) is not None:
+        _make_folder(located.destination.parent)
+        _convert_or_wait(located, fingerprint, streams, threads, setup)
+    return Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
+
+
+def requested_model(model: str | None) -> str:
+    """MODEL as it was given, or the one that variables and files name, or the embedded one. Raises UsageError."""
+    if model is not None:
+        return model
+    from qwchat.settings.resolve import resolve
+
+    return str(resolve()["model"])
+
+
+def _reason_to_convert(located: Located, fingerprint: str) -> str | None:
+    """Why the checkpoint is to be converted, as a sentence; None where its conversion is there and fits."""
+    if not models_folder.is_model(located.destination):
+        return f"{located.name} is converted once"
+    from quant.container import open_model
+    from quant.errors import ContainerError
+
+    try:
+        model = open_model(located.destination)
+    except ContainerError:
+        return f"the conversion of {located.name} is damaged and is made again"
+    return None if model.source_fingerprint == fingerprint else f"{located.name} has changed and is converted again"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QwchatError(
+            f"cannot make the models folder {folder}: {error.strerror}; set QWCHAT_MODELS to another folder"
+        ) from error
+
+
+def _convert_or_wait(
+    located: Located, fingerprint: str, streams: Streams, threads: int | None, setup: SetupProgress | None
+) -> None:
+    """Convert, unless another process does: then wait until it is done or gone."""
+    from quant.errors import DestinationBusyError
+    from quant.writer import wait_for_others
+
+    waiting = False
+    while (reason := _reason_to_convert(located, fingerprint)) is not None:
+        try:
+            _convert(located, reason, streams, threads, setup)
+        except DestinationBusyError:
+            if not waiting:
+                streams.screen.notice(f"another qwchat is converting {located.name}: waiting for it")
+            waiting = True
+            wait_for_others(located.destination)
+            time.sleep(_POLL_SECONDS)
+
+
+def _convert(located: Located, reason: str, streams: Streams, threads: int | None, setup: SetupProgress | None) -> None:
+    """Convert once, from where an earlier attempt stopped if that fits."""
+    from quant import convert
+    from quant.errors import DestinationBusyError, UsageError
+    from qwchat.cli.convert_progress import run_conversion
+
+    again = models_folder.is_model(located.destination)
+    streams.screen.notice(f"{reason}, into {located.destination}")
+    for resume in (True, False):
+        events = convert(located.path, located.destination, resume=resume, force=again, threads=threads)
+        try:
+            run_conversion(events, f"converting {located.name}", streams, show_notices=False, setup=setup)
+            return
+        except DestinationBusyError:
+            raise
+        except UsageError:
+            if not resume:  # What was left belongs to another version of the checkpoint: begin anew.
+                raise
