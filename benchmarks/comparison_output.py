@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.cells import Cell, ContenderResult, best, ratio
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 
 
 def shares(
@@ -86,9 +86,9 @@ def as_text(title: str, data: Mapping[str, Any]) -> str:
         )
         for each in data["memory"]
     ]
-    parts = [head, table(heads, rows, right=(1, 2, 3, 4, 5))]
+    parts = [head, format_table(heads, rows, right=(1, 2, 3, 4, 5))]
     if memory:
-        parts.append(table(("context of 4,096, full", "load", "anonymous", "resident"), memory, right=(1, 2, 3)))
+        parts.append(format_table(("context of 4,096, full", "load", "anonymous", "resident"), memory, right=(1, 2, 3)))
     return "\n\n".join(parts)
 
 

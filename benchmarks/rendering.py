@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.tail import TerminalSize
 from qwchat.markdown.styles import Styling
 
 TEXT = (
@@ -91,13 +91,13 @@ def tokens(text: str) -> Iterator[str]:
     return iter(re.findall(r"\s*[^\W\s]{1,6}|\s+|[^\w\s]{1,3}|.", text, re.DOTALL))
 
 
-def measure(text: str, rate: float, size: Size) -> tuple[list[float], int]:
+def measure(text: str, rate: float, size: TerminalSize) -> tuple[list[float], int]:
     """Seconds of CPU time for each token, and the number of writes."""
     now = 0.0
     sink = Sink()
     stream: TextIO = sink  # type: ignore[assignment]
-    look = Styling(terminal=True, emphasis=True, colour=True)
-    view = ReplyView(stream, look, clock=lambda: now, size=lambda out: size)
+    styling = Styling(terminal=True, emphasis=True, colour=True)
+    view = ReplyView(stream, styling, clock=lambda: now, size=lambda out: size)
     costs: list[float] = []
     for piece in tokens(text):
         now += 1 / rate
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=80)
     parser.add_argument("--rows", type=int, default=24)
     arguments = parser.parse_args()
-    size = Size(arguments.columns, arguments.rows)
+    size = TerminalSize(arguments.columns, arguments.rows)
     print(f"{arguments.kilobytes} kB at {arguments.rate:g} tokens/s, {size.columns} x {size.rows}")
     print(f"{'reply':<18}{'tokens':>8}{'frames':>8}{'µs/token':>10}{'of a core':>11}{'longest':>10}{'last/first':>12}")
     measure(reply("mixed", 10_000), arguments.rate, size)  # Imports and caches.

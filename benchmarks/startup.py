@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.real_shapes import qwchat
 from quant.machine import usable_processors
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 
 PROMPT = "Hello"
 LLAMA = """
@@ -121,7 +121,7 @@ def as_text(figures: Mapping[str, Any]) -> str:
         if times
     ]
     head = f"process start to first token, {figures['prompt_tokens']} tokens of prompt, {figures['threads']} threads"
-    return f"{head}\n\n{table(('', 'median', 'lowest', 'highest', 'rounds'), rows, right=(1, 2, 3, 4))}"
+    return f"{head}\n\n{format_table(('', 'median', 'lowest', 'highest', 'rounds'), rows, right=(1, 2, 3, 4))}"
 
 
 def main() -> None:

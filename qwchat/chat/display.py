@@ -44,7 +44,7 @@ class ReplyDisplay(Protocol):
     """Where replies are shown: `qwchat.chat.view.reply.ReplyView`."""
 
     @property
-    def watched(self) -> bool:
+    def is_terminal(self) -> bool:
         """Whether replies go to a terminal, where one can be shown again."""
 
     def set_rendering(self, rendering: Rendering) -> None:
@@ -70,7 +70,7 @@ class ReplyDisplay(Protocol):
 
 
 class PrefillProgress(Protocol):
-    """Progress through a long prompt: `qwchat.chat.view.status.PrefillStatus`."""
+    """Progress through a long prompt: `qwchat.chat.view.prefill_status.PrefillStatus`."""
 
     def start(self) -> None:
         """Begin with a new prompt."""

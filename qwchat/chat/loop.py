@@ -20,9 +20,9 @@ from qwchat.chat.overflow import OverflowHandler
 from qwchat.chat.reply_stream import StartReply, play
 from qwchat.chat.session import PendingReply
 from qwchat.chat.statistics import ending_notice
+from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.view.table import laid_out
+from qwchat.chat.view.table import format_answer
 from qwchat.errors import DamagedModelError, ModelError, NonFiniteLogitsError, PromptTooLongError, QwchatError
 from qwchat.events import Done
 
@@ -121,16 +121,16 @@ class Chat:
         return not isinstance(outcome, commands.Quit)
 
     def _show(self, outcome: commands.Show) -> None:
-        if text := laid_out(outcome.above, outcome.text):
+        if text := format_answer(outcome.above, outcome.text):
             self.screen.answer(text)
         if outcome.hint:
             self.screen.hint(outcome.hint)
         if outcome.said is None:
             return
-        if outcome.reply and self.desk.view.watched:
+        if outcome.reply and self.desk.view.is_terminal:
             self.desk.view.write(outcome.said)
             self.desk.view.end()
-            self.screen.gap()
+            self.screen.blank_line()
         else:
             self.screen.verbatim(outcome.said)
 
@@ -173,7 +173,7 @@ class Chat:
         if self.interrupts.leaving:
             raise KeyboardInterrupt
         if self.interactive and not self.declined:
-            self.screen.gap()
+            self.screen.blank_line()
         return session.revision != before
 
     def _reply(self, ask: Callable[[], PendingReply], attached: Sequence[Attachment] = ()) -> Done | None:
@@ -206,7 +206,7 @@ class Chat:
             self.screen.notice(notice)
         self.screen.statistics(done, sampled=used.sampled)
         if done.finish_reason != "cancelled":
-            self.screen.ring(seconds)
+            self.screen.ring_bell(seconds)
 
     def _stopped(self, kept: bool) -> None:
         self.screen.hint(

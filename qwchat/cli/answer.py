@@ -16,7 +16,7 @@ from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.reply_stream import play
 from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import SessionRecorder
-from qwchat.chat.view.status import PrefillStatus
+from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.cli import json_output
 from qwchat.cli.answer_output import AnswerOutput
 from qwchat.cli.dependencies import Dependencies
@@ -105,7 +105,7 @@ def _answer(
     first_seed = random_seed() if controls.seed is None else controls.seed
     model_info = json_output.ModelInfo.of(located, model)
     output = AnswerOutput(options, streams, model_info, partial(reply_view, options, streams))
-    status = PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable)
+    status = PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable)
     connect_snapshots(recorder, options, model, streams.screen)
     greedy = "--temp 0" if not controls.sampled else "--top-k 1" if controls["top-k"] == 1 else None
     if options.count > 1 and greedy is not None:
@@ -121,7 +121,7 @@ def _answer(
                 streams.screen.notice(remark)
         output.start_answer(number, session.controls)
         overflow = OverflowHandler(session, streams.screen, None, output.made_room)
-        resumed = output.view.moved if output.view is not None else lambda: None
+        resumed = output.view.detach if output.view is not None else lambda: None
         # Their echo would move rows that are drawn anew.
         try:
             with keys_unseen(streams.out, by_line=True, resumed=resumed), with_repair_command(model.folder):

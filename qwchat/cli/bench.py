@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from quant.units import data_size
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.exit_codes import ExitCode
@@ -179,7 +179,7 @@ def _as_text(
     guesses = ", with speculation" if options.speculate else ""
     title = f"{model_info.name}: {size}, {cpu.threads} threads, {cpu.simd}, median of {options.rounds} rounds{guesses}"
     heads = ("", "tokens", "depth", "tok/s", "lowest", "highest", "rate", "share", "of")
-    return f"{title}\n\n{table(heads, rows, right=(1, 2, 3, 4, 5, 6, 7))}"
+    return f"{title}\n\n{format_table(heads, rows, right=(1, 2, 3, 4, 5, 6, 7))}"
 
 
 def _row(name: str, measured: Measurement, depth: int, rate: str, limit: str) -> tuple[str, ...]:

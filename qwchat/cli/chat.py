@@ -22,7 +22,7 @@ from qwchat.chat.editor.reader import Reader
 from qwchat.chat.loop import Chat
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session_recorder import ChooseSession
-from qwchat.chat.view.status import PrefillStatus
+from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode, exit_code_of
 from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
@@ -90,7 +90,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         view = reply_view(options, streams)
         if input_source.terminal is not None and not by_line:
             # For the whole time, so that what is typed between prompts, or too early, is not lost either.
-            stack.enter_context(keys_unseen(input_source.terminal, by_line=False, resumed=view.moved))
+            stack.enter_context(keys_unseen(input_source.terminal, by_line=False, resumed=view.detach))
         located, model = open_model(options, dependencies, streams)
         stack.enter_context(model)
         stack.callback(recorder.leave)  # While the model is still there.
@@ -105,7 +105,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             desk=desk,
             reader=_open_reader(input_source, desk, streams, by_line=by_line),
             screen=streams.screen,
-            status=PrefillStatus(streams.screen.stream, streams.screen.look, enabled=streams.rewritable),
+            status=PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable),
             interactive=input_source.terminal is not None,
         )
         _connect_settings(chat, options, model, streams)
@@ -115,7 +115,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         )
         if (project := options.settings.project) is not None:
             streams.screen.notice(f"settings of {project} hold here; /set shows them")
-        show_last_exchange(recorder, view, streams.screen, watched=streams.out_look.terminal)
+        show_last_exchange(recorder, view, streams.screen, watched=streams.out_styling.terminal)
         for remark in files.remarks:
             streams.screen.notice(remark)
         try:
@@ -143,9 +143,9 @@ def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: 
     desk = chat.desk
     look: dict[str, Callable[[Any], None]] = {
         "render": lambda choice: desk.view.set_rendering(rendering_of(choice, options, streams)),
-        "quiet": streams.screen.be_quiet,
-        "stats": streams.screen.show_figures,
-        "bell": streams.screen.ring_after,
+        "quiet": streams.screen.set_quiet,
+        "stats": streams.screen.set_figures_form,
+        "bell": streams.screen.set_bell,
         "editing-mode": chat.reader.edit_as,
     }
     for name in ("bell", "editing-mode"):
@@ -180,7 +180,7 @@ def _session_chooser(input_source: InputSource, streams: Streams, *, by_line: bo
     if input_source.terminal is None:
         return None
     if not by_line:
-        return interactive_chooser(input_source.terminal, streams.screen.look)
+        return interactive_chooser(input_source.terminal, streams.screen.styling)
     return numbered_list_chooser(PlainReader(input_source.terminal, streams.screen.stream).read, streams.screen)
 
 

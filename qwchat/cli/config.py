@@ -10,7 +10,7 @@ from qwchat import models_folder
 from qwchat.chat.editor.external import edit_file
 from qwchat.chat.formatting import one_line
 from qwchat.chat.reply_settings import ReplySettings
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import error_message
@@ -38,7 +38,7 @@ def show(options: ShowConfig, dependencies: Dependencies) -> int:
         streams.write(json_line({name: {"value": value, "from": origin} for name, value, _, origin in rows}) + "\n")
     else:
         shown = [(name, one_line(text), origin) for name, _, text, origin in rows]
-        streams.write(table(("setting", "value", "from"), shown) + "\n")
+        streams.write(format_table(("setting", "value", "from"), shown) + "\n")
     return ExitCode.OK
 
 

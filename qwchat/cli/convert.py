@@ -11,7 +11,7 @@ from quant.units import data_size
 from quant.wording import said
 from qwchat import models_folder
 from qwchat.chat.formatting import duration, ranges
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import as_flag
@@ -106,7 +106,7 @@ def _plan(planned: Planned, destination: Path) -> str:
         (row[0] if number == 0 or rows[number - 1][0] != row[0] else "", *row[1:]) for number, row in enumerate(rows)
     ]
     heads = ("", "tensors", "format", "size", "bits/weight")
-    return f"{total}\n\n{table(heads, shown, right=(3, 4))}\n"
+    return f"{total}\n\n{format_table(heads, shown, right=(3, 4))}\n"
 
 
 _Kinds = dict[str, tuple[list[str], int, float]]

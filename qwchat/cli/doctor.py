@@ -53,12 +53,16 @@ def run(options: DoctorOptions, dependencies: Dependencies) -> int:
     if options.json:
         streams.write(json_line({"ok": not failed, "checks": [asdict(check) for check in checks]}) + "\n")
     else:
-        streams.write_styled("\n".join(_lines(checks, streams.out_look)) + "\n")
+        streams.write_styled("\n".join(_lines(checks, streams.out_styling)) + "\n")
     return ExitCode.RUNTIME if failed else ExitCode.OK
 
 
-def _lines(checks: list[CheckResult], look: Styling) -> Iterator[str]:
-    signs = {"ok": look.styled("ok", DIM) + "      ", "warning": "warning ", "error": look.styled("error", RED) + "   "}
+def _lines(checks: list[CheckResult], styling: Styling) -> Iterator[str]:
+    signs = {
+        "ok": styling.styled("ok", DIM) + "      ",
+        "warning": "warning ",
+        "error": styling.styled("error", RED) + "   ",
+    }
     width = max(len(check.name) for check in checks)
     for check in checks:
         yield f"{signs[check.state]} {check.name:<{width}}  {harmless(check.found)}"

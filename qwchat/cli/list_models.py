@@ -5,7 +5,7 @@ from __future__ import annotations
 from quant.safe_files import is_regular
 from quant.units import data_size
 from qwchat import models_folder
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
@@ -34,7 +34,7 @@ def run(options: ListOptions, dependencies: Dependencies) -> int:
         )
         for entry in entries
     ]
-    streams.write(table(("name", "preset", "bits/weight", "size", ""), rows, right=(2, 3)) + "\n")
+    streams.write(format_table(("name", "preset", "bits/weight", "size", ""), rows, right=(2, 3)) + "\n")
     return ExitCode.OK
 
 

@@ -19,7 +19,7 @@ from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import ChooseSession, SessionRecorder
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 from qwchat.cli.options import Flags, ReplyOptions
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.errors import SessionError, UsageError
@@ -169,7 +169,7 @@ def show_last_exchange(recorder: SessionRecorder, view: ReplyView, screen: Scree
         return
     view.write(reply)
     view.end()
-    screen.gap()
+    screen.blank_line()
 
 
 def resume_command(recorder: SessionRecorder) -> str | None:
@@ -185,14 +185,14 @@ def resume_command(recorder: SessionRecorder) -> str | None:
     return "qwchat -c" if is_latest else f"qwchat --resume {recorder.id}"
 
 
-def interactive_chooser(terminal: TextIO, look: Styling) -> ChooseSession:
+def interactive_chooser(terminal: TextIO, styling: Styling) -> ChooseSession:
     """A choice from a list that is searched while one types."""
 
     def choose(entries: Sequence[Entry]) -> Entry | None:
         from qwchat.chat.editor.picker import pick
 
         # The title first: it is what a narrow window has to show.
-        return pick(entries, lambda entry: f"{entry.label} · {entry.last_said}", terminal=terminal, look=look)
+        return pick(entries, lambda entry: f"{entry.label} · {entry.last_said}", terminal=terminal, styling=styling)
 
     return choose
 
@@ -204,7 +204,7 @@ def numbered_list_chooser(read: Callable[[], str], screen: Screen) -> ChooseSess
         found = list(entries)
         while True:
             rows = [(str(number), entry.last_said, entry.label) for number, entry in enumerate(found[:_MAX_LISTED], 1)]
-            screen.answer(table(("", "last said", "session"), rows, right=(0,)))
+            screen.answer(format_table(("", "last said", "session"), rows, right=(0,)))
             if len(found) > _MAX_LISTED:
                 screen.hint(f"and {len(found) - _MAX_LISTED} more")
             screen.hint("a number chooses, a word searches, Ctrl-D leaves")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from qwchat.characters import harmless
 from qwchat.chat.formatting import one_line
-from qwchat.chat.view.table import pairs, table
+from qwchat.chat.view.table import format_pairs, format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
@@ -39,7 +39,7 @@ def list_all(options: ListSessions, dependencies: Dependencies) -> int:
         streams.screen.hint(f"there are no sessions in {store.folder}")
         return ExitCode.OK
     rows = [(entry.id, entry.last_said, str(entry.messages), entry.model or "-", entry.label) for entry in entries]
-    streams.write(table(("id", "last said", "messages", "model", "title"), rows, right=(2,)) + "\n")
+    streams.write(format_table(("id", "last said", "messages", "model", "title"), rows, right=(2,)) + "\n")
     return ExitCode.OK
 
 
@@ -64,7 +64,7 @@ def show(options: ShowSession, dependencies: Dependencies) -> int:
         ("messages", str(entry.messages)),
         ("file", str(store.folder / entry.id / FILE_NAME)),
     ]
-    text = pairs([(name, value) for name, value in facts if value]) + "\n"
+    text = format_pairs([(name, value) for name, value in facts if value]) + "\n"
     streams.write(text + "\n" + as_markdown(transcript) if content.tree.path() else text)
     return ExitCode.OK
 
@@ -86,7 +86,7 @@ def grep(options: GrepSessions, dependencies: Dependencies) -> int:
             before, after = match.string[: match.start()], match.string[match.end() :]
             before = before if len(before) <= _CONTEXT_CHARACTERS else "…" + before[-_CONTEXT_CHARACTERS:]
             after = after if len(after) <= _CONTEXT_CHARACTERS else after[:_CONTEXT_CHARACTERS] + "…"
-            hit = streams.out_look.styled(harmless(match[0]), BOLD)
+            hit = streams.out_styling.styled(harmless(match[0]), BOLD)
             streams.write_styled(f"{entry.id}:{message}:{role}: {harmless(before)}{hit}{harmless(after)}\n")
     if options.json:
         streams.write(json_line({"matches": found}) + "\n")

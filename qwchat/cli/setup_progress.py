@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from qwchat.chat.view.setup import SetupStatus
+from qwchat.chat.view.setup_status import SetupStatus
 from qwchat.cli.streams import Streams
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from quant.safe_files import is_regular
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.formatting import ranges
-from qwchat.chat.view.table import pairs, table
+from qwchat.chat.view.table import format_pairs, format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.exit_codes import ExitCode
@@ -169,8 +169,8 @@ def _as_text(details: ModelDetails) -> str:
         ("vocabulary", f"{config.vocab_size:,}, {'tied' if config.tie_word_embeddings else 'with a head of its own'}"),
         ("context", f"{config.max_position_embeddings:,}"),
     ]
-    files = table(("file", "bytes"), [(name, f"{size:,}") for name, size in details.files.items()], right=(1,))
-    return f"{pairs(facts)}\n\n{_tensor_table(details.tensors)}\n\n{files}"
+    files = format_table(("file", "bytes"), [(name, f"{size:,}") for name, size in details.files.items()], right=(1,))
+    return f"{format_pairs(facts)}\n\n{_tensor_table(details.tensors)}\n\n{files}"
 
 
 def _tensor_table(tensors: Iterable[TensorDetails]) -> str:
@@ -194,4 +194,4 @@ def _tensor_table(tensors: Iterable[TensorDetails]) -> str:
                 f"{sum(errors) / len(errors):.4f}" if errors else "",
             )
         )
-    return table(("tensor", "layers", "format", "shape", "bytes", "error"), rows, right=(4, 5))
+    return format_table(("tensor", "layers", "format", "shape", "bytes", "error"), rows, right=(4, 5))

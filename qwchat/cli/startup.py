@@ -44,11 +44,11 @@ def open_streams(options: ReplyOptions) -> Streams:
 def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
     """Where replies go."""
     rendering = rendering_of(options.settings["render"], options, streams)
-    return ReplyView(streams.out, streams.out_look, rendering, live=can_rewrite(streams.out))
+    return ReplyView(streams.out, streams.out_styling, rendering, live=can_rewrite(streams.out))
 
 
 def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:
     """How replies are shown: Markdown on a terminal, unless `choice` or --plain says otherwise."""
-    if choice == "plain" or (choice == "auto" and (options.settings["plain"] or not streams.out_look.terminal)):
+    if choice == "plain" or (choice == "auto" and (options.settings["plain"] or not streams.out_styling.terminal)):
         return "plain"
     return "markdown"

@@ -12,7 +12,7 @@ from quant.units import binary_size
 from qwchat.characters import harmless
 from qwchat.chat.attachments import MOST_BYTES, Attachment, LoadedFiles, read, text_of
 from qwchat.chat.statistics import StatsFormat
-from qwchat.chat.view.colour import ColourChoice, can_rewrite, look_of
+from qwchat.chat.view.colour import ColourChoice, can_rewrite, styling_of
 from qwchat.chat.view.screen import Screen
 from qwchat.cli.error_messages import as_flag
 from qwchat.errors import UsageError
@@ -32,14 +32,14 @@ class Streams:
     ) -> None:
         self.out = _configured(sys.stdout)
         errors = _configured(sys.stderr)
-        self.out_look = look_of(self.out, colour)
-        self.screen = Screen(errors, look_of(errors, colour), quiet=quiet, figures=figures, spell=as_flag)
+        self.out_styling = styling_of(self.out, colour)
+        self.screen = Screen(errors, styling_of(errors, colour), quiet=quiet, figures=figures, spell=as_flag)
         self.rewritable = can_rewrite(errors) and not quiet and not static
 
     def write(self, text: str) -> None:
         """Write the product of a command to standard output: verbatim into a file or a pipe, without controls on a
         terminal, whatever names, settings and sessions may hold."""
-        self.write_styled(harmless(text) if self.out_look.terminal else text)
+        self.write_styled(harmless(text) if self.out_styling.terminal else text)
 
     def write_styled(self, text: str) -> None:
         """Write what was made for the look of standard output, and harmless where that is a terminal."""

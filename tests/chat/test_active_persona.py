@@ -14,7 +14,7 @@ from qwchat.chat.formatting import one_line
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.table import laid_out
+from qwchat.chat.view.table import format_answer
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
@@ -47,7 +47,7 @@ def shown(place: CommandContext, text: str) -> str:
     assert command is not None
     outcome = command[0].run(place, command[1])
     assert isinstance(outcome, Show)
-    return laid_out(outcome.above, outcome.text)
+    return format_answer(outcome.above, outcome.text)
 
 
 def state(place: CommandContext) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from qwchat.chat.commands import CommandContext, Outcome, Show, parse, suggestio
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.table import laid_out
+from qwchat.chat.view.table import format_answer
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
@@ -58,7 +58,7 @@ def obey(desk: CommandContext, text: str) -> Outcome:
 def shown(desk: CommandContext, text: str) -> str:
     outcome = obey(desk, text)
     assert isinstance(outcome, Show)
-    return laid_out(outcome.above, outcome.text)
+    return format_answer(outcome.above, outcome.text)
 
 
 def test_set_alone_shows_everything_and_its_origin() -> None:

@@ -12,7 +12,7 @@ from qwchat.chat.commands import COMMANDS, CommandContext, Outcome, Quit, Show, 
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.table import laid_out
+from qwchat.chat.view.table import format_answer
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingSettings
@@ -101,7 +101,7 @@ def test_set_shows_everything_and_changes_one_thing() -> None:
     place = desk()
     shown = obey(place, "/set")
     assert isinstance(shown, Show)
-    assert laid_out(shown.above, shown.text).splitlines()[:2] == [
+    assert format_answer(shown.above, shown.text).splitlines()[:2] == [
         "setting            value   from",
         "temp               0.7     built in",
     ]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.tail import TerminalSize
 from qwchat.markdown.styles import Styling
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import COLUMNS, ROWS, Terminal
@@ -78,8 +78,8 @@ def answer(models: Path, prompt: str, *arguments: str) -> str:
 def shown(reply: str, columns: int = COLUMNS, *, colour: bool = True) -> list[str]:
     """The rows that a reply takes when it comes at once."""
     out = Emulated(columns, ROWS)
-    look = Styling(terminal=True, emphasis=True, colour=colour)
-    view = ReplyView(out, look, size=lambda _: Size(columns, ROWS))
+    styling = Styling(terminal=True, emphasis=True, colour=colour)
+    view = ReplyView(out, styling, size=lambda _: TerminalSize(columns, ROWS))
     view.write(reply)
     view.end()
     return out.lines

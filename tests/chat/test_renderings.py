@@ -18,9 +18,9 @@ from qwchat.chat.editor.plain import PlainReader
 from qwchat.chat.loop import Chat
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
+from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.status import PrefillStatus
 from qwchat.markdown.styles import PLAIN
 from qwchat.messages import Message
 from qwchat.models_folder import embedded_checkpoint

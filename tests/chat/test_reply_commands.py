@@ -13,7 +13,7 @@ from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.table import laid_out
+from qwchat.chat.view.table import format_answer
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN, Styling
 from qwchat.request import SamplingSettings
@@ -23,13 +23,13 @@ REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\
 TERMINAL = Styling(terminal=True, emphasis=True, colour=True)
 
 
-def desk(*replies: str, look: Styling = TERMINAL) -> tuple[CommandContext, io.StringIO]:
+def desk(*replies: str, styling: Styling = TERMINAL) -> tuple[CommandContext, io.StringIO]:
     """A desk after a question that `replies` answered."""
     session = Session(FakeModel(replies=replies), ReplySettings(SamplingSettings(temperature=0.7)))
     for number in range(len(replies)):
         assert list(replying(session, session.ask(f"question {number}")))
     out = io.StringIO()
-    return CommandContext(session, "mini", ReplyView(out, look)), out
+    return CommandContext(session, "mini", ReplyView(out, styling)), out
 
 
 def obey(place: CommandContext, text: str) -> Outcome:
@@ -41,7 +41,7 @@ def obey(place: CommandContext, text: str) -> Outcome:
 def stats(place: CommandContext) -> str:
     shown = obey(place, "/stats")
     assert isinstance(shown, Show)
-    return laid_out(shown.above, shown.text)
+    return format_answer(shown.above, shown.text)
 
 
 def refused(place: CommandContext, text: str) -> str:
@@ -91,7 +91,7 @@ def test_what_copy_refuses() -> None:
     assert refused(place, "/copy code 3") == "there is no code 3: the last reply has 2"
     assert refused(place, "/copy that") == "/copy takes nothing, code or code 2, not 'that'"
     assert refused(desk("no code")[0], "/copy code") == "the last reply has no code in fences"
-    piped, _ = desk(REPLY, look=PLAIN)
+    piped, _ = desk(REPLY, styling=PLAIN)
     assert refused(piped, "/copy") == (
         "replies go to no terminal, so there is no clipboard: /write puts them into a file"
     )
@@ -99,9 +99,9 @@ def test_what_copy_refuses() -> None:
 
 
 def test_what_may_keep_a_terminal_from_taking_text() -> None:
-    assert clipboard.advice("short", {}) == ""
-    assert clipboard.advice("é" * 40_000, {}) == "some terminals take no more than 74 kB"
-    assert clipboard.advice("short", {"TMUX": "1"}) == "tmux passes it on after: tmux set -s set-clipboard on"
+    assert clipboard.copy_advice("short", {}) == ""
+    assert clipboard.copy_advice("é" * 40_000, {}) == "some terminals take no more than 74 kB"
+    assert clipboard.copy_advice("short", {"TMUX": "1"}) == "tmux passes it on after: tmux set -s set-clipboard on"
     out = io.StringIO()
     clipboard.copy(out, "x" * 600, {"TERM": "screen.xterm"})
     pieces = out.getvalue().split("\x1b\\")

@@ -15,7 +15,7 @@ from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.table import laid_out
+from qwchat.chat.view.table import format_answer
 from qwchat.conversation.store import Store
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import PLAIN
@@ -40,7 +40,7 @@ def obey(desk: CommandContext, text: str) -> str:
     assert command is not None
     outcome = command[0].run(desk, command[1])
     assert isinstance(outcome, Show)
-    return laid_out(outcome.above, outcome.text)
+    return format_answer(outcome.above, outcome.text)
 
 
 def ask(desk: CommandContext, question: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.view.live import Size
+from qwchat.chat.view.tail import TerminalSize
 from qwchat.markdown.block_renderer import RenderOptions
 from qwchat.markdown.stream_parser import StreamParser
 from tests.chat.pty import Terminal
@@ -41,7 +41,7 @@ and single newlines stay. See [the manual](https://docs.python.org/3/_x_) for al
 """
 
 
-def rendered(text: str, size: Size) -> list[str]:
+def rendered(text: str, size: TerminalSize) -> list[str]:
     """The rows of the whole text, as a terminal of this size breaks them where they are code."""
     parser = StreamParser(RenderOptions(size.columns, size.tail_rows, True))
     parser.push(text)
@@ -68,7 +68,7 @@ def test_a_reply_on_terminals_of_any_size(tmp_path: Path, rows: int, columns: in
         *arguments, models=tmp_path, rows=rows, columns=columns, replies=[REPLY], token_seconds=0.004
     ) as terminal:
         assert terminal.end() == 0
-        assert seen(terminal) == rendered(REPLY, Size(columns, rows))
+        assert seen(terminal) == rendered(REPLY, TerminalSize(columns, rows))
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_a_resize_while_a_reply_streams(tmp_path: Path) -> None:
         for word in re.findall(r"\w+", reply):
             assert word in text
         assert [text.count(f"word{number} word") for number in range(20, 25)] == [1] * 5
-        assert seen(terminal)[-13:] == rendered(REPLY, Size(100, 30))[-13:]
+        assert seen(terminal)[-13:] == rendered(REPLY, TerminalSize(100, 30))[-13:]
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_what_is_typed_during_an_answer_disturbs_no_row(tmp_path: Path) -> None:
         terminal.wait("three")
         terminal.type("typed\r\rmore\r")
         assert terminal.end() == 0
-        assert seen(terminal) == rendered(reply, Size(40, 20))
+        assert seen(terminal) == rendered(reply, TerminalSize(40, 20))
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_a_reply_that_goes_on_in_the_foreground_leaves_what_the_shell_said(tmp_p
         lines = seen(terminal)
         assert [line[:12] for line in lines].count("[1]+  Stoppe") == 1
         assert "$ fg" in lines
-        whole = rendered(reply, Size(100, 40))
+        whole = rendered(reply, TerminalSize(100, 40))
         assert any(lines[start : start + len(whole)] == whole for start in range(len(lines)))
 
 

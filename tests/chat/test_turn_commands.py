@@ -16,9 +16,9 @@ from qwchat.chat.commands import CommandContext, Draft, Outcome, Show, StreamRep
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.reply_stream import play
 from qwchat.chat.session import Session
+from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.reply import ReplyView
-from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.view.table import laid_out
+from qwchat.chat.view.table import format_answer
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, TextEvent, TextStep
@@ -45,7 +45,7 @@ def obey(desk: CommandContext, text: str) -> Outcome:
 def shown(desk: CommandContext, text: str) -> str:
     outcome = obey(desk, text)
     assert isinstance(outcome, Show)
-    return "\n".join(part for part in (laid_out(outcome.above, outcome.text), outcome.said) if part)
+    return "\n".join(part for part in (format_answer(outcome.above, outcome.text), outcome.said) if part)
 
 
 def played(desk: CommandContext, text: str, stop_after: int | None = None) -> Done:
@@ -226,12 +226,16 @@ def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
     seen: list[TextEvent] = []  # The prompt, then the words.
     go = desk.session.ask("go")
     play(lambda _: replying(desk.session, go, lambda: len(seen) > 2), desk.view, status, seen.append)
-    assert desk.view.last == "a ```"
+    assert desk.view.last_reply == "a ```"
     outcome = obey(desk, "/continue")
     assert isinstance(outcome, StreamReply)
     reply = outcome.begin()
     begin = partial(desk.session.stream, reply, desk.session.prompt(reply))
-    assert play(begin, desk.view, status, said=reply.begun.content).text == desk.view.last == "a ``` b\n```\nx\n``` c"
+    assert (
+        play(begin, desk.view, status, said=reply.begun.content).text
+        == desk.view.last_reply
+        == "a ``` b\n```\nx\n``` c"
+    )
 
 
 def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:

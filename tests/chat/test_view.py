@@ -12,12 +12,12 @@ from quant.wording import said
 from qwchat.chat import advice
 from qwchat.chat.formatting import duration, wait
 from qwchat.chat.statistics import ending_notice, statistics_line
-from qwchat.chat.view.colour import look_of
-from qwchat.chat.view.live import Size
+from qwchat.chat.view.colour import styling_of
+from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.progress import byte_progress
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.status import PrefillStatus
-from qwchat.chat.view.table import pairs, table
+from qwchat.chat.view.table import format_pairs, format_table
+from qwchat.chat.view.tail import TerminalSize
 from qwchat.cli import error_messages
 from qwchat.events import Done, FinishReason, Prefilled, Stats
 from qwchat.markdown.styles import Styling
@@ -37,7 +37,7 @@ class Stream(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("terminal", "choice", "environment", "look"),
+    ("terminal", "choice", "environment", "styling"),
     [
         (True, "auto", {"TERM": "xterm"}, (True, True, True)),
         (True, "auto", {"TERM": "xterm", "NO_COLOR": "1"}, (True, True, False)),
@@ -51,10 +51,10 @@ class Stream(io.StringIO):
     ],
 )
 def test_what_a_stream_can_show(
-    terminal: bool, choice: str, environment: dict[str, str], look: tuple[bool, bool, bool]
+    terminal: bool, choice: str, environment: dict[str, str], styling: tuple[bool, bool, bool]
 ) -> None:
     stream = Stream(terminal=terminal)
-    assert look_of(stream, choice, environment) == Styling(*look)  # type: ignore[arg-type]
+    assert styling_of(stream, choice, environment) == Styling(*styling)  # type: ignore[arg-type]
 
 
 def done(reason: FinishReason = "stop", cached: int = 0, generated: int = 48) -> Done:
@@ -168,11 +168,11 @@ def test_what_is_said_of_a_reply_that_went_in_circles() -> None:
 
 
 def test_tables_and_pairs() -> None:
-    assert table(("name", "bytes", ""), [("a", "1,000", ""), ("longer", "7", "x")], right=(1,)) == (
+    assert format_table(("name", "bytes", ""), [("a", "1,000", ""), ("longer", "7", "x")], right=(1,)) == (
         "name    bytes\na       1,000\nlonger      7  x"
     )
-    assert table(("title", ""), [("漢字\n\x1b[31m", "a"), ("é", "b")]) == "title\n漢字␊␛[31m  a\né           b"
-    assert pairs([("model", "mini"), ("bits", "4.5")]) == "model  mini\nbits   4.5"
+    assert format_table(("title", ""), [("漢字\n\x1b[31m", "a"), ("é", "b")]) == "title\n漢字␊␛[31m  a\né           b"
+    assert format_pairs([("model", "mini"), ("bits", "4.5")]) == "model  mini\nbits   4.5"
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (59, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
@@ -208,10 +208,10 @@ def test_figures_come_as_a_line_as_json_or_not_at_all() -> None:
     told = json.loads(stream.getvalue())
     assert (told["finish_reason"], told["seed"]) == (done().finish_reason, done().seed)
     assert told["tokens"]["prompt"] == done().stats.prompt_tokens
-    screen.show_figures("off")
+    screen.set_figures_form("off")
     screen.statistics(done(), sampled=False)
     assert len(stream.getvalue().splitlines()) == 1
-    screen.show_figures("line")
+    screen.set_figures_form("line")
     screen.statistics(done(), sampled=False)
     assert stream.getvalue().splitlines()[1] == statistics_line(done(), sampled=False, columns=80)
 
@@ -245,7 +245,7 @@ def test_progress_through_a_prompt_after_a_moment(monkeypatch: pytest.MonkeyPatc
 def test_progress_is_as_wide_as_can_be_erased(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 0.0, 0.5])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
-    monkeypatch.setattr("qwchat.chat.view.status.terminal_size", lambda stream: Size(20, 10))
+    monkeypatch.setattr("qwchat.chat.view.prefill_status.terminal_size", lambda stream: TerminalSize(20, 10))
     stream = Stream(terminal=True)
     status = PrefillStatus(stream, PLAIN, enabled=True)
     status.start()

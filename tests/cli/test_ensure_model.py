@@ -49,7 +49,7 @@ def shown(
     errors = Errors(terminal=terminal)
     monkeypatch.setattr(sys, "stderr", errors)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("qwchat.chat.view.setup._FRAME_SECONDS", 3600)
+    monkeypatch.setattr("qwchat.chat.view.setup_status._FRAME_SECONDS", 3600)
     monkeypatch.setattr(module.models_folder, "locate", lambda model: Located("m", Path("m"), converted=True))
 
     def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[], object]) -> None:
@@ -109,7 +109,7 @@ def test_a_conversion_and_the_kernels_share_one_bar(monkeypatch: pytest.MonkeyPa
     errors = Errors(terminal=True)
     monkeypatch.setattr(sys, "stderr", errors)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("qwchat.chat.view.setup._FRAME_SECONDS", 3600)
+    monkeypatch.setattr("qwchat.chat.view.setup_status._FRAME_SECONDS", 3600)
     events = [
         Planned(80_000_000, 1, (), 4.5, "q4"),  # two units
         Compiling("", 0),

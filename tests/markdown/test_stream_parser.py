@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwchat.chat.view.live import Size
 from qwchat.chat.view.reply import ReplyView, code_blocks
+from qwchat.chat.view.tail import TerminalSize
 from qwchat.markdown import block_renderer
 from qwchat.markdown.block_renderer import RenderOptions
 from qwchat.markdown.inline import inline_segments
@@ -86,7 +86,7 @@ def test_every_prefix_gives_a_beginning(text: str) -> None:
 def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
     data: st.DataObject, text: str, columns: int, rows: int
 ) -> None:
-    size = Size(columns, rows)
+    size = TerminalSize(columns, rows)
     out, clock = Emulated(columns, rows), Clock()
     view = ReplyView(out, FULL, clock=clock, size=lambda stream: size)
     for piece in data.draw(pieces(text)):
@@ -97,7 +97,7 @@ def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
     for row in rendered(text, RenderOptions(columns, size.tail_rows, True)):
         straight.write(row + "\n")
     assert out.lines == straight.lines
-    assert view.last == text
+    assert view.last_reply == text
 
 
 @settings(max_examples=count(150, 30), deadline=None)

@@ -86,7 +86,7 @@ def _resume(desk: CommandContext, argument: str) -> Outcome:
     notice = desk.saved.answers(desk.saved.model, desk.saved.fingerprint)
     lines = [f"{entry.id} ({entry.label}) goes on, {length(desk.session.tree)}", notice, standing(desk.session)]
     text = "\n".join(line for line in lines if line)
-    if not (desk.session.tree.path() and desk.view.watched):
+    if not (desk.session.tree.path() and desk.view.is_terminal):
         return Show(text)
     question, reply = last_exchange(desk.session.tree)
     return Show(text, question if reply is not None else f"{question}\n{UNANSWERED}", reply, reply=True)

@@ -86,13 +86,13 @@ def _soon(completer: Completer, document: Document) -> list[Completion] | None:
     """The completions, where they are found within PATIENCE_SECONDS."""
     found: list[Completion] = []
 
-    def look() -> None:
+    def search() -> None:
         found.extend(completer.get_completions(document, CompleteEvent(completion_requested=True)))
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    looking.join(PATIENCE_SECONDS)
-    return None if looking.is_alive() else found
+    searching = threading.Thread(target=search, daemon=True)
+    searching.start()
+    searching.join(PATIENCE_SECONDS)
+    return None if searching.is_alive() else found
 
 
 class Remembered(History):

@@ -26,7 +26,7 @@ def open_reader(
     try:
         from qwchat.chat.editor.session import Editor
 
-        return Editor(terminal, suggest, history, look=screen.look, meter=meter)
+        return Editor(terminal, suggest, history, styling=screen.styling, meter=meter)
     except (ImportError, OSError, ValueError, AssertionError) as error:  # No terminal that prompt-toolkit knows.
         reason = str(error) or type(error).__name__
         screen.notice(f"no line editor here ({reason}): Enter sends, a backslash before it breaks the line")

@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 ROWS = 10
 
 
-def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, look: Styling) -> Item | None:
+def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, styling: Styling) -> Item | None:
     """The one of `items` that the person at `terminal` chooses; None where none is wanted.
 
     Arrows and page keys move, what is typed must occur in the row, word by word, Enter takes the row, Esc and Ctrl-C
@@ -32,10 +32,10 @@ def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: Te
         items: what there is, the likeliest first.
         describe: one line about an item, which is searched too.
         terminal: where the keys come from.
-        look: what may be drawn.
+        styling: what may be drawn.
     """
     rows = [" ".join(describe(item).split()) for item in items]
-    depth = None if look.colour else ColorDepth.DEPTH_1_BIT
+    depth = None if styling.colour else ColorDepth.DEPTH_1_BIT
     chosen = Picker(rows, create_input(terminal), create_output(always_prefer_tty=True), depth).run()
     return None if chosen is None else items[chosen]
 

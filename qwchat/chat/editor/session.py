@@ -50,7 +50,7 @@ class Editor:
         terminal: the terminal to read keys from.
         suggest: what may follow the text before the cursor; asked in a thread.
         history: file that keeps what was typed, or None to keep it in memory.
-        look: what may be drawn. Suggestions need dim text, since nothing else would tell them from typed text.
+        styling: what may be drawn. Suggestions need dim text, since nothing else would tell them from typed text.
         meter: what the toolbar shows on the right, asked at every key.
     """
 
@@ -60,11 +60,11 @@ class Editor:
         suggest: Suggest,
         history: Path | None,
         *,
-        look: Styling,
+        styling: Styling,
         meter: Callable[[], str] = str,
     ) -> None:
         teach_line_breaks()
-        self._style = "bold" if look.emphasis else ""
+        self._style = "bold" if styling.emphasis else ""
         self._meter = meter
         self._folds = Folds()
         self._history = Remembered(HistoryFile(history) if history is not None else None, self._folds)
@@ -81,12 +81,12 @@ class Editor:
             complete_while_typing=Condition(lambda: worth_completing(self._before_cursor())),
             history=self._history,
             search_ignore_case=True,
-            auto_suggest=Repeated(self._history) if look.emphasis else None,
+            auto_suggest=Repeated(self._history) if styling.emphasis else None,
             input_processors=[TabsProcessor(char1=" ", char2=" ")],
             bottom_toolbar=self._toolbar,
             enable_suspend=True,
-            style=_DIM if look.emphasis else _BARE,
-            color_depth=None if look.colour else ColorDepth.DEPTH_1_BIT,
+            style=_DIM if styling.emphasis else _BARE,
+            color_depth=None if styling.colour else ColorDepth.DEPTH_1_BIT,
             input=keys,
             output=create_output(always_prefer_tty=True),
         )

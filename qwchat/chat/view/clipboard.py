@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-MOST_BYTES = 74_994  # 100,000 characters of base64, which is what the strictest of the common terminals take.
-_SCREEN_PIECE = 512  # GNU screen passes sequences of up to 768 bytes on.
+MAX_BYTES = 74_994  # 100,000 characters of base64, which is what the strictest of the common terminals take.
+_SCREEN_SEQUENCE_BYTES = 512  # GNU screen passes sequences of up to 768 bytes on.
 
 
 def copy(out: TextIO, text: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -22,14 +22,14 @@ def copy(out: TextIO, text: str, environment: Mapping[str, str] = os.environ) ->
 
 
 def _pieces(text: str) -> Iterator[str]:
-    for start in range(0, len(text), _SCREEN_PIECE):
-        yield text[start : start + _SCREEN_PIECE]
+    for start in range(0, len(text), _SCREEN_SEQUENCE_BYTES):
+        yield text[start : start + _SCREEN_SEQUENCE_BYTES]
 
 
-def advice(text: str, environment: Mapping[str, str] = os.environ) -> str:
+def copy_advice(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """What may keep the terminal from taking `text`; empty where nothing is known to."""
     if "TMUX" in environment:
         return "tmux passes it on after: tmux set -s set-clipboard on"
-    if len(text.encode("utf-8", "replace")) > MOST_BYTES:
-        return f"some terminals take no more than {MOST_BYTES // 1000} kB"
+    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+        return f"some terminals take no more than {MAX_BYTES // 1000} kB"
     return ""

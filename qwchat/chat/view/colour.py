@@ -11,7 +11,7 @@ from qwchat.markdown.styles import Styling
 ColourChoice = Literal["auto", "always", "never"]
 
 
-def look_of(stream: TextIO, choice: ColourChoice = "auto", environment: Mapping[str, str] = os.environ) -> Styling:
+def styling_of(stream: TextIO, choice: ColourChoice = "auto", environment: Mapping[str, str] = os.environ) -> Styling:
     """Return the look of `stream`: plain if it is not a terminal or TERM is dumb; NO_COLOR keeps bold and dim.
 
     Args:

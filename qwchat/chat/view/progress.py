@@ -17,7 +17,7 @@ _LINE_SECONDS = 5.0
 _FRAMES_PER_SECOND = 8
 _BAR_COLUMNS = 30  # Short of the edge, so that an echoed ^C does not wrap and the line can be erased.
 
-_ERASED = "\r\x1b[2K\x1b[?25h"  # an empty row, and the cursor is shown
+_ERASE_BAR = "\r\x1b[2K\x1b[?25h"  # an empty row, and the cursor is shown
 
 
 class ByteProgress(Protocol):
@@ -36,12 +36,12 @@ class ByteProgress(Protocol):
 def byte_progress(title: str, total: int, screen: Screen, *, rewritable: bool) -> ByteProgress:
     """The progress that suits standard error; one that shows nothing where the screen is quiet."""
     if screen.quiet:
-        return _Silent()
-    return _Bar(title, total, screen) if rewritable else _Lines(title, total, screen)
+        return _NoProgress()
+    return _ProgressBar(title, total, screen) if rewritable else _ProgressLines(title, total, screen)
 
 
-class _Silent:
-    def __enter__(self) -> _Silent:
+class _NoProgress:
+    def __enter__(self) -> _NoProgress:
         return self
 
     def __exit__(
@@ -53,7 +53,7 @@ class _Silent:
         return None
 
 
-class _Bar(_Silent):
+class _ProgressBar(_NoProgress):
     """A bar with bytes, rate and time to go, which vanishes when it is left."""
 
     def __init__(self, title: str, total: int, screen: Screen) -> None:
@@ -68,7 +68,7 @@ class _Bar(_Silent):
             TransferSpeedColumn,
         )
 
-        console = Console(file=screen.stream, no_color=not screen.look.colour, highlight=False)
+        console = Console(file=screen.stream, no_color=not screen.styling.colour, highlight=False)
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=_BAR_COLUMNS),
@@ -85,11 +85,11 @@ class _Bar(_Silent):
         self._title, self._screen = title, screen
         self._task: TaskID = self._progress.add_task(title, total=total)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _ProgressBar:
         try:
             self._progress.start()
         except BaseException:  # Ctrl-C once the bar is there: nothing else would erase it.
-            self._abandon()
+            self._erase()
             raise
         return self
 
@@ -99,33 +99,33 @@ class _Bar(_Silent):
         if error is None:
             self._progress.stop()
         else:
-            self._abandon()
+            self._erase()
 
-    def _abandon(self) -> None:
+    def _erase(self) -> None:
         """Erase the bar, also where the error came while Rich was drawing and left its buffer half filled."""
         self._progress.stop()
-        self._screen.stream.write(_ERASED)
+        self._screen.stream.write(_ERASE_BAR)
         self._screen.stream.flush()
 
     def update(self, done: int, label: str) -> None:
         self._progress.update(self._task, completed=done)
 
 
-class _Lines(_Silent):
+class _ProgressLines(_NoProgress):
     """A line every few seconds; none for what is over sooner."""
 
     def __init__(self, title: str, total: int, screen: Screen) -> None:
         self._title, self._total, self._screen = title, max(total, 1), screen
-        self._started = self._told = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def update(self, done: int, label: str) -> None:
         now = time.monotonic()
-        if now - self._told < _LINE_SECONDS:
+        if now - self._last_line < _LINE_SECONDS:
             return
-        self._told = now
+        self._last_line = now
         rate = done / (now - self._started)
-        left = f", {duration((self._total - done) / rate)} to go" if rate > 0 else ""
+        remaining = f", {duration((self._total - done) / rate)} to go" if rate > 0 else ""
         self._screen.notice(
             f"{self._title}: {100 * done // self._total} % ({data_size(done)} of {data_size(self._total)}, "
-            f"{data_size(rate)}/s{left})"
+            f"{data_size(rate)}/s{remaining})"
         )

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TextIO
 from qwchat.characters import Harmless
 from qwchat.chat.display import Rendering
 from qwchat.chat.view import clipboard
-from qwchat.chat.view.live import Live, Pace, Size, reflows, terminal_size
+from qwchat.chat.view.tail import FrameLimiter, LiveTail, TerminalSize, reflows, terminal_size
 from qwchat.markdown.styles import Styling
 
 if TYPE_CHECKING:
     from qwchat.markdown.block_renderer import RenderOptions
 
-_MOST_WAITS = 6  # Each for 0.3 s at most.
+_MAX_WAITS = 6  # Each for 0.3 s at most.
 
 
 class ReplyView:
@@ -30,7 +30,7 @@ class ReplyView:
 
     Args:
         out: standard output.
-        look: what `out` can show.
+        styling: what `out` can show.
         rendering: "markdown" or "plain".
         live: whether a terminal can draw over rows; without that each is printed when it is certain.
         clock: seconds, to count frames.
@@ -41,25 +41,25 @@ class ReplyView:
     def __init__(
         self,
         out: TextIO,
-        look: Styling,
+        styling: Styling,
         rendering: Rendering = "markdown",
         *,
         live: bool = True,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
-        size: Callable[[TextIO], Size] = terminal_size,
+        size: Callable[[TextIO], TerminalSize] = terminal_size,
     ) -> None:
         self._out = out
-        self._look = look
+        self._styling = styling
         self._rendering: Rendering = rendering
-        self._live = live and look.terminal
+        self._live = live and styling.terminal
         self._clock = clock
         self._pause = pause
         self._size = size
-        self._verbatim = not (look.terminal or look.emphasis or look.colour)
-        self._said: list[str] = []
+        self._verbatim = not (styling.terminal or styling.emphasis or styling.colour)
+        self._pieces: list[str] = []
         self._ended = True
-        self._show: _Plain | _Rendered = self._begin()
+        self._writer: _PlainWriter | _MarkdownWriter = self._new_writer()
 
     @property
     def rendering(self) -> Rendering:
@@ -71,36 +71,36 @@ class ReplyView:
         self._rendering = rendering
 
     @property
-    def watched(self) -> bool:
+    def is_terminal(self) -> bool:
         """Whether replies go to a terminal, where one can be shown again."""
-        return self._look.terminal
+        return self._styling.terminal
 
     @property
-    def last(self) -> str:
+    def last_reply(self) -> str:
         """The text of the reply in hand, or of the last one, as the model wrote it."""
-        return "".join(self._said)
+        return "".join(self._pieces)
 
     @property
-    def blocks(self) -> list[str]:
+    def last_code_blocks(self) -> list[str]:
         """Its fenced code blocks, verbatim; the first has the number 1 on the screen."""
-        return code_blocks(self.last)
+        return code_blocks(self.last_reply)
 
-    def resume(self, said: str) -> None:
-        """The next reply goes on with `said`, which is on the screen already: a code block in it is still open."""
-        self._said, self._ended = [said], False
-        self._show = self._begin()
-        self._show.resume(said)
+    def resume(self, printed: str) -> None:
+        """The next reply goes on with `printed`, which is on the screen already: a code block in it is still open."""
+        self._pieces, self._ended = [printed], False
+        self._writer = self._new_writer()
+        self._writer.resume(printed)
 
     def copy(self, text: str) -> bool:
         """Put `text` into the terminal's clipboard; False where replies go to no terminal that could."""
-        if not self._look.terminal or os.environ.get("TERM", "") in ("dumb", ""):
+        if not self._styling.terminal or os.environ.get("TERM", "") in ("dumb", ""):
             return False
         clipboard.copy(self._out, text)
         return True
 
     def copy_advice(self, text: str) -> str:
         """Return what may keep the terminal from taking `text`; empty where nothing is known to."""
-        return clipboard.advice(text)
+        return clipboard.copy_advice(text)
 
     def code_blocks(self, text: str) -> list[str]:
         """Return the contents of the fenced code blocks in `text`; the first has the number 1 on the screen."""
@@ -111,32 +111,32 @@ class ReplyView:
         if not text:
             return
         if self._ended:
-            self._said, self._ended = [], False
-            self._show = self._begin()
-        self._said.append(text)
-        self._show.write(text)
+            self._pieces, self._ended = [], False
+            self._writer = self._new_writer()
+        self._pieces.append(text)
+        self._writer.write(text)
 
-    def end(self, whole: str | None = None) -> None:
+    def end(self, full_text: str | None = None) -> None:
         """End the reply with its newline (on a terminal only where the reply did not end with one itself).
 
-        `whole`: its text, where that is not the sum of what was written: a reply that goes on after a stop repeats
+        `full_text`: its text, where that is not the sum of what was written: a reply that goes on after a stop repeats
         what had been held back, and was shown then.
         """
         if self._ended:
-            self._said, self._show = [], self._begin()
-        if whole is not None:
-            self._said = [whole]
+            self._pieces, self._writer = [], self._new_writer()
+        if full_text is not None:
+            self._pieces = [full_text]
         self._ended = True
-        self._show.end()
+        self._writer.end()
 
-    def moved(self) -> None:
+    def detach(self) -> None:
         """Another program wrote to the terminal in the middle of a reply: what was drawn is not touched again."""
-        self._show.moved()
+        self._writer.detach()
 
-    def _begin(self) -> _Plain | _Rendered:
-        if self._rendering == "markdown" and (self._look.emphasis or self._look.colour):
-            return _Rendered(self._out, self._look, self._live, self._clock, self._pause, self._size)
-        return _Plain(self._out, verbatim=self._verbatim, one_newline=not self._look.terminal)
+    def _new_writer(self) -> _PlainWriter | _MarkdownWriter:
+        if self._rendering == "markdown" and (self._styling.emphasis or self._styling.colour):
+            return _MarkdownWriter(self._out, self._styling, self._live, self._clock, self._pause, self._size)
+        return _PlainWriter(self._out, verbatim=self._verbatim, always_newline=not self._styling.terminal)
 
 
 def code_blocks(text: str) -> list[str]:
@@ -150,7 +150,7 @@ def code_blocks(text: str) -> list[str]:
     return list(parser.code_blocks)
 
 
-class _Newlines:
+class _NewlineNormaliser:
     """Makes one newline of CR LF, also where a piece ends between the two."""
 
     def __init__(self) -> None:
@@ -166,99 +166,99 @@ class _Newlines:
         return held
 
 
-class _Plain:
+class _PlainWriter:
     """Text as it comes."""
 
-    def __init__(self, out: TextIO, *, verbatim: bool, one_newline: bool) -> None:
+    def __init__(self, out: TextIO, *, verbatim: bool, always_newline: bool) -> None:
         self._out = out
         self._verbatim = verbatim
-        self._one_newline = one_newline
-        self._newlines, self._harmless = _Newlines(), Harmless()
-        self._last = "\n"
+        self._always_newline = always_newline
+        self._newlines, self._harmless = _NewlineNormaliser(), Harmless()
+        self._last_character = "\n"
 
-    def resume(self, said: str) -> None:
-        self._last = "\n"
+    def resume(self, printed: str) -> None:
+        self._last_character = "\n"
 
     def write(self, text: str) -> None:
-        self._put(text if self._verbatim else self._harmless.push(self._newlines.push(text)))
+        self._emit(text if self._verbatim else self._harmless.push(self._newlines.push(text)))
 
     def end(self) -> None:
         rest = self._harmless.push(self._newlines.end())
-        self._put(rest + ("\n" if self._one_newline or (rest or self._last) != "\n" else ""))
+        self._emit(rest + ("\n" if self._always_newline or (rest or self._last_character) != "\n" else ""))
 
-    def moved(self) -> None:
+    def detach(self) -> None:
         pass  # Nothing is drawn over.
 
-    def _put(self, text: str) -> None:
+    def _emit(self, text: str) -> None:
         if text:
-            self._last = text[-1]
+            self._last_character = text[-1]
             self._out.write(text)
             self._out.flush()
 
 
-class _Rendered:
+class _MarkdownWriter:
     """Markdown, with a live tail where `live`."""
 
     def __init__(
         self,
         out: TextIO,
-        look: Styling,
+        styling: Styling,
         live: bool,
         clock: Callable[[], float],
         pause: Callable[[float], None],
-        size: Callable[[TextIO], Size],
+        size: Callable[[TextIO], TerminalSize],
     ) -> None:
         from qwchat.markdown.stream_parser import StreamParser  # A reply that is not rendered does not wait for it.
 
         self._out = out
-        self._ask_size = size
-        self._terminal = look.terminal
-        self._colour = look.colour
-        self._newlines, self._harmless = _Newlines(), Harmless()
+        self._terminal_size = size
+        self._terminal = styling.terminal
+        self._colour = styling.colour
+        self._newlines, self._harmless = _NewlineNormaliser(), Harmless()
         self._parser = StreamParser(self._options(size(out)))
-        self._live = Live(out, reflowing=reflows()) if live else None
-        self._pace = Pace(clock)
+        self._tail = LiveTail(out, reflowing=reflows()) if live else None
+        self._limiter = FrameLimiter(clock)
         self._pause = pause
 
-    def resume(self, said: str) -> None:
-        self._parser.push(self._harmless.push(self._newlines.push(said)))
+    def resume(self, printed: str) -> None:
+        self._parser.push(self._harmless.push(self._newlines.push(printed)))
         self._parser.resume()
 
     def write(self, text: str) -> None:
-        size = self._ask_size(self._out)
+        size = self._terminal_size(self._out)
         self._parser.options = self._options(size)
         self._parser.push(self._harmless.push(self._newlines.push(text)))
-        if self._live is None:
+        if self._tail is None:
             self._print()
-        elif self._pace.due(size):
-            self._live.frame(self._parser.take_rows(), self._parser.preview(), size)
+        elif self._limiter.may_draw(size):
+            self._tail.draw(self._parser.take_rows(), self._parser.preview(), size)
 
     def end(self) -> None:
         size = self._settled_size()
         self._parser.options = self._options(size)
         self._parser.push(self._harmless.push(self._newlines.end()))
         self._parser.end()
-        if self._live is not None:
-            self._live.frame(self._parser.take_rows(), (), size)
+        if self._tail is not None:
+            self._tail.draw(self._parser.take_rows(), (), size)
         else:
             self._print()
 
-    def moved(self) -> None:
-        if self._live is not None:
-            self._live.moved()
+    def detach(self) -> None:
+        if self._tail is not None:
+            self._tail.detach()
 
-    def _settled_size(self) -> Size:
+    def _settled_size(self) -> TerminalSize:
         """The size of the terminal, when it has stopped changing; no longer waited for than a moment."""
-        size = self._ask_size(self._out)
-        for _ in range(_MOST_WAITS):
-            seconds = self._pace.unsettled(size)
+        size = self._terminal_size(self._out)
+        for _ in range(_MAX_WAITS):
+            seconds = self._limiter.seconds_until_settled(size)
             if not seconds:
                 break
             self._pause(seconds)
-            size = self._ask_size(self._out)
+            size = self._terminal_size(self._out)
         return size
 
-    def _options(self, size: Size) -> RenderOptions:
+    def _options(self, size: TerminalSize) -> RenderOptions:
         from qwchat.markdown.block_renderer import RenderOptions
 
         return RenderOptions(size.columns if self._terminal else None, size.tail_rows, self._colour)

@@ -9,8 +9,8 @@ from typing import TextIO
 from quant.wording import Argument, Worded, said
 from qwchat.characters import harmless
 from qwchat.chat.statistics import StatsFormat, statistics_line
-from qwchat.chat.view.live import terminal_size
-from qwchat.chat.view.prose import folded
+from qwchat.chat.view.tail import terminal_size
+from qwchat.chat.view.word_wrap import wrap_message
 from qwchat.events import Done
 from qwchat.markdown.styles import DIM, RED, Styling
 
@@ -20,7 +20,7 @@ class Screen:
 
     Args:
         stream: standard error.
-        look: what it can show.
+        styling: what it can show.
         quiet: leave out notices and statistics; hints, answers and errors stay.
         figures: the form of the statistics.
 
@@ -31,20 +31,20 @@ class Screen:
     def __init__(
         self,
         stream: TextIO,
-        look: Styling,
+        styling: Styling,
         *,
         quiet: bool = False,
         figures: StatsFormat = "line",
         spell: Callable[[Argument], str] = str,
     ) -> None:
         self.stream = stream
-        self.look = look
+        self.styling = styling
         self.quiet = quiet
         self.figures: StatsFormat = figures
         self.spell = spell
         self._bell_seconds: float | None = None
 
-    def be_quiet(self, quiet: bool) -> None:
+    def set_quiet(self, quiet: bool) -> None:
         """Leave out notices and statistics from now on, or show them again."""
         self.quiet = quiet
 
@@ -53,16 +53,16 @@ class Screen:
         if not self.quiet:
             self._line(Worded("qwchat: ", text), DIM)
 
-    def show_figures(self, form: StatsFormat) -> None:
+    def set_figures_form(self, form: StatsFormat) -> None:
         """Show statistics in this form from now on."""
         self.figures = form
 
     def statistics(self, done: Done, *, sampled: bool) -> None:
         """The figures of a reply; `sampled`: with the seed, which played a part."""
-        columns = terminal_size(self.stream).columns if self.look.terminal else None
+        columns = terminal_size(self.stream).columns if self.styling.terminal else None
         text = statistics_line(done, sampled=sampled, form=self.figures, columns=columns)
         if text and not self.quiet:
-            self._write(self.look.styled(text, DIM) + "\n")
+            self._write(self.styling.styled(text, DIM) + "\n")
 
     def hint(self, text: str) -> None:
         """The answer to a key, or advice."""
@@ -80,32 +80,37 @@ class Screen:
         """What somebody wrote, its lines as long as they are, so that they can be copied."""
         self._write(harmless(text) + "\n")
 
-    def gap(self) -> None:
+    def blank_line(self) -> None:
         """Write a blank line behind a turn, where a person reads the screen."""
-        if self.look.terminal:
+        if self.styling.terminal:
             self._write("\n")
 
-    def ring_after(self, seconds: float | None) -> None:
+    def set_bell(self, seconds: float | None) -> None:
         """Ring the bell after replies that took so long; None for never."""
         self._bell_seconds = seconds
 
-    def ring(self, seconds: float) -> None:
+    def ring_bell(self, seconds: float) -> None:
         """Call a person who may be looking elsewhere, where a reply took `seconds`."""
-        if self._bell_seconds is not None and seconds >= self._bell_seconds and self.look.terminal and not self.quiet:
+        if (
+            self._bell_seconds is not None
+            and seconds >= self._bell_seconds
+            and self.styling.terminal
+            and not self.quiet
+        ):
             self._write("\a")
 
     def error(self, text: str) -> None:
         """What went wrong, on one line."""
         prefix = "qwchat: error:"
-        line = self._folded(f"{prefix} {harmless(' '.join(said(text, self.spell).split()))}")
-        self._write(self.look.styled(prefix, RED) + line.removeprefix(prefix) + "\n")
+        line = self._wrapped(f"{prefix} {harmless(' '.join(said(text, self.spell).split()))}")
+        self._write(self.styling.styled(prefix, RED) + line.removeprefix(prefix) + "\n")
 
     def _line(self, text: str, style: str | None) -> None:
-        shown = self._folded(harmless(said(text, self.spell)))
-        self._write((self.look.styled(shown, style) if style else shown) + "\n")
+        shown = self._wrapped(harmless(said(text, self.spell)))
+        self._write((self.styling.styled(shown, style) if style else shown) + "\n")
 
-    def _folded(self, text: str) -> str:
-        return folded(text, terminal_size(self.stream).columns) if self.look.terminal else text
+    def _wrapped(self, text: str) -> str:
+        return wrap_message(text, terminal_size(self.stream).columns) if self.styling.terminal else text
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed.

@@ -9,7 +9,7 @@ from qwchat.chat.display import KeyValues, Table
 from qwchat.markdown.styled_text import cell_width
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """`rows` under `heads`, two blanks between columns; the columns numbered in `right` are right-aligned.
 
     What is in a cell stays in its line, whatever it is.
@@ -27,7 +27,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
     return "\n".join(map(line, lines))
 
 
-def pairs(facts: Sequence[tuple[str, str]]) -> str:
+def format_pairs(facts: Sequence[tuple[str, str]]) -> str:
     """Names and values, the values one below the other, each on one line whatever it holds."""
     width = max(cell_width(name) for name, _ in facts)
     return "\n".join(
@@ -35,9 +35,13 @@ def pairs(facts: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def laid_out(above: Table | KeyValues | None, text: str) -> str:
+def format_answer(above: Table | KeyValues | None, text: str) -> str:
     """Return the answer of a command: a table or facts, if there are any, above `text`, if it is not empty."""
     if above is None:
         return text
-    rows = pairs(above.pairs) if isinstance(above, KeyValues) else table(above.heads, above.rows, above.right)
+    rows = (
+        format_pairs(above.pairs)
+        if isinstance(above, KeyValues)
+        else format_table(above.heads, above.rows, above.right)
+    )
     return f"{rows}\n{text}" if text else rows

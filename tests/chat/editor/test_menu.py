@@ -32,7 +32,7 @@ def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: Editin
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "create_input", lambda terminal: pipe)
         patch.setattr(session, "create_output", lambda **unused: DummyOutput())
-        editor = Editor(sys.stdin, suggest, None, look=PLAIN)
+        editor = Editor(sys.stdin, suggest, None, styling=PLAIN)
         editor.edit_as(mode)
         pipe.send_text(keys)
         return editor.read()

@@ -31,7 +31,7 @@ def typing(history: Path | None = None, mode: EditingMode = "emacs") -> Iterator
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "create_input", lambda terminal: pipe)
         patch.setattr(session, "create_output", lambda **unused: DummyOutput())
-        editor = Editor(sys.stdin, lambda text: (), history, look=PLAIN)
+        editor = Editor(sys.stdin, lambda text: (), history, styling=PLAIN)
         editor.edit_as(mode)
 
         def sent(keys: str) -> str:

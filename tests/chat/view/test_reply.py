@@ -7,7 +7,7 @@ import io
 from qwchat.chat.view.reply import ReplyView
 from qwchat.markdown.styles import Styling
 from tests.chat.view.emulator import Emulated
-from tests.chat.view.test_live import Viewer, words
+from tests.chat.view.test_tail import Viewer, words
 
 
 def test_plain_rendering_writes_as_it_comes() -> None:
@@ -49,10 +49,10 @@ def test_the_last_reply_and_its_code_are_remembered() -> None:
     viewer = Viewer()
     viewer.say("Look:\n\n```py\nx\n", "```\n")
     viewer.view.end()
-    assert viewer.view.last == "Look:\n\n```py\nx\n```\n"
-    assert viewer.view.blocks == ["x\n"]
+    assert viewer.view.last_reply == "Look:\n\n```py\nx\n```\n"
+    assert viewer.view.last_code_blocks == ["x\n"]
     viewer.say("Next")
-    assert viewer.view.last == "Next"
+    assert viewer.view.last_reply == "Next"
 
 
 def test_a_reply_without_a_word_ends_with_a_newline_only_in_a_pipe() -> None:
@@ -69,4 +69,4 @@ def test_a_reply_that_goes_on_completes_what_it_began() -> None:
     viewer.say("1\n```\n", "and **more**")
     viewer.view.end()
     assert viewer.out.lines == ["Look:", "── 1 · py", "x =", "1", "──", "and more"]
-    assert viewer.view.blocks == ["x = 1\n"]
+    assert viewer.view.last_code_blocks == ["x = 1\n"]

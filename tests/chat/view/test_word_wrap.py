@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwchat.chat.view import screen
-from qwchat.chat.view.live import Size
-from qwchat.chat.view.prose import folded
 from qwchat.chat.view.screen import Screen
+from qwchat.chat.view.tail import TerminalSize
+from qwchat.chat.view.word_wrap import wrap_message
 from qwchat.markdown.styled_text import cell_width
 from qwchat.markdown.styles import PLAIN, Styling
 
@@ -19,44 +19,46 @@ WORDS = st.text("ab日é́ -/", max_size=200)
 
 
 def test_lines_break_between_words() -> None:
-    assert folded("the reply was cut at --max-tokens 1: allow more", 24) == (
+    assert wrap_message("the reply was cut at --max-tokens 1: allow more", 24) == (
         "the reply was cut at\n--max-tokens 1: allow\nmore"
     )
-    assert folded("short\n\nlines stay", 20) == "short\n\nlines stay"
+    assert wrap_message("short\n\nlines stay", 20) == "short\n\nlines stay"
 
 
 def test_what_goes_on_stands_below_its_column() -> None:
-    assert folded("  /retry [--seed N]  answer the last question again", 40) == (
+    assert wrap_message("  /retry [--seed N]  answer the last question again", 40) == (
         "  /retry [--seed N]  answer the last\n                     question again"
     )
-    assert folded("    indented text goes on below its beginning", 30) == (
+    assert wrap_message("    indented text goes on below its beginning", 30) == (
         "    indented text goes on\n    below its beginning"
     )
 
 
 def test_what_goes_on_below_a_narrow_column_is_only_indented() -> None:
-    assert folded("first token  after 0.12 s on average, 0.12 s at most", 20) == (
+    assert wrap_message("first token  after 0.12 s on average, 0.12 s at most", 20) == (
         "first token  after\n  0.12 s on average,\n  0.12 s at most"
     )
-    assert folded("first token  after 0.12 s on average", 25) == "first token  after 0.12 s\n             on average"
+    assert (
+        wrap_message("first token  after 0.12 s on average", 25) == "first token  after 0.12 s\n             on average"
+    )
 
 
 def test_a_column_too_far_to_the_right_is_none() -> None:
-    assert folded("a name as long as this one is  value here", 32) == "a name as long as this one is\nvalue here"
+    assert wrap_message("a name as long as this one is  value here", 32) == "a name as long as this one is\nvalue here"
 
 
 def test_a_word_stays_whole() -> None:
     path = "/" + "x" * 60
-    assert folded(f"saved to {path} just now", 30) == f"saved to\n{path}\njust now"
+    assert wrap_message(f"saved to {path} just now", 30) == f"saved to\n{path}\njust now"
 
 
 def test_in_next_to_no_room_the_terminal_breaks_lines() -> None:
-    assert folded("one two three four five six", 19) == "one two three four five six"
+    assert wrap_message("one two three four five six", 19) == "one two three four five six"
 
 
 @given(st.lists(WORDS, max_size=4).map("\n".join), st.integers(20, 60))
 def test_nothing_is_lost(text: str, columns: int) -> None:
-    broken = folded(text, columns)
+    broken = wrap_message(text, columns)
     assert broken.split() == text.split() or "".join(broken.split()) == "".join(text.split())
     for row in broken.split("\n"):
         assert cell_width(row) <= columns or " " not in row.strip(" ")
@@ -64,7 +66,7 @@ def test_nothing_is_lost(text: str, columns: int) -> None:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_only_a_terminal_has_a_width(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "terminal_size", lambda _: Size(30, 24))
+    monkeypatch.setattr(screen, "terminal_size", lambda _: TerminalSize(30, 24))
     stream = io.StringIO()
     shown = Screen(stream, Styling(terminal, emphasis=False, colour=False) if terminal else PLAIN)
     shown.error("the model folder has no weights.bin: convert it again")

@@ -13,8 +13,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from qwchat.characters import Harmless, harmless, harmless_name
-from qwchat.chat.view.live import Pace, Size, reflows, terminal_size
 from qwchat.chat.view.reply import ReplyView
+from qwchat.chat.view.tail import FrameLimiter, TerminalSize, reflows, terminal_size
 from qwchat.markdown.styles import Styling
 from tests.chat.view.emulator import Emulated, Reflowing
 from tests.markdown.test_stream_parser import Clock
@@ -24,17 +24,17 @@ FULL = Styling(terminal=True, emphasis=True, colour=True)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f]")
 FUZZED_REPLIES = count(10_000, 1_000)
 ERASED = "\r\x1b[K\x1b[C\x1b[J\r"
-SIZE = Size(40, 12)
+SIZE = TerminalSize(40, 12)
 
 
 class Viewer:
     """A view on an emulated terminal whose size and clock the test sets."""
 
-    def __init__(self, columns: int = 40, rows: int = 12, look: Styling = FULL, history: int = 20_000) -> None:
+    def __init__(self, columns: int = 40, rows: int = 12, styling: Styling = FULL, history: int = 20_000) -> None:
         self.out = Emulated(columns, rows, history)
         self.clock = Clock()
-        self.size = Size(columns, rows)
-        self.view = ReplyView(self.out, look, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.size)
+        self.size = TerminalSize(columns, rows)
+        self.view = ReplyView(self.out, styling, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.size)
 
     def say(self, *pieces: str, seconds: float = 0.1) -> None:
         for piece in pieces:
@@ -42,7 +42,7 @@ class Viewer:
             self.view.write(piece)
 
     def resize(self, columns: int, rows: int) -> None:
-        self.size = Size(columns, rows)
+        self.size = TerminalSize(columns, rows)
         self.out.screen.resize(rows, columns)
 
 
@@ -82,10 +82,10 @@ def test_at_most_fifteen_frames_are_drawn_in_any_second() -> None:
 
 def test_a_few_tokens_at_once_are_all_seen_at_once() -> None:
     clock = Clock()
-    pace = Pace(clock)
-    assert [pace.due(SIZE) for _ in range(4)] == [True, True, True, False]
+    limiter = FrameLimiter(clock)
+    assert [limiter.may_draw(SIZE) for _ in range(4)] == [True, True, True, False]
     clock.now += 10
-    assert [pace.due(SIZE) for _ in range(4)] == [True, True, True, False]
+    assert [limiter.may_draw(SIZE) for _ in range(4)] == [True, True, True, False]
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_a_terminal_that_breaks_lines_anew_is_moved_up_further(monkeypatch: pyte
     monkeypatch.setenv("KITTY_WINDOW_ID", "1")
     viewer = Viewer(columns=40, rows=12)
     viewer.say("word " * 7)
-    viewer.size = Size(20, 12)
+    viewer.size = TerminalSize(20, 12)
     viewer.say("more", seconds=0.5)
     viewer.say(" and more", seconds=0.5)
     assert viewer.out.writes[-1].startswith(f"\x1b[?2026h\x1b[1A{ERASED}")
@@ -141,17 +141,17 @@ class Dragged(Viewer):
     def __init__(self) -> None:
         super().__init__()
         self.window = Reflowing(60, 40)
-        self.told = [(0.0, Size(60, 40))]
+        self.told = [(0.0, TerminalSize(60, 40))]
         self.view = ReplyView(
             self.window, FULL, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.known
         )
 
     @property
-    def known(self) -> Size:
+    def known(self) -> TerminalSize:
         """The size that the view has heard of."""
         return [size for time, size in self.told if time <= self.clock.now][-1]
 
-    def drag(self, size: Size, late: float) -> None:
+    def drag(self, size: TerminalSize, late: float) -> None:
         self.window.resize(*size)
         self.told.append((max(self.told[-1][0], self.clock.now + late), size))
 
@@ -160,9 +160,9 @@ def test_a_reply_that_ends_while_its_window_changes_waits_for_the_size() -> None
     with mock.patch.dict(os.environ, {"KITTY_WINDOW_ID": "1"}):
         viewer = Dragged()
         viewer.say("first\n\n", prose("w", 12))
-        viewer.drag(Size(20, 40), late=0.0)
+        viewer.drag(TerminalSize(20, 40), late=0.0)
         viewer.say(" more", seconds=0.01)
-        viewer.drag(Size(60, 40), late=0.2)
+        viewer.drag(TerminalSize(60, 40), late=0.2)
         viewer.view.end()
     assert viewer.window.text == f"first\n\n{prose('w', 12)}\nmore"
 
@@ -183,7 +183,9 @@ def test_dragging_a_window_loses_no_word(data: st.DataObject, late: float) -> No
             if quiet < 0:
                 for _ in range(data.draw(st.integers(1, 4))):
                     viewer.clock.now += 0.05
-                    viewer.drag(Size(data.draw(st.integers(least, 90)), data.draw(st.sampled_from(sizes))), late)
+                    viewer.drag(
+                        TerminalSize(data.draw(st.integers(least, 90)), data.draw(st.sampled_from(sizes))), late
+                    )
                 quiet = data.draw(st.integers(20, 60))
             viewer.say(piece, seconds=0.04)
         viewer.view.end()
@@ -226,8 +228,8 @@ def test_which_terminals_break_lines_anew(environment: dict[str, str], reflowing
 
 
 def test_the_size_of_what_is_no_terminal() -> None:
-    assert terminal_size(io.StringIO()) == Size(80, 24)
-    assert [Size(80, rows).tail_rows for rows in (1, 9, 24, 36, 100)] == [1, 3, 8, 12, 12]
+    assert terminal_size(io.StringIO()) == TerminalSize(80, 24)
+    assert [TerminalSize(80, rows).tail_rows for rows in (1, 9, 24, 36, 100)] == [1, 3, 8, 12, 12]
 
 
 def test_a_wide_table_or_emoji_in_the_tail_cannot_shift_it() -> None:
@@ -253,12 +255,12 @@ SEQUENCES = (
 
 def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
     chance = random.Random(4)
-    looks = (
+    stylings = (
         FULL,
         Styling(terminal=True, emphasis=True, colour=False),
         Styling(terminal=True, emphasis=False, colour=False),
     )
-    viewers = [Viewer(30, 10, look, history=0) for look in looks]
+    viewers = [Viewer(30, 10, styling, history=0) for styling in stylings]
     before = [viewer.out.state for viewer in viewers]
     for number in range(FUZZED_REPLIES):
         viewer = viewers[number % len(viewers)]

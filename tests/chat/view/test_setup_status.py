@@ -7,7 +7,7 @@ import io
 import pytest
 
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.setup import SetupStatus
+from qwchat.chat.view.setup_status import SetupStatus
 from qwchat.markdown.styles import Styling
 
 ERASE = "\r\x1b[K"
@@ -17,7 +17,7 @@ class Run:
     """A status and what it has written, under a clock that only the test moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, rewritable: bool = True, quiet: bool = False) -> None:
-        monkeypatch.setattr("qwchat.chat.view.setup._FRAME_SECONDS", 3600)
+        monkeypatch.setattr("qwchat.chat.view.setup_status._FRAME_SECONDS", 3600)
         self.now = 0.0
         self.stream = io.StringIO()
         screen = Screen(self.stream, Styling(terminal=rewritable, emphasis=False, colour=False), quiet=quiet)

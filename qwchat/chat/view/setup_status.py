@@ -9,15 +9,15 @@ from collections.abc import Callable
 from types import TracebackType
 
 from qwchat.chat.formatting import duration
+from qwchat.chat.view.prefill_status import ERASE_LINE, clip_to_terminal
 from qwchat.chat.view.screen import Screen
-from qwchat.chat.view.status import ERASE, fitting
 from qwchat.markdown.styles import DIM
 
 _FRAME_SECONDS = 0.25
 _LINE_SECONDS = 5.0
 _BAR_COLUMNS = 20
 # A stage that takes longer than the ones before it promised stays this far from its end.
-_MOST_OF_A_STAGE = 0.97
+_MAX_STAGE_SHARE = 0.97
 
 
 class SetupStatus:
@@ -34,14 +34,14 @@ class SetupStatus:
     def __init__(self, screen: Screen, *, rewritable: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen, self._rewritable, self._clock = screen, rewritable, clock
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="qwchat-setup", daemon=True)
-        self._shown = False
-        self._name = ""
-        self._expected = self._done = self._measured = 0.0
-        self._cost = 0.0
-        self._share: float | None = None
-        self._began = self._told = clock()
+        self._line_shown = False
+        self._stage_name = ""
+        self._expected_cost = self._done_cost = self._measured_seconds = 0.0
+        self._stage_cost = 0.0
+        self._stage_share: float | None = None
+        self._stage_began = self._last_line = clock()
 
     def __enter__(self) -> SetupStatus:
         if not self._screen.quiet:
@@ -51,79 +51,79 @@ class SetupStatus:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._ended.set()
         with self._lock:
             self._erase()
 
     def expect(self, cost: float) -> None:
         """Count on this much work after the current stage, in the unit of all costs."""
-        self._expected = self._done + self._cost + cost
+        self._expected_cost = self._done_cost + self._stage_cost + cost
 
     def stage(self, name: str, cost: float) -> None:
         """The stage before is over, and `name` begins, which is `cost` of the work expected."""
         with self._lock:
-            self._finish()
-            self._name, self._cost = name, cost
+            self._finish_stage()
+            self._stage_name, self._stage_cost = name, cost
         self.draw()
 
     def advance(self, share: float) -> None:
         """A share, 0 to 1, of this stage is done."""
-        self._share = share
+        self._stage_share = share
 
     def wait(self, text: str) -> None:
         """Say that another process does the work; nothing is measured until the next stage."""
         with self._lock:
-            self._finish()
-            self._name = ""
+            self._finish_stage()
+            self._stage_name = ""
             self._erase()
             self._screen.notice(text)
 
     def draw(self) -> None:
         """Show the state of this moment."""
         with self._lock:
-            if self._name and not self._over.is_set() and not self._screen.quiet:
+            if self._stage_name and not self._ended.is_set() and not self._screen.quiet:
                 if self._rewritable:
-                    self._frame()
-                elif self._clock() - self._told >= _LINE_SECONDS:
-                    self._told = self._clock()
+                    self._draw_bar()
+                elif self._clock() - self._last_line >= _LINE_SECONDS:
+                    self._last_line = self._clock()
                     self._screen.notice(f"one-time setup: {self._figures()}")
 
-    def _finish(self) -> None:
+    def _finish_stage(self) -> None:
         now = self._clock()
-        if self._cost:
-            self._done += self._cost
-            self._measured += now - self._began
-        self._began, self._cost, self._share = now, 0.0, None
+        if self._stage_cost:
+            self._done_cost += self._stage_cost
+            self._measured_seconds += now - self._stage_began
+        self._stage_began, self._stage_cost, self._stage_share = now, 0.0, None
 
     def _position(self) -> tuple[float, float]:
         """Return the work done and the seconds that it took, with an estimate for the stage in between."""
-        inside = self._clock() - self._began if self._cost else 0.0
-        if self._share is not None:
-            return self._done + self._share * self._cost, self._measured + inside
-        if not self._measured:
-            return self._done, self._measured
-        guessed = min(inside * self._done / self._measured, _MOST_OF_A_STAGE * self._cost)
-        return self._done + guessed, self._measured + inside
+        elapsed = self._clock() - self._stage_began if self._stage_cost else 0.0
+        if self._stage_share is not None:
+            return self._done_cost + self._stage_share * self._stage_cost, self._measured_seconds + elapsed
+        if not self._measured_seconds:
+            return self._done_cost, self._measured_seconds
+        estimate = min(elapsed * self._done_cost / self._measured_seconds, _MAX_STAGE_SHARE * self._stage_cost)
+        return self._done_cost + estimate, self._measured_seconds + elapsed
 
     def _figures(self) -> str:
         done, seconds = self._position()
-        total = max(self._expected, done)
+        total = max(self._expected_cost, done)
         text = f"{int(100 * done / total) if total else 0} %"
         if done and seconds:
             text += f", {duration(max(1.0, (total - done) * seconds / done))} to go"
-        return f"{text}: {self._name}"
+        return f"{text}: {self._stage_name}"
 
-    def _frame(self) -> None:
+    def _draw_bar(self) -> None:
         done, _ = self._position()
-        filled = int(_BAR_COLUMNS * done / max(self._expected, done, 1e-9))
+        filled = int(_BAR_COLUMNS * done / max(self._expected_cost, done, 1e-9))
         line = f"one-time setup: [{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}] {self._figures()}"
-        self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
-        self._write(ERASE + self._screen.look.styled(fitting(line, self._screen.stream), DIM))
+        self._line_shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
+        self._write(ERASE_LINE + self._screen.styling.styled(clip_to_terminal(line, self._screen.stream), DIM))
 
     def _erase(self) -> None:
-        if self._shown:
-            self._shown = False
-            self._write(ERASE)
+        if self._line_shown:
+            self._line_shown = False
+            self._write(ERASE_LINE)
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # As for all of standard error: not worth failing for.
@@ -131,5 +131,5 @@ class SetupStatus:
             self._screen.stream.flush()
 
     def _tick(self) -> None:
-        while not self._over.wait(_FRAME_SECONDS):
+        while not self._ended.wait(_FRAME_SECONDS):
             self.draw()
