@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 from quant.errors import ContainerError, FormatError
 from quant.families import expected_tensors, parameter_count, read_config
 from quant.formats import PackedTensor, layout
-from quant.json_fields import Values, shown
+from quant.json_fields import JsonFields, short_repr
 from quant.model_config import ModelConfig
-from quant.safe_files import COPIED_FILES, is_regular, open_regular, parse_json_object, read_bounded
+from quant.safe_files import COPIED_FILES, is_regular_file, open_regular_file, parse_json_object, read_bounded
 
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.bin"
@@ -151,7 +151,7 @@ def _populate(weights: NDArray[np.uint8]) -> None:
 
 def is_model_folder(path: str | Path) -> bool:
     """Whether `path` looks like a finished model folder (it has a manifest). Checks nothing else."""
-    return is_regular(Path(path) / MANIFEST_NAME)
+    return is_regular_file(Path(path) / MANIFEST_NAME)
 
 
 def open_model(path: str | Path) -> ModelFolder:
@@ -166,7 +166,7 @@ def open_model(path: str | Path) -> ModelFolder:
         raise ContainerError(f"{path / MANIFEST_NAME} is not the manifest of a {FORMAT_NAME} folder")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ContainerError(
-            f"{path} has format version {shown(manifest.get('format_version'))}, this program reads "
+            f"{path} has format version {short_repr(manifest.get('format_version'))}, this program reads "
             f"{FORMAT_VERSION}; update the program or convert the model again"
         )
     config = read_config(path, ContainerError)
@@ -200,39 +200,39 @@ def _read_manifest(path: Path) -> bytes:
     return read_bounded(path / MANIFEST_NAME, ContainerError, MAX_MANIFEST_BYTES)
 
 
-def _facts(read: Values, key: str) -> Values:
+def _facts(fields: JsonFields, key: str) -> JsonFields:
     """Return the object `key`, which is shown as it is, and so must hold plain values only."""
-    for name, fact in (inner := read.inner(key)).values.items():
+    for name, fact in (inner := fields.inner(key)).values.items():
         count = isinstance(fact, int) and abs(fact) <= _MAX_COUNT
         if len(name) > 100 or not (fact is None or count or (isinstance(fact, str) and len(fact) <= 1000)):
-            raise read.fail(f"{key} has {shown(fact)} under {shown(name)}")
+            raise fields.invalid(f"{key} has {short_repr(fact)} under {short_repr(name)}")
     return inner
 
 
 def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -> None:
-    read = Values(manifest, str(path / MANIFEST_NAME), ContainerError, "; the model is damaged, convert it again")
-    total = read.inner("weights").integer("bytes", 0, _MAX_COUNT)
-    _facts(read, "settings").required_text("preset")
-    source = _facts(read, "source")
+    fields = JsonFields(manifest, str(path / MANIFEST_NAME), ContainerError, "; the model is damaged, convert it again")
+    total = fields.inner("weights").integer("bytes", 0, _MAX_COUNT)
+    _facts(fields, "settings").required_text("preset")
+    source = _facts(fields, "source")
     source.required_text("fingerprint")
     source.required_text("name")
     source.integer("bytes", 0, _MAX_COUNT)
-    files = read.inner("files", "")
+    files = fields.inner("files", "")
     for name in files.values:
         if name not in COPIED_FILES:
-            raise read.fail(f"files lists {name[:80]!r}, which does not belong into a model folder")
+            raise fields.invalid(f"files lists {name[:80]!r}, which does not belong into a model folder")
         files.inner(name, f"file {name}").required_text("sha256")
-    tensors = read.inner("tensors", "")
+    tensors = fields.inner("tensors", "")
     expected = expected_tensors(config)
     if set(tensors.values) != set(expected):
         odd = min(set(tensors.values) ^ set(expected))
         state = "unknown to" if odd in tensors.values else "missing, but asked for by"
-        raise read.fail(f"tensor {odd[:200]} is {state} config.json")
+        raise fields.invalid(f"tensor {odd[:200]} is {state} config.json")
     ranges: list[tuple[int, int, str]] = []
     for name, shape in expected.items():
         ranges += _check_tensor(tensors.inner(name, f"tensor {name}"), name, shape)
-    _check_ranges(read, ranges, total)
-    with open_regular(path / WEIGHTS_NAME, ContainerError) as file:
+    _check_ranges(fields, ranges, total)
+    with open_regular_file(path / WEIGHTS_NAME, ContainerError) as file:
         actual = os.fstat(file.fileno()).st_size
     if actual != total:
         raise ContainerError(
@@ -240,11 +240,11 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
         )
 
 
-def _check_tensor(entry: Values, tensor: str, expected_shape: tuple[int, ...]) -> list[tuple[int, int, str]]:
+def _check_tensor(entry: JsonFields, tensor: str, expected_shape: tuple[int, ...]) -> list[tuple[int, int, str]]:
     """Compare one manifest entry with its layout; returns the byte ranges of its parts."""
     shape = entry.sizes("shape", _MAX_AXES, _MAX_SIZE)
     if shape != expected_shape:
-        raise entry.fail(f"shape {list(shape)} is not that of config.json, {list(expected_shape)}")
+        raise entry.invalid(f"shape {list(shape)} is not that of config.json, {list(expected_shape)}")
     entry.required_text("sha256")
     entry.number("relative_error", 0, 1e9)
     parts = entry.inner("parts", "")
@@ -253,29 +253,29 @@ def _check_tensor(entry: Values, tensor: str, expected_shape: tuple[int, ...]) -
             entry.required_text("format"), shape, entry.integer("group_size", 0, _MAX_COUNT), "zeros" in parts.values
         )
     except FormatError as exc:
-        raise entry.fail(str(exc)) from exc
+        raise entry.invalid(str(exc)) from exc
     if list(parts.values) != list(wanted):
-        raise entry.fail(f"the parts are {shown(list(parts.values))}, its format has {list(wanted)}")
+        raise entry.invalid(f"the parts are {short_repr(list(parts.values))}, its format has {list(wanted)}")
     ranges = []
     for name, (dtype, part_shape) in wanted.items():
         part = parts.inner(name, f"part {name}")
         nbytes = dtype.itemsize * math.prod(part_shape)
         if part.required_text("dtype") != dtype.name or part.sizes("shape", _MAX_AXES, _MAX_SIZE) != part_shape:
-            raise part.fail(f"it is not {dtype.name}{list(part_shape)}")
+            raise part.invalid(f"it is not {dtype.name}{list(part_shape)}")
         if part.integer("nbytes", 0, _MAX_COUNT) != nbytes:
-            raise part.fail(f"it has {part.values['nbytes']:,} bytes, its shape takes {nbytes:,}")
+            raise part.invalid(f"it has {part.values['nbytes']:,} bytes, its shape takes {nbytes:,}")
         start = part.integer("offset", 0, _MAX_COUNT)
         if start % ALIGNMENT:
-            raise part.fail(f"it starts at {start}, which is not a multiple of {ALIGNMENT}")
+            raise part.invalid(f"it starts at {start}, which is not a multiple of {ALIGNMENT}")
         ranges.append((start, start + nbytes, f"tensor {tensor}, part {name}"))
     return ranges
 
 
-def _check_ranges(read: Values, ranges: list[tuple[int, int, str]], total: int) -> None:
+def _check_ranges(fields: JsonFields, ranges: list[tuple[int, int, str]], total: int) -> None:
     position, previous = 0, "the start"
     for start, stop, place in sorted(ranges):
         if start < position:
-            raise read.fail(f"{previous} and {place} overlap")
+            raise fields.invalid(f"{previous} and {place} overlap")
         position, previous = stop, place
     if position > total:
-        raise read.fail(f"{previous} ends at byte {position:,} of {total:,}")
+        raise fields.invalid(f"{previous} ends at byte {position:,} of {total:,}")

@@ -19,28 +19,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.errors import CheckpointError, FormatError, UsageError
+from quant.errors import ArgumentError, CheckpointError, FormatError
 from quant.families import parameter_count
-from quant.formats import IntegerFormat, PackedTensor, find, layout
+from quant.formats import IntegerFormat, PackedTensor, find_format, layout
 from quant.formats.format import TILE_ROWS
 from quant.machine import usable_processors
-from quant.policy import Settings, TensorPlan, plan, resolve
-from quant.presets import DEFAULT
+from quant.policy import ConversionSpec, TensorPlan, conversion_spec, plan_tensors
+from quant.presets import DEFAULT_PRESET
 from quant.quantisers import machine_code, quantise
-from quant.quantisers.machine_code import Compiling, Stage, Waiting
-from quant.sources import Grouped, Source, check_tensors, open_source
+from quant.quantisers.machine_code import CompileStage, CompilingQuantiser, WaitingForCompiler
+from quant.sources import QuantisedRows, Source, check_tensors, open_source
 from quant.writer import ModelWriter, check_destination, weights_size
 
 __all__ = [
-    "Advanced",
-    "Compiling",
-    "Event",
-    "Finished",
-    "Notice",
-    "Planned",
+    "CompilingQuantiser",
+    "ConversionAdvanced",
+    "ConversionEvent",
+    "ConversionFinished",
+    "ConversionNotice",
+    "ConversionPlanned",
     "TensorFinished",
     "TensorStarted",
-    "Waiting",
+    "WaitingForCompiler",
     "compiling_cost",
     "convert",
 ]
@@ -50,7 +50,7 @@ MAX_WEIGHT = np.float32(1e30)
 
 
 @dataclass(frozen=True)
-class Planned:
+class ConversionPlanned:
     """The first event: exact sizes of everything, before any work."""
 
     total_bytes_in: int
@@ -69,7 +69,7 @@ class TensorStarted:
 
 
 @dataclass(frozen=True)
-class Advanced:
+class ConversionAdvanced:
     """Source bytes dealt with so far, those of an earlier attempt included."""
 
     bytes_done: int
@@ -85,7 +85,7 @@ class TensorFinished:
 
 
 @dataclass(frozen=True)
-class Finished:
+class ConversionFinished:
     """The last event: the model folder is complete."""
 
     path: Path
@@ -94,60 +94,69 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Notice:
+class ConversionNotice:
     """Something worth showing that stops nothing."""
 
     text: str
 
 
-Event = Planned | Stage | TensorStarted | Advanced | TensorFinished | Finished | Notice
+ConversionEvent = (
+    ConversionPlanned
+    | CompileStage
+    | TensorStarted
+    | ConversionAdvanced
+    | TensorFinished
+    | ConversionFinished
+    | ConversionNotice
+)
 
 
 def convert(
     source: str | Path,
     destination: str | Path,
     *,
-    preset: str = DEFAULT,
+    preset: str = DEFAULT_PRESET,
     bits: int | None = None,
     group_size: int | None = None,
     resume: bool = False,
     dry_run: bool = False,
     force: bool = False,
     threads: int | None = None,
-) -> Generator[Event, None, None]:
+) -> Generator[ConversionEvent, None, None]:
     """Convert the checkpoint folder `source` into the model folder `destination`.
 
     preset, bits, group_size: see `quant.policy`. resume: go on with what an earlier attempt left. dry_run: stop after
-    `Planned`, touching nothing. force: replace a model that is already there, once the new one is complete.
+    `ConversionPlanned`, touching nothing. force: replace a model that is already there, once the new one is complete.
     threads: quantising threads, by default the CPUs this process may use.
 
     Work is done while the events are taken; closing the iterator stops it and keeps what is finished for `resume`.
-    Raises CheckpointError (source missing, corrupt, contradictory, not finite), UsageError (bad settings, destination
-    in use), FormatError (shapes that do not fit), DiskFullError. After any of them `destination` is as it was before.
+    Raises CheckpointError (source missing, corrupt, contradictory, not finite), ArgumentError (bad settings,
+    destination in use), FormatError (shapes that do not fit), DiskFullError. After any of them `destination` is as it
+    was before.
     """
     began = time.monotonic()
     destination = Path(destination).resolve()
-    settings = resolve(preset, bits, group_size)
+    spec = conversion_spec(preset, bits, group_size)
     if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads cannot convert anything; give 1 or more")
+        raise ArgumentError(f"{threads} threads cannot convert anything; give 1 or more")
     with open_source(source) as opened:
         config = opened.config
-        remarks = check_tensors(opened)
+        notices = check_tensors(opened)
         files = opened.files
-        plans = _plan(opened, settings)
+        plans = _plan_conversion(opened, spec)
         bytes_in, bytes_out = sum(p.source_bytes for p in plans), weights_size([_layout_key(p) for p in plans])
         bits_per_weight = 8 * bytes_out / parameter_count(config)
-        yield Planned(bytes_in, bytes_out, tuple(plans), bits_per_weight, settings.preset)
-        yield from map(Notice, remarks)
+        yield ConversionPlanned(bytes_in, bytes_out, tuple(plans), bits_per_weight, spec.preset)
+        yield from map(ConversionNotice, notices)
         if dry_run:
             return
         # The right to write is checked under the lock: two first runs may start at the same moment.
-        with ModelWriter(destination, [_layout_key(p) for p in plans], _header(opened, settings), files) as writer:
+        with ModelWriter(destination, [_layout_key(p) for p in plans], _manifest_header(opened, spec), files) as writer:
             if resume and writer.is_published():
-                yield Notice(f"{destination} is complete already")
+                yield ConversionNotice(f"{destination} is complete already")
             else:
                 check_destination(destination, opened.path, force)
-                yield from map(Notice, writer.begin(resume))
+                yield from map(ConversionNotice, writer.begin(resume))
                 for name in dict.fromkeys(tensor.format for tensor in plans):
                     yield from machine_code.compile_for(name)
                 try:
@@ -156,14 +165,14 @@ def convert(
                     writer.discard()
                     raise
                 writer.publish(force)
-        yield Finished(destination, bits_per_weight, time.monotonic() - began)
+        yield ConversionFinished(destination, bits_per_weight, time.monotonic() - began)
 
 
 @dataclass
-class _Progress:
+class _TensorProgress:
     """One tensor on its way: error sums of its rows so far."""
 
-    plan: TensorPlan
+    tensor: TensorPlan
     squared_errors: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
 
@@ -175,7 +184,7 @@ class _Progress:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class _QuantisedChunk:
     """Rows start..stop of one tensor, quantised; error sums per row."""
 
     packed: PackedTensor
@@ -184,28 +193,30 @@ class _Chunk:
 
 
 def compiling_cost(plans: Iterable[TensorPlan]) -> float:
-    """Return what compiling the loops that `plans` need and this machine lacks costs; see `Compiling.cost`."""
+    """Return what compiling the loops that `plans` need and this machine lacks costs; see `CompilingQuantiser.cost`."""
     return machine_code.compiling_cost(dict.fromkeys(tensor.format for tensor in plans))
 
 
-def _write_tensors(source: Source, plans: list[TensorPlan], writer: ModelWriter, threads: int) -> Iterator[Event]:
+def _write_tensors(
+    source: Source, plans: list[TensorPlan], writer: ModelWriter, threads: int
+) -> Iterator[ConversionEvent]:
     """Quantise every tensor that is not finished, several chunks at a time, and write them in order."""
     done = sum(p.source_bytes for p in plans if p.name in writer.finished)
     if done:
-        yield Advanced(done)
+        yield ConversionAdvanced(done)
     jobs = ((p, start, stop) for p in plans if p.name not in writer.finished for start, stop in _chunks(p))
-    waiting: deque[tuple[TensorPlan, int, int, Future[_Chunk]]] = deque()
+    pending: deque[tuple[TensorPlan, int, int, Future[_QuantisedChunk]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantise")
-    progress: _Progress | None = None
+    progress: _TensorProgress | None = None
     try:
         for _ in range(threads + 1):  # one more than workers, so that none waits for the writer
-            _submit_next(pool, source, jobs, waiting)
-        while waiting:
-            tensor, start, stop, future = waiting.popleft()
+            _submit_next(pool, source, jobs, pending)
+        while pending:
+            tensor, start, stop, future = pending.popleft()
             chunk = future.result()
-            _submit_next(pool, source, jobs, waiting)
+            _submit_next(pool, source, jobs, pending)
             if progress is None:
-                progress = _Progress(tensor)
+                progress = _TensorProgress(tensor)
                 yield TensorStarted(tensor.name, tensor.format)
             writer.write(tensor.name, chunk.packed.parts, start // TILE_ROWS)
             source.release(tensor.name, start, stop)
@@ -217,7 +228,7 @@ def _write_tensors(source: Source, plans: list[TensorPlan], writer: ModelWriter,
                 writer.finish(tensor.name, error)
                 progress = None
                 yield TensorFinished(tensor.name, tensor.format, error)
-            yield Advanced(done)
+            yield ConversionAdvanced(done)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -226,23 +237,23 @@ def _submit_next(
     pool: ThreadPoolExecutor,
     source: Source,
     jobs: Iterator[tuple[TensorPlan, int, int]],
-    waiting: deque[tuple[TensorPlan, int, int, Future[_Chunk]]],
+    pending: deque[tuple[TensorPlan, int, int, Future[_QuantisedChunk]]],
 ) -> None:
     job = next(jobs, None)
     if job is not None:
-        waiting.append((*job, pool.submit(_quantise_chunk, source, *job)))
+        pending.append((*job, pool.submit(_quantise_chunk, source, *job)))
 
 
-def _quantise_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -> _Chunk:
-    read = source.read(tensor.name, start, stop)
-    values = read.dequantise() if isinstance(read, Grouped) else read
+def _quantise_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -> _QuantisedChunk:
+    rows = source.read(tensor.name, start, stop)
+    values = rows.dequantise() if isinstance(rows, QuantisedRows) else rows
     peak = np.abs(values).max()
     if not peak <= MAX_WEIGHT:  # also true for NaN
         raise CheckpointError(_describe_bad_value(source, tensor, start, values))
     try:
-        keeping = _format_keeping_codes(source, tensor)
-        if isinstance(read, Grouped) and keeping is not None:
-            packed = keeping.pack(read.codes, read.scales, tensor.group_size, zeros=read.zeros)
+        kept_format = _format_keeping_codes(source, tensor)
+        if isinstance(rows, QuantisedRows) and kept_format is not None:
+            packed = kept_format.pack(rows.codes, rows.scales, tensor.group_size, zeros=rows.zeros)
             squared_errors = np.zeros(values.shape[0])
         else:
             packed, squared_errors = quantise(tensor.format, values, tensor.group_size)
@@ -250,7 +261,7 @@ def _quantise_chunk(source: Source, tensor: TensorPlan, start: int, stop: int) -
         raise FormatError(f"tensor {tensor.name} cannot be stored: {exc}") from exc
     matrix = values.reshape(values.shape[0], -1)
     squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
-    return _Chunk(packed, squared_errors, squares)
+    return _QuantisedChunk(packed, squared_errors, squares)
 
 
 def _describe_bad_value(source: Source, tensor: TensorPlan, start: int, values: NDArray[np.float32]) -> str:
@@ -272,19 +283,19 @@ def _chunks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, rows)
 
 
-def _plan(source: Source, settings: Settings) -> list[TensorPlan]:
+def _plan_conversion(source: Source, spec: ConversionSpec) -> list[TensorPlan]:
     tensors = source.tensors
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-    plans = plan(source.config, settings, dtypes, {name: tensor.nbytes for name, tensor in tensors.items()})
+    plans = plan_tensors(source.config, spec, dtypes, {name: tensor.nbytes for name, tensor in tensors.items()})
     return [tensor if _format_keeping_codes(source, tensor) is None else _with_zeros(tensor) for tensor in plans]
 
 
 def _format_keeping_codes(source: Source, tensor: TensorPlan) -> IntegerFormat | None:
     """Return the planned format if it holds the codes, scales and zero points of the source as they are."""
-    stored, form = source.tensors[tensor.name], find(tensor.format)
-    if not stored.code_bits or not isinstance(form, IntegerFormat) or stored.group_size != tensor.group_size:
+    stored, fmt = source.tensors[tensor.name], find_format(tensor.format)
+    if not stored.code_bits or not isinstance(fmt, IntegerFormat) or stored.group_size != tensor.group_size:
         return None
-    return form if form.keeps_codes(stored.code_bits) else None
+    return fmt if fmt.keeps_codes(stored.code_bits) else None
 
 
 def _with_zeros(tensor: TensorPlan) -> TensorPlan:
@@ -298,7 +309,7 @@ def _layout_key(tensor: TensorPlan) -> tuple[str, str, tuple[int, ...], int, boo
     return tensor.name, tensor.format, tensor.shape, tensor.group_size, tensor.zeros
 
 
-def _header(source: Source, settings: Settings) -> dict[str, object]:
+def _manifest_header(source: Source, spec: ConversionSpec) -> dict[str, object]:
     """The manifest's record of where the model came from. No time and no path: equal inputs give equal folders."""
     try:
         version = importlib.metadata.version("qwchat")
@@ -311,5 +322,5 @@ def _header(source: Source, settings: Settings) -> dict[str, object]:
             "fingerprint": source.fingerprint,
             "bytes": source.total_bytes,
         },
-        "settings": {"preset": settings.preset, "group_size": settings.group_size},
+        "settings": {"preset": spec.preset, "group_size": spec.group_size},
     }

@@ -7,11 +7,11 @@ class QuantError(Exception):
     """Base of all failures that a person can cause or cure; a caller may show `str(error)` as it is."""
 
 
-class UsageError(QuantError):
+class ArgumentError(QuantError):
     """The request itself is wrong: an unknown preset, a destination that is in use, a bad group size."""
 
 
-class DestinationBusyError(UsageError):
+class DestinationBusyError(ArgumentError):
     """Another process is converting to the same destination right now; waiting for it is an option."""
 
 

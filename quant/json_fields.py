@@ -6,16 +6,16 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from quant.safe_files import Failure
+from quant.safe_files import ErrorFactory
 
 MAX_ID = 1 << 24
 """Token ids and most sizes are below this."""
 MAX_IDS = 256
-_SHOWN = 60  # characters of a wrong value that a message repeats
+_SHOWN_CHARACTERS = 60  # characters of a wrong value that a message repeats
 _MAX_TEXT = 1000
 
 
-class Values:
+class JsonFields:
     """Typed access to one JSON object, with messages that name the source, the key and the value.
 
     Args:
@@ -25,13 +25,13 @@ class Values:
         remedy: ends every message.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, error: Failure, remedy: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], where: str, error: ErrorFactory, remedy: str = "") -> None:
         self.values = values
         self.where = where
         self.error = error
         self.remedy = remedy
 
-    def fail(self, what: str) -> Exception:
+    def invalid(self, what: str) -> Exception:
         """Return the exception that says `what` is wrong and where."""
         return self.error(f"{self.where}: {what}{self.remedy}")
 
@@ -39,19 +39,19 @@ class Values:
         """Return the object `key`."""
         value = self._get(key, "object", None)
         if not isinstance(value, dict):
-            raise self.fail(f"{key} is {shown(value)}, expected an object")
+            raise self.invalid(f"{key} is {short_repr(value)}, expected an object")
         return value
 
-    def inner(self, key: str, name: str | None = None) -> Values:
+    def inner(self, key: str, name: str | None = None) -> JsonFields:
         """Return typed access to the object `key`, which messages call `name`; "" leaves it out of them."""
         label = key if name is None else name
-        return Values(self.mapping(key), f"{self.where}: {label}" if label else self.where, self.error, self.remedy)
+        return JsonFields(self.mapping(key), f"{self.where}: {label}" if label else self.where, self.error, self.remedy)
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """Return the integer `key` from `low` to `high`; an absent one is `default`, or refused if that is None."""
         value = self._get(key, "integer", default)
-        if not whole(value, low, high):
-            raise self.fail(f"{key} is {shown(value)}, expected an integer from {low} to {high}")
+        if not is_int_between(value, low, high):
+            raise self.invalid(f"{key} is {short_repr(value)}, expected an integer from {low} to {high}")
         return value
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
@@ -59,7 +59,7 @@ class Values:
         value = self._get(key, "number", default)
         # Compared before it is converted: an integer may be too large for a float. NaN is in no range.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise self.fail(f"{key} is {shown(value)}, expected a number from {low:g} to {high:g}")
+            raise self.invalid(f"{key} is {short_repr(value)}, expected a number from {low:g} to {high:g}")
         return float(value)
 
     def optional_number(self, key: str, low: float, high: float) -> float | None:
@@ -70,7 +70,7 @@ class Values:
         """Return true or false under `key`; `default` where it is absent."""
         value = self._get(key, "true or false", default)
         if not isinstance(value, bool):
-            raise self.fail(f"{key} is {shown(value)}, expected true or false")
+            raise self.invalid(f"{key} is {short_repr(value)}, expected true or false")
         return value
 
     def text(self, key: str, default: str | None) -> str | None:
@@ -79,7 +79,7 @@ class Values:
         if value is None:
             return default
         if not isinstance(value, str) or len(value) > _MAX_TEXT:
-            raise self.fail(f"{key} is {shown(value)}, expected a string of at most {_MAX_TEXT} characters")
+            raise self.invalid(f"{key} is {short_repr(value)}, expected a string of at most {_MAX_TEXT} characters")
         return value
 
     def required_text(self, key: str) -> str:
@@ -90,8 +90,12 @@ class Values:
     def sizes(self, key: str, most: int, high: int) -> tuple[int, ...]:
         """Return the list `key` of 1 to `most` integers, each from 1 to `high`."""
         value = self._get(key, "list of sizes", None)
-        if not isinstance(value, list) or not 1 <= len(value) <= most or not all(whole(x, 1, high) for x in value):
-            raise self.fail(f"{key} is {shown(value)}, expected 1 to {most} integers from 1 to {high}")
+        if (
+            not isinstance(value, list)
+            or not 1 <= len(value) <= most
+            or not all(is_int_between(x, 1, high) for x in value)
+        ):
+            raise self.invalid(f"{key} is {short_repr(value)}, expected 1 to {most} integers from 1 to {high}")
         return tuple(value)
 
     def token_ids(self, key: str) -> tuple[int, ...]:
@@ -99,10 +103,10 @@ class Values:
         value = self.values.get(key)
         items = value if isinstance(value, list) else [] if value is None else [value]
         if len(items) > MAX_IDS:
-            raise self.fail(f"{key} lists {len(items):,} token ids, expected at most {MAX_IDS}")
+            raise self.invalid(f"{key} lists {len(items):,} token ids, expected at most {MAX_IDS}")
         for item in items:
-            if not whole(item, 0, MAX_ID - 1):
-                raise self.fail(f"{key} is {shown(value)}, expected a token id or a list of token ids")
+            if not is_int_between(item, 0, MAX_ID - 1):
+                raise self.invalid(f"{key} is {short_repr(value)}, expected a token id or a list of token ids")
         return tuple(items)
 
     def _get(self, key: str, kind: str, default: Any) -> Any:
@@ -110,34 +114,34 @@ class Values:
         if value is not None:
             return value
         if default is None:
-            raise self.fail(f"the key {key!r} ({kind}) is missing")
+            raise self.invalid(f"the key {key!r} ({kind}) is missing")
         return default
 
 
-def whole(value: object, low: int, high: int) -> TypeGuard[int]:
+def is_int_between(value: object, low: int, high: int) -> TypeGuard[int]:
     """Return whether `value` is an integer from `low` to `high`; JSON's true and false are not."""
     return type(value) is int and low <= value <= high
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return `value` for a message: on one line of at most 60 characters, whatever a file has brought."""
     if isinstance(value, str):
-        text = repr(value[: _SHOWN + 1])
-    elif isinstance(value, int) and value.bit_length() > 4 * _SHOWN:
+        text = repr(value[: _SHOWN_CHARACTERS + 1])
+    elif isinstance(value, int) and value.bit_length() > 4 * _SHOWN_CHARACTERS:
         return "a number of many digits"  # which Python refuses to write out beyond 4,300
     else:
-        text = _Short().repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+        text = _BoundedRepr().repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
-class _Short(reprlib.Repr):
+class _BoundedRepr(reprlib.Repr):
     """Bounded in depth and length, so that neither nesting nor size of a value matters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxlist, self.maxtuple, self.maxdict = 3, 8, 8, 4
-        self.maxstring = self.maxlong = self.maxother = _SHOWN
+        self.maxstring = self.maxlong = self.maxother = _SHOWN_CHARACTERS
 
     def repr_int(self, x: int, level: int) -> str:
         """Write out `x`, or say that it has too many digits to be written out."""
-        return repr(x) if x.bit_length() <= 4 * _SHOWN else "…"
+        return repr(x) if x.bit_length() <= 4 * _SHOWN_CHARACTERS else "…"

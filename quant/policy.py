@@ -21,16 +21,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quant.errors import FormatError, UsageError
+from quant.errors import ArgumentError, FormatError
 from quant.families import expected_tensors, family_of
 from quant.formats import FORMATS, Format
 from quant.formats.dense import BF16, F32, VECTOR
 from quant.model_config import ModelConfig
-from quant.presets import DEFAULT, PRESETS, Preset
+from quant.presets import DEFAULT_PRESET, PRESETS, Preset
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConversionSpec:
     """What a conversion makes: a preset and the group size of its matrices (0 for dense)."""
 
     preset: str
@@ -60,46 +60,48 @@ class TensorPlan:
         return 8 * self.packed_bytes / self.parameters
 
 
-def resolve(preset: str = DEFAULT, bits: int | None = None, group_size: int | None = None) -> Settings:
-    """Turn what a person typed into settings. Raises UsageError for what is unknown or contradictory."""
-    grouped = [form for form in FORMATS.values() if form.group_sizes]
-    if preset not in PRESETS and preset not in [form.name for form in grouped]:
-        raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+def conversion_spec(
+    preset: str = DEFAULT_PRESET, bits: int | None = None, group_size: int | None = None
+) -> ConversionSpec:
+    """Turn what a person typed into settings. Raises ArgumentError for what is unknown or contradictory."""
+    grouped = [fmt for fmt in FORMATS.values() if fmt.group_sizes]
+    if preset not in PRESETS and preset not in [fmt.name for fmt in grouped]:
+        raise ArgumentError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     if bits not in (None, *(choice := bit_choices())):
-        raise UsageError(f"{bits} bits are not supported; choose {_either(choice)}")
+        raise ArgumentError(f"{bits} bits are not supported; choose {_either(choice)}")
     if group_size not in (None, *(choice := group_size_choices())):
-        raise UsageError(f"group size {group_size} is not supported; choose {_either(choice)}")
+        raise ArgumentError(f"group size {group_size} is not supported; choose {_either(choice)}")
     matrices = _preset(preset).matrices
     if matrices is None:
         if bits is not None or group_size is not None:
-            raise UsageError(f"preset {preset!r} keeps the weights as they are; leave out bits and group size")
-        return Settings(preset, 0)
-    form = FORMATS[matrices]
-    if bits not in (None, form.bits):
-        if preset != DEFAULT:  # the default was not asked for, so it does not contradict
-            raise UsageError(f"preset {preset!r} contradicts {bits} bits; leave one of the two out")
-        form = next(other for other in grouped if other.bits == bits)
-        preset = form.name
-    group_size = group_size or form.group_sizes[0]
-    if group_size in form.group_sizes:
-        return Settings(preset, group_size)
-    fitting = [other.name for other in grouped if other.bits == form.bits and group_size in other.group_sizes]
-    if preset != form.name or not fitting:
-        raise UsageError(
-            f"preset {preset!r} has groups of {_either(form.group_sizes)}; "
+            raise ArgumentError(f"preset {preset!r} keeps the weights as they are; leave out bits and group size")
+        return ConversionSpec(preset, 0)
+    fmt = FORMATS[matrices]
+    if bits not in (None, fmt.bits):
+        if preset != DEFAULT_PRESET:  # the default was not asked for, so it does not contradict
+            raise ArgumentError(f"preset {preset!r} contradicts {bits} bits; leave one of the two out")
+        fmt = next(other for other in grouped if other.bits == bits)
+        preset = fmt.name
+    group_size = group_size or fmt.group_sizes[0]
+    if group_size in fmt.group_sizes:
+        return ConversionSpec(preset, group_size)
+    fitting = [other.name for other in grouped if other.bits == fmt.bits and group_size in other.group_sizes]
+    if preset != fmt.name or not fitting:
+        raise ArgumentError(
+            f"preset {preset!r} has groups of {_either(fmt.group_sizes)}; "
             f"leave out group size {group_size} or the preset"
         )
-    return Settings(fitting[0], group_size)
+    return ConversionSpec(fitting[0], group_size)
 
 
 def bit_choices() -> list[int]:
     """Return the bits that a conversion can be asked for."""
-    return sorted({form.bits for form in FORMATS.values() if form.group_sizes})
+    return sorted({fmt.bits for fmt in FORMATS.values() if fmt.group_sizes})
 
 
 def group_size_choices() -> list[int]:
     """Return the group sizes that a conversion can be asked for."""
-    return sorted({size for form in FORMATS.values() for size in form.group_sizes})
+    return sorted({size for fmt in FORMATS.values() for size in fmt.group_sizes})
 
 
 def _either(numbers: Sequence[int]) -> str:
@@ -112,7 +114,9 @@ def _preset(name: str) -> Preset:
     return PRESETS.get(name) or Preset(f"all matrices {name}", name)
 
 
-def plan(config: ModelConfig, settings: Settings, dtypes: dict[str, str], nbytes: dict[str, int]) -> list[TensorPlan]:
+def plan_tensors(
+    config: ModelConfig, spec: ConversionSpec, dtypes: dict[str, str], nbytes: dict[str, int]
+) -> list[TensorPlan]:
     """The format of every tensor of `config`, in module order.
 
     dtypes, nbytes: storage type ("bf16", "f16", "f32") and stored bytes of each source tensor.
@@ -120,20 +124,20 @@ def plan(config: ModelConfig, settings: Settings, dtypes: dict[str, str], nbytes
     """
     plans = []
     for name, shape in expected_tensors(config).items():
-        form = choose(name, shape, config, settings, dtypes[name])
-        groups = settings.group_size if form.group_sizes else 0
+        fmt = choose_format(name, shape, config, spec, dtypes[name])
+        groups = spec.group_size if fmt.group_sizes else 0
         try:
-            parts = form.layout(shape, groups, form.stores_zeros)
+            parts = fmt.layout(shape, groups, fmt.stores_zeros)
         except FormatError as exc:
             raise FormatError(f"tensor {name} cannot be stored: {exc}; choose another group size") from exc
         packed = sum(dtype.itemsize * math.prod(part) for dtype, part in parts.values())
-        plans.append(TensorPlan(name, shape, form.name, groups, form.stores_zeros, nbytes[name], packed))
+        plans.append(TensorPlan(name, shape, fmt.name, groups, fmt.stores_zeros, nbytes[name], packed))
     return plans
 
 
-def choose(name: str, shape: tuple[int, ...], config: ModelConfig, settings: Settings, dtype: str) -> Format:
+def choose_format(name: str, shape: tuple[int, ...], config: ModelConfig, spec: ConversionSpec, dtype: str) -> Format:
     """The format of one tensor; `dtype` is its storage type in the source."""
-    preset = _preset(settings.preset)
+    preset = _preset(spec.preset)
     if len(shape) == 1:
         return VECTOR
     if preset.matrices is None:
@@ -150,7 +154,7 @@ def is_sensitive(name: str, config: ModelConfig) -> bool:
     """Return whether `name` is a sensitive matrix of the first or last eighth (at least one) of the layers."""
     family = family_of(config)
     layer = family.layer_of(name)
-    if layer is None or not name.endswith(family.sensitive):
+    if layer is None or not name.endswith(family.sensitive_suffixes):
         return False
     eighth = max(1, config.num_layers // 8)
     return layer < eighth or layer >= config.num_layers - eighth

@@ -31,4 +31,4 @@ PRESETS = {
     "dense": Preset("bf16 or f32, as the checkpoint has it"),
 }
 """Preset by name. A format with groups that is missing here is a preset, too: all matrices in that format."""
-DEFAULT = "q4"
+DEFAULT_PRESET = "q4"

@@ -25,11 +25,11 @@ COPIED_FILES = (
 )
 """Files that travel with the weights from a checkpoint into a model folder, where they exist."""
 
-Failure = Callable[[str], Exception]
+ErrorFactory = Callable[[str], Exception]
 """The class of the exception to raise, made of its message."""
 
 
-def parse_json(data: bytes, where: str, error: Failure) -> Any:
+def parse_json(data: bytes, where: str, error: ErrorFactory) -> Any:
     """Parse `data` as JSON in UTF-8. `where` names the source in messages; raises `error`."""
     if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_JSON_VALUES:
         raise error(f"{where} holds more than {MAX_JSON_VALUES:,} JSON values and is not parsed; get the file again")
@@ -47,7 +47,7 @@ def parse_json(data: bytes, where: str, error: Failure) -> Any:
         ) from exc
 
 
-def parse_json_object(data: bytes, where: str, error: Failure) -> dict[str, Any]:
+def parse_json_object(data: bytes, where: str, error: ErrorFactory) -> dict[str, Any]:
     """Parse `data` as one JSON object. `where` names the source in messages; raises `error`."""
     value = parse_json(data, where, error)
     if not isinstance(value, dict):
@@ -55,7 +55,7 @@ def parse_json_object(data: bytes, where: str, error: Failure) -> dict[str, Any]
     return value
 
 
-def open_regular(path: Path, error: Failure) -> BinaryIO:
+def open_regular_file(path: Path, error: ErrorFactory) -> BinaryIO:
     """Open the regular file `path`, links followed, for reading.
 
     The kind of the file is checked on the open descriptor, so nothing can be put in its place in between, and a pipe
@@ -64,7 +64,7 @@ def open_regular(path: Path, error: Failure) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as exc:
-        raise absent(path, error) from exc
+        raise missing_file_error(path, error) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL or a lone surrogate in the name
         raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -73,12 +73,12 @@ def open_regular(path: Path, error: Failure) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_bounded(path: Path, error: Failure, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+def read_bounded(path: Path, error: ErrorFactory, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     """Read the regular file `path`, at most `max_bytes` long; a longer one is not read at all.
 
     Raises `error` with the path in the text.
     """
-    with open_regular(path, error) as file:
+    with open_regular_file(path, error) as file:
         try:
             # The size is not everything: a file may grow meanwhile, and those of /proc have the size 0.
             long = os.fstat(file.fileno()).st_size > max_bytes
@@ -86,26 +86,26 @@ def read_bounded(path: Path, error: Failure, max_bytes: int = MAX_JSON_BYTES) ->
         except OSError as exc:
             raise error(f"{path} cannot be read: {exc.strerror}") from exc
     if long or len(data) > max_bytes:
-        raise too_large(path, max_bytes, error)
+        raise too_large_error(path, max_bytes, error)
     return data
 
 
-def absent(path: Path, error: Failure) -> Exception:
+def missing_file_error(path: Path, error: ErrorFactory) -> Exception:
     """Return the `error` for a file that does not exist."""
     return error(f"{path} does not exist; is {path.parent} the right folder?")
 
 
-def too_large(path: Path, max_bytes: int, error: Failure) -> Exception:
+def too_large_error(path: Path, max_bytes: int, error: ErrorFactory) -> Exception:
     """Return the `error` for a file of more than `max_bytes`."""
     return error(f"{path} is larger than {max_bytes:,} bytes and is not read; get the file again")
 
 
-def read_json_object(path: Path, error: Failure, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json_object(path: Path, error: ErrorFactory, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read the file `path`, at most `max_bytes` long, as one JSON object. Raises `error` with the path in the text."""
     return parse_json_object(read_bounded(path, error, max_bytes), str(path), error)
 
 
-def is_regular(path: Path) -> bool:
+def is_regular_file(path: Path) -> bool:
     """Return whether `path` is a regular file, links followed; False for a name that no file can have."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
@@ -114,7 +114,9 @@ def is_regular(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: int = 0o600, *, durable: bool = True, part: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: Path, mode: int = 0o600, *, durable: bool = True, temporary_path: Path | None = None
+) -> Iterator[BinaryIO]:
     """Yield a new file that takes the place of `path`, which need not exist, when the block ends without an exception.
 
     Until then `path` is as it was; the file of a block that fails is removed. A link is replaced, not followed.
@@ -124,8 +126,8 @@ def replacing(path: Path, mode: int = 0o600, *, durable: bool = True, part: Path
         mode: the permissions.
         durable: wait until the bytes are on the disk, so that a power cut leaves the old or the new content. Not worth
             its time for what can be made again and carries a checksum.
-        part: where the new file lies until then, for a `path` that one process writes at a time: what a killed process
-            left there is removed. By default a name of its own beside `path`.
+        temporary_path: where the new file lies until then, for a `path` that one process writes at a time: what a
+            killed process left there is removed. By default a name of its own beside `path`.
 
     Raises:
         OSError: it cannot be written, or `path` is a folder, a pipe or a device.
@@ -134,22 +136,22 @@ def replacing(path: Path, mode: int = 0o600, *, durable: bool = True, part: Path
 
     if _is_special(path):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    if part is None:
+    if temporary_path is None:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        part = Path(name)
+        temporary_path = Path(name)
     else:
-        part.unlink(missing_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        temporary_path.unlink(missing_ok=True)
+        descriptor = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        part.chmod(mode)
-        part.replace(path)
+        temporary_path.chmod(mode)
+        temporary_path.replace(path)
     except BaseException:  # Ctrl-C too.
-        part.unlink(missing_ok=True)
+        temporary_path.unlink(missing_ok=True)
         raise
 
 
@@ -213,7 +215,7 @@ def read_private(path: Path, max_bytes: int) -> bytes | None:
     return data if len(data) <= max_bytes else None
 
 
-def make_private(folder: Path) -> bool:
+def make_private_folder(folder: Path) -> bool:
     """Create `folder` and those above it where they are missing. Return whether only the user can write into it.
 
     Raises OSError if it cannot be created.

@@ -26,11 +26,11 @@ _DIFFERS = "its bytes differ from the checksum in manifest.json"
 _NOT_ZERO = "bytes that must be zero are not"
 _CHANGED = "it was written or replaced while the model was open"
 
-GiveWay = Callable[[float], None]
+Throttle = Callable[[float], None]
 
 
 @dataclass
-class _Part:
+class _PendingPart:
     """One part of a tensor: bytes `position` to `stop` of weights.bin are left to hash."""
 
     tensor: str
@@ -58,16 +58,16 @@ class Verification:
         self._folder = folder
         self.files = tuple(name for name in files if name in folder.manifest["files"])
         parts = [
-            _Part(name, number, part["offset"], part["offset"] + part["nbytes"])
+            _PendingPart(name, number, part["offset"], part["offset"] + part["nbytes"])
             for name, entry in folder.manifest["tensors"].items()
             for number, part in enumerate(entry["parts"].values())
         ]
-        self._padding = _gaps([(part.position, part.stop) for part in parts], folder.total_bytes)
+        self._padding = _uncovered_ranges([(part.position, part.stop) for part in parts], folder.total_bytes)
         # Taken from the end: names of files, None for all of the padding, then parts in the order of weights.bin.
-        self._items: list[_Part | str | None] = [*reversed(parts), None, *self.files]
+        self._items: list[_PendingPart | str | None] = [*reversed(parts), None, *self.files]
         self._digests: dict[str, dict[int, bytes]] = {name: {} for name in folder.manifest["tensors"]}
         self._unfinished = len(self._items)
-        self._stopped = self._hurried = False
+        self._stopped = self._throttled_stopped = False
         self._lock = threading.Lock()
         self.total_bytes = folder.total_bytes + sum(_size(folder.path / name) for name in self.files)
         self.done_bytes = 0
@@ -79,7 +79,7 @@ class Verification:
         return self._unfinished <= 0
 
     @property
-    def described(self) -> dict[str, str]:
+    def report(self) -> dict[str, str]:
         """`damaged`, with "tensor" before the names of tensors."""
         tensors = self._folder.manifest["tensors"]
         return {f"tensor {name}" if name in tensors else name: what for name, what in list(self.damaged.items())}
@@ -88,46 +88,47 @@ class Verification:
         """Let every worker return within one piece; what is left stays unchecked."""
         self._stopped = True
 
-    def hurry(self) -> None:
+    def stop_throttled(self) -> None:
         """Let workers that give way return, and leave what they had begun to the others."""
-        self._hurried = True
+        self._throttled_stopped = True
 
-    def work(self, give_way: GiveWay | None = None) -> None:
+    def work(self, throttle: Throttle | None = None) -> None:
         """Check until nothing is left to take, or until `stop`.
 
         Args:
-            give_way: called after each piece with the seconds that it took; a worker that has it returns on `hurry`.
+            throttle: called after each piece with the seconds that it took; a worker that has it returns on
+                `stop_throttled`.
         """
         try:
             with (self._folder.path / WEIGHTS_NAME).open("rb", buffering=0) as file:
                 self._check_identity(file.fileno())
-                while (item := self._take(give_way)) != "":
-                    if self._check(item, file.fileno(), give_way):
+                while (item := self._next_item(throttle)) != "":
+                    if self._check(item, file.fileno(), throttle):
                         self._check_identity(file.fileno())
                         with self._lock:
                             self._unfinished -= 1
         except OSError as exc:  # It cannot be opened; what cannot be read of it is told of below.
-            self._find(WEIGHTS_NAME, f"it cannot be read: {exc.strerror}")
+            self._record_damage(WEIGHTS_NAME, f"it cannot be read: {exc.strerror}")
             with self._lock:
                 self._items.clear()
                 self._unfinished = 0
 
-    def _take(self, give_way: GiveWay | None) -> _Part | str | None:
+    def _next_item(self, throttle: Throttle | None) -> _PendingPart | str | None:
         """The next item; "" where there is none for this worker."""
         with self._lock:
-            leaves = self._stopped or (give_way is not None and self._hurried)
+            leaves = self._stopped or (throttle is not None and self._throttled_stopped)
             return "" if leaves or not self._items else self._items.pop()
 
     def _check_identity(self, descriptor: int) -> None:
         """Compare the file that is read with the one that is mapped, as it was then."""
-        if identity(os.fstat(descriptor)) != identity(self._folder.weights_status):
-            self._find(WEIGHTS_NAME, _CHANGED)
+        if file_identity(os.fstat(descriptor)) != file_identity(self._folder.weights_status):
+            self._record_damage(WEIGHTS_NAME, _CHANGED)
 
-    def _find(self, name: str, problem: str) -> None:
+    def _record_damage(self, name: str, problem: str) -> None:
         with self._lock:
             self.damaged.setdefault(name, problem)
 
-    def _check(self, item: _Part | str | None, descriptor: int, give_way: GiveWay | None) -> bool:
+    def _check(self, item: _PendingPart | str | None, descriptor: int, throttle: Throttle | None) -> bool:
         """Check one item; False where that was broken off."""
         if isinstance(item, str):
             return self._check_file(item)
@@ -138,7 +139,7 @@ class Verification:
                 started = time.perf_counter()
                 if self._stopped:
                     return False
-                if give_way is not None and self._hurried:
+                if throttle is not None and self._throttled_stopped:
                     with self._lock:
                         self._items.append(item)
                     return False
@@ -147,15 +148,15 @@ class Verification:
                     break  # The file was cut: the digest will not fit.
                 item.digest.update(data)
                 item.position += len(data)
-                if give_way is not None:
-                    give_way(time.perf_counter() - started)
+                if throttle is not None:
+                    throttle(time.perf_counter() - started)
         except OSError as exc:
-            self._find(item.tensor, f"it cannot be read: {exc.strerror}")
+            self._record_damage(item.tensor, f"it cannot be read: {exc.strerror}")
             return True
         self._compare(item)
         return True
 
-    def _compare(self, part: _Part) -> None:
+    def _compare(self, part: _PendingPart) -> None:
         """Note the digest of a part that is read, and compare the tensor's once it has all of them."""
         entry = self._folder.manifest["tensors"][part.tensor]
         with self._lock:
@@ -164,7 +165,7 @@ class Verification:
             if len(digests) < len(entry["parts"]):
                 return
         if combine_digests([digests[number] for number in sorted(digests)]) != entry["sha256"]:
-            self._find(part.tensor, _DIFFERS)
+            self._record_damage(part.tensor, _DIFFERS)
 
     def _check_padding(self, descriptor: int) -> bool:
         try:
@@ -173,21 +174,21 @@ class Verification:
                     if self._stopped:
                         return False
                     if self._read(descriptor, position, min(PIECE_BYTES, stop - position)).strip(b"\0"):
-                        self._find(PADDING, _NOT_ZERO)
+                        self._record_damage(PADDING, _NOT_ZERO)
         except OSError as exc:
-            self._find(PADDING, f"it cannot be read: {exc.strerror}")
+            self._record_damage(PADDING, f"it cannot be read: {exc.strerror}")
         return True
 
     def _check_file(self, name: str) -> bool:
         try:
             data = read_bounded(self._folder.path / name, ContainerError)
         except ContainerError:
-            self._find(name, "it is missing or cannot be read")
+            self._record_damage(name, "it is missing or cannot be read")
             return True
         with self._lock:
             self.done_bytes += len(data)
         if hashlib.sha256(data).hexdigest() != self._folder.manifest["files"][name]["sha256"]:
-            self._find(name, _DIFFERS)
+            self._record_damage(name, _DIFFERS)
         return True
 
     def _read(self, descriptor: int, position: int, size: int) -> bytes:
@@ -204,26 +205,26 @@ def verify(folder: ModelFolder) -> dict[str, str]:
     return verification.damaged
 
 
-def identity(status: os.stat_result) -> tuple[int, int, int, int]:
+def file_identity(status: os.stat_result) -> tuple[int, int, int, int]:
     """What changes when a file is written or replaced: its size, both of its times in nanoseconds, its inode."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def state_of(folder: ModelFolder, files: Iterable[str]) -> str:
+def folder_state(folder: ModelFolder, files: Iterable[str]) -> str:
     """A hash (hex) of the manifest and of the identity of weights.bin, as it is mapped, and of `files`.
 
     Reads none of them. It is the same as long as none was written or replaced.
     """
-    known: list[object] = [str(folder.path.resolve()), folder.fingerprint, identity(folder.weights_status)]
+    known: list[object] = [str(folder.path.resolve()), folder.fingerprint, file_identity(folder.weights_status)]
     for name in files:
         try:
-            known.append((name, identity((folder.path / name).stat())))
+            known.append((name, file_identity((folder.path / name).stat())))
         except OSError:
             known.append((name, None))
     return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _gaps(ranges: Sequence[tuple[int, int]], total: int) -> list[tuple[int, int]]:
+def _uncovered_ranges(ranges: Sequence[tuple[int, int]], total: int) -> list[tuple[int, int]]:
     """The ranges of a file of `total` bytes that belong to none of `ranges`, which do not overlap."""
     ordered = sorted(ranges)
     starts, stops = [0, *(stop for _, stop in ordered)], [*(start for start, _ in ordered), total]

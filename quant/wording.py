@@ -30,14 +30,14 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Change(Argument):
+class SuggestedArgument(Argument):
     """An argument that a message tells a person to give; None as its value tells them to leave it out."""
 
     def __str__(self) -> str:
         return f"leave {self.name} out" if self.value is None else super().__str__()
 
 
-class Worded(str):
+class ArgumentMessage(str):
     """A text that mentions arguments, spelt as in Python.
 
     Args:
@@ -47,26 +47,26 @@ class Worded(str):
 
     parts: tuple[str | Argument, ...]
 
-    def __new__(cls, *parts: str | Argument | BaseException) -> Worded:
-        flat = tuple(each for part in parts for each in parts_of(part))
+    def __new__(cls, *parts: str | Argument | BaseException) -> ArgumentMessage:
+        flat = tuple(each for part in parts for each in message_parts(part))
         worded = super().__new__(cls, "".join(map(str, flat)))
         worded.parts = flat
         return worded
 
 
-def parts_of(message: str | Argument | BaseException) -> tuple[str | Argument, ...]:
+def message_parts(message: str | Argument | BaseException) -> tuple[str | Argument, ...]:
     """Return the texts and arguments of a message, or of the message of an exception."""
     if isinstance(message, BaseException):
         first = message.args[0] if message.args else ""
-        return first.parts if isinstance(first, Worded) else (str(message),)
-    return message.parts if isinstance(message, Worded) else (message,)
+        return first.parts if isinstance(first, ArgumentMessage) else (str(message),)
+    return message.parts if isinstance(message, ArgumentMessage) else (message,)
 
 
-def said(message: str | BaseException, spell: Callable[[Argument], str]) -> str:
+def spell_out(message: str | BaseException, spell: Callable[[Argument], str]) -> str:
     """Return a message with its arguments as `spell` spells them."""
-    return "".join(part if isinstance(part, str) else spell(part) for part in parts_of(message))
+    return "".join(part if isinstance(part, str) else spell(part) for part in message_parts(message))
 
 
-def argument_of(message: str | BaseException) -> str | None:
+def first_argument(message: str | BaseException) -> str | None:
     """Return the name of the first argument that a message mentions; None if it mentions no argument."""
-    return next((part.name for part in parts_of(message) if isinstance(part, Argument)), None)
+    return next((part.name for part in message_parts(message) if isinstance(part, Argument)), None)

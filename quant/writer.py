@@ -34,31 +34,31 @@ from quant.container import (
     hash_bytes,
     is_model_folder,
 )
-from quant.errors import ContainerError, DestinationBusyError, DiskFullError, UsageError
+from quant.errors import ArgumentError, ContainerError, DestinationBusyError, DiskFullError
 from quant.formats import layout
 from quant.safe_files import read_bounded, read_json_object, sync_folder
 from quant.units import data_size
-from quant.wording import Argument, Change, Worded
+from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 
 JOURNAL_NAME = "journal.jsonl"
 SYNC_BYTES = 64 << 20
 _MARGIN_BYTES = 1 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def explained(where: Path) -> Iterator[None]:
-    """Turn the operating system's errors into DiskFullError or, for the others, UsageError."""
+def translate_os_errors(where: Path) -> Iterator[None]:
+    """Turn the operating system's errors into DiskFullError or, for the others, ArgumentError."""
     try:
         yield
     except OSError as exc:
-        if exc.errno not in _FULL:
-            raise UsageError(f"{where} cannot be written: {exc.strerror}; check its permissions") from exc
+        if exc.errno not in _DISK_FULL_ERRNOS:
+            raise ArgumentError(f"{where} cannot be written: {exc.strerror}; check its permissions") from exc
         raise DiskFullError(
-            Worded(
+            ArgumentMessage(
                 f"no room left while writing {where} ({exc.strerror}); nothing that was there before is harmed: "
                 "free some space and run the same command with ",
-                Change("resume", True),
+                SuggestedArgument("resume", True),
             )
         ) from exc
 
@@ -86,7 +86,7 @@ class ModelWriter:
         """Journalled tensors: name -> {"sha256", "relative_error"}."""
         self._header = dict(header)
         self._files = dict(files)
-        self._entries, self.total_bytes = _place(tensors)
+        self._entries, self.total_bytes = _assign_offsets(tensors)
         self._hashers: dict[str, Any] = {}
         self._unsynced = 0
         self._weights = -1
@@ -95,9 +95,9 @@ class ModelWriter:
 
     def __enter__(self) -> ModelWriter:
         if not self.destination.parent.is_dir():
-            raise UsageError(f"{self.destination.parent} is not a folder; make it first")
-        with explained(self.destination.parent):
-            self._lock = _take_lock(_lock_path(self.destination), self.destination)
+            raise ArgumentError(f"{self.destination.parent} is not a folder; make it first")
+        with translate_os_errors(self.destination.parent):
+            self._lock = _acquire_lock(_lock_path(self.destination), self.destination)
             self._restore_replaced()
         return self
 
@@ -118,7 +118,7 @@ class ModelWriter:
 
     def is_published(self) -> bool:
         """Whether the destination already holds the result of this very conversion."""
-        return self._describes_this(self.destination / MANIFEST_NAME)
+        return self._matches(self.destination / MANIFEST_NAME)
 
     def check_space(self) -> None:
         """Raise DiskFullError unless the destination's file system has room for what is still to be written."""
@@ -136,34 +136,36 @@ class ModelWriter:
     def begin(self, resume: bool) -> list[str]:
         """Open or make the partial folder; returns remarks. With `resume`, `finished` holds what is already done.
 
-        Raises UsageError if the partial folder belongs to another conversion, DiskFullError if there is no room.
+        Raises ArgumentError if the partial folder belongs to another conversion, DiskFullError if there is no room.
         """
-        remarks: list[str] = []
+        notices: list[str] = []
         if self.partial.exists() and resume:
             self._read_journal()
-            remarks.append(f"resuming: {len(self.finished)} of {len(self._entries)} tensors are done")
+            notices.append(f"resuming: {len(self.finished)} of {len(self._entries)} tensors are done")
         elif self.partial.exists():
             shutil.rmtree(self.partial)
-            resume_it = Change("resume", True)
-            remarks.append(Worded("an unfinished conversion was discarded; ", resume_it, " would have continued it"))
+            resume_it = SuggestedArgument("resume", True)
+            notices.append(
+                ArgumentMessage("an unfinished conversion was discarded; ", resume_it, " would have continued it")
+            )
         elif resume:
-            remarks.append("there is nothing to resume; starting from the beginning")
+            notices.append("there is nothing to resume; starting from the beginning")
         self.check_space()
         fresh = not self.partial.exists()
         try:
-            with explained(self.partial):
+            with translate_os_errors(self.partial):
                 (self.partial / MANIFEST_NAME).unlink(missing_ok=True)  # from here on it would be a lie
                 self._open_files()
         except DiskFullError:
             if fresh:
                 shutil.rmtree(self.partial, ignore_errors=True)
             raise
-        return remarks
+        return notices
 
     def write(self, name: str, parts: Mapping[str, NDArray[Any]], first_tile: int) -> None:
         """Write a range of tiles (or a whole vector) of tensor `name`; ranges must come in order."""
         entry = self._entries[name]
-        with explained(self.destination):
+        with translate_os_errors(self.destination):
             for part_name, part in parts.items():
                 place = entry["parts"][part_name]
                 data = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
@@ -177,18 +179,18 @@ class ModelWriter:
         digests = [self._hashers[part].digest() for part in self._entries[name]["parts"]]
         self._hashers.clear()
         figures = {"sha256": combine_digests(digests), "relative_error": relative_error}
-        with explained(self.destination):
+        with translate_os_errors(self.destination):
             if self._unsynced >= SYNC_BYTES:
                 os.fsync(self._weights)
                 self._unsynced = 0
-            _append(self._journal, {"name": name, **figures})
+            _append_record(self._journal, {"name": name, **figures})
         self.finished[name] = figures
 
     def publish(self, force: bool) -> None:
         """Write the manifest, sync everything and rename the folder to its final name."""
         manifest = self._manifest()
         manifest["tensors"] = {name: {**entry, **self.finished[name]} for name, entry in manifest["tensors"].items()}
-        with explained(self.destination):
+        with translate_os_errors(self.destination):
             os.fsync(self._weights)
             for name, data in self._files.items():
                 _write_file(self.partial / name, data)
@@ -243,16 +245,16 @@ class ModelWriter:
                     raise
         os.ftruncate(self._weights, self.total_bytes)
         self._journal = os.open(self.partial / JOURNAL_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        _append(self._journal, {"identity": self.identity})
+        _append_record(self._journal, {"identity": self.identity})
         for name, figures in self.finished.items():
-            _append(self._journal, {"name": name, **figures})
+            _append_record(self._journal, {"name": name, **figures})
 
     def _read_journal(self) -> None:
         """Fill `finished` with the journalled tensors whose bytes are intact."""
-        identity, records = self._journalled()
+        identity, records = self._parse_journal()
         if identity is not None and identity != self.identity:
-            raise UsageError(
-                Worded(
+            raise ArgumentError(
+                ArgumentMessage(
                     f"the unfinished conversion in {self.partial} has another source or other settings; run without ",
                     Argument("resume"),
                     " to start from the beginning",
@@ -270,7 +272,7 @@ class ModelWriter:
             if combine_digests(digests) == figures["sha256"]:
                 self.finished[name] = figures
 
-    def _journalled(self) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    def _parse_journal(self) -> tuple[str | None, dict[str, dict[str, Any]]]:
         """Identity and finished tensors of the partial folder; (None, {}) if it was cut off before the first line.
 
         A folder that was cut off just before its last rename has a manifest in place of the journal.
@@ -285,7 +287,7 @@ class ModelWriter:
             }
         except (ContainerError, ValueError, LookupError, TypeError, RecursionError):
             pass
-        if not self._describes_this(self.partial / MANIFEST_NAME):
+        if not self._matches(self.partial / MANIFEST_NAME):
             return None, {}
         tensors = read_json_object(self.partial / MANIFEST_NAME, ContainerError, MAX_MANIFEST_BYTES)["tensors"]
         return self.identity, {
@@ -293,7 +295,7 @@ class ModelWriter:
             for name, entry in tensors.items()
         }
 
-    def _describes_this(self, manifest: Path) -> bool:
+    def _matches(self, manifest: Path) -> bool:
         """Whether the file `manifest` is what this conversion would write, but for checksums and errors."""
         try:
             found = read_json_object(manifest, ContainerError, MAX_MANIFEST_BYTES)
@@ -305,35 +307,37 @@ class ModelWriter:
 
 
 def check_destination(destination: Path, source: Path, force: bool) -> None:
-    """Raise UsageError if a conversion from `source` may not write to `destination`."""
+    """Raise ArgumentError if a conversion from `source` may not write to `destination`."""
     if source.resolve() in (destination.resolve(), *destination.resolve().parents):
-        raise UsageError(f"{destination} lies in the source {source}; choose another destination")
+        raise ArgumentError(f"{destination} lies in the source {source}; choose another destination")
     if not destination.exists():
         return
     if not destination.is_dir():
-        raise UsageError(f"{destination} exists and is not a folder; choose another destination")
+        raise ArgumentError(f"{destination} exists and is not a folder; choose another destination")
     if is_model_folder(destination):
         if not force:
-            replacing = Change("force", True)
-            raise UsageError(Worded(f"{destination} already holds a model; use ", replacing, " to replace it"))
+            replacing = SuggestedArgument("force", True)
+            raise ArgumentError(
+                ArgumentMessage(f"{destination} already holds a model; use ", replacing, " to replace it")
+            )
     elif any(destination.iterdir()):
-        raise UsageError(f"{destination} is a folder with other things in it; choose another destination")
+        raise ArgumentError(f"{destination} is a folder with other things in it; choose another destination")
 
 
 def weights_size(tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]]) -> int:
     """Exact size of weights.bin in bytes; `tensors` as in `ModelWriter`."""
-    return _place(tensors)[1]
+    return _assign_offsets(tensors)[1]
 
 
-def _place(
+def _assign_offsets(
     tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]],
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Give every part its offset; returns the manifest entries (without checksums) and the size of weights.bin."""
     entries: dict[str, dict[str, Any]] = {}
     position = 0
-    for name, kind, shape, group_size, zeros in tensors:
+    for name, format_name, shape, group_size, zeros in tensors:
         parts = {}
-        for part_name, (dtype, part_shape) in layout(kind, shape, group_size, zeros).items():
+        for part_name, (dtype, part_shape) in layout(format_name, shape, group_size, zeros).items():
             nbytes = dtype.itemsize * int(np.prod(part_shape, dtype=np.int64))
             parts[part_name] = {
                 "dtype": dtype.name,
@@ -342,7 +346,7 @@ def _place(
                 "nbytes": nbytes,
             }
             position = align(position + nbytes)
-        entries[name] = {"format": kind, "shape": list(shape), "group_size": group_size, "parts": parts}
+        entries[name] = {"format": format_name, "shape": list(shape), "group_size": group_size, "parts": parts}
     return entries, position
 
 
@@ -350,7 +354,7 @@ def _lock_path(destination: Path) -> Path:
     return destination.parent / f".{destination.name}.lock"
 
 
-def wait_for_others(destination: Path) -> None:
+def wait_for_conversion(destination: Path) -> None:
     """Wait until no other process converts into `destination`. Another may begin right after."""
     try:
         descriptor = os.open(_lock_path(destination), os.O_RDONLY | os.O_CLOEXEC)
@@ -360,8 +364,8 @@ def wait_for_others(destination: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
-def _take_lock(path: Path, destination: Path) -> int:
-    """Take an exclusive lock on `path`; raises UsageError if another conversion holds it."""
+def _acquire_lock(path: Path, destination: Path) -> int:
+    """Take an exclusive lock on `path`; raises ArgumentError if another conversion holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -386,7 +390,7 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _append(descriptor: int, record: Mapping[str, Any]) -> None:
+def _append_record(descriptor: int, record: Mapping[str, Any]) -> None:
     """Append one line; what a failed write left of it is removed again, so that the journal stays readable."""
     line = json.dumps(record).encode() + b"\n"
     before = os.lseek(descriptor, 0, os.SEEK_CUR)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.container import ModelFolder, open_model
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kernels import kernel_store
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
@@ -80,7 +80,7 @@ def _build_context(
     build = _DEVICES.get("cpu" if device == "auto" else device)
     if build is None:
         known = ", ".join(("auto", *_DEVICES))
-        raise UsageError(Worded(Argument("device"), f" must be one of {known}, not {device!r}"))
+        raise UsageError(ArgumentMessage(Argument("device"), f" must be one of {known}, not {device!r}"))
     decoder = build(folder, threads=threads, context=context, kv=kv)
     try:
         return CachedContext(decoder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from quant.wording import Change, Worded
+from quant.wording import ArgumentMessage, SuggestedArgument
 
 _NAMED = 3
 
@@ -95,14 +95,14 @@ class PromptTooLongError(QwchatError):
         longer = f", or use a longer context (up to {longest:,} tokens)" if self.fits_longer else ""
         super().__init__(f"{self.facts}: {remedy}{longer}")
 
-    def advised(self, shorter: str) -> Worded:
+    def advised(self, shorter: str) -> ArgumentMessage:
         """Return the message with `shorter`, how a prompt gets shorter at the place where this is read."""
         advice = f"{self.facts}: {shorter}"
         if self.fits_longer:
             allows = f" allows a longer context (up to {self.longest:,} tokens with this model)"
-            return Worded(advice, ", or ", Change("context", ...), allows)
+            return ArgumentMessage(advice, ", or ", SuggestedArgument("context", ...), allows)
         full = self.context >= self.longest
-        return Worded(advice, f" ({self.longest:,} tokens are the maximum of this model)" if full else "")
+        return ArgumentMessage(advice, f" ({self.longest:,} tokens are the maximum of this model)" if full else "")
 
     @property
     def fits_longer(self) -> bool:

@@ -1,7 +1,7 @@
 """The check of a model's files against their checksums, once, in the background of the first use.
 
 A model that was found intact is not checked again until one of its files is written or replaced. Which ones were found
-intact stands in one file of the cache folder, a line for each state of a model (`quant.verification.state_of`). The
+intact stands in one file of the cache folder, a line for each state of a model (`quant.verification.folder_state`). The
 file must be the user's own, in a folder where others cannot write, and not a link. It is only ever compared with, so a
 forged one can do no more than spare a check.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from quant.container import ModelFolder
 from quant.native.object_store import cache_root
-from quant.safe_files import make_private, read_private
-from quant.verification import Verification, state_of
+from quant.safe_files import make_private_folder, read_private
+from quant.verification import Verification, folder_state
 from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.errors import DamagedModelError
 from qwchat.writing import replace_text
@@ -51,7 +51,7 @@ class Integrity:
         self._failure: BaseException | None = None
         self._closed = False
         self._verification: Verification | None = None
-        self._state = "" if folder is None else state_of(folder, CHECKED_FILES)
+        self._state = "" if folder is None else folder_state(folder, CHECKED_FILES)
         if folder is None or self._state in known_states():
             self._over.set()
         else:
@@ -83,13 +83,13 @@ class Integrity:
         if self._failure is not None:
             raise self._failure
         if self._verification is not None and self._folder is not None and self._verification.damaged:
-            raise DamagedModelError(self._folder.path, self._verification.described)
+            raise DamagedModelError(self._folder.path, self._verification.report)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Finish the check with all cores. Return whether it is over, after `seconds` at most."""
         if self._verification is None:
             return True
-        self._verification.hurry()
+        self._verification.stop_throttled()
         end = float("inf") if seconds is None else time.monotonic() + seconds
         while not (self._over.is_set() or self._closed) and (left := end - time.monotonic()) > 0:
             # Again where they ended before the gentle thread laid down its part.
@@ -130,7 +130,7 @@ def settle(folder: ModelFolder, state: str, *, intact: bool) -> None:
     """Keep what the check of a model found, unless its files have changed since they were in `state`."""
     if not intact:
         forget(state)
-    elif state_of(folder, CHECKED_FILES) == state:
+    elif folder_state(folder, CHECKED_FILES) == state:
         remember(state)
 
 
@@ -161,7 +161,7 @@ def record_path() -> Path:
 def _write(states: list[str]) -> None:
     path = record_path()
     try:
-        if make_private(path.parent):
+        if make_private_folder(path.parent):
             replace_text(path, "".join(f"{state}\n" for state in states[:_MOST_STATES]), 0o600)
     except OSError:
         return

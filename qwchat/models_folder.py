@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quant.safe_files import is_regular
+from quant.safe_files import is_regular_file
 from qwchat.errors import ModelError
 from qwchat.writing import path_of
 
@@ -78,12 +78,12 @@ def embedded_checkpoint() -> Path:
 
 def is_model(folder: Path) -> bool:
     """Whether `folder` claims to be a converted model."""
-    return is_regular(folder / "manifest.json")
+    return is_regular_file(folder / "manifest.json")
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether `folder` claims to be a Hugging Face checkpoint."""
-    return is_regular(folder / "config.json") and any(is_regular(folder / name) for name in _CHECKPOINT_FILES)
+    return is_regular_file(folder / "config.json") and any(is_regular_file(folder / name) for name in _CHECKPOINT_FILES)
 
 
 def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Located:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Protocol
 
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS, MAX_PENALTY, MAX_TEMPERATURE
 
@@ -57,7 +57,7 @@ class SamplingSettings:
         top_k: object = self.top_k
         if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0:
             raise UsageError(
-                Worded(Argument("top_k"), f" must be a whole number from 0 (0 is off), not {self.top_k!r}")
+                ArgumentMessage(Argument("top_k"), f" must be a whole number from 0 (0 is off), not {self.top_k!r}")
             )
 
     def changed(self, **values: float) -> SamplingSettings:
@@ -109,7 +109,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise UsageError(Worded(Argument("logprobs"), f" must be from 0 to {MAX_LOGPROBS}, not {self.logprobs}"))
+            raise UsageError(
+                ArgumentMessage(Argument("logprobs"), f" must be from 0 to {MAX_LOGPROBS}, not {self.logprobs}")
+            )
 
 
 @dataclass(frozen=True)
@@ -137,4 +139,4 @@ def _require(name: str, value: object, low: float, high: float, *, above: bool =
             return
     start = f"above {low:g}" if above else f"from {low:g}"
     end = f" to {high:g}" if math.isfinite(high) else ""
-    raise UsageError(Worded(Argument(name), f" must be a number {start}{end}, not {value!r}"))
+    raise UsageError(ArgumentMessage(Argument(name), f" must be a number {start}{end}, not {value!r}"))

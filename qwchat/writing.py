@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quant.safe_files import replacing
+from quant.safe_files import atomic_write
 from qwchat.characters import harmless_name
 from qwchat.errors import UsageError
 
@@ -32,7 +32,7 @@ def replace_text(path: Path, text: str, mode: int) -> None:
     A character that UTF-8 cannot hold becomes a question mark. Raises OSError, also if `path` is a folder, a pipe or a
     device; then no temporary file is left.
     """
-    with replacing(path, mode) as file:
+    with atomic_write(path, mode) as file:
         file.write(text.encode("utf-8", "replace"))
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from quant.errors import UsageError as QuantUsageError
-from quant.wording import Argument, Change, Worded, argument_of, said
+from quant.errors import ArgumentError
+from quant.wording import Argument, ArgumentMessage, SuggestedArgument, first_argument, spell_out
 from qwchat.chat import advice
 from qwchat.cli import error_messages
 from qwchat.errors import UsageError
@@ -94,7 +94,7 @@ def test_every_argument_that_a_message_mentions_is_a_flag() -> None:
         for folder in ("quant", "qwchat")
         for file in (REPOSITORY / folder).rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Argument", "Change")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Argument", "SuggestedArgument")
         if isinstance(node.args[0], ast.Constant)
     }
     assert {"context", "kv", "resume", "force", "variables"} <= mentioned
@@ -117,16 +117,16 @@ def test_each_setting_is_found_by_its_argument() -> None:
     [
         (Argument("context"), "context", "--ctx", "ctx"),
         (Argument("context", 4096), "context=4096", "--ctx 4096", "ctx 4096"),
-        (Change("context", 16384), "context=16384", "--ctx 16384", "/set ctx 16384"),
-        (Change("context", ...), "context=…", "--ctx N", "/set ctx N"),
-        (Change("temperature", 0.7), "temperature=0.7", "--temp 0.7", "/set temp 0.7"),
-        (Change("kv", "q8"), "kv='q8'", "--kv q8", "/set kv q8"),
-        (Change("speculate", False), "speculate=False", "--no-speculate", "/set speculate off"),
-        (Change("stop"), "leave stop out", "leave --stop out", "/set stop none"),
-        (Change("top_p"), "leave top_p out", "leave --top-p out", "/set top-p default"),
-        (Change("force", True), "force=True", "--force", "/set force on"),
+        (SuggestedArgument("context", 16384), "context=16384", "--ctx 16384", "/set ctx 16384"),
+        (SuggestedArgument("context", ...), "context=…", "--ctx N", "/set ctx N"),
+        (SuggestedArgument("temperature", 0.7), "temperature=0.7", "--temp 0.7", "/set temp 0.7"),
+        (SuggestedArgument("kv", "q8"), "kv='q8'", "--kv q8", "/set kv q8"),
+        (SuggestedArgument("speculate", False), "speculate=False", "--no-speculate", "/set speculate off"),
+        (SuggestedArgument("stop"), "leave stop out", "leave --stop out", "/set stop none"),
+        (SuggestedArgument("top_p"), "leave top_p out", "leave --top-p out", "/set top-p default"),
+        (SuggestedArgument("force", True), "force=True", "--force", "/set force on"),
         (Argument("resume"), "resume", "--resume", "resume"),
-        (Change("use_files", False), "use_files=False", "--no-config", "/set use_files off"),
+        (SuggestedArgument("use_files", False), "use_files=False", "--no-config", "/set use_files off"),
     ],
 )
 def test_each_place_spells_arguments_its_own_way(argument: Argument, python: str, flag: str, setting: str) -> None:
@@ -134,9 +134,13 @@ def test_each_place_spells_arguments_its_own_way(argument: Argument, python: str
 
 
 def test_a_message_keeps_what_it_mentions() -> None:
-    inner = QuantUsageError(Worded("use ", Change("force", True)))
-    outer = UsageError(Worded("a/b: ", inner, Worded(" or ", Argument("resume")), ""))
+    inner = ArgumentError(ArgumentMessage("use ", SuggestedArgument("force", True)))
+    outer = UsageError(ArgumentMessage("a/b: ", inner, ArgumentMessage(" or ", Argument("resume")), ""))
     assert str(outer) == "a/b: use force=True or resume"
-    assert said(outer, error_messages.as_flag) == "a/b: use --force or --resume"
-    assert (argument_of(outer), argument_of(UsageError("plain")), argument_of(UsageError())) == ("force", None, None)
-    assert said(OSError(2, "gone", "file"), error_messages.as_flag) == "[Errno 2] gone: 'file'"
+    assert spell_out(outer, error_messages.as_flag) == "a/b: use --force or --resume"
+    assert (first_argument(outer), first_argument(UsageError("plain")), first_argument(UsageError())) == (
+        "force",
+        None,
+        None,
+    )
+    assert spell_out(OSError(2, "gone", "file"), error_messages.as_flag) == "[Errno 2] gone: 'file'"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from quant.errors import CheckpointError, QuantError
-from quant.families.config_reader import read_numbers
+from quant.families.config_reader import read_fields
 from quant.families.family import Family, Shapes
 from quant.families.qwen2 import QWEN2
-from quant.json_fields import Values, shown
+from quant.json_fields import JsonFields, short_repr
 from quant.model_config import ModelConfig
 from quant.safe_files import read_json_object
 
@@ -46,14 +46,14 @@ def parse_config(
     values: Mapping[str, Any], where: str = "config.json", error: type[QuantError] = CheckpointError
 ) -> ModelConfig:
     """Read a parsed config.json. `where` names it in messages. Raises `error` for what is wrong or unsupported."""
-    read = Values(values, where, error)
+    fields = JsonFields(values, where, error)
     model_type = values.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         known = " and ".join(map(repr, FAMILIES))
         verb = "is" if len(FAMILIES) == 1 else "are"
-        raise read.fail(f"model_type is {shown(model_type)}; only {known} {verb} supported")
-    return read_numbers(read, family)
+        raise fields.invalid(f"model_type is {short_repr(model_type)}; only {known} {verb} supported")
+    return read_fields(fields, family)
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -63,7 +63,7 @@ def family_of(config: ModelConfig) -> Family:
 
 def expected_tensors(config: ModelConfig) -> Shapes:
     """Return every tensor of the model by Hugging Face name, in module order; matrices are (out, in)."""
-    return family_of(config).tensors(config)
+    return family_of(config).tensor_shapes(config)
 
 
 def parameter_count(config: ModelConfig) -> int:

@@ -1,8 +1,8 @@
 """The packed tensor formats: one record per format, one registry, plain NumPy.
 
 `FORMATS` is all that quantisers, policy, container and kernels know of the formats. `layout` says which parts a tensor
-has, `check` compares a tensor with it, `dequantise` gives float32 back. Packing is in the module of each format, since
-each starts from something else.
+has, `check_packed` compares a tensor with it, `dequantise` gives float32 back. Packing is in the module of each
+format, since each starts from something else.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ __all__ = [
     "IntegerFormat",
     "Layout",
     "PackedTensor",
-    "check",
+    "check_packed",
     "dequantise",
     "dequantise_rows",
-    "find",
+    "find_format",
     "layout",
 ]
 
 
-def find(name: str) -> Format:
+def find_format(name: str) -> Format:
     """Return the record of format `name`. Raises FormatError if no format has that name."""
     try:
         return FORMATS[name]
@@ -49,18 +49,18 @@ def layout(name: str, shape: tuple[int, ...], group_size: int = 0, zeros: bool =
     `zeros` asks for zero points, which not every format has. Raises FormatError for an unknown format, or a shape or
     group size that does not fit it.
     """
-    return find(name).layout(shape, group_size, zeros)
+    return find_format(name).layout(shape, group_size, zeros)
 
 
-def check(packed: PackedTensor) -> None:
+def check_packed(packed: PackedTensor) -> None:
     """Raise FormatError unless the parts of `packed` have the names, dtypes and shapes of its layout."""
     check_parts(packed, layout(packed.format, packed.shape, packed.group_size, zeros="zeros" in packed.parts))
 
 
 def dequantise(packed: PackedTensor) -> NDArray[np.float32]:
     """The float32 values of `packed`, (N, K) or (n,)."""
-    check(packed)
-    return find(packed.format).dequantise(packed)
+    check_packed(packed)
+    return find_format(packed.format).dequantise(packed)
 
 
 def dequantise_rows(packed: PackedTensor, row_ids: NDArray[np.integer] | list[int]) -> NDArray[np.float32]:

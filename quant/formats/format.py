@@ -33,7 +33,7 @@ class PackedTensor:
     """One tensor in kernel order.
 
     `shape` is the plain shape, (N, K) or (n,), without padding; `group_size` is 0 where the format has no groups;
-    `parts` follow the layout of the format's record (checked by `quant.formats.check`).
+    `parts` follow the layout of the format's record (checked by `quant.formats.check_packed`).
     """
 
     format: str
@@ -49,7 +49,7 @@ class PackedTensor:
     @property
     def num_tiles(self) -> int:
         """Number of 16-row tiles of a matrix."""
-        return tiles_of(self.shape[0])
+        return tile_count(self.shape[0])
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Format(ABC):
         """Return the float32 values of `packed`, (N, K) or (n,). The parts must have been checked."""
 
 
-def tiles_of(rows: int) -> int:
+def tile_count(rows: int) -> int:
     """ceil(rows / 16)."""
     return -(-rows // TILE_ROWS)
 
@@ -102,7 +102,7 @@ def matrix_shape(name: str, shape: tuple[int, ...], group_size: int, allowed: tu
         raise FormatError(
             f"format {name} needs a number of columns that is a multiple of {multiple}, and {shape} has {columns}"
         )
-    return tiles_of(rows), columns, rows
+    return tile_count(rows), columns, rows
 
 
 def check_parts(packed: PackedTensor, expected: Layout) -> None:

@@ -7,9 +7,9 @@ it write files. Here both are hidden during the import, and nothing is read afte
 
 from __future__ import annotations
 
-from quant.native.clean_import import masked
+from quant.native.clean_import import clean_import
 
-with masked():
+with clean_import():
     from llvmlite import ir
     from numba import cfunc, from_dtype, njit, types
     from numba.core import cgutils, compiler, config, registry

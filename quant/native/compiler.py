@@ -1,8 +1,8 @@
 """The one place with Numba's options, and with the parts of its private interface that are used.
 
-Three kinds of compiled code: a :func:`part` is compiled into the functions that call it, an :func:`inlined` one
-dissolves into them; a function of a :class:`Unit` is compiled apart, once, to an object that the unit's store keeps
-and that is loaded without Numba. Numba's own cache is not used: it unpickles the files that it finds.
+Three kinds of compiled code: a :func:`subroutine` is compiled into the functions that call it, an :func:`inlined` one
+dissolves into them; a function of a :class:`CompilationUnit` is compiled apart, once, to an object that the unit's
+store keeps and that is loaded without Numba. Numba's own cache is not used: it unpickles the files that it finds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from quant.native import simd_level
 from quant.native.backend import cfunc, compiler, config, global_compiler_lock, ir, njit, registry, types
 from quant.native.linker import linker
 from quant.native.llvm import binding as llvm
-from quant.native.object_store import ObjectStore, Progress
+from quant.native.object_store import CompileProgress, ObjectStore
 
 # Feature lists that keep LLVM below 64-byte registers, for the 32-byte levels on a larger machine.
 _HASWELL = "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"
@@ -29,17 +29,17 @@ def warm_up() -> None:
     jitted(lambda x: x)(1)
 
 
-def part(function: Callable[..., Any]) -> Any:
+def subroutine(function: Callable[..., Any]) -> Any:
     """Compile `function`, with the functions that call it, without the GIL, bounds checks or exceptions.
 
     `fastmath` stays off: it would make `isnan` false and let the order of sums vary between machines.
     """
-    return _Part(function)
+    return _Subroutine(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile `function` as :func:`part` does, for LLVM to inline into its callers."""
-    return _Part(function, forceinline=True)
+    """Compile `function` as :func:`subroutine` does, for LLVM to inline into its callers."""
+    return _Subroutine(function, forceinline=True)
 
 
 def jitted(function: Callable[..., Any], **options: bool) -> Any:
@@ -52,7 +52,7 @@ def for_python(function: Callable[..., Any], **options: bool) -> Any:
     return jitted(function, **options)
 
 
-class _Part:
+class _Subroutine:
     """A function that compiled code calls: without the wrapper for Python, which is a sixth of the compiler's work.
 
     A call from Python compiles it once more.
@@ -61,9 +61,9 @@ class _Part:
     def __init__(self, function: Callable[..., Any], **options: bool) -> None:
         self.py_func, self._options = function, options
         self._for_python: Any = None
-        self._part = jitted(function, no_cpython_wrapper=True, **options)
+        self._dispatcher = jitted(function, no_cpython_wrapper=True, **options)
         # Numba takes a global with this attribute for a dispatcher; it does not keep the function alive.
-        self._numba_type_ = types.Dispatcher(self._part)
+        self._numba_type_ = types.Dispatcher(self._dispatcher)
 
     def __call__(self, *arguments: Any) -> Any:
         if self._for_python is None:
@@ -71,7 +71,7 @@ class _Part:
         return self._for_python(*arguments)
 
 
-class Unit:
+class CompilationUnit:
     """Functions that are compiled apart and kept together.
 
     Args:
@@ -82,7 +82,7 @@ class Unit:
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store, self._prefix = store, prefix
         self._functions: dict[str, tuple[Callable[..., Any], Any]] = {}
-        self._kept = store.load()
+        self._objects = store.load()
         self._libraries: dict[str, Any] = {}  # what this process has compiled, for the tests to read
         self._callbacks: list[Any] = []  # keeps their code alive
         self._report: Callable[[str], None] | None = None
@@ -100,13 +100,13 @@ class Unit:
         def decorate(function: Callable[..., Any]) -> Any:
             symbol = self._prefix + function.__name__
             self._functions[symbol] = (function, signature)
-            self._load(symbol)
+            self._link_or_compile(symbol)
             return types.ExternalFunction(symbol, signature)
 
         return decorate
 
     def compile_all(
-        self, load_modules: Callable[[], object], costs: Mapping[str, float], progress: Progress | None
+        self, load_modules: Callable[[], object], costs: Mapping[str, float], progress: CompileProgress | None
     ) -> dict[str, int]:
         """Compile and keep the functions in the modules that `load_modules` imports, unless the store holds them.
 
@@ -129,8 +129,8 @@ class Unit:
             load_modules()
         finally:
             self._report = None
-        if self._kept:
-            self._store.save(self._kept)
+        if self._objects:
+            self._store.save(self._objects)
         return dict(linker().addresses)
 
     @global_compiler_lock
@@ -144,20 +144,20 @@ class Unit:
     @global_compiler_lock
     def object_code(self, symbol: str) -> bytes:
         """Compile a function and return its object."""
-        self._libraries[symbol] = _library(symbol, *self._functions[symbol])
+        self._libraries[symbol] = _build_library(symbol, *self._functions[symbol])
         _, _, (code, _) = self._libraries[symbol].serialize_using_object_code()
         return bytes(code)
 
-    def _load(self, symbol: str) -> None:
+    def _link_or_compile(self, symbol: str) -> None:
         """Make a function known to LLVM, compiled unless the store has it."""
         here = linker()
-        code = self._kept.get(symbol)
+        code = self._objects.get(symbol)
         if symbol not in here.addresses and (code is None or not _is_linked(symbol, code)):
             if self._report is not None:
                 self._report(symbol)
             self._compile(symbol)
-            if self._report is None and symbol in self._kept:
-                self._store.save(self._kept)
+            if self._report is None and symbol in self._objects:
+                self._store.save(self._objects)
         llvm.add_symbol(symbol, here.addresses[symbol])
 
     def _compile(self, symbol: str) -> None:
@@ -169,10 +169,10 @@ class Unit:
             function, signature = self._functions[symbol]
             callback = cfunc(signature, boundscheck=False, error_model="numpy")(function)
             self._callbacks.append(callback)
-            self._kept.pop(symbol, None)
+            self._objects.pop(symbol, None)
             linker().addresses[symbol] = callback.address
         else:
-            self._kept[symbol] = code
+            self._objects[symbol] = code
 
 
 def _is_linked(symbol: str, code: bytes) -> bool:
@@ -183,7 +183,7 @@ def _is_linked(symbol: str, code: bytes) -> bool:
     return True
 
 
-def _library(symbol: str, function: Callable[..., Any], signature: Any) -> Any:
+def _build_library(symbol: str, function: Callable[..., Any], signature: Any) -> Any:
     """Return a function as a Numba library that exports `symbol` with C's calling convention.
 
     Numba's own C wrapper would refer to the interpreter, to report exceptions; here there are none.

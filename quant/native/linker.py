@@ -18,7 +18,7 @@ class Linker:
 
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        self._jit = _immortal(llvm.create_lljit_compiler(suppress_errors=True))
+        self._jit = _keep_alive(llvm.create_lljit_compiler(suppress_errors=True))
         self._count = 0
         self.addresses: dict[str, int] = {}
         """Where the symbols are that have been loaded."""
@@ -37,12 +37,12 @@ class Linker:
         for known, address in self.addresses.items():
             builder.import_symbol(known, address)
         self._count += 1  # A name cannot be used twice, not even after a failure.
-        library = _immortal(builder.link(self._jit, f"{symbol}.{self._count}"))
+        library = _keep_alive(builder.link(self._jit, f"{symbol}.{self._count}"))
         self.addresses[symbol] = library[symbol]
         return self.addresses[symbol]
 
 
-def _immortal(thing: Any) -> Any:
+def _keep_alive(thing: Any) -> Any:
     """Return `thing`, never to be freed: at the interpreter's end threads may still be running its code."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
     return thing
@@ -60,7 +60,7 @@ def callable_at(address: int, arguments: int) -> Callable[..., Any]:
     return prototype(address)
 
 
-def link(objects: Mapping[str, bytes], wanted: Iterable[str]) -> dict[str, int] | None:
+def link_objects(objects: Mapping[str, bytes], wanted: Iterable[str]) -> dict[str, int] | None:
     """Load all `objects`, each after those it needs.
 
     Returns:
@@ -79,10 +79,10 @@ def link(objects: Mapping[str, bytes], wanted: Iterable[str]) -> dict[str, int] 
     return {symbol: here.addresses[symbol] for symbol in wanted}
 
 
-def linked(store: ObjectStore, wanted: Iterable[str]) -> dict[str, int] | None:
+def linked_addresses(store: ObjectStore, wanted: Iterable[str]) -> dict[str, int] | None:
     """Return the addresses of `wanted`, from this process or from `store`; None where they must be compiled."""
     wanted = set(wanted)
     loaded = linker().addresses
     if wanted <= set(loaded):
         return {symbol: loaded[symbol] for symbol in wanted}
-    return link(store.load(), wanted)
+    return link_objects(store.load(), wanted)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quant.native.clean_import import masked
+from quant.native.clean_import import clean_import
 
-with masked():
+with clean_import():
     import llvmlite.binding as binding
 
 __all__ = ["binding"]

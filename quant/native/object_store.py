@@ -26,29 +26,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from quant.errors import UsageError
+from quant.errors import ArgumentError
 from quant.native import simd_level
-from quant.safe_files import is_private, make_private, read_private, replacing
+from quant.safe_files import atomic_write, is_private, make_private_folder, read_private
 
-Progress = Callable[[str, float], None]  # what is compiled now, and its share of the work (see `costs`)
+CompileProgress = Callable[[str, float], None]  # what is compiled now, and its share of the work (see `costs`)
 
 _LOCK_NAME = "lock"
 _DAY = 86_400  # seconds
 _UNUSED_DAYS = 30
-_HEADER_LIMIT = 1 << 20
-_LIMIT = 64 << 20  # bytes; all kernels together are some hundred KB
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_FILE_BYTES = 64 << 20  # bytes; all kernels together are some hundred KB
 
 
 def cache_root() -> Path:
     """Return the folder of everything that is kept to save time; it need not exist.
 
     Raises:
-        UsageError: `QWCHAT_CACHE` is relative. Code is run from there, and the working folder may be of others.
+        ArgumentError: `QWCHAT_CACHE` is relative. Code is run from there, and the working folder may be of others.
     """
     root = os.environ.get("QWCHAT_CACHE")
     if root:
         if not Path(root).is_absolute():
-            raise UsageError(f"QWCHAT_CACHE={root!r} is a relative path: set it to an absolute one")
+            raise ArgumentError(f"QWCHAT_CACHE={root!r} is a relative path: set it to an absolute one")
         return Path(root)
     import platformdirs
 
@@ -57,7 +57,7 @@ def cache_root() -> Path:
     return Path(root) if Path(root).is_absolute() else Path.home() / ".cache" / "qwchat"
 
 
-def sources_of(*packages: str) -> list[Path]:
+def source_files(*packages: str) -> list[Path]:
     """Return the source files of `packages`, which are not imported."""
     files = []
     for package in packages:
@@ -83,17 +83,17 @@ class ObjectStore:
         prefix: how the names of the store's folders begin.
         packages: whose source files go into the code, by dotted name.
         file_name: the file in the folder; stores of the same sources may share a folder.
-        facts: what decides about the code apart from the sources.
+        extra_key: what decides about the code apart from the sources.
     """
 
-    def __init__(self, prefix: str, packages: Sequence[str], file_name: str = "objects", facts: str = "") -> None:
-        self._prefix, self._packages, self._file_name, self._facts = prefix, packages, file_name, facts
+    def __init__(self, prefix: str, packages: Sequence[str], file_name: str = "objects", extra_key: str = "") -> None:
+        self._prefix, self._packages, self._file_name, self._extra_key = prefix, packages, file_name, extra_key
 
     @cached_property
     def source_digest(self) -> bytes:
         """The hash of every source file that goes into the code, and of the store's facts."""
-        digest = hashlib.sha256(self._facts.encode())
-        for source in sources_of(*self._packages):
+        digest = hashlib.sha256(self._extra_key.encode())
+        for source in source_files(*self._packages):
             digest.update(source.read_bytes())
         return digest.digest()
 
@@ -109,7 +109,7 @@ class ObjectStore:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the code is kept; it may not exist yet. Raises UsageError as `cache_root`."""
+        """Where the code is kept; it may not exist yet. Raises ArgumentError as `cache_root`."""
         return cache_root() / f"{self._prefix}{self.key[:16]}"
 
     @cached_property
@@ -117,7 +117,7 @@ class ObjectStore:
         """The folder, or one for this process where that is not private or cannot be written."""
         folder = self.folder
         try:
-            if make_private(folder) and os.access(folder, os.W_OK | os.X_OK):
+            if make_private_folder(folder) and os.access(folder, os.W_OK | os.X_OK):
                 return folder
         except OSError:
             pass
@@ -127,10 +127,10 @@ class ObjectStore:
 
     def load(self) -> dict[str, bytes]:
         """Return what is kept, symbol to object code; empty where nothing is, or nothing to be trusted."""
-        data = read_private(self.folder / self._file_name, _LIMIT)
+        data = read_private(self.folder / self._file_name, _MAX_FILE_BYTES)
         if data is None:
             return {}
-        _note_use(self.folder)
+        _mark_used(self.folder)
         return self._parse(data) or {}
 
     def is_damaged(self) -> bool:
@@ -138,7 +138,7 @@ class ObjectStore:
         path = self.folder / self._file_name
         if not path.exists():
             return False
-        data = read_private(path, _LIMIT)
+        data = read_private(path, _MAX_FILE_BYTES)
         return data is None or self._parse(data) is None
 
     def save(self, objects: Mapping[str, bytes]) -> None:
@@ -153,7 +153,7 @@ class ObjectStore:
             for symbol, code in together.items()
         ]
         header = json.dumps({"key": self.key, "objects": listed}).encode() + b"\n"
-        with contextlib.suppress(OSError), replacing(self.writable_folder / self._file_name, durable=False) as file:
+        with contextlib.suppress(OSError), atomic_write(self.writable_folder / self._file_name, durable=False) as file:
             file.write(header + b"".join(together.values()))
 
     def prune(self) -> None:
@@ -168,33 +168,33 @@ class ObjectStore:
             return
 
     @contextlib.contextmanager
-    def exclusive(self, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    def exclusive(self, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
         """Be the only process that compiles for this store; the others wait.
 
         The lock ends with the process that holds it, however that ends. Without a folder that can be written, or
         where the file system has no locks, every process compiles for itself.
 
         Args:
-            waiting: called once before waiting for another process.
+            on_wait: called once before waiting for another process.
         """
         lock = self.lock()
         if not lock.acquire(wait=False):
-            if waiting is not None:
-                waiting()
+            if on_wait is not None:
+                on_wait()
             lock.acquire(wait=True)
         try:
             yield
         finally:
             lock.release()
 
-    def lock(self) -> Lock:
+    def lock(self) -> FileLock:
         """Return the store's lock, not yet held."""
         shared = self.writable_folder == self.folder
-        return Lock(self.folder / f"{self._file_name}.{_LOCK_NAME}" if shared else None)
+        return FileLock(self.folder / f"{self._file_name}.{_LOCK_NAME}" if shared else None)
 
     def _parse(self, data: bytes) -> dict[str, bytes] | None:
         """Return symbol to object code, in the order of compilation; None unless all is as it was written."""
-        line = data[:_HEADER_LIMIT].partition(b"\n")[0]
+        line = data[:_MAX_HEADER_BYTES].partition(b"\n")[0]
         try:
             header = json.loads(line)
             listed = [(str(entry["symbol"]), int(entry["bytes"]), str(entry["sha256"])) for entry in header["objects"]]
@@ -212,7 +212,7 @@ class ObjectStore:
         return objects if position == len(data) else None
 
 
-class Lock:
+class FileLock:
     """A lock on a file, free again when its process ends. Without a path there is nothing to hold."""
 
     def __init__(self, path: Path | None) -> None:
@@ -246,7 +246,7 @@ class Lock:
             self._descriptor = None
 
 
-def _note_use(folder: Path) -> None:
+def _mark_used(folder: Path) -> None:
     """Date the folder, at most once a day: what is used is not pruned."""
     try:
         if time.time() - folder.stat().st_mtime > _DAY:

@@ -16,17 +16,17 @@ import os
 import platform
 from functools import cache
 
-from quant.errors import UsageError
+from quant.errors import ArgumentError
 
 LEVELS = ("avx512vnni", "avxvnni", "avx2", "neon", "portable")
-_NEEDS: dict[str, tuple[str, ...]] = {
+_REQUIRED_FEATURES: dict[str, tuple[str, ...]] = {
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "f16c", "fma"),
     "avxvnni": ("avxvnni", "avx2", "fma", "f16c"),
     "avx2": ("avx2", "fma", "f16c"),
     "neon": ("neon", "dotprod"),
     "portable": (),
 }
-_REGISTERS = {"avx512vnni": 32, "avxvnni": 8, "avx2": 8, "neon": 8, "portable": 4}
+_VECTOR_REGISTERS = {"avx512vnni": 32, "avxvnni": 8, "avx2": 8, "neon": 8, "portable": 4}
 
 
 def architecture() -> str:
@@ -61,12 +61,14 @@ def host_cpu() -> str:
 def supported_levels() -> tuple[str, ...]:
     """The levels that this machine can run, the fastest first."""
     features = host_features()
-    return tuple(level for level in LEVELS if all(features.get(need, False) for need in _NEEDS[level]))
+    return tuple(
+        level for level in LEVELS if all(features.get(feature, False) for feature in _REQUIRED_FEATURES[level])
+    )
 
 
 def vector_registers() -> int:
     """How many vectors of 64 bytes the registers of the level in force hold (portable: what the smallest SSE has)."""
-    return _REGISTERS[current_level()]
+    return _VECTOR_REGISTERS[current_level()]
 
 
 def lanes() -> int:
@@ -76,14 +78,14 @@ def lanes() -> int:
 
 @cache
 def current_level() -> str:
-    """The level in force.  Raises UsageError if `QWCHAT_SIMD` names a level that this machine cannot run."""
+    """The level in force.  Raises ArgumentError if `QWCHAT_SIMD` names a level that this machine cannot run."""
     forced = os.environ.get("QWCHAT_SIMD", "").strip().lower()
     if not forced:
         return supported_levels()[0]
     if forced not in LEVELS:
-        raise UsageError(f"QWCHAT_SIMD={forced!r} is not a SIMD level; choose one of {', '.join(LEVELS)}")
+        raise ArgumentError(f"QWCHAT_SIMD={forced!r} is not a SIMD level; choose one of {', '.join(LEVELS)}")
     if forced not in supported_levels():
-        raise UsageError(
+        raise ArgumentError(
             f"QWCHAT_SIMD={forced} needs CPU features that this machine lacks; "
             f"it can run {', '.join(supported_levels())}"
         )

@@ -2,7 +2,7 @@
 
 A format's record names the module that packs it. Such a module has two names: `quantise(form, values, group_size)`, as
 `quantise` below but for one format, and `LOOPS`, the compiled functions that it needs
-(`quant.quantisers.machine_code.Loops`), or None.
+(`quant.quantisers.machine_code.CompiledLoops`), or None.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import PackedTensor, find
+from quant.formats import PackedTensor, find_format
 from quant.quantisers.registry import quantiser_of
 
 __all__ = ["quantise"]
@@ -23,5 +23,7 @@ def quantise(name: str, values: NDArray[np.float32], group_size: int) -> tuple[P
     The values must be finite and at most 1e30. Rows are independent of each other, so any split into multiples of 16
     rows gives the same bytes. Raises FormatError for an unknown format or values that it cannot hold.
     """
-    packed: tuple[PackedTensor, NDArray[np.float64]] = quantiser_of(name).quantise(find(name), values, group_size)
+    packed: tuple[PackedTensor, NDArray[np.float64]] = quantiser_of(name).quantise(
+        find_format(name), values, group_size
+    )
     return packed

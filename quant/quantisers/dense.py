@@ -15,21 +15,21 @@ LOOPS = None
 
 
 def quantise(
-    form: MatrixFormat | VectorFormat, values: NDArray[np.float32], group_size: int
+    fmt: MatrixFormat | VectorFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Pack `values`, (rows, K) or (n,), as they are; the errors are zero.
 
     Raises FormatError if there is a group size, or if bf16 would round.
     """
-    form.layout(values.shape, group_size)
-    packed = form.pack(values) if isinstance(form, VectorFormat) else form.pack(_as_stored(form, values))
+    fmt.layout(values.shape, group_size)
+    packed = fmt.pack(values) if isinstance(fmt, VectorFormat) else fmt.pack(_as_stored(fmt, values))
     return packed, np.zeros(values.shape[0])
 
 
-def _as_stored(form: MatrixFormat, values: NDArray[np.float32]) -> NDArray[Any]:
-    if form.dtype == values.dtype:
+def _as_stored(fmt: MatrixFormat, values: NDArray[np.float32]) -> NDArray[Any]:
+    if fmt.dtype == values.dtype:
         return values
     bits = values.view(np.uint32)
     if (bits & np.uint32(0xFFFF)).any():
-        raise FormatError(f"format {form.name} keeps values that are bfloat16 already; these have more digits")
-    return (bits >> np.uint32(16)).astype(form.dtype)
+        raise FormatError(f"format {fmt.name} keeps values that are bfloat16 already; these have more digits")
+    return (bits >> np.uint32(16)).astype(fmt.dtype)

@@ -17,50 +17,50 @@ from numpy.typing import NDArray
 from quant.errors import FormatError
 from quant.formats.format import TILE_ROWS, PackedTensor, quads_to_nibbles
 from quant.formats.integer import BYTE_BITS, NIBBLE_BITS, QUAD, IntegerFormat
-from quant.quantisers.machine_code import Loops, compiled_functions
-from quant.quantisers.padding import padded_tiles
+from quant.quantisers.machine_code import CompiledLoops, compiled_functions
+from quant.quantisers.padding import padded_rows
 
 MAX_F16 = np.float32(65504)
 SCRATCH_LINES = 7
 """Lines of 16 f32 that the loops need beside a group."""
-LOOPS = Loops("quant.quantisers.compiled.linear", {"lin_search": 12, "lin_encode": 10}, cost=0.65)
+LOOPS = CompiledLoops("quant.quantisers.compiled.linear", {"lin_search": 12, "lin_encode": 10}, cost=0.65)
 _FEW_BITS = tuple(np.float32(0.70 + 0.03 * step) for step in range(12))
 _EIGHT_BITS = tuple(np.float32(0.94 + 0.01 * step) for step in range(7))
 
 
-def factors(form: IntegerFormat) -> tuple[np.float32, ...]:
+def factors(fmt: IntegerFormat) -> tuple[np.float32, ...]:
     """Return the factors of the search: the fewer levels, the more is gained where the largest weights are clipped."""
-    return _EIGHT_BITS if form.bits == BYTE_BITS else _FEW_BITS
+    return _EIGHT_BITS if fmt.bits == BYTE_BITS else _FEW_BITS
 
 
 def quantise(
-    form: IntegerFormat, values: NDArray[np.float32], group_size: int
+    fmt: IntegerFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Quantise finite `values` (rows, K) to the format `form`; also returns the squared error of each row (rows,).
 
     Raises FormatError if a scale is beyond float16.
     """
-    layout = form.layout(values.shape, group_size, form.stores_zeros)
+    layout = fmt.layout(values.shape, group_size, fmt.stores_zeros)
     rows, columns = values.shape
     parts = {part: np.zeros(shape, dtype) for part, (dtype, shape) in layout.items()}
-    padded = padded_tiles(values)
+    padded = padded_rows(values)
     search, encode = compiled_functions(LOOPS)
     scales, zeros = np.empty(parts["scales"].shape, np.float32), np.empty(parts["scales"].shape, np.uint8)
-    tried = np.array(factors(form), np.float32)
+    tried = np.array(factors(fmt), np.float32)
     scratch = np.empty((group_size + SCRATCH_LINES) * TILE_ROWS * 4, np.uint8)
-    given = (padded.ctypes.data, len(scales), columns, group_size, form.largest_code)
-    span = (int(form.stores_zeros), form.zero, tried.ctypes.data, len(tried))
+    given = (padded.ctypes.data, len(scales), columns, group_size, fmt.largest_code)
+    span = (int(fmt.stores_zeros), fmt.zero, tried.ctypes.data, len(tried))
     search(*given, *span, *(array.ctypes.data for array in (scales, zeros, scratch)))
     if float(scales.max()) > MAX_F16:
         raise FormatError(
-            f"format {form.name} stores float16 scales, and weights as large as {values.max():.3g} need more"
+            f"format {fmt.name} stores float16 scales, and weights as large as {values.max():.3g} need more"
         )
     parts["scales"][:] = scales.astype(np.float16)
     errors = np.zeros((len(scales), TILE_ROWS), np.float64)
     codes = np.empty((len(scales), columns // QUAD, TILE_ROWS, QUAD), np.uint8)
     rounded = parts["scales"].astype(np.float32)
     encode(*given, *(array.ctypes.data for array in (rounded, zeros, codes, errors, scratch)))
-    parts["codes"] = quads_to_nibbles(codes) if form.stored_bits == NIBBLE_BITS else codes
-    if form.stores_zeros:
+    parts["codes"] = quads_to_nibbles(codes) if fmt.stored_bits == NIBBLE_BITS else codes
+    if fmt.stores_zeros:
         parts["zeros"] = zeros
-    return PackedTensor(form.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]
+    return PackedTensor(fmt.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quant.native.linker import callable_at, linked
-from quant.quantisers.code_store import PREFIX, QUANTISERS
+from quant.native.linker import callable_at, linked_addresses
+from quant.quantisers.code_store import CODE_STORE, SYMBOL_PREFIX
 from quant.quantisers.registry import quantiser_of
 
 
 @dataclass(frozen=True)
-class Loops:
+class CompiledLoops:
     """The compiled functions of a quantiser.
 
     Attributes:
@@ -29,7 +29,7 @@ class Loops:
 
 
 @dataclass(frozen=True)
-class Compiling:
+class CompilingQuantiser:
     """The loops of a format are compiled now, once; `cost` is relative to that of other code.
 
     Without a format and a cost the compiler itself is loaded.
@@ -40,26 +40,26 @@ class Compiling:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingForCompiler:
     """Another process compiles these loops now, and this one waits for it."""
 
 
-Stage = Compiling | Waiting
-_Functions = tuple[Callable[..., Any], ...]
-_one_at_a_time = threading.Lock()
-_ready: dict[str, _Functions] = {}  # by the module of the loops
+CompileStage = CompilingQuantiser | WaitingForCompiler
+_FunctionTuple = tuple[Callable[..., Any], ...]
+_compile_lock = threading.Lock()
+_loaded_functions: dict[str, _FunctionTuple] = {}  # by the module of the loops
 
 
-def loops_of(name: str) -> Loops | None:
+def loops_of(name: str) -> CompiledLoops | None:
     """Return the compiled functions that packing in format `name` needs. Raises FormatError for an unknown format."""
-    loops: Loops | None = quantiser_of(name).LOOPS
+    loops: CompiledLoops | None = quantiser_of(name).LOOPS
     return loops
 
 
 def needs_compiling(name: str) -> bool:
     """Return whether format `name` has compiled loops that are neither in this process nor in the cache."""
     loops = loops_of(name)
-    return loops is not None and loops.module not in _ready and _loaded(loops) is None
+    return loops is not None and loops.module not in _loaded_functions and _load(loops) is None
 
 
 def compiling_cost(names: Iterable[str]) -> float:
@@ -68,7 +68,7 @@ def compiling_cost(names: Iterable[str]) -> float:
     return sum(loops.cost for loops in wanted.values())
 
 
-def compile_for(name: str) -> Iterator[Stage]:
+def compile_for(name: str) -> Iterator[CompileStage]:
     """Compile and keep the loops of format `name` where that is needed; tell of each stage before it.
 
     One process compiles, the others wait for it. Call this before threads are started: importing Numba changes the
@@ -77,52 +77,52 @@ def compile_for(name: str) -> Iterator[Stage]:
     loops = loops_of(name)
     if loops is None or not needs_compiling(name):
         return
-    lock = QUANTISERS.lock()
+    lock = CODE_STORE.lock()
     if not lock.acquire(wait=False):
-        yield Waiting()
+        yield WaitingForCompiler()
         lock.acquire(wait=True)
     try:
         if needs_compiling(name):
-            yield Compiling("", 0.0)
+            yield CompilingQuantiser("", 0.0)
             from quant.quantisers.compiled.unit import warm_up
 
             warm_up()
-            yield Compiling(name, compiling_cost([name]))
+            yield CompilingQuantiser(name, compiling_cost([name]))
             _compile(loops)
     finally:
         lock.release()
 
 
-def compiled_functions(loops: Loops) -> _Functions:
+def compiled_functions(loops: CompiledLoops) -> _FunctionTuple:
     """Return `loops` as functions that take 64-bit integers. One process compiles, others wait for it.
 
     Raises:
-        UsageError: `QWCHAT_SIMD` or `QWCHAT_CACHE` has a value that cannot be used.
+        ArgumentError: `QWCHAT_SIMD` or `QWCHAT_CACHE` has a value that cannot be used.
     """
-    if loops.module not in _ready:
-        with _one_at_a_time:
-            _ready[loops.module] = _loaded(loops) or _compiled(loops)
-    return _ready[loops.module]
+    if loops.module not in _loaded_functions:
+        with _compile_lock:
+            _loaded_functions[loops.module] = _load(loops) or _load_or_compile(loops)
+    return _loaded_functions[loops.module]
 
 
-def _loaded(loops: Loops) -> _Functions | None:
-    addresses = linked(QUANTISERS, [PREFIX + function for function in loops.arguments])
+def _load(loops: CompiledLoops) -> _FunctionTuple | None:
+    addresses = linked_addresses(CODE_STORE, [SYMBOL_PREFIX + function for function in loops.arguments])
     if addresses is None:
         return None
-    return tuple(callable_at(addresses[PREFIX + function], count) for function, count in loops.arguments.items())
+    return tuple(callable_at(addresses[SYMBOL_PREFIX + function], count) for function, count in loops.arguments.items())
 
 
-def _compiled(loops: Loops) -> _Functions:
-    with QUANTISERS.exclusive():
-        functions = _loaded(loops)  # Another process may have compiled meanwhile.
+def _load_or_compile(loops: CompiledLoops) -> _FunctionTuple:
+    with CODE_STORE.exclusive():
+        functions = _load(loops)  # Another process may have compiled meanwhile.
         if functions is None:
             _compile(loops)
-            functions = _loaded(loops)
+            functions = _load(loops)
     assert functions is not None
     return functions
 
 
-def _compile(loops: Loops) -> None:
+def _compile(loops: CompiledLoops) -> None:
     from quant.quantisers.compiled.unit import UNIT
 
     UNIT.compile_all(lambda: importlib.import_module(loops.module), {}, None)

@@ -8,6 +8,6 @@ from numpy.typing import NDArray
 from quant.formats.format import pad_rows
 
 
-def padded_tiles(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def padded_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """(rows, K) with rows of zeros appended up to a multiple of 16, C-contiguous; no copy where none is needed."""
     return np.ascontiguousarray(pad_rows(values))

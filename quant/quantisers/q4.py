@@ -23,8 +23,8 @@ from quant.formats import q4
 from quant.formats.format import TILE_ROWS, PackedTensor
 from quant.formats.integer import IntegerFormat
 from quant.formats.q4 import GROUP_SIZE
-from quant.quantisers.machine_code import Loops, compiled_functions
-from quant.quantisers.padding import padded_tiles
+from quant.quantisers.machine_code import CompiledLoops, compiled_functions
+from quant.quantisers.padding import padded_rows
 
 FACTORS = tuple(np.float32(0.86 + 0.05 * step) for step in range(9))
 TINY = np.float32(1e-30)
@@ -38,17 +38,17 @@ STEPS = tuple(np.float32(high - low) for low, high in pairwise(_BOOK))
 SCRATCH_LINES = 6
 SCRATCH_BYTES = (GROUP_SIZE + SCRATCH_LINES) * TILE_ROWS * 4 + GROUP_SIZE * TILE_ROWS
 """A group of 16 rows and six lines of it as f32, and its codes."""
-LOOPS = Loops("quant.quantisers.compiled.q4", {"q4_search": 6, "q4_encode": 10}, cost=1.45)
+LOOPS = CompiledLoops("quant.quantisers.compiled.q4", {"q4_search": 6, "q4_encode": 10}, cost=1.45)
 
 
 def quantise(
-    form: IntegerFormat, values: NDArray[np.float32], group_size: int
+    fmt: IntegerFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Quantise finite `values` (rows, K) to q4; also returns the squared error of each row (rows,)."""
-    layout = form.layout(values.shape, group_size)
+    layout = fmt.layout(values.shape, group_size)
     rows, columns = values.shape
     parts = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
-    padded = padded_tiles(values)
+    padded = padded_rows(values)
     scales, tables = (np.empty(parts["scales"].shape, np.float32) for _ in range(2))
     search, encode = compiled_functions(LOOPS)
     scratch = np.empty(SCRATCH_BYTES, np.uint8)
@@ -58,4 +58,4 @@ def quantise(
     errors = np.zeros(parts["row_scales"].shape, np.float64)
     outputs = (parts["row_scales"], parts["codes"], parts["scales"], errors, scratch)
     encode(*given, *(array.ctypes.data for array in outputs))
-    return PackedTensor(form.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]
+    return PackedTensor(fmt.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from quant.formats.format import TILE_ROWS, PackedTensor
 from quant.formats.integer import IntegerFormat
 from quant.formats.q8 import CODE_MAX, GROUP_SIZE, SCALE_MAX
-from quant.quantisers.machine_code import Loops, compiled_functions
-from quant.quantisers.padding import padded_tiles
+from quant.quantisers.machine_code import CompiledLoops, compiled_functions
+from quant.quantisers.padding import padded_rows
 
 CANDIDATES = (0, -1, -2, 1)
 TINY = np.float32(1e-30)
@@ -24,17 +24,17 @@ TINY = np.float32(1e-30)
 SCRATCH_LINES = 6
 SCRATCH_BYTES = (GROUP_SIZE + SCRATCH_LINES) * TILE_ROWS * 4
 """A group of 16 rows and six lines of it as f32."""
-LOOPS = Loops("quant.quantisers.compiled.q8", {"q8_encode": 8}, cost=0.5)
+LOOPS = CompiledLoops("quant.quantisers.compiled.q8", {"q8_encode": 8}, cost=0.5)
 
 
 def quantise(
-    form: IntegerFormat, values: NDArray[np.float32], group_size: int
+    fmt: IntegerFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Quantise finite `values` (rows, K) to q8; also returns the squared error of each row (rows,)."""
-    layout = form.layout(values.shape, group_size)
+    layout = fmt.layout(values.shape, group_size)
     rows, columns = values.shape
     parts = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
-    padded = padded_tiles(values)
+    padded = padded_rows(values)
     row_scales = parts["row_scales"]
     row_scales[:] = row_scales_of(padded).reshape(row_scales.shape)
     errors = np.zeros(row_scales.shape, np.float64)
@@ -42,7 +42,7 @@ def quantise(
     scratch = np.empty(SCRATCH_BYTES, np.uint8)
     arrays = (row_scales, parts["codes"], parts["scales"], errors, scratch)
     encode(padded.ctypes.data, len(row_scales), columns, *(array.ctypes.data for array in arrays))
-    return PackedTensor(form.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]
+    return PackedTensor(fmt.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]
 
 
 def row_scales_of(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """The quantisers once more in plain NumPy: slow, obviously right, and bit for bit what the compiled loops must give.
 
-The only subtlety is the order of sums: the compiled loops add up a group from left to right in float32, so `in_order`
-does too. The tests compare every code, scale and zero point.
+The only subtlety is the order of sums: the compiled loops add up a group from left to right in float32, so
+`sum_left_to_right` does too. The tests compare every code, scale and zero point.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ F32 = NDArray[np.float32]
 
 def quantise(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
     """`quant.quantisers.quantise` for the formats that round: (rows, K) -> packed rows and squared errors (rows,)."""
-    form = FORMATS[name]
-    assert isinstance(form, IntegerFormat)
-    if form.quantiser == q4.__name__:
+    fmt = FORMATS[name]
+    assert isinstance(fmt, IntegerFormat)
+    if fmt.quantiser == q4.__name__:
         return quantise_q4(values)
-    if form.quantiser == q8.__name__:
+    if fmt.quantiser == q8.__name__:
         return quantise_q8(values)
-    assert form.quantiser == linear.__name__
-    return quantise_linear(form, values, group_size)
+    assert fmt.quantiser == linear.__name__
+    return quantise_linear(fmt, values, group_size)
 
 
-def in_order(terms: NDArray[Any]) -> NDArray[Any]:
+def sum_left_to_right(terms: NDArray[Any]) -> NDArray[Any]:
     """Sum over the last axis from left to right, in the precision of `terms`."""
     total = np.zeros(terms.shape[:-1], terms.dtype)
     for position in range(terms.shape[-1]):
@@ -46,7 +46,7 @@ def divide(numerator: F32, denominator: F32) -> F32:
 
 def least_squares(x: F32, levels: F32) -> tuple[F32, F32]:
     """The scale d that minimises sum (x - d levels)^2 over the last axis, and by how much it reduces sum x^2."""
-    products, squares = in_order(x * levels), in_order(levels * levels)
+    products, squares = sum_left_to_right(x * levels), sum_left_to_right(levels * levels)
     scale = divide(products, squares)
     return scale, products * scale
 
@@ -81,13 +81,13 @@ def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
         candidate = np.where(row_scales[:, None] > 0, candidate, np.float32(0))
         unit, u = q4_relative(block, peak, row_scales, candidate, offsets)
         distance = block - unit[..., None] * (q4_levels(u) + offsets[..., None])
-        error = in_order(distance * distance)
+        error = sum_left_to_right(distance * distance)
         better = error < best
         best = np.where(better, error, best)
         whole = np.where(better, candidate, whole)
     _, u = q4_relative(block, peak, row_scales, whole, offsets)
     codes = q4_codes(u).reshape(rows, columns).astype(np.uint8)
-    squared_errors = in_order(best.astype(np.float64) * peak.astype(np.float64) * peak.astype(np.float64))
+    squared_errors = sum_left_to_right(best.astype(np.float64) * peak.astype(np.float64) * peak.astype(np.float64))
     bits = (offsets != 0).astype(np.uint8)
     return q4_format.pack(codes, whole.astype(np.int8), bits, row_scales), squared_errors
 
@@ -121,13 +121,15 @@ def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
     for step in q8.CANDIDATES:
         candidate = np.clip(base + np.float32(step), 0, q8_format.SCALE_MAX).astype(np.float32)
         distance = x - candidate[..., None] * q8_codes(x, candidate)
-        error = in_order(distance * distance)
+        error = sum_left_to_right(distance * distance)
         better = error < best
         best = np.where(better, error, best)
         scales = np.where(better, candidate, scales)
     codes = q8_codes(x, scales).reshape(rows, columns).astype(np.int8)
     wide = row_scales.astype(np.float64)[:, None]
-    return q8_format.pack(codes, scales.astype(np.uint8), row_scales), in_order(best.astype(np.float64) * wide * wide)
+    return q8_format.pack(codes, scales.astype(np.uint8), row_scales), sum_left_to_right(
+        best.astype(np.float64) * wide * wide
+    )
 
 
 def q8_codes(x: F32, scales: F32) -> F32:
@@ -136,20 +138,20 @@ def q8_codes(x: F32, scales: F32) -> F32:
     return np.clip(nearest, -q8_format.CODE_MAX, q8_format.CODE_MAX).astype(np.float32)
 
 
-def quantise_linear(form: IntegerFormat, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
+def quantise_linear(fmt: IntegerFormat, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Method and formulas: `quant.quantisers.linear`."""
     rows, columns = values.shape
     x = values.reshape(rows, columns // group_size, group_size)
-    asymmetric = form.stores_zeros
-    top = np.float32(form.largest_code)
+    asymmetric = fmt.stores_zeros
+    top = np.float32(fmt.largest_code)
     low, high = np.minimum(x.min(axis=-1), 0), np.maximum(x.max(axis=-1), 0)
     span = high - low if asymmetric else np.float32(2) * np.maximum(high, -low)
     scales, best = np.zeros_like(span), np.zeros_like(span)
-    zeros = np.full_like(span, form.zero)
-    for factor in linear.factors(form):
+    zeros = np.full_like(span, fmt.zero)
+    for factor in linear.factors(fmt):
         step = span * factor / (top if asymmetric else top - np.float32(1))
         inverse = divide(np.ones_like(step), step)
-        zero = np.clip(np.rint(-low * inverse), 0, top) if asymmetric else np.full_like(step, form.zero)
+        zero = np.clip(np.rint(-low * inverse), 0, top) if asymmetric else np.full_like(step, fmt.zero)
         scale, score = least_squares(x, linear_codes(x, inverse, zero, top) - zero[..., None])
         better = score > best
         best = np.where(better, score, best)
@@ -159,10 +161,10 @@ def quantise_linear(form: IntegerFormat, values: F32, group_size: int) -> tuple[
     scales = stored.astype(np.float32)
     codes = linear_codes(x, divide(np.ones_like(scales), scales), zeros, top)
     distance = x - scales[..., None] * (codes - zeros[..., None])
-    squared_errors = in_order(in_order(distance * distance).astype(np.float64))
+    squared_errors = sum_left_to_right(sum_left_to_right(distance * distance).astype(np.float64))
     plain = codes.reshape(rows, columns).astype(np.uint8)
     kept = zeros.astype(np.uint8) if asymmetric else None
-    return form.pack(plain, stored, group_size, zeros=kept), squared_errors
+    return fmt.pack(plain, stored, group_size, zeros=kept), squared_errors
 
 
 def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
@@ -170,5 +172,5 @@ def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
     return np.clip(np.rint(x * inverse[..., None]) + zero[..., None], 0, top).astype(np.float32)
 
 
-METHODS = [(form.name, size) for form in FORMATS.values() for size in form.group_sizes]
+METHODS = [(fmt.name, size) for fmt in FORMATS.values() for size in fmt.group_sizes]
 """Every (format, group size) that a quantiser makes."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from quant.formats import find
+from quant.formats import find_format
 
 
 def quantiser_of(name: str) -> ModuleType:
     """Return the quantiser of format `name`. Raises FormatError for an unknown format."""
-    return importlib.import_module(find(name).quantiser)
+    return importlib.import_module(find_format(name).quantiser)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quant.sources.huggingface import Checkpoint
-from quant.sources.source import Grouped, Rows, Source, TensorInfo
+from quant.sources.huggingface import HuggingFaceCheckpoint
+from quant.sources.source import QuantisedRows, Rows, Source, TensorInfo
 from quant.sources.tensor_checks import check_tensors
 
-__all__ = ["Grouped", "Rows", "Source", "TensorInfo", "check_tensors", "open_source"]
+__all__ = ["QuantisedRows", "Rows", "Source", "TensorInfo", "check_tensors", "open_source"]
 
 
 def open_source(path: str | Path) -> Source:
     """Open what is at `path`, a Hugging Face checkpoint folder. Raises CheckpointError if it is not one."""
-    return Checkpoint.open(path)
+    return HuggingFaceCheckpoint.open(path)

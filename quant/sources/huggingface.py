@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from quant.errors import CheckpointError
 from quant.families import MAX_CONFIG_BYTES, parse_config
 from quant.formats.dense import bf16_to_f32
-from quant.json_fields import shown
+from quant.json_fields import short_repr
 from quant.model_config import ModelConfig
 from quant.safe_files import (
     COPIED_FILES,
-    absent,
-    is_regular,
+    is_regular_file,
+    missing_file_error,
     parse_json_object,
     read_bounded,
     read_json_object,
-    too_large,
+    too_large_error,
 )
 from quant.sources.safetensors import StoredTensor, read_header
-from quant.sources.source import Rows, Source, TensorInfo, brief, some
+from quant.sources.source import Rows, Source, TensorInfo, describe_tensors, short_name
 
 MAX_INDEX_BYTES = 16 << 20
 _MAX_NAME_BYTES = 255  # of a file, on every file system that a checkpoint is found on
@@ -40,7 +40,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 
-class Checkpoint(Source):
+class HuggingFaceCheckpoint(Source):
     """A checkpoint folder, opened: small files are read, headers checked, weights mapped when first asked for."""
 
     def __init__(self, path: Path, stored: dict[str, StoredTensor], small: dict[str, bytes], fingerprint: str) -> None:
@@ -51,7 +51,7 @@ class Checkpoint(Source):
         self._maps: dict[Path, mmap.mmap] = {}
 
     @classmethod
-    def open(cls, folder: str | Path) -> Checkpoint:
+    def open(cls, folder: str | Path) -> HuggingFaceCheckpoint:
         """Open `folder`: model.safetensors, or the shards that model.safetensors.index.json names.
 
         Raises CheckpointError for anything missing, malformed, out of bounds or contradictory.
@@ -68,7 +68,7 @@ class Checkpoint(Source):
             for name, tensor in found.items():
                 if name in stored:
                     raise CheckpointError(
-                        f"tensor {brief(name)} is in two shards: {stored[name].file.name} and {file.name}"
+                        f"tensor {short_name(name)} is in two shards: {stored[name].file.name} and {file.name}"
                     )
                 stored[name] = tensor
             digest.update(f"{file.name}\0".encode() + hashlib.sha256(header).digest())
@@ -96,9 +96,9 @@ class Checkpoint(Source):
         file = self._path / "config.json"
         data = self._small.get("config.json")
         if data is None:
-            raise absent(file, CheckpointError)
+            raise missing_file_error(file, CheckpointError)
         if len(data) > MAX_CONFIG_BYTES:
-            raise too_large(file, MAX_CONFIG_BYTES, CheckpointError)
+            raise too_large_error(file, MAX_CONFIG_BYTES, CheckpointError)
         return parse_config(parse_json_object(data, str(file), CheckpointError), str(file))
 
     @cached_property
@@ -183,7 +183,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
     index_file = folder / INDEX_NAME
     if not index_file.exists():
         single = folder / SINGLE_NAME
-        if not is_regular(single):
+        if not is_regular_file(single):
             raise CheckpointError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}; is it a checkpoint folder?")
         return {single: None}
     weight_map = read_json_object(index_file, CheckpointError, MAX_INDEX_BYTES).get("weight_map")
@@ -194,12 +194,13 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
     for name, file in weight_map.items():
         if not _is_plain_name(file):
             raise CheckpointError(
-                f"{index_file}: tensor {brief(name)} is said to be in {shown(file)}, which is not a plain file name; "
+                f"{index_file}: tensor {short_name(name)} is said to be in {short_repr(file)}, which is "
+                "not a plain file name; "
                 "files outside the folder are not read"
             )
         listed.setdefault(file, set()).add(name)
     for file in sorted(listed):
-        if not is_regular(folder / file):
+        if not is_regular_file(folder / file):
             raise CheckpointError(f"{folder / file} is missing, but {INDEX_NAME} names it; download the shard")
         shards[folder / file] = listed[file]
     return shards
@@ -215,8 +216,8 @@ def _is_plain_name(file: object) -> bool:
 def _check_listing(file: Path, listed: set[str] | None, found: Iterable[str]) -> None:
     if listed is None:
         return
-    absent, extra = sorted(listed - set(found)), sorted(set(found) - listed)
-    if absent:
-        raise CheckpointError(f"{file} lacks {some(absent)} that {INDEX_NAME} places there")
+    missing, extra = sorted(listed - set(found)), sorted(set(found) - listed)
+    if missing:
+        raise CheckpointError(f"{file} lacks {describe_tensors(missing)} that {INDEX_NAME} places there")
     if extra:
-        raise CheckpointError(f"{file} holds {some(extra)} that {INDEX_NAME} does not place there")
+        raise CheckpointError(f"{file} holds {describe_tensors(extra)} that {INDEX_NAME} does not place there")

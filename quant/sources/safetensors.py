@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quant.errors import CheckpointError
-from quant.json_fields import shown
-from quant.safe_files import open_regular, parse_json_object
-from quant.sources.source import brief
+from quant.json_fields import short_repr
+from quant.safe_files import open_regular_file, parse_json_object
+from quant.sources.source import short_name
 
 MAX_HEADER_BYTES = 16 << 20  # The format allows 100 MB; 1,024 layers need 2 MB.
 _ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
@@ -49,7 +49,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
     the byte range, and ranges that overlap, leave holes, or end anywhere but at the end of the file.
     """
     try:
-        with open_regular(file, CheckpointError) as stream:
+        with open_regular_file(file, CheckpointError) as stream:
             size = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)
             length = int.from_bytes(prefix, "little")
@@ -72,17 +72,19 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
 
 
 def _entry(file: Path, name: str, entry: object, base: int, size: int) -> StoredTensor:
-    where = f"{file}: tensor {brief(name)!r}"
+    where = f"{file}: tensor {short_name(name)!r}"
     if not isinstance(entry, dict):
         raise CheckpointError(f"{where} is not described by an object; download the file again")
     dtype = entry.get("dtype")
     shape, offsets = _natural_numbers(entry.get("shape")), _natural_numbers(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        raise CheckpointError(f"{where} has dtype {shown(dtype)}; supported are BF16, F16 and F32")
+        raise CheckpointError(f"{where} has dtype {short_repr(dtype)}; supported are BF16, F16 and F32")
     if not shape or len(shape) > _MAX_DIMENSIONS or min(shape) < 1:
-        raise CheckpointError(f"{where} has the shape {shown(entry.get('shape'))}; expected positive integers")
+        raise CheckpointError(f"{where} has the shape {short_repr(entry.get('shape'))}; expected positive integers")
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{where} has data_offsets {shown(entry.get('data_offsets'))}; expected [start, end]")
+        raise CheckpointError(
+            f"{where} has data_offsets {short_repr(entry.get('data_offsets'))}; expected [start, end]"
+        )
     start, stop = base + offsets[0], base + offsets[1]
     if stop > size:
         raise CheckpointError(f"{where} ends at byte {stop:,}, but the file has {size:,}; it is truncated")
@@ -105,12 +107,13 @@ def _check_ranges(file: Path, tensors: dict[str, StoredTensor], base: int, size:
     position, previous = base, "the header"
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if tensor.start < position:
-            raise CheckpointError(f"{file}: tensors {previous} and {brief(name)} overlap; download the file again")
+            raise CheckpointError(f"{file}: tensors {previous} and {short_name(name)} overlap; download the file again")
         if tensor.start > position:
             raise CheckpointError(
-                f"{file}: {tensor.start - position:,} bytes between {previous} and {brief(name)} belong to no tensor"
+                f"{file}: {tensor.start - position:,} bytes between {previous} and {short_name(name)} "
+                "belong to no tensor"
             )
-        position, previous = tensor.stop, brief(name)
+        position, previous = tensor.stop, short_name(name)
     if position != size:
         raise CheckpointError(f"{file}: {size - position:,} bytes after {previous} belong to no tensor")
 

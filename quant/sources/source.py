@@ -24,9 +24,9 @@ class TensorInfo:
     Attributes:
         shape: (N, K) = (out, in), or (n,).
         dtype: "bf16", "f16" or "f32" for a tensor that is read as rows; "u4" or "u8", by its codes and zero points, for
-            a matrix that is read as `Grouped`.
+            a matrix that is read as `QuantisedRows`.
         nbytes: bytes in the source.
-        group_size: columns per group of a matrix that is read as `Grouped`, else 0.
+        group_size: columns per group of a matrix that is read as `QuantisedRows`, else 0.
     """
 
     shape: tuple[int, ...]
@@ -36,12 +36,12 @@ class TensorInfo:
 
     @property
     def code_bits(self) -> int:
-        """Bits of the codes and zero points of a matrix that is read as `Grouped`, else 0."""
+        """Bits of the codes and zero points of a matrix that is read as `QuantisedRows`, else 0."""
         return _CODE_BITS.get(self.dtype, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Grouped:
+class QuantisedRows:
     """Rows of a matrix that is quantised already: value = scale * (code - zero).
 
     Attributes:
@@ -100,7 +100,7 @@ class Source(Protocol):
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Every tensor by name, in the order of the files."""
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | Grouped:
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | QuantisedRows:
         """Read rows start..stop of tensor `name` (elements, if it is a vector) into new memory.
 
         Values are not checked: NaN and Inf pass through.
@@ -128,14 +128,14 @@ class Source(Protocol):
         self.close()
 
 
-def brief(name: str) -> str:
+def short_name(name: str) -> str:
     """Return the beginning of a tensor's name, for messages."""
     return name if len(name) <= 200 else name[:200] + "…"
 
 
-def some(names: Sequence[str]) -> str:
+def describe_tensors(names: Sequence[str]) -> str:
     """Return "tensor x" or "3 tensors (x, y, …)", for messages."""
     if len(names) == 1:
-        return f"tensor {brief(names[0])}"
+        return f"tensor {short_name(names[0])}"
     shown = ", ".join(name[:80] for name in names[:3])
     return f"{len(names)} tensors ({shown}{', …' if len(names) > 3 else ''})"

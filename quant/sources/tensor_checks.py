@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from quant.errors import CheckpointError
 from quant.families import Family, Shapes, expected_tensors, family_of
 from quant.model_config import ModelConfig
-from quant.sources.source import Source, some
+from quant.sources.source import Source, describe_tensors
 
 
 def check_tensors(source: Source) -> list[str]:
@@ -20,13 +20,13 @@ def check_tensors(source: Source) -> list[str]:
     config = source.config
     family, expected = family_of(config), expected_tensors(config)
     present = set(source.tensors)
-    remarks = []
+    notices = []
     for name in sorted(present - set(expected)):
-        if name == family.head and config.tie_word_embeddings:
-            remarks.append(f"{name} is left out: tie_word_embeddings is true, so the embedding is the head")
+        if name == family.head_name and config.tie_word_embeddings:
+            notices.append(f"{name} is left out: tie_word_embeddings is true, so the embedding is the head")
             present.remove(name)
-        elif name.endswith(family.derived):
-            remarks.append(f"{name} is left out: rotary frequencies follow from config.json")
+        elif name.endswith(family.derived_suffixes):
+            notices.append(f"{name} is left out: rotary frequencies follow from config.json")
             present.remove(name)
     shapes = {name: source.tensors[name].shape for name in present}
     contradictions = [
@@ -41,16 +41,17 @@ def check_tensors(source: Source) -> list[str]:
     missing = [name for name in expected if name not in present]
     if missing:
         raise CheckpointError(
-            f"{source.path}: config.json asks for {some(missing)} that the checkpoint lacks; "
+            f"{source.path}: config.json asks for {describe_tensors(missing)} that the checkpoint lacks; "
             "download the checkpoint again or correct config.json"
         )
     unexpected = sorted(present - set(expected))
     if unexpected:
         raise CheckpointError(
-            f"{source.path} holds {some(unexpected)} that a {family.title} model with this config.json lacks; "
+            f"{source.path} holds {describe_tensors(unexpected)} that a {family.title} model with this "
+            "config.json lacks; "
             "is it the right checkpoint?"
         )
-    return remarks
+    return notices
 
 
 def _layer_contradiction(names: Iterable[str], family: Family, config: ModelConfig) -> list[str]:
@@ -58,7 +59,7 @@ def _layer_contradiction(names: Iterable[str], family: Family, config: ModelConf
     layers = [layer for layer in map(family.layer_of, names) if layer is not None]
     if not layers or max(layers) + 1 == config.num_layers:
         return []
-    return [f"{family.keys['num_layers']} is {config.num_layers}, but the tensors have {max(layers) + 1} layers"]
+    return [f"{family.config_keys['num_layers']} is {config.num_layers}, but the tensors have {max(layers) + 1} layers"]
 
 
 def _shape_contradictions(shapes: Shapes, expected: Shapes, family: Family, config: ModelConfig) -> list[str]:
@@ -69,6 +70,6 @@ def _shape_contradictions(shapes: Shapes, expected: Shapes, family: Family, conf
     first = wrong[0]
     more = f" (and {len(wrong) - 1} more shapes)" if len(wrong) > 1 else ""
     return [
-        f"{first} has shape {list(shapes[first])}, but {family.sizes(first, config)} "
+        f"{first} has shape {list(shapes[first])}, but {family.describe_sizes(first, config)} "
         f"would need {list(expected[first])}{more}"
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from quant.wording import Argument, Change, Worded
+from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.events import Done
 from qwchat.settings.specs import find_spec
 
@@ -36,17 +36,23 @@ def _constraint(name: str, value: Any) -> Constraint:
     return Constraint.regex(value) if name == "regex" else Constraint.json_schema(value)
 
 
-def complaint(done: Done, controls: SettingValues, max_tokens: int | None) -> Worded | None:
+def complaint(done: Done, controls: SettingValues, max_tokens: int | None) -> ArgumentMessage | None:
     """Say why a reply does not meet its constraint; None where it does, has none, or was stopped by the person."""
     if done.meets_constraint is not False or done.finish_reason == "cancelled":
         return None
     name = next(name for name in KINDS if controls[name] is not None)
     reasons = {
-        "length": Worded("it was cut at ", Argument("max_tokens", max_tokens), ": allow more"),
-        "context": Worded(
-            f"the context of {done.stats.context:,} tokens is full: ", Change("context", ...), " allows a longer one"
+        "length": ArgumentMessage("it was cut at ", Argument("max_tokens", max_tokens), ": allow more"),
+        "context": ArgumentMessage(
+            f"the context of {done.stats.context:,} tokens is full: ",
+            SuggestedArgument("context", ...),
+            " allows a longer one",
         ),
-        "repetition": Worded("it repeated itself and was ended: ", Change("loop_guard", 0), " lets it go on"),
-        "stop": Worded("a stop string ended it: ", Change("stop")),
+        "repetition": ArgumentMessage(
+            "it repeated itself and was ended: ", SuggestedArgument("loop_guard", 0), " lets it go on"
+        ),
+        "stop": ArgumentMessage("a stop string ended it: ", SuggestedArgument("stop")),
     }
-    return Worded("the reply does not meet ", Argument(find_spec(name).argument), ": ", reasons[done.finish_reason])
+    return ArgumentMessage(
+        "the reply does not meet ", Argument(find_spec(name).argument), ": ", reasons[done.finish_reason]
+    )

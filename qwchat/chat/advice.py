@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.wording import Argument, Change, said
+from quant.wording import Argument, SuggestedArgument, spell_out
 from qwchat.chat.context_budget import ContextFullError, SummaryTooLongError
 from qwchat.errors import PromptTooLongError
 from qwchat.settings.personas import MissingVariablesError
@@ -15,7 +15,7 @@ def spelt(argument: Argument) -> str:
     name = argument.name if known is None else known.name
     if value is ...:
         value = "VALUE" if known is None else known.value_type.metavar
-    if not isinstance(argument, Change):
+    if not isinstance(argument, SuggestedArgument):
         return name if value is None else f"{name} {value}"
     if value is None:
         value = (known and known.none_word) or "default"
@@ -27,8 +27,8 @@ def explained(error: Exception) -> str:
     if isinstance(error, MissingVariablesError):
         return f"{error}: type /as {error.persona} {' '.join(f'{name}=…' for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
-        return said(error.advised(_shorter(error)), spelt)
-    return said(error, spelt)
+        return spell_out(error.advised(_shorter(error)), spelt)
+    return spell_out(error, spelt)
 
 
 def _shorter(error: PromptTooLongError) -> str:

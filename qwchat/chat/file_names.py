@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from quant.safe_files import is_regular
+from quant.safe_files import is_regular_file
 from qwchat.characters import harmless
 from qwchat.errors import UsageError
 from qwchat.writing import path_of, real_path
@@ -154,7 +154,7 @@ def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | Non
             return
         if rest:
             yield from _walk(whole + "/", rest, budget, root)
-        elif is_regular(path_of(whole)):
+        elif is_regular_file(path_of(whole)):
             yield whole
         return
     root = real_path(path_of(folder or ".")) if root is None else root
@@ -169,7 +169,7 @@ def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | Non
         elif fnmatchcase(entry.name, part) and (not entry.is_symlink() or _is_inside(folder + entry.name, root)):
             if rest and _is_folder(entry):
                 yield from _walk(folder + entry.name + "/", rest, budget, root)
-            elif not rest and is_regular(path_of(folder + entry.name)):
+            elif not rest and is_regular_file(path_of(folder + entry.name)):
                 yield folder + entry.name
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from quant.units import binary_size
-from quant.wording import Worded
+from quant.wording import ArgumentMessage
 from qwchat.errors import SnapshotError
 
 FILE_NAME = "kv.snapshot"  # in the session's folder
@@ -74,7 +74,7 @@ class KVSnapshots:
             self._model.restore_cache(path)
             os.utime(path)  # used now: others make room before it
         except SnapshotError as error:
-            return Worded(error, ": the conversation is read again")
+            return ArgumentMessage(error, ": the conversation is read again")
         except OSError:  # There is none, or it was removed just now.
             return None
         return None
@@ -101,7 +101,7 @@ class KVSnapshots:
                 return trouble if self._mode == "on" else None
             self._model.save_cache(path)
         except SnapshotError as error:
-            return Worded(error)
+            return ArgumentMessage(error)
         except OSError as error:
             return f"the snapshot {path} cannot be kept: {error.strerror}"
         return None

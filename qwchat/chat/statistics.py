@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from quant.wording import Argument, Change, Worded
+from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.chat.formatting import token_count, wait
 from qwchat.events import Done, Stats
 
@@ -154,27 +154,29 @@ def _saved_a_tenth(stats: Stats) -> bool:
     return stats.accepted_tokens > 0 and 10 * stats.accepted_tokens >= stats.generated_tokens - 1
 
 
-def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> Worded | None:
+def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> ArgumentMessage | None:
     """Why a reply is shorter than the model would have it; None where the model ended it.
 
     `chat`: in a chat, where a reply can be gone on with.
     """
     limit = "the token limit" if max_tokens is None else Argument("max_tokens", max_tokens)
     if done.meets_constraint and done.finish_reason in ("length", "context"):
-        return Worded(
+        return ArgumentMessage(
             "the reply was brought to an end to fit ", limit if done.finish_reason == "length" else "the context"
         )
     go_on = "; /continue goes on" if chat else ""
     if done.finish_reason == "length":
-        return Worded("the reply was cut at ", limit, go_on)
+        return ArgumentMessage("the reply was cut at ", limit, go_on)
     if done.finish_reason == "context":
-        longer = Worded(Change("context", ...), " asks for a longer one")
+        longer = ArgumentMessage(SuggestedArgument("context", ...), " asks for a longer one")
         remedy = "/drop or /summarise makes room and /continue goes on" if chat else longer
-        return Worded(f"the reply was cut: the context of {done.stats.context:,} tokens is full; ", remedy)
+        return ArgumentMessage(f"the reply was cut: the context of {done.stats.context:,} tokens is full; ", remedy)
     if done.finish_reason == "repetition":
-        penalty = Worded(Change("repeat_penalty", 1.1), " and /retry may help" if chat else " may help")
-        unguarded = Worded(", ", Change("loop_guard", 0), " lets it go on")
-        return Worded("the reply went in circles and was ended; ", penalty, go_on or unguarded)
+        penalty = ArgumentMessage(
+            SuggestedArgument("repeat_penalty", 1.1), " and /retry may help" if chat else " may help"
+        )
+        unguarded = ArgumentMessage(", ", SuggestedArgument("loop_guard", 0), " lets it go on")
+        return ArgumentMessage("the reply went in circles and was ended; ", penalty, go_on or unguarded)
     return None
 
 

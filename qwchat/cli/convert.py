@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quant.presets import DEFAULT
+from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
-from quant.wording import said
+from quant.wording import spell_out
 from qwchat import models_folder
 from qwchat.chat.formatting import duration, ranges
 from qwchat.chat.view.table import format_table
@@ -23,7 +23,7 @@ from qwchat.errors import QwchatError
 from qwchat.settings.resolve import resolve
 
 if TYPE_CHECKING:
-    from quant.conversion import Planned
+    from quant.conversion import ConversionPlanned
     from quant.policy import TensorPlan
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -43,7 +43,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
     events = convert(
         options.source,
         destination,
-        preset=options.preset or DEFAULT,
+        preset=options.preset or DEFAULT_PRESET,
         bits=options.bits,
         group_size=options.group_size,
         resume=options.resume,
@@ -69,8 +69,8 @@ def default_destination(options: ConvertOptions) -> Path:
 
     suffix = options.preset
     if suffix is None:
-        settings = policy.resolve(bits=options.bits, group_size=options.group_size)
-        default, *_ = formats.find(settings.preset).group_sizes
+        settings = policy.conversion_spec(bits=options.bits, group_size=options.group_size)
+        default, *_ = formats.find_format(settings.preset).group_sizes
         suffix = settings.preset + (f"-g{settings.group_size}" if settings.group_size != default else "")
     return models_folder.models_folder() / f"{models_folder.name_of(options.source)}-{suffix}"
 
@@ -89,7 +89,7 @@ def _report(conversion: ConversionResult, destination: Path, options: ConvertOpt
         streams.write(f"{finished.path}\n")
 
 
-def _plan(planned: Planned, destination: Path) -> str:
+def _plan(planned: ConversionPlanned, destination: Path) -> str:
     """The size of all that would be written and where, then the layers whose tensors have the same formats."""
     total = (
         f"{data_size(planned.total_bytes_in)} would become {data_size(planned.total_bytes_out)} "
@@ -112,7 +112,7 @@ def _plan(planned: Planned, destination: Path) -> str:
 _Kinds = dict[str, tuple[list[str], int, float]]
 
 
-def _grouped(planned: Planned) -> list[tuple[str, _Kinds]]:
+def _grouped(planned: ConversionPlanned) -> list[tuple[str, _Kinds]]:
     """What a person reads as one: "layers 0-2, 21-23" or a tensor outside of layers; format -> roles, bytes, bits."""
     layers: dict[int, list[TensorPlan]] = {}
     others: dict[str, list[TensorPlan]] = {}
@@ -160,7 +160,7 @@ def _as_data(conversion: ConversionResult, destination: Path) -> dict[str, objec
         "bytes_out": planned.total_bytes_out,
         "bits_per_weight": planned.bits_per_weight,
         "seconds": None if finished is None else round(finished.seconds, 3),
-        "notices": [said(notice, as_flag) for notice in conversion.notices],
+        "notices": [spell_out(notice, as_flag) for notice in conversion.notices],
         "tensors": [
             {
                 "name": plan.name,

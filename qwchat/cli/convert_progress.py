@@ -14,20 +14,20 @@ from qwchat.cli.streams import Streams
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from quant.conversion import Event, Finished, Planned
+    from quant.conversion import ConversionEvent, ConversionFinished, ConversionPlanned
 
 
 @dataclass
 class ConversionResult:
     """What a conversion said: its plan, its end (None for a dry run), its remarks."""
 
-    planned: Planned
-    finished: Finished | None = None
+    planned: ConversionPlanned
+    finished: ConversionFinished | None = None
     notices: list[str] = field(default_factory=list)
 
 
 def run_conversion(
-    events: Iterator[Event],
+    events: Iterator[ConversionEvent],
     title: str,
     streams: Streams,
     *,
@@ -43,38 +43,46 @@ def run_conversion(
         show_notices: show remarks about the checkpoint, too.
         setup: the progress of a first run that this conversion is part of; by default it has one of its own.
     """
-    from quant.conversion import Advanced, Compiling, Finished, Notice, Planned, TensorStarted, Waiting
+    from quant.conversion import (
+        CompilingQuantiser,
+        ConversionAdvanced,
+        ConversionFinished,
+        ConversionNotice,
+        ConversionPlanned,
+        TensorStarted,
+        WaitingForCompiler,
+    )
 
     conversion: ConversionResult | None = None
     label = ""
-    with closing(cast("Generator[Event, None, None]", events)), ExitStack() as stack:
+    with closing(cast("Generator[ConversionEvent, None, None]", events)), ExitStack() as stack:
         compiling = setup
         progress: ByteProgress | None = None
         for event in events:
-            if isinstance(event, Planned):
+            if isinstance(event, ConversionPlanned):
                 conversion = ConversionResult(event)
                 if setup is not None:
                     setup.plan(event)
             assert conversion is not None, "a conversion tells its plan first"
-            if isinstance(event, Compiling | Waiting):
+            if isinstance(event, CompilingQuantiser | WaitingForCompiler):
                 if compiling is None:
                     compiling = stack.enter_context(SetupProgress(streams, "quantisers"))
                     compiling.plan(conversion.planned, with_conversion=False)
                 compiling.show(event)
             elif isinstance(event, TensorStarted):
                 label = event.name
-            elif isinstance(event, Advanced):
+            elif isinstance(event, ConversionAdvanced):
                 if progress is None:
                     if setup is None:
                         stack.pop_all().close()
                     total = conversion.planned.total_bytes_in
                     progress = stack.enter_context(_progress(title, total, streams, setup))
                 progress.update(event.bytes_done, label)
-            elif isinstance(event, Notice):
+            elif isinstance(event, ConversionNotice):
                 conversion.notices.append(event.text)
                 if show_notices:
                     streams.screen.notice(event.text)
-            elif isinstance(event, Finished):
+            elif isinstance(event, ConversionFinished):
                 conversion.finished = event
     assert conversion is not None, "a conversion tells its plan first"
     return conversion

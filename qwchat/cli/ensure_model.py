@@ -90,7 +90,7 @@ def _convert_or_wait(
 ) -> None:
     """Convert, unless another process does: then wait until it is done or gone."""
     from quant.errors import DestinationBusyError
-    from quant.writer import wait_for_others
+    from quant.writer import wait_for_conversion
 
     waiting = False
     while (reason := _reason_to_convert(located, fingerprint)) is not None:
@@ -100,14 +100,14 @@ def _convert_or_wait(
             if not waiting:
                 streams.screen.notice(f"another qwchat is converting {located.name}: waiting for it")
             waiting = True
-            wait_for_others(located.destination)
+            wait_for_conversion(located.destination)
             time.sleep(_POLL_SECONDS)
 
 
 def _convert(located: Located, reason: str, streams: Streams, threads: int | None, setup: SetupProgress | None) -> None:
     """Convert once, from where an earlier attempt stopped if that fits."""
     from quant import convert
-    from quant.errors import DestinationBusyError, UsageError
+    from quant.errors import ArgumentError, DestinationBusyError
     from qwchat.cli.convert_progress import run_conversion
 
     again = models_folder.is_model(located.destination)
@@ -119,6 +119,6 @@ def _convert(located: Located, reason: str, streams: Streams, threads: int | Non
             return
         except DestinationBusyError:
             raise
-        except UsageError:
+        except ArgumentError:
             if not resume:  # What was left belongs to another version of the checkpoint: begin anew.
                 raise

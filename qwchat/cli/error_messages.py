@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.wording import Argument, Change, said
+from quant.wording import Argument, SuggestedArgument, spell_out
 from qwchat.errors import PromptTooLongError
 from qwchat.settings.personas import MissingVariablesError
 from qwchat.settings.specs import spec_of_argument
@@ -16,7 +16,7 @@ def as_flag(argument: Argument) -> str:
     spec, value = spec_of_argument(argument.name), argument.value
     flag_name = _FLAGS.get(argument.name, f"--{argument.name.replace('_', '-')}")
     flag = flag_name if spec is None else spec.flag_for(value)
-    if isinstance(argument, Change) and value is None:
+    if isinstance(argument, SuggestedArgument) and value is None:
         return f"leave {flag} out"
     if value is ...:
         return f"{flag} {'VALUE' if spec is None else spec.value_type.metavar}"
@@ -28,8 +28,8 @@ def error_message(error: Exception) -> str:
     if isinstance(error, MissingVariablesError):
         return f"{error}: give {' '.join(as_flag(Argument('variables', f'{name}=…')) for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
-        return said(error.advised(_shortening_advice(error)), as_flag)
-    return said(error, as_flag)
+        return spell_out(error.advised(_shortening_advice(error)), as_flag)
+    return spell_out(error, as_flag)
 
 
 def _shortening_advice(error: PromptTooLongError) -> str:

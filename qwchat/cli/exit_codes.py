@@ -26,14 +26,13 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code that `error` ends the program with; RUNTIME for what has no code of its own."""
-    from quant.errors import CheckpointError, ContainerError, FormatError
-    from quant.errors import UsageError as QuantUsageError
+    from quant.errors import ArgumentError, CheckpointError, ContainerError, FormatError
     from qwchat.errors import ConstraintError, ModelError, NotEnoughMemoryError, PromptTooLongError, UsageError
 
     table: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
         ((KeyboardInterrupt,), ExitCode.INTERRUPTED),
         ((BrokenPipeError,), ExitCode.BROKEN_PIPE),
-        ((UsageError, QuantUsageError), ExitCode.USAGE),
+        ((UsageError, ArgumentError), ExitCode.USAGE),
         ((ModelError, CheckpointError, ContainerError, FormatError), ExitCode.MODEL),
         ((PromptTooLongError,), ExitCode.PROMPT_TOO_LONG),
         ((NotEnoughMemoryError, MemoryError), ExitCode.MEMORY),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from quant.presets import DEFAULT
+from quant.presets import DEFAULT_PRESET
 from qwchat import models_folder
 from qwchat.chat.view.progress import ByteProgress, byte_progress
 from qwchat.cli.streams import Streams
@@ -57,9 +57,9 @@ def repair_command(folder: ModelFolder) -> str:
     settings, name = manifest["settings"], str(manifest["source"].get("name", ""))
     source = _find_checkpoint(name)
     words = ["qwchat", "convert", source or "SOURCE", str(folder.path)]
-    if settings["preset"] != DEFAULT:
+    if settings["preset"] != DEFAULT_PRESET:
         words += ["--preset", settings["preset"]]
-    if settings.get("group_size") in {size for form in FORMATS.values() for size in form.group_sizes[1:]}:
+    if settings.get("group_size") in {size for fmt in FORMATS.values() for size in fmt.group_sizes[1:]}:
         words += ["--group-size", str(settings["group_size"])]
     command = shlex.join([*words, "--force"])
     if source is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.safe_files import is_regular
+from quant.safe_files import is_regular_file
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.view.table import format_table
@@ -51,7 +51,7 @@ def _entry(model: Located) -> dict[str, object]:
     }
     if model.converted:
         return entry | _figures(model)
-    weights = [path for path in model.path.glob("*.safetensors") if is_regular(path)]
+    weights = [path for path in model.path.glob("*.safetensors") if is_regular_file(path)]
     converted = models_folder.is_model(model.destination)
     state = f"converted to {model.destination.name}" if converted else "converted on first use"
     origin = "built in" if model.embedded else "checkpoint"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-from quant.presets import DEFAULT, PRESETS
+from quant.presets import DEFAULT_PRESET, PRESETS
 from qwchat.cli import completion
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS
@@ -198,7 +198,10 @@ class ConvertOptions:
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", metavar="|".join(PRESETS), help=f"What to make (default: {DEFAULT}).", autocompletion=_presets
+            "--preset",
+            metavar="|".join(PRESETS),
+            help=f"What to make (default: {DEFAULT_PRESET}).",
+            autocompletion=_presets,
         ),
     ] = None
     bits: Annotated[int | None, typer.Option("--bits", metavar="4|8", help="Bits of a weight.")] = None

@@ -11,7 +11,7 @@ from qwchat.chat.view.setup_status import SetupStatus
 from qwchat.cli.streams import Streams
 
 if TYPE_CHECKING:
-    from quant.conversion import Compiling, Planned, Waiting
+    from quant.conversion import CompilingQuantiser, ConversionPlanned, WaitingForCompiler
 
 COMPILER = "the compiler"
 # Source bytes that are converted in the unit of all costs, a second of one core (see
@@ -47,7 +47,7 @@ class SetupProgress:
     ) -> None:
         self._status.__exit__(kind, error, trace)
 
-    def plan(self, planned: Planned, *, with_conversion: bool = True) -> None:
+    def plan(self, planned: ConversionPlanned, *, with_conversion: bool = True) -> None:
         """Count on a conversion before the work that was given at first, or on compiling its loops alone."""
         from quant.conversion import compiling_cost
 
@@ -58,11 +58,11 @@ class SetupProgress:
         """Count on the work that was given at first: the conversion is over, or another process has made it."""
         self._status.expect(self._cost)
 
-    def show(self, event: Compiling | Waiting) -> None:
+    def show(self, event: CompilingQuantiser | WaitingForCompiler) -> None:
         """Show what a conversion says of its loops."""
-        from quant.conversion import Compiling
+        from quant.conversion import CompilingQuantiser
 
-        if isinstance(event, Compiling):
+        if isinstance(event, CompilingQuantiser):
             self.compiling(event.format or COMPILER, event.cost)
         else:
             self.wait("quantisers")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from quant.safe_files import is_regular
+from quant.safe_files import is_regular_file
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.formatting import ranges
@@ -111,7 +111,7 @@ def _of_checkpoint(located: Located) -> ModelDetails:
 
 
 def _files(located: Located) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if is_regular(path)}
+    return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if is_regular_file(path)}
 
 
 def _as_data(details: ModelDetails) -> dict[str, object]:

@@ -31,14 +31,14 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
     """Check a model, and print one line or one JSON object. Raises DamagedModelError if a file is damaged."""
     from quant.container import open_model
     from quant.errors import ContainerError
-    from quant.verification import Verification, state_of
+    from quant.verification import Verification, folder_state
     from qwchat.integrity import CHECKED_FILES, settle
 
     streams = Streams(quiet=options.quiet)
     located = _converted_model(models_folder.locate(requested_model(options.model)), streams)
     try:
         folder = open_model(located.path)
-        state = state_of(folder, CHECKED_FILES)
+        state = folder_state(folder, CHECKED_FILES)
     except ContainerError as error:
         if options.json:
             found = {"name": located.name, "path": str(located.path), "intact": False, "error": error_message(error)}
@@ -50,7 +50,7 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
     if options.json:
         streams.write(json_line(_as_data(located, folder, verification)) + "\n")
     if verification.damaged:
-        raise DamagedModelError(located.path, verification.described, repair_command(folder))
+        raise DamagedModelError(located.path, verification.report, repair_command(folder))
     if not options.json:
         streams.write(_as_text(located, folder, verification) + "\n")
     return ExitCode.OK

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from quant.units import binary_size
-from quant.wording import Change, Worded
+from quant.wording import ArgumentMessage, SuggestedArgument
 from qwchat.constraints import schema_checks
 from qwchat.constraints.llguidance_adapter import compiled, fits, grammar_of_regex, grammar_of_schema
 from qwchat.errors import UsageError
@@ -35,8 +35,8 @@ class Constraint:
         """One of `texts`.  Raises UsageError where there is none, or an empty one."""
         wanted = list(dict.fromkeys(texts))
         if not wanted or not all(wanted):
-            example = Change("choices", "yes,no")
-            raise UsageError(Worded("choices must not be empty: give some texts, as in ", example))
+            example = SuggestedArgument("choices", "yes,no")
+            raise UsageError(ArgumentMessage("choices must not be empty: give some texts, as in ", example))
         _check_size("the choices", ",".join(wanted))
         pattern = "|".join(_META.sub(r"\\\g<0>", text) for text in wanted)
         source = ",".join(text.replace(",", r"\,") for text in wanted)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.constraints import llguidance_adapter
 from qwchat.errors import ConstraintError, ModelError, UsageError
 from qwchat.request import ReplyConstraint
@@ -46,7 +46,9 @@ class Grammars:
         for token in begun:
             if not found.begin(token):
                 mentioned = Argument(constraint.kind.replace("-", "_"))
-                raise UsageError(Worded("the reply so far does not fit ", mentioned, ": begin a new one, or drop it"))
+                raise UsageError(
+                    ArgumentMessage("the reply so far does not fit ", mentioned, ": begin a new one, or drop it")
+                )
         return found
 
     def _vocabulary(self, kind: str) -> LLTokenizer:

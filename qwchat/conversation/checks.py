@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from quant.json_fields import shown, whole
+from quant.json_fields import is_int_between, short_repr
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_SEED, MAX_WHOLE
 
@@ -20,14 +20,14 @@ _ROLES = ("user", "assistant")
 def checked_event(event: Mapping[str, Any]) -> tuple[str, Any]:
     """The kind of an event and its value.  Raises UsageError."""
     if not isinstance(event, Mapping):
-        raise UsageError(f"an event is an object, not {shown(event)}")
+        raise UsageError(f"an event is an object, not {short_repr(event)}")
     kinds = [kind for kind in _KINDS if kind in event]
     if len(kinds) != 1 or set(event) - {*kinds, "summary"} or ("summary" in event and kinds != ["dropped"]):
-        raise UsageError(f"an event is one of {', '.join(_KINDS)}, not {shown(list(event))}")
+        raise UsageError(f"an event is one of {', '.join(_KINDS)}, not {short_repr(list(event))}")
     kind, value = kinds[0], event[kinds[0]]
     if kind == "node":
         if not isinstance(value, Mapping):
-            raise UsageError(f"node is an object, not {shown(value)}")
+            raise UsageError(f"node is an object, not {short_repr(value)}")
     elif kind == "head":
         value = None if value is None else _whole(kind, value, 1, MAX_WHOLE)
     elif kind == "dropped":
@@ -48,10 +48,10 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
     known = {"id", "parent", "role", "content", "token_ids", "finish_reason", "seed", "settings", "stats", "model"}
     known |= {"created", "note", "replaces"}
     if unknown := set(given) - known:
-        raise UsageError(f"a node has no {shown(sorted(map(str, unknown))[0])}")
+        raise UsageError(f"a node has no {short_repr(sorted(map(str, unknown))[0])}")
     role = given.get("role")
     if role not in _ROLES:
-        raise UsageError(f"role is {' or '.join(_ROLES)}, not {shown(role)}")
+        raise UsageError(f"role is {' or '.join(_ROLES)}, not {short_repr(role)}")
     token_ids = given.get("token_ids")
     if token_ids is not None:
         token_ids = tuple(_whole("token_ids", each, 0, MAX_WHOLE) for each in _list("token_ids", token_ids))
@@ -74,20 +74,20 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(name: str, value: object, low: int, high: int) -> int:
-    if not whole(value, low, high):
-        raise UsageError(f"{name} takes whole numbers from {low} to {high}, not {shown(value)}")
+    if not is_int_between(value, low, high):
+        raise UsageError(f"{name} takes whole numbers from {low} to {high}, not {short_repr(value)}")
     return value
 
 
 def _list(name: str, value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise UsageError(f"{name} is a list, not {shown(value)}")
+        raise UsageError(f"{name} is a list, not {short_repr(value)}")
     return value
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{name} is a text, not {shown(value)}")
+        raise UsageError(f"{name} is a text, not {short_repr(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -102,7 +102,7 @@ def _optional_text(name: str, value: object) -> str | None:
 def _name(name: str, value: object) -> str | None:
     text = _optional_text(name, value)
     if text is not None and len(text) > _SHORT:
-        raise UsageError(f"{name} is longer than {_SHORT} characters: {shown(text)}")
+        raise UsageError(f"{name} is longer than {_SHORT} characters: {short_repr(text)}")
     return text
 
 
@@ -110,7 +110,7 @@ def _object(name: str, value: object) -> dict[str, Any] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise UsageError(f"{name} is an object, not {shown(value)}")
+        raise UsageError(f"{name} is an object, not {short_repr(value)}")
     _check_parts(name, value)
     try:
         # A copy of what JSON can hold and nothing else, which later changes elsewhere do not reach.
@@ -127,7 +127,7 @@ def _check_parts(name: str, value: object) -> None:
     while waiting:
         part, depth = waiting.pop()
         if isinstance(part, int) and not -MAX_SEED <= part <= MAX_SEED:
-            raise UsageError(f"{name} holds {shown(part)}")
+            raise UsageError(f"{name} holds {short_repr(part)}")
         parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
         if parts and depth > MAX_DEPTH:
             raise UsageError(f"{name} is nested more than {MAX_DEPTH} levels deep")
@@ -138,9 +138,9 @@ def _time(value: object) -> str:
     text = _text("created", value)
     if text:
         if not text.isprintable():  # The library takes any character between date and time.
-            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {shown(text)}")
+            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {short_repr(text)}")
         try:
             datetime.fromisoformat(text)
         except ValueError:
-            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {shown(text)}") from None
+            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {short_repr(text)}") from None
     return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.decoder import CpuDecoder
 from qwchat.cpu.kernels.records import KV_KINDS
 from qwchat.cpu.kernels.thread_counts import default_threads
@@ -29,7 +29,7 @@ def build_decoder(
         NotEnoughMemoryError: there is not enough memory for the work space.
     """
     if kv not in ("auto", *KV_KINDS):
-        raise UsageError(Worded(Argument("kv"), f" must be auto, {' or '.join(KV_KINDS)}, not {kv}"))
+        raise UsageError(ArgumentMessage(Argument("kv"), f" must be auto, {' or '.join(KV_KINDS)}, not {kv}"))
     positions = choose_context(folder.config, context)
     return CpuDecoder(folder, context=positions, threads=_choose_threads(threads), kv=kv)
 
@@ -38,5 +38,5 @@ def _choose_threads(asked: int | None) -> int:
     if asked is None:
         return default_threads()
     if not 1 <= asked <= MAX_THREADS:
-        raise UsageError(Worded(Argument("threads"), f" must be from 1 to {MAX_THREADS}, not {asked}"))
+        raise UsageError(ArgumentMessage(Argument("threads"), f" must be from 1 to {MAX_THREADS}, not {asked}"))
     return asked

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from quant.native.linker import callable_at, linked
-from quant.native.object_store import Progress
+from quant.native.linker import callable_at, linked_addresses
+from quant.native.object_store import CompileProgress
 from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.cpu.kernels.thread_team import EntryPoints
 
@@ -20,7 +20,9 @@ def is_compiled() -> bool:
     return _from_cache() is not None
 
 
-def load_entry_points(progress: Progress | None = None, waiting: Callable[[], object] | None = None) -> EntryPoints:
+def load_entry_points(
+    progress: CompileProgress | None = None, waiting: Callable[[], object] | None = None
+) -> EntryPoints:
     """Return the compiled forward pass, whose arguments are the addresses of the STATE and LAYER records.
 
     `progress` is told what is being compiled, if anything is; `waiting` is called where another process compiles.
@@ -31,10 +33,10 @@ def load_entry_points(progress: Progress | None = None, waiting: Callable[[], ob
 
 
 def _from_cache() -> dict[str, int] | None:
-    return linked(KERNELS, _SYMBOLS.values())
+    return linked_addresses(KERNELS, _SYMBOLS.values())
 
 
-def _compiled(progress: Progress | None, waiting: Callable[[], object] | None) -> dict[str, int]:
+def _compiled(progress: CompileProgress | None, waiting: Callable[[], object] | None) -> dict[str, int]:
     with KERNELS.exclusive(waiting):
         found = _from_cache()  # Another process may have compiled meanwhile.
         if found is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.model_config import ModelConfig
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.compiled_forward import load_entry_points
 from qwchat.cpu.kernels.records import FEW_TOKENS, SPLIT
 from qwchat.cpu.kernels.thread_counts import DecodeThreads
@@ -228,7 +228,9 @@ def _enough_memory() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise NotEnoughMemoryError(
-            Worded("no memory is left for the model's cache and work space: choose a smaller ", Argument("context"))
+            ArgumentMessage(
+                "no memory is left for the model's cache and work space: choose a smaller ", Argument("context")
+            )
         ) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.model_config import ModelConfig
-from quant.wording import Argument, Change, Worded
+from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.cpu.kernels import kernel_store
 from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT
 from qwchat.cpu.memory import on_demand, require_memory
@@ -77,8 +77,8 @@ class KVCache:
         layer_bytes = elements * (1 if kind == "q8" else 4)
         scale_bytes = elements // 32 * 2 if kind == "q8" else 0
         needed = 2 * len(layers) * (layer_bytes + scale_bytes)
-        smaller = Worded("choose a smaller ", Argument("context"))
-        remedy = smaller if kind == "q8" else Worded(smaller, " or ", Change("kv", "q8"))
+        smaller = ArgumentMessage("choose a smaller ", Argument("context"))
+        remedy = smaller if kind == "q8" else ArgumentMessage(smaller, " or ", SuggestedArgument("kv", "q8"))
         require_memory(needed, f"the KV cache of {context:,} tokens", remedy)
         self._memory = [
             on_demand(len(layers) * count) for count in (layer_bytes, scale_bytes, layer_bytes, scale_bytes)

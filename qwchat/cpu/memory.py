@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.units import binary_size
-from quant.wording import Worded
+from quant.wording import ArgumentMessage
 from qwchat.errors import NotEnoughMemoryError
 
 _MEMINFO = Path("/proc/meminfo")
@@ -55,7 +55,9 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise NotEnoughMemoryError(
-            Worded(f"{purpose} needs {binary_size(needed)} of memory, and {binary_size(available)} are free: ", remedy)
+            ArgumentMessage(
+                f"{purpose} needs {binary_size(needed)} of memory, and {binary_size(available)} are free: ", remedy
+            )
         )
 
 

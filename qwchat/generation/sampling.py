@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import ConstraintError, NonFiniteLogitsError, UsageError
 from qwchat.limits import MAX_SEED
 from qwchat.request import SamplingSettings
@@ -45,7 +45,9 @@ class Sampler:
 
     def __init__(self, settings: SamplingSettings, seed: int, usable_vocab: int, first_draw: int = 0) -> None:
         if not 0 <= seed <= MAX_SEED:
-            raise UsageError(Worded(Argument("seed"), f" must be a whole number from 0 to {MAX_SEED}, not {seed}"))
+            raise UsageError(
+                ArgumentMessage(Argument("seed"), f" must be a whole number from 0 to {MAX_SEED}, not {seed}")
+            )
         assert usable_vocab > 0
         assert first_draw >= 0
         self.settings = settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quant.model_config import ModelConfig
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.limits import DEFAULT_CONTEXT
 
@@ -26,5 +26,5 @@ def choose_context(config: ModelConfig, asked: int | None) -> int:
         return min(limit, DEFAULT_CONTEXT)
     if not 1 <= asked <= limit:
         limits = f"from 1 to {limit:,} tokens, the maximum of this model"
-        raise UsageError(Worded(Argument("context"), f" must be {limits}, not {asked:,}"))
+        raise UsageError(ArgumentMessage(Argument("context"), f" must be {limits}, not {asked:,}"))
     return asked

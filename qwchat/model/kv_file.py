@@ -25,8 +25,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.safe_files import NotPrivateError, open_private, replacing
-from quant.wording import Argument, Worded
+from quant.safe_files import NotPrivateError, atomic_write, open_private
+from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import SnapshotError
 from qwchat.model.decoder import Cache
 
@@ -64,7 +64,7 @@ def save(path: Path, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> 
     The file appears under its name when it is whole. Raises SnapshotError where it cannot be written.
     """
     try:
-        with replacing(path, durable=False, part=path.with_name(f"{path.name}.part")) as file:
+        with atomic_write(path, durable=False, temporary_path=path.with_name(f"{path.name}.part")) as file:
             _write(file, cache, ids, fingerprint)
     except OSError as error:
         raise SnapshotError(f"the snapshot {path} cannot be written: {error.strerror or error}") from error
@@ -127,7 +127,7 @@ def _read_head(
     if its_model != fingerprint.encode():
         raise SnapshotError(f"{path} belongs to another model")
     if kind.rstrip(b"\0") != cache.kind.encode():
-        raise SnapshotError(Worded(f"{path} has another ", Argument("kv"), f" than {cache.kind}"))
+        raise SnapshotError(ArgumentMessage(f"{path} has another ", Argument("kv"), f" than {cache.kind}"))
     if start != _fields(cache, fingerprint, positions):
         raise SnapshotError(f"{path} was written by another version of qwchat")
     if positions > context:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.safe_files import open_regular
+from quant.safe_files import open_regular_file
 from quant.units import binary_size
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.settings import toml
 from qwchat.settings.specs import SETTING_SPECS, suggestion
@@ -100,7 +100,7 @@ def _belongs_to_another_user(path: Path) -> bool:
 
 def read(path: Path) -> ConfigDocument:
     """Read a TOML file. Raises UsageError with the line where it is not TOML, is too big or cannot be read."""
-    with open_regular(path, UsageError) as file:
+    with open_regular_file(path, UsageError) as file:
         data = file.read(MAX_CONFIG_BYTES + 1)
     if len(data) > MAX_CONFIG_BYTES:
         raise UsageError(f"{path} is bigger than {binary_size(MAX_CONFIG_BYTES)}, more than a configuration can be")
@@ -127,7 +127,7 @@ def checked_value(document: ConfigDocument, key: str, value: object, *, project:
         raise UsageError(f"{document.location(key)}: there is no setting {key!r}: {suggestion(key)}")
     if project and not spec.project_may_set:
         raise UsageError(
-            Worded(
+            ArgumentMessage(
                 f"{document.location(key)}: a project file may not set {key}: give ",
                 Argument(spec.argument),
                 f", set {spec.variable}, or use your own file (qwchat config path)",
@@ -136,4 +136,4 @@ def checked_value(document: ConfigDocument, key: str, value: object, *, project:
     try:
         return spec.check(value, key)
     except UsageError as error:
-        raise UsageError(Worded(f"{document.location(key)}: ", error)) from error
+        raise UsageError(ArgumentMessage(f"{document.location(key)}: ", error)) from error

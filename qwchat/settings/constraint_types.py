@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from quant.units import binary_size
-from quant.wording import Worded
+from quant.wording import ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_CONSTRAINT_BYTES
 from qwchat.settings.value_types import SettingValue, Text, TextList, reject
@@ -111,4 +111,4 @@ def _validate(where: str, make: Callable[[Any], object]) -> None:
     try:
         make(Constraint)
     except UsageError as error:
-        raise UsageError(Worded(f"{where}: ", error)) from error
+        raise UsageError(ArgumentMessage(f"{where}: ", error)) from error

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quant.wording import Worded
+from quant.wording import ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.settings import config_files
 from qwchat.settings.specs import SETTING_SPECS, closest_match, find_spec, suggestion
@@ -123,7 +123,7 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
         try:
             values[key] = _ALLOWED_SPECS[key].check(value, key)
         except UsageError as error:
-            raise UsageError(Worded(f"{document.location(key)}: ", error)) from error
+            raise UsageError(ArgumentMessage(f"{document.location(key)}: ", error)) from error
     persona = Persona(name, path, _description(document), values, _defaults(document))
     for variable in persona.defaults:
         if variable not in persona.variables:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quant.wording import Argument, Change, Worded
+from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.errors import UsageError
 from qwchat.settings import config_files, personas
 from qwchat.settings.specs import SETTING_SPECS, find_spec
@@ -98,7 +98,9 @@ def resolve(
                 given.setdefault(name, SourcedValue(value, f"persona {persona.name}"))
     if variables and ("as" not in given or given["as"].value is None):
         raise UsageError(
-            Worded("there is no persona for ", Argument("variables"), ": name one with ", Change("as", ...))
+            ArgumentMessage(
+                "there is no persona for ", Argument("variables"), ": name one with ", SuggestedArgument("as", ...)
+            )
         )
     project_counts = any(found.origin == str(project.path) for found in given.values())
     return Settings(given, (*project.notices, *user_notices), project.path if project_counts else None)
@@ -133,8 +135,10 @@ def _user_config(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str
         return None, ()
     except OSError as error:
         trouble = f"{path} cannot be looked at ({error.strerror}), so nothing in it holds"
-        remedy = Worded("set QWCHAT_CONFIG to a folder of your own, or give ", Change("use_files", False))
-        return None, (Worded(trouble, ": ", remedy),)
+        remedy = ArgumentMessage(
+            "set QWCHAT_CONFIG to a folder of your own, or give ", SuggestedArgument("use_files", False)
+        )
+        return None, (ArgumentMessage(trouble, ": ", remedy),)
 
 
 def _from_flag(name: str, flag_value: FlagValue) -> SettingValue:

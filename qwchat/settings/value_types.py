@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn, Protocol
 
-from quant.json_fields import shown
+from quant.json_fields import short_repr
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_WHOLE
 from qwchat.settings import toml
@@ -66,7 +66,7 @@ class ValueType(Protocol):
 def reject(where: str, wanted: str, value: object) -> NoReturn:
     """Raise the UsageError that says what `where` must be."""
     number = isinstance(value, float) and math.isfinite(value)
-    raise UsageError(f"{where} must be {wanted}, not {f'{value:g}' if number else shown(value)}")
+    raise UsageError(f"{where} must be {wanted}, not {f'{value:g}' if number else short_repr(value)}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quant.json_fields import Values
+from quant.json_fields import JsonFields
 from quant.safe_files import read_json_object
 from qwchat.errors import ModelError
 from qwchat.limits import MAX_TEMPERATURE, MAX_WHOLE
@@ -77,17 +77,17 @@ class GenerationDefaults:
         Raises:
             ModelError: a value has the wrong type or is out of range.
         """
-        read = Values(values, where, ModelError)
-        do_sample = read.boolean("do_sample", False)
-        temperature = read.number("temperature", 0.0, MAX_TEMPERATURE, 1.0)
-        eos = dict.fromkeys((*read.token_ids("eos_token_id"), *config_eos_token_ids))
+        fields = JsonFields(values, where, ModelError)
+        do_sample = fields.boolean("do_sample", False)
+        temperature = fields.number("temperature", 0.0, MAX_TEMPERATURE, 1.0)
+        eos = dict.fromkeys((*fields.token_ids("eos_token_id"), *config_eos_token_ids))
         return cls(
             do_sample=do_sample,
             temperature=temperature if do_sample else 0.0,
-            top_k=read.integer("top_k", 0, MAX_WHOLE, 0),
-            top_p=read.number("top_p", 1e-6, 1.0, 1.0),
-            min_p=read.number("min_p", 0.0, 1.0, 0.0),
-            repetition_penalty=read.number("repetition_penalty", 1e-6, 1e6, 1.0),
+            top_k=fields.integer("top_k", 0, MAX_WHOLE, 0),
+            top_p=fields.number("top_p", 1e-6, 1.0, 1.0),
+            min_p=fields.number("min_p", 0.0, 1.0, 0.0),
+            repetition_penalty=fields.number("repetition_penalty", 1e-6, 1e6, 1.0),
             eos_token_ids=tuple(eos),
-            max_new_tokens=read.integer("max_new_tokens", 0, MAX_WHOLE, 0) or None,
+            max_new_tokens=fields.integer("max_new_tokens", 0, MAX_WHOLE, 0) or None,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import UsageError
 
 
@@ -24,7 +24,7 @@ class StopStrings:
     def __init__(self, stops: Sequence[str] = ()) -> None:
         if not all(stops):
             remedy = "leave it out to stop at the end of the reply only"
-            raise UsageError(Worded(Argument("stop"), f" must not be empty: {remedy}"))
+            raise UsageError(ArgumentMessage(Argument("stop"), f" must not be empty: {remedy}"))
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)
         self._held = ""

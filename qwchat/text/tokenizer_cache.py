@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.safe_files import replacing
+from quant.safe_files import atomic_write
 
 VERSION = 2  # before it, the kept pipeline was not checked
 # Characters up to which merging here is quicker than building the library's model: 1.8 microseconds each, and as many
@@ -137,5 +137,5 @@ def write(path: Path, facts: dict[str, Any], vocab: Mapping[str, int], merges: S
     header = {"sha256": _checksum(sizes, facts, payload), "sizes": sizes, "facts": facts}
     line = json.dumps(header).encode()
     line += b" " * (-(len(line) + 1) % 8) + b"\n"
-    with contextlib.suppress(OSError), replacing(path, durable=False) as file:
+    with contextlib.suppress(OSError), atomic_write(path, durable=False) as file:
         file.write(line + payload)

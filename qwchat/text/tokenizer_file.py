@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quant.json_fields import Values, shown, whole
+from quant.json_fields import JsonFields, is_int_between, short_repr
 from quant.safe_files import parse_json_object
 from qwchat.characters import is_unicode
 from qwchat.errors import ModelError
@@ -78,18 +78,18 @@ class _Reader:
 
     def definition(self, data: bytes) -> Definition:
         values = parse_json_object(data, str(self._path), ModelError)
-        read = self._reader(values)
+        fields = self._reader(values)
         composes = self._composes(values.get("normalizer"))
-        pattern = self._pattern(read.mapping("pre_tokenizer"))
-        self._byte_level(read.mapping("decoder"), "decoder")
-        vocab, merges, ignores = self._model(read.mapping("model"))
+        pattern = self._pattern(fields.mapping("pre_tokenizer"))
+        self._byte_level(fields.mapping("decoder"), "decoder")
+        vocab, merges, ignores = self._model(fields.mapping("model"))
         special_ids = self._added_tokens(values.get("added_tokens") or [], vocab)
         self._post_processor(values.get("post_processor"), {*vocab.values(), *special_ids.values()})
         return Definition(composes, pattern, vocab, merges, ignores, special_ids)
 
-    def _reader(self, values: dict[str, Any], name: str = "") -> Values:
+    def _reader(self, values: dict[str, Any], name: str = "") -> JsonFields:
         """Return typed access to the object `values`, which messages call `name`."""
-        return Values(values, f"{self._path}: {name}" if name else str(self._path), ModelError, f": {RESTORE}")
+        return JsonFields(values, f"{self._path}: {name}" if name else str(self._path), ModelError, f": {RESTORE}")
 
     def _object(self, value: Any, name: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -99,7 +99,7 @@ class _Reader:
     def _keys(self, value: dict[str, Any], name: str, known: Collection[str]) -> None:
         unknown = next((key for key in value if key not in known), None)
         if unknown is not None:
-            self._refuse(f"{name} has the parameter {shown(unknown)}, which is not supported", FAMILY)
+            self._refuse(f"{name} has the parameter {short_repr(unknown)}, which is not supported", FAMILY)
 
     def _composes(self, value: Any) -> bool:
         """Return whether the normaliser is NFC."""
@@ -110,7 +110,7 @@ class _Reader:
         for part in parts:
             kind = self._object(part, "normalizer").get("type")
             if kind != "NFC":
-                self._refuse(f"the normalizer {shown(kind)} is not supported (NFC or none is)", FAMILY)
+                self._refuse(f"the normalizer {short_repr(kind)} is not supported (NFC or none is)", FAMILY)
             self._keys(part, "normalizer NFC", ("type",))
         return bool(parts)
 
@@ -118,12 +118,12 @@ class _Reader:
         """Return the regular expression of the pre-tokenizer."""
         parts = value.get("pretokenizers")
         if value.get("type") != "Sequence" or not isinstance(parts, list) or len(parts) != 2:
-            kind = shown(value.get("type"))
+            kind = short_repr(value.get("type"))
             self._refuse(f"the pre_tokenizer {kind} is not supported (a Sequence of Split and ByteLevel is)", FAMILY)
         self._keys(value, "pre_tokenizer", ("type", "pretokenizers"))
         split, byte_level = (self._object(part, "a part of pre_tokenizer") for part in parts)
         if split.get("type") != "Split":
-            self._refuse(f"the pre_tokenizer {shown(split.get('type'))} is not supported (Split is)", FAMILY)
+            self._refuse(f"the pre_tokenizer {short_repr(split.get('type'))} is not supported (Split is)", FAMILY)
         self._keys(split, "pre_tokenizer Split", ("type", "pattern", "behavior", "invert"))
         pattern = split.get("pattern")
         if not isinstance(pattern, dict) or list(pattern) != ["Regex"] or pattern["Regex"] not in PATTERNS:
@@ -138,7 +138,7 @@ class _Reader:
 
     def _byte_level(self, value: dict[str, Any], name: str) -> None:
         if value.get("type") != "ByteLevel":
-            self._refuse(f"the {name} {shown(value.get('type'))} is not supported (ByteLevel is)", FAMILY)
+            self._refuse(f"the {name} {short_repr(value.get('type'))} is not supported (ByteLevel is)", FAMILY)
         self._keys(value, f"{name} ByteLevel", _BYTE_LEVEL_KEYS)
         for key in _BYTE_LEVEL_KEYS - {"type"}:
             self._reader(value, f"{name} ByteLevel").boolean(key, False)
@@ -162,20 +162,20 @@ class _Reader:
                 self._post_processor(part, known_ids)
         else:
             self._refuse(
-                f"the post_processor {shown(kind)} is not supported (ByteLevel and TemplateProcessing are)", FAMILY
+                f"the post_processor {short_repr(kind)} is not supported (ByteLevel and TemplateProcessing are)", FAMILY
             )
 
     def _model(self, value: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]], bool]:
         if value.get("type", "BPE") != "BPE":
-            self._refuse(f"the model {shown(value.get('type'))} is not supported (byte-level BPE is)", FAMILY)
+            self._refuse(f"the model {short_repr(value.get('type'))} is not supported (byte-level BPE is)", FAMILY)
         self._keys(value, "model", _MODEL_KEYS)
         for option in _SWITCHED_OFF:
             if value.get(option):
                 self._refuse(f"model sets {option}, which is not supported", FAMILY)
-        read = self._reader(value, "model")
-        read.boolean("fuse_unk", False)
-        vocab = self._vocab(read.mapping("vocab"))
-        return vocab, self._merges(value.get("merges"), vocab), read.boolean("ignore_merges", False)
+        fields = self._reader(value, "model")
+        fields.boolean("fuse_unk", False)
+        vocab = self._vocab(fields.mapping("vocab"))
+        return vocab, self._merges(value.get("merges"), vocab), fields.boolean("ignore_merges", False)
 
     def _vocab(self, vocab: dict[str, Any]) -> dict[str, int]:
         if not vocab:
@@ -199,7 +199,7 @@ class _Reader:
             if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                 self._refuse("model: merges has an entry that is not a pair of tokens")
             if not (pair[0] in vocab and pair[1] in vocab and pair[0] + pair[1] in vocab):
-                self._refuse(f"model: merges has the pair {shown(' '.join(pair))}, which is not in vocab")
+                self._refuse(f"model: merges has the pair {short_repr(' '.join(pair))}, which is not in vocab")
         return [(left, right) for left, right in merges]
 
     def _added_tokens(self, listed: Any, vocab: dict[str, int]) -> dict[str, int]:
@@ -213,16 +213,16 @@ class _Reader:
                 self._refuse(f"an added token has no text of 1 to {ADDED_LENGTH} characters")
             if max(content) >= PRIVATE:
                 self._refuse("an added token has a character for private use (plane 15 or 16)")
-            if not whole(token_id, 0, ID_LIMIT - 1):
-                self._refuse(f"the added token {shown(content)} has the impossible id {shown(token_id)}")
+            if not is_int_between(token_id, 0, ID_LIMIT - 1):
+                self._refuse(f"the added token {short_repr(content)} has the impossible id {short_repr(token_id)}")
             if ids.setdefault(content, token_id) != token_id or content_of.setdefault(token_id, content) != content:
-                self._refuse(f"the added token {shown(content)} and its id {token_id:,} stand for two tokens")
-            flags = self._reader(token, f"the added token {shown(content)}")
+                self._refuse(f"the added token {short_repr(content)} and its id {token_id:,} stand for two tokens")
+            flags = self._reader(token, f"the added token {short_repr(content)}")
             strips = [flags.boolean(name, False) for name in ("lstrip", "rstrip", "single_word")]
             for flag in ("normalized", "special"):
                 flags.boolean(flag, False)
             if any(strips):
-                problem = f"the added token {shown(content)} strips its surroundings"
+                problem = f"the added token {short_repr(content)} strips its surroundings"
                 self._refuse(f"{problem}, which is not supported", FAMILY)
             special_ids[content] = token_id
         return special_ids

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.wording import Argument, Worded
+from quant.wording import Argument, ArgumentMessage
 from qwchat.chat.session import PendingReply, Session
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
@@ -137,7 +137,7 @@ class FakeModel:
         """Another cache of q8 cannot take over what one of f32 holds; more than 4,096 positions are refused."""
         if context is not None and context > 4096:
             limits = "from 1 to 4,096 tokens, the maximum of this model"
-            raise UsageError(Worded(Argument("context"), f" must be {limits}, not {context:,}"))
+            raise UsageError(ArgumentMessage(Argument("context"), f" must be {limits}, not {context:,}"))
         self.context_size = context or 2048
         chosen = ("q8" if self.context_size > 3000 else "f32") if kv == "auto" else kv
         kept = self._cached if chosen == self.kv else 0

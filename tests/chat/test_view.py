@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from quant.wording import said
+from quant.wording import spell_out
 from qwchat.chat import advice
 from qwchat.chat.formatting import duration, wait
 from qwchat.chat.statistics import ending_notice, statistics_line
@@ -149,7 +149,7 @@ def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice:
 def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
     """The notice on the command line and in the chat; "" for none."""
     shell, chat = ending_notice(ended, max_tokens), ending_notice(ended, max_tokens, chat=True)
-    return said(shell or "", error_messages.as_flag), said(chat or "", advice.spelt)
+    return spell_out(shell or "", error_messages.as_flag), spell_out(chat or "", advice.spelt)
 
 
 def test_what_is_said_of_a_reply_that_filled_the_context() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quant.errors import UsageError
+from quant.errors import ArgumentError
 from qwchat.cli.convert import default_destination
 from qwchat.cli.options import ConvertOptions
 
@@ -31,5 +31,5 @@ def test_the_destination_is_named_after_the_format(
 
 
 def test_bits_that_no_format_has_are_refused_before_a_folder_is_made() -> None:
-    with pytest.raises(UsageError, match="3 bits are not supported; choose 4 or 8"):
+    with pytest.raises(ArgumentError, match="3 bits are not supported; choose 4 or 8"):
         default_destination(ConvertOptions(source=Path("Tiny"), bits=3))

@@ -107,9 +107,9 @@ def test_a_file_in_place_of_a_folder_is_a_warning(tmp_path: Path) -> None:
 
 
 def doctor_level() -> str:
-    from quant.errors import UsageError
+    from quant.errors import ArgumentError
 
-    raise UsageError("QWCHAT_SIMD='abacus' is not a SIMD level; choose one of avx2")
+    raise ArgumentError("QWCHAT_SIMD='abacus' is not a SIMD level; choose one of avx2")
 
 
 def failing(path: Path) -> object:

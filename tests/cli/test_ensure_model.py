@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from quant.conversion import Advanced, Compiling, Finished, Planned
+from quant.conversion import CompilingQuantiser, ConversionAdvanced, ConversionFinished, ConversionPlanned
 from qwchat.cli import ensure_model as module
 from qwchat.cli.convert_progress import run_conversion
 from qwchat.cli.dependencies import Dependencies, kernel_cache_problem
@@ -111,12 +111,12 @@ def test_a_conversion_and_the_kernels_share_one_bar(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("qwchat.chat.view.setup_status._FRAME_SECONDS", 3600)
     events = [
-        Planned(80_000_000, 1, (), 4.5, "q4"),  # two units
-        Compiling("", 0),
-        Compiling("q8", 1),
-        Advanced(40_000_000),
-        Advanced(80_000_000),
-        Finished(Path("m"), 4.5, 1.0),
+        ConversionPlanned(80_000_000, 1, (), 4.5, "q4"),  # two units
+        CompilingQuantiser("", 0),
+        CompilingQuantiser("q8", 1),
+        ConversionAdvanced(40_000_000),
+        ConversionAdvanced(80_000_000),
+        ConversionFinished(Path("m"), 4.5, 1.0),
     ]
     streams = Streams("never")
     with SetupProgress(streams, "kernels", 4, clock=lambda: 0.0) as setup:

@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from quant.policy import bit_choices, group_size_choices, resolve
+from quant.policy import bit_choices, conversion_spec, group_size_choices
 from quant.presets import PRESETS
 from tests.cli.runs import FAKE, call, environment, run
 from tests.clocks import PATIENCE_SECONDS, times_slept, wait_for
@@ -61,7 +61,7 @@ def test_help_of_convert_names_every_preset(tmp_path: Path) -> None:
     assert [line.split()[0] for line in presets.strip().splitlines()] == list(PRESETS)
     assert "|".join(PRESETS) in shown
     for name in PRESETS:
-        resolve(name)
+        conversion_spec(name)
     for choices in (bit_choices(), group_size_choices()):
         assert "|".join(map(str, choices)) in shown
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quant.wording import argument_of
+from quant.wording import first_argument
 from qwchat.errors import NonFiniteLogitsError, UsageError
 from qwchat.generation.sampling import Sampler, uniform
 from qwchat.request import SamplingSettings
@@ -279,7 +279,7 @@ def test_values_out_of_range_name_their_argument(make: Callable[[], object], mes
     with pytest.raises(UsageError) as caught:
         make()
     assert message in str(caught.value)
-    assert argument_of(caught.value) == message.partition(" ")[0]
+    assert first_argument(caught.value) == message.partition(" ")[0]
 
 
 def test_a_real_vocabulary() -> None:

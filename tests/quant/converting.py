@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quant import convert
-from quant.conversion import Event, TensorFinished
+from quant.conversion import ConversionEvent, TensorFinished
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -14,7 +14,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def run(source: Path, destination: Path, **options: Any) -> list[Event]:
+def run(source: Path, destination: Path, **options: Any) -> list[ConversionEvent]:
     """Convert to the end."""
     return list(convert(source, destination, **options))
 

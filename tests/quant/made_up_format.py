@@ -67,7 +67,7 @@ def as_known(packed: PackedTensor) -> PackedTensor | None:
 
 def main() -> None:
     """Convert a model to a made-up format and run it."""
-    FORMATS.update({form.name: form for form in MADE_UP})
+    FORMATS.update({fmt.name: fmt for fmt in MADE_UP})
     # What derives from the registry is imported after this.
     from quant import convert
     from quant.container import open_model

@@ -11,18 +11,18 @@ LOOPS = None
 
 
 def quantise(
-    form: IntegerFormat, values: NDArray[np.float32], group_size: int
+    fmt: IntegerFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
     """Pack `values` (rows, K); also returns the squared error of each row (rows,)."""
-    assert form.table is not None
+    assert fmt.table is not None
     rows = values.shape[0]
     groups = values.reshape(rows, -1, group_size)
     peak = np.take_along_axis(groups, np.abs(groups).argmax(axis=-1)[..., None], axis=-1)[..., 0]
-    levels = np.array(form.table, np.float32) - np.float32(form.zero)
+    levels = np.array(fmt.table, np.float32) - np.float32(fmt.zero)
     row_scales = np.abs(peak).max(axis=1) / np.float32(127 * levels.max())
     scales = np.rint(peak / (row_scales[:, None] * levels.max()))
     unit = (scales * row_scales[:, None])[..., None]
     u = np.divide(groups, unit, out=np.zeros_like(groups), where=unit != 0)
     codes = np.abs(u[..., None] - levels).argmin(axis=-1).reshape(values.shape).astype(np.uint8)
-    packed = form.pack(codes, scales.astype(np.int8), group_size, row_scales=row_scales.astype(np.float32))
-    return packed, np.square(form.dequantise(packed).astype(np.float64) - values).sum(axis=1)
+    packed = fmt.pack(codes, scales.astype(np.int8), group_size, row_scales=row_scales.astype(np.float32))
+    return packed, np.square(fmt.dequantise(packed).astype(np.float64) - values).sum(axis=1)

@@ -52,7 +52,7 @@ def test_what_was_written_comes_back(made: Path) -> None:
     assert len(folder.fingerprint) == 16
     for name in folder.names:
         packed = folder.tensor(name)
-        formats.check(packed)
+        formats.check_packed(packed)
         expected = source.read(name)
         error = np.sqrt(((formats.dequantise(packed) - expected) ** 2).sum() / (expected**2).sum())
         assert error == pytest.approx(folder.manifest["tensors"][name]["relative_error"], rel=1e-3, abs=1e-7)

@@ -13,8 +13,15 @@ import pytest
 
 from quant import conversion, convert, formats
 from quant.container import open_model
-from quant.conversion import Advanced, Finished, Notice, Planned, TensorFinished, TensorStarted
-from quant.errors import CheckpointError, FormatError, QuantError, UsageError
+from quant.conversion import (
+    ConversionAdvanced,
+    ConversionFinished,
+    ConversionNotice,
+    ConversionPlanned,
+    TensorFinished,
+    TensorStarted,
+)
+from quant.errors import ArgumentError, CheckpointError, FormatError, QuantError
 from quant.sources import open_source
 from quant.verification import verify
 from tests.quant.checkpoints import make_checkpoint, write_json
@@ -26,8 +33,8 @@ ROW = "model.layers.1.mlp.gate_proj.weight"
 def test_events_tell_the_whole_story(source: Path, tmp_path: Path) -> None:
     events = run(source, tmp_path / "model")
     planned, finished = events[0], events[-1]
-    assert isinstance(planned, Planned)
-    assert isinstance(finished, Finished)
+    assert isinstance(planned, ConversionPlanned)
+    assert isinstance(finished, ConversionFinished)
     assert finished.path == tmp_path / "model"
     model = open_model(tmp_path / "model")
     assert model.total_bytes == planned.total_bytes_out
@@ -39,7 +46,7 @@ def test_events_tell_the_whole_story(source: Path, tmp_path: Path) -> None:
         assert event.format == tensor.format == model.tensor(event.name).format
         assert model.tensor(event.name).nbytes == tensor.packed_bytes
         assert 0.03 < event.error < 0.09 if event.format == "q4" else event.error < 0.01
-    advanced = [event.bytes_done for event in events if isinstance(event, Advanced)]
+    advanced = [event.bytes_done for event in events if isinstance(event, ConversionAdvanced)]
     assert advanced == sorted(advanced)
     assert advanced[-1] == planned.total_bytes_in == open_source(source).total_bytes
 
@@ -105,13 +112,13 @@ def test_tied_model_with_a_head_of_its_own(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
     events = run(folder, tmp_path / "model")
-    assert any(isinstance(event, Notice) and "lm_head.weight is left out" in event.text for event in events)
+    assert any(isinstance(event, ConversionNotice) and "lm_head.weight is left out" in event.text for event in events)
     assert "lm_head.weight" not in open_model(tmp_path / "model").names
 
 
 def test_dry_run_touches_nothing(source: Path, tmp_path: Path) -> None:
     (event,) = run(source, tmp_path / "model", dry_run=True)
-    assert isinstance(event, Planned)
+    assert isinstance(event, ConversionPlanned)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -177,16 +184,16 @@ def test_destinations_that_are_refused(
 ) -> None:
     prepare(tmp_path / "model")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         run(source, tmp_path / "model", **options)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_destination_within_the_source_or_nowhere(source: Path, tmp_path: Path) -> None:
     for destination in (source, source / "model"):
-        with pytest.raises(UsageError, match="lies in the source"):
+        with pytest.raises(ArgumentError, match="lies in the source"):
             run(source, destination)
-    with pytest.raises(UsageError, match="is not a folder; make it first"):
+    with pytest.raises(ArgumentError, match="is not a folder; make it first"):
         run(source, tmp_path / "a" / "b")
 
 
@@ -195,7 +202,7 @@ def test_force_replaces_a_model_only_when_the_new_one_is_complete(
 ) -> None:
     run(source, tmp_path / "model", preset="q8")
     old = content(tmp_path / "model")
-    with pytest.raises(UsageError, match="already holds a model; use force=True to replace it"):
+    with pytest.raises(ArgumentError, match="already holds a model; use force=True to replace it"):
         run(source, tmp_path / "model")
     events = convert(source, tmp_path / "model", force=True)
     for event in events:
@@ -219,28 +226,28 @@ def test_resume_continues_and_restart_discards(source: Path, tmp_path: Path, exp
     stop_after(source, tmp_path / "model", 10)
     assert not (tmp_path / "model").exists()
     events = run(source, tmp_path / "model", resume=True)
-    assert Notice("resuming: 10 of 27 tensors are done") in events
+    assert ConversionNotice("resuming: 10 of 27 tensors are done") in events
     assert sum(isinstance(event, TensorFinished) for event in events) == 17
     assert content(tmp_path / "model") == expected
-    assert Notice(f"{tmp_path / 'model'} is complete already") in run(source, tmp_path / "model", resume=True)
+    assert ConversionNotice(f"{tmp_path / 'model'} is complete already") in run(source, tmp_path / "model", resume=True)
 
     stop_after(source, tmp_path / "other", 10)
     events = run(source, tmp_path / "other")
-    assert any(isinstance(event, Notice) and "discarded" in event.text for event in events)
+    assert any(isinstance(event, ConversionNotice) and "discarded" in event.text for event in events)
     assert sum(isinstance(event, TensorFinished) for event in events) == 27
     assert content(tmp_path / "other") == expected
 
     events = run(source, tmp_path / "third", resume=True)
-    assert any(isinstance(event, Notice) and "nothing to resume" in event.text for event in events)
+    assert any(isinstance(event, ConversionNotice) and "nothing to resume" in event.text for event in events)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "other", "third"]
 
 
 def test_resume_refuses_other_settings_and_other_sources(source: Path, tmp_path: Path) -> None:
     stop_after(source, tmp_path / "model", 10)
-    with pytest.raises(UsageError, match="has another source or other settings; run without resume to start"):
+    with pytest.raises(ArgumentError, match="has another source or other settings; run without resume to start"):
         run(source, tmp_path / "model", resume=True, preset="q8")
     other = make_checkpoint(tmp_path / "other", seed=1)
-    with pytest.raises(UsageError, match="has another source or other settings"):
+    with pytest.raises(ArgumentError, match="has another source or other settings"):
         run(other, tmp_path / "model", resume=True)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from quant import convert
-from quant.conversion import Finished, Notice, TensorFinished
-from quant.errors import DestinationBusyError, DiskFullError, UsageError
+from quant.conversion import ConversionFinished, ConversionNotice, TensorFinished
+from quant.errors import ArgumentError, DestinationBusyError, DiskFullError
 from tests.quant.converting import content, run, stop_after
 
 
@@ -24,14 +24,14 @@ def test_two_conversions_to_one_destination(source: Path, tmp_path: Path, expect
     assert any(isinstance(event, TensorFinished) for event in first)
     with pytest.raises(DestinationBusyError, match=r"another conversion to .* is running"):
         run(source, tmp_path / "model", resume=True)
-    assert isinstance(list(first)[-1], Finished)
+    assert isinstance(list(first)[-1], ConversionFinished)
     assert content(tmp_path / "model") == expected
 
 
 def convert_quietly(source: Path, destination: Path) -> None:
     try:
         run(source, destination)
-    except UsageError:
+    except ArgumentError:
         os._exit(3)
     os._exit(0)
 
@@ -122,7 +122,7 @@ def test_a_journal_line_that_fits_only_half(
         patch.setattr(os, "write", half)
         with pytest.raises(DiskFullError):
             run(source, tmp_path / "model")
-    assert Notice("resuming: 5 of 27 tensors are done") in run(source, tmp_path / "model", resume=True)
+    assert ConversionNotice("resuming: 5 of 27 tensors are done") in run(source, tmp_path / "model", resume=True)
     assert content(tmp_path / "model") == expected
 
 
@@ -161,5 +161,5 @@ def test_other_system_errors_are_explained(source: Path, tmp_path: Path, monkeyp
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(os, "pwrite", denied)
-    with pytest.raises(UsageError, match=r"cannot be written: Permission denied; check its permissions"):
+    with pytest.raises(ArgumentError, match=r"cannot be written: Permission denied; check its permissions"):
         run(source, tmp_path / "model")

@@ -38,11 +38,11 @@ def random_q8(shape: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def random_linear(
-    form: IntegerFormat, shape: tuple[int, int], group_size: int, seed: int = 0
+    fmt: IntegerFormat, shape: tuple[int, int], group_size: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     rows, columns = shape
-    top = 1 << form.bits
+    top = 1 << fmt.bits
     groups = (rows, columns // group_size)
     return (
         random.integers(0, top, shape).astype(np.uint8),
@@ -105,22 +105,22 @@ def test_q8_bytes_are_where_the_layout_says(shape: tuple[int, int]) -> None:
         assert values[row, column] == expected
 
 
-@pytest.mark.parametrize("form", [LIN4, LIN8], ids=lambda form: form.name)
+@pytest.mark.parametrize("fmt", [LIN4, LIN8], ids=lambda fmt: fmt.name)
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 @pytest.mark.parametrize("with_zeros", [False, True])
-def test_linear_bytes_are_where_the_layout_says(form: IntegerFormat, group_size: int, with_zeros: bool) -> None:
-    codes, scales, zeros = random_linear(form, (19, 256), group_size)
-    packed = form.pack(codes, scales, group_size, zeros=zeros if with_zeros else None)
+def test_linear_bytes_are_where_the_layout_says(fmt: IntegerFormat, group_size: int, with_zeros: bool) -> None:
+    codes, scales, zeros = random_linear(fmt, (19, 256), group_size)
+    packed = fmt.pack(codes, scales, group_size, zeros=zeros if with_zeros else None)
     assert ("zeros" in packed.parts) == with_zeros
     values = formats.dequantise(packed)
     for row, column in [(0, 0), (3, 5), (15, 255), (16, 130), (18, 71)]:
         tile, lane = divmod(row, 16)
-        if form is LIN4:
+        if fmt is LIN4:
             byte = packed.parts["codes"][tile, column // 8, lane, column % 4]
             code = int(byte & 15 if column % 8 < 4 else byte >> 4)
         else:
             code = int(packed.parts["codes"][tile, column // 4, lane, column % 4])
-        zero = int(zeros[row, column // group_size]) if with_zeros else (8 if form is LIN4 else 128)
+        zero = int(zeros[row, column // group_size]) if with_zeros else (8 if fmt is LIN4 else 128)
         scale = packed.parts["scales"][tile, column // group_size, lane].astype(np.float32)
         assert values[row, column] == scale * np.float32(code - zero)
 
@@ -139,7 +139,7 @@ def test_dense_tiles() -> None:
 
 @pytest.mark.parametrize("packed", examples(), ids=lambda packed: packed.format)
 def test_padding_rows_are_zero_and_parts_fit_the_layout(packed: PackedTensor) -> None:
-    formats.check(packed)
+    formats.check_packed(packed)
     whole = PackedTensor(packed.format, (32, packed.shape[1]), packed.group_size, packed.parts)
     assert not formats.dequantise(whole)[packed.shape[0] :].any()
     parts = formats.layout(packed.format, packed.shape, packed.group_size, "zeros" in packed.parts)
@@ -215,7 +215,7 @@ def test_check_refuses_parts_that_contradict_the_layout() -> None:
         ({**good.parts, "extra": good.parts["scales"]}, "unknown"),
     ]:
         with pytest.raises(FormatError, match=message):
-            formats.check(PackedTensor("q4", good.shape, 32, parts))
+            formats.check_packed(PackedTensor("q4", good.shape, 32, parts))
 
 
 def test_pack_refuses_values_out_of_range() -> None:
@@ -231,12 +231,12 @@ def test_pack_refuses_values_out_of_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "group_size", "bits"), [(q4.Q4, 32, 4.25), (q8.Q8, 32, 8.25), (LIN4, 64, 4.375), (LIN8, 128, 8.125)]
+    ("fmt", "group_size", "bits"), [(q4.Q4, 32, 4.25), (q8.Q8, 32, 8.25), (LIN4, 64, 4.375), (LIN8, 128, 8.125)]
 )
-def test_effective_bits_are_those_of_the_parts(form: IntegerFormat, group_size: int, bits: float) -> None:
+def test_effective_bits_are_those_of_the_parts(fmt: IntegerFormat, group_size: int, bits: float) -> None:
     """A row scale, which is shared by all columns of a row, is left out."""
-    assert form.effective_bits(group_size) == bits
-    parts = form.layout((16, 1024), group_size, form.stores_zeros)
+    assert fmt.effective_bits(group_size) == bits
+    parts = fmt.layout((16, 1024), group_size, fmt.stores_zeros)
     stored = sum(dtype.itemsize * int(np.prod(shape)) for name, (dtype, shape) in parts.items() if name != "row_scales")
     assert 8 * stored / (16 * 1024) == bits
 
@@ -250,7 +250,7 @@ def test_formats_are_named_where_they_are_recorded() -> None:
         "qwchat/cpu/decoder.py",
         "qwchat/cpu/kernels/records.py",
     }
-    names = {name for name, form in formats.FORMATS.items() if isinstance(form, IntegerFormat)}
+    names = {name for name, fmt in formats.FORMATS.items() if isinstance(fmt, IntegerFormat)}
     files = [*(root / "quant").rglob("*.py"), *(root / "qwchat" / "cpu").rglob("*.py")]
     named = {
         str(file.relative_to(root))

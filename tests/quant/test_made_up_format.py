@@ -17,7 +17,7 @@ from quant.container import open_model
 from quant.errors import ContainerError, FormatError
 from quant.families import parse_config
 from quant.formats import FORMATS, IntegerFormat
-from quant.policy import Settings, plan, resolve
+from quant.policy import ConversionSpec, conversion_spec, plan_tensors
 from quant.quantisers import quantise, reference
 from qwchat.cpu.weights import Weights
 from qwchat.errors import ModelError
@@ -40,62 +40,62 @@ SHAPES: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    for form in MADE_UP:
-        monkeypatch.setitem(FORMATS, form.name, form)
+    for fmt in MADE_UP:
+        monkeypatch.setitem(FORMATS, fmt.name, fmt)
 
 
-@pytest.mark.parametrize("form", MADE_UP, ids=lambda form: form.name)
-def test_a_record_decides_layout_and_arithmetic(form: IntegerFormat) -> None:
+@pytest.mark.parametrize("fmt", MADE_UP, ids=lambda fmt: fmt.name)
+def test_a_record_decides_layout_and_arithmetic(fmt: IntegerFormat) -> None:
     random = np.random.default_rng(1)
-    group_size = form.group_sizes[0]
+    group_size = fmt.group_sizes[0]
     shape, groups = (21, 128), (21, 128 // group_size)
-    codes = random.integers(0, form.largest_code + 1, shape).astype(np.uint8)
-    scales = random.integers(-100, 100, groups).astype(form.scale_dtype)
-    zeros = random.integers(0, form.largest_code + 1, groups).astype(np.uint8) if form.stores_zeros else None
-    rows = random.standard_normal(21).astype(np.float32) if form.row_scales else None
-    packed = form.pack(codes, scales, group_size, zeros=zeros, row_scales=rows)
-    formats.check(packed)
-    assert np.array_equal(form.codes(packed), codes)
+    codes = random.integers(0, fmt.largest_code + 1, shape).astype(np.uint8)
+    scales = random.integers(-100, 100, groups).astype(fmt.scale_dtype)
+    zeros = random.integers(0, fmt.largest_code + 1, groups).astype(np.uint8) if fmt.stores_zeros else None
+    rows = random.standard_normal(21).astype(np.float32) if fmt.row_scales else None
+    packed = fmt.pack(codes, scales, group_size, zeros=zeros, row_scales=rows)
+    formats.check_packed(packed)
+    assert np.array_equal(fmt.codes(packed), codes)
     values = formats.dequantise(packed)
     assert np.array_equal(formats.dequantise_rows(packed, [20, 3]), values[[20, 3]])
     for row, column in [(0, 0), (3, 5), (15, 127), (20, 71)]:
-        level = int(codes[row, column]) if form.table is None else form.table[codes[row, column]]
-        zero = form.zero if zeros is None else int(zeros[row, column // group_size])
+        level = int(codes[row, column]) if fmt.table is None else fmt.table[codes[row, column]]
+        zero = fmt.zero if zeros is None else int(zeros[row, column // group_size])
         scale = np.float32(scales[row, column // group_size])
         assert values[row, column] == (scale if rows is None else rows[row] * scale) * np.float32(level - zero)
 
 
-@pytest.mark.parametrize("form", [SIX, THREE], ids=lambda form: form.name)
-def test_the_linear_quantiser_packs_by_the_record(form: IntegerFormat) -> None:
+@pytest.mark.parametrize("fmt", [SIX, THREE], ids=lambda fmt: fmt.name)
+def test_the_linear_quantiser_packs_by_the_record(fmt: IntegerFormat) -> None:
     values = np.random.default_rng(2).standard_normal((37, 256)).astype(np.float32)
-    packed, errors = quantise(form.name, values, form.group_sizes[0])
-    expected, expected_errors = reference.quantise(form.name, values, form.group_sizes[0])
+    packed, errors = quantise(fmt.name, values, fmt.group_sizes[0])
+    expected, expected_errors = reference.quantise(fmt.name, values, fmt.group_sizes[0])
     assert list(packed.parts) == list(expected.parts)
     assert all(np.array_equal(part, expected.parts[name]) for name, part in packed.parts.items())
     assert np.array_equal(errors, expected_errors)
     decibels = 10 * np.log10((values.astype(np.float64) ** 2).sum() / errors.sum())
-    assert decibels > 6.02 * form.bits - 4
+    assert decibels > 6.02 * fmt.bits - 4
 
 
 def test_policy_knows_the_format_by_its_record() -> None:
-    assert resolve("six") == Settings("six", 64)
-    assert resolve("six", group_size=32) == Settings("six", 32)
-    assert resolve("q4", bits=6) == Settings("six", 64)
+    assert conversion_spec("six") == ConversionSpec("six", 64)
+    assert conversion_spec("six", group_size=32) == ConversionSpec("six", 32)
+    assert conversion_spec("q4", bits=6) == ConversionSpec("six", 64)
     config = parse_config({**CONFIG, **SHAPES})
     names = random_tensors(config)
-    plans = plan(config, resolve("three"), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+    plans = plan_tensors(config, conversion_spec("three"), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
     assert {(each.format, each.group_size, each.zeros) for each in plans} == {("three", 32, True), ("vector", 0, False)}
     weight = next(each for each in plans if each.name.endswith("gate_proj.weight"))
     assert weight.bits_per_weight == THREE.effective_bits(32) == 4 + (16 + 8) / 32
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", MADE_UP, ids=lambda form: form.name)
-def test_the_portable_kernels_run_the_format(form: IntegerFormat, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fmt", MADE_UP, ids=lambda fmt: fmt.name)
+def test_the_portable_kernels_run_the_format(fmt: IntegerFormat, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "source", config_overrides=SHAPES)
     ids = np.random.default_rng(3).integers(0, SHAPES["vocab_size"], 40)
     np.save(tmp_path / "ids.npy", ids)
-    arguments = (form.name, *(str(tmp_path / name) for name in ("source", "model", "ids.npy", "logits.npz")))
+    arguments = (fmt.name, *(str(tmp_path / name) for name in ("source", "model", "ids.npy", "logits.npz")))
     ran = subprocess.run(
         [sys.executable, "-m", "tests.quant.made_up_format", *arguments],
         cwd=REPOSITORY,
@@ -107,14 +107,14 @@ def test_the_portable_kernels_run_the_format(form: IntegerFormat, tmp_path: Path
     )
     assert ran.returncode == 0, ran.stderr
     model, logits = open_model(tmp_path / "model"), np.load(tmp_path / "logits.npz")
-    assert {model.tensor(name).format for name in model.names} == {form.name, "vector"}
+    assert {model.tensor(name).format for name in model.names} == {fmt.name, "vector"}
     expected = reference_of(model).logits(ids.tolist())
     errors = np.abs(logits["made_up"] - expected).mean(axis=1) / np.abs(expected).mean()
     # An activation next to a rounding boundary may fall to the other side, which reaches about half of the tokens.
     assert np.quantile(errors, 0.25) < 1e-5
     assert errors.max() < 2e-2
     assert np.array_equal(logits["made_up"], logits["one_by_one"])
-    if form is CURVED:
+    if fmt is CURVED:
         assert "known" not in logits
     else:
         assert np.array_equal(logits["made_up"], logits["known"])

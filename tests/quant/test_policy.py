@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from quant.errors import FormatError, UsageError
+from quant.errors import ArgumentError, FormatError
 from quant.families import expected_tensors, parse_config
-from quant.policy import Settings, is_sensitive, plan, resolve
+from quant.policy import ConversionSpec, conversion_spec, is_sensitive, plan_tensors
 from tests.quant.checkpoints import CONFIG
 
 
-def formats_of(settings: Settings, **overrides: object) -> dict[str, str]:
+def formats_of(settings: ConversionSpec, **overrides: object) -> dict[str, str]:
     config = parse_config({**CONFIG, "num_hidden_layers": 4, **overrides})
     names = expected_tensors(config)
-    plans = plan(config, settings, dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+    plans = plan_tensors(config, settings, dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
     return {tensor.name: tensor.format for tensor in plans}
 
 
 @pytest.mark.parametrize(
     ("preset", "bits", "group_size", "expected"),
     [
-        ("q4", None, None, Settings("q4", 32)),
-        ("q4", 4, 32, Settings("q4", 32)),
-        ("q4", 8, None, Settings("q8", 32)),
-        ("q4", 4, 128, Settings("lin4", 128)),
-        ("q4", None, 64, Settings("lin4", 64)),
-        ("q4", 8, 64, Settings("lin8", 64)),
-        ("q8", None, 128, Settings("lin8", 128)),
-        ("q4-small", 4, None, Settings("q4-small", 32)),
-        ("lin4", None, None, Settings("lin4", 32)),
-        ("lin8", 8, 128, Settings("lin8", 128)),
-        ("dense", None, None, Settings("dense", 0)),
+        ("q4", None, None, ConversionSpec("q4", 32)),
+        ("q4", 4, 32, ConversionSpec("q4", 32)),
+        ("q4", 8, None, ConversionSpec("q8", 32)),
+        ("q4", 4, 128, ConversionSpec("lin4", 128)),
+        ("q4", None, 64, ConversionSpec("lin4", 64)),
+        ("q4", 8, 64, ConversionSpec("lin8", 64)),
+        ("q8", None, 128, ConversionSpec("lin8", 128)),
+        ("q4-small", 4, None, ConversionSpec("q4-small", 32)),
+        ("lin4", None, None, ConversionSpec("lin4", 32)),
+        ("lin8", 8, 128, ConversionSpec("lin8", 128)),
+        ("dense", None, None, ConversionSpec("dense", 0)),
     ],
 )
-def test_resolve(preset: str, bits: int | None, group_size: int | None, expected: Settings) -> None:
-    assert resolve(preset, bits, group_size) == expected
+def test_resolve(preset: str, bits: int | None, group_size: int | None, expected: ConversionSpec) -> None:
+    assert conversion_spec(preset, bits, group_size) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_resolve(preset: str, bits: int | None, group_size: int | None, expected
     ],
 )
 def test_resolve_refuses(preset: str, bits: int | None, group_size: int | None, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        resolve(preset, bits, group_size)
+    with pytest.raises(ArgumentError, match=message):
+        conversion_spec(preset, bits, group_size)
 
 
 def test_q4_steps_up_where_it_matters() -> None:
-    chosen = formats_of(Settings("q4", 32))
+    chosen = formats_of(ConversionSpec("q4", 32))
     assert chosen["model.embed_tokens.weight"] == "q4"
     assert chosen["lm_head.weight"] == "q8"
     for layer, expected in enumerate(["q8", "q4", "q4", "q8"]):
@@ -66,17 +66,17 @@ def test_q4_steps_up_where_it_matters() -> None:
         assert chosen[prefix + "self_attn.v_proj.weight"] == expected
         assert chosen[prefix + "mlp.up_proj.weight"] == "q4"
         assert chosen[prefix + "self_attn.k_proj.bias"] == "vector"
-    assert formats_of(Settings("q4", 32), tie_word_embeddings=True)["model.embed_tokens.weight"] == "q8"
+    assert formats_of(ConversionSpec("q4", 32), tie_word_embeddings=True)["model.embed_tokens.weight"] == "q8"
 
 
 def test_other_presets() -> None:
-    small = formats_of(Settings("q4-small", 32))
+    small = formats_of(ConversionSpec("q4-small", 32))
     assert small["model.layers.0.mlp.down_proj.weight"] == "q4"
     assert small["lm_head.weight"] == "q8"
-    assert set(formats_of(Settings("q8", 32)).values()) == {"q8", "vector"}
-    assert set(formats_of(Settings("dense", 0)).values()) == {"bf16", "vector"}
-    assert set(formats_of(Settings("lin8", 64), intermediate_size=128).values()) == {"lin8", "vector"}
-    linear = formats_of(Settings("lin4", 64), intermediate_size=128)
+    assert set(formats_of(ConversionSpec("q8", 32)).values()) == {"q8", "vector"}
+    assert set(formats_of(ConversionSpec("dense", 0)).values()) == {"bf16", "vector"}
+    assert set(formats_of(ConversionSpec("lin8", 64), intermediate_size=128).values()) == {"lin8", "vector"}
+    linear = formats_of(ConversionSpec("lin4", 64), intermediate_size=128)
     assert linear["lm_head.weight"] == "lin8"
     assert linear["model.layers.0.mlp.down_proj.weight"] == "lin4"
 
@@ -89,7 +89,7 @@ def test_eighths_of_28_layers() -> None:
 
 def test_shapes_that_do_not_fit_name_the_tensor() -> None:
     with pytest.raises(FormatError, match=r"tensor model\.layers\.0\.mlp\.down_proj\.weight cannot be stored: .* 64"):
-        formats_of(Settings("lin4", 64))
+        formats_of(ConversionSpec("lin4", 64))
 
 
 def test_seven_billion_parameters_take_less_than_q4_k_m() -> None:
@@ -99,7 +99,7 @@ def test_seven_billion_parameters_take_less_than_q4_k_m() -> None:
     names = expected_tensors(config)
 
     def bits_per_weight(preset: str) -> float:
-        plans = plan(config, resolve(preset), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+        plans = plan_tensors(config, conversion_spec(preset), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
         return 8 * sum(tensor.packed_bytes for tensor in plans) / sum(tensor.parameters for tensor in plans)
 
     assert bits_per_weight("q4") < 4.80

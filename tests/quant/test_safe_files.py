@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from quant.errors import ContainerError
-from quant.json_fields import shown
+from quant.json_fields import short_repr
 from quant.safe_files import (
     MAX_JSON_VALUES,
     NotPrivateError,
-    is_regular,
-    make_private,
+    atomic_write,
+    is_regular_file,
+    make_private_folder,
     open_private,
     parse_json_object,
     read_bounded,
     read_private,
-    replacing,
 )
 
 
@@ -26,7 +26,7 @@ def test_a_regular_file_is_read_also_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"text")
     (tmp_path / "link").symlink_to("file")
     assert read_bounded(tmp_path / "link", ContainerError, 4) == b"text"
-    assert is_regular(tmp_path / "link")
+    assert is_regular_file(tmp_path / "link")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_not_read(tmp_path: Path, name: str, message: str) -> None:
         file.truncate(1 << 40)
     with pytest.raises(ContainerError, match=message):
         read_bounded(tmp_path / name, ContainerError, 4)
-    assert is_regular(tmp_path / name) == (name in ("long", "sparse"))
+    assert is_regular_file(tmp_path / name) == (name in ("long", "sparse"))
 
 
 def test_json_of_too_many_values_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,9 +69,9 @@ def test_values_are_shown_on_one_short_line() -> None:
     for _ in range(100_000):
         deep = [deep]
     for value in (deep, 2**100_000, -(2**100_000), [2**100_000], "x\n" * 10_000, {"k": deep}, list(range(10**6))):
-        assert len(shown(value)) <= 60
-        assert shown(value).isprintable()
-    assert shown([1, None]) == "[1, None]"
+        assert len(short_repr(value)) <= 60
+        assert short_repr(value).isprintable()
+    assert short_repr([1, None]) == "[1, None]"
 
 
 def names(folder: Path) -> list[str]:
@@ -84,13 +84,13 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, durable: bo
     path, part = tmp_path / "file", tmp_path / "file.part" if fixed else None
     if part is not None:
         part.write_bytes(b"what a killed process left")
-    with replacing(path, 0o640, durable=durable, part=part) as file:
+    with atomic_write(path, 0o640, durable=durable, temporary_path=part) as file:
         file.write(b"one")
         assert not path.exists()
     assert path.read_bytes() == b"one"
     assert path.stat().st_mode & 0o777 == 0o640
     for failure in (OSError(28, "No space left on device"), KeyboardInterrupt()):
-        with pytest.raises(type(failure)), replacing(path, durable=durable, part=part) as file:  # noqa: PT012
+        with pytest.raises(type(failure)), atomic_write(path, durable=durable, temporary_path=part) as file:  # noqa: PT012
             file.write(b"half of tw")
             raise failure
         assert path.read_bytes() == b"one"
@@ -105,18 +105,18 @@ def test_a_durable_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, mo
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
-    with replacing(path, durable=False) as file:
+    with atomic_write(path, durable=False) as file:
         file.write(b"one")
     assert synced == []
     path.unlink()
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(b"two")
     assert synced == [False]
 
 
 def test_a_private_file_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "private"
-    assert make_private(folder)
+    assert make_private_folder(folder)
     path = folder / "file"
     path.write_bytes(b"text")
     path.chmod(0o600)
@@ -130,7 +130,7 @@ def test_what_others_could_have_written_is_not_read(
     tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "private"
-    assert make_private(folder)
+    assert make_private_folder(folder)
     path = folder / "file"
     path.write_bytes(b"text")
     path.chmod(0o600)
@@ -138,7 +138,7 @@ def test_what_others_could_have_written_is_not_read(
         path.chmod(0o620)
     elif trouble == "folder":
         folder.chmod(0o777)
-        assert not make_private(folder)
+        assert not make_private_folder(folder)
     elif trouble == "owner":
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     else:

@@ -13,7 +13,7 @@ import pytest
 
 from quant import convert, verification
 from quant.container import MANIFEST_NAME, WEIGHTS_NAME, open_model
-from quant.verification import PADDING, Verification, state_of, verify
+from quant.verification import PADDING, Verification, folder_state, verify
 from tests.quant.checkpoints import make_checkpoint
 
 DIFFERS = "its bytes differ from the checksum in manifest.json"
@@ -97,7 +97,7 @@ def test_any_number_of_threads_reads_each_byte_once(made: Path, monkeypatch: pyt
 def test_one_that_gives_way_leaves_its_part_to_the_others(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "PIECE_BYTES", 512)
     check = Verification(open_model(made))
-    check.work(lambda seconds: check.hurry())
+    check.work(lambda seconds: check.stop_throttled())
     assert not check.finished
     assert check.done_bytes < check.total_bytes
     check.work()
@@ -111,11 +111,11 @@ def test_stopping_waits_for_one_piece(made: Path, monkeypatch: pytest.MonkeyPatc
     check = Verification(open_model(made), files=())
     pieces: list[float] = []
 
-    def give_way(seconds: float) -> None:
+    def throttle(seconds: float) -> None:
         pieces.append(seconds)
         check.stop()
 
-    check.work(give_way)
+    check.work(throttle)
     assert len(pieces) == 1
     assert not check.finished
 
@@ -155,17 +155,17 @@ def test_a_file_that_is_replaced_or_cut_meanwhile_gives_a_finding(model: Path) -
 
 
 def test_the_state_changes_with_every_file_and_with_nothing_else(model: Path) -> None:
-    before = state_of(open_model(model), ("config.json",))
-    assert state_of(open_model(model), ("config.json",)) == before
+    before = folder_state(open_model(model), ("config.json",))
+    assert folder_state(open_model(model), ("config.json",)) == before
     (model / "tokenizer.json").touch()
-    assert state_of(open_model(model), ("config.json",)) == before
-    assert state_of(open_model(model), ("config.json", "tokenizer.json")) != before
+    assert folder_state(open_model(model), ("config.json",)) == before
+    assert folder_state(open_model(model), ("config.json", "tokenizer.json")) != before
     for name in ("config.json", WEIGHTS_NAME):
         status = (model / name).stat()
         (model / name).touch()
         os.utime(model / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # As a careful copy would.
-        assert state_of(open_model(model), ("config.json",)) != before
-        before = state_of(open_model(model), ("config.json",))
+        assert folder_state(open_model(model), ("config.json",)) != before
+        before = folder_state(open_model(model), ("config.json",))
     manifest = (model / MANIFEST_NAME).read_text()
     (model / MANIFEST_NAME).write_text(manifest + "\n")
-    assert state_of(open_model(model), ("config.json",)) != before
+    assert folder_state(open_model(model), ("config.json",)) != before

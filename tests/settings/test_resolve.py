@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, strategies
 
-from quant.wording import argument_of
+from quant.wording import first_argument
 from qwchat.errors import UsageError
 from qwchat.settings import config_files, editing
 from qwchat.settings.resolve import Settings, resolve
@@ -166,7 +166,7 @@ def test_a_project_may_not_choose_what_is_run(tmp_path: Path, name: str) -> None
     with pytest.raises(UsageError) as error:
         settings(tmp_path)
     assert str(error.value).startswith(f"{path}:2: a project file may not set {name}: give {name}, set QWCHAT_")
-    assert argument_of(error.value) == name
+    assert first_argument(error.value) == name
 
 
 def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quant.safe_files import open_regular, parse_json, replacing
+from quant.safe_files import atomic_write, open_regular_file, parse_json
 from qwchat.chat.editor.paste import Span
 
 MAX_BYTES = 2 << 20  # Then the older half goes.
@@ -71,7 +71,7 @@ class HistoryFile:
 
     def _tail(self, size: int) -> bytes:
         """The last `size` bytes of the file. Raises OSError, also for what is not a regular file."""
-        with open_regular(self.path, OSError) as file:
+        with open_regular_file(self.path, OSError) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
             return file.read(size)
 
@@ -93,7 +93,7 @@ class HistoryFile:
     def _halve(self) -> None:
         """Put a file with the newer half in the place of this one, at once."""
         newer = self._tail(MAX_BYTES // 2).partition(b"\n")[2]
-        with replacing(self.path) as file:
+        with atomic_write(self.path) as file:
             file.write(newer)
 
 

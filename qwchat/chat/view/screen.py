@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TextIO
 
-from quant.wording import Argument, Worded, said
+from quant.wording import Argument, ArgumentMessage, spell_out
 from qwchat.characters import harmless
 from qwchat.chat.statistics import StatsFormat, statistics_line
 from qwchat.chat.view.tail import terminal_size
@@ -51,7 +51,7 @@ class Screen:
     def notice(self, text: str) -> None:
         """Something worth knowing that needs no action."""
         if not self.quiet:
-            self._line(Worded("qwchat: ", text), DIM)
+            self._line(ArgumentMessage("qwchat: ", text), DIM)
 
     def set_figures_form(self, form: StatsFormat) -> None:
         """Show statistics in this form from now on."""
@@ -102,11 +102,11 @@ class Screen:
     def error(self, text: str) -> None:
         """What went wrong, on one line."""
         prefix = "qwchat: error:"
-        line = self._wrapped(f"{prefix} {harmless(' '.join(said(text, self.spell).split()))}")
+        line = self._wrapped(f"{prefix} {harmless(' '.join(spell_out(text, self.spell).split()))}")
         self._write(self.styling.styled(prefix, RED) + line.removeprefix(prefix) + "\n")
 
     def _line(self, text: str, style: str | None) -> None:
-        shown = self._wrapped(harmless(said(text, self.spell)))
+        shown = self._wrapped(harmless(spell_out(text, self.spell)))
         self._write((self.styling.styled(shown, style) if style else shown) + "\n")
 
     def _wrapped(self, text: str) -> str:

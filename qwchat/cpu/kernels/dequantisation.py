@@ -37,7 +37,7 @@ def _one_of(kinds: Sequence[int]) -> Any:
     return is_one
 
 
-_NIBBLES = [kind for kind, form in INTEGER_FORMATS.items() if form.stored_bits == NIBBLE_BITS]
+_NIBBLES = [kind for kind, fmt in INTEGER_FORMATS.items() if fmt.stored_bits == NIBBLE_BITS]
 _has_nibbles = _one_of(_NIBBLES)
 
 
@@ -50,50 +50,50 @@ def code(matrix, codes, row, column):
     return np.int32(simd.peek_u8(codes + (column // 4) * 64 + row * 4 + column % 4))
 
 
-def _group_of(form: IntegerFormat) -> Any:
+def _group_of(fmt: IntegerFormat) -> Any:
     """Return a compiled function: the index of the scale of a block."""
-    if has_scale_per_block(form):
+    if has_scale_per_block(fmt):
         return inlined(lambda matrix, block: block)
     return inlined(lambda matrix, block: block // matrix.blocks_per_scale)
 
 
-def _raw_scale_of(form: IntegerFormat) -> Any:
+def _raw_scale_of(fmt: IntegerFormat) -> Any:
     """Return a compiled function: the byte or the f16 number that a scale is stored as."""
-    if form.scale == "float16":
+    if fmt.scale == "float16":
         return inlined(lambda scales, place: simd.peek_f16(scales + place * 2))
-    if form.scale == "int8":
+    if fmt.scale == "int8":
         return inlined(lambda scales, place: np.int32(simd.peek_i8(scales + place)))
     return inlined(lambda scales, place: simd.peek_u8(scales + place))
 
 
-def _scale_of(form: IntegerFormat) -> Any:
+def _scale_of(fmt: IntegerFormat) -> Any:
     """Return a compiled function: the scale, of what it is stored as."""
-    return inlined(lambda raw: np.float32(raw >> 1)) if form.shift else inlined(lambda raw: np.float32(raw))
+    return inlined(lambda raw: np.float32(raw >> 1)) if fmt.shift else inlined(lambda raw: np.float32(raw))
 
 
-def _level_of(form: IntegerFormat) -> Any:
+def _level_of(fmt: IntegerFormat) -> Any:
     """Return a compiled function: the level of a code less the zero point where none is stored."""
-    zero = form.zero
-    if form.table is None:
+    zero = fmt.zero
+    if fmt.table is None:
         return inlined(lambda code: code - zero)
-    centred = np.array(form.table, np.int32) - np.int32(zero)
+    centred = np.array(fmt.table, np.int32) - np.int32(zero)
     return inlined(lambda code: centred[code])
 
 
-def _correction_of(form: IntegerFormat) -> Any:
+def _correction_of(fmt: IntegerFormat) -> Any:
     """Return a compiled function: what the table bit or a stored zero point adds to a level."""
-    zero, shift = form.zero, form.shift
+    zero, shift = fmt.zero, fmt.shift
     if shift:
         return inlined(lambda raw, stored: shift * (raw & 1))
-    if form.allows_zeros:
+    if fmt.allows_zeros:
         return inlined(lambda raw, stored: zero - np.int32(simd.peek_u8(stored)))
     return inlined(lambda raw, stored: 0)
 
 
-def _value_of(form: IntegerFormat) -> Any:
+def _value_of(fmt: IntegerFormat) -> Any:
     """Return a compiled function: `block_value` for one format."""
-    group_of, raw_scale_of, scale_of = _group_of(form), _raw_scale_of(form), _scale_of(form)
-    level_of, correction_of = _level_of(form), _correction_of(form)
+    group_of, raw_scale_of, scale_of = _group_of(fmt), _raw_scale_of(fmt), _scale_of(fmt)
+    level_of, correction_of = _level_of(fmt), _correction_of(fmt)
 
     @inlined
     def value(matrix, scales, zeros, row, block, code):
@@ -105,16 +105,16 @@ def _value_of(form: IntegerFormat) -> Any:
     return value
 
 
-def _alike(form: IntegerFormat) -> tuple[Any, ...]:
+def _alike(fmt: IntegerFormat) -> tuple[Any, ...]:
     """What two formats have in common that share a branch."""
-    zero = None if form.allows_zeros else form.zero
-    return form.scale, form.table, form.shift, zero, has_scale_per_block(form)
+    zero = None if fmt.allows_zeros else fmt.zero
+    return fmt.scale, fmt.table, fmt.shift, zero, has_scale_per_block(fmt)
 
 
 def _choice(branches: Sequence[tuple[Sequence[int], IntegerFormat]]) -> Callable[..., Any]:
     """Return a compiled function: `block_value` for the kinds of `branches`; the last one is not asked for."""
-    (kinds, form), *others = branches
-    value = _value_of(form)
+    (kinds, fmt), *others = branches
+    value = _value_of(fmt)
     if not others:
         return value
     applies, rest = _one_of(kinds), _choice(others)
@@ -131,8 +131,8 @@ def _choice(branches: Sequence[tuple[Sequence[int], IntegerFormat]]) -> Callable
 def _branches() -> list[tuple[list[int], IntegerFormat]]:
     """Return the kinds that share a branch, each with one of their formats."""
     found: dict[tuple[Any, ...], tuple[list[int], IntegerFormat]] = {}
-    for kind, form in INTEGER_FORMATS.items():
-        found.setdefault(_alike(form), ([], form))[0].append(kind)
+    for kind, fmt in INTEGER_FORMATS.items():
+        found.setdefault(_alike(fmt), ([], fmt))[0].append(kind)
     return list(found.values())
 
 

@@ -13,22 +13,22 @@ from quant.formats import FORMATS, IntegerFormat
 from quant.formats.format import TILE_ROWS
 from qwchat.cpu.kernels.records import BLOCK
 
-IDS = {name: number for number, name in enumerate(name for name, form in FORMATS.items() if form.kernel is not None)}
+IDS = {name: number for number, name in enumerate(name for name, fmt in FORMATS.items() if fmt.kernel is not None)}
 """The kind of a matrix in compiled code, by format. A format without a kernel is missing."""
 BF16, F32 = IDS["bf16"], IDS["f32"]
-INTEGER_FORMATS = {IDS[name]: form for name, form in FORMATS.items() if isinstance(form, IntegerFormat)}
+INTEGER_FORMATS = {IDS[name]: fmt for name, fmt in FORMATS.items() if isinstance(fmt, IntegerFormat)}
 
 
-def block_bytes(form: IntegerFormat) -> int:
+def block_bytes(fmt: IntegerFormat) -> int:
     """Bytes of codes for 16 rows and 32 columns."""
-    return TILE_ROWS * BLOCK * form.stored_bits // 8
+    return TILE_ROWS * BLOCK * fmt.stored_bits // 8
 
 
-def scale_bytes(form: IntegerFormat) -> int:
+def scale_bytes(fmt: IntegerFormat) -> int:
     """Bytes of the scales of 16 rows."""
-    return TILE_ROWS * form.scale_dtype.itemsize
+    return TILE_ROWS * fmt.scale_dtype.itemsize
 
 
-def has_scale_per_block(form: IntegerFormat) -> bool:
+def has_scale_per_block(fmt: IntegerFormat) -> bool:
     """Whether the groups of a format are always the blocks of the activations."""
-    return form.group_sizes == (BLOCK,)
+    return fmt.group_sizes == (BLOCK,)

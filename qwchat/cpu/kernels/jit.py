@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from quant.native.compiler import PROCESSORS, Unit, inlined, part, warm_up
-from quant.native.object_store import Progress
+from quant.native.compiler import PROCESSORS, CompilationUnit, inlined, subroutine, warm_up
+from quant.native.object_store import CompileProgress
 from qwchat.cpu.kernels import kernel_store
 from qwchat.cpu.kernels.compile_costs import COSTS
 
 __all__ = ["PROCESSORS", "compile_all", "entry", "inlined", "kernel", "machine_code", "standalone", "warm_up"]
 
-_unit = Unit(kernel_store.KERNELS, "qwchat_")
-kernel = part
+_unit = CompilationUnit(kernel_store.KERNELS, "qwchat_")
+kernel = subroutine
 
 
 def standalone(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function apart from its callers; see :meth:`Unit.standalone`."""
+    """Compile a function apart from its callers; see :meth:`CompilationUnit.standalone`."""
     return _unit.standalone(signature)
 
 
@@ -26,8 +26,8 @@ def entry(kernel_function: Any, signature: Any) -> None:
     standalone(signature)(kernel_function.py_func)
 
 
-def compile_all(load_modules: Callable[[], object], progress: Progress | None) -> dict[str, int]:
-    """Compile and keep the kernels; see :meth:`Unit.compile_all`."""
+def compile_all(load_modules: Callable[[], object], progress: CompileProgress | None) -> dict[str, int]:
+    """Compile and keep the kernels; see :meth:`CompilationUnit.compile_all`."""
     return _unit.compile_all(load_modules, COSTS, progress)
 
 

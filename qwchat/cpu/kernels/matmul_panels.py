@@ -62,13 +62,13 @@ class PanelOperands(NamedTuple):
     lines: Any
 
 
-def _byte_shift(form: IntegerFormat) -> int:
+def _byte_shift(fmt: IntegerFormat) -> int:
     """What the bytes of a format must gain for the zero point of a panel to be UNSIGNED_ZERO less the dot offset."""
-    return UNSIGNED_ZERO - form.zero - simd.dot_offset(255) + simd.dot_offset(form.largest)
+    return UNSIGNED_ZERO - fmt.zero - simd.dot_offset(255) + simd.dot_offset(fmt.largest)
 
 
 def emit_unpack(
-    builder: Any, form: IntegerFormat, stored: bool, tile: int, weights: TileWeights, span: tuple[Any, Any, Any]
+    builder: Any, fmt: IntegerFormat, stored: bool, tile: int, weights: TileWeights, span: tuple[Any, Any, Any]
 ) -> None:
     """Writes the bytes, scales and zero points of tile 0 or 1 of a panel.
 
@@ -79,26 +79,26 @@ def emit_unpack(
     with cgutils.for_range(builder, blocks) as loop:
         block = builder.add(first, loop.index)
         out = at(builder, panel, loop.index, PANEL_BLOCK)
-        group = emit_group(builder, form, weights, block)
-        scale, bits = emit_scale(builder, form, weights, group)
-        shift = simd.constant(V64B, 0 if stored else _byte_shift(form) % 256)
+        group = emit_group(builder, fmt, weights, block)
+        scale, bits = emit_scale(builder, fmt, weights, group)
+        shift = simd.constant(V64B, 0 if stored else _byte_shift(fmt) % 256)
         if bits is not None:
-            more = builder.mul(bits, simd.constant(V16I, form.shift * _EACH_BYTE))
+            more = builder.mul(bits, simd.constant(V16I, fmt.shift * _EACH_BYTE))
             shift = builder.add(shift, builder.bitcast(more, V64B))
-        lines = emit_weight_bytes(builder, form, at(builder, weights.codes, block, block_bytes(form)))
+        lines = emit_weight_bytes(builder, fmt, at(builder, weights.codes, block, block_bytes(fmt)))
         for number, line in enumerate(lines):
             place = builder.add(out, I64(tile * _CODES + 64 * number))
             simd.emit_store(builder, place, builder.add(line, shift), 64)
         beyond = _TILES * _CODES + 64 * tile
         simd.emit_store(builder, builder.add(out, I64(beyond)), scale, 64)
         if stored:
-            zeros = emit_zeros(builder, form, weights, group)
+            zeros = emit_zeros(builder, fmt, weights, group)
             simd.emit_store(builder, builder.add(out, I64(beyond + 64 * _TILES)), zeros, 64)
 
 
-def has_stored_zeros(form: IntegerFormat) -> tuple[bool, ...]:
+def has_stored_zeros(fmt: IntegerFormat) -> tuple[bool, ...]:
     """Whether tensors of a format may bring zero points of their own."""
-    return (False, True) if form.allows_zeros else (False,)
+    return (False, True) if fmt.allows_zeros else (False,)
 
 
 def emit_panel_tile(builder: Any, stored: bool, operands: PanelOperands) -> None:

@@ -76,16 +76,16 @@ def _prefetch(builder: Any, address: Any, size: int) -> None:
         simd.emit_prefetch(builder, builder.add(address, I64(line)))
 
 
-def _prefetch_block(builder: Any, form: IntegerFormat, weights: TileWeights, block: Any, blocks: Any) -> None:
+def _prefetch_block(builder: Any, fmt: IntegerFormat, weights: TileWeights, block: Any, blocks: Any) -> None:
     """Asks for the codes of a block to come, at most a tile ahead, and for its scales: at a tile's end these are the
     next tile's, which the processor's own prefetching would find after some misses."""
-    size = block_bytes(form)
+    size = block_bytes(fmt)
     most = I64(PREFETCH_AHEAD // size)
     ahead = builder.select(builder.icmp_signed("<", blocks, most), blocks, most)
     there = builder.add(block, ahead)
     _prefetch(builder, at(builder, weights.codes, there, size), size)
-    group = emit_group(builder, form, weights, there)
-    simd.emit_prefetch(builder, at(builder, weights.scales, group, scale_bytes(form)))
+    group = emit_group(builder, fmt, weights, there)
+    simd.emit_prefetch(builder, at(builder, weights.scales, group, scale_bytes(fmt)))
 
 
 class Strip(NamedTuple):
@@ -117,49 +117,49 @@ def strips() -> list[Strip]:
     return [Strip(lane, simd_level.lanes()) for lane in range(0, 16, simd_level.lanes())]
 
 
-def emit_group(builder: Any, form: IntegerFormat, weights: TileWeights, block: Any) -> Any:
+def emit_group(builder: Any, fmt: IntegerFormat, weights: TileWeights, block: Any) -> Any:
     """The index of the scales of a block."""
-    return block if has_scale_per_block(form) else builder.udiv(block, weights.blocks_per_scale)
+    return block if has_scale_per_block(fmt) else builder.udiv(block, weights.blocks_per_scale)
 
 
 def emit_scale(
-    builder: Any, form: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE
+    builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE
 ) -> tuple[Any, Any]:
     """The scales of a group as f32 lanes, and their table bits as i32 lanes (None where the format has none)."""
-    address = at(builder, weights.scales, group, scale_bytes(form))
-    if form.scale == "float16":
+    address = at(builder, weights.scales, group, scale_bytes(fmt))
+    if fmt.scale == "float16":
         return builder.fpext(strip.load(builder, address, simd.F16), strip.floats()), None
     raw = strip.load(builder, address, I8)
-    if form.scale == "uint8":
+    if fmt.scale == "uint8":
         return builder.uitofp(raw, strip.floats()), None
-    if not form.shift:
+    if not fmt.shift:
         return builder.sitofp(raw, strip.floats()), None
     wide = builder.sext(raw, strip.words())
     bits = builder.and_(wide, simd.constant(wide.type, 1))
     return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
 
 
-def emit_zeros(builder: Any, form: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE) -> Any:
+def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE) -> Any:
     """The stored zero points of a group as i32 lanes, for the weight bytes of :func:`emit_weight_bytes`."""
     address = at(builder, weights.zeros, group, weights.zero_step)
     zeros = builder.zext(strip.load(builder, address, I8), strip.words())
-    return builder.sub(zeros, simd.constant(zeros.type, simd.dot_offset(form.largest)))
+    return builder.sub(zeros, simd.constant(zeros.type, simd.dot_offset(fmt.largest)))
 
 
-def emit_weight_bytes(builder: Any, form: IntegerFormat, address: Any, strip: Strip = WHOLE) -> Iterator[Any]:
+def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Strip = WHOLE) -> Iterator[Any]:
     """A block of codes as lines of weight bytes (a strip's rows, 4 columns each) less the level's dot offset."""
-    offset = simd.dot_offset(form.largest)
-    for place in range(0, block_bytes(form), 64):
+    offset = simd.dot_offset(fmt.largest)
+    for place in range(0, block_bytes(fmt), 64):
         here = simd.emit_pin(builder, builder.add(address, I64(place)))
         line = strip.load(builder, here, I8, per_lane=4)
-        if form.stored_bits == BYTE_BITS:
+        if fmt.stored_bits == BYTE_BITS:
             yield simd.emit_offset(builder, line, offset)
             continue
         for codes in simd.emit_nibbles(builder, line):
-            if form.table is None:
+            if fmt.table is None:
                 yield codes
             else:
-                yield simd.emit_lookup(builder, [value - offset for value in form.table], codes)
+                yield simd.emit_lookup(builder, [value - offset for value in fmt.table], codes)
 
 
 def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
@@ -189,21 +189,19 @@ def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any)
     builder.store(simd.emit_pin(builder, total), slot)
 
 
-def emit_integer_tile(
-    builder: Any, form: IntegerFormat, count: int, weights: TileWeights, vectors: TileVectors
-) -> None:
+def emit_integer_tile(builder: Any, fmt: IntegerFormat, count: int, weights: TileWeights, vectors: TileVectors) -> None:
     """`out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))` for `count` vectors."""
     slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
     blocks = builder.lshr(vectors.columns, I64(5))
     with cgutils.for_range(builder, blocks) as loop:
-        block = (loop.index, emit_group(builder, form, weights, loop.index))
-        _prefetch_block(builder, form, weights, loop.index, blocks)
+        block = (loop.index, emit_group(builder, fmt, weights, loop.index))
+        _prefetch_block(builder, fmt, weights, loop.index, blocks)
         first = at(builder, vectors.x, loop.index, SLOTS_BLOCK)
         for strip, sums in slots.items():
             here = simd.emit_pin(builder, first)
             groups = [at(builder, here, I64(group), vectors.x_stride) for group in range(-(-count // SLOTS))]
             places = [(groups[number // SLOTS], number % SLOTS) for number in range(count)]
-            _emit_block(builder, (form, strip), weights, block, list(zip(places, sums, strict=True)))
+            _emit_block(builder, (fmt, strip), weights, block, list(zip(places, sums, strict=True)))
     for strip, sums in slots.items():
         _store_rows(builder, sums, vectors, strip.lane)
 
@@ -217,23 +215,23 @@ def _emit_block(
 ) -> None:
     """A strip of a block (and its group) times `vectors`: pairs of a place (SLOTS tokens, slot) and a sum."""
     number, group = block
-    form, strip = what
-    _, bits = emit_scale(builder, form, weights, group, strip)
-    zero = form.zero - simd.dot_offset(form.largest)
-    if form.allows_zeros:
-        zero = emit_zeros(builder, form, weights, group, strip)
+    fmt, strip = what
+    _, bits = emit_scale(builder, fmt, weights, group, strip)
+    zero = fmt.zero - simd.dot_offset(fmt.largest)
+    if fmt.allows_zeros:
+        zero = emit_zeros(builder, fmt, weights, group, strip)
     elif bits is not None:
-        shift = builder.mul(simd.emit_pin(builder, bits), simd.constant(bits.type, form.shift))
+        shift = builder.mul(simd.emit_pin(builder, bits), simd.constant(bits.type, fmt.shift))
         zero = builder.sub(simd.constant(bits.type, zero), shift)
     dots = [emit_start(builder, emit_slot(builder, x, slot, 1, I32, strip.lanes), zero) for (x, slot), _ in vectors]
-    lines = emit_weight_bytes(builder, form, at(builder, weights.codes, number, block_bytes(form)), strip)
+    lines = emit_weight_bytes(builder, fmt, at(builder, weights.codes, number, block_bytes(fmt)), strip)
     for line_number, line in enumerate(lines):
         for index, ((x, slot), _) in enumerate(vectors):
             address = builder.add(x, I64(slot * BLOCK + 4 * line_number))
             x4 = simd.emit_bytes4(builder, address, strip.lanes)
             dots[index] = simd.emit_pin(builder, simd.emit_offset_dot(builder, dots[index], line, x4))
     # Loaded again, which costs less than a register meanwhile.
-    scale, _ = emit_scale(builder, form, weights, simd.emit_pin(builder, group), strip)
+    scale, _ = emit_scale(builder, fmt, weights, simd.emit_pin(builder, group), strip)
     for ((x, slot), total), dot in zip(vectors, dots, strict=True):
         emit_accumulate(builder, total, dot, scale, emit_slot(builder, x, slot, 0, F32, strip.lanes))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quant.native.linker import callable_at, linked
+from quant.native.linker import callable_at, linked_addresses
 from quant.native.simd_level import lanes
 from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
@@ -23,7 +23,7 @@ _ROUNDS = 10_000_000  # some tens of milliseconds: the start of a thread must no
 def _functions() -> dict[str, Callable[..., Any]]:
     """The two loops, by name; they take three and two integers."""
     arguments = {"read_memory": 3, "multiply_bytes": 2}
-    addresses = linked(PROBES, [PROBES_PREFIX + name for name in arguments])
+    addresses = linked_addresses(PROBES, [PROBES_PREFIX + name for name in arguments])
     if addresses is None:
         from qwchat.cpu.kernels.probe_loops import UNIT
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from quant.native import simd_level
 from quant.native.backend import cgutils, intrinsic, ir, types
-from quant.native.compiler import Unit
+from quant.native.compiler import CompilationUnit
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
-UNIT = Unit(PROBES, PROBES_PREFIX)
+UNIT = CompilationUnit(PROBES, PROBES_PREFIX)
 _AHEAD = 8192  # bytes to ask for ahead of reading them
 
 

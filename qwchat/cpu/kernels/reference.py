@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats import PackedTensor, dequantise, find
+from quant.formats import PackedTensor, dequantise, find_format
 from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
 
 Floats = NDArray[np.float32]
@@ -43,7 +43,7 @@ def dequantised_activations(x: Floats) -> Floats:
 
 def multiply(packed: PackedTensor, x: Floats, bias: Floats | None = None) -> NDArray[np.float64]:
     """`x (tokens, columns) @ W.T` in f64, with quantised activations where the format is an integer one."""
-    seen = dequantised_activations(x) if find(packed.format).kernel == "integer" else x
+    seen = dequantised_activations(x) if find_format(packed.format).kernel == "integer" else x
     result = seen.astype(np.float64) @ dequantise(packed).astype(np.float64).T
     return result if bias is None else result + bias
 

@@ -38,7 +38,7 @@ assert double_twice(3) == 12
 SABOTAGE = """
 def refuse(unit, symbol):
     raise AttributeError("Numba has changed")
-jit.Unit.object_code = refuse
+jit.CompilationUnit.object_code = refuse
 """
 ANSWER = """
 import sys

@@ -15,7 +15,7 @@ import pytest
 from numba import types
 from numpy.typing import NDArray
 
-from quant.errors import UsageError
+from quant.errors import ArgumentError
 from quant.native import simd_level
 from quant.native.object_store import ObjectStore
 from qwchat.cpu.kernels import kernel_store, simd
@@ -127,7 +127,7 @@ def test_neon_agrees_to_the_last_bit(printed: Begun) -> None:
 def test_a_level_that_cannot_run_is_refused(value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWCHAT_SIMD", value)
     monkeypatch.setattr(simd_level, "supported_levels", lambda: ("portable",))
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         simd_level.current_level.__wrapped__()
 
 

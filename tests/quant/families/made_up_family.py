@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quant.families import Family, Shapes
-from quant.json_fields import Values
+from quant.json_fields import JsonFields
 from quant.model_config import ModelConfig
 
 CONFIG: dict[str, Any] = {
@@ -23,12 +23,12 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def _refuse(read: Values) -> None:
-    if read.boolean("parallel", False):
-        raise read.fail("parallel is true; parallel layers are not supported")
+def _check_supported(fields: JsonFields) -> None:
+    if fields.boolean("parallel", False):
+        raise fields.invalid("parallel is true; parallel layers are not supported")
 
 
-def _tensors(config: ModelConfig) -> Shapes:
+def _tensor_shapes(config: ModelConfig) -> Shapes:
     hidden, inner = config.hidden_size, config.intermediate_size
     query, key_value = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: Shapes = {"tokens.weight": (config.vocab_size, hidden)}
@@ -47,7 +47,7 @@ def _tensors(config: ModelConfig) -> Shapes:
 MADE_UP = Family(
     model_type="made-up",
     title="Made-up",
-    keys={
+    config_keys={
         "hidden_size": "d_model",
         "intermediate_size": "d_inner",
         "num_layers": "n_layers",
@@ -57,12 +57,12 @@ MADE_UP = Family(
         "max_position_embeddings": "window",
         "rms_norm_eps": "norm_epsilon",
     },
-    refuse=_refuse,
-    tensors=_tensors,
-    sizes=lambda name, config: f"d_model {config.hidden_size}",
-    sensitive=("fold.weight",),
-    derived=(".angles",),
-    layers="blocks.",
-    embedding="tokens.weight",
-    head="logits.weight",
+    check_supported=_check_supported,
+    tensor_shapes=_tensor_shapes,
+    describe_sizes=lambda name, config: f"d_model {config.hidden_size}",
+    sensitive_suffixes=("fold.weight",),
+    derived_suffixes=(".angles",),
+    layer_prefix="blocks.",
+    embedding_name="tokens.weight",
+    head_name="logits.weight",
 )

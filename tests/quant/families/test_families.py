@@ -13,7 +13,7 @@ from quant import formats
 from quant.container import open_model
 from quant.errors import CheckpointError
 from quant.families import FAMILIES, expected_tensors, parameter_count, parse_config
-from quant.policy import Settings, plan
+from quant.policy import ConversionSpec, plan_tensors
 from quant.sources import check_tensors
 from tests.quant.converting import run
 from tests.quant.families.made_up_family import CONFIG, MADE_UP
@@ -62,7 +62,7 @@ def test_tensors_are_those_of_the_family() -> None:
 def formats_of(preset: str, **overrides: object) -> dict[str, str]:
     config = parse_config({**CONFIG, **overrides})
     names = expected_tensors(config)
-    plans = plan(config, Settings(preset, 32), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+    plans = plan_tensors(config, ConversionSpec(preset, 32), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
     return {tensor.name: tensor.format for tensor in plans}
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from quant.errors import UsageError
+from quant.errors import ArgumentError
 from quant.formats import FORMATS
-from quant.native.linker import link
+from quant.native.linker import link_objects
 from quant.native.object_store import ObjectStore, cache_root
 
 FORK = multiprocessing.get_context("fork")
@@ -158,14 +158,14 @@ def test_a_full_disk_keeps_nothing_and_fails_nothing(store: ObjectStore, monkeyp
 
 
 def test_an_object_that_cannot_be_linked_counts_as_missing() -> None:
-    assert link({"qwchat_nonsense": b"this is no object file"}, ["qwchat_nonsense"]) is None
-    assert link({}, ["qwchat_absent"]) is None
+    assert link_objects({"qwchat_nonsense": b"this is no object file"}, ["qwchat_nonsense"]) is None
+    assert link_objects({}, ["qwchat_absent"]) is None
 
 
 def test_a_relative_cache_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (".cache", "cache/qwchat", "../x"):
         monkeypatch.setenv("QWCHAT_CACHE", place)
-        with pytest.raises(UsageError, match="relative path: set it to an absolute one"):
+        with pytest.raises(ArgumentError, match="relative path: set it to an absolute one"):
             cache_root()
     monkeypatch.delenv("QWCHAT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", ".cache")
@@ -202,7 +202,7 @@ def test_the_lock_of_a_killed_process_goes_to_the_next(tmp_path: Path) -> None:
 
 
 def test_facts_decide_about_the_code() -> None:
-    plain, other = (ObjectStore("kernels-", ("quant.formats",), facts=facts) for facts in ("", "a format more"))
+    plain, other = (ObjectStore("kernels-", ("quant.formats",), extra_key=facts) for facts in ("", "a format more"))
     assert plain.source_digest != other.source_digest
     assert plain.folder != other.folder
     records = repr(list(FORMATS.values()))

@@ -11,13 +11,15 @@ import numpy as np
 
 from quant.families import parse_config
 from quant.model_config import ModelConfig
-from quant.sources import Grouped, Rows, Source, TensorInfo
+from quant.sources import QuantisedRows, Rows, Source, TensorInfo
 
 
 class MemorySource(Source):
     """A model made of arrays. Config and tokenizer files are made from values, as a single-file source has to."""
 
-    def __init__(self, config: Mapping[str, Any], contents: Mapping[str, Rows | Grouped], name: str = "memory") -> None:
+    def __init__(
+        self, config: Mapping[str, Any], contents: Mapping[str, Rows | QuantisedRows], name: str = "memory"
+    ) -> None:
         self._config = config
         self._contents = contents
         self._name = name
@@ -49,13 +51,13 @@ class MemorySource(Source):
         """What each array is."""
         return {name: _info(content) for name, content in self._contents.items()}
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | Grouped:
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | QuantisedRows:
         """Copy rows of an array."""
         content, rows = self._contents[name], slice(start, stop)
         self.reads.append((name, start, _info(content).shape[0] if stop is None else stop))
-        if isinstance(content, Grouped):
+        if isinstance(content, QuantisedRows):
             parts = (part[rows].copy() for part in (content.codes, content.scales, content.zeros))
-            return Grouped(*parts, content.group_size)
+            return QuantisedRows(*parts, content.group_size)
         return content[rows].copy()
 
     def release(self, name: str, start: int, stop: int) -> None:
@@ -66,17 +68,17 @@ class MemorySource(Source):
         self.closed = True
 
 
-def grouped(shape: tuple[int, int], bits: int, group_size: int, random: np.random.Generator) -> Grouped:
+def grouped(shape: tuple[int, int], bits: int, group_size: int, random: np.random.Generator) -> QuantisedRows:
     """Return random codes, scales and zero points of every value that so many bits have."""
     groups = (shape[0], shape[1] // group_size)
     codes, zeros = (random.integers(0, 1 << bits, size, dtype=np.uint8) for size in (shape, groups))
     codes.flat[0] = (1 << bits) - 1
     scales = random.uniform(1e-3, 1e-1, groups).astype(np.float16)
-    return Grouped(codes, scales, zeros, group_size)
+    return QuantisedRows(codes, scales, zeros, group_size)
 
 
-def _info(content: Rows | Grouped) -> TensorInfo:
-    if isinstance(content, Grouped):
+def _info(content: Rows | QuantisedRows) -> TensorInfo:
+    if isinstance(content, QuantisedRows):
         parts = (content.codes, content.scales, content.zeros)
         dtype = "u4" if content.codes.max() < 16 else "u8"
         return TensorInfo(content.codes.shape, dtype, sum(part.nbytes for part in parts), content.group_size)

@@ -18,7 +18,7 @@ from quant import convert
 from quant.errors import CheckpointError
 from quant.families import expected_tensors, parse_config, read_config
 from quant.sources import TensorInfo, check_tensors
-from quant.sources.huggingface import INDEX_NAME, SINGLE_NAME, Checkpoint
+from quant.sources.huggingface import INDEX_NAME, SINGLE_NAME, HuggingFaceCheckpoint
 from tests.quant.checkpoints import (
     CONFIG,
     encode,
@@ -41,7 +41,7 @@ def test_values_and_rows(tmp_path: Path, dtype: str, shards: int) -> None:
     config = read_config(folder)
     stored = {"bf16": None, "f16": np.float16, "f32": np.float32}[dtype]
     item_bytes = 4 if dtype == "f32" else 2
-    with Checkpoint.open(folder) as checkpoint:
+    with HuggingFaceCheckpoint.open(folder) as checkpoint:
         assert check_tensors(checkpoint) == []
         for name, values in random_tensors(config, seed=3).items():
             if stored is None:
@@ -61,11 +61,11 @@ def test_values_and_rows(tmp_path: Path, dtype: str, shards: int) -> None:
 
 
 def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
-    first = Checkpoint.open(make_checkpoint(tmp_path / "a")).fingerprint
-    assert Checkpoint.open(make_checkpoint(tmp_path / "b")).fingerprint == first
-    assert Checkpoint.open(make_checkpoint(tmp_path / "c", seed=1)).fingerprint != first
+    first = HuggingFaceCheckpoint.open(make_checkpoint(tmp_path / "a")).fingerprint
+    assert HuggingFaceCheckpoint.open(make_checkpoint(tmp_path / "b")).fingerprint == first
+    assert HuggingFaceCheckpoint.open(make_checkpoint(tmp_path / "c", seed=1)).fingerprint != first
     (tmp_path / "b" / "tokenizer_config.json").write_text("{}")
-    assert Checkpoint.open(tmp_path / "b").fingerprint != first
+    assert HuggingFaceCheckpoint.open(tmp_path / "b").fingerprint != first
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_fingerprints_stay_what_they_were(tmp_path: Path, shards: int, recorded:
     (tmp_path / "config.json").write_bytes(b'{"model_type": "qwen2"}\n')
     (tmp_path / "tokenizer.json").write_bytes(b'{"model": {}}\n')
     (tmp_path / "merges.txt").write_bytes("h e\nĠ a\n".encode())
-    assert Checkpoint.open(tmp_path).fingerprint == recorded
+    assert HuggingFaceCheckpoint.open(tmp_path).fingerprint == recorded
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -126,7 +126,7 @@ def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 def refuse(folder: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
-        check_tensors(Checkpoint.open(folder))
+        check_tensors(HuggingFaceCheckpoint.open(folder))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 900
 
@@ -295,7 +295,7 @@ def test_contradictions_name_both_numbers(tmp_path: Path) -> None:
     write_json(folder / "config.json", {**config, "vocab_size": 321})
     refuse(folder, r"has shape \[320, 64\], but .*vocab_size 321 would need \[321, 64\] \(and 1 more")
     write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
-    assert check_tensors(Checkpoint.open(folder)) == [
+    assert check_tensors(HuggingFaceCheckpoint.open(folder)) == [
         "lm_head.weight is left out: tie_word_embeddings is true, so the embedding is the head"
     ]
 
@@ -310,7 +310,7 @@ def test_unexpected_tensors(tmp_path: Path) -> None:
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
 
     folder = make_checkpoint(tmp_path / "a", edit=add)
-    assert "inv_freq is left out" in check_tensors(Checkpoint.open(folder))[0]
+    assert "inv_freq is left out" in check_tensors(HuggingFaceCheckpoint.open(folder))[0]
 
     def add_bias(tensors: dict[str, np.ndarray]) -> None:
         tensors["model.layers.0.self_attn.o_proj.bias"] = np.ones(64, np.float32)
@@ -332,7 +332,7 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
         position = data.draw(st.integers(0, 2600))
         content[position] = data.draw(st.integers(0, 255))
     (folder / SINGLE_NAME).write_bytes(content)
-    with suppress(CheckpointError), Checkpoint.open(folder) as checkpoint:
+    with suppress(CheckpointError), HuggingFaceCheckpoint.open(folder) as checkpoint:
         check_tensors(checkpoint)
         for name in checkpoint.tensors:
             checkpoint.read(name)
@@ -352,11 +352,11 @@ def test_files_that_are_none_do_not_hang(tmp_path: Path) -> None:
 
 def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path)
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = HuggingFaceCheckpoint.open(folder)
     (folder / SINGLE_NAME).write_bytes(b"short")
     with pytest.raises(CheckpointError, match="shrank while it was read"):
         checkpoint.read(ROW)
-    checkpoint = Checkpoint.open(make_checkpoint(tmp_path))
+    checkpoint = HuggingFaceCheckpoint.open(make_checkpoint(tmp_path))
     (folder / SINGLE_NAME).unlink()
     with pytest.raises(CheckpointError, match=r"cannot be mapped: .*No such file"):
         checkpoint.read(ROW)

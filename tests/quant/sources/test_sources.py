@@ -10,11 +10,11 @@ import pytest
 
 from quant import formats
 from quant.container import open_model
-from quant.conversion import Planned, TensorFinished
+from quant.conversion import ConversionPlanned, TensorFinished
 from quant.errors import CheckpointError
 from quant.families import expected_tensors, parse_config
 from quant.quantisers import quantise
-from quant.sources import Grouped
+from quant.sources import QuantisedRows
 from quant.verification import verify
 from tests.quant.checkpoints import CONFIG, random_tensors
 from tests.quant.converting import run
@@ -65,17 +65,17 @@ def test_codes_are_kept_where_the_format_holds_them(
     planned, *events = convert_it(source, tmp_path / "model", monkeypatch, preset=preset, group_size=group_size)
     errors = {event.name: event.error for event in events if isinstance(event, TensorFinished)}
     model = open_model(tmp_path / "model")
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, ConversionPlanned)
     assert planned.total_bytes_out == model.total_bytes
     seen = set()
     for name in model.names:
         content = source.read(name)
-        if isinstance(content, Grouped):
+        if isinstance(content, QuantisedRows):
             packed = model.tensor(name)
             seen.add(packed.format)
-            form = formats.find(packed.format)
-            assert isinstance(form, formats.IntegerFormat)
-            codes, scales, zeros = form.codes(packed), form.scales(packed), form.zeros(packed)
+            fmt = formats.find_format(packed.format)
+            assert isinstance(fmt, formats.IntegerFormat)
+            codes, scales, zeros = fmt.codes(packed), fmt.scales(packed), fmt.zeros(packed)
             assert np.array_equal(codes, content.codes)
             assert np.array_equal(scales, content.scales)
             assert np.array_equal(zeros, content.zeros)
@@ -105,7 +105,7 @@ def test_values_are_quantised_where_the_format_differs(
     source = made_up(bits, group_size)
     convert_it(source, tmp_path / "model", monkeypatch, **options)
     packed, content = open_model(tmp_path / "model").tensor(GATE), source.read(GATE)
-    assert isinstance(content, Grouped)
+    assert isinstance(content, QuantisedRows)
     expected, _ = quantise(packed.format, content.dequantise(), packed.group_size)
     assert packed.parts.keys() == expected.parts.keys()
     for name, part in expected.parts.items():
@@ -130,7 +130,7 @@ def test_every_row_is_read_once_and_the_source_is_closed(tmp_path: Path, monkeyp
 def test_a_scale_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = made_up(4, 32)
     content = source._contents[GATE]
-    assert isinstance(content, Grouped)
+    assert isinstance(content, QuantisedRows)
     content.scales[3, 1] = np.inf
     with pytest.raises(CheckpointError, match=rf"^memory: tensor {GATE} is (infinite|NaN) at \[3, \d+\]"):
         convert_it(source, tmp_path / "model", monkeypatch, preset="lin4")
