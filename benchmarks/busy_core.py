@@ -30,7 +30,7 @@ import qwchat
 from quant.machine import usable_processors
 from qwchat.api import Model
 from qwchat.events import Finished
-from qwchat.request import Request, SamplingSettings
+from qwchat.request import Request, SamplingParams
 
 _SETTLE = 0.5  # seconds between the cases, so that none suffers from the one before
 _DISTURBED, _ATTEMPTS = 0.1, 4
@@ -80,7 +80,7 @@ def speeds(model: Model, prompt: int, new: int) -> tuple[float, float]:
     """Tokens per second of prefill and of decode."""
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, prompt).tolist()
     model.cached_context.truncate(0)
-    request = Request(SamplingSettings(), seed=0, max_tokens=new + 1, speculate=False)
+    request = Request(SamplingParams(), seed=0, max_tokens=new + 1, speculate=False)
     *_, end = model.engine.generate(model.cached_context, ids, request, usable_vocab=model.config.vocab_size)
     assert isinstance(end, Finished)
     return prompt / end.stats.prefill_seconds, (end.stats.generated_tokens - 1) / end.stats.decode_seconds

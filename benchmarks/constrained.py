@@ -37,13 +37,13 @@ from numpy.typing import NDArray
 import qwchat
 from qwchat.constraints import Constraint
 from qwchat.constraints.masks import GrammarMask
-from qwchat.events import Step
+from qwchat.events import TokenStep
 from qwchat.generation.sampling import Sampler
-from qwchat.request import Request, SamplingSettings
+from qwchat.request import Request, SamplingParams
 
 BAR = 0.15
 PROMPT = "Describe some persons."
-QWEN2 = SamplingSettings(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.05)
+QWEN2 = SamplingParams(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.05)
 PERSON = {
     "type": "object",
     "properties": {
@@ -153,7 +153,7 @@ class Round:
             mask=self._script if bound else None,
         )
         clock, processor = time.perf_counter(), time.process_time()
-        count = sum(isinstance(event, Step) for event in events)
+        count = sum(isinstance(event, TokenStep) for event in events)
         self.clock[bound], self.processor[bound] = time.perf_counter() - clock, time.process_time() - processor
         assert count == len(self.token_ids), "a text that its constraint does not allow"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import qwchat
 from qwchat.events import Finished, Stats
-from qwchat.request import Request, SamplingSettings
+from qwchat.request import Request, SamplingParams
 
 
 class QwchatContext:
@@ -47,6 +47,6 @@ class QwchatContext:
 
     def _generate(self, tokens: Sequence[int], count: int) -> Stats:
         """Read `tokens` and write `count` tokens greedily, whatever they are."""
-        request = Request(SamplingSettings(), seed=0, max_tokens=count, speculate=False)
+        request = Request(SamplingParams(), seed=0, max_tokens=count, speculate=False)
         events = self.model.engine.generate(self.model.cached_context, tokens, request, usable_vocab=self.vocab_size)
         return [event for event in events if isinstance(event, Finished)][-1].stats

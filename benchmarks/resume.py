@@ -52,13 +52,13 @@ def prompt_ids(model: Any, count: int) -> list[int]:
 
 def generated(model: Any, ids: Sequence[int]) -> tuple[float, float, list[int], int]:
     """When the first token came, by the clock and in CPU time, the greedy tokens, and how many tokens were cached."""
-    from qwchat.events import Finished, Step
-    from qwchat.request import Request, SamplingSettings
+    from qwchat.events import Finished, TokenStep
+    from qwchat.request import Request, SamplingParams
 
     first, cpu, tokens, cached = 0.0, 0.0, [], 0
-    request = Request(SamplingSettings(), seed=0, max_tokens=GENERATED, speculate=False)
+    request = Request(SamplingParams(), seed=0, max_tokens=GENERATED, speculate=False)
     for event in model.engine.generate(model.cached_context, ids, request, usable_vocab=model.tokenizer.vocab_size):
-        if isinstance(event, Step):
+        if isinstance(event, TokenStep):
             if not tokens:
                 first, cpu = time.perf_counter(), time.process_time()
             tokens.append(event.token_id)

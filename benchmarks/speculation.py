@@ -46,13 +46,13 @@ from models.recipe.phrasing import vary
 from models.recipe.recipe import MODEL, Recipe
 from models.recipe.turns import load
 from quant import convert
-from qwchat.events import Finished, Step
+from qwchat.events import Finished, TokenStep
 from qwchat.generation.generation_loop import GenerationLoop
 from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import DraftPolicy
 from qwchat.messages import Message
 from qwchat.models_folder import is_model, locate
-from qwchat.request import Request, SamplingSettings
+from qwchat.request import Request, SamplingParams
 
 COPY_BAR, CHAT_BAR = 1.8, 0.97
 LONGEST_ANSWER = 400
@@ -79,7 +79,7 @@ class Task:
     cases: list[Callable[[bool], Decoded]]
 
 
-def decode(model: qwchat.Model, ids: Sequence[int], speculate: bool, settings: SamplingSettings) -> Decoded:
+def decode(model: qwchat.Model, ids: Sequence[int], speculate: bool, settings: SamplingParams) -> Decoded:
     """The answer to a prompt of token ids."""
     *events, end = model.engine.generate(
         model.cached_context,
@@ -88,7 +88,7 @@ def decode(model: qwchat.Model, ids: Sequence[int], speculate: bool, settings: S
         usable_vocab=model.tokenizer.vocab_size,
         stop_ids=model.stop_ids,
     )
-    return _decoded([event.token_id for event in events if isinstance(event, Step)], cast(Finished, end))
+    return _decoded([event.token_id for event in events if isinstance(event, TokenStep)], cast(Finished, end))
 
 
 def _decoded(tokens: list[int], end: Finished) -> Decoded:
@@ -101,7 +101,7 @@ def converse(model: qwchat.Model, asks: Sequence[str]) -> list[int]:
     messages: list[Message] = []
     for ask in asks[:-1]:
         messages.append({"role": "user", "content": ask})
-        answer = decode(model, model.prompt_ids(messages), False, SamplingSettings())
+        answer = decode(model, model.prompt_ids(messages), False, SamplingParams())
         messages.append({"role": "assistant", "content": model.decode(answer.tokens)})
     return model.prompt_ids([*messages, {"role": "user", "content": asks[-1]}])
 
@@ -128,7 +128,7 @@ def repetitions(model: qwchat.Model, count: int, rng: random.Random) -> Iterator
         yield [vary(rng, ask) for ask in rng.sample(rng.choice(facts)["asks"], 2)]
 
 
-def embedded_tasks(model: qwchat.Model, count: int, seed: int, settings: SamplingSettings) -> Iterator[Task]:
+def embedded_tasks(model: qwchat.Model, count: int, seed: int, settings: SamplingParams) -> Iterator[Task]:
     """Tasks of the embedded model, `count` prompts each (chat: of each family)."""
 
     def task(name: str, prompts: list[list[int]]) -> Task:
@@ -148,7 +148,7 @@ class Script(Sampler):
     """Says a given text whatever the logits are, after looking for the largest of them."""
 
     def __init__(self, text: Sequence[int], vocab: int) -> None:
-        super().__init__(SamplingSettings(), 0, vocab)
+        super().__init__(SamplingParams(), 0, vocab)
         self._text = text
 
     def sample(self, logits: NDArray[np.float32], prompt_ids: object, generated_ids: Sequence[int]) -> int:  # type: ignore[override]
@@ -173,7 +173,7 @@ def forced_tasks(model: qwchat.Model, seed: int, depth: int, length: int) -> Ite
                 model.cached_context, prompt, request, script, model.engine.speculation if speculate else None
             )
             *events, end = run.events()
-            return _decoded([event.token_id for event in events if isinstance(event, Step)], cast(Finished, end))
+            return _decoded([event.token_id for event in events if isinstance(event, TokenStep)], cast(Finished, end))
 
         yield Task("forced: " + {0: "copy", 1: "nothing to copy"}.get(every, f"1 in {every} replaced"), [case])
 
@@ -246,7 +246,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=96, help="tokens of the text of forced copying")
     parser.add_argument("--seed", type=int, default=9)
     options = parser.parse_args()
-    settings = SamplingSettings(temperature=options.temp)
+    settings = SamplingParams(temperature=options.temp)
     print(
         f"{'task':28}{'prompts':>8}{'tokens':>8}{'plain':>10}{'speculative':>13}{'gain':>7}{'accepted':>20}{'differ':>10}"
     )

@@ -24,7 +24,7 @@ from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kernels import kernel_store
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
-from qwchat.events import Done, Finished, Prefilled, Step, TextEvent, TextStep, TokenLogprob
+from qwchat.events import Done, Finished, Prefilled, TextEvent, TextStep, TokenLogprob, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.integrity import Integrity
@@ -32,7 +32,7 @@ from qwchat.messages import Message
 from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
 from qwchat.models_folder import is_model, locate
-from qwchat.request import Prompt, Request, SamplingSettings, random_seed
+from qwchat.request import Prompt, Request, SamplingParams, random_seed
 from qwchat.text.detokenizer import StreamDecoder
 from qwchat.text.generation_config import GenerationDefaults
 from qwchat.text.stop_strings import StopStrings
@@ -67,13 +67,13 @@ def load(
     quant.errors.ContainerError if it is damaged, the errors of :class:`Tokenizer`, UsageError
     for values out of range, and NotEnoughMemoryError.
     """
-    folder = open_model(_converted(str(model)))
+    folder = open_model(_converted_folder(str(model)))
     folder.prefetch()
-    cached = _build_context(folder, device, threads=threads, context=context, kv=kv)
+    cached = _build_cached_context(folder, device, threads=threads, context=context, kv=kv)
     return Model(folder, device, cached, Integrity(folder if verify else None))
 
 
-def _build_context(
+def _build_cached_context(
     folder: ModelFolder, device: str, *, threads: int | None, context: int | None, kv: str
 ) -> CachedContext:
     """Return an empty context of a new decoder. Raises what `load` raises for these arguments."""
@@ -89,7 +89,7 @@ def _build_context(
         raise
 
 
-def _converted(model: str) -> Path:
+def _converted_folder(model: str) -> Path:
     located = locate(model)
     if located.converted:
         return located.path
@@ -155,11 +155,11 @@ class Model:
         Cached tokens are kept where the cache stays of one kind and they fit. Raises what :func:`load` raises for its
         arguments; the model is unchanged then.
         """
-        cached = _build_context(self.folder, self._device, threads=threads, context=context, kv=kv)
-        lost = self.cached_context.length - cached.adopt(self.cached_context)
+        cached = _build_cached_context(self.folder, self._device, threads=threads, context=context, kv=kv)
+        dropped = self.cached_context.length - cached.adopt(self.cached_context)
         self.engine.decoder.close()
         self.engine, self.cached_context = Engine(cached.decoder), cached
-        return lost
+        return dropped
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -182,9 +182,9 @@ class Model:
         `continuing`: the last message is a turn of the assistant that was cut; the prompt ends with its tokens.
         Raises TemplateError, UsageError.
         """
-        said = self._unfinished(messages) if continuing else []
+        unfinished_ids = self._unfinished_reply_ids(messages) if continuing else []
         ids = encode_chat(self.tokenizer, self.template, messages[:-1] if continuing else messages)
-        return Prompt([*ids, *said], len(said))
+        return Prompt([*ids, *unfinished_ids], len(unfinished_ids))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the prompt of a conversation. Raises TemplateError."""
@@ -198,7 +198,7 @@ class Model:
         """Return how many tokens of `prompt` the KV cache holds."""
         return self.cached_context.held(prompt.ids)
 
-    def reread(self, prompt: Prompt) -> int:
+    def reevaluated_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens a reply to `prompt` evaluates again, since a conversation changed before its end.
 
         It is 0 where the conversation only grew.
@@ -218,7 +218,7 @@ class Model:
         self,
         prompt: str | Sequence[int],
         *,
-        settings: SamplingSettings | None = None,
+        settings: SamplingParams | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
@@ -259,7 +259,7 @@ class Model:
         self,
         messages: Sequence[Message],
         *,
-        settings: SamplingSettings | None = None,
+        settings: SamplingParams | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
@@ -289,9 +289,9 @@ class Model:
 
     def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:
         """Generate the reply to a prompt that is rendered already; events and errors as for `generate`."""
-        before = prompt.ids[prompt.tokens - prompt.continued :]
-        mask = None if request.constraint is None else self.grammars.mask(request.constraint, before)
-        reply = _Reply(self.tokenizer, request, before)
+        continued_ids = prompt.ids[prompt.tokens - prompt.continued :]
+        mask = None if request.constraint is None else self.grammars.mask(request.constraint, continued_ids)
+        reply = _ReplyBuilder(self.tokenizer, request, continued_ids)
         events = self.engine.generate(
             self.cached_context,
             prompt.ids,
@@ -307,10 +307,10 @@ class Model:
                 self.integrity.raise_if_damaged()
                 if isinstance(event, Prefilled):
                     yield event
-                elif isinstance(event, Step):
+                elif isinstance(event, TokenStep):
                     yield reply.step(event)
                 else:
-                    if tail := reply.tail():
+                    if tail := reply.flush():
                         yield tail
                     yield reply.done(event)
         except NonFiniteLogitsError:
@@ -329,9 +329,9 @@ class Model:
         return self.cached_context.snapshot_bytes()
 
     @property
-    def rereading_seconds(self) -> float:
+    def reevaluation_seconds(self) -> float:
         """What reading :attr:`cached_ids` again would take, by the speed so far; 0 where nothing was read yet."""
-        return self.cached_context.rereading_seconds
+        return self.cached_context.reevaluation_seconds
 
     def save_cache(self, path: str | Path) -> int:
         """Keeps on disk what the model has read and said, for :meth:`restore_cache` in another process; bytes written.
@@ -354,7 +354,7 @@ class Model:
         """
         return self.cached_context.restore(Path(path), self.folder.fingerprint)
 
-    def _unfinished(self, messages: Sequence[Message]) -> list[int]:
+    def _unfinished_reply_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a turn that is to be continued."""
         if not messages or messages[-1]["role"] != "assistant":
             raise UsageError("there is nothing to continue: the last message is no turn of the assistant")
@@ -367,20 +367,20 @@ class Model:
         self.engine.decoder.close()
 
 
-class _Reply:
+class _ReplyBuilder:
     """A reply as it grows: tokens to text, held back where a character or a stop string may be unfinished."""
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, before: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, request: Request, continued_ids: Sequence[int]) -> None:
         self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
         self._tokenizer, self._constraint = tokenizer, request.constraint
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._pieces: list[str] = []
         self.stopped = False
-        for token_id in before:  # What was held back when the reply was cut is held back again.
-            self.step(Step(token_id))
+        for token_id in continued_ids:  # What was held back when the reply was cut is held back again.
+            self.step(TokenStep(token_id))
 
-    def step(self, step: Step) -> TextStep:
+    def step(self, step: TokenStep) -> TextStep:
         self._ids.append(step.token_id)
         text, self.stopped = self._stops.push(self._decoder.push(step.token_id))
         self._pieces.append(text)
@@ -393,7 +393,7 @@ class _Reply:
     def _logprob(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         return TokenLogprob(token_id, self._tokenizer.decode([token_id]), logprob, top)
 
-    def tail(self) -> TextStep | None:
+    def flush(self) -> TextStep | None:
         """What was held back and now belongs to the reply."""
         if self.stopped:
             return None

@@ -17,71 +17,71 @@ from __future__ import annotations
 
 import re
 
-_ALWAYS = (
+_ALWAYS_UNSAFE = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\u3164\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e002f\U000e003a-\U000e0060\U000e007b-\U000e007e"
     "\U000e0080-\U000e00ff\U000e01f0-\U000e0fff"
 )
 _TAGS = "\U000e0030-\U000e0039\U000e0061-\U000e007a"
-_FLAG, _MOST_TAGS = "\U0001f3f4", 6
+_FLAG, _MAX_TAGS = "\U0001f3f4", 6
 
-_JOINING = (
+_JOINING_SCRIPTS = (
     "\u0600-\u07ff\u0840-\u0dff\u0f00-\u109f\u1780-\u17ff\u1800-\u18af\u1900-\u1c4f\ua800-\uaaff\uabc0-\uabff"
     "\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc\U00010a00-\U00010aff\U00010d00-\U00010fff\U00011000-\U00011fff"
     "\U0001e900-\U0001e95f"
 )
-_UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u1950-\u1aaf\ua980-\ua9ff\uaa00-\uaadf"
+_UNSPACED_SCRIPTS = "\u0e00-\u109f\u1780-\u17ff\u1950-\u1aaf\ua980-\ua9ff\uaa00-\uaadf"
 _EMOJI = (
     "\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u24c2\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff"
     "\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
 )
 _IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_VARIED = f"{_IDEOGRAPHS}\u1000-\u109f\u2200-\u22ff\u2a00-\u2aff\u3001-\u30ff\ua840-\ua877\uff01-\uff5e"
+_HAS_VARIANTS = f"{_IDEOGRAPHS}\u1000-\u109f\u2200-\u22ff\u2a00-\u2aff\u3001-\u30ff\ua840-\ua877\uff01-\uff5e"
 _MONGOLIAN = "\u1820-\u18aa"
 
 # Which characters survive behind which.
-_WELCOME = (
-    ("\u200b", _UNSPACED),
-    ("\u200c", _JOINING),
-    ("\u200d", f"{_JOINING}{_EMOJI}\ufe0f"),
+_ALLOWED_AFTER = (
+    ("\u200b", _UNSPACED_SCRIPTS),
+    ("\u200c", _JOINING_SCRIPTS),
+    ("\u200d", f"{_JOINING_SCRIPTS}{_EMOJI}\ufe0f"),
     ("\u180b-\u180d\u180f", _MONGOLIAN),
-    ("\ufe00-\ufe0d", _VARIED),
-    ("\ufe0e\ufe0f", f"{_VARIED}{_EMOJI}0-9#*"),
+    ("\ufe00-\ufe0d", _HAS_VARIANTS),
+    ("\ufe0e\ufe0f", f"{_HAS_VARIANTS}{_EMOJI}0-9#*"),
     ("\U000e0100-\U000e01ef", _IDEOGRAPHS),
 )
 
 
 def _pattern() -> re.Pattern[str]:
     """Return the pattern of one such character. It begins with a set, since a search for that is quick."""
-    cases = [f"(?<=[{_ALWAYS}])"]
-    cases += [f"(?<=[{hidden}])(?<![{before}][{hidden}])" for hidden, before in _WELCOME]
-    behind_flag = "".join(f"(?<!{_FLAG}{f'[{_TAGS}]' * number}[{_TAGS}\U000e007f])" for number in range(_MOST_TAGS + 1))
+    cases = [f"(?<=[{_ALWAYS_UNSAFE}])"]
+    cases += [f"(?<=[{hidden}])(?<![{before}][{hidden}])" for hidden, before in _ALLOWED_AFTER]
+    behind_flag = "".join(f"(?<!{_FLAG}{f'[{_TAGS}]' * number}[{_TAGS}\U000e007f])" for number in range(_MAX_TAGS + 1))
     cases.append(f"(?<=[{_TAGS}\U000e007f]){behind_flag}")
-    every = _ALWAYS + _TAGS + "\U000e007f" + "".join(hidden for hidden, _ in _WELCOME)
+    every = _ALWAYS_UNSAFE + _TAGS + "\U000e007f" + "".join(hidden for hidden, _ in _ALLOWED_AFTER)
     return re.compile(f"[{every}](?:{'|'.join(cases)})")
 
 
-HARMFUL = _pattern()
-_SEEN = _MOST_TAGS + 2  # characters before one that decide about it, and one more
+UNSAFE_CHARACTERS = _pattern()
+_LOOKBEHIND = _MAX_TAGS + 2  # characters before one that decide about it, and one more
 
 
-def harmless(text: str) -> str:
+def sanitise(text: str) -> str:
     """Return `text` with every character above made visible but newline and tab, so that a terminal obeys none of it.
 
     An escape sequence begins with ESC (shown as ␛) or with a C1 control (shown as <9B>); without it the rest is text.
     Overrides of the direction of writing and invisible characters are shown by number, too: <202E>.
     """
-    return HARMFUL.sub(_picture, text)
+    return UNSAFE_CHARACTERS.sub(_visible_form, text)
 
 
-def harmless_name(text: str) -> str:
+def sanitise_name(text: str) -> str:
     """Return `text` on one line, for names of files and sessions: newlines and tabs are made visible as well."""
-    return harmless(text).replace("\n", chr(0x240A)).replace("\t", chr(0x2409))
+    return sanitise(text).replace("\n", chr(0x240A)).replace("\t", chr(0x2409))
 
 
-class Harmless:
-    """`harmless` of a text that comes in pieces: joined, they are what it gives for the whole."""
+class StreamSanitiser:
+    """`sanitise` of a text that comes in pieces: joined, they are what it gives for the whole."""
 
     def __init__(self) -> None:
         self._before = ""
@@ -89,17 +89,17 @@ class Harmless:
     def push(self, text: str) -> str:
         """Return the next piece, made visible with what came before it in mind."""
         whole = self._before + text
-        shown = harmless(whole)[len(harmless(self._before)) :]
-        self._before = whole[-_SEEN:]
+        shown = sanitise(whole)[len(sanitise(self._before)) :]
+        self._before = whole[-_LOOKBEHIND:]
         return shown
 
 
-def named(text: str) -> str:
+def show_code_points(text: str) -> str:
     """Return `text` with each of these characters by its number, as in [U+202E]: for files that may be anywhere."""
-    return HARMFUL.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
+    return UNSAFE_CHARACTERS.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
-def escaped(json_text: str) -> str:
+def escape_json(json_text: str) -> str:
     """Return JSON with escapes for these characters, which says the same to every reader."""
 
     def escape(match: re.Match[str]) -> str:
@@ -108,10 +108,10 @@ def escaped(json_text: str) -> str:
             return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
         return f"\\u{code:04x}"
 
-    return HARMFUL.sub(escape, json_text)
+    return UNSAFE_CHARACTERS.sub(escape, json_text)
 
 
-def _picture(match: re.Match[str]) -> str:
+def _visible_form(match: re.Match[str]) -> str:
     """C0 controls have pictures in Unicode (U+2400 and on); the others are shown by number."""
     code = ord(match[0])
     if code < 0x20:

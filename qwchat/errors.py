@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quant.wording import ArgumentMessage, SuggestedArgument
 
-_NAMED = 3
+_MAX_NAMED = 3
 
 
 class QwchatError(Exception):
@@ -39,11 +39,11 @@ class DamagedModelError(ModelError):
     def __init__(self, path: Path, damaged: Mapping[str, str], remedy: str = "convert the model again") -> None:
         names = list(damaged)
         if len(names) == 1:
-            what = f"{names[0]} is damaged ({damaged[names[0]]})"
+            problem = f"{names[0]} is damaged ({damaged[names[0]]})"
         else:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            what = f"{len(names)} tensors or files are damaged ({', '.join(names[:_NAMED])}{more})"
-        super().__init__(f"{path}: {what}: {remedy}")
+            more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+            problem = f"{len(names)} tensors or files are damaged ({', '.join(names[:_MAX_NAMED])}{more})"
+        super().__init__(f"{path}: {problem}: {remedy}")
         self.path, self.damaged = path, dict(damaged)
 
     def with_remedy(self, remedy: str) -> DamagedModelError:
@@ -70,13 +70,13 @@ class SessionInUseError(SessionError):
 class PromptTooLongError(QwchatError):
     """A prompt that does not fit in the context.
 
-    The command line and the chat name their own ways to make it fit (`advised`).
+    The command line and the chat name their own ways to make it fit (`with_advice`).
 
     Args:
         tokens: length of the prompt in tokens.
         context: positions the context has.
         longest: the longest context that the model was made for.
-        facts: what to say instead of the usual, without a remedy.
+        description: what to say instead of the usual, without a remedy.
         remedy: what to do instead of the usual.
     """
 
@@ -85,27 +85,27 @@ class PromptTooLongError(QwchatError):
         tokens: int,
         context: int,
         longest: int,
-        facts: str | None = None,
+        description: str | None = None,
         remedy: str = "shorten the prompt",
     ) -> None:
-        self.facts = facts or (
+        self.description = description or (
             f"the prompt has {tokens:,} tokens and the context holds {context:,}, one of them for the answer"
         )
         self.tokens, self.context, self.longest, self.remedy = tokens, context, longest, remedy
-        longer = f", or use a longer context (up to {longest:,} tokens)" if self.fits_longer else ""
-        super().__init__(f"{self.facts}: {remedy}{longer}")
+        longer = f", or use a longer context (up to {longest:,} tokens)" if self.longer_context_fits else ""
+        super().__init__(f"{self.description}: {remedy}{longer}")
 
-    def advised(self, shorter: str) -> ArgumentMessage:
+    def with_advice(self, shorter: str) -> ArgumentMessage:
         """Return the message with `shorter`, how a prompt gets shorter at the place where this is read."""
-        advice = f"{self.facts}: {shorter}"
-        if self.fits_longer:
+        advice = f"{self.description}: {shorter}"
+        if self.longer_context_fits:
             allows = f" allows a longer context (up to {self.longest:,} tokens with this model)"
             return ArgumentMessage(advice, ", or ", SuggestedArgument("context", ...), allows)
         full = self.context >= self.longest
         return ArgumentMessage(advice, f" ({self.longest:,} tokens are the maximum of this model)" if full else "")
 
     @property
-    def fits_longer(self) -> bool:
+    def longer_context_fits(self) -> bool:
         """Whether the model can have a context in which the prompt fits."""
         return max(self.tokens, self.context) < self.longest
 

@@ -29,14 +29,18 @@ class Stats:
     unread_tokens: int = 0
 
     @property
-    def read_tokens(self) -> int:
+    def evaluated_tokens(self) -> int:
         """Prompt tokens that were read; those that the cache held already do not count."""
         return self.prompt_tokens - self.cached_tokens - self.unread_tokens
 
     @property
     def prefill_rate(self) -> float:
         """Newly read prompt tokens per second; 0.0 when nothing was read."""
-        return self.read_tokens / self.prefill_seconds if self.prefill_seconds > 0 and self.read_tokens > 0 else 0.0
+        return (
+            self.evaluated_tokens / self.prefill_seconds
+            if self.prefill_seconds > 0 and self.evaluated_tokens > 0
+            else 0.0
+        )
 
     @property
     def decode_rate(self) -> float:
@@ -60,7 +64,7 @@ class Prefilled:
 
 
 @dataclass(frozen=True)
-class Step:
+class TokenStep:
     """One generated token (never the stop token).
 
     Where log-probabilities were asked for: `logprob` is the token's, `likeliest` the ids with the highest ones and
@@ -123,5 +127,5 @@ class Done:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-EngineEvent = Prefilled | Step | Finished
+EngineEvent = Prefilled | TokenStep | Finished
 TextEvent = Prefilled | TextStep | Done

@@ -21,16 +21,16 @@ from quant.safe_files import make_private_folder, read_private
 from quant.verification import Verification, folder_state
 from qwchat.cpu.kernels.thread_counts import default_threads
 from qwchat.errors import DamagedModelError
-from qwchat.writing import replace_text
+from qwchat.text_files import replace_text
 
 CHECKED_FILES = ("config.json", "tokenizer.json")
 """Checked in the background beside the weights. The others are text that people adapt: defaults and templates."""
 
 _FOLDER_NAME = "verification"
 _FILE_NAME = "intact"
-_MOST_STATES = 256
+_MAX_STATES = 256
 _STATE_LENGTH = 64
-_NICENESS = 10  # a tenth of the share of a thread that generates, where both want the same core
+_NICE_INCREMENT = 10  # a tenth of the share of a thread that generates, where both want the same core
 _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 1.0
 
@@ -44,16 +44,16 @@ class Integrity:
 
     def __init__(self, folder: ModelFolder | None) -> None:
         self._folder = folder
-        self._over = threading.Event()
+        self._finished = threading.Event()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._helpers: list[threading.Thread] = []
+        self._extra_threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
         self._closed = False
         self._verification: Verification | None = None
         self._state = "" if folder is None else folder_state(folder, CHECKED_FILES)
-        if folder is None or self._state in known_states():
-            self._over.set()
+        if folder is None or self._state in intact_states():
+            self._finished.set()
         else:
             self._verification = Verification(folder, CHECKED_FILES)
 
@@ -71,12 +71,12 @@ class Integrity:
     def intact(self) -> bool:
         """Whether the model is known to be intact, or is not to be checked."""
         damaged = self._verification is not None and self._verification.damaged
-        return self._over.is_set() and self._failure is None and not damaged
+        return self._finished.is_set() and self._failure is None and not damaged
 
     def start(self) -> None:
         """Check in a thread that leaves the processor to others."""
-        if not self._over.is_set():
-            self._begin(_work_gently)
+        if not self._finished.is_set():
+            self._begin(_work_at_low_priority)
 
     def raise_if_damaged(self) -> None:
         """Raise DamagedModelError where damage has been found so far. Takes less than a microsecond."""
@@ -91,12 +91,12 @@ class Integrity:
             return True
         self._verification.stop_throttled()
         end = float("inf") if seconds is None else time.monotonic() + seconds
-        while not (self._over.is_set() or self._closed) and (left := end - time.monotonic()) > 0:
+        while not (self._finished.is_set() or self._closed) and (remaining := end - time.monotonic()) > 0:
             # Again where they ended before the gentle thread laid down its part.
-            if not any(thread.is_alive() for thread in self._helpers):
-                self._helpers = [self._begin(Verification.work) for _ in range(default_threads())]
-            self._over.wait(min(left, _POLL_SECONDS))
-        return self._over.is_set() or self._closed
+            if not any(thread.is_alive() for thread in self._extra_threads):
+                self._extra_threads = [self._begin(Verification.work) for _ in range(default_threads())]
+            self._finished.wait(min(remaining, _POLL_SECONDS))
+        return self._finished.is_set() or self._closed
 
     def close(self) -> None:
         """End the check; what is unfinished is done again by the next use."""
@@ -118,38 +118,38 @@ class Integrity:
             work(self._verification)
         except BaseException as error:  # noqa: BLE001  # Raised in the thread that asks; here nothing would see it.
             self._failure = error
-            self._over.set()
+            self._finished.set()
             return
         with self._lock:
-            if self._verification.finished and self._folder is not None and not self._over.is_set():
-                settle(self._folder, self._state, intact=not self._verification.damaged)
-                self._over.set()
+            if self._verification.finished and self._folder is not None and not self._finished.is_set():
+                record_result(self._folder, self._state, intact=not self._verification.damaged)
+                self._finished.set()
 
 
-def settle(folder: ModelFolder, state: str, *, intact: bool) -> None:
+def record_result(folder: ModelFolder, state: str, *, intact: bool) -> None:
     """Keep what the check of a model found, unless its files have changed since they were in `state`."""
     if not intact:
-        forget(state)
+        unmark_intact(state)
     elif folder_state(folder, CHECKED_FILES) == state:
-        remember(state)
+        mark_intact(state)
 
 
-def known_states() -> list[str]:
+def intact_states() -> list[str]:
     """The states that were found intact, the latest first; none where the file is not to be trusted."""
-    data = read_private(record_path(), (_STATE_LENGTH + 1) * _MOST_STATES)
+    data = read_private(record_path(), (_STATE_LENGTH + 1) * _MAX_STATES)
     lines = (data or b"").decode("ascii", "replace").split("\n")
     return [line for line in lines if len(line) == _STATE_LENGTH]
 
 
-def remember(state: str) -> None:
+def mark_intact(state: str) -> None:
     """Keep `state` as intact; where that cannot be written, the model is checked again by its next use."""
-    if (known := known_states())[:1] != [state]:
+    if (known := intact_states())[:1] != [state]:
         _write([state, *(other for other in known if other != state)])
 
 
-def forget(state: str) -> None:
+def unmark_intact(state: str) -> None:
     """Take back that `state` is intact."""
-    if state in (known := known_states()):
+    if state in (known := intact_states()):
         _write([other for other in known if other != state])
 
 
@@ -162,12 +162,12 @@ def _write(states: list[str]) -> None:
     path = record_path()
     try:
         if make_private_folder(path.parent):
-            replace_text(path, "".join(f"{state}\n" for state in states[:_MOST_STATES]), 0o600)
+            replace_text(path, "".join(f"{state}\n" for state in states[:_MAX_STATES]), 0o600)
     except OSError:
         return
 
 
-def _work_gently(verification: Verification) -> None:
+def _work_at_low_priority(verification: Verification) -> None:
     verification.work((lambda seconds: None) if _lower_priority() else time.sleep)
 
 
@@ -177,7 +177,7 @@ def _lower_priority() -> bool:
         return False
     thread = threading.get_native_id()
     try:
-        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS))
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE_INCREMENT))
     except OSError:
         return False
     return True

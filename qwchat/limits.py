@@ -13,7 +13,7 @@ MAX_PENALTY = 2
 """Of presence and frequency penalties, which may also be as much below zero."""
 MAX_LOGPROBS = 20
 """Likeliest tokens that are reported in the place of each token."""
-MAX_WHOLE = 2**31 - 1
+MAX_INTEGER = 2**31 - 1
 """Of whole numbers without a limit of their own, such as counts of tokens: every part of the program counts as far."""
 MAX_CONSTRAINT_BYTES = 1 << 20
 """Of a regular expression, of a JSON schema and its file, or of all choices."""

@@ -16,18 +16,18 @@ from pathlib import Path
 
 from quant.safe_files import is_regular_file
 from qwchat.errors import ModelError
-from qwchat.writing import path_of
+from qwchat.text_files import expand_path
 
 EMBEDDED_NAME = "mini"
 CONVERTED_SUFFIX = "-q4"
 
-_SHOWN = 200  # characters of a name in a message
+_MAX_NAME_SHOWN = 200  # characters of a name in a message
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKPOINT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedModel:
     """A model that was found.
 
     Attributes:
@@ -60,7 +60,7 @@ def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
     QWCHAT_MODELS, or `models` of a source checkout, or the platform's folder for a user's data.
     """
     if environment.get("QWCHAT_MODELS"):
-        return path_of(environment["QWCHAT_MODELS"])
+        return expand_path(environment["QWCHAT_MODELS"])
     checkout = source_checkout()
     if checkout is not None:
         return checkout / "models"
@@ -86,24 +86,24 @@ def is_checkpoint(folder: Path) -> bool:
     return is_regular_file(folder / "config.json") and any(is_regular_file(folder / name) for name in _CHECKPOINT_FILES)
 
 
-def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Located:
+def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> LocatedModel:
     """The model that `model` names; None means QWCHAT_MODEL, or the embedded model.
 
     Raises ModelError where there is none, with the closest names, and where a folder is neither a model nor a
     checkpoint.
     """
-    wanted = environment.get("QWCHAT_MODEL") or EMBEDDED_NAME if model is None else model
-    if not wanted:  # As from a script whose variable is empty; joined to a path it would be the folder itself.
-        raise ModelError(_nowhere(wanted))
-    if not _is_path(wanted):
-        found = _by_name(wanted)
+    name = environment.get("QWCHAT_MODEL") or EMBEDDED_NAME if model is None else model
+    if not name:  # As from a script whose variable is empty; joined to a path it would be the folder itself.
+        raise ModelError(_not_found_message(name))
+    if not _is_path(name):
+        found = _by_name(name)
         if found is not None:
             return found
-    path = path_of(wanted)
+    path = expand_path(name)
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):  # Also a name that no file can have, and a folder that is closed to us.
-        raise ModelError(_nowhere(wanted)) from None
+        raise ModelError(_not_found_message(name)) from None
     if stat.S_ISDIR(mode):
         return _by_path(path)
     if path.suffix.lower() == ".gguf":
@@ -111,21 +111,21 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
     raise ModelError(f"{path} is a file: give the folder of a model or a checkpoint")
 
 
-def available() -> list[Located]:
+def available() -> list[LocatedModel]:
     """The models on this machine by name: those in the models folder, and the embedded one."""
     found = {}
     folder = models_folder()
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if not path.name.startswith(".") and (is_model(path) or is_checkpoint(path)):
-                found[path.name] = Located(path.name, path, is_model(path))
+                found[path.name] = LocatedModel(path.name, path, is_model(path))
     embedded = _embedded()
     if embedded is not None and not (EMBEDDED_NAME in found and found[EMBEDDED_NAME].converted):
         found[EMBEDDED_NAME] = embedded
     return [found[name] for name in sorted(found)]
 
 
-def name_of(folder: Path) -> str:
+def model_name(folder: Path) -> str:
     """What the model in `folder` is called: the folder's name, or the repository's in the Hugging Face cache."""
     resolved = folder.resolve()
     if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
@@ -138,25 +138,25 @@ def _is_path(text: str) -> bool:
     return text in (".", "..") or text.startswith("~") or any(separator in text for separator in separators)
 
 
-def _by_name(name: str) -> Located | None:
+def _by_name(name: str) -> LocatedModel | None:
     path = models_folder() / name
     if is_model(path):
-        return Located(name, path, converted=True)
+        return LocatedModel(name, path, converted=True)
     if name == EMBEDDED_NAME and _embedded() is not None:
         return _embedded()
-    return Located(name, path, converted=False) if is_checkpoint(path) else None
+    return LocatedModel(name, path, converted=False) if is_checkpoint(path) else None
 
 
-def _embedded() -> Located | None:
+def _embedded() -> LocatedModel | None:
     path = embedded_checkpoint()
-    return Located(EMBEDDED_NAME, path, converted=False, embedded=True) if is_checkpoint(path) else None
+    return LocatedModel(EMBEDDED_NAME, path, converted=False, embedded=True) if is_checkpoint(path) else None
 
 
-def _by_path(path: Path) -> Located:
+def _by_path(path: Path) -> LocatedModel:
     if is_model(path):
-        return Located(name_of(path), path, converted=True)
+        return LocatedModel(model_name(path), path, converted=True)
     if is_checkpoint(path):
-        return Located(name_of(path), path, converted=False)
+        return LocatedModel(model_name(path), path, converted=False)
     if any(path.glob("*.gguf")):
         raise ModelError(f"{path} holds GGUF files, which cannot be read yet: give the original checkpoint")
     raise ModelError(
@@ -165,13 +165,13 @@ def _by_path(path: Path) -> Located:
     )
 
 
-def _nowhere(wanted: str) -> str:
-    wanted = wanted if len(wanted) <= _SHOWN else wanted[:_SHOWN] + "…"
-    if _is_path(wanted):
-        return f"there is no folder {wanted}: give the folder of a model or a checkpoint, or a name from qwchat list"
+def _not_found_message(name: str) -> str:
+    name = name if len(name) <= _MAX_NAME_SHOWN else name[:_MAX_NAME_SHOWN] + "…"
+    if _is_path(name):
+        return f"there is no folder {name}: give the folder of a model or a checkpoint, or a name from qwchat list"
     names = [model.name for model in available()]
-    close = difflib.get_close_matches(wanted, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     if close:
-        return f"there is no model {wanted!r}: did you mean {close[0]}?"
+        return f"there is no model {name!r}: did you mean {close[0]}?"
     known = "there are " + ", ".join(names) if names else f"there are none in {models_folder()}"
-    return f"there is no model {wanted!r}: {known}; or give the folder of a model or a checkpoint"
+    return f"there is no model {name!r}: {known}; or give the folder of a model or a checkpoint"

@@ -22,7 +22,7 @@ def random_seed() -> int:
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingParams:
     """How the next token is chosen.
 
     Attributes:
@@ -48,19 +48,19 @@ class SamplingSettings:
     frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        _require("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
-        _require("top_p", self.top_p, 0.0, 1.0, above=True)
-        _require("min_p", self.min_p, 0.0, 1.0)
-        _require("repeat_penalty", self.repeat_penalty, 0.0, math.inf, above=True)
-        _require("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
-        _require("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _check_number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
+        _check_number("top_p", self.top_p, 0.0, 1.0, above=True)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repeat_penalty", self.repeat_penalty, 0.0, math.inf, above=True)
+        _check_number("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _check_number("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
         top_k: object = self.top_k
         if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0:
             raise UsageError(
                 ArgumentMessage(Argument("top_k"), f" must be a whole number from 0 (0 is off), not {self.top_k!r}")
             )
 
-    def changed(self, **values: float) -> SamplingSettings:
+    def changed(self, **values: float) -> SamplingParams:
         """Return a copy with other values, checked like the first."""
         return replace(self, **values)  # type: ignore[arg-type]  # top_k is checked to be whole at run time
 
@@ -98,7 +98,7 @@ class Request:
         UsageError: `logprobs` is out of its range.
     """
 
-    settings: SamplingSettings
+    settings: SamplingParams
     seed: int
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Prompt:
         return len(self.ids)
 
 
-def _require(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+def _check_number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
     if not isinstance(value, bool) and isinstance(value, Real):
         number = float(value)
         if math.isfinite(number) and low <= number <= high and not (above and number == low):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests import tiers
-from tests.inherited import restore_signals
+from tests.inherited_signals import restore_signals
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -22,11 +22,11 @@ from qwchat.errors import ModelError, NotEnoughMemoryError, PromptTooLongError, 
 from qwchat.events import Done, Prefilled, TextStep
 from qwchat.messages import Message
 from qwchat.model.decoder import Decoder
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.quant.checkpoints import make_checkpoint
 
-HOT = SamplingSettings(temperature=1.5)
-GREEDY = SamplingSettings()
+HOT = SamplingParams(temperature=1.5)
+GREEDY = SamplingParams()
 ASK: list[Message] = [{"role": "user", "content": "hello the hell"}]
 
 
@@ -79,8 +79,8 @@ def test_a_follow_up_reads_only_what_is_new(model: qwchat.Model) -> None:
     assert again.token_ids == first.token_ids
 
 
-@pytest.mark.parametrize("settings", [GREEDY, SamplingSettings(temperature=0.2, repeat_penalty=1.1)], ids=str)
-def test_speculation_changes_no_word(model: qwchat.Model, settings: SamplingSettings) -> None:
+@pytest.mark.parametrize("settings", [GREEDY, SamplingParams(temperature=0.2, repeat_penalty=1.1)], ids=str)
+def test_speculation_changes_no_word(model: qwchat.Model, settings: SamplingParams) -> None:
     drafted = 0
     for seed in range(4):
         turns: list[Message] = [{"role": "user", "content": "hello the hell " * (3 + seed)}]
@@ -142,7 +142,7 @@ def unfinished(done: Done) -> list[Message]:
 
 @pytest.mark.parametrize("speculate", [True, False])
 def test_a_cancelled_reply_is_continued_to_the_same_end(model: qwchat.Model, speculate: bool) -> None:
-    settings = SamplingSettings(temperature=1.2, repeat_penalty=1.1, frequency_penalty=0.2)
+    settings = SamplingParams(temperature=1.2, repeat_penalty=1.1, frequency_penalty=0.2)
     whole = reply(model, ASK, settings=settings, seed=9, max_tokens=60)
     held = whole.text[30:33]  # a stop string whose beginning is held back again and again
     stopped = reply(model, ASK, settings=settings, seed=9, max_tokens=60, stop=[held])
@@ -301,7 +301,7 @@ def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
             expected = reply(other, talk, settings=HOT, seed=8, max_tokens=40)
         assert model.reconfigure(threads=1, context=400) == 0
         assert (model.threads, model.context, model.kv, model.cached_context.length) == (1, 400, "f32", held)
-        assert model.rereading_seconds > 0  # the next snapshot is decided by it
+        assert model.reevaluation_seconds > 0  # the next snapshot is decided by it
         second = reply(model, talk, settings=HOT, seed=8, max_tokens=40)
         assert second.text == expected.text
         assert second.stats.cached_tokens == held
@@ -315,14 +315,14 @@ def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
 def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
     first = reply(model, ASK, settings=HOT, seed=7, max_tokens=20)
     talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
-    assert model.reread(model.prompt(talk)) == 0
+    assert model.reevaluated_tokens(model.prompt(talk)) == 0
     assert model.cached(model.prompt(talk)) == model.cached_context.length
     assert model.cached(model.prompt(ASK)) == len(model.prompt_ids(ASK))
     changed: list[Message] = [{"role": "system", "content": "Be brief."}, *talk]
-    tokens = model.reread(model.prompt(changed))
+    tokens = model.reevaluated_tokens(model.prompt(changed))
     stats = reply(model, changed, settings=GREEDY, max_tokens=1).stats
     assert tokens == stats.prompt_tokens - stats.cached_tokens > 20
-    assert model.reread(model.prompt(changed)) == 0
+    assert model.reevaluated_tokens(model.prompt(changed)) == 0
 
 
 def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> None:

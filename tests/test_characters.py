@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.characters import HARMFUL, Harmless, escaped, harmless, named
+from qwchat.characters import UNSAFE_CHARACTERS, StreamSanitiser, escape_json, sanitise, show_code_points
 
 # Format characters that are drawn, or place hieroglyphs.
 DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
@@ -26,7 +26,7 @@ def test_every_control_and_every_format_character_alone_is_made_visible() -> Non
     for code in range(sys.maxunicode + 1):
         character = chr(code)
         if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Cs") and character not in "\n\t":
-            shown = harmless(f"a{character}")
+            shown = sanitise(f"a{character}")
             assert (shown == f"a{character}") == (code in DRAWN), hex(code)
             assert code in DRAWN or shown[1:].isprintable()
 
@@ -49,7 +49,7 @@ def test_every_control_and_every_format_character_alone_is_made_visible() -> Non
     ],
 )
 def test_what_cannot_be_seen_is_made_visible_whatever_its_category(character: str) -> None:
-    assert harmless(f"a{character}b") == f"a<{ord(character):02X}>b"
+    assert sanitise(f"a{character}b") == f"a<{ord(character):02X}>b"
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_what_cannot_be_seen_is_made_visible_whatever_its_category(character: st
     ],
 )
 def test_what_belongs_to_writing_stays(text: str) -> None:
-    assert harmless(text) == text
-    assert named(text) == text
-    pieces = Harmless()
+    assert sanitise(text) == text
+    assert show_code_points(text) == text
+    pieces = StreamSanitiser()
     assert "".join(map(pieces.push, text)) == text
 
 
@@ -85,18 +85,18 @@ def test_what_belongs_to_writing_stays(text: str) -> None:
     ],
 )
 def test_the_same_characters_elsewhere_do_not(text: str, shown: str) -> None:
-    assert harmless(text) == shown
+    assert sanitise(text) == shown
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12))
 def test_it_does_not_matter_how_a_text_arrives(pieces: list[str]) -> None:
-    stream = Harmless()
-    assert "".join(map(stream.push, pieces)) == harmless("".join(pieces))
+    stream = StreamSanitiser()
+    assert "".join(map(stream.push, pieces)) == sanitise("".join(pieces))
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_json_says_the_same(text: str) -> None:
-    line = escaped(json.dumps([text], ensure_ascii=False))
+    line = escape_json(json.dumps([text], ensure_ascii=False))
     assert json.loads(line) == json.loads(json.dumps([text]))
-    assert not HARMFUL.search(line)
-    assert "\x1b" not in named(text)
+    assert not UNSAFE_CHARACTERS.search(line)
+    assert "\x1b" not in show_code_points(text)

@@ -165,7 +165,7 @@ def test_closing_ends_a_check_at_once_and_records_nothing(
 
 def test_waiting_takes_over_what_the_gentle_thread_had_begun(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "PIECE_BYTES", 256)
-    monkeypatch.setattr(integrity, "_work_gently", lambda check: check.work(lambda seconds: time.sleep(0.01)))
+    monkeypatch.setattr(integrity, "_work_at_low_priority", lambda check: check.work(lambda seconds: time.sleep(0.01)))
     for seed in range(5):
         (model / "config.json").touch()
         found = Integrity(open_model(model))
@@ -180,7 +180,7 @@ def test_what_a_worker_fails_with_is_raised_where_it_is_asked_for(model: Path, m
     def fail(check: verification.Verification) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(integrity, "_work_gently", fail)
+    monkeypatch.setattr(integrity, "_work_at_low_priority", fail)
     found = Integrity(open_model(model))
     found.start()
     assert found.wait(PATIENCE_SECONDS)
@@ -191,14 +191,14 @@ def test_what_a_worker_fails_with_is_raised_where_it_is_asked_for(model: Path, m
 
 def test_the_record_is_private_and_bounded(model: Path, record: Path) -> None:
     for number in range(300):
-        integrity.remember(f"{number:064x}")
-    assert integrity.known_states()[0] == f"{299:064x}"
-    assert len(integrity.known_states()) == 256
+        integrity.mark_intact(f"{number:064x}")
+    assert integrity.intact_states()[0] == f"{299:064x}"
+    assert len(integrity.intact_states()) == 256
     assert record.stat().st_mode & 0o777 == 0o600
     assert record.parent.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in record.parent.iterdir()] == ["intact"]
-    integrity.forget(f"{298:064x}")
-    assert integrity.known_states()[:2] == [f"{299:064x}", f"{297:064x}"]
+    integrity.unmark_intact(f"{298:064x}")
+    assert integrity.intact_states()[:2] == [f"{299:064x}", f"{297:064x}"]
 
 
 def hostile(record: Path) -> Iterator[None]:

@@ -175,7 +175,7 @@ def test_children_do_not_inherit_ignored_signals(names: tuple[str, ...]) -> None
         "import signal, subprocess, sys\n"
         f"for name in {names!r}:\n    signal.signal(signal.Signals[name], signal.SIG_IGN)\n"
         f"signal.pthread_sigmask(signal.SIG_BLOCK, [signal.Signals[name] for name in {names!r}])\n"
-        "from tests.inherited import restore_signals\nrestore_signals()\n"
+        "from tests.inherited_signals import restore_signals\nrestore_signals()\n"
         f"subprocess.run([sys.executable, '-c', {CHILD!r}], check=True)\n"
         "print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
     )

@@ -27,7 +27,7 @@ def explained(error: Exception) -> str:
     if isinstance(error, MissingVariablesError):
         return f"{error}: type /as {error.persona} {' '.join(f'{name}=…' for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
-        return spell_out(error.advised(_shorter(error)), spelt)
+        return spell_out(error.with_advice(_shorter(error)), spelt)
     return spell_out(error, spelt)
 
 

@@ -41,7 +41,7 @@ class ChatModel(Protocol):
     def cached(self, prompt: Prompt) -> int:
         """Return how many tokens of `prompt` the KV cache holds."""
 
-    def reread(self, prompt: Prompt) -> int:
+    def reevaluated_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens of `prompt` were evaluated before and have to be evaluated again."""
 
     def encode(self, text: str) -> list[int]:

@@ -74,8 +74,8 @@ class SummaryTooLongError(PromptTooLongError):
     """Old turns that leave no room for their own summary."""
 
     def __init__(self, tokens: int, context: int, longest: int) -> None:
-        facts = "the oldest turns fill the context, so there is no room to summarise them"
-        super().__init__(tokens, context, longest, facts, "leave them out")
+        description = "the oldest turns fill the context, so there is no room to summarise them"
+        super().__init__(tokens, context, longest, description, "leave them out")
 
 
 @dataclass(frozen=True)

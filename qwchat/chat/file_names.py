@@ -17,9 +17,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from quant.safe_files import is_regular_file
-from qwchat.characters import harmless
+from qwchat.characters import sanitise
 from qwchat.errors import UsageError
-from qwchat.writing import path_of, real_path
+from qwchat.text_files import expand_path, real_path
 
 MOST_FILES = 100  # of one pattern
 MOST_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
@@ -66,7 +66,7 @@ def is_pattern(name: str) -> bool:
 def safe_name(name: str) -> str:
     """A file name for one line of text: no control characters, no line breaks, no half characters."""
     whole = os.fsencode(name).decode("utf-8", "replace")
-    return harmless(whole).replace("\n", "␊").replace("\t", "␉")
+    return sanitise(whole).replace("\n", "␊").replace("\t", "␉")
 
 
 def find(name: str) -> FileMatches | None:
@@ -76,15 +76,15 @@ def find(name: str) -> FileMatches | None:
     run backwards and for a pattern that finds too much.
     """
     if _exists(name):
-        return FileMatches((FileReference(path_of(name), safe_name(name)),))
+        return FileMatches((FileReference(expand_path(name), safe_name(name)),))
     ranged = _RANGE.fullmatch(name)
     base, lines = (name, None) if ranged is None else (ranged[1], ranged[2])
     if ranged is not None and _exists(base):
-        return FileMatches((FileReference(path_of(base), safe_name(base), _lines(name, ranged[2])),))
+        return FileMatches((FileReference(expand_path(base), safe_name(base), _lines(name, ranged[2])),))
     if not is_pattern(base):
         return None
     wanted = None if lines is None else _lines(name, lines)
-    found = tuple(FileReference(path_of(shown), safe_name(shown), wanted) for shown in matching(base))
+    found = tuple(FileReference(expand_path(shown), safe_name(shown), wanted) for shown in matching(base))
     return FileMatches(found, by_pattern=True) if found else None
 
 
@@ -135,7 +135,7 @@ def _lines(name: str, wanted: str) -> LineRange:
 
 def _exists(name: str) -> bool:
     try:
-        return bool(name) and path_of(name).exists()
+        return bool(name) and expand_path(name).exists()
     except (OSError, ValueError):  # A name that is too long, or holds a NUL.
         return False
 
@@ -154,10 +154,10 @@ def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | Non
             return
         if rest:
             yield from _walk(whole + "/", rest, budget, root)
-        elif is_regular_file(path_of(whole)):
+        elif is_regular_file(expand_path(whole)):
             yield whole
         return
-    root = real_path(path_of(folder or ".")) if root is None else root
+    root = real_path(expand_path(folder or ".")) if root is None else root
     if part == "**":
         yield from _walk(folder, rest or ["*"], budget, root)
     for entry in _entries(folder, budget):
@@ -169,13 +169,13 @@ def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | Non
         elif fnmatchcase(entry.name, part) and (not entry.is_symlink() or _is_inside(folder + entry.name, root)):
             if rest and _is_folder(entry):
                 yield from _walk(folder + entry.name + "/", rest, budget, root)
-            elif not rest and is_regular_file(path_of(folder + entry.name)):
+            elif not rest and is_regular_file(expand_path(folder + entry.name)):
                 yield folder + entry.name
 
 
 def _is_inside(name: str, root: Path) -> bool:
     """Whether `name`, with every link followed, lies in `root`."""
-    return real_path(path_of(name)).is_relative_to(root)
+    return real_path(expand_path(name)).is_relative_to(root)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -187,7 +187,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _entries(folder: str, budget: list[int]) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(path_of(folder or ".")) as found:
+        with os.scandir(expand_path(folder or ".")) as found:
             entries = []
             for entry in found:
                 budget[0] -= 1

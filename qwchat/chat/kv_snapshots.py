@@ -37,7 +37,7 @@ class SnapshotModel(Protocol):
         """Size of a snapshot."""
 
     @property
-    def rereading_seconds(self) -> float:
+    def reevaluation_seconds(self) -> float:
         """What reading these tokens again would take."""
 
     def save_cache(self, path: Path) -> int:
@@ -83,7 +83,7 @@ class KVSnapshots:
         """After a turn: keep what was read since, where that took so long that it must not go with the process."""
         ids = self._ids()
         new = len(ids) - (len(self._seen) if ids.startswith(self._seen) else 0)
-        if self._mode == "off" or not ids or self._model.rereading_seconds * new / len(ids) < RISKED_SECONDS:
+        if self._mode == "off" or not ids or self._model.reevaluation_seconds * new / len(ids) < RISKED_SECONDS:
             return None
         return self.leave(folder)
 
@@ -113,7 +113,7 @@ class KVSnapshots:
     def _is_worth_it(self) -> bool:
         if self._mode != "auto":
             return self._mode == "on"
-        return self._model.rereading_seconds > max(LEAST_SECONDS, self._model.cache_bytes / _WRITTEN_PER_SECOND)
+        return self._model.reevaluation_seconds > max(LEAST_SECONDS, self._model.cache_bytes / _WRITTEN_PER_SECOND)
 
     def _make_room(self, path: Path) -> str | None:
         """Remove snapshots of other sessions as far as needed; why there is no room, where there is none."""

@@ -17,7 +17,7 @@ from qwchat.chat.attachments import Attachment, LoadedFiles, message, read_named
 from qwchat.chat.file_names import FileMatches, find, safe_name, walk_names
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
-from qwchat.writing import path_of
+from qwchat.text_files import expand_path
 
 _BEFORE = r"""(?<![^\s(\[{<"'“‘,;（【《「『，。、；：？！])"""
 _MENTION = re.compile(
@@ -163,7 +163,7 @@ def suggestions(text: str) -> Iterator[Suggestion]:
 
 def _beside(folder: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
     try:
-        found = sorted(path_of(folder or ".").iterdir())
+        found = sorted(expand_path(folder or ".").iterdir())
     except OSError:
         return
     for path in found:

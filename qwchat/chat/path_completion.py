@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qwchat.chat.suggestions import Suggestion
-from qwchat.writing import path_of
+from qwchat.text_files import expand_path
 
 _MOST = 200  # in one folder: a person types on rather than reads more
 
@@ -14,7 +14,7 @@ def paths(typed: str) -> Iterator[Suggestion]:
     """Paths that begin with `typed`, folders with a slash behind them; hidden ones only where a dot was typed."""
     folder, slash, start = typed.rpartition("/")
     try:
-        found = sorted(path_of(folder + slash).iterdir())
+        found = sorted(expand_path(folder + slash).iterdir())
     except OSError:
         return
     fitting = [path for path in found if path.name.startswith(start) and (start or not path.name.startswith("."))]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwchat.chat.active_constraint import KINDS, constraint_of
 from qwchat.errors import UsageError
-from qwchat.request import Request, SamplingSettings
+from qwchat.request import Request, SamplingParams
 from qwchat.settings.resolve import BUILT_IN, Settings
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
 from qwchat.settings.value_types import SettingValue
@@ -16,8 +16,8 @@ from qwchat.settings.value_types import SettingValue
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
 
-# The sampling settings and their fields in SamplingSettings.
-_SAMPLED = {each.name for each in fields(SamplingSettings)}
+# The sampling settings and their fields in SamplingParams.
+_SAMPLED = {each.name for each in fields(SamplingParams)}
 SAMPLING = {known.name: known.argument for known in SETTING_SPECS if known.argument in _SAMPLED}
 REPLY_SPECS: tuple[SettingSpec, ...] = tuple(known for known in SETTING_SPECS if known.scope == "reply")
 NAMES = tuple(known.name for known in REPLY_SPECS)
@@ -41,7 +41,7 @@ class ReplySettings:
         origins: where a value came from, by name; BUILT_IN for what is not there.
     """
 
-    settings: SamplingSettings
+    settings: SamplingParams
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class ReplySettings:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, settings: Settings, defaults: SamplingSettings) -> ReplySettings:
+    def of(cls, settings: Settings, defaults: SamplingParams) -> ReplySettings:
         """The reply settings of `settings`; where those say nothing of sampling, the model's `defaults` hold."""
         controls = cls(defaults, origins={name: MODEL for name in SAMPLING if _stated(defaults, name)})
         for name in NAMES:
@@ -125,7 +125,7 @@ class ReplySettings:
         return self.with_value(known.name, known.parse(text, known.name), f"/set {known.name}")
 
     def record(self) -> dict[str, object]:
-        """Every value but the seed, for JSON: the fields of SamplingSettings, then the other settings."""
+        """Every value but the seed, for JSON: the fields of SamplingParams, then the other settings."""
         others = {known.parameter: self[known.name] for known in REPLY_SPECS if known.name not in SAMPLING}
         del others["seed"]
         listed = {name: list(value) if isinstance(value, tuple) else value for name, value in others.items()}
@@ -151,6 +151,6 @@ def shapes(settings: Settings) -> list[str]:
     return chosen
 
 
-def _stated(defaults: SamplingSettings, name: str) -> bool:
+def _stated(defaults: SamplingParams, name: str) -> bool:
     """Whether a model asks for something else than what is built in."""
     return bool(getattr(defaults, SAMPLING[name]) != getattr(type(defaults)(), SAMPLING[name]))

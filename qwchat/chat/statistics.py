@@ -39,7 +39,7 @@ def figures(done: Done) -> dict[str, object]:
         "tokens": {
             "prompt": stats.prompt_tokens,
             "cached": stats.cached_tokens,
-            "read": stats.read_tokens,
+            "read": stats.evaluated_tokens,
             "generated": stats.generated_tokens,
             "drafted": stats.drafted_tokens,
             "accepted": stats.accepted_tokens,
@@ -58,7 +58,7 @@ def figures(done: Done) -> dict[str, object]:
 
 def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     """Names and values: what the replies of a conversation read, wrote and took together, those without a token too."""
-    read = sum(stats.read_tokens for stats in replies)
+    read = sum(stats.evaluated_tokens for stats in replies)
     cached = sum(stats.cached_tokens for stats in replies)
     generated = sum(stats.generated_tokens for stats in replies)
     prefill = sum(stats.prefill_seconds for stats in replies)
@@ -141,12 +141,12 @@ def _parts(done: Done, *, sampled: bool) -> dict[str, _Figure]:
 
 def _prompt(stats: Stats) -> _Figure:
     """Tokens of the prompt, and how many of them were read; of a prompt that was not read to its end, how far."""
-    new = f" ({stats.read_tokens:,} new)" if stats.cached_tokens else ""
+    new = f" ({stats.evaluated_tokens:,} new)" if stats.cached_tokens else ""
     if stats.unread_tokens:
         position, total = stats.prompt_tokens - stats.unread_tokens, f"{stats.prompt_tokens:,}"
         return _Figure(f"stopped after {position:,} of {total} prompt tokens{new}", f"stopped at {position:,}/{total}")
     noun = "token" if stats.prompt_tokens == 1 else "tokens"
-    return _Figure(f"{stats.prompt_tokens:,} prompt {noun}{new}", f"{stats.read_tokens:,} new")
+    return _Figure(f"{stats.prompt_tokens:,} prompt {noun}{new}", f"{stats.evaluated_tokens:,} new")
 
 
 def _saved_a_tenth(stats: Stats) -> bool:

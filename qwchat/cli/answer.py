@@ -29,7 +29,7 @@ from qwchat.cli.streams import Streams, read_files, read_stdin, stdin_is_termina
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, UsageError
 from qwchat.events import Done
 from qwchat.limits import MAX_SEED
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 from qwchat.request import random_seed
 
 if TYPE_CHECKING:
@@ -99,7 +99,12 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
 
 
 def _answer(
-    options: ReplyOptions, prompt: Question, located: Located, model: Model, streams: Streams, recorder: SessionRecorder
+    options: ReplyOptions,
+    prompt: Question,
+    located: LocatedModel,
+    model: Model,
+    streams: Streams,
+    recorder: SessionRecorder,
 ) -> int:
     controls = ReplySettings.of(options.settings, model.defaults)
     first_seed = random_seed() if controls.seed is None else controls.seed

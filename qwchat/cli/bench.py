@@ -115,12 +115,12 @@ def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[flo
 
 def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: bool = False) -> Stats:
     """Read `token_ids` and write `count` tokens greedily, whatever they are."""
-    from qwchat.request import Request, SamplingSettings
+    from qwchat.request import Request, SamplingParams
 
     events = model.engine.generate(
         model.cached_context,
         token_ids,
-        Request(SamplingSettings(), seed=0, max_tokens=count, speculate=speculate),
+        Request(SamplingParams(), seed=0, max_tokens=count, speculate=speculate),
         usable_vocab=model.tokenizer.vocab_size,
     )
     ends = [event for event in events if isinstance(event, Finished)]

@@ -119,14 +119,14 @@ def _show_notices(settings: Settings, streams: Streams) -> None:
 
 def _reply_settings(settings: Settings) -> ReplySettings:
     """The reply settings with what the model in force says of sampling, where it can be found."""
-    from qwchat.request import SamplingSettings
+    from qwchat.request import SamplingParams
     from qwchat.text.generation_config import GenerationDefaults
 
     try:
         found = models_folder.locate(settings["model"])
         defaults = GenerationDefaults.from_folder(found.path).sampling
     except QwchatError:  # It is said where the model is to be used.
-        defaults = SamplingSettings()
+        defaults = SamplingParams()
     return ReplySettings.of(settings, defaults)
 
 

@@ -52,7 +52,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         threads=options.threads or resolve()["threads"],
     )
     try:
-        conversion = run_conversion(events, f"converting {models_folder.name_of(options.source)}", streams)
+        conversion = run_conversion(events, f"converting {models_folder.model_name(options.source)}", streams)
     except KeyboardInterrupt:
         streams.screen.hint("what is done is kept: the same command with --resume goes on with it")
         raise
@@ -72,7 +72,7 @@ def default_destination(options: ConvertOptions) -> Path:
         settings = policy.conversion_spec(bits=options.bits, group_size=options.group_size)
         default, *_ = formats.find_format(settings.preset).group_sizes
         suffix = settings.preset + (f"-g{settings.group_size}" if settings.group_size != default else "")
-    return models_folder.models_folder() / f"{models_folder.name_of(options.source)}-{suffix}"
+    return models_folder.models_folder() / f"{models_folder.model_name(options.source)}-{suffix}"
 
 
 def _report(conversion: ConversionResult, destination: Path, options: ConvertOptions, streams: Streams) -> None:

@@ -15,7 +15,7 @@ from quant.errors import QuantError
 from quant.machine import processor_count
 from quant.units import data_size
 from qwchat import models_folder
-from qwchat.characters import harmless
+from qwchat.characters import sanitise
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.error_messages import error_message
@@ -65,9 +65,9 @@ def _lines(checks: list[CheckResult], styling: Styling) -> Iterator[str]:
     }
     width = max(len(check.name) for check in checks)
     for check in checks:
-        yield f"{signs[check.state]} {check.name:<{width}}  {harmless(check.found)}"
+        yield f"{signs[check.state]} {check.name:<{width}}  {sanitise(check.found)}"
         if check.remedy:
-            yield f"{'':9}{'':{width}}  {harmless(check.remedy)}"
+            yield f"{'':9}{'':{width}}  {sanitise(check.remedy)}"
 
 
 def _checks(dependencies: Dependencies) -> Iterator[CheckResult]:
@@ -198,7 +198,7 @@ def _default_model() -> tuple[CheckState, str, str]:
     if not found.converted:
         if not models_folder.is_model(found.destination):
             return "ok", f"{found.name}, converted at the first answer", ""
-        found = models_folder.Located(found.name, found.destination, converted=True)
+        found = models_folder.LocatedModel(found.name, found.destination, converted=True)
     try:
         folder = open_model(found.path)
     except Exception as error:

@@ -10,14 +10,14 @@ from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.setup_progress import SetupProgress
 from qwchat.cli.streams import Streams
 from qwchat.errors import QwchatError
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 _POLL_SECONDS = 0.1
 
 
 def ensure_model(
     model: str | None, dependencies: Dependencies, streams: Streams, threads: int | None = None
-) -> Located:
+) -> LocatedModel:
     """Return the model that `model` names, converted, with the kernels compiled.
 
     A checkpoint's conversion is kept in the models folder and made again, with a notice, where the checkpoint has
@@ -39,7 +39,9 @@ def ensure_model(
     return converted
 
 
-def _ensure_converted(located: Located, streams: Streams, threads: int | None, setup: SetupProgress | None) -> Located:
+def _ensure_converted(
+    located: LocatedModel, streams: Streams, threads: int | None, setup: SetupProgress | None
+) -> LocatedModel:
     """Return the model of a checkpoint, which is converted unless its conversion is there and fits."""
     if located.converted:
         return located
@@ -50,7 +52,7 @@ def _ensure_converted(located: Located, streams: Streams, threads: int | None, s
     if _reason_to_convert(located, fingerprint) is not None:
         _make_folder(located.destination.parent)
         _convert_or_wait(located, fingerprint, streams, threads, setup)
-    return Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
+    return LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
 
 
 def requested_model(model: str | None) -> str:
@@ -62,7 +64,7 @@ def requested_model(model: str | None) -> str:
     return str(resolve()["model"])
 
 
-def _reason_to_convert(located: Located, fingerprint: str) -> str | None:
+def _reason_to_convert(located: LocatedModel, fingerprint: str) -> str | None:
     """Why the checkpoint is to be converted, as a sentence; None where its conversion is there and fits."""
     if not models_folder.is_model(located.destination):
         return f"{located.name} is converted once"
@@ -86,7 +88,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _convert_or_wait(
-    located: Located, fingerprint: str, streams: Streams, threads: int | None, setup: SetupProgress | None
+    located: LocatedModel, fingerprint: str, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> None:
     """Convert, unless another process does: then wait until it is done or gone."""
     from quant.errors import DestinationBusyError
@@ -104,7 +106,9 @@ def _convert_or_wait(
             time.sleep(_POLL_SECONDS)
 
 
-def _convert(located: Located, reason: str, streams: Streams, threads: int | None, setup: SetupProgress | None) -> None:
+def _convert(
+    located: LocatedModel, reason: str, streams: Streams, threads: int | None, setup: SetupProgress | None
+) -> None:
     """Convert once, from where an earlier attempt stopped if that fits."""
     from quant import convert
     from quant.errors import ArgumentError, DestinationBusyError

@@ -28,7 +28,7 @@ def error_message(error: Exception) -> str:
     if isinstance(error, MissingVariablesError):
         return f"{error}: give {' '.join(as_flag(Argument('variables', f'{name}=…')) for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
-        return spell_out(error.advised(_shortening_advice(error)), as_flag)
+        return spell_out(error.with_advice(_shortening_advice(error)), as_flag)
     return spell_out(error, as_flag)
 
 

@@ -65,10 +65,10 @@ def _explanation(error: Exception) -> str:
 
 
 def _print_line(text: str) -> None:
-    from qwchat.characters import harmless
+    from qwchat.characters import sanitise
 
     try:
-        sys.stderr.write(f"qwchat: {harmless(' '.join(text.split()))}\n")
+        sys.stderr.write(f"qwchat: {sanitise(' '.join(text.split()))}\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):  # Nobody listens: closed, broken or absent standard error.
         return

@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from qwchat.characters import escaped
+from qwchat.characters import escape_json
 from qwchat.chat.context_budget import ContextReduction
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.statistics import figures
 from qwchat.cli.error_messages import error_message
 from qwchat.events import Done, Prefilled, TextEvent, TextStep, TokenLogprob
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from qwchat.api import Model
@@ -29,7 +29,7 @@ class ModelInfo:
     bits_per_weight: float
 
     @classmethod
-    def of(cls, located: Located, model: Model) -> ModelInfo:
+    def of(cls, located: LocatedModel, model: Model) -> ModelInfo:
         """The facts of an opened model."""
         folder = model.folder
         return cls(located.name, str(located.path), folder.fingerprint, folder.preset, round(folder.bits_per_weight, 4))
@@ -37,7 +37,7 @@ class ModelInfo:
 
 def json_line(value: object) -> str:
     """JSON on one line, in UTF-8, with escapes for what a terminal could be led astray by."""
-    return escaped(json.dumps(value, ensure_ascii=False))
+    return escape_json(json.dumps(value, ensure_ascii=False))
 
 
 def request_fields(model_info: ModelInfo, controls: ReplySettings) -> dict[str, object]:

@@ -11,7 +11,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ListOptions
 from qwchat.cli.streams import Streams
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 
 def run(options: ListOptions, dependencies: Dependencies) -> int:
@@ -38,7 +38,7 @@ def run(options: ListOptions, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def _entry(model: Located) -> dict[str, object]:
+def _entry(model: LocatedModel) -> dict[str, object]:
     entry: dict[str, object] = {
         "name": model.name,
         "path": str(model.path),
@@ -58,7 +58,7 @@ def _entry(model: Located) -> dict[str, object]:
     return entry | {"bytes": sum(path.stat().st_size for path in weights), "remark": f"{origin}, {state}"}
 
 
-def _figures(model: Located) -> dict[str, object]:
+def _figures(model: LocatedModel) -> dict[str, object]:
     from quant.container import open_model
     from quant.errors import QuantError
 

@@ -24,7 +24,7 @@ from qwchat.cli.options import Flags, ReplyOptions
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import Styling
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from qwchat.api import Model
@@ -92,7 +92,7 @@ def create_session(
     recorder: SessionRecorder,
     options: ReplyOptions,
     controls: ReplySettings,
-    located: Located,
+    located: LocatedModel,
     model: Model,
     screen: Screen,
 ) -> Session:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from qwchat.characters import harmless
+from qwchat.characters import sanitise
 from qwchat.chat.formatting import one_line
 from qwchat.chat.view.table import format_pairs, format_table
 from qwchat.cli.dependencies import Dependencies
@@ -21,7 +21,7 @@ from qwchat.conversation.files import FILE_NAME, Content
 from qwchat.conversation.store import Entry, Store
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import BOLD
-from qwchat.writing import write_whole
+from qwchat.text_files import write_atomically
 
 _CONTEXT_CHARACTERS = 100  # characters of a long line that are shown on each side of a match
 
@@ -86,8 +86,8 @@ def grep(options: GrepSessions, dependencies: Dependencies) -> int:
             before, after = match.string[: match.start()], match.string[match.end() :]
             before = before if len(before) <= _CONTEXT_CHARACTERS else "…" + before[-_CONTEXT_CHARACTERS:]
             after = after if len(after) <= _CONTEXT_CHARACTERS else after[:_CONTEXT_CHARACTERS] + "…"
-            hit = streams.out_styling.styled(harmless(match[0]), BOLD)
-            streams.write_styled(f"{entry.id}:{message}:{role}: {harmless(before)}{hit}{harmless(after)}\n")
+            hit = streams.out_styling.styled(sanitise(match[0]), BOLD)
+            streams.write_styled(f"{entry.id}:{message}:{role}: {sanitise(before)}{hit}{sanitise(after)}\n")
     if options.json:
         streams.write(json_line({"matches": found}) + "\n")
     return ExitCode.OK if found else ExitCode.RUNTIME
@@ -124,7 +124,7 @@ def export(options: ExportSession, dependencies: Dependencies) -> int:
         return ExitCode.OK
     if path.exists() and not options.force:
         raise UsageError(f"{path} exists already: choose another name, or give --force")
-    write_whole(path, text, overwrite=options.force)
+    write_atomically(path, text, overwrite=options.force)
     streams.screen.notice(f"{entry.id} is written to {path}")
     return ExitCode.OK
 

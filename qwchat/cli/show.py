@@ -18,7 +18,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ShowOptions
 from qwchat.cli.streams import Streams
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
@@ -42,7 +42,7 @@ class TensorDetails:
 class ModelDetails:
     """A model or a checkpoint, taken apart. `stored_bytes` are those of all weights in their file or files."""
 
-    located: Located
+    located: LocatedModel
     config: ModelConfig
     facts: dict[str, object]
     tensors: tuple[TensorDetails, ...]
@@ -67,13 +67,13 @@ def run(options: ShowOptions, dependencies: Dependencies) -> int:
     streams = Streams()
     located = models_folder.locate(requested_model(options.model))
     if not located.converted and models_folder.is_model(located.destination):
-        located = Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
+        located = LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
     details = _of_model(located) if located.converted else _of_checkpoint(located)
     streams.write((json_line(_as_data(details)) if options.json else _as_text(details)) + "\n")
     return ExitCode.OK
 
 
-def _of_model(located: Located) -> ModelDetails:
+def _of_model(located: LocatedModel) -> ModelDetails:
     from quant.container import open_model
 
     folder = open_model(located.path)
@@ -98,7 +98,7 @@ def _of_model(located: Located) -> ModelDetails:
     return ModelDetails(located, folder.config, facts, tensors, folder.total_bytes, _files(located))
 
 
-def _of_checkpoint(located: Located) -> ModelDetails:
+def _of_checkpoint(located: LocatedModel) -> ModelDetails:
     from quant.sources import open_source
 
     with open_source(located.path) as source:
@@ -110,7 +110,7 @@ def _of_checkpoint(located: Located) -> ModelDetails:
         return ModelDetails(located, source.config, dict(facts), tensors, source.total_bytes, _files(located))
 
 
-def _files(located: Located) -> dict[str, int]:
+def _files(located: LocatedModel) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(located.path.iterdir()) if is_regular_file(path)}
 
 

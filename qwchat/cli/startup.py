@@ -11,13 +11,13 @@ from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.options import ReplyOptions
 from qwchat.cli.streams import Streams
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from qwchat.api import Model
 
 
-def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Streams) -> tuple[Located, Model]:
+def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Streams) -> tuple[LocatedModel, Model]:
     """Find the model, convert it if it is a checkpoint, and load it."""
     settings = options.settings
     located = ensure_model(settings["model"], dependencies, streams, settings["threads"])

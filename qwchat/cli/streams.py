@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from quant.units import binary_size
-from qwchat.characters import harmless
+from qwchat.characters import sanitise
 from qwchat.chat.attachments import MOST_BYTES, Attachment, LoadedFiles, read, text_of
 from qwchat.chat.statistics import StatsFormat
 from qwchat.chat.view.colour import ColourChoice, can_rewrite, styling_of
@@ -39,7 +39,7 @@ class Streams:
     def write(self, text: str) -> None:
         """Write the product of a command to standard output: verbatim into a file or a pipe, without controls on a
         terminal, whatever names, settings and sessions may hold."""
-        self.write_styled(harmless(text) if self.out_styling.terminal else text)
+        self.write_styled(sanitise(text) if self.out_styling.terminal else text)
 
     def write_styled(self, text: str) -> None:
         """Write what was made for the look of standard output, and harmless where that is a terminal."""

@@ -18,7 +18,7 @@ from qwchat.cli.json_output import json_line
 from qwchat.cli.options import VerifyOptions
 from qwchat.cli.streams import Streams
 from qwchat.errors import DamagedModelError, UsageError
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from quant.container import ModelFolder
@@ -32,7 +32,7 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
     from quant.container import open_model
     from quant.errors import ContainerError
     from quant.verification import Verification, folder_state
-    from qwchat.integrity import CHECKED_FILES, settle
+    from qwchat.integrity import CHECKED_FILES, record_result
 
     streams = Streams(quiet=options.quiet)
     located = _converted_model(models_folder.locate(requested_model(options.model)), streams)
@@ -46,7 +46,7 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
         raise
     verification = Verification(folder)
     _check(verification, streams)
-    settle(folder, state, intact=not verification.damaged)
+    record_result(folder, state, intact=not verification.damaged)
     if options.json:
         streams.write(json_line(_as_data(located, folder, verification)) + "\n")
     if verification.damaged:
@@ -56,7 +56,7 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def _converted_model(located: Located, streams: Streams) -> Located:
+def _converted_model(located: LocatedModel, streams: Streams) -> LocatedModel:
     """The model itself, or what a checkpoint was converted to. Raises UsageError where it has not been."""
     if located.converted:
         return located
@@ -66,7 +66,7 @@ def _converted_model(located: Located, streams: Streams) -> Located:
             f"{shlex.join(['qwchat', 'convert', str(located.path)])}, then verify the model that this makes"
         )
     streams.screen.notice(f"{located.name} is a checkpoint; checking the model made from it, {located.destination}")
-    return Located(located.destination.name, located.destination, converted=True, embedded=located.embedded)
+    return LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
 
 
 def _check(verification: Verification, streams: Streams) -> None:
@@ -103,7 +103,7 @@ def _files_without_checksum(folder: ModelFolder) -> list[str]:
     return [name for name in COPIED_FILES if name not in folder.manifest["files"] and (folder.path / name).exists()]
 
 
-def _as_text(located: Located, folder: ModelFolder, verification: Verification) -> str:
+def _as_text(located: LocatedModel, folder: ModelFolder, verification: Verification) -> str:
     files = len(verification.files)
     line = (
         f"{located.name} is intact: {len(folder.names)} tensors and {files} other file{'s' if files != 1 else ''} "
@@ -113,7 +113,7 @@ def _as_text(located: Located, folder: ModelFolder, verification: Verification) 
     return f"{line}, which has no checksum of {', '.join(uncovered)}" if uncovered else line
 
 
-def _as_data(located: Located, folder: ModelFolder, verification: Verification) -> dict[str, object]:
+def _as_data(located: LocatedModel, folder: ModelFolder, verification: Verification) -> dict[str, object]:
     return {
         "name": located.name,
         "path": str(located.path),

@@ -9,7 +9,7 @@ from typing import Any
 
 from quant.json_fields import is_int_between, short_repr
 from qwchat.errors import UsageError
-from qwchat.limits import MAX_SEED, MAX_WHOLE
+from qwchat.limits import MAX_INTEGER, MAX_SEED
 
 MAX_DEPTH = 8  # of what a reply's settings and figures hold; writing JSON descends by recursion
 _SHORT = 200  # characters of a name
@@ -29,9 +29,9 @@ def checked_event(event: Mapping[str, Any]) -> tuple[str, Any]:
         if not isinstance(value, Mapping):
             raise UsageError(f"node is an object, not {short_repr(value)}")
     elif kind == "head":
-        value = None if value is None else _whole(kind, value, 1, MAX_WHOLE)
+        value = None if value is None else _whole(kind, value, 1, MAX_INTEGER)
     elif kind == "dropped":
-        value = [_whole(kind, each, 1, MAX_WHOLE) for each in _list(kind, value)]
+        value = [_whole(kind, each, 1, MAX_INTEGER) for each in _list(kind, value)]
         _optional_text("summary", event.get("summary"))
     elif kind == "title":
         _text(kind, value)
@@ -54,14 +54,14 @@ def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"role is {' or '.join(_ROLES)}, not {short_repr(role)}")
     token_ids = given.get("token_ids")
     if token_ids is not None:
-        token_ids = tuple(_whole("token_ids", each, 0, MAX_WHOLE) for each in _list("token_ids", token_ids))
+        token_ids = tuple(_whole("token_ids", each, 0, MAX_INTEGER) for each in _list("token_ids", token_ids))
     names = {name: _name(name, given.get(name)) for name in ("finish_reason", "model", "note")}
     numbers = {
         name: None if given.get(name) is None else _whole(name, given[name], low, high)
-        for name, low, high in (("parent", 1, MAX_WHOLE), ("replaces", 1, MAX_WHOLE), ("seed", 0, MAX_SEED))
+        for name, low, high in (("parent", 1, MAX_INTEGER), ("replaces", 1, MAX_INTEGER), ("seed", 0, MAX_SEED))
     }
     return {
-        "id": _whole("id", given.get("id"), 1, MAX_WHOLE),
+        "id": _whole("id", given.get("id"), 1, MAX_INTEGER),
         "role": role,
         "content": _text("content", given.get("content")),
         "token_ids": token_ids,

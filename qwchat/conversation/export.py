@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qwchat.characters import escaped, named
+from qwchat.characters import escape_json, show_code_points
 from qwchat.conversation.title import clean, of_question
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
@@ -118,7 +118,7 @@ def as_markdown(talk: Talk) -> str:
         parts.append(f"## {_speaker(node, talk, left_out)}\n\n{_closed(node.content)}")
         if node.id in summaries:
             parts.append(f"## {SUMMARY}\n\n{_closed(summaries[node.id])}")
-    return named("\n\n".join(parts).replace("\r\n", "\n") + "\n")
+    return show_code_points("\n\n".join(parts).replace("\r\n", "\n") + "\n")
 
 
 def as_json(talk: Talk) -> str:
@@ -140,7 +140,7 @@ def as_json(talk: Talk) -> str:
     }
     if talk.settings is not None:
         document["settings"] = talk.settings
-    return escaped(json.dumps(document, ensure_ascii=False, indent=2)) + "\n"
+    return escape_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n"
 
 
 def as_html(talk: Talk) -> str:
@@ -164,7 +164,7 @@ def as_html(talk: Talk) -> str:
     footer = html.escape(" · ".join(fact for fact in facts if fact))
     page = _PAGE.format(title=html.escape(talk.title), style=_STYLE, sections="\n".join(sections), footer=footer)
     # At the end, since Markdown makes characters of entities such as &#27;.
-    return named(page.replace("\r\n", "\n"))
+    return show_code_points(page.replace("\r\n", "\n"))
 
 
 def _left_out(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:

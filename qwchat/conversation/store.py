@@ -15,7 +15,7 @@ from quant.safe_files import parse_json
 from qwchat.conversation.files import FILE_NAME, Content, Header, SessionFile, locked_folder, parse, read, read_raw
 from qwchat.conversation.title import clean, of_question
 from qwchat.errors import SessionError, SessionInUseError, UsageError
-from qwchat.writing import path_of
+from qwchat.text_files import expand_path
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _NAME = re.compile(r"[^\W_][\w. -]{0,63}")
@@ -69,7 +69,7 @@ class Entry:
 def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where sessions are; it need not exist yet. QWCHAT_SESSIONS, or `sessions` in the user's data folder."""
     if environment.get("QWCHAT_SESSIONS"):
-        return path_of(environment["QWCHAT_SESSIONS"])
+        return expand_path(environment["QWCHAT_SESSIONS"])
     import platformdirs
 
     return platformdirs.user_data_path("qwchat", appauthor=False) / "sessions"

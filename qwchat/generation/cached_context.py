@@ -56,7 +56,7 @@ class CachedContext:
         return self._length
 
     @property
-    def rereading_seconds(self) -> float:
+    def reevaluation_seconds(self) -> float:
         """What evaluating the cached tokens again would take at the best speed so far; 0 where nothing was timed."""
         return self._length * self._token_seconds if math.isfinite(self._token_seconds) else 0.0
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, Step
+from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.repetition import RepetitionGuard
 from qwchat.generation.sampling import Sampler, log_probabilities
@@ -137,11 +137,11 @@ class GenerationLoop:
                 return "context"
             logits = self._read(token)
 
-    def _step(self, token: int, row: NDArray[np.float32]) -> Step:
+    def _step(self, token: int, row: NDArray[np.float32]) -> TokenStep:
         if not self._logprobs:
-            return Step(token)
+            return TokenStep(token)
         logprob, likeliest = log_probabilities(row[: self._sampler.usable_vocab], token, self._logprobs)
-        return Step(token, logprob, tuple(likeliest))
+        return TokenStep(token, logprob, tuple(likeliest))
 
     def _read(self, token: int) -> NDArray[np.float32]:
         """Reads `token` and what may follow it; logits (1 + drafts, vocab) f32."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import ConstraintError, NonFiniteLogitsError, UsageError
 from qwchat.limits import MAX_SEED
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ class Sampler:
         UsageError: the seed is out of range.
     """
 
-    def __init__(self, settings: SamplingSettings, seed: int, usable_vocab: int, first_draw: int = 0) -> None:
+    def __init__(self, settings: SamplingParams, seed: int, usable_vocab: int, first_draw: int = 0) -> None:
         if not 0 <= seed <= MAX_SEED:
             raise UsageError(
                 ArgumentMessage(Argument("seed"), f" must be a whole number from 0 to {MAX_SEED}, not {seed}")

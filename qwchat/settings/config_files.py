@@ -20,7 +20,7 @@ from qwchat.errors import UsageError
 from qwchat.settings import toml
 from qwchat.settings.specs import SETTING_SPECS, suggestion
 from qwchat.settings.value_types import SettingValue
-from qwchat.writing import path_of
+from qwchat.text_files import expand_path
 
 PROJECT_NAMES = (".qwchat.toml", "qwchat.toml")
 MAX_CONFIG_BYTES = 1 << 16  # bytes; far more than every setting with a long system prompt
@@ -54,7 +54,7 @@ class ProjectFile:
 def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of the user's configuration: QWCHAT_CONFIG, or the platform's. It need not exist."""
     if environment.get("QWCHAT_CONFIG"):
-        return path_of(environment["QWCHAT_CONFIG"])
+        return expand_path(environment["QWCHAT_CONFIG"])
     import platformdirs
 
     return platformdirs.user_config_path("qwchat", appauthor=False)

@@ -15,7 +15,7 @@ from quant.wording import ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_CONSTRAINT_BYTES
 from qwchat.settings.value_types import SettingValue, Text, TextList, reject
-from qwchat.writing import path_of
+from qwchat.text_files import expand_path
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _read_schema_file(name: str, where: str) -> str:
     if not name:
         raise UsageError(f"{where} must be {JsonSchema.accepts}, not ''")
     try:
-        with path_of(name).open("rb") as file:
+        with expand_path(name).open("rb") as file:
             data = file.read(MAX_CONSTRAINT_BYTES + 1)  # Not as long as it says: a device and a pipe say nothing.
     except OSError as error:
         raise UsageError(f"{where}: cannot read {name}: {error.strerror} (a schema begins with {{)") from error

@@ -9,7 +9,7 @@ from qwchat.errors import UsageError
 from qwchat.settings import config_files
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec
 from qwchat.settings.value_types import SettingValue
-from qwchat.writing import replace_text
+from qwchat.text_files import replace_text
 
 _HEADER = """\
 # Settings of qwchat. A line counts without its #; `qwchat config check` looks for mistakes, `qwchat config show` shows

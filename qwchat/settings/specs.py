@@ -77,7 +77,7 @@ class SettingSpec:
 
     @property
     def argument(self) -> str:
-        """Its name as an argument of `qwchat.load`, `Model.chat` or `SamplingSettings`, which messages mention."""
+        """Its name as an argument of `qwchat.load`, `Model.chat` or `SamplingParams`, which messages mention."""
         return self.python_argument or self.name.replace("-", "_")
 
     @property

@@ -13,7 +13,7 @@ from typing import ClassVar, NoReturn, Protocol
 
 from quant.json_fields import short_repr
 from qwchat.errors import UsageError
-from qwchat.limits import MAX_WHOLE
+from qwchat.limits import MAX_INTEGER
 from qwchat.settings import toml
 
 SettingValue = float | int | bool | str | tuple[str, ...] | None
@@ -147,8 +147,8 @@ class Integer:
     def _check_range(self, number: int, where: str) -> int:
         if number < self.low or (self.high is not None and number > self.high):
             reject(where, self.range_text, number)
-        if self.high is None and number > MAX_WHOLE:
-            reject(where, f"at most {MAX_WHOLE}", number)
+        if self.high is None and number > MAX_INTEGER:
+            reject(where, f"at most {MAX_INTEGER}", number)
         return number
 
     def to_text(self, value: SettingValue) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 from quant.json_fields import JsonFields
 from quant.safe_files import read_json_object
 from qwchat.errors import ModelError
-from qwchat.limits import MAX_TEMPERATURE, MAX_WHOLE
-from qwchat.request import SamplingSettings
+from qwchat.limits import MAX_INTEGER, MAX_TEMPERATURE
+from qwchat.request import SamplingParams
 
 FILE_NAME = "generation_config.json"
 SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
@@ -19,7 +19,7 @@ SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Defaults of a model, in the terms of its file and within the ranges of `SamplingSettings`.
+    """Defaults of a model, in the terms of its file and within the ranges of `SamplingParams`.
 
     Attributes:
         do_sample: False means greedy decoding, whatever the temperature says.
@@ -43,9 +43,9 @@ class GenerationDefaults:
     max_new_tokens: int | None = None
 
     @property
-    def sampling(self) -> SamplingSettings:
+    def sampling(self) -> SamplingParams:
         """The sampling settings; `do_sample: false` is temperature 0."""
-        return SamplingSettings(
+        return SamplingParams(
             temperature=self.temperature if self.do_sample else 0.0,
             top_k=self.top_k,
             top_p=self.top_p,
@@ -84,10 +84,10 @@ class GenerationDefaults:
         return cls(
             do_sample=do_sample,
             temperature=temperature if do_sample else 0.0,
-            top_k=fields.integer("top_k", 0, MAX_WHOLE, 0),
+            top_k=fields.integer("top_k", 0, MAX_INTEGER, 0),
             top_p=fields.number("top_p", 1e-6, 1.0, 1.0),
             min_p=fields.number("min_p", 0.0, 1.0, 0.0),
             repetition_penalty=fields.number("repetition_penalty", 1e-6, 1e6, 1.0),
             eos_token_ids=tuple(eos),
-            max_new_tokens=fields.integer("max_new_tokens", 0, MAX_WHOLE, 0) or None,
+            max_new_tokens=fields.integer("max_new_tokens", 0, MAX_INTEGER, 0) or None,
         )

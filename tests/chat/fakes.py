@@ -18,7 +18,7 @@ from qwchat.chat.session import PendingReply, Session
 from qwchat.errors import DamagedModelError, NonFiniteLogitsError, PromptTooLongError, SnapshotError, UsageError
 from qwchat.events import Done, FinishReason, Prefilled, Stats, TextEvent, TextStep, TokenLogprob
 from qwchat.messages import Message
-from qwchat.request import Prompt, ReplyConstraint, Request, SamplingSettings
+from qwchat.request import Prompt, ReplyConstraint, Request, SamplingParams
 
 CHUNK = 128
 
@@ -88,14 +88,14 @@ class FakeModel:
     failing: bool = False
     damaged: str | None = None
     checking_seconds: float = 0.0
-    rereading_seconds: float = 0.0
+    reevaluation_seconds: float = 0.0
     asked: list[list[Message]] = field(default_factory=list)
     rendered: list[list[Message]] = field(default_factory=list)
     calls: list[dict[str, object]] = field(default_factory=list)
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.defaults = SamplingSettings()
+        self.defaults = SamplingParams()
         self.engine = SimpleNamespace(context=self.context_size, threads=2, kv="f32")
         manifest = {"source": {"name": "tiny"}, "settings": {"preset": "q8", "group_size": 32}}
         path = Path("/models/tiny-q8")
@@ -155,7 +155,7 @@ class FakeModel:
     def cached(self, prompt: Prompt) -> int:
         return min(self._cached, prompt.tokens)
 
-    def reread(self, prompt: Prompt) -> int:
+    def reevaluated_tokens(self, prompt: Prompt) -> int:
         return prompt.tokens
 
     def encode(self, text: str) -> list[int]:

@@ -11,12 +11,12 @@ from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import UsageError
 from qwchat.events import Done
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, replying
 from tests.cli.runs import call
 
 SCHEMA = '{"type":  "array",\n "items": {"type": "null"}}'
-CONTROLS = ReplySettings(SamplingSettings())
+CONTROLS = ReplySettings(SamplingParams())
 
 
 def test_one_constraint_takes_the_place_of_another(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import format_answer
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from qwchat.settings import personas
 from qwchat.settings.resolve import resolve
 from tests.chat.fakes import FakeModel, replying
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def desk(model: FakeModel | None = None) -> CommandContext:
-    session = Session(model or FakeModel(), ReplySettings(SamplingSettings(temperature=0.7)), "Be brief.")
+    session = Session(model or FakeModel(), ReplySettings(SamplingParams(temperature=0.7)), "Be brief.")
     return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
@@ -81,7 +81,7 @@ def test_what_was_changed_since_outlives_the_persona() -> None:
 def test_a_chat_that_began_with_a_persona_can_take_it_off() -> None:
     with_persona = resolve({"as": "poet", "top-k": "9"}, variables={"place": "Rome"})
     without = resolve({"as": "none", "top-k": "9"})
-    defaults = SamplingSettings(temperature=0.5)
+    defaults = SamplingParams(temperature=0.5)
     session = Session(FakeModel(), ReplySettings.of(with_persona, defaults), with_persona["system"])
     place = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
     bare = ReplySettings.of(without, defaults)
@@ -171,4 +171,4 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
             shown(place, text)
         assert str(error.value) == complaint
     with pytest.raises(UsageError, match=r"^there is nothing to keep: give a system prompt with /system"):
-        ActivePersona(Session(FakeModel(), ReplySettings(SamplingSettings()))).keep("empty", overwrite=False)
+        ActivePersona(Session(FakeModel(), ReplySettings(SamplingParams()))).keep("empty", overwrite=False)

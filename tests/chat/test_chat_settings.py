@@ -16,7 +16,7 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import format_answer
 from qwchat.errors import NotEnoughMemoryError, UsageError
 from qwchat.markdown.styles import PLAIN
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from qwchat.settings.resolve import Settings, SourcedValue
 from tests.chat.fakes import FakeModel, replying
 
@@ -43,7 +43,7 @@ def chat() -> tuple[CommandContext, FakeModel, list[Any]]:
     """A desk whose settings came from several places, its model, and what the screen was told."""
     model, told = FakeModel(), []
     settings = Settings({"seed": SourcedValue(5, "--seed"), "kv": SourcedValue("f32", "QWCHAT_KV")})
-    session = Session(model, ReplySettings.of(settings, SamplingSettings(temperature=0.7)))
+    session = Session(model, ReplySettings.of(settings, SamplingParams(temperature=0.7)))
     desk = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
     desk.panel = ChatSettings(session, settings, model, {"quiet": told.append})
     return desk, model, told
@@ -169,7 +169,7 @@ def test_values_are_suggested() -> None:
 
 def test_a_panel_of_a_session_alone_knows_the_reply_knobs() -> None:
     desk = CommandContext(
-        Session(FakeModel(), ReplySettings(SamplingSettings())), "mini", ReplyView(io.StringIO(), PLAIN)
+        Session(FakeModel(), ReplySettings(SamplingParams())), "mini", ReplyView(io.StringIO(), PLAIN)
     )
     assert "threads" not in shown(desk, "/set")
     with pytest.raises(UsageError, match=r"^threads cannot be set in a chat: start with --threads$"):

@@ -15,12 +15,12 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import format_answer
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, replying
 
 
 def desk(session: Session | None = None) -> CommandContext:
-    session = session or Session(FakeModel(), ReplySettings(SamplingSettings(temperature=0.7)))
+    session = session or Session(FakeModel(), ReplySettings(SamplingParams(temperature=0.7)))
     return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 

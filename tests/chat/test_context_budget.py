@@ -19,10 +19,10 @@ from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import PromptTooLongError, TemplateError, UsageError
 from qwchat.events import Done
 from qwchat.markdown.styles import PLAIN
-from qwchat.request import Prompt, SamplingSettings
+from qwchat.request import Prompt, SamplingParams
 from tests.chat.fakes import FakeModel
 
-CONTROLS = ReplySettings(SamplingSettings(), seed=1)
+CONTROLS = ReplySettings(SamplingParams(), seed=1)
 
 
 class Talk:

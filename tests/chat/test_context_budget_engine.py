@@ -24,7 +24,7 @@ from qwchat.errors import PromptTooLongError
 from qwchat.events import Done, Prefilled, TextEvent
 from qwchat.markdown.styles import PLAIN
 from qwchat.models_folder import embedded_checkpoint
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 
 SIZE = 320
 
@@ -46,7 +46,7 @@ class Talk:
     """A greedy conversation under a policy; the events of its newest reply."""
 
     def __init__(self, model: qwchat.Model, policy: str, system: str | None = None) -> None:
-        controls = ReplySettings(SamplingSettings())
+        controls = ReplySettings(SamplingParams())
         self.saved: list[dict[str, object]] = []
         tree = Tree(self.saved.append)
         self.session = Session(model, controls.changed("overflow", policy, controls), system, tree=tree)

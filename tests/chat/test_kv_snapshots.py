@@ -19,7 +19,7 @@ class Model:
 
     def __init__(self, tokens: int = 10, seconds: float = 10.0) -> None:
         self.cached_ids = np.arange(tokens)
-        self.rereading_seconds = seconds
+        self.reevaluation_seconds = seconds
         self.trouble: Exception | None = None
         self.saved = 0
 
@@ -83,13 +83,13 @@ def test_coming_back(folder: Path) -> None:
     assert len(model.cached_ids) == 12
     assert (folder / "kv.snapshot").stat().st_mtime > 0
     # Nothing was said: what is there stays, whatever it would be worth.
-    model.rereading_seconds = 0.0
+    model.reevaluation_seconds = 0.0
     assert snapshots.leave(folder) is None
     assert (model.saved, kept(folder)) == (0, 12)
     model.cached_ids = np.arange(15)
     assert snapshots.leave(folder) is None
     assert kept(folder) == -1
-    model.cached_ids, model.rereading_seconds = np.arange(16), 3.0
+    model.cached_ids, model.reevaluation_seconds = np.arange(16), 3.0
     snapshots.leave(folder)
     assert (model.saved, kept(folder)) == (1, 16)
 
@@ -115,7 +115,7 @@ def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
         (200, 20.0, 120),  # 8 seconds are new
         (220, 22.5, 220),
     ):
-        model.cached_ids, model.rereading_seconds = np.arange(tokens), seconds
+        model.cached_ids, model.reevaluation_seconds = np.arange(tokens), seconds
         assert snapshots.settle(folder) is None
         assert kept(folder) == expected
     model.cached_ids = np.arange(220)[::-1].copy()  # another branch

@@ -24,7 +24,7 @@ from qwchat.chat.view.screen import Screen
 from qwchat.markdown.styles import PLAIN
 from qwchat.messages import Message
 from qwchat.models_folder import embedded_checkpoint
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, FakePrompt
 from tests.cli.runs import call
 
@@ -34,7 +34,7 @@ EXCHANGES = ("a b", "c d", "e f")
 def talk(model: FakeModel | qwchat.Model, lines: list[str], policy: str = "error") -> tuple[Chat, io.StringIO]:
     """Type `lines` into a chat by the line; return it, and what went to standard error."""
     stderr = io.StringIO()
-    controls = ReplySettings(SamplingSettings(), max_tokens=4)
+    controls = ReplySettings(SamplingParams(), max_tokens=4)
     session = Session(model, controls.changed("overflow", policy, controls))
     typed = io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
     chat = Chat(

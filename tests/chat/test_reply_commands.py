@@ -16,7 +16,7 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import format_answer
 from qwchat.errors import UsageError
 from qwchat.markdown.styles import PLAIN, Styling
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, replying
 
 REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\nz\x1b\n```\n"
@@ -25,7 +25,7 @@ TERMINAL = Styling(terminal=True, emphasis=True, colour=True)
 
 def desk(*replies: str, styling: Styling = TERMINAL) -> tuple[CommandContext, io.StringIO]:
     """A desk after a question that `replies` answered."""
-    session = Session(FakeModel(replies=replies), ReplySettings(SamplingSettings(temperature=0.7)))
+    session = Session(FakeModel(replies=replies), ReplySettings(SamplingParams(temperature=0.7)))
     for number in range(len(replies)):
         assert list(replying(session, session.ask(f"question {number}")))
     out = io.StringIO()

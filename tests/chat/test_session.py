@@ -8,10 +8,10 @@ from qwchat.chat.reply_settings import NAMES, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.events import Done, TextEvent, TextStep
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, replying
 
-HOT = ReplySettings(SamplingSettings(temperature=1.0))
+HOT = ReplySettings(SamplingParams(temperature=1.0))
 
 
 def make(system: str | None = None, controls: ReplySettings = HOT, **script: object) -> tuple[FakeModel, Session]:
@@ -84,7 +84,7 @@ def test_a_prompt_that_does_not_fit_leaves_no_trace() -> None:
 
 
 def test_retry_replaces_the_last_reply_with_another_seed() -> None:
-    model, session = make(controls=ReplySettings(SamplingSettings(temperature=1.0), seed=5), replies=["old", "new"])
+    model, session = make(controls=ReplySettings(SamplingParams(temperature=1.0), seed=5), replies=["old", "new"])
     end_of(replying(session, session.ask("question")))
     done = end_of(replying(session, session.retry()))
     assert contents(session) == [("user", "question"), ("assistant", "new")]
@@ -129,7 +129,7 @@ def test_speculation_is_asked_for_until_it_is_switched_off() -> None:
 
 
 def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
-    controls = ReplySettings(SamplingSettings(temperature=0.7, top_k=20), seed=3)
+    controls = ReplySettings(SamplingParams(temperature=0.7, top_k=20), seed=3)
     assert {name: controls.shown(name) for name in NAMES} == {
         "temp": "0.7",
         "top-p": "1",
@@ -176,7 +176,7 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
     ],
 )
 def test_settings_that_cannot_be(name: str, value: str, complaint: str) -> None:
-    controls = ReplySettings(SamplingSettings())
+    controls = ReplySettings(SamplingParams())
     with pytest.raises(UsageError, match=complaint):
         controls.changed(name, value, controls)
 

@@ -19,7 +19,7 @@ from qwchat.chat.view.table import format_answer
 from qwchat.conversation.store import Store
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import PLAIN
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, replying
 
 
@@ -30,7 +30,7 @@ def desk(tmp_path: Path) -> CommandContext:
     saved.answers("mini", "0123abcd")
     model = FakeModel()
     session = Session(
-        model, ReplySettings(SamplingSettings(temperature=0.7)), tree=saved.tree, fingerprint=model.folder.fingerprint
+        model, ReplySettings(SamplingParams(temperature=0.7)), tree=saved.tree, fingerprint=model.folder.fingerprint
     )
     return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN), saved=saved)
 
@@ -229,7 +229,7 @@ def test_without_saving_everything_else_works(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("QWCHAT_SESSIONS", str(tmp_path / "sessions"))
     model = FakeModel()
     saved = SessionRecorder()
-    session = Session(model, ReplySettings(SamplingSettings()), tree=saved.tree)
+    session = Session(model, ReplySettings(SamplingParams()), tree=saved.tree)
     desk = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN), saved=saved)
     ask(desk, "one")
     assert obey(desk, "/fork") == "a copy of the conversation goes on here"

@@ -23,11 +23,11 @@ from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import UsageError
 from qwchat.events import Done, TextEvent, TextStep
 from qwchat.markdown.styles import PLAIN
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import FakeModel, replying
 from tests.tiers import count
 
-HOT = ReplySettings(SamplingSettings(temperature=0.7))
+HOT = ReplySettings(SamplingParams(temperature=0.7))
 
 
 def make(*replies: str, controls: ReplySettings = HOT, **script: object) -> tuple[FakeModel, CommandContext]:
@@ -105,7 +105,7 @@ def test_retry_leaves_the_old_reply_beside_the_new_one() -> None:
     assert model.calls[0]["seed"] == 5
     assert model.calls[1]["seed"] != 5
     assert played(desk, "/retry --temp 0 --seed=5").seed == 5
-    assert model.calls[2]["settings"] == SamplingSettings()
+    assert model.calls[2]["settings"] == SamplingParams()
     assert desk.session.controls.settings.temperature == 0.7
     assert not desk.session.used.sampled
     assert shown(desk, "/alt") == "reply 1 of 3\nold"
@@ -147,7 +147,7 @@ def test_what_cannot_be_done(typed: str, complaint: str) -> None:
 
 
 def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
-    _, desk = make("same", controls=ReplySettings(SamplingSettings()))
+    _, desk = make("same", controls=ReplySettings(SamplingParams()))
     played(desk, "question")
     plain, warm = obey(desk, "/retry"), obey(desk, "/retry --temp 0.8")
     assert isinstance(plain, StreamReply)
@@ -275,7 +275,7 @@ def test_what_was_set_since_holds_for_the_rest_and_nothing_else() -> None:
     session = desk.session
     session.controls = session.controls.changed("repeat-penalty", "1.2", session.defaults)
     played(desk, "/continue", stop_after=1)
-    assert model.calls[-1]["settings"] == SamplingSettings(temperature=0.7, repeat_penalty=1.2)
+    assert model.calls[-1]["settings"] == SamplingParams(temperature=0.7, repeat_penalty=1.2)
     assert (model.calls[-1]["seed"], model.calls[-1]["stop"]) == (3, ("END",))
 
 
@@ -304,7 +304,7 @@ def test_a_question_is_told_before_its_reply_begins(told_desk: tuple[FakeModel, 
     # The process is killed here.
     assert [event["node"]["content"] for event in told] == ["count"]
     assert told[0]["node"]["seed"] == 3
-    after, resumed = other_process(desk, told, ReplySettings(SamplingSettings()))
+    after, resumed = other_process(desk, told, ReplySettings(SamplingParams()))
     assert played(resumed, "/continue").text == "one two three"
     assert after.calls[0] == model.calls[0]
 
@@ -312,7 +312,7 @@ def test_a_question_is_told_before_its_reply_begins(told_desk: tuple[FakeModel, 
 def test_what_is_read_back_is_gone_on_with(told_desk: tuple[FakeModel, CommandContext, list[Event]]) -> None:
     model, desk, told = told_desk
     played(desk, "count", stop_after=2)
-    after, resumed = other_process(desk, told, ReplySettings(SamplingSettings()))
+    after, resumed = other_process(desk, told, ReplySettings(SamplingParams()))
     assert played(resumed, "/continue").text == "one two three"
     assert (after.calls[0]["settings"], after.calls[0]["seed"]) == (model.calls[0]["settings"], 3)
     assert after.calls[0]["stop"] == ("END",)

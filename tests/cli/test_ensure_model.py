@@ -20,7 +20,7 @@ from qwchat.cli.setup_progress import SetupProgress
 from qwchat.cli.streams import Streams
 from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.errors import QwchatError
-from qwchat.models_folder import Located
+from qwchat.models_folder import LocatedModel
 
 PLAIN = "qwchat: compiling the kernels for this processor, once\n"
 WAITING = "qwchat: another qwchat is compiling the kernels: waiting for it\n"
@@ -50,7 +50,7 @@ def shown(
     monkeypatch.setattr(sys, "stderr", errors)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("qwchat.chat.view.setup_status._FRAME_SECONDS", 3600)
-    monkeypatch.setattr(module.models_folder, "locate", lambda model: Located("m", Path("m"), converted=True))
+    monkeypatch.setattr(module.models_folder, "locate", lambda model: LocatedModel("m", Path("m"), converted=True))
 
     def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[], object]) -> None:
         assert not compiled

@@ -8,7 +8,7 @@ import pytest
 
 from qwchat import models_folder
 from qwchat.errors import ModelError
-from qwchat.models_folder import Located, available, locate
+from qwchat.models_folder import LocatedModel, available, locate
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def make_checkpoint(folder: Path) -> Path:
 
 def test_the_default_is_the_embedded_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = locate(None)
-    assert found == Located("mini", home.parent / "package" / "mini", converted=False, embedded=True)
+    assert found == LocatedModel("mini", home.parent / "package" / "mini", converted=False, embedded=True)
     assert found.destination == home / "mini-q4"
     monkeypatch.setenv("QWCHAT_MODEL", "half-q4")
     assert locate(None).name == "half-q4"
@@ -53,7 +53,7 @@ def test_a_name_is_looked_for_in_the_models_folder_first(home: Path) -> None:
     assert locate("half-q4").path == home / "half-q4"
     assert locate("./half-q4").path == Path("half-q4")
     assert locate("elsewhere").path == Path("elsewhere")
-    assert locate("Qwen2-7B") == Located("Qwen2-7B", home / "Qwen2-7B", converted=False)
+    assert locate("Qwen2-7B") == LocatedModel("Qwen2-7B", home / "Qwen2-7B", converted=False)
 
 
 def test_paths(home: Path) -> None:

@@ -39,14 +39,14 @@ def test_by_itself_one_is_kept_where_reading_again_takes_long(tmp_path: Path) ->
     session = ("--session", "sums")
     ask("one", tmp_path, *session)
     assert snapshots(tmp_path) == []
-    ask("two", tmp_path, *session, rereading_seconds=2)
+    ask("two", tmp_path, *session, reevaluation_seconds=2)
     assert len(snapshots(tmp_path)) == 1
     assert ask("three", tmp_path, *session)[0] > 0
     assert snapshots(tmp_path) == []
 
 
 def test_a_chat_that_is_killed_after_a_long_prefill_goes_on_from_there(tmp_path: Path) -> None:
-    with Terminal("chat", "--session", "sums", models=tmp_path, rereading_seconds=60) as terminal:
+    with Terminal("chat", "--session", "sums", models=tmp_path, reevaluation_seconds=60) as terminal:
         terminal.prompt()
         terminal.type("one two three\r")
         terminal.wait("echo: one two three", "to first token")

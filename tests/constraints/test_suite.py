@@ -13,7 +13,7 @@ import qwchat
 from qwchat.constraints import Constraint
 from qwchat.events import Done
 from qwchat.messages import Message
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.conftest import REPOSITORY
 
 SCHEMAS = [
@@ -24,7 +24,7 @@ DIALECTS = {
     "draft2019-09": "https://json-schema.org/draft/2019-09/schema",
     "draft7": "http://json-schema.org/draft-07/schema#",
 }
-WARM = SamplingSettings(temperature=1.0)
+WARM = SamplingParams(temperature=1.0)
 
 
 def validator(entry: dict[str, Any]) -> Any:

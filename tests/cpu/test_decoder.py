@@ -9,13 +9,13 @@ from qwchat.cpu import memory
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kv_cache import choose_kind
 from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, UsageError
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.cpu.kernels.random_tensors import KINDS, random_packed
 from tests.cpu.random_models import config, random_folder, reference
 from tests.generation.conversations import context, conversation, generate
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
-GREEDY = SamplingSettings()
+GREEDY = SamplingParams()
 
 
 @pytest.mark.parametrize(

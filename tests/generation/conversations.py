@@ -12,7 +12,7 @@ from qwchat.cpu.weights import TensorSource
 from qwchat.events import EngineEvent
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
-from qwchat.request import Request, SamplingSettings
+from qwchat.request import Request, SamplingParams
 
 _FIELDS = frozenset(field.name for field in fields(Request))
 
@@ -39,7 +39,7 @@ def context(folder: TensorSource, **options: Any) -> Iterator[CachedContext]:
 
 
 def generate(
-    talk: Conversation, ids: Sequence[int], settings: SamplingSettings, *, seed: int, usable_vocab: int, **options: Any
+    talk: Conversation, ids: Sequence[int], settings: SamplingParams, *, seed: int, usable_vocab: int, **options: Any
 ) -> Iterator[EngineEvent]:
     """Call `Engine.generate`; without speculation where `options` do not say so."""
     asked = {"speculate": False} | {name: value for name, value in options.items() if name in _FIELDS}

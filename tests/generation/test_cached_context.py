@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.decoder import CpuDecoder
-from qwchat.events import EngineEvent, Finished, Step
+from qwchat.events import EngineEvent, Finished, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.model.decoder import Cache, CancelCheck
@@ -63,7 +63,7 @@ def test_two_conversations_interleaved_token_by_token(decoder: CpuDecoder, specu
             else:
                 found[number].append(essence(event))
     assert found == [events for events, _ in alone]
-    assert min(sum(isinstance(event, Step) for event in events) for events in found) == 60
+    assert min(sum(isinstance(event, TokenStep) for event in events) for events in found) == 60
     for talk, (_, ids) in zip(talks, alone, strict=True):
         assert np.array_equal(talk.cached.ids, ids)
         # The caches hold what belongs to these tokens, too.

@@ -11,17 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from qwchat.errors import ConstraintError
-from qwchat.events import Finished, Step
+from qwchat.events import Finished, TokenStep
 from qwchat.generation.sampling import log_probabilities
 from qwchat.generation.speculation import DraftPolicy
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
 from tests.generation.conversations import Conversation, conversation, generate
 
 VOCAB = 41
 STOP = 40
-GREEDY = SamplingSettings()
-SETTINGS = [GREEDY, SamplingSettings(temperature=0.7, top_k=20, top_p=0.9), SamplingSettings(repeat_penalty=1.3)]
+GREEDY = SamplingParams()
+SETTINGS = [GREEDY, SamplingParams(temperature=0.7, top_k=20, top_p=0.9), SamplingParams(repeat_penalty=1.3)]
 PROMPT = [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
 
 
@@ -91,17 +91,17 @@ def talk() -> Iterator[Conversation]:
 
 
 def run(
-    talk: Conversation, mask: Mask | None, settings: SamplingSettings = GREEDY, **options: object
+    talk: Conversation, mask: Mask | None, settings: SamplingParams = GREEDY, **options: object
 ) -> tuple[list[int], Finished]:
     talk.cached.truncate(0)
     values = {"seed": 3, "usable_vocab": VOCAB, "stop_ids": frozenset([STOP]), **options}
     *events, end = generate(talk, PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
     assert isinstance(end, Finished)
-    return [event.token_id for event in events if isinstance(event, Step)], end
+    return [event.token_id for event in events if isinstance(event, TokenStep)], end
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "warm", "penalties"])
-def test_the_text_is_the_same_with_and_without_speculation(talk: Conversation, settings: SamplingSettings) -> None:
+def test_the_text_is_the_same_with_and_without_speculation(talk: Conversation, settings: SamplingParams) -> None:
     accepted = 0
     for seed in range(6):
         plain, first = run(talk, Mask(), settings, seed=seed, max_tokens=80)
@@ -115,7 +115,7 @@ def test_the_text_is_the_same_with_and_without_speculation(talk: Conversation, s
 
 
 def test_only_what_is_allowed_is_said(talk: Conversation) -> None:
-    hot = SamplingSettings(temperature=5.0)
+    hot = SamplingParams(temperature=5.0)
     unbound, _ = run(talk, None, hot, max_tokens=60)
     bound, _ = run(talk, Mask(), hot, max_tokens=60, speculate=True)
     assert any((a + b) % 3 == 0 for a, b in pairwise(unbound))
@@ -179,9 +179,9 @@ def test_nothing_allowed_is_an_error(talk: Conversation) -> None:
 
 def test_log_probabilities_are_those_of_the_model(talk: Conversation) -> None:
     talk.cached.truncate(0)
-    warm = SamplingSettings(temperature=2.0, top_k=3, repeat_penalty=1.5)
+    warm = SamplingParams(temperature=2.0, top_k=3, repeat_penalty=1.5)
     events = list(generate(talk, PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5))
-    steps = [event for event in events if isinstance(event, Step)]
+    steps = [event for event in events if isinstance(event, TokenStep)]
     tokens = [step.token_id for step in steps]
     logits = talk.cached.logits([*PROMPT, *tokens])[len(PROMPT) - 1 : -1]
     for step, row in zip(steps, logits.astype(np.float64), strict=True):

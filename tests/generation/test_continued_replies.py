@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qwchat.events import EngineEvent, Finished, Step
-from qwchat.request import SamplingSettings
+from qwchat.events import EngineEvent, Finished, TokenStep
+from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
 from tests.generation.conversations import Conversation, conversation, generate
 from tests.generation.test_speculative_replies import SETTINGS, VOCAB, Eager, prompt
@@ -24,16 +24,16 @@ def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
         yield built
 
 
-def run(talk: Conversation, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
+def run(talk: Conversation, ids: list[int], settings: SamplingParams, **options: Any) -> tuple[list[int], Finished]:
     found: list[EngineEvent] = list(generate(talk, ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options))
     end = found[-1]
     assert isinstance(end, Finished)
-    return [event.token_id for event in found if isinstance(event, Step)], end
+    return [event.token_id for event in found if isinstance(event, TokenStep)], end
 
 
 @pytest.mark.parametrize("speculate", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
-def test_cut_by_length_and_continued(talk: Conversation, settings: SamplingSettings, speculate: bool) -> None:
+def test_cut_by_length_and_continued(talk: Conversation, settings: SamplingParams, speculate: bool) -> None:
     ids = prompt(5)
     talk.cached.truncate(0)
     whole, _ = run(talk, ids, settings, max_tokens=LENGTH)
@@ -76,7 +76,7 @@ def test_cancelled_many_times_at_any_token(talk: Conversation, speculate: bool) 
             continued=len(said),
         )
         for event in events:
-            if isinstance(event, Step):
+            if isinstance(event, TokenStep):
                 found.append(event.token_id)
             elif isinstance(event, Finished):
                 assert event.reason == "cancelled"

@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 
 from qwchat.errors import PromptTooLongError, UsageError
-from qwchat.events import Finished, Prefilled, Step
-from qwchat.request import SamplingSettings
+from qwchat.events import Finished, Prefilled, TokenStep
+from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
 from tests.generation.conversations import conversation, generate
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
-GREEDY = SamplingSettings()
+GREEDY = SamplingParams()
 
 
 def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
     with conversation(random_folder(config()), threads=2, context=256) as built:
         run = {"seed": 1, "usable_vocab": 301, "max_tokens": 20}
         events = list(generate(built, IDS[:140], GREEDY, **run))
-        tokens = [event.token_id for event in events if isinstance(event, Step)]
+        tokens = [event.token_id for event in events if isinstance(event, TokenStep)]
         assert [(e.done, e.cached) for e in events if isinstance(e, Prefilled)] == [(128, 0), (140, 0)]
         assert len(tokens) == 20
         again = list(generate(built, [*IDS[:140], *tokens[:5]], GREEDY, **run))
-        assert [e.token_id for e in again if isinstance(e, Step)][:15] == tokens[5:]
+        assert [e.token_id for e in again if isinstance(e, TokenStep)][:15] == tokens[5:]
         end = again[-1]
         assert isinstance(end, Finished)
         assert (end.reason, end.stats.cached_tokens, end.stats.prompt_tokens) == ("length", 144, 145)
@@ -39,7 +39,7 @@ def test_how_generation_ends() -> None:
             assert isinstance(end, Finished)
             return end.reason
 
-        first = next(e for e in generate(built, IDS[:9], GREEDY, seed=0, usable_vocab=301) if isinstance(e, Step))
+        first = next(e for e in generate(built, IDS[:9], GREEDY, seed=0, usable_vocab=301) if isinstance(e, TokenStep))
         assert reason(IDS[:9], stop_ids=frozenset([first.token_id])) == "stop"
         assert reason(IDS[:9], max_tokens=3) == "length"
         assert reason(IDS[:9], max_tokens=0) == "length"
@@ -54,5 +54,5 @@ def test_how_generation_ends() -> None:
 
 def test_padding_rows_are_never_chosen() -> None:
     with conversation(random_folder(config()), threads=1, context=64) as built:
-        steps = generate(built, IDS[:5], SamplingSettings(temperature=5.0), seed=3, usable_vocab=17)
-        assert all(event.token_id < 17 for event in steps if isinstance(event, Step))
+        steps = generate(built, IDS[:5], SamplingParams(temperature=5.0), seed=3, usable_vocab=17)
+        assert all(event.token_id < 17 for event in steps if isinstance(event, TokenStep))

@@ -10,23 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwchat.events import EngineEvent, Finished, Step
+from qwchat.events import EngineEvent, Finished, TokenStep
 from qwchat.generation.generation_loop import Drafter
 from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import DraftPolicy
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
 from tests.generation.conversations import Conversation, conversation, generate
 from tests.tiers import count
 
 VOCAB = 41
-GREEDY = SamplingSettings()
+GREEDY = SamplingParams()
 SETTINGS = [
     GREEDY,
-    SamplingSettings(repeat_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5),
-    SamplingSettings(temperature=0.3),
-    SamplingSettings(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.05),
-    SamplingSettings(temperature=0.1, presence_penalty=-1.0),
+    SamplingParams(repeat_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.5),
+    SamplingParams(temperature=0.3),
+    SamplingParams(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.05),
+    SamplingParams(temperature=0.1, presence_penalty=-1.0),
 ]
 
 
@@ -46,10 +46,10 @@ def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
 
 
 def steps(found: list[EngineEvent]) -> list[int]:
-    return [event.token_id for event in found if isinstance(event, Step)]
+    return [event.token_id for event in found if isinstance(event, TokenStep)]
 
 
-def both(talk: Conversation, ids: list[int], settings: SamplingSettings, **options: Any) -> tuple[list[int], Finished]:
+def both(talk: Conversation, ids: list[int], settings: SamplingParams, **options: Any) -> tuple[list[int], Finished]:
     """Tokens and end with speculation, after a check that they, and the cache, are those without it."""
     options = {"seed": 7, "usable_vocab": VOCAB} | options
     talk.cached.truncate(0)
@@ -76,7 +76,7 @@ def prompt(seed: int, repeated: bool = True) -> list[int]:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
-def test_the_text_is_the_same(talk: Conversation, settings: SamplingSettings) -> None:
+def test_the_text_is_the_same(talk: Conversation, settings: SamplingParams) -> None:
     accepted = drafted = 0
     for seed in range(count(12, 4)):
         _, end = both(talk, prompt(seed), settings, seed=seed, max_tokens=90)
@@ -157,7 +157,7 @@ def test_cancel_and_dropping_anywhere(talk: Conversation) -> None:
                 cancel=lambda: len(seen) >= number,  # noqa: B023
             )
             for event in run:
-                if isinstance(event, Step):
+                if isinstance(event, TokenStep):
                     seen.append(event.token_id)
                     assert talk.cached.ids.tolist() == [*ids, *seen[:-1]]
                     if drop and len(seen) == number:
@@ -189,7 +189,7 @@ def test_what_was_read_ahead_is_gone_after_truncating(talk: Conversation) -> Non
 def test_a_draft_is_accepted_as_often_as_it_is_likely(seed: int, logits: list[float], draft: int) -> None:
     """Drawing and comparing is rejection sampling: P(accepted) = p(draft), and the whole is distributed as p."""
     draws = 4000
-    sampling = SamplingSettings(temperature=1.0)
+    sampling = SamplingParams(temperature=1.0)
     sampler = Sampler(sampling, seed, len(logits))
     row = np.array(logits, np.float32)
     ids, expected = sampler.distribution(row, [], [])

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from qwchat.events import EngineEvent, Finished, Prefilled, Step
-from qwchat.request import SamplingSettings
+from qwchat.events import EngineEvent, Finished, Prefilled, TokenStep
+from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
 from tests.generation.conversations import Conversation, conversation, generate
 
 IDS = np.random.default_rng(8).integers(0, 301, 700).tolist()
 CHUNK = 128
-SETTINGS = SamplingSettings(temperature=0.7)
+SETTINGS = SamplingParams(temperature=0.7)
 
 
 @pytest.fixture(params=["f32", "q8"])
@@ -45,7 +45,7 @@ def events(talk: Conversation, said: list[int], cancel: Callable[[], bool] | Non
 
 
 def tokens(found: Iterator[EngineEvent]) -> list[int]:
-    return [event.token_id for event in found if isinstance(event, Step)]
+    return [event.token_id for event in found if isinstance(event, TokenStep)]
 
 
 class Stop:
@@ -79,7 +79,7 @@ def test_what_was_read_before_the_stop_is_counted_and_kept(talk: Conversation, p
         CHUNK * number for number in range(1, passes + 1)
     ]
     stats = end.stats
-    assert (end.reason, stats.prompt_tokens, stats.read_tokens) == ("cancelled", 700, CHUNK * passes)
+    assert (end.reason, stats.prompt_tokens, stats.evaluated_tokens) == ("cancelled", 700, CHUNK * passes)
     assert (stats.time_to_first_token, stats.generated_tokens, stats.decode_seconds) == (None, 0, 0.0)
     assert stats.prefill_rate == (CHUNK * passes / stats.prefill_seconds if passes else 0.0)
     assert talk.cached.length == stats.context_used == CHUNK * passes
@@ -157,7 +157,7 @@ def test_a_request_from_another_thread_ends_a_pass_that_would_take_long(talk: Co
     (end,) = events(talk, [], asked.is_set)
     timer.join()
     assert isinstance(end, Finished)
-    assert (end.reason, end.stats.read_tokens) == ("cancelled", 0)
+    assert (end.reason, end.stats.evaluated_tokens) == ("cancelled", 0)
 
 
 def test_a_token_of_a_slow_model_is_stopped_too(talk: Conversation) -> None:

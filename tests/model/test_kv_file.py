@@ -17,7 +17,7 @@ from qwchat.events import Finished
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.model import kv_file
-from qwchat.request import Request, SamplingSettings
+from qwchat.request import Request, SamplingParams
 from tests.cpu.random_models import config, random_folder
 
 MODEL = "0123456789abcdef"
@@ -73,7 +73,7 @@ def test_it_serves_a_text_that_parts_from_it_early(
     writer.extend(IDS[:500])
     writer.save(path, MODEL)
     prompt = [*IDS[:203], *MORE]
-    request = Request(SamplingSettings(), seed=1, max_tokens=12, speculate=False)
+    request = Request(SamplingParams(), seed=1, max_tokens=12, speculate=False)
     reader.restore(path, MODEL)
     again = list(Engine(reader.decoder).generate(reader, prompt, request, usable_vocab=301))
     writer.truncate(0)

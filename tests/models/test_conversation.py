@@ -17,11 +17,11 @@ from qwchat.chat.session import Reply, Session
 from qwchat.conversation.tree import Event, Tree
 from qwchat.cpu.workspace import CHUNK
 from qwchat.events import Done, Prefilled, TextStep
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from tests.chat.fakes import replying
 
 QUESTION = "What can you do?"
-GREEDY = SamplingSettings()
+GREEDY = SamplingParams()
 SCHEMA = json.dumps(
     {
         "type": "object",
@@ -35,9 +35,9 @@ SCHEMA = json.dumps(
 )
 WAYS = {
     "greedy": GREEDY,
-    "penalties": SamplingSettings(repeat_penalty=1.15, presence_penalty=0.3, frequency_penalty=0.2),
-    "sampled": SamplingSettings(temperature=1.0, top_k=40, top_p=0.95),
-    "sampled with penalties": SamplingSettings(temperature=1.3, repeat_penalty=1.1),
+    "penalties": SamplingParams(repeat_penalty=1.15, presence_penalty=0.3, frequency_penalty=0.2),
+    "sampled": SamplingParams(temperature=1.0, top_k=40, top_p=0.95),
+    "sampled with penalties": SamplingParams(temperature=1.3, repeat_penalty=1.1),
 }
 
 
@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[qwchat.Model]:
         yield loaded
 
 
-def make(model: qwchat.Model, settings: SamplingSettings = GREEDY, *, told: list[Event] | None = None) -> Session:
+def make(model: qwchat.Model, settings: SamplingParams = GREEDY, *, told: list[Event] | None = None) -> Session:
     tree = Tree(None if told is None else told.append)
     return Session(model, ReplySettings(settings, seed=11), tree=tree, fingerprint=model.folder.fingerprint)
 
@@ -141,7 +141,7 @@ def test_a_killed_process_is_gone_on_from_by_another(model: qwchat.Model, way: s
     # Only what was told by now is on the disk; the settings of the other process are different.
     tree = Tree.replay([dict(event) for event in told[:1]])
     model.cached_context.truncate(0)
-    other = Session(model, ReplySettings(SamplingSettings(top_k=3)), tree=tree, fingerprint=model.folder.fingerprint)
+    other = Session(model, ReplySettings(SamplingParams(top_k=3)), tree=tree, fingerprint=model.folder.fingerprint)
     done = end_of(resumed(replace_limit(other, 60)))
     assert (done.text, done.token_ids, done.seed) == (whole.text, whole.token_ids, whole.seed)
 
@@ -174,7 +174,7 @@ def test_every_command_reads_only_what_differs(model: qwchat.Model) -> None:
     )
     prompt = len(model.prompt_ids([*talk.messages[:-1]]))
     # The same question again: the last token of the prompt is read, for its logits.
-    talk.controls = replace(talk.controls, settings=SamplingSettings(temperature=0.5))
+    talk.controls = replace(talk.controls, settings=SamplingParams(temperature=0.5))
     assert check(replying(talk, talk.retry(seed=1))) == (prompt - 1, 1)
     # The other reply, gone on from: up to the end of the question.
     talk.flip(0)
@@ -218,7 +218,7 @@ def test_what_was_held_back_is_gone_on_with(model: qwchat.Model) -> None:
 
 def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qwchat.Model) -> None:
     def session(limit: int) -> Session:
-        talk = make(model, SamplingSettings(presence_penalty=-2.0, frequency_penalty=-2.0))
+        talk = make(model, SamplingParams(presence_penalty=-2.0, frequency_penalty=-2.0))
         end_of(asked(replace_limit(talk, 1), "Sing."))
         talk.edit_reply(1, "la la la la la la la")
         talk.controls = talk.controls.changed("loop-guard", str(limit), talk.defaults)
@@ -237,7 +237,7 @@ def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qw
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_constrained_reply_goes_on_within_its_constraint(model: qwchat.Model, temperature: float) -> None:
     def session() -> Session:
-        talk = replace_limit(make(model, SamplingSettings(temperature=temperature)), 150)
+        talk = replace_limit(make(model, SamplingParams(temperature=temperature)), 150)
         talk.controls = talk.controls.changed("json-schema", SCHEMA, talk.defaults)
         return talk
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qwchat.generation.sampling import Sampler
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 QWEN2_TOKENS = 151_646
 
 
-def processors(settings: SamplingSettings) -> Any:
+def processors(settings: SamplingParams) -> Any:
     """What `generate` builds for these settings."""
     chain = transformers.LogitsProcessorList()
     if settings.repeat_penalty != 1.0:
@@ -32,21 +32,21 @@ def processors(settings: SamplingSettings) -> Any:
     return chain
 
 
-def reference(values: np.ndarray, settings: SamplingSettings, token_ids: np.ndarray) -> np.ndarray:
+def reference(values: np.ndarray, settings: SamplingParams, token_ids: np.ndarray) -> np.ndarray:
     scores = processors(settings)(torch.tensor(token_ids)[None], torch.tensor(values)[None])
     probabilities: np.ndarray = torch.softmax(scores.double(), -1)[0].numpy()
     return probabilities
 
 
-def ours(values: np.ndarray, settings: SamplingSettings, prompt: np.ndarray, reply: np.ndarray) -> np.ndarray:
+def ours(values: np.ndarray, settings: SamplingParams, prompt: np.ndarray, reply: np.ndarray) -> np.ndarray:
     ids, probabilities = Sampler(settings, 0, len(values)).distribution(values, prompt, reply)
     result = np.zeros(len(values))
     result[ids] = probabilities
     return result
 
 
-def random_settings(dice: np.random.Generator, size: int) -> SamplingSettings:
-    return SamplingSettings(
+def random_settings(dice: np.random.Generator, size: int) -> SamplingParams:
+    return SamplingParams(
         temperature=float(dice.choice([0.01, 0.3, 0.7, 1.0, 2.0, 5.0])),
         top_k=int(dice.choice([0, 1, 5, 20, 50, size + 3])),
         top_p=float(dice.choice([1.0, 0.95, 0.8, 0.5, 0.1, 0.01, 1e-6])),
@@ -88,7 +88,7 @@ def test_ties() -> None:
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 5.0])
 def test_extreme_values(values: list[float], temperature: float) -> None:
     for top_k, top_p, min_p in itertools.product([0, 2], [1.0, 0.6], [0.0, 0.3]):
-        settings = SamplingSettings(temperature, top_k, top_p, min_p, repeat_penalty=1.3)
+        settings = SamplingParams(temperature, top_k, top_p, min_p, repeat_penalty=1.3)
         array = np.array(values, np.float32)
         prompt, reply = np.array([0, 1, 1]), np.array([2])
         expected = reference(array, settings, np.concatenate([prompt, reply]))
@@ -97,7 +97,7 @@ def test_extreme_values(values: list[float], temperature: float) -> None:
 
 def test_the_order_is_that_of_generate() -> None:
     """The chain that a model builds itself for the published Qwen2 settings, and with min-p, names the same steps."""
-    settings = SamplingSettings(0.7, top_k=20, top_p=0.8, min_p=0.05, repeat_penalty=1.05)
+    settings = SamplingParams(0.7, top_k=20, top_p=0.8, min_p=0.05, repeat_penalty=1.05)
     config = transformers.Qwen2Config(
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1,
@@ -117,4 +117,4 @@ def test_greedy_equals_the_reference() -> None:
         ids = dice.integers(0, 4096, 400)
         penalty = transformers.RepetitionPenaltyLogitsProcessor(1.3)
         expected = int(penalty(torch.tensor(ids)[None], torch.tensor(values)[None]).argmax())
-        assert Sampler(SamplingSettings(repeat_penalty=1.3), 0, 4096).sample(values, ids[:200], ids[200:]) == expected
+        assert Sampler(SamplingParams(repeat_penalty=1.3), 0, 4096).sample(values, ids[:200], ids[200:]) == expected

@@ -9,7 +9,7 @@ import pytest
 
 from qwchat.chat.reply_settings import SAMPLING
 from qwchat.errors import UsageError
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
 
 
@@ -46,7 +46,7 @@ def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> No
     if name == "top-k" and number.is_integer():
         number = int(number)
     try:
-        SamplingSettings(**{SAMPLING[name]: number})
+        SamplingParams(**{SAMPLING[name]: number})
         sampler = True
     except UsageError:
         sampler = False

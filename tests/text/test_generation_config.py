@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qwchat.errors import ModelError
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 from qwchat.text.generation_config import GenerationDefaults
 
 
@@ -20,7 +20,7 @@ def read(values: dict[str, Any], *config_ids: int) -> GenerationDefaults:
 def test_the_published_file(qwen2_folder: Path) -> None:
     defaults = GenerationDefaults.from_folder(qwen2_folder, (151645,))
     assert defaults == GenerationDefaults(True, 0.7, 20, 0.8, 0.0, 1.05, (151645, 151643), None)
-    assert defaults.sampling == SamplingSettings(0.7, 20, 0.8, repeat_penalty=1.05)
+    assert defaults.sampling == SamplingParams(0.7, 20, 0.8, repeat_penalty=1.05)
 
 
 def test_a_base_model_is_greedy_and_ends_at_both_ids() -> None:

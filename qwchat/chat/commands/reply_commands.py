@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 
-from qwchat.characters import harmless, harmless_name
+from qwchat.characters import sanitise, sanitise_name
 from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Show
 from qwchat.chat.display import KeyValues
 from qwchat.chat.path_completion import paths
@@ -14,7 +14,7 @@ from qwchat.chat.statistics import totals
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 from qwchat.events import Stats
-from qwchat.writing import path_of, real_path, write_whole
+from qwchat.text_files import expand_path, real_path, write_atomically
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
 _MOST = 1e15  # No count of tokens and no time is more.
@@ -33,7 +33,7 @@ def _raw(desk: CommandContext, argument: str) -> Outcome:
 
 def _copy(desk: CommandContext, argument: str) -> Outcome:
     text, what = _chosen(desk, argument)
-    text = harmless(text)  # It may be pasted into a shell.
+    text = sanitise(text)  # It may be pasted into a shell.
     if not desk.view.copy(text):
         raise UsageError("replies go to no terminal, so there is no clipboard: /write puts them into a file")
     advice = desk.view.copy_advice(text)
@@ -57,11 +57,11 @@ def _write(desk: CommandContext, argument: str) -> Outcome:
     if not name:
         raise UsageError("/write needs the name of a file, as in /write 2 fix.py")
     number, text = _block(desk, match[1] if match else None)
-    path = path_of(name)
-    write_whole(path, text, overwrite=real_path(path) in desk.written)
+    path = expand_path(name)
+    write_atomically(path, text, overwrite=real_path(path) in desk.written)
     desk.written.add(real_path(path))
     lines = text.count("\n")
-    return Show(f"code {number} is in {harmless_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
+    return Show(f"code {number} is in {sanitise_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
 
 
 def _stats(desk: CommandContext, argument: str) -> Outcome:
@@ -118,7 +118,7 @@ def _choices(desk: CommandContext) -> list[tuple[str, str]]:
         blocks = desk.view.code_blocks(_last(desk))
     except UsageError:
         return []
-    return [(str(number), harmless_name(text.partition("\n")[0][:_EXCERPT])) for number, text in enumerate(blocks, 1)]
+    return [(str(number), sanitise_name(text.partition("\n")[0][:_EXCERPT])) for number, text in enumerate(blocks, 1)]
 
 
 def _what_to_copy(desk: CommandContext, typed: str) -> Iterable[Suggestion]:

@@ -15,7 +15,7 @@ from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, f
 from qwchat.conversation.store import Entry, Store, check_name
 from qwchat.conversation.title import clean
 from qwchat.errors import SessionError, UsageError
-from qwchat.writing import path_of, real_path, write_whole
+from qwchat.text_files import expand_path, real_path, write_atomically
 
 _LISTED = 15
 
@@ -23,7 +23,7 @@ _LISTED = 15
 def _save(desk: CommandContext, argument: str) -> Outcome:
     if not argument:
         raise UsageError("/save needs the name of a file, as in /save talk.md")
-    path = path_of(argument)
+    path = expand_path(argument)
     return _written(desk, path, form_of(path))
 
 
@@ -34,12 +34,12 @@ def _export(desk: CommandContext, argument: str) -> Outcome:
         raise UsageError(
             f"/export takes md, html or json, not {clean(word)!r}" if word else "/export md, html or json?"
         )
-    return _written(desk, path_of(name.strip()) if name.strip() else Path(file_name(_talk(desk), form)), form)
+    return _written(desk, expand_path(name.strip()) if name.strip() else Path(file_name(_talk(desk), form)), form)
 
 
 def _written(desk: CommandContext, path: Path, form: Form) -> Outcome:
     text = exported(_talk(desk), form)
-    write_whole(path, text, overwrite=real_path(path) in desk.written)
+    write_atomically(path, text, overwrite=real_path(path) in desk.written)
     desk.written.add(real_path(path))
     return Show(f"saved to {path}")
 

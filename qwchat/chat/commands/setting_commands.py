@@ -11,7 +11,7 @@ from qwchat.chat.formatting import one_line, token_count
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.errors import UsageError
 from qwchat.settings.specs import find_spec
-from qwchat.writing import real_path
+from qwchat.text_files import real_path
 
 
 def _system(desk: CommandContext, argument: str) -> Outcome:
@@ -31,7 +31,7 @@ def _reading(desk: CommandContext, before: str | None) -> str:
     session = desk.session
     if session.system == before or not session.turns:
         return ""
-    tokens = session.model.reread(session.model.prompt(session.messages))
+    tokens = session.model.reevaluated_tokens(session.model.prompt(session.messages))
     return f"; {token_count(tokens)} will be read again" if tokens else ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from qwchat.characters import harmless
+from qwchat.characters import sanitise
 from qwchat.chat.editor import blocks
 from qwchat.chat.editor.modes import by_line, keys_unseen
 from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode
@@ -38,7 +38,7 @@ class PlainReader:
         Raises EOFError, and UsageError for bytes that are no UTF-8.
         """
         if draft:
-            self._show(harmless("".join(f"| {line}\n" for line in draft.split("\n"))) + "(Enter alone sends this)\n")
+            self._show(sanitise("".join(f"| {line}\n" for line in draft.split("\n"))) + "(Enter alone sends this)\n")
         typed = self._line(PROMPT)
         while blocks.is_open(typed) or _CONTINUED.search(typed):
             joined = typed + "\n" if blocks.is_open(typed) else typed[:-1] + "\n"

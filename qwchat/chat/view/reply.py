@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from qwchat.characters import Harmless
+from qwchat.characters import StreamSanitiser
 from qwchat.chat.display import Rendering
 from qwchat.chat.view import clipboard
 from qwchat.chat.view.tail import FrameLimiter, LiveTail, TerminalSize, reflows, terminal_size
@@ -173,7 +173,7 @@ class _PlainWriter:
         self._out = out
         self._verbatim = verbatim
         self._always_newline = always_newline
-        self._newlines, self._harmless = _NewlineNormaliser(), Harmless()
+        self._newlines, self._harmless = _NewlineNormaliser(), StreamSanitiser()
         self._last_character = "\n"
 
     def resume(self, printed: str) -> None:
@@ -214,7 +214,7 @@ class _MarkdownWriter:
         self._terminal_size = size
         self._terminal = styling.terminal
         self._colour = styling.colour
-        self._newlines, self._harmless = _NewlineNormaliser(), Harmless()
+        self._newlines, self._harmless = _NewlineNormaliser(), StreamSanitiser()
         self._parser = StreamParser(self._options(size(out)))
         self._tail = LiveTail(out, reflowing=reflows()) if live else None
         self._limiter = FrameLimiter(clock)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from quant.wording import Argument, ArgumentMessage, spell_out
-from qwchat.characters import harmless
+from qwchat.characters import sanitise
 from qwchat.chat.statistics import StatsFormat, statistics_line
 from qwchat.chat.view.tail import terminal_size
 from qwchat.chat.view.word_wrap import wrap_message
@@ -78,7 +78,7 @@ class Screen:
 
     def verbatim(self, text: str) -> None:
         """What somebody wrote, its lines as long as they are, so that they can be copied."""
-        self._write(harmless(text) + "\n")
+        self._write(sanitise(text) + "\n")
 
     def blank_line(self) -> None:
         """Write a blank line behind a turn, where a person reads the screen."""
@@ -102,11 +102,11 @@ class Screen:
     def error(self, text: str) -> None:
         """What went wrong, on one line."""
         prefix = "qwchat: error:"
-        line = self._wrapped(f"{prefix} {harmless(' '.join(spell_out(text, self.spell).split()))}")
+        line = self._wrapped(f"{prefix} {sanitise(' '.join(spell_out(text, self.spell).split()))}")
         self._write(self.styling.styled(prefix, RED) + line.removeprefix(prefix) + "\n")
 
     def _line(self, text: str, style: str | None) -> None:
-        shown = self._wrapped(harmless(spell_out(text, self.spell)))
+        shown = self._wrapped(sanitise(spell_out(text, self.spell)))
         self._write((self.styling.styled(shown, style) if style else shown) + "\n")
 
     def _wrapped(self, text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from qwchat.characters import harmless_name
+from qwchat.characters import sanitise_name
 from qwchat.chat.display import KeyValues, Table
 from qwchat.markdown.styled_text import cell_width
 
@@ -14,7 +14,7 @@ def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Col
 
     What is in a cell stays in its line, whatever it is.
     """
-    lines = [[harmless_name(cell) for cell in row] for row in (heads, *rows)]
+    lines = [[sanitise_name(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(cell_width(line[column]) for line in lines) for column in range(len(heads))]
 
     def line(parts: Sequence[str]) -> str:
@@ -31,7 +31,7 @@ def format_pairs(facts: Sequence[tuple[str, str]]) -> str:
     """Names and values, the values one below the other, each on one line whatever it holds."""
     width = max(cell_width(name) for name, _ in facts)
     return "\n".join(
-        f"{name}{' ' * (width - cell_width(name))}  {harmless_name(value)}".rstrip() for name, value in facts
+        f"{name}{' ' * (width - cell_width(name))}  {sanitise_name(value)}".rstrip() for name, value in facts
     )
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from qwchat.characters import harmless
+from qwchat.characters import sanitise
 from qwchat.chat.editor.picker import pick
 from qwchat.chat.view.colour import styling_of
 
 if __name__ == "__main__":
     print("before")
     chosen = pick(sys.argv[1:], lambda item: f"item {item}", terminal=sys.stdin, styling=styling_of(sys.stdout))
-    print("chosen:", harmless(str(chosen)))
+    print("chosen:", sanitise(str(chosen)))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from qwchat.characters import Harmless, harmless, harmless_name
+from qwchat.characters import StreamSanitiser, sanitise, sanitise_name
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.tail import FrameLimiter, TerminalSize, reflows, terminal_size
 from qwchat.markdown.styles import Styling
@@ -276,9 +276,9 @@ def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
 
 @given(st.text(max_size=60))
 def test_no_control_character_reaches_a_terminal(text: str) -> None:
-    shown = harmless(text)
+    shown = sanitise(text)
     assert not CONTROL.search(shown)
-    pieces = Harmless()
+    pieces = StreamSanitiser()
     assert "".join(pieces.push(character) for character in text) == shown
 
 
@@ -292,8 +292,8 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
     ],
 )
 def test_what_is_made_visible(text: str, shown: str) -> None:
-    assert harmless(text) == shown
+    assert sanitise(text) == shown
 
 
 def test_names_stay_on_their_line() -> None:
-    assert harmless_name("a\nqwchat: error:\t\x1b[31m") == "a␊qwchat: error:␉␛[31m"
+    assert sanitise_name("a\nqwchat: error:\t\x1b[31m") == "a␊qwchat: error:␉␛[31m"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwchat.errors import UsageError
-from qwchat.writing import replace_text, write_whole
+from qwchat.text_files import replace_text, write_atomically
 
 
 def test_a_file_and_a_link_are_replaced(tmp_path: Path) -> None:
@@ -38,11 +38,11 @@ def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
 
 def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
-    write_whole(path, "one\n", overwrite=False)
+    write_atomically(path, "one\n", overwrite=False)
     with pytest.raises(UsageError, match=r"talk\.md exists already: choose another name"):
-        write_whole(path, "two\n", overwrite=False)
+        write_atomically(path, "two\n", overwrite=False)
     assert path.read_text() == "one\n"
-    write_whole(path, "two\n", overwrite=True)
+    write_atomically(path, "two\n", overwrite=True)
     assert path.read_text() == "two\n"
     assert [file.name for file in tmp_path.iterdir()] == ["talk.md"]
 
@@ -50,11 +50,11 @@ def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> N
 def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "talk.md").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="exists already"):
-        write_whole(tmp_path / "talk.md", "x", overwrite=False)
+        write_atomically(tmp_path / "talk.md", "x", overwrite=False)
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        write_whole(tmp_path / "none" / "talk.md", "x", overwrite=False)
+        write_atomically(tmp_path / "none" / "talk.md", "x", overwrite=False)
     assert str(caught.value) == f"cannot write {tmp_path}/none/talk.md: No such file or directory"

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from quant.safe_files import atomic_write
-from qwchat.characters import harmless_name
+from qwchat.characters import sanitise_name
 from qwchat.errors import UsageError
 
 
-def path_of(name: str) -> Path:
+def expand_path(name: str) -> Path:
     """The path, with `~` resolved where it names somebody's home."""
     try:
         return Path(name).expanduser()
@@ -36,14 +36,14 @@ def replace_text(path: Path, text: str, mode: int) -> None:
         file.write(text.encode("utf-8", "replace"))
 
 
-def write_whole(path: Path, text: str, *, overwrite: bool) -> None:
+def write_atomically(path: Path, text: str, *, overwrite: bool) -> None:
     """Write `text` in UTF-8 to `path`, which appears whole or not at all, with the permissions of new files.
 
     Raises UsageError if the file exists and `overwrite` is False, and if it cannot be written.
     """
     umask = os.umask(0)
     os.umask(umask)
-    name = harmless_name(str(path))
+    name = sanitise_name(str(path))
     try:
         if not overwrite and (path.exists() or path.is_symlink()):
             raise UsageError(f"{name} exists already: choose another name")
