@@ -21,8 +21,8 @@ KEEPERS = {
 }
 """Name of an attribute or import -> the only module that uses it."""
 WORDS = {
-    "VISUAL": "qwchat/chat/editor/external.py",
-    "EDITOR": "qwchat/chat/editor/external.py",
+    "VISUAL": "qwchat/chat/editor/external_editor.py",
+    "EDITOR": "qwchat/chat/editor/external_editor.py",
     "MemTotal": "qwchat/cpu/memory.py",
     "MemAvailable": "qwchat/cpu/memory.py",
     "KiB": "quant/units.py",

@@ -26,7 +26,7 @@ def keys() -> Iterator[PipeInput]:
 def test_a_sequence_that_was_taught_is_read_as_its_key(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
     sequence = "\x1b[99;9u"
     monkeypatch.setitem(ANSI_SEQUENCES, sequence, Keys.Ignore)  # So that it is gone afterwards.
-    toolkit.teach([sequence], Keys.F24)
+    toolkit.map_sequences([sequence], Keys.F24)
     keys.send_text(sequence)
     assert [press.key for press in keys.read_keys()] == [Keys.F24]
 
@@ -55,11 +55,11 @@ def test_what_is_remembered_is_the_newest_entry_and_is_not_stored() -> None:
 
     history = Kept()
     history.append_string("one")
-    toolkit.remember(history, "two")
+    toolkit.add_to_history(history, "two")
     assert history.get_strings() == ["one", "two"]
     assert history.stored == ["one"]
     plain = InMemoryHistory()
-    toolkit.remember(plain, "x")
+    toolkit.add_to_history(plain, "x")
     assert plain.get_strings() == ["x"]
 
 
@@ -69,7 +69,7 @@ def test_a_binding_sees_whether_further_keys_wait(keys: PipeInput) -> None:
 
     @bindings.add("x")
     def note(event: KeyPressEvent) -> None:
-        seen.append(toolkit.keys_wait())
+        seen.append(toolkit.has_pending_keys())
 
     session: PromptSession[str] = PromptSession(input=keys, output=DummyOutput(), key_bindings=bindings)
     keys.send_text("xx\r")
@@ -77,16 +77,16 @@ def test_a_binding_sees_whether_further_keys_wait(keys: PipeInput) -> None:
         assert session.prompt() == ""
     assert seen == [True, True]
     assert not get_app().is_running
-    assert not toolkit.keys_wait()
+    assert not toolkit.has_pending_keys()
 
 
 def test_an_application_is_ended_once(keys: PipeInput) -> None:
     session: PromptSession[str] = PromptSession(input=keys, output=DummyOutput())
-    toolkit.end(session.app, EOFError)  # It does not run: nothing happens.
+    toolkit.exit_with(session.app, EOFError)  # It does not run: nothing happens.
 
     def end_twice() -> None:
-        toolkit.end(session.app, EOFError)
-        toolkit.end(session.app, KeyboardInterrupt)
+        toolkit.exit_with(session.app, EOFError)
+        toolkit.exit_with(session.app, KeyboardInterrupt)
 
     with pytest.raises(EOFError):
         session.prompt(pre_run=lambda: session.app.loop.call_soon(end_twice))  # type: ignore[union-attr]
@@ -101,4 +101,4 @@ def test_the_warning_about_cursor_reports_is_a_callback_that_may_be_missing(keys
 
 
 def test_columns_of_a_text() -> None:
-    assert [toolkit.cells(text) for text in ("", "abc", "漢字", "é")] == [0, 3, 4, 1]
+    assert [toolkit.cell_width(text) for text in ("", "abc", "漢字", "é")] == [0, 3, 4, 1]

@@ -13,8 +13,8 @@ from qwchat.chat.active_constraint import complaint
 from qwchat.chat.advice import explained, spelt
 from qwchat.chat.attachments import Attachment
 from qwchat.chat.context_budget import attached_lines
-from qwchat.chat.editor import blocks
-from qwchat.chat.editor.reader import Reader
+from qwchat.chat.editor import message_syntax
+from qwchat.chat.editor.message_reader import MessageReader
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import OverflowHandler
 from qwchat.chat.reply_stream import StartReply, play
@@ -45,7 +45,7 @@ class Chat:
     """
 
     desk: commands.CommandContext
-    reader: Reader
+    reader: MessageReader
     screen: Screen
     status: PrefillStatus
     interactive: bool = True
@@ -56,7 +56,7 @@ class Chat:
     failure: ModelError | None = None
 
     def __post_init__(self) -> None:
-        self.interrupts = Interrupts(self.reader.watching)
+        self.interrupts = Interrupts(self.reader.watch_keys)
         self.overflow = OverflowHandler(self.desk.session, self.screen, self.reader.ask if self.interactive else None)
 
     def run(self, first: str | None = None) -> None:
@@ -95,7 +95,7 @@ class Chat:
 
     def _take(self, typed: str) -> bool:
         """Obey or answer one input; False where it says to leave."""
-        if self.interactive and blocks.leaves(typed):  # In a pipe the word is a line like any other.
+        if self.interactive and message_syntax.is_exit_word(typed):  # In a pipe the word is a line like any other.
             return False
         try:
             command = commands.parse(typed)

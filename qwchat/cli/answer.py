@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qwchat.chat.attachments import Attachment, LoadedFiles, message
 from qwchat.chat.context_budget import attached_lines, left_out
-from qwchat.chat.editor.modes import keys_unseen
+from qwchat.chat.editor.terminal_modes import hold_keys
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import OverflowHandler
 from qwchat.chat.reply_settings import ReplySettings
@@ -129,7 +129,7 @@ def _answer(
         resumed = output.view.detach if output.view is not None else lambda: None
         # Their echo would move rows that are drawn anew.
         try:
-            with keys_unseen(streams.out, by_line=True, resumed=resumed), with_repair_command(model.folder):
+            with hold_keys(streams.out, by_line=True, on_resume=resumed), with_repair_command(model.folder):
                 attached = () if number else prompt.files.attachments
                 done = _reply(session, prompt.message, attached, overflow, output, status, streams)
                 if done.finish_reason != "cancelled":

@@ -15,10 +15,10 @@ from qwchat.chat.chat_settings import ChatSettings
 from qwchat.chat.commands import CommandContext, suggestions
 from qwchat.chat.context_budget import ContextMeter
 from qwchat.chat.editor.history import history_file
-from qwchat.chat.editor.modes import keys_unseen
-from qwchat.chat.editor.opening import open_reader
-from qwchat.chat.editor.plain import PlainReader
-from qwchat.chat.editor.reader import Reader
+from qwchat.chat.editor.message_reader import MessageReader
+from qwchat.chat.editor.open_reader import open_reader
+from qwchat.chat.editor.plain_reader import PlainReader
+from qwchat.chat.editor.terminal_modes import hold_keys
 from qwchat.chat.loop import Chat
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session_recorder import ChooseSession
@@ -90,7 +90,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         view = reply_view(options, streams)
         if input_source.terminal is not None and not by_line:
             # For the whole time, so that what is typed between prompts, or too early, is not lost either.
-            stack.enter_context(keys_unseen(input_source.terminal, by_line=False, resumed=view.detach))
+            stack.enter_context(hold_keys(input_source.terminal, by_line=False, on_resume=view.detach))
         located, model = open_model(options, dependencies, streams)
         stack.enter_context(model)
         stack.callback(recorder.leave)  # While the model is still there.
@@ -146,7 +146,7 @@ def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: 
         "quiet": streams.screen.set_quiet,
         "stats": streams.screen.set_figures_form,
         "bell": streams.screen.set_bell,
-        "editing-mode": chat.reader.edit_as,
+        "editing-mode": chat.reader.set_editing_mode,
     }
     for name in ("bell", "editing-mode"):
         look[name](options.settings[name])
@@ -190,7 +190,7 @@ def _uses_line_input(input_source: InputSource) -> bool:
     return input_source.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 
 
-def _open_reader(input_source: InputSource, desk: CommandContext, streams: Streams, *, by_line: bool) -> Reader:
+def _open_reader(input_source: InputSource, desk: CommandContext, streams: Streams, *, by_line: bool) -> MessageReader:
     if input_source.terminal is not None and not by_line:
         suggest = partial(suggestions, desk)
         meter = ContextMeter(desk.session)

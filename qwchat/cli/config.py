@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qwchat import models_folder
-from qwchat.chat.editor.external import edit_file
+from qwchat.chat.editor.external_editor import edit_file
 from qwchat.chat.formatting import one_line
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.view.table import format_table

@@ -14,7 +14,7 @@ import qwchat
 from quant import convert
 from qwchat import api
 from qwchat.chat.commands import CommandContext
-from qwchat.chat.editor.plain import PlainReader
+from qwchat.chat.editor.plain_reader import PlainReader
 from qwchat.chat.loop import Chat
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session

@@ -13,14 +13,14 @@ from prompt_toolkit.filters import Condition, emacs_insert_mode, has_completions
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
-from qwchat.chat.editor import blocks, toolkit
-from qwchat.chat.editor.completion import take, walk
-from qwchat.chat.editor.external import edited
-from qwchat.chat.editor.paste import Folds, normalised
+from qwchat.chat.editor import message_syntax, toolkit
+from qwchat.chat.editor.completion import accept_completion, press_tab
+from qwchat.chat.editor.external_editor import edit_text
+from qwchat.chat.editor.paste_folds import PasteFolds, normalise_paste
 from qwchat.errors import QwchatError
 
 
-def bindings(folds: Folds, completer: Completer, buffer: Callable[[], Buffer]) -> KeyBindings:
+def make_bindings(folds: PasteFolds, completer: Completer, buffer: Callable[[], Buffer]) -> KeyBindings:
     """The bindings of a prompt that fills `buffer()`. In a search the keys are prompt-toolkit's."""
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)
@@ -31,8 +31,8 @@ def bindings(folds: Folds, completer: Completer, buffer: Callable[[], Buffer]) -
         text = event.current_buffer
         chosen = text.complete_state.current_completion if text.complete_state is not None else None
         if chosen is not None:
-            take(text, chosen)  # The next Enter sends.
-        elif blocks.is_open(text.text):
+            accept_completion(text, chosen)  # The next Enter sends.
+        elif message_syntax.is_block_open(text.text):
             text.newline(copy_margin=False)
         else:
             text.validate_and_handle()
@@ -44,55 +44,55 @@ def bindings(folds: Folds, completer: Completer, buffer: Callable[[], Buffer]) -
 
     @keys.add("tab", filter=typing & inserting)
     def choose_next(event: KeyPressEvent) -> None:
-        walk(event.current_buffer, completer)
+        press_tab(event.current_buffer, completer)
 
     @keys.add("s-tab", filter=typing & inserting)
     def choose_previous(event: KeyPressEvent) -> None:
-        walk(event.current_buffer, completer, back=True)
+        press_tab(event.current_buffer, completer, backwards=True)
 
     @Condition
-    def alone() -> bool:
-        return not toolkit.keys_wait()
+    def no_key_follows() -> bool:
+        return not toolkit.has_pending_keys()
 
     # Not eager in front of another key: the two are Alt and that key, such as Alt-Enter.
-    @keys.add("escape", filter=typing & emacs_insert_mode & has_completions, eager=alone)
+    @keys.add("escape", filter=typing & emacs_insert_mode & has_completions, eager=no_key_follows)
     def close_menu(event: KeyPressEvent) -> None:
         event.current_buffer.cancel_completion()
 
     @keys.add(Keys.BracketedPaste, filter=typing)
     def paste(event: KeyPressEvent) -> None:
         before = event.current_buffer.document.text_before_cursor
-        event.current_buffer.insert_text(folds.inserted(normalised(event.data), before))
+        event.current_buffer.insert_text(folds.insertion_for(normalise_paste(event.data), before))
 
     @Condition
-    def behind_label() -> bool:
+    def after_paste_label() -> bool:
         return folds.label_at_end(buffer().document.text_before_cursor) is not None
 
-    @keys.add("backspace", filter=inserting & behind_label)
-    @keys.add("c-w", filter=inserting & behind_label)
-    @keys.add("escape", "backspace", filter=inserting & behind_label)
+    @keys.add("backspace", filter=inserting & after_paste_label)
+    @keys.add("c-w", filter=inserting & after_paste_label)
+    @keys.add("escape", "backspace", filter=inserting & after_paste_label)
     def delete_paste(event: KeyPressEvent) -> None:
         label = folds.label_at_end(event.current_buffer.document.text_before_cursor) or ""
         event.current_buffer.delete_before_cursor(len(label))
 
     @keys.add("c-x", "c-e", filter=typing)
-    def edit(event: KeyPressEvent) -> None:
-        event.app.create_background_task(_edit(event, folds))
+    def edit_externally(event: KeyPressEvent) -> None:
+        event.app.create_background_task(_edit_externally(event, folds))
 
     return keys
 
 
-async def _edit(event: KeyPressEvent, folds: Folds) -> None:
+async def _edit_externally(event: KeyPressEvent, folds: PasteFolds) -> None:
     """Let the person change the input in $EDITOR; a failure is said above the prompt."""
     shown = event.current_buffer.text
 
-    def elsewhere() -> str:
+    def run_editor() -> str:
         try:
-            return folds.returned(edited(folds.expanded(shown)[0]), shown)
+            return folds.restore_labels(edit_text(folds.expand(shown)[0]), shown)
         except QwchatError as error:
             event.app.output.write(f"qwchat: error: {error}\n")
             event.app.output.flush()
             return shown
 
-    text = await run_in_terminal(elsewhere)
+    text = await run_in_terminal(run_editor)
     event.current_buffer.document = Document(text, len(text))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.safe_files import atomic_write, open_regular_file, parse_json
-from qwchat.chat.editor.paste import Span
+from qwchat.chat.editor.paste_folds import Span
 
 MAX_BYTES = 2 << 20  # Then the older half goes.
 MAX_ENTRY_BYTES = 256 << 10
@@ -29,7 +29,7 @@ def history_file() -> Path:
 
 
 @dataclass(frozen=True)
-class Entry:
+class HistoryEntry:
     """One input as it was sent, and where pastes that were folded lie in it."""
 
     text: str
@@ -47,15 +47,15 @@ class HistoryFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[HistoryEntry]:
         """What is remembered, oldest first. Of a huge file the end is read; one that cannot be read is an empty one."""
         try:
-            lines = self._tail(2 * MAX_BYTES).splitlines()
+            lines = self._read_end(2 * MAX_BYTES).splitlines()
         except OSError:
             return []
-        return [entry for entry in map(_entry, lines) if entry is not None]
+        return [entry for entry in map(_parse_entry, lines) if entry is not None]
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: HistoryEntry) -> None:
         """Remember `entry`, unless it is too big. Where the file cannot be written nothing is remembered."""
         record: dict[str, Any] = {"text": entry.text}
         if entry.pastes:
@@ -65,17 +65,17 @@ class HistoryFile:
             return
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _locked(self.path.with_name(self.path.name + ".lock")) as locked:
-                if self._written(line) > MAX_BYTES and locked:
-                    self._halve()
+            with _lock(self.path.with_name(self.path.name + ".lock")) as locked:
+                if self._append_line(line) > MAX_BYTES and locked:
+                    self._drop_older_half()
 
-    def _tail(self, size: int) -> bytes:
+    def _read_end(self, size: int) -> bytes:
         """The last `size` bytes of the file. Raises OSError, also for what is not a regular file."""
         with open_regular_file(self.path, OSError) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
             return file.read(size)
 
-    def _written(self, line: bytes) -> int:
+    def _append_line(self, line: bytes) -> int:
         """Append `line` on a line of its own; the size of the file, in bytes."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
         try:
@@ -90,14 +90,14 @@ class HistoryFile:
         finally:
             os.close(descriptor)
 
-    def _halve(self) -> None:
+    def _drop_older_half(self) -> None:
         """Put a file with the newer half in the place of this one, at once."""
-        newer = self._tail(MAX_BYTES // 2).partition(b"\n")[2]
+        newer = self._read_end(MAX_BYTES // 2).partition(b"\n")[2]
         with atomic_write(self.path) as file:
             file.write(newer)
 
 
-def _entry(line: bytes) -> Entry | None:
+def _parse_entry(line: bytes) -> HistoryEntry | None:
     """The entry of a line; None where it is none: the file may be damaged or by anyone."""
     try:
         record = parse_json(line, "a line", ValueError)
@@ -107,10 +107,10 @@ def _entry(line: bytes) -> Entry | None:
     if not isinstance(text, str) or not text:
         return None
     text = text.encode("utf-8", "replace").decode()  # Half of a surrogate pair, which JSON can hold, is no text.
-    return Entry(text, _spans(record.get("pastes"), len(text)))
+    return HistoryEntry(text, _parse_spans(record.get("pastes"), len(text)))
 
 
-def _spans(found: object, length: int) -> tuple[Span, ...]:
+def _parse_spans(found: object, length: int) -> tuple[Span, ...]:
     """Spans that lie within `length` characters one behind the other; none where any does not."""
     spans: list[Span] = []
     for pair in found if isinstance(found, list) else ():
@@ -123,7 +123,7 @@ def _spans(found: object, length: int) -> tuple[Span, ...]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def _lock(path: Path) -> Iterator[bool]:
     """Hold the lock of `path`; False where another process keeps it for longer than LOCK_SECONDS."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

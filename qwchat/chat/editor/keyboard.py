@@ -22,16 +22,16 @@ from qwchat.chat.interrupts import StopKey
 ESCAPE_SECONDS = 0.05
 """An escape sequence arrives at once; Esc with nothing behind it for so long was pressed by itself."""
 
-_NO_KEYS = (Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.Ignore)
+_NOT_TYPED = (Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.Ignore)
 
 # Terminals that tell Shift-Enter and Alt-Enter from Enter write them in one of these two ways; prompt-toolkit takes the
 # first for Enter and does not know the second.
 _LINE_BREAKS = ("\x1b[27;2;13~", "\x1b[27;3;13~", "\x1b[13;2u", "\x1b[13;3u")
 
 
-def teach_line_breaks() -> None:
+def register_line_breaks() -> None:
     """Let prompt-toolkit read Shift-Enter and Alt-Enter, however a terminal writes them, as Ctrl-J."""
-    toolkit.teach(_LINE_BREAKS, Keys.ControlJ)
+    toolkit.map_sequences(_LINE_BREAKS, Keys.ControlJ)
 
 
 class Keyboard:
@@ -44,69 +44,69 @@ class Keyboard:
 
     def __init__(self, source: Input) -> None:
         self._input = source
-        self._arrived: deque[list[KeyPress]] = deque()
+        self._batches: deque[list[KeyPress]] = deque()
 
     @contextmanager
-    def watching(self) -> Iterator[Callable[[], StopKey | None]]:
+    def watch_keys(self) -> Iterator[Callable[[], StopKey | None]]:
         """For the time of a reply; gives `poll`."""
-        ended, end = os.pipe()
-        listener = threading.Thread(target=self._listen, args=(ended,), name="keyboard", daemon=True)
+        read_end, write_end = os.pipe()
+        listener = threading.Thread(target=self._listen, args=(read_end,), name="keyboard", daemon=True)
         listener.start()
         try:
             yield self.poll
         finally:
-            os.close(end)
+            os.close(write_end)
             listener.join()
-            os.close(ended)
-            self._take()  # A key that came too late to stop anything.
+            os.close(read_end)
+            self._drain()  # A key that came too late to stop anything.
 
     def poll(self) -> StopKey | None:
         """The stop key among the keys pressed since the last call, if any; what stands behind it is kept."""
-        return self._typed_early() or self._take()
+        return self._take_early_interrupt() or self._drain()
 
-    def _take(self) -> StopKey | None:
+    def _drain(self) -> StopKey | None:
         """Keep the keys that have arrived, save those that stop a reply; the last of these."""
         stop: StopKey | None = None
-        while self._arrived:
-            pressed = self._arrived.popleft()
-            others = [key for key, after in zip_longest(pressed, pressed[1:]) if not _lone_escape(key, after)]
+        while self._batches:
+            pressed = self._batches.popleft()
+            others = [key for key, after in zip_longest(pressed, pressed[1:]) if not _is_lone_escape(key, after)]
             if len(others) < len(pressed):
                 stop = "escape"
             if any(key.key == Keys.ControlC for key in others):
                 stop = "interrupt"
-            kept = [key for key in others if key.key not in (Keys.ControlC, *_NO_KEYS)]
+            kept = [key for key in others if key.key not in (Keys.ControlC, *_NOT_TYPED)]
             toolkit.type_ahead(self._input, kept)
         return stop
 
-    def _typed_early(self) -> StopKey | None:
+    def _take_early_interrupt(self) -> StopKey | None:
         """Ctrl-C behind the Enter that sent this question, read together with it by the prompt."""
         waiting = toolkit.take_typed_ahead(self._input)
         early = bool(waiting) and waiting[0].key == Keys.ControlC
         toolkit.type_ahead(self._input, waiting[1:] if early else waiting)
         return "interrupt" if early else None
 
-    def _listen(self, ended: int) -> None:
-        """Read keys until the other end of the pipe `ended` is closed, or there is no terminal any more."""
+    def _listen(self, read_end: int) -> None:
+        """Read keys until the other end of the pipe `read_end` is closed, or there is no terminal any more."""
         keys = self._input.fileno()
         partial = False  # The parser may hold the beginning of a key.
         while not self._input.closed:
             try:
-                ready = select.select([keys, ended], [], [], ESCAPE_SECONDS if partial else None)[0]
+                ready = select.select([keys, read_end], [], [], ESCAPE_SECONDS if partial else None)[0]
             except (OSError, ValueError):  # Closed meanwhile.
                 break
-            if ended in ready:
+            if read_end in ready:
                 break
             if keys in ready:
                 pressed, partial = self._input.read_keys(), True
-                if not pressed and _is_gone(keys):
+                if not pressed and _is_closed(keys):
                     break
             else:
-                pressed, partial = self._flushed(), False
-            self._arrived.append(pressed)
+                pressed, partial = self._flush(), False
+            self._batches.append(pressed)
         if partial:
-            self._arrived.append(self._flushed())
+            self._batches.append(self._flush())
 
-    def _flushed(self) -> list[KeyPress]:
+    def _flush(self) -> list[KeyPress]:
         """The keys that the parser held back since they might have been the beginning of longer sequences."""
         pressed: list[KeyPress] = []
         while found := self._input.flush_keys():  # Of several Esc one is let go at a time.
@@ -114,12 +114,12 @@ class Keyboard:
         return pressed
 
 
-def _lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
+def _is_lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
     """Whether `key` is Esc by itself; with another key right behind it, it stands for Alt."""
     return key.key == Keys.Escape and (after is None or after.key == Keys.Escape)
 
 
-def _is_gone(descriptor: int) -> bool:
+def _is_closed(descriptor: int) -> bool:
     """Whether `descriptor` is of a terminal that was closed: it can be read at any time, and gives nothing."""
     try:
         termios.tcgetattr(descriptor)

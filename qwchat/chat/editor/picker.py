@@ -19,7 +19,7 @@ from qwchat.markdown.styles import Styling
 
 Item = TypeVar("Item")
 
-ROWS = 10
+MAX_ROWS = 10
 
 
 def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, styling: Styling) -> Item | None:
@@ -35,12 +35,12 @@ def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: Te
         styling: what may be drawn.
     """
     rows = [" ".join(describe(item).split()) for item in items]
-    depth = None if styling.colour else ColorDepth.DEPTH_1_BIT
-    chosen = Picker(rows, create_input(terminal), create_output(always_prefer_tty=True), depth).run()
+    colour_depth = None if styling.colour else ColorDepth.DEPTH_1_BIT
+    chosen = Picker(rows, create_input(terminal), create_output(always_prefer_tty=True), colour_depth).run()
     return None if chosen is None else items[chosen]
 
 
-def fitting(rows: Iterable[str], typed: str) -> list[int]:
+def matching_rows(rows: Iterable[str], typed: str) -> list[int]:
     """The numbers of the `rows` in which every word of `typed` occurs, in any case."""
     words = typed.casefold().split()
     return [number for number, row in enumerate(rows) if all(word in row.casefold() for word in words)]
@@ -53,20 +53,22 @@ class Picker:
         rows: a line for each item; control characters are made visible.
         keys: where keys come from.
         screen: where the list is drawn.
-        depth: how many colours there may be; None for what the terminal offers.
+        colour_depth: how many colours there may be; None for what the terminal offers.
     """
 
-    def __init__(self, rows: Sequence[str], keys: Input, screen: Output, depth: ColorDepth | None = None) -> None:
+    def __init__(
+        self, rows: Sequence[str], keys: Input, screen: Output, colour_depth: ColorDepth | None = None
+    ) -> None:
         self._rows = rows
-        self._at = 0
-        self._search = Buffer(multiline=False, on_text_changed=self._narrow)
-        self._found = fitting(rows, "")
+        self._selected = 0
+        self._search = Buffer(multiline=False, on_text_changed=self._update_matches)
+        self._matches = matching_rows(rows, "")
         search = BufferControl(self._search, [BeforeInput("Search: ")])
         layout = HSplit(
             [
                 Window(search, height=1),
                 Window(FormattedTextControl(self._list), dont_extend_height=True),
-                Window(FormattedTextControl(self._foot), height=1),
+                Window(FormattedTextControl(self._footer), height=1),
             ],
             align=VerticalAlign.TOP,
         )
@@ -74,7 +76,7 @@ class Picker:
             Layout(layout, focused_element=search),
             key_bindings=self._bindings(),
             erase_when_done=True,
-            color_depth=depth,
+            color_depth=colour_depth,
             input=keys,
             output=screen,
         )
@@ -84,38 +86,45 @@ class Picker:
         """The number of the row that is taken."""
         return self._application.run()
 
-    def _narrow(self, _: Buffer) -> None:
-        self._found = fitting(self._rows, self._search.text)
-        self._at = 0
+    def _update_matches(self, _: Buffer) -> None:
+        self._matches = matching_rows(self._rows, self._search.text)
+        self._selected = 0
 
     def _list(self) -> StyleAndTextTuples:
-        room = max(1, min(ROWS, self._application.output.get_size().rows - 3))
-        first = max(0, min(self._at - room // 2, len(self._found) - room))
+        visible = max(1, min(MAX_ROWS, self._application.output.get_size().rows - 3))
+        first = max(0, min(self._selected - visible // 2, len(self._matches) - visible))
         shown: StyleAndTextTuples = []
-        for place in range(first, min(first + room, len(self._found))):
-            chosen = place == self._at
-            row = f"{'>' if chosen else ' '} {self._rows[self._found[place]]}"
+        for place in range(first, min(first + visible, len(self._matches))):
+            chosen = place == self._selected
+            row = f"{'>' if chosen else ' '} {self._rows[self._matches[place]]}"
             shown.append(("bold" if chosen else "", row if not shown else f"\n{row}"))
         return shown or [("", "  nothing fits")]
 
-    def _foot(self) -> str:
-        return f"{len(self._found):,} of {len(self._rows):,} · Enter takes the marked one · Esc takes none"
+    def _footer(self) -> str:
+        return f"{len(self._matches):,} of {len(self._rows):,} · Enter takes the marked one · Esc takes none"
 
     def _bindings(self) -> KeyBindings:
         keys = KeyBindings()
 
-        def moving(key: str, by: int) -> None:
+        def bind_move(key: str, by: int) -> None:
             @keys.add(key)
             def move(event: KeyPressEvent) -> None:
-                self._at = max(0, min(self._at + by, len(self._found) - 1))
+                self._selected = max(0, min(self._selected + by, len(self._matches) - 1))
 
-        for key, by in (("up", -1), ("c-p", -1), ("down", 1), ("c-n", 1), ("pageup", -ROWS), ("pagedown", ROWS)):
-            moving(key, by)
+        for key, by in (
+            ("up", -1),
+            ("c-p", -1),
+            ("down", 1),
+            ("c-n", 1),
+            ("pageup", -MAX_ROWS),
+            ("pagedown", MAX_ROWS),
+        ):
+            bind_move(key, by)
 
         @keys.add("enter")
         def take(event: KeyPressEvent) -> None:
-            if self._found:
-                event.app.exit(result=self._found[self._at])
+            if self._matches:
+                event.app.exit(result=self._matches[self._selected])
 
         @keys.add("escape", eager=True)
         @keys.add("c-c")

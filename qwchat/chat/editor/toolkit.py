@@ -18,7 +18,7 @@ from prompt_toolkit.keys import Keys
 from prompt_toolkit.utils import get_cwidth
 
 
-def teach(sequences: Iterable[str], key: Keys) -> None:
+def map_sequences(sequences: Iterable[str], key: Keys) -> None:
     """Let every prompt of the process read the escape `sequences` as `key`."""
     for sequence in sequences:
         ANSI_SEQUENCES[sequence] = key
@@ -34,12 +34,12 @@ def type_ahead(source: Input, keys: list[KeyPress]) -> None:
     store_typeahead(source, keys)
 
 
-def keys_wait() -> bool:
+def has_pending_keys() -> bool:
     """Return whether further keys have been read that no binding has seen."""
     return bool(get_app().key_processor.input_queue)
 
 
-def remember(history: History, text: str) -> None:
+def add_to_history(history: History, text: str) -> None:
     """Make `text` the newest entry of `history` without storing it."""
     history._loaded_strings.insert(0, text)
 
@@ -49,12 +49,12 @@ def expect_no_cursor_reports(application: Application[Any]) -> None:
     application.renderer.cpr_not_supported_callback = None
 
 
-def end(application: Application[Any], error: type[BaseException]) -> None:
+def exit_with(application: Application[Any], error: type[BaseException]) -> None:
     """Let `application.run` raise `error`, if it runs and has not ended already."""
     if application.future is not None and not application.future.done():
         application.exit(exception=error)
 
 
-def cells(text: str) -> int:
+def cell_width(text: str) -> int:
     """Return how many columns prompt-toolkit takes `text` to fill."""
     return get_cwidth(text)

@@ -16,19 +16,19 @@ from pathlib import Path
 import pytest
 
 from qwchat.chat.editor import history
-from qwchat.chat.editor.completion import Remembered, Repeated
-from qwchat.chat.editor.history import Entry, HistoryFile
-from qwchat.chat.editor.paste import Folds
+from qwchat.chat.editor.completion import HistorySuggest, InputHistory
+from qwchat.chat.editor.history import HistoryEntry, HistoryFile
+from qwchat.chat.editor.paste_folds import PasteFolds
 from tests.clocks import PATIENCE_SECONDS
 
 WRITER = """
 import sys
 from pathlib import Path
-from qwchat.chat.editor.history import Entry, HistoryFile
+from qwchat.chat.editor.history import HistoryEntry, HistoryFile
 file, name = HistoryFile(Path(sys.argv[1])), sys.argv[2]
 number = 0
 while True:
-    file.append(Entry(f"{name} {number} " + "x" * (number % 300)))
+    file.append(HistoryEntry(f"{name} {number} " + "x" * (number % 300)))
     print(number, flush=True)
     number += 1
 """
@@ -36,12 +36,12 @@ while True:
 
 def append(path: Path, name: str, count: int) -> None:
     for number in range(count):
-        HistoryFile(path).append(Entry(f"{name} {number}\nsecond line"))
+        HistoryFile(path).append(HistoryEntry(f"{name} {number}\nsecond line"))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     file = HistoryFile(tmp_path / "new folder" / "history")
-    entries = [Entry("one"), Entry("two\nlines\r\x1b 日本"), Entry("a paste here", ((2, 7),))]
+    entries = [HistoryEntry("one"), HistoryEntry("two\nlines\r\x1b 日本"), HistoryEntry("a paste here", ((2, 7),))]
     for entry in entries:
         file.append(entry)
     assert file.entries() == entries
@@ -52,13 +52,13 @@ def test_only_its_owner_reads_it_even_where_others_could(tmp_path: Path) -> None
     path = tmp_path / "history"
     path.touch(mode=0o644)
     path.chmod(0o644)
-    HistoryFile(path).append(Entry("secret"))
+    HistoryFile(path).append(HistoryEntry("secret"))
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
 
 def test_damage_costs_the_damaged_lines_only(tmp_path: Path) -> None:
     path = tmp_path / "history"
-    HistoryFile(path).append(Entry("first"))
+    HistoryFile(path).append(HistoryEntry("first"))
     deep = "[" * 100_000
     junk = [
         '{"text": 5}',
@@ -70,21 +70,27 @@ def test_damage_costs_the_damaged_lines_only(tmp_path: Path) -> None:
         deep,
     ]
     path.write_bytes(path.read_bytes() + "\n".join(junk).encode() + b'\n\xff\xfe\n{"text": "torn')
-    HistoryFile(path).append(Entry("last"))
+    HistoryFile(path).append(HistoryEntry("last"))
     found = HistoryFile(path).entries()
-    assert found == [Entry("first"), Entry("spans"), Entry("back"), Entry("?"), Entry("last")]
+    assert found == [
+        HistoryEntry("first"),
+        HistoryEntry("spans"),
+        HistoryEntry("back"),
+        HistoryEntry("?"),
+        HistoryEntry("last"),
+    ]
 
 
 def test_it_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_BYTES", 10_000)
     file = HistoryFile(tmp_path / "history")
     for number in range(1000):
-        file.append(Entry(f"entry {number}"))
+        file.append(HistoryEntry(f"entry {number}"))
     entries = file.entries()
     assert file.path.stat().st_size < 10_100
     assert [entry.text for entry in entries] == [f"entry {number}" for number in range(1000 - len(entries), 1000)]
     assert len(entries) > 150
-    file.append(Entry("x" * (history.MAX_ENTRY_BYTES + 1)))
+    file.append(HistoryEntry("x" * (history.MAX_ENTRY_BYTES + 1)))
     assert file.entries() == entries
 
 
@@ -120,47 +126,47 @@ def test_a_killed_chat_leaves_a_file_that_others_use(tmp_path: Path) -> None:
         own = [int(text.split()[1]) for text in texts if text.startswith(f"writer{kill} ")]
         assert own[: len(said)] == said
         assert own == list(range(len(own)))
-    HistoryFile(path).append(Entry("after"))
-    assert HistoryFile(path).entries()[-1] == Entry("after")
+    HistoryFile(path).append(HistoryEntry("after"))
+    assert HistoryFile(path).entries()[-1] == HistoryEntry("after")
 
 
 def test_a_lock_that_is_kept_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "LOCK_SECONDS", 0.05)
     with (tmp_path / "history.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        HistoryFile(tmp_path / "history").append(Entry("stubborn"))
-    assert HistoryFile(tmp_path / "history").entries() == [Entry("stubborn")]
+        HistoryFile(tmp_path / "history").append(HistoryEntry("stubborn"))
+    assert HistoryFile(tmp_path / "history").entries() == [HistoryEntry("stubborn")]
 
 
 def test_a_place_that_cannot_be_written_costs_the_memory_only(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    HistoryFile(tmp_path / "file" / "history").append(Entry("lost"))
+    HistoryFile(tmp_path / "file" / "history").append(HistoryEntry("lost"))
     assert HistoryFile(tmp_path / "file" / "history").entries() == []
 
 
 def test_entries_are_remembered_once_and_with_their_pastes(tmp_path: Path) -> None:
-    folds = Folds()
-    remembered = Remembered(HistoryFile(tmp_path / "history"), folds)
+    folds = PasteFolds()
+    remembered = InputHistory(HistoryFile(tmp_path / "history"), folds)
     paste = "line\n" * 20
-    for text in ("hello", "hello", f"sum up {folds.label(paste)}", " "):
+    for text in ("hello", "hello", f"sum up {folds.label_for(paste)}", " "):
         remembered.append_string(text)
-    remembered.keep("given up")
+    remembered.keep_unsent("given up")
     assert remembered.get_strings() == ["hello", f"sum up {paste}", "given up"]
     records = [json.loads(line) for line in (tmp_path / "history").read_text().splitlines()]
     assert records == [{"text": "hello"}, {"text": f"sum up {paste}", "pastes": [[7, 107]]}]
-    assert remembered.folded(f"sum up {paste}") == "sum up [Pasted text #1 +20 lines]"
-    assert remembered.folded("hello") == "hello"
+    assert remembered.fold(f"sum up {paste}") == "sum up [Pasted text #1 +20 lines]"
+    assert remembered.fold("hello") == "hello"
 
 
 def test_the_newest_line_that_begins_so_is_suggested() -> None:
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.document import Document
 
-    remembered = Remembered(None, Folds())
+    remembered = InputHistory(None, PasteFolds())
     for text in ("tell me a story", "tell me a joke\nplease", "tell"):
         remembered.append_string(text)
     for typed, rest in (("tell me", " a joke"), ("tell me a s", "tory"), ("tell me a joke", None), ("x", None)):
-        suggestion = Repeated(remembered).get_suggestion(Buffer(), Document(typed))
+        suggestion = HistorySuggest(remembered).get_suggestion(Buffer(), Document(typed))
         assert (suggestion.text if suggestion else None) == rest
 
 
@@ -170,12 +176,12 @@ def test_of_a_huge_file_the_end_is_read_and_a_pipe_is_not_waited_for(tmp_path: P
         file.truncate(1 << 40)  # sparse: reading it would take a terabyte of memory
         file.seek(0, os.SEEK_END)
         file.write(b'\n{"text": "last"}\n')
-    assert HistoryFile(path).entries() == [Entry("last")]
-    HistoryFile(path).append(Entry("more"))
+    assert HistoryFile(path).entries() == [HistoryEntry("last")]
+    HistoryFile(path).append(HistoryEntry("more"))
     assert [entry.text for entry in HistoryFile(path).entries()] == ["last", "more"]
     assert path.stat().st_size <= history.MAX_BYTES
     path.unlink()
     os.mkfifo(path)
     assert HistoryFile(path).entries() == []
-    HistoryFile(path).append(Entry("lost"))
+    HistoryFile(path).append(HistoryEntry("lost"))
     assert HistoryFile(path).entries() == []

@@ -11,9 +11,9 @@ import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from qwchat.chat.editor import completion, session
-from qwchat.chat.editor.reader import EditingMode
-from qwchat.chat.editor.session import Editor
+from qwchat.chat.editor import completion, line_editor
+from qwchat.chat.editor.line_editor import LineEditor
+from qwchat.chat.editor.message_reader import EditingMode
 from qwchat.chat.suggestions import Suggestion, fitting
 from qwchat.markdown.styles import PLAIN
 from tests.chat.pty import Terminal
@@ -30,10 +30,10 @@ def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: Editin
         return fitting(text, choices)
 
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "create_input", lambda terminal: pipe)
-        patch.setattr(session, "create_output", lambda **unused: DummyOutput())
-        editor = Editor(sys.stdin, suggest, None, styling=PLAIN)
-        editor.edit_as(mode)
+        patch.setattr(line_editor, "create_input", lambda terminal: pipe)
+        patch.setattr(line_editor, "create_output", lambda **unused: DummyOutput())
+        editor = LineEditor(sys.stdin, suggest, None, styling=PLAIN)
+        editor.set_editing_mode(mode)
         pipe.send_text(keys)
         return editor.read()
 
@@ -75,18 +75,20 @@ def test_alt_enter_breaks_the_line_also_where_a_menu_is_open() -> None:
 
 
 def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(completion, "TAB_WAIT_SECONDS", 0.0)
     asked = threading.Event()
 
     def suggest(text: str) -> Iterable[Suggestion]:
         asked.wait(PATIENCE_SECONDS)
         return fitting(text, SETTINGS)
 
-    buffer = completion.Buffer(completer=completion.Suggested(suggest), document=completion.Document("/set te"))
+    buffer = completion.Buffer(
+        completer=completion.SuggestionCompleter(suggest), document=completion.Document("/set te")
+    )
     started: list[dict[str, bool]] = []
     monkeypatch.setattr(buffer, "start_completion", lambda **how: started.append(how))
-    completion.walk(buffer, buffer.completer)
-    completion.walk(buffer, buffer.completer, back=True)
+    completion.press_tab(buffer, buffer.completer)
+    completion.press_tab(buffer, buffer.completer, backwards=True)
     asked.set()
     assert started == [
         {"select_first": True, "select_last": False},
@@ -95,7 +97,7 @@ def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPa
     # Once the menu is open it is walked through as it is, however slow the next search would be.
     found = [completion.Completion("/set temp", -7), completion.Completion("/set repeat", -7)]
     buffer.complete_state = completion.CompletionState(buffer.document, found)
-    completion.walk(buffer, buffer.completer)
+    completion.press_tab(buffer, buffer.completer)
     assert buffer.text == "/set temp"
 
 

@@ -24,12 +24,12 @@ from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
-from qwchat.chat.editor import toolbar
-from qwchat.chat.editor.completion import Suggested, walk, worth_completing
-from qwchat.chat.editor.external import command, edited
-from qwchat.chat.editor.keyboard import Keyboard, teach_line_breaks
-from qwchat.chat.editor.opening import open_reader
-from qwchat.chat.editor.plain import PlainReader
+from qwchat.chat.editor import toolbar_line
+from qwchat.chat.editor.completion import SuggestionCompleter, completes_while_typing, press_tab
+from qwchat.chat.editor.external_editor import edit_text, editor_command
+from qwchat.chat.editor.keyboard import Keyboard, register_line_breaks
+from qwchat.chat.editor.open_reader import open_reader
+from qwchat.chat.editor.plain_reader import PlainReader
 from qwchat.chat.interrupts import Interrupts, StopKey
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.view.screen import Screen
@@ -97,9 +97,9 @@ def test_plain_input_that_is_no_text() -> None:
     ],
 )
 def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: StopKey | None, kept: str) -> None:
-    teach_line_breaks()
+    register_line_breaks()
     with create_pipe_input() as pipe:
-        with Keyboard(pipe).watching() as poll:
+        with Keyboard(pipe).watch_keys() as poll:
             assert poll() is None
             pipe.send_text(typed)
             pressed = [poll() for _ in range(2)]
@@ -111,7 +111,7 @@ def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: StopKey | None
 
 
 def test_an_arrow_that_comes_in_two_parts_is_no_escape() -> None:
-    with create_pipe_input() as pipe, Keyboard(pipe).watching() as poll:
+    with create_pipe_input() as pipe, Keyboard(pipe).watch_keys() as poll:
         pipe.send_text("\x1b")
         assert poll() is None
         pipe.send_text("[A")
@@ -130,10 +130,10 @@ def test_escape_is_told_from_alt_however_seldom_somebody_asks() -> None:
     """A chunk of the prompt may take seconds, and a person who sees nothing happen presses something else."""
     with create_pipe_input() as pipe:
         keyboard = Keyboard(pipe)
-        with keyboard.watching() as poll:
+        with keyboard.watch_keys() as poll:
             for typed, keys in (("\x1b", 1), ("x", 2), ("\x1by", 4)):
                 pipe.send_text(typed)
-                wait_for(lambda keys=keys: sum(map(len, keyboard._arrived)) == keys, "the keys to be told apart")
+                wait_for(lambda keys=keys: sum(map(len, keyboard._batches)) == keys, "the keys to be told apart")
             pressed: list[StopKey | None] = []
             wait_for(lambda: pressed.append(poll()) or "escape" in pressed, "the key")
             assert poll() is None
@@ -142,14 +142,14 @@ def test_escape_is_told_from_alt_however_seldom_somebody_asks() -> None:
 
 def test_nothing_is_read_from_a_terminal_that_is_gone() -> None:
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs) as terminal, Keyboard(create_input(terminal)).watching() as poll:
+    with os.fdopen(theirs) as terminal, Keyboard(create_input(terminal)).watch_keys() as poll:
         os.close(ours)
         wait_for(lambda: "keyboard" not in [thread.name for thread in threading.enumerate()], "the end of the thread")
         assert poll() is None
 
 
 def test_polling_calls_next_to_nothing() -> None:
-    with create_pipe_input() as pipe, Keyboard(pipe).watching() as poll:
+    with create_pipe_input() as pipe, Keyboard(pipe).watch_keys() as poll:
         poll()
         assert calls(poll) < 20  # It is asked for every token.
 
@@ -157,7 +157,7 @@ def test_polling_calls_next_to_nothing() -> None:
 def test_ctrl_c_read_together_with_the_question_stops_its_reply() -> None:
     with create_pipe_input() as pipe:
         store_typeahead(pipe, [KeyPress(Keys.ControlC, "\x03"), KeyPress("n", "n")])
-        with Keyboard(pipe).watching() as poll:
+        with Keyboard(pipe).watch_keys() as poll:
             assert poll() == "interrupt"
             assert poll() is None
         assert [key.key for key in get_typeahead(pipe)] == ["n"]
@@ -251,8 +251,8 @@ def editor(tmp_path: Path, body: str) -> dict[str, str]:
 def test_the_external_editor(tmp_path: Path) -> None:
     check = "assert path.stat().st_mode & 0o77 == 0 or path.parent.stat().st_mode & 0o77 == 0"
     environment = editor(tmp_path, f"{check}\npath.write_bytes(path.read_bytes() + 'é\\n\\n'.encode())")
-    assert edited("one\ntwo", environment) == "one\ntwo\né\n"
-    assert edited("", environment) == "é\n"
+    assert edit_text("one\ntwo", environment) == "one\ntwo\né\n"
+    assert edit_text("", environment) == "é\n"
 
 
 @pytest.mark.parametrize(
@@ -265,19 +265,19 @@ def test_the_external_editor(tmp_path: Path) -> None:
 )
 def test_an_external_editor_that_fails(body: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(QwchatError, match=said):
-        edited("text", editor(tmp_path, body))
+        edit_text("text", editor(tmp_path, body))
 
 
 def test_which_external_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert command({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
-    assert command({"VISUAL": " ", "EDITOR": "'my editor'"}) == ["my editor"]
+    assert editor_command({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
+    assert editor_command({"VISUAL": " ", "EDITOR": "'my editor'"}) == ["my editor"]
     with pytest.raises(QwchatError, match=r"\$EDITOR cannot be read"):
-        command({"EDITOR": "'"})
+        editor_command({"EDITOR": "'"})
     with pytest.raises(QwchatError, match="cannot run /nowhere/editor: No such file"):
-        edited("x", {"EDITOR": "/nowhere/editor"})
+        edit_text("x", {"EDITOR": "/nowhere/editor"})
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(QwchatError, match=r"there is no editor: set \$EDITOR"):
-        command({})
+        editor_command({})
 
 
 @pytest.mark.parametrize(
@@ -292,14 +292,14 @@ def test_which_external_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_the_toolbar_takes_what_fits(columns: int, right: str, expected: str) -> None:
-    assert toolbar.line(toolbar.KEYS, right, columns) == expected
+    assert toolbar_line.render(toolbar_line.MESSAGE_KEYS, right, columns) == expected
 
 
 def test_where_completions_come_unasked() -> None:
     assert [
         text
         for text in ("/", "/s", "/set t", "look at @", "@fi", "a@b", "text", "", "x /set", "@a b")
-        if worth_completing(text)
+        if completes_while_typing(text)
     ] == ["/", "/s", "/set t", "look at @", "@fi"]
 
 
@@ -309,14 +309,14 @@ def test_tab_takes_what_is_meant_and_survives_failures() -> None:
             raise UsageError("no")
         yield Suggestion("/help", len(text), "what there is")
 
-    completer = Suggested(suggest)
+    completer = SuggestionCompleter(suggest)
     found = list(completer.get_completions(Document("/hp"), CompleteEvent()))
     assert [(item.text, item.start_position, item.display_meta_text) for item in found] == [
         ("/help", -3, "what there is")
     ]
     assert list(completer.get_completions(Document("bad"), CompleteEvent())) == []
     buffer = Buffer(document=Document("/hp"))
-    walk(buffer, completer)
+    press_tab(buffer, completer)
     assert buffer.text == "/help"
 
 
@@ -326,7 +326,7 @@ def test_plain_lines_where_the_editor_cannot_work(monkeypatch: pytest.MonkeyPatc
     def refuse(*unused: object) -> None:
         raise OSError("no such terminal")
 
-    monkeypatch.setattr("qwchat.chat.editor.session.create_input", refuse)
+    monkeypatch.setattr("qwchat.chat.editor.line_editor.create_input", refuse)
     assert prompt_toolkit.input.create_input is not refuse
     said = io.StringIO()
     reader = open_reader(io.TextIOWrapper(io.BytesIO(b"hello\n")), lambda text: (), Screen(said, PLAIN), history=None)

@@ -9,7 +9,7 @@ import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from qwchat.chat.editor.picker import Picker, fitting
+from qwchat.chat.editor.picker import Picker, matching_rows
 from tests.chat.pty import Terminal
 
 ROWS = ["Bread for beginners  2 turns", "Träume, kurz  9 turns", *(f"number {n}" for n in range(2, 30))]
@@ -39,10 +39,10 @@ def test_keys(keys: str, chosen: int | None) -> None:
 
 
 def test_every_word_must_occur_in_any_case() -> None:
-    assert fitting(["Alpha beta", "beta GAMMA", "delta"], " BETA a ") == [0, 1]
-    assert fitting(["Straße"], "STRASSE") == [0]
-    assert fitting(["a", "b"], "") == [0, 1]
-    assert fitting([], "x") == []
+    assert matching_rows(["Alpha beta", "beta GAMMA", "delta"], " BETA a ") == [0, 1]
+    assert matching_rows(["Straße"], "STRASSE") == [0]
+    assert matching_rows(["a", "b"], "") == [0, 1]
+    assert matching_rows([], "x") == []
 
 
 def test_how_it_looks_and_that_nothing_stays(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from qwchat.chat.editor import session
-from qwchat.chat.editor.reader import EditingMode
-from qwchat.chat.editor.session import Editor
+from qwchat.chat.editor import line_editor
+from qwchat.chat.editor.line_editor import LineEditor
+from qwchat.chat.editor.message_reader import EditingMode
 from qwchat.markdown.styles import PLAIN
 
 UP, DOWN, LEFT, ESCAPE, CTRL_R = "\x1b[A", "\x1b[B", "\x1b[D", "\x1b", "\x12"
@@ -29,10 +29,10 @@ def pasted(text: str) -> str:
 def typing(history: Path | None = None, mode: EditingMode = "emacs") -> Iterator[Callable[[str], str]]:
     """Give a function that types keys into one editor and returns the message that they send."""
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "create_input", lambda terminal: pipe)
-        patch.setattr(session, "create_output", lambda **unused: DummyOutput())
-        editor = Editor(sys.stdin, lambda text: (), history, styling=PLAIN)
-        editor.edit_as(mode)
+        patch.setattr(line_editor, "create_input", lambda terminal: pipe)
+        patch.setattr(line_editor, "create_output", lambda **unused: DummyOutput())
+        editor = LineEditor(sys.stdin, lambda text: (), history, styling=PLAIN)
+        editor.set_editing_mode(mode)
 
         def sent(keys: str) -> str:
             pipe.send_text(keys)

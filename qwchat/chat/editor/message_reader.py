@@ -18,7 +18,7 @@ Suggest = Callable[[str], Iterable[Suggestion]]
 EditingMode = Literal["emacs", "vi"]
 
 
-class Reader(Protocol):
+class MessageReader(Protocol):
     """Reads one message after another."""
 
     def read(self, draft: str = "") -> str:
@@ -27,13 +27,13 @@ class Reader(Protocol):
         Raises EOFError at the end of the input, KeyboardInterrupt on Ctrl-C.
         """
 
-    def edit_as(self, mode: EditingMode) -> None:
+    def set_editing_mode(self, mode: EditingMode) -> None:
         """Whose keys edit from now on, where there is an editor."""
 
-    def ask(self, sign: str) -> str:
-        """One line behind `sign`, which no history keeps. Raises what :meth:`read` raises."""
+    def ask(self, prompt: str) -> str:
+        """One line behind `prompt`, which no history keeps. Raises what :meth:`read` raises."""
 
-    def watching(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
+    def watch_keys(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
         """Entered for the time of a reply: keys are not echoed and wait for the next prompt.
 
         Gives a function that returns at once: the stop key pressed since it was last called, if any.

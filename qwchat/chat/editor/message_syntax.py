@@ -6,16 +6,16 @@ import re
 
 QUOTES = '"""'
 
-_LEAVING = ("exit", "quit")
-_LIKE_A_COMMAND = re.compile(r"\s*(/[A-Za-z][A-Za-z-]*(\s|$)|//)")
+_EXIT_WORDS = ("exit", "quit")
+_COMMAND_LIKE = re.compile(r"\s*(/[A-Za-z][A-Za-z-]*(\s|$)|//)")
 
 
-def is_open(text: str) -> bool:
+def is_block_open(text: str) -> bool:
     """Whether `text` begins a block of triple quotes that does not end yet, so that Enter breaks the line."""
-    return text.startswith(QUOTES) and inside(text) is None
+    return text.startswith(QUOTES) and block_content(text) is None
 
 
-def inside(text: str) -> str | None:
+def block_content(text: str) -> str | None:
     """What stands between the triple quotes around `text`, without the line breaks next to them; else None."""
     whole = text.rstrip()
     if not (whole.startswith(QUOTES) and whole.endswith(QUOTES) and len(whole) >= 2 * len(QUOTES)):
@@ -23,18 +23,18 @@ def inside(text: str) -> str | None:
     return whole[len(QUOTES) : -len(QUOTES)].removeprefix("\n").removesuffix("\n")
 
 
-def like_a_command(text: str) -> bool:
+def looks_like_command(text: str) -> bool:
     """Whether `text` may be a command, or begins with the `//` that stands for one slash."""
-    return _LIKE_A_COMMAND.match(text) is not None
+    return _COMMAND_LIKE.match(text) is not None
 
 
-def leaves(text: str) -> bool:
+def is_exit_word(text: str) -> bool:
     """Return whether `text` is a word alone that leaves the chat, as in shells."""
-    return text.rstrip() in _LEAVING
+    return text.rstrip() in _EXIT_WORDS
 
 
-def as_message(text: str) -> str:
+def escape_message(text: str) -> str:
     """Return `text` in a form that the chat takes for a message: `//` in place of a command's slash."""
-    if leaves(text):
+    if is_exit_word(text):
         return f" {text}"
-    return "/" + text.lstrip() if like_a_command(text) else text
+    return "/" + text.lstrip() if looks_like_command(text) else text

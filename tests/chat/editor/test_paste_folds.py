@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwchat.chat.commands import message_text, parse
-from qwchat.chat.editor import blocks
-from qwchat.chat.editor.paste import Folds, normalised
+from qwchat.chat.editor import message_syntax
+from qwchat.chat.editor.paste_folds import PasteFolds, normalise_paste
 from qwchat.chat.mentions import compose
 from tests.tiers import count
 
@@ -33,50 +33,50 @@ TEXTS = st.text(alphabet='ab /"\n[]#1+', max_size=30)
     ],
 )
 def test_what_is_folded(pasted: str, label: str) -> None:
-    folds = Folds()
-    assert folds.inserted(pasted, "") == label
-    assert folds.expanded(label)[0] == pasted
+    folds = PasteFolds()
+    assert folds.insertion_for(pasted, "") == label
+    assert folds.expand(label)[0] == pasted
 
 
 def test_the_same_paste_has_one_label_and_others_have_their_own() -> None:
-    folds = Folds()
-    labels = [folds.inserted(text, "a") for text in (FORTY, FORTY, FORTY + "!")]
+    folds = PasteFolds()
+    labels = [folds.insertion_for(text, "a") for text in (FORTY, FORTY, FORTY + "!")]
     assert labels == ["[Pasted text #1 +40 lines]", "[Pasted text #1 +40 lines]", "[Pasted text #2 +40 lines]"]
-    text, spans = folds.expanded(" and ".join(labels))
+    text, spans = folds.expand(" and ".join(labels))
     assert text == f"{FORTY} and {FORTY} and {FORTY}!"
     assert [text[start:end] for start, end in spans] == [FORTY, FORTY, FORTY + "!"]
-    assert Folds().folded(text, spans) == " and ".join(labels)
+    assert PasteFolds().fold(text, spans) == " and ".join(labels)
 
 
 def test_a_label_inside_a_paste_is_text() -> None:
-    folds = Folds()
-    first = folds.label(FORTY)
-    second = folds.label(first + FORTY)
-    assert folds.expanded(second)[0] == first + FORTY
-    assert folds.expanded("[Pasted text #9 +40 lines]") == ("[Pasted text #9 +40 lines]", [])
-    assert folds.expanded(first[:-1])[0] == first[:-1]
+    folds = PasteFolds()
+    first = folds.label_for(FORTY)
+    second = folds.label_for(first + FORTY)
+    assert folds.expand(second)[0] == first + FORTY
+    assert folds.expand("[Pasted text #9 +40 lines]") == ("[Pasted text #9 +40 lines]", [])
+    assert folds.expand(first[:-1])[0] == first[:-1]
 
 
 def test_line_ends_and_answers_of_the_terminal() -> None:
-    assert normalised("a\r\nb\rc\n\r\x1b[12;40Rd\x1b[1m") == "a\nb\nc\n\nd\x1b[1m"
+    assert normalise_paste("a\r\nb\rc\n\r\x1b[12;40Rd\x1b[1m") == "a\nb\nc\n\nd\x1b[1m"
 
 
 @pytest.mark.parametrize(
     "pasted", ["/quit", "exit", "quit\n", " /quit\n", "//comment", "/set temp 1", "/q\nb", "/tmp/x", "/ 2", "x /quit"]
 )
 def test_what_a_paste_begins_with_is_text(pasted: str) -> None:
-    for folds, text in ((Folds(), None), (folding := Folds(), folding.label(pasted))):
-        shown = folds.inserted(pasted, "") if text is None else text
-        sent = folds.message(shown)
+    for folds, text in ((PasteFolds(), None), (folding := PasteFolds(), folding.label_for(pasted))):
+        shown = folds.insertion_for(pasted, "") if text is None else text
+        sent = folds.to_message(shown)
         assert parse(sent) is None
-        assert not blocks.leaves(sent)
+        assert not message_syntax.is_exit_word(sent)
         assert message_text(sent).lstrip() == pasted.lstrip()
 
 
 def test_a_typed_slash_is_a_command_also_with_a_paste_behind_it() -> None:
-    folds = Folds()
-    assert folds.inserted("quit", "/") == "quit"
-    assert folds.message("/system " + folds.label(FORTY)) == f"/system {FORTY}"
+    folds = PasteFolds()
+    assert folds.insertion_for("quit", "/") == "quit"
+    assert folds.to_message("/system " + folds.label_for(FORTY)) == f"/system {FORTY}"
 
 
 @pytest.mark.parametrize(
@@ -94,25 +94,27 @@ def test_a_typed_slash_is_a_command_also_with_a_paste_behind_it() -> None:
     ],
 )
 def test_blocks(typed: str, sent: str | None, is_open: bool) -> None:
-    assert blocks.is_open(typed) == is_open
-    assert Folds().message(typed) == (typed if sent is None else sent)
+    assert message_syntax.is_block_open(typed) == is_open
+    assert PasteFolds().to_message(typed) == (typed if sent is None else sent)
 
 
 def test_the_external_editor_may_change_what_is_around_a_paste_and_the_paste() -> None:
-    folds = Folds()
-    label = folds.label("/quit " + FORTY)
-    before = f"{label} and {folds.label('x' * 1000)}"
-    whole, _ = folds.expanded(before)
-    assert folds.returned(whole, before) == before
-    assert folds.returned(f"new {whole}", before) == f"new {before}"
+    folds = PasteFolds()
+    label = folds.label_for("/quit " + FORTY)
+    before = f"{label} and {folds.label_for('x' * 1000)}"
+    whole, _ = folds.expand(before)
+    assert folds.restore_labels(whole, before) == before
+    assert folds.restore_labels(f"new {whole}", before) == f"new {before}"
     changed = whole.replace("line 7\n", "")
-    assert folds.returned(changed, before) == "/" + changed.replace("x" * 1000, "[Pasted text #2 +1,000 characters]")
-    assert folds.returned("/quit", "typed") == "/quit"
+    assert folds.restore_labels(changed, before) == "/" + changed.replace(
+        "x" * 1000, "[Pasted text #2 +1,000 characters]"
+    )
+    assert folds.restore_labels("/quit", "typed") == "/quit"
 
 
 def test_backspace_finds_labels() -> None:
-    folds = Folds()
-    label = folds.label(FORTY)
+    folds = PasteFolds()
+    label = folds.label_for(FORTY)
     assert folds.label_at_end(f"a {label}") == label
     assert folds.label_at_end(f"{label} ") is None
     assert folds.label_at_end("[Pasted text #7 +40 lines]") is None
@@ -121,21 +123,21 @@ def test_backspace_finds_labels() -> None:
 @settings(max_examples=count(100, 20), deadline=None)
 @given(st.lists(st.tuples(TEXTS, st.booleans()), max_size=6))
 def test_folding_loses_nothing(parts: list[tuple[str, bool]]) -> None:
-    folds = Folds()
-    shown = "".join(folds.label(text + "!") if folded else text for text, folded in parts)
-    text, spans = folds.expanded(shown)
-    again = Folds()
-    assert again.expanded(again.folded(text, spans))[0] == text
-    assert folds.folded(text, spans) == shown or "[Pasted" in "".join(text for text, _ in parts)
+    folds = PasteFolds()
+    shown = "".join(folds.label_for(text + "!") if folded else text for text, folded in parts)
+    text, spans = folds.expand(shown)
+    again = PasteFolds()
+    assert again.expand(again.fold(text, spans))[0] == text
+    assert folds.fold(text, spans) == shown or "[Pasted" in "".join(text for text, _ in parts)
 
 
 def test_a_fold_mentions_no_files_and_what_is_seen_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").write_text("secret")
-    folds = Folds()
+    folds = PasteFolds()
     pasted = "see @notes, (@notes) and @nothing by a@notes\n" * 20
-    composed = compose(folds.message(f"sum up {folds.label(pasted)}"))
+    composed = compose(folds.to_message(f"sum up {folds.label_for(pasted)}"))
     assert composed.text == f"sum up {pasted}"
     assert composed.attachments == ()
-    assert len(compose(folds.message("sum up " + folds.inserted("@notes", "sum up "))).attachments) == 1
-    assert folds.message("/system " + folds.label(pasted)) == f"/system {pasted}"
+    assert len(compose(folds.to_message("sum up " + folds.insertion_for("@notes", "sum up "))).attachments) == 1
+    assert folds.to_message("/system " + folds.label_for(pasted)) == f"/system {pasted}"

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from qwchat.characters import sanitise
-from qwchat.chat.editor import blocks
-from qwchat.chat.editor.modes import by_line, keys_unseen
-from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode
+from qwchat.chat.editor import message_syntax
+from qwchat.chat.editor.message_reader import CONTINUATION, PROMPT, EditingMode
+from qwchat.chat.editor.terminal_modes import canonical_mode, hold_keys
 from qwchat.chat.interrupts import StopKey
 from qwchat.errors import UsageError
 
@@ -25,12 +25,12 @@ class PlainReader:
 
     Args:
         stream: the input, bytes of UTF-8.
-        prompt: where to write the prompt sign, or None where nobody watches.
+        prompt_stream: where to write the prompt sign, or None where nobody watches.
     """
 
-    def __init__(self, stream: TextIO, prompt: TextIO | None) -> None:
+    def __init__(self, stream: TextIO, prompt_stream: TextIO | None) -> None:
         self._stream = stream
-        self._prompt = prompt
+        self._prompt_stream = prompt_stream
 
     def read(self, draft: str = "") -> str:
         """The next message; an empty line stands for `draft`, which is shown.
@@ -40,34 +40,34 @@ class PlainReader:
         if draft:
             self._show(sanitise("".join(f"| {line}\n" for line in draft.split("\n"))) + "(Enter alone sends this)\n")
         typed = self._line(PROMPT)
-        while blocks.is_open(typed) or _CONTINUED.search(typed):
-            joined = typed + "\n" if blocks.is_open(typed) else typed[:-1] + "\n"
+        while message_syntax.is_block_open(typed) or _CONTINUED.search(typed):
+            joined = typed + "\n" if message_syntax.is_block_open(typed) else typed[:-1] + "\n"
             try:
                 typed = joined + self._line(CONTINUATION)
             except EOFError:
                 typed = joined.removesuffix("\n")
                 break
-        block = blocks.inside(typed)
+        block = message_syntax.block_content(typed)
         if block is not None:
-            return blocks.as_message(block)
+            return message_syntax.escape_message(block)
         return typed or draft
 
-    def edit_as(self, mode: EditingMode) -> None:
+    def set_editing_mode(self, mode: EditingMode) -> None:
         """The terminal edits lines in its own way."""
 
-    def ask(self, sign: str) -> str:
-        """The next line, behind `sign`. Raises what :meth:`read` raises."""
-        return self._line(sign)
+    def ask(self, prompt: str) -> str:
+        """The next line, behind `prompt`. Raises what :meth:`read` raises."""
+        return self._line(prompt)
 
     @contextmanager
-    def watching(self) -> Iterator[Callable[[], StopKey | None]]:
+    def watch_keys(self) -> Iterator[Callable[[], StopKey | None]]:
         """Keys wait for the next line; Ctrl-C alone, which comes as a signal, stops a reply."""
-        with keys_unseen(self._stream, by_line=True):
+        with hold_keys(self._stream, by_line=True):
             yield lambda: None
 
-    def _line(self, sign: str) -> str:
-        self._show(sign)
-        with by_line(self._stream):
+    def _line(self, prompt: str) -> str:
+        self._show(prompt)
+        with canonical_mode(self._stream):
             line = self._stream.buffer.readline()
         if not line:
             self._show("\n")  # Ctrl-D moves to no new line by itself.
@@ -78,6 +78,6 @@ class PlainReader:
             raise UsageError(f"the input is no UTF-8 text (byte {error.start + 1} of a line): convert it") from error
 
     def _show(self, text: str) -> None:
-        if self._prompt is not None:
-            self._prompt.write(text)
-            self._prompt.flush()
+        if self._prompt_stream is not None:
+            self._prompt_stream.write(text)
+            self._prompt_stream.flush()

@@ -14,10 +14,10 @@ from typing import TextIO
 
 from qwchat.chat.interrupts import DEADLY
 
-_PASTES_MARKED, _PASTES_BARE = "\x1b[?2004h", "\x1b[?2004l"
+_BRACKETED_PASTE_ON, _BRACKETED_PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
-def mark_pastes(*, wanted: bool) -> None:
+def set_bracketed_paste(*, enabled: bool) -> None:
     """Ask the terminal to put brackets around what is pasted, or no longer.
 
     Without them every line of a paste would be an input of its own.
@@ -26,17 +26,17 @@ def mark_pastes(*, wanted: bool) -> None:
         if stream is not None and stream.isatty():
             with contextlib.suppress(OSError, ValueError):
                 # Not through the stream's buffer: a signal may have interrupted a write to it, and handlers come here.
-                os.write(stream.fileno(), (_PASTES_MARKED if wanted else _PASTES_BARE).encode())
+                os.write(stream.fileno(), (_BRACKETED_PASTE_ON if enabled else _BRACKETED_PASTE_OFF).encode())
             return
 
 
 @contextlib.contextmanager
-def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] = lambda: None) -> Iterator[None]:
+def hold_keys(terminal: TextIO, *, by_line: bool, on_resume: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep keys typed between prompts out of replies: they are not echoed, and wait for the next prompt.
 
     `by_line`: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
     it was pressed, Enter and Ctrl-D included, and pastes are marked. Ctrl-C takes none of them away. Ctrl-Z stops the
-    process with the terminal as it was found, and `resumed` is called when it goes on; a polite kill, too, leaves the
+    process with the terminal as it was found, and `on_resume` is called when it goes on; a polite kill, too, leaves the
     terminal so. A process in the background changes nothing: keys are not for it.
     """
     if not terminal.isatty() or not _in_foreground(terminal):
@@ -44,20 +44,20 @@ def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] 
         return
     descriptor = terminal.fileno()
     before = termios.tcgetattr(descriptor)
-    quiet = termios.tcgetattr(descriptor)
-    quiet[3] = (quiet[3] & ~termios.ECHO) | termios.NOFLSH
+    held = termios.tcgetattr(descriptor)
+    held[3] = (held[3] & ~termios.ECHO) | termios.NOFLSH
     if not by_line:
-        quiet[0] &= ~termios.ICRNL
-        quiet[3] &= ~termios.ICANON
+        held[0] &= ~termios.ICRNL
+        held[3] &= ~termios.ICANON
 
     def enter() -> None:
-        termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+        termios.tcsetattr(descriptor, termios.TCSANOW, held)
         if not by_line:
-            mark_pastes(wanted=True)
+            set_bracketed_paste(enabled=True)
 
     def leave() -> None:
         if not by_line:
-            mark_pastes(wanted=False)
+            set_bracketed_paste(enabled=False)
         with contextlib.suppress(termios.error):  # The terminal is gone.
             termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
@@ -67,7 +67,7 @@ def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] 
         os.kill(os.getpid(), signal.SIGTSTP)  # Here time passes, until the shell wakes the process.
         signal.signal(signal.SIGTSTP, suspend)
         enter()
-        resumed()
+        on_resume()
 
     def die(number: int, frame: FrameType | None) -> None:
         try:
@@ -77,11 +77,11 @@ def keys_unseen(terminal: TextIO, *, by_line: bool, resumed: Callable[[], None] 
             os.kill(os.getpid(), number)
 
     with contextlib.ExitStack() as stack:
-        main = threading.current_thread() is threading.main_thread()
+        in_main_thread = threading.current_thread() is threading.main_thread()
         for deadly in DEADLY:
-            if main and signal.getsignal(deadly) is signal.SIG_DFL:
+            if in_main_thread and signal.getsignal(deadly) is signal.SIG_DFL:
                 stack.callback(signal.signal, deadly, signal.signal(deadly, die))
-        if main and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+        if in_main_thread and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
             stack.callback(signal.signal, signal.SIGTSTP, signal.signal(signal.SIGTSTP, suspend))
         stack.callback(leave)
         enter()
@@ -97,7 +97,7 @@ def _in_foreground(terminal: TextIO) -> bool:
 
 
 @contextlib.contextmanager
-def handlers_kept() -> Iterator[None]:
+def preserve_signal_handlers() -> Iterator[None]:
     """For the time of an event loop that handles DEADLY signals: asyncio forgets who handled them before."""
     before = {number: signal.getsignal(number) for number in DEADLY}
     try:
@@ -110,7 +110,7 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def terminal_lent() -> Iterator[None]:
+def lend_terminal() -> Iterator[None]:
     """While another program has the terminal: Ctrl-Z stops this process too, without a change to the terminal."""
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
@@ -120,7 +120,7 @@ def terminal_lent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def by_line(terminal: TextIO) -> Iterator[None]:
+def canonical_mode(terminal: TextIO) -> Iterator[None]:
     """Let the terminal edit lines and echo them, as it does for a shell without a line editor."""
     if not terminal.isatty():
         yield

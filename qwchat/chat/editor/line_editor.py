@@ -19,31 +19,31 @@ from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import ColorDepth, create_output
 from prompt_toolkit.styles import Style
 
-from qwchat.chat.editor import blocks, toolbar, toolkit
-from qwchat.chat.editor.bindings import bindings
-from qwchat.chat.editor.completion import Remembered, Repeated, Suggested, worth_completing
+from qwchat.chat.editor import message_syntax, toolbar_line, toolkit
+from qwchat.chat.editor.bindings import make_bindings
+from qwchat.chat.editor.completion import HistorySuggest, InputHistory, SuggestionCompleter, completes_while_typing
 from qwchat.chat.editor.history import HistoryFile
-from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, teach_line_breaks
-from qwchat.chat.editor.modes import handlers_kept, mark_pastes
-from qwchat.chat.editor.paste import Folds
-from qwchat.chat.editor.reader import CONTINUATION, PROMPT, EditingMode, Suggest
+from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, register_line_breaks
+from qwchat.chat.editor.message_reader import CONTINUATION, PROMPT, EditingMode, Suggest
+from qwchat.chat.editor.paste_folds import PasteFolds
+from qwchat.chat.editor.terminal_modes import preserve_signal_handlers, set_bracketed_paste
 from qwchat.chat.interrupts import DEADLY, StopKey
 from qwchat.markdown.styles import Styling
 
-SEQUENCE_SECONDS = 0.5
+KEY_SEQUENCE_SECONDS = 0.5
 """How long the bytes of one key may take through a slow connection."""
 
-MENU_SECONDS = 0.1
+MENU_ESCAPE_SECONDS = 0.1
 """The same while a menu of completions is open, which Esc closes: it must not seem dead."""
 
 ALT_SECONDS = 1.0
 """Esc and a key pressed within so long are Alt and that key."""
 
 _DIM = Style.from_dict({"bottom-toolbar": "noinherit dim", "auto-suggestion": "noinherit dim"})
-_BARE = Style.from_dict({"bottom-toolbar": "noinherit"})
+_PLAIN = Style.from_dict({"bottom-toolbar": "noinherit"})
 
 
-class Editor:
+class LineEditor:
     """A line editor with history, completion and several lines.
 
     Args:
@@ -63,29 +63,29 @@ class Editor:
         styling: Styling,
         meter: Callable[[], str] = str,
     ) -> None:
-        teach_line_breaks()
+        register_line_breaks()
         self._style = "bold" if styling.emphasis else ""
         self._meter = meter
-        self._folds = Folds()
-        self._history = Remembered(HistoryFile(history) if history is not None else None, self._folds)
+        self._folds = PasteFolds()
+        self._history = InputHistory(HistoryFile(history) if history is not None else None, self._folds)
         keys = create_input(terminal)
         self._keyboard = Keyboard(keys)
-        completer = Suggested(suggest)
+        completer = SuggestionCompleter(suggest)
         self._session: PromptSession[str] = PromptSession(
             multiline=True,
             prompt_continuation=CONTINUATION,
-            key_bindings=bindings(self._folds, completer, lambda: self._session.default_buffer),
+            key_bindings=make_bindings(self._folds, completer, lambda: self._session.default_buffer),
             completer=completer,
             complete_in_thread=True,
             # Where it holds, rows are kept free below for the menu.
-            complete_while_typing=Condition(lambda: worth_completing(self._before_cursor())),
+            complete_while_typing=Condition(lambda: completes_while_typing(self._before_cursor())),
             history=self._history,
             search_ignore_case=True,
-            auto_suggest=Repeated(self._history) if styling.emphasis else None,
+            auto_suggest=HistorySuggest(self._history) if styling.emphasis else None,
             input_processors=[TabsProcessor(char1=" ", char2=" ")],
             bottom_toolbar=self._toolbar,
             enable_suspend=True,
-            style=_DIM if styling.emphasis else _BARE,
+            style=_DIM if styling.emphasis else _PLAIN,
             color_depth=None if styling.colour else ColorDepth.DEPTH_1_BIT,
             input=keys,
             output=create_output(always_prefer_tty=True),
@@ -94,80 +94,86 @@ class Editor:
         # At once, since further keys may be waiting; and after a search, which moves through the pastes in full.
         self._session.default_buffer.on_text_changed += self._fold_recalled
         application.before_render += self._fold_recalled
-        self._sequence_seconds = SEQUENCE_SECONDS
-        application.before_render += self._hasten_escape
+        self._sequence_seconds = KEY_SEQUENCE_SECONDS
+        application.before_render += self._shorten_escape_delay
         # Only the toolbar needs the answer of the terminal that is missed: a warning would be noise.
         toolkit.expect_no_cursor_reports(application)
 
     def read(self, draft: str = "") -> str:
         """The next message. Raises EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C; then Up brings the input back."""
         try:
-            with handlers_kept():
-                text = self._session.prompt([(self._style, PROMPT)], default=draft, pre_run=self._end_when_told)
+            with preserve_signal_handlers():
+                text = self._session.prompt([(self._style, PROMPT)], default=draft, pre_run=self._handle_deadly_signals)
         except KeyboardInterrupt:
-            self._history.keep(self._session.default_buffer.text)
+            self._history.keep_unsent(self._session.default_buffer.text)
             raise
         except OSError as error:
             if error.errno == errno.EIO:  # There is no terminal any more to put in order.
                 raise EOFError from error
             raise
         finally:
-            mark_pastes(wanted=True)  # The prompt leaves them unmarked.
-        message = self._folds.message(text)
+            set_bracketed_paste(enabled=True)  # The prompt leaves them unmarked.
+        message = self._folds.to_message(text)
         return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
-    def _end_when_told(self) -> None:
+    def _handle_deadly_signals(self) -> None:
         """Let a polite kill and the end of the terminal end the input as Ctrl-D does: with everything put in order."""
         for number in DEADLY:
             if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup has it.
-                asyncio.get_running_loop().add_signal_handler(number, self._end)
+                asyncio.get_running_loop().add_signal_handler(number, self._end_input)
 
-    def _end(self) -> None:
-        toolkit.end(self._session.app, EOFError)
+    def _end_input(self) -> None:
+        toolkit.exit_with(self._session.app, EOFError)
 
-    def ask(self, sign: str) -> str:
-        """One line behind `sign`, which no history keeps. Raises what :meth:`read` raises.
+    def ask(self, prompt: str) -> str:
+        """One line behind `prompt`, which no history keeps. Raises what :meth:`read` raises.
 
         What was typed before the question stood there is no answer: it waits for the next prompt.
         """
-        earlier = toolkit.take_typed_ahead(self._session.input)
-        asking: PromptSession[str] = PromptSession(input=self._session.input, output=self._session.output)
+        typed_before = toolkit.take_typed_ahead(self._session.input)
+        question: PromptSession[str] = PromptSession(input=self._session.input, output=self._session.output)
         try:
-            return asking.prompt([(self._style, sign)])
+            return question.prompt([(self._style, prompt)])
         finally:
-            toolkit.type_ahead(self._session.input, earlier + toolkit.take_typed_ahead(self._session.input))
-            mark_pastes(wanted=True)  # The prompt leaves them unmarked.
+            toolkit.type_ahead(self._session.input, typed_before + toolkit.take_typed_ahead(self._session.input))
+            set_bracketed_paste(enabled=True)  # The prompt leaves them unmarked.
 
-    def watching(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
+    def watch_keys(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
         """Entered for the time of a reply; gives the function that says whether a key asks to stop it."""
-        return self._keyboard.watching()
+        return self._keyboard.watch_keys()
 
-    def edit_as(self, mode: EditingMode) -> None:
+    def set_editing_mode(self, mode: EditingMode) -> None:
         """Whose keys edit from now on."""
         application = self._session.app
         application.editing_mode = Mode.VI if mode == "vi" else Mode.EMACS
         # In vi, Esc alone means much and must not wait: neither for the rest of an arrow key nor for that of Alt-Enter.
-        self._sequence_seconds = ESCAPE_SECONDS if mode == "vi" else SEQUENCE_SECONDS
+        self._sequence_seconds = ESCAPE_SECONDS if mode == "vi" else KEY_SEQUENCE_SECONDS
         application.ttimeoutlen = self._sequence_seconds
         application.timeoutlen = ESCAPE_SECONDS if mode == "vi" else ALT_SECONDS
 
     def _before_cursor(self) -> str:
         return self._session.default_buffer.document.text_before_cursor
 
-    def _hasten_escape(self, _: object) -> None:
+    def _shorten_escape_delay(self, _: object) -> None:
         """Recognise Esc sooner while it closes a menu."""
         state = self._session.default_buffer.complete_state
         is_open = state is not None and bool(state.completions)
-        self._session.app.ttimeoutlen = min(MENU_SECONDS if is_open else SEQUENCE_SECONDS, self._sequence_seconds)
+        self._session.app.ttimeoutlen = min(
+            MENU_ESCAPE_SECONDS if is_open else KEY_SEQUENCE_SECONDS, self._sequence_seconds
+        )
 
     def _fold_recalled(self, _: object) -> None:
         """Fold the pastes of an entry of the history once it is in the input."""
         buffer = self._session.default_buffer
         if buffer.text in self._history.pastes and not self._session.app.layout.is_searching:
-            buffer.text = self._history.folded(buffer.text)
+            buffer.text = self._history.fold(buffer.text)
             buffer.cursor_position = len(buffer.text)
 
     def _toolbar(self) -> str:
-        keys = toolbar.BLOCK if blocks.is_open(self._session.default_buffer.text) else toolbar.KEYS
+        keys = (
+            toolbar_line.BLOCK_KEYS
+            if message_syntax.is_block_open(self._session.default_buffer.text)
+            else toolbar_line.MESSAGE_KEYS
+        )
         right = " · ".join(part for part in ("vi: normal" if vi_navigation_mode() else "", self._meter()) if part)
-        return toolbar.line(keys, right, get_app().output.get_size().columns)
+        return toolbar_line.render(keys, right, get_app().output.get_size().columns)

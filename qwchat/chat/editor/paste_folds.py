@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 
 from qwchat.chat import mentions
-from qwchat.chat.editor import blocks
+from qwchat.chat.editor import message_syntax
 
-MIN_CHARACTERS = 1000
-MIN_LINES = 15
+MIN_FOLDED_CHARACTERS = 1000
+MIN_FOLDED_LINES = 15
 
 Span = tuple[int, int]
 """Where a paste lies in a text: begin and end, in characters."""
@@ -18,7 +18,7 @@ _CURSOR_REPORT = re.compile(r"\x1b\[\d+;\d+R")
 _LABEL = re.compile(r"\[Pasted text #\d+ \+[\d,]+ (?:lines|characters)\]")
 
 
-def normalised(data: str) -> str:
+def normalise_paste(data: str) -> str:
     """Pasted `data` with newlines for the carriage returns that terminals send.
 
     Without the answers of the terminal to the question where the cursor is, which may come in the middle of a paste.
@@ -26,7 +26,7 @@ def normalised(data: str) -> str:
     return _CURSOR_REPORT.sub("", data).replace("\r\n", "\n").replace("\r", "\n")
 
 
-class Folds:
+class PasteFolds:
     """The pastes of a chat and the labels that stand for them.
 
     A label that a person breaks by editing is text like any other.
@@ -36,26 +36,26 @@ class Folds:
         self._contents: dict[str, str] = {}
         self._labels: dict[str, str] = {}
 
-    def inserted(self, pasted: str, before: str) -> str:
+    def insertion_for(self, pasted: str, before: str) -> str:
         """What goes into the input for `pasted`, where `before` stands before the cursor.
 
         What begins a message is meant as text: its slash begins no command and its quotes begin no block.
         """
-        big = len(pasted) >= MIN_CHARACTERS or _lines(pasted) >= MIN_LINES
-        if big or (not before and pasted.startswith(blocks.QUOTES)):
-            return self.label(pasted)
-        return pasted if before.strip() else blocks.as_message(pasted)
+        big = len(pasted) >= MIN_FOLDED_CHARACTERS or _line_count(pasted) >= MIN_FOLDED_LINES
+        if big or (not before and pasted.startswith(message_syntax.QUOTES)):
+            return self.label_for(pasted)
+        return pasted if before.strip() else message_syntax.escape_message(pasted)
 
-    def label(self, content: str) -> str:
+    def label_for(self, content: str) -> str:
         """The label that stands for `content` in this chat."""
         if content not in self._labels:
-            lines = _lines(content)
+            lines = _line_count(content)
             size = f"{lines:,} lines" if lines > 1 else f"{len(content):,} characters"
             label = f"[Pasted text #{len(self._labels) + 1} +{size}]"
             self._labels[content], self._contents[label] = label, content
         return self._labels[content]
 
-    def expanded(self, text: str) -> tuple[str, list[Span]]:
+    def expand(self, text: str) -> tuple[str, list[Span]]:
         """`text` with contents in place of labels, and where these lie."""
         parts: list[str] = []
         spans: list[Span] = []
@@ -70,42 +70,42 @@ class Folds:
             end = match.end()
         return "".join([*parts, text[end:]]), spans
 
-    def folded(self, text: str, spans: Iterable[Span]) -> str:
-        """The reverse of `expanded`, also in another chat."""
+    def fold(self, text: str, spans: Iterable[Span]) -> str:
+        """The reverse of `expand`, also in another chat."""
         parts: list[str] = []
         end = 0
         for start, stop in spans:
-            parts += [text[end:start], self.label(text[start:stop])]
+            parts += [text[end:start], self.label_for(text[start:stop])]
             end = stop
         return "".join([*parts, text[end:]])
 
-    def message(self, text: str) -> str:
+    def to_message(self, text: str) -> str:
         """What is sent for `text` as it stands in the input: in a message a fold mentions no files."""
-        block = blocks.inside(text)
-        if block is None and blocks.like_a_command(text):
-            return self.expanded(text)[0]
+        block = message_syntax.block_content(text)
+        if block is None and message_syntax.looks_like_command(text):
+            return self.expand(text)[0]
         whole = _LABEL.sub(
             lambda match: mentions.literal(self._contents.get(match[0], match[0])), text if block is None else block
         )
-        return blocks.as_message(whole) if block is not None or self._begins(text) else whole
+        return message_syntax.escape_message(whole) if block is not None or self._starts_with_label(text) else whole
 
-    def returned(self, text: str, before: str) -> str:
+    def restore_labels(self, text: str, before: str) -> str:
         """`text` as it comes back from another editor that got `before` expanded: unchanged pastes are folded."""
-        literal = self._begins(before)
+        literal = self._starts_with_label(before)
         known = {match[0]: self._contents[match[0]] for match in _LABEL.finditer(before) if match[0] in self._contents}
         for label, content in sorted(known.items(), key=lambda pair: -len(pair[1])):
             text = text.replace(content, label)
-        return blocks.as_message(text) if literal and not self._begins(text) else text
+        return message_syntax.escape_message(text) if literal and not self._starts_with_label(text) else text
 
     def label_at_end(self, text: str) -> str | None:
         """The label that `text` ends with, which Backspace deletes as a whole."""
         start = text.rfind("[")
         return text[start:] if start >= 0 and text[start:] in self._contents else None
 
-    def _begins(self, text: str) -> bool:
+    def _starts_with_label(self, text: str) -> bool:
         match = _LABEL.match(text.lstrip())
         return match is not None and match[0] in self._contents
 
 
-def _lines(text: str) -> int:
+def _line_count(text: str) -> int:
     return text.removesuffix("\n").count("\n") + 1

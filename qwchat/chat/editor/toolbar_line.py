@@ -1,0 +1,26 @@
+"""The line under the prompt: keys on the left, the context's meter on the right."""
+
+from __future__ import annotations
+
+from qwchat.chat.editor.toolkit import cell_width
+
+MESSAGE_KEYS = ("Enter sends", "Alt-Enter breaks the line", "Ctrl-R searches", "/help")
+BLOCK_KEYS = ('""" and Enter send', "Ctrl-C gives it up")
+GAP = "   "
+
+
+def render(keys: tuple[str, ...], right: str, columns: int) -> str:
+    """As many of `keys` as fit into `columns` beside `right`, which goes before all but the first of them."""
+    available = columns - 1  # Some terminals wrap behind a full line.
+    first = keys[0]
+    if cell_width(first) + len(GAP) + cell_width(right) > available:
+        right = ""
+    left = first
+    for key in keys[1:]:
+        longer = f"{left} · {key}"
+        if cell_width(longer) + (len(GAP) + cell_width(right) if right else 0) > available:
+            break
+        left = longer
+    if not right:
+        return left
+    return left + " " * (available - cell_width(left) - cell_width(right)) + right
