@@ -14,7 +14,8 @@ from qwchat.chat import advice
 from qwchat.cli import error_messages
 from qwchat.errors import UsageError
 from qwchat.settings.specs import SETTING_SPECS, spec_of_argument
-from tests.test_house import REPOSITORY, help_of, options_in
+from tests.starter import REAL, ran
+from tests.test_house import REPOSITORY
 
 FLAG = re.compile(r"(?<![\w-])--(?:[a-z]|$)")
 # What may spell a flag, and why.
@@ -85,6 +86,19 @@ def test_flags_come_from_the_table_only_where_the_command_line_is_meant() -> Non
 )
 def test_flags_are_found(source: str, named: bool) -> None:
     assert bool(flags_in(ast.parse(source))) is named
+
+
+def help_of(*command: str) -> str:
+    """Return what `qwchat COMMAND --help` prints, on a wide screen and without colours."""
+    environment = {"COLUMNS": "200", "TERM": "dumb", "PATH": "", "NO_COLOR": "1"}
+    done = ran([*command, "--help"], environment, entry=REAL)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+def options_in(text: str) -> set[str]:
+    """Return the long options named in a text, without --help."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}
 
 
 def test_every_argument_that_a_message_mentions_is_a_flag() -> None:
