@@ -27,6 +27,7 @@ from statistics import median
 import numpy as np
 
 import qwchat
+from benchmarks.measurements import Conditions, Measurement, add_results_option, append, model_and_preset
 from quant.machine import usable_processors
 from qwchat.api import Model
 from qwchat.events import Finished
@@ -133,6 +134,16 @@ def measure(model: Model, rounds: int, prompt: int, new: int) -> tuple[dict[str,
     return medians, worst
 
 
+def measurements(model: str, found: dict[str, tuple[float, float]], conditions: Conditions) -> list[Measurement]:
+    """Return a record of prefill and one of decode for each case."""
+    name, preset = model_and_preset(model)
+    return [
+        Measurement(conditions, name, "qwchat", f"{preset}, {case}", cell, None, speed, "tokens/s")
+        for case, pair in found.items()
+        for cell, speed in zip(("prefill", "decode"), pair, strict=True)
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -141,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=24)
+    add_results_option(parser)
     options = parser.parse_args(arguments)
     with qwchat.load(options.model, threads=options.threads, context=1024, verify=False) as model:
         found, worst = measure(model, options.rounds, options.prompt_tokens, options.new_tokens)
@@ -152,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         losses = f"loss {1 - prefill / read:5.0%} / {1 - decode / written:5.0%}"
         print(f"{name:24} prefill {prefill:8.1f} tok/s   decode {decode:7.1f} tok/s   {losses}")
     print(json.dumps({"model": options.model.name, "threads": threads, "tokens_per_second": found, "disturbed": worst}))
+    append(options.results, measurements(options.model.name, found, Conditions.of_this_run("busy_core", threads)))
     return 0
 
 

@@ -8,7 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.cells import Cell, ContenderResult, best, ratio
+from benchmarks.measurements import ENGINES, Conditions, Limit, Measurement
 from qwchat.chat.view.table import format_table
+
+LIMITS = {"share_of_int8_peak": "int8 peak", "share_of_read_bandwidth": "read bandwidth"}
 
 
 def shares(
@@ -37,7 +40,7 @@ def as_data(
     cells = []
     for cell, contenders in results.items():
         entry: dict[str, Any] = {**asdict(cell), "name": cell.name, "ratio": ratio(contenders)}
-        for engine in ("qwchat", "llama.cpp"):
+        for engine in ENGINES:
             winner = best(contenders, engine)
             if winner is not None:
                 entry[engine] = {
@@ -90,6 +93,35 @@ def as_text(title: str, data: Mapping[str, Any]) -> str:
     if memory:
         parts.append(format_table(("context of 4,096, full", "load", "anonymous", "resident"), memory, right=(1, 2, 3)))
     return "\n\n".join(parts)
+
+
+def measurements(shape: str, classes: Mapping[str, Any], conditions: Conditions) -> list[Measurement]:
+    """Return the records of a shape: speeds of both engines in every cell, load time and memory."""
+    records = []
+    for weights, data in classes.items():
+        for cell in data["cells"]:
+            for engine in ENGINES:
+                if engine not in cell:
+                    continue
+                winner = cell[engine]
+                limit = next((Limit(name, share=winner[key]) for key, name in LIMITS.items() if key in winner), None)
+                records.append(
+                    Measurement(
+                        conditions, shape, engine, winner["contender"], cell["kind"], cell["size"],
+                        winner["tokens_per_second"], "tokens/s", limit=limit, weights=weights,
+                    )
+                )  # fmt: skip
+        for each in data["memory"]:
+            for cell, size, figure, unit in (
+                ("load", None, each["load_seconds"], "s"),
+                ("anonymous memory", each["context"], each["anonymous"], "bytes"),
+            ):
+                records.append(
+                    Measurement(
+                        conditions, shape, each["engine"], each["contender"], cell, size, figure, unit, weights=weights
+                    )
+                )
+    return records
 
 
 def _side(side: Mapping[str, Any] | None) -> tuple[str, str]:

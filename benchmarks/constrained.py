@@ -28,13 +28,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 import qwchat
+from benchmarks.measurements import Conditions, Measurement, add_results_option, append, model_and_preset
 from qwchat.constraints import Constraint
 from qwchat.constraints.masks import GrammarMask
 from qwchat.events import TokenStep
@@ -186,18 +187,30 @@ def loss_of(model: qwchat.Model, task: Task, prompt: Sequence[int], rounds: int,
     return loss
 
 
+def measurements(model: str, losses: Mapping[str, float], conditions: Conditions) -> list[Measurement]:
+    """Return a record of the share of decode speed that each task loses."""
+    name, preset = model_and_preset(model)
+    return [
+        Measurement(conditions, name, "qwchat", preset, task, None, loss, "share of decode speed lost", note="CPU time")
+        for task, loss in losses.items()
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model folder, or a name in the models folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--context", type=int, default=1024)
+    add_results_option(parser)
     options = parser.parse_args(arguments)
     with qwchat.load(options.model, context=options.context, verify=False) as model:
         prompt = model.prompt_ids([{"role": "user", "content": PROMPT}])
         print("task     tokens  step/µs    masks sampling     loss by clock")
+        conditions = Conditions.of_this_run("constrained", model.threads)
         losses = {name: loss_of(model, task, prompt, options.rounds, name) for name, task in tasks().items()}
     print(json.dumps({"losses": {name: round(loss, 4) for name, loss in losses.items()}, "bar": BAR}))
+    append(options.results, measurements(options.model, losses, conditions))
     return int(max(losses.values()) > BAR)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.make_checkpoint import PUBLISHED, read_config
 from benchmarks.measurements import Conditions, Measurement, add_results_option, append
-from quant.config import ModelConfig
 from quant.families import parse_config
+from quant.model_config import ModelConfig
 from qwchat.chat.view.table import table
 from qwchat.cpu.cache import KVCache, choose_kind
 from qwchat.cpu.kernels.records import SPLIT

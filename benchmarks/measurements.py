@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quant.machine import usable_processors
-from quant.native.level import current_level
+from quant.native.simd_level import current_level
+from quant.presets import PRESETS
 
 Engine = Literal["qwchat", "llama.cpp"]
+ENGINES: tuple[Engine, Engine] = ("qwchat", "llama.cpp")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -72,7 +74,8 @@ class Measurement:
         size: tokens of the prompt or the context, where the cell has a length.
         figure: the median, unless `note` says otherwise.
         unit: unit of `figure`, `lowest` and `highest`.
-        lowest, highest: range over the rounds, where it was recorded.
+        lowest: least of the rounds, where it was recorded.
+        highest: greatest of the rounds, where it was recorded.
         limit: physical limit of the figure, where there is one.
         weights: class of weight formats that are compared with each other, such as `4 bits`.
         note: remark on how the figure was obtained.
@@ -170,6 +173,13 @@ def append(file: Path | None, measurements: Iterable[Measurement]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as opened:
         opened.writelines(f"{each.line()}\n" for each in measurements)
+
+
+def model_and_preset(model: str | Path) -> tuple[str, str]:
+    """Return the two parts of a model folder's name, such as `qwen2-0.5b-instruct` and `q4`; "" without a preset."""
+    name = Path(model).name
+    preset = next((each for each in sorted(PRESETS, key=len, reverse=True) if name.endswith(f"-{each}")), "")
+    return name.removesuffix(f"-{preset}") if preset else name, preset
 
 
 def machine_name() -> str:

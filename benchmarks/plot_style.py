@@ -53,7 +53,8 @@ class Plot:
             title: statement of what is shown.
             subtitle: quantity, model and setting.
             heights: height of each axes in points.
-            left, right: margins of the axes in points.
+            left: margin to the left of the axes in points.
+            right: margin to their right in points.
         """
         axes_heights = list(heights)
         top, between, bottom = 50.0, 34.0, 72.0

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from benchmarks.kv_memory import CHOSEN, KINDS
-from benchmarks.measurements import Engine, Measurement, MissingError, Results
+from benchmarks.measurements import ENGINES, Measurement, MissingError, Results
 from benchmarks.plot_style import (
     GRID,
     INK,
@@ -25,7 +25,6 @@ from benchmarks.plot_style import (
     short_name,
 )
 
-ENGINES: tuple[Engine, Engine] = ("qwchat", "llama.cpp")
 COLOURS = {"qwchat": OURS, "llama.cpp": THEIRS}
 CLASSES = {"4 bits": "q4", "8 bits": "q8"}
 COMPARISON = "vs_llama_cpp"

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.make_checkpoint import PUBLISHED, copy_tokenizer, make_checkpoint, read_config
+from benchmarks.measurements import Conditions, Measurement, add_results_option, append
 
 SAMPLE_SECONDS = 0.01
 CONVERT_ANONYMOUS_LIMIT = 1.5e9
@@ -137,6 +138,15 @@ def print_table(shape: str, figures: dict[str, Any]) -> None:
     print(f"weights.bin {figures['weights_bytes'] / 1e9:.3f} GB = {counted:.3f} bits per weight; shown {shown:.3f}")
 
 
+def measurements(model: str, preset: str, figures: dict[str, Any], conditions: Conditions) -> list[Measurement]:
+    """Return a record for each step and each kind of memory."""
+    return [
+        Measurement(conditions, model, "qwchat", preset, f"{step}, {kind} memory", None, figures[step][kind], "bytes")
+        for step in ("convert", "answer")
+        for kind in ("anonymous", "resident")
+    ]
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="memory and time of converting and running a real shape")
@@ -146,6 +156,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of shapes.json and 7b-instruct/")
     parser.add_argument("--clean", action="store_true", help="delete the checkpoint and the model at the end")
+    add_results_option(parser)
     options = parser.parse_args()
     name = Path(options.shape).resolve().parent.name if Path(options.shape).is_file() else options.shape
     checkpoint, converted = options.work / name, options.work / f"{name}-{options.preset}"
@@ -163,6 +174,8 @@ def main() -> int:
         shutil.rmtree(checkpoint)
         shutil.rmtree(converted)
     print(json.dumps({"shape": name, "preset": options.preset, "machine": platform.machine(), **figures}))
+    conditions = Conditions.of_this_run("real_shapes", None)
+    append(options.results, measurements(name, options.preset, figures, conditions))
     return 1 if broken else 0
 
 

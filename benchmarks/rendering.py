@@ -14,8 +14,10 @@ import random
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TextIO
 
+from benchmarks.measurements import Conditions, Measurement, add_results_option, append
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.tail import TerminalSize
 from qwchat.markdown.styles import Styling
@@ -115,7 +117,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=30.0, help="tokens per second")
     parser.add_argument("--columns", type=int, default=80)
     parser.add_argument("--rows", type=int, default=24)
+    add_results_option(parser)
     arguments = parser.parse_args()
+    conditions = replace(Conditions.of_this_run("rendering", None), simd=None)
     size = TerminalSize(arguments.columns, arguments.rows)
     print(f"{arguments.kilobytes} kB at {arguments.rate:g} tokens/s, {size.columns} x {size.rows}")
     print(f"{'reply':<18}{'tokens':>8}{'frames':>8}{'µs/token':>10}{'of a core':>11}{'longest':>10}{'last/first':>12}")
@@ -128,6 +132,11 @@ def main() -> None:
         print(
             f"{kind:<18}{len(costs):>8,}{frames:>8,}{mean * 1e6:>10.0f}{mean * arguments.rate:>10.2%} "
             f"{max(costs) * 1e3:>7.1f} ms{growth:>12.2f}"
+        )
+        window, unit = f"{size.columns} x {size.rows}", "µs of CPU time per token"
+        append(
+            arguments.results,
+            [Measurement(conditions, None, "qwchat", window, kind, len(costs), mean * 1e6, unit)],
         )
 
 

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measurements import Conditions, Measurement, add_results_option, append, model_and_preset
 from benchmarks.real_shapes import qwchat
 from benchmarks.startup import time_to_text
 from quant.machine import usable_processors
@@ -229,6 +230,20 @@ def as_text(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def measurements(figures: Mapping[str, Any], conditions: Conditions) -> list[Measurement]:
+    """Return a record for each way and each time to the first token."""
+    model, preset = model_and_preset(figures["model"])
+    cells = {"cpu": "CPU time to first token", "engine": "time to first token", "command": "command to first token"}
+    return [
+        Measurement(
+            conditions, model, "qwchat", setting, cell, figures["written"]["tokens"], median(figures, way, name), "s",
+            note=", ".join(part for part in (preset, f"KV {figures['kv']}") if part),
+        )
+        for name, cell in cells.items()
+        for way, setting in zip(WAYS, ("snapshot", "read again"), strict=True)
+    ]  # fmt: skip
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="resuming from a snapshot against reading again")
@@ -242,6 +257,7 @@ def main() -> int:
     parser.add_argument("--way", choices=(*WAYS, "write", "text"), help=argparse.SUPPRESS)
     parser.add_argument("--snapshot", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
+    add_results_option(parser)
     options = parser.parse_args()
     if options.way:
         child(options)
@@ -249,6 +265,7 @@ def main() -> int:
     figures = measure(options)
     print(as_text(figures))
     print(json.dumps(figures))
+    append(options.results, measurements(figures, Conditions.of_this_run("resume", options.threads)))
     return 0 if same_text(figures) and ratio(figures, "engine") <= LIMIT else 1
 
 

@@ -28,7 +28,7 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qwchat
+from benchmarks.measurements import Conditions, Measurement, add_results_option, append, model_and_preset
 from models.recipe.chatml import ChatML
 from models.recipe.dialogues import FAMILIES
 from models.recipe.evaluate import held_out
@@ -226,6 +227,20 @@ def show(row: dict[str, object]) -> None:
     print(f"{counts}{row['gain']:7.2f}{row['accepted']:10} of{row['drafted']:7}{row['different']:10}", flush=True)
 
 
+def measurements(model: str, rows: Iterable[Mapping[str, object]], conditions: Conditions) -> list[Measurement]:
+    """Return the speeds of each task without and with speculation."""
+    name, preset = model_and_preset(model)
+    ways = {"plain": "no speculation", "speculative": "speculation"}
+    return [
+        Measurement(
+            conditions, name, "qwchat", f"{preset or 'q4'}, {setting}", str(row["task"]), None,
+            cast(float, row[way]), "tokens/s",
+        )
+        for row in rows
+        for way, setting in ways.items()
+    ]  # fmt: skip
+
+
 def open_model(name: str) -> qwchat.Model:
     """A model that is converted; the embedded one is converted first where that has not happened."""
     located = locate(name)
@@ -245,6 +260,7 @@ def main() -> int:
     parser.add_argument("--depth", type=int, default=512, help="tokens of the prompt of forced copying")
     parser.add_argument("--length", type=int, default=96, help="tokens of the text of forced copying")
     parser.add_argument("--seed", type=int, default=9)
+    add_results_option(parser)
     options = parser.parse_args()
     settings = SamplingParams(temperature=options.temp)
     print(
@@ -252,6 +268,7 @@ def main() -> int:
     )
     rows = []
     with open_model(options.model or "mini") as model:
+        conditions = Conditions.of_this_run("speculation", model.threads)
         tasks = list(forced_tasks(model, options.seed, options.depth, options.length))
         if options.model is None:
             tasks += embedded_tasks(model, options.prompts, options.seed, settings)
@@ -270,6 +287,7 @@ def main() -> int:
         good = good and cast(float, copying["gain"]) >= COPY_BAR and cast(float, chat["gain"]) >= CHAT_BAR
     model_name = Path(options.model).name if options.model else "mini"
     print(json.dumps({"model": model_name, "settings": vars(options), "rows": rows, "good": good}, default=str))
+    append(options.results, measurements(model_name, rows, conditions))
     return 0 if good else 1
 
 

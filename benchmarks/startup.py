@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measurements import Conditions, Measurement, add_results_option, append, model_and_preset
 from benchmarks.real_shapes import qwchat
 from quant.machine import usable_processors
 from qwchat.chat.view.table import format_table
@@ -124,6 +125,20 @@ def as_text(figures: Mapping[str, Any]) -> str:
     return f"{head}\n\n{format_table(('', 'median', 'lowest', 'highest', 'rounds'), rows, right=(1, 2, 3, 4))}"
 
 
+def measurements(figures: Mapping[str, Any], conditions: Conditions) -> list[Measurement]:
+    """Return the records of the rows that have rounds."""
+    model, preset = model_and_preset(figures["model"])
+    settings = {"cold": f"{preset}, cold", "warm": f"{preset}, warm", "llama.cpp": "default settings"}
+    return [
+        Measurement(
+            conditions, model, "llama.cpp" if row == "llama.cpp" else "qwchat", setting, "start to first token",
+            figures["prompt_tokens"], statistics.median(times), "s", min(times), max(times),
+        )
+        for row, setting in settings.items()
+        if (times := figures["seconds"].get(row))
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="time from process start to first token")
@@ -132,10 +147,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cold-rounds", type=int, default=1, help="runs that compile everything")
     parser.add_argument("--threads", type=int, default=len(usable_processors()))
+    add_results_option(parser)
     options = parser.parse_args()
     figures = measure(options, lambda text: print(text, file=sys.stderr, flush=True))
     print(as_text(figures), end="\n\n")
     print(json.dumps(figures))
+    append(options.results, measurements(figures, Conditions.of_this_run("startup", options.threads)))
 
 
 if __name__ == "__main__":

@@ -47,9 +47,10 @@ from benchmarks.cells import (
     rivals,
     rounds_for,
 )
-from benchmarks.comparison_output import as_data, as_text
+from benchmarks.comparison_output import as_data, as_text, measurements
 from benchmarks.gguf_files import make_gguf
 from benchmarks.make_checkpoint import PUBLISHED, copy_tokenizer, make_checkpoint, read_config
+from benchmarks.measurements import Conditions, add_results_option, append
 from benchmarks.processes import EngineError, Pool, Process, busy_seconds, open_context
 from quant.machine import usable_processors
 
@@ -191,7 +192,8 @@ class Comparison:
             process.ask("prefill", key=contender.label, tokens=512, seed=1)
             process.ask("fill", key=contender.label, depth=depth)
             process.ask("decode", key=contender.label, depth=depth, count=SURVEY_TOKENS)
-            return {"contender": contender.label, "load_seconds": seconds, **process.memory()}
+            about = {"contender": contender.label, "engine": contender.engine, "context": MEMORY_CONTEXT}
+            return {**about, "load_seconds": seconds, **process.memory()}
 
     def footprints(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """One for each file, with the setting that was fastest in the first decode cell."""
@@ -294,6 +296,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="folder of shapes.json and 7b-instruct/")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out load time and memory")
     parser.add_argument("--no-keep", dest="keep", action="store_false", help="delete the models at the end")
+    add_results_option(parser)
     options = parser.parse_args()
     options.classes = {name: CLASSES[name] for name in options.classes}
     try:
@@ -308,7 +311,11 @@ def main() -> None:
     """Command line."""
     options = read_options()
     started = time.perf_counter()
-    shapes = {shape: compare(shape, options) for shape in options.shapes}
+    conditions = Conditions.of_this_run("vs_llama_cpp", options.threads)
+    shapes = {}
+    for shape in options.shapes:
+        shapes[shape] = compare(shape, options)
+        append(options.results, measurements(shape, shapes[shape], conditions))
     versions = {"llama-cpp-python": version("llama-cpp-python"), "qwchat": version("qwchat")}
     seconds = round(time.perf_counter() - started, 1)
     result = {"threads": options.threads, "rounds": options.rounds, "new_tokens": options.new_tokens}

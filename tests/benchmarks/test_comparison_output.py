@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks.cells import Cell, Contender, ContenderResult, Setting
-from benchmarks.comparison_output import as_data, as_text
+from benchmarks.comparison_output import as_data, as_text, measurements
+from benchmarks.measurements import Conditions, Limit
 
 OURS = Contender("qwchat", "q4", Setting("q8", "q8"))
 THEIRS = Contender("llama.cpp", "Q4_0", Setting("f16", "f16", True, False, 512))
@@ -44,12 +45,31 @@ def data() -> dict[str, Any]:
         "q4": {"bytes_per_token": 500_000_000, "operations_per_token": 2_000_000_000},
         "Q4_0": {"bytes_per_token": 400_000_000},
     }
-    memory = [{"contender": OURS.label, "load_seconds": 0.1, "anonymous": 200_000_000, "resident": 600_000_000}]
+    footprint = {"load_seconds": 0.1, "anonymous": 200_000_000, "resident": 600_000_000}
+    memory = [{"contender": OURS.label, "engine": "qwchat", "context": 4096, **footprint}]
     return as_data(results, probes, work, memory)
 
 
 def test_table(data: dict[str, Any]) -> None:
     assert as_text("tiny, 4 bits, 2 threads", data) == TABLE
+
+
+def test_records(data: dict[str, Any]) -> None:
+    conditions = Conditions("vs_llama_cpp", "2026-11-24", "some machine", "avx2", 2, None)
+    records = measurements("tiny", {"4 bits": data}, conditions)
+    assert [(each.engine, each.cell, each.size, each.figure, each.unit) for each in records] == [
+        ("qwchat", "prefill", 512, 500.0, "tokens/s"),
+        ("llama.cpp", "prefill", 512, 125.0, "tokens/s"),
+        ("qwchat", "decode", 0, 36.0, "tokens/s"),
+        ("llama.cpp", "decode", 0, 30.0, "tokens/s"),
+        ("qwchat", "decode", 16384, 20.0, "tokens/s"),
+        ("qwchat", "load", None, 0.1, "s"),
+        ("qwchat", "anonymous memory", 4096, 200_000_000, "bytes"),
+    ]
+    assert records[0].limit == Limit("int8 peak", share=pytest.approx(0.5))
+    assert records[2].limit == Limit("read bandwidth", share=pytest.approx(0.9))
+    assert records[4].limit is None
+    assert {(each.model, each.weights) for each in records} == {("tiny", "4 bits")}
 
 
 def test_data_keeps_what_was_pruned(data: dict[str, Any]) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kv_memory import cache_bytes, lengths
-from benchmarks.measurements import Conditions, Limit, Measurement, MissingError, Results, add_results_option, append
+from benchmarks.measurements import (
+    Conditions,
+    Limit,
+    Measurement,
+    MissingError,
+    Results,
+    add_results_option,
+    append,
+    model_and_preset,
+)
 from quant.families import read_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,6 +61,12 @@ def test_lines_are_appended_and_the_last_of_a_cell_counts(tmp_path: Path) -> Non
     assert [each.figure for each in results.select("startup", engine="llama.cpp")] == [2.0]
     with pytest.raises(MissingError):
         results.select("startup", cell="decode")
+
+
+def test_a_folder_names_the_model_and_the_preset() -> None:
+    assert model_and_preset("models/qwen2-0.5b-instruct-q4-small") == ("qwen2-0.5b-instruct", "q4-small")
+    assert model_and_preset(Path("mini-q8")) == ("mini", "q8")
+    assert model_and_preset("mini") == ("mini", "")
 
 
 def test_the_command_leaves_out_where_the_figures_go(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from benchmarks.startup import as_text, prompt_tokens_in, time_to_text
+from benchmarks.measurements import Conditions
+from benchmarks.startup import as_text, measurements, prompt_tokens_in, time_to_text
 
 PROGRAM = """
 import json, time
@@ -34,6 +35,15 @@ def test_the_first_text_counts() -> None:
 def test_a_run_without_text_is_an_error() -> None:
     with pytest.raises(SystemExit, match=r"ended with 3:\nno model"):
         time_to_text([sys.executable, "-c", "import sys; sys.stderr.write('no model'); sys.exit(3)"], os.environ)
+
+
+def test_records_of_the_rows_that_have_rounds() -> None:
+    seconds = {"cold": [], "warm": [0.9, 0.7, 0.8], "llama.cpp": [1.25], "of that, llama.cpp": [1.0]}
+    figures = {"model": "models/tiny-q4", "seconds": seconds, "prompt_tokens": 20, "threads": 2}
+    warm, rival = measurements(figures, Conditions("startup", "2026-11-24", "some machine", "avx2", 2, None))
+    assert (warm.model, warm.engine, warm.setting, warm.size) == ("tiny", "qwchat", "q4, warm", 20)
+    assert (warm.figure, warm.lowest, warm.highest, warm.unit) == (0.8, 0.7, 0.9, "s")
+    assert (rival.engine, rival.figure) == ("llama.cpp", 1.25)
 
 
 def test_table() -> None:
