@@ -144,7 +144,11 @@ def test_each_setting_is_found_by_its_argument() -> None:
     ],
 )
 def test_each_place_spells_arguments_its_own_way(argument: Argument, python: str, flag: str, setting: str) -> None:
-    assert (str(argument), error_messages.as_flag(argument), advice.spelt(argument)) == (python, flag, setting)
+    assert (str(argument), error_messages.as_flag(argument), advice.format_argument(argument)) == (
+        python,
+        flag,
+        setting,
+    )
 
 
 def test_a_message_keeps_what_it_mentions() -> None:

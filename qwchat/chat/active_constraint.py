@@ -12,7 +12,7 @@ from qwchat.settings.specs import find_spec
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
 
-KINDS = ("choices", "regex", "json-schema")  # settings of which one at most is set
+CONSTRAINT_SETTINGS = ("choices", "regex", "json-schema")  # settings of which one at most is set
 
 
 class SettingValues(Protocol):
@@ -21,10 +21,10 @@ class SettingValues(Protocol):
     def __getitem__(self, name: str) -> Any: ...
 
 
-def constraint_of(controls: SettingValues) -> Constraint | None:
+def build_constraint(reply_settings: SettingValues) -> Constraint | None:
     """The constraint that the settings set; None without one."""
-    name = next((name for name in KINDS if controls[name] is not None), None)
-    return None if name is None else _constraint(name, controls[name])
+    name = next((name for name in CONSTRAINT_SETTINGS if reply_settings[name] is not None), None)
+    return None if name is None else _constraint(name, reply_settings[name])
 
 
 @lru_cache(maxsize=8)
@@ -36,11 +36,13 @@ def _constraint(name: str, value: Any) -> Constraint:
     return Constraint.regex(value) if name == "regex" else Constraint.json_schema(value)
 
 
-def complaint(done: Done, controls: SettingValues, max_tokens: int | None) -> ArgumentMessage | None:
+def unmet_constraint_message(
+    done: Done, reply_settings: SettingValues, max_tokens: int | None
+) -> ArgumentMessage | None:
     """Say why a reply does not meet its constraint; None where it does, has none, or was stopped by the person."""
     if done.meets_constraint is not False or done.finish_reason == "cancelled":
         return None
-    name = next(name for name in KINDS if controls[name] is not None)
+    name = next(name for name in CONSTRAINT_SETTINGS if reply_settings[name] is not None)
     reasons = {
         "length": ArgumentMessage("it was cut at ", Argument("max_tokens", max_tokens), ": allow more"),
         "context": ArgumentMessage(

@@ -9,29 +9,29 @@ from qwchat.settings.personas import MissingVariablesError
 from qwchat.settings.specs import spec_of_argument
 
 
-def spelt(argument: Argument) -> str:
+def format_argument(argument: Argument) -> str:
     """Return an argument as the chat sets it: `/set ctx 4096` where it is to be changed, else `ctx 4096`."""
-    known, value = spec_of_argument(argument.name), argument.value
-    name = argument.name if known is None else known.name
+    spec, value = spec_of_argument(argument.name), argument.value
+    name = argument.name if spec is None else spec.name
     if value is ...:
-        value = "VALUE" if known is None else known.value_type.metavar
+        value = "VALUE" if spec is None else spec.value_type.metavar
     if not isinstance(argument, SuggestedArgument):
         return name if value is None else f"{name} {value}"
     if value is None:
-        value = (known and known.none_word) or "default"
+        value = (spec and spec.none_word) or "default"
     return f"/set {name} {'on' if value is True else 'off' if value is False else value}"
 
 
-def explained(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return the message of `error` with what to do about it in the chat."""
     if isinstance(error, MissingVariablesError):
         return f"{error}: type /as {error.persona} {' '.join(f'{name}=…' for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
-        return spell_out(error.with_advice(_shorter(error)), spelt)
-    return spell_out(error, spelt)
+        return spell_out(error.with_advice(_how_to_shorten(error)), format_argument)
+    return spell_out(error, format_argument)
 
 
-def _shorter(error: PromptTooLongError) -> str:
+def _how_to_shorten(error: PromptTooLongError) -> str:
     """Return how the prompt gets shorter."""
     if isinstance(error, SummaryTooLongError):
         return "/drop leaves them out"

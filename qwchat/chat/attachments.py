@@ -22,17 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.units import binary_size
-from qwchat.chat.file_names import FileMatches, FileReference, LineRange, find, is_pattern, safe_name
+from qwchat.chat.file_names import FileMatches, FileReference, LineRange, find_files, is_pattern, safe_name
 from qwchat.chat.formatting import token_count
 from qwchat.errors import UsageError
 
-MOST_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds
-_REMARKED = 5  # files left out that are named
-_LISTED = 12  # files named one by one before a message is sent
+MAX_FILE_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds
+_MAX_NOTICES = 5  # files left out that are named
+_MAX_FILES_LISTED = 12  # files named one by one before a message is sent
 
-_INFO = re.compile(r"\.([A-Za-z0-9+#]{1,12})")
+_LANGUAGE = re.compile(r"\.([A-Za-z0-9+#]{1,12})")
 # UTF-32 before UTF-16, whose little-endian mark begins that of UTF-32.
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "UTF-8"),
     (codecs.BOM_UTF32_LE, "UTF-32LE"),
     (codecs.BOM_UTF32_BE, "UTF-32BE"),
@@ -61,7 +61,7 @@ class Attachment:
             where += f", line{'' if self.lines.first == self.lines.last else 's'} {self.lines}"
         if not self.text:
             return f"{where}: empty"
-        info = _INFO.fullmatch(Path(self.name).suffix)
+        info = _LANGUAGE.fullmatch(Path(self.name).suffix)
         fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", self.text)), default=0))
         return f"{where}:\n\n{fence}{info[1].lower() if info else ''}\n{self.text}\n{fence}"
 
@@ -71,84 +71,84 @@ class LoadedFiles:
     """What names brought: files, and remarks about those of a pattern that were left out."""
 
     attachments: tuple[Attachment, ...] = ()
-    remarks: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
-def read(name: str, *, pipes: bool = False) -> LoadedFiles:
+def load_files(name: str, *, pipes: bool = False) -> LoadedFiles:
     """The files that `name` names, read.  `pipes`: also what a shell's `<(...)` gives.
 
     Raises UsageError where there are none and where a file that is named itself cannot be attached.
     """
-    named = find(name)
-    if named is None:
+    matches = find_files(name)
+    if matches is None:
         shown = safe_name(name)
         raise UsageError(
             f"no file matches {shown}" if is_pattern(name) else f"cannot read {shown}: No such file or directory"
         )
-    return read_named(named, pipes=pipes)
+    return load_matches(matches, pipes=pipes)
 
 
-def read_named(named: FileMatches, *, pipes: bool = False) -> LoadedFiles:
+def load_matches(matches: FileMatches, *, pipes: bool = False) -> LoadedFiles:
     """The files that were found.  Of a pattern, those that are no text, too big or unreadable are left out.
 
     Raises UsageError where nothing is left, and for a file that was named itself.
     """
-    if not named.by_pattern:
-        return LoadedFiles(tuple(read_source(source, pipes=pipes) for source in named.sources))
-    attachments, left_out = [], []
-    for source in named.sources:
+    if not matches.by_pattern:
+        return LoadedFiles(tuple(load_file(reference, pipes=pipes) for reference in matches.files))
+    attachments, errors = [], []
+    for reference in matches.files:
         try:
-            attachments.append(read_source(source))
+            attachments.append(load_file(reference))
         except UsageError as error:
-            left_out.append(str(error))
+            errors.append(str(error))
     if not attachments:
-        raise UsageError(left_out[0])
-    remarks = [f"left out: {reason}" for reason in left_out[:_REMARKED]]
-    if more := len(left_out) - len(remarks):
-        remarks.append(f"left out: {more:,} more files")
-    return LoadedFiles(tuple(attachments), tuple(remarks))
+        raise UsageError(errors[0])
+    notices = [f"left out: {reason}" for reason in errors[:_MAX_NOTICES]]
+    if more := len(errors) - len(notices):
+        notices.append(f"left out: {more:,} more files")
+    return LoadedFiles(tuple(attachments), tuple(notices))
 
 
-def read_source(source: FileReference, *, pipes: bool = False) -> Attachment:
+def load_file(reference: FileReference, *, pipes: bool = False) -> Attachment:
     """The text of one file.  Raises UsageError: a folder, not an ordinary file, too big, not text, too few lines."""
     try:
-        with _opened(source, pipes=pipes) as file:
-            data = file.read(MOST_BYTES + 1)
-            if len(data) > MOST_BYTES:
-                return _part_of_big_file(source, file)
+        with _open(reference, pipes=pipes) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+            if len(data) > MAX_FILE_BYTES:
+                return _load_lines(reference, file)
     except OSError as error:
-        raise UsageError(f"cannot read {source.name}: {error.strerror or error}") from error
-    text = _lines_unified(text_of(data, source.name))
-    if source.lines is None:
-        return Attachment(source.name, text)
+        raise UsageError(f"cannot read {reference.name}: {error.strerror or error}") from error
+    text = _normalise_newlines(decode_text(data, reference.name))
+    if reference.lines is None:
+        return Attachment(reference.name, text)
     lines = text.split("\n")
-    return _cut(source, lines[source.lines.first - 1 : source.lines.last], len(lines))
+    return _select_lines(reference, lines[reference.lines.first - 1 : reference.lines.last], len(lines))
 
 
-def _opened(source: FileReference, *, pipes: bool) -> io.BufferedReader:
+def _open(reference: FileReference, *, pipes: bool) -> io.BufferedReader:
     """The file, open.  Without `pipes` nothing is waited for, and what it is, is looked at once it is open.
 
     Raises OSError, and UsageError for what is not to be read.
     """
     # A pipe that has no writer yet is waited for where pipes are taken: without that it would look empty.
-    waiting = pipes and stat.S_ISFIFO(source.path.stat().st_mode)
-    descriptor = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | (0 if waiting else os.O_NONBLOCK))
+    wait_for_writer = pipes and stat.S_ISFIFO(reference.path.stat().st_mode)
+    descriptor = os.open(reference.path, os.O_RDONLY | os.O_CLOEXEC | (0 if wait_for_writer else os.O_NONBLOCK))
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode) and not (pipes and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))):
         os.close(descriptor)
         if stat.S_ISDIR(mode):
-            raise UsageError(f"{source.name} is a folder: name files in it, as in {source.name.rstrip('/')}/*.md")
-        raise UsageError(f"{source.name} is not an ordinary file")
+            raise UsageError(f"{reference.name} is a folder: name files in it, as in {reference.name.rstrip('/')}/*.md")
+        raise UsageError(f"{reference.name} is not an ordinary file")
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb")
 
 
-def text_of(data: bytes, where: str) -> str:
+def decode_text(data: bytes, where: str) -> str:
     """`data` as text without a byte order mark: UTF-8, or UTF-16 and UTF-32 where they begin with their mark.
 
     Raises UsageError for anything else, and for a NUL character, which no text has and nearly every other file.
     """
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "UTF-8"))
+    mark, encoding = next(((mark, name) for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), (b"", "UTF-8"))
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
@@ -164,58 +164,58 @@ def text_of(data: bytes, where: str) -> str:
     return text
 
 
-def message(attachments: Sequence[Attachment], text: str) -> str:
+def compose_message(attachments: Sequence[Attachment], text: str) -> str:
     """What is sent: the files, then `text`, with blank lines between."""
     parts = [*(attachment.block() for attachment in attachments), text]
     return "\n\n".join(part for part in parts if part.strip())
 
 
-def listing(counted: Sequence[tuple[Attachment, int]]) -> list[str]:
+def file_lines(counted: Sequence[tuple[Attachment, int]]) -> list[str]:
     """Each file with its tokens, those beyond a dozen on one line; a file alone needs none beside the total."""
     if len(counted) == 1:
         return []
-    lines = [f"{attachment.title}: {token_count(tokens)}" for attachment, tokens in counted[:_LISTED]]
-    if rest := counted[_LISTED:]:
+    lines = [f"{attachment.title}: {token_count(tokens)}" for attachment, tokens in counted[:_MAX_FILES_LISTED]]
+    if rest := counted[_MAX_FILES_LISTED:]:
         lines.append(f"… and {len(rest):,} more: {token_count(sum(tokens for _, tokens in rest))}")
     return lines
 
 
-def total(counted: Sequence[tuple[Attachment, int]]) -> str:
+def files_total(counted: Sequence[tuple[Attachment, int]]) -> str:
     """`3 files, 2,140 tokens`; a file alone is named."""
     files = counted[0][0].title if len(counted) == 1 else f"{len(counted):,} files"
     return f"{files}, {token_count(sum(tokens for _, tokens in counted))}"
 
 
-def _lines_unified(text: str) -> str:
+def _normalise_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n")
 
 
-def _part_of_big_file(source: FileReference, file: io.BufferedReader) -> Attachment:
+def _load_lines(reference: FileReference, file: io.BufferedReader) -> Attachment:
     """Lines of a file that is too big to be read as a whole: up to the last line wanted, in pieces."""
-    size = f"{binary_size(MOST_BYTES)}, more than any context holds"
-    if source.lines is None or not file.seekable():
-        raise UsageError(f"{source.name} is bigger than {size}: name the lines wanted, as in {source.name}:1-100")
+    size = f"{binary_size(MAX_FILE_BYTES)}, more than any context holds"
+    if reference.lines is None or not file.seekable():
+        raise UsageError(f"{reference.name} is bigger than {size}: name the lines wanted, as in {reference.name}:1-100")
     file.seek(0)
-    wanted, kept, number = source.lines, bytearray(), 0
+    wanted, kept, number = reference.lines, bytearray(), 0
     while wanted.last is None or number < wanted.last:
-        line = file.readline(MOST_BYTES)
+        line = file.readline(MAX_FILE_BYTES)
         if not line:
             break
         number += 1
         if number >= wanted.first:
             kept += line
-        if len(kept) > MOST_BYTES:
-            raise UsageError(f"{source.name}:{wanted} is bigger than {size}: name fewer lines")
-    text = _lines_unified(text_of(bytes(kept), source.name))
-    return _cut(source, text.split("\n") if number >= wanted.first else [], number)
+        if len(kept) > MAX_FILE_BYTES:
+            raise UsageError(f"{reference.name}:{wanted} is bigger than {size}: name fewer lines")
+    text = _normalise_newlines(decode_text(bytes(kept), reference.name))
+    return _select_lines(reference, text.split("\n") if number >= wanted.first else [], number)
 
 
-def _cut(source: FileReference, lines: Sequence[str], available: int) -> Attachment:
+def _select_lines(reference: FileReference, lines: Sequence[str], available: int) -> Attachment:
     """`lines` of the `available` ones are those wanted, as far as the file goes."""
-    assert source.lines is not None
-    first = source.lines.first
+    assert reference.lines is not None
+    first = reference.lines.first
     if first > available:
         count = "1 line" if available == 1 else f"{available:,} lines"
-        raise UsageError(f"{source.name} has {count}, so there is no line {first:,}")
-    last = available if source.lines.last is None else min(source.lines.last, available)
-    return Attachment(source.name, "\n".join(lines), LineRange(first, last))
+        raise UsageError(f"{reference.name} has {count}, so there is no line {first:,}")
+    last = available if reference.lines.last is None else min(reference.lines.last, available)
+    return Attachment(reference.name, "\n".join(lines), LineRange(first, last))

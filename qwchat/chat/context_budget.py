@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from qwchat.chat.attachments import Attachment, listing, total
+from qwchat.chat.attachments import Attachment, file_lines, files_total
 from qwchat.chat.chat_model import Cancel, ChatModel
 from qwchat.chat.session import PendingReply, Reply, Session
 from qwchat.conversation.tree import Node
@@ -20,16 +20,16 @@ from qwchat.events import Done
 from qwchat.messages import Message
 from qwchat.request import Prompt, Request
 
-_ANSWER_SHARE = 8  # An eighth of the context is kept for the answer,
-_ANSWER_MOST = 512  # at most so many tokens,
+_REPLY_SHARE = 8  # An eighth of the context is kept for the answer,
+_MAX_RESERVED = 512  # at most so many tokens,
 _FREE_SHARE = 4  # and a quarter of it is free once room was made, so that the next messages need not make it again.
-_SUMMARY_MOST = 256
+_MAX_SUMMARY_TOKENS = 256
 _INSTRUCTION = (
     "Summarise our conversation so far in at most {words} words, so that we can go on from your summary alone. "
     "Keep names, numbers, decisions, open questions and what I asked you to remember. Write the summary only."
 )
-_SUMMARY = "Summary of the earlier conversation:\n\n"
-_NOTHING_OLD = "there is nothing to leave out before the last exchange: /clear forgets that one too"
+_SUMMARY_HEADING = "Summary of the earlier conversation:\n\n"
+_NOTHING_TO_DROP = "there is nothing to leave out before the last exchange: /clear forgets that one too"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ContextShortage:
     shorter: Prompt
 
     @property
-    def sendable(self) -> bool:
+    def fits(self) -> bool:
         """Whether the prompt fits, but leaves less than is kept for an answer."""
         return self.tokens < self.context
 
@@ -98,23 +98,23 @@ class ContextReduction:
 
     def line(self) -> str:
         """The line that marks the place."""
-        what = exchanges_named(self.exchanges)
+        what = exchanges_text(self.exchanges)
         are = "is" if self.exchanges == 1 else "are"
         sent = "not sent any more" if self.how == "dropped" else "sent as a summary from here on"
         return f"── {what} {are} {sent}; context {self.tokens:,}/{self.context:,} ──"
 
 
-def exchanges_named(count: int) -> str:
+def exchanges_text(count: int) -> str:
     """`the oldest exchange`, `the 3 oldest exchanges`."""
     return "the oldest exchange" if count == 1 else f"the {count:,} oldest exchanges"
 
 
-def attached_lines(model: ChatModel, attached: Sequence[Attachment], prompt: Prompt) -> list[str]:
+def attachment_notices(model: ChatModel, attached: Sequence[Attachment], prompt: Prompt) -> list[str]:
     """Return lines that say which files are in a `prompt`, and how full the context is with it."""
     if not attached:
         return []
     counted = [(attachment, len(model.encode(attachment.block()))) for attachment in attached]
-    return [*listing(counted), f"{total(counted)}; context {prompt.tokens:,}/{model.context:,} after this"]
+    return [*file_lines(counted), f"{files_total(counted)}; context {prompt.tokens:,}/{model.context:,} after this"]
 
 
 class ContextMeter:
@@ -137,34 +137,36 @@ class ContextMeter:
 
     def __call__(self) -> str:
         try:
-            return f"ctx {short(self.tokens)}/{short(self._session.model.context)}"
+            return f"ctx {short_count(self.tokens)}/{short_count(self._session.model.context)}"
         except QwchatError:  # Such as of a template that refuses the conversation: the next message will say it.
             return ""
 
 
-def short(tokens: int) -> str:
+def short_count(tokens: int) -> str:
     """`1.9k` for 1,933 and `4.1k` for 4,096; below a thousand as it is."""
     if tokens < 1000:
         return str(tokens)
     return f"{tokens / 1000:.1f}k".replace(".0k", "k") if tokens < 99_950 else f"{tokens / 1000:.0f}k"
 
 
-def kept_for_answer(context: int, max_tokens: int | None) -> int:
+def reserved_for_reply(context: int, max_tokens: int | None) -> int:
     """Tokens of the context that a prompt should leave: an eighth, at most 512, no more than the answer may have."""
-    return max(1, min(context // _ANSWER_SHARE, _ANSWER_MOST, context if max_tokens is None else max_tokens))
+    return max(1, min(context // _REPLY_SHARE, _MAX_RESERVED, context if max_tokens is None else max_tokens))
 
 
-def shortage_of(session: Session, reply: PendingReply, prompt: Prompt, *, generous: bool) -> ContextShortage | None:
+def find_shortage(
+    session: Session, reply: PendingReply, prompt: Prompt, *, with_reserve: bool
+) -> ContextShortage | None:
     """Return what keeps `prompt` from leaving tokens for `reply`; None if it leaves enough.
 
-    `generous`: an answer should have more than one token.  Raises PromptTooLongError where the last question alone is
-    too long.
+    `with_reserve`: an answer should have more than one token.
+    Raises PromptTooLongError where the last question alone is too long.
     """
     tokens, context, longest = prompt.tokens, session.model.context, session.model.longest_context
-    if tokens < context and not (generous and tokens + _kept(session) > context):
+    if tokens < context and not (with_reserve and tokens + _reserved(session) > context):
         return None
     if _old_exchanges(session, reply.end):
-        exchanges, shorter = _needed(session, reply.end, continuing=reply.continuing, extra=0)
+        exchanges, shorter = _exchanges_to_drop(session, reply.end, continuing=reply.continuing, extra=0)
         return ContextShortage(tokens, context, longest, exchanges, shorter)
     if tokens >= context:
         raise PromptTooLongError(tokens, context, longest)
@@ -176,8 +178,8 @@ def drop(session: Session, end: int | None, exchanges: int | None = None) -> int
 
     What summarised still older ones stays.  Raises UsageError: there are none; PromptTooLongError: it does not help.
     """
-    count = _needed(session, end, continuing=False, extra=0)[0] if exchanges is None else exchanges
-    session.tree.drop(*_left_out(session, end, count))
+    count = _exchanges_to_drop(session, end, continuing=False, extra=0)[0] if exchanges is None else exchanges
+    session.tree.drop(*_turns_to_drop(session, end, count))
     return count
 
 
@@ -188,45 +190,46 @@ def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel 
     changed.  Raises UsageError: there are not so many; PromptTooLongError: they are too long to be summarised.
     """
     model, limit = session.model, _summary_limit(session)
-    ids, _ = _left_out(session, end, exchanges)
+    ids, _ = _turns_to_drop(session, end, exchanges)
     asked: Message = {"role": "user", "content": _INSTRUCTION.format(words=limit // 2)}
     prompt = model.prompt([*session.messages_to(max(ids)), asked])
     if prompt.tokens + limit // 2 > model.context:
         raise SummaryTooLongError(prompt.tokens, model.context, model.longest_context)
-    greedy = replace(session.controls.settings, temperature=0.0)
+    greedy = replace(session.reply_settings.sampling, temperature=0.0)
     for event in model.stream(prompt, Request(greedy, seed=0, max_tokens=limit), cancel):
         if isinstance(event, Done) and event.finish_reason != "cancelled" and event.text.strip():
-            session.tree.drop(ids, _SUMMARY + event.text.strip())  # Now: the caller may not ask for more than the end.
+            # Now: the caller may not ask for more than the end.
+            session.tree.drop(ids, _SUMMARY_HEADING + event.text.strip())
         yield event
 
 
-def summary_exchanges(session: Session, end: int | None, *, continuing: bool = False) -> int:
+def exchanges_to_summarise(session: Session, end: int | None, *, continuing: bool = False) -> int:
     """How many of the oldest exchanges a summary has to stand for.  Raises PromptTooLongError: all are not enough."""
-    return _needed(session, end, continuing=continuing, extra=_summary_limit(session))[0]
+    return _exchanges_to_drop(session, end, continuing=continuing, extra=_summary_limit(session))[0]
 
 
-def room_made(how: str, session: Session, end: int | None, exchanges: int, prompt: Prompt) -> ContextReduction:
+def measure_reduction(how: str, session: Session, end: int | None, exchanges: int, prompt: Prompt) -> ContextReduction:
     """Return the room that was made where `prompt` is sent now; `how`: "dropped" or "summarised"."""
     return ContextReduction(how, exchanges, len(session.tree.dropped(end)), prompt.tokens, session.model.context)
 
 
-def send_everything(session: Session) -> None:
+def send_all(session: Session) -> None:
     """Send every turn again."""
     session.tree.drop(())
 
 
-def standing(session: Session) -> str | None:
+def unsent_notice(session: Session) -> str | None:
     """What is to be known of a conversation that goes on: turns that are not sent; None where all are."""
-    counts = left_out(session, session.end)
+    counts = unsent_counts(session, session.end)
     turns = sum(counts.values())
     if not turns:
         return None
     are = "1 old turn is" if turns == 1 else f"{turns:,} old turns are"
-    way = "sent as a summary" if counts["summarised"] else "not sent any more"
-    return f"{are} {way}: in a chat /drop none sends them again"
+    how = "sent as a summary" if counts["summarised"] else "not sent any more"
+    return f"{are} {how}: in a chat /drop none sends them again"
 
 
-def left_out(session: Session, end: int | None) -> dict[str, int]:
+def unsent_counts(session: Session, end: int | None) -> dict[str, int]:
     """Turns before `end` that are not sent: "dropped" ones, and "summarised" ones for which a summary is sent."""
     counts = {"dropped": 0, "summarised": 0}
     for drop in session.tree.active_drops(end):
@@ -234,12 +237,12 @@ def left_out(session: Session, end: int | None) -> dict[str, int]:
     return counts
 
 
-def _kept(session: Session) -> int:
-    return kept_for_answer(session.model.context, session.controls.max_tokens)
+def _reserved(session: Session) -> int:
+    return reserved_for_reply(session.model.context, session.reply_settings.max_tokens)
 
 
 def _summary_limit(session: Session) -> int:
-    return max(1, min(_SUMMARY_MOST, session.model.context // _ANSWER_SHARE))
+    return max(1, min(_MAX_SUMMARY_TOKENS, session.model.context // _REPLY_SHARE))
 
 
 def _old_exchanges(session: Session, end: int | None) -> list[list[Node]]:
@@ -255,7 +258,7 @@ def _old_exchanges(session: Session, end: int | None) -> list[list[Node]]:
     return exchanges[:-1]
 
 
-def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) -> tuple[int, Prompt]:
+def _exchanges_to_drop(session: Session, end: int | None, *, continuing: bool, extra: int) -> tuple[int, Prompt]:
     """Return how many old exchanges have to go when `extra` tokens come in their place, and the prompt without them.
 
     A quarter of the context is to be free then; or, where that cannot be had, what an answer should have, or anything.
@@ -265,7 +268,7 @@ def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) 
     messages = session.messages_to(end)
     old = _old_exchanges(session, end)
     if not old:
-        raise UsageError(_NOTHING_OLD)
+        raise UsageError(_NOTHING_TO_DROP)
     kept = len(session.tree.path(end)) - len(session.tree.dropped(end))
     head, turns = messages[: len(messages) - kept], messages[len(messages) - kept :]
     prompts: dict[int, Prompt] = {}
@@ -279,7 +282,7 @@ def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) 
     def fits(count: int, free: int) -> bool:
         return prompt(count).tokens + extra <= context - free
 
-    for free in (max(_kept(session), context // _FREE_SHARE), _kept(session)):
+    for free in (max(_reserved(session), context // _FREE_SHARE), _reserved(session)):
         count = bisect_left(range(1, len(old) + 1), True, key=partial(fits, free=free)) + 1
         if count <= len(old):
             return count, prompt(count)
@@ -289,13 +292,13 @@ def _needed(session: Session, end: int | None, *, continuing: bool, extra: int) 
     return len(old), fewest
 
 
-def _left_out(session: Session, end: int | None, exchanges: int) -> tuple[set[int], str | None]:
+def _turns_to_drop(session: Session, end: int | None, exchanges: int) -> tuple[set[int], str | None]:
     """Ids that are not to be sent any more, those that are not sent already included, and the summary of those."""
     old = _old_exchanges(session, end)
     if not 1 <= exchanges <= len(old):
         there_are = f"there are {len(old):,} older ones" if len(old) != 1 else "there is 1 older one"
         raise UsageError(
-            f"only exchanges before the last one can be left out, and {there_are}" if old else _NOTHING_OLD
+            f"only exchanges before the last one can be left out, and {there_are}" if old else _NOTHING_TO_DROP
         )
     before = session.tree.active_drops(end)
     ids = {node.id for exchange in old[:exchanges] for node in exchange}.union(*(each.ids for each in before))

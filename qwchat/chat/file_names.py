@@ -21,11 +21,11 @@ from qwchat.characters import sanitise
 from qwchat.errors import UsageError
 from qwchat.text_files import expand_path, real_path
 
-MOST_FILES = 100  # of one pattern
-MOST_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
+MAX_MATCHES = 100  # of one pattern
+MAX_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
 
 _RANGE = re.compile(r"(.+):(\d{1,9}|\d{1,9}-\d{1,9}|\d{1,9}-|-\d{1,9})", re.DOTALL)  # No file has a billion lines.
-_MAGIC = re.compile(r"[*?]|\[[^]]+\]")
+_WILDCARD = re.compile(r"[*?]|\[[^]]+\]")
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class FileReference:
 class FileMatches:
     """What a name stands for; `by_pattern`: nobody wrote the names of these files."""
 
-    sources: tuple[FileReference, ...]
+    files: tuple[FileReference, ...]
     by_pattern: bool = False
 
 
 def is_pattern(name: str) -> bool:
     """Whether `name` would be a pattern, were there no file of that name."""
-    return bool(_MAGIC.search(name))
+    return bool(_WILDCARD.search(name))
 
 
 def safe_name(name: str) -> str:
@@ -69,7 +69,7 @@ def safe_name(name: str) -> str:
     return sanitise(whole).replace("\n", "␊").replace("\t", "␉")
 
 
-def find(name: str) -> FileMatches | None:
+def find_files(name: str) -> FileMatches | None:
     """The files that `name` names, folders and devices among them; None: there is nothing of that name.
 
     A file of that very name comes before a range of lines, and both before a pattern.  Raises UsageError for lines that
@@ -80,38 +80,38 @@ def find(name: str) -> FileMatches | None:
     ranged = _RANGE.fullmatch(name)
     base, lines = (name, None) if ranged is None else (ranged[1], ranged[2])
     if ranged is not None and _exists(base):
-        return FileMatches((FileReference(expand_path(base), safe_name(base), _lines(name, ranged[2])),))
+        return FileMatches((FileReference(expand_path(base), safe_name(base), _parse_range(name, ranged[2])),))
     if not is_pattern(base):
         return None
-    wanted = None if lines is None else _lines(name, lines)
-    found = tuple(FileReference(expand_path(shown), safe_name(shown), wanted) for shown in matching(base))
+    wanted = None if lines is None else _parse_range(name, lines)
+    found = tuple(FileReference(expand_path(shown), safe_name(shown), wanted) for shown in expand_pattern(base))
     return FileMatches(found, by_pattern=True) if found else None
 
 
-def matching(pattern: str) -> list[str]:
+def expand_pattern(pattern: str) -> list[str]:
     """The files that match, sorted; named as the pattern names them.  Raises UsageError: they are too many."""
     start = "/" if pattern.startswith("/") else ""
     parts = [part for part in pattern.split("/") if part]
     parts = [part for number, part in enumerate(parts) if part != "**" or parts[number - 1 : number] != ["**"]]
     if parts and parts[0].startswith("~"):
         start, parts = parts[0] + "/", parts[1:]
-    budget = [MOST_ENTRIES]
+    budget = [MAX_ENTRIES]
     found: set[str] = set()
     for name in _walk(start, parts, budget):
         found.add(name)
-        if len(found) > MOST_FILES:
-            raise UsageError(f"{safe_name(pattern)} matches more than {MOST_FILES} files: name fewer")
+        if len(found) > MAX_MATCHES:
+            raise UsageError(f"{safe_name(pattern)} matches more than {MAX_MATCHES} files: name fewer")
     if budget[0] < 0:
-        raise UsageError(f"{safe_name(pattern)} searches more than {MOST_ENTRIES:,} files and folders: name fewer")
+        raise UsageError(f"{safe_name(pattern)} searches more than {MAX_ENTRIES:,} files and folders: name fewer")
     return sorted(found)
 
 
-def walk_names(folder: str, most: int = 2_000) -> Iterator[str]:
+def walk_files(folder: str, max_entries: int = 2_000) -> Iterator[str]:
     """Files in the folders of `folder` ("": the current one), by their paths from there; `most`: looked at.
 
     Hidden ones are left out, and so are names that cannot be typed.
     """
-    budget = [most]
+    budget = [max_entries]
     waiting = [""]
     while waiting and budget[0] > 0:
         at = waiting.pop(0)
@@ -124,7 +124,7 @@ def walk_names(folder: str, most: int = 2_000) -> Iterator[str]:
                 yield at + entry.name
 
 
-def _lines(name: str, wanted: str) -> LineRange:
+def _parse_range(name: str, wanted: str) -> LineRange:
     first, dash, last = wanted.partition("-")
     low = int(first or 1)
     high = int(last) if last else None if dash else low

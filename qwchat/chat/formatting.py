@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def wait(seconds: float) -> str:
+def short_duration(seconds: float) -> str:
     """`seconds` until something came, for people: 3 ms, 0.12 s, 12.3 s, 3 min 20 s."""
     if seconds < 0.1:
         return f"{seconds * 1000:.0f} ms"
@@ -27,7 +27,7 @@ def wait(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
 
 
-def ranges(numbers: list[int]) -> str:
+def format_ranges(numbers: list[int]) -> str:
     """Whole numbers for people: 0–3, 7, 24–27."""
     runs: list[list[int]] = []
     for number in sorted(numbers):

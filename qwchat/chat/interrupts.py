@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import Literal
 
-TWICE_SECONDS = 1.0
+DOUBLE_PRESS_SECONDS = 1.0
 """Ctrl-C again within so long means the whole program."""
 
-DEADLY = (signal.SIGHUP, signal.SIGTERM)
+TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGTERM)
 """Signals that end the process: the terminal is closed, or another process asks it to end."""
 
 StopKey = Literal["escape", "interrupt"]
@@ -32,11 +32,11 @@ def no_keys() -> Iterator[Callable[[], StopKey | None]]:
 class Interrupts:
     """What stops a reply, entered for the time of each.
 
-    The first Ctrl-C or Esc only makes `requested()` true, which the engine asks between tokens and between chunks of
+    The first Ctrl-C or Esc only makes `stop_requested()` true, which the engine asks between tokens and chunks of
     the prompt, so that its cache stays consistent and the reply ends with its text and figures. Ctrl-C after a request
     that was not heard yet raises KeyboardInterrupt at once, should a chunk take long or a write block.
 
-    Ctrl-C twice within a second sets `leaving`, at the prompt (`pressed`) as in a reply. A chat is to end then,
+    Ctrl-C twice within a second sets `leaving`, at the prompt (`note_ctrl_c`) as in a reply. A chat is to end then,
     but only once everything is kept: where it passes `watching`, the second one of the two raises nothing. The end of
     the terminal and a polite kill (SIGHUP, SIGTERM) do the same to a chat.
 
@@ -45,10 +45,10 @@ class Interrupts:
     """
 
     def __init__(self, watching: KeyWatcher | None = None) -> None:
-        self._patient = watching is not None
+        self._defers_exit = watching is not None
         self._watching = watching or no_keys
         self._requested = False
-        self._pressed_at = float("-inf")
+        self._last_ctrl_c = float("-inf")
         self._poll: Callable[[], StopKey | None] = lambda: None
         self._stack = ExitStack()
         self.leaving = False
@@ -58,7 +58,7 @@ class Interrupts:
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
-                for number in DEADLY if self._patient else ():
+                for number in TERMINATION_SIGNALS if self._defers_exit else ():
                     stack.callback(signal.signal, number, signal.signal(number, self._end))
             self._poll = stack.enter_context(self._watching())
             self._stack = stack.pop_all()
@@ -71,7 +71,7 @@ class Interrupts:
         self._requested = False
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """For the time of a command, and of saving: one Ctrl-C, which came too late for the reply, breaks nothing off.
 
         Replies may be played within. Ctrl-C again raises KeyboardInterrupt, unless it sets `leaving`.
@@ -82,22 +82,22 @@ class Interrupts:
             self._requested = False
             yield
 
-    def requested(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the reply is to stop. Takes microseconds."""
         if not self._requested:
             key = self._poll()
             if key == "interrupt":
-                self.pressed()
+                self.note_ctrl_c()
             if key is not None:
                 self._requested = True
         return self._requested
 
-    def pressed(self) -> bool:
+    def note_ctrl_c(self) -> bool:
         """Note a Ctrl-C; whether it was the second within a second."""
         now = time.monotonic()
-        if now - self._pressed_at < TWICE_SECONDS:
+        if now - self._last_ctrl_c < DOUBLE_PRESS_SECONDS:
             self.leaving = True
-        self._pressed_at = now
+        self._last_ctrl_c = now
         return self.leaving
 
     def _end(self, signal_number: int, frame: FrameType | None) -> None:
@@ -106,7 +106,7 @@ class Interrupts:
         self._requested = self.leaving = True
 
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
-        unheard, self._requested = self._requested, True
-        second = not self.leaving and self.pressed()
-        if unheard and not (second and self._patient):
+        was_requested, self._requested = self._requested, True
+        second = not self.leaving and self.note_ctrl_c()
+        if was_requested and not (second and self._defers_exit):
             raise KeyboardInterrupt

@@ -17,10 +17,10 @@ from quant.wording import ArgumentMessage
 from qwchat.errors import SnapshotError
 
 FILE_NAME = "kv.snapshot"  # in the session's folder
-LEAST_SECONDS = 0.5  # of reading that are worth a file
-RISKED_SECONDS = 10.0  # of reading that may be lost with the process: more is kept when a turn has ended
-_WRITTEN_PER_SECOND = 200e6  # bytes, of a slow disk
-_SPARE = 2  # times its size must be free on the disk
+MIN_PREFILL_SECONDS = 0.5  # of reading that are worth a file
+MAX_UNSAVED_SECONDS = 10.0  # of reading that may be lost with the process: more is kept when a turn has ended
+_DISK_BYTES_PER_SECOND = 200e6  # bytes, of a slow disk
+_FREE_SPACE_FACTOR = 2  # times its size must be free on the disk
 
 SnapshotMode = Literal["auto", "on", "off"]
 
@@ -57,19 +57,19 @@ class KVSnapshots:
 
     def __init__(self, model: SnapshotModel, mode: SnapshotMode, limit: int) -> None:
         self._model, self._mode, self._limit = model, mode, limit
-        self._seen = b""  # token ids that the cache held when a session was opened, or kept or left
+        self._saved_ids = b""  # token ids that the cache held when a session was opened, or kept or left
 
-    def take_up(self, folder: Path) -> str | None:
+    def restore(self, folder: Path) -> str | None:
         """Go on from the snapshot in a session's folder, where there is one; a notice where it cannot be used."""
-        notice = None if self._mode == "off" else self._restore(folder / FILE_NAME)
-        self._seen = self._ids()
+        notice = None if self._mode == "off" else self._read_snapshot(folder / FILE_NAME)
+        self._saved_ids = self._ids()
         return notice
 
-    def carry_over(self) -> None:
+    def mark_unsaved(self) -> None:
         """A session has begun with what was read in another: leaving it keeps that here, too."""
-        self._seen = b""
+        self._saved_ids = b""
 
-    def _restore(self, path: Path) -> str | None:
+    def _read_snapshot(self, path: Path) -> str | None:
         try:
             self._model.restore_cache(path)
             os.utime(path)  # used now: others make room before it
@@ -79,26 +79,26 @@ class KVSnapshots:
             return None
         return None
 
-    def settle(self, folder: Path) -> str | None:
+    def save_after_turn(self, folder: Path) -> str | None:
         """After a turn: keep what was read since, where that took so long that it must not go with the process."""
         ids = self._ids()
-        new = len(ids) - (len(self._seen) if ids.startswith(self._seen) else 0)
-        if self._mode == "off" or not ids or self._model.reevaluation_seconds * new / len(ids) < RISKED_SECONDS:
+        new = len(ids) - (len(self._saved_ids) if ids.startswith(self._saved_ids) else 0)
+        if self._mode == "off" or not ids or self._model.reevaluation_seconds * new / len(ids) < MAX_UNSAVED_SECONDS:
             return None
-        return self.leave(folder)
+        return self.save_or_remove(folder)
 
-    def leave(self, folder: Path) -> str | None:
+    def save_or_remove(self, folder: Path) -> str | None:
         """Keep what the model has read in this session, or remove what is no longer worth keeping; perhaps a notice."""
         ids = self._ids()
-        if ids == self._seen and self._mode != "off":
+        if ids == self._saved_ids and self._mode != "off":
             return None  # Nothing was read here.
-        self._seen = ids
+        self._saved_ids = ids
         path = folder / FILE_NAME
         try:
-            trouble = self._make_room(path) if self._is_worth_it() else ""
-            if trouble is not None:
+            problem = self._free_space(path) if self._is_worth_saving() else ""
+            if problem is not None:
                 path.unlink(missing_ok=True)
-                return trouble if self._mode == "on" else None
+                return problem if self._mode == "on" else None
             self._model.save_cache(path)
         except SnapshotError as error:
             return ArgumentMessage(error)
@@ -107,22 +107,24 @@ class KVSnapshots:
         return None
 
     def _ids(self) -> bytes:
-        found: bytes = self._model.cached_ids.tobytes()
-        return found
+        ids: bytes = self._model.cached_ids.tobytes()
+        return ids
 
-    def _is_worth_it(self) -> bool:
+    def _is_worth_saving(self) -> bool:
         if self._mode != "auto":
             return self._mode == "on"
-        return self._model.reevaluation_seconds > max(LEAST_SECONDS, self._model.cache_bytes / _WRITTEN_PER_SECOND)
+        return self._model.reevaluation_seconds > max(
+            MIN_PREFILL_SECONDS, self._model.cache_bytes / _DISK_BYTES_PER_SECOND
+        )
 
-    def _make_room(self, path: Path) -> str | None:
+    def _free_space(self, path: Path) -> str | None:
         """Remove snapshots of other sessions as far as needed; why there is no room, where there is none."""
         needed = self._model.cache_bytes
         if needed > self._limit:
             return (
                 f"a snapshot of {binary_size(needed)} is more than snapshot-limit: the conversation will be read again"
             )
-        if shutil.disk_usage(path.parent).free < _SPARE * needed:
+        if shutil.disk_usage(path.parent).free < _FREE_SPACE_FACTOR * needed:
             return f"there is too little room on the disk for a snapshot of {binary_size(needed)}"
         others = []
         for other in path.parent.parent.glob(f"*/{FILE_NAME}"):

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qwchat.chat import commands, mentions
-from qwchat.chat.active_constraint import complaint
-from qwchat.chat.advice import explained, spelt
+from qwchat.chat.active_constraint import unmet_constraint_message
+from qwchat.chat.advice import error_message, format_argument
 from qwchat.chat.attachments import Attachment
-from qwchat.chat.context_budget import attached_lines
+from qwchat.chat.context_budget import attachment_notices
 from qwchat.chat.editor import message_syntax
 from qwchat.chat.editor.message_reader import MessageReader
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import OverflowHandler
-from qwchat.chat.reply_stream import StartReply, play
+from qwchat.chat.reply_stream import StartReply, show_reply
 from qwchat.chat.session import PendingReply
 from qwchat.chat.statistics import ending_notice
 from qwchat.chat.view.prefill_status import PrefillStatus
@@ -32,7 +32,7 @@ class Chat:
     """A conversation on a terminal.
 
     Attributes:
-        desk: the session and what commands need besides.
+        context: the session and what commands need besides.
         reader: where the person types.
         screen: where everything else goes (standard error).
         status: progress through a long prompt.
@@ -44,7 +44,7 @@ class Chat:
         failure: the model's last failure. A damaged model ends the chat, once all turns are kept.
     """
 
-    desk: commands.CommandContext
+    context: commands.CommandContext
     reader: MessageReader
     screen: Screen
     status: PrefillStatus
@@ -57,56 +57,58 @@ class Chat:
 
     def __post_init__(self) -> None:
         self.interrupts = Interrupts(self.reader.watch_keys)
-        self.overflow = OverflowHandler(self.desk.session, self.screen, self.reader.ask if self.interactive else None)
+        self.overflow = OverflowHandler(
+            self.context.session, self.screen, self.reader.ask if self.interactive else None
+        )
 
     def run(self, first: str | None = None) -> None:
         """Answer `first` where there is one, then whatever is typed, until the person leaves.
 
         Raises KeyboardInterrupt where the person leaves with Ctrl-C twice within a second.
         """
-        self.screen.spell = spelt
+        self.screen.spell = format_argument
         if first is not None:
-            with self._settling():
-                self._say(mentions.ComposedMessage(first))
+            with self._flushing():
+                self._send(mentions.ComposedMessage(first))
         while not isinstance(self.failure, DamagedModelError):
             try:
                 draft, self.draft = self.draft, ""
                 typed = self.reader.read(draft)
             except KeyboardInterrupt:
-                if self.interrupts.pressed():
+                if self.interrupts.note_ctrl_c():
                     raise
                 self.screen.hint("Ctrl-D or /quit leaves")
                 continue
             except EOFError:
                 return
-            with self._settling():
-                staying = not typed.strip() or self._take(typed)
+            with self._flushing():
+                staying = not typed.strip() or self._handle(typed)
             if not staying:
                 return
 
     @contextmanager
-    def _settling(self) -> Iterator[None]:
+    def _flushing(self) -> Iterator[None]:
         """Around what one input leads to: afterwards everything is kept, and only then a person may have left."""
-        with self.interrupts.held():
+        with self.interrupts.deferred():
             yield
-            self.desk.saved.settle()
+            self.context.recorder.flush()
         if self.interrupts.leaving:
             raise KeyboardInterrupt
 
-    def _take(self, typed: str) -> bool:
+    def _handle(self, typed: str) -> bool:
         """Obey or answer one input; False where it says to leave."""
         if self.interactive and message_syntax.is_exit_word(typed):  # In a pipe the word is a line like any other.
             return False
         try:
             command = commands.parse(typed)
-            outcome = command[0].run(self.desk, command[1]) if command else None
-            said = None if command else self._composed(commands.message_text(typed))
+            outcome = command[0].run(self.context, command[1]) if command else None
+            said = None if command else self._compose(commands.message_text(typed))
         except QwchatError as error:
-            self.screen.error(explained(error))
+            self.screen.error(error_message(error))
             self.draft = "" if typed.startswith("/") else typed
             return True
         if said is not None:
-            self._say(said, typed)
+            self._send(said, typed)
         elif isinstance(outcome, commands.Show):
             self._show(outcome)
         elif isinstance(outcome, commands.Draft):
@@ -121,27 +123,27 @@ class Chat:
         return not isinstance(outcome, commands.Quit)
 
     def _show(self, outcome: commands.Show) -> None:
-        if text := format_answer(outcome.above, outcome.text):
+        if text := format_answer(outcome.table, outcome.text):
             self.screen.answer(text)
         if outcome.hint:
             self.screen.hint(outcome.hint)
-        if outcome.said is None:
+        if outcome.message is None:
             return
-        if outcome.reply and self.desk.view.is_terminal:
-            self.desk.view.write(outcome.said)
-            self.desk.view.end()
+        if outcome.as_reply and self.context.view.is_terminal:
+            self.context.view.write(outcome.message)
+            self.context.view.end()
             self.screen.blank_line()
         else:
-            self.screen.verbatim(outcome.said)
+            self.screen.verbatim(outcome.message)
 
-    def _composed(self, text: str) -> mentions.ComposedMessage:
+    def _compose(self, text: str) -> mentions.ComposedMessage:
         return mentions.compose(text) if self.interactive else mentions.ComposedMessage(text)
 
-    def _say(self, said: mentions.ComposedMessage, typed: str = "") -> None:
-        attached = self.desk.attached
-        for remark in said.remarks:
-            self.screen.notice(remark)
-        ask = partial(self.desk.session.ask, said.message(attached))
+    def _send(self, said: mentions.ComposedMessage, typed: str = "") -> None:
+        attached = self.context.attached
+        for notice in said.notices:
+            self.screen.notice(notice)
+        ask = partial(self.context.session.ask, said.message(attached))
         if self._play(partial(self._reply, ask, [*attached, *said.attachments])):
             attached.clear()
         elif self.declined:
@@ -149,66 +151,66 @@ class Chat:
 
     def _play(self, reply: Callable[[], Done | None]) -> bool:
         """Play a reply, None where the person declined; whether it entered the conversation."""
-        session = self.desk.session
-        before, started = session.revision, time.monotonic()
+        session = self.context.session
+        before, started = session.reply_count, time.monotonic()
         self.declined = False
         try:
             done = reply()
         except KeyboardInterrupt:
-            self._stopped(session.revision != before)
+            self._report_stop(session.reply_count != before)
         except PromptTooLongError as error:
-            self.screen.error(explained(error))
+            self.screen.error(error_message(error))
             self.declined = True
         except DamagedModelError as error:
             self.failure = error  # Told of by the caller, who knows how the model was made.
         except QwchatError as error:
-            self.screen.error(explained(error))
+            self.screen.error(error_message(error))
             self.failure = error if isinstance(error, NonFiniteLogitsError) else self.failure
         except MemoryError:
             self.screen.error("out of memory: choose a smaller context with /set ctx N, or /clear the conversation")
         else:
             self.declined = done is None
             if done is not None:
-                self._ended(done, time.monotonic() - started, kept=session.revision != before)
+                self._report_end(done, time.monotonic() - started, kept=session.reply_count != before)
         if self.interrupts.leaving:
             raise KeyboardInterrupt
         if self.interactive and not self.declined:
             self.screen.blank_line()
-        return session.revision != before
+        return session.reply_count != before
 
     def _reply(self, ask: Callable[[], PendingReply], attached: Sequence[Attachment] = ()) -> Done | None:
         """Ask, make sure that the prompt fits, and stream the reply; None if the person declined."""
-        session = self.desk.session
+        session = self.context.session
         reply = ask()
         prompt = session.prompt(reply)
-        for line in attached_lines(session.model, attached, prompt):
+        for line in attachment_notices(session.model, attached, prompt):
             self.screen.notice(line)
-        fitting = self.overflow.fit(reply, prompt, partial(self._stream, shown=False))
-        if fitting is None:
+        fitted = self.overflow.fit(reply, prompt, partial(self._stream, shown=False))
+        if fitted is None:
             return None
-        said = None if reply.begun is None else reply.begun.content
-        return self._stream(partial(session.stream, reply, fitting), said=said)
+        said = None if reply.continued is None else reply.continued.content
+        return self._stream(partial(session.stream, reply, fitted), said=said)
 
     def _stream(self, begin: StartReply, *, shown: bool = True, said: str | None = None) -> Done:
-        view = self.desk.view if shown else None
-        return play(begin, view, self.status, interrupts=self.interrupts, said=said)
+        view = self.context.view if shown else None
+        return show_reply(begin, view, self.status, interrupts=self.interrupts, already_shown=said)
 
-    def _ended(self, done: Done, seconds: float, *, kept: bool) -> None:
+    def _report_end(self, done: Done, seconds: float, *, kept: bool) -> None:
         """Say how a reply ended."""
-        used = self.desk.session.used
+        used = self.context.session.last_settings
         if done.finish_reason == "cancelled":
-            self._stopped(kept)
+            self._report_stop(kept)
         notice = ending_notice(done, used.max_tokens, chat=True)
-        unmet = complaint(done, used, used.max_tokens)
-        if unmet is not None:
-            self.screen.error(unmet)
+        problem = unmet_constraint_message(done, used, used.max_tokens)
+        if problem is not None:
+            self.screen.error(problem)
         elif notice is not None:
             self.screen.notice(notice)
         self.screen.statistics(done, sampled=used.sampled)
         if done.finish_reason != "cancelled":
             self.screen.ring_bell(seconds)
 
-    def _stopped(self, kept: bool) -> None:
+    def _report_stop(self, kept: bool) -> None:
         self.screen.hint(
             "stopped; what was said is kept, /continue goes on"
             if kept

@@ -13,9 +13,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from qwchat.chat.attachments import Attachment, LoadedFiles, message, read_named
-from qwchat.chat.file_names import FileMatches, find, safe_name, walk_names
-from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.attachments import Attachment, LoadedFiles, compose_message, load_matches
+from qwchat.chat.file_names import FileMatches, find_files, safe_name, walk_files
+from qwchat.chat.suggestions import Suggestion, match_suggestions
 from qwchat.errors import UsageError
 from qwchat.text_files import expand_path
 
@@ -36,10 +36,10 @@ _CODE = re.compile(
 )
 _SENTENCE = ".,;:!?…)]}>\"'”’，。、；：？！）】》」』"  # What may stand behind a name without being part of it.
 _PATHLIKE = re.compile(r"\w[./]\w|[*?[/]")
-_UNFINISHED = re.compile(_BEFORE + r"""@(?:"(?P<quoted>[^"\n]*)|(?P<bare>(?:\\.|[^\s\\"'@])*))\Z""")
+_OPEN_MENTION = re.compile(_BEFORE + r"""@(?:"(?P<quoted>[^"\n]*)|(?P<bare>(?:\\.|[^\s\\"'@])*))\Z""")
 _SPECIAL = r"""[\s\\"'@]"""  # What a name cannot hold bare.
-_OFFERED = 100
-_REMARKED = 5  # names of no file that are remarked on
+_MAX_SUGGESTIONS = 100
+_UNKNOWN_SHOWN = 5  # names of no file that are remarked on
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ class ComposedMessage:
 
     text: str
     attachments: tuple[Attachment, ...] = ()
-    remarks: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def message(self, before: Iterable[Attachment] = ()) -> str:
         """What is sent: the files, those of `before` first, then the text."""
-        return message([*before, *self.attachments], self.text)
+        return compose_message([*before, *self.attachments], self.text)
 
 
-def unquoted(name: str) -> str:
+def unquote(name: str) -> str:
     """A name as the argument of a command: without quotes and backslashes, without the `@` of a mention.
 
     A file that is called so comes first.
     """
     match = _MENTION.fullmatch(name if name.startswith("@") else f"@{name}")
-    if match is None or match["escape"] or find(name) is not None:
+    if match is None or match["escape"] or find_files(name) is not None:
         return name
     if match["quoted"]:
         return match["quoted"] + (match["range"] or "")
@@ -72,7 +72,7 @@ def compose(typed: str) -> ComposedMessage:
     """Read the files that `typed` mentions.  Raises UsageError for one that is there but cannot be attached."""
     pieces: list[str] = []
     found: dict[str, LoadedFiles] = {}
-    missed: dict[str, None] = {}
+    unknown: dict[str, None] = {}
     end = 0
     for match in _outside_code(typed):
         if match["escape"]:
@@ -80,24 +80,24 @@ def compose(typed: str) -> ComposedMessage:
                 pieces += [typed[end : match.start()], typed[match.start() + 1 : match.end()]]
                 end = match.end()
             continue
-        name, rest, named = _resolved(match)
-        if named is None:
+        name, rest, matches = _resolve(match)
+        if matches is None:
             if _PATHLIKE.search(name):
-                missed[safe_name(name)] = None
+                unknown[safe_name(name)] = None
             continue
-        found[name] = found.get(name) or read_named(named)
+        found[name] = found.get(name) or load_matches(matches)
         pieces += [typed[end : match.start()], name + rest]
         end = match.end()
     text = "".join((*pieces, typed[end:]))
     attachments = dict.fromkeys(attachment for each in found.values() for attachment in each.attachments)
-    remarks = [f"@{name} names no file, so it is sent as text" for name in list(missed)[:_REMARKED]]
-    if len(missed) > _REMARKED:
-        remarks.append(f"… and neither do {len(missed) - _REMARKED:,} more")
-    remarks += [remark for each in found.values() for remark in each.remarks]
-    return ComposedMessage(text, tuple(attachments), tuple(remarks))
+    notices = [f"@{name} names no file, so it is sent as text" for name in list(unknown)[:_UNKNOWN_SHOWN]]
+    if len(unknown) > _UNKNOWN_SHOWN:
+        notices.append(f"… and neither do {len(unknown) - _UNKNOWN_SHOWN:,} more")
+    notices += [notice for each in found.values() for notice in each.notices]
+    return ComposedMessage(text, tuple(attachments), tuple(notices))
 
 
-def literal(text: str) -> str:
+def escape_mentions(text: str) -> str:
     """`text` written so that `compose` finds no mention in it and gives it back."""
     pieces: list[str] = []
     end = 0
@@ -111,7 +111,7 @@ def literal(text: str) -> str:
 def _is_mention(match: re.Match[str]) -> bool:
     """Whether something is meant, be it that it cannot be attached."""
     try:
-        return _resolved(match)[2] is not None
+        return _resolve(match)[2] is not None
     except UsageError:
         return True
 
@@ -125,17 +125,17 @@ def _outside_code(text: str) -> Iterator[re.Match[str]]:
             yield match
 
 
-def _resolved(match: re.Match[str]) -> tuple[str, str, FileMatches | None]:
+def _resolve(match: re.Match[str]) -> tuple[str, str, FileMatches | None]:
     """The name that is meant, the punctuation behind it, and what it stands for."""
     if match["quoted"]:
         name = match["quoted"] + (match["range"] or "")
-        return name, "", find(name)
+        return name, "", find_files(name)
     bare = re.sub(r"\\(.)", r"\1", match["bare"])
     name = bare
     while name:
-        named = find(name)
-        if named is not None:
-            return name, bare[len(name) :], named
+        matches = find_files(name)
+        if matches is not None:
+            return name, bare[len(name) :], matches
         if name[-1] not in _SENTENCE:
             break
         name = name[:-1]
@@ -144,24 +144,24 @@ def _resolved(match: re.Match[str]) -> tuple[str, str, FileMatches | None]:
 
 def suggestions(text: str) -> Iterator[Suggestion]:
     """What the mention at the end of `text` may become: files and folders there, then files further down."""
-    match = _UNFINISHED.search(text)
+    match = _OPEN_MENTION.search(text)
     if match is None:
         return
     typed = match["quoted"] if match["quoted"] is not None else re.sub(r"\\(.)", r"\1", match["bare"])
     folder, slash, start = typed.rpartition("/")
-    here = _beside(folder + slash, hidden=start.startswith("."))
-    names = [suggestion.text for suggestion in fitting(start, here)]
+    here = _folder_entries(folder + slash, hidden=start.startswith("."))
+    names = [suggestion.text for suggestion in match_suggestions(start, here)]
     if len(start) >= 2:
-        deeper = list(walk_names(folder + slash))
-        held = [name for name in deeper if start.casefold() in name.casefold()]
+        deeper = list(walk_files(folder + slash))
+        containing = [name for name in deeper if start.casefold() in name.casefold()]
         # Letters in order, with others between, fit too many long paths: only where nothing else does.
-        wider = held if held or names else deeper
-        names += [suggestion.text for suggestion in fitting(start, ((name, "") for name in wider))]
-    for name in names[:_OFFERED]:
-        yield Suggestion(_written(folder + slash + name), len(match[0]))
+        candidates = containing if containing or names else deeper
+        names += [suggestion.text for suggestion in match_suggestions(start, ((name, "") for name in candidates))]
+    for name in names[:_MAX_SUGGESTIONS]:
+        yield Suggestion(_quote(folder + slash + name), len(match[0]))
 
 
-def _beside(folder: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
+def _folder_entries(folder: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
     try:
         found = sorted(expand_path(folder or ".").iterdir())
     except OSError:
@@ -171,7 +171,7 @@ def _beside(folder: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
             yield path.name + ("/" if path.is_dir() else ""), ""
 
 
-def _written(name: str) -> str:
+def _quote(name: str) -> str:
     """The mention of a name, quoted where it has to be; a folder's stays open, for what is typed next."""
     if '"' in name:
         return "@" + re.sub(_SPECIAL, r"\\\g<0>", name)

@@ -1,6 +1,6 @@
 """What happens where a prompt does not fit: `--overflow ask|error|drop|summarise`.
 
-Where the prompt of a reply leaves less than an answer should have (`kept_for_answer`), room is made or a person is
+Where the prompt of a reply leaves less than an answer should have (`reserved_for_reply`), room is made or a person is
 asked; with `error`, and without a person to ask, only what cannot be read is refused.
 """
 
@@ -27,7 +27,7 @@ StreamSummary = Callable[[StartReply], Done]
 class OverflowHandler:
     """Makes prompts fit before the replies of `session`.
 
-    `screen`: where it is said; `ask`: reads the person's answer, None where there is nobody; `made`: is told.
+    `screen`: where it is said; `ask`: reads the person's answer, None where there is nobody; `on_reduced`: is told.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class OverflowHandler:
         session: Session,
         screen: Notices,
         ask: AskUser | None,
-        made: Callable[[ContextReduction], None] | None = None,
+        on_reduced: Callable[[ContextReduction], None] | None = None,
     ) -> None:
-        self._session, self._screen, self._ask, self._made = session, screen, ask, made
+        self._session, self._screen, self._ask, self._on_reduced = session, screen, ask, on_reduced
 
     @property
     def policy(self) -> str:
         """What is done; "error" where somebody should be asked and nobody is there."""
-        policy = str(self._session.controls["overflow"])
+        policy = str(self._session.reply_settings["overflow"])
         return "error" if policy == "ask" and self._ask is None else policy
 
     def fit(self, reply: PendingReply, prompt: Prompt, play: StreamSummary) -> Prompt | None:
@@ -60,13 +60,13 @@ class OverflowHandler:
             ContextFullError, PromptTooLongError: it does not fit. Also what `play` raises.
         """
         policy = self.policy
-        shortage = context_budget.shortage_of(self._session, reply, prompt, generous=policy != "error")
+        shortage = context_budget.find_shortage(self._session, reply, prompt, with_reserve=policy != "error")
         if shortage is None:
             return prompt
         if policy == "error":
             raise ContextFullError(shortage)
         if policy == "ask":
-            letter = self._chosen(shortage)
+            letter = self._ask_choice(shortage)
             if letter not in ("d", "s"):
                 return prompt if letter == "a" else None
             policy = "drop" if letter == "d" else "summarise"
@@ -76,21 +76,21 @@ class OverflowHandler:
         else:
             how, count = "summarised", self._summarise(reply, play)
             shorter = self._session.prompt(reply)
-        self._tell(context_budget.room_made(how, self._session, reply.end, count, shorter))
-        shortage = context_budget.shortage_of(self._session, reply, shorter, generous=False)
+        self._announce(context_budget.measure_reduction(how, self._session, reply.end, count, shorter))
+        shortage = context_budget.find_shortage(self._session, reply, shorter, with_reserve=False)
         if shortage is not None:
             raise ContextFullError(shortage)
         return shorter
 
-    def _tell(self, room: ContextReduction) -> None:
-        self._screen.mark(room.line())
-        if self._made is not None:
-            self._made(room)
+    def _announce(self, reduction: ContextReduction) -> None:
+        self._screen.mark(reduction.line())
+        if self._on_reduced is not None:
+            self._on_reduced(reduction)
 
-    def _chosen(self, shortage: ContextShortage) -> str:
+    def _ask_choice(self, shortage: ContextShortage) -> str:
         """One of the letters; "e" for Enter alone, Ctrl-C and Ctrl-D."""
         assert self._ask is not None, "the policy is error where nobody is asked"
-        said, letters = question(shortage)
+        said, letters = overflow_question(shortage)
         self._screen.hint(said)
         while True:
             try:
@@ -103,8 +103,8 @@ class OverflowHandler:
     def _summarise(self, reply: PendingReply, play: StreamSummary) -> int:
         """Put a summary in place of old exchanges; return how many."""
         session = self._session
-        count = context_budget.summary_exchanges(session, reply.end, continuing=reply.continuing)
-        self._screen.notice(f"summarising {context_budget.exchanges_named(count)}")
+        count = context_budget.exchanges_to_summarise(session, reply.end, continuing=reply.continuing)
+        self._screen.notice(f"summarising {context_budget.exchanges_text(count)}")
 
         def begin(cancel: Cancel) -> Reply:
             return context_budget.summarise(session, reply.end, count, cancel)
@@ -115,14 +115,14 @@ class OverflowHandler:
         return count
 
 
-def question(shortage: ContextShortage) -> tuple[str, str]:
+def overflow_question(shortage: ContextShortage) -> tuple[str, str]:
     """What a person is asked, on one line, and the letters of the answers."""
     left = shortage.context - shortage.tokens
     said = (
         f"the prompt has {shortage.tokens:,} tokens, which leaves {left:,} of {shortage.context:,} for the answer"
-        if shortage.sendable
+        if shortage.fits
         else f"the prompt has {shortage.tokens:,} tokens and the context holds {shortage.context:,}"
     )
-    offers = f"d drops {context_budget.exchanges_named(shortage.exchanges)}, s summarises"
-    anyway = ", a answers anyway" if shortage.sendable else ""
-    return f"{said}: {offers}{anyway}, e goes back to the message", "dsae" if shortage.sendable else "dse"
+    offers = f"d drops {context_budget.exchanges_text(shortage.exchanges)}, s summarises"
+    anyway = ", a answers anyway" if shortage.fits else ""
+    return f"{said}: {offers}{anyway}, e goes back to the message", "dsae" if shortage.fits else "dse"

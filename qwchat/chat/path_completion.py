@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from qwchat.chat.suggestions import Suggestion
 from qwchat.text_files import expand_path
 
-_MOST = 200  # in one folder: a person types on rather than reads more
+_MAX_SUGGESTIONS = 200  # in one folder: a person types on rather than reads more
 
 
-def paths(typed: str) -> Iterator[Suggestion]:
+def complete_path(typed: str) -> Iterator[Suggestion]:
     """Paths that begin with `typed`, folders with a slash behind them; hidden ones only where a dot was typed."""
     folder, slash, start = typed.rpartition("/")
     try:
         found = sorted(expand_path(folder + slash).iterdir())
     except OSError:
         return
-    fitting = [path for path in found if path.name.startswith(start) and (start or not path.name.startswith("."))]
-    for path in fitting[:_MOST]:
+    matching = [path for path in found if path.name.startswith(start) and (start or not path.name.startswith("."))]
+    for path in matching[:_MAX_SUGGESTIONS]:
         yield Suggestion(path.name + ("/" if path.is_dir() else ""), len(start))

@@ -8,7 +8,7 @@ from qwchat.conversation.tree import Tree
 UNANSWERED = "it was not answered: /continue answers it"
 
 
-def length(tree: Tree) -> str:
+def conversation_length(tree: Tree) -> str:
     """Return how long a conversation is that goes on, for the end of a sentence."""
     messages = len(tree.path())
     if not messages and tree.nodes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
-from qwchat.chat.formatting import token_count, wait
+from qwchat.chat.formatting import short_duration, token_count
 from qwchat.events import Done, Stats
 
 StatsFormat = Literal["line", "json", "off"]
@@ -23,7 +23,7 @@ def statistics_line(done: Done, *, sampled: bool, form: StatsFormat = "line", co
         import json
 
         return json.dumps({"finish_reason": done.finish_reason, **figures(done), "seed": done.seed})
-    return _for_people(done, sampled=sampled, columns=columns)
+    return _fit_line(done, sampled=sampled, columns=columns)
 
 
 def figures(done: Done) -> dict[str, object]:
@@ -67,8 +67,8 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     drafted = sum(stats.drafted_tokens for stats in replies)
     rows = [
         ("prompts", f"{token_count(read + cached)}, {cached:,} of them cached ({_percent(cached, read + cached)})"),
-        ("read", f"{token_count(read)}{_in(prefill, read)}"),
-        ("written", f"{token_count(generated)}{_in(decode, later)}"),
+        ("read", f"{token_count(read)}{_duration_and_rate(prefill, read)}"),
+        ("written", f"{token_count(generated)}{_duration_and_rate(decode, later)}"),
     ]
     if drafted:
         rows.append(
@@ -76,7 +76,12 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
         )
     waits = [stats.time_to_first_token for stats in replies if stats.time_to_first_token is not None]
     if waits:
-        rows.append(("first token", f"after {wait(sum(waits) / len(waits))} on average, {wait(max(waits))} at most"))
+        rows.append(
+            (
+                "first token",
+                f"after {short_duration(sum(waits) / len(waits))} on average, {short_duration(max(waits))} at most",
+            )
+        )
     return rows
 
 
@@ -84,8 +89,8 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / max(whole, 1):.0f} %"
 
 
-def _in(seconds: float, tokens: float) -> str:
-    return f" in {wait(seconds)}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
+def _duration_and_rate(seconds: float, tokens: float) -> str:
+    return f" in {short_duration(seconds)}" + (f", {_rate(tokens / seconds)}" if seconds > 0 and tokens > 0 else "")
 
 
 class _Figure(NamedTuple):
@@ -100,35 +105,35 @@ _SHORTENED = ("drafts", "context", "prefill", "decode", "first", "prompt")
 _LEFT_OUT = ("prefill", "prompt", "seed", "first", "decode")
 
 
-def _for_people(done: Done, *, sampled: bool, columns: int | None) -> str:
+def _fit_line(done: Done, *, sampled: bool, columns: int | None) -> str:
     """The longest line of at most `columns` columns: whole, with fewer words, or without the least wanted parts."""
-    parts = _parts(done, sampled=sampled)
+    parts = _figures(done, sampled=sampled)
     shown = {name: part.long for name, part in parts.items()}
     smaller = [(name, parts[name].short) for name in _SHORTENED if name in parts]
     for name, text in [*smaller, *((name, "") for name in _LEFT_OUT if name in parts)]:
-        if columns is None or len(_joined(shown)) <= columns:
+        if columns is None or len(_join(shown)) <= columns:
             break
         shown[name] = text
-    return _joined(shown)
+    return _join(shown)
 
 
-def _joined(parts: Mapping[str, str]) -> str:
+def _join(parts: Mapping[str, str]) -> str:
     return " · ".join(text for text in parts.values() if text)
 
 
-def _parts(done: Done, *, sampled: bool) -> dict[str, _Figure]:
+def _figures(done: Done, *, sampled: bool) -> dict[str, _Figure]:
     """The figures in their order; those of what did not happen are not there."""
     stats = done.stats
     parts: dict[str, _Figure] = {}
     if stats.time_to_first_token is not None:
-        seconds = wait(stats.time_to_first_token)
+        seconds = short_duration(stats.time_to_first_token)
         parts["first"] = _Figure(f"{seconds} to first token", seconds)
-    parts["prompt"] = _prompt(stats)
+    parts["prompt"] = _prompt_figure(stats)
     if stats.prefill_rate:
-        rate = _number(stats.prefill_rate)
+        rate = _format_rate(stats.prefill_rate)
         parts["prefill"] = _Figure(f"prefill {rate} tok/s", f"prefill {rate}/s")
     if stats.decode_rate:
-        rate = _number(stats.decode_rate)
+        rate = _format_rate(stats.decode_rate)
         parts["decode"] = _Figure(f"decode {rate} tok/s", f"decode {rate}/s")
     if _saved_a_tenth(stats):
         parts["drafts"] = _Figure(f"{stats.accepted_tokens:,} of {stats.drafted_tokens:,} draft tokens accepted")
@@ -139,7 +144,7 @@ def _parts(done: Done, *, sampled: bool) -> dict[str, _Figure]:
     return parts
 
 
-def _prompt(stats: Stats) -> _Figure:
+def _prompt_figure(stats: Stats) -> _Figure:
     """Tokens of the prompt, and how many of them were read; of a prompt that was not read to its end, how far."""
     new = f" ({stats.evaluated_tokens:,} new)" if stats.cached_tokens else ""
     if stats.unread_tokens:
@@ -181,8 +186,8 @@ def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> 
 
 
 def _rate(tokens_per_second: float) -> str:
-    return f"{_number(tokens_per_second)} tok/s"
+    return f"{_format_rate(tokens_per_second)} tok/s"
 
 
-def _number(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     return f"{rate:,.{0 if rate >= 100 else 1}f}"

@@ -15,7 +15,7 @@ class Suggestion:
     note: str = ""
 
 
-def fitting(typed: str, choices: Iterable[tuple[str, str]]) -> list[Suggestion]:
+def match_suggestions(typed: str, choices: Iterable[tuple[str, str]]) -> list[Suggestion]:
     """`choices` (text, note) that may be meant by `typed`, which they replace: its characters occur in order.
 
     Those that begin with `typed` come first, then those that contain it, each in the order given.

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qwchat.chat.attachments import Attachment, LoadedFiles, message
-from qwchat.chat.context_budget import attached_lines, left_out
+from qwchat.chat.attachments import Attachment, LoadedFiles, compose_message
+from qwchat.chat.context_budget import attachment_notices, unsent_counts
 from qwchat.chat.editor.terminal_modes import hold_keys
 from qwchat.chat.interrupts import Interrupts
 from qwchat.chat.overflow import OverflowHandler
 from qwchat.chat.reply_settings import ReplySettings
-from qwchat.chat.reply_stream import play
+from qwchat.chat.reply_stream import show_reply
 from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.chat.view.prefill_status import PrefillStatus
@@ -60,7 +60,7 @@ def run(options: ReplyOptions, dependencies: Dependencies) -> int:
         try:
             return _answer(options, prompt, located, model, streams, recorder)
         finally:
-            recorder.leave()
+            recorder.close()
 
 
 def _hint_at_terminal_input(what: str, streams: Streams) -> None:
@@ -91,7 +91,7 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
     parts = [read_stdin() if from_pipe else "", "" if options.prompt in (None, "-") else options.prompt or ""]
     text = "\n\n".join(part for part in parts if part.strip())
     if text:
-        return Question(message(files.attachments, text), files)
+        return Question(compose_message(files.attachments, text), files)
     verbatim = "\n\n".join(attachment.text for attachment in files.attachments if attachment.text.strip())
     if not verbatim:
         raise UsageError('the prompt is empty: ask something, as in qwchat -p "What can you do?"')
@@ -106,26 +106,26 @@ def _answer(
     streams: Streams,
     recorder: SessionRecorder,
 ) -> int:
-    controls = ReplySettings.of(options.settings, model.defaults)
-    first_seed = random_seed() if controls.seed is None else controls.seed
+    reply_settings = ReplySettings.of(options.settings, model.defaults)
+    first_seed = random_seed() if reply_settings.seed is None else reply_settings.seed
     model_info = json_output.ModelInfo.of(located, model)
     output = AnswerOutput(options, streams, model_info, partial(reply_view, options, streams))
     status = PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable)
     connect_snapshots(recorder, options, model, streams.screen)
-    greedy = "--temp 0" if not controls.sampled else "--top-k 1" if controls["top-k"] == 1 else None
+    greedy = "--temp 0" if not reply_settings.sampled else "--top-k 1" if reply_settings["top-k"] == 1 else None
     if options.count > 1 and greedy is not None:
         streams.screen.notice(f"the {options.count} answers will be equal: {greedy} always takes the likeliest token")
     for number in range(options.count):
         if number:
-            recorder.begin()
-        seeded = replace(controls, seed=(first_seed + number) % (MAX_SEED + 1))
+            recorder.start()
+        seeded = replace(reply_settings, seed=(first_seed + number) % (MAX_SEED + 1))
         session = create_session(recorder, options, seeded, located, model, streams.screen)
         session.logprobs = options.logprobs or 0
         if number == 0:
-            for remark in prompt.files.remarks:
-                streams.screen.notice(remark)
-        output.start_answer(number, session.controls)
-        overflow = OverflowHandler(session, streams.screen, None, output.made_room)
+            for notice in prompt.files.notices:
+                streams.screen.notice(notice)
+        output.start_answer(number, session.reply_settings)
+        overflow = OverflowHandler(session, streams.screen, None, output.context_reduced)
         resumed = output.view.detach if output.view is not None else lambda: None
         # Their echo would move rows that are drawn anew.
         try:
@@ -135,11 +135,11 @@ def _answer(
                 if done.finish_reason != "cancelled":
                     wait_until_checked(model, streams)
         except (DamagedModelError, NonFiniteLogitsError) as error:
-            recorder.settle()
-            output.fail_answer(error, session.controls)
+            recorder.flush()
+            output.fail_answer(error, session.reply_settings)
             raise
-        recorder.settle()
-        output.finish_answer(done, session.controls, recorder.id, left_out(session, session.end))
+        recorder.flush()
+        output.finish_answer(done, session.reply_settings, recorder.id, unsent_counts(session, session.end))
         if done.finish_reason == "cancelled":
             break
     return output.finish()
@@ -156,11 +156,11 @@ def _reply(
 ) -> Done:
     """Ask, make sure that the prompt fits, and stream the reply; `attached`: the files to announce."""
     interrupts = Interrupts()
-    with interrupts.held():
+    with interrupts.deferred():
         reply = session.ask(message)
         prompt = session.prompt(reply)
-        for line in attached_lines(session.model, attached, prompt):
+        for line in attachment_notices(session.model, attached, prompt):
             streams.screen.notice(line)
-        fitting = overflow.fit(reply, prompt, lambda begin: play(begin, None, status, interrupts=interrupts))
+        fitting = overflow.fit(reply, prompt, lambda begin: show_reply(begin, None, status, interrupts=interrupts))
         assert fitting is not None, "only a person who is asked can decline"
-        return play(partial(session.stream, reply, fitting), output.view, status, output.on_event, interrupts)
+        return show_reply(partial(session.stream, reply, fitting), output.view, status, output.on_event, interrupts)

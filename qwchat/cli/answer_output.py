@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qwchat.chat.active_constraint import complaint
+from qwchat.chat.active_constraint import unmet_constraint_message
 from qwchat.chat.context_budget import ContextReduction
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.statistics import ending_notice
@@ -41,23 +41,25 @@ class AnswerOutput:
         self.on_event: Callable[[TextEvent], None] | None = None if self._plain else self._record_event
         self._text = ""  # of the answer that is on its way
 
-    def start_answer(self, number: int, controls: ReplySettings) -> None:
+    def start_answer(self, number: int, reply_settings: ReplySettings) -> None:
         """The answer `number`, from 0, begins."""
         self._text = ""
         if number and self.view is not None:
             self._streams.write("\n")
         if self._events is not None:
-            self._events.start(json_output.request_fields(self._model_info, controls))
+            self._events.start(json_output.request_fields(self._model_info, reply_settings))
 
-    def made_room(self, room: ContextReduction) -> None:
+    def context_reduced(self, reduction: ContextReduction) -> None:
         """Old turns of the conversation are not sent any more."""
         if self._events is not None:
-            self._events.made_room(room)
+            self._events.context_reduced(reduction)
 
-    def finish_answer(self, done: Done, controls: ReplySettings, session: str | None, left_out: dict[str, int]) -> None:
+    def finish_answer(
+        self, done: Done, reply_settings: ReplySettings, session: str | None, left_out: dict[str, int]
+    ) -> None:
         """An answer is complete; `session`: where it is kept; `left_out`: turns that the model was not given."""
-        errors: list[str | None] = [complaint(done, controls, controls.max_tokens)]
-        answer = json_output.reply_fields(done, controls, self._model_info, left_out) | (
+        errors: list[str | None] = [unmet_constraint_message(done, reply_settings, reply_settings.max_tokens)]
+        answer = json_output.reply_fields(done, reply_settings, self._model_info, left_out) | (
             {"session": session} if session else {}
         )
         if self._extract_block:
@@ -70,11 +72,11 @@ class AnswerOutput:
         self._answers.append(answer)
         if self._events is not None:
             self._events.done(answer)
-        self._print_remarks(done, controls, [error for error in errors if error is not None])
+        self._print_remarks(done, reply_settings, [error for error in errors if error is not None])
 
-    def fail_answer(self, error: ModelError, controls: ReplySettings) -> None:
+    def fail_answer(self, error: ModelError, reply_settings: ReplySettings) -> None:
         """The answer is broken off by `error`, which the caller tells of: say so in JSON, with the text so far."""
-        answer = json_output.error_fields(error, int(exit_code_of(error)), self._text, self._model_info, controls)
+        answer = json_output.error_fields(error, int(exit_code_of(error)), self._text, self._model_info, reply_settings)
         if self._events is not None:
             self._events.error(answer)
         self._answers.append(answer)
@@ -93,13 +95,13 @@ class AnswerOutput:
         if self._events is not None:
             self._events.event(event)
 
-    def _print_remarks(self, done: Done, controls: ReplySettings, errors: list[str]) -> None:
+    def _print_remarks(self, done: Done, reply_settings: ReplySettings, errors: list[str]) -> None:
         screen = self._streams.screen
         if self._plain:
-            notice = ending_notice(done, controls.max_tokens)
+            notice = ending_notice(done, reply_settings.max_tokens)
             if notice is not None and not errors:
                 screen.notice(notice)
-            screen.statistics(done, sampled=controls.sampled)
+            screen.statistics(done, sampled=reply_settings.sampled)
         if done.finish_reason == "cancelled":
             self.code = ExitCode.INTERRUPTED
         elif errors:

@@ -93,17 +93,17 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
             stack.enter_context(hold_keys(input_source.terminal, by_line=False, on_resume=view.detach))
         located, model = open_model(options, dependencies, streams)
         stack.enter_context(model)
-        stack.callback(recorder.leave)  # While the model is still there.
-        controls = ReplySettings.of(options.settings, model.defaults)
+        stack.callback(recorder.close)  # While the model is still there.
+        reply_settings = ReplySettings.of(options.settings, model.defaults)
         connect_snapshots(recorder, options, model, streams.screen)
-        session = create_session(recorder, options, controls, located, model, streams.screen)
-        session.controls = continued_reply_settings(recorder, options, controls, streams.screen)
-        desk = CommandContext(
-            session, located.name, view, attached=list(files.attachments), saved=recorder, choose=choose
+        session = create_session(recorder, options, reply_settings, located, model, streams.screen)
+        session.reply_settings = continued_reply_settings(recorder, options, reply_settings, streams.screen)
+        context = CommandContext(
+            session, located.name, view, attached=list(files.attachments), recorder=recorder, choose=choose
         )
         chat = Chat(
-            desk=desk,
-            reader=_open_reader(input_source, desk, streams, by_line=by_line),
+            context=context,
+            reader=_open_reader(input_source, context, streams, by_line=by_line),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable),
             interactive=input_source.terminal is not None,
@@ -116,8 +116,8 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         if (project := options.settings.project) is not None:
             streams.screen.notice(f"settings of {project} hold here; /set shows them")
         show_last_exchange(recorder, view, streams.screen, watched=streams.out_styling.terminal)
-        for remark in files.remarks:
-            streams.screen.notice(remark)
+        for notice in files.notices:
+            streams.screen.notice(notice)
         try:
             chat.run(first_message or None)
         finally:
@@ -139,10 +139,10 @@ def _exit_code_of_chat(chat: Chat, model: Model, streams: Streams) -> int:
 
 
 def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) -> None:
-    """Give the desk its settings, with what carries out their changes, and the personas."""
-    desk = chat.desk
+    """Give the context of the commands its settings, with what carries out their changes, and the personas."""
+    context = chat.context
     look: dict[str, Callable[[Any], None]] = {
-        "render": lambda choice: desk.view.set_rendering(rendering_of(choice, options, streams)),
+        "render": lambda choice: context.view.set_rendering(rendering_of(choice, options, streams)),
         "quiet": streams.screen.set_quiet,
         "stats": streams.screen.set_figures_form,
         "bell": streams.screen.set_bell,
@@ -150,15 +150,19 @@ def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: 
     }
     for name in ("bell", "editing-mode"):
         look[name](options.settings[name])
-    desk.panel = ChatSettings(desk.session, options.settings, model, look)
+    context.settings = ChatSettings(context.session, options.settings, model, look)
     settings_without_persona = options.without_persona
     reply_settings_without_persona, settings = (
         ReplySettings.of(settings_without_persona, model.defaults),
         options.settings,
     )
     persona_prompt = settings["system"] if settings.origin("system").startswith("persona ") else None
-    desk.wardrobe = ActivePersona(
-        desk.session, reply_settings_without_persona, settings_without_persona["system"], settings["as"], persona_prompt
+    context.persona = ActivePersona(
+        context.session,
+        reply_settings_without_persona,
+        settings_without_persona["system"],
+        settings["as"],
+        persona_prompt,
     )
 
 
@@ -190,10 +194,12 @@ def _uses_line_input(input_source: InputSource) -> bool:
     return input_source.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 
 
-def _open_reader(input_source: InputSource, desk: CommandContext, streams: Streams, *, by_line: bool) -> MessageReader:
+def _open_reader(
+    input_source: InputSource, context: CommandContext, streams: Streams, *, by_line: bool
+) -> MessageReader:
     if input_source.terminal is not None and not by_line:
-        suggest = partial(suggestions, desk)
-        meter = ContextMeter(desk.session)
+        suggest = partial(suggestions, context)
+        meter = ContextMeter(context.session)
         return open_reader(input_source.terminal, suggest, streams.screen, history=history_file(), meter=meter)
     source = input_source.terminal or sys.stdin
     if source is None:

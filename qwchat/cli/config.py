@@ -130,10 +130,10 @@ def _reply_settings(settings: Settings) -> ReplySettings:
     return ReplySettings.of(settings, defaults)
 
 
-def _row(spec: SettingSpec, settings: Settings, controls: ReplySettings) -> tuple[str, object, str, str]:
+def _row(spec: SettingSpec, settings: Settings, reply_settings: ReplySettings) -> tuple[str, object, str, str]:
     """Name, value, value as text, origin."""
     if spec.scope == "reply":
-        value, origin = controls[spec.name], controls.origin(spec.name)
+        value, origin = reply_settings[spec.name], reply_settings.origin(spec.name)
     else:
         value, origin = settings[spec.name], settings.origin(spec.name)
     text = spec.to_text(None if value == () else value)

@@ -10,7 +10,7 @@ from quant.presets import DEFAULT_PRESET
 from quant.units import data_size
 from quant.wording import spell_out
 from qwchat import models_folder
-from qwchat.chat.formatting import duration, ranges
+from qwchat.chat.formatting import duration, format_ranges
 from qwchat.chat.view.table import format_table
 from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
@@ -126,7 +126,7 @@ def _grouped(planned: ConversionPlanned) -> list[tuple[str, _Kinds]]:
         alike.setdefault(tuple((_role(plan), plan.format) for plan in plans), []).append(number)
     groups = []
     for numbers in alike.values():
-        name = f"{'layer' if len(numbers) == 1 else 'layers'} {ranges(numbers)}"
+        name = f"{'layer' if len(numbers) == 1 else 'layers'} {format_ranges(numbers)}"
         groups.append((name, _kinds([plan for number in numbers for plan in layers[number]])))
     before, *behind = [(name, _kinds(plans)) for name, plans in others.items()]  # The embedding, what the head needs.
     return [before, *groups, *behind]

@@ -40,13 +40,13 @@ def json_line(value: object) -> str:
     return escape_json(json.dumps(value, ensure_ascii=False))
 
 
-def request_fields(model_info: ModelInfo, controls: ReplySettings) -> dict[str, object]:
+def request_fields(model_info: ModelInfo, reply_settings: ReplySettings) -> dict[str, object]:
     """What is asked of which model."""
-    return {"model": asdict(model_info), "settings": controls.record(), "seed": controls.seed}
+    return {"model": asdict(model_info), "settings": reply_settings.record(), "seed": reply_settings.seed}
 
 
 def reply_fields(
-    done: Done, controls: ReplySettings, model_info: ModelInfo, left_out: dict[str, int]
+    done: Done, reply_settings: ReplySettings, model_info: ModelInfo, left_out: dict[str, int]
 ) -> dict[str, object]:
     """A reply and how it came about, with its figures.
 
@@ -68,16 +68,16 @@ def reply_fields(
         "left_out": left_out,
         **figures(done),
         **fields,
-        **request_fields(model_info, controls),
+        **request_fields(model_info, reply_settings),
     }
 
 
 def error_fields(
-    error: Exception, code: int, text: str, model_info: ModelInfo, controls: ReplySettings
+    error: Exception, code: int, text: str, model_info: ModelInfo, reply_settings: ReplySettings
 ) -> dict[str, object]:
     """A reply that `error` ended, which gives the exit code `code`: `text` is what had come by then."""
     fields = {"text": text, "finish_reason": "error", "error": error_message(error), "exit_code": code}
-    return fields | request_fields(model_info, controls)
+    return fields | request_fields(model_info, reply_settings)
 
 
 def _logprob_fields(logprob: TokenLogprob) -> dict[str, object]:
@@ -99,9 +99,9 @@ class EventWriter:
         """A reply begins."""
         self._write({"event": "start", **fields})
 
-    def made_room(self, room: ContextReduction) -> None:
+    def context_reduced(self, reduction: ContextReduction) -> None:
         """Old turns are not sent any more."""
-        self._write({"event": "room", **asdict(room)})
+        self._write({"event": "room", **asdict(reduction)})
 
     def event(self, event: TextEvent) -> None:
         """Something happened on the way."""

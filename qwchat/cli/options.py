@@ -164,9 +164,9 @@ class ReplyOptions:
             raise UsageError("--logprobs are part of --json and --jsonl: add one of them")
 
     def _check_constraint(self) -> None:
-        from qwchat.chat.reply_settings import shapes
+        from qwchat.chat.reply_settings import active_constraints
 
-        shapes(self.settings)
+        active_constraints(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from qwchat import models_folder
 from qwchat.chat import continued_settings
-from qwchat.chat.context_budget import standing
+from qwchat.chat.context_budget import unsent_notice
 from qwchat.chat.kv_snapshots import KVSnapshots
-from qwchat.chat.recap import UNANSWERED, last_exchange, length
-from qwchat.chat.reply_settings import NAMES, ReplySettings
+from qwchat.chat.recap import UNANSWERED, conversation_length, last_exchange
+from qwchat.chat.reply_settings import REPLY_SETTING_NAMES, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import ChooseSession, SessionRecorder
 from qwchat.chat.view.reply import ReplyView
@@ -66,7 +66,7 @@ def open_recorder(
     keep = options.settings["save"] and (chat or entry is not None or bool(name))
     recorder = SessionRecorder(store if keep else None, screen.error)
     if entry is None:
-        recorder.begin(name=name)
+        recorder.start(name=name)
     else:
         recorder.open(entry)
     return recorder
@@ -74,7 +74,7 @@ def open_recorder(
 
 def with_session_model(recorder: SessionRecorder, options: ReplyOptions, screen: Screen) -> ReplyOptions:
     """`options` with the model that the session was held with, unless the command line names another."""
-    name = recorder.held_with
+    name = recorder.first_model
     if not name or "model" in options.flags:
         return options
     try:
@@ -91,25 +91,25 @@ def with_session_model(recorder: SessionRecorder, options: ReplyOptions, screen:
 def create_session(
     recorder: SessionRecorder,
     options: ReplyOptions,
-    controls: ReplySettings,
+    reply_settings: ReplySettings,
     located: LocatedModel,
     model: Model,
     screen: Screen,
 ) -> Session:
-    """The conversation of `saved`, with `model` to reply.
+    """The conversation of `recorder`, with `model` to reply.
 
     The system prompt of a session that goes on is its own, unless the command line gives another, be it a persona's.
     """
     settings = options.settings
     given = "system" in options.flags or ("as" in options.flags and settings.origin("system").startswith("persona "))
     fingerprint = model.folder.fingerprint
-    notice = recorder.answers(located.name, fingerprint)
+    notice = recorder.set_model(located.name, fingerprint)
     if notice is not None:
         screen.notice(notice)
-    session = Session(model, controls, tree=recorder.tree, fingerprint=fingerprint)
+    session = Session(model, reply_settings, tree=recorder.tree, fingerprint=fingerprint)
     if not recorder.tree.nodes or given:
         session.system = settings["system"]
-    if (left_out := standing(session)) is not None:
+    if (left_out := unsent_notice(session)) is not None:
         screen.notice(left_out)
     return session
 
@@ -123,35 +123,35 @@ def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: M
         if notice := act(folder):
             screen.notice(notice)
 
-    recorder.on_fork.append(snapshots.carry_over)
-    recorder.on_open.append(partial(notify, snapshots.take_up))
-    recorder.on_settle.append(partial(notify, snapshots.settle))
-    recorder.on_leave.append(partial(notify, snapshots.leave))
-    if recorder.origin is not None:
-        notify(snapshots.take_up, recorder.origin)
+    recorder.on_fork.append(snapshots.mark_unsaved)
+    recorder.on_open.append(partial(notify, snapshots.restore))
+    recorder.on_flush.append(partial(notify, snapshots.save_after_turn))
+    recorder.on_close.append(partial(notify, snapshots.save_or_remove))
+    if recorder.source_folder is not None:
+        notify(snapshots.restore, recorder.source_folder)
 
 
 def continued_reply_settings(
-    recorder: SessionRecorder, options: ReplyOptions, controls: ReplySettings, screen: Screen
+    recorder: SessionRecorder, options: ReplyOptions, reply_settings: ReplySettings, screen: Screen
 ) -> ReplySettings:
-    """`controls` with the settings that the session's last reply was made with, or was being made with when it broke.
+    """`reply_settings` with the settings of the session's last reply, finished or not.
 
     Those of the command line hold nevertheless, and what held for one reply says nothing about the next: its shape, and
     settings of its own.
     """
     path = reversed(recorder.tree.path())
-    found = (node.settings for node in path if node.settings and node.note != continued_settings.OWN)
-    recorded = continued_settings.overlay(next(found, None), controls, controls)
+    found = (node.settings for node in path if node.settings and node.note != continued_settings.OWN_SETTINGS_NOTE)
+    recorded = continued_settings.settings_to_continue(next(found, None), reply_settings, reply_settings)
     changed = []
-    for name in NAMES:
+    for name in REPLY_SETTING_NAMES:
         given = name in options.flags or "as" in options.flags
-        if given or name in _SINGLE_REPLY_SETTINGS or recorded[name] == controls[name]:
+        if given or name in _SINGLE_REPLY_SETTINGS or recorded[name] == reply_settings[name]:
             continue
-        controls = controls.with_value(name, recorded[name], "the session")
-        changed.append(f"{name} {controls.shown(name)}")
+        reply_settings = reply_settings.with_value(name, recorded[name], "the session")
+        changed.append(f"{name} {reply_settings.display_value(name)}")
     if changed:
         screen.notice(f"settings of the session: {', '.join(changed)}")
-    return controls
+    return reply_settings
 
 
 def show_last_exchange(recorder: SessionRecorder, view: ReplyView, screen: Screen, *, watched: bool) -> None:
@@ -159,7 +159,7 @@ def show_last_exchange(recorder: SessionRecorder, view: ReplyView, screen: Scree
     if not recorder.tree.nodes:
         return
     called = f"session {recorder.id}" if recorder.id else "a session"
-    screen.notice(f"{called} goes on, {length(recorder.tree)}: {recorder.title}")
+    screen.notice(f"{called} goes on, {conversation_length(recorder.tree)}: {recorder.title}")
     if not (watched and recorder.tree.path()):
         return
     question, reply = last_exchange(recorder.tree)

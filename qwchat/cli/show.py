@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quant.safe_files import is_regular_file
 from quant.units import data_size
 from qwchat import models_folder
-from qwchat.chat.formatting import ranges
+from qwchat.chat.formatting import format_ranges
 from qwchat.chat.view.table import format_pairs, format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import requested_model
@@ -187,7 +187,7 @@ def _tensor_table(tensors: Iterable[TensorDetails]) -> str:
         rows.append(
             (
                 role,
-                ranges(layers),
+                format_ranges(layers),
                 kind,
                 " × ".join(map(str, shape)),
                 f"{sum(tensor.nbytes for tensor in members):,}",

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from quant.units import binary_size
 from qwchat.characters import sanitise
-from qwchat.chat.attachments import MOST_BYTES, Attachment, LoadedFiles, read, text_of
+from qwchat.chat.attachments import MAX_FILE_BYTES, Attachment, LoadedFiles, decode_text, load_files
 from qwchat.chat.statistics import StatsFormat
 from qwchat.chat.view.colour import ColourChoice, can_rewrite, styling_of
 from qwchat.chat.view.screen import Screen
@@ -56,22 +56,22 @@ def read_stdin() -> str:
     """Everything that is piped in, without its last newlines. Raises UsageError for what is no text or has no end."""
     if sys.stdin is None:
         return ""
-    data = sys.stdin.buffer.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
+    data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
         raise UsageError(
-            f"standard input is bigger than {binary_size(MOST_BYTES)}, more than any context holds: cut it"
+            f"standard input is bigger than {binary_size(MAX_FILE_BYTES)}, more than any context holds: cut it"
         )
-    return text_of(data, "standard input").rstrip("\r\n")
+    return decode_text(data, "standard input").rstrip("\r\n")
 
 
 def read_files(names: Iterable[str]) -> LoadedFiles:
     """The files that --file names, each once; `-` is what is piped in. Raises UsageError for one that is none."""
     found = [
-        LoadedFiles((Attachment("standard input", read_stdin()),)) if name == "-" else read(name, pipes=True)
+        LoadedFiles((Attachment("standard input", read_stdin()),)) if name == "-" else load_files(name, pipes=True)
         for name in dict.fromkeys(names)
     ]
     attachments = dict.fromkeys(attachment for each in found for attachment in each.attachments)
-    return LoadedFiles(tuple(attachments), tuple(remark for each in found for remark in each.remarks))
+    return LoadedFiles(tuple(attachments), tuple(notice for each in found for notice in each.notices))
 
 
 def controlling_terminal() -> TextIO | None:

@@ -2,7 +2,8 @@
 
 One entry gives a setting its flag (`--top-p`), its variable (`QWCHAT_TOP_P`), its key in configuration files
 (`top-p`), its place in `/set` with completion, and its line in `qwchat config show`. Code reads it by its name:
-reply settings from `ReplySettings` (`session.controls["top-p"]`), others from `Settings` (`options.settings["ctx"]`).
+reply settings from `ReplySettings` (`session.reply_settings["top-p"]`),
+others from `Settings` (`options.settings["ctx"]`).
 """
 
 from __future__ import annotations

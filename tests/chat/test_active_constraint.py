@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.continued_settings import overlay
+from qwchat.chat.continued_settings import settings_to_continue
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import UsageError
@@ -22,29 +22,29 @@ CONTROLS = ReplySettings(SamplingParams())
 def test_one_constraint_takes_the_place_of_another(tmp_path: Path) -> None:
     file = tmp_path / "schema.json"
     file.write_text(SCHEMA)
-    controls = CONTROLS
-    assert controls.constraint is None
+    reply_settings = CONTROLS
+    assert reply_settings.constraint is None
     for name, text, shown in (
         ("choices", r"yes, no\, never", r"yes,no\, never"),
         ("regex", r"\d+ \w", r"\d+ \w"),
         ("json-schema", str(file), '{"type": "array", "items": {"type": "null"}}'),
         ("choices", "a", "a"),
     ):
-        controls = controls.changed(name, text, CONTROLS)
-        assert controls.shown(name) == shown
-        assert controls.constraint is not None
-        assert controls.constraint.kind == name
-        assert sum(controls[other] is not None for other in ("choices", "regex", "json-schema")) == 1
-    assert controls.changed("regex", "none", CONTROLS).constraint == controls.constraint
-    assert controls.changed("choices", "none", CONTROLS).constraint is None
-    assert controls.changed("choices", "default", CONTROLS) == CONTROLS
+        reply_settings = reply_settings.changed(name, text, CONTROLS)
+        assert reply_settings.display_value(name) == shown
+        assert reply_settings.constraint is not None
+        assert reply_settings.constraint.kind == name
+        assert sum(reply_settings[other] is not None for other in ("choices", "regex", "json-schema")) == 1
+    assert reply_settings.changed("regex", "none", CONTROLS).constraint == reply_settings.constraint
+    assert reply_settings.changed("choices", "none", CONTROLS).constraint is None
+    assert reply_settings.changed("choices", "default", CONTROLS) == CONTROLS
 
 
 def test_a_record_of_a_reply_brings_its_constraint_back() -> None:
     bound = CONTROLS.changed("choices", r"yes,no\, never", CONTROLS)
-    assert overlay(bound.record(), CONTROLS, CONTROLS).constraint == bound.constraint
-    assert overlay({"json_schema": "/etc/hostname"}, CONTROLS, CONTROLS).constraint is None
-    assert overlay({"regex": "x("}, CONTROLS, CONTROLS).constraint is None
+    assert settings_to_continue(bound.record(), CONTROLS, CONTROLS).constraint == bound.constraint
+    assert settings_to_continue({"json_schema": "/etc/hostname"}, CONTROLS, CONTROLS).constraint is None
+    assert settings_to_continue({"regex": "x("}, CONTROLS, CONTROLS).constraint is None
 
 
 def test_a_wrong_value_changes_nothing() -> None:
@@ -60,7 +60,7 @@ def test_the_session_passes_it_on() -> None:
     *_, end = replying(session, session.ask("hi"))
     assert isinstance(end, Done)
     assert end.meets_constraint
-    assert model.calls[0]["constraint"] == session.controls.constraint
+    assert model.calls[0]["constraint"] == session.reply_settings.constraint
 
 
 def test_in_a_chat(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwchat.chat.active_persona import ActivePersona
-from qwchat.chat.advice import explained
+from qwchat.chat.advice import error_message
 from qwchat.chat.commands import CommandContext, Show, parse, suggestions
 from qwchat.chat.formatting import one_line
 from qwchat.chat.reply_settings import ReplySettings
@@ -30,52 +30,52 @@ CLERK = "temp = 0.0\ntop-k = 3\n"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A person with two personas."""
     monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path))
-    place = tmp_path / "personas"
-    place.mkdir()
-    (place / "poet.toml").write_text(POET)
-    (place / "clerk.toml").write_text(CLERK)
-    return place
+    folder = tmp_path / "personas"
+    folder.mkdir()
+    (folder / "poet.toml").write_text(POET)
+    (folder / "clerk.toml").write_text(CLERK)
+    return folder
 
 
-def desk(model: FakeModel | None = None) -> CommandContext:
+def make_context(model: FakeModel | None = None) -> CommandContext:
     session = Session(model or FakeModel(), ReplySettings(SamplingParams(temperature=0.7)), "Be brief.")
     return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
-def shown(place: CommandContext, text: str) -> str:
+def shown(context: CommandContext, text: str) -> str:
     command = parse(text)
     assert command is not None
-    outcome = command[0].run(place, command[1])
+    outcome = command[0].run(context, command[1])
     assert isinstance(outcome, Show)
-    return format_answer(outcome.above, outcome.text)
+    return format_answer(outcome.table, outcome.text)
 
 
-def state(place: CommandContext) -> tuple[object, ...]:
-    session = place.session
-    return (session.system, *(session.controls[name] for name in ("temp", "top-k", "stop")))
+def state(context: CommandContext) -> tuple[object, ...]:
+    session = context.session
+    return (session.system, *(session.reply_settings[name] for name in ("temp", "top-k", "stop")))
 
 
 def test_a_persona_is_put_on_changed_and_taken_off() -> None:
-    place = desk()
+    context = make_context()
     assert (
-        shown(place, '/as poet place="New York"') == "persona poet sets the system prompt, temp 1.2, stop 'END' 'FIN'"
+        shown(context, '/as poet place="New York"') == "persona poet sets the system prompt, temp 1.2, stop 'END' 'FIN'"
     )
-    assert state(place) == ("A poet of New York.", 1.2, 0, ("END", "FIN"))
-    assert place.session.controls.origin("temp") == "persona poet"
-    assert shown(place, "/as clerk") == "persona clerk sets temp 0, top-k 3"
-    assert state(place) == ("Be brief.", 0.0, 3, ())
-    assert shown(place, "/as none") == "no persona from the next message on"
-    assert state(place) == ("Be brief.", 0.7, 0, ())
-    assert shown(place, "/as none") == "no persona is in use"
+    assert state(context) == ("A poet of New York.", 1.2, 0, ("END", "FIN"))
+    assert context.session.reply_settings.origin("temp") == "persona poet"
+    assert shown(context, "/as clerk") == "persona clerk sets temp 0, top-k 3"
+    assert state(context) == ("Be brief.", 0.0, 3, ())
+    assert shown(context, "/as none") == "no persona from the next message on"
+    assert state(context) == ("Be brief.", 0.7, 0, ())
+    assert shown(context, "/as none") == "no persona is in use"
 
 
 def test_what_was_changed_since_outlives_the_persona() -> None:
-    place = desk()
-    shown(place, "/as poet place=Rome")
-    shown(place, "/set temp 0.3")
-    shown(place, "/system Mine.")
-    shown(place, "/as none")
-    assert state(place) == ("Mine.", 0.3, 0, ())
+    context = make_context()
+    shown(context, "/as poet place=Rome")
+    shown(context, "/set temp 0.3")
+    shown(context, "/system Mine.")
+    shown(context, "/as none")
+    assert state(context) == ("Mine.", 0.3, 0, ())
 
 
 def test_a_chat_that_began_with_a_persona_can_take_it_off() -> None:
@@ -83,18 +83,18 @@ def test_a_chat_that_began_with_a_persona_can_take_it_off() -> None:
     without = resolve({"as": "none", "top-k": "9"})
     defaults = SamplingParams(temperature=0.5)
     session = Session(FakeModel(), ReplySettings.of(with_persona, defaults), with_persona["system"])
-    place = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    context = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
     bare = ReplySettings.of(without, defaults)
-    place.wardrobe = ActivePersona(session, bare, without["system"], with_persona["as"], with_persona["system"])
-    assert state(place) == ("A poet of Rome.", 1.2, 9, ("END", "FIN"))
-    shown(place, "/as none")
-    assert state(place) == (None, 0.5, 9, ())
-    assert session.controls.origin("temp") == "the model's generation_config.json"
+    context.persona = ActivePersona(session, bare, without["system"], with_persona["as"], with_persona["system"])
+    assert state(context) == ("A poet of Rome.", 1.2, 9, ("END", "FIN"))
+    shown(context, "/as none")
+    assert state(context) == (None, 0.5, 9, ())
+    assert session.reply_settings.origin("temp") == "the model's generation_config.json"
 
 
 def test_a_mistake_changes_nothing() -> None:
-    place = desk()
-    shown(place, "/as clerk")
+    context = make_context()
+    shown(context, "/as clerk")
     for text, complaint in (
         ("/as poet", "persona poet needs place: type /as poet place=…"),
         ("/as peot", "there is no persona 'peot': did you mean poet?"),
@@ -106,58 +106,58 @@ def test_a_mistake_changes_nothing() -> None:
         ),
     ):
         with pytest.raises(UsageError) as error:
-            shown(place, text)
-        assert explained(error.value) == complaint
-    assert place.wardrobe.worn == "clerk"
-    assert state(place) == ("Be brief.", 0.0, 3, ())
+            shown(context, text)
+        assert error_message(error.value) == complaint
+    assert context.persona.active == "clerk"
+    assert state(context) == ("Be brief.", 0.0, 3, ())
 
 
 def test_a_new_system_prompt_says_what_it_costs() -> None:
     model = FakeModel()
-    place = desk(model)
-    list(replying(place.session, place.session.ask("one two three")))
-    assert shown(place, "/as clerk") == "persona clerk sets temp 0, top-k 3"
-    text = shown(place, "/as poet place=Rome")
-    assert text.endswith(f"'FIN'; {model.count(place.session.messages)} tokens will be read again")
+    context = make_context(model)
+    list(replying(context.session, context.session.ask("one two three")))
+    assert shown(context, "/as clerk") == "persona clerk sets temp 0, top-k 3"
+    text = shown(context, "/as poet place=Rome")
+    assert text.endswith(f"'FIN'; {model.count(context.session.messages)} tokens will be read again")
 
 
 def test_personas_are_listed_and_suggested(folder: Path) -> None:
-    place = desk()
-    shown(place, "/as clerk")
+    context = make_context()
+    shown(context, "/as clerk")
     (folder / "bad.toml").write_text("temp = 9")
-    assert shown(place, "/as") == (
+    assert shown(context, "/as") == (
         "persona          description\n"
         f"bad              {one_line(f'{folder}/bad.toml:1: temp must be from 0 to 5, not 9', 100)}\n"
         "clerk    in use\n"
         "poet             Speaks in verse"
     )
-    assert [found.text for found in suggestions(place, "/as p")] == ["poet"]
-    assert [found.text for found in suggestions(place, "/as poet p")] == ["place="]
-    assert list(suggestions(place, "/as poet place=Rome ")) == list(suggestions(place, "/as nobody ")) == []
+    assert [found.text for found in suggestions(context, "/as p")] == ["poet"]
+    assert [found.text for found in suggestions(context, "/as poet p")] == ["place="]
+    assert list(suggestions(context, "/as poet place=Rome ")) == list(suggestions(context, "/as nobody ")) == []
     for path in folder.iterdir():
         path.unlink()
-    assert shown(place, "/as") == (
+    assert shown(context, "/as") == (
         "there are no personas yet: /save-persona NAME makes one of this chat's system prompt and settings, "
         f"and so does a file NAME.toml in {folder}"
     )
 
 
 def test_what_is_set_can_be_kept(folder: Path) -> None:
-    place = desk()
-    shown(place, "/system Answer in {braces}\nand lines.")
-    shown(place, "/set top-p 0.9")
-    shown(place, "/set seed 5")
-    shown(place, '/set stop ["a", "b"]')
+    context = make_context()
+    shown(context, "/system Answer in {braces}\nand lines.")
+    shown(context, "/set top-p 0.9")
+    shown(context, "/set seed 5")
+    shown(context, '/set stop ["a", "b"]')
     path = folder / "mine.toml"
-    assert shown(place, "/save-persona mine") == f"kept as {path}: /as mine uses it, in other chats too"
+    assert shown(context, "/save-persona mine") == f"kept as {path}: /as mine uses it, in other chats too"
     assert path.read_text() == ('system = """Answer in {{braces}}\nand lines."""\ntop-p = 0.9\nstop = ["a", "b"]\n')
-    assert personas.read("mine").filled({}) == {
+    assert personas.read("mine").fill_variables({}) == {
         "system": "Answer in {braces}\nand lines.",
         "top-p": 0.9,
         "stop": ("a", "b"),
     }
-    shown(place, "/set top-p 0.8")
-    shown(place, "/save-persona mine")
+    shown(context, "/set top-p 0.8")
+    shown(context, "/save-persona mine")
     assert "top-p = 0.8" in path.read_text()
     for text, complaint in (
         ("/save-persona", "/save-persona needs a name, as in /save-persona poet"),
@@ -168,7 +168,7 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
         ),
     ):
         with pytest.raises(UsageError) as error:
-            shown(place, text)
+            shown(context, text)
         assert str(error.value) == complaint
     with pytest.raises(UsageError, match=r"^there is nothing to keep: give a system prompt with /system"):
-        ActivePersona(Session(FakeModel(), ReplySettings(SamplingParams()))).keep("empty", overwrite=False)
+        ActivePersona(Session(FakeModel(), ReplySettings(SamplingParams()))).save("empty", overwrite=False)

@@ -75,4 +75,4 @@ def full(longest: int) -> ContextFullError:
 def test_each_place_names_its_own_remedies(error: Exception, library: str, flags: str, chat: str) -> None:
     assert str(error) == library
     assert error_messages.error_message(error) == flags
-    assert advice.explained(error) == chat
+    assert advice.error_message(error) == chat

@@ -12,8 +12,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from qwchat.chat import attachments, file_names
-from qwchat.chat.attachments import Attachment, listing, message, read, text_of, total
-from qwchat.chat.file_names import LineRange, find, matching, safe_name
+from qwchat.chat.attachments import Attachment, compose_message, decode_text, file_lines, files_total, load_files
+from qwchat.chat.file_names import LineRange, expand_pattern, find_files, safe_name
 from qwchat.errors import UsageError
 from tests.tiers import count
 
@@ -36,7 +36,7 @@ def tree(*names: str) -> None:
 
 
 def one(name: str) -> Attachment:
-    [attachment] = read(name).attachments
+    [attachment] = load_files(name).attachments
     return attachment
 
 
@@ -83,7 +83,7 @@ def test_an_empty_file_says_so() -> None:
 def test_ranges_of_lines(
     wanted: str, text: str, header: str, title: str, most_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attachments, "MOST_BYTES", most_bytes)  # 8: the file of 10 bytes is read by lines
+    monkeypatch.setattr(attachments, "MAX_FILE_BYTES", most_bytes)  # 8: the file of 10 bytes is read by lines
     files(a="a\nb\nc\nd\ne\n")
     attachment = one(f"a:{wanted}")
     assert attachment.text == text
@@ -114,7 +114,7 @@ def test_what_cannot_be_attached(name: str, complaint: str) -> None:
     Path("folder").mkdir()
     os.mkfifo("pipe")
     with pytest.raises(UsageError) as caught:
-        read(name)
+        load_files(name)
     assert str(caught.value) == complaint
 
 
@@ -126,7 +126,7 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UsageError, match=r"^cannot read a: Permission denied$"):
-        read("a")
+        load_files("a")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_encodings_that_are_read(data: bytes, text: str) -> None:
-    assert text_of(data, "a") == text
+    assert decode_text(data, "a") == text
 
 
 NUL = "a is no text: it holds NUL bytes, as programs, pictures and archives do"
@@ -160,30 +160,30 @@ NUL = "a is no text: it holds NUL bytes, as programs, pictures and archives do"
 )
 def test_what_is_no_text(data: bytes, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        text_of(data, "a")
+        decode_text(data, "a")
     assert str(caught.value) == complaint
 
 
 def test_big_files_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachments, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(attachments, "MAX_FILE_BYTES", 1 << 20)
     files(log="a line of text\n" * 100_000)
     with pytest.raises(UsageError) as caught:
-        read("log")
+        load_files("log")
     assert str(caught.value) == (
         "log is bigger than 1 MiB, more than any context holds: name the lines wanted, as in log:1-100"
     )
     assert one("log:99999-").text == "a line of text\na line of text"
     with pytest.raises(UsageError, match=r"^log:1- is bigger than 1 MiB, more than any context holds: name fewer"):
-        read("log:1-")
+        load_files("log:1-")
     with pytest.raises(UsageError, match=r"^log has 100,000 lines, so there is no line 100,001$"):
-        read("log:100001")
+        load_files("log:100001")
 
 
 def test_pipes_are_read_where_they_were_asked_for() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"from a process\n")
     os.close(writing)
-    [attachment] = read(f"/dev/fd/{reading}", pipes=True).attachments
+    [attachment] = load_files(f"/dev/fd/{reading}", pipes=True).attachments
     os.close(reading)
     assert attachment.text == "from a process"
 
@@ -192,14 +192,14 @@ def test_patterns_find_files_and_nothing_hidden() -> None:
     tree("a.py", "b.txt", ".secret.py", "src/c.py", "src/deep/d.py", ".git/e.py", "src/.f.py", "src/deep/x.md")
     Path("src/loop").symlink_to(".")
     Path("src/folder.py").mkdir()
-    assert matching("*.py") == ["a.py"]
-    assert matching("**/*.py") == ["a.py", "src/c.py", "src/deep/d.py"]
-    assert matching("src/**") == ["src/c.py", "src/deep/d.py", "src/deep/x.md"]
-    assert matching("src/*/?.py") == ["src/deep/d.py", "src/loop/c.py"]
-    assert matching("s*/[cd].py") == ["src/c.py"]
-    assert matching(".*.py") == [".secret.py"]
-    assert matching("src/**/deep/*.md") == ["src/deep/x.md"]
-    assert matching(f"{Path.cwd()}/*.txt") == [f"{Path.cwd()}/b.txt"]
+    assert expand_pattern("*.py") == ["a.py"]
+    assert expand_pattern("**/*.py") == ["a.py", "src/c.py", "src/deep/d.py"]
+    assert expand_pattern("src/**") == ["src/c.py", "src/deep/d.py", "src/deep/x.md"]
+    assert expand_pattern("src/*/?.py") == ["src/deep/d.py", "src/loop/c.py"]
+    assert expand_pattern("s*/[cd].py") == ["src/c.py"]
+    assert expand_pattern(".*.py") == [".secret.py"]
+    assert expand_pattern("src/**/deep/*.md") == ["src/deep/x.md"]
+    assert expand_pattern(f"{Path.cwd()}/*.txt") == [f"{Path.cwd()}/b.txt"]
 
 
 def test_patterns_do_not_leave_the_folder_that_they_begin_in(here: Path) -> None:
@@ -236,8 +236,8 @@ def test_patterns_do_not_leave_the_folder_that_they_begin_in(here: Path) -> None
         "linked/*.py": ["linked/key.py"],
         f"{here}/project/s*/key.py": [],
     }.items():
-        assert matching(pattern) == found, pattern
-        assert [attachment.name for attachment in (read(pattern).attachments if found else ())] == found
+        assert expand_pattern(pattern) == found, pattern
+        assert [attachment.name for attachment in (load_files(pattern).attachments if found else ())] == found
     assert one("src/key.py").text == "text of secret/key.py", "a link that is named itself is followed"
 
 
@@ -246,51 +246,51 @@ def test_links_in_rings_are_searched_once(here: Path, monkeypatch: pytest.Monkey
         tree(f"d{number}/f.md")
         for other in range(5):
             Path(f"d{number}/to{other}").symlink_to(f"../d{other}")
-    monkeypatch.setattr(file_names, "MOST_ENTRIES", 200)
-    assert matching("**/*.md") == [f"d{number}/f.md" for number in range(5)]
-    assert matching("**/**/**/*.md") == [f"d{number}/f.md" for number in range(5)]
+    monkeypatch.setattr(file_names, "MAX_ENTRIES", 200)
+    assert expand_pattern("**/*.md") == [f"d{number}/f.md" for number in range(5)]
+    assert expand_pattern("**/**/**/*.md") == [f"d{number}/f.md" for number in range(5)]
 
 
 def test_a_file_that_becomes_a_pipe_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo("pipe")
     files(a="x")
-    found = find("a")
+    found = find_files("a")
     assert found is not None
     os.replace("pipe", "a")  # noqa: PTH105  # after its name was looked at
     with pytest.raises(UsageError, match=r"^a is not an ordinary file$"):
-        attachments.read_named(found)
+        attachments.load_matches(found)
 
 
 def test_patterns_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
     monkeypatch.setenv("HOME", str(here / "home"))
     tree("home/n.md")
-    assert matching("~/*.md") == ["~/n.md"]
+    assert expand_pattern("~/*.md") == ["~/n.md"]
     assert one("~/n.md").text == "text of home/n.md"
     assert one("~/*.md").name == "~/n.md"
 
 
 def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tree(*(f"f{number}.md" for number in range(6)))
-    monkeypatch.setattr(file_names, "MOST_FILES", 5)
+    monkeypatch.setattr(file_names, "MAX_MATCHES", 5)
     with pytest.raises(UsageError, match=r"^\*\.md matches more than 5 files: name fewer$"):
-        read("*.md")
-    monkeypatch.setattr(file_names, "MOST_ENTRIES", 5)
+        load_files("*.md")
+    monkeypatch.setattr(file_names, "MAX_ENTRIES", 5)
     with pytest.raises(UsageError, match=r"^\*\*/x searches more than 5 files and folders: name fewer$"):
-        read("**/x")
+        load_files("**/x")
 
 
 def test_a_pattern_leaves_out_what_is_no_text() -> None:
     tree("a.md", "c.md")
     Path("b.md").write_bytes(b"\0\0")
-    found = read("*.md:1-2")
+    found = load_files("*.md:1-2")
     assert [attachment.title for attachment in found.attachments] == ["a.md:1", "c.md:1"]
-    assert found.remarks == ("left out: b.md is no text: it holds NUL bytes, as programs, pictures and archives do",)
+    assert found.notices == ("left out: b.md is no text: it holds NUL bytes, as programs, pictures and archives do",)
     for number in range(10):
         Path(f"d{number}.md").write_bytes(b"\0")
-    assert len(read("*.md").remarks) == 6
-    assert read("*.md").remarks[-1] == "left out: 6 more files"
+    assert len(load_files("*.md").notices) == 6
+    assert load_files("*.md").notices[-1] == "left out: 6 more files"
     with pytest.raises(UsageError, match=r"^b\.md is no text"):
-        read("b.m?")
+        load_files("b.m?")
 
 
 def test_the_very_name_comes_before_lines_and_patterns() -> None:
@@ -302,7 +302,7 @@ def test_the_very_name_comes_before_lines_and_patterns() -> None:
     assert one("a:2").text == "2"
     assert one("[x].md").text == "brackets"
     assert one("[x].md:1").text == "brackets"
-    assert find("nothing") is None
+    assert find_files("nothing") is None
 
 
 def test_names_are_made_safe() -> None:
@@ -311,14 +311,14 @@ def test_names_are_made_safe() -> None:
 
 def test_what_is_said_before_sending() -> None:
     counted = [(Attachment(f"f{number}.md", "x", LineRange(1, 2) if number == 1 else None), 10) for number in range(14)]
-    assert listing(counted[:1]) == []
-    assert total(counted[:1]) == "f0.md, 10 tokens"
-    assert listing(counted[:2]) == ["f0.md: 10 tokens", "f1.md:1-2: 10 tokens"]
-    assert total(counted[:2]) == "2 files, 20 tokens"
-    assert listing(counted)[-2:] == ["f11.md: 10 tokens", "… and 2 more: 20 tokens"]
-    assert total([(counted[0][0], 1)]) == "f0.md, 1 token"
+    assert file_lines(counted[:1]) == []
+    assert files_total(counted[:1]) == "f0.md, 10 tokens"
+    assert file_lines(counted[:2]) == ["f0.md: 10 tokens", "f1.md:1-2: 10 tokens"]
+    assert files_total(counted[:2]) == "2 files, 20 tokens"
+    assert file_lines(counted)[-2:] == ["f11.md: 10 tokens", "… and 2 more: 20 tokens"]
+    assert files_total([(counted[0][0], 1)]) == "f0.md, 1 token"
 
 
 def test_files_come_before_the_text() -> None:
-    assert message([Attachment("a", "x")], "Why?") == "File a:\n\n```\nx\n```\n\nWhy?"
-    assert message([], "Why?") == "Why?"
+    assert compose_message([Attachment("a", "x")], "Why?") == "File a:\n\n```\nx\n```\n\nWhy?"
+    assert compose_message([], "Why?") == "Why?"

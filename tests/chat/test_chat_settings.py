@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwchat.chat.advice import explained
+from qwchat.chat.advice import error_message
 from qwchat.chat.chat_settings import ChatSettings
 from qwchat.chat.commands import CommandContext, Outcome, Show, parse, suggestions
 from qwchat.chat.reply_settings import ReplySettings
@@ -44,69 +44,69 @@ def chat() -> tuple[CommandContext, FakeModel, list[Any]]:
     model, told = FakeModel(), []
     settings = Settings({"seed": SourcedValue(5, "--seed"), "kv": SourcedValue("f32", "QWCHAT_KV")})
     session = Session(model, ReplySettings.of(settings, SamplingParams(temperature=0.7)))
-    desk = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
-    desk.panel = ChatSettings(session, settings, model, {"quiet": told.append})
-    return desk, model, told
+    context = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
+    context.settings = ChatSettings(session, settings, model, {"quiet": told.append})
+    return context, model, told
 
 
-def obey(desk: CommandContext, text: str) -> Outcome:
+def obey(context: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
-    return command[0].run(desk, command[1])
+    return command[0].run(context, command[1])
 
 
-def shown(desk: CommandContext, text: str) -> str:
-    outcome = obey(desk, text)
+def shown(context: CommandContext, text: str) -> str:
+    outcome = obey(context, text)
     assert isinstance(outcome, Show)
-    return format_answer(outcome.above, outcome.text)
+    return format_answer(outcome.table, outcome.text)
 
 
 def test_set_alone_shows_everything_and_its_origin() -> None:
-    desk, _, _ = chat()
-    shown_lines = shown(desk, "/set").splitlines()
+    context, _, _ = chat()
+    shown_lines = shown(context, "/set").splitlines()
     wanted = SET.splitlines()
     assert [line for line in shown_lines if line.split()[0] in {line.split()[0] for line in wanted}] == wanted
 
 
 def test_the_engine_is_changed_and_the_cost_told() -> None:
-    desk, model, _ = chat()
-    assert shown(desk, "/set ctx 4096") == "ctx 4096"
-    list(replying(desk.session, desk.session.ask("one two three")))
-    assert shown(desk, "/set threads 1") == "threads 1"
+    context, model, _ = chat()
+    assert shown(context, "/set ctx 4096") == "ctx 4096"
+    list(replying(context.session, context.session.ask("one two three")))
+    assert shown(context, "/set threads 1") == "threads 1"
     assert (model.threads, model.context, model.kv) == (1, 4096, "f32")
-    assert shown(desk, "/set kv q8") == "kv q8; 8 tokens will be read again"
-    assert shown(desk, "/set ctx") == (
+    assert shown(context, "/set kv q8") == "kv q8; 8 tokens will be read again"
+    assert shown(context, "/set ctx") == (
         "ctx 4096 (from /set ctx)\nTokens of context (default: the model's, at most 4096). "
         "It takes a whole number of at least 1, or auto, or default."
     )
-    assert shown(desk, "/set ctx default") == "ctx auto (2048)"
-    assert shown(desk, "/set kv default") == "kv f32"
-    assert shown(desk, "/set kv").splitlines()[0] == "kv f32 (from QWCHAT_KV)"
+    assert shown(context, "/set ctx default") == "ctx auto (2048)"
+    assert shown(context, "/set kv default") == "kv f32"
+    assert shown(context, "/set kv").splitlines()[0] == "kv f32 (from QWCHAT_KV)"
 
 
 def test_only_tokens_that_will_be_read_again_are_announced() -> None:
-    desk, model, _ = chat()
+    context, model, _ = chat()
     for question in ("one two three", "four five six"):
-        list(replying(desk.session, desk.session.ask(question)))
-    assert model.count(desk.session.messages) == 18
-    assert shown(desk, "/undo").startswith("“four five six” is taken back")
-    assert shown(desk, "/set kv q8") == "kv q8; 9 tokens will be read again"
-    list(replying(desk.session, desk.session.ask("four five six")))
-    assert shown(desk, "/clear").startswith("the conversation is empty")
-    assert shown(desk, "/set ctx 1000") == "ctx 1000"
-    assert shown(desk, "/set kv f32") == "kv f32"
+        list(replying(context.session, context.session.ask(question)))
+    assert model.count(context.session.messages) == 18
+    assert shown(context, "/undo").startswith("“four five six” is taken back")
+    assert shown(context, "/set kv q8") == "kv q8; 9 tokens will be read again"
+    list(replying(context.session, context.session.ask("four five six")))
+    assert shown(context, "/clear").startswith("the conversation is empty")
+    assert shown(context, "/set ctx 1000") == "ctx 1000"
+    assert shown(context, "/set kv f32") == "kv f32"
 
 
 def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk, model, _ = chat()
-    desk.panel = ChatSettings(desk.session, None, model)
-    assert shown(desk, "/set ctx 4096") == "ctx 4096"
+    context, model, _ = chat()
+    context.settings = ChatSettings(context.session, None, model)
+    assert shown(context, "/set ctx 4096") == "ctx 4096"
     assert model.kv == "q8", "nothing was read yet: auto chooses"
-    assert shown(desk, "/set ctx 2048") == "ctx 2048"
-    list(replying(desk.session, desk.session.ask("one two three")))
-    assert shown(desk, "/set ctx 4096") == "ctx 4096"
+    assert shown(context, "/set ctx 2048") == "ctx 2048"
+    list(replying(context.session, context.session.ask("one two three")))
+    assert shown(context, "/set ctx 4096") == "ctx 4096"
     assert model.kv == "f32"
-    assert shown(desk, "/set kv").startswith("kv auto (f32) (from built in)")
+    assert shown(context, "/set kv").startswith("kv auto (f32) (from built in)")
     whole = model.reconfigure
 
     def little_memory(*, threads: int | None, context: int | None, kv: str) -> int:
@@ -115,31 +115,31 @@ def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch
         return whole(threads=threads, context=context, kv=kv)
 
     monkeypatch.setattr(model, "reconfigure", little_memory)
-    assert shown(desk, "/set ctx 4000") == "ctx 4000; 8 tokens will be read again"
+    assert shown(context, "/set ctx 4000") == "ctx 4000; 8 tokens will be read again"
     assert model.kv == "q8"
 
 
 def test_a_context_that_is_too_small_is_told() -> None:
-    desk, model, _ = chat()
-    list(replying(desk.session, desk.session.ask("one two three")))
-    tokens = model.count(desk.session.messages)
-    assert shown(desk, "/set ctx 4") == f"ctx 4; the conversation has {tokens} tokens and does not fit in 4"
+    context, model, _ = chat()
+    list(replying(context.session, context.session.ask("one two three")))
+    tokens = model.count(context.session.messages)
+    assert shown(context, "/set ctx 4") == f"ctx 4; the conversation has {tokens} tokens and does not fit in 4"
 
 
 def test_what_cannot_be_done_changes_nothing() -> None:
-    desk, model, _ = chat()
+    context, model, _ = chat()
     with pytest.raises(UsageError) as error:
-        obey(desk, "/set ctx 5000")
+        obey(context, "/set ctx 5000")
     limits = "must be from 1 to 4,096 tokens, the maximum of this model, not 5,000"
-    assert (str(error.value), explained(error.value)) == (f"context {limits}", f"ctx {limits}")
-    assert shown(desk, "/set ctx").startswith("ctx auto (2048) (from built in)")
+    assert (str(error.value), error_message(error.value)) == (f"context {limits}", f"ctx {limits}")
+    assert shown(context, "/set ctx").startswith("ctx auto (2048) (from built in)")
     assert model.context == 2048
 
 
 def test_the_look_is_changed_at_once() -> None:
-    desk, _, told = chat()
-    assert shown(desk, "/set quiet on") == "quiet on"
-    assert shown(desk, "/set quiet default") == "quiet off"
+    context, _, told = chat()
+    assert shown(context, "/set quiet on") == "quiet on"
+    assert shown(context, "/set quiet default") == "quiet off"
     assert told == [True, False]
 
 
@@ -155,38 +155,39 @@ def test_the_look_is_changed_at_once() -> None:
     ],
 )
 def test_what_is_refused(text: str, complaint: str) -> None:
-    desk, _, _ = chat()
+    context, _, _ = chat()
     with pytest.raises(UsageError) as error:
-        obey(desk, text)
+        obey(context, text)
     assert str(error.value) == complaint
 
 
 def test_values_are_suggested() -> None:
-    desk, _, _ = chat()
-    assert [suggestion.text for suggestion in suggestions(desk, "/set kv ")] == ["auto", "f32", "q8", "default"]
-    assert [(found.text, found.note) for found in suggestions(desk, "/set thr")] == [("threads", "auto (2)")]
+    context, _, _ = chat()
+    assert [suggestion.text for suggestion in suggestions(context, "/set kv ")] == ["auto", "f32", "q8", "default"]
+    assert [(found.text, found.note) for found in suggestions(context, "/set thr")] == [("threads", "auto (2)")]
 
 
 def test_a_panel_of_a_session_alone_knows_the_reply_knobs() -> None:
-    desk = CommandContext(
+    context = CommandContext(
         Session(FakeModel(), ReplySettings(SamplingParams())), "mini", ReplyView(io.StringIO(), PLAIN)
     )
-    assert "threads" not in shown(desk, "/set")
+    assert "threads" not in shown(context, "/set")
     with pytest.raises(UsageError, match=r"^threads cannot be set in a chat: start with --threads$"):
-        obey(desk, "/set threads 2")
+        obey(context, "/set threads 2")
 
 
 def test_a_system_prompt_takes_the_place_of_the_old_one_and_says_what_it_costs() -> None:
-    desk, model, _ = chat()
-    assert shown(desk, "/system Be brief.") == "this system prompt holds from the next message on"
-    list(replying(desk.session, desk.session.ask("one two three")))
-    text = shown(desk, "/system Be kind to me.")
-    tokens = model.count(desk.session.messages)
+    context, model, _ = chat()
+    assert shown(context, "/system Be brief.") == "this system prompt holds from the next message on"
+    list(replying(context.session, context.session.ask("one two three")))
+    text = shown(context, "/system Be kind to me.")
+    tokens = model.count(context.session.messages)
     replaced = "this system prompt takes the place of the old one from the next message on"
     assert text == f"{replaced}; {tokens} tokens will be read again"
-    assert [message["role"] for message in desk.session.messages] == ["system", "user", "assistant"]
-    assert shown(desk, "/system Be kind to me.").endswith("from the next message on")
-    tokens -= model.count(desk.session.messages[:1])
+    assert [message["role"] for message in context.session.messages] == ["system", "user", "assistant"]
+    assert shown(context, "/system Be kind to me.").endswith("from the next message on")
+    tokens -= model.count(context.session.messages[:1])
     assert (
-        shown(desk, "/system none") == f"no system prompt from the next message on; {tokens} tokens will be read again"
+        shown(context, "/system none")
+        == f"no system prompt from the next message on; {tokens} tokens will be read again"
     )

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from qwchat.chat import context_budget
-from qwchat.chat.context_budget import ContextFullError, ContextMeter, ContextReduction, kept_for_answer, short
+from qwchat.chat.context_budget import ContextFullError, ContextMeter, ContextReduction, reserved_for_reply, short_count
 from qwchat.chat.overflow import OverflowHandler
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.reply_stream import StartReply
@@ -60,7 +60,7 @@ class Talk:
         return self.answer(self.session.ask(text))
 
     def resume(self) -> Done | None:
-        return self.answer(self.session.resume())
+        return self.answer(self.session.continue_reply())
 
     def answer(self, reply: PendingReply) -> Done | None:
         prompt = self.overflow.fit(reply, self.session.prompt(reply), partial(self.play, shown=False))
@@ -88,11 +88,11 @@ TOO_LONG = " ".join("e" * 12)  # 13 tokens: 41 of 40
 
 
 def test_what_is_kept_for_an_answer() -> None:
-    assert kept_for_answer(4096, None) == 512
-    assert kept_for_answer(32_768, None) == 512
-    assert kept_for_answer(2048, None) == 256
-    assert kept_for_answer(2048, 20) == 20
-    assert kept_for_answer(3, None) == 1
+    assert reserved_for_reply(4096, None) == 512
+    assert reserved_for_reply(32_768, None) == 512
+    assert reserved_for_reply(2048, None) == 256
+    assert reserved_for_reply(2048, 20) == 20
+    assert reserved_for_reply(3, None) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_what_is_kept_for_an_answer() -> None:
     [(0, "0"), (999, "999"), (1000, "1k"), (1933, "1.9k"), (4096, "4.1k"), (32_768, "32.8k"), (131_072, "131k")],
 )
 def test_short_numbers(tokens: int, text: str) -> None:
-    assert short(tokens) == text
+    assert short_count(tokens) == text
 
 
 def test_the_meter_counts_what_the_next_message_comes_on_top_of() -> None:
@@ -146,7 +146,7 @@ def test_a_resumed_session_knows_what_is_not_sent() -> None:
     talk.say(TOO_LONG)
     again = Session(FakeModel(context_size=40), CONTROLS, tree=Tree.replay(talk.events))
     assert [message["content"] for message in again.messages][:1] == ["c"]
-    assert context_budget.left_out(again, again.end) == {"dropped": 4, "summarised": 0}
+    assert context_budget.unsent_counts(again, again.end) == {"dropped": 4, "summarised": 0}
 
 
 def test_room_is_made_for_more_than_one_message() -> None:
@@ -268,7 +268,7 @@ def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
     assert talk.lines == ["── the 11 oldest exchanges are sent as a summary from here on; context 132/200 ──"]
     assert talk.shown[-3:] == [True, False, True], "the summary is not the reply"
     assert {"dropped": list(range(1, 23)), "summary": SUMMARY} in talk.events
-    assert context_budget.left_out(talk.session, talk.session.end) == {"dropped": 0, "summarised": 22}
+    assert context_budget.unsent_counts(talk.session, talk.session.end) == {"dropped": 0, "summarised": 22}
 
 
 def test_an_empty_summary_changes_nothing() -> None:
@@ -292,7 +292,7 @@ def test_what_was_summarised_stays_summarised_when_more_is_dropped() -> None:
     assert context_budget.drop(talk.session, talk.session.end, 1) == 1
     assert len(talk.session.tree.dropped()) == 4
     assert talk.session.messages[0]["content"].endswith("Short.")
-    context_budget.send_everything(talk.session)
+    context_budget.send_all(talk.session)
     assert len(talk.session.messages) == 8
 
 
@@ -318,7 +318,7 @@ def test_a_retry_is_checked_like_a_first_answer() -> None:
     talk = filled("error")
     talk.say(LONG)
     talk.model.context_size = 36
-    talk.session.controls = talk.session.controls.changed("overflow", "drop", CONTROLS)
+    talk.session.reply_settings = talk.session.reply_settings.changed("overflow", "drop", CONTROLS)
     assert talk.answer(talk.session.retry()) is not None
     assert talk.rooms[0].exchanges == 2
     assert talk.sent[-1] == LONG
@@ -336,13 +336,13 @@ def test_exchanges_that_can_be_left_out() -> None:
     with pytest.raises(UsageError, match="only exchanges before the last one can be left out, and there is 1 older"):
         context_budget.drop(talk.session, talk.session.end, 2)
     assert context_budget.drop(talk.session, talk.session.end) == 1
-    assert context_budget.room_made("dropped", talk.session, talk.session.end, 1, Prompt(range(4))).line() == (
+    assert context_budget.measure_reduction("dropped", talk.session, talk.session.end, 1, Prompt(range(4))).line() == (
         "── the oldest exchange is not sent any more; context 4/40 ──"
     )
 
 
 def test_an_answer_that_may_be_short_needs_little_room() -> None:
     talk = filled("ask", "x")
-    talk.session.controls = replace(talk.session.controls, max_tokens=3)
+    talk.session.reply_settings = replace(talk.session.reply_settings, max_tokens=3)
     assert talk.say(LONG) is not None
     assert talk.signs == []

@@ -12,7 +12,7 @@ import pytest
 import qwchat
 from quant import convert
 from qwchat.chat import context_budget
-from qwchat.chat.attachments import Attachment, message
+from qwchat.chat.attachments import Attachment, compose_message
 from qwchat.chat.context_budget import ContextFullError, ContextMeter
 from qwchat.chat.overflow import OverflowHandler
 from qwchat.chat.reply_settings import ReplySettings
@@ -46,10 +46,10 @@ class Talk:
     """A greedy conversation under a policy; the events of its newest reply."""
 
     def __init__(self, model: qwchat.Model, policy: str, system: str | None = None) -> None:
-        controls = ReplySettings(SamplingParams())
+        reply_settings = ReplySettings(SamplingParams())
         self.saved: list[dict[str, object]] = []
         tree = Tree(self.saved.append)
-        self.session = Session(model, controls.changed("overflow", policy, controls), system, tree=tree)
+        self.session = Session(model, reply_settings.changed("overflow", policy, reply_settings), system, tree=tree)
         self.stderr = io.StringIO()
         self.overflow = OverflowHandler(self.session, Screen(self.stderr, PLAIN, quiet=True), None)
         self.played: list[list[TextEvent]] = []
@@ -74,7 +74,7 @@ class Talk:
 def test_what_is_counted_is_what_is_read(model: qwchat.Model) -> None:
     talk = Talk(model, "error", "Be brief.")
     meter = ContextMeter(talk.session)
-    for text in ("What is 2 + 3?", message([Attachment("a.py", "x = 1\n```\n<|im_end|>")], "Why? 日本")):
+    for text in ("What is 2 + 3?", compose_message([Attachment("a.py", "x = 1\n```\n<|im_end|>")], "Why? 日本")):
         expected = model.count([*talk.session.messages, {"role": "user", "content": text}])
         done = talk.say(text)
         assert done.stats.prompt_tokens == expected
@@ -102,7 +102,7 @@ def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> Non
     following = talk.say("What is 50 + 1?")
     assert following.stats.prompt_tokens - following.stats.cached_tokens < 30
     assert following.stats.context_used <= SIZE
-    again = Session(model, talk.session.controls, tree=Tree.replay(talk.saved))
+    again = Session(model, talk.session.reply_settings, tree=Tree.replay(talk.saved))
     assert again.messages == talk.session.messages
 
 
@@ -114,10 +114,10 @@ def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
     assert done.finish_reason == "context"
     assert done.stats.context_used == SIZE
     with pytest.raises(ContextFullError, match=f"the context holds {SIZE}"):
-        talk.answer(talk.session.resume())
-    controls = talk.session.controls
-    talk.session.controls = controls.changed("overflow", "drop", controls)
-    longer = talk.answer(talk.session.resume())
+        talk.answer(talk.session.continue_reply())
+    reply_settings = talk.session.reply_settings
+    talk.session.reply_settings = reply_settings.changed("overflow", "drop", reply_settings)
+    longer = talk.answer(talk.session.continue_reply())
     assert longer.finish_reason == "stop"
     assert longer.text.startswith(done.text)
     assert len(longer.token_ids) > len(done.token_ids)

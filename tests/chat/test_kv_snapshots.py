@@ -70,27 +70,27 @@ def test_when_one_is_written(folder: Path, mode: SnapshotMode, seconds: float, t
     (folder / "kv.snapshot").write_bytes(b"of an earlier visit")
     model = Model(seconds=seconds)
     model.cached_ids = np.broadcast_to(np.int64(1), tokens)
-    assert KVSnapshots(model, mode, 1 << 30).leave(folder) is None
+    assert KVSnapshots(model, mode, 1 << 30).save_or_remove(folder) is None
     assert kept(folder) == expected
 
 
 def test_coming_back(folder: Path) -> None:
-    assert KVSnapshots(Model(12), "auto", 1 << 20).leave(folder) is None
+    assert KVSnapshots(Model(12), "auto", 1 << 20).save_or_remove(folder) is None
     os.utime(folder / "kv.snapshot", (0, 0))
     model = Model(0)
     snapshots = KVSnapshots(model, "auto", 1 << 20)
-    assert snapshots.take_up(folder) is None
+    assert snapshots.restore(folder) is None
     assert len(model.cached_ids) == 12
     assert (folder / "kv.snapshot").stat().st_mtime > 0
     # Nothing was said: what is there stays, whatever it would be worth.
     model.reevaluation_seconds = 0.0
-    assert snapshots.leave(folder) is None
+    assert snapshots.save_or_remove(folder) is None
     assert (model.saved, kept(folder)) == (0, 12)
     model.cached_ids = np.arange(15)
-    assert snapshots.leave(folder) is None
+    assert snapshots.save_or_remove(folder) is None
     assert kept(folder) == -1
     model.cached_ids, model.reevaluation_seconds = np.arange(16), 3.0
-    snapshots.leave(folder)
+    snapshots.save_or_remove(folder)
     assert (model.saved, kept(folder)) == (1, 16)
 
 
@@ -99,16 +99,16 @@ def test_what_was_read_elsewhere_is_not_kept_here(folder: Path) -> None:
     snapshots = KVSnapshots(model, "on", 1 << 20)
     other = folder.with_name("other")
     other.mkdir()
-    assert snapshots.leave(other) is None
-    assert snapshots.take_up(folder) is None
-    assert snapshots.leave(folder) is None
+    assert snapshots.save_or_remove(other) is None
+    assert snapshots.restore(folder) is None
+    assert snapshots.save_or_remove(folder) is None
     assert (kept(other), kept(folder)) == (12, -1)
 
 
 def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
     model = Model(0)
     snapshots = KVSnapshots(model, "auto", 1 << 20)
-    snapshots.take_up(folder)
+    snapshots.restore(folder)
     for tokens, seconds, expected in (
         (100, 9.0, -1),
         (120, 11.0, 120),
@@ -116,32 +116,32 @@ def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
         (220, 22.5, 220),
     ):
         model.cached_ids, model.reevaluation_seconds = np.arange(tokens), seconds
-        assert snapshots.settle(folder) is None
+        assert snapshots.save_after_turn(folder) is None
         assert kept(folder) == expected
     model.cached_ids = np.arange(220)[::-1].copy()  # another branch
-    snapshots.settle(folder)
+    snapshots.save_after_turn(folder)
     assert model.saved == 3
-    assert snapshots.leave(folder) is None
+    assert snapshots.save_or_remove(folder) is None
     assert model.saved == 3
 
 
 def test_off_neither_reads_nor_keeps(folder: Path) -> None:
-    KVSnapshots(Model(12), "on", 1 << 20).leave(folder)
+    KVSnapshots(Model(12), "on", 1 << 20).save_or_remove(folder)
     model = Model(3)
     snapshots = KVSnapshots(model, "off", 1 << 20)
-    assert snapshots.take_up(folder) is None
+    assert snapshots.restore(folder) is None
     assert len(model.cached_ids) == 3
-    assert snapshots.leave(folder) is None
+    assert snapshots.save_or_remove(folder) is None
     assert kept(folder) == -1
 
 
 def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
     model = Model()
     snapshots = KVSnapshots(model, "auto", 1 << 20)
-    assert snapshots.take_up(folder) is None  # there is none
+    assert snapshots.restore(folder) is None  # there is none
     (folder / "kv.snapshot").write_bytes(b"12345678")
     model.trouble = SnapshotError("FILE is damaged")
-    assert snapshots.take_up(folder) == "FILE is damaged: the conversation is read again"
+    assert snapshots.restore(folder) == "FILE is damaged: the conversation is read again"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
 def test_what_cannot_be_written_is_a_notice(folder: Path, error: Exception, notice: str) -> None:
     model = Model()
     model.trouble = error
-    said = KVSnapshots(model, "auto", 1 << 20).leave(folder)
+    said = KVSnapshots(model, "auto", 1 << 20).save_or_remove(folder)
     assert said is not None
     assert said.startswith(notice.format(folder=folder))
 
@@ -169,9 +169,9 @@ def test_the_snapshots_of_other_sessions_make_room(folder: Path) -> None:
         (other / "kv.snapshot").write_bytes(bytes(400))
         (other / "session.jsonl").write_bytes(bytes(5000))
         os.utime(other / "kv.snapshot", (1e9 - age, 1e9 - age))
-    assert KVSnapshots(Model(40), "auto", 1200).leave(folder) is None
+    assert KVSnapshots(Model(40), "auto", 1200).save_or_remove(folder) is None
     assert {path.parent.name for path in folder.parent.glob("*/kv.snapshot")} == {"one", "new", "older"}
-    KVSnapshots(Model(100), "auto", 1200).leave(folder)
+    KVSnapshots(Model(100), "auto", 1200).save_or_remove(folder)
     assert {path.parent.name for path in folder.parent.glob("*/kv.snapshot")} == {"one", "new"}
     assert len(list(folder.parent.glob("*/session.jsonl"))) == 3
 
@@ -182,7 +182,7 @@ def test_what_is_linked_or_not_a_file_does_not_make_room(folder: Path, tmp_path:
     (elsewhere / "kv.snapshot").write_bytes(bytes(1000))
     (folder.parent / "linked").symlink_to(elsewhere)
     (folder.parent / "odd" / "kv.snapshot").mkdir(parents=True)
-    assert KVSnapshots(Model(100), "on", 1000).leave(folder) is None
+    assert KVSnapshots(Model(100), "on", 1000).save_or_remove(folder) is None
     assert kept(folder) == 100
     assert (elsewhere / "kv.snapshot").stat().st_size == 1000
     assert (folder.parent / "odd" / "kv.snapshot").is_dir()
@@ -191,11 +191,11 @@ def test_what_is_linked_or_not_a_file_does_not_make_room(folder: Path, tmp_path:
 def test_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = "a snapshot of 2 MiB is more than snapshot-limit: the conversation will be read again"
     for mode, notice in (("on", large), ("auto", None)):
-        assert KVSnapshots(Model(1 << 18), mode, 1 << 20).leave(folder) == notice
+        assert KVSnapshots(Model(1 << 18), mode, 1 << 20).save_or_remove(folder) == notice
         assert kept(folder) == -1
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(kv_snapshots.shutil, "disk_usage", lambda _: usage(9, 9, 3 << 20))
     full = "there is too little room on the disk for a snapshot of 2 MiB"
     for mode, notice in (("on", full), ("auto", None)):
-        assert KVSnapshots(Model(1 << 18), mode, 1 << 30).leave(folder) == notice
+        assert KVSnapshots(Model(1 << 18), mode, 1 << 30).save_or_remove(folder) == notice
         assert kept(folder) == -1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.chat.mentions import compose, literal, suggestions, unquoted
+from qwchat.chat.mentions import compose, escape_mentions, suggestions, unquote
 from qwchat.errors import UsageError
 from tests.clocks import growth
 
@@ -50,7 +50,7 @@ def test_mentions_become_files(typed: str, text: str, titles: list[str]) -> None
     composed = compose(typed)
     assert composed.text == text
     assert [attachment.title for attachment in composed.attachments] == titles
-    assert composed.remarks == ()
+    assert composed.notices == ()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_mentions_become_files(typed: str, text: str, titles: list[str]) -> None
 )
 def test_what_stays_text(typed: str) -> None:
     composed = compose(typed)
-    assert (composed.text, composed.attachments, composed.remarks) == (typed, (), ())
+    assert (composed.text, composed.attachments, composed.notices) == (typed, (), ())
 
 
 def test_two_signs_write_one_where_one_would_read_a_file() -> None:
@@ -86,8 +86,8 @@ def test_what_was_pasted_is_given_back_whatever_it_names(here: Path) -> None:
     for number in range(120):
         (here / f"{number}.txt").write_text("x")
     for text in ("see @a.py and @*.txt, @a.py:3-1", "@@a.py @nobody me@a.py", "`@a.py` @src/"):
-        composed = compose(literal(text))
-        assert (composed.text, composed.attachments, composed.remarks) == (text, (), ())
+        composed = compose(escape_mentions(text))
+        assert (composed.text, composed.attachments, composed.notices) == (text, (), ())
     with pytest.raises(UsageError, match="matches more than 100 files: name fewer"):
         compose("@*.txt")
 
@@ -103,7 +103,7 @@ def test_time_grows_evenly_with_the_text_that_is_searched(unit: str, count: int)
 def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
     composed = compose("see @src/ap.py, @*.rs and @x.py:3-4!")
     assert composed.text == "see @src/ap.py, @*.rs and @x.py:3-4!"
-    assert composed.remarks == (
+    assert composed.notices == (
         "@src/ap.py names no file, so it is sent as text",
         "@*.rs names no file, so it is sent as text",
         "@x.py:3-4 names no file, so it is sent as text",
@@ -111,8 +111,8 @@ def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
 
 
 def test_many_that_name_no_file_take_few_lines() -> None:
-    remarks = compose(" ".join(f"@{number}.py @0.py" for number in range(9))).remarks
-    assert remarks[4:] == ("@4.py names no file, so it is sent as text", "… and neither do 4 more")
+    notices = compose(" ".join(f"@{number}.py @0.py" for number in range(9))).notices
+    assert notices[4:] == ("@4.py names no file, so it is sent as text", "… and neither do 4 more")
 
 
 def test_an_edited_message_reads_nothing_twice() -> None:
@@ -150,16 +150,16 @@ def test_what_is_offered_is_understood(here: Path) -> None:
         (here / name).write_text("x")
         (offer,) = offered(f"@{name[:3]}")
         assert [attachment.name for attachment in compose(offer).attachments] == [name]
-        assert unquoted(offer.removeprefix("@")) == name
+        assert unquote(offer.removeprefix("@")) == name
 
 
 def test_the_argument_of_a_command_is_a_name_as_in_a_mention(here: Path) -> None:
     (here / "@types").write_text("x\n")
     for typed in ("a.py:2", "@a.py:2", "'a.py':2", '@"a.py":2'):
-        assert unquoted(typed) == "a.py:2"
+        assert unquote(typed) == "a.py:2"
     for typed in ("two words.txt", "two\\ words.txt", "@two\\ words.txt", '"two words.txt"'):
-        assert unquoted(typed) == "two words.txt"
-    assert unquoted("@types") == "@types"
+        assert unquote(typed) == "two words.txt"
+    assert unquote("@types") == "@types"
 
 
 def test_a_number_of_any_length_is_no_failure() -> None:

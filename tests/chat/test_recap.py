@@ -6,12 +6,12 @@ from tests.chat.test_turn_commands import make, played, shown
 
 
 def test_questions_are_named_as_they_were_typed_without_their_files() -> None:
-    _, desk = make("One.", "Two.")
+    _, context = make("One.", "Two.")
     file = "File src/a.c++, lines 1-2:\n\n````c++\nx\n```\ny\n````\n\nFile b.md: empty\n\n"
-    played(desk, f"{file}what is x")
-    played(desk, f"/edit 1 {file}what is y?\nAnd z?\nAnd why?")
-    assert shown(desk, "/alt") == "question 1 of 2: what is x\nOne."
-    assert shown(desk, "/alt") == "question 2 of 2: what is y? … (+2 lines)\nTwo."
-    played(desk, "next")
-    assert shown(desk, "/undo").startswith("“next” is taken back")
-    assert shown(desk, "/undo").startswith("“what is y? And z? And why?” is taken back")
+    played(context, f"{file}what is x")
+    played(context, f"/edit 1 {file}what is y?\nAnd z?\nAnd why?")
+    assert shown(context, "/alt") == "question 1 of 2: what is x\nOne."
+    assert shown(context, "/alt") == "question 2 of 2: what is y? … (+2 lines)\nTwo."
+    played(context, "next")
+    assert shown(context, "/undo").startswith("“next” is taken back")
+    assert shown(context, "/undo").startswith("“what is y? And z? And why?” is taken back")

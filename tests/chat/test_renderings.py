@@ -34,11 +34,11 @@ EXCHANGES = ("a b", "c d", "e f")
 def talk(model: FakeModel | qwchat.Model, lines: list[str], policy: str = "error") -> tuple[Chat, io.StringIO]:
     """Type `lines` into a chat by the line; return it, and what went to standard error."""
     stderr = io.StringIO()
-    controls = ReplySettings(SamplingParams(), max_tokens=4)
-    session = Session(model, controls.changed("overflow", policy, controls))
+    reply_settings = ReplySettings(SamplingParams(), max_tokens=4)
+    session = Session(model, reply_settings.changed("overflow", policy, reply_settings))
     typed = io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
     chat = Chat(
-        desk=CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN)),
+        context=CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN)),
         reader=PlainReader(typed, None),
         screen=Screen(stderr, PLAIN),
         status=PrefillStatus(stderr, PLAIN, enabled=False),
@@ -75,10 +75,10 @@ def test_each_reply_of_a_chat_renders_its_prompt_once(model: qwchat.Model, rende
         model,
         ["Name a planet.", "/continue", f"Is it in @{tmp_path / 'note.md'}?", "/retry --temp 1", "/edit And a sea?"],
     )
-    assert len(chat.desk.session.tree.nodes) == 8, stderr.getvalue()
+    assert len(chat.context.session.tree.nodes) == 8, stderr.getvalue()
     # A question; the rest of its reply; a question with a file; its other reply; another question in its place.
     assert rendered == [1, 1, 3, 3, 3]
-    assert f"context {chat.desk.session.tree.node(5).stats['prompt_tokens']}/512 after this" in stderr.getvalue()  # type: ignore[index]
+    assert f"context {chat.context.session.tree.node(5).stats['prompt_tokens']}/512 after this" in stderr.getvalue()  # type: ignore[index]
 
 
 def test_a_single_question_renders_its_prompt_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +105,9 @@ def test_a_prompt_that_fits_is_not_rendered_again_under_any_policy(policy: str) 
 def test_where_old_turns_are_left_out_no_prompt_is_rendered_twice() -> None:
     model = FakeModel(["one two"], context_size=24)
     chat, _ = talk(model, [*EXCHANGES, "g h i"], "drop")
-    assert chat.desk.session.tree.dropped() == {1, 2}
+    assert chat.context.session.tree.dropped() == {1, 2}
     assert [len(messages) for messages in model.rendered] == [1, 3, 5, 7, 3, 5], "all turns, then fewer of them"
-    assert model.asked[-1] == model.rendered[-1] == chat.desk.session.messages_to(7)
+    assert model.asked[-1] == model.rendered[-1] == chat.context.session.messages_to(7)
 
 
 class Interrupted(FakeModel):
@@ -121,7 +121,7 @@ class Interrupted(FakeModel):
 def test_a_request_to_stop_that_comes_while_the_prompt_is_rendered_stops_the_reply() -> None:
     chat, stderr = talk(Interrupted(["one two"]), ["hello"])
     assert "stopped before a word was said; /retry asks again" in stderr.getvalue()
-    assert [node.content for node in chat.desk.session.tree.nodes] == ["hello"]
+    assert [node.content for node in chat.context.session.tree.nodes] == ["hello"]
 
 
 def test_it_stops_a_single_question_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

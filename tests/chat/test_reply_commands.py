@@ -23,7 +23,7 @@ REPLY = "Two **ways**:\n\n1. a\n   ```py\n   x = 1\n     y\n   ```\n2. b\n\n```\
 TERMINAL = Styling(terminal=True, emphasis=True, colour=True)
 
 
-def desk(*replies: str, styling: Styling = TERMINAL) -> tuple[CommandContext, io.StringIO]:
+def make_context(*replies: str, styling: Styling = TERMINAL) -> tuple[CommandContext, io.StringIO]:
     """A desk after a question that `replies` answered."""
     session = Session(FakeModel(replies=replies), ReplySettings(SamplingParams(temperature=0.7)))
     for number in range(len(replies)):
@@ -32,21 +32,21 @@ def desk(*replies: str, styling: Styling = TERMINAL) -> tuple[CommandContext, io
     return CommandContext(session, "mini", ReplyView(out, styling)), out
 
 
-def obey(place: CommandContext, text: str) -> Outcome:
+def obey(context: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
-    return command[0].run(place, command[1])
+    return command[0].run(context, command[1])
 
 
-def stats(place: CommandContext) -> str:
-    shown = obey(place, "/stats")
+def stats(context: CommandContext) -> str:
+    shown = obey(context, "/stats")
     assert isinstance(shown, Show)
-    return format_answer(shown.above, shown.text)
+    return format_answer(shown.table, shown.text)
 
 
-def refused(place: CommandContext, text: str) -> str:
+def refused(context: CommandContext, text: str) -> str:
     with pytest.raises(UsageError) as caught:
-        obey(place, text)
+        obey(context, text)
     return str(caught.value)
 
 
@@ -57,14 +57,14 @@ def xterm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
-    place, _ = desk("# One", REPLY)
-    assert obey(place, "/raw") == Show(said=REPLY)
-    assert obey(place, "/raw on") == Show("replies are shown as they are written")
-    assert place.view.rendering == "plain"
-    assert obey(place, "/raw off") == Show("replies are shown as rendered Markdown")
-    assert place.view.rendering == "markdown"
-    assert refused(place, "/raw maybe") == "/raw takes on, off or nothing, not 'maybe'"
-    assert refused(desk()[0], "/raw") == "there is no reply yet"
+    context, _ = make_context("# One", REPLY)
+    assert obey(context, "/raw") == Show(message=REPLY)
+    assert obey(context, "/raw on") == Show("replies are shown as they are written")
+    assert context.view.rendering == "plain"
+    assert obey(context, "/raw off") == Show("replies are shown as rendered Markdown")
+    assert context.view.rendering == "markdown"
+    assert refused(context, "/raw maybe") == "/raw takes on, off or nothing, not 'maybe'"
+    assert refused(make_context()[0], "/raw") == "there is no reply yet"
 
 
 @pytest.mark.parametrize(
@@ -76,22 +76,22 @@ def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
     ],
 )
 def test_copy_asks_the_terminal_to_take_the_text(typed: str, text: str, answer: str) -> None:
-    place, out = desk(REPLY)
-    assert obey(place, typed) == Show(answer)
+    context, out = make_context(REPLY)
+    assert obey(context, typed) == Show(answer)
     coded = base64.b64encode(text.encode()).decode()
     assert out.getvalue() == f"\x1b]52;c;{coded}\x07"
 
 
 def test_what_copy_refuses() -> None:
-    place, out = desk(REPLY)
+    context, out = make_context(REPLY)
     assert (
-        refused(place, "/copy code")
+        refused(context, "/copy code")
         == "the last reply has 2 code blocks: say which, as in /copy code 1 or /write 1 FILE"
     )
-    assert refused(place, "/copy code 3") == "there is no code 3: the last reply has 2"
-    assert refused(place, "/copy that") == "/copy takes nothing, code or code 2, not 'that'"
-    assert refused(desk("no code")[0], "/copy code") == "the last reply has no code in fences"
-    piped, _ = desk(REPLY, styling=PLAIN)
+    assert refused(context, "/copy code 3") == "there is no code 3: the last reply has 2"
+    assert refused(context, "/copy that") == "/copy takes nothing, code or code 2, not 'that'"
+    assert refused(make_context("no code")[0], "/copy code") == "the last reply has no code in fences"
+    piped, _ = make_context(REPLY, styling=PLAIN)
     assert refused(piped, "/copy") == (
         "replies go to no terminal, so there is no clipboard: /write puts them into a file"
     )
@@ -110,61 +110,63 @@ def test_what_may_keep_a_terminal_from_taking_text() -> None:
 
 
 def test_write_puts_a_block_into_a_file_and_spares_what_is_there(tmp_path: Path) -> None:
-    place, _ = desk(REPLY)
+    context, _ = make_context(REPLY)
     path = tmp_path / "two words.py"
-    assert obey(place, f"/write 1 {path}") == Show(f"code 1 is in {path}, 2 lines")
+    assert obey(context, f"/write 1 {path}") == Show(f"code 1 is in {path}, 2 lines")
     assert path.read_bytes() == b"x = 1\n  y\n"
-    assert obey(place, f"/write code 2 {path}") == Show(f"code 2 is in {path}, 1 line")
+    assert obey(context, f"/write code 2 {path}") == Show(f"code 2 is in {path}, 1 line")
     assert path.read_bytes() == b"z\x1b\n"
     (tmp_path / "mine").write_text("mine")
-    assert refused(place, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine exists already: choose another name"
-    assert refused(place, "/write 1") == "/write needs the name of a file, as in /write 2 fix.py"
-    assert refused(place, f"/write 9 {tmp_path}/x") == "there is no code 9: the last reply has 2"
-    assert refused(place, f"/write 1 {tmp_path}/no/x") == f"cannot write {tmp_path}/no/x: No such file or directory"
-    assert obey(desk("```\na\n```")[0], f"/write {tmp_path}/only") == Show(f"code 1 is in {tmp_path}/only, 1 line")
+    assert refused(context, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine exists already: choose another name"
+    assert refused(context, "/write 1") == "/write needs the name of a file, as in /write 2 fix.py"
+    assert refused(context, f"/write 9 {tmp_path}/x") == "there is no code 9: the last reply has 2"
+    assert refused(context, f"/write 1 {tmp_path}/no/x") == f"cannot write {tmp_path}/no/x: No such file or directory"
+    assert obey(make_context("```\na\n```")[0], f"/write {tmp_path}/only") == Show(
+        f"code 1 is in {tmp_path}/only, 1 line"
+    )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "only", "two words.py"]
 
 
 def test_numbers_of_code_are_completed() -> None:
-    place, _ = desk(REPLY)
+    context, _ = make_context(REPLY)
 
     def offered(text: str) -> list[tuple[str, str]]:
-        return [(suggestion.text, suggestion.note) for suggestion in suggestions(place, text)]
+        return [(suggestion.text, suggestion.note) for suggestion in suggestions(context, text)]
 
     assert offered("/copy ") == [("code 1", "x = 1"), ("code 2", "z␛")]
     assert offered("/write ") == [("1", "x = 1"), ("2", "z␛")]
     assert offered("/raw o") == [("on", "show replies as they are written"), ("off", "render them as Markdown")]
-    assert list(suggestions(desk()[0], "/copy ")) == []
+    assert list(suggestions(make_context()[0], "/copy ")) == []
 
 
 def test_stats_adds_up_what_all_replies_took() -> None:
-    place, _ = desk("one two three", "four five")
-    assert stats(place) == (
+    context, _ = make_context("one two three", "four five")
+    assert stats(context) == (
         "replies      2\n"
         "prompts      13 tokens, 6 of them cached (46 %)\n"
         "read         7 tokens in 1.00 s, 7.0 tok/s\n"
         "written      5 tokens in 0.50 s, 6.0 tok/s\n"
         "first token  after 0.12 s on average, 0.12 s at most"
     )
-    place.session.tree.add("assistant", "edited", parent=1)
-    place.session.tree.add("assistant", "forged", parent=1, stats={"prompt_tokens": "many"})
-    assert stats(place).startswith("replies      2 (and 2 without figures)\n")
-    assert refused(desk()[0], "/stats") == "there are no figures yet: ask something first"
+    context.session.tree.add("assistant", "edited", parent=1)
+    context.session.tree.add("assistant", "forged", parent=1, stats={"prompt_tokens": "many"})
+    assert stats(context).startswith("replies      2 (and 2 without figures)\n")
+    assert refused(make_context()[0], "/stats") == "there are no figures yet: ask something first"
 
 
 def test_stats_counts_what_was_read_before_a_stop() -> None:
-    place, _ = desk("one two")
-    for _event in replying(place.session, place.session.ask("word " * 300), After(3)):
+    context, _ = make_context("one two")
+    for _event in replying(context.session, context.session.ask("word " * 300), After(3)):
         pass
-    assert stats(place).splitlines()[:4] == [
+    assert stats(context).splitlines()[:4] == [
         "replies      1",
         "stopped      1 before any text came",
         "prompts      136 tokens, 5 of them cached (4 %)",
         "read         131 tokens in 1.00 s, 131 tok/s",
     ]
-    for _event in replying(place.session, place.session.resume()):
+    for _event in replying(context.session, context.session.continue_reply()):
         pass
-    assert stats(place).splitlines()[:2] == ["replies      2", "stopped      1 before any text came"]
+    assert stats(context).splitlines()[:2] == ["replies      2", "stopped      1 before any text came"]
 
 
 class After:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwchat.chat.reply_settings import NAMES, ReplySettings
+from qwchat.chat.reply_settings import REPLY_SETTING_NAMES, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.events import Done, TextEvent, TextStep
@@ -14,9 +14,9 @@ from tests.chat.fakes import FakeModel, replying
 HOT = ReplySettings(SamplingParams(temperature=1.0))
 
 
-def make(system: str | None = None, controls: ReplySettings = HOT, **script: object) -> tuple[FakeModel, Session]:
+def make(system: str | None = None, reply_settings: ReplySettings = HOT, **script: object) -> tuple[FakeModel, Session]:
     model = FakeModel(**script)  # type: ignore[arg-type]
-    return model, Session(model, controls, system)
+    return model, Session(model, reply_settings, system)
 
 
 def contents(session: Session) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ def test_a_prompt_that_does_not_fit_leaves_no_trace() -> None:
 
 
 def test_retry_replaces_the_last_reply_with_another_seed() -> None:
-    model, session = make(controls=ReplySettings(SamplingParams(temperature=1.0), seed=5), replies=["old", "new"])
+    model, session = make(reply_settings=ReplySettings(SamplingParams(temperature=1.0), seed=5), replies=["old", "new"])
     end_of(replying(session, session.ask("question")))
     done = end_of(replying(session, session.retry()))
     assert contents(session) == [("user", "question"), ("assistant", "new")]
@@ -115,7 +115,7 @@ def test_a_seed_is_drawn_for_every_reply_unless_one_is_set() -> None:
     model, session = make()
     seeds = {end_of(replying(session, session.ask("again"))).seed for _ in range(4)}
     assert len(seeds) == 4
-    session.controls = session.controls.changed("seed", "11", session.defaults)
+    session.reply_settings = session.reply_settings.changed("seed", "11", session.defaults)
     assert end_of(replying(session, session.ask("again"))).seed == 11
     assert model.calls[-1]["seed"] == 11
 
@@ -123,14 +123,14 @@ def test_a_seed_is_drawn_for_every_reply_unless_one_is_set() -> None:
 def test_speculation_is_asked_for_until_it_is_switched_off() -> None:
     model, session = make()
     for value, expected in (("on", True), ("off", False), ("default", True)):
-        session.controls = session.controls.changed("speculate", value, session.defaults)
+        session.reply_settings = session.reply_settings.changed("speculate", value, session.defaults)
         end_of(replying(session, session.ask("hello")))
         assert model.calls[-1]["speculate"] is expected
 
 
 def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
-    controls = ReplySettings(SamplingParams(temperature=0.7, top_k=20), seed=3)
-    assert {name: controls.shown(name) for name in NAMES} == {
+    reply_settings = ReplySettings(SamplingParams(temperature=0.7, top_k=20), seed=3)
+    assert {name: reply_settings.display_value(name) for name in REPLY_SETTING_NAMES} == {
         "temp": "0.7",
         "top-p": "1",
         "top-k": "20",
@@ -148,18 +148,18 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
         "loop-guard": "1000",
         "overflow": "ask",
     }
-    changed = controls
+    changed = reply_settings
     typed = {"--temp": "0", "TOP_K": "5", "seed": "random", "max-tokens": "9", "stop": "the end", "speculate": "off"}
     for name, value in typed.items():
-        changed = changed.changed(name, value, controls)
-    assert (changed.settings.temperature, changed.settings.top_k) == (0.0, 5)
+        changed = changed.changed(name, value, reply_settings)
+    assert (changed.sampling.temperature, changed.sampling.top_k) == (0.0, 5)
     assert (changed.seed, changed.max_tokens, changed.stop) == (None, 9, ("the end",))
     assert not changed.speculate
-    for name in NAMES:
-        changed = changed.changed(name, "default", controls)
-    assert changed == controls
-    assert changed.changed("max-tokens", "none", controls).max_tokens is None
-    assert changed.changed("stop", "none", controls).stop == ()
+    for name in REPLY_SETTING_NAMES:
+        changed = changed.changed(name, "default", reply_settings)
+    assert changed == reply_settings
+    assert changed.changed("max-tokens", "none", reply_settings).max_tokens is None
+    assert changed.changed("stop", "none", reply_settings).stop == ()
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
     ],
 )
 def test_settings_that_cannot_be(name: str, value: str, complaint: str) -> None:
-    controls = ReplySettings(SamplingParams())
+    reply_settings = ReplySettings(SamplingParams())
     with pytest.raises(UsageError, match=complaint):
-        controls.changed(name, value, controls)
+        reply_settings.changed(name, value, reply_settings)
 
 
 def test_events_pass_through_unchanged() -> None:

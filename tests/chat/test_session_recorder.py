@@ -23,10 +23,10 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def saved(store: Store, told: list[str]) -> SessionRecorder:
-    saved = SessionRecorder(store, told.append)
-    saved.answers("mini", "0123abcd")
-    return saved
+def recorder(store: Store, told: list[str]) -> SessionRecorder:
+    recorder = SessionRecorder(store, told.append)
+    recorder.set_model("mini", "0123abcd")
+    return recorder
 
 
 def said(store: Store, session: str | None) -> list[str]:
@@ -34,90 +34,92 @@ def said(store: Store, session: str | None) -> list[str]:
     return [node.content for node in store.read(session).tree.path()]
 
 
-def test_nothing_is_written_before_a_word(store: Store, saved: SessionRecorder) -> None:
-    saved.tree.set_system("Be brief.")
-    saved.settle()
-    saved.leave()
+def test_nothing_is_written_before_a_word(store: Store, recorder: SessionRecorder) -> None:
+    recorder.tree.set_system("Be brief.")
+    recorder.flush()
+    recorder.close()
     assert not store.folder.exists()
-    assert saved.id is None
+    assert recorder.id is None
 
 
-def test_every_turn_is_in_the_file_at_once(store: Store, saved: SessionRecorder) -> None:
-    saved.tree.set_system("Be brief.")
-    saved.tree.set_title("Seas")
-    saved.tree.add("user", "Name a sea.")
-    assert said(store, saved.id) == ["Name a sea."]
-    saved.tree.add("assistant", "North.", model="0123abcd")
-    assert said(store, saved.id) == ["Name a sea.", "North."]
-    tree = store.read(saved.id or "").tree
+def test_every_turn_is_in_the_file_at_once(store: Store, recorder: SessionRecorder) -> None:
+    recorder.tree.set_system("Be brief.")
+    recorder.tree.set_title("Seas")
+    recorder.tree.add("user", "Name a sea.")
+    assert said(store, recorder.id) == ["Name a sea."]
+    recorder.tree.add("assistant", "North.", model="0123abcd")
+    assert said(store, recorder.id) == ["Name a sea.", "North."]
+    tree = store.read(recorder.id or "").tree
     assert (tree.system, tree.title) == ("Be brief.", "Seas")
-    header = store.read(saved.id or "").header
+    header = store.read(recorder.id or "").header
     assert header is not None
-    assert (header.model, header.fingerprint, header.created) == ("mini", "0123abcd", saved.created)
+    assert (header.model, header.fingerprint, header.created) == ("mini", "0123abcd", recorder.created)
 
 
-def test_a_session_goes_on_where_it_was_left(store: Store, saved: SessionRecorder, told: list[str]) -> None:
-    saved.tree.add("user", "one")
-    saved.leave()
+def test_a_session_goes_on_where_it_was_left(store: Store, recorder: SessionRecorder, told: list[str]) -> None:
+    recorder.tree.add("user", "one")
+    recorder.close()
     again = SessionRecorder(store, told.append)
     tree = again.open(store.latest())
     assert [node.content for node in tree.path()] == ["one"]
     tree.add("assistant", "two")
     assert said(store, again.id) == ["one", "two"]
-    assert again.held_with == "mini"
+    assert again.first_model == "mini"
     assert told == []
 
 
 def test_a_session_open_elsewhere_leaves_everything_as_it_was(
-    store: Store, saved: SessionRecorder, told: list[str]
+    store: Store, recorder: SessionRecorder, told: list[str]
 ) -> None:
-    saved.tree.add("user", "one")
+    recorder.tree.add("user", "one")
     other = SessionRecorder(store, told.append)
     other.tree.add("user", "mine")
     mine = other.id
     with pytest.raises(SessionInUseError):
-        other.open(store.find(saved.id or ""))
+        other.open(store.find(recorder.id or ""))
     other.tree.add("assistant", "still mine")
     assert said(store, mine) == ["mine", "still mine"]
-    assert said(store, saved.id) == ["one"]
+    assert said(store, recorder.id) == ["one"]
 
 
-def test_a_fork_has_a_session_of_its_own(store: Store, saved: SessionRecorder) -> None:
-    saved.tree.add("user", "one")
-    first = saved.id
-    tree = saved.begin(saved.tree.fork(), "other")
-    assert tree is saved.tree
+def test_a_fork_has_a_session_of_its_own(store: Store, recorder: SessionRecorder) -> None:
+    recorder.tree.add("user", "one")
+    first = recorder.id
+    tree = recorder.start(recorder.tree.fork(), "other")
+    assert tree is recorder.tree
     tree.add("assistant", "two")
     assert said(store, first) == ["one"]
-    assert said(store, saved.id) == ["one", "two"]
-    assert store.find("other").id == saved.id
+    assert said(store, recorder.id) == ["one", "two"]
+    assert store.find("other").id == recorder.id
     store.open(first or "")[0].close()
 
 
 def test_without_saving_a_session_is_read_and_left_alone(
-    store: Store, saved: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, recorder: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QWCHAT_SESSIONS", str(store.folder))
-    saved.tree.add("user", "one")
+    recorder.tree.add("user", "one")
     tree = SessionRecorder(None, told.append).open(store.latest())
     tree.add("assistant", "two")
-    assert said(store, saved.id) == ["one"]
+    assert said(store, recorder.id) == ["one"]
     assert len(store.entries()) == 1
 
 
 def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, told: list[str]) -> None:
     first, second = (SessionRecorder(store, told.append) for _ in range(2))
-    for saved in (first, second):
-        saved.begin(name="seas")
-        saved.tree.add("user", "one")
-        saved.leave()
+    for recorder in (first, second):
+        recorder.start(name="seas")
+        recorder.tree.add("user", "one")
+        recorder.close()
     names = {entry.id: entry.name for entry in store.entries()}
     assert sorted(names.values()) == ["", "seas"]
     other = next(session for session, name in names.items() if not name)
     assert told == [f"a session seas was begun elsewhere: this one is {other}, without a name"]
 
 
-def test_visitors_are_called_while_the_session_is_open(store: Store, saved: SessionRecorder, told: list[str]) -> None:
+def test_visitors_are_called_while_the_session_is_open(
+    store: Store, recorder: SessionRecorder, told: list[str]
+) -> None:
     visits: list[tuple[str, Path]] = []
 
     def leaving(folder: Path) -> None:
@@ -125,79 +127,79 @@ def test_visitors_are_called_while_the_session_is_open(store: Store, saved: Sess
         with pytest.raises(SessionInUseError):
             store.open(folder.name)
 
-    saved.tree.add("user", "one")
-    folder = store.folder / (saved.id or "")
-    saved.on_leave.append(leaving)
-    saved.on_open.append(lambda folder: visits.append(("open", folder)))
-    saved.leave()
-    saved.leave()
-    saved.open(store.latest())
-    saved.begin()
-    saved.leave()
+    recorder.tree.add("user", "one")
+    folder = store.folder / (recorder.id or "")
+    recorder.on_close.append(leaving)
+    recorder.on_open.append(lambda folder: visits.append(("open", folder)))
+    recorder.close()
+    recorder.close()
+    recorder.open(store.latest())
+    recorder.start()
+    recorder.close()
     assert visits == [("leave", folder), ("open", folder), ("leave", folder)]
 
 
 def test_a_full_disk_is_told_once_and_made_up_for(
-    store: Store, saved: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, recorder: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved.tree.add("user", "one")
+    recorder.tree.add("user", "one")
     real = os.write
 
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    saved.tree.add("assistant", "two")
-    saved.tree.add("user", "three")
-    saved.settle()
+    recorder.tree.add("assistant", "two")
+    recorder.tree.add("user", "three")
+    recorder.flush()
     assert told == [
-        f"session {saved.id} cannot be saved: No space left on device; "
+        f"session {recorder.id} cannot be saved: No space left on device; "
         "the chat goes on, and saving is tried again with every turn"
     ]
     monkeypatch.setattr(os, "write", real)
-    saved.settle()
-    assert said(store, saved.id) == ["one", "two", "three"]
+    recorder.flush()
+    assert said(store, recorder.id) == ["one", "two", "three"]
 
 
 def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Path, told: list[str]) -> None:
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file")
-    saved = SessionRecorder(store, told.append)
-    saved.tree.add("user", "one")
-    saved.tree.add("assistant", "two")
+    recorder = SessionRecorder(store, told.append)
+    recorder.tree.add("user", "one")
+    recorder.tree.add("assistant", "two")
     assert told == [
         f"sessions cannot be saved in {tmp_path}/file: File exists; "
         "the chat goes on, and saving is tried again with every turn"
     ]
     (tmp_path / "file").unlink()
-    saved.settle()
-    assert said(store, saved.id) == ["one", "two"]
+    recorder.flush()
+    assert said(store, recorder.id) == ["one", "two"]
 
 
-def test_damaged_lines_are_told_of(store: Store, saved: SessionRecorder, told: list[str]) -> None:
-    saved.tree.add("user", "one")
-    saved.leave()
+def test_damaged_lines_are_told_of(store: Store, recorder: SessionRecorder, told: list[str]) -> None:
+    recorder.tree.add("user", "one")
+    recorder.close()
     with (store.folder / store.latest().id / "session.jsonl").open("a") as file:
         file.write("nonsense\n")
-    saved.open(store.latest())
-    assert told == [f"damaged lines of session {saved.id} that are left out: 1"]
+    recorder.open(store.latest())
+    assert told == [f"damaged lines of session {recorder.id} that are left out: 1"]
 
 
-def test_another_model_is_told_of(store: Store, saved: SessionRecorder) -> None:
-    saved.tree.add("user", "one")
-    assert saved.answers("big", "89ef") is None
-    saved.tree.add("assistant", "two", model="0123abcd")
-    assert saved.answers("mini", "0123abcd") is None
-    saved.leave()
-    saved.open(store.latest())
-    assert saved.answers("big", "89ef") == (
+def test_another_model_is_told_of(store: Store, recorder: SessionRecorder) -> None:
+    recorder.tree.add("user", "one")
+    assert recorder.set_model("big", "89ef") is None
+    recorder.tree.add("assistant", "two", model="0123abcd")
+    assert recorder.set_model("mini", "0123abcd") is None
+    recorder.close()
+    recorder.open(store.latest())
+    assert recorder.set_model("big", "89ef") == (
         "the last reply was another model's (mini): big reads the conversation anew"
     )
 
 
 def test_nothing_is_kept_without_a_store(told: list[str]) -> None:
-    saved = SessionRecorder(None, told.append)
-    saved.tree.add("user", "one")
-    saved.settle()
-    saved.leave()
-    assert (saved.id, saved.folder, told) == (None, None, [])
+    recorder = SessionRecorder(None, told.append)
+    recorder.tree.add("user", "one")
+    recorder.flush()
+    recorder.close()
+    assert (recorder.id, recorder.folder, told) == (None, None, [])

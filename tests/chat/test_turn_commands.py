@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qwchat.chat.commands import CommandContext, Draft, Outcome, Show, StreamReply, parse, suggestions
 from qwchat.chat.reply_settings import ReplySettings
-from qwchat.chat.reply_stream import play
+from qwchat.chat.reply_stream import show_reply
 from qwchat.chat.session import Session
 from qwchat.chat.view.prefill_status import PrefillStatus
 from qwchat.chat.view.reply import ReplyView
@@ -30,31 +30,33 @@ from tests.tiers import count
 HOT = ReplySettings(SamplingParams(temperature=0.7))
 
 
-def make(*replies: str, controls: ReplySettings = HOT, **script: object) -> tuple[FakeModel, CommandContext]:
+def make(*replies: str, reply_settings: ReplySettings = HOT, **script: object) -> tuple[FakeModel, CommandContext]:
     model = FakeModel(replies, **script)  # type: ignore[arg-type]
-    session = Session(model, controls, fingerprint="0123abcd")
+    session = Session(model, reply_settings, fingerprint="0123abcd")
     return model, CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
-def obey(desk: CommandContext, text: str) -> Outcome:
+def obey(context: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
-    return command[0].run(desk, command[1])
+    return command[0].run(context, command[1])
 
 
-def shown(desk: CommandContext, text: str) -> str:
-    outcome = obey(desk, text)
+def shown(context: CommandContext, text: str) -> str:
+    outcome = obey(context, text)
     assert isinstance(outcome, Show)
-    return "\n".join(part for part in (format_answer(outcome.above, outcome.text), outcome.said) if part)
+    return "\n".join(part for part in (format_answer(outcome.table, outcome.text), outcome.message) if part)
 
 
-def played(desk: CommandContext, text: str, stop_after: int | None = None) -> Done:
+def played(context: CommandContext, text: str, stop_after: int | None = None) -> Done:
     """Type a command that streams a reply, or a message; `stop_after`: cancel after so many tokens."""
     command = parse(text)
-    outcome = StreamReply(partial(desk.session.ask, text)) if command is None else command[0].run(desk, command[1])
+    outcome = (
+        StreamReply(partial(context.session.ask, text)) if command is None else command[0].run(context, command[1])
+    )
     assert isinstance(outcome, StreamReply)
     steps: list[TextStep] = []
-    session = desk.session
+    session = context.session
     for event in replying(session, outcome.begin(), lambda: stop_after is not None and len(steps) >= stop_after):
         if isinstance(event, TextStep):
             steps.append(event)
@@ -63,21 +65,21 @@ def played(desk: CommandContext, text: str, stop_after: int | None = None) -> Do
     raise AssertionError("the reply has no end")
 
 
-def said(desk: CommandContext) -> list[str]:
-    return [message["content"] for message in desk.session.messages]
+def said(context: CommandContext) -> list[str]:
+    return [message["content"] for message in context.session.messages]
 
 
 def test_undo_and_redo_go_back_and_forth() -> None:
-    _, desk = make("One.", "Two.", "Three.")
+    _, context = make("One.", "Two.", "Three.")
     for question in ("first", "second", "third"):
-        played(desk, question)
-    assert shown(desk, "/undo") == (
+        played(context, question)
+    assert shown(context, "/undo") == (
         "“third” is taken back; /redo goes forward again\nthe conversation ends with the reply “Two.”"
     )
-    assert shown(desk, "/undo 2") == (
+    assert shown(context, "/undo 2") == (
         "2 questions are taken back, from “first” on; /redo goes forward again\nthe conversation is at its beginning"
     )
-    assert said(desk) == []
+    assert said(context) == []
     for command, gone in (
         ("/undo", "there is nothing left to undo"),
         ("/undo 2", "there is nothing left to undo"),
@@ -86,41 +88,41 @@ def test_undo_and_redo_go_back_and_forth() -> None:
         ("/continue", "there is nothing left to continue"),
     ):
         with pytest.raises(UsageError, match=f"^{gone}: /redo goes forward again$"):
-            obey(desk, command)
-    assert shown(desk, "/redo") == "6 turns are back\nthe conversation ends with the reply “Three.”"
+            obey(context, command)
+    assert shown(context, "/redo") == "6 turns are back\nthe conversation ends with the reply “Three.”"
     with pytest.raises(UsageError, match="nothing was undone, so there is nothing to redo"):
-        obey(desk, "/redo")
+        obey(context, "/redo")
     with pytest.raises(UsageError, match="there are only 3 questions so far, and 4 counts from the last one"):
-        obey(desk, "/undo 4")
+        obey(context, "/undo 4")
     for wrong in ("0", "-1", "x", "1.5", "９", "9" * 30):
         with pytest.raises(UsageError, match="/undo takes a number from 1, not "):
-            obey(desk, f"/undo {wrong}")
+            obey(context, f"/undo {wrong}")
 
 
 def test_retry_leaves_the_old_reply_beside_the_new_one() -> None:
-    model, desk = make("old", "new", "cold", controls=replace(HOT, seed=5))
-    played(desk, "question")
-    played(desk, "/retry")
-    assert said(desk) == ["question", "new"]
+    model, context = make("old", "new", "cold", reply_settings=replace(HOT, seed=5))
+    played(context, "question")
+    played(context, "/retry")
+    assert said(context) == ["question", "new"]
     assert model.calls[0]["seed"] == 5
     assert model.calls[1]["seed"] != 5
-    assert played(desk, "/retry --temp 0 --seed=5").seed == 5
+    assert played(context, "/retry --temp 0 --seed=5").seed == 5
     assert model.calls[2]["settings"] == SamplingParams()
-    assert desk.session.controls.settings.temperature == 0.7
-    assert not desk.session.used.sampled
-    assert shown(desk, "/alt") == "reply 1 of 3\nold"
-    assert shown(desk, "/alt prev") == "reply 3 of 3\ncold"
-    assert shown(desk, "/alt 2") == "reply 2 of 3\nnew"
-    assert said(desk) == ["question", "new"]
+    assert context.session.reply_settings.sampling.temperature == 0.7
+    assert not context.session.last_settings.sampled
+    assert shown(context, "/alt") == "reply 1 of 3\nold"
+    assert shown(context, "/alt prev") == "reply 3 of 3\ncold"
+    assert shown(context, "/alt 2") == "reply 2 of 3\nnew"
+    assert said(context) == ["question", "new"]
     with pytest.raises(UsageError, match="there are 3 alternatives, not 4"):
-        obey(desk, "/alt 4")
+        obey(context, "/alt 4")
 
 
 def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
-    _, desk = make("old", "new")
-    played(desk, "question")
-    played(desk, "/retry", stop_after=0)
-    assert said(desk) == ["question", "old"]
+    _, context = make("old", "new")
+    played(context, "question")
+    played(context, "/retry", stop_after=0)
+    assert said(context) == ["question", "old"]
 
 
 @pytest.mark.parametrize(
@@ -147,172 +149,174 @@ def test_what_cannot_be_done(typed: str, complaint: str) -> None:
 
 
 def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
-    _, desk = make("same", controls=ReplySettings(SamplingParams()))
-    played(desk, "question")
-    plain, warm = obey(desk, "/retry"), obey(desk, "/retry --temp 0.8")
+    _, context = make("same", reply_settings=ReplySettings(SamplingParams()))
+    played(context, "question")
+    plain, warm = obey(context, "/retry"), obey(context, "/retry --temp 0.8")
     assert isinstance(plain, StreamReply)
     assert isinstance(warm, StreamReply)
     assert plain.hint == "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
     assert warm.hint is None
-    assert [s.text for s in suggestions(desk, "/retry --pres")] == ["--presence-penalty"]
+    assert [s.text for s in suggestions(context, "/retry --pres")] == ["--presence-penalty"]
 
 
 def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
-    model, desk = make("One.", "Two.", "Eins.")
-    played(desk, "first")
-    played(desk, "second")
-    assert obey(desk, "/edit 2") == Draft("/edit 2 first")
-    played(desk, "/edit 2 erstens")
-    assert said(desk) == ["erstens", "Eins."]
+    model, context = make("One.", "Two.", "Eins.")
+    played(context, "first")
+    played(context, "second")
+    assert obey(context, "/edit 2") == Draft("/edit 2 first")
+    played(context, "/edit 2 erstens")
+    assert said(context) == ["erstens", "Eins."]
     assert [message["content"] for message in model.asked[-1]] == ["erstens"]
-    assert shown(desk, "/alt") == "question 1 of 2, and 2 more turns behind it: first\nOne."
-    assert said(desk) == ["first", "One.", "second", "Two."]
-    assert shown(desk, "/alt") == "question 2 of 2: erstens\nEins."
+    assert shown(context, "/alt") == "question 1 of 2, and 2 more turns behind it: first\nOne."
+    assert said(context) == ["first", "One.", "second", "Two."]
+    assert shown(context, "/alt") == "question 2 of 2: erstens\nEins."
 
 
 def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
-    model, desk = make("A B C D", "yes")
-    played(desk, "spell")
-    assert obey(desk, "/edit --reply") == Draft("/edit --reply 1 A B C D")
-    assert shown(desk, "/edit --reply 1 X Y") == (
+    model, context = make("A B C D", "yes")
+    played(context, "spell")
+    assert obey(context, "/edit --reply") == Draft("/edit --reply 1 A B C D")
+    assert shown(context, "/edit --reply 1 X Y") == (
         "the reply reads so now, alternative 2 of 2; /continue goes on from it"
     )
-    assert said(desk) == ["spell", "X Y"]
-    assert played(desk, "/continue").text == "X Y C D"
+    assert said(context) == ["spell", "X Y"]
+    assert played(context, "/continue").text == "X Y C D"
     assert model.calls[-1]["continuing"] is True
-    assert said(desk) == ["spell", "X Y C D"]
+    assert said(context) == ["spell", "X Y C D"]
     # What was continued is no alternative any more: the model's reply and the edited one are.
-    assert shown(desk, "/alt") == "reply 1 of 2\nA B C D"
-    played(desk, "more?")
+    assert shown(context, "/alt") == "reply 1 of 2\nA B C D"
+    played(context, "more?")
     assert [message["content"] for message in model.asked[-1]] == ["spell", "A B C D", "more?"]
 
 
 @pytest.mark.parametrize("text", ["one\ntwo", "    indented", "3 apples", "--reply to him", "a  b"])
 def test_what_edit_puts_into_the_editor_is_what_it_takes(text: str) -> None:
-    _, desk = make()
-    played(desk, text)
-    draft = obey(desk, "/edit")
+    _, context = make()
+    played(context, text)
+    draft = obey(context, "/edit")
     assert isinstance(draft, Draft)
-    played(desk, draft.text)
-    assert [node.content for node in desk.session.tree.siblings(1)] == [text, text]
+    played(context, draft.text)
+    assert [node.content for node in context.session.tree.siblings(1)] == [text, text]
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_cancelled_reply_goes_on_where_it_was(stop_after: int) -> None:
-    model, desk = make("one two three four")
-    assert played(desk, "count", stop_after=stop_after).finish_reason == "cancelled"
-    begun = desk.session.reply()
+    model, context = make("one two three four")
+    assert played(context, "count", stop_after=stop_after).finish_reason == "cancelled"
+    begun = context.session.reply()
     assert (begun.finish_reason, len(begun.token_ids or ())) == ("cancelled", stop_after)
-    done = played(desk, "/continue")
+    done = played(context, "/continue")
     assert done.text == "one two three four"
     assert done.stats.generated_tokens == 4 - stop_after
     assert model.calls[1] == {**model.calls[0], "continuing": True}
     assert model.asked[1][-1] == {"role": "assistant", "content": begun.content, "token_ids": begun.token_ids}
-    assert said(desk) == ["count", "one two three four"]
-    assert len(desk.session.tree.children(1)) == 1
+    assert said(context) == ["count", "one two three four"]
+    assert len(context.session.tree.children(1)) == 1
     with pytest.raises(UsageError, match="the reply ended by itself, so there is nothing to continue: ask for more"):
-        obey(desk, "/continue")
+        obey(context, "/continue")
 
 
 def test_a_reply_cut_by_its_length_goes_on_for_as_long_again() -> None:
-    _, desk = make("a b c d e", controls=replace(HOT, max_tokens=2))
-    texts = [played(desk, "spell").text, played(desk, "/continue").text, played(desk, "/continue").text]
+    _, context = make("a b c d e", reply_settings=replace(HOT, max_tokens=2))
+    texts = [played(context, "spell").text, played(context, "/continue").text, played(context, "/continue").text]
     assert texts == ["a b", "a b c d", "a b c d e"]
 
 
 def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
-    _, desk = make("a ``` b\n```\nx\n``` c")
+    _, context = make("a ``` b\n```\nx\n``` c")
     status = PrefillStatus(io.StringIO(), PLAIN, enabled=False)
     seen: list[TextEvent] = []  # The prompt, then the words.
-    go = desk.session.ask("go")
-    play(lambda _: replying(desk.session, go, lambda: len(seen) > 2), desk.view, status, seen.append)
-    assert desk.view.last_reply == "a ```"
-    outcome = obey(desk, "/continue")
+    go = context.session.ask("go")
+    show_reply(lambda _: replying(context.session, go, lambda: len(seen) > 2), context.view, status, seen.append)
+    assert context.view.last_reply == "a ```"
+    outcome = obey(context, "/continue")
     assert isinstance(outcome, StreamReply)
     reply = outcome.begin()
-    begin = partial(desk.session.stream, reply, desk.session.prompt(reply))
+    begin = partial(context.session.stream, reply, context.session.prompt(reply))
     assert (
-        play(begin, desk.view, status, said=reply.begun.content).text
-        == desk.view.last_reply
+        show_reply(begin, context.view, status, already_shown=reply.continued.content).text
+        == context.view.last_reply
         == "a ``` b\n```\nx\n``` c"
     )
 
 
 def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:
-    _, desk = make("a b c d e")
-    played(desk, "spell", stop_after=2)
-    nodes = desk.session.tree.nodes
-    played(desk, "/continue", stop_after=0)
-    assert desk.session.tree.nodes == nodes
-    assert played(desk, "/continue").text == "a b c d e"
+    _, context = make("a b c d e")
+    played(context, "spell", stop_after=2)
+    nodes = context.session.tree.nodes
+    played(context, "/continue", stop_after=0)
+    assert context.session.tree.nodes == nodes
+    assert played(context, "/continue").text == "a b c d e"
 
 
 def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> None:
-    _, desk = make("a b c", "d e c")  # The scripted model goes on with its newest reply.
-    played(desk, "spell", stop_after=2)
-    played(desk, "fine?")
-    shown(desk, "/undo")
-    assert played(desk, "/continue").text == "a b c"
-    assert shown(desk, "/alt") == "reply 1 of 2, and 2 more turns behind it\na b"
-    assert said(desk) == ["spell", "a b", "fine?", "d e c"]
+    _, context = make("a b c", "d e c")  # The scripted model goes on with its newest reply.
+    played(context, "spell", stop_after=2)
+    played(context, "fine?")
+    shown(context, "/undo")
+    assert played(context, "/continue").text == "a b c"
+    assert shown(context, "/alt") == "reply 1 of 2, and 2 more turns behind it\na b"
+    assert said(context) == ["spell", "a b", "fine?", "d e c"]
 
 
 def test_a_continuation_given_up_midway_keeps_what_was_said() -> None:
-    _, desk = make("a b c d e")
-    played(desk, "spell", stop_after=2)
-    events = replying(desk.session, desk.session.resume())
+    _, context = make("a b c d e")
+    played(context, "spell", stop_after=2)
+    events = replying(context.session, context.session.continue_reply())
     for _ in range(3):  # the prompt and two tokens
         next(events)
     events.close()
-    reply = desk.session.reply()
+    reply = context.session.reply()
     assert (reply.content, reply.finish_reason, reply.replaces) == ("a b c d", "cancelled", 2)
-    assert played(desk, "/continue").text == "a b c d e"
+    assert played(context, "/continue").text == "a b c d e"
 
 
 def test_what_was_set_since_holds_for_the_rest_and_nothing_else() -> None:
-    model, desk = make("a b c d e", controls=replace(HOT, seed=3, stop=("END",)))
-    played(desk, "spell", stop_after=2)
-    session = desk.session
-    session.controls = session.controls.changed("repeat-penalty", "1.2", session.defaults)
-    played(desk, "/continue", stop_after=1)
+    model, context = make("a b c d e", reply_settings=replace(HOT, seed=3, stop=("END",)))
+    played(context, "spell", stop_after=2)
+    session = context.session
+    session.reply_settings = session.reply_settings.changed("repeat-penalty", "1.2", session.defaults)
+    played(context, "/continue", stop_after=1)
     assert model.calls[-1]["settings"] == SamplingParams(temperature=0.7, repeat_penalty=1.2)
     assert (model.calls[-1]["seed"], model.calls[-1]["stop"]) == (3, ("END",))
 
 
 def other_process(
-    desk: CommandContext, told: list[Event], controls: ReplySettings = HOT
+    context: CommandContext, told: list[Event], reply_settings: ReplySettings = HOT
 ) -> tuple[FakeModel, CommandContext]:
     """The same conversation, from its events, in a process with other settings."""
-    model = FakeModel(desk.session.model.replies)  # type: ignore[attr-defined]
+    model = FakeModel(context.session.model.replies)  # type: ignore[attr-defined]
     tree = Tree.replay(json.loads(json.dumps(told)))
-    session = Session(model, controls, tree=tree, fingerprint="0123abcd")
-    return model, CommandContext(session, "mini", desk.view)
+    session = Session(model, reply_settings, tree=tree, fingerprint="0123abcd")
+    return model, CommandContext(session, "mini", context.view)
 
 
 @pytest.fixture
-def told_desk() -> tuple[FakeModel, CommandContext, list[Event]]:
-    model, desk = make("one two three", controls=replace(HOT, seed=3, stop=("END",)))
+def told_context() -> tuple[FakeModel, CommandContext, list[Event]]:
+    model, context = make("one two three", reply_settings=replace(HOT, seed=3, stop=("END",)))
     told: list[Event] = []
-    desk.session.tree.listener = told.append
-    return model, desk, told
+    context.session.tree.listener = told.append
+    return model, context, told
 
 
-def test_a_question_is_told_before_its_reply_begins(told_desk: tuple[FakeModel, CommandContext, list[Event]]) -> None:
-    model, desk, told = told_desk
-    events = replying(desk.session, desk.session.ask("count"))
+def test_a_question_is_told_before_its_reply_begins(
+    told_context: tuple[FakeModel, CommandContext, list[Event]],
+) -> None:
+    model, context, told = told_context
+    events = replying(context.session, context.session.ask("count"))
     next(events)
     # The process is killed here.
     assert [event["node"]["content"] for event in told] == ["count"]
     assert told[0]["node"]["seed"] == 3
-    after, resumed = other_process(desk, told, ReplySettings(SamplingParams()))
+    after, resumed = other_process(context, told, ReplySettings(SamplingParams()))
     assert played(resumed, "/continue").text == "one two three"
     assert after.calls[0] == model.calls[0]
 
 
-def test_what_is_read_back_is_gone_on_with(told_desk: tuple[FakeModel, CommandContext, list[Event]]) -> None:
-    model, desk, told = told_desk
-    played(desk, "count", stop_after=2)
-    after, resumed = other_process(desk, told, ReplySettings(SamplingParams()))
+def test_what_is_read_back_is_gone_on_with(told_context: tuple[FakeModel, CommandContext, list[Event]]) -> None:
+    model, context, told = told_context
+    played(context, "count", stop_after=2)
+    after, resumed = other_process(context, told, ReplySettings(SamplingParams()))
     assert played(resumed, "/continue").text == "one two three"
     assert (after.calls[0]["settings"], after.calls[0]["seed"]) == (model.calls[0]["settings"], 3)
     assert after.calls[0]["stop"] == ("END",)
@@ -328,46 +332,46 @@ def test_what_is_read_back_is_gone_on_with(told_desk: tuple[FakeModel, CommandCo
     ],
 )
 def test_a_file_may_claim_anything(
-    told_desk: tuple[FakeModel, CommandContext, list[Event]], claimed: dict[str, object]
+    told_context: tuple[FakeModel, CommandContext, list[Event]], claimed: dict[str, object]
 ) -> None:
-    _, desk, told = told_desk
-    played(desk, "count", stop_after=2)
+    _, context, told = told_context
+    played(context, "count", stop_after=2)
     told[-1]["node"] |= claimed
     told[-1]["node"] = {name: value for name, value in told[-1]["node"].items() if value is not None}
-    after, resumed = other_process(desk, told)
+    after, resumed = other_process(context, told)
     assert played(resumed, "/continue").text == "one two three"
-    assert after.calls[0]["settings"] == HOT.settings
+    assert after.calls[0]["settings"] == HOT.sampling
     if "token_ids" in claimed:
         assert "token_ids" not in after.asked[0][-1]
 
 
 def test_a_question_without_a_reply_is_left_aside_by_the_next_one() -> None:
-    model, desk = make("fine")
-    played(desk, "never mind", stop_after=0)
-    assert said(desk) == []
-    played(desk, "how are you?")
+    model, context = make("fine")
+    played(context, "never mind", stop_after=0)
+    assert said(context) == []
+    played(context, "how are you?")
     assert [message["content"] for message in model.asked[1]] == ["how are you?"]
-    assert [node.content for node in desk.session.tree.nodes] == ["never mind", "how are you?", "fine"]
+    assert [node.content for node in context.session.tree.nodes] == ["never mind", "how are you?", "fine"]
 
 
 def test_clear_begins_anew_and_can_be_taken_back() -> None:
-    _, desk = make("hello")
-    played(desk, "hi")
-    desk.session.system = "Be brief."
-    assert shown(desk, "/clear") == "the conversation is empty; /redo brings the old one back"
-    assert said(desk) == ["Be brief."]
-    assert shown(desk, "/clear") == "the conversation is empty already"
-    assert shown(desk, "/redo") == "2 turns are back\nthe conversation ends with the reply “hello”"
+    _, context = make("hello")
+    played(context, "hi")
+    context.session.system = "Be brief."
+    assert shown(context, "/clear") == "the conversation is empty; /redo brings the old one back"
+    assert said(context) == ["Be brief."]
+    assert shown(context, "/clear") == "the conversation is empty already"
+    assert shown(context, "/redo") == "2 turns are back\nthe conversation ends with the reply “hello”"
 
 
 def test_long_turns_are_named_by_their_beginning() -> None:
-    _, desk = make("word " * 40)
-    played(desk, "a\n\nquestion " + "x" * 80)
-    played(desk, "b")
-    assert shown(desk, "/undo").splitlines()[1] == (
+    _, context = make("word " * 40)
+    played(context, "a\n\nquestion " + "x" * 80)
+    played(context, "b")
+    assert shown(context, "/undo").splitlines()[1] == (
         "the conversation ends with the reply “word word word word word word word word word word word word…”"
     )
-    assert shown(desk, "/undo").startswith("“a question " + "x" * 48 + "…” is taken back")
+    assert shown(context, "/undo").startswith("“a question " + "x" * 48 + "…” is taken back")
 
 
 REPLIES = ("ask", "ask and stop", "stop at once", "retry", "retry and stop", "continue", "continue and stop")
@@ -387,9 +391,9 @@ MOVES = (
 @settings(max_examples=count(250, 50))
 @given(st.lists(st.sampled_from(REPLIES + MOVES), max_size=25))
 def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[str]) -> None:
-    model, desk = make("one two three", "four five six seven", "eight")
+    model, context = make("one two three", "four five six seven", "eight")
     told: list[Event] = []
-    tree = desk.session.tree
+    tree = context.session.tree
     tree.listener = told.append
     for number, step in enumerate(steps):
         known = tree.nodes
@@ -397,11 +401,11 @@ def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[st
         stop_after = 0 if step == "stop at once" else 2 if step.endswith("stop") else None
         with suppress(UsageError):
             if step.startswith(("/undo", "/redo", "/alt", "/clear", "/edit --reply")):
-                shown(desk, step)
+                shown(context, step)
             else:
-                played(desk, step if step.startswith("/edit") else typed, stop_after)
+                played(context, step if step.startswith("/edit") else typed, stop_after)
         assert tree.nodes[: len(known)] == known
-        roles = [message["role"] for message in desk.session.messages]
+        roles = [message["role"] for message in context.session.messages]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
         reached = [None, *(node.id for node in tree.nodes)]
         seen = [child.id for node_id in reached for child in tree.children(node_id)]

@@ -10,7 +10,7 @@ import pytest
 
 from quant.wording import spell_out
 from qwchat.chat import advice
-from qwchat.chat.formatting import duration, wait
+from qwchat.chat.formatting import duration, short_duration
 from qwchat.chat.statistics import ending_notice, statistics_line
 from qwchat.chat.view.colour import styling_of
 from qwchat.chat.view.prefill_status import PrefillStatus
@@ -149,7 +149,7 @@ def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice:
 def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
     """The notice on the command line and in the chat; "" for none."""
     shell, chat = ending_notice(ended, max_tokens), ending_notice(ended, max_tokens, chat=True)
-    return spell_out(shell or "", error_messages.as_flag), spell_out(chat or "", advice.spelt)
+    return spell_out(shell or "", error_messages.as_flag), spell_out(chat or "", advice.format_argument)
 
 
 def test_what_is_said_of_a_reply_that_filled_the_context() -> None:
@@ -185,7 +185,7 @@ def test_durations(seconds: float, shown: str) -> None:
     [(0.0032, "3 ms"), (0.099, "99 ms"), (0.1, "0.10 s"), (9.99, "9.99 s"), (12.34, "12.3 s"), (200, "3 min 20 s")],
 )
 def test_waits(seconds: float, shown: str) -> None:
-    assert wait(seconds) == shown
+    assert short_duration(seconds) == shown
 
 
 def test_progress_where_no_line_can_be_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:

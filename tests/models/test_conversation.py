@@ -64,7 +64,7 @@ def cut(session: Session, tokens: int, begin: str = "ask") -> Done:
     """A reply that is stopped after so many tokens."""
     steps: list[TextStep] = []
     stop = lambda: len(steps) >= tokens  # noqa: E731
-    reply = session.ask(QUESTION) if begin == "ask" else session.resume()
+    reply = session.ask(QUESTION) if begin == "ask" else session.continue_reply()
     for event in replying(session, reply, stop):
         if isinstance(event, TextStep) and event.token_id is not None:
             steps.append(event)
@@ -78,7 +78,7 @@ def asked(session: Session, question: str) -> Reply:
 
 
 def resumed(session: Session) -> Reply:
-    return replying(session, session.resume())
+    return replying(session, session.continue_reply())
 
 
 def common(model: qwchat.Model, before: list[int], done: Done) -> int:
@@ -94,7 +94,7 @@ def common(model: qwchat.Model, before: list[int], done: Done) -> int:
 def test_a_reply_stopped_again_and_again_ends_as_it_would_have(model: qwchat.Model, way: str, speculate: bool) -> None:
     def session() -> Session:
         made = make(model, WAYS[way])
-        made.controls = replace(made.controls, speculate=speculate, max_tokens=120)
+        made.reply_settings = replace(made.reply_settings, speculate=speculate, max_tokens=120)
         return made
 
     whole = end_of(asked(session(), QUESTION))
@@ -106,8 +106,8 @@ def test_a_reply_stopped_again_and_again_ends_as_it_would_have(model: qwchat.Mod
         assert done.finish_reason == "cancelled"
         # The token that was drawn last had not been read; everything else is still in the cache.
         assert done.stats.cached_tokens == done.stats.prompt_tokens - 1
-    talk.controls = replace(talk.controls, max_tokens=120 - len(done.token_ids))
-    done = end_of(replying(talk, talk.resume()))
+    talk.reply_settings = replace(talk.reply_settings, max_tokens=120 - len(done.token_ids))
+    done = end_of(replying(talk, talk.continue_reply()))
     assert (done.text, done.token_ids, done.seed) == (whole.text, whole.token_ids, whole.seed)
     assert [message["content"] for message in talk.messages] == [QUESTION, whole.text]
     assert len(talk.tree.children(1)) == 1
@@ -119,14 +119,14 @@ def test_a_reply_cut_by_its_length_ends_as_it_would_have(model: qwchat.Model, wa
     talk = replace_limit(make(model, WAYS[way]), 30)
     assert end_of(replying(talk, talk.ask(QUESTION))).finish_reason in ("length", "stop")
     while talk.tree.node(talk.tree.head or 0).finish_reason == "length" and len(talk.reply().token_ids or ()) < 90:
-        done = end_of(replying(talk, talk.resume()))
+        done = end_of(replying(talk, talk.continue_reply()))
         assert done.stats.cached_tokens == done.stats.prompt_tokens - 1
     assert talk.reply().content == whole.text
     assert talk.reply().token_ids == whole.token_ids
 
 
 def replace_limit(session: Session, max_tokens: int) -> Session:
-    session.controls = replace(session.controls, max_tokens=max_tokens)
+    session.reply_settings = replace(session.reply_settings, max_tokens=max_tokens)
     return session
 
 
@@ -174,10 +174,10 @@ def test_every_command_reads_only_what_differs(model: qwchat.Model) -> None:
     )
     prompt = len(model.prompt_ids([*talk.messages[:-1]]))
     # The same question again: the last token of the prompt is read, for its logits.
-    talk.controls = replace(talk.controls, settings=SamplingParams(temperature=0.5))
+    talk.reply_settings = replace(talk.reply_settings, sampling=SamplingParams(temperature=0.5))
     assert check(replying(talk, talk.retry(seed=1))) == (prompt - 1, 1)
     # The other reply, gone on from: up to the end of the question.
-    talk.flip(0)
+    talk.select_alternative(0)
     first_reply = talk.reply()
     cached, new = check(replying(talk, talk.ask("Thanks.")))
     shared = 0
@@ -199,21 +199,21 @@ def test_every_command_reads_only_what_differs(model: qwchat.Model) -> None:
     # A reply edited and gone on with: up to where the text differs, then the new text.
     prompt = len(model.prompt_ids([*talk.messages[:-1]]))
     talk.edit_reply(1, "Zounds")
-    assert check(replying(talk, talk.resume())) == (prompt, size("Zounds"))
+    assert check(replying(talk, talk.continue_reply())) == (prompt, size("Zounds"))
 
 
 def test_what_was_held_back_is_gone_on_with(model: qwchat.Model) -> None:
     whole = end_of(asked(replace_limit(make(model), 200), QUESTION))
     stop = whole.text[40:46]
     talk = make(model)
-    talk.controls = replace(talk.controls, stop=(stop,))
+    talk.reply_settings = replace(talk.reply_settings, stop=(stop,))
     expected = end_of(replying(talk, talk.ask(QUESTION)))
     assert expected.text == whole.text[: whole.text.index(stop)]
     for tokens in range(len(expected.token_ids) - 4, len(expected.token_ids)):
         talk = make(model)
-        talk.controls = replace(talk.controls, stop=(stop,))
+        talk.reply_settings = replace(talk.reply_settings, stop=(stop,))
         assert cut(talk, tokens).finish_reason == "cancelled"
-        assert end_of(replying(talk, talk.resume())).text == expected.text
+        assert end_of(replying(talk, talk.continue_reply())).text == expected.text
 
 
 def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qwchat.Model) -> None:
@@ -221,7 +221,7 @@ def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qw
         talk = make(model, SamplingParams(presence_penalty=-2.0, frequency_penalty=-2.0))
         end_of(asked(replace_limit(talk, 1), "Sing."))
         talk.edit_reply(1, "la la la la la la la")
-        talk.controls = talk.controls.changed("loop-guard", str(limit), talk.defaults)
+        talk.reply_settings = talk.reply_settings.changed("loop-guard", str(limit), talk.defaults)
         return talk
 
     whole = end_of(resumed(replace_limit(session(0), 300)))
@@ -230,7 +230,7 @@ def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qw
     done = end_of(resumed(replace_limit(talk, 300)))
     assert (done.finish_reason, done.text) == ("repetition", whole.text[: len(done.text)])
     assert 60 < done.stats.generated_tokens < 100
-    talk.controls = talk.controls.changed("loop-guard", "0", talk.defaults)
+    talk.reply_settings = talk.reply_settings.changed("loop-guard", "0", talk.defaults)
     assert end_of(resumed(replace_limit(talk, 300 - done.stats.generated_tokens))).text == whole.text
 
 
@@ -238,7 +238,7 @@ def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qw
 def test_a_constrained_reply_goes_on_within_its_constraint(model: qwchat.Model, temperature: float) -> None:
     def session() -> Session:
         talk = replace_limit(make(model, SamplingParams(temperature=temperature)), 150)
-        talk.controls = talk.controls.changed("json-schema", SCHEMA, talk.defaults)
+        talk.reply_settings = talk.reply_settings.changed("json-schema", SCHEMA, talk.defaults)
         return talk
 
     whole = end_of(asked(session(), QUESTION))
@@ -267,6 +267,6 @@ def test_a_question_stopped_while_it_is_read_is_answered_from_there(model: qwcha
             assert (event.finish_reason, event.text, event.token_ids) == ("cancelled", "", ())
     assert read[-1].done == 2 * CHUNK < read[-1].total
     assert talk.messages == []
-    done = end_of(replying(talk, talk.resume()))
+    done = end_of(replying(talk, talk.continue_reply()))
     assert done.stats.cached_tokens == 2 * CHUNK
     assert (done.text, done.seed) == (whole.text, whole.seed)

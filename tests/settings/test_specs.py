@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwchat.chat.reply_settings import SAMPLING
+from qwchat.chat.reply_settings import SAMPLING_FIELDS
 from qwchat.errors import UsageError
 from qwchat.request import SamplingParams
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
@@ -39,14 +39,14 @@ def test_what_completion_offers_is_taken(spec: SettingSpec) -> None:
         assert spec.to_text(value) == word
 
 
-@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize("name", SAMPLING_FIELDS)
 @pytest.mark.parametrize("value", ["-3", "-2", "-0.1", "0", "1e-6", "1", "1.1", "2", "5", "5.1", "1e9", "nan", "inf"])
 def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> None:
     number: Any = float(value)
     if name == "top-k" and number.is_integer():
         number = int(number)
     try:
-        SamplingParams(**{SAMPLING[name]: number})
+        SamplingParams(**{SAMPLING_FIELDS[name]: number})
         sampler = True
     except UsageError:
         sampler = False

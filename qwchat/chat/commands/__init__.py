@@ -18,7 +18,7 @@ from qwchat.chat.commands.command import (
     StreamSummary,
 )
 from qwchat.chat.commands.help_commands import CommandIndex
-from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.suggestions import Suggestion, match_suggestions
 from qwchat.errors import UsageError
 
 __all__ = [
@@ -64,7 +64,7 @@ def parse(text: str) -> tuple[ChatCommand, str] | None:
     if match is None:
         return None
     name, argument = match[1].lower(), (match[2] or "").strip()
-    command = INDEX.named(name)
+    command = INDEX.find(name)
     if command is not None:
         return command, argument
     if "\n" in text.strip():
@@ -77,12 +77,12 @@ def message_text(text: str) -> str:
     return text[1:] if text.startswith("//") else text
 
 
-def suggestions(desk: CommandContext, text: str) -> Iterable[Suggestion]:
+def suggestions(context: CommandContext, text: str) -> Iterable[Suggestion]:
     """What may follow `text`, the beginning of an input up to the cursor: more of a command, or of a mention."""
     name, blank, argument = text.partition(" ")
     if not name.startswith("/") or "\n" in text:
         return mentions.suggestions(text)
     if not blank:
-        return fitting(name, ((f"/{command.name}", command.summary) for command in COMMANDS))
-    command = INDEX.named(name[1:].lower())
-    return () if command is None else command.complete(desk, argument)
+        return match_suggestions(name, ((f"/{command.name}", command.summary) for command in COMMANDS))
+    command = INDEX.find(name[1:].lower())
+    return () if command is None else command.complete(context, argument)

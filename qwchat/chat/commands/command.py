@@ -23,16 +23,16 @@ class Show:
     Attributes:
         text: the answer of the command.
         hint: advice below it, dimmed; empty for none.
-        said: a message of the conversation below that; None for none.
-        reply: the message is shown as replies are shown.
-        above: a table or facts above the text; None for neither.
+        message: a message of the conversation below that; None for none.
+        as_reply: the message is shown as replies are shown.
+        table: a table or facts above the text; None for neither.
     """
 
     text: str = ""
     hint: str = ""
-    said: str | None = None
-    reply: bool = False
-    above: Table | KeyValues | None = None
+    message: str | None = None
+    as_reply: bool = False
+    table: Table | KeyValues | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class CommandContext:
         view: replies on the screen.
         written: files that were written so far.
         attached: files that go with the next message.
-        saved: the session that the conversation is kept in.
+        recorder: the session that the conversation is kept in.
         choose: lets the person choose one of several sessions; None where nobody sits.
-        panel: the settings; those of the session alone, until one that knows more takes its place.
-        wardrobe: the personas.
+        settings: the settings; those of the session alone, until one that knows more takes its place.
+        persona: the personas.
     """
 
     session: Session
@@ -87,17 +87,17 @@ class CommandContext:
     view: ReplyDisplay
     written: set[Path] = field(default_factory=set)
     attached: list[Attachment] = field(default_factory=list)
-    saved: SessionRecorder = field(default_factory=SessionRecorder)
+    recorder: SessionRecorder = field(default_factory=SessionRecorder)
     choose: ChooseSession | None = None
-    panel: ChatSettings = field(init=False)
-    wardrobe: ActivePersona = field(init=False)
+    settings: ChatSettings = field(init=False)
+    persona: ActivePersona = field(init=False)
 
     def __post_init__(self) -> None:
-        self.panel = ChatSettings(self.session)
-        self.wardrobe = ActivePersona(self.session)
+        self.settings = ChatSettings(self.session)
+        self.persona = ActivePersona(self.session)
 
 
-def _nothing(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
+def _no_suggestions(context: CommandContext, typed: str) -> Iterable[Suggestion]:
     return ()
 
 
@@ -120,7 +120,7 @@ class ChatCommand:
     summary: str
     run: Callable[[CommandContext, str], Outcome]
     details: str = ""
-    complete: Callable[[CommandContext, str], Iterable[Suggestion]] = _nothing
+    complete: Callable[[CommandContext, str], Iterable[Suggestion]] = _no_suggestions
     aliases: tuple[str, ...] = ()
 
     @property

@@ -14,30 +14,30 @@ from qwchat.errors import UsageError
 _DIGITS = 9  # of a number: more cannot be meant, and Python refuses thousands
 
 
-def _file(desk: CommandContext, argument: str) -> Outcome:
-    encode = desk.session.model.encode
+def _file(context: CommandContext, argument: str) -> Outcome:
+    encode = context.session.model.encode
     if argument == "none":
-        desk.attached.clear()
+        context.attached.clear()
         return Show("no file goes with the next message")
-    remarks: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     if argument:
-        found = attachments.read(mentions.unquoted(argument))
-        desk.attached += [attachment for attachment in found.attachments if attachment not in desk.attached]
-        remarks = found.remarks
-    if not desk.attached:
+        found = attachments.load_files(mentions.unquote(argument))
+        context.attached += [attachment for attachment in found.attachments if attachment not in context.attached]
+        notices = found.notices
+    if not context.attached:
         return Show("no file goes with the next message: /file PATH takes one along")
-    counted = [(attachment, len(encode(attachment.block()))) for attachment in desk.attached]
-    lines = [*remarks, *attachments.listing(counted), f"{attachments.total(counted)}: with the next message"]
+    counted = [(attachment, len(encode(attachment.block()))) for attachment in context.attached]
+    lines = [*notices, *attachments.file_lines(counted), f"{attachments.files_total(counted)}: with the next message"]
     return Show("\n".join(lines))
 
 
-def _paths(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
+def _complete_file(context: CommandContext, typed: str) -> Iterable[Suggestion]:
     for suggestion in mentions.suggestions(f"@{typed}"):
         yield Suggestion(suggestion.text.removeprefix("@"), suggestion.replaced - 1)
 
 
-def _context(desk: CommandContext, argument: str) -> Outcome:
-    session = desk.session
+def _context(context: CommandContext, argument: str) -> Outcome:
+    session = context.session
     model = session.model
     used = context_budget.ContextMeter(session).tokens
     rows = [(f"{used:,}", f"of {model.context:,} tokens before the next message")]
@@ -49,30 +49,33 @@ def _context(desk: CommandContext, argument: str) -> Outcome:
         if drop.summary is not None
     ]
     rows.append(
-        (f"{context_budget.kept_for_answer(model.context, session.controls.max_tokens):,}", "kept for the answer")
+        (
+            f"{context_budget.reserved_for_reply(model.context, session.reply_settings.max_tokens):,}",
+            "kept for the answer",
+        )
     )
-    dropped = context_budget.left_out(session, session.end)["dropped"]
+    dropped = context_budget.unsent_counts(session, session.end)["dropped"]
     rows += [(f"{dropped:,}", "turns are not sent any more: /drop none sends them again")] if dropped else []
     width = max(len(number) for number, _ in rows)
     return Show("\n".join(f"{number:>{width}} {what}" for number, what in rows))
 
 
-def _drop(desk: CommandContext, argument: str) -> Outcome:
-    session = desk.session
+def _drop(context: CommandContext, argument: str) -> Outcome:
+    session = context.session
     if argument == "none":
         if not session.tree.dropped(session.end):
             return Show("every turn is sent")
-        context_budget.send_everything(session)
-        return Show(f"every turn is sent again; context {_fullness(session)}")
+        context_budget.send_all(session)
+        return Show(f"every turn is sent again; context {_usage(session)}")
     count = context_budget.drop(session, session.end, _count("drop", argument))
     prompt = session.model.prompt(session.messages)
-    return Show(context_budget.room_made("dropped", session, session.end, count, prompt).line())
+    return Show(context_budget.measure_reduction("dropped", session, session.end, count, prompt).line())
 
 
-def _summarise(desk: CommandContext, argument: str) -> Outcome:
-    session = desk.session
-    count = _count("summarise", argument) or context_budget.summary_exchanges(session, session.end)
-    named = context_budget.exchanges_named(count)
+def _summarise(context: CommandContext, argument: str) -> Outcome:
+    session = context.session
+    count = _count("summarise", argument) or context_budget.exchanges_to_summarise(session, session.end)
+    named = context_budget.exchanges_text(count)
     return StreamSummary(
         partial(context_budget.summarise, session, session.end, count),
         f"this will stand for {named}, which {'is' if count == 1 else 'are'} not sent any more then:",
@@ -87,11 +90,11 @@ def _count(command: str, argument: str) -> int | None:
     return int(argument)
 
 
-def _fullness(session: Session) -> str:
+def _usage(session: Session) -> str:
     return f"{context_budget.ContextMeter(session).tokens:,}/{session.model.context:,}"
 
 
-def _words(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
+def _complete_drop(context: CommandContext, typed: str) -> Iterable[Suggestion]:
     return [Suggestion("none", len(typed), "send every turn again")] if "none".startswith(typed) else []
 
 
@@ -103,7 +106,7 @@ COMMANDS: tuple[ChatCommand, ...] = (
         _file,
         details="PATH may be a pattern (src/**/*.py) and may end in lines (notes.md:10-80). In a message @PATH does\n"
         'the same: @src/app.py:10-80, @"two words.txt". @@ writes a plain @ where a file of that name exists.',
-        complete=_paths,
+        complete=_complete_file,
     ),
     ChatCommand("context", "", "how full the context is, and with what", _context),
     ChatCommand(
@@ -113,7 +116,7 @@ COMMANDS: tuple[ChatCommand, ...] = (
         _drop,
         details="Without N as many as leave a quarter of the context free. They stay in the conversation, and the\n"
         "last exchange stays in the context. What is left is read again, since it begins otherwise now.",
-        complete=_words,
+        complete=_complete_drop,
     ),
     ChatCommand(
         "summarise",

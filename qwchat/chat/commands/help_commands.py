@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Quit, Show
-from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.suggestions import Suggestion, match_suggestions
 from qwchat.errors import UsageError
 
 KEYS: tuple[tuple[str, str], ...] = (
@@ -22,7 +22,7 @@ KEYS: tuple[tuple[str, str], ...] = (
 )
 
 # What the commands of other programs are called here.
-_ELSEWHERE = {
+_OTHER_NAMES = {
     **dict.fromkeys(("x", "leave"), "quit"),
     **dict.fromkeys(("regen", "regenerate", "again"), "retry"),
     **dict.fromkeys(("forget", "pop", "back"), "undo"),
@@ -45,21 +45,21 @@ class CommandIndex:
     """The commands of the chat, in their groups."""
 
     def __init__(self, groups: CommandGroups) -> None:
-        self.groups = [*groups, ("The chat itself", _commands(self))]
+        self.groups = [*groups, ("The chat itself", _own_commands(self))]
         self.commands = tuple(command for _, group in self.groups for command in group)
 
-    def named(self, name: str) -> ChatCommand | None:
+    def find(self, name: str) -> ChatCommand | None:
         """Return the command with that name or alias; None if there is no such command."""
         return next((command for command in self.commands if name in (command.name, *command.aliases)), None)
 
     def hint(self, name: str) -> str:
         """Return advice for a person who typed the unknown `name`."""
-        name = _ELSEWHERE.get(name, name)
+        name = _OTHER_NAMES.get(name, name)
         close = difflib.get_close_matches(name, [command.name for command in self.commands], n=1)
         return f"did you mean /{close[0]}?" if close else "/help lists them"
 
 
-def _help(index: CommandIndex, desk: CommandContext, argument: str) -> Outcome:
+def _help(index: CommandIndex, context: CommandContext, argument: str) -> Outcome:
     if argument:
         return Show(_about(index, argument))
     usages = [command.usage for command in index.commands]
@@ -74,21 +74,21 @@ def _help(index: CommandIndex, desk: CommandContext, argument: str) -> Outcome:
 
 def _about(index: CommandIndex, argument: str) -> str:
     name = argument.lstrip("/").lower()
-    command = index.named(name)
+    command = index.find(name)
     if command is None:
         raise UsageError(f"there is no command /{name}: {index.hint(name)}")
     return f"{command.usage}  {command.summary}" + (f"\n\n{command.details}" if command.details else "")
 
 
-def _names(index: CommandIndex, desk: CommandContext, typed: str) -> Iterable[Suggestion]:
-    return fitting(typed, ((command.name, command.summary) for command in index.commands))
+def _complete_name(index: CommandIndex, context: CommandContext, typed: str) -> Iterable[Suggestion]:
+    return match_suggestions(typed, ((command.name, command.summary) for command in index.commands))
 
 
-def _quit(desk: CommandContext, argument: str) -> Outcome:
+def _quit(context: CommandContext, argument: str) -> Outcome:
     return Quit()
 
 
-def _commands(index: CommandIndex) -> tuple[ChatCommand, ...]:
+def _own_commands(index: CommandIndex) -> tuple[ChatCommand, ...]:
     """Return the commands of this module; /help is about all of `index`."""
     return (
         ChatCommand(
@@ -96,7 +96,7 @@ def _commands(index: CommandIndex) -> tuple[ChatCommand, ...]:
             "[NAME]",
             "this list, or more about a command",
             partial(_help, index),
-            complete=partial(_names, index),
+            complete=partial(_complete_name, index),
         ),
         ChatCommand(
             "quit",

@@ -9,72 +9,72 @@ from dataclasses import MISSING, fields
 from qwchat.characters import sanitise, sanitise_name
 from qwchat.chat.commands.command import ChatCommand, CommandContext, Outcome, Show
 from qwchat.chat.display import KeyValues
-from qwchat.chat.path_completion import paths
+from qwchat.chat.path_completion import complete_path
 from qwchat.chat.statistics import totals
-from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.suggestions import Suggestion, match_suggestions
 from qwchat.errors import UsageError
 from qwchat.events import Stats
 from qwchat.text_files import expand_path, real_path, write_atomically
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
-_MOST = 1e15  # No count of tokens and no time is more.
-_FIRST = "time_to_first_token"  # None where no token came
+_MAX_FIGURE = 1e15  # No count of tokens and no time is more.
+_FIRST_TOKEN = "time_to_first_token"  # None where no token came
 _EXCERPT = 40  # characters of a block's first line that a suggestion shows
 
 
-def _raw(desk: CommandContext, argument: str) -> Outcome:
+def _raw(context: CommandContext, argument: str) -> Outcome:
     if argument in ("on", "off"):
-        desk.view.set_rendering("plain" if argument == "on" else "markdown")
+        context.view.set_rendering("plain" if argument == "on" else "markdown")
         return Show("replies are shown " + ("as they are written" if argument == "on" else "as rendered Markdown"))
     if argument:
         raise UsageError(f"/raw takes on, off or nothing, not {argument!r}")
-    return Show(said=_last(desk))
+    return Show(message=_last_reply(context))
 
 
-def _copy(desk: CommandContext, argument: str) -> Outcome:
-    text, what = _chosen(desk, argument)
+def _copy(context: CommandContext, argument: str) -> Outcome:
+    text, what = _text_to_copy(context, argument)
     text = sanitise(text)  # It may be pasted into a shell.
-    if not desk.view.copy(text):
+    if not context.view.copy(text):
         raise UsageError("replies go to no terminal, so there is no clipboard: /write puts them into a file")
-    advice = desk.view.copy_advice(text)
+    advice = context.view.copy_advice(text)
     return Show(f"{what} sent to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
 
 
-def _chosen(desk: CommandContext, argument: str) -> tuple[str, str]:
+def _text_to_copy(context: CommandContext, argument: str) -> tuple[str, str]:
     """The text that `/copy` is to take, and its name."""
     if not argument:
-        return _last(desk), "the reply is"
+        return _last_reply(context), "the reply is"
     match = _BLOCK.fullmatch(argument)
     if match is None or match[2] or not (match[1] or argument.startswith("code")):
         raise UsageError(f"/copy takes nothing, code or code 2, not {argument!r}")
-    number, text = _block(desk, match[1])
+    number, text = _block(context, match[1])
     return text.removesuffix("\n"), f"code {number} is"
 
 
-def _write(desk: CommandContext, argument: str) -> Outcome:
+def _write(context: CommandContext, argument: str) -> Outcome:
     match = _BLOCK.fullmatch(argument)
     name = (match[2] if match else argument).strip()
     if not name:
         raise UsageError("/write needs the name of a file, as in /write 2 fix.py")
-    number, text = _block(desk, match[1] if match else None)
+    number, text = _block(context, match[1] if match else None)
     path = expand_path(name)
-    write_atomically(path, text, overwrite=real_path(path) in desk.written)
-    desk.written.add(real_path(path))
+    write_atomically(path, text, overwrite=real_path(path) in context.written)
+    context.written.add(real_path(path))
     lines = text.count("\n")
     return Show(f"code {number} is in {sanitise_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
 
 
-def _stats(desk: CommandContext, argument: str) -> Outcome:
-    replies = [node for node in desk.session.tree.nodes if node.role == "assistant"]
+def _stats(context: CommandContext, argument: str) -> Outcome:
+    replies = [node for node in context.session.tree.nodes if node.role == "assistant"]
     known = [stats for node in replies if node.stats and (stats := _stats_of(node.stats)) is not None]
-    stopped = desk.session.stopped
+    stopped = context.session.stopped_stats
     if not known and not stopped:
         raise UsageError("there are no figures yet: ask something first")
     left = len(replies) - len(known)
     without = f" (and {left} without figures)" if left else ""
     rows = [("replies", f"{len(known)}{without}")]
     rows += [("stopped", f"{len(stopped)} before any text came")] if stopped else []
-    return Show(above=KeyValues([*rows, *totals([*known, *stopped])]))
+    return Show(table=KeyValues([*rows, *totals([*known, *stopped])]))
 
 
 def _stats_of(kept: Mapping[str, object]) -> Stats | None:
@@ -84,22 +84,22 @@ def _stats_of(kept: Mapping[str, object]) -> Stats | None:
     numbers = {
         name: value
         for name, value in kept.items()
-        if name in names and (_is_count(value) or (name == _FIRST and value is None))
+        if name in names and (_is_count(value) or (name == _FIRST_TOKEN and value is None))
     }
     return Stats(**numbers) if needed <= numbers.keys() else None  # type: ignore[arg-type]
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MAX_FIGURE
 
 
-def _last(desk: CommandContext) -> str:
-    return desk.session.reply().content
+def _last_reply(context: CommandContext) -> str:
+    return context.session.reply().content
 
 
-def _block(desk: CommandContext, wanted: str | None) -> tuple[int, str]:
+def _block(context: CommandContext, wanted: str | None) -> tuple[int, str]:
     """Number and text of a code block of the last reply: the one that is `wanted`, or the only one."""
-    blocks = desk.view.code_blocks(_last(desk))
+    blocks = context.view.code_blocks(_last_reply(context))
     if not blocks:
         raise UsageError("the last reply has no code in fences")
     if wanted is None and len(blocks) > 1:
@@ -112,26 +112,26 @@ def _block(desk: CommandContext, wanted: str | None) -> tuple[int, str]:
     return number, blocks[number - 1]
 
 
-def _choices(desk: CommandContext) -> list[tuple[str, str]]:
+def _block_choices(context: CommandContext) -> list[tuple[str, str]]:
     """The numbers of the code blocks with the first line of each."""
     try:
-        blocks = desk.view.code_blocks(_last(desk))
+        blocks = context.view.code_blocks(_last_reply(context))
     except UsageError:
         return []
     return [(str(number), sanitise_name(text.partition("\n")[0][:_EXCERPT])) for number, text in enumerate(blocks, 1)]
 
 
-def _what_to_copy(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
-    return fitting(typed, ((f"code {number}", line) for number, line in _choices(desk)))
+def _complete_copy(context: CommandContext, typed: str) -> Iterable[Suggestion]:
+    return match_suggestions(typed, ((f"code {number}", line) for number, line in _block_choices(context)))
 
 
-def _what_to_write(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
+def _complete_write(context: CommandContext, typed: str) -> Iterable[Suggestion]:
     number, blank, name = typed.partition(" ")
-    return paths(name) if blank and number.isdecimal() else fitting(typed, _choices(desk))
+    return complete_path(name) if blank and number.isdecimal() else match_suggestions(typed, _block_choices(context))
 
 
-def _switches(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
-    return fitting(typed, (("on", "show replies as they are written"), ("off", "render them as Markdown")))
+def _complete_raw(context: CommandContext, typed: str) -> Iterable[Suggestion]:
+    return match_suggestions(typed, (("on", "show replies as they are written"), ("off", "render them as Markdown")))
 
 
 COMMANDS: tuple[ChatCommand, ...] = (
@@ -142,7 +142,7 @@ COMMANDS: tuple[ChatCommand, ...] = (
         _raw,
         details="Control characters are shown, not obeyed, here as well.\n"
         "`qwchat config set render plain` begins every chat with /raw on.",
-        complete=_switches,
+        complete=_complete_raw,
     ),
     ChatCommand("stats", "", "tokens and speeds of all replies together", _stats),
     ChatCommand(
@@ -152,7 +152,7 @@ COMMANDS: tuple[ChatCommand, ...] = (
         _copy,
         details="The number stands above each block; where there is but one, /copy code will do. The terminal is\n"
         "asked to take the text (OSC 52), which works through ssh, too; most terminals do, some only if told to.",
-        complete=_what_to_copy,
+        complete=_complete_copy,
     ),
     ChatCommand(
         "write",
@@ -161,6 +161,6 @@ COMMANDS: tuple[ChatCommand, ...] = (
         _write,
         details="/write 2 fix.py writes the second block, verbatim. A file that is there already is left alone,\n"
         "unless this chat has written it.",
-        complete=_what_to_write,
+        complete=_complete_write,
     ),
 )

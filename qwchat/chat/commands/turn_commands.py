@@ -9,9 +9,9 @@ from functools import partial
 
 from qwchat.chat.commands.command import ChatCommand, CommandContext, Draft, Outcome, Show, StreamReply
 from qwchat.chat.recap import question_line
-from qwchat.chat.reply_settings import NAMES, ReplySettings
+from qwchat.chat.reply_settings import REPLY_SETTING_NAMES, ReplySettings
 from qwchat.chat.session import Session
-from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.suggestions import Suggestion, match_suggestions
 from qwchat.conversation.title import typed
 from qwchat.conversation.tree import Node
 from qwchat.errors import UsageError
@@ -19,66 +19,72 @@ from qwchat.request import random_seed
 
 _EXCERPT = 60  # characters of a turn that a line names
 _EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d{1,9})(?!\S))?\s?(.*)", re.DOTALL)
-_SAME = "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
+_GREEDY_HINT = "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
 
 
-def _retry(desk: CommandContext, argument: str) -> Outcome:
-    session = desk.session
-    controls, seed = _for_one_reply(session.controls, session.defaults, argument)
+def _retry(context: CommandContext, argument: str) -> Outcome:
+    session = context.session
+    reply_settings, seed = _retry_settings(session.reply_settings, session.defaults, argument)
     session.question()
-    return StreamReply(partial(session.retry, controls=controls, seed=seed), None if controls.sampled else _SAME)
+    return StreamReply(
+        partial(session.retry, settings=reply_settings, seed=seed), None if reply_settings.sampled else _GREEDY_HINT
+    )
 
 
-def _for_one_reply(controls: ReplySettings, defaults: ReplySettings, argument: str) -> tuple[ReplySettings, int]:
+def _retry_settings(reply_settings: ReplySettings, defaults: ReplySettings, argument: str) -> tuple[ReplySettings, int]:
     """Settings changed as `--name value ...` says, and the seed: a new one unless it is among them."""
-    words = [part for word in _words(argument) for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    words = [
+        part for word in _split_words(argument) for part in (word.split("=", 1) if word.startswith("--") else [word])
+    ]
     names, values = words[::2], words[1::2]
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
         raise UsageError(f"/retry takes settings for that reply, as in /retry --temp 0.9 --seed 7, not {argument!r}")
     for name, value in zip(names, values, strict=True):
-        controls = controls.changed(name.removeprefix("--"), value, defaults)
-    seed = controls.seed if "--seed" in names else None
-    return controls, random_seed() if seed is None else seed
+        reply_settings = reply_settings.changed(name.removeprefix("--"), value, defaults)
+    seed = reply_settings.seed if "--seed" in names else None
+    return reply_settings, random_seed() if seed is None else seed
 
 
-def _words(argument: str) -> list[str]:
+def _split_words(argument: str) -> list[str]:
     try:
         return shlex.split(argument)
     except ValueError as error:
         raise UsageError(f"{argument!r} cannot be taken apart ({error}): close what is quoted") from error
 
 
-def _retry_settings(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
+def _complete_retry(context: CommandContext, typed: str) -> Iterable[Suggestion]:
     word = typed.rpartition(" ")[2]
-    return fitting(word, ((f"--{name}", desk.session.controls.shown(name)) for name in NAMES))
+    return match_suggestions(
+        word, ((f"--{name}", context.session.reply_settings.display_value(name)) for name in REPLY_SETTING_NAMES)
+    )
 
 
-def _continue(desk: CommandContext, argument: str) -> Outcome:
-    desk.session.unfinished()
-    return StreamReply(desk.session.resume)
+def _continue(context: CommandContext, argument: str) -> Outcome:
+    context.session.continuable_turn()
+    return StreamReply(context.session.continue_reply)
 
 
-def _undo(desk: CommandContext, argument: str) -> Outcome:
+def _undo(context: CommandContext, argument: str) -> Outcome:
     number = _number("undo", argument)
-    first = desk.session.undo(number)
+    first = context.session.undo(number)
     undone = "“{}” is taken back" if number == 1 else f"{number} questions are taken back, from “{{}}” on"
-    return Show(f"{undone.format(excerpt(first))}; /redo goes forward again\n{_where(desk.session)}")
+    return Show(f"{undone.format(excerpt(first))}; /redo goes forward again\n{_position(context.session)}")
 
 
-def _redo(desk: CommandContext, argument: str) -> Outcome:
-    turns = desk.session.redo()
-    return Show(f"{turns} turn{'s are' if turns > 1 else ' is'} back\n{_where(desk.session)}")
+def _redo(context: CommandContext, argument: str) -> Outcome:
+    turns = context.session.redo()
+    return Show(f"{turns} turn{'s are' if turns > 1 else ' is'} back\n{_position(context.session)}")
 
 
-def _edit(desk: CommandContext, argument: str) -> Outcome:
-    session = desk.session
+def _edit(context: CommandContext, argument: str) -> Outcome:
+    session = context.session
     match = _EDIT.fullmatch(argument)
     assert match is not None, "it matches any text"
     number = int(match[2] or 1)
     old = session.reply(number) if match[1] else session.question(number)
     if not match[3]:
         beginning = f"/edit {'--reply ' if match[1] else ''}{number}"
-        return Draft(f"{beginning}{_break_before(old.content)}{old.content}")
+        return Draft(f"{beginning}{_separator(old.content)}{old.content}")
     if not match[1]:
         return StreamReply(partial(session.edit_question, number, match[3]))
     new = session.edit_reply(number, match[3])
@@ -86,22 +92,22 @@ def _edit(desk: CommandContext, argument: str) -> Outcome:
     return Show(f"the reply reads so now, alternative {alternatives} of {alternatives}; /continue goes on from it")
 
 
-def _break_before(text: str) -> str:
+def _separator(text: str) -> str:
     return "\n" if "\n" in text or text[:1].isspace() else " "
 
 
-def _edit_sides(desk: CommandContext, typed: str) -> Iterable[Suggestion]:
-    return fitting(typed, (("--reply", "edit what was answered"),)) if typed else ()
+def _complete_edit(context: CommandContext, typed: str) -> Iterable[Suggestion]:
+    return match_suggestions(typed, (("--reply", "edit what was answered"),)) if typed else ()
 
 
-def _alt(desk: CommandContext, argument: str) -> Outcome:
-    session = desk.session
+def _alt(context: CommandContext, argument: str) -> Outcome:
+    session = context.session
     siblings, index = session.alternatives()
     if argument in ("", "next", "prev"):
         wanted = (index + (-1 if argument == "prev" else 1)) % len(siblings)
     else:
         wanted = _number("alt", argument) - 1
-    node = session.flip(wanted)
+    node = session.select_alternative(wanted)
     path = session.tree.path()
     below = path[path.index(node) + 1 :]
     said, more = (node, below) if node.role == "assistant" else (below[0] if below else None, below[1:])
@@ -110,13 +116,13 @@ def _alt(desk: CommandContext, argument: str) -> Outcome:
         place += f", and {len(more)} more turn{'s' if len(more) > 1 else ''} behind it"
     if node.role == "user":
         place += f": {question_line(node.content)}"
-    return Show(place, said=said.content if said else None, reply=True)
+    return Show(place, message=said.content if said else None, as_reply=True)
 
 
-def _clear(desk: CommandContext, argument: str) -> Outcome:
-    if not desk.session.tree.path():
+def _clear(context: CommandContext, argument: str) -> Outcome:
+    if not context.session.tree.path():
         return Show("the conversation is empty already")
-    desk.session.clear()
+    context.session.clear()
     return Show("the conversation is empty; /redo brings the old one back")
 
 
@@ -126,7 +132,7 @@ def excerpt(node: Node) -> str:
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
 
-def _where(session: Session) -> str:
+def _position(session: Session) -> str:
     """Where the conversation ends now."""
     path = session.tree.path()
     if not path:
@@ -154,7 +160,7 @@ COMMANDS: tuple[ChatCommand, ...] = (
         _retry,
         details="Settings hold for that reply only: /retry --temp 1.2 --seed 7. Without --seed chance is asked anew,\n"
         "even where a seed is set. The old reply stays: /alt flips between them.",
-        complete=_retry_settings,
+        complete=_complete_retry,
     ),
     ChatCommand(
         "continue",
@@ -180,7 +186,7 @@ COMMANDS: tuple[ChatCommand, ...] = (
         details="/edit puts the last question into the editor, /edit 2 the one before; sent, it is answered in place\n"
         "of the old one. /edit --reply does the same with what was answered: the model takes the new text as its\n"
         "own, and /continue goes on from it. What was there before stays: /alt flips between them.",
-        complete=_edit_sides,
+        complete=_complete_edit,
     ),
     ChatCommand(
         "alt",

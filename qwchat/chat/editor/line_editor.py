@@ -27,7 +27,7 @@ from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, register_line_
 from qwchat.chat.editor.message_reader import CONTINUATION, PROMPT, EditingMode, Suggest
 from qwchat.chat.editor.paste_folds import PasteFolds
 from qwchat.chat.editor.terminal_modes import preserve_signal_handlers, set_bracketed_paste
-from qwchat.chat.interrupts import DEADLY, StopKey
+from qwchat.chat.interrupts import TERMINATION_SIGNALS, StopKey
 from qwchat.markdown.styles import Styling
 
 KEY_SEQUENCE_SECONDS = 0.5
@@ -118,7 +118,7 @@ class LineEditor:
 
     def _handle_deadly_signals(self) -> None:
         """Let a polite kill and the end of the terminal end the input as Ctrl-D does: with everything put in order."""
-        for number in DEADLY:
+        for number in TERMINATION_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup has it.
                 asyncio.get_running_loop().add_signal_handler(number, self._end_input)
 

@@ -85,7 +85,8 @@ class PasteFolds:
         if block is None and message_syntax.looks_like_command(text):
             return self.expand(text)[0]
         whole = _LABEL.sub(
-            lambda match: mentions.literal(self._contents.get(match[0], match[0])), text if block is None else block
+            lambda match: mentions.escape_mentions(self._contents.get(match[0], match[0])),
+            text if block is None else block,
         )
         return message_syntax.escape_message(whole) if block is not None or self._starts_with_label(text) else whole
 

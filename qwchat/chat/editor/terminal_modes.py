@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
-from qwchat.chat.interrupts import DEADLY
+from qwchat.chat.interrupts import TERMINATION_SIGNALS
 
 _BRACKETED_PASTE_ON, _BRACKETED_PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
@@ -78,7 +78,7 @@ def hold_keys(terminal: TextIO, *, by_line: bool, on_resume: Callable[[], None] 
 
     with contextlib.ExitStack() as stack:
         in_main_thread = threading.current_thread() is threading.main_thread()
-        for deadly in DEADLY:
+        for deadly in TERMINATION_SIGNALS:
             if in_main_thread and signal.getsignal(deadly) is signal.SIG_DFL:
                 stack.callback(signal.signal, deadly, signal.signal(deadly, die))
         if in_main_thread and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
@@ -99,7 +99,7 @@ def _in_foreground(terminal: TextIO) -> bool:
 @contextlib.contextmanager
 def preserve_signal_handlers() -> Iterator[None]:
     """For the time of an event loop that handles DEADLY signals: asyncio forgets who handled them before."""
-    before = {number: signal.getsignal(number) for number in DEADLY}
+    before = {number: signal.getsignal(number) for number in TERMINATION_SIGNALS}
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from prompt_toolkit.output import DummyOutput
 from qwchat.chat.editor import completion, line_editor
 from qwchat.chat.editor.line_editor import LineEditor
 from qwchat.chat.editor.message_reader import EditingMode
-from qwchat.chat.suggestions import Suggestion, fitting
+from qwchat.chat.suggestions import Suggestion, match_suggestions
 from qwchat.markdown.styles import PLAIN
 from tests.chat.pty import Terminal
 from tests.clocks import PATIENCE_SECONDS
@@ -27,7 +27,7 @@ def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: Editin
     """Return what the editor gives where `keys` are typed and `choices` are offered."""
 
     def suggest(text: str) -> Iterable[Suggestion]:
-        return fitting(text, choices)
+        return match_suggestions(text, choices)
 
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_editor, "create_input", lambda terminal: pipe)
@@ -80,7 +80,7 @@ def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPa
 
     def suggest(text: str) -> Iterable[Suggestion]:
         asked.wait(PATIENCE_SECONDS)
-        return fitting(text, SETTINGS)
+        return match_suggestions(text, SETTINGS)
 
     buffer = completion.Buffer(
         completer=completion.SuggestionCompleter(suggest), document=completion.Document("/set te")

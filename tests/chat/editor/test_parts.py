@@ -176,9 +176,9 @@ def watching(*keys: StopKey | None) -> Callable[[], object]:
 def test_keys_request_a_stop_and_each_reply_begins_anew() -> None:
     interrupts = Interrupts(watching(None, "escape"))
     with interrupts:
-        assert [interrupts.requested() for _ in range(3)] == [False, True, True]
+        assert [interrupts.stop_requested() for _ in range(3)] == [False, True, True]
     with interrupts:
-        assert not interrupts.requested()
+        assert not interrupts.stop_requested()
     assert not interrupts.leaving
 
 
@@ -187,11 +187,11 @@ def test_ctrl_c_twice_leaves_however_it_comes(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     interrupts = Interrupts(watching("interrupt"))
     with interrupts:
-        assert interrupts.requested()
+        assert interrupts.stop_requested()
     clock[0] += 1.5
-    assert not interrupts.pressed()
+    assert not interrupts.note_ctrl_c()
     clock[0] += 0.9
-    assert interrupts.pressed()
+    assert interrupts.note_ctrl_c()
     assert interrupts.leaving
 
 
@@ -202,7 +202,7 @@ def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupts = Interrupts(watching())
     with interrupts:
         signal.raise_signal(signal.SIGINT)
-        assert interrupts.requested()
+        assert interrupts.stop_requested()
         assert not interrupts.leaving
         clock[0] += 2
         with pytest.raises(KeyboardInterrupt):  # The first was not heard for two seconds.
@@ -224,10 +224,10 @@ def test_ctrl_c_that_comes_too_late_for_a_reply_breaks_nothing_off(monkeypatch: 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     before = signal.getsignal(signal.SIGINT)
     interrupts = Interrupts(watching())
-    with interrupts.held():
+    with interrupts.deferred():
         with interrupts:
             signal.raise_signal(signal.SIGINT)
-            assert interrupts.requested()
+            assert interrupts.stop_requested()
         clock[0] += 2
         signal.raise_signal(signal.SIGINT)
         clock[0] += 2
@@ -236,7 +236,7 @@ def test_ctrl_c_that_comes_too_late_for_a_reply_breaks_nothing_off(monkeypatch: 
     assert not interrupts.leaving
     assert signal.getsignal(signal.SIGINT) is before
     clock[0] += 2
-    with interrupts.held():
+    with interrupts.deferred():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     assert interrupts.leaving
