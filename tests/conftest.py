@@ -57,9 +57,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a file together, which share what a fixture made."""
-    from tests.scheduling import Grouped
+    from tests.scheduling import GroupedScheduling
 
-    return Grouped(config, log) if config.getoption("dist") == "loadgroup" else None
+    return GroupedScheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

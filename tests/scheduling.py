@@ -8,7 +8,7 @@ from xdist.scheduler import LoadGroupScheduling
 TOGETHER = ("tests/cpu/kernels/", "tests/text/")
 
 
-class Grouped(LoadGroupScheduling):
+class GroupedScheduling(LoadGroupScheduling):
     """Tests of a file stay together, and so do those of the folders `TOGETHER`."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -62,20 +62,30 @@ _COMMANDS: _Commands = (
 )
 
 _SESSION_COMMANDS: _Commands = (
-    ("list", session_options.ListSessions, "qwchat.cli.sessions:list_all", "List them, the latest first."),
-    ("show", session_options.ShowSession, "qwchat.cli.sessions:show", "Show one: what it is, and what was said."),
-    ("grep", session_options.GrepSessions, "qwchat.cli.sessions:grep", "Find lines (exit code 1: none)."),
-    ("rm", session_options.RemoveSessions, "qwchat.cli.sessions:remove", "Remove some, after asking."),
-    ("export", session_options.ExportSession, "qwchat.cli.sessions:export", "Write one as md, html or json."),
+    ("list", session_options.SessionsListOptions, "qwchat.cli.sessions:list_all", "List them, the latest first."),
+    (
+        "show",
+        session_options.SessionsShowOptions,
+        "qwchat.cli.sessions:show",
+        "Show one: what it is, and what was said.",
+    ),
+    ("grep", session_options.SessionsGrepOptions, "qwchat.cli.sessions:grep", "Find lines (exit code 1: none)."),
+    ("rm", session_options.SessionsRemoveOptions, "qwchat.cli.sessions:remove", "Remove some, after asking."),
+    ("export", session_options.SessionsExportOptions, "qwchat.cli.sessions:export", "Write one as md, html or json."),
 )
 
 _CONFIG_COMMANDS: _Commands = (
-    ("show", config_options.ShowConfig, "qwchat.cli.config:show", "Show every setting and where it came from."),
-    ("get", config_options.GetConfig, "qwchat.cli.config:get", "Print the value of one setting."),
-    ("set", config_options.SetConfig, "qwchat.cli.config:change", "Write a setting into your file."),
-    ("edit", config_options.ConfigFile, "qwchat.cli.config:edit", "Open your file in $EDITOR."),
-    ("check", config_options.CheckConfig, "qwchat.cli.config:check", "Look for mistakes in files and variables."),
-    ("path", config_options.ConfigFile, "qwchat.cli.config:path", "Print where your file is."),
+    ("show", config_options.ConfigShowOptions, "qwchat.cli.config:show", "Show every setting and where it came from."),
+    ("get", config_options.ConfigGetOptions, "qwchat.cli.config:get", "Print the value of one setting."),
+    ("set", config_options.ConfigSetOptions, "qwchat.cli.config:change", "Write a setting into your file."),
+    ("edit", config_options.ConfigFileOptions, "qwchat.cli.config:edit", "Open your file in $EDITOR."),
+    (
+        "check",
+        config_options.ConfigCheckOptions,
+        "qwchat.cli.config:check",
+        "Look for mistakes in files and variables.",
+    ),
+    ("path", config_options.ConfigFileOptions, "qwchat.cli.config:path", "Print where your file is."),
 )
 
 # Commands of commands: name, help, its commands; alone it does what the first of them does.

@@ -80,15 +80,15 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         raise UsageError("-f - belongs to a single question: in a chat, pipe the text in and leave -f out")
     files = read_files(options.file or ())
     first_message = "\n\n".join(part for part in (input_source.piped, options.prompt or "") if part.strip())
-    by_line = options.settings["plain"] or _uses_line_input(input_source)
+    line_input = options.settings["plain"] or _uses_line_input(input_source)
     with ExitStack() as stack:
-        choose = _session_chooser(input_source, streams, by_line=by_line)
+        choose = _session_chooser(input_source, streams, line_input=line_input)
         recorder = open_recorder(options, streams.screen, chat=True, choose=choose)
         if recorder is None:
             return ExitCode.OK
         options = with_session_model(recorder, options, streams.screen)
         view = reply_view(options, streams)
-        if input_source.terminal is not None and not by_line:
+        if input_source.terminal is not None and not line_input:
             # For the whole time, so that what is typed between prompts, or too early, is not lost either.
             stack.enter_context(hold_keys(input_source.terminal, by_line=False, on_resume=view.detach))
         located, model = open_model(options, dependencies, streams)
@@ -103,7 +103,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         )
         chat = Chat(
             context=context,
-            reader=_open_reader(input_source, context, streams, by_line=by_line),
+            reader=_open_reader(input_source, context, streams, line_input=line_input),
             screen=streams.screen,
             status=PrefillStatus(streams.screen.stream, streams.screen.styling, enabled=streams.rewritable),
             interactive=input_source.terminal is not None,
@@ -179,11 +179,11 @@ def _find_input(options: ReplyOptions) -> InputSource:
     return InputSource(terminal, read_stdin() if terminal is not None else "")
 
 
-def _session_chooser(input_source: InputSource, streams: Streams, *, by_line: bool) -> ChooseSession | None:
+def _session_chooser(input_source: InputSource, streams: Streams, *, line_input: bool) -> ChooseSession | None:
     """How a session is chosen; None where nobody sits."""
     if input_source.terminal is None:
         return None
-    if not by_line:
+    if not line_input:
         return interactive_chooser(input_source.terminal, streams.screen.styling)
     return numbered_list_chooser(PlainReader(input_source.terminal, streams.screen.stream).read, streams.screen)
 
@@ -195,9 +195,9 @@ def _uses_line_input(input_source: InputSource) -> bool:
 
 
 def _open_reader(
-    input_source: InputSource, context: CommandContext, streams: Streams, *, by_line: bool
+    input_source: InputSource, context: CommandContext, streams: Streams, *, line_input: bool
 ) -> MessageReader:
-    if input_source.terminal is not None and not by_line:
+    if input_source.terminal is not None and not line_input:
         suggest = partial(suggestions, context)
         meter = ContextMeter(context.session)
         return open_reader(input_source.terminal, suggest, streams.screen, history=history_file(), meter=meter)

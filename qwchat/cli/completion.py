@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 
 VARIABLE = "_QWCHAT_COMPLETE"
-_UNSAFE = frozenset("\\'\"")  # of names: no script of Typer's brings them through
-_SPECIAL = re.compile(r"[^\w@%+:,./=-]")
+_UNQUOTABLE = frozenset("\\'\"")  # of names: no script of Typer's brings them through
+_NEEDS_BACKSLASH = re.compile(r"[^\w@%+:,./=-]")
 
 
 def models(incomplete: str) -> list[tuple[str, str]]:
@@ -57,7 +57,7 @@ def _matching(incomplete: str, list_pairs: Callable[[], Iterable[tuple[str, str]
     return [
         (_quoted_for_shell(name), _escaped_description(text))
         for name, text in pairs
-        if name.isprintable() and not _UNSAFE & {*name}
+        if name.isprintable() and not _UNQUOTABLE & {*name}
     ]
 
 
@@ -67,7 +67,7 @@ def _quoted_for_shell(name: str) -> str:
         return name
     words, number = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD", "0"))
     quoted = words[number : number + 1] and words[number].startswith(("'", '"'))
-    return name if quoted else _SPECIAL.sub(r"\\\g<0>", name)
+    return name if quoted else _NEEDS_BACKSLASH.sub(r"\\\g<0>", name)
 
 
 def _escaped_description(text: str) -> str:

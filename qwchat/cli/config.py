@@ -11,7 +11,13 @@ from qwchat.chat.editor.external_editor import edit_file
 from qwchat.chat.formatting import one_line
 from qwchat.chat.reply_settings import ReplySettings
 from qwchat.chat.view.table import format_table
-from qwchat.cli.config_options import CheckConfig, ConfigFile, GetConfig, SetConfig, ShowConfig
+from qwchat.cli.config_options import (
+    ConfigCheckOptions,
+    ConfigFileOptions,
+    ConfigGetOptions,
+    ConfigSetOptions,
+    ConfigShowOptions,
+)
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import error_message
 from qwchat.cli.exit_codes import ExitCode
@@ -28,7 +34,7 @@ _MAX_SHOWN = 200  # characters of a value in a notice
 _NON_SETTING_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
 
 
-def show(options: ShowConfig, dependencies: Dependencies) -> int:
+def show(options: ConfigShowOptions, dependencies: Dependencies) -> int:
     """Every setting with its value and where that came from."""
     streams = Streams()
     settings = resolve()
@@ -42,7 +48,7 @@ def show(options: ShowConfig, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def get(options: GetConfig, dependencies: Dependencies) -> int:
+def get(options: ConfigGetOptions, dependencies: Dependencies) -> int:
     """The value of one setting that is in force."""
     settings = resolve()
     streams = Streams()
@@ -52,13 +58,13 @@ def get(options: GetConfig, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def path(options: ConfigFile, dependencies: Dependencies) -> int:
+def path(options: ConfigFileOptions, dependencies: Dependencies) -> int:
     """Where the file is, or would be."""
     Streams().write(f"{_target_file(project=options.project)}\n")
     return ExitCode.OK
 
 
-def change(options: SetConfig, dependencies: Dependencies) -> int:
+def change(options: ConfigSetOptions, dependencies: Dependencies) -> int:
     """Write a value into the file; "default" takes it out again."""
     streams = Streams()
     spec = find_spec(options.name)
@@ -87,7 +93,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
-def edit(options: ConfigFile, dependencies: Dependencies) -> int:
+def edit(options: ConfigFileOptions, dependencies: Dependencies) -> int:
     """Open the file in the person's editor, and check it afterwards. A new file lists every setting."""
     streams = Streams()
     file = _target_file(project=options.project)
@@ -99,7 +105,7 @@ def edit(options: ConfigFile, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def check(options: CheckConfig, dependencies: Dependencies) -> int:
+def check(options: ConfigCheckOptions, dependencies: Dependencies) -> int:
     """Look for mistakes in files, personas and variables: one line each; exit code 2 where there is one."""
     streams = Streams()
     mistakes = list(_mistakes()) or list(_combined_mistakes())
@@ -142,13 +148,13 @@ def _row(spec: SettingSpec, settings: Settings, reply_settings: ReplySettings) -
 
 def _target_file(*, project: bool) -> Path:
     if not project:
-        return config_files.user_file()
+        return config_files.user_config_file()
     here = Path.cwd()
-    return config_files.project_file(here).path or here / config_files.PROJECT_NAMES[0]
+    return config_files.find_project_file(here).path or here / config_files.PROJECT_NAMES[0]
 
 
 def _existing_files() -> Iterator[Path]:
-    user, project = config_files.user_file(), config_files.project_file().path
+    user, project = config_files.user_config_file(), config_files.find_project_file().path
     if user.is_file():
         yield user
     if project is not None:
@@ -157,7 +163,7 @@ def _existing_files() -> Iterator[Path]:
 
 
 def _mistakes() -> Iterator[str]:
-    user, project = config_files.user_file(), config_files.project_file()
+    user, project = config_files.user_config_file(), config_files.find_project_file()
     yield from project.notices
     for file, by_project in ((user, False), (project.path, True)):
         if file is not None and file.is_file():

@@ -32,14 +32,14 @@ Project = Annotated[bool, typer.Option("--project", help="The file of the projec
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig:
+class ConfigCheckOptions:
     """Options of `config check`."""
 
     debug: Debug = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowConfig:
+class ConfigShowOptions:
     """Options of `config` and `config show`."""
 
     json: Json = False
@@ -47,7 +47,7 @@ class ShowConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GetConfig:
+class ConfigGetOptions:
     """Options of `config get`."""
 
     name: NameArgument
@@ -55,7 +55,7 @@ class GetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetConfig:
+class ConfigSetOptions:
     """Options of `config set`."""
 
     name: NameArgument
@@ -68,7 +68,7 @@ class SetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigFile:
+class ConfigFileOptions:
     """Options of `config path` and `config edit`."""
 
     project: Project = False

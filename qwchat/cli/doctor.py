@@ -221,11 +221,11 @@ def _settings() -> tuple[CheckState, str, str]:
     from qwchat.settings.resolve import resolve
 
     notices = resolve().notices  # As before an answer: variables and the persona can stand in the way, too.
-    project = config_files.project_file()
+    project = config_files.find_project_file()
     if notices:
         return "warning", "; ".join(notices), "give it to yourself, if you trust it" if project.notices else ""
-    there = [path for path in (config_files.user_file(), project.path) if path is not None and path.is_file()]
-    return "ok", ", ".join(map(str, there)) or f"none set; they would stand in {config_files.user_file()}", ""
+    there = [path for path in (config_files.user_config_file(), project.path) if path is not None and path.is_file()]
+    return "ok", ", ".join(map(str, there)) or f"none set; they would stand in {config_files.user_config_file()}", ""
 
 
 def _sessions() -> tuple[CheckState, str, str]:

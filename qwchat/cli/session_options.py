@@ -20,7 +20,7 @@ SessionArgument = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListSessions:
+class SessionsListOptions:
     """Options of `sessions list` and of the bare `sessions`."""
 
     json: Json = False
@@ -28,7 +28,7 @@ class ListSessions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowSession:
+class SessionsShowOptions:
     """Options of `sessions show`."""
 
     session: SessionArgument
@@ -38,7 +38,7 @@ class ShowSession:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrepSessions:
+class SessionsGrepOptions:
     """Options of `sessions grep`."""
 
     pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of Python.")]
@@ -56,7 +56,7 @@ class GrepSessions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoveSessions:
+class SessionsRemoveOptions:
     """Options of `sessions rm`."""
 
     sessions: Annotated[
@@ -69,7 +69,7 @@ class RemoveSessions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSession:
+class SessionsExportOptions:
     """Options of `sessions export`."""
 
     session: SessionArgument

@@ -14,7 +14,13 @@ from qwchat.chat.view.table import format_pairs, format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
-from qwchat.cli.session_options import ExportSession, GrepSessions, ListSessions, RemoveSessions, ShowSession
+from qwchat.cli.session_options import (
+    SessionsExportOptions,
+    SessionsGrepOptions,
+    SessionsListOptions,
+    SessionsRemoveOptions,
+    SessionsShowOptions,
+)
 from qwchat.cli.streams import Streams, stdin_is_terminal
 from qwchat.conversation.export import Talk, as_json, as_markdown, exported, form_of
 from qwchat.conversation.files import FILE_NAME, Content
@@ -26,7 +32,7 @@ from qwchat.text_files import write_atomically
 _CONTEXT_CHARACTERS = 100  # characters of a long line that are shown on each side of a match
 
 
-def list_all(options: ListSessions, dependencies: Dependencies) -> int:
+def list_all(options: SessionsListOptions, dependencies: Dependencies) -> int:
     """List the sessions, the latest first."""
     streams, store = Streams(), Store()
     entries = store.entries()
@@ -43,7 +49,7 @@ def list_all(options: ListSessions, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def show(options: ShowSession, dependencies: Dependencies) -> int:
+def show(options: SessionsShowOptions, dependencies: Dependencies) -> int:
     """Show what is known about a session, and what was said in it."""
     streams, store = Streams(quiet=options.quiet), Store()
     entry = store.find(options.session)
@@ -69,7 +75,7 @@ def show(options: ShowSession, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def grep(options: GrepSessions, dependencies: Dependencies) -> int:
+def grep(options: SessionsGrepOptions, dependencies: Dependencies) -> int:
     """Print the lines that match, with the session and the message they are in; 1 where there are none."""
     streams, store = Streams(quiet=options.quiet), Store()
     pattern = _pattern(options)
@@ -93,7 +99,7 @@ def grep(options: GrepSessions, dependencies: Dependencies) -> int:
     return ExitCode.OK if found else ExitCode.RUNTIME
 
 
-def remove(options: RemoveSessions, dependencies: Dependencies) -> int:
+def remove(options: SessionsRemoveOptions, dependencies: Dependencies) -> int:
     """Remove sessions, after asking on a terminal. Raises UsageError where nobody can be asked."""
     streams, store = Streams(quiet=options.quiet), Store()
     entries = list({entry.id: entry for entry in map(store.find, options.sessions)}.values())
@@ -111,7 +117,7 @@ def remove(options: RemoveSessions, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def export(options: ExportSession, dependencies: Dependencies) -> int:
+def export(options: SessionsExportOptions, dependencies: Dependencies) -> int:
     """Write a session to a file or to standard output."""
     streams, store = Streams(quiet=options.quiet), Store()
     entry = store.find(options.session)
@@ -144,7 +150,7 @@ def _transcript(entry: Entry, content: Content) -> Talk:
     return Talk(content.tree, entry.model, entry.id, entry.created)
 
 
-def _pattern(options: GrepSessions) -> re.Pattern[str]:
+def _pattern(options: SessionsGrepOptions) -> re.Pattern[str]:
     text = re.escape(options.pattern) if options.fixed else options.pattern
     try:
         with warnings.catch_warnings():

@@ -51,7 +51,7 @@ class ProjectFile:
     notices: tuple[str, ...] = field(default=())
 
 
-def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
+def user_config_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of the user's configuration: QWCHAT_CONFIG, or the platform's. It need not exist."""
     if environment.get("QWCHAT_CONFIG"):
         return expand_path(environment["QWCHAT_CONFIG"])
@@ -60,23 +60,23 @@ def user_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return platformdirs.user_config_path("qwchat", appauthor=False)
 
 
-def user_file(environment: Mapping[str, str] = os.environ) -> Path:
+def user_config_file(environment: Mapping[str, str] = os.environ) -> Path:
     """The user's configuration file. It need not exist."""
-    return user_folder(environment) / "config.toml"
+    return user_config_folder(environment) / "config.toml"
 
 
-def project_file(folder: Path | None = None) -> ProjectFile:
+def find_project_file(folder: Path | None = None) -> ProjectFile:
     """The nearest project file of `folder`: there, or further up inside the same repository.
 
     None is the working folder; where that is gone or closed to us there is no project.
     """
     try:
-        return _nearest(Path.cwd() if folder is None else folder)
+        return _find_nearest(Path.cwd() if folder is None else folder)
     except OSError:
         return ProjectFile()
 
 
-def _nearest(folder: Path) -> ProjectFile:
+def _find_nearest(folder: Path) -> ProjectFile:
     for place in _project_folders(folder):
         for name in PROJECT_NAMES:
             path = place / name
@@ -89,9 +89,9 @@ def _nearest(folder: Path) -> ProjectFile:
 
 
 def _project_folders(folder: Path) -> Iterator[Path]:
-    chain = [folder, *folder.parents]
-    root = next((number for number, place in enumerate(chain) if (place / ".git").exists()), 0)
-    yield from chain[: root + 1]
+    folders = [folder, *folder.parents]
+    root = next((number for number, place in enumerate(folders) if (place / ".git").exists()), 0)
+    yield from folders[: root + 1]
 
 
 def _belongs_to_another_user(path: Path) -> bool:

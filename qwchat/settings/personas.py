@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME_LENGTH = 200  # characters; with its ending it is the name of a file
 _MAX_SHOWN = 60
 _VARIABLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
-_ALLOWED_SPECS = {known.name: known for known in SETTING_SPECS if known.scope == "reply" or known.name == "system"}
+_ALLOWED_SPECS = {spec.name: spec for spec in SETTING_SPECS if spec.scope == "reply" or spec.name == "system"}
 
 
 class MissingVariablesError(UsageError):
@@ -81,7 +81,7 @@ class Persona:
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where personas are kept."""
-    return config_files.user_folder(environment) / "personas"
+    return config_files.user_config_folder(environment) / "personas"
 
 
 def names(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -161,7 +161,7 @@ def parse_assignments(words: list[str]) -> dict[str, str]:
     return given
 
 
-_SETTING_NAMES = {known.name for known in SETTING_SPECS}
+_SETTING_NAMES = {spec.name for spec in SETTING_SPECS}
 
 
 def _description(document: config_files.ConfigDocument) -> str:

@@ -85,7 +85,7 @@ def resolve(
 
     Raises UsageError that names the argument, the variable, or the file and its line.
     """
-    project = config_files.project_file(folder) if use_files else config_files.ProjectFile()
+    project = config_files.find_project_file(folder) if use_files else config_files.ProjectFile()
     user_file, user_notices = _user_config(environment) if use_files else (None, ())
     given: dict[str, SourcedValue] = {}
     for source_values in _sources(flags or {}, environment, project.path, user_file):
@@ -128,7 +128,7 @@ def _user_config(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str
 
     HOME may be somebody else's (`sudo -u`, a service): a folder that is closed to us is no reason not to answer.
     """
-    path = config_files.user_file(environment)
+    path = config_files.user_config_file(environment)
     try:
         return (path if stat.S_ISREG(path.stat().st_mode) else None), ()
     except (FileNotFoundError, NotADirectoryError):

@@ -22,7 +22,7 @@ ROWS, COLUMNS = 40, 100
 
 
 @dataclass
-class Seen:
+class ProgramOutput:
     """The exit code, and the bytes on standard output and standard error."""
 
     code: int
@@ -63,7 +63,7 @@ def run_on(
     given: bytes = b"",
     variables: dict[str, str] | None = None,
     **script: Any,
-) -> Seen:
+) -> ProgramOutput:
     """Run `qwchat ARGUMENTS` with the scripted model on three separate streams of the given kinds.
 
     `given` is what arrives on standard input; Ctrl-D ends it where that is a terminal.
@@ -89,7 +89,7 @@ def run_on(
     code = process.wait()
     for stream in (out, err) if stdin == "pipe" else (source, out, err):
         os.close(stream.ours)
-    return Seen(code, out.data, err.data)
+    return ProgramOutput(code, out.data, err.data)
 
 
 def _collect(*streams: _Stream) -> None:

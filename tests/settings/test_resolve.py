@@ -173,16 +173,16 @@ def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:
     outer = write(tmp_path / ".qwchat.toml", "")
     inside = tmp_path / "repository" / "src" / "deep"
     inside.mkdir(parents=True)
-    assert config_files.project_file(inside).path is None, "outside a repository only the working folder counts"
-    assert config_files.project_file(tmp_path).path == outer
+    assert config_files.find_project_file(inside).path is None, "outside a repository only the working folder counts"
+    assert config_files.find_project_file(tmp_path).path == outer
     (tmp_path / "repository" / ".git").mkdir()
-    assert config_files.project_file(inside).path is None, "a repository ends at its root"
+    assert config_files.find_project_file(inside).path is None, "a repository ends at its root"
     root = write(tmp_path / "repository" / "qwchat.toml", "")
-    assert config_files.project_file(inside).path == root
+    assert config_files.find_project_file(inside).path == root
     nearer = write(tmp_path / "repository" / "src" / "qwchat.toml", "")
-    assert config_files.project_file(inside).path == nearer
+    assert config_files.find_project_file(inside).path == nearer
     hidden = write(tmp_path / "repository" / "src" / ".qwchat.toml", "")
-    assert config_files.project_file(inside).path == hidden
+    assert config_files.find_project_file(inside).path == hidden
 
 
 def test_a_working_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_a_working_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatc
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert config_files.project_file() == config_files.ProjectFile()
+    assert config_files.find_project_file() == config_files.ProjectFile()
     assert resolve({}, environment={"QWCHAT_CONFIG": str(tmp_path)})["temp"] is None
 
 
