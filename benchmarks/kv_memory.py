@@ -19,7 +19,7 @@ from benchmarks.make_checkpoint import PUBLISHED, read_config
 from benchmarks.measurements import Conditions, Measurement, add_results_option, append
 from quant.families import parse_config
 from quant.model_config import ModelConfig
-from qwchat.chat.view.table import table
+from qwchat.chat.view.table import format_table
 from qwchat.cpu.cache import KVCache, choose_kind
 from qwchat.cpu.kernels.records import SPLIT
 from qwchat.limits import EXACT_CACHE_BYTES
@@ -60,7 +60,7 @@ def as_text(measurements: Sequence[Measurement]) -> str:
         mark = " *" if each.note else "  "
         rows.setdefault((each.model, each.size), []).append(f"{each.figure / 1e6:,.1f} MB{mark}")
     lines = [(model, f"{size:,}", *figures) for (model, size), figures in rows.items()]
-    return table(("model", "tokens", *KINDS), lines, right=(1, 2, 3)) + f"\n\n* {CHOSEN}"
+    return format_table(("model", "tokens", *KINDS), lines, right=(1, 2, 3)) + f"\n\n* {CHOSEN}"
 
 
 def main() -> None:
