@@ -136,7 +136,7 @@ class Round:
     def __init__(self, model: qwchat.Model, task: Task, prompt: Sequence[int], number: int) -> None:
         self._model, self._task, self._prompt, self._number = model, task, prompt, number
         self.token_ids = model.encode(task.text)
-        self._script = Scripted(model.grammars.mask(task.constraint), self.token_ids)
+        self._script = Scripted(model.mask_factory.mask(task.constraint), self.token_ids)
         self.clock, self.processor = [0.0, 0.0], [0.0, 0.0]  # seconds without the constraint, and with it
         for bound in (1, 0) if number % 2 else (0, 1):
             self._half(bound)

@@ -40,7 +40,7 @@ from qwchat.text.template import ChatTemplate, encode_chat
 from qwchat.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from qwchat.constraints import Constraint, Grammars
+    from qwchat.constraints import Constraint, MaskFactory
 
 Cancel = Callable[[], bool]
 _DEVICES: dict[str, Callable[..., Decoder]] = {"cpu": build_decoder}
@@ -162,11 +162,11 @@ class Model:
         return dropped
 
     @cached_property
-    def grammars(self) -> Grammars:
+    def mask_factory(self) -> MaskFactory:
         """Makes masks of constraints; imported on first use, since few replies are constrained."""
-        from qwchat.constraints import Grammars
+        from qwchat.constraints import MaskFactory
 
-        return Grammars(self.tokenizer, self.stop_ids)
+        return MaskFactory(self.tokenizer, self.stop_ids)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; control tokens in it are text."""
@@ -290,7 +290,7 @@ class Model:
     def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:
         """Generate the reply to a prompt that is rendered already; events and errors as for `generate`."""
         continued_ids = prompt.ids[prompt.tokens - prompt.continued :]
-        mask = None if request.constraint is None else self.grammars.mask(request.constraint, continued_ids)
+        mask = None if request.constraint is None else self.mask_factory.mask(request.constraint, continued_ids)
         reply = _ReplyBuilder(self.tokenizer, request, continued_ids)
         events = self.engine.generate(
             self.cached_context,

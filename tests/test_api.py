@@ -242,7 +242,7 @@ def test_a_constraint_rules_the_reply_and_says_whether_it_was_met(model: qwchat.
 
 
 def test_control_tokens_and_gaps_are_never_part_of_a_constrained_text(model: qwchat.Model) -> None:
-    bits = model.grammars.mask(Constraint.regex(r"(.|\n)*")).allowed()
+    bits = model.mask_factory.mask(Constraint.regex(r"(.|\n)*")).allowed()
     allowed = np.flatnonzero(np.unpackbits(bits, count=model.tokenizer.vocab_size, bitorder="little"))
     assert set(allowed) & set(model.tokenizer.special_ids.values()) == model.stop_ids
     assert len(allowed) > 150

@@ -32,7 +32,7 @@ def _constraint(name: str, value: Any) -> Constraint:
     from qwchat.constraints import Constraint
 
     if name == "choices":
-        return Constraint.listed(value)
+        return Constraint.parse_choices(value)
     return Constraint.regex(value) if name == "regex" else Constraint.json_schema(value)
 
 

@@ -10,13 +10,13 @@ from typing import Literal
 from quant.units import binary_size
 from quant.wording import ArgumentMessage, SuggestedArgument
 from qwchat.constraints import schema_checks
-from qwchat.constraints.llguidance_adapter import compiled, fits, grammar_of_regex, grammar_of_schema
+from qwchat.constraints.llguidance_adapter import fits, grammar_error, regex_grammar, schema_grammar
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_CONSTRAINT_BYTES
 
-Kind = Literal["choices", "regex", "json-schema"]
+ConstraintKind = Literal["choices", "regex", "json-schema"]
 _SEPARATOR = re.compile(r"(?<!\\),")
-_META = re.compile(r"[][\\.^$*+?{}()|/&~#-]")
+_REGEX_SPECIAL = re.compile(r"[][\\.^$*+?{}()|/&~#-]")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Constraint:
     `kind`: also the name of the option; `source`: as it was given; `grammar`: llguidance's form of it.
     """
 
-    kind: Kind
+    kind: ConstraintKind
     source: str
     grammar: str = field(repr=False)
 
@@ -38,14 +38,14 @@ class Constraint:
             example = SuggestedArgument("choices", "yes,no")
             raise UsageError(ArgumentMessage("choices must not be empty: give some texts, as in ", example))
         _check_size("the choices", ",".join(wanted))
-        pattern = "|".join(_META.sub(r"\\\g<0>", text) for text in wanted)
+        pattern = "|".join(_REGEX_SPECIAL.sub(r"\\\g<0>", text) for text in wanted)
         source = ",".join(text.replace(",", r"\,") for text in wanted)
-        return cls._checked("choices", source, grammar_of_regex(pattern))
+        return cls._compile("choices", source, regex_grammar(pattern))
 
     @classmethod
-    def listed(cls, given: Iterable[str]) -> Constraint:
+    def parse_choices(cls, given: Iterable[str]) -> Constraint:
         r"""The choices that a person typed: separated by commas, `\,` being a comma, without blanks around them."""
-        return cls.choices(part.replace(r"\,", ",") for part in split(given))
+        return cls.choices(part.replace(r"\,", ",") for part in split_choices(given))
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
@@ -54,7 +54,7 @@ class Constraint:
         It has neither look-around nor back-references.  Raises UsageError for what it does not take.
         """
         _check_size("the regular expression", pattern)
-        return cls._checked("regex", pattern, grammar_of_regex(pattern))
+        return cls._compile("regex", pattern, regex_grammar(pattern))
 
     @classmethod
     def json_schema(cls, text: str) -> Constraint:
@@ -64,11 +64,11 @@ class Constraint:
         fits or that is too big; the message says where.
         """
         _check_size("the JSON schema", text)
-        schema = schema_checks.parse(text)
-        grammar = grammar_of_schema(schema)
-        failure = compiled(grammar)
+        schema = schema_checks.parse_schema(text)
+        grammar = schema_grammar(schema)
+        failure = grammar_error(grammar)
         if failure is not None:
-            raise UsageError(schema_checks.explain(schema, failure))
+            raise UsageError(schema_checks.explain_error(schema, failure))
         return cls("json-schema", text, grammar)
 
     def fits(self, text: str) -> bool:
@@ -76,15 +76,15 @@ class Constraint:
         return fits(self.grammar, text)
 
     @classmethod
-    def _checked(cls, kind: Kind, source: str, grammar: str) -> Constraint:
-        failure = compiled(grammar)
+    def _compile(cls, kind: ConstraintKind, source: str, grammar: str) -> Constraint:
+        failure = grammar_error(grammar)
         if failure is not None:
             what = "these choices cannot be used" if kind == "choices" else "the regular expression cannot be used"
-            raise UsageError(f"{what}: {_reason(failure)}")
+            raise UsageError(f"{what}: {_error_reason(failure)}")
         return cls(kind, source, grammar)
 
 
-def split(given: Iterable[str]) -> tuple[str, ...]:
+def split_choices(given: Iterable[str]) -> tuple[str, ...]:
     """Choices as a person typed them, one by one: at commas that stand without a backslash."""
     return tuple(part.strip() for text in given for part in _SEPARATOR.split(text))
 
@@ -98,7 +98,7 @@ def _check_size(what: str, text: str) -> None:
         raise UsageError(f"{what} holds half a character (a lone surrogate): remove it")
 
 
-def _reason(failure: str) -> str:
+def _error_reason(failure: str) -> str:
     """The library's complaint about a regular expression in one line, with the place where it gives one."""
     lines = failure.splitlines()
     caret = next((line for line in lines if line.strip() and set(line.strip()) == {"^"}), None)

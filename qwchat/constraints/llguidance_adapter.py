@@ -21,21 +21,21 @@ _WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ?", "key_sepa
 _SCHEMA_OPTIONS = {**_WHITE_SPACE, "lenient": False, "coerce_one_of": False}
 
 
-def grammar_of_regex(pattern: str) -> str:
+def regex_grammar(pattern: str) -> str:
     """A grammar of what matches `pattern` as a whole; what is wrong with it shows when it is compiled."""
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_regex(pattern)
 
 
-def grammar_of_schema(schema: dict[str, Any]) -> str:
+def schema_grammar(schema: dict[str, Any]) -> str:
     """A grammar of the JSON that fits `schema`; what is wrong with it shows when it is compiled."""
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_SCHEMA_OPTIONS)  # type: ignore[arg-type]
 
 
-def matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+def make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     """A matcher at the start of `grammar`.  It raises nothing: ask it for its error."""
     from llguidance import LLMatcher, LLParserLimits
 
@@ -43,7 +43,7 @@ def matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class TokenizerVocabulary:
     """What the library asks of a tokenizer; its instances are what it wraps.
 
     `tokens`: the bytes of every id; `special_token_ids`: ids that are no text, which no grammar allows;
@@ -66,7 +66,7 @@ class Vocabulary:
         return self.encode(text)
 
 
-def tokenizer_of(vocabulary: Vocabulary, *, slices: bool) -> LLTokenizer:
+def make_tokenizer(vocabulary: TokenizerVocabulary, *, slices: bool) -> LLTokenizer:
     """The library's tokenizer.  `slices`: prepare for free text: takes a while once, makes masks of strings quick."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
@@ -75,24 +75,24 @@ def tokenizer_of(vocabulary: Vocabulary, *, slices: bool) -> LLTokenizer:
 
 
 @functools.cache
-def _bytewise() -> LLTokenizer:
+def _byte_tokenizer() -> LLTokenizer:
     """A vocabulary of the 256 bytes and an end, to check grammars and texts without a model."""
     tokens = [*(bytes([byte]) for byte in range(256)), b"end"]
-    return tokenizer_of(Vocabulary(tokens, [256], [256], list), slices=False)
+    return make_tokenizer(TokenizerVocabulary(tokens, [256], [256], list), slices=False)
 
 
-def compiled(grammar: str) -> str | None:
+def grammar_error(grammar: str) -> str | None:
     """What is wrong with `grammar`; None where it is sound and some text fits it."""
     answer: list[str | None] = []
     # The library's limits count steps, and a step may take long.  It cannot be stopped, but it can be left behind.
-    worker = threading.Thread(target=lambda: answer.append(_trouble(grammar)), daemon=True)
+    worker = threading.Thread(target=lambda: answer.append(_find_error(grammar)), daemon=True)
     worker.start()
     worker.join(SECONDS)
     return answer[0] if answer else TOO_COMPLEX
 
 
-def _trouble(grammar: str) -> str | None:
-    found = matcher(_bytewise(), grammar)
+def _find_error(grammar: str) -> str | None:
+    found = make_matcher(_byte_tokenizer(), grammar)
     if not found.is_error() and not found.is_stopped():
         found.compute_bitmask()
     if found.stop_reason() in ("NotStopped", "NoExtension"):
@@ -103,6 +103,6 @@ def _trouble(grammar: str) -> str | None:
 
 def fits(grammar: str, text: str) -> bool:
     """Whether `text` as a whole fits `grammar`, byte by byte."""
-    found = matcher(_bytewise(), grammar)
+    found = make_matcher(_byte_tokenizer(), grammar)
     data = text.encode("utf-8", "surrogatepass")
     return found.try_consume_tokens(list(data)) == len(data) and found.is_accepting()

@@ -19,11 +19,11 @@ from qwchat.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-_WATCHED = 64  # tokens of room, above twice what an end needs, from where on the end is kept in sight
-_LONGEST_END = 1000  # tokens
+_LOOKAHEAD_TOKENS = 64  # tokens of room, above twice what an end needs, from where on the end is kept in sight
+_MAX_COMPLETION_TOKENS = 1000  # tokens
 
 
-class Grammars:
+class MaskFactory:
     """Makes masks for one tokenizer; what the library needs to know of it is prepared once, on first use.
 
     `stop_ids`: tokens that end a reply, allowed wherever the text is complete.
@@ -33,18 +33,18 @@ class Grammars:
         self._tokenizer = tokenizer
         self._stop_ids = sorted(token_id for token_id in stop_ids if token_id < tokenizer.vocab_size)
         self._prepared: dict[bool, LLTokenizer] = {}
-        self._closing: Closing | None = None
+        self._closing: JsonCloser | None = None
 
-    def mask(self, constraint: ReplyConstraint, begun: Sequence[int] = ()) -> GrammarMask:
-        """A mask for a reply that begins with the tokens `begun`.
+    def mask(self, constraint: ReplyConstraint, prefix: Sequence[int] = ()) -> GrammarMask:
+        """A mask for a reply that begins with the tokens `prefix`.
 
-        Raises UsageError where `begun` does not fit, ConstraintError where the grammar is too complex, ModelError
+        Raises UsageError where `prefix` does not fit, ConstraintError where the grammar is too complex, ModelError
         for a model without a token that ends a reply.
         """
-        matcher = llguidance_adapter.matcher(self._vocabulary(constraint.kind), constraint.grammar)
+        matcher = llguidance_adapter.make_matcher(self._vocabulary(constraint.kind), constraint.grammar)
         found = GrammarMask(matcher, self._closing if constraint.kind == "json-schema" else None)
-        for token in begun:
-            if not found.begin(token):
+        for token in prefix:
+            if not found.accept_prefix(token):
                 mentioned = Argument(constraint.kind.replace("-", "_"))
                 raise UsageError(
                     ArgumentMessage("the reply so far does not fit ", mentioned, ": begin a new one, or drop it")
@@ -61,31 +61,31 @@ class Grammars:
                 )
             tokenizer = self._tokenizer
             tokens = tokenizer.all_bytes()
-            of_text = {text: number for number, text in enumerate(tokens) if len(text) == 1}
-            self._closing = Closing(tokens, of_text)
+            token_of_byte = {text: number for number, text in enumerate(tokens) if len(text) == 1}
+            self._closing = JsonCloser(tokens, token_of_byte)
             # A gap of the vocabulary stands for no text; as an added token it is never allowed.
             special = {*tokenizer.special_ids.values(), *(number for number, text in enumerate(tokens) if not text)}
-            vocabulary = llguidance_adapter.Vocabulary(
-                tokens, sorted(special), self._stop_ids, _Speller(tokenizer, tokens, of_text).spell
+            vocabulary = llguidance_adapter.TokenizerVocabulary(
+                tokens, sorted(special), self._stop_ids, _ForcedTextEncoder(tokenizer, tokens, token_of_byte).encode
             )
-            self._prepared[free_text] = llguidance_adapter.tokenizer_of(vocabulary, slices=free_text)
+            self._prepared[free_text] = llguidance_adapter.make_tokenizer(vocabulary, slices=free_text)
         return self._prepared[free_text]
 
 
-class _Speller:
+class _ForcedTextEncoder:
     """How a model spells a text that a grammar forces: as its tokenizer does, or byte by byte where that changes it."""
 
-    def __init__(self, tokenizer: Tokenizer, tokens: Sequence[bytes], of_byte: Mapping[bytes, int]) -> None:
-        self._tokenizer, self._tokens, self._of_byte = tokenizer, tokens, of_byte
+    def __init__(self, tokenizer: Tokenizer, tokens: Sequence[bytes], token_of_byte: Mapping[bytes, int]) -> None:
+        self._tokenizer, self._tokens, self._token_of_byte = tokenizer, tokens, token_of_byte
 
-    def spell(self, text: bytes) -> list[int]:
+    def encode(self, text: bytes) -> list[int]:
         ids = self._tokenizer.encode(text.decode())
         if b"".join(self._tokens[token_id] for token_id in ids) == text:
             return ids
-        return [self._of_byte[text[at : at + 1]] for at in range(len(text))]  # It was no NFC.
+        return [self._token_of_byte[text[at : at + 1]] for at in range(len(text))]  # It was no NFC.
 
 
-class Closing:
+class JsonCloser:
     """How JSON is brought to an end: which bytes are tried, depending on whether they would stand in a string.
 
     What ends a string, or an object or a list, comes first; of the others the one that was taken least, since a pattern
@@ -95,38 +95,38 @@ class Closing:
     _WITHIN = b'"', b"a0@.-:/_ A1" + bytes(range(0x21, 0x7F))
     _OUTSIDE = b"}]", b'"0,:123456789.-tfn'
 
-    def __init__(self, tokens: Sequence[bytes], of_byte: Mapping[bytes, int]) -> None:
+    def __init__(self, tokens: Sequence[bytes], token_of_byte: Mapping[bytes, int]) -> None:
         self._tokens = tokens
-        self._signs = {
-            inside: tuple([of_byte[bytes([sign])] for sign in signs] for signs in kinds)
+        self._candidates = {
+            inside: tuple([token_of_byte[bytes([sign])] for sign in signs] for signs in kinds)
             for inside, kinds in ((True, self._WITHIN), (False, self._OUTSIDE))
         }
 
-    def next(self, matcher: LLMatcher, place: str, taken: Counter[int]) -> list[int]:
-        """The token to go on with at a `place`, the number of times that each was `taken` counted; or none."""
-        ends, others = self._signs[bool(place)]
+    def next_token(self, matcher: LLMatcher, string_state: str, times_used: Counter[int]) -> list[int]:
+        """The token to go on with at a `string_state`, the number of times that each was `taken` counted; or none."""
+        ends, others = self._candidates[bool(string_state)]
         # By chance, but the same chance every time: a fixed turn may never meet what a pattern waits for.
-        chance = random.Random(taken.total())
-        ordered = (*ends, *sorted(others, key=lambda token: (taken[token], taken[token] and chance.random())))
+        chance = random.Random(times_used.total())
+        ordered = (*ends, *sorted(others, key=lambda token: (times_used[token], times_used[token] and chance.random())))
         found = next((token for token in ordered if matcher.validate_tokens([token])), None)
         if found is None:
             return []
-        taken[found] += 1
+        times_used[found] += 1
         return [found]
 
-    def after(self, place: str, token: int) -> str:
+    def state_after(self, string_state: str, token: int) -> str:
         """The place behind `token`: "" outside of a string, "string", or "escape" behind its backslash."""
         text = self._tokens[token]
         if b'"' not in text and b"\\" not in text:
-            return "string" if place else ""
+            return "string" if string_state else ""
         for sign in text:
-            if place == "escape":
-                place = "string"
+            if string_state == "escape":
+                string_state = "string"
             elif sign == ord('"'):
-                place = "" if place else "string"
-            elif place and sign == ord("\\"):
-                place = "escape"
-        return place
+                string_state = "" if string_state else "string"
+            elif string_state and sign == ord("\\"):
+                string_state = "escape"
+        return string_state
 
 
 class GrammarMask:
@@ -135,11 +135,11 @@ class GrammarMask:
     `closing`: how it is completed where room runs out; None never does.
     """
 
-    def __init__(self, matcher: LLMatcher, closing: Closing | None = None) -> None:
+    def __init__(self, matcher: LLMatcher, closing: JsonCloser | None = None) -> None:
         self._matcher, self._closing = matcher, closing
-        self._place = ""
-        self._way: list[int] | None = None  # to the end, from where the reply stands; None where it is not known
-        self._needed = 0  # the most tokens that such a way ever had
+        self._string_state = ""
+        self._completion: list[int] | None = None  # to the end, from where the reply stands; None where it is not known
+        self._longest_completion = 0  # the most tokens that such a way ever had
         self.closed = False
         self._check()
 
@@ -149,32 +149,40 @@ class GrammarMask:
         self._check()
         return bits
 
-    def accept(self, token: int, room: int | None = None) -> int | None:
-        """The reply grows by `token`, or by the one that is returned: one that leads to an end within `room`.
+    def accept(self, token: int, remaining: int | None = None) -> int | None:
+        """The reply grows by `token`, or by the one that is returned: one that leads to an end within `remaining`.
 
         None: it is complete, and ends here, since behind `token` it would not be again.
-        `room`: tokens that fit, this one included; None is no limit.  Raises ConstraintError where the constraint
+        `remaining`: tokens that fit, this one included; None is no limit.  Raises ConstraintError where the constraint
         does not allow `token`.
         """
-        if self._closing is not None and room is not None and room <= 2 * self._needed + _WATCHED:
-            end = self._end(self._closing, []) if self._way is None else self._way
-            self._way = self._end(self._closing, [token])
-            if end is not None and len(end) <= room and (self._way is None or len(self._way) >= room):
+        if (
+            self._closing is not None
+            and remaining is not None
+            and remaining <= 2 * self._longest_completion + _LOOKAHEAD_TOKENS
+        ):
+            completion = self._find_completion(self._closing, []) if self._completion is None else self._completion
+            self._completion = self._find_completion(self._closing, [token])
+            if (
+                completion is not None
+                and len(completion) <= remaining
+                and (self._completion is None or len(self._completion) >= remaining)
+            ):
                 self.closed = True
-                if not end:
+                if not completion:
                     return None
-                token, self._way = end[0], end[1:]
+                token, self._completion = completion[0], completion[1:]
         else:
-            self._way = None
+            self._completion = None
         self._consume(token)
         return token
 
-    def begin(self, token: int) -> bool:
+    def accept_prefix(self, token: int) -> bool:
         """Whether the reply may go on with `token`; then it does."""
         if self._matcher.try_consume_tokens([token]) != 1:
             return False
         if self._closing is not None:
-            self._place = self._closing.after(self._place, token)
+            self._string_state = self._closing.state_after(self._string_state, token)
         return True
 
     def forced(self) -> list[int]:
@@ -194,30 +202,30 @@ class GrammarMask:
         if not self._matcher.consume_token(token):
             self._check()
         if self._closing is not None:
-            self._place = self._closing.after(self._place, token)
+            self._string_state = self._closing.state_after(self._string_state, token)
 
-    def _end(self, closing: Closing, begun: list[int]) -> list[int] | None:
-        """Few tokens that complete the JSON behind `begun`; None where none were found."""
-        matcher, place = self._matcher.deep_copy(), self._place
-        end: list[int] = []
-        taken: Counter[int] = Counter()
-        following = begun
+    def _find_completion(self, closing: JsonCloser, prefix: list[int]) -> list[int] | None:
+        """Few tokens that complete the JSON behind `prefix`; None where none were found."""
+        matcher, string_state = self._matcher.deep_copy(), self._string_state
+        completion: list[int] = []
+        times_used: Counter[int] = Counter()
+        following = prefix
         while True:
             if not matcher.consume_tokens(following):
                 return None
             for token in following:
-                place = closing.after(place, token)
+                string_state = closing.state_after(string_state, token)
             if matcher.is_accepting():
-                self._needed = max(self._needed, len(end))
-                return end
+                self._longest_completion = max(self._longest_completion, len(completion))
+                return completion
             following = matcher.compute_ff_tokens()
             if not following:
-                following = closing.next(matcher, place, taken)
+                following = closing.next_token(matcher, string_state, times_used)
             if not following:
                 bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
                 following = np.flatnonzero(np.unpackbits(bits, bitorder="little"))[:1].tolist()
-            end += following
-            if not following or len(end) > _LONGEST_END:
+            completion += following
+            if not following or len(completion) > _MAX_COMPLETION_TOKENS:
                 return None
 
     def _check(self) -> None:

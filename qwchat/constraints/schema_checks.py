@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from qwchat.constraints.llguidance_adapter import TOO_COMPLEX, compiled, grammar_of_schema
+from qwchat.constraints.llguidance_adapter import TOO_COMPLEX, grammar_error, schema_grammar
 from qwchat.errors import UsageError
 
 DEPTH_LIMIT = 60  # of nested objects and arrays; the library reads 128 and descends by recursion
-_TRIED = 200  # parts that are tried one by one to find where a schema fails
+_MAX_PARTS_TRIED = 200  # parts that are tried one by one to find where a schema fails
 
 _SCHEMAS = {"items", "additionalItems", "additionalProperties"}  # one schema, or a list of them
 _LISTS = {"allOf", "anyOf", "oneOf", "prefixItems"}
@@ -23,25 +23,29 @@ _ASSERTIONS = {
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     *("minItems", "maxItems", "minProperties", "maxProperties"),
 }
-_REMARKS = {  # say nothing about what fits
+_ANNOTATIONS = {  # say nothing about what fits
     *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment", "title"),
     *("description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
     *("contentEncoding", "contentMediaType", "contentSchema"),
 }
-_TAKEN = _SCHEMAS | _LISTS | _NAMED | _ASSERTIONS | _REMARKS
-_NOT_TAKEN = {
+_SUPPORTED = _SCHEMAS | _LISTS | _NAMED | _ASSERTIONS | _ANNOTATIONS
+_UNSUPPORTED = {
     *("not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems", "propertyNames"),
     *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems", "unevaluatedProperties"),
     *("$dynamicRef", "$recursiveRef"),
 }
-Path = tuple[str, ...]
+SchemaPath = tuple[str, ...]
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse_schema(text: str) -> dict[str, Any]:
     """The schema in `text`; raises UsageError for what is no schema or uses what cannot be guaranteed."""
     try:
         schema = json.loads(
-            text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=_distinct
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_integer,
+            object_pairs_hook=_unique_keys,
         )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
@@ -56,9 +60,9 @@ def parse(text: str) -> dict[str, Any]:
         return {}
     if not isinstance(schema, dict):
         raise UsageError('the JSON schema must be an object, as in {"type": "object"}')
-    known: dict[Path, Any] = {}
-    bases: dict[Path, Path] = {}
-    for path, part, base in _parts(schema, (), ()):
+    known: dict[SchemaPath, Any] = {}
+    bases: dict[SchemaPath, SchemaPath] = {}
+    for path, part, base in _subschemas(schema, (), ()):
         known[path], bases[path] = part, base
         if isinstance(part, dict):
             _check_keywords(path, part)
@@ -73,14 +77,14 @@ def parse(text: str) -> dict[str, Any]:
     return schema
 
 
-def explain(schema: dict[str, Any], failure: str) -> str:
+def explain_error(schema: dict[str, Any], failure: str) -> str:
     """The library's complaint about `schema` in one line, with the smallest part that it holds for."""
     if failure == TOO_COMPLEX:
         return f"the JSON schema cannot be used: {failure}"
-    parts = [(path, part) for path, part, _ in _parts(schema, (), ()) if isinstance(part, dict) and path]
-    where: Path = ()
-    for path, part in sorted(parts, key=lambda found: -len(found[0]))[:_TRIED]:
-        if '"$ref"' not in json.dumps(part) and compiled(grammar_of_schema(part)) == failure:
+    parts = [(path, part) for path, part, _ in _subschemas(schema, (), ()) if isinstance(part, dict) and path]
+    where: SchemaPath = ()
+    for path, part in sorted(parts, key=lambda found: -len(found[0]))[:_MAX_PARTS_TRIED]:
+        if '"$ref"' not in json.dumps(part) and grammar_error(schema_grammar(part)) == failure:
             where = path
             break
     lines = failure.splitlines()
@@ -90,7 +94,7 @@ def explain(schema: dict[str, Any], failure: str) -> str:
     return f"the JSON schema cannot be used, at {_pointer(where)}: {reason}"
 
 
-def _parts(schema: Any, path: Path, base: Path) -> Iterator[tuple[Path, Any, Path]]:
+def _subschemas(schema: Any, path: SchemaPath, base: SchemaPath) -> Iterator[tuple[SchemaPath, Any, SchemaPath]]:
     """Every schema within `schema` and its place, with the place that its references start from."""
     identity = schema.get("$id", schema.get("id")) if isinstance(schema, dict) else None
     if isinstance(identity, str) and not identity.startswith("#"):
@@ -99,7 +103,7 @@ def _parts(schema: Any, path: Path, base: Path) -> Iterator[tuple[Path, Any, Pat
     if not isinstance(schema, dict):
         return
     for name, value in schema.items():
-        inner: dict[Path, Any] = {}
+        inner: dict[SchemaPath, Any] = {}
         if name in _SCHEMAS and not isinstance(value, list):
             inner[*path, name] = value
         elif name in _LISTS | _SCHEMAS and isinstance(value, list):
@@ -107,21 +111,21 @@ def _parts(schema: Any, path: Path, base: Path) -> Iterator[tuple[Path, Any, Pat
         elif name in _NAMED and isinstance(value, dict):
             inner = {(*path, name, key): part for key, part in value.items()}
         for place, part in inner.items():
-            yield from _parts(part, place, base)
+            yield from _subschemas(part, place, base)
 
 
-def _check_keywords(path: Path, part: dict[str, Any]) -> None:
+def _check_keywords(path: SchemaPath, part: dict[str, Any]) -> None:
     for name in part:
-        if name in _TAKEN or (name.startswith("x-") and name != "x-guidance"):
+        if name in _SUPPORTED or (name.startswith("x-") and name != "x-guidance"):
             continue
-        if name in _NOT_TAKEN:
+        if name in _UNSUPPORTED:
             raise UsageError(f"the JSON schema uses {name} at {_pointer(path)}, which cannot be guaranteed: drop it")
-        close = difflib.get_close_matches(name, sorted(_TAKEN | _NOT_TAKEN), n=1)
+        close = difflib.get_close_matches(name, sorted(_SUPPORTED | _UNSUPPORTED), n=1)
         hint = f"did you mean {close[0]}?" if close else "drop it, or name it x-…"
         raise UsageError(f"the JSON schema has an unknown keyword {name!r} at {_pointer(path)}: {hint}")
 
 
-def _check_number_of_properties(path: Path, part: dict[str, Any]) -> None:
+def _check_number_of_properties(path: SchemaPath, part: dict[str, Any]) -> None:
     """Names of properties that are not listed may repeat, so that fewer are left than were written."""
     least, required = part.get("minProperties"), part.get("required")
     named = len(set(map(str, required))) if isinstance(required, list) else 0
@@ -132,7 +136,7 @@ def _check_number_of_properties(path: Path, part: dict[str, Any]) -> None:
         )
 
 
-def _check_references(known: dict[Path, Any], bases: dict[Path, Path]) -> None:
+def _check_references(known: dict[SchemaPath, Any], bases: dict[SchemaPath, SchemaPath]) -> None:
     for path, part in known.items():
         target = part.get("$ref") if isinstance(part, dict) else None
         if not isinstance(target, str) or not (target == "#" or target.startswith("#/")):
@@ -142,7 +146,7 @@ def _check_references(known: dict[Path, Any], bases: dict[Path, Path]) -> None:
             raise UsageError(f"the JSON schema refers to {target} at {_pointer(path)}, where there is no schema")
 
 
-def _pointer(path: Path) -> str:
+def _pointer(path: SchemaPath) -> str:
     return "/".join(("#", *(name.replace("~", "~0").replace("/", "~1") for name in path)))
 
 
@@ -155,7 +159,7 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
@@ -164,16 +168,16 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _finite(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
         raise ValueError(f"{digits[:20]} is beyond what a computer counts with")
     return number
 
 
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) < 20 else _finite(digits)
+def _parse_integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else _parse_float(digits)
 
 
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")

@@ -29,13 +29,13 @@ class ChoiceList(TextList):
         return self.check(text, where)
 
     def check(self, value: object, where: str) -> SettingValue:
-        from qwchat.constraints import split
+        from qwchat.constraints import split_choices
 
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, Sequence) or not all(isinstance(text, str) for text in listed):
             reject(where, self.accepts, value)
-        found = split(listed)
-        _validate(where, lambda constraint: constraint.listed(found))
+        found = split_choices(listed)
+        _validate(where, lambda constraint: constraint.parse_choices(found))
         return found
 
     def to_text(self, value: SettingValue) -> str:

@@ -27,7 +27,7 @@ class StopStrings:
             raise UsageError(ArgumentMessage(Argument("stop"), f" must not be empty: {remedy}"))
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)
-        self._held = ""
+        self._held_text = ""
         self._stopped = False
 
     def push(self, text: str) -> tuple[str, bool]:
@@ -39,21 +39,21 @@ class StopStrings:
         """
         if self._stopped:
             return "", True
-        buffer = self._held + text
+        buffer = self._held_text + text
         found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
         if found:
-            self._stopped, self._held = True, ""
+            self._stopped, self._held_text = True, ""
             return buffer[: min(found)[1]], True
-        keep = self._possible_beginning(buffer)
-        self._held = buffer[len(buffer) - keep :]
+        keep = self._held_length(buffer)
+        self._held_text = buffer[len(buffer) - keep :]
         return buffer[: len(buffer) - keep], False
 
     def flush(self) -> str:
         """What is held back, at the end of a reply that met no stop string."""
-        held, self._held = self._held, ""
+        held, self._held_text = self._held_text, ""
         return held
 
-    def _possible_beginning(self, buffer: str) -> int:
+    def _held_length(self, buffer: str) -> int:
         """Length of the longest end of `buffer` that begins a stop string."""
         for length in range(min(self._longest - 1, len(buffer)), 0, -1):
             end = buffer[-length:]

@@ -47,19 +47,19 @@ class Tokenizer:
 
     def __init__(
         self,
-        core: tokenizers.Tokenizer,
+        library: tokenizers.Tokenizer,
         vocab_size: int,
         special_ids: dict[str, int],
-        tables: tokenizer_cache.Tables | None = None,
-        build: Callable[[], tokenizers.Tokenizer] | None = None,
+        tables: tokenizer_cache.TokenizerTables | None = None,
+        build_full: Callable[[], tokenizers.Tokenizer] | None = None,
     ) -> None:
         self.vocab_size = max(vocab_size, *(token_id + 1 for token_id in special_ids.values()), 0)
         self.special_ids = special_ids
-        self.control_pattern = re.compile(_one_of(sorted(special_ids)) if special_ids else r"(?!)")
-        self.control_characters = frozenset("".join(map(_signs, special_ids)))
+        self.control_pattern = re.compile(_alternation(sorted(special_ids)) if special_ids else r"(?!)")
+        self.control_characters = frozenset("".join(map(_marker_characters, special_ids)))
         # With tables, the library's part normalises and splits; `build` makes a whole one of it, should it be needed.
-        self._core, self._tables, self._build = core, tables, build
-        self._bytes = {token_id: content.encode() for content, token_id in special_ids.items()}
+        self._library, self._tables, self._build_full = library, tables, build_full
+        self._known_bytes = {token_id: content.encode() for content, token_id in special_ids.items()}
 
     @classmethod
     def from_folder(
@@ -78,7 +78,7 @@ class Tokenizer:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise ModelError(f"{folder} has no {FILE_NAME}: copy it there from the model's source")
-        tokenizer = _read(path, cache)
+        tokenizer = _load(path, cache)
         if model_vocab_size is not None and tokenizer.vocab_size > model_vocab_size:
             raise ModelError(
                 f"{path} has the token id {tokenizer.vocab_size - 1:,}, and config.json has a vocab_size of "
@@ -99,12 +99,12 @@ class Tokenizer:
                 f"the text holds half a character (lone surrogate U+{ord(text[error.start]):04X}) at position "
                 f"{error.start}: remove it, or decode the text from its source with the right encoding"
             ) from error
-        quick = None if self._tables is None else self._encode_with(self._tables, text)
-        return _call(lambda: self._whole().encode(text, add_special_tokens=False).ids) if quick is None else quick
+        ids = None if self._tables is None else self._encode_with(self._tables, text)
+        return _call(lambda: self._full_library().encode(text, add_special_tokens=False).ids) if ids is None else ids
 
-    def _encode_with(self, tables: tokenizer_cache.Tables, text: str) -> list[int] | None:
+    def _encode_with(self, tables: tokenizer_cache.TokenizerTables, text: str) -> list[int] | None:
         """What the library would give; None where it is quicker."""
-        if self._build is None or len(text) > tables.longest_text:
+        if self._build_full is None or len(text) > tables.longest_text:
             return None
         pieces = _call(lambda: self._split(text))
         if max(map(len, pieces), default=0) > tokenizer_cache.LONGEST_PIECE:
@@ -113,15 +113,15 @@ class Tokenizer:
 
     def _split(self, text: str) -> list[str]:
         """Return the pieces of a text within which tokens are merged, in the byte-level alphabet."""
-        normaliser, splitter = self._core.normalizer, self._core.pre_tokenizer
+        normaliser, splitter = self._library.normalizer, self._library.pre_tokenizer
         normalised = text if normaliser is None else normaliser.normalize_str(text)
         return [piece for piece, _ in splitter.pre_tokenize_str(normalised)]
 
-    def _whole(self) -> tokenizers.Tokenizer:
+    def _full_library(self) -> tokenizers.Tokenizer:
         """The library's tokenizer with its model."""
-        if self._build is not None:
-            self._core, self._build = self._build(), None
-        return self._core
+        if self._build_full is not None:
+            self._library, self._build_full = self._build_full(), None
+        return self._library
 
     def encode_prompt(self, parts: Iterable[str | Sequence[int]]) -> list[int]:
         """Token ids of a prompt that alternates between text (`str`, encoded as by `encode`) and ready ids.
@@ -150,24 +150,26 @@ class Tokenizer:
         Raises:
             UsageError: the id is below 0 or not below `vocab_size`.
         """
-        known = self._bytes.get(token_id)
+        known = self._known_bytes.get(token_id)
         if known is None:
             self._check(token_id)
             tables = self._tables
-            found = _call(lambda: self._core.id_to_token(token_id)) if tables is None else tables.token(token_id)
+            found = _call(lambda: self._library.id_to_token(token_id)) if tables is None else tables.token(token_id)
             token = found or ""
-            known = self._bytes[token_id] = b"".join(BYTE_OF.get(character, character.encode()) for character in token)
+            known = self._known_bytes[token_id] = b"".join(
+                BYTE_OF.get(character, character.encode()) for character in token
+            )
         return known
 
     def all_bytes(self) -> list[bytes]:
         """`token_bytes` of every id, in order."""
         if self._tables is None:
             return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
-        joined, places = self._tables.every_token()
+        joined, places = self._tables.all_tokens()
         if not set(joined) <= BYTE_OF.keys():
             return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
         # The alphabet has a character for each byte, so one pass over all of them will do.
-        data = joined.translate(_LATIN).encode("latin-1")
+        data = joined.translate(_TO_LATIN_1).encode("latin-1")
         ends = places.tolist()
         found = [data[start:stop] for start, stop in pairwise(ends)]
         found += [b""] * (self.vocab_size - len(found))
@@ -188,7 +190,7 @@ class Tokenizer:
             raise UsageError(f"token id {token_id} is outside this model's vocabulary of {self.vocab_size:,} tokens")
 
 
-def _signs(content: str) -> str:
+def _marker_characters(content: str) -> str:
     """The characters of an added token that are no letters or digits, or all where it has no others."""
     return re.sub(r"\w", "", content) or content
 
@@ -202,10 +204,10 @@ def _byte_alphabet() -> dict[str, bytes]:
 
 
 BYTE_OF = _byte_alphabet()
-_LATIN = {ord(character): byte[0] for character, byte in BYTE_OF.items()}
+_TO_LATIN_1 = {ord(character): byte[0] for character, byte in BYTE_OF.items()}
 
 
-def _one_of(texts: Sequence[str]) -> str:
+def _alternation(texts: Sequence[str]) -> str:
     """Return a pattern that matches the longest of `texts` (sorted, distinct) that stands at a place.
 
     It shares what texts begin with, so that a place costs the length of one text, however many there are.
@@ -216,7 +218,7 @@ def _one_of(texts: Sequence[str]) -> str:
     rests = [rest for text in texts if (rest := text[length:])]
     if not rests:
         return re.escape(prefix)
-    branches = "|".join(_one_of(list(group)) for _, group in groupby(rests, key=lambda rest: rest[0]))
+    branches = "|".join(_alternation(list(group)) for _, group in groupby(rests, key=lambda rest: rest[0]))
     return f"{re.escape(prefix)}(?:{branches}){'?' if len(rests) < len(texts) else ''}"
 
 
@@ -237,65 +239,65 @@ def _call(function: Callable[[], Result]) -> Result:
         raise ModelError(f"the tokenizer library fails ({reason}): restore {FILE_NAME} from its source") from error
 
 
-def _read(path: Path, cache: Path | None) -> Tokenizer:
+def _load(path: Path, cache: Path | None) -> Tokenizer:
     """Make a tokenizer from the tables that `cache` holds of its file, or build it and keep its tables there."""
     data = read_bounded(path, ModelError, SIZE_LIMIT)
-    kept = None if cache is None else cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
-    tables = None if kept is None else tokenizer_cache.read(kept)
+    cached = None if cache is None else cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
+    tables = None if cached is None else tokenizer_cache.read_tables(cached)
     if tables is None:
-        return _build(tokenizer_file.parse(data, path), path, kept)
-    facts = tables.facts
+        return _build(tokenizer_file.parse(data, path), path, cached)
+    metadata = tables.metadata
     return Tokenizer(
-        _pipeline(facts["composes"], facts["pattern"]),
-        facts["vocab_size"],
-        facts["special_ids"],
+        _build_pipeline(metadata["composes"], metadata["pattern"]),
+        metadata["vocab_size"],
+        metadata["special_ids"],
         tables,
-        lambda: _core(tokenizer_file.parse(data, path)),
+        lambda: _build_library_tokenizer(tokenizer_file.parse(data, path)),
     )
 
 
-def _build(definition: tokenizer_file.Definition, path: Path, tables: Path | None) -> Tokenizer:
+def _build(definition: tokenizer_file.TokenizerDefinition, path: Path, tables: Path | None) -> Tokenizer:
     """Build a tokenizer from what its file defines; `tables` is where to keep its tables.
 
     Raises:
         ModelError: it does not give every text back.
     """
     vocab = definition.vocab
-    tokenizer = Tokenizer(_core(definition), max(vocab.values()) + 1, definition.special_ids)
+    tokenizer = Tokenizer(_build_library_tokenizer(definition), max(vocab.values()) + 1, definition.special_ids)
     if not vocab.keys() >= BYTE_OF.keys() or tokenizer.decode(tokenizer.encode(PROBE)) != PROBE:
         raise ModelError(f"{path} loses or changes text: {RESTORE}")
     if tables is not None and not definition.ignore_merges:
-        facts = {
+        metadata = {
             "vocab_size": tokenizer.vocab_size,
             "special_ids": definition.special_ids,
             "characters": {character: vocab[character] for character in BYTE_OF},
-            "composes": definition.composes,
+            "composes": definition.normalises_nfc,
             "pattern": definition.pattern,
         }
-        tokenizer_cache.write(tables, facts, vocab, definition.merges)
+        tokenizer_cache.write_tables(tables, metadata, vocab, definition.merges)
     return tokenizer
 
 
-def _core(definition: tokenizer_file.Definition) -> tokenizers.Tokenizer:
+def _build_library_tokenizer(definition: tokenizer_file.TokenizerDefinition) -> tokenizers.Tokenizer:
     """Build the library's tokenizer."""
     from tokenizers.models import BPE
 
-    def build() -> tokenizers.Tokenizer:
-        core = _pipeline(definition.composes, definition.pattern)
-        core.model = BPE(vocab=definition.vocab, merges=definition.merges, ignore_merges=definition.ignore_merges)
-        return core
+    def build_full() -> tokenizers.Tokenizer:
+        library = _build_pipeline(definition.normalises_nfc, definition.pattern)
+        library.model = BPE(vocab=definition.vocab, merges=definition.merges, ignore_merges=definition.ignore_merges)
+        return library
 
-    return _call(build)
+    return _call(build_full)
 
 
-def _pipeline(composes: bool, pattern: str) -> tokenizers.Tokenizer:
+def _build_pipeline(normalises_nfc: bool, pattern: str) -> tokenizers.Tokenizer:
     """Build the library's tokenizer without a vocabulary, which only normalises and splits."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    core = Tokenizer(models.BPE())
-    if composes:
-        core.normalizer = normalizers.NFC()
+    library = Tokenizer(models.BPE())
+    if normalises_nfc:
+        library.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(pattern), "isolated", invert=False)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    core.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    return core
+    library.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    return library

@@ -32,22 +32,22 @@ LONGEST_PIECE = 64
 _ARRAYS = {"keys": np.uint64, "ranks": np.uint32, "merged": np.uint32, "offsets": np.uint32, "tokens": np.uint8}
 
 
-class Tables:
-    """The tables of one tokenizer; `facts` is what else was kept with them.
+class TokenizerTables:
+    """The tables of one tokenizer; `metadata` is what else was kept with them.
 
     `keys` (merges) u64: pairs of ids, the left one in the upper half, sorted; `ranks`, `merged` (merges) u32: the
     rank of each pair and the id it becomes; `offsets` (ids + 1) u32 into `tokens`, the tokens' UTF-8.
     """
 
-    def __init__(self, facts: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.facts = facts
+    def __init__(self, metadata: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.metadata = metadata
         self._keys = arrays["keys"]
         self._ranks, self._merged = arrays["ranks"], arrays["merged"]
         self._offsets, self._tokens = arrays["offsets"], arrays["tokens"]
         self.longest_text = max(LONGEST_TEXT, len(self._keys) // _MERGES_PER_CHARACTER)
         """Characters of a text for which the tables are worth using."""
-        self._known: dict[int, tuple[int, int] | None] = {}
-        self._characters: dict[str, int] = facts["characters"]
+        self._pair_cache: dict[int, tuple[int, int] | None] = {}
+        self._characters: dict[str, int] = metadata["characters"]
 
     def token(self, token_id: int) -> str | None:
         """The token of an id, in the byte-level alphabet; None for a gap."""
@@ -56,43 +56,43 @@ class Tables:
         start, stop = int(self._offsets[token_id]), int(self._offsets[token_id + 1])
         return self._tokens[start:stop].tobytes().decode() or None
 
-    def every_token(self) -> tuple[str, NDArray[np.int64]]:
+    def all_tokens(self) -> tuple[str, NDArray[np.int64]]:
         """All tokens in the byte-level alphabet, joined, and where each begins and ends, (ids + 1,) i64."""
-        bytes_ = np.asarray(self._tokens)
-        characters = np.cumsum(np.append(0, (bytes_ & 0xC0) != 0x80))
-        return bytes_.tobytes().decode(), characters[self._offsets]
+        utf8 = np.asarray(self._tokens)
+        characters = np.cumsum(np.append(0, (utf8 & 0xC0) != 0x80))
+        return utf8.tobytes().decode(), characters[self._offsets]
 
-    def _pair(self, left: int, right: int) -> tuple[int, int] | None:
+    def _look_up_pair(self, left: int, right: int) -> tuple[int, int] | None:
         """Rank and id of what a pair becomes, if it is merged at all."""
         key = left << 32 | right
-        if key not in self._known:
-            place = int(np.searchsorted(self._keys, np.uint64(key)))
-            found = place < len(self._keys) and int(self._keys[place]) == key
-            self._known[key] = (int(self._ranks[place]), int(self._merged[place])) if found else None
-        return self._known[key]
+        if key not in self._pair_cache:
+            index = int(np.searchsorted(self._keys, np.uint64(key)))
+            present = index < len(self._keys) and int(self._keys[index]) == key
+            self._pair_cache[key] = (int(self._ranks[index]), int(self._merged[index])) if present else None
+        return self._pair_cache[key]
 
     def merge(self, piece: str) -> list[int]:
         """The ids of one piece, written in the byte-level alphabet."""
         ids = [self._characters[character] for character in piece]
         while True:
             pairs = [
-                (found[0], place, found[1])
-                for place in range(len(ids) - 1)
-                if (found := self._pair(ids[place], ids[place + 1])) is not None
+                (rank_and_id[0], index, rank_and_id[1])
+                for index in range(len(ids) - 1)
+                if (rank_and_id := self._look_up_pair(ids[index], ids[index + 1])) is not None
             ]
             if not pairs:
                 return ids
-            _, place, merged = min(pairs)
-            ids[place : place + 2] = [merged]
+            _, index, merged = min(pairs)
+            ids[index : index + 2] = [merged]
 
 
-def _checksum(sizes: dict[str, int], facts: dict[str, Any], payload: bytes | memoryview) -> str:
-    digest = hashlib.sha256(json.dumps([VERSION, sizes, facts]).encode())
+def _checksum(sizes: dict[str, int], metadata: dict[str, Any], payload: bytes | memoryview) -> str:
+    digest = hashlib.sha256(json.dumps([VERSION, sizes, metadata]).encode())
     digest.update(payload)
     return digest.hexdigest()
 
 
-def read(path: Path) -> Tables | None:
+def read_tables(path: Path) -> TokenizerTables | None:
     """The tables in `path`; None where there is no file, or it is not as it was written."""
     try:
         data = np.memmap(path, np.uint8, "r")
@@ -106,12 +106,14 @@ def read(path: Path) -> Tables | None:
             size = int(header["sizes"][name]) * np.dtype(kind).itemsize
             arrays[name] = payload[position : position + size].view(kind)
             position += size
-        return Tables(header["facts"], arrays)
+        return TokenizerTables(header["facts"], arrays)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write(path: Path, facts: dict[str, Any], vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
+def write_tables(
+    path: Path, metadata: dict[str, Any], vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]
+) -> None:
     """Keeps the tables of a vocabulary; `merges` in the order of their ranks.  Where there is no room, nothing."""
     left, right, merged = (
         np.fromiter((vocab[token] for token in column), np.uint64, len(merges))
@@ -134,7 +136,7 @@ def write(path: Path, facts: dict[str, Any], vocab: Mapping[str, int], merges: S
     }
     payload = b"".join(arrays[name].tobytes() for name in _ARRAYS)
     sizes = {name: len(arrays[name]) for name in _ARRAYS}
-    header = {"sha256": _checksum(sizes, facts, payload), "sizes": sizes, "facts": facts}
+    header = {"sha256": _checksum(sizes, metadata, payload), "sizes": sizes, "facts": metadata}
     line = json.dumps(header).encode()
     line += b" " * (-(len(line) + 1) % 8) + b"\n"
     with contextlib.suppress(OSError), atomic_write(path, durable=False) as file:

@@ -34,17 +34,17 @@ PATTERNS = (
 
 RESTORE = "restore it from the model's source"
 FAMILY = "only tokenizers of the Qwen family are supported"
-_SWITCHED_OFF = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-_MODEL_KEYS = {"type", "vocab", "merges", "fuse_unk", "ignore_merges", *_SWITCHED_OFF}
+_UNSUPPORTED_OPTIONS = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+_MODEL_KEYS = {"type", "vocab", "merges", "fuse_unk", "ignore_merges", *_UNSUPPORTED_OPTIONS}
 _BYTE_LEVEL_KEYS = {"type", "add_prefix_space", "trim_offsets", "use_regex"}
 
 
 @dataclass(frozen=True)
-class Definition:
+class TokenizerDefinition:
     """What a file defines.
 
     Attributes:
-        composes: whether texts are brought to the normal form NFC first.
+        normalises_nfc: whether texts are brought to the normal form NFC first.
         pattern: the one of `PATTERNS` that texts are split by.
         vocab: token, in the byte-level alphabet, to id.
         merges: pairs of tokens, in the order of their ranks.
@@ -52,7 +52,7 @@ class Definition:
         special_ids: content of each added token to its id.
     """
 
-    composes: bool
+    normalises_nfc: bool
     pattern: str
     vocab: dict[str, int]
     merges: list[tuple[str, str]]
@@ -60,34 +60,34 @@ class Definition:
     special_ids: dict[str, int]
 
 
-def parse(data: bytes, path: Path) -> Definition:
+def parse(data: bytes, path: Path) -> TokenizerDefinition:
     """Check the content of a file, which `path` names in errors. `truncation` and `padding` are ignored.
 
     Raises:
         ModelError: it is not JSON, exceeds a limit, or has a component that is not supported.
     """
-    return _Reader(path).definition(data)
+    return _DefinitionReader(path).read(data)
 
 
-class _Reader:
+class _DefinitionReader:
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def _refuse(self, problem: str, remedy: str = RESTORE) -> NoReturn:
         raise ModelError(f"{self._path}: {problem}: {remedy}")
 
-    def definition(self, data: bytes) -> Definition:
+    def read(self, data: bytes) -> TokenizerDefinition:
         values = parse_json_object(data, str(self._path), ModelError)
-        fields = self._reader(values)
-        composes = self._composes(values.get("normalizer"))
-        pattern = self._pattern(fields.mapping("pre_tokenizer"))
-        self._byte_level(fields.mapping("decoder"), "decoder")
-        vocab, merges, ignores = self._model(fields.mapping("model"))
-        special_ids = self._added_tokens(values.get("added_tokens") or [], vocab)
-        self._post_processor(values.get("post_processor"), {*vocab.values(), *special_ids.values()})
-        return Definition(composes, pattern, vocab, merges, ignores, special_ids)
+        fields = self._fields(values)
+        normalises_nfc = self._read_normalizer(values.get("normalizer"))
+        pattern = self._read_pattern(fields.mapping("pre_tokenizer"))
+        self._check_byte_level(fields.mapping("decoder"), "decoder")
+        vocab, merges, ignores = self._read_model(fields.mapping("model"))
+        special_ids = self._read_added_tokens(values.get("added_tokens") or [], vocab)
+        self._check_post_processor(values.get("post_processor"), {*vocab.values(), *special_ids.values()})
+        return TokenizerDefinition(normalises_nfc, pattern, vocab, merges, ignores, special_ids)
 
-    def _reader(self, values: dict[str, Any], name: str = "") -> JsonFields:
+    def _fields(self, values: dict[str, Any], name: str = "") -> JsonFields:
         """Return typed access to the object `values`, which messages call `name`."""
         return JsonFields(values, f"{self._path}: {name}" if name else str(self._path), ModelError, f": {RESTORE}")
 
@@ -96,88 +96,88 @@ class _Reader:
             self._refuse(f"{name} is not an object")
         return value
 
-    def _keys(self, value: dict[str, Any], name: str, known: Collection[str]) -> None:
+    def _check_keys(self, value: dict[str, Any], name: str, known: Collection[str]) -> None:
         unknown = next((key for key in value if key not in known), None)
         if unknown is not None:
             self._refuse(f"{name} has the parameter {short_repr(unknown)}, which is not supported", FAMILY)
 
-    def _composes(self, value: Any) -> bool:
+    def _read_normalizer(self, value: Any) -> bool:
         """Return whether the normaliser is NFC."""
         parts = [] if value is None else [value]
         if isinstance(value, dict) and value.get("type") == "Sequence" and isinstance(value.get("normalizers"), list):
-            self._keys(value, "normalizer Sequence", ("type", "normalizers"))
+            self._check_keys(value, "normalizer Sequence", ("type", "normalizers"))
             parts = value["normalizers"]
         for part in parts:
             kind = self._object(part, "normalizer").get("type")
             if kind != "NFC":
                 self._refuse(f"the normalizer {short_repr(kind)} is not supported (NFC or none is)", FAMILY)
-            self._keys(part, "normalizer NFC", ("type",))
+            self._check_keys(part, "normalizer NFC", ("type",))
         return bool(parts)
 
-    def _pattern(self, value: dict[str, Any]) -> str:
+    def _read_pattern(self, value: dict[str, Any]) -> str:
         """Return the regular expression of the pre-tokenizer."""
         parts = value.get("pretokenizers")
         if value.get("type") != "Sequence" or not isinstance(parts, list) or len(parts) != 2:
             kind = short_repr(value.get("type"))
             self._refuse(f"the pre_tokenizer {kind} is not supported (a Sequence of Split and ByteLevel is)", FAMILY)
-        self._keys(value, "pre_tokenizer", ("type", "pretokenizers"))
+        self._check_keys(value, "pre_tokenizer", ("type", "pretokenizers"))
         split, byte_level = (self._object(part, "a part of pre_tokenizer") for part in parts)
         if split.get("type") != "Split":
             self._refuse(f"the pre_tokenizer {short_repr(split.get('type'))} is not supported (Split is)", FAMILY)
-        self._keys(split, "pre_tokenizer Split", ("type", "pattern", "behavior", "invert"))
+        self._check_keys(split, "pre_tokenizer Split", ("type", "pattern", "behavior", "invert"))
         pattern = split.get("pattern")
         if not isinstance(pattern, dict) or list(pattern) != ["Regex"] or pattern["Regex"] not in PATTERNS:
             self._refuse("the pre_tokenizer Split has a pattern that is not supported (the Qwen family's is)", FAMILY)
         if split.get("behavior") != "Isolated" or split.get("invert") is not False:
             self._refuse("the pre_tokenizer Split must have the behavior Isolated and invert false", FAMILY)
-        self._byte_level(byte_level, "pre_tokenizer")
+        self._check_byte_level(byte_level, "pre_tokenizer")
         if byte_level.get("add_prefix_space") is not False or byte_level.get("use_regex") is not False:
             self._refuse("the pre_tokenizer ByteLevel must have add_prefix_space and use_regex false", FAMILY)
         regex: str = pattern["Regex"]
         return regex
 
-    def _byte_level(self, value: dict[str, Any], name: str) -> None:
+    def _check_byte_level(self, value: dict[str, Any], name: str) -> None:
         if value.get("type") != "ByteLevel":
             self._refuse(f"the {name} {short_repr(value.get('type'))} is not supported (ByteLevel is)", FAMILY)
-        self._keys(value, f"{name} ByteLevel", _BYTE_LEVEL_KEYS)
+        self._check_keys(value, f"{name} ByteLevel", _BYTE_LEVEL_KEYS)
         for key in _BYTE_LEVEL_KEYS - {"type"}:
-            self._reader(value, f"{name} ByteLevel").boolean(key, False)
+            self._fields(value, f"{name} ByteLevel").boolean(key, False)
 
-    def _post_processor(self, value: Any, known_ids: set[int]) -> None:
+    def _check_post_processor(self, value: Any, known_ids: set[int]) -> None:
         """Check the post-processor, which is not applied: the chat template alone writes control tokens."""
         if value is None:
             return
         kind = self._object(value, "post_processor").get("type")
         if kind == "ByteLevel":
-            self._byte_level(value, "post_processor")
+            self._check_byte_level(value, "post_processor")
         elif kind == "TemplateProcessing":
-            self._keys(value, "post_processor TemplateProcessing", ("type", "single", "pair", "special_tokens"))
+            self._check_keys(value, "post_processor TemplateProcessing", ("type", "single", "pair", "special_tokens"))
             if not _is_template(value, known_ids):
                 self._refuse("the post_processor TemplateProcessing is damaged")
         elif kind == "Sequence" and isinstance(parts := value.get("processors"), list) and len(parts) <= 2:
-            self._keys(value, "post_processor Sequence", ("type", "processors"))
+            self._check_keys(value, "post_processor Sequence", ("type", "processors"))
             for part in parts:
                 if self._object(part, "a part of post_processor").get("type") == "Sequence":
                     self._refuse("post_processor has a Sequence within a Sequence", FAMILY)
-                self._post_processor(part, known_ids)
+                self._check_post_processor(part, known_ids)
         else:
             self._refuse(
                 f"the post_processor {short_repr(kind)} is not supported (ByteLevel and TemplateProcessing are)", FAMILY
             )
 
-    def _model(self, value: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]], bool]:
+    def _read_model(self, value: dict[str, Any]) -> tuple[dict[str, int], list[tuple[str, str]], bool]:
         if value.get("type", "BPE") != "BPE":
             self._refuse(f"the model {short_repr(value.get('type'))} is not supported (byte-level BPE is)", FAMILY)
-        self._keys(value, "model", _MODEL_KEYS)
-        for option in _SWITCHED_OFF:
+        self._check_keys(value, "model", _MODEL_KEYS)
+        for option in _UNSUPPORTED_OPTIONS:
             if value.get(option):
                 self._refuse(f"model sets {option}, which is not supported", FAMILY)
-        fields = self._reader(value, "model")
+        fields = self._fields(value, "model")
         fields.boolean("fuse_unk", False)
-        vocab = self._vocab(fields.mapping("vocab"))
-        return vocab, self._merges(value.get("merges"), vocab), fields.boolean("ignore_merges", False)
+        vocab = self._read_vocab(fields.mapping("vocab"))
+        return vocab, self._read_merges(value.get("merges"), vocab), fields.boolean("ignore_merges", False)
 
-    def _vocab(self, vocab: dict[str, Any]) -> dict[str, int]:
+    def _read_vocab(self, vocab: dict[str, Any]) -> dict[str, int]:
         if not vocab:
             self._refuse("model: vocab is empty")
         ids = vocab.values()
@@ -191,7 +191,7 @@ class _Reader:
             self._refuse("model: vocab has a token with half a character (lone surrogate)")
         return vocab
 
-    def _merges(self, listed: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
+    def _read_merges(self, listed: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
         if not isinstance(listed, list) or len(listed) > MERGES_LIMIT:
             self._refuse(f"model: merges is not a list of at most {MERGES_LIMIT:,} pairs")
         merges = [tuple(each.split(" ")) if isinstance(each, str) else each for each in listed]
@@ -202,7 +202,7 @@ class _Reader:
                 self._refuse(f"model: merges has the pair {short_repr(' '.join(pair))}, which is not in vocab")
         return [(left, right) for left, right in merges]
 
-    def _added_tokens(self, listed: Any, vocab: dict[str, int]) -> dict[str, int]:
+    def _read_added_tokens(self, listed: Any, vocab: dict[str, int]) -> dict[str, int]:
         if not isinstance(listed, list) or len(listed) > ADDED_LIMIT:
             self._refuse(f"added_tokens is not a list of at most {ADDED_LIMIT:,} tokens")
         content_of = {token_id: token for token, token_id in vocab.items()}
@@ -217,7 +217,7 @@ class _Reader:
                 self._refuse(f"the added token {short_repr(content)} has the impossible id {short_repr(token_id)}")
             if ids.setdefault(content, token_id) != token_id or content_of.setdefault(token_id, content) != content:
                 self._refuse(f"the added token {short_repr(content)} and its id {token_id:,} stand for two tokens")
-            flags = self._reader(token, f"the added token {short_repr(content)}")
+            flags = self._fields(token, f"the added token {short_repr(content)}")
             strips = [flags.boolean(name, False) for name in ("lstrip", "rstrip", "single_word")]
             for flag in ("normalized", "special"):
                 flags.boolean(flag, False)

@@ -24,16 +24,16 @@ def test_choices_allow_their_texts_and_nothing_else(texts: list[str], other: str
 
 
 def test_choices_are_separated_by_commas() -> None:
-    constraint = Constraint.listed(["yes, no", r"Hello\, world", "yes"])
+    constraint = Constraint.parse_choices(["yes, no", r"Hello\, world", "yes"])
     assert constraint.source == r"yes,no,Hello\, world"
     assert [constraint.fits(text) for text in ("yes", "no", "Hello, world", " no", "Hello")] == [True] * 3 + [False] * 2
-    assert Constraint.listed([constraint.source]) == constraint
+    assert Constraint.parse_choices([constraint.source]) == constraint
 
 
 @pytest.mark.parametrize("given", [[], [""], ["yes,,no"], ["yes,"]])
 def test_empty_choices_are_refused(given: list[str]) -> None:
     with pytest.raises(UsageError, match=r"^choices must not be empty: give some texts, as in choices='yes,no'$"):
-        Constraint.listed(given)
+        Constraint.parse_choices(given)
 
 
 def test_a_regular_expression_matches_as_a_whole() -> None:

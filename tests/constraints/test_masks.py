@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from qwchat.constraints import Constraint, llguidance_adapter
-from qwchat.constraints.masks import Closing, GrammarMask
+from qwchat.constraints.masks import GrammarMask, JsonCloser
 from qwchat.errors import ConstraintError
 from tests.tiers import some
 
 TOKENS = [*(bytes([byte]) for byte in range(256)), b'"}', b'": "', b"<end>"]
 STOP = 258
-VOCABULARY = llguidance_adapter.Vocabulary(TOKENS, [STOP], [STOP], list)
-TOKENIZER = llguidance_adapter.tokenizer_of(VOCABULARY, slices=False)
-CLOSING = Closing(TOKENS, {bytes([byte]): byte for byte in range(256)})
+VOCABULARY = llguidance_adapter.TokenizerVocabulary(TOKENS, [STOP], [STOP], list)
+TOKENIZER = llguidance_adapter.make_tokenizer(VOCABULARY, slices=False)
+CLOSING = JsonCloser(TOKENS, {bytes([byte]): byte for byte in range(256)})
 TREE = {
     "type": "object",
     "properties": {"name": {"type": "string", "minLength": 2}, "children": {"type": "array", "items": {"$ref": "#"}}},
@@ -44,19 +44,19 @@ SCHEMAS: list[dict[str, Any]] = [
 ]
 
 
-def mask(constraint: Constraint, closing: Closing | None = CLOSING) -> GrammarMask:
-    return GrammarMask(llguidance_adapter.matcher(TOKENIZER, constraint.grammar), closing)
+def mask(constraint: Constraint, closing: JsonCloser | None = CLOSING) -> GrammarMask:
+    return GrammarMask(llguidance_adapter.make_matcher(TOKENIZER, constraint.grammar), closing)
 
 
-def walk(found: GrammarMask, room: int, chance: random.Random) -> list[int]:
+def walk(found: GrammarMask, remaining: int, chance: random.Random) -> list[int]:
     """Tokens drawn evenly from what is allowed, until the end or until there is no room."""
     said: list[int] = []
-    while len(said) < room and not found.finished:
+    while len(said) < remaining and not found.finished:
         allowed = np.flatnonzero(np.unpackbits(found.allowed(), count=len(TOKENS), bitorder="little")).tolist()
         token = chance.choice(allowed)
         if token == STOP:
             break
-        taken = found.accept(token, room - len(said))
+        taken = found.accept(token, remaining - len(said))
         if taken is None:
             break
         said.append(taken)
@@ -64,12 +64,12 @@ def walk(found: GrammarMask, room: int, chance: random.Random) -> list[int]:
 
 
 @pytest.mark.parametrize("schema", some(SCHEMAS, 4), ids=json.dumps)
-@pytest.mark.parametrize("room", [45, 100, 300])
-def test_json_ends_in_time(schema: dict[str, Any], room: int) -> None:
+@pytest.mark.parametrize("remaining", [45, 100, 300])
+def test_json_ends_in_time(schema: dict[str, Any], remaining: int) -> None:
     constraint = Constraint.json_schema(json.dumps(schema))
     for seed in range(8):
         found = mask(constraint)
-        text = b"".join(TOKENS[token] for token in walk(found, room, random.Random(seed))).decode()
+        text = b"".join(TOKENS[token] for token in walk(found, remaining, random.Random(seed))).decode()
         assert constraint.fits(text), text
 
 
@@ -90,7 +90,7 @@ def test_without_room_for_any_end_nothing_is_changed() -> None:
 
 
 def test_plenty_of_room_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GrammarMask, "_end", lambda *unused: pytest.fail("searched"))
+    monkeypatch.setattr(GrammarMask, "_find_completion", lambda *unused: pytest.fail("searched"))
     found = mask(Constraint.json_schema("{}"))
     assert [found.accept(token, 500) for token in b"[1"] == list(b"[1")
 
@@ -100,11 +100,11 @@ def test_quotation_marks_and_backslashes_tell_strings() -> None:
     steps = ((b'{"', "string"), (b"a\\", "escape"), (b'"', "string"), (b"\\\\", "string"), (b'": "x', "string"))
     for text, expected in steps:
         for byte in text:
-            place = CLOSING.after(place, byte)
+            place = CLOSING.state_after(place, byte)
         assert place == expected
-    assert CLOSING.after("string", 256) == ""
-    assert CLOSING.after("string", 257) == "string"
-    assert CLOSING.after("escape", ord("n")) == "string"
+    assert CLOSING.state_after("string", 256) == ""
+    assert CLOSING.state_after("string", 257) == "string"
+    assert CLOSING.state_after("escape", ord("n")) == "string"
 
 
 def test_drafts_and_what_is_forced() -> None:

@@ -40,8 +40,8 @@ def program_with_hole(expression: str) -> str:
 @pytest.fixture
 def hole(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ChatTemplate]]:
     """A function that makes a template that escapes the sandbox, to do one expression."""
-    process = isolated._Process()
-    monkeypatch.setattr(isolated, "_PROCESS", process)
+    process = isolated._WorkerProcess()
+    monkeypatch.setattr(isolated, "_WORKER", process)
 
     def make(expression: str) -> ChatTemplate:
         process.kill()
@@ -157,7 +157,7 @@ def test_after_a_kill_another_process_answers(hole: Callable[[str], ChatTemplate
 
 
 def test_the_working_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "_PROCESS", isolated._Process())
+    monkeypatch.setattr(isolated, "_WORKER", isolated._WorkerProcess())
     for name in ("json", "jinja2", "qwchat", "sitecustomize", "usercustomize", "resource"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write({name!r})\n")
     monkeypatch.chdir(tmp_path)
@@ -165,7 +165,7 @@ def test_the_working_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "json.py"))
     assert ChatTemplate(UNKNOWN, "model").render(HELLO) == "hello"
     assert not (tmp_path / "ran").exists()
-    isolated._PROCESS.kill()
+    isolated._WORKER.kill()
 
 
 DRIVER = f"""
@@ -175,7 +175,7 @@ from qwchat.text.template import ChatTemplate, isolated
 isolated.CPU_BASE = isolated.WALL_BASE = 300
 isolated._PROGRAM = sys.argv[1]
 template = ChatTemplate({UNKNOWN!r}, "model")
-print(isolated._PROCESS._running.pid, flush=True)
+print(isolated._WORKER._running.pid, flush=True)
 def use():
     template.render([{{"role": "user", "content": "hello"}}])
     return 0
@@ -228,7 +228,7 @@ def test_ctrl_c_ends_the_program_and_the_process(arguments: tuple[str, ...]) -> 
 def test_an_idle_process_ends_with_its_parent(tmp_path: Path) -> None:
     program = (
         "import time; from qwchat.text.template import ChatTemplate, isolated; "
-        f"ChatTemplate({UNKNOWN!r}); print(isolated._PROCESS._running.pid, flush=True); time.sleep(300)"
+        f"ChatTemplate({UNKNOWN!r}); print(isolated._WORKER._running.pid, flush=True); time.sleep(300)"
     )
     parent = run(program)
     assert parent.stdout is not None
@@ -247,7 +247,7 @@ def test_a_fork_does_not_share_the_process() -> None:
     if child == 0:
         answer = ChatTemplate(UNKNOWN, "model").render([Message(role="user", content="from the child")])
         os.write(writer, answer.encode())
-        isolated._PROCESS.kill()
+        isolated._WORKER.kill()
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reader, 100) == b"from the child"

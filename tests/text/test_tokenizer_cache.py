@@ -24,7 +24,7 @@ def cache(tmp_path: Path, tiny_folder: Path) -> Path:
 
 def is_kept(tokenizer: Tokenizer) -> bool:
     """Whether a tokenizer came from tables and has not needed the library's model yet."""
-    return tokenizer._build is not None
+    return tokenizer._build_full is not None
 
 
 def test_short_texts_need_no_model(cache: Path, tiny_folder: Path, tiny: Tokenizer) -> None:
@@ -66,9 +66,9 @@ def test_long_texts_and_pieces_go_to_the_library(cache: Path, tiny_folder: Path,
 
 
 def test_a_large_vocabulary_is_worth_longer_texts() -> None:
-    def tables(merges: int) -> tokenizer_cache.Tables:
+    def tables(merges: int) -> tokenizer_cache.TokenizerTables:
         arrays = {name: np.zeros(merges, kind) for name, kind in tokenizer_cache._ARRAYS.items()}
-        return tokenizer_cache.Tables({"characters": {}}, arrays)
+        return tokenizer_cache.TokenizerTables({"characters": {}}, arrays)
 
     assert tables(4_000).longest_text == tokenizer_cache.LONGEST_TEXT
     assert tables(151_387).longest_text == 37_846

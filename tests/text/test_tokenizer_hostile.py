@@ -22,7 +22,7 @@ from qwchat.messages import Message
 from qwchat.text import tokenizer as tokenizer_module
 from qwchat.text import tokenizer_file
 from qwchat.text.template import ChatTemplate, encode_chat
-from qwchat.text.tokenizer import Tokenizer, _one_of
+from qwchat.text.tokenizer import Tokenizer, _alternation
 from tests.clocks import PATIENCE_SECONDS
 from tests.text.tiny import SPLIT, tokenizer_values, write_tokenizer
 from tests.tiers import count, some
@@ -318,7 +318,7 @@ def test_a_panic_becomes_an_error(
 ) -> None:
     for _ in range(2 if kept else 1):
         found = Tokenizer.from_folder(tiny_folder, tmp_path)
-    found._core = panicking()
+    found._library = panicking()
     with pytest.raises(ModelError) as caught:
         use(found)
     assert re.fullmatch(
@@ -330,7 +330,7 @@ def test_a_panic_becomes_an_error(
 def test_a_panic_while_a_file_is_loaded_becomes_an_error(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tokenizer_module, "_pipeline", lambda *_: panicking().encode("hello"))
+    monkeypatch.setattr(tokenizer_module, "_build_pipeline", lambda *_: panicking().encode("hello"))
     with pytest.raises(ModelError, match="the tokenizer library fails"):
         Tokenizer.from_folder(tiny_folder)
 
@@ -391,19 +391,19 @@ def test_repetitive_texts_take_linear_time(tiny: Tokenizer, unit: str) -> None:
 
 def test_many_control_tokens_are_found_as_fast_as_few() -> None:
     text = "a" * 30_000
-    few, many = (re.compile(_one_of(sorted("a" * 60 + f"{n:04}" for n in range(count)))) for count in (5, 1000))
+    few, many = (re.compile(_alternation(sorted("a" * 60 + f"{n:04}" for n in range(count)))) for count in (5, 1000))
     assert processor_seconds(lambda: many.findall(text)) < 10 * processor_seconds(lambda: few.findall(text)) + 0.05
 
 
 @given(st.sets(st.text("ab<|\n.", min_size=1, max_size=6), min_size=1, max_size=30), st.text("ab<|\n.", max_size=60))
 def test_the_longest_control_token_is_found(contents: set[str], text: str) -> None:
     simple = "|".join(map(re.escape, sorted(contents, key=len, reverse=True)))
-    assert re.findall(_one_of(sorted(contents)), text) == re.findall(simple, text)
+    assert re.findall(_alternation(sorted(contents)), text) == re.findall(simple, text)
 
 
 def test_nested_control_tokens_compile() -> None:
     nested = ["a" * length for length in range(1, tokenizer_file.ADDED_LENGTH + 1)]
-    assert re.findall(_one_of(nested), "a" * 150) == ["a" * 100, "a" * 50]
+    assert re.findall(_alternation(nested), "a" * 150) == ["a" * 100, "a" * 50]
 
 
 def test_a_conversation_that_uses_up_the_private_characters_is_refused(tiny: Tokenizer) -> None:

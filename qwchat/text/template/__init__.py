@@ -55,7 +55,7 @@ class ChatTemplate:
 
     def __init__(self, source: str = CHATML, where: str = "qwchat", tokens: Mapping[str, str] | None = None) -> None:
         self.source, self._where = source, where
-        self._template = _compiled(source, where)
+        self._template = _compile(source, where)
         self._tokens = dict(tokens or {})
 
     @classmethod
@@ -91,7 +91,9 @@ class ChatTemplate:
             TemplateError: the template fails, refuses the conversation, or exceeds a limit.
             UsageError: a message is none.
         """
-        turns = [{"role": _text_of(message, "role"), "content": _text_of(message, "content")} for message in messages]
+        turns = [
+            {"role": _text_field(message, "role"), "content": _text_field(message, "content")} for message in messages
+        ]
         plain_tools = None if tools is None else json.loads(json.dumps(list(tools)))
         length = sum(len(turn["role"]) + len(turn["content"]) for turn in turns) + len(json.dumps(plain_tools))
         variables = {"messages": turns, "tools": plain_tools, "documents": None}
@@ -111,7 +113,7 @@ class ChatTemplate:
         return text
 
 
-def _compiled(source: str, where: str) -> SandboxedTemplate | IsolatedTemplate:
+def _compile(source: str, where: str) -> SandboxedTemplate | IsolatedTemplate:
     """Compile a published template here, and any other in a process that can be killed."""
     if is_published(source):
         from qwchat.text.template.sandbox import SandboxedTemplate
@@ -139,16 +141,16 @@ def encode_chat(
         UsageError: a message is none, holds a lone surrogate, or has ids of another vocabulary.
     """
     private = _private_characters(messages)
-    ready: dict[str, Sequence[int]] = {}
-    turns = [_with_placeholder(message, private, ready) for message in messages]
+    known_ids: dict[str, Sequence[int]] = {}
+    turns = [_with_placeholder(message, private, known_ids) for message in messages]
     plain = template.render(turns, add_generation_prompt)
-    if any(plain.count(mark) != 1 for mark in ready):
+    if any(plain.count(mark) != 1 for mark in known_ids):
         # A template that repeats or drops turns gets their text, which it can treat as it likes.
-        ready, turns = {}, list(messages)
+        known_ids, turns = {}, list(messages)
         plain = template.render(turns, add_generation_prompt)
     hidden = {character: next(private) for character in sorted(tokenizer.control_characters)}
     if not any(character in turn[key] for turn in turns for key in TEXT_KEYS for character in hidden):
-        return tokenizer.encode_prompt(_parts(plain, tokenizer, ready, {}))
+        return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
     # While the characters of control tokens are hidden in the contents, none can come from there, in whole or in part.
     table = str.maketrans(hidden)
     masked_turns = [
@@ -159,48 +161,50 @@ def encode_chat(
     control = tokenizer.control_pattern
     if masked.translate(shown) != plain and control.findall(masked) == control.findall(plain):
         # The template looks into contents, and what it saw there changed text alone: its own rendering is safe.
-        return tokenizer.encode_prompt(_parts(plain, tokenizer, ready, {}))
-    return tokenizer.encode_prompt(_parts(masked, tokenizer, ready, shown))
+        return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
+    return tokenizer.encode_prompt(_split_at_control_tokens(masked, tokenizer, known_ids, shown))
 
 
 def _private_characters(messages: Iterable[Message]) -> Iterator[str]:
     """Characters without meaning (private use, plane 15) that occur in no message."""
-    used = set().union(*(_text_of(message, key) for message in messages for key in TEXT_KEYS))
-    return _unused(used)
+    used = set().union(*(_text_field(message, key) for message in messages for key in TEXT_KEYS))
+    return _unused_characters(used)
 
 
-def _unused(used: Collection[str]) -> Iterator[str]:
+def _unused_characters(used: Collection[str]) -> Iterator[str]:
     for code in range(0xF0000, 0xFFFFE):
         if (mark := chr(code)) not in used:
             yield mark
     raise UsageError("the conversation has too many turns or private characters (U+F0000 to U+FFFFD): start a new one")
 
 
-def _with_placeholder(message: Message, private: Iterator[str], ready: dict[str, Sequence[int]]) -> Message:
-    """The message, with one private character in place of content whose ids are ready; these are noted in `ready`."""
+def _with_placeholder(message: Message, private: Iterator[str], known_ids: dict[str, Sequence[int]]) -> Message:
+    """The message, with one private character in place of content whose ids are ready; these are noted in
+    `known_ids`.
+    """
     token_ids = message.get("token_ids")
     if message["role"] != "assistant" or token_ids is None or len(token_ids) == 0:
         return message
     mark = next(private)
-    ready[mark] = token_ids
+    known_ids[mark] = token_ids
     return Message(role=message["role"], content=mark)
 
 
-def _parts(
-    text: str, tokenizer: Tokenizer, ready: Mapping[str, Sequence[int]], shown: Mapping[int, str]
+def _split_at_control_tokens(
+    text: str, tokenizer: Tokenizer, known_ids: Mapping[str, Sequence[int]], shown: Mapping[int, str]
 ) -> Iterator[str | Sequence[int]]:
     """Rendered text cut at control tokens and placeholders, hidden characters of the text between them shown again."""
     start = 0
-    marks = f"|[{''.join(ready)}]" if ready else ""
+    marks = f"|[{''.join(known_ids)}]" if known_ids else ""
     pattern = re.compile(tokenizer.control_pattern.pattern + marks)
     for match in pattern.finditer(text):
         yield text[start : match.start()].translate(shown)
-        yield ready[match[0]] if match[0] in ready else (tokenizer.special_ids[match[0]],)
+        yield known_ids[match[0]] if match[0] in known_ids else (tokenizer.special_ids[match[0]],)
         start = match.end()
     yield text[start:].translate(shown)
 
 
-def _text_of(message: Message, key: Literal["role", "content"]) -> str:
+def _text_field(message: Message, key: Literal["role", "content"]) -> str:
     given: object = message  # whatever a caller without type checks has passed
     text = given.get(key) if isinstance(given, Mapping) else None
     if not isinstance(text, str):

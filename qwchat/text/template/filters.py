@@ -33,7 +33,7 @@ FILTER_NAMES = (
     *("list", "lower", "max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort"),
     *("title", "trim", "upper"),
 )
-_ATTRIBUTE_PLACES = {"max": 1, "min": 1, "rejectattr": 0, "selectattr": 0, "sort": 2}
+_ATTRIBUTE_POSITIONS = {"max": 1, "min": 1, "rejectattr": 0, "selectattr": 0, "sort": 2}
 
 
 def filters() -> dict[str, Callable[..., Any]]:
@@ -41,7 +41,7 @@ def filters() -> dict[str, Callable[..., Any]]:
     own: dict[str, Callable[..., Any]] = {"join": _join, "map": _map, "replace": replace, "string": to_text}
     own |= {"tojson": _to_json, "safe": lambda value: value}
     own |= {STEPS: lambda v: BUDGET.get().steps(v), VALUE: lambda v: BUDGET.get().spend_value(v), CONCAT: _concat}
-    return {name: _paid(name, FILTERS[name]) for name in FILTER_NAMES} | own
+    return {name: _metered(name, FILTERS[name]) for name in FILTER_NAMES} | own
 
 
 def functions() -> dict[str, Callable[..., Any]]:
@@ -54,7 +54,7 @@ def functions() -> dict[str, Callable[..., Any]]:
     }
 
 
-def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a filter of jinja2 so that its arguments are checked and paid for; its value was paid for before."""
     first = 2 if hasattr(function, "jinja_pass_arg") else 1
 
@@ -62,8 +62,8 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def paid(*args: Any, **kwargs: Any) -> Any:
         given = args[first:]
         BUDGET.get().spend_arguments(given, kwargs)
-        if name in _ATTRIBUTE_PLACES:
-            place = _ATTRIBUTE_PLACES[name]
+        if name in _ATTRIBUTE_POSITIONS:
+            place = _ATTRIBUTE_POSITIONS[name]
             check_attribute(kwargs.get("attribute", given[place] if len(given) > place else None))
         if name == "trim":
             check_pattern(given, kwargs)

@@ -68,7 +68,7 @@ class IsolatedTemplate:
     def _ask(self, variables: dict[str, Any] | None, length: int) -> str:
         request = {"source": self._source, "where": self._where, "variables": variables, "length": length}
         try:
-            reply = _PROCESS.ask(request, length)
+            reply = _WORKER.ask(request, length)
         except _WorkerError as error:
             reason = f"the chat template in {self._where} cannot be used: {error}: {REMEDY}"
             raise TemplateError(reason) from error
@@ -81,7 +81,7 @@ class _WorkerError(Exception):
     """Why the process gave no reply."""
 
 
-class _Process:
+class _WorkerProcess:
     """The process, which serves one request at a time."""
 
     def __init__(self) -> None:
@@ -99,29 +99,29 @@ class _Process:
         wall = WALL_BASE + WALL_PER_CHARACTER * length
         request = {**request, "cpu": cpu, "wall": wall}
         body = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        with self._lock, _interruptions() as interrupted_at:
-            running = self._started()
+        with self._lock, _ctrl_c_times() as interrupted_at:
+            running = self._ensure_running()
             try:
                 assert running.stdin is not None
                 running.stdin.write(len(body).to_bytes(HEADER_SIZE, "big"))
                 running.stdin.write(body)
                 running.stdin.flush()
-                return self._reply(running, time.monotonic() + wall, length, interrupted_at)
+                return self._wait_for_reply(running, time.monotonic() + wall, length, interrupted_at)
             except BrokenPipeError:
-                raise self._ended(running) from None
+                raise self._exit_error(running) from None
             except BaseException:
                 self.kill()
                 raise
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _ensure_running(self) -> subprocess.Popen[bytes]:
         if self._running is not None and self._owner != os.getpid():
             self._running = None  # it belongs to the process that this one was forked from
         if self._running is None or self._running.poll() is not None:
             self.kill()
-            self._running, self._owner = _start(), os.getpid()
+            self._running, self._owner = _start_worker(), os.getpid()
         return self._running
 
-    def _reply(
+    def _wait_for_reply(
         self,
         running: subprocess.Popen[bytes],
         deadline: float,
@@ -143,7 +143,7 @@ class _Process:
                 continue
             block = os.read(descriptor, 1 << 16)
             if not block:
-                raise self._ended(running)
+                raise self._exit_error(running)
             received += block
             if size is None and len(received) >= HEADER_SIZE:
                 size = int.from_bytes(received[:HEADER_SIZE], "big")
@@ -153,7 +153,7 @@ class _Process:
         reply: dict[str, Any] = json.loads(received[HEADER_SIZE:].decode("utf-8", "surrogatepass"))
         return reply
 
-    def _ended(self, running: subprocess.Popen[bytes]) -> _WorkerError:
+    def _exit_error(self, running: subprocess.Popen[bytes]) -> _WorkerError:
         """Say why the process ended without a reply."""
         with suppress(subprocess.TimeoutExpired):
             running.wait(1)
@@ -175,11 +175,11 @@ class _Process:
                         stream.close()
 
 
-_PROCESS = _Process()
-atexit.register(_PROCESS.kill)
+_WORKER = _WorkerProcess()
+atexit.register(_WORKER.kill)
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start_worker() -> subprocess.Popen[bytes]:
     """Start a process that imports jinja2 and the sandbox, from where they are for this one, and nothing else."""
     places = []
     for name in ("jinja2", "markupsafe", "qwchat"):
@@ -202,7 +202,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def _interruptions() -> Iterator[Callable[[], float | None]]:
+def _ctrl_c_times() -> Iterator[Callable[[], float | None]]:
     """Note Ctrl-C beside the handler that there is, which may only ask the reply to stop.
 
     Yields:

@@ -137,7 +137,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         return budget.spend_value(super().call_binop(context, operator, left, right))
 
 
-class _Limiter(NodeTransformer):
+class _TreeRewriter(NodeTransformer):
     """Refuses what is not in `NODE_TYPES` and sends the rest through the filters of this module."""
 
     def __init__(self, environment: jinja2.Environment) -> None:
@@ -150,20 +150,20 @@ class _Limiter(NodeTransformer):
             raise TemplateError(f"it uses a recursive loop in line {node.lineno}, which is not allowed")
         node = self.generic_visit(node, *args, **kwargs)
         if isinstance(node, nodes.For):
-            node.iter = self._through(STEPS, cast(nodes.Expr, node.iter))
+            node.iter = self._filtered(STEPS, cast(nodes.Expr, node.iter))
         elif isinstance(node, nodes.TemplateData):  # as a constant it is paid for whenever it is printed
             return nodes.Const(node.data, lineno=node.lineno)
         elif isinstance(node, nodes.Concat):
-            return self._through(CONCAT, nodes.List(node.nodes, lineno=node.lineno))
-        return self._through(VALUE, cast(nodes.Expr, node)) if _makes_value(node) else node
+            return self._filtered(CONCAT, nodes.List(node.nodes, lineno=node.lineno))
+        return self._filtered(VALUE, cast(nodes.Expr, node)) if _needs_budget(node) else node
 
-    def _through(self, name: str, node: nodes.Expr) -> nodes.Filter:
+    def _filtered(self, name: str, node: nodes.Expr) -> nodes.Filter:
         limited = nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
         limited.set_environment(self._environment)
         return limited
 
 
-def _makes_value(node: nodes.Node) -> bool:
+def _needs_budget(node: nodes.Node) -> bool:
     """Whether the node makes a value, or compares some, without passing `call` or `call_binop`."""
     if isinstance(node, nodes.Tuple):
         return node.ctx == "load"
@@ -189,13 +189,13 @@ class SandboxedTemplate:
             raise self._error(f"it has {len(source):,} characters, more than the {SOURCE_LIMIT:,} allowed")
         environment = _LimitedEnvironment()
         try:
-            tree = _Limiter(environment).visit(environment.parse(source))
+            tree = _TreeRewriter(environment).visit(environment.parse(source))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Python's remarks about the code that jinja2 makes of odd templates
                 self._template = environment.from_string(tree)
         # A foreign program: whatever it provokes in the compiler (recursion, overflow, ...) is its own fault.
         except Exception as error:
-            raise self._error(_reason(error)) from error
+            raise self._error(_error_reason(error)) from error
 
     def render(self, variables: Mapping[str, Any], input_length: int) -> str:
         """The rendered text.
@@ -211,7 +211,7 @@ class SandboxedTemplate:
         try:
             return self._template.render(variables)
         except Exception as error:
-            raise self._error(_reason(error)) from error
+            raise self._error(_error_reason(error)) from error
         finally:
             BUDGET.reset(token)
 
@@ -221,7 +221,7 @@ class SandboxedTemplate:
         return TemplateError(f"the chat template in {self._where} cannot be used: {reason}{remedy}")
 
 
-def _reason(error: Exception) -> str:
+def _error_reason(error: Exception) -> str:
     if isinstance(error, TemplateError):
         return str(error)
     if isinstance(error, MemoryError):
