@@ -96,7 +96,7 @@ class ContextReduction:
     tokens: int
     context: int
 
-    def line(self) -> str:
+    def marker(self) -> str:
         """The line that marks the place."""
         what = exchanges_text(self.exchanges)
         are = "is" if self.exchanges == 1 else "are"

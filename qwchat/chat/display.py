@@ -50,8 +50,8 @@ class ReplyDisplay(Protocol):
     def set_rendering(self, rendering: Rendering) -> None:
         """Show replies in this way, from the next one on."""
 
-    def resume(self, said: str) -> None:
-        """The next reply continues `said`, which is on the screen already."""
+    def resume(self, shown_text: str) -> None:
+        """The next reply continues `shown_text`, which is on the screen already."""
 
     def write(self, text: str) -> None:
         """Show the next piece of the reply."""

@@ -57,9 +57,9 @@ class Interrupts:
         # A request that came just before, while the prompt was rendered, holds.
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
-                stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
+                stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._on_sigint))
                 for number in TERMINATION_SIGNALS if self._defers_exit else ():
-                    stack.callback(signal.signal, number, signal.signal(number, self._end))
+                    stack.callback(signal.signal, number, signal.signal(number, self._on_termination))
             self._poll = stack.enter_context(self._watching())
             self._stack = stack.pop_all()
         return self
@@ -78,7 +78,7 @@ class Interrupts:
         """
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
-                stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._handle))
+                stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._on_sigint))
             self._requested = False
             yield
 
@@ -100,12 +100,12 @@ class Interrupts:
         self._last_ctrl_c = now
         return self.leaving
 
-    def _end(self, signal_number: int, frame: FrameType | None) -> None:
+    def _on_termination(self, signal_number: int, frame: FrameType | None) -> None:
         if self.leaving:
             raise KeyboardInterrupt
         self._requested = self.leaving = True
 
-    def _handle(self, signal_number: int, frame: FrameType | None) -> None:
+    def _on_sigint(self, signal_number: int, frame: FrameType | None) -> None:
         was_requested, self._requested = self._requested, True
         second = not self.leaving and self.note_ctrl_c()
         if was_requested and not (second and self._defers_exit):

@@ -102,13 +102,13 @@ class Chat:
         try:
             command = commands.parse(typed)
             outcome = command[0].run(self.context, command[1]) if command else None
-            said = None if command else self._compose(commands.message_text(typed))
+            message = None if command else self._compose(commands.message_text(typed))
         except QwchatError as error:
             self.screen.error(error_message(error))
             self.draft = "" if typed.startswith("/") else typed
             return True
-        if said is not None:
-            self._send(said, typed)
+        if message is not None:
+            self._send(message, typed)
         elif isinstance(outcome, commands.Show):
             self._show(outcome)
         elif isinstance(outcome, commands.Draft):
@@ -139,12 +139,12 @@ class Chat:
     def _compose(self, text: str) -> mentions.ComposedMessage:
         return mentions.compose(text) if self.interactive else mentions.ComposedMessage(text)
 
-    def _send(self, said: mentions.ComposedMessage, typed: str = "") -> None:
+    def _send(self, message: mentions.ComposedMessage, typed: str = "") -> None:
         attached = self.context.attached
-        for notice in said.notices:
+        for notice in message.notices:
             self.screen.notice(notice)
-        ask = partial(self.context.session.ask, said.message(attached))
-        if self._play(partial(self._reply, ask, [*attached, *said.attachments])):
+        ask = partial(self.context.session.ask, message.text_with_files(attached))
+        if self._play(partial(self._reply, ask, [*attached, *message.attachments])):
             attached.clear()
         elif self.declined:
             self.draft = typed
@@ -188,12 +188,12 @@ class Chat:
         fitted = self.overflow.fit(reply, prompt, partial(self._stream, shown=False))
         if fitted is None:
             return None
-        said = None if reply.continued is None else reply.continued.content
-        return self._stream(partial(session.stream, reply, fitted), said=said)
+        already_shown = None if reply.continued is None else reply.continued.content
+        return self._stream(partial(session.stream, reply, fitted), already_shown=already_shown)
 
-    def _stream(self, begin: StartReply, *, shown: bool = True, said: str | None = None) -> Done:
+    def _stream(self, begin: StartReply, *, shown: bool = True, already_shown: str | None = None) -> Done:
         view = self.context.view if shown else None
-        return show_reply(begin, view, self.status, interrupts=self.interrupts, already_shown=said)
+        return show_reply(begin, view, self.status, interrupts=self.interrupts, already_shown=already_shown)
 
     def _report_end(self, done: Done, seconds: float, *, kept: bool) -> None:
         """Say how a reply ended."""

@@ -50,7 +50,7 @@ class ComposedMessage:
     attachments: tuple[Attachment, ...] = ()
     notices: tuple[str, ...] = ()
 
-    def message(self, before: Iterable[Attachment] = ()) -> str:
+    def text_with_files(self, before: Iterable[Attachment] = ()) -> str:
         """What is sent: the files, those of `before` first, then the text."""
         return compose_message([*before, *self.attachments], self.text)
 

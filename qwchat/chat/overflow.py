@@ -83,15 +83,15 @@ class OverflowHandler:
         return shorter
 
     def _announce(self, reduction: ContextReduction) -> None:
-        self._screen.mark(reduction.line())
+        self._screen.mark(reduction.marker())
         if self._on_reduced is not None:
             self._on_reduced(reduction)
 
     def _ask_choice(self, shortage: ContextShortage) -> str:
         """One of the letters; "e" for Enter alone, Ctrl-C and Ctrl-D."""
         assert self._ask is not None, "the policy is error where nobody is asked"
-        said, letters = overflow_question(shortage)
-        self._screen.hint(said)
+        text, letters = overflow_question(shortage)
+        self._screen.hint(text)
         while True:
             try:
                 answer = self._ask(f"{'/'.join(letters)}: ").strip().lower() or "e"
@@ -118,11 +118,11 @@ class OverflowHandler:
 def overflow_question(shortage: ContextShortage) -> tuple[str, str]:
     """What a person is asked, on one line, and the letters of the answers."""
     left = shortage.context - shortage.tokens
-    said = (
+    text = (
         f"the prompt has {shortage.tokens:,} tokens, which leaves {left:,} of {shortage.context:,} for the answer"
         if shortage.fits
         else f"the prompt has {shortage.tokens:,} tokens and the context holds {shortage.context:,}"
     )
     offers = f"d drops {context_budget.exchanges_text(shortage.exchanges)}, s summarises"
     anyway = ", a answers anyway" if shortage.fits else ""
-    return f"{said}: {offers}{anyway}, e goes back to the message", "dsae" if shortage.fits else "dse"
+    return f"{text}: {offers}{anyway}, e goes back to the message", "dsae" if shortage.fits else "dse"

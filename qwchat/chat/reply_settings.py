@@ -50,7 +50,7 @@ class ReplySettings:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, settings: Settings, defaults: SamplingParams) -> ReplySettings:
+    def from_settings(cls, settings: Settings, defaults: SamplingParams) -> ReplySettings:
         """The reply settings of `settings`; where those say nothing of sampling, the model's `defaults` hold."""
         reply_settings = cls(
             defaults, origins={name: MODEL_ORIGIN for name in SAMPLING_FIELDS if _differs_from_default(defaults, name)}

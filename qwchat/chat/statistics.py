@@ -63,12 +63,12 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     generated = sum(stats.generated_tokens for stats in replies)
     prefill = sum(stats.prefill_seconds for stats in replies)
     decode = sum(stats.decode_seconds for stats in replies)
-    later = sum(max(stats.generated_tokens - 1, 0) for stats in replies)
+    decoded = sum(max(stats.generated_tokens - 1, 0) for stats in replies)
     drafted = sum(stats.drafted_tokens for stats in replies)
     rows = [
         ("prompts", f"{token_count(read + cached)}, {cached:,} of them cached ({_percent(cached, read + cached)})"),
         ("read", f"{token_count(read)}{_duration_and_rate(prefill, read)}"),
-        ("written", f"{token_count(generated)}{_duration_and_rate(decode, later)}"),
+        ("written", f"{token_count(generated)}{_duration_and_rate(decode, decoded)}"),
     ]
     if drafted:
         rows.append(
@@ -135,7 +135,7 @@ def _figures(done: Done, *, sampled: bool) -> dict[str, _Figure]:
     if stats.decode_rate:
         rate = _format_rate(stats.decode_rate)
         parts["decode"] = _Figure(f"decode {rate} tok/s", f"decode {rate}/s")
-    if _saved_a_tenth(stats):
+    if _drafts_helped(stats):
         parts["drafts"] = _Figure(f"{stats.accepted_tokens:,} of {stats.drafted_tokens:,} draft tokens accepted")
     context = f"{stats.context_used:,}/{stats.context:,}"
     parts["context"] = _Figure(f"context {context}", f"ctx {context}")
@@ -154,7 +154,7 @@ def _prompt_figure(stats: Stats) -> _Figure:
     return _Figure(f"{stats.prompt_tokens:,} prompt {noun}{new}", f"{stats.evaluated_tokens:,} new")
 
 
-def _saved_a_tenth(stats: Stats) -> bool:
+def _drafts_helped(stats: Stats) -> bool:
     """Whether draft tokens saved a tenth of the passes: each accepted one saves the pass that would have given it."""
     return stats.accepted_tokens > 0 and 10 * stats.accepted_tokens >= stats.generated_tokens - 1
 

@@ -106,7 +106,7 @@ def _answer(
     streams: Streams,
     recorder: SessionRecorder,
 ) -> int:
-    reply_settings = ReplySettings.of(options.settings, model.defaults)
+    reply_settings = ReplySettings.from_settings(options.settings, model.defaults)
     first_seed = random_seed() if reply_settings.seed is None else reply_settings.seed
     model_info = json_output.ModelInfo.of(located, model)
     output = AnswerOutput(options, streams, model_info, partial(reply_view, options, streams))

@@ -94,7 +94,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         located, model = open_model(options, dependencies, streams)
         stack.enter_context(model)
         stack.callback(recorder.close)  # While the model is still there.
-        reply_settings = ReplySettings.of(options.settings, model.defaults)
+        reply_settings = ReplySettings.from_settings(options.settings, model.defaults)
         connect_snapshots(recorder, options, model, streams.screen)
         session = create_session(recorder, options, reply_settings, located, model, streams.screen)
         session.reply_settings = continued_reply_settings(recorder, options, reply_settings, streams.screen)
@@ -153,7 +153,7 @@ def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: 
     context.settings = ChatSettings(context.session, options.settings, model, look)
     settings_without_persona = options.without_persona
     reply_settings_without_persona, settings = (
-        ReplySettings.of(settings_without_persona, model.defaults),
+        ReplySettings.from_settings(settings_without_persona, model.defaults),
         options.settings,
     )
     persona_prompt = settings["system"] if settings.origin("system").startswith("persona ") else None

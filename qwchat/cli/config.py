@@ -133,7 +133,7 @@ def _reply_settings(settings: Settings) -> ReplySettings:
         defaults = GenerationDefaults.from_folder(found.path).sampling
     except QwchatError:  # It is said where the model is to be used.
         defaults = SamplingParams()
-    return ReplySettings.of(settings, defaults)
+    return ReplySettings.from_settings(settings, defaults)
 
 
 def _row(spec: SettingSpec, settings: Settings, reply_settings: ReplySettings) -> tuple[str, object, str, str]:

@@ -41,12 +41,12 @@ quiet              off          built in"""
 
 def chat() -> tuple[CommandContext, FakeModel, list[Any]]:
     """A desk whose settings came from several places, its model, and what the screen was told."""
-    model, told = FakeModel(), []
+    model, applied = FakeModel(), []
     settings = Settings({"seed": SourcedValue(5, "--seed"), "kv": SourcedValue("f32", "QWCHAT_KV")})
-    session = Session(model, ReplySettings.of(settings, SamplingParams(temperature=0.7)))
+    session = Session(model, ReplySettings.from_settings(settings, SamplingParams(temperature=0.7)))
     context = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
-    context.settings = ChatSettings(session, settings, model, {"quiet": told.append})
-    return context, model, told
+    context.settings = ChatSettings(session, settings, model, {"quiet": applied.append})
+    return context, model, applied
 
 
 def obey(context: CommandContext, text: str) -> Outcome:
@@ -137,10 +137,10 @@ def test_what_cannot_be_done_changes_nothing() -> None:
 
 
 def test_the_look_is_changed_at_once() -> None:
-    context, _, told = chat()
+    context, _, applied = chat()
     assert shown(context, "/set quiet on") == "quiet on"
     assert shown(context, "/set quiet default") == "quiet off"
-    assert told == [True, False]
+    assert applied == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from tests.chat.fakes import FakeModel
 CONTROLS = ReplySettings(SamplingParams(), seed=1)
 
 
-class Talk:
+class Conversation:
     """A conversation with a scripted model, its policy, and what a person sees and answers."""
 
     def __init__(
@@ -37,14 +37,14 @@ class Talk:
         self.session = Session(self.model, CONTROLS.changed("overflow", policy, CONTROLS), system, tree=tree)
         self.stderr = io.StringIO()
         self.answers = list(answers)
-        self.signs: list[str] = []
-        self.rooms: list[ContextReduction] = []
+        self.prompts: list[str] = []
+        self.reductions: list[ContextReduction] = []
         self.shown: list[bool] = []
         screen = Screen(self.stderr, PLAIN, quiet=True)
-        self.overflow = OverflowHandler(self.session, screen, self.ask if answers else None, self.rooms.append)
+        self.overflow = OverflowHandler(self.session, screen, self.ask if answers else None, self.reductions.append)
 
     def ask(self, sign: str) -> str:
-        self.signs.append(sign)
+        self.prompts.append(sign)
         answer = self.answers.pop(0)
         if answer == "^":
             raise KeyboardInterrupt
@@ -75,12 +75,12 @@ class Talk:
         return self.stderr.getvalue().splitlines()
 
 
-def filled(policy: str, answers: str = "", **more: object) -> Talk:
+def filled(policy: str, answers: str = "", **more: object) -> Conversation:
     """Four exchanges of 2 + 5 tokens in a context of 40, which keeps 5 for an answer: 28 used."""
-    talk = Talk(policy, answers, replies=["one two three four"], **more)  # type: ignore[arg-type]
+    conversation = Conversation(policy, answers, replies=["one two three four"], **more)  # type: ignore[arg-type]
     for name in "abcd":
-        talk.say(name)
-    return talk
+        conversation.say(name)
+    return conversation
 
 
 LONG = " ".join("e" * 7)  # 8 tokens: 36 of 40, which leaves 4
@@ -104,245 +104,254 @@ def test_short_numbers(tokens: int, text: str) -> None:
 
 
 def test_the_meter_counts_what_the_next_message_comes_on_top_of() -> None:
-    talk = Talk(size=2000, replies=["one two three"], system="Be brief.")
-    meter = ContextMeter(talk.session)
+    conversation = Conversation(size=2000, replies=["one two three"], system="Be brief.")
+    meter = ContextMeter(conversation.session)
     assert meter() == "ctx 3/2k"
-    talk.say("hello")
+    conversation.say("hello")
     assert meter() == "ctx 9/2k"
-    asked = len(talk.model.calls)
+    asked = len(conversation.model.calls)
     assert meter() == "ctx 9/2k"
-    talk.session.undo()
+    conversation.session.undo()
     assert meter() == "ctx 3/2k"
-    talk.session.redo()
-    talk.session.system = None
+    conversation.session.redo()
+    conversation.session.system = None
     assert meter() == "ctx 6/2k"
-    assert len(talk.model.calls) == asked
+    assert len(conversation.model.calls) == asked
 
 
 def test_the_meter_is_silent_where_the_template_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    talk = Talk(system="Be brief.")
+    conversation = Conversation(system="Be brief.")
 
     def refuse(*unused: object) -> int:
         raise TemplateError("no system prompts here")
 
-    monkeypatch.setattr(talk.model, "count", refuse)
-    assert ContextMeter(talk.session)() == ""
+    monkeypatch.setattr(conversation.model, "count", refuse)
+    assert ContextMeter(conversation.session)() == ""
 
 
 def test_drop_leaves_out_the_oldest_exchanges_marks_it_and_never_the_system_prompt() -> None:
-    talk = filled("drop", system="Be brief.", size=43)
-    done = talk.say(TOO_LONG)
+    conversation = filled("drop", system="Be brief.", size=43)
+    done = conversation.say(TOO_LONG)
     assert done is not None
-    assert talk.sent == ["Be brief.", "c", "one two three four", "d", "one two three four", TOO_LONG]
-    assert talk.lines == ["── the 2 oldest exchanges are not sent any more; context 30/43 ──"]
-    assert talk.rooms == [ContextReduction("dropped", 2, 4, 30, 43)]
-    assert {"dropped": [1, 2, 3, 4]} in talk.events
-    assert [node.content for node in talk.session.tree.path()][:2] == ["a", "one two three four"], "nothing is lost"
-    assert len([node for node in talk.session.tree.nodes if node.content == TOO_LONG]) == 1
+    assert conversation.sent == ["Be brief.", "c", "one two three four", "d", "one two three four", TOO_LONG]
+    assert conversation.lines == ["── the 2 oldest exchanges are not sent any more; context 30/43 ──"]
+    assert conversation.reductions == [ContextReduction("dropped", 2, 4, 30, 43)]
+    assert {"dropped": [1, 2, 3, 4]} in conversation.events
+    assert [node.content for node in conversation.session.tree.path()][:2] == ["a", "one two three four"], (
+        "nothing is lost"
+    )
+    assert len([node for node in conversation.session.tree.nodes if node.content == TOO_LONG]) == 1
 
 
 def test_a_resumed_session_knows_what_is_not_sent() -> None:
-    talk = filled("drop")
-    talk.say(TOO_LONG)
-    again = Session(FakeModel(context_size=40), CONTROLS, tree=Tree.replay(talk.events))
+    conversation = filled("drop")
+    conversation.say(TOO_LONG)
+    again = Session(FakeModel(context_size=40), CONTROLS, tree=Tree.replay(conversation.events))
     assert [message["content"] for message in again.messages][:1] == ["c"]
     assert context_budget.unsent_counts(again, again.end) == {"dropped": 4, "summarised": 0}
 
 
 def test_room_is_made_for_more_than_one_message() -> None:
-    talk = filled("drop", size=120)
+    conversation = filled("drop", size=120)
     for _ in range(20):
-        talk.say("e")
-    assert 1 < len(talk.rooms) < 7
-    assert all(82 < room.tokens <= 90 for room in talk.rooms), "a quarter of 120 is free, and no more than that"
+        conversation.say("e")
+    assert 1 < len(conversation.reductions) < 7
+    assert all(82 < reduction.tokens <= 90 for reduction in conversation.reductions), (
+        "a quarter of 120 is free, and no more than that"
+    )
 
 
 def test_dropping_again_keeps_what_was_dropped_before() -> None:
-    talk = filled("drop")
+    conversation = filled("drop")
     for _ in range(4):
-        talk.say(LONG)
-    assert len(talk.rooms) > 1
-    dropped = talk.session.tree.dropped()
+        conversation.say(LONG)
+    assert len(conversation.reductions) > 1
+    dropped = conversation.session.tree.dropped()
     assert dropped == set(range(1, len(dropped) + 1)), "the oldest, without a gap"
-    assert talk.rooms[-1].turns == len(dropped)
+    assert conversation.reductions[-1].turns == len(dropped)
 
 
 def test_error_sends_what_can_be_read_and_refuses_the_rest() -> None:
-    talk = filled("error")
-    assert talk.say(LONG) is not None
-    talk.session.undo()
+    conversation = filled("error")
+    assert conversation.say(LONG) is not None
+    conversation.session.undo()
     with pytest.raises(ContextFullError) as caught:
-        talk.say(TOO_LONG)
+        conversation.say(TOO_LONG)
     assert str(caught.value) == (
         "the conversation has 41 tokens with this message and the context holds 40, one of them for the answer: "
         "leave out old turns, or use a longer context (up to 4,096 tokens)"
     )
     assert isinstance(caught.value, PromptTooLongError)
-    assert talk.lines == []
+    assert conversation.lines == []
 
 
 def test_ask_is_error_where_there_is_nobody_to_ask() -> None:
-    talk = filled("ask")
-    assert talk.overflow.policy == "error"
+    conversation = filled("ask")
+    assert conversation.overflow.policy == "error"
     with pytest.raises(ContextFullError):
-        talk.say(TOO_LONG)
+        conversation.say(TOO_LONG)
 
 
 def test_a_question_that_is_too_long_alone_is_refused_under_every_policy() -> None:
     for policy in ("ask", "error", "drop", "summarise"):
-        talk = filled(policy, "x")
+        conversation = filled(policy, "x")
         with pytest.raises(PromptTooLongError) as caught:
-            talk.say(" ".join("e" * 60))
+            conversation.say(" ".join("e" * 60))
         assert str(caught.value).startswith("the prompt has 61 tokens and the context holds 40, "), policy
-        assert talk.session.tree.dropped() == set()
-        assert len(talk.model.calls) == 4
+        assert conversation.session.tree.dropped() == set()
+        assert len(conversation.model.calls) == 4
 
 
 def test_a_person_is_asked_and_may_drop() -> None:
-    talk = filled("ask", "xd")
-    assert talk.say(TOO_LONG) is not None
-    assert talk.lines == [
+    conversation = filled("ask", "xd")
+    assert conversation.say(TOO_LONG) is not None
+    assert conversation.lines == [
         "the prompt has 41 tokens and the context holds 40: d drops the 2 oldest exchanges, s summarises, "
         "e goes back to the message",
         "── the 2 oldest exchanges are not sent any more; context 27/40 ──",
     ]
-    assert talk.signs == ["d/s/e: ", "d/s/e: "], "what is no answer is asked again"
+    assert conversation.prompts == ["d/s/e: ", "d/s/e: "], "what is no answer is asked again"
 
 
 def test_a_person_may_answer_anyway_where_it_fits() -> None:
-    talk = filled("ask", "a")
-    assert talk.say(LONG) is not None
-    assert talk.lines == [
+    conversation = filled("ask", "a")
+    assert conversation.say(LONG) is not None
+    assert conversation.lines == [
         "the prompt has 36 tokens, which leaves 4 of 40 for the answer: d drops the oldest exchange, s summarises, "
         "a answers anyway, e goes back to the message"
     ]
-    assert talk.signs == ["d/s/a/e: "]
-    assert len(talk.sent) == 9
+    assert conversation.prompts == ["d/s/a/e: "]
+    assert len(conversation.sent) == 9
 
 
 @pytest.mark.parametrize("answer", ["e", "-", "^"])
 def test_a_person_may_go_back(answer: str) -> None:
-    talk = filled("ask", answer)
-    assert talk.say(TOO_LONG) is None
-    assert len(talk.model.calls) == 4
-    assert [message["content"] for message in talk.session.messages][-1] == "one two three four"
+    conversation = filled("ask", answer)
+    assert conversation.say(TOO_LONG) is None
+    assert len(conversation.model.calls) == 4
+    assert [message["content"] for message in conversation.session.messages][-1] == "one two three four"
 
 
 LONGER = " ".join("e" * 60)
 SUMMARY = "Summary of the earlier conversation:\n\nLetters came."
 
 
-def twenty(summary: str) -> Talk:
+def twenty(summary: str) -> Conversation:
     """20 exchanges of 7 tokens in a context of 200, which keeps 25 for an answer; then come `summary` and a reply."""
-    talk = Talk("summarise", replies=["one two three four"], size=200)
+    conversation = Conversation("summarise", replies=["one two three four"], size=200)
     for _ in range(20):
-        talk.say("a")
-    talk.model.replies = [summary, "Fine."]
-    talk.model._begun = 0
-    return talk
+        conversation.say("a")
+    conversation.model.replies = [summary, "Fine."]
+    conversation.model._begun = 0
+    return conversation
 
 
 def test_what_was_refused_is_no_alternative_to_what_was_sent_instead() -> None:
-    talk = filled("error", size=41)
+    conversation = filled("error", size=41)
     with pytest.raises(ContextFullError):
-        talk.say(TOO_LONG)
+        conversation.say(TOO_LONG)
     with pytest.raises(ContextFullError):
-        talk.say(TOO_LONG)
-    assert talk.say("short") is not None
-    assert [node.content for node in talk.session.tree.siblings(talk.session.question().id)] == ["short"]
+        conversation.say(TOO_LONG)
+    assert conversation.say("short") is not None
+    assert [node.content for node in conversation.session.tree.siblings(conversation.session.question().id)] == [
+        "short"
+    ]
     with pytest.raises(UsageError, match="there are no alternatives yet"):
-        talk.session.alternatives()
+        conversation.session.alternatives()
 
 
 def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
-    talk = twenty("Letters came.")
-    assert talk.say(LONGER) is not None
-    asked = talk.model.asked[-2]
+    conversation = twenty("Letters came.")
+    assert conversation.say(LONGER) is not None
+    asked = conversation.model.asked[-2]
     assert asked[0] == {"role": "user", "content": "a"}
     assert asked[-1]["content"].startswith("Summarise our conversation so far in at most 12 words")
     assert asked[-2]["role"] == "assistant"
-    assert talk.model.calls[-2]["max_tokens"] == 25
-    assert talk.sent[0] == SUMMARY
-    assert talk.sent[-1] == LONGER
-    assert talk.rooms == [ContextReduction("summarised", 11, 22, 132, 200)]
-    assert talk.lines == ["── the 11 oldest exchanges are sent as a summary from here on; context 132/200 ──"]
-    assert talk.shown[-3:] == [True, False, True], "the summary is not the reply"
-    assert {"dropped": list(range(1, 23)), "summary": SUMMARY} in talk.events
-    assert context_budget.unsent_counts(talk.session, talk.session.end) == {"dropped": 0, "summarised": 22}
+    assert conversation.model.calls[-2]["max_tokens"] == 25
+    assert conversation.sent[0] == SUMMARY
+    assert conversation.sent[-1] == LONGER
+    assert conversation.reductions == [ContextReduction("summarised", 11, 22, 132, 200)]
+    assert conversation.lines == ["── the 11 oldest exchanges are sent as a summary from here on; context 132/200 ──"]
+    assert conversation.shown[-3:] == [True, False, True], "the summary is not the reply"
+    assert {"dropped": list(range(1, 23)), "summary": SUMMARY} in conversation.events
+    assert context_budget.unsent_counts(conversation.session, conversation.session.end) == {
+        "dropped": 0,
+        "summarised": 22,
+    }
 
 
 def test_an_empty_summary_changes_nothing() -> None:
-    talk = twenty(" ")
+    conversation = twenty(" ")
     with pytest.raises(UsageError, match="there is no summary, so nothing was left out and the message was not sent"):
-        talk.say(LONGER)
-    assert talk.session.tree.dropped() == set()
+        conversation.say(LONGER)
+    assert conversation.session.tree.dropped() == set()
 
 
 def test_turns_that_fill_the_context_are_not_summarised() -> None:
-    talk = filled("summarise")
+    conversation = filled("summarise")
     with pytest.raises(PromptTooLongError, match="so there is no room to summarise them: leave them out"):
-        talk.say(TOO_LONG)
+        conversation.say(TOO_LONG)
 
 
 def test_what_was_summarised_stays_summarised_when_more_is_dropped() -> None:
-    talk = filled("drop", size=100)
-    talk.model.replies = ["Short."]
-    list(context_budget.summarise(talk.session, talk.session.end, 1, None))
-    assert talk.session.messages[0]["content"] == "Summary of the earlier conversation:\n\nShort."
-    assert context_budget.drop(talk.session, talk.session.end, 1) == 1
-    assert len(talk.session.tree.dropped()) == 4
-    assert talk.session.messages[0]["content"].endswith("Short.")
-    context_budget.send_all(talk.session)
-    assert len(talk.session.messages) == 8
+    conversation = filled("drop", size=100)
+    conversation.model.replies = ["Short."]
+    list(context_budget.summarise(conversation.session, conversation.session.end, 1, None))
+    assert conversation.session.messages[0]["content"] == "Summary of the earlier conversation:\n\nShort."
+    assert context_budget.drop(conversation.session, conversation.session.end, 1) == 1
+    assert len(conversation.session.tree.dropped()) == 4
+    assert conversation.session.messages[0]["content"].endswith("Short.")
+    context_budget.send_all(conversation.session)
+    assert len(conversation.session.messages) == 8
 
 
 def test_a_reply_that_filled_the_context_goes_on_after_room_was_made() -> None:
-    talk = filled("drop", size=60)
-    talk.model.replies = [" ".join(f"w{number}" for number in range(40))]
-    talk.model._begun = 0
-    done = talk.say("count")
+    conversation = filled("drop", size=60)
+    conversation.model.replies = [" ".join(f"w{number}" for number in range(40))]
+    conversation.model._begun = 0
+    done = conversation.say("count")
     assert done is not None
     assert done.finish_reason == "context"
     said = done.text
-    done = talk.resume()
+    done = conversation.resume()
     assert done is not None
     assert done.text.startswith(said)
     assert done.text.endswith("w39")
     assert done.finish_reason == "stop"
-    assert talk.rooms[0].exchanges == 3
-    assert talk.sent == ["d", "one two three four", "count", said]
-    assert talk.model.calls[-1]["continuing"] is True
+    assert conversation.reductions[0].exchanges == 3
+    assert conversation.sent == ["d", "one two three four", "count", said]
+    assert conversation.model.calls[-1]["continuing"] is True
 
 
 def test_a_retry_is_checked_like_a_first_answer() -> None:
-    talk = filled("error")
-    talk.say(LONG)
-    talk.model.context_size = 36
-    talk.session.reply_settings = talk.session.reply_settings.changed("overflow", "drop", CONTROLS)
-    assert talk.answer(talk.session.retry()) is not None
-    assert talk.rooms[0].exchanges == 2
-    assert talk.sent[-1] == LONG
-    assert len(talk.session.tree.siblings(talk.session.reply().id)) == 2
+    conversation = filled("error")
+    conversation.say(LONG)
+    conversation.model.context_size = 36
+    conversation.session.reply_settings = conversation.session.reply_settings.changed("overflow", "drop", CONTROLS)
+    assert conversation.answer(conversation.session.retry()) is not None
+    assert conversation.reductions[0].exchanges == 2
+    assert conversation.sent[-1] == LONG
+    assert len(conversation.session.tree.siblings(conversation.session.reply().id)) == 2
 
 
 def test_exchanges_that_can_be_left_out() -> None:
-    talk = Talk(replies=["one"])
+    conversation = Conversation(replies=["one"])
     with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
-        context_budget.drop(talk.session, talk.session.end, 1)
-    talk.say("a")
+        context_budget.drop(conversation.session, conversation.session.end, 1)
+    conversation.say("a")
     with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
-        context_budget.drop(talk.session, talk.session.end)
-    talk.say("b")
+        context_budget.drop(conversation.session, conversation.session.end)
+    conversation.say("b")
     with pytest.raises(UsageError, match="only exchanges before the last one can be left out, and there is 1 older"):
-        context_budget.drop(talk.session, talk.session.end, 2)
-    assert context_budget.drop(talk.session, talk.session.end) == 1
-    assert context_budget.measure_reduction("dropped", talk.session, talk.session.end, 1, Prompt(range(4))).line() == (
-        "── the oldest exchange is not sent any more; context 4/40 ──"
-    )
+        context_budget.drop(conversation.session, conversation.session.end, 2)
+    assert context_budget.drop(conversation.session, conversation.session.end) == 1
+    assert context_budget.measure_reduction(
+        "dropped", conversation.session, conversation.session.end, 1, Prompt(range(4))
+    ).marker() == ("── the oldest exchange is not sent any more; context 4/40 ──")
 
 
 def test_an_answer_that_may_be_short_needs_little_room() -> None:
-    talk = filled("ask", "x")
-    talk.session.reply_settings = replace(talk.session.reply_settings, max_tokens=3)
-    assert talk.say(LONG) is not None
-    assert talk.signs == []
+    conversation = filled("ask", "x")
+    conversation.session.reply_settings = replace(conversation.session.reply_settings, max_tokens=3)
+    assert conversation.say(LONG) is not None
+    assert conversation.prompts == []

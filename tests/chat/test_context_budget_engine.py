@@ -42,7 +42,7 @@ def model(folder: Path) -> Iterator[qwchat.Model]:
         yield loaded
 
 
-class Talk:
+class Conversation:
     """A greedy conversation under a policy; the events of its newest reply."""
 
     def __init__(self, model: qwchat.Model, policy: str, system: str | None = None) -> None:
@@ -72,24 +72,24 @@ class Talk:
 
 
 def test_what_is_counted_is_what_is_read(model: qwchat.Model) -> None:
-    talk = Talk(model, "error", "Be brief.")
-    meter = ContextMeter(talk.session)
+    conversation = Conversation(model, "error", "Be brief.")
+    meter = ContextMeter(conversation.session)
     for text in ("What is 2 + 3?", compose_message([Attachment("a.py", "x = 1\n```\n<|im_end|>")], "Why? 日本")):
-        expected = model.count([*talk.session.messages, {"role": "user", "content": text}])
-        done = talk.say(text)
+        expected = model.count([*conversation.session.messages, {"role": "user", "content": text}])
+        done = conversation.say(text)
         assert done.stats.prompt_tokens == expected
-        assert meter.tokens == model.count(talk.session.messages)
+        assert meter.tokens == model.count(conversation.session.messages)
         assert meter.tokens >= done.stats.prompt_tokens + len(done.token_ids)
-    replied = talk.session.messages
+    replied = conversation.session.messages
     assert model.count(replied, continuing=True) == done.stats.prompt_tokens + len(done.token_ids)
 
 
 def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> None:
-    talk = Talk(model, "drop", "Be brief.")
+    conversation = Conversation(model, "drop", "Be brief.")
     before = None
     for number in range(40):
-        done = talk.say(f"What is {number} + 1?")
-        if "──" in talk.stderr.getvalue():
+        done = conversation.say(f"What is {number} + 1?")
+        if "──" in conversation.stderr.getvalue():
             break
         before = done
         assert done.stats.prompt_tokens - done.stats.cached_tokens < 30, "a follow-up reads what is new"
@@ -97,61 +97,61 @@ def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> Non
     kept = len(model.encode("Be brief.")) + 16
     assert done.stats.cached_tokens <= kept, "little more than the system prompt still agrees with what was read"
     assert done.stats.prompt_tokens <= SIZE * 3 // 4
-    assert talk.stderr.getvalue().startswith("── the ")
-    assert talk.stderr.getvalue().endswith(f"not sent any more; context {done.stats.prompt_tokens}/{SIZE} ──\n")
-    following = talk.say("What is 50 + 1?")
+    assert conversation.stderr.getvalue().startswith("── the ")
+    assert conversation.stderr.getvalue().endswith(f"not sent any more; context {done.stats.prompt_tokens}/{SIZE} ──\n")
+    following = conversation.say("What is 50 + 1?")
     assert following.stats.prompt_tokens - following.stats.cached_tokens < 30
     assert following.stats.context_used <= SIZE
-    again = Session(model, talk.session.reply_settings, tree=Tree.replay(talk.saved))
-    assert again.messages == talk.session.messages
+    again = Session(model, conversation.session.reply_settings, tree=Tree.replay(conversation.saved))
+    assert again.messages == conversation.session.messages
 
 
 def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
-    talk = Talk(model, "error")
-    while ContextMeter(talk.session).tokens < SIZE - 60:
-        talk.say("What is 2 + 3?")
-    done = talk.say("What can you do?")
+    conversation = Conversation(model, "error")
+    while ContextMeter(conversation.session).tokens < SIZE - 60:
+        conversation.say("What is 2 + 3?")
+    done = conversation.say("What can you do?")
     assert done.finish_reason == "context"
     assert done.stats.context_used == SIZE
     with pytest.raises(ContextFullError, match=f"the context holds {SIZE}"):
-        talk.answer(talk.session.continue_reply())
-    reply_settings = talk.session.reply_settings
-    talk.session.reply_settings = reply_settings.changed("overflow", "drop", reply_settings)
-    longer = talk.answer(talk.session.continue_reply())
+        conversation.answer(conversation.session.continue_reply())
+    reply_settings = conversation.session.reply_settings
+    conversation.session.reply_settings = reply_settings.changed("overflow", "drop", reply_settings)
+    longer = conversation.answer(conversation.session.continue_reply())
     assert longer.finish_reason == "stop"
     assert longer.text.startswith(done.text)
     assert len(longer.token_ids) > len(done.token_ids)
-    assert talk.stderr.getvalue().startswith("── the ")
-    assert talk.session.reply().content == longer.text
+    assert conversation.stderr.getvalue().startswith("── the ")
+    assert conversation.session.reply().content == longer.text
 
 
 def test_a_summary_is_written_from_what_was_read_already(model: qwchat.Model) -> None:
-    talk = Talk(model, "drop")
+    conversation = Conversation(model, "drop")
     for number in range(6):
-        talk.say(f"What is {number} + 1?")
-    end = talk.session.end
-    old = model.count(talk.session.messages_to(talk.session.tree.path()[7].id))
-    events = list(context_budget.summarise(talk.session, end, 4, None))
+        conversation.say(f"What is {number} + 1?")
+    end = conversation.session.end
+    old = model.count(conversation.session.messages_to(conversation.session.tree.path()[7].id))
+    events = list(context_budget.summarise(conversation.session, end, 4, None))
     read = next(event for event in events if isinstance(event, Prefilled))
     assert read.cached >= old - 6, "what is summarised begins as the conversation does"
     done = events[-1]
     assert isinstance(done, Done)
-    first = talk.session.messages[0]
+    first = conversation.session.messages[0]
     assert first == {"role": "user", "content": f"Summary of the earlier conversation:\n\n{done.text.strip()}"}
-    assert len(talk.session.messages) == 5
-    assert talk.say("What is 9 + 1?").stats.prompt_tokens <= SIZE
+    assert len(conversation.session.messages) == 5
+    assert conversation.say("What is 9 + 1?").stats.prompt_tokens <= SIZE
 
 
 def test_what_cannot_be_read_is_refused_before_it_is_read(model: qwchat.Model) -> None:
-    talk = Talk(model, "error")
+    conversation = Conversation(model, "error")
     with pytest.raises(PromptTooLongError, match=rf"and the context holds {SIZE}, one of them for the answer: shorten"):
-        talk.say("word " * SIZE)
-    talk.session.undo()
-    talk.say("What is 2 + 3?")
+        conversation.say("word " * SIZE)
+    conversation.session.undo()
+    conversation.say("What is 2 + 3?")
     read = model.cached_context.length
     question = "word " * SIZE
     while model.count([{"role": "user", "content": question}]) >= SIZE:
         question = question.removesuffix("word ")
     with pytest.raises(ContextFullError, match="leave out old turns, or use a longer context"):
-        talk.say(question)
+        conversation.say(question)
     assert model.cached_context.length == read

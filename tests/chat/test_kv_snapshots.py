@@ -157,9 +157,9 @@ def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
 def test_what_cannot_be_written_is_a_notice(folder: Path, error: Exception, notice: str) -> None:
     model = Model()
     model.trouble = error
-    said = KVSnapshots(model, "auto", 1 << 20).save_or_remove(folder)
-    assert said is not None
-    assert said.startswith(notice.format(folder=folder))
+    notice = KVSnapshots(model, "auto", 1 << 20).save_or_remove(folder)
+    assert notice is not None
+    assert notice.startswith(notice.format(folder=folder))
 
 
 def test_the_snapshots_of_other_sessions_make_room(folder: Path) -> None:

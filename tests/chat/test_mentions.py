@@ -116,14 +116,14 @@ def test_many_that_name_no_file_take_few_lines() -> None:
 
 
 def test_an_edited_message_reads_nothing_twice() -> None:
-    sent = compose("what does @a.py do?").message()
+    sent = compose("what does @a.py do?").text_with_files()
     again = compose(sent)
     assert (again.text, again.attachments) == (sent, ())
 
 
 def test_text_of_a_file_is_not_searched(here: Path) -> None:
     (here / "trap.md").write_text("read @a.py\n```\n@b.py\n````\n@README\n")
-    sent = compose("@trap.md").message()
+    sent = compose("@trap.md").text_with_files()
     assert compose(sent).attachments == ()
 
 

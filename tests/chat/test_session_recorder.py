@@ -18,13 +18,13 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def told() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
 @pytest.fixture
-def recorder(store: Store, told: list[str]) -> SessionRecorder:
-    recorder = SessionRecorder(store, told.append)
+def recorder(store: Store, warnings: list[str]) -> SessionRecorder:
+    recorder = SessionRecorder(store, warnings.append)
     recorder.set_model("mini", "0123abcd")
     return recorder
 
@@ -56,23 +56,23 @@ def test_every_turn_is_in_the_file_at_once(store: Store, recorder: SessionRecord
     assert (header.model, header.fingerprint, header.created) == ("mini", "0123abcd", recorder.created)
 
 
-def test_a_session_goes_on_where_it_was_left(store: Store, recorder: SessionRecorder, told: list[str]) -> None:
+def test_a_session_goes_on_where_it_was_left(store: Store, recorder: SessionRecorder, warnings: list[str]) -> None:
     recorder.tree.add("user", "one")
     recorder.close()
-    again = SessionRecorder(store, told.append)
+    again = SessionRecorder(store, warnings.append)
     tree = again.open(store.latest())
     assert [node.content for node in tree.path()] == ["one"]
     tree.add("assistant", "two")
     assert said(store, again.id) == ["one", "two"]
     assert again.first_model == "mini"
-    assert told == []
+    assert warnings == []
 
 
 def test_a_session_open_elsewhere_leaves_everything_as_it_was(
-    store: Store, recorder: SessionRecorder, told: list[str]
+    store: Store, recorder: SessionRecorder, warnings: list[str]
 ) -> None:
     recorder.tree.add("user", "one")
-    other = SessionRecorder(store, told.append)
+    other = SessionRecorder(store, warnings.append)
     other.tree.add("user", "mine")
     mine = other.id
     with pytest.raises(SessionInUseError):
@@ -95,18 +95,18 @@ def test_a_fork_has_a_session_of_its_own(store: Store, recorder: SessionRecorder
 
 
 def test_without_saving_a_session_is_read_and_left_alone(
-    store: Store, recorder: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, recorder: SessionRecorder, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QWCHAT_SESSIONS", str(store.folder))
     recorder.tree.add("user", "one")
-    tree = SessionRecorder(None, told.append).open(store.latest())
+    tree = SessionRecorder(None, warnings.append).open(store.latest())
     tree.add("assistant", "two")
     assert said(store, recorder.id) == ["one"]
     assert len(store.entries()) == 1
 
 
-def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, told: list[str]) -> None:
-    first, second = (SessionRecorder(store, told.append) for _ in range(2))
+def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, warnings: list[str]) -> None:
+    first, second = (SessionRecorder(store, warnings.append) for _ in range(2))
     for recorder in (first, second):
         recorder.start(name="seas")
         recorder.tree.add("user", "one")
@@ -114,11 +114,11 @@ def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, told: 
     names = {entry.id: entry.name for entry in store.entries()}
     assert sorted(names.values()) == ["", "seas"]
     other = next(session for session, name in names.items() if not name)
-    assert told == [f"a session seas was begun elsewhere: this one is {other}, without a name"]
+    assert warnings == [f"a session seas was begun elsewhere: this one is {other}, without a name"]
 
 
 def test_visitors_are_called_while_the_session_is_open(
-    store: Store, recorder: SessionRecorder, told: list[str]
+    store: Store, recorder: SessionRecorder, warnings: list[str]
 ) -> None:
     visits: list[tuple[str, Path]] = []
 
@@ -140,7 +140,7 @@ def test_visitors_are_called_while_the_session_is_open(
 
 
 def test_a_full_disk_is_told_once_and_made_up_for(
-    store: Store, recorder: SessionRecorder, told: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, recorder: SessionRecorder, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder.tree.add("user", "one")
     real = os.write
@@ -152,7 +152,7 @@ def test_a_full_disk_is_told_once_and_made_up_for(
     recorder.tree.add("assistant", "two")
     recorder.tree.add("user", "three")
     recorder.flush()
-    assert told == [
+    assert warnings == [
         f"session {recorder.id} cannot be saved: No space left on device; "
         "the chat goes on, and saving is tried again with every turn"
     ]
@@ -161,13 +161,13 @@ def test_a_full_disk_is_told_once_and_made_up_for(
     assert said(store, recorder.id) == ["one", "two", "three"]
 
 
-def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Path, told: list[str]) -> None:
+def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file")
-    recorder = SessionRecorder(store, told.append)
+    recorder = SessionRecorder(store, warnings.append)
     recorder.tree.add("user", "one")
     recorder.tree.add("assistant", "two")
-    assert told == [
+    assert warnings == [
         f"sessions cannot be saved in {tmp_path}/file: File exists; "
         "the chat goes on, and saving is tried again with every turn"
     ]
@@ -176,13 +176,13 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Pat
     assert said(store, recorder.id) == ["one", "two"]
 
 
-def test_damaged_lines_are_told_of(store: Store, recorder: SessionRecorder, told: list[str]) -> None:
+def test_damaged_lines_are_told_of(store: Store, recorder: SessionRecorder, warnings: list[str]) -> None:
     recorder.tree.add("user", "one")
     recorder.close()
     with (store.folder / store.latest().id / "session.jsonl").open("a") as file:
         file.write("nonsense\n")
     recorder.open(store.latest())
-    assert told == [f"damaged lines of session {recorder.id} that are left out: 1"]
+    assert warnings == [f"damaged lines of session {recorder.id} that are left out: 1"]
 
 
 def test_another_model_is_told_of(store: Store, recorder: SessionRecorder) -> None:
@@ -197,9 +197,9 @@ def test_another_model_is_told_of(store: Store, recorder: SessionRecorder) -> No
     )
 
 
-def test_nothing_is_kept_without_a_store(told: list[str]) -> None:
-    recorder = SessionRecorder(None, told.append)
+def test_nothing_is_kept_without_a_store(warnings: list[str]) -> None:
+    recorder = SessionRecorder(None, warnings.append)
     recorder.tree.add("user", "one")
     recorder.flush()
     recorder.close()
-    assert (recorder.id, recorder.folder, told) == (None, None, [])
+    assert (recorder.id, recorder.folder, warnings) == (None, None, [])

@@ -282,41 +282,41 @@ def test_what_was_set_since_holds_for_the_rest_and_nothing_else() -> None:
 
 
 def other_process(
-    context: CommandContext, told: list[Event], reply_settings: ReplySettings = HOT
+    context: CommandContext, recorded: list[Event], reply_settings: ReplySettings = HOT
 ) -> tuple[FakeModel, CommandContext]:
     """The same conversation, from its events, in a process with other settings."""
     model = FakeModel(context.session.model.replies)  # type: ignore[attr-defined]
-    tree = Tree.replay(json.loads(json.dumps(told)))
+    tree = Tree.replay(json.loads(json.dumps(recorded)))
     session = Session(model, reply_settings, tree=tree, fingerprint="0123abcd")
     return model, CommandContext(session, "mini", context.view)
 
 
 @pytest.fixture
-def told_context() -> tuple[FakeModel, CommandContext, list[Event]]:
+def recorded_context() -> tuple[FakeModel, CommandContext, list[Event]]:
     model, context = make("one two three", reply_settings=replace(HOT, seed=3, stop=("END",)))
-    told: list[Event] = []
-    context.session.tree.listener = told.append
-    return model, context, told
+    recorded: list[Event] = []
+    context.session.tree.listener = recorded.append
+    return model, context, recorded
 
 
 def test_a_question_is_told_before_its_reply_begins(
-    told_context: tuple[FakeModel, CommandContext, list[Event]],
+    recorded_context: tuple[FakeModel, CommandContext, list[Event]],
 ) -> None:
-    model, context, told = told_context
+    model, context, recorded = recorded_context
     events = replying(context.session, context.session.ask("count"))
     next(events)
     # The process is killed here.
-    assert [event["node"]["content"] for event in told] == ["count"]
-    assert told[0]["node"]["seed"] == 3
-    after, resumed = other_process(context, told, ReplySettings(SamplingParams()))
+    assert [event["node"]["content"] for event in recorded] == ["count"]
+    assert recorded[0]["node"]["seed"] == 3
+    after, resumed = other_process(context, recorded, ReplySettings(SamplingParams()))
     assert played(resumed, "/continue").text == "one two three"
     assert after.calls[0] == model.calls[0]
 
 
-def test_what_is_read_back_is_gone_on_with(told_context: tuple[FakeModel, CommandContext, list[Event]]) -> None:
-    model, context, told = told_context
+def test_what_is_read_back_is_gone_on_with(recorded_context: tuple[FakeModel, CommandContext, list[Event]]) -> None:
+    model, context, recorded = recorded_context
     played(context, "count", stop_after=2)
-    after, resumed = other_process(context, told, ReplySettings(SamplingParams()))
+    after, resumed = other_process(context, recorded, ReplySettings(SamplingParams()))
     assert played(resumed, "/continue").text == "one two three"
     assert (after.calls[0]["settings"], after.calls[0]["seed"]) == (model.calls[0]["settings"], 3)
     assert after.calls[0]["stop"] == ("END",)
@@ -332,13 +332,13 @@ def test_what_is_read_back_is_gone_on_with(told_context: tuple[FakeModel, Comman
     ],
 )
 def test_a_file_may_claim_anything(
-    told_context: tuple[FakeModel, CommandContext, list[Event]], claimed: dict[str, object]
+    recorded_context: tuple[FakeModel, CommandContext, list[Event]], claimed: dict[str, object]
 ) -> None:
-    _, context, told = told_context
+    _, context, recorded = recorded_context
     played(context, "count", stop_after=2)
-    told[-1]["node"] |= claimed
-    told[-1]["node"] = {name: value for name, value in told[-1]["node"].items() if value is not None}
-    after, resumed = other_process(context, told)
+    recorded[-1]["node"] |= claimed
+    recorded[-1]["node"] = {name: value for name, value in recorded[-1]["node"].items() if value is not None}
+    after, resumed = other_process(context, recorded)
     assert played(resumed, "/continue").text == "one two three"
     assert after.calls[0]["settings"] == HOT.sampling
     if "token_ids" in claimed:
@@ -392,9 +392,9 @@ MOVES = (
 @given(st.lists(st.sampled_from(REPLIES + MOVES), max_size=25))
 def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[str]) -> None:
     model, context = make("one two three", "four five six seven", "eight")
-    told: list[Event] = []
+    recorded: list[Event] = []
     tree = context.session.tree
-    tree.listener = told.append
+    tree.listener = recorded.append
     for number, step in enumerate(steps):
         known = tree.nodes
         typed = {"ask": f"question {number}", "stop": f"question {number}"}.get(step.split()[0], f"/{step.split()[0]}")
@@ -412,6 +412,6 @@ def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[st
         continued = {node.replaces for node in tree.nodes}
         assert sorted(seen) == [node.id for node in tree.nodes if node.id not in continued]
         assert not any(tree.children(node_id) for node_id in continued - {None})
-        again = Tree.replay(told)
+        again = Tree.replay(recorded)
         assert (again.nodes, again.head, again.messages()) == (tree.nodes, tree.head, tree.messages())
         assert all(ids is None or model.decode(ids) == text for ids, text in ((n.token_ids, n.content) for n in known))

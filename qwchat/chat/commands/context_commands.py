@@ -69,7 +69,7 @@ def _drop(context: CommandContext, argument: str) -> Outcome:
         return Show(f"every turn is sent again; context {_usage(session)}")
     count = context_budget.drop(session, session.end, _count("drop", argument))
     prompt = session.model.prompt(session.messages)
-    return Show(context_budget.measure_reduction("dropped", session, session.end, count, prompt).line())
+    return Show(context_budget.measure_reduction("dropped", session, session.end, count, prompt).marker())
 
 
 def _summarise(context: CommandContext, argument: str) -> Outcome:

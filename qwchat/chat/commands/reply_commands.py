@@ -32,12 +32,12 @@ def _raw(context: CommandContext, argument: str) -> Outcome:
 
 
 def _copy(context: CommandContext, argument: str) -> Outcome:
-    text, what = _text_to_copy(context, argument)
+    text, label = _text_to_copy(context, argument)
     text = sanitise(text)  # It may be pasted into a shell.
     if not context.view.copy(text):
         raise UsageError("replies go to no terminal, so there is no clipboard: /write puts them into a file")
     advice = context.view.copy_advice(text)
-    return Show(f"{what} sent to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
+    return Show(f"{label} sent to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
 
 
 def _text_to_copy(context: CommandContext, argument: str) -> tuple[str, str]:
@@ -66,15 +66,15 @@ def _write(context: CommandContext, argument: str) -> Outcome:
 
 def _stats(context: CommandContext, argument: str) -> Outcome:
     replies = [node for node in context.session.tree.nodes if node.role == "assistant"]
-    known = [stats for node in replies if node.stats and (stats := _stats_of(node.stats)) is not None]
+    with_stats = [stats for node in replies if node.stats and (stats := _stats_of(node.stats)) is not None]
     stopped = context.session.stopped_stats
-    if not known and not stopped:
+    if not with_stats and not stopped:
         raise UsageError("there are no figures yet: ask something first")
-    left = len(replies) - len(known)
-    without = f" (and {left} without figures)" if left else ""
-    rows = [("replies", f"{len(known)}{without}")]
+    without_stats = len(replies) - len(with_stats)
+    without = f" (and {without_stats} without figures)" if without_stats else ""
+    rows = [("replies", f"{len(with_stats)}{without}")]
     rows += [("stopped", f"{len(stopped)} before any text came")] if stopped else []
-    return Show(table=KeyValues([*rows, *totals([*known, *stopped])]))
+    return Show(table=KeyValues([*rows, *totals([*with_stats, *stopped])]))
 
 
 def _stats_of(kept: Mapping[str, object]) -> Stats | None:

@@ -24,7 +24,7 @@ def _save(context: CommandContext, argument: str) -> Outcome:
     if not argument:
         raise UsageError("/save needs the name of a file, as in /save talk.md")
     path = expand_path(argument)
-    return _written(context, path, form_of(path))
+    return _write_transcript(context, path, form_of(path))
 
 
 def _export(context: CommandContext, argument: str) -> Outcome:
@@ -34,12 +34,12 @@ def _export(context: CommandContext, argument: str) -> Outcome:
         raise UsageError(
             f"/export takes md, html or json, not {clean(word)!r}" if word else "/export md, html or json?"
         )
-    return _written(
+    return _write_transcript(
         context, expand_path(name.strip()) if name.strip() else Path(file_name(_transcript(context), form)), form
     )
 
 
-def _written(context: CommandContext, path: Path, form: Form) -> Outcome:
+def _write_transcript(context: CommandContext, path: Path, form: Form) -> Outcome:
     text = exported(_transcript(context), form)
     write_atomically(path, text, overwrite=real_path(path) in context.written)
     context.written.add(real_path(path))
@@ -68,7 +68,9 @@ def _sessions(context: CommandContext, argument: str) -> Outcome:
     found = [entry for entry in entries if wanted in f"{entry.id} {entry.label}".casefold()]
     if not found:
         return Show(f"no session has {clean(argument)!r} in its title" if argument else "there are no sessions yet")
-    rows = [(_mark(context, entry), entry.id, entry.last_said, str(entry.messages), entry.label) for entry in found]
+    rows = [
+        (_current_mark(context, entry), entry.id, entry.last_said, str(entry.messages), entry.label) for entry in found
+    ]
     shown = Table(("", "id", "last said", "messages", "title"), rows[:_MAX_SESSIONS_LISTED], right=(3,))
     more = (
         f"and {len(rows) - _MAX_SESSIONS_LISTED} more: qwchat sessions list" if len(rows) > _MAX_SESSIONS_LISTED else ""
@@ -76,7 +78,7 @@ def _sessions(context: CommandContext, argument: str) -> Outcome:
     return Show(more, table=shown)
 
 
-def _mark(context: CommandContext, entry: Entry) -> str:
+def _current_mark(context: CommandContext, entry: Entry) -> str:
     return "*" if entry.id == context.recorder.id else ""
 
 

@@ -110,13 +110,13 @@ def _alt(context: CommandContext, argument: str) -> Outcome:
     node = session.select_alternative(wanted)
     path = session.tree.path()
     below = path[path.index(node) + 1 :]
-    said, more = (node, below) if node.role == "assistant" else (below[0] if below else None, below[1:])
+    shown, later = (node, below) if node.role == "assistant" else (below[0] if below else None, below[1:])
     place = f"{_name(node)} {wanted + 1} of {len(siblings)}"
-    if more:
-        place += f", and {len(more)} more turn{'s' if len(more) > 1 else ''} behind it"
+    if later:
+        place += f", and {len(later)} more turn{'s' if len(later) > 1 else ''} behind it"
     if node.role == "user":
         place += f": {question_line(node.content)}"
-    return Show(place, message=said.content if said else None, as_reply=True)
+    return Show(place, message=shown.content if shown else None, as_reply=True)
 
 
 def _clear(context: CommandContext, argument: str) -> Outcome:
