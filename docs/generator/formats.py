@@ -10,8 +10,8 @@ from docs.generator.markdown import page as whole_page
 from quant.families import expected_tensors, parse_config
 from quant.formats import FORMATS, Format
 from quant.model_config import ModelConfig
-from quant.policy import plan, resolve
-from quant.presets import DEFAULT, PRESETS
+from quant.policy import conversion_spec, plan_tensors
+from quant.presets import DEFAULT_PRESET, PRESETS
 from qwchat.cpu.kv_cache import choose_kind
 from qwchat.limits import DEFAULT_CONTEXT
 
@@ -68,7 +68,7 @@ def config_of(shape: _Shape) -> ModelConfig:
 def weights(config: ModelConfig, preset: str) -> tuple[int, float]:
     """Return the bytes of a model's weights in a preset, and its bits per weight."""
     names = expected_tensors(config)
-    tensors = plan(config, resolve(preset), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
+    tensors = plan_tensors(config, conversion_spec(preset), dict.fromkeys(names, "bf16"), dict.fromkeys(names, 0))
     size = sum(tensor.packed_bytes for tensor in tensors)
     return size, 8 * size / sum(tensor.parameters for tensor in tensors)
 
@@ -84,7 +84,7 @@ def _preset_rows() -> list[tuple[str, ...]]:
     rows = []
     for name, preset in PRESETS.items():
         kept = preset.matrices or "as in the checkpoint"
-        default = " (default)" if name == DEFAULT else ""
+        default = " (default)" if name == DEFAULT_PRESET else ""
         rows.append(
             (code(name) + default, kept, preset.sensitive or kept, preset.head or kept, escaped(preset.summary))
         )

@@ -13,7 +13,7 @@ from qwchat.chat.reply_settings import ReplySettings
 from qwchat.cli.json_output import EventWriter, ModelInfo, error_fields, json_line, reply_fields, request_fields
 from qwchat.errors import ModelError
 from qwchat.events import Done, Prefilled, Stats, TextStep, TokenLogprob
-from qwchat.request import SamplingSettings
+from qwchat.request import SamplingParams
 
 _INTRODUCTION = """\
 `--json` prints one object per command on standard output, on one line. Control characters are escaped. New keys may
@@ -80,7 +80,7 @@ OTHERS = {
 _FACTS = ModelInfo("mini-q4", "/home/ada/.local/share/qwchat/models/mini-q4", "0112f27f401c5c42", "q4", 5.4329)
 _STATS = Stats(27, 0, 8, 0.0026, 0.0017, 0.0027, 2048, 2, 1)
 _LOGPROB = TokenLogprob(17, "2", -0.000021, (TokenLogprob(17, "2", -0.000021),))
-_CONTROLS = ReplySettings(SamplingSettings(), seed=1)
+_CONTROLS = ReplySettings(SamplingParams(), seed=1)
 
 
 def _paths(value: object, path: str = "") -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ _SCOPES = {
 
 
 def _default(spec: SettingSpec) -> str:
-    if spec.default is None and spec.none_word:
+    if spec.none_word and spec.default in (None, ()):
         return f"default {code(spec.none_word)}"
     if spec.default is None:
         return "default: the model's, otherwise off"
