@@ -20,8 +20,8 @@ from benchmarks.measurements import Conditions, Measurement, add_results_option,
 from quant.families import parse_config
 from quant.model_config import ModelConfig
 from qwchat.chat.view.table import format_table
-from qwchat.cpu.cache import KVCache, choose_kind
 from qwchat.cpu.kernels.records import SPLIT
+from qwchat.cpu.kv_cache import KVCache, choose_kind
 from qwchat.limits import EXACT_CACHE_BYTES
 
 KINDS = ("f32", "q8")

@@ -17,7 +17,7 @@ from models.recipe.families import program
 from models.recipe.phrasing import INNERMOST, expand, fill
 from models.recipe.turns import load
 from qwchat.chat.commands import COMMANDS
-from qwchat.cli.app import _app, expanded
+from qwchat.cli.app import _app, expand_arguments
 from qwchat.cli.config import _NON_SETTING_VARIABLES
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.settings.specs import SETTING_SPECS
@@ -139,7 +139,7 @@ def test_examples_are_understood(line: str) -> None:
         assert words[1].startswith("QWCHAT_")
         return
     assert words[0] == "qwchat"
-    command, context, left = commands()["qwchat"], None, expanded(words[1:])
+    command, context, left = commands()["qwchat"], None, expand_arguments(words[1:])
     try:
         while True:
             context = command.make_context("qwchat", left, parent=context)
