@@ -15,11 +15,12 @@ from quant.errors import CheckpointError, QuantError
 from quant.families.config_reader import read_fields
 from quant.families.family import Family, Shapes
 from quant.families.qwen2 import QWEN2
+from quant.families.qwen3 import QWEN3
 from quant.json_fields import JsonFields, short_repr
 from quant.model_config import ModelConfig
 from quant.safe_files import read_json_object
 
-FAMILIES = {family.model_type: family for family in (QWEN2,)}
+FAMILIES = {family.model_type: family for family in (QWEN2, QWEN3)}
 """Every family, by the "model_type" of config.json."""
 MAX_CONFIG_BYTES = 1 << 20  # real files have some 700
 
@@ -50,9 +51,10 @@ def parse_config(
     model_type = values.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        known = " and ".join(map(repr, FAMILIES))
-        verb = "is" if len(FAMILIES) == 1 else "are"
-        raise fields.invalid(f"model_type is {short_repr(model_type)}; only {known} {verb} supported")
+        *others, last = map(repr, FAMILIES)
+        raise fields.invalid(
+            f"model_type is {short_repr(model_type)}; only {', '.join(others)} and {last} are supported"
+        )
     return read_fields(fields, family)
 
 

@@ -32,6 +32,7 @@ def read_fields(fields: JsonFields, family: Family) -> ModelConfig:
     hidden_size, num_heads, num_kv_heads, head_dim = _read_heads(fields, family)
     max_positions = fields.integer(config_keys["max_position_embeddings"], 1, _MAX_DIMENSION)
     rope_theta, rope_scaling = _read_rope(fields, max_positions)
+    max_positions = _within_first_chunk(fields, max_positions)
     config = ModelConfig(
         model_type=family.model_type,
         hidden_size=hidden_size,
@@ -62,14 +63,34 @@ def _read_heads(fields: JsonFields, family: Family) -> tuple[int, int, int, int]
     hidden_size = fields.integer(hidden, 1, _MAX_DIMENSION)
     num_heads = fields.integer(heads, 1, _MAX_HEADS)
     num_kv_heads = fields.integer(kv_heads, 1, _MAX_HEADS)
-    if fields.values.get("head_dim") is None and hidden_size % num_heads:
-        raise fields.invalid(f"{hidden} {hidden_size} is not a multiple of {heads} {num_heads}")
-    head_dim = fields.integer("head_dim", 1, _MAX_HEAD_DIM, hidden_size // num_heads)
+    if "head_dim" in family.config_keys:
+        head_dim = fields.integer(family.config_keys["head_dim"], 1, _MAX_HEAD_DIM)
+    else:
+        if fields.values.get("head_dim") is None and hidden_size % num_heads:
+            raise fields.invalid(f"{hidden} {hidden_size} is not a multiple of {heads} {num_heads}")
+        head_dim = fields.integer("head_dim", 1, _MAX_HEAD_DIM, hidden_size // num_heads)
     if num_heads % num_kv_heads:
         raise fields.invalid(f"{heads} {num_heads} is not a multiple of {kv_heads} {num_kv_heads}")
     if head_dim % 2:
         raise fields.invalid(f"head_dim {head_dim} is odd; rotary embedding needs pairs")
     return hidden_size, num_heads, num_kv_heads, head_dim
+
+
+def _within_first_chunk(fields: JsonFields, max_positions: int) -> int:
+    """Return how many positions plain RoPE serves.
+
+    Dual chunk attention (arXiv 2402.17463) equals plain attention within one chunk, and is not computed beyond.
+    """
+    chunks = fields.values.get("dual_chunk_attention_config")
+    if chunks is None:
+        return max_positions
+    if not isinstance(chunks, dict):
+        raise fields.invalid(f"dual_chunk_attention_config is {short_repr(chunks)}, expected an object")
+    inner = JsonFields(chunks, f"{fields.where}: dual_chunk_attention_config", fields.error)
+    size, local = inner.integer("chunk_size", 2, _MAX_DIMENSION), inner.integer("local_size", 1, _MAX_DIMENSION)
+    if local >= size:
+        raise inner.invalid(f"local_size {local} is not below chunk_size {size}")
+    return min(max_positions, size - local)
 
 
 def _read_rope(fields: JsonFields, max_positions: int) -> tuple[float, YarnScaling | None]:

@@ -19,7 +19,8 @@ class Family:
     Attributes:
         model_type: what config.json says under "model_type".
         title: the family's name, for messages.
-        config_keys: field of `ModelConfig` -> key of config.json, for every size that config.json must give.
+        config_keys: field of `ModelConfig` -> key of config.json, for every size that config.json must give. Without
+            `head_dim` among them, it is hidden_size / num_heads unless config.json says otherwise.
         check_supported: called with config.json before it is read; raises for options that the forward pass does not
             compute.
         tensor_shapes: every tensor of a model, named as in its checkpoints. Biases and norms that are not among them

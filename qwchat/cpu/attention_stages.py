@@ -29,7 +29,7 @@ def _group(cache):
 
 @kernel
 def rotate_and_store(team, member, state, layer):
-    """RoPE on queries and keys; keys and values of the chunk into the cache."""
+    """Norm (Qwen3) and rotate queries and keys; write keys and values of the chunk to the cache."""
     cache, queries = layer.cache, state.queries
     head_dim, group, kv_heads = cache.head_dim, _group(cache), cache.num_kv_heads
     query_stride, key_stride = layer.q_proj.tiles * 64, layer.k_proj.tiles * 64
@@ -44,13 +44,18 @@ def rotate_and_store(team, member, state, layer):
         sin = state.sin + position * head_dim * 2
         for head in range(group):
             query = state.query + token * query_stride + (kv_head * group + head) * head_dim * 4
+            if layer.q_norm != 0:
+                row_kernels.rms_norm(query, layer.q_norm, query, head_dim, state.epsilon)
             row = token * group + head
             out = queries.x + (kv_head * queries.row_capacity + row) * head_dim * 4
             attention.rotate(query, cos, sin, out, head_dim, state.query_scale)
             attention.store_query(queries, cache.kind, kv_head, row, head_dim)
         offset = token * key_stride + kv_head * head_dim * 4
-        attention.rotate(state.key + offset, cos, sin, state.key + offset, head_dim, 1.0)
-        attention.store_key(cache, kv_head, position, state.key + offset, scratch)
+        key = state.key + offset
+        if layer.k_norm != 0:
+            row_kernels.rms_norm(key, layer.k_norm, key, head_dim, state.epsilon)
+        attention.rotate(key, cos, sin, key, head_dim, 1.0)
+        attention.store_key(cache, kv_head, position, key, scratch)
         attention.store_value(cache, kv_head, position, state.value + offset, scratch)
 
 

@@ -18,6 +18,8 @@ LAYER = np.dtype(
         ("q_proj", MATRIX),
         ("k_proj", MATRIX),
         ("v_proj", MATRIX),
+        ("q_norm", ADDRESS),  # (head_dim) f32 for each head of the queries; 0 in a family without it
+        ("k_norm", ADDRESS),
         ("o_proj", MATRIX),
         ("post_attention_layernorm", ADDRESS),
         ("gate_proj", MATRIX),

@@ -120,6 +120,9 @@ class Weights:
         prefix = f"model.layers.{index}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
             record[norm] = self.vector(f"{prefix}.{norm}.weight")
+        for norm in ("q_norm", "k_norm"):
+            name = f"{prefix}.self_attn.{norm}.weight"
+            record[norm] = self.vector(name) if name in self._expected else 0
         for block, names in _PROJECTIONS.items():
             for name in names:
                 stem = f"{prefix}.{block}.{name}"

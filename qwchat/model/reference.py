@@ -1,4 +1,4 @@
-"""The mathematics of a Qwen2 decoder on one page: plain NumPy in float64, without a cache, a device or a format.
+"""The mathematics of the decoder on one page: plain NumPy in float64, without a cache, a device or a format.
 
 What every device computes fast, this page computes slowly: read it first, and compare a device with it.
 
@@ -6,7 +6,8 @@ Shapes: tokens T, hidden_size H, intermediate_size I, vocab_size V, num_heads A,
 are (out, in) and carry Hugging Face's names.
 
 Sources: Vaswani et al. 2017 (attention), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU), Su et al. 2021
-(RoPE), Ainslie et al. 2023 (grouped-query attention), Yang et al. 2024 (Qwen2: biases of q, k and v).
+(RoPE), Ainslie et al. 2023 (grouped-query attention), Yang et al. 2024 (Qwen2: biases of q, k and v), Yang et al. 2025
+(Qwen3: RMSNorm of each head of q and k). A model has the biases and norms that its family lists.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from quant.families import expected_tensors
 from qwchat.model.rope import rope_tables
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Reference:
 
     def __init__(self, config: ModelConfig, weights: LoadTensor, rounding: Rounding = exact) -> None:
         self.config, self.weights, self.rounding = config, weights, rounding
+        self.names = frozenset(expected_tensors(config))
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Return the logits (T, V) that follow each of the token ids `ids` (T)."""
@@ -69,15 +72,20 @@ class Reference:
         return self.product(self.norm(x, "model.norm"), name)
 
     def norm(self, x: Array, name: str) -> Array:
-        """Return x / sqrt(mean(x^2) + eps) * weight for each row of `x` (T, H): RMSNorm, eq. 4."""
-        mean_square = np.square(x).mean(-1, keepdims=True)  # (T, 1)
+        """Return x / sqrt(mean(x^2) + eps) * weight for each row of `x` (..., features): RMSNorm, eq. 4."""
+        mean_square = np.square(x).mean(-1, keepdims=True)  # (..., 1)
         normed: Array = x / np.sqrt(mean_square + self.config.rms_norm_eps)
         return normed * self.weights(f"{name}.weight")
 
-    def product(self, x: Array, name: str, bias: bool = False) -> Array:
-        """Return x W^T (T, out), plus the bias (out) if there is one, for `x` (T, in)."""
+    def product(self, x: Array, name: str) -> Array:
+        """Return x W^T (T, out), plus the bias (out) if the family has one, for `x` (T, in)."""
         y: Array = self.rounding(x, f"{name}.weight") @ self.weights(f"{name}.weight").T
-        return y + self.weights(f"{name}.bias") if bias else y
+        return y + self.weights(f"{name}.bias") if f"{name}.bias" in self.names else y
+
+    def heads(self, x: Array, prefix: str, name: str, count: int) -> Array:
+        """Return `x` (T, H) as `count` queries, keys or values a token, (T, count, D), normed if the family does so."""
+        y = self.product(x, f"{prefix}.{name}_proj").reshape(len(x), count, self.config.head_dim)
+        return self.norm(y, f"{prefix}.{name}_norm") if f"{prefix}.{name}_norm.weight" in self.names else y
 
     def attention(self, x: Array, prefix: str) -> Array:
         """Return softmax(q k^T / sqrt(D)) v of each head, through o_proj, (T, H), for `x` (T, H).
@@ -85,9 +93,8 @@ class Reference:
         A token sees itself and those before it. Each key and value head serves A/K query heads that lie side by side.
         """
         tokens, config = len(x), self.config
-        q = self.product(x, f"{prefix}.q_proj", bias=True).reshape(tokens, config.num_heads, -1)  # (T, A, D)
-        k = self.product(x, f"{prefix}.k_proj", bias=True).reshape(tokens, config.num_kv_heads, -1)  # (T, K, D)
-        v = self.product(x, f"{prefix}.v_proj", bias=True).reshape(tokens, config.num_kv_heads, -1)  # (T, K, D)
+        q = self.heads(x, prefix, "q", config.num_heads)  # (T, A, D)
+        k, v = (self.heads(x, prefix, name, config.num_kv_heads) for name in "kv")  # (T, K, D)
         cos, sin = (table.astype(np.float64)[:, None] for table in rope_tables(config, 0, tokens))  # (T, 1, D/2)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
         k, v = (np.repeat(each, config.num_heads // config.num_kv_heads, axis=1) for each in (k, v))  # (T, A, D)

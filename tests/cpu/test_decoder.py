@@ -26,8 +26,10 @@ GREEDY = SamplingParams()
         {"num_attention_heads": 14, "hidden_size": 14 * 64, "num_hidden_layers": 1},
         {"num_attention_heads": 8, "num_key_value_heads": 1, "hidden_size": 1024, "num_hidden_layers": 1},
         {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+        {"model_type": "qwen3", "head_dim": 64},
+        {"model_type": "qwen3", "head_dim": 128, "hidden_size": 96, "tie_word_embeddings": True},
     ],
-    ids=["plain", "tied", "ratio 7", "ratio 8, head 128", "yarn"],
+    ids=["plain", "tied", "ratio 7", "ratio 8, head 128", "yarn", "qwen3", "qwen3, wide heads, tied"],
 )
 def test_logits_equal_the_decoder(changes: dict[str, object]) -> None:
     folder = random_folder(config(**changes))
@@ -56,8 +58,9 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
     assert np.abs(logits - expected).mean() < 2e-3 * np.abs(expected).mean()
 
 
-def test_neither_chunks_nor_threads_nor_history_matter() -> None:
-    folder = random_folder(config())
+@pytest.mark.parametrize("family", [{}, {"model_type": "qwen3", "head_dim": 64}], ids=["qwen2", "qwen3"])
+def test_neither_chunks_nor_threads_nor_history_matter(family: dict[str, object]) -> None:
+    folder = random_folder(config(**family))
     with context(folder, threads=1, context=1024) as built:
         expected = built.logits(IDS)
         for chunk in (1, 7, 8, 9, 64):

@@ -68,6 +68,7 @@ class Case:
         values = self.overrides
         heads, kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
         parts = [f"{self.number:02d}", f"{heads}of{kv_heads}x{values['head_dim']}", f"{self.length}tokens"]
+        parts += [f"qwen3-{values['hidden_size']}"] * (values.get("model_type") == "qwen3")
         parts += ["tied"] * values["tie_word_embeddings"]
         parts += ["yarn"] * uses_yarn(self)
         parts += [] if self.k_bias_norm is None else [f"kbias{self.k_bias_norm:.0f}"]
@@ -88,6 +89,37 @@ class Case:
         """`length` ids over the whole vocabulary, padding rows too."""
         drawn = np.random.default_rng(self.number).integers(self.overrides["vocab_size"], size=self.length)
         return [int(token) for token in drawn]
+
+
+QWEN3_LONG = {5: 700, 14: 1500, 22: 3000}
+
+
+def make_qwen3_case(number: int) -> Case:
+    """Draw a Qwen3 model whose heads together are wider or narrower than the residual stream."""
+    drawn = random.Random(1000 + number)
+    heads, kv_heads = HEADS[number % len(HEADS)]
+    head_dim = drawn.choice((64, 128))
+    widths = [width for width in (64, 160, 256, 896, 1024) if width != heads * head_dim]
+    rope = {"max_position_embeddings": 4096} if number % 3 else dict(ROPES[5])
+    overrides = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "hidden_size": widths[number % len(widths)],
+        "intermediate_size": drawn.choice((96, 160, 224, 352)),
+        "num_hidden_layers": drawn.choice((1, 2, 2, 3)),
+        "rms_norm_eps": drawn.choice((1e-6, 1e-5)),
+        "tie_word_embeddings": number % 2 == 0,
+        "vocab_size": VOCABULARIES[number % len(VOCABULARIES)],
+        "rope_theta": 1e6,
+        "torch_dtype": "float32",
+        **rope,
+    }
+    length = QWEN3_LONG.get(number, LENGTHS[number * 5 % len(LENGTHS)])
+    return Case(1000 + number, overrides, None, length, number % 3 == 1)
 
 
 def shrink_embedding(tensors: dict[str, np.ndarray]) -> None:
@@ -131,11 +163,12 @@ def uses_yarn(case: Case) -> bool:
 
 
 CASES = tuple(make_case(number) for number in range(48))
+QWEN3_CASES = tuple(make_qwen3_case(number) for number in range(24))
 
 
 def load_reference(folder: Path, dtype: Any, attention: str = "eager") -> Any:
-    """transformers' Qwen2ForCausalLM from the files in `folder`."""
-    model = transformers.Qwen2ForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    """Return transformers' model of the files in `folder`: Qwen2ForCausalLM or Qwen3ForCausalLM."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     return model.eval()
 
 

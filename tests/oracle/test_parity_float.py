@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.oracle.engine import any_chunks, converted, feed, loaded, one_pass, token_by_token
-from tests.oracle.reference import CASES, Case, distance, reference_logits, torch, uses_yarn
+from tests.oracle.reference import CASES, QWEN3_CASES, Case, distance, reference_logits, torch, uses_yarn
 
 TOLERANCE = 1e-4
 """Of the largest logit."""
@@ -29,7 +29,7 @@ class Prepared:
     bound: float
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+@pytest.fixture(scope="module", params=[*CASES, *QWEN3_CASES], ids=lambda case: case.name)
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """One case after the other; where key biases are outliers, float64 says how much float32 can be trusted."""
     case: Case = request.param
@@ -91,3 +91,18 @@ def test_the_cases_cover_the_family() -> None:
     )
     assert {case.length for case in CASES} >= {1, 2, 127, 128, 129, 3000}
     assert {(uses_yarn(case), case.length) for case in CASES} >= {(True, 3000), (False, 3000)}
+
+
+def test_the_cases_of_qwen3_have_heads_of_another_width() -> None:
+    """Ratios, tied and untied heads, and never heads that are together as wide as the residual stream."""
+    values = [case.overrides for case in QWEN3_CASES]
+    widths = [(entry["num_attention_heads"] * entry["head_dim"], entry["hidden_size"]) for entry in values]
+    assert len(values) >= 24
+    assert all(heads != hidden for heads, hidden in widths)
+    assert {heads > hidden for heads, hidden in widths} == {True, False}
+    ratios = [entry["num_attention_heads"] // entry["num_key_value_heads"] for entry in values]
+    assert set(zip(ratios, (entry["tie_word_embeddings"] for entry in values), strict=True)) == set(
+        product((1, 6, 7, 8), (True, False))
+    )
+    assert {uses_yarn(case) for case in QWEN3_CASES} == {True, False}
+    assert max(case.length for case in QWEN3_CASES) == 3000

@@ -104,10 +104,17 @@ def test_distributions_are_those_of_the_dequantised_weights(quantised: Path, tmp
     assert np.concatenate(agreements).mean() >= LEAST_AGREEMENT
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {"hidden_size": 896, "num_attention_heads": 7, "num_key_value_heads": 1},
+    "qwen3": {"model_type": "qwen3", "hidden_size": 640, "num_attention_heads": 8, "head_dim": 128},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_random_models(settings: dict[str, Any], tmp_path: Path) -> None:
-    """Wide heads, an untied head and a padded vocabulary, which the embedded model has not."""
-    overrides = {"hidden_size": 896, "intermediate_size": 1024, "num_attention_heads": 7, "num_key_value_heads": 1}
+def test_random_models(settings: dict[str, Any], family: dict[str, Any], tmp_path: Path) -> None:
+    """Compare wide heads, an untied head and a padded vocabulary, which the embedded model does not have."""
+    overrides = {"intermediate_size": 1024, **family}
     source = make_checkpoint(tmp_path / "source", seed=5, config_overrides={**overrides, "vocab_size": 1000})
     folder = converted(source, tmp_path / "model", **settings)
     ids = [int(token) for token in np.random.default_rng(5).integers(1000, size=200)]
@@ -122,9 +129,13 @@ def test_random_models(settings: dict[str, Any], tmp_path: Path) -> None:
     assert distance(decoded, logits[:40]) <= LEVELS_AGREE
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS.values(), {"preset": "dense"}], ids=[*SETTINGS, "dense"])
-def test_simd_levels_agree(settings: dict[str, Any], tmp_path: Path) -> None:
-    overrides = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "vocab_size": 1000}
+@pytest.mark.parametrize(
+    ("settings", "family"),
+    [*((settings, {}) for settings in (*SETTINGS.values(), {"preset": "dense"})), (SETTINGS["q4"], FAMILIES["qwen3"])],
+    ids=[*SETTINGS, "dense", "qwen3 q4"],
+)
+def test_simd_levels_agree(settings: dict[str, Any], family: dict[str, Any], tmp_path: Path) -> None:
+    overrides = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "vocab_size": 1000, **family}
     source = make_checkpoint(tmp_path / "source", seed=6, config_overrides=overrides)
     folder = converted(source, tmp_path / "model", **settings)
     np.save(tmp_path / "ids.npy", np.random.default_rng(6).integers(1000, size=150))

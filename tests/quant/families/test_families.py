@@ -41,7 +41,7 @@ def test_config_is_read_by_the_keys_of_the_family() -> None:
         ({"d_model": None}, r"config.json: the key 'd_model' \(integer\) is missing"),
         ({"norm_epsilon": 0}, "config.json: norm_epsilon is 0, expected a number"),
         ({"quantization_config": {}}, "config.json: the checkpoint is already quantised"),
-        ({"model_type": "other"}, "config.json: model_type is 'other'; only 'qwen2' and 'made-up' are supported"),
+        ({"model_type": "other"}, "config.json: model_type is 'other'; only 'qwen2', 'qwen3' and 'made-up'"),
     ],
 )
 def test_refusals_name_the_keys_of_the_family(overrides: dict[str, Any], message: str) -> None:

@@ -67,6 +67,13 @@ def test_newer_spelling_of_rope() -> None:
     assert config.torch_dtype == "float32"
 
 
+def test_dual_chunk_attention_ends_with_the_first_chunk() -> None:
+    chunks = {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
+    million = {"max_position_embeddings": 1_010_000, "dual_chunk_attention_config": chunks}
+    assert read(**million).max_position_embeddings == 253_952
+    assert read(**{**million, "max_position_embeddings": 32768}).max_position_embeddings == 32768
+
+
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 def test_yarn(key: str) -> None:
     scaling = {key: "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -98,7 +105,7 @@ def test_yarn_variants() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'; only 'qwen2' is supported"),
+        ({"model_type": "llama"}, "model_type is 'llama'; only 'qwen2' and 'qwen3' are supported"),
         ({"model_type": "qwen2_moe"}, "only 'qwen2'"),
         ({"model_type": ...}, "model_type is None"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
@@ -142,6 +149,8 @@ def test_yarn_variants() -> None:
         ({"eos_token_id": -1}, "eos_token_id is -1"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
         ({"torch_dtype": 16}, "torch_dtype is 16"),
+        ({"dual_chunk_attention_config": 5}, "dual_chunk_attention_config is 5, expected an object"),
+        ({"dual_chunk_attention_config": {"chunk_size": 8, "local_size": 8}}, "local_size 8 is not below chunk_size 8"),
         ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', expected an object"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope type 'linear' is not supported"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling: the key 'factor'"),
