@@ -1,7 +1,7 @@
-"""The phases of attention: rotate and store, attend, merge; each is run by all members of the team.
+"""The stages of attention: rotate and store, attend, merge; each is run by all members of the team.
 
 A step of few tokens shares out (KV head, split of positions), so that one token keeps all members busy, and merges in
-a phase of its own; a longer one shares out (KV head, block of tokens) and merges as it goes.  Both fold the same
+a stage of its own; a longer one shares out (KV head, block of tokens) and merges as it goes.  Both fold the same
 partial results in the same order.
 """
 
@@ -10,16 +10,16 @@ from __future__ import annotations
 from qwchat.cpu.kernels import attention, row_kernels
 from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import (
+    ATTENTION_ITEM_TOKENS,
+    ATTENTION_ROWS,
     ATTENTION_SCRATCH_BYTES,
     BLOCK,
-    FEW_TOKENS,
-    ROWS,
-    SLOTS_BLOCK,
-    SPLIT,
-    TOKENS_PER_ITEM,
+    PACKED_BLOCK_BYTES,
+    SPLIT_ATTENTION_TOKENS,
+    SPLIT_POSITIONS,
 )
-from qwchat.cpu.kernels.scheduler import take
-from qwchat.cpu.partition import pieces_of, share
+from qwchat.cpu.kernels.scheduler import claim
+from qwchat.cpu.partition import claim_range, range_count
 
 
 @inlined
@@ -35,7 +35,7 @@ def rotate_and_store(team, member, state, layer):
     query_stride, key_stride = layer.q_proj.tiles * 64, layer.k_proj.tiles * 64
     scratch = state.scratch + member * state.scratch_bytes
     while True:
-        item = take(team, member, state.tokens * kv_heads)
+        item = claim(team, member, state.tokens * kv_heads)
         if item < 0:
             return
         token, kv_head = item // kv_heads, item % kv_heads
@@ -61,7 +61,7 @@ def rotate_and_store(team, member, state, layer):
 
 @kernel
 def _partial(state, cache, kv_head, split, row):
-    item = (split * cache.num_kv_heads + kv_head) * FEW_TOKENS * _group(cache) + row
+    item = (split * cache.num_kv_heads + kv_head) * SPLIT_ATTENTION_TOKENS * _group(cache) + row
     return state.partials + item * attention.partial_stride(cache)
 
 
@@ -69,18 +69,18 @@ def _partial(state, cache, kv_head, split, row):
 def attend(team, member, size, state, layer):
     """Causal attention; with few tokens only up to the partial results of each split (see finish_attention)."""
     scratch = state.scratch + member * state.scratch_bytes
-    if state.tokens <= FEW_TOKENS:
+    if state.tokens <= SPLIT_ATTENTION_TOKENS:
         _attend_splits(team, member, size, state, layer.cache, scratch)
         return
     kv_heads = layer.cache.num_kv_heads
-    blocks = (state.tokens - 1) // TOKENS_PER_ITEM + 1
+    blocks = (state.tokens - 1) // ATTENTION_ITEM_TOKENS + 1
     while True:
-        item = take(team, member, blocks * kv_heads)
+        item = claim(team, member, blocks * kv_heads)
         if item < 0:
             return
         # The last tokens see most: begin with them.
-        first = (blocks - 1 - item // kv_heads) * TOKENS_PER_ITEM
-        last = min(state.tokens, first + TOKENS_PER_ITEM)
+        first = (blocks - 1 - item // kv_heads) * ATTENTION_ITEM_TOKENS
+        last = min(state.tokens, first + ATTENTION_ITEM_TOKENS)
         _attend_tokens(state, layer.cache, item % kv_heads, first, last, scratch)
 
 
@@ -88,22 +88,22 @@ def attend(team, member, size, state, layer):
 def _attend_splits(team, member, size, state, cache, scratch):
     """Runs of splits of a KV head: the keys of the next one are fetched while the values of one are worked on."""
     end, rows = state.position + state.tokens, state.tokens * _group(cache)
-    splits = (end - 1) // SPLIT + 1
+    splits = (end - 1) // SPLIT_POSITIONS + 1
     items = splits * cache.num_kv_heads
-    pieces = pieces_of(items, size, state.tokens)
-    item, last = share(team, member, size, items, pieces, state.tokens)
+    ranges = range_count(items, size, state.tokens)
+    item, last = claim_range(team, member, size, items, ranges, state.tokens)
     while item < items:
         while item < last:
             kv_head, split = item // splits, item % splits
-            start, stop = split * SPLIT, min(end, (split + 1) * SPLIT)
-            for row in range(0, rows, ROWS):
+            start, stop = split * SPLIT_POSITIONS, min(end, (split + 1) * SPLIT_POSITIONS)
+            for row in range(0, rows, ATTENTION_ROWS):
                 partial = _partial(state, cache, kv_head, split, row)
                 attention.attend_rows(
                     cache,
                     state.queries,
                     kv_head,
                     row,
-                    min(ROWS, rows - row),
+                    min(ATTENTION_ROWS, rows - row),
                     state.position,
                     start,
                     stop,
@@ -112,7 +112,7 @@ def _attend_splits(team, member, size, state, cache, scratch):
                     partial,
                 )
             item += 1
-        item, last = share(team, member, size, items, pieces, state.tokens)
+        item, last = claim_range(team, member, size, items, ranges, state.tokens)
 
 
 @kernel
@@ -121,12 +121,12 @@ def _attend_tokens(state, cache, kv_head, first, last, scratch):
     group, stride = _group(cache), attention.partial_stride(cache)
     rows, end = (last - first) * group, state.position + last
     partial = scratch + ATTENTION_SCRATCH_BYTES
-    totals = partial + ROWS * stride
-    for start in range(0, end, SPLIT):
-        stop = min(end, start + SPLIT)
-        for row in range(0, rows, ROWS):
+    totals = partial + ATTENTION_ROWS * stride
+    for start in range(0, end, SPLIT_POSITIONS):
+        stop = min(end, start + SPLIT_POSITIONS)
+        for row in range(0, rows, ATTENTION_ROWS):
             target = totals + row * stride if start == 0 else partial
-            count = min(ROWS, rows - row)
+            count = min(ATTENTION_ROWS, rows - row)
             attention.attend_rows(
                 cache,
                 state.queries,
@@ -153,7 +153,7 @@ def _finish_row(state, cache, kv_head, row, total):
     token, head = row // group, kv_head * group + row % group
     out = target.x + token * target.columns * 4 + head * dim * 4
     attention.normalise(cache, total, out)
-    packed = row_kernels.packed_slot(target.packed, target.columns, token) + head * dim // BLOCK * SLOTS_BLOCK
+    packed = row_kernels.packed_address(target.packed, target.columns, token) + head * dim // BLOCK * PACKED_BLOCK_BYTES
     row_kernels.quantise(out, packed, token, dim)
 
 
@@ -163,11 +163,11 @@ def finish_attention(team, member, state, layer):
     cache = layer.cache
     rows = state.tokens * _group(cache)
     while True:
-        item = take(team, member, rows * cache.num_kv_heads)
+        item = claim(team, member, rows * cache.num_kv_heads)
         if item < 0:
             return
         kv_head, row = item // rows, item % rows
         total = _partial(state, cache, kv_head, 0, row)
-        for split in range(1, (state.position + row // _group(cache)) // SPLIT + 1):
+        for split in range(1, (state.position + row // _group(cache)) // SPLIT_POSITIONS + 1):
             attention.merge(total, _partial(state, cache, kv_head, split, row), cache.head_dim)
         _finish_row(state, cache, kv_head, row, total)

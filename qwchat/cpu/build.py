@@ -21,7 +21,7 @@ def build_decoder(
         folder: config and tensors.
         context: positions of each KV cache; see :func:`qwchat.model.context_limits.choose_context`.
         threads: the physical cores if not given.
-        kv: kind of the caches, `f32`, `q8`, or `auto`, see :func:`qwchat.cpu.kv_cache.choose_kind`.
+        kv: kind of the caches, `f32`, `q8`, or `auto`, see :func:`qwchat.cpu.kv_cache.choose_kv_kind`.
 
     Raises:
         UsageError: a value is out of range.

@@ -11,7 +11,7 @@ from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.cpu.kernels.thread_team import EntryPoints
 
 # What Python calls, and how many 64-bit integers it takes.
-_ENTRIES = {"lead": 4, "serve": 5, "rouse": 3, "announce_end": 1}
+_ENTRIES = {"lead": 4, "serve": 5, "wake": 3, "announce_end": 1}
 _SYMBOLS = {name: f"qwchat_{name}" for name in _ENTRIES}
 
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from quant.model_config import ModelConfig
 from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.compiled_forward import load_entry_points
-from qwchat.cpu.kernels.records import FEW_TOKENS, SPLIT
+from qwchat.cpu.kernels.records import SPLIT_ATTENTION_TOKENS, SPLIT_POSITIONS
 from qwchat.cpu.kernels.thread_counts import DecodeThreads
 from qwchat.cpu.kernels.thread_team import ThreadTeam
-from qwchat.cpu.kv_cache import KVCache, choose_kind, key_offsets
+from qwchat.cpu.kv_cache import KVCache, choose_kv_kind, key_offsets
 from qwchat.cpu.layer_records import LAYER
 from qwchat.cpu.weights import TensorSource, Weights
 from qwchat.cpu.workspace import CHUNK, LogitsBuffer, Workspace
 from qwchat.errors import ModelError, NotEnoughMemoryError
 from qwchat.model.decoder import Cache, CancelCheck, PassCancelled
 
-_WATCHED_SECONDS = 0.05  # A pass that takes as long can be cancelled; that costs about 0.1 ms.
+_CANCELLABLE_SECONDS = 0.05  # A pass that takes as long can be cancelled; that costs about 0.1 ms.
 
 
 class CpuDecoder:
@@ -33,7 +33,7 @@ class CpuDecoder:
         folder: config and tensors; only those of the layers to be run are asked for.
         context: positions of each cache.
         threads: members of the team, the caller included.
-        kv: kind of the caches, see :func:`qwchat.cpu.kv_cache.choose_kind`.
+        kv: kind of the caches, see :func:`qwchat.cpu.kv_cache.choose_kv_kind`.
         layers: those to be run, all if not given. The embedding is loaded with the first one, the head with the last.
 
     Raises:
@@ -54,19 +54,20 @@ class CpuDecoder:
             raise ValueError(f"layers must lie in 0..{config.num_layers}, one after the other, not {self.layers}")
         self._has_embedding, self._has_head = self.layers.start == 0, self.layers.stop == config.num_layers
         _check_shapes(folder)
-        self._kind = choose_kind(kv, config, context)
+        self._kind = choose_kv_kind(kv, config, context)
         self._weights = Weights(folder)
-        with _enough_memory():
+        with _memory_errors():
             self._records = np.zeros(len(self.layers), LAYER)
-            capacity = -(-context // SPLIT) * SPLIT
-            self._space = Workspace(config, capacity, threads, bool(self.layers))
+            capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
+            self._workspace = Workspace(config, capacity, threads, bool(self.layers))
             self._fill_weights()
         self._bound: KVCache | None = None  # whose addresses stand in the LAYER records
         self._logits: LogitsBuffer | None = None  # of head()
         self._decode_threads = DecodeThreads(threads)
-        records = (self._space.states.ctypes.data, self._records.ctypes.data)
+        records = (self._workspace.states.ctypes.data, self._records.ctypes.data)
         self._team = ThreadTeam(threads, load_entry_points(), records)
-        # Of the last pass through all layers: seconds, and of one of more than FEW_TOKENS the seconds per token.
+        # Of the last pass through all layers: seconds, and of one of more than SPLIT_ATTENTION_TOKENS the seconds per
+        # token.
         self._few_seconds = self._token_seconds = math.inf
 
     @property
@@ -75,7 +76,7 @@ class CpuDecoder:
         return self._team.size
 
     def _fill_weights(self) -> None:
-        state, weights, tied = self._space.state, self._weights, self.config.tie_word_embeddings
+        state, weights, tied = self._workspace.state, self._weights, self.config.tie_word_embeddings
         if self._has_embedding or (self._has_head and tied):
             state["embed_tokens"] = weights.matrix("model.embed_tokens.weight")
         if self._has_head:
@@ -89,7 +90,7 @@ class CpuDecoder:
 
     def make_cache(self) -> KVCache:
         """Return an empty cache for another conversation. Raises NotEnoughMemoryError."""
-        with _enough_memory():
+        with _memory_errors():
             logits = LogitsBuffer(self.config.vocab_size) if self._has_head else None
             return KVCache(self.config, self.context, self._kind, self.layers, self._key_offsets, logits)
 
@@ -104,15 +105,15 @@ class CpuDecoder:
         """Run the whole model; see :meth:`qwchat.model.decoder.Decoder.run`."""
         tokens = len(token_ids)
         self._check_tokens(tokens, position)
-        self._begin(token_ids)
-        bound = self._bind(cache)
+        self._load_tokens(token_ids)
+        bound = self._bind_cache(cache)
         if bound.logits is None or not self._has_embedding:
             raise ValueError(f"the decoder has {len(self.layers)} of {self.config.num_layers} layers: use run_layers")
         wanted = max(0, tokens - logits_from)
         logits = bound.logits.rows(wanted)
-        self._space.fill_angles(position, position + tokens)
-        self._space.state["logits"] = logits.ctypes.data
-        self._pass(tokens, position, self.layers, logits_from, cancelled)
+        self._workspace.fill_angles(position, position + tokens)
+        self._workspace.state["logits"] = logits.ctypes.data
+        self._run_pass(tokens, position, self.layers, logits_from, cancelled)
         return logits[:wanted, : self.config.vocab_size]
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -120,9 +121,9 @@ class CpuDecoder:
         if not self._has_embedding:
             raise ValueError("the embedding is not loaded: it belongs to layer 0")
         self._check_tokens(len(token_ids), 0)
-        self._begin(token_ids)
-        self._pass(len(token_ids), 0, range(0), len(token_ids), None)
-        return self._space.residual[: len(token_ids), : self.config.hidden_size].copy()
+        self._load_tokens(token_ids)
+        self._run_pass(len(token_ids), 0, range(0), len(token_ids), None)
+        return self._workspace.residual[: len(token_ids), : self.config.hidden_size].copy()
 
     def run_layers(
         self,
@@ -139,11 +140,11 @@ class CpuDecoder:
         self._check_tokens(len(residual), position)
         if first == last:
             return
-        own = self._begin_with(residual)
-        self._bind(cache)
-        self._space.fill_angles(position, position + len(residual))
-        self._pass(len(residual), position, range(first, last), len(residual), cancelled)
-        residual[:] = own
+        rows = self._load_residual(residual)
+        self._bind_cache(cache)
+        self._workspace.fill_angles(position, position + len(residual))
+        self._run_pass(len(residual), position, range(first, last), len(residual), cancelled)
+        residual[:] = rows
 
     def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
         """Return logits; see :meth:`qwchat.model.decoder.Decoder.head`."""
@@ -151,68 +152,70 @@ class CpuDecoder:
             raise ValueError(f"the head is not loaded: it belongs to layer {self.config.num_layers - 1}")
         tokens = len(residual)
         self._check_tokens(tokens, 0)
-        self._begin_with(residual)
+        self._load_residual(residual)
         wanted = max(0, tokens - logits_from)
         if self._logits is None:
             self._logits = LogitsBuffer(self.config.vocab_size)
         logits = self._logits.rows(wanted)
         if wanted:
-            self._space.state["logits"] = logits.ctypes.data
-            self._pass(tokens, 0, range(0), logits_from, None)
+            self._workspace.state["logits"] = logits.ctypes.data
+            self._run_pass(tokens, 0, range(0), logits_from, None)
         return logits[:wanted, : self.config.vocab_size]
 
     def _check_tokens(self, tokens: int, position: int) -> None:
         if not 0 < tokens <= CHUNK or position < 0 or position + tokens > self.context:
             raise ValueError(f"{tokens} tokens at position {position} do not fit a context of {self.context}")
 
-    def _begin(self, token_ids: NDArray[np.int64]) -> None:
+    def _load_tokens(self, token_ids: NDArray[np.int64]) -> None:
         """Let the next pass begin with the embeddings of tokens."""
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self.config.vocab_size:
             raise ValueError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
         self._team.finish()
-        self._space.ids[: len(token_ids)] = token_ids
-        self._space.state["from_residual"] = 0
+        self._workspace.ids[: len(token_ids)] = token_ids
+        self._workspace.state["from_residual"] = 0
 
-    def _begin_with(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _load_residual(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
         """Let the next pass begin with `residual` (tokens, hidden); return the rows where the pass leaves its own."""
         if residual.ndim != 2 or residual.shape[1] != self.config.hidden_size or residual.dtype != np.float32:
             raise ValueError(f"the residual must be (tokens, {self.config.hidden_size}) f32")
         self._team.finish()
-        own = self._space.residual[: len(residual), : self.config.hidden_size]
-        own[:] = residual
-        self._space.state["from_residual"] = 1
-        return own
+        rows = self._workspace.residual[: len(residual), : self.config.hidden_size]
+        rows[:] = residual
+        self._workspace.state["from_residual"] = 1
+        return rows
 
-    def _bind(self, cache: Cache) -> KVCache:
+    def _bind_cache(self, cache: Cache) -> KVCache:
         """Let the following passes read and write `cache`."""
         if cache is not self._bound:
-            layout = (self.config, self._kind, self.layers, -(-self.context // SPLIT) * SPLIT)
+            layout = (self.config, self._kind, self.layers, -(-self.context // SPLIT_POSITIONS) * SPLIT_POSITIONS)
             if not isinstance(cache, KVCache) or cache.layout != layout:
                 raise ValueError("the cache was made for another decoder")
             self._records["cache"] = cache.records
             self._bound = cache
         return self._bound
 
-    def _pass(self, tokens: int, position: int, layers: range, logits_from: int, cancelled: CancelCheck | None) -> None:
-        state, start = self._space.state, self.layers.start
+    def _run_pass(
+        self, tokens: int, position: int, layers: range, logits_from: int, cancelled: CancelCheck | None
+    ) -> None:
+        state, start = self._workspace.state, self.layers.start
         state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
         state["first_layer"], state["last_layer"] = layers.start - start, layers.stop - start
         active = self._decode_threads.choose() if tokens == 1 else None
         started = time.perf_counter()
         # A pass through a part of the layers takes less: then it is watched without need.
-        expected = self._few_seconds if tokens <= FEW_TOKENS else self._token_seconds * tokens
-        if cancelled is None or expected < _WATCHED_SECONDS:
+        expected = self._few_seconds if tokens <= SPLIT_ATTENTION_TOKENS else self._token_seconds * tokens
+        if cancelled is None or expected < _CANCELLABLE_SECONDS:
             self._team.run(active)
-        elif not self._team.run_watched(cancelled, active):
+        elif not self._team.run_cancellable(cancelled, active):
             raise PassCancelled
         if layers and layers == self.layers:
-            self._note(tokens, time.perf_counter() - started)
+            self._record_seconds(tokens, time.perf_counter() - started)
 
-    def _note(self, tokens: int, seconds: float) -> None:
+    def _record_seconds(self, tokens: int, seconds: float) -> None:
         """Remember how long a pass through all layers took."""
         if tokens == 1:
-            self._decode_threads.note(seconds)
-        if tokens <= FEW_TOKENS:
+            self._decode_threads.record(seconds)
+        if tokens <= SPLIT_ATTENTION_TOKENS:
             self._few_seconds = seconds
         else:
             self._token_seconds = seconds / tokens
@@ -223,7 +226,7 @@ class CpuDecoder:
 
 
 @contextmanager
-def _enough_memory() -> Iterator[None]:
+def _memory_errors() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:

@@ -1,7 +1,7 @@
 """The forward pass: one compiled call runs the layers for a chunk of tokens.
 
 `forward` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
-Between two barriers the members of the team share a phase; see :mod:`qwchat.cpu.stages`.
+Between two barriers the members of the team share a stage; see :mod:`qwchat.cpu.stages`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from quant.native.backend import types
 from qwchat.cpu import attention_stages, stages
 from qwchat.cpu.kernels.jit import entry, standalone
-from qwchat.cpu.kernels.records import FEW_TOKENS
-from qwchat.cpu.kernels.scheduler import announce_end, await_step, barrier, begin_step, end_step, rouse
+from qwchat.cpu.kernels.records import SPLIT_ATTENTION_TOKENS
+from qwchat.cpu.kernels.scheduler import announce_end, await_step, barrier, begin_step, end_step, wake
 from qwchat.cpu.kernels.simd import record_at
 from qwchat.cpu.kernels.thread_team import RUN
 from qwchat.cpu.layer_records import LAYER, STATE
@@ -26,7 +26,7 @@ def forward(team, member, size, states, layers):
     A pass may begin with the residual stream, run some of the layers, and end without the head.
 
     Args:
-        team, member, size: as for every phase.
+        team, member, size: as for every stage.
         states: address of one STATE record.
         layers: address of the LAYER records.
     """
@@ -37,7 +37,7 @@ def forward(team, member, size, states, layers):
     for index in range(state.first_layer, state.last_layer):
         layer = _layer_at(layers + index * _LAYER_BYTES)
         # Attention: x += o_proj(attention(norm(x)))
-        if not stages.norms_alone(state.tokens):
+        if not stages.norm_per_thread(state.tokens):
             stages.norm_rows(team, member, state, layer.input_layernorm, 0)
             barrier(team, member)
         stages.project_qkv(team, member, size, state, layer)
@@ -46,13 +46,13 @@ def forward(team, member, size, states, layers):
         barrier(team, member)
         attention_stages.attend(team, member, size, state, layer)
         barrier(team, member)
-        if state.tokens <= FEW_TOKENS:
+        if state.tokens <= SPLIT_ATTENTION_TOKENS:
             attention_stages.finish_attention(team, member, state, layer)
             barrier(team, member)
         stages.project(team, member, size, state, layer.o_proj, state.attended, state.residual)
         barrier(team, member)
         # MLP: x += down_proj(silu(gate_proj(norm(x))) * up_proj(norm(x)))
-        if not stages.norms_alone(state.tokens):
+        if not stages.norm_per_thread(state.tokens):
             stages.norm_rows(team, member, state, layer.post_attention_layernorm, 0)
             barrier(team, member)
         stages.project_gate_up(team, member, size, state, layer)
@@ -60,7 +60,7 @@ def forward(team, member, size, states, layers):
         stages.project(team, member, size, state, layer.down_proj, state.activated, state.residual)
         barrier(team, member)
     if state.logits_from < state.tokens:
-        if not stages.norms_alone(state.tokens - state.logits_from):
+        if not stages.norm_per_thread(state.tokens - state.logits_from):
             stages.norm_rows(team, member, state, state.norm, state.logits_from)
             barrier(team, member)
         stages.project_logits(team, member, size, state)
@@ -85,5 +85,5 @@ def serve(team, member, size, states, layers):
         forward(team, member, size, states, layers)
 
 
-entry(rouse, types.int64(*[types.int64] * 3))
+entry(wake, types.int64(*[types.int64] * 3))
 entry(announce_end, types.void(types.int64))

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from quant.model_config import ModelConfig
 from quant.wording import Argument, ArgumentMessage, SuggestedArgument
 from qwchat.cpu.kernels import kernel_store
-from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT
-from qwchat.cpu.memory import on_demand, require_memory
+from qwchat.cpu.kernels.records import CACHE, KV_KINDS, SPLIT_POSITIONS
+from qwchat.cpu.memory import allocate_on_demand, require_memory
 from qwchat.cpu.workspace import LogitsBuffer
 from qwchat.limits import EXACT_CACHE_BYTES
 from qwchat.model import rope
 
-_STILL = 8192
-_TILE = 16  # positions that lie together in every part of the cache
+_SLOW_POSITIONS = 8192
+_TILE_POSITIONS = 16  # positions that lie together in every part of the cache
 
 
-def choose_kind(asked: str, config: ModelConfig, context: int) -> str:
+def choose_kv_kind(asked: str, config: ModelConfig, context: int) -> str:
     """`f32` or `q8` for `auto`, by what f32 would take of memory; any other name is returned as it is."""
     if asked != "auto":
         return asked
@@ -41,7 +41,7 @@ def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.fl
     steps of an 8-bit group.
     """
     frequencies, factor = rope.inverse_frequencies(config)
-    slow = np.tile(np.asarray(frequencies) * _STILL < 1, 2)
+    slow = np.tile(np.asarray(frequencies) * _SLOW_POSITIONS < 1, 2)
     heads = bias.reshape(config.num_kv_heads, config.head_dim)
     result: NDArray[np.float32] = np.where(slow, heads * np.float32(factor), 0).astype(np.float32).reshape(-1)
     return result
@@ -72,7 +72,7 @@ class KVCache:
         logits: LogitsBuffer | None = None,
     ) -> None:
         self.config, self.kind, self.layers, self.logits = config, kind, layers, logits
-        self.capacity = -(-context // SPLIT) * SPLIT
+        self.capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
         elements = config.num_kv_heads * self.capacity * config.head_dim  # of K or V in a layer
         layer_bytes = elements * (1 if kind == "q8" else 4)
         scale_bytes = elements // 32 * 2 if kind == "q8" else 0
@@ -81,7 +81,7 @@ class KVCache:
         remedy = smaller if kind == "q8" else ArgumentMessage(smaller, " or ", SuggestedArgument("kv", "q8"))
         require_memory(needed, f"the KV cache of {context:,} tokens", remedy)
         self._memory = [
-            on_demand(len(layers) * count) for count in (layer_bytes, scale_bytes, layer_bytes, scale_bytes)
+            allocate_on_demand(len(layers) * count) for count in (layer_bytes, scale_bytes, layer_bytes, scale_bytes)
         ]
         self._offsets = offsets
         self.records = self._records()
@@ -114,14 +114,14 @@ class KVCache:
         what = repr((self.config, self.kind, self.layers))
         return hashlib.sha256(sources + what.encode()).digest()
 
-    def rows(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
+    def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the memory of a layer that the first `positions` positions take, up to whole tiles, in pieces.
 
         Keys head by head, their scales, values by columns of 16 dimensions, their scales: each piece is contiguous, and
         as long for any capacity.
         """
         heads, dims = self.config.num_kv_heads, self.config.head_dim
-        used = min(-(-positions // _TILE) * _TILE, self.capacity)
+        used = min(-(-positions // _TILE_POSITIONS) * _TILE_POSITIONS, self.capacity)
         for part, rows in zip(self._memory, (heads, heads, heads * dims // 16, heads * dims // 32), strict=True):
             if not part.size:
                 continue

@@ -52,15 +52,15 @@ STATE = np.dtype(
         ("sin", ADDRESS),
         ("residual", ADDRESS),  # (tokens, hidden): the residual stream
         ("normed", ACTIVATIONS),  # (tokens, hidden)
-        ("own_normed", ADDRESS),  # for each thread: NORMS_ALONE rows, f32 and packed
-        ("own_normed_bytes", np.int64),
+        ("thread_normed", ADDRESS),  # for each thread: NORM_PER_THREAD_TOKENS rows, f32 and packed
+        ("thread_normed_bytes", np.int64),
         ("query", ADDRESS),  # (tokens, num_heads * head_dim), before rotation
         ("queries", QUERIES),
         ("key", ADDRESS),  # (tokens, num_kv_heads * head_dim)
         ("value", ADDRESS),
         ("attended", ACTIVATIONS),  # (tokens, num_heads * head_dim)
         ("activated", ACTIVATIONS),  # (tokens, intermediate)
-        ("partials", ADDRESS),  # (splits, num_kv_heads, FEW_TOKENS * group, partial_stride) for decode
+        ("partials", ADDRESS),  # (splits, num_kv_heads, SPLIT_ATTENTION_TOKENS * group, partial_stride) for decode
         ("logits", ADDRESS),  # (tokens from logits_from on, vocab rounded up to 16)
         ("scratch", ADDRESS),  # one piece per thread
         ("scratch_bytes", np.int64),

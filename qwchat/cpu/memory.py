@@ -17,7 +17,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def _of_system(field: str) -> int | None:
+def _meminfo_bytes(field: str) -> int | None:
     """Return the bytes that Linux states under the name `field`; None where it states nothing."""
     try:
         fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
@@ -38,13 +38,13 @@ def _cgroup_available() -> int | None:
 
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping; None where the system does not say."""
-    known = [amount for amount in (_of_system("MemAvailable"), _cgroup_available()) if amount is not None]
+    known = [amount for amount in (_meminfo_bytes("MemAvailable"), _cgroup_available()) if amount is not None]
     return min(known, default=None)
 
 
 def total_memory() -> int | None:
     """Return the bytes of memory that the machine has; None where the system does not say."""
-    return _of_system("MemTotal")
+    return _meminfo_bytes("MemTotal")
 
 
 def require_memory(needed: int, purpose: str, remedy: str) -> None:
@@ -61,7 +61,7 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
         )
 
 
-def on_demand(size: int) -> NDArray[np.uint8]:
+def allocate_on_demand(size: int) -> NDArray[np.uint8]:
     """`size` zero bytes from the start of a page on, of which the system provides a page when it is first written.
 
     NumPy asks for huge pages.  Of a KV cache a short conversation writes a little in many places, and would have all of

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from quant.model_config import ModelConfig
 from qwchat.cpu.kernels.records import (
+    ATTENTION_ITEM_TOKENS,
+    ATTENTION_ROWS,
     ATTENTION_SCRATCH_BYTES,
     BLOCK,
-    FEW_TOKENS,
-    NORMS_ALONE,
-    PARTIAL_HEADER,
-    ROWS,
-    SLOTS,
-    SLOTS_BLOCK,
-    SPLIT,
-    TOKENS_PER_ITEM,
+    NORM_PER_THREAD_TOKENS,
+    PACKED_BLOCK_BYTES,
+    PARTIAL_HEADER_BYTES,
+    SPLIT_ATTENTION_TOKENS,
+    SPLIT_POSITIONS,
+    TOKEN_LANES,
     matmul_scratch_bytes,
 )
 from qwchat.cpu.layer_records import STATE
@@ -28,7 +28,7 @@ from qwchat.model.rope import rope_tables
 CHUNK = 128  # tokens per compiled call
 
 
-def buffer(rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
+def aligned_buffer(rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
     """Return zeros (rows, columns rounded up to whole tiles), from the start of a cache line on."""
     width = -(-columns // 16) * 16
     itemsize = np.dtype(dtype).itemsize
@@ -42,13 +42,13 @@ class LogitsBuffer:
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self._rows = buffer(1, vocab_size)
+        self._rows = aligned_buffer(1, vocab_size)
 
     def rows(self, count: int) -> NDArray[np.float32]:
         """Return at least `count` rows (rows, vocab rounded up to 16) f32; their values are those of the last pass."""
         if count > len(self._rows):
             # Checking drafts asks for a few rows, now more and now fewer: make enough for all of them at once.
-            self._rows = buffer(max(count, FEW_TOKENS), self._vocab_size)
+            self._rows = aligned_buffer(max(count, SPLIT_ATTENTION_TOKENS), self._vocab_size)
         return self._rows
 
 
@@ -73,32 +73,32 @@ class Workspace:
         self.residual = self._buffer(CHUNK, config.hidden_size)
         state["residual"] = self.residual.ctypes.data
         self._activations(state["normed"], config.hidden_size)
-        # The packed part is SLOTS_BLOCK / BLOCK bytes a column for up to SLOTS rows.
-        own = config.hidden_size * (NORMS_ALONE * 4 + SLOTS_BLOCK // BLOCK)
-        own_normed = self._buffer(threads, own // 4)
-        state["own_normed"], state["own_normed_bytes"] = own_normed.ctypes.data, own_normed.strides[0]
+        # The packed part is PACKED_BLOCK_BYTES / BLOCK bytes a column for up to TOKEN_LANES rows.
+        own = config.hidden_size * (NORM_PER_THREAD_TOKENS * 4 + PACKED_BLOCK_BYTES // BLOCK)
+        thread_normed = self._buffer(threads, own // 4)
+        state["thread_normed"], state["thread_normed_bytes"] = thread_normed.ctypes.data, thread_normed.strides[0]
         scratch = matmul_scratch_bytes(CHUNK)
         if has_layers:
             self._fill_angle_tables(capacity)
             self._fill_layer_space(capacity)
             stride = self._partial_stride()
             group = config.num_heads // config.num_kv_heads
-            scratch = max(scratch, ATTENTION_SCRATCH_BYTES + (ROWS + TOKENS_PER_ITEM * group) * stride)
+            scratch = max(scratch, ATTENTION_SCRATCH_BYTES + (ATTENTION_ROWS + ATTENTION_ITEM_TOKENS * group) * stride)
         state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
         state["scratch_bytes"] = -(-scratch // 64) * 64
 
     def _buffer(self, rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
-        self._memory.append(buffer(rows, columns, dtype))
+        self._memory.append(aligned_buffer(rows, columns, dtype))
         return self._memory[-1]
 
     def _activations(self, record: Any, columns: int) -> None:
         record["columns"] = columns
         record["x"] = self._buffer(CHUNK, columns).ctypes.data
-        groups = -(-CHUNK // SLOTS)
-        record["packed"] = self._buffer(groups, columns // BLOCK * SLOTS_BLOCK, np.int8).ctypes.data
+        groups = -(-CHUNK // TOKEN_LANES)
+        record["packed"] = self._buffer(groups, columns // BLOCK * PACKED_BLOCK_BYTES, np.int8).ctypes.data
 
     def _partial_stride(self) -> int:
-        return PARTIAL_HEADER + self._config.head_dim * 4
+        return PARTIAL_HEADER_BYTES + self._config.head_dim * 4
 
     def _fill_layer_space(self, capacity: int) -> None:
         config, state = self._config, self.state
@@ -110,25 +110,25 @@ class Workspace:
         group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
         record = state["queries"]
         # Kernels take whole blocks of rows: the last one may reach past the chunk.
-        record["row_capacity"] = CHUNK * group + ROWS
+        record["row_capacity"] = CHUNK * group + ATTENTION_ROWS
         rows = config.num_kv_heads * int(record["row_capacity"])
         record["x"] = self._buffer(rows, head_dim).ctypes.data
         record["x8"] = self._buffer(1, rows * head_dim, np.int8).ctypes.data
         record["scales"] = self._buffer(1, rows * head_dim // 32).ctypes.data
-        record["offsets"] = self._buffer(1, rows * head_dim // 32, np.int32).ctypes.data
-        partials = FEW_TOKENS * capacity // SPLIT * config.num_heads
+        record["zero_corrections"] = self._buffer(1, rows * head_dim // 32, np.int32).ctypes.data
+        partials = SPLIT_ATTENTION_TOKENS * capacity // SPLIT_POSITIONS * config.num_heads
         state["partials"] = self._buffer(partials, self._partial_stride() // 4).ctypes.data
 
     def _fill_angle_tables(self, capacity: int) -> None:
         half = self._config.head_dim // 2
         self._cos, self._sin = np.empty((2, capacity, half), np.float32)
-        self._has_angles = [False] * (capacity // SPLIT)
+        self._has_angles = [False] * (capacity // SPLIT_POSITIONS)
         self.state["cos"], self.state["sin"] = self._cos.ctypes.data, self._sin.ctypes.data
 
     def fill_angles(self, start: int, stop: int) -> None:
         """Compute RoPE's tables for new positions; those of keys that came from a snapshot are not needed."""
-        for split in range(start // SPLIT, -(-stop // SPLIT)):
+        for split in range(start // SPLIT_POSITIONS, -(-stop // SPLIT_POSITIONS)):
             if not self._has_angles[split]:
-                first, end = split * SPLIT, (split + 1) * SPLIT
+                first, end = split * SPLIT_POSITIONS, (split + 1) * SPLIT_POSITIONS
                 self._cos[first:end], self._sin[first:end] = rope_tables(self._config, first, end)
                 self._has_angles[split] = True

@@ -144,7 +144,7 @@ class CachedContext:
             return 0
         count = min(other._length, self.decoder.context)
         for layer in self.cache.layers:
-            for row, its_row in zip(self.cache.rows(layer, count), other.cache.rows(layer, count), strict=True):
+            for row, its_row in zip(self.cache.segments(layer, count), other.cache.segments(layer, count), strict=True):
                 row[:] = its_row
         self._ids[:count] = other._ids[:count]
         self._length, self._ahead, self._token_seconds = count, 0, other._token_seconds

@@ -31,7 +31,7 @@ class Cache(Protocol):
 
     @property
     def layout_id(self) -> bytes:
-        """Hash (32 bytes) of everything besides the weights that the bytes of `rows` depend on."""
+        """Hash (32 bytes) of everything besides the weights that the bytes of `segments` depend on."""
 
     @property
     def capacity(self) -> int:
@@ -41,7 +41,7 @@ class Cache(Protocol):
     def layers(self) -> range:
         """The model's layers whose keys and values are kept."""
 
-    def rows(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
+    def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the memory of a layer that the first `positions` positions take, in contiguous pieces.
 
         The pieces have the same lengths in every cache of the same `layout_id`, whatever its capacity.

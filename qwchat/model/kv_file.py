@@ -4,7 +4,7 @@ One file, little-endian:
 
     magic 8 bytes, version u32, kind of cache 8 bytes, fingerprint 16 bytes, layout 32 bytes, layers u32, positions u32,
     a CRC-32 for each layer (layers) u32, token ids (positions) u32, CRC-32 of all of this u32, zeros up to 64 bytes;
-    then layer by layer the pieces of `Cache.rows`, without gaps.
+    then layer by layer the pieces of `Cache.segments`, without gaps.
 
 Each piece is as long in a cache of any capacity, so a file fits every cache that has enough positions. `fingerprint` is
 the model's; `layout` is the cache's `layout_id`. A file that is anything else than what was written is refused, and the
@@ -54,7 +54,7 @@ def _start(layers: int, positions: int) -> int:
 
 def file_bytes(cache: Cache, positions: int) -> int:
     """Return the size of the file that :func:`save` writes."""
-    rows = sum(row.nbytes for layer in cache.layers for row in cache.rows(layer, positions))
+    rows = sum(row.nbytes for layer in cache.layers for row in cache.segments(layer, positions))
     return _start(len(cache.layers), positions) + rows
 
 
@@ -77,7 +77,7 @@ def _write(file: BinaryIO, cache: Cache, ids: NDArray[np.int64], fingerprint: st
     file.seek(start)
     for number, layer in enumerate(cache.layers):
         checksum = 0
-        for row in cache.rows(layer, len(ids)):
+        for row in cache.segments(layer, len(ids)):
             file.write(row.data)
             checksum = zlib.crc32(row.data, checksum)
         checksums[number] = checksum
@@ -147,12 +147,12 @@ def _read_rows(file: BinaryIO, cache: Cache, checksums: list[int], start: int, p
     """Return whether every layer came as it was written. `start`: where the first begins."""
     offsets = [start]
     for layer in cache.layers:
-        offsets.append(offsets[-1] + sum(row.nbytes for row in cache.rows(layer, positions)))
+        offsets.append(offsets[-1] + sum(row.nbytes for row in cache.segments(layer, positions)))
     intact = [False] * len(cache.layers)
 
     def read(first: int) -> None:
         for number in range(first, len(cache.layers), threads):
-            rows = cache.rows(cache.layers[number], positions)
+            rows = cache.segments(cache.layers[number], positions)
             intact[number] = _read_layer(file.fileno(), rows, offsets[number], checksums[number])
 
     # Half of the time goes into page faults of the cache's fresh memory and into checksums: worth sharing out.

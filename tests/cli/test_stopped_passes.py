@@ -103,7 +103,7 @@ import runpy, sys, unittest.mock
 import qwchat
 from qwchat.cpu import decoder
 endless = runpy.run_path(sys.argv[1], run_name="endless")
-patched = unittest.mock.patch.object(decoder, "load_entry_points", endless["endless_program"])
+patched = unittest.mock.patch.object(decoder, "load_entry_points", endless["endless_entry_points"])
 with patched, qwchat.load("tiny-q4") as model:
     try:
         for event in model.chat([{"role": "user", "content": "hello"}]):

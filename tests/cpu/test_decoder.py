@@ -7,7 +7,7 @@ import pytest
 
 from qwchat.cpu import memory
 from qwchat.cpu.build import build_decoder
-from qwchat.cpu.kv_cache import choose_kind
+from qwchat.cpu.kv_cache import choose_kv_kind
 from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError, UsageError
 from qwchat.request import SamplingParams
 from tests.cpu.kernels.random_tensors import KINDS, random_packed
@@ -128,5 +128,5 @@ def _no_memory(*_: object) -> None:
 def test_the_kind_of_cache_follows_its_size(layers: int, kv_heads: int, head_dim: int, context: int, kind: str) -> None:
     heads = {"num_attention_heads": kv_heads, "num_key_value_heads": kv_heads, "hidden_size": kv_heads * head_dim}
     shape = config(num_hidden_layers=layers, **heads)
-    assert choose_kind("auto", shape, context) == kind
-    assert choose_kind("q8", shape, context) == "q8"
+    assert choose_kv_kind("auto", shape, context) == kind
+    assert choose_kv_kind("q8", shape, context) == "q8"

@@ -146,14 +146,16 @@ def test_a_range_takes_its_own_memory_only(kv: str) -> None:
         whole_cache, cache = every.make_cache(), some.make_cache()
         assert taken(cache._memory) * LAYERS == taken(whole_cache._memory) * 2 > 0
         assert list(cache.layers) == [1, 2]
-        sizes = [[row.nbytes for row in each.rows(2, 40)] for each in (whole_cache, cache)]
+        sizes = [[row.nbytes for row in each.segments(2, 40)] for each in (whole_cache, cache)]
         assert sizes[0] == sizes[1]
         with pytest.raises(ValueError):
-            next(cache.rows(0, 40))
+            next(cache.segments(0, 40))
         assert some._records.nbytes * LAYERS == every._records.nbytes * 2
     with decoder(source, kv, layers=range(5, 5)) as head:
         assert taken(head.make_cache()._memory) == 0
-        assert taken(head._space._memory) < taken(every._space._memory) / 2, "without layers there is no space for them"
+        assert taken(head._workspace._memory) < taken(every._workspace._memory) / 2, (
+            "without layers there is no space for them"
+        )
 
 
 @pytest.mark.parametrize("kv", ["f32", "q8"])
@@ -207,7 +209,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
 
 
 def test_a_stopped_range_leaves_the_residual_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwchat.cpu.decoder._WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr("qwchat.cpu.decoder._CANCELLABLE_SECONDS", 0.0)
     with decoder(folder()) as built:
         cache = built.make_cache()
         residual = built.embed(IDS[:128])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwchat.cpu.memory import on_demand
+from qwchat.cpu.memory import allocate_on_demand
 
 _STATM = Path("/proc/self/statm")
 
@@ -20,7 +20,7 @@ def resident() -> int:
 @pytest.mark.skipif(not _STATM.exists(), reason="the system does not say what is resident")
 def test_pages_that_were_not_written_are_not_there() -> None:
     before = resident()
-    memory = on_demand(256 << 20)
+    memory = allocate_on_demand(256 << 20)
     memory[:: 1 << 20] = 1
     assert resident() - before < 16 << 20
     assert memory.sum(dtype=np.int64) == 256
@@ -28,7 +28,7 @@ def test_pages_that_were_not_written_are_not_there() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 100_001])
 def test_memory_is_zero_and_can_be_written(size: int) -> None:
-    memory = on_demand(size)
+    memory = allocate_on_demand(size)
     assert memory.shape == (size,)
     assert not memory.any()
     assert size == 0 or memory.ctypes.data % 64 == 0
@@ -38,4 +38,4 @@ def test_memory_is_zero_and_can_be_written(size: int) -> None:
 
 def test_what_cannot_be_had_is_a_memory_error() -> None:
     with pytest.raises(MemoryError, match="bytes cannot be had"):
-        on_demand(1 << 60)
+        allocate_on_demand(1 << 60)

@@ -24,7 +24,7 @@ SETTINGS = SamplingParams(temperature=0.7)
 @pytest.fixture(params=["f32", "q8"])
 def talk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conversation]:
     """A conversation all of whose passes can be stopped, as those of a big model can."""
-    monkeypatch.setattr("qwchat.cpu.decoder._WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr("qwchat.cpu.decoder._CANCELLABLE_SECONDS", 0.0)
     with conversation(random_folder(config()), threads=2, context=1024, kv=request.param) as built:
         yield built
 
@@ -118,22 +118,22 @@ def test_another_prompt_after_a_stop_finds_a_whole_cache(talk: Conversation) -> 
 def make_endless(talk: Conversation) -> None:
     """Let a pass wait until it is stopped: however slow a machine is, it ends then and not before."""
     team = talk.engine.decoder._team
-    lead = team._program.lead
+    lead = team._entry_points.lead
 
     def slow(*arguments: int) -> None:
         begun = time.monotonic()
-        while not team._stop_word[0] and time.monotonic() - begun < 20:
+        while not team._cancel_word[0] and time.monotonic() - begun < 20:
             time.sleep(0.001)
         lead(*arguments)
 
-    team._program = team._program._replace(lead=slow)
+    team._entry_points = team._entry_points._replace(lead=slow)
 
 
 @pytest.mark.parametrize("work", [lambda talk: list(events(talk, [])), lambda talk: talk.cached.extend(IDS[CHUNK:])])
 def test_ctrl_c_ends_a_pass_that_would_take_long(talk: Conversation, work: Callable[[Conversation], object]) -> None:
     expected = tokens(events(talk, []))
     talk.cached.truncate(CHUNK)
-    program = talk.engine.decoder._team._program
+    entry_points = talk.engine.decoder._team._entry_points
     make_endless(talk)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_a_pass_that_would_take_long(talk: Conversation, work: Calla
     finally:
         signal.signal(signal.SIGINT, before)
         timer.join()
-    talk.engine.decoder._team._program = program
+    talk.engine.decoder._team._entry_points = entry_points
     assert talk.cached.length == CHUNK
     assert tokens(events(talk, [])) == expected
 
@@ -163,7 +163,7 @@ def test_a_request_from_another_thread_ends_a_pass_that_would_take_long(talk: Co
 def test_a_token_of_a_slow_model_is_stopped_too(talk: Conversation) -> None:
     expected = tokens(events(talk, []))
     found: list[EngineEvent] = []
-    program = talk.engine.decoder._team._program
+    entry_points = talk.engine.decoder._team._entry_points
     asked = threading.Event()
     for event in events(talk, [], asked.is_set):
         found.append(event)
@@ -172,5 +172,5 @@ def test_a_token_of_a_slow_model_is_stopped_too(talk: Conversation) -> None:
             threading.Timer(0.2, asked.set).start()
     assert isinstance(found[-1], Finished)
     assert (found[-1].reason, found[-1].stats.generated_tokens) == ("cancelled", 3)
-    talk.engine.decoder._team._program = program
+    talk.engine.decoder._team._entry_points = entry_points
     assert tokens(events(talk, expected[:3])) == expected[3:]

@@ -1,8 +1,8 @@
 """Grouped-query attention over a KV cache, tiled over rows: the query heads of a KV head, of one token or of many.
 
-Positions are worked on in splits of SPLIT with one softmax each, merged in order (Milakov and Gimelshein, 2018; split
-over positions as in Flash-Decoding).  Splits start at fixed positions, so a token's result does not depend on which
-tokens share its chunk nor on the number of threads.
+Positions are worked on in splits of SPLIT_POSITIONS with one softmax each, merged in order (Milakov and Gimelshein,
+2018; split over positions as in Flash-Decoding).  Splits start at fixed positions, so a token's result does not depend
+on which tokens share its chunk nor on the number of threads.
 
 The cache holds f32, or 8 bits in groups of 32 dimensions of one position with an f16 scale; queries, keys and values
 are transformed before rounding (see hadamard), and results back.  The layouts stand in
@@ -18,14 +18,14 @@ from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.attention_tiles import score_rows, weigh_rows
 from qwchat.cpu.kernels.hadamard import hadamard
 from qwchat.cpu.kernels.jit import inlined, kernel
-from qwchat.cpu.kernels.records import KV_Q8, PARTIAL_HEADER, ROWS, SPLIT
+from qwchat.cpu.kernels.records import ATTENTION_ROWS, KV_Q8, PARTIAL_HEADER_BYTES, SPLIT_POSITIONS
 from qwchat.cpu.kernels.row_kernels import exponential, exponential_below_zero
 
-_NONE = np.float32(-np.inf)
-_STEPS, _ZERO, _ONE, _INVERSE = np.float32(127), np.float32(0), np.float32(1), np.float32(1 / 32)
-_SCORED = 64  # positions scored in one go, between requests for their values
-_STEPS_16 = np.float32(32767)
-_SIGNS = np.int32(-0x7F7F7F80)  # flips the top bit of four bytes: signed codes to unsigned ones
+_NEGATIVE_INFINITY = np.float32(-np.inf)
+_INT8_MAX, _ZERO, _ONE, _INVERSE = np.float32(127), np.float32(0), np.float32(1), np.float32(1 / 32)
+_SCORED_POSITIONS = 64  # positions scored in one go, between requests for their values
+_INT16_MAX = np.float32(32767)
+_FLIP_TOP_BITS = np.int32(-0x7F7F7F80)  # flips the top bit of four bytes: signed codes to unsigned ones
 
 _round_f16 = simd.operation(types.float32, (types.float32,), lambda b, x: b.fpext(b.fptrunc(x, simd.F16), simd.F32))
 _poke_f16 = simd.operation(
@@ -58,7 +58,7 @@ def _quantise_32(x, x8):
     low, high = simd.load_f32(x), simd.load_f32(x + 64)
     largest = simd.max_lanes(simd.maximum(simd.absolute(low), simd.absolute(high)))
     poison = simd.sum_lanes(simd.multiply(simd.add(low, high), simd.splat(_ZERO)))
-    scale = _round_f16(largest / _STEPS + poison)
+    scale = _round_f16(largest / _INT8_MAX + poison)
     inverse = simd.splat(_ONE / scale if scale > _ZERO else _ZERO)
     simd.store_i8(x8, simd.round_to_i32(simd.multiply(low, inverse)))
     simd.store_i8(x8 + 16, simd.round_to_i32(simd.multiply(high, inverse)))
@@ -81,7 +81,7 @@ def store_query(queries, kind, kv_head, row, head_dim):
         for column in range(32):
             total += simd.peek_i8(x8 + column)
         simd.poke_f32(queries.scales + item, scale)
-        simd.poke_i32(queries.offsets + item, np.int32(-128) * total)
+        simd.poke_i32(queries.zero_corrections + item, np.int32(-128) * total)
 
 
 @kernel
@@ -102,7 +102,7 @@ def store_key(cache, kv_head, position, key, scratch):
     for block in range(head_dim // 32):
         scale = _quantise_32(key + block * 128, scratch)
         for word in range(8):
-            codes = np.int32(_peek_i32(scratch + word * 4) ^ _SIGNS)
+            codes = np.int32(_peek_i32(scratch + word * 4) ^ _FLIP_TOP_BITS)
             simd.poke_i32(lane + (block * 8 + word) * 64, codes)
         _poke_f16(cache.k_scales + ((tile * (head_dim // 32) + block) * 16 + position % 16) * 2, scale)
 
@@ -131,7 +131,7 @@ def store_value(cache, kv_head, position, value, scratch):
 @inlined
 def partial_stride(cache):
     """Bytes of one row's partial result: header and head_dim sums."""
-    return PARTIAL_HEADER + cache.head_dim * 4
+    return PARTIAL_HEADER_BYTES + cache.head_dim * 4
 
 
 @inlined
@@ -139,11 +139,13 @@ def _softmax(scores, count, end, partial):
     """Scores f32 -> weights in place, zero from `count` on; maximum and sum noted.  `end`: bytes of the row."""
     seen = max(count, 0)
     full = seen // 16 * 64
-    largest = simd.splat(_NONE)
+    largest = simd.splat(_NEGATIVE_INFINITY)
     for offset in range(0, full, 64):
         largest = simd.maximum(largest, simd.load_f32(scores + offset))
     if full < end:
-        largest = simd.maximum(largest, simd.keep_lanes(simd.load_f32(scores + full), seen - full // 4, _NONE))
+        largest = simd.maximum(
+            largest, simd.keep_lanes(simd.load_f32(scores + full), seen - full // 4, _NEGATIVE_INFINITY)
+        )
     top = simd.max_lanes(largest)
     shift, total = simd.splat(top), simd.splat(_ZERO)
     for offset in range(0, full, 64):
@@ -173,10 +175,10 @@ def _scale_units(scales, count, units, end):
         top, total = simd.maximum(top, seen), simd.add(total, seen)
     largest = simd.max_lanes(top)
     poison = simd.sum_lanes(total) * _ZERO
-    factor = simd.splat(_STEPS_16 / largest if largest > _ZERO else _ZERO)
+    factor = simd.splat(_INT16_MAX / largest if largest > _ZERO else _ZERO)
     for offset in range(0, end, 64):
         simd.store_f32(units + offset, simd.multiply(simd.load_f32(units + offset), factor))
-    return largest / _STEPS_16 + poison
+    return largest / _INT16_MAX + poison
 
 
 @kernel
@@ -188,7 +190,7 @@ def _weight_codes(weights, units, out, end):
 
 
 @kernel
-def _fetch_values(values, column_bytes, head_dim, size):
+def _prefetch_values(values, column_bytes, head_dim, size):
     """Asks for `size` bytes of each column of values: those of some positions that follow each other."""
     for column in range(head_dim // 16):
         for line in range(0, size, 64):
@@ -196,13 +198,13 @@ def _fetch_values(values, column_bytes, head_dim, size):
 
 
 @kernel
-def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, first, scratch, target):
-    """`rows` rows of `kv_head` from `row` on (at most ROWS), to the positions `start .. stop` of one split.
+def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, prefetch, scratch, partials):
+    """`rows` rows of `kv_head` from `row` on (at most ATTENTION_ROWS), to the positions `start .. stop` of one split.
 
     Row r belongs to token r // group of the chunk that begins at `position` and sees the positions up to its own.
-    `target` has room for ROWS times partial_stride and receives each row's maximum (-inf where it sees none of these
-    positions), sum of weights and weighted sum of values.  `first`: the first rows to see these positions, whose
-    values are then fetched from memory while the scores are computed, and after them the keys of the next split.
+    `partials` has room for ATTENTION_ROWS times partial_stride and receives each row's maximum (-inf where it sees none
+    of these positions), sum of weights and weighted sum of values.  `prefetch`: the first rows to see these positions,
+    whose values are then fetched from memory while the scores are computed, and after them the keys of the next split.
     `scratch`: ATTENTION_SCRATCH_BYTES.
     """
     head_dim, capacity, kind = cache.head_dim, cache.capacity, cache.kind
@@ -215,27 +217,27 @@ def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, first
     keys = cache.k + tile * head_dim * 16 * size
     column_bytes = capacity * 16 * size
     values = cache.v + (kv_head * blocks * 2 * capacity + start) * 16 * size
-    codes = scratch + ROWS * SPLIT * 4  # then scales of the rows, then one row of f32
-    for done in range(0, padded, _SCORED):
-        if first:
-            _fetch_values(values + done * 16 * size, column_bytes, head_dim, _SCORED * 16 * size)
+    codes = scratch + ATTENTION_ROWS * SPLIT_POSITIONS * 4  # then scales of the rows, then one row of f32
+    for done in range(0, padded, _SCORED_POSITIONS):
+        if prefetch:
+            _prefetch_values(values + done * 16 * size, column_bytes, head_dim, _SCORED_POSITIONS * 16 * size)
         score_rows(
             kind,
             keys + done * head_dim * size,
             cache.k_scales + (tile + done // 16) * blocks * 32,
             head_dim,
-            min(_SCORED, padded - done),
+            min(_SCORED_POSITIONS, padded - done),
             queries.x + index * head_dim * 4,
             queries.x8 + index * head_dim,
             queries.scales + index * blocks * 4,
-            queries.offsets + index * blocks * 4,
+            queries.zero_corrections + index * blocks * 4,
             scratch + done * 4,
         )
     for r in range(rows):
         count = min(stop, position + (row + r) // group + 1) - start
-        _softmax(scratch + r * SPLIT * 4, count, padded * 4, target + r * stride)
+        _softmax(scratch + r * SPLIT_POSITIONS * 4, count, padded * 4, partials + r * stride)
     for block in range(blocks):
-        weights, weight_scales = scratch, codes + ROWS * SPLIT * 2
+        weights, weight_scales = scratch, codes + ATTENTION_ROWS * SPLIT_POSITIONS * 2
         if kind == KV_Q8:
             weights = codes
             scales = cache.v_scales + ((kv_head * blocks + block) * capacity + start) * 2
@@ -244,12 +246,14 @@ def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, first
                 count = max(0, min(stop, position + (row + r) // group + 1) - start)
                 if count != seen:
                     step, seen = _scale_units(scales, count, units, padded * 4), count
-                _weight_codes(scratch + r * SPLIT * 4, units, codes + r * SPLIT * 2, padded * 4)
+                _weight_codes(scratch + r * SPLIT_POSITIONS * 4, units, codes + r * SPLIT_POSITIONS * 2, padded * 4)
                 simd.poke_f32(weight_scales + r * 4, step)
-        out = target + PARTIAL_HEADER + block * 128
-        fetched = keys + block * SPLIT * 32 * size + (SPLIT * head_dim * size if first else 0)
+        out = partials + PARTIAL_HEADER_BYTES + block * 128
+        prefetch_address = (
+            keys + block * SPLIT_POSITIONS * 32 * size + (SPLIT_POSITIONS * head_dim * size if prefetch else 0)
+        )
         column = values + block * 2 * column_bytes
-        weigh_rows(kind, column, column_bytes, padded, weights, weight_scales, fetched, out, stride)
+        weigh_rows(kind, column, column_bytes, padded, weights, weight_scales, prefetch_address, out, stride)
 
 
 @kernel
@@ -260,15 +264,15 @@ def merge(total, partial, head_dim):
     """
     top_total, top_partial = simd.peek_f32(total), simd.peek_f32(partial)
     top = max(top_total, top_partial)
-    keep = exponential(simd.splat(top_total - top))
-    take = exponential(simd.splat(top_partial - top))
-    weights = simd.multiply(simd.splat(simd.peek_f32(total + 4)), keep)
-    weights = simd.fma(simd.splat(simd.peek_f32(partial + 4)), take, weights)
+    total_factor = exponential(simd.splat(top_total - top))
+    partial_factor = exponential(simd.splat(top_partial - top))
+    weights = simd.multiply(simd.splat(simd.peek_f32(total + 4)), total_factor)
+    weights = simd.fma(simd.splat(simd.peek_f32(partial + 4)), partial_factor, weights)
     simd.poke_f32(total, top)
     simd.poke_f32(total + 4, simd.max_lanes(weights))
-    for offset in range(PARTIAL_HEADER, PARTIAL_HEADER + head_dim * 4, 64):
-        value = simd.multiply(simd.load_f32(total + offset), keep)
-        simd.store_f32(total + offset, simd.fma(simd.load_f32(partial + offset), take, value))
+    for offset in range(PARTIAL_HEADER_BYTES, PARTIAL_HEADER_BYTES + head_dim * 4, 64):
+        value = simd.multiply(simd.load_f32(total + offset), total_factor)
+        simd.store_f32(total + offset, simd.fma(simd.load_f32(partial + offset), partial_factor, value))
 
 
 @kernel
@@ -276,6 +280,6 @@ def normalise(cache, total, out):
     """`out` (head_dim) f32 = weighted sum of values / sum of weights."""
     weights = simd.splat(simd.peek_f32(total + 4))
     for offset in range(0, cache.head_dim * 4, 64):
-        simd.store_f32(out + offset, simd.divide(simd.load_f32(total + PARTIAL_HEADER + offset), weights))
+        simd.store_f32(out + offset, simd.divide(simd.load_f32(total + PARTIAL_HEADER_BYTES + offset), weights))
     if cache.kind == KV_Q8:
         hadamard(out, cache.head_dim, _INVERSE)

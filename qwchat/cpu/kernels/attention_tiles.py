@@ -19,7 +19,7 @@ from quant.native.backend import cgutils, intrinsic, ir, types
 from quant.native.simd_level import vector_registers
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.jit import standalone
-from qwchat.cpu.kernels.records import KV_Q8, ROWS, SPLIT
+from qwchat.cpu.kernels.records import ATTENTION_ROWS, KV_Q8, SPLIT_POSITIONS
 from qwchat.cpu.kernels.simd import F16, F32, I16, I32, I64, V16F, V16I
 
 _WIDE = vector_registers() >= 32
@@ -27,7 +27,7 @@ _WIDE = vector_registers() >= 32
 _SCORE_TILE = (4, 2) if _WIDE else (2, 1)
 _F32_VALUE_TILE = (4, 2) if _WIDE else (2, 1)  # of two chains each
 _Q8_VALUE_TILE = (8, 2) if _WIDE else (4, 1)
-_ROW_BYTES = SPLIT * 4  # from row to row of scores and weights
+_ROW_BYTES = SPLIT_POSITIONS * 4  # from row to row of scores and weights
 
 
 Line = Callable[[int, Any], Any]  # a column or a row, and k, to an address
@@ -86,7 +86,7 @@ def _q8_scores(
     builder: Any, slots: list[list[Any]], keys: Any, key_scales: Any, head_dim: Any, queries: tuple[Any, Any, Any]
 ) -> None:
     """`out[row, lane] = sum over blocks of 32: key_scale * x_scale * (offset + sum(code * x8))`."""
-    x8, x_scales, x_offsets = queries
+    x8, x_scales, x_corrections = queries
     rows, tiles = len(slots), len(slots[0])
     blocks = builder.lshr(head_dim, I64(5))
     tile_bytes, scale_bytes = builder.mul(head_dim, I64(16)), builder.mul(head_dim, I64(1))
@@ -98,7 +98,7 @@ def _q8_scores(
         # Where the level takes signed bytes the codes lose their 128, and there is nothing to start from.
         offset = simd.dot_offset(255)
         nothing = simd.constant(V16I, 0)
-        starts = [nothing if offset else _splat_at(builder, builder.add(x_offsets, place), I32) for place in at]
+        starts = [nothing if offset else _splat_at(builder, builder.add(x_corrections, place), I32) for place in at]
         dots = [[start] * tiles for start in starts]
         lines = builder.add(keys, builder.mul(block, I64(512)))
         x = builder.add(x8, builder.mul(block, I64(32)))
@@ -131,13 +131,13 @@ def _q8_scores(
 
 
 @intrinsic
-def _scores_tile(typing, kind, keys, key_scales, head_dim, x, x8, x_scales, x_offsets, out):
+def _scores_tile(typing, kind, keys, key_scales, head_dim, x, x8, x_scales, x_corrections, out):
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind, keys, key_scales, head_dim, x, x8, x_scales, x_offsets, out = values
+        kind, keys, key_scales, head_dim, x, x8, x_scales, x_corrections, out = values
         with builder.if_else(builder.icmp_signed("==", kind, I64(KV_Q8))) as (if_q8, if_f32):
             with if_q8:
                 slots = _zeros(builder, *_SCORE_TILE)
-                _q8_scores(builder, slots, keys, key_scales, head_dim, (x8, x_scales, x_offsets))
+                _q8_scores(builder, slots, keys, key_scales, head_dim, (x8, x_scales, x_corrections))
                 _store(builder, slots, out, I64(_ROW_BYTES), I64(64))
             with if_f32:
                 slots = _f32_scores(builder, _SCORE_TILE, keys, head_dim, x)
@@ -149,12 +149,12 @@ def _scores_tile(typing, kind, keys, key_scales, head_dim, x, x8, x_scales, x_of
 
 def _emit_f32_values(builder: Any, operands: tuple[Any, ...]) -> None:
     """`out[row, column] = sum over positions: weights[row, position] * values[position, column]`, all f32."""
-    values, column_bytes, positions, weights, _, fetched, out, out_bytes = operands
+    values, column_bytes, positions, weights, _, prefetch_address, out, out_bytes = operands
 
     def line(column: int, k: Any) -> Any:
         if column == 0:
-            simd.emit_prefetch(builder, builder.add(fetched, builder.mul(k, I64(128))))
-            simd.emit_prefetch(builder, builder.add(fetched, builder.add(builder.mul(k, I64(128)), I64(64))))
+            simd.emit_prefetch(builder, builder.add(prefetch_address, builder.mul(k, I64(128))))
+            simd.emit_prefetch(builder, builder.add(prefetch_address, builder.add(builder.mul(k, I64(128)), I64(64))))
         start = builder.add(values, builder.mul(column_bytes, I64(column)))
         return builder.add(start, builder.mul(k, I64(64)))
 
@@ -170,7 +170,7 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
 
     Weights are 16 bits, so codes are widened to 16: even bytes are positions 0 and 1 of four, odd ones 2 and 3.
     """
-    values, column_bytes, positions, weights, weight_scales, fetched, out, out_bytes = operands
+    values, column_bytes, positions, weights, weight_scales, prefetch_address, out, out_bytes = operands
     rows, columns = _Q8_VALUE_TILE
     shorts = ir.VectorType(I16, 32)
     eight = simd.constant(shorts, 8)
@@ -179,7 +179,9 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
         builder.store(simd.constant(V16I, 0), slot)
     with cgutils.for_range(builder, builder.lshr(positions, I64(2))) as loop:
         for line in (0, 64):
-            simd.emit_prefetch(builder, builder.add(fetched, builder.add(builder.mul(loop.index, I64(128)), I64(line))))
+            simd.emit_prefetch(
+                builder, builder.add(prefetch_address, builder.add(builder.mul(loop.index, I64(128)), I64(line)))
+            )
         here = builder.add(values, builder.mul(loop.index, I64(64)))
         pairs: list[list[Any]] = [[], []]
         for column in range(columns):
@@ -202,7 +204,9 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
 
 
 @intrinsic
-def _values_tile(typing, kind, values, column_bytes, positions, weights, weight_scales, fetched, out, out_bytes):
+def _values_tile(
+    typing, kind, values, column_bytes, positions, weights, weight_scales, prefetch_address, out, out_bytes
+):
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         with builder.if_else(builder.icmp_signed("==", arguments[0], I64(KV_Q8))) as (if_q8, if_f32):
             with if_q8:
@@ -215,17 +219,17 @@ def _values_tile(typing, kind, values, column_bytes, positions, weights, weight_
 
 
 @standalone(types.void(*[types.int64] * 10))
-def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_offsets, scores):
-    """Eight rows times `positions` keys, a multiple of 32, into `scores` (8, SPLIT) f32.
+def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_corrections, scores):
+    """Eight rows times `positions` keys, a multiple of 32, into `scores` (8, SPLIT_POSITIONS) f32.
 
     `x` (8, head_dim) f32; for an 8-bit cache `x8` (8, head_dim) i8, `x_scales` (8, head_dim/32) f32 and
-    `x_offsets` (8, head_dim/32) i32, which is -128 times the sum of the block of `x8`.
+    `x_corrections` (8, head_dim/32) i32, which is -128 times the sum of the block of `x8`.
     """
     rows, tiles = _SCORE_TILE
     blocks = head_dim // 32
     key_bytes = head_dim * (16 if kind == KV_Q8 else 64)
     for tile in range(0, positions // 16, tiles):
-        for row in range(0, ROWS, rows):
+        for row in range(0, ATTENTION_ROWS, rows):
             _scores_tile(
                 kind,
                 keys + tile * key_bytes,
@@ -234,23 +238,23 @@ def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_o
                 x + row * head_dim * 4,
                 x8 + row * head_dim,
                 x_scales + row * blocks * 4,
-                x_offsets + row * blocks * 4,
+                x_corrections + row * blocks * 4,
                 scores + row * _ROW_BYTES + tile * 64,
             )
 
 
 @standalone(types.void(*[types.int64] * 9))
-def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, fetched, out, out_bytes):
+def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, prefetch_address, out, out_bytes):
     """Eight rows of `weights` times the values of 32 dimensions, into `out` (8, 32) f32.
 
-    `weights` (8, SPLIT): f32, or i16 in steps of `weight_scales` (8) f32 for an 8-bit cache, with the scales of the
-    values taken up.  `positions`: a multiple of 4.  `column_bytes`: from one column of 16 dimensions to the next;
-    `out_bytes`: from row to row.  `fetched`: what is fetched from memory meanwhile, as many bytes as there are keys
-    of 32 dimensions and so many positions.
+    `weights` (8, SPLIT_POSITIONS): f32, or i16 in steps of `weight_scales` (8) f32 for an 8-bit cache, with the scales
+    of the values taken up.  `positions`: a multiple of 4.  `column_bytes`: from one column of 16 dimensions to the
+    next; `out_bytes`: from row to row.  `prefetch_address`: what is fetched from memory meanwhile, as many bytes as
+    there are keys of 32 dimensions and so many positions.
     """
     row_bytes = _ROW_BYTES // 2 if kind == KV_Q8 else _ROW_BYTES
     rows, columns = _Q8_VALUE_TILE if kind == KV_Q8 else _F32_VALUE_TILE
-    for row in range(0, ROWS, rows):
+    for row in range(0, ATTENTION_ROWS, rows):
         for column in range(0, 2, columns):
             _values_tile(
                 kind,
@@ -259,7 +263,7 @@ def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, fe
                 positions,
                 weights + row * row_bytes,
                 weight_scales + row * 4,
-                fetched,
+                prefetch_address,
                 out + row * out_bytes + column * 64,
                 out_bytes,
             )

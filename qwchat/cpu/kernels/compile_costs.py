@@ -11,6 +11,6 @@ COSTS = {
     "forward": 10.0,
     "lead": 0.25,
     "serve": 0.2,
-    "rouse": 0.05,
+    "wake": 0.05,
     "announce_end": 0.02,
 }

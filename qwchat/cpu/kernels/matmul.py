@@ -16,17 +16,24 @@ from quant.native.simd_level import current_level
 from qwchat.cpu.kernels import row_kernels, simd
 from qwchat.cpu.kernels.format_kinds import BF16, F32, IDS, INTEGER_FORMATS
 from qwchat.cpu.kernels.jit import inlined, kernel, standalone
-from qwchat.cpu.kernels.matmul_panels import PanelOperands, emit_panel_tile, emit_unpack, has_stored_zeros
+from qwchat.cpu.kernels.matmul_panels import PanelOperands, emit_panel_tile, emit_unpack, zero_point_variants
 from qwchat.cpu.kernels.matmul_tiles import PREFETCH_AHEAD, TileVectors, TileWeights, emit_float_tile, emit_integer_tile
-from qwchat.cpu.kernels.records import BLOCK, GEMV_TOKENS, PANEL_BLOCK, PANEL_BLOCKS, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.records import (
+    BLOCK,
+    GEMV_TOKENS,
+    PACKED_BLOCK_BYTES,
+    PANEL_BLOCK_BYTES,
+    PANEL_BLOCKS,
+    TOKEN_LANES,
+)
 
 # How many vectors a tile exists for, as far as the registers of the level reach.  Integer formats take the next larger
 # one, whose further slots hold whatever they hold, and the panel beyond.
 INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
 FLOAT_COUNTS = (1, 2, 4, 8) if simd_level.lanes() == 16 else (1, 2)
-_FEW_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
+_REGISTER_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
 
-_SUMS = 128  # bytes of the sums of one token and two tiles
+_SUM_BYTES = 128  # bytes of the sums of one token and two tiles
 
 
 def _when(builder: Any, value: Any, number: int) -> Any:
@@ -50,7 +57,7 @@ def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, colum
             for number in INTEGER_COUNTS if form in INTEGER_FORMATS else FLOAT_COUNTS:
                 with _when(builder, values[0], form), _when(builder, values[1], number):
                     emit = partial(_emit_tile, form, number)
-                    simd.emit_apart(builder, f"tile_{name}_{number}", emit, *values[2:])
+                    simd.emit_outlined(builder, f"tile_{name}_{number}", emit, *values[2:])
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 12), generate
@@ -68,16 +75,16 @@ def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, firs
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind, tile = values[:2]
         weights, span = TileWeights(*values[2:7]), values[7:]
-        stored_here = builder.zext(builder.icmp_signed("!=", weights.zero_step, simd.I64(0)), simd.I64)
+        stores_zeros_here = builder.zext(builder.icmp_signed("!=", weights.zero_step, simd.I64(0)), simd.I64)
         for number_of_form, form in INTEGER_FORMATS.items():
-            for stored in has_stored_zeros(form):
+            for stores_zeros in zero_point_variants(form):
                 for number in range(2):
                     with (
                         _when(builder, kind, number_of_form),
-                        _when(builder, stored_here, int(stored)),
+                        _when(builder, stores_zeros_here, int(stores_zeros)),
                         _when(builder, tile, number),
                     ):
-                        emit_unpack(builder, form, stored, number, weights, span)
+                        emit_unpack(builder, form, stores_zeros, number, weights, span)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate
@@ -90,20 +97,20 @@ def unpack_panel(kind, tile, codes, scales, zeros, zero_step, per_scale, first, 
 
 
 @intrinsic
-def _panel(typing, stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines):
+def _panel(typing, stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        for stored in (False, True):
-            with _when(builder, values[0], int(stored)):
-                emit_panel_tile(builder, stored, PanelOperands(*values[1:]))
+        for stores_zeros in (False, True):
+            with _when(builder, values[0], int(stores_zeros)):
+                emit_panel_tile(builder, stores_zeros, PanelOperands(*values[1:]))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 10), generate
 
 
 @standalone(types.void(*[types.int64] * 10))
-def run_panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines):
-    """A panel times `groups` times SLOTS tokens; see :class:`matmul_panels.PanelOperands`."""
-    _panel(stored, panel, blocks, x, x_stride, groups, sums, ahead, ahead_step, lines)
+def run_panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
+    """A panel times `groups` times TOKEN_LANES tokens; see :class:`matmul_panels.PanelOperands`."""
+    _panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines)
 
 
 @inlined
@@ -113,19 +120,19 @@ def is_float(matrix):
 
 
 @kernel
-def _float_sums(matrix, x, tokens, tile, sums):
+def _sum_float_tile(matrix, x, tokens, tile, sums):
     token = 0
     while token < tokens:
         left = min(tokens - token, _FLOAT_TOKENS)
         count = 8 if left >= 8 else (4 if left >= 4 else (2 if left >= 2 else 1))
         codes, stride = matrix.codes + tile * matrix.codes_step, matrix.columns * 4
-        here, out = x + token * stride, sums + token * _SUMS
-        run_tile(matrix.kind, count, codes, 0, 0, 0, 1, matrix.columns, here, stride, out, _SUMS)
+        here, out = x + token * stride, sums + token * _SUM_BYTES
+        run_tile(matrix.kind, count, codes, 0, 0, 0, 1, matrix.columns, here, stride, out, _SUM_BYTES)
         token += count
 
 
 @kernel
-def _few_sums(matrix, packed, tokens, tile, sums):
+def _sum_few_tokens(matrix, packed, tokens, tile, sums):
     count = tokens if tokens <= 4 else (6 if tokens <= 6 else 8)
     run_tile(
         matrix.kind,
@@ -137,18 +144,18 @@ def _few_sums(matrix, packed, tokens, tile, sums):
         matrix.blocks_per_scale,
         matrix.columns,
         packed,
-        matrix.columns // BLOCK * SLOTS_BLOCK,
+        matrix.columns // BLOCK * PACKED_BLOCK_BYTES,
         sums,
-        _SUMS,
+        _SUM_BYTES,
     )
 
 
 @kernel
-def _many_sums(matrix, packed, tokens, tile, sums, panel):
+def _sum_many_tokens(matrix, packed, tokens, tile, sums, panel):
     """Both regimes' work for two tiles and many tokens.  A last tile that is alone is taken twice."""
     blocks = matrix.columns // BLOCK
-    groups = (tokens + SLOTS - 1) // SLOTS
-    for offset in range(0, groups * SLOTS * _SUMS, 64):
+    groups = (tokens + TOKEN_LANES - 1) // TOKEN_LANES
+    for offset in range(0, groups * TOKEN_LANES * _SUM_BYTES, 64):
         simd.store_f32(sums + offset, simd.splat(0.0))
     block_bytes = matrix.codes_step // blocks
     for first in range(0, blocks, PANEL_BLOCKS):
@@ -168,45 +175,45 @@ def _many_sums(matrix, packed, tokens, tile, sums, panel):
                 panel,
             )
         following = first + PANEL_BLOCKS
-        ahead = matrix.codes + tile * matrix.codes_step + following * block_bytes
+        prefetch = matrix.codes + tile * matrix.codes_step + following * block_bytes
         if following >= blocks:
-            ahead = matrix.codes + (tile + 2) * matrix.codes_step
+            prefetch = matrix.codes + (tile + 2) * matrix.codes_step
         run_panel(
             0 if matrix.zero_step == 0 else 1,
             panel,
             count,
-            packed + first * SLOTS_BLOCK,
-            blocks * SLOTS_BLOCK,
+            packed + first * PACKED_BLOCK_BYTES,
+            blocks * PACKED_BLOCK_BYTES,
             groups,
             sums,
-            ahead,
+            prefetch,
             matrix.codes_step,
             (PANEL_BLOCKS * block_bytes + groups * 64 - 1) // (groups * 64),
         )
 
 
 @kernel
-def _pair_sums(matrix, x, packed, tokens, tile, sums, panel):
+def _sum_pair(matrix, x, packed, tokens, tile, sums, panel):
     """`sums` (tokens, 2, 16) f32 of tiles `tile` and the next, if there is one, times their row scales."""
     rows = min(2, matrix.tiles - tile)
     if is_float(matrix):
         for half in range(rows):
-            _float_sums(matrix, x, tokens, tile + half, sums + 64 * half)
-    elif tokens <= _FEW_TOKENS:
+            _sum_float_tile(matrix, x, tokens, tile + half, sums + 64 * half)
+    elif tokens <= _REGISTER_TOKENS:
         for half in range(rows):
-            _few_sums(matrix, packed, tokens, tile + half, sums + 64 * half)
+            _sum_few_tokens(matrix, packed, tokens, tile + half, sums + 64 * half)
     else:
-        _many_sums(matrix, packed, tokens, tile, sums, panel)
+        _sum_many_tokens(matrix, packed, tokens, tile, sums, panel)
     if matrix.row_scales == 0:
         return
     for half in range(rows):
         scale = simd.load_f32(matrix.row_scales + (tile + half) * 64)
-        for row in range(sums + 64 * half, sums + tokens * _SUMS, _SUMS):
+        for row in range(sums + 64 * half, sums + tokens * _SUM_BYTES, _SUM_BYTES):
             simd.store_f32(row, simd.multiply(simd.load_f32(row), scale))
 
 
 @inlined
-def pairs(matrix):
+def pair_count(matrix):
     """Pairs of tiles of a matrix: what the drivers count in."""
     return (matrix.tiles + 1) // 2
 
@@ -219,14 +226,14 @@ def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accu
     `out_stride`: bytes from token to token.  `accumulate`: add to what `out` holds (the residual stream).
     `scratch`: address of records.matmul_scratch_bytes(tokens) bytes of this thread, on a cache line.
     """
-    sums = scratch + PANEL_BLOCKS * PANEL_BLOCK
+    sums = scratch + PANEL_BLOCKS * PANEL_BLOCK_BYTES
     for tile in range(2 * first, 2 * last, 2):
-        _pair_sums(matrix, x, packed, tokens, tile, sums, scratch)
+        _sum_pair(matrix, x, packed, tokens, tile, sums, scratch)
         for half in range(min(2, matrix.tiles - tile)):
             column = (tile + half) * 64
             bias = simd.load_f32(matrix.bias + column) if matrix.bias != 0 else simd.splat(0.0)
             for token in range(tokens):
-                value = simd.load_f32(sums + token * _SUMS + 64 * half)
+                value = simd.load_f32(sums + token * _SUM_BYTES + 64 * half)
                 target = out + token * out_stride + column
                 if matrix.bias != 0:
                     value = simd.add(value, bias)
@@ -236,31 +243,31 @@ def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accu
 
 
 @kernel
-def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep, scratch):
+def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep_f32, scratch):
     """Columns `32 * first .. 32 * last` of SiLU(gate) * up into `target`, quantised: a pair of tiles is one block.
 
-    `gate` and `up` are matrices without bias.  `keep`: leave the f32 values in `target.x` too, as a float
+    `gate` and `up` are matrices without bias.  `keep_f32`: leave the f32 values in `target.x` too, as a float
     format needs them.  The rest as for :func:`multiply_pairs`.
     """
-    gates = scratch + PANEL_BLOCKS * PANEL_BLOCK
-    ups = gates + (max(tokens, GEMV_TOKENS) + SLOTS - 1) // SLOTS * SLOTS * _SUMS
+    gates = scratch + PANEL_BLOCKS * PANEL_BLOCK_BYTES
+    ups = gates + (max(tokens, GEMV_TOKENS) + TOKEN_LANES - 1) // TOKEN_LANES * TOKEN_LANES * _SUM_BYTES
     for pair in range(first, last):
-        _pair_sums(gate, x, packed, tokens, 2 * pair, gates, scratch)
-        _pair_sums(up, x, packed, tokens, 2 * pair, ups, scratch)
+        _sum_pair(gate, x, packed, tokens, 2 * pair, gates, scratch)
+        _sum_pair(up, x, packed, tokens, 2 * pair, ups, scratch)
         # All tokens at once, and then all again: the latencies of many rows overlap.
         row_kernels.silu_multiply(gates, ups, gates, tokens * BLOCK)
         for token in range(tokens):
-            row = gates + token * _SUMS
-            slot = row_kernels.packed_slot(target.packed, target.columns, token)
-            row_kernels.quantise(row, slot + pair * SLOTS_BLOCK, token, BLOCK)
-            if keep:
+            row = gates + token * _SUM_BYTES
+            slot = row_kernels.packed_address(target.packed, target.columns, token)
+            row_kernels.quantise(row, slot + pair * PACKED_BLOCK_BYTES, token, BLOCK)
+            if keep_f32:
                 out = target.x + (token * target.columns + pair * BLOCK) * 4
                 for column in range(0, BLOCK * 4, 64):
                     simd.store_f32(out + column, simd.load_f32(row + column))
 
 
 @kernel
-def ask_for(matrix, pair):
+def prefetch_pair(matrix, pair):
     """Prefetches the beginning of a pair of tiles."""
     start = matrix.codes + 2 * pair * matrix.codes_step
     for line in range(start, start + min(PREFETCH_AHEAD, matrix.codes_step), 64):

@@ -17,38 +17,39 @@ from quant.native.simd_level import current_level
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.format_kinds import block_bytes
 from qwchat.cpu.kernels.matmul_tiles import (
-    UNSIGNED_ZERO,
+    CORRECTED_ZERO,
     TileWeights,
     accumulators,
-    at,
     emit_accumulate,
+    emit_address,
     emit_group,
+    emit_initial_dot,
     emit_scale,
-    emit_slot,
-    emit_start,
+    emit_token_factor,
     emit_weight_bytes,
     emit_zeros,
 )
-from qwchat.cpu.kernels.records import BLOCK, PANEL_BLOCK, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, PANEL_BLOCK_BYTES, TOKEN_LANES
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16I, V64B
 
 _TILES = 2
-_CODES = 16 * BLOCK  # bytes of codes of one tile; then come the scales and the zero points of both
+_CODE_BYTES = 16 * BLOCK  # bytes of codes of one tile; then come the scales and the zero points of both
 _EACH_BYTE = 0x01010101
-_SUMS = 64 * _TILES  # bytes of one token's sums
+_SUM_BYTES = 64 * _TILES  # bytes of one token's sums
 
 
-def _shape() -> tuple[int, int]:
+def _register_tile() -> tuple[int, int]:
     """Strips of rows, and tokens, that are summed at once: as many as the level has registers for."""
-    return {"avx512vnni": (_TILES, SLOTS), "portable": (1, 2), "neon": (4, 2)}.get(current_level(), (2, 2))
+    return {"avx512vnni": (_TILES, TOKEN_LANES), "portable": (1, 2), "neon": (4, 2)}.get(current_level(), (2, 2))
 
 
 class PanelOperands(NamedTuple):
     """Operands of a panel tile, as IR values.
 
-    `panel`: (`blocks`, PANEL_BLOCK) bytes.  `x`: packed activations from the panel's first column on,
-    `x_stride` bytes from one group of SLOTS tokens to the next, `groups` of them.  `sums` (SLOTS * groups, 2, 16)
-    f32 is added to.  `lines`: cache lines at `ahead` and at `ahead + ahead_step` to ask for in each group.
+    `panel`: (`blocks`, PANEL_BLOCK_BYTES) bytes.  `x`: packed activations from the panel's first column on,
+    `x_stride` bytes from one group of TOKEN_LANES tokens to the next, `groups` of them.  `sums` (TOKEN_LANES * groups,
+    2, 16) f32 is added to.  `prefetch_lines`: cache lines at `prefetch` and at `ahead + prefetch_step` to ask for in
+    each group.
     """
 
     panel: Any
@@ -57,70 +58,70 @@ class PanelOperands(NamedTuple):
     x_stride: Any
     groups: Any
     sums: Any
-    ahead: Any
-    ahead_step: Any
-    lines: Any
+    prefetch: Any
+    prefetch_step: Any
+    prefetch_lines: Any
 
 
 def _byte_shift(fmt: IntegerFormat) -> int:
-    """What the bytes of a format must gain for the zero point of a panel to be UNSIGNED_ZERO less the dot offset."""
-    return UNSIGNED_ZERO - fmt.zero - simd.dot_offset(255) + simd.dot_offset(fmt.largest)
+    """What the bytes of a format must gain for the zero point of a panel to be CORRECTED_ZERO less the dot offset."""
+    return CORRECTED_ZERO - fmt.zero - simd.dot_offset(255) + simd.dot_offset(fmt.largest)
 
 
 def emit_unpack(
-    builder: Any, fmt: IntegerFormat, stored: bool, tile: int, weights: TileWeights, span: tuple[Any, Any, Any]
+    builder: Any, fmt: IntegerFormat, stores_zeros: bool, tile: int, weights: TileWeights, span: tuple[Any, Any, Any]
 ) -> None:
     """Writes the bytes, scales and zero points of tile 0 or 1 of a panel.
 
-    `span`: the first block, the number of blocks, the panel's address.  `stored`: the zero points of the tensor go
-    into the panel; otherwise the bytes are shifted so that they all have the same.
+    `span`: the first block, the number of blocks, the panel's address.  `stores_zeros`: the zero points of the tensor
+    go into the panel; otherwise the bytes are shifted so that they all have the same.
     """
     first, blocks, panel = span
     with cgutils.for_range(builder, blocks) as loop:
         block = builder.add(first, loop.index)
-        out = at(builder, panel, loop.index, PANEL_BLOCK)
+        out = emit_address(builder, panel, loop.index, PANEL_BLOCK_BYTES)
         group = emit_group(builder, fmt, weights, block)
         scale, bits = emit_scale(builder, fmt, weights, group)
-        shift = simd.constant(V64B, 0 if stored else _byte_shift(fmt) % 256)
+        shift = simd.constant(V64B, 0 if stores_zeros else _byte_shift(fmt) % 256)
         if bits is not None:
             more = builder.mul(bits, simd.constant(V16I, fmt.shift * _EACH_BYTE))
             shift = builder.add(shift, builder.bitcast(more, V64B))
-        lines = emit_weight_bytes(builder, fmt, at(builder, weights.codes, block, block_bytes(fmt)))
+        lines = emit_weight_bytes(builder, fmt, emit_address(builder, weights.codes, block, block_bytes(fmt)))
         for number, line in enumerate(lines):
-            place = builder.add(out, I64(tile * _CODES + 64 * number))
+            place = builder.add(out, I64(tile * _CODE_BYTES + 64 * number))
             simd.emit_store(builder, place, builder.add(line, shift), 64)
-        beyond = _TILES * _CODES + 64 * tile
+        beyond = _TILES * _CODE_BYTES + 64 * tile
         simd.emit_store(builder, builder.add(out, I64(beyond)), scale, 64)
-        if stored:
+        if stores_zeros:
             zeros = emit_zeros(builder, fmt, weights, group)
             simd.emit_store(builder, builder.add(out, I64(beyond + 64 * _TILES)), zeros, 64)
 
 
-def has_stored_zeros(fmt: IntegerFormat) -> tuple[bool, ...]:
+def zero_point_variants(fmt: IntegerFormat) -> tuple[bool, ...]:
     """Whether tensors of a format may bring zero points of their own."""
     return (False, True) if fmt.allows_zeros else (False,)
 
 
-def emit_panel_tile(builder: Any, stored: bool, operands: PanelOperands) -> None:
+def emit_panel_tile(builder: Any, stores_zeros: bool, operands: PanelOperands) -> None:
     """`sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))`, for all tokens."""
     lanes = simd_level.lanes()
-    columns, tokens = _shape()
+    columns, tokens = _register_tile()
     with cgutils.for_range(builder, operands.groups) as loop:
-        with cgutils.for_range(builder, operands.lines) as line:
-            index = builder.add(builder.mul(loop.index, operands.lines), line.index)
-            address = at(builder, operands.ahead, index, 64)
+        with cgutils.for_range(builder, operands.prefetch_lines) as line:
+            index = builder.add(builder.mul(loop.index, operands.prefetch_lines), line.index)
+            address = emit_address(builder, operands.prefetch, index, 64)
             for tile in range(_TILES):
-                simd.emit_prefetch(builder, at(builder, address, I64(tile), operands.ahead_step))
-        x = at(builder, operands.x, loop.index, operands.x_stride)
-        sums = at(builder, operands.sums, loop.index, SLOTS * _SUMS)
+                simd.emit_prefetch(builder, emit_address(builder, address, I64(tile), operands.prefetch_step))
+        x = emit_address(builder, operands.x, loop.index, operands.x_stride)
+        sums = emit_address(builder, operands.sums, loop.index, TOKEN_LANES * _SUM_BYTES)
         for column in range(0, 16 * _TILES, columns * lanes):
-            for token in range(0, SLOTS, tokens):
+            for token in range(0, TOKEN_LANES, tokens):
                 strips = [column + lanes * number for number in range(columns)]
-                _emit_part(builder, stored, operands, (x, sums), (strips, range(token, token + tokens)))
+                _emit_register_tile(builder, stores_zeros, operands, (x, sums), (strips, range(token, token + tokens)))
 
 
-def _emit_part(
-    builder: Any, stored: bool, operands: PanelOperands, places: tuple[Any, Any], part: tuple[list[int], range]
+def _emit_register_tile(
+    builder: Any, stores_zeros: bool, operands: PanelOperands, places: tuple[Any, Any], part: tuple[list[int], range]
 ) -> None:
     """The sums of a `part`, rows from each of some on times some tokens, of one group of tokens.
 
@@ -130,36 +131,36 @@ def _emit_part(
     lanes = simd_level.lanes()
     bytes_, words, floats = (ir.VectorType(*each) for each in ((I8, 4 * lanes), (I32, lanes), (F32, lanes)))
     pairs = [(row, token) for token in tokens for row in rows]
-    addresses = {(row, token): builder.add(sums, I64(_SUMS * token + 4 * row)) for row, token in pairs}
+    addresses = {(row, token): builder.add(sums, I64(_SUM_BYTES * token + 4 * row)) for row, token in pairs}
     slots = dict(zip(pairs, accumulators(builder, len(pairs), lanes), strict=True))
     for pair, slot in slots.items():
         builder.store(simd.emit_load(builder, addresses[pair], floats, 4 * lanes), slot)
     with cgutils.for_range(builder, operands.blocks) as loop:
-        block = at(builder, operands.panel, loop.index, PANEL_BLOCK)
-        here = at(builder, x, loop.index, SLOTS_BLOCK)
+        block = emit_address(builder, operands.panel, loop.index, PANEL_BLOCK_BYTES)
+        here = emit_address(builder, x, loop.index, PACKED_BLOCK_BYTES)
 
         def load(offset: int, llvm_type: Any, block: Any = block) -> Any:
             return simd.emit_load(builder, builder.add(block, I64(offset)), llvm_type, 4 * lanes)
 
-        offsets = {token: emit_slot(builder, here, token, 1, I32, lanes) for token in tokens}
-        zeros: dict[int, Any] = dict.fromkeys(rows, UNSIGNED_ZERO - simd.dot_offset(255))
-        if stored:
-            zeros = {row: load(_TILES * (_CODES + 64) + 4 * row, words) for row in rows}
-        dots = {(row, token): emit_start(builder, offsets[token], zeros[row]) for row, token in pairs}
+        offsets = {token: emit_token_factor(builder, here, token, 1, I32, lanes) for token in tokens}
+        zeros: dict[int, Any] = dict.fromkeys(rows, CORRECTED_ZERO - simd.dot_offset(255))
+        if stores_zeros:
+            zeros = {row: load(_TILES * (_CODE_BYTES + 64) + 4 * row, words) for row in rows}
+        dots = {(row, token): emit_initial_dot(builder, offsets[token], zeros[row]) for row, token in pairs}
         for number in range(BLOCK // 4):
             x4 = {
                 token: simd.emit_bytes4(builder, builder.add(here, I64(token * BLOCK + 4 * number)), lanes)
                 for token in tokens
             }
             for row in rows:
-                line = load(row // 16 * _CODES + 64 * number + row % 16 * 4, bytes_)
+                line = load(row // 16 * _CODE_BYTES + 64 * number + row % 16 * 4, bytes_)
                 for token in tokens:
                     dot = simd.emit_offset_dot(builder, dots[row, token], line, x4[token])
                     dots[row, token] = simd.emit_pin(builder, dot)
         for row in rows:
-            scale = load(_TILES * _CODES + 4 * row, floats)
+            scale = load(_TILES * _CODE_BYTES + 4 * row, floats)
             for token in tokens:
-                x_scale = emit_slot(builder, here, token, 0, F32, lanes)
+                x_scale = emit_token_factor(builder, here, token, 0, F32, lanes)
                 emit_accumulate(builder, slots[row, token], dots[row, token], scale, x_scale)
     for pair, slot in slots.items():
         simd.emit_store(builder, addresses[pair], builder.load(slot), 4 * lanes)

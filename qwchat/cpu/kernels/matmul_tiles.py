@@ -16,11 +16,11 @@ from quant.native import simd_level
 from quant.native.backend import cgutils, ir
 from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.format_kinds import BF16, block_bytes, has_scale_per_block, scale_bytes
-from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16F
 
 PREFETCH_AHEAD = 16_384  # bytes of weights
-UNSIGNED_ZERO = 128  # the zero point that the offsets of activations are made for
+CORRECTED_ZERO = 128  # the zero point that the offsets of activations are made for
 
 
 class TileWeights(NamedTuple):
@@ -39,7 +39,7 @@ class TileWeights(NamedTuple):
 class TileVectors(NamedTuple):
     """What a tile is multiplied with, and where the products go, as IR values.
 
-    For integer formats `x` is the address of packed activations, `x_stride` bytes from SLOTS vectors to the next
+    For integer formats `x` is the address of packed activations, `x_stride` bytes from TOKEN_LANES vectors to the next
     (see records.ACTIVATIONS); for float formats `x` (vectors, columns) f32, `x_stride` bytes apart.
     `out` (vectors, 16) f32, `out_stride` bytes apart.
     """
@@ -51,7 +51,7 @@ class TileVectors(NamedTuple):
     out_stride: Any
 
 
-def at(builder: Any, base: Any, index: Any, step: int | Any) -> Any:
+def emit_address(builder: Any, base: Any, index: Any, step: int | Any) -> Any:
     """The address `base + index * step`."""
     return builder.add(base, builder.mul(index, I64(step) if isinstance(step, int) else step))
 
@@ -67,7 +67,7 @@ def accumulators(builder: Any, count: int, lanes: int = 16) -> list[Any]:
 
 def _store_rows(builder: Any, slots: Sequence[Any], vectors: TileVectors, lane: int = 0) -> None:
     for row, slot in enumerate(slots):
-        address = at(builder, builder.add(vectors.out, I64(4 * lane)), I64(row), vectors.out_stride)
+        address = emit_address(builder, builder.add(vectors.out, I64(4 * lane)), I64(row), vectors.out_stride)
         simd.emit_store(builder, address, builder.load(slot), 4)
 
 
@@ -83,9 +83,9 @@ def _prefetch_block(builder: Any, fmt: IntegerFormat, weights: TileWeights, bloc
     most = I64(PREFETCH_AHEAD // size)
     ahead = builder.select(builder.icmp_signed("<", blocks, most), blocks, most)
     there = builder.add(block, ahead)
-    _prefetch(builder, at(builder, weights.codes, there, size), size)
+    _prefetch(builder, emit_address(builder, weights.codes, there, size), size)
     group = emit_group(builder, fmt, weights, there)
-    simd.emit_prefetch(builder, at(builder, weights.scales, group, scale_bytes(fmt)))
+    simd.emit_prefetch(builder, emit_address(builder, weights.scales, group, scale_bytes(fmt)))
 
 
 class Strip(NamedTuple):
@@ -109,10 +109,10 @@ class Strip(NamedTuple):
         return ir.VectorType(F32, self.lanes)
 
 
-WHOLE = Strip()
+WHOLE_TILE = Strip()
 
 
-def strips() -> list[Strip]:
+def tile_strips() -> list[Strip]:
     """The strips of a tile at the level in force."""
     return [Strip(lane, simd_level.lanes()) for lane in range(0, 16, simd_level.lanes())]
 
@@ -123,10 +123,10 @@ def emit_group(builder: Any, fmt: IntegerFormat, weights: TileWeights, block: An
 
 
 def emit_scale(
-    builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE
+    builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE
 ) -> tuple[Any, Any]:
     """The scales of a group as f32 lanes, and their table bits as i32 lanes (None where the format has none)."""
-    address = at(builder, weights.scales, group, scale_bytes(fmt))
+    address = emit_address(builder, weights.scales, group, scale_bytes(fmt))
     if fmt.scale == "float16":
         return builder.fpext(strip.load(builder, address, simd.F16), strip.floats()), None
     raw = strip.load(builder, address, I8)
@@ -139,14 +139,14 @@ def emit_scale(
     return builder.sitofp(builder.ashr(wide, simd.constant(wide.type, 1)), strip.floats()), bits
 
 
-def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE) -> Any:
+def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE) -> Any:
     """The stored zero points of a group as i32 lanes, for the weight bytes of :func:`emit_weight_bytes`."""
-    address = at(builder, weights.zeros, group, weights.zero_step)
+    address = emit_address(builder, weights.zeros, group, weights.zero_step)
     zeros = builder.zext(strip.load(builder, address, I8), strip.words())
     return builder.sub(zeros, simd.constant(zeros.type, simd.dot_offset(fmt.largest)))
 
 
-def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Strip = WHOLE) -> Iterator[Any]:
+def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Strip = WHOLE_TILE) -> Iterator[Any]:
     """A block of codes as lines of weight bytes (a strip's rows, 4 columns each) less the level's dot offset."""
     offset = simd.dot_offset(fmt.largest)
     for place in range(0, block_bytes(fmt), 64):
@@ -162,23 +162,23 @@ def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Str
                 yield simd.emit_lookup(builder, [value - offset for value in fmt.table], codes)
 
 
-def emit_start(builder: Any, offset: Any, zero: Any) -> Any:
+def emit_initial_dot(builder: Any, offset: Any, zero: Any) -> Any:
     """What a dot product starts from: `-zero * sum(x8)`.
 
     `offset` is -128 times the sum, exactly; `zero` is an integer, or i32 lanes.
     """
     if isinstance(zero, int):
-        if zero == UNSIGNED_ZERO:
+        if zero == CORRECTED_ZERO:
             return offset
         if zero == 0:
             return simd.constant(offset.type, 0)
         zero = simd.constant(offset.type, zero)
-    return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, UNSIGNED_ZERO.bit_length() - 1))
+    return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, CORRECTED_ZERO.bit_length() - 1))
 
 
-def emit_slot(builder: Any, block: Any, slot: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
+def emit_token_factor(builder: Any, block: Any, slot: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
     """The scale (`part` 0) or the offset (1) of one slot of a packed block, in every lane."""
-    address = builder.add(block, I64(SLOTS * (BLOCK + 4 * part) + 4 * slot))
+    address = builder.add(block, I64(TOKEN_LANES * (BLOCK + 4 * part) + 4 * slot))
     return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4), lanes)
 
 
@@ -191,16 +191,18 @@ def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any)
 
 def emit_integer_tile(builder: Any, fmt: IntegerFormat, count: int, weights: TileWeights, vectors: TileVectors) -> None:
     """`out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))` for `count` vectors."""
-    slots = {strip: accumulators(builder, count, strip.lanes) for strip in strips()}
+    slots = {strip: accumulators(builder, count, strip.lanes) for strip in tile_strips()}
     blocks = builder.lshr(vectors.columns, I64(5))
     with cgutils.for_range(builder, blocks) as loop:
         block = (loop.index, emit_group(builder, fmt, weights, loop.index))
         _prefetch_block(builder, fmt, weights, loop.index, blocks)
-        first = at(builder, vectors.x, loop.index, SLOTS_BLOCK)
+        first = emit_address(builder, vectors.x, loop.index, PACKED_BLOCK_BYTES)
         for strip, sums in slots.items():
             here = simd.emit_pin(builder, first)
-            groups = [at(builder, here, I64(group), vectors.x_stride) for group in range(-(-count // SLOTS))]
-            places = [(groups[number // SLOTS], number % SLOTS) for number in range(count)]
+            groups = [
+                emit_address(builder, here, I64(group), vectors.x_stride) for group in range(-(-count // TOKEN_LANES))
+            ]
+            places = [(groups[number // TOKEN_LANES], number % TOKEN_LANES) for number in range(count)]
             _emit_block(builder, (fmt, strip), weights, block, list(zip(places, sums, strict=True)))
     for strip, sums in slots.items():
         _store_rows(builder, sums, vectors, strip.lane)
@@ -213,7 +215,7 @@ def _emit_block(
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
 ) -> None:
-    """A strip of a block (and its group) times `vectors`: pairs of a place (SLOTS tokens, slot) and a sum."""
+    """A strip of a block (and its group) times `vectors`: pairs of a place (TOKEN_LANES tokens, slot) and a sum."""
     number, group = block
     fmt, strip = what
     _, bits = emit_scale(builder, fmt, weights, group, strip)
@@ -223,8 +225,11 @@ def _emit_block(
     elif bits is not None:
         shift = builder.mul(simd.emit_pin(builder, bits), simd.constant(bits.type, fmt.shift))
         zero = builder.sub(simd.constant(bits.type, zero), shift)
-    dots = [emit_start(builder, emit_slot(builder, x, slot, 1, I32, strip.lanes), zero) for (x, slot), _ in vectors]
-    lines = emit_weight_bytes(builder, fmt, at(builder, weights.codes, number, block_bytes(fmt)), strip)
+    dots = [
+        emit_initial_dot(builder, emit_token_factor(builder, x, slot, 1, I32, strip.lanes), zero)
+        for (x, slot), _ in vectors
+    ]
+    lines = emit_weight_bytes(builder, fmt, emit_address(builder, weights.codes, number, block_bytes(fmt)), strip)
     for line_number, line in enumerate(lines):
         for index, ((x, slot), _) in enumerate(vectors):
             address = builder.add(x, I64(slot * BLOCK + 4 * line_number))
@@ -233,7 +238,7 @@ def _emit_block(
     # Loaded again, which costs less than a register meanwhile.
     scale, _ = emit_scale(builder, fmt, weights, simd.emit_pin(builder, group), strip)
     for ((x, slot), total), dot in zip(vectors, dots, strict=True):
-        emit_accumulate(builder, total, dot, scale, emit_slot(builder, x, slot, 0, F32, strip.lanes))
+        emit_accumulate(builder, total, dot, scale, emit_token_factor(builder, x, slot, 0, F32, strip.lanes))
 
 
 def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, vectors: TileVectors) -> None:
@@ -244,15 +249,15 @@ def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, v
     width = 32 if kind == BF16 else 64
     slots = [accumulators(builder, count) for _ in range(2)]
     with cgutils.for_range(builder, builder.lshr(vectors.columns, I64(1))) as loop:
-        address = at(builder, weights.codes, loop.index, 2 * width)
+        address = emit_address(builder, weights.codes, loop.index, 2 * width)
         if count <= 2:
             _prefetch(builder, builder.add(address, I64(PREFETCH_AHEAD)), 2 * width)
-        column = at(builder, vectors.x, loop.index, 8)
+        column = emit_address(builder, vectors.x, loop.index, 8)
         for parity in range(2):
             place = builder.add(address, I64(width * parity))
             line = simd.emit_bf16(builder, place) if kind == BF16 else simd.emit_load(builder, place, V16F, 4)
             for row, slot in enumerate(slots[parity]):
-                here = builder.add(at(builder, column, I64(row), vectors.x_stride), I64(4 * parity))
+                here = builder.add(emit_address(builder, column, I64(row), vectors.x_stride), I64(4 * parity))
                 value = simd.emit_splat(builder, simd.emit_load(builder, here, F32, 4))
                 builder.store(simd.emit_fma(builder, line, value, builder.load(slot)), slot)
     for even, odd in zip(*slots, strict=True):

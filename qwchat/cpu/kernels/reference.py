@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.formats import PackedTensor, dequantise, find_format
-from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 
 Floats = NDArray[np.float32]
 
@@ -24,14 +24,14 @@ def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
 def packed_activations(x: Floats) -> NDArray[np.uint8]:
     """`x` (tokens, columns) quantised, in the interleaved layout of records.ACTIVATIONS (groups, blocks, bytes)."""
     codes, scales, sums = quantise(x)
-    groups, blocks = -(-len(x) // SLOTS), x.shape[1] // BLOCK
-    result = np.zeros((groups, blocks, SLOTS_BLOCK), np.uint8)
+    groups, blocks = -(-len(x) // TOKEN_LANES), x.shape[1] // BLOCK
+    result = np.zeros((groups, blocks, PACKED_BLOCK_BYTES), np.uint8)
     for token in range(len(x)):
-        group, slot = divmod(token, SLOTS)
+        group, slot = divmod(token, TOKEN_LANES)
         here = result[group]
         here[:, slot * BLOCK : (slot + 1) * BLOCK] = codes[token].reshape(blocks, BLOCK).view(np.uint8)
-        here[:, SLOTS * BLOCK :].view(np.float32)[:, slot] = scales[token]
-        here[:, SLOTS * BLOCK :].view(np.int32)[:, SLOTS + slot] = -128 * sums[token]
+        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, slot] = scales[token]
+        here[:, TOKEN_LANES * BLOCK :].view(np.int32)[:, TOKEN_LANES + slot] = -128 * sums[token]
     return result
 
 
@@ -77,7 +77,7 @@ def hadamard(x: Floats) -> Floats:
     return result.reshape(x.shape)
 
 
-def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
+def quantise_kv(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """Keys, values or queries `x` (..., head_dim) as an 8-bit cache has them: codes i8, scales (..., head_dim/32)."""
     blocks = x.reshape(*x.shape[:-1], -1, 32)
     scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float16)
@@ -86,9 +86,9 @@ def quantise_cached(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     return np.rint(blocks * inverse[..., None]).astype(np.int8).reshape(x.shape), scales
 
 
-def cached(x: Floats) -> Floats:
+def through_q8_cache(x: Floats) -> Floats:
     """What an 8-bit cache gives back of `x`, transformed."""
-    codes, scales = quantise_cached(hadamard(x))
+    codes, scales = quantise_kv(hadamard(x))
     blocks = codes.reshape(*scales.shape, 32) * scales[..., None].astype(np.float32)
     return blocks.reshape(x.shape).astype(np.float32)
 
@@ -106,10 +106,10 @@ def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
 def attention_q8(query: Floats, keys: Floats, values: Floats, split: int) -> Floats:
     """The same over an 8-bit cache, with weights of 16 bits in each `split` of positions."""
     group = len(query) // keys.shape[1]
-    seen = cached(keys).astype(np.float64).repeat(group, 1)
-    codes, scales = quantise_cached(hadamard(values))
+    seen = through_q8_cache(keys).astype(np.float64).repeat(group, 1)
+    codes, scales = quantise_kv(hadamard(values))
     codes, wide_scales = codes.repeat(group, 1), scales.astype(np.float64).repeat(group, 1)
-    scores = np.einsum("hd,phd->hp", cached(query).astype(np.float64), seen) / 32
+    scores = np.einsum("hd,phd->hp", through_q8_cache(query).astype(np.float64), seen) / 32
     top = scores.max(-1, keepdims=True)
     result = np.zeros(query.shape)
     for start in range(0, keys.shape[0], split):

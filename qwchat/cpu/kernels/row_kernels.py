@@ -15,7 +15,7 @@ from qwchat.cpu.kernels import dequantisation, simd
 from qwchat.cpu.kernels.format_kinds import BF16
 from qwchat.cpu.kernels.format_kinds import F32 as DENSE_F32
 from qwchat.cpu.kernels.jit import inlined, kernel
-from qwchat.cpu.kernels.records import BLOCK, SLOTS, SLOTS_BLOCK
+from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 
 _f32 = np.float32
 # exp(x) = 2**n * exp(r), |r| <= ln(2)/2: Cody-Waite reduction and the Taylor polynomial of degree 7 (Cephes' scheme).
@@ -23,7 +23,7 @@ _LOG2_E, _LN2_HIGH, _LN2_LOW = _f32(1.44269504), _f32(0.693359375), _f32(-2.1219
 _EXP_LOW, _EXP_HIGH = _f32(-87.33), _f32(88.37)
 _C2, _C3, _C4, _C5, _C6, _C7 = (_f32(1 / math.factorial(n)) for n in range(2, 8))
 _ROUNDER = _f32(1.5 * 2**23)
-_ONE, _ZERO, _STEPS = _f32(1), _f32(0), _f32(127)
+_ONE, _ZERO, _INT8_MAX = _f32(1), _f32(0), _f32(127)
 
 
 @inlined
@@ -79,33 +79,33 @@ _add = simd.operation(simd.i32x16, (simd.i32x16, simd.i32x16), lambda b, x, y: b
 
 
 @inlined
-def packed_slot(packed, columns, row):
+def packed_address(packed, columns, row):
     """Address of the first block of packed activations that holds `row`; see records.ACTIVATIONS."""
-    return packed + row // SLOTS * (columns // BLOCK) * SLOTS_BLOCK
+    return packed + row // TOKEN_LANES * (columns // BLOCK) * PACKED_BLOCK_BYTES
 
 
 @kernel
 def quantise(x, packed, row, columns):
     """One row f32 -> i8 in blocks of 32: `x8 = rint(x * 127 / max|x|)`, with each block's scale and offset.
 
-    `packed`: address of the first block (see records.ACTIVATIONS), in which it takes slot `row % SLOTS`.  A
+    `packed`: address of the first block (see records.ACTIVATIONS), in which it takes slot `row % TOKEN_LANES`.  A
     non-finite value makes its scale NaN, so that it reaches the logits and is reported there instead of becoming some
     finite number here.
     """
-    slot = row % SLOTS
+    slot = row % TOKEN_LANES
     for block in range(columns // BLOCK):
         low = simd.load_f32(x + block * 128)
         high = simd.load_f32(x + block * 128 + 64)
         largest = _magnitude(low, high)
-        inverse = simd.splat(_STEPS / largest if largest > _ZERO else _ZERO)
+        inverse = simd.splat(_INT8_MAX / largest if largest > _ZERO else _ZERO)
         first = simd.round_to_i32(simd.multiply(low, inverse))
         second = simd.round_to_i32(simd.multiply(high, inverse))
-        out = packed + block * SLOTS_BLOCK
+        out = packed + block * PACKED_BLOCK_BYTES
         simd.store_i8(out + slot * BLOCK, first)
         simd.store_i8(out + slot * BLOCK + 16, second)
-        simd.poke_f32(out + SLOTS * BLOCK + slot * 4, largest / _STEPS + largest * _ZERO)
+        simd.poke_f32(out + TOKEN_LANES * BLOCK + slot * 4, largest / _INT8_MAX + largest * _ZERO)
         total = simd.sum_lanes_i32(_add(first, second))
-        simd.poke_i32(out + SLOTS * (BLOCK + 4) + slot * 4, np.int32(-128 * total))
+        simd.poke_i32(out + TOKEN_LANES * (BLOCK + 4) + slot * 4, np.int32(-128 * total))
 
 
 @kernel

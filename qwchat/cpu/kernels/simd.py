@@ -75,7 +75,7 @@ def emit_call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
-def emit_apart(builder: Any, name: str, emit: Callable[..., None], *values: Any) -> None:
+def emit_outlined(builder: Any, name: str, emit: Callable[..., None], *values: Any) -> None:
     """`emit(builder, *values)` as a function of its own, and a call of it.
 
     LLVM shares out registers over a whole function: loops that lie in one spill what each of them could keep.
@@ -105,7 +105,7 @@ def emit_pin(builder: Any, value: Any) -> Any:
 
     if isinstance(value.type, ir.IntType):
         return pinned(value, "r")
-    return _in_parts(builder, value.type.count // simd_level.lanes(), pinned, value)
+    return _per_register(builder, value.type.count // simd_level.lanes(), pinned, value)
 
 
 def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -131,20 +131,20 @@ def _joined(builder: Any, low: Any, high: Any) -> Any:
     return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
 
 
-def _in_parts(builder: Any, count: int, emit: Callable[..., Any], *values: Any) -> Any:
+def _per_register(builder: Any, count: int, emit: Callable[..., Any], *values: Any) -> Any:
     """`emit` of each of `count` equal parts of `values` (a power of two), joined: one register at a time."""
     if count == 1:
         return emit(*values)
     parts = zip(*(_halves(builder, value) for value in values), strict=True)
-    return _joined(builder, *(_in_parts(builder, count // 2, emit, *part) for part in parts))
+    return _joined(builder, *(_per_register(builder, count // 2, emit, *part) for part in parts))
 
 
-def _bits(value: Any) -> int:
+def _bit_count(value: Any) -> int:
     return int(value.type.count * value.type.element.width)
 
 
-def _words(builder: Any, value: Any) -> Any:
-    return builder.bitcast(value, ir.VectorType(I32, _bits(value) // 32))
+def _as_words(builder: Any, value: Any) -> Any:
+    return builder.bitcast(value, ir.VectorType(I32, _bit_count(value) // 32))
 
 
 def _dot_vnni(bits: int) -> Emit:
@@ -154,15 +154,15 @@ def _dot_vnni(bits: int) -> Emit:
         def one(*values: Any) -> Any:
             return emit_call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", part, *values)
 
-        operands = (total, _words(builder, unsigned), _words(builder, signed))
-        return _in_parts(builder, _bits(total) // bits, one, *operands)
+        operands = (total, _as_words(builder, unsigned), _as_words(builder, signed))
+        return _per_register(builder, _bit_count(total) // bits, one, *operands)
 
     return emit
 
 
 def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
     """Even and odd bytes as 16-bit lanes, each pair through `vpmaddwd`: exact, unlike `vpmaddubsw`."""
-    shorts = ir.VectorType(I16, _bits(total) // 16)
+    shorts = ir.VectorType(I16, _bit_count(total) // 16)
     eight = constant(shorts, 8)
     u, s = builder.bitcast(unsigned, shorts), builder.bitcast(signed, shorts)
     pairs = (
@@ -174,7 +174,7 @@ def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
         return emit_call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), weights, values)
 
     for pair in pairs:
-        total = builder.add(total, _in_parts(builder, _bits(total) // 256, sums, *pair))
+        total = builder.add(total, _per_register(builder, _bit_count(total) // 256, sums, *pair))
     return total
 
 
@@ -190,14 +190,14 @@ def _signed_dot_avx2(builder: Any, total: Any, weights: Any, values: Any) -> Any
         sums = emit_call(builder, "llvm.x86.avx2.pmadd.wd", total.type, pairs, constant(shorts, 1))
         return builder.add(total, sums)
 
-    return _in_parts(builder, _bits(total) // 256, one, total, weights, values)
+    return _per_register(builder, _bit_count(total) // 256, one, total, weights, values)
 
 
 def _signed_dot_neon(builder: Any, total: Any, weights: Any, values: Any) -> Any:
     def one(*parts: Any) -> Any:
         return emit_call(builder, "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(I32, 4), *parts)
 
-    return _in_parts(builder, _bits(total) // 128, one, total, weights, values)
+    return _per_register(builder, _bit_count(total) // 128, one, total, weights, values)
 
 
 def _dot_neon(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
@@ -208,7 +208,7 @@ def _dot_neon(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
 
 
 def _dot_portable(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    u, s = _words(builder, unsigned), _words(builder, signed)
+    u, s = _as_words(builder, unsigned), _as_words(builder, signed)
     for byte in range(4):
         weight = builder.and_(builder.lshr(u, constant(u.type, 8 * byte)), constant(u.type, 255))
         value = builder.ashr(builder.shl(s, constant(s.type, 24 - 8 * byte)), constant(s.type, 24))
@@ -241,7 +241,7 @@ def _dot16_in(bits: int, name: str, accumulates: bool) -> Callable[..., Any]:
             sums = emit_call(builder, name, words, *(builder.bitcast(part, shorts) for part in parts[1:]))
             return builder.add(parts[0], sums)
 
-        return _in_parts(builder, 512 // bits, one, total, a, b)
+        return _per_register(builder, 512 // bits, one, total, a, b)
 
     return emit
 
@@ -303,7 +303,7 @@ def emit_lookup(builder: Any, table: Sequence[int], codes: Any) -> Any:
         def one(codes: Any) -> Any:
             return emit_call(builder, instruction, part, entries, codes)
 
-        return _in_parts(builder, _bits(codes) // bits, one, codes)
+        return _per_register(builder, _bit_count(codes) // bits, one, codes)
     result = constant(codes.type, table[0])
     for code, value in enumerate(table[1:], start=1):
         here = builder.icmp_unsigned("==", codes, constant(codes.type, code))
@@ -356,7 +356,7 @@ def record_at(dtype: np.dtype[Any]) -> Any:
     return operation(from_dtype(dtype), (_address,), lambda builder, address: builder.inttoptr(address, pointer))
 
 
-def _ordered(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+def _reduce_in_order(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
     while value.type.count > 1:
         value = combine(*_halves(builder, value))
     return builder.extract_element(value, I32(0))
@@ -415,9 +415,9 @@ store_i16 = operation(
 load_f16 = operation(f32x16, (_address,), lambda b, a: b.fpext(emit_load(b, a, ir.VectorType(F16, 16), 2), V16F))
 # value * 2**n, where the bits of the second operand end in n: (normal floats, floats)
 add_exponents = operation(f32x16, (f32x16, f32x16), _add_exponents)
-sum_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, b.fadd))
-max_lanes = operation(types.float32, (f32x16,), lambda b, x: _ordered(b, x, lambda p, q: _maximum(b, p, q)))
-sum_lanes_i32 = operation(types.int32, (i32x16,), lambda b, x: _ordered(b, x, b.add))
+sum_lanes = operation(types.float32, (f32x16,), lambda b, x: _reduce_in_order(b, x, b.fadd))
+max_lanes = operation(types.float32, (f32x16,), lambda b, x: _reduce_in_order(b, x, lambda p, q: _maximum(b, p, q)))
+sum_lanes_i32 = operation(types.int32, (i32x16,), lambda b, x: _reduce_in_order(b, x, b.add))
 keep_lanes = operation(f32x16, (f32x16, types.int64, types.float32), _keep)
 # result, but 0 where value < bound, and NaN where value is NaN: (value, bound, result)
 zero_below = operation(f32x16, (f32x16, f32x16, f32x16), _zero_below)

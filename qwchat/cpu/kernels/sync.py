@@ -40,8 +40,8 @@ atomic_store = operation(
     types.void, (types.int64, types.int64), lambda b, a, x: b.store_atomic(x, _pointer(b, a), "seq_cst", 8)
 )
 # For fields that one thread alone uses.
-read_own = operation(types.int64, (types.int64,), lambda b, a: emit_load(b, a, I64, 8))
-write_own = operation(types.void, (types.int64, types.int64), lambda b, a, x: emit_store(b, a, x, 8))
+load_private = operation(types.int64, (types.int64,), lambda b, a: emit_load(b, a, I64, 8))
+store_private = operation(types.void, (types.int64, types.int64), lambda b, a, x: emit_store(b, a, x, 8))
 exchange_if = operation(types.boolean, (types.int64, types.int64, types.int64), _exchange_if)
 pause = operation(types.void, (), _pause)
 yield_processor = types.ExternalFunction("sched_yield", types.int32())
@@ -59,14 +59,14 @@ _RU_NIVCSW = 136  # offset of the last field
 def wall_time(scratch):
     """Nanoseconds of the monotonic clock.  `scratch`: address of CLOCK_BYTES bytes of this thread."""
     _clock_gettime(_WALL, scratch)
-    return read_own(scratch) * 1_000_000_000 + read_own(scratch + 8)
+    return load_private(scratch) * 1_000_000_000 + load_private(scratch + 8)
 
 
 @inlined
 def thread_time(scratch):
     """Nanoseconds for which the calling thread has had a processor."""
     _clock_gettime(_THREAD, scratch)
-    return read_own(scratch) * 1_000_000_000 + read_own(scratch + 8)
+    return load_private(scratch) * 1_000_000_000 + load_private(scratch + 8)
 
 
 @inlined
@@ -74,4 +74,4 @@ def preemptions(scratch):
     """How often the processor was taken from the calling thread; 0 where the system does not tell."""
     if _RUSAGE_THREAD is None or _getrusage(_RUSAGE_THREAD, scratch) != 0:
         return 0
-    return read_own(scratch + _RU_NIVCSW)
+    return load_private(scratch + _RU_NIVCSW)

@@ -14,11 +14,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
 _WARM_UP, _TRIALS = 2, 3  # steps
-_TRUSTED = 1024  # steps after which the trial is repeated: the context has grown, the machine may be less busy
-_AS_GOOD = 1.03
+_STEPS_BETWEEN_TRIALS = (
+    1024  # steps after which the trial is repeated: the context has grown, the machine may be less busy
+)
+_TOLERANCE = 1.03
 
 
-def _physical(cpus: set[int]) -> int:
+def _physical_cores(cpus: set[int]) -> int:
     """Distinct cores among `cpus`: hyper-threads of one core share its multipliers and its cache.
 
     Slow cores of a hybrid processor count: work is shared out in small pieces, so they add what they have.
@@ -32,7 +34,7 @@ def _physical(cpus: set[int]) -> int:
     return len(siblings)
 
 
-def _groups() -> Iterator[Path]:
+def _control_groups() -> Iterator[Path]:
     """Folders that may limit this process: its control groups (version 2 and 1) and all above them.
 
     In a container the path may be that of the host, but the limit then lies in the root that the container sees.
@@ -71,8 +73,8 @@ def _quota(group: Path) -> float:
 
 def default_threads() -> int:
     """At least 1; physical cores within the affinity mask and the tightest quota of the control groups."""
-    cores = _physical(usable_processors())
-    quota = min((_quota(group) for group in _groups()), default=math.inf)
+    cores = _physical_cores(usable_processors())
+    quota = min((_quota(group) for group in _control_groups()), default=math.inf)
     return max(1, cores if math.isinf(quota) else min(cores, math.ceil(quota)))
 
 
@@ -96,15 +98,15 @@ class DecodeThreads:
         trying = self._searching and self._steps >= _WARM_UP and self._steps % 2 == 1
         return self._count // 2 if trying else self._count
 
-    def note(self, seconds: float) -> None:
+    def record(self, seconds: float) -> None:
         """How long the step took for which :meth:`choose` was asked last."""
         if self._searching and self._steps >= _WARM_UP:
             self._seconds[self._steps % 2].append(seconds)
             if len(self._seconds[1]) == _TRIALS:
                 present, half = (median(values) for values in self._seconds)
-                self._searching = half <= _AS_GOOD * present and self._count >= 4
-                self._count = self._count // 2 if half <= _AS_GOOD * present else self._count
+                self._searching = half <= _TOLERANCE * present and self._count >= 4
+                self._count = self._count // 2 if half <= _TOLERANCE * present else self._count
                 self._seconds = ([], [])
         self._steps += 1
-        if self._steps >= _TRUSTED and not self._searching:
+        if self._steps >= _STEPS_BETWEEN_TRIALS and not self._searching:
             self._restart()

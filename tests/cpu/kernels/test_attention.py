@@ -11,13 +11,13 @@ import pytest
 from qwchat.cpu.kernels import attention, reference
 from qwchat.cpu.kernels.hadamard import hadamard
 from qwchat.cpu.kernels.records import (
+    ATTENTION_ROWS,
     ATTENTION_SCRATCH_BYTES,
     CACHE,
     KV_KINDS,
-    PARTIAL_HEADER,
+    PARTIAL_HEADER_BYTES,
     QUERIES,
-    ROWS,
-    SPLIT,
+    SPLIT_POSITIONS,
 )
 from tests.cpu.kernels.numba_cached import kernel
 from tests.cpu.kernels.random_tensors import aligned
@@ -73,11 +73,11 @@ def _attend(caches, records, rows, position, end, scratch, totals, partial, out)
     cache = caches[0]
     stride = attention.partial_stride(cache)
     for kv_head in range(cache.num_kv_heads):
-        for row in range(0, rows, ROWS):
-            for start in range(0, end, SPLIT):
+        for row in range(0, rows, ATTENTION_ROWS):
+            for start in range(0, end, SPLIT_POSITIONS):
                 target = totals if start == 0 else partial
-                stop = min(end, start + SPLIT)
-                count = min(ROWS, rows - row)
+                stop = min(end, start + SPLIT_POSITIONS)
+                count = min(ATTENTION_ROWS, rows - row)
                 first = row == 0
                 attention.attend_rows(
                     cache, records[0], kv_head, row, count, position, start, stop, first, scratch, target
@@ -85,7 +85,7 @@ def _attend(caches, records, rows, position, end, scratch, totals, partial, out)
                 if start > 0:
                     for index in range(count):
                         attention.merge(totals + index * stride, partial + index * stride, cache.head_dim)
-            for index in range(min(ROWS, rows - row)):
+            for index in range(min(ATTENTION_ROWS, rows - row)):
                 target = out + (kv_head * rows + row + index) * cache.head_dim * 4
                 attention.normalise(cache, totals + index * stride, target)
 
@@ -96,7 +96,7 @@ class Cache:
     def __init__(self, kind: str, heads: int, kv_heads: int, head_dim: int, keys: Any, values: Any) -> None:
         self.kind, self.heads, self.kv_heads, self.head_dim = kind, heads, kv_heads, head_dim
         self.positions = len(keys)
-        self.capacity = -(-self.positions // SPLIT) * SPLIT
+        self.capacity = -(-self.positions // SPLIT_POSITIONS) * SPLIT_POSITIONS
         count = kv_heads * self.capacity * head_dim
         # What was never written must not matter, whatever finite number it is.
         fill = np.frombuffer(np.float32(1e30).tobytes(), np.uint8)[-1]
@@ -115,16 +115,16 @@ class Cache:
         tokens, group = len(query), self.heads // self.kv_heads
         rows = tokens * group
         grouped = query.reshape(tokens, self.kv_heads, group, self.head_dim).swapaxes(0, 1)
-        x = np.zeros((self.kv_heads, rows + ROWS, self.head_dim), np.float32)
+        x = np.zeros((self.kv_heads, rows + ATTENTION_ROWS, self.head_dim), np.float32)
         x[:, :rows] = grouped.reshape(self.kv_heads, rows, self.head_dim)
         blocks = x.size // 32
         x8, scales, offsets = np.zeros(x.size, np.int8), np.zeros(blocks, np.float32), np.zeros(blocks, np.int32)
         record = np.zeros(1, QUERIES)
-        record[0] = (rows + ROWS, *(part.ctypes.data for part in (x, x8, scales, offsets)))
+        record[0] = (rows + ATTENTION_ROWS, *(part.ctypes.data for part in (x, x8, scales, offsets)))
         _store_queries(record, KV_KINDS[self.kind], self.kv_heads, rows, self.head_dim)
-        stride = PARTIAL_HEADER + self.head_dim * 4
+        stride = PARTIAL_HEADER_BYTES + self.head_dim * 4
         scratch, totals, partial = (
-            aligned(size, 0) for size in (ATTENTION_SCRATCH_BYTES, ROWS * stride, ROWS * stride)
+            aligned(size, 0) for size in (ATTENTION_SCRATCH_BYTES, ATTENTION_ROWS * stride, ATTENTION_ROWS * stride)
         )
         out = np.zeros((self.kv_heads, rows, self.head_dim), np.float32)
         addresses = (part.ctypes.data for part in (scratch, totals, partial, out))
@@ -153,7 +153,7 @@ def test_attention(kind: str, shape: tuple[int, int, int], limit: int) -> None:
     else:
         # A weight on the border between two of its 16-bit codes may fall to either side.
         keys = keys - cache.offset.reshape(shape[1:])
-        expected, tolerance = reference.attention_q8(query[0], keys, values, SPLIT), 2e-5
+        expected, tolerance = reference.attention_q8(query[0], keys, values, SPLIT_POSITIONS), 2e-5
     assert np.abs(out - expected).max() < tolerance * max(1, np.abs(expected).max())
     exact = reference.attention(query[0], keys, values)
     assert np.abs(out - exact).max() < 0.05 * max(1, np.abs(exact).max())
@@ -176,14 +176,14 @@ def test_codes_of_the_cache(head_dim: int) -> None:
     keys = keys - cache.offset.reshape(2, head_dim)
     codes = cache.k[: cache.capacity * 2 * head_dim].reshape(2, -1, head_dim // 4, 16, 4).swapaxes(2, 3)
     codes = codes.reshape(2, cache.capacity, head_dim)[:, :530].swapaxes(0, 1)
-    expected, scales = reference.quantise_cached(reference.hadamard(keys))
+    expected, scales = reference.quantise_kv(reference.hadamard(keys))
     assert np.array_equal((codes ^ 0x80).view(np.int8), expected)
     stored = cache.k_scales.view(np.float16)[: cache.capacity * 2 * head_dim // 32]
     stored = stored.reshape(2, -1, head_dim // 32, 16).swapaxes(2, 3).reshape(2, cache.capacity, -1)
     assert np.array_equal(stored[:, :530].swapaxes(0, 1), scales)
     codes = cache.v[: cache.capacity * 2 * head_dim].reshape(2, head_dim // 16, -1, 16, 4)[..., [0, 2, 1, 3]]
     codes = codes.transpose(2, 4, 0, 1, 3).reshape(cache.capacity, 2, head_dim)[:530]
-    expected, scales = reference.quantise_cached(reference.hadamard(values))
+    expected, scales = reference.quantise_kv(reference.hadamard(values))
     assert np.array_equal(codes.view(np.int8), expected)
     stored = cache.v_scales.view(np.float16)[: cache.capacity * 2 * head_dim // 32].reshape(2, head_dim // 32, -1)
     assert np.array_equal(stored.transpose(2, 0, 1)[:530], scales)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from quant.formats import PackedTensor, dequantise
 from qwchat.cpu.kernels import reference, row_kernels
 from qwchat.cpu.kernels.format_kinds import IDS
-from qwchat.cpu.kernels.matmul import activate_pairs, multiply_pairs, pairs
-from qwchat.cpu.kernels.records import ACTIVATIONS, BLOCK, SLOTS, SLOTS_BLOCK, matmul_scratch_bytes
+from qwchat.cpu.kernels.matmul import activate_pairs, multiply_pairs, pair_count
+from qwchat.cpu.kernels.records import ACTIVATIONS, BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES, matmul_scratch_bytes
 from qwchat.cpu.weights import Weights
 from tests.cpu.kernels.numba_cached import kernel
 from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed, vector
@@ -25,7 +25,7 @@ def test_every_format_with_a_kernel_is_tested() -> None:
 @kernel
 def _run(matrices, sources, tokens, out, accumulate, scratch):  # type: ignore[no-untyped-def]
     matrix, source = matrices[0], sources[0]
-    end, stride = pairs(matrix), matrix.tiles * 64
+    end, stride = pair_count(matrix), matrix.tiles * 64
     multiply_pairs(matrix, source.x, source.packed, tokens, 0, end, out, stride, accumulate, scratch)
 
 
@@ -87,7 +87,7 @@ def test_a_token_does_not_depend_on_its_neighbours(kind: tuple[str, int, bool]) 
 
 @kernel
 def _activate(gates, ups, sources, tokens, targets, keep, scratch):  # type: ignore[no-untyped-def]
-    source, end = sources[0], pairs(gates[0])
+    source, end = sources[0], pair_count(gates[0])
     activate_pairs(gates[0], ups[0], source.x, source.packed, tokens, 0, end, targets[0], keep, scratch)
 
 
@@ -135,9 +135,9 @@ def test_non_finite_activations_are_not_hidden(kind: tuple[str, int, bool], bad:
     x = rng.standard_normal((1, 128)).astype(np.float32)
     x[0, 77] = bad
     packed = random_packed(kind, 16, 128, rng)
-    seen = np.zeros((4, SLOTS_BLOCK), np.uint8)
+    seen = np.zeros((4, PACKED_BLOCK_BYTES), np.uint8)
     row_kernels.quantise(x.ctypes.data, seen.ctypes.data, 0, 128)
-    scales = seen[:, SLOTS * BLOCK :].view(np.float32)[:, 0]
+    scales = seen[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, 0]
     assert np.isnan(scales[2])
     assert np.isfinite(scales[[0, 1, 3]]).all()
     with np.errstate(invalid="ignore"):

@@ -7,7 +7,7 @@ import pytest
 
 from quant.formats import dequantise
 from qwchat.cpu.kernels import reference, row_kernels, simd
-from qwchat.cpu.kernels.records import SLOTS
+from qwchat.cpu.kernels.records import TOKEN_LANES
 from qwchat.cpu.weights import Weights
 from tests.cpu.kernels.numba_cached import kernel
 from tests.cpu.kernels.random_tensors import KINDS, Folder, random_packed
@@ -62,7 +62,7 @@ def test_quantise(columns: int) -> None:
     expected = reference.packed_activations(x)
     packed = np.zeros_like(expected)
     for row in range(6):
-        row_kernels.quantise(x[row].ctypes.data, packed[row // SLOTS].ctypes.data, row, columns)
+        row_kernels.quantise(x[row].ctypes.data, packed[row // TOKEN_LANES].ctypes.data, row, columns)
     assert np.array_equal(packed, expected)
 
 

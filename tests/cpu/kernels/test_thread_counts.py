@@ -89,7 +89,7 @@ def run(size: int, seconds: Callable[[int], float], steps: int) -> list[int]:
     decode, chosen = thread_counts.DecodeThreads(size), []
     for _ in range(steps):
         chosen.append(decode.choose())
-        decode.note(seconds(chosen[-1]))
+        decode.record(seconds(chosen[-1]))
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""The thread team: every item is done once and in its phase, whether members spin, sleep, nap or sit out."""
+"""The thread team: every item is done once and in its stage, whether members spin, sleep, nap or sit out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import pytest
 
 from benchmarks.busy_core import busy_loop
 from qwchat.cpu.kernels.scheduler import (
-    NAP,
+    BACK_OFF,
     announce_end,
     await_step,
     barrier,
     begin_step,
+    claim,
     end_step,
-    is_crowded,
-    next_nap,
-    rouse,
-    take,
+    is_contended,
+    next_back_off,
+    wake,
 )
 from qwchat.cpu.kernels.sync import atomic_add, atomic_load, atomic_store, pause
-from qwchat.cpu.kernels.thread_team import CANCELLED, HEADER_LINES, MEMBER_BYTES, RUN, EntryPoints, ThreadTeam
+from qwchat.cpu.kernels.thread_team import CANCEL_WORD, HEADER_LINES, MEMBER_BYTES, RUN, EntryPoints, ThreadTeam
 from tests.clocks import share_of_a_spin, wait_for
 from tests.cpu.kernels.numba_cached import kernel
 from tests.tiers import count
@@ -35,19 +35,19 @@ LINE = 64
 
 @kernel
 def _step(team, member, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
-    """`counts`: items done, by phase; `seen`: items that came before their phase, then items by member."""
+    """`counts`: items done, by stage; `seen`: items that came before their stage, then items by member."""
     done, own = counts.ctypes.data, seen.ctypes.data
-    for phase in range(len(items)):
+    for stage in range(len(items)):
         while True:
-            item = take(team, member, items[phase])
+            item = claim(team, member, items[stage])
             if item < 0:
                 break
-            late = phase > 0 and atomic_load(done + (phase - 1) * LINE) != items[phase - 1]
-            if late or item >= items[phase]:
+            late = stage > 0 and atomic_load(done + (stage - 1) * LINE) != items[stage - 1]
+            if late or item >= items[stage]:
                 atomic_add(own, 1)
             for _ in range(pauses[0]):
                 pause()
-            atomic_add(done + phase * LINE, 1)
+            atomic_add(done + stage * LINE, 1)
             atomic_add(own + (member + 1) * LINE, 1)
         barrier(team, member)
 
@@ -68,23 +68,23 @@ def _serve(team, member, size, items, pauses, counts, seen):  # type: ignore[no-
         _step(team, member, items, pauses, counts, seen)
 
 
-PROGRAM = EntryPoints(_lead, _serve, rouse, announce_end)
+ENTRY_POINTS = EntryPoints(_lead, _serve, wake, announce_end)
 
 
 @kernel
 def _cancelled_step(team, member, items, stop_after, counts):  # type: ignore[no-untyped-def]
     """Sets the stop word in item `stop_after`.  `counts`: items done, and items begun after that."""
     done, late = counts.ctypes.data, counts.ctypes.data + LINE
-    for phase in range(len(items)):
+    for stage in range(len(items)):
         while True:
-            item = take(team, member, items[phase])
+            item = claim(team, member, items[stage])
             if item < 0:
                 break
-            atomic_add(late, 1 if atomic_load(team + CANCELLED) != 0 else 0)
+            atomic_add(late, 1 if atomic_load(team + CANCEL_WORD) != 0 else 0)
             for _ in range(100):
                 pause()
             if atomic_add(done, 1) == stop_after[0]:
-                atomic_store(team + CANCELLED, 1)
+                atomic_store(team + CANCEL_WORD, 1)
         barrier(team, member)
 
 
@@ -107,12 +107,12 @@ def _serve_cancelled(team, member, size, items, stop_after, counts):  # type: ig
 class Work:
     """A team and what it did."""
 
-    def __init__(self, size: int, phases: int) -> None:
-        self.items = np.ones(phases, np.int64)
+    def __init__(self, size: int, stages: int) -> None:
+        self.items = np.ones(stages, np.int64)
         self.pauses = np.zeros(1, np.int64)
-        self.counts = np.zeros((phases, 8), np.int64)
+        self.counts = np.zeros((stages, 8), np.int64)
         self.seen = np.zeros((size + 1, 8), np.int64)
-        self.team = ThreadTeam(size, PROGRAM, (self.items, self.pauses, self.counts, self.seen))
+        self.team = ThreadTeam(size, ENTRY_POINTS, (self.items, self.pauses, self.counts, self.seen))
 
     def check_step(self, active: int | None = None) -> None:
         self.counts[:] = 0
@@ -120,19 +120,19 @@ class Work:
         assert np.array_equal(self.counts[:, 0], self.items)
         assert self.seen[0, 0] == 0
 
-    def nap(self, member: int) -> int:
+    def back_off(self, member: int) -> int:
         """How long the member napped last, in ns."""
         offset = self.team.address - self.team._memory.ctypes.data
-        offset += HEADER_LINES * LINE + member * MEMBER_BYTES + NAP
+        offset += HEADER_LINES * LINE + member * MEMBER_BYTES + BACK_OFF
         return int(self.team._memory[offset : offset + 8].view(np.int64)[0])
 
     def step_until_all_have_worked(self) -> None:
         """One that sleeps for ever never does; on a busy machine one may wake too late for many steps."""
         wait_for(lambda: self.check_step() or (self.seen[1:, 0] > 0).all(), "work of every member", pause=0)
 
-    def asleep(self) -> int:
+    def parked(self) -> int:
         """How many members sleep; they are noted as to be woken."""
-        return int(rouse(self.team.address, self.team.size, self.team._asleep.ctypes.data))
+        return int(wake(self.team.address, self.team.size, self.team._parked_flags.ctypes.data))
 
     def close(self) -> None:
         self.team.close()
@@ -175,7 +175,7 @@ def test_members_beyond_the_active_ones_sit_out() -> None:
 def test_idle_members_cost_nothing() -> None:
     work = Work(2, 3)
     work.team.run()
-    wait_for(lambda: work.asleep() == 1, "the member to sleep")
+    wait_for(lambda: work.parked() == 1, "the member to sleep")
     assert share_of_a_spin(lambda: time.sleep(1.0)) < 0.2
     work.close()
 
@@ -200,11 +200,11 @@ def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
     work.items[:] = 100_000
     work.check_step()
     for _ in range(5):
-        wait_for(lambda: work.asleep() == 2, "both members to sleep")
+        wait_for(lambda: work.parked() == 2, "both members to sleep")
         work.check_step()  # all slept and were noted as to be woken, but were not
     work.step_until_all_have_worked()
-    work.team._rouse(3)  # woken, but there is no step
-    wait_for(lambda: work.asleep() == 2, "both members to sleep again")
+    work.team._wake_members(3)  # woken, but there is no step
+    wait_for(lambda: work.parked() == 2, "both members to sleep again")
     work.close()
 
 
@@ -218,7 +218,7 @@ def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
     with ExitStack() as loops:
         for core in os.sched_getaffinity(0):
             loops.enter_context(busy_loop(core, own_session=False))
-        wait_for(lambda: work.check_step() or work.nap(1), "a nap", pause=0)
+        wait_for(lambda: work.check_step() or work.back_off(1), "a nap", pause=0)
     done = work.seen[2, 0]
     wait_for(lambda: work.check_step() or work.seen[2, 0] > done, "the end of the nap", pause=0)
     work.close()
@@ -229,11 +229,11 @@ def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
 def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
     rng = np.random.default_rng(size)
     items, stop_after, counts = rng.integers(1, 40, 60), np.zeros(1, np.int64), np.zeros((2, 8), np.int64)
-    program = EntryPoints(_lead_cancelled, _serve_cancelled, rouse, announce_end)
-    team = ThreadTeam(size, program, (items, stop_after, counts))
+    entry_points = EntryPoints(_lead_cancelled, _serve_cancelled, wake, announce_end)
+    team = ThreadTeam(size, entry_points, (items, stop_after, counts))
     for stop in rng.integers(0, items.sum(), 200):
         counts[:], stop_after[0] = 0, stop
-        assert not team.run_watched(lambda: False)
+        assert not team.run_cancellable(lambda: False)
         done, late = counts[:, 0]
         assert done > stop
         assert late < size
@@ -241,7 +241,7 @@ def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
         if stop % 2:
             team.run()
         else:
-            assert team.run_watched(lambda: False)
+            assert team.run_cancellable(lambda: False)
         assert counts[:, 0].tolist() == [items.sum(), 0]
     team.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwchat-")]
@@ -259,9 +259,9 @@ def test_a_step_is_cancelled_before_the_first_item(raising: bool) -> None:
     work.pauses[0], work.items[:] = 1000, 2000  # Seconds.
     if raising:
         with pytest.raises(KeyboardInterrupt):
-            work.team.run_watched(cancelled)
+            work.team.run_cancellable(cancelled)
     else:
-        assert not work.team.run_watched(cancelled)
+        assert not work.team.run_cancellable(cancelled)
     assert work.counts.sum() < work.items.sum()
     work.pauses[0], work.items[:] = 0, 10
     work.check_step()
@@ -272,24 +272,24 @@ def test_naps_grow_while_the_core_stays_crowded() -> None:
     millisecond = 1_000_000
     lengths = [0]
     for _ in range(5):
-        lengths.append(_next_nap(lengths[-1], 8 * millisecond))
+        lengths.append(_next_back_off(lengths[-1], 8 * millisecond))
     assert lengths[1:] == [20 * millisecond, 40 * millisecond, 80 * millisecond, 160 * millisecond, 160 * millisecond]
-    assert _next_nap(160 * millisecond, 161 * millisecond) == 20 * millisecond
+    assert _next_back_off(160 * millisecond, 161 * millisecond) == 20 * millisecond
 
 
 def test_a_member_naps_when_it_costs_more_than_it_gives() -> None:
     millisecond = 1_000_000
-    assert _is_crowded(15 * millisecond, 7 * millisecond, 2)
-    assert not _is_crowded(15 * millisecond, 4 * millisecond, 2)
-    assert _is_crowded(15 * millisecond, 4 * millisecond, 4)
-    assert not _is_crowded(15 * millisecond, millisecond, 64)  # a hiccup
+    assert _is_contended(15 * millisecond, 7 * millisecond, 2)
+    assert not _is_contended(15 * millisecond, 4 * millisecond, 2)
+    assert _is_contended(15 * millisecond, 4 * millisecond, 4)
+    assert not _is_contended(15 * millisecond, millisecond, 64)  # a hiccup
 
 
 @kernel
-def _is_crowded(span, missed, active):  # type: ignore[no-untyped-def]
-    return is_crowded(span, missed, active)
+def _is_contended(span, missed, active):  # type: ignore[no-untyped-def]
+    return is_contended(span, missed, active)
 
 
 @kernel
-def _next_nap(last, awake):  # type: ignore[no-untyped-def]
-    return next_nap(last, awake)
+def _next_back_off(last, awake):  # type: ignore[no-untyped-def]
+    return next_back_off(last, awake)
