@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.measurements import Results
 
-pytest.importorskip("matplotlib", reason="matplotlib draws the plots; the extra bench installs it")
+pytest.importorskip("matplotlib", reason="matplotlib draws the plots; the extras bench and docs install it")
 
 from benchmarks.plots import PLOTS, draw
 
