@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwchat.conversation.title import typed
+from qwchat.conversation.title import without_files
 from qwchat.conversation.tree import Tree
 
 UNANSWERED = "it was not answered: /continue answers it"
@@ -18,7 +18,7 @@ def conversation_length(tree: Tree) -> str:
 
 def question_line(question: str) -> str:
     """Return `question` as it was typed, without attached files, on one line that counts the others."""
-    first, *more = typed(question).strip().splitlines() or [""]
+    first, *more = without_files(question).strip().splitlines() or [""]
     return first + (f" … (+{len(more)} line{'' if len(more) == 1 else 's'})" if more else "")
 
 

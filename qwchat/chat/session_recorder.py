@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qwchat.conversation.files import SessionFile
-from qwchat.conversation.store import Entry, Store
-from qwchat.conversation.title import clean, of_question
+from qwchat.conversation.session_file import SessionFile
+from qwchat.conversation.session_store import SessionEntry, SessionStore
+from qwchat.conversation.title import clean_line, title_from_question
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError
 
-ChooseSession = Callable[[Sequence[Entry]], Entry | None]
+ChooseSession = Callable[[Sequence[SessionEntry]], SessionEntry | None]
 """Lets a person choose one of several sessions; None where none is wanted."""
 FolderHook = Callable[[Path], None]
 """Told the folder of a session; raises nothing."""
@@ -43,7 +43,7 @@ class SessionRecorder:
         on_close: called before a session is closed, with its folder; it is still locked.
     """
 
-    def __init__(self, store: Store | None = None, warn: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, store: SessionStore | None = None, warn: Callable[[str], None] = lambda text: None) -> None:
         self.store = store
         self.model = ""
         self.fingerprint = ""
@@ -80,7 +80,7 @@ class SessionRecorder:
     def title(self) -> str:
         """What the session is called, or what it would be; "" before a word."""
         first = next((node.content for node in self.tree.nodes), "")
-        return clean(self.tree.title or "") or of_question(first)
+        return clean_line(self.tree.title or "") or title_from_question(first)
 
     def start(self, tree: Tree | None = None, name: str = "") -> Tree:
         """Leave the session, and keep `tree` (empty if not given) in a new one called `name`; the tree."""
@@ -95,13 +95,13 @@ class SessionRecorder:
                 notify()
         return self.tree
 
-    def open(self, entry: Entry) -> Tree:
+    def open(self, entry: SessionEntry) -> Tree:
         """Leave the session and go on with a saved one; its conversation.
 
         Where nothing is kept, the saved session stays as it is, and may be open elsewhere. Raises SessionError: then
         nothing has changed.
         """
-        store = Store() if self.store is None else self.store
+        store = SessionStore() if self.store is None else self.store
         if self.store is None:
             file, content = None, store.read(entry.id)
         else:
@@ -110,8 +110,8 @@ class SessionRecorder:
         self._file, self.tree, self._pending, self._name = file, content.tree, [], entry.name
         self.created, self.first_model, self.source_folder = entry.created, entry.model, store.folder / entry.id
         self.tree.listener = self._record_event
-        if content.left_out:
-            self._warn(f"damaged lines of session {entry.id} that are left out: {content.left_out}")
+        if content.invalid_lines:
+            self._warn(f"damaged lines of session {entry.id} that are left out: {content.invalid_lines}")
         for hook in self.on_open:
             hook(self.source_folder)
         return self.tree

@@ -28,11 +28,11 @@ def models(incomplete: str) -> list[tuple[str, str]]:
 
 def sessions(incomplete: str) -> list[tuple[str, str]]:
     """Saved conversations by name or id, as the shell offers them."""
-    from qwchat.conversation.store import Store
+    from qwchat.conversation.session_store import SessionStore
     from qwchat.errors import SessionError
 
     try:
-        entries = Store().entries()
+        entries = SessionStore().entries()
     except SessionError:
         return []
     return _matching(incomplete, lambda: ((entry.name or entry.id, entry.title) for entry in entries))

@@ -229,9 +229,9 @@ def _settings() -> tuple[CheckState, str, str]:
 
 
 def _sessions() -> tuple[CheckState, str, str]:
-    from qwchat.conversation.store import Store
+    from qwchat.conversation.session_store import SessionStore
 
-    store = Store()
+    store = SessionStore()
     entries = store.entries()
     broken = [entry for entry in entries if entry.trouble]
     found = f"{len(entries)} in {store.folder}"

@@ -21,7 +21,7 @@ from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.screen import Screen
 from qwchat.chat.view.table import format_table
 from qwchat.cli.options import Flags, ReplyOptions
-from qwchat.conversation.store import Entry, Store, check_name
+from qwchat.conversation.session_store import SessionEntry, SessionStore, check_name
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import Styling
 from qwchat.models_folder import LocatedModel
@@ -51,7 +51,7 @@ def open_recorder(
     that cannot be opened.
     """
     _check_options(options)
-    store, entry = Store(), None
+    store, entry = SessionStore(), None
     name = options.session or ""
     if options.continue_:
         entry = store.latest()
@@ -188,11 +188,11 @@ def resume_command(recorder: SessionRecorder) -> str | None:
 def interactive_chooser(terminal: TextIO, styling: Styling) -> ChooseSession:
     """A choice from a list that is searched while one types."""
 
-    def choose(entries: Sequence[Entry]) -> Entry | None:
+    def choose(entries: Sequence[SessionEntry]) -> SessionEntry | None:
         from qwchat.chat.editor.picker import pick
 
         # The title first: it is what a narrow window has to show.
-        return pick(entries, lambda entry: f"{entry.label} · {entry.last_said}", terminal=terminal, styling=styling)
+        return pick(entries, lambda entry: f"{entry.label} · {entry.changed_local}", terminal=terminal, styling=styling)
 
     return choose
 
@@ -200,10 +200,12 @@ def interactive_chooser(terminal: TextIO, styling: Styling) -> ChooseSession:
 def numbered_list_chooser(read: Callable[[], str], screen: Screen) -> ChooseSession:
     """A choice from a numbered list, in which a text searches: for terminals that can do no more."""
 
-    def choose(entries: Sequence[Entry]) -> Entry | None:
+    def choose(entries: Sequence[SessionEntry]) -> SessionEntry | None:
         found = list(entries)
         while True:
-            rows = [(str(number), entry.last_said, entry.label) for number, entry in enumerate(found[:_MAX_LISTED], 1)]
+            rows = [
+                (str(number), entry.changed_local, entry.label) for number, entry in enumerate(found[:_MAX_LISTED], 1)
+            ]
             screen.answer(format_table(("", "last said", "session"), rows, right=(0,)))
             if len(found) > _MAX_LISTED:
                 screen.hint(f"and {len(found) - _MAX_LISTED} more")
@@ -235,7 +237,7 @@ def _check_options(options: ReplyOptions) -> None:
         raise UsageError(f"--count makes several answers, and {given[0]} goes on with one: leave one out")
 
 
-def _choose_session(store: Store, choose: ChooseSession | None) -> Entry | None:
+def _choose_session(store: SessionStore, choose: ChooseSession | None) -> SessionEntry | None:
     entries = store.entries()
     if choose is None:
         raise UsageError("--resume needs a name here, where nobody can choose: qwchat sessions list shows them")

@@ -22,9 +22,9 @@ from qwchat.cli.session_options import (
     SessionsShowOptions,
 )
 from qwchat.cli.streams import Streams, stdin_is_terminal
-from qwchat.conversation.export import Talk, as_json, as_markdown, exported, form_of
-from qwchat.conversation.files import FILE_NAME, Content
-from qwchat.conversation.store import Entry, Store
+from qwchat.conversation.export import Transcript, as_json, as_markdown, export_transcript, format_of
+from qwchat.conversation.session_file import FILE_NAME, SessionContent
+from qwchat.conversation.session_store import SessionEntry, SessionStore
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import BOLD
 from qwchat.text_files import write_atomically
@@ -34,7 +34,7 @@ _CONTEXT_CHARACTERS = 100  # characters of a long line that are shown on each si
 
 def list_all(options: SessionsListOptions, dependencies: Dependencies) -> int:
     """List the sessions, the latest first."""
-    streams, store = Streams(), Store()
+    streams, store = Streams(), SessionStore()
     entries = store.entries()
     if options.json:
         streams.write(
@@ -44,14 +44,14 @@ def list_all(options: SessionsListOptions, dependencies: Dependencies) -> int:
     if not entries:
         streams.screen.hint(f"there are no sessions in {store.folder}")
         return ExitCode.OK
-    rows = [(entry.id, entry.last_said, str(entry.messages), entry.model or "-", entry.label) for entry in entries]
+    rows = [(entry.id, entry.changed_local, str(entry.messages), entry.model or "-", entry.label) for entry in entries]
     streams.write(format_table(("id", "last said", "messages", "model", "title"), rows, right=(2,)) + "\n")
     return ExitCode.OK
 
 
 def show(options: SessionsShowOptions, dependencies: Dependencies) -> int:
     """Show what is known about a session, and what was said in it."""
-    streams, store = Streams(quiet=options.quiet), Store()
+    streams, store = Streams(quiet=options.quiet), SessionStore()
     entry = store.find(options.session)
     content = _read(store, entry, streams)
     transcript = _transcript(entry, content)
@@ -66,7 +66,7 @@ def show(options: SessionsShowOptions, dependencies: Dependencies) -> int:
         ("title", entry.title),
         ("model", model),
         ("created", entry.created),
-        ("last said", entry.last_said),
+        ("last said", entry.changed_local),
         ("messages", str(entry.messages)),
         ("file", str(store.folder / entry.id / FILE_NAME)),
     ]
@@ -77,7 +77,7 @@ def show(options: SessionsShowOptions, dependencies: Dependencies) -> int:
 
 def grep(options: SessionsGrepOptions, dependencies: Dependencies) -> int:
     """Print the lines that match, with the session and the message they are in; 1 where there are none."""
-    streams, store = Streams(quiet=options.quiet), Store()
+    streams, store = Streams(quiet=options.quiet), SessionStore()
     pattern = _pattern(options)
     entries = store.entries() if options.session is None else [store.find(options.session)]
     found = []
@@ -101,7 +101,7 @@ def grep(options: SessionsGrepOptions, dependencies: Dependencies) -> int:
 
 def remove(options: SessionsRemoveOptions, dependencies: Dependencies) -> int:
     """Remove sessions, after asking on a terminal. Raises UsageError where nobody can be asked."""
-    streams, store = Streams(quiet=options.quiet), Store()
+    streams, store = Streams(quiet=options.quiet), SessionStore()
     entries = list({entry.id: entry for entry in map(store.find, options.sessions)}.values())
     if not options.yes:
         if not stdin_is_terminal():
@@ -119,12 +119,12 @@ def remove(options: SessionsRemoveOptions, dependencies: Dependencies) -> int:
 
 def export(options: SessionsExportOptions, dependencies: Dependencies) -> int:
     """Write a session to a file or to standard output."""
-    streams, store = Streams(quiet=options.quiet), Store()
+    streams, store = Streams(quiet=options.quiet), SessionStore()
     entry = store.find(options.session)
     content = _read(store, entry, streams)
     path = options.file if options.file is None or str(options.file) != "-" else None
-    form = options.form or ("md" if path is None else form_of(path))
-    text = exported(_transcript(entry, content), form)
+    form = options.form or ("md" if path is None else format_of(path))
+    text = export_transcript(_transcript(entry, content), form)
     if path is None:
         streams.write(text)
         return ExitCode.OK
@@ -135,19 +135,19 @@ def export(options: SessionsExportOptions, dependencies: Dependencies) -> int:
     return ExitCode.OK
 
 
-def _entry_fields(entry: Entry) -> dict[str, object]:
-    return asdict(entry) | {"changed": entry.changed_at}
+def _entry_fields(entry: SessionEntry) -> dict[str, object]:
+    return asdict(entry) | {"changed": entry.changed_utc}
 
 
-def _read(store: Store, entry: Entry, streams: Streams) -> Content:
+def _read(store: SessionStore, entry: SessionEntry, streams: Streams) -> SessionContent:
     content = store.read(entry.id)
-    if content.left_out:
-        streams.screen.notice(f"damaged lines of session {entry.id} that are left out: {content.left_out}")
+    if content.invalid_lines:
+        streams.screen.notice(f"damaged lines of session {entry.id} that are left out: {content.invalid_lines}")
     return content
 
 
-def _transcript(entry: Entry, content: Content) -> Talk:
-    return Talk(content.tree, entry.model, entry.id, entry.created)
+def _transcript(entry: SessionEntry, content: SessionContent) -> Transcript:
+    return Transcript(content.tree, entry.model, entry.id, entry.created)
 
 
 def _pattern(options: SessionsGrepOptions) -> re.Pattern[str]:
@@ -162,7 +162,7 @@ def _pattern(options: SessionsGrepOptions) -> re.Pattern[str]:
 
 
 def _matches(
-    store: Store, entry: Entry, pattern: re.Pattern[str], streams: Streams
+    store: SessionStore, entry: SessionEntry, pattern: re.Pattern[str], streams: Streams
 ) -> Iterator[tuple[int, str, re.Match[str]]]:
     """Id and role of each message with a line that matches, and the first match on each such line."""
     try:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qwchat.characters import escape_json, show_code_points
-from qwchat.conversation.title import clean, of_question
+from qwchat.conversation.title import clean_line, title_from_question
 from qwchat.conversation.tree import Node, Tree
 from qwchat.errors import UsageError
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
-Form = Literal["md", "html", "json"]
-SUMMARY = "Sent in place of the turns above"
-FORMS: tuple[Form, ...] = ("md", "html", "json")
-_FREE_CELLS = 10_000
-_SUFFIXES: dict[str, Form] = {".json": "json", ".html": "html", ".htm": "html"}
+ExportFormat = Literal["md", "html", "json"]
+SUMMARY_HEADING = "Sent in place of the turns above"
+EXPORT_FORMATS: tuple[ExportFormat, ...] = ("md", "html", "json")
+_EXTRA_CELLS = 10_000
+_SUFFIXES: dict[str, ExportFormat] = {".json": "json", ".html": "html", ".htm": "html"}
 
 _STYLE = """\
 :root { color-scheme: light dark; }
@@ -61,7 +61,7 @@ _PAGE = """\
 
 
 @dataclass(frozen=True)
-class Talk:
+class Transcript:
     """What is exported: the turns up to the tree's head, and what the session is about.
 
     Attributes:
@@ -81,114 +81,114 @@ class Talk:
     @property
     def title(self) -> str:
         """The conversation's title, or what it would be called; never empty, always one line."""
-        chosen = clean(self.tree.title or "")
+        chosen = clean_line(self.tree.title or "")
         first = next((node.content for node in self.tree.path()), "")
-        return chosen or of_question(first) or f"Conversation with {clean(self.model)}"
+        return chosen or title_from_question(first) or f"Conversation with {clean_line(self.model)}"
 
 
-def exported(talk: Talk, form: Form) -> str:
+def export_transcript(transcript: Transcript, export_format: ExportFormat) -> str:
     """The conversation in that form. Raises UsageError where nothing was said."""
-    if not talk.tree.path():
+    if not transcript.tree.path():
         raise UsageError("nothing was said yet, so there is nothing to save")
-    return {"md": as_markdown, "html": as_html, "json": as_json}[form](talk)
+    return {"md": as_markdown, "html": as_html, "json": as_json}[export_format](transcript)
 
 
-def form_of(path: Path) -> Form:
+def format_of(path: Path) -> ExportFormat:
     """The form that a file's name asks for: Markdown where it is neither .json nor .html."""
     return _SUFFIXES.get(path.suffix.lower(), "md")
 
 
-def file_name(talk: Talk, form: Form) -> str:
+def file_name(transcript: Transcript, export_format: ExportFormat) -> str:
     """A name for the file of a conversation, made from its title: letters, digits and dashes."""
-    words = re.findall(r"[^\W_]+", talk.title.casefold())
+    words = re.findall(r"[^\W_]+", transcript.title.casefold())
     name = "-".join(words)[:50].strip("-") or "conversation"
-    return f"{name}.{form}"
+    return f"{name}.{export_format}"
 
 
-def as_markdown(talk: Talk) -> str:
+def as_markdown(transcript: Transcript) -> str:
     """The conversation under headings; every turn is verbatim, but a code block that nothing closed ends with it.
 
     Control characters and invisible ones are named, as in [U+001B]: the file may be shown on a terminal.
     """
-    parts = [f"# {talk.title}"]
-    if talk.tree.system is not None:
-        parts.append(f"## System\n\n{_closed(talk.tree.system)}")
-    left_out, summaries = _left_out(talk.tree)
-    for node in talk.tree.path():
-        parts.append(f"## {_speaker(node, talk, left_out)}\n\n{_closed(node.content)}")
+    parts = [f"# {transcript.title}"]
+    if transcript.tree.system is not None:
+        parts.append(f"## System\n\n{_close_fence(transcript.tree.system)}")
+    dropped, summaries = _dropped_turns(transcript.tree)
+    for node in transcript.tree.path():
+        parts.append(f"## {_heading(node, transcript, dropped)}\n\n{_close_fence(node.content)}")
         if node.id in summaries:
-            parts.append(f"## {SUMMARY}\n\n{_closed(summaries[node.id])}")
+            parts.append(f"## {SUMMARY_HEADING}\n\n{_close_fence(summaries[node.id])}")
     return show_code_points("\n\n".join(parts).replace("\r\n", "\n") + "\n")
 
 
-def as_json(talk: Talk) -> str:
+def as_json(transcript: Transcript) -> str:
     """The conversation as one object: id, title, created, model, system, messages, settings.
 
     Each message has role and content, and of what else is known about it finish_reason, seed, settings, stats, model
     (fingerprint), created and note. `sent` is false for those that the model is not given any more, and the last of
     these has the `summary` that it is given instead, where there is one.
     """
-    system = talk.tree.system
-    left_out, summaries = _left_out(talk.tree)
+    system = transcript.tree.system
+    dropped, summaries = _dropped_turns(transcript.tree)
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
     document: dict[str, Any] = {
-        "id": talk.id or None,
-        "title": talk.title,
-        "created": talk.created or None,
-        "model": talk.model,
-        "messages": messages + [_message(node, left_out, summaries) for node in talk.tree.path()],
+        "id": transcript.id or None,
+        "title": transcript.title,
+        "created": transcript.created or None,
+        "model": transcript.model,
+        "messages": messages + [_message(node, dropped, summaries) for node in transcript.tree.path()],
     }
-    if talk.settings is not None:
-        document["settings"] = talk.settings
+    if transcript.settings is not None:
+        document["settings"] = transcript.settings
     return escape_json(json.dumps(document, ensure_ascii=False, indent=2)) + "\n"
 
 
-def as_html(talk: Talk) -> str:
+def as_html(transcript: Transcript) -> str:
     """The conversation as one page without scripts, pictures, control characters or anything else from elsewhere.
 
     What the person said is shown as it was typed; replies are Markdown, in which HTML stays text.
     """
     sections: list[str] = []
-    if talk.tree.system is not None:
-        sections.append(_section("system", "System", _as_typed(talk.tree.system)))
-    left_out, summaries = _left_out(talk.tree)
-    for node in talk.tree.path():
+    if transcript.tree.system is not None:
+        sections.append(_section("system", "System", _plain_html(transcript.tree.system)))
+    dropped, summaries = _dropped_turns(transcript.tree)
+    for node in transcript.tree.path():
         reply = node.role == "assistant"
-        said = _rendered(node.content) if reply else _as_typed(node.content)
+        body = _rendered_html(node.content) if reply else _plain_html(node.content)
         cut = node.finish_reason not in (None, "stop")
         ending = f'<p class="end">{html.escape(str(node.finish_reason))}</p>\n' if reply and cut else ""
-        sections.append(_section(node.role, _speaker(node, talk, left_out), said + ending))
+        sections.append(_section(node.role, _heading(node, transcript, dropped), body + ending))
         if node.id in summaries:
-            sections.append(_section("system", SUMMARY, _as_typed(summaries[node.id])))
-    facts = [talk.model, talk.created, talk.id and f"session {talk.id}"]
-    footer = html.escape(" · ".join(fact for fact in facts if fact))
-    page = _PAGE.format(title=html.escape(talk.title), style=_STYLE, sections="\n".join(sections), footer=footer)
+            sections.append(_section("system", SUMMARY_HEADING, _plain_html(summaries[node.id])))
+    details = [transcript.model, transcript.created, transcript.id and f"session {transcript.id}"]
+    footer = html.escape(" · ".join(detail for detail in details if detail))
+    page = _PAGE.format(title=html.escape(transcript.title), style=_STYLE, sections="\n".join(sections), footer=footer)
     # At the end, since Markdown makes characters of entities such as &#27;.
     return show_code_points(page.replace("\r\n", "\n"))
 
 
-def _left_out(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:
+def _dropped_turns(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:
     """The turns that are not sent any more, and summaries that are, by the last turn that each stands for."""
     drops = tree.active_drops(tree.head)
     return tree.dropped(), {max(drop.ids): drop.summary for drop in drops if drop.summary is not None}
 
 
-def _speaker(node: Node, talk: Talk, left_out: frozenset[int]) -> str:
-    speaker = "You" if node.role == "user" else clean(talk.model) or "Assistant"
-    return f"{speaker} (not sent any more)" if node.id in left_out else speaker
+def _heading(node: Node, transcript: Transcript, dropped: frozenset[int]) -> str:
+    heading = "You" if node.role == "user" else clean_line(transcript.model) or "Assistant"
+    return f"{heading} (not sent any more)" if node.id in dropped else heading
 
 
-def _message(node: Node, left_out: frozenset[int], summaries: dict[int, str]) -> dict[str, Any]:
+def _message(node: Node, dropped: frozenset[int], summaries: dict[int, str]) -> dict[str, Any]:
     fields: Sequence[str] = ("finish_reason", "seed", "settings", "stats", "model", "created", "note")
     known = {name: value for name in fields if (value := getattr(node, name)) not in (None, "")}
-    if node.id in left_out:
+    if node.id in dropped:
         known["sent"] = False
     if node.id in summaries:
         known["summary"] = summaries[node.id]
     return {"role": node.role, "content": node.content} | known
 
 
-def _closed(text: str) -> str:
+def _close_fence(text: str) -> str:
     """`text` with a fence at its end where it leaves a block of code open, which would swallow what comes after."""
     if "```" not in text and "~~~" not in text:
         return text
@@ -198,19 +198,19 @@ def _closed(text: str) -> str:
     return text + ("" if text.endswith("\n") else "\n") + last.markup
 
 
-def _section(role: str, speaker: str, said: str) -> str:
-    return f'<section class="{role}">\n<h2>{html.escape(speaker)}</h2>\n{said}</section>'
+def _section(role: str, heading: str, body: str) -> str:
+    return f'<section class="{role}">\n<h2>{html.escape(heading)}</h2>\n{body}</section>'
 
 
-def _as_typed(text: str) -> str:
+def _plain_html(text: str) -> str:
     return f'<div class="said">{html.escape(text)}</div>\n'
 
 
-def _rendered(text: str) -> str:
+def _rendered_html(text: str) -> str:
     """`text` from Markdown; as it was typed where its tables would have many more cells than it has characters."""
     columns = max(line.count("|") for line in text.split("\n"))
-    if columns * text.count("\n") > 4 * len(text) + _FREE_CELLS:
-        return _as_typed(text)
+    if columns * text.count("\n") > 4 * len(text) + _EXTRA_CELLS:
+        return _plain_html(text)
     page: str = _markdown().render(text)
     return page
 

@@ -5,38 +5,38 @@ from __future__ import annotations
 import re
 import unicodedata
 
-LONGEST = 60  # characters of a title that nobody chose
-LONGEST_CHOSEN = 200
+MAX_TITLE = 60  # characters of a title that nobody chose
+MAX_LINE = 200
 # A file in a message: its name, a blank line and a fence that nothing in the file can end.
 _FILE = re.compile(r"File [^\n]+:(?:\n\n(`{3,})[\w+#]*\n.*?^\1(?:\n+|\Z)| empty(?:\n\n|\Z))", re.DOTALL | re.MULTILINE)
 _SENTENCE_ENDS = ("?", "!", ".", ":", "？", "。", "！")
 
 
-def clean(text: str) -> str:
+def clean_line(text: str) -> str:
     """`text` on one line of at most 200 characters: no controls, no invisible or direction-changing characters."""
-    shown = "".join(" " if character.isspace() else character for character in text[: 8 * LONGEST_CHOSEN])
+    shown = "".join(" " if character.isspace() else character for character in text[: 8 * MAX_LINE])
     kept = "".join(
         character for character in shown if character == "\u200d" or unicodedata.category(character)[0] != "C"
     )
-    return _cut(" ".join(kept.split()), LONGEST_CHOSEN)
+    return _shorten(" ".join(kept.split()), MAX_LINE)
 
 
-def of_question(question: str) -> str:
+def title_from_question(question: str) -> str:
     """Return a title for a conversation that begins with `question`: its first line, or its last behind a piped text.
 
     The line keeps every character that can be seen: `src/*.py`, `__init__` and `<x>` are words, and so is what looks
     like Markdown. Files that go before the question are left out unless there is nothing else; where the last line
     reads like a sentence and the first does not, the last is the question. "" where there is nothing to name it after.
     """
-    question = typed(question)
+    question = without_files(question)
     lines = [line.strip() for line in question.splitlines() if any(map(str.isalnum, line))]
     if not lines:
-        return clean(question)[:LONGEST]
-    best = lines[-1] if _reads_like_speech(lines[-1]) and not _reads_like_speech(lines[0]) else lines[0]
-    return _cut(clean(best), LONGEST)
+        return clean_line(question)[:MAX_TITLE]
+    best = lines[-1] if _is_sentence(lines[-1]) and not _is_sentence(lines[0]) else lines[0]
+    return _shorten(clean_line(best), MAX_TITLE)
 
 
-def typed(question: str) -> str:
+def without_files(question: str) -> str:
     """Return `question` without the files that go before it, or the name of the first if there is nothing else."""
     start = 0
     while (block := _FILE.match(question, start)) is not None:
@@ -44,11 +44,11 @@ def typed(question: str) -> str:
     return question[start:] if question[start:].strip() else question.partition("\n")[0].removesuffix(":")
 
 
-def _reads_like_speech(line: str) -> bool:
+def _is_sentence(line: str) -> bool:
     return line.endswith(_SENTENCE_ENDS) or (line[:1].isupper() and " " in line)
 
 
-def _cut(text: str, longest: int) -> str:
+def _shorten(text: str, longest: int) -> str:
     """`text` or its beginning, cut between words where that loses little."""
     if len(text) <= longest:
         return text

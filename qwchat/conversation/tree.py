@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from qwchat.conversation.checks import checked_event, checked_node
+from qwchat.conversation.event_checks import check_event, check_node_fields
 from qwchat.errors import SessionError, UsageError
 from qwchat.messages import Message
 
@@ -77,7 +77,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class Drop:
     """Turns that are not sent any more, and what is sent in their place."""
 
     ids: frozenset[int]
@@ -98,9 +98,9 @@ class Tree:
         self.title: str | None = None
         self._nodes: list[Node] = []
         self._children: dict[int | None, list[int]] = {None: []}
-        self._visits: dict[int, None] = {}  # heads, the latest last; of each turn its latest visit
-        self._replaced: set[int] = set()
-        self._drops: dict[int, Dropped] = {}  # by number, in order of creation
+        self._visited_heads: dict[int, None] = {}  # heads, the latest last; of each turn its latest visit
+        self._replaced_ids: set[int] = set()
+        self._drops: dict[int, Drop] = {}  # by number, in order of creation
         self._dropped_by: dict[int, int] = {}  # which of them leaves a turn out
         self._next_drop = 0
 
@@ -117,14 +117,14 @@ class Tree:
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Makes the change that `event` tells of, and tells nobody.  Raises UsageError: it is no such event."""
-        kind, value = checked_event(event)
+        kind, value = check_event(event)
         if kind == "node":
-            node = Node(**checked_node(value))
+            node = Node(**check_node_fields(value))
             if node.id != len(self._nodes) + 1:
                 raise UsageError(f"the node's id is {node.id} where {len(self._nodes) + 1} is next")
             self._insert(node)
         elif kind == "head":
-            self._move(value)
+            self._set_head(value)
         elif kind == "system":
             self.system = value
         elif kind == "title":
@@ -146,7 +146,7 @@ class Tree:
             yield _drop_event(sorted(drop.ids), drop.summary)
 
     @property
-    def drops(self) -> list[Dropped]:
+    def drops(self) -> list[Drop]:
         """The turns that are left out, by the drops that hold; none of them overlap."""
         return list(self._drops.values())
 
@@ -174,7 +174,7 @@ class Tree:
         """What was said after `node_id`, first to last; None: how the conversation began."""
         if node_id is not None:
             self.node(node_id)
-        return [self._nodes[child - 1] for child in self._children[node_id] if child not in self._replaced]
+        return [self._nodes[child - 1] for child in self._children[node_id] if child not in self._replaced_ids]
 
     def siblings(self, node_id: int) -> list[Node]:
         """The alternatives at the place of `node_id`, itself included, first to last."""
@@ -184,9 +184,9 @@ class Tree:
 
     def tip(self, node_id: int | None) -> int | None:
         """Where the path through `node_id` (None: the beginning) went on to when it was last taken."""
-        ways = self._ways()
-        while node_id in ways:
-            node_id = ways[node_id]
+        last_children = self._last_children()
+        while node_id in last_children:
+            node_id = last_children[node_id]
         return node_id
 
     def add(
@@ -208,7 +208,7 @@ class Tree:
 
         Raises UsageError: a field is out of its range.
         """
-        given = {
+        fields_of_node = {
             "id": len(self._nodes) + 1,
             "parent": self.head if parent == _HEAD else parent,
             "role": role,
@@ -223,16 +223,16 @@ class Tree:
             "note": note,
             "replaces": replaces,
         }
-        node = Node(**checked_node(given))
+        node = Node(**check_node_fields(fields_of_node))
         self._insert(node)
-        self._tell(node.as_event())
+        self._notify(node.as_event())
         return node
 
     def select(self, node_id: int | None) -> None:
         """Makes `node_id` the head; None: the conversation begins anew.  Raises UsageError: there is no such turn."""
         if node_id != self.head:
-            self._move(node_id)
-            self._tell({"head": node_id})
+            self._set_head(node_id)
+            self._notify({"head": node_id})
 
     def set_system(self, text: str | None) -> None:
         """Gives the conversation another system prompt, or none."""
@@ -257,11 +257,11 @@ class Tree:
         return frozenset().union(*(drop.ids for drop in self.active_drops(node_id)))
 
     def messages(
-        self, node_id: int | None = _HEAD, ids_hold: Callable[[Node], bool] = lambda node: True
+        self, node_id: int | None = _HEAD, ids_valid: Callable[[Node], bool] = lambda node: True
     ) -> list[Message]:
         """What a model is sent: the system prompt, where there is one, and the path without what was dropped.
 
-        `node_id`: where the path ends, the head if not given; `ids_hold`: whether a node's token ids are the
+        `node_id`: where the path ends, the head if not given; `ids_valid`: whether a node's token ids are the
         model's own, or its text is to be encoded anew.
         """
         found: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
@@ -272,36 +272,36 @@ class Tree:
             if summary is not None:
                 found.append({"role": "user", "content": summary})
             if node.id not in dropped:
-                found.append(node.as_message(with_ids=ids_hold(node)))
+                found.append(node.as_message(with_ids=ids_valid(node)))
         return found
 
     def fork(self) -> Tree:
         """A tree of its own that holds the path to the head, its turns numbered anew, and nothing else."""
         copy = Tree()
         copy.system, copy.title = self.system, self.title
-        numbers: dict[int, int] = {}
+        new_ids: dict[int, int] = {}
         for node in self.path():
-            numbers[node.id] = len(numbers) + 1
+            new_ids[node.id] = len(new_ids) + 1
             values = node.as_event()["node"] | {
-                "id": numbers[node.id],
-                "parent": None if node.parent is None else numbers[node.parent],
+                "id": new_ids[node.id],
+                "parent": None if node.parent is None else new_ids[node.parent],
                 "replaces": None,
             }
             copy.apply({"node": values})
         for drop in self.active_drops(self.head):
-            copy.apply(_drop_event(sorted(numbers[node_id] for node_id in drop.ids), drop.summary))
+            copy.apply(_drop_event(sorted(new_ids[node_id] for node_id in drop.ids), drop.summary))
         return copy
 
-    def active_drops(self, node_id: int | None) -> list[Dropped]:
+    def active_drops(self, node_id: int | None) -> list[Drop]:
         """The drops that hold for the path to `node_id`, none of which overlap."""
         on_path = {node.id for node in self.path(node_id)}
         return [drop for drop in self._drops.values() if drop.ids <= on_path]
 
     def _change(self, event: Event) -> None:
         self.apply(event)
-        self._tell(event)
+        self._notify(event)
 
-    def _tell(self, event: Event) -> None:
+    def _notify(self, event: Event) -> None:
         if self.listener is not None:
             self.listener(event)
 
@@ -311,48 +311,48 @@ class Tree:
         if node.replaces is not None:
             if self.node(node.replaces).parent != node.parent:
                 raise UsageError(f"turn {node.id} cannot replace turn {node.replaces}, which has another parent")
-            self._replaced.add(node.replaces)
+            self._replaced_ids.add(node.replaces)
         self._nodes.append(node)
         self._children[node.id] = []
         self._children[node.parent].append(node.id)
-        self._move(node.id)
+        self._set_head(node.id)
 
-    def _move(self, node_id: int | None) -> None:
+    def _set_head(self, node_id: int | None) -> None:
         if node_id is not None:
             node_id = self.node(node_id).id
-            self._visits.pop(node_id, None)
-            self._visits[node_id] = None
+            self._visited_heads.pop(node_id, None)
+            self._visited_heads[node_id] = None
         self.head = node_id
 
-    def _ways(self) -> dict[int | None, int]:
+    def _last_children(self) -> dict[int | None, int]:
         """The child of each turn (None: of the beginning) through which the path went last.
 
         Found out when it is asked for, since a file may move the head as often as it likes along as deep a path.
         """
-        ways: dict[int | None, int] = {}
-        for visited in reversed(self._visits):
+        last_children: dict[int | None, int] = {}
+        for visited in reversed(self._visited_heads):
             at: int | None = visited
             # Where a later visit has passed, it has passed all that lies before too.
-            while at is not None and (parent := self._nodes[at - 1].parent) not in ways:
-                ways[parent], at = at, parent
-        return ways
+            while at is not None and (parent := self._nodes[at - 1].parent) not in last_children:
+                last_children[parent], at = at, parent
+        return last_children
 
     def _drop(self, ids: list[int], summary: str | None) -> None:
-        wanted = frozenset(ids)
-        for node_id in wanted:
+        dropped_ids = frozenset(ids)
+        for node_id in dropped_ids:
             self.node(node_id)
-        if not wanted:
+        if not dropped_ids:
             self._drops.clear()
             self._dropped_by.clear()
             return
         # Each turn is put under one drop and taken from it once, so all drops together cost what their ids cost.
-        for node_id in wanted:
+        for node_id in dropped_ids:
             overlapped = self._dropped_by.get(node_id)
             if overlapped is not None:
                 for other in self._drops.pop(overlapped).ids:
                     del self._dropped_by[other]
-        self._drops[self._next_drop] = Dropped(wanted, summary)
-        self._dropped_by |= dict.fromkeys(wanted, self._next_drop)
+        self._drops[self._next_drop] = Drop(dropped_ids, summary)
+        self._dropped_by |= dict.fromkeys(dropped_ids, self._next_drop)
         self._next_drop += 1
 
 

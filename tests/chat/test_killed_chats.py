@@ -21,7 +21,7 @@ import pytest
 
 from qwchat.cli import app, chat
 from qwchat.cli.main import main
-from qwchat.conversation.store import Store
+from qwchat.conversation.session_store import SessionStore
 from tests.chat import fakes
 from tests.cli.fake_qwchat import services
 from tests.cli.runs import environment
@@ -135,13 +135,13 @@ def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
 @pytest.mark.slow
 def test_no_turn_that_was_over_is_lost(tmp_path: Path) -> None:
     killed = Killed(tmp_path)
-    store = Store(tmp_path / "home" / "sessions")
+    store = SessionStore(tmp_path / "home" / "sessions")
     for number in range(KILLS):
         killed.chat(number)
         for entry in store.entries():
             assert entry.trouble == ""
             content = store.read(entry.id)
-            assert content.left_out == 0
+            assert content.invalid_lines == 0
             asked = {node.content: node.id for node in content.tree.nodes if node.role == "user"}
             for question in killed.answered.get(entry.name, []):
                 replies = content.tree.children(asked[question])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.conversation.store import Store
+from qwchat.conversation.session_store import SessionStore
 from tests.chat.pty import Terminal
 from tests.chat.test_resume import save
 from tests.cli.runs import call
@@ -15,8 +15,8 @@ FIGURES = "0.12 s to first token · "
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home" / "sessions")
+def store(tmp_path: Path) -> SessionStore:
+    return SessionStore(tmp_path / "home" / "sessions")
 
 
 def left(terminal: Terminal, *inputs: str) -> list[str]:
@@ -48,7 +48,7 @@ def test_the_words_are_messages_in_a_sentence_in_quotes_and_in_a_pipe(tmp_path: 
     assert piped.stderr == b""
 
 
-def test_leaving_says_how_to_go_on_with_the_session(tmp_path: Path, store: Store) -> None:
+def test_leaving_says_how_to_go_on_with_the_session(tmp_path: Path, store: SessionStore) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         assert left(terminal, "one\r", "\x04")[-2:] == [">", "to go on: qwchat -c"]
         assert b"\x1b[2mto go on: qwchat -c\x1b[0m\r\n" in terminal.raw
@@ -62,7 +62,7 @@ def test_leaving_says_how_to_go_on_with_the_session(tmp_path: Path, store: Store
         assert call(*command.split("=", 1), "-p", "two", models=tmp_path).returncode == 0
 
 
-def test_nothing_is_said_where_nothing_is_saved_or_nobody_reads_it(tmp_path: Path, store: Store) -> None:
+def test_nothing_is_said_where_nothing_is_saved_or_nobody_reads_it(tmp_path: Path, store: SessionStore) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         assert left(terminal, "/set temp 1\r", "\x04")[1:] == ["> /set temp 1", "temp 1", ">"]
     with Terminal("chat", "--no-save", models=tmp_path) as terminal:
@@ -79,7 +79,7 @@ def test_nothing_is_said_where_nothing_is_saved_or_nobody_reads_it(tmp_path: Pat
         assert terminal.text.splitlines()[-2:] == [">", "to go on: qwchat -c"]
 
 
-def test_a_blank_line_stands_between_turns_and_nowhere_else(tmp_path: Path, store: Store) -> None:
+def test_a_blank_line_stands_between_turns_and_nowhere_else(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "Name a sea.", "The Pacific.", name="seas")
     with Terminal("chat", "-q", models=tmp_path, replies=["One.", "Two."]) as terminal:
         lines = left(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.conversation.store import Entry, Store
+from qwchat.conversation.session_store import SessionEntry, SessionStore
 from qwchat.conversation.tree import Tree
 from tests.chat.pty import Terminal
 from tests.cli.runs import call, environment
@@ -20,11 +20,13 @@ FIGURES = re.compile(r"^\d.* m?s to first token .*$", re.MULTILINE)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home" / "sessions")
+def store(tmp_path: Path) -> SessionStore:
+    return SessionStore(tmp_path / "home" / "sessions")
 
 
-def save(store: Store, *contents: str, name: str = "", title: str | None = None, model: str = "mini") -> Entry:
+def save(
+    store: SessionStore, *contents: str, name: str = "", title: str | None = None, model: str = "mini"
+) -> SessionEntry:
     """A session of the scripted model."""
     file = store.create(model, "0123abcd", name)
     tree = Tree(lambda event: file.append([event]))
@@ -36,7 +38,7 @@ def save(store: Store, *contents: str, name: str = "", title: str | None = None,
     return store.find(file.folder.name)
 
 
-def said(store: Store, entry: Entry) -> list[str]:
+def said(store: SessionStore, entry: SessionEntry) -> list[str]:
     return [node.content for node in store.read(entry.id).tree.path()]
 
 
@@ -46,7 +48,7 @@ def talk(models: Path, *arguments: str, lines: str, **script: object) -> tuple[i
     return ran.returncode, ran.stdout.decode(), FIGURES.sub("", ran.stderr.decode())
 
 
-def test_a_chat_is_saved_and_continued(tmp_path: Path, store: Store) -> None:
+def test_a_chat_is_saved_and_continued(tmp_path: Path, store: SessionStore) -> None:
     assert talk(tmp_path, lines="one\ntwo\n")[:2] == (0, "echo: one\necho: two\n")
     entry = store.latest()
     assert (entry.title, entry.model, entry.messages) == ("one", "mini", 4)
@@ -63,7 +65,7 @@ def test_a_chat_is_saved_and_continued(tmp_path: Path, store: Store) -> None:
 
 @pytest.mark.parametrize(("times", "code", "asked"), [(1, 0, ["one", "two"]), (2, 130, ["one"])])
 def test_ctrl_c_while_a_turn_is_being_saved_neither_ends_the_chat_nor_loses_the_turn(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, times: int, code: int, asked: list[str]
+    tmp_path: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch, times: int, code: int, asked: list[str]
 ) -> None:
     real, pressed = os.fsync, iter([True])
 
@@ -79,7 +81,7 @@ def test_ctrl_c_while_a_turn_is_being_saved_neither_ends_the_chat_nor_loses_the_
     assert said(store, store.latest()) == [turn for question in asked for turn in (question, f"echo: {question}")]
 
 
-def test_no_save_leaves_no_trace(tmp_path: Path, store: Store) -> None:
+def test_no_save_leaves_no_trace(tmp_path: Path, store: SessionStore) -> None:
     assert talk(tmp_path, "--no-save", lines="one\n")[0] == 0
     assert talk(tmp_path, lines="/title x\n/set temp 1\n")[0] == 0
     assert not store.folder.exists()
@@ -88,7 +90,7 @@ def test_no_save_leaves_no_trace(tmp_path: Path, store: Store) -> None:
     assert said(store, entry) == ["one", "two"]
 
 
-def test_a_single_question_is_saved_only_in_a_session(tmp_path: Path, store: Store) -> None:
+def test_a_single_question_is_saved_only_in_a_session(tmp_path: Path, store: SessionStore) -> None:
     assert call("-p", "one", models=tmp_path).returncode == 0
     assert not store.folder.exists()
     answers = [
@@ -103,7 +105,7 @@ def test_a_single_question_is_saved_only_in_a_session(tmp_path: Path, store: Sto
     assert said(store, entry)[-1] == "echo: three"
 
 
-def test_the_same_session_goes_on_in_the_chat(tmp_path: Path, store: Store) -> None:
+def test_the_same_session_goes_on_in_the_chat(tmp_path: Path, store: SessionStore) -> None:
     call("-p", "one", "--session", "sums", models=tmp_path)
     with Terminal("chat", "--session", "sums", models=tmp_path) as terminal:
         terminal.prompt()
@@ -127,7 +129,7 @@ def test_the_same_session_goes_on_in_the_chat(tmp_path: Path, store: Store) -> N
     assert store.find("sums").title == "Sums"
 
 
-def test_a_session_is_chosen_from_a_list_with_search(tmp_path: Path, store: Store) -> None:
+def test_a_session_is_chosen_from_a_list_with_search(tmp_path: Path, store: SessionStore) -> None:
     for number in range(14):
         save(store, f"Lake {number}?", "Deep.")
     entry = save(store, "Name a sea.\nA big one.", "The **Pacific**.", title="Seas \x1b[2J")
@@ -144,7 +146,7 @@ def test_a_session_is_chosen_from_a_list_with_search(tmp_path: Path, store: Stor
         terminal.wait("> Name a sea. … (+1 line)\nThe **Pacific**.")
 
 
-def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: Store) -> None:
+def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: SessionStore) -> None:
     sea = save(store, "Name a sea.", "The Pacific.")
     lake = save(store, "Name a lake.", "Garda.")
     with Terminal("chat", "--resume", models=tmp_path) as terminal:
@@ -171,13 +173,13 @@ def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: Store) -> None
     assert said(store, lake)[2:] == ["Another.", "echo: Another."]
 
 
-def test_a_narrow_window_shows_the_titles(tmp_path: Path, store: Store) -> None:
+def test_a_narrow_window_shows_the_titles(tmp_path: Path, store: SessionStore) -> None:
     save(store, "Name a sea.", "The Pacific.")
     with Terminal("chat", "--resume", models=tmp_path, columns=20, rows=12) as terminal:
         terminal.wait("> Name a sea.")
 
 
-def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, store: Store) -> None:
+def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
     _, _, err = talk(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
     assert "qwchat: settings of the session: temp 0.5, stop 'END'\n" in err
@@ -186,7 +188,7 @@ def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, 
     assert "top-k 8 (from --top-k)\n" in err
 
 
-def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: Path, store: Store) -> None:
+def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", lines="one\n/set temp 1.5\ntwo\n")
     path = store.folder / store.latest().id / "session.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
@@ -198,7 +200,7 @@ def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: 
     ]
 
 
-def test_what_held_for_one_reply_does_not_hold_for_those_to_come(tmp_path: Path, store: Store) -> None:
+def test_what_held_for_one_reply_does_not_hold_for_those_to_come(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", lines="one\n/retry --temp 2 --seed 3\n")
     assert (
         "qwchat: settings of the session: temp 0.5\n" in talk(tmp_path, "-c", lines="/set temp 1\n/retry --seed 3\n")[2]
@@ -206,7 +208,7 @@ def test_what_held_for_one_reply_does_not_hold_for_those_to_come(tmp_path: Path,
     assert "qwchat: settings of the session: temp 1\n" in talk(tmp_path, "-c", lines="")[2]
 
 
-def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: Store) -> None:
+def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: SessionStore) -> None:
     file = store.create("mini", "0123abcd")
     tree = Tree(lambda event: file.append([event]))
     tree.add("user", "one")
@@ -216,7 +218,7 @@ def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: Stor
     assert "qwchat: settings of the session: top-k 5\n" in talk(tmp_path, "-c", lines="")[2]
 
 
-def test_leaving_the_list_leaves(tmp_path: Path, store: Store) -> None:
+def test_leaving_the_list_leaves(tmp_path: Path, store: SessionStore) -> None:
     save(store, "one", "two")
     with Terminal("--resume", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
         terminal.wait("a number chooses")
@@ -225,7 +227,7 @@ def test_leaving_the_list_leaves(tmp_path: Path, store: Store) -> None:
         assert "mini at" not in terminal.text
 
 
-def test_a_question_without_a_reply_is_told_of(tmp_path: Path, store: Store) -> None:
+def test_a_question_without_a_reply_is_told_of(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two", "File a.py:\n\n```py\nx\n```\n\nthree")
     with Terminal("chat", "-c", models=tmp_path) as terminal:
         terminal.wait("> three\nit was not answered: /continue answers it")
@@ -236,7 +238,7 @@ def test_a_question_without_a_reply_is_told_of(tmp_path: Path, store: Store) -> 
         terminal.wait(f"{entry.id} (one) goes on, 3 messages\n> three\nit was not answered: /continue answers it")
 
 
-def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: Store) -> None:
+def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two", name="sums")
     assert talk(tmp_path, lines="/resume sums\n") == (
         0,
@@ -246,7 +248,7 @@ def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: Store) -> Non
     )
 
 
-def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: Path, store: Store) -> None:
+def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "-s", "Be brief.", lines="one\n")
     entry = store.latest()
     talk(tmp_path, "-c", lines="two\n")
@@ -256,7 +258,7 @@ def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: 
 
 
 def test_a_persona_that_is_asked_for_replaces_the_system_prompt_of_a_session(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     personas = tmp_path / "own" / "personas"
     personas.mkdir(parents=True)
@@ -270,7 +272,7 @@ def test_a_persona_that_is_asked_for_replaces_the_system_prompt_of_a_session(
 
 
 def test_a_persona_of_the_configuration_leaves_a_session_its_system_prompt(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     personas = tmp_path / "own" / "personas"
     personas.mkdir(parents=True)
@@ -282,7 +284,7 @@ def test_a_persona_of_the_configuration_leaves_a_session_its_system_prompt(
     assert store.read(store.latest().id).tree.system == "Be brief."
 
 
-def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, store: Store) -> None:
+def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, store: SessionStore) -> None:
     environment(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text("{}")
@@ -292,14 +294,14 @@ def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("model", ["gone", "../../tmp", "/etc", "\x1b[2J"])
-def test_a_model_that_is_not_here_is_told_of(tmp_path: Path, store: Store, model: str) -> None:
+def test_a_model_that_is_not_here_is_told_of(tmp_path: Path, store: SessionStore, model: str) -> None:
     save(store, "one", "two", model=model)
     code, _, err = talk(tmp_path, "-c", lines="")
     assert code == 0
     assert f"the session was held with {model.strip(chr(27))}, which is not among the models here (qwchat list)" in err
 
 
-def test_another_models_reply_is_told_of(tmp_path: Path, store: Store) -> None:
+def test_another_models_reply_is_told_of(tmp_path: Path, store: SessionStore) -> None:
     file = store.create("mini", "ffff")
     tree = Tree(lambda event: file.append([event]))
     tree.add("user", "one")
@@ -309,7 +311,7 @@ def test_another_models_reply_is_told_of(tmp_path: Path, store: Store) -> None:
     assert "qwchat: the last reply was another model's (mini): mini reads the conversation anew\n" in err
 
 
-def test_what_was_damaged_is_told_of(tmp_path: Path, store: Store) -> None:
+def test_what_was_damaged_is_told_of(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two")
     with (store.folder / entry.id / "session.jsonl").open("ab") as file:
         file.write(b'nonsense\n{"node": {"id": 3, "par')
@@ -346,7 +348,7 @@ def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], code: int, mess
     assert ran.stderr.decode().startswith(f"qwchat: error: {message}")
 
 
-def test_a_session_of_a_newer_version_is_refused_and_kept(tmp_path: Path, store: Store) -> None:
+def test_a_session_of_a_newer_version_is_refused_and_kept(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two", name="new")
     path = store.folder / entry.id / "session.jsonl"
     data = path.read_bytes().replace(b'"version": 1', b'"version": 7')
@@ -377,7 +379,7 @@ def test_a_place_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
     assert err.count("the chat goes on, and saving is tried again with every turn") == 1
 
 
-def test_a_session_that_was_cleared_says_how_its_turns_come_back(tmp_path: Path, store: Store) -> None:
+def test_a_session_that_was_cleared_says_how_its_turns_come_back(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--session", "sums", lines="one\n/clear\n")
     err = talk(tmp_path, "-c", lines="/redo\n")[2]
     assert "goes on, empty (/redo brings its turns back): one\n2 turns are back\n" in err

@@ -16,7 +16,7 @@ from qwchat.chat.session import Session
 from qwchat.chat.session_recorder import SessionRecorder
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.table import format_answer
-from qwchat.conversation.store import Store
+from qwchat.conversation.session_store import SessionStore
 from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import PLAIN
 from qwchat.request import SamplingParams
@@ -26,7 +26,7 @@ from tests.chat.fakes import FakeModel, replying
 @pytest.fixture
 def context(tmp_path: Path) -> CommandContext:
     """A chat that is saved below `tmp_path`."""
-    recorder = SessionRecorder(Store(tmp_path / "sessions"))
+    recorder = SessionRecorder(SessionStore(tmp_path / "sessions"))
     recorder.set_model("mini", "0123abcd")
     model = FakeModel()
     session = Session(
@@ -125,7 +125,7 @@ def test_a_title_is_made_shown_and_changed(context: CommandContext) -> None:
     ask(context, "Name a sea.")
     assert obey(context, "/title") == "Name a sea."
     assert obey(context, "/title  Sea\x1b[2J talk") == "the session is called Sea[2J talk"
-    assert Store(context.recorder.store.folder if context.recorder.store else None).find("sea[2J").id == current(
+    assert SessionStore(context.recorder.store.folder if context.recorder.store else None).find("sea[2J").id == current(
         context
     )
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from qwchat.chat.session_recorder import SessionRecorder
-from qwchat.conversation.store import Store
+from qwchat.conversation.session_store import SessionStore
 from qwchat.errors import SessionInUseError
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "sessions")
+def store(tmp_path: Path) -> SessionStore:
+    return SessionStore(tmp_path / "sessions")
 
 
 @pytest.fixture
@@ -23,18 +23,18 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def recorder(store: Store, warnings: list[str]) -> SessionRecorder:
+def recorder(store: SessionStore, warnings: list[str]) -> SessionRecorder:
     recorder = SessionRecorder(store, warnings.append)
     recorder.set_model("mini", "0123abcd")
     return recorder
 
 
-def said(store: Store, session: str | None) -> list[str]:
+def said(store: SessionStore, session: str | None) -> list[str]:
     assert session is not None
     return [node.content for node in store.read(session).tree.path()]
 
 
-def test_nothing_is_written_before_a_word(store: Store, recorder: SessionRecorder) -> None:
+def test_nothing_is_written_before_a_word(store: SessionStore, recorder: SessionRecorder) -> None:
     recorder.tree.set_system("Be brief.")
     recorder.flush()
     recorder.close()
@@ -42,7 +42,7 @@ def test_nothing_is_written_before_a_word(store: Store, recorder: SessionRecorde
     assert recorder.id is None
 
 
-def test_every_turn_is_in_the_file_at_once(store: Store, recorder: SessionRecorder) -> None:
+def test_every_turn_is_in_the_file_at_once(store: SessionStore, recorder: SessionRecorder) -> None:
     recorder.tree.set_system("Be brief.")
     recorder.tree.set_title("Seas")
     recorder.tree.add("user", "Name a sea.")
@@ -56,7 +56,9 @@ def test_every_turn_is_in_the_file_at_once(store: Store, recorder: SessionRecord
     assert (header.model, header.fingerprint, header.created) == ("mini", "0123abcd", recorder.created)
 
 
-def test_a_session_goes_on_where_it_was_left(store: Store, recorder: SessionRecorder, warnings: list[str]) -> None:
+def test_a_session_goes_on_where_it_was_left(
+    store: SessionStore, recorder: SessionRecorder, warnings: list[str]
+) -> None:
     recorder.tree.add("user", "one")
     recorder.close()
     again = SessionRecorder(store, warnings.append)
@@ -69,7 +71,7 @@ def test_a_session_goes_on_where_it_was_left(store: Store, recorder: SessionReco
 
 
 def test_a_session_open_elsewhere_leaves_everything_as_it_was(
-    store: Store, recorder: SessionRecorder, warnings: list[str]
+    store: SessionStore, recorder: SessionRecorder, warnings: list[str]
 ) -> None:
     recorder.tree.add("user", "one")
     other = SessionRecorder(store, warnings.append)
@@ -82,7 +84,7 @@ def test_a_session_open_elsewhere_leaves_everything_as_it_was(
     assert said(store, recorder.id) == ["one"]
 
 
-def test_a_fork_has_a_session_of_its_own(store: Store, recorder: SessionRecorder) -> None:
+def test_a_fork_has_a_session_of_its_own(store: SessionStore, recorder: SessionRecorder) -> None:
     recorder.tree.add("user", "one")
     first = recorder.id
     tree = recorder.start(recorder.tree.fork(), "other")
@@ -95,7 +97,7 @@ def test_a_fork_has_a_session_of_its_own(store: Store, recorder: SessionRecorder
 
 
 def test_without_saving_a_session_is_read_and_left_alone(
-    store: Store, recorder: SessionRecorder, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+    store: SessionStore, recorder: SessionRecorder, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QWCHAT_SESSIONS", str(store.folder))
     recorder.tree.add("user", "one")
@@ -105,7 +107,7 @@ def test_without_saving_a_session_is_read_and_left_alone(
     assert len(store.entries()) == 1
 
 
-def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, warnings: list[str]) -> None:
+def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: SessionStore, warnings: list[str]) -> None:
     first, second = (SessionRecorder(store, warnings.append) for _ in range(2))
     for recorder in (first, second):
         recorder.start(name="seas")
@@ -118,7 +120,7 @@ def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: Store, warnin
 
 
 def test_visitors_are_called_while_the_session_is_open(
-    store: Store, recorder: SessionRecorder, warnings: list[str]
+    store: SessionStore, recorder: SessionRecorder, warnings: list[str]
 ) -> None:
     visits: list[tuple[str, Path]] = []
 
@@ -140,7 +142,7 @@ def test_visitors_are_called_while_the_session_is_open(
 
 
 def test_a_full_disk_is_told_once_and_made_up_for(
-    store: Store, recorder: SessionRecorder, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+    store: SessionStore, recorder: SessionRecorder, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder.tree.add("user", "one")
     real = os.write
@@ -163,7 +165,7 @@ def test_a_full_disk_is_told_once_and_made_up_for(
 
 def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "file").write_text("")
-    store = Store(tmp_path / "file")
+    store = SessionStore(tmp_path / "file")
     recorder = SessionRecorder(store, warnings.append)
     recorder.tree.add("user", "one")
     recorder.tree.add("assistant", "two")
@@ -176,7 +178,7 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Pat
     assert said(store, recorder.id) == ["one", "two"]
 
 
-def test_damaged_lines_are_told_of(store: Store, recorder: SessionRecorder, warnings: list[str]) -> None:
+def test_damaged_lines_are_told_of(store: SessionStore, recorder: SessionRecorder, warnings: list[str]) -> None:
     recorder.tree.add("user", "one")
     recorder.close()
     with (store.folder / store.latest().id / "session.jsonl").open("a") as file:
@@ -185,7 +187,7 @@ def test_damaged_lines_are_told_of(store: Store, recorder: SessionRecorder, warn
     assert warnings == [f"damaged lines of session {recorder.id} that are left out: 1"]
 
 
-def test_another_model_is_told_of(store: Store, recorder: SessionRecorder) -> None:
+def test_another_model_is_told_of(store: SessionStore, recorder: SessionRecorder) -> None:
     recorder.tree.add("user", "one")
     assert recorder.set_model("big", "89ef") is None
     recorder.tree.add("assistant", "two", model="0123abcd")

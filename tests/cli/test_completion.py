@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.conversation.store import Store
+from qwchat.conversation.session_store import SessionStore
 from tests.cli.runs import FAKE, environment, run
 from tests.clocks import PATIENCE_SECONDS
 from tests.tiers import some
@@ -71,7 +71,7 @@ def test_settings_their_values_and_personas_are_offered(models: Path) -> None:
 
 def test_sessions_are_offered_by_name_or_id(models: Path) -> None:
     environment(models)
-    store = Store(models / "home" / "sessions")
+    store = SessionStore(models / "home" / "sessions")
     for name, question in (("sums", "What is 2+2?"), ("", "Name a sea.\x1b[2J")):
         file = store.create("mini", name=name)
         file.append([{"node": {"id": 1, "parent": None, "role": "user", "content": question}}])
@@ -156,7 +156,7 @@ HOSTILE = r"x \$(touch hit) \`touch hit` '; touch hit; ' \"; touch hit"
 
 def said(models: Path, name: str, question: str) -> None:
     environment(models)
-    file = Store(models / "home" / "sessions").create("mini", name=name)
+    file = SessionStore(models / "home" / "sessions").create("mini", name=name)
     file.append([{"node": {"id": 1, "parent": None, "role": "user", "content": question}}])
     file.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.conversation.store import Store
+from qwchat.conversation.session_store import SessionStore
 from qwchat.conversation.tree import Tree
 from tests.chat.pty import Terminal
 from tests.cli.runs import call, run
@@ -29,15 +29,15 @@ def _clock() -> Iterator[None]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> SessionStore:
     """Two sessions: "sums", and an older one about seas."""
-    store = Store(tmp_path / "home" / "sessions")
+    store = SessionStore(tmp_path / "home" / "sessions")
     _save(store, "5e44", ["Name three seas.", "The **North** Sea,\nthe Red Sea …"], at=SAID_AT - 60)
     _save(store, "f397", ["What is 2+2?", "4\x1b[31m"], name="sums", at=SAID_AT)
     return store
 
 
-def _save(store: Store, session: str, contents: list[str], *, name: str = "", at: float) -> None:
+def _save(store: SessionStore, session: str, contents: list[str], *, name: str = "", at: float) -> None:
     file = store.create("mini", "0123abcd", name)
     tree = Tree(lambda event: file.append([event]))
     for number, content in enumerate(contents):
@@ -55,12 +55,12 @@ f397  2026-11-24 02:03         2  mini   sums · What is 2+2?
 
 
 @pytest.mark.parametrize("command", [("sessions",), ("sessions", "list")])
-def test_the_list(tmp_path: Path, store: Store, command: tuple[str, ...]) -> None:
+def test_the_list(tmp_path: Path, store: SessionStore, command: tuple[str, ...]) -> None:
     ran = call(*command, models=tmp_path)
     assert (ran.returncode, ran.stdout.decode(), ran.stderr) == (0, LIST, b"")
 
 
-def test_the_list_as_json(tmp_path: Path, store: Store) -> None:
+def test_the_list_as_json(tmp_path: Path, store: SessionStore) -> None:
     listed = json.loads(call("sessions", "list", "--json", models=tmp_path).stdout)
     assert listed["folder"] == str(store.folder)
     first = listed["sessions"][0]
@@ -83,7 +83,7 @@ def test_no_sessions_yet(tmp_path: Path) -> None:
     assert ran.stderr.decode() == f"there are no sessions in {tmp_path}/home/sessions\n"
 
 
-def test_show(tmp_path: Path, store: Store) -> None:
+def test_show(tmp_path: Path, store: SessionStore) -> None:
     ran = call("sessions", "show", "sums", models=tmp_path)
     created = store.find("sums").created
     assert ran.stdout.decode() == (
@@ -102,7 +102,7 @@ def test_show(tmp_path: Path, store: Store) -> None:
     assert shown["id"] == "5e44"
 
 
-def test_grep(tmp_path: Path, store: Store) -> None:
+def test_grep(tmp_path: Path, store: SessionStore) -> None:
     ran = call("sessions", "grep", "[RN]\\w+(\\*\\*)? Sea", models=tmp_path)
     assert ran.stdout.decode() == ("5e44:2:assistant: The **North** Sea,\n5e44:2:assistant: the Red Sea …\n")
     ran = call("sessions", "grep", "-i", "RED", "--json", models=tmp_path)
@@ -117,13 +117,13 @@ def test_grep(tmp_path: Path, store: Store) -> None:
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (1, b"", b"")
 
 
-def test_grep_shows_a_part_of_a_long_line(tmp_path: Path, store: Store) -> None:
+def test_grep_shows_a_part_of_a_long_line(tmp_path: Path, store: SessionStore) -> None:
     _save(store, "aa", ["x" * 5_000 + "needle" + "y" * 5_000], at=1)
     ran = call("sessions", "grep", "needle", models=tmp_path)
     assert ran.stdout.decode() == "aa:1:user: …" + "x" * 100 + "needle" + "y" * 100 + "…\n"
 
 
-def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: Store) -> None:
+def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: SessionStore) -> None:
     (store.folder / "f397" / "session.jsonl").write_text("hello\n")
     ran = call("sessions", "grep", "Red", models=tmp_path)
     assert ran.stdout.decode() == "5e44:2:assistant: the Red Sea …\n"
@@ -134,19 +134,19 @@ def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: Store) -> 
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(" * 9000 + ")" * 9000])
-def test_grep_refuses_what_is_no_expression(tmp_path: Path, store: Store, pattern: str) -> None:
+def test_grep_refuses_what_is_no_expression(tmp_path: Path, store: SessionStore, pattern: str) -> None:
     ran = call("sessions", "grep", pattern, models=tmp_path)
     assert ran.returncode == 2
     assert b"is no regular expression" in ran.stderr
     assert len(ran.stderr) < 300
 
 
-def test_grep_tells_nothing_of_python(tmp_path: Path, store: Store) -> None:
+def test_grep_tells_nothing_of_python(tmp_path: Path, store: SessionStore) -> None:
     ran = run("sessions", "grep", "[[z]", models=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, b"")  # An escape sequence in a reply has a bracket.
 
 
-def test_export_to_a_file_by_its_name_and_to_standard_output(tmp_path: Path, store: Store) -> None:
+def test_export_to_a_file_by_its_name_and_to_standard_output(tmp_path: Path, store: SessionStore) -> None:
     page = tmp_path / "talk.html"
     ran = call("sessions", "export", "seas", str(page), models=tmp_path)
     assert ran.stderr.decode() == f"qwchat: 5e44 is written to {page}\n"
@@ -162,7 +162,7 @@ def test_export_to_a_file_by_its_name_and_to_standard_output(tmp_path: Path, sto
     assert document["title"] == "Name three seas."
 
 
-def test_rm_asks_on_a_terminal(tmp_path: Path, store: Store) -> None:
+def test_rm_asks_on_a_terminal(tmp_path: Path, store: SessionStore) -> None:
     for answer, left in (("n", ["f397", "5e44"]), ("y", ["5e44"])):
         with Terminal("sessions", "rm", "sums", models=tmp_path) as terminal:
             terminal.wait("remove it? [y/N]")
@@ -176,7 +176,7 @@ def test_rm_asks_on_a_terminal(tmp_path: Path, store: Store) -> None:
         assert [entry.id for entry in store.entries()] == left
 
 
-def test_rm_without_a_terminal(tmp_path: Path, store: Store) -> None:
+def test_rm_without_a_terminal(tmp_path: Path, store: SessionStore) -> None:
     refused = call("sessions", "rm", "sums", models=tmp_path)
     assert (refused.returncode, refused.stderr.decode()) == (
         2,
@@ -189,7 +189,7 @@ def test_rm_without_a_terminal(tmp_path: Path, store: Store) -> None:
     assert store.entries() == []
 
 
-def test_rm_removes_nothing_where_one_name_is_wrong(tmp_path: Path, store: Store) -> None:
+def test_rm_removes_nothing_where_one_name_is_wrong(tmp_path: Path, store: SessionStore) -> None:
     ran = call("sessions", "rm", "sums", "lakes", "--yes", models=tmp_path)
     assert (ran.returncode, ran.stderr.decode()) == (
         2,
@@ -198,7 +198,7 @@ def test_rm_removes_nothing_where_one_name_is_wrong(tmp_path: Path, store: Store
     assert len(store.entries()) == 2
 
 
-def test_a_session_that_is_open_stays(tmp_path: Path, store: Store) -> None:
+def test_a_session_that_is_open_stays(tmp_path: Path, store: SessionStore) -> None:
     file, _ = store.open("f397")
     ran = call("sessions", "rm", "sums", "--yes", models=tmp_path)
     file.close()
@@ -209,7 +209,7 @@ def test_a_session_that_is_open_stays(tmp_path: Path, store: Store) -> None:
     assert len(store.entries()) == 2
 
 
-def test_on_a_terminal_nothing_that_was_said_is_obeyed(tmp_path: Path, store: Store) -> None:
+def test_on_a_terminal_nothing_that_was_said_is_obeyed(tmp_path: Path, store: SessionStore) -> None:
     for command, shown in (
         (("show", "sums"), "4[U+001B][31m"),
         (("export", "sums"), "4[U+001B][31m"),
@@ -220,7 +220,7 @@ def test_on_a_terminal_nothing_that_was_said_is_obeyed(tmp_path: Path, store: St
             assert shown in terminal.text
 
 
-def test_damaged_lines_are_told_of(tmp_path: Path, store: Store) -> None:
+def test_damaged_lines_are_told_of(tmp_path: Path, store: SessionStore) -> None:
     with (store.folder / "f397" / "session.jsonl").open("a") as file:
         file.write("nonsense\n{}\n")
     ran = call("sessions", "export", "sums", models=tmp_path)

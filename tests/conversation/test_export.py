@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwchat.characters import UNSAFE_CHARACTERS
-from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of
+from qwchat.conversation.export import EXPORT_FORMATS, ExportFormat, Transcript, export_transcript, file_name, format_of
 from qwchat.conversation.tree import Tree
 from qwchat.errors import UsageError
 from tests.tiers import count
@@ -20,7 +20,7 @@ from tests.tiers import count
 CREATED = "2026-11-24T02:03:04+00:00"
 
 
-def talk(*contents: str, system: str | None = None, title: str | None = None) -> Talk:
+def transcript(*contents: str, system: str | None = None, title: str | None = None) -> Transcript:
     tree = Tree()
     if system is not None:
         tree.set_system(system)
@@ -28,7 +28,7 @@ def talk(*contents: str, system: str | None = None, title: str | None = None) ->
         tree.add("assistant" if number % 2 else "user", content)
     if title is not None:
         tree.set_title(title)
-    return Talk(tree, "mini", "3f9a1c20", CREATED, {"temp": 0.7})
+    return Transcript(tree, "mini", "3f9a1c20", CREATED, {"temp": 0.7})
 
 
 class Page(HTMLParser):
@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 
 def test_markdown_keeps_every_turn_verbatim() -> None:
-    assert exported(talk("Name a sea.\n", "The **North** Sea.", system="Be brief."), "md") == (
+    assert export_transcript(transcript("Name a sea.\n", "The **North** Sea.", system="Be brief."), "md") == (
         "# Name a sea.\n\n## System\n\nBe brief.\n\n## You\n\nName a sea.\n\n\n## mini\n\nThe **North** Sea.\n"
     )
 
@@ -71,13 +71,13 @@ def test_a_code_block_that_was_cut_ends_with_its_turn(said: str, ending: str) ->
     tree.add("user", "Code, please.")
     tree.add("assistant", said, finish_reason="length")
     tree.add("user", "Thanks.")
-    assert f"## mini\n\n{said}{ending}\n\n## You\n\nThanks.\n" in exported(Talk(tree, "mini"), "md")
+    assert f"## mini\n\n{said}{ending}\n\n## You\n\nThanks.\n" in export_transcript(Transcript(tree, "mini"), "md")
 
 
 def test_json_holds_what_is_known_of_each_turn() -> None:
-    shown = talk("Name a sea.", title="Seas")
+    shown = transcript("Name a sea.", title="Seas")
     shown.tree.add("assistant", "North.", seed=7, finish_reason="length", model="0123abcd", settings={"temp": 0.5})
-    document = json.loads(exported(shown, "json"))
+    document = json.loads(export_transcript(shown, "json"))
     for message in document["messages"]:
         assert message.pop("created").startswith("20")
     assert document == {
@@ -101,7 +101,9 @@ def test_json_holds_what_is_known_of_each_turn() -> None:
 
 
 def test_a_page_shows_replies_as_markdown_and_questions_as_typed() -> None:
-    page = exported(talk("Is **a** < b?", "It **is**.\nTwo lines.\n\n| a | b |\n| - | - |\n| 1 | 2 |"), "html")
+    page = export_transcript(
+        transcript("Is **a** < b?", "It **is**.\nTwo lines.\n\n| a | b |\n| - | - |\n| 1 | 2 |"), "html"
+    )
     assert '<div class="said">Is **a** &lt; b?</div>' in page
     assert "<p>It <strong>is</strong>.<br />\nTwo lines.</p>" in page
     assert "<td>1</td>" in page
@@ -126,8 +128,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_page_holds_no_code_and_asks_for_nothing(text: str) -> None:
-    shown = talk(text, text, system=text, title=text)
-    page = exported(Talk(shown.tree, text, text, text), "html")
+    shown = transcript(text, text, system=text, title=text)
+    page = export_transcript(Transcript(shown.tree, text, text, text), "html")
     found = Page(page)
     assert found.tags.isdisjoint({"script", "img", "iframe", "object", "link", "base", "form"})
     assert [name for name in found.attributes if name.startswith("on") or name in ("src", "srcset")] == []
@@ -138,21 +140,21 @@ def test_a_page_holds_no_code_and_asks_for_nothing(text: str) -> None:
 @settings(max_examples=count(100, 20))
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_pages_have_the_same_tags_whatever_is_said(question: str, reply: str) -> None:
-    found = Page(exported(talk(question, reply, system=question, title=reply), "html"))
+    found = Page(export_transcript(transcript(question, reply, system=question, title=reply), "html"))
     assert found.tags.isdisjoint({"script", "img", "iframe", "object", "link", "base", "form", "input"})
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_there_is_nothing_to_export_before_a_word(form: Form) -> None:
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
+def test_there_is_nothing_to_export_before_a_word(form: ExportFormat) -> None:
     with pytest.raises(UsageError, match="nothing was said yet, so there is nothing to save"):
-        exported(talk(system="Be brief."), form)
+        export_transcript(transcript(system="Be brief."), form)
 
 
 @pytest.mark.parametrize(
     ("name", "form"), [("a.json", "json"), ("a.HTML", "html"), ("a.htm", "html"), ("a.md", "md"), ("a", "md")]
 )
-def test_the_name_of_a_file_says_its_form(name: str, form: Form) -> None:
-    assert form_of(Path(name)) == form
+def test_the_name_of_a_file_says_its_form(name: str, form: ExportFormat) -> None:
+    assert format_of(Path(name)) == form
 
 
 @pytest.mark.parametrize(
@@ -166,24 +168,24 @@ def test_the_name_of_a_file_says_its_form(name: str, form: Form) -> None:
     ],
 )
 def test_a_file_is_named_after_the_title(question: str, name: str) -> None:
-    assert file_name(talk(question), "md") == name
+    assert file_name(transcript(question), "md") == name
 
 
 def test_turns_that_are_not_sent_are_marked() -> None:
-    shown = talk("Name a sea.", "North.", "A lake?", "Como.", "Thanks.")
+    shown = transcript("Name a sea.", "North.", "A lake?", "Como.", "Thanks.")
     shown.tree.drop([1, 2], "Seas & <lakes>.")
-    assert exported(shown, "md") == (
+    assert export_transcript(shown, "md") == (
         "# Name a sea.\n\n## You (not sent any more)\n\nName a sea.\n\n## mini (not sent any more)\n\nNorth.\n\n"
         "## Sent in place of the turns above\n\nSeas & <lakes>.\n\n"
         "## You\n\nA lake?\n\n## mini\n\nComo.\n\n## You\n\nThanks.\n"
     )
-    messages = json.loads(exported(shown, "json"))["messages"]
+    messages = json.loads(export_transcript(shown, "json"))["messages"]
     assert [message.get("sent", True) for message in messages] == [False, False, True, True, True]
     assert [message.get("summary") for message in messages[:2]] == [None, "Seas & <lakes>."]
-    page = Page(exported(shown, "html")).text
+    page = Page(export_transcript(shown, "html")).text
     assert page.index("mini (not sent any more)") < page.index("Seas & <lakes>.") < page.index("A lake?")
     shown.tree.drop([])
-    assert "not sent" not in exported(shown, "md")
+    assert "not sent" not in export_transcript(shown, "md")
 
 
 def test_exports_hold_no_control_characters() -> None:
@@ -194,10 +196,10 @@ def test_exports_hold_no_control_characters() -> None:
     tree.add("user", hostile, settings={"stop": [hostile]})
     tree.add("assistant", f"{hostile}\n\n```\n{hostile}\n```\n[x](http://a/{hostile})", finish_reason="length\x1b")
     tree.drop([1], hostile)
-    for form in FORMS:
-        text = exported(Talk(tree, hostile, "a1", hostile), form)
+    for form in EXPORT_FORMATS:
+        text = export_transcript(Transcript(tree, hostile, "a1", hostile), form)
         assert not UNSAFE_CHARACTERS.search(text), form
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
         assert "👨‍👩‍👧" in text
-    assert "a[U+001B]]0;t[U+0007][U+009B]31m\nb[U+00AD]" in exported(Talk(tree, "m"), "md")
-    assert json.loads(exported(Talk(tree, "m"), "json"))["messages"][1]["content"] == hostile
+    assert "a[U+001B]]0;t[U+0007][U+009B]31m\nb[U+00AD]" in export_transcript(Transcript(tree, "m"), "md")
+    assert json.loads(export_transcript(Transcript(tree, "m"), "json"))["messages"][1]["content"] == hostile

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.conversation.title import LONGEST, LONGEST_CHOSEN, clean, of_question
+from qwchat.conversation.title import MAX_LINE, MAX_TITLE, clean_line, title_from_question
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ from qwchat.conversation.title import LONGEST, LONGEST_CHOSEN, clean, of_questio
     ],
 )
 def test_a_title_is_the_line_that_asks(question: str, title: str) -> None:
-    assert of_question(question) == title
+    assert title_from_question(question) == title
 
 
 @given(st.text())
 def test_titles_are_one_visible_line(text: str) -> None:
-    for title, longest in ((of_question(text), LONGEST), (clean(text), LONGEST_CHOSEN)):
+    for title, longest in ((title_from_question(text), MAX_TITLE), (clean_line(text), MAX_LINE)):
         assert len(title) <= longest
         assert title == title.strip()
         assert all(character.isprintable() or character == "\u200d" for character in title)
 
 
 def test_emoji_keep_together() -> None:
-    assert clean("\U0001f469\u200d\U0001f4bb at work") == "\U0001f469\u200d\U0001f4bb at work"
+    assert clean_line("\U0001f469\u200d\U0001f4bb at work") == "\U0001f469\u200d\U0001f4bb at work"

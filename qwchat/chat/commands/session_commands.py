@@ -11,9 +11,9 @@ from qwchat.chat.display import Table
 from qwchat.chat.path_completion import complete_path
 from qwchat.chat.recap import UNANSWERED, conversation_length, last_exchange
 from qwchat.chat.suggestions import Suggestion, match_suggestions
-from qwchat.conversation.export import FORMS, Form, Talk, exported, file_name, form_of
-from qwchat.conversation.store import Entry, Store, check_name
-from qwchat.conversation.title import clean
+from qwchat.conversation.export import EXPORT_FORMATS, ExportFormat, Transcript, export_transcript, file_name, format_of
+from qwchat.conversation.session_store import SessionEntry, SessionStore, check_name
+from qwchat.conversation.title import clean_line
 from qwchat.errors import SessionError, UsageError
 from qwchat.text_files import expand_path, real_path, write_atomically
 
@@ -24,38 +24,40 @@ def _save(context: CommandContext, argument: str) -> Outcome:
     if not argument:
         raise UsageError("/save needs the name of a file, as in /save talk.md")
     path = expand_path(argument)
-    return _write_transcript(context, path, form_of(path))
+    return _write_transcript(context, path, format_of(path))
 
 
 def _export(context: CommandContext, argument: str) -> Outcome:
     word, _, name = argument.partition(" ")
-    form = next((form for form in FORMS if form == word.lower()), None)
+    form = next((form for form in EXPORT_FORMATS if form == word.lower()), None)
     if form is None:
         raise UsageError(
-            f"/export takes md, html or json, not {clean(word)!r}" if word else "/export md, html or json?"
+            f"/export takes md, html or json, not {clean_line(word)!r}" if word else "/export md, html or json?"
         )
     return _write_transcript(
         context, expand_path(name.strip()) if name.strip() else Path(file_name(_transcript(context), form)), form
     )
 
 
-def _write_transcript(context: CommandContext, path: Path, form: Form) -> Outcome:
-    text = exported(_transcript(context), form)
+def _write_transcript(context: CommandContext, path: Path, form: ExportFormat) -> Outcome:
+    text = export_transcript(_transcript(context), form)
     write_atomically(path, text, overwrite=real_path(path) in context.written)
     context.written.add(real_path(path))
     return Show(f"saved to {path}")
 
 
-def _transcript(context: CommandContext) -> Talk:
+def _transcript(context: CommandContext) -> Transcript:
     reply_settings = context.session.reply_settings
     settings = reply_settings.record() | {"seed": reply_settings.seed}
-    return Talk(context.session.tree, context.model_name, context.recorder.id or "", context.recorder.created, settings)
+    return Transcript(
+        context.session.tree, context.model_name, context.recorder.id or "", context.recorder.created, settings
+    )
 
 
 def _title(context: CommandContext, argument: str) -> Outcome:
     tree = context.session.tree
     if argument:
-        title = clean(argument)
+        title = clean_line(argument)
         if not title:
             raise UsageError("a title needs a letter or another character that can be seen")
         tree.set_title(title)
@@ -67,9 +69,12 @@ def _sessions(context: CommandContext, argument: str) -> Outcome:
     wanted = argument.casefold()
     found = [entry for entry in entries if wanted in f"{entry.id} {entry.label}".casefold()]
     if not found:
-        return Show(f"no session has {clean(argument)!r} in its title" if argument else "there are no sessions yet")
+        return Show(
+            f"no session has {clean_line(argument)!r} in its title" if argument else "there are no sessions yet"
+        )
     rows = [
-        (_current_mark(context, entry), entry.id, entry.last_said, str(entry.messages), entry.label) for entry in found
+        (_current_mark(context, entry), entry.id, entry.changed_local, str(entry.messages), entry.label)
+        for entry in found
     ]
     shown = Table(("", "id", "last said", "messages", "title"), rows[:_MAX_SESSIONS_LISTED], right=(3,))
     more = (
@@ -78,7 +83,7 @@ def _sessions(context: CommandContext, argument: str) -> Outcome:
     return Show(more, table=shown)
 
 
-def _current_mark(context: CommandContext, entry: Entry) -> str:
+def _current_mark(context: CommandContext, entry: SessionEntry) -> str:
     return "*" if entry.id == context.recorder.id else ""
 
 
@@ -102,7 +107,7 @@ def _resume(context: CommandContext, argument: str) -> Outcome:
     return Show(text, question if reply is not None else f"{question}\n{UNANSWERED}", reply, as_reply=True)
 
 
-def _choose_session(context: CommandContext) -> Entry | None:
+def _choose_session(context: CommandContext) -> SessionEntry | None:
     others = [entry for entry in _store(context).entries() if entry.id != context.recorder.id]
     if context.choose is None:
         raise UsageError("/resume needs a session, as in /resume seas: /sessions lists them")
@@ -133,8 +138,8 @@ def _check_new_name(context: CommandContext, argument: str) -> str:
     return argument
 
 
-def _store(context: CommandContext) -> Store:
-    return context.recorder.store or Store()
+def _store(context: CommandContext) -> SessionStore:
+    return context.recorder.store or SessionStore()
 
 
 def _complete_session(context: CommandContext, typed: str) -> Iterable[Suggestion]:
@@ -150,7 +155,7 @@ def _complete_session(context: CommandContext, typed: str) -> Iterable[Suggestio
 def _complete_export(context: CommandContext, typed: str) -> Iterable[Suggestion]:
     form, blank, name = typed.partition(" ")
     if not blank:
-        return match_suggestions(form, ((form, "") for form in FORMS))
+        return match_suggestions(form, ((form, "") for form in EXPORT_FORMATS))
     return complete_path(name.lstrip())
 
 

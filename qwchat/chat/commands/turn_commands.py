@@ -12,7 +12,7 @@ from qwchat.chat.recap import question_line
 from qwchat.chat.reply_settings import REPLY_SETTING_NAMES, ReplySettings
 from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion, match_suggestions
-from qwchat.conversation.title import typed
+from qwchat.conversation.title import without_files
 from qwchat.conversation.tree import Node
 from qwchat.errors import UsageError
 from qwchat.request import random_seed
@@ -128,7 +128,7 @@ def _clear(context: CommandContext, argument: str) -> Outcome:
 
 def excerpt(node: Node) -> str:
     """Return the beginning of a turn on one line; of a question as it was typed, without attached files."""
-    line = " ".join((typed(node.content) if node.role == "user" else node.content).split())
+    line = " ".join((without_files(node.content) if node.role == "user" else node.content).split())
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
 

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from qwchat.conversation.files import SessionFile
-from qwchat.conversation.store import Entry, Store, sessions_folder
+from qwchat.conversation.session_file import SessionFile
+from qwchat.conversation.session_store import SessionEntry, SessionStore, sessions_folder
 from qwchat.conversation.tree import Tree
 from qwchat.errors import SessionError, SessionInUseError, UsageError
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "sessions")
+def store(tmp_path: Path) -> SessionStore:
+    return SessionStore(tmp_path / "sessions")
 
 
-def talk(store: Store, question: str, title: str | None = None, *, name: str = "", at: float | None = None) -> str:
+def talk(
+    store: SessionStore, question: str, title: str | None = None, *, name: str = "", at: float | None = None
+) -> str:
     """A session with one question and one answer, written `at` seconds; its id."""
     file = store.create("mini", "0123abcd", name)
     tree = Tree(lambda event: file.append([event]))
@@ -33,7 +35,7 @@ def talk(store: Store, question: str, title: str | None = None, *, name: str = "
     return file.folder.name
 
 
-def test_sessions_are_listed_the_latest_first(store: Store) -> None:
+def test_sessions_are_listed_the_latest_first(store: SessionStore) -> None:
     assert store.entries() == []
     with pytest.raises(UsageError, match="there is no session to continue yet: qwchat begins one"):
         store.latest()
@@ -49,12 +51,12 @@ def test_sessions_are_listed_the_latest_first(store: Store) -> None:
 
 @pytest.mark.parametrize("changed", [-1e9, 1e14])
 def test_a_time_stamp_that_the_calendar_does_not_have_can_be_shown(changed: float) -> None:
-    entry = Entry("a1", changed=changed)
-    assert entry.changed_at == "1970-01-01T00:00:00+00:00"
-    assert entry.last_said[:4] in ("1969", "1970")
+    entry = SessionEntry("a1", changed=changed)
+    assert entry.changed_utc == "1970-01-01T00:00:00+00:00"
+    assert entry.changed_local[:4] in ("1969", "1970")
 
 
-def test_the_last_title_counts(store: Store) -> None:
+def test_the_last_title_counts(store: SessionStore) -> None:
     session = talk(store, "Hello", "One")
     file, content = store.open(session)
     content.tree.listener = lambda event: file.append([event])
@@ -63,7 +65,7 @@ def test_the_last_title_counts(store: Store) -> None:
     assert [entry.title for entry in store.entries()] == ['Two {"title": "Three"}']
 
 
-def test_nothing_but_sessions_is_listed(store: Store) -> None:
+def test_nothing_but_sessions_is_listed(store: SessionStore) -> None:
     session = talk(store, "Hello")
     (store.folder / "notes.txt").write_text("x")
     (store.folder / "empty").mkdir()
@@ -75,7 +77,7 @@ def test_nothing_but_sessions_is_listed(store: Store) -> None:
     assert [entry.id for entry in store.entries()] == [session]
 
 
-def test_what_cannot_be_opened_is_listed_with_the_reason(store: Store) -> None:
+def test_what_cannot_be_opened_is_listed_with_the_reason(store: SessionStore) -> None:
     session = talk(store, "Hello")
     (store.folder / session / "session.jsonl").write_text("hello\n")
     (entry,) = store.entries()
@@ -100,12 +102,12 @@ def test_what_cannot_be_opened_is_listed_with_the_reason(store: Store) -> None:
         ("lakes", "bb33"),
     ],
 )
-def test_a_session_is_found_by_name_id_or_title(store: Store, wanted: str, found: str) -> None:
+def test_a_session_is_found_by_name_id_or_title(store: SessionStore, wanted: str, found: str) -> None:
     _three(store)
     assert store.find(wanted).id == found
 
 
-def _three(store: Store) -> None:
+def _three(store: SessionStore) -> None:
     for number, (name, title, session) in enumerate(
         [("work", "Work on seas and seals", "aa11"), ("", "Seas", "aa22"), ("", "Three lakes", "bb33")]
     ):
@@ -122,14 +124,14 @@ def _three(store: Store) -> None:
         ("", "there is no session '': qwchat sessions list shows those there are"),
     ],
 )
-def test_what_fits_none_or_several_is_refused(store: Store, wanted: str, message: str) -> None:
+def test_what_fits_none_or_several_is_refused(store: SessionStore, wanted: str, message: str) -> None:
     _three(store)
     with pytest.raises(UsageError) as caught:
         store.find(wanted)
     assert str(caught.value) == message
 
 
-def test_named_takes_the_whole_name_only(store: Store) -> None:
+def test_named_takes_the_whole_name_only(store: SessionStore) -> None:
     _three(store)
     found = store.named("work")
     assert found is not None
@@ -138,7 +140,7 @@ def test_named_takes_the_whole_name_only(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["-x", "a/b", "..", "", "a\nb", "a\x1bb", "x" * 65, " a", "a "])
-def test_names_that_no_session_can_have(store: Store, name: str) -> None:
+def test_names_that_no_session_can_have(store: SessionStore, name: str) -> None:
     if name == "":
         assert store.create(name="").header.name == ""
         return
@@ -148,13 +150,13 @@ def test_names_that_no_session_can_have(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("session", ["../x", "/etc", "", ".", "a/b", "-x"])
-def test_an_id_never_leads_elsewhere(store: Store, session: str) -> None:
+def test_an_id_never_leads_elsewhere(store: SessionStore, session: str) -> None:
     for action in (store.open, store.read, store.remove):
         with pytest.raises(UsageError, match="is no id of a session"):
             action(session)
 
 
-def test_removing_takes_the_whole_folder_and_follows_no_link(store: Store, tmp_path: Path) -> None:
+def test_removing_takes_the_whole_folder_and_follows_no_link(store: SessionStore, tmp_path: Path) -> None:
     session = talk(store, "Hello")
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -168,7 +170,7 @@ def test_removing_takes_the_whole_folder_and_follows_no_link(store: Store, tmp_p
         store.remove(session)
 
 
-def test_a_session_that_is_open_is_not_removed(store: Store) -> None:
+def test_a_session_that_is_open_is_not_removed(store: SessionStore) -> None:
     session = talk(store, "Hello")
     file, _ = store.open(session)
     with pytest.raises(SessionInUseError):
@@ -178,7 +180,7 @@ def test_a_session_that_is_open_is_not_removed(store: Store) -> None:
     assert store.entries() == []
 
 
-def test_a_damaged_session_can_be_removed(store: Store) -> None:
+def test_a_damaged_session_can_be_removed(store: SessionStore) -> None:
     session = talk(store, "Hello")
     (store.folder / session / "session.jsonl").write_text("hello\n")
     store.remove(session)
@@ -188,11 +190,11 @@ def test_a_damaged_session_can_be_removed(store: Store) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SessionError) as caught:
-        Store(tmp_path / "file" / "sessions").create()
+        SessionStore(tmp_path / "file" / "sessions").create()
     assert str(caught.value) == f"sessions cannot be saved in {tmp_path}/file/sessions: Not a directory"
 
 
-def test_a_session_that_cannot_be_begun_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_cannot_be_begun_leaves_nothing(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
@@ -202,7 +204,7 @@ def test_a_session_that_cannot_be_begun_leaves_nothing(store: Store, monkeypatch
     assert list(store.folder.iterdir()) == []
 
 
-def test_hostile_titles_lose_their_controls(store: Store) -> None:
+def test_hostile_titles_lose_their_controls(store: SessionStore) -> None:
     talk(store, "\x1b]0;evil\x07 first \u202eline\nsecond", at=1_000)
     talk(store, "x", "\x1b[31mred\x1b[0m\ttitle\r\n" + "y" * 500, at=500)
     one, two = store.entries()
@@ -210,7 +212,7 @@ def test_hostile_titles_lose_their_controls(store: Store) -> None:
     assert two.title == "[31mred[0m title"[:16] + " " + "y" * (199 - 17) + "…"
 
 
-def test_lines_that_only_look_like_titles_do_no_harm(store: Store) -> None:
+def test_lines_that_only_look_like_titles_do_no_harm(store: SessionStore) -> None:
     session = talk(store, "Hello")
     path = store.folder / session / "session.jsonl"
     for line in (b'{"title": 7}', b'{"title": ' + b"[" * 100_000, b'{"title": "x', b'{"title": "\xff"}'):
@@ -223,7 +225,9 @@ def test_the_folder_comes_from_the_environment(tmp_path: Path) -> None:
     assert sessions_folder({}).parts[-2:] == ("qwchat", "sessions")
 
 
-def test_a_session_removed_while_it_is_being_opened_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_removed_while_it_is_being_opened_is_gone(
+    store: SessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = talk(store, "Hello")
     real = os.fstat
 

@@ -12,20 +12,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from quant.safe_files import parse_json
-from qwchat.conversation.files import FILE_NAME, Content, Header, SessionFile, locked_folder, parse, read, read_raw
-from qwchat.conversation.title import clean, of_question
+from qwchat.conversation.session_file import (
+    FILE_NAME,
+    SessionContent,
+    SessionFile,
+    SessionHeader,
+    locked_folder,
+    parse_session,
+    read_session,
+    read_session_bytes,
+)
+from qwchat.conversation.title import clean_line, title_from_question
 from qwchat.errors import SessionError, SessionInUseError, UsageError
 from qwchat.text_files import expand_path
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _NAME = re.compile(r"[^\W_][\w. -]{0,63}")
 _ID_BYTES = 4
-_SHOWN = 8  # candidates in a message
-_END_OF_TIME = 253_370_764_800  # the year 9999, in which some time zones are past what a datetime can hold
+_MAX_LISTED = 8  # candidates in a message
+_MAX_TIMESTAMP = 253_370_764_800  # the year 9999, in which some time zones are past what a datetime can hold
 
 
 @dataclass(frozen=True)
-class Entry:
+class SessionEntry:
     """What a list shows of a session.
 
     Attributes:
@@ -56,14 +65,14 @@ class Entry:
         return self.trouble or " · ".join(filter(None, (self.name, self.title))) or "(nothing said)"
 
     @property
-    def last_said(self) -> str:
+    def changed_local(self) -> str:
         """When something was last written, by the clock of this machine."""
-        return _moment(self.changed).astimezone().strftime("%Y-%m-%d %H:%M")
+        return _utc_time(self.changed).astimezone().strftime("%Y-%m-%d %H:%M")
 
     @property
-    def changed_at(self) -> str:
+    def changed_utc(self) -> str:
         """The same for programs: ISO 8601, UTC."""
-        return _moment(self.changed).isoformat(timespec="seconds")
+        return _utc_time(self.changed).isoformat(timespec="seconds")
 
 
 def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -77,33 +86,33 @@ def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 def check_name(name: str) -> str:
     """`name` as a new session may be called. Raises UsageError."""
-    if _NAME.fullmatch(name) is None or clean(name) != name:
+    if _NAME.fullmatch(name) is None or clean_line(name) != name:
         raise UsageError(
-            f"a session cannot be called {clean(name)!r}: use letters, digits, blanks, dots and dashes, 64 at most"
+            f"a session cannot be called {clean_line(name)!r}: use letters, digits, blanks, dots and dashes, 64 at most"
         )
     return name
 
 
-class Store:
+class SessionStore:
     """The sessions in `folder`, or in the user's own."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = sessions_folder() if folder is None else folder
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[SessionEntry]:
         """Every session, the one that was written last first. What is no session is passed over."""
-        found = [entry for path in self._folders() if (entry := _entry(path)) is not None]
+        found = [entry for path in self._folders() if (entry := _read_entry(path)) is not None]
         return sorted(found, key=lambda entry: (-entry.changed, entry.id))
 
-    def latest(self) -> Entry:
+    def latest(self) -> SessionEntry:
         """The session that was written last, also where it cannot be opened. Raises UsageError where there is none."""
-        for path in sorted(self._folders(), key=_changed, reverse=True):
-            entry = _entry(path)
+        for path in sorted(self._folders(), key=_modified_time, reverse=True):
+            entry = _read_entry(path)
             if entry is not None:
                 return entry
         raise UsageError("there is no session to continue yet: qwchat begins one")
 
-    def find(self, wanted: str) -> Entry:
+    def find(self, wanted: str) -> SessionEntry:
         """The session that `wanted` means: its name, its id or how that begins, its title or a part of it.
 
         The first of these that fits any session decides. Raises UsageError where none fits, or several, which it lists.
@@ -119,12 +128,14 @@ class Store:
             if len(found) == 1:
                 return found[0]
             if found:
-                listed = ", ".join(f"{entry.id} ({entry.name or entry.title})" for entry in found[:_SHOWN])
-                more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-                raise UsageError(f"{clean(wanted)!r} fits {len(found)} sessions: {listed}{more}; give more of one's id")
-        raise UsageError(f"there is no session {clean(wanted)!r}: qwchat sessions list shows those there are")
+                listed = ", ".join(f"{entry.id} ({entry.name or entry.title})" for entry in found[:_MAX_LISTED])
+                more = f" and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
+                raise UsageError(
+                    f"{clean_line(wanted)!r} fits {len(found)} sessions: {listed}{more}; give more of one's id"
+                )
+        raise UsageError(f"there is no session {clean_line(wanted)!r}: qwchat sessions list shows those there are")
 
-    def named(self, name: str) -> Entry | None:
+    def named(self, name: str) -> SessionEntry | None:
         """The session whose name or whole id is `name`, the one written last if there are several."""
         return next((entry for entry in self.entries() if name in (entry.name, entry.id)), None)
 
@@ -154,18 +165,18 @@ class Store:
                 continue
         created = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            return SessionFile.create(folder, Header(folder.name, created, model, fingerprint, name))
+            return SessionFile.create(folder, SessionHeader(folder.name, created, model, fingerprint, name))
         except SessionError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def open(self, session_id: str) -> tuple[SessionFile, Content]:
+    def open(self, session_id: str) -> tuple[SessionFile, SessionContent]:
         """The session with this id, locked, and what it holds. Raises SessionError."""
         return SessionFile.reopen(self._path(session_id))
 
-    def read(self, session_id: str) -> Content:
+    def read(self, session_id: str) -> SessionContent:
         """What the session with this id holds, without locking it. Raises SessionError."""
-        return read(self._path(session_id))
+        return read_session(self._path(session_id))
 
     def remove(self, session_id: str) -> None:
         """Delete a session with all that lies in its folder. Raises SessionError, also where it is open somewhere."""
@@ -189,7 +200,7 @@ class Store:
 
     def _path(self, session_id: str) -> Path:
         if _ID.fullmatch(session_id) is None:
-            raise UsageError(f"{clean(session_id)!r} is no id of a session")
+            raise UsageError(f"{clean_line(session_id)!r} is no id of a session")
         return self.folder / session_id
 
     def _folders(self) -> list[Path]:
@@ -202,12 +213,12 @@ class Store:
         return [path for path in found if _ID.fullmatch(path.name) and not path.is_symlink() and path.is_dir()]
 
 
-def _moment(seconds: float) -> datetime:
+def _utc_time(seconds: float) -> datetime:
     """A file's time stamp in UTC; 1970 for one that the calendar does not have, since some disks hold any."""
-    return datetime.fromtimestamp(seconds if 0 <= seconds < _END_OF_TIME else 0, UTC)
+    return datetime.fromtimestamp(seconds if 0 <= seconds < _MAX_TIMESTAMP else 0, UTC)
 
 
-def _changed(folder: Path) -> float:
+def _modified_time(folder: Path) -> float:
     """When a session was last written, in seconds since 1970; 0 for what is no session."""
     try:
         return (folder / FILE_NAME).lstat().st_mtime
@@ -215,7 +226,7 @@ def _changed(folder: Path) -> float:
         return 0.0
 
 
-def _entry(folder: Path) -> Entry | None:
+def _read_entry(folder: Path) -> SessionEntry | None:
     """A session's facts, found without taking it apart; None where nothing was ever said.
 
     Only the lines that a list needs are parsed: a thousand sessions take a tenth of a second.
@@ -225,16 +236,16 @@ def _entry(folder: Path) -> Entry | None:
     except OSError:
         return None
     try:
-        data = read_raw(folder)
+        data = read_session_bytes(folder)
         first = data.find(b"\n") + 1
-        header = parse(data[:first], folder.name).header
+        header = parse_session(data[:first], folder.name).header
     except SessionError as error:
-        return Entry(folder.name, changed=status.st_mtime, size=status.st_size, trouble=str(error))
+        return SessionEntry(folder.name, changed=status.st_mtime, size=status.st_size, trouble=str(error))
     if header is None:
         return None
     title = _last_title(data) or _first_question(data, first)
     messages = data.count(b'\n{"node": ')
-    return Entry(
+    return SessionEntry(
         folder.name, header.name, title, header.model, header.created, status.st_mtime, messages, status.st_size
     )
 
@@ -242,16 +253,16 @@ def _entry(folder: Path) -> Entry | None:
 def _last_title(data: bytes) -> str:
     start = data.rfind(b'\n{"title": ') + 1
     end = data.find(b"\n", start)
-    return clean(_value(data[start:end], "title")) if start and end > 0 else ""
+    return clean_line(_text_at(data[start:end], "title")) if start and end > 0 else ""
 
 
 def _first_question(data: bytes, start: int) -> str:
     start = data.find(b'\n{"node": ', start - 1) + 1
     end = data.find(b"\n", start)
-    return of_question(_value(data[start:end], "node", "content")) if start and end > 0 else ""
+    return title_from_question(_text_at(data[start:end], "node", "content")) if start and end > 0 else ""
 
 
-def _value(line: bytes, *keys: str) -> str:
+def _text_at(line: bytes, *keys: str) -> str:
     """The text under `keys` in the JSON on `line`; "" where there is none."""
     try:
         value = parse_json(line, "a line", UsageError)

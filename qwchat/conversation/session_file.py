@@ -18,7 +18,7 @@ from typing import Any
 
 from quant.safe_files import parse_json_object, sync_folder
 from quant.units import binary_size
-from qwchat.conversation.title import clean
+from qwchat.conversation.title import clean_line
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError, UsageError
 
@@ -28,13 +28,13 @@ FILE_NAME = "session.jsonl"
 MAX_BYTES = 256 << 20  # Hundreds of full contexts; what is bigger was not written by a conversation.
 MAX_LINES = 1_000_000  # Half a million turns: without a limit, lines of a character each take minutes.
 
-_BEGINNING = json.dumps({"format": FORMAT}).rstrip("}").encode()
-_NEW_FILE = FILE_NAME + ".new"
-_UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_FIRST_BYTES = json.dumps({"format": FORMAT}).rstrip("}").encode()
+_UNFINISHED_FILE = FILE_NAME + ".new"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
-class Header:
+class SessionHeader:
     """What the first line says.
 
     Attributes:
@@ -53,49 +53,49 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Content:
+class SessionContent:
     """What a session file holds.
 
     Attributes:
         header: None where not even the first line is whole, which is a session in which nothing was said.
         tree: what was said.
-        whole: bytes up to the end of the last whole line.
-        left_out: lines that made no sense.
+        complete_bytes: bytes up to the end of the last whole line.
+        invalid_lines: lines that made no sense.
     """
 
-    header: Header | None
+    header: SessionHeader | None
     tree: Tree = field(default_factory=Tree)
-    whole: int = 0
-    left_out: int = 0
+    complete_bytes: int = 0
+    invalid_lines: int = 0
 
 
-def parse(data: bytes, session_id: str) -> Content:
+def parse_session(data: bytes, session_id: str) -> SessionContent:
     """The session in `data`; any prefix of a session file gives a prefix of the session.
 
     Raises SessionError where `data` is no session, and where a newer version of qwchat wrote it.
     """
     start = data.find(b"\n") + 1
     if not start:
-        if _BEGINNING.startswith(data) or data.startswith(_BEGINNING):
-            return Content(None)
-        raise _no_session(session_id)
-    header = _header(data[:start], session_id)
+        if _FIRST_BYTES.startswith(data) or data.startswith(_FIRST_BYTES):
+            return SessionContent(None)
+        raise _not_a_session(session_id)
+    header = _parse_header(data[:start], session_id)
     if data.count(b"\n") > MAX_LINES:
         raise SessionError(
             f"session {session_id} has more than {MAX_LINES:,} lines, which no conversation has: "
             f"qwchat sessions rm {session_id} removes it"
         )
-    tree, left_out = Tree(), 0
+    tree, invalid_lines = Tree(), 0
     while (end := data.find(b"\n", start)) >= 0:
         try:
-            tree.apply(_object(data[start:end]))
+            tree.apply(_parse_object(data[start:end]))
         except UsageError:
-            left_out += 1
+            invalid_lines += 1
         start = end + 1
-    return Content(header, tree, start, left_out)
+    return SessionContent(header, tree, start, invalid_lines)
 
 
-def line_of(value: dict[str, Any]) -> bytes:
+def encode_line(value: dict[str, Any]) -> bytes:
     """`value` as a line of a session file."""
     try:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
@@ -103,18 +103,18 @@ def line_of(value: dict[str, Any]) -> bytes:
         return json.dumps(value).encode() + b"\n"
 
 
-def read(folder: Path) -> Content:
+def read_session(folder: Path) -> SessionContent:
     """The session in `folder`, also while somebody else writes it. Raises SessionError."""
-    descriptor = _open(folder, os.O_RDONLY)
+    descriptor = _open_file(folder, os.O_RDONLY)
     try:
-        return parse(_read_all(descriptor, folder.name), folder.name)
+        return parse_session(_read_all(descriptor, folder.name), folder.name)
     finally:
         os.close(descriptor)
 
 
-def read_raw(folder: Path) -> bytes:
+def read_session_bytes(folder: Path) -> bytes:
     """The bytes of a session's file, for a look that need not understand everything. Raises SessionError."""
-    descriptor = _open(folder, os.O_RDONLY)
+    descriptor = _open_file(folder, os.O_RDONLY)
     try:
         return _read_all(descriptor, folder.name)
     finally:
@@ -127,7 +127,7 @@ class SessionFile:
     Made by `create` and `reopen`.
     """
 
-    def __init__(self, descriptor: int, folder: Path, header: Header, size: int, lines: int) -> None:
+    def __init__(self, descriptor: int, folder: Path, header: SessionHeader, size: int, lines: int) -> None:
         self.folder = folder
         self.header = header
         self._descriptor = descriptor
@@ -137,19 +137,19 @@ class SessionFile:
         self._synced = True
 
     @classmethod
-    def create(cls, folder: Path, header: Header) -> SessionFile:
+    def create(cls, folder: Path, header: SessionHeader) -> SessionFile:
         """A new session in `folder`, which exists and is empty. Raises SessionError where nothing can be written.
 
         The file appears under its name when its first line is whole and on the disk.
         """
-        path = folder / _NEW_FILE
+        path = folder / _UNFINISHED_FILE
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _cannot_save(folder.name, error) from error
+            raise _save_error(folder.name, error) from error
         try:
-            _lock(descriptor, folder.name)
-            line = line_of({"format": FORMAT, "version": VERSION} | asdict(header))
+            _lock_file(descriptor, folder.name)
+            line = encode_line({"format": FORMAT, "version": VERSION} | asdict(header))
             file = cls(descriptor, folder, header, 0, 0)
             file._write(line)
             os.fsync(descriptor)
@@ -158,45 +158,45 @@ class SessionFile:
             sync_folder(folder.parent)
         except OSError as error:
             os.close(descriptor)
-            raise _cannot_save(folder.name, error) from error
+            raise _save_error(folder.name, error) from error
         return file
 
     @classmethod
-    def reopen(cls, folder: Path) -> tuple[SessionFile, Content]:
+    def reopen(cls, folder: Path) -> tuple[SessionFile, SessionContent]:
         """The session in `folder` and what it holds; a torn line at its end is cut off.
 
         Raises SessionError where it is open elsewhere, is no session, is damaged or newer than this program, or cannot
         be written.
         """
-        descriptor = _open(folder, os.O_RDWR | os.O_APPEND)
+        descriptor = _open_file(folder, os.O_RDWR | os.O_APPEND)
         try:
-            _lock(descriptor, folder.name)
+            _lock_file(descriptor, folder.name)
             if os.fstat(descriptor).st_nlink == 0:
                 raise SessionError(f"session {folder.name} was just removed")
             data = _read_all(descriptor, folder.name)
-            content = parse(data, folder.name)
+            content = parse_session(data, folder.name)
             if content.header is None:
                 raise SessionError(
                     f"session {folder.name} is empty, it was cut off at its first word: "
                     f"qwchat sessions rm {folder.name} removes it"
                 )
-            if content.whole < len(data):
-                os.ftruncate(descriptor, content.whole)
+            if content.complete_bytes < len(data):
+                os.ftruncate(descriptor, content.complete_bytes)
                 os.fsync(descriptor)
         except OSError as error:
             os.close(descriptor)
-            raise _cannot_save(folder.name, error) from error
+            raise _save_error(folder.name, error) from error
         except SessionError:
             os.close(descriptor)
             raise
-        return cls(descriptor, folder, content.header, content.whole, data.count(b"\n")), content
+        return cls(descriptor, folder, content.header, content.complete_bytes, data.count(b"\n")), content
 
     def append(self, events: Iterable[Event]) -> None:
         """Write `events` behind what is there. Raises SessionError where that fails.
 
         Then the file is as it was, and the events are written before those of the next call.
         """
-        self._unwritten += b"".join(map(line_of, events))
+        self._unwritten += b"".join(map(encode_line, events))
         if not self._unwritten:
             return
         if self._size + len(self._unwritten) > MAX_BYTES:
@@ -206,7 +206,7 @@ class SessionFile:
         try:
             self._write(self._unwritten)
         except OSError as error:
-            raise _cannot_save(self.folder.name, error) from error
+            raise _save_error(self.folder.name, error) from error
         self._unwritten = b""
 
     def sync(self) -> None:
@@ -217,7 +217,7 @@ class SessionFile:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise _cannot_save(self.folder.name, error) from error
+            raise _save_error(self.folder.name, error) from error
         self._synced = True
 
     def close(self) -> None:
@@ -239,7 +239,7 @@ class SessionFile:
         self._synced = False
 
 
-def _open(folder: Path, flags: int) -> int:
+def _open_file(folder: Path, flags: int) -> int:
     """A descriptor of the session's file; neither the folder nor the file may be a link. Raises SessionError."""
     safe = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -277,40 +277,42 @@ def _read_all(descriptor: int, session_id: str) -> bytes:
         raise SessionError(f"session {session_id} cannot be read: {error.strerror}") from error
 
 
-def _header(line: bytes, session_id: str) -> Header:
+def _parse_header(line: bytes, session_id: str) -> SessionHeader:
     """The header in the first line. Its id is not believed: a session is called what its folder is called."""
     try:
-        value = _object(line)
+        value = _parse_object(line)
     except UsageError:
         value = {}
     if value.get("format") != FORMAT or type(value.get("version")) is not int:
-        raise _no_session(session_id)
+        raise _not_a_session(session_id)
     if value["version"] > VERSION:
         raise SessionError(
             f"session {session_id} was written by a newer qwchat (format {value['version']}, this one knows "
             f"{VERSION}): update qwchat to open it"
         )
-    return Header(session_id, *(_one_line(value.get(name)) for name in ("created", "model", "fingerprint", "name")))
+    return SessionHeader(
+        session_id, *(_header_text(value.get(name)) for name in ("created", "model", "fingerprint", "name"))
+    )
 
 
-def _no_session(session_id: str) -> SessionError:
+def _not_a_session(session_id: str) -> SessionError:
     return SessionError(
         f"session {session_id} is damaged, its file does not begin as a session does: "
         f"qwchat sessions rm {session_id} removes it"
     )
 
 
-def _one_line(value: object) -> str:
+def _header_text(value: object) -> str:
     """A text of a header, without what does not belong on a line."""
-    return clean(value) if isinstance(value, str) else ""
+    return clean_line(value) if isinstance(value, str) else ""
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _parse_object(line: bytes) -> dict[str, Any]:
     """The JSON object on a line. Raises UsageError for anything else."""
     return parse_json_object(line, "a line", UsageError)
 
 
-def _lock(descriptor: int, session_id: str) -> None:
+def _lock_file(descriptor: int, session_id: str) -> None:
     """Lock the file for this process; where the file system knows no locks, go on without one."""
     import fcntl
 
@@ -321,7 +323,7 @@ def _lock(descriptor: int, session_id: str) -> None:
             f"session {session_id} is open in another qwchat: leave it there first, or choose another session"
         ) from error
     except OSError as error:
-        if error.errno not in _UNLOCKABLE:
+        if error.errno not in _NO_LOCKS:
             raise
 
 
@@ -335,12 +337,12 @@ def locked_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in _UNLOCKABLE:
+            if error.errno not in _NO_LOCKS:
                 raise
         yield
     finally:
         os.close(descriptor)
 
 
-def _cannot_save(session_id: str, error: OSError) -> SessionError:
+def _save_error(session_id: str, error: OSError) -> SessionError:
     return SessionError(f"session {session_id} cannot be saved: {error.strerror}")

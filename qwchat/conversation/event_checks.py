@@ -12,26 +12,26 @@ from qwchat.errors import UsageError
 from qwchat.limits import MAX_INTEGER, MAX_SEED
 
 MAX_DEPTH = 8  # of what a reply's settings and figures hold; writing JSON descends by recursion
-_SHORT = 200  # characters of a name
-_KINDS = ("node", "head", "system", "title", "dropped")
+_MAX_NAME = 200  # characters of a name
+_EVENT_KINDS = ("node", "head", "system", "title", "dropped")
 _ROLES = ("user", "assistant")
 
 
-def checked_event(event: Mapping[str, Any]) -> tuple[str, Any]:
+def check_event(event: Mapping[str, Any]) -> tuple[str, Any]:
     """The kind of an event and its value.  Raises UsageError."""
     if not isinstance(event, Mapping):
         raise UsageError(f"an event is an object, not {short_repr(event)}")
-    kinds = [kind for kind in _KINDS if kind in event]
+    kinds = [kind for kind in _EVENT_KINDS if kind in event]
     if len(kinds) != 1 or set(event) - {*kinds, "summary"} or ("summary" in event and kinds != ["dropped"]):
-        raise UsageError(f"an event is one of {', '.join(_KINDS)}, not {short_repr(list(event))}")
+        raise UsageError(f"an event is one of {', '.join(_EVENT_KINDS)}, not {short_repr(list(event))}")
     kind, value = kinds[0], event[kinds[0]]
     if kind == "node":
         if not isinstance(value, Mapping):
             raise UsageError(f"node is an object, not {short_repr(value)}")
     elif kind == "head":
-        value = None if value is None else _whole(kind, value, 1, MAX_INTEGER)
+        value = None if value is None else _integer(kind, value, 1, MAX_INTEGER)
     elif kind == "dropped":
-        value = [_whole(kind, each, 1, MAX_INTEGER) for each in _list(kind, value)]
+        value = [_integer(kind, each, 1, MAX_INTEGER) for each in _list(kind, value)]
         _optional_text("summary", event.get("summary"))
     elif kind == "title":
         _text(kind, value)
@@ -40,40 +40,51 @@ def checked_event(event: Mapping[str, Any]) -> tuple[str, Any]:
     return kind, value
 
 
-def checked_node(given: Mapping[str, Any]) -> dict[str, Any]:
+def check_node_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Node from those of a file, all of which may be anything.  Raises UsageError.
 
     Whether its id and those of others exist is for the tree to say.
     """
-    known = {"id", "parent", "role", "content", "token_ids", "finish_reason", "seed", "settings", "stats", "model"}
-    known |= {"created", "note", "replaces"}
-    if unknown := set(given) - known:
+    known_fields = {
+        "id",
+        "parent",
+        "role",
+        "content",
+        "token_ids",
+        "finish_reason",
+        "seed",
+        "settings",
+        "stats",
+        "model",
+    }
+    known_fields |= {"created", "note", "replaces"}
+    if unknown := set(fields) - known_fields:
         raise UsageError(f"a node has no {short_repr(sorted(map(str, unknown))[0])}")
-    role = given.get("role")
+    role = fields.get("role")
     if role not in _ROLES:
         raise UsageError(f"role is {' or '.join(_ROLES)}, not {short_repr(role)}")
-    token_ids = given.get("token_ids")
+    token_ids = fields.get("token_ids")
     if token_ids is not None:
-        token_ids = tuple(_whole("token_ids", each, 0, MAX_INTEGER) for each in _list("token_ids", token_ids))
-    names = {name: _name(name, given.get(name)) for name in ("finish_reason", "model", "note")}
+        token_ids = tuple(_integer("token_ids", each, 0, MAX_INTEGER) for each in _list("token_ids", token_ids))
+    names = {name: _name(name, fields.get(name)) for name in ("finish_reason", "model", "note")}
     numbers = {
-        name: None if given.get(name) is None else _whole(name, given[name], low, high)
+        name: None if fields.get(name) is None else _integer(name, fields[name], low, high)
         for name, low, high in (("parent", 1, MAX_INTEGER), ("replaces", 1, MAX_INTEGER), ("seed", 0, MAX_SEED))
     }
     return {
-        "id": _whole("id", given.get("id"), 1, MAX_INTEGER),
+        "id": _integer("id", fields.get("id"), 1, MAX_INTEGER),
         "role": role,
-        "content": _text("content", given.get("content")),
+        "content": _text("content", fields.get("content")),
         "token_ids": token_ids,
-        "settings": _object("settings", given.get("settings")),
-        "stats": _object("stats", given.get("stats")),
-        "created": _time(given.get("created", "")),
+        "settings": _object("settings", fields.get("settings")),
+        "stats": _object("stats", fields.get("stats")),
+        "created": _time(fields.get("created", "")),
         **names,
         **numbers,
     }
 
 
-def _whole(name: str, value: object, low: int, high: int) -> int:
+def _integer(name: str, value: object, low: int, high: int) -> int:
     if not is_int_between(value, low, high):
         raise UsageError(f"{name} takes whole numbers from {low} to {high}, not {short_repr(value)}")
     return value
@@ -101,8 +112,8 @@ def _optional_text(name: str, value: object) -> str | None:
 
 def _name(name: str, value: object) -> str | None:
     text = _optional_text(name, value)
-    if text is not None and len(text) > _SHORT:
-        raise UsageError(f"{name} is longer than {_SHORT} characters: {short_repr(text)}")
+    if text is not None and len(text) > _MAX_NAME:
+        raise UsageError(f"{name} is longer than {_MAX_NAME} characters: {short_repr(text)}")
     return text
 
 
@@ -111,7 +122,7 @@ def _object(name: str, value: object) -> dict[str, Any] | None:
         return None
     if not isinstance(value, Mapping):
         raise UsageError(f"{name} is an object, not {short_repr(value)}")
-    _check_parts(name, value)
+    _check_nested_values(name, value)
     try:
         # A copy of what JSON can hold and nothing else, which later changes elsewhere do not reach.
         text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
@@ -121,17 +132,17 @@ def _object(name: str, value: object) -> dict[str, Any] | None:
         raise UsageError(f"{name} holds what JSON does not: {error}") from error
 
 
-def _check_parts(name: str, value: object) -> None:
+def _check_nested_values(name: str, value: object) -> None:
     """Raise UsageError where `value` is nested too deeply or holds a number that no setting and no figure can be."""
-    waiting = [(value, 1)]
-    while waiting:
-        part, depth = waiting.pop()
+    to_check = [(value, 1)]
+    while to_check:
+        part, depth = to_check.pop()
         if isinstance(part, int) and not -MAX_SEED <= part <= MAX_SEED:
             raise UsageError(f"{name} holds {short_repr(part)}")
         parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
         if parts and depth > MAX_DEPTH:
             raise UsageError(f"{name} is nested more than {MAX_DEPTH} levels deep")
-        waiting.extend((each, depth + 1) for each in parts)
+        to_check.extend((each, depth + 1) for each in parts)
 
 
 def _time(value: object) -> str:

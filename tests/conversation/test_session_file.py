@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwchat.conversation import files
-from qwchat.conversation.files import Content, Header, SessionFile, parse, read
+from qwchat.conversation import session_file
+from qwchat.conversation.session_file import SessionContent, SessionFile, SessionHeader, parse_session, read_session
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError
 from tests.clocks import growth
 from tests.tiers import count
 
-HEADER = Header("3f9a1c20", "2026-11-24T02:03:04+00:00", "mini", "0123abcd", "seas")
+HEADER = SessionHeader("3f9a1c20", "2026-11-24T02:03:04+00:00", "mini", "0123abcd", "seas")
 
 
 def node(number: int, parent: int | None, content: str, **more: object) -> Event:
@@ -30,30 +30,30 @@ def node(number: int, parent: int | None, content: str, **more: object) -> Event
 def made(folder: Path, *events: Event) -> Path:
     """A session folder with these events, closed."""
     folder.mkdir()
-    file = SessionFile.create(folder, Header(folder.name, HEADER.created, "mini", "0123abcd"))
+    file = SessionFile.create(folder, SessionHeader(folder.name, HEADER.created, "mini", "0123abcd"))
     file.append(events)
     file.sync()
     file.close()
     return folder
 
 
-def said(content: Content) -> list[str]:
+def said(content: SessionContent) -> list[str]:
     return [turn.content for turn in content.tree.path()]
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     events = [{"title": "Seas"}, {"system": "Be brief."}, node(1, None, "Name a sea."), node(2, 1, "北海 🌊\n", seed=7)]
     folder = made(tmp_path / "3f9a1c20", *events)
-    content = read(folder)
-    assert content.header == Header("3f9a1c20", HEADER.created, "mini", "0123abcd")
+    content = read_session(folder)
+    assert content.header == SessionHeader("3f9a1c20", HEADER.created, "mini", "0123abcd")
     assert content.tree.title == "Seas"
     assert content.tree.system == "Be brief."
     assert said(content) == ["Name a sea.", "北海 🌊\n"]
     assert content.tree.nodes[1].seed == 7
-    assert content.left_out == 0
+    assert content.invalid_lines == 0
     data = (folder / "session.jsonl").read_bytes()
     assert data.startswith(b'{"format": "qwchat session", "version": 1, "id": "3f9a1c20", "created": ')
-    assert content.whole == len(data)
+    assert content.complete_bytes == len(data)
 
 
 def test_only_the_owner_may_read_a_session(tmp_path: Path) -> None:
@@ -68,14 +68,14 @@ def test_a_torn_line_is_dropped_and_cut_off_by_the_next_writer(tmp_path: Path, t
     path = folder / "session.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    assert said(read(folder)) == ["one", "two"]
+    assert said(read_session(folder)) == ["one", "two"]
     assert path.read_bytes() == whole + torn
     file, content = SessionFile.reopen(folder)
     assert path.read_bytes() == whole
     assert said(content) == ["one", "two"]
     file.append([node(3, 2, "three")])
     file.close()
-    assert said(read(folder)) == ["one", "two", "three"]
+    assert said(read_session(folder)) == ["one", "two", "three"]
 
 
 def test_a_session_is_open_in_one_place_and_can_be_read_meanwhile(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_session_is_open_in_one_place_and_can_be_read_meanwhile(tmp_path: Path
     assert str(caught.value) == (
         "session a1 is open in another qwchat: leave it there first, or choose another session"
     )
-    assert said(read(folder)) == ["one"]
+    assert said(read_session(folder)) == ["one"]
     file.close()
     SessionFile.reopen(folder)[0].close()
 
@@ -96,7 +96,7 @@ def test_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = folder / "session.jsonl"
     data = path.read_bytes().replace(b'"version": 1', b'"version": 2') + b'{"torn'
     path.write_bytes(data)
-    for opening in (read, SessionFile.reopen):
+    for opening in (read_session, SessionFile.reopen):
         with pytest.raises(SessionError) as caught:
             opening(folder)
         assert str(caught.value) == (
@@ -142,13 +142,13 @@ def test_lines_that_make_no_sense_are_counted_and_left_out(tmp_path: Path, line:
     folder = made(tmp_path / "a1", node(1, None, "one"))
     path = folder / "session.jsonl"
     path.write_bytes(path.read_bytes() + line + b"\n")
-    content = read(folder)
+    content = read_session(folder)
     assert said(content) == ["one"]
-    assert content.left_out == len((line + b"\n").split(b"\n")) - 1
+    assert content.invalid_lines == len((line + b"\n").split(b"\n")) - 1
     file, _ = SessionFile.reopen(folder)
     file.append([node(2, 1, "two")])
     file.close()
-    assert said(read(folder)) == ["one", "two"]
+    assert said(read_session(folder)) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_is_no_session_is_refused_and_left_as_it_is(tmp_path: Path, data: b
     folder = tmp_path / "a1"
     folder.mkdir()
     (folder / "session.jsonl").write_bytes(data)
-    for opening in (read, SessionFile.reopen):
+    for opening in (read_session, SessionFile.reopen):
         with pytest.raises(SessionError) as caught:
             opening(folder)
         assert str(caught.value) == (
@@ -172,7 +172,7 @@ def test_a_file_that_ends_in_its_first_line_is_empty_and_not_written(tmp_path: P
     folder = made(tmp_path / "a1")
     path = folder / "session.jsonl"
     path.write_bytes(path.read_bytes()[:40])
-    assert read(folder).header is None
+    assert read_session(folder).header is None
     with pytest.raises(SessionError, match=r"session a1 is empty, .* qwchat sessions rm a1 removes it"):
         SessionFile.reopen(folder)
     assert len(path.read_bytes()) == 40
@@ -183,7 +183,7 @@ def test_the_header_is_not_believed(tmp_path: Path) -> None:
     path = folder / "session.jsonl"
     header = {"format": "qwchat session", "version": 1, "id": "../../etc", "model": ["x"], "name": "a\x1b]0;b\x07c\nd"}
     path.write_text(json.dumps(header) + "\n")
-    assert read(folder).header == Header("a1", "", "", "", "a]0;bc d")
+    assert read_session(folder).header == SessionHeader("a1", "", "", "", "a]0;bc d")
 
 
 def linked_folder(folder: Path) -> None:
@@ -200,7 +200,7 @@ def linked_file(folder: Path) -> None:
 def test_links_are_not_followed(tmp_path: Path, link: Callable[[Path], None]) -> None:
     folder = made(tmp_path / "a1")
     link(folder)
-    for opening in (read, SessionFile.reopen):
+    for opening in (read_session, SessionFile.reopen):
         with pytest.raises(SessionError, match="session a1 is a link, which is not followed"):
             opening(folder)
 
@@ -211,14 +211,14 @@ def test_neither_a_pipe_nor_a_folder_is_a_session(tmp_path: Path) -> None:
     (tmp_path / "a2" / "session.jsonl").mkdir(parents=True)
     for name in ("a1", "a2"):
         with pytest.raises(SessionError, match=rf"session {name} is damaged, session.jsonl is no file"):
-            read(tmp_path / name)
+            read_session(tmp_path / name)
 
 
 def test_a_file_beyond_all_conversations_is_not_read(tmp_path: Path) -> None:
     folder = made(tmp_path / "a1")
-    os.truncate(folder / "session.jsonl", files.MAX_BYTES + 1)
+    os.truncate(folder / "session.jsonl", session_file.MAX_BYTES + 1)
     with pytest.raises(SessionError, match="session a1 is bigger than 256 MiB, which no conversation is"):
-        read(folder)
+        read_session(folder)
 
 
 def test_a_full_disk_leaves_the_file_whole_and_the_events_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_a_full_disk_leaves_the_file_whole_and_the_events_wait(tmp_path: Path, m
     monkeypatch.setattr(os, "write", real)
     file.append([node(3, 2, "three")])
     file.close()
-    assert said(read(folder)) == ["one", "two", "three"]
+    assert said(read_session(folder)) == ["one", "two", "three"]
 
 
 def test_a_write_that_ctrl_c_breaks_off_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,21 +259,23 @@ def test_a_write_that_ctrl_c_breaks_off_is_made_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "write", real)
     file.sync()
     file.close()
-    assert said(read(folder)) == ["one", "two"]
-    assert read(folder).left_out == 0
+    assert said(read_session(folder)) == ["one", "two"]
+    assert read_session(folder).invalid_lines == 0
 
 
 def test_half_a_surrogate_is_written_in_a_way_that_can_be_read(tmp_path: Path) -> None:
     folder = made(tmp_path / "a1", node(1, None, "one"), {"title": "\ud800"})
-    assert read(folder).left_out == 1
+    assert read_session(folder).invalid_lines == 1
 
 
 def test_a_head_that_moves_along_a_deep_path_costs_no_more_than_its_line() -> None:
     def read_back(depth: int) -> None:
         events = [node(number, number - 1 or None, "x") for number in range(1, depth + 1)]
         events += [{"head": 1 if number % 2 else depth} for number in range(depth)]
-        data = b"".join(map(files.line_of, [{"format": files.FORMAT, "version": files.VERSION}, *events]))
-        tree = parse(data, "a1").tree
+        data = b"".join(
+            map(session_file.encode_line, [{"format": session_file.FORMAT, "version": session_file.VERSION}, *events])
+        )
+        tree = parse_session(data, "a1").tree
         assert (tree.head, tree.tip(None)) == (1, depth)
 
     assert growth(read_back, 640, 8) < 24  # Walking the path for each move would make it 64.
@@ -308,14 +310,16 @@ def state(tree: Tree) -> tuple[object, ...]:
 @settings(max_examples=count(150, 30))
 @given(conversations(), st.floats(0, 1))
 def test_any_prefix_of_a_file_is_a_prefix_of_the_session(events: list[Event], share: float) -> None:
-    header = files.line_of({"format": files.FORMAT, "version": files.VERSION, "id": "a1", "created": ""})
-    lines = [header, *map(files.line_of, events)]
+    header = session_file.encode_line(
+        {"format": session_file.FORMAT, "version": session_file.VERSION, "id": "a1", "created": ""}
+    )
+    lines = [header, *map(session_file.encode_line, events)]
     data = b"".join(lines)
     cut = data[: round(share * len(data))]
-    content = parse(cut, "a1")
+    content = parse_session(cut, "a1")
     complete = cut.count(b"\n")
-    assert content.whole == sum(map(len, lines[:complete]))
-    assert content.left_out == 0
+    assert content.complete_bytes == sum(map(len, lines[:complete]))
+    assert content.invalid_lines == 0
     assert (content.header is None) == (complete == 0)
     assert state(content.tree) == state(Tree.replay(json.loads(json.dumps(events[: max(complete - 1, 0)]))))
 
@@ -323,13 +327,15 @@ def test_any_prefix_of_a_file_is_a_prefix_of_the_session(events: list[Event], sh
 @settings(max_examples=count(150, 30))
 @given(conversations(), st.data())
 def test_any_damage_is_survived(events: list[Event], data: st.DataObject) -> None:
-    whole = files.line_of({"format": files.FORMAT, "version": files.VERSION, "id": "a1", "created": ""})
-    whole += b"".join(map(files.line_of, events))
+    whole = session_file.encode_line(
+        {"format": session_file.FORMAT, "version": session_file.VERSION, "id": "a1", "created": ""}
+    )
+    whole += b"".join(map(session_file.encode_line, events))
     start = data.draw(st.integers(0, len(whole)))
     end = data.draw(st.integers(start, len(whole)))
     damaged = whole[:start] + data.draw(st.binary(max_size=30)) + whole[end:]
     try:
-        content = parse(damaged, "a1")
+        content = parse_session(damaged, "a1")
     except SessionError:
         return
-    assert len(content.tree.nodes) + content.left_out <= damaged.count(b"\n")
+    assert len(content.tree.nodes) + content.invalid_lines <= damaged.count(b"\n")

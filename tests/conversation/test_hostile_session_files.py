@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from qwchat.conversation import files
-from qwchat.conversation.checks import checked_node
-from qwchat.conversation.export import FORMS, Talk, exported
-from qwchat.conversation.files import Header, SessionFile, parse
-from qwchat.conversation.store import Store
+from qwchat.conversation import session_file
+from qwchat.conversation.event_checks import check_node_fields
+from qwchat.conversation.export import EXPORT_FORMATS, Transcript, export_transcript
+from qwchat.conversation.session_file import SessionFile, SessionHeader, parse_session
+from qwchat.conversation.session_store import SessionStore
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, UsageError
 
@@ -83,12 +83,12 @@ MANY: dict[str, Many] = {
 
 
 def data_of(events: list[Any]) -> bytes:
-    header = {"format": files.FORMAT, "version": files.VERSION}
+    header = {"format": session_file.FORMAT, "version": session_file.VERSION}
     lines = [event if isinstance(event, str) else json.dumps(event) for event in (header, *events)]
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def look_at_everything(store: Store, session: str) -> None:
+def look_at_everything(store: SessionStore, session: str) -> None:
     """What list, show, export, grep and a chat that goes on read."""
     [entry] = store.entries()
     content = store.read(session)
@@ -98,8 +98,8 @@ def look_at_everything(store: Store, session: str) -> None:
     tree.fork()
     list(tree.events())
     tree.siblings(1)
-    for form in FORMS:
-        exported(Talk(tree, "mini", entry.id), form)
+    for form in EXPORT_FORMATS:
+        export_transcript(Transcript(tree, "mini", entry.id), form)
 
 
 @pytest.mark.slow
@@ -109,9 +109,9 @@ def test_the_time_to_read_a_file_is_in_proportion_to_its_size(tmp_path: Path, ki
         folder = tmp_path / "a1"
         folder.mkdir(exist_ok=True)
         data = data_of(MANY[kind](count))
-        (folder / files.FILE_NAME).write_bytes(data)
+        (folder / session_file.FILE_NAME).write_bytes(data)
         began = time.process_time()
-        look_at_everything(Store(tmp_path), "a1")
+        look_at_everything(SessionStore(tmp_path), "a1")
         return time.process_time() - began
 
     cost(100)
@@ -124,8 +124,8 @@ def test_a_table_of_empty_cells_costs_no_more_than_other_text(columns: int) -> N
     def cost(text: str) -> float:
         began = time.process_time()
         tree = Tree.replay([node(1, None), node(2, 1, text)])
-        for form in FORMS:
-            exported(Talk(tree, "mini"), form)
+        for form in EXPORT_FORMATS:
+            export_transcript(Transcript(tree, "mini"), form)
         return time.process_time() - began
 
     rows = "|\n" * 4_000
@@ -158,18 +158,18 @@ def test_many_drops_take_each_turn_once() -> None:
 
 
 def test_a_file_of_too_many_lines_is_refused_and_not_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_LINES", 10)
+    monkeypatch.setattr(session_file, "MAX_LINES", 10)
     with pytest.raises(SessionError, match="session a1 has more than 10 lines, which no conversation has: qwchat sess"):
-        parse(data_of([""] * 10), "a1")
-    assert parse(data_of([""] * 9), "a1").left_out == 9
+        parse_session(data_of([""] * 10), "a1")
+    assert parse_session(data_of([""] * 9), "a1").invalid_lines == 9
     (tmp_path / "a1").mkdir()
-    file = SessionFile.create(tmp_path / "a1", Header("a1", "2026-11-24T02:03:04+00:00"))
+    file = SessionFile.create(tmp_path / "a1", SessionHeader("a1", "2026-11-24T02:03:04+00:00"))
     file.append([{"head": None}] * 9)
     with pytest.raises(SessionError, match="session a1 has reached 10 lines: begin a new one"):
         file.append([{"head": None}])
     file.close()
     file, content = SessionFile.reopen(tmp_path / "a1")
-    assert content.left_out == 0
+    assert content.invalid_lines == 0
     with pytest.raises(SessionError, match="session a1 has reached 10 lines: begin a new one"):
         file.append([{"head": None}])
     file.close()
@@ -209,11 +209,11 @@ def test_a_file_of_too_many_lines_is_refused_and_not_grown(tmp_path: Path, monke
     ids=lambda line: line[:40],
 )
 def test_what_no_event_can_hold_is_left_out(line: str) -> None:
-    content = parse(data_of([node(1, None), line, node(2, 1, "ok")]), "a1")
-    assert content.left_out == 1
+    content = parse_session(data_of([node(1, None), line, node(2, 1, "ok")]), "a1")
+    assert content.invalid_lines == 1
     assert [turn.content for turn in content.tree.path()] == ["x", "ok"]
-    for form in FORMS:
-        exported(Talk(content.tree, "mini"), form)
+    for form in EXPORT_FORMATS:
+        export_transcript(Transcript(content.tree, "mini"), form)
 
 
 def test_what_the_program_itself_records_is_taken() -> None:
@@ -226,13 +226,13 @@ def test_what_the_program_itself_records_is_taken() -> None:
         "deep": {"a": [1]},
     }
     given = {"id": 1, "parent": None, "role": "user", "content": "x", "settings": record}
-    assert checked_node(given)["settings"] == record | {"stop": ["a", "é🙂"]}
+    assert check_node_fields(given)["settings"] == record | {"stop": ["a", "é🙂"]}
     with pytest.raises(UsageError, match="settings is nested more than 8 levels deep"):
-        checked_node(given | {"settings": {"a": [[[[[[[[1]]]]]]]]}})
+        check_node_fields(given | {"settings": {"a": [[[[[[[[1]]]]]]]]}})
 
 
 def test_a_header_of_anything() -> None:
     for value in ("[" * 900 + "]" * 900, "9" * 4_301, "NaN", '"\\ud800"', "{}"):
         line = f'{{"format": "qwchat session", "version": 1, "created": {value}, "model": {value}, "name": {value}}}\n'
         with suppress(SessionError):
-            assert parse(line.encode(), "a1").header == Header("a1", "")
+            assert parse_session(line.encode(), "a1").header == SessionHeader("a1", "")
