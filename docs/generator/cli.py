@@ -57,7 +57,7 @@ def _effect(param: Any) -> str:
     shown = param.default
     if shown in (None, False, (), []) or callable(shown) or "default" in text:
         return text
-    return f"{text.rstrip('.')} (default: {code(str(shown))})."
+    return f"{text} (default: {code(str(shown))})"
 
 
 def _rows(params: list[Any]) -> list[tuple[str, str]]:

@@ -117,7 +117,7 @@ def _events() -> str:
     out = io.StringIO()
     writer = EventWriter(out)
     writer.start(request_fields(_FACTS, _CONTROLS))
-    writer.made_room(ContextReduction("dropped", 2, 4, 1536, 2048))
+    writer.context_reduced(ContextReduction("dropped", 2, 4, 1536, 2048))
     writer.event(Prefilled(27, 27, 0))
     writer.event(TextStep("2", 17))
     writer.done(_reply())

@@ -19,18 +19,18 @@ from qwchat.cli.guard import run_guarded
 from qwchat.cli.typer_commands import CliCommand, CliGroup
 from qwchat.errors import UsageError
 
-_HELP = """Talk to a quantised Qwen2 model on this machine.
+_HELP = """Chat with a quantised Qwen2 model on this machine
 
 \b
-  qwchat                                talk to the built-in model
-  qwchat -p "What can you do?"          one answer
-  git diff | qwchat -p "Review this."   what is piped in comes first
+  qwchat                                chat with the built-in model
+  qwchat -p "What can you do?"          print one reply
+  git diff | qwchat -p "Review this."   put piped text before the prompt
   qwchat convert ./Qwen2-7B-Instruct    quantise a checkpoint
-  qwchat -m Qwen2-7B-Instruct-q4        talk to it
+  qwchat -m Qwen2-7B-Instruct-q4        chat with it
 """
 
-_EPILOG = """Exit codes: 0 ok, 1 runtime, 2 usage, 3 model missing or corrupt, 4 prompt does not fit, 5 out of memory,
-6 constraint not met, 130 interrupted, 141 broken pipe or closed output.
+_EPILOG = """Exit codes: 0 success, 1 other failure, 2 usage error, 3 model missing or damaged, 4 prompt too long,
+5 out of memory, 6 constraint not met, 130 interrupted (SIGINT), 141 broken pipe (SIGPIPE)
 """
 
 _WIDTH = max(map(len, PRESETS))
@@ -41,57 +41,72 @@ _EPILOGS = {"convert": f"\b\nPresets:\n{_PRESETS}"}
 # Name of the command, options, the module that does it (and its function), help.
 _Commands = tuple[tuple[str, type[Any], str, str], ...]
 _COMMANDS: _Commands = (
-    ("chat", options.ChatOptions, "qwchat.cli.chat", "Talk to a model; what is piped in is said first."),
-    ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint."),
-    ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, size and files of a model."),
-    ("verify", options.VerifyOptions, "qwchat.cli.verify", "Check a model's files against their checksums."),
-    ("list", options.ListOptions, "qwchat.cli.list_models", "List the models on this machine."),
+    ("chat", options.ChatOptions, "qwchat.cli.chat", "Chat with a model (piped text becomes the first message)"),
+    ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint"),
+    ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, sizes and files of a model"),
+    ("verify", options.VerifyOptions, "qwchat.cli.verify", "Check the files of a model against their checksums"),
+    ("list", options.ListOptions, "qwchat.cli.list_models", "List the models on this machine"),
     (
         "bench",
         options.BenchOptions,
         "qwchat.cli.bench",
-        "Measure prefill and decode against the machine's limits.",
+        "Measure prefill and decode against the machine's limits",
     ),
-    ("doctor", options.DoctorOptions, "qwchat.cli.doctor", "Show what this machine offers and what is in the way."),
+    ("doctor", options.DoctorOptions, "qwchat.cli.doctor", "Check the machine and the installation for problems"),
     (
         "completion",
         options.CompletionOptions,
         "qwchat.cli.app:print_completion",
-        "Print the completion script of bash, zsh, fish or powershell.",
+        "Print the completion script of a shell",
     ),
 )
 
 _SESSION_COMMANDS: _Commands = (
-    ("list", session_options.SessionsListOptions, "qwchat.cli.sessions:list_all", "List them, the latest first."),
+    ("list", session_options.SessionsListOptions, "qwchat.cli.sessions:list_all", "List the sessions, latest first"),
     (
         "show",
         session_options.SessionsShowOptions,
         "qwchat.cli.sessions:show",
-        "Show one: what it is, and what was said.",
+        "Show the details and messages of a session",
     ),
-    ("grep", session_options.SessionsGrepOptions, "qwchat.cli.sessions:grep", "Find lines (exit code 1: none)."),
-    ("rm", session_options.SessionsRemoveOptions, "qwchat.cli.sessions:remove", "Remove some, after asking."),
-    ("export", session_options.SessionsExportOptions, "qwchat.cli.sessions:export", "Write one as md, html or json."),
+    (
+        "grep",
+        session_options.SessionsGrepOptions,
+        "qwchat.cli.sessions:grep",
+        "Search the messages (exit code 1: no match)",
+    ),
+    ("rm", session_options.SessionsRemoveOptions, "qwchat.cli.sessions:remove", "Remove sessions after confirmation"),
+    (
+        "export",
+        session_options.SessionsExportOptions,
+        "qwchat.cli.sessions:export",
+        "Export a session as md, html or json",
+    ),
 )
 
 _CONFIG_COMMANDS: _Commands = (
-    ("show", config_options.ConfigShowOptions, "qwchat.cli.config:show", "Show every setting and where it came from."),
-    ("get", config_options.ConfigGetOptions, "qwchat.cli.config:get", "Print the value of one setting."),
-    ("set", config_options.ConfigSetOptions, "qwchat.cli.config:change", "Write a setting into your file."),
-    ("edit", config_options.ConfigFileOptions, "qwchat.cli.config:edit", "Open your file in $EDITOR."),
+    (
+        "show",
+        config_options.ConfigShowOptions,
+        "qwchat.cli.config:show",
+        "Show every setting, its value and its origin",
+    ),
+    ("get", config_options.ConfigGetOptions, "qwchat.cli.config:get", "Print the value of one setting"),
+    ("set", config_options.ConfigSetOptions, "qwchat.cli.config:change", "Write a setting to your configuration file"),
+    ("edit", config_options.ConfigFileOptions, "qwchat.cli.config:edit", "Open your configuration file in $EDITOR"),
     (
         "check",
         config_options.ConfigCheckOptions,
         "qwchat.cli.config:check",
-        "Look for mistakes in files and variables.",
+        "Check files and variables for mistakes",
     ),
-    ("path", config_options.ConfigFileOptions, "qwchat.cli.config:path", "Print where your file is."),
+    ("path", config_options.ConfigFileOptions, "qwchat.cli.config:path", "Print the path of your configuration file"),
 )
 
 # Commands of commands: name, help, its commands; alone it does what the first of them does.
 _COMMAND_GROUPS: tuple[tuple[str, str, _Commands], ...] = (
-    ("sessions", "List, show, search, remove and export what was said.", _SESSION_COMMANDS),
-    ("config", "Show and change settings, and say where each came from.", _CONFIG_COMMANDS),
+    ("sessions", "List, show, search, remove and export saved sessions", _SESSION_COMMANDS),
+    ("config", "Show, change and check settings", _CONFIG_COMMANDS),
 )
 
 _NEGATIVE = re.compile(r"-\.?\d")
@@ -149,7 +164,7 @@ def _app(*, completing: bool) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     version = Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit")
     ]
     root = options.typer_callback(options.ReplyOptions, _root, {"version": (version, False)})
     app.callback(invoke_without_command=True)(root)

@@ -26,9 +26,9 @@ def _values(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
 
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A setting, as in top-p.", autocompletion=_setting_names)
+    str, typer.Argument(metavar="NAME", help="Name of a setting, such as top-p", autocompletion=_setting_names)
 ]
-Project = Annotated[bool, typer.Option("--project", help="The file of the project instead of your own.")]
+Project = Annotated[bool, typer.Option("--project", help="Use the project file instead of your own")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,9 @@ class ConfigSetOptions:
     name: NameArgument
     value: Annotated[
         str,
-        typer.Argument(metavar="VALUE", help="Its value; default takes it out of the file.", autocompletion=_values),
+        typer.Argument(
+            metavar="VALUE", help="New value (default: remove the setting from the file)", autocompletion=_values
+        ),
     ]
     project: Project = False
     debug: Debug = False

@@ -32,7 +32,7 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="A model folder, a name in the models folder, or a checkpoint folder.",
+        help=find_spec("model").help,
         autocompletion=completion.models,
     ),
 ]
@@ -41,16 +41,14 @@ _DYNAMIC_COMPLETIONS: dict[str, Callable[[str], list[tuple[str, str]]]] = {
     "model": completion.models,
     "as": completion.personas,
 }
-Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="Threads (default: physical cores allowed).")
-]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help=find_spec("threads").help)]
 Kv = Annotated[
     Literal["auto", "f32", "q8"] | None,
-    typer.Option("--kv", help=f"{find_spec('kv').help}."),
+    typer.Option("--kv", help=find_spec("kv").help),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progress, no statistics.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=find_spec("quiet").help)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error")]
 
 
 class Flags(dict[str, FlagValue]):
@@ -63,7 +61,7 @@ class ReplyOptions:
 
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", "-p", metavar="TEXT", help="The question; - reads it from standard input."),
+        typer.Option("--prompt", "-p", metavar="TEXT", help="Prompt to answer (- reads standard input)"),
     ] = None
     file: Annotated[
         list[str] | None,
@@ -71,17 +69,17 @@ class ReplyOptions:
             "--file",
             "-f",
             metavar="PATH",
-            help="Files before the prompt: PATH, 'src/**/*.py', PATH:10-80 (repeatable).",
+            help="Attach files: PATH, 'src/*.py' or PATH:10-80 (repeatable)",
         ),
     ] = None
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of answers, 1 to 64.")] = 1
-    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Go on with the session written last.")] = False
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of replies [1 to 64]")] = 1
+    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Continue the latest session")] = False
     resume: Annotated[
         str | None,
         typer.Option(
             "--resume",
             metavar="[SESSION]",
-            help="Go on with this session: its name, id or part of its title; alone: choose from a list.",
+            help="Continue a session by name, ID or title (no value: choose)",
             autocompletion=completion.sessions,
         ),
     ] = None
@@ -90,26 +88,30 @@ class ReplyOptions:
         typer.Option(
             "--session",
             metavar="NAME",
-            help="Go on with the session of this name, or begin it (with -p: keep the answer in it).",
+            help="Continue the session of this name, or start it",
             autocompletion=completion.sessions,
         ),
     ] = None
     flags: Flags = field(default_factory=Flags)
     var: Annotated[
         list[str] | None,
-        typer.Option("--var", metavar="NAME=VALUE", help="Fill in a variable of the persona (repeatable)."),
+        typer.Option("--var", metavar="NAME=VALUE", help="Set a variable of the persona (repeatable)"),
     ] = None
-    no_config: Annotated[bool, typer.Option("--no-config", help="Read no configuration file.")] = False
-    extract: Annotated[bool, typer.Option("--extract", "-x", help="Print the first fenced code block alone.")] = False
-    extract_last: Annotated[bool, typer.Option("--extract-last", help="The same with the last one.")] = False
+    no_config: Annotated[bool, typer.Option("--no-config", help="Ignore configuration files")] = False
+    extract: Annotated[
+        bool, typer.Option("--extract", "-x", help="Print only the first fenced code block of the reply")
+    ] = False
+    extract_last: Annotated[
+        bool, typer.Option("--extract-last", help="Print only the last fenced code block of the reply")
+    ] = False
     json: Json = False
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Events as JSON, one per line, as they happen.")] = False
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print events as JSON lines while they happen")] = False
     logprobs: Annotated[
         int | None,
         typer.Option(
             "--logprobs",
             metavar="N",
-            help=f"In JSON, log-probabilities of tokens and the N likeliest, 1 to {MAX_LOGPROBS}.",
+            help=f"Add log-probabilities and the N top tokens [1 to {MAX_LOGPROBS}]",
         ),
     ] = None
     debug: Debug = False
@@ -190,27 +192,27 @@ class ChatOptions(ReplyOptions):
 class ConvertOptions:
     """Options of `convert`."""
 
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a Hugging Face checkpoint.")]
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a Hugging Face checkpoint")]
     destination: Annotated[
         Path | None,
-        typer.Argument(metavar="DEST", help="Folder to make (default: in the models folder, named after SOURCE)."),
+        typer.Argument(metavar="DEST", help="Folder to create (default: in the models folder)"),
     ] = None
     preset: Annotated[
         str | None,
         typer.Option(
             "--preset",
             metavar="|".join(PRESETS),
-            help=f"What to make (default: {DEFAULT_PRESET}).",
+            help=f"Formats of the tensors (default: {DEFAULT_PRESET})",
             autocompletion=_presets,
         ),
     ] = None
-    bits: Annotated[int | None, typer.Option("--bits", metavar="4|8", help="Bits of a weight.")] = None
-    group_size: Annotated[
-        int | None, typer.Option("--group-size", metavar="32|64|128", help="Weights that share a scale.")
-    ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show sizes and formats, write nothing.")] = False
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted conversion.")] = False
-    force: Annotated[bool, typer.Option("--force", help="Overwrite DEST.")] = False
+    bits: Annotated[int | None, typer.Option("--bits", metavar="4|8", help="Bits per weight")] = None
+    group_size: Annotated[int | None, typer.Option("--group-size", metavar="32|64|128", help="Weights per scale")] = (
+        None
+    )
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show formats and sizes, write nothing")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted conversion")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite DEST")] = False
     threads: Threads = None
     json: Json = False
     quiet: Quiet = False
@@ -257,7 +259,8 @@ class CompletionOptions:
     """Options of `completion`."""
 
     shell: Annotated[
-        Literal["bash", "zsh", "fish", "powershell"], typer.Argument(metavar="SHELL", help="Whose script to print.")
+        Literal["bash", "zsh", "fish", "powershell"],
+        typer.Argument(metavar="SHELL", help="Shell to print the script for"),
     ]
     debug: Debug = False
 
@@ -267,14 +270,14 @@ class BenchOptions:
     """Options of `bench`."""
 
     model: ModelArgument = None
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N", help="Tokens to read in one go.")] = 512
-    new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", help="Tokens to write.")] = 64
-    depth: Annotated[int, typer.Option("--depth", metavar="N", help="Tokens in the context beforehand.")] = 0
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds; the median counts.")] = 3
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N", help="Tokens to prefill")] = 512
+    new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", help="Tokens to decode")] = 64
+    depth: Annotated[int, typer.Option("--depth", metavar="N", help="Tokens already in the context")] = 0
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Rounds (the median is reported)")] = 3
     kv: Kv = None
     speculate: Annotated[
         bool,
-        typer.Option("--speculate/--no-speculate", help="Write with guesses from the text so far (default: without)."),
+        typer.Option("--speculate/--no-speculate", help="Decode with draft tokens"),
     ] = False
     threads: Threads = None
     json: Json = False
@@ -342,7 +345,7 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 def _parameter(spec: SettingSpec) -> inspect.Parameter:
     """A setting as a parameter of a command: a text that the setting itself reads, or both sides of a switch."""
-    limits = f" ({spec.value_type.range_text})" if isinstance(spec.value_type, Number) else ""
+    limits = f" [{spec.value_type.range_text.removeprefix('from ')}]" if isinstance(spec.value_type, Number) else ""
     declared = [spec.flag, *([spec.short_flag] if spec.short_flag else [])]
     annotation: Any = str | None
     metavar: str | None = spec.value_type.metavar
@@ -357,5 +360,5 @@ def _parameter(spec: SettingSpec) -> inspect.Parameter:
         return [(word, "") for word in words if word.startswith(incomplete)]
 
     autocompletion = _DYNAMIC_COMPLETIONS.get(spec.name, complete_words)
-    option = typer.Option(*declared, metavar=metavar, help=f"{spec.help}{limits}.", autocompletion=autocompletion)
+    option = typer.Option(*declared, metavar=metavar, help=f"{spec.help}{limits}", autocompletion=autocompletion)
     return _keyword(spec.parameter, None, Annotated[annotation, option])

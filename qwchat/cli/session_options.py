@@ -14,7 +14,7 @@ from qwchat.cli.options import Debug, Json, Quiet
 SessionArgument = Annotated[
     str,
     typer.Argument(
-        metavar="SESSION", help="Name, id or how it begins, or part of a title.", autocompletion=completion.sessions
+        metavar="SESSION", help="Name, ID, start of an ID or part of a title", autocompletion=completion.sessions
     ),
 ]
 
@@ -41,15 +41,13 @@ class SessionsShowOptions:
 class SessionsGrepOptions:
     """Options of `sessions grep`."""
 
-    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="A regular expression of Python.")]
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Regular expression (Python syntax)")]
     session: Annotated[
         str | None,
-        typer.Argument(
-            metavar="SESSION", help="Where to look (default: everywhere).", autocompletion=completion.sessions
-        ),
+        typer.Argument(metavar="SESSION", help="Session to search (default: all)", autocompletion=completion.sessions),
     ] = None
-    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Take a for A.")] = False
-    fixed: Annotated[bool, typer.Option("--fixed-strings", "-F", help="PATTERN is text, no expression.")] = False
+    ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="Ignore case")] = False
+    fixed: Annotated[bool, typer.Option("--fixed-strings", "-F", help="Treat PATTERN as plain text")] = False
     json: Json = False
     quiet: Quiet = False
     debug: Debug = False
@@ -61,9 +59,9 @@ class SessionsRemoveOptions:
 
     sessions: Annotated[
         list[str],
-        typer.Argument(metavar="SESSION", help="Names, ids or parts of titles.", autocompletion=completion.sessions),
+        typer.Argument(metavar="SESSION", help="Names, IDs or parts of titles", autocompletion=completion.sessions),
     ]
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False
     quiet: Quiet = False
     debug: Debug = False
 
@@ -73,13 +71,11 @@ class SessionsExportOptions:
     """Options of `sessions export`."""
 
     session: SessionArgument
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Where to write (default: standard output).")] = (
-        None
-    )
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="File to write (default: standard output)")] = None
     form: Annotated[
         Literal["md", "html", "json"] | None,
-        typer.Option("--format", help="md, html or json (default: by the name of FILE, or md)."),
+        typer.Option("--format", help="Format (default: by the extension of FILE, or md)"),
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE")] = False
     quiet: Quiet = False
     debug: Debug = False

@@ -22,7 +22,7 @@ class CliCommand(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Its parameters, that of `--help` too."""
-        return typer_internals.without_adapters(super().get_params(ctx))
+        return _without_full_stop(typer_internals.without_adapters(super().get_params(ctx)))
 
 
 class CliGroup(TyperGroup):
@@ -30,7 +30,7 @@ class CliGroup(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Its parameters, that of `--help` too."""
-        return typer_internals.without_adapters(super().get_params(ctx))
+        return _without_full_stop(typer_internals.without_adapters(super().get_params(ctx)))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that `args` begin with. Raises UsageError that says what was meant, for one there is not."""
@@ -38,6 +38,14 @@ class CliGroup(TyperGroup):
         if not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
             raise UsageError(_suggestion(ctx.command_path, args, self.list_commands(ctx), at_root=ctx.parent is None))
         return super().resolve_command(ctx, args)
+
+
+def _without_full_stop(params: list[Any]) -> list[Any]:
+    """Return `params`, whose `--help` option now reads like every other option."""
+    for param in params:
+        if param.name == "help":
+            param.help = param.help.rstrip(".")
+    return params
 
 
 def _suggestion(path: str, words: Sequence[str], names: Sequence[str], *, at_root: bool) -> str:

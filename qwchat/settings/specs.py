@@ -109,37 +109,75 @@ class SettingSpec:
 
 
 SETTING_SPECS: tuple[SettingSpec, ...] = (
-    SettingSpec("model", Text("MODEL"), "session", "The model", "mini", short_flag="-m", project_may_set=False),
+    SettingSpec(
+        "model",
+        Text("MODEL"),
+        "session",
+        "Model to use: a name, a model folder or a checkpoint folder",
+        "mini",
+        short_flag="-m",
+        project_may_set=False,
+    ),
     SettingSpec("system", Text(), "session", "System prompt", none_word="none", short_flag="-s"),
     SettingSpec("as", Text("NAME"), "session", "Persona: a system prompt with its settings", none_word="none"),
-    SettingSpec("temp", Number(0, MAX_TEMPERATURE), "reply", "Temperature; 0 is greedy", python_argument="temperature"),
-    SettingSpec("top-p", Number(0, 1, above=True), "reply", "Nucleus; 1 is off"),
-    SettingSpec("top-k", Integer(0), "reply", "Likeliest tokens to keep; 0 is off"),
-    SettingSpec("min-p", Number(0, 1), "reply", "Least share of the likeliest; 0 is off"),
-    SettingSpec("repeat-penalty", Number(0, above=True), "reply", "For what was said; 1 is off"),
-    SettingSpec("presence-penalty", Number(-MAX_PENALTY, MAX_PENALTY), "reply", "For what the reply said; 0 is off"),
-    SettingSpec("frequency-penalty", Number(-MAX_PENALTY, MAX_PENALTY), "reply", "For each time it did; 0 is off"),
-    SettingSpec("seed", Integer(0, MAX_SEED), "reply", "Seed (default: chosen and shown)", none_word="random"),
     SettingSpec(
-        "max-tokens", Integer(1), "reply", "Longest answer (default: until the context is full)", none_word="none"
+        "temp",
+        Number(0, MAX_TEMPERATURE),
+        "reply",
+        "Sampling temperature (0 = greedy)",
+        python_argument="temperature",
     ),
-    SettingSpec("stop", TextList(), "reply", "End the answer before this text (repeatable)", (), none_word="none"),
+    SettingSpec("top-p", Number(0, 1, above=True), "reply", "Nucleus sampling: probability mass (1 = off)"),
+    SettingSpec("top-k", Integer(0), "reply", "Sample from the N most likely tokens (0 = off)"),
+    SettingSpec("min-p", Number(0, 1), "reply", "Minimum share of the top probability (0 = off)"),
+    SettingSpec("repeat-penalty", Number(0, above=True), "reply", "Penalise tokens already in the context (1 = off)"),
+    SettingSpec(
+        "presence-penalty",
+        Number(-MAX_PENALTY, MAX_PENALTY),
+        "reply",
+        "Penalise tokens already in the reply (0 = off)",
+    ),
+    SettingSpec(
+        "frequency-penalty",
+        Number(-MAX_PENALTY, MAX_PENALTY),
+        "reply",
+        "Penalise each occurrence in the reply (0 = off)",
+    ),
+    SettingSpec(
+        "seed",
+        Integer(0, MAX_SEED),
+        "reply",
+        "Random seed (default: a new one, shown with the reply)",
+        none_word="random",
+    ),
+    SettingSpec(
+        "max-tokens",
+        Integer(1),
+        "reply",
+        "Stop after N tokens (default: when the context is full)",
+        none_word="none",
+    ),
+    SettingSpec("stop", TextList(), "reply", "Stop before this text (repeatable)", (), none_word="none"),
     SettingSpec(
         "choices",
         ChoiceList(),
         "reply",
-        "Answer with one of these texts (repeatable; \\, is a comma)",
+        "Reply with one of these texts (repeatable; \\, is a comma)",
         none_word="none",
     ),
-    SettingSpec("regex", Regex(), "reply", "Answer with a match of this, as a whole", none_word="none"),
+    SettingSpec("regex", Regex(), "reply", "Reply with a full match of this expression", none_word="none"),
     SettingSpec(
-        "json-schema", JsonSchema(), "reply", "Answer with JSON that fits (with -p, - reads it)", none_word="none"
+        "json-schema",
+        JsonSchema(),
+        "reply",
+        "Reply with JSON that fits this schema (- reads stdin)",
+        none_word="none",
     ),
     SettingSpec(
         "ctx",
         Integer(1),
         "engine",
-        f"Tokens of context (default: the model's, at most {DEFAULT_CONTEXT})",
+        f"Context window in tokens (default: the model's, max {DEFAULT_CONTEXT})",
         none_word="auto",
         python_argument="context",
     ),
@@ -147,30 +185,30 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "kv",
         Choice(("auto", "f32", "q8")),
         "engine",
-        f"KV cache: exact, or 8 bits in a quarter of the memory (auto: q8 above {binary_size(EXACT_CACHE_BYTES)})",
+        f"KV cache format (auto: q8 if f32 needs over {binary_size(EXACT_CACHE_BYTES)})",
         "auto",
     ),
-    SettingSpec(
-        "speculate", Boolean(), "reply", "Guess tokens from the text so far where it saves time; same text", True
-    ),
-    SettingSpec(
-        "loop-guard", Integer(0), "reply", "End an answer that has gone in circles for so many tokens; 0 never", 1000
-    ),
+    SettingSpec("speculate", Boolean(), "reply", "Draft tokens from earlier text (faster, same output)", True),
+    SettingSpec("loop-guard", Integer(0), "reply", "Stop after N repeated tokens (0 = off)", 1000),
     SettingSpec(
         "overflow",
         Choice(("ask", "error", "drop", "summarise")),
         "reply",
-        "Where the conversation does not fit: ask (in a chat; an error elsewhere), or make room by the oldest turns",
+        "What to do when the context is full (ask: chat only)",
         "ask",
     ),
     SettingSpec(
-        "threads", Integer(1, MAX_THREADS), "engine", "Threads (default: physical cores allowed)", none_word="auto"
+        "threads",
+        Integer(1, MAX_THREADS),
+        "engine",
+        "Number of threads (default: available physical cores)",
+        none_word="auto",
     ),
     SettingSpec(
         "snapshot",
         Choice(("auto", "on", "off")),
         "session",
-        "Keep what was read beside a session (auto: where reading it again takes longer)",
+        "Save the KV cache with a session (auto: if that saves time)",
         "auto",
         project_may_set=False,
     ),
@@ -178,7 +216,7 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "snapshot-limit",
         Integer(0),
         "session",
-        "MiB that these files may take together; the oldest go first",
+        "Disk limit of saved KV caches in MiB (oldest deleted first)",
         4096,
         project_may_set=False,
     ),
@@ -186,36 +224,49 @@ SETTING_SPECS: tuple[SettingSpec, ...] = (
         "device",
         Text("auto|cpu|cuda[:N]", suggested=("auto", "cpu")),
         "session",
-        "Where to compute (cuda: not yet)",
+        "Device to compute on (cuda is not available yet)",
         "auto",
         project_may_set=False,
     ),
-    SettingSpec("gpu-layers", Integer(0), "session", "Layers on the GPU (0 only, for now)", 0, project_may_set=False),
+    SettingSpec(
+        "gpu-layers", Integer(0), "session", "Layers to run on the GPU (only 0 for now)", 0, project_may_set=False
+    ),
     SettingSpec(
         "render",
         Choice(("auto", "plain", "markdown")),
         "display",
-        "How a reply is shown (auto: markdown on a terminal, plain elsewhere)",
+        "How to show replies (auto: markdown on a terminal)",
         "auto",
     ),
-    SettingSpec("color", Choice(("auto", "always", "never")), "display", "When to use colour", "auto"),
     SettingSpec(
-        "bell", Integer(0), "display", "Ring after replies of the chat that took so many seconds", 30, none_word="off"
-    ),
-    SettingSpec("editing-mode", Choice(("emacs", "vi")), "display", "Whose keys edit the prompt of the chat", "emacs"),
-    SettingSpec("save", Boolean(), "session", "Keep the chat as a session, turn by turn", True, project_may_set=False),
-    SettingSpec(
-        "stats", Choice(("line", "json", "off")), "display", "The figures of a reply, on standard error", "line"
+        "color", Choice(("auto", "always", "never")), "display", "When to use colour (auto: on a terminal)", "auto"
     ),
     SettingSpec(
-        "plain", Boolean(), "display", "For screen readers: no colour, nothing drawn over, no line editor", False
+        "bell",
+        Integer(0),
+        "display",
+        "Ring the bell after chat replies that take N seconds",
+        30,
+        none_word="off",
     ),
-    # Not a project's to set: it would hide the notice that its settings hold.
+    SettingSpec("editing-mode", Choice(("emacs", "vi")), "display", "Key bindings of the chat prompt", "emacs"),
+    SettingSpec(
+        "save", Boolean(), "session", "Save the chat as a session after every turn", True, project_may_set=False
+    ),
+    SettingSpec(
+        "stats",
+        Choice(("line", "json", "off")),
+        "display",
+        "Statistics of each reply, on standard error",
+        "line",
+    ),
+    SettingSpec("plain", Boolean(), "display", "For screen readers: no colour, redrawing or line editor", False),
+    # A project must not hide the notice that its settings are in effect.
     SettingSpec(
         "quiet",
         Boolean(),
         "display",
-        "No notices, no progress, no statistics",
+        "Print no notices, progress or statistics",
         False,
         short_flag="-q",
         project_may_set=False,

@@ -76,7 +76,7 @@ def test_the_engine_is_changed_and_the_cost_told() -> None:
     assert (model.threads, model.context, model.kv) == (1, 4096, "f32")
     assert shown(context, "/set kv q8") == "kv q8; 8 tokens will be read again"
     assert shown(context, "/set ctx") == (
-        "ctx 4096 (from /set ctx)\nTokens of context (default: the model's, at most 4096). "
+        "ctx 4096 (from /set ctx)\nContext window in tokens (default: the model's, max 4096). "
         "It takes a whole number of at least 1, or auto, or default."
     )
     assert shown(context, "/set ctx default") == "ctx auto (2048)"

@@ -85,10 +85,8 @@ def test_sessions_are_offered_by_name_or_id(models: Path) -> None:
 
 def test_a_description_stays_on_its_line_and_is_whole(models: Path) -> None:
     assert len(asked("zsh", "qwchat --speculate", models)) == 1
-    assert asked("fish", "qwchat --temp", models) == ["--temp\tTemperature; 0 is greedy (from 0 to 5)."]
-    assert asked("fish", "qwchat comple", models) == [
-        "completion\tPrint the completion script of bash, zsh, fish or powershell."
-    ]
+    assert asked("fish", "qwchat --temp", models) == ["--temp\tSampling temperature (0 = greedy) [0 to 5]"]
+    assert asked("fish", "qwchat comple", models) == ["completion\tPrint the completion script of a shell"]
 
 
 def test_the_name_of_a_file_is_left_to_the_shell(models: Path) -> None:

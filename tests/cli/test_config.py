@@ -146,7 +146,7 @@ def test_edit_offers_every_setting_and_checks_what_was_written(tmp_path: Path) -
     own = tmp_path / "own" / "config.toml"
     assert config(tmp_path, "edit", VISUAL="", EDITOR="true").stderr.decode() == f"qwchat: {own} is fine\n"
     text = own.read_text()
-    assert "# Nucleus; 1 is off: a number above 0 to 1.\n#top-p = \n" in text
+    assert "# Nucleus sampling: probability mass (1 = off): a number above 0 to 1.\n#top-p = \n" in text
     assert '\n#seed = "random"\n' in text
     assert all(line.startswith("#") or not line for line in text.splitlines())
     own.write_text(text.replace('#seed = "random"', "seed = -1"))
