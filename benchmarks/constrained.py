@@ -115,15 +115,15 @@ class Scripted:
         self._place += 1
         return taken
 
-    def forced(self) -> list[int]:
-        return self._mask.forced()
+    def forced_tokens(self) -> list[int]:
+        return self._mask.forced_tokens()
 
-    def fitting(self, tokens: Sequence[int]) -> int:
-        return self._mask.fitting(tokens)
+    def count_allowed(self, tokens: Sequence[int]) -> int:
+        return self._mask.count_allowed(tokens)
 
     @property
-    def closed(self) -> bool:
-        return self._mask.closed
+    def completing(self) -> bool:
+        return self._mask.completing
 
     @property
     def finished(self) -> bool:

@@ -171,7 +171,7 @@ def forced_tasks(model: qwchat.Model, seed: int, depth: int, length: int) -> Ite
             script = Script(text.tolist(), vocab)
             request = Request(script.settings, script.seed, max_tokens=length, speculate=speculate)
             run = GenerationLoop(
-                model.cached_context, prompt, request, script, model.engine.speculation if speculate else None
+                model.cached_context, prompt, request, script, model.engine.draft_policy if speculate else None
             )
             *events, end = run.events()
             return _decoded([event.token_id for event in events if isinstance(event, TokenStep)], cast(Finished, end))
@@ -274,7 +274,7 @@ def main() -> int:
             tasks += embedded_tasks(model, options.prompts, options.seed, settings)
         for task in tasks:
             # Each task begins with what is known about nothing.
-            model.engine.speculation = DraftPolicy()
+            model.engine.draft_policy = DraftPolicy()
             rows.append(measure(task, options.rounds))
             show(rows[-1])
     good = not any(row["different"] for row in rows)

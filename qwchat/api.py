@@ -156,7 +156,7 @@ class Model:
         arguments; the model is unchanged then.
         """
         cached = _build_cached_context(self.folder, self._device, threads=threads, context=context, kv=kv)
-        dropped = self.cached_context.length - cached.adopt(self.cached_context)
+        dropped = self.cached_context.length - cached.copy_from(self.cached_context)
         self.engine.decoder.close()
         self.engine, self.cached_context = Engine(cached.decoder), cached
         return dropped
@@ -196,7 +196,7 @@ class Model:
 
     def cached(self, prompt: Prompt) -> int:
         """Return how many tokens of `prompt` the KV cache holds."""
-        return self.cached_context.held(prompt.ids)
+        return self.cached_context.count_cached(prompt.ids)
 
     def reevaluated_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens a reply to `prompt` evaluates again, since a conversation changed before its end.

@@ -140,7 +140,7 @@ class GrammarMask:
         self._string_state = ""
         self._completion: list[int] | None = None  # to the end, from where the reply stands; None where it is not known
         self._longest_completion = 0  # the most tokens that such a way ever had
-        self.closed = False
+        self.completing = False
         self._check()
 
     def allowed(self) -> NDArray[np.uint8]:
@@ -168,7 +168,7 @@ class GrammarMask:
                 and len(completion) <= remaining
                 and (self._completion is None or len(self._completion) >= remaining)
             ):
-                self.closed = True
+                self.completing = True
                 if not completion:
                     return None
                 token, self._completion = completion[0], completion[1:]
@@ -185,11 +185,11 @@ class GrammarMask:
             self._string_state = self._closing.state_after(self._string_state, token)
         return True
 
-    def forced(self) -> list[int]:
+    def forced_tokens(self) -> list[int]:
         """The tokens that must come next, as far as there is no choice."""
         return self._matcher.compute_ff_tokens()
 
-    def fitting(self, tokens: Sequence[int]) -> int:
+    def count_allowed(self, tokens: Sequence[int]) -> int:
         """How many of `tokens` may follow one after the other."""
         return self._matcher.validate_tokens(list(tokens))
 

@@ -42,7 +42,7 @@ class CachedContext:
         self.cache = decoder.make_cache()
         self._ids = np.zeros(decoder.context, np.int64)
         self._length = 0
-        self._ahead = 0  # positions behind these whose keys and values stand in the cache as well
+        self._drafts = 0  # positions behind these whose keys and values stand in the cache as well
         self._token_seconds = math.inf  # of the quickest pass so far, for each of its tokens
 
     @property
@@ -60,13 +60,13 @@ class CachedContext:
         """What evaluating the cached tokens again would take at the best speed so far; 0 where nothing was timed."""
         return self._length * self._token_seconds if math.isfinite(self._token_seconds) else 0.0
 
-    def held(self, token_ids: Sequence[int] | NDArray[np.int64]) -> int:
+    def count_cached(self, token_ids: Sequence[int] | NDArray[np.int64]) -> int:
         """Return how many of the first `token_ids` are cached."""
         return common_prefix(self._ids[: self._length], np.asarray(token_ids, np.int64))
 
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on."""
-        self._ahead = 0
+        self._drafts = 0
         self._length = max(0, min(self._length, length))
 
     def clear(self) -> None:
@@ -74,11 +74,11 @@ class CachedContext:
         self.truncate(0)
         self.cache.clear()
 
-    def read(
+    def evaluate(
         self,
         ids: NDArray[np.int64],
         logits_from: int,
-        kept: int | None = None,
+        accepted: int | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> NDArray[np.float32]:
         """Evaluate `ids`, at most a chunk of the decoder and no more than fit, behind the cached tokens.
@@ -86,7 +86,7 @@ class CachedContext:
         Args:
             ids: (tokens,) i64.
             logits_from: the first of them whose logits are wanted.
-            kept: how many of them join the cached tokens, all if not given; `advance` takes the others one by one.
+            accepted: how many of them join the cached tokens, all if not given; `accept` takes the others one by one.
             cancelled: asked while a long pass runs.
 
         Returns:
@@ -95,22 +95,22 @@ class CachedContext:
         Raises:
             PassCancelled: `cancelled` returned True. As with any exception, none of `ids` is cached then.
         """
-        self._ahead = 0
+        self._drafts = 0
         started = time.perf_counter()
         logits = self.decoder.run(ids, self._length, logits_from, self.cache, cancelled)
         self._token_seconds = min(self._token_seconds, (time.perf_counter() - started) / len(ids))
         self._ids[self._length : self._length + len(ids)] = ids
-        kept = len(ids) if kept is None else kept
-        self._length += kept
-        self._ahead = len(ids) - kept
+        accepted = len(ids) if accepted is None else accepted
+        self._length += accepted
+        self._drafts = len(ids) - accepted
         return logits
 
-    def advance(self, token: int) -> bool:
+    def accept(self, token: int) -> bool:
         """Accept `token` if it was evaluated as the next one. Return whether it was."""
-        if not self._ahead or self._ids[self._length] != token:
+        if not self._drafts or self._ids[self._length] != token:
             return False
         self._length += 1
-        self._ahead -= 1
+        self._drafts -= 1
         return True
 
     def extend(self, token_ids: Sequence[int], chunk: int | None = None) -> NDArray[np.float32]:
@@ -127,7 +127,7 @@ class CachedContext:
         for start in range(0, len(ids), size):
             piece = ids[start : start + size]
             # Nothing asks to stop, but KeyboardInterrupt ends a long pass.
-            logits[start : start + len(piece)] = self.read(piece, 0, cancelled=lambda: False)
+            logits[start : start + len(piece)] = self.evaluate(piece, 0, cancelled=lambda: False)
         return logits
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -135,7 +135,7 @@ class CachedContext:
         self.truncate(0)
         return self.extend(token_ids)
 
-    def adopt(self, other: CachedContext) -> int:
+    def copy_from(self, other: CachedContext) -> int:
         """Copy what `other`, a context of the same model, has cached; return how many positions.
 
         They are those that fit here, and none where the caches have different layouts.
@@ -147,7 +147,7 @@ class CachedContext:
             for row, its_row in zip(self.cache.segments(layer, count), other.cache.segments(layer, count), strict=True):
                 row[:] = its_row
         self._ids[:count] = other._ids[:count]
-        self._length, self._ahead, self._token_seconds = count, 0, other._token_seconds
+        self._length, self._drafts, self._token_seconds = count, 0, other._token_seconds
         return count
 
     def save(self, path: Path, fingerprint: str) -> int:
@@ -166,7 +166,7 @@ class CachedContext:
 
         Raises FileNotFoundError, and SnapshotError where the file cannot be used: nothing is cached then.
         """
-        held, self._length, self._ahead = self._length, 0, 0
+        held, self._length, self._drafts = self._length, 0, 0
         try:
             ids = kv_file.restore(path, self.cache, self.decoder.context, fingerprint, self.decoder.threads)
         except FileNotFoundError:

@@ -23,11 +23,11 @@ class Engine:
 
     Attributes:
         decoder: what evaluates tokens.
-        speculation: what the engine has learnt about draft tokens, from all conversations.
+        draft_policy: what the engine has learnt about draft tokens, from all conversations.
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.speculation = decoder, DraftPolicy()
+        self.decoder, self.draft_policy = decoder, DraftPolicy()
 
     def generate(
         self,
@@ -74,13 +74,13 @@ class Engine:
         if len(ids) > self.decoder.context:
             raise PromptTooLongError(len(ids), self.decoder.context, context_limit(config))
         sampler = Sampler(request.settings, request.seed, min(usable_vocab, config.vocab_size), continued)
-        speculation = self.speculation if request.speculate and self.decoder.exact_grouping else None
+        draft_policy = self.draft_policy if request.speculate and self.decoder.exact_grouping else None
         run = GenerationLoop(
             cached,
             ids,
             request,
             sampler,
-            speculation,
+            draft_policy,
             stop_ids=stop_ids,
             cancel=cancel,
             continued=continued,

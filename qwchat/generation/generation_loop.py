@@ -31,7 +31,7 @@ from qwchat.events import EngineEvent, Finished, FinishReason, Prefilled, Stats,
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.repetition import RepetitionGuard
 from qwchat.generation.sampling import Sampler, log_probabilities
-from qwchat.generation.speculation import MAX_ROWS, Drafter, DraftPolicy
+from qwchat.generation.speculation import MAX_PASS_TOKENS, Drafter, DraftPolicy
 from qwchat.generation.token_mask import TokenMask
 from qwchat.model.decoder import PassCancelled
 from qwchat.request import Request
@@ -41,7 +41,7 @@ class GenerationLoop:
     """One generation: its clock, its tokens, and why it ends.
 
     `ids` (tokens,) i64: the prompt, at least one token and no more than fit; the last `continued` of them are the
-    reply so far, and the draw of `sampler` is the one after them.  `speculation`: what is known about
+    reply so far, and the draw of `sampler` is the one after them.  `draft_policy`: what is known about
     drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
     """
 
@@ -51,7 +51,7 @@ class GenerationLoop:
         ids: NDArray[np.int64],
         request: Request,
         sampler: Sampler,
-        speculation: DraftPolicy | None,
+        draft_policy: DraftPolicy | None,
         *,
         stop_ids: frozenset[int] = frozenset(),
         cancel: Callable[[], bool] | None = None,
@@ -61,43 +61,43 @@ class GenerationLoop:
         self._start = time.perf_counter()
         self._cached, self._ids, self._sampler = cached, ids, sampler
         self._context = cached.decoder.context
-        self._stop_ids, self._stopped = stop_ids, cancel or (lambda: False)
+        self._stop_ids, self._cancelled = stop_ids, cancel or (lambda: False)
         self._max_tokens, self._logprobs = request.max_tokens, request.logprobs
-        self._drafter = None if speculation is None else Drafter(ids, speculation, stop_ids)
+        self._drafter = None if draft_policy is None else Drafter(ids, draft_policy, stop_ids)
         # The last token is always read again: its logits are needed.
-        self._reused = min(cached.held(ids), len(ids) - 1)
+        self._reused = min(cached.count_cached(ids), len(ids) - 1)
         cached.truncate(self._reused)
-        self._prompt, self._before = ids[: len(ids) - continued], continued
+        self._prompt, self._continued = ids[: len(ids) - continued], continued
         self._generated: list[int] = ids[len(ids) - continued :].tolist()
-        self._loops = RepetitionGuard(request.loop_guard) if request.loop_guard else None
-        self._looping = False
+        self._repetition_guard = RepetitionGuard(request.loop_guard) if request.loop_guard else None
+        self._is_repeating = False
         self._mask = mask
         self._drafted = self._accepted = 0
-        self._read_up_to = self._reused  # of `ids`
-        self._prefilled = self._first = self._last = 0.0
+        self._evaluated = self._reused  # of `ids`
+        self._prefill_seconds = self._first_token_seconds = self._last_token_seconds = 0.0
 
-    def _clock(self) -> float:
+    def _elapsed(self) -> float:
         return time.perf_counter() - self._start
 
     def events(self) -> Iterator[EngineEvent]:
         """The events of :meth:`Engine.generate`."""
         try:
-            reason = yield from self._passes()
+            reason = yield from self._generate()
         except PassCancelled:
             reason = "cancelled"
         yield Finished(reason, self._stats())
 
-    def _passes(self) -> Generator[EngineEvent, None, FinishReason]:
+    def _generate(self) -> Generator[EngineEvent, None, FinishReason]:
         logits = None
         chunk = self._cached.decoder.chunk
         for start in range(self._reused, len(self._ids), chunk):
-            if self._stopped():
+            if self._cancelled():
                 break
             piece = self._ids[start : start + chunk]
             last = start + len(piece) == len(self._ids)
-            logits = self._cached.read(piece, len(piece) - 1 if last else len(piece), cancelled=self._stopped)
-            self._prefilled, self._read_up_to = self._clock(), start + len(piece)
-            yield Prefilled(self._read_up_to, len(self._ids), self._reused)
+            logits = self._cached.evaluate(piece, len(piece) - 1 if last else len(piece), cancelled=self._cancelled)
+            self._prefill_seconds, self._evaluated = self._elapsed(), start + len(piece)
+            yield Prefilled(self._evaluated, len(self._ids), self._reused)
         if logits is None or not len(logits):
             return "cancelled"
         return (yield from self._decode(logits))
@@ -108,34 +108,34 @@ class GenerationLoop:
             return "stop"
         while True:
             for row in logits:
-                if end := self._end():
+                if end := self._reason_to_stop():
                     return end
                 allowed = None if self._mask is None else self._mask.allowed()
                 token = self._sampler.sample(row, self._prompt, self._generated, allowed)
                 if self._mask is not None and token not in self._stop_ids:
-                    accepted = self._mask.accept(token, self._room())
+                    accepted = self._mask.accept(token, self._remaining_tokens())
                     if accepted is None:
-                        return self._limit()
+                        return self._nearest_limit()
                     token = accepted
-                self._last = self._clock()
-                self._first = self._first or self._last
+                self._last_token_seconds = self._elapsed()
+                self._first_token_seconds = self._first_token_seconds or self._last_token_seconds
                 if self._drafter is not None:
-                    self._drafter.drawn(token)
+                    self._drafter.append(token)
                 if token in self._stop_ids:
                     return "stop"
                 self._generated.append(token)
-                self._looping = self._loops is not None and self._loops.append(token)
+                self._is_repeating = self._repetition_guard is not None and self._repetition_guard.append(token)
                 yield self._step(token, row)
                 if self._mask is not None and self._mask.finished:
-                    return self._limit() if self._mask.closed else "stop"
-                if end := self._end():
+                    return self._nearest_limit() if self._mask.completing else "stop"
+                if end := self._reason_to_stop():
                     return end
-                if not self._cached.advance(token):
+                if not self._cached.accept(token):
                     break
                 self._accepted += 1
             if self._cached.length == self._context:
                 return "context"
-            logits = self._read(token)
+            logits = self._evaluate(token)
 
     def _step(self, token: int, row: NDArray[np.float32]) -> TokenStep:
         if not self._logprobs:
@@ -143,62 +143,62 @@ class GenerationLoop:
         logprob, likeliest = log_probabilities(row[: self._sampler.usable_vocab], token, self._logprobs)
         return TokenStep(token, logprob, tuple(likeliest))
 
-    def _read(self, token: int) -> NDArray[np.float32]:
+    def _evaluate(self, token: int) -> NDArray[np.float32]:
         """Reads `token` and what may follow it; logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
-            return self._cached.read(np.array([token], np.int64), 0, cancelled=self._stopped)
-        room = self._context - self._cached.length - 1
+            return self._cached.evaluate(np.array([token], np.int64), 0, cancelled=self._cancelled)
+        limit = self._context - self._cached.length - 1
         if self._max_tokens is not None:
-            room = min(room, self._max_tokens - self._new_tokens - 1)
-        draft = self._drafter.draft(room)
+            limit = min(limit, self._max_tokens - self._new_tokens - 1)
+        draft = self._drafter.draft(limit)
         if self._mask is not None:
-            draft = self._fitting(self._mask, draft, room)
+            draft = self._drafts_to_evaluate(self._mask, draft, limit)
         self._drafted += len(draft)
         start = time.perf_counter()
-        logits = self._cached.read(np.array([token, *draft], np.int64), 0, 1, self._stopped)
-        self._drafter.speculation.timed(1 + len(draft), time.perf_counter() - start)
+        logits = self._cached.evaluate(np.array([token, *draft], np.int64), 0, 1, self._cancelled)
+        self._drafter.policy.record_pass(1 + len(draft), time.perf_counter() - start)
         return logits
 
     @staticmethod
-    def _fitting(mask: TokenMask, draft: list[int], room: int) -> list[int]:
+    def _drafts_to_evaluate(mask: TokenMask, draft: list[int], limit: int) -> list[int]:
         """What is worth reading ahead under a constraint: what it forces, or as much of `draft` as it allows."""
-        forced = mask.forced()[: max(0, min(room, MAX_ROWS - 1))]
-        return forced if len(forced) >= len(draft) else draft[: mask.fitting(draft)]
+        forced = mask.forced_tokens()[: max(0, min(limit, MAX_PASS_TOKENS - 1))]
+        return forced if len(forced) >= len(draft) else draft[: mask.count_allowed(draft)]
 
-    def _room(self) -> int:
+    def _remaining_tokens(self) -> int:
         """Tokens that the reply may still have."""
-        room = self._context + 1 - len(self._ids) - self._new_tokens
-        return room if self._max_tokens is None else min(room, self._max_tokens - self._new_tokens)
+        remaining = self._context + 1 - len(self._ids) - self._new_tokens
+        return remaining if self._max_tokens is None else min(remaining, self._max_tokens - self._new_tokens)
 
-    def _limit(self) -> FinishReason:
-        """The limit that leaves the least room."""
+    def _nearest_limit(self) -> FinishReason:
+        """The limit that leaves the fewest tokens."""
         return (
             "length"
-            if self._max_tokens is not None and self._room() == self._max_tokens - self._new_tokens
+            if self._max_tokens is not None and self._remaining_tokens() == self._max_tokens - self._new_tokens
             else "context"
         )
 
-    def _end(self) -> FinishReason | None:
-        if self._stopped():
+    def _reason_to_stop(self) -> FinishReason | None:
+        if self._cancelled():
             return "cancelled"
         if self._max_tokens is not None and self._new_tokens >= self._max_tokens:
             return "length"
-        return "repetition" if self._looping else None
+        return "repetition" if self._is_repeating else None
 
     @property
     def _new_tokens(self) -> int:
-        return len(self._generated) - self._before
+        return len(self._generated) - self._continued
 
     def _stats(self) -> Stats:
         return Stats(
             prompt_tokens=len(self._ids),
             cached_tokens=self._reused,
             generated_tokens=self._new_tokens,
-            prefill_seconds=self._prefilled,
-            decode_seconds=self._last - self._first,
-            time_to_first_token=self._first or None,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._last_token_seconds - self._first_token_seconds,
+            time_to_first_token=self._first_token_seconds or None,
             context=self._context,
             drafted_tokens=self._drafted,
             accepted_tokens=self._accepted,
-            unread_tokens=len(self._ids) - self._read_up_to,
+            unread_tokens=len(self._ids) - self._evaluated,
         )

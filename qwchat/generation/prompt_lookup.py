@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST = 8  # lengths of matches are told apart up to here
+MAX_MATCH_TOKENS = 8  # lengths of matches are told apart up to here
 _BITS = 21  # of a token id within a key: three of them fit a signed 64-bit integer
 _PAIR = (1 << 2 * _BITS) - 1
 _TRIPLE = (1 << 3 * _BITS) - 1
@@ -20,8 +20,8 @@ class PromptLookup:
 
     `length` is how many tokens before `source` equal the newest ones, 0 where there is no match; `source` is the
     position of the token that then followed, the guess at the next.  A source that keeps guessing right is kept: once
-    it has LONGEST tokens in common nothing beats it, and before that only an equally long or longer match of a more
-    recent triple, or else pair, takes its place.
+    it has MAX_MATCH_TOKENS tokens in common nothing beats it, and before that only an equally long or longer match of a
+    more recent triple, or else pair, takes its place.
     """
 
     def __init__(self, token_ids: NDArray[np.int64]) -> None:
@@ -55,18 +55,18 @@ class PromptLookup:
             if recent is None:
                 recent = self._pairs.get(pair)
             self._pairs[pair] = end
-        if recent is not None and kept < LONGEST:
-            common = self._common(recent)
+        if recent is not None and kept < MAX_MATCH_TOKENS:
+            common = self._match_length(recent)
             if common >= kept:
                 source, kept = recent, common
         self.source, self.length = source, kept
 
-    def _common(self, source: int) -> int:
-        """Tokens before `source` that equal the newest ones, counted up to LONGEST."""
+    def _match_length(self, source: int) -> int:
+        """Tokens before `source` that equal the newest ones, counted up to MAX_MATCH_TOKENS."""
         ids = self._ids
         behind = len(ids) - source
         length = 0
-        for position in range(source - 1, max(source - 1 - LONGEST, -1), -1):
+        for position in range(source - 1, max(source - 1 - MAX_MATCH_TOKENS, -1), -1):
             if ids[position] != ids[position + behind]:
                 break
             length += 1

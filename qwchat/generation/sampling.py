@@ -79,7 +79,7 @@ class Sampler:
         if len(ids) == 1:  # Nothing to draw: half of the time of a greedy choice would go into the number.
             return int(ids[0])
         number = uniform(self.seed, self.draws_made - 1)
-        return int(ids[_inverse(probabilities, number)])
+        return int(ids[_inverse_cdf(probabilities, number)])
 
     def distribution(
         self,
@@ -102,24 +102,24 @@ class Sampler:
         scores = self._penalised(scores, prompt_ids, generated_ids)
         ids: IdArray | None = None  # None stands for all of them, in order
         if allowed is not None:
-            ids = self._allowed(allowed)
+            ids = self._allowed_ids(allowed)
             scores = scores[ids]
         if settings.temperature == 0.0:
             best = np.argmax(scores)
             return np.array([best if ids is None else ids[best]], dtype=np.int64), np.ones(1)
         if 0 < settings.top_k < len(scores):
-            scores, ids = _keep(_top_k(scores, settings.top_k), scores, ids)
-        scores = _divided(scores, settings.temperature)
+            scores, ids = _select(_top_k(scores, settings.top_k), scores, ids)
+        scores = _scaled(scores, settings.temperature)
         if settings.top_p < 1.0:
-            scores, ids = _keep(_top_p(scores, settings.top_p), scores, ids)
+            scores, ids = _select(_top_p(scores, settings.top_p), scores, ids)
         if settings.min_p > 0.0:
-            scores, ids = _keep(_min_p(scores, settings.min_p), scores, ids)
+            scores, ids = _select(_min_p(scores, settings.min_p), scores, ids)
         weights = (scores - scores.max()).astype(np.float64)
         np.exp(weights, out=weights)
         weights /= weights.sum()
         return np.arange(len(scores)) if ids is None else ids, weights
 
-    def _allowed(self, bits: npt.NDArray[np.uint8]) -> IdArray:
+    def _allowed_ids(self, bits: npt.NDArray[np.uint8]) -> IdArray:
         """The ids whose bits are set, ascending."""
         ids = np.flatnonzero(np.unpackbits(bits, count=self.usable_vocab, bitorder="little").view(bool))
         if len(ids) == 0:
@@ -133,18 +133,18 @@ class Sampler:
         if settings.repeat_penalty != 1.0:
             penalised = scores.copy()
             penalty = min(max(settings.repeat_penalty, 1 / _PENALTY_LIMIT), _PENALTY_LIMIT)
-            for ids in (self._known(prompt_ids), self._known(generated_ids)):
+            for ids in (self._usable(prompt_ids), self._usable(generated_ids)):
                 # Read from the original, so that an id which occurs twice is penalised once.
                 old = scores[ids]
                 penalised[ids] = np.where(old < 0, old * penalty, old / penalty)
         if settings.presence_penalty != 0.0 or settings.frequency_penalty != 0.0:
-            ids, counts = np.unique(self._known(generated_ids), return_counts=True)
+            ids, counts = np.unique(self._usable(generated_ids), return_counts=True)
             penalised = scores.copy() if penalised is scores else penalised
             taken = settings.presence_penalty + settings.frequency_penalty * counts
             penalised[ids] = penalised[ids] - taken.astype(np.float32)
         return penalised
 
-    def _known(self, token_ids: TokenIds) -> IdArray:
+    def _usable(self, token_ids: TokenIds) -> IdArray:
         ids = np.asarray(token_ids, dtype=np.int64)
         return ids[(ids >= 0) & (ids < self.usable_vocab)]
 
@@ -173,7 +173,7 @@ def uniform(seed: int, draw: int) -> float:
     return (int(np.random.Philox(key=seed, counter=draw).random_raw()) >> 11) * 2.0**-53
 
 
-def _inverse(probabilities: Float64Array, number: float) -> int:
+def _inverse_cdf(probabilities: Float64Array, number: float) -> int:
     """The index at which the cumulative sum of `probabilities` exceeds `number`, from 0 to below 1."""
     start, before, part = 0, 0.0, probabilities
     if len(probabilities) > _BLOCK:
@@ -189,12 +189,12 @@ def _inverse(probabilities: Float64Array, number: float) -> int:
     return start + min(index, len(part) - 1)
 
 
-def _keep(kept: npt.NDArray[np.intp], scores: Float32Array, ids: IdArray | None) -> tuple[Float32Array, IdArray]:
+def _select(kept: npt.NDArray[np.intp], scores: Float32Array, ids: IdArray | None) -> tuple[Float32Array, IdArray]:
     """Scores and ids at the ascending positions `kept`."""
     return scores[kept], kept if ids is None else ids[kept]
 
 
-def _divided(scores: Float32Array, temperature: float) -> Float32Array:
+def _scaled(scores: Float32Array, temperature: float) -> Float32Array:
     """Scores over temperature. Where float32 cannot hold that, the largest score is taken off first."""
     largest = max(float(scores.max()), -float(scores.min()))
     if temperature > 1e-30 and largest / temperature < float(np.finfo(np.float32).max):

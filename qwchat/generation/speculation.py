@@ -22,15 +22,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qwchat.generation.prompt_lookup import LONGEST, PromptLookup
+from qwchat.generation.prompt_lookup import MAX_MATCH_TOKENS, PromptLookup
 
-MAX_ROWS = 8  # tokens of one verifying pass: up to here the weights are read once and attention is shared out finely
+# Tokens of one verifying pass: up to here the weights are read once and attention is shared out finely.
+MAX_PASS_TOKENS = 8
 MARGIN = 1.05
-_FIRST_SLOPE = 0.2  # by how much a row is expected to prolong a pass until that was measured, relative to t(1)
-_FIRST_RIGHT = (0.0, 0.0, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85)  # a(0) to a(LONGEST) until guesses were counted
-_FIRST_WEIGHT = 4.0  # guesses that the above are worth
-_MEMORY = 0.97  # per guess of one length: about the last 30 count
-_ENOUGH = 3  # measurements of one number of rows before they count by themselves
+_INITIAL_SLOPE = 0.2  # by how much a row is expected to prolong a pass until that was measured, relative to t(1)
+# a(0) to a(MAX_MATCH_TOKENS) until guesses were counted
+_INITIAL_ACCEPTANCE = (0.0, 0.0, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85)
+_INITIAL_WEIGHT = 4.0  # guesses that the above are worth
+_DECAY = 0.97  # per guess of one length: about the last 30 count
+_MIN_MEASUREMENTS = 3  # measurements of one number of rows before they count by themselves
 _FORGET_AFTER = 64  # single passes
 
 
@@ -38,40 +40,40 @@ class DraftPolicy:
     """What is known about guesses and times; one per engine, since it holds from reply to reply."""
 
     def __init__(self) -> None:
-        self._right = [share * _FIRST_WEIGHT for share in _FIRST_RIGHT]
-        self._guessed = [_FIRST_WEIGHT] * len(_FIRST_RIGHT)
+        self._right = [share * _INITIAL_WEIGHT for share in _INITIAL_ACCEPTANCE]
+        self._guessed = [_INITIAL_WEIGHT] * len(_INITIAL_ACCEPTANCE)
         self._single: deque[float] = deque(maxlen=9)
         self._singles = 0
         self._slopes: deque[float] = deque(maxlen=9)
-        self._measured: list[deque[float]] = [deque(maxlen=7) for _ in range(MAX_ROWS + 1)]
+        self._measured: list[deque[float]] = [deque(maxlen=7) for _ in range(MAX_PASS_TOKENS + 1)]
         self._ratios: list[float] = []
-        self._least = 1.0
-        self._revise()
+        self._min_acceptance = 1.0
+        self._update_estimates()
 
-    def guessed(self, length: int, right: bool) -> None:
+    def record_guess(self, length: int, right: bool) -> None:
         """A guess from a match of `length` tokens was right or wrong."""
-        length = min(length, LONGEST)
-        self._right[length] = self._right[length] * _MEMORY + right
-        self._guessed[length] = self._guessed[length] * _MEMORY + 1
+        length = min(length, MAX_MATCH_TOKENS)
+        self._right[length] = self._right[length] * _DECAY + right
+        self._guessed[length] = self._guessed[length] * _DECAY + 1
 
-    def timed(self, rows: int, seconds: float) -> None:
+    def record_pass(self, rows: int, seconds: float) -> None:
         """A pass of `rows` tokens took so long."""
         if rows == 1:
             self._single.append(seconds)
             self._singles += 1
             if self._singles % _FORGET_AFTER == 0:
-                self._forget()
+                self._drop_oldest()
         elif self._single:
             ratio = seconds / _median(self._single)
             self._measured[rows].append(ratio)
             self._slopes.append((ratio - 1) / (rows - 1))
-            self._revise()
+            self._update_estimates()
 
-    def drafts(self, length: int) -> int:
-        """Tokens to draft behind a match of `length` tokens: 0 to MAX_ROWS - 1."""
-        length = min(length, LONGEST)
+    def draft_length(self, length: int) -> int:
+        """Tokens to draft behind a match of `length` tokens: 0 to MAX_PASS_TOKENS - 1."""
+        length = min(length, MAX_MATCH_TOKENS)
         right, guessed = self._right, self._guessed
-        if right[length] <= self._least * guessed[length] or not self._single:
+        if right[length] <= self._min_acceptance * guessed[length] or not self._single:
             return 0
         expected = likely = 1.0
         most, best = MARGIN, 0
@@ -80,23 +82,24 @@ class DraftPolicy:
             expected += likely
             if expected > most * ratio:
                 most, best = expected / ratio, drafts
-            length = min(length + 1, LONGEST)
+            length = min(length + 1, MAX_MATCH_TOKENS)
         return best
 
-    def _revise(self) -> None:
-        """t(g + 1) / t(1) for g up to MAX_ROWS - 1, and the a(n) up to which no g can pay: E <= 1 + g a(n)."""
-        slope = _median((_FIRST_SLOPE, *self._slopes))
+    def _update_estimates(self) -> None:
+        """t(g + 1) / t(1) for g up to MAX_PASS_TOKENS - 1, and the a(n) up to which no g can pay: E <= 1 + g a(n)."""
+        slope = _median((_INITIAL_SLOPE, *self._slopes))
         known = self._measured
         self._ratios = [
-            _median(known[g + 1]) if len(known[g + 1]) >= _ENOUGH else 1 + slope * g for g in range(1, MAX_ROWS)
+            _median(known[g + 1]) if len(known[g + 1]) >= _MIN_MEASUREMENTS else 1 + slope * g
+            for g in range(1, MAX_PASS_TOKENS)
         ]
-        self._least = min((MARGIN * ratio - 1) / g for g, ratio in enumerate(self._ratios, 1))
+        self._min_acceptance = min((MARGIN * ratio - 1) / g for g, ratio in enumerate(self._ratios, 1))
 
-    def _forget(self) -> None:
+    def _drop_oldest(self) -> None:
         for known in (*self._measured, self._slopes):
             if known:
                 known.popleft()
-        self._revise()
+        self._update_estimates()
 
 
 class Drafter:
@@ -105,23 +108,23 @@ class Drafter:
     `ids` (tokens,) i64: the prompt, at least one token.
     """
 
-    def __init__(self, ids: NDArray[np.int64], speculation: DraftPolicy, stop_ids: frozenset[int]) -> None:
-        self.speculation = speculation
+    def __init__(self, ids: NDArray[np.int64], policy: DraftPolicy, stop_ids: frozenset[int]) -> None:
+        self.policy = policy
         self._lookup = PromptLookup(ids)
         self._stop_ids = stop_ids
 
-    def drawn(self, token: int) -> None:
+    def append(self, token: int) -> None:
         """The text grows by `token`."""
         lookup = self._lookup
         if lookup.length:
-            self.speculation.guessed(lookup.length, lookup.guess == token)
+            self.policy.record_guess(lookup.length, lookup.guess == token)
         lookup.append(token)
 
-    def draft(self, room: int) -> list[int]:
-        """At most `room` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
+    def draft(self, limit: int) -> list[int]:
+        """At most `limit` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
         if not self._lookup.length:
             return []
-        count = min(self.speculation.drafts(self._lookup.length), room)
+        count = min(self.policy.draft_length(self._lookup.length), limit)
         if count <= 0:
             return []
         draft = self._lookup.draft(count)

@@ -18,21 +18,21 @@ class TokenMask(Protocol):
         Stop tokens are allowed where the reply is complete.  Raises ConstraintError where it cannot be told.
         """
 
-    def accept(self, token: int, room: int) -> int | None:
+    def accept(self, token: int, remaining: int) -> int | None:
         """The reply grows by `token`, which is allowed, or by another that is returned; None: it ends before it.
 
-        `room`: tokens that the reply may still have, this one included: where it would get too short to complete the
-        reply, another token is taken, and `closed` is true from then on.
+        `remaining`: tokens that the reply may still have, this one included: where it would get too short to complete
+        the reply, another token is taken, and `completing` is true from then on.
         """
 
-    def forced(self) -> list[int]:
+    def forced_tokens(self) -> list[int]:
         """Tokens that must come next, one after the other, as far as there is no choice."""
 
-    def fitting(self, tokens: Sequence[int]) -> int:
+    def count_allowed(self, tokens: Sequence[int]) -> int:
         """How many of `tokens` may come next, one after the other."""
 
     @property
-    def closed(self) -> bool:
+    def completing(self) -> bool:
         """Whether the reply is being brought to an end for want of room."""
 
     @property

@@ -35,7 +35,7 @@ _HEAD = struct.Struct("<8sI8s16s32sII")
 _CHECKSUM = struct.Struct("<I")
 
 
-def _fields(cache: Cache, fingerprint: str, positions: int) -> bytes:
+def _head_fields(cache: Cache, fingerprint: str, positions: int) -> bytes:
     return _HEAD.pack(
         *(_MAGIC, _VERSION, cache.kind.encode(), fingerprint.encode(), cache.layout_id),
         *(len(cache.layers), positions),
@@ -47,7 +47,7 @@ def _head_bytes(layers: int, positions: int) -> int:
     return _HEAD.size + 4 * layers + 4 * positions + _CHECKSUM.size
 
 
-def _start(layers: int, positions: int) -> int:
+def _data_offset(layers: int, positions: int) -> int:
     """Return the offset of the first row."""
     return -(-_head_bytes(layers, positions) // 64) * 64
 
@@ -55,7 +55,7 @@ def _start(layers: int, positions: int) -> int:
 def file_bytes(cache: Cache, positions: int) -> int:
     """Return the size of the file that :func:`save` writes."""
     rows = sum(row.nbytes for layer in cache.layers for row in cache.segments(layer, positions))
-    return _start(len(cache.layers), positions) + rows
+    return _data_offset(len(cache.layers), positions) + rows
 
 
 def save(path: Path, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> int:
@@ -72,7 +72,7 @@ def save(path: Path, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> 
 
 
 def _write(file: BinaryIO, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> None:
-    start = _start(len(cache.layers), len(ids))
+    start = _data_offset(len(cache.layers), len(ids))
     checksums = np.zeros(len(cache.layers), "<u4")
     file.seek(start)
     for number, layer in enumerate(cache.layers):
@@ -82,7 +82,7 @@ def _write(file: BinaryIO, cache: Cache, ids: NDArray[np.int64], fingerprint: st
             checksum = zlib.crc32(row.data, checksum)
         checksums[number] = checksum
     # The head comes last: without it the file is not a snapshot.
-    head = _fields(cache, fingerprint, len(ids)) + checksums.tobytes() + ids.astype("<u4").tobytes()
+    head = _head_fields(cache, fingerprint, len(ids)) + checksums.tobytes() + ids.astype("<u4").tobytes()
     file.seek(0)
     file.write((head + _CHECKSUM.pack(zlib.crc32(head))).ljust(start, b"\0"))
 
@@ -96,7 +96,7 @@ def restore(path: Path, cache: Cache, context: int, fingerprint: str, threads: i
     try:
         with _open(path) as file:
             ids, checksums = _read_head(file, path, cache, context, fingerprint)
-            start = _start(len(checksums), len(ids))
+            start = _data_offset(len(checksums), len(ids))
             if not _read_rows(file, cache, checksums, start, len(ids), max(1, min(threads, len(checksums)))):
                 cache.clear()
                 raise SnapshotError(f"{path} is damaged")
@@ -128,7 +128,7 @@ def _read_head(
         raise SnapshotError(f"{path} belongs to another model")
     if kind.rstrip(b"\0") != cache.kind.encode():
         raise SnapshotError(ArgumentMessage(f"{path} has another ", Argument("kv"), f" than {cache.kind}"))
-    if start != _fields(cache, fingerprint, positions):
+    if start != _head_fields(cache, fingerprint, positions):
         raise SnapshotError(f"{path} was written by another version of qwchat")
     if positions > context:
         raise SnapshotError(f"{path} holds {positions:,} tokens, and the context {context:,}")

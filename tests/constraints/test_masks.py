@@ -78,14 +78,14 @@ def test_an_end_is_forced_where_chance_would_go_on() -> None:
     said = walk(found, 40, random.Random(3))
     assert said[-1] == ord('"')
     assert len(said) in (39, 40)
-    assert found.closed
+    assert found.completing
 
 
 def test_without_room_for_any_end_nothing_is_changed() -> None:
     constraint = Constraint.json_schema(json.dumps(TREE))
     found = mask(constraint)
     said = walk(found, 12, random.Random(1))
-    assert (len(said), found.closed) == (12, False)
+    assert (len(said), found.completing) == (12, False)
     assert not constraint.fits(b"".join(TOKENS[token] for token in said).decode())
 
 
@@ -109,11 +109,11 @@ def test_quotation_marks_and_backslashes_tell_strings() -> None:
 
 def test_drafts_and_what_is_forced() -> None:
     found = mask(Constraint.choices(["yes, sir", "yes, madam"]))
-    assert found.forced() == list(b"yes, ")
-    assert found.fitting(list(b"yes, no")) == 5
+    assert found.forced_tokens() == list(b"yes, ")
+    assert found.count_allowed(list(b"yes, no")) == 5
     for token in b"yes, s":
         assert found.accept(token, 3) == token
-    assert found.forced() == list(b"ir")
+    assert found.forced_tokens() == list(b"ir")
     assert not found.finished
     for token in b"ir":
         found.accept(token)

@@ -47,7 +47,7 @@ def essence(event: EngineEvent) -> object:
 @pytest.mark.parametrize("speculate", [False, True], ids=["plain", "drafts"])
 def test_two_conversations_interleaved_token_by_token(decoder: CpuDecoder, speculate: bool) -> None:
     engine = Engine(decoder)
-    engine.speculation = Eager()
+    engine.draft_policy = Eager()
     alone = []
     for number in range(len(TEXTS)):
         talk = Conversation(engine)
@@ -76,7 +76,7 @@ def test_a_context_takes_over_what_another_holds(decoder: CpuDecoder) -> None:
     first, second = CachedContext(decoder), CachedContext(decoder)
     expected = first.logits(LONG)
     first.truncate(140)
-    assert second.adopt(first) == 140 == second.length
+    assert second.copy_from(first) == 140 == second.length
     assert np.array_equal(second.extend(LONG[140:]), expected[140:])
     assert np.array_equal(first.extend(LONG[140:]), expected[140:]), "the first is left as it was"
 
@@ -89,7 +89,7 @@ def test_caches_of_different_kinds_are_not_mixed() -> None:
     ):
         first, second = CachedContext(f32), CachedContext(q8)
         first.extend(LONG[:20])
-        assert second.adopt(first) == 0 == second.length
+        assert second.copy_from(first) == 0 == second.length
         with pytest.raises(ValueError, match="another decoder"):
             next(Engine(q8).generate(first, [1], Request(SETTINGS[0], 0), usable_vocab=VOCAB))
 
@@ -123,12 +123,12 @@ def test_drafts_are_for_decoders_whose_passes_do_not_matter(decoder: CpuDecoder)
     """With them, the text would depend on what was guessed."""
     inexact = Inexact(decoder)
     engine = Engine(inexact)
-    engine.speculation = Eager()
+    engine.draft_policy = Eager()
     found = [list(reply(Conversation(engine), 0, speculate))[:-1] for speculate in (False, True)]
     assert found[0] == found[1]
     assert set(inexact.passes) == {1, len(TEXTS[0][0])}
     exact = Conversation(Engine(decoder))
-    exact.engine.speculation = Eager()
+    exact.engine.draft_policy = Eager()
     end = list(reply(exact, 0, True))[-1]
     assert isinstance(end, Finished)
     assert end.stats.drafted_tokens > 0, "there is something to draft here"

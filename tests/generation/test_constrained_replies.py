@@ -28,7 +28,7 @@ PROMPT = [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
 class Eager(DraftPolicy):
     """Always drafts as far as it can, whether that pays or not."""
 
-    def drafts(self, length: int) -> int:
+    def draft_length(self, length: int) -> int:
         return 7
 
 
@@ -43,7 +43,7 @@ class Mask:
     closing: bool = False
     said: list[int] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
-    closed: bool = False
+    completing: bool = False
     done: bool = False
 
     def _ids(self, said: Sequence[int]) -> list[int]:
@@ -61,17 +61,17 @@ class Mask:
         if self.last == -1 and len(self.said) == 4:
             return None
         if self.closing and room == 1:
-            token, self.closed = 7, True
+            token, self.completing = 7, True
         self.said.append(token)
         return token
 
-    def forced(self) -> list[int]:
+    def forced_tokens(self) -> list[int]:
         forced: list[int] = []
         while len(ids := self._ids(self.said + forced)) == 1:
             forced += ids
         return forced
 
-    def fitting(self, tokens: Sequence[int]) -> int:
+    def count_allowed(self, tokens: Sequence[int]) -> int:
         self.asked.append(list(tokens))
         count = 0
         while count < len(tokens) and tokens[count] in self._ids([*self.said, *tokens[:count]]):
@@ -80,13 +80,13 @@ class Mask:
 
     @property
     def finished(self) -> bool:
-        return self.closed or len(self.said) >= self.last
+        return self.completing or len(self.said) >= self.last
 
 
 @pytest.fixture(scope="module")
 def talk() -> Iterator[Conversation]:
     with conversation(random_folder(config(vocab_size=VOCAB), 0), threads=2, context=192) as built:
-        built.engine.speculation = Eager()
+        built.engine.draft_policy = Eager()
         yield built
 
 
@@ -131,11 +131,11 @@ def test_drafts_that_it_rules_out_are_not_even_read(talk: Conversation) -> None:
 
 
 def test_what_is_forced_is_read_along(talk: Conversation) -> None:
-    kept, talk.engine.speculation = talk.engine.speculation, DraftPolicy()
+    kept, talk.engine.draft_policy = talk.engine.draft_policy, DraftPolicy()
     try:
         _, end = run(talk, Mask(), seed=1, max_tokens=60, speculate=True)
     finally:
-        talk.engine.speculation = kept
+        talk.engine.draft_policy = kept
     assert end.stats.accepted_tokens >= 18  # Two of every six.
 
 

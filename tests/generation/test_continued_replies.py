@@ -20,7 +20,7 @@ LENGTH = 70
 @pytest.fixture(scope="module", params=["f32", "q8"])
 def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
     with conversation(random_folder(config(vocab_size=VOCAB), 1), threads=2, context=192, kv=request.param) as built:
-        built.engine.speculation = Eager()
+        built.engine.draft_policy = Eager()
         yield built
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwchat.generation.prompt_lookup import LONGEST, PromptLookup
+from qwchat.generation.prompt_lookup import MAX_MATCH_TOKENS, PromptLookup
 
 texts = st.one_of(
     st.lists(st.integers(0, 2), min_size=1, max_size=60),
@@ -17,9 +17,9 @@ texts = st.one_of(
 
 
 def common(ids: list[int], source: int, end: int) -> int:
-    """Tokens before `source` that equal those before `end`, up to LONGEST."""
+    """Tokens before `source` that equal those before `end`, up to MAX_MATCH_TOKENS."""
     length = 0
-    while length < min(LONGEST, source) and ids[source - 1 - length] == ids[end - 1 - length]:
+    while length < min(MAX_MATCH_TOKENS, source) and ids[source - 1 - length] == ids[end - 1 - length]:
         length += 1
     return length
 
@@ -36,7 +36,7 @@ def searched(ids: list[int], prompt: int) -> tuple[int, int]:
             if end >= size and (places := [p for p in range(size, end) if ids[p - size : p] == ids[end - size : end]])
         ]
         recent = common(ids, found[0], end) if found else 0
-        if kept >= LONGEST or kept > recent:
+        if kept >= MAX_MATCH_TOKENS or kept > recent:
             source, length = kept_source, kept
         else:
             source, length = (found[0], recent) if found else (kept_source, 0)
@@ -81,4 +81,4 @@ def test_a_source_that_keeps_being_right_is_kept() -> None:
     for token in song:
         lookup.append(token)
     assert lookup.guess == 10
-    assert lookup.length >= LONGEST
+    assert lookup.length >= MAX_MATCH_TOKENS

@@ -33,7 +33,7 @@ SETTINGS = [
 class Eager(DraftPolicy):
     """Always drafts as far as it can, whether that pays or not."""
 
-    def drafts(self, length: int) -> int:
+    def draft_length(self, length: int) -> int:
         return 7
 
 
@@ -41,7 +41,7 @@ class Eager(DraftPolicy):
 def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
     seed, kv = request.param
     with conversation(random_folder(config(vocab_size=VOCAB), seed), threads=2, context=192, kv=kv) as built:
-        built.engine.speculation = Eager()
+        built.engine.draft_policy = Eager()
         yield built
 
 
@@ -95,12 +95,12 @@ def test_the_cache_holds_what_a_fresh_one_would(talk: Conversation) -> None:
 
 
 def test_the_policy_of_every_day_keeps_the_text_too(talk: Conversation) -> None:
-    kept, talk.engine.speculation = talk.engine.speculation, DraftPolicy()
+    kept, talk.engine.draft_policy = talk.engine.draft_policy, DraftPolicy()
     try:
         for seed in range(6):
             both(talk, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
     finally:
-        talk.engine.speculation = kept
+        talk.engine.draft_policy = kept
 
 
 def looping(talk: Conversation) -> tuple[list[int], list[int]]:
@@ -174,12 +174,12 @@ def test_cancel_and_dropping_anywhere(talk: Conversation) -> None:
 def test_what_was_read_ahead_is_gone_after_truncating(talk: Conversation) -> None:
     ids = np.array(prompt(0), np.int64)
     talk.cached.truncate(0)
-    talk.cached.read(ids, len(ids), 30)
+    talk.cached.evaluate(ids, len(ids), 30)
     assert talk.cached.length == 30
-    assert talk.cached.advance(int(ids[30]))
-    assert not talk.cached.advance(int(ids[31]) + 1)
+    assert talk.cached.accept(int(ids[30]))
+    assert not talk.cached.accept(int(ids[31]) + 1)
     talk.cached.truncate(31)
-    assert not talk.cached.advance(int(ids[31]))
+    assert not talk.cached.accept(int(ids[31]))
     assert talk.cached.ids.tolist() == ids[:31].tolist()
 
 

@@ -118,7 +118,7 @@ def refused(cached: CachedContext, path: Path, model: str = MODEL) -> str:
 def test_any_bit_counts(small: CachedContext, file: Path, data: st.DataObject) -> None:
     whole = file.read_bytes()
     head = kv_file._head_bytes(CONFIG.num_layers, 50)
-    padding = range(head, kv_file._start(CONFIG.num_layers, 50))
+    padding = range(head, kv_file._data_offset(CONFIG.num_layers, 50))
     place = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, head - 1))
     flipped = bytearray(whole)
     flipped[place] ^= 1 << data.draw(st.integers(0, 7))
