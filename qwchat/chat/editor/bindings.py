@@ -14,9 +14,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
 from qwchat.chat.editor import message_syntax, toolkit
-from qwchat.chat.editor.completion import accept_completion, press_tab
 from qwchat.chat.editor.external_editor import edit_text
 from qwchat.chat.editor.paste_folds import PasteFolds, normalise_paste
+from qwchat.chat.editor.tab_completion import accept_completion, press_tab
 from qwchat.errors import QwchatError
 
 

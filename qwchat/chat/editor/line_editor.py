@@ -21,11 +21,11 @@ from prompt_toolkit.styles import Style
 
 from qwchat.chat.editor import message_syntax, toolbar_line, toolkit
 from qwchat.chat.editor.bindings import make_bindings
-from qwchat.chat.editor.completion import HistorySuggest, InputHistory, SuggestionCompleter, completes_while_typing
 from qwchat.chat.editor.history import HistoryFile
 from qwchat.chat.editor.keyboard import ESCAPE_SECONDS, Keyboard, register_line_breaks
 from qwchat.chat.editor.message_reader import CONTINUATION, PROMPT, EditingMode, Suggest
 from qwchat.chat.editor.paste_folds import PasteFolds
+from qwchat.chat.editor.tab_completion import HistorySuggest, InputHistory, SuggestionCompleter, completes_while_typing
 from qwchat.chat.editor.terminal_modes import preserve_signal_handlers, set_bracketed_paste
 from qwchat.chat.interrupts import TERMINATION_SIGNALS, StopKey
 from qwchat.markdown.styles import Styling

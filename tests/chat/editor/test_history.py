@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from qwchat.chat.editor import history
-from qwchat.chat.editor.completion import HistorySuggest, InputHistory
 from qwchat.chat.editor.history import HistoryEntry, HistoryFile
 from qwchat.chat.editor.paste_folds import PasteFolds
+from qwchat.chat.editor.tab_completion import HistorySuggest, InputHistory
 from tests.clocks import PATIENCE_SECONDS
 
 WRITER = """

@@ -11,7 +11,7 @@ import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from qwchat.chat.editor import completion, line_editor
+from qwchat.chat.editor import line_editor, tab_completion
 from qwchat.chat.editor.line_editor import LineEditor
 from qwchat.chat.editor.message_reader import EditingMode
 from qwchat.chat.suggestions import Suggestion, match_suggestions
@@ -75,29 +75,29 @@ def test_alt_enter_breaks_the_line_also_where_a_menu_is_open() -> None:
 
 
 def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "TAB_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(tab_completion, "TAB_WAIT_SECONDS", 0.0)
     asked = threading.Event()
 
     def suggest(text: str) -> Iterable[Suggestion]:
         asked.wait(PATIENCE_SECONDS)
         return match_suggestions(text, SETTINGS)
 
-    buffer = completion.Buffer(
-        completer=completion.SuggestionCompleter(suggest), document=completion.Document("/set te")
+    buffer = tab_completion.Buffer(
+        completer=tab_completion.SuggestionCompleter(suggest), document=tab_completion.Document("/set te")
     )
     started: list[dict[str, bool]] = []
     monkeypatch.setattr(buffer, "start_completion", lambda **how: started.append(how))
-    completion.press_tab(buffer, buffer.completer)
-    completion.press_tab(buffer, buffer.completer, backwards=True)
+    tab_completion.press_tab(buffer, buffer.completer)
+    tab_completion.press_tab(buffer, buffer.completer, backwards=True)
     asked.set()
     assert started == [
         {"select_first": True, "select_last": False},
         {"select_first": False, "select_last": True},
     ]
     # Once the menu is open it is walked through as it is, however slow the next search would be.
-    found = [completion.Completion("/set temp", -7), completion.Completion("/set repeat", -7)]
-    buffer.complete_state = completion.CompletionState(buffer.document, found)
-    completion.press_tab(buffer, buffer.completer)
+    found = [tab_completion.Completion("/set temp", -7), tab_completion.Completion("/set repeat", -7)]
+    buffer.complete_state = tab_completion.CompletionState(buffer.document, found)
+    tab_completion.press_tab(buffer, buffer.completer)
     assert buffer.text == "/set temp"
 
 

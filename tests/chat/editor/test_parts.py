@@ -25,11 +25,11 @@ from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
 from qwchat.chat.editor import toolbar_line
-from qwchat.chat.editor.completion import SuggestionCompleter, completes_while_typing, press_tab
 from qwchat.chat.editor.external_editor import edit_text, editor_command
 from qwchat.chat.editor.keyboard import Keyboard, register_line_breaks
 from qwchat.chat.editor.open_reader import open_reader
 from qwchat.chat.editor.plain_reader import PlainReader
+from qwchat.chat.editor.tab_completion import SuggestionCompleter, completes_while_typing, press_tab
 from qwchat.chat.interrupts import Interrupts, StopKey
 from qwchat.chat.suggestions import Suggestion
 from qwchat.chat.view.screen import Screen
