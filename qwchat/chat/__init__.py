@@ -1,1 +1,1 @@
-"""Talking with a person: text in, events out, and the terminal they are shown on."""
+"""The chat: conversation logic, slash commands, the line editor and the terminal view."""

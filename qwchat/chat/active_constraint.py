@@ -1,4 +1,4 @@
-"""What a reply must look like, and what to say of one that does not."""
+"""The constraint on the next reply, and the error for a reply that does not meet it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from qwchat.settings.specs import find_spec
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
 
-CONSTRAINT_SETTINGS = ("choices", "regex", "json-schema")  # settings of which one at most is set
+CONSTRAINT_SETTINGS = ("choices", "regex", "json-schema")  # At most one of them is set.
 
 
 class SettingValues(Protocol):
-    """Where the settings are: ReplySettings."""
+    """Setting values by name, such as `ReplySettings`."""
 
     def __getitem__(self, name: str) -> Any: ...
 
 
 def build_constraint(reply_settings: SettingValues) -> Constraint | None:
-    """The constraint that the settings set; None without one."""
+    """Build the constraint that the settings ask for. Return None if none of them is set."""
     name = next((name for name in CONSTRAINT_SETTINGS if reply_settings[name] is not None), None)
     return None if name is None else _constraint(name, reply_settings[name])
 
@@ -39,7 +39,11 @@ def _constraint(name: str, value: Any) -> Constraint:
 def unmet_constraint_message(
     done: Done, reply_settings: SettingValues, max_tokens: int | None
 ) -> ArgumentMessage | None:
-    """Say why a reply does not meet its constraint; None where it does, has none, or was stopped by the person."""
+    """Explain why a reply does not meet its constraint.
+
+    Returns:
+        The message; None if the reply meets the constraint, has none, or the user stopped it.
+    """
     if done.meets_constraint is not False or done.finish_reason == "cancelled":
         return None
     name = next(name for name in CONSTRAINT_SETTINGS if reply_settings[name] is not None)

@@ -1,4 +1,4 @@
-"""Personas in a chat: one is put on, changed for another, taken off, or made of what is set."""
+"""The persona of a chat: apply, replace or remove one, or save the current settings as one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from qwchat.settings.value_types import SettingValue
 
 
 class ActivePersona:
-    """The personas of a chat.
+    """The persona that a chat uses, if any.
 
     Args:
-        session: the conversation.
-        base: the reply settings as they were without a persona.
+        session: the conversation whose settings and system prompt the persona changes.
+        base: the reply settings without a persona; those of `session` if not given.
         system: the system prompt without a persona.
-        active: the persona that the chat began with.
-        persona_system: its system prompt.
+        active: name of the persona that the chat starts with; None if it starts without one.
+        persona_system: system prompt of that persona.
+        environment: variables that say where personas are stored.
+
+    Attributes:
+        active: name of the active persona, or None.
     """
 
     def __init__(
@@ -37,16 +41,16 @@ class ActivePersona:
         self._session = session
         self._base = base or session.reply_settings
         self._base_system = system if active else session.system
-        self._system = persona_system  # What the persona said, to see whether it still holds.
+        self._system = persona_system  # To see whether the user has changed it since.
         self._environment = environment
         self.active = active
 
     def names(self) -> list[str]:
-        """The personas there are."""
+        """Return the names of all personas."""
         return personas.names(self._environment)
 
     def descriptions(self) -> list[tuple[str, str]]:
-        """The personas with their descriptions; a damaged one with what is wrong."""
+        """Return each persona with its description; for one that cannot be read, with the error."""
         found = []
         for name in self.names():
             try:
@@ -57,7 +61,7 @@ class ActivePersona:
         return found
 
     def variables(self, name: str) -> list[str]:
-        """The variables of a persona; none where it cannot be read."""
+        """Return the variables of a persona; an empty list if it cannot be read."""
         try:
             return personas.read(name, self._environment).variables
         except UsageError:
@@ -65,13 +69,21 @@ class ActivePersona:
 
     @property
     def folder(self) -> Path:
-        """Where they are kept."""
+        """The folder that holds the personas."""
         return personas.folder(self._environment)
 
     def apply(self, name: str, variables: Sequence[str]) -> dict[str, SettingValue]:
-        """Take a persona's settings and system prompt over; what it sets.
+        """Apply the settings and the system prompt of a persona, in place of the active one.
 
-        Raises UsageError where there is no such persona or a variable is missing; nothing has changed then.
+        Args:
+            name: the persona.
+            variables: its variables as `NAME=VALUE`.
+
+        Returns:
+            The values that it sets, by setting name; `system` is the system prompt.
+
+        Raises:
+            UsageError: there is no such persona, or a variable is missing. Nothing has changed then.
         """
         values = personas.read(name, self._environment).fill_variables(personas.parse_assignments(list(variables)))
         self.remove()
@@ -87,7 +99,7 @@ class ActivePersona:
         return values
 
     def remove(self) -> None:
-        """Give back what the persona set and nobody changed since."""
+        """Restore what the persona set, except what the user has changed since."""
         if self.active is None:
             return
         reply_settings = self._session.reply_settings
@@ -102,10 +114,17 @@ class ActivePersona:
         self.active = self._system = None
 
     def save(self, name: str, *, overwrite: bool) -> Path:
-        """Make a persona of the system prompt and of every reply setting but the seed that somebody set; its file.
+        """Save the system prompt and all changed reply settings, except the seed, as a persona.
 
-        Raises UsageError where there is nothing to keep, where one of that name is there and `overwrite` is False,
-        and where it cannot be written.
+        Args:
+            name: of the new persona.
+            overwrite: replace an existing persona of that name.
+
+        Returns:
+            The path of its file.
+
+        Raises:
+            UsageError: nothing was changed, the persona exists and `overwrite` is False, or the file cannot be written.
         """
         reply_settings = self._session.reply_settings
         values: dict[str, SettingValue] = {} if self._session.system is None else {"system": self._session.system}

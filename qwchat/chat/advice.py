@@ -1,4 +1,4 @@
-"""Messages as the chat says them: arguments are its settings, and remedies are its commands."""
+"""Error messages for the chat: arguments are spelt as `/set NAME VALUE`, remedies are chat commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qwchat.settings.specs import spec_of_argument
 
 
 def format_argument(argument: Argument) -> str:
-    """Return an argument as the chat sets it: `/set ctx 4096` where it is to be changed, else `ctx 4096`."""
+    """Return an argument as the user of the chat writes it: `/set ctx 4096` to suggest it, `ctx 4096` to name it."""
     spec, value = spec_of_argument(argument.name), argument.value
     name = argument.name if spec is None else spec.name
     if value is ...:
@@ -23,7 +23,7 @@ def format_argument(argument: Argument) -> str:
 
 
 def error_message(error: Exception) -> str:
-    """Return the message of `error` with what to do about it in the chat."""
+    """Return the message of `error` with the remedy that the chat has for it."""
     if isinstance(error, MissingVariablesError):
         return f"{error}: type /as {error.persona} {' '.join(f'{name}=…' for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
@@ -32,7 +32,7 @@ def error_message(error: Exception) -> str:
 
 
 def _how_to_shorten(error: PromptTooLongError) -> str:
-    """Return how the prompt gets shorter."""
+    """Return the advice that makes the prompt shorter."""
     if isinstance(error, SummaryTooLongError):
         return "/drop leaves them out"
     if isinstance(error, ContextFullError):

@@ -1,4 +1,4 @@
-"""Files that go along with a message: reading them, and how they stand in it.
+"""Files attached to a message: reading them, and their form in the message.
 
     File src/app.py, lines 10-80:
 
@@ -6,8 +6,8 @@
     ...
     ```
 
-The fence is longer than any run of backticks in the file.  Files stand before the text that goes with them, and only
-what a person names is read, never what a model names.
+The fence is longer than any run of backticks in the file. Files precede the text of the message. Only files that the
+user names are read, never files that a model names.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from qwchat.chat.file_names import FileMatches, FileReference, LineRange, find_f
 from qwchat.chat.formatting import token_count
 from qwchat.errors import UsageError
 
-MAX_FILE_BYTES = 8 << 20  # of one file, or of the lines asked for: several times what any context holds
-_MAX_NOTICES = 5  # files left out that are named
-_MAX_FILES_LISTED = 12  # files named one by one before a message is sent
+MAX_FILE_BYTES = 8 << 20  # Limit for one file or line range; several times the longest context.
+_MAX_NOTICES = 5  # Skipped files that are named; the rest are counted.
+_MAX_FILES_LISTED = 12  # Attached files that get a line of their own; the rest share one.
 
 _LANGUAGE = re.compile(r"\.([A-Za-z0-9+#]{1,12})")
-# UTF-32 before UTF-16, whose little-endian mark begins that of UTF-32.
+# UTF-32 comes first: its little-endian mark begins with that of UTF-16.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "UTF-8"),
     (codecs.BOM_UTF32_LE, "UTF-32LE"),
@@ -43,7 +43,13 @@ _BYTE_ORDER_MARKS = (
 
 @dataclass(frozen=True)
 class Attachment:
-    """The text of a file, with `\\n` between its lines and none at its end; `lines`: which they are (None: all)."""
+    """The text of a file or of a range of its lines.
+
+    Attributes:
+        name: file name as shown in the message.
+        text: its lines, separated by newlines, without one at the end.
+        lines: the range of lines; None means the whole file.
+    """
 
     name: str
     text: str
@@ -51,11 +57,11 @@ class Attachment:
 
     @property
     def title(self) -> str:
-        """The name with the lines behind it, as a person would type it."""
+        """The name with the line range, as a user would type it: `app.py:10-80`."""
         return self.name if self.lines is None else f"{self.name}:{self.lines}"
 
     def block(self) -> str:
-        """The file as it stands in a message."""
+        """Return the file in the form that it has in a message."""
         where = f"File {self.name}"
         if self.lines is not None:
             where += f", line{'' if self.lines.first == self.lines.last else 's'} {self.lines}"
@@ -68,16 +74,21 @@ class Attachment:
 
 @dataclass(frozen=True)
 class LoadedFiles:
-    """What names brought: files, and remarks about those of a pattern that were left out."""
+    """Files that were read, with a notice for each file of a pattern that was skipped."""
 
     attachments: tuple[Attachment, ...] = ()
     notices: tuple[str, ...] = ()
 
 
 def load_files(name: str, *, pipes: bool = False) -> LoadedFiles:
-    """The files that `name` names, read.  `pipes`: also what a shell's `<(...)` gives.
+    """Read the files that `name` refers to.
 
-    Raises UsageError where there are none and where a file that is named itself cannot be attached.
+    Args:
+        name: a path or a pattern, with an optional line range.
+        pipes: also read pipes and character devices, such as a shell's `<(...)`.
+
+    Raises:
+        UsageError: no file matches, or a file that was named explicitly cannot be attached.
     """
     matches = find_files(name)
     if matches is None:
@@ -89,9 +100,10 @@ def load_files(name: str, *, pipes: bool = False) -> LoadedFiles:
 
 
 def load_matches(matches: FileMatches, *, pipes: bool = False) -> LoadedFiles:
-    """The files that were found.  Of a pattern, those that are no text, too big or unreadable are left out.
+    """Read files that were found. Files of a pattern that are binary, too big or unreadable are skipped.
 
-    Raises UsageError where nothing is left, and for a file that was named itself.
+    Raises:
+        UsageError: no file is left, or a file that was named explicitly cannot be attached.
     """
     if not matches.by_pattern:
         return LoadedFiles(tuple(load_file(reference, pipes=pipes) for reference in matches.files))
@@ -110,7 +122,11 @@ def load_matches(matches: FileMatches, *, pipes: bool = False) -> LoadedFiles:
 
 
 def load_file(reference: FileReference, *, pipes: bool = False) -> Attachment:
-    """The text of one file.  Raises UsageError: a folder, not an ordinary file, too big, not text, too few lines."""
+    """Return the text of one file.
+
+    Raises:
+        UsageError: it is a folder or a special file, too big, not text, or has too few lines.
+    """
     try:
         with _open(reference, pipes=pipes) as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -126,11 +142,11 @@ def load_file(reference: FileReference, *, pipes: bool = False) -> Attachment:
 
 
 def _open(reference: FileReference, *, pipes: bool) -> io.BufferedReader:
-    """The file, open.  Without `pipes` nothing is waited for, and what it is, is looked at once it is open.
+    """Open a file without blocking (unless `pipes` is set), then check its type on the open descriptor.
 
-    Raises OSError, and UsageError for what is not to be read.
+    Raises OSError, and UsageError if it is not an ordinary file.
     """
-    # A pipe that has no writer yet is waited for where pipes are taken: without that it would look empty.
+    # Opened without blocking, a pipe whose writer has not connected yet would look empty.
     wait_for_writer = pipes and stat.S_ISFIFO(reference.path.stat().st_mode)
     descriptor = os.open(reference.path, os.O_RDONLY | os.O_CLOEXEC | (0 if wait_for_writer else os.O_NONBLOCK))
     mode = os.fstat(descriptor).st_mode
@@ -144,9 +160,10 @@ def _open(reference: FileReference, *, pipes: bool) -> io.BufferedReader:
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """`data` as text without a byte order mark: UTF-8, or UTF-16 and UTF-32 where they begin with their mark.
+    """Decode `data` without its byte order mark: UTF-8, or UTF-16 and UTF-32 if they begin with a mark.
 
-    Raises UsageError for anything else, and for a NUL character, which no text has and nearly every other file.
+    Raises:
+        UsageError: other encodings, and NUL bytes, which mark nearly every file that is not text.
     """
     mark, encoding = next(((mark, name) for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), (b"", "UTF-8"))
     try:
@@ -165,13 +182,16 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def compose_message(attachments: Sequence[Attachment], text: str) -> str:
-    """What is sent: the files, then `text`, with blank lines between."""
+    """Return the message to send: the files, then `text`, separated by blank lines."""
     parts = [*(attachment.block() for attachment in attachments), text]
     return "\n\n".join(part for part in parts if part.strip())
 
 
 def file_lines(counted: Sequence[tuple[Attachment, int]]) -> list[str]:
-    """Each file with its tokens, those beyond a dozen on one line; a file alone needs none beside the total."""
+    """Return one line per file with its token count, and one for all files beyond a dozen.
+
+    For a single file the list is empty: the total says it all.
+    """
     if len(counted) == 1:
         return []
     lines = [f"{attachment.title}: {token_count(tokens)}" for attachment, tokens in counted[:_MAX_FILES_LISTED]]
@@ -181,7 +201,7 @@ def file_lines(counted: Sequence[tuple[Attachment, int]]) -> list[str]:
 
 
 def files_total(counted: Sequence[tuple[Attachment, int]]) -> str:
-    """`3 files, 2,140 tokens`; a file alone is named."""
+    """Return the total as text: `3 files, 2,140 tokens`. A single file is named."""
     files = counted[0][0].title if len(counted) == 1 else f"{len(counted):,} files"
     return f"{files}, {token_count(sum(tokens for _, tokens in counted))}"
 
@@ -191,7 +211,7 @@ def _normalise_newlines(text: str) -> str:
 
 
 def _load_lines(reference: FileReference, file: io.BufferedReader) -> Attachment:
-    """Lines of a file that is too big to be read as a whole: up to the last line wanted, in pieces."""
+    """Read a range of lines from a file that is too big to read whole, up to the last line asked for."""
     size = f"{binary_size(MAX_FILE_BYTES)}, more than any context holds"
     if reference.lines is None or not file.seekable():
         raise UsageError(f"{reference.name} is bigger than {size}: name the lines wanted, as in {reference.name}:1-100")
@@ -211,7 +231,7 @@ def _load_lines(reference: FileReference, file: io.BufferedReader) -> Attachment
 
 
 def _select_lines(reference: FileReference, lines: Sequence[str], available: int) -> Attachment:
-    """`lines` of the `available` ones are those wanted, as far as the file goes."""
+    """Return `lines` as an attachment. `available` is the number of lines in the file."""
     assert reference.lines is not None
     first = reference.lines.first
     if first > available:

@@ -1,4 +1,4 @@
-"""What a conversation asks of a model."""
+"""The interface through which the chat uses a model."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from qwchat.messages import Message
 from qwchat.request import Prompt, Request
 
 Cancel = Callable[[], bool]
-"""Asked while a reply is generated; True ends it."""
+"""Called while a reply is generated; returning True stops it."""
 
 
 class ChatModel(Protocol):
-    """The part of `qwchat.Model` that the chat uses; see there."""
+    """The part of `qwchat.Model` that the chat uses. The methods are documented there."""
 
     @property
     def context(self) -> int:
-        """Tokens that prompt and reply may fill together."""
+        """Size of the context window in tokens, shared by prompt and reply."""
 
     @property
     def longest_context(self) -> int:
-        """The longest context that the model was made for."""
+        """The longest context window that the model supports."""
 
     @property
     def threads(self) -> int:
-        """Threads that compute."""
+        """Number of compute threads."""
 
     @property
     def kv(self) -> str:
-        """Kind of the KV cache."""
+        """Number format of the KV cache."""
 
     def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
         """Render the prompt of a conversation; `continuing`: its last message is the beginning of the reply."""
@@ -51,4 +51,4 @@ class ChatModel(Protocol):
         """Return the text of `token_ids`."""
 
     def reconfigure(self, *, threads: int | None, context: int | None, kv: str) -> int:
-        """Continue with other settings; return how many cached tokens have to be evaluated again."""
+        """Apply new settings. Return how many cached tokens have to be evaluated again."""

@@ -1,4 +1,4 @@
-"""Every setting as the chat sees it: its value, where that came from, and what a change does and costs."""
+"""Settings in a chat: their values, where the values come from, and the effect of a change."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _COMMANDS_INSTEAD = {"system": "/system TEXT sets it", "as": "/as NAME takes one
 
 
 class ChatSettings:
-    """The settings of a chat.
+    """The settings of a chat, for `/set`.
 
     Args:
         session: the conversation, which holds the reply settings.
-        settings: where the values of the other settings came from when the chat began.
-        model: the model, where engine settings can be changed.
-        on_display: what carries out a change of a look setting, by its name.
+        settings: values of the other settings when the chat starts, with their origins.
+        model: the model, if engine settings can be changed.
+        on_display: function that applies a display setting, by setting name.
+
+    Attributes:
+        specs: the settings that can be changed in this chat.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class ChatSettings:
         return found
 
     def display_value(self, spec: SettingSpec) -> str:
-        """The value of a setting as a person would type it, with what "auto" comes to."""
+        """Return the value of a setting as a user would type it; "auto" with what it resolves to."""
         if spec.scope == "reply":
             return self._session.reply_settings.display_value(spec.name)
         value = self._settings[spec.name]
@@ -65,15 +68,23 @@ class ChatSettings:
         return spec.to_text(value)
 
     def origin(self, spec: SettingSpec) -> str:
-        """Where the value of a setting came from."""
+        """Return where the value of a setting comes from."""
         if spec.scope == "reply":
             return self._session.reply_settings.origin(spec.name)
         return self._settings.origin(spec.name)
 
     def change(self, name: str, text: str) -> str:
-        """Set a setting to what `text` means, "default" as it was at the start; what to tell about it.
+        """Change a setting.
 
-        Raises UsageError, and what a new engine raises; nothing has changed then.
+        Args:
+            name: of the setting.
+            text: the new value; "default" restores the value from the start of the chat.
+
+        Returns:
+            The new value and what the change costs, as one line.
+
+        Raises:
+            UsageError: the setting or the value is invalid. Nothing has changed then, as with any error of the engine.
         """
         spec = self.find(name)
         if spec.scope == "reply":
@@ -109,16 +120,15 @@ class ChatSettings:
             return ""
         if prompt.tokens > model.context:
             return f"; the conversation has {prompt.tokens:,} tokens and does not fit in {model.context:,}"
-        # Not what the engine has lost: after /clear or /undo that is of a conversation that does not go on.
+        # The engine may have lost more, but after /clear or /undo those tokens belong to no current conversation.
         again = cached - model.cached(prompt)
         return f"; {token_count(again)} will be read again" if again > 0 else ""
 
     @staticmethod
     def _reconfigure(model: ChatModel, settings: Settings, *, keep: bool) -> None:
-        """Give the machine these settings.
+        """Apply engine settings to the model.
 
-        `keep`: "auto" stays with the kind of cache that there is, of which what was read can be taken over, as long
-        as the memory lasts.
+        `keep`: resolve "auto" to the current cache format, which keeps the cached tokens, as long as memory allows.
         """
         threads, context, kv = settings["threads"], settings["ctx"], settings["kv"]
         if keep and kv == "auto":

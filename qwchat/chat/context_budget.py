@@ -1,7 +1,7 @@
-"""How full the context is, and making room in it: the oldest exchanges are left out, or a summary stands for them.
+"""The context budget: how many tokens are used, and how to free some by dropping or summarising old exchanges.
 
-An exchange is a question with all that follows it up to the next one.  Nothing is taken out of the conversation: the
-tree of turns notes what is not sent any more (:meth:`qwchat.conversation.tree.Tree.drop`), and a resumed session knows.
+An exchange is a message of the user with all turns up to the next one. Turns stay in the conversation: the tree records
+which ones are not sent any more (`qwchat.conversation.tree.Tree.drop`), and a resumed session knows it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from qwchat.events import Done
 from qwchat.messages import Message
 from qwchat.request import Prompt, Request
 
-_REPLY_SHARE = 8  # An eighth of the context is kept for the answer,
-_MAX_RESERVED = 512  # at most so many tokens,
-_FREE_SHARE = 4  # and a quarter of it is free once room was made, so that the next messages need not make it again.
+_REPLY_SHARE = 8  # An eighth of the context is reserved for the reply,
+_MAX_RESERVED = 512  # but at most 512 tokens.
+_FREE_SHARE = 4  # Dropping turns frees a quarter of the context, so that the next messages fit as well.
 _MAX_SUMMARY_TOKENS = 256
 _INSTRUCTION = (
     "Summarise our conversation so far in at most {words} words, so that we can go on from your summary alone. "
@@ -34,13 +34,13 @@ _NOTHING_TO_DROP = "there is nothing to leave out before the last exchange: /cle
 
 @dataclass(frozen=True)
 class ContextShortage:
-    """A prompt that leaves too little of the context for the reply, though leaving out old turns would help.
+    """A prompt that leaves too few tokens for the reply, although dropping old turns would help.
 
     Attributes:
-        tokens: of the prompt.
-        context: what the context holds.
-        longest: the longest context that the model was made for.
-        exchanges: how many old exchanges have to be left out.
+        tokens: length of the prompt.
+        context: size of the context window.
+        longest: the longest context window that the model supports.
+        exchanges: how many old exchanges have to be dropped.
         shorter: the prompt without them.
     """
 
@@ -52,12 +52,12 @@ class ContextShortage:
 
     @property
     def fits(self) -> bool:
-        """Whether the prompt fits, but leaves less than is kept for an answer."""
+        """Whether the prompt itself fits, so that only the tokens reserved for the reply are missing."""
         return self.tokens < self.context
 
 
 class ContextFullError(PromptTooLongError):
-    """A conversation that leaves no tokens for the answer, though leaving out old turns would help."""
+    """A conversation that leaves no tokens for the reply, although dropping old turns would help."""
 
     def __init__(self, shortage: ContextShortage) -> None:
         super().__init__(
@@ -71,7 +71,7 @@ class ContextFullError(PromptTooLongError):
 
 
 class SummaryTooLongError(PromptTooLongError):
-    """Old turns that leave no room for their own summary."""
+    """Old turns that fill the context, so that no tokens remain to summarise them."""
 
     def __init__(self, tokens: int, context: int, longest: int) -> None:
         description = "the oldest turns fill the context, so there is no room to summarise them"
@@ -80,14 +80,14 @@ class SummaryTooLongError(PromptTooLongError):
 
 @dataclass(frozen=True)
 class ContextReduction:
-    """Room that was made.
+    """What was done to make a prompt fit.
 
     Attributes:
         how: "dropped" or "summarised".
-        exchanges: how many old exchanges are not sent any more since.
-        turns: how many turns of the path are not sent now, with those that were left out before.
-        tokens: of the prompt now.
-        context: what the context holds.
+        exchanges: how many exchanges this step removed from the prompt.
+        turns: how many turns of the path are not sent now, including those of earlier steps.
+        tokens: length of the prompt now.
+        context: size of the context window.
     """
 
     how: str
@@ -97,7 +97,7 @@ class ContextReduction:
     context: int
 
     def marker(self) -> str:
-        """The line that marks the place."""
+        """Return the line that marks the place in the chat."""
         what = exchanges_text(self.exchanges)
         are = "is" if self.exchanges == 1 else "are"
         sent = "not sent any more" if self.how == "dropped" else "sent as a summary from here on"
@@ -105,12 +105,12 @@ class ContextReduction:
 
 
 def exchanges_text(count: int) -> str:
-    """`the oldest exchange`, `the 3 oldest exchanges`."""
+    """Return `the oldest exchange` or `the 3 oldest exchanges`."""
     return "the oldest exchange" if count == 1 else f"the {count:,} oldest exchanges"
 
 
 def attachment_notices(model: ChatModel, attached: Sequence[Attachment], prompt: Prompt) -> list[str]:
-    """Return lines that say which files are in a `prompt`, and how full the context is with it."""
+    """Return the lines that name the attached files and say how full the context is with them."""
     if not attached:
         return []
     counted = [(attachment, len(model.encode(attachment.block()))) for attachment in attached]
@@ -118,7 +118,7 @@ def attachment_notices(model: ChatModel, attached: Sequence[Attachment], prompt:
 
 
 class ContextMeter:
-    """How full the context is before the next message, for the toolbar: `ctx 1.9k/4.1k`.  Counts after changes."""
+    """Tokens in use before the next message, for the toolbar: `ctx 1.9k/4.1k`. Counts again only after a change."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -126,7 +126,7 @@ class ContextMeter:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the conversation so far; 0 for none."""
+        """Tokens of the conversation so far; 0 if it is empty."""
         session = self._session
         tree = session.tree
         state = (id(tree), session.end, tree.system, tuple(tree.drops), id(session.model))
@@ -136,31 +136,41 @@ class ContextMeter:
         return self._counted[1]
 
     def __call__(self) -> str:
+        """Return the text for the toolbar; empty if the prompt cannot be rendered."""
         try:
             return f"ctx {short_count(self.tokens)}/{short_count(self._session.model.context)}"
-        except QwchatError:  # Such as of a template that refuses the conversation: the next message will say it.
+        except QwchatError:  # For example, the template rejects the conversation; the next message reports it.
             return ""
 
 
 def short_count(tokens: int) -> str:
-    """`1.9k` for 1,933 and `4.1k` for 4,096; below a thousand as it is."""
+    """Return a token count of at most four digits: 1,933 is `1.9k`, 999 is `999`."""
     if tokens < 1000:
         return str(tokens)
     return f"{tokens / 1000:.1f}k".replace(".0k", "k") if tokens < 99_950 else f"{tokens / 1000:.0f}k"
 
 
 def reserved_for_reply(context: int, max_tokens: int | None) -> int:
-    """Tokens of the context that a prompt should leave: an eighth, at most 512, no more than the answer may have."""
+    """Return how many tokens a prompt should leave: an eighth of the context, at most 512 or `max_tokens`."""
     return max(1, min(context // _REPLY_SHARE, _MAX_RESERVED, context if max_tokens is None else max_tokens))
 
 
 def find_shortage(
     session: Session, reply: PendingReply, prompt: Prompt, *, with_reserve: bool
 ) -> ContextShortage | None:
-    """Return what keeps `prompt` from leaving tokens for `reply`; None if it leaves enough.
+    """Check whether `prompt` leaves enough tokens for `reply`.
 
-    `with_reserve`: an answer should have more than one token.
-    Raises PromptTooLongError where the last question alone is too long.
+    Args:
+        session: the conversation.
+        reply: the pending reply.
+        prompt: its prompt with all turns.
+        with_reserve: require the tokens reserved for a reply, not just one.
+
+    Returns:
+        What is missing; None if the prompt leaves enough, or has nothing left to drop.
+
+    Raises:
+        PromptTooLongError: the last message alone does not fit.
     """
     tokens, context, longest = prompt.tokens, session.model.context, session.model.longest_context
     if tokens < context and not (with_reserve and tokens + _reserved(session) > context):
@@ -174,9 +184,19 @@ def find_shortage(
 
 
 def drop(session: Session, end: int | None, exchanges: int | None = None) -> int:
-    """Send the `exchanges` oldest of the turns up to `end` no more; None: as many as it takes. Return how many.
+    """Stop sending the oldest exchanges of the path to `end`. An earlier summary is kept.
 
-    What summarised still older ones stays.  Raises UsageError: there are none; PromptTooLongError: it does not help.
+    Args:
+        session: the conversation.
+        end: id of the last turn of the path.
+        exchanges: how many to drop; None drops as many as needed.
+
+    Returns:
+        How many were dropped.
+
+    Raises:
+        UsageError: there are not so many.
+        PromptTooLongError: dropping all of them is not enough.
     """
     count = _exchanges_to_drop(session, end, continuing=False, extra=0)[0] if exchanges is None else exchanges
     session.tree.drop(*_turns_to_drop(session, end, count))
@@ -184,10 +204,20 @@ def drop(session: Session, end: int | None, exchanges: int | None = None) -> int
 
 
 def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel | None) -> Reply:
-    """Have the model summarise the `exchanges` oldest of the turns up to `end`; the summary is sent in their place.
+    """Let the model summarise the oldest exchanges, and send the summary instead of them.
 
-    Yields the events of the summary, which is a reply of its own; where it is cut by `cancel` or empty, nothing is
-    changed.  Raises UsageError: there are not so many; PromptTooLongError: they are too long to be summarised.
+    Args:
+        session: the conversation.
+        end: id of the last turn of the path.
+        exchanges: how many to summarise.
+        cancel: asked whether to stop.
+
+    Yields:
+        The events of the summary, which is a reply of its own. If it is stopped or empty, nothing changes.
+
+    Raises:
+        UsageError: there are not so many.
+        PromptTooLongError: they are too long to summarise.
     """
     model, limit = session.model, _summary_limit(session)
     ids, _ = _turns_to_drop(session, end, exchanges)
@@ -198,18 +228,22 @@ def summarise(session: Session, end: int | None, exchanges: int, cancel: Cancel 
     greedy = replace(session.reply_settings.sampling, temperature=0.0)
     for event in model.stream(prompt, Request(greedy, seed=0, max_tokens=limit), cancel):
         if isinstance(event, Done) and event.finish_reason != "cancelled" and event.text.strip():
-            # Now: the caller may not ask for more than the end.
+            # Before the event is passed on: the caller may stop reading after it.
             session.tree.drop(ids, _SUMMARY_HEADING + event.text.strip())
         yield event
 
 
 def exchanges_to_summarise(session: Session, end: int | None, *, continuing: bool = False) -> int:
-    """How many of the oldest exchanges a summary has to stand for.  Raises PromptTooLongError: all are not enough."""
+    """Return how many of the oldest exchanges a summary has to replace.
+
+    Raises:
+        PromptTooLongError: replacing all of them is not enough.
+    """
     return _exchanges_to_drop(session, end, continuing=continuing, extra=_summary_limit(session))[0]
 
 
 def measure_reduction(how: str, session: Session, end: int | None, exchanges: int, prompt: Prompt) -> ContextReduction:
-    """Return the room that was made where `prompt` is sent now; `how`: "dropped" or "summarised"."""
+    """Return the result of a reduction; `how` is "dropped" or "summarised", `prompt` the one to send now."""
     return ContextReduction(how, exchanges, len(session.tree.dropped(end)), prompt.tokens, session.model.context)
 
 
@@ -219,7 +253,7 @@ def send_all(session: Session) -> None:
 
 
 def unsent_notice(session: Session) -> str | None:
-    """What is to be known of a conversation that goes on: turns that are not sent; None where all are."""
+    """Return a notice if some turns of the conversation are not sent, otherwise None."""
     counts = unsent_counts(session, session.end)
     turns = sum(counts.values())
     if not turns:
@@ -230,7 +264,7 @@ def unsent_notice(session: Session) -> str | None:
 
 
 def unsent_counts(session: Session, end: int | None) -> dict[str, int]:
-    """Turns before `end` that are not sent: "dropped" ones, and "summarised" ones for which a summary is sent."""
+    """Count the turns before `end` that are not sent: "dropped", or "summarised" if a summary is sent instead."""
     counts = {"dropped": 0, "summarised": 0}
     for drop in session.tree.active_drops(end):
         counts["dropped" if drop.summary is None else "summarised"] += len(drop.ids)
@@ -246,7 +280,7 @@ def _summary_limit(session: Session) -> int:
 
 
 def _old_exchanges(session: Session, end: int | None) -> list[list[Node]]:
-    """What may be left out of the path to `end`: all that is sent before the last question, oldest first."""
+    """Return the exchanges before the last one that are still sent, oldest first."""
     dropped = session.tree.dropped(end)
     exchanges: list[list[Node]] = []
     for node in session.tree.path(end):
@@ -259,10 +293,16 @@ def _old_exchanges(session: Session, end: int | None) -> list[list[Node]]:
 
 
 def _exchanges_to_drop(session: Session, end: int | None, *, continuing: bool, extra: int) -> tuple[int, Prompt]:
-    """Return how many old exchanges have to go when `extra` tokens come in their place, and the prompt without them.
+    """Find how many old exchanges to drop, given that `extra` tokens replace them.
 
-    A quarter of the context is to be free then; or, where that cannot be had, what an answer should have, or anything.
-    Raises PromptTooLongError, and UsageError where there are none.
+    A quarter of the context should be free afterwards; otherwise the tokens reserved for a reply; otherwise any.
+
+    Returns:
+        The number, and the prompt without those exchanges.
+
+    Raises:
+        UsageError: there are no old exchanges.
+        PromptTooLongError: dropping all of them is not enough.
     """
     model, context = session.model, session.model.context
     messages = session.messages_to(end)
@@ -293,7 +333,7 @@ def _exchanges_to_drop(session: Session, end: int | None, *, continuing: bool, e
 
 
 def _turns_to_drop(session: Session, end: int | None, exchanges: int) -> tuple[set[int], str | None]:
-    """Ids that are not to be sent any more, those that are not sent already included, and the summary of those."""
+    """Return the ids of all turns not to send, with those dropped before, and the last summary among the latter."""
     old = _old_exchanges(session, end)
     if not 1 <= exchanges <= len(old):
         there_are = f"there are {len(old):,} older ones" if len(old) != 1 else "there is 1 older one"

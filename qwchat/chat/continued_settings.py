@@ -1,4 +1,4 @@
-"""The settings of a reply, as they stand beside it in the tree of turns."""
+"""The settings with which an interrupted reply continues."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import Any
 from qwchat.chat.reply_settings import REPLY_SPECS, SAMPLING_FIELDS, ReplySettings
 from qwchat.errors import UsageError
 
-# What bears on how far a reply goes and how fast, not on what it says.
+# These affect the length and speed of a reply, not its text.
 _NO_EFFECT_ON_TEXT = ("seed", "max-tokens", "speculate", "loop-guard")
 CONTINUED_ORIGIN = "the reply that is continued"
-OWN_SETTINGS_NOTE = "settings of its own"  # the note of a reply that was made with other settings than those to come
+OWN_SETTINGS_NOTE = "settings of its own"  # Note of a reply whose settings were for it alone.
 
 
 def settings_to_continue(
     recorded: Mapping[str, Any] | None, before: ReplySettings, now: ReplySettings
 ) -> ReplySettings:
-    """The settings to go on with: as `recorded` where they bear on the text, save what was changed since.
+    """Return the settings with which to continue a reply, so that its text stays the same.
 
-    `then`: what a person had set when the reply was begun, `now`: what is set.  The record (ReplySettings.record)
-    may be anything: what makes no sense is passed over.
+    Recorded values apply, except where the user has changed a setting since. Invalid recorded values are ignored,
+    because a session file may contain anything.
+
+    Args:
+        recorded: the record of the reply's settings (`ReplySettings.record`).
+        before: the settings that were in effect when the reply began.
+        now: the settings in effect now.
     """
     reply_settings = now
     for spec in REPLY_SPECS:

@@ -1,4 +1,4 @@
-"""What the chat asks of the screen, so that its logic knows no terminal, and what it gives the screen to lay out."""
+"""Protocols of the screen, which keep the chat's logic independent of a terminal, and the layouts it hands over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rendering = Literal["plain", "markdown"]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under heads; the columns numbered in `right` are right-aligned."""
+    """Rows under column heads. `right` holds the numbers of the right-aligned columns."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -28,55 +28,55 @@ class KeyValues:
 
 
 class Notices(Protocol):
-    """Lines beside the replies: `qwchat.chat.view.screen.Screen`."""
+    """Lines beside the replies; implemented by `qwchat.chat.view.screen.Screen`."""
 
     def notice(self, text: str) -> None:
-        """Show something worth knowing that needs no action."""
+        """Show information that needs no action."""
 
     def hint(self, text: str) -> None:
-        """Show the answer to a key, or advice."""
+        """Show advice, or the response to a key."""
 
     def mark(self, text: str) -> None:
-        """Show a change of what is sent from here on."""
+        """Mark the place from which the model receives less of the conversation."""
 
 
 class ReplyDisplay(Protocol):
-    """Where replies are shown: `qwchat.chat.view.reply.ReplyView`."""
+    """Where replies are shown; implemented by `qwchat.chat.view.reply.ReplyView`."""
 
     @property
     def is_terminal(self) -> bool:
         """Whether replies go to a terminal, where one can be shown again."""
 
     def set_rendering(self, rendering: Rendering) -> None:
-        """Show replies in this way, from the next one on."""
+        """Render replies in this way, starting with the next one."""
 
     def resume(self, shown_text: str) -> None:
-        """The next reply continues `shown_text`, which is on the screen already."""
+        """Announce that the next reply continues `shown_text`, which is already on the screen."""
 
     def write(self, text: str) -> None:
         """Show the next piece of the reply."""
 
     def end(self, whole: str | None = None) -> None:
-        """End the reply; `whole`: its text, where that is not the sum of what was written."""
+        """End the reply; `whole` is its text if it differs from what was written."""
 
     def code_blocks(self, text: str) -> list[str]:
         """Return the contents of the fenced code blocks in `text`, in the order of their numbers on the screen."""
 
     def copy(self, text: str) -> bool:
-        """Put `text` into the clipboard; return False if no clipboard can be reached."""
+        """Copy `text` to the clipboard. Return False if no clipboard can be reached."""
 
     def copy_advice(self, text: str) -> str:
-        """Return what may keep the clipboard from taking `text`; empty where nothing is known to."""
+        """Return what may keep the clipboard from accepting `text`; empty if no obstacle is known."""
 
 
 class PrefillProgress(Protocol):
-    """Progress through a long prompt: `qwchat.chat.view.prefill_status.PrefillStatus`."""
+    """Progress of the prefill; implemented by `qwchat.chat.view.prefill_status.PrefillStatus`."""
 
     def start(self) -> None:
-        """Begin with a new prompt."""
+        """Start with a new prompt."""
 
     def update(self, event: Prefilled) -> None:
-        """Show how far the prompt is evaluated."""
+        """Show how much of the prompt is evaluated."""
 
     def stopping(self) -> None:
         """Show that the reply is being stopped."""

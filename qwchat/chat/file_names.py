@@ -1,10 +1,9 @@
-"""What names files: a path, a pattern, either with a range of lines behind it.
+"""File references: a path or a pattern, optionally followed by a line range.
 
-`~` is the home folder.  A pattern has `*`, `?` or `[...]`, and `**` for any number of folders; it finds no
-hidden files unless its own parts begin with a dot.  It never leaves the folder that it begins in: a link, or a `..`
-behind the pattern, that leads out of there matches nothing, since a cloned repository may hold links to anything, and
-`**` follows no link at all, so that links in a ring do not matter.  Lines are `file:10-80`,
-`file:10`, `file:10-` and `file:-80`.
+`~` is the home folder. A pattern contains `*`, `?` or `[...]`, and `**` for any number of folders. It matches hidden
+files only if the part of the pattern begins with a dot. It never leaves the folder where the pattern begins: links and
+`..` that lead out match nothing, because a cloned repository may contain any link. `**` follows no links, so cycles of
+links are harmless. Line ranges are `file:10-80`, `file:10`, `file:10-` and `file:-80`.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from qwchat.characters import sanitise
 from qwchat.errors import UsageError
 from qwchat.text_files import expand_path, real_path
 
-MAX_MATCHES = 100  # of one pattern
-MAX_ENTRIES = 20_000  # looked at for one pattern, so that a pattern in the root folder ends
+MAX_MATCHES = 100  # Files that one pattern may match.
+MAX_ENTRIES = 20_000  # Directory entries that one pattern may visit, so that a search of / ends.
 
 _RANGE = re.compile(r"(.+):(\d{1,9}|\d{1,9}-\d{1,9}|\d{1,9}-|-\d{1,9})", re.DOTALL)  # No file has a billion lines.
 _WILDCARD = re.compile(r"[*?]|\[[^]]+\]")
@@ -30,7 +29,7 @@ _WILDCARD = re.compile(r"[*?]|\[[^]]+\]")
 
 @dataclass(frozen=True)
 class LineRange:
-    """Lines `first` to `last`, both counted from 1 and included; `last` None: to the end."""
+    """Lines `first` to `last`, counted from 1 and inclusive. `last` None means the end of the file."""
 
     first: int = 1
     last: int | None = None
@@ -43,7 +42,13 @@ class LineRange:
 
 @dataclass(frozen=True)
 class FileReference:
-    """A file that was named: where it is, what it is called in a message, which of its lines are wanted (None: all)."""
+    """A file that was named.
+
+    Attributes:
+        path: where it is.
+        name: its name in a message.
+        lines: the lines wanted; None means the whole file.
+    """
 
     path: Path
     name: str
@@ -52,28 +57,33 @@ class FileReference:
 
 @dataclass(frozen=True)
 class FileMatches:
-    """What a name stands for; `by_pattern`: nobody wrote the names of these files."""
+    """The files that a name refers to. `by_pattern`: they were found by a pattern, not named one by one."""
 
     files: tuple[FileReference, ...]
     by_pattern: bool = False
 
 
 def is_pattern(name: str) -> bool:
-    """Whether `name` would be a pattern, were there no file of that name."""
+    """Return whether `name` is a pattern, unless a file has that very name."""
     return bool(_WILDCARD.search(name))
 
 
 def safe_name(name: str) -> str:
-    """A file name for one line of text: no control characters, no line breaks, no half characters."""
+    """Return a file name for one line of text, without control characters, line breaks and surrogates."""
     whole = os.fsencode(name).decode("utf-8", "replace")
     return sanitise(whole).replace("\n", "␊").replace("\t", "␉")
 
 
 def find_files(name: str) -> FileMatches | None:
-    """The files that `name` names, folders and devices among them; None: there is nothing of that name.
+    """Find the files that `name` refers to, including folders and devices.
 
-    A file of that very name comes before a range of lines, and both before a pattern.  Raises UsageError for lines that
-    run backwards and for a pattern that finds too much.
+    A file with that exact name takes precedence over a line range, and both over a pattern.
+
+    Returns:
+        The matches; None if nothing matches.
+
+    Raises:
+        UsageError: the line range is reversed, or the pattern matches too much.
     """
     if _exists(name):
         return FileMatches((FileReference(expand_path(name), safe_name(name)),))
@@ -89,7 +99,11 @@ def find_files(name: str) -> FileMatches | None:
 
 
 def expand_pattern(pattern: str) -> list[str]:
-    """The files that match, sorted; named as the pattern names them.  Raises UsageError: they are too many."""
+    """Return the files that match, sorted, with names as the pattern spells them.
+
+    Raises:
+        UsageError: the pattern matches or visits too many files.
+    """
     start = "/" if pattern.startswith("/") else ""
     parts = [part for part in pattern.split("/") if part]
     parts = [part for number, part in enumerate(parts) if part != "**" or parts[number - 1 : number] != ["**"]]
@@ -107,9 +121,11 @@ def expand_pattern(pattern: str) -> list[str]:
 
 
 def walk_files(folder: str, max_entries: int = 2_000) -> Iterator[str]:
-    """Files in the folders of `folder` ("": the current one), by their paths from there; `most`: looked at.
+    """Yield the files in the subfolders of `folder`, by relative path. Hidden and unprintable names are skipped.
 
-    Hidden ones are left out, and so are names that cannot be typed.
+    Args:
+        folder: where to begin, with a slash at its end; "" is the current folder.
+        max_entries: how many directory entries to visit.
     """
     budget = [max_entries]
     waiting = [""]
@@ -136,14 +152,18 @@ def _parse_range(name: str, wanted: str) -> LineRange:
 def _exists(name: str) -> bool:
     try:
         return bool(name) and expand_path(name).exists()
-    except (OSError, ValueError):  # A name that is too long, or holds a NUL.
+    except (OSError, ValueError):  # The name is too long, or contains a NUL.
         return False
 
 
 def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | None = None) -> Iterator[str]:
-    """Files below `folder` ("" or with a slash at its end) that match `parts`, while the budget lasts.
+    """Yield the files below a folder that match the parts of a pattern, until the budget is used up.
 
-    `root`: the folder, without links, that nothing found may lie outside of; None before the first pattern.
+    Args:
+        folder: "" or a path with a slash at its end.
+        parts: the rest of the pattern.
+        budget: one number, the directory entries that may still be visited.
+        root: the resolved folder that no match may leave; None before the first wildcard.
     """
     if not parts:
         return
@@ -174,14 +194,14 @@ def _walk(folder: str, parts: Sequence[str], budget: list[int], root: Path | Non
 
 
 def _is_inside(name: str, root: Path) -> bool:
-    """Whether `name`, with every link followed, lies in `root`."""
+    """Return whether `name` lies in `root` once all links are resolved."""
     return real_path(expand_path(name)).is_relative_to(root)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # A link that leads in a circle, or into a folder that is closed to us.
+    except OSError:  # A cycle of links, or a link into a folder without permission.
         return False
 
 
@@ -194,6 +214,6 @@ def _entries(folder: str, budget: list[int]) -> list[os.DirEntry[str]]:
                 if budget[0] < 0:
                     break
                 entries.append(entry)
-    except OSError:  # A folder that may not be read has no files for us.
+    except OSError:  # A folder that cannot be read counts as empty.
         return []
     return sorted(entries, key=lambda entry: entry.name)

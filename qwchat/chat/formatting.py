@@ -1,15 +1,15 @@
-"""Numbers and short texts for people."""
+"""Numbers and short texts in the form that people read."""
 
 from __future__ import annotations
 
 
 def token_count(count: int) -> str:
-    """`count` tokens for people: 1 token, 1,234 tokens."""
+    """Return a token count as text: `1 token`, `1,234 tokens`."""
     return "1 token" if count == 1 else f"{count:,} tokens"
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for people: 4 s, 3 min 20 s, 2 h 5 min."""
+    """Return a duration as text: `4 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
 
 
 def short_duration(seconds: float) -> str:
-    """`seconds` until something came, for people: 3 ms, 0.12 s, 12.3 s, 3 min 20 s."""
+    """Return a duration with fractions of a second: `3 ms`, `0.12 s`, `12.3 s`, `3 min 20 s`."""
     if seconds < 0.1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
@@ -28,7 +28,7 @@ def short_duration(seconds: float) -> str:
 
 
 def format_ranges(numbers: list[int]) -> str:
-    """Whole numbers for people: 0–3, 7, 24–27."""
+    """Return whole numbers as ranges: `0–3, 7, 24–27`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
@@ -39,6 +39,6 @@ def format_ranges(numbers: list[int]) -> str:
 
 
 def one_line(text: str, limit: int = 60) -> str:
-    """Return `text` for a cell: on one line, and cut to `limit` characters."""
+    """Return `text` on one line, cut to `limit` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"

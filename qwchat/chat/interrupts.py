@@ -1,4 +1,4 @@
-"""Keys that stop a reply: first a request, then KeyboardInterrupt."""
+"""Interrupting a reply: the first key press requests a stop, the next raises KeyboardInterrupt."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from types import FrameType, TracebackType
 from typing import Literal
 
 DOUBLE_PRESS_SECONDS = 1.0
-"""Ctrl-C again within so long means the whole program."""
+"""Two presses of Ctrl-C within this time end the chat."""
 
 TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGTERM)
-"""Signals that end the process: the terminal is closed, or another process asks it to end."""
+"""Signals that end the process: SIGHUP when the terminal closes, SIGTERM from another process."""
 
 StopKey = Literal["escape", "interrupt"]
-"""A key that stops a reply: a lone Esc, or Ctrl-C where it came as a key and not as a signal."""
+"""A key that stops a reply: a lone Esc, or Ctrl-C if it arrives as a key instead of a signal."""
 
 KeyWatcher = Callable[[], AbstractContextManager[Callable[[], StopKey | None]]]
-"""Entered for the time of a reply; gives a function that says at once which key asks to stop it, if any."""
+"""Context manager for the time of a reply. Gives a function that polls the keyboard for a key that stops it."""
 
 
 @contextmanager
 def no_keys() -> Iterator[Callable[[], StopKey | None]]:
-    """Watching no keyboard: signals alone stop a reply."""
+    """Watch no keyboard, so that only signals stop a reply."""
     yield lambda: None
 
 
 class Interrupts:
-    """What stops a reply, entered for the time of each.
+    """Interrupts of one reply at a time; a context manager, entered for each reply.
 
-    The first Ctrl-C or Esc only makes `stop_requested()` true, which the engine asks between tokens and chunks of
-    the prompt, so that its cache stays consistent and the reply ends with its text and figures. Ctrl-C after a request
-    that was not heard yet raises KeyboardInterrupt at once, should a chunk take long or a write block.
+    The first Ctrl-C or Esc makes `stop_requested()` true. The engine asks for it between tokens and between chunks of
+    the prompt, so its cache stays consistent and the reply ends with its text and figures. If a long chunk or a blocked
+    write delays the engine, a second Ctrl-C raises KeyboardInterrupt.
 
-    Ctrl-C twice within a second sets `leaving`, at the prompt (`note_ctrl_c`) as in a reply. A chat is to end then,
-    but only once everything is kept: where it passes `watching`, the second one of the two raises nothing. The end of
-    the terminal and a polite kill (SIGHUP, SIGTERM) do the same to a chat.
+    Ctrl-C twice within a second sets `leaving`, both at the prompt (`note_ctrl_c`) and during a reply. A chat must then
+    end as soon as everything is saved, so a chat, which passes `watching`, gets no KeyboardInterrupt for the second
+    press. SIGHUP and SIGTERM have the same effect on a chat.
 
     Attributes:
-        leaving: whether the person wants to leave.
+        leaving: whether the user wants to leave.
     """
 
     def __init__(self, watching: KeyWatcher | None = None) -> None:
@@ -54,7 +54,7 @@ class Interrupts:
         self.leaving = False
 
     def __enter__(self) -> Interrupts:
-        # A request that came just before, while the prompt was rendered, holds.
+        # A request made while the prompt was rendered stays in effect, so `_requested` is not reset here.
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
                 stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._on_sigint))
@@ -72,9 +72,9 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """For the time of a command, and of saving: one Ctrl-C, which came too late for the reply, breaks nothing off.
+        """Defer Ctrl-C while a command runs or a turn is saved, so that a late press interrupts neither.
 
-        Replies may be played within. Ctrl-C again raises KeyboardInterrupt, unless it sets `leaving`.
+        Replies may be generated within. A second Ctrl-C raises KeyboardInterrupt unless it sets `leaving`.
         """
         with ExitStack() as stack:
             if threading.current_thread() is threading.main_thread():
@@ -83,7 +83,7 @@ class Interrupts:
             yield
 
     def stop_requested(self) -> bool:
-        """Whether the reply is to stop. Takes microseconds."""
+        """Return whether the reply should stop. Takes microseconds."""
         if not self._requested:
             key = self._poll()
             if key == "interrupt":
@@ -93,7 +93,7 @@ class Interrupts:
         return self._requested
 
     def note_ctrl_c(self) -> bool:
-        """Note a Ctrl-C; whether it was the second within a second."""
+        """Note a press of Ctrl-C. Return whether the user wants to leave."""
         now = time.monotonic()
         if now - self._last_ctrl_c < DOUBLE_PRESS_SECONDS:
             self.leaving = True

@@ -1,7 +1,7 @@
-"""What the model has read, kept beside a session, so that coming back to it reads nothing again.
+"""Snapshots of the KV cache beside saved sessions, so that a resumed session needs no prefill.
 
-A snapshot can always be made anew from the session's text, so nothing here may stand in the way of a conversation: what
-cannot be used or written becomes a notice.
+A snapshot can always be recreated from the text of the session, so no failure here may disturb the conversation: a
+snapshot that cannot be used or written only leads to a notice.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from quant.units import binary_size
 from quant.wording import ArgumentMessage
 from qwchat.errors import SnapshotError
 
-FILE_NAME = "kv.snapshot"  # in the session's folder
-MIN_PREFILL_SECONDS = 0.5  # of reading that are worth a file
-MAX_UNSAVED_SECONDS = 10.0  # of reading that may be lost with the process: more is kept when a turn has ended
-_DISK_BYTES_PER_SECOND = 200e6  # bytes, of a slow disk
-_FREE_SPACE_FACTOR = 2  # times its size must be free on the disk
+FILE_NAME = "kv.snapshot"  # In the folder of the session.
+MIN_PREFILL_SECONDS = 0.5  # A shorter prefill is not worth a file.
+MAX_UNSAVED_SECONDS = 10.0  # Prefill time that a crash may cost; beyond that, a snapshot is saved after the turn.
+_DISK_BYTES_PER_SECOND = 200e6  # Write speed of a slow disk.
+_FREE_SPACE_FACTOR = 2  # The free disk space must be this multiple of the snapshot.
 
 SnapshotMode = Literal["auto", "on", "off"]
 
 
 class SnapshotModel(Protocol):
-    """The part of `qwchat.Model` that a snapshot needs; see there."""
+    """The part of `qwchat.Model` that snapshots use. The methods are documented there."""
 
     @property
     def cached_ids(self) -> Any:
-        """Token ids whose keys and values the cache holds (positions,) i64."""
+        """Token ids of the KV cache (positions,) i64."""
 
     @property
     def cache_bytes(self) -> int:
-        """Size of a snapshot."""
+        """Size of a snapshot in bytes."""
 
     @property
     def reevaluation_seconds(self) -> float:
-        """What reading these tokens again would take."""
+        """Estimated time to evaluate the cached tokens again."""
 
     def save_cache(self, path: Path) -> int:
         """Write a snapshot."""
@@ -48,39 +48,41 @@ class SnapshotModel(Protocol):
 
 
 class KVSnapshots:
-    """The snapshots of the sessions that a model talks in, one after the other.
+    """Snapshots of the sessions in which one model replies, one session after another.
 
-    `mode`: `on` keeps one of every session, `auto` where reading again would take longer than half a second and
-    than writing, `off` none.  `limit`: bytes that all of them may take; those that were used
-    longest ago make room.
+    Args:
+        model: the model whose KV cache is saved and restored.
+        mode: `on` saves a snapshot of every session, `off` of none; `auto` if the prefill would take longer than half a
+            second and than writing the file.
+        limit: bytes that all snapshots may take together. The least recently used ones are removed first.
     """
 
     def __init__(self, model: SnapshotModel, mode: SnapshotMode, limit: int) -> None:
         self._model, self._mode, self._limit = model, mode, limit
-        self._saved_ids = b""  # token ids that the cache held when a session was opened, or kept or left
+        self._saved_ids = b""  # Cached token ids when a session was last opened, saved or closed.
 
     def restore(self, folder: Path) -> str | None:
-        """Go on from the snapshot in a session's folder, where there is one; a notice where it cannot be used."""
+        """Load the snapshot in the folder of a session, if it exists. Return a notice if it cannot be used."""
         notice = None if self._mode == "off" else self._read_snapshot(folder / FILE_NAME)
         self._saved_ids = self._ids()
         return notice
 
     def mark_unsaved(self) -> None:
-        """A session has begun with what was read in another: leaving it keeps that here, too."""
+        """Mark the cache as unsaved: a new session started with turns of another one and needs its own snapshot."""
         self._saved_ids = b""
 
     def _read_snapshot(self, path: Path) -> str | None:
         try:
             self._model.restore_cache(path)
-            os.utime(path)  # used now: others make room before it
+            os.utime(path)  # Marks it as recently used, so that older snapshots are removed first.
         except SnapshotError as error:
             return ArgumentMessage(error, ": the conversation is read again")
-        except OSError:  # There is none, or it was removed just now.
+        except OSError:  # The session has no snapshot, or it was just removed.
             return None
         return None
 
     def save_after_turn(self, folder: Path) -> str | None:
-        """After a turn: keep what was read since, where that took so long that it must not go with the process."""
+        """Save a snapshot after a turn if the unsaved tokens took long to evaluate. Return a notice if that failed."""
         ids = self._ids()
         new = len(ids) - (len(self._saved_ids) if ids.startswith(self._saved_ids) else 0)
         if self._mode == "off" or not ids or self._model.reevaluation_seconds * new / len(ids) < MAX_UNSAVED_SECONDS:
@@ -88,10 +90,10 @@ class KVSnapshots:
         return self.save_or_remove(folder)
 
     def save_or_remove(self, folder: Path) -> str | None:
-        """Keep what the model has read in this session, or remove what is no longer worth keeping; perhaps a notice."""
+        """Save the KV cache for this session, or remove a snapshot not worth its space. Return a notice on failure."""
         ids = self._ids()
         if ids == self._saved_ids and self._mode != "off":
-            return None  # Nothing was read here.
+            return None  # The cache has not changed since.
         self._saved_ids = ids
         path = folder / FILE_NAME
         try:
@@ -118,7 +120,7 @@ class KVSnapshots:
         )
 
     def _free_space(self, path: Path) -> str | None:
-        """Remove snapshots of other sessions as far as needed; why there is no room, where there is none."""
+        """Remove snapshots of other sessions until this one fits. Return the reason if it cannot."""
         needed = self._model.cache_bytes
         if needed > self._limit:
             return (
@@ -129,7 +131,7 @@ class KVSnapshots:
         others = []
         for other in path.parent.parent.glob(f"*/{FILE_NAME}"):
             status = other.lstat()
-            # A link, also to a folder, leads to what belongs elsewhere, and only a file takes room.
+            # Files behind links belong to somewhere else, and only regular files count towards the limit.
             if other != path and stat.S_ISREG(status.st_mode) and not other.parent.is_symlink():
                 others.append((status.st_mtime, status.st_size, other))
         total = needed + sum(size for _, size, _ in others)

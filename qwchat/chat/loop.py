@@ -1,4 +1,4 @@
-"""The conversation loop: read, answer or obey, again."""
+"""The loop of the chat: read input, run a command or answer a message, repeat."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Chat:
     """A conversation on a terminal.
 
     Attributes:
-        context: the session and what commands need besides.
-        reader: where the person types.
-        screen: where everything else goes (standard error).
-        status: progress through a long prompt.
-        interactive: a person types here, so that a file mentioned in a message is read.
-        draft: what the next prompt begins with.
-        interrupts: what stops a reply, and the chat.
-        declined: the last message was not sent, since it did not fit.
-        overflow: what makes room where a message does not fit.
-        failure: the model's last failure. A damaged model ends the chat, once all turns are kept.
+        context: the session, and everything else that commands use.
+        reader: reads the input of the user.
+        screen: shows everything except replies (standard error).
+        status: shows the progress of the prefill.
+        interactive: whether a user types here; only then files mentioned in a message are read.
+        draft: text that the next prompt starts with.
+        interrupts: what stops a reply, or ends the chat.
+        declined: whether the last message was not sent because it did not fit.
+        overflow: makes prompts fit into the context.
+        failure: the last error of the model. A damaged model ends the chat once all turns are saved.
     """
 
     context: commands.CommandContext
@@ -62,9 +62,10 @@ class Chat:
         )
 
     def run(self, first: str | None = None) -> None:
-        """Answer `first` where there is one, then whatever is typed, until the person leaves.
+        """Answer `first`, if given, then everything that is typed, until the user leaves.
 
-        Raises KeyboardInterrupt where the person leaves with Ctrl-C twice within a second.
+        Raises:
+            KeyboardInterrupt: the user left with Ctrl-C twice within a second.
         """
         self.screen.spell = format_argument
         if first is not None:
@@ -88,7 +89,7 @@ class Chat:
 
     @contextmanager
     def _flushing(self) -> Iterator[None]:
-        """Around what one input leads to: afterwards everything is kept, and only then a person may have left."""
+        """Save everything after one input was handled; only then let the user leave."""
         with self.interrupts.deferred():
             yield
             self.context.recorder.flush()
@@ -96,8 +97,8 @@ class Chat:
             raise KeyboardInterrupt
 
     def _handle(self, typed: str) -> bool:
-        """Obey or answer one input; False where it says to leave."""
-        if self.interactive and message_syntax.is_exit_word(typed):  # In a pipe the word is a line like any other.
+        """Run a command or answer a message. Return False if the user wants to leave."""
+        if self.interactive and message_syntax.is_exit_word(typed):  # In a pipe, the word is an ordinary message.
             return False
         try:
             command = commands.parse(typed)
@@ -150,7 +151,10 @@ class Chat:
             self.draft = typed
 
     def _play(self, reply: Callable[[], Done | None]) -> bool:
-        """Play a reply, None where the person declined; whether it entered the conversation."""
+        """Stream a reply and report how it ended. Return whether it was added to the conversation.
+
+        `reply` returns None if the user declined to send the message.
+        """
         session = self.context.session
         before, started = session.reply_count, time.monotonic()
         self.declined = False
@@ -162,7 +166,7 @@ class Chat:
             self.screen.error(error_message(error))
             self.declined = True
         except DamagedModelError as error:
-            self.failure = error  # Told of by the caller, who knows how the model was made.
+            self.failure = error  # The caller reports it: it knows how the model was made.
         except QwchatError as error:
             self.screen.error(error_message(error))
             self.failure = error if isinstance(error, NonFiniteLogitsError) else self.failure
@@ -179,7 +183,7 @@ class Chat:
         return session.reply_count != before
 
     def _reply(self, ask: Callable[[], PendingReply], attached: Sequence[Attachment] = ()) -> Done | None:
-        """Ask, make sure that the prompt fits, and stream the reply; None if the person declined."""
+        """Create a reply, make sure that its prompt fits, and stream it. Return None if the user declined."""
         session = self.context.session
         reply = ask()
         prompt = session.prompt(reply)
@@ -196,7 +200,7 @@ class Chat:
         return show_reply(begin, view, self.status, interrupts=self.interrupts, already_shown=already_shown)
 
     def _report_end(self, done: Done, seconds: float, *, kept: bool) -> None:
-        """Say how a reply ended."""
+        """Report how a reply ended."""
         used = self.context.session.last_settings
         if done.finish_reason == "cancelled":
             self._report_stop(kept)

@@ -1,9 +1,9 @@
-"""Files that are mentioned in a typed message: `@src/app.py:10-80`, `@src/**/*.py`, `@"two words.txt"`.
+"""Files mentioned in a typed message: `@src/app.py:10-80`, `@src/**/*.py`, `@"two words.txt"`.
 
-A mention begins at the start of a word.  It is a path up to the next blank (quotes, or a backslash before the blank,
-let a path hold one), without the punctuation of the sentence around it.  What names no file stays text, as do an
-e-mail address and whatever stands in code (between backticks, or in a fence); `@@` writes the `@` of something that
-would be a mention.  In the message the `@` is gone, so that a message edited and sent again reads nothing twice.
+A mention starts at the beginning of a word and extends to the next space. Quotes, or a backslash before the space,
+allow spaces in a path. Trailing punctuation of the sentence is not part of it. An `@` that names no file stays text, as
+do e-mail addresses and everything in code (between backticks, or in a fence). `@@` stands for a plain `@` where a
+mention would begin. The message is sent without the `@`, so an edited message does not attach the same files twice.
 """
 
 from __future__ import annotations
@@ -34,31 +34,37 @@ _CODE = re.compile(
     r"|(?<!`)(?P<ticks>`+)(?!`)[^\n]+?(?<!`)(?P=ticks)(?!`)",
     re.MULTILINE | re.DOTALL,
 )
-_SENTENCE = ".,;:!?…)]}>\"'”’，。、；：？！）】》」』"  # What may stand behind a name without being part of it.
+_SENTENCE = ".,;:!?…)]}>\"'”’，。、；：？！）】》」』"  # Punctuation that may follow a name without being part of it.
 _PATHLIKE = re.compile(r"\w[./]\w|[*?[/]")
 _OPEN_MENTION = re.compile(_BEFORE + r"""@(?:"(?P<quoted>[^"\n]*)|(?P<bare>(?:\\.|[^\s\\"'@])*))\Z""")
-_SPECIAL = r"""[\s\\"'@]"""  # What a name cannot hold bare.
+_SPECIAL = r"""[\s\\"'@]"""  # Characters that need quotes or a backslash in a name.
 _MAX_SUGGESTIONS = 100
-_UNKNOWN_SHOWN = 5  # names of no file that are remarked on
+_UNKNOWN_SHOWN = 5  # Unknown names that get a notice each; the rest share one.
 
 
 @dataclass(frozen=True)
 class ComposedMessage:
-    """A message as it was meant: the text without the signs of mentions, the files, and remarks for the person."""
+    """A typed message with its mentions resolved.
+
+    Attributes:
+        text: the message without the `@` of mentions.
+        attachments: the files that it mentions.
+        notices: what to tell the user about them.
+    """
 
     text: str
     attachments: tuple[Attachment, ...] = ()
     notices: tuple[str, ...] = ()
 
     def text_with_files(self, before: Iterable[Attachment] = ()) -> str:
-        """What is sent: the files, those of `before` first, then the text."""
+        """Return the message to send: the files, those of `before` first, then the text."""
         return compose_message([*before, *self.attachments], self.text)
 
 
 def unquote(name: str) -> str:
-    """A name as the argument of a command: without quotes and backslashes, without the `@` of a mention.
+    """Return the file name that the argument of a command stands for, without quotes, backslashes and `@`.
 
-    A file that is called so comes first.
+    If a file has exactly this name, the argument is returned as it is.
     """
     match = _MENTION.fullmatch(name if name.startswith("@") else f"@{name}")
     if match is None or match["escape"] or find_files(name) is not None:
@@ -69,7 +75,11 @@ def unquote(name: str) -> str:
 
 
 def compose(typed: str) -> ComposedMessage:
-    """Read the files that `typed` mentions.  Raises UsageError for one that is there but cannot be attached."""
+    """Read the files that `typed` mentions.
+
+    Raises:
+        UsageError: a file exists but cannot be attached.
+    """
     pieces: list[str] = []
     found: dict[str, LoadedFiles] = {}
     unknown: dict[str, None] = {}
@@ -98,7 +108,7 @@ def compose(typed: str) -> ComposedMessage:
 
 
 def escape_mentions(text: str) -> str:
-    """`text` written so that `compose` finds no mention in it and gives it back."""
+    """Return `text` escaped so that `compose` finds no mention in it and restores it."""
     pieces: list[str] = []
     end = 0
     for match in _outside_code(text):
@@ -109,7 +119,7 @@ def escape_mentions(text: str) -> str:
 
 
 def _is_mention(match: re.Match[str]) -> bool:
-    """Whether something is meant, be it that it cannot be attached."""
+    """Return whether a match refers to a file, even one that cannot be attached."""
     try:
         return _resolve(match)[2] is not None
     except UsageError:
@@ -117,7 +127,7 @@ def _is_mention(match: re.Match[str]) -> bool:
 
 
 def _outside_code(text: str) -> Iterator[re.Match[str]]:
-    """Mentions that do not stand in code."""
+    """Yield the matches that are not in code."""
     code = [match.span() for match in _CODE.finditer(text)]
     for match in _MENTION.finditer(text):
         before = bisect_right(code, match.start(), key=lambda span: span[0])
@@ -126,7 +136,7 @@ def _outside_code(text: str) -> Iterator[re.Match[str]]:
 
 
 def _resolve(match: re.Match[str]) -> tuple[str, str, FileMatches | None]:
-    """The name that is meant, the punctuation behind it, and what it stands for."""
+    """Return the name that a match refers to, the punctuation after it, and the files it matches."""
     if match["quoted"]:
         name = match["quoted"] + (match["range"] or "")
         return name, "", find_files(name)
@@ -143,7 +153,7 @@ def _resolve(match: re.Match[str]) -> tuple[str, str, FileMatches | None]:
 
 
 def suggestions(text: str) -> Iterator[Suggestion]:
-    """What the mention at the end of `text` may become: files and folders there, then files further down."""
+    """Yield completions for the mention at the end of `text`: entries of that folder, then files further down."""
     match = _OPEN_MENTION.search(text)
     if match is None:
         return
@@ -154,7 +164,7 @@ def suggestions(text: str) -> Iterator[Suggestion]:
     if len(start) >= 2:
         deeper = list(walk_files(folder + slash))
         containing = [name for name in deeper if start.casefold() in name.casefold()]
-        # Letters in order, with others between, fit too many long paths: only where nothing else does.
+        # Matching letters in order, with gaps, finds too many long paths, so it is the last resort.
         candidates = containing if containing or names else deeper
         names += [suggestion.text for suggestion in match_suggestions(start, ((name, "") for name in candidates))]
     for name in names[:_MAX_SUGGESTIONS]:
@@ -172,7 +182,7 @@ def _folder_entries(folder: str, *, hidden: bool) -> Iterator[tuple[str, str]]:
 
 
 def _quote(name: str) -> str:
-    """The mention of a name, quoted where it has to be; a folder's stays open, for what is typed next."""
+    """Return the mention of a name, quoted if necessary. After a folder the quote stays open for further typing."""
     if '"' in name:
         return "@" + re.sub(_SPECIAL, r"\\\g<0>", name)
     if not re.search(_SPECIAL, name):

@@ -1,7 +1,8 @@
-"""What happens where a prompt does not fit: `--overflow ask|error|drop|summarise`.
+"""What to do if a prompt leaves too few tokens for the reply: the setting `overflow` (ask, error, drop, summarise).
 
-Where the prompt of a reply leaves less than an answer should have (`reserved_for_reply`), room is made or a person is
-asked; with `error`, and without a person to ask, only what cannot be read is refused.
+If a prompt leaves fewer tokens than are reserved for a reply (`reserved_for_reply`), old turns are dropped or
+summarised, or the user is asked. With `error`, and if no user can be asked, only a prompt that does not fit at all is
+refused.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from qwchat.events import Done
 from qwchat.request import Prompt
 
 AskUser = Callable[[str], str]
-"""Reads a person's answer behind a sign. Raises EOFError, KeyboardInterrupt."""
+"""Shows a prompt and reads the user's answer. Raises EOFError, KeyboardInterrupt."""
 StreamSummary = Callable[[StartReply], Done]
-"""Streams a summary, of which a person sees the progress alone; its end."""
+"""Streams a summary, showing only its progress, and returns its end."""
 
 
 class OverflowHandler:
-    """Makes prompts fit before the replies of `session`.
+    """Makes the prompts of a session fit into the context.
 
-    `screen`: where it is said; `ask`: reads the person's answer, None where there is nobody; `on_reduced`: is told.
+    Args:
+        session: the conversation.
+        screen: where notices and questions are shown.
+        ask: reads the user's answer; None if no user can be asked.
+        on_reduced: called after old turns were dropped or summarised.
     """
 
     def __init__(
@@ -41,23 +46,23 @@ class OverflowHandler:
 
     @property
     def policy(self) -> str:
-        """What is done; "error" where somebody should be asked and nobody is there."""
+        """The setting `overflow`; "error" instead of "ask" if no user can be asked."""
         policy = str(self._session.reply_settings["overflow"])
         return "error" if policy == "ask" and self._ask is None else policy
 
     def fit(self, reply: PendingReply, prompt: Prompt, play: StreamSummary) -> Prompt | None:
-        """Return the prompt to send for `reply`: `prompt`, or one that leaves out old turns.
+        """Return the prompt to send for `reply`: `prompt`, or one without old turns.
 
         Args:
-            reply: the reply that is to be generated.
+            reply: the pending reply.
             prompt: its prompt with all turns.
             play: streams the summary of old turns.
 
         Returns:
-            None if the person declined.
+            The prompt; None if the user declined.
 
         Raises:
-            ContextFullError, PromptTooLongError: it does not fit. Also what `play` raises.
+            ContextFullError, PromptTooLongError: it does not fit. Errors of `play` are passed on.
         """
         policy = self.policy
         shortage = context_budget.find_shortage(self._session, reply, prompt, with_reserve=policy != "error")
@@ -88,7 +93,7 @@ class OverflowHandler:
             self._on_reduced(reduction)
 
     def _ask_choice(self, shortage: ContextShortage) -> str:
-        """One of the letters; "e" for Enter alone, Ctrl-C and Ctrl-D."""
+        """Return the letter that the user chose; "e" for Enter, Ctrl-C and Ctrl-D."""
         assert self._ask is not None, "the policy is error where nobody is asked"
         text, letters = overflow_question(shortage)
         self._screen.hint(text)
@@ -101,7 +106,7 @@ class OverflowHandler:
                 return answer
 
     def _summarise(self, reply: PendingReply, play: StreamSummary) -> int:
-        """Put a summary in place of old exchanges; return how many."""
+        """Replace old exchanges with a summary. Return how many."""
         session = self._session
         count = context_budget.exchanges_to_summarise(session, reply.end, continuing=reply.continuing)
         self._screen.notice(f"summarising {context_budget.exchanges_text(count)}")
@@ -116,7 +121,7 @@ class OverflowHandler:
 
 
 def overflow_question(shortage: ContextShortage) -> tuple[str, str]:
-    """What a person is asked, on one line, and the letters of the answers."""
+    """Return the question for the user, on one line, and the letters of the possible answers."""
     left = shortage.context - shortage.tokens
     text = (
         f"the prompt has {shortage.tokens:,} tokens, which leaves {left:,} of {shortage.context:,} for the answer"

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from qwchat.chat.suggestions import Suggestion
 from qwchat.text_files import expand_path
 
-_MAX_SUGGESTIONS = 200  # in one folder: a person types on rather than reads more
+_MAX_SUGGESTIONS = 200  # Per folder; a longer list is of no use.
 
 
 def complete_path(typed: str) -> Iterator[Suggestion]:
-    """Paths that begin with `typed`, folders with a slash behind them; hidden ones only where a dot was typed."""
+    """Yield the paths that begin with `typed`, folders with a trailing slash. Hidden ones need a typed dot."""
     folder, slash, start = typed.rpartition("/")
     try:
         found = sorted(expand_path(folder + slash).iterdir())

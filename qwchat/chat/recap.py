@@ -1,4 +1,4 @@
-"""The last exchange of a conversation, shown again where the conversation goes on."""
+"""The recap of a conversation that continues: its length and its last exchange."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ UNANSWERED = "it was not answered: /continue answers it"
 
 
 def conversation_length(tree: Tree) -> str:
-    """Return how long a conversation is that goes on, for the end of a sentence."""
+    """Return the number of messages in a conversation, as text."""
     messages = len(tree.path())
     if not messages and tree.nodes:
         return "empty (/redo brings its turns back)"
@@ -17,13 +17,13 @@ def conversation_length(tree: Tree) -> str:
 
 
 def question_line(question: str) -> str:
-    """Return `question` as it was typed, without attached files, on one line that counts the others."""
+    """Return the first line of a message as it was typed, with a count of the others, without attached files."""
     first, *more = without_files(question).strip().splitlines() or [""]
     return first + (f" … (+{len(more)} line{'' if len(more) == 1 else 's'})" if more else "")
 
 
 def last_exchange(tree: Tree) -> tuple[str, str | None]:
-    """Return the line of the last question, behind a prompt sign, and its reply; None where there is no reply yet."""
+    """Return the last message of the user as a prompt line, and its reply; None if there is no reply yet."""
     path = tree.path()
     question = next((node.content for node in reversed(path) if node.role == "user"), "")
     replied = bool(path) and path[-1].role == "assistant"

@@ -1,4 +1,4 @@
-"""The settings of the replies to come: sampling, seed, length, stop strings, speculation and what else there is."""
+"""The settings of the next replies: sampling, seed, length, stop strings, speculation and so on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qwchat.settings.value_types import SettingValue
 if TYPE_CHECKING:
     from qwchat.constraints import Constraint
 
-# The sampling settings and their fields in SamplingParams.
+# Sampling settings by name, with their fields in SamplingParams.
 _SAMPLING_FIELD_NAMES = {each.name for each in fields(SamplingParams)}
 SAMPLING_FIELDS = {spec.name: spec.argument for spec in SETTING_SPECS if spec.argument in _SAMPLING_FIELD_NAMES}
 REPLY_SPECS: tuple[SettingSpec, ...] = tuple(spec for spec in SETTING_SPECS if spec.scope == "reply")
@@ -29,16 +29,16 @@ _OTHERS = tuple(spec for spec in REPLY_SPECS if spec.name not in SAMPLING_FIELDS
 
 @dataclass(frozen=True)
 class ReplySettings:
-    """Settings of the replies to come. `reply_settings["top-p"]` reads any reply setting by its name.
+    """Settings of the next replies. `reply_settings["top-p"]` reads any reply setting by its name.
 
     Attributes:
-        sampling: how tokens are chosen.
+        sampling: how tokens are sampled.
         seed: the seed of every reply; None draws a new one each time.
-        max_tokens: longest reply in tokens; None lets it fill the context.
+        max_tokens: length limit of a reply in tokens; None is limited by the context alone.
         stop: texts that end a reply.
-        speculate: guess tokens from the text so far where that saves time.
-        others: the other reply settings that differ from what is built in, by name.
-        origins: where a value came from, by name; BUILT_IN for what is not there.
+        speculate: use draft tokens where that saves time.
+        others: other reply settings that differ from their defaults, by name.
+        origins: where a value comes from, by name; BUILT_IN for names that are missing.
     """
 
     sampling: SamplingParams
@@ -51,7 +51,7 @@ class ReplySettings:
 
     @classmethod
     def from_settings(cls, settings: Settings, defaults: SamplingParams) -> ReplySettings:
-        """The reply settings of `settings`; where those say nothing of sampling, the model's `defaults` hold."""
+        """Return the reply settings of `settings`, with the model's `defaults` for sampling settings not set there."""
         reply_settings = cls(
             defaults, origins={name: MODEL_ORIGIN for name in SAMPLING_FIELDS if _differs_from_default(defaults, name)}
         )
@@ -64,16 +64,16 @@ class ReplySettings:
 
     @property
     def sampled(self) -> bool:
-        """Whether chance, and so the seed, plays a part."""
+        """Whether tokens are sampled randomly, so that the seed matters."""
         return self.sampling.temperature > 0
 
     @property
     def constraint(self) -> Constraint | None:
-        """What a reply must look like."""
+        """The constraint that a reply must meet; None if no constraint is set."""
         return build_constraint(self)
 
     def request(self, seed: int, logprobs: int = 0) -> Request:
-        """Return these settings as the request for one reply."""
+        """Return the request for one reply with these settings."""
         return Request(
             self.sampling,
             seed,
@@ -86,7 +86,7 @@ class ReplySettings:
         )
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a reply setting, of the type of its kind; KeyError where there is none."""
+        """Return the value of a reply setting, or raise KeyError."""
         if name in SAMPLING_FIELDS:
             return getattr(self.sampling, SAMPLING_FIELDS[name])
         if name in _FIELDS:
@@ -94,20 +94,24 @@ class ReplySettings:
         return self.others[name] if name in self.others else _DEFAULTS[name]
 
     def origin(self, name: str) -> str:
-        """Where the value of `name` came from, as a person would say it."""
+        """Return where the value of `name` comes from, for display."""
         return self.origins.get(name, BUILT_IN)
 
     def display_value(self, name: str) -> str:
-        """The value of `name` as a person would type it. Raises UsageError for an unknown name."""
+        """Return the value of `name` as a user would type it. Raises UsageError for an unknown name."""
         spec = find_spec(name, scopes=("reply",))
         value = self[spec.name]
         return spec.to_text(None if value == () else value)
 
     def with_value(self, name: str, value: SettingValue, origin: str) -> ReplySettings:
-        """A copy with the setting `name`, spelt as in the table, set to `value`. Raises UsageError out of range."""
+        """Return a copy with the setting `name`, spelt as in the table, set to `value`.
+
+        Raises:
+            UsageError: the value is out of range.
+        """
         origins = {**self.origins, name: origin}
         if name in SAMPLING_FIELDS:
-            changed = self.sampling.changed(**{SAMPLING_FIELDS[name]: value})  # type: ignore[arg-type]  # Its kind is a number.
+            changed = self.sampling.changed(**{SAMPLING_FIELDS[name]: value})  # type: ignore[arg-type]  # Sampling values are numbers.
             return replace(self, sampling=changed, origins=origins)
         if name in _FIELDS:
             plain = () if name == "stop" and value is None else value
@@ -117,9 +121,15 @@ class ReplySettings:
         return replace(self, others=others if value == _DEFAULTS[name] else {**others, name: value}, origins=origins)
 
     def changed(self, name: str, text: str, defaults: ReplySettings) -> ReplySettings:
-        """A copy with `name` set to what `text` means; "default" takes the value of `defaults`.
+        """Return a copy with one setting changed.
 
-        Raises UsageError for an unknown name and for a value that is of the wrong kind or out of range.
+        Args:
+            name: of the setting, in any spelling.
+            text: the value as typed; "default" takes that of `defaults`.
+            defaults: the settings to go back to.
+
+        Raises:
+            UsageError: the name is unknown, or the value has the wrong type or is out of range.
         """
         spec = find_spec(name, scopes=("reply",))
         if text == "default":
@@ -127,7 +137,7 @@ class ReplySettings:
         return self.with_value(spec.name, spec.parse(text, spec.name), f"/set {spec.name}")
 
     def record(self) -> dict[str, object]:
-        """Every value but the seed, for JSON: the fields of SamplingParams, then the other settings."""
+        """Return every value but the seed, for JSON: the fields of SamplingParams, then the other settings."""
         others = {spec.parameter: self[spec.name] for spec in REPLY_SPECS if spec.name not in SAMPLING_FIELDS}
         del others["seed"]
         listed = {name: list(value) if isinstance(value, tuple) else value for name, value in others.items()}
@@ -138,9 +148,10 @@ _DEFAULTS = {spec.name: spec.default for spec in _OTHERS}
 
 
 def active_constraints(settings: Settings) -> list[str]:
-    """Which of the constraints holds: the one that is set, by a flag rather than by a variable or a file.
+    """Return the name of the constraint in effect, as a list; flags take precedence over variables and files.
 
-    Raises UsageError where two of equal strength are.
+    Raises:
+        UsageError: two constraints of the same precedence are set.
     """
     given = [name for name in CONSTRAINT_SETTINGS if name in settings and settings[name] is not None]
     flags = [name for name in given if settings.origin(name).startswith("--")]
@@ -154,5 +165,5 @@ def active_constraints(settings: Settings) -> list[str]:
 
 
 def _differs_from_default(defaults: SamplingParams, name: str) -> bool:
-    """Whether a model asks for something else than what is built in."""
+    """Return whether the model recommends another value than the built-in one."""
     return bool(getattr(defaults, SAMPLING_FIELDS[name]) != getattr(type(defaults)(), SAMPLING_FIELDS[name]))

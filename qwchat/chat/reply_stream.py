@@ -1,4 +1,4 @@
-"""Playing one reply: from the model's events to the screen, with Ctrl-C stopping it in between."""
+"""Showing one reply: passes the model's events to the screen, and stops on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwchat.events import Done, Prefilled, TextEvent, TextStep
 
 Reply = Generator[TextEvent, None, None]
 StartReply = Callable[[Cancel], Reply]
-"""Starts a reply, given the function that says whether it is to be cancelled."""
+"""Starts a reply, given the function that tells whether to stop it."""
 
 
 def show_reply(
@@ -24,24 +24,29 @@ def show_reply(
     interrupts: Interrupts | None = None,
     already_shown: str | None = None,
 ) -> Done:
-    """Show one reply as it comes and return its end.
+    """Show one reply as it is generated.
 
     Args:
         begin: starts the reply.
-        view: where its text goes, or None where `on_event` is all that is wanted.
-        status: where progress through a long prompt goes.
-        on_event: is told every event as well.
-        interrupts: what stops the reply; Ctrl-C alone where it is left out.
-        already_shown: the beginning of the reply, where it is on the screen already.
+        view: where its text is shown; None if only `on_event` is needed.
+        status: shows the progress of the prefill.
+        on_event: called with every event.
+        interrupts: what stops the reply; only Ctrl-C if not given.
+        already_shown: the beginning of the reply, if it is already on the screen.
 
-    Whatever was shown has its line ended in every case. A request to stop ends the reply with finish_reason
-    "cancelled"; Ctrl-C after one that was not heard raises KeyboardInterrupt.
+    Returns:
+        The end of the reply. A request to stop gives it finish_reason "cancelled".
+
+    Raises:
+        KeyboardInterrupt: a second Ctrl-C, before the first one took effect.
+
+    The line on the screen is ended in every case.
     """
     shown, whole = False, None
     with interrupts or Interrupts() as interrupts:
         status.start()
         try:
-            # Closing the generator tells the session and the engine that the reply is over.
+            # Closing the generator makes the session and the engine finish the reply.
             with closing(begin(partial(_check_stop, interrupts, status))) as reply:
                 while True:
                     event = next(reply)
@@ -67,7 +72,7 @@ def show_reply(
 
 
 def _check_stop(interrupts: Interrupts, status: PrefillProgress) -> bool:
-    """Whether the reply is to stop; the engine asks within long passes too, so that a person gets an answer at once."""
+    """Return whether to stop the reply, and show it at once: the engine asks within long forward passes as well."""
     if not interrupts.stop_requested():
         return False
     status.stopping()

@@ -1,4 +1,4 @@
-"""A conversation with a model: what is asked, answered, taken back and gone on with."""
+"""A conversation with a model: asking, retrying, continuing, undoing and editing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PendingReply:
         question: id of the turn that it answers.
         settings: its settings.
         seed: its seed.
-        continued: the reply that was cut and is to be continued; None begins a new one.
+        continued: the interrupted reply that it continues; None for a new reply.
     """
 
     question: int | None
@@ -35,40 +35,41 @@ class PendingReply:
 
     @property
     def end(self) -> int | None:
-        """Id of the last turn of its prompt."""
+        """Id of the last turn in its prompt."""
         return self.question if self.continued is None else self.continued.id
 
     @property
     def continuing(self) -> bool:
-        """Whether it continues a reply."""
+        """Whether it continues an interrupted reply."""
         return self.continued is not None
 
 
 class Session:
     """A conversation with `model`, whose turns are in `tree`.
 
-    A reply takes three steps: `ask`, `retry`, `continue_reply` or `edit_question` adds the question where it is new and
-    returns the pending reply; `prompt` renders its prompt, which the caller makes fit; `stream` generates the reply.
+    A reply takes three steps. `ask`, `retry`, `continue_reply` or `edit_question` adds the message, if it is new, and
+    returns the pending reply. `prompt` renders its prompt, which the caller makes fit into the context. `stream`
+    generates the reply.
 
-    A question enters the tree when it is asked, a reply when it ends, however it ends.  A question that got no word of
-    a reply waits at the head: it can be asked again, and is left aside when another one is asked.
+    A message is added to the tree when it is asked, a reply when it ends, for whatever reason. A message without any
+    text of a reply stays at the head: it can be asked again, and becomes an alternative when another message is sent.
 
     Args:
-        model: who replies.
-        controls: settings of the replies to come.
-        system: the system prompt; None leaves that of `tree`.
-        tree: what was said before; empty if not given.
-        fingerprint: of the model's weights; replies of other models are read by their text.
+        model: generates the replies.
+        reply_settings: settings of the next replies.
+        system: the system prompt; None keeps that of `tree`.
+        tree: the conversation so far; empty if not given.
+        fingerprint: fingerprint of the model's weights; token ids of replies by other models are not reused.
 
     Attributes:
-        model: who replies.
-        tree: what was said, in all alternatives.
-        controls: settings of the replies to come.
-        defaults: what they were at the start.
-        last_settings: the settings that the newest reply was made with.
-        reply_count: how many replies were kept.
-        stopped_stats: figures of replies that were stopped before their first token, and so are not in the tree.
-        logprobs: how many of the likeliest tokens a reply names in place of each of its own; 0 is off.
+        model: generates the replies.
+        tree: the conversation with all alternatives.
+        reply_settings: settings of the next replies.
+        defaults: the settings at the start.
+        last_settings: the settings of the newest reply.
+        reply_count: how many replies were added.
+        stopped_stats: figures of replies that were stopped before their first token, which are not in the tree.
+        logprobs: how many likely alternatives a reply reports for each token; 0 is off.
     """
 
     def __init__(
@@ -82,18 +83,18 @@ class Session:
     ) -> None:
         self.model, self._fingerprint = model, fingerprint
         self.reply_settings = self.defaults = self.last_settings = reply_settings
-        self._settings_before = reply_settings  # what `reply_settings` were when the newest reply was begun
+        self._settings_before = reply_settings  # `reply_settings` when the newest reply began.
         self.reply_count = self.logprobs = 0
         self.switch_tree(Tree() if tree is None else tree)
         if system is not None:
             self.tree.set_system(system)
 
     def switch_tree(self, tree: Tree) -> None:
-        """Goes on with another conversation."""
+        """Continue with another conversation."""
         self.tree = tree
         self.stopped_stats: list[Stats] = []
         self._valid_ids: dict[int, bool] = {}
-        self._unsent_question: int | None = None  # the question that did not fit: what is asked instead takes its place
+        self._unsent_question: int | None = None  # It did not fit; the next message replaces it.
 
     @property
     def system(self) -> str | None:
@@ -106,7 +107,7 @@ class Session:
 
     @property
     def end(self) -> int | None:
-        """The turn behind which the next question goes: the head, unless that is a question without a reply."""
+        """Id of the turn that the next message follows: the head, or its parent if the head has no reply yet."""
         head = self.tree.head
         if head is not None and self.tree.node(head).role == "user":
             return self.tree.node(head).parent
@@ -114,7 +115,7 @@ class Session:
 
     @property
     def messages(self) -> list[Message]:
-        """What goes before the next question: the system prompt, where there is one, and every turn of the path."""
+        """What precedes the next message: the system prompt, if any, and every turn of the path."""
         return self.messages_to(self.end)
 
     @property
@@ -123,34 +124,34 @@ class Session:
         return [message for message in self.messages if message["role"] != "system"]
 
     def clear(self) -> None:
-        """Begin anew; the system prompt and the settings stay."""
+        """Start a new conversation; the system prompt and the settings stay."""
         self.tree.select(None)
 
     def ask(self, question: str) -> PendingReply:
-        """Add `question` to the conversation, where it stays however its reply ends."""
+        """Add a message of the user. It stays in the conversation however its reply ends."""
         return self._add_question(question, self.end, None)
 
     def retry(self, *, settings: ReplySettings | None = None, seed: int | None = None) -> PendingReply:
-        """Ask for another reply to the last question, an alternative to those it has.
+        """Ask for another reply to the last message, as an alternative.
 
         Args:
-            settings: settings for it alone.
-            seed: a random one if not given, even where one is set, since the old one would give the old reply.
+            settings: settings of this reply alone.
+            seed: its seed; random if not given, even if one is set, because the same seed would give the same reply.
 
         Raises:
-            UsageError: there is no question yet.
+            UsageError: the conversation has no message yet.
         """
         chosen = self.reply_settings if settings is None else settings
         return self._pending(self.question().id, chosen, random_seed() if seed is None else seed)
 
     def continue_reply(self) -> PendingReply:
-        """Continue the last reply where it was cut, or answer a question without a reply, as if nothing had happened.
+        """Continue the last reply where it was interrupted, or answer a message without a reply.
 
-        With the seed and the settings that it began with, save those that were changed since, the text is that of a
-        reply which was never cut.
+        The reply keeps its seed and settings, except those changed since, so that its text is the same as without the
+        interruption.
 
         Raises:
-            UsageError: the reply ended by itself.
+            UsageError: the last reply is complete.
         """
         last = self.continuable_turn()
         reply_settings = continued_settings.settings_to_continue(
@@ -166,7 +167,7 @@ class Session:
         return self.model.prompt(self.messages_to(reply.end), continuing=reply.continuing)
 
     def stream(self, reply: PendingReply, prompt: Prompt, cancel: Cancel | None = None) -> Reply:
-        """Generate `reply` to its `prompt`. What came of it stays in the conversation, however it ends."""
+        """Generate `reply`. Its text stays in the conversation however it ends."""
         self._unsent_question = None
         received = _PartialReply()
         try:
@@ -177,7 +178,7 @@ class Session:
             self._add_reply(reply, received)
 
     def continuable_turn(self) -> Node:
-        """The turn that can be gone on with. Raises UsageError: there is none."""
+        """Return the turn that can be continued. Raises UsageError if no turn can."""
         if self.tree.head is None:
             never_asked = "nothing was asked yet, so there is nothing to continue"
             raise self._nothing_left("there is nothing left to continue", never_asked)
@@ -187,15 +188,19 @@ class Session:
         return last
 
     def question(self, number: int = 1) -> Node:
-        """The `number`-th last question of the path. Raises UsageError: there are fewer."""
+        """Return the last message of the user, or the `number`-th last. Raises UsageError if there are fewer."""
         return self._last("user", number)
 
     def reply(self, number: int = 1) -> Node:
-        """The `number`-th last reply of the path. Raises UsageError: there are fewer."""
+        """Return the last reply, or the `number`-th last. Raises UsageError if there are fewer."""
         return self._last("assistant", number)
 
     def undo(self, number: int = 1) -> Node:
-        """Take back the last `number` questions with all that followed; the first of them. Raises UsageError."""
+        """Remove the last `number` messages, with all that follows, from the path. Return the first one.
+
+        Raises:
+            UsageError: there are fewer.
+        """
         if not self.tree.path():
             raise self._nothing_left(
                 "there is nothing left to undo", "nothing was asked yet, so there is nothing to undo"
@@ -205,7 +210,7 @@ class Session:
         return first
 
     def redo(self) -> int:
-        """Go forward again to where the path last went; how many turns. Raises UsageError: it goes no further."""
+        """Restore the turns that were undone last. Return how many. Raises UsageError if nothing was undone."""
         before = len(self.tree.path())
         self.tree.select(self.tree.tip(self.tree.head))
         if len(self.tree.path()) == before:
@@ -213,17 +218,18 @@ class Session:
         return len(self.tree.path()) - before
 
     def edit_question(self, number: int, text: str) -> PendingReply:
-        """Ask `text` in place of the `number`-th last question, which stays beside it."""
+        """Ask `text` instead of the `number`-th last message, which becomes an alternative. Raises UsageError."""
         return self._add_question(text, self.question(number).parent, "edited")
 
     def edit_reply(self, number: int, text: str) -> Node:
-        """Put `text` beside the `number`-th last reply, and go on from there. Raises UsageError."""
+        """Add `text` as an alternative to the `number`-th last reply and continue from it. Raises UsageError."""
         return self.tree.add("assistant", text, parent=self.reply(number).parent, note="edited")
 
     def alternatives(self) -> tuple[list[Node], int]:
-        """The turns at the last place of the path where there are several, and which of them is on it, from 0.
+        """Return the alternatives of the last turn that has any, and the index of the one on the path.
 
-        Raises UsageError: there is no such place.
+        Raises:
+            UsageError: no turn has alternatives.
         """
         for node in reversed(self.tree.path()):
             siblings = self.tree.siblings(node.id)
@@ -232,7 +238,7 @@ class Session:
         raise UsageError("there are no alternatives yet: /retry and /edit make some")
 
     def select_alternative(self, index: int) -> Node:
-        """Take the `index`-th of the alternatives, and the way that was last taken behind it. Raises UsageError."""
+        """Switch to the alternative with that index, and to the turns that last followed it. Raises UsageError."""
         siblings, _ = self.alternatives()
         if not 0 <= index < len(siblings):
             raise UsageError(f"there are {len(siblings)} alternatives, not {index + 1}")
@@ -255,15 +261,15 @@ class Session:
         return found[-number]
 
     def _nothing_left(self, left: str, never_asked: str) -> UsageError:
-        """Return the error at the beginning of a conversation: turns were taken back, or there never were any."""
+        """Return the error for an empty path: `left` if turns were undone, otherwise `never_asked`."""
         return UsageError(f"{left}: /redo goes forward again" if self.tree.nodes else never_asked)
 
     def messages_to(self, node_id: int | None) -> list[Message]:
-        """What is sent where the conversation ends with `node_id`."""
+        """Return the messages of the path that ends with `node_id`."""
         return self.tree.messages(node_id, self._has_valid_ids)
 
     def _has_valid_ids(self, node: Node) -> bool:
-        """Whether a reply's token ids are this model's and say what the reply says: a file may claim anything."""
+        """Return whether a reply's token ids belong to this model and match its text: a file may claim anything."""
         if node.token_ids is None:
             return False
         if node.id not in self._valid_ids:
@@ -292,7 +298,7 @@ class Session:
         self, question: int | None, reply_settings: ReplySettings, seed: int, continued: Node | None = None
     ) -> PendingReply:
         self.last_settings, self._settings_before = reply_settings, self.reply_settings
-        self._unsent_question = question if continued is None else None  # Until its prompt is known to fit.
+        self._unsent_question = question if continued is None else None  # Reset once its prompt fits.
         return PendingReply(question, reply_settings, seed, continued)
 
     def _add_reply(self, reply: PendingReply, received: _PartialReply) -> None:
@@ -319,7 +325,7 @@ class Session:
             else continued_settings.OWN_SETTINGS_NOTE,
             stats=None if done is None else asdict(done.stats),
             model=self._fingerprint,
-            # A beginning that something else was said to stays, as an alternative.
+            # An interrupted reply that other turns follow stays in the tree as an alternative.
             replaces=None if continued is None or self.tree.children(continued.id) else continued.id,
         )
         self._valid_ids[node.id] = node.token_ids is not None
@@ -328,7 +334,7 @@ class Session:
     def _interrupted_text(
         self, received: _PartialReply, continued: Node | None, stops: Sequence[str]
     ) -> tuple[str, Sequence[int]]:
-        """Text and token ids of a reply whose end nobody told of, up to a stop string where there is one."""
+        """Return the text and token ids of a reply that ended without a Done event, cut at its stop string."""
         if continued is not None and not self._has_valid_ids(continued):
             return continued.content + received.text, ()
         before = () if continued is None else continued.token_ids or ()
@@ -338,7 +344,7 @@ class Session:
 
 
 class _PartialReply:
-    """What has come of a reply."""
+    """The text and tokens received so far, and the end of the reply once it came."""
 
     def __init__(self) -> None:
         self.text = ""

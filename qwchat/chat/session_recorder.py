@@ -1,6 +1,6 @@
-"""The saved session behind a conversation: opened here, written event by event, left here.
+"""Records a conversation in a saved session: opens the session, writes each event, closes it.
 
-This is the one place that attaches a conversation to a session's folder. Whoever keeps more than events there (the KV
+Only this module connects a conversation to the folder of a session. Code that stores more than events there (the KV
 cache) registers with `on_fork`, `on_open`, `on_flush` and `on_close`.
 """
 
@@ -16,31 +16,31 @@ from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError
 
 ChooseSession = Callable[[Sequence[SessionEntry]], SessionEntry | None]
-"""Lets a person choose one of several sessions; None where none is wanted."""
+"""Asks the user to choose a session; None if the user cancels."""
 FolderHook = Callable[[Path], None]
-"""Told the folder of a session; raises nothing."""
+"""Called with the folder of a session. Must not raise."""
 
 
 class SessionRecorder:
-    """Keeps one conversation after another in sessions of the store.
+    """Records one conversation after another as sessions of a store.
 
-    A session's folder appears with the first turn, so that opening and leaving a chat leaves no trace.
+    The folder of a session is created with its first turn, so a chat that is closed unused leaves nothing behind.
 
     Args:
-        store: where sessions are; None keeps nothing.
-        warn: shows a person what went wrong while saving. The chat goes on.
+        store: where sessions are saved; None records nothing.
+        warn: shows the user what went wrong while saving. The chat continues.
 
     Attributes:
-        tree: the conversation that is being kept.
-        model: name of the model that replies, written into new sessions.
-        fingerprint: of its weights.
-        created: when the session began, "" before it did.
-        first_model: name of the model that it began with, "" for a new session.
-        source_folder: folder of the saved session that goes on, also where nothing is kept; None for a new one.
-        on_fork: called when a session begins with turns of the one that was left.
-        on_open: called when a session was opened, with its folder.
-        on_flush: called with its folder when a turn has ended and is on the disk.
-        on_close: called before a session is closed, with its folder; it is still locked.
+        tree: the conversation that is being recorded.
+        model: name of the current model, written into new sessions.
+        fingerprint: fingerprint of its weights.
+        created: when the session was created; "" until then.
+        first_model: name of the model that the session was created with; "" for a new session.
+        source_folder: folder of the saved session that was opened, also if nothing is recorded; None for a new one.
+        on_fork: called when a session starts with turns of the previous one.
+        on_open: called with its folder after a session was opened.
+        on_flush: called with its folder after a turn ended and was written to disk.
+        on_close: called with its folder before a session is closed, while it is still locked.
     """
 
     def __init__(self, store: SessionStore | None = None, warn: Callable[[str], None] = lambda text: None) -> None:
@@ -63,27 +63,35 @@ class SessionRecorder:
 
     @property
     def id(self) -> str | None:
-        """The session's id; None while nothing is saved."""
+        """Id of the session; None until it is saved."""
         return None if self._file is None else self._file.folder.name
 
     @property
     def name(self) -> str:
-        """The name under which the session is saved; "" while nothing is saved and where it has no name."""
+        """Name of the saved session; "" if it has none or is not saved yet."""
         return "" if self._file is None else self._file.header.name
 
     @property
     def folder(self) -> Path | None:
-        """The session's folder; None while nothing is saved."""
+        """Folder of the session; None until it is saved."""
         return None if self._file is None else self._file.folder
 
     @property
     def title(self) -> str:
-        """What the session is called, or what it would be; "" before a word."""
+        """The title that was set, or one made from the first message; "" in an empty conversation."""
         first = next((node.content for node in self.tree.nodes), "")
         return clean_line(self.tree.title or "") or title_from_question(first)
 
     def start(self, tree: Tree | None = None, name: str = "") -> Tree:
-        """Leave the session, and keep `tree` (empty if not given) in a new one called `name`; the tree."""
+        """Close the session and start a new one.
+
+        Args:
+            tree: the conversation to record; empty if not given.
+            name: of the new session.
+
+        Returns:
+            The conversation.
+        """
         self.close()
         self.tree = Tree() if tree is None else tree
         self._name, self.created, self.first_model, self.source_folder = name, "", "", None
@@ -96,10 +104,12 @@ class SessionRecorder:
         return self.tree
 
     def open(self, entry: SessionEntry) -> Tree:
-        """Leave the session and go on with a saved one; its conversation.
+        """Close the session, open a saved one and return its conversation.
 
-        Where nothing is kept, the saved session stays as it is, and may be open elsewhere. Raises SessionError: then
-        nothing has changed.
+        Without a store the saved session is only read: it is not changed, and may be open elsewhere.
+
+        Raises:
+            SessionError: the session cannot be opened. Nothing has changed then.
         """
         store = SessionStore() if self.store is None else self.store
         if self.store is None:
@@ -117,7 +127,7 @@ class SessionRecorder:
         return self.tree
 
     def set_model(self, model: str, fingerprint: str) -> str | None:
-        """Name the model that replies from now on; what to tell a person where another one did before."""
+        """Set the model that replies from now on. Return a notice if the last reply came from another model."""
         self.model, self.fingerprint = model, fingerprint
         before = next((node.model for node in reversed(self.tree.path()) if node.model is not None), None)
         if before in (None, fingerprint):
@@ -125,7 +135,7 @@ class SessionRecorder:
         return f"the last reply was another model's ({self.first_model or before}): {model} reads the conversation anew"
 
     def flush(self) -> None:
-        """Return when everything said so far is on the disk, or the person knows that it is not."""
+        """Write everything to disk, or tell the user that it failed."""
         self._save()
         if self._file is not None and not self._is_failing:
             self._attempt(self._file.sync)
@@ -134,7 +144,7 @@ class SessionRecorder:
                 hook(self._file.folder)
 
     def close(self) -> None:
-        """Write what waits, and let go of the session."""
+        """Write what is pending and release the session."""
         if self._file is None:
             return
         self.flush()
@@ -161,11 +171,11 @@ class SessionRecorder:
             if self._file.header.name != self._name:
                 self._warn(f"a session {self._name} was begun elsewhere: this one is {self.id}, without a name")
         if self._file is not None:
-            events, self._pending = self._pending, []  # What cannot be written waits in the file's care.
+            events, self._pending = self._pending, []  # The file keeps what it cannot write and retries.
             self._file.append(events)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Do what may fail, and say so once until it works again."""
+        """Run an action that may fail. Report an error once, until an action succeeds again."""
         try:
             action()
         except SessionError as error:

@@ -1,4 +1,4 @@
-"""The line of figures after a reply."""
+"""Figures of a reply: the line below it, its JSON form, totals, and why it ended early."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ StatsFormat = Literal["line", "json", "off"]
 
 
 def statistics_line(done: Done, *, sampled: bool, form: StatsFormat = "line", columns: int | None = None) -> str:
-    """The figures of a reply for people, as one JSON object for programs, or nothing.
+    """Return the figures of a reply as a line, as a JSON object, or "".
 
-    `columns`: where people's figures would be wider, drafts are left out, then words, then other figures.
+    `columns`: a wider line is shortened: first the draft tokens go, then words, then other figures.
     """
     if form == "off":
         return ""
@@ -27,11 +27,11 @@ def statistics_line(done: Done, *, sampled: bool, form: StatsFormat = "line", co
 
 
 def figures(done: Done) -> dict[str, object]:
-    """Counts in tokens, timings in seconds and tokens per second.
+    """Return token counts, seconds and tokens per second for JSON.
 
-    Of the `prompt` tokens `cached` ones were there and `read` ones were read; of a reply that was stopped the
-    others were not. Of the generated tokens `accepted` were among the `drafted` ones. Where no token came, the time
-    to the first is None.
+    Of the `prompt` tokens, `cached` were in the KV cache and `read` were evaluated; if the reply was stopped, the rest
+    were not. Of the `drafted` tokens, `accepted` became part of the reply. The time to the first token is None if the
+    reply has no token.
     """
     stats = done.stats
     first = stats.time_to_first_token
@@ -57,7 +57,7 @@ def figures(done: Done) -> dict[str, object]:
 
 
 def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
-    """Names and values: what the replies of a conversation read, wrote and took together, those without a token too."""
+    """Return names and values of the combined figures of all replies, including those without a token."""
     read = sum(stats.evaluated_tokens for stats in replies)
     cached = sum(stats.cached_tokens for stats in replies)
     generated = sum(stats.generated_tokens for stats in replies)
@@ -94,19 +94,19 @@ def _duration_and_rate(seconds: float, tokens: float) -> str:
 
 
 class _Figure(NamedTuple):
-    """A figure of the line, and how it is written where there are few columns; "" leaves it out."""
+    """A figure of the line, with a short form; "" leaves it out."""
 
     long: str
     short: str = ""
 
 
-# What a narrow line shortens, and then what it leaves out, first to last; the context stays.
+# What a narrow line shortens first, and then leaves out, in this order. The context always stays.
 _SHORTENED = ("drafts", "context", "prefill", "decode", "first", "prompt")
 _LEFT_OUT = ("prefill", "prompt", "seed", "first", "decode")
 
 
 def _fit_line(done: Done, *, sampled: bool, columns: int | None) -> str:
-    """The longest line of at most `columns` columns: whole, with fewer words, or without the least wanted parts."""
+    """Return the longest line of at most `columns` columns: in full, shortened, or without some figures."""
     parts = _figures(done, sampled=sampled)
     shown = {name: part.long for name, part in parts.items()}
     smaller = [(name, parts[name].short) for name in _SHORTENED if name in parts]
@@ -122,7 +122,7 @@ def _join(parts: Mapping[str, str]) -> str:
 
 
 def _figures(done: Done, *, sampled: bool) -> dict[str, _Figure]:
-    """The figures in their order; those of what did not happen are not there."""
+    """Return the figures in their order, without those that do not apply."""
     stats = done.stats
     parts: dict[str, _Figure] = {}
     if stats.time_to_first_token is not None:
@@ -145,7 +145,7 @@ def _figures(done: Done, *, sampled: bool) -> dict[str, _Figure]:
 
 
 def _prompt_figure(stats: Stats) -> _Figure:
-    """Tokens of the prompt, and how many of them were read; of a prompt that was not read to its end, how far."""
+    """Return the prompt tokens and how many of them were evaluated, or how far an interrupted prefill came."""
     new = f" ({stats.evaluated_tokens:,} new)" if stats.cached_tokens else ""
     if stats.unread_tokens:
         position, total = stats.prompt_tokens - stats.unread_tokens, f"{stats.prompt_tokens:,}"
@@ -155,14 +155,14 @@ def _prompt_figure(stats: Stats) -> _Figure:
 
 
 def _drafts_helped(stats: Stats) -> bool:
-    """Whether draft tokens saved a tenth of the passes: each accepted one saves the pass that would have given it."""
+    """Return whether draft tokens saved a tenth of the forward passes; each accepted one saves a pass."""
     return stats.accepted_tokens > 0 and 10 * stats.accepted_tokens >= stats.generated_tokens - 1
 
 
 def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> ArgumentMessage | None:
-    """Why a reply is shorter than the model would have it; None where the model ended it.
+    """Explain why a reply ended before the model ended it. Return None if the model did.
 
-    `chat`: in a chat, where a reply can be gone on with.
+    `chat`: in a chat, where the reply can be continued.
     """
     limit = "the token limit" if max_tokens is None else Argument("max_tokens", max_tokens)
     if done.meets_constraint and done.finish_reason in ("length", "context"):

@@ -1,4 +1,4 @@
-"""What may be typed next, as commands and attachments offer it and the editor shows it."""
+"""Completion suggestions, made by commands and mentions, shown by the editor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Insert `text` in place of the `replaced` characters before the cursor; `note` is shown beside it."""
+    """Insert `text` in place of the `replaced` characters before the cursor. `note` is shown beside it."""
 
     text: str
     replaced: int
@@ -16,9 +16,9 @@ class Suggestion:
 
 
 def match_suggestions(typed: str, choices: Iterable[tuple[str, str]]) -> list[Suggestion]:
-    """`choices` (text, note) that may be meant by `typed`, which they replace: its characters occur in order.
+    """Return the choices (text, note) that match `typed`: its characters occur in the text in this order.
 
-    Those that begin with `typed` come first, then those that contain it, each in the order given.
+    Texts that begin with `typed` come first, then those that contain it, otherwise in the given order.
     """
     wanted = typed.casefold()
     ranked = []

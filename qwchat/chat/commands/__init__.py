@@ -1,4 +1,4 @@
-"""The commands of the chat: `/name argument`. They change the session and return what is to be done next."""
+"""The slash commands of the chat. They change the session and return what to do next."""
 
 from __future__ import annotations
 
@@ -53,10 +53,13 @@ _COMMAND = re.compile(r"/([A-Za-z][A-Za-z-]*)(?:\s+(.*))?", re.DOTALL)
 
 
 def parse(text: str) -> tuple[ChatCommand, str] | None:
-    """The command that `text` gives and its argument; None where `text` is a message.
+    """Return the command in `text` and its argument; None if `text` is a message.
 
-    `//` begins a message with a slash; so does `/` followed by anything but a word (`/usr/bin` is a message), and
-    an unknown word in a text of several lines. Raises UsageError for an unknown command on a line of its own.
+    A message starts with `//` for a slash, or with a slash and anything but a word (`/usr/bin`). A text of several
+    lines that starts with an unknown word is a message as well.
+
+    Raises:
+        UsageError: an unknown command on a line of its own.
     """
     if text.strip() == "/":
         raise UsageError("a command needs a name: /help lists them (// sends a slash)")
@@ -73,12 +76,12 @@ def parse(text: str) -> tuple[ChatCommand, str] | None:
 
 
 def message_text(text: str) -> str:
-    """The message that a typed line stands for: without the first of two slashes."""
+    """Return the message that a typed line stands for: `//` at its beginning becomes `/`."""
     return text[1:] if text.startswith("//") else text
 
 
 def suggestions(context: CommandContext, text: str) -> Iterable[Suggestion]:
-    """What may follow `text`, the beginning of an input up to the cursor: more of a command, or of a mention."""
+    """Return completions for `text`, the input up to the cursor: of a command or of a mentioned file."""
     name, blank, argument = text.partition(" ")
     if not name.startswith("/") or "\n" in text:
         return mentions.suggestions(text)

@@ -1,4 +1,4 @@
-"""What a command is, what it works on and what may come of it."""
+"""Slash commands, the context in which they run, and their outcomes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Show:
     """Show `text` and stay in the chat.
 
     Attributes:
-        text: the answer of the command.
+        text: the response of the command.
         hint: advice below it, dimmed; empty for none.
-        message: a message of the conversation below that; None for none.
-        as_reply: the message is shown as replies are shown.
+        message: a message of the conversation to show below; None for none.
+        as_reply: show the message as replies are shown.
         table: a table or facts above the text; None for neither.
     """
 
@@ -37,7 +37,7 @@ class Show:
 
 @dataclass(frozen=True)
 class StreamReply:
-    """Stream the reply that `begin` asks for; `hint` is shown before."""
+    """Stream the reply that `begin` returns, after showing `hint`."""
 
     begin: Callable[[], PendingReply]
     hint: str | None = None
@@ -45,7 +45,7 @@ class StreamReply:
 
 @dataclass(frozen=True)
 class StreamSummary:
-    """Stream the summary that `begin` starts, which stands for old turns; `hint` is shown before."""
+    """Stream the summary that `begin` starts, after showing `hint`."""
 
     begin: StartReply
     hint: str
@@ -53,7 +53,7 @@ class StreamSummary:
 
 @dataclass(frozen=True)
 class Draft:
-    """The next prompt begins with `text`, to be changed and sent."""
+    """Start the next prompt with `text`, for the user to edit and send."""
 
     text: str
 
@@ -68,18 +68,18 @@ Outcome = Show | StreamReply | StreamSummary | Draft | Quit
 
 @dataclass
 class CommandContext:
-    """What commands work on.
+    """What commands can read and change.
 
     Attributes:
         session: the conversation.
-        model_name: the model's name for people.
-        view: replies on the screen.
-        written: files that were written so far.
-        attached: files that go with the next message.
-        recorder: the session that the conversation is kept in.
-        choose: lets the person choose one of several sessions; None where nobody sits.
-        settings: the settings; those of the session alone, until one that knows more takes its place.
-        persona: the personas.
+        model_name: display name of the model.
+        view: shows replies.
+        written: files that this chat has written, which it may overwrite.
+        attached: files to send with the next message.
+        recorder: records the conversation in a saved session.
+        choose: asks the user to choose a session; None if no user can be asked.
+        settings: the settings of the chat; only reply settings until they are replaced.
+        persona: the active persona.
     """
 
     session: Session
@@ -103,16 +103,16 @@ def _no_suggestions(context: CommandContext, typed: str) -> Iterable[Suggestion]
 
 @dataclass(frozen=True)
 class ChatCommand:
-    """One command.
+    """One slash command.
 
     Attributes:
-        name: what is typed behind the slash.
+        name: the word after the slash.
         argument: its argument as shown in the help; empty for none.
         summary: half a line for the list of commands.
-        run: does it. Raises QwchatError.
+        run: runs it. Raises QwchatError.
         details: more lines for `/help NAME`.
-        complete: what may follow, given what was typed of the argument.
-        aliases: other names that work, and are not listed.
+        complete: returns completions for the argument typed so far.
+        aliases: other names that work but are not listed.
     """
 
     name: str
@@ -125,5 +125,5 @@ class ChatCommand:
 
     @property
     def usage(self) -> str:
-        """How it is typed: `/save FILE`."""
+        """The command with its argument: `/save FILE`."""
         return f"/{self.name} {self.argument}".rstrip()

@@ -1,4 +1,4 @@
-"""Commands about what fills the context: files that go along, and turns that are not sent any more."""
+"""Commands that change what the model receives: attached files, and dropped or summarised turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwchat.chat.session import Session
 from qwchat.chat.suggestions import Suggestion
 from qwchat.errors import UsageError
 
-_DIGITS = 9  # of a number: more cannot be meant, and Python refuses thousands
+_DIGITS = 9  # Longer numbers make no sense, and Python refuses to parse very long ones.
 
 
 def _file(context: CommandContext, argument: str) -> Outcome:

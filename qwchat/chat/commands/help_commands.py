@@ -1,4 +1,4 @@
-"""Commands about the chat itself: help, and the way out."""
+"""The commands `/help` and `/quit`, and the index of all commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("Ctrl-D", "leave"),
 )
 
-# What the commands of other programs are called here.
+# Command names of other programs, with ours.
 _OTHER_NAMES = {
     **dict.fromkeys(("x", "leave"), "quit"),
     **dict.fromkeys(("regen", "regenerate", "again"), "retry"),
@@ -38,11 +38,11 @@ _OTHER_NAMES = {
 
 
 CommandGroups = Sequence[tuple[str, Sequence[ChatCommand]]]
-"""Commands under their titles."""
+"""Titles, each with its commands."""
 
 
 class CommandIndex:
-    """The commands of the chat, in their groups."""
+    """All commands of the chat, in groups."""
 
     def __init__(self, groups: CommandGroups) -> None:
         self.groups = [*groups, ("The chat itself", _own_commands(self))]
@@ -53,7 +53,7 @@ class CommandIndex:
         return next((command for command in self.commands if name in (command.name, *command.aliases)), None)
 
     def hint(self, name: str) -> str:
-        """Return advice for a person who typed the unknown `name`."""
+        """Return advice for the unknown command `name`."""
         name = _OTHER_NAMES.get(name, name)
         close = difflib.get_close_matches(name, [command.name for command in self.commands], n=1)
         return f"did you mean /{close[0]}?" if close else "/help lists them"
@@ -89,7 +89,7 @@ def _quit(context: CommandContext, argument: str) -> Outcome:
 
 
 def _own_commands(index: CommandIndex) -> tuple[ChatCommand, ...]:
-    """Return the commands of this module; /help is about all of `index`."""
+    """Return the commands of this module. `/help` covers all of `index`."""
     return (
         ChatCommand(
             "help",

@@ -1,4 +1,4 @@
-"""Commands about the reply on the screen: its text as it is, into the clipboard, into a file."""
+"""Commands for the last reply: show its source, copy it, write its code to files, show figures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from qwchat.events import Stats
 from qwchat.text_files import expand_path, real_path, write_atomically
 
 _BLOCK = re.compile(r"(?:code\b\s*)?(\d{1,6})?(?!\S)\s*(.*)", re.DOTALL)
-_MAX_FIGURE = 1e15  # No count of tokens and no time is more.
-_FIRST_TOKEN = "time_to_first_token"  # None where no token came
-_EXCERPT = 40  # characters of a block's first line that a suggestion shows
+_MAX_FIGURE = 1e15  # Above any token count or time.
+_FIRST_TOKEN = "time_to_first_token"  # None if the reply has no token.
+_EXCERPT = 40  # Characters of a block's first line shown beside a completion.
 
 
 def _raw(context: CommandContext, argument: str) -> Outcome:
@@ -33,7 +33,7 @@ def _raw(context: CommandContext, argument: str) -> Outcome:
 
 def _copy(context: CommandContext, argument: str) -> Outcome:
     text, label = _text_to_copy(context, argument)
-    text = sanitise(text)  # It may be pasted into a shell.
+    text = sanitise(text)  # The user may paste it into a shell.
     if not context.view.copy(text):
         raise UsageError("replies go to no terminal, so there is no clipboard: /write puts them into a file")
     advice = context.view.copy_advice(text)
@@ -41,7 +41,7 @@ def _copy(context: CommandContext, argument: str) -> Outcome:
 
 
 def _text_to_copy(context: CommandContext, argument: str) -> tuple[str, str]:
-    """The text that `/copy` is to take, and its name."""
+    """Return the text that `/copy` copies, and what to call it."""
     if not argument:
         return _last_reply(context), "the reply is"
     match = _BLOCK.fullmatch(argument)
@@ -78,7 +78,7 @@ def _stats(context: CommandContext, argument: str) -> Outcome:
 
 
 def _stats_of(kept: Mapping[str, object]) -> Stats | None:
-    """What is kept of a reply; None where that is not what this version keeps: a file may claim anything."""
+    """Return the recorded figures of a reply; None if they are invalid, since a session file may claim anything."""
     needed = {field.name for field in fields(Stats) if field.default is MISSING}
     names = {field.name for field in fields(Stats)}
     numbers = {
@@ -98,7 +98,7 @@ def _last_reply(context: CommandContext) -> str:
 
 
 def _block(context: CommandContext, wanted: str | None) -> tuple[int, str]:
-    """Number and text of a code block of the last reply: the one that is `wanted`, or the only one."""
+    """Return number and text of a code block of the last reply: the `wanted` one, or the only one."""
     blocks = context.view.code_blocks(_last_reply(context))
     if not blocks:
         raise UsageError("the last reply has no code in fences")
@@ -113,7 +113,7 @@ def _block(context: CommandContext, wanted: str | None) -> tuple[int, str]:
 
 
 def _block_choices(context: CommandContext) -> list[tuple[str, str]]:
-    """The numbers of the code blocks with the first line of each."""
+    """Return the number of each code block with its first line."""
     try:
         blocks = context.view.code_blocks(_last_reply(context))
     except UsageError:

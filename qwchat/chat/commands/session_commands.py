@@ -1,4 +1,4 @@
-"""Commands about keeping what was said: files to take away, and the sessions of this machine."""
+"""Commands for saved sessions, and for writing the conversation to a file."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _fork(context: CommandContext, argument: str) -> Outcome:
 
 
 def _check_new_name(context: CommandContext, argument: str) -> str:
-    """A name that no session has yet; "" for none."""
+    """Return `argument` after checking that no session has that name; "" stands for no name."""
     if argument and _store(context).named(check_name(argument)) is not None:
         raise UsageError(f"there is a session {argument} already: /resume {argument} goes on with it")
     return argument

@@ -1,4 +1,4 @@
-"""Commands about how replies are made: the system prompt, the settings and the personas."""
+"""Commands for the system prompt, the settings and the personas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _system(context: CommandContext, argument: str) -> Outcome:
 
 
 def _prefill_note(context: CommandContext, before: str | None) -> str:
-    """What a system prompt that is not `before` any more costs, as the end of a sentence."""
+    """Return what changing the system prompt from `before` costs, as the end of a sentence."""
     session = context.session
     if session.system == before or not session.turns:
         return ""

@@ -1,4 +1,4 @@
-"""Commands about what is said: answer again, go on, take back, change, look at the alternatives."""
+"""Commands for turns: retry, continue, undo, edit, and switch between alternatives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qwchat.conversation.tree import Node
 from qwchat.errors import UsageError
 from qwchat.request import random_seed
 
-_EXCERPT = 60  # characters of a turn that a line names
+_EXCERPT = 60  # Characters shown of a turn.
 _EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d{1,9})(?!\S))?\s?(.*)", re.DOTALL)
 _GREEDY_HINT = "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
 
@@ -32,7 +32,7 @@ def _retry(context: CommandContext, argument: str) -> Outcome:
 
 
 def _retry_settings(reply_settings: ReplySettings, defaults: ReplySettings, argument: str) -> tuple[ReplySettings, int]:
-    """Settings changed as `--name value ...` says, and the seed: a new one unless it is among them."""
+    """Return the settings changed as in `--name value ...`, and the seed: random unless it is among them."""
     words = [
         part for word in _split_words(argument) for part in (word.split("=", 1) if word.startswith("--") else [word])
     ]
@@ -127,13 +127,13 @@ def _clear(context: CommandContext, argument: str) -> Outcome:
 
 
 def excerpt(node: Node) -> str:
-    """Return the beginning of a turn on one line; of a question as it was typed, without attached files."""
+    """Return the beginning of a turn on one line; for a message, as it was typed, without attached files."""
     line = " ".join((without_files(node.content) if node.role == "user" else node.content).split())
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
 
 def _position(session: Session) -> str:
-    """Where the conversation ends now."""
+    """Return where the conversation ends now."""
     path = session.tree.path()
     if not path:
         return "the conversation is at its beginning"
