@@ -39,7 +39,7 @@ ROOM = 128  # tokens of the session's turns besides the long text
 WAYS = ("snapshot", "again")
 
 
-_TEXTS = ("LICENSE", "README.md", "docs/architecture.md", "docs/log.md")
+_TEXTS = ("LICENSE", "README.md", "docs/internals/threat-model.md", "docs/log.md")
 """The first fills a small context, and does not change: how a small model goes on depends on every word."""
 
 

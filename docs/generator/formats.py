@@ -12,7 +12,7 @@ from quant.formats import FORMATS, Format
 from quant.model_config import ModelConfig
 from quant.policy import conversion_spec, plan_tensors
 from quant.presets import DEFAULT_PRESET, PRESETS
-from qwchat.cpu.kv_cache import choose_kind
+from qwchat.cpu.kv_cache import choose_kv_kind
 from qwchat.limits import DEFAULT_CONTEXT
 
 _INTRODUCTION = """\
@@ -21,7 +21,7 @@ _INTRODUCTION = """\
 
 _SIZES = """\
 Computed for the published shapes of each model: the weights as `qwchat convert --dry-run` counts them, in GB (10⁹
-bytes) and in bits per weight of the whole model."""
+bytes)."""
 
 _CACHE = f"""\
 The KV cache grows with the context window. With `--kv auto` it is `f32` up to 128 MiB and `q8` above. In MiB, for
@@ -75,7 +75,7 @@ def weights(config: ModelConfig, preset: str) -> tuple[int, float]:
 
 def cache_bytes(config: ModelConfig, context: int) -> tuple[int, str]:
     """Return the bytes of the KV cache that `--kv auto` makes for a context, and its kind."""
-    kind = choose_kind("auto", config, context)
+    kind = choose_kv_kind("auto", config, context)
     elements = 2 * config.num_layers * config.num_kv_heads * config.head_dim * context
     return elements * 4 if kind == "f32" else elements + elements // 32 * 2, kind
 
@@ -115,12 +115,15 @@ def _format_rows() -> list[tuple[str, ...]]:
 
 
 def _size_rows() -> list[tuple[str, ...]]:
-    rows = []
-    for name, shape in SHAPES.items():
-        config = config_of(shape)
-        cells = [weights(config, preset) for preset in PRESETS]
-        rows.append((name, *(f"{size / 1e9:.1f} ({bits:.2f})" for size, bits in cells)))
-    return rows
+    configs = {name: config_of(shape) for name, shape in SHAPES.items()}
+    return [
+        (name, *(f"{weights(config, preset)[0] / 1e9:.1f}" for preset in PRESETS)) for name, config in configs.items()
+    ]
+
+
+def _bits_rows() -> list[tuple[str, ...]]:
+    configs = {name: config_of(shape) for name, shape in SHAPES.items()}
+    return [(name, *(f"{weights(config, preset)[1]:.2f}" for preset in PRESETS)) for name, config in configs.items()]
 
 
 def _cache_rows() -> list[tuple[str, ...]]:
@@ -147,7 +150,9 @@ def page() -> str:
         "and norms. The byte layout of each format is in the docstrings of `quant.formats`.",
         "## Size of a model",
         _SIZES,
-        table(["Model", *map(code, PRESETS)], _size_rows()),
+        table(["GB", *map(code, PRESETS)], _size_rows()),
+        "Bits per weight of the whole model:",
+        table(["Bits per weight", *map(code, PRESETS)], _bits_rows()),
         "## Size of the KV cache",
         _CACHE,
         table(["Model", f"{DEFAULT_CONTEXT:,} tokens", "32,768 tokens"], _cache_rows()),
