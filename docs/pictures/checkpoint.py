@@ -1,0 +1,37 @@
+"""A checkpoint in the shape of Qwen2-0.5B with random weights, for pictures that show no replies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from benchmarks.make_checkpoint import TOKENIZER_FILES, make_checkpoint
+from qwchat.models_folder import embedded_checkpoint
+
+NAME = "qwen2-0.5b-instruct"
+CONFIG = {
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+
+
+def make(home: Path) -> None:
+    """Write the checkpoint into `home`, unless it is there; its tokenizer is the embedded model's."""
+    folder = home / NAME
+    if folder.exists():
+        return
+    make_checkpoint(CONFIG, folder)
+    for name in TOKENIZER_FILES:
+        if (file := embedded_checkpoint() / name).is_file():
+            shutil.copyfile(file, folder / name)
