@@ -14,7 +14,7 @@ from quant.model_config import ModelConfig
 from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.compiled_forward import load_entry_points
 from qwchat.cpu.kernels.records import SPLIT_ATTENTION_TOKENS, SPLIT_POSITIONS
-from qwchat.cpu.kernels.thread_counts import DecodeThreads
+from qwchat.cpu.kernels.thread_counts import DecodeThreadTuner
 from qwchat.cpu.kernels.thread_team import ThreadTeam
 from qwchat.cpu.kv_cache import KVCache, choose_kv_kind, key_offsets
 from qwchat.cpu.layer_records import LAYER
@@ -63,7 +63,7 @@ class CpuDecoder:
             self._fill_weights()
         self._bound: KVCache | None = None  # whose addresses stand in the LAYER records
         self._logits: LogitsBuffer | None = None  # of head()
-        self._decode_threads = DecodeThreads(threads)
+        self._thread_tuner = DecodeThreadTuner(threads)
         records = (self._workspace.states.ctypes.data, self._records.ctypes.data)
         self._team = ThreadTeam(threads, load_entry_points(), records)
         # Of the last pass through all layers: seconds, and of one of more than SPLIT_ATTENTION_TOKENS the seconds per
@@ -200,7 +200,7 @@ class CpuDecoder:
         state, start = self._workspace.state, self.layers.start
         state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
         state["first_layer"], state["last_layer"] = layers.start - start, layers.stop - start
-        active = self._decode_threads.choose() if tokens == 1 else None
+        active = self._thread_tuner.choose() if tokens == 1 else None
         started = time.perf_counter()
         # A pass through a part of the layers takes less: then it is watched without need.
         expected = self._few_seconds if tokens <= SPLIT_ATTENTION_TOKENS else self._token_seconds * tokens
@@ -214,7 +214,7 @@ class CpuDecoder:
     def _record_seconds(self, tokens: int, seconds: float) -> None:
         """Remember how long a pass through all layers took."""
         if tokens == 1:
-            self._decode_threads.record(seconds)
+            self._thread_tuner.record(seconds)
         if tokens <= SPLIT_ATTENTION_TOKENS:
             self._few_seconds = seconds
         else:

@@ -28,12 +28,12 @@ def embed_tokens(team, member, state):
 
 
 @kernel
-def _norm_row(state, weight, row, x, packed, slot):
-    """RMSNorm of a row of the residual stream into row `slot` of `x`, and quantised into `packed`."""
+def _norm_row(state, weight, row, x, packed, target_row):
+    """RMSNorm of a row of the residual stream into row `target_row` of `x`, and quantised into `packed`."""
     columns = state.normed.columns
-    out = x + slot * columns * 4
+    out = x + target_row * columns * 4
     row_kernels.rms_norm(state.residual + row * columns * 4, weight, out, columns, state.epsilon)
-    row_kernels.quantise(out, row_kernels.packed_address(packed, columns, slot), slot, columns)
+    row_kernels.quantise(out, row_kernels.packed_address(packed, columns, target_row), target_row, columns)
 
 
 @kernel

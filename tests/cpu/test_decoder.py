@@ -12,7 +12,7 @@ from qwchat.errors import ModelError, NonFiniteLogitsError, NotEnoughMemoryError
 from qwchat.request import SamplingParams
 from tests.cpu.kernels.random_tensors import KINDS, random_packed
 from tests.cpu.random_models import config, random_folder, reference
-from tests.generation.conversations import context, conversation, generate
+from tests.generation.conversations import generate, open_context, open_conversation
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
 GREEDY = SamplingParams()
@@ -35,7 +35,7 @@ def test_logits_equal_the_decoder(changes: dict[str, object]) -> None:
     folder = random_folder(config(**changes))
     ids = IDS[:150]
     expected = reference(folder).logits(ids)
-    with context(folder, threads=2, context=512 if "rope_scaling" not in changes else 256) as built:
+    with open_context(folder, threads=2, context=512 if "rope_scaling" not in changes else 256) as built:
         error = np.abs(built.logits(ids) - expected).max()
     assert error < 1e-5 * np.abs(expected).max()
 
@@ -52,7 +52,7 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
             quantised.parts[part] *= quantised.parts[part].dtype.type(1e-4 if part == "row_scales" else 0.02)
             folder._tensors[name] = quantised
     expected = reference(folder).logits(IDS[:40])
-    with context(folder, threads=1) as built:
+    with open_context(folder, threads=1) as built:
         logits = built.logits(IDS[:40])
     # An activation next to a rounding boundary may fall to the other side: compare in the mean.
     assert np.abs(logits - expected).mean() < 2e-3 * np.abs(expected).mean()
@@ -61,7 +61,7 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
 @pytest.mark.parametrize("family", [{}, {"model_type": "qwen3", "head_dim": 64}], ids=["qwen2", "qwen3"])
 def test_neither_chunks_nor_threads_nor_history_matter(family: dict[str, object]) -> None:
     folder = random_folder(config(**family))
-    with context(folder, threads=1, context=1024) as built:
+    with open_context(folder, threads=1, context=1024) as built:
         expected = built.logits(IDS)
         for chunk in (1, 7, 8, 9, 64):
             built.truncate(0)
@@ -69,7 +69,7 @@ def test_neither_chunks_nor_threads_nor_history_matter(family: dict[str, object]
         built.truncate(519)
         assert np.array_equal(built.extend(IDS[519:], 3), expected[519:])
     for threads in (2, 3, 4):
-        with context(folder, threads=threads, context=1024) as built:
+        with open_context(folder, threads=threads, context=1024) as built:
             assert np.array_equal(built.logits(IDS), expected)
             # Many steps of one token, in which threads sit out by turns, and others between them.
             rng = np.random.default_rng(threads)
@@ -84,7 +84,7 @@ def test_neither_chunks_nor_threads_nor_history_matter(family: dict[str, object]
 def test_non_finite_weights_raise_and_do_not_linger() -> None:
     folder = random_folder(config())
     good = folder.tensor("model.layers.0.mlp.up_proj.weight").parts["values"]
-    with conversation(folder, threads=1, context=64) as built:
+    with open_conversation(folder, threads=1, context=64) as built:
         expected = built.cached.logits(IDS[:8])
         kept = good[0, 0, 0]
         good[0, 0, 0] = np.nan
@@ -101,7 +101,7 @@ def test_out_of_range_values_are_refused() -> None:
             build_decoder(folder, **options)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="head_dim is 48"):
         build_decoder(random_folder(config(hidden_size=192, num_attention_heads=4)))
-    with context(folder, threads=1) as built, pytest.raises(ValueError, match="token ids"):
+    with open_context(folder, threads=1) as built, pytest.raises(ValueError, match="token ids"):
         built.logits([301])
 
 
@@ -109,7 +109,7 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: py
     folder = random_folder(config())
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
     needed = r"KV cache of 4,096 tokens needs 4 MiB of memory, and 976\.6 KiB are free"
-    with pytest.raises(NotEnoughMemoryError, match=needed), context(folder):
+    with pytest.raises(NotEnoughMemoryError, match=needed), open_context(folder):
         pass
     monkeypatch.setattr(memory, "available_memory", lambda: None)
     monkeypatch.setattr(np, "zeros", _no_memory)

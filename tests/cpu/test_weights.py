@@ -18,9 +18,9 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 def test_only_biases_of_the_family_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_biases(model: object) -> dict[str, tuple[int, ...]]:
-        return {name: shape for name, shape in QWEN2.tensors(model).items() if not name.endswith("bias")}  # type: ignore[arg-type]
+        return {name: shape for name, shape in QWEN2.tensor_shapes(model).items() if not name.endswith("bias")}  # type: ignore[arg-type]
 
-    monkeypatch.setitem(FAMILIES, "plain", replace(QWEN2, model_type="plain", tensors=without_biases))
+    monkeypatch.setitem(FAMILIES, "plain", replace(QWEN2, model_type="plain", tensor_shapes=without_biases))
     for model_type, biased in (("qwen2", {"q_proj", "k_proj", "v_proj"}), ("plain", set())):
         folder = random_folder(config(model_type=model_type, num_hidden_layers=1))
         weights, record = Weights(folder), np.zeros((), LAYER)

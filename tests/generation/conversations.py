@@ -25,23 +25,31 @@ class Conversation:
 
 
 @contextmanager
-def conversation(folder: TensorSource, **options: Any) -> Iterator[Conversation]:
+def open_conversation(folder: TensorSource, **options: Any) -> Iterator[Conversation]:
     """A conversation over a new decoder on the CPU; `options` of `build_decoder`."""
     with closing(build_decoder(folder, **options)) as decoder:
         yield Conversation(Engine(decoder))
 
 
 @contextmanager
-def context(folder: TensorSource, **options: Any) -> Iterator[CachedContext]:
+def open_context(folder: TensorSource, **options: Any) -> Iterator[CachedContext]:
     """A context of a new decoder on the CPU; `options` of `build_decoder`."""
     with closing(build_decoder(folder, **options)) as decoder:
         yield CachedContext(decoder)
 
 
 def generate(
-    talk: Conversation, ids: Sequence[int], settings: SamplingParams, *, seed: int, usable_vocab: int, **options: Any
+    conversation: Conversation,
+    ids: Sequence[int],
+    settings: SamplingParams,
+    *,
+    seed: int,
+    usable_vocab: int,
+    **options: Any,
 ) -> Iterator[EngineEvent]:
     """Call `Engine.generate`; without speculation where `options` do not say so."""
     asked = {"speculate": False} | {name: value for name, value in options.items() if name in _FIELDS}
     call = {name: value for name, value in options.items() if name not in _FIELDS}
-    return talk.engine.generate(talk.cached, ids, Request(settings, seed, **asked), usable_vocab=usable_vocab, **call)
+    return conversation.engine.generate(
+        conversation.cached, ids, Request(settings, seed, **asked), usable_vocab=usable_vocab, **call
+    )

@@ -31,12 +31,12 @@ def decoder(request: pytest.FixtureRequest) -> Iterator[CpuDecoder]:
         yield built
 
 
-def reply(talk: Conversation, number: int, speculate: bool) -> Iterator[EngineEvent]:
+def reply(conversation: Conversation, number: int, speculate: bool) -> Iterator[EngineEvent]:
     """The reply to the `number`-th prompt, with draft tokens or without."""
     ids, settings, seed = TEXTS[number]
     # One prompt takes more than one chunk, so that there are turns within prefill too.
     ids = [*LONG, *ids] if number else ids
-    return generate(talk, ids, settings, seed=seed, usable_vocab=VOCAB, max_tokens=60, speculate=speculate)
+    return generate(conversation, ids, settings, seed=seed, usable_vocab=VOCAB, max_tokens=60, speculate=speculate)
 
 
 def essence(event: EngineEvent) -> object:
@@ -50,10 +50,10 @@ def test_two_conversations_interleaved_token_by_token(decoder: CpuDecoder, specu
     engine.draft_policy = Eager()
     alone = []
     for number in range(len(TEXTS)):
-        talk = Conversation(engine)
-        alone.append(([essence(event) for event in reply(talk, number, speculate)], talk.cached.ids))
-    talks = [Conversation(engine) for _ in TEXTS]
-    running = {number: reply(talk, number, speculate) for number, talk in enumerate(talks)}
+        conversation = Conversation(engine)
+        alone.append(([essence(event) for event in reply(conversation, number, speculate)], conversation.cached.ids))
+    conversations = [Conversation(engine) for _ in TEXTS]
+    running = {number: reply(conversation, number, speculate) for number, conversation in enumerate(conversations)}
     found: list[list[object]] = [[] for _ in TEXTS]
     while running:
         for number, events in list(running.items()):
@@ -64,12 +64,12 @@ def test_two_conversations_interleaved_token_by_token(decoder: CpuDecoder, specu
                 found[number].append(essence(event))
     assert found == [events for events, _ in alone]
     assert min(sum(isinstance(event, TokenStep) for event in events) for events in found) == 60
-    for talk, (_, ids) in zip(talks, alone, strict=True):
-        assert np.array_equal(talk.cached.ids, ids)
+    for conversation, (_, ids) in zip(conversations, alone, strict=True):
+        assert np.array_equal(conversation.cached.ids, ids)
         # The caches hold what belongs to these tokens, too.
         fresh = CachedContext(decoder)
         fresh.extend(ids.tolist())
-        assert np.array_equal(talk.cached.extend([1, 2]), fresh.extend([1, 2]))
+        assert np.array_equal(conversation.cached.extend([1, 2]), fresh.extend([1, 2]))
 
 
 def test_a_context_takes_over_what_another_holds(decoder: CpuDecoder) -> None:

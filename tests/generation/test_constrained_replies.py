@@ -16,7 +16,7 @@ from qwchat.generation.sampling import log_probabilities
 from qwchat.generation.speculation import DraftPolicy
 from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
-from tests.generation.conversations import Conversation, conversation, generate
+from tests.generation.conversations import Conversation, generate, open_conversation
 
 VOCAB = 41
 STOP = 40
@@ -84,106 +84,110 @@ class Mask:
 
 
 @pytest.fixture(scope="module")
-def talk() -> Iterator[Conversation]:
-    with conversation(random_folder(config(vocab_size=VOCAB), 0), threads=2, context=192) as built:
+def conversation() -> Iterator[Conversation]:
+    with open_conversation(random_folder(config(vocab_size=VOCAB), 0), threads=2, context=192) as built:
         built.engine.draft_policy = Eager()
         yield built
 
 
 def run(
-    talk: Conversation, mask: Mask | None, settings: SamplingParams = GREEDY, **options: object
+    conversation: Conversation, mask: Mask | None, settings: SamplingParams = GREEDY, **options: object
 ) -> tuple[list[int], Finished]:
-    talk.cached.truncate(0)
+    conversation.cached.truncate(0)
     values = {"seed": 3, "usable_vocab": VOCAB, "stop_ids": frozenset([STOP]), **options}
-    *events, end = generate(talk, PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
+    *events, end = generate(conversation, PROMPT, settings, mask=mask, **values)  # type: ignore[arg-type]
     assert isinstance(end, Finished)
     return [event.token_id for event in events if isinstance(event, TokenStep)], end
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "warm", "penalties"])
-def test_the_text_is_the_same_with_and_without_speculation(talk: Conversation, settings: SamplingParams) -> None:
+def test_the_text_is_the_same_with_and_without_speculation(
+    conversation: Conversation, settings: SamplingParams
+) -> None:
     accepted = 0
     for seed in range(6):
-        plain, first = run(talk, Mask(), settings, seed=seed, max_tokens=80)
+        plain, first = run(conversation, Mask(), settings, seed=seed, max_tokens=80)
         mask = Mask()
-        found, end = run(talk, mask, settings, seed=seed, max_tokens=80, speculate=True)
+        found, end = run(conversation, mask, settings, seed=seed, max_tokens=80, speculate=True)
         assert found == plain == mask.said
         assert (end.reason, len(found)) == (first.reason, 80)
         accepted += end.stats.accepted_tokens
-        assert talk.cached.ids.tolist() == [*PROMPT, *found[:-1]]
+        assert conversation.cached.ids.tolist() == [*PROMPT, *found[:-1]]
     assert accepted > 100
 
 
-def test_only_what_is_allowed_is_said(talk: Conversation) -> None:
+def test_only_what_is_allowed_is_said(conversation: Conversation) -> None:
     hot = SamplingParams(temperature=5.0)
-    unbound, _ = run(talk, None, hot, max_tokens=60)
-    bound, _ = run(talk, Mask(), hot, max_tokens=60, speculate=True)
+    unbound, _ = run(conversation, None, hot, max_tokens=60)
+    bound, _ = run(conversation, Mask(), hot, max_tokens=60, speculate=True)
     assert any((a + b) % 3 == 0 for a, b in pairwise(unbound))
     for place, token in enumerate(bound):
         assert token == place % 6 if place % 6 in (4, 5) else place == 0 or (token + bound[place - 1]) % 3
 
 
-def test_drafts_that_it_rules_out_are_not_even_read(talk: Conversation) -> None:
+def test_drafts_that_it_rules_out_are_not_even_read(conversation: Conversation) -> None:
     mask = Mask()
-    _, end = run(talk, mask, max_tokens=80, speculate=True)
+    _, end = run(conversation, mask, max_tokens=80, speculate=True)
     assert any(mask.asked)
     assert end.stats.drafted_tokens > end.stats.accepted_tokens > 0
 
 
-def test_what_is_forced_is_read_along(talk: Conversation) -> None:
-    kept, talk.engine.draft_policy = talk.engine.draft_policy, DraftPolicy()
+def test_what_is_forced_is_read_along(conversation: Conversation) -> None:
+    kept, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
     try:
-        _, end = run(talk, Mask(), seed=1, max_tokens=60, speculate=True)
+        _, end = run(conversation, Mask(), seed=1, max_tokens=60, speculate=True)
     finally:
-        talk.engine.draft_policy = kept
+        conversation.engine.draft_policy = kept
     assert end.stats.accepted_tokens >= 18  # Two of every six.
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_the_reply_ends_where_nothing_can_follow(talk: Conversation, speculate: bool) -> None:
+def test_the_reply_ends_where_nothing_can_follow(conversation: Conversation, speculate: bool) -> None:
     for last in (0, 1, 5, 6, 20):
-        found, end = run(talk, Mask(last), speculate=speculate)
+        found, end = run(conversation, Mask(last), speculate=speculate)
         assert (len(found), end.reason) == (last, "stop")
-    found, end = run(talk, Mask(6), speculate=speculate, max_tokens=6)
+    found, end = run(conversation, Mask(6), speculate=speculate, max_tokens=6)
     assert (len(found), end.reason) == (6, "stop")
-    found, end = run(talk, Mask(6), speculate=speculate, max_tokens=5)
+    found, end = run(conversation, Mask(6), speculate=speculate, max_tokens=5)
     assert (len(found), end.reason) == (5, "length")
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_the_mask_may_bring_the_reply_to_an_end(talk: Conversation, speculate: bool) -> None:
-    found, end = run(talk, Mask(closing=True), speculate=speculate, max_tokens=30)
+def test_the_mask_may_bring_the_reply_to_an_end(conversation: Conversation, speculate: bool) -> None:
+    found, end = run(conversation, Mask(closing=True), speculate=speculate, max_tokens=30)
     assert (len(found), found[-1], end.reason) == (30, 7, "length")
-    found, end = run(talk, Mask(closing=True), speculate=speculate)
-    assert (len(found), found[-1], end.reason) == (talk.engine.decoder.context + 1 - len(PROMPT), 7, "context")
+    found, end = run(conversation, Mask(closing=True), speculate=speculate)
+    assert (len(found), found[-1], end.reason) == (conversation.engine.decoder.context + 1 - len(PROMPT), 7, "context")
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_the_mask_may_end_the_reply_before_a_token(talk: Conversation, speculate: bool) -> None:
+def test_the_mask_may_end_the_reply_before_a_token(conversation: Conversation, speculate: bool) -> None:
     class Ending(Mask):
         finished = False
 
-    found, end = run(talk, Ending(-1), speculate=speculate, max_tokens=9)
+    found, end = run(conversation, Ending(-1), speculate=speculate, max_tokens=9)
     assert (len(found), end.reason) == (4, "length")
-    assert talk.cached.ids.tolist()[: len(PROMPT) + 3] == [*PROMPT, *found[:3]]
+    assert conversation.cached.ids.tolist()[: len(PROMPT) + 3] == [*PROMPT, *found[:3]]
 
 
-def test_nothing_allowed_is_an_error(talk: Conversation) -> None:
+def test_nothing_allowed_is_an_error(conversation: Conversation) -> None:
     class Closed(Mask):
         def allowed(self) -> NDArray[np.uint8]:
             return np.zeros(6, np.uint8)
 
     with pytest.raises(ConstraintError, match="leaves no token to choose from"):
-        run(talk, Closed())
+        run(conversation, Closed())
 
 
-def test_log_probabilities_are_those_of_the_model(talk: Conversation) -> None:
-    talk.cached.truncate(0)
+def test_log_probabilities_are_those_of_the_model(conversation: Conversation) -> None:
+    conversation.cached.truncate(0)
     warm = SamplingParams(temperature=2.0, top_k=3, repeat_penalty=1.5)
-    events = list(generate(talk, PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5))
+    events = list(
+        generate(conversation, PROMPT, warm, seed=3, usable_vocab=VOCAB, mask=Mask(), logprobs=4, max_tokens=5)
+    )
     steps = [event for event in events if isinstance(event, TokenStep)]
     tokens = [step.token_id for step in steps]
-    logits = talk.cached.logits([*PROMPT, *tokens])[len(PROMPT) - 1 : -1]
+    logits = conversation.cached.logits([*PROMPT, *tokens])[len(PROMPT) - 1 : -1]
     for step, row in zip(steps, logits.astype(np.float64), strict=True):
         expected = row - row.max() - np.log(np.exp(row - row.max()).sum())
         assert step.logprob == pytest.approx(expected[step.token_id], abs=1e-5)

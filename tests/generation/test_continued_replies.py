@@ -11,21 +11,27 @@ import pytest
 from qwchat.events import EngineEvent, Finished, TokenStep
 from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
-from tests.generation.conversations import Conversation, conversation, generate
+from tests.generation.conversations import Conversation, generate, open_conversation
 from tests.generation.test_speculative_replies import SETTINGS, VOCAB, Eager, prompt
 
 LENGTH = 70
 
 
 @pytest.fixture(scope="module", params=["f32", "q8"])
-def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
-    with conversation(random_folder(config(vocab_size=VOCAB), 1), threads=2, context=192, kv=request.param) as built:
+def conversation(request: pytest.FixtureRequest) -> Iterator[Conversation]:
+    with open_conversation(
+        random_folder(config(vocab_size=VOCAB), 1), threads=2, context=192, kv=request.param
+    ) as built:
         built.engine.draft_policy = Eager()
         yield built
 
 
-def run(talk: Conversation, ids: list[int], settings: SamplingParams, **options: Any) -> tuple[list[int], Finished]:
-    found: list[EngineEvent] = list(generate(talk, ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options))
+def run(
+    conversation: Conversation, ids: list[int], settings: SamplingParams, **options: Any
+) -> tuple[list[int], Finished]:
+    found: list[EngineEvent] = list(
+        generate(conversation, ids, settings, **{"seed": 7, "usable_vocab": VOCAB} | options)
+    )
     end = found[-1]
     assert isinstance(end, Finished)
     return [event.token_id for event in found if isinstance(event, TokenStep)], end
@@ -33,15 +39,15 @@ def run(talk: Conversation, ids: list[int], settings: SamplingParams, **options:
 
 @pytest.mark.parametrize("speculate", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
-def test_cut_by_length_and_continued(talk: Conversation, settings: SamplingParams, speculate: bool) -> None:
+def test_cut_by_length_and_continued(conversation: Conversation, settings: SamplingParams, speculate: bool) -> None:
     ids = prompt(5)
-    talk.cached.truncate(0)
-    whole, _ = run(talk, ids, settings, max_tokens=LENGTH)
+    conversation.cached.truncate(0)
+    whole, _ = run(conversation, ids, settings, max_tokens=LENGTH)
     for cut in (1, 2, 23, 40, LENGTH - 1):
-        before, end = run(talk, ids, settings, max_tokens=cut, speculate=speculate)
+        before, end = run(conversation, ids, settings, max_tokens=cut, speculate=speculate)
         assert (before, end.reason) == (whole[:cut], "length")
         after, end = run(
-            talk,
+            conversation,
             [*ids, *before],
             settings,
             max_tokens=LENGTH - cut,
@@ -56,17 +62,17 @@ def test_cut_by_length_and_continued(talk: Conversation, settings: SamplingParam
 
 
 @pytest.mark.parametrize("speculate", [False, True])
-def test_cancelled_many_times_at_any_token(talk: Conversation, speculate: bool) -> None:
+def test_cancelled_many_times_at_any_token(conversation: Conversation, speculate: bool) -> None:
     ids, settings = prompt(6), SETTINGS[3]
-    talk.cached.truncate(0)
-    whole, _ = run(talk, ids, settings, max_tokens=LENGTH)
+    conversation.cached.truncate(0)
+    whole, _ = run(conversation, ids, settings, max_tokens=LENGTH)
     rng = np.random.default_rng(3)
     said: list[int] = []
     while len(said) < LENGTH:
         wanted = min(int(rng.integers(1, 9)), LENGTH - len(said))
         found: list[int] = []
         events = generate(
-            talk,
+            conversation,
             [*ids, *said],
             settings,
             seed=7,
@@ -88,7 +94,10 @@ def test_cancelled_many_times_at_any_token(talk: Conversation, speculate: bool) 
 def test_a_reply_that_filled_the_context_is_continued_in_a_longer_one() -> None:
     folder = random_folder(config(vocab_size=VOCAB), 1)
     ids = prompt(2)
-    with conversation(folder, threads=1, context=64) as short, conversation(folder, threads=1, context=96) as long:
+    with (
+        open_conversation(folder, threads=1, context=64) as short,
+        open_conversation(folder, threads=1, context=96) as long,
+    ):
         whole, _ = run(long, ids, SETTINGS[2], max_tokens=50)
         before, end = run(short, ids, SETTINGS[2])
         assert end.reason == "context"
@@ -97,16 +106,16 @@ def test_a_reply_that_filled_the_context_is_continued_in_a_longer_one() -> None:
         assert before + after == whole
 
 
-def test_an_endless_loop_is_ended_and_can_be_gone_on_with(talk: Conversation) -> None:
+def test_an_endless_loop_is_ended_and_can_be_gone_on_with(conversation: Conversation) -> None:
     ids, greedy = prompt(3), SETTINGS[0]
-    talk.cached.truncate(0)
-    whole, end = run(talk, ids, greedy)
+    conversation.cached.truncate(0)
+    whole, end = run(conversation, ids, greedy)
     assert end.reason == "context"
     for speculate in (False, True):
-        cut, end = run(talk, ids, greedy, loop_guard=40, speculate=speculate)
+        cut, end = run(conversation, ids, greedy, loop_guard=40, speculate=speculate)
         assert end.reason == "repetition"
         assert 40 < len(cut) < len(whole)
         assert cut == whole[: len(cut)]
-        after, end = run(talk, [*ids, *cut], greedy, loop_guard=1000, continued=len(cut), speculate=speculate)
+        after, end = run(conversation, [*ids, *cut], greedy, loop_guard=1000, continued=len(cut), speculate=speculate)
         assert cut + after == whole
         assert end.reason == "context"

@@ -9,14 +9,14 @@ from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.events import Finished, Prefilled, TokenStep
 from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
-from tests.generation.conversations import conversation, generate
+from tests.generation.conversations import generate, open_conversation
 
 IDS = np.random.default_rng(3).integers(0, 301, 700).tolist()
 GREEDY = SamplingParams()
 
 
 def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
-    with conversation(random_folder(config()), threads=2, context=256) as built:
+    with open_conversation(random_folder(config()), threads=2, context=256) as built:
         run = {"seed": 1, "usable_vocab": 301, "max_tokens": 20}
         events = list(generate(built, IDS[:140], GREEDY, **run))
         tokens = [event.token_id for event in events if isinstance(event, TokenStep)]
@@ -31,7 +31,7 @@ def test_generate_reuses_the_cache_and_gives_the_same_tokens() -> None:
 
 
 def test_how_generation_ends() -> None:
-    with conversation(random_folder(config()), threads=1, context=64) as built:
+    with open_conversation(random_folder(config()), threads=1, context=64) as built:
 
         def reason(ids: list[int], **options: object) -> str:
             settings = {"seed": 0, "usable_vocab": 301} | options
@@ -53,6 +53,6 @@ def test_how_generation_ends() -> None:
 
 
 def test_padding_rows_are_never_chosen() -> None:
-    with conversation(random_folder(config()), threads=1, context=64) as built:
+    with open_conversation(random_folder(config()), threads=1, context=64) as built:
         steps = generate(built, IDS[:5], SamplingParams(temperature=5.0), seed=3, usable_vocab=17)
         assert all(event.token_id < 17 for event in steps if isinstance(event, TokenStep))

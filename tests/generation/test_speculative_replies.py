@@ -16,7 +16,7 @@ from qwchat.generation.sampling import Sampler
 from qwchat.generation.speculation import DraftPolicy
 from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
-from tests.generation.conversations import Conversation, conversation, generate
+from tests.generation.conversations import Conversation, generate, open_conversation
 from tests.tiers import count
 
 VOCAB = 41
@@ -38,9 +38,9 @@ class Eager(DraftPolicy):
 
 
 @pytest.fixture(scope="module", params=[(0, "f32"), (1, "f32"), (2, "q8")], ids=str)
-def talk(request: pytest.FixtureRequest) -> Iterator[Conversation]:
+def conversation(request: pytest.FixtureRequest) -> Iterator[Conversation]:
     seed, kv = request.param
-    with conversation(random_folder(config(vocab_size=VOCAB), seed), threads=2, context=192, kv=kv) as built:
+    with open_conversation(random_folder(config(vocab_size=VOCAB), seed), threads=2, context=192, kv=kv) as built:
         built.engine.draft_policy = Eager()
         yield built
 
@@ -49,21 +49,23 @@ def steps(found: list[EngineEvent]) -> list[int]:
     return [event.token_id for event in found if isinstance(event, TokenStep)]
 
 
-def both(talk: Conversation, ids: list[int], settings: SamplingParams, **options: Any) -> tuple[list[int], Finished]:
+def both(
+    conversation: Conversation, ids: list[int], settings: SamplingParams, **options: Any
+) -> tuple[list[int], Finished]:
     """Tokens and end with speculation, after a check that they, and the cache, are those without it."""
     options = {"seed": 7, "usable_vocab": VOCAB} | options
-    talk.cached.truncate(0)
-    plain = list(generate(talk, ids, settings, **options))
-    cached = talk.cached.ids
-    talk.cached.truncate(0)
-    found = list(generate(talk, ids, settings, speculate=True, **options))
+    conversation.cached.truncate(0)
+    plain = list(generate(conversation, ids, settings, **options))
+    cached = conversation.cached.ids
+    conversation.cached.truncate(0)
+    found = list(generate(conversation, ids, settings, speculate=True, **options))
     end, expected = found[-1], plain[-1]
     assert isinstance(end, Finished)
     assert isinstance(expected, Finished)
     assert steps(found) == steps(plain)
     assert end.reason == expected.reason
     assert end.stats.generated_tokens == expected.stats.generated_tokens
-    assert np.array_equal(talk.cached.ids, cached)
+    assert np.array_equal(conversation.cached.ids, cached)
     return steps(found), end
 
 
@@ -76,50 +78,50 @@ def prompt(seed: int, repeated: bool = True) -> list[int]:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "penalties", "warm", "all", "repeating"])
-def test_the_text_is_the_same(talk: Conversation, settings: SamplingParams) -> None:
+def test_the_text_is_the_same(conversation: Conversation, settings: SamplingParams) -> None:
     accepted = drafted = 0
     for seed in range(count(12, 4)):
-        _, end = both(talk, prompt(seed), settings, seed=seed, max_tokens=90)
+        _, end = both(conversation, prompt(seed), settings, seed=seed, max_tokens=90)
         accepted += end.stats.accepted_tokens
         drafted += end.stats.drafted_tokens
     assert drafted > count(50, 10)
     assert 0 < accepted <= drafted
 
 
-def test_the_cache_holds_what_a_fresh_one_would(talk: Conversation) -> None:
-    tokens, end = both(talk, prompt(3), GREEDY, max_tokens=70)
+def test_the_cache_holds_what_a_fresh_one_would(conversation: Conversation) -> None:
+    tokens, end = both(conversation, prompt(3), GREEDY, max_tokens=70)
     assert end.stats.accepted_tokens > 20
     ids = [*prompt(3), *tokens]
-    following = talk.cached.extend(ids[talk.cached.length :])
-    assert np.array_equal(following[-1], talk.cached.logits(ids)[-1])
+    following = conversation.cached.extend(ids[conversation.cached.length :])
+    assert np.array_equal(following[-1], conversation.cached.logits(ids)[-1])
 
 
-def test_the_policy_of_every_day_keeps_the_text_too(talk: Conversation) -> None:
-    kept, talk.engine.draft_policy = talk.engine.draft_policy, DraftPolicy()
+def test_the_policy_of_every_day_keeps_the_text_too(conversation: Conversation) -> None:
+    kept, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
     try:
         for seed in range(6):
-            both(talk, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
+            both(conversation, prompt(seed), SETTINGS[seed % len(SETTINGS)], max_tokens=120)
     finally:
-        talk.engine.draft_policy = kept
+        conversation.engine.draft_policy = kept
 
 
-def looping(talk: Conversation) -> tuple[list[int], list[int]]:
+def looping(conversation: Conversation) -> tuple[list[int], list[int]]:
     """A prompt and its greedy continuation, most of which is accepted drafts."""
     for seed in range(40):
-        tokens, end = both(talk, prompt(seed), GREEDY, max_tokens=60)
+        tokens, end = both(conversation, prompt(seed), GREEDY, max_tokens=60)
         if end.stats.accepted_tokens > 35:
             return prompt(seed), tokens
     raise AssertionError("no prompt leads into a loop")
 
 
-def test_ends_inside_an_accepted_draft(talk: Conversation) -> None:
-    ids, tokens = looping(talk)
+def test_ends_inside_an_accepted_draft(conversation: Conversation) -> None:
+    ids, tokens = looping(conversation)
     for length in range(30, 60):
-        _, end = both(talk, ids, GREEDY, max_tokens=length)
+        _, end = both(conversation, ids, GREEDY, max_tokens=length)
         assert (end.reason, end.stats.generated_tokens) == ("length", length)
     for stop in set(tokens[40:48]):
         first = tokens.index(stop)
-        found, end = both(talk, ids, GREEDY, stop_ids=frozenset([stop]), max_tokens=60)
+        found, end = both(conversation, ids, GREEDY, stop_ids=frozenset([stop]), max_tokens=60)
         assert (end.reason, found) == ("stop", tokens[:first])
 
 
@@ -132,23 +134,23 @@ def test_stop_tokens_are_not_drafted_and_room_is_kept() -> None:
     assert Drafter(text[:-1], DraftPolicy(), frozenset()).draft(7) == []
 
 
-def test_the_context_fills_to_the_last_position(talk: Conversation) -> None:
-    ids, _ = looping(talk)
+def test_the_context_fills_to_the_last_position(conversation: Conversation) -> None:
+    ids, _ = looping(conversation)
     for extra in range(8):
-        found, end = both(talk, [*ids[:8], *ids[:extra], *ids[8:]], GREEDY)
+        found, end = both(conversation, [*ids[:8], *ids[:extra], *ids[8:]], GREEDY)
         assert end.reason == "context"
-        assert talk.cached.length == talk.engine.decoder.context
-        assert len(ids) + extra + len(found) == talk.engine.decoder.context + 1
+        assert conversation.cached.length == conversation.engine.decoder.context
+        assert len(ids) + extra + len(found) == conversation.engine.decoder.context + 1
 
 
-def test_cancel_and_dropping_anywhere(talk: Conversation) -> None:
-    ids, tokens = looping(talk)
+def test_cancel_and_dropping_anywhere(conversation: Conversation) -> None:
+    ids, tokens = looping(conversation)
     for number in (1, 2, 30, 41, 42, 43, 44, 45, 46, 47):
         for drop in (True, False):
-            talk.cached.truncate(0)
+            conversation.cached.truncate(0)
             seen: list[int] = []
             run = generate(
-                talk,
+                conversation,
                 ids,
                 GREEDY,
                 seed=7,
@@ -159,28 +161,28 @@ def test_cancel_and_dropping_anywhere(talk: Conversation) -> None:
             for event in run:
                 if isinstance(event, TokenStep):
                     seen.append(event.token_id)
-                    assert talk.cached.ids.tolist() == [*ids, *seen[:-1]]
+                    assert conversation.cached.ids.tolist() == [*ids, *seen[:-1]]
                     if drop and len(seen) == number:
                         break
             if not drop:
                 assert isinstance(event, Finished)
                 assert event.reason == "cancelled"
             assert seen == tokens[:number]
-            assert talk.cached.ids.tolist() == [*ids, *seen[:-1]]
-            both_after = talk.cached.extend(seen[-1:])[-1]
-            assert np.array_equal(both_after, talk.cached.logits([*ids, *seen])[-1])
+            assert conversation.cached.ids.tolist() == [*ids, *seen[:-1]]
+            both_after = conversation.cached.extend(seen[-1:])[-1]
+            assert np.array_equal(both_after, conversation.cached.logits([*ids, *seen])[-1])
 
 
-def test_what_was_read_ahead_is_gone_after_truncating(talk: Conversation) -> None:
+def test_what_was_read_ahead_is_gone_after_truncating(conversation: Conversation) -> None:
     ids = np.array(prompt(0), np.int64)
-    talk.cached.truncate(0)
-    talk.cached.evaluate(ids, len(ids), 30)
-    assert talk.cached.length == 30
-    assert talk.cached.accept(int(ids[30]))
-    assert not talk.cached.accept(int(ids[31]) + 1)
-    talk.cached.truncate(31)
-    assert not talk.cached.accept(int(ids[31]))
-    assert talk.cached.ids.tolist() == ids[:31].tolist()
+    conversation.cached.truncate(0)
+    conversation.cached.evaluate(ids, len(ids), 30)
+    assert conversation.cached.length == 30
+    assert conversation.cached.accept(int(ids[30]))
+    assert not conversation.cached.accept(int(ids[31]) + 1)
+    conversation.cached.truncate(31)
+    assert not conversation.cached.accept(int(ids[31]))
+    assert conversation.cached.ids.tolist() == ids[:31].tolist()
 
 
 @pytest.mark.slow

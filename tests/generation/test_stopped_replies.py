@@ -14,7 +14,7 @@ import pytest
 from qwchat.events import EngineEvent, Finished, Prefilled, TokenStep
 from qwchat.request import SamplingParams
 from tests.cpu.random_models import config, random_folder
-from tests.generation.conversations import Conversation, conversation, generate
+from tests.generation.conversations import Conversation, generate, open_conversation
 
 IDS = np.random.default_rng(8).integers(0, 301, 700).tolist()
 CHUNK = 128
@@ -22,17 +22,19 @@ SETTINGS = SamplingParams(temperature=0.7)
 
 
 @pytest.fixture(params=["f32", "q8"])
-def talk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conversation]:
+def conversation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conversation]:
     """A conversation all of whose passes can be stopped, as those of a big model can."""
     monkeypatch.setattr("qwchat.cpu.decoder._CANCELLABLE_SECONDS", 0.0)
-    with conversation(random_folder(config()), threads=2, context=1024, kv=request.param) as built:
+    with open_conversation(random_folder(config()), threads=2, context=1024, kv=request.param) as built:
         yield built
 
 
-def events(talk: Conversation, said: list[int], cancel: Callable[[], bool] | None = None) -> Iterator[EngineEvent]:
+def events(
+    conversation: Conversation, said: list[int], cancel: Callable[[], bool] | None = None
+) -> Iterator[EngineEvent]:
     """The reply to IDS, or the rest of it behind `said`."""
     return generate(
-        talk,
+        conversation,
         [*IDS, *said],
         SETTINGS,
         seed=1,
@@ -69,11 +71,11 @@ class Stop:
 
 
 @pytest.mark.parametrize("passes", [0, 1, 3])
-def test_what_was_read_before_the_stop_is_counted_and_kept(talk: Conversation, passes: int) -> None:
-    expected = tokens(events(talk, []))
-    talk.cached.truncate(0)
+def test_what_was_read_before_the_stop_is_counted_and_kept(conversation: Conversation, passes: int) -> None:
+    expected = tokens(events(conversation, []))
+    conversation.cached.truncate(0)
     stop = Stop(passes)
-    *before, end = (stop.note(event) for event in events(talk, [], stop))
+    *before, end = (stop.note(event) for event in events(conversation, [], stop))
     assert isinstance(end, Finished)
     assert [event.done for event in before if isinstance(event, Prefilled)] == [
         CHUNK * number for number in range(1, passes + 1)
@@ -82,42 +84,42 @@ def test_what_was_read_before_the_stop_is_counted_and_kept(talk: Conversation, p
     assert (end.reason, stats.prompt_tokens, stats.evaluated_tokens) == ("cancelled", 700, CHUNK * passes)
     assert (stats.time_to_first_token, stats.generated_tokens, stats.decode_seconds) == (None, 0, 0.0)
     assert stats.prefill_rate == (CHUNK * passes / stats.prefill_seconds if passes else 0.0)
-    assert talk.cached.length == stats.context_used == CHUNK * passes
-    *_, end = again = list(events(talk, []))
+    assert conversation.cached.length == stats.context_used == CHUNK * passes
+    *_, end = again = list(events(conversation, []))
     assert isinstance(end, Finished)
     assert (end.stats.cached_tokens, end.stats.unread_tokens) == (CHUNK * passes, 0)
     assert tokens(iter(again)) == expected
 
 
-def test_the_text_is_the_same_wherever_passes_were_stopped(talk: Conversation) -> None:
-    expected = tokens(events(talk, []))
+def test_the_text_is_the_same_wherever_passes_were_stopped(conversation: Conversation) -> None:
+    expected = tokens(events(conversation, []))
     rng = np.random.default_rng(0)
     stops = 0
     while stops < 30:
-        talk.cached.truncate(int(rng.integers(0, 700)))
+        conversation.cached.truncate(int(rng.integers(0, 700)))
         said: list[int] = []
         while len(said) < len(expected):
             end = time.perf_counter() + float(rng.uniform(0, 0.01))
-            found = list(events(talk, said, lambda end=end: time.perf_counter() > end))  # type: ignore[misc]
+            found = list(events(conversation, said, lambda end=end: time.perf_counter() > end))  # type: ignore[misc]
             said += tokens(iter(found))
             stops += isinstance(found[-1], Finished) and found[-1].reason == "cancelled"
         assert said == expected
 
 
-def test_another_prompt_after_a_stop_finds_a_whole_cache(talk: Conversation) -> None:
+def test_another_prompt_after_a_stop_finds_a_whole_cache(conversation: Conversation) -> None:
     other = [*IDS[:300], *IDS[10:200]]
-    expected = talk.cached.logits(other)
-    talk.cached.truncate(0)
+    expected = conversation.cached.logits(other)
+    conversation.cached.truncate(0)
     for seconds in (0.0, 2e-4, 5e-4, 1e-3, 2e-3):
-        list(events(talk, [], Stop(0, seconds)))
-        talk.cached.truncate(300)
-        start = talk.cached.length
-        assert np.array_equal(talk.cached.extend(other[start:]), expected[start:])
+        list(events(conversation, [], Stop(0, seconds)))
+        conversation.cached.truncate(300)
+        start = conversation.cached.length
+        assert np.array_equal(conversation.cached.extend(other[start:]), expected[start:])
 
 
-def make_endless(talk: Conversation) -> None:
+def make_endless(conversation: Conversation) -> None:
     """Let a pass wait until it is stopped: however slow a machine is, it ends then and not before."""
-    team = talk.engine.decoder._team
+    team = conversation.engine.decoder._team
     lead = team._entry_points.lead
 
     def slow(*arguments: int) -> None:
@@ -129,48 +131,53 @@ def make_endless(talk: Conversation) -> None:
     team._entry_points = team._entry_points._replace(lead=slow)
 
 
-@pytest.mark.parametrize("work", [lambda talk: list(events(talk, [])), lambda talk: talk.cached.extend(IDS[CHUNK:])])
-def test_ctrl_c_ends_a_pass_that_would_take_long(talk: Conversation, work: Callable[[Conversation], object]) -> None:
-    expected = tokens(events(talk, []))
-    talk.cached.truncate(CHUNK)
-    entry_points = talk.engine.decoder._team._entry_points
-    make_endless(talk)
+@pytest.mark.parametrize(
+    "work",
+    [lambda conversation: list(events(conversation, [])), lambda conversation: conversation.cached.extend(IDS[CHUNK:])],
+)
+def test_ctrl_c_ends_a_pass_that_would_take_long(
+    conversation: Conversation, work: Callable[[Conversation], object]
+) -> None:
+    expected = tokens(events(conversation, []))
+    conversation.cached.truncate(CHUNK)
+    entry_points = conversation.engine.decoder._team._entry_points
+    make_endless(conversation)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            work(talk)
+            work(conversation)
     finally:
         signal.signal(signal.SIGINT, before)
         timer.join()
-    talk.engine.decoder._team._entry_points = entry_points
-    assert talk.cached.length == CHUNK
-    assert tokens(events(talk, [])) == expected
+    conversation.engine.decoder._team._entry_points = entry_points
+    assert conversation.cached.length == CHUNK
+    assert tokens(events(conversation, [])) == expected
 
 
-def test_a_request_from_another_thread_ends_a_pass_that_would_take_long(talk: Conversation) -> None:
-    make_endless(talk)
+def test_a_request_from_another_thread_ends_a_pass_that_would_take_long(conversation: Conversation) -> None:
+    make_endless(conversation)
     asked = threading.Event()
     timer = threading.Timer(0.2, asked.set)
     timer.start()
-    (end,) = events(talk, [], asked.is_set)
+    (end,) = events(conversation, [], asked.is_set)
     timer.join()
     assert isinstance(end, Finished)
     assert (end.reason, end.stats.evaluated_tokens) == ("cancelled", 0)
 
 
-def test_a_token_of_a_slow_model_is_stopped_too(talk: Conversation) -> None:
-    expected = tokens(events(talk, []))
+def test_a_token_of_a_slow_model_is_stopped_too(conversation: Conversation) -> None:
+    expected = tokens(events(conversation, []))
     found: list[EngineEvent] = []
-    entry_points = talk.engine.decoder._team._entry_points
+    entry_points = conversation.engine.decoder._team._entry_points
     asked = threading.Event()
-    for event in events(talk, [], asked.is_set):
+    for event in events(conversation, [], asked.is_set):
         found.append(event)
         if len(tokens(iter(found))) == 3 and not asked.is_set():
-            make_endless(talk)
+            make_endless(conversation)
             threading.Timer(0.2, asked.set).start()
     assert isinstance(found[-1], Finished)
     assert (found[-1].reason, found[-1].stats.generated_tokens) == ("cancelled", 3)
-    talk.engine.decoder._team._entry_points = entry_points
-    assert tokens(events(talk, expected[:3])) == expected[3:]
+    conversation.engine.decoder._team._entry_points = entry_points
+    assert tokens(events(conversation, expected[:3])) == expected[3:]

@@ -34,18 +34,18 @@ Line = Callable[[int, Any], Any]  # a column or a row, and k, to an address
 
 
 def _zeros(builder: Any, rows: int, columns: int) -> list[list[Any]]:
-    slots = [[cgutils.alloca_once(builder, V16F) for _ in range(columns)] for _ in range(rows)]
-    for row in slots:
-        for slot in row:
-            builder.store(simd.constant(V16F, 0.0), slot)
-    return slots
+    sums = [[cgutils.alloca_once(builder, V16F) for _ in range(columns)] for _ in range(rows)]
+    for row in sums:
+        for total in row:
+            builder.store(simd.constant(V16F, 0.0), total)
+    return sums
 
 
-def _store(builder: Any, slots: list[list[Any]], out: Any, row_bytes: Any, column_bytes: Any) -> None:
-    for row, columns in enumerate(slots):
-        for column, slot in enumerate(columns):
+def _store(builder: Any, sums: list[list[Any]], out: Any, row_bytes: Any, column_bytes: Any) -> None:
+    for row, columns in enumerate(sums):
+        for column, total in enumerate(columns):
             offset = builder.add(builder.mul(row_bytes, I64(row)), builder.mul(column_bytes, I64(column)))
-            simd.emit_store(builder, builder.add(out, offset), builder.load(slot), 4)
+            simd.emit_store(builder, builder.add(out, offset), builder.load(total), 4)
 
 
 def _splat_at(builder: Any, address: Any, llvm_type: Any) -> Any:
@@ -59,16 +59,16 @@ def _sum_products(builder: Any, shape: tuple[int, int], count: Any, lines: Line,
     """
     chains = [_zeros(builder, *shape) for _ in range(2)]
     with cgutils.for_range(builder, builder.lshr(count, I64(1))) as loop:
-        for parity, slots in enumerate(chains):
+        for parity, sums in enumerate(chains):
             k = builder.add(builder.mul(loop.index, I64(2)), I64(parity))
             vectors = [simd.emit_load(builder, lines(column, k), V16F, 4) for column in range(shape[1])]
-            for row, columns in enumerate(slots):
+            for row, columns in enumerate(sums):
                 factor = _splat_at(builder, value(row, k), F32)
-                for vector, slot in zip(vectors, columns, strict=True):
-                    builder.store(simd.emit_fma(builder, vector, factor, builder.load(slot)), slot)
+                for vector, total in zip(vectors, columns, strict=True):
+                    builder.store(simd.emit_fma(builder, vector, factor, builder.load(total)), total)
     for even, odd in zip(*chains, strict=True):
-        for slot, other in zip(even, odd, strict=True):
-            builder.store(builder.fadd(builder.load(slot), builder.load(other)), slot)
+        for total, other in zip(even, odd, strict=True):
+            builder.store(builder.fadd(builder.load(total), builder.load(other)), total)
     return chains[0]
 
 
@@ -83,11 +83,11 @@ def _f32_scores(builder: Any, shape: tuple[int, int], keys: Any, head_dim: Any, 
 
 
 def _q8_scores(
-    builder: Any, slots: list[list[Any]], keys: Any, key_scales: Any, head_dim: Any, queries: tuple[Any, Any, Any]
+    builder: Any, sums: list[list[Any]], keys: Any, key_scales: Any, head_dim: Any, queries: tuple[Any, Any, Any]
 ) -> None:
     """`out[row, lane] = sum over blocks of 32: key_scale * x_scale * (offset + sum(code * x8))`."""
     x8, x_scales, x_corrections = queries
-    rows, tiles = len(slots), len(slots[0])
+    rows, tiles = len(sums), len(sums[0])
     blocks = builder.lshr(head_dim, I64(5))
     tile_bytes, scale_bytes = builder.mul(head_dim, I64(16)), builder.mul(head_dim, I64(1))
     with cgutils.for_range(builder, blocks) as loop:
@@ -122,12 +122,12 @@ def _q8_scores(
             builder.fpext(simd.emit_load(builder, builder.add(here, builder.mul(scale_bytes, I64(t))), halves, 2), V16F)
             for t in range(tiles)
         ]
-        for row, columns in enumerate(slots):
+        for row, columns in enumerate(sums):
             x_scale = _splat_at(builder, builder.add(x_scales, at[row]), F32)
-            for tile, slot in enumerate(columns):
+            for tile, total in enumerate(columns):
                 dot = builder.sitofp(dots[row][tile], V16F)
                 scale = builder.fmul(scales[tile], x_scale)
-                builder.store(simd.emit_fma(builder, dot, scale, builder.load(slot)), slot)
+                builder.store(simd.emit_fma(builder, dot, scale, builder.load(total)), total)
 
 
 @intrinsic
@@ -136,12 +136,12 @@ def _scores_tile(typing, kind, keys, key_scales, head_dim, x, x8, x_scales, x_co
         kind, keys, key_scales, head_dim, x, x8, x_scales, x_corrections, out = values
         with builder.if_else(builder.icmp_signed("==", kind, I64(KV_Q8))) as (if_q8, if_f32):
             with if_q8:
-                slots = _zeros(builder, *_SCORE_TILE)
-                _q8_scores(builder, slots, keys, key_scales, head_dim, (x8, x_scales, x_corrections))
-                _store(builder, slots, out, I64(_ROW_BYTES), I64(64))
+                sums = _zeros(builder, *_SCORE_TILE)
+                _q8_scores(builder, sums, keys, key_scales, head_dim, (x8, x_scales, x_corrections))
+                _store(builder, sums, out, I64(_ROW_BYTES), I64(64))
             with if_f32:
-                slots = _f32_scores(builder, _SCORE_TILE, keys, head_dim, x)
-                _store(builder, slots, out, I64(_ROW_BYTES), I64(64))
+                sums = _f32_scores(builder, _SCORE_TILE, keys, head_dim, x)
+                _store(builder, sums, out, I64(_ROW_BYTES), I64(64))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 9), generate
@@ -161,8 +161,8 @@ def _emit_f32_values(builder: Any, operands: tuple[Any, ...]) -> None:
     def weight(row: int, k: Any) -> Any:
         return builder.add(weights, builder.add(builder.mul(k, I64(4)), I64(_ROW_BYTES * row)))
 
-    slots = _sum_products(builder, _F32_VALUE_TILE, positions, line, weight)
-    _store(builder, slots, out, out_bytes, I64(64))
+    sums = _sum_products(builder, _F32_VALUE_TILE, positions, line, weight)
+    _store(builder, sums, out, out_bytes, I64(64))
 
 
 def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
@@ -174,9 +174,9 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
     rows, columns = _Q8_VALUE_TILE
     shorts = ir.VectorType(I16, 32)
     eight = simd.constant(shorts, 8)
-    slots = [[cgutils.alloca_once(builder, V16I) for _ in range(columns)] for _ in range(rows)]
-    for slot in (slot for row_slots in slots for slot in row_slots):
-        builder.store(simd.constant(V16I, 0), slot)
+    sums = [[cgutils.alloca_once(builder, V16I) for _ in range(columns)] for _ in range(rows)]
+    for total in (total for row_sums in sums for total in row_sums):
+        builder.store(simd.constant(V16I, 0), total)
     with cgutils.for_range(builder, builder.lshr(positions, I64(2))) as loop:
         for line in (0, 64):
             simd.emit_prefetch(
@@ -190,16 +190,16 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
             pairs[1].append(builder.ashr(line, eight))
         at = builder.add(weights, builder.mul(loop.index, I64(8)))
         for pair, lines in enumerate(pairs):
-            for row, row_slots in enumerate(slots):
+            for row, row_sums in enumerate(sums):
                 weight = _splat_at(builder, builder.add(at, I64(_ROW_BYTES // 2 * row + 4 * pair)), I32)
-                for line, slot in zip(lines, row_slots, strict=True):
-                    total = simd.emit_dot16(builder, builder.load(slot), builder.bitcast(line, V16I), weight)
-                    builder.store(simd.emit_pin(builder, total), slot)
-    for row, row_slots in enumerate(slots):
+                for line, total in zip(lines, row_sums, strict=True):
+                    updated = simd.emit_dot16(builder, builder.load(total), builder.bitcast(line, V16I), weight)
+                    builder.store(simd.emit_pin(builder, updated), total)
+    for row, row_sums in enumerate(sums):
         scale = _splat_at(builder, builder.add(weight_scales, I64(4 * row)), F32)
-        for column, slot in enumerate(row_slots):
+        for column, total in enumerate(row_sums):
             offset = builder.add(builder.mul(out_bytes, I64(row)), I64(64 * column))
-            value = builder.fmul(builder.sitofp(builder.load(slot), V16F), scale)
+            value = builder.fmul(builder.sitofp(builder.load(total), V16F), scale)
             simd.emit_store(builder, builder.add(out, offset), value, 4)
 
 

@@ -258,8 +258,8 @@ def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep_f32, s
         row_kernels.silu_multiply(gates, ups, gates, tokens * BLOCK)
         for token in range(tokens):
             row = gates + token * _SUM_BYTES
-            slot = row_kernels.packed_address(target.packed, target.columns, token)
-            row_kernels.quantise(row, slot + pair * PACKED_BLOCK_BYTES, token, BLOCK)
+            block = row_kernels.packed_address(target.packed, target.columns, token)
+            row_kernels.quantise(row, block + pair * PACKED_BLOCK_BYTES, token, BLOCK)
             if keep_f32:
                 out = target.x + (token * target.columns + pair * BLOCK) * 4
                 for column in range(0, BLOCK * 4, 64):

@@ -132,9 +132,9 @@ def _emit_register_tile(
     bytes_, words, floats = (ir.VectorType(*each) for each in ((I8, 4 * lanes), (I32, lanes), (F32, lanes)))
     pairs = [(row, token) for token in tokens for row in rows]
     addresses = {(row, token): builder.add(sums, I64(_SUM_BYTES * token + 4 * row)) for row, token in pairs}
-    slots = dict(zip(pairs, accumulators(builder, len(pairs), lanes), strict=True))
-    for pair, slot in slots.items():
-        builder.store(simd.emit_load(builder, addresses[pair], floats, 4 * lanes), slot)
+    totals = dict(zip(pairs, accumulators(builder, len(pairs), lanes), strict=True))
+    for pair, total in totals.items():
+        builder.store(simd.emit_load(builder, addresses[pair], floats, 4 * lanes), total)
     with cgutils.for_range(builder, operands.blocks) as loop:
         block = emit_address(builder, operands.panel, loop.index, PANEL_BLOCK_BYTES)
         here = emit_address(builder, x, loop.index, PACKED_BLOCK_BYTES)
@@ -161,6 +161,6 @@ def _emit_register_tile(
             scale = load(_TILES * _CODE_BYTES + 4 * row, floats)
             for token in tokens:
                 x_scale = emit_token_factor(builder, here, token, 0, F32, lanes)
-                emit_accumulate(builder, slots[row, token], dots[row, token], scale, x_scale)
-    for pair, slot in slots.items():
-        simd.emit_store(builder, addresses[pair], builder.load(slot), 4 * lanes)
+                emit_accumulate(builder, totals[row, token], dots[row, token], scale, x_scale)
+    for pair, total in totals.items():
+        simd.emit_store(builder, addresses[pair], builder.load(total), 4 * lanes)

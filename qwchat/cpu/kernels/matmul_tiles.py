@@ -59,16 +59,16 @@ def emit_address(builder: Any, base: Any, index: Any, step: int | Any) -> Any:
 def accumulators(builder: Any, count: int, lanes: int = 16) -> list[Any]:
     """Variables for sums of f32 lanes; LLVM keeps them in registers."""
     vector = ir.VectorType(F32, lanes)
-    slots = [cgutils.alloca_once(builder, vector) for _ in range(count)]
-    for slot in slots:
-        builder.store(simd.constant(vector, 0.0), slot)
-    return slots
+    sums = [cgutils.alloca_once(builder, vector) for _ in range(count)]
+    for total in sums:
+        builder.store(simd.constant(vector, 0.0), total)
+    return sums
 
 
-def _store_rows(builder: Any, slots: Sequence[Any], vectors: TileVectors, lane: int = 0) -> None:
-    for row, slot in enumerate(slots):
+def _store_rows(builder: Any, sums: Sequence[Any], vectors: TileVectors, lane: int = 0) -> None:
+    for row, total in enumerate(sums):
         address = emit_address(builder, builder.add(vectors.out, I64(4 * lane)), I64(row), vectors.out_stride)
-        simd.emit_store(builder, address, builder.load(slot), 4)
+        simd.emit_store(builder, address, builder.load(total), 4)
 
 
 def _prefetch(builder: Any, address: Any, size: int) -> None:
@@ -176,36 +176,36 @@ def emit_initial_dot(builder: Any, offset: Any, zero: Any) -> Any:
     return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, CORRECTED_ZERO.bit_length() - 1))
 
 
-def emit_token_factor(builder: Any, block: Any, slot: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
-    """The scale (`part` 0) or the offset (1) of one slot of a packed block, in every lane."""
-    address = builder.add(block, I64(TOKEN_LANES * (BLOCK + 4 * part) + 4 * slot))
+def emit_token_factor(builder: Any, block: Any, lane: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
+    """The scale (`part` 0) or the offset (1) of one lane of a packed block, in every lane."""
+    address = builder.add(block, I64(TOKEN_LANES * (BLOCK + 4 * part) + 4 * lane))
     return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4), lanes)
 
 
-def emit_accumulate(builder: Any, slot: Any, dot: Any, scale: Any, x_scale: Any) -> None:
-    """`slot += dot * (scale * x_scale)`; `dot` is exact, since it stays below 2**24."""
+def emit_accumulate(builder: Any, total: Any, dot: Any, scale: Any, x_scale: Any) -> None:
+    """`total += dot * (scale * x_scale)`; `dot` is exact, since it stays below 2**24."""
     product = builder.fmul(scale, x_scale)
-    total = simd.emit_fma(builder, builder.sitofp(dot, scale.type), product, builder.load(slot))
-    builder.store(simd.emit_pin(builder, total), slot)
+    updated = simd.emit_fma(builder, builder.sitofp(dot, scale.type), product, builder.load(total))
+    builder.store(simd.emit_pin(builder, updated), total)
 
 
 def emit_integer_tile(builder: Any, fmt: IntegerFormat, count: int, weights: TileWeights, vectors: TileVectors) -> None:
     """`out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))` for `count` vectors."""
-    slots = {strip: accumulators(builder, count, strip.lanes) for strip in tile_strips()}
+    sums = {strip: accumulators(builder, count, strip.lanes) for strip in tile_strips()}
     blocks = builder.lshr(vectors.columns, I64(5))
     with cgutils.for_range(builder, blocks) as loop:
         block = (loop.index, emit_group(builder, fmt, weights, loop.index))
         _prefetch_block(builder, fmt, weights, loop.index, blocks)
         first = emit_address(builder, vectors.x, loop.index, PACKED_BLOCK_BYTES)
-        for strip, sums in slots.items():
+        for strip, strip_sums in sums.items():
             here = simd.emit_pin(builder, first)
             groups = [
                 emit_address(builder, here, I64(group), vectors.x_stride) for group in range(-(-count // TOKEN_LANES))
             ]
             places = [(groups[number // TOKEN_LANES], number % TOKEN_LANES) for number in range(count)]
-            _emit_block(builder, (fmt, strip), weights, block, list(zip(places, sums, strict=True)))
-    for strip, sums in slots.items():
-        _store_rows(builder, sums, vectors, strip.lane)
+            _emit_block(builder, (fmt, strip), weights, block, list(zip(places, strip_sums, strict=True)))
+    for strip, strip_sums in sums.items():
+        _store_rows(builder, strip_sums, vectors, strip.lane)
 
 
 def _emit_block(
@@ -215,7 +215,7 @@ def _emit_block(
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
 ) -> None:
-    """A strip of a block (and its group) times `vectors`: pairs of a place (TOKEN_LANES tokens, slot) and a sum."""
+    """A strip of a block (and its group) times `vectors`: pairs of a place (TOKEN_LANES tokens, lane) and a sum."""
     number, group = block
     fmt, strip = what
     _, bits = emit_scale(builder, fmt, weights, group, strip)
@@ -226,19 +226,19 @@ def _emit_block(
         shift = builder.mul(simd.emit_pin(builder, bits), simd.constant(bits.type, fmt.shift))
         zero = builder.sub(simd.constant(bits.type, zero), shift)
     dots = [
-        emit_initial_dot(builder, emit_token_factor(builder, x, slot, 1, I32, strip.lanes), zero)
-        for (x, slot), _ in vectors
+        emit_initial_dot(builder, emit_token_factor(builder, x, lane, 1, I32, strip.lanes), zero)
+        for (x, lane), _ in vectors
     ]
     lines = emit_weight_bytes(builder, fmt, emit_address(builder, weights.codes, number, block_bytes(fmt)), strip)
     for line_number, line in enumerate(lines):
-        for index, ((x, slot), _) in enumerate(vectors):
-            address = builder.add(x, I64(slot * BLOCK + 4 * line_number))
+        for index, ((x, lane), _) in enumerate(vectors):
+            address = builder.add(x, I64(lane * BLOCK + 4 * line_number))
             x4 = simd.emit_bytes4(builder, address, strip.lanes)
             dots[index] = simd.emit_pin(builder, simd.emit_offset_dot(builder, dots[index], line, x4))
     # Loaded again, which costs less than a register meanwhile.
     scale, _ = emit_scale(builder, fmt, weights, simd.emit_pin(builder, group), strip)
-    for ((x, slot), total), dot in zip(vectors, dots, strict=True):
-        emit_accumulate(builder, total, dot, scale, emit_token_factor(builder, x, slot, 0, F32, strip.lanes))
+    for ((x, lane), total), dot in zip(vectors, dots, strict=True):
+        emit_accumulate(builder, total, dot, scale, emit_token_factor(builder, x, lane, 0, F32, strip.lanes))
 
 
 def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, vectors: TileVectors) -> None:
@@ -247,7 +247,7 @@ def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, v
     Even and odd columns are summed apart and added at the end: two chains hide the latency of the multiply-add.
     """
     width = 32 if kind == BF16 else 64
-    slots = [accumulators(builder, count) for _ in range(2)]
+    chains = [accumulators(builder, count) for _ in range(2)]
     with cgutils.for_range(builder, builder.lshr(vectors.columns, I64(1))) as loop:
         address = emit_address(builder, weights.codes, loop.index, 2 * width)
         if count <= 2:
@@ -256,10 +256,10 @@ def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, v
         for parity in range(2):
             place = builder.add(address, I64(width * parity))
             line = simd.emit_bf16(builder, place) if kind == BF16 else simd.emit_load(builder, place, V16F, 4)
-            for row, slot in enumerate(slots[parity]):
+            for row, total in enumerate(chains[parity]):
                 here = builder.add(emit_address(builder, column, I64(row), vectors.x_stride), I64(4 * parity))
                 value = simd.emit_splat(builder, simd.emit_load(builder, here, F32, 4))
-                builder.store(simd.emit_fma(builder, line, value, builder.load(slot)), slot)
-    for even, odd in zip(*slots, strict=True):
+                builder.store(simd.emit_fma(builder, line, value, builder.load(total)), total)
+    for even, odd in zip(*chains, strict=True):
         builder.store(builder.fadd(builder.load(even), builder.load(odd)), even)
-    _store_rows(builder, slots[0], vectors)
+    _store_rows(builder, chains[0], vectors)

@@ -38,17 +38,17 @@ def _dots(typing, rounds, seed):
         start = simd.emit_splat(builder, builder.trunc(seed, simd.I32), simd_level.lanes())
         line = ir.VectorType(simd.I8, 4 * simd_level.lanes())
         operand = builder.bitcast(start, line)
-        slots = [cgutils.alloca_once(builder, start.type) for _ in range(PROBE_CHAINS)]
-        for slot in slots:
-            builder.store(start, slot)
+        chains = [cgutils.alloca_once(builder, start.type) for _ in range(PROBE_CHAINS)]
+        for chain in chains:
+            builder.store(start, chain)
         with cgutils.for_range(builder, rounds):
-            for slot in slots:
+            for chain in chains:
                 # The chain's own value is an operand, so that the compiler cannot merge the chains.
-                mixed = builder.bitcast(builder.load(slot), line)
-                builder.store(simd.emit_offset_dot(builder, builder.load(slot), operand, mixed), slot)
-        total = builder.load(slots[0])
-        for slot in slots[1:]:
-            total = builder.add(total, builder.load(slot))
+                mixed = builder.bitcast(builder.load(chain), line)
+                builder.store(simd.emit_offset_dot(builder, builder.load(chain), operand, mixed), chain)
+        total = builder.load(chains[0])
+        for chain in chains[1:]:
+            total = builder.add(total, builder.load(chain))
         return builder.zext(builder.extract_element(total, simd.I32(0)), simd.I64)
 
     return types.int64(types.int64, types.int64), generate

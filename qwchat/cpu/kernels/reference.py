@@ -27,11 +27,11 @@ def packed_activations(x: Floats) -> NDArray[np.uint8]:
     groups, blocks = -(-len(x) // TOKEN_LANES), x.shape[1] // BLOCK
     result = np.zeros((groups, blocks, PACKED_BLOCK_BYTES), np.uint8)
     for token in range(len(x)):
-        group, slot = divmod(token, TOKEN_LANES)
+        group, lane = divmod(token, TOKEN_LANES)
         here = result[group]
-        here[:, slot * BLOCK : (slot + 1) * BLOCK] = codes[token].reshape(blocks, BLOCK).view(np.uint8)
-        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, slot] = scales[token]
-        here[:, TOKEN_LANES * BLOCK :].view(np.int32)[:, TOKEN_LANES + slot] = -128 * sums[token]
+        here[:, lane * BLOCK : (lane + 1) * BLOCK] = codes[token].reshape(blocks, BLOCK).view(np.uint8)
+        here[:, TOKEN_LANES * BLOCK :].view(np.float32)[:, lane] = scales[token]
+        here[:, TOKEN_LANES * BLOCK :].view(np.int32)[:, TOKEN_LANES + lane] = -128 * sums[token]
     return result
 
 

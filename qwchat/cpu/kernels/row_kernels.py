@@ -88,11 +88,11 @@ def packed_address(packed, columns, row):
 def quantise(x, packed, row, columns):
     """One row f32 -> i8 in blocks of 32: `x8 = rint(x * 127 / max|x|)`, with each block's scale and offset.
 
-    `packed`: address of the first block (see records.ACTIVATIONS), in which it takes slot `row % TOKEN_LANES`.  A
+    `packed`: address of the first block (see records.ACTIVATIONS), in which it takes token_lane `row % TOKEN_LANES`.  A
     non-finite value makes its scale NaN, so that it reaches the logits and is reported there instead of becoming some
     finite number here.
     """
-    slot = row % TOKEN_LANES
+    token_lane = row % TOKEN_LANES
     for block in range(columns // BLOCK):
         low = simd.load_f32(x + block * 128)
         high = simd.load_f32(x + block * 128 + 64)
@@ -101,11 +101,11 @@ def quantise(x, packed, row, columns):
         first = simd.round_to_i32(simd.multiply(low, inverse))
         second = simd.round_to_i32(simd.multiply(high, inverse))
         out = packed + block * PACKED_BLOCK_BYTES
-        simd.store_i8(out + slot * BLOCK, first)
-        simd.store_i8(out + slot * BLOCK + 16, second)
-        simd.poke_f32(out + TOKEN_LANES * BLOCK + slot * 4, largest / _INT8_MAX + largest * _ZERO)
+        simd.store_i8(out + token_lane * BLOCK, first)
+        simd.store_i8(out + token_lane * BLOCK + 16, second)
+        simd.poke_f32(out + TOKEN_LANES * BLOCK + token_lane * 4, largest / _INT8_MAX + largest * _ZERO)
         total = simd.sum_lanes_i32(_add(first, second))
-        simd.poke_i32(out + TOKEN_LANES * (BLOCK + 4) + slot * 4, np.int32(-128 * total))
+        simd.poke_i32(out + TOKEN_LANES * (BLOCK + 4) + token_lane * 4, np.int32(-128 * total))
 
 
 @kernel

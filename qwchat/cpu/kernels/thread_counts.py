@@ -78,7 +78,7 @@ def default_threads() -> int:
     return max(1, cores if math.isinf(quota) else min(cores, math.ceil(quota)))
 
 
-class DecodeThreads:
+class DecodeThreadTuner:
     """How many of `size` threads a step of one token needs: often a few saturate the memory (Ryzen 7950X: 4 of 16).
 
     Half as many are tried against the present number, in turn, as long as that is not slower.  With one or two threads

@@ -86,7 +86,7 @@ def test_this_machine_has_a_count() -> None:
 
 def run(size: int, seconds: Callable[[int], float], steps: int) -> list[int]:
     """The counts chosen in a row of steps that take `seconds(count)`."""
-    decode, chosen = thread_counts.DecodeThreads(size), []
+    decode, chosen = thread_counts.DecodeThreadTuner(size), []
     for _ in range(steps):
         chosen.append(decode.choose())
         decode.record(seconds(chosen[-1]))
