@@ -1,13 +1,13 @@
-"""What is left of the speed when other processes take cores: busy loops, each pinned to a core, beside a model.
+"""Measure how much speed a model keeps while busy loops occupy cores of the machine.
 
     python -m benchmarks.busy_core models/qwen2-0.5b-instruct-q4
     python -m benchmarks.busy_core models/qwen2-0.5b-instruct-q4 --threads 4 --rounds 9
 
-Every round measures each case once, so that slow and fast minutes of the machine fall on all of them alike; figures
-are medians.  A measurement during which other processes took more than a tenth of a core is repeated, up to three
-times.  With autogroup scheduling (sysctl kernel.sched_autogroup_enabled) a loop in a session of its own gets as
-large a share of its core as all of the engine's threads together, one in our session as much as one thread: both are
-measured.  Linux only.  Ends with one JSON line.
+Each loop is pinned to a core. Every round measures each case once, so that fast and slow minutes of the machine affect
+all cases alike; figures are medians. A measurement during which other processes used more than a tenth of a core is
+repeated up to three times. With autogroup scheduling (sysctl kernel.sched_autogroup_enabled), a loop in a session of
+its own gets as large a share of its core as all threads of the engine together, and a loop in our session as much as
+one thread. Both cases are measured. Linux only. Prints one JSON line at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from qwchat.api import Model
 from qwchat.events import Finished
 from qwchat.request import Request, SamplingParams
 
-_SETTLE = 0.5  # seconds between the cases, so that none suffers from the one before
+_SETTLE = 0.5  # seconds between cases, so that one does not affect the next
 _DISTURBED, _ATTEMPTS = 0.1, 4
 
 _LOOP = """
@@ -47,7 +47,7 @@ while True:
 
 @dataclass(frozen=True)
 class Case:
-    """Busy loops on the last `loops` cores, in sessions of their own or in ours."""
+    """Number of busy loops, which occupy the last cores, and their session: their own or ours."""
 
     name: str
     loops: int
@@ -65,7 +65,7 @@ CASES = (
 
 @contextmanager
 def busy_loop(core: int, own_session: bool) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that keeps `core` busy."""
+    """Keep `core` busy with a process until the context ends."""
     command = [sys.executable, "-S", "-c", _LOOP, str(core)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=own_session)
     try:
@@ -78,7 +78,7 @@ def busy_loop(core: int, own_session: bool) -> Iterator[subprocess.Popen[bytes]]
 
 
 def speeds(model: Model, prompt: int, new: int) -> tuple[float, float]:
-    """Tokens per second of prefill and of decode."""
+    """Return tokens per second of prefill and of decode."""
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, prompt).tolist()
     model.cached_context.truncate(0)
     request = Request(SamplingParams(), seed=0, max_tokens=new + 1, speculate=False)
@@ -88,7 +88,7 @@ def speeds(model: Model, prompt: int, new: int) -> tuple[float, float]:
 
 
 def _used(processes: Sequence[subprocess.Popen[bytes]]) -> float:
-    """Seconds of processor time that all but this process and `processes` have used since the machine started."""
+    """Return the CPU seconds of all processes but this one and `processes` since the machine started."""
     clock = os.sysconf("SC_CLK_TCK")
     user, nice, system = Path("/proc/stat").read_text().split()[1:4]
     ours = sum(os.times()[:2])
@@ -101,7 +101,11 @@ def _used(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 def undisturbed(
     model: Model, loops: Sequence[subprocess.Popen[bytes]], prompt: int, new: int
 ) -> tuple[float, tuple[float, float]]:
-    """The share of a core that others took, and :func:`speeds`, of the least disturbed of a few attempts."""
+    """Measure until other processes take less than a tenth of a core, at most four times.
+
+    Returns:
+        The share of a core that other processes took, and `speeds`, both of the least disturbed attempt.
+    """
     found = []
     for _ in range(_ATTEMPTS):
         time.sleep(_SETTLE)
@@ -114,7 +118,7 @@ def undisturbed(
 
 
 def measure(model: Model, rounds: int, prompt: int, new: int) -> tuple[dict[str, tuple[float, float]], float]:
-    """Medians of :func:`speeds` by case, and the largest share of a core that others took from one that counts."""
+    """Return the medians of `speeds` by case, and the largest share of a core that other processes took."""
     cores = sorted(usable_processors(), reverse=True)
     cases = [case for case in CASES if case.loops <= len(cores)]
     found: dict[str, list[tuple[float, float]]] = {case.name: [] for case in cases}
@@ -145,7 +149,7 @@ def measurements(model: str, found: dict[str, tuple[float, float]], conditions: 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int)

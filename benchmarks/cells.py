@@ -1,4 +1,4 @@
-"""What is measured, with which settings, and which of them counts: the parts of the comparison that compute nothing."""
+"""Cells and contenders of the comparison: which settings are measured, which are pruned, and which figure counts."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-KEEP_WITHIN = 0.85  # settings that reach this share of the best in the survey go into the rounds
-PRUNE_BELOW = 0.75  # a setting below this share of the best is not surveyed at greater lengths
+KEEP_WITHIN = 0.85  # share of the best survey speed that a setting needs for the rounds
+PRUNE_BELOW = 0.75  # a setting below this share of the best is not surveyed in longer cells
 MOST_RIVALS = 3
-SURVEY_SECONDS = 12.0  # a survey that would take longer is left out
+SURVEY_SECONDS = 12.0  # longest survey of one setting
 LARGE_BATCH = 2048
-LONG_SECONDS = 30.0  # a measurement that takes longer is made in fewer rounds
+LONG_SECONDS = 30.0  # measurements that take longer get fewer rounds
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`prefill` of `size` tokens from an empty cache, or `decode` after `size` positions."""
+    """Prefill of `size` tokens into an empty cache, or decode at a depth of `size` tokens."""
 
     kind: Literal["prefill", "decode"]
     size: int
 
     @property
     def name(self) -> str:
-        """Such as "prefill 512" or "decode at 4,096"."""
+        """Name such as "prefill 512" or "decode at 4,096"."""
         return f"prefill {self.size:,}" if self.kind == "prefill" else f"decode at {self.size:,}"
 
     def context(self, new_tokens: int) -> int:
-        """Positions that measuring it takes."""
+        """Return the context window that a measurement needs, in tokens."""
         return self.size + (2 if self.kind == "prefill" else new_tokens + 4)
 
     def tokens(self, new_tokens: int) -> int:
-        """Tokens that one measurement times."""
+        """Return the number of tokens that one measurement times."""
         return self.size if self.kind == "prefill" else new_tokens
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How an engine runs. `keys`/`values`: format of the KV cache; the other fields are llama.cpp's."""
+    """Options of an engine: `keys` and `values` are formats of the KV cache, the other fields apply to llama.cpp."""
 
     keys: str
     values: str
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model file in one of the two engines, and how it runs."""
+    """A model file, the engine that runs it, and its setting."""
 
     engine: Literal["qwchat", "llama.cpp"]
     format: str
@@ -57,12 +57,12 @@ class Contender:
 
     @property
     def worker(self) -> tuple[str, str, bool]:
-        """Contenders that agree in this share a process and its weights."""
+        """Key of the process: contenders with equal keys share a process and its weights."""
         return (self.engine, self.format, self.setting.repack)
 
     @property
     def label(self) -> str:
-        """Such as "Q4_0, repack, flash, kv q8_0, ubatch 512" or "q4, kv q8"."""
+        """Label such as "Q4_0, repack, flash, kv q8_0, ubatch 512" or "q4, kv q8"."""
         setting = self.setting
         kv = setting.keys if setting.keys == setting.values else f"{setting.keys}/{setting.values}"
         if self.engine == "qwchat":
@@ -73,9 +73,13 @@ class Contender:
 
 @dataclass
 class ContenderResult:
-    """One contender in one cell: tokens per second in the survey and in every round, or why there are none.
+    """Speeds of one contender in one cell, in tokens per second.
 
-    `others`: cores that other processes took during each round.
+    Attributes:
+        survey: speed in the survey; None if it was not surveyed.
+        rates: speed in every round.
+        others: cores that other processes used during each round.
+        left_out: reason why there are no rounds, or "".
     """
 
     contender: Contender
@@ -91,9 +95,10 @@ class ContenderResult:
 
 
 def llama_contenders(formats: Iterable[str]) -> Iterator[Contender]:
-    """Every file with every setting that llama.cpp has: repack, flash attention, and the KV formats these allow.
+    """Yield every file with every setting of llama.cpp: repacking, flash attention, and formats of the KV cache.
 
-    Without flash attention only K may be quantised; mixed formats with it take a path that is slower than either.
+    Without flash attention only K can be quantised. Flash attention with different formats of K and V takes a path
+    that is slower than either.
     """
     caches = ((False, "f16", "f16"), (True, "f16", "f16"), (False, "q8_0", "f16"), (True, "q8_0", "q8_0"))
     for name in formats:
@@ -103,7 +108,12 @@ def llama_contenders(formats: Iterable[str]) -> Iterator[Contender]:
 
 
 def prune(result: ContenderResult, before: Sequence[ContenderResult]) -> str:
-    """Why `result`'s contender need not be surveyed in a cell, given that of the next shorter one; "" if it must."""
+    """Return the reason to leave a contender out of the survey of a cell, or "" if it must be surveyed.
+
+    Args:
+        result: the contender in this cell.
+        before: results of all contenders in the next smaller cell of the same kind.
+    """
     own = next((other for other in before if other.contender == result.contender), None)
     if own is None:
         return ""
@@ -116,10 +126,10 @@ def prune(result: ContenderResult, before: Sequence[ContenderResult]) -> str:
 
 
 def rivals(cell: Cell, surveyed: Sequence[ContenderResult], before: Sequence[ContenderResult]) -> list[Contender]:
-    """The contenders of a cell's rounds, best first; the others are marked as pruned.
+    """Return the contenders to measure in a cell, best first, and mark the others as pruned.
 
-    A cell that is too long for a survey gets the best with flash attention and the best without of the length before:
-    which of the two wins changes with the length. Long prompts are also read in batches of 2,048.
+    A cell too long for a survey gets the best contender with flash attention and the best without of the previous
+    cell, since which of the two is faster changes with the length. Long prompts are also evaluated in batches of 2,048.
     """
     running = [result for result in surveyed if not result.left_out]
     if all(result.survey is not None for result in running):
@@ -141,20 +151,20 @@ def rivals(cell: Cell, surveyed: Sequence[ContenderResult], before: Sequence[Con
 
 
 def _within(results: Iterable[ContenderResult], share: float) -> list[ContenderResult]:
-    """Surveyed results that reach `share` of the best of them, best first."""
+    """Return the surveyed results that reach `share` of the best one, best first."""
     known = [result for result in results if result.survey is not None]
     known.sort(key=lambda result: result.survey or 0.0, reverse=True)
     return [result for result in known if (result.survey or 0.0) >= share * (known[0].survey or 0.0)]
 
 
 def best(results: Iterable[ContenderResult], engine: str) -> ContenderResult | None:
-    """The fastest of an engine's contenders."""
+    """Return the fastest result of an engine, or None if it was not measured."""
     measured = [result for result in results if result.contender.engine == engine and result.rates]
     return max(measured, key=lambda result: result.rate or 0.0, default=None)
 
 
 def ratio(results: Sequence[ContenderResult]) -> float | None:
-    """Our best over llama.cpp's best."""
+    """Return the speed of our best contender over that of llama.cpp's best, or None."""
     ours, theirs = best(results, "qwchat"), best(results, "llama.cpp")
     if ours is None or theirs is None or not ours.rate or not theirs.rate:
         return None
@@ -162,5 +172,5 @@ def ratio(results: Sequence[ContenderResult]) -> float | None:
 
 
 def rounds_for(seconds: float, rounds: int) -> int:
-    """Rounds of a cell of which one measurement takes `seconds`: long ones are less noisy and cost more."""
+    """Return the number of rounds for measurements of `seconds`: long ones vary less and cost more."""
     return rounds if seconds < LONG_SECONDS else max(1, min(rounds, 2))

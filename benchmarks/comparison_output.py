@@ -1,4 +1,4 @@
-"""Figures of the comparison as data and as a table."""
+"""Output of the comparison: as JSON data, as a table, and as measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ LIMITS = {"share_of_int8_peak": "int8 peak", "share_of_read_bandwidth": "read ba
 def shares(
     cell: Cell, result: ContenderResult, work: Mapping[str, Mapping[str, int]], limits: Mapping[str, float]
 ) -> dict[str, float]:
-    """Share of the int8 peak (prefill) or of the read bandwidth (decode at 0, where only weights are read)."""
+    """Return the share of the int8 peak (prefill) or of the read bandwidth (decode at depth 0).
+
+    At any other depth the KV cache is read as well, and no share is given.
+    """
     rate = result.rate or 0.0
     if cell.kind == "prefill":
         operations = next(each["operations_per_token"] for each in work.values() if "operations_per_token" in each)
@@ -35,7 +38,7 @@ def as_data(
     work: Mapping[str, Mapping[str, int]],
     memory: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Everything that was measured; limits are the medians of the probes."""
+    """Return all figures as data for JSON; limits are the medians of the probes."""
     limits = {name: statistics.median(probe[name] for probe in probes) for name in probes[0]}
     cells = []
     for cell, contenders in results.items():
@@ -63,7 +66,7 @@ def as_data(
 
 
 def as_text(title: str, data: Mapping[str, Any]) -> str:
-    """The table of one class: cells, then load time and memory."""
+    """Return the tables of one class: speeds by cell, then load time and memory."""
     limits = data["limits"]
     head = f"{title}; {limits['read_bandwidth'] / 1e9:.1f} GB/s read, {limits['int8_peak'] / 1e9:,.0f} GOPS int8"
     rows = []
@@ -96,7 +99,7 @@ def as_text(title: str, data: Mapping[str, Any]) -> str:
 
 
 def measurements(shape: str, classes: Mapping[str, Any], conditions: Conditions) -> list[Measurement]:
-    """Return the records of a shape: speeds of both engines in every cell, load time and memory."""
+    """Return the measurements of a shape: speeds of both engines in every cell, load time and memory."""
     records = []
     for weights, data in classes.items():
         for cell in data["cells"]:
@@ -125,7 +128,7 @@ def measurements(shape: str, classes: Mapping[str, Any], conditions: Conditions)
 
 
 def _side(side: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Tokens per second and the share of the limit."""
+    """Return the table columns of one engine: tokens per second, and the share of the limit."""
     if side is None:
         return "–", ""
     share = side.get("share_of_int8_peak", side.get("share_of_read_bandwidth"))

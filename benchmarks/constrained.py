@@ -1,25 +1,26 @@
-"""What constrained decoding costs: processor time of masks and sampling, against that of a step without a constraint.
+"""Measure what constrained decoding costs: CPU time of masks and sampling, compared with an unconstrained step.
 
     python -m benchmarks.constrained MODEL [--rounds N] [--context N]
 
-With the constraint, every step computes the mask of all tokens, applies it to the logits and samples, and then takes
-the next token of a given text instead of the one that was drawn, so that random weights write what models write.
-Without it, as many tokens are generated at the same depth.  The two take turns, round after round, without speculation.
+With the constraint, each step computes the mask of all tokens, applies it to the logits and samples. It then accepts
+the next token of a given text instead of the sampled one, so that random weights write what a real model would write.
+Without the constraint, the same number of tokens is generated at the same depth. The two alternate, round by round,
+without speculation.
 
-    schema      an object of strings, numbers, a list and a nested object, several times over
-    closing     the same where room runs out, so that an end is kept in sight at every token
+    schema      an object with strings, numbers, a list and a nested object, repeated
+    closing     the same with just enough tokens, so that a way to close the JSON is computed at every token
     regex       prose of any length
     choices     one of three long texts
 
-All in processor time, which other programs disturb little; each place of the text counts with its quickest round:
+All figures are CPU time, which other programs hardly disturb. Each position of the text counts with its fastest round:
 
-    step        of a step without a constraint, over the threads
-    masks       of the library, on the one thread that also samples
-    sampling    with the mask, less without: filters run on what is allowed
-    loss        (masks + sampling) / (step + masks + sampling), the share of decode speed
-    by clock    the same from the clock, from all rounds together; means something on an idle machine only
+    step        an unconstrained step, divided by the threads
+    masks       the constraint library, on the thread that also samples
+    sampling    sampling with the mask minus sampling without: the filters run on the allowed tokens only
+    loss        (masks + sampling) / (step + masks + sampling), the share of decode speed that is lost
+    by clock    the same by the clock, over all rounds; meaningful on an idle machine only
 
-Ends with one JSON line; the exit code is 1 where a task loses more than 15 %.
+Prints one JSON line at the end. The exit code is 1 if a task loses more than 15 %.
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ ONE = {
     "name": "Ada van Dijk", "age": 42, "height": 1.73, "email": "ada@example.org", "tags": ["two words", "naïve"],
     "address": {"street": "Long Lane 5, second floor", "zip": "12345"}, "kind": "colleague",
 }  # fmt: skip
-PROSE = "The sea is calm tonight, and whoever stands on the pier can hear the bells of the harbour: one, two, three. "
-CHOICES = [PROSE * 2 + ending for ending in ("Yes.", "No.", "Nobody knows.")]
+PROSE = "The sea is calm tonight, and those who stand on the pier can hear the bells of the harbour: one, two, three. "
+CHOICES = [PROSE * 2 + ending for ending in ("Yes.", "No.", "Not yet known.")]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is written under which constraint; `tight`: with no more room than the text needs."""
+    """A constraint and a text that meets it; `tight` allows exactly as many tokens as the text has."""
 
     constraint: Constraint
     text: str
@@ -82,7 +83,7 @@ class Task:
 
 
 def tasks() -> dict[str, Task]:
-    """The tasks by name."""
+    """Return the tasks by name."""
     people = Constraint.json_schema(json.dumps({"type": "array", "items": PERSON, "minItems": 2}))
     text = json.dumps([ONE, ONE], ensure_ascii=False)
     return {
@@ -93,8 +94,8 @@ def tasks() -> dict[str, Task]:
     }
 
 
-class Scripted:
-    """A mask that takes the tokens of a text, whatever was drawn, and times the work of the one it wraps."""
+class ScriptedMask:
+    """Mask that accepts the tokens of a given text, whatever was sampled, and times the mask that it wraps."""
 
     def __init__(self, mask: GrammarMask, token_ids: Sequence[int]) -> None:
         self._mask, self._token_ids, self._place = mask, token_ids, 0
@@ -102,42 +103,48 @@ class Scripted:
         self.bits: list[NDArray[np.uint8]] = []
 
     def allowed(self) -> NDArray[np.uint8]:
+        """Return the mask of the wrapped one, and record its time."""
         started = time.thread_time()
         bits = self._mask.allowed()
         self.seconds[self._place] += time.thread_time() - started
         self.bits.append(bits)
         return bits
 
-    def accept(self, token: int, room: int) -> int | None:
+    def accept(self, token: int, remaining: int) -> int | None:
+        """Accept the next token of the text instead of `token`."""
         started = time.thread_time()
-        taken = self._mask.accept(self._token_ids[self._place], room)
+        taken = self._mask.accept(self._token_ids[self._place], remaining)
         self.seconds[self._place] += time.thread_time() - started
         self._place += 1
         return taken
 
     def forced_tokens(self) -> list[int]:
+        """Return the tokens that must come next."""
         return self._mask.forced_tokens()
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
+        """Return how many of `tokens` the constraint allows."""
         return self._mask.count_allowed(tokens)
 
     @property
     def completing(self) -> bool:
+        """True if the reply is being completed because few tokens remain."""
         return self._mask.completing
 
     @property
     def finished(self) -> bool:
+        """True if the text is complete."""
         return self._place == len(self._token_ids)
 
 
 class Round:
-    """One round of a task; which of its two halves comes first alternates with its `number`."""
+    """One round of a task, without and with the constraint; the order alternates with `number`."""
 
     def __init__(self, model: qwchat.Model, task: Task, prompt: Sequence[int], number: int) -> None:
         self._model, self._task, self._prompt, self._number = model, task, prompt, number
         self.token_ids = model.encode(task.text)
-        self._script = Scripted(model.mask_factory.mask(task.constraint), self.token_ids)
-        self.clock, self.processor = [0.0, 0.0], [0.0, 0.0]  # seconds without the constraint, and with it
+        self._script = ScriptedMask(model.mask_factory.mask(task.constraint), self.token_ids)
+        self.clock, self.processor = [0.0, 0.0], [0.0, 0.0]  # seconds without and with the constraint
         for bound in (1, 0) if number % 2 else (0, 1):
             self._half(bound)
         self.masks = np.array(self._script.seconds)
@@ -159,7 +166,10 @@ class Round:
         assert count == len(self.token_ids), "a text that its constraint does not allow"
 
     def sampling(self) -> NDArray[np.float64]:
-        """Seconds of sampling at each place, without the mask and with it, (2, tokens) f64, on the first logits."""
+        """Return the seconds of sampling at each position, without and with the mask, (2, tokens) f64.
+
+        All samples are drawn from the logits behind the prompt.
+        """
         row = self._model.cached_context.logits(self._prompt)[-1].copy()
         prompt, taken = np.array(self._prompt), np.array(self.token_ids)
         seconds = np.empty((2, len(taken)))
@@ -173,7 +183,7 @@ class Round:
 
 
 def loss_of(model: qwchat.Model, task: Task, prompt: Sequence[int], rounds: int, name: str) -> float:
-    """Measures a task and prints its line; the share of speed that it loses."""
+    """Measure a task, print its line, and return the share of decode speed that it loses."""
     Round(model, task, prompt, 0)
     found = [Round(model, task, prompt, number) for number in range(rounds)]
     step = min(each.processor[0] for each in found) / len(found[0].token_ids) / model.threads
@@ -188,7 +198,7 @@ def loss_of(model: qwchat.Model, task: Task, prompt: Sequence[int], rounds: int,
 
 
 def measurements(model: str, losses: Mapping[str, float], conditions: Conditions) -> list[Measurement]:
-    """Return a record of the share of decode speed that each task loses."""
+    """Return the share of decode speed that each task loses, as measurements."""
     name, preset = model_and_preset(model)
     return [
         Measurement(conditions, name, "qwchat", preset, task, None, loss, "share of decode speed lost", note="CPU time")
@@ -197,7 +207,7 @@ def measurements(model: str, losses: Mapping[str, float], conditions: Conditions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit code."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model folder, or a name in the models folder")
     parser.add_argument("--rounds", type=int, default=5)

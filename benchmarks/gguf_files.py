@@ -1,7 +1,7 @@
-"""GGUF files of a Qwen2 checkpoint: bf16 by way of the `gguf` package, quantised by llama.cpp's own quantiser.
+"""Write GGUF files of a Qwen2 checkpoint: bf16 with the `gguf` package, then quantised by llama.cpp itself.
 
-Needs the extra `bench`. Tensors are streamed from the mapped checkpoint, so a 7B takes little memory; the bf16 file is
-deleted once everything asked for is made from it.
+Needs the extra `bench`. Tensors are streamed from the mapped checkpoint, so a 7B model needs little memory. The bf16
+file is deleted when all requested files are made from it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ALIGNMENT = 32
 
 
 def checkpoint_tensors(checkpoint: Path) -> Iterator[tuple[str, NDArray[np.uint16]]]:
-    """Name and bf16 bits, mapped, of every tensor of the safetensors files. Raises ValueError for any other dtype."""
+    """Yield the name and the mapped bf16 bits of every tensor. Raises ValueError for any other dtype."""
     for path in sorted(checkpoint.glob("*.safetensors")):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -36,7 +36,12 @@ def checkpoint_tensors(checkpoint: Path) -> Iterator[tuple[str, NDArray[np.uint1
 
 
 def token_table(tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
-    """Tokens and their types by id, from the values of a tokenizer.json; ids that it does not name are unused."""
+    """Return tokens and token types by id; ids that tokenizer.json does not name are unused.
+
+    Args:
+        tokenizer: values of tokenizer.json.
+        vocab_size: number of ids.
+    """
     tokens = [f"[PAD{index}]" for index in range(vocab_size)]
     types = [TYPE_UNUSED] * vocab_size
     for text, index in tokenizer["model"]["vocab"].items():
@@ -48,12 +53,12 @@ def token_table(tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], 
 
 
 def merge_lines(tokenizer: dict[str, Any]) -> list[str]:
-    """Merges as lines of two symbols; tokenizer.json has them as such lines or as pairs."""
+    """Return the merges as lines of two symbols; tokenizer.json holds such lines or pairs."""
     return [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
 
 
 def gguf_values(tensor: NDArray[np.uint16]) -> NDArray[np.uint16] | NDArray[np.float32]:
-    """What the file holds: matrices as they are, vectors (norms, biases) as f32, which llama.cpp demands of them."""
+    """Return the values to write: matrices unchanged, vectors (norms, biases) as f32, as llama.cpp requires."""
     if tensor.ndim > 1:
         return tensor
     return (tensor.astype(np.uint32) << 16).view(np.float32)
@@ -101,7 +106,7 @@ def write_bf16_gguf(checkpoint: Path, destination: Path) -> None:
 
 
 def quantise_gguf(source: Path, destination: Path, kind: str, threads: int) -> None:
-    """Have llama.cpp quantise `source` to `kind` (such as "Q4_K_M"). Raises RuntimeError where it refuses."""
+    """Quantise `source` to `kind` (such as "Q4_K_M") with llama.cpp. Raises RuntimeError if llama.cpp refuses."""
     import llama_cpp
 
     from benchmarks.llama_engine import start_llama
@@ -118,7 +123,7 @@ def quantise_gguf(source: Path, destination: Path, kind: str, threads: int) -> N
 
 
 def make_gguf(checkpoint: Path, folder: Path, kinds: Sequence[str], threads: int) -> dict[str, Path]:
-    """Kind -> GGUF file in `folder`; files that are there are kept, the bf16 file between is deleted."""
+    """Make a GGUF file in `folder` for each kind, and return the files by kind; existing files are kept."""
     paths = {kind: folder / f"{checkpoint.name}-{kind}.gguf" for kind in kinds}
     missing = [kind for kind, path in paths.items() if not path.exists()]
     if not missing:

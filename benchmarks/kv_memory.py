@@ -20,8 +20,7 @@ from benchmarks.measurements import Conditions, Measurement, add_results_option,
 from quant.families import parse_config
 from quant.model_config import ModelConfig
 from qwchat.chat.view.table import format_table
-from qwchat.cpu.kernels.records import SPLIT
-from qwchat.cpu.kv_cache import KVCache, choose_kind
+from qwchat.cpu.kv_cache import KVCache, choose_kv_kind
 from qwchat.limits import EXACT_CACHE_BYTES
 
 KINDS = ("f32", "q8")
@@ -30,15 +29,16 @@ CHOSEN = "chosen by auto"
 
 
 def cache_bytes(config: ModelConfig, kind: str, context: int) -> int:
-    """Return the bytes of a KV cache of `context` tokens. Raises NotEnoughMemoryError where it would not fit."""
+    """Return the bytes of a KV cache of `context` tokens. Raises NotEnoughMemoryError if it does not fit."""
     cache = KVCache(config, context, kind, range(config.num_layers))
-    return sum(part.nbytes for layer in cache.layers for part in cache.rows(layer, cache.capacity))
+    return sum(part.nbytes for layer in cache.layers for part in cache.segments(layer, cache.capacity))
 
 
 def lengths(config: ModelConfig, contexts: Iterable[int]) -> list[int]:
     """Return `contexts` with the two capacities between which `auto` changes from f32 to q8."""
-    last_exact = EXACT_CACHE_BYTES // cache_bytes(config, "f32", SPLIT) * SPLIT
-    return sorted({*contexts, last_exact, last_exact + SPLIT})
+    step = KVCache(config, 1, "f32", range(1)).capacity
+    last_exact = EXACT_CACHE_BYTES // cache_bytes(config, "f32", step) * step
+    return sorted({*contexts, last_exact, last_exact + step})
 
 
 def measure(
@@ -48,7 +48,7 @@ def measure(
     config = parse_config(values)
     for context in lengths(config, contexts):
         for kind in KINDS:
-            chosen = CHOSEN if choose_kind("auto", config, context) == kind else None
+            chosen = CHOSEN if choose_kv_kind("auto", config, context) == kind else None
             size = cache_bytes(config, kind, context)
             yield Measurement(conditions, model, "qwchat", kind, "KV cache", context, size, "bytes", note=chosen)
 

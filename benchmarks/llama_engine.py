@@ -1,6 +1,6 @@
-"""llama.cpp through the low-level bindings of llama-cpp-python: one ctypes call per batch, so Python costs it nothing.
+"""Run llama.cpp through the low-level bindings of llama-cpp-python, one ctypes call per batch.
 
-Needs the extra `bench`, built for this machine:
+Python costs llama.cpp nothing that way. Needs the extra `bench`, built for this machine:
 
     CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" pip install -e '.[bench]'
 """
@@ -21,22 +21,22 @@ from benchmarks.cells import Setting
 from benchmarks.llama_state import StateFormatError, repeat_state
 
 KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
-FILL_BLOCK = 64  # positions that are computed; the cache is filled with copies of them
+FILL_BLOCK = 64  # positions that are computed and then copied to fill the cache
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 def _silent(_level: int, _text: bytes, _data: int | None) -> None:
-    """What llama.cpp logs is dropped."""
+    """Drop a log message of llama.cpp."""
 
 
 def start_llama() -> None:
-    """Prepare the library, and keep it from writing to stderr."""
+    """Initialise the library and keep it from writing to stderr."""
     llama_cpp.llama_log_set(_silent, None)
     llama_cpp.llama_backend_init()
 
 
 class LlamaModel:
-    """The weights of one GGUF file. Raises RuntimeError where llama.cpp refuses."""
+    """Weights of one GGUF file. Raises RuntimeError if llama.cpp refuses it."""
 
     def __init__(self, path: Path, *, repack: bool, threads: int) -> None:
         start_llama()
@@ -51,7 +51,7 @@ class LlamaModel:
 
 
 class LlamaContext:
-    """A KV cache of `size` positions and what computes with it. Raises RuntimeError where llama.cpp refuses."""
+    """KV cache of `size` positions, with prefill and decode. Raises RuntimeError if llama.cpp refuses it."""
 
     def __init__(self, model: LlamaModel, setting: Setting, size: int) -> None:
         flash = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if setting.flash else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -71,26 +71,26 @@ class LlamaContext:
         self._length = 0
 
     def close(self) -> None:
-        """Free it."""
+        """Free the memory of the context."""
         llama_cpp.llama_batch_free(self._batch)
         llama_cpp.llama_free(self._context)
 
     def prefill(self, tokens: Sequence[int]) -> float:
-        """Seconds that it takes to read `tokens` into the empty cache, up to the logits of the last."""
+        """Return the seconds from the empty cache to the logits of the last of `tokens`."""
         self._truncate(0)
         return self._read(tokens)
 
     def decode(self, depth: int, count: int) -> float:
-        """Seconds of `count` steps after `depth` positions that are in the cache and one step to warm up."""
+        """Return the seconds of `count` steps behind `depth` cached positions and one warm-up step."""
         self._truncate(depth)
         self._read([0])
         return sum(self._read([0]) for _ in range(count))
 
     def fill(self, tokens: Sequence[int]) -> bool:
-        """Make the cache hold `len(tokens)` positions; whether copies of the first positions were enough.
+        """Fill the cache with `len(tokens)` positions. Return True if copies of the first positions were enough.
 
-        What keys and values hold does not change how long attention over them takes, and computing 16,384 positions
-        takes minutes: so a block of them is computed, saved, repeated in the saved form, and loaded again.
+        How long attention takes does not depend on the values of keys and values, and computing 16,384 positions takes
+        minutes. So one block of positions is computed, saved, repeated in the saved form, and loaded again.
         """
         self.prefill(tokens[:FILL_BLOCK])
         if len(tokens) <= FILL_BLOCK:
@@ -100,17 +100,17 @@ class LlamaContext:
                 self._length = len(tokens)
                 return True
         except StateFormatError:
-            pass  # another version of llama.cpp: the long way, below
+            pass  # Another version of llama.cpp: evaluate all tokens below.
         self.prefill(tokens)
         return False
 
     def last_logits(self) -> NDArray[np.float32]:
-        """Logits (vocab_size) of the last token read; a copy."""
+        """Return a copy of the logits of the last evaluated token, (vocab_size,)."""
         start = llama_cpp.llama_get_logits_ith(self._context, -1)
         return np.ctypeslib.as_array(start, (self._vocab_size,)).copy()
 
     def _read(self, tokens: Sequence[int]) -> float:
-        """Append `tokens`, logits of the last one only; seconds that it took."""
+        """Append `tokens` and compute the logits of the last one. Return the seconds that it took."""
         started = time.perf_counter()
         batch = self._batch
         for start in range(0, len(tokens), self._ubatch):

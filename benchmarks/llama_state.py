@@ -1,4 +1,4 @@
-"""The saved form of one sequence in llama.cpp's KV cache, made longer without computing.
+"""Extend the saved state of one sequence in llama.cpp's KV cache without computing.
 
 Layout (llama-kv-cache.cpp, `state_write`; little-endian): two words of header, the number of streams (1), the number
 of cells; for each cell its position, the number of its sequences (1) and the sequence; whether V is transposed, the
@@ -14,7 +14,7 @@ CELL = struct.Struct("<iIi")
 
 
 class StateFormatError(ValueError):
-    """The saved form is not the one described above."""
+    """The saved state does not have the layout described above."""
 
 
 class _Reader:
@@ -37,14 +37,14 @@ class _Reader:
 
 
 def repeated(piece: bytes, unit: int, count: int) -> bytes:
-    """The first `count` units of `unit` bytes of `piece` repeated without end."""
+    """Return the first `count` units of `unit` bytes of an endless repetition of `piece`."""
     return (piece * -(-unit * count // len(piece)))[: unit * count]
 
 
 def repeat_state(state: bytes, length: int) -> bytes:
-    """`state` of a few cells, as that of `length` cells at positions 0, 1, …: keys and values repeat.
+    """Return the state of a few cells extended to `length` cells at positions 0, 1, …, with repeated keys and values.
 
-    Raises StateFormatError where `state` is laid out in another way.
+    Raises StateFormatError if `state` has another layout.
     """
     reader = _Reader(state)
     header = reader.take(8)

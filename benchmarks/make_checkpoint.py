@@ -1,12 +1,13 @@
-"""Write a random-weight bf16 checkpoint of any Qwen2 shape, in the files that Hugging Face would have.
+"""Write a bf16 checkpoint with random weights in any Qwen2 shape, in the files that Hugging Face would have.
 
     python -m benchmarks.make_checkpoint qwen2-7b-instruct DEST
     python -m benchmarks.make_checkpoint path/to/config.json DEST
 
 A name is looked up in `shapes.json` of the folder given by --published (default: `shared/qwen2` beside the checkout).
-Names, shapes, order, shard borders and tokenizer are those of the real model; only the numbers are drawn. They come
-from one block of normal draws that is written again and again from other offsets, so that 15 GB take as long as the
-disk does. Key biases are as large as the real ones: norm 600 in the first layer, 900 in the last, about 20 between.
+Tensor names, shapes, order, shard boundaries and tokenizer are those of the real model; only the weights are random.
+They come from one block of normal draws that is written repeatedly from different offsets, so that writing 15 GB takes
+no longer than the disk does. Key biases are as large as the real ones: norm 600 in the first layer, 900 in the last,
+about 20 in between.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from quant.families import expected_tensors, parse_config
 from quant.model_config import ModelConfig
 
 SHARD_BYTES = 4_000_000_000
-BLOCK_ELEMENTS = (1 << 22) + 9  # odd, so that equal rows do not line up in a power-of-two width
+BLOCK_ELEMENTS = (1 << 22) + 9  # odd, so that rows of a power-of-two width differ
 WEIGHT_STD = 0.02
 FIRST_KEY_BIAS_NORM, LAST_KEY_BIAS_NORM, KEY_BIAS_NORM = 600.0, 900.0, 20.0
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "generation_config.json")
@@ -38,7 +39,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def module_order(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Tensor names in the order in which transformers walks the model: attention, MLP, then the layer's norms."""
+    """Return tensor names in the order in which transformers walks the model: attention, MLP, then a layer's norms."""
     within = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down", "input", "")
 
     def key(name: str) -> tuple[int, int, int, bool]:
@@ -52,7 +53,7 @@ def module_order(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def plan_shards(shapes: Shapes, shard_bytes: int = SHARD_BYTES) -> dict[str, list[str]]:
-    """File name -> tensor names, cut greedily at `shard_bytes` of data as Hugging Face cuts."""
+    """Return the tensor names of each file, split greedily at `shard_bytes` of data as Hugging Face does."""
     shards: list[list[str]] = [[]]
     used = 0
     for name in module_order(shapes):
@@ -68,13 +69,13 @@ def plan_shards(shapes: Shapes, shard_bytes: int = SHARD_BYTES) -> dict[str, lis
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Bits of the nearest bf16, ties to even (finite values only)."""
+    """Return the bits of the nearest bf16, ties to even (finite values only)."""
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 class Draws:
-    """Values of each tensor, reproducible by `seed`."""
+    """Random values of each tensor, reproducible by `seed`."""
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
         self.last_layer = config.num_layers - 1
@@ -82,7 +83,7 @@ class Draws:
         self.block = to_bfloat16(self.random.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) * WEIGHT_STD)
 
     def chunks(self, name: str, shape: tuple[int, ...]) -> Iterator[NDArray[np.uint16]]:
-        """bf16 bits of the tensor, in pieces of at most one block."""
+        """Yield the bf16 bits of a tensor in pieces of at most one block."""
         if len(shape) == 1:
             yield to_bfloat16(self._vector(name, shape[0]))
             return
@@ -105,7 +106,7 @@ class Draws:
 
 
 def write_shard(file: BinaryIO, names: list[str], shapes: Shapes, draws: Draws) -> None:
-    """One safetensors file: header length, JSON header padded to 8 bytes, data in the order of `names`."""
+    """Write one safetensors file: header length, JSON header padded to 8 bytes, data in the order of `names`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
@@ -123,9 +124,17 @@ def write_shard(file: BinaryIO, names: list[str], shapes: Shapes, draws: Draws) 
 def make_checkpoint(
     values: Mapping[str, Any], destination: Path, *, seed: int = 0, shard_bytes: int = SHARD_BYTES
 ) -> Path:
-    """Write config, index and weights for the config.json `values` into the new folder `destination`.
+    """Write config, index and weights to the new folder `destination` and return it.
 
-    Raises FileExistsError when the folder is there, QuantError for a config that is no Qwen2.
+    Args:
+        values: values of config.json.
+        destination: folder, which must not exist.
+        seed: seed of the weights.
+        shard_bytes: most bytes of data in one file.
+
+    Raises:
+        FileExistsError: the folder exists.
+        QuantError: the config does not describe a Qwen2 model.
     """
     config = parse_config(values)
     shapes = expected_tensors(config)
@@ -145,7 +154,7 @@ def make_checkpoint(
 
 
 def read_config(shape: str, published: Path) -> dict[str, Any]:
-    """config.json values of a file, or of a model named in `shapes.json`."""
+    """Return the values of a config.json, or of a model named in `shapes.json`. Raises SystemExit otherwise."""
     if Path(shape).is_file():
         values: dict[str, Any] = json.loads(Path(shape).read_text())
         return values
@@ -156,14 +165,14 @@ def read_config(shape: str, published: Path) -> dict[str, Any]:
 
 
 def copy_tokenizer(published: Path, destination: Path) -> None:
-    """Put the real tokenizer and generation files of Qwen2-7B-Instruct beside the weights, where they are known."""
+    """Copy the published tokenizer and generation files of Qwen2-7B-Instruct that exist to `destination`."""
     for name in TOKENIZER_FILES:
         if (source := published / "7b-instruct" / name).is_file():
             shutil.copyfile(source, destination / name)
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="write a random-weight bf16 checkpoint")
     parser.add_argument("shape", help="a name in shapes.json, or a config.json")
     parser.add_argument("destination", type=Path, help="a folder that does not exist yet")

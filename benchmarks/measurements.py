@@ -1,4 +1,4 @@
-"""Measurements: the records that benchmarks append to JSON lines files and `benchmarks.report` draws."""
+"""Measurements that benchmarks append to JSON lines files and that `benchmarks.report` draws."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Conditions:
     def of_this_run(cls, benchmark: str, threads: int | None) -> Conditions:
         """Return the conditions of the running benchmark."""
         arguments = sys.argv[1:]
-        if "--results" in arguments:  # Where the figures went is not part of how they came about.
+        if "--results" in arguments:  # Where the figures are written does not affect them.
             place = arguments.index("--results")
             del arguments[place : place + 2]
         command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *arguments])
@@ -54,7 +54,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Limit:
-    """Physical limit of a figure, as a value in the figure's unit or as the share of it that was reached."""
+    """Physical limit of a figure: its value in the unit of the figure, or the share of it that was reached."""
 
     name: str
     value: float | None = None
@@ -97,7 +97,7 @@ class Measurement:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Fields in which the measurements of two runs of a benchmark agree."""
+        """Fields that identify the cell; a later run of the same benchmark has an equal key."""
         conditions = self.conditions
         cell = (self.model, self.engine, self.setting, self.cell, self.size, self.weights)
         return (conditions.benchmark, conditions.machine, conditions.simd, conditions.threads, *cell)
@@ -117,7 +117,7 @@ class Measurement:
         return self.figure / self.limit.share if self.limit.share else self.limit.value
 
     def line(self) -> str:
-        """Return the record as one JSON line, without its end."""
+        """Return the measurement as one line of JSON, without the newline."""
         fields = {key: value for key, value in asdict(self).items() if key != "conditions"}
         if self.limit is not None:
             fields["limit"] = {key: value for key, value in asdict(self.limit).items() if value is not None}
@@ -125,7 +125,7 @@ class Measurement:
 
     @classmethod
     def of_line(cls, line: str) -> Measurement:
-        """Return the record of a JSON line. Raises TypeError or KeyError for a line that is not one."""
+        """Return the measurement of a line of JSON. Raises TypeError or KeyError for any other line."""
         fields: dict[str, Any] = json.loads(line)
         conditions = Conditions(**{name: fields.pop(name) for name in Conditions.__dataclass_fields__})
         limit = fields.pop("limit")
@@ -133,12 +133,12 @@ class Measurement:
 
 
 class MissingError(LookupError):
-    """No measurement is as asked for."""
+    """There are no measurements with the requested values."""
 
 
 @dataclass
 class Results:
-    """Measurements in the order of their files and lines; of equal cells only the last is kept."""
+    """Measurements in the order of files and lines. Where two have the same key, the later one counts."""
 
     measurements: list[Measurement]
 
@@ -176,14 +176,14 @@ def append(file: Path | None, measurements: Iterable[Measurement]) -> None:
 
 
 def model_and_preset(model: str | Path) -> tuple[str, str]:
-    """Return the two parts of a model folder's name, such as `qwen2-0.5b-instruct` and `q4`; "" without a preset."""
+    """Return model and preset of a folder name: `qwen2-0.5b-instruct` and `q4`, or "" if it names no preset."""
     name = Path(model).name
     preset = next((each for each in sorted(PRESETS, key=len, reverse=True) if name.endswith(f"-{each}")), "")
     return name.removesuffix(f"-{preset}") if preset else name, preset
 
 
 def machine_name() -> str:
-    """Return the processor's name and the number of its usable cores, such as `2 cores, AMD EPYC 9575F`."""
+    """Return the number of usable cores and the name of the processor, such as `2 cores, AMD EPYC 9575F`."""
     try:
         fields = [line.partition(":") for line in CPU_INFO.read_text("utf-8").splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""Look of the plots: colours for light and dark pages, text in the reader's own font, and the same bytes every time."""
+"""Style of the plots: colours for light and dark pages, the reader's own font, and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DARK = {INK: "#e6edf3", MUTED: "#a3acb6", GRID: "#3d444d", OURS: "#4184e4", THEI
 FONTS = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif'
 SIMD_NAMES = {"avx512vnni": "AVX-512 VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2", "neon": "NEON"}
 SHORT_NAMES = {"qwen2-0.5b-instruct": "0.5B", "qwen2-1.5b-instruct": "1.5B", "qwen2-7b-instruct": "7B"}
-METADATA = ("Creator", "Date", "Format", "Type")  # None of them is written.
+METADATA = ("Creator", "Date", "Format", "Type")  # left out of the file
 PARAMETERS = {
-    "svg.fonttype": "none",  # Text stays text: selectable, searchable, and in the reader's font.
-    "svg.hashsalt": "qwchat",  # Ids do not change from run to run.
+    "svg.fonttype": "none",  # text elements instead of outlines
+    "svg.hashsalt": "qwchat",  # ids that do not change between runs
     "font.family": ["DejaVu Sans"],
     "font.size": TEXT_SIZE,
     "text.color": INK,

@@ -1,4 +1,4 @@
-"""The plots of the documentation, each drawn from the measurements of one or more benchmarks."""
+"""Draw the plots of the documentation from the measurements of one or more benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from itertools import groupby
 import matplotlib
 from matplotlib.axes import Axes
 
-from benchmarks.kv_memory import CHOSEN, KINDS
 from benchmarks.measurements import ENGINES, Measurement, MissingError, Results
 from benchmarks.plot_style import (
     GRID,
@@ -37,13 +36,13 @@ def prefill(results: Results) -> Plot:
 
 
 def decode(results: Results) -> Plot:
-    """Draw decoding behind an empty context in both engines as a share of the read bandwidth."""
+    """Draw decode with an empty context in both engines as a share of the read bandwidth."""
     found = results.select(COMPARISON, cell="decode", size=0)
     return _shares(found, "Decode, empty context", "of the memory's read bandwidth", "bandwidth")
 
 
 def _shares(found: Sequence[Measurement], title: str, axis: str, limit: str) -> Plot:
-    """Draw two bars for each model and class of formats: shares of the limit, labelled with tokens per second."""
+    """Draw two bars for each model and class of formats: the share of the limit, labelled with tokens per second."""
     groups = [(key, list(each)) for key, each in groupby(found, lambda each: (short_name(each), each.weights))]
     plot = Plot(
         title, "Tokens per second, and their share of what the machine allows", [46.0 * len(groups)], left=58, right=12
@@ -72,7 +71,7 @@ def _shares(found: Sequence[Measurement], title: str, axis: str, limit: str) -> 
 
 
 def decode_depth(results: Results) -> Plot:
-    """Draw decoding over the tokens in the context, with the limit that the memory sets."""
+    """Draw decode speed over the tokens in the context, with the limit of the read bandwidth."""
     found = results.select(COMPARISON, cell="decode", model="qwen2-0.5b-instruct", weights="4 bits")
     plot = Plot("Decode as the context fills", "0.5B q4, tokens per second", [190.0], left=30, right=86)
     axes = plot.axes[0]
@@ -119,11 +118,11 @@ def kv_cache(results: Results) -> Plot:
     for axes, model in zip(plot.axes, models, strict=True):
         bare(axes, grid="y")
         points = [each for each in found if short_name(each) == model]
-        for kind in KINDS:
+        for kind in dict.fromkeys(each.setting for each in points):
             line = [(each.size or 0, each.figure / 1e6) for each in points if each.setting == kind]
             axes.plot(*zip(*line, strict=True), color=THEIRS, linewidth=1.4)
             _end_label(axes, *line[-1], kind)
-        chosen = sorted((each.size or 0, each.figure / 1e6) for each in points if each.note == CHOSEN)
+        chosen = sorted((each.size or 0, each.figure / 1e6) for each in points if each.note)
         axes.plot(*zip(*chosen, strict=True), color=OURS, linewidth=3)
         axes.annotate(
             "auto",
@@ -148,7 +147,7 @@ def kv_cache(results: Results) -> Plot:
 
 
 def memory(results: Results) -> Plot:
-    """Draw the memory that a process takes besides the mapped weights, beside llama.cpp."""
+    """Draw the memory of a process besides the mapped weights, beside llama.cpp."""
     found = results.select(COMPARISON, cell="anonymous memory")
     plot = Plot(
         "Memory besides the mapped weights", "4-bit weights, 4,096 tokens in the context", [88.0], left=46, right=14
@@ -167,7 +166,7 @@ def memory(results: Results) -> Plot:
 
 
 def startup(results: Results) -> Plot:
-    """Draw the time from the start of the process, and the time to open a model, beside llama.cpp."""
+    """Draw the time to the first token and the time to open a model, beside llama.cpp."""
     starts = results.select("startup", cell="start to first token")
     loads = results.select(COMPARISON, cell="load")
     cold = [each for each in starts if each.setting.endswith("cold")]
@@ -188,7 +187,7 @@ def startup(results: Results) -> Plot:
 
 
 def _spans(plot: Plot, rows: Sequence[tuple[str, Sequence[Measurement]]], spelled: Callable[[float], str]) -> None:
-    """Draw a row of dots on a logarithmic axis for each label, with a line from the least to the greatest."""
+    """Draw one row per label on a logarithmic axis: a dot for each measurement, joined by a line."""
     axes = plot.axes[0]
     bare(axes, grid="x")
     axes.set_xscale("log")
@@ -216,7 +215,7 @@ def _spans(plot: Plot, rows: Sequence[tuple[str, Sequence[Measurement]]], spelle
 
 
 def _end_label(axes: Axes, x: float, y: float, text: str, colour: str = INK) -> None:
-    """Write the name of a curve beside its end."""
+    """Write the name of a curve at its right end."""
     axes.annotate(
         text, (x, y), (8, 0), textcoords="offset points", va="center_baseline", color=colour, annotation_clip=False
     )
@@ -248,7 +247,7 @@ PLOTS: dict[str, Callable[[Results], Plot]] = {
 
 
 def draw(results: Results) -> dict[str, str]:
-    """Return the SVG of every plot by its name; a plot whose measurements are missing is left out."""
+    """Return the SVG of every plot by name; plots whose measurements are missing are left out."""
     drawn: dict[str, str] = {}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

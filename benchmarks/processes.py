@@ -1,4 +1,4 @@
-"""The engines' processes as the comparison sees them: requests, answers, memory."""
+"""Processes of the engines in the comparison: requests, answers and memory."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ IDLE, WAITING = 3, 4  # fields of /proc/stat
 
 
 class EngineError(RuntimeError):
-    """An engine refused a request or died of it."""
+    """An engine refused a request, or its process ended."""
 
 
 def busy_seconds() -> float:
-    """CPU time that this machine has spent on anything, or that its host has given to others."""
+    """Return the CPU seconds that this machine has been busy, including time that its host gave to others."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return (sum(fields) - fields[IDLE] - fields[WAITING]) / TICKS
 
 
 class Process:
-    """A `benchmarks.worker`; one context for each contender that asked for one."""
+    """A `benchmarks.worker` with one context for each contender that asked for one."""
 
     def __init__(self, engine: str, path: Path, *, threads: int, repack: bool) -> None:
         command = [sys.executable, "-m", "benchmarks.worker", engine, str(path), "--threads", str(threads)]
@@ -39,7 +39,7 @@ class Process:
         self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to a request. Raises EngineError."""
+        """Send a request and return the answer. Raises EngineError."""
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
         try:
@@ -56,17 +56,17 @@ class Process:
         return answer
 
     def cpu_seconds(self) -> float:
-        """CPU time that the process and its threads have used."""
+        """Return the CPU seconds of the process and its threads."""
         fields = Path(f"/proc/{self._popen.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def memory(self) -> dict[str, int]:
-        """Bytes in memory now: `anonymous`, and `resident` with the pages of mapped files."""
+        """Return the bytes in memory: `anonymous`, and `resident`, which includes pages of mapped files."""
         sets = resident_sets(self._popen.pid)
         return {"anonymous": sets["RssAnon"] + sets["RssShmem"], "resident": sum(sets.values())}
 
     def end(self) -> None:
-        """Close stdin and wait."""
+        """Close stdin and wait for the process to end."""
         self._popen.communicate()
 
     def __enter__(self) -> Self:
@@ -79,20 +79,20 @@ class Process:
 
 
 class Pool:
-    """The processes that live now, by what their contenders share."""
+    """Running processes, shared by contenders with the same worker key."""
 
     def __init__(self, start: Callable[[Contender], Process]) -> None:
         self._start = start
         self._live: dict[tuple[str, str, bool], Process] = {}
 
-    def of(self, contender: Contender) -> Process:
-        """The contender's process, started if need be."""
+    def process_of(self, contender: Contender) -> Process:
+        """Return the process of a contender; start it if necessary."""
         if contender.worker not in self._live:
             self._live[contender.worker] = self._start(contender)
         return self._live[contender.worker]
 
     def keep(self, contenders: Iterable[Contender]) -> None:
-        """End the processes that none of `contenders` needs, close the contexts of the others."""
+        """End the processes that `contenders` do not need, and close the contexts of the others."""
         needed = {contender.worker for contender in contenders}
         for key in list(self._live):
             if key in needed:
@@ -102,6 +102,6 @@ class Pool:
 
 
 def open_context(process: Process, contender: Contender, size: int) -> float:
-    """Open the contender's context of `size` positions; seconds. Raises EngineError."""
+    """Open a context of `size` positions for a contender and return the seconds. Raises EngineError."""
     answer = process.ask("open", key=contender.label, setting=asdict(contender.setting), size=size)
     return float(answer["seconds"])

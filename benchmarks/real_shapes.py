@@ -1,15 +1,15 @@
-"""Convert and run a random-weight checkpoint of a real shape, and measure the memory that both need.
+"""Convert and run a checkpoint with random weights in a real shape, and measure the memory that both need.
 
     python -m benchmarks.real_shapes qwen2-0.5b-instruct
     python -m benchmarks.real_shapes qwen2-7b-instruct --work /somewhere/with/25/GB
 
-The checkpoint is made on the first run and kept in the work folder unless --clean is given. Each step runs as its own
-process and is watched from outside, through the kernel's counters in /proc/PID/status (so: Linux):
+The first run makes the checkpoint and keeps it in the work folder unless --clean is given. Each step runs in a process
+of its own, whose memory is sampled from /proc/PID/status (Linux only):
 
-    anonymous   RssAnon + RssShmem, what the process needs besides the page cache
-    resident    anonymous + RssFile, with the pages of mapped files that are in memory and could be dropped
+    anonymous   RssAnon + RssShmem, the memory besides the page cache
+    resident    anonymous + RssFile, which includes the pages of mapped files; the kernel can drop these
 
-Ends with one JSON line. The exit code is 1 where a bound is broken.
+Prints one JSON line at the end. The exit code is 1 if a bound is exceeded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROMPT = "Write three sentences about the sea."
 
 @dataclass(frozen=True)
 class Measured:
-    """One watched process; bytes are peaks over its life."""
+    """Result of a sampled process; bytes are peaks over its life."""
 
     seconds: float
     anonymous: int
@@ -47,7 +47,7 @@ class Measured:
 
 
 def resident_sets(pid: int) -> dict[str, int]:
-    """RssAnon, RssFile and RssShmem of a process in bytes; empty once it has ended."""
+    """Return RssAnon, RssFile and RssShmem of a process in bytes; empty once it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -57,7 +57,7 @@ def resident_sets(pid: int) -> dict[str, int]:
 
 
 def watch(command: Sequence[str]) -> Measured:
-    """Run `command` to its end and sample its memory. Raises SystemExit with its stderr where it fails."""
+    """Run `command` to its end and sample its memory. Raises SystemExit with its stderr if it fails."""
     anonymous = resident = 0
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
@@ -76,12 +76,12 @@ def watch(command: Sequence[str]) -> Measured:
 
 
 def qwchat(*arguments: str) -> list[str]:
-    """The command line of this interpreter's qwchat."""
+    """Return the command line that runs qwchat with this interpreter."""
     return [sys.executable, "-c", "from qwchat.cli.main import main; main()", *arguments]
 
 
 def parameters_in(checkpoint: Path) -> int:
-    """Number of weights, counted from the safetensors headers alone."""
+    """Return the number of weights, from the safetensors headers alone."""
     total = 0
     for file in checkpoint.glob("*.safetensors"):
         with file.open("rb") as opened:
@@ -94,7 +94,7 @@ def parameters_in(checkpoint: Path) -> int:
 
 
 def measure(checkpoint: Path, converted: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Convert, answer, show; returns the figures."""
+    """Convert the checkpoint, generate a reply, show the model, and return the figures."""
     shutil.rmtree(converted, ignore_errors=True)
     convert = watch(qwchat("convert", str(checkpoint), str(converted), "--preset", options.preset, "--quiet"))
     answer = watch(
@@ -116,7 +116,7 @@ def measure(checkpoint: Path, converted: Path, options: argparse.Namespace) -> d
 
 
 def broken_bounds(figures: dict[str, Any]) -> list[str]:
-    """What is above its limit, in words."""
+    """Return a sentence for each bound that is exceeded."""
     broken = []
     if figures["convert"]["anonymous"] > CONVERT_ANONYMOUS_LIMIT:
         broken.append(f"conversion needed more than {CONVERT_ANONYMOUS_LIMIT / 1e9} GB besides the page cache")
@@ -128,7 +128,7 @@ def broken_bounds(figures: dict[str, Any]) -> list[str]:
 
 
 def print_table(shape: str, figures: dict[str, Any]) -> None:
-    """For people."""
+    """Print the figures as a table."""
     print(f"{shape}: {figures['parameters']:,} weights, source {figures['source_bytes'] / 1e9:.2f} GB")
     print(f"{'step':<10}{'seconds':>10}{'anonymous GB':>15}{'resident GB':>14}")
     for step in ("convert", "answer"):
@@ -139,7 +139,7 @@ def print_table(shape: str, figures: dict[str, Any]) -> None:
 
 
 def measurements(model: str, preset: str, figures: dict[str, Any], conditions: Conditions) -> list[Measurement]:
-    """Return a record for each step and each kind of memory."""
+    """Return a measurement for each step and each kind of memory."""
     return [
         Measurement(conditions, model, "qwchat", preset, f"{step}, {kind} memory", None, figures[step][kind], "bytes")
         for step in ("convert", "answer")
@@ -148,7 +148,7 @@ def measurements(model: str, preset: str, figures: dict[str, Any], conditions: C
 
 
 def main() -> int:
-    """Command line."""
+    """Run the command line and return the exit code."""
     parser = argparse.ArgumentParser(description="memory and time of converting and running a real shape")
     parser.add_argument("shape", help="a name in shapes.json, or a config.json")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "qwchat-real-shapes")

@@ -1,10 +1,10 @@
-"""What rendering a reply as Markdown costs: CPU time per token, as a share of a core, early and late in the reply.
+"""Measure the CPU time per token of rendering a reply as Markdown, as a share of a core, early and late in the reply.
 
     python -m benchmarks.rendering [--kilobytes 100] [--rate 30] [--columns 80] [--rows 24]
 
-Replies of several kinds stream into the view token by token. The view's clock is moved by 1/rate seconds per token, so
-frames are as many as they would be, and nothing is slept away; the time is that of the process (time.process_time). The
-last column is what growth there is: the cost of the last tenth of the tokens over that of the second tenth.
+Replies of several kinds stream into the view token by token. The view's clock advances by 1/rate seconds per token, so
+that the number of frames is realistic without sleeping. The time is that of the process (time.process_time). The last
+column shows growth: the cost of the last tenth of the tokens divided by that of the second tenth.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ TEXT = (
     "with every position so that attention has more to look at and memory bandwidth decides how fast it goes"
 )
 CODE = '''def total(values: list[float], start: float = 0.0) -> float:
-    """The sum of ``values``."""
+    """Return the sum of `values`."""
     for value in values:
         start += value  # one after another
     return start
 '''
 
 
-class Sink:
-    """Takes everything and counts it."""
+class CountingStream:
+    """Stream that drops what is written and counts it."""
 
     def __init__(self) -> None:
         self.writes = self.size = 0
 
     def write(self, text: str) -> int:
+        """Count `text`."""
         self.writes += 1
         self.size += len(text)
         return len(text)
 
     def flush(self) -> None:
-        pass
+        """Do nothing."""
 
 
 def sentence(chance: random.Random, words: int) -> str:
-    """A sentence with some markup."""
+    """Return a sentence with some markup."""
     chosen = chance.choices(TEXT.split(), k=words)
     chosen[0] = f"**{chosen[0]}**"
     chosen[-1] = f"`{chosen[-1]}`"
@@ -58,7 +59,7 @@ def sentence(chance: random.Random, words: int) -> str:
 
 
 def reply(kind: str, size: int) -> str:
-    """A reply of about `size` bytes."""
+    """Return a reply of about `size` bytes."""
     chance = random.Random(1)
     parts: list[str] = []
     length = 0
@@ -89,14 +90,14 @@ def _table(chance: random.Random) -> str:
 
 
 def tokens(text: str) -> Iterator[str]:
-    """Pieces of about the size of a token: four bytes of English on average."""
+    """Yield pieces of about the size of a token: four bytes of English on average."""
     return iter(re.findall(r"\s*[^\W\s]{1,6}|\s+|[^\w\s]{1,3}|.", text, re.DOTALL))
 
 
 def measure(text: str, rate: float, size: TerminalSize) -> tuple[list[float], int]:
-    """Seconds of CPU time for each token, and the number of writes."""
+    """Return the CPU seconds of each token, and the number of writes."""
     now = 0.0
-    sink = Sink()
+    sink = CountingStream()
     stream: TextIO = sink  # type: ignore[assignment]
     styling = Styling(terminal=True, emphasis=True, colour=True)
     view = ReplyView(stream, styling, clock=lambda: now, size=lambda out: size)
@@ -111,7 +112,7 @@ def measure(text: str, rate: float, size: TerminalSize) -> tuple[list[float], in
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kilobytes", type=int, default=100, help="length of each reply")
     parser.add_argument("--rate", type=float, default=30.0, help="tokens per second")
@@ -123,7 +124,7 @@ def main() -> None:
     size = TerminalSize(arguments.columns, arguments.rows)
     print(f"{arguments.kilobytes} kB at {arguments.rate:g} tokens/s, {size.columns} x {size.rows}")
     print(f"{'reply':<18}{'tokens':>8}{'frames':>8}{'µs/token':>10}{'of a core':>11}{'longest':>10}{'last/first':>12}")
-    measure(reply("mixed", 10_000), arguments.rate, size)  # Imports and caches.
+    measure(reply("mixed", 10_000), arguments.rate, size)  # warms up imports and caches
     for kind in ("mixed", "one paragraph", "one list", "one code block", "one line of code", "tables", "Chinese"):
         costs, frames = measure(reply(kind, arguments.kilobytes * 1000), arguments.rate, size)
         mean = sum(costs) / len(costs)

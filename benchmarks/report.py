@@ -3,8 +3,8 @@
     python -m benchmarks.report                              # benchmarks/results to docs/plots
     python -m benchmarks.report --results DIR --into DIR     # your own measurements
 
-Needs matplotlib, which the extra `bench` installs. The same results give the same bytes, on every machine, with the
-version of matplotlib in constraints.txt. A plot whose measurements are missing is left out.
+Needs matplotlib, which the extra `bench` installs. With the version of matplotlib in constraints.txt, the same results
+give the same plots on every machine. Plots whose measurements are missing are left out.
 """
 
 from __future__ import annotations

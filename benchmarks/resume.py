@@ -1,15 +1,15 @@
-"""Time to the first token of a conversation that goes on: from a snapshot of the KV cache, and by reading it again.
+"""Measure the time to the first token of a continued conversation: with a snapshot of the KV cache, and without.
 
     python -m benchmarks.resume qwchat/embedded-or-converted/mini-q4
     python -m benchmarks.resume models/qwen2-0.5b-instruct-q4 --tokens 3000
 
-Every run is a process of its own that opens the model, fills its cache one way or the other and generates a few greedy
-tokens; the two ways take turns.  `engine` is the time from the opened model to the first token, by the clock and as CPU
-time of all threads, which other programs disturb less; `process` the time from the start of the process, which both
-ways pay for alike.  `command` is the whole command line, `qwchat -p … --session …`, in a session whose first question
-was about as long, until the first text comes out of the pipe.  Files come from the page cache, as they do when a
-conversation was left a while ago.  The exit code is 1 where the text differs or the engine takes more than a tenth.
-Ends with a JSON line.
+Every run is a process of its own that opens the model, restores the snapshot or evaluates the prompt again, and
+generates a few greedy tokens. The two ways alternate. `engine` is the time from the opened model to the first token, by
+the clock and as CPU time of all threads, which other programs disturb less. `process` is the time from the start of the
+process, which includes a start that both ways have in common. `command` is the whole command line, `qwchat -p …
+--session …`, in a session whose first prompt was about as long, until its first text arrives. Files are in the page
+cache, as they are when a conversation ended a while ago. The exit code is 1 if the texts differ or the snapshot takes
+more than a tenth of the time without it. Prints one JSON line at the end.
 """
 
 from __future__ import annotations
@@ -33,26 +33,30 @@ from benchmarks.real_shapes import qwchat
 from benchmarks.startup import time_to_text
 from quant.machine import usable_processors
 
-LIMIT = 0.1  # of the time that reading again takes
+LIMIT = 0.1  # largest share of the time without a snapshot
 GENERATED = 24
-ROOM = 128  # tokens of the session's turns besides the long text
+OTHER_TOKENS = 128  # tokens of the session besides the long text
 WAYS = ("snapshot", "again")
 
 
 _TEXTS = ("LICENSE", "README.md", "docs/internals/threat-model.md", "docs/log.md")
-"""The first fills a small context, and does not change: how a small model goes on depends on every word."""
+"""The first one fills a small context and never changes; a small model's text depends on every word of the prompt."""
 
 
 def prompt_ids(model: Any, count: int) -> list[int]:
-    """`count` tokens of this project's own prose, over and over."""
+    """Return `count` tokens of this project's own prose, repeated if necessary."""
     root = Path(__file__).resolve().parent.parent
     text = "".join((root / name).read_text("utf-8") for name in _TEXTS)
     ids: list[int] = model.encode(text)
     return (ids * (count // len(ids) + 1))[:count]
 
 
-def generated(model: Any, ids: Sequence[int]) -> tuple[float, float, list[int], int]:
-    """When the first token came, by the clock and in CPU time, the greedy tokens, and how many tokens were cached."""
+def generate(model: Any, ids: Sequence[int]) -> tuple[float, float, list[int], int]:
+    """Generate greedy tokens behind a prompt.
+
+    Returns:
+        The times of the first token, by the clock and in CPU seconds, the tokens, and the number of cached tokens.
+    """
     from qwchat.events import Finished, TokenStep
     from qwchat.request import Request, SamplingParams
 
@@ -69,21 +73,21 @@ def generated(model: Any, ids: Sequence[int]) -> tuple[float, float, list[int], 
 
 
 def child(options: argparse.Namespace) -> None:
-    """One run: prints its figures; `--way write` makes the snapshot instead."""
+    """Run one way and print its figures; `--way write` writes the snapshot, `--way text` the first prompt."""
     import qwchat
 
     with qwchat.load(options.model, threads=options.threads, kv=options.kv, verify=False) as model:
-        kept = options.snapshot.with_name("ids.json")  # Not to pay for the tokenizer, which is another matter.
+        kept = options.snapshot.with_name("ids.json")  # The tokenizer is not part of the measurement.
         if options.way == "write":
             ids = prompt_ids(model, options.tokens or model.context - GENERATED)
             kept.write_text(json.dumps(ids))
-            generated(model, ids)
+            generate(model, ids)
             started = time.perf_counter()
             size = model.save_cache(options.snapshot)
             print(json.dumps({"bytes": size, "seconds": time.perf_counter() - started, "tokens": len(ids)}))
             return
         if options.way == "text":
-            ids = prompt_ids(model, (options.tokens or model.context) - ROOM)
+            ids = prompt_ids(model, (options.tokens or model.context) - OTHER_TOKENS)
             options.snapshot.write_text(model.decode(ids))
             return
         ids = json.loads(kept.read_text())
@@ -91,7 +95,7 @@ def child(options: argparse.Namespace) -> None:
         if options.way == "snapshot":
             model.restore_cache(options.snapshot)
         filled = time.perf_counter()
-        first, cpu, said, cached = generated(model, ids)
+        first, cpu, said, cached = generate(model, ids)
         figures = {
             "process": first - options.started,
             "opened": opened - options.started,
@@ -106,7 +110,10 @@ def child(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace, way: str, snapshot: Path) -> dict[str, Any]:
-    """One process.  Its clock is the system's, so it can tell when it was started."""
+    """Run one way in a process of its own and return its figures.
+
+    The process gets its start time as an argument, since both processes read the same clock.
+    """
     command = [sys.executable, "-m", "benchmarks.resume", str(options.model), "--way", way, "--snapshot", str(snapshot)]
     command += ["--tokens", str(options.tokens), "--threads", str(options.threads), "--kv", options.kv]
     command += ["--started", repr(time.perf_counter())]
@@ -118,7 +125,7 @@ def run(options: argparse.Namespace, way: str, snapshot: Path) -> dict[str, Any]
 
 
 def first_turn(options: argparse.Namespace, folder: Path) -> Path:
-    """A folder of sessions with one whose first question has nearly all the tokens, and its snapshot."""
+    """Make a folder of sessions with one session, whose first prompt has nearly all the tokens, and its snapshot."""
     sessions = folder / "sessions"
     text = folder / "question.txt"
     settings = ("--tokens", str(options.tokens), "--kv", options.kv, "--way", "text", "--snapshot", str(text))
@@ -128,14 +135,14 @@ def first_turn(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def ask(options: argparse.Namespace, sessions: Path, *more: str) -> tuple[float, list[dict[str, Any]]]:
-    """One question of the command line: seconds to its first text, and all events."""
+    """Send a prompt with the command line and return the seconds to its first text, and all events."""
     settings = ("--temp", "0", "--max-tokens", "8", "--kv", options.kv, "--threads", str(options.threads))
     command = qwchat("-m", str(options.model), "-p", "Is that all?", "--session", "long", "--jsonl", *settings, *more)
     return time_to_text(command, {**os.environ, "QWCHAT_SESSIONS": str(sessions)})
 
 
-def asked_again(options: argparse.Namespace, sessions: Path, way: str) -> dict[str, Any]:
-    """The second question, in a copy of the sessions, with the snapshot or without."""
+def ask_again(options: argparse.Namespace, sessions: Path, way: str) -> dict[str, Any]:
+    """Send the second prompt in a copy of the sessions, with the snapshot or without, and return the figures."""
     with tempfile.TemporaryDirectory(dir=sessions.parent) as folder:
         copy = Path(shutil.copytree(sessions, Path(folder) / "sessions"))
         seconds, events = ask(options, copy, "--snapshot", "on" if way == "snapshot" else "off")
@@ -144,7 +151,7 @@ def asked_again(options: argparse.Namespace, sessions: Path, way: str) -> dict[s
 
 
 def shares_of_restoring(snapshot: Path) -> dict[str, float]:
-    """Seconds, of one thread, for what restoring consists of: the best of five."""
+    """Return the seconds that the parts of restoring take on one thread, the best of five."""
     size = snapshot.stat().st_size
     memory = bytearray(size)
 
@@ -169,7 +176,7 @@ def shares_of_restoring(snapshot: Path) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, after some that do not count."""
+    """Run the warm-up rounds and the measured rounds, and return the figures."""
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         snapshot = Path(folder) / "kv.snapshot"
         written = run(options, "write", snapshot)
@@ -177,7 +184,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         for number in range(-options.warm, options.rounds):
             for way in WAYS:
-                figures = run(options, way, snapshot) | asked_again(options, sessions, way)
+                figures = run(options, way, snapshot) | ask_again(options, sessions, way)
                 if number >= 0:
                     rounds[way].append(figures)
         return {
@@ -191,22 +198,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def median(figures: Mapping[str, Any], way: str, name: str) -> float:
-    """Of one figure over the rounds of one way."""
+    """Return the median of a figure over the rounds of one way."""
     return statistics.median(run[name] for run in figures["rounds"][way])
 
 
 def ratio(figures: Mapping[str, Any], name: str) -> float:
-    """The snapshot's time as a share of reading again."""
+    """Return the time with the snapshot as a share of the time without."""
     return median(figures, "snapshot", name) / median(figures, "again", name)
 
 
 def same_text(figures: Mapping[str, Any]) -> bool:
-    """Whether all runs said the same."""
+    """Return True if all runs generated the same text."""
     return len({(*run["said"], run["command_said"]) for way in WAYS for run in figures["rounds"][way]}) == 1
 
 
 def as_text(figures: Mapping[str, Any]) -> str:
-    """For people."""
+    """Return the figures as text."""
     written = figures["written"]
     lines = [
         f"{written['tokens']:,} tokens, kv {figures['kv']}, {figures['threads']} threads: "
@@ -231,7 +238,7 @@ def as_text(figures: Mapping[str, Any]) -> str:
 
 
 def measurements(figures: Mapping[str, Any], conditions: Conditions) -> list[Measurement]:
-    """Return a record for each way and each time to the first token."""
+    """Return a measurement for each way and each time to the first token."""
     model, preset = model_and_preset(figures["model"])
     cells = {"cpu": "CPU time to first token", "engine": "time to first token", "command": "command to first token"}
     return [
@@ -245,12 +252,12 @@ def measurements(figures: Mapping[str, Any], conditions: Conditions) -> list[Mea
 
 
 def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="resuming from a snapshot against reading again")
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(description="resuming with and without a snapshot")
     parser.add_argument("model", type=Path, help="a converted model")
-    parser.add_argument("--tokens", type=int, default=0, help="of prompt (default: the whole context)")
+    parser.add_argument("--tokens", type=int, default=0, help="tokens of the prompt (default: the whole context)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm", type=int, default=1, help="rounds before those that count")
+    parser.add_argument("--warm", type=int, default=1, help="warm-up rounds")
     parser.add_argument("--kv", default="auto")
     parser.add_argument("--threads", type=int, default=len(usable_processors()))
     parser.add_argument("--work", type=Path, help="folder for the snapshot")

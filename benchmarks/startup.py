@@ -1,15 +1,16 @@
-"""From the start of the process to the first token on stdout: cold, warm, and beside llama.cpp.
+"""Measure the time from the start of the process to the first token on stdout: cold, warm, and beside llama.cpp.
 
     python -m benchmarks.startup MODEL
     python -m benchmarks.startup MODEL --gguf FILE.gguf --rounds 9
 
-`cold` is the first run ever: an empty QWCHAT_CACHE, so kernels are compiled. `warm` finds them compiled. Both are the
-real command line, `qwchat -p Hello --jsonl`, timed until the first text event can be read from its stdout; with Qwen2's
-template "Hello" is a prompt of 20 tokens. llama.cpp is a Python process that loads the file with its default settings
-(repack, flash attention where it helps) and reads as many tokens, without template and tokenizer; `of that, llama.cpp`
-leaves out starting Python and importing the bindings. Files are in the page cache: a first unmeasured round reads them.
+`cold` is a first run: QWCHAT_CACHE is empty, so the kernels are compiled. `warm` finds compiled kernels. Both run the
+command line, `qwchat -p Hello --jsonl`, and are timed until the first text event arrives on stdout; with Qwen2's
+template, "Hello" is a prompt of 20 tokens. `llama.cpp` is a Python process that loads the file with default settings
+(repacking, flash attention where it helps) and evaluates as many tokens, without template and tokenizer. `of that,
+llama.cpp` excludes the start of Python and the import of the bindings. Files are in the page cache, since a first round
+that does not count has read them.
 
-A table of medians, then one JSON line.
+Prints a table of medians, then one JSON line.
 """
 
 from __future__ import annotations
@@ -51,8 +52,11 @@ print('{"event": "text", "seconds": %f}' % (time.perf_counter() - started), flus
 
 
 def time_to_text(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds from the start of `command` to its first text event, and all events. Raises SystemExit if none came."""
-    # Where it is set, Python compiles every module of a checkout at every start, and no installation does.
+    """Run `command` and return the seconds to its first text event, and all events.
+
+    Raises SystemExit if the command fails or has no text event.
+    """
+    # With this variable, Python compiles every module of a checkout at every start; an installation never does.
     compiled = {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile("w+") as stderr:
         started = time.perf_counter()
@@ -74,26 +78,26 @@ def time_to_text(command: Sequence[str], environment: Mapping[str, str]) -> tupl
 
 
 def ours(options: argparse.Namespace, cache: str | None) -> tuple[float, list[dict[str, Any]]]:
-    """One run of the command line; `cache`: its QWCHAT_CACHE, or None for the usual one."""
+    """Run the command line once, with `cache` as QWCHAT_CACHE if it is given."""
     settings = ("--temp", "0", "--max-tokens", "2", "--threads", str(options.threads), "--jsonl", "-q")
     command = qwchat("-m", str(options.model), "-p", PROMPT, *settings)
     return time_to_text(command, os.environ if cache is None else {**os.environ, "QWCHAT_CACHE": cache})
 
 
 def theirs(options: argparse.Namespace, prompt_tokens: int) -> tuple[float, float]:
-    """One run of llama.cpp: seconds of the process, and of llama.cpp in it."""
+    """Run llama.cpp once and return the seconds of the process, and of llama.cpp in it."""
     command = [sys.executable, "-c", LLAMA, str(options.gguf), str(options.threads), str(prompt_tokens)]
     seconds, events = time_to_text(command, os.environ)
     return seconds, float(events[0]["seconds"])
 
 
 def prompt_tokens_in(events: Sequence[Mapping[str, Any]]) -> int:
-    """Tokens of the prompt, from the event that ends an answer."""
+    """Return the number of prompt tokens from the event at the end of a reply."""
     return int(events[-1]["tokens"]["prompt"])
 
 
 def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
-    """All rounds; the engines take turns."""
+    """Run all rounds, with the engines alternating, and return the figures."""
     rows: dict[str, list[float]] = {"cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.cold_rounds):
@@ -115,7 +119,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
 
 
 def as_text(figures: Mapping[str, Any]) -> str:
-    """The table: median, lowest, highest of each row that has rounds."""
+    """Return the table: median, lowest and highest of each row that has rounds."""
     rows = [
         (name, f"{statistics.median(times):.2f} s", f"{min(times):.2f}", f"{max(times):.2f}", str(len(times)))
         for name, times in figures["seconds"].items()
@@ -126,7 +130,7 @@ def as_text(figures: Mapping[str, Any]) -> str:
 
 
 def measurements(figures: Mapping[str, Any], conditions: Conditions) -> list[Measurement]:
-    """Return the records of the rows that have rounds."""
+    """Return a measurement for each row that has rounds."""
     model, preset = model_and_preset(figures["model"])
     settings = {"cold": f"{preset}, cold", "warm": f"{preset}, warm", "llama.cpp": "default settings"}
     return [
@@ -140,12 +144,12 @@ def measurements(figures: Mapping[str, Any], conditions: Conditions) -> list[Mea
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="time from process start to first token")
     parser.add_argument("model", type=Path, help="a converted model")
     parser.add_argument("--gguf", type=Path, help="the same model for llama.cpp")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--cold-rounds", type=int, default=1, help="runs that compile everything")
+    parser.add_argument("--cold-rounds", type=int, default=1, help="rounds with an empty cache")
     parser.add_argument("--threads", type=int, default=len(usable_processors()))
     add_results_option(parser)
     options = parser.parse_args()

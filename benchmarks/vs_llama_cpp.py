@@ -1,25 +1,25 @@
-"""Both engines on the same weights, the same threads and the same prompts, in one run.
+"""Measure qwchat and llama.cpp in one run, on the same weights, threads and prompts.
 
     CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" pip install -e '.[bench]'
     python -m benchmarks.vs_llama_cpp qwen2-0.5b-instruct --work /somewhere/with/5/GB
     python -m benchmarks.vs_llama_cpp qwen2-7b-instruct --work /somewhere/with/60/GB --rounds 3 --cells prefill:128,512
 
-CMAKE_ARGS matters: without GGML_NATIVE the package is built for any x86-64 of the last ten years, and slower. Two of
-the flags leave out the parts that read pictures.
+CMAKE_ARGS matters: without GGML_NATIVE the package is built for any x86-64 of the last ten years and is slower. The
+other two flags leave out the parts that process images.
 
-From one random bf16 checkpoint of a real shape it makes our formats and llama.cpp's (Q4_0, Q4_K_M, Q8_0) and measures
-them by classes, 4 and 8 bits. First a survey finds the settings of llama.cpp that are worth measuring in each cell
-(repack on and off, flash attention on and off, KV cache f16 and 8 bits); then these and ours take turns, round by
-round, each in its own process, and medians are compared: in every cell llama.cpp's best file with its best setting
-against our best. Each round begins with the machine's read bandwidth and int8 peak; shares are of their medians.
+A random bf16 checkpoint of a real shape is converted to our formats and to llama.cpp's (Q4_0, Q4_K_M, Q8_0), which are
+compared by class: 4 bits and 8 bits. First, a survey finds the settings of llama.cpp worth measuring in each cell
+(repacking, flash attention, KV cache in f16 or 8 bits). Then these and ours alternate, round by round, each in a
+process of its own. In every cell, the median of our best contender is compared with that of llama.cpp's best. Each
+round starts with a probe of the read bandwidth and the int8 peak; shares refer to the medians of the probes.
 
-A measurement during which other processes took more than a tenth of a core is repeated, up to eight times, and the
-least disturbed counts.
+A measurement during which other processes used more than a tenth of a core is repeated up to eight times, and the
+least disturbed one counts.
 
-Prefill times a prompt from the empty cache to the logits of its last token, decode single tokens after a depth. Our
-figures include choosing the token, llama.cpp's do not. llama.cpp's cache is brought to a depth by copies of its first
-64 positions (benchmarks.llama_state); ours reads them. Files that are in the work folder are used again. Ends with
-one JSON line, which also has what was pruned and why.
+Prefill is the time from the empty cache to the logits of the last token of a prompt, decode that of single tokens at a
+depth. Our figures include sampling, llama.cpp's do not. llama.cpp's cache is filled with copies of its first 64
+positions (benchmarks.llama_state), ours by evaluation. Models in the work folder are used again. Prints one JSON line
+at the end, which includes what was pruned and why.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ CLASSES = {"4 bits": (("q4",), ("Q4_0", "Q4_K_M")), "8 bits": (("q8",), ("Q8_0",
 SURVEY_TOKENS = 8
 MEMORY_CONTEXT = 4096
 WARM_UP_TOKENS = 64
-SURVEY_SHARE = 0.5  # of the time of a class
-ATTEMPTS, DISTURBED, PAUSE_SECONDS = 8, 0.1, 3.0  # a measurement beside which others took 0.1 cores is repeated
+SURVEY_SHARE = 0.5  # share of the minutes of a class
+ATTEMPTS, DISTURBED, PAUSE_SECONDS = 8, 0.1, 3.0  # repeat while other processes use 0.1 cores
 
 
 class Comparison:
-    """One shape and one class of formats on one machine."""
+    """Comparison of one shape and one class of formats."""
 
     def __init__(self, files: dict[str, Path], options: argparse.Namespace) -> None:
         self.files, self.options = files, options
@@ -73,11 +73,11 @@ class Comparison:
         self.started = time.perf_counter()
 
     def spent(self) -> float:
-        """Share of the time that this class may take."""
+        """Return the share of the class's time limit that has passed."""
         return (time.perf_counter() - self.started) / (60 * self.options.minutes)
 
     def start(self, contender: Contender) -> Process:
-        """A fresh process for a contender."""
+        """Start a process for a contender."""
         return Process(
             contender.engine,
             self.files[contender.format],
@@ -86,18 +86,19 @@ class Comparison:
         )
 
     def timed(self, contender: Contender, cell: Cell, count: int, seed: int) -> tuple[float, float]:
-        """Tokens per second in an open context that was set up, and the cores that other processes took meanwhile.
+        """Measure a contender in an open context, repeatedly if other processes disturb it.
 
-        Of a few attempts the least disturbed; one if nothing disturbs it.
+        Returns:
+            Tokens per second, and the cores that other processes used, of the least disturbed attempt.
         """
-        process = self.pool.of(contender)
+        process = self.pool.process_of(contender)
         attempts = []
         for _ in range(ATTEMPTS):
             wall, busy, own = time.perf_counter(), busy_seconds(), process.cpu_seconds()
             rate = self.attempt(process, contender, cell, count, seed)
             wall, busy, own = time.perf_counter() - wall, busy_seconds() - busy, process.cpu_seconds() - own
             attempts.append((max(0.0, busy - own) / wall, rate))
-            # Counted in ticks of 10 ms: what is less than a few of them is nothing.
+            # CPU time is counted in ticks of 10 ms, so a few ticks mean nothing.
             if busy - own < max(DISTURBED * wall, 0.05):
                 break
             time.sleep(PAUSE_SECONDS)
@@ -105,7 +106,7 @@ class Comparison:
         return rate, others
 
     def attempt(self, process: Process, contender: Contender, cell: Cell, count: int, seed: int) -> float:
-        """Tokens per second of one measurement."""
+        """Return the tokens per second of one measurement."""
         if cell.kind == "prefill":
             answer = process.ask("prefill", key=contender.label, tokens=cell.size, seed=seed)
         else:
@@ -113,8 +114,8 @@ class Comparison:
         return cell.tokens(count) / float(answer["seconds"])
 
     def set_up(self, contender: Contender, cell: Cell) -> None:
-        """Open a context for the cell; fill it, or warm it up."""
-        process = self.pool.of(contender)
+        """Open a context for the cell and fill it or warm it up."""
+        process = self.pool.process_of(contender)
         open_context(process, contender, cell.context(self.options.new_tokens))
         if cell.kind == "decode":
             process.ask("fill", key=contender.label, depth=cell.size)
@@ -122,7 +123,7 @@ class Comparison:
             process.ask("prefill", key=contender.label, tokens=min(WARM_UP_TOKENS, cell.size), seed=0)
 
     def survey(self, contenders: Sequence[Contender], cells: Sequence[Cell]) -> None:
-        """One short measurement of every setting in every cell, but for those that have lost clearly already."""
+        """Measure every setting briefly in every cell, except those that were clearly slower in a smaller cell."""
         for contender in contenders:
             before: Cell | None = None
             rate = 0.0
@@ -145,7 +146,7 @@ class Comparison:
                     result.left_out = f"refused: {error}"
 
     def measure(self, ours: Sequence[Contender], cells: Sequence[Cell]) -> None:
-        """The rounds: in each cell its contenders by turns, in the opposite order every other round."""
+        """Run the rounds of every cell; the order of its contenders is reversed every other round."""
         before: Cell | None = None
         for cell in cells:
             if self.spent() > 1 and self.probes:
@@ -160,12 +161,12 @@ class Comparison:
             surveyed += [result for result in results if result not in surveyed]
             self.pool.keep(chosen)
             ready = [result for result in results if self.ready(result, cell)]
-            self.rounds(cell, ready, self.pool.of(ours[0]))
+            self.rounds(cell, ready, self.pool.process_of(ours[0]))
             say(f"  {cell.name}: " + "; ".join(f"{r.contender.label} {r.rate:.1f}" for r in results if r.rate))
         self.pool.keep([])
 
     def ready(self, result: ContenderResult, cell: Cell) -> bool:
-        """Whether the contender accepted the cell's context."""
+        """Return True if the contender accepted the context of the cell."""
         try:
             self.set_up(result.contender, cell)
         except EngineError as error:
@@ -173,7 +174,7 @@ class Comparison:
         return not result.left_out
 
     def rounds(self, cell: Cell, results: Sequence[ContenderResult], prober: Process) -> None:
-        """Measure the machine and then the contenders, until the slowest of them has had its rounds."""
+        """Probe the machine and measure the contenders, until the slowest of them has had its rounds."""
         number, wanted = 0, self.options.rounds
         while number < wanted and (number == 0 or self.spent() <= 1):
             self.probes.append(prober.ask("probe"))
@@ -185,7 +186,7 @@ class Comparison:
             number += 1
 
     def footprint(self, contender: Contender) -> dict[str, Any]:
-        """Load time, and memory once a context of 4,096 positions is full."""
+        """Return load time and memory with 4,096 tokens in the context."""
         with self.start(contender) as process:
             seconds = open_context(process, contender, MEMORY_CONTEXT)
             depth = MEMORY_CONTEXT - SURVEY_TOKENS - 4
@@ -196,7 +197,7 @@ class Comparison:
             return {**about, "load_seconds": seconds, **process.memory()}
 
     def footprints(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-        """One for each file, with the setting that was fastest in the first decode cell."""
+        """Return the footprint of each file with the setting that was fastest in the first decode cell."""
         decode = next((cell for cell in cells if cell.kind == "decode"), cells[0])
         found = []
         for name in dict.fromkeys(result.contender.format for result in self.results[decode]):
@@ -211,12 +212,12 @@ class Comparison:
 
 
 def say(text: str) -> None:
-    """Progress, to stderr."""
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def make_files(shape: str, options: argparse.Namespace) -> dict[str, Path]:
-    """Format -> model in the work folder. The bf16 checkpoint is only made if a file is missing."""
+    """Return the models in the work folder by format; make the missing ones."""
     wanted = [options.classes[name] for name in options.classes]
     ours = {name: options.work / f"{shape}-{name}" for formats, _ in wanted for name in formats}
     kinds = [name for _, formats in wanted for name in formats]
@@ -243,7 +244,7 @@ def make_files(shape: str, options: argparse.Namespace) -> dict[str, Path]:
 
 
 def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All classes of a shape; prints a table and returns its data."""
+    """Measure all classes of a shape, print their tables and return their data."""
     files = make_files(shape, options)
     classes: dict[str, Any] = {}
     for name, (ours, theirs) in options.classes.items():
@@ -267,7 +268,7 @@ def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_cells(texts: Sequence[str]) -> list[Cell]:
-    """Cells of texts such as "prefill:128,512" and "decode:0,4096", in the order given."""
+    """Parse texts such as "prefill:128,512" and "decode:0,4096" into cells. Raises ArgumentTypeError."""
     cells = []
     for text in texts:
         kind, _, sizes = text.partition(":")
@@ -280,16 +281,16 @@ def parse_cells(texts: Sequence[str]) -> list[Cell]:
 
 
 def read_options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="qwchat and llama.cpp on the same weights")
     parser.add_argument("shapes", nargs="+", help="names in shapes.json")
     parser.add_argument(
         "--cells", nargs="+", default=["prefill:128,512,2048", "decode:0,4096,16384"], metavar="KIND:SIZE,SIZE"
     )
     parser.add_argument("--classes", nargs="+", choices=tuple(CLASSES), default=list(CLASSES))
-    parser.add_argument("--kv", nargs="+", default=["f32", "q8"], help="our kinds of KV cache")
+    parser.add_argument("--kv", nargs="+", default=["f32", "q8"], help="kinds of our KV cache")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=30, help="of each class; then what is left is left out")
+    parser.add_argument("--minutes", type=float, default=30, help="time limit of each class; later cells are left out")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens of one decode measurement")
     parser.add_argument("--threads", type=int, default=len(usable_processors()))
     parser.add_argument("--work", type=Path, default=Path("build/benchmarks"), help="folder of the models")
@@ -308,7 +309,7 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     options = read_options()
     started = time.perf_counter()
     conditions = Conditions.of_this_run("vs_llama_cpp", options.threads)

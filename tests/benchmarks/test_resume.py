@@ -31,7 +31,7 @@ def test_the_whole_context_of_the_embedded_model(tmp_path: Path, kv: str) -> Non
     assert (resumed["cached"], again["cached"]) == (tokens - 1, 0)
     assert resumed["said"] == again["said"]
     # `qwchat -p … --session …`: everything up to the new question comes from the snapshot.
-    assert resumed["command_cached"] > tokens - resume.ROOM
+    assert resumed["command_cached"] > tokens - resume.OTHER_TOKENS
     assert again["command_cached"] == 0
     assert resumed["command_said"] == again["command_said"] != ""
     assert len(set(resumed["said"])) > 3
