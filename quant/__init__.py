@@ -1,6 +1,6 @@
-"""Quantising Hugging Face Qwen2 checkpoints into folders that qwchat runs.
+"""Quantise Hugging Face Qwen2 checkpoints into model folders for qwchat.
 
-`quant.convert(source, destination, ...)` is the public function; `quant.conversion` has its events.
+`quant.convert(source, destination, ...)` is the public function. `quant.conversion` defines the events that it yields.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["convert"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: opening a converted model must not pull in the pipeline and its compiler.
+    # Imported on demand, so that opening a converted model loads neither the converter nor its compiler.
     if name == "convert":
         from quant.conversion import convert
 

@@ -1,7 +1,7 @@
 """The model folder: manifest.json, weights.bin, and copies of config, tokenizer and template files.
 
-weights.bin holds every part of every tensor (layouts: `quant.formats`), each at a multiple of 64 bytes, in manifest
-order; it is mapped, never read as a whole. manifest.json is
+weights.bin holds the parts of all tensors (layouts: `quant.formats`) in manifest order. Each part begins at a multiple
+of 64 bytes. The file is memory-mapped, never read as a whole. manifest.json is
 
     {"format": "qwchat-model", "format_version": 1,
      "producer": {"name", "version"},
@@ -12,11 +12,11 @@ order; it is mapped, never read as a whole. manifest.json is
                         "parts": {PART: {"dtype", "shape", "offset", "nbytes"}}}},
      "files": {FILE: {"bytes", "sha256"}}}
 
-A tensor's sha256 is the SHA-256 of the concatenated SHA-256 digests of its parts, in manifest order, so that parts can
-be hashed while they are written side by side. relative_error is sqrt(sum of squared errors / sum of squares).
+The sha256 of a tensor is the SHA-256 of the concatenated SHA-256 digests of its parts, in manifest order, so that the
+parts can be hashed while they are written in parallel. relative_error is sqrt(sum of squared errors / sum of squares).
 
-A model folder may come from anywhere: `open_model` checks every size, offset, dtype and shape against the layouts and
-config.json before a single weight is looked at. It reads no weights; `quant.verification` does.
+Model folders are untrusted: `open_model` checks every size, offset, dtype and shape against the layouts and config.json
+before any weight is used. It does not read weights.bin; `quant.verification` checks its content.
 """
 
 from __future__ import annotations
@@ -47,21 +47,29 @@ FORMAT_VERSION = 1
 ALIGNMENT = 64
 MAX_MANIFEST_BYTES = 16 << 20
 _HASH_PIECE = 4 << 20
-_MAX_COUNT = (1 << 62) - 1  # of bytes, and of whatever else a manifest counts
+_MAX_COUNT = (1 << 62) - 1  # of bytes, and of every other integer of a manifest
 _MAX_AXES, _MAX_SIZE = 4, (1 << 40) - 1  # of a shape
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14 and later
-_POPULATE_PIECE = 16 << 20  # in between, the process may change its address space again
+_POPULATE_PIECE = 16 << 20  # bytes per call: other threads wait for each call before they can map memory
 
 
 class ModelFolder:
-    """An opened model folder. Parts of tensors are read-only views of the mapped weights."""
+    """An opened model folder.
+
+    The parts of its tensors are read-only views of the memory-mapped weights.
+
+    Attributes:
+        path: the folder.
+        config: hyperparameters from config.json.
+        manifest: content of manifest.json, checked.
+        fingerprint: first 16 hex digits of the SHA-256 of manifest.json, which holds the checksum of every tensor.
+    """
 
     def __init__(self, path: Path, config: ModelConfig, manifest: dict[str, Any], fingerprint: str) -> None:
         self.path = path
         self.config = config
         self.manifest = manifest
         self.fingerprint = fingerprint
-        """First 16 hex digits of the manifest's SHA-256; the manifest holds the checksum of every tensor."""
         self._weights: NDArray[np.uint8] | None = None
         self._status: os.stat_result | None = None
 
@@ -72,33 +80,33 @@ class ModelFolder:
 
     @property
     def total_bytes(self) -> int:
-        """Size of weights.bin."""
+        """Size of weights.bin in bytes."""
         return int(self.manifest["weights"]["bytes"])
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of weights.bin per parameter of the whole model, a tied head counted once."""
+        """Bits of weights.bin per parameter of the model; a tied head counts once."""
         return 8 * self.total_bytes / parameter_count(self.config)
 
     @property
     def preset(self) -> str:
-        """The preset that the model was made with."""
+        """Name of the preset that the model was converted with."""
         return str(self.manifest["settings"]["preset"])
 
     @property
     def source_fingerprint(self) -> str:
-        """Fingerprint of the checkpoint that the model was made from."""
+        """Fingerprint of the source checkpoint."""
         return str(self.manifest["source"]["fingerprint"])
 
     @property
     def weights_status(self) -> os.stat_result:
-        """Status of weights.bin, of the very file that is mapped. Raises ContainerError if it cannot be mapped."""
+        """File status of the mapped weights.bin. Raises ContainerError if it cannot be mapped."""
         self._mapped()
         assert self._status is not None
         return self._status
 
     def tensor(self, name: str) -> PackedTensor:
-        """Tensor `name` as views of the mapped file. Raises ContainerError if there is none."""
+        """Return tensor `name` as views of the mapped file. Raises ContainerError if the model does not have it."""
         entry = self._entry(name)
         weights = self._mapped()
         parts = {}
@@ -108,10 +116,12 @@ class ModelFolder:
         return PackedTensor(entry["format"], tuple(entry["shape"]), entry["group_size"], parts)
 
     def prefetch(self) -> threading.Thread:
-        """Maps the pages of weights.bin in the background, as far as the system can; returns the thread that does it.
+        """Map the pages of weights.bin in a background thread, where the system supports it. Return the thread.
 
-        Otherwise each page is a fault on the way of the first token; all together they cost more than the token.
-        Raises ContainerError if the file cannot be mapped.
+        Without this, each page causes a page fault during the first token. Together they take longer than the token.
+
+        Raises:
+            ContainerError: weights.bin cannot be mapped.
         """
         thread = threading.Thread(target=_populate, args=(self._mapped(),), name="weights", daemon=True)
         thread.start()
@@ -144,20 +154,23 @@ def _populate(weights: NDArray[np.uint8]) -> None:
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     start = int(weights.ctypes.data)
     for offset in range(0, weights.size, _POPULATE_PIECE):
-        # Advice: where it is not taken, pages come when they are first read.
+        # The call is only a hint. If it fails, pages are mapped when they are first read.
         if madvise(start + offset, min(_POPULATE_PIECE, weights.size - offset), _POPULATE_READ) != 0:
             return
 
 
 def is_model_folder(path: str | Path) -> bool:
-    """Whether `path` looks like a finished model folder (it has a manifest). Checks nothing else."""
+    """Return whether `path` looks like a complete model folder: it has a manifest. Check nothing else."""
     return is_regular_file(Path(path) / MANIFEST_NAME)
 
 
 def open_model(path: str | Path) -> ModelFolder:
-    """Open a model folder, checking the manifest against config.json, the layouts and the size of weights.bin.
+    """Open a model folder. Check the manifest against config.json, the layouts and the size of weights.bin.
 
-    Reads no weights. Raises ContainerError for anything missing, half-written, malformed or contradictory.
+    The weights are not read.
+
+    Raises:
+        ContainerError: the folder is missing, incomplete, malformed or contradicts itself.
     """
     path = Path(path)
     data = _read_manifest(path)
@@ -175,12 +188,12 @@ def open_model(path: str | Path) -> ModelFolder:
 
 
 def align(offset: int) -> int:
-    """The next multiple of 64."""
+    """Return the smallest multiple of 64 that is at least `offset`."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
 def hash_bytes(data: NDArray[np.uint8]) -> bytes:
-    """SHA-256 digest of one part, fed in pieces so that mapped pages come and go."""
+    """Return the SHA-256 digest of one part, read in pieces so that few mapped pages are in memory at a time."""
     digest = hashlib.sha256()
     for start in range(0, data.size, _HASH_PIECE):
         digest.update(data[start : start + _HASH_PIECE].data)
@@ -188,7 +201,7 @@ def hash_bytes(data: NDArray[np.uint8]) -> bytes:
 
 
 def combine_digests(digests: list[bytes]) -> str:
-    """A tensor's checksum (hex) from the digests of its parts."""
+    """Return the checksum (hex) of a tensor from the SHA-256 digests of its parts."""
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
@@ -201,7 +214,7 @@ def _read_manifest(path: Path) -> bytes:
 
 
 def _facts(fields: JsonFields, key: str) -> JsonFields:
-    """Return the object `key`, which is shown as it is, and so must hold plain values only."""
+    """Return the object `key` after checking that it holds only short plain values, since other code shows them."""
     for name, fact in (inner := fields.inner(key)).values.items():
         count = isinstance(fact, int) and abs(fact) <= _MAX_COUNT
         if len(name) > 100 or not (fact is None or count or (isinstance(fact, str) and len(fact) <= 1000)):
@@ -241,7 +254,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
 
 
 def _check_tensor(entry: JsonFields, tensor: str, expected_shape: tuple[int, ...]) -> list[tuple[int, int, str]]:
-    """Compare one manifest entry with its layout; returns the byte ranges of its parts."""
+    """Compare one manifest entry with its layout. Return (start, stop, description) of each of its parts."""
     shape = entry.sizes("shape", _MAX_AXES, _MAX_SIZE)
     if shape != expected_shape:
         raise entry.invalid(f"shape {list(shape)} is not that of config.json, {list(expected_shape)}")

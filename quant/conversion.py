@@ -1,8 +1,8 @@
-"""The pipeline: source -> policy -> quantiser -> model folder, streamed in chunks of rows, told as events.
+"""Conversion pipeline: source -> policy -> quantiser -> model folder, in chunks of rows, reported as events.
 
-A few Python threads quantise chunks (the compiled loops hold no lock), and the caller's thread writes them in order.
-Peak memory is a few chunks, whatever the size of the model. The result depends on the source and the settings alone,
-not on the number of threads or on where an earlier attempt was cut off.
+Python threads quantise chunks in parallel (the compiled loops release the GIL), and the caller's thread writes them in
+order. Peak memory is a few chunks, independent of the size of the model. The result depends only on the source and the
+arguments, not on the number of threads or on where an earlier attempt stopped.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MAX_WEIGHT = np.float32(1e30)
 
 @dataclass(frozen=True)
 class ConversionPlanned:
-    """The first event: exact sizes of everything, before any work."""
+    """First event: the exact sizes in bytes, before any work is done."""
 
     total_bytes_in: int
     total_bytes_out: int
@@ -62,7 +62,7 @@ class ConversionPlanned:
 
 @dataclass(frozen=True)
 class TensorStarted:
-    """The first rows of a tensor are done."""
+    """The first rows of a tensor have been quantised."""
 
     name: str
     format: str
@@ -70,14 +70,14 @@ class TensorStarted:
 
 @dataclass(frozen=True)
 class ConversionAdvanced:
-    """Source bytes dealt with so far, those of an earlier attempt included."""
+    """Progress in source bytes, including those of an earlier attempt that is resumed."""
 
     bytes_done: int
 
 
 @dataclass(frozen=True)
 class TensorFinished:
-    """A tensor is written and journalled; `error` is sqrt(sum of squared errors / sum of squares)."""
+    """A tensor has been written and journalled. `error` is sqrt(sum of squared errors / sum of squares)."""
 
     name: str
     format: str
@@ -86,7 +86,7 @@ class TensorFinished:
 
 @dataclass(frozen=True)
 class ConversionFinished:
-    """The last event: the model folder is complete."""
+    """Last event: the model folder is complete."""
 
     path: Path
     bits_per_weight: float
@@ -95,7 +95,7 @@ class ConversionFinished:
 
 @dataclass(frozen=True)
 class ConversionNotice:
-    """Something worth showing that stops nothing."""
+    """Text to show to the user. The conversion continues."""
 
     text: str
 
@@ -125,14 +125,28 @@ def convert(
 ) -> Generator[ConversionEvent, None, None]:
     """Convert the checkpoint folder `source` into the model folder `destination`.
 
-    preset, bits, group_size: see `quant.policy`. resume: go on with what an earlier attempt left. dry_run: stop after
-    `ConversionPlanned`, touching nothing. force: replace a model that is already there, once the new one is complete.
-    threads: quantising threads, by default the CPUs this process may use.
+    The work is done while the caller iterates. Closing the iterator stops the conversion and keeps the finished tensors
+    for `resume`. After an error, `destination` is as it was before.
 
-    Work is done while the events are taken; closing the iterator stops it and keeps what is finished for `resume`.
-    Raises CheckpointError (source missing, corrupt, contradictory, not finite), ArgumentError (bad settings,
-    destination in use), FormatError (shapes that do not fit), DiskFullError. After any of them `destination` is as it
-    was before.
+    Args:
+        source: checkpoint folder.
+        destination: model folder to create; its parent folder must exist.
+        preset: name of a preset; see `quant.policy`.
+        bits: bits per weight, as an alternative to `preset`.
+        group_size: weights per group, as an alternative to `preset`.
+        resume: continue what an earlier attempt left.
+        dry_run: stop after `ConversionPlanned` without writing anything.
+        force: replace an existing model once the new one is complete.
+        threads: number of quantising threads. None: one per processor that this process may use.
+
+    Yields:
+        `ConversionPlanned` first, then progress, and `ConversionFinished` last.
+
+    Raises:
+        ArgumentError: an argument is invalid, or the destination is in use.
+        CheckpointError: the source is missing, damaged, contradicts its config, or has values that are not finite.
+        FormatError: the shape of a tensor does not fit its format.
+        DiskFullError: the disk of the destination is full.
     """
     began = time.monotonic()
     destination = Path(destination).resolve()
@@ -150,7 +164,7 @@ def convert(
         yield from map(ConversionNotice, notices)
         if dry_run:
             return
-        # The right to write is checked under the lock: two first runs may start at the same moment.
+        # The destination is checked while the lock is held, since two first runs may start at the same moment.
         with ModelWriter(destination, [_layout_key(p) for p in plans], _manifest_header(opened, spec), files) as writer:
             if resume and writer.is_published():
                 yield ConversionNotice(f"{destination} is complete already")
@@ -170,14 +184,17 @@ def convert(
 
 @dataclass
 class _TensorProgress:
-    """One tensor on its way: error sums of its rows so far."""
+    """Error sums of the rows of one tensor that have been written so far."""
 
     tensor: TensorPlan
     squared_errors: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
 
     def relative_error(self) -> float:
-        """fsum is exact, so the figure does not depend on how the rows were cut into chunks."""
+        """Return sqrt(sum of squared errors / sum of squares), rounded to 6 significant digits.
+
+        `math.fsum` is exact, so the result does not depend on how the rows were split into chunks.
+        """
         total = math.fsum(self.squares)
         ratio = math.sqrt(math.fsum(self.squared_errors) / total) if total else 0.0
         return float(f"{ratio:.6g}")
@@ -185,7 +202,7 @@ class _TensorProgress:
 
 @dataclass(frozen=True)
 class _QuantisedChunk:
-    """Rows start..stop of one tensor, quantised; error sums per row."""
+    """Quantised rows of one tensor, with the squared error and the sum of squares of each row."""
 
     packed: PackedTensor
     squared_errors: NDArray[np.float64]
@@ -193,14 +210,14 @@ class _QuantisedChunk:
 
 
 def compiling_cost(plans: Iterable[TensorPlan]) -> float:
-    """Return what compiling the loops that `plans` need and this machine lacks costs; see `CompilingQuantiser.cost`."""
+    """Return the cost of compiling the loops that `plans` need and the cache lacks (`CompilingQuantiser.cost`)."""
     return machine_code.compiling_cost(dict.fromkeys(tensor.format for tensor in plans))
 
 
 def _write_tensors(
     source: Source, plans: list[TensorPlan], writer: ModelWriter, threads: int
 ) -> Iterator[ConversionEvent]:
-    """Quantise every tensor that is not finished, several chunks at a time, and write them in order."""
+    """Quantise all unfinished tensors, several chunks at a time, and write them in order."""
     done = sum(p.source_bytes for p in plans if p.name in writer.finished)
     if done:
         yield ConversionAdvanced(done)
@@ -209,7 +226,7 @@ def _write_tensors(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantise")
     progress: _TensorProgress | None = None
     try:
-        for _ in range(threads + 1):  # one more than workers, so that none waits for the writer
+        for _ in range(threads + 1):  # one job more than threads, so that no thread waits for the writer
             _submit_next(pool, source, jobs, pending)
         while pending:
             tensor, start, stop, future = pending.popleft()
@@ -276,7 +293,7 @@ def _describe_bad_value(source: Source, tensor: TensorPlan, start: int, values: 
 
 
 def _chunks(tensor: TensorPlan) -> Iterator[tuple[int, int]]:
-    """Ranges of rows of about 4 Mi weights, multiples of 16 rows; a vector is one chunk."""
+    """Yield row ranges of about 4 Mi weights in multiples of 16 rows. A vector is one chunk."""
     rows = tensor.shape[0]
     size = rows if len(tensor.shape) == 1 else max(TILE_ROWS, CHUNK_WEIGHTS // tensor.shape[1] // TILE_ROWS * TILE_ROWS)
     for start in range(0, rows, size):
@@ -291,7 +308,7 @@ def _plan_conversion(source: Source, spec: ConversionSpec) -> list[TensorPlan]:
 
 
 def _format_keeping_codes(source: Source, tensor: TensorPlan) -> IntegerFormat | None:
-    """Return the planned format if it holds the codes, scales and zero points of the source as they are."""
+    """Return the planned format if it can store the codes, scales and zero points of the source unchanged."""
     stored, fmt = source.tensors[tensor.name], find_format(tensor.format)
     if not stored.code_bits or not isinstance(fmt, IntegerFormat) or stored.group_size != tensor.group_size:
         return None
@@ -299,7 +316,7 @@ def _format_keeping_codes(source: Source, tensor: TensorPlan) -> IntegerFormat |
 
 
 def _with_zeros(tensor: TensorPlan) -> TensorPlan:
-    """Return the plan of a tensor whose zero points are kept as well."""
+    """Return the plan of the same tensor, stored with zero points."""
     parts = layout(tensor.format, tensor.shape, tensor.group_size, zeros=True).values()
     packed_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in parts)
     return replace(tensor, zeros=True, packed_bytes=packed_bytes)
@@ -310,7 +327,7 @@ def _layout_key(tensor: TensorPlan) -> tuple[str, str, tuple[int, ...], int, boo
 
 
 def _manifest_header(source: Source, spec: ConversionSpec) -> dict[str, object]:
-    """The manifest's record of where the model came from. No time and no path: equal inputs give equal folders."""
+    """Return the manifest's record of the source, without time or path, so that equal inputs give equal folders."""
     try:
         version = importlib.metadata.version("qwchat")
     except importlib.metadata.PackageNotFoundError:

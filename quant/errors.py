@@ -1,31 +1,31 @@
-"""Exceptions for expected failures. Every message says what happened, where, and what to do next."""
+"""Exceptions for expected failures. Every message says what happened, where, and what to do about it."""
 
 from __future__ import annotations
 
 
 class QuantError(Exception):
-    """Base of all failures that a person can cause or cure; a caller may show `str(error)` as it is."""
+    """Base class of all expected failures. A caller may show `str(error)` to the user unchanged."""
 
 
 class ArgumentError(QuantError):
-    """The request itself is wrong: an unknown preset, a destination that is in use, a bad group size."""
+    """An argument or environment variable is invalid: unknown preset, bad group size, destination in use."""
 
 
 class DestinationBusyError(ArgumentError):
-    """Another process is converting to the same destination right now; waiting for it is an option."""
+    """Another process is converting to the same destination. The caller may wait for it."""
 
 
 class FormatError(QuantError):
-    """A tensor does not fit the packed format asked for, or its parts contradict the format's layout."""
+    """A tensor does not fit the requested format, or its parts contradict the layout of the format."""
 
 
 class CheckpointError(QuantError):
-    """The source checkpoint is missing, corrupt, contradicts its config, or is not supported."""
+    """The source checkpoint is missing, damaged, contradicts its config.json, or is not supported."""
 
 
 class ContainerError(QuantError):
-    """A converted model folder is missing, corrupt or half-written."""
+    """A converted model folder is missing, damaged or incomplete."""
 
 
 class DiskFullError(QuantError):
-    """The destination has too little room. Nothing that was there before is harmed."""
+    """The disk of the destination is full. Existing files are unchanged."""

@@ -1,4 +1,4 @@
-"""Reading one JSON object by type and range: every value has its range, or is refused by name."""
+"""Typed access to a JSON object: every value must have the expected type and range."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Any, TypeGuard
 from quant.safe_files import ErrorFactory
 
 MAX_ID = 1 << 24
-"""Token ids and most sizes are below this."""
+"""Upper limit of token ids, exclusive."""
 MAX_IDS = 256
-_SHOWN_CHARACTERS = 60  # characters of a wrong value that a message repeats
+_SHOWN_CHARACTERS = 60  # characters of an invalid value that a message repeats
 _MAX_TEXT = 1000
 
 
 class JsonFields:
-    """Typed access to one JSON object, with messages that name the source, the key and the value.
+    """Typed access to one JSON object. Messages name the source, the key and the value.
+
+    All methods raise `error` for a missing or invalid value. JSON null counts as missing.
 
     Args:
         values: the object.
-        where: names it in messages.
-        error: raised for whatever is wrong.
-        remedy: ends every message.
+        where: name of the object for messages.
+        error: class of the exceptions.
+        remedy: text that ends every message.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, error: ErrorFactory, remedy: str = "") -> None:
@@ -32,49 +34,54 @@ class JsonFields:
         self.remedy = remedy
 
     def invalid(self, what: str) -> Exception:
-        """Return the exception that says `what` is wrong and where."""
+        """Return the exception whose message says `what` is wrong and where."""
         return self.error(f"{self.where}: {what}{self.remedy}")
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """Return the object `key`."""
+        """Return the object under `key`."""
         value = self._get(key, "object", None)
         if not isinstance(value, dict):
             raise self.invalid(f"{key} is {short_repr(value)}, expected an object")
         return value
 
     def inner(self, key: str, name: str | None = None) -> JsonFields:
-        """Return typed access to the object `key`, which messages call `name`; "" leaves it out of them."""
+        """Return typed access to the object under `key`.
+
+        Args:
+            key: key of the object.
+            name: name of the object for messages. None: the key. "": none.
+        """
         label = key if name is None else name
         return JsonFields(self.mapping(key), f"{self.where}: {label}" if label else self.where, self.error, self.remedy)
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        """Return the integer `key` from `low` to `high`; an absent one is `default`, or refused if that is None."""
+        """Return the integer under `key`, `low` to `high`, or `default` if it is missing. None makes it required."""
         value = self._get(key, "integer", default)
         if not is_int_between(value, low, high):
             raise self.invalid(f"{key} is {short_repr(value)}, expected an integer from {low} to {high}")
         return value
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        """Return the number `key` from `low` to `high`; an absent one is `default`, or refused if that is None."""
+        """Return the number under `key`, `low` to `high`, or `default` if it is missing. None makes it required."""
         value = self._get(key, "number", default)
-        # Compared before it is converted: an integer may be too large for a float. NaN is in no range.
+        # Compare before converting: an integer may be too large for a float. The comparison also refuses NaN.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise self.invalid(f"{key} is {short_repr(value)}, expected a number from {low:g} to {high:g}")
         return float(value)
 
     def optional_number(self, key: str, low: float, high: float) -> float | None:
-        """Return the number `key` from `low` to `high`, or None where it is absent."""
+        """Return the number under `key`, from `low` to `high`, or None if it is missing."""
         return None if self.values.get(key) is None else self.number(key, low, high)
 
     def boolean(self, key: str, default: bool) -> bool:
-        """Return true or false under `key`; `default` where it is absent."""
+        """Return the boolean under `key`, or `default` if it is missing."""
         value = self._get(key, "true or false", default)
         if not isinstance(value, bool):
             raise self.invalid(f"{key} is {short_repr(value)}, expected true or false")
         return value
 
     def text(self, key: str, default: str | None) -> str | None:
-        """Return the string `key` of at most 1,000 characters; `default` where it is absent."""
+        """Return the string under `key`, at most 1,000 characters, or `default` if it is missing."""
         value = self.values.get(key)
         if value is None:
             return default
@@ -83,12 +90,12 @@ class JsonFields:
         return value
 
     def required_text(self, key: str) -> str:
-        """Return the string `key` of at most 1,000 characters; an absent one is refused."""
+        """Return the string under `key`, at most 1,000 characters. It must be present."""
         self._get(key, "string", None)
         return self.text(key, None) or ""
 
     def sizes(self, key: str, most: int, high: int) -> tuple[int, ...]:
-        """Return the list `key` of 1 to `most` integers, each from 1 to `high`."""
+        """Return the list under `key`: 1 to `most` integers, each from 1 to `high`."""
         value = self._get(key, "list of sizes", None)
         if (
             not isinstance(value, list)
@@ -99,7 +106,7 @@ class JsonFields:
         return tuple(value)
 
     def token_ids(self, key: str) -> tuple[int, ...]:
-        """Return the token ids under `key`, one or a list of them; none where it is absent."""
+        """Return the token ids under `key`, which is one id or a list. Return () if it is missing."""
         value = self.values.get(key)
         items = value if isinstance(value, list) else [] if value is None else [value]
         if len(items) > MAX_IDS:
@@ -119,23 +126,23 @@ class JsonFields:
 
 
 def is_int_between(value: object, low: int, high: int) -> TypeGuard[int]:
-    """Return whether `value` is an integer from `low` to `high`; JSON's true and false are not."""
+    """Return whether `value` is an integer from `low` to `high`. Booleans are not integers."""
     return type(value) is int and low <= value <= high
 
 
 def short_repr(value: object) -> str:
-    """Return `value` for a message: on one line of at most 60 characters, whatever a file has brought."""
+    """Return the repr of an untrusted value for a message, on one line and at most 60 characters long."""
     if isinstance(value, str):
         text = repr(value[: _SHOWN_CHARACTERS + 1])
     elif isinstance(value, int) and value.bit_length() > 4 * _SHOWN_CHARACTERS:
-        return "a number of many digits"  # which Python refuses to write out beyond 4,300
+        return "a number of many digits"  # Python does not convert more than 4,300 digits to text
     else:
         text = _BoundedRepr().repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 class _BoundedRepr(reprlib.Repr):
-    """Bounded in depth and length, so that neither nesting nor size of a value matters."""
+    """`repr` that is bounded in depth and length, so that large or deeply nested values cost little."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,5 +150,5 @@ class _BoundedRepr(reprlib.Repr):
         self.maxstring = self.maxlong = self.maxother = _SHOWN_CHARACTERS
 
     def repr_int(self, x: int, level: int) -> str:
-        """Write out `x`, or say that it has too many digits to be written out."""
+        """Return the digits of `x`, or an ellipsis if it has too many."""
         return repr(x) if x.bit_length() <= 4 * _SHOWN_CHARACTERS else "…"

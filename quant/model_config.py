@@ -1,4 +1,4 @@
-"""The numbers that describe a model: shapes, RoPE, special tokens."""
+"""Model hyperparameters: shapes, RoPE, special tokens."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """YaRN context extension (arXiv 2309.00071), with every default filled in."""
+    """YaRN context extension (arXiv 2309.00071) with all defaults filled in."""
 
     factor: float
     original_max_position_embeddings: int
     beta_fast: float
     beta_slow: float
     attention_factor: float
-    """Multiplies cos and sin; 0.1 ln(factor) + 1 unless the config says otherwise."""
+    """Multiplies cos and sin; 0.1 ln(factor) + 1 unless the config sets it."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The numbers of one model, whatever its family and the device that runs it.
+    """Hyperparameters of one model, for every model family and device.
 
     `quant.families` reads them from config.json.
     """
 
     model_type: str
-    """The family, by its name in `quant.families`."""
+    """Key of the model family in `quant.families.FAMILIES`."""
     hidden_size: int
     intermediate_size: int
     num_layers: int

@@ -1,4 +1,4 @@
-"""Which format a tensor gets: a function of its name, its shape, and what a person asked for.
+"""Choose the format of each tensor from its name, its shape and the requested conversion.
 
 Presets (`quant.presets`; layouts: `quant.formats`):
 
@@ -7,12 +7,13 @@ Presets (`quant.presets`; layouts: `quant.formats`):
     q8        every matrix q8
     lin4      matrices lin4 with zero points; head and tied embedding lin8
     lin8      every matrix lin8
-    dense     matrices as they are: bf16 stays bf16, anything else becomes f32
+    dense     matrices unquantised: bf16 stays bf16, every other type becomes f32
 
-The family says which matrices are sensitive; those of Qwen2 are down_proj and v_proj.
-Norms and biases are float32 vectors in all of them: key biases of Qwen2 reach norms of 900 and bear no rounding.
-`bits` and `group_size` are another way to name a preset: 4/32 is q4, 8/32 is q8, groups of 64 or 128 are lin4 or lin8.
-Which formats have how many bits and which groups is in their records; of several that fit, the first one is taken.
+The model family defines the sensitive matrices; those of Qwen2 are down_proj and v_proj. Norms and biases are float32
+vectors in every preset: the key biases of Qwen2 reach norms of 900 and do not tolerate rounding.
+
+`bits` and `group_size` select a preset indirectly: 4/32 is q4, 8/32 is q8, and groups of 64 or 128 are lin4 or lin8.
+If several format records match, the first in `FORMATS` is used.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from quant.presets import DEFAULT_PRESET, PRESETS, Preset
 
 @dataclass(frozen=True)
 class ConversionSpec:
-    """What a conversion makes: a preset and the group size of its matrices (0 for dense)."""
+    """Preset of a conversion and the group size of its matrices (0 for dense)."""
 
     preset: str
     group_size: int
@@ -39,7 +40,7 @@ class ConversionSpec:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One tensor to be made."""
+    """Format and sizes of one tensor to convert; the sizes are in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,19 +52,23 @@ class TensorPlan:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, without padding rows."""
+        """Number of weights without padding rows."""
         return math.prod(self.shape)
 
     @property
     def bits_per_weight(self) -> float:
-        """Packed bits, scales and padding rows included, per weight."""
+        """Packed bits per weight, including scales and padding rows."""
         return 8 * self.packed_bytes / self.parameters
 
 
 def conversion_spec(
     preset: str = DEFAULT_PRESET, bits: int | None = None, group_size: int | None = None
 ) -> ConversionSpec:
-    """Turn what a person typed into settings. Raises ArgumentError for what is unknown or contradictory."""
+    """Return the conversion that the arguments describe.
+
+    Raises:
+        ArgumentError: an argument is unknown, or two of them contradict each other.
+    """
     grouped = [fmt for fmt in FORMATS.values() if fmt.group_sizes]
     if preset not in PRESETS and preset not in [fmt.name for fmt in grouped]:
         raise ArgumentError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
@@ -78,7 +83,7 @@ def conversion_spec(
         return ConversionSpec(preset, 0)
     fmt = FORMATS[matrices]
     if bits not in (None, fmt.bits):
-        if preset != DEFAULT_PRESET:  # the default was not asked for, so it does not contradict
+        if preset != DEFAULT_PRESET:  # the default was not requested, so it cannot contradict
             raise ArgumentError(f"preset {preset!r} contradicts {bits} bits; leave one of the two out")
         fmt = next(other for other in grouped if other.bits == bits)
         preset = fmt.name
@@ -95,17 +100,17 @@ def conversion_spec(
 
 
 def bit_choices() -> list[int]:
-    """Return the bits that a conversion can be asked for."""
+    """Return the valid values of `bits`."""
     return sorted({fmt.bits for fmt in FORMATS.values() if fmt.group_sizes})
 
 
 def group_size_choices() -> list[int]:
-    """Return the group sizes that a conversion can be asked for."""
+    """Return the valid values of `group_size`."""
     return sorted({size for fmt in FORMATS.values() for size in fmt.group_sizes})
 
 
 def _either(numbers: Sequence[int]) -> str:
-    """ "32, 64 or 128"."""
+    """Return a list for messages: "32, 64 or 128"."""
     *others, last = map(str, numbers)
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -117,10 +122,16 @@ def _preset(name: str) -> Preset:
 def plan_tensors(
     config: ModelConfig, spec: ConversionSpec, dtypes: dict[str, str], nbytes: dict[str, int]
 ) -> list[TensorPlan]:
-    """The format of every tensor of `config`, in module order.
+    """Return the plan of every tensor of the model, in module order.
 
-    dtypes, nbytes: storage type ("bf16", "f16", "f32") and stored bytes of each source tensor.
-    Raises FormatError naming the tensor if its shape does not fit the format.
+    Args:
+        config: hyperparameters of the model.
+        spec: requested conversion.
+        dtypes: storage type of each source tensor: "bf16", "f16" or "f32".
+        nbytes: stored bytes of each source tensor.
+
+    Raises:
+        FormatError: the shape of a tensor does not fit its format. The message names the tensor.
     """
     plans = []
     for name, shape in expected_tensors(config).items():
@@ -136,7 +147,7 @@ def plan_tensors(
 
 
 def choose_format(name: str, shape: tuple[int, ...], config: ModelConfig, spec: ConversionSpec, dtype: str) -> Format:
-    """The format of one tensor; `dtype` is its storage type in the source."""
+    """Return the format of one tensor. `dtype` is its storage type in the source."""
     preset = _preset(spec.preset)
     if len(shape) == 1:
         return VECTOR
@@ -151,7 +162,7 @@ def choose_format(name: str, shape: tuple[int, ...], config: ModelConfig, spec: 
 
 
 def is_sensitive(name: str, config: ModelConfig) -> bool:
-    """Return whether `name` is a sensitive matrix of the first or last eighth (at least one) of the layers."""
+    """Return whether `name` is a sensitive matrix of the first or last eighth of the layers (at least one)."""
     family = family_of(config)
     layer = family.layer_of(name)
     if layer is None or not name.endswith(family.sensitive_suffixes):

@@ -1,4 +1,7 @@
-"""The presets: which format each kind of matrix gets. Apart from `quant.policy`: a help text needs no arrays."""
+"""Presets: the format of each kind of matrix.
+
+They are separate from `quant.policy` so that help texts can list them without importing NumPy.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """What `quant.convert` can make.
+    """Formats that a conversion gives to the tensors of a model.
 
     Attributes:
-        summary: the preset in a few words.
-        matrices: format of the matrices; None keeps them as they are.
-        head: format of the head and of an embedding that is tied to it; None: that of the matrices.
-        sensitive: format of the matrices that suffer most in the first and last layers; None: that of the matrices.
+        summary: one line for help texts.
+        matrices: format of the matrices. None stores them unquantised.
+        head: format of the head, or of the embedding that serves as head. None: the format of `matrices`.
+        sensitive: format of the sensitive matrices of the first and last layers. None: the format of `matrices`.
     """
 
     summary: str
@@ -30,5 +33,5 @@ PRESETS = {
     "lin8": Preset("8 bits, linear", "lin8"),
     "dense": Preset("bf16 or f32, as the checkpoint has it"),
 }
-"""Preset by name. A format with groups that is missing here is a preset, too: all matrices in that format."""
+"""Presets by name. Every grouped format that is not listed is a preset as well: all matrices in that format."""
 DEFAULT_PRESET = "q4"

@@ -1,4 +1,4 @@
-"""Files: reading untrusted ones within a limit, private ones, and replacing one as a whole."""
+"""Read untrusted files within limits, read and create private files, and write files atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 MAX_JSON_BYTES = 64 << 20
 MAX_JSON_VALUES = 4_000_000
-"""Values that a JSON text may hold: parsed they take some 400 MB. The tokenizer of Qwen2 has 800,000."""
+"""Most values of a JSON text: parsed, they take about 400 MB. The tokenizer.json of Qwen2 has 800,000."""
 COPIED_FILES = (
     "config.json",
     "generation_config.json",
@@ -23,14 +23,14 @@ COPIED_FILES = (
     "vocab.json",
     "merges.txt",
 )
-"""Files that travel with the weights from a checkpoint into a model folder, where they exist."""
+"""Files that a conversion copies from the checkpoint into the model folder, if they exist."""
 
 ErrorFactory = Callable[[str], Exception]
-"""The class of the exception to raise, made of its message."""
+"""Exception class, or function that makes an exception from a message."""
 
 
 def parse_json(data: bytes, where: str, error: ErrorFactory) -> Any:
-    """Parse `data` as JSON in UTF-8. `where` names the source in messages; raises `error`."""
+    """Return the value of a JSON text in UTF-8. Raises `error` if it is invalid; `where` names it in the message."""
     if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_JSON_VALUES:
         raise error(f"{where} holds more than {MAX_JSON_VALUES:,} JSON values and is not parsed; get the file again")
     try:
@@ -48,7 +48,7 @@ def parse_json(data: bytes, where: str, error: ErrorFactory) -> Any:
 
 
 def parse_json_object(data: bytes, where: str, error: ErrorFactory) -> dict[str, Any]:
-    """Parse `data` as one JSON object. `where` names the source in messages; raises `error`."""
+    """Return the JSON object in `data`. Raises `error` if it is invalid; `where` names it in the message."""
     value = parse_json(data, where, error)
     if not isinstance(value, dict):
         raise error(f"{where} holds a JSON {type(value).__name__}, not an object; get the file again")
@@ -56,16 +56,16 @@ def parse_json_object(data: bytes, where: str, error: ErrorFactory) -> dict[str,
 
 
 def open_regular_file(path: Path, error: ErrorFactory) -> BinaryIO:
-    """Open the regular file `path`, links followed, for reading.
+    """Open a regular file for reading. Symbolic links are followed.
 
-    The kind of the file is checked on the open descriptor, so nothing can be put in its place in between, and a pipe
-    or a device is never waited for. Raises `error` with the path in the text.
+    The file type is checked on the open descriptor, so that the file cannot be exchanged after the check. Opening never
+    waits for a pipe or device. Raises `error` with a message that names the path.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as exc:
         raise missing_file_error(path, error) from exc
-    except (OSError, ValueError) as exc:  # ValueError: a NUL or a lone surrogate in the name
+    except (OSError, ValueError) as exc:  # ValueError: the name contains NUL or a lone surrogate
         raise error(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -74,13 +74,13 @@ def open_regular_file(path: Path, error: ErrorFactory) -> BinaryIO:
 
 
 def read_bounded(path: Path, error: ErrorFactory, max_bytes: int = MAX_JSON_BYTES) -> bytes:
-    """Read the regular file `path`, at most `max_bytes` long; a longer one is not read at all.
+    """Return the content of a regular file of at most `max_bytes`. A longer file is not read.
 
-    Raises `error` with the path in the text.
+    Raises `error` with a message that names the path.
     """
     with open_regular_file(path, error) as file:
         try:
-            # The size is not everything: a file may grow meanwhile, and those of /proc have the size 0.
+            # The reported size is not enough: the file may grow meanwhile, and files of /proc report the size 0.
             long = os.fstat(file.fileno()).st_size > max_bytes
             data = b"" if long else file.read(max_bytes + 1)
         except OSError as exc:
@@ -91,22 +91,22 @@ def read_bounded(path: Path, error: ErrorFactory, max_bytes: int = MAX_JSON_BYTE
 
 
 def missing_file_error(path: Path, error: ErrorFactory) -> Exception:
-    """Return the `error` for a file that does not exist."""
+    """Return the exception for a file that does not exist."""
     return error(f"{path} does not exist; is {path.parent} the right folder?")
 
 
 def too_large_error(path: Path, max_bytes: int, error: ErrorFactory) -> Exception:
-    """Return the `error` for a file of more than `max_bytes`."""
+    """Return the exception for a file of more than `max_bytes`."""
     return error(f"{path} is larger than {max_bytes:,} bytes and is not read; get the file again")
 
 
 def read_json_object(path: Path, error: ErrorFactory, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Read the file `path`, at most `max_bytes` long, as one JSON object. Raises `error` with the path in the text."""
+    """Return the JSON object in a file of at most `max_bytes`. Raises `error` with a message that names the path."""
     return parse_json_object(read_bounded(path, error, max_bytes), str(path), error)
 
 
 def is_regular_file(path: Path) -> bool:
-    """Return whether `path` is a regular file, links followed; False for a name that no file can have."""
+    """Return whether `path` is a regular file or a link to one. Return False for an impossible file name."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
@@ -117,20 +117,21 @@ def is_regular_file(path: Path) -> bool:
 def atomic_write(
     path: Path, mode: int = 0o600, *, durable: bool = True, temporary_path: Path | None = None
 ) -> Iterator[BinaryIO]:
-    """Yield a new file that takes the place of `path`, which need not exist, when the block ends without an exception.
+    """Yield a new file that replaces `path` when the block ends without an exception.
 
-    Until then `path` is as it was; the file of a block that fails is removed. A link is replaced, not followed.
+    Until then, `path` is unchanged. If the block fails, the new file is deleted. A symbolic link is replaced, not
+    followed.
 
     Args:
-        path: the name of the file; its folder exists.
-        mode: the permissions.
-        durable: wait until the bytes are on the disk, so that a power cut leaves the old or the new content. Not worth
-            its time for what can be made again and carries a checksum.
-        temporary_path: where the new file lies until then, for a `path` that one process writes at a time: what a
-            killed process left there is removed. By default a name of its own beside `path`.
+        path: file to replace or create. Its folder must exist.
+        mode: permissions of the new file.
+        durable: wait until the bytes are on the disk, so that a power cut leaves either the old or the new content.
+            Not worth the time for checksummed files that can be created again.
+        temporary_path: path of the new file until it replaces `path`. Only valid if a single process writes `path` at
+            a time; a leftover of a killed process is deleted. None: a unique name beside `path`.
 
     Raises:
-        OSError: it cannot be written, or `path` is a folder, a pipe or a device.
+        OSError: the file cannot be written, or `path` is a folder, pipe or device.
     """
     import tempfile
 
@@ -150,13 +151,13 @@ def atomic_write(
                 os.fsync(file.fileno())
         temporary_path.chmod(mode)
         temporary_path.replace(path)
-    except BaseException:  # Ctrl-C too.
+    except BaseException:  # includes KeyboardInterrupt
         temporary_path.unlink(missing_ok=True)
         raise
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether `path` is neither a file nor a link, so that a rename would destroy it."""
+    """Return whether `path` is neither a file nor a link. A rename must not replace such an entry."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -165,32 +166,32 @@ def _is_special(path: Path) -> bool:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in the folder `path` are on the disk. Raises OSError."""
+    """Wait until the directory entries of folder `path` are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as exc:
-        if exc.errno != errno.EINVAL:  # Some file systems cannot sync folders.
+        if exc.errno != errno.EINVAL:  # some file systems cannot sync folders
             raise
     finally:
         os.close(descriptor)
 
 
 def is_private(status: os.stat_result) -> bool:
-    """Return whether a file belongs to the user and others cannot write to it."""
+    """Return whether a file belongs to this user and is not writable by others."""
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 class NotPrivateError(OSError):
-    """Others than the user could have written the file."""
+    """The file belongs to another user or is writable by others."""
 
 
 def open_private(path: Path, *, buffering: int = -1) -> BinaryIO:
-    """Open for reading the regular file `path`, which only the user can have written; a link is not followed.
+    """Open a file for reading that only this user can have written. Symbolic links are not followed.
 
     Raises:
-        NotPrivateError: it belongs to another user, others can write it, or it is not a regular file.
-        OSError: it cannot be opened.
+        NotPrivateError: the file belongs to another user, is writable by others, or is not a regular file.
+        OSError: the file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     status = os.fstat(descriptor)
@@ -201,9 +202,9 @@ def open_private(path: Path, *, buffering: int = -1) -> BinaryIO:
 
 
 def read_private(path: Path, max_bytes: int) -> bytes | None:
-    """Return the content of the file `path`, which lies in a folder that only the user can write.
+    """Return the content of a private file in a private folder.
 
-    Return None if the file does not exist, cannot be read, is longer than `max_bytes`, or others could have written it.
+    Return None if the file is missing, unreadable, longer than `max_bytes`, or if another user could have written it.
     """
     try:
         if not is_private(path.parent.lstat()):
@@ -216,7 +217,7 @@ def read_private(path: Path, max_bytes: int) -> bytes | None:
 
 
 def make_private_folder(folder: Path) -> bool:
-    """Create `folder` and those above it where they are missing. Return whether only the user can write into it.
+    """Create `folder` and its parents if they are missing. Return whether only this user can write to it.
 
     Raises OSError if it cannot be created.
     """

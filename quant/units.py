@@ -1,12 +1,12 @@
-"""Sizes of data as text."""
+"""Format data sizes as text."""
 
 from __future__ import annotations
 
 
 def data_size(count: float, decimals: int = 1) -> str:
-    """Return `count` bytes in powers of ten, for files, disks and rates: 999 bytes, 1.5 GB, 250 MB.
+    """Return a byte count in powers of ten, for files, disks and rates: "999 bytes", "1.5 GB", "250 MB".
 
-    From 100 of a unit on there are no decimals, unless more than one is asked for, to tell close sizes apart.
+    Values of 100 and more have no decimals, unless `decimals` is at least 2 (to tell similar sizes apart).
     """
     for unit in ("bytes", "kB", "MB", "GB"):
         if abs(count) < 1000:
@@ -17,7 +17,7 @@ def data_size(count: float, decimals: int = 1) -> str:
 
 
 def binary_size(count: int) -> str:
-    """Return `count` bytes in powers of two, for memory and limits that are such powers: 64 KiB, 8 MiB, 1.5 GiB."""
+    """Return a byte count in powers of two, for memory and size limits: "64 KiB", "8 MiB", "1.5 GiB"."""
     step = min(max(0, count.bit_length() - 1) // 10, 3)
     size = count / (1 << 10 * step)
     return f"{size:,.{0 if size.is_integer() else 1}f} {('bytes', 'KiB', 'MiB', 'GiB')[step]}"

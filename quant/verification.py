@@ -1,8 +1,8 @@
-"""Comparing a model folder with the checksums in its manifest.
+"""Compare a model folder with the checksums in its manifest.
 
-Every byte of weights.bin is covered: a tensor's parts by the tensor's SHA-256, the padding between parts by being zero.
-The other files that the manifest lists are covered by their size and SHA-256. Files are read, not mapped, so that a
-disk that cannot deliver a sector, or a file that is cut meanwhile, gives a finding and not a signal.
+Every byte of weights.bin is checked: the parts of a tensor by the SHA-256 of the tensor, and the padding between parts
+must be zero. The other files that the manifest lists are checked by SHA-256. Files are read, not mapped, so that an
+unreadable sector or a file that is truncated meanwhile is reported as damage instead of raising a signal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quant.container import WEIGHTS_NAME, ModelFolder, combine_digests
 from quant.errors import ContainerError
 from quant.safe_files import COPIED_FILES, read_bounded
 
-PIECE_BYTES = 1 << 20  # hashed in about a millisecond, which is what `stop` waits for
+PIECE_BYTES = 1 << 20  # hashed in about a millisecond, the delay of `stop`
 PADDING = "padding of weights.bin"
 _DIFFERS = "its bytes differ from the checksum in manifest.json"
 _NOT_ZERO = "bytes that must be zero are not"
@@ -31,7 +31,7 @@ Throttle = Callable[[float], None]
 
 @dataclass
 class _PendingPart:
-    """One part of a tensor: bytes `position` to `stop` of weights.bin are left to hash."""
+    """Part of a tensor of which bytes `position` to `stop` of weights.bin are still to be hashed."""
 
     tensor: str
     number: int
@@ -41,17 +41,17 @@ class _PendingPart:
 
 
 class Verification:
-    """The check of one model folder. Threads may share it: each of them takes what no other has taken.
+    """Check of one model folder. Several threads may call `work`; they share the items.
 
     Args:
-        folder: the opened model.
-        files: names of the other files to check, as far as the manifest lists them.
+        folder: opened model folder.
+        files: names of the other files to check. Those that the manifest does not list are ignored.
 
     Attributes:
-        files: those files.
-        total_bytes: bytes to be read.
-        done_bytes: bytes that have been read.
-        damaged: tensor or file -> what is wrong with it, so far.
+        files: names of the other files that are checked.
+        total_bytes: bytes to read.
+        done_bytes: bytes read so far.
+        damaged: damage found so far: tensor or file -> description.
     """
 
     def __init__(self, folder: ModelFolder, files: Iterable[str] = COPIED_FILES) -> None:
@@ -63,7 +63,7 @@ class Verification:
             for number, part in enumerate(entry["parts"].values())
         ]
         self._padding = _uncovered_ranges([(part.position, part.stop) for part in parts], folder.total_bytes)
-        # Taken from the end: names of files, None for all of the padding, then parts in the order of weights.bin.
+        # Processed from the end: file names, None for the padding, then the parts in the order of weights.bin.
         self._items: list[_PendingPart | str | None] = [*reversed(parts), None, *self.files]
         self._digests: dict[str, dict[int, bytes]] = {name: {} for name in folder.manifest["tensors"]}
         self._unfinished = len(self._items)
@@ -75,29 +75,29 @@ class Verification:
 
     @property
     def finished(self) -> bool:
-        """Whether everything has been compared."""
+        """Whether everything has been checked."""
         return self._unfinished <= 0
 
     @property
     def report(self) -> dict[str, str]:
-        """`damaged`, with "tensor" before the names of tensors."""
+        """Copy of `damaged` with "tensor" before the names of tensors."""
         tensors = self._folder.manifest["tensors"]
         return {f"tensor {name}" if name in tensors else name: what for name, what in list(self.damaged.items())}
 
     def stop(self) -> None:
-        """Let every worker return within one piece; what is left stays unchecked."""
+        """Make all workers return after the current piece. The rest stays unchecked."""
         self._stopped = True
 
     def stop_throttled(self) -> None:
-        """Let workers that give way return, and leave what they had begun to the others."""
+        """Make throttled workers return. Other workers finish the items that they had begun."""
         self._throttled_stopped = True
 
     def work(self, throttle: Throttle | None = None) -> None:
-        """Check until nothing is left to take, or until `stop`.
+        """Check items until none is left or `stop` is called.
 
         Args:
-            throttle: called after each piece with the seconds that it took; a worker that has it returns on
-                `stop_throttled`.
+            throttle: called after each piece with the seconds that it took, to pause. A worker with a throttle returns
+                after `stop_throttled`.
         """
         try:
             with (self._folder.path / WEIGHTS_NAME).open("rb", buffering=0) as file:
@@ -107,20 +107,20 @@ class Verification:
                         self._check_identity(file.fileno())
                         with self._lock:
                             self._unfinished -= 1
-        except OSError as exc:  # It cannot be opened; what cannot be read of it is told of below.
+        except OSError as exc:  # the file cannot be opened; read errors are handled by the checks
             self._record_damage(WEIGHTS_NAME, f"it cannot be read: {exc.strerror}")
             with self._lock:
                 self._items.clear()
                 self._unfinished = 0
 
     def _next_item(self, throttle: Throttle | None) -> _PendingPart | str | None:
-        """The next item; "" where there is none for this worker."""
+        """Return the next item, or "" if this worker is to return."""
         with self._lock:
             leaves = self._stopped or (throttle is not None and self._throttled_stopped)
             return "" if leaves or not self._items else self._items.pop()
 
     def _check_identity(self, descriptor: int) -> None:
-        """Compare the file that is read with the one that is mapped, as it was then."""
+        """Record damage if the file being read is not the mapped one, or has changed since it was mapped."""
         if file_identity(os.fstat(descriptor)) != file_identity(self._folder.weights_status):
             self._record_damage(WEIGHTS_NAME, _CHANGED)
 
@@ -129,7 +129,7 @@ class Verification:
             self.damaged.setdefault(name, problem)
 
     def _check(self, item: _PendingPart | str | None, descriptor: int, throttle: Throttle | None) -> bool:
-        """Check one item; False where that was broken off."""
+        """Check one item. Return False if the check was interrupted."""
         if isinstance(item, str):
             return self._check_file(item)
         if item is None:
@@ -145,7 +145,7 @@ class Verification:
                     return False
                 data = self._read(descriptor, item.position, min(PIECE_BYTES, item.stop - item.position))
                 if not data:
-                    break  # The file was cut: the digest will not fit.
+                    break  # the file was truncated; the digest will differ
                 item.digest.update(data)
                 item.position += len(data)
                 if throttle is not None:
@@ -157,7 +157,7 @@ class Verification:
         return True
 
     def _compare(self, part: _PendingPart) -> None:
-        """Note the digest of a part that is read, and compare the tensor's once it has all of them."""
+        """Store the digest of a part. Compare the checksum of the tensor once all its parts are hashed."""
         entry = self._folder.manifest["tensors"][part.tensor]
         with self._lock:
             digests = self._digests[part.tensor]
@@ -199,21 +199,21 @@ class Verification:
 
 
 def verify(folder: ModelFolder) -> dict[str, str]:
-    """Check all of a model folder in this thread; what is damaged, tensor or file -> what is wrong with it."""
+    """Check a whole model folder in this thread. Return the damage: tensor or file -> description."""
     verification = Verification(folder)
     verification.work()
     return verification.damaged
 
 
 def file_identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes when a file is written or replaced: its size, both of its times in nanoseconds, its inode."""
+    """Return size, modification and change time in ns, and inode: they change when a file is written or replaced."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def folder_state(folder: ModelFolder, files: Iterable[str]) -> str:
-    """A hash (hex) of the manifest and of the identity of weights.bin, as it is mapped, and of `files`.
+    """Return a hash (hex) of the manifest and of the identities of weights.bin (as mapped) and `files`.
 
-    Reads none of them. It is the same as long as none was written or replaced.
+    No file is read. The hash stays the same as long as no file is written or replaced.
     """
     known: list[object] = [str(folder.path.resolve()), folder.fingerprint, file_identity(folder.weights_status)]
     for name in files:
@@ -225,7 +225,7 @@ def folder_state(folder: ModelFolder, files: Iterable[str]) -> str:
 
 
 def _uncovered_ranges(ranges: Sequence[tuple[int, int]], total: int) -> list[tuple[int, int]]:
-    """The ranges of a file of `total` bytes that belong to none of `ranges`, which do not overlap."""
+    """Return the parts of 0..total that `ranges` do not cover. The ranges do not overlap."""
     ordered = sorted(ranges)
     starts, stops = [0, *(stop for _, stop in ordered)], [*(start for start, _ in ordered), total]
     return [(start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]

@@ -1,8 +1,7 @@
-"""Messages that mention arguments, which each place that shows them spells in its own way.
+"""Messages that mention arguments and are spelt differently in Python, on the command line and in the chat.
 
-Below the command line no message names a flag: it mentions an `Argument` by its name in Python. `str` of a message
-spells arguments as Python does (`context=4096`), the command line as flags (`--ctx 4096`), the chat as its settings
-(`/set ctx 4096`).
+Libraries do not know flags: their messages mention an `Argument` by its Python name. `str(message)` spells it as Python
+does (`context=4096`), the command line as a flag (`--ctx 4096`), the chat as a command (`/set ctx 4096`).
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument that a message mentions.
+    """Argument that a message mentions.
 
     Attributes:
-        name: of the parameter in Python.
-        value: what it is; None mentions the argument alone, and `...` stands for any value.
+        name: name of the parameter in Python.
+        value: value to show. None shows the name alone; `...` stands for any value.
     """
 
     name: str
@@ -31,23 +30,24 @@ class Argument:
 
 @dataclass(frozen=True)
 class SuggestedArgument(Argument):
-    """An argument that a message tells a person to give; None as its value tells them to leave it out."""
+    """Argument that a message tells the user to give. The value None tells them to leave it out."""
 
     def __str__(self) -> str:
         return f"leave {self.name} out" if self.value is None else super().__str__()
 
 
 class ArgumentMessage(str):
-    """A text that mentions arguments, spelt as in Python.
+    """Message that mentions arguments; as a `str` it spells them as Python does.
 
     Args:
-        parts: texts and arguments in their order; a text that is itself worded, and the message of an exception, keep
-            their mentions.
+        parts: texts and arguments in order. An `ArgumentMessage`, and an exception whose message is one, keep the
+            arguments that they mention.
     """
 
     parts: tuple[str | Argument, ...]
 
     def __new__(cls, *parts: str | Argument | BaseException) -> ArgumentMessage:
+        """Join texts and arguments into one message."""
         flat = tuple(each for part in parts for each in message_parts(part))
         worded = super().__new__(cls, "".join(map(str, flat)))
         worded.parts = flat
@@ -55,7 +55,7 @@ class ArgumentMessage(str):
 
 
 def message_parts(message: str | Argument | BaseException) -> tuple[str | Argument, ...]:
-    """Return the texts and arguments of a message, or of the message of an exception."""
+    """Return the texts and arguments of a message or exception."""
     if isinstance(message, BaseException):
         first = message.args[0] if message.args else ""
         return first.parts if isinstance(first, ArgumentMessage) else (str(message),)
@@ -63,10 +63,10 @@ def message_parts(message: str | Argument | BaseException) -> tuple[str | Argume
 
 
 def spell_out(message: str | BaseException, spell: Callable[[Argument], str]) -> str:
-    """Return a message with its arguments as `spell` spells them."""
+    """Return the text of a message or exception, with `spell` applied to each argument."""
     return "".join(part if isinstance(part, str) else spell(part) for part in message_parts(message))
 
 
 def first_argument(message: str | BaseException) -> str | None:
-    """Return the name of the first argument that a message mentions; None if it mentions no argument."""
+    """Return the name of the first argument that a message mentions, or None."""
     return next((part.name for part in message_parts(message) if isinstance(part, Argument)), None)

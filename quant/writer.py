@@ -1,9 +1,9 @@
-"""Writing a model folder so that no moment of it can be taken for a finished one.
+"""Write a model folder so that an unfinished one is never mistaken for a complete one.
 
-Everything is written into `.NAME.partial` beside the destination: weights.bin at its full size, and journal.jsonl,
-whose first line identifies the conversion and which gains one line per finished tensor. The manifest is written last,
-then the folder is synced and renamed. After a kill at any point, `resume` checks every journalled tensor against its
-checksum, so data that a power cut lost is made again. `.NAME.lock` keeps two conversions to one destination apart.
+Everything is first written to `.NAME.partial` beside the destination: weights.bin at its full size, and journal.jsonl.
+The first line of the journal identifies the conversion; each finished tensor adds one line. The manifest is written
+last; then the folder is synced and renamed. After a crash, `resume` checks every journalled tensor against its
+checksum, so that data lost in a power cut is converted again. A lock on `.NAME.lock` keeps other conversions out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def translate_os_errors(where: Path) -> Iterator[None]:
-    """Turn the operating system's errors into DiskFullError or, for the others, ArgumentError."""
+    """Turn OSError into DiskFullError if the disk is full, and into ArgumentError otherwise."""
     try:
         yield
     except OSError as exc:
@@ -64,13 +64,21 @@ def translate_os_errors(where: Path) -> Iterator[None]:
 
 
 class ModelWriter:
-    """One conversion into one destination: in a `with` block `begin`, per tensor `write` and `finish`, `publish`.
+    """Writer of one model folder. In a `with` block: `begin`, `write` and `finish` per tensor, then `publish`.
 
-    The block holds the lock on the destination. Leaving it early keeps the partial folder for a later resume.
+    The block holds the lock of the destination. Leaving it early keeps the partial folder for a later resume.
 
-    tensors: (name, format, shape, group_size, zeros) in file order; they fix the offset of every part.
-    header: what goes into the manifest beside the tensors ("producer", "source", "settings").
-    files: the small files to copy, name -> content.
+    Args:
+        destination: model folder to write.
+        tensors: (name, format, shape, group_size, zeros) in file order. They determine the offset of every part.
+        header: entries of the manifest besides tensors and files: "producer", "source", "settings".
+        files: content of the small files to copy, by name.
+
+    Attributes:
+        destination: model folder to write.
+        partial: folder that is written until `publish` renames it.
+        finished: journalled tensors: name -> {"sha256", "relative_error"}.
+        total_bytes: size of weights.bin.
     """
 
     def __init__(
@@ -83,7 +91,6 @@ class ModelWriter:
         self.destination = destination
         self.partial = destination.parent / f".{destination.name}.partial"
         self.finished: dict[str, dict[str, Any]] = {}
-        """Journalled tensors: name -> {"sha256", "relative_error"}."""
         self._header = dict(header)
         self._files = dict(files)
         self._entries, self.total_bytes = _assign_offsets(tensors)
@@ -112,16 +119,16 @@ class ModelWriter:
 
     @property
     def identity(self) -> str:
-        """SHA-256 (hex) over all that decides the result: header, files, tensors and offsets."""
+        """SHA-256 (hex) of everything that the result depends on: header, files, tensors and offsets."""
         manifest = json.dumps(self._manifest(), sort_keys=True)
         return hashlib.sha256(manifest.encode()).hexdigest()
 
     def is_published(self) -> bool:
-        """Whether the destination already holds the result of this very conversion."""
+        """Return whether the destination already holds the result of this conversion."""
         return self._matches(self.destination / MANIFEST_NAME)
 
     def check_space(self) -> None:
-        """Raise DiskFullError unless the destination's file system has room for what is still to be written."""
+        """Raise DiskFullError unless the file system has enough free space for the rest of the model."""
         wanted = self.total_bytes + sum(map(len, self._files.values())) + _MARGIN_BYTES
         weights = self.partial / WEIGHTS_NAME
         already = 512 * weights.stat().st_blocks if weights.exists() else 0
@@ -134,9 +141,14 @@ class ModelWriter:
             )
 
     def begin(self, resume: bool) -> list[str]:
-        """Open or make the partial folder; returns remarks. With `resume`, `finished` holds what is already done.
+        """Open or create the partial folder. Return notices for the user.
 
-        Raises ArgumentError if the partial folder belongs to another conversion, DiskFullError if there is no room.
+        Args:
+            resume: keep the tensors that an earlier attempt finished, as far as they are intact.
+
+        Raises:
+            ArgumentError: the partial folder belongs to another conversion.
+            DiskFullError: the disk does not have enough free space.
         """
         notices: list[str] = []
         if self.partial.exists() and resume:
@@ -154,7 +166,7 @@ class ModelWriter:
         fresh = not self.partial.exists()
         try:
             with translate_os_errors(self.partial):
-                (self.partial / MANIFEST_NAME).unlink(missing_ok=True)  # from here on it would be a lie
+                (self.partial / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the folder is incomplete
                 self._open_files()
         except DiskFullError:
             if fresh:
@@ -163,7 +175,13 @@ class ModelWriter:
         return notices
 
     def write(self, name: str, parts: Mapping[str, NDArray[Any]], first_tile: int) -> None:
-        """Write a range of tiles (or a whole vector) of tensor `name`; ranges must come in order."""
+        """Write tiles of a matrix, or a whole vector. The tiles of a tensor must be written in order.
+
+        Args:
+            name: name of the tensor.
+            parts: arrays of its parts, by name.
+            first_tile: index of the first tile.
+        """
         entry = self._entries[name]
         with translate_os_errors(self.destination):
             for part_name, part in parts.items():
@@ -175,7 +193,7 @@ class ModelWriter:
                 self._unsynced += len(data)
 
     def finish(self, name: str, relative_error: float) -> None:
-        """Journal tensor `name` as finished."""
+        """Add tensor `name` to the journal as finished."""
         digests = [self._hashers[part].digest() for part in self._entries[name]["parts"]]
         self._hashers.clear()
         figures = {"sha256": combine_digests(digests), "relative_error": relative_error}
@@ -204,7 +222,7 @@ class ModelWriter:
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove the partial folder: what was written is of no use."""
+        """Delete the partial folder."""
         shutil.rmtree(self.partial, ignore_errors=True)
 
     @property
@@ -212,7 +230,7 @@ class ModelWriter:
         return self.destination.parent / f".{self.destination.name}.replaced"
 
     def _restore_replaced(self) -> None:
-        """A forced conversion that was killed between its two renames left the old model under another name."""
+        """Restore the old model if a forced conversion was killed between its two renames."""
         if self._replaced.exists():
             if self.destination.exists():
                 shutil.rmtree(self._replaced)
@@ -235,8 +253,8 @@ class ModelWriter:
     def _open_files(self) -> None:
         self.partial.mkdir(exist_ok=True)
         self._weights = os.open(self.partial / WEIGHTS_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-        # Reserving the room now means that a disk that fills up later cannot stop the conversion. macOS has no call for
-        # it, nor have some file systems.
+        # Reserve the space now, so that the conversion cannot fail because the disk fills up later. macOS and some file
+        # systems do not support this.
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self._weights, 0, self.total_bytes)
@@ -250,7 +268,7 @@ class ModelWriter:
             _append_record(self._journal, {"name": name, **figures})
 
     def _read_journal(self) -> None:
-        """Fill `finished` with the journalled tensors whose bytes are intact."""
+        """Add the journalled tensors whose bytes match their checksums to `finished`."""
         identity, records = self._parse_journal()
         if identity is not None and identity != self.identity:
             raise ArgumentError(
@@ -273,13 +291,13 @@ class ModelWriter:
                 self.finished[name] = figures
 
     def _parse_journal(self) -> tuple[str | None, dict[str, dict[str, Any]]]:
-        """Identity and finished tensors of the partial folder; (None, {}) if it was cut off before the first line.
+        """Return identity and finished tensors of the partial folder, or (None, {}) without a complete first line.
 
-        A folder that was cut off just before its last rename has a manifest in place of the journal.
+        If a conversion was interrupted just before its last rename, the folder has a manifest and no journal.
         """
         try:
             journal = read_bounded(self.partial / JOURNAL_NAME, ContainerError, MAX_MANIFEST_BYTES)
-            lines = journal.split(b"\n")[:-1]  # a torn last line has no newline
+            lines = journal.split(b"\n")[:-1]  # an incomplete last line has no newline
             first, *rest = [json.loads(line) for line in lines]
             return first["identity"], {
                 record["name"]: {"sha256": record["sha256"], "relative_error": record["relative_error"]}
@@ -296,7 +314,7 @@ class ModelWriter:
         }
 
     def _matches(self, manifest: Path) -> bool:
-        """Whether the file `manifest` is what this conversion would write, but for checksums and errors."""
+        """Return whether a manifest is the one that this conversion would write, except for checksums and errors."""
         try:
             found = read_json_object(manifest, ContainerError, MAX_MANIFEST_BYTES)
             for entry in found["tensors"].values():
@@ -307,7 +325,7 @@ class ModelWriter:
 
 
 def check_destination(destination: Path, source: Path, force: bool) -> None:
-    """Raise ArgumentError if a conversion from `source` may not write to `destination`."""
+    """Raise ArgumentError if `destination` is in use or lies in `source`."""
     if source.resolve() in (destination.resolve(), *destination.resolve().parents):
         raise ArgumentError(f"{destination} lies in the source {source}; choose another destination")
     if not destination.exists():
@@ -325,14 +343,14 @@ def check_destination(destination: Path, source: Path, force: bool) -> None:
 
 
 def weights_size(tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]]) -> int:
-    """Exact size of weights.bin in bytes; `tensors` as in `ModelWriter`."""
+    """Return the exact size of weights.bin in bytes. `tensors` are as in `ModelWriter`."""
     return _assign_offsets(tensors)[1]
 
 
 def _assign_offsets(
     tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]],
 ) -> tuple[dict[str, dict[str, Any]], int]:
-    """Give every part its offset; returns the manifest entries (without checksums) and the size of weights.bin."""
+    """Assign an offset to every part. Return the manifest entries without checksums and the size of weights.bin."""
     entries: dict[str, dict[str, Any]] = {}
     position = 0
     for name, format_name, shape, group_size, zeros in tensors:
@@ -355,17 +373,17 @@ def _lock_path(destination: Path) -> Path:
 
 
 def wait_for_conversion(destination: Path) -> None:
-    """Wait until no other process converts into `destination`. Another may begin right after."""
+    """Wait until no other process is converting to `destination`. Another one may start right after."""
     try:
         descriptor = os.open(_lock_path(destination), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # Its conversion has ended, and the file is gone.
+    except OSError:  # the conversion has ended and deleted the file
         return
     with os.fdopen(descriptor):
         fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def _acquire_lock(path: Path, destination: Path) -> int:
-    """Take an exclusive lock on `path`; raises ArgumentError if another conversion holds it."""
+    """Return the descriptor of an exclusive lock. Raises DestinationBusyError if another conversion holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -375,7 +393,7 @@ def _acquire_lock(path: Path, destination: Path) -> int:
             raise DestinationBusyError(
                 f"another conversion to {destination} is running; wait for it or choose another destination"
             ) from None
-        # The holder may have removed the file between our open and our lock: then the lock keeps no process out.
+        # The holder may have deleted the file between open and flock. Then the lock would not exclude other processes.
         try:
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
@@ -391,7 +409,7 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def _append_record(descriptor: int, record: Mapping[str, Any]) -> None:
-    """Append one line; what a failed write left of it is removed again, so that the journal stays readable."""
+    """Append one line. If the write fails, remove the incomplete line, so that the journal stays readable."""
     line = json.dumps(record).encode() + b"\n"
     before = os.lseek(descriptor, 0, os.SEEK_CUR)
     if os.write(descriptor, line) != len(line):

@@ -1,7 +1,7 @@
-"""Model families, one file each, and what is asked of the family of a given model.
+"""Model families, one file each, and functions that look up the family of a model.
 
-A new family is a file with a `Family` and its entry in `FAMILIES`: reading config.json, checking tensors and choosing
-formats follow from it.
+To add a family, write a file with a `Family` record and add it to `FAMILIES`. Reading config.json, checking tensors and
+choosing formats follow from the record.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from quant.model_config import ModelConfig
 from quant.safe_files import read_json_object
 
 FAMILIES = {family.model_type: family for family in (QWEN2, QWEN3)}
-"""Every family, by the "model_type" of config.json."""
-MAX_CONFIG_BYTES = 1 << 20  # real files have some 700
+"""Supported families by the "model_type" of config.json."""
+MAX_CONFIG_BYTES = 1 << 20  # published files have about 700
 
 __all__ = [
     "FAMILIES",
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def read_config(folder: str | Path, error: type[QuantError] = CheckpointError) -> ModelConfig:
-    """Read `folder/config.json`. Raises `error` naming the file and the key."""
+    """Read `folder/config.json`. Raises `error` with a message that names the file and the key."""
     file = Path(folder) / "config.json"
     return parse_config(read_json_object(file, error, MAX_CONFIG_BYTES), str(file), error)
 
@@ -46,7 +46,13 @@ def read_config(folder: str | Path, error: type[QuantError] = CheckpointError) -
 def parse_config(
     values: Mapping[str, Any], where: str = "config.json", error: type[QuantError] = CheckpointError
 ) -> ModelConfig:
-    """Read a parsed config.json. `where` names it in messages. Raises `error` for what is wrong or unsupported."""
+    """Return the hyperparameters in a parsed config.json.
+
+    Args:
+        values: the JSON object.
+        where: name of the source for messages.
+        error: class of the exception for invalid or unsupported values.
+    """
     fields = JsonFields(values, where, error)
     model_type = values.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
@@ -64,10 +70,10 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def expected_tensors(config: ModelConfig) -> Shapes:
-    """Return every tensor of the model by Hugging Face name, in module order; matrices are (out, in)."""
+    """Return the shape of every tensor by its Hugging Face name, in module order. Matrices are (out, in)."""
     return family_of(config).tensor_shapes(config)
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Return the number of weights, a tied head counted once."""
+    """Return the number of weights. A tied head counts once."""
     return sum(math.prod(shape) for shape in expected_tensors(config).values())

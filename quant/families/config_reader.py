@@ -1,6 +1,6 @@
-"""config.json, read by type: a key has the right type, an explicit default, or is refused.
+"""Read config.json: every key has the right type and range, has an explicit default, or is refused.
 
-The class defaults of other libraries describe no real model, so a missing shape is an error here.
+A missing size is an error. The class defaults of other libraries do not describe any published model.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ _MAX_LAYERS = 1024
 _MAX_HEADS = 1024
 _MAX_HEAD_DIM = 4096
 _MAX_PARAMETERS = 1 << 41
-"""Two trillion: below it, every product of sizes fits 64 bits with room to spare."""
+"""Two trillion. Below it, every product of sizes fits easily into 64 bits."""
 _LEAST_EPS, _MOST_EPS = 1e-12, 1.0
 _LEAST_THETA, _MOST_THETA = 2.0, 1e12
 _LEAST_SCALE, _MOST_SCALE = 1e-3, 1e3
-"""Of YaRN's factor, betas and multipliers; published values lie between 0.7 and 64."""
+"""Range of YaRN's factor, betas and multipliers. Published values lie between 0.7 and 64."""
 
 
 def read_fields(fields: JsonFields, family: Family) -> ModelConfig:
-    """Read the numbers of a model of `family`. Raises the error of `fields` for what is wrong or unsupported."""
+    """Return the hyperparameters of a model of `family`.
+
+    Raises the error of `fields` for invalid or unsupported values.
+    """
     family.check_supported(fields)
     if fields.values.get("quantization_config") is not None:
         raise fields.invalid("the checkpoint is already quantised (quantization_config); give the original one")
@@ -58,7 +61,7 @@ def read_fields(fields: JsonFields, family: Family) -> ModelConfig:
 
 
 def _read_heads(fields: JsonFields, family: Family) -> tuple[int, int, int, int]:
-    """Return hidden_size, num_heads, num_kv_heads and head_dim, which fit each other."""
+    """Return hidden_size, num_heads, num_kv_heads and head_dim after checking that they fit each other."""
     hidden, heads, kv_heads = (family.config_keys[field] for field in ("hidden_size", "num_heads", "num_kv_heads"))
     hidden_size = fields.integer(hidden, 1, _MAX_DIMENSION)
     num_heads = fields.integer(heads, 1, _MAX_HEADS)
@@ -94,7 +97,7 @@ def _within_first_chunk(fields: JsonFields, max_positions: int) -> int:
 
 
 def _read_rope(fields: JsonFields, max_positions: int) -> tuple[float, YarnScaling | None]:
-    """Return rope_theta and scaling, from `rope_parameters` (newer files) or `rope_scaling` plus `rope_theta`."""
+    """Return rope_theta and the scaling from `rope_parameters` (newer files) or `rope_scaling` and `rope_theta`."""
     key = "rope_parameters" if fields.values.get("rope_parameters") is not None else "rope_scaling"
     parameters = fields.values.get(key)
     if parameters is None:
@@ -130,7 +133,7 @@ def _scale(inner: JsonFields, key: str, default: float | None = None) -> float:
 
 
 def _attention_factor(inner: JsonFields, factor: float) -> float:
-    """Return the explicit value, or DeepSeek's ratio of two mscales, or the YaRN paper's 0.1 ln(factor) + 1."""
+    """Return the explicit value, DeepSeek's ratio of two mscales, or the YaRN paper's 0.1 ln(factor) + 1."""
     explicit, mscale, mscale_all_dim = (
         inner.optional_number(key, _LEAST_SCALE, _MOST_SCALE)
         for key in ("attention_factor", "mscale", "mscale_all_dim")

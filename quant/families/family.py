@@ -1,4 +1,4 @@
-"""What one family of models says of itself: everything in which it differs from the others."""
+"""Record of a model family: everything in which it differs from other families."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from quant.json_fields import JsonFields
 from quant.model_config import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
-"""Tensor name -> shape, in module order; matrices are (out, in)."""
+"""Tensor name -> shape, in module order. Matrices are (out, in)."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family of decoders, as its file in this folder describes it.
+    """One family of decoder models, described by its file in this package.
 
     Attributes:
-        model_type: what config.json says under "model_type".
-        title: the family's name, for messages.
-        config_keys: field of `ModelConfig` -> key of config.json, for every size that config.json must give. Without
-            `head_dim` among them, it is hidden_size / num_heads unless config.json says otherwise.
-        check_supported: called with config.json before it is read; raises for options that the forward pass does not
-            compute.
-        tensor_shapes: every tensor of a model, named as in its checkpoints. Biases and norms that are not among them
-            do not
-            exist: the engine asks no other place.
-        describe_sizes: the values of config.json behind the shape of one tensor, for messages.
-        sensitive_suffixes: ends of names of matrices that lose most when rounded, which presets may store in more bits.
-        derived_suffixes: ends of names of tensors that old checkpoints carry although they follow from config.json.
-        layer_prefix: beginning of the names of a layer's tensors; the layer's number follows.
-        embedding_name: the matrix of token embeddings, which is the head of a tied model as well.
-        head_name: the head of a model that is not tied.
+        model_type: value of "model_type" in config.json.
+        title: name of the family for messages.
+        config_keys: field of `ModelConfig` -> key of config.json, for every size that config.json must give. If
+            `head_dim` is not among them, its default is hidden_size / num_heads.
+        check_supported: called with config.json before it is read. Raises for options that the forward pass does not
+            implement.
+        tensor_shapes: returns the shapes of all tensors, named as in the family's checkpoints. A bias or norm that it
+            does not list does not exist: the engine has no other source for this.
+        describe_sizes: returns the config.json values behind the shape of one tensor, for messages.
+        sensitive_suffixes: suffixes of the matrices that lose most by rounding. Presets may store them in more bits.
+        derived_suffixes: suffixes of tensors in old checkpoints that can be derived from config.json and are ignored.
+        layer_prefix: prefix of the names of a layer's tensors. The layer number follows.
+        embedding_name: name of the token embeddings, which are also the head of a tied model.
+        head_name: name of the head of a model that is not tied.
     """
 
     model_type: str
@@ -47,12 +46,12 @@ class Family:
     head_name: str
 
     def layer_of(self, name: str) -> int | None:
-        """Return the number of the layer that tensor `name` belongs to; None outside of the layers."""
+        """Return the layer number of tensor `name`, or None if it is not part of a layer."""
         if not name.startswith(self.layer_prefix):
             return None
         number = name.removeprefix(self.layer_prefix).partition(".")[0]
         return int(number) if number.isdecimal() and len(number) < 6 else None
 
     def is_head(self, name: str, config: ModelConfig) -> bool:
-        """Return whether tensor `name` gives the logits: the head, or the embedding of a tied model."""
+        """Return whether tensor `name` computes the logits: the head, or the embedding of a tied model."""
         return name == (self.embedding_name if config.tie_word_embeddings else self.head_name)

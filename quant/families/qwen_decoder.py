@@ -24,7 +24,7 @@ DERIVED_SUFFIXES = (".rotary_emb.inv_freq",)
 
 
 def check_supported(fields: JsonFields) -> None:
-    """Refuse options that the forward pass would silently compute wrongly. Raises the error of `fields`."""
+    """Raise for options that the forward pass would ignore, with wrong results. Raises the error of `fields`."""
     if fields.values.get("hidden_act") != "silu":
         raise fields.invalid(f"hidden_act is {short_repr(fields.values.get('hidden_act'))}; only 'silu' is supported")
     if fields.boolean("use_sliding_window", False):

@@ -1,8 +1,8 @@
-"""The packed tensor formats: one record per format, one registry, plain NumPy.
+"""Packed tensor formats: one record per format, one registry, plain NumPy.
 
-`FORMATS` is all that quantisers, policy, container and kernels know of the formats. `layout` says which parts a tensor
-has, `check_packed` compares a tensor with it, `dequantise` gives float32 back. Packing is in the module of each
-format, since each starts from something else.
+Quantisers, policy, container and kernels know the formats only through `FORMATS`. `layout` returns the parts of a
+tensor, `check_packed` compares a tensor with its layout, and `dequantise` returns float32 values. Each format has its
+own packing function, since the inputs differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from quant.formats.q4 import Q4
 from quant.formats.q8 import Q8
 
 FORMATS: dict[str, Format] = {record.name: record for record in (Q4, Q8, LIN4, LIN8, BF16, F32, VECTOR)}
-"""The registry, by name. Of formats that a request for bits and a group size fits, policy takes the first."""
+"""Format records by name. If several match the requested bits and group size, `quant.policy` uses the first."""
 
 __all__ = [
     "FORMATS",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def find_format(name: str) -> Format:
-    """Return the record of format `name`. Raises FormatError if no format has that name."""
+    """Return the record of format `name`. Raises FormatError for an unknown name."""
     try:
         return FORMATS[name]
     except KeyError:
@@ -44,10 +44,16 @@ def find_format(name: str) -> Format:
 
 
 def layout(name: str, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
-    """Part name -> (dtype, shape) of a tensor of plain `shape` in format `name`.
+    """Return the parts of a tensor in format `name`.
 
-    `zeros` asks for zero points, which not every format has. Raises FormatError for an unknown format, or a shape or
-    group size that does not fit it.
+    Args:
+        name: name of the format.
+        shape: plain shape of the tensor, (N, K) or (n,).
+        group_size: weights of a row that share a scale, or 0.
+        zeros: whether the tensor stores zero points.
+
+    Raises:
+        FormatError: the format is unknown, or shape, group size or zero points do not fit it.
     """
     return find_format(name).layout(shape, group_size, zeros)
 
@@ -58,15 +64,16 @@ def check_packed(packed: PackedTensor) -> None:
 
 
 def dequantise(packed: PackedTensor) -> NDArray[np.float32]:
-    """The float32 values of `packed`, (N, K) or (n,)."""
+    """Return the float32 values of `packed`, (N, K) or (n,). Raises FormatError if its parts do not fit."""
     check_packed(packed)
     return find_format(packed.format).dequantise(packed)
 
 
 def dequantise_rows(packed: PackedTensor, row_ids: NDArray[np.integer] | list[int]) -> NDArray[np.float32]:
-    """The rows `row_ids` of a matrix as (len(row_ids), K) float32; reads only the tiles that hold them.
+    """Return the given rows of a matrix as (len(row_ids), K) f32. Read only the tiles that contain them.
 
-    Raises FormatError for a row outside 0..N-1.
+    Raises:
+        FormatError: `packed` is not a matrix, or a row id is outside 0..N-1.
     """
     rows = np.asarray(row_ids, dtype=np.int64)
     count = packed.shape[0]

@@ -1,9 +1,9 @@
-"""What all packed formats share: the tile geometry, the record of a format, and the checked container of parts.
+"""Common parts of all packed formats: tile geometry, format records, and packed tensors.
 
-Geometry. A weight matrix is (N, K) = (out, in). Rows are padded with zero-valued rows up to a multiple of 16 and cut
-into tiles of 16; `tiles = ceil(N / 16)` is the leading axis of every part of every matrix format, so a range of
-tiles is one contiguous byte range of each part. K is a multiple of 32 and of the group size. Everything is
-little-endian, on disk as in memory.
+A weight matrix is (N, K) = (out, in). Its rows are padded with zero rows to a multiple of 16 and divided into tiles of
+16 rows. `tiles = ceil(N / 16)` is the first axis of every part of every matrix format, so that a range of tiles is one
+contiguous byte range of each part. K is a multiple of 32 and of the group size. All numbers are little-endian, on disk
+and in memory.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ TILE_ROWS = 16
 COLUMN_MULTIPLE = 32
 
 Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
-"""Part name -> (dtype, shape), in the order in which the parts lie on disk."""
+"""Part name -> (dtype, shape), in file order."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedTensor:
-    """One tensor in kernel order.
+    """Tensor in the memory layout that the kernels use.
 
-    `shape` is the plain shape, (N, K) or (n,), without padding; `group_size` is 0 where the format has no groups;
-    `parts` follow the layout of the format's record (checked by `quant.formats.check_packed`).
+    Attributes:
+        format: name of the format.
+        shape: plain shape without padding rows, (N, K) or (n,).
+        group_size: weights of a row that share a scale; 0 for formats without groups.
+        parts: arrays as in the layout of the format. `quant.formats.check_packed` checks them.
     """
 
     format: str
@@ -43,7 +46,7 @@ class PackedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parts, padding rows included."""
+        """Bytes of all parts, including padding rows."""
         return sum(part.nbytes for part in self.parts.values())
 
     @property
@@ -54,19 +57,19 @@ class PackedTensor:
 
 @dataclass(frozen=True)
 class Format(ABC):
-    """The record of one packed format: quantisers, policy, container and kernels derive all they do from it.
+    """Record of one packed format, from which quantisers, policy, container and kernels derive their behaviour.
 
-    A format is a subclass of this with plain fields, or one of the subclasses in `quant.formats.integer` and
-    `quant.formats.dense` with other values. `quant.formats.FORMATS` lists the records.
+    A format is either its own subclass, or an instance of a class in `quant.formats.integer` or `quant.formats.dense`.
+    `quant.formats.FORMATS` lists all records.
 
     Attributes:
-        name: what the manifest calls the format.
+        name: name of the format in the manifest.
         quantiser: dotted name of the module that packs float32 values; see `quant.quantisers`.
-        bits: bits of a code, without scales and zero points.
-        group_sizes: how many weights of a row may share a scale, the default first; empty where there are no scales.
-        stores_zeros: the quantiser stores zero points.
-        kernel: how the engine multiplies with such a matrix: by integer dot products, or by reading its values as
-            bfloat16 or float32. None where the engine has no kernel for matrices of this format.
+        bits: bits per code, without scales and zero points.
+        group_sizes: allowed numbers of weights per scale, the default first; empty for formats without scales.
+        stores_zeros: whether the quantiser stores zero points.
+        kernel: how the engine multiplies with such a matrix: by integer dot products, or by reading the values as
+            bfloat16 or float32. None if it has no kernel for the format.
     """
 
     name: str
@@ -78,20 +81,20 @@ class Format(ABC):
 
     @abstractmethod
     def layout(self, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
-        """Return the parts of a tensor of plain `shape`. Raises FormatError for what does not fit the format."""
+        """Return the parts of a tensor of plain `shape`. Raises FormatError if the arguments do not fit the format."""
 
     @abstractmethod
     def dequantise(self, packed: PackedTensor) -> NDArray[np.float32]:
-        """Return the float32 values of `packed`, (N, K) or (n,). The parts must have been checked."""
+        """Return the float32 values of `packed`, (N, K) or (n,). The caller has checked its parts."""
 
 
 def tile_count(rows: int) -> int:
-    """ceil(rows / 16)."""
+    """Return ceil(rows / 16)."""
     return -(-rows // TILE_ROWS)
 
 
 def matrix_shape(name: str, shape: tuple[int, ...], group_size: int, allowed: tuple[int, ...]) -> tuple[int, int, int]:
-    """Check an (N, K) shape and a group size for format `name`; returns (tiles, K, N). Raises FormatError."""
+    """Return (tiles, K, N) of an (N, K) matrix. Raises FormatError if shape or group size do not fit format `name`."""
     if len(shape) != 2 or min(shape) < 1:
         raise FormatError(f"format {name} holds matrices; {shape} is not the shape of one")
     if group_size not in allowed:
@@ -120,7 +123,7 @@ def check_parts(packed: PackedTensor, expected: Layout) -> None:
 
 
 def pad_rows(plain: NDArray[Any], fill: int = 0) -> NDArray[Any]:
-    """Append rows of `fill` up to a multiple of 16 rows; returns `plain` itself where it has as many already."""
+    """Append rows of `fill` up to a multiple of 16 rows. Return `plain` itself if no row is missing."""
     missing = -plain.shape[0] % TILE_ROWS
     if not missing:
         return plain
@@ -129,42 +132,42 @@ def pad_rows(plain: NDArray[Any], fill: int = 0) -> NDArray[Any]:
 
 
 def to_tiles(plain: NDArray[Any]) -> NDArray[Any]:
-    """(N, X) -> (tiles, X, 16): one value per row and column, rows innermost. N must be a multiple of 16."""
+    """Reorder (N, X) to (tiles, X, 16), rows innermost. N must be a multiple of 16."""
     rows, columns = plain.shape
     return np.ascontiguousarray(plain.reshape(rows // TILE_ROWS, TILE_ROWS, columns).transpose(0, 2, 1))
 
 
 def from_tiles(tiled: NDArray[Any]) -> NDArray[Any]:
-    """(tiles, X, 16) -> (16 tiles, X), the inverse of `to_tiles`."""
+    """Reorder (tiles, X, 16) to (16 tiles, X): the inverse of `to_tiles`."""
     tiles, columns, rows = tiled.shape
     return np.ascontiguousarray(tiled.transpose(0, 2, 1)).reshape(tiles * rows, columns)
 
 
 def to_quads(plain: NDArray[Any]) -> NDArray[Any]:
-    """(N, K) -> (tiles, K/4, 16, 4): four consecutive columns of one row are adjacent."""
+    """Reorder (N, K) to (tiles, K/4, 16, 4): four consecutive columns of a row are adjacent."""
     rows, columns = plain.shape
     split = plain.reshape(rows // TILE_ROWS, TILE_ROWS, columns // 4, 4)
     return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
 
 
 def from_quads(quads: NDArray[Any]) -> NDArray[Any]:
-    """(tiles, K/4, 16, 4) -> (16 tiles, K), the inverse of `to_quads`."""
+    """Reorder (tiles, K/4, 16, 4) to (16 tiles, K): the inverse of `to_quads`."""
     tiles, blocks, rows, four = quads.shape
     return np.ascontiguousarray(quads.transpose(0, 2, 1, 3)).reshape(tiles * rows, blocks * four)
 
 
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, K) codes 0..15 -> (tiles, K/8, 16, 4): low nibble column 8b+j, high nibble column 8b+4+j."""
+    """Pack (N, K) codes 0..15 into (tiles, K/8, 16, 4): low nibble column 8b+j, high nibble column 8b+4+j."""
     return quads_to_nibbles(to_quads(codes))
 
 
 def quads_to_nibbles(quads: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(tiles, K/4, 16, 4) codes 0..15 -> (tiles, K/8, 16, 4): every second quad becomes the high nibbles."""
+    """Pack (tiles, K/4, 16, 4) codes 0..15 into (tiles, K/8, 16, 4): odd quads become the high nibbles."""
     return np.ascontiguousarray(quads[:, 0::2] | (quads[:, 1::2] << np.uint8(4)))
 
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(tiles, K/8, 16, 4) -> (16 tiles, K), the inverse of `pack_nibbles`."""
+    """Unpack (tiles, K/8, 16, 4) to (16 tiles, K) codes: the inverse of `pack_nibbles`."""
     tiles, blocks, rows, four = packed.shape
     quads = np.empty((tiles, 2 * blocks, rows, four), dtype=np.uint8)
     quads[:, 0::2] = packed & np.uint8(15)

@@ -1,18 +1,18 @@
-"""Formats of integer codes: groups of weights of a row share a scale, and codes of 1 to 8 bits stand for levels.
+"""Integer formats: codes of 1 to 8 bits, in groups of weights of a row that share a scale.
 
-Layout (tiles of 16 rows, see `quant.formats.format`); G is the group size:
+Layout (tiles of 16 rows, see `quant.formats.format`; G is the group size):
 
-    codes       u8  (tiles, K/8, 16, 4)  up to 4 bits; byte (t, b, r, j): low nibble = code of row 16t+r, column 8b+j;
-                                         high nibble = code of the same row, column 8b+4+j
-                    (tiles, K/4, 16, 4)  5 to 8 bits; byte (t, b, r, j) = code of row 16t+r, column 4b+j
+    codes       u8  (tiles, K/8, 16, 4)  up to 4 bits. Byte (t, b, r, j): the low nibble is the code of row 16t+r,
+                                         column 8b+j; the high nibble is the code of the same row, column 8b+4+j
+                    (tiles, K/4, 16, 4)  5 to 8 bits. Byte (t, b, r, j) is the code of row 16t+r, column 4b+j
     scales      i8, u8 or f16 (tiles, K/G, 16)
-    zeros       u8  (tiles, K/G, 16)     where the tensor stores zero points
-    row_scales  f32 (tiles, 16)          where the format has them
+    zeros       u8  (tiles, K/G, 16)     if the tensor stores zero points
+    row_scales  f32 (tiles, 16)          if the format has them
 
     value = row_scale * scale * (level - zero)
 
 The level is the code itself or its entry in a table. In a format with a table bit, the lowest bit of a scale byte
-subtracts a constant from the zero point and the other seven bits are the scale.
+subtracts a constant from the zero point, and the upper seven bits are the scale.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from quant.formats.format import (
 NIBBLE_BITS = 4
 BYTE_BITS = 8
 QUAD = 4
-"""Columns of one row that lie side by side."""
+"""Adjacent columns of one row."""
 
 Scale = Literal["int8", "uint8", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerFormat(Format):
-    """The record of a format of integer codes. All of its layout and arithmetic follow from these fields.
+    """Record of an integer format. Its layout and arithmetic follow from these fields.
 
     Attributes:
-        scale: the type of a group's scale.
-        zero: the zero point where the tensor stores none.
-        table: the level of each code, 0..255; None where a code is its level. Only for codes of 4 bits.
-        shift: what the table bit subtracts from the zero point; 0 where a format has no table bit. Needs i8 scales.
-        allows_zeros: tensors may store zero points.
-        row_scales: each row has a float32 scale of its own, which multiplies those of its groups.
+        scale: type of a group scale.
+        zero: zero point of tensors that do not store zero points.
+        table: level of each code, 0..255. None if a code is its own level. Only for codes of 4 bits.
+        shift: amount that the table bit subtracts from the zero point. 0 without a table bit. Needs int8 scales.
+        allows_zeros: whether tensors may store zero points.
+        row_scales: whether each row has a float32 scale that multiplies its group scales.
     """
 
     scale: Scale
@@ -69,7 +69,7 @@ class IntegerFormat(Format):
     kernel: Literal["integer", "bf16", "f32"] | None = "integer"
 
     def __post_init__(self) -> None:
-        """Refuse a record that contradicts itself. Raises ValueError."""
+        """Raise ValueError if the fields contradict each other."""
         levels = tuple(range(self.largest_code + 1)) if self.table is None else self.table
         rules = {
             "codes have 1 to 8 bits": 1 <= self.bits <= BYTE_BITS,
@@ -88,36 +88,36 @@ class IntegerFormat(Format):
 
     @property
     def stored_bits(self) -> int:
-        """Bits that a code takes in the part `codes`."""
+        """Bits per code in the part `codes`: 4 or 8."""
         return NIBBLE_BITS if self.bits <= NIBBLE_BITS else BYTE_BITS
 
     @property
     def largest_code(self) -> int:
-        """The largest code."""
+        """Largest code."""
         return (1 << self.bits) - 1
 
     @property
     def largest(self) -> int:
-        """The largest level."""
+        """Largest level."""
         return self.largest_code if self.table is None else max(self.table)
 
     @property
     def scale_dtype(self) -> np.dtype[Any]:
-        """The type of the part `scales`."""
+        """Type of the part `scales`."""
         return np.dtype(self.scale)
 
     def keeps_codes(self, bits: int) -> bool:
-        """Return whether codes of `bits` with f16 scales and zero points, which are their own levels, can be kept."""
+        """Return whether plain codes of `bits` with f16 scales and zero points can be stored unchanged."""
         plain = self.table is None and not self.row_scales and not self.shift
         return plain and self.scale == "float16" and self.allows_zeros and bits <= self.bits
 
     def effective_bits(self, group_size: int) -> float:
-        """Bits per weight of long rows as the quantiser makes them: code, scale and zero point."""
+        """Return the bits per weight of long rows from the quantiser: code, scale and zero point."""
         group_bits = BYTE_BITS * (self.scale_dtype.itemsize + self.stores_zeros)
         return self.stored_bits + group_bits / group_size
 
     def layout(self, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
-        """Return the parts of an (N, K) matrix. Raises FormatError for a shape or group size that does not fit."""
+        """Return the parts of an (N, K) matrix. Raises FormatError if shape, group size or zero points do not fit."""
         require(self.allows_zeros or not zeros, f"format {self.name} has no zero points")
         tiles, columns, _ = matrix_shape(self.name, shape, group_size, self.group_sizes)
         per_line = QUAD * BYTE_BITS // self.stored_bits
@@ -141,10 +141,17 @@ class IntegerFormat(Format):
         zeros: NDArray[np.uint8] | None = None,
         row_scales: NDArray[np.float32] | None = None,
     ) -> PackedTensor:
-        """Pack codes (N, K), scales and zeros (N, K/G) as they are stored, and row scales (N,).
+        """Pack the arrays of a matrix. Padding rows get the code of the zero point and the scale 0.
 
-        A padding row holds the zero point and a zero scale. Raises FormatError for shapes that do not fit and for
-        codes or zero points that are too large.
+        Args:
+            codes: (N, K) u8.
+            scales: (N, K/G), in the type of the format or convertible to it.
+            group_size: weights per scale, G.
+            zeros: (N, K/G) u8, or None to store no zero points.
+            row_scales: (N,) f32, for formats that have row scales.
+
+        Raises:
+            FormatError: the shapes do not fit, or a code or zero point is too large.
         """
         rows, columns = codes.shape
         self.layout((rows, columns), group_size, zeros is not None)
@@ -173,21 +180,24 @@ class IntegerFormat(Format):
         return unpack(packed.parts["codes"])[: packed.shape[0]]
 
     def scales(self, packed: PackedTensor) -> NDArray[Any]:
-        """Return the scales (N, K/G) as they are stored."""
+        """Return the scales (N, K/G) as stored."""
         return from_tiles(packed.parts["scales"])[: packed.shape[0]]
 
     def zeros(self, packed: PackedTensor) -> NDArray[np.uint8]:
-        """Return the zero points (N, K/G), equal ones where the tensor stores none."""
+        """Return the zero points (N, K/G). Without stored zero points, all equal the default `zero`."""
         if "zeros" in packed.parts:
             return from_tiles(packed.parts["zeros"])[: packed.shape[0]]
         return np.full((packed.shape[0], packed.shape[1] // packed.group_size), self.zero, dtype=np.uint8)
 
     def row_scales_of(self, packed: PackedTensor) -> NDArray[np.float32]:
-        """Return the row scales (N,) of a format that has them."""
+        """Return the row scales (N,). Only for formats that have them."""
         return packed.parts["row_scales"].reshape(-1)[: packed.shape[0]].copy()
 
     def dequantise(self, packed: PackedTensor) -> NDArray[np.float32]:
-        """(N, K) float32 values: the float32 product of the scales, times the exact integer level - zero."""
+        """Return the values (N, K) as float32.
+
+        The float32 product of row scale and group scale is multiplied by the exact integer `level - zero`.
+        """
         scales, zeros = self.scales(packed), self.zeros(packed).astype(np.int16)
         if self.shift:
             zeros -= np.int16(self.shift) * (scales & 1)

@@ -1,7 +1,7 @@
-"""lin4 and lin8: integer codes with one f16 scale and, if asked for, one integer zero point per group.
+"""lin4 and lin8: integer codes with one f16 scale and an optional integer zero point per group.
 
-Layout: `quant.formats.integer`; value = scale * (code - zero). Where a tensor stores no zero points, the middle of the
-codes takes their place.
+Layout: `quant.formats.integer`; value = scale * (code - zero). Without stored zero points, `zero` is the middle of the
+code range.
 """
 
 from __future__ import annotations

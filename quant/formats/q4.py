@@ -2,17 +2,17 @@
 
 Layout: `quant.formats.integer`, with
 
-    scales      i8  byte = (s << 1) | bit: s signed 7 bits, -64..63; bit picks the table
+    scales      i8  byte = (s << 1) | bit; s is a signed 7-bit scale, -64..63; bit selects the table
     row_scales  f32
 
     value = row_scale * s * (CODEBOOK[code] + SHIFT * bit)
 
-The two tables differ by a constant, so the table bit is a zero point for a kernel: with the unsigned table
-CODEBOOK + 128, `value = row_scale * s * (U[code] - zero)` where `zero = 128 - SHIFT * bit`.
+The two tables differ by a constant, so a kernel can treat the table bit as a zero point: with the unsigned table
+U = CODEBOOK + 128, `value = row_scale * s * (U[code] - zero)` where `zero = 128 - SHIFT * bit`.
 
-The scale is signed because the codebook is not symmetric: a negative scale mirrors it. CODEBOOK and SHIFT are the
-least-squares (Lloyd) optimum, rounded to integers, for groups of 32 with the best of both tables and both signs, over
-70 % Gaussian and 30 % heavier-tailed (Student t, 8 degrees of freedom) weights.
+The scale is signed because the codebook is asymmetric: a negative scale mirrors it. CODEBOOK and SHIFT are the
+least-squares (Lloyd) optimum, rounded to integers, for groups of 32 with the best choice of table and sign. The weights
+were 70 % Gaussian and 30 % heavy-tailed (Student's t, 8 degrees of freedom).
 """
 
 from __future__ import annotations
@@ -47,7 +47,17 @@ Q4 = IntegerFormat(
 def pack(
     codes: NDArray[np.uint8], scales: NDArray[np.int8], bits: NDArray[np.uint8], row_scales: NDArray[np.float32]
 ) -> PackedTensor:
-    """Pack codes (N, K) 0..15, scales (N, K/32) -64..63, table bits (N, K/32) 0..1 and row scales (N,)."""
+    """Pack a q4 matrix.
+
+    Args:
+        codes: (N, K), 0..15.
+        scales: (N, K/32), -64..63.
+        bits: table bits, (N, K/32), 0 or 1.
+        row_scales: (N,).
+
+    Raises:
+        FormatError: the shapes do not fit, or a value is out of range.
+    """
     require(scales.shape == bits.shape, f"q4 scales and table bits must be {scales.shape}")
     require(int(bits.max()) <= 1, "q4 table bits must be 0..1")
     in_range = int(scales.min()) >= SCALE_MIN and int(scales.max()) <= SCALE_MAX
@@ -59,7 +69,7 @@ def pack(
 def unpack(
     packed: PackedTensor,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int8], NDArray[np.uint8], NDArray[np.float32]]:
-    """The inverse of `pack`: codes (N, K), scales (N, K/32), table bits (N, K/32), row scales (N,)."""
+    """Return codes (N, K), scales (N, K/32), table bits (N, K/32) and row scales (N,): the inverse of `pack`."""
     scale_bytes = Q4.scales(packed)
     bits = (scale_bytes & 1).astype(np.uint8)
     return Q4.codes(packed), scale_bytes >> 1, bits, Q4.row_scales_of(packed)

@@ -34,13 +34,13 @@ Q8 = IntegerFormat(
 
 
 def pack(codes: NDArray[np.int8], scales: NDArray[np.uint8], row_scales: NDArray[np.float32]) -> PackedTensor:
-    """Pack codes (N, K) -127..127, scales (N, K/32) 0..255 and row scales (N,)."""
+    """Pack codes (N, K) -127..127, scales (N, K/32) 0..255 and row scales (N,). Raises FormatError on a mismatch."""
     require(int(codes.min()) >= -CODE_MAX, f"q8 codes must be {-CODE_MAX}..{CODE_MAX}")
     unsigned = (codes.astype(np.int16) + ZERO).astype(np.uint8)
     return Q8.pack(unsigned, scales, GROUP_SIZE, row_scales=row_scales)
 
 
 def unpack(packed: PackedTensor) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.float32]]:
-    """The inverse of `pack`: codes (N, K), scales (N, K/32), row scales (N,)."""
+    """Return codes (N, K), scales (N, K/32) and row scales (N,): the inverse of `pack`."""
     codes = (Q8.codes(packed).astype(np.int16) - ZERO).astype(np.int8)
     return codes, Q8.scales(packed), Q8.row_scales_of(packed)

@@ -1,1 +1,1 @@
-"""Machine code for both packages: Numba in one place, and the objects that it makes kept without it."""
+"""Machine code for both packages: compile it with Numba, keep the object code, and load it without Numba."""

@@ -1,8 +1,8 @@
-"""Numba and llvmlite's builder of code. The only place that imports Numba; everything else takes its parts from here.
+"""Names of Numba and llvmlite that the compiler needs. Only this module imports Numba.
 
-Numba reads `.numba_config.yaml` of the working folder and every `NUMBA_*` variable, when it is imported and again
-before each compilation. Either can move its cache of pickled code into a folder that somebody else has filled, or let
-it write files. Here both are hidden during the import, and nothing is read afterwards.
+Numba reads `.numba_config.yaml` in the working folder and all `NUMBA_*` variables, when it is imported and before each
+compilation. Either could move its cache of pickled code to a folder that another user controls, or make it write files.
+This module hides both during the import and turns off the later reads.
 """
 
 from __future__ import annotations
@@ -35,6 +35,6 @@ __all__ = [
     "types",
 ]
 
-# The compiler asks for this before each function; a program that has imported Numba before us loses no more than
-# changes of its variables while it runs.
+# The compiler calls this before each function. A program that imported Numba earlier loses only the effect of later
+# changes to its own variables.
 config.reload_config = lambda: None

@@ -1,4 +1,4 @@
-"""Imports that must not see what the working folder and the environment hold for them."""
+"""Import Numba and llvmlite without their settings from the environment and the working folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PREFIXES = ("NUMBA_", "LLVMLITE_")
-# VS_PROFILER makes Numba write debug information into all code.
+# VS_PROFILER makes Numba add debug information to all code.
 _VARIABLES = ("VS_PROFILER",)
-# Intel's library of vector functions would leave symbols in kept code that only Numba loads.
+# With Intel's SVML, the kept object code would refer to symbols that only Numba loads.
 _OVERRIDES = {"NUMBA_DISABLE_INTEL_SVML": "1"}
-# Without a parser Numba leaves `.numba_config.yaml` of the working folder alone, but for a warning.
+# Without a YAML parser, Numba only warns about `.numba_config.yaml` and does not read it.
 _YAML_MODULE = "yaml"
 
 
@@ -23,14 +23,14 @@ def _is_hidden(name: str) -> bool:
 
 @contextmanager
 def clean_import() -> Iterator[None]:
-    """Hide settings of Numba and llvmlite while they are imported: variables, and the parser of Numba's file.
+    """Hide the environment variables of Numba and llvmlite, and the YAML parser, while the block imports them.
 
-    `os.environ` is changed meanwhile, so enter this before threads are started.
+    This changes `os.environ` for the duration of the block, so use it before threads are started.
     """
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if _is_hidden(name)}
     parser = sys.modules.pop(_YAML_MODULE, None)
     os.environ.update(_OVERRIDES)
-    sys.modules[_YAML_MODULE] = None  # type: ignore[assignment]  # Python's way to say that an import fails.
+    sys.modules[_YAML_MODULE] = None  # type: ignore[assignment]  # None makes an import fail.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

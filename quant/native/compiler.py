@@ -1,8 +1,9 @@
-"""The one place with Numba's options, and with the parts of its private interface that are used.
+"""Compile functions with Numba. Numba's options and the private parts of its interface are used only here.
 
-Three kinds of compiled code: a :func:`subroutine` is compiled into the functions that call it, an :func:`inlined` one
-dissolves into them; a function of a :class:`CompilationUnit` is compiled apart, once, to an object that the unit's
-store keeps and that is loaded without Numba. Numba's own cache is not used: it unpickles the files that it finds.
+There are three kinds of compiled code. A `subroutine` is compiled together with each function that calls it. An
+`inlined` function is inlined by LLVM into its callers. A function of a `CompilationUnit` is compiled once, separately,
+to an object that the unit's store keeps and that is loaded without Numba. Numba's own cache is not used, because it
+unpickles the files that it finds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from quant.native.linker import linker
 from quant.native.llvm import binding as llvm
 from quant.native.object_store import CompileProgress, ObjectStore
 
-# Feature lists that keep LLVM below 64-byte registers, for the 32-byte levels on a larger machine.
+# Features that keep LLVM from using 64-byte registers, for the 32-byte levels on larger processors.
 _HASWELL = "+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+popcnt,+movbe"
 PROCESSORS = {"avxvnni": ("haswell", f"{_HASWELL},+avxvnni"), "avx2": ("haswell", _HASWELL)}
 
@@ -25,44 +26,44 @@ if simd_level.current_level() in PROCESSORS:
 
 
 def warm_up() -> None:
-    """Compile a first function, which makes Numba set itself up: the time is not that of the functions that follow."""
+    """Compile a trivial function, so that the start-up time of Numba is not counted for the functions that follow."""
     jitted(lambda x: x)(1)
 
 
 def subroutine(function: Callable[..., Any]) -> Any:
-    """Compile `function`, with the functions that call it, without the GIL, bounds checks or exceptions.
+    """Compile `function` together with the functions that call it, without the GIL, bounds checks or exceptions.
 
-    `fastmath` stays off: it would make `isnan` false and let the order of sums vary between machines.
+    `fastmath` stays off: with it, `isnan` would always be false, and the order of sums would vary between machines.
     """
     return _Subroutine(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile `function` as :func:`subroutine` does, for LLVM to inline into its callers."""
+    """Compile `function` like `subroutine`, but let LLVM inline it into its callers."""
     return _Subroutine(function, forceinline=True)
 
 
 def jitted(function: Callable[..., Any], **options: bool) -> Any:
-    """Return `function` as Numba's dispatcher with the options of all compiled code."""
+    """Return the Numba dispatcher of `function` with the options that all compiled code has."""
     return njit(nogil=True, boundscheck=False, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
 
 
 def for_python(function: Callable[..., Any], **options: bool) -> Any:
-    """Return a part of compiled code for Python to call. Tests replace this by one that keeps what it compiles."""
+    """Return a compiled function for calls from Python. Tests replace this by a version that keeps its results."""
     return jitted(function, **options)
 
 
 class _Subroutine:
-    """A function that compiled code calls: without the wrapper for Python, which is a sixth of the compiler's work.
+    """Function for calls from compiled code. It has no Python wrapper, which saves a sixth of the compile time.
 
-    A call from Python compiles it once more.
+    The first call from Python compiles it a second time, with the wrapper.
     """
 
     def __init__(self, function: Callable[..., Any], **options: bool) -> None:
         self.py_func, self._options = function, options
         self._for_python: Any = None
         self._dispatcher = jitted(function, no_cpython_wrapper=True, **options)
-        # Numba takes a global with this attribute for a dispatcher; it does not keep the function alive.
+        # Numba treats a global with this attribute as a dispatcher. It does not keep the function alive.
         self._numba_type_ = types.Dispatcher(self._dispatcher)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -72,29 +73,29 @@ class _Subroutine:
 
 
 class CompilationUnit:
-    """Functions that are compiled apart and kept together.
+    """Functions that are compiled separately and kept in one store.
 
     Args:
-        store: where their objects are kept.
-        prefix: what a function's symbol begins with; the function's name follows.
+        store: store of their object code.
+        prefix: prefix of their symbols. The name of the function follows.
     """
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store, self._prefix = store, prefix
         self._functions: dict[str, tuple[Callable[..., Any], Any]] = {}
         self._objects = store.load()
-        self._libraries: dict[str, Any] = {}  # what this process has compiled, for the tests to read
-        self._callbacks: list[Any] = []  # keeps their code alive
+        self._libraries: dict[str, Any] = {}  # compiled by this process; tests read it
+        self._callbacks: list[Any] = []  # a reference keeps their code alive
         self._report: Callable[[str], None] | None = None
 
     def standalone(self, signature: Any) -> Callable[[Callable[..., Any]], Any]:
-        """Compile a function apart from its callers, who reach it by symbol.
+        """Return a decorator that compiles a function separately. Compiled callers refer to it by symbol.
 
-        Numba links a jitted callee into each caller's library and optimises it there again; the matrix kernels, with
-        all their formats, would be compiled some ten times over. The function must not raise.
+        Numba would link a jitted callee into the library of each caller and optimise it again there: the matrix
+        kernels, with all formats, would be compiled about ten times. The function must not raise.
 
         Args:
-            signature: Numba's, of 64-bit integers.
+            signature: Numba signature of 64-bit integers.
         """
 
         def decorate(function: Callable[..., Any]) -> Any:
@@ -108,15 +109,15 @@ class CompilationUnit:
     def compile_all(
         self, load_modules: Callable[[], object], costs: Mapping[str, float], progress: CompileProgress | None
     ) -> dict[str, int]:
-        """Compile and keep the functions in the modules that `load_modules` imports, unless the store holds them.
+        """Compile and keep the functions of some modules, except those that the store already has.
 
         Args:
-            load_modules: imports them.
-            costs: how long each function takes to compile, by name, in any unit.
-            progress: told of each function before it is compiled, with its cost.
+            load_modules: imports the modules that define the functions.
+            costs: relative compile time of each function, by name.
+            progress: called with name and cost before each function is compiled.
 
         Returns:
-            The addresses of all functions loaded so far, by symbol.
+            Address of every function loaded so far, by symbol.
         """
 
         def report(symbol: str) -> None:
@@ -135,7 +136,7 @@ class CompilationUnit:
 
     @global_compiler_lock
     def machine_code(self, symbol: str) -> str:
-        """Return the assembly of a function, compiled for the purpose where it came from the store."""
+        """Return the assembly of a function. Compile it again if it was loaded from the store."""
         if symbol not in self._libraries:
             self.object_code(symbol)
         text: str = self._libraries[symbol].get_asm_str()
@@ -143,13 +144,13 @@ class CompilationUnit:
 
     @global_compiler_lock
     def object_code(self, symbol: str) -> bytes:
-        """Compile a function and return its object."""
+        """Compile a function and return its object code."""
         self._libraries[symbol] = _build_library(symbol, *self._functions[symbol])
         _, _, (code, _) = self._libraries[symbol].serialize_using_object_code()
         return bytes(code)
 
     def _link_or_compile(self, symbol: str) -> None:
-        """Make a function known to LLVM, compiled unless the store has it."""
+        """Make a function known to LLVM. Compile it if the store does not have it."""
         here = linker()
         code = self._objects.get(symbol)
         if symbol not in here.addresses and (code is None or not _is_linked(symbol, code)):
@@ -165,7 +166,7 @@ class CompilationUnit:
             code = self.object_code(symbol)
             linker().add(symbol, code)
         except (AttributeError, TypeError, ValueError, RuntimeError):
-            # Another Numba, or another kind of object file: run the code from where Numba has put it, keep nothing.
+            # Another version of Numba, or another object format: use Numba's own callback and keep nothing.
             function, signature = self._functions[symbol]
             callback = cfunc(signature, boundscheck=False, error_model="numpy")(function)
             self._callbacks.append(callback)
@@ -184,9 +185,9 @@ def _is_linked(symbol: str, code: bytes) -> bool:
 
 
 def _build_library(symbol: str, function: Callable[..., Any], signature: Any) -> Any:
-    """Return a function as a Numba library that exports `symbol` with C's calling convention.
+    """Return a function as a Numba library that exports `symbol` with the C calling convention.
 
-    Numba's own C wrapper would refer to the interpreter, to report exceptions; here there are none.
+    Numba's own C wrapper reports exceptions and so refers to the interpreter. These functions do not raise.
     """
     flags = compiler.Flags()
     flags.no_cpython_wrapper = flags.no_cfunc_wrapper = flags.no_compile = True

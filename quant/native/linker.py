@@ -1,4 +1,4 @@
-"""Object code in this process: loaded with LLVM's linker, called through ctypes, without Numba."""
+"""Load object code into this process with LLVM's linker and call it through ctypes, without Numba."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from quant.native.object_store import ObjectStore
 
 
 class Linker:
-    """Loads objects into this process. They stay: threads may run them until the process ends."""
+    """Linker of this process. Objects stay loaded, since threads may run them until the process ends.
+
+    Attributes:
+        addresses: address of every loaded symbol.
+    """
 
     def __init__(self) -> None:
         from quant.native.llvm import binding as llvm
@@ -21,29 +25,32 @@ class Linker:
         self._jit = _keep_alive(llvm.create_lljit_compiler(suppress_errors=True))
         self._count = 0
         self.addresses: dict[str, int] = {}
-        """Where the symbols are that have been loaded."""
 
     def add(self, symbol: str, code: bytes) -> int:
-        """Load an object and return the address of `symbol` in it.
+        """Load an object and return the address of its symbol.
 
-        It may use the symbols loaded before, and those of the process: the C library.
+        The object may refer to symbols that were loaded earlier and to those of the C library.
+
+        Args:
+            symbol: symbol that the object exports.
+            code: object code.
 
         Raises:
-            RuntimeError: it needs other symbols, or is not an object for this machine.
+            RuntimeError: the object needs other symbols, or is not an object for this machine.
         """
         from quant.native.llvm import binding as llvm
 
         builder = llvm.JITLibraryBuilder().add_object_img(code).export_symbol(symbol)
         for known, address in self.addresses.items():
             builder.import_symbol(known, address)
-        self._count += 1  # A name cannot be used twice, not even after a failure.
+        self._count += 1  # LLVM refuses a library name that was used before, even after a failure
         library = _keep_alive(builder.link(self._jit, f"{symbol}.{self._count}"))
         self.addresses[symbol] = library[symbol]
         return self.addresses[symbol]
 
 
 def _keep_alive(thing: Any) -> Any:
-    """Return `thing`, never to be freed: at the interpreter's end threads may still be running its code."""
+    """Return `thing` after making sure that it is never freed: threads may run its code while the process exits."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
     return thing
 
@@ -55,16 +62,25 @@ def linker() -> Linker:
 
 
 def callable_at(address: int, arguments: int) -> Callable[..., Any]:
-    """Return the compiled function at `address`: 64-bit integers, `arguments` of them, to one. It frees the GIL."""
+    """Return a Python callable for compiled code. It releases the GIL.
+
+    Args:
+        address: address of a function that takes and returns 64-bit integers.
+        arguments: number of its arguments.
+    """
     prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
     return prototype(address)
 
 
 def link_objects(objects: Mapping[str, bytes], wanted: Iterable[str]) -> dict[str, int] | None:
-    """Load all `objects`, each after those it needs.
+    """Load objects and return the addresses of some symbols.
+
+    Args:
+        objects: object code by symbol; each object follows those that it refers to.
+        wanted: symbols to return.
 
     Returns:
-        The addresses of `wanted`, or None where one is missing.
+        Addresses by symbol, or None if a symbol is missing or an object cannot be loaded.
     """
     wanted = set(wanted)
     if not wanted <= set(objects):
@@ -74,13 +90,13 @@ def link_objects(objects: Mapping[str, bytes], wanted: Iterable[str]) -> dict[st
         for symbol, code in objects.items():
             if symbol not in here.addresses:
                 here.add(symbol, code)
-    except RuntimeError:  # Made by another version of what it needs: compile again.
+    except RuntimeError:  # compiled with another version of its dependencies; compile again
         return None
     return {symbol: here.addresses[symbol] for symbol in wanted}
 
 
 def linked_addresses(store: ObjectStore, wanted: Iterable[str]) -> dict[str, int] | None:
-    """Return the addresses of `wanted`, from this process or from `store`; None where they must be compiled."""
+    """Return the addresses of `wanted`, loaded from `store` if needed, or None if they must be compiled."""
     wanted = set(wanted)
     loaded = linker().addresses
     if wanted <= set(loaded):

@@ -1,4 +1,4 @@
-"""llvmlite, imported with its variables hidden. The only place that imports it, apart from `backend`."""
+"""llvmlite, imported with its variables hidden. Only this module and `backend` import it."""
 
 from __future__ import annotations
 

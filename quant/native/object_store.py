@@ -1,13 +1,13 @@
-"""Compiled code, kept as object files that are loaded without Numba.
+"""Cache of compiled code as object files that are loaded without Numba.
 
-All objects of one installation, machine and SIMD level are in one file of the user's cache folder. The folder's name
-hashes every source file that goes into the code, where the package is installed, the versions of Numba and llvmlite,
-the processor and the level; the file's first line is JSON and lists what follows:
+One file in the user's cache folder holds all objects of one installation, processor and SIMD level. The name of its
+folder is a hash of all source files that the code depends on, the path of the package, the versions of Numba and
+llvmlite, the processor and the level. The first line of the file is JSON; the objects follow in its order:
 
     {"key": HEX, "objects": [{"symbol": NAME, "bytes": COUNT, "sha256": HEX}, …]}
 
-What is loaded is run, so the file must belong to the user, in a folder that only the user can write, under the right
-key, and every object must have its checksum; anything else counts as absent and is compiled again.
+Loaded code is executed. The file must therefore belong to the user, be in a folder that only the user can write to,
+have the right key, and every object must match its checksum. Otherwise it is ignored and the code is compiled again.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from quant.errors import ArgumentError
 from quant.native import simd_level
 from quant.safe_files import atomic_write, is_private, make_private_folder, read_private
 
-CompileProgress = Callable[[str, float], None]  # what is compiled now, and its share of the work (see `costs`)
+CompileProgress = Callable[[str, float], None]  # name of the function being compiled, and its cost
 
 _LOCK_NAME = "lock"
 _DAY = 86_400  # seconds
 _UNUSED_DAYS = 30
 _MAX_HEADER_BYTES = 1 << 20
-_MAX_FILE_BYTES = 64 << 20  # bytes; all kernels together are some hundred KB
+_MAX_FILE_BYTES = 64 << 20  # all kernels together have a few hundred kB
 
 
 def cache_root() -> Path:
-    """Return the folder of everything that is kept to save time; it need not exist.
+    """Return the cache folder, which may not exist yet.
 
     Raises:
-        ArgumentError: `QWCHAT_CACHE` is relative. Code is run from there, and the working folder may be of others.
+        ArgumentError: `QWCHAT_CACHE` is a relative path. Code is executed from this folder, and the working folder may
+            belong to another user.
     """
     root = os.environ.get("QWCHAT_CACHE")
     if root:
@@ -53,12 +54,12 @@ def cache_root() -> Path:
     import platformdirs
 
     root = platformdirs.user_cache_dir("qwchat", appauthor=False)
-    # XDG_CACHE_HOME may be relative as well, which its specification tells programs to ignore.
+    # XDG_CACHE_HOME may be relative as well. Its specification says to ignore such values.
     return Path(root) if Path(root).is_absolute() else Path.home() / ".cache" / "qwchat"
 
 
 def source_files(*packages: str) -> list[Path]:
-    """Return the source files of `packages`, which are not imported."""
+    """Return the source files of packages, without importing them."""
     files = []
     for package in packages:
         found = importlib.util.find_spec(package)
@@ -69,7 +70,7 @@ def source_files(*packages: str) -> list[Path]:
 
 
 def _version_file(package: str) -> bytes:
-    """Return the file that states the version of `package`, which is not imported."""
+    """Return the content of the file that holds the version of `package`, without importing it."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         return b""
@@ -77,13 +78,13 @@ def _version_file(package: str) -> bytes:
 
 
 class ObjectStore:
-    """The objects that some packages' sources are compiled to.
+    """Store of the objects that the functions of some packages are compiled to.
 
     Args:
-        prefix: how the names of the store's folders begin.
-        packages: whose source files go into the code, by dotted name.
-        file_name: the file in the folder; stores of the same sources may share a folder.
-        extra_key: what decides about the code apart from the sources.
+        prefix: prefix of the names of the store's folders.
+        packages: dotted names of the packages whose sources the code depends on.
+        file_name: name of the file in the folder. Stores with the same sources may share a folder.
+        extra_key: text for everything else that the code depends on.
     """
 
     def __init__(self, prefix: str, packages: Sequence[str], file_name: str = "objects", extra_key: str = "") -> None:
@@ -91,7 +92,7 @@ class ObjectStore:
 
     @cached_property
     def source_digest(self) -> bytes:
-        """The hash of every source file that goes into the code, and of the store's facts."""
+        """SHA-256 of all source files and of `extra_key`."""
         digest = hashlib.sha256(self._extra_key.encode())
         for source in source_files(*self._packages):
             digest.update(source.read_bytes())
@@ -99,7 +100,7 @@ class ObjectStore:
 
     @cached_property
     def key(self) -> str:
-        """The hash (hex) of everything that the code depends on."""
+        """SHA-256 (hex) of everything that the code depends on."""
         digest = hashlib.sha256(str(Path(__file__).resolve()).encode() + self.source_digest)
         for package in ("numba", "llvmlite"):
             digest.update(_version_file(package))
@@ -109,12 +110,12 @@ class ObjectStore:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the code is kept; it may not exist yet. Raises ArgumentError as `cache_root`."""
+        """Folder of the store, which may not exist yet. Raises ArgumentError like `cache_root`."""
         return cache_root() / f"{self._prefix}{self.key[:16]}"
 
     @cached_property
     def writable_folder(self) -> Path:
-        """The folder, or one for this process where that is not private or cannot be written."""
+        """The folder, or a temporary one for this process if it is not private or not writable."""
         folder = self.folder
         try:
             if make_private_folder(folder) and os.access(folder, os.W_OK | os.X_OK):
@@ -126,7 +127,7 @@ class ObjectStore:
         return Path(private)
 
     def load(self) -> dict[str, bytes]:
-        """Return what is kept, symbol to object code; empty where nothing is, or nothing to be trusted."""
+        """Return the object code by symbol. Empty if the file is missing or not to be trusted."""
         data = read_private(self.folder / self._file_name, _MAX_FILE_BYTES)
         if data is None:
             return {}
@@ -134,7 +135,7 @@ class ObjectStore:
         return self._parse(data) or {}
 
     def is_damaged(self) -> bool:
-        """Return whether there is a file that must not be used."""
+        """Return whether the file exists and must not be used."""
         path = self.folder / self._file_name
         if not path.exists():
             return False
@@ -142,9 +143,12 @@ class ObjectStore:
         return data is None or self._parse(data) is None
 
     def save(self, objects: Mapping[str, bytes]) -> None:
-        """Keep `objects` beside what is kept already. The file is replaced as a whole.
+        """Add objects to the store. The file is replaced atomically.
 
-        Where the disk is full nothing is kept and nothing is lost. Folders that were long unused are removed.
+        If the disk is full, the old file stays as it is. Folders that have not been used for long are deleted.
+
+        Args:
+            objects: object code by symbol.
         """
         self.prune()
         together = {**self.load(), **objects}
@@ -157,22 +161,22 @@ class ObjectStore:
             file.write(header + b"".join(together.values()))
 
     def prune(self) -> None:
-        """Remove the store's folders of other versions, processors and levels that were unused for thirty days."""
+        """Delete the store's other folders that have not been used for thirty days."""
         try:
             for folder in self.folder.parent.glob(f"{self._prefix}*"):
                 status = folder.lstat()
                 old = time.time() - status.st_mtime > _UNUSED_DAYS * _DAY
                 if folder != self.folder and stat.S_ISDIR(status.st_mode) and is_private(status) and old:
                     shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # Another process was quicker, or the folder is not ours to tidy.
+        except OSError:  # another process deleted it first, or the cache folder belongs to another user
             return
 
     @contextlib.contextmanager
     def exclusive(self, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
-        """Be the only process that compiles for this store; the others wait.
+        """Hold the store's lock during the block, so that only one process compiles at a time.
 
-        The lock ends with the process that holds it, however that ends. Without a folder that can be written, or
-        where the file system has no locks, every process compiles for itself.
+        The system releases the lock when its process ends. If the folder is not writable, or the file system does not
+        support locks, every process compiles on its own.
 
         Args:
             on_wait: called once before waiting for another process.
@@ -188,12 +192,12 @@ class ObjectStore:
             lock.release()
 
     def lock(self) -> FileLock:
-        """Return the store's lock, not yet held."""
+        """Return the store's lock, not yet acquired."""
         shared = self.writable_folder == self.folder
         return FileLock(self.folder / f"{self._file_name}.{_LOCK_NAME}" if shared else None)
 
     def _parse(self, data: bytes) -> dict[str, bytes] | None:
-        """Return symbol to object code, in the order of compilation; None unless all is as it was written."""
+        """Return the objects of a file by symbol, in file order, or None if key, sizes or checksums do not match."""
         line = data[:_MAX_HEADER_BYTES].partition(b"\n")[0]
         try:
             header = json.loads(line)
@@ -213,16 +217,16 @@ class ObjectStore:
 
 
 class FileLock:
-    """A lock on a file, free again when its process ends. Without a path there is nothing to hold."""
+    """Lock on a file, released at the latest when the process ends. Without a path it does nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._descriptor: int | None = None
 
     def acquire(self, *, wait: bool) -> bool:
-        """Take the lock. Return False if another process holds it and `wait` is False.
+        """Acquire the lock. Return False if another process holds it and `wait` is False.
 
-        True also where the lock cannot be had at all: then there is nothing to wait for.
+        Also return True if the system cannot provide the lock: then there is no process to wait for.
         """
         import fcntl
 
@@ -235,21 +239,21 @@ class FileLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             return False
-        except OSError:  # A disk without room for the file, a file system without locks.
+        except OSError:  # full disk, or a file system without locks
             return True
         return True
 
     def release(self) -> None:
-        """Let the next process in."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def _mark_used(folder: Path) -> None:
-    """Date the folder, at most once a day: what is used is not pruned."""
+    """Update the folder's time stamp, at most once a day, so that `prune` keeps it."""
     try:
         if time.time() - folder.stat().st_mtime > _DAY:
             os.utime(folder)
-    except OSError:  # It can be read and not written, which is enough.
+    except OSError:  # a read-only folder is fine
         return

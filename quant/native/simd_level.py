@@ -1,13 +1,13 @@
-"""Which SIMD level the kernels are compiled for.
+"""SIMD level that the kernels are compiled for.
 
 `avx512vnni`  64-byte registers and `vpdpbusd zmm`
 `avxvnni`     32-byte registers and `vpdpbusd ymm` in its VEX form
 `avx2`        32-byte registers; 8-bit dot products through exact 16-bit multiply-adds
 `neon`        16-byte registers of AArch64 and `sdot`
-`portable`    plain LLVM vectors; runs wherever LLVM has a back end
+`portable`    plain LLVM vectors; runs on every LLVM target
 
-Every level computes the same numbers in the same order: only the instruction behind a dot product differs.
-`QWCHAT_SIMD` forces a level; it is read once, when the kernels are first imported.
+Every level computes the same numbers in the same order. Only the instruction of the dot product differs.
+`QWCHAT_SIMD` forces a level. It is read once, when the kernels are first imported.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ _VECTOR_REGISTERS = {"avx512vnni": 32, "avxvnni": 8, "avx2": 8, "neon": 8, "port
 
 
 def architecture() -> str:
-    """`x86`, `aarch64`, or whatever else the machine calls itself."""
+    """Return the architecture: `x86`, `aarch64`, or the machine name that Python reports."""
     machine = platform.machine().lower()
     return {"x86_64": "x86", "amd64": "x86", "arm64": "aarch64"}.get(machine, machine)
 
 
 @cache
 def host_features() -> dict[str, bool]:
-    """The processor's features by LLVM's names."""
+    """Return the features of the processor, by LLVM's names."""
     from quant.native.llvm import binding as llvm
 
     if architecture() == "aarch64" and platform.system() == "Darwin":
-        # LLVM does not tell there; every Mac with an ARM processor has both.
+        # LLVM does not report features there. Every Mac with an ARM processor has both.
         return {"neon": True, "dotprod": True}
     try:
         return dict(llvm.get_host_cpu_features())
-    except RuntimeError:  # LLVM knows no way to ask this processor
+    except RuntimeError:  # LLVM cannot query this processor
         return {}
 
 
 @cache
 def host_cpu() -> str:
-    """LLVM's name of the processor."""
+    """Return LLVM's name of the processor."""
     from quant.native.llvm import binding as llvm
 
     return str(llvm.get_host_cpu_name())
@@ -59,7 +59,7 @@ def host_cpu() -> str:
 
 @cache
 def supported_levels() -> tuple[str, ...]:
-    """The levels that this machine can run, the fastest first."""
+    """Return the levels that this machine supports, fastest first."""
     features = host_features()
     return tuple(
         level for level in LEVELS if all(features.get(feature, False) for feature in _REQUIRED_FEATURES[level])
@@ -67,18 +67,22 @@ def supported_levels() -> tuple[str, ...]:
 
 
 def vector_registers() -> int:
-    """How many vectors of 64 bytes the registers of the level in force hold (portable: what the smallest SSE has)."""
+    """Return how many 64-byte vectors fit the registers of the current level (portable: those of plain SSE)."""
     return _VECTOR_REGISTERS[current_level()]
 
 
 def lanes() -> int:
-    """Return the 32-bit lanes of a register of the level in force; the portable level leaves splitting to LLVM."""
+    """Return the 32-bit lanes of a register of the current level. At the portable level, LLVM splits vectors of 16."""
     return {"avxvnni": 8, "avx2": 8, "neon": 4}.get(current_level(), 16)
 
 
 @cache
 def current_level() -> str:
-    """The level in force.  Raises ArgumentError if `QWCHAT_SIMD` names a level that this machine cannot run."""
+    """Return the current level: the forced one, or the fastest that this machine supports.
+
+    Raises:
+        ArgumentError: `QWCHAT_SIMD` does not name a level, or names one that this machine does not support.
+    """
     forced = os.environ.get("QWCHAT_SIMD", "").strip().lower()
     if not forced:
         return supported_levels()[0]

@@ -1,8 +1,8 @@
-"""Turning float32 rows into packed tensors, one file per method. Nothing is printed; errors come back as figures.
+"""Quantisers: pack float32 rows into tensors, one module per method. They print nothing and return errors as numbers.
 
-A format's record names the module that packs it. Such a module has two names: `quantise(form, values, group_size)`, as
-`quantise` below but for one format, and `LOOPS`, the compiled functions that it needs
-(`quant.quantisers.machine_code.CompiledLoops`), or None.
+A format record names the module that packs the format. The module defines `quantise(fmt, values, group_size)`, which is
+`quantise` below for one format, and `LOOPS`: its compiled functions (`quant.quantisers.machine_code.CompiledLoops`) or
+None.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ __all__ = ["quantise"]
 
 
 def quantise(name: str, values: NDArray[np.float32], group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Pack `values`, a range of rows (rows, K) of a matrix or a whole vector (n,), in format `name`.
+    """Pack rows of a matrix, or a whole vector.
 
-    Returns the packed rows and the squared error of each row, summed over its columns: (rows,) or, for a vector, (n,).
-    The values must be finite and at most 1e30. Rows are independent of each other, so any split into multiples of 16
-    rows gives the same bytes. Raises FormatError for an unknown format or values that it cannot hold.
+    The rows are independent of each other, so that every split into multiples of 16 rows gives the same bytes.
+
+    Args:
+        name: name of the format.
+        values: (rows, K) or (n,), finite and at most 1e30.
+        group_size: weights per scale, or 0.
+
+    Returns:
+        The packed rows, and the squared error of each row summed over its columns: (rows,) or, for a vector, (n,).
+
+    Raises:
+        FormatError: the format is unknown or cannot represent the values.
     """
     packed: tuple[PackedTensor, NDArray[np.float64]] = quantiser_of(name).quantise(
         find_format(name), values, group_size

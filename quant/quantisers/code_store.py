@@ -1,4 +1,4 @@
-"""The compiled quantisers of this machine, as kept in the user's cache folder."""
+"""Store of the quantisers' compiled code."""
 
 from __future__ import annotations
 

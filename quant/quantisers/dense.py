@@ -1,4 +1,4 @@
-"""bf16, f32 and vector: the values as they are."""
+"""bf16, f32 and vector: store the values unquantised."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ LOOPS = None
 def quantise(
     fmt: MatrixFormat | VectorFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Pack `values`, (rows, K) or (n,), as they are; the errors are zero.
+    """Pack `values`, (rows, K) or (n,), unquantised. The errors are zero.
 
-    Raises FormatError if there is a group size, or if bf16 would round.
+    Raises:
+        FormatError: `group_size` is not 0, or bf16 would round the values.
     """
     fmt.layout(values.shape, group_size)
     packed = fmt.pack(values) if isinstance(fmt, VectorFormat) else fmt.pack(_as_stored(fmt, values))

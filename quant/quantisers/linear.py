@@ -1,12 +1,18 @@
-"""lin4, lin8 and every other format of codes that are their own levels, with f16 scales.
+"""lin4, lin8 and all other formats whose codes are their own levels, with f16 scales.
 
-Least-squares search of the group scale, then codes for the scale rounded to float16. Per group of weights x, a format
-whose record stores zero points spans from min(x, 0) to max(x, 0) with an integer zero point; any other is symmetric
-around its default zero point. For a range of factors f the step is f * span / levels, z = clip(rint(-min / step)),
-q = clip(rint(x / step) + z), and the score is (sum x (q - z))^2 / (sum (q - z)^2), the reduction of the squared error
-by the best scale d = (sum x (q - z)) / (sum (q - z)^2). The best d is rounded to float16 and the codes are taken again.
+The group scale is found by a least-squares search; then the codes are computed for the scale rounded to float16. Per
+group of weights x, a format that stores zero points spans from min(x, 0) to max(x, 0) with an integer zero point. Other
+formats are symmetric around their default zero point. For a range of factors f:
 
-`quant.quantisers.reference` holds the same in plain NumPy; both do the same float32 operations in the same order.
+    step = f * span / levels
+    z = clip(rint(-min / step))
+    q = clip(rint(x / step) + z)
+    score = (sum x (q - z))^2 / (sum (q - z)^2)
+
+The score is the reduction of the squared error by the best scale d = (sum x (q - z)) / (sum (q - z)^2). The best d is
+rounded to float16 and the codes are computed again.
+
+`quant.quantisers.reference` implements the same in plain NumPy, with the same float32 operations in the same order.
 """
 
 from __future__ import annotations
@@ -22,23 +28,24 @@ from quant.quantisers.padding import padded_rows
 
 MAX_F16 = np.float32(65504)
 SCRATCH_LINES = 7
-"""Lines of 16 f32 that the loops need beside a group."""
+"""Rows of 16 f32 of scratch memory, besides one group."""
 LOOPS = CompiledLoops("quant.quantisers.compiled.linear", {"lin_search": 12, "lin_encode": 10}, cost=0.65)
 _FEW_BITS = tuple(np.float32(0.70 + 0.03 * step) for step in range(12))
 _EIGHT_BITS = tuple(np.float32(0.94 + 0.01 * step) for step in range(7))
 
 
 def factors(fmt: IntegerFormat) -> tuple[np.float32, ...]:
-    """Return the factors of the search: the fewer levels, the more is gained where the largest weights are clipped."""
+    """Return the factors of the search. Formats with fewer levels gain more from clipping large weights."""
     return _EIGHT_BITS if fmt.bits == BYTE_BITS else _FEW_BITS
 
 
 def quantise(
     fmt: IntegerFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Quantise finite `values` (rows, K) to the format `form`; also returns the squared error of each row (rows,).
+    """Quantise finite values (rows, K). Also return the squared error of each row (rows,).
 
-    Raises FormatError if a scale is beyond float16.
+    Raises:
+        FormatError: a scale exceeds the range of float16.
     """
     layout = fmt.layout(values.shape, group_size, fmt.stores_zeros)
     rows, columns = values.shape

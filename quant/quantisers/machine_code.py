@@ -1,4 +1,4 @@
-"""The machine code of the quantisers: from the user's cache without Numba, compiled where it has none that fits."""
+"""Machine code of the quantisers: load it from the cache without Numba, or compile it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from quant.quantisers.registry import quantiser_of
 
 @dataclass(frozen=True)
 class CompiledLoops:
-    """The compiled functions of a quantiser.
+    """Compiled functions of a quantiser.
 
     Attributes:
         module: dotted name of the module that compiles them when it is imported.
-        arguments: each function's name and how many 64-bit integers it takes.
-        cost: how long all take to compile, in seconds of an AMD EPYC; only ratios matter.
+        arguments: name of each function -> number of its 64-bit integer arguments.
+        cost: time to compile all of them, in seconds on an AMD EPYC. Only ratios matter.
     """
 
     module: str
@@ -30,9 +30,11 @@ class CompiledLoops:
 
 @dataclass(frozen=True)
 class CompilingQuantiser:
-    """The loops of a format are compiled now, once; `cost` is relative to that of other code.
+    """The loops of a format are about to be compiled.
 
-    Without a format and a cost the compiler itself is loaded.
+    Attributes:
+        format: name of the format; "" while the compiler itself is loaded.
+        cost: compile time relative to that of other code; 0 while the compiler is loaded.
     """
 
     format: str
@@ -41,38 +43,38 @@ class CompilingQuantiser:
 
 @dataclass(frozen=True)
 class WaitingForCompiler:
-    """Another process compiles these loops now, and this one waits for it."""
+    """Another process is compiling the loops. This one waits for it."""
 
 
 CompileStage = CompilingQuantiser | WaitingForCompiler
 _FunctionTuple = tuple[Callable[..., Any], ...]
 _compile_lock = threading.Lock()
-_loaded_functions: dict[str, _FunctionTuple] = {}  # by the module of the loops
+_loaded_functions: dict[str, _FunctionTuple] = {}  # by module of the loops
 
 
 def loops_of(name: str) -> CompiledLoops | None:
-    """Return the compiled functions that packing in format `name` needs. Raises FormatError for an unknown format."""
+    """Return the compiled functions of format `name`, or None. Raises FormatError for an unknown format."""
     loops: CompiledLoops | None = quantiser_of(name).LOOPS
     return loops
 
 
 def needs_compiling(name: str) -> bool:
-    """Return whether format `name` has compiled loops that are neither in this process nor in the cache."""
+    """Return whether the loops of format `name` are neither loaded nor in the cache."""
     loops = loops_of(name)
     return loops is not None and loops.module not in _loaded_functions and _load(loops) is None
 
 
 def compiling_cost(names: Iterable[str]) -> float:
-    """Return what compiling the loops of formats `names` costs, unless they are compiled."""
+    """Return the cost of compiling the loops of some formats. Loops that are in the cache cost nothing."""
     wanted = {loops.module: loops for name in names if needs_compiling(name) and (loops := loops_of(name))}
     return sum(loops.cost for loops in wanted.values())
 
 
 def compile_for(name: str) -> Iterator[CompileStage]:
-    """Compile and keep the loops of format `name` where that is needed; tell of each stage before it.
+    """Compile and keep the loops of format `name` if needed. Yield each stage before it begins.
 
-    One process compiles, the others wait for it. Call this before threads are started: importing Numba changes the
-    environment for a moment.
+    Only one process compiles at a time; others wait. Call this before threads are started, since importing Numba
+    changes the environment for a moment.
     """
     loops = loops_of(name)
     if loops is None or not needs_compiling(name):
@@ -94,10 +96,12 @@ def compile_for(name: str) -> Iterator[CompileStage]:
 
 
 def compiled_functions(loops: CompiledLoops) -> _FunctionTuple:
-    """Return `loops` as functions that take 64-bit integers. One process compiles, others wait for it.
+    """Return the functions of `loops`, which take 64-bit integers. Compile them if needed.
+
+    Only one process compiles at a time; others wait.
 
     Raises:
-        ArgumentError: `QWCHAT_SIMD` or `QWCHAT_CACHE` has a value that cannot be used.
+        ArgumentError: `QWCHAT_SIMD` or `QWCHAT_CACHE` has an invalid value.
     """
     if loops.module not in _loaded_functions:
         with _compile_lock:
@@ -114,7 +118,7 @@ def _load(loops: CompiledLoops) -> _FunctionTuple | None:
 
 def _load_or_compile(loops: CompiledLoops) -> _FunctionTuple:
     with CODE_STORE.exclusive():
-        functions = _load(loops)  # Another process may have compiled meanwhile.
+        functions = _load(loops)  # another process may have compiled them meanwhile
         if functions is None:
             _compile(loops)
             functions = _load(loops)

@@ -1,4 +1,4 @@
-"""Rows laid out in tiles of sixteen, as the compiled loops take them."""
+"""Padding of rows to whole tiles, as the compiled loops expect them."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from quant.formats.format import pad_rows
 
 
 def padded_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(rows, K) with rows of zeros appended up to a multiple of 16, C-contiguous; no copy where none is needed."""
+    """Append rows of zeros to (rows, K) up to a multiple of 16. The result is C-contiguous; copy only if needed."""
     return np.ascontiguousarray(pad_rows(values))

@@ -1,10 +1,10 @@
 """q8: group scales as multiples of a row scale, chosen among neighbours by squared error.
 
-The row scale is the largest weight of the row / (127 * 255), so that the widest group has scale 255. For a group of 32
-weights the integer scales from two below to one above the one that just avoids clipping are tried, each with codes
-q = clip(rint(x / (row_scale * scale)), -127, 127), and the smallest squared error wins.
+The row scale is the largest weight of the row / (127 * 255), so that the group with the largest weight has the scale
+255. For each group of 32 weights, the integer scales from two below to one above the smallest one that avoids clipping
+are tried, each with the codes q = clip(rint(x / (row_scale * scale)), -127, 127). The smallest squared error wins.
 
-`quant.quantisers.reference` holds the same in plain NumPy; both do the same float32 operations in the same order.
+`quant.quantisers.reference` implements the same in plain NumPy, with the same float32 operations in the same order.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from quant.quantisers.padding import padded_rows
 
 CANDIDATES = (0, -1, -2, 1)
 TINY = np.float32(1e-30)
-"""Rows whose largest weight is below this are stored as zeros: a row scale for them would be subnormal."""
+"""Rows whose largest weight is below this are stored as zeros, since their row scale would be subnormal."""
 SCRATCH_LINES = 6
 SCRATCH_BYTES = (GROUP_SIZE + SCRATCH_LINES) * TILE_ROWS * 4
-"""A group of 16 rows and six lines of it as f32."""
+"""One group of 16 rows and six rows of 16 values, in f32."""
 LOOPS = CompiledLoops("quant.quantisers.compiled.q8", {"q8_encode": 8}, cost=0.5)
 
 
 def quantise(
     fmt: IntegerFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Quantise finite `values` (rows, K) to q8; also returns the squared error of each row (rows,)."""
+    """Quantise finite values (rows, K) to q8. Also return the squared error of each row (rows,)."""
     layout = fmt.layout(values.shape, group_size)
     rows, columns = values.shape
     parts = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
@@ -46,7 +46,7 @@ def quantise(
 
 
 def row_scales_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(rows, K) -> (rows,): largest magnitude / (127 * 255), 0 for rows that are stored as zeros."""
+    """Return the row scales (rows,) of (rows, K): largest magnitude / (127 * 255), or 0 for rows stored as zeros."""
     peak = np.abs(values).max(axis=1)
     scaled: NDArray[np.float32] = np.where(peak < TINY, np.float32(0), peak / np.float32(CODE_MAX * SCALE_MAX))
     return scaled

@@ -1,7 +1,7 @@
-"""The quantisers once more in plain NumPy: slow, obviously right, and bit for bit what the compiled loops must give.
+"""Reference quantisers in plain NumPy: slow, easy to check, and bit for bit equal to the compiled loops.
 
-The only subtlety is the order of sums: the compiled loops add up a group from left to right in float32, so
-`sum_left_to_right` does too. The tests compare every code, scale and zero point.
+The order of sums matters: the compiled loops add the values of a group from left to right in float32, and so does
+`sum_left_to_right`. Tests compare every code, scale and zero point.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ F32 = NDArray[np.float32]
 
 
 def quantise(name: str, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """`quant.quantisers.quantise` for the formats that round: (rows, K) -> packed rows and squared errors (rows,)."""
+    """Quantise (rows, K) like `quant.quantisers.quantise`, for the formats that round. Return also (rows,) errors."""
     fmt = FORMATS[name]
     assert isinstance(fmt, IntegerFormat)
     if fmt.quantiser == q4.__name__:
@@ -40,19 +40,19 @@ def sum_left_to_right(terms: NDArray[Any]) -> NDArray[Any]:
 
 
 def divide(numerator: F32, denominator: F32) -> F32:
-    """numerator / denominator, and 0 where the denominator is 0."""
+    """Return numerator / denominator, or 0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
 def least_squares(x: F32, levels: F32) -> tuple[F32, F32]:
-    """The scale d that minimises sum (x - d levels)^2 over the last axis, and by how much it reduces sum x^2."""
+    """Return the scale d that minimises sum (x - d levels)^2 over the last axis, and its reduction of sum x^2."""
     products, squares = sum_left_to_right(x * levels), sum_left_to_right(levels * levels)
     scale = divide(products, squares)
     return scale, products * scale
 
 
 def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Method and formulas: `quant.quantisers.q4`."""
+    """Quantise to q4. Method and formulas: `quant.quantisers.q4`."""
     rows, columns = values.shape
     x = values.reshape(rows, -1, q4_format.GROUP_SIZE)
     place = np.abs(x).argmax(axis=-1)
@@ -93,24 +93,24 @@ def quantise_q4(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
 
 
 def q4_codes(u: F32) -> NDArray[np.int64]:
-    """Index of the codebook entry nearest to u: how many midpoints lie below it."""
+    """Return the index of the codebook entry nearest to u: the number of midpoints below it."""
     return np.stack([u > midpoint for midpoint in q4.MIDPOINTS]).sum(axis=0)
 
 
 def q4_levels(u: F32) -> F32:
-    """The codebook entry nearest to u."""
+    """Return the codebook entry nearest to u."""
     return q4_format.CODEBOOK.astype(np.float32)[q4_codes(u)]
 
 
 def q4_relative(block: F32, peak: F32, row_scales: F32, whole: F32, offsets: F32) -> tuple[F32, F32]:
-    """The group scale in units of the group's peak, and the weights in units of that scale, minus the table offset."""
+    """Return the group scale divided by the peak, and the weights divided by that scale minus the table offset."""
     unit = divide(row_scales[:, None] * whole, peak)
     inverse = divide(np.ones_like(unit), unit)
     return unit, block * inverse[..., None] - offsets[..., None]
 
 
 def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Method and formulas: `quant.quantisers.q8`."""
+    """Quantise to q8. Method and formulas: `quant.quantisers.q8`."""
     rows, columns = values.shape
     row_scales = q8.row_scales_of(values)
     inverse = divide(np.ones_like(row_scales), row_scales)
@@ -133,13 +133,13 @@ def quantise_q8(values: F32) -> tuple[PackedTensor, NDArray[np.float64]]:
 
 
 def q8_codes(x: F32, scales: F32) -> F32:
-    """round(x / scale), at most 127 by magnitude."""
+    """Return round(x / scale), clipped to -127..127."""
     nearest = np.rint(x * divide(np.ones_like(scales), scales)[..., None])
     return np.clip(nearest, -q8_format.CODE_MAX, q8_format.CODE_MAX).astype(np.float32)
 
 
 def quantise_linear(fmt: IntegerFormat, values: F32, group_size: int) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Method and formulas: `quant.quantisers.linear`."""
+    """Quantise to a linear format. Method and formulas: `quant.quantisers.linear`."""
     rows, columns = values.shape
     x = values.reshape(rows, columns // group_size, group_size)
     asymmetric = fmt.stores_zeros
@@ -168,9 +168,9 @@ def quantise_linear(fmt: IntegerFormat, values: F32, group_size: int) -> tuple[P
 
 
 def linear_codes(x: F32, inverse: F32, zero: F32, top: np.float32) -> F32:
-    """round(x / scale) + zero within 0..top."""
+    """Return round(x / scale) + zero, clipped to 0..top."""
     return np.clip(np.rint(x * inverse[..., None]) + zero[..., None], 0, top).astype(np.float32)
 
 
 METHODS = [(fmt.name, size) for fmt in FORMATS.values() for size in fmt.group_sizes]
-"""Every (format, group size) that a quantiser makes."""
+"""All (format, group size) pairs that the quantisers support."""

@@ -1,4 +1,4 @@
-"""From a format's record to the module that packs it."""
+"""Find the module that packs a format."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from quant.formats import find_format
 
 
 def quantiser_of(name: str) -> ModuleType:
-    """Return the quantiser of format `name`. Raises FormatError for an unknown format."""
+    """Return the quantiser module of format `name`. Raises FormatError for an unknown format."""
     return importlib.import_module(find_format(name).quantiser)

@@ -1,4 +1,4 @@
-"""Where models to be converted come from: one protocol, one file per kind of source."""
+"""Sources of models to convert: one protocol, one module per kind of source."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ __all__ = ["QuantisedRows", "Rows", "Source", "TensorInfo", "check_tensors", "op
 
 
 def open_source(path: str | Path) -> Source:
-    """Open what is at `path`, a Hugging Face checkpoint folder. Raises CheckpointError if it is not one."""
+    """Open a Hugging Face checkpoint folder. Raises CheckpointError if it is missing or invalid."""
     return HuggingFaceCheckpoint.open(path)

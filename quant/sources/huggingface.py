@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint folders: config.json, tokenizer files, and weights in one safetensors file or in shards."""
+"""Hugging Face checkpoint folders: config.json, tokenizer files, and weights in one or more safetensors files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from quant.sources.safetensors import StoredTensor, read_header
 from quant.sources.source import Rows, Source, TensorInfo, describe_tensors, short_name
 
 MAX_INDEX_BYTES = 16 << 20
-_MAX_NAME_BYTES = 255  # of a file, on every file system that a checkpoint is found on
+_MAX_NAME_BYTES = 255  # limit of the usual file systems
 _NAMES = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
 _DTYPES: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 _REQUIRED_FILES = ("config.json", "tokenizer.json")
@@ -41,7 +41,7 @@ SINGLE_NAME = "model.safetensors"
 
 
 class HuggingFaceCheckpoint(Source):
-    """A checkpoint folder, opened: small files are read, headers checked, weights mapped when first asked for."""
+    """Opened checkpoint folder. Small files are read, headers checked, and weights mapped on first use."""
 
     def __init__(self, path: Path, stored: dict[str, StoredTensor], small: dict[str, bytes], fingerprint: str) -> None:
         self._path = path
@@ -52,9 +52,10 @@ class HuggingFaceCheckpoint(Source):
 
     @classmethod
     def open(cls, folder: str | Path) -> HuggingFaceCheckpoint:
-        """Open `folder`: model.safetensors, or the shards that model.safetensors.index.json names.
+        """Open a folder with model.safetensors, or with the shards that model.safetensors.index.json lists.
 
-        Raises CheckpointError for anything missing, malformed, out of bounds or contradictory.
+        Raises:
+            CheckpointError: a file is missing, malformed or out of bounds, or two files contradict each other.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -82,17 +83,17 @@ class HuggingFaceCheckpoint(Source):
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """Checkpoint folder."""
         return self._path
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the small files, shard headers and sizes, and a sample of the weights."""
+        """SHA-256 (hex) of the small files, the shard headers and sizes, and a sample of the weights."""
         return self._fingerprint
 
     @cached_property
     def config(self) -> ModelConfig:
-        """The numbers in config.json."""
+        """Hyperparameters from config.json."""
         file = self._path / "config.json"
         data = self._small.get("config.json")
         if data is None:
@@ -103,9 +104,9 @@ class HuggingFaceCheckpoint(Source):
 
     @cached_property
     def files(self) -> Mapping[str, bytes]:
-        """The small files that travel with the model; JSON is checked to be JSON.
+        """Content of the small files to copy into the model folder. JSON files hold valid JSON.
 
-        Raises CheckpointError if the tokenizer is missing: a model without it cannot read text.
+        Raises CheckpointError if the tokenizer is missing, without which a model cannot be used.
         """
         for name in COPIED_FILES:
             file = self._path / name
@@ -117,15 +118,15 @@ class HuggingFaceCheckpoint(Source):
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor by name, in file order."""
+        """All tensors by name, in file order."""
         return {
             name: TensorInfo(stored.shape, _NAMES[stored.dtype], stored.nbytes) for name, stored in self._stored.items()
         }
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows:
-        """Read rows start..stop of tensor `name` (elements, if it is a vector) as new float32 memory.
+        """Read rows `start` to `stop`, exclusive, of a matrix (elements of a vector) as new float32 memory.
 
-        bf16 and f16 widen exactly. Values are not checked here: NaN and Inf pass through.
+        bf16 and f16 are converted exactly. Values are not checked: NaN and Inf pass through.
         """
         raw = self._raw(name, start, stop)
         if raw.dtype == np.uint16:
@@ -133,7 +134,7 @@ class HuggingFaceCheckpoint(Source):
         return raw.astype(np.float32)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """Tell the kernel that rows start..stop will not be read again, so that their pages leave this process."""
+        """Let the system drop the pages of rows `start` to `stop`, exclusive. They will not be read again."""
         tensor = self._find(name)
         row_bytes = tensor.nbytes // tensor.shape[0]
         first = -(-(tensor.start + start * row_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -144,7 +145,7 @@ class HuggingFaceCheckpoint(Source):
     def close(self) -> None:
         """Unmap the files."""
         for mapped in self._maps.values():
-            with suppress(BufferError):  # a view is still alive somewhere, and unmaps when it goes
+            with suppress(BufferError):  # a view is still in use; the file is unmapped when it is deleted
                 mapped.close()
         self._maps.clear()
 
@@ -155,16 +156,16 @@ class HuggingFaceCheckpoint(Source):
             raise CheckpointError(f"{self._path} has no tensor {name}") from None
 
     def _raw(self, name: str, start: int, stop: int | None) -> NDArray[Any]:
-        """Return a view of the mapped file; it must not outlive the call that asked for it."""
+        """Return a view of the mapped file. The caller must not keep it."""
         tensor = self._find(name)
         mapped = self._maps.get(tensor.file)
         if mapped is None:
             try:
                 with tensor.file.open("rb") as file:
                     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as exc:  # ValueError: the file is empty by now
+            except (OSError, ValueError) as exc:  # ValueError: the file has become empty
                 raise CheckpointError(f"{tensor.file} cannot be mapped: {exc}") from exc
-            mapped = self._maps.setdefault(tensor.file, mapped)  # threads may race here; one mapping stays
+            mapped = self._maps.setdefault(tensor.file, mapped)  # several threads may map it; the first one wins
         if tensor.stop > len(mapped):
             raise CheckpointError(f"{tensor.file} shrank while it was read; download it again")
         count = tensor.shape[0]
@@ -179,7 +180,7 @@ class HuggingFaceCheckpoint(Source):
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:
-    """Return the weight files in order, each with the names that the index lists for it (None without an index)."""
+    """Return the weight files in order, each with the tensor names that the index lists for it (None without index)."""
     index_file = folder / INDEX_NAME
     if not index_file.exists():
         single = folder / SINGLE_NAME
@@ -207,7 +208,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def _is_plain_name(file: object) -> bool:
-    """Return whether `file` can only name a file inside its folder, on every system."""
+    """Return whether `file` is a file name without path components on every operating system."""
     if not isinstance(file, str) or not file.isprintable() or len(file.encode(errors="replace")) > _MAX_NAME_BYTES:
         return False
     return file not in ("", ".", "..") and not set(file) & set("/\\")

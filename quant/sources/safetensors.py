@@ -1,8 +1,9 @@
-"""The safetensors format: where each tensor of a file lies, and its rows as float32.
+"""safetensors files: position, type and shape of each tensor.
 
 A file is a u64 little-endian header length, a JSON object {name: {dtype, shape, data_offsets}} with offsets relative to
-the end of the header, then the data. It is parsed here because safetensors' NumPy reader has no bfloat16, and because
-every number in a downloaded file is to be checked before it is used as an address.
+the end of the header, and the data (https://github.com/huggingface/safetensors#format). The header is parsed here
+because the NumPy reader of safetensors does not support bfloat16, and because every number of a downloaded file must be
+checked before it is used as an address.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MAX_DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: absolute byte range in `file`, safetensors dtype, shape."""
+    """Position of one tensor: absolute byte range in `file`, safetensors dtype, shape."""
 
     file: Path
     dtype: str
@@ -43,10 +44,12 @@ class StoredTensor:
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
     """Parse and check the header of one safetensors file.
 
-    Returns its tensors, the bytes of the header, and the digest of a sample of the data.
+    Returns:
+        The tensors by name, the bytes of the header, and the digest of a sample of the file.
 
-    Raises CheckpointError for lengths beyond 16 MiB or the file, bad JSON, unknown dtypes, shapes that disagree with
-    the byte range, and ranges that overlap, leave holes, or end anywhere but at the end of the file.
+    Raises:
+        CheckpointError: the header exceeds 16 MiB or the file, is not valid JSON, has an unknown dtype or a shape that
+            contradicts its byte range, or the ranges overlap, leave gaps or do not end at the end of the file.
     """
     try:
         with open_regular_file(file, CheckpointError) as stream:
@@ -103,7 +106,7 @@ def _natural_numbers(value: object) -> list[int] | None:
 
 
 def _check_ranges(file: Path, tensors: dict[str, StoredTensor], base: int, size: int) -> None:
-    """Byte ranges must follow each other without overlap or hole up to the end of the file, as the format asks."""
+    """Check that the byte ranges cover the rest of the file without overlaps or gaps, as the format requires."""
     position, previous = base, "the header"
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if tensor.start < position:
@@ -119,9 +122,9 @@ def _check_ranges(file: Path, tensors: dict[str, StoredTensor], base: int, size:
 
 
 def _sample(stream: BinaryIO, size: int, pieces: int = 16, piece_bytes: int = 4096) -> bytes:
-    """Return the SHA-256 of pieces spread over the file.
+    """Return the SHA-256 of the size and of evenly spaced pieces of the file.
 
-    It tells two trainings of one architecture apart without reading all of them.
+    It distinguishes two trainings of one architecture without reading the whole file.
     """
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     for piece in range(pieces):

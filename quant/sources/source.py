@@ -1,4 +1,4 @@
-"""What is converted, whatever its files look like: one protocol for every kind of source."""
+"""Protocol of a model to convert, independent of its file format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _CODE_BITS = {"u4": 4, "u8": 8}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """How a source stores one tensor.
+    """Shape and storage type of one tensor of a source.
 
     Attributes:
         shape: (N, K) = (out, in), or (n,).
-        dtype: "bf16", "f16" or "f32" for a tensor that is read as rows; "u4" or "u8", by its codes and zero points, for
-            a matrix that is read as `QuantisedRows`.
+        dtype: "bf16", "f16" or "f32" for a tensor that is read as float rows; "u4" or "u8" (the type of its codes and
+            zero points) for a matrix that is read as `QuantisedRows`.
         nbytes: bytes in the source.
-        group_size: columns per group of a matrix that is read as `QuantisedRows`, else 0.
+        group_size: columns per group of a matrix that is read as `QuantisedRows`; otherwise 0.
     """
 
     shape: tuple[int, ...]
@@ -36,17 +36,17 @@ class TensorInfo:
 
     @property
     def code_bits(self) -> int:
-        """Bits of the codes and zero points of a matrix that is read as `QuantisedRows`, else 0."""
+        """Bits of the codes and zero points of a matrix that is read as `QuantisedRows`; otherwise 0."""
         return _CODE_BITS.get(self.dtype, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class QuantisedRows:
-    """Rows of a matrix that is quantised already: value = scale * (code - zero).
+    """Rows of a matrix that the source stores quantised: value = scale * (code - zero).
 
     Attributes:
         codes: (rows, K) u8, 0..15 or 0..255.
-        scales: (rows, K / group_size) f16. A source whose scales are of another type gives rows.
+        scales: (rows, K / group_size) f16. A source with scales of another type returns float rows instead.
         zeros: (rows, K / group_size) u8, in the range of the codes.
         group_size: columns that share a scale and a zero point.
     """
@@ -60,65 +60,65 @@ class QuantisedRows:
         """Return the exact values, (rows, K) f32. NaN and Inf pass through."""
         zeros, scales = (np.repeat(part, self.group_size, axis=1) for part in (self.zeros, self.scales))
         centred = self.codes.astype(np.float32) - zeros.astype(np.float32)
-        with np.errstate(invalid="ignore"):  # An infinite scale; values are not checked here.
+        with np.errstate(invalid="ignore"):  # a scale may be infinite; the caller checks the values
             return centred * scales.astype(np.float32)
 
 
 class Source(Protocol):
-    """A model that is to be converted. Opening one reads everything but the weights; threads may share it.
+    """Model to convert: a folder or a single file. Threads may share it.
 
-    A source may be a folder or a single file. Tensors have the names of their model family, whatever the files call
-    them. Every member raises CheckpointError for what is missing, damaged, contradictory or unsupported.
+    Opening a source reads everything except the weights. Tensors have the names of their model family, even if the
+    files use other names. Every member raises CheckpointError for missing, damaged, contradictory or unsupported data.
     """
 
     @property
     def path(self) -> Path:
-        """The folder or file, for messages."""
+        """Folder or file, for messages."""
 
     @property
     def name(self) -> str:
-        """What the manifest calls the source."""
+        """Name of the source in the manifest."""
         return self.path.resolve().name
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over all that decides the result of a conversion; of the weights, over a sample."""
+        """SHA-256 (hex) of everything that the result depends on, but only of a sample of the weights."""
 
     @property
     def config(self) -> ModelConfig:
-        """The numbers of the model."""
+        """Hyperparameters of the model."""
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """Content of the small files of the model folder, among `quant.safe_files.COPIED_FILES`.
+        """Content of the small files of the model folder, a subset of `quant.safe_files.COPIED_FILES`.
 
-        config.json and tokenizer.json are there. config.json, in the form of Hugging Face, says what `config` says:
-        a source without such files makes them.
+        config.json and tokenizer.json are always present. config.json has the Hugging Face form and the values of
+        `config`. A source without such files creates their content.
         """
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Every tensor by name, in the order of the files."""
+        """All tensors by name, in file order."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | QuantisedRows:
-        """Read rows start..stop of tensor `name` (elements, if it is a vector) into new memory.
+        """Read rows `start` to `stop`, exclusive, of a matrix (elements of a vector) into new memory.
 
         Values are not checked: NaN and Inf pass through.
         """
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """Say that rows start..stop of tensor `name` will not be read again, so that their memory may go."""
+        """Release the memory of rows `start` to `stop`, exclusive. They will not be read again."""
 
     def close(self) -> None:
-        """Release the files."""
+        """Close the files."""
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all tensors as stored."""
+        """Bytes of all tensors in the source."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def __enter__(self) -> Self:
-        """Return the source, which the end of the block closes."""
+        """Return the source. The end of the block closes it."""
         return self
 
     def __exit__(
@@ -129,7 +129,7 @@ class Source(Protocol):
 
 
 def short_name(name: str) -> str:
-    """Return the beginning of a tensor's name, for messages."""
+    """Return a tensor name, cut at 200 characters, for messages."""
     return name if len(name) <= 200 else name[:200] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Comparing the tensors of a source with its config, whatever kind of source it is."""
+"""Compare the tensors of a source with its config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from quant.sources.source import Source, describe_tensors
 
 
 def check_tensors(source: Source) -> list[str]:
-    """Compare the tensors of `source` with its config; return remarks that are worth showing.
+    """Compare the tensors of `source` with its config. Return notices to show to the user.
 
-    A tied model may carry a head of its own, and old files a table of rotary frequencies: these are left out and
-    remarked on. Raises CheckpointError for a missing or unexpected tensor, or a shape that contradicts the config; the
-    message names both numbers.
+    The head of a tied model and the rotary frequencies of old checkpoints are ignored, with a notice.
+
+    Raises:
+        CheckpointError: a tensor is missing or unexpected, or its shape contradicts the config. The message names both
+            shapes.
     """
     config = source.config
     family, expected = family_of(config), expected_tensors(config)
@@ -55,7 +57,7 @@ def check_tensors(source: Source) -> list[str]:
 
 
 def _layer_contradiction(names: Iterable[str], family: Family, config: ModelConfig) -> list[str]:
-    """Return a wrong layer count, which says more than the names of a dozen missing tensors."""
+    """Return a message if the layer count is wrong. It is clearer than a list of missing tensors."""
     layers = [layer for layer in map(family.layer_of, names) if layer is not None]
     if not layers or max(layers) + 1 == config.num_layers:
         return []
@@ -63,7 +65,7 @@ def _layer_contradiction(names: Iterable[str], family: Family, config: ModelConf
 
 
 def _shape_contradictions(shapes: Shapes, expected: Shapes, family: Family, config: ModelConfig) -> list[str]:
-    """Return the first wrong shape with the config values behind the expected one, and how many follow."""
+    """Return a message with the first wrong shape, the config values that it contradicts, and the number of others."""
     wrong = [name for name, shape in expected.items() if shapes.get(name, shape) != shape]
     if not wrong:
         return []

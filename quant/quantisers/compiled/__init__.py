@@ -1,1 +1,1 @@
-"""The loops of the quantisers, for Numba: a conversion imports them only where their machine code is not kept yet."""
+"""Loops of the quantisers for Numba. A conversion imports them only if their machine code is not in the cache."""

@@ -1,6 +1,6 @@
-"""Arrays at addresses, for functions that take 64-bit integers only.
+"""Arrays at given addresses, for functions that take only 64-bit integers.
 
-They are intrinsics, since without Numba's run time no function may return an array.
+They are intrinsics because a function cannot return an array without Numba's runtime.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from quant.native.backend import intrinsic, make_array, populate_array, types
 
 
 def _array_at(kind: Any) -> Callable[..., Any]:
-    """Return an intrinsic: an address and a shape to the C-contiguous array of `kind` there."""
+    """Return an intrinsic that makes a C-contiguous array of type `kind` from an address and a shape."""
 
     @intrinsic
     def array_at(typing: Any, address: Any, shape: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The loops of linear formats such as lin4 and lin8; methods and formulas: `quant.quantisers.linear`."""
+"""Loops of the linear formats such as lin4 and lin8. Method and formulas: `quant.quantisers.linear`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,23 @@ from quant.quantisers.linear import SCRATCH_LINES
 def lin_search(
     values, tiles, columns, group_size, highest, asymmetric, zero_point, factors, count, scales, zeros, scratch
 ):
-    """values (16 tiles, K) -> least-squares scales f32 and zero points u8, both (tiles, K/G, 16).
+    """Find the least-squares scale and the zero point of every group.
 
-    factors (count,) f32; highest: the largest code; asymmetric: 0 or 1.
+    All arrays are addresses.
+
+    Args:
+        values: input, (16 tiles, K) f32.
+        tiles: number of tiles.
+        columns: number of columns, K.
+        group_size: weights per scale, G.
+        highest: largest code.
+        asymmetric: 1 to search a zero point per group, 0 to use `zero_point`.
+        zero_point: default zero point.
+        factors: input, (count,) f32.
+        count: number of factors.
+        scales: output, (tiles, K/G, 16) f32.
+        zeros: output, (tiles, K/G, 16) u8.
+        scratch: memory for one group and SCRATCH_LINES rows of 16 f32.
     """
     top, default_zero = np.float32(highest), np.float32(zero_point)
     values, factors = f32_at(values, (TILE_ROWS * tiles, columns)), f32_at(factors, (count,))
@@ -67,7 +81,7 @@ def lin_search(
 
 @standalone(types.void(*[types.int64] * 10))
 def lin_encode(values, tiles, columns, group_size, highest, scales, zeros, codes, errors, scratch):
-    """Codes u8 (tiles, K/4, 16, 4) for scales that were rounded; adds the squared error of each row to errors."""
+    """Write codes u8 (tiles, K/4, 16, 4) for the rounded scales. Add the squared error of each row to `errors`."""
     top = np.float32(highest)
     values = f32_at(values, (TILE_ROWS * tiles, columns))
     scales = f32_at(scales, (tiles, columns // group_size, TILE_ROWS))

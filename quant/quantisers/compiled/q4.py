@@ -1,4 +1,4 @@
-"""The loops of q4; methods and formulas: `quant.quantisers.q4`."""
+"""Loops of q4. Method and formulas: `quant.quantisers.q4`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from quant.quantisers.q4 import FACTORS, HIGHEST, LOWEST, MIDPOINTS, SCRATCH_LIN
 
 @inlined
 def nearest_level(u):
-    """The table value nearest to u: the lowest one plus every step whose midpoint lies below u.
+    """Return the table value nearest to u: the lowest value plus every step whose midpoint lies below u.
 
-    Written out, since a loop over a tuple keeps LLVM from vectorising the loop around it (40 times slower).
-    All terms are integers, so the float32 sum is exact in any order.
+    The sum is unrolled because a loop over a tuple keeps LLVM from vectorising the outer loop (40 times slower). All
+    terms are integers, so the float32 sum is exact in any order.
     """
     zero = np.float32(0)
     return (
@@ -43,7 +43,7 @@ def nearest_level(u):
 
 @inlined
 def load_group(values, tile, group, block, peak):
-    """block (32, 16) = one group of 16 rows divided by its largest weight by magnitude, peak (16,), sign included."""
+    """Fill block (32, 16) with one group of 16 rows divided by peak (16,): the signed weight of largest magnitude."""
     for lane in range(TILE_ROWS):
         row = values[TILE_ROWS * tile + lane]
         largest = np.float32(0)
@@ -61,7 +61,7 @@ def load_group(values, tile, group, block, peak):
 
 @inlined
 def near_scale(scale, row_scale, offset):
-    """The integer scale nearest to scale / row_scale, moved by offset, within -64..63; 0 for an all-zero row."""
+    """Return the integer nearest to scale / row_scale, plus offset, clipped to -64..63. Return 0 for a row of zeros."""
     if row_scale <= 0:
         return np.float32(0)
     whole = np.rint(scale / row_scale) + np.float32(offset)
@@ -70,13 +70,13 @@ def near_scale(scale, row_scale, offset):
 
 @inlined
 def relative_unit(row_scale, whole, peak):
-    """row_scale * whole in units of the group's largest weight; 0 for an all-zero group."""
+    """Return row_scale * whole divided by the group's peak. Return 0 for a group of zeros."""
     return row_scale * whole / peak if peak != 0 else np.float32(0)
 
 
 @inlined
 def nearest_code(u):
-    """The index of the table value nearest to u: how many midpoints lie below it."""
+    """Return the index of the table value nearest to u: the number of midpoints below it."""
     one, zero = np.int32(1), np.int32(0)
     return (
         zero
@@ -100,7 +100,7 @@ def nearest_code(u):
 
 @standalone(types.void(*[types.int64] * 6))
 def q4_search(values, tiles, columns, scales, tables, scratch):
-    """values (16 tiles, K) f32 -> best scale and its table offset (0 or shift), both (tiles, K/32, 16) f32."""
+    """Find scale and table offset (0 or SHIFT), (tiles, K/32, 16) f32, of every group of values (16 tiles, K) f32."""
     values = f32_at(values, (TILE_ROWS * tiles, columns))
     scales = f32_at(scales, (tiles, columns // GROUP_SIZE, TILE_ROWS))
     tables = f32_at(tables, (tiles, columns // GROUP_SIZE, TILE_ROWS))
@@ -139,7 +139,7 @@ def q4_search(values, tiles, columns, scales, tables, scratch):
 
 @standalone(types.void(*[types.int64] * 10))
 def q4_encode(values, tiles, columns, scales, tables, row_scales, codes, scale_bytes, errors, scratch):
-    """Integer scales and codes for given row scales (tiles, 16); adds the squared error of each row to errors."""
+    """Write integer scales and codes for the row scales (tiles, 16). Add the squared error of each row to errors."""
     values = f32_at(values, (TILE_ROWS * tiles, columns))
     scales = f32_at(scales, (tiles, columns // GROUP_SIZE, TILE_ROWS))
     tables = f32_at(tables, (tiles, columns // GROUP_SIZE, TILE_ROWS))

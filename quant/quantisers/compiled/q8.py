@@ -1,4 +1,4 @@
-"""The loop of q8; method and formulas: `quant.quantisers.q8`."""
+"""Loop of q8. Method and formulas: `quant.quantisers.q8`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quant.quantisers.q8 import CANDIDATES, SCRATCH_LINES
 
 @standalone(types.void(*[types.int64] * 8))
 def q8_encode(values, tiles, columns, row_scales, codes, scale_bytes, errors, scratch):
-    """Integer scales and codes for given row scales (tiles, 16); adds the squared error of each row to errors."""
+    """Write integer scales and codes for the row scales (tiles, 16). Add the squared error of each row to errors."""
     values = f32_at(values, (TILE_ROWS * tiles, columns))
     row_scales, errors = f32_at(row_scales, (tiles, TILE_ROWS)), f64_at(errors, (tiles, TILE_ROWS))
     codes = u8_at(codes, (tiles, columns // 4, TILE_ROWS, 4))
@@ -26,7 +26,7 @@ def q8_encode(values, tiles, columns, row_scales, codes, scale_bytes, errors, sc
         for group in range(scale_bytes.shape[1]):
             for lane in range(TILE_ROWS):
                 row_scale = row_scales[tile, lane]
-                # In units of the row scale the weights lie within 127 * 255, far from float32's limits.
+                # Divided by the row scale, the weights are at most 127 * 255, far from the limits of float32.
                 scaled = np.float32(1) / row_scale if row_scale > 0 else np.float32(0)
                 peak = np.float32(0)
                 for k in range(GROUP_SIZE):

@@ -1,4 +1,4 @@
-"""The unit of the quantisers' compiled functions."""
+"""Compilation unit of the quantisers."""
 
 from __future__ import annotations
 
