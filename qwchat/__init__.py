@@ -1,7 +1,7 @@
-"""qwchat: talk to a quantised Qwen2 model on the machine in front of you.
+"""Chat with a quantised Qwen2 model on a CPU.
 
-`qwchat.load(model)` opens a converted model and gives a :class:`qwchat.Model`.  Everything is imported on first
-use, so that `import qwchat` and `qwchat --help` cost nothing.
+`qwchat.load(model)` opens a converted model and returns a `qwchat.Model`. Modules are imported on first use, which
+keeps `import qwchat` and `qwchat --help` fast.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The Python API: a model that takes text and gives text.
+"""The Python API: open a model, encode text, generate replies.
 
-import qwchat
+Example:
+    import qwchat
 
-with qwchat.load("path/to/model") as model:
-    for event in model.chat([{"role": "user", "content": "Hello"}]):
-        if isinstance(event, qwchat.events.TextStep):
-            print(event.text, end="", flush=True)
+    with qwchat.load("path/to/model") as model:
+        for event in model.chat([{"role": "user", "content": "Hello"}]):
+            if isinstance(event, qwchat.events.TextStep):
+                print(event.text, end="", flush=True)
 """
 
 from __future__ import annotations
@@ -55,17 +56,23 @@ def load(
     kv: str = "auto",
     verify: bool = True,
 ) -> Model:
-    """Opens a converted model: the path of its folder, or its name in the models folder.
+    """Open a converted model.
 
-    `threads`: by default the physical cores; `context`: positions of the KV cache, by default the model's, at
-    most 4,096; `kv`: `f32`, `q8` or `auto`, which is `q8` where `f32` would take more than 128 MiB;
-    `verify`: compare the model's files with their checksums in the background, unless they were found intact before
-    and have not changed since.  The next event of a reply raises DamagedModelError where they differ, and
-    `model.integrity.wait()` waits for the result.
+    Args:
+        model: path of the model folder, or a name in the models folder.
+        threads: number of compute threads; the default is the number of physical cores.
+        context: positions in the KV cache; the default is the model's limit, at most 4,096.
+        device: `cpu` or `auto`.
+        kv: format of the KV cache: `f32`, `q8` or `auto`, which is `q8` if `f32` needs more than 128 MiB.
+        verify: compare the model's files with their checksums in the background, unless they were found intact before
+            and have not changed since. If they differ, the next event of a reply raises DamagedModelError;
+            `model.integrity.wait()` waits for the result.
 
-    Raises ModelError if there is no such model or it has yet to be converted (`quant.convert` does it),
-    quant.errors.ContainerError if it is damaged, the errors of :class:`Tokenizer`, UsageError
-    for values out of range, and NotEnoughMemoryError.
+    Raises:
+        ModelError: there is no such model, or it has not been converted (see `quant.convert`).
+        quant.errors.ContainerError: the model is damaged.
+        UsageError: an argument is out of range.
+        NotEnoughMemoryError: the weights, the KV cache or the work space do not fit in memory.
     """
     folder = open_model(_converted_folder(str(model)))
     folder.prefetch()
@@ -90,6 +97,7 @@ def _build_cached_context(
 
 
 def _converted_folder(model: str) -> Path:
+    """Return the folder of a converted model. Raises ModelError if `model` is an unconverted checkpoint."""
     located = locate(model)
     if located.converted:
         return located.path
@@ -102,10 +110,17 @@ def _converted_folder(model: str) -> Path:
 
 
 class Model:
-    """A converted model with its tokenizer, template and defaults, ready to answer.  Use it in one thread at a time.
+    """A converted model with its tokenizer, chat template and defaults. Use it in one thread at a time.
 
-    `defaults`: the sampling settings of the model's generation_config.json; `stop_ids`: tokens that end a reply;
-    `integrity`: the check of its files.
+    Attributes:
+        folder: the opened model folder.
+        config: hyperparameters of the model.
+        engine: generates tokens; `cached_context` holds the KV cache that it works on.
+        integrity: the background check of the model's files.
+        tokenizer: converts between text and token ids.
+        template: renders a conversation as a prompt.
+        defaults: sampling parameters from generation_config.json.
+        stop_ids: token ids that end a reply.
     """
 
     def __init__(self, folder: ModelFolder, device: str, cached: CachedContext, integrity: Integrity) -> None:
@@ -131,28 +146,28 @@ class Model:
 
     @property
     def context(self) -> int:
-        """Tokens that prompt and reply may fill together."""
+        """Size of the context window in tokens, for prompt and reply together."""
         return self.engine.decoder.context
 
     @property
     def longest_context(self) -> int:
-        """The longest context, in tokens, that the model was made for."""
+        """Longest context window that the model supports, in tokens."""
         return context_limit(self.config)
 
     @property
     def threads(self) -> int:
-        """Threads that compute."""
+        """Number of compute threads."""
         return self.engine.decoder.threads
 
     @property
     def kv(self) -> str:
-        """Kind of the KV cache, `f32` or `q8`."""
+        """Format of the KV cache: `f32` or `q8`."""
         return self.cached_context.cache.kind
 
     def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
-        """Change settings of :func:`load`, on the same device; return how many tokens must be evaluated again.
+        """Change arguments of `load` on the same device, and return how many tokens must be evaluated again.
 
-        Cached tokens are kept where the cache stays of one kind and they fit. Raises what :func:`load` raises for its
+        Cached tokens are kept if the cache format stays the same and they fit. Raises what `load` raises for these
         arguments; the model is unchanged then.
         """
         cached = _build_cached_context(self.folder, self._device, threads=threads, context=context, kv=kv)
@@ -163,24 +178,29 @@ class Model:
 
     @cached_property
     def mask_factory(self) -> MaskFactory:
-        """Makes masks of constraints; imported on first use, since few replies are constrained."""
+        """Factory of token masks for constraints, imported on first use."""
         from qwchat.constraints import MaskFactory
 
         return MaskFactory(self.tokenizer, self.stop_ids)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; control tokens in it are text."""
+        """Return the token ids of `text`. Control tokens in it are treated as plain text."""
         return self.tokenizer.encode(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of `token_ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of `token_ids`. Invalid UTF-8 becomes U+FFFD."""
         return self.tokenizer.decode(token_ids)
 
     def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
-        """Render the prompt of a conversation, up to where the assistant's next turn begins.
+        """Render the prompt of a conversation, up to the start of the assistant's next turn.
 
-        `continuing`: the last message is a turn of the assistant that was cut; the prompt ends with its tokens.
-        Raises TemplateError, UsageError.
+        Args:
+            messages: the conversation.
+            continuing: the last message is an unfinished reply; the prompt ends with its tokens.
+
+        Raises:
+            TemplateError: the chat template fails on the conversation.
+            UsageError: `continuing` is set and the last message is not a reply.
         """
         unfinished_ids = self._unfinished_reply_ids(messages) if continuing else []
         ids = encode_chat(self.tokenizer, self.template, messages[:-1] if continuing else messages)
@@ -191,25 +211,27 @@ class Model:
         return list(self.prompt(messages).ids)
 
     def count(self, messages: Sequence[Message], *, continuing: bool = False) -> int:
-        """Return the tokens of the prompt that `chat` makes of a conversation. Raises TemplateError, UsageError."""
+        """Return the number of prompt tokens of a conversation. Raises what `prompt` raises."""
         return self.prompt(messages, continuing=continuing).tokens
 
     def cached(self, prompt: Prompt) -> int:
-        """Return how many tokens of `prompt` the KV cache holds."""
+        """Return the number of tokens of `prompt` that are in the KV cache."""
         return self.cached_context.count_cached(prompt.ids)
 
     def reevaluated_tokens(self, prompt: Prompt) -> int:
-        """Return how many tokens a reply to `prompt` evaluates again, since a conversation changed before its end.
+        """Return how many tokens must be evaluated again because the conversation changed before its end.
 
-        It is 0 where the conversation only grew.
+        The result is 0 if the conversation has only grown.
         """
         held = self.cached(prompt)
         return prompt.tokens - held if held < min(self.cached_context.length, prompt.tokens) else 0
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits (tokens, vocab) f32 at every position of `token_ids`.
+        """Return the logits (tokens, vocabulary) f32 at every position of `token_ids`.
 
-        Raises PromptTooLongError, and DamagedModelError if damage of the model's files is known.
+        Raises:
+            PromptTooLongError: `token_ids` do not fit in the context window.
+            DamagedModelError: the model's files are known to be damaged.
         """
         self.integrity.raise_if_damaged()
         return self.cached_context.logits(token_ids)
@@ -229,18 +251,32 @@ class Model:
         constraint: Constraint | None = None,
         logprobs: int = 0,
     ) -> Iterator[TextEvent]:
-        """Continues `prompt` (text or token ids) as it is, without a template.
+        """Continue `prompt` without a chat template.
 
-        `settings`: the model's own if not given; `seed`: chosen if not given, and reported in Done; `stop`:
-        strings that end the text and are not part of it; `cancel`: asked between tokens; `speculate`: guess tokens
-        by looking up how the text went on before, where that saves time (it never changes the text); `loop_guard`:
-        end a text that has repeated itself for so many tokens, 0 never does; `continued`: so many of the last ids are
-        the text so far of a run that was cut, which goes on, token by token, as it would have (`max_tokens` counts
-        new ones); `constraint`: what the text must look like, as a whole; `logprobs`: report the log-probability of
-        every token and of so many of the likeliest in its place, up to `qwchat.limits.MAX_LOGPROBS`.
-        Yields Prefilled, TextStep and one Done.  Raises PromptTooLongError, UsageError, NonFiniteLogitsError,
-        DamagedModelError as soon as damage of the model's files is known, and ConstraintError where the constraint
-        becomes too complex on the way.
+        Args:
+            prompt: text or token ids.
+            settings: sampling parameters; the default is `defaults`.
+            max_tokens: maximum number of new tokens; None generates until the context window is full.
+            seed: random seed; None picks one. Done reports it.
+            stop: strings that end the text; they are not part of it.
+            cancel: called between tokens; True stops the generation.
+            speculate: evaluate draft tokens found in earlier text if that saves time. The output is the same.
+            loop_guard: stop after this many repeated tokens; 0 is off.
+            continued: number of ids at the end of `prompt` that belong to an interrupted generation. It continues with
+                the tokens that it would have had without the interruption.
+            constraint: what the whole text must match.
+            logprobs: report the log-probability of every token and of this many most likely tokens, up to
+                `qwchat.limits.MAX_LOGPROBS`.
+
+        Yields:
+            Prefilled and TextStep events, then one Done.
+
+        Raises:
+            PromptTooLongError: the prompt does not fit in the context window.
+            UsageError: an argument is out of range.
+            NonFiniteLogitsError: the model computed NaN or infinity.
+            DamagedModelError: the model's files are known to be damaged.
+            ConstraintError: the constraint becomes too complex during generation.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         request = Request(
@@ -270,10 +306,10 @@ class Model:
         constraint: Constraint | None = None,
         logprobs: int = 0,
     ) -> Iterator[TextEvent]:
-        """The assistant's next turn in a conversation; arguments, events and errors as for :meth:`generate`.
+        """Generate the assistant's next turn. Other arguments, events and errors are those of `generate`.
 
-        `continuing`: the last message is a turn of the assistant that was cut, and goes on where it ended, as it
-        would have with the same seed and settings; give its `token_ids`, or its text is encoded anew.
+        With `continuing` the last message is an unfinished reply, which continues as it would have with the same seed
+        and parameters. Its `token_ids` are used if present; otherwise its text is encoded.
         """
         request = Request(
             settings or self.defaults,
@@ -288,7 +324,7 @@ class Model:
         return self.stream(self.prompt(messages, continuing=continuing), request, cancel)
 
     def stream(self, prompt: Prompt, request: Request, cancel: Cancel | None = None) -> Iterator[TextEvent]:
-        """Generate the reply to a prompt that is rendered already; events and errors as for `generate`."""
+        """Generate the reply to a rendered prompt. Events and errors are those of `generate`."""
         continued_ids = prompt.ids[prompt.tokens - prompt.continued :]
         mask = None if request.constraint is None else self.mask_factory.mask(request.constraint, continued_ids)
         reply = _ReplyBuilder(self.tokenizer, request, continued_ids)
@@ -314,30 +350,32 @@ class Model:
                         yield tail
                     yield reply.done(event)
         except NonFiniteLogitsError:
-            self.integrity.wait()  # Damage that is found explains more.
+            self.integrity.wait()  # A damaged file is the better explanation.
             self.integrity.raise_if_damaged()
             raise
 
     @property
     def cached_ids(self) -> NDArray[np.int64]:
-        """The token ids (positions,) that the model has read or said and would not read again."""
+        """Token ids (positions,) in the KV cache."""
         return self.cached_context.ids
 
     @property
     def cache_bytes(self) -> int:
-        """Size of the file that :meth:`save_cache` would write."""
+        """Size in bytes of the file that `save_cache` would write."""
         return self.cached_context.snapshot_bytes()
 
     @property
     def reevaluation_seconds(self) -> float:
-        """What reading :attr:`cached_ids` again would take, by the speed so far; 0 where nothing was read yet."""
+        """Estimated seconds to evaluate `cached_ids` again, at the speed measured so far; 0 before any prefill."""
         return self.cached_context.reevaluation_seconds
 
     def save_cache(self, path: str | Path) -> int:
-        """Keeps on disk what the model has read and said, for :meth:`restore_cache` in another process; bytes written.
+        """Save the KV cache to `path` for `restore_cache` in another process, and return the bytes written.
 
-        Waits for the check of the model's files.  Raises SnapshotError where `path` cannot be written, and where the
-        model is damaged: it has the fingerprint of the intact one, which would go on from there.
+        Waits for the check of the model's files: a damaged model has the same fingerprint as the intact one.
+
+        Raises:
+            SnapshotError: `path` cannot be written, or the model is damaged.
         """
         self.integrity.wait()
         if not self.integrity.intact:
@@ -345,30 +383,33 @@ class Model:
         return self.cached_context.save(Path(path), self.folder.fingerprint)
 
     def restore_cache(self, path: str | Path) -> int:
-        """Takes up what :meth:`save_cache` wrote, so that a conversation that begins alike is not read again.
+        """Load a KV cache that `save_cache` wrote, and return the number of its positions.
 
-        Returns the positions that the cache now holds; they may be fewer than asked for later, or belong to another
-        text: only what agrees with the next prompt is used.  Another `context` than that of the writer will do if
-        they fit.  Raises FileNotFoundError, and SnapshotError for a file that is damaged, others can write, or comes
-        from another model, another version of qwchat or another kind of cache: the cache is empty then.
+        A prompt uses the positions up to the first token that differs. The context window may differ from that of the
+        writer if the positions fit.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            SnapshotError: the file is damaged, writable by other users, or written by another model, another version of
+                qwchat or with another cache format. The cache is empty then.
         """
         return self.cached_context.restore(Path(path), self.folder.fingerprint)
 
     def _unfinished_reply_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a turn that is to be continued."""
+        """Return the token ids of the reply to continue. Raises UsageError if there is no reply at the end."""
         if not messages or messages[-1]["role"] != "assistant":
             raise UsageError("there is nothing to continue: the last message is no turn of the assistant")
         token_ids = messages[-1].get("token_ids")
         return self.encode(messages[-1]["content"]) if token_ids is None else [int(each) for each in token_ids]
 
     def close(self) -> None:
-        """Ends the model's threads."""
+        """Stop the model's threads."""
         self.integrity.close()
         self.engine.decoder.close()
 
 
 class _ReplyBuilder:
-    """A reply as it grows: tokens to text, held back where a character or a stop string may be unfinished."""
+    """Turns tokens into text, and holds back bytes of an unfinished character and a possible stop string."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request, continued_ids: Sequence[int]) -> None:
         self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
@@ -377,10 +418,11 @@ class _ReplyBuilder:
         self._logprobs: list[TokenLogprob] = []
         self._pieces: list[str] = []
         self.stopped = False
-        for token_id in continued_ids:  # What was held back when the reply was cut is held back again.
+        for token_id in continued_ids:  # Restores the text that was held back.
             self.step(TokenStep(token_id))
 
     def step(self, step: TokenStep) -> TextStep:
+        """Add a token and return the text that is final."""
         self._ids.append(step.token_id)
         text, self.stopped = self._stops.push(self._decoder.push(step.token_id))
         self._pieces.append(text)
@@ -394,7 +436,7 @@ class _ReplyBuilder:
         return TokenLogprob(token_id, self._tokenizer.decode([token_id]), logprob, top)
 
     def flush(self) -> TextStep | None:
-        """What was held back and now belongs to the reply."""
+        """Return the text that was held back at the end of the reply, or None."""
         if self.stopped:
             return None
         text, self.stopped = self._stops.push(self._decoder.flush())
@@ -403,6 +445,7 @@ class _ReplyBuilder:
         return TextStep(text, None) if text else None
 
     def done(self, end: Finished) -> Done:
+        """Return the final event of the reply."""
         reason = "stop" if self.stopped else end.reason
         text = "".join(self._pieces)
         meets = None if self._constraint is None else self._constraint.fits(text)

@@ -1,16 +1,16 @@
-"""Characters that must not reach a terminal or an export as they are, and what stands in their place.
+"""Make characters visible that must not reach a terminal or an export unchanged.
 
-They are controls (C0, DEL, C1), line and paragraph separators, whatever changes the direction of text, whatever cannot
-be seen (soft hyphens, zero-width blanks, fillers, tags, musical and shorthand controls), and what is not a character at
-all. A model, a file or a name could use them to drive a terminal, to show a line in another order than it has, or to
-hide text. Format characters that are drawn, such as the Arabic number sign, and those that place hieroglyphs stay.
+These are controls (C0, DEL, C1), line and paragraph separators, characters that change the direction of text, invisible
+characters (soft hyphens, zero-width spaces, fillers, tags, musical and shorthand controls) and noncharacters. A model,
+a file or a name could use them to control a terminal, to reorder a line or to hide text. Visible format characters,
+such as the Arabic number sign, are kept, and so are those that position hieroglyphs.
 
-Some invisible characters belong to writing, and survive where they do, which the characters before them tell:
+Some invisible characters are needed by scripts. They are kept after characters that use them:
 
-- joiners (U+200C, U+200D) behind letters of scripts that join, and U+200D behind emoji;
-- U+200B behind letters of scripts that are written without blanks (Thai, Lao, Khmer, Burmese …);
-- one variation selector behind an emoji, digit, symbol, ideograph or Mongolian letter that has variants;
-- up to six tags behind the black flag, as in the flag of Wales.
+- joiners (U+200C, U+200D) after letters of joining scripts, and U+200D after emoji;
+- U+200B after letters of scripts without spaces (Thai, Lao, Khmer, Burmese …);
+- one variation selector after an emoji, digit, symbol, ideograph or Mongolian letter that has variants;
+- up to six tags after the black flag, as in the flag of Wales.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _HAS_VARIANTS = f"{_IDEOGRAPHS}\u1000-\u109f\u2200-\u22ff\u2a00-\u2aff\u3001-\u30ff\ua840-\ua877\uff01-\uff5e"
 _MONGOLIAN = "\u1820-\u18aa"
 
-# Which characters survive behind which.
+# (invisible characters, the characters after which they are kept)
 _ALLOWED_AFTER = (
     ("\u200b", _UNSPACED_SCRIPTS),
     ("\u200c", _JOINING_SCRIPTS),
@@ -53,7 +53,7 @@ _ALLOWED_AFTER = (
 
 
 def _pattern() -> re.Pattern[str]:
-    """Return the pattern of one such character. It begins with a set, since a search for that is quick."""
+    """Return the pattern of an unsafe character. It starts with a character class, which is fast to search for."""
     cases = [f"(?<=[{_ALWAYS_UNSAFE}])"]
     cases += [f"(?<=[{hidden}])(?<![{before}][{hidden}])" for hidden, before in _ALLOWED_AFTER]
     behind_flag = "".join(f"(?<!{_FLAG}{f'[{_TAGS}]' * number}[{_TAGS}\U000e007f])" for number in range(_MAX_TAGS + 1))
@@ -63,31 +63,31 @@ def _pattern() -> re.Pattern[str]:
 
 
 UNSAFE_CHARACTERS = _pattern()
-_LOOKBEHIND = _MAX_TAGS + 2  # characters before one that decide about it, and one more
+_LOOKBEHIND = _MAX_TAGS + 2  # previous characters that the pattern depends on, and one more
 
 
 def sanitise(text: str) -> str:
-    """Return `text` with every character above made visible but newline and tab, so that a terminal obeys none of it.
+    """Return `text` with every unsafe character except newline and tab made visible.
 
-    An escape sequence begins with ESC (shown as ␛) or with a C1 control (shown as <9B>); without it the rest is text.
-    Overrides of the direction of writing and invisible characters are shown by number, too: <202E>.
+    An escape sequence starts with ESC (shown as ␛) or a C1 control (shown as <9B>); the rest of it is plain text. Other
+    unsafe characters are shown by number, such as <202E>.
     """
     return UNSAFE_CHARACTERS.sub(_visible_form, text)
 
 
 def sanitise_name(text: str) -> str:
-    """Return `text` on one line, for names of files and sessions: newlines and tabs are made visible as well."""
+    """Return `text` on one line, for names of files and sessions: newlines and tabs are made visible too."""
     return sanitise(text).replace("\n", chr(0x240A)).replace("\t", chr(0x2409))
 
 
 class StreamSanitiser:
-    """`sanitise` of a text that comes in pieces: joined, they are what it gives for the whole."""
+    """Sanitises text that arrives in pieces; the joined pieces equal `sanitise` of the whole text."""
 
     def __init__(self) -> None:
         self._before = ""
 
     def push(self, text: str) -> str:
-        """Return the next piece, made visible with what came before it in mind."""
+        """Return the next piece, sanitised with the previous characters in mind."""
         whole = self._before + text
         shown = sanitise(whole)[len(sanitise(self._before)) :]
         self._before = whole[-_LOOKBEHIND:]
@@ -95,12 +95,12 @@ class StreamSanitiser:
 
 
 def show_code_points(text: str) -> str:
-    """Return `text` with each of these characters by its number, as in [U+202E]: for files that may be anywhere."""
+    """Return `text` with each unsafe character as [U+202E], for files that may be opened anywhere."""
     return UNSAFE_CHARACTERS.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
 def escape_json(json_text: str) -> str:
-    """Return JSON with escapes for these characters, which says the same to every reader."""
+    """Return JSON with unsafe characters escaped; every JSON reader sees the same value."""
 
     def escape(match: re.Match[str]) -> str:
         code = ord(match[0])
@@ -112,7 +112,7 @@ def escape_json(json_text: str) -> str:
 
 
 def _visible_form(match: re.Match[str]) -> str:
-    """C0 controls have pictures in Unicode (U+2400 and on); the others are shown by number."""
+    """Return the Unicode picture (U+2400 on) of a C0 control, and the number of any other character."""
     code = ord(match[0])
     if code < 0x20:
         return chr(0x2400 + code)
@@ -120,7 +120,7 @@ def _visible_form(match: re.Match[str]) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether `text` can be written as UTF-8: it holds no half of a surrogate pair."""
+    """Return True if `text` can be encoded as UTF-8, which a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

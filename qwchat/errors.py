@@ -1,8 +1,7 @@
-"""Expected failures of qwchat.
+"""Expected errors of qwchat.
 
-Each message says what happened, where, and what to do next, on one line that a person can read without a traceback.
-Messages name no flag: they mention arguments (`quant.wording`). Exit codes are mapped from these classes in
-`qwchat.cli.exit_codes` only.
+Each message is one line that says what happened, where, and what to do. Messages name arguments (`quant.wording`),
+never flags. `qwchat.cli.exit_codes` maps these classes to exit codes.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ _MAX_NAMED = 3
 
 
 class QwchatError(Exception):
-    """Base class of every failure that qwchat expects and explains."""
+    """Base class of all expected errors of qwchat."""
 
 
 class UsageError(QwchatError):
-    """A request that cannot be carried out as given: an option out of range, text that is no Unicode."""
+    """A request that cannot be carried out as given, such as an option out of range."""
 
 
 class ModelError(QwchatError):
-    """A model that is missing, incomplete or corrupt."""
+    """A model that is missing, incomplete or damaged."""
 
 
 class DamagedModelError(ModelError):
-    """A model whose files differ from the checksums in its manifest.
+    """A model whose files do not match the checksums in its manifest.
 
     Args:
         path: the model folder.
-        damaged: tensor or file, as it is to be named -> what is wrong with it; at least one.
-        remedy: what to do.
+        damaged: what is wrong with each damaged tensor or file, by its displayed name; at least one.
+        remedy: what the user can do.
     """
 
     def __init__(self, path: Path, damaged: Mapping[str, str], remedy: str = "convert the model again") -> None:
@@ -52,32 +51,32 @@ class DamagedModelError(ModelError):
 
 
 class NonFiniteLogitsError(ModelError):
-    """The model produced NaN or infinity, so there is no next token to choose."""
+    """A model that computed NaN or infinity, so that no token can be sampled."""
 
 
 class TemplateError(ModelError):
-    """A chat template that is broken, asks for what it may not have, or runs past its limits."""
+    """A chat template that is invalid, uses forbidden features or exceeds its limits."""
 
 
 class SessionError(QwchatError):
-    """A saved conversation that is missing, damaged, or in use elsewhere."""
+    """A saved session that is missing, damaged or in use by another process."""
 
 
 class SessionInUseError(SessionError):
-    """A saved conversation that another process has open."""
+    """A saved session that another process has open."""
 
 
 class PromptTooLongError(QwchatError):
-    """A prompt that does not fit in the context.
+    """A prompt that does not fit in the context window.
 
-    The command line and the chat name their own ways to make it fit (`with_advice`).
+    The command line and the chat add their own advice with `with_advice`.
 
     Args:
         tokens: length of the prompt in tokens.
-        context: positions the context has.
-        longest: the longest context that the model was made for.
-        description: what to say instead of the usual, without a remedy.
-        remedy: what to do instead of the usual.
+        context: size of the context window.
+        longest: longest context window that the model supports.
+        description: replaces the default description, without a remedy.
+        remedy: replaces the default remedy.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class PromptTooLongError(QwchatError):
         super().__init__(f"{self.description}: {remedy}{longer}")
 
     def with_advice(self, shorter: str) -> ArgumentMessage:
-        """Return the message with `shorter`, how a prompt gets shorter at the place where this is read."""
+        """Return the message with `shorter`, the advice on shortening the prompt, and a longer context if one fits."""
         advice = f"{self.description}: {shorter}"
         if self.longer_context_fits:
             allows = f" allows a longer context (up to {self.longest:,} tokens with this model)"
@@ -106,17 +105,17 @@ class PromptTooLongError(QwchatError):
 
     @property
     def longer_context_fits(self) -> bool:
-        """Whether the model can have a context in which the prompt fits."""
+        """True if the model supports a context window in which the prompt fits."""
         return max(self.tokens, self.context) < self.longest
 
 
 class NotEnoughMemoryError(QwchatError):
-    """The machine cannot give the memory that the model, its cache or its work space needs."""
+    """There is not enough memory for the model, its KV cache or its work space."""
 
 
 class SnapshotError(QwchatError):
-    """A snapshot of the KV cache that cannot be used or written; the tokens are read again instead."""
+    """A saved KV cache that cannot be used or written; the tokens are evaluated again instead."""
 
 
 class ConstraintError(QwchatError):
-    """A reply that does not meet the constraint it was asked to meet, or a constraint that cannot be followed."""
+    """A reply that does not meet its constraint, or a constraint that cannot be applied."""

@@ -1,4 +1,4 @@
-"""What a running generation reports: plain data, for the engine (tokens) and for the chat (text)."""
+"""Events and figures of a running generation, as tokens (engine) and as text (API and chat)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ FinishReason = Literal["stop", "length", "context", "cancelled", "repetition"]
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts and wall-clock seconds of one reply.
+    """Token counts and wall-clock seconds of one reply.
 
-    `drafted_tokens` were guessed and checked together with others, `accepted_tokens` of them were right.
-    `unread_tokens`: of the prompt, where the reply was stopped before all of it was read.  `prefill_seconds`: until
-    the last prompt token that was read.  `time_to_first_token`: None where no token came.
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: prompt tokens that were in the KV cache already.
+        generated_tokens: tokens of the reply.
+        prefill_seconds: time until the last evaluated prompt token.
+        decode_seconds: time after the first token.
+        time_to_first_token: seconds; None if no token was generated.
+        context: size of the context window.
+        drafted_tokens: draft tokens that were evaluated.
+        accepted_tokens: draft tokens that were accepted.
+        unread_tokens: prompt tokens that were not evaluated because the reply was stopped during prefill.
     """
 
     prompt_tokens: int
@@ -30,12 +38,12 @@ class Stats:
 
     @property
     def evaluated_tokens(self) -> int:
-        """Prompt tokens that were read; those that the cache held already do not count."""
+        """Prompt tokens that were evaluated, without those from the KV cache."""
         return self.prompt_tokens - self.cached_tokens - self.unread_tokens
 
     @property
     def prefill_rate(self) -> float:
-        """Newly read prompt tokens per second; 0.0 when nothing was read."""
+        """Evaluated prompt tokens per second; 0.0 if none were evaluated."""
         return (
             self.evaluated_tokens / self.prefill_seconds
             if self.prefill_seconds > 0 and self.evaluated_tokens > 0
@@ -44,19 +52,19 @@ class Stats:
 
     @property
     def decode_rate(self) -> float:
-        """Tokens per second after the first one (the first belongs to the prefill); 0.0 when there is no second."""
+        """Tokens per second after the first token, which belongs to prefill; 0.0 if there is no second token."""
         later = self.generated_tokens - 1
         return later / self.decode_seconds if self.decode_seconds > 0 and later > 0 else 0.0
 
     @property
     def context_used(self) -> int:
-        """Positions of the context that the prompt and the reply fill; the last token of a full one needs none."""
+        """Positions that prompt and reply occupy; the last token of a full context needs none."""
         return min(self.prompt_tokens - self.unread_tokens + self.generated_tokens, self.context)
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """`done` of `total` prompt tokens are in the cache; `cached` of them were there before."""
+    """`done` of `total` prompt tokens are in the KV cache; `cached` of them were there before."""
 
     done: int
     total: int
@@ -65,10 +73,13 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class TokenStep:
-    """One generated token (never the stop token).
+    """One generated token; never the stop token.
 
-    Where log-probabilities were asked for: `logprob` is the token's, `likeliest` the ids with the highest ones and
-    theirs (see :func:`qwchat.generation.sampling.log_probabilities`).
+    Attributes:
+        token_id: the token.
+        logprob: its log-probability, if requested.
+        likeliest: (token id, log-probability) of the most likely tokens, if requested; see
+            `qwchat.generation.sampling.log_probabilities`.
     """
 
     token_id: int
@@ -78,7 +89,7 @@ class TokenStep:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a generation at the level of tokens."""
+    """The end of a generation, at the level of tokens."""
 
     reason: FinishReason
     stats: Stats
@@ -86,9 +97,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token, its text (U+FFFD for bytes that are no characters by themselves) and the log of its probability.
+    """A token with its text and log-probability.
 
-    `top`: the likeliest tokens in its place, best first.
+    Attributes:
+        token_id: the token.
+        text: its text; U+FFFD for bytes that are not characters on their own.
+        logprob: natural logarithm of its probability.
+        top: the most likely tokens at this position, best first.
     """
 
     token_id: int
@@ -99,9 +114,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TextStep:
-    """One generated token as text; `text` is empty while bytes or a possible stop string are held back.
+    """One generated token as text.
 
-    `token_id` is None for what was still held back when the reply ended.
+    Attributes:
+        text: empty while bytes of a character or a possible stop string are held back.
+        token_id: None for text that was held back until the end of the reply.
+        logprob: the token's log-probability, if requested.
     """
 
     text: str
@@ -111,11 +129,16 @@ class TextStep:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a reply at the level of text: the whole of it, and how it came about.
+    """The end of a reply, at the level of text. For a continued reply it covers the earlier part too.
 
-    Of a continued reply, `text` and `token_ids` hold what came before as well.
-    `meets_constraint`: whether `text` is what a constraint asked for; None without one.  `logprobs`: one per new
-    token, where they were asked for.
+    Attributes:
+        finish_reason: why the reply ended.
+        stats: its figures.
+        text: the whole reply.
+        token_ids: its tokens.
+        seed: the random seed that was used.
+        meets_constraint: True if `text` meets its constraint; None without a constraint.
+        logprobs: one entry per new token, if requested.
     """
 
     finish_reason: FinishReason

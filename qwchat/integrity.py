@@ -1,9 +1,8 @@
-"""The check of a model's files against their checksums, once, in the background of the first use.
+"""Check a model's files against their checksums once, in the background of its first use.
 
-A model that was found intact is not checked again until one of its files is written or replaced. Which ones were found
-intact stands in one file of the cache folder, a line for each state of a model (`quant.verification.folder_state`). The
-file must be the user's own, in a folder where others cannot write, and not a link. It is only ever compared with, so a
-forged one can do no more than spare a check.
+A model that was found intact is checked again only after one of its files has been written or replaced. A file in the
+cache folder records the intact models, one line per state (`quant.verification.state_of`). It must belong to the user,
+be in a folder that others cannot write, and not be a link. A forged record can only skip a check.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from qwchat.errors import DamagedModelError
 from qwchat.text_files import replace_text
 
 CHECKED_FILES = ("config.json", "tokenizer.json")
-"""Checked in the background beside the weights. The others are text that people adapt: defaults and templates."""
+"""Files to check besides the weights. Users may edit the others: defaults and templates."""
 
 _FOLDER_NAME = "verification"
 _FILE_NAME = "intact"
 _MAX_STATES = 256
 _STATE_LENGTH = 64
-_NICE_INCREMENT = 10  # a tenth of the share of a thread that generates, where both want the same core
+_NICE_INCREMENT = 10  # a tenth of the CPU share of a generating thread on the same core
 _POLL_SECONDS = 0.05
 _JOIN_SECONDS = 1.0
 
 
 class Integrity:
-    """The check of one model in the background: begun by `start`, ended by `close`.
+    """The background check of one model: `start` begins it, `close` ends it.
 
     Args:
         folder: the opened model; None checks nothing.
@@ -59,47 +58,47 @@ class Integrity:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes to be checked; 0 where nothing is."""
+        """Number of bytes to check; 0 if there is nothing to check."""
         return 0 if self._verification is None else self._verification.total_bytes
 
     @property
     def done_bytes(self) -> int:
-        """Bytes that have been checked."""
+        """Number of bytes checked so far."""
         return 0 if self._verification is None else self._verification.done_bytes
 
     @property
     def intact(self) -> bool:
-        """Whether the model is known to be intact, or is not to be checked."""
+        """True if the model is known to be intact or needs no check."""
         damaged = self._verification is not None and self._verification.damaged
         return self._finished.is_set() and self._failure is None and not damaged
 
     def start(self) -> None:
-        """Check in a thread that leaves the processor to others."""
+        """Start the check in a low-priority thread."""
         if not self._finished.is_set():
             self._begin(_work_at_low_priority)
 
     def raise_if_damaged(self) -> None:
-        """Raise DamagedModelError where damage has been found so far. Takes less than a microsecond."""
+        """Raise DamagedModelError if damage has been found so far. Takes less than a microsecond."""
         if self._failure is not None:
             raise self._failure
         if self._verification is not None and self._folder is not None and self._verification.damaged:
             raise DamagedModelError(self._folder.path, self._verification.report)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Finish the check with all cores. Return whether it is over, after `seconds` at most."""
+        """Finish the check on all cores, within `seconds` if given. Return True if it is finished."""
         if self._verification is None:
             return True
         self._verification.stop_throttled()
         end = float("inf") if seconds is None else time.monotonic() + seconds
         while not (self._finished.is_set() or self._closed) and (remaining := end - time.monotonic()) > 0:
-            # Again where they ended before the gentle thread laid down its part.
+            # Restart them if they finished before the low-priority thread released its part.
             if not any(thread.is_alive() for thread in self._extra_threads):
                 self._extra_threads = [self._begin(Verification.work) for _ in range(default_threads())]
             self._finished.wait(min(remaining, _POLL_SECONDS))
         return self._finished.is_set() or self._closed
 
     def close(self) -> None:
-        """End the check; what is unfinished is done again by the next use."""
+        """Stop the check; an unfinished one starts again at the next use."""
         self._closed = True
         if self._verification is not None:
             self._verification.stop()
@@ -116,7 +115,7 @@ class Integrity:
         assert self._verification is not None
         try:
             work(self._verification)
-        except BaseException as error:  # noqa: BLE001  # Raised in the thread that asks; here nothing would see it.
+        except BaseException as error:  # noqa: BLE001  # Raised in the thread that waits; here it would be lost.
             self._failure = error
             self._finished.set()
             return
@@ -127,7 +126,7 @@ class Integrity:
 
 
 def record_result(folder: ModelFolder, state: str, *, intact: bool) -> None:
-    """Keep what the check of a model found, unless its files have changed since they were in `state`."""
+    """Record the result of a check, unless the files have changed since they were in `state`."""
     if not intact:
         unmark_intact(state)
     elif folder_state(folder, CHECKED_FILES) == state:
@@ -135,26 +134,26 @@ def record_result(folder: ModelFolder, state: str, *, intact: bool) -> None:
 
 
 def intact_states() -> list[str]:
-    """The states that were found intact, the latest first; none where the file is not to be trusted."""
+    """Return the states that were found intact, latest first; empty if the file is not trustworthy."""
     data = read_private(record_path(), (_STATE_LENGTH + 1) * _MAX_STATES)
     lines = (data or b"").decode("ascii", "replace").split("\n")
     return [line for line in lines if len(line) == _STATE_LENGTH]
 
 
 def mark_intact(state: str) -> None:
-    """Keep `state` as intact; where that cannot be written, the model is checked again by its next use."""
+    """Record `state` as intact. If the file cannot be written, the next use checks the model again."""
     if (known := intact_states())[:1] != [state]:
         _write([state, *(other for other in known if other != state)])
 
 
 def unmark_intact(state: str) -> None:
-    """Take back that `state` is intact."""
+    """Remove `state` from the record."""
     if state in (known := intact_states()):
         _write([other for other in known if other != state])
 
 
 def record_path() -> Path:
-    """Where the states of intact models are kept."""
+    """Return the path of the record."""
     return cache_root() / _FOLDER_NAME / _FILE_NAME
 
 
@@ -172,7 +171,7 @@ def _work_at_low_priority(verification: Verification) -> None:
 
 
 def _lower_priority() -> bool:
-    """Lower the priority of this thread alone; where that cannot be done, the caller is to pause instead."""
+    """Lower the priority of this thread, and return False if that is not possible."""
     if not sys.platform.startswith("linux"):
         return False
     thread = threading.get_native_id()

@@ -1,4 +1,4 @@
-"""The one form in which a conversation travels through qwchat."""
+"""The representation of a conversation in qwchat."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NotRequired, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a conversation.
+    """One message of a conversation.
 
     Attributes:
         role: "system", "user" or "assistant".
-        content: the text of the turn.
-        token_ids: for an assistant's turn, the ids that the model produced. Where they are given they stand in the
-            prompt in place of the re-encoded content, because text can be encoded in other ways than the model wrote
-            it and the KV cache can be re-used only as far as the ids agree.
+        content: the text.
+        token_ids: for a reply, the ids that the model generated. The prompt contains them instead of the encoded
+            content, because the tokenizer may encode the text differently and the KV cache is reused only up to the
+            first different id.
     """
 
     role: str

@@ -1,8 +1,8 @@
-"""Where models are: names, the models folder, the embedded model.
+"""Find models by path or name: the models folder and the built-in model.
 
-MODEL, as a person gives it, is a model folder, a name, or the folder of a Hugging Face checkpoint. A name is looked for
-in the models folder first; "mini" is the embedded model, and so what is meant where nothing is said. A text with a path
-separator is always a path. Nothing is converted or loaded here.
+A user gives a model as a model folder, a name, or the folder of a Hugging Face checkpoint. A name is looked up in the
+models folder first; "mini" is the built-in model and the default. A text with a path separator is always a path.
+Nothing is converted or loaded here.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class LocatedModel:
     """A model that was found.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         path: its folder.
-        converted: True for a model folder that can be opened, False for a checkpoint that is to be converted first.
-        embedded: whether it came with the program.
+        converted: True for a model folder, False for a checkpoint that needs a conversion.
+        embedded: True if it came with the program.
     """
 
     name: str
@@ -44,20 +44,20 @@ class LocatedModel:
 
     @property
     def destination(self) -> Path:
-        """Where a checkpoint's conversion goes: the models folder, under the checkpoint's name and `-q4`."""
+        """Folder for the conversion of a checkpoint: the models folder, checkpoint name plus `-q4`."""
         return models_folder() / f"{self.name}{CONVERTED_SUFFIX}"
 
 
 def source_checkout() -> Path | None:
-    """The root of the source checkout that this package is run from; None for an installed package."""
+    """Return the root of the source checkout that contains this package; None for an installed package."""
     root = _PACKAGE.parent
     return root if (root / "pyproject.toml").is_file() and (root / "models").is_dir() else None
 
 
 def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of converted models; it need not exist yet.
+    """Return the folder of converted models, which may not exist yet.
 
-    QWCHAT_MODELS, or `models` of a source checkout, or the platform's folder for a user's data.
+    It is QWCHAT_MODELS, `models` in a source checkout, or the platform's user data folder.
     """
     if environment.get("QWCHAT_MODELS"):
         return expand_path(environment["QWCHAT_MODELS"])
@@ -70,30 +70,31 @@ def models_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def embedded_checkpoint() -> Path:
-    """The checkpoint of the embedded model: inside the installed package, or in `models` of a source checkout."""
+    """Return the checkpoint of the built-in model, in the installed package or in `models` of a source checkout."""
     installed = _PACKAGE / "embedded" / EMBEDDED_NAME
     checkout = source_checkout()
     return installed if checkout is None or installed.is_dir() else checkout / "models" / EMBEDDED_NAME
 
 
 def is_model(folder: Path) -> bool:
-    """Whether `folder` claims to be a converted model."""
+    """Return True if `folder` looks like a converted model."""
     return is_regular_file(folder / "manifest.json")
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether `folder` claims to be a Hugging Face checkpoint."""
+    """Return True if `folder` looks like a Hugging Face checkpoint."""
     return is_regular_file(folder / "config.json") and any(is_regular_file(folder / name) for name in _CHECKPOINT_FILES)
 
 
 def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> LocatedModel:
-    """The model that `model` names; None means QWCHAT_MODEL, or the embedded model.
+    """Find the model that `model` names. None means QWCHAT_MODEL, or the built-in model.
 
-    Raises ModelError where there is none, with the closest names, and where a folder is neither a model nor a
-    checkpoint.
+    Raises:
+        ModelError: there is no such model (the message names similar ones), or the folder is neither a model nor a
+            checkpoint.
     """
     name = environment.get("QWCHAT_MODEL") or EMBEDDED_NAME if model is None else model
-    if not name:  # As from a script whose variable is empty; joined to a path it would be the folder itself.
+    if not name:  # Such as an unset shell variable; as a path it would be the models folder itself.
         raise ModelError(_not_found_message(name))
     if not _is_path(name):
         found = _by_name(name)
@@ -102,7 +103,7 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
     path = expand_path(name)
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # Also a name that no file can have, and a folder that is closed to us.
+    except (OSError, ValueError):  # Including invalid names and folders without access.
         raise ModelError(_not_found_message(name)) from None
     if stat.S_ISDIR(mode):
         return _by_path(path)
@@ -112,7 +113,7 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
 
 
 def available() -> list[LocatedModel]:
-    """The models on this machine by name: those in the models folder, and the embedded one."""
+    """Return the models in the models folder and the built-in one, sorted by name."""
     found = {}
     folder = models_folder()
     if folder.is_dir():
@@ -126,7 +127,7 @@ def available() -> list[LocatedModel]:
 
 
 def model_name(folder: Path) -> str:
-    """What the model in `folder` is called: the folder's name, or the repository's in the Hugging Face cache."""
+    """Return the name of the model in `folder`: the folder's name, or the repository's in the Hugging Face cache."""
     resolved = folder.resolve()
     if resolved.parent.name == "snapshots" and resolved.parent.parent.name.startswith("models--"):
         return resolved.parent.parent.name.split("--")[-1]

@@ -1,4 +1,4 @@
-"""What is asked of a model for one reply: plain data that the API, the chat and the engine pass on as one value."""
+"""Parameters of one reply, as plain data that the API, the chat and the engine share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quant.wording import Argument, ArgumentMessage
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_LOGPROBS, MAX_PENALTY, MAX_TEMPERATURE
 
-SEED_BITS = 32  # of a random seed: short enough to be read aloud and typed again
+SEED_BITS = 32  # short enough to copy by hand
 
 
 def random_seed() -> int:
@@ -23,20 +23,20 @@ def random_seed() -> int:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen.
+    """Parameters for sampling the next token.
 
     Attributes:
-        temperature: 0 to 5; 0 takes the most likely token.
-        top_k: keep the k most likely tokens; 0 is off.
-        top_p: keep the most likely tokens that together reach this probability, above 0 to 1; 1 is off.
-        min_p: drop tokens less likely than this share of the most likely one, 0 to 1; 0 is off.
-        repeat_penalty: divides positive and multiplies negative logits of tokens that occur in prompt or reply,
-            above 0; 1 is off (Keskar et al. 2019).
-        presence_penalty: taken from the logit of every token that occurs in the reply, -2 to 2; 0 is off.
-        frequency_penalty: taken from the logit once per occurrence in the reply, -2 to 2; 0 is off.
+        temperature: 0 to 5; 0 is greedy.
+        top_k: sample from the k most likely tokens; 0 is off.
+        top_p: sample from the most likely tokens with this total probability, above 0 to 1; 1 is off.
+        min_p: drop tokens below this share of the top probability, 0 to 1; 0 is off.
+        repeat_penalty: divides positive and multiplies negative logits of tokens in the prompt or reply, above 0; 1 is
+            off (Keskar et al. 2019).
+        presence_penalty: subtracted from the logit of every token in the reply, -2 to 2; 0 is off.
+        frequency_penalty: subtracted from the logit once per occurrence in the reply, -2 to 2; 0 is off.
 
     Raises:
-        UsageError: a value is out of its range; the message names the argument.
+        UsageError: a value is out of range; the message names the argument.
     """
 
     temperature: float = 0.0
@@ -61,12 +61,12 @@ class SamplingParams:
             )
 
     def changed(self, **values: float) -> SamplingParams:
-        """Return a copy with other values, checked like the first."""
+        """Return a copy with other values. Raises UsageError if one is out of range."""
         return replace(self, **values)  # type: ignore[arg-type]  # top_k is checked to be whole at run time
 
 
 class ReplyConstraint(Protocol):
-    """What a reply must look like as a whole, such as a `qwchat.constraints.Constraint`."""
+    """What the whole reply must match, such as a `qwchat.constraints.Constraint`."""
 
     @property
     def kind(self) -> str:
@@ -74,7 +74,7 @@ class ReplyConstraint(Protocol):
 
     @property
     def grammar(self) -> str:
-        """The constraint as a grammar for llguidance."""
+        """The constraint as an llguidance grammar."""
 
     def fits(self, text: str) -> bool:
         """Return True if `text` meets the constraint."""
@@ -82,20 +82,20 @@ class ReplyConstraint(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """How one reply is generated, whatever its prompt.
+    """How to generate one reply, independent of its prompt.
 
     Attributes:
-        settings: how tokens are chosen.
+        settings: sampling parameters.
         seed: 0 to 2**64 - 1.
-        max_tokens: longest reply in tokens; None lets it fill the context.
-        stop: strings that end the reply and are not part of it. The engine, which knows no text, does not read them.
-        speculate: evaluate draft tokens ahead where that saves time; the tokens are the same.
-        loop_guard: stop after so many repeated tokens; 0 is off.
-        constraint: what the reply must look like; the engine is given its mask instead.
-        logprobs: how many of the most likely tokens each step reports, up to MAX_LOGPROBS; 0 is off.
+        max_tokens: maximum length of the reply in tokens; None generates until the context window is full.
+        stop: strings that end the reply and are not part of it. The engine ignores them, since it handles no text.
+        speculate: evaluate draft tokens if that saves time; the output is the same.
+        loop_guard: stop after this many repeated tokens; 0 is off.
+        constraint: what the reply must match; the engine gets a token mask instead.
+        logprobs: number of most likely tokens to report per step, up to MAX_LOGPROBS; 0 is off.
 
     Raises:
-        UsageError: `logprobs` is out of its range.
+        UsageError: `logprobs` is out of range.
     """
 
     settings: SamplingParams
@@ -116,11 +116,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as token ids, rendered once and passed on to whatever counts or evaluates it.
+    """A rendered prompt.
 
     Attributes:
         ids: its token ids.
-        continued: how many of the last `ids` are a reply that was cut and is to be continued.
+        continued: number of ids at the end that belong to an unfinished reply, which is to be continued.
     """
 
     ids: Sequence[int]
@@ -128,7 +128,7 @@ class Prompt:
 
     @property
     def tokens(self) -> int:
-        """Number of its tokens."""
+        """Number of tokens."""
         return len(self.ids)
 
 

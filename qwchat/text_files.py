@@ -1,4 +1,4 @@
-"""Files that people name, and replacing one by a text as a whole."""
+"""Paths that users type, and atomic writing of text files."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from qwchat.errors import UsageError
 
 
 def expand_path(name: str) -> Path:
-    """The path, with `~` resolved where it names somebody's home."""
+    """Return the path of `name` with `~` expanded, unless there is no such user."""
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # The home folder of nobody, as in ~nobody.
+    except RuntimeError:  # There is no such user.
         return Path(name)
 
 
 def real_path(path: Path) -> Path:
-    """`path` without links; as it is where no file can be there, as with a NUL in its name."""
+    """Return `path` with links resolved; unchanged if no file can have that name."""
     try:
-        return Path(os.path.realpath(path))  # Path.resolve would fail at links that lead in a circle.
+        return Path(os.path.realpath(path))  # Path.resolve fails at a loop of links.
     except (OSError, ValueError):
         return path
 
 
 def replace_text(path: Path, text: str, mode: int) -> None:
-    """Replace the file at `path`, which need not exist, by `text` in UTF-8 with the permissions `mode`.
+    """Replace or create the file at `path` with `text` in UTF-8 and the permissions `mode`.
 
-    A character that UTF-8 cannot hold becomes a question mark. Raises OSError, also if `path` is a folder, a pipe or a
-    device; then no temporary file is left.
+    A lone surrogate becomes a question mark. Raises OSError, also if `path` is a folder, a pipe or a device; no
+    temporary file is left behind.
     """
     with atomic_write(path, mode) as file:
         file.write(text.encode("utf-8", "replace"))
 
 
 def write_atomically(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write `text` in UTF-8 to `path`, which appears whole or not at all, with the permissions of new files.
+    """Write `text` in UTF-8 to `path` completely or not at all, with the permissions of a new file.
 
-    Raises UsageError if the file exists and `overwrite` is False, and if it cannot be written.
+    Raises:
+        UsageError: the file exists and `overwrite` is False, or it cannot be written.
     """
     umask = os.umask(0)
     os.umask(umask)
@@ -48,6 +49,6 @@ def write_atomically(path: Path, text: str, *, overwrite: bool) -> None:
         if not overwrite and (path.exists() or path.is_symlink()):
             raise UsageError(f"{name} exists already: choose another name")
         replace_text(path, text, 0o666 & ~umask)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in its name.
+    except (OSError, ValueError) as error:  # ValueError: the name contains a NUL.
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"cannot write {name}: {reason}") from error
