@@ -25,7 +25,7 @@ from quant.wording import Argument, ArgumentMessage
 from qwchat.cpu.build import build_decoder
 from qwchat.cpu.kernels import kernel_store
 from qwchat.errors import ModelError, NonFiniteLogitsError, SnapshotError, UsageError
-from qwchat.events import Done, Finished, Prefilled, TextEvent, TextStep, TokenLogprob, TokenStep
+from qwchat.events import Prefilled, TextEvent, TokenStep
 from qwchat.generation.cached_context import CachedContext
 from qwchat.generation.engine import Engine
 from qwchat.integrity import Integrity
@@ -34,9 +34,8 @@ from qwchat.model.context_limits import context_limit
 from qwchat.model.decoder import Decoder
 from qwchat.models_folder import is_model, locate
 from qwchat.request import Prompt, Request, SamplingParams, random_seed
-from qwchat.text.detokenizer import StreamDecoder
 from qwchat.text.generation_config import GenerationDefaults
-from qwchat.text.stop_strings import StopStrings
+from qwchat.text.reply_builder import ReplyBuilder
 from qwchat.text.template import ChatTemplate, encode_chat
 from qwchat.text.tokenizer import Tokenizer
 
@@ -113,12 +112,8 @@ class Model:
     """A converted model with its tokenizer, chat template and defaults. Use it in one thread at a time.
 
     Attributes:
-        folder: the opened model folder.
-        config: hyperparameters of the model.
-        engine: generates tokens; `cached_context` holds the KV cache that it works on.
+        engine: generates tokens; `cached_context` holds its KV cache.
         integrity: the background check of the model's files.
-        tokenizer: converts between text and token ids.
-        template: renders a conversation as a prompt.
         defaults: sampling parameters from generation_config.json.
         stop_ids: token ids that end a reply.
     """
@@ -194,9 +189,7 @@ class Model:
     def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> Prompt:
         """Render the prompt of a conversation, up to the start of the assistant's next turn.
 
-        Args:
-            messages: the conversation.
-            continuing: the last message is an unfinished reply; the prompt ends with its tokens.
+        With `continuing` the last message is an unfinished reply, and the prompt ends with its tokens.
 
         Raises:
             TemplateError: the chat template fails on the conversation.
@@ -229,9 +222,7 @@ class Model:
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits (tokens, vocabulary) f32 at every position of `token_ids`.
 
-        Raises:
-            PromptTooLongError: `token_ids` do not fit in the context window.
-            DamagedModelError: the model's files are known to be damaged.
+        Raises PromptTooLongError, and DamagedModelError if the model's files are known to be damaged.
         """
         self.integrity.raise_if_damaged()
         return self.cached_context.logits(token_ids)
@@ -327,7 +318,7 @@ class Model:
         """Generate the reply to a rendered prompt. Events and errors are those of `generate`."""
         continued_ids = prompt.ids[prompt.tokens - prompt.continued :]
         mask = None if request.constraint is None else self.mask_factory.mask(request.constraint, continued_ids)
-        reply = _ReplyBuilder(self.tokenizer, request, continued_ids)
+        reply = ReplyBuilder(self.tokenizer, request, continued_ids)
         events = self.engine.generate(
             self.cached_context,
             prompt.ids,
@@ -372,10 +363,8 @@ class Model:
     def save_cache(self, path: str | Path) -> int:
         """Save the KV cache to `path` for `restore_cache` in another process, and return the bytes written.
 
-        Waits for the check of the model's files: a damaged model has the same fingerprint as the intact one.
-
-        Raises:
-            SnapshotError: `path` cannot be written, or the model is damaged.
+        Waits for the check of the model's files, since a damaged model has the fingerprint of the intact one. Raises
+        SnapshotError if the model is damaged or `path` cannot be written.
         """
         self.integrity.wait()
         if not self.integrity.intact:
@@ -406,47 +395,3 @@ class Model:
         """Stop the model's threads."""
         self.integrity.close()
         self.engine.decoder.close()
-
-
-class _ReplyBuilder:
-    """Turns tokens into text, and holds back bytes of an unfinished character and a possible stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, request: Request, continued_ids: Sequence[int]) -> None:
-        self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
-        self._tokenizer, self._constraint = tokenizer, request.constraint
-        self._ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._pieces: list[str] = []
-        self.stopped = False
-        for token_id in continued_ids:  # Restores the text that was held back.
-            self.step(TokenStep(token_id))
-
-    def step(self, step: TokenStep) -> TextStep:
-        """Add a token and return the text that is final."""
-        self._ids.append(step.token_id)
-        text, self.stopped = self._stops.push(self._decoder.push(step.token_id))
-        self._pieces.append(text)
-        if step.logprob is None:
-            return TextStep(text, step.token_id)
-        top = tuple(self._logprob(*likely) for likely in step.likeliest)
-        self._logprobs.append(self._logprob(step.token_id, step.logprob, top))
-        return TextStep(text, step.token_id, self._logprobs[-1])
-
-    def _logprob(self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        return TokenLogprob(token_id, self._tokenizer.decode([token_id]), logprob, top)
-
-    def flush(self) -> TextStep | None:
-        """Return the text that was held back at the end of the reply, or None."""
-        if self.stopped:
-            return None
-        text, self.stopped = self._stops.push(self._decoder.flush())
-        text += "" if self.stopped else self._stops.flush()
-        self._pieces.append(text)
-        return TextStep(text, None) if text else None
-
-    def done(self, end: Finished) -> Done:
-        """Return the final event of the reply."""
-        reason = "stop" if self.stopped else end.reason
-        text = "".join(self._pieces)
-        meets = None if self._constraint is None else self._constraint.fits(text)
-        return Done(reason, end.stats, text, tuple(self._ids), self._seed, meets, tuple(self._logprobs))
