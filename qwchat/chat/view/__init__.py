@@ -1,1 +1,1 @@
-"""What a person sees. Rich is imported here and nowhere else."""
+"""Everything the user sees. Only this package and the command line import Rich."""

@@ -1,4 +1,4 @@
-"""Putting text into the clipboard of the terminal, also through ssh (OSC 52)."""
+"""Copy text to the terminal's clipboard with OSC 52, which also works through ssh."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-MAX_BYTES = 74_994  # 100,000 characters of base64, which is what the strictest of the common terminals take.
-_SCREEN_SEQUENCE_BYTES = 512  # GNU screen passes sequences of up to 768 bytes on.
+MAX_BYTES = 74_994  # 100,000 characters of base64: the limit of the strictest common terminals.
+_SCREEN_SEQUENCE_BYTES = 512  # GNU screen passes on sequences of at most 768 bytes.
 
 
 def copy(out: TextIO, text: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Ask the terminal `out` to take `text`. It does not say whether it did."""
+    """Ask the terminal `out` to put `text` into its clipboard. The terminal does not report whether it did."""
     coded = base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
     sequence = f"\x1b]52;c;{coded}\x07"
     if "TMUX" not in environment and environment.get("TERM", "").startswith("screen"):
@@ -27,7 +27,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def copy_advice(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """What may keep the terminal from taking `text`; empty where nothing is known to."""
+    """Return why the terminal may refuse `text`, or "" if there is no known reason."""
     if "TMUX" in environment:
         return "tmux passes it on after: tmux set -s set-clipboard on"
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:

@@ -1,4 +1,4 @@
-"""What a stream can show, from the stream, the environment and the choice of colour."""
+"""Decide which styling a stream gets, from the stream, the environment and the `color` setting."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ ColourChoice = Literal["auto", "always", "never"]
 
 
 def styling_of(stream: TextIO, choice: ColourChoice = "auto", environment: Mapping[str, str] = os.environ) -> Styling:
-    """Return the look of `stream`: plain if it is not a terminal or TERM is dumb; NO_COLOR keeps bold and dim.
+    """Return the styling of `stream`.
+
+    A stream that is not a terminal, or whose TERM is "dumb", gets plain text. NO_COLOR removes colours but keeps bold
+    and dim.
 
     Args:
-        stream: standard output or standard error.
-        choice: "always" and "never" overrule the stream and the environment.
-        environment: TERM and NO_COLOR are read.
+        stream: Standard output or standard error.
+        choice: "always" and "never" override the stream and the environment.
+        environment: Variables; TERM and NO_COLOR are read.
     """
     terminal = stream.isatty()
     if choice == "always":
@@ -29,5 +32,5 @@ def styling_of(stream: TextIO, choice: ColourChoice = "auto", environment: Mappi
 
 
 def can_rewrite(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether `stream` is a terminal that can draw over a line: TERM is set and not dumb."""
+    """Return True if `stream` is a terminal that can redraw a line: TERM is set and is not "dumb"."""
     return stream.isatty() and environment.get("TERM", "") not in ("dumb", "")

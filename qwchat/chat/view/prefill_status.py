@@ -1,4 +1,4 @@
-"""Lines on standard error that are drawn over and leave nothing behind: how far something has come."""
+"""Status lines on standard error that are redrawn in place and erased at the end."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from qwchat.events import Prefilled
 from qwchat.markdown.styled_text import clip
 from qwchat.markdown.styles import DIM, Styling
 
-_DELAY_SECONDS = 0.2  # What is over sooner needs no progress.
+_DELAY_SECONDS = 0.2  # A shorter prefill shows nothing.
 ERASE_LINE = "\r\x1b[K"
 
 
 class PrefillStatus:
-    """Shows `reading the prompt: 256 of 1,024 tokens (25 %), 210 tok/s, 4 s to go` while a long prompt is read, and
-    `stopping…` from the key that stops it until it has stopped.
+    """Status line of a long prefill, and of a reply that is being stopped.
+
+    It shows `reading the prompt: 256 of 1,024 tokens (25 %), 210 tok/s, 4 s to go`, or `stopping…` from the stop key
+    until the reply ends.
 
     Args:
-        stream: standard error.
-        enabled: False where the stream cannot draw over a line, or nobody asked for it; then nothing is written.
+        stream: Standard error.
+        styling: What `stream` may show.
+        enabled: False to write nothing: the stream cannot redraw a line, or the user asked for quiet.
     """
 
     def __init__(self, stream: TextIO, styling: Styling, *, enabled: bool) -> None:
@@ -32,18 +35,18 @@ class PrefillStatus:
         self._shown = self._prefilling = self._stopping = False
 
     def start(self) -> None:
-        """A new prompt begins to be read now."""
+        """Start the clock of a new prefill."""
         self._started = time.monotonic()
         self._prefilling, self._stopping = True, False
 
     def stopping(self) -> None:
-        """Say that the reading of the prompt is being stopped."""
+        """Show that the prefill is being stopped."""
         if self._enabled and self._prefilling and not self._stopping:
             self._stopping = True
             self._draw("stopping…")
 
     def update(self, event: Prefilled) -> None:
-        """Draw the line anew where reading takes long enough for a person to wonder."""
+        """Redraw the line, unless the prefill is short enough not to need one."""
         seconds = time.monotonic() - self._started
         if not self._enabled or self._stopping or seconds < _DELAY_SECONDS or event.done >= event.total:
             return
@@ -55,12 +58,12 @@ class PrefillStatus:
         self._draw(line)
 
     def _draw(self, line: str) -> None:
-        self._shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
+        self._shown = True  # Set before drawing: Ctrl-C in between must erase the line too.
         self._stream.write(ERASE_LINE + self._styling.styled(clip_to_terminal(line, self._stream), DIM))
         self._stream.flush()
 
     def clear(self) -> None:
-        """Erase the line: the prompt has been read, or is not read any further."""
+        """Erase the line: the prefill has finished or was stopped."""
         self._prefilling = False
         if self._shown:
             self._shown = False
@@ -69,5 +72,5 @@ class PrefillStatus:
 
 
 def clip_to_terminal(line: str, stream: TextIO) -> str:
-    """Return as much of `line` as can be erased again: a row that wraps would be left behind."""
+    """Return `line` cut to one terminal row, since a line that wraps cannot be erased."""
     return clip(line, terminal_size(stream).columns - 1)

@@ -1,4 +1,4 @@
-"""Progress through a known number of bytes: a bar on a terminal, a line now and then elsewhere."""
+"""Progress through a known number of bytes: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS = 5.0
 _FRAMES_PER_SECOND = 8
-_BAR_COLUMNS = 30  # Short of the edge, so that an echoed ^C does not wrap and the line can be erased.
+_BAR_COLUMNS = 30  # Leaves space for an echoed ^C: a line that wraps could not be erased.
 
-_ERASE_BAR = "\r\x1b[2K\x1b[?25h"  # an empty row, and the cursor is shown
+_ERASE_BAR = "\r\x1b[2K\x1b[?25h"  # Clears the row and shows the cursor.
 
 
 class ByteProgress(Protocol):
-    """Shows how much of `total` bytes is done, for the time it is entered."""
+    """Progress display of a known number of bytes, shown while the context is open."""
 
     def __enter__(self) -> ByteProgress: ...
 
@@ -30,11 +30,11 @@ class ByteProgress(Protocol):
     ) -> None: ...
 
     def update(self, done: int, label: str) -> None:
-        """`done` bytes are through; `label` says what is being worked on."""
+        """Show that `done` bytes are processed and that `label` is in progress."""
 
 
 def byte_progress(title: str, total: int, screen: Screen, *, rewritable: bool) -> ByteProgress:
-    """The progress that suits standard error; one that shows nothing where the screen is quiet."""
+    """Return the progress display that suits standard error; a quiet screen gets one that shows nothing."""
     if screen.quiet:
         return _NoProgress()
     return _ProgressBar(title, total, screen) if rewritable else _ProgressLines(title, total, screen)
@@ -54,7 +54,7 @@ class _NoProgress:
 
 
 class _ProgressBar(_NoProgress):
-    """A bar with bytes, rate and time to go, which vanishes when it is left."""
+    """Bar with bytes, rate and remaining time, erased when the context closes."""
 
     def __init__(self, title: str, total: int, screen: Screen) -> None:
         from rich.console import Console
@@ -88,7 +88,7 @@ class _ProgressBar(_NoProgress):
     def __enter__(self) -> _ProgressBar:
         try:
             self._progress.start()
-        except BaseException:  # Ctrl-C once the bar is there: nothing else would erase it.
+        except BaseException:  # Ctrl-C after the bar appeared: nothing else would erase it.
             self._erase()
             raise
         return self
@@ -102,7 +102,7 @@ class _ProgressBar(_NoProgress):
             self._erase()
 
     def _erase(self) -> None:
-        """Erase the bar, also where the error came while Rich was drawing and left its buffer half filled."""
+        """Erase the bar, even if the error occurred while Rich was drawing and left its buffer half filled."""
         self._progress.stop()
         self._screen.stream.write(_ERASE_BAR)
         self._screen.stream.flush()
@@ -112,7 +112,7 @@ class _ProgressBar(_NoProgress):
 
 
 class _ProgressLines(_NoProgress):
-    """A line every few seconds; none for what is over sooner."""
+    """One line every few seconds; nothing for short work."""
 
     def __init__(self, title: str, total: int, screen: Screen) -> None:
         self._title, self._total, self._screen = title, max(total, 1), screen

@@ -1,4 +1,4 @@
-"""Where a reply is written: byte for byte into a pipe or a file, as Markdown or as harmless text on a terminal."""
+"""Write replies to standard output: verbatim to a pipe or a file, as Markdown or as safe text on a terminal."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from qwchat.markdown.styles import Styling
 if TYPE_CHECKING:
     from qwchat.markdown.block_renderer import RenderOptions
 
-_MAX_WAITS = 6  # Each for 0.3 s at most.
+_MAX_WAITS = 6  # Of at most 0.3 s each.
 
 
 class ReplyView:
-    """Writes one reply after another to `out`.
+    """View that writes one reply after another to `out`.
 
-    On a terminal that can show styles, Markdown is rendered as it streams: finished rows are printed once, and a short
-    tail below them is redrawn, at most 15 times a second. Plain text is written as it comes. Control characters in a
-    reply are made visible. Where `out` is neither a terminal nor styled, the text is written as it is.
+    On a terminal with styles, Markdown is rendered while it streams: finished rows are printed once, and a short tail
+    below them is redrawn at most 15 times a second. Plain text is written as it arrives. Control characters in a reply
+    are made visible. If `out` is neither a terminal nor styled, the text is written verbatim.
 
     Frames are drawn inside `write` and `end`.
 
     Args:
-        out: standard output.
-        styling: what `out` can show.
+        out: Standard output.
+        styling: What `out` may show.
         rendering: "markdown" or "plain".
-        live: whether a terminal can draw over rows; without that each is printed when it is certain.
-        clock: seconds, to count frames.
-        pause: waits for so many seconds, at the end of a reply in a window whose size is changing.
-        size: asks for the size of the terminal.
+        live: Whether the terminal can redraw rows. If not, each row is printed once it is final.
+        clock: Clock in seconds, used to limit the frame rate.
+        pause: Sleep function, used at the end of a reply while the window is being resized.
+        size: Function that returns the size of the terminal.
     """
 
     def __init__(
@@ -67,43 +67,47 @@ class ReplyView:
         return self._rendering
 
     def set_rendering(self, rendering: Rendering) -> None:
-        """Show replies in this way, from the next one on."""
+        """Show replies in this way, starting with the next one."""
         self._rendering = rendering
 
     @property
     def is_terminal(self) -> bool:
-        """Whether replies go to a terminal, where one can be shown again."""
+        """Whether replies go to a terminal, where a reply can be shown again."""
         return self._styling.terminal
 
     @property
     def last_reply(self) -> str:
-        """The text of the reply in hand, or of the last one, as the model wrote it."""
+        """Text of the current reply, or of the last one, as the model wrote it."""
         return "".join(self._pieces)
 
     @property
     def last_code_blocks(self) -> list[str]:
-        """Its fenced code blocks, verbatim; the first has the number 1 on the screen."""
+        """Fenced code blocks of the last reply, verbatim. The first one is number 1 on the screen."""
         return code_blocks(self.last_reply)
 
     def resume(self, printed: str) -> None:
-        """The next reply goes on with `printed`, which is on the screen already: a code block in it is still open."""
+        """Continue a reply whose first part is on the screen already.
+
+        Args:
+            printed: The part on the screen; a code block at its end stays open.
+        """
         self._pieces, self._ended = [printed], False
         self._writer = self._new_writer()
         self._writer.resume(printed)
 
     def copy(self, text: str) -> bool:
-        """Put `text` into the terminal's clipboard; False where replies go to no terminal that could."""
+        """Copy `text` to the terminal's clipboard. Return False if replies do not go to a terminal that can do this."""
         if not self._styling.terminal or os.environ.get("TERM", "") in ("dumb", ""):
             return False
         clipboard.copy(self._out, text)
         return True
 
     def copy_advice(self, text: str) -> str:
-        """Return what may keep the terminal from taking `text`; empty where nothing is known to."""
+        """Return why the terminal may refuse `text`, or "" if there is no known reason."""
         return clipboard.copy_advice(text)
 
     def code_blocks(self, text: str) -> list[str]:
-        """Return the contents of the fenced code blocks in `text`; the first has the number 1 on the screen."""
+        """Return the contents of the fenced code blocks in `text`. The first one is number 1 on the screen."""
         return code_blocks(text)
 
     def write(self, text: str) -> None:
@@ -117,10 +121,11 @@ class ReplyView:
         self._writer.write(text)
 
     def end(self, full_text: str | None = None) -> None:
-        """End the reply with its newline (on a terminal only where the reply did not end with one itself).
+        """End the reply with a newline. On a terminal, a reply that ends with a newline gets no second one.
 
-        `full_text`: its text, where that is not the sum of what was written: a reply that goes on after a stop repeats
-        what had been held back, and was shown then.
+        Args:
+            full_text: Text of the reply if it differs from the pieces written: a reply continued after a stop repeats
+                text that was already shown.
         """
         if self._ended:
             self._pieces, self._writer = [], self._new_writer()
@@ -130,7 +135,7 @@ class ReplyView:
         self._writer.end()
 
     def detach(self) -> None:
-        """Another program wrote to the terminal in the middle of a reply: what was drawn is not touched again."""
+        """Leave the rows on the screen as they are: another program wrote to the terminal during the reply."""
         self._writer.detach()
 
     def _new_writer(self) -> _PlainWriter | _MarkdownWriter:
@@ -140,7 +145,7 @@ class ReplyView:
 
 
 def code_blocks(text: str) -> list[str]:
-    """The contents of the fenced code blocks in `text`, each line with its newline."""
+    """Return the contents of the fenced code blocks in `text`, each line with its newline."""
     from qwchat.markdown.block_renderer import RenderOptions
     from qwchat.markdown.stream_parser import StreamParser
 
@@ -151,7 +156,7 @@ def code_blocks(text: str) -> list[str]:
 
 
 class _NewlineNormaliser:
-    """Makes one newline of CR LF, also where a piece ends between the two."""
+    """Converter of CR LF to LF that also works if a piece ends between the two."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -167,7 +172,7 @@ class _NewlineNormaliser:
 
 
 class _PlainWriter:
-    """Text as it comes."""
+    """Writer of replies as plain text."""
 
     def __init__(self, out: TextIO, *, verbatim: bool, always_newline: bool) -> None:
         self._out = out
@@ -187,7 +192,7 @@ class _PlainWriter:
         self._emit(rest + ("\n" if self._always_newline or (rest or self._last_character) != "\n" else ""))
 
     def detach(self) -> None:
-        pass  # Nothing is drawn over.
+        pass  # Plain text is never redrawn.
 
     def _emit(self, text: str) -> None:
         if text:
@@ -197,7 +202,7 @@ class _PlainWriter:
 
 
 class _MarkdownWriter:
-    """Markdown, with a live tail where `live`."""
+    """Writer of replies as rendered Markdown, with a live tail if `live`."""
 
     def __init__(
         self,
@@ -208,7 +213,7 @@ class _MarkdownWriter:
         pause: Callable[[float], None],
         size: Callable[[TextIO], TerminalSize],
     ) -> None:
-        from qwchat.markdown.stream_parser import StreamParser  # A reply that is not rendered does not wait for it.
+        from qwchat.markdown.stream_parser import StreamParser  # Imported late: plain replies do not need it.
 
         self._out = out
         self._terminal_size = size
@@ -248,7 +253,7 @@ class _MarkdownWriter:
             self._tail.detach()
 
     def _settled_size(self) -> TerminalSize:
-        """The size of the terminal, when it has stopped changing; no longer waited for than a moment."""
+        """Return the size of the terminal once it is stable, or after a short wait."""
         size = self._terminal_size(self._out)
         for _ in range(_MAX_WAITS):
             seconds = self._limiter.seconds_until_settled(size)

@@ -1,4 +1,4 @@
-"""Standard error: notices, hints, answers to commands, figures and errors, each with its look."""
+"""Standard error: notices, hints, answers to commands, figures and errors, each with its styling."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from qwchat.markdown.styles import DIM, RED, Styling
 
 
 class Screen:
-    """Writes whole lines to `stream`. A stream that cannot be written is not worth failing for.
+    """Writer of whole lines to standard error. Write errors are ignored.
 
     Args:
-        stream: standard error.
-        styling: what it can show.
-        quiet: leave out notices and statistics; hints, answers and errors stay.
-        figures: the form of the statistics.
+        stream: Standard error.
+        styling: What `stream` may show.
+        quiet: Leave out notices and figures. Hints, answers and errors are still shown.
+        figures: Format of the figures after a reply.
+        spell: Function that spells an argument named in a message as the user types it.
 
     Attributes:
-        spell: how arguments that messages mention are spelt here; a chat changes it.
+        spell: See above; a chat replaces it.
     """
 
     def __init__(
@@ -45,52 +46,57 @@ class Screen:
         self._bell_seconds: float | None = None
 
     def set_quiet(self, quiet: bool) -> None:
-        """Leave out notices and statistics from now on, or show them again."""
+        """Turn notices and figures off or on."""
         self.quiet = quiet
 
     def notice(self, text: str) -> None:
-        """Something worth knowing that needs no action."""
+        """Show something the user should know but need not act on."""
         if not self.quiet:
             self._line(ArgumentMessage("qwchat: ", text), DIM)
 
     def set_figures_form(self, form: StatsFormat) -> None:
-        """Show statistics in this form from now on."""
+        """Show figures in this format from now on."""
         self.figures = form
 
     def statistics(self, done: Done, *, sampled: bool) -> None:
-        """The figures of a reply; `sampled`: with the seed, which played a part."""
+        """Show the figures of a reply.
+
+        Args:
+            done: The end of the reply.
+            sampled: Whether to show the seed, because sampling was used.
+        """
         columns = terminal_size(self.stream).columns if self.styling.terminal else None
         text = statistics_line(done, sampled=sampled, form=self.figures, columns=columns)
         if text and not self.quiet:
             self._write(self.styling.styled(text, DIM) + "\n")
 
     def hint(self, text: str) -> None:
-        """The answer to a key, or advice."""
+        """Show advice, or the response to a key."""
         self._line(text, DIM)
 
     def mark(self, text: str) -> None:
-        """Something that must not pass unseen, and changes what is said from here on."""
+        """Show a change of what is sent to the model from here on."""
         self._line(text, DIM)
 
     def answer(self, text: str) -> None:
-        """The answer to a command."""
+        """Show the answer to a command."""
         self._line(text, None)
 
     def verbatim(self, text: str) -> None:
-        """What somebody wrote, its lines as long as they are, so that they can be copied."""
+        """Show text of the user or the model without wrapping its lines, so that it can be copied."""
         self._write(sanitise(text) + "\n")
 
     def blank_line(self) -> None:
-        """Write a blank line behind a turn, where a person reads the screen."""
+        """Write a blank line after a turn, if the stream is a terminal."""
         if self.styling.terminal:
             self._write("\n")
 
     def set_bell(self, seconds: float | None) -> None:
-        """Ring the bell after replies that took so long; None for never."""
+        """Ring the bell after replies that took at least `seconds`; None turns the bell off."""
         self._bell_seconds = seconds
 
     def ring_bell(self, seconds: float) -> None:
-        """Call a person who may be looking elsewhere, where a reply took `seconds`."""
+        """Ring the bell if a reply that took `seconds` was slow enough."""
         if (
             self._bell_seconds is not None
             and seconds >= self._bell_seconds
@@ -100,7 +106,7 @@ class Screen:
             self._write("\a")
 
     def error(self, text: str) -> None:
-        """What went wrong, on one line."""
+        """Show an error on one line."""
         prefix = "qwchat: error:"
         line = self._wrapped(f"{prefix} {sanitise(' '.join(spell_out(text, self.spell).split()))}")
         self._write(self.styling.styled(prefix, RED) + line.removeprefix(prefix) + "\n")
@@ -113,6 +119,6 @@ class Screen:
         return wrap_message(text, terminal_size(self.stream).columns) if self.styling.terminal else text
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed.
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed stream.
             self.stream.write(text)
             self.stream.flush()

@@ -1,4 +1,4 @@
-"""How far the work of a first run has come: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of the one-time setup: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from qwchat.markdown.styles import DIM
 _FRAME_SECONDS = 0.25
 _LINE_SECONDS = 5.0
 _BAR_COLUMNS = 20
-# A stage that takes longer than the ones before it promised stays this far from its end.
+# A stage that takes longer than estimated stops at this share.
 _MAX_STAGE_SHARE = 0.97
 
 
 class SetupStatus:
-    """Shows `one-time setup: [#######.............] 35 %, 12 s to go: compiling forward`, for the time it is entered.
+    """Progress of the one-time setup, shown while the context is open.
 
-    The time to go comes from this run: the costs of the stages that are over, and how long they took.
+    It shows `one-time setup: [#######.............] 35 %, 12 s to go: compiling forward`. The remaining time is
+    extrapolated from this run: the costs of the finished stages and the seconds they took.
 
     Args:
-        screen: standard error; a quiet one shows nothing.
-        rewritable: whether a line can be drawn over. Elsewhere a line is written every five seconds.
-        clock: seconds, for the tests.
+        screen: Standard error; a quiet screen shows nothing.
+        rewritable: Whether a line can be redrawn. If not, a line is written every five seconds.
+        clock: Clock in seconds; tests pass their own.
     """
 
     def __init__(self, screen: Screen, *, rewritable: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,22 +57,22 @@ class SetupStatus:
             self._erase()
 
     def expect(self, cost: float) -> None:
-        """Count on this much work after the current stage, in the unit of all costs."""
+        """Expect this much more work after the current stage, in the unit of all costs."""
         self._expected_cost = self._done_cost + self._stage_cost + cost
 
     def stage(self, name: str, cost: float) -> None:
-        """The stage before is over, and `name` begins, which is `cost` of the work expected."""
+        """Finish the current stage and begin stage `name`, which costs `cost` of the expected work."""
         with self._lock:
             self._finish_stage()
             self._stage_name, self._stage_cost = name, cost
         self.draw()
 
     def advance(self, share: float) -> None:
-        """A share, 0 to 1, of this stage is done."""
+        """Set how much of the current stage is done, from 0 to 1."""
         self._stage_share = share
 
     def wait(self, text: str) -> None:
-        """Say that another process does the work; nothing is measured until the next stage."""
+        """Report that another process does the work. Time is not measured until the next stage."""
         with self._lock:
             self._finish_stage()
             self._stage_name = ""
@@ -79,7 +80,7 @@ class SetupStatus:
             self._screen.notice(text)
 
     def draw(self) -> None:
-        """Show the state of this moment."""
+        """Show the current progress."""
         with self._lock:
             if self._stage_name and not self._ended.is_set() and not self._screen.quiet:
                 if self._rewritable:
@@ -96,7 +97,7 @@ class SetupStatus:
         self._stage_began, self._stage_cost, self._stage_share = now, 0.0, None
 
     def _position(self) -> tuple[float, float]:
-        """Return the work done and the seconds that it took, with an estimate for the stage in between."""
+        """Return the work done and the seconds it took, with an estimate for the current stage."""
         elapsed = self._clock() - self._stage_began if self._stage_cost else 0.0
         if self._stage_share is not None:
             return self._done_cost + self._stage_share * self._stage_cost, self._measured_seconds + elapsed
@@ -117,7 +118,7 @@ class SetupStatus:
         done, _ = self._position()
         filled = int(_BAR_COLUMNS * done / max(self._expected_cost, done, 1e-9))
         line = f"one-time setup: [{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}] {self._figures()}"
-        self._line_shown = True  # Before it is: Ctrl-C may come in between, and then the line must go.
+        self._line_shown = True  # Set before drawing: Ctrl-C in between must erase the line too.
         self._write(ERASE_LINE + self._screen.styling.styled(clip_to_terminal(line, self._screen.stream), DIM))
 
     def _erase(self) -> None:
@@ -126,7 +127,7 @@ class SetupStatus:
             self._write(ERASE_LINE)
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # As for all of standard error: not worth failing for.
+        with contextlib.suppress(OSError, ValueError):  # A failed write to standard error is not fatal.
             self._screen.stream.write(text)
             self._screen.stream.flush()
 

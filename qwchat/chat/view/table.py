@@ -1,4 +1,4 @@
-"""Plain tables: columns padded with blanks, nothing drawn, the same in a pipe as on a terminal."""
+"""Plain tables: columns padded with spaces, the same in a pipe as on a terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from qwchat.markdown.styled_text import cell_width
 
 
 def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """`rows` under `heads`, two blanks between columns; the columns numbered in `right` are right-aligned.
+    """Return `rows` under `heads`, with two spaces between columns. Each cell stays on one line.
 
-    What is in a cell stays in its line, whatever it is.
+    Args:
+        heads: Column headings.
+        rows: Cells of each row.
+        right: Numbers of the right-aligned columns.
     """
     lines = [[sanitise_name(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(cell_width(line[column]) for line in lines) for column in range(len(heads))]
@@ -28,7 +31,7 @@ def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Col
 
 
 def format_pairs(facts: Sequence[tuple[str, str]]) -> str:
-    """Names and values, the values one below the other, each on one line whatever it holds."""
+    """Return names and values, one pair per line, with the values in a column."""
     width = max(cell_width(name) for name, _ in facts)
     return "\n".join(
         f"{name}{' ' * (width - cell_width(name))}  {sanitise_name(value)}".rstrip() for name, value in facts
@@ -36,7 +39,7 @@ def format_pairs(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def format_answer(above: Table | KeyValues | None, text: str) -> str:
-    """Return the answer of a command: a table or facts, if there are any, above `text`, if it is not empty."""
+    """Return the answer of a command: a table or pairs, if any, above `text`, if it is not empty."""
     if above is None:
         return text
     rows = (

@@ -1,7 +1,7 @@
-"""Frames on a terminal: rows that stay, and below them a short tail that the next frame draws anew.
+"""Frames on a terminal: rows that are printed once, and below them a short tail that each frame redraws.
 
-A frame is one write, inside synchronised output, so that a terminal which knows that shows it as a whole. What has been
-printed is never touched again and scrolls away as the terminal likes.
+A frame is one write inside synchronised output, so that a terminal that supports it shows the frame as a whole. Printed
+rows are never changed and scroll away normally.
 """
 
 from __future__ import annotations
@@ -13,22 +13,29 @@ from typing import NamedTuple, TextIO
 from qwchat.markdown.styled_text import StyledRow, break_at_cells, max_cell_width
 
 FRAMES_PER_SECOND = 15
-_BURST_FRAMES = 3  # Frames that may follow each other at once, so that a few tokens at a time are all seen.
+_BURST_FRAMES = 3  # Frames that may be drawn without delay, so that single tokens appear at once.
 _MAX_TAIL_ROWS = 12
 _BEGIN_SYNC, _END_SYNC = "\x1b[?2026h", "\x1b[?2026l"
-_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # A row about whose width the terminal thinks otherwise stays one row.
-# From the second column on: tmux takes an erasure that begins in the corner of the screen for a cleared screen, and
-# keeps what was on it in its scrollback.
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # Keeps a row on one line if the terminal measures its width differently.
+# Erase from the second column: tmux treats an erasure from the top left corner as clearing the screen, and copies the
+# screen into its scrollback.
 _ERASE_BELOW = "\r\x1b[K\x1b[C\x1b[J\r"
-_SETTLING_SECONDS = 0.3  # How long a new size must have held; tmux tells of one up to a quarter of a second late.
-# Variables by which terminals that break lines anew on a resize make themselves known. Others cut them off.
+_SETTLING_SECONDS = 0.3  # A size is stable after this long; tmux reports a resize up to 0.25 s late.
+# Variables set by terminals that reflow lines on a resize. Other terminals cut lines off.
 _REFLOWING_VARIABLES = (
     *("VTE_VERSION", "KITTY_WINDOW_ID", "WEZTERM_PANE", "ALACRITTY_WINDOW_ID", "KONSOLE_VERSION", "WT_SESSION"),
     *("GHOSTTY_RESOURCES_DIR", "ITERM_SESSION_ID", "TMUX"),
 )
 _REFLOWING_PROGRAMS = ("Apple_Terminal", "vscode", "iTerm.app", "WezTerm", "ghostty")
-_REFLOWING_TERMS = ("foot", "alacritty", "xterm-kitty", "xterm-ghostty", "wezterm", "contour")  # Seen through ssh, too.
-# What does not, and may have been started in one that does.
+_REFLOWING_TERMS = (
+    "foot",
+    "alacritty",
+    "xterm-kitty",
+    "xterm-ghostty",
+    "wezterm",
+    "contour",
+)  # TERM passes through ssh.
+# Programs that do not reflow but may run inside a terminal that does.
 _NOT_REFLOWING_VARIABLES = ("STY", "XTERM_VERSION", "INSIDE_EMACS", "NVIM", "VIM_TERMINAL")
 
 
@@ -40,12 +47,12 @@ class TerminalSize(NamedTuple):
 
     @property
     def tail_rows(self) -> int:
-        """Rows that the tail may have."""
+        """Maximum number of rows of the tail."""
         return max(1, min(_MAX_TAIL_ROWS, self.rows // 3))
 
 
 def terminal_size(stream: TextIO) -> TerminalSize:
-    """The size of the terminal behind `stream`, asked anew each time; 80 by 24 where it does not say."""
+    """Return the current size of the terminal behind `stream`, or 80 by 24 if it is unknown."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):
@@ -54,9 +61,10 @@ def terminal_size(stream: TextIO) -> TerminalSize:
 
 
 def reflows(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether the terminal is one that breaks lines anew when it becomes narrower.
+    """Return True if the terminal is known to reflow lines when it becomes narrower.
 
-    False where that is in doubt: rows of a tail are then left behind by a resize, instead of rows above it erased.
+    If this is wrong in one direction, a resize leaves old rows of the tail behind; in the other, it erases rows above
+    the tail. Unknown terminals therefore count as not reflowing.
     """
     term = environment.get("TERM", "")
     if "TMUX" in environment and term.startswith(("tmux", "screen")):
@@ -68,10 +76,10 @@ def reflows(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 class FrameLimiter:
-    """Says when a frame may be drawn: at once after a pause, and never more than FRAMES_PER_SECOND in a second.
+    """Limiter of the frame rate: no delay after a pause, and at most FRAMES_PER_SECOND on average.
 
-    Not while the window changes: a frame that is drawn for a size which the terminal no longer has, or not yet, would
-    erase what is above its tail, or leave rows of it behind.
+    While the window is being resized, no frame is drawn: a frame for a wrong size would erase rows above the tail or
+    leave rows of it behind.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -79,10 +87,10 @@ class FrameLimiter:
         self._credit = float(_BURST_FRAMES)
         self._last_check = clock()
         self._size: TerminalSize | None = None
-        self._settled_at = self._last_check  # When the size can be relied on.
+        self._settled_at = self._last_check  # Time from which the size is stable.
 
     def may_draw(self, size: TerminalSize) -> bool:
-        """Whether a frame may be drawn now, on a terminal of this size; then it counts as drawn."""
+        """Return True if a frame may be drawn now at this size, and count it as drawn."""
         if self.seconds_until_settled(size):
             return False
         now = self._clock()
@@ -94,7 +102,7 @@ class FrameLimiter:
         return True
 
     def seconds_until_settled(self, size: TerminalSize) -> float:
-        """Seconds until a frame can be drawn if the size stays `size`."""
+        """Return the seconds until a frame may be drawn, provided the size stays `size`."""
         now = self._clock()
         if size != self._size:
             self._settled_at = now if self._size is None else now + _SETTLING_SECONDS
@@ -103,11 +111,11 @@ class FrameLimiter:
 
 
 class LiveTail:
-    """Draws frames on `out`.
+    """Printed rows and a tail that is redrawn, on a terminal.
 
     Args:
-        out: a terminal.
-        reflowing: whether it breaks lines anew when it becomes narrower.
+        out: The terminal.
+        reflowing: Whether the terminal reflows lines when it becomes narrower.
     """
 
     def __init__(self, out: TextIO, *, reflowing: bool) -> None:
@@ -116,7 +124,7 @@ class LiveTail:
         self._tail: Sequence[StyledRow] = ()
 
     def draw(self, rows: Sequence[StyledRow], tail: Sequence[StyledRow], size: TerminalSize) -> None:
-        """Print `rows` for good and draw `tail` below; nothing where nothing has changed."""
+        """Print `rows` permanently and redraw `tail` below them. Do nothing if nothing has changed."""
         tail = tail[-size.tail_rows :]
         if not rows and list(tail) == list(self._tail):
             return
@@ -128,18 +136,18 @@ class LiveTail:
         self._out.flush()
 
     def detach(self) -> None:
-        """Something else was written below the tail, which stays where it is: the next frame begins anew."""
+        """Leave the tail where it is: another program wrote below it. The next frame starts a new tail."""
         self._tail = ()
 
     def _tail_row(self, row: StyledRow, size: TerminalSize) -> str:
-        """A row of the tail, which must take as many rows on the screen as `_cursor_to_start` will count."""
+        """Return a row of the tail that takes as many screen rows as `_cursor_to_start` counts."""
         if not row.text or (self._reflowing and max_cell_width(row.text) <= size.columns):
-            # Where the window has become narrower unbeknown to us it takes as many as if it had done so afterwards.
+            # The terminal reflows this row, so that the count stays right if the window becomes narrower.
             return row.to_ansi()
         return f"{_NO_WRAP}{row.to_ansi()}{_WRAP}"
 
     def _cursor_to_start(self, size: TerminalSize) -> str:
-        """Moves the cursor from the end of the tail that is on the screen to its first row."""
+        """Return the sequence that moves the cursor from the end of the tail to its first row."""
         above = len(self._tail) - 1
         if self._reflowing:
             above = sum(len(break_at_cells(row.segments, size.columns)) for row in self._tail) - 1

@@ -1,4 +1,4 @@
-"""Lines of the program's own text, broken between words where the window is too narrow for them."""
+"""Word wrapping of the program's own messages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 
 from qwchat.markdown.styled_text import cell_width, wrap_segments
 
-_MIN_COLUMNS = 20  # Below, breaking between words would leave little of a row.
-_MIN_TEXT_COLUMN = 12  # What goes on below a narrower column would have a word or two to a row.
+_MIN_COLUMNS = 20  # Narrower windows are not word-wrapped.
+_MIN_TEXT_COLUMN = 12  # A narrower last column would hold only a word or two per row.
 _INDENT = 2
 _COLUMN = re.compile(r"\S {2,}(?=\S)")
 
 
 def wrap_message(text: str, columns: int) -> str:
-    """`text` with no line wider than `columns`, save for words that are.
+    """Return `text` with every line wrapped to `columns`, except for words that are longer.
 
-    What does not fit of a line goes on below its last column where blanks make columns, a little further in where that
-    column is narrow, and below its beginning elsewhere.
+    Continuation lines are indented to the last column of the text if spaces form columns, by two if that column is
+    narrow, and as the line itself otherwise.
     """
     if columns < _MIN_COLUMNS:
         return text
@@ -35,6 +35,6 @@ def _wrap_line(line: str, columns: int) -> str:
 
 
 def _hanging_prefix(line: str, columns: int) -> int:
-    """Characters of `line` before the part below which it goes on."""
+    """Return the number of characters of `line` before its last column."""
     ends = [match.end() for match in _COLUMN.finditer(line) if cell_width(line[: match.end()]) <= columns * 2 // 3]
     return ends[-1] if ends else len(line) - len(line.lstrip(" "))
