@@ -1,1 +1,1 @@
-"""Where a person types. prompt-toolkit is imported here and nowhere else, and only once a line editor is wanted."""
+"""The prompt. Only this package imports prompt-toolkit, and only when a line editor is used."""

@@ -1,4 +1,4 @@
-"""What the keys of the prompt do, besides what they do in emacs or vi."""
+"""Key bindings of the prompt, in addition to those of emacs or vi."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from qwchat.errors import QwchatError
 
 
 def make_bindings(folds: PasteFolds, completer: Completer, buffer: Callable[[], Buffer]) -> KeyBindings:
-    """The bindings of a prompt that fills `buffer()`. In a search the keys are prompt-toolkit's."""
+    """Return the key bindings of the prompt. A search keeps prompt-toolkit's own keys.
+
+    Args:
+        folds: The folded pastes of the chat.
+        completer: Source of the completions that Tab inserts.
+        buffer: Function that returns the buffer of the prompt.
+    """
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)
     inserting = typing & (emacs_insert_mode | vi_insert_mode)
@@ -54,7 +60,7 @@ def make_bindings(folds: PasteFolds, completer: Completer, buffer: Callable[[], 
     def no_key_follows() -> bool:
         return not toolkit.has_pending_keys()
 
-    # Not eager in front of another key: the two are Alt and that key, such as Alt-Enter.
+    # Esc followed by another key means Alt and that key, so it is only eager alone.
     @keys.add("escape", filter=typing & emacs_insert_mode & has_completions, eager=no_key_follows)
     def close_menu(event: KeyPressEvent) -> None:
         event.current_buffer.cancel_completion()
@@ -83,7 +89,7 @@ def make_bindings(folds: PasteFolds, completer: Completer, buffer: Callable[[], 
 
 
 async def _edit_externally(event: KeyPressEvent, folds: PasteFolds) -> None:
-    """Let the person change the input in $EDITOR; a failure is said above the prompt."""
+    """Let the user edit the input in $EDITOR, and show a failure above the prompt."""
     shown = event.current_buffer.text
 
     def run_editor() -> str:

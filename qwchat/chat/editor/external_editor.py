@@ -1,4 +1,4 @@
-"""Another program that edits text: the person's own editor, for a message and for a file of settings."""
+"""The user's own editor, for a message and for a settings file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _COMMON_EDITORS = ("editor", "nano", "vi", "emacs")
 
 
 def editor_command(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the editor of $VISUAL or $EDITOR with its arguments, or one that is usually installed.
+    """Return the command line of $VISUAL or $EDITOR, or of an editor that is usually installed.
 
-    Raises QwchatError if the variable is not a command, or no editor is found.
+    Raises:
+        QwchatError: If the variable is not a command, or no editor is found.
     """
     for name in ("VISUAL", "EDITOR"):
         value = environment.get(name, "").strip()
@@ -36,15 +37,15 @@ def editor_command(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def edit_file(path: Path, state_of_text: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Let the person change the file `path` in an editor, which has the terminal meanwhile.
+    """Let the user edit the file `path` in an editor, which uses the terminal meanwhile.
 
     Args:
-        path: the file.
-        state_of_text: what a message says about the text if the editor fails, as in "the message is as it was".
-        environment: VISUAL and EDITOR are read.
+        path: The file.
+        state_of_text: End of the error message if the editor fails, such as "the message is unchanged".
+        environment: Variables; VISUAL and EDITOR are read.
 
     Raises:
-        QwchatError: there is no editor, it cannot be run, or it fails.
+        QwchatError: If there is no editor, or it cannot be started or fails.
     """
     program = editor_command(environment)
     try:
@@ -57,9 +58,13 @@ def edit_file(path: Path, state_of_text: str, environment: Mapping[str, str] = o
 
 
 def edit_text(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Return `text` after the person has changed it in an editor. Raises QwchatError as `edit_file`, or for no text."""
+    """Return `text` as edited by the user.
+
+    Raises:
+        QwchatError: As `edit_file`, or if the result is not UTF-8 text.
+    """
     unchanged = "the message is as it was"
-    folder = tempfile.mkdtemp(prefix="qwchat-")  # Readable for its owner only, as are copies that editors leave there.
+    folder = tempfile.mkdtemp(prefix="qwchat-")  # Private, so that copies left by editors are private too.
     try:
         path = Path(folder) / "message.md"
         path.write_text(text + "\n" if text else "", encoding="utf-8", newline="\n", errors="replace")

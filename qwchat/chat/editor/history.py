@@ -1,4 +1,4 @@
-"""The file that remembers what was typed, one JSON object per line, shared by all chats of a person."""
+"""History file of typed input: one JSON object per line, shared by all chats of a user."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 from quant.safe_files import atomic_write, open_regular_file, parse_json
 from qwchat.chat.editor.paste_folds import Span
 
-MAX_BYTES = 2 << 20  # Then the older half goes.
+MAX_BYTES = 2 << 20  # Beyond this, the older half is dropped.
 MAX_ENTRY_BYTES = 256 << 10
 LOCK_SECONDS = 0.5
 
 
 def history_file() -> Path:
-    """Where the history of this person's input is kept."""
+    """Return the path of this user's input history."""
     import platformdirs
 
     return platformdirs.user_state_path("qwchat", appauthor=False) / "history.jsonl"
@@ -30,25 +30,25 @@ def history_file() -> Path:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One input as it was sent, and where pastes that were folded lie in it."""
+    """One input as it was sent, with the positions of its folded pastes."""
 
     text: str
     pastes: tuple[Span, ...] = ()
 
 
 class HistoryFile:
-    """Inputs on disk, for their owner only (mode 0600).
+    """Inputs on disk, readable for their owner only (mode 0600).
 
-    Every entry is one write of one line at the end, so that two chats at once mix lines and never characters, and a
-    line that a killed process left unfinished is skipped. What is kept is bounded: the older half goes once the file is
-    bigger than MAX_BYTES. The lock, a file beside, keeps a chat from appending to a file that another replaces.
+    Each entry is appended in a single write of one line, so that two chats may interleave lines but never characters. A
+    line cut short by a killed process is skipped. The size is bounded: once the file exceeds MAX_BYTES, its older half
+    is dropped. A lock file beside it keeps one chat from appending to a file that another chat replaces.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def entries(self) -> list[HistoryEntry]:
-        """What is remembered, oldest first. Of a huge file the end is read; one that cannot be read is an empty one."""
+        """Return the entries, oldest first. Only the end of a huge file is read; an unreadable file counts as empty."""
         try:
             lines = self._read_end(2 * MAX_BYTES).splitlines()
         except OSError:
@@ -56,7 +56,7 @@ class HistoryFile:
         return [entry for entry in map(_parse_entry, lines) if entry is not None]
 
     def append(self, entry: HistoryEntry) -> None:
-        """Remember `entry`, unless it is too big. Where the file cannot be written nothing is remembered."""
+        """Append `entry`, unless it is too big. Do nothing if the file cannot be written."""
         record: dict[str, Any] = {"text": entry.text}
         if entry.pastes:
             record["pastes"] = entry.pastes
@@ -70,13 +70,17 @@ class HistoryFile:
                     self._drop_older_half()
 
     def _read_end(self, size: int) -> bytes:
-        """The last `size` bytes of the file. Raises OSError, also for what is not a regular file."""
+        """Return the last `size` bytes of the file.
+
+        Raises:
+            OSError: If the file cannot be read or is not a regular file.
+        """
         with open_regular_file(self.path, OSError) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
             return file.read(size)
 
     def _append_line(self, line: bytes) -> int:
-        """Append `line` on a line of its own; the size of the file, in bytes."""
+        """Append `line` on a line of its own and return the size of the file in bytes."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -91,14 +95,14 @@ class HistoryFile:
             os.close(descriptor)
 
     def _drop_older_half(self) -> None:
-        """Put a file with the newer half in the place of this one, at once."""
+        """Replace the file atomically by its newer half."""
         newer = self._read_end(MAX_BYTES // 2).partition(b"\n")[2]
         with atomic_write(self.path) as file:
             file.write(newer)
 
 
 def _parse_entry(line: bytes) -> HistoryEntry | None:
-    """The entry of a line; None where it is none: the file may be damaged or by anyone."""
+    """Return the entry on a line, or None if it is invalid: the file may be damaged or forged."""
     try:
         record = parse_json(line, "a line", ValueError)
     except ValueError:
@@ -106,12 +110,12 @@ def _parse_entry(line: bytes) -> HistoryEntry | None:
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str) or not text:
         return None
-    text = text.encode("utf-8", "replace").decode()  # Half of a surrogate pair, which JSON can hold, is no text.
+    text = text.encode("utf-8", "replace").decode()  # JSON can hold lone surrogates, which are not text.
     return HistoryEntry(text, _parse_spans(record.get("pastes"), len(text)))
 
 
 def _parse_spans(found: object, length: int) -> tuple[Span, ...]:
-    """Spans that lie within `length` characters one behind the other; none where any does not."""
+    """Return the spans, or none unless all are ordered, disjoint and within `length` characters."""
     spans: list[Span] = []
     for pair in found if isinstance(found, list) else ():
         if not (isinstance(pair, list) and len(pair) == 2 and all(type(bound) is int for bound in pair)):
@@ -124,7 +128,7 @@ def _parse_spans(found: object, length: int) -> tuple[Span, ...]:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """Hold the lock of `path`; False where another process keeps it for longer than LOCK_SECONDS."""
+    """Hold the lock file `path`. Yield False if another process holds it for longer than LOCK_SECONDS."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         end = time.monotonic() + LOCK_SECONDS

@@ -1,4 +1,4 @@
-"""Keys pressed while a reply streams: some stop it, the others are typed ahead for the next prompt."""
+"""Keys pressed while a reply streams: stop keys stop it, and all others are kept for the next prompt."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from qwchat.chat.editor import toolkit
 from qwchat.chat.interrupts import StopKey
 
 ESCAPE_SECONDS = 0.05
-"""An escape sequence arrives at once; Esc with nothing behind it for so long was pressed by itself."""
+"""Escape sequences arrive as a whole, so Esc with nothing after it for this long was pressed alone."""
 
 _NOT_TYPED = (Keys.CPRResponse, Keys.Vt100MouseEvent, Keys.Ignore)
 
-# Terminals that tell Shift-Enter and Alt-Enter from Enter write them in one of these two ways; prompt-toolkit takes the
-# first for Enter and does not know the second.
+# Terminals that distinguish Shift-Enter and Alt-Enter from Enter use one of these two encodings. prompt-toolkit reads
+# the first as Enter and does not know the second.
 _LINE_BREAKS = ("\x1b[27;2;13~", "\x1b[27;3;13~", "\x1b[13;2u", "\x1b[13;3u")
 
 
 def register_line_breaks() -> None:
-    """Let prompt-toolkit read Shift-Enter and Alt-Enter, however a terminal writes them, as Ctrl-J."""
+    """Make prompt-toolkit read Shift-Enter and Alt-Enter, in every encoding, as Ctrl-J."""
     toolkit.map_sequences(_LINE_BREAKS, Keys.ControlJ)
 
 
 class Keyboard:
-    """The keys of `source`, read while something else is done.
+    """Reader of the keys of `source` while a reply streams.
 
-    They go through the parser that the prompt uses, so that a paste or a sequence may begin during a reply and end at
-    the prompt. However many there are, they are kept: the terminal's own buffer holds 4,096 bytes. A thread reads them,
-    since only when a key came tells Esc from the beginning of another one, and the engine may ask seconds apart.
+    Keys pass through the parser of the prompt, so that a paste or an escape sequence may begin during a reply and end
+    at the prompt. All keys are kept, whereas the terminal buffers only 4,096 bytes. A thread reads them, because only
+    the arrival time tells Esc from the beginning of an escape sequence, and the engine may poll seconds apart.
     """
 
     def __init__(self, source: Input) -> None:
@@ -48,7 +48,7 @@ class Keyboard:
 
     @contextmanager
     def watch_keys(self) -> Iterator[Callable[[], StopKey | None]]:
-        """For the time of a reply; gives `poll`."""
+        """Read keys while the context is open. Yield the function `poll`."""
         read_end, write_end = os.pipe()
         listener = threading.Thread(target=self._listen, args=(read_end,), name="keyboard", daemon=True)
         listener.start()
@@ -58,14 +58,14 @@ class Keyboard:
             os.close(write_end)
             listener.join()
             os.close(read_end)
-            self._drain()  # A key that came too late to stop anything.
+            self._drain()  # Keys that arrived too late to stop the reply.
 
     def poll(self) -> StopKey | None:
-        """The stop key among the keys pressed since the last call, if any; what stands behind it is kept."""
+        """Return the stop key pressed since the last call, or None. Keys after it are kept."""
         return self._take_early_interrupt() or self._drain()
 
     def _drain(self) -> StopKey | None:
-        """Keep the keys that have arrived, save those that stop a reply; the last of these."""
+        """Keep the keys that have arrived, except stop keys, and return the last stop key."""
         stop: StopKey | None = None
         while self._batches:
             pressed = self._batches.popleft()
@@ -79,20 +79,20 @@ class Keyboard:
         return stop
 
     def _take_early_interrupt(self) -> StopKey | None:
-        """Ctrl-C behind the Enter that sent this question, read together with it by the prompt."""
+        """Return Ctrl-C if the prompt read it together with the Enter that sent this message."""
         waiting = toolkit.take_typed_ahead(self._input)
         early = bool(waiting) and waiting[0].key == Keys.ControlC
         toolkit.type_ahead(self._input, waiting[1:] if early else waiting)
         return "interrupt" if early else None
 
     def _listen(self, read_end: int) -> None:
-        """Read keys until the other end of the pipe `read_end` is closed, or there is no terminal any more."""
+        """Read keys until the other end of the pipe `read_end` is closed or the terminal is gone."""
         keys = self._input.fileno()
-        partial = False  # The parser may hold the beginning of a key.
+        partial = False  # The parser may hold part of a key.
         while not self._input.closed:
             try:
                 ready = select.select([keys, read_end], [], [], ESCAPE_SECONDS if partial else None)[0]
-            except (OSError, ValueError):  # Closed meanwhile.
+            except (OSError, ValueError):  # The terminal was closed.
                 break
             if read_end in ready:
                 break
@@ -107,20 +107,20 @@ class Keyboard:
             self._batches.append(self._flush())
 
     def _flush(self) -> list[KeyPress]:
-        """The keys that the parser held back since they might have been the beginning of longer sequences."""
+        """Return the keys that the parser held back as possible beginnings of longer sequences."""
         pressed: list[KeyPress] = []
-        while found := self._input.flush_keys():  # Of several Esc one is let go at a time.
+        while found := self._input.flush_keys():  # Each call releases one of several Esc.
             pressed += found
         return pressed
 
 
 def _is_lone_escape(key: KeyPress, after: KeyPress | None) -> bool:
-    """Whether `key` is Esc by itself; with another key right behind it, it stands for Alt."""
+    """Return True if `key` is Esc alone. With another key directly after it, Esc means Alt."""
     return key.key == Keys.Escape and (after is None or after.key == Keys.Escape)
 
 
 def _is_closed(descriptor: int) -> bool:
-    """Whether `descriptor` is of a terminal that was closed: it can be read at any time, and gives nothing."""
+    """Return True if the terminal of `descriptor` was closed: reads return at once with no data."""
     try:
         termios.tcgetattr(descriptor)
     except termios.error as error:

@@ -1,4 +1,4 @@
-"""The line editor: prompt-toolkit's, with the chat's keys, history, completion and toolbar."""
+"""Line editor based on prompt-toolkit, with the chat's keys, history, completion and toolbar."""
 
 from __future__ import annotations
 
@@ -31,27 +31,28 @@ from qwchat.chat.interrupts import TERMINATION_SIGNALS, StopKey
 from qwchat.markdown.styles import Styling
 
 KEY_SEQUENCE_SECONDS = 0.5
-"""How long the bytes of one key may take through a slow connection."""
+"""Time within which the bytes of one key arrive over a slow connection."""
 
 MENU_ESCAPE_SECONDS = 0.1
-"""The same while a menu of completions is open, which Esc closes: it must not seem dead."""
+"""The same while a menu is open, so that Esc closes it without a noticeable delay."""
 
 ALT_SECONDS = 1.0
-"""Esc and a key pressed within so long are Alt and that key."""
+"""Esc and a key pressed within this time count as Alt and that key."""
 
 _DIM = Style.from_dict({"bottom-toolbar": "noinherit dim", "auto-suggestion": "noinherit dim"})
 _PLAIN = Style.from_dict({"bottom-toolbar": "noinherit"})
 
 
 class LineEditor:
-    """A line editor with history, completion and several lines.
+    """Line editor with history, completion and multi-line input.
 
     Args:
-        terminal: the terminal to read keys from.
-        suggest: what may follow the text before the cursor; asked in a thread.
-        history: file that keeps what was typed, or None to keep it in memory.
-        styling: what may be drawn. Suggestions need dim text, since nothing else would tell them from typed text.
-        meter: what the toolbar shows on the right, asked at every key.
+        terminal: The terminal to read keys from.
+        suggest: Function that suggests continuations of the text before the cursor. It runs in a thread.
+        history: File for the input history, or None to keep it in memory.
+        styling: What may be drawn. Suggestions of earlier input need dim text, which distinguishes them from typed
+            text.
+        meter: Function that returns the right part of the toolbar. It is called at every key.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class LineEditor:
             key_bindings=make_bindings(self._folds, completer, lambda: self._session.default_buffer),
             completer=completer,
             complete_in_thread=True,
-            # Where it holds, rows are kept free below for the menu.
+            # prompt-toolkit reserves rows for the menu while this is true.
             complete_while_typing=Condition(lambda: completes_while_typing(self._before_cursor())),
             history=self._history,
             search_ignore_case=True,
@@ -91,16 +92,21 @@ class LineEditor:
             output=create_output(always_prefer_tty=True),
         )
         application = self._session.app
-        # At once, since further keys may be waiting; and after a search, which moves through the pastes in full.
+        # Fold at once, because more keys may be waiting; a search shows pastes in full until it ends.
         self._session.default_buffer.on_text_changed += self._fold_recalled
         application.before_render += self._fold_recalled
         self._sequence_seconds = KEY_SEQUENCE_SECONDS
         application.before_render += self._shorten_escape_delay
-        # Only the toolbar needs the answer of the terminal that is missed: a warning would be noise.
+        # Only the toolbar needs the cursor position, so a terminal that does not report it needs no warning.
         toolkit.expect_no_cursor_reports(application)
 
     def read(self, draft: str = "") -> str:
-        """The next message. Raises EOFError on Ctrl-D, KeyboardInterrupt on Ctrl-C; then Up brings the input back."""
+        """Return the next message.
+
+        Raises:
+            EOFError: On Ctrl-D.
+            KeyboardInterrupt: On Ctrl-C; Up then brings the input back.
+        """
         try:
             with preserve_signal_handlers():
                 text = self._session.prompt([(self._style, PROMPT)], default=draft, pre_run=self._handle_deadly_signals)
@@ -108,27 +114,27 @@ class LineEditor:
             self._history.keep_unsent(self._session.default_buffer.text)
             raise
         except OSError as error:
-            if error.errno == errno.EIO:  # There is no terminal any more to put in order.
+            if error.errno == errno.EIO:  # The terminal was closed.
                 raise EOFError from error
             raise
         finally:
-            set_bracketed_paste(enabled=True)  # The prompt leaves them unmarked.
+            set_bracketed_paste(enabled=True)  # The prompt turns this off.
         message = self._folds.to_message(text)
         return message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
     def _handle_deadly_signals(self) -> None:
-        """Let a polite kill and the end of the terminal end the input as Ctrl-D does: with everything put in order."""
+        """Let SIGTERM and SIGHUP end the input as Ctrl-D does, so that the terminal is restored."""
         for number in TERMINATION_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup has it.
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP.
                 asyncio.get_running_loop().add_signal_handler(number, self._end_input)
 
     def _end_input(self) -> None:
         toolkit.exit_with(self._session.app, EOFError)
 
     def ask(self, prompt: str) -> str:
-        """One line behind `prompt`, which no history keeps. Raises what :meth:`read` raises.
+        """Show `prompt` and return one line, which is not kept in the history. Raises the errors of `read`.
 
-        What was typed before the question stood there is no answer: it waits for the next prompt.
+        Keys typed before the question appeared are not an answer: they wait for the next prompt.
         """
         typed_before = toolkit.take_typed_ahead(self._session.input)
         question: PromptSession[str] = PromptSession(input=self._session.input, output=self._session.output)
@@ -136,17 +142,17 @@ class LineEditor:
             return question.prompt([(self._style, prompt)])
         finally:
             toolkit.type_ahead(self._session.input, typed_before + toolkit.take_typed_ahead(self._session.input))
-            set_bracketed_paste(enabled=True)  # The prompt leaves them unmarked.
+            set_bracketed_paste(enabled=True)  # The prompt turns this off.
 
     def watch_keys(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
-        """Entered for the time of a reply; gives the function that says whether a key asks to stop it."""
+        """Read keys while a reply is generated. Yields a function that returns the stop key pressed, if any."""
         return self._keyboard.watch_keys()
 
     def set_editing_mode(self, mode: EditingMode) -> None:
-        """Whose keys edit from now on."""
+        """Use the keys of emacs or of vi from now on."""
         application = self._session.app
         application.editing_mode = Mode.VI if mode == "vi" else Mode.EMACS
-        # In vi, Esc alone means much and must not wait: neither for the rest of an arrow key nor for that of Alt-Enter.
+        # In vi mode, Esc alone is a frequent key and must not wait for the rest of a sequence.
         self._sequence_seconds = ESCAPE_SECONDS if mode == "vi" else KEY_SEQUENCE_SECONDS
         application.ttimeoutlen = self._sequence_seconds
         application.timeoutlen = ESCAPE_SECONDS if mode == "vi" else ALT_SECONDS
@@ -155,7 +161,7 @@ class LineEditor:
         return self._session.default_buffer.document.text_before_cursor
 
     def _shorten_escape_delay(self, _: object) -> None:
-        """Recognise Esc sooner while it closes a menu."""
+        """Recognise Esc sooner while it can close a menu."""
         state = self._session.default_buffer.complete_state
         is_open = state is not None and bool(state.completions)
         self._session.app.ttimeoutlen = min(
@@ -163,7 +169,7 @@ class LineEditor:
         )
 
     def _fold_recalled(self, _: object) -> None:
-        """Fold the pastes of an entry of the history once it is in the input."""
+        """Fold the pastes of a history entry once it is in the input."""
         buffer = self._session.default_buffer
         if buffer.text in self._history.pastes and not self._session.app.layout.is_searching:
             buffer.text = self._history.fold(buffer.text)

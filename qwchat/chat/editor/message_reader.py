@@ -1,4 +1,4 @@
-"""What the chat asks of whatever reads a person's input."""
+"""Protocol of the readers that get messages from the user."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ PROMPT = "> "
 CONTINUATION = "  "
 
 Suggest = Callable[[str], Iterable[Suggestion]]
-"""What may follow the text before the cursor."""
+"""Function that suggests how the text before the cursor may continue."""
 
 EditingMode = Literal["emacs", "vi"]
 
 
 class MessageReader(Protocol):
-    """Reads one message after another."""
+    """Reader of one message after another."""
 
     def read(self, draft: str = "") -> str:
-        """The next message, which begins as `draft`; where it is no command but looks like one, with `//`.
+        """Return the next message. A message that looks like a command begins with `//`.
 
-        Raises EOFError at the end of the input, KeyboardInterrupt on Ctrl-C.
+        Args:
+            draft: Text that the message starts with.
+
+        Raises:
+            EOFError: At the end of the input.
+            KeyboardInterrupt: On Ctrl-C.
         """
 
     def set_editing_mode(self, mode: EditingMode) -> None:
-        """Whose keys edit from now on, where there is an editor."""
+        """Use the keys of this editor from now on, if there is a line editor."""
 
     def ask(self, prompt: str) -> str:
-        """One line behind `prompt`, which no history keeps. Raises what :meth:`read` raises."""
+        """Show `prompt` and return one line, which is not kept in the history. Raises the errors of `read`."""
 
     def watch_keys(self) -> AbstractContextManager[Callable[[], StopKey | None]]:
-        """Entered for the time of a reply: keys are not echoed and wait for the next prompt.
+        """Keep keys for the next prompt, without echo, while a reply is generated.
 
-        Gives a function that returns at once: the stop key pressed since it was last called, if any.
+        Yields a function that returns at once with the stop key pressed since its last call, or None.
         """

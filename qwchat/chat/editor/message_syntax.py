@@ -1,4 +1,4 @@
-"""Messages in triple quotes, and texts that the chat would take for commands."""
+"""Messages in triple quotes, and messages that could be mistaken for commands."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _COMMAND_LIKE = re.compile(r"\s*(/[A-Za-z][A-Za-z-]*(\s|$)|//)")
 
 
 def is_block_open(text: str) -> bool:
-    """Whether `text` begins a block of triple quotes that does not end yet, so that Enter breaks the line."""
+    """Return True if `text` begins a triple-quoted block that has not ended, so that Enter adds a line."""
     return text.startswith(QUOTES) and block_content(text) is None
 
 
 def block_content(text: str) -> str | None:
-    """What stands between the triple quotes around `text`, without the line breaks next to them; else None."""
+    """Return the text inside the triple quotes around `text`, or None if it has no such quotes."""
     whole = text.rstrip()
     if not (whole.startswith(QUOTES) and whole.endswith(QUOTES) and len(whole) >= 2 * len(QUOTES)):
         return None
@@ -24,17 +24,17 @@ def block_content(text: str) -> str | None:
 
 
 def looks_like_command(text: str) -> bool:
-    """Whether `text` may be a command, or begins with the `//` that stands for one slash."""
+    """Return True if `text` may be a command, or begins with `//`, which stands for one slash."""
     return _COMMAND_LIKE.match(text) is not None
 
 
 def is_exit_word(text: str) -> bool:
-    """Return whether `text` is a word alone that leaves the chat, as in shells."""
+    """Return True if `text` is a single word that ends the chat, as in a shell."""
     return text.rstrip() in _EXIT_WORDS
 
 
 def escape_message(text: str) -> str:
-    """Return `text` in a form that the chat takes for a message: `//` in place of a command's slash."""
+    """Return `text` escaped so that the chat takes it for a message: a command's slash becomes `//`."""
     if is_exit_word(text):
         return f" {text}"
     return "/" + text.lstrip() if looks_like_command(text) else text

@@ -1,4 +1,4 @@
-"""Choosing how to read."""
+"""Choice between the line editor and the plain reader."""
 
 from __future__ import annotations
 
@@ -19,15 +19,25 @@ def open_reader(
     history: Path | None,
     meter: Callable[[], str] = str,
 ) -> MessageReader:
-    """The line editor on `terminal`; lines that the terminal edits, with a notice, where it cannot work there.
+    """Return the line editor, or a plain reader with a notice if the editor cannot work on `terminal`.
 
-    The other arguments are the editor's.
+    Args:
+        terminal: The terminal to read from.
+        suggest: As for `LineEditor`.
+        screen: Standard error.
+        history: As for `LineEditor`.
+        meter: As for `LineEditor`.
     """
     try:
         from qwchat.chat.editor.line_editor import LineEditor
 
         return LineEditor(terminal, suggest, history, styling=screen.styling, meter=meter)
-    except (ImportError, OSError, ValueError, AssertionError) as error:  # No terminal that prompt-toolkit knows.
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+        AssertionError,
+    ) as error:  # A terminal that prompt-toolkit does not support.
         reason = str(error) or type(error).__name__
         screen.notice(f"no line editor here ({reason}): Enter sends, a backslash before it breaks the line")
         return PlainReader(terminal, screen.stream)

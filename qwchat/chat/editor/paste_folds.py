@@ -1,4 +1,4 @@
-"""Big pastes, folded: the person sees `[Pasted text #1 +40 lines]`, the model gets the text."""
+"""Folding of big pastes: the user sees `[Pasted text #1 +40 lines]`, the model gets the text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ MIN_FOLDED_CHARACTERS = 1000
 MIN_FOLDED_LINES = 15
 
 Span = tuple[int, int]
-"""Where a paste lies in a text: begin and end, in characters."""
+"""Position of a paste in a text: start and end, in characters."""
 
 _CURSOR_REPORT = re.compile(r"\x1b\[\d+;\d+R")
 _LABEL = re.compile(r"\[Pasted text #\d+ \+[\d,]+ (?:lines|characters)\]")
 
 
 def normalise_paste(data: str) -> str:
-    """Pasted `data` with newlines for the carriage returns that terminals send.
+    """Return pasted `data` with newlines instead of the carriage returns that terminals send.
 
-    Without the answers of the terminal to the question where the cursor is, which may come in the middle of a paste.
+    Cursor position reports, which a terminal may insert into a paste, are removed.
     """
     return _CURSOR_REPORT.sub("", data).replace("\r\n", "\n").replace("\r", "\n")
 
@@ -29,7 +29,7 @@ def normalise_paste(data: str) -> str:
 class PasteFolds:
     """The pastes of a chat and the labels that stand for them.
 
-    A label that a person breaks by editing is text like any other.
+    A label changed by editing is ordinary text.
     """
 
     def __init__(self) -> None:
@@ -37,9 +37,13 @@ class PasteFolds:
         self._labels: dict[str, str] = {}
 
     def insertion_for(self, pasted: str, before: str) -> str:
-        """What goes into the input for `pasted`, where `before` stands before the cursor.
+        """Return the text to insert for a paste.
 
-        What begins a message is meant as text: its slash begins no command and its quotes begin no block.
+        A paste that begins a message is text: its slash does not begin a command, nor its quotes a block.
+
+        Args:
+            pasted: The paste.
+            before: The text before the cursor.
         """
         big = len(pasted) >= MIN_FOLDED_CHARACTERS or _line_count(pasted) >= MIN_FOLDED_LINES
         if big or (not before and pasted.startswith(message_syntax.QUOTES)):
@@ -47,7 +51,7 @@ class PasteFolds:
         return pasted if before.strip() else message_syntax.escape_message(pasted)
 
     def label_for(self, content: str) -> str:
-        """The label that stands for `content` in this chat."""
+        """Return the label that stands for `content` in this chat."""
         if content not in self._labels:
             lines = _line_count(content)
             size = f"{lines:,} lines" if lines > 1 else f"{len(content):,} characters"
@@ -56,7 +60,7 @@ class PasteFolds:
         return self._labels[content]
 
     def expand(self, text: str) -> tuple[str, list[Span]]:
-        """`text` with contents in place of labels, and where these lie."""
+        """Return `text` with labels replaced by their contents, and the positions of those contents."""
         parts: list[str] = []
         spans: list[Span] = []
         length = end = 0
@@ -71,7 +75,7 @@ class PasteFolds:
         return "".join([*parts, text[end:]]), spans
 
     def fold(self, text: str, spans: Iterable[Span]) -> str:
-        """The reverse of `expand`, also in another chat."""
+        """Return `text` with the given spans replaced by labels. Reverses `expand`, also for another chat."""
         parts: list[str] = []
         end = 0
         for start, stop in spans:
@@ -80,7 +84,7 @@ class PasteFolds:
         return "".join([*parts, text[end:]])
 
     def to_message(self, text: str) -> str:
-        """What is sent for `text` as it stands in the input: in a message a fold mentions no files."""
+        """Return the message to send for the input `text`. In a message, `@` in a paste does not attach files."""
         block = message_syntax.block_content(text)
         if block is None and message_syntax.looks_like_command(text):
             return self.expand(text)[0]
@@ -91,7 +95,7 @@ class PasteFolds:
         return message_syntax.escape_message(whole) if block is not None or self._starts_with_label(text) else whole
 
     def restore_labels(self, text: str, before: str) -> str:
-        """`text` as it comes back from another editor that got `before` expanded: unchanged pastes are folded."""
+        """Return `text` with unchanged pastes folded again, after an external editor got `before` expanded."""
         literal = self._starts_with_label(before)
         known = {match[0]: self._contents[match[0]] for match in _LABEL.finditer(before) if match[0] in self._contents}
         for label, content in sorted(known.items(), key=lambda pair: -len(pair[1])):
@@ -99,7 +103,7 @@ class PasteFolds:
         return message_syntax.escape_message(text) if literal and not self._starts_with_label(text) else text
 
     def label_at_end(self, text: str) -> str | None:
-        """The label that `text` ends with, which Backspace deletes as a whole."""
+        """Return the label at the end of `text`, which Backspace deletes as a whole, or None."""
         start = text.rfind("[")
         return text[start:] if start >= 0 and text[start:] in self._contents else None
 

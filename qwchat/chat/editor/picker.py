@@ -1,4 +1,4 @@
-"""Choosing one of many with a search that narrows at every key."""
+"""Picker of one item from a list, with a search that updates at every key."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ MAX_ROWS = 10
 
 
 def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: TextIO, styling: Styling) -> Item | None:
-    """The one of `items` that the person at `terminal` chooses; None where none is wanted.
+    """Return the item that the user chooses, or None.
 
-    Arrows and page keys move, what is typed must occur in the row, word by word, Enter takes the row, Esc and Ctrl-C
-    take none. Nothing of it stays on the screen.
+    Arrow and page keys move. Each typed word must occur in a row. Enter chooses the selected row; Esc and Ctrl-C
+    cancel. The list is erased at the end.
 
     Args:
-        items: what there is, the likeliest first.
-        describe: one line about an item, which is searched too.
-        terminal: where the keys come from.
-        styling: what may be drawn.
+        items: The items, likeliest first.
+        describe: Function that returns one line about an item, which is searched too.
+        terminal: Where keys come from.
+        styling: What may be drawn.
     """
     rows = [" ".join(describe(item).split()) for item in items]
     colour_depth = None if styling.colour else ColorDepth.DEPTH_1_BIT
@@ -41,19 +41,19 @@ def pick(items: Sequence[Item], describe: Callable[[Item], str], *, terminal: Te
 
 
 def matching_rows(rows: Iterable[str], typed: str) -> list[int]:
-    """The numbers of the `rows` in which every word of `typed` occurs, in any case."""
+    """Return the numbers of the `rows` that contain every word of `typed`, ignoring case."""
     words = typed.casefold().split()
     return [number for number, row in enumerate(rows) if all(word in row.casefold() for word in words)]
 
 
 class Picker:
-    """The list on the screen.
+    """List on the screen.
 
     Args:
-        rows: a line for each item; control characters are made visible.
-        keys: where keys come from.
-        screen: where the list is drawn.
-        colour_depth: how many colours there may be; None for what the terminal offers.
+        rows: One line for each item; control characters are made visible.
+        keys: Where keys come from.
+        screen: Where the list is drawn.
+        colour_depth: Number of colours; None uses what the terminal offers.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Picker:
         self._application.ttimeoutlen = self._application.timeoutlen = ESCAPE_SECONDS
 
     def run(self) -> int | None:
-        """The number of the row that is taken."""
+        """Show the list and return the number of the chosen row, or None."""
         return self._application.run()
 
     def _update_matches(self, _: Buffer) -> None:

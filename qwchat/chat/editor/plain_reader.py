@@ -1,4 +1,4 @@
-"""Reading by the line: for dumb terminals and for input that is no terminal."""
+"""Reader of whole lines, for dumb terminals and for input that is not a terminal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _CONTINUED = re.compile(r"(?<!\\)(\\\\)*\\$")
 
 
 class PlainReader:
-    r"""Reads lines from `stream`.
+    """Reader of messages, one or more lines each, from `stream`.
 
-    A backslash at the end of a line (an odd number of them) goes on to the next, and `\"\"\"` begins a message that
-    goes on to the next `\"\"\"`.
+    A line that ends with a backslash continues on the next line; two backslashes are text. Triple quotes begin a
+    message that ends with the next triple quotes.
 
     Args:
-        stream: the input, bytes of UTF-8.
-        prompt_stream: where to write the prompt sign, or None where nobody watches.
+        stream: The input, in UTF-8.
+        prompt_stream: Where the prompt is shown, or None to show none.
     """
 
     def __init__(self, stream: TextIO, prompt_stream: TextIO | None) -> None:
@@ -33,9 +33,11 @@ class PlainReader:
         self._prompt_stream = prompt_stream
 
     def read(self, draft: str = "") -> str:
-        """The next message; an empty line stands for `draft`, which is shown.
+        """Show `draft`, if any, and return the next message. An empty line stands for `draft`.
 
-        Raises EOFError, and UsageError for bytes that are no UTF-8.
+        Raises:
+            EOFError: At the end of the input.
+            UsageError: If the input is not UTF-8.
         """
         if draft:
             self._show(sanitise("".join(f"| {line}\n" for line in draft.split("\n"))) + "(Enter alone sends this)\n")
@@ -53,15 +55,15 @@ class PlainReader:
         return typed or draft
 
     def set_editing_mode(self, mode: EditingMode) -> None:
-        """The terminal edits lines in its own way."""
+        """Do nothing: the terminal edits lines in its own way."""
 
     def ask(self, prompt: str) -> str:
-        """The next line, behind `prompt`. Raises what :meth:`read` raises."""
+        """Show `prompt` and return the next line. Raises the errors of `read`."""
         return self._line(prompt)
 
     @contextmanager
     def watch_keys(self) -> Iterator[Callable[[], StopKey | None]]:
-        """Keys wait for the next line; Ctrl-C alone, which comes as a signal, stops a reply."""
+        """Keep keys for the next line. No key stops a reply; Ctrl-C does, as a signal."""
         with hold_keys(self._stream, by_line=True):
             yield lambda: None
 
@@ -70,7 +72,7 @@ class PlainReader:
         with canonical_mode(self._stream):
             line = self._stream.buffer.readline()
         if not line:
-            self._show("\n")  # Ctrl-D moves to no new line by itself.
+            self._show("\n")  # Ctrl-D does not move to a new line.
             raise EOFError
         try:
             return line.decode("utf-8").rstrip("\r\n")

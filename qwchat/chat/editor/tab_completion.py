@@ -1,4 +1,4 @@
-"""What may be typed next, and what was typed before, as prompt-toolkit wants to be told."""
+"""Tab completion, input history and suggestions, in the interfaces of prompt-toolkit."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from qwchat.chat.editor.paste_folds import PasteFolds, Span
 from qwchat.errors import QwchatError
 
 TAB_WAIT_SECONDS = 0.15
-"""How long Tab waits for completions; keys behind it wait too. Later ones appear when they are found."""
+"""How long Tab, and the keys after it, wait for completions. Later completions appear once they are found."""
 
 _COMPLETED_WHILE_TYPING = re.compile(r"\A/|(?:\A|\s)@\S*\Z")
 
 
 def completes_while_typing(text: str) -> bool:
-    """Whether completions are shown without being asked for: in a command, and behind `@`."""
+    """Return True if completions appear without Tab: in a command, and after `@`."""
     return bool(_COMPLETED_WHILE_TYPING.search(text))
 
 
 class SuggestionCompleter(Completer):
-    """Completions from `suggest`, whose expected failures mean that there are none."""
+    """Completer that offers the results of `suggest`. An expected error means no completions."""
 
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Yield the completions of the text before the cursor."""
         try:
             for found in self._suggest(document.text_before_cursor):
                 yield Completion(found.text, -found.replaced, display_meta=found.note)
@@ -44,15 +45,20 @@ class SuggestionCompleter(Completer):
 
 
 def press_tab(buffer: Buffer, completer: Completer, *, backwards: bool = False) -> None:
-    """Do what Tab does, or Shift-Tab (`backwards`): take the only completion, or move to the next one in the menu.
+    """Insert the only completion, or move to the next one in the menu, as Tab does.
 
-    Tab inserts the part that all completions have in common before it chooses the first one.
+    Tab first inserts the prefix that all completions share, then selects the first one.
+
+    Args:
+        buffer: The input.
+        completer: Source of the completions.
+        backwards: Move to the previous completion, as Shift-Tab does.
     """
     state = buffer.complete_state
     if state is not None and state.current_completion is not None:
         buffer.complete_previous() if backwards else buffer.complete_next()
         return
-    # An open menu is what the person sees, so it is not searched for again, which may be slow.
+    # An open menu is used as it is: searching again may be slow.
     found = (
         state.completions if state is not None and state.completions else _find_within_wait(completer, buffer.document)
     )
@@ -66,7 +72,7 @@ def press_tab(buffer: Buffer, completer: Completer, *, backwards: bool = False) 
 
 
 def _open_menu(buffer: Buffer, found: list[Completion], *, backwards: bool) -> None:
-    """Open the menu of `found` with its first or last entry chosen, or with what all of them have in common."""
+    """Open the menu of `found`, with their common prefix inserted or with the first or last entry selected."""
     common = "" if backwards else get_common_complete_suffix(buffer.document, found)
     if common:
         buffer.insert_text(common)
@@ -78,14 +84,14 @@ def _open_menu(buffer: Buffer, found: list[Completion], *, backwards: bool) -> N
 
 
 def accept_completion(buffer: Buffer, chosen: Completion) -> None:
-    """Close the menu with `chosen` in the input; the menu of a folder shows what is in it next."""
+    """Close the menu, keeping `chosen` in the input. After a folder, open the menu of its contents."""
     buffer.complete_state = None
     if chosen.text.endswith("/"):
         buffer.start_completion()
 
 
 def _find_within_wait(completer: Completer, document: Document) -> list[Completion] | None:
-    """The completions, where they are found within PATIENCE_SECONDS."""
+    """Return the completions, or None if they take longer than TAB_WAIT_SECONDS."""
     found: list[Completion] = []
 
     def search() -> None:
@@ -98,9 +104,9 @@ def _find_within_wait(completer: Completer, document: Document) -> list[Completi
 
 
 class InputHistory(History):
-    """What was typed in this chat and, from `file`, in others; with pastes in full, so that a search finds them.
+    """History of the inputs of this chat and, from `file`, of others.
 
-    `pastes` says where they lie in each entry that has any.
+    Pastes are stored in full, so that a search finds them. `pastes` maps each entry with pastes to their positions.
     """
 
     def __init__(self, file: HistoryFile | None, folds: PasteFolds) -> None:
@@ -110,13 +116,13 @@ class InputHistory(History):
         self.pastes: dict[str, tuple[Span, ...]] = {}
 
     def load_history_strings(self) -> Iterable[str]:
-        """What the file holds, newest first."""
+        """Return the entries of the file, newest first."""
         entries = self._file.entries() if self._file is not None else []
         self.pastes.update((entry.text, entry.pastes) for entry in entries if entry.pastes)
         return [entry.text for entry in reversed(entries)]
 
     def append_string(self, string: str) -> None:
-        """Remember an input as it stood on the screen, unless it is the last one again."""
+        """Add an input as it was displayed, unless it repeats the last one."""
         entry = self._add_entry(string)
         if entry is not None:
             self.store_string(entry.text)
@@ -127,11 +133,11 @@ class InputHistory(History):
             self._file.append(HistoryEntry(string, self.pastes.get(string, ())))
 
     def keep_unsent(self, string: str) -> None:
-        """Remember an input that was given up, in this chat only."""
+        """Add an input that was not sent, for this chat only."""
         self._add_entry(string)
 
     def fold(self, text: str) -> str:
-        """`text` with its pastes folded, where it is an entry that has any."""
+        """Return `text` with its pastes folded, if it is an entry with pastes."""
         spans = self.pastes.get(text)
         return self._folds.fold(text, spans) if spans else text
 
@@ -146,13 +152,13 @@ class InputHistory(History):
 
 
 class HistorySuggest(AutoSuggest):
-    """Suggests the rest of the line where all that is typed begins something typed before."""
+    """Suggestion of the rest of the line, if all the typed text begins an earlier entry."""
 
     def __init__(self, history: InputHistory) -> None:
         self._history = history
 
     def get_suggestion(self, buffer: Buffer, document: Document) -> Suggestion | None:
-        """The rest of the newest entry that begins so."""
+        """Return the rest of the newest entry that begins with the typed text."""
         text = document.text
         if not text.strip():
             return None

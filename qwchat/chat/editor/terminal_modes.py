@@ -1,4 +1,4 @@
-"""The terminal while nobody asks for input: keys are not echoed, and wait."""
+"""Terminal modes outside the prompt: keys are not echoed, and wait for the next prompt."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BRACKETED_PASTE_ON, _BRACKETED_PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
 def set_bracketed_paste(*, enabled: bool) -> None:
-    """Ask the terminal to put brackets around what is pasted, or no longer.
+    """Ask the terminal to mark pastes, or to stop doing so.
 
-    Without them every line of a paste would be an input of its own.
+    Without marks, every line of a paste would be sent as an input of its own.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.isatty():
             with contextlib.suppress(OSError, ValueError):
-                # Not through the stream's buffer: a signal may have interrupted a write to it, and handlers come here.
+                # Signal handlers call this, maybe during a write: bypass the stream's buffer.
                 os.write(stream.fileno(), (_BRACKETED_PASTE_ON if enabled else _BRACKETED_PASTE_OFF).encode())
             return
 
@@ -34,10 +34,14 @@ def set_bracketed_paste(*, enabled: bool) -> None:
 def hold_keys(terminal: TextIO, *, by_line: bool, on_resume: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep keys typed between prompts out of replies: they are not echoed, and wait for the next prompt.
 
-    `by_line`: the next prompt reads lines that the terminal edits, so keys wait in that form; otherwise each waits as
-    it was pressed, Enter and Ctrl-D included, and pastes are marked. Ctrl-C takes none of them away. Ctrl-Z stops the
-    process with the terminal as it was found, and `on_resume` is called when it goes on; a polite kill, too, leaves the
-    terminal so. A process in the background changes nothing: keys are not for it.
+    Ctrl-C does not discard waiting keys. Ctrl-Z and SIGTERM restore the terminal first. A process in the background
+    changes nothing, since keys are not meant for it.
+
+    Args:
+        terminal: The terminal.
+        by_line: Whether the next prompt reads lines edited by the terminal, so that keys wait in that form. Otherwise
+            each key waits as it was pressed, including Enter and Ctrl-D, and pastes are marked.
+        on_resume: Called when the process continues after Ctrl-Z.
     """
     if not terminal.isatty() or not _in_foreground(terminal):
         yield
@@ -58,13 +62,13 @@ def hold_keys(terminal: TextIO, *, by_line: bool, on_resume: Callable[[], None] 
     def leave() -> None:
         if not by_line:
             set_bracketed_paste(enabled=False)
-        with contextlib.suppress(termios.error):  # The terminal is gone.
+        with contextlib.suppress(termios.error):  # The terminal was closed.
             termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
     def suspend(number: int, frame: FrameType | None) -> None:
         leave()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)  # Here time passes, until the shell wakes the process.
+        os.kill(os.getpid(), signal.SIGTSTP)  # The process stops here until the shell resumes it.
         signal.signal(signal.SIGTSTP, suspend)
         enter()
         on_resume()
@@ -89,29 +93,29 @@ def hold_keys(terminal: TextIO, *, by_line: bool, on_resume: Callable[[], None] 
 
 
 def _in_foreground(terminal: TextIO) -> bool:
-    """Whether keys typed on `terminal` are for this process; changing its settings would stop it otherwise."""
+    """Return True if keys typed on `terminal` go to this process. In the background, changing modes would stop it."""
     try:
         return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    except OSError:  # Not the terminal that the process belongs to.
+    except OSError:  # Not the controlling terminal.
         return True
 
 
 @contextlib.contextmanager
 def preserve_signal_handlers() -> Iterator[None]:
-    """For the time of an event loop that handles DEADLY signals: asyncio forgets who handled them before."""
+    """Restore the handlers of DEADLY signals after an event loop, which asyncio does not do."""
     before = {number: signal.getsignal(number) for number in TERMINATION_SIGNALS}
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                if handler is not None:  # None: somebody's who is not Python's.
+                if handler is not None:  # None: a handler that Python did not install.
                     signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def lend_terminal() -> Iterator[None]:
-    """While another program has the terminal: Ctrl-Z stops this process too, without a change to the terminal."""
+    """Let another program use the terminal: Ctrl-Z then stops this process too, without changing any modes."""
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
         yield
@@ -121,7 +125,7 @@ def lend_terminal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def canonical_mode(terminal: TextIO) -> Iterator[None]:
-    """Let the terminal edit lines and echo them, as it does for a shell without a line editor."""
+    """Let the terminal edit and echo lines, as it does for a shell without a line editor."""
     if not terminal.isatty():
         yield
         return

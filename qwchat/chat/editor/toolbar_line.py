@@ -1,4 +1,4 @@
-"""The line under the prompt: keys on the left, the context's meter on the right."""
+"""Line under the prompt: keys on the left, the context meter on the right."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ GAP = "   "
 
 
 def render(keys: tuple[str, ...], right: str, columns: int) -> str:
-    """As many of `keys` as fit into `columns` beside `right`, which goes before all but the first of them."""
-    available = columns - 1  # Some terminals wrap behind a full line.
+    """Return the toolbar, with as many `keys` as fit.
+
+    Args:
+        keys: Descriptions of keys. The first one is always shown.
+        right: Text on the right; it takes precedence over all keys but the first.
+        columns: Width of the terminal.
+    """
+    available = columns - 1  # Some terminals wrap after a full line.
     first = keys[0]
     if cell_width(first) + len(GAP) + cell_width(right) > available:
         right = ""

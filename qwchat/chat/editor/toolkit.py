@@ -1,6 +1,6 @@
-"""What the editor uses of prompt-toolkit beyond its reference: private names, and modules that it does not describe.
+"""Private names and undocumented modules of prompt-toolkit that the editor uses.
 
-Nothing else imports them, and tests/test_prompt_toolkit.py checks that they do what is taken for granted here.
+Only this module imports them. tests/test_prompt_toolkit.py checks that they behave as assumed here.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from prompt_toolkit.utils import get_cwidth
 
 
 def map_sequences(sequences: Iterable[str], key: Keys) -> None:
-    """Let every prompt of the process read the escape `sequences` as `key`."""
+    """Make every prompt of the process read the escape `sequences` as `key`."""
     for sequence in sequences:
         ANSI_SEQUENCES[sequence] = key
 
 
 def take_typed_ahead(source: Input) -> list[KeyPress]:
-    """Return the keys of `source` that wait for the next prompt, which no longer wait."""
+    """Remove and return the keys of `source` that wait for the next prompt."""
     return get_typeahead(source)
 
 
 def type_ahead(source: Input, keys: list[KeyPress]) -> None:
-    """Let `keys` wait for the next prompt of `source`, behind those that wait already."""
+    """Make `keys` wait for the next prompt of `source`, after those that already wait."""
     store_typeahead(source, keys)
 
 
 def has_pending_keys() -> bool:
-    """Return whether further keys have been read that no binding has seen."""
+    """Return True if keys have been read that no binding has handled."""
     return bool(get_app().key_processor.input_queue)
 
 
@@ -45,16 +45,16 @@ def add_to_history(history: History, text: str) -> None:
 
 
 def expect_no_cursor_reports(application: Application[Any]) -> None:
-    """Do not warn that the terminal does not answer where its cursor is."""
+    """Suppress the warning about a terminal that does not report its cursor position."""
     application.renderer.cpr_not_supported_callback = None
 
 
 def exit_with(application: Application[Any], error: type[BaseException]) -> None:
-    """Let `application.run` raise `error`, if it runs and has not ended already."""
+    """Make `application.run` raise `error`, if it is running."""
     if application.future is not None and not application.future.done():
         application.exit(exception=error)
 
 
 def cell_width(text: str) -> int:
-    """Return how many columns prompt-toolkit takes `text` to fill."""
+    """Return the number of columns that prompt-toolkit uses for `text`."""
     return get_cwidth(text)
