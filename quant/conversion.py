@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quant.destination import check_destination
 from quant.errors import ArgumentError, CheckpointError, FormatError
 from quant.families import parameter_count
 from quant.formats import IntegerFormat, PackedTensor, find_format, layout
@@ -29,7 +30,7 @@ from quant.presets import DEFAULT_PRESET
 from quant.quantisers import machine_code, quantise
 from quant.quantisers.machine_code import CompileStage, CompilingQuantiser, WaitingForCompiler
 from quant.sources import QuantisedRows, Source, check_tensors, open_source
-from quant.writer import ModelWriter, check_destination, weights_size
+from quant.writer import ModelWriter, weights_size
 
 __all__ = [
     "CompilingQuantiser",

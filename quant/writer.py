@@ -9,7 +9,6 @@ checksum, so that data lost in a power cut is converted again. A lock on `.NAME.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -32,9 +31,9 @@ from quant.container import (
     align,
     combine_digests,
     hash_bytes,
-    is_model_folder,
 )
-from quant.errors import ArgumentError, ContainerError, DestinationBusyError, DiskFullError
+from quant.destination import acquire_lock, lock_path
+from quant.errors import ArgumentError, ContainerError, DiskFullError
 from quant.formats import layout
 from quant.safe_files import read_bounded, read_json_object, sync_folder
 from quant.units import data_size
@@ -104,7 +103,7 @@ class ModelWriter:
         if not self.destination.parent.is_dir():
             raise ArgumentError(f"{self.destination.parent} is not a folder; make it first")
         with translate_os_errors(self.destination.parent):
-            self._lock = _acquire_lock(_lock_path(self.destination), self.destination)
+            self._lock = acquire_lock(lock_path(self.destination), self.destination)
             self._restore_replaced()
         return self
 
@@ -114,7 +113,7 @@ class ModelWriter:
         for descriptor in (self._weights, self._journal):
             if descriptor >= 0:
                 os.close(descriptor)
-        _lock_path(self.destination).unlink(missing_ok=True)
+        lock_path(self.destination).unlink(missing_ok=True)
         os.close(self._lock)
 
     @property
@@ -324,24 +323,6 @@ class ModelWriter:
         return bool(found == self._manifest())
 
 
-def check_destination(destination: Path, source: Path, force: bool) -> None:
-    """Raise ArgumentError if `destination` is in use or lies in `source`."""
-    if source.resolve() in (destination.resolve(), *destination.resolve().parents):
-        raise ArgumentError(f"{destination} lies in the source {source}; choose another destination")
-    if not destination.exists():
-        return
-    if not destination.is_dir():
-        raise ArgumentError(f"{destination} exists and is not a folder; choose another destination")
-    if is_model_folder(destination):
-        if not force:
-            replacing = SuggestedArgument("force", True)
-            raise ArgumentError(
-                ArgumentMessage(f"{destination} already holds a model; use ", replacing, " to replace it")
-            )
-    elif any(destination.iterdir()):
-        raise ArgumentError(f"{destination} is a folder with other things in it; choose another destination")
-
-
 def weights_size(tensors: Sequence[tuple[str, str, tuple[int, ...], int, bool]]) -> int:
     """Return the exact size of weights.bin in bytes. `tensors` are as in `ModelWriter`."""
     return _assign_offsets(tensors)[1]
@@ -366,40 +347,6 @@ def _assign_offsets(
             position = align(position + nbytes)
         entries[name] = {"format": format_name, "shape": list(shape), "group_size": group_size, "parts": parts}
     return entries, position
-
-
-def _lock_path(destination: Path) -> Path:
-    return destination.parent / f".{destination.name}.lock"
-
-
-def wait_for_conversion(destination: Path) -> None:
-    """Wait until no other process is converting to `destination`. Another one may start right after."""
-    try:
-        descriptor = os.open(_lock_path(destination), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # the conversion has ended and deleted the file
-        return
-    with os.fdopen(descriptor):
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-
-
-def _acquire_lock(path: Path, destination: Path) -> int:
-    """Return the descriptor of an exclusive lock. Raises DestinationBusyError if another conversion holds it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise DestinationBusyError(
-                f"another conversion to {destination} is running; wait for it or choose another destination"
-            ) from None
-        # The holder may have deleted the file between open and flock. Then the lock would not exclude other processes.
-        try:
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -91,8 +91,8 @@ def _convert_or_wait(
     located: LocatedModel, fingerprint: str, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> None:
     """Convert, unless another process does: then wait until it is done or gone."""
+    from quant.destination import wait_for_conversion
     from quant.errors import DestinationBusyError
-    from quant.writer import wait_for_conversion
 
     waiting = False
     while (reason := _reason_to_convert(located, fingerprint)) is not None:
