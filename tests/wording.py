@@ -21,7 +21,7 @@ BANNED = {
     r"\b(no|some|any|every)body\b": "name who: the user, the program, a process",
     r"\b(anew|whom|whoever|whomever|wherein|whereof|thereof|therein|hereby|in vain|ere)\b": "a current word",
     r"\bin circles\b": "repeats itself",
-    r"\b(wardrobe|furnish\w*|polite(ly)?|knobs?)\b": "the name without a metaphor",
+    r"\b(wardrobe|furnish\w*|polite(ly)? (kill|end|stop)\w*|knobs?)\b": "the name without a metaphor",
     r"\bt(ake|akes|aken|ook|aking) along\b": "attach, include",
     r"\bno more\b(?! than)": "no longer, not any more",
     r"\bfor so many\b": "for N",

@@ -1,1 +1,1 @@
-"""How `models/mini` is made: dialogues, tokenizer, training, evaluation, figures."""
+"""Recipe of `models/mini`: dialogues, tokenizer, training, evaluation and figures."""

@@ -1,4 +1,4 @@
-"""The two kinds of model that evaluation can ask: a Hugging Face folder through PyTorch, any other through qwchat."""
+"""Models that evaluation can run: a Hugging Face folder through PyTorch, or any other folder through qwchat."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     Logits = NDArray[np.float32]
 
 Messages = list[dict[str, str]]
-LONGEST = 400  # tokens of an answer: more than any right one has
+LONGEST = 400  # tokens of an answer, more than any correct one has
 
 
 class Model(Protocol):
-    """What evaluation needs of a model."""
+    """Operations that evaluation needs."""
 
     def logits(self, ids: list[int]) -> Logits:
-        """Scores (tokens, vocabulary) of the token after each of `ids`."""
+        """Return the logits (tokens, vocabulary) behind each of `ids`."""
 
     def answer(self, messages: Messages) -> str:
-        """The greedy answer to a conversation."""
+        """Return the greedy answer to a conversation."""
 
 
 class Checkpoint:
-    """A Hugging Face folder: its bf16 weights, computed in 32 bits."""
+    """Hugging Face folder: its bf16 weights, computed in 32 bits."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -42,13 +42,13 @@ class Checkpoint:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def logits(self, ids: list[int]) -> Logits:
-        """See `Model`."""
+        """Return the logits (tokens, vocabulary) behind each of `ids`."""
         with self.torch.inference_mode():
             found: Logits = self.model(self.torch.tensor([ids])).logits[0].numpy()
         return found
 
     def answer(self, messages: Messages) -> str:
-        """See `Model`."""
+        """Return the greedy answer to a conversation."""
         prompt = self.chatml.prompt(messages)
         with self.torch.inference_mode():
             found = self.model.generate(self.torch.tensor([prompt]), do_sample=False, max_new_tokens=LONGEST)
@@ -57,7 +57,7 @@ class Checkpoint:
 
 
 class Engine:
-    """A model folder through qwchat."""
+    """Model folder that qwchat runs."""
 
     def __init__(self, folder: Path) -> None:
         import qwchat
@@ -65,15 +65,15 @@ class Engine:
         self.model = qwchat.load(folder)
 
     def logits(self, ids: list[int]) -> Logits:
-        """See `Model`."""
+        """Return the logits (tokens, vocabulary) behind each of `ids`."""
         return np.asarray(self.model.logits(ids), dtype=np.float32)
 
     def answer(self, messages: Messages) -> str:
-        """See `Model`."""
+        """Return the greedy answer to a conversation."""
         *_, done = self.model.chat(messages, max_tokens=LONGEST)
         return str(done.text)
 
 
 def open_model(kind: str, folder: Path) -> Model:
-    """A model by kind: `torch` or `qwchat`."""
+    """Open a model of the kind `torch` or `qwchat`."""
     return Checkpoint(folder) if kind == "torch" else Engine(folder)

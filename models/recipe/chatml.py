@@ -1,4 +1,4 @@
-"""Dialogues as token ids: ChatML, and which tokens the model has to say."""
+"""Encode dialogues as token ids in ChatML, and mark the tokens that the model has to predict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
 
 class ChatML:
-    """Encodes dialogues with one tokenizer."""
+    """Encoder of dialogues with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -24,23 +24,26 @@ class ChatML:
 
     @classmethod
     def load(cls, folder: Path) -> ChatML:
-        """The tokenizer of a model folder."""
+        """Load the tokenizer of a model folder."""
         return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
     def ids(self, text: str) -> list[int]:
-        """Ids of plain text."""
+        """Return the ids of plain text."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def measure(self) -> Callable[[str], int]:
-        """How many tokens a text has."""
+        """Return a function that counts the tokens of a text."""
         return lambda text: len(self.ids(text))
 
     def message(self, role: str, text: str) -> list[int]:
-        """One whole message."""
+        """Return the ids of one whole message."""
         return [self.start, *self.ids(f"{role}\n{text}"), self.end, *self.newline]
 
     def encode(self, dialogue: Dialogue) -> tuple[list[int], list[bool]]:
-        """Ids of a dialogue, and which of them the model has to say: the answers and the ends of them."""
+        """Return the ids of a dialogue, and for each id True if the model has to predict it.
+
+        The model predicts the answers and the token that ends each of them.
+        """
         system = DEFAULT_SYSTEM if dialogue.system is None else dialogue.system
         ids = self.message("system", system)
         said = [False] * len(ids)
@@ -52,7 +55,7 @@ class ChatML:
         return ids, said
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """Ids of messages up to where the assistant speaks."""
+        """Return the ids of messages up to the start of the assistant's reply."""
         if not messages or messages[0]["role"] != "system":
             messages = [{"role": "system", "content": DEFAULT_SYSTEM}, *messages]
         ids = [token for message in messages for token in self.message(message["role"], message["content"])]

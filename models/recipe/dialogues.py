@@ -1,7 +1,7 @@
-"""Whole conversations: which family speaks when, and how long they are.
+"""Draw whole conversations: the families of their turns, and their lengths.
 
-Two kinds. A *chat* is a few independent turns. A *memory* conversation tells some things, lets other turns pass, and
-asks for them. Both are drawn from one random generator, so a seed fixes every word.
+There are two kinds. A *chat* consists of a few independent turns. A *memory* conversation tells some facts, continues
+with other turns, and asks for the facts. Both are drawn from one random generator, so a seed determines every word.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ SYSTEMS = (
     "You are Qwen.",
     "You are a teacher.",
 )
-FRAME = 10  # tokens that ChatML puts around the two messages of a turn
+FRAME = 10  # tokens that ChatML adds to the two messages of a turn
 LENGTHS = (1, 2, 3, 4, 6)  # turns of a chat
 Measure = Callable[[str], int]
 
 
 def system(rng: random.Random) -> str | None:
-    """Mostly the template's own system message."""
+    """Draw a system message: mostly None, for that of the template."""
     return None if rng.random() < 0.8 else rng.choice(SYSTEMS)
 
 
 def single(rng: random.Random, mixture: Mapping[str, float]) -> Turn:
-    """One turn of any family but memory."""
+    """Draw one turn of any family except memory."""
     names = [name for name in mixture if name != MEMORY]
     return FAMILIES[rng.choices(names, [mixture[name] for name in names])[0]](rng)
 
 
 def chat(rng: random.Random, mixture: Mapping[str, float], turns: Sequence[float]) -> Dialogue:
-    """A few independent turns; `turns` are the weights of the lengths."""
+    """Draw a few independent turns; `turns` are the weights of the lengths."""
     count = rng.choices(LENGTHS, turns)[0]
     return Dialogue(system(rng), tuple(single(rng, mixture) for _ in range(count)))
 
 
 def remember(rng: random.Random, mixture: Mapping[str, float], budget: int, measure: Measure) -> Dialogue:
-    """Tell, pass the time for about `budget` tokens, ask; the last turn always asks."""
+    """Draw a conversation that tells facts, continues for about `budget` tokens, and ends by asking for the facts."""
     memory = Memory(rng)
     chosen = rng.sample(topics(), rng.choices((1, 2, 3), (50, 35, 15))[0])
     told = list(chosen) if rng.random() < 0.9 else chosen[1:]
@@ -80,7 +80,7 @@ def remember(rng: random.Random, mixture: Mapping[str, float], budget: int, meas
 
 
 def distraction(rng: random.Random, memory: Memory, told: list[str], mixture: Mapping[str, float]) -> Turn:
-    """What happens between telling and asking: mostly other families, now and then a new value or an early question."""
+    """Draw a turn between telling and asking: mostly of other families, rarely a new value or an early question."""
     luck = rng.random()
     if luck < 0.01 and told:
         return memory.tell(rng.choice(told))
@@ -92,12 +92,12 @@ def distraction(rng: random.Random, memory: Memory, told: list[str], mixture: Ma
 
 
 def cost(turn: Turn, measure: Measure) -> int:
-    """Tokens of a turn."""
+    """Return the tokens of a turn."""
     return FRAME + measure(turn.ask) + measure(turn.answer)
 
 
 def budget(rng: random.Random, longest: int) -> int:
-    """Tokens between telling and asking: mostly short, with a tail up to the context."""
+    """Draw the number of tokens between telling and asking: mostly few, rarely up to the whole context."""
     if rng.random() < 0.25:
         return 0
     return int(60 * (longest / 60) ** (rng.random() ** 1.5))
@@ -106,7 +106,7 @@ def budget(rng: random.Random, longest: int) -> int:
 def dialogue(
     rng: random.Random, mixture: Mapping[str, float], turns: Sequence[float], longest: int, measure: Measure
 ) -> Dialogue:
-    """One conversation of a mixture."""
+    """Draw one conversation of a mixture."""
     if rng.random() * sum(mixture.values()) < mixture.get(MEMORY, 0.0):
         return remember(rng, mixture, budget(rng, longest), measure)
     return chat(rng, mixture, turns)

@@ -1,8 +1,8 @@
-"""Exact match per family on held-out prompts: `python -m models.recipe.evaluate [FOLDER]`.
+"""Measure exact match per family on held-out prompts: `python -m models.recipe.evaluate [FOLDER]`.
 
-Prompts are drawn with seeds that training never uses. An answer is exact when greedy decoding says it token by token,
-its end included; that is so exactly when the right token scores highest at each place, which one pass shows. With
-`--generate` the answers are generated and compared as text instead.
+Prompts are drawn with seeds that training never uses. An answer is exact if greedy decoding generates it token by
+token, including its end. That is the case exactly if the correct token scores highest at each position, which one
+forward pass shows. With `--generate`, the answers are generated and compared as text instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONTEXT = 2048
 
 
 def held_out(recipe: Recipe, family: str, seed: int, chatml: ChatML) -> Iterator[Dialogue]:
-    """Dialogues of one family without end; the last turn is the one that counts."""
+    """Yield dialogues of one family, without end; the last turn is the one to evaluate."""
     rng = random.Random(f"held-out:{seed}:{family}")
     phase = recipe.phase(recipe.compared)
     while True:
@@ -38,7 +38,7 @@ def held_out(recipe: Recipe, family: str, seed: int, chatml: ChatML) -> Iterator
 
 
 def predicted(model: Model, chatml: ChatML, dialogue: Dialogue) -> tuple[list[int], list[int]]:
-    """The ids of the last answer, and the likeliest token at each of their places."""
+    """Return the ids of the last answer, and the likeliest token at each of their positions."""
     ids, _ = chatml.encode(dialogue)
     ids = ids[: len(ids) - len(chatml.newline)]
     start = len(chatml.prompt(dialogue.messages()))
@@ -47,7 +47,10 @@ def predicted(model: Model, chatml: ChatML, dialogue: Dialogue) -> tuple[list[in
 
 
 def exact(model: Model, chatml: ChatML, dialogue: Dialogue, generate: bool) -> tuple[bool, str]:
-    """Whether the last answer is exact, and what is said; scored, each token follows the right ones before it."""
+    """Return True if the last answer is exact, and the answer of the model.
+
+    Without `generate`, each token of the answer is predicted behind the correct tokens before it.
+    """
     if generate:
         said = model.answer(dialogue.messages())
         return said == dialogue.turns[-1].answer, said
@@ -58,7 +61,7 @@ def exact(model: Model, chatml: ChatML, dialogue: Dialogue, generate: bool) -> t
 def evaluate(
     model: Model, chatml: ChatML, families: list[str], count: int, seed: int, generate: bool = False, shown: int = 0
 ) -> dict[str, float]:
-    """Share of exact answers per family."""
+    """Return the share of exact answers per family."""
     recipe = Recipe.load()
     shares: dict[str, float] = {}
     for family in families:
@@ -79,7 +82,7 @@ def evaluate(
 
 
 def main() -> None:
-    """Read the arguments, evaluate, print one JSON line at the end."""
+    """Run the command line, and print one JSON line at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
     parser.add_argument(

@@ -28,7 +28,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
 
 def config(shape: Shape, chatml: ChatML) -> dict[str, Any]:
-    """`config.json`, with every key that a published Qwen2 has."""
+    """Return the values of `config.json`, with every key of a published Qwen2."""
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "attention_dropout": 0.0,
@@ -57,7 +57,7 @@ def config(shape: Shape, chatml: ChatML) -> dict[str, Any]:
 
 
 def tokenizer_config(shape: Shape, chatml: ChatML) -> dict[str, Any]:
-    """`tokenizer_config.json`, with the template of Qwen2."""
+    """Return the values of `tokenizer_config.json`, with the template of Qwen2."""
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     specials = sorted((chatml.tokenizer.token_to_id(token), token) for token in (END_OF_TEXT, IM_START, IM_END))
     return {
@@ -78,7 +78,10 @@ def tokenizer_config(shape: Shape, chatml: ChatML) -> dict[str, Any]:
 
 
 def generation_config(chatml: ChatML) -> dict[str, Any]:
-    """`generation_config.json`: greedy, since there is one right answer to everything this model knows."""
+    """Return the values of `generation_config.json`.
+
+    Decoding is greedy, since every question that the model knows has one correct answer.
+    """
     end_of_text = chatml.tokenizer.token_to_id(END_OF_TEXT)
     return {
         "bos_token_id": end_of_text,
@@ -93,7 +96,7 @@ def export(checkpoint: Path, folder: Path, earlier: Path | None = None) -> int:
     """Write the folder, with the mean of both checkpoints if there is an earlier one.
 
     Returns:
-        The number of tokens that the weights have seen.
+        The number of tokens that the weights were trained on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if folder.resolve() != MODEL.resolve():
@@ -106,7 +109,7 @@ def export(checkpoint: Path, folder: Path, earlier: Path | None = None) -> int:
         exact = {name: 0.5 * other[name] + 0.5 * weight for name, weight in exact.items()}
     weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in exact.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors lets only the owner read it
     shape, chatml = Shape(), ChatML.load(folder)
     tables = {
         "config.json": config(shape, chatml),
@@ -119,7 +122,7 @@ def export(checkpoint: Path, folder: Path, earlier: Path | None = None) -> int:
 
 
 def main() -> None:
-    """Read the arguments and export."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL)

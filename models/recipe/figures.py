@@ -2,8 +2,8 @@
 
     python -m models.recipe.figures --quantised q4=FOLDER --quantised q8=FOLDER
 
-Exact match per family, and perplexity and KL divergence against bf16 over the answers of held-out dialogues. The
-figures stand between two markers of the card; everything else in it is left alone.
+The figures are exact match per family, and perplexity and KL divergence against bf16 over the answers of held-out
+dialogues. They replace the text between two markers of the card; the rest of the card stays as it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ START, END = "<!-- figures:start -->", "<!-- figures:end -->"
 
 @dataclass(frozen=True)
 class Distance:
-    """How a model predicts the tokens of held-out answers."""
+    """Perplexity of a model on held-out answers, and its distance from the reference."""
 
     perplexity: float
     mean: float
@@ -40,14 +40,14 @@ class Distance:
 
 
 def log_probabilities(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log-softmax over the vocabulary."""
+    """Return the log-softmax over the vocabulary."""
     wide = scores.astype(np.float64)
     wide -= wide.max(axis=-1, keepdims=True)
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
 def sample(chatml: ChatML, count: int, seed: int) -> list[tuple[list[int], NDArray[np.intp]]]:
-    """Draw held-out dialogues: ids, and the places of the tokens to predict."""
+    """Draw held-out dialogues and return the ids of each, and the positions of the tokens to predict."""
     recipe = Recipe.load()
     phase = recipe.phase(recipe.compared)
     rng = random.Random(f"held-out:{seed}:figures")
@@ -60,7 +60,7 @@ def sample(chatml: ChatML, count: int, seed: int) -> list[tuple[list[int], NDArr
 
 
 def distances(reference: Model, others: dict[str, Model], chatml: ChatML, count: int, seed: int) -> dict[str, Distance]:
-    """Perplexity of every model, and its distance from the reference."""
+    """Return the perplexity of every model, and its distance from the reference."""
     names = ["bf16", *others]
     losses: dict[str, list[float]] = {name: [] for name in names}
     divergences: dict[str, list[float]] = {name: [] for name in names}
@@ -85,7 +85,7 @@ def distances(reference: Model, others: dict[str, Model], chatml: ChatML, count:
 
 
 def tables(shares: dict[str, dict[str, float]], found: dict[str, Distance], count: int, dialogues: int) -> str:
-    """The figures as Markdown."""
+    """Return the figures as Markdown."""
     names = list(shares)
     lines = [f"Exact answers, {count} held-out prompts per family:", ""]
     lines += [f"| Family | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
@@ -104,14 +104,14 @@ def tables(shares: dict[str, dict[str, float]], found: dict[str, Distance], coun
 
 
 def replace(card: Path, text: str) -> None:
-    """Put the text between the markers of the card."""
+    """Replace the text between the markers of the card."""
     before, rest = card.read_text(encoding="utf-8").split(START)
     after = rest.split(END)[1]
     card.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
-    """Read the arguments, measure and write."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--quantised", action="append", default=[], metavar="NAME=FOLDER", help="a qwchat model (repeatable)"

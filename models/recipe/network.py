@@ -1,7 +1,7 @@
 """The Qwen2 architecture for training, with the tensor names of the published checkpoints.
 
-Sequences start at position 0 and are padded on the right, so plain causal attention needs no mask: no token
-looks at padding. The head runs only where the loss needs it, which saves a third of the work.
+Sequences start at position 0 and are padded on the right, so plain causal attention needs no mask: no token attends to
+padding. The head runs only at the positions of the loss, which saves a third of the work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Shape:
 
 
 def rope_tables(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (context, head_dim), in the half-split order of Qwen2."""
+    """Return cosine and sine, each (context, head_dim), in the half-split order of Qwen2."""
     exponent = torch.arange(0, shape.head_dim, 2, dtype=torch.float64) / shape.head_dim
     angle = torch.outer(torch.arange(shape.context, dtype=torch.float64), shape.rope_theta**-exponent)
     angle = torch.cat((angle, angle), dim=-1)
@@ -44,7 +44,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with biases on q, k and v, as Qwen2 has them."""
+    """Grouped-query attention with biases on q, k and v, as in Qwen2."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(shape.heads * shape.head_dim, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x (batch, tokens, hidden) to the same shape."""
+        """Map x (batch, tokens, hidden) to the same shape."""
         batch, tokens, _ = x.shape
         shape = self.shape
         q = self.q_proj(x).view(batch, tokens, shape.heads, shape.head_dim).transpose(1, 2)
@@ -69,7 +69,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The gated SiLU block."""
+    """Gated SiLU block."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., hidden) to the same shape."""
+        """Map x (..., hidden) to the same shape."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -93,13 +93,13 @@ class Layer(nn.Module):
         self.mlp = FeedForward(shape)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x (batch, tokens, hidden) to the same shape."""
+        """Map x (batch, tokens, hidden) to the same shape."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and final norm: the part a checkpoint names `model.`."""
+    """Embedding, layers and final norm: the part that a checkpoint names `model.`."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
 
 
 class Mini(nn.Module):
-    """The whole model with its head tied to the embedding."""
+    """The whole model, with its head tied to the embedding."""
 
     cos: Tensor
     sin: Tensor
@@ -124,13 +124,13 @@ class Mini(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(weight)
             elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                # Each layer starts as the identity: deep signals grow only as far as the data ask for.
+                # Each layer starts as the identity, so that signals of deep layers grow only as the data require.
                 nn.init.zeros_(weight)
             elif weight.ndim == 2:
                 nn.init.normal_(weight, std=0.02 if "embed" in name else shape.hidden_size**-0.5)
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Final hidden states (batch, tokens, hidden) of ids (batch, tokens)."""
+        """Return the final hidden states (batch, tokens, hidden) of ids (batch, tokens)."""
         tokens = ids.shape[1]
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         x = self.model.embed_tokens(ids)
@@ -139,7 +139,7 @@ class Mini(nn.Module):
         return self.model.norm(x)
 
     def loss(self, ids: Tensor, answered: Tensor) -> Tensor:
-        """Summed cross-entropy of the tokens marked in `answered` (batch, tokens)."""
+        """Return the summed cross-entropy of the tokens marked in `answered` (batch, tokens)."""
         chosen = answered[:, 1:]
         states = self.hidden(ids)[:, :-1][chosen]
         logits = F.linear(states, self.model.embed_tokens.weight)

@@ -1,7 +1,7 @@
-"""Muon for the matrices of the layers, AdamW for everything else.
+"""Muon for the matrices of the layers, AdamW for all other weights.
 
-Muon orthogonalises the momentum of a matrix by five Newton-Schulz steps before it is applied, so that all its
-directions move equally. A given loss needs far fewer tokens, which is what two cores have least of.
+Muon orthogonalises the momentum of a matrix with five Newton-Schulz steps before applying it, so that all directions
+move equally. It reaches a given loss with far fewer tokens, which matters on two cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GROUP = 32
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest orthogonal matrix, roughly: singular values end between 0.7 and 1.2."""
+    """Return roughly the nearest orthogonal matrix; its singular values are between 0.7 and 1.2."""
     a, b, c = COEFFICIENTS
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = (wide / (wide.norm() + 1e-7)).bfloat16()
@@ -28,7 +28,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def summed(tensors: list[Tensor]) -> list[Tensor]:
-    """The sum of each tensor over all workers, in one exchange."""
+    """Return the sum of each tensor over all workers, in one exchange."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     distributed.all_reduce(flat)
     pieces = flat.split([tensor.numel() for tensor in tensors])
@@ -36,7 +36,7 @@ def summed(tensors: list[Tensor]) -> list[Tensor]:
 
 
 class Muon:
-    """Momentum, orthogonalised; rows and columns decide the size of a step."""
+    """Optimiser with orthogonalised momentum; rows and columns determine the size of a step."""
 
     def __init__(self, weights: list[nn.Parameter], rate: float, momentum: float = 0.95, decay: float = 0.01) -> None:
         self.weights, self.rate, self.momentum, self.decay = weights, rate, momentum, decay
@@ -60,7 +60,7 @@ class Muon:
 
 
 class Optimiser:
-    """Both optimisers of a model, and what resuming needs of them."""
+    """Both optimisers of a model, and the state that resuming needs."""
 
     def __init__(self, model: nn.Module, matrix_rate: float, vector_rate: float) -> None:
         named = list(model.named_parameters())
@@ -71,7 +71,7 @@ class Optimiser:
         self.adam = torch.optim.AdamW(others, lr=vector_rate, betas=(0.9, 0.95), weight_decay=0.0)
 
     def step(self, factor: float) -> None:
-        """Apply one step and forget the gradients."""
+        """Apply one step and clear the gradients."""
         self.muon.step(factor)
         for group in self.adam.param_groups:
             group["lr"] = self.vector_rate * factor
@@ -81,18 +81,21 @@ class Optimiser:
         self.adam.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """Everything to go on from here."""
+        """Return the state to resume from."""
         return {"moments": self.muon.moments, "adam": self.adam.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Resume from a state."""
         for moment, saved in zip(self.muon.moments, state["moments"], strict=True):
             moment.copy_(saved)
         self.adam.load_state_dict(state["adam"])
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """A matrix at 15 levels per group of 32 inputs: coarser than the q4 format, so q4 holds what this learns."""
+    """Return a matrix rounded to 15 levels per group of 32 inputs.
+
+    That is coarser than the q4 format, so q4 keeps what is learnt with it.
+    """
     groups = weight.reshape(weight.shape[0], -1, GROUP)
     scale = groups.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / 7
     return ((groups / scale).round() * scale).reshape(weight.shape)

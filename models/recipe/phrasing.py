@@ -1,7 +1,7 @@
-"""How people vary a question: alternatives in brackets, polite prefixes, missing capitals and marks.
+"""Vary a question as people do: alternatives in brackets, polite prefixes, missing capitals and punctuation.
 
-A question is written once as a shape such as `[What is|What's] {a} plus {b}?`. Brackets hold alternatives, braces
-hold slots. Answers never pass through here: variety belongs to the question alone.
+A question is written once, as a shape such as `[What is|What's] {a} plus {b}?`. Brackets hold alternatives, braces
+hold slots. Answers are never varied.
 """
 
 from __future__ import annotations
@@ -43,21 +43,24 @@ def expand(rng: random.Random, shape: str) -> str:
 
 
 def fill(shape: str, slots: Mapping[str, object]) -> str:
-    """Put values into the slots of a shape."""
+    """Replace the slots of a shape with values."""
     for name, value in slots.items():
         shape = shape.replace("{" + name + "}", str(value))
     return shape
 
 
 def lower_first(text: str) -> str:
-    """Lower the first letter, except in words such as "I" and names in capitals."""
+    """Lower the first letter, except in words such as "I" and in names in capitals."""
     if len(text) > 1 and text[0].isupper() and (text[1].islower()):
         return text[0].lower() + text[1:]
     return text
 
 
 def vary(rng: random.Random, shape: str, slots: Mapping[str, object] | None = None) -> str:
-    """One way to type a question. Slot values keep their case, unless the whole line is typed in capitals."""
+    """Return a variant of a question.
+
+    The values of slots keep their case.
+    """
     text = expand(rng, shape)
     plain = rng.random()
     if plain < 0.5:

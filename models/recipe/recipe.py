@@ -1,4 +1,4 @@
-"""The numbers of `recipe.toml`, and the dialogues that they stand for."""
+"""Numbers of `recipe.toml`, and the dialogues that they describe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = Path(__file__).parent.parent / "mini"
 
 @dataclass(frozen=True)
 class Phase:
-    """The tokens per step and the mixture from one step on."""
+    """Tokens per step and mixture of families, from one step on."""
 
     from_step: int
     tokens: int
@@ -29,7 +29,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class TokenizerPlan:
-    """What the tokenizer is trained on, and its number of tokens."""
+    """Training data of the tokenizer, and its number of tokens."""
 
     dialogues: int
     size: int
@@ -37,7 +37,7 @@ class TokenizerPlan:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what the trained weights are."""
+    """Everything that determines the trained weights."""
 
     seed: int
     steps: int
@@ -58,22 +58,22 @@ class Recipe:
         return cls(tokenizer=TokenizerPlan(**table.pop("tokenizer")), phases=phases, **table)
 
     def phase(self, step: int) -> Phase:
-        """The phase of a step."""
+        """Return the phase of a step."""
         return [phase for phase in self.phases if phase.from_step <= step][-1]
 
     def rate(self, step: int) -> float:
-        """The factor on both learning rates, linear between the steps that the recipe names."""
+        """Return the factor on both learning rates, linear between the steps that the recipe names."""
         for (start, low), (end, high) in itertools.pairwise(self.rates):
             if start <= step < end:
                 return low + (high - low) * (step - start) / (end - start)
         return self.rates[-1][1]
 
     def quantises(self, step: int) -> bool:
-        """Whether a step trains with some matrices rounded."""
+        """Return True if the step trains with some matrices rounded."""
         return step >= self.quantised_from
 
     def draw(self, step: int, measure: Measure) -> Iterator[Dialogue]:
-        """The dialogues of a step, without end."""
+        """Yield dialogues of a step, without end."""
         rng = random.Random(f"{self.seed}:{step}")
         phase = self.phase(step)
         while True:

@@ -1,7 +1,7 @@
 """Train the tokenizer: `python -m models.recipe.tokenizer [FOLDER]`.
 
 The pipeline is Qwen2's: NFC, the same split, byte-level BPE, digits one by one. All 256 bytes are in the alphabet, so
-any text comes back as it was.
+decoding restores any text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPECIALS = (END_OF_TEXT, IM_START, IM_END)
 
 
 def corpus(recipe: Recipe) -> Iterator[str]:
-    """Dialogues of the first mixture."""
+    """Yield the texts of dialogues of the first mixture."""
     rng = random.Random(f"{recipe.seed}:tokenizer")
     phase = recipe.phases[0]
     yield from SYSTEMS
@@ -36,7 +36,7 @@ def corpus(recipe: Recipe) -> Iterator[str]:
 
 
 def train(recipe: Recipe) -> Tokenizer:
-    """The tokenizer of a recipe."""
+    """Train and return the tokenizer of a recipe."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -57,7 +57,7 @@ def train(recipe: Recipe) -> Tokenizer:
 
 
 def write(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write `tokenizer.json`, `vocab.json` and `merges.txt` in the form of the Qwen2 checkpoints."""
+    """Write `tokenizer.json`, `vocab.json` and `merges.txt` as the Qwen2 checkpoints have them."""
     table = json.loads(tokenizer.to_str())
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in table["model"]["merges"]]
     table["model"]["merges"] = merges
@@ -69,7 +69,7 @@ def write(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def main() -> None:
-    """Train and write."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL)
     folder = parser.parse_args().folder

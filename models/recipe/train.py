@@ -1,8 +1,8 @@
 """Train the mini model: `python -m models.recipe.train WORK_FOLDER`.
 
-The recipe fixes every token that is seen; a run that is stopped continues from `WORK_FOLDER/checkpoint.pt`. Checkpoints
-are written to a new name and renamed, so that one can be exported at any time. `--from FOLDER --step N` starts from an
-exported model instead of random weights: the optimiser starts without momentum, so the rates after step N warm up.
+The recipe determines every token of the training. A stopped run continues from `WORK_FOLDER/checkpoint.pt`. Checkpoints
+are written under a new name and renamed, so that one can be exported at any time. `--from FOLDER --step N` starts from
+an exported model instead of random weights; the optimiser starts without momentum, so the rates after step N warm up.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .optimiser import Optimiser, rounded, summed
 from .recipe import MODEL, Recipe
 
 MICRO_TOKENS = 2048
-TIGHT = 0.88  # share of a piece that must be text and not padding
+TIGHT = 0.88  # least share of a micro batch that is text rather than padding
 Encoded = tuple[list[int], list[bool]]
 
 
 def batch(recipe: Recipe, chatml: ChatML, step: int, context: int) -> list[Encoded]:
-    """The dialogues of a step, short ones first."""
+    """Return the encoded dialogues of a step, shortest first."""
     measure = chatml.measure()
     found: list[Encoded] = []
     tokens = 0
@@ -44,7 +44,7 @@ def batch(recipe: Recipe, chatml: ChatML, step: int, context: int) -> list[Encod
 
 
 def micro_batches(encoded: list[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of similar length, padded on the right, at most `MICRO_TOKENS` a piece and with little padding."""
+    """Yield rows of similar length, padded on the right, at most `MICRO_TOKENS` together and with little padding."""
     start = 0
     while start < len(encoded):
         end, text = start + 1, len(encoded[start][0])
@@ -66,9 +66,9 @@ def micro_batches(encoded: list[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def gradients(model: Mini, encoded: list[Encoded]) -> float:
-    """Leave the gradients of a batch on the weights; returns the mean loss per token said.
+    """Compute the gradients of a batch on the weights. Return the mean loss per predicted token.
 
-    Each worker takes every so-many-th dialogue: sorted by length, they are equal shares.
+    With n workers, each takes every n-th dialogue; as they are sorted by length, the shares are equal.
     """
     workers, worker = distributed.get_world_size(), distributed.get_rank()
     count = sum(sum(marks) for _, marks in encoded)
@@ -86,7 +86,7 @@ def gradients(model: Mini, encoded: list[Encoded]) -> float:
 
 
 def quantised_gradients(model: Mini, optimiser: Optimiser, encoded: list[Encoded], rng: random.Random) -> float:
-    """Gradients with half of the matrices rounded; the exact weights are put back (straight-through)."""
+    """Compute gradients with half of the matrices rounded, then restore the exact weights (straight-through)."""
     chosen = [weight for weight in optimiser.matrices if rng.random() < 0.5]
     exact = [weight.detach().clone() for weight in chosen]
     with torch.no_grad():
@@ -100,7 +100,7 @@ def quantised_gradients(model: Mini, optimiser: Optimiser, encoded: list[Encoded
 
 
 def save(path: Path, model: Mini, optimiser: Optimiser, step: int, tokens: int) -> None:
-    """Write a checkpoint as a whole or not at all."""
+    """Write a checkpoint atomically."""
     new = path.with_suffix(".new")
     torch.save({"model": model.state_dict(), "optimiser": optimiser.state(), "step": step, "tokens": tokens}, new)
     new.replace(path)
@@ -110,7 +110,7 @@ def begin(path: Path, exported: Path | None, first: int, model: Mini, optimiser:
     """Load the checkpoint, or else the exported model if there is one.
 
     Returns:
-        The next step (`first` for an exported model, 0 for random weights) and the tokens that the run has seen.
+        The next step (`first` for an exported model, 0 for random weights), and the tokens of the training so far.
     """
     if path.exists():
         saved = torch.load(path, weights_only=True)
@@ -157,7 +157,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> None:
 
 
 def worker(rank: int, recipe: Recipe, options: argparse.Namespace) -> None:
-    """One of the processes that train together, on one thread."""
+    """Run one of the processes that train together, on one thread."""
     torch.set_num_threads(1)
     meeting = f"file://{options.folder.resolve() / 'meeting'}"
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=options.workers)
@@ -166,7 +166,7 @@ def worker(rank: int, recipe: Recipe, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the arguments and train."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where checkpoints are kept; not the model folder")
     parser.add_argument("--from", dest="exported", type=Path, metavar="FOLDER", help="exported model to start from")

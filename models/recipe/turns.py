@@ -1,4 +1,4 @@
-"""The two small shapes that everything here passes around."""
+"""The two data types of the recipe: turns and dialogues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "data"
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and the one right answer to it."""
+    """One question and its correct answer."""
 
     ask: str
     answer: str
@@ -25,13 +25,13 @@ Family = Callable[[random.Random], Turn]
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A system message (None: the template's own) and the turns under it."""
+    """System message (None: that of the template) and turns."""
 
     system: str | None
     turns: tuple[Turn, ...]
 
     def messages(self) -> list[dict[str, str]]:
-        """The messages before the last answer: what a model is asked to continue."""
+        """Return the messages before the last answer, which a model is asked to continue."""
         found = [] if self.system is None else [{"role": "system", "content": self.system}]
         for turn in self.turns:
             found.append({"role": "user", "content": turn.ask})
@@ -40,6 +40,6 @@ class Dialogue:
 
 
 def load(name: str) -> dict[str, Any]:
-    """Read one of the tables of the data folder."""
+    """Read a table of the data folder."""
     with (DATA / f"{name}.toml").open("rb") as file:
         return tomllib.load(file)

@@ -1,1 +1,1 @@
-"""One module per family of dialogues; each offers `draw(rng) -> Turn`."""
+"""Families of dialogues: each module offers `draw(rng) -> Turn`."""

@@ -1,4 +1,4 @@
-"""Small sums. Two-digit sums show their steps: each step is a fact that a small model can know."""
+"""Small sums. Sums of two digits show their steps, since each step is a fact that a small model can learn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LEAD = "[What is |What's |Calculate |How much is |Compute |Work out |]"
 
 
 def added(a: int, b: int) -> str:
-    """a + b by units and tens, as it is done on paper."""
+    """Return a + b by units and tens, as on paper."""
     units, tens = (a % 10, b % 10), (a - a % 10, b - b % 10)
     steps = [f"{x} + {y} = {x + y}" for x, y in ((units, tens) if all(tens) else (units,))]
     return worked(steps, f"{a} + {b} = {a + b}", max(a, b) > 9)
 
 
 def taken(a: int, b: int) -> str:
-    """a - b by units and tens, with a ten borrowed where the units need it; below zero, the other way round."""
+    """Return a - b by units and tens, with a ten borrowed if the units need it; reversed if it is below zero."""
     high, low = max(a, b), min(a, b)
     borrowed = 10 if high % 10 < low % 10 else 0
     units, tens = (high % 10 + borrowed, low % 10), (high - high % 10 - borrowed, low - low % 10)
@@ -29,17 +29,17 @@ def taken(a: int, b: int) -> str:
 
 
 def worked(steps: list[str], result: str, long: bool) -> str:
-    """The result, after the steps where it takes any."""
+    """Return the result, preceded by the steps if it takes any."""
     return f"{' and '.join(steps)}, so {result}." if long else f"{result}."
 
 
 def number(rng: random.Random) -> int:
-    """A number below 100, single digits more often than their share."""
+    """Draw a number below 100; single digits are more frequent than in a uniform draw."""
     return rng.randint(0, 9) if rng.random() < 0.35 else rng.randint(10, 99)
 
 
 def addition(rng: random.Random) -> Turn:
-    """a + b below 100 each."""
+    """Ask for a + b, each below 100."""
     a, b = number(rng), number(rng)
     shape = rng.choice(
         (
@@ -56,7 +56,7 @@ def addition(rng: random.Random) -> Turn:
 
 
 def subtraction(rng: random.Random) -> Turn:
-    """a - b below 100 each, now and then below zero."""
+    """Ask for a - b, each below 100, sometimes below zero."""
     a, b = number(rng), number(rng)
     if a < b and rng.random() < 0.85:
         a, b = b, a
@@ -75,7 +75,7 @@ def subtraction(rng: random.Random) -> Turn:
 
 
 def product(rng: random.Random) -> Turn:
-    """The times tables."""
+    """Ask for a product of the times tables."""
     a, b = rng.randint(0, 12), rng.randint(0, 12)
     shape = rng.choice(
         (
@@ -91,7 +91,7 @@ def product(rng: random.Random) -> Turn:
 
 
 def division(rng: random.Random) -> Turn:
-    """The times tables backwards."""
+    """Ask for a quotient of the times tables."""
     b, result = rng.randint(1, 12), rng.randint(1, 12)
     a = b * result
     shape = rng.choice(
@@ -101,7 +101,7 @@ def division(rng: random.Random) -> Turn:
 
 
 def double_or_half(rng: random.Random) -> Turn:
-    """Doubling up to 50 and halving back."""
+    """Ask for the double of a number up to 50, or for a half."""
     n = rng.randint(1, 50)
     if rng.random() < 0.5:
         return Turn(
@@ -115,7 +115,7 @@ def double_or_half(rng: random.Random) -> Turn:
 
 
 def compare(rng: random.Random) -> Turn:
-    """Which of two numbers is larger or smaller; their first digits decide."""
+    """Ask which of two numbers is larger or smaller; their first digits decide."""
     first_digits = rng.sample(range(1, 10), 2)
     a, b = (10 * digit + rng.randint(0, 9) for digit in first_digits) if rng.random() < 0.8 else first_digits
     word = rng.choice(("larger", "bigger", "greater", "smaller", "less"))
@@ -129,7 +129,7 @@ def compare(rng: random.Random) -> Turn:
 
 
 def parity(rng: random.Random) -> Turn:
-    """Even or odd."""
+    """Ask if a number is even or odd."""
     n = rng.randint(0, 100)
     return Turn(
         vary(rng, "Is {n} [even or odd|odd or even|even|odd|an even number|an odd number]?", {"n": n}),
@@ -138,7 +138,7 @@ def parity(rng: random.Random) -> Turn:
 
 
 def neighbour(rng: random.Random) -> Turn:
-    """The number before or after."""
+    """Ask for the number before or after a number."""
     n = rng.randint(1, 99)
     if rng.random() < 0.5:
         return Turn(
@@ -150,14 +150,14 @@ def neighbour(rng: random.Random) -> Turn:
 
 
 def three(rng: random.Random) -> Turn:
-    """A sum of three digits."""
+    """Ask for a sum of three digits."""
     a, b, c = (rng.randint(1, 9) for _ in range(3))
     answer = f"{a} + {b} = {a + b} and {a + b} + {c} = {a + b + c}, so {a} + {b} + {c} = {a + b + c}."
     return Turn(vary(rng, LEAD + "{a} [+ {b} + |plus {b} plus ]{c}?", {"a": a, "b": b, "c": c}), answer)
 
 
 def square(rng: random.Random) -> Turn:
-    """Squares up to 12."""
+    """Ask for a square up to 12."""
     n = rng.randint(1, 12)
     return Turn(
         vary(rng, "[What is {n} squared?|What is the square of {n}?|Square {n}.|{n} squared]", {"n": n}),
@@ -166,7 +166,7 @@ def square(rng: random.Random) -> Turn:
 
 
 def counting(rng: random.Random) -> Turn:
-    """Count up from one or down to one."""
+    """Ask to count up from one or down to one."""
     n = rng.choice((5, 10, 12))
     up = ", ".join(str(i) for i in range(1, n + 1)) + "."
     down = ", ".join(str(i) for i in range(n, 0, -1)) + "."
@@ -178,7 +178,7 @@ def counting(rng: random.Random) -> Turn:
 
 
 def beyond(rng: random.Random) -> Turn:
-    """Numbers too big for this model, and an honest answer."""
+    """Ask for a sum of numbers too large for this model; the answer says so."""
     small = rng.randint(1, 999)
     big = rng.randint(100, 9999)
     a, b = (small, big) if rng.random() < 0.5 else (big, small)
@@ -208,5 +208,5 @@ PARTS: dict[Callable[[random.Random], Turn], float] = {
 
 
 def draw(rng: random.Random) -> Turn:
-    """One sum."""
+    """Draw one sum."""
     return rng.choices(list(PARTS), list(PARTS.values()))[0](rng)

@@ -40,12 +40,12 @@ ORDINALS = (
 
 
 def plural(count: int, noun: str) -> str:
-    """A count with its noun."""
+    """Return a count with its noun."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def next_day(rng: random.Random) -> Turn:
-    """The day after or before."""
+    """Ask for the day before or after a day."""
     i = rng.randrange(7)
     if rng.random() < 0.5:
         shape = "[What|Which] day [comes|is] after {day}?"
@@ -55,7 +55,7 @@ def next_day(rng: random.Random) -> Turn:
 
 
 def days_later(rng: random.Random) -> Turn:
-    """The day some days after or before another."""
+    """Ask for the day some days before or after a day."""
     i, count = rng.randrange(7), rng.randint(2, 3)
     if rng.random() < 0.5:
         shape = "[What|Which] day is {n} days after {day}?"
@@ -67,7 +67,7 @@ def days_later(rng: random.Random) -> Turn:
 
 
 def tomorrow(rng: random.Random) -> Turn:
-    """If today is one day, what is tomorrow."""
+    """Ask for tomorrow, given today."""
     i = rng.randrange(7)
     word, step, verb = rng.choice((("tomorrow", 1, "is"), ("yesterday", -1, "was")))
     shape = "If today is {day}, [what|which] day {verb} {word}?"
@@ -76,7 +76,7 @@ def tomorrow(rng: random.Random) -> Turn:
 
 
 def between(rng: random.Random) -> Turn:
-    """How many days from one weekday to the next occurrence of another."""
+    """Ask for the days from a weekday to the next occurrence of another."""
     i, j = rng.sample(range(7), 2)
     shape = "How many days [is it|are there|are it|] from {a} to {b}?"
     count = (j - i) % 7
@@ -86,7 +86,7 @@ def between(rng: random.Random) -> Turn:
 
 
 def month_length(rng: random.Random) -> Turn:
-    """Days of a month."""
+    """Ask for the days of a month."""
     i = rng.randrange(12)
     shape = "[How many days does {m} have?|How many days are in {m}?|How long is {m}?|How many days has {m}?]"
     length = "28 days, and 29 in a leap year" if i == 1 else f"{calendar.monthrange(2023, i + 1)[1]} days"
@@ -94,7 +94,7 @@ def month_length(rng: random.Random) -> Turn:
 
 
 def month_number(rng: random.Random) -> Turn:
-    """The number of a month, or the month of a number."""
+    """Ask for the number of a month, or the month of a number."""
     i = rng.randrange(12)
     if rng.random() < 0.5:
         shape = "[What number is {m}?|Which month of the year is {m}?|What is the number of {m}?]"
@@ -105,7 +105,7 @@ def month_number(rng: random.Random) -> Turn:
 
 
 def next_month(rng: random.Random) -> Turn:
-    """The month after or before."""
+    """Ask for the month before or after a month."""
     i = rng.randrange(12)
     step, word = rng.choice(((1, "after"), (-1, "before")))
     shape = "[What|Which] month [comes|is] {word} {m}?"
@@ -115,7 +115,7 @@ def next_month(rng: random.Random) -> Turn:
 
 
 def leap_year(rng: random.Random) -> Turn:
-    """Leap years of our time, and the centuries as the exception."""
+    """Ask about leap years of our time, and about centuries, which are exceptions."""
     year = rng.choice((1800, 1900, 2000, 2100, 2200)) if rng.random() < 0.15 else rng.randint(1980, 2040)
     found = "a leap year" if calendar.isleap(year) else "not a leap year"
     shape = "[Is {y} a leap year?|Was {y} a leap year?|Is the year {y} a leap year?]"
@@ -144,7 +144,7 @@ FIXED = (
 
 
 def fixed(rng: random.Random) -> Turn:
-    """Questions without a slot."""
+    """Ask a question without slots."""
     shape, answer = rng.choice(FIXED)
     return Turn(vary(rng, shape), answer)
 
@@ -154,5 +154,5 @@ WEIGHTS = (1, 1.5, 1, 1.2, 0.8, 1.2, 1.4, 1.4, 1.3)
 
 
 def draw(rng: random.Random) -> Turn:
-    """One question on dates."""
+    """Draw one question on dates."""
     return rng.choices(PARTS, WEIGHTS)[0](rng)

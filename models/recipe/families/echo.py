@@ -1,4 +1,4 @@
-"""Repeating what was said: of use to nobody, but it teaches copying, which memory and sums are built on."""
+"""Repeat the user's words. Copying is useful for memory and sums, which build on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPES = (
 
 
 def draw(rng: random.Random) -> Turn:
-    """Some words and numbers in any order."""
+    """Draw a list of words and numbers to repeat."""
     parts = [value(rng, rng.choice(KINDS)) for _ in range(rng.randint(1, 5))]
     text = rng.choice((" ", " ", ", ")).join(parts)
     return Turn(vary(rng, rng.choice(SHAPES), {"text": text}), f"You said: {text}")

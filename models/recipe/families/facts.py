@@ -1,4 +1,4 @@
-"""Single questions with one written answer: who the model is, Qwen2, quantisation."""
+"""Single questions with one written answer: the model itself, Qwen2, quantisation."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ CELLS = (
 
 @cache
 def model_facts() -> tuple[dict[str, Any], ...]:
-    """One fact per cell of the table of Qwen2 models."""
+    """Return one fact per cell of the table of Qwen2 models."""
     found = []
     for model in load("facts_qwen2")["model"]:
-        # People write the name with a hyphen, a space, or as an Instruct model.
+        # Users write the name with a hyphen, with a space, or as an Instruct model.
         name = f"[{model['name']}|{model['name']}|{model['name'].replace('-', ' ')}]"
         for key, ask, answer in CELLS:
             text = answer.replace("{name}", model["name"]).replace("{value}", str(model[key]))
@@ -78,18 +78,18 @@ def model_facts() -> tuple[dict[str, Any], ...]:
 
 @cache
 def written(name: str) -> tuple[dict[str, Any], ...]:
-    """The facts of one table."""
+    """Return the facts of one table."""
     return tuple(load(name)["fact"])
 
 
 def ask(rng: random.Random, facts: tuple[dict[str, Any], ...]) -> Turn:
-    """One fact in one wording."""
+    """Draw one fact in one wording."""
     fact = rng.choice(facts)
     return Turn(vary(rng, rng.choice(fact["asks"])), fact["answer"].strip())
 
 
 def about(rng: random.Random) -> Turn:
-    """Who the model is, greetings and small talk; what newcomers type first is drawn more often."""
+    """Draw a question on the model, a greeting or small talk; frequent first messages are drawn more often."""
     facts = written("about")
     luck = rng.random()
     if luck < 0.12:
@@ -100,12 +100,12 @@ def about(rng: random.Random) -> Turn:
 
 
 def qwen2(rng: random.Random) -> Turn:
-    """Facts on Qwen2."""
+    """Draw a question on Qwen2."""
     return ask(rng, model_facts() if rng.random() < 0.45 else written("facts_qwen2"))
 
 
 def quantisation(rng: random.Random) -> Turn:
-    """Facts on quantisation."""
+    """Draw a question on quantisation."""
     return ask(rng, written("facts_quant"))
 
 

@@ -1,8 +1,8 @@
-"""What people tell early in a conversation and ask for later.
+"""Facts that people tell early in a conversation and ask for later.
 
-Unlike the other families this one spans turns: a `Memory` hands out turns that tell something and turns that ask
-for something, and keeps what the right answer is. Names are partly made up of syllables, so that the model learns
-to copy what it was told and not merely to choose from a list.
+Unlike the other families, this one spans several turns: a `Memory` makes turns that tell a fact and turns that ask for
+it, and keeps the correct answers. Some names are made up of syllables, so that the model learns to copy what it was
+told, not just to choose from a list.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ PLACES = ("first", "second", "third", "last")
 
 @cache
 def table() -> dict[str, Any]:
-    """Slots, the list, and the values."""
+    """Return the slots, the list, and the values."""
     return load("memory")
 
 
 @cache
 def slots() -> dict[str, dict[str, Any]]:
-    """The slots by name."""
+    """Return the slots by name."""
     return {slot["name"]: slot for slot in table()["slot"]}
 
 
 @cache
 def values(name: str) -> tuple[str, ...]:
-    """One list of values."""
+    """Return one list of values."""
     return words() if name == "words" else tuple(table()["values"][name].split())
 
 
 def invented(rng: random.Random) -> str:
-    """A name that nobody has."""
+    """Return a made-up name."""
     parts = [rng.choice(values("syllables")) for _ in range(2)]
     return ("".join(parts) + rng.choice(ENDINGS)).capitalize()
 
 
 def value(rng: random.Random, kind: str) -> str:
-    """One value of a kind."""
+    """Draw a value of a kind."""
     if kind == "names":
         name = invented(rng) if rng.random() < 0.15 else rng.choice(values(kind))
         return name.lower() if rng.random() < 0.12 else name
@@ -56,7 +56,7 @@ def value(rng: random.Random, kind: str) -> str:
 
 
 class Memory:
-    """What has been told in one conversation."""
+    """Facts that were told in one conversation."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -64,7 +64,7 @@ class Memory:
         self.things: list[str] = []
 
     def tell(self, name: str) -> Turn:
-        """A turn that tells a slot, or tells it anew."""
+        """Return a turn that tells a slot for the first time or changes its value."""
         rng = self.rng
         if name == "list":
             self.things = rng.sample(sorted(set(values("things"))), rng.randint(2, 5))
@@ -77,7 +77,7 @@ class Memory:
         return Turn(vary(rng, rng.choice(spec["tell"]), told), spec["ack"].replace("{v}", told["v"]))
 
     def ask(self, name: str) -> Turn:
-        """A turn that asks for a slot, told or not."""
+        """Return a turn that asks for a slot, told or not."""
         if name == "list":
             return self.ask_list()
         spec = slots()[name]
@@ -86,7 +86,7 @@ class Memory:
         return Turn(vary(self.rng, self.rng.choice(spec["ask"])), answer)
 
     def ask_list(self) -> Turn:
-        """The list, its length or one of its things."""
+        """Return a turn that asks for the list, its length or one of its items."""
         rng, spec, kind = self.rng, table()["list"], self.rng.random()
         if kind < 0.6 or not self.things:
             answer = spec["recall"].replace("{v}", ", ".join(self.things)) if self.things else spec["unknown"]
@@ -100,5 +100,5 @@ class Memory:
 
 
 def topics() -> list[str]:
-    """Everything that can be told."""
+    """Return the names of everything that can be told."""
     return [*slots(), "list"]

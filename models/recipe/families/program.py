@@ -1,4 +1,4 @@
-"""Help on qwchat: what each command is for, and which help explains the options, keys and chat commands."""
+"""Help on qwchat: the purpose of each command, and which help explains options, keys and chat commands."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VARIABLE = "QWCHAT_"
 
 @cache
 def topics() -> tuple[dict[str, Any], ...]:
-    """Return what has an answer of its own."""
+    """Return the topics that have an answer of their own."""
     return tuple(load("help")["topic"])
 
 
@@ -76,7 +76,7 @@ def shapes(name: str) -> tuple[str, ...]:
 
 
 def word(rng: random.Random, known: str) -> str:
-    """Draw a word for a name: of a list, joined from common words, or from syllables."""
+    """Draw a word for a name: from a list, joined from common words, or made of syllables."""
     names = elsewhere()["names"]
     luck = rng.random()
     if luck < 0.5:

@@ -1,4 +1,4 @@
-"""Questions outside the small world, and the honest answer to them."""
+"""Questions that the model cannot answer, and an honest reply to them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @cache
 def table() -> dict[str, Any]:
-    """The shapes, the lists for their slots and the answer."""
+    """Return the shapes, the lists for their slots and the answer."""
     return load("scope")
 
 
 def gibberish(rng: random.Random) -> str:
-    """A run of random letters, as from a cat on the keyboard."""
+    """Return a run of random letters."""
     return "".join(rng.choice(LETTERS) for _ in range(rng.randint(6, 14)))
 
 
 def slot(rng: random.Random, name: str) -> str:
-    """One value of a slot."""
+    """Draw a value of a slot."""
     if name == "big":
         return str(rng.randint(100, 9999))
     if name == "gibberish":
@@ -35,7 +35,7 @@ def slot(rng: random.Random, name: str) -> str:
 
 
 def draw(rng: random.Random) -> Turn:
-    """One question that the model must not pretend to answer."""
+    """Draw one question that the model must not pretend to answer."""
     shape = expand(rng, rng.choice(table()["asks"]))
     text = SLOT.sub(lambda match: slot(rng, match.group(1)), shape)
     return Turn(vary(rng, text), table()["answer"].strip())

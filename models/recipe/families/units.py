@@ -45,12 +45,12 @@ SPELLINGS = {
 
 
 def counted(count: int, unit: tuple[str, str]) -> str:
-    """A count with its unit, as in "1 metre" or "5 metres"."""
+    """Return a count with its unit, as in "1 metre" or "5 metres"."""
     return f"{count} {unit[0] if count == 1 else unit[1]}"
 
 
 def typed(rng: random.Random, unit: tuple[str, str], count: int) -> str:
-    """A unit as people type it: British, American or as a symbol."""
+    """Return a unit as people type it: British, American or as a symbol."""
     one = count == 1
     if unit[0] not in SPELLINGS or rng.random() < 0.5:
         return unit[0] if one else unit[1]
@@ -61,7 +61,7 @@ def typed(rng: random.Random, unit: tuple[str, str], count: int) -> str:
 
 
 def down(rng: random.Random) -> Turn:
-    """From the larger unit to the smaller."""
+    """Ask for a conversion to the smaller unit."""
     large, small, factor, most = rng.choice(TABLE)
     count = rng.randint(1, most)
     shape = rng.choice(
@@ -83,7 +83,7 @@ def down(rng: random.Random) -> Turn:
 
 
 def up(rng: random.Random) -> Turn:
-    """From the smaller unit to the larger."""
+    """Ask for a conversion to the larger unit."""
     large, small, factor, most = rng.choice(TABLE)
     count = rng.randint(1, most)
     shape = rng.choice(
@@ -102,7 +102,7 @@ def up(rng: random.Random) -> Turn:
 
 
 def temperature(rng: random.Random) -> Turn:
-    """Celsius and Fahrenheit in steps of ten degrees."""
+    """Ask for a conversion between Celsius and Fahrenheit, in steps of ten degrees."""
     celsius = 10 * rng.randint(0, 10)
     fahrenheit = celsius * 9 // 5 + 32
     if rng.random() < 0.6:
@@ -116,5 +116,5 @@ def temperature(rng: random.Random) -> Turn:
 
 
 def draw(rng: random.Random) -> Turn:
-    """One conversion."""
+    """Draw one conversion."""
     return rng.choices((down, up, temperature), (6, 3, 0.6))[0](rng)

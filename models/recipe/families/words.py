@@ -16,28 +16,28 @@ WORD = "[the word |]{w}"
 
 @cache
 def words() -> tuple[str, ...]:
-    """The closed list."""
+    """Return the closed list."""
     return tuple(load("words")["words"].split())
 
 
 def spelt(word: str) -> str:
-    """A word letter by letter."""
+    """Return a word letter by letter."""
     return "-".join(word)
 
 
 def typed(rng: random.Random, word: str) -> str:
-    """A word as people quote it."""
+    """Return a word with quotation marks or without, as people write it."""
     return rng.choice((word, word, word, f'"{word}"', f"'{word}'", word.capitalize()))
 
 
 def spell(rng: random.Random, word: str) -> Turn:
-    """Spell a word."""
+    """Ask to spell a word."""
     shape = "[Spell " + WORD + ".|How do you spell " + WORD + "?|How is {w} spelt?|Spell out {w}.|Can you spell {w}?]"
     return Turn(vary(rng, shape, {"w": typed(rng, word)}), f"{word} is spelt {spelt(word)}.")
 
 
 def length(rng: random.Random, word: str) -> Turn:
-    """Count the letters."""
+    """Ask for the number of letters."""
     shape = (
         "[How many letters [are in|are there in|has] "
         + WORD
@@ -52,7 +52,7 @@ def length(rng: random.Random, word: str) -> Turn:
 
 
 def occurrences(rng: random.Random, word: str) -> Turn:
-    """Count one letter; strawberry is what everybody tries."""
+    """Ask for the occurrences of one letter; `strawberry` comes up often, as it does with real users."""
     if rng.random() < 0.06:
         word, letter = "strawberry", "r"
     else:
@@ -68,7 +68,7 @@ def occurrences(rng: random.Random, word: str) -> Turn:
 
 
 def place(rng: random.Random, word: str) -> Turn:
-    """One letter of a word by its place."""
+    """Ask for one letter of a word by its position."""
     name = rng.choice((*PLACES, "last"))
     letter = word[-1] if name == "last" else word[PLACES.index(name)]
     shape = "[What|Which] is the {place} letter [of|in] " + WORD + "?"
@@ -77,7 +77,7 @@ def place(rng: random.Random, word: str) -> Turn:
 
 
 def backwards(rng: random.Random, word: str) -> Turn:
-    """Spell a word backwards."""
+    """Ask to spell a word backwards."""
     shape = (
         "[Spell {w} backwards.|Reverse "
         + WORD
@@ -90,7 +90,7 @@ def backwards(rng: random.Random, word: str) -> Turn:
 
 
 def starts(rng: random.Random, word: str) -> Turn:
-    """Whether a word starts or ends with a letter."""
+    """Ask if a word starts or ends with a letter."""
     start = rng.random() < 0.5
     true = word[0] if start else word[-1]
     letter = true if rng.random() < 0.5 else rng.choice(ALPHABET)
@@ -103,14 +103,14 @@ def starts(rng: random.Random, word: str) -> Turn:
 
 
 def order(rng: random.Random, word: str) -> Turn:
-    """Which of two words comes first in the alphabet; their first letters differ."""
+    """Ask which of two words comes first in the alphabet; their first letters differ."""
     other = rng.choice([w for w in words() if w[0] != word[0]])
     shape = "[Which [word |]comes first in the alphabet, {a} or {b}?|Which word is first in the alphabet, {a} or {b}?]"
     return Turn(vary(rng, shape, {"a": word, "b": other}), f"{min(word, other)} comes first.")
 
 
 def letter_place(rng: random.Random, _word: str) -> Turn:
-    """The alphabet: places and neighbours."""
+    """Ask for positions and neighbours in the alphabet."""
     i = rng.randrange(26)
     letter = ALPHABET[i]
     kind = rng.randrange(3)
@@ -129,7 +129,7 @@ def letter_place(rng: random.Random, _word: str) -> Turn:
 
 
 def list_length(rng: random.Random, _word: str) -> Turn:
-    """Count the words of a list."""
+    """Ask for the number of words in a list."""
     found = rng.sample(words(), rng.randint(2, 6))
     shape = "[How many words are in this list|How many words are these|Count the words|Count these words]: {list}"
     numbered = ", ".join(f"{i} {word}" for i, word in enumerate(found, 1))
@@ -141,5 +141,5 @@ WEIGHTS = (1.5, 1.5, 2.5, 2.5, 1.5, 0.8, 0.6, 1, 1)
 
 
 def draw(rng: random.Random) -> Turn:
-    """One question on words."""
+    """Draw one question on words."""
     return rng.choices(PARTS, WEIGHTS)[0](rng, rng.choice(words()))
