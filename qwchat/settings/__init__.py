@@ -1,1 +1,1 @@
-"""One table of settings, and the places their values come from. Knows no model and no terminal."""
+"""The table of settings and the sources of their values. Knows no model and no terminal."""

@@ -1,8 +1,8 @@
-"""Configuration files: where they are, and what they say, checked key by key.
+"""Configuration files: where they are, and their contents, checked key by key.
 
-The user's own file is `config.toml` in the user's folder of configuration. A project file, `.qwchat.toml` or
-`qwchat.toml`, stands in the working folder or, inside a repository, in one of the folders above up to its root. It
-came with the project, so it may not choose models, paths or devices, and one of another user is not read.
+The user's own file is `config.toml` in the user's configuration folder. A project file, `.qwchat.toml` or
+`qwchat.toml`, is in the working folder or, inside a repository, in a parent folder up to the root of the repository. It
+comes with the project, so it cannot set models, paths or devices, and it is ignored if it belongs to another user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qwchat.settings.value_types import SettingValue
 from qwchat.text_files import expand_path
 
 PROJECT_NAMES = (".qwchat.toml", "qwchat.toml")
-MAX_CONFIG_BYTES = 1 << 16  # bytes; far more than every setting with a long system prompt
+MAX_CONFIG_BYTES = 1 << 16  # ample for all settings with a long system prompt
 
 _ROOT = 0
 _BY_NAME = {spec.name: spec for spec in SETTING_SPECS}
@@ -31,28 +31,28 @@ _BY_NAME = {spec.name: spec for spec in SETTING_SPECS}
 
 @dataclass(frozen=True)
 class ConfigDocument:
-    """A TOML file as read: `values` by key, and `text` to find lines in."""
+    """A parsed TOML file: `values` by key, and its `text` for line numbers."""
 
     path: Path
     text: str
     values: Mapping[str, Any]
 
     def location(self, *keys: str) -> str:
-        """`path:line` of a key, for messages."""
+        """Return `path:line` of a key, for messages."""
         line = toml.line_of(self.text, keys)
         return f"{self.path}:{line}" if line else str(self.path)
 
 
 @dataclass(frozen=True)
 class ProjectFile:
-    """The project file that is in force, or none, with what there is to say about it."""
+    """The project file in effect, if any, and notices about it."""
 
     path: Path | None = None
     notices: tuple[str, ...] = field(default=())
 
 
 def user_config_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder of the user's configuration: QWCHAT_CONFIG, or the platform's. It need not exist."""
+    """Return the user's configuration folder: QWCHAT_CONFIG, or the platform's. It may not exist."""
     if environment.get("QWCHAT_CONFIG"):
         return expand_path(environment["QWCHAT_CONFIG"])
     import platformdirs
@@ -61,14 +61,14 @@ def user_config_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def user_config_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """The user's configuration file. It need not exist."""
+    """Return the user's configuration file. It may not exist."""
     return user_config_folder(environment) / "config.toml"
 
 
 def find_project_file(folder: Path | None = None) -> ProjectFile:
-    """The nearest project file of `folder`: there, or further up inside the same repository.
+    """Find the project file of `folder`: in it, or in a parent folder of the same repository.
 
-    None is the working folder; where that is gone or closed to us there is no project.
+    None is the working folder. If that is gone or inaccessible, there is no project file.
     """
     try:
         return _find_nearest(Path.cwd() if folder is None else folder)
@@ -99,7 +99,7 @@ def _belongs_to_another_user(path: Path) -> bool:
 
 
 def read(path: Path) -> ConfigDocument:
-    """Read a TOML file. Raises UsageError with the line where it is not TOML, is too big or cannot be read."""
+    """Read a TOML file. Raises UsageError, with the line, if it is invalid, too large or unreadable."""
     with open_regular_file(path, UsageError) as file:
         data = file.read(MAX_CONFIG_BYTES + 1)
     if len(data) > MAX_CONFIG_BYTES:
@@ -113,15 +113,22 @@ def read(path: Path) -> ConfigDocument:
 
 
 def checked_values(document: ConfigDocument, *, project: bool = False) -> dict[str, SettingValue]:
-    """The values that `document` gives settings. Raises UsageError with file and line, and the name that was meant.
-
-    `project`: refuse what a project file may not set.
-    """
+    """Return all settings in `document`. Raises what `checked_value` raises."""
     return {key: checked_value(document, key, value, project=project) for key, value in document.values.items()}
 
 
 def checked_value(document: ConfigDocument, key: str, value: object, *, project: bool = False) -> SettingValue:
-    """The value that `document` gives the setting `key`; errors as for :func:`checked_values`."""
+    """Return the value of the setting `key` in `document`.
+
+    Args:
+        document: the file.
+        key: name of the setting.
+        value: its value in the file.
+        project: refuse settings that a project file may not set.
+
+    Raises:
+        UsageError: the setting is unknown, refused or invalid; the message has file, line and the closest name.
+    """
     spec = _BY_NAME.get(key)
     if spec is None:
         raise UsageError(f"{document.location(key)}: there is no setting {key!r}: {suggestion(key)}")

@@ -1,7 +1,7 @@
-"""Kinds of values that say what a reply must look like; they are checked when they are given.
+"""Value types of the settings that constrain a reply. Values are checked as soon as they are set.
 
-The values are texts, so that they can be kept with a session: choices as they are separated, a regular expression as it
-is, and a JSON schema as JSON, wherever it came from.
+Values are strings, so that a session can store them: separated choices, a regular expression, or a JSON schema as JSON,
+wherever it was read from.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from qwchat.text_files import expand_path
 
 @dataclass(frozen=True)
 class ChoiceList(TextList):
-    r"""Texts that are separated by commas, `\,` being a comma."""
+    r"""Strings separated by commas; `\,` is a comma."""
 
     metavar: str = "A,B,…"
     accepts: ClassVar[str] = "texts separated by commas"
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         return self.check(text, where)
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         from qwchat.constraints import split_choices
 
         listed = [value] if isinstance(value, str) else value
@@ -39,6 +41,7 @@ class ChoiceList(TextList):
         return found
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -50,25 +53,28 @@ class Regex(Text):
     accepts: str = "a regular expression"
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         _validate(where, lambda constraint: constraint.regex(text))
         return text
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         return self.parse(str(super().check(value, where)), where)
 
 
 @dataclass(frozen=True)
 class JsonSchema(Text):
-    """A JSON schema, or the name of a file with one."""
+    """A JSON schema, or the name of a file that contains one."""
 
     metavar: str = "SCHEMA|FILE"
     accepts: str = "a JSON schema or the name of its file"
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         return self.check(text if _looks_like_json(text) else _read_schema_file(text, where), where)
 
     def check(self, value: object, where: str) -> SettingValue:
-        """The value that a file states: the schema itself, since a file may come from anybody."""
+        """Return the value from a file, which must be the schema itself: files may come from strangers."""
         text = str(super().check(value, where))
         if not _looks_like_json(text):
             raise UsageError(f"{where} must be a JSON schema, which begins with {{")
@@ -76,6 +82,7 @@ class JsonSchema(Text):
         return text
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return " ".join(str(value).split())
 
 
@@ -88,10 +95,10 @@ def _read_schema_file(name: str, where: str) -> str:
         raise UsageError(f"{where} must be {JsonSchema.accepts}, not ''")
     try:
         with expand_path(name).open("rb") as file:
-            data = file.read(MAX_CONSTRAINT_BYTES + 1)  # Not as long as it says: a device and a pipe say nothing.
+            data = file.read(MAX_CONSTRAINT_BYTES + 1)  # The file size is unknown for a pipe or a device.
     except OSError as error:
         raise UsageError(f"{where}: cannot read {name}: {error.strerror} (a schema begins with {{)") from error
-    except ValueError as error:  # No path at all: a NUL, or half a character.
+    except ValueError as error:  # Not a valid path: a NUL or a lone surrogate.
         raise UsageError(f"{where}: {name!r} is no name of a file (a schema begins with {{)") from error
     if len(data) > MAX_CONSTRAINT_BYTES:
         raise UsageError(f"{where}: {name} is larger than {binary_size(MAX_CONSTRAINT_BYTES)}, too much for a schema")
@@ -105,7 +112,7 @@ def _read_schema_file(name: str, where: str) -> str:
 
 
 def _validate(where: str, make: Callable[[Any], object]) -> None:
-    """Make the constraint, to see whether it can be; what is wrong begins with `where`."""
+    """Build the constraint to find errors. The message of a UsageError begins with `where`."""
     from qwchat.constraints import Constraint
 
     try:

@@ -1,4 +1,4 @@
-"""Changing a configuration file: one key at a time, with every comment and every other line as it was."""
+"""Change one key of a configuration file; comments and all other lines stay as they are."""
 
 from __future__ import annotations
 
@@ -18,17 +18,14 @@ _HEADER = """\
 
 
 def change(path: Path, spec: SettingSpec, value: SettingValue) -> None:
-    """Write `value` for a setting into the file at `path`, which is made if it is not there.
-
-    Raises UsageError where the file is no TOML or cannot be written.
-    """
+    """Write a setting to the file at `path`, which is created if necessary. Raises UsageError."""
     document = _open_document(path)
     document[spec.name] = spec.to_toml(value)
     write(path, _to_text(document))
 
 
 def remove(path: Path, spec: SettingSpec) -> bool:
-    """Take a setting out of the file at `path`; whether it was there. Raises UsageError as `change` does."""
+    """Remove a setting from the file at `path`. Return True if it was there. Raises UsageError."""
     document = _open_document(path)
     if spec.name not in document:
         return False
@@ -38,7 +35,7 @@ def remove(path: Path, spec: SettingSpec) -> bool:
 
 
 def template(*, project: bool) -> str:
-    """A file that says what could stand in it, every line a comment; for a `project` what such a file may set."""
+    """Return a file with every setting commented out; for a `project`, those that it may set."""
     lines = [_HEADER]
     for spec in SETTING_SPECS:
         if project and not spec.project_may_set:
@@ -50,9 +47,9 @@ def template(*, project: bool) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace the file at `path` as a whole, through links, readable for its owner and whoever could read it before.
+    """Replace the file at `path` atomically, through links. A new file is readable for its owner only.
 
-    Raises UsageError where that cannot be done.
+    Raises UsageError if the file cannot be written.
     """
     target = path.resolve()
     try:
@@ -68,7 +65,7 @@ def _open_document(path: Path) -> Any:
 
     if not path.exists():
         return tomlkit.document()
-    return tomlkit.parse(config_files.read(path).text)  # What read() let through is TOML.
+    return tomlkit.parse(config_files.read(path).text)  # read() has checked the syntax.
 
 
 def _to_text(document: Any) -> str:

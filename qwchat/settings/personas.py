@@ -1,8 +1,8 @@
-"""Personas: a system prompt with the sampling and the stop strings that go with it, under a name.
+"""Personas: a named system prompt with sampling parameters and stop strings.
 
 A persona is a TOML file in the folder `personas` of the user's configuration: `system`, any reply setting, a
-`description`, and a table `variables` with defaults. `{name}` in the system prompt is a variable, `{{` and
-`}}` are braces; braces around anything else than a name stand for themselves.
+`description`, and a table `variables` with defaults. `{name}` in the system prompt is a variable, `{{` and `}}` are
+braces; braces around anything but a name are kept as they are.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from qwchat.settings.specs import SETTING_SPECS, closest_match, find_spec, sugge
 from qwchat.settings.value_types import SettingValue
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MAX_NAME_LENGTH = 200  # characters; with its ending it is the name of a file
+_MAX_NAME_LENGTH = 200  # leaves space for the file extension
 _MAX_SHOWN = 60
 _VARIABLE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_-]*)\}")
 _ALLOWED_SPECS = {spec.name: spec for spec in SETTING_SPECS if spec.scope == "reply" or spec.name == "system"}
 
 
 class MissingVariablesError(UsageError):
-    """A persona whose variables are not all given; where it is read, the remedy is added."""
+    """A persona lacks values of variables; the command line and the chat add the remedy."""
 
     def __init__(self, persona: str, missing: list[str]) -> None:
         super().__init__(f"persona {persona} needs {' and '.join(missing)}")
@@ -36,14 +36,14 @@ class MissingVariablesError(UsageError):
 
 @dataclass(frozen=True)
 class Persona:
-    """A persona as its file has it.
+    """The contents of a persona file.
 
     Attributes:
-        name: of the file, without `.toml`.
+        name: file name without `.toml`.
         path: the file.
-        description: a line for lists.
-        values: of settings; the system prompt with its variables still open.
-        defaults: of variables.
+        description: one line for lists.
+        values: values of settings; the system prompt still contains its variables.
+        defaults: default values of variables.
     """
 
     name: str
@@ -54,14 +54,16 @@ class Persona:
 
     @property
     def variables(self) -> list[str]:
-        """The variables of the system prompt, in the order in which they occur."""
+        """Variables of the system prompt, in order of occurrence."""
         found = (match[1] for match in _VARIABLE.finditer(str(self.values.get("system") or "")))
         return list(dict.fromkeys(name for name in found if name))
 
     def fill_variables(self, given: Mapping[str, str]) -> dict[str, SettingValue]:
-        """The values with every variable filled in.
+        """Return the values with all variables filled in.
 
-        Raises MissingVariablesError, and UsageError for a value without a variable.
+        Raises:
+            MissingVariablesError: a variable has no value.
+            UsageError: `given` has a value for an unknown variable.
         """
         variables = self.variables
         unknown = [name for name in given if name not in variables]
@@ -80,19 +82,19 @@ class Persona:
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where personas are kept."""
+    """Return the folder of personas."""
     return config_files.user_config_folder(environment) / "personas"
 
 
 def names(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The personas there are."""
+    """Return the names of all personas."""
     place = folder(environment)
     found = place.glob("*.toml") if place.is_dir() else []
     return sorted(path.stem for path in found if _NAME.fullmatch(path.stem) and path.is_file())
 
 
 def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the file of a persona, whether it exists or not. Raises UsageError for what cannot be a name."""
+    """Return the file of a persona, which may not exist. Raises UsageError for an invalid name."""
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME_LENGTH:
         shown = repr(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…")
         raise UsageError(
@@ -103,7 +105,7 @@ def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
-    """The persona called `name`. Raises UsageError where there is none, and with its line for a mistake in it."""
+    """Return the persona called `name`. Raises UsageError if it does not exist or, with the line, is invalid."""
     path = path_of(name, environment)
     if not path.is_file():
         known = names(environment)
@@ -132,7 +134,7 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
 
 
 def write(name: str, values: Mapping[str, SettingValue], environment: Mapping[str, str] = os.environ) -> Path:
-    """Keep `values` of settings as a persona, in place of one of that name; its file. Raises UsageError."""
+    """Save `values` of settings as a persona, replacing one of that name, and return its file. Raises UsageError."""
     import tomlkit
 
     from qwchat.settings import editing
@@ -151,7 +153,7 @@ def write(name: str, values: Mapping[str, SettingValue], environment: Mapping[st
 
 
 def parse_assignments(words: list[str]) -> dict[str, str]:
-    """Values of variables from `name=value`. Raises UsageError for a word without an equals sign."""
+    """Return the variables from words like `name=value`. Raises UsageError for any other word."""
     given = {}
     for word in words:
         name, equals, value = word.partition("=")

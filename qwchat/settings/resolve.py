@@ -1,8 +1,8 @@
-"""From flags, variables and files to one value per setting, each with where it came from.
+"""Combine flags, variables and files into one value per setting, with its origin.
 
-The order, strongest first: flags, variables, the project file, the user's file; what none of them says is the model's
-(`generation_config.json`) or built in. A persona stands right below the place that names it: named by `--as`, it is
-weaker than the other flags and stronger than everything else; named in the user's file, that file overrules it.
+Precedence, highest first: flags, environment variables, the project file, the user's file, the model's
+generation_config.json, built-in defaults. A persona ranks right below the source that names it. Named with `--as`, it
+yields to other flags only; named in the user's file, it yields to that file too.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from qwchat.settings.value_types import SettingValue
 BUILT_IN = "built in"
 
 FlagValue = str | bool | Sequence[str]
-"""What the command line gives: a text, the side of a switch, or several texts."""
+"""Value from the command line: a string, a boolean or several strings."""
 
 
 @dataclass(frozen=True)
 class SourcedValue:
-    """A value, and where it came from as a person would say it: "--temp", "QWCHAT_TEMP", a file's path."""
+    """A value and its origin for the user: "--temp", "QWCHAT_TEMP", the path of a file."""
 
     value: SettingValue
     origin: str
@@ -39,9 +39,9 @@ class Settings:
     """One value per setting.
 
     Attributes:
-        given: what was set anywhere, by name.
-        notices: what is worth telling about the files.
-        project: the project file, where some of these values are its.
+        given: values that were set in any source, by name.
+        notices: remarks about the files for the user.
+        project: the project file, if any of these values comes from it.
     """
 
     given: Mapping[str, SourcedValue] = field(default_factory=dict)
@@ -49,16 +49,16 @@ class Settings:
     project: Path | None = None
 
     def __getitem__(self, name: str) -> Any:
-        """The value of the setting `name`, of the type of its kind; KeyError for no setting."""
+        """Return the value of the setting `name`. Raises KeyError if there is no such setting."""
         found = self.given.get(name)
         return _DEFAULTS[name] if found is None else found.value
 
     def __contains__(self, name: str) -> bool:
-        """Whether `name` was set anywhere."""
+        """Return True if `name` was set in any source."""
         return name in self.given
 
     def origin(self, name: str) -> str:
-        """Where the value of `name` came from."""
+        """Return the origin of the value of `name`."""
         found = self.given.get(name)
         return BUILT_IN if found is None else found.origin
 
@@ -74,16 +74,17 @@ def resolve(
     use_files: bool = True,
     variables: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings in force.
+    """Return the settings in effect.
 
     Args:
-        flags: what the command line gives, by name of the setting.
-        environment: of the process.
+        flags: values from the command line, by name of the setting.
+        environment: environment variables.
         folder: where to look for a project file; None is the working folder.
-        use_files: whether configuration files count; a persona that is asked for is read in any case.
-        variables: of the persona.
+        use_files: read configuration files; a persona that is named is read in any case.
+        variables: variables of the persona.
 
-    Raises UsageError that names the argument, the variable, or the file and its line.
+    Raises:
+        UsageError: a value is invalid; the message names the argument, the variable, or the file and line.
     """
     project = config_files.find_project_file(folder) if use_files else config_files.ProjectFile()
     user_file, user_notices = _user_config(environment) if use_files else (None, ())
@@ -112,6 +113,7 @@ def _sources(
     project: Path | None,
     user_file: Path | None,
 ) -> Iterator[dict[str, SourcedValue]]:
+    """Yield the values of each source, highest precedence first."""
     yield {
         name: SourcedValue(_from_flag(name, flag_value), find_spec(name).flag_for(flag_value))
         for name, flag_value in flags.items()
@@ -124,9 +126,9 @@ def _sources(
 
 
 def _user_config(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str, ...]]:
-    """The user's file, where there is one, and what there is to say about it.
+    """Return the user's file, if there is one, and notices about it.
 
-    HOME may be somebody else's (`sudo -u`, a service): a folder that is closed to us is no reason not to answer.
+    HOME may belong to another user (`sudo -u`, a service). An inaccessible folder must not prevent an answer.
     """
     path = config_files.user_config_file(environment)
     try:

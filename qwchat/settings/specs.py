@@ -1,9 +1,8 @@
-"""The table of settings: everything that has a value which flags, variables, files and the chat can set.
+"""The table of settings that flags, variables, files and the chat can change.
 
-One entry gives a setting its flag (`--top-p`), its variable (`QWCHAT_TOP_P`), its key in configuration files
-(`top-p`), its place in `/set` with completion, and its line in `qwchat config show`. Code reads it by its name:
-reply settings from `ReplySettings` (`session.reply_settings["top-p"]`),
-others from `Settings` (`options.settings["ctx"]`).
+One entry gives a setting its flag (`--top-p`), its environment variable (`QWCHAT_TOP_P`), its key in configuration
+files (`top-p`), its place in `/set` with completion, and its line in `qwchat config show`. Code reads reply settings
+from `ReplySettings` (`session.settings["top-p"]`) and the others from `Settings` (`options.settings["ctx"]`).
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from qwchat.settings.constraint_types import ChoiceList, JsonSchema, Regex
 from qwchat.settings.value_types import Boolean, Choice, Integer, Number, SettingValue, Text, TextList, ValueType
 
 Scope = Literal["reply", "engine", "display", "session"]
-"""When a change takes effect: at the next reply; with a new engine; at once on the screen; with the next start."""
+"""When a change takes effect: with the next reply, a new engine, at once on screen, or at the next start."""
 
 
 @dataclass(frozen=True)
 class SettingSpec:
-    """One thing that can be set.
+    """One setting.
 
     Attributes:
-        name: as on the command line, without dashes in front.
-        value_type: what values it takes.
+        name: long flag without dashes.
+        value_type: type of its values.
         scope: when a change takes effect.
-        help: half a line without a full stop.
-        default: the built-in value; where a model has one of its own (temp, top-p ...), that holds and this is None.
-        none_word: the word for None where None is a value: "random", "none", "auto".
-        short_flag: a flag of one letter.
-        python_argument: the argument of the Python functions that take it, where its name differs.
-        project_may_set: whether a project file may set it: never for paths, models and commands.
+        help: effect and neutral value, at most 60 characters, without a full stop.
+        default: built-in value; None if the model has its own (such as temp and top-p).
+        none_word: word for None if None is a value: "random", "none", "auto".
+        short_flag: flag of one letter.
+        python_argument: argument of the Python functions, if its name differs.
+        project_may_set: True if a project file may set it; never for paths, models and commands.
     """
 
     name: str
@@ -58,32 +57,32 @@ class SettingSpec:
 
     @property
     def flag(self) -> str:
-        """Its long flag."""
+        """Long flag."""
         return f"--{self.name}"
 
     def flag_for(self, value: object) -> str:
-        """Return its long flag as it is given for `value`: `--no-speculate` turns a switch off."""
+        """Return the long flag for `value`, such as `--no-speculate` for False."""
         return f"--no-{self.name}" if value is False else self.flag
 
     @property
     def variable(self) -> str:
-        """Its environment variable."""
+        """Environment variable."""
         return f"QWCHAT_{self.name.upper().replace('-', '_')}"
 
     @property
     def parameter(self) -> str:
-        """Its name as an identifier of Python."""
+        """Name as a Python identifier."""
         name = self.name.replace("-", "_")
         return f"{name}_" if keyword.iskeyword(name) else name
 
     @property
     def argument(self) -> str:
-        """Its name as an argument of `qwchat.load`, `Model.chat` or `SamplingParams`, which messages mention."""
+        """Argument of `qwchat.load`, `Model.chat` or `SamplingParams`, which messages mention."""
         return self.python_argument or self.name.replace("-", "_")
 
     @property
     def accepts(self) -> str:
-        """What it takes, in words."""
+        """Description of the accepted values."""
         return f"{self.value_type.accepts}, or {self.none_word}" if self.none_word else self.value_type.accepts
 
     @property
@@ -92,19 +91,19 @@ class SettingSpec:
         return (*self.value_type.choices, *([self.none_word] if self.none_word else []))
 
     def parse(self, text: str, where: str) -> SettingValue:
-        """The value that a person's `text` means. Raises UsageError that begins with `where`."""
+        """Return the value of a user's `text`. Raises UsageError that begins with `where`."""
         return None if self.none_word and text == self.none_word else self.value_type.parse(text, where)
 
     def check(self, value: object, where: str) -> SettingValue:
-        """The value that a file states. Raises UsageError that begins with `where`."""
+        """Return the value from a file. Raises UsageError that begins with `where`."""
         return None if self.none_word and value == self.none_word else self.value_type.check(value, where)
 
     def to_text(self, value: SettingValue) -> str:
-        """`value` as a person would type it."""
+        """Return `value` as a user would type it."""
         return (self.none_word or "-") if value is None else self.value_type.to_text(value)
 
     def to_toml(self, value: SettingValue) -> SettingValue | list[str]:
-        """`value` as a TOML file states it."""
+        """Return `value` for a TOML file."""
         return self.none_word if value is None else self.value_type.to_toml(value)
 
 
@@ -278,9 +277,10 @@ _BY_ARGUMENT = {spec.argument: spec for spec in SETTING_SPECS}
 
 
 def find_spec(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "display", "session")) -> SettingSpec:
-    """The setting called `name`, also with underscores, capitals or leading dashes; with the closest in the message.
+    """Return the setting called `name`, which may have underscores, capitals or leading dashes.
 
-    Raises UsageError where there is none of these `scopes`.
+    Raises:
+        UsageError: there is no such setting in these `scopes`; the message names the closest one.
     """
     wanted = name.lower().lstrip("-").replace("_", "-")
     found = _BY_NAME.get(wanted)
@@ -290,12 +290,12 @@ def find_spec(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "dis
 
 
 def spec_of_argument(name: str) -> SettingSpec | None:
-    """Return the setting that is passed on as the argument `name`; None where the argument is no setting's."""
+    """Return the setting that is passed on as the Python argument `name`, or None."""
     return _BY_ARGUMENT.get(name)
 
 
 def suggestion(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "display", "session")) -> str:
-    """What may have been meant by `name`, or all that there is."""
+    """Return a hint at the setting that `name` probably means, or at all settings."""
     wanted = name.lower().lstrip("-").replace("_", "-")
     names = [spec.name for spec in SETTING_SPECS if spec.scope in scopes]
     close = wanted if wanted in names else closest_match(wanted, names)
@@ -303,7 +303,7 @@ def suggestion(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "di
 
 
 def closest_match(typed: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that `typed` was probably meant to be."""
+    """Return the one of `names` that `typed` was probably meant to be, or None."""
     import difflib
 
     return next(iter(difflib.get_close_matches(typed, list(names), n=1)), None)

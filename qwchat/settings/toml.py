@@ -1,8 +1,8 @@
-"""TOML of settings: limits that hold before a parser sees the text, one reader for all, and the lines of keys.
+"""TOML of settings: limits that are checked before parsing, the parser, and line numbers of keys.
 
-Parsers of TOML are quadratic, or worse, in the parts of a dotted key, in nested values and in the number of tables.
-Settings need none of that, so one pass over the text counts these first. It tells strings and comments apart from the
-rest as the parser does, and each character is looked at once.
+TOML parsers take quadratic time or worse in the parts of a dotted key, in nested values and in the number of tables.
+Settings need none of these in large numbers, so one pass over the text counts them first. The pass distinguishes
+strings and comments as the parser does, and reads each character once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 from qwchat.errors import UsageError
 
-MAX_KEY_PARTS = 4  # of a dotted key
-MAX_NESTING = 8  # of lists and tables in each other
+MAX_KEY_PARTS = 4  # in a dotted key
+MAX_NESTING = 8  # of lists and tables
 MAX_KEYS = 1_000
 MAX_TABLES = 50
-MAX_BARE_CHARACTERS = 1_000  # characters of a number, a date or a key without quotes
+MAX_BARE_CHARACTERS = 1_000  # in a number, a date or a key without quotes
 
-# Possessive: what has been matched is never tried in another way, so a match costs no more than its length.
+# Possessive quantifiers never backtrack, so a match takes time linear in its length.
 _TOKEN = re.compile(
     r"""
     (?P<text> \"{3}(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5}
@@ -37,9 +37,10 @@ Key = tuple[str, ...]
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """Parse `text` as TOML within the limits. `where` names it; raises UsageError with its line for whatever is wrong.
+    """Parse `text` as TOML within the limits, in linear time.
 
-    Takes time linear in the length of `text`.
+    Raises:
+        UsageError: the text is invalid or exceeds a limit; the message begins with `where` and the line.
     """
     import tomllib
 
@@ -51,14 +52,14 @@ def parse(text: str, where: str) -> dict[str, Any]:
         line = int(match[1]) if match and match[1] else text.count("\n") + 1
         reason = _POSITION.sub("", str(error))
         raise UsageError(f"{where}:{line}: {reason[:1].lower()}{reason[1:]}") from error
-    except ValueError as error:  # A date that no calendar has.
+    except ValueError as error:  # An impossible date.
         raise UsageError(f"{where}: a value cannot be read: {' '.join(str(error).split())}") from error
 
 
 def line_of(text: str, keys: Key) -> int | None:
-    """Return the line on which the key `keys`, or the table that holds it, begins; None where it is not there.
+    """Return the line on which the key `keys`, or the table that contains it, begins; None if it is missing.
 
-    `text` is TOML that `parse` has taken.
+    `text` must have been parsed by `parse`.
     """
     found: dict[Key, int] = {}
     for key, line in _keys_with_lines(text):
@@ -68,9 +69,9 @@ def line_of(text: str, keys: Key) -> int | None:
 
 
 def _check_limits(text: str, where: str) -> None:
-    """Raise UsageError where `text` holds more than settings need and a parser can bear."""
+    """Raise UsageError if `text` is more complex than settings need and a parser can handle."""
     depth = parts = keys = tables = 0
-    line, at_line_start = 1, True  # fresh: at the start of a line
+    line, at_line_start = 1, True
     for match in _TOKEN.finditer(text):
         token = match[0]
         if match.lastgroup != "sign":
@@ -80,7 +81,7 @@ def _check_limits(text: str, where: str) -> None:
             at_line_start = at_line_start and match.lastgroup == "blank"
             continue
         if token in "\"'":
-            return  # A string that never ends: the parser stops here at the latest.
+            return  # An unterminated string, where the parser stops too.
         if token in "[{":
             tables += token == "[" and at_line_start and depth == 0
             depth += 1
@@ -90,7 +91,7 @@ def _check_limits(text: str, where: str) -> None:
         parts = parts + 1 if token == "." else 0
         if token == "\n":
             line += 1
-        # A bracket that is never closed would hide the tables behind it, so a line's start counts by itself.
+        # An unclosed bracket must not hide the tables after it, so tables are counted by line start alone.
         at_line_start = token == "\n"
         for count, limit, name in (
             (parts + 1, MAX_KEY_PARTS, "parts in one key"),
@@ -103,11 +104,11 @@ def _check_limits(text: str, where: str) -> None:
 
 
 def _keys_with_lines(text: str) -> Iterator[tuple[Key, int]]:
-    """Each key and table of `text` with its line, in order; keys within inline tables are left out."""
+    """Yield each key and table of `text` with its line, in order, without keys of inline tables."""
     table: Key = ()
     parts: list[str] = []
     header = False  # inside [table]
-    value = False  # behind the equals sign
+    value = False  # after the equals sign
     depth = 0
     line = 1
     for match in _TOKEN.finditer(text):

@@ -1,7 +1,7 @@
-"""Kinds of values: what is taken, how it is read from a person's text and from a file, how it is shown.
+"""Types of setting values: parsing, checking, limits and formatting.
 
-Every kind reads text (a flag, a variable, `/set`) with `parse` and a value of a TOML file with `check`; both
-raise UsageError that begins with `where`, the name of the flag, variable or key.
+`parse` reads a user's text (a flag, a variable, `/set`) and `check` a value from a TOML file. Both raise UsageError
+that begins with `where`, the name of the flag, variable or key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qwchat.limits import MAX_INTEGER
 from qwchat.settings import toml
 
 SettingValue = float | int | bool | str | tuple[str, ...] | None
-"""What a setting can be set to."""
+"""Value of a setting."""
 
 _BOOLEAN_WORDS = {
     "on": True,
@@ -32,35 +32,35 @@ _BOOLEAN_WORDS = {
 
 
 class ValueType(Protocol):
-    """What every kind of value has.
-
-    Attributes:
-        metavar: what stands for a value in the help.
-        accepts: what is taken, in words.
-        range_text: the range of a number in words, empty for other kinds.
-        choices: the values there are, where they can be listed.
-    """
+    """Interface of the value types."""
 
     @property
-    def metavar(self) -> str: ...
+    def metavar(self) -> str:
+        """Placeholder for a value in the help."""
+
     @property
-    def accepts(self) -> str: ...
+    def accepts(self) -> str:
+        """Description of the accepted values."""
+
     @property
-    def range_text(self) -> str: ...
+    def range_text(self) -> str:
+        """Range of a number in words; empty for other types."""
+
     @property
-    def choices(self) -> tuple[str, ...]: ...
+    def choices(self) -> tuple[str, ...]:
+        """The possible values, if they can be listed."""
 
     def parse(self, text: str, where: str) -> SettingValue:
-        """The value that `text` means."""
+        """Return the value of `text`."""
 
     def check(self, value: object, where: str) -> SettingValue:
-        """The value that a TOML file states."""
+        """Return the value from a TOML file."""
 
     def to_text(self, value: SettingValue) -> str:
-        """`value` as a person would type it."""
+        """Return `value` as a user would type it."""
 
     def to_toml(self, value: SettingValue) -> SettingValue | list[str]:
-        """`value` as a TOML file states it."""
+        """Return `value` for a TOML file."""
 
 
 def reject(where: str, wanted: str, value: object) -> NoReturn:
@@ -71,7 +71,7 @@ def reject(where: str, wanted: str, value: object) -> NoReturn:
 
 @dataclass(frozen=True)
 class Number:
-    """A number from `low` to `high`; `above`: not `low` itself."""
+    """A number from `low` to `high`, without `low` itself if `above` is set."""
 
     low: float
     high: float = math.inf
@@ -81,13 +81,16 @@ class Number:
 
     @property
     def accepts(self) -> str:
+        """Accepted values, in words."""
         return f"a number {self.range_text}".replace("at least", "of at least")
 
     @property
     def range_text(self) -> str:
+        """Range in words."""
         return _range_text(self.low, self.high, above=self.above)
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         try:
             number = float(text)
         except ValueError:
@@ -95,6 +98,7 @@ class Number:
         return self._check_range(number, where)
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             reject(where, self.accepts, value)
         try:
@@ -109,15 +113,17 @@ class Number:
         return number
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return f"{value:g}"
 
     def to_toml(self, value: SettingValue) -> SettingValue:
+        """Format `value` for a TOML file."""
         return value
 
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number from `low` to `high`; None: to what every part of the program can count with."""
+    """An integer from `low` to `high`, or to MAX_INTEGER if `high` is None."""
 
     low: int
     high: int | None = None
@@ -126,13 +132,16 @@ class Integer:
 
     @property
     def accepts(self) -> str:
+        """Accepted values, in words."""
         return f"a whole number {self.range_text}".replace("at least", "of at least")
 
     @property
     def range_text(self) -> str:
+        """Range in words."""
         return _range_text(self.low, math.inf if self.high is None else self.high)
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         try:
             number = int(text)
         except ValueError:
@@ -140,6 +149,7 @@ class Integer:
         return self._check_range(number, where)
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         if isinstance(value, bool) or not isinstance(value, int):
             reject(where, self.accepts, value)
         return self._check_range(value, where)
@@ -152,9 +162,11 @@ class Integer:
         return number
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return str(value)
 
     def to_toml(self, value: SettingValue) -> SettingValue:
+        """Format `value` for a TOML file."""
         return value
 
 
@@ -168,17 +180,21 @@ class Boolean:
     choices: ClassVar[tuple[str, ...]] = ("on", "off")
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         if text.lower() not in _BOOLEAN_WORDS:
             reject(where, self.accepts, text)
         return _BOOLEAN_WORDS[text.lower()]
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         return value if isinstance(value, bool) else self.parse(str(value), where)
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return "on" if value else "off"
 
     def to_toml(self, value: SettingValue) -> SettingValue:
+        """Format `value` for a TOML file."""
         return value
 
 
@@ -191,33 +207,39 @@ class Choice:
 
     @property
     def metavar(self) -> str:
+        """Placeholder in the help."""
         return "|".join(self.choices)
 
     @property
     def accepts(self) -> str:
+        """Accepted values, in words."""
         *others, last = self.choices
         return f"{', '.join(others)} or {last}"
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         if text not in self.choices:
             reject(where, self.accepts, text)
         return text
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         if not isinstance(value, str):
             reject(where, self.accepts, value)
         return self.parse(value, where)
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return str(value)
 
     def to_toml(self, value: SettingValue) -> SettingValue:
+        """Format `value` for a TOML file."""
         return value
 
 
 @dataclass(frozen=True)
 class Text:
-    """Any text. `suggested`: values worth offering, though others are taken as well."""
+    """Any string. `suggested` values are offered, but others are accepted."""
 
     metavar: str = "TEXT"
     accepts: str = "a text"
@@ -226,26 +248,31 @@ class Text:
 
     @property
     def choices(self) -> tuple[str, ...]:
+        """Values to offer for completion."""
         return self.suggested
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         return text
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         if not isinstance(value, str):
             reject(where, self.accepts, value)
         return value
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return str(value)
 
     def to_toml(self, value: SettingValue) -> SettingValue:
+        """Format `value` for a TOML file."""
         return value
 
 
 @dataclass(frozen=True)
 class TextList:
-    """Any number of texts, none of them empty: one as it is, several as a TOML list (`["a", "b"]`)."""
+    """Any number of non-empty strings: one as it is, several as a TOML list (`["a", "b"]`)."""
 
     metavar: str = "TEXT"
     range_text: ClassVar[str] = ""
@@ -253,15 +280,17 @@ class TextList:
     choices: ClassVar[tuple[str, ...]] = ()
 
     def parse(self, text: str, where: str) -> SettingValue:
+        """Parse a user's `text`."""
         if text.startswith("[") and text.endswith("]"):
             try:
                 listed = toml.parse(f"value = {text}", where)["value"]
-            except UsageError:  # Brackets around anything else are a text of their own.
+            except UsageError:  # Not a list, but a string with brackets.
                 return (text,)
             return self.check(listed, where)
         return self.check(text, where)
 
     def check(self, value: object, where: str) -> SettingValue:
+        """Check a value from a TOML file."""
         listed = [value] if isinstance(value, str) else value
         if not isinstance(listed, Sequence):
             reject(where, self.accepts, value)
@@ -271,9 +300,11 @@ class TextList:
         return tuple(listed)
 
     def to_text(self, value: SettingValue) -> str:
+        """Format `value` for the user."""
         return " ".join(repr(text) for text in value) if isinstance(value, tuple) else repr(value)
 
     def to_toml(self, value: SettingValue) -> SettingValue | list[str]:
+        """Format `value` for a TOML file."""
         return list(value) if isinstance(value, tuple) else value
 
 
