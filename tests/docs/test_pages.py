@@ -84,3 +84,11 @@ def test_modules_that_are_named_exist(name: str) -> None:
         parent = path.parent.with_suffix(".py") if not path.parent.is_dir() else path.parent / "__init__.py"
         known = path.is_dir() or path.with_suffix(".py").is_file()
         assert known or re.search(rf"\b{path.name}\b", parent.read_text(encoding="utf-8")), f"{dotted} does not exist"
+
+
+@pytest.mark.parametrize("name", HAND_WRITTEN)
+def test_files_that_are_named_exist(name: str) -> None:
+    text = without_blocks((DOCS / name).read_text(encoding="utf-8"))
+    named = re.findall(r"`((?:tests|docs|benchmarks|models|\.ci)/[\w/.-]+)`", text)
+    named += [match.replace(".", "/") + ".py" for match in re.findall(r"python -m (benchmarks\.\w+)", text)]
+    assert [file for file in named if not (REPOSITORY / file).exists()] == []
