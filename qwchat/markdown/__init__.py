@@ -1,1 +1,1 @@
-"""Markdown as rows of a terminal, from a text that still grows. Does not know the chat."""
+"""Markdown rendered to terminal rows while the text still grows. This package does not know the chat."""

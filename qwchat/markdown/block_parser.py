@@ -1,10 +1,10 @@
-"""The block structure of Markdown, line by line: containers, paragraphs, headings, code, tables, rules.
+r"""Block structure of Markdown, line by line: containers, paragraphs, headings, code, tables, thematic breaks.
 
 This is the algorithm of the CommonMark specification (appendix "A parsing strategy"), which decides about each line
-from the lines before it, with tables as GitHub has them. markdown-it parses whole documents only, so that a reply would
-have to be parsed again and again; the tests compare the two. Left out on purpose: HTML blocks and link reference
-definitions, which would swallow text. Lines of a formula (`\\[`, `$$`) belong to its paragraph, whatever they begin
-with: a minus sign there is no bullet.
+from the lines before it, plus GitHub's tables. markdown-it only parses whole documents, so a growing reply would be
+parsed again and again; the tests compare the two. HTML blocks and link reference definitions are left out on purpose,
+because they would swallow text. The lines of a formula (`\[`, `$$`) belong to its paragraph even if they look like
+blocks: a minus sign there is not a bullet.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ Leaf = Literal["none", "paragraph", "heading", "fence", "code", "table"]
 
 _TAB = 4
 _CODE_INDENT = 4
-_MAX_CONTAINERS = 24  # Containers within containers; what nests deeper is text.
+_MAX_CONTAINERS = 24  # Nested containers; deeper markers are text.
 _HEADING = re.compile(r"(#{1,6})(?:\s+|$)(.*)")
 _FENCE = re.compile(r"(`{3,})([^`]*)$|(~{3,})(.*)$")
 _THEMATIC_BREAK = re.compile(r"(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$")
 _SETEXT_UNDERLINE = re.compile(r"(=+|-+)\s*$")
 _ITEM = re.compile(r"([-+*]|(\d{1,9})[.)])(\s|$)")
-_FORMULA = re.compile(r"\\\[|\$\$(?=\\|$)")  # Before a formula of several lines, and what is behind it.
+_FORMULA = re.compile(r"\\\[|\$\$(?=\\|$)")  # Begins a formula of several lines.
 FORMULA_ENDS = {"\\[": "\\]", "$$": "$$"}
 _DELIMITER_ROW = re.compile(r"\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$")
 
 
 class Container(NamedTuple):
-    """A block quote, or an item of a list.
+    """Block quote or list item.
 
     Attributes:
-        marker: what its first line shows, such as "> ", "- " or "  1. ".
-        offset: columns by which an item's other lines are indented; 0 for a quote.
-        bare: the item began with nothing behind its marker, and nothing has followed yet.
+        marker: What the first line shows, such as "> ", "- " or "  1. ".
+        offset: Columns by which the other lines of an item are indented; 0 for a quote.
+        empty: Whether nothing has followed the marker of the item yet.
     """
 
     marker: str
@@ -42,47 +42,62 @@ class Container(NamedTuple):
 
 
 class BlockHandler(Protocol):
-    """Is told what each line is. Containers that begin with the line are the last `BlockParser.opened_count` ones."""
+    """Receiver of the blocks that `BlockParser` finds.
+
+    The last `BlockParser.opened_count` containers begin with the current line.
+    """
 
     def start_paragraph(self, text: str) -> None:
-        """The first line of a paragraph."""
+        """Handle the first line of a paragraph."""
 
     def continue_paragraph(self, text: str) -> None:
-        """Another line of it."""
+        """Handle another line of the paragraph."""
 
-    def heading(self, level: int, text: str) -> None: ...
+    def heading(self, level: int, text: str) -> None:
+        """Handle a heading of a level from 1 to 6."""
 
     def setext_heading(self, level: int) -> bool:
-        """The line underlines the paragraph, which so becomes a heading. False: too late for that."""
+        """Turn the paragraph into a heading. Return False if it is too late for that."""
 
     def start_table(self, head: str, delimiters: str) -> bool:
-        """The line delimits the columns of a table whose head was the last line of the paragraph. False: it does not.
+        """Begin a table whose head is the last line of the paragraph.
 
-        True ends the paragraph.
+        Returns:
+            True if the paragraph ends and the table begins; False if `delimiters` does not fit the head.
         """
 
-    def table_row(self, source: str) -> None: ...
-    def open_fence(self, info: str) -> None: ...
+    def table_row(self, source: str) -> None:
+        """Handle a row of the table."""
+
+    def open_fence(self, info: str) -> None:
+        """Begin a fenced code block with the info string `info`."""
+
     def code_line(self, text: str) -> None:
-        """A line of a code block."""
+        """Handle a line of a fenced code block."""
 
-    def close_fence(self) -> None: ...
+    def close_fence(self) -> None:
+        """End the fenced code block."""
+
     def indented_code(self, text: str) -> None:
-        """A line of code that only its indentation marks, which `text` still has."""
+        """Handle a line of an indented code block, with its indentation."""
 
-    def thematic_break(self) -> None: ...
-    def blank_line(self) -> None: ...
+    def thematic_break(self) -> None:
+        """Handle a thematic break."""
+
+    def blank_line(self) -> None:
+        """Handle a blank line."""
+
     def end_leaf(self) -> None:
-        """The paragraph or the table ends before this line."""
+        """End the paragraph, the table or the code block before the current line."""
 
 
 class BlockParser:
-    """The open containers and the open leaf after some lines; `copy.copy` makes an independent twin.
+    """Parser of one line after another. `copy.copy` makes an independent copy.
 
     Attributes:
-        containers: the open ones, from the outside in.
-        fresh: how many of them, counted from the inside, begin with the line in hand.
-        leaf: the block that further lines may go to.
+        containers: The open containers, outermost first.
+        opened_count: Number of innermost containers that begin with the current line.
+        leaf: The block that the next line may continue.
     """
 
     def __init__(self) -> None:
@@ -91,11 +106,11 @@ class BlockParser:
         self.leaf: Leaf = "none"
         self._fence = ""
         self._fence_indent = 0
-        self._last_line = ""  # The last whole line of a paragraph, which a table may take for its head.
-        self._formula_end = ""  # What ends the formula that the paragraph is in; its lines are no blocks.
+        self._last_line = ""  # Last complete line of a paragraph, the possible head of a table.
+        self._formula_end = ""  # What ends the open formula, whose lines are text.
 
     def line(self, text: str, handler: BlockHandler) -> None:
-        """Take the next line, without its newline."""
+        """Parse the next line, without its newline."""
         self.opened_count = 0
         matched, rest, column = self._match_open_containers(text)
         all_matched = matched == len(self.containers)
@@ -110,18 +125,20 @@ class BlockParser:
         self._mark_items_filled()
 
     def forget_line(self) -> None:
-        """The last line went on after all, so it is no head of a table."""
+        """Prevent the last line from becoming the head of a table, because it turned out to be longer."""
         self._last_line = ""
 
     def end(self, handler: BlockHandler) -> None:
-        """There are no more lines."""
+        """End the document."""
         self._end_leaf(handler)
         self.containers = ()
 
     def _match_open_containers(self, text: str) -> tuple[int, str, int]:
-        """How many open containers the line goes on with, what it has behind their markers, and where that begins.
+        """Match the line against the open containers.
 
-        Tabs in it stay: code has them as they are.
+        Returns:
+            How many containers the line continues, the text after their markers, and the column of that text. Tabs in
+            it are kept, since code shows them.
         """
         column = 0
         for number, container in enumerate(self.containers):
@@ -141,7 +158,7 @@ class BlockParser:
         return len(self.containers), text, column
 
     def _start_blocks(self, matched: int, rest: str, handler: BlockHandler) -> None:
-        """Open the containers and the leaf that begin with this line, or go on with a paragraph or a table."""
+        """Open the containers and the leaf that begin with this line, or continue a paragraph or a table."""
         if self.leaf == "paragraph" and self._formula_end and not _FENCE.match(rest.lstrip(" ")):
             self._text_line(matched, rest, handler)
             return
@@ -171,7 +188,7 @@ class BlockParser:
         self._text_line(matched, rest, handler)
 
     def _close_unmatched(self, matched: int, handler: BlockHandler) -> None:
-        """End the open leaf, and the containers that the line did not go on with."""
+        """End the open leaf and the containers that the line does not continue."""
         self._end_leaf(handler)
         self.containers = self.containers[:matched]
 
@@ -195,7 +212,7 @@ class BlockParser:
         return True
 
     def _parse_leaf(self, body: str, indent: int, matched: int, in_paragraph: bool, handler: BlockHandler) -> bool:
-        """Whether the line is a block of its own: a heading, a fence or a rule."""
+        """Handle a heading, fence or thematic break, and return True if the line is one."""
         if match := _HEADING.match(body):
             self._close_unmatched(matched, handler)
             handler.heading(len(match[1]), _strip_closing_hashes(match[2]))
@@ -213,7 +230,7 @@ class BlockParser:
         return True
 
     def _open_container(self, rest: str, indent: int, matched: int, in_paragraph: bool) -> tuple[Container, str] | None:
-        """The container that begins here and what the line has behind its marker."""
+        """Return the container that begins here and the text after its marker, or None."""
         if matched >= _MAX_CONTAINERS:
             return None
         column = sum(container.offset or 2 for container in self.containers[:matched])
@@ -234,12 +251,12 @@ class BlockParser:
         return Container(f"{rest[:start]:<{offset}}", offset, empty), rest[offset:]
 
     def _text_line(self, matched: int, rest: str, handler: BlockHandler) -> None:
-        """The line is blank, or text."""
+        """Handle a blank line or a line of text."""
         if not rest.strip():
             self._close_unmatched(matched, handler)
             handler.blank_line()
         elif self.leaf == "paragraph" and not self.opened_count:
-            # A paragraph goes on even where the line leaves its containers' markers out.
+            # Lazy continuation: the line may lack the markers of its containers.
             all_matched = matched == len(self.containers)
             self._last_line = rest if all_matched else ""
             self._formula_end = _open_formula_end(rest, self._formula_end)
@@ -264,7 +281,7 @@ class BlockParser:
         handler.code_line(_remove_columns(rest, self._fence_indent, column))
 
     def _mark_items_filled(self) -> None:
-        """Items that began empty have something in them now, but for one that has only just begun."""
+        """Mark items as filled, except for one that begins with this line."""
         inner = len(self.containers) - (1 if self.opened_count else 0)
         if any(container.empty for container in self.containers[:inner]):
             filled = [container._replace(empty=False) for container in self.containers[:inner]]
@@ -276,7 +293,7 @@ def _indentation(text: str) -> int:
 
 
 def _open_formula_end(line: str, pending_end: str) -> str:
-    """What ends the formula that is open after `line`, before which `pending_end` ended one; "" where none is open."""
+    """Return what ends the formula that is open after `line`, or "" if none is; `pending_end` ends one open before."""
     body = line.strip()
     if not pending_end and (match := _FORMULA.match(body)):
         body, pending_end = body[match.end() :], FORMULA_ENDS[match[0]]
@@ -284,14 +301,14 @@ def _open_formula_end(line: str, pending_end: str) -> str:
 
 
 def _strip_closing_hashes(heading: str) -> str:
-    """A heading's text without the number signs that may close it."""
+    """Return the text of a heading without the number signs that may close it."""
     heading = heading.rstrip()
     text = heading.rstrip("#")
     return text.rstrip() if not text or text[-1].isspace() else heading
 
 
 def _expand_indent_tabs(text: str, column: int) -> str:
-    """`text`, which begins in `column`, with the tabs of its indentation as blanks; tab stops are four apart."""
+    """Return `text`, which begins at `column`, with the tabs of its indentation expanded to stops of four columns."""
     if text[:1] not in ("\t", " ") or "\t" not in text:
         return text
     body = text.lstrip(" \t")
@@ -300,8 +317,10 @@ def _expand_indent_tabs(text: str, column: int) -> str:
 
 
 def _remove_columns(text: str, columns: int, column: int) -> str:
-    """`text`, which begins in `column`, without the blanks in its first `columns`; what is left of a tab that
-    reaches beyond them is blanks."""
+    """Return `text`, which begins at `column`, without the spaces in its first `columns`.
+
+    A tab that reaches beyond them leaves spaces.
+    """
     end, taken = column + columns, 0
     while column < end and text[taken : taken + 1] in (" ", "\t"):
         column += 1 if text[taken] == " " else _TAB - column % _TAB
@@ -310,11 +329,11 @@ def _remove_columns(text: str, columns: int, column: int) -> str:
 
 
 def _expand_tabs_after(text: str, start: int, column: int) -> str:
-    """`text` with the tabs expanded that follow its first `start` characters."""
+    """Return `text` with the indentation tabs after its first `start` characters expanded."""
     return text[:start] + _expand_indent_tabs(text[start:], column + start)
 
 
 def _quote_marker_width(text: str, indent: int, column: int) -> int:
-    """Characters that the marker of a quote takes with the blank behind it; `text` has no tab there."""
+    """Return the number of characters of a quote marker and the space after it; `text` has no tab there."""
     text = _expand_tabs_after(text, indent + 1, column)
     return indent + (2 if text[indent + 1 : indent + 2] == " " else 1)

@@ -1,4 +1,4 @@
-"""What the blocks of a reply look like: rows of styled text, in order, each made once."""
+"""Rendering of blocks to rows of styled text, in order, each row once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ from qwchat.markdown.styles import BOLD, CODE, DIM, ITALIC, UNDERLINED
 from qwchat.markdown.table_grid import parse_alignments, split_row, styled_cells
 from qwchat.markdown.table_stream import TableStream
 
-_MIN_TEXT_COLUMNS = 8  # Columns that a line has behind its containers' markers, however deep they nest.
-_MIN_PENDING, _MAX_PENDING = 40, 1000  # Columns of text; finding markup in it takes time that grows with its square.
+_MIN_TEXT_COLUMNS = 8  # Minimum columns of text after the markers of nested containers.
+_MIN_PENDING, _MAX_PENDING = 40, 1000  # Columns of text; finding markup takes quadratic time.
 _RULE_COLUMNS = 40
-_MAX_PENDING_BLANKS = 12  # Blank lines that are held back until something follows.
-_FIRST_WIDE = "\u1100"  # From here on a character is taken for two columns wide where space is only estimated.
+_MAX_PENDING_BLANKS = 12  # Blank lines held back until something follows.
+_FIRST_WIDE = "\u1100"  # Estimates count characters from here on as two columns.
 _HEADINGS = {1: f"{BOLD};{UNDERLINED}", 2: BOLD}
 _MINOR_HEADING = f"{BOLD};{ITALIC}"
 _LANGUAGE = re.compile(r"[\w+#.-]+")
 _MARKER_CHARACTERS = "*`~_[]()\\"
 _MAX_GRAPHEME = 64
 _UNLIMITED = 1 << 30
-_QUOTE_BAR = "│ "  # Before what is quoted.
+_QUOTE_BAR = "│ "  # Begins the rows of a quote.
 _BULLETS = str.maketrans("-*+", "•••")
 
 
 class RenderOptions(NamedTuple):
-    """Options for making rows: `width` in columns (None: never wrap), the most `tail_rows`, and `colour`."""
+    """Options of rendering.
+
+    Attributes:
+        width: Columns of the terminal; None never wraps.
+        tail_rows: Maximum number of rows of the live tail.
+        colour: Whether colours are used.
+    """
 
     width: int | None
     tail_rows: int
@@ -38,13 +44,13 @@ class RenderOptions(NamedTuple):
 
 
 class BlockRenderer:
-    """Makes rows of what `block_parser` finds (it is its Sink); `take_rows` hands them over.
+    """Renderer of the blocks that `block_parser` finds; it is the parser's `BlockHandler`.
 
     Attributes:
-        paper: what rows are made for; it may change at any time.
-        codes: the fenced code blocks that have ended.
-        language: of the code block in hand; "" for no colours.
-        unfinished: this is a preview, and its last paragraph may lack the ends of its markup.
+        options: Options of rendering; they may change at any time.
+        code_blocks: Contents of the fenced code blocks that have ended.
+        language: Language of the open code block; "" for no colours.
+        is_preview: Whether this renders a preview, whose last paragraph may lack closing markers.
     """
 
     def __init__(self, options: RenderOptions, block_parser: BlockParser) -> None:
@@ -53,18 +59,18 @@ class BlockRenderer:
         self.is_preview = False
         self._block_parser = block_parser
         self._rows: list[StyledRow] = []
-        self._pending_blanks: tuple[StyledRow, ...] = ()  # Blank lines, which show when something follows.
+        self._pending_blanks: tuple[StyledRow, ...] = ()  # Blank lines, printed once something follows.
         self._has_output = False
         self._open_block: Literal["", "paragraph", "table", "fence"] = ""
-        self._first_prefix: tuple[Segment, ...] = ()  # What the next row of the block in hand begins with,
-        self._rest_prefix: tuple[Segment, ...] = ()  # and the rows after that.
-        self._pending_text = ""  # The text of the paragraph in hand that is not yet in rows.
-        self._pending_columns = 0  # About how many columns that takes.
-        self._unfinished_row: tuple[Segment, ...] = ()  # The row that it goes on with.
-        self._partly_printed = False  # Rows of the paragraph in hand have been printed.
-        self._formula_end = ""  # What ends the formula in which it was cut.
+        self._first_prefix: tuple[Segment, ...] = ()  # Prefix of the next row of the open block,
+        self._rest_prefix: tuple[Segment, ...] = ()  # and of the rows after it.
+        self._pending_text = ""  # Text of the open paragraph that is not in rows yet.
+        self._pending_columns = 0  # Estimated columns of that text.
+        self._unfinished_row: tuple[Segment, ...] = ()  # The row that this text continues.
+        self._partly_printed = False  # Some rows of the open paragraph are printed.
+        self._formula_end = ""  # What ends the formula in which the paragraph was cut.
         self._table = TableStream((), ())
-        self._code_lines: list[str] = []  # Lines of the code block in hand.
+        self._code_lines: list[str] = []  # Lines of the open code block.
         self.language = ""
         self._highlight_state = HighlightState()
 
@@ -74,18 +80,18 @@ class BlockRenderer:
         return self._open_block == "fence"
 
     def take_rows(self) -> list[StyledRow]:
-        """The rows made since the last call."""
+        """Return the rows made since the last call."""
         rows, self._rows = self._rows, []
         return rows
 
     def clone(self, block_parser: BlockParser) -> BlockRenderer:
-        """A copy that can go on by itself; it has no rows yet, and only what is new of the code block in hand."""
+        """Return an independent copy, without rows and without the lines of the open code block."""
         clone = copy.copy(self)
         clone._block_parser, clone._rows, clone._code_lines = block_parser, [], []
         return clone
 
     def resume(self) -> None:
-        """Take everything so far for printed."""
+        """Treat everything so far as printed."""
         self._rows, self._pending_blanks = [], ()
         self._pending_text, self._pending_columns, self._unfinished_row, self._partly_printed = "", 0, (), True
         self._first_prefix = self._rest_prefix
@@ -94,19 +100,20 @@ class BlockRenderer:
 
     @property
     def _pending_limit(self) -> int:
-        """Columns of text that a paragraph holds back at most: what fills three quarters of the tail."""
+        """Maximum columns of text that a paragraph holds back: three quarters of the tail."""
         return min(max(_MIN_PENDING, self._text_columns * self.options.tail_rows * 3 // 4), _MAX_PENDING)
 
     @property
     def _text_columns(self) -> int:
-        """Columns of a row behind the markers of the block in hand."""
+        """Columns of a row after the markers of the open block."""
         if self.options.width is None:
             return _UNLIMITED
         return max(_MIN_TEXT_COLUMNS, self.options.width - sum(len(text) for text, _ in self._rest_prefix))
 
-    # What the lines are (the methods of blocks.Sink).
+    # Methods of `BlockHandler`.
 
     def start_paragraph(self, text: str) -> None:
+        """Begin a paragraph."""
         self._open_block = "paragraph"
         self._first_prefix, self._rest_prefix = self._prefixes()
         self._pending_text, self._pending_columns, self._unfinished_row = "", 0, ()
@@ -114,17 +121,20 @@ class BlockRenderer:
         self.add_text(text)
 
     def continue_paragraph(self, text: str) -> None:
-        # What was resumed had its row ended.
+        """Add a line to the paragraph."""
+        # Text from before `resume` ended its row, so nothing separates the two.
         self.add_text("\n" + text if self._pending_text or self._unfinished_row else text)
 
     def heading(self, level: int, text: str) -> None:
+        """Print a heading."""
         self._first_prefix, self._rest_prefix = self._prefixes()
         style = _HEADINGS.get(level, _MINOR_HEADING)
-        long = len(text) > 2 * _MAX_PENDING  # Whatever that is, it is no heading with markup in it.
+        long = len(text) > 2 * _MAX_PENDING  # Such a long heading gets no markup.
         segments = [(text, style)] if long else inline_segments(text, colour=self.options.colour, base=style)
         self._emit_text(wrap_segments(segments, self._text_columns))
 
     def setext_heading(self, level: int) -> bool:
+        """Print the paragraph as a heading. Return False if part of it is printed already."""
         if self._partly_printed:
             return False
         segments = inline_segments(self._pending_text, colour=self.options.colour, base=_HEADINGS[level])
@@ -133,6 +143,7 @@ class BlockRenderer:
         return True
 
     def start_table(self, head: str, delimiters: str) -> bool:
+        """Begin a table if `delimiters` fits the head, and return True if it does."""
         columns = parse_alignments(delimiters)
         if len(columns) != len(split_row(head)) or not ("\n" + self._pending_text).endswith("\n" + head):
             return False
@@ -145,10 +156,12 @@ class BlockRenderer:
         return True
 
     def table_row(self, source: str) -> None:
+        """Add a row to the table."""
         self._table = self._table.with_row(styled_cells(source, colour=self.options.colour))
         self._print_table()
 
     def open_fence(self, info: str) -> None:
+        """Begin a code block and print its number and info string."""
         self._open_block = "fence"
         match = _LANGUAGE.match(info)
         self.language = match[0] if match else ""
@@ -158,7 +171,8 @@ class BlockRenderer:
         self._emit_text(wrap_segments([(title, DIM)], self._text_columns))
 
     def code_line(self, text: str) -> None:
-        # Code begins in the first column however deep the list is that it stands in, so that it can be copied.
+        """Print a line of code."""
+        # Code always begins in the first column, even in a list, so that it can be copied.
         self._code_lines.append(text)
         segments = [(text, "")]
         if self.options.colour and self.language:
@@ -166,20 +180,24 @@ class BlockRenderer:
         self._emit([StyledRow(tuple(segments), soft=True)])
 
     def close_fence(self) -> None:
+        """End the code block."""
         self._finish_code_block()
         self._emit([StyledRow((("──", DIM),))])
 
     def indented_code(self, text: str) -> None:
+        """Print a line of an indented code block."""
         self._first_prefix, self._rest_prefix = self._prefixes()
         self._emit([StyledRow((*self._first_prefix, (text, CODE if self.options.colour else "")), soft=True)])
 
     def thematic_break(self) -> None:
+        """Print a rule."""
         self._first_prefix, self._rest_prefix = self._prefixes()
         self._emit_text([StyledRow((("─" * min(self._text_columns, _RULE_COLUMNS), DIM),))])
 
     def blank_line(self) -> None:
+        """Hold a blank line back until something follows."""
         first, rest = self._prefixes()
-        if self._block_parser.opened_count:  # An item with nothing in it yet.
+        if self._block_parser.opened_count:  # An empty item.
             self._emit([StyledRow(first)])
         else:
             self._pending_blanks = (*self._pending_blanks, StyledRow(rest))
@@ -189,6 +207,7 @@ class BlockRenderer:
                 self._rows += [_strip_trailing_blanks(oldest)] if self._has_output else []
 
     def end_leaf(self) -> None:
+        """Print the rest of the open block and end it."""
         if self._open_block == "paragraph":
             self._end_paragraph()
         elif self._open_block == "table":
@@ -200,9 +219,9 @@ class BlockRenderer:
     # Paragraphs.
 
     def add_text(self, text: str) -> None:
-        """Text of the paragraph in hand. Wherever so much is held, the same rows are cut off."""
+        """Add text to the paragraph. Long text is cut into rows at places that depend on the text alone."""
         if self._partly_printed and not self._pending_text and not self._unfinished_row:
-            text = text.lstrip(" ")  # A row of its own for what was resumed.
+            text = text.lstrip(" ")  # After `resume`, text begins a new row.
         while text:
             fits = self._count_fitting(text)
             self._pending_text += text[:fits]
@@ -211,7 +230,7 @@ class BlockRenderer:
                 self._cut_paragraph()
 
     def _count_fitting(self, text: str) -> int:
-        """How many characters of `text` can be held until the limit is reached; counts their columns."""
+        """Return how many characters of `text` fit within the limit, and count their columns."""
         limit, row_columns, columns = self._pending_limit, self._text_columns, self._pending_columns
         fits = len(text)
         if text.isascii() and "\n" not in text:
@@ -230,7 +249,7 @@ class BlockRenderer:
         return fits
 
     def _cut_paragraph(self) -> None:
-        """Print what is held but for its last row, at a blank outside all markup where there is one."""
+        """Print the pending text except for its last row, cut at a space outside all markup if possible."""
         cut = _cut_position(self._pending_text)
         segments, self._formula_end = inline_part(
             self._pending_text[:cut], self._formula_end, colour=self.options.colour
@@ -252,13 +271,13 @@ class BlockRenderer:
     # Tables.
 
     def _print_table(self) -> None:
-        """Print what is certain of the table in hand."""
+        """Print the rows of the table that are final."""
         self._table, rows = self._table.flush_rows(self._table_columns, self.options.tail_rows)
         self._emit_text(rows)
 
     @property
     def _table_columns(self) -> int | None:
-        """Columns that a table may take; None where nothing is wrapped."""
+        """Columns available to a table; None if nothing is wrapped."""
         return None if self.options.width is None else self._text_columns
 
     # Rows.
@@ -268,7 +287,7 @@ class BlockRenderer:
         self._code_lines, self._open_block = [], ""
 
     def _prefixes(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-        """What the first row of a block begins with, and its other rows: the markers of its containers."""
+        """Return what the first row and the other rows of a block begin with: the markers of its containers."""
         containers, first, rest = self._block_parser.containers, [], []
         width = sum(container.offset or len(_QUOTE_BAR) for container in containers)
         excess = 0 if self.options.width is None else max(0, width + _MIN_TEXT_COLUMNS - self.options.width)
@@ -277,7 +296,7 @@ class BlockRenderer:
             text, style = (container.marker.translate(_BULLETS), "") if container.offset else (_QUOTE_BAR, DIM)
             if container.offset and not new:
                 text = " " * container.offset
-            # Where it is narrow, indentation gives way, from the left; what the model wrote stays.
+            # In a narrow window, indentation is cut from the left, but markers stay.
             cut = min(excess, len(text) - len(text.lstrip()) if container.offset and new else len(text))
             excess -= cut
             first.append((text[cut:], style))
@@ -285,7 +304,7 @@ class BlockRenderer:
         return tuple(first), tuple(rest)
 
     def _emit_text(self, rows: list[StyledRow]) -> None:
-        """Print rows of the block in hand, behind its markers."""
+        """Print rows of the open block after its markers."""
         marked: list[StyledRow] = []
         for row in rows:
             marked.append(StyledRow((*self._first_prefix, *row.segments), row.soft))
@@ -301,8 +320,10 @@ class BlockRenderer:
 
 
 def _cut_position(text: str) -> int:
-    """Where to cut a paragraph that is held: in its second half, after a whole word and outside all markup if that can
-    be; else between two characters, but in no run of markers."""
+    """Return where to cut pending text: in its second half, and at a space outside all markup if possible.
+
+    Otherwise it is cut at any space, or else between two characters that are not markers.
+    """
     half = len(text) // 2
     _, safe = open_markers(text)
     if safe > half:
@@ -317,7 +338,7 @@ def _cut_position(text: str) -> int:
 
 
 def _strip_trailing_blanks(row: StyledRow) -> StyledRow:
-    """The row without blanks at its end, unless it is code."""
+    """Return the row without trailing spaces, unless it is code."""
     if row.soft:
         return row
     segments = list(row.segments)

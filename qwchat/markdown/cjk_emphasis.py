@@ -1,9 +1,9 @@
-"""Markers of emphasis beside CJK text, which has no blanks between its words.
+"""Emphasis markers next to CJK text, which has no spaces between words.
 
-CommonMark decides by blanks and punctuation whether `**` may begin or end something strong.  In `**注意：**这是`
-there is punctuation before the second marker and a letter behind it, so it ends nothing there, and models that write
-Chinese write this all the time.  Here a CJK character on one side of a marker lets it do whatever blanks do not forbid,
-in the spirit of https://github.com/tats-u/markdown-cjk-friendly.
+CommonMark uses spaces and punctuation to decide whether `**` may open or close strong text. Models often write Chinese
+such as `**注意：**这是`. There the second marker follows punctuation and precedes a letter, so CommonMark lets it close
+nothing. Here, a CJK character on either side of a marker lets it do anything that spaces do not forbid, in the spirit
+of https://github.com/tats-u/markdown-cjk-friendly.
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 
 
 class _CJKInlineState(StateInline):
+    """Inline state of markdown-it with these rules for markers."""
+
     def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:
-        """What the markers at `start` may do. `canSplitWord`: they may also do it within a word (not `_`)."""
+        """Return what the markers at `start` may do.
+
+        Args:
+            start: Position of the first marker.
+            canSplitWord: Whether the marker may also be used within a word, unlike `_`.
+        """
         found = super().scanDelims(start, canSplitWord)
         before, after = self.src[:start][-1:] or " ", self.src[start + found.length :][:1] or " "
         if not canSplitWord or not (is_wide(before) or is_wide(after)):
@@ -33,10 +40,10 @@ class _CJKInlineState(StateInline):
 
 
 class CJKInlineParser(ParserInline):
-    """markdown-it's parser of what is within a line, on these terms."""
+    """Inline parser of markdown-it with these rules for markers."""
 
     def parse(self, src: str, md: MarkdownIt, env: EnvType, tokens: list[Token]) -> list[Token]:
-        """The tokens of `src`, behind `tokens`."""
+        """Append the tokens of `src` to `tokens` and return them."""
         state = _CJKInlineState(src, md, env, tokens)
         self.tokenize(state)
         for rule in self.ruler2.getRules(""):

@@ -1,4 +1,4 @@
-"""Colours of code, line by line, with Pygments."""
+"""Syntax highlighting, line by line, with Pygments."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from qwchat.markdown.lexing import find_lexer, tokenise_line
 from qwchat.markdown.styled_text import Segment
 
-MAX_LINE = 1000  # A longer line is not coloured: regular expressions can take time that grows with its square.
+MAX_LINE = 1000  # Longer lines get no colours: some regular expressions take quadratic time.
 _COMMENT = "90"
-# The sixteen colours of the terminal, so that a person's theme holds. The first that a token's type lies in counts.
+# The terminal's 16 colours follow the user's theme. The first entry that contains a token's type applies.
 _COLOURS = (
     ("Comment.Preproc", "35"),
     ("Comment.PreprocFile", "32"),
@@ -38,16 +38,21 @@ _COLOURS = (
 
 
 class HighlightState(NamedTuple):
-    """What the lines so far leave open: the lexer's states, and whether `/*` waits for `*/`."""
+    """State after a line: the lexer's state stack, and whether a `/*` comment is open."""
 
     stack: tuple[str, ...] = ("root",)
     comment: bool = False
 
 
 def highlight_line(line: str, language: str, state: HighlightState) -> tuple[list[Segment], HighlightState]:
-    """`line` with the colours of `language` (the first word behind a fence), and the state after it.
+    """Return `line` as coloured segments, and the state after it.
 
-    The text of the segments is the line, whatever it holds. A language that Pygments does not know has no colours.
+    The segments always add up to the line. A language that Pygments does not know gets no colours.
+
+    Args:
+        line: One line of code, without its newline.
+        language: First word of the info string.
+        state: State after the previous line.
     """
     lexer = find_lexer(language.lower())
     if lexer is None or len(line) > MAX_LINE:
@@ -62,7 +67,7 @@ def highlight_line(line: str, language: str, state: HighlightState) -> tuple[lis
     segments: list[Segment] = []
     position = 0
     for start, kind, text in tokens:
-        if start != position:  # A lexer that skips or repeats something: better no colours than another text.
+        if start != position:  # The lexer skipped or repeated text: show the line as it is.
             return [(line, "")], HighlightState()
         if _opens_comment(line, start, kind, len(stack) - len(state.stack)) and _has_block_comments(language.lower()):
             return [*segments, (line[start:], _COMMENT)], HighlightState(stack, comment=True)
@@ -80,8 +85,7 @@ def highlight_line(line: str, language: str, state: HighlightState) -> tuple[lis
 
 
 def _opens_comment(line: str, start: int, kind: Any, deeper: int) -> bool:
-    """Whether the token at `start` begins a comment that the line does not end, in a lexer that looks at whole files
-    for its end."""
+    """Return True if the token at `start` opens a comment that a whole-file lexer would search beyond this line for."""
     if deeper > 0 or not line.startswith("/*", start) or "*/" in line[start + 2 :]:
         return False
     return not str(kind).startswith("Token.Literal")

@@ -1,9 +1,9 @@
-"""Inline Markdown as styled text: strong, emphasised, struck out, code, links.
+r"""Inline Markdown as styled text: strong, emphasis, strikethrough, code, links.
 
-markdown-it says what is markup. Markers that a style stands for are left out, and everything else stays as the model
-wrote it: tags, entities, backslashes, single newlines, the addresses of links, and formulas (`$…$`, `\\(…\\)`,
-`$$…$$`, `\\[…\\]`), in which nothing is markup. Markers squeezed between letters or path
-characters (`2*3*4`, `/usr/*/lib/*.so`) and those of `__names__` stay, too, since they are rarely meant as markup.
+markdown-it decides what is markup. Markers that a style replaces are removed; everything else stays as the model wrote
+it: tags, entities, backslashes, single newlines, link addresses, and formulas (`$…$`, `\(…\)`, `$$…$$`, `\[…\]`),
+which contain no markup. Markers between letters or path characters (`2*3*4`, `/usr/*/lib/*.so`) and those of
+`__names__` stay too, because they are rarely meant as markup.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _MARKUP = re.compile(r"[\\`*_~\[]")
 _TIGHT_NEIGHBOURS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/\\_=@#$%^&|~+<>*")
 _TAG_STYLES = {"strong": BOLD, "em": ITALIC, "s": STRUCK, "link": UNDERLINED}
-# A dollar sign opens a formula where no blank follows, and closes it where none precedes and it begins no price and no
-# variable of a shell.
+# A dollar sign opens a formula if no space follows. It closes one if no space precedes it and it does not begin a price
+# or a shell variable.
 _FORMULA = re.compile(
     r"\\\(.*?\\\)|\\\[.*?\\\]|\$\$.+?\$\$|\$(?![\s$])(?:[^$\n`\\]|\\.)*(?<!\s)\$(?![\w({])", re.DOTALL
 )
@@ -35,11 +35,12 @@ _TRAILING_MARKERS = re.compile(r"(?:\*+|`+|~+)\s*$")
 
 
 def inline_segments(text: str, *, colour: bool, base: str = "") -> list[Segment]:
-    """`text` (it may hold newlines) as segments.
+    """Return `text`, which may contain newlines, as segments.
 
     Args:
-        colour: whether code may be coloured; otherwise it keeps its backticks.
-        base: SGR parameters that every segment has, such as those of a heading.
+        text: The source.
+        colour: Whether code is coloured. If not, it keeps its backticks.
+        base: SGR parameters of every segment, such as those of a heading.
     """
     if not _MARKUP.search(text):
         return [(text, base)] if text else []
@@ -48,9 +49,12 @@ def inline_segments(text: str, *, colour: bool, base: str = "") -> list[Segment]
 
 
 def inline_part(text: str, formula_end: str, *, colour: bool) -> tuple[list[Segment], str]:
-    """A piece of a paragraph as segments, and what ends the formula that it leaves open ("": it leaves none open).
+    """Return a part of a paragraph as segments, and what ends the formula it leaves open ("" if none).
 
-    `formula_end`: what ends the formula that the piece begins in.
+    Args:
+        text: The part.
+        formula_end: What ends the formula in which the part begins, or "".
+        colour: As for `inline_segments`.
     """
     if formula_end:
         end = text.find(formula_end)
@@ -67,7 +71,7 @@ def inline_part(text: str, formula_end: str, *, colour: bool) -> tuple[list[Segm
 
 
 class _Styler:
-    """Walks the tokens once."""
+    """Converter of markdown-it tokens to segments, in one pass."""
 
     def __init__(self, tokens: list[Token], colour: bool, base: str) -> None:
         self._tokens = tokens
@@ -77,6 +81,7 @@ class _Styler:
         self._literal = self._literal_markers()
 
     def segments(self) -> list[Segment]:
+        """Return the segments of the tokens."""
         for number, token in enumerate(self._tokens):
             kind, _, part = token.type.rpartition("_")
             if token.type == "code_inline" and self._colour:
@@ -100,14 +105,14 @@ class _Styler:
             self._segments.append((text, ";".join([*self._styles, style] if style else self._styles)))
 
     def _add_address(self, token: Token) -> None:
-        """The address behind the text of a link, unless the text is the address."""
+        """Add the address after the text of a link, unless the text is the address."""
         address = token.meta["address"]
         text = self._segments[-1][0] if self._segments else ""
         if address != f"({text})":
             self._add((" " if text else "") + address, DIM)
 
     def _literal_markers(self) -> set[int]:
-        """Numbers of the tokens whose markers are shown."""
+        """Return the numbers of the tokens whose markers are shown."""
         kept: set[int] = set()
         opened: list[int] = []
         for number, token in enumerate(self._tokens):
@@ -127,7 +132,7 @@ class _Styler:
         return self._tokens[start].markup == "__" and inside.isidentifier()
 
     def _neighbour(self, number: int, step: int) -> str:
-        """The character next to a marker, over other markers; "" at the ends."""
+        """Return the character next to a marker, skipping other markers; "" at the ends."""
         number += step
         while 0 <= number < len(self._tokens):
             source = _source(self._tokens[number])
@@ -138,10 +143,10 @@ class _Styler:
 
 
 def _source(token: Token) -> str:
-    """What a token that is no pair of markers stands for in the source."""
+    """Return the source of a token that is not a pair of markers."""
     if token.type == "code_inline":
         return f"{token.markup}{token.content}{token.markup}"
-    if token.type == "text_special":  # An escape or an entity.
+    if token.type == "text_special":  # Escape or entity.
         return token.markup
     return token.content
 
@@ -154,7 +159,7 @@ def _parser() -> MarkdownIt:
     from qwchat.markdown.cjk_emphasis import CJKInlineParser
 
     def link_with_address(state: StateInline, silent: bool) -> bool:
-        """A link that remembers its address and title as they are written."""
+        """Parse a link and store its address and title as they are written."""
         start, known = state.pos, len(state.tokens)
         if state.src[start] != "[":
             return False
@@ -168,11 +173,11 @@ def _parser() -> MarkdownIt:
         return True
 
     def escape_within_line(state: StateInline, silent: bool) -> bool:
-        """An escape; a backslash at the end of a line is text."""
+        """Parse an escape. A backslash at the end of a line is text."""
         return state.src[state.pos : state.pos + 2] != "\\\n" and escape(state, silent)
 
     def formula(state: StateInline, silent: bool) -> bool:
-        """A formula is text as it stands."""
+        """Parse a formula as plain text."""
         match = _FORMULA.match(state.src, state.pos)
         if match is None:
             return False
@@ -184,7 +189,7 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("zero")
     parser.inline = CJKInlineParser()
     parser.configure("commonmark", options_update={"html": False}).enable("strikethrough")
-    # Newlines and addresses stay text, and what an escape or an entity was written as is not forgotten.
+    # Newlines and bare addresses stay text. Without text_join, escapes and entities keep their source.
     parser.disable(["newline", "image", "autolink", "text_join"])
     parser.inline.ruler.at("link", link_with_address)
     parser.inline.ruler.at("escape", escape_within_line)
@@ -195,9 +200,9 @@ def _parser() -> MarkdownIt:
 
 
 def open_markers(text: str) -> tuple[list[str], int]:
-    """Markers at the end of `text` that wait for their counterpart, and the last blank where none did (0: nowhere).
+    """Return the unclosed markers at the end of `text`, and the last space outside all markup (0 if none).
 
-    An estimate in one pass: it decides where a long paragraph is cut and how an unfinished one is previewed.
+    This is an estimate in one pass. It decides where a long paragraph is cut and how an unfinished one is previewed.
     """
     open_marks: list[str] = []
     safe_cut = 0
@@ -234,7 +239,7 @@ def _last_index(marks: list[str], mark: str) -> int:
 
 
 def close_open_markup(text: str) -> str:
-    """Unfinished `text` with its open emphasis and code closed, so that markers do not flash up and vanish."""
+    """Return unfinished `text` with its open emphasis and code closed, so that markers do not flicker."""
     if not _MARKUP.search(text) or any(match[1] for match in _OPEN_FORMULA.finditer(text)):
         return text
     open_marks, _ = open_markers(text)

@@ -1,7 +1,7 @@
-"""Pygments a line at a time: the lexer's states are carried from line to line.
+"""Line-by-line use of Pygments: the lexer's states are carried from one line to the next.
 
-The library lexes whole texts and keeps its states to itself, so this reads the private tables of `RegexLexer`.
-tests/test_pygments.py checks that they are what is taken for granted here; nothing else uses them.
+Pygments lexes whole texts and does not expose its states, so this module reads the private tables of `RegexLexer`.
+tests/test_pygments.py checks that they are as assumed here; no other module uses them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pygments.lexer import Lexer, RegexLexer
 
-_MAX_STEPS_PER_CHARACTER = 50  # Of a lexer; the line stays as it is where that is not enough.
-_MAX_STATES = 64  # Of nested states of a lexer; more comes from broken code, and would be carried along for ever.
+_MAX_STEPS_PER_CHARACTER = 50  # Lexing of a line stops after this many steps.
+_MAX_STATES = 64  # Depth of the state stack; broken code could grow it without limit.
 
 
 def tokenise_line(
     lexer: Lexer, text: str, stack: tuple[str, ...]
 ) -> tuple[list[tuple[int, Any, str]], tuple[str, ...]]:
-    """Return the tokens of the line `text`, each (start, type, text), and the lexer's states after it."""
+    """Return the tokens of the line `text`, each (start, type, text), and the state stack after it."""
     from pygments.lexer import ExtendedRegexLexer, LexerContext, RegexLexer
 
     if isinstance(lexer, ExtendedRegexLexer):
@@ -34,7 +34,7 @@ def tokenise_line(
 
 
 def _regex_tokens(lexer: RegexLexer, text: str, stack: list[str]) -> tuple[list[tuple[int, Any, str]], tuple[str, ...]]:
-    """Do what `RegexLexer.get_tokens_unprocessed` does, and return the states too, which it keeps to itself."""
+    """Do what `RegexLexer.get_tokens_unprocessed` does, and also return the states, which it does not expose."""
     from pygments.token import Error, Whitespace, _TokenType
 
     rules: dict[str, Any] = lexer._tokens
@@ -80,7 +80,7 @@ def _apply_transition(stack: list[str], new_state: Any) -> None:
 
 @lru_cache(maxsize=32)
 def find_lexer(language: str) -> Lexer | None:
-    """Return the lexer of `language`, as it stands behind a fence; None if Pygments does not know it."""
+    """Return the lexer of `language`, or None if Pygments does not know it."""
     if not re.fullmatch(r"[\w+#.-]{1,30}", language) or language in ("text", "txt", "plain", "plaintext"):
         return None
     from pygments.lexers import get_lexer_by_name

@@ -1,8 +1,8 @@
-"""Markdown as it streams, to rows that are printed once.
+"""Incremental rendering of streamed Markdown to rows that are printed once.
 
-`StreamParser` takes text in pieces of any size and gives the rows that are certain. These depend on the text alone,
-not on how the text was cut: lines are decided about when they are complete, and a paragraph that grows too tall is cut
-at places that the text determines. `preview` says what the end of the text would add, for the live tail.
+`StreamParser` takes text in pieces of any size and returns rows once they are final. The rows depend on the text alone,
+not on how it was split: a line is parsed once it is complete, and a paragraph that grows too tall is cut at positions
+determined by the text. `preview` returns the rows that the end of the text would add, for the live tail.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _MARKER_ONLY = re.compile(r"[\s>#*+=|`~_.:)-]*(?:\d{1,9}[.)]?)?")
 
 
 class StreamParser:
-    """The state of a reply that is being shown."""
+    """Parser and renderer of one reply."""
 
     def __init__(self, options: RenderOptions) -> None:
         self._block_parser = BlockParser()
         self._renderer = BlockRenderer(options, self._block_parser)
-        self._partial = ""  # The line in hand, without its newline.
-        self._is_checked = False  # That line is long, and no paragraph: it waits for its end.
-        self._in_paragraph = False  # The line in hand has been taken for part of a paragraph; the rest just follows.
+        self._partial = ""  # The current line, without its newline.
+        self._is_checked = False  # The current line is long but not paragraph text: wait for its end.
+        self._in_paragraph = False  # The current line is paragraph text: its rest is added as it arrives.
 
     @property
     def options(self) -> RenderOptions:
-        """What rows are made for; it may change at any time."""
+        """Options of rendering; they may change at any time."""
         return self._renderer.options
 
     @options.setter
@@ -41,11 +41,11 @@ class StreamParser:
 
     @property
     def code_blocks(self) -> tuple[str, ...]:
-        """The fenced code blocks that have ended."""
+        """Contents of the fenced code blocks that have ended."""
         return self._renderer.code_blocks
 
     def push(self, text: str) -> None:
-        """Take the next piece of text, which holds no control characters but newlines and tabs."""
+        """Add a piece of text, whose only control characters are newlines and tabs."""
         start = 0
         while start < len(text):
             end = text.find("\n", start)
@@ -57,17 +57,17 @@ class StreamParser:
                 start = end + 1
 
     def end(self) -> None:
-        """The text ends here."""
+        """End the text."""
         if self._partial or self._in_paragraph:
             self._end_of_line()
         self._block_parser.end(self._renderer)
 
     def take_rows(self) -> list[StyledRow]:
-        """The rows that became certain since the last call."""
+        """Return the rows that became final since the last call."""
         return self._renderer.take_rows()
 
     def resume(self) -> None:
-        """Everything so far has been printed, unfinished as it was: what follows begins a row of its own."""
+        """Treat everything so far as printed, including an unfinished line. The next text begins a new row."""
         if self._partial and not self._renderer.in_code:
             self._block_parser.line(self._partial, self._renderer)
             self._in_paragraph = self._block_parser.leaf == "paragraph"
@@ -75,14 +75,14 @@ class StreamParser:
         self._renderer.resume()
 
     def preview(self) -> list[StyledRow]:
-        """The rows that `end` would add, each at most as wide as the paper."""
+        """Return the rows that `end` would add, none wider than the terminal."""
         clone = self._clone()
         in_code, longest = self._renderer.in_code, self._max_partial_line
-        if len(clone._partial) > longest:  # Only so much of it can be seen.
+        if len(clone._partial) > longest:  # No more than this is visible.
             clone._partial = clone._partial[-longest:] if in_code else clone._partial[:longest]
-            clone._renderer.language = ""  # Its beginning would be needed to colour it.
+            clone._renderer.language = ""  # Highlighting would need the beginning of the line.
         elif not in_code and _MARKER_ONLY.fullmatch(clone._partial.strip()):
-            clone._partial = ""  # It is not yet clear what it will be.
+            clone._partial = ""  # It is not clear yet which block this becomes.
         if clone._partial or clone._in_paragraph:
             clone._end_of_line()
         clone._renderer.is_preview = True
@@ -97,14 +97,14 @@ class StreamParser:
         return rows
 
     def _clone(self) -> StreamParser:
-        """A copy that can go on by itself; it has no rows yet."""
+        """Return an independent copy without rows."""
         clone = copy.copy(self)
         clone._block_parser = copy.copy(self._block_parser)
         clone._renderer = self._renderer.clone(clone._block_parser)
         return clone
 
     def _take_part(self, text: str, start: int, stop: int) -> int:
-        """Take text up to `stop` or as far as may be at once; how far that was."""
+        """Take text from `start` towards `stop`, as much as possible at once, and return its end."""
         if self._in_paragraph:
             self._renderer.add_text(text[start:stop])
             return stop
@@ -121,14 +121,14 @@ class StreamParser:
 
     @property
     def _max_partial_line(self) -> int:
-        """Characters of a line that are waited for before it is decided whether the line is text."""
+        """Characters of a line after which it is decided whether the line is paragraph text."""
         return min(
             max(_MIN_PARTIAL_LINE, (self.options.width or _DEFAULT_COLUMNS) * self.options.tail_rows // 2),
             _MAX_PARTIAL_LINE,
         )
 
     def _starts_paragraph(self, line: str) -> bool:
-        """Whether a line that begins so is a paragraph's."""
+        """Return True if a line that begins with `line` belongs to a paragraph."""
         clone = self._clone()
         clone._block_parser.line(line, clone._renderer)
         return clone._block_parser.leaf == "paragraph"

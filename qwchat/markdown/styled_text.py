@@ -1,7 +1,7 @@
-"""Styled text in terminal cells: how wide it is, and how it breaks into rows.
+"""Styled text in terminal cells: its width, and how it is broken into rows.
 
-Widths are those of wcwidth (which prompt-toolkit measures with, too), by grapheme: a family of emoji, a flag, an emoji
-with VS16 and a letter with its combining marks are one unit of two, two, two and one cells.
+Widths are those of wcwidth, which prompt-toolkit uses too, by grapheme: an emoji family, a flag, an emoji with VS16 and
+a letter with combining marks take two, two, two and one cells.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 Segment = tuple[str, str]
-"""A piece of text and its SGR parameters, such as ("word", "1;36"); the second is empty for plain text."""
+"""Text and its SGR parameters, such as ("word", "1;36"); "" for plain text."""
 
 _CJK = "\u2e80-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"
 _MARKS = "\u0300-\u036f\u3099\u309a\ufe00-\ufe0f"
-_NO_ROW_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"  # Never at the start of a row.
-_NO_ROW_END = "（［｛【「『《〈〔"  # Never at the end of one.
-_MAX_SOFT_WORD, _MAX_SOFT_ROWS = 400, 4  # Columns, and rows, of a word that is left to the terminal to break.
+_NO_ROW_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜％"  # Not allowed at the start of a row.
+_NO_ROW_END = "（［｛【「『《〈〔"  # Not allowed at the end of a row.
+_MAX_SOFT_WORD, _MAX_SOFT_ROWS = 400, 4  # Columns and rows of a word that the terminal may wrap.
 _TAB_STOP = 8
 _CACHED_CHARACTERS = 4  # characters
 _TOKEN = re.compile(r"\n|[ \t]+|[^ \t\n]+")
 
 
 class StyledRow(NamedTuple):
-    """One line of output. A soft row may be wider than the terminal, which then breaks it itself, and undoes that when
-    the line is copied."""
+    """One line of output.
+
+    A soft row may be wider than the terminal. The terminal then wraps it, and joins it again when the line is copied.
+    """
 
     segments: tuple[Segment, ...]
     soft: bool = False
@@ -37,11 +39,11 @@ class StyledRow(NamedTuple):
         return "".join(text for text, _ in self.segments)
 
     def to_ansi(self) -> str:
-        """The row with its styles as SGR sequences, every one of them switched off again; no blanks at the end."""
+        """Return the row with its styles as SGR sequences, each of them reset at its end."""
         return "".join(f"\x1b[{style}m{text}\x1b[0m" if style else text for text, style in self.segments)
 
 
-@cache  # Compiling classes of so many characters takes milliseconds, and most replies have none of them.
+@cache  # Compiled late: it takes milliseconds, and most replies have no CJK text.
 def _unbreakable_pieces() -> re.Pattern[str]:
     return re.compile(rf"[{_NO_ROW_END}]*(?:[{_CJK}][{_MARKS}]*[{_NO_ROW_START}]*|[^{_CJK}]+[{_NO_ROW_START}]*)")
 
@@ -52,12 +54,12 @@ def _wide_characters() -> re.Pattern[str]:
 
 
 def is_wide(character: str) -> bool:
-    """Whether a character is of a script without blanks between words, or of its punctuation."""
+    """Return True if the character belongs to a script without spaces between words, or to its punctuation."""
     return not character.isascii() and _wide_characters().match(character) is not None
 
 
 def cell_width(text: str) -> int:
-    """Columns that `text` takes; control characters must be gone already, and a tab counts as one."""
+    """Return the columns of `text`, which has no control characters; a tab counts as one."""
     if text.isascii():
         return len(text)
     return _cached_width(text) if len(text) <= _CACHED_CHARACTERS else _measure(text)
@@ -69,13 +71,11 @@ def _measure(text: str) -> int:
     return max(0, wcswidth(text.replace("\t", " ")))
 
 
-_cached_width = lru_cache(maxsize=4096)(
-    _measure
-)  # Every character of a CJK text is a word, measured again in each frame.
+_cached_width = lru_cache(maxsize=4096)(_measure)  # Each CJK character is a word and measured in every frame.
 
 
 def widest_word(text: str) -> int:
-    """Columns of the widest piece of `text` that is not broken while rows are wide enough for it."""
+    """Return the columns of the widest piece of `text` that wrapping would not break."""
     widest = 0
     for word in text.split():
         pieces = [word] if word.isascii() else _unbreakable_pieces().findall(word)
@@ -84,12 +84,12 @@ def widest_word(text: str) -> int:
 
 
 def max_cell_width(text: str) -> int:
-    """Columns that `text` takes at most, whatever a terminal thinks of emoji, marks and symbols."""
+    """Return the maximum columns of `text`, however a terminal measures emoji, marks and symbols."""
     return cell_width(text) + 2 * sum(not (character.isascii() or character.isalnum()) for character in text)
 
 
 def graphemes(text: str) -> Iterator[str]:
-    """`text` by what a reader takes for one character."""
+    """Yield the graphemes of `text`, which readers see as single characters."""
     if text.isascii():
         return iter(text)
     from wcwidth import iter_graphemes
@@ -98,7 +98,7 @@ def graphemes(text: str) -> Iterator[str]:
 
 
 def expand_tabs(segments: Iterable[Segment]) -> list[Segment]:
-    """`segments`, which begin a row, with the blanks that a terminal shows for tabs."""
+    """Return `segments`, which begin a row, with tabs replaced by the spaces that a terminal shows."""
     column, shown = 0, []
     for text, style in segments:
         for part in re.split("(\t)", text):
@@ -109,12 +109,12 @@ def expand_tabs(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def clip(text: str, width: int) -> str:
-    """As much of the beginning of `text` as `width` columns hold."""
+    """Return the beginning of `text` that fits into `width` columns."""
     return text if cell_width(text) <= width else _clip_to_width(text, width)
 
 
 def break_at_cells(segments: Iterable[Segment], width: int) -> list[StyledRow]:
-    """`segments`, without newlines, broken after every `width` columns, wherever that is."""
+    """Return `segments`, without newlines, broken after every `width` columns."""
     rows: list[StyledRow] = []
     row: list[Segment] = []
     remaining = width
@@ -133,11 +133,16 @@ def break_at_cells(segments: Iterable[Segment], width: int) -> list[StyledRow]:
 
 
 def wrap_segments(segments: Iterable[Segment], width: int, *, strict: bool = False) -> list[StyledRow]:
-    """`segments` in rows of at most `width` columns, broken at blanks and between CJK characters; a newline always
-    breaks. Blanks stay within a row and vanish where it ends; tabs become blanks. At least one row.
+    """Return `segments` as one or more rows, broken at spaces, between CJK characters and at newlines.
 
-    A word that is too long for any row, such as an address, becomes a soft row, so that it is copied as one word; it is
-    broken where the row ends if it is longer than anything that is worth that, or if `strict`.
+    Spaces are kept within a row and dropped at its end; tabs become spaces. A word that is too long for a row, such as
+    a URL, becomes a soft row, so that it is copied as one word. An extremely long word, or any if `strict`, is broken
+    instead.
+
+    Args:
+        segments: The text.
+        width: Maximum columns of a row.
+        strict: Whether long words are always broken.
     """
     filler = _RowFiller(max(width, 1), 0 if strict else max(_MAX_SOFT_WORD, _MAX_SOFT_ROWS * width))
     for text, style in segments:
@@ -156,7 +161,7 @@ def wrap_segments(segments: Iterable[Segment], width: int, *, strict: bool = Fal
 
 
 class _RowFiller:
-    """Fills rows with words. A word is kept until the next blank, for its style may change within it."""
+    """Builder of rows from words. A word is kept until the next space, because its style may change within it."""
 
     def __init__(self, width: int, max_soft_width: int) -> None:
         self.rows: list[StyledRow] = []
@@ -166,9 +171,10 @@ class _RowFiller:
         self._remaining = width
         self._gap: list[Segment] = []
         self._word: list[Segment] = []
-        self._at_line_start = True  # The row begins a line: blanks at its start are indentation.
+        self._at_line_start = True  # Spaces at the start of a line are indentation.
 
     def add_blanks(self, text: str, style: str) -> None:
+        """Add spaces or tabs."""
         self._end_word()
         if "\t" in text:
             column = self._width - self._remaining + sum(len(gap) for gap, _ in self._gap)
@@ -176,11 +182,13 @@ class _RowFiller:
         self._gap.append((text, style))
 
     def add_word(self, text: str, style: str) -> None:
+        """Add a word or a piece of one."""
         if self._word and (is_wide(text[0]) or is_wide(self._word[-1][0][-1])):
             self._end_word()
         self._word.append((text, style))
 
     def end_line(self) -> None:
+        """End the line at a newline."""
         self._end_word()
         if self._row or self._at_line_start:
             self._end_row()
@@ -226,7 +234,7 @@ class _RowFiller:
 
 
 def _clip_to_width(text: str, width: int) -> str:
-    """The longest beginning of `text` within `width` columns."""
+    """Return the longest beginning of `text` within `width` columns."""
     if text.isascii():
         return text[:width]
     taken, end = 0, 0

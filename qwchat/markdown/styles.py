@@ -1,4 +1,4 @@
-"""SGR codes, and which of them a stream shows."""
+"""SGR codes, and which of them a stream may show."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ EMPHASIS = frozenset({BOLD, DIM, ITALIC, UNDERLINED, STRUCK})
 
 @dataclass(frozen=True)
 class Styling:
-    """How to write to a stream: `terminal` (a person watches), `emphasis` (bold, dim) and `colour` allowed."""
+    """Styling that a stream may use.
+
+    Attributes:
+        terminal: Whether the stream is a terminal.
+        emphasis: Whether bold, dim and the like are allowed.
+        colour: Whether colours are allowed.
+    """
 
     terminal: bool
     emphasis: bool
     colour: bool
 
     def styled(self, text: str, code: str) -> str:
-        """Return `text` in the SGR style `code` (BOLD, DIM, RED …) where this look allows it."""
+        """Return `text` in the SGR style `code` (BOLD, DIM, RED …) if this styling allows it."""
         allowed = self.emphasis if code in EMPHASIS else self.colour
         return f"\x1b[{code}m{text}\x1b[0m" if allowed and text else text
 

@@ -1,4 +1,4 @@
-"""Tables in replies: cells in columns, wrapped where the terminal is narrow, or a record of lines for each row."""
+"""Layout of tables: cells in columns, wrapped in a narrow terminal, or one record of lines for each row."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Alignment = Literal["left", "right", "centre"]
 Cell = list[Segment]
 
 _COLUMN_SEPARATOR = " │ "
-_MIN_COLUMN = 8  # A column is not wrapped to less: the rows are then shown as records.
-_MAX_STYLED_ROW = 2000  # Characters; finding markup takes time that grows with their square.
-_INDENT = 2  # columns, of the lines of a value after the first
+_MIN_COLUMN = 8  # If a column would be narrower, rows are shown as records.
+_MAX_STYLED_ROW = 2000  # Characters; finding markup takes quadratic time.
+_INDENT = 2  # Columns before continuation lines of a value.
 
 
 def split_row(source: str) -> list[str]:
-    """The sources of the cells of a row; a pipe behind a backslash belongs to its cell."""
+    """Return the sources of the cells of a row. A pipe after a backslash belongs to its cell."""
     from markdown_it.rules_block.table import escapedSplit
 
     source = source.strip()
@@ -33,7 +33,7 @@ def split_row(source: str) -> list[str]:
 
 
 def parse_alignments(delimiters: str) -> tuple[Alignment, ...]:
-    """What the row under the head says about each column."""
+    """Return the alignment of each column, from the row under the head."""
     alignments: list[Alignment] = []
     for mark in re.findall(r":?-+:?", delimiters):
         right: Alignment = "centre" if mark.startswith(":") else "right"
@@ -42,14 +42,14 @@ def parse_alignments(delimiters: str) -> tuple[Alignment, ...]:
 
 
 def styled_cells(source: str, *, colour: bool, head: bool = False) -> tuple[Cell, ...]:
-    """The cells of a row as styled text; those of a very long row as they were written."""
+    """Return the cells of a row as styled text, or as plain text if the row is very long."""
     if len(source) > _MAX_STYLED_ROW:
         return tuple([(part, "")] if part else [] for part in split_row(source))
     return tuple(inline_segments(part, colour=colour, base=BOLD if head else "") for part in split_row(source))
 
 
 class FittedGrid(NamedTuple):
-    """A table that fits: the widths of its columns, and its rows, the first two of which are the head and a rule."""
+    """Table that fits: the widths of its columns, and its rows, of which the first two are the head and a rule."""
 
     widths: list[int]
     rows: list[StyledRow]
@@ -58,10 +58,16 @@ class FittedGrid(NamedTuple):
 def fit_grid(
     rows: Sequence[Sequence[Cell]], alignments: Sequence[Alignment], width: int | None, max_lines: int
 ) -> FittedGrid | None:
-    """The table as a grid of at most `width` columns (None: as wide as it is), the first of `rows` as its head.
+    """Return the table as a grid, or None if it does not fit.
 
-    None where that would break words, or make a row of more than `max_lines` lines. Once that is so, it is so for any
-    further rows. Rows may be shorter or longer than the head: nothing of them is left out.
+    A grid does not fit if it would break words or need more than `max_lines` lines for a row. Adding rows never makes
+    it fit again. Rows may have fewer or more cells than the head; all cells are shown.
+
+    Args:
+        rows: The head and the rows.
+        alignments: Alignment of each column.
+        width: Available columns; None for no limit.
+        max_lines: Maximum height of a row.
     """
     count = max(len(row) for row in rows)
     padded = [_pad_cells(row, count) for row in rows]
@@ -79,8 +85,10 @@ def fit_grid(
 
 
 def spread_widths(widths: list[int], alignments: Sequence[Alignment], width: int) -> list[int]:
-    """`widths` with what is left of `width`, for wider cells that may follow: up to half more for each column, and
-    all the rest for a last one that begins at the left."""
+    """Return `widths` with the rest of `width` distributed, so that later rows may have wider cells.
+
+    Each column gets up to half its width more. A left-aligned last column gets all that remains.
+    """
     left = width - table_width(widths)
     wider = []
     for size in widths:
@@ -93,29 +101,29 @@ def spread_widths(widths: list[int], alignments: Sequence[Alignment], width: int
 
 
 def table_width(widths: Sequence[int]) -> int:
-    """Columns that a grid takes."""
+    """Return the columns that a grid takes."""
     return sum(widths) + len(_COLUMN_SEPARATOR) * (len(widths) - 1)
 
 
 def header_rule(widths: Sequence[int]) -> StyledRow:
-    """The line under the head."""
+    """Return the line under the head."""
     return StyledRow((("─┼─".join("─" * size for size in widths), DIM),))
 
 
 def grid_row(row: Sequence[Cell], alignments: Sequence[Alignment], widths: Sequence[int]) -> list[StyledRow]:
-    """One row of the table, as many lines as its highest cell has. Cells beyond `widths` stand in the last column."""
+    """Return one row of the table, with as many lines as its tallest cell. Extra cells join the last column."""
     more: list[Alignment] = ["left"] * len(widths)
     return _align_row(_pad_cells(row, len(widths)), list(widths), [*alignments, *more][: len(widths)])
 
 
 def breaks_words(row: Sequence[Cell], widths: Sequence[int]) -> bool:
-    """Whether a word of the row is wider than its column."""
+    """Return True if a word of the row is wider than its column."""
     padded = _pad_cells(row, len(widths))
     return any(widest_word("".join(text for text, _ in cell)) > size for cell, size in zip(padded, widths, strict=True))
 
 
 def _pad_cells(row: Sequence[Cell], count: int) -> list[Cell]:
-    """`count` cells: empty ones where there are fewer, and further ones in the last."""
+    """Return exactly `count` cells: missing cells are empty, and extra cells join the last one."""
     padded = [*row[:count], *([] for _ in range(count - len(row)))]
     for extra in row[count:]:
         padded[-1] = [*padded[-1], (_COLUMN_SEPARATOR, DIM), *extra]
@@ -123,15 +131,15 @@ def _pad_cells(row: Sequence[Cell], count: int) -> list[Cell]:
 
 
 def widen_columns(row: Sequence[Cell], widths: Sequence[int]) -> list[int]:
-    """`widths`, where nothing is wrapped, for a row with wider cells."""
+    """Return `widths`, widened where a cell of the row is wider. Used if nothing is wrapped."""
     padded = _pad_cells(row, len(widths))
     return [max(size, _cell_width(cell)) for size, cell in zip(widths, padded, strict=True)]
 
 
 def record_rows(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[StyledRow]:
-    """One row of the table as lines `header: value`; what does not fit goes on two columns further in.
+    """Return one row of the table as lines `header: value`, with continuation lines indented by two columns.
 
-    A cell without a header stands alone, and a header without a value shows that there is none.
+    A cell without a header stands alone. A header without a value is shown too.
     """
     lines: list[StyledRow] = []
     labels = [*head[: len(row)], *([] for _ in range(len(row) - len(head)))]
@@ -156,7 +164,7 @@ def _cell_width(cell: Cell) -> int:
 
 
 def _narrow_columns(natural: list[int], available: int) -> list[int] | None:
-    """Widths of the columns that add up to at most `available`: the widest give way first."""
+    """Return column widths that add up to at most `available`, narrowing the widest first, or None."""
     widths = list(natural)
     if sum(min(size, _MIN_COLUMN) for size in widths) > available:
         return None
@@ -193,7 +201,7 @@ def _padding(available: int, alignment: Alignment) -> tuple[str, str]:
 
 
 def _strip_end(segments: list[Segment]) -> tuple[Segment, ...]:
-    """Without blanks at the end of the line, and without empty pieces."""
+    """Return the segments without trailing spaces and without empty segments."""
     kept = [segment for segment in segments if segment[0]]
     while kept and not kept[-1][0].strip():
         kept.pop()

@@ -1,9 +1,9 @@
-"""A table that streams: held back while it is small, then printed row by row in columns or as records.
+"""Streamed table: held back while it is small, then printed row by row, in columns or as records.
 
-What it becomes depends on the rows so far: columns, while no word would be broken by them, and records from then on.
-Further rows never make columns possible again, so records are printed as they come. A grid is held back until it is
-taller than the live tail; then the widths of its columns are fixed, with space for wider cells, and printed rows stay.
-A row with a word that is wider than its column is a record, and so are those that follow it.
+Columns are used as long as they break no words, and records from then on: more rows never make columns possible again,
+so records are printed as they arrive. A grid is held back until it is taller than the live tail. Then its column widths
+are fixed, with space for wider cells, and its rows are printed. A later row in which a word is wider than its column is
+printed as a record, and so are all rows after it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from qwchat.markdown.table_grid import (
 
 
 class TableStream(NamedTuple):
-    """A table as far as it has come.
+    """State of a streamed table.
 
     Attributes:
-        rows: its head, and the rows that are not printed yet.
-        columns: the sides to which they are aligned.
-        form: "held" while nothing is printed, or how rows are printed.
-        widths: of the columns of a grid that is printed.
-        begun: a record has been printed.
+        rows: The head, and the rows that are not printed yet.
+        alignments: Alignment of each column.
+        form: "held" while nothing is printed, otherwise how rows are printed.
+        widths: Column widths of a printed grid.
+        has_printed: Whether a record has been printed.
     """
 
     rows: tuple[tuple[Cell, ...], ...]
@@ -43,13 +43,15 @@ class TableStream(NamedTuple):
     has_printed: bool = False
 
     def with_row(self, row: tuple[Cell, ...]) -> TableStream:
-        """The table with another row."""
+        """Return the table with another row."""
         return self._replace(rows=(*self.rows, row))
 
     def flush_rows(self, width: int | None, max_lines: int) -> tuple[TableStream, list[StyledRow]]:
-        """The table without the rows that are certain, and those; `max_lines`: lines that may be held back.
+        """Return the table without its final rows, and those rows.
 
-        `width`: columns that there are; None where nothing is wrapped.
+        Args:
+            width: Available columns; None if nothing is wrapped.
+            max_lines: Lines that may be held back.
         """
         if self.form == "held":
             grid = fit_grid(self.rows, self.alignments, width, max_lines)
@@ -67,15 +69,15 @@ class TableStream(NamedTuple):
         return records._without_printed(), records._record_lines(width)
 
     def end(self, width: int | None, max_lines: int) -> list[StyledRow]:
-        """The rows that are left when the table ends."""
+        """Return the remaining rows at the end of the table."""
         if self.form == "held" and (grid := fit_grid(self.rows, self.alignments, width, max_lines)) is not None:
             return grid.rows
-        if self.form == "records" and not self.has_printed:  # A head alone.
+        if self.form == "records" and not self.has_printed:  # A table without rows.
             return [row for cell in self.rows[0] for row in wrap_segments(cell, width or 1)]
         return self.flush_rows(width, max_lines)[1]
 
     def resumed(self, width: int | None, max_lines: int) -> TableStream:
-        """The table that goes on after all of it was printed, as it would have ended."""
+        """Return the table as it continues after everything so far was printed."""
         if self.form == "held":
             grid = fit_grid(self.rows, self.alignments, width, max_lines)
             if grid is None:
@@ -84,7 +86,7 @@ class TableStream(NamedTuple):
         return self._replace(has_printed=True, rows=self.rows[:1])
 
     def _keeps_columns(self, width: int) -> bool:
-        """Whether new rows fit columns of fixed widths: not where a word is wider, or the window became narrower."""
+        """Return True if the new rows fit the fixed columns and the window has not become narrower."""
         return table_width(self.widths) <= width and not any(breaks_words(row, self.widths) for row in self.rows[1:])
 
     def _without_printed(self) -> TableStream:
