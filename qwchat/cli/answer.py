@@ -1,4 +1,4 @@
-"""`qwchat -p`: one question, one answer (or several), and the bare `qwchat`."""
+"""The bare `qwchat` and `qwchat -p`: answer one prompt, once or several times."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def run(options: ReplyOptions, dependencies: Dependencies) -> int:
-    """Answer the prompt; without one, chat on a terminal. Returns the exit code."""
+    """Answer the prompt; without a prompt, chat on a terminal. Returns the exit code."""
     if options.prompt is None and stdin_is_terminal():
         from qwchat.cli import chat
 
@@ -64,24 +64,33 @@ def run(options: ReplyOptions, dependencies: Dependencies) -> int:
 
 
 def _hint_at_terminal_input(what: str, streams: Streams) -> None:
-    """Tell a person that standard input is read, who would see nothing but silence."""
+    """Tell the user that standard input is read, if that is a terminal."""
     if stdin_is_terminal():
         streams.screen.hint(f"type the {what}, then Ctrl-D on a line of its own")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: the whole message, the files in it, and remarks about those that are not."""
+    """What the user asks.
+
+    Attributes:
+        message: the whole message for the model.
+        files: the files in it, with notices about skipped ones.
+    """
 
     message: str
     files: LoadedFiles
 
 
 def question(options: ReplyOptions, *, piped: bool = True) -> Question:
-    """Files, then what is piped in, then the prompt, with blank lines between.
+    """Build the message from files, standard input and the prompt, in this order, with blank lines between them.
 
-    `piped`: whether standard input belongs to it. Files alone are the question as they stand. Raises UsageError where
-    there is none, or no file.
+    Args:
+        options: options of the command line.
+        piped: standard input is part of the message. Files alone are sent without a heading.
+
+    Raises:
+        UsageError: the message is empty, or a file cannot be read.
     """
     files = read_files(options.file or ())
     piped_file = "-" in (options.file or ())
@@ -127,7 +136,7 @@ def _answer(
         output.start_answer(number, session.reply_settings)
         overflow = OverflowHandler(session, streams.screen, None, output.context_reduced)
         resumed = output.view.detach if output.view is not None else lambda: None
-        # Their echo would move rows that are drawn anew.
+        # Echoed keys would shift rows that are redrawn.
         try:
             with hold_keys(streams.out, by_line=True, on_resume=resumed), with_repair_command(model.folder):
                 attached = () if number else prompt.files.attachments
@@ -154,7 +163,17 @@ def _reply(
     status: PrefillStatus,
     streams: Streams,
 ) -> Done:
-    """Ask, make sure that the prompt fits, and stream the reply; `attached`: the files to announce."""
+    """Ask the question, make the prompt fit, and stream the reply.
+
+    Args:
+        session: the conversation.
+        message: the question.
+        attached: files to report.
+        overflow: makes the prompt fit in the context window.
+        output: prints the reply.
+        status: shows the progress of prefill.
+        streams: the standard streams.
+    """
     interrupts = Interrupts()
     with interrupts.deferred():
         reply = session.ask(message)

@@ -1,4 +1,4 @@
-"""What a one-shot prints: the reply as it comes, a code block of it, one JSON object, or events."""
+"""Output of `qwchat -p`: the streamed reply, one of its code blocks, one JSON object, or JSON events."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from qwchat.events import Done, TextEvent, TextStep
 
 
 class AnswerOutput:
-    """Prints answers one after the other.
+    """Prints replies one after the other.
 
     Attributes:
-        code: the exit code so far.
-        view: where a reply is shown while it comes; None where it is printed when it is there.
-        on_event: is to be told every event; None where nobody asks.
+        code: exit code so far.
+        view: shows a reply while it is generated; None if it is printed at the end.
+        on_event: receives every event; None if no output needs them.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class AnswerOutput:
         self.code = ExitCode.OK
         self.view = view() if self._plain and not self._extract_block else None
         self.on_event: Callable[[TextEvent], None] | None = None if self._plain else self._record_event
-        self._text = ""  # of the answer that is on its way
+        self._text = ""  # of the current reply
 
     def start_answer(self, number: int, reply_settings: ReplySettings) -> None:
-        """The answer `number`, from 0, begins."""
+        """Start reply number `number`, counted from 0."""
         self._text = ""
         if number and self.view is not None:
             self._streams.write("\n")
@@ -57,7 +57,14 @@ class AnswerOutput:
     def finish_answer(
         self, done: Done, reply_settings: ReplySettings, session: str | None, left_out: dict[str, int]
     ) -> None:
-        """An answer is complete; `session`: where it is kept; `left_out`: turns that the model was not given."""
+        """Print a complete reply.
+
+        Args:
+            done: the end of the reply.
+            reply_settings: settings that it was generated with.
+            session: id of the session that it is saved in.
+            left_out: number of turns that were dropped or summarised.
+        """
         errors: list[str | None] = [unmet_constraint_message(done, reply_settings, reply_settings.max_tokens)]
         answer = json_output.reply_fields(done, reply_settings, self._model_info, left_out) | (
             {"session": session} if session else {}
@@ -75,7 +82,7 @@ class AnswerOutput:
         self._print_remarks(done, reply_settings, [error for error in errors if error is not None])
 
     def fail_answer(self, error: ModelError, reply_settings: ReplySettings) -> None:
-        """The answer is broken off by `error`, which the caller tells of: say so in JSON, with the text so far."""
+        """Report in JSON that `error` ended a reply, with the text so far. The caller prints the error."""
         answer = json_output.error_fields(error, int(exit_code_of(error)), self._text, self._model_info, reply_settings)
         if self._events is not None:
             self._events.error(answer)
@@ -83,7 +90,7 @@ class AnswerOutput:
         self.finish()
 
     def finish(self) -> ExitCode:
-        """All answers are there; the exit code."""
+        """Print what remains after the last reply, and return the exit code."""
         if self._options.json:
             whole = self._answers[0] if self._options.count == 1 else {"answers": self._answers}
             self._streams.write(json_output.json_line(whole) + "\n")

@@ -1,4 +1,4 @@
-"""The commands and their help, put together. Each command's work is imported when it runs."""
+"""The Typer application: all commands with their help. The module of a command is imported when it runs."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _EPILOG = """Exit codes: 0 success, 1 other failure, 2 usage error, 3 model miss
 
 _WIDTH = max(map(len, PRESETS))
 _PRESETS = "\n".join(f"  {name:<{_WIDTH}}  {preset.summary}" for name, preset in PRESETS.items())
-# What follows the options in the help of a command.
+# Text after the options in the help of a command.
 _EPILOGS = {"convert": f"\b\nPresets:\n{_PRESETS}"}
 
-# Name of the command, options, the module that does it (and its function), help.
+# Name, options, module (and function) that runs it, help.
 _Commands = tuple[tuple[str, type[Any], str, str], ...]
 _COMMANDS: _Commands = (
     ("chat", options.ChatOptions, "qwchat.cli.chat", "Chat with a model (piped text becomes the first message)"),
@@ -103,7 +103,7 @@ _CONFIG_COMMANDS: _Commands = (
     ("path", config_options.ConfigFileOptions, "qwchat.cli.config:path", "Print the path of your configuration file"),
 )
 
-# Commands of commands: name, help, its commands; alone it does what the first of them does.
+# Groups: name, help, commands. Without a command, a group runs its first one.
 _COMMAND_GROUPS: tuple[tuple[str, str, _Commands], ...] = (
     ("sessions", "List, show, search, remove and export saved sessions", _SESSION_COMMANDS),
     ("config", "Show, change and check settings", _CONFIG_COMMANDS),
@@ -113,17 +113,17 @@ _NEGATIVE = re.compile(r"-\.?\d")
 
 
 def run_app(arguments: Sequence[str], dependencies: Dependencies | None = None) -> int:
-    """Run the command line; its exit code. Raises what the parser and the commands raise, for `main` to explain."""
+    """Run the command line and return its exit code. Errors of the parser and the commands propagate to `main`."""
     completing = completion.VARIABLE in os.environ
     if completing:
-        os.environ["COLUMNS"] = "1000"  # Typer wraps descriptions to the terminal's width, and a shell takes lines.
+        os.environ["COLUMNS"] = "1000"  # Prevents Typer from wrapping descriptions.
     try:
         code = _app(completing=completing)(
             expand_arguments(arguments), prog_name="qwchat", standalone_mode=False, obj=dependencies or Dependencies()
         )
     except typer_internals.PARSER_ERROR as error:
         raise UsageError(_error_sentence(error)) from error
-    except SystemExit as end:  # How Typer leaves where what it prints meets a closed pipe; and it exits with 1.
+    except SystemExit as end:  # Typer exits with 1 on a broken pipe.
         if isinstance(end.__context__, BrokenPipeError):
             raise end.__context__ from None
         raise
@@ -131,22 +131,22 @@ def run_app(arguments: Sequence[str], dependencies: Dependencies | None = None) 
 
 
 def expand_arguments(words: Sequence[str]) -> list[str]:
-    """`words` of a command line as the parser knows them.
+    """Return the command-line `words` in the form that the parser understands.
 
-    It knows no optional values: `--resume` alone, at the end or before another option, is `--resume=`; the one of
-    `convert` is a switch and stays. And it takes a negative number for an option, where `config set` has a value.
+    The parser has no optional values, so a lone `--resume` becomes `--resume=`; the one of `convert` is a boolean and
+    stays. It also takes a negative value of `config set` for an option, so `--` is inserted.
     """
     if words[:1] == ["convert"]:
         return list(words)
     if list(words[:2]) == ["config", "set"] and "--" not in words:
         negative = [word for word in words if _NEGATIVE.match(word)]
         return [*(word for word in words if word not in negative), *(["--", *negative] if negative else [])]
-    pairs = zip(words, [*words[1:], "-"], strict=False)  # One word more where there are none.
+    pairs = zip(words, [*words[1:], "-"], strict=False)  # A sentinel after the last word.
     return ["--resume=" if word == "--resume" and following.startswith("-") else word for word, following in pairs]
 
 
 def _error_sentence(error: Exception) -> str:
-    """A parser's complaint in the manner of ours: one line, lower case, with where help is."""
+    """Return a parser error in the style of qwchat: one line, lower case, with a pointer to --help."""
     message, command = typer_internals.error_text(error)
     text = " ".join(message.split()).rstrip(".")
     return f"{text[:1].lower()}{text[1:]} ({command or 'qwchat'} --help lists what there is)"
@@ -158,7 +158,7 @@ def _app(*, completing: bool) -> typer.Typer:
         cls=CliGroup,
         help=_HELP,
         epilog=_EPILOG,
-        add_completion=completing,  # Its options are not for people: there is a command.
+        add_completion=completing,  # Users have the command `completion`.
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -178,7 +178,7 @@ def _app(*, completing: bool) -> typer.Typer:
 
 
 def _group(commands: _Commands) -> typer.Typer:
-    """A command of commands; alone it does what the first of them does."""
+    """Return a group of commands; without a command it runs its first one."""
     group = typer.Typer(cls=CliGroup, rich_markup_mode=None)
     _, first_options, first_task, _ = commands[0]
     group.callback(invoke_without_command=True)(
@@ -212,9 +212,9 @@ def _root(context: typer.Context, parsed: options.ReplyOptions) -> int:
 
 
 def _run(task: str, context: typer.Context, parsed: Any) -> int:
-    """Run one command: `run` of the module `task`, or what stands behind its colon.
+    """Run one command: the function `run` of the module `task`, or the function named after its colon.
 
-    Guarded here as well, since Typer has its own ideas about interrupts and closed pipes.
+    Guarded here too, because Typer handles interrupts and broken pipes differently.
     """
     module, _, function = task.partition(":")
 
@@ -225,11 +225,11 @@ def _run(task: str, context: typer.Context, parsed: Any) -> int:
 
 
 def print_completion(parsed: options.CompletionOptions, dependencies: Dependencies) -> int:
-    """Print the completion script of one shell, to be kept where that shell looks for it (README says where)."""
+    """Print the completion script of a shell."""
     os.environ[completion.VARIABLE] = f"source_{parsed.shell}"
     try:
         run_app([], dependencies)
-    except SystemExit as end:  # How Typer ends an answer to a shell.
+    except SystemExit as end:  # Typer exits after a completion.
         return ExitCode.OK if end.code in (0, None) else ExitCode.RUNTIME
     return ExitCode.OK
 

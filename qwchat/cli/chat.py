@@ -1,4 +1,4 @@
-"""`qwchat chat`: a conversation on the terminal."""
+"""The command `qwchat chat`: a conversation in the terminal."""
 
 from __future__ import annotations
 
@@ -48,19 +48,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputSource:
-    """Where the person sits: the terminal, if any, and what a pipe brought along before."""
+    """Where the user's input comes from.
+
+    Attributes:
+        terminal: the terminal, or None.
+        piped: text that was read from a pipe before the chat.
+    """
 
     terminal: TextIO | None
     piped: str
 
 
 def run(options: ChatOptions, dependencies: Dependencies) -> int:
-    """`qwchat chat [MODEL]`."""
+    """Run `qwchat chat [MODEL]`."""
     return converse(options.with_model_argument(), dependencies)
 
 
 def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
-    """Talk until the person leaves; the exit code. Raises UsageError for options that make no sense in a chat."""
+    """Chat until the user leaves, and return the exit code. Raises UsageError for options of `-p` only."""
     if options.flags.get("json-schema") == "-":
         raise UsageError("--json-schema - belongs to a single question: in a chat, name its file")
     for flag, given in (
@@ -89,11 +94,11 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         options = with_session_model(recorder, options, streams.screen)
         view = reply_view(options, streams)
         if input_source.terminal is not None and not line_input:
-            # For the whole time, so that what is typed between prompts, or too early, is not lost either.
+            # For the whole chat, so that keys typed between prompts are not lost.
             stack.enter_context(hold_keys(input_source.terminal, by_line=False, on_resume=view.detach))
         located, model = open_model(options, dependencies, streams)
         stack.enter_context(model)
-        stack.callback(recorder.close)  # While the model is still there.
+        stack.callback(recorder.close)  # Before the model is closed.
         reply_settings = ReplySettings.from_settings(options.settings, model.defaults)
         connect_snapshots(recorder, options, model, streams.screen)
         session = create_session(recorder, options, reply_settings, located, model, streams.screen)
@@ -128,18 +133,18 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
 
 
 def _exit_code_of_chat(chat: Chat, model: Model, streams: Streams) -> int:
-    """The exit code of a chat that was left. Raises DamagedModelError if a file of the model is damaged."""
+    """Return the exit code after a chat. Raises DamagedModelError if a file of the model is damaged."""
     with with_repair_command(model.folder):
         if isinstance(chat.failure, DamagedModelError):
             raise chat.failure
-        if not chat.interactive:  # A person who leaves is not kept waiting.
+        if not chat.interactive:  # A user who leaves does not wait for the check.
             wait_until_checked(model, streams)
         model.integrity.raise_if_damaged()
     return ExitCode.OK if chat.failure is None else exit_code_of(chat.failure)
 
 
 def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: Streams) -> None:
-    """Give the context of the commands its settings, with what carries out their changes, and the personas."""
+    """Connect the settings and the persona of the chat with the objects that apply their changes."""
     context = chat.context
     look: dict[str, Callable[[Any], None]] = {
         "render": lambda choice: context.view.set_rendering(rendering_of(choice, options, streams)),
@@ -167,9 +172,9 @@ def _connect_settings(chat: Chat, options: ReplyOptions, model: Model, streams: 
 
 
 def _find_input(options: ReplyOptions) -> InputSource:
-    """Read the pipe, where there is one and a terminal to talk on afterwards.
+    """Return the source of input, after reading a pipe if there is also a terminal.
 
-    Without any terminal the lines of standard input are what is said, so that a chat can be scripted.
+    Without a terminal, the lines of standard input are the messages, so that a chat can be scripted.
     """
     if options.prompt == "-":
         raise UsageError("-p - reads one question from standard input: in a chat, pipe it in and leave -p out")
@@ -180,7 +185,7 @@ def _find_input(options: ReplyOptions) -> InputSource:
 
 
 def _session_chooser(input_source: InputSource, streams: Streams, *, line_input: bool) -> ChooseSession | None:
-    """How a session is chosen; None where nobody sits."""
+    """Return the function that lets the user choose a session; None without a terminal."""
     if input_source.terminal is None:
         return None
     if not line_input:
@@ -189,7 +194,7 @@ def _session_chooser(input_source: InputSource, streams: Streams, *, line_input:
 
 
 def _uses_line_input(input_source: InputSource) -> bool:
-    """Whether input comes by the line: from no terminal, from a dumb one, or with nowhere to draw an editor."""
+    """Return True if input is read by lines: no terminal, a dumb one, or no output to draw an editor on."""
     drawable = any(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
     return input_source.terminal is None or os.environ.get("TERM", "") in ("dumb", "") or not drawable
 

@@ -1,6 +1,6 @@
-"""Shell completion: the names that are looked up when a shell asks what may follow.
+"""Shell completion of names that are looked up when the shell asks.
 
-The shell's script calls qwchat with `VARIABLE` set, and Typer answers it. `qwchat.cli.app` prints the script.
+The shell's script calls qwchat with `VARIABLE` set, and Typer answers. `qwchat.cli.app` prints the script.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Iterable
 
 VARIABLE = "_QWCHAT_COMPLETE"
-_UNQUOTABLE = frozenset("\\'\"")  # of names: no script of Typer's brings them through
+_UNQUOTABLE = frozenset("\\'\"")  # characters that Typer's scripts cannot pass on
 _NEEDS_BACKSLASH = re.compile(r"[^\w@%+:,./=-]")
 
 
 def models(incomplete: str) -> list[tuple[str, str]]:
-    """Models on this machine, as the shell offers them."""
+    """Return models on this machine for the shell."""
     from qwchat import models_folder
 
     def list_pairs() -> Iterable[tuple[str, str]]:
@@ -27,7 +27,7 @@ def models(incomplete: str) -> list[tuple[str, str]]:
 
 
 def sessions(incomplete: str) -> list[tuple[str, str]]:
-    """Saved conversations by name or id, as the shell offers them."""
+    """Return saved sessions, by name or id, for the shell."""
     from qwchat.conversation.session_store import SessionStore
     from qwchat.errors import SessionError
 
@@ -39,16 +39,17 @@ def sessions(incomplete: str) -> list[tuple[str, str]]:
 
 
 def personas(incomplete: str) -> list[tuple[str, str]]:
-    """Personas of this person, as the shell offers them."""
+    """Return the user's personas for the shell."""
     from qwchat.settings import personas as persona_files
 
     return _matching(incomplete, lambda: ((name, "") for name in persona_files.names()))
 
 
 def _matching(incomplete: str, list_pairs: Callable[[], Iterable[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """Those that begin with `incomplete`; none where looking fails, since a shell has no place for a complaint.
+    """Return the pairs whose name begins with `incomplete`.
 
-    Names and titles came from who knows where. What a shell would not take as one word is not offered.
+    A failure gives an empty list, because a shell cannot show an error. Names and titles are not trustworthy: names
+    that the shell would not take as one word are left out.
     """
     try:
         pairs = [pair for pair in list_pairs() if pair[0].startswith(incomplete)]
@@ -62,7 +63,7 @@ def _matching(incomplete: str, list_pairs: Callable[[], Iterable[tuple[str, str]
 
 
 def _quoted_for_shell(name: str) -> str:
-    """`name` as the shell is to insert it: bash takes it as it is, so blanks need backslashes outside of quotes."""
+    """Return `name` with backslashes for bash, which inserts it verbatim, unless it is being quoted."""
     if os.environ.get(VARIABLE) != "complete_bash":
         return name
     words, number = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ.get("COMP_CWORD", "0"))
@@ -71,7 +72,7 @@ def _quoted_for_shell(name: str) -> str:
 
 
 def _escaped_description(text: str) -> str:
-    """`text` as Typer shows it as it is: it takes it for Rich's markup, and zsh runs what a backslash brings out."""
+    """Return `text` safe for Typer, which reads Rich markup, and for zsh, which expands backslashes."""
     from rich.markup import escape
 
     return escape(text.replace("\\", ""))

@@ -1,4 +1,4 @@
-"""`qwchat convert`: quantise a checkpoint."""
+"""The command `qwchat convert`: quantise a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def run(options: ConvertOptions, dependencies: Dependencies) -> int:
-    """Convert, or show the plan; the folder's path goes to standard output, everything else to standard error."""
+    """Convert, or show the plan. The folder's path goes to standard output, everything else to standard error."""
     from quant import convert
 
     streams = Streams(quiet=options.quiet)
@@ -63,7 +63,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
 def default_destination(options: ConvertOptions) -> Path:
     """Return the folder in the models folder that is named after the checkpoint and its format.
 
-    Raises UsageError for bits or a group size that no format has.
+    Raises UsageError if no format has these bits or this group size.
     """
     from quant import formats, policy
 
@@ -90,7 +90,7 @@ def _report(conversion: ConversionResult, destination: Path, options: ConvertOpt
 
 
 def _plan(planned: ConversionPlanned, destination: Path) -> str:
-    """The size of all that would be written and where, then the layers whose tensors have the same formats."""
+    """Return the total size and the destination, then one row per group of layers with the same formats."""
     total = (
         f"{data_size(planned.total_bytes_in)} would become {data_size(planned.total_bytes_out)} "
         f"({planned.total_bytes_out:,} bytes, {planned.bits_per_weight:.3f} bits per weight, preset {planned.preset}) "
@@ -101,7 +101,7 @@ def _plan(planned: ConversionPlanned, destination: Path) -> str:
         for part, kinds in _grouped(planned)
         for kind, (roles, packed, bits) in kinds.items()
     ]
-    # The name of a group stands in its first row alone.
+    # Only the first row of a group shows its name.
     shown = [
         (row[0] if number == 0 or rows[number - 1][0] != row[0] else "", *row[1:]) for number, row in enumerate(rows)
     ]
@@ -113,7 +113,7 @@ _Kinds = dict[str, tuple[list[str], int, float]]
 
 
 def _grouped(planned: ConversionPlanned) -> list[tuple[str, _Kinds]]:
-    """What a person reads as one: "layers 0-2, 21-23" or a tensor outside of layers; format -> roles, bytes, bits."""
+    """Group the tensors by layers of the same formats, such as "layers 0-2, 21-23"; other tensors stand alone."""
     layers: dict[int, list[TensorPlan]] = {}
     others: dict[str, list[TensorPlan]] = {}
     for plan in planned.tensors:
@@ -128,7 +128,9 @@ def _grouped(planned: ConversionPlanned) -> list[tuple[str, _Kinds]]:
     for numbers in alike.values():
         name = f"{'layer' if len(numbers) == 1 else 'layers'} {format_ranges(numbers)}"
         groups.append((name, _kinds([plan for number in numbers for plan in layers[number]])))
-    before, *behind = [(name, _kinds(plans)) for name, plans in others.items()]  # The embedding, what the head needs.
+    before, *behind = [
+        (name, _kinds(plans)) for name, plans in others.items()
+    ]  # The embedding; the final norm and the head.
     return [before, *groups, *behind]
 
 
@@ -146,7 +148,7 @@ def _summed(plans: list[TensorPlan]) -> tuple[list[str], int, float]:
 
 
 def _role(plan: TensorPlan) -> str:
-    """What a tensor is called among those of its layer: q, gate, embed_tokens."""
+    """Return the name of a tensor within its layer: q, gate, embed_tokens."""
     return plan.name.rpartition(".")[0].rpartition(".")[2].removesuffix("_proj")
 
 

@@ -1,4 +1,4 @@
-"""Following a conversion: its events become progress on standard error."""
+"""Run a conversion and show its progress on standard error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ConversionResult:
-    """What a conversion said: its plan, its end (None for a dry run), its remarks."""
+    """The plan of a conversion, its end (None for a dry run) and its notices."""
 
     planned: ConversionPlanned
     finished: ConversionFinished | None = None
@@ -34,14 +34,14 @@ def run_conversion(
     show_notices: bool = True,
     setup: SetupProgress | None = None,
 ) -> ConversionResult:
-    """Run a conversion to its end, with progress. An error or Ctrl-C closes `events`, which keeps what is done.
+    """Run a conversion to its end, with progress. An error or Ctrl-C closes `events`, which keeps finished tensors.
 
     Args:
         events: the conversion.
-        title: what the progress is called.
-        streams: where it is shown.
-        show_notices: show remarks about the checkpoint, too.
-        setup: the progress of a first run that this conversion is part of; by default it has one of its own.
+        title: title of the progress bar.
+        streams: where the progress is shown.
+        show_notices: show notices about the checkpoint too.
+        setup: progress of the first run that this conversion belongs to; None creates one.
     """
     from quant.conversion import (
         CompilingQuantiser,

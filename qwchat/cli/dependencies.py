@@ -1,4 +1,4 @@
-"""What the commands need from outside the command line, in one place where it can be exchanged."""
+"""Functions of the engine that the commands call, in one place so that tests can replace them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def load_model(
 
 
 def are_kernels_compiled() -> bool:
-    """Whether loading a model will find its kernels compiled."""
+    """Return True if the kernels are compiled."""
     from qwchat.cpu.compiled_forward import is_compiled
 
     return is_compiled()
 
 
 def kernel_compile_cost() -> float:
-    """Return what compiling all kernels costs, in the unit of their table."""
+    """Return the cost of compiling all kernels, in the unit of their table."""
     from qwchat.cpu.kernels.compile_costs import COSTS
 
     return sum(COSTS.values())
 
 
 def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[], object]) -> None:
-    """Compile the kernels and keep them.
+    """Compile the kernels and cache them.
 
     Args:
-        progress: told of each kernel before it is compiled, with its cost (see `qwchat.cpu.kernels.compile_costs`).
+        progress: called before each kernel with its name and cost (see `qwchat.cpu.kernels.compile_costs`).
         waiting: called before waiting for another process that compiles them.
     """
     from qwchat.cpu.compiled_forward import load_entry_points
@@ -47,7 +47,7 @@ def compile_kernels(progress: Callable[[str, float], None], waiting: Callable[[]
 
 
 def kernel_cache_problem() -> str | None:
-    """What is wrong with the place where compiled kernels are kept, as a sentence."""
+    """Return a sentence about a problem with the cache of compiled kernels, or None."""
     from qwchat.cpu.kernels.kernel_store import KERNELS
 
     if KERNELS.writable_folder != KERNELS.folder:
@@ -59,21 +59,21 @@ def kernel_cache_problem() -> str | None:
 
 
 def measure_bandwidth(threads: int) -> float:
-    """Bytes per second that `threads` threads read from memory."""
+    """Return the bytes per second that `threads` threads read from memory."""
     from qwchat.cpu.kernels.probe import read_bandwidth
 
     return float(read_bandwidth(threads))
 
 
 def measure_int8_peak(threads: int) -> float:
-    """Operations per second of the int8 dot product on `threads` threads (a multiply-add counts as two)."""
+    """Return the int8 operations per second of `threads` threads; a multiply-add counts as two."""
     from qwchat.cpu.kernels.probe import int8_peak
 
     return float(int8_peak(threads))
 
 
 def simd_level() -> str:
-    """The SIMD level that the kernels are compiled for."""
+    """Return the SIMD level that the kernels are compiled for."""
     from quant.native.simd_level import current_level
 
     return current_level()

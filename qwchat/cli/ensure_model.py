@@ -1,4 +1,4 @@
-"""From MODEL, as a person gives it, to a folder that can be opened; a checkpoint is converted on its first use."""
+"""Find the requested model, and convert a checkpoint on its first use."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _POLL_SECONDS = 0.1
 def ensure_model(
     model: str | None, dependencies: Dependencies, streams: Streams, threads: int | None = None
 ) -> LocatedModel:
-    """Return the model that `model` names, converted, with the kernels compiled.
+    """Return the model that `model` names, converted, with compiled kernels.
 
-    A checkpoint's conversion is kept in the models folder and made again, with a notice, where the checkpoint has
-    changed since. Processes that want the same conversion or the kernels at the same time wait for one another.
+    The conversion of a checkpoint is kept in the models folder, and repeated with a notice if the checkpoint has
+    changed. Processes that need the same conversion or the kernels at the same time wait for each other.
 
     Raises:
         ModelError: there is no such model.
-        QwchatError: the models folder cannot be written.
+        QwchatError: the models folder is not writable.
     """
     located = models_folder.locate(requested_model(model))
     if dependencies.compiled():
@@ -42,7 +42,7 @@ def ensure_model(
 def _ensure_converted(
     located: LocatedModel, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> LocatedModel:
-    """Return the model of a checkpoint, which is converted unless its conversion is there and fits."""
+    """Return the converted model of a checkpoint, after converting it if necessary."""
     if located.converted:
         return located
     from quant.sources import open_source
@@ -56,7 +56,7 @@ def _ensure_converted(
 
 
 def requested_model(model: str | None) -> str:
-    """MODEL as it was given, or the one that variables and files name, or the embedded one. Raises UsageError."""
+    """Return `model`, or the model that the settings name. Raises UsageError."""
     if model is not None:
         return model
     from qwchat.settings.resolve import resolve
@@ -65,7 +65,7 @@ def requested_model(model: str | None) -> str:
 
 
 def _reason_to_convert(located: LocatedModel, fingerprint: str) -> str | None:
-    """Why the checkpoint is to be converted, as a sentence; None where its conversion is there and fits."""
+    """Return why the checkpoint must be converted, as a sentence; None if its conversion is current."""
     if not models_folder.is_model(located.destination):
         return f"{located.name} is converted once"
     from quant.container import open_model
@@ -90,7 +90,7 @@ def _make_folder(folder: Path) -> None:
 def _convert_or_wait(
     located: LocatedModel, fingerprint: str, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> None:
-    """Convert, unless another process does: then wait until it is done or gone."""
+    """Convert the checkpoint, or wait for another process that converts it."""
     from quant.destination import wait_for_conversion
     from quant.errors import DestinationBusyError
 
@@ -109,7 +109,7 @@ def _convert_or_wait(
 def _convert(
     located: LocatedModel, reason: str, streams: Streams, threads: int | None, setup: SetupProgress | None
 ) -> None:
-    """Convert once, from where an earlier attempt stopped if that fits."""
+    """Convert the checkpoint, continuing an interrupted conversion if it matches."""
     from quant import convert
     from quant.errors import ArgumentError, DestinationBusyError
     from qwchat.cli.convert_progress import run_conversion
@@ -124,5 +124,5 @@ def _convert(
         except DestinationBusyError:
             raise
         except ArgumentError:
-            if not resume:  # What was left belongs to another version of the checkpoint: begin anew.
+            if not resume:  # The interrupted conversion does not match: start again.
                 raise

@@ -1,4 +1,4 @@
-"""Messages as the command line says them: arguments are flags."""
+"""Error messages for the command line: arguments become flags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from qwchat.errors import PromptTooLongError
 from qwchat.settings.personas import MissingVariablesError
 from qwchat.settings.specs import spec_of_argument
 
-# Flags that are neither a setting's nor named after the argument.
+# Flags of arguments that are not settings and have another name.
 _FLAGS = {"variables": "--var", "use_files": "--no-config"}
 
 
@@ -24,7 +24,7 @@ def as_flag(argument: Argument) -> str:
 
 
 def error_message(error: Exception) -> str:
-    """Return the message of `error` with what to do about it on the command line."""
+    """Return the message of `error` with advice for the command line."""
     if isinstance(error, MissingVariablesError):
         return f"{error}: give {' '.join(as_flag(Argument('variables', f'{name}=…')) for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
@@ -33,7 +33,7 @@ def error_message(error: Exception) -> str:
 
 
 def _shortening_advice(error: PromptTooLongError) -> str:
-    """Return how the prompt gets shorter."""
+    """Return the advice on shortening the prompt."""
     from qwchat.chat.context_budget import ContextFullError, SummaryTooLongError
 
     if isinstance(error, SummaryTooLongError):

@@ -1,4 +1,4 @@
-"""What the process says when it ends. The only place that knows exit codes."""
+"""The exit codes, and the errors that cause them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command.
+    """Exit codes of all commands.
 
-    A broken pipe, and a standard output that is closed, end the program as SIGPIPE would (128 + 13), and Ctrl-C as
-    SIGINT would (128 + 2), which is what shells and scripts expect.
+    A broken pipe, or a closed standard output, gives the code of SIGPIPE (128 + 13), and Ctrl-C the code of SIGINT (128
+    + 2), as shells and scripts expect.
     """
 
     OK = 0
@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
-    """The exit code that `error` ends the program with; RUNTIME for what has no code of its own."""
+    """Return the exit code for `error`; RUNTIME if it has no code of its own."""
     from quant.errors import ArgumentError, CheckpointError, ContainerError, FormatError
     from qwchat.errors import ConstraintError, ModelError, NotEnoughMemoryError, PromptTooLongError, UsageError
 
@@ -43,9 +43,9 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether `error`, or what it came from, is the system's or the dynamic loader's way to say that memory is out.
+    """Return True if `error` or one of its causes means that memory is exhausted.
 
-    A library that finds no room is an ImportError to Python, and an OSError of its own making to llvmlite.
+    A library that cannot be mapped is an ImportError in Python and an OSError in llvmlite.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether `error` explains itself to a person, so that its text is all there is to say."""
+    """Return True if the message of `error` is meant for the user."""
     from quant.errors import QuantError
     from qwchat.errors import QwchatError
 

@@ -1,4 +1,4 @@
-"""`-x`: the code block of a reply, and nothing else."""
+"""Extraction of a code block from a reply (`-x`)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ BlockPosition = Literal["first", "last"]
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """The content of a fenced code block, and whether its end is there."""
+    """The content of a fenced code block, and whether its closing fence is present."""
 
     content: str
     closed: bool
 
 
 def code_blocks(text: str) -> list[CodeBlock]:
-    """The fenced code blocks of a Markdown text, in order, as CommonMark has them; tags are text, as in the chat."""
+    """Return the fenced code blocks of a Markdown text, in order, by CommonMark. HTML is text, as in the chat."""
     from markdown_it import MarkdownIt
 
     lines = text.split("\n")
@@ -35,9 +35,9 @@ def code_blocks(text: str) -> list[CodeBlock]:
 
 
 def extract(done: Done, position: BlockPosition) -> tuple[str | None, ConstraintError | None]:
-    """The content of the `position` block without its last newline, and what is wrong: there is none, or it was cut.
+    """Return the content of a code block without its last newline, and an error if it is missing or truncated.
 
-    A block that the model left open when it ended its reply by itself is whole.
+    A block without a closing fence is complete if the model ended the reply by itself.
     """
     blocks = code_blocks(done.text)
     if not blocks:

@@ -1,6 +1,6 @@
-"""Run a command and turn whatever happens into one line and an exit code.
+"""Run a command and turn every error into one line and an exit code.
 
-Nothing is imported before it is needed: the guard stands before anything else of the program is loaded.
+Imports are delayed until they are needed, so that the guard is active before the program loads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run_guarded(run: Callable[[], int], *, debug: bool) -> int:
-    """Return the exit code of `run`; a failure is one line on standard error, with a traceback only with `debug`."""
+    """Return the exit code of `run`. An error prints one line on standard error, and a traceback with `debug`."""
     try:
         return _run(run, debug=debug)
     finally:
@@ -34,7 +34,7 @@ def _run(run: Callable[[], int], *, debug: bool) -> int:
     except MemoryError as error:
         _print_line(f"error: {_OUT_OF_MEMORY}")
         return _code(error)
-    except Exception as error:  # noqa: BLE001  # The last line of defence: everything becomes one line and a code.
+    except Exception as error:  # noqa: BLE001  # Every error becomes one line and an exit code.
         if debug:
             import traceback
 
@@ -70,12 +70,12 @@ def _print_line(text: str) -> None:
     try:
         sys.stderr.write(f"qwchat: {sanitise(' '.join(text.split()))}\n")
         sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):  # Nobody listens: closed, broken or absent standard error.
+    except (OSError, ValueError, AttributeError):  # Standard error is closed, broken or missing.
         return
 
 
 def _flush_output() -> None:
-    """Write what is still buffered. Raises OSError, but not where a terminal was closed, which changes no exit code."""
+    """Flush standard output. Raises OSError, except for a terminal that was closed."""
     import errno
     import os
     import stat
@@ -89,9 +89,9 @@ def _flush_output() -> None:
 
 
 def _discard_output() -> None:
-    """Let what cannot be written vanish: a pipe or terminal is closed, a disk is full.
+    """Discard output that cannot be written, because of a closed pipe or terminal or a full disk.
 
-    Otherwise Python tries again at its end, complains, and changes the exit code to 120.
+    Otherwise Python would try again at exit, print an error and change the exit code to 120.
     """
     import os
 

@@ -1,4 +1,4 @@
-"""Damaged models on the command line: waiting for the check of a model's files, and the command that mends one."""
+"""Wait for the check of a model's files, and name the command that repairs a damaged model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _POLL_SECONDS = 0.1
 
 
 def wait_until_checked(model: Model, streams: Streams) -> None:
-    """Wait for the check of a model's files, with progress where it takes longer than a second.
+    """Wait for the check of a model's files, with a progress bar after one second.
 
-    Raises DamagedModelError if one is damaged.
+    Raises DamagedModelError if a file is damaged.
     """
     integrity, started = model.integrity, time.monotonic()
     with ExitStack() as stack:
@@ -42,7 +42,7 @@ def wait_until_checked(model: Model, streams: Streams) -> None:
 
 @contextmanager
 def with_repair_command(folder: ModelFolder) -> Iterator[None]:
-    """Let a DamagedModelError from within name the command that converts the model again."""
+    """Add the command that converts the model again to a DamagedModelError."""
     try:
         yield
     except DamagedModelError as error:
@@ -50,7 +50,7 @@ def with_repair_command(folder: ModelFolder) -> Iterator[None]:
 
 
 def repair_command(folder: ModelFolder) -> str:
-    """The command that converts a model again, as a sentence."""
+    """Return the command that converts a model again, as a sentence."""
     from quant.formats import FORMATS
 
     manifest = folder.manifest
@@ -68,7 +68,7 @@ def repair_command(folder: ModelFolder) -> str:
 
 
 def _find_checkpoint(name: str) -> str | None:
-    """The checkpoint of this name on this machine: the embedded one, or one in the models folder."""
+    """Return the path of a checkpoint by its name, in the models folder or built in, or None."""
     if not name or name != name.strip(".") or "/" in name:
         return None
     embedded = models_folder.embedded_checkpoint()

@@ -1,4 +1,4 @@
-"""What programs read: a reply as one JSON object, or its events one per line."""
+"""JSON output: a reply as one object, or its events as one object per line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model answers: its name, its folder, the short fingerprint of its weights, its format."""
+    """The model of a reply: name, folder, short fingerprint of its weights, format."""
 
     name: str
     path: str
@@ -30,31 +30,30 @@ class ModelInfo:
 
     @classmethod
     def of(cls, located: LocatedModel, model: Model) -> ModelInfo:
-        """The facts of an opened model."""
+        """Return the description of an opened model."""
         folder = model.folder
         return cls(located.name, str(located.path), folder.fingerprint, folder.preset, round(folder.bits_per_weight, 4))
 
 
 def json_line(value: object) -> str:
-    """JSON on one line, in UTF-8, with escapes for what a terminal could be led astray by."""
+    """Return `value` as JSON on one line, in UTF-8, with unsafe characters escaped."""
     return escape_json(json.dumps(value, ensure_ascii=False))
 
 
 def request_fields(model_info: ModelInfo, reply_settings: ReplySettings) -> dict[str, object]:
-    """What is asked of which model."""
+    """Return the fields about the model and the settings."""
     return {"model": asdict(model_info), "settings": reply_settings.record(), "seed": reply_settings.seed}
 
 
 def reply_fields(
     done: Done, reply_settings: ReplySettings, model_info: ModelInfo, left_out: dict[str, int]
 ) -> dict[str, object]:
-    """A reply and how it came about, with its figures.
+    """Return the fields of a reply.
 
-    `left_out` counts turns of the conversation that the model was not given, since they were "dropped", or given a
-    summary of. `truncated` says that there are some, or that a limit cut the reply: finish_reason "length", "context"
-    or "repetition".
-    `meets_constraint` is there where one was asked for; so are `logprobs`, one entry per generated token: natural
-    logarithms of the model's own probabilities, before penalties, temperature, top-k, top-p, min-p and constraint.
+    `left_out` counts turns that the model did not get, because they were "dropped" or "summarised". `truncated` is true
+    if there are any, or if a limit ended the reply (finish_reason "length", "context" or "repetition").
+    `meets_constraint` is present if there was a constraint, and `logprobs` if requested: natural logarithms of the
+    model's own probabilities, before penalties, temperature, top-k, top-p, min-p and constraint.
     """
     fields: dict[str, object] = {}
     if done.meets_constraint is not None:
@@ -75,7 +74,7 @@ def reply_fields(
 def error_fields(
     error: Exception, code: int, text: str, model_info: ModelInfo, reply_settings: ReplySettings
 ) -> dict[str, object]:
-    """A reply that `error` ended, which gives the exit code `code`: `text` is what had come by then."""
+    """Return the fields of a reply that `error` ended with exit code `code`; `text` is the reply so far."""
     fields = {"text": text, "finish_reason": "error", "error": error_message(error), "exit_code": code}
     return fields | request_fields(model_info, reply_settings)
 
@@ -90,21 +89,21 @@ def _logprob_fields(logprob: TokenLogprob) -> dict[str, object]:
 
 
 class EventWriter:
-    """Writes events to `out` as they happen: start, room (made for the reply), prefill, text, done or error."""
+    """Writes events as they happen; `docs/reference/json.md` lists them."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def start(self, fields: dict[str, object]) -> None:
-        """A reply begins."""
+        """Write the start of a reply."""
         self._write({"event": "start", **fields})
 
     def context_reduced(self, reduction: ContextReduction) -> None:
-        """Old turns are not sent any more."""
+        """Write which turns were left out to fit the context window."""
         self._write({"event": "room", **asdict(reduction)})
 
     def event(self, event: TextEvent) -> None:
-        """Something happened on the way."""
+        """Write an event of the generation."""
         if isinstance(event, Prefilled):
             self._write({"event": "prefill", **asdict(event)})
         elif isinstance(event, TextStep):
@@ -112,11 +111,11 @@ class EventWriter:
             self._write({"event": "text", "text": event.text, "token_id": event.token_id, **logprobs})
 
     def error(self, reply: dict[str, object]) -> None:
-        """The reply was ended by an error."""
+        """Write the error that ended the reply."""
         self._write({"event": "error", **reply})
 
     def done(self, reply: dict[str, object]) -> None:
-        """The reply is over."""
+        """Write the end of the reply."""
         self._write({"event": "done", **reply})
 
     def _write(self, value: dict[str, object]) -> None:

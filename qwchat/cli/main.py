@@ -1,6 +1,6 @@
-"""The entry point: runs the command line under the guard.
+"""Entry point: run the command line under the guard.
 
-Nothing but the guard is imported before it stands, so that Ctrl-C leaves quietly from the first moment on.
+Only the guard is imported before it is active, so that Ctrl-C works cleanly from the start.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def main(arguments: Sequence[str] | None = None, dependencies: Dependencies | No
     """Run the command line and exit with its code.
 
     Args:
-        arguments: what follows the program's name; None takes it from the process.
-        dependencies: what the commands need from outside; None takes the real engine.
+        arguments: command-line arguments; None takes them from the process.
+        dependencies: functions of the engine; None takes the real ones.
     """
     argument_list = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in argument_list  # Read by hand: it must hold for errors of the parser too.
+    debug = "--debug" in argument_list  # Read here, because it applies to parser errors too.
 
     def run() -> int:
         _replace_closed_streams()
@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None, dependencies: Dependencies | No
 
 
 def _replace_closed_streams() -> None:
-    """Make a standard stream that is closed behave as one should whose other end is gone.
+    """Replace closed standard streams, whose numbers the next opened files would otherwise take.
 
-    Otherwise the next file that is opened would take its number. A closed standard output becomes a pipe without a
-    reader: whatever is written to it ends the program as any broken pipe does. The other two lead nowhere.
+    A closed standard output becomes a pipe without a reader, so that writing ends the program like any broken pipe. The
+    other two become the null device.
     """
     import os
 
@@ -58,13 +58,13 @@ def _replace_closed_streams() -> None:
                 os.close(reader)
                 os.dup2(writer, number)
                 os.close(writer)
-                sys.stdout = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # For all of the run.
+                sys.stdout = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # Until the program ends.
 
 
 def _rearm_interrupt(unraisable: Any) -> None:
-    """A Ctrl-C that falls into a finaliser cannot be raised there: raise it where the program goes on.
+    """Raise a Ctrl-C again that arrived in a finaliser, where it cannot be raised.
 
-    A moment later, since raised at once it would fall into this hook, and be lost again.
+    It is raised a moment later, because this hook could not raise it either.
     """
     if unraisable.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(unraisable)
@@ -78,10 +78,10 @@ def _rearm_interrupt(unraisable: Any) -> None:
 
 
 def _ignore_interrupts() -> None:
-    """The exit code stands: a late Ctrl-C changes nothing and prints nothing."""
+    """Ignore Ctrl-C from now on: the exit code is decided."""
     import signal
 
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # Not in the main thread, where Ctrl-C does not arrive anyway.
+    except ValueError:  # Not the main thread, which alone gets Ctrl-C.
         return

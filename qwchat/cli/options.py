@@ -1,4 +1,4 @@
-"""Options as data: one dataclass per command says what it takes, and Typer's signatures are made from it."""
+"""Options as data: one dataclass per command, from which the Typer signatures are generated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ModelArgument = Annotated[
         autocompletion=completion.models,
     ),
 ]
-# Values that are looked up when a shell asks for them, by the name of the setting.
+# Completions that are looked up when a shell asks, by name of the setting.
 _DYNAMIC_COMPLETIONS: dict[str, Callable[[str], list[tuple[str, str]]]] = {
     "model": completion.models,
     "as": completion.personas,
@@ -52,12 +52,12 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 class Flags(dict[str, FlagValue]):
-    """The settings that the command line gives, by name; a field of this type takes every flag of the table."""
+    """Settings from the command line, by name. A field of this type accepts the flags of all settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplyOptions:
-    """Options of the one-shot and of the chat: the settings, and what belongs to one run."""
+    """Options of `qwchat -p` and of the chat: all settings, and the options of one run."""
 
     prompt: Annotated[
         str | None,
@@ -117,7 +117,10 @@ class ReplyOptions:
     debug: Debug = False
 
     def with_piped_schema(self, read: Callable[[], str]) -> ReplyOptions:
-        """The same with what `read` gives for `--json-schema -`. Raises UsageError where it is no schema."""
+        """Return the options with the schema from `read`, if `--json-schema -` is given.
+
+        Raises UsageError if it is not a schema.
+        """
         if self.flags.get("json-schema") != "-":
             return self
         if self.prompt == "-" or "-" in (self.file or ()):
@@ -129,25 +132,25 @@ class ReplyOptions:
 
     @cached_property
     def settings(self) -> Settings:
-        """The value of every setting, by flags, variables and files. Raises UsageError that names the place."""
+        """Settings from flags, variables and files. Raises UsageError that names the source."""
         return resolve(self.flags, use_files=not self.no_config, variables=parse_assignments(self.var or []))
 
     @property
     def without_persona(self) -> Settings:
-        """The same without the persona."""
+        """The same settings without the persona."""
         if self.settings["as"] is None:
             return self.settings
         return resolve(Flags(self.flags, **{"as": "none"}), use_files=not self.no_config)
 
     def given_flags(self) -> list[str]:
-        """The flags that were given."""
+        """Return the flags that were given."""
         field_names = [each for each in fields(self) if each.type != "Flags"]
         changed = [each.name for each in field_names if getattr(self, each.name) != each.default]
         specs = [find_spec(name).flag_for(raw) for name, raw in self.flags.items()]
         return specs + [f"--{name.rstrip('_').replace('_', '-')}" for name in changed]
 
     def check(self) -> None:
-        """Refuse what cannot be done, before a model is opened. Raises UsageError that names the flag."""
+        """Check the options before a model is opened. Raises UsageError that names the flag."""
         _check_range("--count", self.count, 1, 64)
         device, gpu_layers = self.settings["device"], self.settings["gpu-layers"]
         if device.partition(":")[0] == "cuda":
@@ -173,12 +176,12 @@ class ReplyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions(ReplyOptions):
-    """Options of `chat`: those of a reply, and the model without its flag."""
+    """Options of `chat`: those of a reply, and MODEL as an argument."""
 
     chat_model: ModelArgument = None
 
     def with_model_argument(self) -> ReplyOptions:
-        """The same with one MODEL. Raises UsageError where two are given."""
+        """Return the options with MODEL as a setting. Raises UsageError if two models are given."""
         if self.chat_model is None:
             return self
         if "model" in self.flags:
@@ -285,7 +288,7 @@ class BenchOptions:
     debug: Debug = False
 
     def check(self) -> None:
-        """Refuse numbers that measure nothing. Raises UsageError that names the flag."""
+        """Check the numbers. Raises UsageError that names the flag."""
         _check_range("--prompt-tokens", self.prompt_tokens, 1)
         _check_range("--new-tokens", self.new_tokens, 1)
         _check_range("--depth", self.depth, 0)
@@ -304,17 +307,16 @@ def typer_callback(
     run: Callable[[typer.Context, Options], int],
     extra: dict[str, tuple[Any, Any]] | None = None,
 ) -> Callable[..., int]:
-    """A function with the signature that Typer reads: the context and one parameter per field of `options`.
+    """Return a function with the signature that Typer reads: a context, and one parameter per field of `options`.
 
     Args:
-        options: the dataclass to fill.
-        run: what to call with it; its result is the exit code.
-        extra: further parameters, name to (annotation, default), whose values `run` does not get: eager callbacks.
+        options: dataclass to fill.
+        run: function to call with it; its result is the exit code.
+        extra: further parameters, name to (annotation, default), with callbacks of their own.
     """
-
     hints = get_type_hints(options, include_extras=True)
     field_names: list[str] = []
-    flags_field = ""  # The field that takes the flags of the table.
+    flags_field = ""  # The field for the flags of settings.
     parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for each in fields(options):  # type: ignore[arg-type]  # Always a dataclass.
         if hints[each.name] is Flags:
@@ -344,7 +346,7 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 
 def _parameter(spec: SettingSpec) -> inspect.Parameter:
-    """A setting as a parameter of a command: a text that the setting itself reads, or both sides of a switch."""
+    """Return the parameter of a setting: a string that the setting parses, or a boolean flag."""
     limits = f" [{spec.value_type.range_text.removeprefix('from ')}]" if isinstance(spec.value_type, Number) else ""
     declared = [spec.flag, *([spec.short_flag] if spec.short_flag else [])]
     annotation: Any = str | None
@@ -355,7 +357,7 @@ def _parameter(spec: SettingSpec) -> inspect.Parameter:
         annotation = list[str] | None
 
     def complete_words(incomplete: str) -> list[tuple[str, str]]:
-        # With nothing on offer shells complete the name of a file, which a schema mostly is.
+        # Without completions, a shell offers file names, which is right for a schema.
         words = () if isinstance(spec.value_type, JsonSchema) else spec.completions
         return [(word, "") for word in words if word.startswith(incomplete)]
 

@@ -1,4 +1,4 @@
-"""Which saved session a command line means: `--continue`, `--resume`, `--session`, `--no-save`."""
+"""The session that the command line selects: `--continue`, `--resume`, `--session`, `--no-save`."""
 
 from __future__ import annotations
 
@@ -30,25 +30,23 @@ if TYPE_CHECKING:
     from qwchat.api import Model
 
 _SINGLE_REPLY_SETTINGS = ("choices", "regex", "json-schema")
-_MAX_LISTED = 12  # sessions at a time, which fits every screen
+_MAX_LISTED = 12  # sessions, which fit on any screen
 
 
 def open_recorder(
     options: ReplyOptions, screen: Screen, *, chat: bool, choose: ChooseSession | None = None
 ) -> SessionRecorder | None:
-    """The session that the options mean, open, or a new one that is saved from its first turn on.
-
-    None where a person was to choose and did not.
+    """Open the session that the options select, or start a new one. Return None if the user chooses none.
 
     Args:
-        options: of the command line.
+        options: options of the command line.
         screen: for notices.
-        chat: whether this is a chat, which is saved unless told otherwise. A single question is saved where a session
-            is named.
-        choose: lets a person choose; None where nobody can be asked.
+        chat: True for a chat, which is saved by default. A single reply is saved only in a named session.
+        choose: lets the user choose a session; None if there is no terminal.
 
-    Raises UsageError for options that contradict each other and for a session that is not there, SessionError for one
-    that cannot be opened.
+    Raises:
+        UsageError: the options contradict each other, or there is no such session.
+        SessionError: the session cannot be opened.
     """
     _check_options(options)
     store, entry = SessionStore(), None
@@ -73,12 +71,12 @@ def open_recorder(
 
 
 def with_session_model(recorder: SessionRecorder, options: ReplyOptions, screen: Screen) -> ReplyOptions:
-    """`options` with the model that the session was held with, unless the command line names another."""
+    """Return `options` with the model of the session, unless the command line names a model."""
     name = recorder.first_model
     if not name or "model" in options.flags:
         return options
     try:
-        # A session file is no place for paths: anything but a name of this machine's models is passed over.
+        # Only names of local models are accepted, so that a session file cannot name a path.
         is_available = name in [model.name for model in models_folder.available()]
     except OSError:
         is_available = False
@@ -96,9 +94,9 @@ def create_session(
     model: Model,
     screen: Screen,
 ) -> Session:
-    """The conversation of `recorder`, with `model` to reply.
+    """Return the conversation of `recorder`, with `model` to reply.
 
-    The system prompt of a session that goes on is its own, unless the command line gives another, be it a persona's.
+    A continued session keeps its system prompt, unless the command line sets one, directly or with a persona.
     """
     settings = options.settings
     given = "system" in options.flags or ("as" in options.flags and settings.origin("system").startswith("persona "))
@@ -115,7 +113,7 @@ def create_session(
 
 
 def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: Model, screen: Screen) -> None:
-    """Let `model` go on from what it had read when a session was left, and keep that again when it is left."""
+    """Restore the saved KV cache of a session when it is opened, and save it again when it is left."""
     settings = options.settings
     snapshots = KVSnapshots(model, settings["snapshot"], settings["snapshot-limit"] << 20)
 
@@ -134,10 +132,9 @@ def connect_snapshots(recorder: SessionRecorder, options: ReplyOptions, model: M
 def continued_reply_settings(
     recorder: SessionRecorder, options: ReplyOptions, reply_settings: ReplySettings, screen: Screen
 ) -> ReplySettings:
-    """`reply_settings` with the settings of the session's last reply, finished or not.
+    """Return `reply_settings` with the settings of the session's last reply, finished or not.
 
-    Those of the command line hold nevertheless, and what held for one reply says nothing about the next: its shape, and
-    settings of its own.
+    Flags take precedence. Constraints and settings for a single reply are not continued.
     """
     path = reversed(recorder.tree.path())
     found = (node.settings for node in path if node.settings and node.note != continued_settings.OWN_SETTINGS_NOTE)
@@ -155,7 +152,7 @@ def continued_reply_settings(
 
 
 def show_last_exchange(recorder: SessionRecorder, view: ReplyView, screen: Screen, *, watched: bool) -> None:
-    """Tell which session goes on, and where somebody watches show the last question and its reply again."""
+    """Report which session continues; on a terminal, show its last question and reply."""
     if not recorder.tree.nodes:
         return
     called = f"session {recorder.id}" if recorder.id else "a session"
@@ -173,7 +170,7 @@ def show_last_exchange(recorder: SessionRecorder, view: ReplyView, screen: Scree
 
 
 def resume_command(recorder: SessionRecorder) -> str | None:
-    """Return the command that goes on with the session that is open; None where nothing is saved."""
+    """Return the command that continues the open session; None if it is not saved."""
     if recorder.id is None or recorder.store is None:
         return None
     if recorder.name:
@@ -186,19 +183,19 @@ def resume_command(recorder: SessionRecorder) -> str | None:
 
 
 def interactive_chooser(terminal: TextIO, styling: Styling) -> ChooseSession:
-    """A choice from a list that is searched while one types."""
+    """Return a chooser with a list that is filtered while the user types."""
 
     def choose(entries: Sequence[SessionEntry]) -> SessionEntry | None:
         from qwchat.chat.editor.picker import pick
 
-        # The title first: it is what a narrow window has to show.
+        # The title comes first, for narrow windows.
         return pick(entries, lambda entry: f"{entry.label} · {entry.changed_local}", terminal=terminal, styling=styling)
 
     return choose
 
 
 def numbered_list_chooser(read: Callable[[], str], screen: Screen) -> ChooseSession:
-    """A choice from a numbered list, in which a text searches: for terminals that can do no more."""
+    """Return a chooser with a numbered list and a text search, for simple terminals."""
 
     def choose(entries: Sequence[SessionEntry]) -> SessionEntry | None:
         found = list(entries)

@@ -21,7 +21,7 @@ SessionArgument = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SessionsListOptions:
-    """Options of `sessions list` and of the bare `sessions`."""
+    """Options of `sessions` and `sessions list`."""
 
     json: Json = False
     debug: Debug = False

@@ -1,4 +1,4 @@
-"""The work of a first run: compiling quantisers and kernels, and a conversion in between, on one bar."""
+"""Progress of a first run: compiling the quantisers and kernels, and a conversion in between, on one bar."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ if TYPE_CHECKING:
     from quant.conversion import CompilingQuantiser, ConversionPlanned, WaitingForCompiler
 
 COMPILER = "the compiler"
-# Source bytes that are converted in the unit of all costs, a second of one core (see
-# `qwchat.cpu.kernels.compile_costs`).
+# Source bytes converted per unit of cost, a second of one core (see `qwchat.cpu.kernels.compile_costs`).
 _BYTES_PER_COST = 40e6
 
 
 class SetupProgress:
-    """Tells a person what is compiled and converted once, for the time it is entered.
+    """Shows the one-time work while the context is entered.
 
     Args:
         streams: where it is shown.
-        subject: what is compiled, for the line that comes first where no line can be drawn over.
-        cost: how much work there is without a conversion, as in `qwchat.cpu.kernels.compile_costs`.
-        clock: seconds, for the tests.
+        subject: what is compiled, for the first line on an output that cannot be redrawn.
+        cost: cost of the work without a conversion, as in `qwchat.cpu.kernels.compile_costs`.
+        clock: returns seconds; tests replace it.
     """
 
     def __init__(
@@ -48,18 +47,18 @@ class SetupProgress:
         self._status.__exit__(kind, error, trace)
 
     def plan(self, planned: ConversionPlanned, *, with_conversion: bool = True) -> None:
-        """Count on a conversion before the work that was given at first, or on compiling its loops alone."""
+        """Expect a conversion before the original work, or only the compilation of its loops."""
         from quant.conversion import compiling_cost
 
         conversion = planned.total_bytes_in / _BYTES_PER_COST if with_conversion else 0.0
         self._status.expect(compiling_cost(planned.tensors) + conversion + self._cost)
 
     def expect_no_conversion(self) -> None:
-        """Count on the work that was given at first: the conversion is over, or another process has made it."""
+        """Expect only the original work, after the conversion or if another process has done it."""
         self._status.expect(self._cost)
 
     def show(self, event: CompilingQuantiser | WaitingForCompiler) -> None:
-        """Show what a conversion says of its loops."""
+        """Show an event about the loops of a conversion."""
         from quant.conversion import CompilingQuantiser
 
         if isinstance(event, CompilingQuantiser):
@@ -68,18 +67,18 @@ class SetupProgress:
             self.wait("quantisers")
 
     def compiling(self, name: str, cost: float) -> None:
-        """`name` is compiled now."""
+        """Show that `name` is being compiled."""
         if not self._announced and not self._rewritable:
             self._screen.notice(f"compiling the {self._subject} for this processor, once")
         self._announced = True
         self._status.stage(f"loading {name}" if name == COMPILER else f"compiling {name}", cost)
 
     def wait(self, subject: str = "kernels") -> None:
-        """Another process compiles what is wanted."""
+        """Show that another process is compiling what is needed."""
         self._status.wait(f"another qwchat is compiling the {subject}: waiting for it")
 
     def conversion(self, title: str, total: int) -> _ConversionStage:
-        """Return the progress of a conversion of `total` bytes, as a stage."""
+        """Return the progress of a conversion of `total` bytes, as a stage of the bar."""
         self._status.stage(title, total / _BYTES_PER_COST)
         return _ConversionStage(self._status.advance, total)
 
@@ -99,5 +98,5 @@ class _ConversionStage:
         return None
 
     def update(self, done: int, label: str) -> None:
-        """`done` bytes are through."""
+        """Set the number of finished bytes."""
         self._advance(done / self._total)

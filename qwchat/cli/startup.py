@@ -1,4 +1,4 @@
-"""What a single answer and a chat begin with: the streams, the model, and where replies go."""
+"""The start of a reply or a chat: streams, model and view."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def open_model(options: ReplyOptions, dependencies: Dependencies, streams: Strea
 
 
 def open_streams(options: ReplyOptions) -> Streams:
-    """The standard streams, with what there is to say about the configuration."""
+    """Return the standard streams, after printing notices about the configuration."""
     settings = options.settings
     colour: ColourChoice = "never" if settings["plain"] else settings["color"]
     streams = Streams(colour, quiet=settings["quiet"], static=settings["plain"], figures=settings["stats"])
@@ -42,13 +42,13 @@ def open_streams(options: ReplyOptions) -> Streams:
 
 
 def reply_view(options: ReplyOptions, streams: Streams) -> ReplyView:
-    """Where replies go."""
+    """Return the view that shows replies."""
     rendering = rendering_of(options.settings["render"], options, streams)
     return ReplyView(streams.out, streams.out_styling, rendering, live=can_rewrite(streams.out))
 
 
 def rendering_of(choice: str, options: ReplyOptions, streams: Streams) -> Rendering:
-    """How replies are shown: Markdown on a terminal, unless `choice` or --plain says otherwise."""
+    """Return how to show replies: Markdown on a terminal, unless `choice` or --plain says otherwise."""
     if choice == "plain" or (choice == "auto" and (options.settings["plain"] or not streams.out_styling.terminal)):
         return "plain"
     return "markdown"

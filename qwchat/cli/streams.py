@@ -1,4 +1,4 @@
-"""Standard streams: what arrives through a pipe, what leaves, and where the person sits."""
+"""Standard streams of the process: piped input, output, and the user's terminal."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from qwchat.errors import UsageError
 
 
 class Streams:
-    """The standard streams of the process, in UTF-8 wherever they are no terminal.
+    """The standard streams of the process, in UTF-8 unless they are a terminal.
 
     Attributes:
-        out: standard output: replies and the products of commands, nothing else.
-        out_look: what `out` can show.
+        out: standard output: replies and results of commands, nothing else.
+        out_styling: the styles that `out` supports.
         screen: standard error: everything else.
     """
 
@@ -37,23 +37,26 @@ class Streams:
         self.rewritable = can_rewrite(errors) and not quiet and not static
 
     def write(self, text: str) -> None:
-        """Write the product of a command to standard output: verbatim into a file or a pipe, without controls on a
-        terminal, whatever names, settings and sessions may hold."""
+        """Write the result of a command to standard output.
+
+        A file or a pipe gets it verbatim. On a terminal it is sanitised, because names, settings and sessions may
+        contain control characters.
+        """
         self.write_styled(sanitise(text) if self.out_styling.terminal else text)
 
     def write_styled(self, text: str) -> None:
-        """Write what was made for the look of standard output, and harmless where that is a terminal."""
+        """Write text that is already styled and sanitised to standard output."""
         self.out.write(text)
         self.out.flush()
 
 
 def stdin_is_terminal() -> bool:
-    """Whether a person types into standard input."""
+    """Return True if standard input is a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 def read_stdin() -> str:
-    """Everything that is piped in, without its last newlines. Raises UsageError for what is no text or has no end."""
+    """Return all of standard input without trailing newlines. Raises UsageError if it is binary or too large."""
     if sys.stdin is None:
         return ""
     data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
@@ -65,7 +68,7 @@ def read_stdin() -> str:
 
 
 def read_files(names: Iterable[str]) -> LoadedFiles:
-    """The files that --file names, each once; `-` is what is piped in. Raises UsageError for one that is none."""
+    """Return the files of --file, each once; `-` is standard input. Raises UsageError if one cannot be read."""
     found = [
         LoadedFiles((Attachment("standard input", read_stdin()),)) if name == "-" else load_files(name, pipes=True)
         for name in dict.fromkeys(names)
@@ -75,7 +78,7 @@ def read_files(names: Iterable[str]) -> LoadedFiles:
 
 
 def controlling_terminal() -> TextIO | None:
-    """The terminal that the process belongs to, where standard input is a pipe; None where there is none."""
+    """Return the terminal of the process if standard input is a pipe, or None."""
     try:
         descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
@@ -84,7 +87,7 @@ def controlling_terminal() -> TextIO | None:
 
 
 def _configured(stream: TextIO | None) -> TextIO:
-    if stream is None:  # Standard error, closed by the caller (`2>&-`).
+    if stream is None:  # Closed by the caller (`2>&-`).
         return io.StringIO()
     if isinstance(stream, io.TextIOWrapper):
         if stream.isatty():

@@ -1,4 +1,4 @@
-"""Commands whose words are taken as they are, and what a word that is not a command may have meant."""
+"""Typer commands without Pydantic adapters, and suggestions for unknown commands."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typer.core import TyperCommand, TyperGroup
 from qwchat.cli import typer_internals
 from qwchat.errors import UsageError
 
-_CLOSE_MATCH = 0.8  # of 1: one letter too many, too few or wrong in five
-_MAX_SHOWN = 80  # characters of a text that are repeated in an error
-_UNSAFE = frozenset('"\\$`!')  # within double quotes
+_CLOSE_MATCH = 0.8  # similarity from 0 to 1: about one wrong letter in five
+_MAX_SHOWN = 80  # characters of a text in an error
+_UNSAFE = frozenset('"\\$`!')  # in double quotes
 
 
 class CliCommand(TyperCommand):
-    """A command that reads its words without adapters."""
+    """A command that reads its arguments without adapters."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters, that of `--help` too."""
+        """Return its parameters, including `--help`."""
         return _without_full_stop(typer_internals.without_adapters(super().get_params(ctx)))
 
 
 class CliGroup(TyperGroup):
-    """A command of commands that reads its words without adapters."""
+    """A group of commands that reads its arguments without adapters."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters, that of `--help` too."""
+        """Return its parameters, including `--help`."""
         return _without_full_stop(typer_internals.without_adapters(super().get_params(ctx)))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that `args` begin with. Raises UsageError that says what was meant, for one there is not."""
+        """Return the command that `args` begin with. Raises UsageError with a suggestion if it is unknown."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
             raise UsageError(_suggestion(ctx.command_path, args, self.list_commands(ctx), at_root=ctx.parent is None))
@@ -49,9 +49,10 @@ def _without_full_stop(params: list[Any]) -> list[Any]:
 
 
 def _suggestion(path: str, words: Sequence[str], names: Sequence[str], *, at_root: bool) -> str:
-    """What a person may have meant with `words` behind `path`; `at_root`: a question for the model may stand there.
+    """Return the error for unknown `words` after `path`, with a suggestion.
 
-    A first word that is nearly a command is one. A single word that is less like one may be either.
+    A first word that is nearly a command is taken for it. A single word that is less similar may be either a command
+    or, `at_root`, a question.
     """
     name = words[0]
     near_match = difflib.get_close_matches(name, names, n=1, cutoff=_CLOSE_MATCH)
@@ -67,7 +68,7 @@ def _suggestion(path: str, words: Sequence[str], names: Sequence[str], *, at_roo
 
 
 def _question(words: Sequence[str]) -> str:
-    """`words` as the value of `-p`, quoted for a shell, and the options behind them."""
+    """Return `words` as the value of `-p`, quoted for a shell, followed by the options after them."""
     options_start = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
     text = " ".join(words[:options_start])
     if len(text) > _MAX_SHOWN:

@@ -1,10 +1,10 @@
-"""What the command line uses of Typer, and of the Click in it, beyond its documentation.
+"""Undocumented parts of Typer, and of the Click in it, that the command line uses.
 
-Typer (0.27 and later) makes a Pydantic adapter for every parameter of a command, given or not, and importing Pydantic
-takes a sixth of the time in which a small model answers. What is asked for here are texts, which the table of settings
-reads, switches, and a few numbers and names.
+Typer (0.27 and later) creates a Pydantic adapter for every parameter of a command, used or not, and importing Pydantic
+takes a sixth of the time in which a small model answers. The parameters of qwchat are strings, which the table of
+settings parses, booleans, and a few numbers and names.
 
-Nothing else uses these parts, and tests/test_typer.py checks that they are what is taken for granted here.
+No other module uses these parts, and tests/test_typer.py checks the assumptions made here.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 import typer
 
-_ADAPTER = "_runtime_param"  # Where a parameter keeps what converts it; versions without Pydantic have no such place.
+_ADAPTER = "_runtime_param"  # Attribute with the adapter; older versions lack it.
 
 PARSER_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
-"""The class of every error of parsing: BadParameter is a UsageError is a ClickException."""
+"""Base class of all parser errors: BadParameter is a UsageError is a ClickException."""
 
 
 def error_text(error: Exception) -> tuple[str, str | None]:
-    """Return the text of a PARSER_ERROR, and the command line up to the command that it is about, if it names one."""
+    """Return the text of a PARSER_ERROR, and the command that it is about, if it names one."""
     context = getattr(error, "ctx", None)
     text = error.format_message()  # type: ignore[attr-defined]
     return text, None if context is None else context.command_path
 
 
 class _DirectConverter:
-    """Stands in for the adapter of a parameter."""
+    """Replaces the adapter of a parameter."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         """Return `value` in the type of `param`. Raises typer.BadParameter if it cannot be converted."""
@@ -55,7 +55,7 @@ def _converted(value: Any, annotation: Any) -> Any:
 
 
 def without_adapters(params: list[Any]) -> list[Any]:
-    """Return `params`, of a command, which now read their words without Pydantic."""
+    """Return the `params` of a command, which now read their arguments without Pydantic."""
     for param in params:
         if hasattr(param, _ADAPTER):
             setattr(param, _ADAPTER, _DirectConverter())

@@ -1,4 +1,4 @@
-"""`qwchat verify`: compare a model's files with the checksums in its manifest."""
+"""The command `qwchat verify`: compare a model's files with the checksums in its manifest."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(options: VerifyOptions, dependencies: Dependencies) -> int:
 
 
 def _converted_model(located: LocatedModel, streams: Streams) -> LocatedModel:
-    """The model itself, or what a checkpoint was converted to. Raises UsageError where it has not been."""
+    """Return the model, or the conversion of a checkpoint. Raises UsageError if it is not converted."""
     if located.converted:
         return located
     if not models_folder.is_model(located.destination):
@@ -70,7 +70,7 @@ def _converted_model(located: LocatedModel, streams: Streams) -> LocatedModel:
 
 
 def _check(verification: Verification, streams: Streams) -> None:
-    """Work with all cores until everything has been compared; Ctrl-C stops it."""
+    """Compare all files on all cores; Ctrl-C stops it."""
     from qwchat.cpu.kernels.thread_counts import default_threads
 
     failures: list[BaseException] = []
@@ -78,7 +78,7 @@ def _check(verification: Verification, streams: Streams) -> None:
     def work() -> None:
         try:
             verification.work()
-        except BaseException as error:  # noqa: BLE001  # Raised below, where it can be told of.
+        except BaseException as error:  # noqa: BLE001  # Raised below, in the main thread.
             failures.append(error)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(default_threads())]
@@ -97,7 +97,7 @@ def _check(verification: Verification, streams: Streams) -> None:
 
 
 def _files_without_checksum(folder: ModelFolder) -> list[str]:
-    """Files that a model is read from, and of which the manifest has no checksum."""
+    """Return the model's files that have no checksum in the manifest."""
     from quant.safe_files import COPIED_FILES
 
     return [name for name in COPIED_FILES if name not in folder.manifest["files"] and (folder.path / name).exists()]
