@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from quant.units import data_size
-from qwchat.chat.view.table import format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import ensure_model
 from qwchat.cli.exit_codes import ExitCode
@@ -21,6 +20,7 @@ from qwchat.cli.integrity_check import wait_until_checked, with_repair_command
 from qwchat.cli.json_output import ModelInfo, json_line
 from qwchat.cli.options import BenchOptions
 from qwchat.cli.streams import Streams
+from qwchat.cli.tables import Column, TableWriter
 from qwchat.events import Finished, Stats
 from qwchat.settings.resolve import resolve
 
@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
+_COLUMNS = (
+    Column(style="bold"),
+    Column("tokens", right=True, drop=4),
+    Column("depth", right=True, drop=3),
+    Column("tok/s", right=True, style="bold"),
+    Column("lowest", right=True, drop=1),
+    Column("highest", right=True, drop=2),
+    Column("rate", right=True, drop=5),
+    Column("share", right=True),
+    Column("of", wrap=12),
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ def run(options: BenchOptions, dependencies: Dependencies) -> int:
     if options.json:
         streams.write(json_line(_as_data(options, model_info, cpu, prefill_result, decode_result)) + "\n")
     else:
-        streams.write(_as_text(options, model_info, cpu, prefill_result, decode_result) + "\n")
+        _write_tables(TableWriter(streams), options, model_info, cpu, prefill_result, decode_result)
     return ExitCode.OK
 
 
@@ -152,13 +163,14 @@ def _measurement(tokens: int, rates: list[float], cost_per_token: int, limit: fl
     return Measurement(tokens, tuple(rates), statistics.median(rates) * cost_per_token, limit, cost_per_token)
 
 
-def _as_text(
+def _write_tables(
+    tables: TableWriter,
     options: BenchOptions,
     model_info: ModelInfo,
     cpu: CpuConfig,
     prefill_result: Measurement,
     decode_result: Measurement,
-) -> str:
+) -> None:
     rows = [
         _row(
             "prefill",
@@ -178,8 +190,7 @@ def _as_text(
     size = f"{model_info.bits_per_weight:.2f} bits per weight"
     guesses = ", with speculation" if options.speculate else ""
     title = f"{model_info.name}: {size}, {cpu.threads} threads, {cpu.simd}, median of {options.rounds} rounds{guesses}"
-    heads = ("", "tokens", "depth", "tok/s", "lowest", "highest", "rate", "share", "of")
-    return f"{title}\n\n{format_table(heads, rows, right=(1, 2, 3, 4, 5, 6, 7))}"
+    tables.write(tables.paragraph(title), tables.table(_COLUMNS, rows))
 
 
 def _row(name: str, measured: Measurement, depth: int, rate: str, limit: str) -> tuple[str, ...]:

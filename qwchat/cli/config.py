@@ -10,7 +10,6 @@ from qwchat import models_folder
 from qwchat.chat.editor.external_editor import edit_file
 from qwchat.chat.formatting import one_line
 from qwchat.chat.reply_settings import ReplySettings
-from qwchat.chat.view.table import format_table
 from qwchat.cli.config_options import (
     ConfigCheckOptions,
     ConfigFileOptions,
@@ -23,15 +22,22 @@ from qwchat.cli.error_messages import error_message
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.streams import Streams
+from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import QwchatError, UsageError
 from qwchat.settings import config_files, editing, personas
-from qwchat.settings.resolve import Settings, resolve
+from qwchat.settings.resolve import BUILT_IN, Settings, resolve
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec, closest_match, find_spec
 
 _PREFIX = "QWCHAT_"
 _MAX_SHOWN = 200  # characters of a value in a notice
 # Variables that name folders or force a code path, and are no settings.
 _NON_SETTING_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
+
+_COLUMNS = (
+    Column("setting"),
+    Column("value", wrap=10),
+    Column("from", wrap=10, styles={BUILT_IN: "dim"}),
+)
 
 
 def show(options: ConfigShowOptions, dependencies: Dependencies) -> int:
@@ -44,7 +50,9 @@ def show(options: ConfigShowOptions, dependencies: Dependencies) -> int:
         streams.write(json_line({name: {"value": value, "from": origin} for name, value, _, origin in rows}) + "\n")
     else:
         shown = [(name, one_line(text), origin) for name, _, text, origin in rows]
-        streams.write(format_table(("setting", "value", "from"), shown) + "\n")
+        changed = {number: "bold" for number, row in enumerate(shown) if row[-1] != BUILT_IN}
+        tables = TableWriter(streams)
+        tables.write(tables.table(_COLUMNS, shown, changed))
     return ExitCode.OK
 
 
@@ -82,7 +90,7 @@ def change(options: ConfigSetOptions, dependencies: Dependencies) -> int:
         editing.change(file, spec, value)
         streams.screen.notice(f"{spec.name} is {_shortened(spec.to_text(value))} in {file}")
     settings = resolve()
-    if settings.origin(spec.name) not in (str(file), "built in"):
+    if settings.origin(spec.name) not in (str(file), BUILT_IN):
         shown, origin = _shortened(spec.to_text(settings[spec.name])), settings.origin(spec.name)
         streams.screen.notice(f"{spec.name} is still {shown}, from {origin}")
     return ExitCode.OK

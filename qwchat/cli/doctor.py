@@ -23,8 +23,8 @@ from qwchat.cli.exit_codes import ExitCode, is_expected
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import DoctorOptions
 from qwchat.cli.streams import Streams
+from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import QwchatError
-from qwchat.markdown.styles import DIM, RED, Styling
 
 CheckState = Literal["ok", "warning", "error"]
 
@@ -32,6 +32,11 @@ _LOW_MEMORY_BYTES = 1 << 30
 _LOW_DISK_BYTES = 1 << 30
 _MAX_NAMED = 5
 _CPUINFO = Path("/proc/cpuinfo")
+_COLUMNS = (
+    Column(styles={"ok": "green", "warning": "yellow", "error": "red"}),
+    Column(style="bold"),
+    Column(wrap=16),
+)
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -53,19 +58,22 @@ def run(options: DoctorOptions, dependencies: Dependencies) -> int:
     if options.json:
         streams.write(json_line({"ok": not failed, "checks": [asdict(check) for check in checks]}) + "\n")
     else:
-        streams.write_styled("\n".join(_lines(checks, streams.out_styling)) + "\n")
+        tables = TableWriter(streams)
+        tables.write(tables.table(_COLUMNS, [*_rows(checks)]) if tables.drawn else "\n".join(_lines(checks)))
     return ExitCode.RUNTIME if failed else ExitCode.OK
 
 
-def _lines(checks: list[CheckResult], styling: Styling) -> Iterator[str]:
-    signs = {
-        "ok": styling.styled("ok", DIM) + "      ",
-        "warning": "warning ",
-        "error": styling.styled("error", RED) + "   ",
-    }
+def _rows(checks: list[CheckResult]) -> Iterator[tuple[str, str, str]]:
+    for check in checks:
+        yield check.state, check.name, check.found
+        if check.remedy:
+            yield "", "", check.remedy
+
+
+def _lines(checks: list[CheckResult]) -> Iterator[str]:
     width = max(len(check.name) for check in checks)
     for check in checks:
-        yield f"{signs[check.state]} {check.name:<{width}}  {sanitise(check.found)}"
+        yield f"{check.state:<8} {check.name:<{width}}  {sanitise(check.found)}"
         if check.remedy:
             yield f"{'':9}{'':{width}}  {sanitise(check.remedy)}"
 

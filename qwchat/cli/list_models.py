@@ -5,13 +5,22 @@ from __future__ import annotations
 from quant.safe_files import is_regular_file
 from quant.units import data_size
 from qwchat import models_folder
-from qwchat.chat.view.table import format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ListOptions
 from qwchat.cli.streams import Streams
+from qwchat.cli.tables import Column, TableWriter
 from qwchat.models_folder import LocatedModel
+
+_DAMAGED = "damaged: "
+_COLUMNS = (
+    Column("name", wrap=16, style="bold"),
+    Column("preset"),
+    Column("bits/weight", right=True, drop=1),
+    Column("size", right=True),
+    Column("", wrap=14, style="dim"),
+)
 
 
 def run(options: ListOptions, dependencies: Dependencies) -> int:
@@ -34,7 +43,9 @@ def run(options: ListOptions, dependencies: Dependencies) -> int:
         )
         for entry in entries
     ]
-    streams.write(format_table(("name", "preset", "bits/weight", "size", ""), rows, right=(2, 3)) + "\n")
+    damaged = {number: "red" for number, row in enumerate(rows) if row[-1].startswith(_DAMAGED)}
+    tables = TableWriter(streams)
+    tables.write(tables.table(_COLUMNS, rows, damaged))
     return ExitCode.OK
 
 
@@ -65,5 +76,5 @@ def _figures(model: LocatedModel) -> dict[str, object]:
     try:
         folder = open_model(model.path)
     except QuantError as error:
-        return {"remark": f"damaged: {error}"}
+        return {"remark": f"{_DAMAGED}{error}"}
     return {"preset": folder.preset, "bits_per_weight": folder.bits_per_weight, "bytes": folder.total_bytes}

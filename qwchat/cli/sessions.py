@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from qwchat.characters import sanitise
 from qwchat.chat.formatting import one_line
-from qwchat.chat.view.table import format_pairs, format_table
+from qwchat.chat.view.table import format_pairs
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
@@ -22,6 +22,7 @@ from qwchat.cli.session_options import (
     SessionsShowOptions,
 )
 from qwchat.cli.streams import Streams, stdin_is_terminal
+from qwchat.cli.tables import Column, TableWriter
 from qwchat.conversation.export import Transcript, as_json, as_markdown, export_transcript, format_of
 from qwchat.conversation.session_file import FILE_NAME, SessionContent
 from qwchat.conversation.session_store import SessionEntry, SessionStore
@@ -30,6 +31,14 @@ from qwchat.markdown.styles import BOLD
 from qwchat.text_files import write_atomically
 
 _CONTEXT_CHARACTERS = 100  # characters of a long line that are shown on each side of a match
+
+_COLUMNS = (
+    Column("id", style="bold"),
+    Column("last said", drop=3),
+    Column("messages", right=True, drop=1),
+    Column("model", wrap=10, drop=2),
+    Column("title", wrap=16),
+)
 
 
 def list_all(options: SessionsListOptions, dependencies: Dependencies) -> int:
@@ -45,7 +54,8 @@ def list_all(options: SessionsListOptions, dependencies: Dependencies) -> int:
         streams.screen.hint(f"there are no sessions in {store.folder}")
         return ExitCode.OK
     rows = [(entry.id, entry.changed_local, str(entry.messages), entry.model or "-", entry.label) for entry in entries]
-    streams.write(format_table(("id", "last said", "messages", "model", "title"), rows, right=(2,)) + "\n")
+    tables = TableWriter(streams)
+    tables.write(tables.table(_COLUMNS, rows))
     return ExitCode.OK
 
 

@@ -11,19 +11,28 @@ from quant.safe_files import is_regular_file
 from quant.units import data_size
 from qwchat import models_folder
 from qwchat.chat.formatting import format_ranges
-from qwchat.chat.view.table import format_pairs, format_table
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.ensure_model import requested_model
 from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ShowOptions
 from qwchat.cli.streams import Streams
+from qwchat.cli.tables import Column, TableWriter
 from qwchat.models_folder import LocatedModel
 
 if TYPE_CHECKING:
     from quant.model_config import ModelConfig
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+_TENSOR_COLUMNS = (
+    Column("tensor", wrap=16, style="bold"),
+    Column("layers", wrap=8, drop=2),
+    Column("format"),
+    Column("shape", drop=3),
+    Column("bytes", right=True),
+    Column("error", right=True, drop=1),
+)
+_FILE_COLUMNS = (Column("file", wrap=12, style="bold"), Column("bytes", right=True))
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,10 @@ def run(options: ShowOptions, dependencies: Dependencies) -> int:
     if not located.converted and models_folder.is_model(located.destination):
         located = LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
     details = _of_model(located) if located.converted else _of_checkpoint(located)
-    streams.write((json_line(_as_data(details)) if options.json else _as_text(details)) + "\n")
+    if options.json:
+        streams.write(json_line(_as_data(details)) + "\n")
+    else:
+        _write_tables(TableWriter(streams), details)
     return ExitCode.OK
 
 
@@ -150,7 +162,7 @@ def _as_data(details: ModelDetails) -> dict[str, object]:
     }
 
 
-def _as_text(details: ModelDetails) -> str:
+def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
     config, located = details.config, details.located
     origin: Any = details.facts["source"]
     kind = f"preset {details.facts['preset']}" if located.converted else "checkpoint, not converted yet"
@@ -169,17 +181,21 @@ def _as_text(details: ModelDetails) -> str:
         ("vocabulary", f"{config.vocab_size:,}, {'tied' if config.tie_word_embeddings else 'with a head of its own'}"),
         ("context", f"{config.max_position_embeddings:,}"),
     ]
-    files = format_table(("file", "bytes"), [(name, f"{size:,}") for name, size in details.files.items()], right=(1,))
-    return f"{format_pairs(facts)}\n\n{_tensor_table(details.tensors)}\n\n{files}"
+    files = [(name, f"{size:,}") for name, size in details.files.items()]
+    tables.write(
+        tables.pairs(facts),
+        tables.table(_TENSOR_COLUMNS, _tensor_rows(details.tensors)),
+        tables.table(_FILE_COLUMNS, files),
+    )
 
 
-def _tensor_table(tensors: Iterable[TensorDetails]) -> str:
+def _tensor_rows(tensors: Iterable[TensorDetails]) -> list[tuple[str, ...]]:
     """Tensors of the same role, shape and format in one row, with the numbers of their layers."""
     groups: dict[tuple[str, str, tuple[int, ...]], list[TensorDetails]] = {}
     for tensor in tensors:
         role = _LAYER.sub(".layers.*.", tensor.name).removeprefix("model.")
         groups.setdefault((role, tensor.format, tensor.shape), []).append(tensor)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     roles = list(dict.fromkeys(role for role, _, _ in groups))
     for (role, kind, shape), members in sorted(groups.items(), key=lambda item: roles.index(item[0][0])):
         layers = [int(match[1]) for tensor in members if (match := _LAYER.search(tensor.name))]
@@ -194,4 +210,4 @@ def _tensor_table(tensors: Iterable[TensorDetails]) -> str:
                 f"{sum(errors) / len(errors):.4f}" if errors else "",
             )
         )
-    return format_table(("tensor", "layers", "format", "shape", "bytes", "error"), rows, right=(4, 5))
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import sys
@@ -26,6 +27,11 @@ from tests.starter import SCRIPTED, needs_an_interpreter, starter
 ROWS, COLUMNS = 40, 100
 WHERE = b"\x1b[6n"  # asks a terminal where its cursor is
 TOOLBARS = ("Enter sends", '""" and Enter send')
+
+
+def without_styles(data: bytes) -> bytes:
+    """Return what a program wrote without its colours, bold and faint letters."""
+    return re.sub(rb"\x1b\[[0-9;]*m", b"", data)
 
 
 class Forked(pexpect.fdpexpect.fdspawn):
