@@ -1,7 +1,7 @@
-"""What a reply must look like: one of some texts, a match of a regular expression, or JSON that fits a schema.
+"""Constraints on a reply: one of several texts, a match of a regular expression, or JSON that fits a schema.
 
-A :class:`Constraint` is checked when it is made and knows no model; :class:`MaskFactory` makes masks of tokens from it
-for one tokenizer.  Both lean on llguidance (https://github.com/guidance-ai/llguidance), which is imported on first use.
+A `Constraint` is checked when it is created and is independent of the model. `MaskFactory` turns it into token masks
+for one tokenizer. Both use llguidance (https://github.com/guidance-ai/llguidance), which is imported on first use.
 """
 
 from qwchat.constraints.constraint import Constraint, ConstraintKind, split_choices

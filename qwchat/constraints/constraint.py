@@ -1,4 +1,4 @@
-"""Constraints as people give them, checked before a model is opened."""
+"""Constraints as the user states them, checked before a model is opened."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ _REGEX_SPECIAL = re.compile(r"[][\\.^$*+?{}()|/&~#-]")
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a reply must look like, as a whole.  Made by :meth:`choices`, :meth:`regex` or :meth:`json_schema`.
+    """Constraint on a whole reply, created by `choices`, `regex` or `json_schema`.
 
-    `kind`: also the name of the option; `source`: as it was given; `grammar`: llguidance's form of it.
+    Attributes:
+        kind: type of the constraint, which is also the name of its option.
+        source: the constraint as given.
+        grammar: the constraint as an llguidance grammar.
     """
 
     kind: ConstraintKind
@@ -32,7 +35,11 @@ class Constraint:
 
     @classmethod
     def choices(cls, texts: Iterable[str]) -> Constraint:
-        """One of `texts`.  Raises UsageError where there is none, or an empty one."""
+        """Constrain the reply to one of `texts`.
+
+        Raises:
+            UsageError: there are no texts, a text is empty, or they are too large.
+        """
         wanted = list(dict.fromkeys(texts))
         if not wanted or not all(wanted):
             example = SuggestedArgument("choices", "yes,no")
@@ -44,24 +51,28 @@ class Constraint:
 
     @classmethod
     def parse_choices(cls, given: Iterable[str]) -> Constraint:
-        r"""The choices that a person typed: separated by commas, `\,` being a comma, without blanks around them."""
+        r"""Constrain the reply to choices as typed: separated by commas, with `\,` for a comma and spaces trimmed."""
         return cls.choices(part.replace(r"\,", ",") for part in split_choices(given))
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
-        """A match of `pattern` from the first character to the last, in the syntax of Rust's regex crate.
+        """Constrain the reply to a match of `pattern` from the first to the last character.
 
-        It has neither look-around nor back-references.  Raises UsageError for what it does not take.
+        The syntax is that of Rust's regex crate, without look-around and back-references.
+
+        Raises:
+            UsageError: the pattern is invalid, too large, or nothing can match it.
         """
         _check_size("the regular expression", pattern)
         return cls._compile("regex", pattern, regex_grammar(pattern))
 
     @classmethod
     def json_schema(cls, text: str) -> Constraint:
-        """JSON that fits the schema `text`.
+        """Constrain the reply to JSON that fits the schema in `text`.
 
-        Raises UsageError for what is no schema, for keywords that cannot be guaranteed, and for a schema that nothing
-        fits or that is too big; the message says where.
+        Raises:
+            UsageError: the text is not a schema, uses keywords that cannot be guaranteed, is too large, or nothing can
+                fit it. The message says where.
         """
         _check_size("the JSON schema", text)
         schema = schema_checks.parse_schema(text)
@@ -72,7 +83,7 @@ class Constraint:
         return cls("json-schema", text, grammar)
 
     def fits(self, text: str) -> bool:
-        """Whether `text` meets the constraint."""
+        """Return whether `text` meets the constraint."""
         return fits(self.grammar, text)
 
     @classmethod
@@ -85,7 +96,7 @@ class Constraint:
 
 
 def split_choices(given: Iterable[str]) -> tuple[str, ...]:
-    """Choices as a person typed them, one by one: at commas that stand without a backslash."""
+    """Split typed choices at commas that do not follow a backslash."""
     return tuple(part.strip() for text in given for part in _SEPARATOR.split(text))
 
 
@@ -99,7 +110,7 @@ def _check_size(what: str, text: str) -> None:
 
 
 def _error_reason(failure: str) -> str:
-    """The library's complaint about a regular expression in one line, with the place where it gives one."""
+    """Return llguidance's message about a regular expression as one line, with the position if it has one."""
     lines = failure.splitlines()
     caret = next((line for line in lines if line.strip() and set(line.strip()) == {"^"}), None)
     error = next((line.partition("error: ")[2] for line in lines if line.startswith("error: ")), None)

@@ -1,4 +1,4 @@
-"""llguidance, as far as qwchat uses it: grammars in, matchers out.  Imported on first use; it prints nothing."""
+"""Interface to llguidance: grammars in, matchers out. Imported on first use. It prints nothing."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-SECONDS = 5  # that checking a grammar may take
+SECONDS = 5  # time limit of checking a grammar
 TOO_COMPLEX = f"it is too complex to be checked within {SECONDS} s"
-# JSON on one line, with or without a blank behind commas and colons: models that may write any white space can write it
-# for ever, and what reads the reply does not mind.
+# JSON on one line, with an optional space after commas and colons. With free white space, a model may write it without
+# end, and JSON readers do not need it.
 _WHITE_SPACE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-# Nothing in a schema may weaken this: an unsupported keyword is an error, and oneOf is never read as anyOf.
+# A schema must not override these: unsupported keywords are errors, and oneOf is never treated as anyOf.
 _SCHEMA_OPTIONS = {**_WHITE_SPACE, "lenient": False, "coerce_one_of": False}
 
 
 def regex_grammar(pattern: str) -> str:
-    """A grammar of what matches `pattern` as a whole; what is wrong with it shows when it is compiled."""
+    """Return the grammar of whole matches of `pattern`. Errors appear when it is compiled."""
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_regex(pattern)
 
 
 def schema_grammar(schema: dict[str, Any]) -> str:
-    """A grammar of the JSON that fits `schema`; what is wrong with it shows when it is compiled."""
+    """Return the grammar of JSON that fits `schema`. Errors appear when it is compiled."""
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_SCHEMA_OPTIONS)  # type: ignore[arg-type]
 
 
 def make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """A matcher at the start of `grammar`.  It raises nothing: ask it for its error."""
+    """Return a matcher at the start of `grammar`. It does not raise; it has an error state."""
     from llguidance import LLMatcher, LLParserLimits
 
     return LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
@@ -44,10 +44,13 @@ def make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 @dataclass(frozen=True)
 class TokenizerVocabulary:
-    """What the library asks of a tokenizer; its instances are what it wraps.
+    """Vocabulary in the form that llguidance expects.
 
-    `tokens`: the bytes of every id; `special_token_ids`: ids that are no text, which no grammar allows;
-    `eos_ids`: ids that may follow a complete text; `encode`: how the model spells a text that is forced.
+    Attributes:
+        tokens: bytes of every token, by id.
+        special_token_ids: ids that are not text. Grammars never allow them.
+        eos_ids: ids that may follow a complete text.
+        encode: returns the ids of a text that the grammar forces.
     """
 
     tokens: Sequence[bytes]
@@ -58,16 +61,21 @@ class TokenizerVocabulary:
 
     @property
     def eos_token_id(self) -> int:
-        """The first of `eos_ids`."""
+        """First of `eos_ids`."""
         return self.eos_ids[0]
 
     def __call__(self, text: bytes) -> list[int]:
-        """The ids of `text`."""
+        """Return the ids of `text`."""
         return self.encode(text)
 
 
 def make_tokenizer(vocabulary: TokenizerVocabulary, *, slices: bool) -> LLTokenizer:
-    """The library's tokenizer.  `slices`: prepare for free text: takes a while once, makes masks of strings quick."""
+    """Return llguidance's tokenizer.
+
+    Args:
+        vocabulary: vocabulary of the model.
+        slices: prepare for free text. This takes a while once and makes masks within strings fast.
+    """
     from llguidance import LLTokenizer, TokenizerWrapper
 
     size, eos = len(vocabulary.tokens), list(vocabulary.eos_ids)
@@ -76,15 +84,15 @@ def make_tokenizer(vocabulary: TokenizerVocabulary, *, slices: bool) -> LLTokeni
 
 @functools.cache
 def _byte_tokenizer() -> LLTokenizer:
-    """A vocabulary of the 256 bytes and an end, to check grammars and texts without a model."""
+    """Return a tokenizer of the 256 bytes and an end token, to check grammars and texts without a model."""
     tokens = [*(bytes([byte]) for byte in range(256)), b"end"]
     return make_tokenizer(TokenizerVocabulary(tokens, [256], [256], list), slices=False)
 
 
 def grammar_error(grammar: str) -> str | None:
-    """What is wrong with `grammar`; None where it is sound and some text fits it."""
+    """Return the error of `grammar`, or None if it is valid and some text fits it."""
     answer: list[str | None] = []
-    # The library's limits count steps, and a step may take long.  It cannot be stopped, but it can be left behind.
+    # llguidance limits the number of steps, but a step may take long. It cannot be interrupted, so abandon its thread.
     worker = threading.Thread(target=lambda: answer.append(_find_error(grammar)), daemon=True)
     worker.start()
     worker.join(SECONDS)
@@ -102,7 +110,7 @@ def _find_error(grammar: str) -> str | None:
 
 
 def fits(grammar: str, text: str) -> bool:
-    """Whether `text` as a whole fits `grammar`, byte by byte."""
+    """Return whether `text` as a whole fits `grammar`."""
     found = make_matcher(_byte_tokenizer(), grammar)
     data = text.encode("utf-8", "surrogatepass")
     return found.try_consume_tokens(list(data)) == len(data) and found.is_accepting()

@@ -1,4 +1,4 @@
-"""From a constraint to the tokens that may come next."""
+"""Token masks from constraints."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from qwchat.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-_LOOKAHEAD_TOKENS = 64  # tokens of room, above twice what an end needs, from where on the end is kept in sight
+_LOOKAHEAD_TOKENS = 64  # remaining tokens, beyond twice the completion's, from where the completion is tracked
 _MAX_COMPLETION_TOKENS = 1000  # tokens
 
 
 class MaskFactory:
-    """Makes masks for one tokenizer; what the library needs to know of it is prepared once, on first use.
+    """Factory of masks for one tokenizer. Its llguidance form is prepared once, on first use.
 
-    `stop_ids`: tokens that end a reply, allowed wherever the text is complete.
+    Args:
+        tokenizer: tokenizer of the model.
+        stop_ids: tokens that end a reply. They are allowed whenever the text is complete.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
@@ -36,10 +38,12 @@ class MaskFactory:
         self._closing: JsonCloser | None = None
 
     def mask(self, constraint: ReplyConstraint, prefix: Sequence[int] = ()) -> GrammarMask:
-        """A mask for a reply that begins with the tokens `prefix`.
+        """Return the mask of a reply that begins with the tokens `prefix`.
 
-        Raises UsageError where `prefix` does not fit, ConstraintError where the grammar is too complex, ModelError
-        for a model without a token that ends a reply.
+        Raises:
+            UsageError: `prefix` does not fit the constraint.
+            ConstraintError: the grammar is too complex.
+            ModelError: the model does not have a token that ends a reply.
         """
         matcher = llguidance_adapter.make_matcher(self._vocabulary(constraint.kind), constraint.grammar)
         found = GrammarMask(matcher, self._closing if constraint.kind == "json-schema" else None)
@@ -63,7 +67,7 @@ class MaskFactory:
             tokens = tokenizer.all_bytes()
             token_of_byte = {text: number for number, text in enumerate(tokens) if len(text) == 1}
             self._closing = JsonCloser(tokens, token_of_byte)
-            # A gap of the vocabulary stands for no text; as an added token it is never allowed.
+            # Unused ids do not have text. As special tokens they are never allowed.
             special = {*tokenizer.special_ids.values(), *(number for number, text in enumerate(tokens) if not text)}
             vocabulary = llguidance_adapter.TokenizerVocabulary(
                 tokens, sorted(special), self._stop_ids, _ForcedTextEncoder(tokenizer, tokens, token_of_byte).encode
@@ -73,7 +77,7 @@ class MaskFactory:
 
 
 class _ForcedTextEncoder:
-    """How a model spells a text that a grammar forces: as its tokenizer does, or byte by byte where that changes it."""
+    """Encoder of text that a grammar forces: with the tokenizer, or byte by byte if the tokenizer changes the text."""
 
     def __init__(self, tokenizer: Tokenizer, tokens: Sequence[bytes], token_of_byte: Mapping[bytes, int]) -> None:
         self._tokenizer, self._tokens, self._token_of_byte = tokenizer, tokens, token_of_byte
@@ -82,14 +86,16 @@ class _ForcedTextEncoder:
         ids = self._tokenizer.encode(text.decode())
         if b"".join(self._tokens[token_id] for token_id in ids) == text:
             return ids
-        return [self._token_of_byte[text[at : at + 1]] for at in range(len(text))]  # It was no NFC.
+        return [self._token_of_byte[text[at : at + 1]] for at in range(len(text))]  # the text is not in NFC
 
 
 class JsonCloser:
-    """How JSON is brought to an end: which bytes are tried, depending on whether they would stand in a string.
+    """Search for tokens that complete unfinished JSON.
 
-    What ends a string, or an object or a list, comes first; of the others the one that was taken least, since a pattern
-    or a format may ask for any of them.
+    The candidates are single bytes, different ones within and outside strings. Bytes that end a string, object or list
+    come first; then the byte that was used least, since a pattern or format may require any byte.
+
+    String states: "" outside strings, "string", and "escape" after a backslash.
     """
 
     _WITHIN = b'"', b"a0@.-:/_ A1" + bytes(range(0x21, 0x7F))
@@ -103,9 +109,15 @@ class JsonCloser:
         }
 
     def next_token(self, matcher: LLMatcher, string_state: str, times_used: Counter[int]) -> list[int]:
-        """The token to go on with at a `string_state`, the number of times that each was `taken` counted; or none."""
+        """Return a token that may come next, as a list of one, or [] if no candidate is allowed.
+
+        Args:
+            matcher: state of the grammar.
+            string_state: current string state.
+            times_used: how often each token was used in this completion; updated.
+        """
         ends, others = self._candidates[bool(string_state)]
-        # By chance, but the same chance every time: a fixed turn may never meet what a pattern waits for.
+        # A random order with a fixed seed, since a fixed order may never produce what a pattern requires.
         chance = random.Random(times_used.total())
         ordered = (*ends, *sorted(others, key=lambda token: (times_used[token], times_used[token] and chance.random())))
         found = next((token for token in ordered if matcher.validate_tokens([token])), None)
@@ -115,7 +127,7 @@ class JsonCloser:
         return [found]
 
     def state_after(self, string_state: str, token: int) -> str:
-        """The place behind `token`: "" outside of a string, "string", or "escape" behind its backslash."""
+        """Return the string state after `token`."""
         text = self._tokens[token]
         if b'"' not in text and b"\\" not in text:
             return "string" if string_state else ""
@@ -130,31 +142,42 @@ class JsonCloser:
 
 
 class GrammarMask:
-    """The tokens that may come next, as a reply grows; see :class:`qwchat.generation.token_mask.TokenMask`.
+    """Mask of the tokens that may come next in a reply; implements `qwchat.generation.token_mask.TokenMask`.
 
-    `closing`: how it is completed where room runs out; None never does.
+    Args:
+        matcher: grammar at the start of the reply.
+        closing: completes the reply when few tokens remain. None: never.
+
+    Attributes:
+        completing: whether the reply is being completed because few tokens remain.
     """
 
     def __init__(self, matcher: LLMatcher, closing: JsonCloser | None = None) -> None:
         self._matcher, self._closing = matcher, closing
         self._string_state = ""
-        self._completion: list[int] | None = None  # to the end, from where the reply stands; None where it is not known
-        self._longest_completion = 0  # the most tokens that such a way ever had
+        self._completion: list[int] | None = None  # tokens that complete the current reply; None if unknown
+        self._longest_completion = 0  # tokens of the longest completion so far
         self.completing = False
         self._check()
 
     def allowed(self) -> NDArray[np.uint8]:
-        """Packed bits, the lowest id in the lowest bit of the first byte."""
+        """Return a bit mask, (ceil(ids / 8),) u8: the lowest id is the lowest bit of the first byte."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         return bits
 
     def accept(self, token: int, remaining: int | None = None) -> int | None:
-        """The reply grows by `token`, or by the one that is returned: one that leads to an end within `remaining`.
+        """Append `token`, or another token if the reply could not be completed within `remaining` after it.
 
-        None: it is complete, and ends here, since behind `token` it would not be again.
-        `remaining`: tokens that fit, this one included; None is no limit.  Raises ConstraintError where the constraint
-        does not allow `token`.
+        Args:
+            token: sampled token.
+            remaining: tokens that still fit, including this one. None: no limit.
+
+        Returns:
+            The appended token, or None if the reply is complete and must end here.
+
+        Raises:
+            ConstraintError: the constraint does not allow `token`.
         """
         if (
             self._closing is not None
@@ -178,7 +201,7 @@ class GrammarMask:
         return token
 
     def accept_prefix(self, token: int) -> bool:
-        """Whether the reply may go on with `token`; then it does."""
+        """Append a token of the given prefix. Return False if the constraint does not allow it."""
         if self._matcher.try_consume_tokens([token]) != 1:
             return False
         if self._closing is not None:
@@ -186,11 +209,11 @@ class GrammarMask:
         return True
 
     def forced_tokens(self) -> list[int]:
-        """The tokens that must come next, as far as there is no choice."""
+        """Return the tokens that must come next, up to the first choice."""
         return self._matcher.compute_ff_tokens()
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
-        """How many of `tokens` may follow one after the other."""
+        """Return how many of `tokens` may follow, one after the other."""
         return self._matcher.validate_tokens(list(tokens))
 
     @property
@@ -205,7 +228,7 @@ class GrammarMask:
             self._string_state = self._closing.state_after(self._string_state, token)
 
     def _find_completion(self, closing: JsonCloser, prefix: list[int]) -> list[int] | None:
-        """Few tokens that complete the JSON behind `prefix`; None where none were found."""
+        """Return a short sequence of tokens that completes the JSON after `prefix`, or None."""
         matcher, string_state = self._matcher.deep_copy(), self._string_state
         completion: list[int] = []
         times_used: Counter[int] = Counter()

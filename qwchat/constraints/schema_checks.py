@@ -1,4 +1,4 @@
-"""JSON schemas before the library sees them: what it would ignore or cannot promise is refused, with its place."""
+"""Check JSON schemas before llguidance sees them, and refuse what it would ignore or cannot guarantee."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from urllib.parse import unquote
 from qwchat.constraints.llguidance_adapter import TOO_COMPLEX, grammar_error, schema_grammar
 from qwchat.errors import UsageError
 
-DEPTH_LIMIT = 60  # of nested objects and arrays; the library reads 128 and descends by recursion
-_MAX_PARTS_TRIED = 200  # parts that are tried one by one to find where a schema fails
+DEPTH_LIMIT = 60  # nested objects and arrays; llguidance accepts 128 and recurses
+_MAX_PARTS_TRIED = 200  # subschemas to compile in search of the one that fails
 
-_SCHEMAS = {"items", "additionalItems", "additionalProperties"}  # one schema, or a list of them
+_SCHEMAS = {"items", "additionalItems", "additionalProperties"}  # a schema or a list of schemas
 _LISTS = {"allOf", "anyOf", "oneOf", "prefixItems"}
 _NAMED = {"properties", "patternProperties", "$defs", "definitions"}
 _ASSERTIONS = {
@@ -23,7 +23,7 @@ _ASSERTIONS = {
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     *("minItems", "maxItems", "minProperties", "maxProperties"),
 }
-_ANNOTATIONS = {  # say nothing about what fits
+_ANNOTATIONS = {  # these do not affect validity
     *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment", "title"),
     *("description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
     *("contentEncoding", "contentMediaType", "contentSchema"),
@@ -38,7 +38,11 @@ SchemaPath = tuple[str, ...]
 
 
 def parse_schema(text: str) -> dict[str, Any]:
-    """The schema in `text`; raises UsageError for what is no schema or uses what cannot be guaranteed."""
+    """Return the schema in `text`.
+
+    Raises:
+        UsageError: the text is not a JSON schema, or uses keywords that cannot be guaranteed.
+    """
     try:
         schema = json.loads(
             text,
@@ -67,7 +71,7 @@ def parse_schema(text: str) -> dict[str, Any]:
         if isinstance(part, dict):
             _check_keywords(path, part)
             if "$ref" in part and path and "$id" in part and "/20" not in str(schema.get("$schema")):
-                # Before 2019, nothing beside a $ref counted.
+                # Before draft 2019-09, all keywords beside a $ref were ignored.
                 raise UsageError(
                     f"the JSON schema has an $id beside a $ref at {_pointer(path)}, which drafts disagree on: "
                     "name the draft in $schema"
@@ -78,7 +82,7 @@ def parse_schema(text: str) -> dict[str, Any]:
 
 
 def explain_error(schema: dict[str, Any], failure: str) -> str:
-    """The library's complaint about `schema` in one line, with the smallest part that it holds for."""
+    """Return llguidance's message about `schema` as one line, with the smallest subschema that causes it."""
     if failure == TOO_COMPLEX:
         return f"the JSON schema cannot be used: {failure}"
     parts = [(path, part) for path, part, _ in _subschemas(schema, (), ()) if isinstance(part, dict) and path]
@@ -95,7 +99,7 @@ def explain_error(schema: dict[str, Any], failure: str) -> str:
 
 
 def _subschemas(schema: Any, path: SchemaPath, base: SchemaPath) -> Iterator[tuple[SchemaPath, Any, SchemaPath]]:
-    """Every schema within `schema` and its place, with the place that its references start from."""
+    """Yield the path of every subschema, the subschema, and the path that its references start from."""
     identity = schema.get("$id", schema.get("id")) if isinstance(schema, dict) else None
     if isinstance(identity, str) and not identity.startswith("#"):
         base = path
@@ -126,7 +130,7 @@ def _check_keywords(path: SchemaPath, part: dict[str, Any]) -> None:
 
 
 def _check_number_of_properties(path: SchemaPath, part: dict[str, Any]) -> None:
-    """Names of properties that are not listed may repeat, so that fewer are left than were written."""
+    """Refuse minProperties beyond the required names: unlisted names may repeat, so that fewer properties remain."""
     least, required = part.get("minProperties"), part.get("required")
     named = len(set(map(str, required))) if isinstance(required, list) else 0
     if isinstance(least, int | float) and least > max(1, named):
@@ -151,7 +155,7 @@ def _pointer(path: SchemaPath) -> str:
 
 
 def _depth(value: Any) -> int:
-    """Levels of objects and arrays, counted without recursion."""
+    """Return the nesting depth of objects and arrays, without recursion."""
     depth, level = 0, [value]
     while level := [inner for inner in level if isinstance(inner, dict | list)]:
         depth += 1

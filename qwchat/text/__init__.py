@@ -1,1 +1,1 @@
-"""Text around the model: tokens, templates, stop strings, defaults. Does not know the model."""
+"""Text handling around the model: tokenizer, chat template, stop strings, sampling defaults."""

@@ -1,4 +1,4 @@
-"""Token ids to text as they arrive."""
+"""Convert token ids to text as they arrive."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from qwchat.text.tokenizer import Tokenizer
 
 
 class StreamDecoder:
-    """Decodes a reply token by token.
+    """Decoder of a reply, token by token.
 
-    Tokens may end within a character (one zero-width joiner is two tokens of Qwen2). Such bytes are held back until the
-    rest arrives or cannot arrive any more, so that all pieces joined equal `Tokenizer.decode` of all ids.
+    A token may end within a character: a zero-width joiner is two tokens of Qwen2. Such bytes are held back until the
+    rest arrives or the reply ends, so that the joined pieces equal `Tokenizer.decode` of all ids.
 
     Args:
-        tokenizer: the one that the ids belong to.
+        tokenizer: tokenizer of the ids.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -22,15 +22,15 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The longest text that is certain after this token, "" while a character is incomplete.
+        """Add a token and return the text that is now complete; "" within a character.
 
         Raises:
-            UsageError: the id is none of the tokenizer's.
+            UsageError: the id is not in the vocabulary.
         """
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))
 
     def flush(self) -> str:
-        """What is still held back, as U+FFFD; the decoder is then as new."""
+        """Return the bytes that are still held back as U+FFFD, and reset the decoder."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text

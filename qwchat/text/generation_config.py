@@ -1,4 +1,4 @@
-"""The sampling defaults that a model brings along in `generation_config.json`."""
+"""Sampling defaults of a model, from its `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from qwchat.limits import MAX_INTEGER, MAX_TEMPERATURE
 from qwchat.request import SamplingParams
 
 FILE_NAME = "generation_config.json"
-SIZE_LIMIT = 1 << 20  # bytes; the real files have about 250
+SIZE_LIMIT = 1 << 20  # bytes; published files have about 250
 
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Defaults of a model, in the terms of its file and within the ranges of `SamplingParams`.
+    """Sampling defaults of a model, named as in its file and within the ranges of `SamplingParams`.
 
     Attributes:
-        do_sample: False means greedy decoding, whatever the temperature says.
-        temperature: as stated, 0.0 where `do_sample` is false.
+        do_sample: False means greedy decoding, regardless of the temperature.
+        temperature: temperature of the file; 0.0 if `do_sample` is False.
         top_k: 0 is off.
         top_p: 1.0 is off.
         min_p: 0.0 is off.
         repetition_penalty: 1.0 is off.
-        eos_token_ids: every id that ends a reply: those of this file, then those of config.json (Qwen2 states two here
-            and one there).
-        max_new_tokens: None where the file sets no limit.
+        eos_token_ids: ids that end a reply: those of this file, then those of config.json. Qwen2 has two here and one
+            there.
+        max_new_tokens: None if the file does not set a limit.
     """
 
     do_sample: bool = False
@@ -44,7 +44,7 @@ class GenerationDefaults:
 
     @property
     def sampling(self) -> SamplingParams:
-        """The sampling settings; `do_sample: false` is temperature 0."""
+        """Sampling parameters; `do_sample: false` is temperature 0."""
         return SamplingParams(
             temperature=self.temperature if self.do_sample else 0.0,
             top_k=self.top_k,
@@ -55,11 +55,11 @@ class GenerationDefaults:
 
     @classmethod
     def from_folder(cls, folder: str | Path, config_eos_token_ids: Sequence[int] = ()) -> GenerationDefaults:
-        """Read `generation_config.json`; a model without the file decodes greedily.
+        """Read `generation_config.json`. Without this file, the defaults are greedy.
 
         Args:
-            folder: a model folder or a checkpoint.
-            config_eos_token_ids: the ids that config.json states.
+            folder: model folder or checkpoint.
+            config_eos_token_ids: ids from config.json.
 
         Raises:
             ModelError: the file is not a JSON object, or a value has the wrong type or is out of range.
@@ -72,7 +72,12 @@ class GenerationDefaults:
     def from_dict(
         cls, values: dict[str, Any], where: str, config_eos_token_ids: Sequence[int] = ()
     ) -> GenerationDefaults:
-        """Typed reading; `where` names the source in errors. Absent and null values are off, not a library's default.
+        """Return the defaults in a parsed file. Missing and null values mean off, not the default of another library.
+
+        Args:
+            values: content of the file.
+            where: name of the file for messages.
+            config_eos_token_ids: ids from config.json.
 
         Raises:
             ModelError: a value has the wrong type or is out of range.

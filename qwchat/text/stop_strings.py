@@ -1,4 +1,4 @@
-"""Stop strings: ending a reply at a text rather than at a token."""
+"""Stop strings: end a reply at a text instead of a token."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from qwchat.errors import UsageError
 
 
 class StopStrings:
-    """Finds stop strings in a text that arrives in pieces.
+    """Search for stop strings in text that arrives in pieces.
 
-    The reply ends where the first stop string is completed (of several completed by the same character, the longest
-    counts), so the result does not depend on how the text was cut into pieces.
+    The reply ends before the stop string that is completed first. If one character completes several, the longest
+    counts. The result does not depend on how the text is split into pieces.
 
     Args:
-        stops: strings that end the reply; they are not part of it.
+        stops: strings that end the reply. They are not part of it.
 
     Raises:
         UsageError: a stop string is empty.
@@ -31,11 +31,11 @@ class StopStrings:
         self._stopped = False
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Take the next piece.
+        """Add the next piece of text.
 
         Returns:
-            The text that is certain to belong to the reply (only what may begin a stop string is held back), and
-            whether a stop string was met, after which nothing more is let through.
+            The text that certainly belongs to the reply, and whether a stop string was found. Text that may begin a
+            stop string is held back. After a stop string, the text is always empty.
         """
         if self._stopped:
             return "", True
@@ -49,12 +49,12 @@ class StopStrings:
         return buffer[: len(buffer) - keep], False
 
     def flush(self) -> str:
-        """What is held back, at the end of a reply that met no stop string."""
+        """Return the text that is held back, at the end of a reply without a stop string."""
         held, self._held_text = self._held_text, ""
         return held
 
     def _held_length(self, buffer: str) -> int:
-        """Length of the longest end of `buffer` that begins a stop string."""
+        """Return the length of the longest suffix of `buffer` that is the beginning of a stop string."""
         for length in range(min(self._longest - 1, len(buffer)), 0, -1):
             end = buffer[-length:]
             if any(stop.startswith(end) for stop in self._stops):

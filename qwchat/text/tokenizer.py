@@ -1,15 +1,15 @@
-"""Byte-level BPE from `tokenizer.json`: text to token ids and back.
+"""Byte-level BPE tokenizer from `tokenizer.json`: text to token ids and back.
 
-The merging itself is done by the `tokenizers` library. Three things are kept out of its hands:
+The `tokenizers` library merges the tokens. qwchat keeps three things away from it:
 
-- The file's pipeline. `qwchat.text.tokenizer_file` checks it, and the library gets one built from constants here.
-- Added tokens (`<|im_end|>` and its like). The library finds them in any text it is given, so that a person who types
-  `<|im_end|>` would end the turn. Here the library never learns of them: `encode` turns text into text tokens only, and
-  control tokens enter a prompt through `encode_prompt`, as ids.
-- Decoding. A token is a string of bytes (`token_bytes`), which need not be whole characters. Joining the bytes first is
-  what makes streaming equal to one-shot decoding (see `qwchat.text.detokenizer`).
+- The pipeline of the file. `qwchat.text.tokenizer_file` checks it, and the library gets one built from constants.
+- Added tokens such as `<|im_end|>`. The library would find them in any text, so that a user who types `<|im_end|>`
+  would end the turn. Here the library does not know them: `encode` converts text to text tokens only, and control
+  tokens enter a prompt as ids (`encode_prompt`).
+- Decoding. A token is a string of bytes (`token_bytes`), which may end within a character. The bytes are joined before
+  they are decoded, so that streaming gives the same text (`qwchat.text.detokenizer`).
 
-Decoding gives back the encoded text exactly, up to the Unicode normal form (NFC) that the Qwen2 tokenizer applies.
+Decoding returns exactly the encoded text, except that the Qwen2 tokenizer normalises it to NFC.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ if TYPE_CHECKING:
     import tokenizers
 
 FILE_NAME = "tokenizer.json"
-PROBE = "A  b1é漢👍\t\x00\n\n"  # what a sound tokenizer gives back: capitals, blanks, characters of 1 to 4 bytes
+PROBE = (
+    "A  b1é漢👍\t\x00\n\n"  # every valid tokenizer must reproduce this: capitals, spaces, characters of 1 to 4 bytes
+)
 Result = TypeVar("Result")
 
 
 class Tokenizer:
-    """The tokenizer of one model. Made by `from_folder`; safe to share between threads.
+    """Tokenizer of one model. Created by `from_folder`. Threads may share it.
 
     Attributes:
-        vocab_size: one past the highest token id. The logits of a model may have more rows (Qwen2-7B: 152,064 against
-            151,646); the rows from here on have no token and must never be sampled.
-        special_ids: content to id of every added token, those that the file calls special and the others.
-        control_pattern: matches any added token in a rendered template, the longest first.
-        control_characters: the signs that added tokens are written with; without them none can be written.
+        vocab_size: highest token id + 1. A model may have more logits (Qwen2-7B: 152,064 and 151,646 tokens). Logits
+            from `vocab_size` on do not belong to a token and must never be sampled.
+        special_ids: content -> id of every added token, whether or not the file calls it special.
+        control_pattern: regular expression that matches any added token in a rendered template, the longest first.
+        control_characters: punctuation of all added tokens. Text without these characters does not contain any.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Tokenizer:
         self.special_ids = special_ids
         self.control_pattern = re.compile(_alternation(sorted(special_ids)) if special_ids else r"(?!)")
         self.control_characters = frozenset("".join(map(_marker_characters, special_ids)))
-        # With tables, the library's part normalises and splits; `build` makes a whole one of it, should it be needed.
+        # With tables, the library only normalises and splits. `build_full` builds it with its model if needed.
         self._library, self._tables, self._build_full = library, tables, build_full
         self._known_bytes = {token_id: content.encode() for content, token_id in special_ids.items()}
 
@@ -68,12 +70,12 @@ class Tokenizer:
         """Read `tokenizer.json` of a model folder or checkpoint.
 
         Args:
-            folder: where the file is.
-            cache: a folder of the user's own, for tables that make the next start quicker.
-            model_vocab_size: rows of the model's logits, which every token id must be below; None if not known.
+            folder: folder of the file.
+            cache: private folder for tables that make the next start faster. None: no cache.
+            model_vocab_size: number of the model's logits, which limits the token ids. None: not checked.
 
         Raises:
-            ModelError: the file is missing, broken, describes another kind of tokenizer, or belongs to another model.
+            ModelError: the file is missing, damaged, of an unsupported type, or belongs to another model.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
@@ -87,10 +89,10 @@ class Tokenizer:
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, which is all text: a control token typed in it becomes ordinary tokens.
+        """Return the token ids of `text`. Control tokens in it are encoded as ordinary text.
 
         Raises:
-            UsageError: the text holds a lone surrogate, which is no Unicode character.
+            UsageError: the text contains a lone surrogate, which is not a Unicode character.
         """
         try:
             text.encode()
@@ -103,7 +105,7 @@ class Tokenizer:
         return _call(lambda: self._full_library().encode(text, add_special_tokens=False).ids) if ids is None else ids
 
     def _encode_with(self, tables: tokenizer_cache.TokenizerTables, text: str) -> list[int] | None:
-        """What the library would give; None where it is quicker."""
+        """Encode `text` with the tables. Return None if the library is faster."""
         if self._build_full is None or len(text) > tables.longest_text:
             return None
         pieces = _call(lambda: self._split(text))
@@ -112,24 +114,27 @@ class Tokenizer:
         return [token_id for piece in pieces for token_id in tables.merge(piece)]
 
     def _split(self, text: str) -> list[str]:
-        """Return the pieces of a text within which tokens are merged, in the byte-level alphabet."""
+        """Split a text into the pieces within which tokens are merged, in the byte-level alphabet."""
         normaliser, splitter = self._library.normalizer, self._library.pre_tokenizer
         normalised = text if normaliser is None else normaliser.normalize_str(text)
         return [piece for piece, _ in splitter.pre_tokenize_str(normalised)]
 
     def _full_library(self) -> tokenizers.Tokenizer:
-        """The library's tokenizer with its model."""
+        """Return the library's tokenizer with its model."""
         if self._build_full is not None:
             self._library, self._build_full = self._build_full(), None
         return self._library
 
     def encode_prompt(self, parts: Iterable[str | Sequence[int]]) -> list[int]:
-        """Token ids of a prompt that alternates between text (`str`, encoded as by `encode`) and ready ids.
+        """Return the token ids of a prompt.
 
-        Neighbouring texts are joined before they are encoded, since a boundary would change their tokens.
+        Adjacent texts are joined before they are encoded, since a boundary would change their tokens.
+
+        Args:
+            parts: texts, encoded as by `encode`, and sequences of token ids.
 
         Raises:
-            UsageError: a text holds a lone surrogate, or a ready id is none of this tokenizer's.
+            UsageError: a text contains a lone surrogate, or an id is not in the vocabulary.
         """
         ids: list[int] = []
         pending = ""
@@ -145,10 +150,10 @@ class Tokenizer:
         return ids + (self.encode(pending) if pending else [])
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for, UTF-8 in whole or in part; b"" for an id in a gap of the vocabulary.
+        """Return the bytes of a token, whole or partial UTF-8 characters. Unused ids have b"".
 
         Raises:
-            UsageError: the id is below 0 or not below `vocab_size`.
+            UsageError: the id is negative or at least `vocab_size`.
         """
         known = self._known_bytes.get(token_id)
         if known is None:
@@ -162,13 +167,13 @@ class Tokenizer:
         return known
 
     def all_bytes(self) -> list[bytes]:
-        """`token_bytes` of every id, in order."""
+        """Return `token_bytes` of every id, in order."""
         if self._tables is None:
             return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
         joined, places = self._tables.all_tokens()
         if not set(joined) <= BYTE_OF.keys():
             return [self.token_bytes(token_id) for token_id in range(self.vocab_size)]
-        # The alphabet has a character for each byte, so one pass over all of them will do.
+        # Each character of the alphabet is one byte, so all tokens can be converted in one pass.
         data = joined.translate(_TO_LATIN_1).encode("latin-1")
         ends = places.tolist()
         found = [data[start:stop] for start, stop in pairwise(ends)]
@@ -178,10 +183,10 @@ class Tokenizer:
         return found
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """The text of `token_ids`. Bytes that are no UTF-8 become U+FFFD; added tokens are shown as they are written.
+        """Return the text of `token_ids`. Invalid UTF-8 becomes U+FFFD. Added tokens are written out.
 
         Raises:
-            UsageError: an id is none of this tokenizer's.
+            UsageError: an id is not in the vocabulary.
         """
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
 
@@ -191,12 +196,12 @@ class Tokenizer:
 
 
 def _marker_characters(content: str) -> str:
-    """The characters of an added token that are no letters or digits, or all where it has no others."""
+    """Return the characters of an added token that are not letters or digits, or all if there are no others."""
     return re.sub(r"\w", "", content) or content
 
 
 def _byte_alphabet() -> dict[str, bytes]:
-    """Character to byte of the byte-level alphabet (GPT-2): printable Latin-1 stands for itself, the rest is moved."""
+    """Return character -> byte of the byte-level alphabet of GPT-2. Printable Latin-1 stands for itself."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = [byte for byte in range(0x100) if byte not in set(printable)]
     alphabet = {chr(byte): bytes([byte]) for byte in printable}
@@ -208,9 +213,12 @@ _TO_LATIN_1 = {ord(character): byte[0] for character, byte in BYTE_OF.items()}
 
 
 def _alternation(texts: Sequence[str]) -> str:
-    """Return a pattern that matches the longest of `texts` (sorted, distinct) that stands at a place.
+    """Return a pattern that matches the longest of several texts at a position.
 
-    It shares what texts begin with, so that a place costs the length of one text, however many there are.
+    Common prefixes are shared, so that the cost per position is the length of one text, not of all.
+
+    Args:
+        texts: sorted and distinct.
     """
     first, last = texts[0], texts[-1]
     length = next((place for place in range(len(first)) if first[place] != last[place : place + 1]), len(first))
@@ -223,10 +231,10 @@ def _alternation(texts: Sequence[str]) -> str:
 
 
 def _call(function: Callable[[], Result]) -> Result:
-    """Call the library, and turn whatever it raises into one error.
+    """Call the library and turn its exceptions into ModelError.
 
     Raises:
-        ModelError: the library fails. A panic of its Rust code is not even an Exception to Python.
+        ModelError: the library failed. In Python, a panic of its Rust code is not an Exception.
     """
     try:
         return function()
@@ -240,7 +248,7 @@ def _call(function: Callable[[], Result]) -> Result:
 
 
 def _load(path: Path, cache: Path | None) -> Tokenizer:
-    """Make a tokenizer from the tables that `cache` holds of its file, or build it and keep its tables there."""
+    """Load a tokenizer from its cached tables, or build it and cache its tables."""
     data = read_bounded(path, ModelError, SIZE_LIMIT)
     cached = None if cache is None else cache / f"tokenizer-{hashlib.sha256(data).hexdigest()[:32]}"
     tables = None if cached is None else tokenizer_cache.read_tables(cached)
@@ -257,10 +265,15 @@ def _load(path: Path, cache: Path | None) -> Tokenizer:
 
 
 def _build(definition: tokenizer_file.TokenizerDefinition, path: Path, tables: Path | None) -> Tokenizer:
-    """Build a tokenizer from what its file defines; `tables` is where to keep its tables.
+    """Build a tokenizer.
+
+    Args:
+        definition: content of its file.
+        path: the file, for messages.
+        tables: file for its tables. None: do not cache them.
 
     Raises:
-        ModelError: it does not give every text back.
+        ModelError: decoding does not return the encoded text.
     """
     vocab = definition.vocab
     tokenizer = Tokenizer(_build_library_tokenizer(definition), max(vocab.values()) + 1, definition.special_ids)
@@ -279,7 +292,7 @@ def _build(definition: tokenizer_file.TokenizerDefinition, path: Path, tables: P
 
 
 def _build_library_tokenizer(definition: tokenizer_file.TokenizerDefinition) -> tokenizers.Tokenizer:
-    """Build the library's tokenizer."""
+    """Build the library's tokenizer with its model."""
     from tokenizers.models import BPE
 
     def build_full() -> tokenizers.Tokenizer:
@@ -291,7 +304,7 @@ def _build_library_tokenizer(definition: tokenizer_file.TokenizerDefinition) -> 
 
 
 def _build_pipeline(normalises_nfc: bool, pattern: str) -> tokenizers.Tokenizer:
-    """Build the library's tokenizer without a vocabulary, which only normalises and splits."""
+    """Build the library's tokenizer without a vocabulary. It can only normalise and split."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     library = Tokenizer(models.BPE())

@@ -1,12 +1,12 @@
-"""A tokenizer's tables in a file that is mapped: what a short prompt needs, without building the library's model.
+"""Tokenizer tables in a memory-mapped file, so that short prompts need not wait for the library's model.
 
-The library takes a quarter of a second to build the model of a Qwen2 tokenizer, most of a start; a prompt of some
-words needs a few hundred of its 300,000 entries.  Normalising and splitting stay with the library; only the merging
-of byte-level characters within a piece is done here (Sennrich et al. 2016: the pair of the lowest rank, the leftmost
-first, until there is none).
+The library takes a quarter of a second to build the model of a Qwen2 tokenizer, most of the start-up time. A prompt of
+a few words needs a few hundred of its 300,000 entries. The library still normalises and splits the text. Only the
+merging of byte-level characters within a piece is done here: merge the pair of the lowest rank, the leftmost first,
+until no pair is left (Sennrich et al. 2016, arXiv 1508.07909).
 
-The file: one line of JSON, padded to a multiple of 8 bytes, with the SHA-256 of all the rest; then the arrays of
-_ARRAYS.
+The file is one line of JSON with the SHA-256 of the rest, padded to a multiple of 8 bytes, then the arrays in the order
+of `_ARRAYS`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from quant.safe_files import atomic_write
 
-VERSION = 2  # before it, the kept pipeline was not checked
-# Characters up to which merging here is quicker than building the library's model: 1.8 microseconds each, and as many
-# for a merge: 4,000 for any vocabulary, a quarter of the merges of a large one, to stay well below.
+VERSION = 2  # version 1 did not check the pipeline
+# Longest text, in characters, for which merging here is faster than building the library's model. Merging takes 1.8
+# microseconds per character, and building as much per merge; a quarter of the merges leaves a wide margin.
 LONGEST_TEXT = 4_000
 _MERGES_PER_CHARACTER = 4
 LONGEST_PIECE = 64
@@ -33,10 +33,17 @@ _ARRAYS = {"keys": np.uint64, "ranks": np.uint32, "merged": np.uint32, "offsets"
 
 
 class TokenizerTables:
-    """The tables of one tokenizer; `metadata` is what else was kept with them.
+    """Tables of one tokenizer.
 
-    `keys` (merges) u64: pairs of ids, the left one in the upper half, sorted; `ranks`, `merged` (merges) u32: the
-    rank of each pair and the id it becomes; `offsets` (ids + 1) u32 into `tokens`, the tokens' UTF-8.
+    Args:
+        metadata: the rest of the tokenizer definition.
+        arrays: arrays of the file by name. `keys` (merges) u64: pairs of ids, the left one in the upper half, sorted.
+            `ranks`, `merged` (merges) u32: rank of each pair and the id that replaces it. `offsets` (ids + 1) u32 into
+            `tokens` u8: the tokens in UTF-8.
+
+    Attributes:
+        metadata: the rest of the tokenizer definition.
+        longest_text: longest text, in characters, for which the tables are faster than the library.
     """
 
     def __init__(self, metadata: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -45,25 +52,24 @@ class TokenizerTables:
         self._ranks, self._merged = arrays["ranks"], arrays["merged"]
         self._offsets, self._tokens = arrays["offsets"], arrays["tokens"]
         self.longest_text = max(LONGEST_TEXT, len(self._keys) // _MERGES_PER_CHARACTER)
-        """Characters of a text for which the tables are worth using."""
         self._pair_cache: dict[int, tuple[int, int] | None] = {}
         self._characters: dict[str, int] = metadata["characters"]
 
     def token(self, token_id: int) -> str | None:
-        """The token of an id, in the byte-level alphabet; None for a gap."""
+        """Return a token in the byte-level alphabet, or None for an unused id."""
         if not 0 <= token_id < len(self._offsets) - 1:
             return None
         start, stop = int(self._offsets[token_id]), int(self._offsets[token_id + 1])
         return self._tokens[start:stop].tobytes().decode() or None
 
     def all_tokens(self) -> tuple[str, NDArray[np.int64]]:
-        """All tokens in the byte-level alphabet, joined, and where each begins and ends, (ids + 1,) i64."""
+        """Return all tokens in the byte-level alphabet, joined, and their boundaries (ids + 1,) i64."""
         utf8 = np.asarray(self._tokens)
         characters = np.cumsum(np.append(0, (utf8 & 0xC0) != 0x80))
         return utf8.tobytes().decode(), characters[self._offsets]
 
     def _look_up_pair(self, left: int, right: int) -> tuple[int, int] | None:
-        """Rank and id of what a pair becomes, if it is merged at all."""
+        """Return rank and replacement id of a pair, or None if it is not merged."""
         key = left << 32 | right
         if key not in self._pair_cache:
             index = int(np.searchsorted(self._keys, np.uint64(key)))
@@ -72,7 +78,7 @@ class TokenizerTables:
         return self._pair_cache[key]
 
     def merge(self, piece: str) -> list[int]:
-        """The ids of one piece, written in the byte-level alphabet."""
+        """Return the token ids of one piece in the byte-level alphabet."""
         ids = [self._characters[character] for character in piece]
         while True:
             pairs = [
@@ -93,7 +99,7 @@ def _checksum(sizes: dict[str, int], metadata: dict[str, Any], payload: bytes | 
 
 
 def read_tables(path: Path) -> TokenizerTables | None:
-    """The tables in `path`; None where there is no file, or it is not as it was written."""
+    """Return the tables in a file, or None if it is missing or damaged."""
     try:
         data = np.memmap(path, np.uint8, "r")
         line = data[: 1 << 20].tobytes().partition(b"\n")[0]
@@ -114,7 +120,14 @@ def read_tables(path: Path) -> TokenizerTables | None:
 def write_tables(
     path: Path, metadata: dict[str, Any], vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]
 ) -> None:
-    """Keeps the tables of a vocabulary; `merges` in the order of their ranks.  Where there is no room, nothing."""
+    """Write the tables of a tokenizer. If the file cannot be written, do nothing.
+
+    Args:
+        path: file to write.
+        metadata: the rest of the tokenizer definition.
+        vocab: token in the byte-level alphabet -> id.
+        merges: pairs of tokens in the order of their ranks.
+    """
     left, right, merged = (
         np.fromiter((vocab[token] for token in column), np.uint64, len(merges))
         for column in ([a for a, _ in merges], [b for _, b in merges], [a + b for a, b in merges])
@@ -122,7 +135,9 @@ def write_tables(
     pairs = left << np.uint64(32) | right
     order = np.argsort(pairs, kind="stable")
     keys = pairs[order]
-    last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]  # of a pair that is listed twice, as in the library
+    last = np.append(keys[1:] != keys[:-1], True)[
+        : len(keys)
+    ]  # a pair that is listed twice has its last rank, as in the library
     order, keys = order[last], keys[last]
     names = [b""] * (max(vocab.values()) + 1)
     for token, token_id in vocab.items():

@@ -1,9 +1,9 @@
-"""Reading `tokenizer.json`, which may be hostile.
+"""Read `tokenizer.json`, which may be hostile.
 
-The file describes a pipeline of components, and among those that the `tokenizers` library knows are some that take
-any amount of memory or time, or end the process. Nothing of the file's pipeline therefore reaches the library: what
-the Qwen family uses is a positive list, and the library's pipeline is built from constants (`qwchat.text.tokenizer`).
-Only the vocabulary, the merges and the added tokens are taken over, with limits on their number and length.
+The file describes a pipeline of components. Some components of the `tokenizers` library can take any amount of memory
+or time, or end the process. Therefore the library never sees the pipeline of the file: only the components of the Qwen
+family are accepted, and `qwchat.text.tokenizer` builds the library's pipeline from constants. Only the vocabulary, the
+merges and the added tokens come from the file, with limits on their number and length.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from quant.safe_files import parse_json_object
 from qwchat.characters import is_unicode
 from qwchat.errors import ModelError
 
-SIZE_LIMIT = 32 << 20  # bytes; the largest file of the family has 12 MB
-ID_LIMIT = 1 << 20  # the family has 151,936 ids
+SIZE_LIMIT = 32 << 20  # bytes; the largest file of the Qwen family has 12 MB
+ID_LIMIT = 1 << 20  # the Qwen family has 151,936 ids
 MERGES_LIMIT = 1 << 20
 TOKEN_LENGTH = 1_024  # characters; Qwen2's longest token has 128
 ADDED_LIMIT = 1_024  # tokens; Qwen3 has 26
 ADDED_LENGTH = 100  # characters
-PRIVATE = "\U000f0000"  # the first of the characters with which `encode_chat` hides those of control tokens
+PRIVATE = "\U000f0000"  # first of the characters that `encode_chat` substitutes for those of control tokens
 
 PATTERNS = (
     # Qwen1.5, Qwen2, Qwen2.5, QwQ, Qwen3 and the distillations of DeepSeek-R1
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-"""The regular expressions that texts may be split by. Each takes time linear in the text."""
+"""Accepted regular expressions for splitting text. Each takes linear time."""
 
 RESTORE = "restore it from the model's source"
 FAMILY = "only tokenizers of the Qwen family are supported"
@@ -41,15 +41,15 @@ _BYTE_LEVEL_KEYS = {"type", "add_prefix_space", "trim_offsets", "use_regex"}
 
 @dataclass(frozen=True)
 class TokenizerDefinition:
-    """What a file defines.
+    """Content of a tokenizer file.
 
     Attributes:
-        normalises_nfc: whether texts are brought to the normal form NFC first.
-        pattern: the one of `PATTERNS` that texts are split by.
-        vocab: token, in the byte-level alphabet, to id.
-        merges: pairs of tokens, in the order of their ranks.
-        ignore_merges: whether a piece that is a token is not merged.
-        special_ids: content of each added token to its id.
+        normalises_nfc: whether texts are normalised to NFC first.
+        pattern: entry of `PATTERNS` that splits texts.
+        vocab: token in the byte-level alphabet -> id.
+        merges: pairs of tokens in the order of their ranks.
+        ignore_merges: whether a piece that is itself a token is not merged.
+        special_ids: content of each added token -> id.
     """
 
     normalises_nfc: bool
@@ -61,10 +61,14 @@ class TokenizerDefinition:
 
 
 def parse(data: bytes, path: Path) -> TokenizerDefinition:
-    """Check the content of a file, which `path` names in errors. `truncation` and `padding` are ignored.
+    """Parse and check the content of a tokenizer file. `truncation` and `padding` are ignored.
+
+    Args:
+        data: content of the file.
+        path: the file, for messages.
 
     Raises:
-        ModelError: it is not JSON, exceeds a limit, or has a component that is not supported.
+        ModelError: the content is not JSON, exceeds a limit, or has an unsupported component.
     """
     return _DefinitionReader(path).read(data)
 
@@ -88,7 +92,7 @@ class _DefinitionReader:
         return TokenizerDefinition(normalises_nfc, pattern, vocab, merges, ignores, special_ids)
 
     def _fields(self, values: dict[str, Any], name: str = "") -> JsonFields:
-        """Return typed access to the object `values`, which messages call `name`."""
+        """Return typed access to an object. `name` is its name in messages."""
         return JsonFields(values, f"{self._path}: {name}" if name else str(self._path), ModelError, f": {RESTORE}")
 
     def _object(self, value: Any, name: str) -> dict[str, Any]:
@@ -102,7 +106,7 @@ class _DefinitionReader:
             self._refuse(f"{name} has the parameter {short_repr(unknown)}, which is not supported", FAMILY)
 
     def _read_normalizer(self, value: Any) -> bool:
-        """Return whether the normaliser is NFC."""
+        """Return whether the normaliser is NFC. Refuse every other one."""
         parts = [] if value is None else [value]
         if isinstance(value, dict) and value.get("type") == "Sequence" and isinstance(value.get("normalizers"), list):
             self._check_keys(value, "normalizer Sequence", ("type", "normalizers"))
@@ -115,7 +119,7 @@ class _DefinitionReader:
         return bool(parts)
 
     def _read_pattern(self, value: dict[str, Any]) -> str:
-        """Return the regular expression of the pre-tokenizer."""
+        """Return the regular expression of the pre-tokenizer after checking its other parts."""
         parts = value.get("pretokenizers")
         if value.get("type") != "Sequence" or not isinstance(parts, list) or len(parts) != 2:
             kind = short_repr(value.get("type"))
@@ -144,7 +148,7 @@ class _DefinitionReader:
             self._fields(value, f"{name} ByteLevel").boolean(key, False)
 
     def _check_post_processor(self, value: Any, known_ids: set[int]) -> None:
-        """Check the post-processor, which is not applied: the chat template alone writes control tokens."""
+        """Check the post-processor. It is not applied, since only the chat template writes control tokens."""
         if value is None:
             return
         kind = self._object(value, "post_processor").get("type")
@@ -229,7 +233,7 @@ class _DefinitionReader:
 
 
 def _is_template(value: dict[str, Any], known_ids: set[int]) -> bool:
-    """Return True if a TemplateProcessing has a sane form and known ids."""
+    """Return whether a TemplateProcessing is well-formed and all its ids are known."""
     special = value.get("special_tokens")
     if not isinstance(special, dict) or len(special) > ADDED_LIMIT:
         return False

@@ -1,7 +1,7 @@
-"""From a conversation to the prompt a model was trained on.
+"""Convert a conversation to the prompt that the model was trained on.
 
-`ChatTemplate` renders text as transformers' `apply_chat_template` does; `encode_chat` makes token ids in which control
-tokens come from the template alone, never from what a person or the model has written.
+`ChatTemplate` renders text like `apply_chat_template` of transformers. `encode_chat` returns token ids in which control
+tokens come only from the template, never from the text of the user or the model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwchat.errors import ModelError, TemplateError, UsageError
 from qwchat.messages import Message
 from qwchat.text.template.published import is_published
 
-# Nothing that is slow to import: the process that renders imports this package as well.
+# Keep imports fast: the worker process imports this package as well.
 if TYPE_CHECKING:
     from qwchat.text.template.isolated import IsolatedTemplate
     from qwchat.text.template.sandbox import SandboxedTemplate
@@ -38,19 +38,19 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""The form of every Qwen2 model, for folders without a template. It adds no system message of its own."""
+"""Chat format of all Qwen2 models, for folders without a template. It does not add a system message."""
 
 
 class ChatTemplate:
-    """The chat template of one model. Made by `from_folder`; safe to share between threads.
+    """Chat template of one model. Created by `from_folder`. Threads may share it.
 
     Args:
         source: jinja2 source.
-        where: names the template in errors.
-        tokens: special tokens by the names under which the template may print them (`eos_token`, ...).
+        where: name of the template for messages.
+        tokens: special tokens by the names that the template may use (`eos_token`, ...).
 
     Raises:
-        TemplateError: the template cannot be compiled, or uses what is not allowed.
+        TemplateError: the template cannot be compiled, or uses a construct that is not allowed.
     """
 
     def __init__(self, source: str = CHATML, where: str = "qwchat", tokens: Mapping[str, str] | None = None) -> None:
@@ -60,11 +60,11 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ChatTemplate:
-        """The template of a model folder: `chat_template.jinja`, else that of `tokenizer_config.json`, else ChatML.
+        """Read the template of a model folder: `chat_template.jinja`, or `tokenizer_config.json`, or ChatML.
 
         Raises:
             ModelError: a file cannot be read or has another form.
-            TemplateError: the template cannot be compiled, or uses what is not allowed.
+            TemplateError: the template cannot be compiled, or uses a construct that is not allowed.
         """
         config_path, template_path = Path(folder) / CONFIG_NAME, Path(folder) / TEMPLATE_NAME
         config = read_json_object(config_path, ModelError, CONFIG_LIMIT) if config_path.exists() else {}
@@ -80,16 +80,16 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The text of a conversation.
+        """Return the text of a conversation.
 
         Args:
-            messages: the turns, first to last.
+            messages: messages in order.
             add_generation_prompt: end with the header of the assistant's next turn.
-            tools: JSON descriptions of functions, for templates that know tools.
+            tools: JSON descriptions of functions, for templates that support tools.
 
         Raises:
             TemplateError: the template fails, refuses the conversation, or exceeds a limit.
-            UsageError: a message is none.
+            UsageError: a message does not have a role and content.
         """
         turns = [
             {"role": _text_field(message, "role"), "content": _text_field(message, "content")} for message in messages
@@ -114,7 +114,7 @@ class ChatTemplate:
 
 
 def _compile(source: str, where: str) -> SandboxedTemplate | IsolatedTemplate:
-    """Compile a published template here, and any other in a process that can be killed."""
+    """Compile a published template in this process and any other in the worker process, which can be killed."""
     if is_published(source):
         from qwchat.text.template.sandbox import SandboxedTemplate
 
@@ -130,28 +130,29 @@ def encode_chat(
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
 ) -> list[int]:
-    """Token ids of a conversation.
+    """Return the token ids of a conversation.
 
-    Control tokens that the template writes become their ids; the same characters within a role or content stay text.
-    Where no message holds any, the ids are those of the tokenizer on the whole rendered text. An assistant's turn with
-    `token_ids` enters as these ids, so that the prompt begins with what the KV cache already holds.
+    Control tokens from the template become their ids. The same characters in a role or content stay text. If no message
+    contains them, the ids equal those of the rendered text as a whole. A message of the assistant with `token_ids` is
+    inserted as these ids, so that the prompt begins with the tokens that the KV cache already holds.
 
     Raises:
         TemplateError: the template fails, refuses the conversation, or exceeds a limit.
-        UsageError: a message is none, holds a lone surrogate, or has ids of another vocabulary.
+        UsageError: a message does not have a role and content, contains a lone surrogate, or has ids of another
+            vocabulary.
     """
     private = _private_characters(messages)
     known_ids: dict[str, Sequence[int]] = {}
     turns = [_with_placeholder(message, private, known_ids) for message in messages]
     plain = template.render(turns, add_generation_prompt)
     if any(plain.count(mark) != 1 for mark in known_ids):
-        # A template that repeats or drops turns gets their text, which it can treat as it likes.
+        # The template repeats, drops or changes turns: give it their text instead of placeholders.
         known_ids, turns = {}, list(messages)
         plain = template.render(turns, add_generation_prompt)
     hidden = {character: next(private) for character in sorted(tokenizer.control_characters)}
     if not any(character in turn[key] for turn in turns for key in TEXT_KEYS for character in hidden):
         return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
-    # While the characters of control tokens are hidden in the contents, none can come from there, in whole or in part.
+    # With the control characters hidden in the contents, no part of a control token can come from there.
     table = str.maketrans(hidden)
     masked_turns = [
         Message(role=turn["role"].translate(table), content=turn["content"].translate(table)) for turn in turns
@@ -160,13 +161,13 @@ def encode_chat(
     shown = str.maketrans({mark: character for character, mark in hidden.items()})
     control = tokenizer.control_pattern
     if masked.translate(shown) != plain and control.findall(masked) == control.findall(plain):
-        # The template looks into contents, and what it saw there changed text alone: its own rendering is safe.
+        # The template inspects contents, and the hidden characters changed only text. The plain rendering is safe.
         return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
     return tokenizer.encode_prompt(_split_at_control_tokens(masked, tokenizer, known_ids, shown))
 
 
 def _private_characters(messages: Iterable[Message]) -> Iterator[str]:
-    """Characters without meaning (private use, plane 15) that occur in no message."""
+    """Yield private-use characters of plane 15 that do not occur in any message."""
     used = set().union(*(_text_field(message, key) for message in messages for key in TEXT_KEYS))
     return _unused_characters(used)
 
@@ -179,9 +180,7 @@ def _unused_characters(used: Collection[str]) -> Iterator[str]:
 
 
 def _with_placeholder(message: Message, private: Iterator[str], known_ids: dict[str, Sequence[int]]) -> Message:
-    """The message, with one private character in place of content whose ids are ready; these are noted in
-    `known_ids`.
-    """
+    """Replace the content of a message that has token ids by a private character, and add the ids to `known_ids`."""
     token_ids = message.get("token_ids")
     if message["role"] != "assistant" or token_ids is None or len(token_ids) == 0:
         return message
@@ -193,7 +192,7 @@ def _with_placeholder(message: Message, private: Iterator[str], known_ids: dict[
 def _split_at_control_tokens(
     text: str, tokenizer: Tokenizer, known_ids: Mapping[str, Sequence[int]], shown: Mapping[int, str]
 ) -> Iterator[str | Sequence[int]]:
-    """Rendered text cut at control tokens and placeholders, hidden characters of the text between them shown again."""
+    """Split rendered text at control tokens and placeholders, and restore the hidden characters in the text between."""
     start = 0
     marks = f"|[{''.join(known_ids)}]" if known_ids else ""
     pattern = re.compile(tokenizer.control_pattern.pattern + marks)
@@ -205,7 +204,7 @@ def _split_at_control_tokens(
 
 
 def _text_field(message: Message, key: Literal["role", "content"]) -> str:
-    given: object = message  # whatever a caller without type checks has passed
+    given: object = message  # callers without type checks may pass anything
     text = given.get(key) if isinstance(given, Mapping) else None
     if not isinstance(text, str):
         raise UsageError(f"a message needs the text of its {key!r}: got {str(message)[:80]!r}")
@@ -222,13 +221,13 @@ def _read_text(path: Path) -> str:
 
 
 def _token_text(value: Any) -> str | None:
-    """A special token as it is stated: a text, or an object with the text as its content."""
+    """Return the text of a special token, which is a string or an object with the string as its content."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else None
 
 
 def _default_template(value: Any, path: Path) -> str | None:
-    """`chat_template` of the config: a text, or a list of named ones of which "default" counts."""
+    """Return `chat_template` of the config: a string, or the one named "default" in a list of templates."""
     if isinstance(value, list):
         items = [item for item in value if isinstance(item, dict) and item.get("name") == "default"]
         value = items[-1].get("template") if items else None

@@ -1,8 +1,8 @@
-"""What one rendering of a chat template may spend.
+"""Budget of work and processor time for rendering one chat template.
 
-Every construct that makes, copies or shares a value pays for the whole value, repeated parts counted each time. Hence
-no value can have more parts than the budget, and an operation that walks through a value (a comparison, a hash, a
-search) takes a bounded time even where it runs in C and cannot be interrupted.
+Every construct that creates, copies or shares a value pays for the whole value, and repeated parts count each time.
+Hence no value can have more parts than the budget, and every operation that walks through a value (comparison, hash,
+search) takes a bounded time, even if it runs in C and cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from jinja2.runtime import Undefined
 
 from qwchat.errors import TemplateError
 
-CPU_BASE, CPU_PER_CHARACTER = 0.25, 1e-6  # seconds of the rendering thread; a real one takes 0.1 ms for each turn
-WORK_BASE, WORK_PER_CHARACTER = 4_000_000, 32  # characters made in one rendering: a base, and a multiple of the input
+CPU_BASE, CPU_PER_CHARACTER = 0.25, 1e-6  # seconds of the rendering thread; real templates take 0.1 ms per turn
+WORK_BASE, WORK_PER_CHARACTER = 4_000_000, 32  # characters created in one rendering
 INTEGER_BITS = 4096
 
 PLAIN = (str, int, float, list, tuple, dict, Undefined, type(None))
-"""The types that values of templates are made of."""
+"""Types of the values of templates."""
 
 
 class Budget:
-    """The work and the processor time that one rendering has left.
+    """Work and processor time that one rendering may still spend.
 
     Args:
-        input_length: characters of the variables that the template sees.
+        input_length: number of characters in the variables of the template.
 
     Attributes:
-        depth: calls that are being made, one within the other.
+        depth: current depth of nested calls.
     """
 
     def __init__(self, input_length: int) -> None:
@@ -43,7 +43,7 @@ class Budget:
         """Pay for `work` characters or steps.
 
         Raises:
-            TemplateError: the budget or the time is used up.
+            TemplateError: the budget or the time is exhausted.
         """
         self._work -= work + 1
         if self._work < 0:
@@ -52,12 +52,10 @@ class Budget:
             raise TemplateError("it runs for longer than a chat template can need")
 
     def spend_value(self, value: Any) -> Any:
-        """Pay for a value with all of its parts, and return it.
-
-        An iterator is returned as one that pays for each step.
+        """Pay for a value with all its parts and return it. An iterator pays for each step when it is used.
 
         Raises:
-            TemplateError: the budget is used up, or the value has a part that no list may have.
+            TemplateError: the budget is exhausted, or the value has a part of a type that is not allowed.
         """
         if isinstance(value, Iterator):
             return self.steps(value)
@@ -77,10 +75,10 @@ class Budget:
         return value
 
     def spend_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
-        """Pay for the arguments of a call: the function may make a tuple or a dict of them (`varargs`, `kwargs`).
+        """Pay for the arguments of a call, since the function may put them into a tuple or dict (`varargs`, `kwargs`).
 
         Raises:
-            TemplateError: the budget is used up.
+            TemplateError: the budget is exhausted.
         """
         for value in (*args, *kwargs.values()):
             if isinstance(value, PLAIN):
@@ -89,10 +87,10 @@ class Budget:
                 self.spend(0)
 
     def steps(self, iterable: Iterable[Any]) -> Iterator[Any]:
-        """The items of `iterable`, each step paid for.
+        """Yield the items of `iterable` and pay for each step.
 
         Raises:
-            TemplateError: the budget is used up.
+            TemplateError: the budget is exhausted.
         """
         self.spend(0)
         for item in iterable:
@@ -101,4 +99,4 @@ class Budget:
 
 
 BUDGET: ContextVar[Budget] = ContextVar("qwchat_template_budget")
-"""The budget of the rendering that this context belongs to."""
+"""Budget of the current rendering."""

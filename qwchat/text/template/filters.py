@@ -1,7 +1,7 @@
-"""The filters and functions that chat templates may use, each of which pays for what it makes.
+"""Filters and functions of chat templates. Each pays for the values that it creates.
 
-Those of jinja2 that are left out either make values without a limit (`center`, `indent`, `wordwrap`, `format`), reach
-attributes (`attr`), or hash values that a template can choose so that all of them collide (`unique`, `groupby`).
+Some filters of jinja2 are left out: they create values without a limit (`center`, `indent`, `wordwrap`, `format`), read
+attributes (`attr`), or hash values that a template can choose to collide (`unique`, `groupby`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from jinja2.utils import Namespace, pass_context, pass_environment
 from qwchat.errors import TemplateError
 from qwchat.text.template.budget import BUDGET
 
-STEPS, VALUE, CONCAT = "limit steps", "limit value", "limit concat"  # no template can write a name with a space
+STEPS, VALUE, CONCAT = "limit steps", "limit value", "limit concat"  # templates cannot use names with a space
 REFUSAL = "it refuses this conversation: "
-PATTERN_LIMIT = 256  # characters of what is searched backwards or stripped: Python does both in quadratic time
-ATTRIBUTE_LIMIT = 100  # characters of an attribute's path ...
-ATTRIBUTE_PARTS = 8  # ... and its parts, each of which is a look-up for every item
+PATTERN_LIMIT = 256  # characters of a backward search or strip, which take quadratic time in Python
+ATTRIBUTE_LIMIT = 100  # characters of an attribute path
+ATTRIBUTE_PARTS = 8  # parts of an attribute path; each is a look-up per item
 
 FILTER_NAMES = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "last", "length"),
@@ -37,7 +37,7 @@ _ATTRIBUTE_POSITIONS = {"max": 1, "min": 1, "rejectattr": 0, "selectattr": 0, "s
 
 
 def filters() -> dict[str, Callable[..., Any]]:
-    """Return the filters by name, those of the syntax tree's rewriting included."""
+    """Return the filters by name, including those that the rewritten syntax tree uses."""
     own: dict[str, Callable[..., Any]] = {"join": _join, "map": _map, "replace": replace, "string": to_text}
     own |= {"tojson": _to_json, "safe": lambda value: value}
     own |= {STEPS: lambda v: BUDGET.get().steps(v), VALUE: lambda v: BUDGET.get().spend_value(v), CONCAT: _concat}
@@ -55,10 +55,10 @@ def functions() -> dict[str, Callable[..., Any]]:
 
 
 def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a filter of jinja2 so that its arguments are checked and paid for; its value was paid for before."""
+    """Wrap a jinja2 filter so that its arguments are checked and paid for. Its input has been paid for."""
     first = 2 if hasattr(function, "jinja_pass_arg") else 1
 
-    @functools.wraps(function)  # also copies the mark by which jinja2 knows to pass the environment or the context
+    @functools.wraps(function)  # also copies the attribute that makes jinja2 pass the environment or context
     def paid(*args: Any, **kwargs: Any) -> Any:
         given = args[first:]
         BUDGET.get().spend_arguments(given, kwargs)
@@ -73,10 +73,10 @@ def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_attribute(attribute: Any) -> None:
-    """Check the path of an attribute.
+    """Check an attribute path.
 
     Raises:
-        TemplateError: it is long, or has many parts.
+        TemplateError: it is too long or has too many parts.
     """
     if isinstance(attribute, str):
         parts = attribute.count(".") + attribute.count(",") + 1
@@ -85,10 +85,10 @@ def check_attribute(attribute: Any) -> None:
 
 
 def check_pattern(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
-    """Check the arguments of a method that takes quadratic time: `strip`, `rfind` and their like.
+    """Check the arguments of a method that takes quadratic time, such as `strip` or `rfind`.
 
     Raises:
-        TemplateError: one of them is a long text.
+        TemplateError: an argument is too long.
     """
     if any(isinstance(value, str) and len(value) > PATTERN_LIMIT for value in (*args, *kwargs.values())):
         raise TemplateError(f"it strips or searches backwards for more than {PATTERN_LIMIT} characters")
@@ -96,7 +96,8 @@ def check_pattern(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
 
 @pass_context
 def finalise(_context: Context, value: Any) -> str:
-    """Return the text of a printed value, paid for."""  # with the context jinja2 does not call this when it compiles
+    """Return the text of a printed value and pay for it."""
+    # Taking the context keeps jinja2 from calling this function at compile time.
     text = to_text(value)
     BUDGET.get().spend(len(text))
     return text
@@ -106,7 +107,7 @@ def to_text(value: Any) -> str:
     """Return `value` as a template prints it.
 
     Raises:
-        TemplateError: it is not a plain value, or the budget is used up.
+        TemplateError: the value is of a type that is not allowed, or the budget is exhausted.
     """
     if isinstance(value, list | tuple | dict):
         BUDGET.get().spend_value(value)
@@ -123,7 +124,7 @@ def _concat(values: list[Any]) -> str:
 
 @pass_context
 def _map(context: Context, value: Iterable[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
-    """jinja2's `map`, each result paid for before the next is made."""
+    """Apply `map` of jinja2 and pay for each result before the next is created."""
     budget = BUDGET.get()
     budget.spend_arguments(args, kwargs)
     check_attribute(kwargs.get("attribute"))
@@ -141,7 +142,7 @@ def _join(environment: jinja2.Environment, value: Iterable[Any], d: str = "", at
 
 
 def replace(value: Any, old: str, new: str, count: int | None = None) -> str:
-    """Return the text of `value` with `old` replaced, paid for before it is made."""
+    """Return the text of `value` with `old` replaced. Pay for it before it is created."""
     text = to_text(value)
     found = text.count(old)
     BUDGET.get().spend(len(text) + found * len(new))
@@ -155,7 +156,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as transformers writes it into prompts: no HTML escapes."""
+    """Return JSON as transformers writes it into prompts, without HTML escapes."""
     if (indent or 0) > 16 or any(len(separator) > 8 for separator in separators or ()):
         raise TemplateError("it spreads JSON too wide")
     BUDGET.get().spend_value(value)
@@ -163,7 +164,7 @@ def _to_json(
 
 
 def _namespace(*args: Any, **kwargs: Any) -> Namespace:
-    # From pairs, `dict` hashes keys that a template can choose so that all of them collide.
+    # From pairs, `dict` would hash keys that a template can choose to collide.
     if not all(isinstance(value, dict) for value in args):
         raise TemplateError("it makes a namespace of something that is not a dict")
     return Namespace(*args, **kwargs)
@@ -174,7 +175,7 @@ def _raise_exception(message: Any) -> NoReturn:
 
 
 def _strftime_now(pattern: str) -> str:
-    # Digits between % and the letter are a width, by which a few characters can ask for any amount of memory.
+    # Digits after % are a width, with which a short pattern can demand any amount of memory.
     if len(pattern) > 100 or re.search(r"%[^a-zA-Z%]", pattern):
         raise TemplateError("it uses a date format that is not allowed")
     return datetime.datetime.now().strftime(pattern)

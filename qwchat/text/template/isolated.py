@@ -1,9 +1,9 @@
-"""Rendering templates of unknown origin in a process that can be killed.
+"""Render templates of unknown origin in a worker process that can be killed.
 
-A template may keep Python busy in C, where no exception, no thread and no Ctrl-C reaches it. `IsolatedTemplate`
-therefore has it compiled and rendered by another process, which runs `qwchat.text.template.worker` under limits on
-memory and processor time. One process serves all templates. It starts when it is first needed (some 70 ms), and again
-after it was killed. It inherits neither the environment nor the working folder nor the terminal.
+A template may keep Python busy in C code, where exceptions, threads and Ctrl-C have no effect. `IsolatedTemplate`
+therefore lets another process compile and render it: `qwchat.text.template.worker`, with limits on memory and processor
+time. One worker serves all templates. It starts on first use (about 70 ms) and again after it was killed. It does not
+inherit the environment, the working folder or the terminal.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 
 from qwchat.errors import TemplateError
 
-CPU_BASE, CPU_PER_CHARACTER = 2.0, 4e-6  # seconds of the process; the sandbox itself stops at a quarter of a second
-WALL_BASE, WALL_PER_CHARACTER = 30.0, 1e-5  # seconds: the machine may be busy
-REPLY_BASE, REPLY_PER_CHARACTER = 32 << 20, 256  # bytes: more than the sandbox's budget allows
-GRACE_SECONDS = 0.2  # between Ctrl-C and the end of the process, where Ctrl-C raises nothing by itself
+CPU_BASE, CPU_PER_CHARACTER = 2.0, 4e-6  # seconds; the sandbox stops after a quarter of a second
+WALL_BASE, WALL_PER_CHARACTER = 30.0, 1e-5  # seconds; the machine may be busy
+REPLY_BASE, REPLY_PER_CHARACTER = 32 << 20, 256  # bytes; more than the budget of the sandbox allows
+GRACE_SECONDS = 0.2  # from Ctrl-C until the worker is killed, if the Ctrl-C handler does not raise
 POLL_SECONDS = 0.05
 HEADER_SIZE = 8
 REMEDY = "restore the template from the model's source"
@@ -38,14 +38,14 @@ _PROGRAM = "import sys; sys.path += sys.argv[1:]; from qwchat.text.template.work
 
 
 class IsolatedTemplate:
-    """A template that another process compiles and renders; the counterpart of `SandboxedTemplate`.
+    """Template that the worker process compiles and renders; the counterpart of `SandboxedTemplate`.
 
     Args:
         source: jinja2 source.
-        where: names the template in errors.
+        where: name of the template for messages.
 
     Raises:
-        TemplateError: the template has an error, uses what is not allowed, or exceeds a limit.
+        TemplateError: the template has an error, uses a construct that is not allowed, or exceeds a limit.
     """
 
     def __init__(self, source: str, where: str) -> None:
@@ -56,12 +56,12 @@ class IsolatedTemplate:
         """Return the rendered text.
 
         Args:
-            variables: names the template sees; values made of str, int, float, bool, None, list and dict.
-            input_length: characters in `variables`, from which the limits are derived.
+            variables: variables of the template, made of str, int, float, bool, None, list and dict.
+            input_length: number of characters in `variables`; the limits depend on it.
 
         Raises:
             TemplateError: the template fails, refuses its input, or exceeds a limit.
-            KeyboardInterrupt: Ctrl-C came and the template did not end within GRACE_SECONDS.
+            KeyboardInterrupt: Ctrl-C was pressed and the template did not end within GRACE_SECONDS.
         """
         return self._ask(dict(variables), input_length)
 
@@ -78,11 +78,11 @@ class IsolatedTemplate:
 
 
 class _WorkerError(Exception):
-    """Why the process gave no reply."""
+    """The worker process did not reply. The message says why."""
 
 
 class _WorkerProcess:
-    """The process, which serves one request at a time."""
+    """Worker process. It serves one request at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -93,7 +93,7 @@ class _WorkerProcess:
         """Send one request and return the reply.
 
         Raises:
-            _WorkerError: the process was killed for what it did, or could not be started.
+            _WorkerError: the worker exceeded a limit and was killed, or it could not be started.
         """
         cpu = CPU_BASE + CPU_PER_CHARACTER * length
         wall = WALL_BASE + WALL_PER_CHARACTER * length
@@ -115,7 +115,7 @@ class _WorkerProcess:
 
     def _ensure_running(self) -> subprocess.Popen[bytes]:
         if self._running is not None and self._owner != os.getpid():
-            self._running = None  # it belongs to the process that this one was forked from
+            self._running = None  # it belongs to the parent of a fork
         if self._running is None or self._running.poll() is not None:
             self.kill()
             self._running, self._owner = _start_worker(), os.getpid()
@@ -135,7 +135,7 @@ class _WorkerProcess:
         size: int | None = None
         while size is None or len(received) < HEADER_SIZE + size:
             if (pressed := interrupted_at()) is not None and time.monotonic() > pressed + GRACE_SECONDS:
-                raise KeyboardInterrupt  # the handler only asked the reply to stop, which a template does not hear
+                raise KeyboardInterrupt  # the handler only asked the reply to stop, which does not reach a template
             if time.monotonic() > deadline:
                 self.kill()
                 raise _WorkerError("it runs for longer than a chat template can need")
@@ -154,7 +154,7 @@ class _WorkerProcess:
         return reply
 
     def _exit_error(self, running: subprocess.Popen[bytes]) -> _WorkerError:
-        """Say why the process ended without a reply."""
+        """Return the reason why the process ended without a reply."""
         with suppress(subprocess.TimeoutExpired):
             running.wait(1)
         code = running.returncode
@@ -164,7 +164,7 @@ class _WorkerProcess:
         return _WorkerError(f"the process that renders it ended (code {code}), perhaps for lack of memory")
 
     def kill(self) -> None:
-        """End the process, if there is one."""
+        """Kill the process if it is running."""
         running, self._running = self._running, None
         if running is not None and self._owner == os.getpid():
             running.kill()
@@ -180,7 +180,7 @@ atexit.register(_WORKER.kill)
 
 
 def _start_worker() -> subprocess.Popen[bytes]:
-    """Start a process that imports jinja2 and the sandbox, from where they are for this one, and nothing else."""
+    """Start a worker that can import only jinja2 and qwchat, from the same paths as this process."""
     places = []
     for name in ("jinja2", "markupsafe", "qwchat"):
         found = importlib.util.find_spec(name)
@@ -203,11 +203,11 @@ def _start_worker() -> subprocess.Popen[bytes]:
 
 @contextmanager
 def _ctrl_c_times() -> Iterator[Callable[[], float | None]]:
-    """Note Ctrl-C beside the handler that there is, which may only ask the reply to stop.
+    """Record Ctrl-C in addition to the current handler, which may only ask the reply to stop.
 
     Yields:
-        A function that returns when Ctrl-C came, as `time.monotonic` counts, or None. Where Ctrl-C is not a signal, and
-        outside the main thread, it always returns None.
+        Function that returns the time of Ctrl-C on the clock of `time.monotonic`, or None. It always returns None
+        outside the main thread, or if SIGINT has no Python handler.
     """
     pressed: float | None = None
     previous = signal.getsignal(signal.SIGINT)

@@ -1,6 +1,6 @@
-"""Templates that the model family's publishers ship, known by their hash.
+"""Published templates of the model family, known by their hash.
 
-They are run in this process; every other template is run in a process of its own (`qwchat.text.template.isolated`).
+They are rendered in this process. All other templates are rendered in a worker (`qwchat.text.template.isolated`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ DIGESTS = frozenset(
         "55b2f4a26ac9ee719330a61a0c39d9e538b0e9322212f048326318cff4f8674a",  # Qwen2.5 Instruct, Qwen2.5-Coder Instruct
     }
 )
-"""SHA-256 of each template as `_normalised` writes it; to add one, read it first."""
+"""SHA-256 of each template in the form of `_normalised`. Read a template before you add it."""
 
 
 def is_published(source: str) -> bool:
-    """Return True if `source` is a published template, up to line ends and blank lines around it."""
+    """Return whether `source` is a published template. Line ends and surrounding blank lines are ignored."""
     return hashlib.sha256(_normalised(source)).hexdigest() in DIGESTS
 
 

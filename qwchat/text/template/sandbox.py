@@ -1,21 +1,21 @@
-"""Running a chat template that may be hostile.
+"""Render a chat template that may be hostile.
 
-A template is a program that comes with a model, and jinja2's sandbox keeps it from Python's internals but not from
-running for ever or asking for all memory. A Python thread cannot be stopped from outside, so nothing is allowed to
-start that does not end soon:
+A template is a program that comes with a model. The sandbox of jinja2 keeps it away from Python's internals, but not
+from running for ever or using all memory. A Python thread cannot be stopped from outside, so every operation must end
+soon:
 
-- Only the language that chat templates use is let in: node types, filters, methods and globals are positive lists.
-- Whatever makes a value (operators, calls and their arguments, filters, literals, output) pays for its size from a
-  budget, beforehand where the result can be much larger than its operands, so that the sum of all values made in one
-  rendering is bounded.
-- Every turn of a loop, call, comparison and test checks the processor time used.
+- Only the language of chat templates is allowed: node types, filters, methods and globals are positive lists.
+- Everything that creates a value (operators, calls and their arguments, filters, literals, output) pays for its size
+  from a budget, in advance if the result can be much larger than its operands. The sum of all values of a rendering is
+  therefore bounded.
+- Every loop iteration, call, comparison and test checks the processor time.
 
-The hooks are the sandbox's own (`call`, `call_binop`, `is_safe_attribute`), jinja2's `finalize`, and a rewriting of
+The hooks are those of the sandbox (`call`, `call_binop`, `is_safe_attribute`), `finalize` of jinja2, and a rewriting of
 the syntax tree that sends loops, literals, slices, comparisons and filter results through
-`qwchat.text.template.filters`. Constant folding is off, since it would compute outside a budget.
+`qwchat.text.template.filters`. Constant folding is off because it would compute without a budget.
 
-Templates that are not published ones run here in a process of their own (`qwchat.text.template.isolated`), which can be
-killed: what this module misses ends there.
+Templates that are not published run here in a worker process (`qwchat.text.template.isolated`). If they bypass this
+module, the process is killed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ NODE_TYPES = (
 
 
 class _LimitedEnvironment(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox with the limits of this module, set up like transformers' (block trimming, loop controls)."""
+    """jinja2 sandbox with limits, configured as in transformers (block trimming, loop controls)."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
@@ -98,7 +98,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         raise TemplateError(f"it reaches for {attribute!r} of a {type(obj).__name__}, which is not allowed")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        return None  # str.format stays unsafe: one format specifier can ask for any amount of memory
+        return None  # refuse str.format: one format specifier can demand any amount of memory
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         budget = BUDGET.get()
@@ -110,7 +110,9 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
             obj = functools.partial(replace, owner)
         elif isinstance(owner, str) and obj.__name__ in QUADRATIC_METHODS:
             check_pattern(args, kwargs)
-        if not isinstance(obj, Macro) or obj.catch_varargs or obj.catch_kwargs:  # others only name what there is
+        if (
+            not isinstance(obj, Macro) or obj.catch_varargs or obj.catch_kwargs
+        ):  # other macros only bind the values to names
             budget.spend_arguments(args, kwargs)
         budget.depth += 1
         try:
@@ -122,7 +124,9 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         budget = BUDGET.get()
         for operand in (left, right):
             if not isinstance(operand, str | int | float | list | tuple | Undefined | None):
-                raise TemplateError(f"it computes with a {type(operand).__name__}")  # views of dicts make sets
+                raise TemplateError(
+                    f"it computes with a {type(operand).__name__}"
+                )  # set operations on dict views are not allowed
         if operator == "%" and isinstance(left, str):
             raise TemplateError("it formats text with %, which is not allowed")
         if isinstance(left, int) and isinstance(right, int):
@@ -138,7 +142,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _TreeRewriter(NodeTransformer):
-    """Refuses what is not in `NODE_TYPES` and sends the rest through the filters of this module."""
+    """Transformer that refuses nodes outside `NODE_TYPES` and sends the others through the limiting filters."""
 
     def __init__(self, environment: jinja2.Environment) -> None:
         self._environment = environment
@@ -151,7 +155,7 @@ class _TreeRewriter(NodeTransformer):
         node = self.generic_visit(node, *args, **kwargs)
         if isinstance(node, nodes.For):
             node.iter = self._filtered(STEPS, cast(nodes.Expr, node.iter))
-        elif isinstance(node, nodes.TemplateData):  # as a constant it is paid for whenever it is printed
+        elif isinstance(node, nodes.TemplateData):  # a constant is paid for each time it is printed
             return nodes.Const(node.data, lineno=node.lineno)
         elif isinstance(node, nodes.Concat):
             return self._filtered(CONCAT, nodes.List(node.nodes, lineno=node.lineno))
@@ -164,7 +168,7 @@ class _TreeRewriter(NodeTransformer):
 
 
 def _needs_budget(node: nodes.Node) -> bool:
-    """Whether the node makes a value, or compares some, without passing `call` or `call_binop`."""
+    """Return whether a node creates or compares values without passing `call` or `call_binop`."""
     if isinstance(node, nodes.Tuple):
         return node.ctx == "load"
     if isinstance(node, nodes.Getitem):
@@ -173,14 +177,14 @@ def _needs_budget(node: nodes.Node) -> bool:
 
 
 class SandboxedTemplate:
-    """A compiled template.
+    """Compiled template.
 
     Args:
         source: jinja2 source.
-        where: names the template in errors.
+        where: name of the template for messages.
 
     Raises:
-        TemplateError: the source is too long, has a syntax error, or uses what is not allowed.
+        TemplateError: the source is too long, has a syntax error, or uses a construct that is not allowed.
     """
 
     def __init__(self, source: str, where: str) -> None:
@@ -191,18 +195,18 @@ class SandboxedTemplate:
         try:
             tree = _TreeRewriter(environment).visit(environment.parse(source))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Python's remarks about the code that jinja2 makes of odd templates
+                warnings.simplefilter("ignore")  # Python warns about the code that jinja2 generates for odd templates
                 self._template = environment.from_string(tree)
-        # A foreign program: whatever it provokes in the compiler (recursion, overflow, ...) is its own fault.
+        # An untrusted program can cause any error in the compiler: recursion, overflow and others.
         except Exception as error:
             raise self._error(_error_reason(error)) from error
 
     def render(self, variables: Mapping[str, Any], input_length: int) -> str:
-        """The rendered text.
+        """Return the rendered text.
 
         Args:
-            variables: names the template sees; values made of str, int, float, bool, None, list and dict.
-            input_length: characters in `variables`, from which the limits on text and time are derived.
+            variables: variables of the template, made of str, int, float, bool, None, list and dict.
+            input_length: number of characters in `variables`; the limits on text and time depend on it.
 
         Raises:
             TemplateError: the template fails, refuses its input (`raise_exception`), or exceeds a limit.
@@ -216,7 +220,7 @@ class SandboxedTemplate:
             BUDGET.reset(token)
 
     def _error(self, reason: str) -> TemplateError:
-        refused = reason.startswith(REFUSAL)  # by the template itself: it says what is wrong with the conversation
+        refused = reason.startswith(REFUSAL)  # the template itself says what is wrong with the conversation
         remedy = "" if refused else f": {REMEDY}"
         return TemplateError(f"the chat template in {self._where} cannot be used: {reason}{remedy}")
 

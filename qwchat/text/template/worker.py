@@ -1,8 +1,8 @@
-"""The process that renders templates of unknown origin. `qwchat.text.template.isolated` starts it and may kill it.
+"""Worker process that renders templates of unknown origin. `qwchat.text.template.isolated` starts and kills it.
 
-Requests and replies are frames on standard input and output: the length of the body in 8 bytes, then JSON. The process
-answers one request after the other and ends with its input. The operating system ends it, without asking Python, where
-a request takes more processor time than its limit: a loop in C sees no exception. It cannot open a file.
+Requests and replies are frames on standard input and output: the length of the body in 8 bytes, big-endian, then JSON.
+The worker answers one request after the other and exits at the end of its input. If a request exceeds its processor
+time, the operating system kills the worker, since C code does not see exceptions. The worker cannot open files.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from qwchat.errors import TemplateError
 from qwchat.text.template.sandbox import SandboxedTemplate
 
 HEADER = struct.Struct(">Q")
-MEMORY_BASE, MEMORY_PER_CHARACTER = 512 << 20, 128  # bytes on top of what the process has at its start
-# What a rendering leaves behind once, such as modules that jinja2 imports when it first reports an error.
+MEMORY_BASE, MEMORY_PER_CHARACTER = 512 << 20, 128  # bytes in addition to the memory at the start
+# These load the modules that jinja2 imports on demand, for example when it first reports an error.
 _WARM_UP = ("{{ messages | tojson }}{{ strftime_now('%Y') }}", "{{ missing.name }}", "{% if %}")
 
 
 def main() -> None:
     """Answer requests until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the process that asks; it ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     for source in _WARM_UP:
         _answer({"source": source, "where": "", "variables": {"messages": []}, "length": 0})
     used = _address_space()
@@ -41,7 +41,7 @@ def main() -> None:
         with suppress(ValueError, OSError):
             limit = used + MEMORY_BASE + MEMORY_PER_CHARACTER * request["length"]
             resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
-        # The default action of both signals is to end the process.
+        # By default, both signals end the process.
         signal.setitimer(signal.ITIMER_PROF, request["cpu"])
         signal.setitimer(signal.ITIMER_REAL, request["wall"])
         reply = json.dumps(_answer(request), ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def read_frame(stream: BinaryIO) -> bytes | None:
-    """Return the body of the next frame, or None where the stream ends."""
+    """Return the body of the next frame, or None at the end of the stream."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
@@ -64,7 +64,7 @@ def write_frame(stream: BinaryIO, body: bytes) -> None:
     """Write one frame.
 
     Raises:
-        OSError: the reader is gone.
+        OSError: the reader has closed the stream.
     """
     stream.write(HEADER.pack(len(body)))
     stream.write(body)
@@ -75,7 +75,7 @@ _last: tuple[str, str, SandboxedTemplate] | None = None
 
 
 def _answer(request: dict[str, Any]) -> dict[str, str]:
-    """Compile the template, and render it where there are variables."""
+    """Compile the template, and render it if the request has variables."""
     global _last
     source, where = request["source"], request["where"]
     try:
@@ -89,7 +89,7 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
 
 
 def _address_space() -> int:
-    """Return the bytes of address space in use; 0 where the system does not tell."""
+    """Return the bytes of address space in use, or 1 GiB if the system does not report them."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except (OSError, ValueError):
@@ -97,5 +97,5 @@ def _address_space() -> int:
 
 
 def _limit(kind: int, value: int) -> None:
-    with suppress(ValueError, OSError):  # macOS does not know all of them
+    with suppress(ValueError, OSError):  # macOS does not support all limits
         resource.setrlimit(kind, (value, value))
