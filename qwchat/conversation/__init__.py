@@ -1,1 +1,1 @@
-"""What was said, and in which alternatives: plain data that knows no model and no terminal."""
+"""Conversations and their alternatives: plain data that does not know models or terminals."""

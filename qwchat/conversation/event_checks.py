@@ -1,4 +1,4 @@
-"""Reading events that may come from anywhere: every field has a type and a range, or is refused by name."""
+"""Validation of events from untrusted files: every field has a type and a range."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from quant.json_fields import is_int_between, short_repr
 from qwchat.errors import UsageError
 from qwchat.limits import MAX_INTEGER, MAX_SEED
 
-MAX_DEPTH = 8  # of what a reply's settings and figures hold; writing JSON descends by recursion
-_MAX_NAME = 200  # characters of a name
+MAX_DEPTH = 8  # Nesting of a reply's settings and figures; writing JSON is recursive.
+_MAX_NAME = 200  # Characters.
 _EVENT_KINDS = ("node", "head", "system", "title", "dropped")
 _ROLES = ("user", "assistant")
 
 
 def check_event(event: Mapping[str, Any]) -> tuple[str, Any]:
-    """The kind of an event and its value.  Raises UsageError."""
+    """Return the kind of an event and its value.
+
+    Raises:
+        UsageError: If the event is invalid.
+    """
     if not isinstance(event, Mapping):
         raise UsageError(f"an event is an object, not {short_repr(event)}")
     kinds = [kind for kind in _EVENT_KINDS if kind in event]
@@ -41,9 +45,10 @@ def check_event(event: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def check_node_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a Node from those of a file, all of which may be anything.  Raises UsageError.
+    """Return valid fields of a `Node` from the fields in a file. The tree checks ids.
 
-    Whether its id and those of others exist is for the tree to say.
+    Raises:
+        UsageError: If a field is unknown, has the wrong type or is out of range.
     """
     known_fields = {
         "id",
@@ -124,16 +129,16 @@ def _object(name: str, value: object) -> dict[str, Any] | None:
         raise UsageError(f"{name} is an object, not {short_repr(value)}")
     _check_nested_values(name, value)
     try:
-        # A copy of what JSON can hold and nothing else, which later changes elsewhere do not reach.
+        # A deep copy that holds JSON values only.
         text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
         text.encode()
         return dict(json.loads(text))
-    except (TypeError, ValueError) as error:  # ValueError: not finite, or half a character.
+    except (TypeError, ValueError) as error:  # ValueError: a number that is not finite, or a lone surrogate.
         raise UsageError(f"{name} holds what JSON does not: {error}") from error
 
 
 def _check_nested_values(name: str, value: object) -> None:
-    """Raise UsageError where `value` is nested too deeply or holds a number that no setting and no figure can be."""
+    """Raise UsageError if `value` is nested too deeply or holds a number out of range."""
     to_check = [(value, 1)]
     while to_check:
         part, depth = to_check.pop()
@@ -148,7 +153,7 @@ def _check_nested_values(name: str, value: object) -> None:
 def _time(value: object) -> str:
     text = _text("created", value)
     if text:
-        if not text.isprintable():  # The library takes any character between date and time.
+        if not text.isprintable():  # fromisoformat accepts any character between date and time.
             raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {short_repr(text)}")
         try:
             datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""A conversation for people and for programs: Markdown, a web page that needs nothing else, or JSON."""
+"""Export of a conversation as Markdown, as a self-contained web page, or as JSON."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ _PAGE = """\
 
 @dataclass(frozen=True)
 class Transcript:
-    """What is exported: the turns up to the tree's head, and what the session is about.
+    """Conversation to export: the turns up to the tree's head, and facts about the session.
 
     Attributes:
-        tree: the conversation.
-        model: name of the model that it is with.
-        id: of the session, "" for one that is not saved.
-        created: ISO 8601, "" where unknown.
-        settings: of the replies to come, by their names.
+        tree: The conversation.
+        model: Name of its model.
+        id: Session id; "" if the session is not saved.
+        created: ISO 8601; "" if unknown.
+        settings: Settings of the next replies, by name.
     """
 
     tree: Tree
@@ -80,35 +80,40 @@ class Transcript:
 
     @property
     def title(self) -> str:
-        """The conversation's title, or what it would be called; never empty, always one line."""
+        """Title of the conversation, chosen or derived; never empty, always one line."""
         chosen = clean_line(self.tree.title or "")
         first = next((node.content for node in self.tree.path()), "")
         return chosen or title_from_question(first) or f"Conversation with {clean_line(self.model)}"
 
 
 def export_transcript(transcript: Transcript, export_format: ExportFormat) -> str:
-    """The conversation in that form. Raises UsageError where nothing was said."""
+    """Return the conversation in the given format.
+
+    Raises:
+        UsageError: If the conversation is empty.
+    """
     if not transcript.tree.path():
         raise UsageError("nothing was said yet, so there is nothing to save")
     return {"md": as_markdown, "html": as_html, "json": as_json}[export_format](transcript)
 
 
 def format_of(path: Path) -> ExportFormat:
-    """The form that a file's name asks for: Markdown where it is neither .json nor .html."""
+    """Return the export format for a file name: Markdown unless it ends in .json, .html or .htm."""
     return _SUFFIXES.get(path.suffix.lower(), "md")
 
 
 def file_name(transcript: Transcript, export_format: ExportFormat) -> str:
-    """A name for the file of a conversation, made from its title: letters, digits and dashes."""
+    """Return a file name made from the title: letters, digits and dashes."""
     words = re.findall(r"[^\W_]+", transcript.title.casefold())
     name = "-".join(words)[:50].strip("-") or "conversation"
     return f"{name}.{export_format}"
 
 
 def as_markdown(transcript: Transcript) -> str:
-    """The conversation under headings; every turn is verbatim, but a code block that nothing closed ends with it.
+    """Return the conversation as Markdown with a heading for each turn.
 
-    Control characters and invisible ones are named, as in [U+001B]: the file may be shown on a terminal.
+    Turns are verbatim, except that an unclosed code block is closed. Control characters and invisible characters are
+    named, as in [U+001B], because the file may be shown on a terminal.
     """
     parts = [f"# {transcript.title}"]
     if transcript.tree.system is not None:
@@ -122,11 +127,11 @@ def as_markdown(transcript: Transcript) -> str:
 
 
 def as_json(transcript: Transcript) -> str:
-    """The conversation as one object: id, title, created, model, system, messages, settings.
+    """Return the conversation as one JSON object: id, title, created, model, messages, settings.
 
-    Each message has role and content, and of what else is known about it finish_reason, seed, settings, stats, model
-    (fingerprint), created and note. `sent` is false for those that the model is not given any more, and the last of
-    these has the `summary` that it is given instead, where there is one.
+    Each message has role and content, and if known finish_reason, seed, settings, stats, model (fingerprint), created
+    and note. `sent` is false for turns that are no longer sent to the model; the last of these has the `summary` that
+    is sent instead, if any.
     """
     system = transcript.tree.system
     dropped, summaries = _dropped_turns(transcript.tree)
@@ -144,9 +149,9 @@ def as_json(transcript: Transcript) -> str:
 
 
 def as_html(transcript: Transcript) -> str:
-    """The conversation as one page without scripts, pictures, control characters or anything else from elsewhere.
+    """Return the conversation as one page without scripts, pictures, control characters or external resources.
 
-    What the person said is shown as it was typed; replies are Markdown, in which HTML stays text.
+    User messages are shown as typed. Replies are rendered as Markdown, in which HTML is text.
     """
     sections: list[str] = []
     if transcript.tree.system is not None:
@@ -163,12 +168,12 @@ def as_html(transcript: Transcript) -> str:
     details = [transcript.model, transcript.created, transcript.id and f"session {transcript.id}"]
     footer = html.escape(" · ".join(detail for detail in details if detail))
     page = _PAGE.format(title=html.escape(transcript.title), style=_STYLE, sections="\n".join(sections), footer=footer)
-    # At the end, since Markdown makes characters of entities such as &#27;.
+    # Last, because Markdown decodes entities such as &#27;.
     return show_code_points(page.replace("\r\n", "\n"))
 
 
 def _dropped_turns(tree: Tree) -> tuple[frozenset[int], dict[int, str]]:
-    """The turns that are not sent any more, and summaries that are, by the last turn that each stands for."""
+    """Return the turns that are no longer sent, and the summaries that are, by the last turn each replaces."""
     drops = tree.active_drops(tree.head)
     return tree.dropped(), {max(drop.ids): drop.summary for drop in drops if drop.summary is not None}
 
@@ -189,7 +194,7 @@ def _message(node: Node, dropped: frozenset[int], summaries: dict[int, str]) -> 
 
 
 def _close_fence(text: str) -> str:
-    """`text` with a fence at its end where it leaves a block of code open, which would swallow what comes after."""
+    """Return `text` with its last code block closed, which would otherwise swallow the following turns."""
     if "```" not in text and "~~~" not in text:
         return text
     last = _blocks().parse(f"{text}\n\n# After")[-1]
@@ -207,7 +212,10 @@ def _plain_html(text: str) -> str:
 
 
 def _rendered_html(text: str) -> str:
-    """`text` from Markdown; as it was typed where its tables would have many more cells than it has characters."""
+    """Return `text` rendered from Markdown.
+
+    Text whose tables would have far more cells than it has characters is returned as typed.
+    """
     columns = max(line.count("|") for line in text.split("\n"))
     if columns * text.count("\n") > 4 * len(text) + _EXTRA_CELLS:
         return _plain_html(text)
@@ -217,7 +225,7 @@ def _rendered_html(text: str) -> str:
 
 @cache
 def _blocks() -> MarkdownIt:
-    """CommonMark's blocks without what is inside them, and without tables, whose empty cells may be very many."""
+    """Return a parser of CommonMark blocks only, without tables, which may have very many empty cells."""
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": False}).disable("inline")
@@ -225,7 +233,7 @@ def _blocks() -> MarkdownIt:
 
 @cache
 def _markdown() -> MarkdownIt:
-    """CommonMark with tables and struck-out text, single newlines kept, HTML as text, and pictures as links only."""
+    """Return a Markdown renderer with tables and strikethrough: newlines kept, HTML as text, pictures as links."""
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable("image")

@@ -1,7 +1,7 @@
-"""The file of a session: one line that says what it is, then one line of JSON per event. It only ever grows.
+"""Session file: a header line, then one JSON event per line. The file only grows.
 
-A process that dies leaves at most one torn line at the end. Reading leaves that out, and the next process that opens
-the file for writing cuts it off. What a file says is untrusted: lines that make no sense are counted and left out.
+A killed process leaves at most one incomplete line at the end. Readers ignore it, and the next writer removes it. The
+file is untrusted: invalid lines are counted and skipped.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from qwchat.errors import SessionError, SessionInUseError, UsageError
 FORMAT = "qwchat session"
 VERSION = 1
 FILE_NAME = "session.jsonl"
-MAX_BYTES = 256 << 20  # Hundreds of full contexts; what is bigger was not written by a conversation.
-MAX_LINES = 1_000_000  # Half a million turns: without a limit, lines of a character each take minutes.
+MAX_BYTES = 256 << 20  # Hundreds of full context windows.
+MAX_LINES = 1_000_000  # Half a million turns. Without a limit, parsing hostile one-character lines takes minutes.
 
 _FIRST_BYTES = json.dumps({"format": FORMAT}).rstrip("}").encode()
 _UNFINISHED_FILE = FILE_NAME + ".new"
@@ -35,14 +35,14 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @dataclass(frozen=True)
 class SessionHeader:
-    """What the first line says.
+    """First line of a session file.
 
     Attributes:
-        id: name of the session's folder.
+        id: Name of the session's folder.
         created: ISO 8601, UTC.
-        model: name of the model that the session began with.
-        fingerprint: of that model's weights.
-        name: what `--session` called it; "" where nobody did.
+        model: Name of the first model.
+        fingerprint: Fingerprint of that model's weights.
+        name: Name given with `--session`, or "".
     """
 
     id: str
@@ -54,13 +54,13 @@ class SessionHeader:
 
 @dataclass(frozen=True)
 class SessionContent:
-    """What a session file holds.
+    """Content of a session file.
 
     Attributes:
-        header: None where not even the first line is whole, which is a session in which nothing was said.
-        tree: what was said.
-        complete_bytes: bytes up to the end of the last whole line.
-        invalid_lines: lines that made no sense.
+        header: The header; None if the first line is incomplete, so that the session is empty.
+        tree: The conversation.
+        complete_bytes: Bytes up to the end of the last complete line.
+        invalid_lines: Number of skipped lines.
     """
 
     header: SessionHeader | None
@@ -70,9 +70,10 @@ class SessionContent:
 
 
 def parse_session(data: bytes, session_id: str) -> SessionContent:
-    """The session in `data`; any prefix of a session file gives a prefix of the session.
+    """Return the session in `data`. A prefix of a session file gives a prefix of the session.
 
-    Raises SessionError where `data` is no session, and where a newer version of qwchat wrote it.
+    Raises:
+        SessionError: If `data` is not a session, or was written by a newer version.
     """
     start = data.find(b"\n") + 1
     if not start:
@@ -96,15 +97,19 @@ def parse_session(data: bytes, session_id: str) -> SessionContent:
 
 
 def encode_line(value: dict[str, Any]) -> bytes:
-    """`value` as a line of a session file."""
+    """Return `value` as a line of a session file."""
     try:
         return json.dumps(value, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # Half a surrogate pair, which JSON's escapes can carry and UTF-8 cannot.
+    except UnicodeEncodeError:  # A lone surrogate: JSON can escape it, UTF-8 cannot encode it.
         return json.dumps(value).encode() + b"\n"
 
 
 def read_session(folder: Path) -> SessionContent:
-    """The session in `folder`, also while somebody else writes it. Raises SessionError."""
+    """Return the session in `folder`, even while another process writes it.
+
+    Raises:
+        SessionError: If the session cannot be read.
+    """
     descriptor = _open_file(folder, os.O_RDONLY)
     try:
         return parse_session(_read_all(descriptor, folder.name), folder.name)
@@ -113,7 +118,11 @@ def read_session(folder: Path) -> SessionContent:
 
 
 def read_session_bytes(folder: Path) -> bytes:
-    """The bytes of a session's file, for a look that need not understand everything. Raises SessionError."""
+    """Return the bytes of a session file, for callers that parse only some of its lines.
+
+    Raises:
+        SessionError: If the session cannot be read.
+    """
     descriptor = _open_file(folder, os.O_RDONLY)
     try:
         return _read_all(descriptor, folder.name)
@@ -122,10 +131,7 @@ def read_session_bytes(folder: Path) -> bytes:
 
 
 class SessionFile:
-    """A session's file, open for writing and locked against every other process until `close`.
-
-    Made by `create` and `reopen`.
-    """
+    """Session file that is open for writing, and locked until `close`. Use `create` or `reopen` to make one."""
 
     def __init__(self, descriptor: int, folder: Path, header: SessionHeader, size: int, lines: int) -> None:
         self.folder = folder
@@ -138,9 +144,12 @@ class SessionFile:
 
     @classmethod
     def create(cls, folder: Path, header: SessionHeader) -> SessionFile:
-        """A new session in `folder`, which exists and is empty. Raises SessionError where nothing can be written.
+        """Create a session in `folder`, which exists and is empty.
 
-        The file appears under its name when its first line is whole and on the disk.
+        The file gets its name once its first line is on disk.
+
+        Raises:
+            SessionError: If the file cannot be written.
         """
         path = folder / _UNFINISHED_FILE
         try:
@@ -163,10 +172,10 @@ class SessionFile:
 
     @classmethod
     def reopen(cls, folder: Path) -> tuple[SessionFile, SessionContent]:
-        """The session in `folder` and what it holds; a torn line at its end is cut off.
+        """Open the session in `folder`, remove an incomplete last line, and return the file and its content.
 
-        Raises SessionError where it is open elsewhere, is no session, is damaged or newer than this program, or cannot
-        be written.
+        Raises:
+            SessionError: If the session is open elsewhere, damaged, newer than this program, or not writable.
         """
         descriptor = _open_file(folder, os.O_RDWR | os.O_APPEND)
         try:
@@ -192,9 +201,10 @@ class SessionFile:
         return cls(descriptor, folder, content.header, content.complete_bytes, data.count(b"\n")), content
 
     def append(self, events: Iterable[Event]) -> None:
-        """Write `events` behind what is there. Raises SessionError where that fails.
+        """Append `events`. If that fails, the file is unchanged and the events are retried by the next call.
 
-        Then the file is as it was, and the events are written before those of the next call.
+        Raises:
+            SessionError: If the events cannot be written or the file has reached its size limit.
         """
         self._unwritten += b"".join(map(encode_line, events))
         if not self._unwritten:
@@ -210,7 +220,11 @@ class SessionFile:
         self._unwritten = b""
 
     def sync(self) -> None:
-        """Return when everything written is on the disk. Raises SessionError, also for events that wait still."""
+        """Wait until everything is on disk.
+
+        Raises:
+            SessionError: If that fails, or if events are still unwritten.
+        """
         self.append(())
         if self._synced:
             return
@@ -221,7 +235,7 @@ class SessionFile:
         self._synced = True
 
     def close(self) -> None:
-        """Unlock and close. Events that could not be written are lost."""
+        """Unlock and close the file. Unwritten events are lost."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -231,7 +245,7 @@ class SessionFile:
         try:
             while written < len(data):
                 written += os.write(self._descriptor, data[written:])
-        except BaseException:  # Ctrl-C included, after which it is written again.
+        except BaseException:  # Also Ctrl-C, after which the data is written again.
             os.ftruncate(self._descriptor, self._size)
             raise
         self._size += written
@@ -240,12 +254,16 @@ class SessionFile:
 
 
 def _open_file(folder: Path, flags: int) -> int:
-    """A descriptor of the session's file; neither the folder nor the file may be a link. Raises SessionError."""
+    """Return a descriptor of the session file. Neither the folder nor the file may be a symbolic link.
+
+    Raises:
+        SessionError: If the file cannot be opened.
+    """
     safe = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | safe)
         try:
-            # A pipe under this name would block without O_NONBLOCK.
+            # Without O_NONBLOCK, opening a pipe of this name would block.
             descriptor = os.open(FILE_NAME, flags | safe | os.O_NONBLOCK, dir_fd=within)
         finally:
             os.close(within)
@@ -278,7 +296,7 @@ def _read_all(descriptor: int, session_id: str) -> bytes:
 
 
 def _parse_header(line: bytes, session_id: str) -> SessionHeader:
-    """The header in the first line. Its id is not believed: a session is called what its folder is called."""
+    """Return the header. Its id is the name of the folder, whatever the file says."""
     try:
         value = _parse_object(line)
     except UsageError:
@@ -303,17 +321,17 @@ def _not_a_session(session_id: str) -> SessionError:
 
 
 def _header_text(value: object) -> str:
-    """A text of a header, without what does not belong on a line."""
+    """Return a text of the header, cleaned to one line."""
     return clean_line(value) if isinstance(value, str) else ""
 
 
 def _parse_object(line: bytes) -> dict[str, Any]:
-    """The JSON object on a line. Raises UsageError for anything else."""
+    """Return the JSON object on a line. Raises UsageError for anything else."""
     return parse_json_object(line, "a line", UsageError)
 
 
 def _lock_file(descriptor: int, session_id: str) -> None:
-    """Lock the file for this process; where the file system knows no locks, go on without one."""
+    """Lock the file for this process, unless the file system does not support locks."""
     import fcntl
 
     try:
@@ -329,7 +347,7 @@ def _lock_file(descriptor: int, session_id: str) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Alone among all processes that ask for it, for as long as it takes; without a lock where there are none."""
+    """Hold an exclusive lock on the folder, unless the file system does not support locks."""
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""The sessions of this user: a folder with one folder per session, named after its id."""
+"""Sessions of a user: a folder with one subfolder per session, named after its id."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from qwchat.text_files import expand_path
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _NAME = re.compile(r"[^\W_][\w. -]{0,63}")
 _ID_BYTES = 4
-_MAX_LISTED = 8  # candidates in a message
-_MAX_TIMESTAMP = 253_370_764_800  # the year 9999, in which some time zones are past what a datetime can hold
+_MAX_LISTED = 8  # Sessions listed in a message.
+_MAX_TIMESTAMP = 253_370_764_800  # Start of the year 9999, the last one that a datetime can hold.
 
 
 @dataclass(frozen=True)
 class SessionEntry:
-    """What a list shows of a session.
+    """Summary of a session for lists.
 
     Attributes:
-        id: name of its folder.
-        name: what `--session` called it, or "".
-        title: made from the first question, or chosen.
-        model: name of the model it began with.
+        id: Name of its folder.
+        name: Name given with `--session`, or "".
+        title: Title, chosen or made from the first question.
+        model: Name of its first model.
         created: ISO 8601, UTC.
-        changed: seconds since 1970 when something was last written.
-        messages: how many questions and replies there are, alternatives included.
-        size: bytes.
-        trouble: why it cannot be opened, or "".
+        changed: Seconds since 1970 at the last write.
+        messages: Number of questions and replies, including alternatives.
+        size: Bytes.
+        trouble: Why the session cannot be opened, or "".
     """
 
     id: str
@@ -61,22 +61,22 @@ class SessionEntry:
 
     @property
     def label(self) -> str:
-        """Name and title, or why it cannot be opened."""
+        """Name and title, or why the session cannot be opened."""
         return self.trouble or " · ".join(filter(None, (self.name, self.title))) or "(nothing said)"
 
     @property
     def changed_local(self) -> str:
-        """When something was last written, by the clock of this machine."""
+        """Time of the last write, in local time."""
         return _utc_time(self.changed).astimezone().strftime("%Y-%m-%d %H:%M")
 
     @property
     def changed_utc(self) -> str:
-        """The same for programs: ISO 8601, UTC."""
+        """Time of the last write: ISO 8601, UTC."""
         return _utc_time(self.changed).isoformat(timespec="seconds")
 
 
 def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where sessions are; it need not exist yet. QWCHAT_SESSIONS, or `sessions` in the user's data folder."""
+    """Return the folder of sessions: QWCHAT_SESSIONS, or `sessions` in the user's data folder. It may not exist."""
     if environment.get("QWCHAT_SESSIONS"):
         return expand_path(environment["QWCHAT_SESSIONS"])
     import platformdirs
@@ -85,7 +85,11 @@ def sessions_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def check_name(name: str) -> str:
-    """`name` as a new session may be called. Raises UsageError."""
+    """Return `name` if a new session may have it.
+
+    Raises:
+        UsageError: If it may not.
+    """
     if _NAME.fullmatch(name) is None or clean_line(name) != name:
         raise UsageError(
             f"a session cannot be called {clean_line(name)!r}: use letters, digits, blanks, dots and dashes, 64 at most"
@@ -94,18 +98,22 @@ def check_name(name: str) -> str:
 
 
 class SessionStore:
-    """The sessions in `folder`, or in the user's own."""
+    """Sessions in `folder`, or in the user's own folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = sessions_folder() if folder is None else folder
 
     def entries(self) -> list[SessionEntry]:
-        """Every session, the one that was written last first. What is no session is passed over."""
+        """Return every session, the last written first. Anything else in the folder is ignored."""
         found = [entry for path in self._folders() if (entry := _read_entry(path)) is not None]
         return sorted(found, key=lambda entry: (-entry.changed, entry.id))
 
     def latest(self) -> SessionEntry:
-        """The session that was written last, also where it cannot be opened. Raises UsageError where there is none."""
+        """Return the session written last, even if it cannot be opened.
+
+        Raises:
+            UsageError: If there are no sessions.
+        """
         for path in sorted(self._folders(), key=_modified_time, reverse=True):
             entry = _read_entry(path)
             if entry is not None:
@@ -113,9 +121,10 @@ class SessionStore:
         raise UsageError("there is no session to continue yet: qwchat begins one")
 
     def find(self, wanted: str) -> SessionEntry:
-        """The session that `wanted` means: its name, its id or how that begins, its title or a part of it.
+        """Return the session with this name, id, id prefix, title or part of a title, in this order of preference.
 
-        The first of these that fits any session decides. Raises UsageError where none fits, or several, which it lists.
+        Raises:
+            UsageError: If no session matches, or several do; the message lists them.
         """
         entries, text = self.entries(), wanted.casefold()
         for fits in (
@@ -136,13 +145,15 @@ class SessionStore:
         raise UsageError(f"there is no session {clean_line(wanted)!r}: qwchat sessions list shows those there are")
 
     def named(self, name: str) -> SessionEntry | None:
-        """The session whose name or whole id is `name`, the one written last if there are several."""
+        """Return the session whose name or id is `name`, or None. If there are several, the last written one."""
         return next((entry for entry in self.entries() if name in (entry.name, entry.id)), None)
 
     def create(self, model: str = "", fingerprint: str = "", name: str = "") -> SessionFile:
-        """A new session, open and locked; without `name` where another session has that by now.
+        """Create a session and return its file, open and locked. If `name` is taken, the session has no name.
 
-        Raises SessionError where it cannot be written, UsageError for its name.
+        Raises:
+            SessionError: If the session cannot be written.
+            UsageError: If the name is invalid.
         """
         if name:
             check_name(name)
@@ -150,7 +161,7 @@ class SessionStore:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not name:
                 return self._create(model, fingerprint, "")
-            with locked_folder(self.folder):  # Two that begin at once would both find the name free.
+            with locked_folder(self.folder):  # Otherwise two processes could take the same name.
                 return self._create(model, fingerprint, "" if self.named(name) else name)
         except OSError as error:
             raise SessionError(f"sessions cannot be saved in {self.folder}: {error.strerror}") from error
@@ -171,24 +182,36 @@ class SessionStore:
             raise
 
     def open(self, session_id: str) -> tuple[SessionFile, SessionContent]:
-        """The session with this id, locked, and what it holds. Raises SessionError."""
+        """Lock a session and return its file and content.
+
+        Raises:
+            SessionError: If that fails.
+        """
         return SessionFile.reopen(self._path(session_id))
 
     def read(self, session_id: str) -> SessionContent:
-        """What the session with this id holds, without locking it. Raises SessionError."""
+        """Return the content of a session without locking it.
+
+        Raises:
+            SessionError: If it cannot be read.
+        """
         return read_session(self._path(session_id))
 
     def remove(self, session_id: str) -> None:
-        """Delete a session with all that lies in its folder. Raises SessionError, also where it is open somewhere."""
+        """Delete a session and everything in its folder.
+
+        Raises:
+            SessionError: If the session is open elsewhere or cannot be deleted.
+        """
         path = self._path(session_id)
         try:
             lock = SessionFile.reopen(path)[0]
         except SessionInUseError:
             raise
-        except SessionError:  # What is damaged can be removed too.
+        except SessionError:  # Damaged sessions can be removed too.
             lock = None
         try:
-            # Renamed first: what is left when this process dies in between is no session.
+            # Renamed first, so that a process killed here does not leave half a session.
             doomed = path.with_name(f".{path.name}.{secrets.token_hex(_ID_BYTES)}")
             path.rename(doomed)
             shutil.rmtree(doomed)
@@ -214,12 +237,12 @@ class SessionStore:
 
 
 def _utc_time(seconds: float) -> datetime:
-    """A file's time stamp in UTC; 1970 for one that the calendar does not have, since some disks hold any."""
+    """Return a file's time stamp in UTC, or 1970 if it is outside the calendar: some file systems store any value."""
     return datetime.fromtimestamp(seconds if 0 <= seconds < _MAX_TIMESTAMP else 0, UTC)
 
 
 def _modified_time(folder: Path) -> float:
-    """When a session was last written, in seconds since 1970; 0 for what is no session."""
+    """Return when a session was last written, in seconds since 1970; 0 if it is not a session."""
     try:
         return (folder / FILE_NAME).lstat().st_mtime
     except OSError:
@@ -227,9 +250,9 @@ def _modified_time(folder: Path) -> float:
 
 
 def _read_entry(folder: Path) -> SessionEntry | None:
-    """A session's facts, found without taking it apart; None where nothing was ever said.
+    """Return the summary of a session, or None if it is empty.
 
-    Only the lines that a list needs are parsed: a thousand sessions take a tenth of a second.
+    Only the necessary lines are parsed, so that a thousand sessions take a tenth of a second.
     """
     try:
         status = (folder / FILE_NAME).lstat()
@@ -263,7 +286,7 @@ def _first_question(data: bytes, start: int) -> str:
 
 
 def _text_at(line: bytes, *keys: str) -> str:
-    """The text under `keys` in the JSON on `line`; "" where there is none."""
+    """Return the text under `keys` in the JSON on `line`, or "" if there is no such text."""
     try:
         value = parse_json(line, "a line", UsageError)
         for key in keys:

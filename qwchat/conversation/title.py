@@ -1,19 +1,19 @@
-"""What a session is called: a line made from its first question."""
+"""Session titles made from the first question."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-MAX_TITLE = 60  # characters of a title that nobody chose
+MAX_TITLE = 60  # Characters of a title made from a question.
 MAX_LINE = 200
-# A file in a message: its name, a blank line and a fence that nothing in the file can end.
+# A file in a message: its name, a blank line, and a code block whose fence does not occur in the file.
 _FILE = re.compile(r"File [^\n]+:(?:\n\n(`{3,})[\w+#]*\n.*?^\1(?:\n+|\Z)| empty(?:\n\n|\Z))", re.DOTALL | re.MULTILINE)
 _SENTENCE_ENDS = ("?", "!", ".", ":", "？", "。", "！")
 
 
 def clean_line(text: str) -> str:
-    """`text` on one line of at most 200 characters: no controls, no invisible or direction-changing characters."""
+    """Return `text` as one line of at most 200 characters, without control, invisible or bidirectional characters."""
     shown = "".join(" " if character.isspace() else character for character in text[: 8 * MAX_LINE])
     kept = "".join(
         character for character in shown if character == "\u200d" or unicodedata.category(character)[0] != "C"
@@ -22,11 +22,11 @@ def clean_line(text: str) -> str:
 
 
 def title_from_question(question: str) -> str:
-    """Return a title for a conversation that begins with `question`: its first line, or its last behind a piped text.
+    """Return a title for a conversation that begins with `question`, or "" if nothing in it can serve as one.
 
-    The line keeps every character that can be seen: `src/*.py`, `__init__` and `<x>` are words, and so is what looks
-    like Markdown. Files that go before the question are left out unless there is nothing else; where the last line
-    reads like a sentence and the first does not, the last is the question. "" where there is nothing to name it after.
+    The title is the first line, or the last line if that reads like a sentence and the first does not, as after piped
+    text. Files before the question are left out unless there is nothing else. All visible characters are kept:
+    `src/*.py`, `__init__` and `<x>` are words, and so is anything that looks like Markdown.
     """
     question = without_files(question)
     lines = [line.strip() for line in question.splitlines() if any(map(str.isalnum, line))]
@@ -37,7 +37,7 @@ def title_from_question(question: str) -> str:
 
 
 def without_files(question: str) -> str:
-    """Return `question` without the files that go before it, or the name of the first if there is nothing else."""
+    """Return `question` without the files before it, or the name of the first file if there is nothing else."""
     start = 0
     while (block := _FILE.match(question, start)) is not None:
         start = block.end()
@@ -49,7 +49,7 @@ def _is_sentence(line: str) -> bool:
 
 
 def _shorten(text: str, longest: int) -> str:
-    """`text` or its beginning, cut between words where that loses little."""
+    """Return `text`, or its beginning, cut between words if that loses little."""
     if len(text) <= longest:
         return text
     start = text[: longest - 1]

@@ -1,13 +1,13 @@
-"""A conversation as a tree: every question and reply is a node, and nothing that was said is ever taken out of it.
+"""Conversation as a tree: each question and each reply is a node, and nodes are never removed.
 
-Undoing moves the head towards the root, another answer is a sibling, and what is sent to a model is the path from the
-first turn to the head.  Each change is an event, a dict of JSON values, so that a file of events is the conversation:
+Undo moves the head towards the root, a retry adds a sibling, and the model is sent the path from the root to the head.
+Each change is an event, a dict of JSON values, so that a file of events stores the conversation:
 
-    {"node": {...}}                        a turn was added and is the head now (fields of Node; None is left out)
-    {"head": id | null}                    another turn is the head; null: none, the conversation begins anew
+    {"node": {...}}                        a turn was added and is the head (fields of `Node`, without None)
+    {"head": id | null}                    another turn is the head; null: before the first turn
     {"system": text | null}                the system prompt changed
-    {"title": text}                        the conversation has this name
-    {"dropped": [ids], "summary": text}    these turns are not sent any more (see Tree.drop); no ids: all are sent again
+    {"title": text}                        the title changed
+    {"dropped": [ids], "summary": text}    these turns are no longer sent (see `Tree.drop`); no ids: all are sent
 """
 
 from __future__ import annotations
@@ -22,29 +22,28 @@ from qwchat.errors import SessionError, UsageError
 from qwchat.messages import Message
 
 Event = dict[str, Any]
-_HEAD: Final = -1  # stands for "the head, whichever that is"
+_HEAD: Final = -1  # Means the current head.
 
 
 @dataclass(frozen=True)
 class Node:
-    """One turn.
+    """Turn of a conversation.
 
     Attributes:
         id: 1, 2, … in order of creation.
-        parent: id of the turn before it; None where it begins the conversation.
+        parent: Id of the previous turn; None for the first.
         role: "user" or "assistant".
-        content: its text.
-        token_ids: the ids that the model wrote, of a reply that nobody has changed.
-        finish_reason: how the reply ended (see qwchat.events.FinishReason).
-        seed: of the reply's draws; of a question: with which it is being answered, so that a reply that was never
-            finished can be given again.
-        settings: with which the reply was made (of a question: is being made), by their names in
-            qwchat.chat.reply_settings.
-        stats: counts and times of the reply (fields of qwchat.events.Stats).
-        model: fingerprint of the model that replied.
-        created: when, ISO 8601 in UTC.
-        note: what is special about it, such as "edited".
-        replaces: id of the sibling that this one continues; that one is no alternative any more.
+        content: Text of the turn.
+        token_ids: Token ids that the model generated, for an unchanged reply.
+        finish_reason: How the reply ended (see `qwchat.events.FinishReason`).
+        seed: Seed of the reply. For a question: seed of the reply in progress, so that an unfinished reply can be
+            repeated.
+        settings: Settings of the reply, by name. For a question: of the reply in progress.
+        stats: Counts and times of the reply (fields of `qwchat.events.Stats`).
+        model: Fingerprint of the model that replied.
+        created: ISO 8601, UTC.
+        note: Remark such as "edited".
+        replaces: Id of the sibling that this turn continues, which is then no longer an alternative.
     """
 
     id: int
@@ -62,14 +61,14 @@ class Node:
     replaces: int | None = None
 
     def as_event(self) -> Event:
-        """The event of adding this node."""
+        """Return the event that adds this node."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.token_ids is not None:
             values["token_ids"] = list(self.token_ids)
         return {"node": {name: value for name, value in values.items() if value is not None or name == "parent"}}
 
     def as_message(self, *, with_ids: bool = True) -> Message:
-        """The turn as a model takes it; `with_ids`: with the token ids of a reply, where there are any."""
+        """Return the turn as a message for a model, with the token ids of a reply if `with_ids`."""
         message: Message = {"role": self.role, "content": self.content}
         if with_ids and self.token_ids is not None and self.role == "assistant":
             message["token_ids"] = self.token_ids
@@ -78,17 +77,23 @@ class Node:
 
 @dataclass(frozen=True)
 class Drop:
-    """Turns that are not sent any more, and what is sent in their place."""
+    """Turns that are no longer sent, and the summary sent instead."""
 
     ids: frozenset[int]
     summary: str | None
 
 
 class Tree:
-    """The turns of one conversation.
+    """Turns of one conversation.
 
-    `head`: id of the turn that is the newest on the path, None before the first; `listener`: is told every change,
-    after it was made, as an event.
+    Args:
+        listener: Called with the event of each change, after the change.
+
+    Attributes:
+        listener: See above.
+        head: Id of the newest turn of the current path; None before the first.
+        system: System prompt, or None.
+        title: Title, or None.
     """
 
     def __init__(self, listener: Callable[[Event], None] | None = None) -> None:
@@ -98,15 +103,19 @@ class Tree:
         self.title: str | None = None
         self._nodes: list[Node] = []
         self._children: dict[int | None, list[int]] = {None: []}
-        self._visited_heads: dict[int, None] = {}  # heads, the latest last; of each turn its latest visit
+        self._visited_heads: dict[int, None] = {}  # Former heads, each at its latest visit, the latest last.
         self._replaced_ids: set[int] = set()
-        self._drops: dict[int, Drop] = {}  # by number, in order of creation
-        self._dropped_by: dict[int, int] = {}  # which of them leaves a turn out
+        self._drops: dict[int, Drop] = {}  # By number, in order of creation.
+        self._dropped_by: dict[int, int] = {}  # Turn -> number of the drop that contains it.
         self._next_drop = 0
 
     @classmethod
     def replay(cls, events: Iterable[Mapping[str, Any]]) -> Tree:
-        """The tree that `events` tell of; they may come from anywhere.  Raises SessionError."""
+        """Return the tree that results from `events`, which are untrusted.
+
+        Raises:
+            SessionError: If an event is invalid.
+        """
         tree = cls()
         for number, event in enumerate(events, 1):
             try:
@@ -116,7 +125,11 @@ class Tree:
         return tree
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Makes the change that `event` tells of, and tells nobody.  Raises UsageError: it is no such event."""
+        """Apply an event without telling the listener.
+
+        Raises:
+            UsageError: If the event is invalid.
+        """
         kind, value = check_event(event)
         if kind == "node":
             node = Node(**check_node_fields(value))
@@ -133,7 +146,7 @@ class Tree:
             self._drop(value, event.get("summary"))
 
     def events(self) -> Iterator[Event]:
-        """The events that rebuild this tree."""
+        """Yield the events that rebuild this tree."""
         if self.title is not None:
             yield {"title": self.title}
         if self.system is not None:
@@ -147,7 +160,7 @@ class Tree:
 
     @property
     def drops(self) -> list[Drop]:
-        """The turns that are left out, by the drops that hold; none of them overlap."""
+        """Drops in effect; none of them overlap."""
         return list(self._drops.values())
 
     @property
@@ -156,13 +169,17 @@ class Tree:
         return tuple(self._nodes)
 
     def node(self, node_id: int) -> Node:
-        """The turn with this id.  Raises UsageError: there is none."""
+        """Return the turn with this id.
+
+        Raises:
+            UsageError: If it does not exist.
+        """
         if not 1 <= node_id <= len(self._nodes):
             raise UsageError(f"this conversation has no turn {node_id}")
         return self._nodes[node_id - 1]
 
     def path(self, node_id: int | None = _HEAD) -> list[Node]:
-        """The turns from the first one to `node_id` (the head if not given)."""
+        """Return the turns from the first to `node_id` (default: the head)."""
         found = []
         at = self.head if node_id == _HEAD else node_id
         while at is not None:
@@ -171,19 +188,19 @@ class Tree:
         return found[::-1]
 
     def children(self, node_id: int | None) -> list[Node]:
-        """What was said after `node_id`, first to last; None: how the conversation began."""
+        """Return the turns that follow `node_id`, oldest first; for None, the first turns."""
         if node_id is not None:
             self.node(node_id)
         return [self._nodes[child - 1] for child in self._children[node_id] if child not in self._replaced_ids]
 
     def siblings(self, node_id: int) -> list[Node]:
-        """The alternatives at the place of `node_id`, itself included, first to last."""
+        """Return the alternatives to `node_id`, including itself, oldest first."""
         parent = self.node(node_id).parent
         shown = {node_id, *(child.id for child in self.children(parent))}
         return [self._nodes[child - 1] for child in self._children[parent] if child in shown]
 
     def tip(self, node_id: int | None) -> int | None:
-        """Where the path through `node_id` (None: the beginning) went on to when it was last taken."""
+        """Return the last turn of the path most recently taken through `node_id` (None: through the beginning)."""
         last_children = self._last_children()
         while node_id in last_children:
             node_id = last_children[node_id]
@@ -204,9 +221,10 @@ class Tree:
         note: str | None = None,
         replaces: int | None = None,
     ) -> Node:
-        """Adds a turn behind `parent` (the head if not given) and makes it the head.  Fields: see Node.
+        """Add a turn after `parent` (default: the head), make it the head and return it. For the fields, see `Node`.
 
-        Raises UsageError: a field is out of its range.
+        Raises:
+            UsageError: If a field is out of range.
         """
         fields_of_node = {
             "id": len(self._nodes) + 1,
@@ -229,40 +247,52 @@ class Tree:
         return node
 
     def select(self, node_id: int | None) -> None:
-        """Makes `node_id` the head; None: the conversation begins anew.  Raises UsageError: there is no such turn."""
+        """Make `node_id` the head; None starts over.
+
+        Raises:
+            UsageError: If the turn does not exist.
+        """
         if node_id != self.head:
             self._set_head(node_id)
             self._notify({"head": node_id})
 
     def set_system(self, text: str | None) -> None:
-        """Gives the conversation another system prompt, or none."""
+        """Set the system prompt; None removes it."""
         if text != self.system:
             self._change({"system": text})
 
     def set_title(self, text: str) -> None:
-        """Gives the conversation a name."""
+        """Set the title."""
         if text != self.title:
             self._change({"title": text})
 
     def drop(self, ids: Iterable[int], summary: str | None = None) -> None:
-        """Leaves these turns of the path out of `messages`, and puts `summary` as a user's turn in their place.
+        """Stop sending these turns of the path, and send `summary` as a user message in their place.
 
-        It holds for every path that goes through all of them: after undoing back to one of them they are sent again.
-        What is dropped later replaces what it overlaps.  No ids: everything is sent again.  Raises UsageError.
+        This affects every path that contains all of them: after an undo to one of them, they are sent again. A later
+        drop replaces the drops that it overlaps.
+
+        Args:
+            ids: The turns; if empty, all turns are sent again.
+            summary: Text sent instead, if any.
+
+        Raises:
+            UsageError: If an id is invalid.
         """
         self._change(_drop_event(sorted(ids), summary))
 
     def dropped(self, node_id: int | None = _HEAD) -> frozenset[int]:
-        """The ids on the path to `node_id` (the head if not given) that are not sent."""
+        """Return the ids of turns on the path to `node_id` (default: the head) that are not sent."""
         return frozenset().union(*(drop.ids for drop in self.active_drops(node_id)))
 
     def messages(
         self, node_id: int | None = _HEAD, ids_valid: Callable[[Node], bool] = lambda node: True
     ) -> list[Message]:
-        """What a model is sent: the system prompt, where there is one, and the path without what was dropped.
+        """Return the messages for a model: the system prompt, if any, and the path without dropped turns.
 
-        `node_id`: where the path ends, the head if not given; `ids_valid`: whether a node's token ids are the
-        model's own, or its text is to be encoded anew.
+        Args:
+            node_id: Last turn of the path (default: the head).
+            ids_valid: Whether a node's token ids are valid for the model; otherwise its text is encoded again.
         """
         found: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
         summaries = {min(drop.ids): drop.summary for drop in self.active_drops(node_id)}
@@ -276,7 +306,7 @@ class Tree:
         return found
 
     def fork(self) -> Tree:
-        """A tree of its own that holds the path to the head, its turns numbered anew, and nothing else."""
+        """Return a new tree with only the path to the head, its turns renumbered."""
         copy = Tree()
         copy.system, copy.title = self.system, self.title
         new_ids: dict[int, int] = {}
@@ -293,7 +323,7 @@ class Tree:
         return copy
 
     def active_drops(self, node_id: int | None) -> list[Drop]:
-        """The drops that hold for the path to `node_id`, none of which overlap."""
+        """Return the drops in effect on the path to `node_id`; none of them overlap."""
         on_path = {node.id for node in self.path(node_id)}
         return [drop for drop in self._drops.values() if drop.ids <= on_path]
 
@@ -325,14 +355,14 @@ class Tree:
         self.head = node_id
 
     def _last_children(self) -> dict[int | None, int]:
-        """The child of each turn (None: of the beginning) through which the path went last.
+        """Return the child of each turn (None: of the beginning) through which the path went last.
 
-        Found out when it is asked for, since a file may move the head as often as it likes along as deep a path.
+        This is computed on demand, because a file may move the head very often along a deep path.
         """
         last_children: dict[int | None, int] = {}
         for visited in reversed(self._visited_heads):
             at: int | None = visited
-            # Where a later visit has passed, it has passed all that lies before too.
+            # A later visit that passed this turn also passed all turns before it.
             while at is not None and (parent := self._nodes[at - 1].parent) not in last_children:
                 last_children[parent], at = at, parent
         return last_children
@@ -345,7 +375,7 @@ class Tree:
             self._drops.clear()
             self._dropped_by.clear()
             return
-        # Each turn is put under one drop and taken from it once, so all drops together cost what their ids cost.
+        # Each turn joins and leaves a drop once, so the total cost is proportional to the number of ids.
         for node_id in dropped_ids:
             overlapped = self._dropped_by.get(node_id)
             if overlapped is not None:
