@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docs.generator.markdown import code, escaped, table
+from docs.generator.markdown import code, escaped, sentence, table
 from docs.generator.markdown import page as whole_page
 from qwchat.chat.commands import COMMANDS, GROUPS
 from qwchat.chat.commands.command import ChatCommand
@@ -14,16 +14,12 @@ A message that begins with a slash is sent with a second slash in front: `//usr/
 
 
 def _section(command: ChatCommand) -> str:
-    lines = [f"### /{command.name}", code(command.usage), f"{_sentence(command.summary)}"]
+    lines = [f"### /{command.name}", code(command.usage), sentence(command.summary)]
     if command.details:
         lines.append(escaped(command.details))
     if command.aliases:
         lines.append(f"Also: {', '.join(code(f'/{alias}') for alias in command.aliases)}.")
     return "\n\n".join(lines)
-
-
-def _sentence(text: str) -> str:
-    return f"{escaped(text[:1].upper() + text[1:]).rstrip('.')}."
 
 
 def page() -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from docs.generator.markdown import code, escaped, table
+from docs.generator.markdown import code, escaped, sentence, table
 from docs.generator.markdown import page as whole_page
 from qwchat.cli import app
 from qwchat.settings.specs import SETTING_SPECS
@@ -91,7 +91,7 @@ def _usage(path: tuple[str, ...], command: Any) -> str:
 def _section(path: tuple[str, ...], command: Any, shared: dict[str, Any]) -> list[str]:
     """Return the parts of one command: heading, usage, effect, options."""
     params = _visible(command)
-    parts = ["#" * len(path) + f" {' '.join(path)}", _usage(path, command), command.help]
+    parts = ["#" * len(path) + f" {' '.join(path)}", _usage(path, command), sentence(command.help)]
     own = [param for param in params if _is_argument(param) or _spelled(param) not in shared]
     if len(params) - len(own) > len(shared) // 2:
         missing = [name for name in shared if name not in {_spelled(param) for param in params}]
@@ -112,7 +112,7 @@ def page() -> str:
     root: Any = typer.main.get_command(app._app(completing=False))
     params = [param for param in _visible(root) if "--version" not in param.opts]
     examples = "```text\n" + "\n".join(line[2:] for line in root.help.split("\b\n")[1].rstrip().splitlines()) + "\n```"
-    parts = [_INTRODUCTION, "## qwchat", root.help.split("\n")[0], examples, *_grouped(params)]
+    parts = [_INTRODUCTION, "## qwchat", sentence(root.help.split("\n")[0]), examples, *_grouped(params)]
     shared = {_spelled(param): param for param in params}
     for path, command in _commands(root, ("qwchat",)):
         parts += _section(path, command, shared)

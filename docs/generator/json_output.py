@@ -99,8 +99,8 @@ def _paths(value: object, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _key_table(value: object, *, without: tuple[str, ...] = ()) -> str:
-    rows = [(code(path), kind, KEYS[path]) for path, kind in _paths(value) if path.split(".")[0] not in without]
-    return table(["Key", "Type", "Meaning"], rows)
+    paths = [(path, kind) for path, kind in _paths(value) if path.split(".")[0] not in without]
+    return table(["Key", "Type and meaning"], [(code(path), f"*{kind}*: {KEYS[path]}") for path, kind in paths])
 
 
 def _block(text: str) -> str:

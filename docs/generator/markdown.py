@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -14,14 +15,21 @@ def escaped(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Return text as a code span, also within a table."""
-    return f"`{text}`".replace("|", r"\|")
+    """Return text as a code span. A bar would end a cell of a table, so such a span is HTML."""
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{html.escape(text, quote=False).replace('|', '&#124;<wbr>')}</code>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of cells that are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def sentence(text: str) -> str:
+    """Return a phrase of the program as a Markdown sentence."""
+    return f"{escaped(text[:1].upper() + text[1:]).rstrip('.')}."
 
 
 def page(title: str, *parts: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docs.generator.markdown import code, escaped
+from docs.generator.markdown import code, escaped, sentence
 from docs.generator.markdown import page as whole_page
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec
 from qwchat.settings.value_types import Boolean
@@ -37,7 +37,7 @@ def _flag(spec: SettingSpec) -> str:
 def _section(spec: SettingSpec) -> str:
     project = "" if spec.project_may_set else " · not from a project file"
     facts = f"{code(_flag(spec))} · {code(spec.variable)} · takes {escaped(spec.accepts)} · {_default(spec)}{project}"
-    return f"### {spec.name}\n\n{escaped(spec.help)}.\n\n{facts}\n{{ .setting-facts }}"
+    return f"### {spec.name}\n\n{sentence(spec.help)}\n\n{facts}\n{{ .setting-facts }}"
 
 
 def page() -> str:
