@@ -57,7 +57,7 @@ def parsed(folder: Path, name: str) -> Any:
     return json.loads((folder / name).read_bytes())
 
 
-def signed(manifest: dict[str, Any], changed: dict[str, bytes]) -> bytes:
+def manifest_with(manifest: dict[str, Any], changed: dict[str, bytes]) -> bytes:
     """Return the manifest that the maker of a folder writes for `changed` small files: their checksums are right."""
     files = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(changed.items())
@@ -65,6 +65,6 @@ def signed(manifest: dict[str, Any], changed: dict[str, bytes]) -> bytes:
     return json.dumps({**manifest, "files": {**manifest["files"], **files}}).encode()
 
 
-def lines_of(folder: Path) -> list[bytes]:
+def session_lines(folder: Path) -> list[bytes]:
     """The lines of the base session."""
     return (folder / "session.jsonl").read_bytes().splitlines(keepends=True)

@@ -84,7 +84,7 @@ class Case:
         commands: what is run, one after the other.
         environment: variables besides those that lead into the folder of the case; `{case}` as above.
         copies: folders to copy (to, from), before `files` are written over them.
-        bait: folders and files that must not be opened, nor anything in them.
+        forbidden: folders and files that must not be opened, nor anything in them.
         fresh: whether each command runs in an interpreter of its own, which imports everything in the working folder
             of the case.
     """
@@ -96,7 +96,7 @@ class Case:
     commands: tuple[Command, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     copies: tuple[tuple[str, Path], ...] = ()
-    bait: tuple[str, ...] = ("secret",)
+    forbidden: tuple[str, ...] = ("secret",)
     fresh: bool = False
 
 
@@ -157,10 +157,10 @@ def environment(case: Case, root: Path) -> dict[str, str]:
         "QWCHAT_SESSIONS": str(root / "sessions"),
         "QWCHAT_THREADS": "1",
     }
-    own |= {name: filled(text, root) for name, text in case.environment.items()}
+    own |= {name: in_case_folder(text, root) for name, text in case.environment.items()}
     return {name: text for name, text in own.items() if text}
 
 
-def filled(text: str, root: Path) -> str:
+def in_case_folder(text: str, root: Path) -> str:
     """`text` with the folder of the case for `{case}`."""
     return text.replace("{case}", str(root))

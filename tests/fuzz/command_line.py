@@ -14,9 +14,9 @@ from tests.fuzz import corpus
 from tests.fuzz.base import Base
 from tests.fuzz.runner import (
     SURFACES,
+    CaseId,
     Finding,
     Tally,
-    Which,
     case_of,
     prepare,
     run_parallel,
@@ -60,18 +60,18 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _cases(options: argparse.Namespace) -> list[Which]:
+def _cases(options: argparse.Namespace) -> list[CaseId]:
     """The corpus first, then the surfaces in turn."""
     surfaces = options.surface or [*SURFACES, "corpus"]
-    named: list[Which] = [("corpus", name) for name in corpus.CASES] if "corpus" in surfaces else []
+    named: list[CaseId] = [("corpus", name) for name in corpus.CASES] if "corpus" in surfaces else []
     numbers = range(options.first, options.first + options.cases)
     return named + [(surface, number) for number in numbers for surface in surfaces if surface != "corpus"]
 
 
 def _replay(options: argparse.Namespace, base: Base, folder: Path) -> int:
     [surface] = options.surface or ["corpus"]
-    which = (surface, options.case if surface == "corpus" else int(options.case))
-    case = case_of(which, options.seed, base)
+    case_id = (surface, options.case if surface == "corpus" else int(options.case))
+    case = case_of(case_id, options.seed, base)
     root = folder / "case-0"  # the path of the first process, since paths are part of what is read and printed
     print(f"{surface} {options.case}: {case.title}")
     for name, content in case.files.items():

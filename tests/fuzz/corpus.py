@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.fuzz.base import QUESTION, SESSION, Base, lines_of, parsed, signed
+from tests.fuzz.base import QUESTION, SESSION, Base, manifest_with, parsed, session_lines
 from tests.fuzz.case import BROKEN_PIPE, MODEL, OK, RUNTIME, USAGE, Case, Command, Files, Link, Sparse, command
 from tests.fuzz.surfaces import checkpoints, sessions, settings, tokenizers
 
@@ -35,7 +35,7 @@ def _made(base: Base, name: str, files: Files, *commands: Command, **more: Any) 
 def _model(base: Base, name: str, changed: Mapping[str, bytes], codes: tuple[int, ...] = (MODEL,)) -> Case:
     """A model with other small files, which its manifest knows."""
     files: Files = {f"model/{each}": data for each, data in changed.items()}
-    files["model/manifest.json"] = signed(parsed(base.model, "manifest.json"), dict(changed))
+    files["model/manifest.json"] = manifest_with(parsed(base.model, "manifest.json"), dict(changed))
     return _made(base, name, files, command(*_FAMILY, codes=codes, json=True))
 
 
@@ -173,7 +173,7 @@ def _linked_session(base: Base) -> Case:
 
 @_case("session-names-a-path-as-its-model")
 def _session_model(base: Base) -> Case:
-    first, *rest = lines_of(base.session)
+    first, *rest = session_lines(base.session)
     header = {**json.loads(first), "model": "../secret"}
     data = json.dumps(header).encode() + b"\n" + b"".join(rest)
     asked = command("-p", "hi", "--resume", SESSION, *QUESTION, codes=(OK, USAGE, MODEL))
@@ -310,4 +310,4 @@ def _project(base: Base) -> Case:
         command("config", "show", codes=(OK,)),
     )
     files |= {f"cache/{name}": data for name, data in base.code.items()}
-    return _made(base, "", files, *ways, bait=("secret", *names), fresh=True)
+    return _made(base, "", files, *ways, forbidden=("secret", *names), fresh=True)

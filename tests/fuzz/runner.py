@@ -22,7 +22,7 @@ from tests.forks import freeze
 from tests.fuzz import corpus, server
 from tests.fuzz.base import QUESTION, SESSION, Base, make_checkpoints
 from tests.fuzz.case import Case, write
-from tests.fuzz.judge import complaint
+from tests.fuzz.checks import complaint
 from tests.fuzz.server import Outcome, ask
 from tests.fuzz.surfaces import (
     checkpoints,
@@ -39,13 +39,13 @@ SURFACES = {
     each.NAME: each.make
     for each in (models, checkpoints, tokenizers, templates, generation, sessions, snapshots, settings)
 }
-Which = tuple[str, int | str]
+CaseId = tuple[str, int | str]
 """A surface and the number of a case, or "corpus" and the name of one."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A case that went wrong: which, how it was made, the command's place in it, and what was wrong."""
+    """A case that went wrong: case_id, how it was made, the command's place in it, and what was wrong."""
 
     surface: str
     number: int | str
@@ -193,9 +193,9 @@ def _run(*arguments: str) -> str:
     return out.buffer.getvalue().decode()
 
 
-def case_of(which: Which, seed: int, base: Base) -> Case:
+def case_of(case_id: CaseId, seed: int, base: Base) -> Case:
     """The case: the same bytes for the same seed, on every machine with the same base."""
-    surface, number = which
+    surface, number = case_id
     if isinstance(number, str):
         return corpus.CASES[number](base)
     return SURFACES[surface](Random(f"{seed}:{surface}:{number}"), number, base)
@@ -211,27 +211,27 @@ def try_case(case: Case, root: Path) -> Iterator[tuple[str, Outcome, str]]:
 
 
 def run_cases(
-    cases: Iterable[Which], seed: int, base: Base, root: Path, keep: Path | None = None
+    cases: Iterable[CaseId], seed: int, base: Base, root: Path, keep: Path | None = None
 ) -> tuple[dict[str, Tally], list[Finding]]:
     """Run cases one after the other in this process's children."""
     tallies: dict[str, Tally] = {}
     findings: list[Finding] = []
-    for which in cases:
-        case = case_of(which, seed, base)
-        tally = tallies.setdefault(which[0], Tally())
+    for case_id in cases:
+        case = case_of(case_id, seed, base)
+        tally = tallies.setdefault(case_id[0], Tally())
         tally.cases += 1
         failed = False
         for words, outcome, wrong in try_case(case, root):
-            tally.add(which[1], outcome)
+            tally.add(case_id[1], outcome)
             if wrong:
                 failed = True
-                findings.append(Finding(*which, case.title, words, wrong))
+                findings.append(Finding(*case_id, case.title, words, wrong))
                 if findings[-1].kind not in {each.kind for each in findings[:-1]}:
-                    print(f"{which[0]} {which[1]}: {wrong}", file=sys.stderr, flush=True)
+                    print(f"{case_id[0]} {case_id[1]}: {wrong}", file=sys.stderr, flush=True)
                 break
         if failed and keep is not None:
             shutil.copytree(
-                root, keep / f"{which[0]}-{which[1]}", symlinks=True, ignore=_no_specials, dirs_exist_ok=True
+                root, keep / f"{case_id[0]}-{case_id[1]}", symlinks=True, ignore=_no_specials, dirs_exist_ok=True
             )
         shutil.rmtree(root)
     return tallies, findings
@@ -244,7 +244,13 @@ def _no_specials(folder: str, names: list[str]) -> list[str]:
 
 
 def run_parallel(
-    cases: Sequence[Which], seed: int, base: Base, folder: Path, jobs: int, keep: Path | None = None, minutes: float = 0
+    cases: Sequence[CaseId],
+    seed: int,
+    base: Base,
+    folder: Path,
+    jobs: int,
+    keep: Path | None = None,
+    minutes: float = 0,
 ) -> tuple[dict[str, Tally], list[Finding]]:
     """Run cases in `jobs` processes. With `minutes`, go round the surfaces with further numbers until they are over."""
     results = [folder / f"result-{job}" for job in range(jobs)]
@@ -268,7 +274,7 @@ def run_parallel(
 
 
 def _work(
-    cases: Sequence[Which],
+    cases: Sequence[CaseId],
     seed: int,
     base: Base,
     root: Path,
@@ -281,7 +287,7 @@ def _work(
     code = 1
     try:
         job, jobs = share
-        mine: Iterable[Which] = cases[job::jobs]
+        mine: Iterable[CaseId] = cases[job::jobs]
         if minutes:
             mine = _endless(cases, share, time.monotonic() + 60 * minutes)
         tallies, findings = run_cases(mine, seed, base, root, keep)
@@ -300,7 +306,7 @@ def _work(
         os._exit(code)
 
 
-def _endless(cases: Sequence[Which], share: tuple[int, int], until: float) -> Iterator[Which]:
+def _endless(cases: Sequence[CaseId], share: tuple[int, int], until: float) -> Iterator[CaseId]:
     job, jobs = share
     surfaces = list(dict.fromkeys(surface for surface, number in cases if isinstance(number, int)))
     yield from cases[job::jobs]

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from tests.forks import finish
-from tests.fuzz.case import Case, Command, environment, filled
+from tests.fuzz.case import Case, Command, environment, in_case_folder
 
 SECONDS = 10.0
 MEMORY_BYTES = 2 << 30
@@ -66,7 +66,7 @@ def ask(run: Run, case: Case, command: Command, root: Path) -> Outcome:
     started = time.monotonic()
     child = os.fork()
     if not child:
-        _live(run, case, command, root)
+        _run_child(run, case, command, root)
     status, usage, trouble = _watch(child)
     seconds = time.monotonic() - started
     out, errors, audit = (_content(root / name) for name in _STREAMS)
@@ -133,7 +133,7 @@ def _is_idle(child: int) -> bool:
         return True
 
 
-def _live(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
+def _run_child(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
     """The child's whole life."""
     code = 99
     try:
@@ -145,12 +145,12 @@ def _live(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
         os.environ.clear()
         os.environ.update(environment(case, root))
         os.chdir(root / "work")
-        words = [filled(word, root) for word in command.arguments]
-        bait = [str(root / name) for name in case.bait]
+        words = [in_case_folder(word, root) for word in command.arguments]
+        forbidden = [str(root / name) for name in case.forbidden]
         if case.fresh:
-            _start_afresh(words, root, bait)
-        _forget()
-        audit(root, bait)
+            _exec_interpreter(words, root, forbidden)
+        _clear_cache_folders()
+        audit(root, forbidden)
         _limit()
         if command.closed == "descriptor":  # The last thing, since the next file that is opened gets its number.
             os.close(1)
@@ -189,18 +189,18 @@ def _redirect(command: Command, root: Path) -> None:
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, errors="backslashreplace", buffering=1)
 
 
-def _start_afresh(words: Sequence[str], root: Path, bait: Sequence[str]) -> NoReturn:
+def _exec_interpreter(words: Sequence[str], root: Path, forbidden: Sequence[str]) -> NoReturn:
     """Become another interpreter that runs the command line, watched and limited from its first import on."""
     program = (
         f"import sys; sys.path[:0] = {[str(_REPOSITORY)]!r}; from pathlib import Path; "
-        f"from tests.fuzz.server import audit; audit(Path({str(root)!r}), {list(bait)!r}); "
+        f"from tests.fuzz.server import audit; audit(Path({str(root)!r}), {list(forbidden)!r}); "
         f"from qwchat.cli.main import main; main({list(words)!r})"
     )
     _limit()
     os.execve(sys.executable, [sys.executable, "-P", "-B", "-c", program], dict(os.environ))
 
 
-def _forget() -> None:
+def _clear_cache_folders() -> None:
     """Drop what the program remembers of this process's own cache folder."""
     for module in program_modules():
         for name, value in list(vars(module).items()):
@@ -253,14 +253,14 @@ def _is_own_worker(values: tuple[Any, ...]) -> bool:
     return executable == sys.executable and known and any("from qwchat." in str(word) for word in arguments)
 
 
-def audit(root: Path, bait: Sequence[str]) -> None:
-    """Report and prevent what the program must not do: write outside of `root`, run code, or open what is in `bait`.
+def audit(root: Path, forbidden: Sequence[str]) -> None:
+    """Report and prevent what the program must not do: write outside of `root`, run code, or open `forbidden`.
 
     Prevented, since the fuzzer may run with the rights of an administrator: once it lost /dev/null to a rename.
     """
     report = os.open(root / _STREAMS[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    allowed, baits = f"{root}/", tuple(bait)
-    hushed = False
+    allowed, forbidden_paths = f"{root}/", tuple(forbidden)
+    checking = False
 
     def tell(text: str) -> None:
         os.write(report, f"{text[:300]}\n".encode(errors="replace"))
@@ -274,10 +274,10 @@ def audit(root: Path, bait: Sequence[str]) -> None:
         return real.startswith(allowed) or str(given) in ("/dev/null", "/dev/tty")
 
     def hook(event: str, values: tuple[Any, ...]) -> None:
-        nonlocal hushed
-        if hushed:
+        nonlocal checking
+        if checking:
             return
-        hushed = True
+        checking = True
         try:
             if event in _CODE:
                 if not _is_own_worker(values):
@@ -289,9 +289,9 @@ def audit(root: Path, bait: Sequence[str]) -> None:
                 name = str(_absolute(values[0]))
                 if isinstance(values[2], int) and values[2] & _WRITING and not inside(name):
                     tell(f"writes outside of its folders: {name}")
-                if name.startswith(allowed) and os.path.realpath(name).startswith(baits):
+                if name.startswith(allowed) and os.path.realpath(name).startswith(forbidden_paths):
                     tell(f"reads what it must not: {name}")
         finally:
-            hushed = False
+            checking = False
 
     sys.addaudithook(hook)

@@ -22,13 +22,13 @@ import pytest
 from tests.fuzz import corpus, server
 from tests.fuzz.base import Base, make_checkpoints
 from tests.fuzz.case import Case, Command, Files, Link, Mode, Pipe, Sparse, command, environment, write
-from tests.fuzz.judge import complaint
+from tests.fuzz.checks import complaint
 from tests.fuzz.runner import SURFACES
 from tests.tiers import count
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CASES = 25  # of each surface
-ENOUGH = 600  # seconds for all of them on a machine that has other things to do
+PATIENCE_SECONDS = 600  # seconds for all of them on a machine that has other things to do
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def bounded_run() -> dict[str, Any]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=ENOUGH,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ran.stdout, ran.stderr
@@ -48,7 +48,7 @@ def bounded_run() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2 * ENOUGH)
+@pytest.mark.timeout(2 * PATIENCE_SECONDS)
 @pytest.mark.parametrize("surface", [*SURFACES, "corpus"])
 def test_hostile_files(surface: str, bounded_run: dict[str, Any]) -> None:
     found = [each for each in bounded_run["findings"] if each["surface"] == surface]
@@ -191,7 +191,7 @@ def _greet(arguments: Sequence[str]) -> int:
     return 0
 
 
-def test_a_program_that_behaves_is_praised(tmp_path: Path) -> None:
+def test_a_correct_program_has_no_complaint(tmp_path: Path) -> None:
     case, asked = Case("x", 0, "x", {}, ()), command("{case}/y", codes=(0,), stdin=b"hello")
     write(case, tmp_path)
     outcome = server.ask(_greet, case, asked, tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.fuzz import odd
+from tests.fuzz import mutations
 from tests.fuzz.base import QUESTION, Base, contents, parsed
 from tests.fuzz.case import MODEL, OK, Case, Content, Files, Sparse, command
 
@@ -64,7 +64,7 @@ def _header(random: Random, small: dict[str, bytes], source: object) -> Changed:
     tensors = [key for key in header if key != "__metadata__"]
     for _ in range(random.choice((1, 1, 2))):
         _spoil(random, header, random.choice(tensors), len(data))
-    encoded = odd.dumps(random, header)
+    encoded = mutations.dumps(random, header)
     length = random.choice((None,) * 6 + (0, 1, len(encoded) - 1, len(encoded) + 1, 1 << 27, 1 << 63, (1 << 64) - 1))
     made = join(encoded, data, length)
     if random.random() < 0.03:
@@ -90,22 +90,22 @@ def _spoil(random: Random, header: dict[str, Any], tensor: str, size: int) -> No
     elif kind == 2:
         entry["dtype"] = random.choice(("F64", "I8", "F8_E4M3", "bf16", "BF16 ", "", None, 16, ["F32"], "F16", "F32"))
     elif kind == 3:
-        header[odd.text(random)] = header.pop(tensor)
+        header[mutations.text(random)] = header.pop(tensor)
     elif kind == 4:
         del header[tensor]
     elif kind == 5:
-        header[odd.text(random)] = dict(entry)
+        header[mutations.text(random)] = dict(entry)
     elif kind == 6:
-        header["__metadata__"] = odd.value(random)
+        header["__metadata__"] = mutations.value(random)
     elif kind == 7:
-        header[tensor] = odd.value(random)
+        header[tensor] = mutations.value(random)
     else:
         header.update({f"model.layers.{number}.x": dict(entry) for number in range(random.choice((2, 3_000)))})
 
 
 def _config(random: Random, small: dict[str, bytes], source: Any) -> Changed:
     return "another config.json", {
-        "config.json": odd.dumps(random, odd.mutate_json(random, parsed(source, "config.json")))
+        "config.json": mutations.dumps(random, mutations.mutate_json(random, parsed(source, "config.json")))
     }
 
 
@@ -120,22 +120,22 @@ def _index(random: Random, small: dict[str, bytes], source: Any) -> Changed:
         weight_map[name] = random.choice(
             (
                 *("../secret/canary", "/dev/zero", "/etc/passwd", "a" * 5_000, "", ".", "..", "config.json", "\0"),
-                *("model-00002-of-00003.safetensors", "model.safetensors", None, 3, ["x"], odd.text(random)),
+                *("model-00002-of-00003.safetensors", "model.safetensors", None, 3, ["x"], mutations.text(random)),
                 *("CON", "a/b", "a\\b", "\ud800", "\x1b[31m"),
             )
         )
-    index = index if random.random() < 0.7 else odd.mutate_json(random, index)
-    return "another index", {_INDEX: odd.dumps(random, index)}
+    index = index if random.random() < 0.7 else mutations.mutate_json(random, index)
+    return "another index", {_INDEX: mutations.dumps(random, index)}
 
 
 def _damage(random: Random, small: dict[str, bytes], source: Any) -> Changed:
     name = random.choice(list(small))
-    return f"damaged {name}", {name: odd.mutate_bytes(random, small[name])}
+    return f"damaged {name}", {name: mutations.mutate_bytes(random, small[name])}
 
 
 def _strange(random: Random, small: dict[str, bytes], source: Any) -> Changed:
     name = random.choice(list(small))
-    content = odd.strange_file(random, small[name])
+    content = mutations.strange_file(random, small[name])
     return f"{name} is {type(content).__name__}", {name: content}
 
 

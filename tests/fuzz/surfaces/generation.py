@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from random import Random
 
-from tests.fuzz import odd
-from tests.fuzz.base import QUESTION, Base, contents, parsed, signed
+from tests.fuzz import mutations
+from tests.fuzz.base import QUESTION, Base, contents, manifest_with, parsed
 from tests.fuzz.case import MODEL, OK, Case, Content, Files, Sparse, command
 
 NAME = "generation"
@@ -25,20 +25,24 @@ def make(random: Random, number: int, base: Base) -> Case:
     if kind < 6:
         for key in random.sample(_KEYS, random.choice((1, 1, 2, 4))):
             values[key] = random.choice(
-                (odd.value(random), random.choice(odd.NUMBERS), [random.choice(odd.NUMBERS)] * random.choice((1, 9)))
+                (
+                    mutations.value(random),
+                    random.choice(mutations.NUMBERS),
+                    [random.choice(mutations.NUMBERS)] * random.choice((1, 9)),
+                )
             )
         content = json.dumps(values).encode()
     elif kind < 8:
-        content = odd.dumps(random, odd.mutate_json(random, values))
+        content = mutations.dumps(random, mutations.mutate_json(random, values))
     elif kind == 8:
-        content = odd.mutate_bytes(random, contents(base.model)[_FILE])
+        content = mutations.mutate_bytes(random, contents(base.model)[_FILE])
     else:
-        content = odd.strange_file(random, contents(base.model)[_FILE])
+        content = mutations.strange_file(random, contents(base.model)[_FILE])
     if random.random() < 0.01:
         content = Sparse(json.dumps(values).encode(), 40 << 30)
     files: Files = {f"model/{_FILE}": content}
     if isinstance(content, bytes):
-        files["model/manifest.json"] = signed(parsed(base.model, "manifest.json"), {_FILE: content})
+        files["model/manifest.json"] = manifest_with(parsed(base.model, "manifest.json"), {_FILE: content})
     # Without settings of its own the question takes those of the file.
     flags = QUESTION if random.random() < 0.3 else ("--max-tokens", "3", "--seed", "1")
     asked = command("-p", "hi", "-m", "{case}/model", *flags, "--json", codes=(OK, MODEL), json=True)

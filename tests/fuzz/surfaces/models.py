@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from random import Random
 
-from tests.fuzz import odd
-from tests.fuzz.base import QUESTION, Base, contents, parsed, signed
+from tests.fuzz import mutations
+from tests.fuzz.base import QUESTION, Base, contents, manifest_with, parsed
 from tests.fuzz.case import MODEL, OK, TOO_LONG, Case, Command, Content, Files, Link, Sparse, command
 
 NAME = "models"
 _JSON = ("manifest.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-_SPECS = (
+_CONFIG_KEYS = (
     *("rope_theta", "rms_norm_eps", "max_position_embeddings", "hidden_size", "head_dim", "num_hidden_layers"),
     *("vocab_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "bos_token_id", "eos_token_id"),
     *("rope_scaling", "rope_parameters", "layer_types", "sliding_window", "tie_word_embeddings", "dtype"),
@@ -19,7 +19,7 @@ _SPECS = (
 _YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale", "type")
 
 
-def asking(*, damaged: bool) -> Command:
+def ask_model(*, damaged: bool) -> Command:
     """A question to the model; one whose weights are `damaged` never answers as if they were not."""
     # A context of a few tokens is allowed, and then no prompt fits.
     codes = (MODEL,) if damaged else (OK, MODEL, TOO_LONG)
@@ -35,7 +35,7 @@ def make(random: Random, number: int, base: Base) -> Case:
     files: Files = {f"model/{each}": content for each, content in changed.items()}
     weights = changed.get("weights.bin", b"")
     damaged = isinstance(weights, bytes) and "weights.bin" in changed and weights != small["weights.bin"]
-    first = asking(damaged=damaged)
+    first = ask_model(damaged=damaged)
     if random.random() < 0.3:
         files |= {f"models/some/{each}": content for each, content in small.items()}
         files |= {f"models/other/{each}": content for each, content in changed.items()}
@@ -50,34 +50,34 @@ Changed = tuple[str, dict[str, Content]]
 
 def _changed_json(random: Random, small: dict[str, bytes], base: Base) -> Changed:
     name = random.choice((*_JSON[:2], *_JSON))
-    return f"another {name}", {name: odd.dumps(random, odd.mutate_json(random, parsed(base.model, name)))}
+    return f"another {name}", {name: mutations.dumps(random, mutations.mutate_json(random, parsed(base.model, name)))}
 
 
 def _config(random: Random, small: dict[str, bytes], base: Base) -> Changed:
     """A number of config.json, with a manifest that knows the file."""
     config = parsed(base.model, "config.json")
-    for key in random.sample(_SPECS, random.choice((1, 1, 2, 5))):
-        config[key] = odd.value(random) if random.random() < 0.5 else random.choice(odd.NUMBERS)
+    for key in random.sample(_CONFIG_KEYS, random.choice((1, 1, 2, 5))):
+        config[key] = mutations.value(random) if random.random() < 0.5 else random.choice(mutations.NUMBERS)
     if random.random() < 0.4:
         scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
         for key in random.sample(_YARN, random.choice((1, 2, 4))):
-            scaling[key] = random.choice(odd.NUMBERS)
+            scaling[key] = random.choice(mutations.NUMBERS)
         config[random.choice(("rope_scaling", "rope_parameters"))] = scaling
     data = json.dumps(config).encode()
     return "another config.json", {
         "config.json": data,
-        "manifest.json": signed(parsed(base.model, "manifest.json"), {"config.json": data}),
+        "manifest.json": manifest_with(parsed(base.model, "manifest.json"), {"config.json": data}),
     }
 
 
 def _damage(random: Random, small: dict[str, bytes], base: Base) -> Changed:
     name = random.choice((*small, "weights.bin", "weights.bin", "manifest.json"))
-    return f"damaged {name}", {name: odd.mutate_bytes(random, small[name])}
+    return f"damaged {name}", {name: mutations.mutate_bytes(random, small[name])}
 
 
 def _strange(random: Random, small: dict[str, bytes], base: Base) -> Changed:
     name = random.choice(list(small))
-    content = Link(name) if random.random() < 0.1 else odd.strange_file(random, small[name])
+    content = Link(name) if random.random() < 0.1 else mutations.strange_file(random, small[name])
     return f"{name} is {type(content).__name__}", {name: content}
 
 

@@ -6,8 +6,8 @@ import json
 from random import Random
 from typing import Any
 
-from tests.fuzz import odd
-from tests.fuzz.base import QUESTION, SESSION, Base, lines_of
+from tests.fuzz import mutations
+from tests.fuzz.base import QUESTION, SESSION, Base, session_lines
 from tests.fuzz.case import OK, RUNTIME, TOO_LONG, USAGE, Case, Command, Content, Files, command
 
 NAME = "sessions"
@@ -52,7 +52,7 @@ def make(random: Random, number: int, base: Base) -> Case:
     content = maker(random, base)
     files: Files = {FILE: content}
     if random.random() < 0.1:
-        files["sessions/" + random.choice(("ffff0000", "x" * 64, "..x", "a b"))] = odd.strange_file(random, b"{}")
+        files["sessions/" + random.choice(("ffff0000", "x" * 64, "..x", "a b"))] = mutations.strange_file(random, b"{}")
     commands = (random.choice(_READERS), random.choice((*_READERS, *_ASKING)))
     copies = (("model", base.model), (f"sessions/{SESSION}", base.session))
     return Case(NAME, number, maker.__name__.strip("_"), files, commands, copies=copies)
@@ -75,29 +75,29 @@ def event(random: Random, nodes: int) -> dict[str, Any]:
             "parent": random.choice((nodes or None, nodes or None, nodes or None, one, None)),
             "role": role,
             "content": random.choice(
-                ("hello you", "x" * 300, odd.text(random), "a *b* `c`\n\n| d | e |\n|-|-|\n| f |")
+                ("hello you", "x" * 300, mutations.text(random), "a *b* `c`\n\n| d | e |\n|-|-|\n| f |")
             ),
         }
         if role == "assistant":
             node["token_ids"] = [random.randrange(290) for _ in range(random.randrange(5))]
-            node["finish_reason"] = random.choice(("stop", "length", "cancelled", odd.text(random)[:150]))
-            node["settings"] = random.choice(({"temp": 0.5, "top-k": 3}, odd.value(random), {}))
-            node["stats"] = random.choice((None, {"prompt_tokens": 5}, odd.value(random)))
-            node["seed"] = random.choice((1, 1 << 31, odd.value(random)))
+            node["finish_reason"] = random.choice(("stop", "length", "cancelled", mutations.text(random)[:150]))
+            node["settings"] = random.choice(({"temp": 0.5, "top-k": 3}, mutations.value(random), {}))
+            node["stats"] = random.choice((None, {"prompt_tokens": 5}, mutations.value(random)))
+            node["seed"] = random.choice((1, 1 << 31, mutations.value(random)))
             node["model"] = "0" * 16
         if random.random() < 0.1:
             node[random.choice(("replaces", "note", "created", "summary", "parent"))] = random.choice(
-                (one, odd.value(random))
+                (one, mutations.value(random))
             )
         return {"node": node}
     if kind < 8:
         return {"head": random.choice((one, one, None, 0, -1, 1 << 40))}
     if kind == 8:
-        return {"system": random.choice((None, "Be brief.", odd.text(random)))}
+        return {"system": random.choice((None, "Be brief.", mutations.text(random)))}
     if kind == 9:
-        return {"title": odd.text(random)}
+        return {"title": mutations.text(random)}
     dropped = {"dropped": [random.randrange(1, nodes + 2) for _ in range(random.choice((0, 1, 2, 30)))]}
-    return dropped if random.random() < 0.5 else {**dropped, "summary": odd.text(random)}
+    return dropped if random.random() < 0.5 else {**dropped, "summary": mutations.text(random)}
 
 
 def encoded(values: list[Any]) -> bytes:
@@ -112,27 +112,27 @@ def _events(random: Random, base: Base) -> Content:
         nodes += "node" in made
         events.append(made)
     if random.random() < 0.3:
-        events = [odd.mutate_json(random, each) if random.random() < 0.3 else each for each in events]
+        events = [mutations.mutate_json(random, each) if random.random() < 0.3 else each for each in events]
     first = (
         header()
         if random.random() < 0.8
-        else header(**{random.choice(("version", "name", "id", "model")): odd.value(random)})
+        else header(**{random.choice(("version", "name", "id", "model")): mutations.value(random)})
     )
     return first + encoded(events)
 
 
 def _mutated(random: Random, base: Base) -> Content:
     """The lines of a real session: changed, left out, in another order, repeated."""
-    first, *rest = lines_of(base.session)
+    first, *rest = session_lines(base.session)
     changed = [
-        json.dumps(odd.mutate_json(random, json.loads(each))).encode() + b"\n" if random.random() < 0.4 else each
+        json.dumps(mutations.mutate_json(random, json.loads(each))).encode() + b"\n" if random.random() < 0.4 else each
         for each in rest
     ]
     if random.random() < 0.3:
         random.shuffle(changed)
     changed = changed * random.choice((1, 1, 2, 50))
     if random.random() < 0.2:
-        first = odd.dumps(random, odd.mutate_json(random, json.loads(first))) + b"\n"
+        first = mutations.dumps(random, mutations.mutate_json(random, json.loads(first))) + b"\n"
     return first + b"".join(changed)
 
 
@@ -163,8 +163,8 @@ def _many(random: Random, base: Base) -> Content:
 
 
 def _damage(random: Random, base: Base) -> Content:
-    return odd.mutate_bytes(random, b"".join(lines_of(base.session)))
+    return mutations.mutate_bytes(random, b"".join(session_lines(base.session)))
 
 
 def _strange(random: Random, base: Base) -> Content:
-    return odd.strange_file(random, b"".join(lines_of(base.session)))
+    return mutations.strange_file(random, b"".join(session_lines(base.session)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from qwchat.settings.specs import SETTING_SPECS
-from tests.fuzz import odd
+from tests.fuzz import mutations
 from tests.fuzz.base import QUESTION, Base
 from tests.fuzz.case import OK, USAGE, Case, Command, Content, Files, command
 
@@ -33,7 +33,9 @@ def make(random: Random, number: int, base: Base) -> Case:
     for path in random.sample((USER, PROJECT, PERSONA), random.choice((1, 1, 2, 3))):
         files[path] = _content(random)
     variables = {
-        random.choice(SETTING_SPECS).variable: random.choice((*_WORDS, odd.text(random).replace("\0", ""), "9" * 500))
+        random.choice(SETTING_SPECS).variable: random.choice(
+            (*_WORDS, mutations.text(random).replace("\0", ""), "9" * 500)
+        )
         for _ in range(random.choice((0, 0, 1, 2)))
     }
     variables = {name: text.encode("utf-8", "replace").decode() for name, text in variables.items()}
@@ -48,8 +50,8 @@ def _content(random: Random) -> Content:
     kind = random.random()
     text = document(random).encode("utf-8", "surrogatepass")
     if kind < 0.05:
-        return odd.strange_file(random, text)
-    return odd.mutate_bytes(random, text) if kind < 0.15 else text
+        return mutations.strange_file(random, text)
+    return mutations.mutate_bytes(random, text) if kind < 0.15 else text
 
 
 def document(random: Random) -> str:
@@ -78,7 +80,7 @@ def _line(random: Random) -> str:
     if kind == 11:
         return ".".join([key, *random.choices("abcde", k=random.choice((1, 3, 30)))]) + f" = {value(random)}"
     if kind == 12:
-        return f'system = """{odd.text(random)}{{name}} {{{{}}}} {{x"""'
+        return f'system = """{mutations.text(random)}{{name}} {{{{}}}} {{x"""'
     return f'"{key}" = {value(random)}\n{key} = {value(random)}'
 
 
@@ -102,7 +104,7 @@ def value(random: Random, depth: int = 3) -> str:
     """A TOML value."""
     kind = random.randrange(12 if depth else 10)
     if kind < 3:
-        made = random.choice(odd.NUMBERS)
+        made = random.choice(mutations.NUMBERS)
         return str(made).replace("e-320", "e-9").replace("1" + "0" * 400, "1" * 400)
     if kind == 3:
         return random.choice(
@@ -113,7 +115,7 @@ def value(random: Random, depth: int = 3) -> str:
     if kind == 5:
         return random.choice(_DATES)
     if kind < 9:
-        text = random.choice((random.choice(_WORDS), odd.text(random)[:500]))
+        text = random.choice((random.choice(_WORDS), mutations.text(random)[:500]))
         return random.choice((_quoted(text), f"'{text}'", f'"""{text}"""', f"'''{text}'''", f'"{text}"'))
     if kind == 9:
         return random.choice(('"\\ud800"', '"\\UFFFFFFFF"', '"\\u0000"', '"\\u202e"', '"\\u001b[31m"', '"\\x41"'))

@@ -6,7 +6,7 @@ import struct
 import zlib
 from random import Random
 
-from tests.fuzz import odd
+from tests.fuzz import mutations
 from tests.fuzz.base import QUESTION, SESSION, Base
 from tests.fuzz.case import OK, RUNTIME, TOO_LONG, Case, Content, Files, command
 
@@ -22,23 +22,23 @@ def make(random: Random, number: int, base: Base) -> Case:
     data = (base.session / "kv.snapshot").read_bytes()
     kind = random.randrange(10)
     content: Content
-    signed = False
+    resummed = False
     if kind < 4:
-        title, content = "damaged", odd.mutate_bytes(random, data)
+        title, content = "damaged", mutations.mutate_bytes(random, data)
     elif kind < 6:
         title, content = "another head", _head(random, data)
     elif kind < 8:
-        title, content, signed = "another content, with its sums", resigned(_spoilt(random, data)), True
+        title, content, resummed = "another content, with its sums", with_checksums(_other_contents(random, data)), True
     else:
-        content = odd.strange_file(random, data)
+        content = mutations.strange_file(random, data)
         title = type(content).__name__
     mode = random.choice(("auto", "on", "on", "off"))
     answer = (base.session / "answer").read_text(encoding="utf-8")
     # With right sums anything may be in it, as if it was ours: then only the end of the program is looked at.
     asked = command(
         *("-p", "and then?", "-m", "{case}/model", "--resume", SESSION, "--no-save", "--snapshot", mode, *QUESTION),
-        codes=(OK, RUNTIME, 3, TOO_LONG) if signed else (OK,),
-        text=None if signed else answer,
+        codes=(OK, RUNTIME, 3, TOO_LONG) if resummed else (OK,),
+        text=None if resummed else answer,
     )
     files: Files = {FILE: content}
     copies = (("model", base.model), (f"sessions/{SESSION}", base.session))
@@ -57,10 +57,10 @@ def _head(random: Random, data: bytes) -> bytes:
             random.choice((1, 2, 3, 7, 255, 1 << 16, (1 << 31) - 1)).to_bytes(4, "little").ljust(size, b"\0")[:size],
         )
     )
-    return bytes(changed) if random.random() < 0.3 else resigned(bytes(changed))
+    return bytes(changed) if random.random() < 0.3 else with_checksums(bytes(changed))
 
 
-def _spoilt(random: Random, data: bytes) -> bytes:
+def _other_contents(random: Random, data: bytes) -> bytes:
     """Other rows or other token ids."""
     changed = bytearray(data)
     layers, positions = counts(data)
@@ -85,7 +85,7 @@ def rows_start(data: bytes) -> int:
     return -(-(_HEAD + 4 * layers + 4 * positions + 4) // 64) * 64
 
 
-def resigned(data: bytes) -> bytes:
+def with_checksums(data: bytes) -> bytes:
     """`data` with the checksums that belong to it, as far as its head makes sense."""
     layers, positions = counts(data)
     start = rows_start(data)

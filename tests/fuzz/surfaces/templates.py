@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from random import Random
 
-from tests.fuzz import jinja, odd
-from tests.fuzz.base import QUESTION, Base, contents, parsed, signed
+from tests.fuzz import jinja, mutations
+from tests.fuzz.base import QUESTION, Base, contents, manifest_with, parsed
 from tests.fuzz.case import MODEL, OK, TOO_LONG, Case, Files, command
 
 NAME = "templates"
@@ -38,7 +38,7 @@ def make(random: Random, number: int, base: Base) -> Case:
             source = "{% for m in messages %}{{ m.content }}{% endfor %}" + source
     else:
         real = parsed(base.model, "tokenizer_config.json")["chat_template"]
-        source = odd.mutate_bytes(random, real.encode()).decode("utf-8", "replace")
+        source = mutations.mutate_bytes(random, real.encode()).decode("utf-8", "replace")
     text = random.choice(("hi", "hello <|im_end|> you", "a" * 200, "{{ 7 * 7 }}"))
     asked = command("-p", text, "-m", "{case}/model", *QUESTION, "--json", codes=(OK, MODEL, TOO_LONG), json=True)
     title = "program" if kind < 0.7 else "wild program" if kind < 0.85 else "changed template"
@@ -53,13 +53,15 @@ def files_of(random: Random, source: str, base: Base) -> Files:
     if random.random() < 0.05:
         values["chat_template"] = random.choice(([{"name": "default", "template": source}], [source], {"x": source}, 5))
     if random.random() < 0.05:
-        values = odd.mutate_json(random, values)
+        values = mutations.mutate_json(random, values)
     data = json.dumps(values).encode()
     if random.random() < 0.02:
-        return {"model/tokenizer_config.json": odd.strange_file(random, contents(base.model)["tokenizer_config.json"])}
+        return {
+            "model/tokenizer_config.json": mutations.strange_file(random, contents(base.model)["tokenizer_config.json"])
+        }
     return {
         "model/tokenizer_config.json": data,
-        "model/manifest.json": signed(parsed(base.model, "manifest.json"), {"tokenizer_config.json": data}),
+        "model/manifest.json": manifest_with(parsed(base.model, "manifest.json"), {"tokenizer_config.json": data}),
     }
 
 

@@ -6,8 +6,8 @@ import json
 from random import Random
 from typing import Any
 
-from tests.fuzz import odd
-from tests.fuzz.base import QUESTION, Base, parsed, signed
+from tests.fuzz import mutations
+from tests.fuzz.base import QUESTION, Base, manifest_with, parsed
 from tests.fuzz.case import MODEL, OK, Case, Command, Files, command
 
 NAME = "tokenizers"
@@ -30,7 +30,7 @@ PATTERNS = (
 _TEXTS = ("hi there", "a" * 3_000, "a" * 3_000 + "!", "é漢👍 \t\n" * 50, "hello hello ünï\u0301code", "A1 b2\n\nc3")
 
 
-def asking(random: Random | None = None) -> Command:
+def ask_model(random: Random | None = None) -> Command:
     """A question to the model with the tokenizer."""
     text = "hi there" if random is None else random.choice(_TEXTS)
     return command("-p", text, "-m", "{case}/model", *QUESTION, "--json", codes=(OK, MODEL, 4), json=True)
@@ -40,7 +40,7 @@ def files_of(tokenizer: bytes, base: Base) -> Files:
     """A tokenizer in the folder of a model, whose manifest knows it."""
     return {
         f"model/{FILE}": tokenizer,
-        "model/manifest.json": signed(parsed(base.model, "manifest.json"), {FILE: tokenizer}),
+        "model/manifest.json": manifest_with(parsed(base.model, "manifest.json"), {FILE: tokenizer}),
     }
 
 
@@ -49,10 +49,10 @@ def make(random: Random, number: int, base: Base) -> Case:
     values = parsed(base.model, FILE)
     maker = random.choice((_pipeline, _pipeline, _pipeline, _vocabulary, _vocabulary, _added, _any))
     maker(random, values)
-    data = odd.dumps(random, values) if maker is _any else json.dumps(values).encode("utf-8", "surrogatepass")
+    data = mutations.dumps(random, values) if maker is _any else json.dumps(values).encode("utf-8", "surrogatepass")
     if random.random() < 0.05:
-        data = odd.mutate_bytes(random, data)
-    asked = asking(random)
+        data = mutations.mutate_bytes(random, data)
+    asked = ask_model(random)
     commands = (asked, asked) if random.random() < 0.1 else (asked,)  # the second reads tables that the first has kept
     title = maker.__name__.strip("_")
     return Case(NAME, number, title, files_of(data, base), commands, copies=(("model", base.model),))
@@ -84,7 +84,7 @@ def normaliser(random: Random, depth: int = 3) -> Any:
     if kind == 7:
         return {"type": "ByteLevel"}
     if kind == 8:
-        return odd.value(random)
+        return mutations.value(random)
     if kind == 9:
         return None
     count = random.choice((0, 1, 2, 5, 20, 100))
@@ -115,7 +115,7 @@ def splitter(random: Random, depth: int = 3) -> Any:
     if kind == 8:
         return {"type": random.choice(("FixedLength", "CharDelimiterSplit")), "length": 0, "delimiter": "\0"}
     if kind == 9:
-        return random.choice((None, odd.value(random)))
+        return random.choice((None, mutations.value(random)))
     count = random.choice((0, 1, 2, 5, 50))
     return {"type": "Sequence", "pretokenizers": [splitter(random, depth - 1) for _ in range(count)]}
 
@@ -133,7 +133,7 @@ def decoder(random: Random, depth: int = 2) -> Any:
     if kind == 4:
         return {"type": "Replace", "pattern": pattern(random), "content": "x" * random.choice((0, 1, 10_000))}
     if kind == 5:
-        return random.choice((None, odd.value(random)))
+        return random.choice((None, mutations.value(random)))
     return {"type": "Sequence", "decoders": [decoder(random, depth - 1) for _ in range(random.choice((0, 1, 3)))]}
 
 
@@ -156,7 +156,7 @@ def _post_processor(random: Random) -> Any:
             {"type": "TemplateProcessing", "single": "$A " * 2_000, "pair": "$A $B", "special_tokens": {}},
             {"type": "RobertaProcessing", "sep": ["x", 1 << 31], "cls": ["y", 0]},
             {"type": "Sequence", "processors": [{"type": "ByteLevel"}] * 50},
-            odd.value(random),
+            mutations.value(random),
         )
     )
 
@@ -168,11 +168,11 @@ def _vocabulary(random: Random, values: dict[str, Any]) -> None:
     for _ in range(random.choice((1, 1, 2, 4))):
         kind, token = random.randrange(10), random.choice(list(vocab))
         if kind == 0:
-            vocab[token] = random.choice((*odd.NUMBERS, "1", None, True, 5))
+            vocab[token] = random.choice((*mutations.NUMBERS, "1", None, True, 5))
         elif kind == 1:
             del vocab[token]
         elif kind == 2:
-            vocab[odd.text(random)] = random.choice((len(vocab), 300, 1 << 23, (1 << 24) - 1, 1 << 32, -1, 0))
+            vocab[mutations.text(random)] = random.choice((len(vocab), 300, 1 << 23, (1 << 24) - 1, 1 << 32, -1, 0))
         elif kind == 3:
             merges.insert(
                 random.randrange(len(merges)),
@@ -183,7 +183,7 @@ def _vocabulary(random: Random, values: dict[str, Any]) -> None:
         elif kind == 5:
             random.shuffle(merges)
         elif kind == 6:
-            model[random.choice((*_OPTIONS, odd.text(random)))] = odd.value(random)
+            model[random.choice((*_OPTIONS, mutations.text(random)))] = mutations.value(random)
         elif kind == 7:
             model["type"] = random.choice(("WordPiece", "Unigram", "WordLevel", "bpe", None, 3))
         elif kind == 8:
@@ -202,7 +202,7 @@ def _added(random: Random, values: dict[str, Any]) -> None:
         token = dict(random.choice(listed)) if listed else {"id": 290, "content": "x"}
         key = random.choice(("id", "id", "content", "content", "special", "lstrip", "normalized", "single_word"))
         ids = (0, 1, 5, 281, 282, 287, 288, 289, 1 << 20, 1 << 23, (1 << 24) - 1, 1 << 24, 1 << 31, -1, 1.0, True, None)
-        token[key] = random.choice(ids) if key == "id" else odd.value(random)
+        token[key] = random.choice(ids) if key == "id" else mutations.value(random)
         if random.random() < 0.5:
             listed.append(token)
         else:
@@ -213,4 +213,4 @@ def _added(random: Random, values: dict[str, Any]) -> None:
 
 def _any(random: Random, values: dict[str, Any]) -> None:
     """Anything else."""
-    odd.mutate_json(random, values)
+    mutations.mutate_json(random, values)
