@@ -1,1 +1,1 @@
-"""A seeded fuzzer of everything that the program reads: `python -m tests.fuzz`."""
+"""Seeded fuzzer of everything that the program reads: `python -m tests.fuzz`."""

@@ -1,11 +1,11 @@
-"""`python -m tests.fuzz`: hostile files of every kind against the command line.
+"""Run the command line on hostile files of every kind: `python -m tests.fuzz`.
 
-    python -m tests.fuzz --cases 10000                     so many cases of each surface
-    python -m tests.fuzz --minutes 30                      as many as there is time for
-    python -m tests.fuzz --surface templates --case 17     one case, and all that it prints
-    python -m tests.fuzz --surface corpus --case NAME      one of the attacks that are always run
+    python -m tests.fuzz --cases 10000                     10,000 cases of each surface
+    python -m tests.fuzz --minutes 30                      as many cases as run in 30 minutes
+    python -m tests.fuzz --surface templates --case 17     one case, with its whole output
+    python -m tests.fuzz --surface corpus --case NAME      one of the known attacks
 
-Exit code 1: something was wrong. Each finding names the command that repeats it.
+The exit code is 1 if anything went wrong. Each finding names the command that repeats it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _KEPT = ("QWCHAT_SIMD", "QWCHAT_CACHE")
 
 
 def _run() -> int:
-    # Before NumPy and the tokenizers are imported: a process that forks must have one thread.
+    # A process that forks must have one thread, so this precedes the import of NumPy and the tokenizers.
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
     for name in [name for name in os.environ if name.startswith("QWCHAT_") and name not in _KEPT]:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""What cases begin with: a tiny checkpoint, its conversion, a session and a snapshot, all from one seed."""
+"""Files that cases start from: a tiny checkpoint, its conversion, a session and a snapshot, all from one seed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ QUESTION = ("--max-tokens", "3", "--seed", "1", "--temp", "0", "--no-speculate")
 
 @dataclass(frozen=True)
 class Base:
-    """What cases copy.
+    """Files that cases copy.
 
     Attributes:
-        checkpoint, sharded: two checkpoints.
-        model: the first of them, converted.
-        session: a session with that model, its snapshot, and the answer to a further question.
-        code: compiled code as the cache folder keeps it, by path; a start without it takes half a minute.
+        checkpoint: checkpoint in one file.
+        sharded: checkpoint in shards.
+        model: conversion of `checkpoint`.
+        session: session with that model, its snapshot, and the reply to a further prompt.
+        code: compiled code by its path in the cache folder; without it, a start takes half a minute.
     """
 
     checkpoint: Path
@@ -48,17 +49,17 @@ def make_checkpoints(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a base folder by name."""
+    """Return the files of a base folder by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def parsed(folder: Path, name: str) -> Any:
-    """A JSON file of a base folder."""
+    """Return the contents of a JSON file of a base folder."""
     return json.loads((folder / name).read_bytes())
 
 
 def manifest_with(manifest: dict[str, Any], changed: dict[str, bytes]) -> bytes:
-    """Return the manifest that the maker of a folder writes for `changed` small files: their checksums are right."""
+    """Return the manifest with correct checksums of the `changed` files, as the owner of the folder would write it."""
     files = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in sorted(changed.items())
     }
@@ -66,5 +67,5 @@ def manifest_with(manifest: dict[str, Any], changed: dict[str, bytes]) -> bytes:
 
 
 def session_lines(folder: Path) -> list[bytes]:
-    """The lines of the base session."""
+    """Return the lines of the base session."""
     return (folder / "session.jsonl").read_bytes().splitlines(keepends=True)

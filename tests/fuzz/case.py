@@ -1,4 +1,4 @@
-"""A case: files that may be hostile, and the command lines that read them."""
+"""Cases: files that may be hostile, and the command lines that read them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ OK, RUNTIME, USAGE, MODEL, TOO_LONG, MEMORY, CONSTRAINT, INTERRUPTED, BROKEN_PIP
 
 @dataclass(frozen=True)
 class Link:
-    """A symbolic link."""
+    """Symbolic link."""
 
     target: str
 
 
 @dataclass(frozen=True)
 class Pipe:
-    """A FIFO that no process writes to."""
+    """FIFO that no process writes to."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """An empty folder."""
+    """Empty folder."""
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """A file that begins with `head` and goes on with zeros up to `size` bytes, which take no place on the disk."""
+    """File that begins with `head`, followed by zeros up to `size` bytes, which take no space on disk."""
 
     head: bytes
     size: int
@@ -37,7 +37,7 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Mode:
-    """Bytes with other permissions than 0600."""
+    """File with other permissions than 0600."""
 
     data: bytes
     mode: int
@@ -52,14 +52,14 @@ class Command:
     """One run of the program.
 
     Attributes:
-        arguments: the command line without the program's name; `{case}` stands for the folder of the case.
-        codes: exit codes that are right.
-        text: what standard output must be, where that is known.
-        json: whether standard output is JSON where the exit code is 0, in which case it holds no control characters.
-        harmless: a file, relative to the folder of the case, that must hold no control characters afterwards.
-        stdin: what is piped in.
-        closed: "reader" where standard output is a pipe that its reader has closed, "descriptor" where there is none.
-        most_lines: that standard error may have.
+        arguments: command line without the program's name; `{case}` stands for the folder of the case.
+        codes: exit codes that are correct.
+        text: expected standard output, if it is known.
+        json: True if standard output must be JSON without control characters when the exit code is 0.
+        harmless: file, relative to the folder of the case, that must not contain control characters afterwards.
+        stdin: standard input.
+        closed: "reader" if standard output is a pipe whose reader has closed it, "descriptor" if it is not open.
+        most_lines: limit on the lines of standard error.
     """
 
     arguments: tuple[str, ...]
@@ -74,19 +74,18 @@ class Command:
 
 @dataclass(frozen=True)
 class Case:
-    """What one case writes and runs.
+    """Files and commands of one case.
 
     Attributes:
-        surface: what is attacked.
-        number: of the case within its surface.
+        surface: surface under attack.
+        number: number of the case within its surface.
         title: how the case was made, for reports.
-        files: path, relative to the folder of the case, to content. `work/` is the working folder.
-        commands: what is run, one after the other.
-        environment: variables besides those that lead into the folder of the case; `{case}` as above.
-        copies: folders to copy (to, from), before `files` are written over them.
-        forbidden: folders and files that must not be opened, nor anything in them.
-        fresh: whether each command runs in an interpreter of its own, which imports everything in the working folder
-            of the case.
+        files: contents by path, relative to the folder of the case. `work/` is the working folder.
+        commands: commands to run in this order.
+        environment: variables besides those that point to the folder of the case; `{case}` as in `Command`.
+        copies: folders to copy (to, from) before `files` are written over them.
+        forbidden: files and folders that must not be opened.
+        fresh: True to run each command in a new interpreter, whose imports happen in the working folder of the case.
     """
 
     surface: str
@@ -101,12 +100,12 @@ class Case:
 
 
 def command(*arguments: str, codes: Iterable[int], **more: object) -> Command:
-    """A command with its right exit codes."""
+    """Return a command with its correct exit codes."""
     return Command(arguments, frozenset(codes), **more)  # type: ignore[arg-type]
 
 
 def write(case: Case, root: Path) -> None:
-    """Write the files of a case under `root`, which is empty."""
+    """Write the files of a case under the empty folder `root`."""
     for folder in ("work", "home", "tmp", "secret"):
         (root / folder).mkdir()
     (root / "secret" / "canary").write_bytes(b"never read\n")
@@ -140,7 +139,7 @@ def _write_one(path: Path, content: Content) -> None:
 
 
 def environment(case: Case, root: Path) -> dict[str, str]:
-    """The environment of every command of a case: its folders are all under `root`."""
+    """Return the environment of the commands of a case, whose folders are all under `root`."""
     own = {
         "HOME": str(root / "home"),
         "PATH": "/usr/bin:/bin",
@@ -162,5 +161,5 @@ def environment(case: Case, root: Path) -> dict[str, str]:
 
 
 def in_case_folder(text: str, root: Path) -> str:
-    """`text` with the folder of the case for `{case}`."""
+    """Return `text` with `{case}` replaced by the folder of the case."""
     return text.replace("{case}", str(root))

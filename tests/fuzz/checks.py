@@ -1,4 +1,4 @@
-"""What may be wrong with how a command ended."""
+"""Check how a command ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fuzz.case import Command
 from tests.fuzz.server import MEMORY_BYTES, Outcome
 
 LONGEST_LINE = 1500
-# Controls, and what turns or hides text, as a terminal would obey it.
+# Control characters, and characters that reverse or hide text on a terminal.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _TRACES = (
     "Traceback (most recent call last)",
@@ -23,7 +23,7 @@ _TRACES = (
 
 
 def complaint(command: Command, outcome: Outcome, root: Path) -> str:
-    """What is wrong, in one line; "" where nothing is."""
+    """Return what is wrong with an outcome in one line, or ""."""
     errors = outcome.errors.decode(errors="replace")
     text = outcome.out.decode(errors="replace")
     checks = (
@@ -43,7 +43,7 @@ def complaint(command: Command, outcome: Outcome, root: Path) -> str:
 
 
 def _excerpt(errors: str, trace: str) -> str:
-    """The line that says what happened: the last one of a traceback, the one with the words elsewhere."""
+    """Return the line that explains a failure: the last one of a traceback, or the one that has `trace`."""
     lines = [line for line in errors.splitlines() if line.strip()]
     if trace.startswith("Traceback"):
         return lines[-1][:300]

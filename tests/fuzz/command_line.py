@@ -1,4 +1,4 @@
-"""What `python -m tests.fuzz` takes and prints."""
+"""Options and output of `python -m tests.fuzz`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.fuzz.runner import (
     work_folder,
 )
 
-_SHOWN = 5  # findings of one kind
+_SHOWN = 5  # findings of one kind that are printed
 
 
 def main() -> int:
-    """Run what the command line asks for. Returns the exit code."""
+    """Run the command line and return the exit code."""
     options = _options()
     if not sys.platform.startswith("linux"):
         print("note: memory is limited on Linux only", file=sys.stderr)
@@ -47,21 +47,23 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Hostile files against the command line.")
-    parser.add_argument("--surface", action="append", choices=[*SURFACES, "corpus"], help="only this one (repeatable)")
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Run the command line on hostile files.")
+    parser.add_argument(
+        "--surface", action="append", choices=[*SURFACES, "corpus"], help="only this surface (repeatable)"
+    )
     parser.add_argument("--cases", type=int, default=100, help="cases of each surface")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
-    parser.add_argument("--minutes", type=float, default=0.0, help="go on with further cases for so long")
+    parser.add_argument("--minutes", type=float, default=0.0, help="run further cases for that long")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--case", help="run this case alone and print all of it")
+    parser.add_argument("--case", help="run one case and print its whole output")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes")
-    parser.add_argument("--keep", type=Path, help="copy the files of what went wrong into this folder")
+    parser.add_argument("--keep", type=Path, help="copy the files of failed cases to this folder")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser.parse_args()
 
 
 def _cases(options: argparse.Namespace) -> list[CaseId]:
-    """The corpus first, then the surfaces in turn."""
+    """Return the corpus, followed by the surfaces in turn."""
     surfaces = options.surface or [*SURFACES, "corpus"]
     named: list[CaseId] = [("corpus", name) for name in corpus.CASES] if "corpus" in surfaces else []
     numbers = range(options.first, options.first + options.cases)
@@ -72,7 +74,7 @@ def _replay(options: argparse.Namespace, base: Base, folder: Path) -> int:
     [surface] = options.surface or ["corpus"]
     case_id = (surface, options.case if surface == "corpus" else int(options.case))
     case = case_of(case_id, options.seed, base)
-    root = folder / "case-0"  # the path of the first process, since paths are part of what is read and printed
+    root = folder / "case-0"  # as in the first process: the path is part of inputs and outputs
     print(f"{surface} {options.case}: {case.title}")
     for name, content in case.files.items():
         print(f"  {name}: {str(content)[:2_000]}")

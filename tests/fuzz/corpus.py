@@ -1,4 +1,4 @@
-"""Attacks that were found once, by name: they are always run."""
+"""Known attacks by name, which every run of the fuzzer includes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _case(name: str) -> Callable[[Make], Make]:
 
 
 def _made(base: Base, name: str, files: Files, *commands: Command, **more: Any) -> Case:
-    """A case with a sound model and a sound session, over which `files` are written."""
+    """Return a case with an intact model and an intact session, over which `files` are written."""
     copies = (("model", base.model), ("source", base.checkpoint), (f"sessions/{SESSION}", base.session))
     return Case("corpus", 0, name, files, commands, copies=copies, **more)
 
 
 def _model(base: Base, name: str, changed: Mapping[str, bytes], codes: tuple[int, ...] = (MODEL,)) -> Case:
-    """A model with other small files, which its manifest knows."""
+    """Return a case of a model with other small files, whose checksums are correct in its manifest."""
     files: Files = {f"model/{each}": data for each, data in changed.items()}
     files["model/manifest.json"] = manifest_with(parsed(base.model, "manifest.json"), dict(changed))
     return _made(base, name, files, command(*_FAMILY, codes=codes, json=True))
@@ -195,7 +195,7 @@ def _large_generation(base: Base) -> Case:
 
 
 def _numbers(name: str, file: str, text: str) -> None:
-    """One key of a small file, as text, since some numbers cannot be written otherwise."""
+    """Add a case that sets one key of a small file as text, since some numbers cannot be written otherwise."""
 
     def make(base: Base) -> Case:
         values = parsed(base.model, file)
@@ -299,7 +299,7 @@ _SHADOWS = (
 
 @_case("project-full-of-configuration")
 def _project(base: Base) -> Case:
-    """What libraries look for in a working folder: nothing of it is opened."""
+    """Put files that libraries look for into the working folder; none of them may be opened."""
     names = [f"work/{name}" for name in (".numba_config.yaml", ".env", "pyproject.toml", "setup.cfg", ".pythonrc.py")]
     names += [f"work/{name}.py" for name in _SHADOWS] + ["work/.git/config", "work/models/mini/manifest.json"]
     files: Files = dict.fromkeys(names, b"raise SystemExit('read')\n")

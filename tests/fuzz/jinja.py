@@ -1,6 +1,6 @@
-"""Chat templates of the language that the sandbox lets in: every name is defined and most types fit.
+"""Random chat templates in the language of the sandbox, with defined names and mostly correct types.
 
-A random program that fails in its first line shows little; these run for a while before they run into a limit.
+A template that fails in its first line tests little; these run for a while before they reach a limit.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _METHODS = ("upper()", "lower()", "strip()", "title()", "capitalize()", "lstrip(
 
 
 def program(random: Random) -> str:
-    """A whole template."""
+    """Return a whole template."""
     parts = [statement(random, random.choice((2, 3, 4))) for _ in range(random.choice((1, 2, 4, 8)))]
     turn = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
     return _PRELUDE + (turn if random.random() < 0.7 else "") + "".join(parts)
 
 
 def statement(random: Random, depth: int) -> str:
-    """A statement with others inside, down to `depth`."""
+    """Return a statement with nested ones, down to `depth`."""
     if depth == 0:
         return random.choice(("x", f"{{{{ {text(random, 1)} }}}}", f"{{% set ns.s = {text(random, 2)} %}}"))
     inner = "".join(statement(random, depth - 1) for _ in range(random.choice((1, 1, 2, 3))))
@@ -71,7 +71,7 @@ def statement(random: Random, depth: int) -> str:
 
 
 def _growth(random: Random) -> str:
-    """A value that grows in a loop, and a use of it."""
+    """Return a loop in which a value grows, and a use of the value."""
     name, first = random.choice((("s", "'ab'"), ("l", "[1, 'a']"), ("n", "3")))
     grown = {
         "s": (
@@ -107,7 +107,7 @@ def _growth(random: Random) -> str:
 
 
 def text(random: Random, depth: int) -> str:
-    """An expression that is mostly a text."""
+    """Return an expression that is mostly a string."""
     if depth == 0 or random.random() < 0.2:
         return random.choice(_TEXTS)
     one, kind = text(random, depth - 1), random.randrange(14)
@@ -139,7 +139,7 @@ def text(random: Random, depth: int) -> str:
 
 
 def call(random: Random, depth: int) -> str:
-    """A call of a macro with arguments that it names and others."""
+    """Return a call of a macro with named and unnamed arguments."""
     one, other, several = text(random, depth - 1) if depth > 0 else "a", random.choice(_TEXTS), random.choice(_LISTS)
     return random.choice(
         (
@@ -156,7 +156,7 @@ def call(random: Random, depth: int) -> str:
 
 
 def number(random: Random, depth: int) -> str:
-    """An expression that is mostly a number."""
+    """Return an expression that is mostly a number."""
     if depth <= 0 or random.random() < 0.3:
         return random.choice(_NUMBERS)
     one, other = number(random, depth - 1), number(random, depth - 1)
@@ -168,7 +168,7 @@ def number(random: Random, depth: int) -> str:
 
 
 def sequence(random: Random, depth: int) -> str:
-    """An expression that is mostly a list."""
+    """Return an expression that is mostly a list."""
     if depth <= 0 or random.random() < 0.3:
         return random.choice(_LISTS)
     one = sequence(random, depth - 1)
@@ -190,7 +190,7 @@ def sequence(random: Random, depth: int) -> str:
 
 
 def truth(random: Random, depth: int) -> str:
-    """An expression that is mostly true or false."""
+    """Return an expression that is mostly a boolean."""
     if depth <= 0:
         return random.choice(("true", "loop is defined", "a", "l", "x is defined", "messages | length > 1"))
     one, other = text(random, depth - 1), text(random, depth - 1)

@@ -1,4 +1,4 @@
-"""Odd values, and mutations of JSON, bytes and files that every surface uses."""
+"""Unusual values, and mutations of JSON, bytes and files, for all surfaces."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ NUMBERS: tuple[Any, ...] = (
 
 
 def text(random: Random) -> str:
-    """An odd text, or some of them."""
+    """Return an unusual text, or several joined."""
     if random.random() < 0.7:
         return random.choice(TEXTS)
     return "".join(random.choice(TEXTS)[:200] for _ in range(random.randrange(2, 5)))
 
 
 def value(random: Random, depth: int = 3) -> Any:
-    """A JSON value of any type."""
+    """Return a JSON value of any type."""
     kind = random.randrange(8 if depth else 5)
     if kind == 0:
         return random.choice((None, True, False))
@@ -72,7 +72,7 @@ def value(random: Random, depth: int = 3) -> Any:
 
 
 def nested(random: Random) -> Any:
-    """Lists or objects, one in the other."""
+    """Return deeply nested lists or objects."""
     made: Any = random.choice((None, 1, "x"))
     objects = random.random() < 0.5
     for _ in range(random.choice((3, 50, 400))):
@@ -81,7 +81,7 @@ def nested(random: Random) -> Any:
 
 
 def places(tree: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) of a JSON tree, in order."""
+    """Return every (container, key) of a JSON tree, in order."""
     found: list[tuple[Any, Any]] = []
     waiting = [tree]
     while waiting:
@@ -95,7 +95,7 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def mutate_json(random: Random, tree: Any, times: int | None = None) -> Any:
-    """Change a JSON tree in a few places; what comes back may be anything."""
+    """Change a JSON tree in a few places and return the result, which may be any value."""
     for _ in range(times or random.choice((1, 1, 1, 2, 4))):
         found = places(tree) if isinstance(tree, dict | list) else []
         if not found or random.random() < 0.02:
@@ -114,7 +114,7 @@ def _retype(random: Random, at: Any, key: Any) -> None:
     if isinstance(old, bool):
         at[key] = random.choice((not old, int(old), str(old), None))
     elif isinstance(old, int | float):
-        huge = abs(old) > 1e300  # Python neither writes out nor converts such an integer.
+        huge = abs(old) > 1e300  # Python can neither print nor convert such an integer.
         other = (None, None) if huge else (str(old), old + 0.5)
         at[key] = random.choice((*NUMBERS, *other, [old], None, old + 1, -old, old * 2, old == 1))
     elif isinstance(old, str):
@@ -164,7 +164,7 @@ _CHANGES: tuple[Callable[[Random, Any, Any], None], ...] = (
 
 
 def dumps(random: Random, tree: Any) -> bytes:
-    """JSON of a tree, now and then with what JSON readers disagree about."""
+    """Return a tree as JSON, sometimes with constructions that JSON parsers disagree about."""
     try:
         made = json.dumps(tree, ensure_ascii=random.random() < 0.5).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError):
@@ -176,7 +176,7 @@ def dumps(random: Random, tree: Any) -> bytes:
         return made.decode("utf-8", "replace").encode("utf-16")
     if twist == 2:
         return made + random.choice((b"\0", b"}", b"{}", b" " * 9_000, b"\n\n[]"))
-    if twist == 3 and made[:1] == b"{" and len(made) > 2:  # every key twice
+    if twist == 3 and made[:1] == b"{" and len(made) > 2:  # duplicate keys
         return made[:-1] + b", " + made[1:]
     if twist == 4:
         return made.replace(b"1", b"1" * random.choice((20, 400, 5_000)), 1)
@@ -188,7 +188,7 @@ def dumps(random: Random, tree: Any) -> bytes:
 
 
 def mutate_bytes(random: Random, data: bytes) -> bytes:
-    """Damage bytes as disks, networks and people do."""
+    """Damage bytes as disks, networks and users do."""
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 8))):
         size = len(changed)
@@ -224,7 +224,7 @@ def mutate_bytes(random: Random, data: bytes) -> bytes:
 
 
 def strange_file(random: Random, data: bytes) -> Content:
-    """Something else than the regular file that a program expects, with `data` where it holds any."""
+    """Return a file that is not the regular file that a program expects; it holds `data` if it can."""
     return random.choice(
         (
             b"",

@@ -1,4 +1,4 @@
-"""Making cases, running them in forked processes, and counting what was wrong."""
+"""Make cases, run them in forked processes, and count what went wrong."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ SURFACES = {
     for each in (models, checkpoints, tokenizers, templates, generation, sessions, snapshots, settings)
 }
 CaseId = tuple[str, int | str]
-"""A surface and the number of a case, or "corpus" and the name of one."""
+"""A surface and the number of a case, or "corpus" and the name of a known attack."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A case that went wrong: case_id, how it was made, the command's place in it, and what was wrong."""
+    """Command that went wrong: its case, how the case was made, the command, and the complaint."""
 
     surface: str
     number: int | str
@@ -55,13 +55,13 @@ class Finding:
 
     @property
     def kind(self) -> str:
-        """What findings of one fault have in common: the complaint without its numbers, names and values."""
+        """The complaint without numbers, names and values, which findings of one fault have in common."""
         return re.sub(r"\d[\d,._]*|'[^']*'|\"[^\"]*\"|/\S+", "*", self.complaint)[:120]
 
 
 @dataclass
 class Tally:
-    """What is known of the cases of one surface."""
+    """Figures of the cases of one surface."""
 
     cases: int = 0
     commands: int = 0
@@ -96,7 +96,7 @@ class Tally:
 
 
 def program(arguments: Sequence[str]) -> int:
-    """Run the command line in this process."""
+    """Run the command line in this process and return its exit code."""
     from qwchat.cli.main import main
 
     try:
@@ -107,14 +107,14 @@ def program(arguments: Sequence[str]) -> int:
 
 
 def work_folder() -> Path:
-    """A new folder for bases and cases, in memory where there is such a place."""
+    """Make a folder for bases and cases, in memory if possible."""
     memory = Path("/dev/shm")
     fast = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     return Path(tempfile.mkdtemp(prefix="qwchat-fuzz-", dir=fast)).resolve()
 
 
 def _keep_parser() -> None:
-    """Build the parser of the command line once: it is most of a short command's time, and no case changes it."""
+    """Build the parser of the command line only once, since it takes most of the time of a short command."""
     import typer.main
 
     from qwchat.cli import app
@@ -124,9 +124,9 @@ def _keep_parser() -> None:
 
 
 def prepare(folder: Path) -> Base:
-    """Make the bases under `folder` with the program itself, so that this process holds all that it imports.
+    """Make the bases under `folder` with the program itself, so that this process has imported all modules.
 
-    What it prints goes nowhere. The kernels are compiled here where the cache of this user lacks them.
+    The output is dropped. The kernels are compiled here if the user's cache lacks them.
     """
     _keep_parser()
     make_checkpoints(folder)
@@ -157,27 +157,27 @@ def prepare(folder: Path) -> Base:
         *(("sessions", "export", SESSION, str(folder / f"x.{form}")) for form in ("md", "html", "json")),
     ):
         _run(*words)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the program ignores it when it has ended
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the program leaves it ignored at its end
     freeze()
     return replace(base, code=_kept_code())
 
 
 def _kept_code() -> dict[str, bytes]:
-    """Compiled code in this user's cache, by its path below the cache folder."""
+    """Return the compiled code in the user's cache by its path in the cache folder."""
     folders = set()
     for module in server.program_modules():
         folders |= {value.folder for value in vars(module).values() if hasattr(type(value), "writable_folder")}
         if callable(found := getattr(module, "cache_folder", None)):
             folders.add(found())
     files = [file for folder in sorted(folders) if folder.is_dir() for file in sorted(folder.iterdir())]
-    # Numba's own folders and tokenizers' tables are not needed.
+    # Folders of Numba and tables of tokenizers are not needed.
     return {
         f"{file.parent.name}/{file.name}": file.read_bytes() for file in files if file.name in ("objects", "probes")
     }
 
 
 def _run(*arguments: str) -> str:
-    """Standard output of a command that must not fail; grep and check may."""
+    """Run a command that must succeed (grep and check may end with 1) and return its standard output."""
     out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     stdin = io.TextIOWrapper(io.BytesIO(b""), encoding="utf-8")
     streams = (sys.stdin, sys.stdout, sys.stderr)
@@ -194,7 +194,7 @@ def _run(*arguments: str) -> str:
 
 
 def case_of(case_id: CaseId, seed: int, base: Base) -> Case:
-    """The case: the same bytes for the same seed, on every machine with the same base."""
+    """Make a case, with the same bytes for the same seed on every machine with the same base."""
     surface, number = case_id
     if isinstance(number, str):
         return corpus.CASES[number](base)
@@ -202,7 +202,11 @@ def case_of(case_id: CaseId, seed: int, base: Base) -> Case:
 
 
 def try_case(case: Case, root: Path) -> Iterator[tuple[str, Outcome, str]]:
-    """Write a case under `root` and run its commands: the command line, how it ended, and what was wrong."""
+    """Write a case under `root` and run its commands.
+
+    Yields:
+        The command line, the outcome, and the complaint.
+    """
     root.mkdir(mode=0o700)
     write(case, root)
     for each in case.commands:
@@ -213,7 +217,7 @@ def try_case(case: Case, root: Path) -> Iterator[tuple[str, Outcome, str]]:
 def run_cases(
     cases: Iterable[CaseId], seed: int, base: Base, root: Path, keep: Path | None = None
 ) -> tuple[dict[str, Tally], list[Finding]]:
-    """Run cases one after the other in this process's children."""
+    """Run cases one after the other in child processes."""
     tallies: dict[str, Tally] = {}
     findings: list[Finding] = []
     for case_id in cases:
@@ -238,7 +242,7 @@ def run_cases(
 
 
 def _no_specials(folder: str, names: list[str]) -> list[str]:
-    """Names of what cannot be copied: pipes, and files that are huge and empty."""
+    """Return the names of files that cannot be copied: pipes and huge sparse files."""
     paths = [Path(folder) / name for name in names]
     return [p.name for p in paths if p.is_fifo() or (p.is_file() and not p.is_symlink() and p.stat().st_size > 1 << 26)]
 
@@ -252,7 +256,7 @@ def run_parallel(
     keep: Path | None = None,
     minutes: float = 0,
 ) -> tuple[dict[str, Tally], list[Finding]]:
-    """Run cases in `jobs` processes. With `minutes`, go round the surfaces with further numbers until they are over."""
+    """Run cases in `jobs` processes. With `minutes`, continue with further cases of each surface for that long."""
     results = [folder / f"result-{job}" for job in range(jobs)]
     workers = []
     for job, result in enumerate(results):
@@ -283,7 +287,7 @@ def _work(
     keep: Path | None,
     minutes: float,
 ) -> None:
-    """A worker's whole life."""
+    """Run the share of one worker, write its result and exit."""
     code = 1
     try:
         job, jobs = share
@@ -297,7 +301,7 @@ def _work(
         }
         result.write_text(json.dumps(made), encoding="utf-8")
         code = 0
-    except BaseException:  # noqa: BLE001  # The process must end here, whatever happens.
+    except BaseException:  # noqa: BLE001  # The process must end here in any case.
         import traceback
 
         with contextlib.suppress(OSError):
@@ -307,6 +311,7 @@ def _work(
 
 
 def _endless(cases: Sequence[CaseId], share: tuple[int, int], until: float) -> Iterator[CaseId]:
+    """Yield the share of the cases, then further ones in turn until the time is over."""
     job, jobs = share
     surfaces = list(dict.fromkeys(surface for surface, number in cases if isinstance(number, int)))
     yield from cases[job::jobs]

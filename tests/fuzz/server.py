@@ -1,7 +1,7 @@
-"""One process that has everything imported and compiled, and forks for each command line.
+"""Fork a process that has everything imported and compiled for each command line.
 
-A case costs some hundredths of a second that way. The process must have one thread when it forks. The child lives under
-limits; the parent watches its clock, its memory and how it ended.
+A command takes some hundredths of a second that way. The process must have one thread when it forks. The child runs
+under limits. The parent watches its time, its memory and its end.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MEMORY_BYTES = 2 << 30
 LARGEST_FILE = 1 << 30
 _STREAMS = (".out", ".errors", ".audit")
 _REPOSITORY = Path(__file__).resolve().parents[2]
-LONGEST_WAIT = 6  # times SECONDS on the clock, for a process that gets little of a busy machine
-_REPORT = 16 << 20  # bytes of an output that are looked at
+LONGEST_WAIT = 6  # multiple of SECONDS that may elapse on a busy machine
+_REPORT = 16 << 20  # bytes of an output that are read
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod", "os.truncate")
 _CODE = ("pickle.find_class", "subprocess.Popen", "os.exec", "os.system", "os.posix_spawn", "socket.connect")
@@ -41,15 +41,16 @@ Run = Callable[[Sequence[str]], int]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended.
+    """Result of a command.
 
     Attributes:
-        code: its exit code; -N where signal N ended it.
-        out, errors: the beginning of standard output and standard error.
-        seconds: on the clock.
-        processor: seconds of the processor.
-        memory: bytes of the peak.
-        trouble: what the watchers have to say: "" where nothing was wrong.
+        code: exit code, or -N if signal N ended it.
+        out: beginning of standard output.
+        errors: beginning of standard error.
+        seconds: elapsed seconds.
+        processor: CPU seconds.
+        memory: peak of the memory in bytes.
+        trouble: complaint of the watchdogs, or "".
     """
 
     code: int
@@ -62,7 +63,7 @@ class Outcome:
 
 
 def ask(run: Run, case: Case, command: Command, root: Path) -> Outcome:
-    """Run a command of a case, written under `root`, in a forked process that may write there alone."""
+    """Run a command of a case in a forked process that may write under `root` only."""
     started = time.monotonic()
     child = os.fork()
     if not child:
@@ -82,7 +83,7 @@ def ask(run: Run, case: Case, command: Command, root: Path) -> Outcome:
 
 
 def _content(path: Path) -> bytes:
-    """What is in a stream's file, which then goes."""
+    """Return the contents of a stream's file and delete the file."""
     try:
         with path.open("rb") as file:
             return file.read(_REPORT)
@@ -93,10 +94,9 @@ def _content(path: Path) -> bytes:
 
 
 def _watch(child: int) -> tuple[int, resource.struct_rusage, str]:
-    """Wait for the child; end it, and say why, where it takes too long.
+    """Wait for the child to end, or end it if it takes too long. Return its status, its usage and the complaint.
 
-    Its time is that of the processor, since other programs may keep it from running; one that waits for something else
-    than a processor has none of that excuse.
+    CPU time counts, since other programs may keep the child from running. A child that is idle gets no such allowance.
     """
     started, idle, trouble = time.monotonic(), 0, ""
     descriptor = os.pidfd_open(child) if hasattr(os, "pidfd_open") else -1
@@ -104,7 +104,7 @@ def _watch(child: int) -> tuple[int, resource.struct_rusage, str]:
     if descriptor >= 0:
         poll.register(descriptor, select.POLLIN)
     while True:
-        # Without a descriptor of the process, poll with nothing to wait for is a short sleep.
+        # Without a process descriptor, this is a short sleep.
         poll.poll(500 if descriptor >= 0 else 5)
         ended, status, usage = os.wait4(child, os.WNOHANG)
         if ended:
@@ -134,13 +134,13 @@ def _is_idle(child: int) -> bool:
 
 
 def _run_child(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
-    """The child's whole life."""
+    """Run the command in the child and exit."""
     code = 99
     try:
         os.setsid()
         gc.disable()
-        faulthandler.disable()  # nor does the parent tell where the child crashed
-        atexit._clear()  # what was registered before is the parent's business
+        faulthandler.disable()  # the parent has no traceback of the child either
+        atexit._clear()  # exit handlers of the parent must not run
         _redirect(command, root)
         os.environ.clear()
         os.environ.update(environment(case, root))
@@ -152,12 +152,12 @@ def _run_child(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
         _clear_cache_folders()
         audit(root, forbidden)
         _limit()
-        if command.closed == "descriptor":  # The last thing, since the next file that is opened gets its number.
+        if command.closed == "descriptor":  # Last, since the next open file gets this descriptor.
             os.close(1)
             sys.stdout = None
         code = run(words)
         finish()
-    except BaseException:  # noqa: BLE001  # Whatever gets this far is a fault of the program: the judge reads it.
+    except BaseException:  # noqa: BLE001  # An exception here is a fault of the program, which the checks report.
         import traceback
 
         traceback.print_exc()
@@ -166,7 +166,7 @@ def _run_child(run: Run, case: Case, command: Command, root: Path) -> NoReturn:
 
 
 def _redirect(command: Command, root: Path) -> None:
-    """Standard input, output and error: files, so that no reader is needed; or a pipe without a reader."""
+    """Redirect standard input, output and error to files, or standard output to a pipe without a reader."""
     reading = os.open(os.devnull, os.O_RDONLY)
     if command.stdin:
         reading = (
@@ -190,7 +190,7 @@ def _redirect(command: Command, root: Path) -> None:
 
 
 def _exec_interpreter(words: Sequence[str], root: Path, forbidden: Sequence[str]) -> NoReturn:
-    """Become another interpreter that runs the command line, watched and limited from its first import on."""
+    """Replace this process by a new interpreter that runs the command line under the same limits."""
     program = (
         f"import sys; sys.path[:0] = {[str(_REPOSITORY)]!r}; from pathlib import Path; "
         f"from tests.fuzz.server import audit; audit(Path({str(root)!r}), {list(forbidden)!r}); "
@@ -201,7 +201,7 @@ def _exec_interpreter(words: Sequence[str], root: Path, forbidden: Sequence[str]
 
 
 def _clear_cache_folders() -> None:
-    """Drop what the program remembers of this process's own cache folder."""
+    """Make the program forget the cache folder of this process."""
     for module in program_modules():
         for name, value in list(vars(module).items()):
             if name in ("cache_folder", "writable_folder") and hasattr(value, "cache_clear"):
@@ -212,7 +212,7 @@ def _clear_cache_folders() -> None:
 
 
 def program_modules() -> list[ModuleType]:
-    """The modules of the program that were imported."""
+    """Return the imported modules of the program."""
     return [module for name, module in list(sys.modules.items()) if name.startswith(("qwchat.", "quant."))]
 
 
@@ -227,12 +227,12 @@ def _limit() -> None:
 
 
 def _absolute(path: str | bytes | os.PathLike[str]) -> Path:
-    """`path` from the root on, without following links."""
+    """Return the absolute form of `path` without following links."""
     return Path(os.path.normpath(Path.cwd() / os.fsdecode(path)))
 
 
 def _targets(event: str, values: tuple[Any, ...]) -> list[str | bytes]:
-    """The paths that an event changes; those below a descriptor of a folder that was opened before are left out."""
+    """Return the paths that an event changes, except those relative to an open folder."""
     if event in ("os.rename", "os.link"):
         paths, places = values[:2], values[2:4]
     elif event == "os.symlink":
@@ -247,16 +247,16 @@ def _targets(event: str, values: tuple[Any, ...]) -> list[str | bytes]:
 
 
 def _is_own_worker(values: tuple[Any, ...]) -> bool:
-    """Whether subprocess.Popen starts this interpreter with a module of the program, isolated from every folder."""
+    """Return True if subprocess.Popen starts this interpreter with a module of the program, in isolated mode."""
     executable, arguments, folder = (*values, None, None, None)[:3]
     known = isinstance(arguments, list) and [*arguments[:2], "-c"] == [sys.executable, "-I", "-c"] and folder == "/"
     return executable == sys.executable and known and any("from qwchat." in str(word) for word in arguments)
 
 
 def audit(root: Path, forbidden: Sequence[str]) -> None:
-    """Report and prevent what the program must not do: write outside of `root`, run code, or open `forbidden`.
+    """Report and prevent writing outside of `root`, running code, and opening `forbidden` files.
 
-    Prevented, since the fuzzer may run with the rights of an administrator: once it lost /dev/null to a rename.
+    The fuzzer may run as root, so reporting is not enough: a rename once replaced /dev/null.
     """
     report = os.open(root / _STREAMS[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     allowed, forbidden_paths = f"{root}/", tuple(forbidden)
@@ -268,7 +268,7 @@ def audit(root: Path, forbidden: Sequence[str]) -> None:
 
     def inside(path: Any) -> bool:
         if not isinstance(path, str | bytes | os.PathLike):
-            return True  # a descriptor, which was opened before
+            return True  # an open descriptor
         given = _absolute(path)
         real = f"{os.path.realpath(given.parent)}/{given.name}"
         return real.startswith(allowed) or str(given) in ("/dev/null", "/dev/tty")

@@ -1,6 +1,6 @@
-"""A bounded run of the fuzzer, and proofs that it would see what it looks for.
+"""Run the fuzzer briefly, and test that it detects the faults it looks for.
 
-`python -m tests.fuzz` runs more; see there.
+`python -m tests.fuzz` runs more cases.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tests.fuzz.runner import SURFACES
 from tests.tiers import count
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CASES = 25  # of each surface
-PATIENCE_SECONDS = 600  # seconds for all of them on a machine that has other things to do
+CASES = 25  # cases of each surface
+PATIENCE_SECONDS = 600  # seconds for the whole run on a busy machine
 
 
 @pytest.fixture(scope="module")
 def bounded_run() -> dict[str, Any]:
-    """What a run of every surface and of the corpus found."""
+    """Return the result of a run of all surfaces and of the corpus."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", "--cases", str(CASES), "--json"],
         cwd=REPOSITORY,
@@ -58,7 +58,7 @@ def test_hostile_files(surface: str, bounded_run: dict[str, Any]) -> None:
     assert bounded_run["tallies"][surface]["cases"] == expected
 
 
-# What a program may do wrong, and what is said of it.
+# Programs with one fault each, which the test below maps to complaints.
 def _crash(arguments: Sequence[str]) -> int:
     os.kill(os.getpid(), signal.SIGSEGV)
     return 0
@@ -229,7 +229,7 @@ def test_files_of_every_kind_are_written(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """A base whose files need no engine: enough for making cases."""
+    """Return a base without engine files, which suffices for making cases."""
     folder = tmp_path_factory.mktemp("base")
     make_checkpoints(folder)
     checkpoint, session = folder / "checkpoint", folder / "session"

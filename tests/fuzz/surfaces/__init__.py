@@ -1,1 +1,1 @@
-"""The surfaces that hostile files reach: each module makes cases of one of them."""
+"""Surfaces that hostile files reach: each module makes the cases of one surface."""

@@ -18,18 +18,18 @@ Changed = tuple[str, dict[str, Content]]
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a safetensors file."""
+    """Return header and data of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 def join(header: bytes, data: bytes, length: int | None = None) -> bytes:
-    """A safetensors file."""
+    """Return a safetensors file."""
     return (len(header) if length is None else length).to_bytes(8, "little") + header + data
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case."""
+    """Make one case."""
     source = random.choice((base.checkpoint, base.sharded))
     small = contents(source)
     maker = random.choice((_header, _header, _header, _config, _config, _index, _damage, _damage, _strange, _values))
@@ -140,7 +140,7 @@ def _strange(random: Random, small: dict[str, bytes], source: Any) -> Changed:
 
 
 def _values(random: Random, small: dict[str, bytes], source: Any) -> Changed:
-    """Weights that are NaN, infinite, huge or tiny."""
+    """Set weights to NaN, infinity, huge or tiny values."""
     name = _shard(random, small)
     header, data = split(small[name])
     entry = header[random.choice([key for key in header if key != "__metadata__"])]

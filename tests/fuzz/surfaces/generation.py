@@ -1,4 +1,4 @@
-"""generation_config.json: numbers, types and sizes."""
+"""Numbers, types and sizes in generation_config.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEYS = (
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case. The manifest knows the file, so that its contents are looked at."""
+    """Make one case. The checksum in the manifest is correct, so that the contents are read."""
     values = parsed(base.model, _FILE)
     kind = random.randrange(10)
     content: Content
@@ -43,7 +43,7 @@ def make(random: Random, number: int, base: Base) -> Case:
     files: Files = {f"model/{_FILE}": content}
     if isinstance(content, bytes):
         files["model/manifest.json"] = manifest_with(parsed(base.model, "manifest.json"), {_FILE: content})
-    # Without settings of its own the question takes those of the file.
+    # Without settings on the command line, those of the file apply.
     flags = QUESTION if random.random() < 0.3 else ("--max-tokens", "3", "--seed", "1")
     asked = command("-p", "hi", "-m", "{case}/model", *flags, "--json", codes=(OK, MODEL), json=True)
     return Case(NAME, number, type(content).__name__, files, (asked,), copies=(("model", base.model),))

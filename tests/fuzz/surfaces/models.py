@@ -20,14 +20,14 @@ _YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow",
 
 
 def ask_model(*, damaged: bool) -> Command:
-    """A question to the model; one whose weights are `damaged` never answers as if they were not."""
-    # A context of a few tokens is allowed, and then no prompt fits.
+    """Return a command that sends a prompt to the model; with `damaged` weights, it must fail."""
+    # A context window of a few tokens is valid, but no prompt fits into it.
     codes = (MODEL,) if damaged else (OK, MODEL, TOO_LONG)
     return command("-p", "hi there", "-m", "{case}/model", *QUESTION, "--json", codes=codes, json=True)
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case."""
+    """Make one case."""
     small = contents(base.model)
     name, changed = random.choice(
         (_changed_json, _changed_json, _changed_json, _config, _config, _config, _damage, _damage, _strange, _weights)
@@ -54,7 +54,7 @@ def _changed_json(random: Random, small: dict[str, bytes], base: Base) -> Change
 
 
 def _config(random: Random, small: dict[str, bytes], base: Base) -> Changed:
-    """A number of config.json, with a manifest that knows the file."""
+    """Change numbers of config.json, with a correct checksum in the manifest."""
     config = parsed(base.model, "config.json")
     for key in random.sample(_CONFIG_KEYS, random.choice((1, 1, 2, 5))):
         config[key] = mutations.value(random) if random.random() < 0.5 else random.choice(mutations.NUMBERS)
@@ -82,7 +82,7 @@ def _strange(random: Random, small: dict[str, bytes], base: Base) -> Changed:
 
 
 def _weights(random: Random, small: dict[str, bytes], base: Base) -> Changed:
-    """Weights of another size, with a manifest that says so; or a manifest whose ranges are odd."""
+    """Change the size of the weights together with the manifest, or the ranges in the manifest."""
     manifest = parsed(base.model, "manifest.json")
     size = random.choice((0, 1, 64, 1 << 20, 1 << 33, 1 << 40, len(small["weights.bin"]) - 64))
     if random.random() < 0.5:

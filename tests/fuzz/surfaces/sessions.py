@@ -1,4 +1,4 @@
-"""Session files: headers, events, their order and their number."""
+"""Session files: headers and events, their order and their number."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _READERS: tuple[Command, ...] = (
 _TYPED = (
     b"/alt\n/undo\n/redo\n/alt 1\n/context\n/stats\nhello\n/retry\n/drop 1\n/edit 1\n/export made.md\n/fork other\n"
 )
-# A question reads the conversation with the model; 4: the conversation does not fit.
+# With a prompt, the model evaluates the conversation, which may not fit (exit code 4).
 _ASKING = (
     command("-p", "hi", "-m", "{case}/model", "--resume", SESSION, *QUESTION, codes=(OK, RUNTIME, USAGE, TOO_LONG)),
     command("chat", "-m", "{case}/model", "--resume", SESSION, *QUESTION, codes=(OK, RUNTIME, USAGE, TOO_LONG)),
@@ -47,7 +47,7 @@ _ASKING = (
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case."""
+    """Make one case."""
     maker = random.choice((_events, _events, _events, _mutated, _mutated, _many, _damage, _strange))
     content = maker(random, base)
     files: Files = {FILE: content}
@@ -59,13 +59,13 @@ def make(random: Random, number: int, base: Base) -> Case:
 
 
 def header(**changes: Any) -> bytes:
-    """The first line of a session file."""
+    """Return the first line of a session file."""
     values = {"format": "qwchat session", "version": 1, "id": SESSION, "created": "2026-01-31T12:00:00+00:00"}
     return json.dumps({**values, "model": "tiny", "fingerprint": "", "name": "", **changes}).encode() + b"\n"
 
 
 def event(random: Random, nodes: int) -> dict[str, Any]:
-    """An event that may fit a tree with so many nodes."""
+    """Return an event that may fit a tree of `nodes` nodes."""
     kind = random.randrange(12)
     one = random.randrange(1, nodes + 2)
     if kind < 6:
@@ -101,7 +101,7 @@ def event(random: Random, nodes: int) -> dict[str, Any]:
 
 
 def encoded(values: list[Any]) -> bytes:
-    """Events as lines."""
+    """Return events as lines."""
     return b"".join(json.dumps(each).encode() + b"\n" for each in values)
 
 
@@ -122,7 +122,7 @@ def _events(random: Random, base: Base) -> Content:
 
 
 def _mutated(random: Random, base: Base) -> Content:
-    """The lines of a real session: changed, left out, in another order, repeated."""
+    """Return the lines of a real session: changed, reordered, repeated."""
     first, *rest = session_lines(base.session)
     changed = [
         json.dumps(mutations.mutate_json(random, json.loads(each))).encode() + b"\n" if random.random() < 0.4 else each
@@ -137,7 +137,7 @@ def _mutated(random: Random, base: Base) -> Content:
 
 
 def _many(random: Random, base: Base) -> Content:
-    """One event very often, behind a few nodes."""
+    """Return very many events of one kind behind a few nodes."""
     nodes = [
         {"node": {"id": n + 1, "parent": n or None, "role": ("user", "assistant")[n % 2], "content": "hi"}}
         for n in range(4)

@@ -14,7 +14,7 @@ USER, PROJECT, PERSONA = "config/config.toml", "work/.qwchat.toml", "config/pers
 _COMMANDS: tuple[Command, ...] = (
     command("config", "show", "--json", codes=(OK, USAGE), json=True),
     command("config", "show", codes=(OK, USAGE)),
-    command("config", "check", codes=(OK, 1, USAGE), most_lines=500),  # a line for each mistake
+    command("config", "check", codes=(OK, 1, USAGE), most_lines=500),  # one line per mistake
     command("config", "get", "temp", codes=(OK, 1, USAGE)),
     command("config", "set", "temp", "0.5", codes=(OK, 1, USAGE)),
     command("config", "set", "system", "x", codes=(OK, 1, USAGE)),
@@ -28,7 +28,7 @@ _WORDS = ("auto", "none", "on", "off", "random", "plain", "mini", "some", "0", "
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case."""
+    """Make one case."""
     files: Files = {}
     for path in random.sample((USER, PROJECT, PERSONA), random.choice((1, 1, 2, 3))):
         files[path] = _content(random)
@@ -55,7 +55,7 @@ def _content(random: Random) -> Content:
 
 
 def document(random: Random) -> str:
-    """A TOML file, right or almost."""
+    """Return a TOML file that is valid or almost valid."""
     if random.random() < 0.05:
         return _big(random)
     lines = [_line(random) for _ in range(random.choice((0, 1, 1, 2, 3, 8)))]
@@ -101,7 +101,7 @@ def _key(random: Random) -> str:
 
 
 def value(random: Random, depth: int = 3) -> str:
-    """A TOML value."""
+    """Return a TOML value."""
     kind = random.randrange(12 if depth else 10)
     if kind < 3:
         made = random.choice(mutations.NUMBERS)
@@ -131,7 +131,7 @@ def _quoted(text: str) -> str:
 
 
 def _big(random: Random) -> str:
-    """A file near the limit of its size, or past it."""
+    """Return a file near or above the size limit."""
     return random.choice(
         (
             ".".join(["a"] * 20_000) + " = 1",

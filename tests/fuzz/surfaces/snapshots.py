@@ -1,4 +1,4 @@
-"""Snapshots of the KV cache: damaged ones are refused, and the reply is the one that comes without them."""
+"""Snapshots of the KV cache: damaged ones must be refused, and the reply must be that without a snapshot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEAD = 76
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case."""
+    """Make one case."""
     data = (base.session / "kv.snapshot").read_bytes()
     kind = random.randrange(10)
     content: Content
@@ -34,7 +34,7 @@ def make(random: Random, number: int, base: Base) -> Case:
         title = type(content).__name__
     mode = random.choice(("auto", "on", "on", "off"))
     answer = (base.session / "answer").read_text(encoding="utf-8")
-    # With right sums anything may be in it, as if it was ours: then only the end of the program is looked at.
+    # With correct checksums the program must accept any contents, so only its end is checked.
     asked = command(
         *("-p", "and then?", "-m", "{case}/model", "--resume", SESSION, "--no-save", "--snapshot", mode, *QUESTION),
         codes=(OK, RUNTIME, 3, TOO_LONG) if resummed else (OK,),
@@ -61,7 +61,7 @@ def _head(random: Random, data: bytes) -> bytes:
 
 
 def _other_contents(random: Random, data: bytes) -> bytes:
-    """Other rows or other token ids."""
+    """Return the snapshot with other rows or other token ids."""
     changed = bytearray(data)
     layers, positions = counts(data)
     for _ in range(random.choice((1, 5, 50))):
@@ -75,18 +75,18 @@ def _other_contents(random: Random, data: bytes) -> bytes:
 
 
 def counts(data: bytes) -> tuple[int, int]:
-    """Layers and positions that the head states."""
+    """Return the layers and positions that the header states."""
     return int.from_bytes(data[68:72], "little"), int.from_bytes(data[72:76], "little")
 
 
 def rows_start(data: bytes) -> int:
-    """Where the rows begin."""
+    """Return the offset of the first row."""
     layers, positions = counts(data)
     return -(-(_HEAD + 4 * layers + 4 * positions + 4) // 64) * 64
 
 
 def with_checksums(data: bytes) -> bytes:
-    """`data` with the checksums that belong to it, as far as its head makes sense."""
+    """Return `data` with correct checksums, as far as its header makes sense."""
     layers, positions = counts(data)
     start = rows_start(data)
     if not 0 < layers < 100 or start >= len(data):

@@ -1,4 +1,4 @@
-"""Chat templates: random programs of a small grammar of Jinja."""
+"""Chat templates: random programs in a small grammar of Jinja."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TESTS = ("defined", "string", "mapping", "iterable", "sameas a", "divisibleby 3
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case: a random program, or a real template that was changed."""
+    """Make one case: a random program, or a damaged real template."""
     kind = random.random()
     if kind < 0.7:
         source = jinja.program(random)
@@ -46,7 +46,7 @@ def make(random: Random, number: int, base: Base) -> Case:
 
 
 def files_of(random: Random, source: str, base: Base) -> Files:
-    """A template where models keep one: in tokenizer_config.json, or a file of its own."""
+    """Return a template in tokenizer_config.json or in a file of its own."""
     if random.random() < 0.2:
         return {"model/chat_template.jinja": source.encode("utf-8", "replace")}
     values = {**parsed(base.model, "tokenizer_config.json"), "chat_template": source}
@@ -66,7 +66,7 @@ def files_of(random: Random, source: str, base: Base) -> Files:
 
 
 def statement(random: Random, depth: int) -> str:
-    """A piece of a template."""
+    """Return a part of a template."""
     if depth == 0:
         return random.choice(("x", "{{ a }}", f"{{{{ {expression(random, 1)} }}}}", "\n", "{# #}", "{{ ns.x }}"))
     inner = "".join(statement(random, depth - 1) for _ in range(random.choice((1, 1, 2))))
@@ -115,7 +115,7 @@ def statement(random: Random, depth: int) -> str:
 
 
 def _macro(random: Random, inner: str) -> str:
-    """A macro, and calls of it with more arguments than it names."""
+    """Return a macro, and calls of it with more arguments than it names."""
     body = inner + random.choice(
         ("", "{{ varargs }}", "{{ kwargs }}", "{{ f(varargs, varargs) }}", "{{ caller(varargs) }}", "{{ f(*varargs) }}")
     )
@@ -137,7 +137,7 @@ def _macro(random: Random, inner: str) -> str:
 
 
 def expression(random: Random, depth: int) -> str:
-    """An expression."""
+    """Return an expression."""
     if depth == 0 or random.random() < 0.15:
         return random.choice(
             (

@@ -1,4 +1,4 @@
-"""tokenizer.json: pipelines, patterns, vocabularies and merges."""
+"""Pipelines, patterns, vocabularies and merges in tokenizer.json."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _TEXTS = ("hi there", "a" * 3_000, "a" * 3_000 + "!", "é漢👍 \t\n" * 50, "he
 
 
 def ask_model(random: Random | None = None) -> Command:
-    """A question to the model with the tokenizer."""
+    """Return a command that sends a prompt to the model with the tokenizer."""
     text = "hi there" if random is None else random.choice(_TEXTS)
     return command("-p", text, "-m", "{case}/model", *QUESTION, "--json", codes=(OK, MODEL, 4), json=True)
 
 
 def files_of(tokenizer: bytes, base: Base) -> Files:
-    """A tokenizer in the folder of a model, whose manifest knows it."""
+    """Return a tokenizer in a model folder, with its correct checksum in the manifest."""
     return {
         f"model/{FILE}": tokenizer,
         "model/manifest.json": manifest_with(parsed(base.model, "manifest.json"), {FILE: tokenizer}),
@@ -45,7 +45,7 @@ def files_of(tokenizer: bytes, base: Base) -> Files:
 
 
 def make(random: Random, number: int, base: Base) -> Case:
-    """One case."""
+    """Make one case."""
     values = parsed(base.model, FILE)
     maker = random.choice((_pipeline, _pipeline, _pipeline, _vocabulary, _vocabulary, _added, _any))
     maker(random, values)
@@ -53,19 +53,19 @@ def make(random: Random, number: int, base: Base) -> Case:
     if random.random() < 0.05:
         data = mutations.mutate_bytes(random, data)
     asked = ask_model(random)
-    commands = (asked, asked) if random.random() < 0.1 else (asked,)  # the second reads tables that the first has kept
+    commands = (asked, asked) if random.random() < 0.1 else (asked,)  # the second reads the cached tables
     title = maker.__name__.strip("_")
     return Case(NAME, number, title, files_of(data, base), commands, copies=(("model", base.model),))
 
 
 def pattern(random: Random) -> dict[str, str]:
-    """A pattern of a normaliser or a pre-tokenizer."""
+    """Return a pattern of a normaliser or a pre-tokenizer."""
     made = random.choice(PATTERNS)
     return random.choice(({"Regex": made}, {"Regex": made}, {"String": made[:50]}, {"String": ""}, {"Regex": "^"}))
 
 
 def normaliser(random: Random, depth: int = 3) -> Any:
-    """A normaliser as the library knows them, with odd values."""
+    """Return a normaliser of the library with unusual values."""
     kind = random.randrange(12 if depth else 10)
     if kind == 0:
         return {"type": random.choice(("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Nmt", "StripAccents", "nope"))}
@@ -96,7 +96,7 @@ _BEHAVIOURS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "C
 
 
 def splitter(random: Random, depth: int = 3) -> Any:
-    """A pre-tokenizer."""
+    """Return a pre-tokenizer."""
     kind = random.randrange(12 if depth else 10)
     if kind in (0, 1, 2):
         behaviour = random.choice(_BEHAVIOURS)
@@ -124,7 +124,7 @@ _BYTES = ("add_prefix_space", "trim_offsets", "use_regex")
 
 
 def decoder(random: Random, depth: int = 2) -> Any:
-    """A decoder."""
+    """Return a decoder."""
     kind = random.randrange(7 if depth else 6)
     if kind < 3:
         return {"type": "ByteLevel", **{key: random.choice((True, False)) for key in _BYTES}}
@@ -138,7 +138,7 @@ def decoder(random: Random, depth: int = 2) -> Any:
 
 
 def _pipeline(random: Random, values: dict[str, Any]) -> None:
-    """Other parts around a sound model, the Qwen2 parts kept now and then."""
+    """Replace other parts than the model; sometimes keep those of Qwen2."""
     for key, made in (
         ("normalizer", normaliser),
         ("pre_tokenizer", splitter),
@@ -162,7 +162,7 @@ def _post_processor(random: Random) -> Any:
 
 
 def _vocabulary(random: Random, values: dict[str, Any]) -> None:
-    """Odd ids, tokens, merges and options of the model."""
+    """Set unusual ids, tokens, merges and options of the model."""
     model = values["model"]
     vocab, merges = model["vocab"], model["merges"]
     for _ in range(random.choice((1, 1, 2, 4))):
@@ -196,7 +196,7 @@ _OPTIONS = ("dropout", "unk_token", "fuse_unk", "byte_fallback", "ignore_merges"
 
 
 def _added(random: Random, values: dict[str, Any]) -> None:
-    """Odd added tokens."""
+    """Set unusual added tokens."""
     listed = values["added_tokens"]
     for _ in range(random.choice((1, 2, 5))):
         token = dict(random.choice(listed)) if listed else {"id": 290, "content": "x"}
@@ -212,5 +212,5 @@ def _added(random: Random, values: dict[str, Any]) -> None:
 
 
 def _any(random: Random, values: dict[str, Any]) -> None:
-    """Anything else."""
+    """Change any other values."""
     mutations.mutate_json(random, values)
