@@ -1,7 +1,7 @@
-"""How long each kernel takes to compile: weights for the bar of a first run, which measures the machine itself."""
+"""Compile time of each kernel: the weights of the progress bar on first use."""
 
-# Seconds of an AMD EPYC with AVX-512 VNNI at 3.7 GHz. Only their ratios matter: the first ones tell how fast the
-# machine is.
+# Seconds on an AMD EPYC with AVX-512 VNNI at 3.7 GHz. Only the ratios matter: the first kernels show how fast this
+# machine compiles, and the bar is scaled by that.
 COSTS = {
     "score_rows": 0.35,
     "weigh_rows": 0.2,

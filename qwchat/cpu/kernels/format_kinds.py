@@ -1,10 +1,11 @@
-"""How the weight formats of :mod:`quant.formats` meet the matrix kernel: all of it follows from their records.
+"""Numbers of the weight formats in compiled code, and the sizes that the matrix kernels need.
 
-All integer formats are one arithmetic (design, "One arithmetic"): unsigned weight bytes times signed activations,
+Everything follows from the records in `quant.formats`. All integer formats compute the same sum, with unsigned weight
+bytes and signed activations:
 
-    y = row_scale * sum over blocks of 32 k:  scale * x_scale * (sum(level[code] * x8) - zero * sum(x8))
+    y = row_scale * sum over blocks of 32 columns:  scale * x_scale * (sum(level[code] * x8) - zero * sum(x8))
 
-and differ in how a line of codes becomes bytes, and where scale and zero come from.
+They differ in how stored codes become bytes, and in where scale and zero point come from.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from quant.formats.format import TILE_ROWS
 from qwchat.cpu.kernels.records import BLOCK
 
 IDS = {name: number for number, name in enumerate(name for name, fmt in FORMATS.items() if fmt.kernel is not None)}
-"""The kind of a matrix in compiled code, by format. A format without a kernel is missing."""
+"""Format name -> the `kind` of a matrix in compiled code. Formats without a kernel are missing."""
 BF16, F32 = IDS["bf16"], IDS["f32"]
 INTEGER_FORMATS = {IDS[name]: fmt for name, fmt in FORMATS.items() if isinstance(fmt, IntegerFormat)}
 
 
 def block_bytes(fmt: IntegerFormat) -> int:
-    """Bytes of codes for 16 rows and 32 columns."""
+    """Return the bytes of the codes of one block: 16 rows of 32 columns."""
     return TILE_ROWS * BLOCK * fmt.stored_bits // 8
 
 
 def scale_bytes(fmt: IntegerFormat) -> int:
-    """Bytes of the scales of 16 rows."""
+    """Return the bytes of one group's scales: one scale for each of 16 rows."""
     return TILE_ROWS * fmt.scale_dtype.itemsize
 
 
 def has_scale_per_block(fmt: IntegerFormat) -> bool:
-    """Whether the groups of a format are always the blocks of the activations."""
+    """Return whether every group of the format is one block of 32 columns."""
     return fmt.group_sizes == (BLOCK,)

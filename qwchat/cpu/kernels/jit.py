@@ -1,4 +1,4 @@
-"""How kernels are compiled: :mod:`quant.native.compiler` with the store and the costs of the kernels."""
+"""Compile the kernels: `quant.native.compiler` with the kernels' own store and costs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ kernel = subroutine
 
 
 def standalone(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function apart from its callers; see :meth:`CompilationUnit.standalone`."""
+    """Compile a function that other code calls by symbol, apart from its callers (see `Unit.standalone`)."""
     return _unit.standalone(signature)
 
 
 def entry(kernel_function: Any, signature: Any) -> None:
-    """Make a kernel a standalone function as well, for Python to call by symbol."""
+    """Make a kernel a standalone function as well, which Python calls by symbol."""
     standalone(signature)(kernel_function.py_func)
 
 
 def compile_all(load_modules: Callable[[], object], progress: CompileProgress | None) -> dict[str, int]:
-    """Compile and keep the kernels; see :meth:`CompilationUnit.compile_all`."""
+    """Compile the kernels, store the code and return the address of each symbol (see `Unit.compile_all`)."""
     return _unit.compile_all(load_modules, COSTS, progress)
 
 

@@ -1,6 +1,7 @@
-"""Row-wise kernels: normalisation, activation functions, quantising of activations, embedding rows.
+"""Kernels that work on single rows: RMSNorm, SwiGLU, quantisation of activations, embeddings, exponentials.
 
-Addresses are in bytes; `columns` are multiples of 32.  Each has a NumPy twin in :mod:`qwchat.cpu.kernels.reference`.
+`x`, `out` and the like are addresses; `columns` are multiples of 32. Each kernel has a NumPy twin in
+`qwchat.cpu.kernels.reference`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from qwchat.cpu.kernels.jit import inlined, kernel
 from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 
 _f32 = np.float32
-# exp(x) = 2**n * exp(r), |r| <= ln(2)/2: Cody-Waite reduction and the Taylor polynomial of degree 7 (Cephes' scheme).
+# Constants of exponential: ln(2) in two parts, bounds without overflow, and coefficients 1/n!.
 _LOG2_E, _LN2_HIGH, _LN2_LOW = _f32(1.44269504), _f32(0.693359375), _f32(-2.12194440e-4)
 _EXP_LOW, _EXP_HIGH = _f32(-87.33), _f32(88.37)
 _C2, _C3, _C4, _C5, _C6, _C7 = (_f32(1 / math.factorial(n)) for n in range(2, 8))
@@ -28,7 +29,10 @@ _ONE, _ZERO, _INT8_MAX = _f32(1), _f32(0), _f32(127)
 
 @inlined
 def _lower_terms(y, r):
-    """The polynomial from degree 4 down to 0; `y`: its coefficients from 5 on, with their powers of `r`."""
+    """Return the Taylor polynomial from degree 4 down to 0, by Horner's rule.
+
+    `y`: the terms from degree 5 on, divided by r**5.
+    """
     y = simd.fma(y, r, simd.splat(_C4))
     y = simd.fma(y, r, simd.splat(_C3))
     y = simd.fma(y, r, simd.splat(_C2))
@@ -38,7 +42,11 @@ def _lower_terms(y, r):
 
 @inlined
 def exponential(x):
-    """exp of sixteen lanes: relative error below 3e-7; exactly 0 below -87.33, so that masked lanes vanish."""
+    """Return exp of sixteen lanes, with a relative error below 3e-7.
+
+    exp(x) = 2**n * exp(r) with |r| <= ln(2)/2: Cody-Waite reduction, then the Taylor polynomial of degree 7, as in
+    Cephes. Below -87.33 the result is exactly 0, so that masked lanes vanish.
+    """
     bounded = simd.minimum(simd.maximum(x, simd.splat(_EXP_LOW)), simd.splat(_EXP_HIGH))
     power = simd.round_to_i32(simd.multiply(bounded, simd.splat(_LOG2_E)))
     whole = simd.to_f32(power)
@@ -51,12 +59,12 @@ def exponential(x):
 
 @inlined
 def exponential_below_zero(x):
-    """exp of sixteen lanes that are at most 0: relative error below 3e-7; 1.2e-38 from -87.33 downwards.
+    """Return exp of sixteen lanes that are at most 0, with a relative error below 3e-7.
 
-    Half the operations of :func:`exponential`: adding 1.5 * 2**23 rounds to a whole number, whose bits then lie at the
-    end of the word, and the polynomial ends at degree 6.
+    It takes half the operations of `exponential`: adding 1.5 * 2**23 rounds to an integer, whose bits are then the low
+    bits of the float, and the polynomial ends at degree 6. From -87.33 downwards the result is 1.2e-38, not 0.
     """
-    bounded = simd.maximum(simd.splat(_EXP_LOW), x)  # in this order a NaN stays one
+    bounded = simd.maximum(simd.splat(_EXP_LOW), x)  # in this order NaN stays NaN
     powers = simd.fma(bounded, simd.splat(_LOG2_E), simd.splat(_ROUNDER))
     whole = simd.subtract(powers, simd.splat(_ROUNDER))
     r = simd.fma(whole, simd.splat(-_LN2_HIGH), bounded)
@@ -66,31 +74,42 @@ def exponential_below_zero(x):
 
 
 def _emit_magnitude(builder: Any, low: Any, high: Any) -> Any:
-    # Without their sign floats are ordered as integers are, infinity above all numbers and NaN above infinity.
+    # Without their signs, floats are ordered like their bits as integers: numbers, then infinity, then NaN.
+    """Emit the largest magnitude of two times sixteen lanes; NaN if any lane is NaN."""
     bits = simd.constant(simd.V16I, 0x7FFFFFFF)
     values = [builder.and_(builder.bitcast(value, simd.V16I), bits) for value in (low, high)]
     larger = builder.select(builder.icmp_signed(">", *values), *values)
     return builder.bitcast(simd.emit_call(builder, "llvm.vector.reduce.smax.v16i32", simd.I32, larger), simd.F32)
 
 
-# The largest magnitude of two times sixteen lanes, NaN where one is; sums of two times sixteen lanes.
 _magnitude = simd.operation(types.float32, (simd.f32x16, simd.f32x16), _emit_magnitude)
 _add = simd.operation(simd.i32x16, (simd.i32x16, simd.i32x16), lambda b, x, y: b.add(x, y))
 
 
 @inlined
 def packed_address(packed, columns, row):
-    """Address of the first block of packed activations that holds `row`; see records.ACTIVATIONS."""
+    """Return the address of the first packed block of the group of tokens that `row` belongs to.
+
+    Args:
+        packed: address of packed activations, see `records.ACTIVATIONS`.
+        columns: columns of the activations.
+        row: the token.
+    """
     return packed + row // TOKEN_LANES * (columns // BLOCK) * PACKED_BLOCK_BYTES
 
 
 @kernel
 def quantise(x, packed, row, columns):
-    """One row f32 -> i8 in blocks of 32: `x8 = rint(x * 127 / max|x|)`, with each block's scale and offset.
+    """Quantise one row of activations in blocks of 32 columns: `x8 = rint(x * 127 / max|x|)`.
 
-    `packed`: address of the first block (see records.ACTIVATIONS), in which it takes token_lane `row % TOKEN_LANES`.  A
-    non-finite value makes its scale NaN, so that it reaches the logits and is reported there instead of becoming some
-    finite number here.
+    It also stores each block's scale (max|x| / 127) and zero correction (-128 * sum of x8). A non-finite value makes
+    the scale NaN, so that it reaches the logits and is reported there, instead of becoming some finite number here.
+
+    Args:
+        x: (columns) f32.
+        packed: address of the first packed block of the row's group, see `packed_address`.
+        row: the token; it is stored in lane `row % TOKEN_LANES` of each block.
+        columns: a multiple of 32.
     """
     token_lane = row % TOKEN_LANES
     for block in range(columns // BLOCK):
@@ -110,7 +129,10 @@ def quantise(x, packed, row, columns):
 
 @kernel
 def rms_norm(x, weight, out, columns, epsilon):
-    """`out = weight * x / sqrt(mean(x**2) + epsilon)` for one row f32 (Zhang and Sennrich, 2019)."""
+    """Compute `out = weight * x / sqrt(mean(x**2) + epsilon)` for one row, RMSNorm (Zhang and Sennrich 2019, eq. 4).
+
+    `x`, `weight` and `out` are (columns) f32; `out` may be `x`.
+    """
     squares = simd.splat(_ZERO)
     for column in range(0, columns * 4, 64):
         value = simd.load_f32(x + column)
@@ -124,7 +146,10 @@ def rms_norm(x, weight, out, columns, epsilon):
 
 @kernel
 def silu_multiply(gate, up, out, columns):
-    """`out = gate / (1 + exp(-gate)) * up` for one row f32."""
+    """Compute `out = gate / (1 + exp(-gate)) * up`, the product inside SwiGLU (Shazeer 2020, eq. 6).
+
+    `gate`, `up` and `out` are (columns) f32; `out` may be one of the others.
+    """
     one, zero = simd.splat(_ONE), simd.splat(_ZERO)
     for column in range(0, columns * 4, 64):
         value = simd.load_f32(gate + column)
@@ -134,7 +159,13 @@ def silu_multiply(gate, up, out, columns):
 
 @kernel
 def embed(matrix, token, out):
-    """Row `token` of an embedding matrix of any format, dequantised into `out` (columns) f32."""
+    """Dequantise row `token` of an embedding matrix.
+
+    Args:
+        matrix: a MATRIX record of any format.
+        token: the row.
+        out: (columns) f32.
+    """
     tile, row = token // 16, token % 16
     codes = matrix.codes + tile * matrix.codes_step
     scales = matrix.scales + tile * matrix.scales_step

@@ -1,20 +1,22 @@
-"""What the members of a team (`qwchat.cpu.kernels.thread_team`) do in compiled code: wait for steps and share them out.
+"""Compiled side of the thread team: members wait for steps, and share the work of each.
 
-A step is a row of stages, a stage a number of items.  Members claim items from a ticket that names the step and the
-stage too, so nobody can claim an item of another stage than the one that he is in; the member that completes a stage's
-last item opens the next.  Nobody waits for members, only for items: one that came late, because the system had given
-its core to somebody else, finds the ticket further on and skips to it.
+A step is a sequence of stages, and a stage a number of items. Members claim items from a shared ticket, an integer that
+holds the number of the step, of its stage and of the next item. A member can therefore never claim an item of another
+stage than its own. The member that completes the last item of a stage opens the next stage.
 
-Only a member that loses its core in the middle of an item delays the others, by a time slice of some milliseconds.
-On a core that another process wants this happens again and again; where it costs more than the member gives, it naps
-for a while and leaves the work to the others.
+Members wait for items, never for each other: a member that comes late, because the system gave its core to another
+process, finds that the ticket has advanced, and skips to it. Only a member that loses its core in the middle of an item
+delays the others, by a time slice of some milliseconds. If another process keeps competing for the core, this happens
+again and again. Where it costs the team more than the member contributes, the member backs off: it sleeps for a while
+and leaves the work to the others.
 
-A step can be cancelled: Python sets a word, and from then on items are claimed and not worked on, so that the step ends
-as soon as the items in hand are done (thread_team.run_cancellable).
+A step can be cancelled: Python sets a word in the team's memory. From then on items are claimed but not computed, so
+that the step ends as soon as the items in progress are done (`ThreadTeam.run_cancellable`).
 
-Between steps a member spins, then yields, then parks in Python, where it costs nothing.
+Between steps a member spins, then yields its processor, then parks in Python, where it uses no processor time.
 
-State: a cache line (LINE_BYTES bytes) per field of the header, so that no two share one, and MEMBER_BYTES per member.
+The team's memory holds one cache line per field of the header, so that no two fields share a line, and then
+MEMBER_BYTES for each member. `team` is its address.
 """
 
 from __future__ import annotations
@@ -36,45 +38,52 @@ from qwchat.cpu.kernels.sync import (
 )
 from qwchat.cpu.kernels.thread_team import CANCEL_WORD, HEADER_LINES, LINE_BYTES, MEMBER_BYTES, PARK, RUN, STOP
 
-# And CANCEL_WORD, which Python writes.
+# Header fields, one cache line each; the seventh is CANCEL_WORD, which Python writes.
 _STEP, _TICKET, _COMPLETED, _STOP, _ACTIVE, _CONTENTION = (line * LINE_BYTES for line in range(HEADER_LINES - 1))
 _MEMBERS = HEADER_LINES * LINE_BYTES
 
-# The ticket: number of the step, of its stage, of the next item.
+# The ticket: step number << 40 | stage number << 24 | number of the next item.
 _NEXT_STAGE, _NEXT_STEP = 1 << 24, 1 << 40
 _STEP_CLOSED = _NEXT_STEP - _NEXT_STAGE
 
-# A member's own fields; the others look at the first alone.
+# Fields of a member. Other threads read the first one only.
 _STATE, _LAST_STEP, _STAGE, _CLAIMED, _LAST_BARRIER, _IDLE_SINCE, _SPINS_LONG = range(0, 56, 8)
 _MARK_WALL, _MARK_PROCESSOR, _MARK_PREEMPTIONS, _ELAPSED, _STOLEN, _PREEMPTED, BACK_OFF, _BACK_OFF_END = range(
     64, 128, 8
 )
 _CLOCK = 128
-_WORKING, _PARKED = 0, 1  # a member's state
-_NOT_CONTENDED, _LEADER_CONTENDED, _MEMBER_BACKS_OFF = 0, 1, 2  # crowded?
+_WORKING, _PARKED = 0, 1  # values of _STATE
+_NOT_CONTENDED, _LEADER_CONTENDED, _MEMBER_BACKS_OFF = 0, 1, 2  # values of _CONTENTION
 
 _SPINS_BEFORE_YIELD = 1_000
-_LONG_SPIN = 2_000_000  # ns; sampling and showing a token take less
-_SHORT_SPIN = 50_000  # ns, for those who had to park last time
-_LONG_STAGE = 1_000_000  # ns; shorter than a time slice, so that a lost one shows
-_WINDOW = 15_000_000  # ns; some time slices
-_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 20_000_000, 160_000_000  # ns; doubled while the core stays crowded
-_SLEEP_MICROSECONDS = 5_000  # us
+_LONG_SPIN = 2_000_000  # ns: sampling and printing a token take less
+_SHORT_SPIN = 50_000  # ns, for members that had to park last time
+_LONG_STAGE = 1_000_000  # ns: shorter than a time slice, so that the loss of one is noticed
+_WINDOW = 15_000_000  # ns: some time slices
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 20_000_000, 160_000_000  # ns: doubled while the core stays contended
+_SLEEP_MICROSECONDS = 5_000  # between two checks for the end of the team
 
 
 @inlined
 def _member_fields(team, member):
+    """Return the address of a member's fields."""
     return team + _MEMBERS + member * MEMBER_BYTES
 
 
 @inlined
 def next_back_off(last, since_last):
-    """How long to nap, in ns: `last` is the length of the nap before and `since_last` the time since."""
+    """Return how long a member should back off, in ns.
+
+    Args:
+        last: length of the previous back-off, 0 if there was none.
+        since_last: time since the previous back-off ended.
+    """
     return min(2 * last, _LONGEST_BACK_OFF) if last > 0 and since_last < last else _FIRST_BACK_OFF
 
 
 @inlined
 def _save_clocks(fields):
+    """Store the present wall time, processor time and preemptions of this member."""
     clock = fields + _CLOCK
     store_private(fields + _MARK_WALL, wall_time(clock))
     store_private(fields + _MARK_PROCESSOR, thread_time(clock))
@@ -83,6 +92,7 @@ def _save_clocks(fields):
 
 @kernel
 def _back_off(team, fields):
+    """Sleep for the next back-off, or until the team ends."""
     clock = fields + _CLOCK
     now = wall_time(clock)
     length = next_back_off(load_private(fields + BACK_OFF), now - load_private(fields + _BACK_OFF_END))
@@ -95,17 +105,26 @@ def _back_off(team, fields):
 
 @inlined
 def is_contended(elapsed, stolen, active):
-    """Whether a member that was kept from its core for `stolen` of `elapsed` (ns) costs the team more than it gives.
+    """Return whether a member costs the team more than it contributes, because its core is contended.
 
-    All wait for it meanwhile, so `active` members work at `active * (1 - stolen / elapsed)` times the speed of one;
-    without it they are one fewer.  Somewhat less is asked for: memory has enough to do with fewer.
+    The others wait for it meanwhile, so that `active` members work at `active * (1 - stolen / elapsed)` times the speed
+    of one; without this member they are one fewer. The threshold is somewhat lower than that, since fewer members still
+    saturate the memory.
+
+    Args:
+        elapsed: observed time, in ns.
+        stolen: the part of it during which the member had no core, in ns.
+        active: number of members that work.
     """
     return stolen > _LONG_STAGE and 10 * stolen * active > 7 * elapsed
 
 
 @kernel
 def _measure_contention(team, member):
-    """Adds what has passed since the last mark; after a window of it naps, or asks for a nap, where it is crowded."""
+    """Add the time since `_save_clocks` to the member's window; back off at its end if the core is contended.
+
+    Member 0 cannot back off, since it leads. It asks another member to free a core instead.
+    """
     fields = _member_fields(team, member)
     wall, processor = load_private(fields + _MARK_WALL), load_private(fields + _MARK_PROCESSOR)
     preempted = load_private(fields + _MARK_PREEMPTIONS)
@@ -113,7 +132,7 @@ def _measure_contention(team, member):
     passed = load_private(fields + _MARK_WALL) - wall
     elapsed = load_private(fields + _ELAPSED) + passed
     stolen = load_private(fields + _STOLEN) + passed - (load_private(fields + _MARK_PROCESSOR) - processor)
-    # Waiting for a page of a mapped file is not counted as a preemption.
+    # Without a preemption the time was lost to page faults of a mapped file, not to another process.
     preempted = load_private(fields + _PREEMPTED) + load_private(fields + _MARK_PREEMPTIONS) - preempted
     full = elapsed >= _WINDOW
     store_private(fields + _ELAPSED, 0 if full else elapsed)
@@ -123,20 +142,23 @@ def _measure_contention(team, member):
         if member != 0:
             _back_off(team, fields)
         elif atomic_load(team + _ACTIVE) > 1:
-            # The leader cannot leave: whoever sees this first makes room for it.
+            # The leader cannot sleep: the first member that sees this frees a core for it.
             exchange_if(team + _CONTENTION, _NOT_CONTENDED, _LEADER_CONTENDED)
 
 
 @inlined
 def claim(team, member, items):
-    """The next of this stage's `items` that nobody else gets, or -1 if there is none.
+    """Claim the next item of this stage; return its number, or -1 if no item is left.
 
-    Call it until it returns -1: that reports the items claimed as done.  `items` must be the same for all members, at
-    least 1 and below 2**24.
+    Call it until it returns -1: that also reports the claimed items as done. Once the step is cancelled, the first
+    member that calls it claims all items that are left and computes none of them, in this stage and in those that
+    follow. The ticket is read before the cancel word: a member that sees a stage after skipped items therefore also
+    sees the cancel word, and whatever is computed has complete inputs.
 
-    Once the step is cancelled, the first member that asks takes all items that are left and does none of them, in this
-    stage and in those that follow.  The ticket is read before the stop word: a member that sees a stage behind skipped
-    items also sees the stop word, so whatever is computed has complete inputs.
+    Args:
+        team: address of the team's memory.
+        member: number of this member.
+        items: number of items of the stage, 1 to 2**24 - 1, the same for all members.
     """
     fields = _member_fields(team, member)
     stage = load_private(fields + _STAGE)
@@ -162,7 +184,10 @@ def claim(team, member, items):
 
 @inlined
 def barrier(team, member):
-    """Waits until all items of the stage are done, and goes on to the next stage."""
+    """Wait until all items of the stage are done, then enter the next stage.
+
+    It is also where a member notices that its core is contended, or that member 0 has asked for a core.
+    """
     fields = _member_fields(team, member)
     stage = load_private(fields + _STAGE)
     spins = 0
@@ -184,6 +209,7 @@ def barrier(team, member):
 
 @inlined
 def _enter_step(fields, step):
+    """Enter stage 0 of `step`, and start its clocks."""
     store_private(fields + _LAST_STEP, step)
     store_private(fields + _STAGE, step * _NEXT_STEP)
     _save_clocks(fields)
@@ -192,7 +218,11 @@ def _enter_step(fields, step):
 
 @kernel
 def await_step(team, member):
-    """RUN when there is a new step for this member, STOP when the team ends, PARK when it should sleep in Python."""
+    """Wait for the next step; return RUN, STOP or PARK.
+
+    RUN: this member takes part in a new step. STOP: the team ends. PARK: no step has come for a while, and the caller
+    should wait on its semaphore.
+    """
     fields = _member_fields(team, member)
     clock = fields + _CLOCK
     atomic_store(fields + _STATE, _WORKING)
@@ -222,7 +252,7 @@ def await_step(team, member):
             yield_processor()
             if wall_time(clock) - start > spin_limit:
                 atomic_store(fields + _STATE, _PARKED)
-                # The leader, who looks at that, may have announced a step before.
+                # The leader may have announced a step before it could see this state.
                 if atomic_load(team + _STEP) == seen:
                     return PARK
                 atomic_store(fields + _STATE, _WORKING)
@@ -231,11 +261,18 @@ def await_step(team, member):
 
 @kernel
 def wake(team, active, parked_flags):
-    """The next step is for `active` members.  Notes at the address `parked_flags`, (active) i64, who must be woken;
-    returns how many.
+    """Set the number of members of the next step, and report which of them are parked.
 
-    One who parks after that misses a step, one who is woken twice parks again: neither harms anybody, so an interrupt
-    may come between this and the waking.
+    A member that parks after this call misses one step, and a member that is woken twice parks again. Both are
+    harmless, so that an interrupt may come between this call and the waking.
+
+    Args:
+        team: address of the team's memory.
+        active: number of members of the next step.
+        parked_flags: address of (active) i64, set to 1 for each member that must be woken, else to 0.
+
+    Returns:
+        The number of parked members.
     """
     atomic_store(team + _ACTIVE, active)
     count = 0
@@ -248,7 +285,7 @@ def wake(team, active, parked_flags):
 
 @inlined
 def begin_step(team):
-    """Announces a step.  Only compiled code calls it, so that no signal falls between it and the work."""
+    """Announce a step. Only compiled code calls it, so that no signal handler runs between it and the work."""
     step = atomic_load(team + _STEP) + 1
     _enter_step(_member_fields(team, 0), step)
     atomic_store(team + _TICKET, step * _NEXT_STEP)
@@ -257,13 +294,13 @@ def begin_step(team):
 
 @inlined
 def end_step(team):
-    """Closes the step: a member that is still on its way through it must not meet the next one's state."""
+    """Close the step, so that a member which is still on its way through it cannot meet the next step's state."""
     atomic_store(team + _TICKET, atomic_load(team + _STEP) * _NEXT_STEP + _STEP_CLOSED)
     _measure_contention(team, 0)
 
 
 @kernel
 def announce_end(team):
-    """Tells the members that there will be no further step."""
+    """Tell the members that no further step will come."""
     atomic_store(team + _STOP, 1)
     atomic_add(team + _STEP, 1)

@@ -1,4 +1,4 @@
-"""How many threads a team should have, and how many of them should generate."""
+"""Choose the number of threads: for the team as a whole, and for decoding."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _CPUS = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
-_WARM_UP, _TRIALS = 2, 3  # steps
-_STEPS_BETWEEN_TRIALS = (
-    1024  # steps after which the trial is repeated: the context has grown, the machine may be less busy
-)
-_TOLERANCE = 1.03
+_WARM_UP, _TRIALS = 2, 3  # steps before the first trial, and per number of threads
+# Trials are repeated after this many steps: the context has grown, and the machine may be less busy.
+_STEPS_BETWEEN_TRIALS = 1024
+_TOLERANCE = 1.03  # half the threads may take this much longer per step and still be chosen
 
 
 def _physical_cores(cpus: set[int]) -> int:
-    """Distinct cores among `cpus`: hyper-threads of one core share its multipliers and its cache.
+    """Return the number of physical cores among the logical processors `cpus`.
 
-    Slow cores of a hybrid processor count: work is shared out in small pieces, so they add what they have.
+    Hyper-threads of one core share its multipliers and its cache, so a second one adds nothing. The slow cores of a
+    hybrid processor count: work is handed out in small pieces, so they add what they have.
     """
     siblings = set()
     for cpu in cpus:
@@ -35,9 +35,10 @@ def _physical_cores(cpus: set[int]) -> int:
 
 
 def _control_groups() -> Iterator[Path]:
-    """Folders that may limit this process: its control groups (version 2 and 1) and all above them.
+    """Yield folders that may limit this process: its control groups (versions 2 and 1) and all their parents.
 
-    In a container the path may be that of the host, but the limit then lies in the root that the container sees.
+    In a container the path may be that of the host. The limit is then in the root that the container sees, which is
+    among the parents.
     """
     try:
         lines = _MEMBERSHIP.read_text().splitlines()
@@ -58,7 +59,7 @@ def _control_groups() -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float:
-    """CPUs that one control group grants; infinite without a limit."""
+    """Return the CPUs that one control group grants; infinity if it sets no limit."""
     try:
         limit, length = (group / "cpu.max").read_text().split()
         return math.inf if limit == "max" else int(limit) / int(length)
@@ -72,17 +73,24 @@ def _quota(group: Path) -> float:
 
 
 def default_threads() -> int:
-    """At least 1; physical cores within the affinity mask and the tightest quota of the control groups."""
+    """Return the default number of threads, at least 1.
+
+    These are the physical cores in the affinity mask, but not more than the tightest CPU quota of the control groups.
+    """
     cores = _physical_cores(usable_processors())
     quota = min((_quota(group) for group in _control_groups()), default=math.inf)
     return max(1, cores if math.isinf(quota) else min(cores, math.ceil(quota)))
 
 
 class DecodeThreadTuner:
-    """How many of `size` threads a step of one token needs: often a few saturate the memory (Ryzen 7950X: 4 of 16).
+    """Finds the number of threads for steps of one token, which a few threads may run as fast as all.
 
-    Half as many are tried against the present number, in turn, as long as that is not slower.  With one or two threads
-    there is nothing to try.
+    Decoding reads all weights once per token, and often a few threads saturate the memory (Ryzen 7950X: 4 of 16). The
+    tuner alternates between the present number and half of it, and halves the number as long as that is not slower. It
+    tries nothing with one or two threads.
+
+    Args:
+        size: threads of the team.
     """
 
     def __init__(self, size: int) -> None:
@@ -94,12 +102,12 @@ class DecodeThreadTuner:
         self._seconds: tuple[list[float], list[float]] = ([], [])
 
     def choose(self) -> int:
-        """Threads for the next step."""
+        """Return the number of threads for the next step."""
         trying = self._searching and self._steps >= _WARM_UP and self._steps % 2 == 1
         return self._count // 2 if trying else self._count
 
     def record(self, seconds: float) -> None:
-        """How long the step took for which :meth:`choose` was asked last."""
+        """Record the seconds of the step for which `choose` was called last."""
         if self._searching and self._steps >= _WARM_UP:
             self._seconds[self._steps % 2].append(seconds)
             if len(self._seconds[1]) == _TRIALS:

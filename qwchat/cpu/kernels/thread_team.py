@@ -1,6 +1,9 @@
 """A persistent team of threads that runs one compiled program together.
 
-:mod:`qwchat.cpu.kernels.scheduler` is its compiled side.
+Member 0 leads: it announces each step and works in it. The other members wait for steps in compiled code
+(`qwchat.cpu.kernels.scheduler`) without the GIL: they spin, then yield, then park in Python on a semaphore.
+
+A step runs the whole program once: for the decoder, one forward pass over a chunk of tokens.
 """
 
 from __future__ import annotations
@@ -12,22 +15,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LINE_BYTES = 64  # bytes of a cache line, the unit of the team's memory
-HEADER_LINES = 7  # before the members' own fields
-CANCEL_WORD = 6 * LINE_BYTES  # offset of the stop word: while it is not 0, members skip all items of the step
-POLL_SECONDS = 0.05  # between two questions to `cancelled`; signal handlers run at least as often
+LINE_BYTES = 64  # one cache line: the unit in which the team's memory is laid out
+HEADER_LINES = 7  # cache lines before the members' fields
+CANCEL_WORD = 6 * LINE_BYTES  # offset of a word that Python sets to cancel the step: members then skip all items
+POLL_SECONDS = 0.05  # between two calls of `cancelled`; signal handlers run at least as often
 MEMBER_BYTES = 5 * LINE_BYTES
 
-RUN, PARK, STOP = 0, 1, 2  # what a member that waited for a step is to do
+RUN, PARK, STOP = 0, 1, 2  # outcomes of waiting for a step
 
 
 class EntryPoints(NamedTuple):
-    """The compiled functions that a team calls, each without the GIL.  `team` is the address of its memory.
+    """Compiled functions that a team calls, all of them without the GIL.
 
-    `lead(team, size, *arguments)`: one step as member 0.
-    `serve(team, member, size, *arguments)`: takes part in steps until there is none for a while (PARK) or never
-    again (STOP), and says which.
-    `wake(team, active, parked_flags)`, `announce_end(team)`: see :mod:`qwchat.cpu.kernels.scheduler`.
+    In each, `team` is the address of the team's memory, and `arguments` are those of the program.
+
+    Attributes:
+        lead: `lead(team, size, *arguments)` runs one step as member 0.
+        serve: `serve(team, member, size, *arguments)` takes part in steps. It returns PARK when none has come for a
+            while, and STOP when none will come any more.
+        wake: `wake(team, active, parked_flags)` announces the number of active members and returns how many are parked.
+        announce_end: `announce_end(team)` tells the members that no further step will come.
     """
 
     lead: Callable[..., Any]
@@ -37,7 +44,13 @@ class EntryPoints(NamedTuple):
 
 
 class ThreadTeam:
-    """`size` members that run `entry_points` with `arguments`; the calling thread is member 0."""
+    """Threads that run a compiled program step by step; the calling thread is member 0.
+
+    Args:
+        size: number of members, the calling thread included.
+        entry_points: the compiled program.
+        arguments: passed on to the program in every step.
+    """
 
     def __init__(self, size: int, entry_points: EntryPoints, arguments: tuple[Any, ...]):
         self.size = size
@@ -56,7 +69,7 @@ class ThreadTeam:
         for thread in self._threads:
             thread.start()
         self._leader: threading.Thread | None = None
-        self._requested_steps = self._led_steps = 0  # steps that the leader's thread has to lead, and has led
+        self._requested_steps = self._led_steps = 0  # steps that the leader's thread must run, and has run
         self._step_requested, self._step_finished = threading.Lock(), threading.Lock()
         self._step_requested.acquire()
         self._step_finished.acquire()
@@ -74,10 +87,10 @@ class ThreadTeam:
                 self._semaphores[member].release()
 
     def run(self, active: int | None = None) -> None:
-        """One step by the first `active` members, by default all; returns when all its work is done.
+        """Run one step with the first `active` members, by default all; return when all its work is done.
 
-        A KeyboardInterrupt comes before the step or after it, never within: the leader announces the step in
-        compiled code.
+        A KeyboardInterrupt is raised before the step or after it, never within: the step is announced in compiled code,
+        where Python runs no signal handlers.
         """
         self.finish()
         self._cancel_word[0] = 0
@@ -85,12 +98,19 @@ class ThreadTeam:
         self._entry_points.lead(self.address, self.size, *self._arguments)
 
     def run_cancellable(self, cancelled: Callable[[], bool], active: int | None = None) -> bool:
-        """Run one step that can be stopped. Return False if it was: some of its items were skipped then.
+        """Run one step that can be cancelled.
 
-        Another thread is member 0, because Python runs signal handlers between two bytecodes of the main thread, and
-        a compiled call is one. The calling thread waits, and asks `cancelled` at once and every POLL_SECONDS. An
-        exception, from `cancelled` or from a signal handler (KeyboardInterrupt), also stops the step, and is raised
-        when no member works on it any more.
+        Another thread acts as member 0, because Python runs signal handlers only between bytecodes of the main thread,
+        and a compiled call is a single bytecode. The calling thread waits, and calls `cancelled` at once and then every
+        POLL_SECONDS. An exception from `cancelled` or from a signal handler (KeyboardInterrupt) cancels the step too,
+        and is raised once no member works on it any longer.
+
+        Args:
+            cancelled: returns True to cancel the step.
+            active: the number of members that work, by default all.
+
+        Returns:
+            False if the step was cancelled, so that some of its items were skipped.
         """
         self.finish()
         if self._leader is None:
@@ -106,7 +126,7 @@ class ThreadTeam:
                 if not self._cancel_word[0] and cancelled():
                     self._cancel_word[0] = 1
                 self._step_finished.acquire(timeout=POLL_SECONDS)
-            except BaseException as raised:  # noqa: BLE001 It is raised below.
+            except BaseException as raised:  # noqa: BLE001 It is raised again below.
                 self._cancel_word[0] = 1
                 error = raised
         if error is not None:
@@ -124,20 +144,23 @@ class ThreadTeam:
             _notify(self._step_finished)
 
     def finish(self) -> None:
-        """Wait for a step that run_cancellable() left behind, should a signal have come outside of its `try`."""
+        """Wait for a step that `run_cancellable` left unfinished.
+
+        That happens when a signal arrives outside of its `try`. Does nothing otherwise.
+        """
         while self._led_steps != self._requested_steps:
             self._cancel_word[0] = 1
             _notify(self._step_requested)
             self._step_finished.acquire(timeout=POLL_SECONDS)
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self.finish()
         if self._leader is not None:
             leader, self._leader = self._leader, None
             _notify(self._step_requested)
             leader.join()
-        # In this order: a member that parks looks for the announcement after it has become wakeable.
+        # In this order: a member that parks checks for the announcement after it has marked itself as parked.
         self._entry_points.announce_end(self.address)
         self._wake_members(self.size)
         for thread in self._threads:
@@ -146,6 +169,6 @@ class ThreadTeam:
 
 
 def _notify(event: threading.Lock) -> None:
-    """Wake the thread that acquires `event`, or the next one that does; notifying twice is the same as once."""
-    with contextlib.suppress(RuntimeError):  # It is released already.
+    """Wake the thread that waits for `event`, or else the next one that does; notifying twice has no further effect."""
+    with contextlib.suppress(RuntimeError):  # It is already released.
         event.release()
