@@ -1,8 +1,11 @@
-"""Matrix times activations, for every weight format: `y (tokens, rows) = x (tokens, columns) @ W.T`.
+"""Matrix times activations for every weight format: `y (tokens, rows) = x (tokens, columns) @ W.T`.
 
-Two regimes, the same sums.  Few tokens: the codes are unpacked in registers and met at once, so that the weights stream
-from memory.  Many: two tiles (32 rows) at a time are unpacked into a panel in the first-level cache that all tokens of
-the chunk pass, so that the dot products are all that is left to do.
+There are two ways to the same sums, bit for bit. With few tokens the limit is memory: codes are unpacked in registers
+and multiplied at once, so that the weights stream through (`matmul_tiles`). With many tokens the limit is arithmetic:
+two tiles (32 rows) at a time are unpacked into a panel in the first-level cache, and all tokens of the chunk are
+multiplied with that panel (`matmul_panels`).
+
+The kernels below count in pairs of tiles, since 32 rows are one block of activations for the next matrix.
 """
 
 from __future__ import annotations
@@ -27,16 +30,17 @@ from qwchat.cpu.kernels.records import (
     TOKEN_LANES,
 )
 
-# How many vectors a tile exists for, as far as the registers of the level reach.  Integer formats take the next larger
-# one, whose further slots hold whatever they hold, and the panel beyond.
+# Numbers of vectors for which a tile is compiled, as far as the registers of the level reach. Integer formats take the
+# next larger one and ignore the results of the lanes that hold no token; with more vectors they use the panel.
 INTEGER_COUNTS = {"avxvnni": (1, 2), "avx2": (1, 2), "neon": (1, 2, 3, 4)}.get(current_level(), (1, 2, 3, 4, 6, 8))
 FLOAT_COUNTS = (1, 2, 4, 8) if simd_level.lanes() == 16 else (1, 2)
 _REGISTER_TOKENS, _FLOAT_TOKENS = INTEGER_COUNTS[-1], FLOAT_COUNTS[-1]
 
-_SUM_BYTES = 128  # bytes of the sums of one token and two tiles
+_SUM_BYTES = 128  # sums of one token and two tiles: (2, 16) f32
 
 
 def _when(builder: Any, value: Any, number: int) -> Any:
+    """Open a block of code that runs if `value` equals `number`."""
     return builder.if_then(builder.icmp_signed("==", value, simd.I64(number)))
 
 
@@ -50,7 +54,7 @@ def _emit_tile(form: int, count: int, builder: Any, *values: Any) -> None:
 
 @intrinsic
 def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
-    """All formats and vector counts behind one run-time switch, so that a kernel is compiled once."""
+    """Choose format and number of vectors by a switch at run time, so that the kernel is compiled only once."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         for name, form in IDS.items():
@@ -65,8 +69,12 @@ def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, colum
 
 @standalone(types.void(*[types.int64] * 12))
 def run_tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
-    """One tile of 16 weight rows times `count` vectors, one of INTEGER_COUNTS or FLOAT_COUNTS as `kind` is; see
-    :class:`matmul_tiles.TileWeights` and :class:`matmul_tiles.TileVectors`."""
+    """Multiply one tile of 16 weight rows with `count` vectors.
+
+    `kind` is the number of the format (`format_kinds`), and `count` one of its INTEGER_COUNTS or FLOAT_COUNTS. The
+    arguments from `codes` to `per_scale` are the fields of `TileWeights`, those from `columns` on the fields of
+    `TileVectors`.
+    """
     _tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride)
 
 
@@ -92,7 +100,10 @@ def _unpack(typing, kind, tile, codes, scales, zeros, zero_step, per_scale, firs
 
 @standalone(types.void(*[types.int64] * 10))
 def unpack_panel(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel):
-    """Blocks `first` and following of a weight tile into `panel`, as its tile 0 or 1; see matmul_panels.py."""
+    """Unpack `blocks` blocks of a weight tile, from block `first` on, into tile 0 or 1 of `panel`.
+
+    The other arguments are as for `run_tile`; `matmul_panels` has the layout of a panel.
+    """
     _unpack(kind, tile, codes, scales, zeros, zero_step, per_scale, first, blocks, panel)
 
 
@@ -109,18 +120,22 @@ def _panel(typing, stores_zeros, panel, blocks, x, x_stride, groups, sums, prefe
 
 @standalone(types.void(*[types.int64] * 10))
 def run_panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
-    """A panel times `groups` times TOKEN_LANES tokens; see :class:`matmul_panels.PanelOperands`."""
+    """Multiply a panel with `groups` groups of TOKEN_LANES tokens; see `matmul_panels.PanelOperands`.
+
+    `stores_zeros`: 1 if the panel holds zero points, 0 if all of them are CORRECTED_ZERO.
+    """
     _panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines)
 
 
 @inlined
 def is_float(matrix):
-    """Whether a matrix meets f32 activations."""
+    """Return whether the matrix is multiplied with f32 activations, not with packed ones."""
     return matrix.kind == BF16 or matrix.kind == F32
 
 
 @kernel
 def _sum_float_tile(matrix, x, tokens, tile, sums):
+    """Compute the sums of one tile of a float format; `sums` (tokens, 2, 16) f32, of which it writes one half."""
     token = 0
     while token < tokens:
         left = min(tokens - token, _FLOAT_TOKENS)
@@ -133,6 +148,7 @@ def _sum_float_tile(matrix, x, tokens, tile, sums):
 
 @kernel
 def _sum_few_tokens(matrix, packed, tokens, tile, sums):
+    """Compute the sums of one tile of an integer format, for up to _REGISTER_TOKENS tokens."""
     count = tokens if tokens <= 4 else (6 if tokens <= 6 else 8)
     run_tile(
         matrix.kind,
@@ -152,7 +168,11 @@ def _sum_few_tokens(matrix, packed, tokens, tile, sums):
 
 @kernel
 def _sum_many_tokens(matrix, packed, tokens, tile, sums, panel):
-    """Both regimes' work for two tiles and many tokens.  A last tile that is alone is taken twice."""
+    """Compute the sums of two tiles of an integer format for any number of tokens, panel by panel.
+
+    If the last tile has no neighbour, it is taken twice, and the second half of the sums is ignored. While a panel is
+    multiplied, the codes of the next panel (or of the next pair of tiles) are prefetched.
+    """
     blocks = matrix.columns // BLOCK
     groups = (tokens + TOKEN_LANES - 1) // TOKEN_LANES
     for offset in range(0, groups * TOKEN_LANES * _SUM_BYTES, 64):
@@ -194,7 +214,17 @@ def _sum_many_tokens(matrix, packed, tokens, tile, sums, panel):
 
 @kernel
 def _sum_pair(matrix, x, packed, tokens, tile, sums, panel):
-    """`sums` (tokens, 2, 16) f32 of tiles `tile` and the next, if there is one, times their row scales."""
+    """Compute the products of two tiles with all tokens, times the row scales.
+
+    Args:
+        matrix: a MATRIX record.
+        x: (tokens, columns) f32.
+        packed: the same packed.
+        tokens: number of tokens.
+        tile: the first of the two tiles; the second may be missing.
+        sums: address of the result, (tokens, 2, 16) f32.
+        panel: address of the panel's memory.
+    """
     rows = min(2, matrix.tiles - tile)
     if is_float(matrix):
         for half in range(rows):
@@ -214,17 +244,25 @@ def _sum_pair(matrix, x, packed, tokens, tile, sums, panel):
 
 @inlined
 def pair_count(matrix):
-    """Pairs of tiles of a matrix: what the drivers count in."""
+    """Return the number of pairs of tiles of a matrix."""
     return (matrix.tiles + 1) // 2
 
 
 @kernel
 def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accumulate, scratch):
-    """Rows `32 * first .. 32 * last` of `x @ matrix.T`, with bias, into `out` (tokens, rows) f32.
+    """Compute rows `32 * first` to `32 * last - 1` of `x @ matrix.T`, plus the bias.
 
-    `x` (tokens, columns) f32 is read for float formats, `packed` for the others: see records.ACTIVATIONS.
-    `out_stride`: bytes from token to token.  `accumulate`: add to what `out` holds (the residual stream).
-    `scratch`: address of records.matmul_scratch_bytes(tokens) bytes of this thread, on a cache line.
+    Args:
+        matrix: a MATRIX record.
+        x: (tokens, columns) f32, which is read for float formats.
+        packed: the same packed, which is read for integer formats; see `records.ACTIVATIONS`.
+        tokens: number of tokens.
+        first: first pair of tiles.
+        last: one past the last pair.
+        out: (tokens, rows) f32.
+        out_stride: bytes from one token to the next in `out`.
+        accumulate: add to `out`, as for the residual stream, instead of overwriting it.
+        scratch: address of `records.matmul_scratch_bytes(tokens)` bytes of this thread, on a cache line.
     """
     sums = scratch + PANEL_BLOCKS * PANEL_BLOCK_BYTES
     for tile in range(2 * first, 2 * last, 2):
@@ -244,17 +282,18 @@ def multiply_pairs(matrix, x, packed, tokens, first, last, out, out_stride, accu
 
 @kernel
 def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep_f32, scratch):
-    """Columns `32 * first .. 32 * last` of SiLU(gate) * up into `target`, quantised: a pair of tiles is one block.
+    """Compute columns `32 * first` to `32 * last - 1` of SiLU(gate) * up, and quantise them into `target`.
 
-    `gate` and `up` are matrices without bias.  `keep_f32`: leave the f32 values in `target.x` too, as a float
-    format needs them.  The rest as for :func:`multiply_pairs`.
+    A pair of tiles gives exactly one block of activations for `down_proj`. `gate` and `up` are MATRIX records without
+    bias; `target` is an ACTIVATIONS record, whose `packed` is written, and `x` as well if `keep_f32` is set, which a
+    `down_proj` of a float format needs. The other arguments are as for `multiply_pairs`.
     """
     gates = scratch + PANEL_BLOCKS * PANEL_BLOCK_BYTES
     ups = gates + (max(tokens, GEMV_TOKENS) + TOKEN_LANES - 1) // TOKEN_LANES * TOKEN_LANES * _SUM_BYTES
     for pair in range(first, last):
         _sum_pair(gate, x, packed, tokens, 2 * pair, gates, scratch)
         _sum_pair(up, x, packed, tokens, 2 * pair, ups, scratch)
-        # All tokens at once, and then all again: the latencies of many rows overlap.
+        # Two passes over all tokens, so that the latencies of many rows overlap.
         row_kernels.silu_multiply(gates, ups, gates, tokens * BLOCK)
         for token in range(tokens):
             row = gates + token * _SUM_BYTES
@@ -268,7 +307,7 @@ def activate_pairs(gate, up, x, packed, tokens, first, last, target, keep_f32, s
 
 @kernel
 def prefetch_pair(matrix, pair):
-    """Prefetches the beginning of a pair of tiles."""
+    """Prefetch the first codes of a pair of tiles."""
     start = matrix.codes + 2 * pair * matrix.codes_step
     for line in range(start, start + min(PREFETCH_AHEAD, matrix.codes_step), 64):
         simd.prefetch(line)

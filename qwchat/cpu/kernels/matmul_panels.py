@@ -1,9 +1,16 @@
 """Code generators for many tokens: a panel of weight bytes, unpacked once, times all tokens of a chunk.
 
 A panel holds PANEL_BLOCKS blocks of 32 columns of two tiles (32 weight rows), small enough for the first-level cache.
-The tile above it is 32 rows times 4 tokens: each broadcast of four activation bytes serves two dot products, and all
-sums stay in registers.  Zero points are folded into the bytes, so that every dot product starts from the offset that
-comes with the activations; only tensors that store zero points multiply for it.
+Per block it stores (PANEL_BLOCK_BYTES)
+
+    weight bytes  (2 tiles, 8 lines, 16 rows, 4 columns) u8
+    scales        (2, 16) f32
+    zero points   (2, 16) i32, for tensors that store them
+
+With AVX-512 it is multiplied in register tiles of 32 rows by 4 tokens: each broadcast of four activation bytes serves
+two dot products, and all sums stay in registers. Zero points are folded into the weight bytes, so that every dot
+product starts from the zero correction of the activations. Only tensors that store zero points need a multiplication
+for it.
 """
 
 from __future__ import annotations
@@ -33,23 +40,29 @@ from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, PANEL_BLOCK_BY
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16I, V64B
 
 _TILES = 2
-_CODE_BYTES = 16 * BLOCK  # bytes of codes of one tile; then come the scales and the zero points of both
+_CODE_BYTES = 16 * BLOCK  # weight bytes of one tile in a block
 _EACH_BYTE = 0x01010101
-_SUM_BYTES = 64 * _TILES  # bytes of one token's sums
+_SUM_BYTES = 64 * _TILES  # sums of one token
 
 
 def _register_tile() -> tuple[int, int]:
-    """Strips of rows, and tokens, that are summed at once: as many as the level has registers for."""
+    """Return the strips of rows, and the tokens, that are summed at once: as the level's registers allow."""
     return {"avx512vnni": (_TILES, TOKEN_LANES), "portable": (1, 2), "neon": (4, 2)}.get(current_level(), (2, 2))
 
 
 class PanelOperands(NamedTuple):
-    """Operands of a panel tile, as IR values.
+    """Operands of a panel's product, as IR values.
 
-    `panel`: (`blocks`, PANEL_BLOCK_BYTES) bytes.  `x`: packed activations from the panel's first column on,
-    `x_stride` bytes from one group of TOKEN_LANES tokens to the next, `groups` of them.  `sums` (TOKEN_LANES * groups,
-    2, 16) f32 is added to.  `prefetch_lines`: cache lines at `prefetch` and at `ahead + prefetch_step` to ask for in
-    each group.
+    Attributes:
+        panel: address of (blocks, PANEL_BLOCK_BYTES) bytes.
+        blocks: blocks in the panel.
+        x: address of packed activations, from the panel's first column on.
+        x_stride: bytes from one group of TOKEN_LANES tokens to the next.
+        groups: number of groups.
+        sums: address of (TOKEN_LANES * groups, 2, 16) f32, which the products are added to.
+        prefetch: address of codes to prefetch for the next panel, in its first tile.
+        prefetch_step: bytes from there to the codes of its second tile.
+        prefetch_lines: cache lines of each tile to prefetch per group.
     """
 
     panel: Any
@@ -64,17 +77,25 @@ class PanelOperands(NamedTuple):
 
 
 def _byte_shift(fmt: IntegerFormat) -> int:
-    """What the bytes of a format must gain for the zero point of a panel to be CORRECTED_ZERO less the dot offset."""
+    """Return the number to add to a format's weight bytes so that their zero point becomes CORRECTED_ZERO.
+
+    Both sides are less by the level's dot offset for their largest byte.
+    """
     return CORRECTED_ZERO - fmt.zero - simd.dot_offset(255) + simd.dot_offset(fmt.largest)
 
 
 def emit_unpack(
     builder: Any, fmt: IntegerFormat, stores_zeros: bool, tile: int, weights: TileWeights, span: tuple[Any, Any, Any]
 ) -> None:
-    """Writes the bytes, scales and zero points of tile 0 or 1 of a panel.
+    """Emit code that writes weight bytes, scales and zero points of tile 0 or 1 of a panel.
 
-    `span`: the first block, the number of blocks, the panel's address.  `stores_zeros`: the zero points of the tensor
-    go into the panel; otherwise the bytes are shifted so that they all have the same.
+    Args:
+        builder: of the IR.
+        fmt: the format.
+        stores_zeros: write the tensor's own zero points. Otherwise the bytes are shifted so that all have the same.
+        tile: 0 or 1.
+        weights: the tile in the matrix.
+        span: the first block, the number of blocks, and the panel's address.
     """
     first, blocks, panel = span
     with cgutils.for_range(builder, blocks) as loop:
@@ -98,12 +119,17 @@ def emit_unpack(
 
 
 def zero_point_variants(fmt: IntegerFormat) -> tuple[bool, ...]:
-    """Whether tensors of a format may bring zero points of their own."""
+    """Return the values of `stores_zeros` that tensors of a format may need."""
     return (False, True) if fmt.allows_zeros else (False,)
 
 
 def emit_panel_tile(builder: Any, stores_zeros: bool, operands: PanelOperands) -> None:
-    """`sums[v, lane] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))`, for all tokens."""
+    """Emit the product of a panel with all groups of tokens.
+
+        sums[v, row] += sum over blocks: scale * x_scale * (sum(byte * x8) - zero * sum(x8))
+
+    It adds to `sums`, so that a matrix wider than a panel is multiplied panel by panel.
+    """
     lanes = simd_level.lanes()
     columns, tokens = _register_tile()
     with cgutils.for_range(builder, operands.groups) as loop:
@@ -123,9 +149,14 @@ def emit_panel_tile(builder: Any, stores_zeros: bool, operands: PanelOperands) -
 def _emit_register_tile(
     builder: Any, stores_zeros: bool, operands: PanelOperands, places: tuple[Any, Any], part: tuple[list[int], range]
 ) -> None:
-    """The sums of a `part`, rows from each of some on times some tokens, of one group of tokens.
+    """Emit the sums of one register tile: some strips of rows times some tokens of one group.
 
-    `places`: addresses of the group's activations and sums.
+    Args:
+        builder: of the IR.
+        stores_zeros: whether the panel holds zero points.
+        operands: the panel.
+        places: addresses of the group's activations and sums.
+        part: first rows of the strips (0 to 31), and the tokens.
     """
     (x, sums), (rows, tokens) = places, part
     lanes = simd_level.lanes()

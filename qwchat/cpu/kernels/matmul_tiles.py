@@ -1,8 +1,13 @@
 """Code generators for the inner loops of the matrix kernels: tiles of 16 weight rows times a few vectors.
 
-Each emits LLVM IR with one accumulator per vector, so that the sums stay in registers.  A lane's sum is made of the
-same operations in the same order for any number of vectors, here and in `qwchat.cpu.kernels.matmul_panels`: a token's
-result depends neither on its neighbours nor on their number.
+A tile stores its codes in lines of 64 bytes. A line of an 8-bit format holds 4 columns: byte 4 * row + column of 16
+rows. A line of a 4-bit format holds 8 columns: the low nibbles are columns 0 to 3, the high nibbles columns 4 to 7. The
+dot product instructions multiply four bytes of a row with four activations and add to the row's 32-bit lane, so that a
+block of 32 columns takes 8 of them.
+
+Each generator emits LLVM IR with one accumulator per vector, so that the sums stay in registers. A lane's sum consists
+of the same operations in the same order for any number of vectors, here and in `matmul_panels`. A token's result
+therefore depends neither on its neighbours nor on their number.
 """
 
 from __future__ import annotations
@@ -19,14 +24,19 @@ from qwchat.cpu.kernels.format_kinds import BF16, block_bytes, has_scale_per_blo
 from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16F
 
-PREFETCH_AHEAD = 16_384  # bytes of weights
-CORRECTED_ZERO = 128  # the zero point that the offsets of activations are made for
+PREFETCH_AHEAD = 16_384  # bytes of codes between a prefetch and its use
+CORRECTED_ZERO = 128  # zero point for which the zero corrections of activations are exact as they are
 
 
 class TileWeights(NamedTuple):
-    """A tile's parts, as IR values (addresses; `codes` holds the values of a float format).
+    """Parts of a weight tile, as IR values; the parts are addresses.
 
-    `zero_step` is 16, or 0 where one zero point serves all.
+    Attributes:
+        codes: lines of codes, or the values of a float format.
+        scales: (groups, 16).
+        zeros: zero points (groups, 16) u8.
+        zero_step: bytes from one group's zero points to the next: 16, or 0 if one zero point serves all groups.
+        blocks_per_scale: blocks of 32 columns in a group.
     """
 
     codes: Any
@@ -37,11 +47,16 @@ class TileWeights(NamedTuple):
 
 
 class TileVectors(NamedTuple):
-    """What a tile is multiplied with, and where the products go, as IR values.
+    """Vectors that a tile is multiplied with, and the place of the products, as IR values.
 
-    For integer formats `x` is the address of packed activations, `x_stride` bytes from TOKEN_LANES vectors to the next
-    (see records.ACTIVATIONS); for float formats `x` (vectors, columns) f32, `x_stride` bytes apart.
-    `out` (vectors, 16) f32, `out_stride` bytes apart.
+    Attributes:
+        columns: columns of the matrix.
+        x: for integer formats the address of packed activations (`records.ACTIVATIONS`), for float formats of (vectors,
+            columns) f32.
+        x_stride: bytes to the next group of TOKEN_LANES vectors (integer formats), or to the next vector (float
+            formats).
+        out: address of (vectors, 16) f32.
+        out_stride: bytes from one vector's products to the next.
     """
 
     columns: Any
@@ -52,12 +67,12 @@ class TileVectors(NamedTuple):
 
 
 def emit_address(builder: Any, base: Any, index: Any, step: int | Any) -> Any:
-    """The address `base + index * step`."""
+    """Emit the address `base + index * step`."""
     return builder.add(base, builder.mul(index, I64(step) if isinstance(step, int) else step))
 
 
 def accumulators(builder: Any, count: int, lanes: int = 16) -> list[Any]:
-    """Variables for sums of f32 lanes; LLVM keeps them in registers."""
+    """Emit `count` variables of f32 lanes, set to 0; LLVM keeps them in registers."""
     vector = ir.VectorType(F32, lanes)
     sums = [cgutils.alloca_once(builder, vector) for _ in range(count)]
     for total in sums:
@@ -66,19 +81,24 @@ def accumulators(builder: Any, count: int, lanes: int = 16) -> list[Any]:
 
 
 def _store_rows(builder: Any, sums: Sequence[Any], vectors: TileVectors, lane: int = 0) -> None:
+    """Emit the stores of one strip's sums, from row `lane` of the tile on."""
     for row, total in enumerate(sums):
         address = emit_address(builder, builder.add(vectors.out, I64(4 * lane)), I64(row), vectors.out_stride)
         simd.emit_store(builder, address, builder.load(total), 4)
 
 
 def _prefetch(builder: Any, address: Any, size: int) -> None:
+    """Emit prefetches of the cache lines of `size` bytes."""
     for line in range(0, size, 64):
         simd.emit_prefetch(builder, builder.add(address, I64(line)))
 
 
 def _prefetch_block(builder: Any, fmt: IntegerFormat, weights: TileWeights, block: Any, blocks: Any) -> None:
-    """Asks for the codes of a block to come, at most a tile ahead, and for its scales: at a tile's end these are the
-    next tile's, which the processor's own prefetching would find after some misses."""
+    """Emit prefetches of the codes and scales that are needed PREFETCH_AHEAD bytes (at most one tile) later.
+
+    At the end of a tile these are the scales of the next tile, which the processor's own prefetcher would find only
+    after some misses.
+    """
     size = block_bytes(fmt)
     most = I64(PREFETCH_AHEAD // size)
     ahead = builder.select(builder.icmp_signed("<", blocks, most), blocks, most)
@@ -89,23 +109,23 @@ def _prefetch_block(builder: Any, fmt: IntegerFormat, weights: TileWeights, bloc
 
 
 class Strip(NamedTuple):
-    """Rows `lane` to `lane + lanes` of a tile: as many as a register has lanes for, or all 16."""
+    """Rows `lane` to `lane + lanes - 1` of a tile: as many as a register has 32-bit lanes, or all 16."""
 
     lane: int = 0
     lanes: int = 16
 
     def load(self, builder: Any, address: Any, element: Any, per_lane: int = 1) -> Any:
-        """The strip's part of 16 times `per_lane` elements at `address`."""
+        """Emit a load of the strip's part of 16 rows of `per_lane` elements each."""
         size = element.width // 8 if isinstance(element, ir.IntType) else 2
         place = builder.add(address, I64(self.lane * per_lane * size))
         return simd.emit_load(builder, place, ir.VectorType(element, self.lanes * per_lane))
 
     def words(self) -> Any:
-        """The type of an integer per lane."""
+        """Return the vector type with one 32-bit integer per row."""
         return ir.VectorType(I32, self.lanes)
 
     def floats(self) -> Any:
-        """The type of a float per lane."""
+        """Return the vector type with one float per row."""
         return ir.VectorType(F32, self.lanes)
 
 
@@ -113,19 +133,24 @@ WHOLE_TILE = Strip()
 
 
 def tile_strips() -> list[Strip]:
-    """The strips of a tile at the level in force."""
+    """Return the strips of a tile at the SIMD level in force."""
     return [Strip(lane, simd_level.lanes()) for lane in range(0, 16, simd_level.lanes())]
 
 
 def emit_group(builder: Any, fmt: IntegerFormat, weights: TileWeights, block: Any) -> Any:
-    """The index of the scales of a block."""
+    """Emit the number of the group that a block belongs to."""
     return block if has_scale_per_block(fmt) else builder.udiv(block, weights.blocks_per_scale)
 
 
 def emit_scale(
     builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE
 ) -> tuple[Any, Any]:
-    """The scales of a group as f32 lanes, and their table bits as i32 lanes (None where the format has none)."""
+    """Emit the scales of a group.
+
+    Returns:
+        Scales as f32 lanes, and their table bits as i32 lanes: the low bit of an int8 scale, which chooses between two
+            tables of levels. None for formats without that bit.
+    """
     address = emit_address(builder, weights.scales, group, scale_bytes(fmt))
     if fmt.scale == "float16":
         return builder.fpext(strip.load(builder, address, simd.F16), strip.floats()), None
@@ -140,14 +165,20 @@ def emit_scale(
 
 
 def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE) -> Any:
-    """The stored zero points of a group as i32 lanes, for the weight bytes of :func:`emit_weight_bytes`."""
+    """Emit the stored zero points of a group as i32 lanes, less the level's dot offset.
+
+    They go with the weight bytes of `emit_weight_bytes`, which are less by the same offset.
+    """
     address = emit_address(builder, weights.zeros, group, weights.zero_step)
     zeros = builder.zext(strip.load(builder, address, I8), strip.words())
     return builder.sub(zeros, simd.constant(zeros.type, simd.dot_offset(fmt.largest)))
 
 
 def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Strip = WHOLE_TILE) -> Iterator[Any]:
-    """A block of codes as lines of weight bytes (a strip's rows, 4 columns each) less the level's dot offset."""
+    """Yield a block of codes as lines of weight bytes: the strip's rows, 4 columns each.
+
+    Codes are replaced by the levels of the format, and all bytes are less by the SIMD level's dot offset.
+    """
     offset = simd.dot_offset(fmt.largest)
     for place in range(0, block_bytes(fmt), 64):
         here = simd.emit_pin(builder, builder.add(address, I64(place)))
@@ -163,9 +194,12 @@ def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Str
 
 
 def emit_initial_dot(builder: Any, offset: Any, zero: Any) -> Any:
-    """What a dot product starts from: `-zero * sum(x8)`.
+    """Emit the value that a dot product starts from: `-zero * sum(x8)`.
 
-    `offset` is -128 times the sum, exactly; `zero` is an integer, or i32 lanes.
+    Args:
+        builder: of the IR.
+        offset: the token's zero correction, -128 * sum(x8), as i32 lanes.
+        zero: the zero point, an integer or i32 lanes. The result is exact: zero * correction is a multiple of 128.
     """
     if isinstance(zero, int):
         if zero == CORRECTED_ZERO:
@@ -177,20 +211,28 @@ def emit_initial_dot(builder: Any, offset: Any, zero: Any) -> Any:
 
 
 def emit_token_factor(builder: Any, block: Any, lane: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:
-    """The scale (`part` 0) or the offset (1) of one lane of a packed block, in every lane."""
+    """Emit the scale (`part` 0) or the zero correction (`part` 1) of one token of a packed block, in every lane.
+
+    `lane`: the token's number within the block, below TOKEN_LANES.
+    """
     address = builder.add(block, I64(TOKEN_LANES * (BLOCK + 4 * part) + 4 * lane))
     return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4), lanes)
 
 
 def emit_accumulate(builder: Any, total: Any, dot: Any, scale: Any, x_scale: Any) -> None:
-    """`total += dot * (scale * x_scale)`; `dot` is exact, since it stays below 2**24."""
+    """Emit `total += dot * (scale * x_scale)`; `dot` is exact in f32, since it stays below 2**24."""
     product = builder.fmul(scale, x_scale)
     updated = simd.emit_fma(builder, builder.sitofp(dot, scale.type), product, builder.load(total))
     builder.store(simd.emit_pin(builder, updated), total)
 
 
 def emit_integer_tile(builder: Any, fmt: IntegerFormat, count: int, weights: TileWeights, vectors: TileVectors) -> None:
-    """`out[v, lane] = sum over blocks: scale * x_scale * (sum(code * x8) - zero * sum(x8))` for `count` vectors."""
+    """Emit the product of a tile of an integer format with `count` vectors.
+
+        out[v, row] = sum over blocks: scale * x_scale * (sum(level[code] * x8) - zero * sum(x8))
+
+    The sums within a block are exact integers; only the products with the scales, and their sum, are rounded.
+    """
     sums = {strip: accumulators(builder, count, strip.lanes) for strip in tile_strips()}
     blocks = builder.lshr(vectors.columns, I64(5))
     with cgutils.for_range(builder, blocks) as loop:
@@ -215,7 +257,15 @@ def _emit_block(
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
 ) -> None:
-    """A strip of a block (and its group) times `vectors`: pairs of a place (TOKEN_LANES tokens, lane) and a sum."""
+    """Emit the products of one strip and one block with all vectors.
+
+    Args:
+        builder: of the IR.
+        what: format and strip.
+        weights: the tile.
+        block: number of the block, and of its group.
+        vectors: for each vector its place (address of the packed block, lane within it) and its sum.
+    """
     number, group = block
     fmt, strip = what
     _, bits = emit_scale(builder, fmt, weights, group, strip)
@@ -235,16 +285,18 @@ def _emit_block(
             address = builder.add(x, I64(lane * BLOCK + 4 * line_number))
             x4 = simd.emit_bytes4(builder, address, strip.lanes)
             dots[index] = simd.emit_pin(builder, simd.emit_offset_dot(builder, dots[index], line, x4))
-    # Loaded again, which costs less than a register meanwhile.
+    # Loading the scales again costs less than keeping them in a register.
     scale, _ = emit_scale(builder, fmt, weights, simd.emit_pin(builder, group), strip)
     for ((x, lane), total), dot in zip(vectors, dots, strict=True):
         emit_accumulate(builder, total, dot, scale, emit_token_factor(builder, x, lane, 0, F32, strip.lanes))
 
 
 def emit_float_tile(builder: Any, kind: int, count: int, weights: TileWeights, vectors: TileVectors) -> None:
-    """`out[v, lane] = sum_k values[k, lane] * x[v, k]` with `values` (K, 16) bf16 or f32; K is even.
+    """Emit the product of a tile of a float format with `count` vectors, for an even number of columns.
 
-    Even and odd columns are summed apart and added at the end: two chains hide the latency of the multiply-add.
+        out[v, row] = sum over k: values[k, row] * x[v, k]          values (columns, 16) bf16 or f32
+
+    Even and odd columns are summed separately and added at the end: two chains hide the latency of multiply-add.
     """
     width = 32 if kind == BF16 else 64
     chains = [accumulators(builder, count) for _ in range(2)]
