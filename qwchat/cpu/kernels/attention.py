@@ -1,12 +1,15 @@
-"""Grouped-query attention over a KV cache, tiled over rows: the query heads of a KV head, of one token or of many.
+"""Grouped-query attention over a KV cache.
 
-Positions are worked on in splits of SPLIT_POSITIONS with one softmax each, merged in order (Milakov and Gimelshein,
-2018; split over positions as in Flash-Decoding).  Splits start at fixed positions, so a token's result does not depend
-on which tokens share its chunk nor on the number of threads.
+The kernels work on rows: a row is one query head of one token, and the rows of a KV head are those of its whole group,
+of one token or of many. Each key and value that is loaded serves all of them.
 
-The cache holds f32, or 8 bits in groups of 32 dimensions of one position with an f16 scale; queries, keys and values
-are transformed before rounding (see hadamard), and results back.  The layouts stand in
-:mod:`qwchat.cpu.kernels.attention_tiles`.
+Positions are processed in splits of SPLIT_POSITIONS, each with a softmax of its own; the results of the splits are
+merged in order (Milakov and Gimelshein 2018; splits over positions as in Flash-Decoding, Dao et al. 2023). Splits begin
+at fixed positions, so that a token's result depends neither on the tokens in its chunk nor on the number of threads.
+
+The cache holds f32, or 8 bits with an f16 scale for each 32 dimensions of a position. For 8 bits, queries, keys and
+values pass a Walsh-Hadamard transform before they are rounded (see `hadamard`), and results pass it again.
+`attention_tiles` has the layouts.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from qwchat.cpu.kernels.row_kernels import exponential, exponential_below_zero
 
 _NEGATIVE_INFINITY = np.float32(-np.inf)
 _INT8_MAX, _ZERO, _ONE, _INVERSE = np.float32(127), np.float32(0), np.float32(1), np.float32(1 / 32)
-_SCORED_POSITIONS = 64  # positions scored in one go, between requests for their values
+_SCORED_POSITIONS = 64  # positions per call of score_rows, between prefetches of their values
 _INT16_MAX = np.float32(32767)
-_FLIP_TOP_BITS = np.int32(-0x7F7F7F80)  # flips the top bit of four bytes: signed codes to unsigned ones
+_FLIP_TOP_BITS = np.int32(-0x7F7F7F80)  # flips the top bit of four bytes: signed codes become unsigned
 
 _round_f16 = simd.operation(types.float32, (types.float32,), lambda b, x: b.fpext(b.fptrunc(x, simd.F16), simd.F32))
 _poke_f16 = simd.operation(
@@ -37,9 +40,17 @@ _poke_i8 = simd.operation(types.void, (types.int64, types.int8), simd.emit_store
 
 @kernel
 def rotate(x, cos, sin, out, head_dim, scale):
-    """RoPE on one head, half-split as in Hugging Face's rotate_half; multiplied by `scale` (f32).
+    """Apply RoPE (Su et al. 2021) to one head, and multiply it by `scale`.
 
-    `x`, `out` (head_dim) f32, possibly the same; `cos`, `sin` (head_dim/2) f32: the angles of its position.
+    Dimension i is paired with dimension i + head_dim/2, as in Hugging Face's rotate_half.
+
+    Args:
+        x: (head_dim) f32.
+        cos: (head_dim/2) f32, cosines of the position's angles.
+        sin: (head_dim/2) f32, sines of the position's angles.
+        out: (head_dim) f32; may be `x`.
+        head_dim: a multiple of 32.
+        scale: f32.
     """
     half = head_dim * 2
     factor = simd.splat(scale)
@@ -54,7 +65,10 @@ def rotate(x, cos, sin, out, head_dim, scale):
 
 @kernel
 def _quantise_32(x, x8):
-    """Thirty-two f32 -> i8 in steps of the f16 scale that is returned; NaN where a value is not finite."""
+    """Round 32 values f32 to i8 in steps of an f16 scale, which is returned; NaN if a value is not finite.
+
+    `x`: (32) f32. `x8`: (32) i8, written.
+    """
     low, high = simd.load_f32(x), simd.load_f32(x + 64)
     largest = simd.max_lanes(simd.maximum(simd.absolute(low), simd.absolute(high)))
     poison = simd.sum_lanes(simd.multiply(simd.add(low, high), simd.splat(_ZERO)))
@@ -67,7 +81,16 @@ def _quantise_32(x, x8):
 
 @kernel
 def store_query(queries, kind, kv_head, row, head_dim):
-    """Quantises a rotated query in place of its row, where the cache has 8 bits."""
+    """Quantise one rotated query for an 8-bit cache; do nothing for an f32 cache.
+
+    Args:
+        queries: a QUERIES record; row `row` of `kv_head` in `x` is transformed in place and written to `x8`, `scales`
+            and `zero_corrections`.
+        kind: kind of the cache.
+        kv_head: KV head that the query belongs to.
+        row: row of that head.
+        head_dim: a multiple of 32.
+    """
     if kind != KV_Q8:
         return
     blocks = head_dim // 32
@@ -86,7 +109,15 @@ def store_query(queries, kind, kv_head, row, head_dim):
 
 @kernel
 def store_key(cache, kv_head, position, key, scratch):
-    """Writes one head's rotated key (head_dim) f32 into the cache.  `scratch`: 32 bytes; `key` may be changed."""
+    """Write one head's key at one position to the cache.
+
+    Args:
+        cache: a CACHE record.
+        kv_head: number of the head.
+        position: where the token stands.
+        key: (head_dim) f32 after RoPE; overwritten for an 8-bit cache.
+        scratch: 32 bytes.
+    """
     head_dim = cache.head_dim
     tile = kv_head * (cache.capacity // 16) + position // 16
     if cache.kind != KV_Q8:
@@ -109,14 +140,22 @@ def store_key(cache, kv_head, position, key, scratch):
 
 @kernel
 def store_value(cache, kv_head, position, value, scratch):
-    """Writes one head's value (head_dim) f32 into the cache.  `scratch`: 32 bytes; `value` may be changed."""
+    """Write one head's value at one position to the cache.
+
+    Args:
+        cache: a CACHE record.
+        kv_head: number of the head.
+        position: where the token stands.
+        value: (head_dim) f32; overwritten for an 8-bit cache.
+        scratch: 32 bytes.
+    """
     tiles = cache.head_dim // 16
     if cache.kind != KV_Q8:
         for tile in range(tiles):
             target = cache.v + ((kv_head * tiles + tile) * cache.capacity + position) * 64
             simd.store_f32(target, simd.load_f32(value + tile * 64))
         return
-    # Four positions lie as 0, 2, 1, 3: the even bytes of the words are 0 and 1, the odd ones 2 and 3.
+    # Four positions are stored as 0, 2, 1, 3: the even bytes of a word are positions 0 and 1, the odd bytes 2 and 3.
     hadamard(value, cache.head_dim, _ONE)
     within = position % 4 // 2 + position % 2 * 2
     for block in range(tiles // 2):
@@ -130,13 +169,20 @@ def store_value(cache, kv_head, position, value, scratch):
 
 @inlined
 def partial_stride(cache):
-    """Bytes of one row's partial result: header and head_dim sums."""
+    """Return the bytes of one row's partial result: the header and head_dim sums."""
     return PARTIAL_HEADER_BYTES + cache.head_dim * 4
 
 
 @inlined
 def _softmax(scores, count, end, partial):
-    """Scores f32 -> weights in place, zero from `count` on; maximum and sum noted.  `end`: bytes of the row."""
+    """Turn scores into weights exp(score - maximum), in place; write the maximum and the sum of the weights.
+
+    Args:
+        scores: a row of scores f32.
+        count: number of positions that the row sees; the weights of all others are 0.
+        end: bytes of the row, a multiple of 64.
+        partial: header of the row's partial result.
+    """
     seen = max(count, 0)
     full = seen // 16 * 64
     largest = simd.splat(_NEGATIVE_INFINITY)
@@ -163,10 +209,16 @@ def _softmax(scores, count, end, partial):
 
 @kernel
 def _scale_units(scales, count, units, end):
-    """f16 scales of values -> f32 `units`, the largest of the first `count` being 32767; returns a unit's size.
+    """Scale the f16 scales of `count` values so that the largest becomes 32767; return the size of a unit.
 
-    Sixteen bits for a weight, since a long tail of small ones must not vanish beside a large one.  A sum over a split
-    of products with 8-bit codes stays below 2**31: 32767 * 127 * 512.  `end`: bytes of a row of `units`.
+    A weight times its value's scale is rounded to 16 bits, not 8, since a long tail of small weights must not vanish
+    beside a large one. The sum over a split of products with 8-bit codes stays below 2**31: 32767 * 127 * 512.
+
+    Args:
+        scales: f16, one for each position.
+        count: positions that the row sees; the units of all others are 0.
+        units: f32, written.
+        end: bytes of a row of `units`, a multiple of 64.
     """
     top = total = simd.splat(_ZERO)
     for offset in range(0, end, 64):
@@ -183,7 +235,7 @@ def _scale_units(scales, count, units, end):
 
 @kernel
 def _weight_codes(weights, units, out, end):
-    """One row of weights f32, at most 1, times :func:`_scale_units` -> i16."""
+    """Multiply a row of weights f32 (at most 1) with the units of `_scale_units`, and round to i16."""
     for offset in range(0, end, 64):
         product = simd.multiply(simd.load_f32(weights + offset), simd.load_f32(units + offset))
         simd.store_i16(out + offset // 2, simd.round_to_i32(product))
@@ -191,7 +243,7 @@ def _weight_codes(weights, units, out, end):
 
 @kernel
 def _prefetch_values(values, column_bytes, head_dim, size):
-    """Asks for `size` bytes of each column of values: those of some positions that follow each other."""
+    """Prefetch `size` bytes of each column of 16 dimensions: the values of some consecutive positions."""
     for column in range(head_dim // 16):
         for line in range(0, size, 64):
             simd.prefetch(values + column * column_bytes + line)
@@ -199,13 +251,24 @@ def _prefetch_values(values, column_bytes, head_dim, size):
 
 @kernel
 def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, prefetch, scratch, partials):
-    """`rows` rows of `kv_head` from `row` on (at most ATTENTION_ROWS), to the positions `start .. stop` of one split.
+    """Attend from some rows of a KV head to the positions `start` to `stop - 1` of one split.
 
-    Row r belongs to token r // group of the chunk that begins at `position` and sees the positions up to its own.
-    `partials` has room for ATTENTION_ROWS times partial_stride and receives each row's maximum (-inf where it sees none
-    of these positions), sum of weights and weighted sum of values.  `prefetch`: the first rows to see these positions,
-    whose values are then fetched from memory while the scores are computed, and after them the keys of the next split.
-    `scratch`: ATTENTION_SCRATCH_BYTES.
+    Row r belongs to token r // group of the chunk, and sees the positions up to its own. The result of a row is its
+    largest score (-inf if it sees none of these positions), the sum of its weights, and the weighted sum of values.
+
+    Args:
+        cache: a CACHE record.
+        queries: a QUERIES record.
+        kv_head: number of the KV head.
+        row: first row.
+        rows: number of rows, at most ATTENTION_ROWS.
+        position: position of the chunk's first token.
+        start: first position of the split.
+        stop: one past the last position.
+        prefetch: set for the first rows that see these positions. Their values are then prefetched while the scores are
+            computed, and the keys of the next split while the values are summed.
+        scratch: ATTENTION_SCRATCH_BYTES of this thread.
+        partials: (ATTENTION_ROWS, partial_stride) bytes, written.
     """
     head_dim, capacity, kind = cache.head_dim, cache.capacity, cache.kind
     group, blocks = cache.num_heads // cache.num_kv_heads, head_dim // 32
@@ -213,11 +276,11 @@ def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, prefe
     padded = (stop - start + 31) // 32 * 32
     tile = kv_head * (capacity // 16) + start // 16
     index = kv_head * queries.row_capacity + row
-    size = 1 if kind == KV_Q8 else 4  # bytes of an element of the cache
+    size = 1 if kind == KV_Q8 else 4  # bytes of a key's or value's element
     keys = cache.k + tile * head_dim * 16 * size
     column_bytes = capacity * 16 * size
     values = cache.v + (kv_head * blocks * 2 * capacity + start) * 16 * size
-    codes = scratch + ATTENTION_ROWS * SPLIT_POSITIONS * 4  # then scales of the rows, then one row of f32
+    codes = scratch + ATTENTION_ROWS * SPLIT_POSITIONS * 4  # i16; behind them the scales of the rows, then units
     for done in range(0, padded, _SCORED_POSITIONS):
         if prefetch:
             _prefetch_values(values + done * 16 * size, column_bytes, head_dim, _SCORED_POSITIONS * 16 * size)
@@ -258,9 +321,9 @@ def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, prefe
 
 @kernel
 def merge(total, partial, head_dim):
-    """Folds one row's partial result into `total`: both as attend_rows leaves them.
+    """Merge one row's partial result into `total`; both are as `attend_rows` writes them.
 
-    A partial result over no position changes nothing; `total` is over at least one.
+    A partial result without any position changes nothing; `total` covers at least one.
     """
     top_total, top_partial = simd.peek_f32(total), simd.peek_f32(partial)
     top = max(top_total, top_partial)
@@ -277,7 +340,7 @@ def merge(total, partial, head_dim):
 
 @kernel
 def normalise(cache, total, out):
-    """`out` (head_dim) f32 = weighted sum of values / sum of weights."""
+    """Compute `out` (head_dim) f32 = weighted sum of values / sum of weights, from a merged result."""
     weights = simd.splat(simd.peek_f32(total + 4))
     for offset in range(0, cache.head_dim * 4, 64):
         simd.store_f32(out + offset, simd.divide(simd.load_f32(total + PARTIAL_HEADER_BYTES + offset), weights))

@@ -1,13 +1,21 @@
 """Code generators for the two products of attention: queries times keys, and weights times values.
 
-Both work on eight rows (a row: one query head of one token) against the positions of a split.  Each lane has one chain
-of operations, in the order of dimensions or of positions, whatever the shape of the tile: the result does not depend
-on the SIMD level, nor on which rows are computed together.
+Both work on eight rows (a row is one query head of one token) against positions of a split. Each lane has one chain of
+operations, in the order of dimensions or of positions, whatever the shape of the register tile. The result therefore
+depends neither on the SIMD level nor on which rows are computed together.
 
-Keys: lanes are positions.  f32 (position/16, head_dim, 16); q8: unsigned codes (position/16, head_dim/4, 16, 4) = q+128
-and f16 scales (position/16, head_dim/32, 16).
-Values: lanes are dimensions.  f32 (head_dim/16, position, 16); q8: signed codes (head_dim/16, position/4, 16, 4), of
-four positions 0, 2, 1, 3, and f16 scales (head_dim/32, position), which the weights take up before the product.
+Layout of a KV head's keys, where lanes are positions:
+
+    f32  (positions/16, head_dim, 16) f32
+    q8   (positions/16, head_dim/4, 16, 4) u8, the code plus 128;  scales (positions/16, head_dim/32, 16) f16
+
+Layout of its values, where lanes are dimensions:
+
+    f32  (head_dim/16, positions, 16) f32
+    q8   (head_dim/16, positions/4, 16, 4) i8, four positions in the order 0, 2, 1, 3;
+         scales (head_dim/32, positions) f16
+
+The weights are multiplied with the scales of the values before the product.
 """
 
 from __future__ import annotations
@@ -23,17 +31,18 @@ from qwchat.cpu.kernels.records import ATTENTION_ROWS, KV_Q8, SPLIT_POSITIONS
 from qwchat.cpu.kernels.simd import F16, F32, I16, I32, I64, V16F, V16I
 
 _WIDE = vector_registers() >= 32
-# Rows and 16-lane columns of a tile: as many accumulators as the registers hold beside the operands.
+# Rows and columns (of 16 lanes) of a register tile: as many sums as fit in registers beside the operands.
 _SCORE_TILE = (4, 2) if _WIDE else (2, 1)
-_F32_VALUE_TILE = (4, 2) if _WIDE else (2, 1)  # of two chains each
+_F32_VALUE_TILE = (4, 2) if _WIDE else (2, 1)  # two chains each
 _Q8_VALUE_TILE = (8, 2) if _WIDE else (4, 1)
-_ROW_BYTES = SPLIT_POSITIONS * 4  # from row to row of scores and weights
+_ROW_BYTES = SPLIT_POSITIONS * 4  # from row to row of scores and f32 weights
 
 
-Line = Callable[[int, Any], Any]  # a column or a row, and k, to an address
+Line = Callable[[int, Any], Any]  # (number of a column or row, k) -> address
 
 
 def _zeros(builder: Any, rows: int, columns: int) -> list[list[Any]]:
+    """Emit (rows, columns) variables of 16 lanes f32, set to 0."""
     sums = [[cgutils.alloca_once(builder, V16F) for _ in range(columns)] for _ in range(rows)]
     for row in sums:
         for total in row:
@@ -42,6 +51,7 @@ def _zeros(builder: Any, rows: int, columns: int) -> list[list[Any]]:
 
 
 def _store(builder: Any, sums: list[list[Any]], out: Any, row_bytes: Any, column_bytes: Any) -> None:
+    """Emit the stores of a register tile of sums."""
     for row, columns in enumerate(sums):
         for column, total in enumerate(columns):
             offset = builder.add(builder.mul(row_bytes, I64(row)), builder.mul(column_bytes, I64(column)))
@@ -49,13 +59,15 @@ def _store(builder: Any, sums: list[list[Any]], out: Any, row_bytes: Any, column
 
 
 def _splat_at(builder: Any, address: Any, llvm_type: Any) -> Any:
+    """Emit the scalar at `address` in every lane."""
     return simd.emit_splat(builder, simd.emit_load(builder, address, llvm_type, 4))
 
 
 def _sum_products(builder: Any, shape: tuple[int, int], count: Any, lines: Line, value: Line) -> list[list[Any]]:
-    """`sum over k < count: lines(column, k) * value(row, k)` for all rows and columns of a tile, all f32.
+    """Emit `sum over k < count: lines(column, k) * value(row, k)` for a register tile of `shape`, all f32.
 
-    Even and odd k are summed apart and added at the end, which halves the length of a chain of roundings.
+    Even and odd k are summed separately and added at the end, which halves the length of each chain of roundings.
+    `lines` and `value` emit addresses, of 16 lanes and of a scalar.
     """
     chains = [_zeros(builder, *shape) for _ in range(2)]
     with cgutils.for_range(builder, builder.lshr(count, I64(1))) as loop:
@@ -85,7 +97,12 @@ def _f32_scores(builder: Any, shape: tuple[int, int], keys: Any, head_dim: Any, 
 def _q8_scores(
     builder: Any, sums: list[list[Any]], keys: Any, key_scales: Any, head_dim: Any, queries: tuple[Any, Any, Any]
 ) -> None:
-    """`out[row, lane] = sum over blocks of 32: key_scale * x_scale * (offset + sum(code * x8))`."""
+    """Emit scores for an 8-bit cache.
+
+        sums[row, lane] += sum over blocks of 32: key_scale * x_scale * (zero_correction + sum(code * x8))
+
+    `queries` are the addresses of the codes, scales and zero corrections of the tile's first row.
+    """
     x8, x_scales, x_corrections = queries
     rows, tiles = len(sums), len(sums[0])
     blocks = builder.lshr(head_dim, I64(5))
@@ -95,7 +112,7 @@ def _q8_scores(
         word = builder.mul(block, I64(4))
         row_words = builder.mul(blocks, I64(4))
         at = [builder.add(word, builder.mul(row_words, I64(row))) for row in range(rows)]
-        # Where the level takes signed bytes the codes lose their 128, and there is nothing to start from.
+        # Levels that multiply signed bytes take the codes less 128, and then the dot product starts from 0.
         offset = simd.dot_offset(255)
         nothing = simd.constant(V16I, 0)
         starts = [nothing if offset else _splat_at(builder, builder.add(x_corrections, place), I32) for place in at]
@@ -148,7 +165,7 @@ def _scores_tile(typing, kind, keys, key_scales, head_dim, x, x8, x_scales, x_co
 
 
 def _emit_f32_values(builder: Any, operands: tuple[Any, ...]) -> None:
-    """`out[row, column] = sum over positions: weights[row, position] * values[position, column]`, all f32."""
+    """Emit `out[row, column] = sum over positions: weights[row, position] * values[position, column]`, all f32."""
     values, column_bytes, positions, weights, _, prefetch_address, out, out_bytes = operands
 
     def line(column: int, k: Any) -> Any:
@@ -166,9 +183,11 @@ def _emit_f32_values(builder: Any, operands: tuple[Any, ...]) -> None:
 
 
 def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
-    """`out[row, column] = weight_scale[row] * sum over positions: weights[row, position] * codes[position, column]`.
+    """Emit the same sum for an 8-bit cache, times the scale of the row's weights.
 
-    Weights are 16 bits, so codes are widened to 16: even bytes are positions 0 and 1 of four, odd ones 2 and 3.
+        out[row, column] = weight_scale[row] * sum over positions: weights[row, position] * codes[position, column]
+
+    Weights have 16 bits, so codes are widened to 16: even bytes are positions 0 and 1 of four, odd bytes 2 and 3.
     """
     values, column_bytes, positions, weights, weight_scales, prefetch_address, out, out_bytes = operands
     rows, columns = _Q8_VALUE_TILE
@@ -220,10 +239,19 @@ def _values_tile(
 
 @standalone(types.void(*[types.int64] * 10))
 def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_corrections, scores):
-    """Eight rows times `positions` keys, a multiple of 32, into `scores` (8, SPLIT_POSITIONS) f32.
+    """Compute the scores of eight rows against some keys.
 
-    `x` (8, head_dim) f32; for an 8-bit cache `x8` (8, head_dim) i8, `x_scales` (8, head_dim/32) f32 and
-    `x_corrections` (8, head_dim/32) i32, which is -128 times the sum of the block of `x8`.
+    Args:
+        kind: kind of the cache.
+        keys: address of the first key; a multiple of 16 positions.
+        key_scales: address of its scales.
+        head_dim: a multiple of 32.
+        positions: number of keys, a multiple of 32.
+        x: (8, head_dim) f32, read for an f32 cache.
+        x8: (8, head_dim) i8, read for an 8-bit cache, like the arguments up to `x_corrections`.
+        x_scales: (8, head_dim/32) f32.
+        x_corrections: (8, head_dim/32) i32, -128 times the sum of each block of `x8`.
+        scores: (8, SPLIT_POSITIONS) f32, of which the first `positions` columns are written.
     """
     rows, tiles = _SCORE_TILE
     blocks = head_dim // 32
@@ -245,12 +273,18 @@ def score_rows(kind, keys, key_scales, head_dim, positions, x, x8, x_scales, x_c
 
 @standalone(types.void(*[types.int64] * 9))
 def weigh_rows(kind, values, column_bytes, positions, weights, weight_scales, prefetch_address, out, out_bytes):
-    """Eight rows of `weights` times the values of 32 dimensions, into `out` (8, 32) f32.
+    """Compute the weighted sums of 32 dimensions of the values, for eight rows.
 
-    `weights` (8, SPLIT_POSITIONS): f32, or i16 in steps of `weight_scales` (8) f32 for an 8-bit cache, with the scales
-    of the values taken up.  `positions`: a multiple of 4.  `column_bytes`: from one column of 16 dimensions to the
-    next; `out_bytes`: from row to row.  `prefetch_address`: what is fetched from memory meanwhile, as many bytes as
-    there are keys of 32 dimensions and so many positions.
+    Args:
+        kind: kind of the cache.
+        values: address of the first value's part of the 32 dimensions.
+        column_bytes: bytes from one column of 16 dimensions to the next.
+        positions: number of values, a multiple of 4.
+        weights: (8, SPLIT_POSITIONS) f32, or i16 for an 8-bit cache.
+        weight_scales: (8) f32, the size of a step of each row's i16 weights.
+        prefetch_address: memory to prefetch meanwhile: as many bytes as 32 dimensions of `positions` keys take.
+        out: (8, 32) f32, written.
+        out_bytes: bytes from row to row of `out`.
     """
     row_bytes = _ROW_BYTES // 2 if kind == KV_Q8 else _ROW_BYTES
     rows, columns = _Q8_VALUE_TILE if kind == KV_Q8 else _F32_VALUE_TILE

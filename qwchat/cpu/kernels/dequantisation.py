@@ -1,6 +1,6 @@
-"""One weight of a matrix of any integer format, for rows that are read one by one (embeddings).
+"""Single weights of a matrix of any integer format, for rows that are read one at a time (embeddings).
 
-The functions are put together from the records of the formats: those that read alike share a branch.
+The functions are assembled from the records of the formats; formats that are read alike share a branch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwchat.cpu.kernels.jit import inlined
 
 
 def _one_of(kinds: Sequence[int]) -> Any:
-    """Return a compiled function: whether a kind is one of `kinds`, of which there is at least one."""
+    """Return a compiled function that tells whether a kind is one of `kinds`, of which there is at least one."""
     first = kinds[0]
     if len(kinds) == 1:
 
@@ -43,7 +43,14 @@ _has_nibbles = _one_of(_NIBBLES)
 
 @inlined
 def code(matrix, codes, row, column):
-    """The code of a weight; `codes`: address of its tile's, `row` within the tile."""
+    """Return the code of one weight.
+
+    Args:
+        matrix: a MATRIX record.
+        codes: address of the codes of the weight's tile.
+        row: row within the tile, 0 to 15.
+        column: column of the matrix.
+    """
     if _has_nibbles(matrix.kind):
         byte = np.int32(simd.peek_u8(codes + (column // 8) * 64 + row * 4 + column % 4))
         return (byte >> 4) if column % 8 >= 4 else (byte & 15)
@@ -51,14 +58,14 @@ def code(matrix, codes, row, column):
 
 
 def _group_of(fmt: IntegerFormat) -> Any:
-    """Return a compiled function: the index of the scale of a block."""
+    """Return a compiled function: block -> number of its group."""
     if has_scale_per_block(fmt):
         return inlined(lambda matrix, block: block)
     return inlined(lambda matrix, block: block // matrix.blocks_per_scale)
 
 
 def _raw_scale_of(fmt: IntegerFormat) -> Any:
-    """Return a compiled function: the byte or the f16 number that a scale is stored as."""
+    """Return a compiled function: place of a scale -> the byte or f16 number stored there."""
     if fmt.scale == "float16":
         return inlined(lambda scales, place: simd.peek_f16(scales + place * 2))
     if fmt.scale == "int8":
@@ -67,12 +74,12 @@ def _raw_scale_of(fmt: IntegerFormat) -> Any:
 
 
 def _scale_of(fmt: IntegerFormat) -> Any:
-    """Return a compiled function: the scale, of what it is stored as."""
+    """Return a compiled function: stored number -> scale."""
     return inlined(lambda raw: np.float32(raw >> 1)) if fmt.shift else inlined(lambda raw: np.float32(raw))
 
 
 def _level_of(fmt: IntegerFormat) -> Any:
-    """Return a compiled function: the level of a code less the zero point where none is stored."""
+    """Return a compiled function: code -> level, less the format's zero point unless tensors store their own."""
     zero = fmt.zero
     if fmt.table is None:
         return inlined(lambda code: code - zero)
@@ -81,7 +88,7 @@ def _level_of(fmt: IntegerFormat) -> Any:
 
 
 def _correction_of(fmt: IntegerFormat) -> Any:
-    """Return a compiled function: what the table bit or a stored zero point adds to a level."""
+    """Return a compiled function: what a table bit or a stored zero point adds to the level."""
     zero, shift = fmt.zero, fmt.shift
     if shift:
         return inlined(lambda raw, stored: shift * (raw & 1))
@@ -91,7 +98,7 @@ def _correction_of(fmt: IntegerFormat) -> Any:
 
 
 def _value_of(fmt: IntegerFormat) -> Any:
-    """Return a compiled function: `block_value` for one format."""
+    """Return `block_value` for one format, as a compiled function."""
     group_of, raw_scale_of, scale_of = _group_of(fmt), _raw_scale_of(fmt), _scale_of(fmt)
     level_of, correction_of = _level_of(fmt), _correction_of(fmt)
 
@@ -106,13 +113,13 @@ def _value_of(fmt: IntegerFormat) -> Any:
 
 
 def _alike(fmt: IntegerFormat) -> tuple[Any, ...]:
-    """What two formats have in common that share a branch."""
+    """Return a key that is equal for formats which share a branch."""
     zero = None if fmt.allows_zeros else fmt.zero
     return fmt.scale, fmt.table, fmt.shift, zero, has_scale_per_block(fmt)
 
 
 def _choice(branches: Sequence[tuple[Sequence[int], IntegerFormat]]) -> Callable[..., Any]:
-    """Return a compiled function: `block_value` for the kinds of `branches`; the last one is not asked for."""
+    """Return `block_value` for the kinds of `branches`, as a compiled function; the last branch needs no test."""
     (kinds, fmt), *others = branches
     value = _value_of(fmt)
     if not others:
@@ -129,7 +136,7 @@ def _choice(branches: Sequence[tuple[Sequence[int], IntegerFormat]]) -> Callable
 
 
 def _branches() -> list[tuple[list[int], IntegerFormat]]:
-    """Return the kinds that share a branch, each with one of their formats."""
+    """Return the kinds that share a branch, each time with one of their formats."""
     found: dict[tuple[Any, ...], tuple[list[int], IntegerFormat]] = {}
     for kind, fmt in INTEGER_FORMATS.items():
         found.setdefault(_alike(fmt), ([], fmt))[0].append(kind)
@@ -137,4 +144,7 @@ def _branches() -> list[tuple[list[int], IntegerFormat]]:
 
 
 block_value = _choice(_branches())
-"""The weight that a code stands for, but for its row scale; the arguments are as in `embed`."""
+"""`block_value(matrix, scales, zeros, row, block, code)`: the weight that a code stands for, without its row scale.
+
+`scales` and `zeros` are addresses of the tile's parts, `row` is the row within the tile, and `block` is column // 32.
+"""

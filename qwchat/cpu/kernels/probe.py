@@ -1,4 +1,7 @@
-"""What this machine can do at most: read bandwidth and int8 arithmetic.  Speeds are reported as shares of these."""
+"""Measure the limits of this machine: read bandwidth and int8 arithmetic.
+
+`qwchat bench` and the benchmarks report speeds as shares of these limits.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from quant.native.linker import callable_at, linked_addresses
 from quant.native.simd_level import lanes
 from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
-READ_BYTES = 512 << 20  # far beyond any cache that a laptop or a slice of a server has
+READ_BYTES = 512 << 20  # larger than any cache of a laptop or of a share of a server
 _READ_ROUNDS = 8
-_ROUNDS = 10_000_000  # some tens of milliseconds: the start of a thread must not show
+_ROUNDS = 10_000_000  # tens of milliseconds, so that the start of a thread does not matter
 
 
 @cache
 def _functions() -> dict[str, Callable[..., Any]]:
-    """The two loops, by name; they take three and two integers."""
+    """Return the two compiled loops by name; they take three and two integers."""
     arguments = {"read_memory": 3, "multiply_bytes": 2}
     addresses = linked_addresses(PROBES, [PROBES_PREFIX + name for name in arguments])
     if addresses is None:
@@ -32,7 +35,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
 
 
 def _together(threads: int, work: Callable[[int], object]) -> float:
-    """Seconds until `work(member)` is done by all of `threads` threads; the best of three."""
+    """Return the seconds until `threads` threads have all run `work(member)`; the best of three trials."""
     best = float("inf")
     for _ in range(3):
         members = [threading.Thread(target=work, args=(member,)) for member in range(threads)]
@@ -46,7 +49,7 @@ def _together(threads: int, work: Callable[[int], object]) -> float:
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes per second that `threads` threads read from memory together."""
+    """Return the bytes per second that `threads` threads read from memory together."""
     data = np.ones(READ_BYTES, np.uint8)
     share = READ_BYTES // threads // 4096 * 4096
     start = data.ctypes.data
@@ -57,7 +60,10 @@ def read_bandwidth(threads: int) -> float:
 
 
 def int8_peak(threads: int) -> float:
-    """Operations per second (a multiplication and an addition are two) of int8 dot products in registers."""
+    """Return the operations per second of int8 dot products in registers, with `threads` threads.
+
+    A multiplication and an addition count as two operations.
+    """
     multiply = _functions()["multiply_bytes"]
     multiply(1, 3)
     seconds = _together(threads, lambda member: multiply(_ROUNDS, 3 + 2 * member))

@@ -1,4 +1,4 @@
-"""The loops of :mod:`qwchat.cpu.kernels.probe`."""
+"""Compiled loops of `qwchat.cpu.kernels.probe`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from qwchat.cpu.kernels import simd
 from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
 UNIT = CompilationUnit(PROBES, PROBES_PREFIX)
-_AHEAD = 8192  # bytes to ask for ahead of reading them
+_AHEAD = 8192  # bytes between a prefetch and the load
 
 
 @UNIT.standalone(types.int64(*[types.int64] * 3))
 def read_memory(start, size, rounds):
-    # Four sums and a prefetch: one chain of additions would be slower than the memory.
+    # Four sums: a single chain of additions would be slower than the memory.
+    """Read `size` bytes from `start` on, `rounds` times; return a sum of them, so that no load can be dropped."""
     a = b = c = d = simd.splat(np.float32(0))
     for _ in range(rounds):
         for offset in range(start, start + size, 256):
@@ -31,7 +32,10 @@ def read_memory(start, size, rounds):
 
 @intrinsic
 def _dots(typing, rounds, seed):
-    """`rounds` times one dot product of a register on each of the chains; the sum of all, so that none is dropped."""
+    """Run `rounds` rounds of one dot product on each chain; return the sum of all chains.
+
+    The sum is returned so that LLVM cannot drop a chain.
+    """
 
     def generate(context, builder, signature, values):
         rounds, seed = values
@@ -43,7 +47,7 @@ def _dots(typing, rounds, seed):
             builder.store(start, chain)
         with cgutils.for_range(builder, rounds):
             for chain in chains:
-                # The chain's own value is an operand, so that the compiler cannot merge the chains.
+                # The chain's own value is an operand, so that LLVM cannot merge the chains.
                 mixed = builder.bitcast(builder.load(chain), line)
                 builder.store(simd.emit_offset_dot(builder, builder.load(chain), operand, mixed), chain)
         total = builder.load(chains[0])
@@ -56,4 +60,5 @@ def _dots(typing, rounds, seed):
 
 @UNIT.standalone(types.int64(types.int64, types.int64))
 def multiply_bytes(rounds, seed):
+    """Run `rounds` rounds of PROBE_CHAINS dot products of whole registers; return their sum."""
     return _dots(rounds, seed)

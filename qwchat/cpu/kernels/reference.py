@@ -1,4 +1,4 @@
-"""NumPy twins of the kernels: slow, obviously right, and what every SIMD level is compared with."""
+"""NumPy twins of the kernels: slow and simple. The tests compare every SIMD level with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ Floats = NDArray[np.float32]
 
 
 def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
-    """`x` (tokens, columns) -> codes (tokens, columns), scales and sums of codes (tokens, columns/32)."""
+    """Quantise activations in blocks of 32 columns.
+
+    Args:
+        x: (tokens, columns) f32.
+
+    Returns:
+        Codes (tokens, columns) i8; scales and sums of codes (tokens, columns/32) f32.
+    """
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(-1)
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
@@ -22,7 +29,7 @@ def quantise(x: Floats) -> tuple[NDArray[np.int8], Floats, Floats]:
 
 
 def packed_activations(x: Floats) -> NDArray[np.uint8]:
-    """`x` (tokens, columns) quantised, in the interleaved layout of records.ACTIVATIONS (groups, blocks, bytes)."""
+    """Quantise `x` (tokens, columns) into the layout of `records.ACTIVATIONS`: (groups, blocks, bytes) u8."""
     codes, scales, sums = quantise(x)
     groups, blocks = -(-len(x) // TOKEN_LANES), x.shape[1] // BLOCK
     result = np.zeros((groups, blocks, PACKED_BLOCK_BYTES), np.uint8)
@@ -36,39 +43,45 @@ def packed_activations(x: Floats) -> NDArray[np.uint8]:
 
 
 def dequantised_activations(x: Floats) -> Floats:
-    """What the integer kernels see of `x` (tokens, columns)."""
+    """Return `x` (tokens, columns) f32 after quantisation, as the integer kernels see it."""
     codes, scales, _ = quantise(x)
     return (codes.reshape(len(x), -1, 32) * scales[..., None]).reshape(x.shape).astype(np.float32)
 
 
 def multiply(packed: PackedTensor, x: Floats, bias: Floats | None = None) -> NDArray[np.float64]:
-    """`x (tokens, columns) @ W.T` in f64, with quantised activations where the format is an integer one."""
+    """Return `x @ W.T`, (tokens, rows) f64.
+
+    Args:
+        packed: the weights; for integer formats, activations are quantised first.
+        x: (tokens, columns) f32.
+        bias: (rows) f32.
+    """
     seen = dequantised_activations(x) if find_format(packed.format).kernel == "integer" else x
     result = seen.astype(np.float64) @ dequantise(packed).astype(np.float64).T
     return result if bias is None else result + bias
 
 
 def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
-    """`x` (tokens, columns), `weight` (columns)."""
+    """Return RMSNorm of `x` (tokens, columns) with `weight` (columns)."""
     mean = np.square(x.astype(np.float64)).mean(-1, keepdims=True)
     return (weight * x / np.sqrt(mean + epsilon)).astype(np.float32)
 
 
 def silu_multiply(gate: Floats, up: Floats) -> Floats:
-    """`gate * sigmoid(gate) * up`, any shape."""
+    """Return `gate * sigmoid(gate) * up`, for arrays of any shape."""
     wide = gate.astype(np.float64)
     with np.errstate(over="ignore"):
         return (wide / (1 + np.exp(-wide)) * up).astype(np.float32)
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """RoPE, half-split: `x` (..., head_dim), angles (..., head_dim/2)."""
+    """Apply RoPE to `x` (..., head_dim); `cos` and `sin` are (..., head_dim/2), in half-split order."""
     low, high = np.split(x, 2, axis=-1)
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
 
 def hadamard(x: Floats) -> Floats:
-    """Walsh-Hadamard transform of each 32 of the last axis, in the kernel's order of additions."""
+    """Return the Walsh-Hadamard transform of each 32 of the last axis, with additions in the kernel's order."""
     result = x.astype(np.float32)
     for distance in (16, 1, 2, 4, 8):
         pairs = result.reshape(-1, 16 // distance, 2, distance)
@@ -78,7 +91,7 @@ def hadamard(x: Floats) -> Floats:
 
 
 def quantise_kv(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """Keys, values or queries `x` (..., head_dim) as an 8-bit cache has them: codes i8, scales (..., head_dim/32)."""
+    """Quantise `x` (..., head_dim) as an 8-bit cache does: codes i8, and scales (..., head_dim/32) f16."""
     blocks = x.reshape(*x.shape[:-1], -1, 32)
     scales = (np.abs(blocks).max(-1) / np.float32(127)).astype(np.float16)
     steps = scales.astype(np.float32)
@@ -87,14 +100,20 @@ def quantise_kv(x: Floats) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
 
 
 def through_q8_cache(x: Floats) -> Floats:
-    """What an 8-bit cache gives back of `x`, transformed."""
+    """Return `x` after a transform, and rounding as in an 8-bit cache; the transform is not undone."""
     codes, scales = quantise_kv(hadamard(x))
     blocks = codes.reshape(*scales.shape, 32) * scales[..., None].astype(np.float32)
     return blocks.reshape(x.shape).astype(np.float32)
 
 
 def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
-    """One token: scaled `query` (num_heads, head_dim), `keys`, `values` (positions, num_kv_heads, head_dim)."""
+    """Return the attention of one token, (num_heads, head_dim) f32.
+
+    Args:
+        query: (num_heads, head_dim), already scaled.
+        keys: (positions, num_kv_heads, head_dim).
+        values: (positions, num_kv_heads, head_dim).
+    """
     group = len(query) // keys.shape[1]
     k, v = (np.repeat(array, group, axis=1).astype(np.float64) for array in (keys, values))
     scores = np.einsum("hd,phd->hp", query.astype(np.float64), k)
@@ -104,7 +123,7 @@ def attention(query: Floats, keys: Floats, values: Floats) -> Floats:
 
 
 def attention_q8(query: Floats, keys: Floats, values: Floats, split: int) -> Floats:
-    """The same over an 8-bit cache, with weights of 16 bits in each `split` of positions."""
+    """Return `attention` over an 8-bit cache, with weights of 16 bits in each `split` of positions."""
     group = len(query) // keys.shape[1]
     seen = through_q8_cache(keys).astype(np.float64).repeat(group, 1)
     codes, scales = quantise_kv(hadamard(values))

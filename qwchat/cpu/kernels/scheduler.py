@@ -75,7 +75,7 @@ def next_back_off(last, since_last):
     """Return how long a member should back off, in ns.
 
     Args:
-        last: length of the previous back-off, 0 if there was none.
+        last: length of the previous back-off, 0 for the first one.
         since_last: time since the previous back-off ended.
     """
     return min(2 * last, _LONGEST_BACK_OFF) if last > 0 and since_last < last else _FIRST_BACK_OFF

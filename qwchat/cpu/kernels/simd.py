@@ -1,8 +1,8 @@
-"""The SIMD layer: LLVM vectors as Numba values, and the operations that kernels are written in.
+"""SIMD layer: LLVM vectors as Numba values, and the operations that kernels are written in.
 
-Memory is addressed by integers (`address`: bytes, as from `array.ctypes.data`), since a whole token runs as one
-compiled call over a table of addresses.  Vectors have sixteen lanes of 32 bits, or sixty-four bytes; on a machine with
-smaller registers LLVM splits them.  The numbers do not depend on the level: lanes are summed in a fixed order.
+Memory is addressed by integers (`address`: bytes, as in `array.ctypes.data`), since a whole pass runs as one compiled
+call over records of addresses. Vectors have sixteen lanes of 32 bits, or 64 bytes; on a machine with smaller registers
+LLVM splits them. Results do not depend on the SIMD level: lanes are summed in a fixed order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ V16F, V16I, V64B = ir.VectorType(F32, 16), ir.VectorType(I32, 16), ir.VectorType
 
 
 class Vector(types.Type):
-    """The Numba type of an LLVM vector."""
+    """Numba type of an LLVM vector."""
 
     def __init__(self, name: str, llvm_type: ir.VectorType) -> None:
         self.llvm_type = llvm_type
@@ -41,44 +41,45 @@ u8x64 = Vector("u8x64", V64B)
 Emit = Callable[..., Any]
 
 
-# --- emitters: LLVM IR from IR values; the matrix kernels use them directly -------------------------------------------
+# --- emitters: they make LLVM IR from IR values; the code generators call them directly -------------------------------
 
 
 def constant(vector: ir.VectorType, value: float) -> ir.Constant:
-    """A vector with `value` in every lane."""
+    """Return a vector constant with `value` in every lane."""
     return ir.Constant(vector, [value] * vector.count)
 
 
 def emit_load(builder: Any, address: Any, llvm_type: Any, align: int = 1) -> Any:
-    """Loads a value of `llvm_type` from an integer address."""
+    """Emit a load of a value of `llvm_type` from an integer address."""
     value = builder.load(builder.inttoptr(address, llvm_type.as_pointer()))
     value.align = align
     return value
 
 
 def emit_store(builder: Any, address: Any, value: Any, align: int = 1) -> None:
-    """Stores a value at an integer address."""
+    """Emit a store of a value to an integer address."""
     store = builder.store(value, builder.inttoptr(address, value.type.as_pointer()))
     store.align = align
 
 
 def emit_splat(builder: Any, value: Any, lanes: int = 16) -> Any:
-    """A vector with the scalar `value` in every lane."""
+    """Emit a vector with the scalar `value` in every lane."""
     vector = ir.VectorType(value.type, lanes)
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
 
 def emit_call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    """Calls an LLVM intrinsic or a libc function by name."""
+    """Emit a call of an LLVM intrinsic or a libc function by name."""
     signature = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
 
 
 def emit_outlined(builder: Any, name: str, emit: Callable[..., None], *values: Any) -> None:
-    """`emit(builder, *values)` as a function of its own, and a call of it.
+    """Emit `emit(builder, *values)` as a function of its own, and a call of it.
 
-    LLVM shares out registers over a whole function: loops that lie in one spill what each of them could keep.
+    LLVM allocates registers over a whole function: several loops in one function spill values that each loop alone
+    could keep in registers.
     """
     signature = ir.FunctionType(ir.VoidType(), [value.type for value in values])
     function = ir.Function(builder.module, signature, name)
@@ -91,10 +92,11 @@ def emit_outlined(builder: Any, name: str, emit: Callable[..., None], *values: A
 
 
 def emit_pin(builder: Any, value: Any) -> Any:
-    """`value`, an integer or a vector, computed here and not shared with other places.
+    """Emit `value`, an integer or a vector, such that LLVM computes it here and shares it with no other place.
 
-    With few registers LLVM must neither gather the products of a sum before it adds them nor keep what can be loaded
-    again.  An empty piece of assembly that changes `value`, for all that LLVM knows, stays in its place among others.
+    On levels with few registers, LLVM must neither collect the products of a sum before it adds them, nor keep values
+    that can be loaded again. An empty piece of inline assembly, which changes `value` as far as LLVM knows, keeps its
+    place in the order.
     """
     if simd_level.lanes() == 16:
         return value
@@ -109,17 +111,18 @@ def emit_pin(builder: Any, value: Any) -> Any:
 
 
 def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """`a * b + c` rounded once."""
+    """Emit `a * b + c`, rounded once."""
     return emit_call(builder, f"llvm.fma.v{a.type.count}f32", a.type, a, b, c)
 
 
 def emit_prefetch(builder: Any, address: Any) -> None:
-    """Asks for the cache line at `address`: to be read, and kept in every cache level."""
+    """Emit a prefetch of the cache line at `address`, for reading, into every cache level."""
     pointer = builder.inttoptr(address, I8.as_pointer())
     emit_call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
 
 
 def _halves(builder: Any, value: Any) -> tuple[Any, Any]:
+    """Emit the lower and the upper half of the lanes of a vector."""
     half = value.type.count // 2
     masks = (list(range(half)), list(range(half, 2 * half)))
     low, high = (builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, half), mask)) for mask in masks)
@@ -127,12 +130,13 @@ def _halves(builder: Any, value: Any) -> tuple[Any, Any]:
 
 
 def _joined(builder: Any, low: Any, high: Any) -> Any:
+    """Emit a vector of the lanes of two vectors."""
     lanes = 2 * low.type.count
     return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, lanes), list(range(lanes))))
 
 
 def _per_register(builder: Any, count: int, emit: Callable[..., Any], *values: Any) -> Any:
-    """`emit` of each of `count` equal parts of `values` (a power of two), joined: one register at a time."""
+    """Emit `emit` for each of `count` equal parts of `values` (a power of two), and join the results."""
     if count == 1:
         return emit(*values)
     parts = zip(*(_halves(builder, value) for value in values), strict=True)
@@ -140,10 +144,12 @@ def _per_register(builder: Any, count: int, emit: Callable[..., Any], *values: A
 
 
 def _bit_count(value: Any) -> int:
+    """Return the size of a vector in bits."""
     return int(value.type.count * value.type.element.width)
 
 
 def _as_words(builder: Any, value: Any) -> Any:
+    """Emit the bits of a vector as 32-bit lanes."""
     return builder.bitcast(value, ir.VectorType(I32, _bit_count(value) // 32))
 
 
@@ -161,7 +167,7 @@ def _dot_vnni(bits: int) -> Emit:
 
 
 def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """Even and odd bytes as 16-bit lanes, each pair through `vpmaddwd`: exact, unlike `vpmaddubsw`."""
+    """Emit the dot product from `vpmaddwd` on even and odd bytes as 16-bit lanes: exact, unlike `vpmaddubsw`."""
     shorts = ir.VectorType(I16, _bit_count(total) // 16)
     eight = constant(shorts, 8)
     u, s = builder.bitcast(unsigned, shorts), builder.bitcast(signed, shorts)
@@ -179,8 +185,11 @@ def _dot_avx2(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
 
 
 def _signed_dot_avx2(builder: Any, total: Any, weights: Any, values: Any) -> Any:
-    """`vpmaddubsw` of the weights' sizes and of `values` with the weights' signs: two products of at most 128 times
-    127 fit 16 bits."""
+    """Emit the dot product of signed bytes from `vpmaddubsw`.
+
+    It multiplies the magnitudes of the weights with `values`, which get the signs of the weights. The sum of two
+    products of at most 128 * 127 fits 16 bits.
+    """
 
     def one(total: Any, w: Any, x: Any) -> Any:
         size = emit_call(builder, "llvm.abs.v32i8", w.type, w, ir.IntType(1)(0))
@@ -201,7 +210,7 @@ def _signed_dot_neon(builder: Any, total: Any, weights: Any, values: Any) -> Any
 
 
 def _dot_neon(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """`sdot` takes signed bytes only: of `u - 128` and `s`, and 128 times the sum of `s` on top."""
+    """Emit the dot product from `sdot`, which takes signed bytes: that of u - 128, plus 128 times the sum of s."""
     sums = _signed_dot_neon(builder, constant(total.type, 0), constant(signed.type, 1), signed)
     total = builder.add(total, builder.shl(sums, constant(total.type, 7)))
     return _signed_dot_neon(builder, total, emit_offset(builder, unsigned, 128), signed)
@@ -227,7 +236,7 @@ _SIGNED_DOTS: dict[str, Emit] = {"avx2": _signed_dot_avx2, "neon": _signed_dot_n
 
 
 def emit_dot(builder: Any, total: Any, unsigned: Any, signed: Any) -> Any:
-    """`total[lane] += sum of 4 products`, unsigned byte times signed byte, exact in 32 bits."""
+    """Emit `total[lane] += sum of 4 products` of unsigned and signed bytes, exact in 32 bits."""
     return _DOTS[simd_level.current_level()](builder, total, unsigned, signed)
 
 
@@ -263,27 +272,30 @@ _DOTS16 = {
 
 
 def emit_dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
-    """`total[lane] += sum of 2 products` of signed 16-bit halves of sixteen words, exact in 32 bits."""
+    """Emit `total[lane] += sum of 2 products` of the signed 16-bit halves of sixteen words, exact in 32 bits."""
     return _DOTS16[simd_level.current_level()](builder, total, a, b)
 
 
 def dot_offset(largest: int) -> int:
-    """What weight bytes up to `largest` must lose before :func:`emit_offset_dot` takes them: 128 where the level
-    multiplies signed bytes and they are too large for that, else 0.  A zero point takes it back for nothing."""
+    """Return what weight bytes up to `largest` must be reduced by before `emit_offset_dot` takes them.
+
+    This is 128 on levels that multiply signed bytes only, if the bytes are too large for that; otherwise 0. A zero
+    point that is less by the same number makes up for it at no cost.
+    """
     return 128 if simd_level.current_level() in _SIGNED_DOTS and largest > 127 else 0
 
 
 def emit_offset(builder: Any, unsigned: Any, offset: int) -> Any:
-    """Unsigned bytes less `offset` (0 or 128), to the last bit of a byte."""
+    """Emit unsigned bytes less `offset` (0 or 128), modulo 256."""
     return builder.xor(unsigned, constant(unsigned.type, offset)) if offset else unsigned
 
 
 def emit_offset_dot(builder: Any, total: Any, weights: Any, signed: Any) -> Any:
-    """Like :func:`emit_dot`, for weight bytes less their :func:`dot_offset` and for values from -127."""
+    """Emit the sum of `emit_dot`, for weight bytes less their `dot_offset` and for values from -127 up."""
     return _SIGNED_DOTS.get(simd_level.current_level(), emit_dot)(builder, total, weights, signed)
 
 
-# The table look-up of a level: bits of a register, and the instruction.
+# Table look-up of each level: bits of a register, and the instruction.
 _LOOKUPS = {
     "avx512vnni": (512, "llvm.x86.avx512.pshuf.b.512"),
     "avxvnni": (256, "llvm.x86.avx2.pshuf.b"),
@@ -293,7 +305,7 @@ _LOOKUPS = {
 
 
 def emit_lookup(builder: Any, table: Sequence[int], codes: Any) -> Any:
-    """`table[code]` for codes below 16; `table` holds 16 bytes, -128 to 255."""
+    """Emit `table[code]` for codes below 16; `table` has 16 entries from -128 to 255."""
     table = [value % 256 for value in table]
     if simd_level.current_level() in _LOOKUPS:
         bits, instruction = _LOOKUPS[simd_level.current_level()]
@@ -312,17 +324,17 @@ def emit_lookup(builder: Any, table: Sequence[int], codes: Any) -> Any:
 
 
 def emit_nibbles(builder: Any, packed: Any) -> tuple[Any, Any]:
-    """The low and the high 4 bits of bytes."""
+    """Emit the low and the high 4 bits of bytes."""
     return builder.and_(packed, constant(packed.type, 15)), builder.lshr(packed, constant(packed.type, 4))
 
 
 def emit_bytes4(builder: Any, address: Any, lanes: int = 16) -> Any:
-    """Four consecutive bytes, repeated in all 32-bit lanes."""
+    """Emit four consecutive bytes, repeated in all 32-bit lanes."""
     return builder.bitcast(emit_splat(builder, emit_load(builder, address, I32), lanes), ir.VectorType(I8, 4 * lanes))
 
 
 def emit_bf16(builder: Any, address: Any) -> Any:
-    """Sixteen bf16 values as f32: their bits are the upper half of a float's."""
+    """Emit sixteen bf16 values as f32: their bits are the upper half of a float's."""
     wide = builder.zext(emit_load(builder, address, ir.VectorType(I16, 16)), V16I)
     return builder.bitcast(builder.shl(wide, constant(V16I, 16)), V16F)
 
@@ -331,7 +343,13 @@ def emit_bf16(builder: Any, address: Any) -> Any:
 
 
 def operation(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit) -> Any:
-    """A Numba intrinsic of fixed types whose code is `emit(builder, *values)`."""
+    """Return a Numba intrinsic of fixed types, whose code is emitted by `emit(builder, *values)`.
+
+    Args:
+        result: Numba type of the result.
+        arguments: Numba types of up to three arguments.
+        emit: emits the code.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         value = emit(builder, *values)
@@ -351,12 +369,13 @@ _address = types.int64
 
 
 def record_at(dtype: np.dtype[Any]) -> Any:
-    """The operation that reads an address as a record of `dtype`, which to Numba is a pointer to its bytes."""
+    """Return the operation that views an address as a record of `dtype`; to Numba it is a pointer to its bytes."""
     pointer = ir.ArrayType(I8, dtype.itemsize).as_pointer()
     return operation(from_dtype(dtype), (_address,), lambda builder, address: builder.inttoptr(address, pointer))
 
 
 def _reduce_in_order(builder: Any, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """Emit the combination of all lanes, always halving the vector: the order is the same on every level."""
     while value.type.count > 1:
         value = combine(*_halves(builder, value))
     return builder.extract_element(value, I32(0))
@@ -367,26 +386,31 @@ def _maximum(builder: Any, a: Any, b: Any) -> Any:
 
 
 def _round(builder: Any, value: Any) -> Any:
+    """Emit the nearest integers, ties to even."""
     return builder.fptosi(emit_call(builder, "llvm.rint.v16f32", V16F, value), V16I)
 
 
 def _power_of_two(builder: Any, exponent: Any) -> Any:
+    """Emit 2**exponent, made from the bits of a float."""
     biased = builder.add(exponent, constant(V16I, 127))
     return builder.bitcast(builder.shl(biased, constant(V16I, 23)), V16F)
 
 
 def _add_exponents(builder: Any, value: Any, powers: Any) -> Any:
+    """Emit value * 2**n, where n is in the low bits of `powers`."""
     words = (builder.bitcast(x, V16I) for x in (value, powers))
     return builder.bitcast(builder.add(next(words), builder.shl(next(words), constant(V16I, 23))), V16F)
 
 
 def _keep(builder: Any, value: Any, count: Any, other: Any) -> Any:
+    """Emit the first `count` lanes of `value`, and `other` in the lanes that follow."""
     lane = ir.Constant(V16I, list(range(16)))
     here = builder.icmp_signed("<", lane, emit_splat(builder, builder.trunc(count, I32)))
     return builder.select(here, value, emit_splat(builder, other))
 
 
 def _zero_below(builder: Any, value: Any, bound: Any, result: Any) -> Any:
+    """Emit `result`, but 0 where value < bound, and NaN where value is NaN."""
     result = builder.select(builder.fcmp_ordered("<", value, bound), constant(V16F, 0.0), result)
     return builder.select(builder.fcmp_unordered("uno", value, value), value, result)
 
@@ -413,13 +437,13 @@ store_i16 = operation(
     types.void, (_address, i32x16), lambda b, a, x: emit_store(b, a, b.trunc(x, ir.VectorType(I16, 16)))
 )
 load_f16 = operation(f32x16, (_address,), lambda b, a: b.fpext(emit_load(b, a, ir.VectorType(F16, 16), 2), V16F))
-# value * 2**n, where the bits of the second operand end in n: (normal floats, floats)
+# (normal floats, floats whose low bits are n) -> value * 2**n
 add_exponents = operation(f32x16, (f32x16, f32x16), _add_exponents)
 sum_lanes = operation(types.float32, (f32x16,), lambda b, x: _reduce_in_order(b, x, b.fadd))
 max_lanes = operation(types.float32, (f32x16,), lambda b, x: _reduce_in_order(b, x, lambda p, q: _maximum(b, p, q)))
 sum_lanes_i32 = operation(types.int32, (i32x16,), lambda b, x: _reduce_in_order(b, x, b.add))
 keep_lanes = operation(f32x16, (f32x16, types.int64, types.float32), _keep)
-# result, but 0 where value < bound, and NaN where value is NaN: (value, bound, result)
+# (value, bound, result) -> result, but 0 where value < bound, and NaN where value is NaN
 zero_below = operation(f32x16, (f32x16, f32x16, f32x16), _zero_below)
 
 peek_f32 = operation(types.float32, (_address,), lambda b, a: emit_load(b, a, F32, 4))
