@@ -25,7 +25,7 @@ from typing import Any
 
 from quant.native.backend import cgutils, intrinsic, ir, types
 from quant.native.simd_level import vector_registers
-from qwchat.cpu.kernels import simd
+from qwchat.cpu.kernels import dot_products, simd
 from qwchat.cpu.kernels.jit import standalone
 from qwchat.cpu.kernels.records import ATTENTION_ROWS, KV_Q8, SPLIT_POSITIONS
 from qwchat.cpu.kernels.simd import F16, F32, I16, I32, I64, V16F, V16I
@@ -113,7 +113,7 @@ def _q8_scores(
         row_words = builder.mul(blocks, I64(4))
         at = [builder.add(word, builder.mul(row_words, I64(row))) for row in range(rows)]
         # Levels that multiply signed bytes take the codes less 128, and then the dot product starts from 0.
-        offset = simd.dot_offset(255)
+        offset = dot_products.dot_offset(255)
         nothing = simd.constant(V16I, 0)
         starts = [nothing if offset else _splat_at(builder, builder.add(x_corrections, place), I32) for place in at]
         dots = [[start] * tiles for start in starts]
@@ -126,12 +126,12 @@ def _q8_scores(
                 )
                 for t in range(tiles)
             ]
-            codes = [simd.emit_offset(builder, code, offset) for code in codes]
+            codes = [dot_products.emit_offset(builder, code, offset) for code in codes]
             for row in range(rows):
                 start = builder.add(builder.mul(head_dim, I64(row)), I64(k))
                 x4 = simd.emit_bytes4(builder, builder.add(x, start))
                 for tile in range(tiles):
-                    dot = simd.emit_offset_dot(builder, dots[row][tile], codes[tile], x4)
+                    dot = dot_products.emit_offset_dot(builder, dots[row][tile], codes[tile], x4)
                     dots[row][tile] = simd.emit_pin(builder, dot)
         here = builder.add(key_scales, builder.mul(block, I64(32)))
         halves = ir.VectorType(F16, 16)
@@ -212,7 +212,7 @@ def _emit_q8_values(builder: Any, operands: tuple[Any, ...]) -> None:
             for row, row_sums in enumerate(sums):
                 weight = _splat_at(builder, builder.add(at, I64(_ROW_BYTES // 2 * row + 4 * pair)), I32)
                 for line, total in zip(lines, row_sums, strict=True):
-                    updated = simd.emit_dot16(builder, builder.load(total), builder.bitcast(line, V16I), weight)
+                    updated = dot_products.emit_dot16(builder, builder.load(total), builder.bitcast(line, V16I), weight)
                     builder.store(simd.emit_pin(builder, updated), total)
     for row, row_sums in enumerate(sums):
         scale = _splat_at(builder, builder.add(weight_scales, I64(4 * row)), F32)

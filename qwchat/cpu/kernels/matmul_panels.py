@@ -21,7 +21,7 @@ from quant.formats import IntegerFormat
 from quant.native import simd_level
 from quant.native.backend import cgutils, ir
 from quant.native.simd_level import current_level
-from qwchat.cpu.kernels import simd
+from qwchat.cpu.kernels import dot_products, simd
 from qwchat.cpu.kernels.format_kinds import block_bytes
 from qwchat.cpu.kernels.matmul_tiles import (
     CORRECTED_ZERO,
@@ -81,7 +81,7 @@ def _byte_shift(fmt: IntegerFormat) -> int:
 
     Both sides are less by the level's dot offset for their largest byte.
     """
-    return CORRECTED_ZERO - fmt.zero - simd.dot_offset(255) + simd.dot_offset(fmt.largest)
+    return CORRECTED_ZERO - fmt.zero - dot_products.dot_offset(255) + dot_products.dot_offset(fmt.largest)
 
 
 def emit_unpack(
@@ -174,7 +174,7 @@ def _emit_register_tile(
             return simd.emit_load(builder, builder.add(block, I64(offset)), llvm_type, 4 * lanes)
 
         offsets = {token: emit_token_factor(builder, here, token, 1, I32, lanes) for token in tokens}
-        zeros: dict[int, Any] = dict.fromkeys(rows, CORRECTED_ZERO - simd.dot_offset(255))
+        zeros: dict[int, Any] = dict.fromkeys(rows, CORRECTED_ZERO - dot_products.dot_offset(255))
         if stores_zeros:
             zeros = {row: load(_TILES * (_CODE_BYTES + 64) + 4 * row, words) for row in rows}
         dots = {(row, token): emit_initial_dot(builder, offsets[token], zeros[row]) for row, token in pairs}
@@ -186,7 +186,7 @@ def _emit_register_tile(
             for row in rows:
                 line = load(row // 16 * _CODE_BYTES + 64 * number + row % 16 * 4, bytes_)
                 for token in tokens:
-                    dot = simd.emit_offset_dot(builder, dots[row, token], line, x4[token])
+                    dot = dot_products.emit_offset_dot(builder, dots[row, token], line, x4[token])
                     dots[row, token] = simd.emit_pin(builder, dot)
         for row in rows:
             scale = load(_TILES * _CODE_BYTES + 4 * row, floats)

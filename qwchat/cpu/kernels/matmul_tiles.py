@@ -19,7 +19,7 @@ from quant.formats import IntegerFormat
 from quant.formats.integer import BYTE_BITS
 from quant.native import simd_level
 from quant.native.backend import cgutils, ir
-from qwchat.cpu.kernels import simd
+from qwchat.cpu.kernels import dot_products, simd
 from qwchat.cpu.kernels.format_kinds import BF16, block_bytes, has_scale_per_block, scale_bytes
 from qwchat.cpu.kernels.records import BLOCK, PACKED_BLOCK_BYTES, TOKEN_LANES
 from qwchat.cpu.kernels.simd import F32, I8, I32, I64, V16F
@@ -171,7 +171,7 @@ def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: An
     """
     address = emit_address(builder, weights.zeros, group, weights.zero_step)
     zeros = builder.zext(strip.load(builder, address, I8), strip.words())
-    return builder.sub(zeros, simd.constant(zeros.type, simd.dot_offset(fmt.largest)))
+    return builder.sub(zeros, simd.constant(zeros.type, dot_products.dot_offset(fmt.largest)))
 
 
 def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Strip = WHOLE_TILE) -> Iterator[Any]:
@@ -179,12 +179,12 @@ def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Str
 
     Codes are replaced by the levels of the format, and all bytes are less by the SIMD level's dot offset.
     """
-    offset = simd.dot_offset(fmt.largest)
+    offset = dot_products.dot_offset(fmt.largest)
     for place in range(0, block_bytes(fmt), 64):
         here = simd.emit_pin(builder, builder.add(address, I64(place)))
         line = strip.load(builder, here, I8, per_lane=4)
         if fmt.stored_bits == BYTE_BITS:
-            yield simd.emit_offset(builder, line, offset)
+            yield dot_products.emit_offset(builder, line, offset)
             continue
         for codes in simd.emit_nibbles(builder, line):
             if fmt.table is None:
@@ -269,7 +269,7 @@ def _emit_block(
     number, group = block
     fmt, strip = what
     _, bits = emit_scale(builder, fmt, weights, group, strip)
-    zero = fmt.zero - simd.dot_offset(fmt.largest)
+    zero = fmt.zero - dot_products.dot_offset(fmt.largest)
     if fmt.allows_zeros:
         zero = emit_zeros(builder, fmt, weights, group, strip)
     elif bits is not None:
@@ -284,7 +284,7 @@ def _emit_block(
         for index, ((x, lane), _) in enumerate(vectors):
             address = builder.add(x, I64(lane * BLOCK + 4 * line_number))
             x4 = simd.emit_bytes4(builder, address, strip.lanes)
-            dots[index] = simd.emit_pin(builder, simd.emit_offset_dot(builder, dots[index], line, x4))
+            dots[index] = simd.emit_pin(builder, dot_products.emit_offset_dot(builder, dots[index], line, x4))
     # Loading the scales again costs less than keeping them in a register.
     scale, _ = emit_scale(builder, fmt, weights, simd.emit_pin(builder, group), strip)
     for ((x, lane), total), dot in zip(vectors, dots, strict=True):

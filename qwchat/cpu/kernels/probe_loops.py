@@ -7,7 +7,7 @@ import numpy as np
 from quant.native import simd_level
 from quant.native.backend import cgutils, intrinsic, ir, types
 from quant.native.compiler import CompilationUnit
-from qwchat.cpu.kernels import simd
+from qwchat.cpu.kernels import dot_products, simd
 from qwchat.cpu.kernels.kernel_store import PROBE_CHAINS, PROBES, PROBES_PREFIX
 
 UNIT = CompilationUnit(PROBES, PROBES_PREFIX)
@@ -49,7 +49,7 @@ def _dots(typing, rounds, seed):
             for chain in chains:
                 # The chain's own value is an operand, so that LLVM cannot merge the chains.
                 mixed = builder.bitcast(builder.load(chain), line)
-                builder.store(simd.emit_offset_dot(builder, builder.load(chain), operand, mixed), chain)
+                builder.store(dot_products.emit_offset_dot(builder, builder.load(chain), operand, mixed), chain)
         total = builder.load(chains[0])
         for chain in chains[1:]:
             total = builder.add(total, builder.load(chain))

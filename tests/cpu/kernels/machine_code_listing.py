@@ -44,7 +44,7 @@ def cross_compile() -> None:
 def listing(forward: bool) -> dict[str, Any]:
     """For each symbol its `code`, and how many lanes of products of bytes (`dots`) and of 16-bit integers
     (`dots16`) its generators asked for."""
-    from qwchat.cpu.kernels import jit, simd
+    from qwchat.cpu.kernels import dot_products, jit
 
     asked = {"dots": 0, "dots16": 0}
     inside = False
@@ -74,8 +74,9 @@ def listing(forward: bool) -> dict[str, Any]:
         return decorate
 
     plain, jit.standalone = jit.standalone, standalone
-    simd.emit_dot, simd.emit_offset_dot = counted("dots", simd.emit_dot), counted("dots", simd.emit_offset_dot)
-    simd.emit_dot16 = counted("dots16", simd.emit_dot16)
+    dot_products.emit_dot = counted("dots", dot_products.emit_dot)
+    dot_products.emit_offset_dot = counted("dots", dot_products.emit_offset_dot)
+    dot_products.emit_dot16 = counted("dots16", dot_products.emit_dot16)
     package = importlib.import_module("qwchat.cpu.kernels")
     for module in pkgutil.iter_modules(package.__path__, "qwchat.cpu.kernels."):
         importlib.import_module(module.name)

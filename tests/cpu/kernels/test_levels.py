@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from quant.errors import ArgumentError
 from quant.native import simd_level
 from quant.native.object_store import ObjectStore
-from qwchat.cpu.kernels import kernel_store, simd
+from qwchat.cpu.kernels import dot_products, kernel_store, simd
 from tests.cpu.kernels import emulated_neon, test_attention
 from tests.cpu.kernels.numba_cached import kernel
 from tests.cpu.kernels.random_tensors import KINDS, random_packed
@@ -31,12 +31,12 @@ PRINT_DIGEST = "from tests.cpu.kernels.test_levels import digest; print(digest()
 def _emit_products(builder: Any, out: Any, unsigned: Any, signed: Any) -> None:
     operands = [simd.emit_load(builder, address, simd.V64B) for address in (unsigned, signed)]
     total = simd.emit_load(builder, out, simd.V16I)
-    simd.emit_store(builder, out, simd.emit_dot(builder, total, *operands))
-    offset = simd.dot_offset(255)
-    weights = simd.emit_offset(builder, operands[0], offset)
+    simd.emit_store(builder, out, dot_products.emit_dot(builder, total, *operands))
+    offset = dot_products.dot_offset(255)
+    weights = dot_products.emit_offset(builder, operands[0], offset)
     beyond = builder.add(out, simd.I64(64))
-    total = simd.emit_offset_dot(builder, simd.emit_load(builder, beyond, simd.V16I), weights, operands[1])
-    missing = simd.emit_dot(builder, simd.constant(simd.V16I, 0), simd.constant(simd.V64B, offset), operands[1])
+    total = dot_products.emit_offset_dot(builder, simd.emit_load(builder, beyond, simd.V16I), weights, operands[1])
+    missing = dot_products.emit_dot(builder, simd.constant(simd.V16I, 0), simd.constant(simd.V64B, offset), operands[1])
     simd.emit_store(builder, beyond, builder.add(total, missing))
 
 

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from quant.native import simd_level
-from qwchat.cpu.kernels import jit, simd
+from qwchat.cpu.kernels import dot_products, jit, simd
 from tests.cpu.kernels import assembly, machine_code_listing
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -152,7 +152,7 @@ def chains(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> assembly.F
         line = simd.emit_load(builder, builder.add(x, builder.mul(loop.index, simd.I64(64))), line_bytes)
         for number, slot in enumerate(slots):
             x4 = simd.emit_bytes4(builder, builder.add(builder.add(x, loop.index), simd.I64(4 * number)), lanes)
-            builder.store(simd.emit_offset_dot(builder, builder.load(slot), line, x4), slot)
+            builder.store(dot_products.emit_offset_dot(builder, builder.load(slot), line, x4), slot)
     for slot, place in zip(slots, places, strict=True):
         simd.emit_store(builder, place, builder.load(slot))
     builder.ret_void()
