@@ -35,7 +35,7 @@ def lines(moments: Sequence[tuple[Row, ...]], home: Path, *, replies: bool = Tru
 
 
 def differences(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Return the lines that differ, as a diff; empty if there are none."""
+    """Return the lines that differ, as a diff; empty if they are equal."""
     return list(difflib.unified_diff(before, after, "picture", "run", n=1, lineterm=""))
 
 

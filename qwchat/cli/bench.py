@@ -1,8 +1,8 @@
 """`qwchat bench`: how fast a model is, and what share of the machine's limits that is.
 
-Prefill of n tokens costs 2 n operations per weight of the layers (only the last row meets the head), decoding a token
-reads every weight once but for the embedding, of which it reads one row. So prefill is measured against the int8 peak
-and decoding against the memory bandwidth, both measured in the same run.
+Prefill of n tokens costs 2 n operations per weight of the layers, since only the last row is multiplied by the output
+head. Decoding a token reads every weight once, except the embedding, of which it reads one row. So prefill is compared
+with the int8 peak and decoding with the memory bandwidth. Both limits are measured in the same run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class TokenCost:
-    """What a token costs: `bytes_per_token` of weights to decode one, `operations_per_token` to read one."""
+    """Cost of a token: `bytes_per_token` are read to decode one, `operations_per_token` are needed to prefill one."""
 
     bytes_per_token: int
     operations_per_token: int
@@ -53,7 +53,7 @@ class TokenCost:
 
 @dataclass(frozen=True)
 class CpuConfig:
-    """What runs the model: threads, and the SIMD level of the kernels."""
+    """Number of threads that run the model, and the SIMD level of the kernels."""
 
     threads: int
     simd: str
@@ -61,7 +61,15 @@ class CpuConfig:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One kind of work: tokens per second in every round, their median, and its share of the limit."""
+    """Speed of prefill or decode.
+
+    Attributes:
+        tokens: tokens of each round.
+        rates: tokens per second of each round.
+        per_second: operations or bytes per second in the median round.
+        limit: operations or bytes per second that the machine can do.
+        cost_per_token: operations or bytes that a token costs.
+    """
 
     tokens: int
     rates: tuple[float, ...]
@@ -81,7 +89,7 @@ class Measurement:
 
 
 def run(options: BenchOptions, dependencies: Dependencies) -> int:
-    """Measure, and print a table or one JSON object to standard output."""
+    """Measure the speed, and print a table or one JSON object to standard output."""
     options.check()
     streams = Streams(quiet=options.quiet)
     settings = resolve()
@@ -90,7 +98,7 @@ def run(options: BenchOptions, dependencies: Dependencies) -> int:
     context = options.depth + max(options.prompt_tokens + 1, options.new_tokens + 2)
     with dependencies.load(located.path, threads=threads, context=context, kv=kv) as model:
         with with_repair_command(model.folder):
-            wait_until_checked(model, streams)  # Its threads would be measured with the rest.
+            wait_until_checked(model, streams)  # Its threads would distort the figures.
         threads = model.threads
         bandwidth, peak = dependencies.bandwidth(threads), dependencies.int8_peak(threads)
         prefill, decode = _measure(model, options)
@@ -107,13 +115,13 @@ def run(options: BenchOptions, dependencies: Dependencies) -> int:
 
 
 def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[float]]:
-    """Tokens per second of prefill and of decode in every round. A first, unmeasured round warms everything up."""
+    """Return tokens per second of prefill and of decode for each round. A first round warms up and is not measured."""
     prefill, decode = [], []
     depth = _tokens(model, options.depth, 0)
     if depth:
         _generate(model, depth, 1)
     for number in range(options.rounds + 1):
-        # Other tokens in every round, so that nothing but the depth is found in the cache.
+        # Each round has other tokens, so that only those of the depth are cached.
         prompt = _tokens(model, options.prompt_tokens, 1 + 2 * number)
         stats = _generate(model, [*depth, *prompt], 1)
         first_token = _tokens(model, 1, 2 + 2 * number)
@@ -125,7 +133,7 @@ def _measure(model: Model, options: BenchOptions) -> tuple[list[float], list[flo
 
 
 def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: bool = False) -> Stats:
-    """Read `token_ids` and write `count` tokens greedily, whatever they are."""
+    """Evaluate `token_ids` as a prompt and generate `count` tokens greedily."""
     from qwchat.request import Request, SamplingParams
 
     events = model.engine.generate(
@@ -139,7 +147,7 @@ def _generate(model: Model, token_ids: Sequence[int], count: int, *, speculate: 
 
 
 def _tokens(model: Model, count: int, seed: int) -> list[int]:
-    """`count` token ids drawn evenly from the vocabulary; the first differs from that of any nearby seed."""
+    """Return `count` random token ids. The first differs from that of nearby seeds."""
     import random
 
     drawn = random.Random(seed)
@@ -148,7 +156,7 @@ def _tokens(model: Model, count: int, seed: int) -> list[int]:
 
 
 def token_cost(folder: ModelFolder) -> TokenCost:
-    """What a token costs in the model of `folder`."""
+    """Return the cost of a token in the model of `folder`."""
     tensors = {name: folder.tensor(name) for name in folder.names}
     tied = _HEAD not in tensors
     unused = () if tied else (_EMBEDDING,)

@@ -1,4 +1,4 @@
-"""`qwchat config`: the settings in force, where they came from, and the files that they can be kept in."""
+"""`qwchat config`: show, change and check the settings and their files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from qwchat.settings.specs import SETTING_SPECS, SettingSpec, closest_match, fin
 
 _PREFIX = "QWCHAT_"
 _MAX_SHOWN = 200  # characters of a value in a notice
-# Variables that name folders or force a code path, and are no settings.
+# Variables that name folders or force a SIMD level; they are not settings.
 _NON_SETTING_VARIABLES = ("QWCHAT_CACHE", "QWCHAT_CONFIG", "QWCHAT_MODELS", "QWCHAT_SESSIONS", "QWCHAT_SIMD")
 
 _COLUMNS = (
@@ -41,7 +41,7 @@ _COLUMNS = (
 
 
 def show(options: ConfigShowOptions, dependencies: Dependencies) -> int:
-    """Every setting with its value and where that came from."""
+    """Show every setting with its value and the origin of that value."""
     streams = Streams()
     settings = resolve()
     _show_notices(settings, streams)
@@ -57,7 +57,7 @@ def show(options: ConfigShowOptions, dependencies: Dependencies) -> int:
 
 
 def get(options: ConfigGetOptions, dependencies: Dependencies) -> int:
-    """The value of one setting that is in force."""
+    """Print the effective value of one setting."""
     settings = resolve()
     streams = Streams()
     _show_notices(settings, streams)
@@ -67,13 +67,13 @@ def get(options: ConfigGetOptions, dependencies: Dependencies) -> int:
 
 
 def path(options: ConfigFileOptions, dependencies: Dependencies) -> int:
-    """Where the file is, or would be."""
+    """Print the path of the settings file, which need not exist."""
     Streams().write(f"{_target_file(project=options.project)}\n")
     return ExitCode.OK
 
 
 def change(options: ConfigSetOptions, dependencies: Dependencies) -> int:
-    """Write a value into the file; "default" takes it out again."""
+    """Write a value to the settings file; "default" removes it from there."""
     streams = Streams()
     spec = find_spec(options.name)
     if options.project and not spec.project_may_set:
@@ -97,12 +97,12 @@ def change(options: ConfigSetOptions, dependencies: Dependencies) -> int:
 
 
 def _shortened(text: str) -> str:
-    """Return `text`, or its beginning where it is too long for a notice, as a system prompt may be."""
+    """Return `text`, cut off if it is too long for a notice."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def edit(options: ConfigFileOptions, dependencies: Dependencies) -> int:
-    """Open the file in the person's editor, and check it afterwards. A new file lists every setting."""
+    """Open the settings file in the user's editor, then check it. A new file lists every setting."""
     streams = Streams()
     file = _target_file(project=options.project)
     if not file.exists():
@@ -114,7 +114,7 @@ def edit(options: ConfigFileOptions, dependencies: Dependencies) -> int:
 
 
 def check(options: ConfigCheckOptions, dependencies: Dependencies) -> int:
-    """Look for mistakes in files, personas and variables: one line each; exit code 2 where there is one."""
+    """Report mistakes in files, personas and variables, one per line. Return exit code 2 if there are any."""
     streams = Streams()
     mistakes = list(_mistakes()) or list(_combined_mistakes())
     for mistake in mistakes:
@@ -132,20 +132,20 @@ def _show_notices(settings: Settings, streams: Streams) -> None:
 
 
 def _reply_settings(settings: Settings) -> ReplySettings:
-    """The reply settings with what the model in force says of sampling, where it can be found."""
+    """Return the reply settings, with the sampling defaults of the current model if it can be found."""
     from qwchat.request import SamplingParams
     from qwchat.text.generation_config import GenerationDefaults
 
     try:
         found = models_folder.locate(settings["model"])
         defaults = GenerationDefaults.from_folder(found.path).sampling
-    except QwchatError:  # It is said where the model is to be used.
+    except QwchatError:  # Reported when the model is used.
         defaults = SamplingParams()
     return ReplySettings.from_settings(settings, defaults)
 
 
 def _row(spec: SettingSpec, settings: Settings, reply_settings: ReplySettings) -> tuple[str, object, str, str]:
-    """Name, value, value as text, origin."""
+    """Return name, value, value as text and origin of a setting."""
     if spec.scope == "reply":
         value, origin = reply_settings[spec.name], reply_settings.origin(spec.name)
     else:
@@ -185,7 +185,7 @@ def _mistakes() -> Iterator[str]:
 
 
 def _combined_mistakes() -> Iterator[str]:
-    """What is wrong though each file and variable is fine: a persona that is not there, or lacks a variable."""
+    """Yield mistakes that appear only when files and variables are combined, such as a persona that does not exist."""
     try:
         resolve()
     except UsageError as error:

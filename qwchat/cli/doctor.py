@@ -1,4 +1,4 @@
-"""`qwchat doctor`: what this machine offers, what is set up, and what stands in the way."""
+"""`qwchat doctor`: what the machine offers, what is set up, and what prevents replies."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found about `name`; `remedy` says what to do where the state is not "ok"."""
+    """Result of one check; `remedy` says what to do if the state is not "ok"."""
 
     name: str
     state: CheckState
@@ -51,7 +51,7 @@ class CheckResult:
 
 
 def run(options: DoctorOptions, dependencies: Dependencies) -> int:
-    """Look at everything, and print a line each or one JSON object. 1 where something is in the way of an answer."""
+    """Run every check and print a row for each, or one JSON object. Return 1 if something prevents replies."""
     streams = Streams()
     checks = list(_checks(dependencies))
     failed = any(check.state == "error" for check in checks)
@@ -97,7 +97,7 @@ def _checks(dependencies: Dependencies) -> Iterator[CheckResult]:
 
 
 def _run_check(name: str, check: Callable[[], tuple[CheckState, str, str]]) -> CheckResult:
-    """A check of its own: one that fails must not hide the others."""
+    """Run one check. One that raises must not hide the others."""
     try:
         return CheckResult(name, *check())
     except (QwchatError, QuantError) as error:
@@ -194,7 +194,7 @@ def _models() -> tuple[CheckState, str, str]:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether something can be put into `folder`, which need not exist yet."""
+    """Return whether files can be created in `folder`, which need not exist yet."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return existing.is_dir() and os.access(existing, os.W_OK)
 
@@ -228,7 +228,7 @@ def _settings() -> tuple[CheckState, str, str]:
     from qwchat.settings import config_files
     from qwchat.settings.resolve import resolve
 
-    notices = resolve().notices  # As before an answer: variables and the persona can stand in the way, too.
+    notices = resolve().notices  # As before a reply: variables and the persona can be wrong, too.
     project = config_files.find_project_file()
     if notices:
         return "warning", "; ".join(notices), "give it to yourself, if you trust it" if project.notices else ""

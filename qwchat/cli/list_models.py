@@ -24,7 +24,7 @@ _COLUMNS = (
 
 
 def run(options: ListOptions, dependencies: Dependencies) -> int:
-    """List the embedded model and those in the models folder; a damaged one is listed as such."""
+    """List the built-in model and those in the models folder, damaged ones included."""
     streams = Streams()
     entries = [_entry(model) for model in models_folder.available()]
     if options.json:

@@ -1,4 +1,4 @@
-"""`qwchat sessions`: the conversations that were saved."""
+"""`qwchat sessions`: list, show, search, remove and export saved conversations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from qwchat.errors import SessionError, UsageError
 from qwchat.markdown.styles import BOLD
 from qwchat.text_files import write_atomically
 
-_CONTEXT_CHARACTERS = 100  # characters of a long line that are shown on each side of a match
+_CONTEXT_CHARACTERS = 100  # shown of a long line on each side of a match
 
 _COLUMNS = (
     Column("id", style="bold"),
@@ -60,7 +60,7 @@ def list_all(options: SessionsListOptions, dependencies: Dependencies) -> int:
 
 
 def show(options: SessionsShowOptions, dependencies: Dependencies) -> int:
-    """Show what is known about a session, and what was said in it."""
+    """Show the details of a session and its messages."""
     streams, store = Streams(quiet=options.quiet), SessionStore()
     entry = store.find(options.session)
     content = _read(store, entry, streams)
@@ -86,7 +86,7 @@ def show(options: SessionsShowOptions, dependencies: Dependencies) -> int:
 
 
 def grep(options: SessionsGrepOptions, dependencies: Dependencies) -> int:
-    """Print the lines that match, with the session and the message they are in; 1 where there are none."""
+    """Print matching lines with their session and message. Return 1 if no line matches."""
     streams, store = Streams(quiet=options.quiet), SessionStore()
     pattern = _pattern(options)
     entries = store.entries() if options.session is None else [store.find(options.session)]
@@ -110,7 +110,7 @@ def grep(options: SessionsGrepOptions, dependencies: Dependencies) -> int:
 
 
 def remove(options: SessionsRemoveOptions, dependencies: Dependencies) -> int:
-    """Remove sessions, after asking on a terminal. Raises UsageError where nobody can be asked."""
+    """Remove sessions after asking for confirmation. Raises UsageError if standard input is not a terminal."""
     streams, store = Streams(quiet=options.quiet), SessionStore()
     entries = list({entry.id: entry for entry in map(store.find, options.sessions)}.values())
     if not options.yes:
@@ -164,9 +164,9 @@ def _pattern(options: SessionsGrepOptions) -> re.Pattern[str]:
     text = re.escape(options.pattern) if options.fixed else options.pattern
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of what a later Python may read otherwise, which nobody asked about.
+            warnings.simplefilter("ignore")  # About syntax that a later Python may interpret differently.
             return re.compile(text, re.IGNORECASE if options.ignore_case else 0)
-    except (re.error, OverflowError, RecursionError) as error:  # The others: too large a count, too deep a nesting.
+    except (re.error, OverflowError, RecursionError) as error:  # Too large a count; too deep a nesting.
         shown = one_line(options.pattern)
         raise UsageError(f"{shown!r} is no regular expression ({error}): -F takes it as text") from error
 
@@ -174,7 +174,7 @@ def _pattern(options: SessionsGrepOptions) -> re.Pattern[str]:
 def _matches(
     store: SessionStore, entry: SessionEntry, pattern: re.Pattern[str], streams: Streams
 ) -> Iterator[tuple[int, str, re.Match[str]]]:
-    """Id and role of each message with a line that matches, and the first match on each such line."""
+    """Yield message id, role and first match for each line that matches."""
     try:
         content = _read(store, entry, streams)
     except SessionError as error:

@@ -1,4 +1,4 @@
-"""`qwchat show`: what a model consists of."""
+"""`qwchat show`: the details, tensors and files of a model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FILE_COLUMNS = (Column("file", wrap=12, style="bold"), Column("bytes", right=Tr
 
 @dataclass(frozen=True)
 class TensorDetails:
-    """One tensor as it is stored; `error` is its relative quantisation error, None for a checkpoint."""
+    """Tensor as it is stored. `error` is its relative quantisation error, None in a checkpoint."""
 
     name: str
     format: str
@@ -49,7 +49,7 @@ class TensorDetails:
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """A model or a checkpoint, taken apart. `stored_bytes` are those of all weights in their file or files."""
+    """Details of a model or a checkpoint. `stored_bytes` is the size of all weights in their files."""
 
     located: LocatedModel
     config: ModelConfig
@@ -60,7 +60,7 @@ class ModelDetails:
 
     @property
     def parameters(self) -> int:
-        """Weights of the whole model, a tied head counted once."""
+        """Number of weights of the whole model; a tied head counts once."""
         from quant.families import parameter_count
 
         return parameter_count(self.config)
@@ -72,7 +72,7 @@ class ModelDetails:
 
 
 def run(options: ShowOptions, dependencies: Dependencies) -> int:
-    """Show a model, or a checkpoint where it has not been converted yet."""
+    """Show a model, or a checkpoint that has not been converted yet."""
     streams = Streams()
     located = models_folder.locate(requested_model(options.model))
     if not located.converted and models_folder.is_model(located.destination):
@@ -190,7 +190,7 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
 
 
 def _tensor_rows(tensors: Iterable[TensorDetails]) -> list[tuple[str, ...]]:
-    """Tensors of the same role, shape and format in one row, with the numbers of their layers."""
+    """Return one row for all tensors of the same role, shape and format, with the numbers of their layers."""
     groups: dict[tuple[str, str, tuple[int, ...]], list[TensorDetails]] = {}
     for tensor in tensors:
         role = _LAYER.sub(".layers.*.", tensor.name).removeprefix("model.")

@@ -1,4 +1,4 @@
-"""`qwchat config`: what it shows, writes and refuses."""
+"""`qwchat config` shows, writes and checks settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def config(
 
 
 def rows(shown: bytes) -> dict[str, list[str]]:
-    """Value and origin by setting, of what `config show` prints."""
+    """Return value and origin by setting from the output of `config show`."""
     return {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.decode().splitlines()[1:]}
 
 

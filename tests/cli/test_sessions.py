@@ -1,4 +1,4 @@
-"""`qwchat sessions`: what is printed, searched, removed and written."""
+"""`qwchat sessions` lists, shows, searches, removes and exports sessions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAID_AT = 1_795_485_780  # 2026-11-24 02:03 UTC
 
 @pytest.fixture(autouse=True)
 def _clock() -> Iterator[None]:
-    """Local times are those of UTC."""
+    """Make local times those of UTC."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", "UTC")
         time.tzset()
@@ -30,7 +30,7 @@ def _clock() -> Iterator[None]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> SessionStore:
-    """Two sessions: "sums", and an older one about seas."""
+    """Make two sessions: "sums", and an older one about seas."""
     store = SessionStore(tmp_path / "home" / "sessions")
     _save(store, "5e44", ["Name three seas.", "The **North** Sea,\nthe Red Sea …"], at=SAID_AT - 60)
     _save(store, "f397", ["What is 2+2?", "4\x1b[31m"], name="sums", at=SAID_AT)

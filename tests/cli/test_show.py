@@ -22,7 +22,7 @@ from tests.quant.checkpoints import make_checkpoint
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A converted model."""
+    """Convert a small checkpoint, and return the model folder."""
     folder = tmp_path_factory.mktemp("made")
     make_checkpoint(folder / "source")
     for _ in convert(folder / "source", folder / "model"):
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def deep(levels: int) -> Any:
-    """A list in a list in a list, as deep as the parser takes it."""
+    """Return lists nested `levels` deep."""
     value: Any = 1
     for _ in range(levels):
         value = [value]
@@ -42,7 +42,7 @@ ODD = ("\x1b[2J\n", "\ud800", "x" * 5000, 2**70, -1, 1e400, float("nan"), True, 
 
 
 def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of nested objects; one tensor and one file stand for all."""
+    """Yield the path of every key of nested objects, with one tensor and one file as examples."""
     for key in list(value)[: 1 if path in (("tensors",), ("files",)) else None]:
         yield (*path, key)
         if isinstance(value[key], dict):

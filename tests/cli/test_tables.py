@@ -69,7 +69,7 @@ def write(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def plain(text: str) -> str:
-    """The text of a table without its styles and without blanks at the ends of lines."""
+    """Remove styles, and blanks at the ends of lines."""
     return "\n".join(line.rstrip() for line in without_styles(text.encode()).decode().split("\n"))
 
 
