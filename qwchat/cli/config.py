@@ -107,9 +107,9 @@ def edit(options: ConfigFileOptions, dependencies: Dependencies) -> int:
     file = _target_file(project=options.project)
     if not file.exists():
         editing.write(file, editing.template(project=options.project))
-    edit_file(file, f"{file} is as the editor left it")
+    edit_file(file, f"check {file}")
     config_files.checked_values(config_files.read(file), project=options.project)
-    streams.screen.notice(f"{file} is fine")
+    streams.screen.notice(f"{file} is valid")
     return ExitCode.OK
 
 
@@ -213,7 +213,7 @@ def _variable_mistakes() -> Iterator[str]:
             continue
         if name not in specs_by_variable:
             close = closest_match(name.removeprefix(_PREFIX), endings)
-            yield f"the variable {name} means nothing" + (f": did you mean {_PREFIX}{close}?" if close else "")
+            yield f"unknown variable {name}" + (f": did you mean {_PREFIX}{close}?" if close else "")
         elif os.environ[name]:
             try:
                 specs_by_variable[name].parse(os.environ[name], name)

@@ -103,7 +103,7 @@ def _run_check(name: str, check: Callable[[], tuple[CheckState, str, str]]) -> C
     except (QwchatError, QuantError) as error:
         return CheckResult(name, "error", error_message(error))
     except (OSError, ValueError) as error:
-        return CheckResult(name, "warning", f"could not be looked at: {error}")
+        return CheckResult(name, "warning", f"check failed: {error}")
 
 
 def _program() -> tuple[CheckState, str, str]:
@@ -123,9 +123,9 @@ def _processor(dependencies: Dependencies) -> tuple[CheckState, str, str]:
     best = supported_levels()[0]
     found = f"{_processor_name()}, SIMD level {level}"
     if level != best:
-        return "warning", found, f"{best} would be faster: QWCHAT_SIMD forces {level}"
+        return "warning", found, f"unset QWCHAT_SIMD, which forces {level}, to use the faster {best}"
     if level == "portable":
-        return "warning", found, "this processor has none of the dot products that make the kernels fast"
+        return "warning", found, "this processor lacks the dot-product instructions that fast kernels need"
     return "ok", found, ""
 
 
@@ -142,10 +142,10 @@ def _threads() -> tuple[CheckState, str, str]:
     from qwchat.cpu.kernels.thread_counts import default_threads
 
     threads = default_threads()
-    found = f"{threads} by default, {processor_count()} processors in all"
+    found = f"{threads} by default, {processor_count()} processors"
     load = os.getloadavg()[0]
     if load > threads:
-        return "warning", f"{found}, load {load:.1f}", "other programs keep the processor busy: answers come slower"
+        return "warning", f"{found}, load {load:.1f}", "other programs use the processor: replies will be slower"
     return "ok", found, ""
 
 
@@ -154,7 +154,7 @@ def _memory() -> tuple[CheckState, str, str]:
 
     available = available_memory()
     if available is None:
-        return "ok", "the system does not say how much is free", ""
+        return "ok", "the system does not report free memory", ""
     total = total_memory()
     found = f"{data_size(available)} free" + (f" of {data_size(total)}" if total else "")
     if available < _LOW_MEMORY_BYTES:
@@ -164,8 +164,8 @@ def _memory() -> tuple[CheckState, str, str]:
 
 def _gpu() -> tuple[CheckState, str, str]:
     if _NVIDIA_DRIVER.is_file() or shutil.which("nvidia-smi"):
-        return "ok", "an NVIDIA driver is there, but this version computes on the CPU only", ""
-    return "ok", "none found; this version computes on the CPU only", ""
+        return "ok", "NVIDIA driver found, but this version uses only the CPU", ""
+    return "ok", "none found; this version uses only the CPU", ""
 
 
 def _kernels(dependencies: Dependencies) -> tuple[CheckState, str, str]:
@@ -173,10 +173,10 @@ def _kernels(dependencies: Dependencies) -> tuple[CheckState, str, str]:
 
     problem = dependencies.cache_problem()
     if problem is not None:
-        return "warning", f"not kept: {problem}", ""
+        return "warning", f"not cached: {problem}", ""
     folder = kernel_store.KERNELS.folder
     if not dependencies.compiled():
-        return "ok", f"not compiled yet: the first answer does it, once, into {folder}", ""
+        return "ok", f"not compiled yet: the first reply compiles them, once, into {folder}", ""
     return "ok", f"compiled, {data_size(_size(folder.parent))} in {folder.parent}", ""
 
 
@@ -187,9 +187,9 @@ def _size(folder: Path) -> int:
 def _models() -> tuple[CheckState, str, str]:
     folder = models_folder.models_folder()
     count = len(models_folder.available())
-    found = f"{count} in {folder}, with the built-in one"
+    found = f"{count} in {folder}, including the built-in model"
     if not _is_writable(folder):
-        return "warning", found, "nothing can be converted into it: set QWCHAT_MODELS to a folder of your own"
+        return "warning", found, "the folder is not writable: set QWCHAT_MODELS to one of your own"
     return "ok", found, ""
 
 
@@ -205,7 +205,7 @@ def _default_model() -> tuple[CheckState, str, str]:
     found = models_folder.locate(requested_model(None))
     if not found.converted:
         if not models_folder.is_model(found.destination):
-            return "ok", f"{found.name}, converted at the first answer", ""
+            return "ok", f"{found.name}, converted on first use", ""
         found = models_folder.LocatedModel(found.name, found.destination, converted=True)
     try:
         folder = open_model(found.path)
@@ -221,7 +221,7 @@ def _disk() -> tuple[CheckState, str, str]:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     found = f"{data_size(free)} free for models"
-    return ("ok", found, "") if free >= _LOW_DISK_BYTES else ("warning", found, "a converted 7B takes 4.6 GB")
+    return ("ok", found, "") if free >= _LOW_DISK_BYTES else ("warning", found, "a converted 7B model needs 4.6 GB")
 
 
 def _settings() -> tuple[CheckState, str, str]:
@@ -231,9 +231,9 @@ def _settings() -> tuple[CheckState, str, str]:
     notices = resolve().notices  # As before a reply: variables and the persona can be wrong, too.
     project = config_files.find_project_file()
     if notices:
-        return "warning", "; ".join(notices), "give it to yourself, if you trust it" if project.notices else ""
+        return "warning", "; ".join(notices), "if you trust it, make yourself its owner" if project.notices else ""
     there = [path for path in (config_files.user_config_file(), project.path) if path is not None and path.is_file()]
-    return "ok", ", ".join(map(str, there)) or f"none set; they would stand in {config_files.user_config_file()}", ""
+    return "ok", ", ".join(map(str, there)) or f"none set; their file would be {config_files.user_config_file()}", ""
 
 
 def _sessions() -> tuple[CheckState, str, str]:
@@ -245,9 +245,9 @@ def _sessions() -> tuple[CheckState, str, str]:
     found = f"{len(entries)} in {store.folder}"
     if broken:
         named = ", ".join(entry.id for entry in broken[:_MAX_NAMED])
-        return "warning", f"{found}, {len(broken)} of them cannot be read: {named}", f"{broken[0].trouble}"
+        return "warning", f"{found}, {len(broken)} unreadable: {named}", f"{broken[0].trouble}"
     if not _is_writable(store.folder):
-        return "warning", found, "nothing can be saved there: set QWCHAT_SESSIONS to a folder of your own"
+        return "warning", found, "the folder is not writable: set QWCHAT_SESSIONS to one of your own"
     return "ok", found, ""
 
 
@@ -257,7 +257,7 @@ def _terminal() -> tuple[CheckState, str, str]:
     seen = [name for name, stream in zip(names, streams, strict=True) if stream is not None and stream.isatty()]
     kind = os.environ.get("TERM", "")
     if not seen:
-        return "ok", "none: replies are written plainly, and a chat reads lines", ""
+        return "ok", "none: replies are plain text, and the chat reads plain lines", ""
     size = shutil.get_terminal_size()
     found = f"TERM={kind or '(unset)'}, {size.columns} × {size.lines}, {', '.join(seen)}"
     if os.environ.get("NO_COLOR"):
@@ -267,8 +267,8 @@ def _terminal() -> tuple[CheckState, str, str]:
         return (
             "warning",
             f"{found}, {encoding}",
-            "other scripts and emoji need UTF-8: set LANG, for instance to C.UTF-8",
+            "emoji and non-Latin scripts need UTF-8: set LANG, for example to C.UTF-8",
         )
     if kind in ("dumb", ""):
-        return "warning", found, "a chat reads plain lines here: set TERM to what the terminal is"
+        return "warning", found, "the chat reads plain lines here: set TERM to the type of your terminal"
     return "ok", found, ""

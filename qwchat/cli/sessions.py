@@ -115,11 +115,13 @@ def remove(options: SessionsRemoveOptions, dependencies: Dependencies) -> int:
     entries = list({entry.id: entry for entry in map(store.find, options.sessions)}.values())
     if not options.yes:
         if not stdin_is_terminal():
-            raise UsageError("sessions rm asks on a terminal first, and there is none: --yes removes without asking")
+            raise UsageError(
+                "sessions rm needs a terminal to ask for confirmation: give --yes to remove without asking"
+            )
         for entry in entries:
             streams.screen.hint(f"{entry.id}  {entry.label}, {entry.messages} messages")
         if not _confirm(streams, "remove it?" if len(entries) == 1 else f"remove these {len(entries)}?"):
-            streams.screen.hint("nothing is removed")
+            streams.screen.hint("nothing removed")
             return ExitCode.OK
     for entry in entries:
         store.remove(entry.id)
@@ -141,7 +143,7 @@ def export(options: SessionsExportOptions, dependencies: Dependencies) -> int:
     if path.exists() and not options.force:
         raise UsageError(f"{path} exists already: choose another name, or give --force")
     write_atomically(path, text, overwrite=options.force)
-    streams.screen.notice(f"{entry.id} is written to {path}")
+    streams.screen.notice(f"wrote {entry.id} to {path}")
     return ExitCode.OK
 
 
@@ -168,7 +170,9 @@ def _pattern(options: SessionsGrepOptions) -> re.Pattern[str]:
             return re.compile(text, re.IGNORECASE if options.ignore_case else 0)
     except (re.error, OverflowError, RecursionError) as error:  # Too large a count; too deep a nesting.
         shown = one_line(options.pattern)
-        raise UsageError(f"{shown!r} is no regular expression ({error}): -F takes it as text") from error
+        raise UsageError(
+            f"{shown!r} is not a regular expression ({error}): give -F to search for it as text"
+        ) from error
 
 
 def _matches(

@@ -178,8 +178,11 @@ def _write_tables(tables: TableWriter, details: ModelDetails) -> None:
             f"{config.num_layers} layers, hidden {config.hidden_size}, intermediate {config.intermediate_size}, "
             f"{config.num_heads} heads and {config.num_kv_heads} KV heads of {config.head_dim}",
         ),
-        ("vocabulary", f"{config.vocab_size:,}, {'tied' if config.tie_word_embeddings else 'with a head of its own'}"),
-        ("context", f"{config.max_position_embeddings:,}"),
+        (
+            "vocabulary",
+            f"{config.vocab_size:,} tokens, {'tied' if config.tie_word_embeddings else 'separate'} output head",
+        ),
+        ("context", f"{config.max_position_embeddings:,} tokens"),
     ]
     files = [(name, f"{size:,}") for name, size in details.files.items()]
     tables.write(

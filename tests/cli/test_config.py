@@ -144,7 +144,7 @@ def test_what_is_refused(tmp_path: Path, arguments: tuple[str, ...], complaint: 
 
 def test_edit_offers_every_setting_and_checks_what_was_written(tmp_path: Path) -> None:
     own = tmp_path / "own" / "config.toml"
-    assert config(tmp_path, "edit", VISUAL="", EDITOR="true").stderr.decode() == f"qwchat: {own} is fine\n"
+    assert config(tmp_path, "edit", VISUAL="", EDITOR="true").stderr.decode() == f"qwchat: {own} is valid\n"
     text = own.read_text()
     assert "# Nucleus sampling: probability mass (1 = off): a number above 0 to 1.\n#top-p = \n" in text
     assert '\n#seed = "random"\n' in text
@@ -154,7 +154,7 @@ def test_edit_offers_every_setting_and_checks_what_was_written(tmp_path: Path) -
     line = next(number for number, line in enumerate(own.read_text().splitlines(), 1) if line.startswith("seed"))
     assert result.stderr.decode().startswith(f"qwchat: error: {own}:{line}: seed must be from 0 to ")
     failed = config(tmp_path, "edit", EDITOR="false")
-    assert failed.stderr.decode() == f"qwchat: error: false failed with exit code 1: {own} is as the editor left it\n"
+    assert failed.stderr.decode() == f"qwchat: error: false failed with exit code 1: check {own}\n"
     missing = config(tmp_path, "edit", EDITOR="/nowhere/editor")
     assert missing.stderr == (
         b"qwchat: error: cannot run /nowhere/editor: No such file or directory: set $EDITOR to an editor\n"
@@ -182,8 +182,8 @@ def test_check_finds_every_mistake(tmp_path: Path) -> None:
         f"qwchat: error: {project}:1: a project file may not set device: give --device, set QWCHAT_DEVICE, "
         "or use your own file (qwchat config path)",
         f"qwchat: error: {personas / 'poet.toml'}:2: a persona cannot set ctx",
-        "qwchat: error: the variable QWCHAT_FAKE means nothing",
-        "qwchat: error: the variable QWCHAT_TMEP means nothing: did you mean QWCHAT_TEMP?",
+        "qwchat: error: unknown variable QWCHAT_FAKE",
+        "qwchat: error: unknown variable QWCHAT_TMEP: did you mean QWCHAT_TEMP?",
         "qwchat: error: QWCHAT_TOP_P must be above 0 to 1, not 2",
     ]
 

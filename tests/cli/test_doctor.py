@@ -55,13 +55,13 @@ def test_all_is_well_with_the_built_in_model(tmp_path: Path) -> None:
     assert said["default model"] == {
         "name": "default model",
         "state": "ok",
-        "found": "mini, converted at the first answer",
+        "found": "mini, converted on first use",
         "remedy": "",
     }
     assert list(said) == NAMES
     assert "SIMD level" in said["processor"]["found"]
     assert str(os.cpu_count()) in said["threads"]["found"]
-    assert said["terminal"]["found"] == "none: replies are written plainly, and a chat reads lines"
+    assert said["terminal"]["found"] == "none: replies are plain text, and the chat reads plain lines"
 
 
 def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +72,10 @@ def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkey
     monkeypatch.setattr("quant.native.simd_level.supported_levels", lambda: ("avx2", "portable"))
     said = checks(tmp_path)
     for name, found, remedy in (
-        ("threads", "load 99.0", "other programs keep the processor busy: answers come slower"),
-        ("disk", "5.2 MB free for models", "a converted 7B takes 4.6 GB"),
+        ("threads", "load 99.0", "other programs use the processor: replies will be slower"),
+        ("disk", "5.2 MB free for models", "a converted 7B model needs 4.6 GB"),
         ("memory", "105 MB free", "close other programs, or use a small model and a short context (--ctx)"),
-        ("processor", "SIMD level portable", "avx2 would be faster: QWCHAT_SIMD forces portable"),
+        ("processor", "SIMD level portable", "unset QWCHAT_SIMD, which forces portable, to use the faster avx2"),
     ):
         assert (said[name]["state"], said[name]["remedy"]) == ("warning", remedy)
         assert found in said[name]["found"]
@@ -91,7 +91,7 @@ def test_a_check_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.M
     assert said["disk"] == {
         "name": "disk",
         "state": "warning",
-        "found": "could not be looked at: [Errno 5] broken",
+        "found": "check failed: [Errno 5] broken",
         "remedy": "",
     }
     assert list(said) == NAMES
@@ -120,7 +120,7 @@ def test_settings_and_sessions_that_cannot_be_read(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
     said = checks(tmp_path)
-    assert said["settings"]["found"] == f"none set; they would stand in {tmp_path}/config/config.toml"
+    assert said["settings"]["found"] == f"none set; their file would be {tmp_path}/config/config.toml"
     assert said["sessions"]["found"] == f"0 in {tmp_path}/home/sessions"
     with mock.patch.dict(os.environ, {"QWCHAT_TEMP": "9", "QWCHAT_MODEL": ""}):
         assert checks(tmp_path)["settings"]["found"] == "QWCHAT_TEMP must be from 0 to 5, not 9"
@@ -134,7 +134,7 @@ def test_settings_and_sessions_that_cannot_be_read(tmp_path: Path, monkeypatch: 
     assert said["settings"]["state"] == "error"
     assert said["settings"]["found"].startswith(f"{tmp_path}/config/config.toml:2: there is no setting 'temperature'")
     assert said["sessions"]["state"] == "warning"
-    assert said["sessions"]["found"] == f"1 in {tmp_path}/home/sessions, 1 of them cannot be read: abc"
+    assert said["sessions"]["found"] == f"1 in {tmp_path}/home/sessions, 1 unreadable: abc"
 
 
 def test_the_terminal_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +152,9 @@ def test_the_terminal_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._terminal() == (
         "warning",
         "TERM=xterm, 80 × 24, input, output, errors, latin1",
-        "other scripts and emoji need UTF-8: set LANG, for instance to C.UTF-8",
+        "emoji and non-Latin scripts need UTF-8: set LANG, for example to C.UTF-8",
     )
     Screen.encoding = "UTF-8"
     assert doctor._terminal()[0] == "ok"
     monkeypatch.setenv("TERM", "dumb")
-    assert doctor._terminal()[2] == "a chat reads plain lines here: set TERM to what the terminal is"
+    assert doctor._terminal()[2] == "the chat reads plain lines here: set TERM to the type of your terminal"

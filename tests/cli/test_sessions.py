@@ -137,7 +137,7 @@ def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: SessionSto
 def test_grep_refuses_what_is_no_expression(tmp_path: Path, store: SessionStore, pattern: str) -> None:
     ran = call("sessions", "grep", pattern, models=tmp_path)
     assert ran.returncode == 2
-    assert b"is no regular expression" in ran.stderr
+    assert b"is not a regular expression" in ran.stderr
     assert len(ran.stderr) < 300
 
 
@@ -149,7 +149,7 @@ def test_grep_tells_nothing_of_python(tmp_path: Path, store: SessionStore) -> No
 def test_export_to_a_file_by_its_name_and_to_standard_output(tmp_path: Path, store: SessionStore) -> None:
     page = tmp_path / "talk.html"
     ran = call("sessions", "export", "seas", str(page), models=tmp_path)
-    assert ran.stderr.decode() == f"qwchat: 5e44 is written to {page}\n"
+    assert ran.stderr.decode() == f"qwchat: wrote 5e44 to {page}\n"
     assert "<strong>North</strong>" in page.read_text()
     again = call("sessions", "export", "seas", str(page), models=tmp_path)
     assert (again.returncode, again.stderr.decode()) == (
@@ -170,9 +170,7 @@ def test_rm_asks_on_a_terminal(tmp_path: Path, store: SessionStore) -> None:
             assert terminal.end() == 0
             lines = terminal.text.splitlines()
             assert lines[0] == "f397  sums · What is 2+2?, 2 messages"
-            assert lines[-1] == (
-                "nothing is removed" if answer == "n" else "qwchat: removed f397 (sums · What is 2+2?)"
-            )
+            assert lines[-1] == ("nothing removed" if answer == "n" else "qwchat: removed f397 (sums · What is 2+2?)")
         assert [entry.id for entry in store.entries()] == left
 
 
@@ -180,7 +178,7 @@ def test_rm_without_a_terminal(tmp_path: Path, store: SessionStore) -> None:
     refused = call("sessions", "rm", "sums", models=tmp_path)
     assert (refused.returncode, refused.stderr.decode()) == (
         2,
-        "qwchat: error: sessions rm asks on a terminal first, and there is none: --yes removes without asking\n",
+        "qwchat: error: sessions rm needs a terminal to ask for confirmation: give --yes to remove without asking\n",
     )
     removed = call("sessions", "rm", "sums", "5e44", "f397", "--yes", models=tmp_path)
     assert removed.stderr.decode() == (
@@ -231,7 +229,10 @@ def test_damaged_lines_are_told_of(tmp_path: Path, store: SessionStore) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("grep", "("), "'(' is no regular expression (missing ), unterminated subpattern at position 0): -F takes it"),
+        (
+            ("grep", "("),
+            "'(' is not a regular expression (missing ), unterminated subpattern at position 0): give -F",
+        ),
         (("--json", "rm", "x"), "put options after 'rm'"),
         (("show",), "missing argument 'SESSION' (qwchat sessions show --help lists what there is)"),
         (("unknown",), "there is no command 'unknown': qwchat sessions --help lists what there is"),
