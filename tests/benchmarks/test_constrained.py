@@ -29,7 +29,7 @@ def test_the_texts_meet_their_constraints(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_round_takes_the_text_and_times_it(model: qwchat.Model, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_round_accepts_the_text_and_times_it(model: qwchat.Model, capsys: pytest.CaptureFixture[str]) -> None:
     task = tasks()["schema"]
     prompt = model.encode("hello")
     found = Round(model, task, prompt, 1)

@@ -11,7 +11,7 @@ from benchmarks.llama_state import StateFormatError, repeat_state, repeated
 ROW, ELEMENT, WIDTH = 6, 2, 3  # bytes of a K row, of a V element, elements of a V row
 
 
-def state(cells: int, *, transposed: bool, layers: int = 2) -> bytes:
+def saved_state(cells: int, *, transposed: bool, layers: int = 2) -> bytes:
     """What llama.cpp would save; byte values say layer, cell and place."""
     pieces = [b"llamaseq", struct.pack("<2I", 1, cells)]
     pieces += [struct.pack("<iIi", cell, 1, 0) for cell in range(cells)]
@@ -33,7 +33,7 @@ def state(cells: int, *, transposed: bool, layers: int = 2) -> bytes:
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("length", [1, 4, 5, 8, 11])
 def test_cells_repeat(transposed: bool, length: int) -> None:
-    assert repeat_state(state(4, transposed=transposed), length) == state(length, transposed=transposed)
+    assert repeat_state(saved_state(4, transposed=transposed), length) == saved_state(length, transposed=transposed)
 
 
 def test_repeated() -> None:
@@ -52,4 +52,4 @@ def test_repeated() -> None:
 )
 def test_another_layout_is_refused(damage, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(StateFormatError, match=message):
-        repeat_state(damage(state(4, transposed=True)), 8)
+        repeat_state(damage(saved_state(4, transposed=True)), 8)

@@ -17,7 +17,7 @@ OURS = [Contender("qwchat", "q4", Setting(kv, kv)) for kv in ("f32", "q8")]
 FILES = {name: Path(name) for name in ("q4", "Q4_0")}
 
 
-class Pretender(Process):
+class FakeProcess(Process):
     """Answers at once; every token costs so and so much, and a cache of f32 is refused."""
 
     asked: list[tuple[str, str]] = []  # noqa: RUF012 - one log for all of them
@@ -46,9 +46,9 @@ class Pretender(Process):
 
 @pytest.fixture
 def comparison(monkeypatch: pytest.MonkeyPatch) -> Comparison:
-    Pretender.asked = []
+    FakeProcess.asked = []
     monkeypatch.setattr("benchmarks.vs_llama_cpp.busy_seconds", lambda: 0.0)
-    monkeypatch.setattr(Comparison, "start", lambda self, contender: Pretender(contender))
+    monkeypatch.setattr(Comparison, "start", lambda self, contender: FakeProcess(contender))
     return Comparison(FILES, argparse.Namespace(threads=2, new_tokens=4, rounds=3, minutes=1))
 
 
@@ -80,13 +80,13 @@ def test_survey_then_rounds(comparison: Comparison) -> None:
 
 def test_engines_take_turns_in_both_orders(comparison: Comparison) -> None:
     run(comparison, [Cell("decode", 0)])
-    first_of_round = [key for op, key in Pretender.asked if op == "decode"][8:]
+    first_of_round = [key for op, key in FakeProcess.asked if op == "decode"][8:]
     assert len(first_of_round) == 3 * 4
     assert first_of_round[4:8] == first_of_round[:4][::-1]
     assert first_of_round[8:] == first_of_round[:4]
 
 
-def test_what_is_refused_is_told(comparison: Comparison) -> None:
+def test_refusals_are_recorded(comparison: Comparison) -> None:
     run(comparison, [Cell("decode", 0)])
     refused = [result for result in comparison.results[Cell("decode", 0)] if result.contender == OURS[0]]
     assert [result.left_out for result in refused] == ["refused: no such cache"]
@@ -133,6 +133,6 @@ def test_cells_of_the_command_line() -> None:
         parse_cells(["prefil:1"])
 
 
-def test_the_machines_clock_runs_with_work() -> None:
+def test_busy_seconds_grow_with_work() -> None:
     before = busy_seconds()
     wait_for(lambda: busy_seconds() - before >= 0.05, "the machine's clock to move", pause=0)

@@ -65,12 +65,12 @@ def model_folder(folder: Path, preset: str) -> Path:
     return destination
 
 
-def replies(model: Path, which: list[dict[str, Any]]) -> list[list[int]]:
-    """Return the token ids of the reply to each of `which`, at most 48 of each."""
-    found: list[list[int]] = [[] for _ in which]
+def replies(model: Path, selected: list[dict[str, Any]]) -> list[list[int]]:
+    """Return the token ids of the reply to each of `selected`, at most 48 of each."""
+    found: list[list[int]] = [[] for _ in selected]
     for kv in ("f32", "q8"):
         with qwchat.load(model, threads=2, context=1024, kv=kv) as loaded:
-            for number, case in enumerate(which):
+            for number, case in enumerate(selected):
                 if case["kv"] == kv:
                     found[number] = _reply(loaded, case)
     return found
@@ -86,10 +86,10 @@ def _reply(model: qwchat.Model, case: dict[str, Any]) -> list[int]:
 
 def main() -> None:
     """Write FILE."""
-    which = list(cases())
+    selected = list(cases())
     with tempfile.TemporaryDirectory() as folder:
-        said = [replies(model_folder(Path(folder), preset), which) for preset in FORMATS]
-    records = [case | dict(zip(FORMATS, ids, strict=True)) for case, *ids in zip(which, *said, strict=True)]
+        token_ids = [replies(model_folder(Path(folder), preset), selected) for preset in FORMATS]
+    records = [case | dict(zip(FORMATS, ids, strict=True)) for case, *ids in zip(selected, *token_ids, strict=True)]
     FILE.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n", encoding="utf-8")
 
 

@@ -28,7 +28,7 @@ def test_held_out_prompts_are_answered_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_generated_answers_are_the_scored_ones(tmp_path: Path) -> None:
+def test_generated_answers_agree_with_scored_ones(tmp_path: Path) -> None:
     list(convert(MODEL, tmp_path / "dense", preset="dense"))
     engine = Engine(tmp_path / "dense")
     families = ["about", "quantisation", "words"]

@@ -49,8 +49,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[qwchat.Model]:
         yield loaded
 
 
-def make(model: qwchat.Model, settings: SamplingParams = GREEDY, *, told: list[Event] | None = None) -> Session:
-    tree = Tree(None if told is None else told.append)
+def make(model: qwchat.Model, settings: SamplingParams = GREEDY, *, written: list[Event] | None = None) -> Session:
+    tree = Tree(None if written is None else written.append)
     return Session(model, ReplySettings(settings, seed=11), tree=tree, fingerprint=model.folder.fingerprint)
 
 
@@ -60,7 +60,7 @@ def end_of(events: Reply) -> Done:
     return found
 
 
-def cut(session: Session, tokens: int, begin: str = "ask") -> Done:
+def stop_after(session: Session, tokens: int, begin: str = "ask") -> Done:
     """A reply that is stopped after so many tokens."""
     steps: list[TextStep] = []
     stop = lambda: len(steps) >= tokens  # noqa: E731
@@ -81,7 +81,7 @@ def resumed(session: Session) -> Reply:
     return replying(session, session.continue_reply())
 
 
-def common(model: qwchat.Model, before: list[int], done: Done) -> int:
+def count_common_tokens(model: qwchat.Model, before: list[int], done: Done) -> int:
     """How many tokens of the newest prompt the cache held before: all but the last at most."""
     prompt = model.cached_ids[: done.stats.prompt_tokens].tolist()
     same = next((n for n, (a, b) in enumerate(zip(before, prompt, strict=False)) if a != b), len(before))
@@ -91,64 +91,67 @@ def common(model: qwchat.Model, before: list[int], done: Done) -> int:
 @pytest.mark.parametrize("speculate", [True, False], ids=["guessing", "plain"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.slow
-def test_a_reply_stopped_again_and_again_ends_as_it_would_have(model: qwchat.Model, way: str, speculate: bool) -> None:
-    def session() -> Session:
+def test_a_reply_stopped_repeatedly_ends_as_it_would_have(model: qwchat.Model, way: str, speculate: bool) -> None:
+    def new_session() -> Session:
         made = make(model, WAYS[way])
         made.reply_settings = replace(made.reply_settings, speculate=speculate, max_tokens=120)
         return made
 
-    whole = end_of(asked(session(), QUESTION))
+    whole = end_of(asked(new_session(), QUESTION))
     assert len(whole.token_ids) > 30
-    talk = session()
-    done = cut(talk, 1)
+    session = new_session()
+    done = stop_after(session, 1)
     for tokens in (1, 2, 3, 5, 8):
-        done = cut(talk, tokens, "resume")
+        done = stop_after(session, tokens, "resume")
         assert done.finish_reason == "cancelled"
         # The token that was drawn last had not been read; everything else is still in the cache.
         assert done.stats.cached_tokens == done.stats.prompt_tokens - 1
-    talk.reply_settings = replace(talk.reply_settings, max_tokens=120 - len(done.token_ids))
-    done = end_of(replying(talk, talk.continue_reply()))
+    session.reply_settings = replace(session.reply_settings, max_tokens=120 - len(done.token_ids))
+    done = end_of(replying(session, session.continue_reply()))
     assert (done.text, done.token_ids, done.seed) == (whole.text, whole.token_ids, whole.seed)
-    assert [message["content"] for message in talk.messages] == [QUESTION, whole.text]
-    assert len(talk.tree.children(1)) == 1
+    assert [message["content"] for message in session.messages] == [QUESTION, whole.text]
+    assert len(session.tree.children(1)) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_reply_cut_by_its_length_ends_as_it_would_have(model: qwchat.Model, way: str) -> None:
-    whole = end_of(asked(replace_limit(make(model, WAYS[way]), 90), QUESTION))
-    talk = replace_limit(make(model, WAYS[way]), 30)
-    assert end_of(replying(talk, talk.ask(QUESTION))).finish_reason in ("length", "stop")
-    while talk.tree.node(talk.tree.head or 0).finish_reason == "length" and len(talk.reply().token_ids or ()) < 90:
-        done = end_of(replying(talk, talk.continue_reply()))
+    whole = end_of(asked(with_limit(make(model, WAYS[way]), 90), QUESTION))
+    session = with_limit(make(model, WAYS[way]), 30)
+    assert end_of(replying(session, session.ask(QUESTION))).finish_reason in ("length", "stop")
+    while (
+        session.tree.node(session.tree.head or 0).finish_reason == "length"
+        and len(session.reply().token_ids or ()) < 90
+    ):
+        done = end_of(replying(session, session.continue_reply()))
         assert done.stats.cached_tokens == done.stats.prompt_tokens - 1
-    assert talk.reply().content == whole.text
-    assert talk.reply().token_ids == whole.token_ids
+    assert session.reply().content == whole.text
+    assert session.reply().token_ids == whole.token_ids
 
 
-def replace_limit(session: Session, max_tokens: int) -> Session:
+def with_limit(session: Session, max_tokens: int) -> Session:
     session.reply_settings = replace(session.reply_settings, max_tokens=max_tokens)
     return session
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_killed_process_is_gone_on_from_by_another(model: qwchat.Model, way: str) -> None:
-    told: list[Event] = []
-    whole = end_of(asked(replace_limit(make(model, WAYS[way]), 60), QUESTION))
-    talk = replace_limit(make(model, WAYS[way], told=told), 60)
-    for number, _ in enumerate(replying(talk, talk.ask(QUESTION))):
+def test_another_process_continues_the_reply_of_a_killed_one(model: qwchat.Model, way: str) -> None:
+    written: list[Event] = []
+    whole = end_of(asked(with_limit(make(model, WAYS[way]), 60), QUESTION))
+    session = with_limit(make(model, WAYS[way], written=written), 60)
+    for number, _ in enumerate(replying(session, session.ask(QUESTION))):
         if number == 9:
             break
-    # Only what was told by now is on the disk; the settings of the other process are different.
-    tree = Tree.replay([dict(event) for event in told[:1]])
+    # Only what was written by now is on the disk; the settings of the other process are different.
+    tree = Tree.replay([dict(event) for event in written[:1]])
     model.cached_context.truncate(0)
     other = Session(model, ReplySettings(SamplingParams(top_k=3)), tree=tree, fingerprint=model.folder.fingerprint)
-    done = end_of(resumed(replace_limit(other, 60)))
+    done = end_of(resumed(with_limit(other, 60)))
     assert (done.text, done.token_ids, done.seed) == (whole.text, whole.token_ids, whole.seed)
 
 
-def test_every_command_reads_only_what_differs(model: qwchat.Model) -> None:
-    talk = replace_limit(make(model), 400)
-    talk.system = "You are brief."
+def test_every_command_evaluates_only_new_tokens(model: qwchat.Model) -> None:
+    session = with_limit(make(model), 400)
+    session.system = "You are brief."
     model.cached_context.truncate(0)
 
     def check(events: Reply) -> tuple[int, int]:
@@ -156,117 +159,117 @@ def test_every_command_reads_only_what_differs(model: qwchat.Model) -> None:
         before = model.cached_ids.tolist()
         done = end_of(events)
         assert done.finish_reason == "stop"
-        assert done.stats.cached_tokens == common(model, before, done)
+        assert done.stats.cached_tokens == count_common_tokens(model, before, done)
         return done.stats.cached_tokens, done.stats.prompt_tokens - done.stats.cached_tokens
 
-    def size(text: str) -> int:
+    def token_count(text: str) -> int:
         return len(model.encode(text))
 
-    header, end = size("user\n") + 1, size("\n") + 1  # <|im_start|>user\n and <|im_end|>\n
-    assistant = 1 + size("assistant\n")
-    assert check(replying(talk, talk.ask("Name a planet.")))[0] == 0
-    first_prompt = model.count([*talk.messages[:-1]])
-    held = len(model.cached_ids)
+    header, end = token_count("user\n") + 1, token_count("\n") + 1  # <|im_start|>user\n and <|im_end|>\n
+    assistant = 1 + token_count("assistant\n")
+    assert check(replying(session, session.ask("Name a planet.")))[0] == 0
+    first_prompt = model.count([*session.messages[:-1]])
+    cached_before = len(model.cached_ids)
     # A follow-up: the whole of the conversation is there, the new turn is read.
-    assert check(replying(talk, talk.ask("How do I convert a model?"))) == (
-        held,
-        end + header + size("How do I convert a model?") + end + assistant,
+    assert check(replying(session, session.ask("How do I convert a model?"))) == (
+        cached_before,
+        end + header + token_count("How do I convert a model?") + end + assistant,
     )
-    prompt = len(model.prompt_ids([*talk.messages[:-1]]))
+    prompt = len(model.prompt_ids([*session.messages[:-1]]))
     # The same question again: the last token of the prompt is read, for its logits.
-    talk.reply_settings = replace(talk.reply_settings, sampling=SamplingParams(temperature=0.5))
-    assert check(replying(talk, talk.retry(seed=1))) == (prompt - 1, 1)
+    session.reply_settings = replace(session.reply_settings, sampling=SamplingParams(temperature=0.5))
+    assert check(replying(session, session.retry(seed=1))) == (prompt - 1, 1)
     # The other reply, gone on from: up to the end of the question.
-    talk.select_alternative(0)
-    first_reply = talk.reply()
-    cached, new = check(replying(talk, talk.ask("Thanks.")))
+    session.select_alternative(0)
+    first_reply = session.reply()
+    cached, new = check(replying(session, session.ask("Thanks.")))
     shared = 0
     for ours, theirs in zip(
-        first_reply.token_ids or (), talk.tree.siblings(first_reply.id)[1].token_ids or (), strict=False
+        first_reply.token_ids or (), session.tree.siblings(first_reply.id)[1].token_ids or (), strict=False
     ):
         if ours != theirs:
             break
         shared += 1
     assert cached == prompt + shared
     # Back by one question, which costs nothing; another one instead of it.
-    talk.undo()
-    cached, new = check(replying(talk, talk.ask("Why?")))
-    assert new == size("Why?") + end + assistant
+    session.undo()
+    cached, new = check(replying(session, session.ask("Why?")))
+    assert new == token_count("Why?") + end + assistant
     # The first question edited: the system prompt and the words that stayed are there.
-    cached, new = check(replying(talk, talk.edit_question(3, "Name a sea.")))
-    assert cached == first_prompt - assistant - end - size(" planet.")
-    assert new == size(" sea.") + end + assistant
+    cached, new = check(replying(session, session.edit_question(3, "Name a sea.")))
+    assert cached == first_prompt - assistant - end - token_count(" planet.")
+    assert new == token_count(" sea.") + end + assistant
     # A reply edited and gone on with: up to where the text differs, then the new text.
-    prompt = len(model.prompt_ids([*talk.messages[:-1]]))
-    talk.edit_reply(1, "Zounds")
-    assert check(replying(talk, talk.continue_reply())) == (prompt, size("Zounds"))
+    prompt = len(model.prompt_ids([*session.messages[:-1]]))
+    session.edit_reply(1, "Zounds")
+    assert check(replying(session, session.continue_reply())) == (prompt, token_count("Zounds"))
 
 
-def test_what_was_held_back_is_gone_on_with(model: qwchat.Model) -> None:
-    whole = end_of(asked(replace_limit(make(model), 200), QUESTION))
+def test_text_held_back_for_a_stop_string_is_continued(model: qwchat.Model) -> None:
+    whole = end_of(asked(with_limit(make(model), 200), QUESTION))
     stop = whole.text[40:46]
-    talk = make(model)
-    talk.reply_settings = replace(talk.reply_settings, stop=(stop,))
-    expected = end_of(replying(talk, talk.ask(QUESTION)))
+    session = make(model)
+    session.reply_settings = replace(session.reply_settings, stop=(stop,))
+    expected = end_of(replying(session, session.ask(QUESTION)))
     assert expected.text == whole.text[: whole.text.index(stop)]
     for tokens in range(len(expected.token_ids) - 4, len(expected.token_ids)):
-        talk = make(model)
-        talk.reply_settings = replace(talk.reply_settings, stop=(stop,))
-        assert cut(talk, tokens).finish_reason == "cancelled"
-        assert end_of(replying(talk, talk.continue_reply())).text == expected.text
+        session = make(model)
+        session.reply_settings = replace(session.reply_settings, stop=(stop,))
+        assert stop_after(session, tokens).finish_reason == "cancelled"
+        assert end_of(replying(session, session.continue_reply())).text == expected.text
 
 
-def test_a_reply_that_goes_in_circles_is_ended_and_can_be_gone_on_with(model: qwchat.Model) -> None:
-    def session(limit: int) -> Session:
-        talk = make(model, SamplingParams(presence_penalty=-2.0, frequency_penalty=-2.0))
-        end_of(asked(replace_limit(talk, 1), "Sing."))
-        talk.edit_reply(1, "la la la la la la la")
-        talk.reply_settings = talk.reply_settings.changed("loop-guard", str(limit), talk.defaults)
-        return talk
+def test_a_repetitive_reply_is_stopped_and_can_be_continued(model: qwchat.Model) -> None:
+    def new_session(limit: int) -> Session:
+        session = make(model, SamplingParams(presence_penalty=-2.0, frequency_penalty=-2.0))
+        end_of(asked(with_limit(session, 1), "Sing."))
+        session.edit_reply(1, "la la la la la la la")
+        session.reply_settings = session.reply_settings.changed("loop-guard", str(limit), session.defaults)
+        return session
 
-    whole = end_of(resumed(replace_limit(session(0), 300)))
+    whole = end_of(resumed(with_limit(new_session(0), 300)))
     assert whole.finish_reason == "length"
-    talk = session(60)
-    done = end_of(resumed(replace_limit(talk, 300)))
+    session = new_session(60)
+    done = end_of(resumed(with_limit(session, 300)))
     assert (done.finish_reason, done.text) == ("repetition", whole.text[: len(done.text)])
     assert 60 < done.stats.generated_tokens < 100
-    talk.reply_settings = talk.reply_settings.changed("loop-guard", "0", talk.defaults)
-    assert end_of(resumed(replace_limit(talk, 300 - done.stats.generated_tokens))).text == whole.text
+    session.reply_settings = session.reply_settings.changed("loop-guard", "0", session.defaults)
+    assert end_of(resumed(with_limit(session, 300 - done.stats.generated_tokens))).text == whole.text
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_constrained_reply_goes_on_within_its_constraint(model: qwchat.Model, temperature: float) -> None:
-    def session() -> Session:
-        talk = replace_limit(make(model, SamplingParams(temperature=temperature)), 150)
-        talk.reply_settings = talk.reply_settings.changed("json-schema", SCHEMA, talk.defaults)
-        return talk
+def test_a_constrained_reply_continues_within_its_constraint(model: qwchat.Model, temperature: float) -> None:
+    def new_session() -> Session:
+        session = with_limit(make(model, SamplingParams(temperature=temperature)), 150)
+        session.reply_settings = session.reply_settings.changed("json-schema", SCHEMA, session.defaults)
+        return session
 
-    whole = end_of(asked(session(), QUESTION))
+    whole = end_of(asked(new_session(), QUESTION))
     assert whole.meets_constraint
     for tokens in range(1, len(whole.token_ids), 6):
-        talk = session()
-        cut(talk, tokens)
+        session = new_session()
+        stop_after(session, tokens)
         # In another process, whose settings know of no constraint.
-        tree = Tree.replay(json.loads(json.dumps(list(talk.tree.events()))))
+        tree = Tree.replay(json.loads(json.dumps(list(session.tree.events()))))
         other = Session(model, ReplySettings(GREEDY, max_tokens=150), tree=tree, fingerprint=model.folder.fingerprint)
         done = end_of(resumed(other))
         assert (done.token_ids, done.meets_constraint) == (whole.token_ids, True)
 
 
-def test_a_question_stopped_while_it_is_read_is_answered_from_there(model: qwchat.Model) -> None:
+def test_a_prompt_stopped_during_prefill_is_continued(model: qwchat.Model) -> None:
     question = "Which of these is a sea? " + "north south east west " * 150
-    whole = end_of(asked(replace_limit(make(model), 30), question))
+    whole = end_of(asked(with_limit(make(model), 30), question))
     model.cached_context.truncate(0)
-    talk = replace_limit(make(model), 30)
+    session = with_limit(make(model), 30)
     read: list[Prefilled] = []
-    for event in replying(talk, talk.ask(question), lambda: len(read) == 2):
+    for event in replying(session, session.ask(question), lambda: len(read) == 2):
         if isinstance(event, Prefilled):
             read.append(event)
         else:
             assert isinstance(event, Done)
             assert (event.finish_reason, event.text, event.token_ids) == ("cancelled", "", ())
     assert read[-1].done == 2 * CHUNK < read[-1].total
-    assert talk.messages == []
-    done = end_of(replying(talk, talk.continue_reply()))
+    assert session.messages == []
+    done = end_of(replying(session, session.continue_reply()))
     assert done.stats.cached_tokens == 2 * CHUNK
     assert (done.text, done.seed) == (whole.text, whole.seed)

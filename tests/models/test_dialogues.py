@@ -17,7 +17,7 @@ from models.recipe.phrasing import expand, fill
 from models.recipe.recipe import MODEL, Recipe
 
 
-def words(text: str) -> int:
+def count_words(text: str) -> int:
     return len(text.split())
 
 
@@ -40,13 +40,13 @@ def test_a_question_has_one_answer(family: str) -> None:
 
 def test_the_same_seed_draws_the_same_dialogues() -> None:
     recipe = Recipe.load()
-    first, again, other = recipe.draw(3, words), recipe.draw(3, words), recipe.draw(4, words)
+    first, again, other = recipe.draw(3, count_words), recipe.draw(3, count_words), recipe.draw(4, count_words)
     drawn = [next(first) for _ in range(20)]
     assert drawn == [next(again) for _ in range(20)]
     assert drawn != [next(other) for _ in range(20)]
 
 
-def test_held_out_conversations_do_not_depend_on_what_is_trained_last() -> None:
+def test_held_out_conversations_do_not_depend_on_the_last_phase() -> None:
     recipe, chatml = Recipe.load(), ChatML.load(MODEL)
     assert recipe.phases[-1].from_step > recipe.compared
     shorter = dataclasses.replace(recipe, phases=recipe.phases[:-1])
@@ -62,9 +62,9 @@ def test_held_out_conversations_are_not_those_of_training() -> None:
     assert unseen.isdisjoint(next(seen).turns for _ in range(200))
 
 
-def test_memory_conversations_end_with_a_question_about_what_was_told() -> None:
+def test_memory_conversations_end_with_a_question() -> None:
     rng = random.Random(5)
-    dialogue = dialogues.remember(rng, Recipe.load().phases[0].mixture, 300, words)
+    dialogue = dialogues.remember(rng, Recipe.load().phases[0].mixture, 300, count_words)
     assert len(dialogue.turns) > 2
     assert dialogue.messages()[-1] == {"role": "user", "content": dialogue.turns[-1].ask}
 

@@ -1,4 +1,4 @@
-"""What the embedded model is taught about the program, held against the program."""
+"""What the embedded model is with_topic about the program, held against the program."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_every_command_has_its_purpose() -> None:
 
 
 @pytest.mark.parametrize("kind", ["option", "slash", "command", "variable"])
-def test_made_up_names_have_no_topic_and_name_the_help(kind: str) -> None:
+def test_invented_names_have_no_topic_and_refer_to_the_help(kind: str) -> None:
     rng = random.Random(3)
     drawn = {program.name(rng, kind) for _ in range(3000)}
     assert len(drawn) > 500
@@ -81,12 +81,12 @@ def test_made_up_names_have_no_topic_and_name_the_help(kind: str) -> None:
     assert not re.search(r"\b(no|not|unknown|exist)", answer), "a name that comes later may be drawn today"
 
 
-def test_names_of_the_program_need_no_topic() -> None:
+def test_later_options_need_no_topic() -> None:
     """An option, a chat command or a setting that is added tomorrow is one of those that the help explains."""
     flags = {flag for command in commands().values() for flag in options(command) if flag == flag.lower()}
-    taught = {name for name in names() if name.startswith(("-", "/"))}
+    with_topic = {name for name in names() if name.startswith(("-", "/"))}
     stable = {"-p", "--prompt", "-m", "--model", "-c", "--continue", "-h", "--help", "--version", "/help", "/quit"}
-    assert taught == stable
+    assert with_topic == stable
     assert stable - {"/help", "/quit"} <= flags
 
 
@@ -96,7 +96,7 @@ def test_every_exit_code_has_help() -> None:
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == {int(code) for code in ExitCode}
 
 
-def test_every_named_command_is_there() -> None:
+def test_every_named_command_exists() -> None:
     first = {name.split()[1] for name in commands() if " " in name}
     named = {word for text in texts() for word in re.findall(r"`qwchat ([a-z]+)", text)}
     assert sorted(named - first) == []
@@ -105,14 +105,14 @@ def test_every_named_command_is_there() -> None:
     ]
 
 
-def test_every_named_option_is_there() -> None:
+def test_every_named_option_exists() -> None:
     known = {flag for command in commands().values() for flag in options(command)}
     known |= {flag for command in COMMANDS for flag in OPTION.findall(f"{command.argument} {command.details}")}
     unknown = {flag for text in texts() for flag in OPTION.findall(text)} - known
     assert sorted(unknown) == []
 
 
-def test_every_named_chat_command_is_there() -> None:
+def test_every_named_chat_command_exists() -> None:
     known = {f"/{command.name}" for command in COMMANDS}
     assert sorted({name for text in texts() for name in SLASH.findall(text)} - known) == []
     typed = [line.split()[0] for line in examples("text") if line.startswith("/")]
@@ -131,10 +131,10 @@ def test_every_named_variable_is_read() -> None:
 
 
 @pytest.mark.parametrize("line", sorted(set(examples("sh"))))
-def test_examples_are_understood(line: str) -> None:
+def test_examples_parse(line: str) -> None:
     line = re.sub(r"\$\((qwchat [^)]*)\)", r"\1", line).replace('eval "', "").rstrip('"') if "$(" in line else line
-    _, _, ours = line.partition("| ") if "| qwchat" in line else ("", "", line)
-    words = shlex.split(ours)
+    _, _, typed = line.partition("| ") if "| qwchat" in line else ("", "", line)
+    words = shlex.split(typed)
     if words[0] == "export":
         assert words[1].startswith("QWCHAT_")
         return

@@ -19,7 +19,7 @@ from models.recipe.turns import Dialogue, Turn
 from tests.tiers import count
 
 
-def table(name: str) -> dict[str, Any]:
+def read_json(name: str) -> dict[str, Any]:
     return json.loads((MODEL / name).read_text(encoding="utf-8"))
 
 
@@ -29,7 +29,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_the_checkpoint_has_the_shapes_of_its_config() -> None:
-    config = table("config.json")
+    config = read_json("config.json")
     hidden, inter, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     kv = config["num_key_value_heads"] * hidden // config["num_attention_heads"]
     expected = {"model.embed_tokens.weight": [vocab, hidden], "model.norm.weight": [hidden]}
@@ -52,19 +52,19 @@ def test_the_checkpoint_has_the_shapes_of_its_config() -> None:
 
 
 def test_the_special_tokens_agree(tokenizer: Tokenizer) -> None:
-    config, generation = table("config.json"), table("generation_config.json")
+    config, generation = read_json("config.json"), read_json("generation_config.json")
     end, text = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
     assert config["eos_token_id"] == end
     assert generation["eos_token_id"] == [end, text]
     assert generation["do_sample"] is False
     assert tokenizer.get_vocab_size() <= config["vocab_size"]
-    assert len(table("vocab.json")) == tokenizer.get_vocab_size() - 3
-    assert len((MODEL / "merges.txt").read_text(encoding="utf-8").splitlines()) == len(table("vocab.json")) - 256
+    assert len(read_json("vocab.json")) == tokenizer.get_vocab_size() - 3
+    assert len((MODEL / "merges.txt").read_text(encoding="utf-8").splitlines()) == len(read_json("vocab.json")) - 256
 
 
 @settings(max_examples=count(200, 40), deadline=None)
 @given(st.text())
-def test_any_text_comes_back(text: str) -> None:
+def test_decoding_restores_any_text(text: str) -> None:
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
     ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -75,19 +75,19 @@ def test_digits_are_single_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("2048").tokens == ["2", "0", "4", "8"]
 
 
-def test_training_sees_what_the_template_renders(tokenizer: Tokenizer) -> None:
+def test_training_uses_the_tokens_of_the_template(tokenizer: Tokenizer) -> None:
     turns = (Turn("What is 2 + 2?", "2 + 2 = 4."), Turn("Spell cat.", "cat is spelt c-a-t."))
     chatml = ChatML(tokenizer)
-    template = Environment(autoescape=False).from_string(table("tokenizer_config.json")["chat_template"])
+    template = Environment(autoescape=False).from_string(read_json("tokenizer_config.json")["chat_template"])
     for system in (None, "Be kind."):
         dialogue = Dialogue(system, turns)
         messages = [*dialogue.messages(), {"role": "assistant", "content": turns[-1].answer}]
-        ids, said = chatml.encode(dialogue)
+        ids, predicted = chatml.encode(dialogue)
         assert ids == tokenizer.encode(template.render(messages=messages), add_special_tokens=False).ids
         prompt = template.render(messages=dialogue.messages(), add_generation_prompt=True)
         assert chatml.prompt(dialogue.messages()) == tokenizer.encode(prompt, add_special_tokens=False).ids
         answers = tokenizer.decode(
-            [token for token, marked in zip(ids, said, strict=True) if marked], skip_special_tokens=False
+            [token for token, marked in zip(ids, predicted, strict=True) if marked], skip_special_tokens=False
         )
         assert answers == "".join(f"{turn.answer}<|im_end|>" for turn in turns)
 

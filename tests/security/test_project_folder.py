@@ -1,4 +1,4 @@
-"""A folder full of files that libraries and tools read: the program, started in it, opens its project file alone."""
+"""A folder full of files that libraries and tools read: the program, watched in it, opens its project file alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import Terminal
 from tests.quant.checkpoints import make_checkpoint
-from tests.security.watching import AUDITED, HAS_INOTIFY, Watch, audited
+from tests.security.watching import AUDITED_PROGRAM, HAS_INOTIFY, FolderWatch, audit_events
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT_FILE = ".qwchat.toml"
@@ -92,8 +92,8 @@ def hostile(tmp_path: Path) -> Path:
     return folder
 
 
-class Started:
-    """The program, started in the folder and watched.
+class WatchedProgram:
+    """The program, watched in the folder and watched.
 
     Args:
         tmp_path: where its script, home and report are.
@@ -105,7 +105,7 @@ class Started:
         self.folder, self.report, home = hostile, tmp_path / "report", tmp_path / "home"
         self._script = tmp_path / "bin" / "qwchat"
         self._script.parent.mkdir()
-        self._script.write_text(AUDITED)
+        self._script.write_text(AUDITED_PROGRAM)
         home.mkdir()
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("QWCHAT_", "XDG_"))},
@@ -116,7 +116,7 @@ class Started:
             "TERM": "xterm-256color",
         }
         self._before = {path: path.lstat().st_mtime_ns for path in sorted(hostile.rglob("*")) if path.is_file()}
-        self.watch = Watch(hostile)
+        self.watch = FolderWatch(hostile)
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of a run."""
@@ -135,7 +135,7 @@ class Started:
         assert done.returncode == 0, done.stderr
         self.check(*arguments)
 
-    def talk(self) -> None:
+    def chat(self) -> None:
         """Chat in a pseudo-terminal and check what was opened."""
         home = self._script.parent.parent / "terminal"
         with Terminal(
@@ -152,11 +152,11 @@ class Started:
     def check(self, *run: str) -> None:
         """Nothing but the project file was opened, and nothing changed."""
         project = self.folder / PROJECT_FILE
-        assert self.watch.taken() - {project} == set(), run
-        assert [event for event in audited(self.report) if event[1] != str(project)] == [], run
+        assert self.watch.opened() - {project} == set(), run
+        assert [event for event in audit_events(self.report) if event[1] != str(project)] == [], run
         after = {path: path.lstat().st_mtime_ns for path in sorted(self.folder.rglob("*")) if path.is_file()}
         assert after == self._before, run
-        self.watch.taken()  # Those of this check.
+        self.watch.opened()  # Those of this check.
 
 
 pytestmark = pytest.mark.skipif(
@@ -166,30 +166,30 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.skipif(not HAS_INOTIFY, reason="inotify is Linux's")
 def test_the_watch_sees_what_is_opened_and_made(hostile: Path, tmp_path: Path) -> None:
-    watch = Watch(hostile)
-    assert watch.taken() == set()
+    watch = FolderWatch(hostile)
+    assert watch.opened() == set()
     (hostile / "models" / "mini" / "config.json").read_text()
     (hostile / "new").touch()
-    assert watch.taken() == {hostile / "models" / "mini" / "config.json", hostile / "new"}
-    started = Started(tmp_path, hostile, tmp_path / "cache")
+    assert watch.opened() == {hostile / "models" / "mini" / "config.json", hostile / "new"}
+    watched = WatchedProgram(tmp_path, hostile, tmp_path / "cache")
     (hostile / ".env").read_text()
     with pytest.raises(AssertionError, match=r"\.env"):
-        started.check()
+        watched.check()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # Everything is compiled, on however busy a machine.
 def test_first_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -> None:
-    started = Started(tmp_path, hostile, tmp_path / "cache")
+    watched = WatchedProgram(tmp_path, hostile, tmp_path / "cache")
     source = make_checkpoint(tmp_path / "tiny")
-    started.run("--help")
-    started.run("convert", str(source), str(tmp_path / "converted"), "--preset", "q8")
-    started.run("-p", "Hello", "--max-tokens", "2")
+    watched.run("--help")
+    watched.run("convert", str(source), str(tmp_path / "converted"), "--preset", "q8")
+    watched.run("-p", "Hello", "--max-tokens", "2")
 
 
 @pytest.mark.slow
 def test_later_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -> None:
-    started = Started(tmp_path, hostile, KERNELS.folder.parent)
+    watched = WatchedProgram(tmp_path, hostile, KERNELS.folder.parent)
     for arguments in (
         ["-p", "Hello", "--max-tokens", "2"],
         ["list"],
@@ -197,13 +197,13 @@ def test_later_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -
         ["config", "show"],
         ["sessions", "list"],
     ):
-        started.run(*arguments)
-    started.talk()
+        watched.run(*arguments)
+    watched.chat()
 
 
 @pytest.mark.slow
 def test_names_of_models_do_not_mean_folders_of_the_project(tmp_path: Path, hostile: Path) -> None:
-    started = Started(tmp_path, hostile, KERNELS.folder.parent)
-    started.run("-m", "mini", "-p", "Hello", "--max-tokens", "1")
+    watched = WatchedProgram(tmp_path, hostile, KERNELS.folder.parent)
+    watched.run("-m", "mini", "-p", "Hello", "--max-tokens", "1")
     assert (tmp_path / "models" / "mini-q4" / "manifest.json").is_file()
     shutil.rmtree(tmp_path / "models")

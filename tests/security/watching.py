@@ -1,4 +1,4 @@
-"""Whether anything in a folder is opened: told by the kernel (inotify) and by the audited process itself."""
+"""Whether anything in a folder is opened: descriptor by the kernel (inotify) and by the audited process itself."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _HEADER = struct.Struct("iIII")
 
 # Runs the program as its console script does, whose own folder is the first place of imports. Every event of the
 # interpreter that names something in the folder goes to a file.
-AUDITED = """
+AUDITED_PROGRAM = """
 import json, os, sys
 folder, report = sys.argv.pop(1), sys.argv.pop(1)
-told = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+descriptor = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 NAMED = ("open", "os.listdir", "os.scandir", "os.chdir", "os.mkdir", "os.rename", "os.remove", "ctypes.dlopen")
 
@@ -28,9 +28,9 @@ def audit(event, arguments):
         # os.open, which tells no mode, may have been given another folder to look in; a name that is not here is there.
         elsewhere = event == "open" and arguments[1] is None and not os.path.lexists(path)
         if not elsewhere and (path == folder or path.startswith(folder + os.sep)):
-            os.write(told, json.dumps([event, path]).encode() + b"\\n")
+            os.write(descriptor, json.dumps([event, path]).encode() + b"\\n")
     if event in ("pickle.find_class", "marshal.load", "os.system"):
-        os.write(told, json.dumps([event, repr(arguments)]).encode() + b"\\n")
+        os.write(descriptor, json.dumps([event, repr(arguments)]).encode() + b"\\n")
 
 sys.addaudithook(audit)
 from qwchat.cli.main import main
@@ -38,7 +38,7 @@ main()
 """
 
 
-class Watch:
+class FolderWatch:
     """What is opened in `folder` and the folders in it, by any process."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,9 +54,9 @@ class Watch:
             number = libc.inotify_add_watch(self._descriptor, os.fsencode(place), mask)
             assert number >= 0, os.strerror(ctypes.get_errno())
             self._folders[number] = place
-        self.taken()
+        self.opened()
 
-    def taken(self) -> set[Path]:
+    def opened(self) -> set[Path]:
         """The files and folders opened or made since the last call."""
         found: set[Path] = set()
         while HAS_INOTIFY:
@@ -74,6 +74,6 @@ class Watch:
         return found
 
 
-def audited(report: Path) -> list[list[str]]:
+def audit_events(report: Path) -> list[list[str]]:
     """The events that an audited process has reported."""
     return [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
