@@ -1,1 +1,1 @@
-"""Tests of the programs in `benchmarks`, on small shapes."""
+"""Tests of the programs in `benchmarks`, with small shapes."""

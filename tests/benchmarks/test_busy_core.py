@@ -1,4 +1,4 @@
-"""The benchmark beside busy loops: what counts as disturbed, and that its loops are not."""
+"""The benchmark with busy loops: measurements count as disturbed by other processes, not by its own loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which settings are measured, which are pruned, and which figure counts."""
+"""Settings that are measured, settings that are pruned, and the figure that counts."""
 
 from __future__ import annotations
 

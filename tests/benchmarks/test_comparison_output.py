@@ -1,4 +1,4 @@
-"""The comparison's table and its data."""
+"""Table, data and measurements of the comparison."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def test_data_keeps_what_was_pruned(data: dict[str, Any]) -> None:
     assert prefill["ratio"] == 4
     assert [each["left_out"] for each in prefill["contenders"]] == ["", "pruned", ""]
     assert prefill["qwchat"]["share_of_int8_peak"] == pytest.approx(0.5)
-    # At a depth the cache is read too, so weights over bandwidth would say too little.
+    # At a depth, the cache is read as well, so there is no share.
     assert "share_of_read_bandwidth" not in data["cells"][2]["qwchat"]

@@ -1,4 +1,4 @@
-"""The benchmark of constrained decoding: its texts are allowed, and it takes them whatever is drawn."""
+"""The benchmark of constrained decoding accepts its texts, whatever is sampled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_round_accepts_the_text_and_times_it(model: qwchat.Model, capsys: pyte
     task = tasks()["schema"]
     prompt = model.encode("hello")
     found = Round(model, task, prompt, 1)
-    assert model.decode(model.cached_ids[len(prompt) :].tolist()) != task.text[:-1]  # The plain half was last.
+    assert model.decode(model.cached_ids[len(prompt) :].tolist()) != task.text[:-1]  # The unconstrained half was last.
     found = Round(model, task, prompt, 0)
     assert task.text.startswith(model.decode(model.cached_ids[len(prompt) :].tolist()))
     assert len(found.masks) == len(model.encode(task.text))

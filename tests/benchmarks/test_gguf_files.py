@@ -1,4 +1,4 @@
-"""GGUF files hold the checkpoint's numbers under llama.cpp's names, and llama.cpp runs them."""
+"""GGUF files hold the numbers of the checkpoint under the names of llama.cpp, which can run them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers with the tokenizer of mini."""
+    """Return a checkpoint of two layers with the tokenizer of mini."""
     vocab_size = json.loads((MINI / "config.json").read_text())["vocab_size"]
     values = {**CONFIG, "vocab_size": vocab_size, "tie_word_embeddings": False}
     folder = make_checkpoint(values, tmp_path_factory.mktemp("gguf") / "tiny")
@@ -102,7 +102,7 @@ def test_llama_cpp_runs_the_files(checkpoint: Path, tmp_path: Path) -> None:
     model = LlamaModel(path, repack=True, threads=1)
     for setting in (Setting("f16", "f16", True, False, 64), Setting("q8_0", "q8_0", True, True, 64)):
         context = LlamaContext(model, setting, 1024)
-        # Were the saved form another, the cache would be filled the long way, and deep cells would take minutes.
+        # With another saved form, the cache would be filled by evaluation, and deep cells would take minutes.
         assert context.fill(list(range(600)))
         assert context.decode(600, 2) > 0
         assert context.prefill(list(range(100))) > 0
@@ -123,6 +123,6 @@ def test_both_engines_compute_the_same_model(checkpoint: Path, tmp_path: Path) -
     decoder = build_decoder(open_model(tmp_path / "ours"), threads=1, context=256)
     ours = CachedContext(decoder).logits(tokens)[-1]
     decoder.close()
-    # Both round the same weights to 8 bits in groups of 32, but not to the same codes.
+    # Both round the same weights to 8 bits in groups of 32, but to different codes.
     assert np.corrcoef(theirs.last_logits(), ours)[0, 1] > 0.98
     theirs.close()

@@ -1,4 +1,4 @@
-"""A saved sequence of llama.cpp's cache, made longer."""
+"""Extending a saved sequence of llama.cpp's KV cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROW, ELEMENT, WIDTH = 6, 2, 3  # bytes of a K row, of a V element, elements of a
 
 
 def saved_state(cells: int, *, transposed: bool, layers: int = 2) -> bytes:
-    """What llama.cpp would save; byte values say layer, cell and place."""
+    """Return the state that llama.cpp would save; byte values encode layer, cell and position."""
     pieces = [b"llamaseq", struct.pack("<2I", 1, cells)]
     pieces += [struct.pack("<iIi", cell, 1, 0) for cell in range(cells)]
     pieces.append(struct.pack("<2I", transposed, layers))

@@ -1,4 +1,4 @@
-"""The generator of random checkpoints writes what Hugging Face would have written, but for the numbers."""
+"""Random checkpoints have the files of Hugging Face, except for the values of the weights."""
 
 from __future__ import annotations
 

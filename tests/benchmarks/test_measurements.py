@@ -1,4 +1,4 @@
-"""The records that benchmarks write, and those that are committed."""
+"""Measurements that benchmarks write, and those that are committed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resuming the embedded model's whole context: nothing is read again, and the text is the same."""
+"""Resuming the whole context of the embedded model evaluates no old tokens and gives the same text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_whole_context_of_the_embedded_model(tmp_path: Path, kv: str) -> Non
     [resumed], [again] = (figures["rounds"][way] for way in resume.WAYS)
     assert (resumed["cached"], again["cached"]) == (tokens - 1, 0)
     assert resumed["said"] == again["said"]
-    # `qwchat -p … --session …`: everything up to the new question comes from the snapshot.
+    # `qwchat -p … --session …`: all tokens before the new prompt come from the snapshot.
     assert resumed["command_cached"] > tokens - resume.OTHER_TOKENS
     assert again["command_cached"] == 0
     assert resumed["command_said"] == again["command_said"] != ""

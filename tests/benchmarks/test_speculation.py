@@ -1,4 +1,4 @@
-"""The parts of the benchmark of speculation that need no clock."""
+"""Parts of the benchmark of speculation that need no clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_medians_are_added_up_and_differences_found() -> None:
     def case(tokens: tuple[int, ...], other: tuple[int, ...]) -> object:
         return lambda speculate: Decoded(other if speculate else tokens, next(clock), 6, 3)
 
-    # Rounds begin with speculation and without in turn; the first is not counted.
+    # Rounds alternately begin with and without speculation; the first one does not count.
     row = measure(Task("t", [case((1, 2, 3), (1, 2, 3)), case((4, 5), (4, 6))]), 3)  # type: ignore[list-item]
     assert row["different"] == 1
     assert (row["plain_seconds"], row["speculative_seconds"]) == (2 + 4, 3 + 2)

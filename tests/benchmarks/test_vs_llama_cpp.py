@@ -1,4 +1,4 @@
-"""The comparison's order of work, with engines that only pretend."""
+"""Order of work of the comparison, with fake engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = {name: Path(name) for name in ("q4", "Q4_0")}
 
 
 class FakeProcess(Process):
-    """Answers at once; every token costs so and so much, and a cache of f32 is refused."""
+    """Process that answers at once; every token has a fixed cost, and an f32 cache is refused."""
 
     asked: list[tuple[str, str]] = []  # noqa: RUF012 - one log for all of them
 
@@ -110,7 +110,7 @@ def test_out_of_time(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) ->
     comparison.survey(settings[2:3], cells)
     monkeypatch.setattr(comparison, "spent", lambda: 1.1)
     comparison.measure(OURS, cells)
-    # What has begun gets one round, so that there is something to compare.
+    # A cell that has begun gets one round, so that its contenders can be compared.
     assert set(rounds_of(comparison.results[cells[0]]).values()) == {1}
     assert rounds_of(comparison.results[cells[1]]) == {}
     assert [bool(result.survey) for result in comparison.results[cells[1]]] == [True, True, False]

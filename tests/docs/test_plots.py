@@ -25,7 +25,7 @@ def drawn() -> dict[str, str]:
 
 
 def content(svg: str) -> list[tuple[str, dict[str, str], str]]:
-    """Return the elements in order, with coordinates in whole points: font metrics differ by less between builds."""
+    """Return the elements in order, with coordinates rounded to points, since font metrics differ between builds."""
     return [
         (
             element.tag,

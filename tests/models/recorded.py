@@ -1,6 +1,6 @@
-"""Replies of the embedded model whose token ids are kept, so that a change of the code that changes them is seen.
+"""Recorded replies of the embedded model, so that a change that alters token ids is noticed.
 
-`python -m tests.models.recorded` records them anew, after mini was trained again; never to make a failing test pass.
+`python -m tests.models.recorded` records them again after mini was trained. Never use it to make a failing test pass.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ SAMPLING: tuple[dict[str, float], ...] = (
     {"temperature": 2.5, "min_p": 0.001, "presence_penalty": 0.5, "frequency_penalty": 0.2},
     {"temperature": 5.0, "repeat_penalty": 1.1, "top_p": 0.9},
 )
-"""Each question is asked with each of these: hot, since mini is so sure of its answers that others say the same."""
+"""Each question is asked with each of these. Temperatures are high, since mini gives the same reply at lower ones."""
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """Yield 50 prompts with their seeds and settings: half of them behind an earlier turn, half with 8-bit keys."""
+    """Yield 50 prompts with seeds and settings: half of them behind an earlier turn, half with 8-bit keys."""
     for number in range(len(QUESTIONS) * len(SAMPLING)):
         question, follow_up = QUESTIONS[number % len(QUESTIONS)], QUESTIONS[(3 * number + 1) % len(QUESTIONS)]
         turns = [question] if number % 2 else [question, "Yes.", follow_up]
@@ -58,7 +58,7 @@ def cases() -> Iterator[dict[str, Any]]:
 
 
 def model_folder(folder: Path, preset: str) -> Path:
-    """Convert mini into `folder`; the path of the converted model."""
+    """Convert mini into a folder in `folder` and return its path."""
     destination = folder / f"mini-{preset}"
     for _ in quant.convert(MODEL, destination, preset=preset):
         pass
@@ -66,7 +66,7 @@ def model_folder(folder: Path, preset: str) -> Path:
 
 
 def replies(model: Path, selected: list[dict[str, Any]]) -> list[list[int]]:
-    """Return the token ids of the reply to each of `selected`, at most 48 of each."""
+    """Return the token ids of the reply to each selected prompt, at most 48 of each."""
     found: list[list[int]] = [[] for _ in selected]
     for kv in ("f32", "q8"):
         with qwchat.load(model, threads=2, context=1024, kv=kv) as loaded:
@@ -85,7 +85,7 @@ def _reply(model: qwchat.Model, case: dict[str, Any]) -> list[int]:
 
 
 def main() -> None:
-    """Write FILE."""
+    """Record the replies in FILE."""
     selected = list(cases())
     with tempfile.TemporaryDirectory() as folder:
         token_ids = [replies(model_folder(Path(folder), preset), selected) for preset in FORMATS]

@@ -1,4 +1,4 @@
-"""What the embedded model knows survives quantising: a sample of what `python -m models.recipe.evaluate` measures."""
+"""The embedded model keeps its knowledge when quantised: a sample of `python -m models.recipe.evaluate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.recipe.recipe import MODEL
 from quant import convert
 
 COUNT = 20
-SEED = 3  # neither training nor the card's figures use it
+SEED = 3  # used neither in training nor for the figures of the model card
 
 
 @pytest.mark.slow

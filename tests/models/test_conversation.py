@@ -1,4 +1,4 @@
-"""A conversation with the embedded model: what each command reads again, and that a cut reply ends as it would have."""
+"""Conversations with the embedded model: commands evaluate only new tokens, and a stopped reply ends unchanged."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def end_of(events: Reply) -> Done:
 
 
 def stop_after(session: Session, tokens: int, begin: str = "ask") -> Done:
-    """A reply that is stopped after so many tokens."""
+    """Stop a reply after `tokens` tokens and return its end."""
     steps: list[TextStep] = []
     stop = lambda: len(steps) >= tokens  # noqa: E731
     reply = session.ask(QUESTION) if begin == "ask" else session.continue_reply()
@@ -82,7 +82,7 @@ def resumed(session: Session) -> Reply:
 
 
 def count_common_tokens(model: qwchat.Model, before: list[int], done: Done) -> int:
-    """How many tokens of the newest prompt the cache held before: all but the last at most."""
+    """Return how many tokens of the latest prompt the cache held before, at most all but the last."""
     prompt = model.cached_ids[: done.stats.prompt_tokens].tolist()
     same = next((n for n, (a, b) in enumerate(zip(before, prompt, strict=False)) if a != b), len(before))
     return min(same, len(before), len(prompt) - 1)
@@ -104,7 +104,7 @@ def test_a_reply_stopped_repeatedly_ends_as_it_would_have(model: qwchat.Model, w
     for tokens in (1, 2, 3, 5, 8):
         done = stop_after(session, tokens, "resume")
         assert done.finish_reason == "cancelled"
-        # The token that was drawn last had not been read; everything else is still in the cache.
+        # The last sampled token was not evaluated; all others are still in the cache.
         assert done.stats.cached_tokens == done.stats.prompt_tokens - 1
     session.reply_settings = replace(session.reply_settings, max_tokens=120 - len(done.token_ids))
     done = end_of(replying(session, session.continue_reply()))
@@ -141,7 +141,7 @@ def test_another_process_continues_the_reply_of_a_killed_one(model: qwchat.Model
     for number, _ in enumerate(replying(session, session.ask(QUESTION))):
         if number == 9:
             break
-    # Only what was written by now is on the disk; the settings of the other process are different.
+    # Only the events so far are on disk; the other process has different settings.
     tree = Tree.replay([dict(event) for event in written[:1]])
     model.cached_context.truncate(0)
     other = Session(model, ReplySettings(SamplingParams(top_k=3)), tree=tree, fingerprint=model.folder.fingerprint)
@@ -155,7 +155,7 @@ def test_every_command_evaluates_only_new_tokens(model: qwchat.Model) -> None:
     model.cached_context.truncate(0)
 
     def check(events: Reply) -> tuple[int, int]:
-        """Cached and new tokens of a reply, after a comparison with what the cache held."""
+        """Compare the cached tokens with the previous cache and return the cached and the new tokens."""
         before = model.cached_ids.tolist()
         done = end_of(events)
         assert done.finish_reason == "stop"
@@ -170,16 +170,16 @@ def test_every_command_evaluates_only_new_tokens(model: qwchat.Model) -> None:
     assert check(replying(session, session.ask("Name a planet.")))[0] == 0
     first_prompt = model.count([*session.messages[:-1]])
     cached_before = len(model.cached_ids)
-    # A follow-up: the whole of the conversation is there, the new turn is read.
+    # A follow-up evaluates the new turn only.
     assert check(replying(session, session.ask("How do I convert a model?"))) == (
         cached_before,
         end + header + token_count("How do I convert a model?") + end + assistant,
     )
     prompt = len(model.prompt_ids([*session.messages[:-1]]))
-    # The same question again: the last token of the prompt is read, for its logits.
+    # Another reply evaluates the last token of the prompt, for its logits.
     session.reply_settings = replace(session.reply_settings, sampling=SamplingParams(temperature=0.5))
     assert check(replying(session, session.retry(seed=1))) == (prompt - 1, 1)
-    # The other reply, gone on from: up to the end of the question.
+    # A follow-up to the first reply keeps the tokens that both replies have in common.
     session.select_alternative(0)
     first_reply = session.reply()
     cached, new = check(replying(session, session.ask("Thanks.")))
@@ -191,15 +191,15 @@ def test_every_command_evaluates_only_new_tokens(model: qwchat.Model) -> None:
             break
         shared += 1
     assert cached == prompt + shared
-    # Back by one question, which costs nothing; another one instead of it.
+    # Undo evaluates nothing; the next question evaluates itself.
     session.undo()
     cached, new = check(replying(session, session.ask("Why?")))
     assert new == token_count("Why?") + end + assistant
-    # The first question edited: the system prompt and the words that stayed are there.
+    # An edited first question keeps the system prompt and the unchanged words.
     cached, new = check(replying(session, session.edit_question(3, "Name a sea.")))
     assert cached == first_prompt - assistant - end - token_count(" planet.")
     assert new == token_count(" sea.") + end + assistant
-    # A reply edited and gone on with: up to where the text differs, then the new text.
+    # Continuing an edited reply evaluates the text from the first difference.
     prompt = len(model.prompt_ids([*session.messages[:-1]]))
     session.edit_reply(1, "Zounds")
     assert check(replying(session, session.continue_reply())) == (prompt, token_count("Zounds"))
@@ -249,7 +249,7 @@ def test_a_constrained_reply_continues_within_its_constraint(model: qwchat.Model
     for tokens in range(1, len(whole.token_ids), 6):
         session = new_session()
         stop_after(session, tokens)
-        # In another process, whose settings know of no constraint.
+        # Continue in another process, whose settings have no constraint.
         tree = Tree.replay(json.loads(json.dumps(list(session.tree.events()))))
         other = Session(model, ReplySettings(GREEDY, max_tokens=150), tree=tree, fingerprint=model.folder.fingerprint)
         done = end_of(resumed(other))

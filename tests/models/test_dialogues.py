@@ -1,4 +1,4 @@
-"""The generator of the mini model's dialogues: fixed by its seed, without contradictions, about the whole program."""
+"""Dialogues of the mini model: determined by the seed, without contradictions, and complete on the program."""
 
 from __future__ import annotations
 

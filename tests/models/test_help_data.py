@@ -1,4 +1,4 @@
-"""What the embedded model is with_topic about the program, held against the program."""
+"""The training data of the embedded model on the program agree with the program."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SLASH = re.compile(r"`(/[a-z-]+)")
 
 @cache
 def commands() -> dict[str, Any]:
-    """Every command and group of the command line by what is typed: `qwchat sessions rm`."""
+    """Return every command and group of the command line by its words, such as `qwchat sessions rm`."""
 
     def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
         yield name, command
@@ -39,13 +39,13 @@ def commands() -> dict[str, Any]:
 
 
 def options(command: Any) -> set[str]:
-    """The options of a command, short ones and negations too."""
+    """Return the options of a command, including short ones and negations."""
     own = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
     return {flag for flag in own if flag.startswith("-")} | {"--help", "-h"}
 
 
 def texts() -> list[str]:
-    """Every answer on the program, questions with their names behind."""
+    """Return every answer on the program, followed by its questions and names."""
     found = [" ".join([topic["answer"], *topic["asks"], *topic["names"]]) for topic in program.topics()]
     found += [code["answer"] for code in program.codes()]
     found += [table["answer"] for table in program.elsewhere().values() if "answer" in table]
@@ -57,7 +57,7 @@ def names() -> set[str]:
 
 
 def examples(language: str) -> list[str]:
-    """The lines of all blocks of code in a language."""
+    """Return the lines of all code blocks in a language."""
     blocks = re.findall(rf"```{language}\n(.*?)\n```", "\n".join(texts()), re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
@@ -82,7 +82,7 @@ def test_invented_names_have_no_topic_and_refer_to_the_help(kind: str) -> None:
 
 
 def test_later_options_need_no_topic() -> None:
-    """An option, a chat command or a setting that is added tomorrow is one of those that the help explains."""
+    """Options, chat commands and settings without a topic are covered by the answers that refer to the help."""
     flags = {flag for command in commands().values() for flag in options(command) if flag == flag.lower()}
     with_topic = {name for name in names() if name.startswith(("-", "/"))}
     stable = {"-p", "--prompt", "-m", "--model", "-c", "--continue", "-h", "--help", "--version", "/help", "/quit"}
@@ -158,7 +158,7 @@ def test_examples_parse(line: str) -> None:
 
 
 def wordings(shape: str) -> Iterator[str]:
-    """Every text that a shape with alternatives stands for, as `expand` would choose them."""
+    """Yield every text of a shape with alternatives, as `expand` would choose them."""
     match = INNERMOST.search(shape)
     if match is None:
         yield expand(random.Random(0), shape).lower().strip(" ?.!")

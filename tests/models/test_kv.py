@@ -1,4 +1,4 @@
-"""What an 8-bit KV cache costs: the divergence of the embedded model's distributions from those with an f32 cache."""
+"""Divergence of the embedded model's distributions with an 8-bit KV cache from those with an f32 cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIALOGUES, SEED = 24, 3
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """(tokens, vocab) in f64."""
+    """Return log-probabilities, (tokens, vocab) f64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     result: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return result
@@ -42,7 +42,7 @@ def contexts(
 
 
 def divergences(contexts: tuple[CachedContext, CachedContext], texts: list[list[int]]) -> np.ndarray:
-    """Kullback-Leibler divergence at every position, nats."""
+    """Return the Kullback-Leibler divergence at every position, in nats."""
     result = []
     for ids in texts:
         exact, cached = (log_softmax(context.logits(ids)) for context in contexts)

@@ -1,4 +1,4 @@
-"""The files of the embedded model: a Qwen2 checkpoint whose parts fit together."""
+"""Files of the embedded model: a Qwen2 checkpoint whose parts agree."""
 
 from __future__ import annotations
 

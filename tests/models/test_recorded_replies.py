@@ -1,4 +1,4 @@
-"""Same prompt, seed and settings, same token ids as when they were recorded."""
+"""The same prompt, seed and settings give the recorded token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a training run begins: at its checkpoint, at an exported model, or at random weights."""
+"""A training run starts at its checkpoint, at an exported model, or with random weights."""
 
 from __future__ import annotations
 

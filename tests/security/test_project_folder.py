@@ -1,4 +1,4 @@
-"""A folder full of files that libraries and tools read: the program, watched in it, opens its project file alone."""
+"""The program opens only its project file in a folder full of files that libraries and tools read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODULES = (
     *("prompt_toolkit", "pygments", "platformdirs", "tomllib", "json", "readline", "sitecustomize", "usercustomize"),
     *("qwchat", "quant", "pickle", "_pyrepl", "shellingham", "llguidance", "wcwidth", "safetensors", "conftest"),
 )
-# Files by name; the contents of each would do something if it were read.
+# Files by name; the contents of each would have an effect if they were read.
 FILES = {
     ".numba_config.yaml": "cache_dir: cache\ndebug: 1\ndump_assembly: 1\n",
     ".env": "QWCHAT_CACHE=cache\nQWCHAT_MODELS=models\nNUMBA_CACHE_DIR=cache\nPYTHONPATH=.\n",
@@ -69,7 +69,7 @@ FILES = {
 
 
 class Bomb:
-    """Unpickled, this leaves a trace."""
+    """Object that leaves a trace when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (os.system, ("touch exploded",))
@@ -77,7 +77,7 @@ class Bomb:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """The folder, with a project file that sets what it may."""
+    """Return a hostile folder whose project file sets what it may set."""
     folder = tmp_path / "cloned"
     folder.mkdir()
     for name in MODULES:
@@ -93,12 +93,12 @@ def hostile(tmp_path: Path) -> Path:
 
 
 class WatchedProgram:
-    """The program, watched in the folder and watched.
+    """The program, run in a folder that is watched.
 
     Args:
-        tmp_path: where its script, home and report are.
-        hostile: the folder.
-        cache: where compiled code is kept.
+        tmp_path: folder of its script, its home and its report.
+        hostile: working folder, which is watched.
+        cache: folder of the compiled code.
     """
 
     def __init__(self, tmp_path: Path, hostile: Path, cache: Path) -> None:
@@ -119,11 +119,11 @@ class WatchedProgram:
         self.watch = FolderWatch(hostile)
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line of a run."""
+        """Return the command line of a run."""
         return [sys.executable, str(self._script), str(self.folder), str(self.report), *arguments]
 
     def run(self, *arguments: str) -> None:
-        """Run to the end and check what was opened."""
+        """Run the program to its end and check which files it opened."""
         done = subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -136,7 +136,7 @@ class WatchedProgram:
         self.check(*arguments)
 
     def chat(self) -> None:
-        """Chat in a pseudo-terminal and check what was opened."""
+        """Chat in a pseudo-terminal and check which files the program opened."""
         home = self._script.parent.parent / "terminal"
         with Terminal(
             models=home, command=self.command("chat"), folder=self.folder, variables=self._environment
@@ -150,13 +150,13 @@ class WatchedProgram:
         self.check("chat")
 
     def check(self, *run: str) -> None:
-        """Nothing but the project file was opened, and nothing changed."""
+        """Assert that only the project file was opened and that no file changed."""
         project = self.folder / PROJECT_FILE
         assert self.watch.opened() - {project} == set(), run
         assert [event for event in audit_events(self.report) if event[1] != str(project)] == [], run
         after = {path: path.lstat().st_mtime_ns for path in sorted(self.folder.rglob("*")) if path.is_file()}
         assert after == self._before, run
-        self.watch.opened()  # Those of this check.
+        self.watch.opened()  # Drop the events of this check.
 
 
 pytestmark = pytest.mark.skipif(
@@ -178,7 +178,7 @@ def test_the_watch_sees_what_is_opened_and_made(hostile: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # Everything is compiled, on however busy a machine.
+@pytest.mark.timeout(900)  # Everything is compiled, possibly on a busy machine.
 def test_first_runs_open_the_project_file_alone(tmp_path: Path, hostile: Path) -> None:
     watched = WatchedProgram(tmp_path, hostile, tmp_path / "cache")
     source = make_checkpoint(tmp_path / "tiny")

@@ -1,4 +1,4 @@
-"""Whether anything in a folder is opened: descriptor by the kernel (inotify) and by the audited process itself."""
+"""Detect which files of a folder are opened, by the kernel (inotify) and by the audit hooks of the process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ HAS_INOTIFY = sys.platform.startswith("linux")
 _IN_OPEN, _IN_CREATE, _IN_MOVED_TO = 0x20, 0x100, 0x80
 _HEADER = struct.Struct("iIII")
 
-# Runs the program as its console script does, whose own folder is the first place of imports. Every event of the
-# interpreter that names something in the folder goes to a file.
+# Runs the program as its console script does, whose own folder comes first in the import path. Audit events that name a
+# file in the folder are written to the report.
 AUDITED_PROGRAM = """
 import json, os, sys
 folder, report = sys.argv.pop(1), sys.argv.pop(1)
@@ -25,7 +25,7 @@ NAMED = ("open", "os.listdir", "os.scandir", "os.chdir", "os.mkdir", "os.rename"
 def audit(event, arguments):
     if event in NAMED and isinstance(arguments[0], (str, bytes)):
         path = os.path.normpath(os.path.join(os.getcwd(), os.fsdecode(arguments[0])))
-        # os.open, which tells no mode, may have been given another folder to look in; a name that is not here is there.
+        # os.open has no mode in its event and may be relative to another folder; then the path does not exist here.
         elsewhere = event == "open" and arguments[1] is None and not os.path.lexists(path)
         if not elsewhere and (path == folder or path.startswith(folder + os.sep)):
             os.write(descriptor, json.dumps([event, path]).encode() + b"\\n")
@@ -39,7 +39,7 @@ main()
 
 
 class FolderWatch:
-    """What is opened in `folder` and the folders in it, by any process."""
+    """Watch `folder` and its subfolders for files that any process opens."""
 
     def __init__(self, folder: Path) -> None:
         self._descriptor = -1
@@ -57,7 +57,7 @@ class FolderWatch:
         self.opened()
 
     def opened(self) -> set[Path]:
-        """The files and folders opened or made since the last call."""
+        """Return the files and folders opened or created since the last call."""
         found: set[Path] = set()
         while HAS_INOTIFY:
             try:
@@ -75,5 +75,5 @@ class FolderWatch:
 
 
 def audit_events(report: Path) -> list[list[str]]:
-    """The events that an audited process has reported."""
+    """Return the events that an audited process has reported."""
     return [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
