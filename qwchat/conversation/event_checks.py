@@ -24,14 +24,14 @@ def check_event(event: Mapping[str, Any]) -> tuple[str, Any]:
         UsageError: If the event is invalid.
     """
     if not isinstance(event, Mapping):
-        raise UsageError(f"an event is an object, not {short_repr(event)}")
+        raise UsageError(f"an event must be an object, not {short_repr(event)}")
     kinds = [kind for kind in _EVENT_KINDS if kind in event]
     if len(kinds) != 1 or set(event) - {*kinds, "summary"} or ("summary" in event and kinds != ["dropped"]):
-        raise UsageError(f"an event is one of {', '.join(_EVENT_KINDS)}, not {short_repr(list(event))}")
+        raise UsageError(f"an event must be one of {', '.join(_EVENT_KINDS)}, not {short_repr(list(event))}")
     kind, value = kinds[0], event[kinds[0]]
     if kind == "node":
         if not isinstance(value, Mapping):
-            raise UsageError(f"node is an object, not {short_repr(value)}")
+            raise UsageError(f"node must be an object, not {short_repr(value)}")
     elif kind == "head":
         value = None if value is None else _integer(kind, value, 1, MAX_INTEGER)
     elif kind == "dropped":
@@ -64,10 +64,10 @@ def check_node_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
     known_fields |= {"created", "note", "replaces"}
     if unknown := set(fields) - known_fields:
-        raise UsageError(f"a node has no {short_repr(sorted(map(str, unknown))[0])}")
+        raise UsageError(f"a node has an unknown field {short_repr(sorted(map(str, unknown))[0])}")
     role = fields.get("role")
     if role not in _ROLES:
-        raise UsageError(f"role is {' or '.join(_ROLES)}, not {short_repr(role)}")
+        raise UsageError(f"role must be {' or '.join(_ROLES)}, not {short_repr(role)}")
     token_ids = fields.get("token_ids")
     if token_ids is not None:
         token_ids = tuple(_integer("token_ids", each, 0, MAX_INTEGER) for each in _list("token_ids", token_ids))
@@ -91,23 +91,23 @@ def check_node_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _integer(name: str, value: object, low: int, high: int) -> int:
     if not is_int_between(value, low, high):
-        raise UsageError(f"{name} takes whole numbers from {low} to {high}, not {short_repr(value)}")
+        raise UsageError(f"{name} must be an integer from {low} to {high}, not {short_repr(value)}")
     return value
 
 
 def _list(name: str, value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise UsageError(f"{name} is a list, not {short_repr(value)}")
+        raise UsageError(f"{name} must be a list, not {short_repr(value)}")
     return value
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{name} is a text, not {short_repr(value)}")
+        raise UsageError(f"{name} must be text, not {short_repr(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name} holds half a character (a lone surrogate) at position {error.start}") from error
+        raise UsageError(f"{name} contains a lone surrogate at position {error.start}") from error
     return value
 
 
@@ -126,7 +126,7 @@ def _object(name: str, value: object) -> dict[str, Any] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise UsageError(f"{name} is an object, not {short_repr(value)}")
+        raise UsageError(f"{name} must be an object, not {short_repr(value)}")
     _check_nested_values(name, value)
     try:
         # A deep copy that holds JSON values only.
@@ -134,7 +134,7 @@ def _object(name: str, value: object) -> dict[str, Any] | None:
         text.encode()
         return dict(json.loads(text))
     except (TypeError, ValueError) as error:  # ValueError: a number that is not finite, or a lone surrogate.
-        raise UsageError(f"{name} holds what JSON does not: {error}") from error
+        raise UsageError(f"{name} cannot be stored as JSON: {error}") from error
 
 
 def _check_nested_values(name: str, value: object) -> None:
@@ -143,7 +143,7 @@ def _check_nested_values(name: str, value: object) -> None:
     while to_check:
         part, depth = to_check.pop()
         if isinstance(part, int) and not -MAX_SEED <= part <= MAX_SEED:
-            raise UsageError(f"{name} holds {short_repr(part)}")
+            raise UsageError(f"{name} contains a number out of range: {short_repr(part)}")
         parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
         if parts and depth > MAX_DEPTH:
             raise UsageError(f"{name} is nested more than {MAX_DEPTH} levels deep")
@@ -154,9 +154,11 @@ def _time(value: object) -> str:
     text = _text("created", value)
     if text:
         if not text.isprintable():  # fromisoformat accepts any character between date and time.
-            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {short_repr(text)}")
+            raise UsageError(f"created must be a time such as 2026-01-31T12:00:00+00:00, not {short_repr(text)}")
         try:
             datetime.fromisoformat(text)
         except ValueError:
-            raise UsageError(f"created is a time as in 2026-01-31T12:00:00+00:00, not {short_repr(text)}") from None
+            raise UsageError(
+                f"created must be a time such as 2026-01-31T12:00:00+00:00, not {short_repr(text)}"
+            ) from None
     return text

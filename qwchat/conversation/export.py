@@ -93,7 +93,7 @@ def export_transcript(transcript: Transcript, export_format: ExportFormat) -> st
         UsageError: If the conversation is empty.
     """
     if not transcript.tree.path():
-        raise UsageError("nothing was said yet, so there is nothing to save")
+        raise UsageError("the conversation is empty, so there is nothing to save")
     return {"md": as_markdown, "html": as_html, "json": as_json}[export_format](transcript)
 
 

@@ -83,7 +83,7 @@ def parse_session(data: bytes, session_id: str) -> SessionContent:
     header = _parse_header(data[:start], session_id)
     if data.count(b"\n") > MAX_LINES:
         raise SessionError(
-            f"session {session_id} has more than {MAX_LINES:,} lines, which no conversation has: "
+            f"session {session_id} has more than {MAX_LINES:,} lines, so it is damaged: "
             f"qwchat sessions rm {session_id} removes it"
         )
     tree, invalid_lines = Tree(), 0
@@ -186,7 +186,7 @@ class SessionFile:
             content = parse_session(data, folder.name)
             if content.header is None:
                 raise SessionError(
-                    f"session {folder.name} is empty, it was cut off at its first word: "
+                    f"session {folder.name} is empty, because its first line is incomplete: "
                     f"qwchat sessions rm {folder.name} removes it"
                 )
             if content.complete_bytes < len(data):
@@ -210,9 +210,13 @@ class SessionFile:
         if not self._unwritten:
             return
         if self._size + len(self._unwritten) > MAX_BYTES:
-            raise SessionError(f"session {self.folder.name} has reached {binary_size(MAX_BYTES)}: begin a new one")
+            raise SessionError(
+                f"session {self.folder.name} has reached its limit of {binary_size(MAX_BYTES)}: start a new session"
+            )
         if self._lines + self._unwritten.count(b"\n") > MAX_LINES:
-            raise SessionError(f"session {self.folder.name} has reached {MAX_LINES:,} lines: begin a new one")
+            raise SessionError(
+                f"session {self.folder.name} has reached its limit of {MAX_LINES:,} lines: start a new session"
+            )
         try:
             self._write(self._unwritten)
         except OSError as error:
@@ -270,13 +274,14 @@ def _open_file(folder: Path, flags: int) -> int:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise SessionError(
-                f"session {folder.name} is a link, which is not followed: move the folder itself there"
+                f"session {folder.name} is a symbolic link, which is not followed: move the folder there"
             ) from error
         raise SessionError(f"session {folder.name} cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SessionError(
-            f"session {folder.name} is damaged, {FILE_NAME} is no file: qwchat sessions rm {folder.name} removes it"
+            f"session {folder.name} is damaged ({FILE_NAME} is not a regular file): "
+            f"qwchat sessions rm {folder.name} removes it"
         )
     return descriptor
 
@@ -284,7 +289,7 @@ def _open_file(folder: Path, flags: int) -> int:
 def _read_all(descriptor: int, session_id: str) -> bytes:
     if os.fstat(descriptor).st_size > MAX_BYTES:
         raise SessionError(
-            f"session {session_id} is bigger than {binary_size(MAX_BYTES)}, which no conversation is: "
+            f"session {session_id} is bigger than {binary_size(MAX_BYTES)}, so it is damaged: "
             f"qwchat sessions rm {session_id} removes it"
         )
     try:
@@ -305,7 +310,7 @@ def _parse_header(line: bytes, session_id: str) -> SessionHeader:
         raise _not_a_session(session_id)
     if value["version"] > VERSION:
         raise SessionError(
-            f"session {session_id} was written by a newer qwchat (format {value['version']}, this one knows "
+            f"session {session_id} was written by a newer qwchat (format {value['version']}, this one supports "
             f"{VERSION}): update qwchat to open it"
         )
     return SessionHeader(
@@ -315,7 +320,7 @@ def _parse_header(line: bytes, session_id: str) -> SessionHeader:
 
 def _not_a_session(session_id: str) -> SessionError:
     return SessionError(
-        f"session {session_id} is damaged, its file does not begin as a session does: "
+        f"session {session_id} is damaged (its first line is not a session header): "
         f"qwchat sessions rm {session_id} removes it"
     )
 
@@ -338,7 +343,7 @@ def _lock_file(descriptor: int, session_id: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise SessionInUseError(
-            f"session {session_id} is open in another qwchat: leave it there first, or choose another session"
+            f"session {session_id} is open in another qwchat: close it there, or choose another session"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:

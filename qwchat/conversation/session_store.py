@@ -62,7 +62,7 @@ class SessionEntry:
     @property
     def label(self) -> str:
         """Name and title, or why the session cannot be opened."""
-        return self.trouble or " · ".join(filter(None, (self.name, self.title))) or "(nothing said)"
+        return self.trouble or " · ".join(filter(None, (self.name, self.title))) or "(empty)"
 
     @property
     def changed_local(self) -> str:
@@ -92,7 +92,7 @@ def check_name(name: str) -> str:
     """
     if _NAME.fullmatch(name) is None or clean_line(name) != name:
         raise UsageError(
-            f"a session cannot be called {clean_line(name)!r}: use letters, digits, blanks, dots and dashes, 64 at most"
+            f"{clean_line(name)!r} is not a session name: use up to 64 letters, digits, spaces, dots and dashes"
         )
     return name
 
@@ -118,7 +118,7 @@ class SessionStore:
             entry = _read_entry(path)
             if entry is not None:
                 return entry
-        raise UsageError("there is no session to continue yet: qwchat begins one")
+        raise UsageError("there is no session to continue: qwchat starts one")
 
     def find(self, wanted: str) -> SessionEntry:
         """Return the session with this name, id, id prefix, title or part of a title, in this order of preference.
@@ -140,9 +140,9 @@ class SessionStore:
                 listed = ", ".join(f"{entry.id} ({entry.name or entry.title})" for entry in found[:_MAX_LISTED])
                 more = f" and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
                 raise UsageError(
-                    f"{clean_line(wanted)!r} fits {len(found)} sessions: {listed}{more}; give more of one's id"
+                    f"{clean_line(wanted)!r} matches {len(found)} sessions: {listed}{more}; give more of an id"
                 )
-        raise UsageError(f"there is no session {clean_line(wanted)!r}: qwchat sessions list shows those there are")
+        raise UsageError(f"there is no session {clean_line(wanted)!r}: qwchat sessions list shows all sessions")
 
     def named(self, name: str) -> SessionEntry | None:
         """Return the session whose name or id is `name`, or None. If there are several, the last written one."""
@@ -223,7 +223,7 @@ class SessionStore:
 
     def _path(self, session_id: str) -> Path:
         if _ID.fullmatch(session_id) is None:
-            raise UsageError(f"{clean_line(session_id)!r} is no id of a session")
+            raise UsageError(f"{clean_line(session_id)!r} is not a session id")
         return self.folder / session_id
 
     def _folders(self) -> list[Path]:

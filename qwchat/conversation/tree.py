@@ -134,7 +134,7 @@ class Tree:
         if kind == "node":
             node = Node(**check_node_fields(value))
             if node.id != len(self._nodes) + 1:
-                raise UsageError(f"the node's id is {node.id} where {len(self._nodes) + 1} is next")
+                raise UsageError(f"the node's id is {node.id}, but the next id is {len(self._nodes) + 1}")
             self._insert(node)
         elif kind == "head":
             self._set_head(value)

@@ -100,8 +100,8 @@ def test_what_copy_refuses() -> None:
 
 def test_what_may_keep_a_terminal_from_taking_text() -> None:
     assert clipboard.copy_advice("short", {}) == ""
-    assert clipboard.copy_advice("é" * 40_000, {}) == "some terminals take no more than 74 kB"
-    assert clipboard.copy_advice("short", {"TMUX": "1"}) == "tmux passes it on after: tmux set -s set-clipboard on"
+    assert clipboard.copy_advice("é" * 40_000, {}) == "some terminals accept at most 74 kB"
+    assert clipboard.copy_advice("short", {"TMUX": "1"}) == "in tmux this needs: tmux set -s set-clipboard on"
     out = io.StringIO()
     clipboard.copy(out, "x" * 600, {"TERM": "screen.xterm"})
     pieces = out.getvalue().split("\x1b\\")

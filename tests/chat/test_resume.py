@@ -118,8 +118,7 @@ def test_the_same_session_goes_on_in_the_chat(tmp_path: Path, store: SessionStor
         refused = call("-p", "three", "--session", "sums", models=tmp_path)
         assert (refused.returncode, refused.stderr.decode()) == (
             1,
-            f"qwchat: error: session {entry.id} is open in another qwchat: leave it there first, or choose another "
-            "session\n",
+            f"qwchat: error: session {entry.id} is open in another qwchat: close it there, or choose another session\n",
         )
         terminal.type("/title Sums\r")
         terminal.wait("the session is called Sums")
@@ -324,16 +323,16 @@ def test_what_was_damaged_is_told_of(tmp_path: Path, store: SessionStore) -> Non
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("chat", "-c"), 2, "there is no session to continue yet: qwchat begins one"),
-        (("chat", "--resume", "x"), 2, "there is no session 'x': qwchat sessions list shows those there are"),
+        (("chat", "-c"), 2, "there is no session to continue: qwchat starts one"),
+        (("chat", "--resume", "x"), 2, "there is no session 'x': qwchat sessions list shows all sessions"),
         (
             ("chat", "--resume"),
             2,
             "--resume needs a name here, where nobody can choose: qwchat sessions list shows them",
         ),
         (("chat", "-c", "--resume"), 2, "--continue and --resume exclude each other: choose one"),
-        (("chat", "--session", "../x"), 2, "a session cannot be called '../x': use letters, digits, blanks, dots and "),
-        (("chat", "--session", ""), 2, "a session cannot be called '': use letters, digits, blanks, dots and "),
+        (("chat", "--session", "../x"), 2, "'../x' is not a session name: use up to 64 letters, digits, spaces, "),
+        (("chat", "--session", ""), 2, "'' is not a session name: use up to 64 letters, digits, spaces, "),
         (
             ("-p", "x", "--session", "y", "-n", "2"),
             2,
@@ -354,7 +353,7 @@ def test_a_session_of_a_newer_version_is_refused_and_kept(tmp_path: Path, store:
     data = path.read_bytes().replace(b'"version": 1', b'"version": 7')
     path.write_bytes(data)
     refused = (
-        f"qwchat: error: session {entry.id} was written by a newer qwchat (format 7, this one knows 1): "
+        f"qwchat: error: session {entry.id} was written by a newer qwchat (format 7, this one supports 1): "
         "update qwchat to open it\n"
     )
     for arguments in (("chat", "-c"), ("chat", "--resume", entry.id[:5]), ("sessions", "show", entry.id)):

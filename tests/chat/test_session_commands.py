@@ -93,12 +93,12 @@ def test_export_names_the_file_after_the_title(
         ("/export pdf", "/export takes md, html or json, not 'pdf'"),
         ("/export", "/export md, html or json?"),
         ("/save", "/save needs the name of a file, as in /save talk.md"),
-        ("/export md", "nothing was said yet, so there is nothing to save"),
+        ("/export md", "the conversation is empty, so there is nothing to save"),
         ("/fork", "nothing was said yet, so there is nothing to fork"),
         ("/resume", "/resume needs a session, as in /resume seas: /sessions lists them"),
-        ("/resume x", "there is no session 'x': qwchat sessions list shows those there are"),
+        ("/resume x", "there is no session 'x': qwchat sessions list shows all sessions"),
         ("/title \x07", "a title needs a letter or another character that can be seen"),
-        ("/new a/b", "a session cannot be called 'a/b': use letters, digits, blanks, dots and dashes, 64 at most"),
+        ("/new a/b", "'a/b' is not a session name: use up to 64 letters, digits, spaces, dots and dashes"),
     ],
 )
 def test_what_cannot_be_done(context: CommandContext, command: str, complaint: str) -> None:

@@ -155,7 +155,7 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
             ("//help", "echo: /help"),
             ("/usr/bin is a message", "echo: /usr/bin is a message"),
             ("/clear", "the conversation is empty; /redo brings the old one back"),
-            (f"/save {tmp_path}/x.md", "qwchat: error: nothing was said yet, so there is nothing to save"),
+            (f"/save {tmp_path}/x.md", "qwchat: error: the conversation is empty, so there is nothing to save"),
         ):
             terminal.type(command + "\r")
             terminal.wait(answer)

@@ -195,7 +195,7 @@ def test_a_chat_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
     result = run("chat", "-q", models=tmp_path, stdin=b"fine\nbad \xff\n")
     assert result.returncode == 2
     assert result.stdout == b"echo: fine\n"
-    assert result.stderr == b"qwchat: error: the input is no UTF-8 text (byte 5 of a line): convert it\n"
+    assert result.stderr == b"qwchat: error: the input is not UTF-8 text (byte 5 of a line): convert it\n"
 
 
 @pytest.mark.slow

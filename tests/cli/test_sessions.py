@@ -128,7 +128,7 @@ def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: SessionSto
     ran = call("sessions", "grep", "Red", models=tmp_path)
     assert ran.stdout.decode() == "5e44:2:assistant: the Red Sea …\n"
     assert ran.stderr.decode() == (
-        "qwchat: error: session f397 is damaged, its file does not begin as a session does: "
+        "qwchat: error: session f397 is damaged (its first line is not a session header): "
         "qwchat sessions rm f397 removes it\n"
     )
 
@@ -191,7 +191,7 @@ def test_rm_removes_nothing_where_one_name_is_wrong(tmp_path: Path, store: Sessi
     ran = call("sessions", "rm", "sums", "lakes", "--yes", models=tmp_path)
     assert (ran.returncode, ran.stderr.decode()) == (
         2,
-        "qwchat: error: there is no session 'lakes': qwchat sessions list shows those there are\n",
+        "qwchat: error: there is no session 'lakes': qwchat sessions list shows all sessions\n",
     )
     assert len(store.entries()) == 2
 
@@ -202,7 +202,7 @@ def test_a_session_that_is_open_stays(tmp_path: Path, store: SessionStore) -> No
     file.close()
     assert (ran.returncode, ran.stderr.decode()) == (
         1,
-        "qwchat: error: session f397 is open in another qwchat: leave it there first, or choose another session\n",
+        "qwchat: error: session f397 is open in another qwchat: close it there, or choose another session\n",
     )
     assert len(store.entries()) == 2
 

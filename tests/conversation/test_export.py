@@ -146,7 +146,7 @@ def test_pages_have_the_same_tags_whatever_is_said(question: str, reply: str) ->
 
 @pytest.mark.parametrize("form", EXPORT_FORMATS)
 def test_there_is_nothing_to_export_before_a_word(form: ExportFormat) -> None:
-    with pytest.raises(UsageError, match="nothing was said yet, so there is nothing to save"):
+    with pytest.raises(UsageError, match="the conversation is empty, so there is nothing to save"):
         export_transcript(transcript(system="Be brief."), form)
 
 

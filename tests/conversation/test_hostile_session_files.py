@@ -159,18 +159,18 @@ def test_many_drops_take_each_turn_once() -> None:
 
 def test_a_file_of_too_many_lines_is_refused_and_not_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_file, "MAX_LINES", 10)
-    with pytest.raises(SessionError, match="session a1 has more than 10 lines, which no conversation has: qwchat sess"):
+    with pytest.raises(SessionError, match="session a1 has more than 10 lines, so it is damaged: qwchat sess"):
         parse_session(data_of([""] * 10), "a1")
     assert parse_session(data_of([""] * 9), "a1").invalid_lines == 9
     (tmp_path / "a1").mkdir()
     file = SessionFile.create(tmp_path / "a1", SessionHeader("a1", "2026-11-24T02:03:04+00:00"))
     file.append([{"head": None}] * 9)
-    with pytest.raises(SessionError, match="session a1 has reached 10 lines: begin a new one"):
+    with pytest.raises(SessionError, match="session a1 has reached its limit of 10 lines: start a new session"):
         file.append([{"head": None}])
     file.close()
     file, content = SessionFile.reopen(tmp_path / "a1")
     assert content.invalid_lines == 0
-    with pytest.raises(SessionError, match="session a1 has reached 10 lines: begin a new one"):
+    with pytest.raises(SessionError, match="session a1 has reached its limit of 10 lines: start a new session"):
         file.append([{"head": None}])
     file.close()
 

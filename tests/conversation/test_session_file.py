@@ -83,9 +83,7 @@ def test_a_session_is_open_in_one_place_and_can_be_read_meanwhile(tmp_path: Path
     file, _ = SessionFile.reopen(folder)
     with pytest.raises(SessionInUseError) as caught:
         SessionFile.reopen(folder)
-    assert str(caught.value) == (
-        "session a1 is open in another qwchat: leave it there first, or choose another session"
-    )
+    assert str(caught.value) == ("session a1 is open in another qwchat: close it there, or choose another session")
     assert said(read_session(folder)) == ["one"]
     file.close()
     SessionFile.reopen(folder)[0].close()
@@ -100,7 +98,7 @@ def test_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
         with pytest.raises(SessionError) as caught:
             opening(folder)
         assert str(caught.value) == (
-            "session a1 was written by a newer qwchat (format 2, this one knows 1): update qwchat to open it"
+            "session a1 was written by a newer qwchat (format 2, this one supports 1): update qwchat to open it"
         )
     assert path.read_bytes() == data
 
@@ -163,7 +161,7 @@ def test_what_is_no_session_is_refused_and_left_as_it_is(tmp_path: Path, data: b
         with pytest.raises(SessionError) as caught:
             opening(folder)
         assert str(caught.value) == (
-            "session a1 is damaged, its file does not begin as a session does: qwchat sessions rm a1 removes it"
+            "session a1 is damaged (its first line is not a session header): qwchat sessions rm a1 removes it"
         )
     assert (folder / "session.jsonl").read_bytes() == data
 
@@ -201,7 +199,7 @@ def test_links_are_not_followed(tmp_path: Path, link: Callable[[Path], None]) ->
     folder = made(tmp_path / "a1")
     link(folder)
     for opening in (read_session, SessionFile.reopen):
-        with pytest.raises(SessionError, match="session a1 is a link, which is not followed"):
+        with pytest.raises(SessionError, match="session a1 is a symbolic link, which is not followed"):
             opening(folder)
 
 
@@ -210,14 +208,14 @@ def test_neither_a_pipe_nor_a_folder_is_a_session(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a1" / "session.jsonl")
     (tmp_path / "a2" / "session.jsonl").mkdir(parents=True)
     for name in ("a1", "a2"):
-        with pytest.raises(SessionError, match=rf"session {name} is damaged, session.jsonl is no file"):
+        with pytest.raises(SessionError, match=rf"session {name} is damaged \(session.jsonl is not a regular file\)"):
             read_session(tmp_path / name)
 
 
 def test_a_file_beyond_all_conversations_is_not_read(tmp_path: Path) -> None:
     folder = made(tmp_path / "a1")
     os.truncate(folder / "session.jsonl", session_file.MAX_BYTES + 1)
-    with pytest.raises(SessionError, match="session a1 is bigger than 256 MiB, which no conversation is"):
+    with pytest.raises(SessionError, match="session a1 is bigger than 256 MiB, so it is damaged"):
         read_session(folder)
 
 

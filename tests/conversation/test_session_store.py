@@ -37,7 +37,7 @@ def talk(
 
 def test_sessions_are_listed_the_latest_first(store: SessionStore) -> None:
     assert store.entries() == []
-    with pytest.raises(UsageError, match="there is no session to continue yet: qwchat begins one"):
+    with pytest.raises(UsageError, match="there is no session to continue: qwchat starts one"):
         store.latest()
     old = talk(store, "Name three seas.", at=1_000)
     new = talk(store, "Hello", "Greetings", name="day 1", at=2_000)
@@ -82,7 +82,7 @@ def test_what_cannot_be_opened_is_listed_with_the_reason(store: SessionStore) ->
     (store.folder / session / "session.jsonl").write_text("hello\n")
     (entry,) = store.entries()
     assert entry.trouble == (
-        f"session {session} is damaged, its file does not begin as a session does: "
+        f"session {session} is damaged (its first line is not a session header): "
         f"qwchat sessions rm {session} removes it"
     )
     assert store.latest() == entry
@@ -118,10 +118,10 @@ def _three(store: SessionStore) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("aa", "'aa' fits 2 sessions: aa22 (Seas), aa11 (work); give more of one's id"),
-        ("sea", "'sea' fits 2 sessions: aa22 (Seas), aa11 (work); give more of one's id"),
-        ("\x1b[2Jx", "there is no session '[2Jx': qwchat sessions list shows those there are"),
-        ("", "there is no session '': qwchat sessions list shows those there are"),
+        ("aa", "'aa' matches 2 sessions: aa22 (Seas), aa11 (work); give more of an id"),
+        ("sea", "'sea' matches 2 sessions: aa22 (Seas), aa11 (work); give more of an id"),
+        ("\x1b[2Jx", "there is no session '[2Jx': qwchat sessions list shows all sessions"),
+        ("", "there is no session '': qwchat sessions list shows all sessions"),
     ],
 )
 def test_what_fits_none_or_several_is_refused(store: SessionStore, wanted: str, message: str) -> None:
@@ -144,7 +144,7 @@ def test_names_that_no_session_can_have(store: SessionStore, name: str) -> None:
     if name == "":
         assert store.create(name="").header.name == ""
         return
-    with pytest.raises(UsageError, match="a session cannot be called"):
+    with pytest.raises(UsageError, match="is not a session name"):
         store.create(name=name)
     assert not store.folder.exists()
 
@@ -152,7 +152,7 @@ def test_names_that_no_session_can_have(store: SessionStore, name: str) -> None:
 @pytest.mark.parametrize("session", ["../x", "/etc", "", ".", "a/b", "-x"])
 def test_an_id_never_leads_elsewhere(store: SessionStore, session: str) -> None:
     for action in (store.open, store.read, store.remove):
-        with pytest.raises(UsageError, match="is no id of a session"):
+        with pytest.raises(UsageError, match="is not a session id"):
             action(session)
 
 

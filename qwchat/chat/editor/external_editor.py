@@ -28,12 +28,12 @@ def editor_command(environment: Mapping[str, str] = os.environ) -> list[str]:
             try:
                 return shlex.split(value)
             except ValueError as error:
-                raise QwchatError(f"${name} cannot be read ({error}): set it to a command") from error
+                raise QwchatError(f"${name} is not a valid command line ({error}): correct it") from error
     for name_of_editor in _COMMON_EDITORS:
         path_of_editor = shutil.which(name_of_editor)
         if path_of_editor is not None:
             return [path_of_editor]
-    raise QwchatError("there is no editor: set $EDITOR to one")
+    raise QwchatError("no editor found: set $EDITOR to one")
 
 
 def edit_file(path: Path, state_of_text: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -63,7 +63,7 @@ def edit_text(text: str, environment: Mapping[str, str] = os.environ) -> str:
     Raises:
         QwchatError: As `edit_file`, or if the result is not UTF-8 text.
     """
-    unchanged = "the message is as it was"
+    unchanged = "the message is unchanged"
     folder = tempfile.mkdtemp(prefix="qwchat-")  # Private, so that copies left by editors are private too.
     try:
         path = Path(folder) / "message.md"
@@ -71,6 +71,6 @@ def edit_text(text: str, environment: Mapping[str, str] = os.environ) -> str:
         edit_file(path, unchanged, environment)
         return path.read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise QwchatError(f"cannot read back what the editor wrote: {unchanged}") from error
+        raise QwchatError(f"cannot read the edited text: {unchanged}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

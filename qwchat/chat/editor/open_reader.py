@@ -39,5 +39,7 @@ def open_reader(
         AssertionError,
     ) as error:  # A terminal that prompt-toolkit does not support.
         reason = str(error) or type(error).__name__
-        screen.notice(f"no line editor here ({reason}): Enter sends, a backslash before it breaks the line")
+        screen.notice(
+            f"the line editor does not work here ({reason}): Enter sends, a backslash before Enter adds a line"
+        )
         return PlainReader(terminal, screen.stream)

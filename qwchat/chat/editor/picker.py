@@ -98,10 +98,10 @@ class Picker:
             chosen = place == self._selected
             row = f"{'>' if chosen else ' '} {self._rows[self._matches[place]]}"
             shown.append(("bold" if chosen else "", row if not shown else f"\n{row}"))
-        return shown or [("", "  nothing fits")]
+        return shown or [("", "  no matches")]
 
     def _footer(self) -> str:
-        return f"{len(self._matches):,} of {len(self._rows):,} · Enter takes the marked one · Esc takes none"
+        return f"{len(self._matches):,} of {len(self._rows):,} · Enter chooses · Esc cancels"
 
     def _bindings(self) -> KeyBindings:
         keys = KeyBindings()

@@ -40,7 +40,7 @@ class PlainReader:
             UsageError: If the input is not UTF-8.
         """
         if draft:
-            self._show(sanitise("".join(f"| {line}\n" for line in draft.split("\n"))) + "(Enter alone sends this)\n")
+            self._show(sanitise("".join(f"| {line}\n" for line in draft.split("\n"))) + "(press Enter to send this)\n")
         typed = self._line(PROMPT)
         while message_syntax.is_block_open(typed) or _CONTINUED.search(typed):
             joined = typed + "\n" if message_syntax.is_block_open(typed) else typed[:-1] + "\n"
@@ -77,7 +77,7 @@ class PlainReader:
         try:
             return line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise UsageError(f"the input is no UTF-8 text (byte {error.start + 1} of a line): convert it") from error
+            raise UsageError(f"the input is not UTF-8 text (byte {error.start + 1} of a line): convert it") from error
 
     def _show(self, text: str) -> None:
         if self._prompt_stream is not None:

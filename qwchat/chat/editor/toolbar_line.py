@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from qwchat.chat.editor.toolkit import cell_width
 
-MESSAGE_KEYS = ("Enter sends", "Alt-Enter breaks the line", "Ctrl-R searches", "/help")
-BLOCK_KEYS = ('""" and Enter send', "Ctrl-C gives it up")
+MESSAGE_KEYS = ("Enter sends", "Alt-Enter adds a line", "Ctrl-R searches", "/help")
+BLOCK_KEYS = ('""" and Enter send', "Ctrl-C discards it")
 GAP = "   "
 
 

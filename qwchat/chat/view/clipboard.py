@@ -29,7 +29,7 @@ def _pieces(text: str) -> Iterator[str]:
 def copy_advice(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return why the terminal may refuse `text`, or "" if there is no known reason."""
     if "TMUX" in environment:
-        return "tmux passes it on after: tmux set -s set-clipboard on"
+        return "in tmux this needs: tmux set -s set-clipboard on"
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
-        return f"some terminals take no more than {MAX_BYTES // 1000} kB"
+        return f"some terminals accept at most {MAX_BYTES // 1000} kB"
     return ""

@@ -71,12 +71,12 @@ def test_a_plain_draft_is_shown_and_sent_by_an_empty_line() -> None:
     reader = PlainReader(io.TextIOWrapper(io.BytesIO(b"\nother\n")), shown)
     assert reader.read("old \x1b[1m\ntext") == "old \x1b[1m\ntext"
     assert reader.read("old text") == "other"
-    assert shown.getvalue().splitlines()[:3] == ["| old ␛[1m", "| text", "(Enter alone sends this)"]
+    assert shown.getvalue().splitlines()[:3] == ["| old ␛[1m", "| text", "(press Enter to send this)"]
 
 
 def test_plain_input_that_is_no_text() -> None:
     reader = PlainReader(io.TextIOWrapper(io.BytesIO(b"ab\xff\n")), None)
-    with pytest.raises(UsageError, match=r"no UTF-8 text \(byte 3 of a line\)"):
+    with pytest.raises(UsageError, match=r"not UTF-8 text \(byte 3 of a line\)"):
         reader.read()
 
 
@@ -258,9 +258,9 @@ def test_the_external_editor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("sys.exit(3)", "failed with exit code 3: the message is as it was"),
-        ("path.unlink()", "cannot read back what"),
-        ("path.write_bytes(b'\\xff')", "cannot read back what"),
+        ("sys.exit(3)", "failed with exit code 3: the message is unchanged"),
+        ("path.unlink()", "cannot read the edited text"),
+        ("path.write_bytes(b'\\xff')", "cannot read the edited text"),
     ],
 )
 def test_an_external_editor_that_fails(body: str, said: str, tmp_path: Path) -> None:
@@ -271,21 +271,21 @@ def test_an_external_editor_that_fails(body: str, said: str, tmp_path: Path) -> 
 def test_which_external_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert editor_command({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
     assert editor_command({"VISUAL": " ", "EDITOR": "'my editor'"}) == ["my editor"]
-    with pytest.raises(QwchatError, match=r"\$EDITOR cannot be read"):
+    with pytest.raises(QwchatError, match=r"\$EDITOR is not a valid command line"):
         editor_command({"EDITOR": "'"})
     with pytest.raises(QwchatError, match="cannot run /nowhere/editor: No such file"):
         edit_text("x", {"EDITOR": "/nowhere/editor"})
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(QwchatError, match=r"there is no editor: set \$EDITOR"):
+    with pytest.raises(QwchatError, match=r"no editor found: set \$EDITOR"):
         editor_command({})
 
 
 @pytest.mark.parametrize(
     ("columns", "right", "expected"),
     [
-        (80, "", "Enter sends · Alt-Enter breaks the line · Ctrl-R searches · /help"),
-        (80, "1k/4k", "Enter sends · Alt-Enter breaks the line · Ctrl-R searches · /help" + " " * 9 + "1k/4k"),
-        (50, "1k/4k", "Enter sends · Alt-Enter breaks the line" + " " * 5 + "1k/4k"),
+        (80, "", "Enter sends · Alt-Enter adds a line · Ctrl-R searches · /help"),
+        (80, "1k/4k", "Enter sends · Alt-Enter adds a line · Ctrl-R searches · /help" + " " * 13 + "1k/4k"),
+        (50, "1k/4k", "Enter sends · Alt-Enter adds a line" + " " * 9 + "1k/4k"),
         (30, "1k/4k", "Enter sends" + " " * 13 + "1k/4k"),
         (20, "1k/4k", "Enter sends   1k/4k"),
         (19, "1k/4k", "Enter sends"),
@@ -332,7 +332,8 @@ def test_plain_lines_where_the_editor_cannot_work(monkeypatch: pytest.MonkeyPatc
     reader = open_reader(io.TextIOWrapper(io.BytesIO(b"hello\n")), lambda text: (), Screen(said, PLAIN), history=None)
     assert reader.read() == "hello"
     assert said.getvalue() == (
-        "qwchat: no line editor here (no such terminal): Enter sends, a backslash before it breaks the line\n> "
+        "qwchat: the line editor does not work here (no such terminal): "
+        "Enter sends, a backslash before Enter adds a line\n> "
     )
 
 

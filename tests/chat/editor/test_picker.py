@@ -51,7 +51,7 @@ def test_how_it_looks_and_that_nothing_stays(tmp_path: Path) -> None:
     with Terminal(models=tmp_path, command=[sys.executable, str(script), *items]) as terminal:
         terminal.wait("30 of 30")
         expected = [f"{'>' if number == 1 else ' '} item {number}^[[31m of many" for number in range(1, 11)]
-        foot = "30 of 30 · Enter takes the marked one · Esc takes none"
+        foot = "30 of 30 · Enter chooses · Esc cancels"
         assert terminal.text.splitlines() == ["before", "Search:", *expected, foot]
         terminal.type("m 7")
         terminal.wait("3 of 30")
@@ -62,7 +62,7 @@ def test_how_it_looks_and_that_nothing_stays(tmp_path: Path) -> None:
             "  item 7^[[31m of many",
             "> item 17^[[31m of many",
             "  item 27^[[31m of many",
-            "3 of 30 · Enter takes the marked one · Esc takes none",
+            "3 of 30 · Enter chooses · Esc cancels",
         ]
         terminal.type("\r")
         assert terminal.end() == 0

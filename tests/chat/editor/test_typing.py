@@ -134,7 +134,7 @@ def test_an_editor_that_fails_leaves_the_message(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, variables={"VISUAL": "", "EDITOR": "false"}) as terminal:
         terminal.prompt()
         terminal.type("my text\x18\x05")
-        terminal.wait("qwchat: error: false failed with exit code 1: the message is as it was\n> my text")
+        terminal.wait("qwchat: error: false failed with exit code 1: the message is unchanged\n> my text")
         terminal.type("!\r")
         terminal.wait("echo: my text!")
 
@@ -222,7 +222,7 @@ def test_the_toolbar_lists_keys(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.wait_until(lambda: bool(terminal.toolbar), "the toolbar")
-        assert terminal.toolbar.startswith("Enter sends · Alt-Enter breaks the line · Ctrl-R searches · /help")
+        assert terminal.toolbar.startswith("Enter sends · Alt-Enter adds a line · Ctrl-R searches · /help")
         terminal.type("\x04")
         assert terminal.end() == 0
         assert "Enter sends" not in "\n".join(terminal._lines())
