@@ -96,7 +96,7 @@ def test_lines_of_chats_are_understood(block: Block, home: Path) -> None:
 
 @pytest.mark.parametrize("block", chosen("python"), ids=place)
 def test_python_runs(block: Block, home: Path) -> None:
-    shutil.copytree(embedded_checkpoint(), home / "mini", dirs_exist_ok=True)
+    shutil.copytree(embedded_checkpoint(), home / "models" / "mini", dirs_exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", block.text],
         cwd=home,
