@@ -1,8 +1,8 @@
-"""The stages of attention: rotate and store, attend, merge; each is run by all members of the team.
+"""Stages of attention: rotate and store, attend, merge. Every member of the team runs each of them.
 
-A step of few tokens shares out (KV head, split of positions), so that one token keeps all members busy, and merges in
-a stage of its own; a longer one shares out (KV head, block of tokens) and merges as it goes.  Both fold the same
-partial results in the same order.
+In a short step an item is (KV head, split of positions), so that a single token keeps all members busy; the partial
+results are merged in a stage of its own. In a longer step an item is (KV head, block of tokens), which merges its
+splits as it goes. Both merge the same partial results in the same order, so the result is the same.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from qwchat.cpu.partition import claim_range, range_count
 
 @inlined
 def _group(cache):
+    """Return the number of query heads that share a KV head."""
     return cache.num_heads // cache.num_kv_heads
 
 
 @kernel
 def rotate_and_store(team, member, state, layer):
-    """Norm (Qwen3) and rotate queries and keys; write keys and values of the chunk to the cache."""
+    """Rotate queries and keys (RoPE), after their norm in families that have one; write keys and values to the cache.
+
+    An item is one KV head of one token, with the query heads of its group.
+    """
     cache, queries = layer.cache, state.queries
     head_dim, group, kv_heads = cache.head_dim, _group(cache), cache.num_kv_heads
     query_stride, key_stride = layer.q_proj.tiles * 64, layer.k_proj.tiles * 64
@@ -61,13 +65,17 @@ def rotate_and_store(team, member, state, layer):
 
 @kernel
 def _partial(state, cache, kv_head, split, row):
+    """Return the address of a row's partial result for one split."""
     item = (split * cache.num_kv_heads + kv_head) * SPLIT_ATTENTION_TOKENS * _group(cache) + row
     return state.partials + item * attention.partial_stride(cache)
 
 
 @kernel
 def attend(team, member, size, state, layer):
-    """Causal attention; with few tokens only up to the partial results of each split (see finish_attention)."""
+    """Compute causal attention.
+
+    With up to SPLIT_ATTENTION_TOKENS tokens it leaves partial results for each split, which `finish_attention` merges.
+    """
     scratch = state.scratch + member * state.scratch_bytes
     if state.tokens <= SPLIT_ATTENTION_TOKENS:
         _attend_splits(team, member, size, state, layer.cache, scratch)
@@ -78,7 +86,7 @@ def attend(team, member, size, state, layer):
         item = claim(team, member, blocks * kv_heads)
         if item < 0:
             return
-        # The last tokens see most: begin with them.
+        # The last tokens see the most positions: begin with them, so that the long items come first.
         first = (blocks - 1 - item // kv_heads) * ATTENTION_ITEM_TOKENS
         last = min(state.tokens, first + ATTENTION_ITEM_TOKENS)
         _attend_tokens(state, layer.cache, item % kv_heads, first, last, scratch)
@@ -86,7 +94,11 @@ def attend(team, member, size, state, layer):
 
 @kernel
 def _attend_splits(team, member, size, state, cache, scratch):
-    """Runs of splits of a KV head: the keys of the next one are fetched while the values of one are worked on."""
+    """Attend split by split, for a short step.
+
+    Members claim ranges of consecutive splits of a KV head: while the values of one split are summed, the keys of the
+    next are prefetched.
+    """
     end, rows = state.position + state.tokens, state.tokens * _group(cache)
     splits = (end - 1) // SPLIT_POSITIONS + 1
     items = splits * cache.num_kv_heads
@@ -117,7 +129,7 @@ def _attend_splits(team, member, size, state, cache, scratch):
 
 @kernel
 def _attend_tokens(state, cache, kv_head, first, last, scratch):
-    """All splits of the tokens `first .. last` and one KV head in turn, merged as finish_attention merges them."""
+    """Attend from the tokens `first` to `last - 1` of one KV head to all splits, merged as in `finish_attention`."""
     group, stride = _group(cache), attention.partial_stride(cache)
     rows, end = (last - first) * group, state.position + last
     partial = scratch + ATTENTION_SCRATCH_BYTES
@@ -149,6 +161,7 @@ def _attend_tokens(state, cache, kv_head, first, last, scratch):
 
 @kernel
 def _finish_row(state, cache, kv_head, row, total):
+    """Divide a row's sums by its weights, and quantise the result for `o_proj`."""
     target, group, dim = state.attended, _group(cache), cache.head_dim
     token, head = row // group, kv_head * group + row % group
     out = target.x + token * target.columns * 4 + head * dim * 4
@@ -159,7 +172,7 @@ def _finish_row(state, cache, kv_head, row, total):
 
 @kernel
 def finish_attention(team, member, state, layer):
-    """Merges the partial results of a step with few tokens, and quantises."""
+    """Merge the partial results of a short step, and quantise the result for `o_proj`."""
     cache = layer.cache
     rows = state.tokens * _group(cache)
     while True:

@@ -1,4 +1,4 @@
-"""Building a decoder on the CPU from what a person asked for."""
+"""Build a decoder on the CPU from the user's options."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def build_decoder(
 
     Args:
         folder: config and tensors.
-        context: positions of each KV cache; see :func:`qwchat.model.context_limits.choose_context`.
-        threads: the physical cores if not given.
-        kv: kind of the caches, `f32`, `q8`, or `auto`, see :func:`qwchat.cpu.kv_cache.choose_kv_kind`.
+        context: positions of each KV cache; None chooses as `qwchat.model.context_limits.choose_context` does.
+        threads: threads that compute; None means one per physical core.
+        kv: kind of the KV caches, `f32`, `q8` or `auto` (see `qwchat.cpu.kv_cache.choose_kv_kind`).
 
     Raises:
         UsageError: a value is out of range.
-        ModelError: the kernels cannot run the model's shapes.
-        NotEnoughMemoryError: there is not enough memory for the work space.
+        ModelError: the kernels cannot run the model's shapes or formats.
+        NotEnoughMemoryError: there is not enough memory for the work buffers.
     """
     if kv not in ("auto", *KV_KINDS):
         raise UsageError(ArgumentMessage(Argument("kv"), f" must be auto, {' or '.join(KV_KINDS)}, not {kv}"))

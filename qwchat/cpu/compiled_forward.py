@@ -1,4 +1,4 @@
-"""The compiled forward pass, from the cache without Numba; compiled where the cache has none that fits."""
+"""The compiled forward pass: loaded from the cache without Numba, or compiled if the cache does not have it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from quant.native.object_store import CompileProgress
 from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.cpu.kernels.thread_team import EntryPoints
 
-# What Python calls, and how many 64-bit integers it takes.
+# Functions that Python calls, with the number of their 64-bit integer arguments.
 _ENTRIES = {"lead": 4, "serve": 5, "wake": 3, "announce_end": 1}
 _SYMBOLS = {name: f"qwchat_{name}" for name in _ENTRIES}
 
 
 def is_compiled() -> bool:
-    """Whether a start compiles nothing, because this process or the cache has a complete program."""
+    """Return whether a start needs no compiler: this process or the cache has all of the code."""
     return _from_cache() is not None
 
 
 def load_entry_points(
     progress: CompileProgress | None = None, waiting: Callable[[], object] | None = None
 ) -> EntryPoints:
-    """Return the compiled forward pass, whose arguments are the addresses of the STATE and LAYER records.
+    """Return the compiled forward pass, compiling it if necessary.
 
-    `progress` is told what is being compiled, if anything is; `waiting` is called where another process compiles.
+    Its `arguments` are the addresses of the STATE record and of the LAYER records.
+
+    Args:
+        progress: called with each kernel's name and cost before it is compiled.
+        waiting: called before waiting for another process that compiles the same code.
     """
     addresses = _from_cache() or _compiled(progress, waiting)
     functions = {name: callable_at(addresses[_SYMBOLS[name]], count) for name, count in _ENTRIES.items()}

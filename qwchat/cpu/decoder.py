@@ -1,4 +1,4 @@
-"""The decoder on the CPU: its memory, and the team that runs :mod:`qwchat.cpu.forward` over a chunk of tokens."""
+"""The decoder on the CPU: its memory, and the thread team that runs `qwchat.cpu.forward` on chunks of tokens."""
 
 from __future__ import annotations
 
@@ -23,26 +23,29 @@ from qwchat.cpu.workspace import CHUNK, LogitsBuffer, Workspace
 from qwchat.errors import ModelError, NotEnoughMemoryError
 from qwchat.model.decoder import Cache, CancelCheck, PassCancelled
 
-_CANCELLABLE_SECONDS = 0.05  # A pass that takes as long can be cancelled; that costs about 0.1 ms.
+_CANCELLABLE_SECONDS = 0.05  # Passes that take this long can be cancelled, which costs about 0.1 ms.
 
 
 class CpuDecoder:
-    """A model, or a range of its layers, with the threads that run it: a :class:`qwchat.model.decoder.Decoder`.
+    """A model, or a range of its layers, with the threads that run it.
+
+    It implements `qwchat.model.decoder.Decoder`, which documents the methods.
 
     Args:
-        folder: config and tensors; only those of the layers to be run are asked for.
-        context: positions of each cache.
-        threads: members of the team, the caller included.
-        kv: kind of the caches, see :func:`qwchat.cpu.kv_cache.choose_kv_kind`.
-        layers: those to be run, all if not given. The embedding is loaded with the first one, the head with the last.
+        folder: config and tensors; only tensors of the layers to run are read.
+        context: positions of each KV cache.
+        threads: members of the thread team, the calling thread included.
+        kv: kind of the caches, see `qwchat.cpu.kv_cache.choose_kv_kind`.
+        layers: the layers to run, by default all. The embedding is loaded with the first layer of the model, the head
+            with the last.
 
     Raises:
-        ModelError: the kernels cannot run the model's shapes.
-        NotEnoughMemoryError: there is not enough memory for the work space.
+        ModelError: the kernels cannot run the model's shapes or formats.
+        NotEnoughMemoryError: there is not enough memory for the work buffers.
     """
 
     chunk = CHUNK
-    exact_grouping = True  # Every kernel adds up a row in one order, whatever other rows it works on.
+    exact_grouping = True  # Each kernel sums a row in the same order, whatever other rows it computes.
 
     def __init__(
         self, folder: TensorSource, *, context: int, threads: int, kv: str = "auto", layers: range | None = None
@@ -61,18 +64,17 @@ class CpuDecoder:
             capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
             self._workspace = Workspace(config, capacity, threads, bool(self.layers))
             self._fill_weights()
-        self._bound: KVCache | None = None  # whose addresses stand in the LAYER records
+        self._bound: KVCache | None = None  # the cache that the LAYER records point to
         self._logits: LogitsBuffer | None = None  # of head()
         self._thread_tuner = DecodeThreadTuner(threads)
         records = (self._workspace.states.ctypes.data, self._records.ctypes.data)
         self._team = ThreadTeam(threads, load_entry_points(), records)
-        # Of the last pass through all layers: seconds, and of one of more than SPLIT_ATTENTION_TOKENS the seconds per
-        # token.
+        # Seconds of the last short pass through all layers, and seconds per token of the last long one.
         self._few_seconds = self._token_seconds = math.inf
 
     @property
     def threads(self) -> int:
-        """Members of the team."""
+        """Number of threads that compute."""
         return self._team.size
 
     def _fill_weights(self) -> None:
@@ -102,7 +104,7 @@ class CpuDecoder:
         cache: Cache,
         cancelled: CancelCheck | None = None,
     ) -> NDArray[np.float32]:
-        """Run the whole model; see :meth:`qwchat.model.decoder.Decoder.run`."""
+        """Run the whole model on a chunk of tokens; see `Decoder.run`."""
         tokens = len(token_ids)
         self._check_tokens(tokens, position)
         self._load_tokens(token_ids)
@@ -117,7 +119,7 @@ class CpuDecoder:
         return logits[:wanted, : self.config.vocab_size]
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the residual stream before the first layer; see :meth:`qwchat.model.decoder.Decoder.embed`."""
+        """Return the residual stream before the first layer; see `Decoder.embed`."""
         if not self._has_embedding:
             raise ValueError("the embedding is not loaded: it belongs to layer 0")
         self._check_tokens(len(token_ids), 0)
@@ -134,7 +136,7 @@ class CpuDecoder:
         cache: Cache,
         cancelled: CancelCheck | None = None,
     ) -> None:
-        """Run some layers in place; see :meth:`qwchat.model.decoder.Decoder.run_layers`."""
+        """Run some layers in place; see `Decoder.run_layers`."""
         if not self.layers.start <= first <= last <= self.layers.stop:
             raise ValueError(f"layers {first} to {last - 1} do not lie in {self.layers}")
         self._check_tokens(len(residual), position)
@@ -147,7 +149,7 @@ class CpuDecoder:
         residual[:] = rows
 
     def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
-        """Return logits; see :meth:`qwchat.model.decoder.Decoder.head`."""
+        """Return logits of the residual stream behind the last layer; see `Decoder.head`."""
         if not self._has_head:
             raise ValueError(f"the head is not loaded: it belongs to layer {self.config.num_layers - 1}")
         tokens = len(residual)
@@ -167,7 +169,7 @@ class CpuDecoder:
             raise ValueError(f"{tokens} tokens at position {position} do not fit a context of {self.context}")
 
     def _load_tokens(self, token_ids: NDArray[np.int64]) -> None:
-        """Let the next pass begin with the embeddings of tokens."""
+        """Let the next pass begin with the embeddings of `token_ids`."""
         if int(token_ids.min()) < 0 or int(token_ids.max()) >= self.config.vocab_size:
             raise ValueError(f"token ids must lie in 0..{self.config.vocab_size - 1}")
         self._team.finish()
@@ -175,7 +177,11 @@ class CpuDecoder:
         self._workspace.state["from_residual"] = 0
 
     def _load_residual(self, residual: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Let the next pass begin with `residual` (tokens, hidden); return the rows where the pass leaves its own."""
+        """Let the next pass begin with `residual` (tokens, hidden) f32.
+
+        Returns:
+            The rows of the work buffer, where the pass leaves its own residual stream.
+        """
         if residual.ndim != 2 or residual.shape[1] != self.config.hidden_size or residual.dtype != np.float32:
             raise ValueError(f"the residual must be (tokens, {self.config.hidden_size}) f32")
         self._team.finish()
@@ -185,7 +191,7 @@ class CpuDecoder:
         return rows
 
     def _bind_cache(self, cache: Cache) -> KVCache:
-        """Let the following passes read and write `cache`."""
+        """Let the passes that follow read and write `cache`."""
         if cache is not self._bound:
             layout = (self.config, self._kind, self.layers, -(-self.context // SPLIT_POSITIONS) * SPLIT_POSITIONS)
             if not isinstance(cache, KVCache) or cache.layout != layout:
@@ -197,12 +203,13 @@ class CpuDecoder:
     def _run_pass(
         self, tokens: int, position: int, layers: range, logits_from: int, cancelled: CancelCheck | None
     ) -> None:
+        """Run one pass; raise PassCancelled if `cancelled` returned True."""
         state, start = self._workspace.state, self.layers.start
         state["tokens"], state["position"], state["logits_from"] = tokens, position, logits_from
         state["first_layer"], state["last_layer"] = layers.start - start, layers.stop - start
         active = self._thread_tuner.choose() if tokens == 1 else None
         started = time.perf_counter()
-        # A pass through a part of the layers takes less: then it is watched without need.
+        # A pass through some of the layers takes less than that: watching it costs a little, but is harmless.
         expected = self._few_seconds if tokens <= SPLIT_ATTENTION_TOKENS else self._token_seconds * tokens
         if cancelled is None or expected < _CANCELLABLE_SECONDS:
             self._team.run(active)
@@ -212,7 +219,7 @@ class CpuDecoder:
             self._record_seconds(tokens, time.perf_counter() - started)
 
     def _record_seconds(self, tokens: int, seconds: float) -> None:
-        """Remember how long a pass through all layers took."""
+        """Record the time of a pass through all layers."""
         if tokens == 1:
             self._thread_tuner.record(seconds)
         if tokens <= SPLIT_ATTENTION_TOKENS:
@@ -221,12 +228,13 @@ class CpuDecoder:
             self._token_seconds = seconds / tokens
 
     def close(self) -> None:
-        """End the threads; the decoder cannot be used afterwards."""
+        """End the threads. The decoder cannot be used afterwards."""
         self._team.close()
 
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
+    """Turn a MemoryError into NotEnoughMemoryError."""
     try:
         yield
     except MemoryError as error:
@@ -238,6 +246,7 @@ def _memory_errors() -> Iterator[None]:
 
 
 def _check_shapes(folder: TensorSource) -> None:
+    """Raise ModelError for sizes that the kernels cannot run."""
     config: ModelConfig = folder.config
     for name, value, multiple in (
         ("hidden_size", config.hidden_size, 32),

@@ -1,7 +1,8 @@
-"""The forward pass: one compiled call runs the layers for a chunk of tokens.
+"""The forward pass: one compiled call runs the layers on a chunk of tokens.
 
-`forward` is the whole model, top to bottom.  It names no weight format: a matrix carries its own.
-Between two barriers the members of the team share a stage; see :mod:`qwchat.cpu.stages`.
+`forward` is the whole model from top to bottom. It names no weight format, since each matrix carries its own. All
+members of the thread team run it together: between two barriers they share the work of one stage (`qwchat.cpu.stages`,
+`qwchat.cpu.attention_stages`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ _LAYER_BYTES = LAYER.itemsize
 
 @standalone(types.void(*[types.int64] * 5))
 def forward(team, member, size, states, layers):
-    """Run `state.tokens` tokens; append to the cache and leave the wanted logits in `state.logits`.
+    """Run a chunk of `state.tokens` tokens: append to the KV cache, and write the wanted logits to `state.logits`.
 
-    A pass may begin with the residual stream, run some of the layers, and end without the head.
+    A pass may also begin with the residual stream, run only some of the layers, and end without the head.
 
     Args:
-        team, member, size: as for every stage.
+        team: address of the team's memory.
+        member: number of this member.
+        size: number of members.
         states: address of one STATE record.
         layers: address of the LAYER records.
     """
@@ -69,7 +72,7 @@ def forward(team, member, size, states, layers):
 
 @standalone(types.void(*[types.int64] * 4))
 def lead(team, size, states, layers):
-    """Run one step as member 0."""
+    """Run one step as member 0; the arguments are as for `forward`."""
     begin_step(team)
     forward(team, 0, size, states, layers)
     end_step(team)
@@ -77,7 +80,10 @@ def lead(team, size, states, layers):
 
 @standalone(types.int64(*[types.int64] * 5))
 def serve(team, member, size, states, layers):
-    """Take part in steps until none comes for a while (PARK) or the team ends (STOP); return which."""
+    """Take part in steps until none has come for a while (return PARK) or the team ends (return STOP).
+
+    The arguments are as for `forward`.
+    """
     while True:
         outcome = await_step(team, member)
         if outcome != RUN:

@@ -20,12 +20,16 @@ from qwchat.cpu.workspace import LogitsBuffer
 from qwchat.limits import EXACT_CACHE_BYTES
 from qwchat.model import rope
 
-_SLOW_POSITIONS = 8192
-_TILE_POSITIONS = 16  # positions that lie together in every part of the cache
+_SLOW_POSITIONS = 8192  # dimensions that rotate by less than one radian over so many positions count as slow
+_TILE_POSITIONS = 16  # positions that are stored together in every part of the cache
 
 
 def choose_kv_kind(asked: str, config: ModelConfig, context: int) -> str:
-    """`f32` or `q8` for `auto`, by what f32 would take of memory; any other name is returned as it is."""
+    """Return the kind of a KV cache.
+
+    For `auto` it is `f32` as long as that takes at most EXACT_CACHE_BYTES, and `q8` beyond. Any other `asked` is
+    returned as it is.
+    """
     if asked != "auto":
         return asked
     needed = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim * context
@@ -33,12 +37,19 @@ def choose_kv_kind(asked: str, config: ModelConfig, context: int) -> str:
 
 
 def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What is taken from every rotated key of a layer before it is quantised, (num_kv_heads * head_dim) f32.
+    """Return what is subtracted from every rotated key of a layer before an 8-bit cache rounds it.
 
-    Adding one vector to all keys adds the same to all scores of a query and leaves the softmax as it is, so the part
-    of the keys that does not depend on the position may go ("smoothing" of K in SageAttention, Zhang et al. 2024).
-    Here that is the bias in the dimensions that RoPE hardly turns: Qwen2's reaches hundreds there, and would take all
-    steps of an 8-bit group.
+    Adding the same vector to all keys adds the same number to all scores of a query, and leaves the softmax as it is.
+    So the part of the keys that does not depend on the position may be dropped ("smoothing" of K in SageAttention,
+    Zhang et al. 2024). Here that is the bias in the dimensions that RoPE hardly rotates: in Qwen2 it reaches hundreds
+    there, and would determine the scale of its 8-bit group alone.
+
+    Args:
+        config: the model's shapes.
+        bias: (num_kv_heads * head_dim,) f32, the bias of `k_proj`.
+
+    Returns:
+        (num_kv_heads * head_dim,) f32.
     """
     frequencies, factor = rope.inverse_frequencies(config)
     slow = np.tile(np.asarray(frequencies) * _SLOW_POSITIONS < 1, 2)
@@ -48,18 +59,20 @@ def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.fl
 
 
 class KVCache:
-    """Keys and values for `context` positions, laid out as :mod:`qwchat.cpu.kernels.attention_tiles` says.
+    """Keys and values of up to `context` positions, in the layout that `qwchat.cpu.kernels.attention_tiles` describes.
 
-    Pages are taken from the system when they are first written. Raises NotEnoughMemoryError.
+    The system provides each page of memory when it is first written.
 
     Args:
         config: the model's shapes.
         context: positions.
         kind: `f32` or `q8`.
         layers: the model's layers whose keys and values are kept.
-        offsets: for `q8`, `key_offsets` of each of these layers.
-        logits: where a pass over this cache leaves its logits, for as long as nothing else is run over it; None
-            without a head.
+        offsets: for `q8`, the `key_offsets` of each of these layers.
+        logits: where a pass over this cache writes its logits, until the next pass over it; None without a head.
+
+    Raises:
+        NotEnoughMemoryError: the cache needs more memory than is available.
     """
 
     def __init__(
@@ -73,7 +86,7 @@ class KVCache:
     ) -> None:
         self.config, self.kind, self.layers, self.logits = config, kind, layers, logits
         self.capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
-        elements = config.num_kv_heads * self.capacity * config.head_dim  # of K or V in a layer
+        elements = config.num_kv_heads * self.capacity * config.head_dim  # of keys, or of values, in one layer
         layer_bytes = elements * (1 if kind == "q8" else 4)
         scale_bytes = elements // 32 * 2 if kind == "q8" else 0
         needed = 2 * len(layers) * (layer_bytes + scale_bytes)
@@ -101,24 +114,25 @@ class KVCache:
 
     @property
     def layout(self) -> tuple[object, ...]:
-        """What two caches have in common that one decoder can run over."""
+        """Properties that two caches must share to be used by one decoder."""
         return self.config, self.kind, self.layers, self.capacity
 
     @cached_property
     def layout_id(self) -> bytes:
-        """Hash (32 bytes) of everything besides the weights that keys and values depend on.
+        """Hash (32 bytes) of everything except the weights that keys and values depend on.
 
-        That includes the sources that compute them, since another version may round otherwise. SIMD levels agree.
+        That includes the source code that computes them, since another version may round differently. SIMD levels
+        agree.
         """
         sources = kernel_store.KERNELS.source_digest + Path(rope.__file__).read_bytes()
         what = repr((self.config, self.kind, self.layers))
         return hashlib.sha256(sources + what.encode()).digest()
 
     def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the memory of a layer that the first `positions` positions take, up to whole tiles, in pieces.
+        """Yield the memory that the first `positions` positions of a layer take, in contiguous pieces.
 
-        Keys head by head, their scales, values by columns of 16 dimensions, their scales: each piece is contiguous, and
-        as long for any capacity.
+        Whole tiles of 16 positions are included. The order is: keys by head, their scales, values by column of 16
+        dimensions, their scales. A piece has the same length in a cache of any capacity.
         """
         heads, dims = self.config.num_kv_heads, self.config.head_dim
         used = min(-(-positions // _TILE_POSITIONS) * _TILE_POSITIONS, self.capacity)
@@ -129,6 +143,6 @@ class KVCache:
             yield from lines[:, : lines.shape[1] // self.capacity * used]
 
     def clear(self) -> None:
-        """Zero all keys and values: a non-finite one must not outlive the run that wrote it."""
+        """Zero all keys and values, so that a non-finite number in them cannot be read by a later reply."""
         for part in self._memory:
             part.fill(0)

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and memory that is taken page by page."""
+"""Memory: how much this process may still use, and buffers that use it page by page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def _meminfo_bytes(field: str) -> int | None:
-    """Return the bytes that Linux states under the name `field`; None where it states nothing."""
+    """Return the bytes that Linux reports as `field` in /proc/meminfo; None if it reports nothing."""
     try:
         fields = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
         return int(fields[field].split()[0]) * 1024
@@ -27,7 +27,10 @@ def _meminfo_bytes(field: str) -> int | None:
 
 
 def _cgroup_available() -> int | None:
-    """What the control group (version 2) still grants; its file pages can be dropped, so they count as free."""
+    """Return the bytes that the control group (version 2) still grants; None without a limit.
+
+    Its file pages can be dropped, so they count as available.
+    """
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
@@ -37,20 +40,28 @@ def _cgroup_available() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not say."""
+    """Return the bytes that can be used without swapping; None if the system does not say."""
     known = [amount for amount in (_meminfo_bytes("MemAvailable"), _cgroup_available()) if amount is not None]
     return min(known, default=None)
 
 
 def total_memory() -> int | None:
-    """Return the bytes of memory that the machine has; None where the system does not say."""
+    """Return the bytes of memory of this machine; None if the system does not say."""
     return _meminfo_bytes("MemTotal")
 
 
 def require_memory(needed: int, purpose: str, remedy: str) -> None:
-    """Raises NotEnoughMemoryError if `needed` bytes are more than there are.
+    """Check that `needed` bytes are available.
 
-    Linux grants more memory than it has and kills the process that writes to it, so this is asked beforehand.
+    Linux grants more memory than it has, and kills the process that writes to it, so this is checked in advance.
+
+    Args:
+        needed: bytes.
+        purpose: what needs them, as the subject of the message.
+        remedy: what the user can do, as a clause.
+
+    Raises:
+        NotEnoughMemoryError: fewer bytes are available.
     """
     available = available_memory()
     if available is not None and needed > available:
@@ -62,10 +73,10 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
 
 
 def allocate_on_demand(size: int) -> NDArray[np.uint8]:
-    """`size` zero bytes from the start of a page on, of which the system provides a page when it is first written.
+    """Return `size` zero bytes, starting on a page, of which the system provides each page when it is first written.
 
-    NumPy asks for huge pages.  Of a KV cache a short conversation writes a little in many places, and would have all of
-    it zeroed before its first token.  Raises MemoryError.
+    NumPy would ask for huge pages. A short conversation writes a little of its KV cache in many places, and the system
+    would have to zero all of it before the first token. Raises MemoryError.
     """
     if size == 0:
         return np.zeros(0, np.uint8)
@@ -74,6 +85,6 @@ def allocate_on_demand(size: int) -> NDArray[np.uint8]:
     except OSError as error:
         raise MemoryError(f"{size:,} bytes cannot be had: {error.strerror}") from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        with contextlib.suppress(OSError):  # A system that has none refuses the advice.
+        with contextlib.suppress(OSError):  # A system without huge pages refuses the advice.
             memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, np.uint8)

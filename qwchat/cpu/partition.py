@@ -1,4 +1,4 @@
-"""How the items of a stage are handed out to the members of the team."""
+"""Split the items of a stage into ranges that the members of the team claim one after another."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from qwchat.cpu.kernels.scheduler import claim
 
 @inlined
 def _next_round(remaining, size, tokens):
-    """How many of the items that are `remaining` a round hands out, and in how many pieces.
+    """Return how many of `remaining` items the next round hands out, and in how many ranges.
 
-    Each round leaves less for the next, so that nobody waits long for the last piece.  With few tokens the weights
-    stream from memory and every piece begins a new stream, so there are few of them; with many a piece takes long, and
-    smaller ones even out a core that is slow or taken.
+    Each round leaves fewer items for the next, so that no member waits long for the last range. With few tokens the
+    weights stream from memory and every range begins a new stream, so ranges are large and few. With many tokens a
+    range takes long, and smaller ones even out a core that is slow or shared.
     """
     if tokens <= GEMV_TOKENS:
         handed_out = remaining - remaining // 4
@@ -24,7 +24,7 @@ def _next_round(remaining, size, tokens):
 
 @kernel
 def range_count(items, size, tokens):
-    """How many ranges :func:`claim_range` makes of `items`."""
+    """Return the number of ranges that `claim_range` makes of `items`."""
     total = 0
     while items > 0:
         handed_out, parts = _next_round(items, size, tokens)
@@ -35,7 +35,16 @@ def range_count(items, size, tokens):
 
 @kernel
 def claim_range(team, member, size, items, ranges, tokens):
-    """The next of the `ranges` of `items` as (begin, end); (items, items) when there is none left."""
+    """Claim the next range of items; return (begin, end), or (items, items) if none is left.
+
+    Args:
+        team: address of the team's memory.
+        member: number of this member.
+        size: number of members.
+        items: number of items of the stage.
+        ranges: `range_count(items, size, tokens)`.
+        tokens: tokens of the step.
+    """
     number = claim(team, member, ranges)
     if number < 0:
         return items, items

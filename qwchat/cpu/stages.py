@@ -1,8 +1,11 @@
-"""The stages of the forward pass: each is run by all members of the team, between two barriers.
+"""Stages of the forward pass, except attention. Every member of the team runs each stage, between two barriers.
 
-Work is taken in small ranges from the team's ticket.  Nobody waits for a member that holds none: to him the stage may
-be over, and the next step may be changing the state, so without a piece he writes nothing but what is his own.
-`state` is a layer_records.STATE record, `layer` a layer_records.LAYER.
+Members claim work in small pieces. The others do not wait for a member that holds no work: for it the stage may already
+be over, and the next step may be changing the state. Without work a member therefore writes nothing but its own
+buffers.
+
+`team`, `member` and `size` are the address of the team's memory, the number of this member and the number of members.
+`state` is a `layer_records.STATE` record, `layer` a `layer_records.LAYER`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from qwchat.cpu.partition import claim_range, range_count
 
 @kernel
 def embed_tokens(team, member, state):
-    """Token ids to rows of the residual stream."""
+    """Write the embeddings of the token ids to the residual stream."""
     columns = state.embed_tokens.columns
     while True:
         row = claim(team, member, state.tokens)
@@ -29,7 +32,7 @@ def embed_tokens(team, member, state):
 
 @kernel
 def _norm_row(state, weight, row, x, packed, target_row):
-    """RMSNorm of a row of the residual stream into row `target_row` of `x`, and quantised into `packed`."""
+    """Write RMSNorm of a row of the residual stream to row `target_row` of `x`, and quantised to `packed`."""
     columns = state.normed.columns
     out = x + target_row * columns * 4
     row_kernels.rms_norm(state.residual + row * columns * 4, weight, out, columns, state.epsilon)
@@ -38,9 +41,9 @@ def _norm_row(state, weight, row, x, packed, target_row):
 
 @kernel
 def norm_rows(team, member, state, weight, first):
-    """RMSNorm of the residual rows from `first` on, into the rows of `state.normed` from 0 on, also quantised.
+    """Write RMSNorm of the residual rows from `first` on to `state.normed`, from row 0 on, also quantised.
 
-    Rows that lie interleaved are one item: two cores must not write to one cache line in turn.
+    Tokens whose packed blocks are interleaved are one item: two cores must not write to the same cache line in turn.
     """
     rows = state.tokens - first
     while True:
@@ -53,13 +56,16 @@ def norm_rows(team, member, state, weight, first):
 
 @inlined
 def norm_per_thread(tokens):
-    """Whether each member norms all rows for itself: for so few it takes less time than to wait for each other."""
+    """Return whether each member norms all rows for itself, because that is quicker than a barrier."""
     return tokens <= NORM_PER_THREAD_TOKENS
 
 
 @kernel
 def _normed_rows(member, state, weight, tokens, first):
-    """Addresses (x, packed) of the normed rows; here and now for few tokens, else where norm_rows left them."""
+    """Return the addresses (x, packed) of the normed rows.
+
+    For few tokens this member computes them here; otherwise `norm_rows` has left them in `state.normed`.
+    """
     if not norm_per_thread(tokens):
         return state.normed.x, state.normed.packed
     x = state.thread_normed + member * state.thread_normed_bytes
@@ -71,7 +77,10 @@ def _normed_rows(member, state, weight, tokens, first):
 
 @kernel
 def _multiply_range(matrix, base, begin, end, x, packed, tokens, out, accumulate, scratch):
-    """The part of items `begin .. end` that falls into this matrix, whose pairs are items `base` and following."""
+    """Multiply the part of the items `begin` to `end - 1` that belongs to this matrix.
+
+    Items are pairs of tiles; those of this matrix are numbered from `base` on.
+    """
     first, last = max(begin - base, 0), min(end - base, pair_count(matrix))
     if first < last:
         multiply_pairs(matrix, x, packed, tokens, first, last, out, matrix.tiles * 64, accumulate, scratch)
@@ -79,7 +88,7 @@ def _multiply_range(matrix, base, begin, end, x, packed, tokens, out, accumulate
 
 @kernel
 def project_qkv(team, member, size, state, layer):
-    """q, k and v with their biases, from the normed rows."""
+    """Compute queries, keys and values with their biases, from the normed rows."""
     scratch = state.scratch + member * state.scratch_bytes
     tokens = state.tokens
     k = pair_count(layer.q_proj)
@@ -100,7 +109,7 @@ def project_qkv(team, member, size, state, layer):
 
 @kernel
 def project(team, member, size, state, matrix, source, out):
-    """`out (tokens, rows) += source @ matrix.T`: back into the residual stream."""
+    """Compute `out (tokens, rows) += source @ matrix.T`, back into the residual stream."""
     scratch, tokens = state.scratch + member * state.scratch_bytes, state.tokens
     items = pair_count(matrix)
     ranges = range_count(items, size, tokens)
@@ -112,7 +121,7 @@ def project(team, member, size, state, matrix, source, out):
 
 @kernel
 def project_gate_up(team, member, size, state, layer):
-    """SiLU(gate) * up from the normed rows, quantised for down_proj."""
+    """Compute SiLU(gate) * up from the normed rows, quantised for `down_proj`."""
     scratch = state.scratch + member * state.scratch_bytes
     gate, up, target, tokens = layer.gate_proj, layer.up_proj, state.activated, state.tokens
     keep_f32 = is_float(layer.down_proj)
@@ -131,7 +140,7 @@ def project_gate_up(team, member, size, state, layer):
 
 @kernel
 def project_logits(team, member, size, state):
-    """Logits of the tokens from `state.logits_from` on."""
+    """Compute the logits of the tokens from `state.logits_from` on."""
     scratch = state.scratch + member * state.scratch_bytes
     matrix, tokens = state.lm_head, state.tokens - state.logits_from
     items = pair_count(matrix)

@@ -23,22 +23,22 @@ _PROJECTIONS = {
 
 
 class TensorSource(Protocol):
-    """Where a model's config and packed tensors come from: a `quant.container.ModelFolder`, outside of tests."""
+    """Source of a model's config and packed tensors; outside of tests a `quant.container.ModelFolder`."""
 
     @property
     def path(self) -> Path:
-        """The place that an error names."""
+        """Path that error messages name."""
 
     @property
     def config(self) -> ModelConfig:
         """The model's shapes."""
 
     def tensor(self, name: str) -> PackedTensor:
-        """The tensor of that name."""
+        """Return the tensor `name`."""
 
 
 class Weights:
-    """The tensors of one model; keeps alive what the records point to."""
+    """Tensors of one model, as records for the kernels. It keeps the memory alive that the records point to."""
 
     def __init__(self, folder: TensorSource) -> None:
         self._folder = folder
@@ -54,20 +54,20 @@ class Weights:
         return int(array.ctypes.data)
 
     def _zero_line(self, zero: int) -> int:
-        """Address of 16 equal zero points, for tensors that store none."""
+        """Return the address of 16 equal zero points, for formats that store none."""
         if zero not in self._constants:
             self._constants[zero] = self._address(np.full(16, zero, np.uint8))
         return self._constants[zero]
 
     def vector(self, name: str) -> int:
-        """Address of a norm's weights (n,) f32."""
+        """Return the address of a norm's weights, (n,) f32. Raises ModelError if the tensor is not a vector."""
         packed = self._folder.tensor(name)
         if packed.format != "vector":
             raise ModelError(f"{self._folder.path}: tensor {name} is stored as {packed.format}; expected a vector")
         return self._address(packed.parts["values"])
 
     def values(self, name: str) -> NDArray[np.float32]:
-        """The numbers of a vector."""
+        """Return the values of a vector, (n,) f32."""
         values: NDArray[np.float32] = self._folder.tensor(name).parts["values"]
         return values
 
@@ -85,7 +85,15 @@ class Weights:
         return self._address(padded)
 
     def matrix(self, name: str, bias: str | None = None) -> NDArray[Any]:
-        """A MATRIX record, shape (), for the tensor `name` and the vector `bias`."""
+        """Return a MATRIX record, shape ().
+
+        Args:
+            name: the tensor.
+            bias: the vector of its bias, None without one.
+
+        Raises:
+            ModelError: the kernels cannot run the tensor's format.
+        """
         packed = self._folder.tensor(name)
         if packed.format not in IDS:
             raise ModelError(
@@ -116,7 +124,7 @@ class Weights:
             record["zeros"] = self._zero_line(INTEGER_FORMATS[kind].zero)
 
     def layer(self, index: int, record: Any) -> None:
-        """Fills a LAYER record, but for its cache."""
+        """Fill `record`, a LAYER record of layer `index`, except for its cache."""
         prefix = f"model.layers.{index}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
             record[norm] = self.vector(f"{prefix}.{norm}.weight")

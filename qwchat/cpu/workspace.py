@@ -1,4 +1,4 @@
-"""The work space of a pass: buffers for one chunk of tokens, and the STATE record that points to them."""
+"""Work buffers of a pass over one chunk of tokens, and the STATE record that points to them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHUNK = 128  # tokens per compiled call
 
 
 def aligned_buffer(rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
-    """Return zeros (rows, columns rounded up to whole tiles), from the start of a cache line on."""
+    """Return zeros (rows, columns rounded up to 16), starting on a cache line."""
     width = -(-columns // 16) * 16
     itemsize = np.dtype(dtype).itemsize
     raw = np.zeros(rows * width * itemsize + 64, np.uint8)
@@ -38,28 +38,28 @@ def aligned_buffer(rows: int, columns: int, dtype: type = np.float32) -> NDArray
 
 
 class LogitsBuffer:
-    """Rows for logits, as many as were asked for at once so far."""
+    """Rows for logits, as many as have been needed at once so far."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._rows = aligned_buffer(1, vocab_size)
 
     def rows(self, count: int) -> NDArray[np.float32]:
-        """Return at least `count` rows (rows, vocab rounded up to 16) f32; their values are those of the last pass."""
+        """Return at least `count` rows (rows, vocab rounded up to 16) f32, with the values of the last pass."""
         if count > len(self._rows):
-            # Checking drafts asks for a few rows, now more and now fewer: make enough for all of them at once.
+            # Draft tokens need a varying small number of rows: allocate enough for all of them at once.
             self._rows = aligned_buffer(max(count, SPLIT_ATTENTION_TOKENS), self._vocab_size)
         return self._rows
 
 
 class Workspace:
-    """Buffers for passes of up to CHUNK tokens, and `state`, the STATE record, but for the model's weights.
+    """Buffers for passes of up to CHUNK tokens, and `state`, the STATE record without the model's weights.
 
     Args:
         config: the model's shapes.
         capacity: positions of each cache.
         threads: members of the team.
-        has_layers: whether layers are run, which need room for attention and MLP.
+        has_layers: whether the pass runs layers, which need buffers for attention and MLP.
     """
 
     def __init__(self, config: ModelConfig, capacity: int, threads: int, has_layers: bool) -> None:
@@ -73,7 +73,7 @@ class Workspace:
         self.residual = self._buffer(CHUNK, config.hidden_size)
         state["residual"] = self.residual.ctypes.data
         self._activations(state["normed"], config.hidden_size)
-        # The packed part is PACKED_BLOCK_BYTES / BLOCK bytes a column for up to TOKEN_LANES rows.
+        # Packed, up to TOKEN_LANES rows take PACKED_BLOCK_BYTES / BLOCK bytes per column.
         own = config.hidden_size * (NORM_PER_THREAD_TOKENS * 4 + PACKED_BLOCK_BYTES // BLOCK)
         thread_normed = self._buffer(threads, own // 4)
         state["thread_normed"], state["thread_normed_bytes"] = thread_normed.ctypes.data, thread_normed.strides[0]
@@ -109,7 +109,7 @@ class Workspace:
             state[name] = self._buffer(CHUNK, columns).ctypes.data
         group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
         record = state["queries"]
-        # Kernels take whole blocks of rows: the last one may reach past the chunk.
+        # Kernels read whole blocks of rows, and the last block may reach beyond the chunk.
         record["row_capacity"] = CHUNK * group + ATTENTION_ROWS
         rows = config.num_kv_heads * int(record["row_capacity"])
         record["x"] = self._buffer(rows, head_dim).ctypes.data
@@ -126,7 +126,10 @@ class Workspace:
         self.state["cos"], self.state["sin"] = self._cos.ctypes.data, self._sin.ctypes.data
 
     def fill_angles(self, start: int, stop: int) -> None:
-        """Compute RoPE's tables for new positions; those of keys that came from a snapshot are not needed."""
+        """Compute the RoPE tables for the positions `start` to `stop - 1`, if they are new.
+
+        Keys from a snapshot are stored rotated, so their positions need no tables.
+        """
         for split in range(start // SPLIT_POSITIONS, -(-stop // SPLIT_POSITIONS)):
             if not self._has_angles[split]:
                 first, end = split * SPLIT_POSITIONS, (split + 1) * SPLIT_POSITIONS

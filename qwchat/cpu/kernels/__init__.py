@@ -1,1 +1,1 @@
-"""Compiled kernels on a small SIMD layer, with NumPy twins in :mod:`qwchat.cpu.kernels.reference`."""
+"""Compiled kernels on a small SIMD layer. Each has a NumPy twin in `qwchat.cpu.kernels.reference`."""
