@@ -16,7 +16,8 @@ def wrap_message(text: str, columns: int) -> str:
     """Return `text` with every line wrapped to `columns`, except for words that are longer.
 
     Continuation lines are indented to the last column of the text if spaces form columns, by two if that column is
-    narrow, and as the line itself otherwise.
+    narrow, and as the line itself otherwise. In an indented list whose second column begins too far to the right, that
+    column goes below the first.
     """
     if columns < _MIN_COLUMNS:
         return text
@@ -28,6 +29,9 @@ def _wrap_line(line: str, columns: int) -> str:
         return line
     head = line[: _hanging_prefix(line, columns)]
     indent = cell_width(head)
+    if indent and not head.strip() and (column := _COLUMN.search(line)):
+        first, below = line[: column.start() + 1], " " * (indent + 2 * _INDENT) + line[column.end() :]
+        return f"{_wrap_line(first, columns)}\n{_wrap_line(below, columns)}"
     if head.strip() and columns - indent < _MIN_TEXT_COLUMN:
         head, indent = "", _INDENT
     first, *rest = wrap_segments([(line[len(head) :], "")], columns - indent)

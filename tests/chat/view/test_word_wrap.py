@@ -47,6 +47,15 @@ def test_a_column_too_far_to_the_right_is_none() -> None:
     assert wrap_message("a name as long as this one is  value here", 32) == "a name as long as this one is\nvalue here"
 
 
+def test_the_second_column_of_a_list_goes_below_the_first_in_a_narrow_window() -> None:
+    assert wrap_message("Turns\n  /retry [--NAME VALUE ...]    answer the last question again\n  /redo  again", 40) == (
+        "Turns\n  /retry [--NAME VALUE ...]\n      answer the last question again\n  /redo  again"
+    )
+    assert wrap_message("  Alt-Enter, Ctrl-J            break the line; so does this", 24) == (
+        "  Alt-Enter, Ctrl-J\n      break the line; so\n      does this"
+    )
+
+
 def test_a_word_stays_whole() -> None:
     path = "/" + "x" * 60
     assert wrap_message(f"saved to {path} just now", 30) == f"saved to\n{path}\njust now"
