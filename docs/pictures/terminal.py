@@ -184,7 +184,7 @@ def _script(home: Path) -> Path:
 
 def _variables(home: Path) -> dict[str, str]:
     """Return the environment of the program: nothing of the user's but the compiled kernels."""
-    from qwchat.cpu.kernels.objects import KERNELS
+    from qwchat.cpu.kernels.kernel_store import KERNELS
 
     return {
         "COLORTERM": "truecolor",

@@ -30,8 +30,8 @@ def _wrap_line(line: str, columns: int) -> str:
     head = line[: _hanging_prefix(line, columns)]
     indent = cell_width(head)
     if indent and not head.strip() and (column := _COLUMN.search(line)):
-        first, below = line[: column.start() + 1], " " * (indent + 2 * _INDENT) + line[column.end() :]
-        return f"{_wrap_line(first, columns)}\n{_wrap_line(below, columns)}"
+        name, below = line[: column.start() + 1], " " * (indent + 2 * _INDENT) + line[column.end() :]
+        return f"{_wrap_line(name, columns)}\n{_wrap_line(below, columns)}"
     if head.strip() and columns - indent < _MIN_TEXT_COLUMN:
         head, indent = "", _INDENT
     first, *rest = wrap_segments([(line[len(head) :], "")], columns - indent)
