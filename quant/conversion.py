@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,6 +46,7 @@ __all__ = [
     "convert",
 ]
 
+_HEARTBEAT_SECONDS = 0.25  # between events while the next rows are awaited
 CHUNK_WEIGHTS = 4 << 20
 MAX_WEIGHT = np.float32(1e30)
 
@@ -149,38 +150,54 @@ def convert(
         FormatError: the shape of a tensor does not fit its format.
         DiskFullError: the disk of the destination is full.
     """
-    began = time.monotonic()
-    destination = Path(destination).resolve()
     spec = conversion_spec(preset, bits, group_size)
     if threads is not None and threads < 1:
         raise ArgumentError(f"{threads} threads cannot convert anything; give 1 or more")
     with open_source(source) as opened:
-        config = opened.config
-        notices = check_tensors(opened)
-        files = opened.files
-        plans = _plan_conversion(opened, spec)
-        bytes_in, bytes_out = sum(p.source_bytes for p in plans), weights_size([_layout_key(p) for p in plans])
-        bits_per_weight = 8 * bytes_out / parameter_count(config)
-        yield ConversionPlanned(bytes_in, bytes_out, tuple(plans), bits_per_weight, spec.preset)
-        yield from map(ConversionNotice, notices)
-        if dry_run:
-            return
-        # The destination is checked while the lock is held, since two first runs may start at the same moment.
-        with ModelWriter(destination, [_layout_key(p) for p in plans], _manifest_header(opened, spec), files) as writer:
-            if resume and writer.is_published():
-                yield ConversionNotice(f"{destination} is complete already")
-            else:
-                check_destination(destination, opened.path, force)
-                yield from map(ConversionNotice, writer.begin(resume))
-                for name in dict.fromkeys(tensor.format for tensor in plans):
-                    yield from machine_code.compile_for(name)
-                try:
-                    yield from _write_tensors(opened, plans, writer, threads or len(usable_processors()))
-                except (CheckpointError, FormatError):
-                    writer.discard()
-                    raise
-                writer.publish(force)
-        yield ConversionFinished(destination, bits_per_weight, time.monotonic() - began)
+        yield from convert_source(
+            opened, destination, spec, resume=resume, dry_run=dry_run, force=force, threads=threads
+        )
+
+
+def convert_source(
+    opened: Source,
+    destination: str | Path,
+    spec: ConversionSpec,
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+) -> Generator[ConversionEvent, None, None]:
+    """Convert an open source, which stays open. Arguments, events and errors are those of `convert`."""
+    began = time.monotonic()
+    destination = Path(destination).resolve()
+    config = opened.config
+    notices = check_tensors(opened)
+    files = opened.files
+    plans = _plan_conversion(opened, spec)
+    bytes_in, bytes_out = sum(p.source_bytes for p in plans), weights_size([_layout_key(p) for p in plans])
+    bits_per_weight = 8 * bytes_out / parameter_count(config)
+    yield ConversionPlanned(bytes_in, bytes_out, tuple(plans), bits_per_weight, spec.preset)
+    yield from map(ConversionNotice, notices)
+    if dry_run:
+        return
+    # The destination is checked while the lock is held, since two first runs may start at the same moment.
+    with ModelWriter(destination, [_layout_key(p) for p in plans], _manifest_header(opened, spec), files) as writer:
+        if resume and writer.is_published():
+            yield ConversionNotice(f"{destination} is complete already")
+        else:
+            check_destination(destination, opened.path, force)
+            yield from map(ConversionNotice, writer.begin(resume))
+            for name in dict.fromkeys(tensor.format for tensor in plans):
+                yield from machine_code.compile_for(name)
+            try:
+                yield from _write_tensors(opened, plans, writer, threads or len(usable_processors()))
+            except (CheckpointError, FormatError):
+                writer.discard()
+                raise
+            writer.publish(force)
+    yield ConversionFinished(destination, bits_per_weight, time.monotonic() - began)
 
 
 @dataclass
@@ -222,7 +239,11 @@ def _write_tensors(
     done = sum(p.source_bytes for p in plans if p.name in writer.finished)
     if done:
         yield ConversionAdvanced(done)
-    jobs = ((p, start, stop) for p in plans if p.name not in writer.finished for start, stop in _chunks(p))
+    # In the order of the files, which a source that fetches ahead depends on.
+    order = {name: place for place, name in enumerate(source.tensors)}
+    remaining = sorted((p for p in plans if p.name not in writer.finished), key=lambda p: order[p.name])
+    source.announce([p.name for p in remaining])
+    jobs = ((p, start, stop) for p in remaining for start, stop in _chunks(p))
     pending: deque[tuple[TensorPlan, int, int, Future[_QuantisedChunk]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantise")
     progress: _TensorProgress | None = None
@@ -231,6 +252,8 @@ def _write_tensors(
             _submit_next(pool, source, jobs, pending)
         while pending:
             tensor, start, stop, future = pending.popleft()
+            while not wait((future,), _HEARTBEAT_SECONDS).done:
+                yield ConversionAdvanced(done)
             chunk = future.result()
             _submit_next(pool, source, jobs, pending)
             if progress is None:
@@ -244,9 +267,13 @@ def _write_tensors(
             if stop == tensor.shape[0]:
                 error = progress.relative_error()
                 writer.finish(tensor.name, error)
+                source.discard(tensor.name)
                 progress = None
                 yield TensorFinished(tensor.name, tensor.format, error)
             yield ConversionAdvanced(done)
+    except BaseException:
+        source.interrupt()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -339,6 +366,7 @@ def _manifest_header(source: Source, spec: ConversionSpec) -> dict[str, object]:
             "name": source.name,
             "fingerprint": source.fingerprint,
             "bytes": source.total_bytes,
+            **source.origin,
         },
         "settings": {"preset": spec.preset, "group_size": spec.group_size},
     }

@@ -113,6 +113,10 @@ class NotEnoughMemoryError(QwchatError):
     """There is not enough memory for the model, its KV cache or its work space."""
 
 
+class HubError(QwchatError):
+    """A model hub that does not answer, or not with what it announced."""
+
+
 class SnapshotError(QwchatError):
     """A saved KV cache that cannot be used or written; the tokens are evaluated again instead."""
 

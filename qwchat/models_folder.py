@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from quant.presets import PRESETS
 from quant.safe_files import is_regular_file
 from qwchat.errors import ModelError
 from qwchat.text_files import expand_path
@@ -145,7 +146,20 @@ def _by_name(name: str) -> LocatedModel | None:
         return LocatedModel(name, path, converted=True)
     if name == EMBEDDED_NAME and _embedded() is not None:
         return _embedded()
+    if pulled := _pulled(name):
+        return pulled
     return LocatedModel(name, path, converted=False) if is_checkpoint(path) else None
+
+
+def _pulled(name: str) -> LocatedModel | None:
+    """Return the model that was pulled by a name of the catalogue, in the first preset that is here."""
+    from qwchat.store.catalogue import find_entry
+
+    entry = find_entry(name)
+    if entry is None:
+        return None
+    paths = [models_folder() / f"{entry.folder_name}-{preset}" for preset in PRESETS]
+    return next((LocatedModel(path.name, path, converted=True) for path in paths if is_model(path)), None)
 
 
 def _embedded() -> LocatedModel | None:
@@ -170,6 +184,10 @@ def _not_found_message(name: str) -> str:
     name = name if len(name) <= _MAX_NAME_SHOWN else name[:_MAX_NAME_SHOWN] + "…"
     if _is_path(name):
         return f"there is no folder {name}: give the folder of a model or a checkpoint, or a name from qwchat list"
+    from qwchat.store.catalogue import find_entry
+
+    if find_entry(name):
+        return f"there is no model {name!r} here: pull it with qwchat pull {name}"
     names = [model.name for model in available()]
     close = difflib.get_close_matches(name, names, n=1)
     if close:

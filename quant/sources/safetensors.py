@@ -54,24 +54,52 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
     try:
         with open_regular_file(file, CheckpointError) as stream:
             size = os.fstat(stream.fileno()).st_size
-            prefix = stream.read(8)
-            length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8:
-                raise CheckpointError(f"{file} has {size} bytes, too few for a safetensors file; download it again")
-            if length > min(MAX_HEADER_BYTES, size - 8):
-                raise CheckpointError(
-                    f"{file}: the header claims {length:,} bytes, but the file has {size:,} and headers are at most "
-                    f"{MAX_HEADER_BYTES:,}; the file is truncated or not a safetensors file"
-                )
-            header = stream.read(length)
+            header = _read_header(stream, file, size)
             sample = _sample(stream, size)
     except OSError as exc:
         raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
+    return _parse_header(header, file, size), header, sample
+
+
+def parse_header(header_file: Path, file: Path, size: int) -> dict[str, StoredTensor]:
+    """Parse and check a header that arrived before its file.
+
+    Args:
+        header_file: a file that begins with the header.
+        file: where the tensors will lie.
+        size: bytes that `file` will have.
+
+    Raises:
+        CheckpointError: as `read_header`.
+    """
+    try:
+        with open_regular_file(header_file, CheckpointError) as stream:
+            header = _read_header(stream, file, size)
+    except OSError as exc:
+        raise CheckpointError(f"{file} cannot be read: {exc.strerror}") from exc
+    return _parse_header(header, file, size)
+
+
+def _read_header(stream: BinaryIO, file: Path, size: int) -> bytes:
+    prefix = stream.read(8)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8:
+        raise CheckpointError(f"{file} has {size} bytes, too few for a safetensors file; download it again")
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise CheckpointError(
+            f"{file}: the header claims {length:,} bytes, but the file has {size:,} and headers are at most "
+            f"{MAX_HEADER_BYTES:,}; the file is truncated or not a safetensors file"
+        )
+    return stream.read(length)
+
+
+def _parse_header(header: bytes, file: Path, size: int) -> dict[str, StoredTensor]:
     entries = parse_json_object(header, f"the header of {file}", CheckpointError)
     entries.pop("__metadata__", None)
-    tensors = {name: _entry(file, name, entry, 8 + length, size) for name, entry in entries.items()}
-    _check_ranges(file, tensors, 8 + length, size)
-    return tensors, header, sample
+    base = 8 + len(header)
+    tensors = {name: _entry(file, name, entry, base, size) for name, entry in entries.items()}
+    _check_ranges(file, tensors, base, size)
+    return tensors
 
 
 def _entry(file: Path, name: str, entry: object, base: int, size: int) -> StoredTensor:

@@ -81,6 +81,11 @@ class Source(Protocol):
         return self.path.resolve().name
 
     @property
+    def origin(self) -> Mapping[str, str]:
+        """What else the manifest says of the source: "repository", "revision", "licence"; texts of one line."""
+        return {}
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that the result depends on, but only of a sample of the weights."""
 
@@ -108,6 +113,15 @@ class Source(Protocol):
 
     def release(self, name: str, start: int, stop: int) -> None:
         """Release the memory of rows `start` to `stop`, exclusive. They will not be read again."""
+
+    def announce(self, names: Sequence[str]) -> None:
+        """Tell the source which tensors will be read, and in which order, so that it can fetch ahead."""
+
+    def discard(self, name: str) -> None:
+        """Tell the source that tensor `name` is stored: it is never read again, not even by a later attempt."""
+
+    def interrupt(self) -> None:
+        """Let reads that wait for data end with an error; called before the conversion is abandoned."""
 
     def close(self) -> None:
         """Close the files."""

@@ -43,6 +43,7 @@ _Commands = tuple[tuple[str, type[Any], str, str], ...]
 _COMMANDS: _Commands = (
     ("chat", options.ChatOptions, "qwchat.cli.chat", "Chat with a model (piped text becomes the first message)"),
     ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint"),
+    ("pull", options.PullOptions, "qwchat.cli.pull", "Download and convert a model, or list the catalogue"),
     ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, sizes and files of a model"),
     ("verify", options.VerifyOptions, "qwchat.cli.verify", "Check the files of a model against their checksums"),
     ("list", options.ListOptions, "qwchat.cli.list_models", "List the models on this machine"),

@@ -26,6 +26,13 @@ def models(incomplete: str) -> list[tuple[str, str]]:
     return _matching(incomplete, list_pairs)
 
 
+def catalogue(incomplete: str) -> list[tuple[str, str]]:
+    """Return the names of the catalogue, as the shell offers them."""
+    from qwchat.store.catalogue import entries
+
+    return _matching(incomplete, lambda: [(entry.name, entry.repository) for entry in entries()])
+
+
 def sessions(incomplete: str) -> list[tuple[str, str]]:
     """Return saved sessions, by name or id, for the shell."""
     from qwchat.conversation.session_store import SessionStore

@@ -232,6 +232,37 @@ class ShowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PullOptions:
+    """Options of `pull`."""
+
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Name from the catalogue, or OWNER/NAME[@REVISION]",
+            autocompletion=completion.catalogue,
+        ),
+    ] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="|".join(PRESETS),
+            help=f"Formats of the tensors (default: {DEFAULT_PRESET})",
+            autocompletion=_presets,
+        ),
+    ] = None
+    alias: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Name of the model folder")] = None
+    keep_checkpoint: Annotated[
+        bool, typer.Option("--keep-checkpoint", help="Keep the downloaded checkpoint as well")
+    ] = False
+    threads: Threads = None
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
     """Options of `verify`."""
 

@@ -58,6 +58,18 @@ def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.fl
     return result
 
 
+def cache_bytes(config: ModelConfig, context: int, kind: str, layers: int) -> int:
+    """Return the bytes of a KV cache of `context` positions, `f32` or `q8`, of that many layers."""
+    capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
+    return 2 * layers * sum(_layer_bytes(config, capacity, kind))
+
+
+def _layer_bytes(config: ModelConfig, capacity: int, kind: str) -> tuple[int, int]:
+    """Return the bytes of the keys (or values) of a layer, and of their scales."""
+    elements = config.num_kv_heads * capacity * config.head_dim
+    return (elements, elements // 32 * 2) if kind == "q8" else (elements * 4, 0)
+
+
 class KVCache:
     """Keys and values of up to `context` positions, in the layout that `qwchat.cpu.kernels.attention_tiles` describes.
 
@@ -86,10 +98,8 @@ class KVCache:
     ) -> None:
         self.config, self.kind, self.layers, self.logits = config, kind, layers, logits
         self.capacity = -(-context // SPLIT_POSITIONS) * SPLIT_POSITIONS
-        elements = config.num_kv_heads * self.capacity * config.head_dim  # of keys, or of values, in one layer
-        layer_bytes = elements * (1 if kind == "q8" else 4)
-        scale_bytes = elements // 32 * 2 if kind == "q8" else 0
-        needed = 2 * len(layers) * (layer_bytes + scale_bytes)
+        layer_bytes, scale_bytes = _layer_bytes(config, self.capacity, kind)
+        needed = cache_bytes(config, context, kind, len(layers))
         smaller = ArgumentMessage("choose a smaller ", Argument("context"))
         remedy = smaller if kind == "q8" else ArgumentMessage(smaller, " or ", SuggestedArgument("kv", "q8"))
         require_memory(needed, f"the KV cache of {context:,} tokens", remedy)

@@ -23,6 +23,8 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.settings.specs import SETTING_SPECS
 
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])")
+NEWER_COMMANDS = {"qwchat pull"}
+"""Commands that mini was trained before: it names the help for them."""
 SLASH = re.compile(r"`(/[a-z-]+)")
 
 
@@ -63,11 +65,17 @@ def examples(language: str) -> list[str]:
 
 
 def test_every_command_has_its_purpose() -> None:
-    first = {name for name in commands() if name.count(" ") < 2} - {"qwchat"}
+    first = {name for name in commands() if name.count(" ") < 2} - {"qwchat"} - NEWER_COMMANDS
     assert sorted((first | {"qwchat"}) - names()) == []
     table = next(topic["answer"] for topic in program.topics() if "the commands" in topic["names"])
     assert set(re.findall(r"^\| `(qwchat [a-z]+)` \|", table, re.MULTILINE)) == first
     assert {f"qwchat {name}" for name in program.elsewhere()["options"]["commands"]} == first
+
+
+def test_newer_commands_are_names_that_mini_refers_to_the_help() -> None:
+    for name in NEWER_COMMANDS:
+        assert name in commands()
+        assert name.removeprefix("qwchat ") in program.elsewhere()["names"]["commands"]
 
 
 @pytest.mark.parametrize("kind", ["option", "slash", "command", "variable"])

@@ -1,0 +1,100 @@
+"""`qwchat pull`: download and convert a model of a hub, or list the catalogue."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from quant.presets import DEFAULT_PRESET
+from quant.units import data_size
+from qwchat import models_folder
+from qwchat.chat.formatting import duration
+from qwchat.cli.convert_progress import ConversionResult, run_conversion
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.json_output import json_line
+from qwchat.cli.options import PullOptions
+from qwchat.cli.streams import Streams
+from qwchat.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quant.conversion import ConversionEvent
+    from qwchat.store.pull import Pull
+
+
+def run(options: PullOptions, dependencies: Dependencies) -> int:
+    """Pull a model and write the path of its folder to standard output; without a name, list the catalogue."""
+    streams = Streams(quiet=options.quiet)
+    if options.name is None:
+        from qwchat.cli.catalogue_table import write_catalogue
+
+        write_catalogue(streams, as_json=options.json)
+        return ExitCode.OK
+    from qwchat.store.catalogue import resolve_repository
+    from qwchat.store.hub import find_repository
+    from qwchat.store.pull import Pull, remove_leftovers
+
+    preset = options.preset or DEFAULT_PRESET
+    repository_name, revision, base = resolve_repository(options.name)
+    name = f"{base}-{preset}" if options.alias is None else options.alias
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+        raise UsageError(f"{name[:200]!r} is not a folder name: give one without slashes that begins with no dot")
+    destination = models_folder.models_folder() / name
+    if destination.exists():
+        remove_leftovers(destination)
+        raise UsageError(f"{destination} is there already: give another name, or remove it first")
+    streams.screen.hint(f"looking up {repository_name}")
+    repository = find_repository(repository_name, revision)
+    pull = Pull(repository, destination, preset, keep_checkpoint=options.keep_checkpoint, threads=options.threads)
+    began = time.monotonic()
+    try:
+        conversion = run_conversion(_with_download(pull), f"pulling {name}", streams)
+    except KeyboardInterrupt:
+        streams.screen.hint("what is done is kept: the same command resumes it")
+        raise
+    _report(pull, conversion, time.monotonic() - began, options, streams)
+    return ExitCode.OK
+
+
+def _with_download(pull: Pull) -> Iterator[ConversionEvent]:
+    """Yield the events of a pull, whose progress is the mean of the bytes downloaded and converted."""
+    from quant.conversion import ConversionAdvanced
+
+    events = pull.events()
+    try:
+        for event in events:
+            if isinstance(event, ConversionAdvanced):
+                yield ConversionAdvanced((event.bytes_done + max(pull.fetched_bytes, event.bytes_done)) // 2)
+            else:
+                yield event
+    finally:
+        events.close()
+
+
+def _report(pull: Pull, conversion: ConversionResult, seconds: float, options: PullOptions, streams: Streams) -> None:
+    planned, finished = conversion.planned, conversion.finished
+    assert finished is not None, "a pull ends with a model"
+    if options.json:
+        data = {
+            "path": str(finished.path),
+            "repository": pull.repository.name,
+            "revision": pull.repository.revision,
+            "licence": pull.repository.licence,
+            "preset": planned.preset,
+            "bytes_in": planned.total_bytes_in,
+            "bytes_out": planned.total_bytes_out,
+            "bits_per_weight": planned.bits_per_weight,
+            "seconds": round(seconds, 3),
+            "checkpoint": str(pull.checkpoint) if options.keep_checkpoint else None,
+        }
+        streams.write(json_line(data) + "\n")
+        return
+    licence = f", licence {pull.repository.licence}" if pull.repository.licence else ""
+    streams.screen.notice(
+        f"pulled {pull.repository.name}@{pull.repository.revision[:12]}{licence}: {data_size(planned.total_bytes_in)} "
+        f"became {data_size(planned.total_bytes_out)} in {duration(seconds)}"
+    )
+    streams.screen.hint(f"talk to it: qwchat -m {finished.path.name}")
+    streams.write(f"{finished.path}\n")

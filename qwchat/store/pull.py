@@ -1,0 +1,150 @@
+"""Pull a model: convert a repository while it downloads, in the disk space of the result and one shard."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quant.presets import DEFAULT_PRESET
+from quant.units import data_size
+from qwchat.errors import HubError, UsageError
+from qwchat.store.hub import Repository
+from qwchat.store.hub_checkpoint import HubCheckpoint
+
+if TYPE_CHECKING:
+    from quant.conversion import ConversionEvent
+
+_REPOSITORY_NAME = "repository.json"
+_LOCK_NAME = "lock"
+_MARGIN_BYTES = 64 << 20
+
+
+class Pull:
+    """One model on its way from a hub into the models folder.
+
+    Use it in a `with` block, which holds a lock: of two pulls of one model, the second is refused.
+
+    Args:
+        repository: what is pulled.
+        destination: the model folder to make.
+        preset: formats of the tensors, see `quant.policy`.
+        keep_checkpoint: keep the files of the repository beside the model, under the repository's name.
+        threads: quantising threads, by default the CPUs that this process may use.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        destination: Path,
+        preset: str = DEFAULT_PRESET,
+        *,
+        keep_checkpoint: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        self.repository, self.destination = repository, destination
+        self._preset, self._keep, self._threads = preset, keep_checkpoint, threads
+        self._folder = _download_folder(destination)
+        self._source: HubCheckpoint | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the files of the repository are kept, if they are."""
+        return self.destination.parent / self.repository.name.rpartition("/")[2]
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes of weights that were downloaded so far, by earlier attempts too."""
+        return 0 if self._source is None else self._source.fetched_bytes
+
+    def events(self) -> Generator[ConversionEvent, None, None]:
+        """Do the work while the events are taken; closing the iterator keeps what is done for the next attempt.
+
+        Raises:
+            HubError: the hub does not answer, or not with what it announced; the disk is full.
+            ModelError: the repository cannot be used.
+            UsageError: another process pulls this model, or the checkpoint's folder is taken.
+            CheckpointError, FormatError, ArgumentError, DiskFullError: as `quant.convert`.
+        """
+        from quant.conversion import convert_source
+        from quant.policy import conversion_spec
+
+        spec = conversion_spec(self._preset)
+        if self._keep and self.checkpoint.exists():
+            raise UsageError(f"{self.checkpoint} is there already: remove it, or pull without keeping the checkpoint")
+        self.destination.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._begin()
+            with HubCheckpoint.open(self.repository, self._folder, keep=self._keep) as self._source:
+                resume = (self.destination.parent / f".{self.destination.name}.partial").exists()
+                yield from convert_source(self._source, self.destination, spec, resume=resume, threads=self._threads)
+            if self._keep:
+                self._keep_checkpoint()
+            else:
+                shutil.rmtree(self._folder)
+
+    def _begin(self) -> None:
+        """Make the folder of the download, or empty one of another revision. Raises HubError for too little space."""
+        record = self._folder / _REPOSITORY_NAME
+        identity = json.dumps(
+            {
+                "repository": self.repository.name,
+                "revision": self.repository.revision,
+                "files": {file.name: [file.size, file.sha256] for file in self.repository.files.values()},
+            },
+            indent=1,
+        )
+        try:
+            same = record.read_text(encoding="utf-8") == identity
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            for entry in self._folder.iterdir():
+                if entry.name != _LOCK_NAME:
+                    entry.unlink()
+            shutil.rmtree(self.destination.parent / f".{self.destination.name}.partial", ignore_errors=True)
+            record.write_text(identity, encoding="utf-8")
+        weights = [file.size for file in self.repository.files.values() if file.sha256 is not None]
+        here = sum(entry.stat().st_blocks * 512 for entry in self._folder.iterdir())
+        wanted = (sum(weights) if self._keep else max(weights, default=0)) + _MARGIN_BYTES - here
+        free = shutil.disk_usage(self._folder).free
+        if wanted > free:
+            raise HubError(
+                f"{self._folder.parent} has {data_size(free, 2)} free, and the download needs {data_size(wanted, 2)} "
+                "besides the model: free some space"
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._folder.mkdir(exist_ok=True)
+        descriptor = os.open(self._folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(f"another process pulls {self.destination.name}: wait for it") from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _keep_checkpoint(self) -> None:
+        for entry in self._folder.iterdir():
+            if entry.name not in self.repository.files:
+                entry.unlink()
+        self._folder.rename(self.checkpoint)
+
+
+def remove_leftovers(destination: Path) -> None:
+    """Remove the download of a model that is complete, which a kill in the last moment left."""
+    folder = _download_folder(destination)
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _download_folder(destination: Path) -> Path:
+    return destination.parent / f".{destination.name}.pull"

@@ -1,0 +1,194 @@
+"""A stand-in of a model hub on loopback: the HTTP interface that huggingface_hub speaks, with faults on demand.
+
+Large files are answered with a redirect to another path, as the real hub redirects to its storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE_BYTES = 20_000
+MOST_UNCUT_BYTES = 1 << 19
+
+
+@dataclass
+class HubState:
+    """What the hub serves and how it fails.
+
+    Attributes:
+        repositories: `owner/name` -> folder of its files.
+        licence: as the repositories state it.
+        cuts: how many more answers of large files are cut at a random byte.
+        statuses: status codes that the next requests for large files are answered with.
+        gated: repositories whose files ask for consent.
+        checksums: file name -> checksum that is stated instead of the right one.
+        sent: bytes that were sent, by file name.
+        on_chunk: called before each piece of a large file.
+    """
+
+    repositories: dict[str, Path]
+    licence: str = "apache-2.0"
+    cuts: int = 0
+    statuses: list[int] = field(default_factory=list)
+    gated: set[str] = field(default_factory=set)
+    checksums: dict[str, str] = field(default_factory=dict)
+    sent: Counter[str] = field(default_factory=Counter)
+    on_chunk: Callable[[], object] = lambda: None
+    rng: random.Random = field(default_factory=lambda: random.Random(7))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_large(self, file: Path) -> bool:
+        """Return whether the hub keeps a file outside of git."""
+        return file.suffix in (".safetensors", ".bin") or file.stat().st_size > LARGE_BYTES
+
+    def checksum(self, file: Path) -> str:
+        """Return the stated SHA-256 of a file."""
+        return self.checksums.get(file.name) or hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        state, path = self.server.state, unquote(urlsplit(self.path).path)
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            self._answer_info(state, "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
+        elif parts[0] == "storage":
+            self._answer_storage(state, "/".join(parts[1:3]), parts[3])
+        else:
+            self._answer_resolve(state, "/".join(parts[:2]), parts[3], parts[4])
+
+    def _answer_info(self, state: HubState, name: str, revision: str) -> None:
+        folder = state.repositories.get(name)
+        if folder is None:
+            self._error(401 if name.startswith("private/") else 404, "RepoNotFound", "Repository not found")
+            return
+        if revision not in ("main", COMMIT):
+            self._error(404, "RevisionNotFound", "Invalid rev id")
+            return
+        siblings: list[dict[str, Any]] = []
+        for file in sorted(folder.iterdir()):
+            entry: dict[str, Any] = {"rfilename": file.name, "size": file.stat().st_size, "blobId": "0" * 40}
+            if state.is_large(file):
+                entry["lfs"] = {"sha256": state.checksum(file), "size": file.stat().st_size, "pointerSize": 134}
+            siblings.append(entry)
+        info = {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+        self._send(200, json.dumps({**info, "cardData": {"license": state.licence}}).encode(), "application/json")
+
+    def _answer_resolve(self, state: HubState, name: str, revision: str, file_name: str) -> None:
+        folder = state.repositories.get(name)
+        if folder is None or revision not in ("main", COMMIT) or not (folder / file_name).is_file():
+            self._error(404, "EntryNotFound", "Entry not found")
+        elif name in state.gated:
+            self._error(403, "GatedRepo", "Access to this model is restricted")
+        elif state.is_large(folder / file_name):
+            self.send_response(302)
+            self.send_header("Location", f"/storage/{name}/{file_name}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self._send_file(state, folder / file_name, cut=False)
+
+    def _answer_storage(self, state: HubState, name: str, file_name: str) -> None:
+        with state.lock:
+            status = state.statuses.pop(0) if state.statuses else 0
+        if status:
+            self._error(status, "", "try again")
+        else:
+            self._send_file(state, state.repositories[name] / file_name, cut=state.cuts > 0)
+
+    def _send_file(self, state: HubState, file: Path, *, cut: bool) -> None:
+        size = file.stat().st_size
+        start, stop = 0, size
+        if wanted := self.headers.get("Range"):
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(size, int(last) + 1 if last else size)
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("ETag", f'"{file.name}"')
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if cut:
+            with state.lock:
+                broken = start + state.rng.randrange(MOST_UNCUT_BYTES)
+                cut = broken < stop
+                state.cuts -= cut
+                stop = min(stop, broken)
+        with file.open("rb") as stream:
+            stream.seek(start)
+            while start < stop:
+                state.on_chunk()
+                piece = stream.read(min(1 << 18, stop - start))
+                try:
+                    self.wfile.write(piece)
+                except OSError:
+                    return
+                start += len(piece)
+                with state.lock:
+                    state.sent[file.name] += len(piece)
+        if cut:
+            self.close_connection = True
+            self.connection.close()
+
+    def _error(self, status: int, code: str, message: str) -> None:
+        self._send(status, message.encode(), "text/plain", {"X-Error-Code": code, "X-Error-Message": message})
+
+    def _send(self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if status == 429:
+            self.send_header("Retry-After", "1")
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    state: HubState
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that were killed."""
+
+
+@contextmanager
+def serving(state: HubState) -> Iterator[str]:
+    """Serve `state` on a free port of loopback; yields the address for HF_ENDPOINT."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.state = state
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
