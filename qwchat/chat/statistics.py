@@ -15,7 +15,7 @@ StatsFormat = Literal["line", "json", "off"]
 def statistics_line(done: Done, *, sampled: bool, form: StatsFormat = "line", columns: int | None = None) -> str:
     """Return the figures of a reply as a line, as a JSON object, or "".
 
-    `columns`: a wider line is shortened: first the draft tokens go, then words, then other figures.
+    `columns`: a wider line is shortened: first the cached and the draft tokens go, then words, then other figures.
     """
     if form == "off":
         return ""
@@ -94,10 +94,11 @@ def _duration_and_rate(seconds: float, tokens: float) -> str:
 
 
 class _Figure(NamedTuple):
-    """A figure of the line, with a short form; "" leaves it out."""
+    """A figure of the line, with shorter forms; a short form of "" leaves it out."""
 
     long: str
     short: str = ""
+    medium: str = ""
 
 
 # What a narrow line shortens first, and then leaves out, in this order. The context always stays.
@@ -109,7 +110,8 @@ def _fit_line(done: Done, *, sampled: bool, columns: int | None) -> str:
     """Return the longest line of at most `columns` columns: in full, shortened, or without some figures."""
     parts = _figures(done, sampled=sampled)
     shown = {name: part.long for name, part in parts.items()}
-    smaller = [(name, parts[name].short) for name in _SHORTENED if name in parts]
+    smaller = [(name, part.medium) for name, part in parts.items() if part.medium]
+    smaller += [(name, parts[name].short) for name in _SHORTENED if name in parts]
     for name, text in [*smaller, *((name, "") for name in _LEFT_OUT if name in parts)]:
         if columns is None or len(_join(shown)) <= columns:
             break
@@ -145,13 +147,16 @@ def _figures(done: Done, *, sampled: bool) -> dict[str, _Figure]:
 
 
 def _prompt_figure(stats: Stats) -> _Figure:
-    """Return the prompt tokens and how many of them were evaluated, or how far an interrupted prefill came."""
+    """Return the prompt tokens, new and cached, or how far an interrupted prefill came."""
     new = f" ({stats.evaluated_tokens:,} new)" if stats.cached_tokens else ""
+    both = f" ({stats.evaluated_tokens:,} new, {stats.cached_tokens:,} cached)" if stats.cached_tokens else ""
     if stats.unread_tokens:
         position, total = stats.prompt_tokens - stats.unread_tokens, f"{stats.prompt_tokens:,}"
-        return _Figure(f"stopped after {position:,} of {total} prompt tokens{new}", f"stopped at {position:,}/{total}")
-    noun = "token" if stats.prompt_tokens == 1 else "tokens"
-    return _Figure(f"{stats.prompt_tokens:,} prompt {noun}{new}", f"{stats.evaluated_tokens:,} new")
+        text, short = f"stopped after {position:,} of {total} prompt tokens", f"stopped at {position:,}/{total}"
+    else:
+        noun = "token" if stats.prompt_tokens == 1 else "tokens"
+        text, short = f"{stats.prompt_tokens:,} prompt {noun}", f"{stats.evaluated_tokens:,} new"
+    return _Figure(text + both, short, text + new)
 
 
 def _drafts_helped(stats: Stats) -> bool:

@@ -68,7 +68,7 @@ def test_the_line_of_figures() -> None:
         "context 1,282/2,048 · seed 42"
     )
     assert statistics_line(done(cached=1200, generated=1), sampled=False) == (
-        "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0 tok/s · context 1,235/2,048"
+        "0.12 s to first token · 1,234 prompt tokens (34 new, 1,200 cached) · prefill 68.0 tok/s · context 1,235/2,048"
     )
 
 
@@ -87,6 +87,8 @@ def test_drafts_are_named_where_they_saved_a_tenth_of_the_passes(generated: int,
 def test_a_narrow_line_of_figures_leaves_parts_out_in_a_fixed_order() -> None:
     drafted = replace(done(cached=1200), stats=replace(done(cached=1200).stats, drafted_tokens=50, accepted_tokens=40))
     lines = [
+        "0.12 s to first token · 1,234 prompt tokens (34 new, 1,200 cached) · prefill 68.0 tok/s · decode 188 tok/s · "
+        "40 of 50 draft tokens accepted · context 1,282/2,048 · seed 42",
         "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0 tok/s · decode 188 tok/s · "
         "40 of 50 draft tokens accepted · context 1,282/2,048 · seed 42",
         "0.12 s to first token · 1,234 prompt tokens (34 new) · prefill 68.0 tok/s · decode 188 tok/s · "
@@ -129,7 +131,9 @@ def test_figures_of_a_prompt_that_was_not_read_to_its_end() -> None:
     assert told["timings"]["time_to_first_token"] is None
     assert told["timings"]["prefill_tokens_per_second"] == 44.912
     again = replace(stopped, stats=replace(stopped.stats, cached_tokens=100))
-    assert statistics_line(again, sampled=False).startswith("stopped after 256 of 3,000 prompt tokens (156 new) · ")
+    assert statistics_line(again, sampled=False).startswith(
+        "stopped after 256 of 3,000 prompt tokens (156 new, 100 cached) · "
+    )
     unread = replace(stopped, stats=replace(stopped.stats, unread_tokens=3000, prefill_seconds=0.0))
     assert statistics_line(unread, sampled=False) == "stopped after 0 of 3,000 prompt tokens · context 0/4,096"
 
