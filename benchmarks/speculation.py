@@ -152,7 +152,9 @@ class ScriptedSampler(Sampler):
         super().__init__(SamplingParams(), 0, vocab)
         self._text = text
 
-    def sample(self, logits: NDArray[np.float32], prompt_ids: object, generated_ids: Sequence[int]) -> int:  # type: ignore[override]
+    def sample(  # type: ignore[override]
+        self, logits: NDArray[np.float32], prompt_ids: object, generated_ids: Sequence[int], allowed: object = None
+    ) -> int:
         """Search the logits, then return the next token of the text."""
         super().sample(logits, [], [])
         return self._text[len(generated_ids)]

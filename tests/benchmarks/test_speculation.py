@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
-from benchmarks.speculation import Decoded, Task, edits, measure, together
+import qwchat
+from benchmarks.measurements import Conditions
+from benchmarks.speculation import Decoded, Task, edits, forced_tasks, measure, measurements, together
+from quant import convert
+from tests.quant.checkpoints import make_checkpoint
+
+
+def test_forced_copying_generates_the_text_either_way(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "tiny", config_overrides={"hidden_size": 128})
+    list(convert(tmp_path / "tiny", tmp_path / "tiny-q4"))
+    with qwchat.load(tmp_path / "tiny-q4", threads=1, context=128) as model:
+        copying, *_, nothing = forced_tasks(model, seed=9, depth=64, length=16)
+        row = measure(copying, 1)
+        assert (row["different"], row["tokens"]) == (0, 16)
+        assert nothing.cases[0](False).tokens == nothing.cases[0](True).tokens != copying.cases[0](False).tokens
+    conditions = Conditions("speculation", "2026-11-28", "some machine", "avx2", 1, None)
+    plain, speculative = measurements("tiny-q4", [row], conditions)
+    assert (plain.model, plain.setting, plain.figure) == ("tiny", "q4, no speculation", row["plain"])
+    assert (speculative.setting, speculative.figure) == ("q4, speculation", row["speculative"])
 
 
 def test_the_second_question_is_the_first_with_one_edit() -> None:
