@@ -48,14 +48,14 @@ def unmet_constraint_message(
         return None
     name = next(name for name in CONSTRAINT_SETTINGS if reply_settings[name] is not None)
     reasons = {
-        "length": ArgumentMessage("it was cut at ", Argument("max_tokens", max_tokens), ": allow more"),
+        "length": ArgumentMessage("it was cut off at ", Argument("max_tokens", max_tokens), "; allow more tokens"),
         "context": ArgumentMessage(
-            f"the context of {done.stats.context:,} tokens is full: ",
+            f"the context of {done.stats.context:,} tokens is full; ",
             SuggestedArgument("context", ...),
-            " allows a longer one",
+            " allows a larger one",
         ),
         "repetition": ArgumentMessage(
-            "it repeated itself and was ended: ", SuggestedArgument("loop_guard", 0), " lets it go on"
+            "it repeated itself and was stopped; ", SuggestedArgument("loop_guard", 0), " disables the check"
         ),
         "stop": ArgumentMessage("a stop string ended it: ", SuggestedArgument("stop")),
     }

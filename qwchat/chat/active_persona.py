@@ -132,10 +132,10 @@ class ActivePersona:
             if spec.name != "seed" and reply_settings.origin(spec.name) not in (BUILT_IN, MODEL_ORIGIN):
                 values[spec.name] = reply_settings[spec.name]
         if not values:
-            raise UsageError("there is nothing to keep: give a system prompt with /system or settings with /set first")
+            raise UsageError("there is nothing to save: set a system prompt with /system or settings with /set first")
         path = personas.path_of(name, self._environment)
         if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists already: choose another name")
+            raise UsageError(f"{path} already exists: choose another name")
         return personas.write(name, values, self._environment)
 
 

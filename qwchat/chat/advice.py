@@ -25,7 +25,7 @@ def format_argument(argument: Argument) -> str:
 def error_message(error: Exception) -> str:
     """Return the message of `error` with the remedy that the chat has for it."""
     if isinstance(error, MissingVariablesError):
-        return f"{error}: type /as {error.persona} {' '.join(f'{name}=…' for name in error.missing)}"
+        return f"{error}: use /as {error.persona} {' '.join(f'{name}=…' for name in error.missing)}"
     if isinstance(error, PromptTooLongError):
         return spell_out(error.with_advice(_how_to_shorten(error)), format_argument)
     return spell_out(error, format_argument)
@@ -34,7 +34,7 @@ def error_message(error: Exception) -> str:
 def _how_to_shorten(error: PromptTooLongError) -> str:
     """Return the advice that makes the prompt shorter."""
     if isinstance(error, SummaryTooLongError):
-        return "/drop leaves them out"
+        return "/drop removes them from the prompt"
     if isinstance(error, ContextFullError):
-        return "/drop or /summarise makes room"
+        return "use /drop or /summarise to free tokens"
     return "shorten the message"

@@ -115,9 +115,9 @@ def load_matches(matches: FileMatches, *, pipes: bool = False) -> LoadedFiles:
             errors.append(str(error))
     if not attachments:
         raise UsageError(errors[0])
-    notices = [f"left out: {reason}" for reason in errors[:_MAX_NOTICES]]
+    notices = [f"skipped: {reason}" for reason in errors[:_MAX_NOTICES]]
     if more := len(errors) - len(notices):
-        notices.append(f"left out: {more:,} more files")
+        notices.append(f"skipped: {more:,} more files")
     return LoadedFiles(tuple(attachments), tuple(notices))
 
 
@@ -144,7 +144,7 @@ def load_file(reference: FileReference, *, pipes: bool = False) -> Attachment:
 def _open(reference: FileReference, *, pipes: bool) -> io.BufferedReader:
     """Open a file without blocking (unless `pipes` is set), then check its type on the open descriptor.
 
-    Raises OSError, and UsageError if it is not an ordinary file.
+    Raises OSError, and UsageError if it is not a regular file.
     """
     # Opened without blocking, a pipe whose writer has not connected yet would look empty.
     wait_for_writer = pipes and stat.S_ISFIFO(reference.path.stat().st_mode)
@@ -153,8 +153,10 @@ def _open(reference: FileReference, *, pipes: bool) -> io.BufferedReader:
     if not stat.S_ISREG(mode) and not (pipes and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode))):
         os.close(descriptor)
         if stat.S_ISDIR(mode):
-            raise UsageError(f"{reference.name} is a folder: name files in it, as in {reference.name.rstrip('/')}/*.md")
-        raise UsageError(f"{reference.name} is not an ordinary file")
+            raise UsageError(
+                f"{reference.name} is a folder: name its files, for example {reference.name.rstrip('/')}/*.md"
+            )
+        raise UsageError(f"{reference.name} is not a regular file")
     os.set_blocking(descriptor, True)
     return os.fdopen(descriptor, "rb")
 
@@ -172,12 +174,12 @@ def decode_text(data: bytes, where: str) -> str:
         if mark or b"\0" not in data:
             place = len(mark) + error.start
             raise UsageError(
-                f"{where} is no {encoding.removesuffix('LE').removesuffix('BE')} text "
-                f"(byte {place + 1:,} is 0x{data[place]:02x}): convert it first, for instance with iconv"
+                f"{where} is not {encoding.removesuffix('LE').removesuffix('BE')} text "
+                f"(byte {place + 1:,} is 0x{data[place]:02x}): convert it, for example with iconv"
             ) from error
         text = "\0"
     if "\0" in text:
-        raise UsageError(f"{where} is no text: it holds NUL bytes, as programs, pictures and archives do")
+        raise UsageError(f"{where} is a binary file (contains NUL bytes)")
     return text
 
 
@@ -212,9 +214,9 @@ def _normalise_newlines(text: str) -> str:
 
 def _load_lines(reference: FileReference, file: io.BufferedReader) -> Attachment:
     """Read a range of lines from a file that is too big to read whole, up to the last line asked for."""
-    size = f"{binary_size(MAX_FILE_BYTES)}, more than any context holds"
+    size = binary_size(MAX_FILE_BYTES)
     if reference.lines is None or not file.seekable():
-        raise UsageError(f"{reference.name} is bigger than {size}: name the lines wanted, as in {reference.name}:1-100")
+        raise UsageError(f"{reference.name} is larger than {size}: select lines, for example {reference.name}:1-100")
     file.seek(0)
     wanted, kept, number = reference.lines, bytearray(), 0
     while wanted.last is None or number < wanted.last:
@@ -225,7 +227,7 @@ def _load_lines(reference: FileReference, file: io.BufferedReader) -> Attachment
         if number >= wanted.first:
             kept += line
         if len(kept) > MAX_FILE_BYTES:
-            raise UsageError(f"{reference.name}:{wanted} is bigger than {size}: name fewer lines")
+            raise UsageError(f"{reference.name}:{wanted} is larger than {size}: select fewer lines")
     text = _normalise_newlines(decode_text(bytes(kept), reference.name))
     return _select_lines(reference, text.split("\n") if number >= wanted.first else [], number)
 
@@ -236,6 +238,6 @@ def _select_lines(reference: FileReference, lines: Sequence[str], available: int
     first = reference.lines.first
     if first > available:
         count = "1 line" if available == 1 else f"{available:,} lines"
-        raise UsageError(f"{reference.name} has {count}, so there is no line {first:,}")
+        raise UsageError(f"{reference.name} has only {count}: line {first:,} does not exist")
     last = available if reference.lines.last is None else min(reference.lines.last, available)
     return Attachment(reference.name, "\n".join(lines), LineRange(first, last))

@@ -14,7 +14,10 @@ from qwchat.settings.resolve import Settings, SourcedValue
 from qwchat.settings.specs import SETTING_SPECS, Scope, SettingSpec, find_spec
 
 _SCOPES: tuple[Scope, ...] = ("reply", "engine", "display")
-_COMMANDS_INSTEAD = {"system": "/system TEXT sets it", "as": "/as NAME takes one"}
+_COMMANDS_INSTEAD = {
+    "system": "use /system TEXT to change the system prompt",
+    "as": "use /as NAME to apply a persona",
+}
 
 
 class ChatSettings:
@@ -53,8 +56,8 @@ class ChatSettings:
         """Return the setting called `name`. Raises UsageError unless it can be changed in a chat."""
         found = find_spec(name, scopes=(*_SCOPES, "session"))
         if found not in self.specs:
-            how = _COMMANDS_INSTEAD.get(found.name, f"start with {found.flag}")
-            raise UsageError(f"{found.name} cannot be set in a chat: {how}")
+            by_flag = f"{found.name} cannot be changed in a chat: start qwchat with {found.flag}"
+            raise UsageError(_COMMANDS_INSTEAD.get(found.name, by_flag))
         return found
 
     def display_value(self, spec: SettingSpec) -> str:
@@ -119,10 +122,10 @@ class ChatSettings:
         if not messages:
             return ""
         if prompt.tokens > model.context:
-            return f"; the conversation has {prompt.tokens:,} tokens and does not fit in {model.context:,}"
+            return f"; the conversation has {prompt.tokens:,} tokens and does not fit into {model.context:,}"
         # The engine may have lost more, but after /clear or /undo those tokens belong to no current conversation.
         again = cached - model.cached(prompt)
-        return f"; {token_count(again)} will be read again" if again > 0 else ""
+        return f"; {token_count(again)} will be evaluated again" if again > 0 else ""
 
     @staticmethod
     def _reconfigure(model: ChatModel, settings: Settings, *, keep: bool) -> None:

@@ -29,7 +29,7 @@ _INSTRUCTION = (
     "Keep names, numbers, decisions, open questions and what I asked you to remember. Write the summary only."
 )
 _SUMMARY_HEADING = "Summary of the earlier conversation:\n\n"
-_NOTHING_TO_DROP = "there is nothing to leave out before the last exchange: /clear forgets that one too"
+_NOTHING_TO_DROP = "there are no exchanges before the last one: /clear removes that one too"
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class ContextFullError(PromptTooLongError):
             shortage.tokens,
             shortage.context,
             shortage.longest,
-            f"the conversation has {shortage.tokens:,} tokens with this message "
-            f"and the context holds {shortage.context:,}, one of them for the answer",
-            "leave out old turns",
+            f"the conversation with this message has {shortage.tokens:,} tokens "
+            f"and the context holds {shortage.context:,}, including one for the reply",
+            "drop old turns",
         )
 
 
@@ -74,8 +74,8 @@ class SummaryTooLongError(PromptTooLongError):
     """Old turns that fill the context, so that no tokens remain to summarise them."""
 
     def __init__(self, tokens: int, context: int, longest: int) -> None:
-        description = "the oldest turns fill the context, so there is no room to summarise them"
-        super().__init__(tokens, context, longest, description, "leave them out")
+        description = "the oldest turns fill the context, so they cannot be summarised"
+        super().__init__(tokens, context, longest, description, "drop them")
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ class ContextReduction:
 
     def marker(self) -> str:
         """Return the line that marks the place in the chat."""
-        what = exchanges_text(self.exchanges)
-        are = "is" if self.exchanges == 1 else "are"
-        sent = "not sent any more" if self.how == "dropped" else "sent as a summary from here on"
-        return f"── {what} {are} {sent}; context {self.tokens:,}/{self.context:,} ──"
+        return f"── {self.how} {exchanges_text(self.exchanges)}; context {self.tokens:,}/{self.context:,} ──"
 
 
 def exchanges_text(count: int) -> str:
@@ -114,7 +111,10 @@ def attachment_notices(model: ChatModel, attached: Sequence[Attachment], prompt:
     if not attached:
         return []
     counted = [(attachment, len(model.encode(attachment.block()))) for attachment in attached]
-    return [*file_lines(counted), f"{files_total(counted)}; context {prompt.tokens:,}/{model.context:,} after this"]
+    return [
+        *file_lines(counted),
+        f"{files_total(counted)}; context {prompt.tokens:,}/{model.context:,} with this message",
+    ]
 
 
 class ContextMeter:
@@ -259,8 +259,8 @@ def unsent_notice(session: Session) -> str | None:
     if not turns:
         return None
     are = "1 old turn is" if turns == 1 else f"{turns:,} old turns are"
-    how = "sent as a summary" if counts["summarised"] else "not sent any more"
-    return f"{are} {how}: in a chat /drop none sends them again"
+    how = "sent as a summary" if counts["summarised"] else "not sent"
+    return f"{are} {how}: in a chat, /drop none sends all turns again"
 
 
 def unsent_counts(session: Session, end: int | None) -> dict[str, int]:
@@ -336,10 +336,8 @@ def _turns_to_drop(session: Session, end: int | None, exchanges: int) -> tuple[s
     """Return the ids of all turns not to send, with those dropped before, and the last summary among the latter."""
     old = _old_exchanges(session, end)
     if not 1 <= exchanges <= len(old):
-        there_are = f"there are {len(old):,} older ones" if len(old) != 1 else "there is 1 older one"
-        raise UsageError(
-            f"only exchanges before the last one can be left out, and {there_are}" if old else _NOTHING_TO_DROP
-        )
+        there_are = f"there are {len(old):,}" if len(old) != 1 else "there is 1"
+        raise UsageError(f"only exchanges before the last one can be dropped: {there_are}" if old else _NOTHING_TO_DROP)
     before = session.tree.active_drops(end)
     ids = {node.id for exchange in old[:exchanges] for node in exchange}.union(*(each.ids for each in before))
     summaries = [each.summary for each in before if each.summary is not None]

@@ -114,9 +114,11 @@ def expand_pattern(pattern: str) -> list[str]:
     for name in _walk(start, parts, budget):
         found.add(name)
         if len(found) > MAX_MATCHES:
-            raise UsageError(f"{safe_name(pattern)} matches more than {MAX_MATCHES} files: name fewer")
+            raise UsageError(f"{safe_name(pattern)} matches more than {MAX_MATCHES} files: use a narrower pattern")
     if budget[0] < 0:
-        raise UsageError(f"{safe_name(pattern)} searches more than {MAX_ENTRIES:,} files and folders: name fewer")
+        raise UsageError(
+            f"{safe_name(pattern)} searches more than {MAX_ENTRIES:,} files and folders: use a narrower pattern"
+        )
     return sorted(found)
 
 
@@ -145,7 +147,7 @@ def _parse_range(name: str, wanted: str) -> LineRange:
     low = int(first or 1)
     high = int(last) if last else None if dash else low
     if low < 1 or (high is not None and high < low):
-        raise UsageError(f"{safe_name(name)}: lines count from 1, and the first comes before the last")
+        raise UsageError(f"{safe_name(name)} is not a valid line range: use FIRST-LAST, counted from 1")
     return LineRange(low, high)
 
 

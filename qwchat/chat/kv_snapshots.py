@@ -76,7 +76,7 @@ class KVSnapshots:
             self._model.restore_cache(path)
             os.utime(path)  # Marks it as recently used, so that older snapshots are removed first.
         except SnapshotError as error:
-            return ArgumentMessage(error, ": the conversation is read again")
+            return ArgumentMessage(error, ": the conversation will be evaluated again")
         except OSError:  # The session has no snapshot, or it was just removed.
             return None
         return None
@@ -105,7 +105,7 @@ class KVSnapshots:
         except SnapshotError as error:
             return ArgumentMessage(error)
         except OSError as error:
-            return f"the snapshot {path} cannot be kept: {error.strerror}"
+            return f"cannot save the snapshot {path}: {error.strerror}"
         return None
 
     def _ids(self) -> bytes:
@@ -124,10 +124,10 @@ class KVSnapshots:
         needed = self._model.cache_bytes
         if needed > self._limit:
             return (
-                f"a snapshot of {binary_size(needed)} is more than snapshot-limit: the conversation will be read again"
+                f"a snapshot of {binary_size(needed)} exceeds snapshot-limit: the conversation will be evaluated again"
             )
         if shutil.disk_usage(path.parent).free < _FREE_SPACE_FACTOR * needed:
-            return f"there is too little room on the disk for a snapshot of {binary_size(needed)}"
+            return f"there is not enough disk space for a snapshot of {binary_size(needed)}"
         others = []
         for other in path.parent.parent.glob(f"*/{FILE_NAME}"):
             status = other.lstat()

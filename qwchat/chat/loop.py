@@ -78,7 +78,7 @@ class Chat:
             except KeyboardInterrupt:
                 if self.interrupts.note_ctrl_c():
                     raise
-                self.screen.hint("Ctrl-D or /quit leaves")
+                self.screen.hint("press Ctrl-D or type /quit to leave")
                 continue
             except EOFError:
                 return
@@ -171,7 +171,7 @@ class Chat:
             self.screen.error(error_message(error))
             self.failure = error if isinstance(error, NonFiniteLogitsError) else self.failure
         except MemoryError:
-            self.screen.error("out of memory: choose a smaller context with /set ctx N, or /clear the conversation")
+            self.screen.error("out of memory: set a smaller context with /set ctx N, or /clear the conversation")
         else:
             self.declined = done is None
             if done is not None:
@@ -216,7 +216,7 @@ class Chat:
 
     def _report_stop(self, kept: bool) -> None:
         self.screen.hint(
-            "stopped; what was said is kept, /continue goes on"
+            "stopped; the text so far is kept, /continue resumes the reply"
             if kept
-            else "stopped before a word was said; /retry asks again"
+            else "stopped; no tokens generated, /retry tries again"
         )

@@ -100,9 +100,9 @@ def compose(typed: str) -> ComposedMessage:
         end = match.end()
     text = "".join((*pieces, typed[end:]))
     attachments = dict.fromkeys(attachment for each in found.values() for attachment in each.attachments)
-    notices = [f"@{name} names no file, so it is sent as text" for name in list(unknown)[:_UNKNOWN_SHOWN]]
+    notices = [f"@{name} matches no file and is sent as text" for name in list(unknown)[:_UNKNOWN_SHOWN]]
     if len(unknown) > _UNKNOWN_SHOWN:
-        notices.append(f"… and neither do {len(unknown) - _UNKNOWN_SHOWN:,} more")
+        notices.append(f"… and {len(unknown) - _UNKNOWN_SHOWN:,} more")
     notices += [notice for each in found.values() for notice in each.notices]
     return ComposedMessage(text, tuple(attachments), tuple(notices))
 

@@ -94,7 +94,7 @@ class OverflowHandler:
 
     def _ask_choice(self, shortage: ContextShortage) -> str:
         """Return the letter that the user chose; "e" for Enter, Ctrl-C and Ctrl-D."""
-        assert self._ask is not None, "the policy is error where nobody is asked"
+        assert self._ask is not None, "without a user to ask, the policy is error"
         text, letters = overflow_question(shortage)
         self._screen.hint(text)
         while True:
@@ -116,7 +116,7 @@ class OverflowHandler:
 
         done = play(begin)
         if done.finish_reason == "cancelled" or not done.text.strip():
-            raise UsageError("there is no summary, so nothing was left out and the message was not sent")
+            raise UsageError("no summary was generated, so nothing was dropped and the message was not sent")
         return count
 
 
@@ -124,10 +124,10 @@ def overflow_question(shortage: ContextShortage) -> tuple[str, str]:
     """Return the question for the user, on one line, and the letters of the possible answers."""
     left = shortage.context - shortage.tokens
     text = (
-        f"the prompt has {shortage.tokens:,} tokens, which leaves {left:,} of {shortage.context:,} for the answer"
+        f"the prompt has {shortage.tokens:,} tokens, leaving {left:,} of {shortage.context:,} for the reply"
         if shortage.fits
         else f"the prompt has {shortage.tokens:,} tokens and the context holds {shortage.context:,}"
     )
-    offers = f"d drops {context_budget.exchanges_text(shortage.exchanges)}, s summarises"
-    anyway = ", a answers anyway" if shortage.fits else ""
-    return f"{text}: {offers}{anyway}, e goes back to the message", "dsae" if shortage.fits else "dse"
+    offers = f"[d]rop {context_budget.exchanges_text(shortage.exchanges)}, [s]ummarise"
+    anyway = ", [a]nswer anyway" if shortage.fits else ""
+    return f"{text}: {offers}{anyway}, [e]dit the message", "dsae" if shortage.fits else "dse"

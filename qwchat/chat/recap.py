@@ -5,14 +5,14 @@ from __future__ import annotations
 from qwchat.conversation.title import without_files
 from qwchat.conversation.tree import Tree
 
-UNANSWERED = "it was not answered: /continue answers it"
+UNANSWERED = "no reply yet: /continue generates it"
 
 
 def conversation_length(tree: Tree) -> str:
     """Return the number of messages in a conversation, as text."""
     messages = len(tree.path())
     if not messages and tree.nodes:
-        return "empty (/redo brings its turns back)"
+        return "empty (/redo restores its turns)"
     return "1 message" if messages == 1 else f"{messages:,} messages"
 
 

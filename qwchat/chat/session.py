@@ -180,11 +180,11 @@ class Session:
     def continuable_turn(self) -> Node:
         """Return the turn that can be continued. Raises UsageError if no turn can."""
         if self.tree.head is None:
-            never_asked = "nothing was asked yet, so there is nothing to continue"
+            never_asked = "there is nothing to continue yet"
             raise self._nothing_left("there is nothing left to continue", never_asked)
         last = self.tree.node(self.tree.head)
         if last.role == "assistant" and last.finish_reason == "stop":
-            raise UsageError("the reply ended by itself, so there is nothing to continue: ask for more, or /retry")
+            raise UsageError("the reply is complete: ask for more, or use /retry")
         return last
 
     def question(self, number: int = 1) -> Node:
@@ -202,9 +202,7 @@ class Session:
             UsageError: there are fewer.
         """
         if not self.tree.path():
-            raise self._nothing_left(
-                "there is nothing left to undo", "nothing was asked yet, so there is nothing to undo"
-            )
+            raise self._nothing_left("there is nothing left to undo", "there is nothing to undo yet")
         first = self.question(number)
         self.tree.select(first.parent)
         return first
@@ -214,7 +212,7 @@ class Session:
         before = len(self.tree.path())
         self.tree.select(self.tree.tip(self.tree.head))
         if len(self.tree.path()) == before:
-            raise UsageError("nothing was undone, so there is nothing to redo")
+            raise UsageError("there is nothing to redo")
         return len(self.tree.path()) - before
 
     def edit_question(self, number: int, text: str) -> PendingReply:
@@ -235,21 +233,21 @@ class Session:
             siblings = self.tree.siblings(node.id)
             if len(siblings) > 1:
                 return siblings, [sibling.id for sibling in siblings].index(node.id)
-        raise UsageError("there are no alternatives yet: /retry and /edit make some")
+        raise UsageError("there are no alternatives yet: /retry and /edit create them")
 
     def select_alternative(self, index: int) -> Node:
         """Switch to the alternative with that index, and to the turns that last followed it. Raises UsageError."""
         siblings, _ = self.alternatives()
         if not 0 <= index < len(siblings):
-            raise UsageError(f"there are {len(siblings)} alternatives, not {index + 1}")
+            raise UsageError(f"there is no alternative {index + 1}: there are {len(siblings)}")
         self.tree.select(self.tree.tip(siblings[index].id))
         return siblings[index]
 
     def _last(self, role: str, number: int) -> Node:
         found = [node for node in self.tree.path() if node.role == role]
-        one, many = ("question", "questions") if role == "user" else ("reply", "replies")
+        one, many = ("message", "messages") if role == "user" else ("reply", "replies")
         if not found:
-            never_asked = "nothing was asked yet" if role == "user" else "there is no reply yet"
+            never_asked = "there is no message yet" if role == "user" else "there is no reply yet"
             raise (
                 UsageError(never_asked)
                 if self.tree.path()
@@ -257,12 +255,12 @@ class Session:
             )
         if not 1 <= number <= len(found):
             there_are = f"there is only 1 {one}" if len(found) == 1 else f"there are only {len(found)} {many}"
-            raise UsageError(f"{there_are} so far, and {number} counts from the last one")
+            raise UsageError(f"{there_are} ({number} counts back from the last one)")
         return found[-number]
 
     def _nothing_left(self, left: str, never_asked: str) -> UsageError:
         """Return the error for an empty path: `left` if turns were undone, otherwise `never_asked`."""
-        return UsageError(f"{left}: /redo goes forward again" if self.tree.nodes else never_asked)
+        return UsageError(f"{left}: /redo restores undone turns" if self.tree.nodes else never_asked)
 
     def messages_to(self, node_id: int | None) -> list[Message]:
         """Return the messages of the path that ends with `node_id`."""

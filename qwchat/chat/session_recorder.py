@@ -121,7 +121,8 @@ class SessionRecorder:
         self.created, self.first_model, self.source_folder = entry.created, entry.model, store.folder / entry.id
         self.tree.listener = self._record_event
         if content.invalid_lines:
-            self._warn(f"damaged lines of session {entry.id} that are left out: {content.invalid_lines}")
+            lines = "1 damaged line" if content.invalid_lines == 1 else f"{content.invalid_lines} damaged lines"
+            self._warn(f"session {entry.id}: skipped {lines}")
         for hook in self.on_open:
             hook(self.source_folder)
         return self.tree
@@ -132,7 +133,8 @@ class SessionRecorder:
         before = next((node.model for node in reversed(self.tree.path()) if node.model is not None), None)
         if before in (None, fingerprint):
             return None
-        return f"the last reply was another model's ({self.first_model or before}): {model} reads the conversation anew"
+        other = self.first_model or before
+        return f"the last reply came from another model ({other}): {model} evaluates the conversation again"
 
     def flush(self) -> None:
         """Write everything to disk, or tell the user that it failed."""
@@ -169,7 +171,7 @@ class SessionRecorder:
             self._file = self.store.create(self.model, self.fingerprint, self._name)
             self.created = self._file.header.created
             if self._file.header.name != self._name:
-                self._warn(f"a session {self._name} was begun elsewhere: this one is {self.id}, without a name")
+                self._warn(f"another process created a session {self._name}: this one is {self.id}, without a name")
         if self._file is not None:
             events, self._pending = self._pending, []  # The file keeps what it cannot write and retries.
             self._file.append(events)
@@ -180,7 +182,7 @@ class SessionRecorder:
             action()
         except SessionError as error:
             if not self._is_failing:
-                self._warn(f"{error}; the chat goes on, and saving is tried again with every turn")
+                self._warn(f"{error}; the chat continues, and saving is retried after every turn")
             self._is_failing = True
         else:
             self._is_failing = False

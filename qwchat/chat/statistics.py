@@ -67,19 +67,17 @@ def totals(replies: Sequence[Stats]) -> list[tuple[str, str]]:
     drafted = sum(stats.drafted_tokens for stats in replies)
     rows = [
         ("prompts", f"{token_count(read + cached)}, {cached:,} of them cached ({_percent(cached, read + cached)})"),
-        ("read", f"{token_count(read)}{_duration_and_rate(prefill, read)}"),
-        ("written", f"{token_count(generated)}{_duration_and_rate(decode, decoded)}"),
+        ("prefill", f"{token_count(read)}{_duration_and_rate(prefill, read)}"),
+        ("generated", f"{token_count(generated)}{_duration_and_rate(decode, decoded)}"),
     ]
     if drafted:
-        rows.append(
-            ("drafted", f"{token_count(drafted)}, {sum(stats.accepted_tokens for stats in replies):,} accepted")
-        )
+        rows.append(("drafts", f"{token_count(drafted)}, {sum(stats.accepted_tokens for stats in replies):,} accepted"))
     waits = [stats.time_to_first_token for stats in replies if stats.time_to_first_token is not None]
     if waits:
         rows.append(
             (
                 "first token",
-                f"after {short_duration(sum(waits) / len(waits))} on average, {short_duration(max(waits))} at most",
+                f"{short_duration(sum(waits) / len(waits))} on average, {short_duration(max(waits))} at most",
             )
         )
     return rows
@@ -172,21 +170,21 @@ def ending_notice(done: Done, max_tokens: int | None, *, chat: bool = False) -> 
     limit = "the token limit" if max_tokens is None else Argument("max_tokens", max_tokens)
     if done.meets_constraint and done.finish_reason in ("length", "context"):
         return ArgumentMessage(
-            "the reply was brought to an end to fit ", limit if done.finish_reason == "length" else "the context"
+            "the reply was ended early to fit ", limit if done.finish_reason == "length" else "the context"
         )
-    go_on = "; /continue goes on" if chat else ""
+    go_on = "; /continue resumes it" if chat else ""
     if done.finish_reason == "length":
-        return ArgumentMessage("the reply was cut at ", limit, go_on)
+        return ArgumentMessage("the reply was cut off at ", limit, go_on)
     if done.finish_reason == "context":
-        longer = ArgumentMessage(SuggestedArgument("context", ...), " asks for a longer one")
-        remedy = "/drop or /summarise makes room and /continue goes on" if chat else longer
-        return ArgumentMessage(f"the reply was cut: the context of {done.stats.context:,} tokens is full; ", remedy)
+        longer = ArgumentMessage(SuggestedArgument("context", ...), " allows a larger one")
+        remedy = "/drop or /summarise frees tokens, /continue resumes it" if chat else longer
+        return ArgumentMessage(f"the reply was cut off: the context of {done.stats.context:,} tokens is full; ", remedy)
     if done.finish_reason == "repetition":
         penalty = ArgumentMessage(
             SuggestedArgument("repeat_penalty", 1.1), " and /retry may help" if chat else " may help"
         )
-        unguarded = ArgumentMessage(", ", SuggestedArgument("loop_guard", 0), " lets it go on")
-        return ArgumentMessage("the reply went in circles and was ended; ", penalty, go_on or unguarded)
+        unguarded = ArgumentMessage(", ", SuggestedArgument("loop_guard", 0), " disables the check")
+        return ArgumentMessage("the reply repeated itself and was stopped; ", penalty, go_on or unguarded)
     return None
 
 

@@ -64,9 +64,9 @@ def test_a_persona_is_put_on_changed_and_taken_off() -> None:
     assert context.session.reply_settings.origin("temp") == "persona poet"
     assert shown(context, "/as clerk") == "persona clerk sets temp 0, top-k 3"
     assert state(context) == ("Be brief.", 0.0, 3, ())
-    assert shown(context, "/as none") == "no persona from the next message on"
+    assert shown(context, "/as none") == "persona removed, from the next message on"
     assert state(context) == ("Be brief.", 0.7, 0, ())
-    assert shown(context, "/as none") == "no persona is in use"
+    assert shown(context, "/as none") == "no persona is active"
 
 
 def test_what_was_changed_since_outlives_the_persona() -> None:
@@ -96,10 +96,10 @@ def test_a_mistake_changes_nothing() -> None:
     context = make_context()
     shown(context, "/as clerk")
     for text, complaint in (
-        ("/as poet", "persona poet needs place: type /as poet place=…"),
+        ("/as poet", "persona poet needs place: use /as poet place=…"),
         ("/as peot", "there is no persona 'peot': did you mean poet?"),
         ("/as poet place", "a variable is given as name=value, not 'place'"),
-        ("/as poet place='x", 'a quotation mark is missing in "poet place=\'x"'),
+        ("/as poet place='x", 'the closing quote is missing in "poet place=\'x"'),
         (
             "/as ../poet",
             "'../poet' cannot be the name of a persona: use up to 200 letters, digits, dots, dashes and underscores",
@@ -118,7 +118,7 @@ def test_a_new_system_prompt_says_what_it_costs() -> None:
     list(replying(context.session, context.session.ask("one two three")))
     assert shown(context, "/as clerk") == "persona clerk sets temp 0, top-k 3"
     text = shown(context, "/as poet place=Rome")
-    assert text.endswith(f"'FIN'; {model.count(context.session.messages)} tokens will be read again")
+    assert text.endswith(f"'FIN'; {model.count(context.session.messages)} tokens will be evaluated again")
 
 
 def test_personas_are_listed_and_suggested(folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_personas_are_listed_and_suggested(folder: Path) -> None:
     assert shown(context, "/as") == (
         "persona          description\n"
         f"bad              {one_line(f'{folder}/bad.toml:1: temp must be from 0 to 5, not 9', 100)}\n"
-        "clerk    in use\n"
+        "clerk    active\n"
         "poet             Speaks in verse"
     )
     assert [found.text for found in suggestions(context, "/as p")] == ["poet"]
@@ -137,8 +137,8 @@ def test_personas_are_listed_and_suggested(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
     assert shown(context, "/as") == (
-        "there are no personas yet: /save-persona NAME makes one of this chat's system prompt and settings, "
-        f"and so does a file NAME.toml in {folder}"
+        "there are no personas yet: save the system prompt and settings of this chat with /save-persona NAME, "
+        f"or create NAME.toml in {folder}"
     )
 
 
@@ -149,7 +149,7 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
     shown(context, "/set seed 5")
     shown(context, '/set stop ["a", "b"]')
     path = folder / "mine.toml"
-    assert shown(context, "/save-persona mine") == f"kept as {path}: /as mine uses it, in other chats too"
+    assert shown(context, "/save-persona mine") == f"saved to {path}: /as mine applies it, in other chats too"
     assert path.read_text() == ('system = """Answer in {{braces}}\nand lines."""\ntop-p = 0.9\nstop = ["a", "b"]\n')
     assert personas.read("mine").fill_variables({}) == {
         "system": "Answer in {braces}\nand lines.",
@@ -160,8 +160,8 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
     shown(context, "/save-persona mine")
     assert "top-p = 0.8" in path.read_text()
     for text, complaint in (
-        ("/save-persona", "/save-persona needs a name, as in /save-persona poet"),
-        ("/save-persona poet", f"{folder}/poet.toml exists already: choose another name"),
+        ("/save-persona", "/save-persona needs a name, for example /save-persona poet"),
+        ("/save-persona poet", f"{folder}/poet.toml already exists: choose another name"),
         (
             "/save-persona a/b",
             "'a/b' cannot be the name of a persona: use up to 200 letters, digits, dots, dashes and underscores",
@@ -170,5 +170,5 @@ def test_what_is_set_can_be_kept(folder: Path) -> None:
         with pytest.raises(UsageError) as error:
             shown(context, text)
         assert str(error.value) == complaint
-    with pytest.raises(UsageError, match=r"^there is nothing to keep: give a system prompt with /system"):
+    with pytest.raises(UsageError, match=r"^there is nothing to save: set a system prompt with /system"):
         ActivePersona(Session(FakeModel(), ReplySettings(SamplingParams()))).save("empty", overwrite=False)

@@ -12,8 +12,8 @@ from qwchat.request import Prompt
 from qwchat.settings.personas import MissingVariablesError
 
 PROMPT = "the prompt has 5,000 tokens and the context holds 4,096, one of them for the answer: "
-TALK = "the conversation has 5,000 tokens with this message and the context holds 4,096, one of them for the answer: "
-OLD = "the oldest turns fill the context, so there is no room to summarise them: "
+TALK = "the conversation with this message has 5,000 tokens and the context holds 4,096, including one for the reply: "
+OLD = "the oldest turns fill the context, so they cannot be summarised: "
 MAXIMUM = " (4,096 tokens are the maximum of this model)"
 
 
@@ -45,29 +45,29 @@ def full(longest: int) -> ContextFullError:
         ),
         (
             full(32768),
-            f"{TALK}leave out old turns, or use a longer context (up to 32,768 tokens)",
+            f"{TALK}drop old turns, or use a longer context (up to 32,768 tokens)",
             f"{TALK}--overflow drop or summarise makes room, or --ctx N allows a longer context "
             "(up to 32,768 tokens with this model)",
-            f"{TALK}/drop or /summarise makes room, or /set ctx N allows a longer context "
+            f"{TALK}use /drop or /summarise to free tokens, or /set ctx N allows a longer context "
             "(up to 32,768 tokens with this model)",
         ),
         (
             full(4096),
-            f"{TALK}leave out old turns",
+            f"{TALK}drop old turns",
             f"{TALK}--overflow drop or summarise makes room{MAXIMUM}",
-            f"{TALK}/drop or /summarise makes room{MAXIMUM}",
+            f"{TALK}use /drop or /summarise to free tokens{MAXIMUM}",
         ),
         (
             SummaryTooLongError(5000, 4096, 4096),
-            f"{OLD}leave them out",
+            f"{OLD}drop them",
             f"{OLD}--overflow drop leaves them out{MAXIMUM}",
-            f"{OLD}/drop leaves them out{MAXIMUM}",
+            f"{OLD}/drop removes them from the prompt{MAXIMUM}",
         ),
         (
             MissingVariablesError("poet", ["place", "year"]),
             "persona poet needs place and year",
             "persona poet needs place and year: give --var place=… --var year=…",
-            "persona poet needs place and year: type /as poet place=… year=…",
+            "persona poet needs place and year: use /as poet place=… year=…",
         ),
         (UsageError("there is no such file"), *["there is no such file"] * 3),
     ],

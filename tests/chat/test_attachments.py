@@ -94,16 +94,16 @@ def test_ranges_of_lines(
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("a:7", "a has 2 lines, so there is no line 7"),
-        ("a:2-1", "a:2-1: lines count from 1, and the first comes before the last"),
-        ("a:0", "a:0: lines count from 1, and the first comes before the last"),
+        ("a:7", "a has only 2 lines: line 7 does not exist"),
+        ("a:2-1", "a:2-1 is not a valid line range: use FIRST-LAST, counted from 1"),
+        ("a:0", "a:0 is not a valid line range: use FIRST-LAST, counted from 1"),
         ("b", "cannot read b: No such file or directory"),
         ("b:3", "cannot read b:3: No such file or directory"),
         ("*.py", "no file matches *.py"),
-        ("folder", "folder is a folder: name files in it, as in folder/*.md"),
-        ("folder/", "folder/ is a folder: name files in it, as in folder/*.md"),
-        ("/dev/null", "/dev/null is not an ordinary file"),
-        ("pipe", "pipe is not an ordinary file"),
+        ("folder", "folder is a folder: name its files, for example folder/*.md"),
+        ("folder/", "folder/ is a folder: name its files, for example folder/*.md"),
+        ("/dev/null", "/dev/null is not a regular file"),
+        ("pipe", "pipe is not a regular file"),
         ("x" * 300, f"cannot read {'x' * 300}: No such file or directory"),
         ("nul\0", "cannot read nul␀: No such file or directory"),
         ("bad\udcff\x1b[31m", "cannot read bad\ufffd␛[31m: No such file or directory"),
@@ -144,7 +144,7 @@ def test_encodings_that_are_read(data: bytes, text: str) -> None:
     assert decode_text(data, "a") == text
 
 
-NUL = "a is no text: it holds NUL bytes, as programs, pictures and archives do"
+NUL = "a is a binary file (contains NUL bytes)"
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ NUL = "a is no text: it holds NUL bytes, as programs, pictures and archives do"
         (b"\x89PNG\0", NUL),
         ("no mark".encode("utf-16-le"), NUL),
         (b"\xff\xfea\0\0\0", NUL),
-        (b"caf\xe9", "a is no UTF-8 text (byte 4 is 0xe9): convert it first, for instance with iconv"),
-        (b"\xff\xfea", "a is no UTF-16 text (byte 3 is 0x61): convert it first, for instance with iconv"),
+        (b"caf\xe9", "a is not UTF-8 text (byte 4 is 0xe9): convert it, for example with iconv"),
+        (b"\xff\xfea", "a is not UTF-16 text (byte 3 is 0x61): convert it, for example with iconv"),
     ],
 )
 def test_what_is_no_text(data: bytes, complaint: str) -> None:
@@ -169,13 +169,11 @@ def test_big_files_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -
     files(log="a line of text\n" * 100_000)
     with pytest.raises(UsageError) as caught:
         load_files("log")
-    assert str(caught.value) == (
-        "log is bigger than 1 MiB, more than any context holds: name the lines wanted, as in log:1-100"
-    )
+    assert str(caught.value) == ("log is larger than 1 MiB: select lines, for example log:1-100")
     assert one("log:99999-").text == "a line of text\na line of text"
-    with pytest.raises(UsageError, match=r"^log:1- is bigger than 1 MiB, more than any context holds: name fewer"):
+    with pytest.raises(UsageError, match=r"^log:1- is larger than 1 MiB: select fewer"):
         load_files("log:1-")
-    with pytest.raises(UsageError, match=r"^log has 100,000 lines, so there is no line 100,001$"):
+    with pytest.raises(UsageError, match=r"^log has only 100,000 lines: line 100,001 does not exist$"):
         load_files("log:100001")
 
 
@@ -257,7 +255,7 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(monkeypatch: pytest.Monkey
     found = find_files("a")
     assert found is not None
     os.replace("pipe", "a")  # noqa: PTH105  # after its name was looked at
-    with pytest.raises(UsageError, match=r"^a is not an ordinary file$"):
+    with pytest.raises(UsageError, match=r"^a is not a regular file$"):
         attachments.load_matches(found)
 
 
@@ -272,10 +270,10 @@ def test_patterns_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, here: Path
 def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     tree(*(f"f{number}.md" for number in range(6)))
     monkeypatch.setattr(file_names, "MAX_MATCHES", 5)
-    with pytest.raises(UsageError, match=r"^\*\.md matches more than 5 files: name fewer$"):
+    with pytest.raises(UsageError, match=r"^\*\.md matches more than 5 files: use a narrower pattern$"):
         load_files("*.md")
     monkeypatch.setattr(file_names, "MAX_ENTRIES", 5)
-    with pytest.raises(UsageError, match=r"^\*\*/x searches more than 5 files and folders: name fewer$"):
+    with pytest.raises(UsageError, match=r"^\*\*/x searches more than 5 files and folders: use a narrower pattern$"):
         load_files("**/x")
 
 
@@ -284,12 +282,12 @@ def test_a_pattern_leaves_out_what_is_no_text() -> None:
     Path("b.md").write_bytes(b"\0\0")
     found = load_files("*.md:1-2")
     assert [attachment.title for attachment in found.attachments] == ["a.md:1", "c.md:1"]
-    assert found.notices == ("left out: b.md is no text: it holds NUL bytes, as programs, pictures and archives do",)
+    assert found.notices == ("skipped: b.md is a binary file (contains NUL bytes)",)
     for number in range(10):
         Path(f"d{number}.md").write_bytes(b"\0")
     assert len(load_files("*.md").notices) == 6
-    assert load_files("*.md").notices[-1] == "left out: 6 more files"
-    with pytest.raises(UsageError, match=r"^b\.md is no text"):
+    assert load_files("*.md").notices[-1] == "skipped: 6 more files"
+    with pytest.raises(UsageError, match=r"^b\.md is a binary file"):
         load_files("b.m?")
 
 

@@ -74,14 +74,14 @@ def test_the_engine_is_changed_and_the_cost_told() -> None:
     list(replying(context.session, context.session.ask("one two three")))
     assert shown(context, "/set threads 1") == "threads 1"
     assert (model.threads, model.context, model.kv) == (1, 4096, "f32")
-    assert shown(context, "/set kv q8") == "kv q8; 8 tokens will be read again"
+    assert shown(context, "/set kv q8") == "kv q8; 8 tokens will be evaluated again"
     assert shown(context, "/set ctx") == (
-        "ctx 4096 (from /set ctx)\nContext window in tokens (default: the model's, max 4096). "
-        "It takes a whole number of at least 1, or auto, or default."
+        "ctx 4096 (/set ctx)\nContext window in tokens (default: the model's, max 4096). "
+        "Values: a whole number of at least 1, or auto, or default."
     )
     assert shown(context, "/set ctx default") == "ctx auto (2048)"
     assert shown(context, "/set kv default") == "kv f32"
-    assert shown(context, "/set kv").splitlines()[0] == "kv f32 (from QWCHAT_KV)"
+    assert shown(context, "/set kv").splitlines()[0] == "kv f32 (QWCHAT_KV)"
 
 
 def test_only_tokens_that_will_be_read_again_are_announced() -> None:
@@ -89,10 +89,10 @@ def test_only_tokens_that_will_be_read_again_are_announced() -> None:
     for question in ("one two three", "four five six"):
         list(replying(context.session, context.session.ask(question)))
     assert model.count(context.session.messages) == 18
-    assert shown(context, "/undo").startswith("“four five six” is taken back")
-    assert shown(context, "/set kv q8") == "kv q8; 9 tokens will be read again"
+    assert shown(context, "/undo").startswith("undid “four five six”")
+    assert shown(context, "/set kv q8") == "kv q8; 9 tokens will be evaluated again"
     list(replying(context.session, context.session.ask("four five six")))
-    assert shown(context, "/clear").startswith("the conversation is empty")
+    assert shown(context, "/clear").startswith("cleared the conversation")
     assert shown(context, "/set ctx 1000") == "ctx 1000"
     assert shown(context, "/set kv f32") == "kv f32"
 
@@ -106,7 +106,7 @@ def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch
     list(replying(context.session, context.session.ask("one two three")))
     assert shown(context, "/set ctx 4096") == "ctx 4096"
     assert model.kv == "f32"
-    assert shown(context, "/set kv").startswith("kv auto (f32) (from built in)")
+    assert shown(context, "/set kv").startswith("kv auto (f32) (built in)")
     whole = model.reconfigure
 
     def little_memory(*, threads: int | None, context: int | None, kv: str) -> int:
@@ -115,7 +115,7 @@ def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch
         return whole(threads=threads, context=context, kv=kv)
 
     monkeypatch.setattr(model, "reconfigure", little_memory)
-    assert shown(context, "/set ctx 4000") == "ctx 4000; 8 tokens will be read again"
+    assert shown(context, "/set ctx 4000") == "ctx 4000; 8 tokens will be evaluated again"
     assert model.kv == "q8"
 
 
@@ -123,7 +123,7 @@ def test_a_context_that_is_too_small_is_told() -> None:
     context, model, _ = chat()
     list(replying(context.session, context.session.ask("one two three")))
     tokens = model.count(context.session.messages)
-    assert shown(context, "/set ctx 4") == f"ctx 4; the conversation has {tokens} tokens and does not fit in 4"
+    assert shown(context, "/set ctx 4") == f"ctx 4; the conversation has {tokens} tokens and does not fit into 4"
 
 
 def test_what_cannot_be_done_changes_nothing() -> None:
@@ -132,7 +132,7 @@ def test_what_cannot_be_done_changes_nothing() -> None:
         obey(context, "/set ctx 5000")
     limits = "must be from 1 to 4,096 tokens, the maximum of this model, not 5,000"
     assert (str(error.value), error_message(error.value)) == (f"context {limits}", f"ctx {limits}")
-    assert shown(context, "/set ctx").startswith("ctx auto (2048) (from built in)")
+    assert shown(context, "/set ctx").startswith("ctx auto (2048) (built in)")
     assert model.context == 2048
 
 
@@ -146,10 +146,10 @@ def test_the_look_is_changed_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("/set model x", "model cannot be set in a chat: start with --model"),
-        ("/set system x", "system cannot be set in a chat: /system TEXT sets it"),
-        ("/set as", "as cannot be set in a chat: /as NAME takes one"),
-        ("/set color never", "color cannot be set in a chat: start with --color"),
+        ("/set model x", "model cannot be changed in a chat: start qwchat with --model"),
+        ("/set system x", "use /system TEXT to change the system prompt"),
+        ("/set as", "use /as NAME to apply a persona"),
+        ("/set color never", "color cannot be changed in a chat: start qwchat with --color"),
         ("/set tmp 1", "there is no setting 'tmp': did you mean temp?"),
         ("/set kv f8", "kv must be auto, f32 or q8, not 'f8'"),
     ],
@@ -172,22 +172,22 @@ def test_a_panel_of_a_session_alone_knows_the_reply_knobs() -> None:
         Session(FakeModel(), ReplySettings(SamplingParams())), "mini", ReplyView(io.StringIO(), PLAIN)
     )
     assert "threads" not in shown(context, "/set")
-    with pytest.raises(UsageError, match=r"^threads cannot be set in a chat: start with --threads$"):
+    with pytest.raises(UsageError, match=r"^threads cannot be changed in a chat: start qwchat with --threads$"):
         obey(context, "/set threads 2")
 
 
 def test_a_system_prompt_takes_the_place_of_the_old_one_and_says_what_it_costs() -> None:
     context, model, _ = chat()
-    assert shown(context, "/system Be brief.") == "this system prompt holds from the next message on"
+    assert shown(context, "/system Be brief.") == "system prompt set, from the next message on"
     list(replying(context.session, context.session.ask("one two three")))
     text = shown(context, "/system Be kind to me.")
     tokens = model.count(context.session.messages)
-    replaced = "this system prompt takes the place of the old one from the next message on"
-    assert text == f"{replaced}; {tokens} tokens will be read again"
+    replaced = "system prompt replaced, from the next message on"
+    assert text == f"{replaced}; {tokens} tokens will be evaluated again"
     assert [message["role"] for message in context.session.messages] == ["system", "user", "assistant"]
     assert shown(context, "/system Be kind to me.").endswith("from the next message on")
     tokens -= model.count(context.session.messages[:1])
     assert (
         shown(context, "/system none")
-        == f"no system prompt from the next message on; {tokens} tokens will be read again"
+        == f"system prompt removed, from the next message on; {tokens} tokens will be evaluated again"
     )

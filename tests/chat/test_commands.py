@@ -36,7 +36,7 @@ def obey(context: CommandContext, text: str) -> Outcome:
 )
 def test_what_is_a_message(text: str) -> None:
     if text == "/etc":
-        with pytest.raises(UsageError, match=r"there is no command /etc: .*begin with //"):
+        with pytest.raises(UsageError, match=r"there is no command /etc: .*start with //"):
             parse(text)
     else:
         assert parse(text) is None
@@ -49,7 +49,7 @@ def test_two_slashes_send_one() -> None:
 
 @pytest.mark.parametrize("text", ["/CLEAR", " /clear ", "/clear\n"])
 def test_how_a_command_may_be_typed(text: str) -> None:
-    assert obey(make_context(), text) == Show("the conversation is empty already")
+    assert obey(make_context(), text) == Show("the conversation is already empty")
 
 
 def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> None:
@@ -58,8 +58,8 @@ def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> 
     for command in COMMANDS:
         assert re.search(rf"^  {re.escape(command.usage)} +{re.escape(command.summary)}$", shown.text, re.MULTILINE)
     assert obey(make_context(), "/help save") == Show(
-        "/save FILE  write the conversation as Markdown, or as .html or .json\n\n"
-        "The conversation up to here, without alternatives. A file that this chat did not write is left alone."
+        "/save FILE  write the conversation to a file (.md, .html or .json)\n\n"
+        "It writes the conversation without alternatives, and overwrites only files that this chat wrote."
     )
     for elsewhere, here in (("leave", "quit"), ("forget", "undo"), ("regen", "retry"), ("load", "resume")):
         with pytest.raises(UsageError, match=rf"there is no command /{elsewhere}: did you mean /{here}\?"):
@@ -110,7 +110,8 @@ def test_set_shows_everything_and_changes_one_thing() -> None:
     assert obey(context, "/set temp default") == Show("temp 0.7")
     assert obey(context, "/set top-p 0.9") == Show("top-p 0.9")
     assert obey(context, "/set TOP_P") == Show(
-        "top-p 0.9 (from /set top-p)\nNucleus; 1 is off. It takes a number above 0 to 1, or default."
+        "top-p 0.9 (/set top-p)\n"
+        "Nucleus sampling: probability mass (1 = off). Values: a number above 0 to 1, or default."
     )
     assert context.session.reply_settings.stop == ("The End",)
 
@@ -145,7 +146,9 @@ def test_a_number_of_any_length_is_no_failure(text: str) -> None:
 
 
 def test_a_slash_alone_asks_for_a_name() -> None:
-    with pytest.raises(UsageError, match=r"^a command needs a name: /help lists them \(// sends a slash\)$"):
+    with pytest.raises(
+        UsageError, match=r"^the command name is missing: /help lists the commands \(type // to send a slash\)$"
+    ):
         parse(" / ")
     assert parse("//") is None
     assert message_text("//") == "/"

@@ -83,7 +83,7 @@ def filled(policy: str, answers: str = "", **more: object) -> Conversation:
     return conversation
 
 
-LONG = " ".join("e" * 7)  # 8 tokens: 36 of 40, which leaves 4
+LONG = " ".join("e" * 7)  # 8 tokens: 36 of 40, leaving 4
 TOO_LONG = " ".join("e" * 12)  # 13 tokens: 41 of 40
 
 
@@ -134,7 +134,7 @@ def test_drop_leaves_out_the_oldest_exchanges_marks_it_and_never_the_system_prom
     done = conversation.say(TOO_LONG)
     assert done is not None
     assert conversation.sent == ["Be brief.", "c", "one two three four", "d", "one two three four", TOO_LONG]
-    assert conversation.lines == ["── the 2 oldest exchanges are not sent any more; context 30/43 ──"]
+    assert conversation.lines == ["── dropped the 2 oldest exchanges; context 30/43 ──"]
     assert conversation.reductions == [ContextReduction("dropped", 2, 4, 30, 43)]
     assert {"dropped": [1, 2, 3, 4]} in conversation.events
     assert [node.content for node in conversation.session.tree.path()][:2] == ["a", "one two three four"], (
@@ -178,8 +178,8 @@ def test_error_sends_what_can_be_read_and_refuses_the_rest() -> None:
     with pytest.raises(ContextFullError) as caught:
         conversation.say(TOO_LONG)
     assert str(caught.value) == (
-        "the conversation has 41 tokens with this message and the context holds 40, one of them for the answer: "
-        "leave out old turns, or use a longer context (up to 4,096 tokens)"
+        "the conversation with this message has 41 tokens and the context holds 40, including one for the reply: "
+        "drop old turns, or use a longer context (up to 4,096 tokens)"
     )
     assert isinstance(caught.value, PromptTooLongError)
     assert conversation.lines == []
@@ -206,9 +206,9 @@ def test_a_person_is_asked_and_may_drop() -> None:
     conversation = filled("ask", "xd")
     assert conversation.say(TOO_LONG) is not None
     assert conversation.lines == [
-        "the prompt has 41 tokens and the context holds 40: d drops the 2 oldest exchanges, s summarises, "
-        "e goes back to the message",
-        "── the 2 oldest exchanges are not sent any more; context 27/40 ──",
+        "the prompt has 41 tokens and the context holds 40: [d]rop the 2 oldest exchanges, [s]ummarise, "
+        "[e]dit the message",
+        "── dropped the 2 oldest exchanges; context 27/40 ──",
     ]
     assert conversation.prompts == ["d/s/e: ", "d/s/e: "], "what is no answer is asked again"
 
@@ -217,8 +217,8 @@ def test_a_person_may_answer_anyway_where_it_fits() -> None:
     conversation = filled("ask", "a")
     assert conversation.say(LONG) is not None
     assert conversation.lines == [
-        "the prompt has 36 tokens, which leaves 4 of 40 for the answer: d drops the oldest exchange, s summarises, "
-        "a answers anyway, e goes back to the message"
+        "the prompt has 36 tokens, leaving 4 of 40 for the reply: [d]rop the oldest exchange, [s]ummarise, "
+        "[a]nswer anyway, [e]dit the message"
     ]
     assert conversation.prompts == ["d/s/a/e: "]
     assert len(conversation.sent) == 9
@@ -271,7 +271,7 @@ def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
     assert conversation.sent[0] == SUMMARY
     assert conversation.sent[-1] == LONGER
     assert conversation.reductions == [ContextReduction("summarised", 11, 22, 132, 200)]
-    assert conversation.lines == ["── the 11 oldest exchanges are sent as a summary from here on; context 132/200 ──"]
+    assert conversation.lines == ["── summarised the 11 oldest exchanges; context 132/200 ──"]
     assert conversation.shown[-3:] == [True, False, True], "the summary is not the reply"
     assert {"dropped": list(range(1, 23)), "summary": SUMMARY} in conversation.events
     assert context_budget.unsent_counts(conversation.session, conversation.session.end) == {
@@ -282,14 +282,14 @@ def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
 
 def test_an_empty_summary_changes_nothing() -> None:
     conversation = twenty(" ")
-    with pytest.raises(UsageError, match="there is no summary, so nothing was left out and the message was not sent"):
+    with pytest.raises(UsageError, match="no summary was generated, so nothing was dropped"):
         conversation.say(LONGER)
     assert conversation.session.tree.dropped() == set()
 
 
 def test_turns_that_fill_the_context_are_not_summarised() -> None:
     conversation = filled("summarise")
-    with pytest.raises(PromptTooLongError, match="so there is no room to summarise them: leave them out"):
+    with pytest.raises(PromptTooLongError, match="so they cannot be summarised: drop them"):
         conversation.say(TOO_LONG)
 
 
@@ -336,18 +336,18 @@ def test_a_retry_is_checked_like_a_first_answer() -> None:
 
 def test_exchanges_that_can_be_left_out() -> None:
     conversation = Conversation(replies=["one"])
-    with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
+    with pytest.raises(UsageError, match="there are no exchanges before the last one: /clear removes"):
         context_budget.drop(conversation.session, conversation.session.end, 1)
     conversation.say("a")
-    with pytest.raises(UsageError, match="there is nothing to leave out before the last exchange: /clear forgets"):
+    with pytest.raises(UsageError, match="there are no exchanges before the last one: /clear removes"):
         context_budget.drop(conversation.session, conversation.session.end)
     conversation.say("b")
-    with pytest.raises(UsageError, match="only exchanges before the last one can be left out, and there is 1 older"):
+    with pytest.raises(UsageError, match="only exchanges before the last one can be dropped: there is 1"):
         context_budget.drop(conversation.session, conversation.session.end, 2)
     assert context_budget.drop(conversation.session, conversation.session.end) == 1
     assert context_budget.measure_reduction(
         "dropped", conversation.session, conversation.session.end, 1, Prompt(range(4))
-    ).marker() == ("── the oldest exchange is not sent any more; context 4/40 ──")
+    ).marker() == ("── dropped the oldest exchange; context 4/40 ──")
 
 
 def test_an_answer_that_may_be_short_needs_little_room() -> None:

@@ -97,8 +97,8 @@ def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> Non
     kept = len(model.encode("Be brief.")) + 16
     assert done.stats.cached_tokens <= kept, "little more than the system prompt still agrees with what was read"
     assert done.stats.prompt_tokens <= SIZE * 3 // 4
-    assert conversation.stderr.getvalue().startswith("── the ")
-    assert conversation.stderr.getvalue().endswith(f"not sent any more; context {done.stats.prompt_tokens}/{SIZE} ──\n")
+    assert conversation.stderr.getvalue().startswith("── dropped the ")
+    assert conversation.stderr.getvalue().endswith(f"; context {done.stats.prompt_tokens}/{SIZE} ──\n")
     following = conversation.say("What is 50 + 1?")
     assert following.stats.prompt_tokens - following.stats.cached_tokens < 30
     assert following.stats.context_used <= SIZE
@@ -121,7 +121,7 @@ def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
     assert longer.finish_reason == "stop"
     assert longer.text.startswith(done.text)
     assert len(longer.token_ids) > len(done.token_ids)
-    assert conversation.stderr.getvalue().startswith("── the ")
+    assert conversation.stderr.getvalue().startswith("── dropped the ")
     assert conversation.session.reply().content == longer.text
 
 
@@ -152,6 +152,6 @@ def test_what_cannot_be_read_is_refused_before_it_is_read(model: qwchat.Model) -
     question = "word " * SIZE
     while model.count([{"role": "user", "content": question}]) >= SIZE:
         question = question.removesuffix("word ")
-    with pytest.raises(ContextFullError, match="leave out old turns, or use a longer context"):
+    with pytest.raises(ContextFullError, match="drop old turns, or use a longer context"):
         conversation.say(question)
     assert model.cached_context.length == read

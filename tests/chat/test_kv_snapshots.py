@@ -141,7 +141,7 @@ def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
     assert snapshots.restore(folder) is None  # there is none
     (folder / "kv.snapshot").write_bytes(b"12345678")
     model.trouble = SnapshotError("FILE is damaged")
-    assert snapshots.restore(folder) == "FILE is damaged: the conversation is read again"
+    assert snapshots.restore(folder) == "FILE is damaged: the conversation will be evaluated again"
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,13 @@ def test_what_is_linked_or_not_a_file_does_not_make_room(folder: Path, tmp_path:
 
 
 def test_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = "a snapshot of 2 MiB is more than snapshot-limit: the conversation will be read again"
+    large = "a snapshot of 2 MiB exceeds snapshot-limit: the conversation will be evaluated again"
     for mode, notice in (("on", large), ("auto", None)):
         assert KVSnapshots(Model(1 << 18), mode, 1 << 20).save_or_remove(folder) == notice
         assert kept(folder) == -1
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(kv_snapshots.shutil, "disk_usage", lambda _: usage(9, 9, 3 << 20))
-    full = "there is too little room on the disk for a snapshot of 2 MiB"
+    full = "there is not enough disk space for a snapshot of 2 MiB"
     for mode, notice in (("on", full), ("auto", None)):
         assert KVSnapshots(Model(1 << 18), mode, 1 << 30).save_or_remove(folder) == notice
         assert kept(folder) == -1

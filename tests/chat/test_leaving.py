@@ -99,10 +99,10 @@ def test_a_blank_line_stands_between_turns_and_nowhere_else(tmp_path: Path, stor
         ">",
         "> /set temp 1", "temp 1",
         "> second", "Two.", "",
-        "> /alt", "qwchat: error: there are no alternatives yet: /retry and /edit make some",
+        "> /alt", "qwchat: error: there are no alternatives yet: /retry and /edit create them",
         "> /retry", "One.", "",
         "> /alt", "reply 1 of 2", "Two.", "",
-        "> /resume seas", f"{entry.id} (seas · Name a sea.) goes on, 2 messages", "> Name a sea.", "The Pacific.", "",
+        "> /resume seas", f"resumed {entry.id} (seas · Name a sea.), 2 messages", "> Name a sea.", "The Pacific.", "",
         "> /quit",
     ]  # fmt: skip
     with Terminal("chat", "--resume", "seas", "-q", models=tmp_path) as terminal:

@@ -88,7 +88,7 @@ def test_what_was_pasted_is_given_back_whatever_it_names(here: Path) -> None:
     for text in ("see @a.py and @*.txt, @a.py:3-1", "@@a.py @nobody me@a.py", "`@a.py` @src/"):
         composed = compose(escape_mentions(text))
         assert (composed.text, composed.attachments, composed.notices) == (text, (), ())
-    with pytest.raises(UsageError, match="matches more than 100 files: name fewer"):
+    with pytest.raises(UsageError, match="matches more than 100 files: use a narrower pattern"):
         compose("@*.txt")
 
 
@@ -104,15 +104,15 @@ def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
     composed = compose("see @src/ap.py, @*.rs and @x.py:3-4!")
     assert composed.text == "see @src/ap.py, @*.rs and @x.py:3-4!"
     assert composed.notices == (
-        "@src/ap.py names no file, so it is sent as text",
-        "@*.rs names no file, so it is sent as text",
-        "@x.py:3-4 names no file, so it is sent as text",
+        "@src/ap.py matches no file and is sent as text",
+        "@*.rs matches no file and is sent as text",
+        "@x.py:3-4 matches no file and is sent as text",
     )
 
 
 def test_many_that_name_no_file_take_few_lines() -> None:
     notices = compose(" ".join(f"@{number}.py @0.py" for number in range(9))).notices
-    assert notices[4:] == ("@4.py names no file, so it is sent as text", "… and neither do 4 more")
+    assert notices[4:] == ("@4.py matches no file and is sent as text", "… and 4 more")
 
 
 def test_an_edited_message_reads_nothing_twice() -> None:
@@ -129,11 +129,11 @@ def test_text_of_a_file_is_not_searched(here: Path) -> None:
 
 def test_folders_and_programs_are_refused(here: Path) -> None:
     (here / "prog").write_bytes(b"\x7fELF\0")
-    with pytest.raises(UsageError, match=r"^src is a folder: name files in it, as in src/\*\.md$"):
+    with pytest.raises(UsageError, match=r"^src is a folder: name its files, for example src/\*\.md$"):
         compose("look into @src please")
-    with pytest.raises(UsageError, match=r"^prog is no text"):
+    with pytest.raises(UsageError, match=r"^prog is a binary file"):
         compose("what is @prog?")
-    with pytest.raises(UsageError, match=r"^a\.py has 5 lines, so there is no line 9$"):
+    with pytest.raises(UsageError, match=r"^a\.py has only 5 lines: line 9 does not exist$"):
         compose("@a.py:9")
 
 

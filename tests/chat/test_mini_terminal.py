@@ -144,7 +144,7 @@ def test_history_completion_and_commands(models: Path, tmp_path: Path) -> None:
         terminal.type("\r")
         ask(terminal, "")
         terminal.type("/und\t\r")
-        terminal.wait("is taken back")
+        terminal.wait("/redo restores")
         terminal.prompt()
         replies = [text for role, text in save(terminal, tmp_path) if role == "assistant"]
         assert len(replies) == 2
@@ -179,7 +179,7 @@ def test_a_reply_is_stopped_and_goes_on_to_the_same_end(models: Path, tmp_path: 
         terminal.type("Tell me everything\r")
         terminal.wait_until(lambda: len(terminal.text) > 400, "some of the reply")
         terminal.type("\x1b")
-        terminal.wait("stopped; what was said is kept")
+        terminal.wait("stopped; the text so far is kept")
         terminal.prompt()
         stopped = save(terminal, tmp_path)[-1][1]
         assert whole.startswith(stopped)
@@ -195,7 +195,7 @@ def test_reading_the_prompt_is_stopped(models: Path, tmp_path: Path) -> None:
         terminal.type("\x1b[200~" + "word " * 1500 + "\x1b[201~")
         terminal.wait("[Pasted text #1")
         terminal.type("\r\x03")
-        terminal.wait("stopped before a word was said; /retry asks again")
+        terminal.wait("stopped; no tokens generated, /retry tries again")
         terminal.prompt()
         ask(terminal, "/retry")
         question, reply = save(terminal, tmp_path)

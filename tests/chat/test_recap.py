@@ -10,8 +10,8 @@ def test_questions_are_named_as_they_were_typed_without_their_files() -> None:
     file = "File src/a.c++, lines 1-2:\n\n````c++\nx\n```\ny\n````\n\nFile b.md: empty\n\n"
     played(context, f"{file}what is x")
     played(context, f"/edit 1 {file}what is y?\nAnd z?\nAnd why?")
-    assert shown(context, "/alt") == "question 1 of 2: what is x\nOne."
-    assert shown(context, "/alt") == "question 2 of 2: what is y? … (+2 lines)\nTwo."
+    assert shown(context, "/alt") == "message 1 of 2: what is x\nOne."
+    assert shown(context, "/alt") == "message 2 of 2: what is y? … (+2 lines)\nTwo."
     played(context, "next")
-    assert shown(context, "/undo").startswith("“next” is taken back")
-    assert shown(context, "/undo").startswith("“what is y? And z? And why?” is taken back")
+    assert shown(context, "/undo").startswith("undid “next”")
+    assert shown(context, "/undo").startswith("undid “what is y? And z? And why?”")

@@ -78,7 +78,9 @@ def test_each_reply_of_a_chat_renders_its_prompt_once(model: qwchat.Model, rende
     assert len(chat.context.session.tree.nodes) == 8, stderr.getvalue()
     # A question; the rest of its reply; a question with a file; its other reply; another question in its place.
     assert rendered == [1, 1, 3, 3, 3]
-    assert f"context {chat.context.session.tree.node(5).stats['prompt_tokens']}/512 after this" in stderr.getvalue()  # type: ignore[index]
+    assert (
+        f"context {chat.context.session.tree.node(5).stats['prompt_tokens']}/512 with this message" in stderr.getvalue()
+    )  # type: ignore[index]
 
 
 def test_a_single_question_renders_its_prompt_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +122,7 @@ class Interrupted(FakeModel):
 
 def test_a_request_to_stop_that_comes_while_the_prompt_is_rendered_stops_the_reply() -> None:
     chat, stderr = talk(Interrupted(["one two"]), ["hello"])
-    assert "stopped before a word was said; /retry asks again" in stderr.getvalue()
+    assert "stopped; no tokens generated, /retry tries again" in stderr.getvalue()
     assert [node.content for node in chat.context.session.tree.nodes] == ["hello"]
 
 

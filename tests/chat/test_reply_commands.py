@@ -59,7 +59,7 @@ def xterm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
     context, _ = make_context("# One", REPLY)
     assert obey(context, "/raw") == Show(message=REPLY)
-    assert obey(context, "/raw on") == Show("replies are shown as they are written")
+    assert obey(context, "/raw on") == Show("replies are shown as plain text")
     assert context.view.rendering == "plain"
     assert obey(context, "/raw off") == Show("replies are shown as rendered Markdown")
     assert context.view.rendering == "markdown"
@@ -70,9 +70,9 @@ def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
 @pytest.mark.parametrize(
     ("typed", "text", "answer"),
     [
-        ("/copy", REPLY.replace("\x1b", "␛"), "the reply is sent to the clipboard, 69 characters"),
-        ("/copy code 1", "x = 1\n  y", "code 1 is sent to the clipboard, 9 characters"),
-        ("/copy 2", "z␛", "code 2 is sent to the clipboard, 2 characters"),
+        ("/copy", REPLY.replace("\x1b", "␛"), "copied the reply to the clipboard, 69 characters"),
+        ("/copy code 1", "x = 1\n  y", "copied code block 1 to the clipboard, 9 characters"),
+        ("/copy 2", "z␛", "copied code block 2 to the clipboard, 2 characters"),
     ],
 )
 def test_copy_asks_the_terminal_to_take_the_text(typed: str, text: str, answer: str) -> None:
@@ -86,14 +86,14 @@ def test_what_copy_refuses() -> None:
     context, out = make_context(REPLY)
     assert (
         refused(context, "/copy code")
-        == "the last reply has 2 code blocks: say which, as in /copy code 1 or /write 1 FILE"
+        == "the last reply has 2 code blocks: choose one, for example /copy code 1 or /write 1 FILE"
     )
-    assert refused(context, "/copy code 3") == "there is no code 3: the last reply has 2"
-    assert refused(context, "/copy that") == "/copy takes nothing, code or code 2, not 'that'"
-    assert refused(make_context("no code")[0], "/copy code") == "the last reply has no code in fences"
+    assert refused(context, "/copy code 3") == "there is no code block 3: the last reply has 2"
+    assert refused(context, "/copy that") == "/copy takes no argument, code or code N, not 'that'"
+    assert refused(make_context("no code")[0], "/copy code") == "the last reply has no code blocks"
     piped, _ = make_context(REPLY, styling=PLAIN)
     assert refused(piped, "/copy") == (
-        "replies go to no terminal, so there is no clipboard: /write puts them into a file"
+        "there is no terminal, so the clipboard cannot be reached: /write saves code to a file"
     )
     assert out.getvalue() == ""
 
@@ -112,17 +112,17 @@ def test_what_may_keep_a_terminal_from_taking_text() -> None:
 def test_write_puts_a_block_into_a_file_and_spares_what_is_there(tmp_path: Path) -> None:
     context, _ = make_context(REPLY)
     path = tmp_path / "two words.py"
-    assert obey(context, f"/write 1 {path}") == Show(f"code 1 is in {path}, 2 lines")
+    assert obey(context, f"/write 1 {path}") == Show(f"wrote code block 1 to {path}, 2 lines")
     assert path.read_bytes() == b"x = 1\n  y\n"
-    assert obey(context, f"/write code 2 {path}") == Show(f"code 2 is in {path}, 1 line")
+    assert obey(context, f"/write code 2 {path}") == Show(f"wrote code block 2 to {path}, 1 line")
     assert path.read_bytes() == b"z\x1b\n"
     (tmp_path / "mine").write_text("mine")
     assert refused(context, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine exists already: choose another name"
-    assert refused(context, "/write 1") == "/write needs the name of a file, as in /write 2 fix.py"
-    assert refused(context, f"/write 9 {tmp_path}/x") == "there is no code 9: the last reply has 2"
+    assert refused(context, "/write 1") == "/write needs a file name, for example /write 2 fix.py"
+    assert refused(context, f"/write 9 {tmp_path}/x") == "there is no code block 9: the last reply has 2"
     assert refused(context, f"/write 1 {tmp_path}/no/x") == f"cannot write {tmp_path}/no/x: No such file or directory"
     assert obey(make_context("```\na\n```")[0], f"/write {tmp_path}/only") == Show(
-        f"code 1 is in {tmp_path}/only, 1 line"
+        f"wrote code block 1 to {tmp_path}/only, 1 line"
     )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "only", "two words.py"]
 
@@ -135,7 +135,7 @@ def test_numbers_of_code_are_completed() -> None:
 
     assert offered("/copy ") == [("code 1", "x = 1"), ("code 2", "z␛")]
     assert offered("/write ") == [("1", "x = 1"), ("2", "z␛")]
-    assert offered("/raw o") == [("on", "show replies as they are written"), ("off", "render them as Markdown")]
+    assert offered("/raw o") == [("on", "show replies as plain text"), ("off", "render replies as Markdown")]
     assert list(suggestions(make_context()[0], "/copy ")) == []
 
 
@@ -144,14 +144,14 @@ def test_stats_adds_up_what_all_replies_took() -> None:
     assert stats(context) == (
         "replies      2\n"
         "prompts      13 tokens, 6 of them cached (46 %)\n"
-        "read         7 tokens in 1.00 s, 7.0 tok/s\n"
-        "written      5 tokens in 0.50 s, 6.0 tok/s\n"
-        "first token  after 0.12 s on average, 0.12 s at most"
+        "prefill      7 tokens in 1.00 s, 7.0 tok/s\n"
+        "generated    5 tokens in 0.50 s, 6.0 tok/s\n"
+        "first token  0.12 s on average, 0.12 s at most"
     )
     context.session.tree.add("assistant", "edited", parent=1)
     context.session.tree.add("assistant", "forged", parent=1, stats={"prompt_tokens": "many"})
-    assert stats(context).startswith("replies      2 (and 2 without figures)\n")
-    assert refused(make_context()[0], "/stats") == "there are no figures yet: ask something first"
+    assert stats(context).startswith("replies      2 (2 more without figures)\n")
+    assert refused(make_context()[0], "/stats") == "there are no figures yet: send a message first"
 
 
 def test_stats_counts_what_was_read_before_a_stop() -> None:
@@ -160,13 +160,13 @@ def test_stats_counts_what_was_read_before_a_stop() -> None:
         pass
     assert stats(context).splitlines()[:4] == [
         "replies      1",
-        "stopped      1 before any text came",
+        "stopped      1 before the first token",
         "prompts      136 tokens, 5 of them cached (4 %)",
-        "read         131 tokens in 1.00 s, 131 tok/s",
+        "prefill      131 tokens in 1.00 s, 131 tok/s",
     ]
     for _event in replying(context.session, context.session.continue_reply()):
         pass
-    assert stats(context).splitlines()[:2] == ["replies      2", "stopped      1 before any text came"]
+    assert stats(context).splitlines()[:2] == ["replies      2", "stopped      1 before the first token"]
 
 
 class After:

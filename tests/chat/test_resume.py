@@ -121,7 +121,7 @@ def test_the_same_session_goes_on_in_the_chat(tmp_path: Path, store: SessionStor
             f"qwchat: error: session {entry.id} is open in another qwchat: close it there, or choose another session\n",
         )
         terminal.type("/title Sums\r")
-        terminal.wait("the session is called Sums")
+        terminal.wait("the title is now: Sums")
         terminal.type("\x04")
         assert terminal.end() == 0
     assert said(store, entry) == ["one", "echo: one", "two", "echo: two"]
@@ -159,12 +159,12 @@ def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: SessionStore) 
         terminal.type("/resume\r")
         terminal.wait("1 of 1")
         terminal.type("\x1b")
-        terminal.wait("this session goes on")
+        terminal.wait("no session chosen, this one continues")
         terminal.prompt()
         terminal.type("/resume\r")
         terminal.wait("1 of 1")
         terminal.type("\r")
-        terminal.wait(f"{lake.id} (Name a lake.) goes on, 2 messages\n> Name a lake.\nGarda.")
+        terminal.wait(f"resumed {lake.id} (Name a lake.), 2 messages\n> Name a lake.\nGarda.")
         terminal.prompt()
         terminal.type("Another.\r")
         terminal.wait("echo: Another.")
@@ -182,9 +182,9 @@ def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, 
     talk(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
     _, _, err = talk(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
     assert "qwchat: settings of the session: temp 0.5, stop 'END'\n" in err
-    assert "temp 0.5 (from the session)\n" in err
+    assert "temp 0.5 (the session)\n" in err
     assert "\ntemp 0\n" in err
-    assert "top-k 8 (from --top-k)\n" in err
+    assert "top-k 8 (--top-k)\n" in err
 
 
 def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: Path, store: SessionStore) -> None:
@@ -229,12 +229,12 @@ def test_leaving_the_list_leaves(tmp_path: Path, store: SessionStore) -> None:
 def test_a_question_without_a_reply_is_told_of(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two", "File a.py:\n\n```py\nx\n```\n\nthree")
     with Terminal("chat", "-c", models=tmp_path) as terminal:
-        terminal.wait("> three\nit was not answered: /continue answers it")
+        terminal.wait("> three\nno reply yet: /continue generates it")
         terminal.prompt()
         terminal.type("/new\r")
-        terminal.wait("a new session begins with the next message")
+        terminal.wait("the next message starts a new session")
         terminal.type(f"/resume {entry.id}\r")
-        terminal.wait(f"{entry.id} (one) goes on, 3 messages\n> three\nit was not answered: /continue answers it")
+        terminal.wait(f"resumed {entry.id} (one), 3 messages\n> three\nno reply yet: /continue generates it")
 
 
 def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: SessionStore) -> None:
@@ -243,7 +243,7 @@ def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: SessionStore)
         0,
         "",
         "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves\n"
-        f"{entry.id} (sums · one) goes on, 2 messages\n",
+        f"resumed {entry.id} (sums · one), 2 messages\n",
     )
 
 
@@ -307,7 +307,7 @@ def test_another_models_reply_is_told_of(tmp_path: Path, store: SessionStore) ->
     tree.add("assistant", "two", model="ffff", token_ids=[1, 2])
     file.close()
     _, _, err = talk(tmp_path, "-c", lines="")
-    assert "qwchat: the last reply was another model's (mini): mini reads the conversation anew\n" in err
+    assert "qwchat: the last reply came from another model (mini): mini evaluates the conversation again\n" in err
 
 
 def test_what_was_damaged_is_told_of(tmp_path: Path, store: SessionStore) -> None:
@@ -316,7 +316,7 @@ def test_what_was_damaged_is_told_of(tmp_path: Path, store: SessionStore) -> Non
         file.write(b'nonsense\n{"node": {"id": 3, "par')
     code, _, err = talk(tmp_path, "-c", lines="three\n")
     assert code == 0
-    assert f"qwchat: error: damaged lines of session {entry.id} that are left out: 1\n" in err
+    assert f"qwchat: error: session {entry.id}: skipped 1 damaged line\n" in err
     assert said(store, entry) == ["one", "two", "three", "echo: three"]
 
 
@@ -375,18 +375,18 @@ def test_a_place_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
     (tmp_path / "home" / "sessions").write_text("")
     code, out, err = talk(tmp_path, "--quiet", lines="one\ntwo\n")
     assert (code, out) == (0, "echo: one\necho: two\n")
-    assert err.count("the chat goes on, and saving is tried again with every turn") == 1
+    assert err.count("the chat continues, and saving is retried after every turn") == 1
 
 
 def test_a_session_that_was_cleared_says_how_its_turns_come_back(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--session", "sums", lines="one\n/clear\n")
     err = talk(tmp_path, "-c", lines="/redo\n")[2]
-    assert "goes on, empty (/redo brings its turns back): one\n2 turns are back\n" in err
+    assert "goes on, empty (/redo restores its turns): one\nrestored 2 turns\n" in err
     talk(tmp_path, "--session", "sums", lines="/clear\n")
     entry = store.find("sums")
     resumed = talk(tmp_path, lines="/resume sums\n")[2].splitlines()[1]
-    assert resumed == f"{entry.id} (sums · one) goes on, empty (/redo brings its turns back)"
+    assert resumed == f"resumed {entry.id} (sums · one), empty (/redo restores its turns)"
     single = save(store, "alone")
     assert (
-        talk(tmp_path, lines=f"/resume {single.id}\n")[2].splitlines()[1] == f"{single.id} (alone) goes on, 1 message"
+        talk(tmp_path, lines=f"/resume {single.id}\n")[2].splitlines()[1] == f"resumed {single.id} (alone), 1 message"
     )

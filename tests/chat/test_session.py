@@ -102,12 +102,12 @@ def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
 
 def test_retry_and_clear_without_a_question() -> None:
     _, session = make()
-    with pytest.raises(UsageError, match="nothing was asked yet"):
+    with pytest.raises(UsageError, match="there is no message yet"):
         end_of(replying(session, session.retry()))
     end_of(replying(session, session.ask("question")))
     session.clear()
     assert session.messages == []
-    with pytest.raises(UsageError, match="there is no question left: /redo goes forward again"):
+    with pytest.raises(UsageError, match="there is no message left: /redo restores undone turns"):
         end_of(replying(session, session.retry()))
 
 

@@ -91,13 +91,13 @@ def test_export_names_the_file_after_the_title(
     ("command", "complaint"),
     [
         ("/export pdf", "/export takes md, html or json, not 'pdf'"),
-        ("/export", "/export md, html or json?"),
-        ("/save", "/save needs the name of a file, as in /save talk.md"),
+        ("/export", "/export needs a format: md, html or json"),
+        ("/save", "/save needs a file name, for example /save talk.md"),
         ("/export md", "the conversation is empty, so there is nothing to save"),
-        ("/fork", "nothing was said yet, so there is nothing to fork"),
-        ("/resume", "/resume needs a session, as in /resume seas: /sessions lists them"),
+        ("/fork", "the conversation is empty, so there is nothing to fork"),
+        ("/resume", "/resume needs a session, for example /resume seas: /sessions lists them"),
         ("/resume x", "there is no session 'x': qwchat sessions list shows all sessions"),
-        ("/title \x07", "a title needs a letter or another character that can be seen"),
+        ("/title \x07", "a title needs at least one visible character"),
         ("/new a/b", "'a/b' is not a session name: use up to 64 letters, digits, spaces, dots and dashes"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_title_is_made_shown_and_changed(context: CommandContext) -> None:
     assert obey(context, "/title") == "Conversation with mini"
     ask(context, "Name a sea.")
     assert obey(context, "/title") == "Name a sea."
-    assert obey(context, "/title  Sea\x1b[2J talk") == "the session is called Sea[2J talk"
+    assert obey(context, "/title  Sea\x1b[2J talk") == "the title is now: Sea[2J talk"
     assert SessionStore(context.recorder.store.folder if context.recorder.store else None).find("sea[2J").id == current(
         context
     )
@@ -138,10 +138,10 @@ def test_sessions_are_listed_and_searched(context: CommandContext) -> None:
     os.utime(
         context.recorder.store.folder / first / "session.jsonl", (1.7e9, 1.7e9)
     )  # Not in the same tick as the next.
-    assert obey(context, "/new lakes") == "a new session begins with the next message"
+    assert obey(context, "/new lakes") == "the next message starts a new session"
     ask(context, "Name a lake.")
     lines = obey(context, "/sessions").splitlines()
-    assert re.fullmatch(r" +id +last said +messages  title", lines[0])
+    assert re.fullmatch(r" +id +last used +messages  title", lines[0])
     assert re.fullmatch(rf"\*  {current(context)}  20.*  2  lakes · Name a lake\.", lines[1])
     assert re.fullmatch(rf"   {first}  20.*  2  Name a sea\.", lines[2])
     assert len(obey(context, "/sessions SEA").splitlines()) == 2
@@ -152,7 +152,7 @@ def test_a_long_list_is_cut(context: CommandContext) -> None:
     for number in range(17):
         obey(context, "/new")
         ask(context, f"Question {number}")
-    assert obey(context, "/sessions").splitlines()[-1] == "and 2 more: qwchat sessions list"
+    assert obey(context, "/sessions").splitlines()[-1] == "and 2 more: qwchat sessions list shows all"
 
 
 def test_resume_leaves_one_session_and_goes_on_with_another(context: CommandContext) -> None:
@@ -161,11 +161,11 @@ def test_resume_leaves_one_session_and_goes_on_with_another(context: CommandCont
     obey(context, "/new")
     ask(context, "Name a lake.")
     second = current(context)
-    assert obey(context, "/resume sea") == f"{first} (Name a sea.) goes on, 2 messages"
+    assert obey(context, "/resume sea") == f"resumed {first} (Name a sea.), 2 messages"
     ask(context, "Another.")
     assert said(context, first) == ["Name a sea.", "echo: Name a sea.", "Another.", "echo: Another."]
     assert said(context, second) == ["Name a lake.", "echo: Name a lake."]
-    assert obey(context, f"/resume {first}") == "this session is the one that goes on here"
+    assert obey(context, f"/resume {first}") == "this session is already open here"
 
 
 def test_resume_says_where_another_model_replied(context: CommandContext) -> None:
@@ -173,7 +173,7 @@ def test_resume_says_where_another_model_replied(context: CommandContext) -> Non
     obey(context, "/new")
     context.recorder.set_model("big", "89ef")
     assert obey(context, "/resume sea").splitlines()[1] == (
-        "the last reply was another model's (mini): big reads the conversation anew"
+        "the last reply came from another model (mini): big evaluates the conversation again"
     )
 
 
@@ -195,7 +195,7 @@ def test_a_fork_goes_on_beside_the_original(context: CommandContext) -> None:
     context.session.system = "Be brief."
     ask(context, "one")
     first = current(context)
-    assert obey(context, "/fork other") == "a copy of the conversation goes on here, as session other"
+    assert obey(context, "/fork other") == "continuing in a copy of the conversation, session other"
     assert context.recorder.store is not None
     assert context.recorder.store.find("other").id == current(context)
     ask(context, "two")
@@ -209,14 +209,14 @@ def test_a_fork_without_a_name_is_called_by_its_id(context: CommandContext) -> N
     first = current(context)
     answer = obey(context, "/fork")
     assert current(context) != first
-    assert answer == f"a copy of the conversation goes on here, as session {current(context)}"
+    assert answer == f"continuing in a copy of the conversation, session {current(context)}"
 
 
 def test_names_are_given_once(context: CommandContext) -> None:
     obey(context, "/new lakes")
     ask(context, "one")
     for command in ("/new lakes", "/fork lakes"):
-        with pytest.raises(UsageError, match="there is a session lakes already: /resume lakes goes on with it"):
+        with pytest.raises(UsageError, match="session lakes already exists: /resume lakes continues it"):
             obey(context, command)
     assert said(context, current(context)) == ["one", "echo: one"]
 
@@ -236,7 +236,7 @@ def test_without_saving_everything_else_works(tmp_path: Path, monkeypatch: pytes
     session = Session(model, ReplySettings(SamplingParams()), tree=recorder.tree)
     context = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN), recorder=recorder)
     ask(context, "one")
-    assert obey(context, "/fork") == "a copy of the conversation goes on here"
+    assert obey(context, "/fork") == "continuing in a copy of the conversation"
     obey(context, "/new")
     assert obey(context, "/sessions") == "there are no sessions yet"
     assert not (tmp_path / "sessions").exists()

@@ -116,7 +116,7 @@ def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: SessionStore,
     names = {entry.id: entry.name for entry in store.entries()}
     assert sorted(names.values()) == ["", "seas"]
     other = next(session for session, name in names.items() if not name)
-    assert warnings == [f"a session seas was begun elsewhere: this one is {other}, without a name"]
+    assert warnings == [f"another process created a session seas: this one is {other}, without a name"]
 
 
 def test_visitors_are_called_while_the_session_is_open(
@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_once_and_made_up_for(
     recorder.flush()
     assert warnings == [
         f"session {recorder.id} cannot be saved: No space left on device; "
-        "the chat goes on, and saving is tried again with every turn"
+        "the chat continues, and saving is retried after every turn"
     ]
     monkeypatch.setattr(os, "write", real)
     recorder.flush()
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Pat
     recorder.tree.add("assistant", "two")
     assert warnings == [
         f"sessions cannot be saved in {tmp_path}/file: File exists; "
-        "the chat goes on, and saving is tried again with every turn"
+        "the chat continues, and saving is retried after every turn"
     ]
     (tmp_path / "file").unlink()
     recorder.flush()
@@ -184,7 +184,7 @@ def test_damaged_lines_are_told_of(store: SessionStore, recorder: SessionRecorde
     with (store.folder / store.latest().id / "session.jsonl").open("a") as file:
         file.write("nonsense\n")
     recorder.open(store.latest())
-    assert warnings == [f"damaged lines of session {recorder.id} that are left out: 1"]
+    assert warnings == [f"session {recorder.id}: skipped 1 damaged line"]
 
 
 def test_another_model_is_told_of(store: SessionStore, recorder: SessionRecorder) -> None:
@@ -195,7 +195,7 @@ def test_another_model_is_told_of(store: SessionStore, recorder: SessionRecorder
     recorder.close()
     recorder.open(store.latest())
     assert recorder.set_model("big", "89ef") == (
-        "the last reply was another model's (mini): big reads the conversation anew"
+        "the last reply came from another model (mini): big evaluates the conversation again"
     )
 
 

@@ -56,7 +56,7 @@ def test_ctrl_c_stops_the_reply_keeps_what_was_said_and_stays(tmp_path: Path) ->
         terminal.type("count\r")
         terminal.wait("word3")
         terminal.type("\x03")
-        terminal.wait("stopped; what was said is kept, /continue goes on")
+        terminal.wait("stopped; the text so far is kept, /continue resumes the reply")
         terminal.prompt()
         assert "word199" not in terminal.text
         assert "^C" not in terminal.text
@@ -80,7 +80,7 @@ def test_ctrl_c_while_the_prompt_is_read_leaves_no_trace_but_retry(tmp_path: Pat
         terminal.type("\r")
         terminal.wait("reading the prompt:")
         terminal.type("\x03")
-        terminal.wait("stopped before a word was said; /retry asks again")
+        terminal.wait("stopped; no tokens generated, /retry tries again")
         terminal.prompt()
         assert "reading the prompt:" not in terminal.text
         terminal.type("/retry\r")
@@ -91,7 +91,7 @@ def test_ctrl_c_at_the_prompt_only_hints(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("half a th\x03")
-        terminal.wait("Ctrl-D or /quit leaves")
+        terminal.wait("press Ctrl-D or type /quit to leave")
         terminal.prompt()
         terminal.type("still here\r")
         terminal.wait("echo: still here")
@@ -142,19 +142,19 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
         terminal.prompt()
         for command, answer in (
             ("/system", "Be brief."),
-            ("/system Be kind.", "this system prompt takes the place of the old one from the next message on"),
+            ("/system Be kind.", "system prompt replaced, from the next message on"),
             ("/set temp 0.5", "temp 0.5"),
-            ("/set temp", "temp 0.5 (from /set temp)"),
+            ("/set temp", "temp 0.5 (/set temp)"),
             ("/set temp 9", "qwchat: error: temp must be "),
             ("/set tmp 1", "qwchat: error: there is no setting 'tmp': did you mean temp?"),
             ("/set seed 5", "seed 5"),
             ("/hlep", "qwchat: error: there is no command /hlep: did you mean /help?"),
-            ("/retry", "qwchat: error: nothing was asked yet"),
-            ("/save", "qwchat: error: /save needs the name of a file, as in /save talk.md"),
-            ("/help", "break the line"),
+            ("/retry", "qwchat: error: there is no message yet"),
+            ("/save", "qwchat: error: /save needs a file name, for example /save talk.md"),
+            ("/help", "new line"),
             ("//help", "echo: /help"),
             ("/usr/bin is a message", "echo: /usr/bin is a message"),
-            ("/clear", "the conversation is empty; /redo brings the old one back"),
+            ("/clear", "cleared the conversation; /redo restores it"),
             (f"/save {tmp_path}/x.md", "qwchat: error: the conversation is empty, so there is nothing to save"),
         ):
             terminal.type(command + "\r")
@@ -210,7 +210,7 @@ def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
         terminal.type("hello\r")
         terminal.wait("context 4/2,048\n\n>")
         terminal.type("\x03")
-        terminal.wait("Ctrl-D or /quit leaves")
+        terminal.wait("press Ctrl-D or type /quit to leave")
         terminal.type("/quit\r")
         assert terminal.end() == 0
         assert b"\x1b" not in terminal.raw
@@ -282,7 +282,7 @@ def test_plain_draws_nothing_over_and_uses_no_colour(tmp_path: Path) -> None:
         terminal.type("/set temp 9\r")
         terminal.wait("qwchat: error: temp must be from 0 to 5, not 9")
         terminal.type("/set render\r")
-        terminal.wait("render auto (from built in)")
+        terminal.wait("render auto (built in)")
         terminal.type("\x04")
         assert terminal.end() == 0
     assert b"\x1b" not in terminal.raw
@@ -301,14 +301,14 @@ def test_settings_of_the_screen_and_of_the_engine_in_a_chat(tmp_path: Path) -> N
         terminal.prompt()
         for command, answers in (
             ("/system", ["A poet of Rome."]),
-            ("/set temp", ["temp 1.5 (from persona poet)"]),
+            ("/set temp", ["temp 1.5 (persona poet)"]),
             ("hello", ["one", "seed "]),
             ("/set rend\t pl\t", ["render plain"]),
             ("again", ["**two**"]),
             ("/set ctx 100", ["ctx 100"]),
             ("/set stats off", ["stats off"]),
             ("/set bell 5", ["bell 5"]),
-            ("/as none", ["no persona from the next message on; 8 tokens will be read again"]),
+            ("/as none", ["persona removed, from the next message on; 8 tokens will be evaluated again"]),
         ):
             terminal.type(command + "\r")
             terminal.wait(*answers)

@@ -35,7 +35,7 @@ def test_the_toolbar_shows_how_full_the_context_is(tmp_path: Path) -> None:
         say(terminal, "/system Be brief.")
         terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 10/2k"), "the meter")
         terminal.type("/context\r")
-        terminal.wait(" 10 of 2,048 tokens before the next message\n  2 system prompt\n256 kept for the answer")
+        terminal.wait(" 10 of 2,048 tokens used\n  2 system prompt\n256 reserved for the reply")
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_what_was_typed_before_the_question_about_room_is_no_answer_to_it(tmp_pa
         terminal.type(f"{TOO_LONG}\rdo\r")
         terminal.wait("d/s/e:")
         terminal.type("d\r")
-        terminal.wait("are not sent any more", "\n> do\none two three four")
+        terminal.wait("── dropped the ", "\n> do\none two three four")
         assert terminal.text.count("d/s/e:") == 1
 
 
@@ -64,18 +64,18 @@ def test_a_person_decides_what_is_left_out(tmp_path: Path) -> None:
         terminal.type("maybe\r")
         terminal.wait_until(lambda: terminal.text.count("d/s/e:") == 3, "the question again")
         terminal.type("d\r")
-        terminal.wait("── the 2 oldest exchanges are not sent any more; context 27/40 ──\none two three four")
+        terminal.wait("── dropped the 2 oldest exchanges; context 27/40 ──\none two three four")
         terminal.prompt()
         assert (
-            "the prompt has 41 tokens and the context holds 40: d drops the 2 oldest exchanges, s summarises, "
-            "e goes back to the message"
+            "the prompt has 41 tokens and the context holds 40: [d]rop the 2 oldest exchanges, [s]ummarise, "
+            "[e]dit the message"
         ) in whole(terminal)
         terminal.type("\x1b[A")
         terminal.wait_until(lambda: terminal.text.endswith(f"\n> {TOO_LONG}"), "the message, not the answer")
         terminal.type("\x15/context\r")
-        terminal.wait(" 4 turns are not sent any more: /drop none sends them again")
+        terminal.wait(" 4 dropped turns (/drop none sends them again)")
         say(terminal, "/drop none")
-        terminal.wait("every turn is sent again; context 46/40")
+        terminal.wait("all turns are sent again; context 46/40")
 
 
 def test_a_full_context_ends_a_reply_and_continue_goes_on(tmp_path: Path) -> None:
@@ -84,12 +84,13 @@ def test_a_full_context_ends_a_reply_and_continue_goes_on(tmp_path: Path) -> Non
     with Terminal("chat", "--ctx", "40", "--overflow", "drop", models=tmp_path, **script) as terminal:
         say(terminal, "a", "b", "count")
         cut = (
-            "the reply was cut: the context of 40 tokens is full; /drop or /summarise makes room and /continue goes on"
+            "the reply was cut off: the context of 40 tokens is full; "
+            "/drop or /summarise frees tokens, /continue resumes it"
         )
         assert cut in whole(terminal)
         assert "w29" not in terminal.text
         terminal.type("/continue\r")
-        terminal.wait("── the 2 oldest exchanges are not sent any more; context 27/40 ──")
+        terminal.wait("── dropped the 2 oldest exchanges; context 27/40 ──")
         terminal.wait("w29")
 
 
@@ -101,19 +102,19 @@ def test_a_resumed_session_says_what_is_not_sent(tmp_path: Path) -> None:
     assert refused.returncode == 4
     assert refused.stdout == b""
     assert refused.stderr.decode() == (
-        "qwchat: error: the conversation has 41 tokens with this message and the context holds 40, one of them for the "
-        "answer: --overflow drop or summarise makes room, or --ctx N allows a longer context (up to 4,096 tokens with "
-        "this model)\n"
+        "qwchat: error: the conversation with this message has 41 tokens and the context holds 40, including one for "
+        "the reply: --overflow drop or summarise makes room, or --ctx N allows a longer context (up to 4,096 tokens "
+        "with this model)\n"
     )
     dropped = call("-q", "-p", TOO_LONG, *arguments, "--overflow", "drop", "--json", models=tmp_path, replies=["Fine."])
-    assert dropped.stderr.decode() == "── the 2 oldest exchanges are not sent any more; context 27/40 ──\n"
+    assert dropped.stderr.decode() == "── dropped the 2 oldest exchanges; context 27/40 ──\n"
     answer = json.loads(dropped.stdout)
     assert (answer["text"], answer["truncated"], answer["finish_reason"]) == ("Fine.", True, "stop")
     assert answer["left_out"] == {"dropped": 4, "summarised": 0}
     with Terminal("chat", *arguments, models=tmp_path) as terminal:
         terminal.prompt()
         assert (
-            "qwchat: 4 old turns are not sent any more: in a chat /drop none sends them again"
+            "qwchat: 4 old turns are not sent: in a chat, /drop none sends all turns again"
             in terminal.text.splitlines()
         )
         terminal.wait_until(lambda: terminal.toolbar.endswith("ctx 29/40"), "the meter")
@@ -139,7 +140,7 @@ def test_a_summary_is_an_event_for_programs(tmp_path: Path) -> None:
     assert (events[-1]["text"], events[-1]["left_out"]) == ("Fine.", {"dropped": 0, "summarised": 6})
     assert result.stderr.decode().splitlines() == [
         "qwchat: summarising the 3 oldest exchanges",
-        "── the 3 oldest exchanges are sent as a summary from here on; context 102/200 ──",
+        "── summarised the 3 oldest exchanges; context 102/200 ──",
     ]
 
 
@@ -148,13 +149,13 @@ def test_summarise_by_hand_shows_the_summary(tmp_path: Path) -> None:
         say(terminal, "a", "b", "/summarise")
         assert terminal.text.splitlines()[-5:] == [
             "> /summarise",
-            "this will stand for the oldest exchange, which is not sent any more then:",
+            "summary that replaces the oldest exchange:",
             "Short.",
             "",
             ">",
         ]
         terminal.type("/drop 1\r")
-        terminal.wait("there is nothing to leave out before the last exchange: /clear forgets that one too")
+        terminal.wait("there are no exchanges before the last one: /clear removes that one too")
 
 
 def test_ctrl_c_and_ctrl_d_go_back_to_the_message(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_dumb_terminal_asks_too(tmp_path: Path) -> None:
         terminal.type(TOO_LONG + "\r")
         terminal.wait("d/s/e:")
         terminal.type("d\r")
-        terminal.wait("── the 2 oldest exchanges are not sent any more; context 27/40 ──\none two three four")
+        terminal.wait("── dropped the 2 oldest exchanges; context 27/40 ──\none two three four")
         assert b"\x1b" not in terminal.raw
 
 
@@ -188,6 +189,6 @@ def test_a_chat_that_is_scripted_asks_nobody(tmp_path: Path) -> None:
     lines = "\n".join([*"abcd", TOO_LONG, "@x.py", "/quit"]) + "\n"
     result = run("chat", "-q", "--ctx", "40", models=tmp_path, stdin=lines.encode(), replies=["one two three four"])
     assert result.returncode == 0
-    assert result.stderr.decode().startswith("qwchat: error: the conversation has 41 tokens with this message")
+    assert result.stderr.decode().startswith("qwchat: error: the conversation with this message has 41 tokens")
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == b"one two three four\n" * 5

@@ -30,7 +30,7 @@ def test_a_mentioned_file_is_counted_and_sent(tmp_path: Path) -> None:
         lines = terminal.text.splitlines()
         assert lines[1:4] == [
             "> what does @src/app.py do, @somebody?",
-            "qwchat: src/app.py, 7 tokens; context 13/2,048 after this",
+            "qwchat: src/app.py, 7 tokens; context 13/2,048 with this message",
             "It prints.",
         ]
         terminal.type(f"/save {tmp_path}/talk.json\r")
@@ -45,31 +45,29 @@ def test_what_cannot_be_sent_comes_back_to_be_changed(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("see @picture.png\r")
-        terminal.wait(
-            "qwchat: error: picture.png is no text: it holds NUL bytes, as programs, pictures and archives do"
-        )
+        terminal.wait("qwchat: error: picture.png is a binary file (contains NUL bytes)")
         terminal.wait_until(lambda: terminal.text.splitlines()[-1] == "> see @picture.png", "the draft")
         terminal.type("\x15look at @src now\r")
-        terminal.wait("qwchat: error: src is a folder: name files in it, as in src/*.md")
+        terminal.wait("qwchat: error: src is a folder: name its files, for example src/*.md")
         terminal.wait_until(lambda: terminal.text.splitlines()[-1] == "> look at @src now", "the draft")
         terminal.type("\x15see @src/ap.py\r")
-        terminal.wait("qwchat: @src/ap.py names no file, so it is sent as text", "echo: see @src/ap.py")
+        terminal.wait("qwchat: @src/ap.py matches no file and is sent as text", "echo: see @src/ap.py")
 
 
 def test_files_taken_along_by_command_go_once(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("/file\r")
-        terminal.wait("no file goes with the next message: /file PATH takes one along")
+        terminal.wait("no files are attached: /file PATH attaches one")
         terminal.prompt()
         terminal.type('/file "two words.txt"\r')
-        terminal.wait("two words.txt, 6 tokens: with the next message")
+        terminal.wait("two words.txt, 6 tokens: attached to the next message")
         terminal.prompt()
         terminal.type("/file src/*.py:2\r")
-        terminal.wait("src/app.py:2: 7 tokens", "2 files, 13 tokens: with the next message")
+        terminal.wait("src/app.py:2: 7 tokens", "2 files, 13 tokens: attached to the next message")
         terminal.prompt()
         terminal.type("why?\r")
-        terminal.wait("2 files, 13 tokens; context 15/2,048 after this", "print(os.name)\n──\n\nwhy?")
+        terminal.wait("2 files, 13 tokens; context 15/2,048 with this message", "print(os.name)\n──\n\nwhy?")
         terminal.prompt()
         terminal.type("again\r")
         terminal.wait("echo: again")
@@ -78,7 +76,7 @@ def test_files_taken_along_by_command_go_once(tmp_path: Path) -> None:
         terminal.wait("notes.md, ")
         terminal.prompt()
         terminal.type("/file none\r")
-        terminal.wait("no file goes with the next message\n")
+        terminal.wait("no files are attached\n")
 
 
 def test_a_file_named_in_a_reply_is_not_read(tmp_path: Path) -> None:
@@ -90,7 +88,7 @@ def test_a_file_named_in_a_reply_is_not_read(tmp_path: Path) -> None:
         terminal.type("go on\r")
         terminal.wait("Done.")
         terminal.prompt()
-        assert "after this" not in terminal.text
+        assert "with this message" not in terminal.text
         assert "import os" not in terminal.text
 
 

@@ -74,25 +74,25 @@ def test_undo_and_redo_go_back_and_forth() -> None:
     for question in ("first", "second", "third"):
         played(context, question)
     assert shown(context, "/undo") == (
-        "“third” is taken back; /redo goes forward again\nthe conversation ends with the reply “Two.”"
+        "undid “third”; /redo restores it\nthe conversation now ends with the reply “Two.”"
     )
     assert shown(context, "/undo 2") == (
-        "2 questions are taken back, from “first” on; /redo goes forward again\nthe conversation is at its beginning"
+        "undid 2 messages, back to “first”; /redo restores them\nthe conversation is empty now"
     )
     assert said(context) == []
     for command, gone in (
         ("/undo", "there is nothing left to undo"),
         ("/undo 2", "there is nothing left to undo"),
-        ("/retry", "there is no question left"),
+        ("/retry", "there is no message left"),
         ("/edit --reply", "there is no reply left"),
         ("/continue", "there is nothing left to continue"),
     ):
-        with pytest.raises(UsageError, match=f"^{gone}: /redo goes forward again$"):
+        with pytest.raises(UsageError, match=f"^{gone}: /redo restores undone turns$"):
             obey(context, command)
-    assert shown(context, "/redo") == "6 turns are back\nthe conversation ends with the reply “Three.”"
-    with pytest.raises(UsageError, match="nothing was undone, so there is nothing to redo"):
+    assert shown(context, "/redo") == "restored 6 turns\nthe conversation now ends with the reply “Three.”"
+    with pytest.raises(UsageError, match="there is nothing to redo"):
         obey(context, "/redo")
-    with pytest.raises(UsageError, match="there are only 3 questions so far, and 4 counts from the last one"):
+    with pytest.raises(UsageError, match=r"there are only 3 messages \(4 counts back from the last one\)"):
         obey(context, "/undo 4")
     for wrong in ("0", "-1", "x", "1.5", "９", "9" * 30):
         with pytest.raises(UsageError, match="/undo takes a number from 1, not "):
@@ -114,7 +114,7 @@ def test_retry_leaves_the_old_reply_beside_the_new_one() -> None:
     assert shown(context, "/alt prev") == "reply 3 of 3\ncold"
     assert shown(context, "/alt 2") == "reply 2 of 3\nnew"
     assert said(context) == ["question", "new"]
-    with pytest.raises(UsageError, match="there are 3 alternatives, not 4"):
+    with pytest.raises(UsageError, match="there is no alternative 4: there are 3"):
         obey(context, "/alt 4")
 
 
@@ -128,18 +128,18 @@ def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
 @pytest.mark.parametrize(
     ("typed", "complaint"),
     [
-        ("/undo", "nothing was asked yet, so there is nothing to undo"),
-        ("/retry", "nothing was asked yet"),
-        ("/retry --temp", "/retry takes settings for that reply, as in /retry --temp 0.9 --seed 7, not '--temp'"),
-        ("/retry hotter", "/retry takes settings for that reply"),
+        ("/undo", "there is nothing to undo yet"),
+        ("/retry", "there is no message yet"),
+        ("/retry --temp", "/retry takes settings, for example /retry --temp 0.9 --seed 7, not '--temp'"),
+        ("/retry hotter", "/retry takes settings, for example"),
         ("/retry --warmth 3", "there is no setting 'warmth'"),
         ("/retry --temp warm", "temp must be a number from 0 to 5, not 'warm'"),
-        ("/retry --stop 'a", "cannot be taken apart"),
-        ("/continue", "nothing was asked yet, so there is nothing to continue"),
-        ("/edit", "nothing was asked yet"),
+        ("/retry --stop 'a", "cannot parse"),
+        ("/continue", "there is nothing to continue yet"),
+        ("/edit", "there is no message yet"),
         ("/edit --reply", "there is no reply yet"),
-        ("/alt", "there are no alternatives yet: /retry and /edit make some"),
-        ("/redo", "nothing was undone, so there is nothing to redo"),
+        ("/alt", "there are no alternatives yet: /retry and /edit create them"),
+        ("/redo", "there is nothing to redo"),
     ],
 )
 def test_what_cannot_be_done(typed: str, complaint: str) -> None:
@@ -154,7 +154,7 @@ def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
     plain, warm = obey(context, "/retry"), obey(context, "/retry --temp 0.8")
     assert isinstance(plain, StreamReply)
     assert isinstance(warm, StreamReply)
-    assert plain.hint == "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
+    assert plain.hint == "temp is 0, so the reply will be the same: try /retry --temp 0.7"
     assert warm.hint is None
     assert [s.text for s in suggestions(context, "/retry --pres")] == ["--presence-penalty"]
 
@@ -167,18 +167,16 @@ def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
     played(context, "/edit 2 erstens")
     assert said(context) == ["erstens", "Eins."]
     assert [message["content"] for message in model.asked[-1]] == ["erstens"]
-    assert shown(context, "/alt") == "question 1 of 2, and 2 more turns behind it: first\nOne."
+    assert shown(context, "/alt") == "message 1 of 2, followed by 2 more turns: first\nOne."
     assert said(context) == ["first", "One.", "second", "Two."]
-    assert shown(context, "/alt") == "question 2 of 2: erstens\nEins."
+    assert shown(context, "/alt") == "message 2 of 2: erstens\nEins."
 
 
 def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
     model, context = make("A B C D", "yes")
     played(context, "spell")
     assert obey(context, "/edit --reply") == Draft("/edit --reply 1 A B C D")
-    assert shown(context, "/edit --reply 1 X Y") == (
-        "the reply reads so now, alternative 2 of 2; /continue goes on from it"
-    )
+    assert shown(context, "/edit --reply 1 X Y") == ("edited the reply, alternative 2 of 2; /continue continues it")
     assert said(context) == ["spell", "X Y"]
     assert played(context, "/continue").text == "X Y C D"
     assert model.calls[-1]["continuing"] is True
@@ -212,7 +210,7 @@ def test_a_cancelled_reply_goes_on_where_it_was(stop_after: int) -> None:
     assert model.asked[1][-1] == {"role": "assistant", "content": begun.content, "token_ids": begun.token_ids}
     assert said(context) == ["count", "one two three four"]
     assert len(context.session.tree.children(1)) == 1
-    with pytest.raises(UsageError, match="the reply ended by itself, so there is nothing to continue: ask for more"):
+    with pytest.raises(UsageError, match="the reply is complete: ask for more"):
         obey(context, "/continue")
 
 
@@ -255,7 +253,7 @@ def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> No
     played(context, "fine?")
     shown(context, "/undo")
     assert played(context, "/continue").text == "a b c"
-    assert shown(context, "/alt") == "reply 1 of 2, and 2 more turns behind it\na b"
+    assert shown(context, "/alt") == "reply 1 of 2, followed by 2 more turns\na b"
     assert said(context) == ["spell", "a b", "fine?", "d e c"]
 
 
@@ -358,10 +356,10 @@ def test_clear_begins_anew_and_can_be_taken_back() -> None:
     _, context = make("hello")
     played(context, "hi")
     context.session.system = "Be brief."
-    assert shown(context, "/clear") == "the conversation is empty; /redo brings the old one back"
+    assert shown(context, "/clear") == "cleared the conversation; /redo restores it"
     assert said(context) == ["Be brief."]
-    assert shown(context, "/clear") == "the conversation is empty already"
-    assert shown(context, "/redo") == "2 turns are back\nthe conversation ends with the reply “hello”"
+    assert shown(context, "/clear") == "the conversation is already empty"
+    assert shown(context, "/redo") == "restored 2 turns\nthe conversation now ends with the reply “hello”"
 
 
 def test_long_turns_are_named_by_their_beginning() -> None:
@@ -369,9 +367,9 @@ def test_long_turns_are_named_by_their_beginning() -> None:
     played(context, "a\n\nquestion " + "x" * 80)
     played(context, "b")
     assert shown(context, "/undo").splitlines()[1] == (
-        "the conversation ends with the reply “word word word word word word word word word word word word…”"
+        "the conversation now ends with the reply “word word word word word word word word word word word word…”"
     )
-    assert shown(context, "/undo").startswith("“a question " + "x" * 48 + "…” is taken back")
+    assert shown(context, "/undo").startswith("undid “a question " + "x" * 48 + "…”; ")
 
 
 REPLIES = ("ask", "ask and stop", "stop at once", "retry", "retry and stop", "continue", "continue and stop")

@@ -28,7 +28,7 @@ def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
         shown = [line for line in terminal.text.splitlines() if not line.startswith((">", "qwchat", "stopped"))]
         assert "".join("".join(shown).split()) == WORDS.replace(" ", "")
         terminal.type("/continue\r")
-        terminal.wait("qwchat: error: the reply ended by itself, so there is nothing to continue: ask for more, or")
+        terminal.wait("qwchat: error: the reply is complete: ask for more, or")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -117,13 +117,13 @@ def test_what_the_notices_offer_is_there(tmp_path: Path) -> None:
     with Terminal("chat", "--max-tokens", "3", models=tmp_path, replies=["a b c d e"]) as terminal:
         terminal.prompt()
         terminal.type("spell\r")
-        terminal.wait("the reply was cut at max-tokens 3; /continue goes on")
+        terminal.wait("the reply was cut off at max-tokens 3; /continue resumes it")
         terminal.prompt()
         terminal.type("/continue\r")
         terminal.wait("6 prompt tokens (1 new)", "ctx 8/2,048")
         terminal.prompt()
         terminal.type("/undo\r")
-        terminal.wait("“spell” is taken back; /redo goes forward again")
+        terminal.wait("undid “spell”; /redo restores it")
 
 
 def test_a_question_is_edited_in_place(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_question_is_edited_in_place(tmp_path: Path) -> None:
         terminal.wait("echo: how are you?")
         terminal.prompt()
         terminal.type("/alt\r")
-        terminal.wait("question 1 of 2: how are yuo?\necho: how are yuo?\n\n>")
+        terminal.wait("message 1 of 2: how are yuo?\necho: how are yuo?\n\n>")
         terminal.prompt()
         terminal.type("/edit --reply\r")
         terminal.wait("> /edit --reply 1 echo: how are yuo?")

@@ -143,7 +143,12 @@ def test_figures_of_a_prompt_that_was_not_read_to_its_end() -> None:
     [
         ("stop", 5, "", ""),
         ("cancelled", None, "", ""),
-        ("length", 5, "the reply was cut at --max-tokens 5", "the reply was cut at max-tokens 5; /continue goes on"),
+        (
+            "length",
+            5,
+            "the reply was cut off at --max-tokens 5",
+            "the reply was cut off at max-tokens 5; /continue resumes it",
+        ),
     ],
 )
 def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str, chat: str) -> None:
@@ -157,17 +162,17 @@ def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
 
 
 def test_what_is_said_of_a_reply_that_filled_the_context() -> None:
-    cut = "the reply was cut: the context of 2,048 tokens is full"
+    cut = "the reply was cut off: the context of 2,048 tokens is full"
     assert noticed(done("context")) == (
-        f"{cut}; --ctx N asks for a longer one",
-        f"{cut}; /drop or /summarise makes room and /continue goes on",
+        f"{cut}; --ctx N allows a larger one",
+        f"{cut}; /drop or /summarise frees tokens, /continue resumes it",
     )
 
 
 def test_what_is_said_of_a_reply_that_went_in_circles() -> None:
     assert noticed(done("repetition")) == (
-        "the reply went in circles and was ended; --repeat-penalty 1.1 may help, --loop-guard 0 lets it go on",
-        "the reply went in circles and was ended; /set repeat-penalty 1.1 and /retry may help; /continue goes on",
+        "the reply repeated itself and was stopped; --repeat-penalty 1.1 may help, --loop-guard 0 disables the check",
+        "the reply repeated itself and was stopped; /set repeat-penalty 1.1 and /retry may help; /continue resumes it",
     )
 
 

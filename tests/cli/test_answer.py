@@ -100,10 +100,10 @@ def test_files_are_counted_before_they_are_sent(tmp_path: Path) -> None:
     result = call("-f", f"{tmp_path}/*.py", "-p", "Why?", models=tmp_path, replies=["So."])
     assert result.stdout == b"So.\n"
     assert result.stderr.decode().splitlines()[:-1] == [
-        f"qwchat: left out: {tmp_path}/c.py is no text: it holds NUL bytes, as programs, pictures and archives do",
+        f"qwchat: skipped: {tmp_path}/c.py is a binary file (contains NUL bytes)",
         f"qwchat: {tmp_path}/a.py: 7 tokens",
         f"qwchat: {tmp_path}/b.py: 7 tokens",
-        "qwchat: 2 files, 14 tokens; context 16/2,048 after this",
+        "qwchat: 2 files, 14 tokens; context 16/2,048 with this message",
     ]
     assert call("-q", "-f", f"{tmp_path}/a.py", "-p", "Why?", models=tmp_path).stderr == b""
 
@@ -193,11 +193,11 @@ def test_a_seed_is_chosen_and_shown_where_chance_plays_a_part(tmp_path: Path) ->
 
 def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
     result = call("-p", "hi", "--max-tokens", "1", models=tmp_path, replies=["one two"])
-    assert result.stderr.decode().splitlines()[0] == "qwchat: the reply was cut at --max-tokens 1"
+    assert result.stderr.decode().splitlines()[0] == "qwchat: the reply was cut off at --max-tokens 1"
     result = call("-p", "hi", "--ctx", "3", models=tmp_path, replies=["one two"])
     assert result.stdout == b"one\n"
     assert result.stderr.decode().splitlines()[0] == (
-        "qwchat: the reply was cut: the context of 3 tokens is full; --ctx N asks for a longer one"
+        "qwchat: the reply was cut off: the context of 3 tokens is full; --ctx N allows a larger one"
     )
 
 
@@ -274,7 +274,7 @@ def test_input_that_is_no_utf8_is_refused_with_its_place(tmp_path: Path) -> None
     result = call("-p", "hi", models=tmp_path, stdin=b"abc\xff\xfe")
     assert result.returncode == 2
     assert result.stderr.decode() == (
-        "qwchat: error: standard input is no UTF-8 text (byte 4 is 0xff): convert it first, for instance with iconv\n"
+        "qwchat: error: standard input is not UTF-8 text (byte 4 is 0xff): convert it, for example with iconv\n"
     )
 
 

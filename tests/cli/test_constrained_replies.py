@@ -100,7 +100,7 @@ def test_several_answers_of_which_one_does_not_fit(tmp_path: Path) -> None:
 def test_what_was_brought_to_an_end_says_so(tmp_path: Path) -> None:
     result = call("-p", "hi", "--regex", "[a-z ]+", "--max-tokens", "1", models=tmp_path, replies=["one two"])
     assert result.returncode == 0
-    assert errors(result)[0] == "qwchat: the reply was brought to an end to fit --max-tokens 1"
+    assert errors(result)[0] == "qwchat: the reply was ended early to fit --max-tokens 1"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_files_are_counted_as_they_are_read(
     tokens = json.loads(result.stdout)["tokens"]
     [notice] = result.stderr.decode().splitlines()
     assert notice.startswith(f"qwchat: {tmp_path}/notes.md:1-20, ")
-    assert notice.endswith(f"; context {tokens['prompt']:,}/{tokens['context']:,} after this")
+    assert notice.endswith(f"; context {tokens['prompt']:,}/{tokens['context']:,} with this message")
 
 
 def test_a_conversation_on_a_terminal(models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path) -> None:

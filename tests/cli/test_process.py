@@ -187,7 +187,7 @@ def test_a_chat_without_any_terminal_takes_lines(tmp_path: Path) -> None:
     assert result.stdout == b"echo: hello\necho: last without newline\n"
     assert result.stderr.decode().splitlines() == [
         "seed 5",
-        "qwchat: error: there is no command /nothing: /help lists them (begin with // to send it as a message)",
+        "qwchat: error: there is no command /nothing: /help lists the commands (start with // to send it as a message)",
     ]
 
 

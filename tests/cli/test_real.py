@@ -54,7 +54,7 @@ def test_the_second_question_converts_and_compiles_nothing(models: Path, checkpo
     arguments = ("-p", "hello", "-m", str(checkpoint), "--max-tokens", "4", "--temp", "0")
     second, third = (qwchat(*arguments, models=models) for _ in range(2))
     assert second.stdout == third.stdout
-    assert second.stderr.decode().splitlines()[0].endswith("the reply was cut at --max-tokens 4")
+    assert second.stderr.decode().splitlines()[0].endswith("the reply was cut off at --max-tokens 4")
     assert len(second.stderr.splitlines()) == 2
 
 
@@ -143,7 +143,7 @@ def test_a_session_goes_on_from_its_snapshot(models: Path, tmp_path: Path) -> No
     assert (
         told
         == f"qwchat: {path.parent.parent.with_name('c') / path.parent.name}/kv.snapshot has another --kv than "
-        + ("f32: the conversation is read again\n")
+        + ("f32: the conversation will be evaluated again\n")
     )
 
 

@@ -223,7 +223,7 @@ def test_damaged_lines_are_told_of(tmp_path: Path, store: SessionStore) -> None:
         file.write("nonsense\n{}\n")
     ran = call("sessions", "export", "sums", models=tmp_path)
     assert ran.returncode == 0
-    assert ran.stderr.decode() == "qwchat: damaged lines of session f397 that are left out: 2\n"
+    assert ran.stderr.decode() == "qwchat: damaged lines of session f397 that are skipped: 2\n"
 
 
 @pytest.mark.parametrize(

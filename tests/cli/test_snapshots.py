@@ -76,7 +76,7 @@ def test_a_damaged_one_is_told_and_replaced(tmp_path: Path) -> None:
     ask("one", tmp_path, *session)
     [path] = snapshots(tmp_path)
     path.write_text("nonsense")
-    told = f"qwchat: {path} is damaged: the conversation is read again\n"
+    told = f"qwchat: {path} is damaged: the conversation will be evaluated again\n"
     assert ask("two", tmp_path, *session) == (0, told)
     assert ask("three", tmp_path, *session)[0] > 0
 

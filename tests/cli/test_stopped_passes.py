@@ -52,7 +52,7 @@ def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key
         terminal.type("hello\r")
         wait_for(started.exists, "the pass to begin")
         terminal.type(key)
-        terminal.wait("stopped before a word was said", " prompt tokens · context 0/512")
+        terminal.wait("stopped; no tokens generated", " prompt tokens · context 0/512")
         assert re.search(STOPPED, terminal.text)
         assert terminal.raw.index("stopping…".encode()) < terminal.raw.index(b"stopped after")
         assert "stopping" not in terminal.text

@@ -39,11 +39,11 @@ __all__ = [
 
 INDEX = CommandIndex(
     (
-        ("What is said", turn_commands.COMMANDS),
-        ("What goes along", context_commands.COMMANDS),
-        ("How it is said", setting_commands.COMMANDS),
-        ("What is on the screen", reply_commands.COMMANDS),
-        ("Keeping it", session_commands.COMMANDS),
+        ("Conversation", turn_commands.COMMANDS),
+        ("Context", context_commands.COMMANDS),
+        ("Settings", setting_commands.COMMANDS),
+        ("Last reply", reply_commands.COMMANDS),
+        ("Sessions and files", session_commands.COMMANDS),
     )
 )
 GROUPS = INDEX.groups
@@ -62,7 +62,7 @@ def parse(text: str) -> tuple[ChatCommand, str] | None:
         UsageError: an unknown command on a line of its own.
     """
     if text.strip() == "/":
-        raise UsageError("a command needs a name: /help lists them (// sends a slash)")
+        raise UsageError("the command name is missing: /help lists the commands (type // to send a slash)")
     match = _COMMAND.fullmatch(text.strip())
     if match is None:
         return None
@@ -72,7 +72,7 @@ def parse(text: str) -> tuple[ChatCommand, str] | None:
         return command, argument
     if "\n" in text.strip():
         return None
-    raise UsageError(f"there is no command /{match[1]}: {INDEX.hint(name)} (begin with // to send it as a message)")
+    raise UsageError(f"there is no command /{match[1]}: {INDEX.hint(name)} (start with // to send it as a message)")
 
 
 def message_text(text: str) -> str:

@@ -18,16 +18,20 @@ def _file(context: CommandContext, argument: str) -> Outcome:
     encode = context.session.model.encode
     if argument == "none":
         context.attached.clear()
-        return Show("no file goes with the next message")
+        return Show("no files are attached")
     notices: tuple[str, ...] = ()
     if argument:
         found = attachments.load_files(mentions.unquote(argument))
         context.attached += [attachment for attachment in found.attachments if attachment not in context.attached]
         notices = found.notices
     if not context.attached:
-        return Show("no file goes with the next message: /file PATH takes one along")
+        return Show("no files are attached: /file PATH attaches one")
     counted = [(attachment, len(encode(attachment.block()))) for attachment in context.attached]
-    lines = [*notices, *attachments.file_lines(counted), f"{attachments.files_total(counted)}: with the next message"]
+    lines = [
+        *notices,
+        *attachments.file_lines(counted),
+        f"{attachments.files_total(counted)}: attached to the next message",
+    ]
     return Show("\n".join(lines))
 
 
@@ -40,7 +44,7 @@ def _context(context: CommandContext, argument: str) -> Outcome:
     session = context.session
     model = session.model
     used = context_budget.ContextMeter(session).tokens
-    rows = [(f"{used:,}", f"of {model.context:,} tokens before the next message")]
+    rows = [(f"{used:,}", f"of {model.context:,} tokens used")]
     if session.system is not None:
         rows.append((f"{len(model.encode(session.system)):,}", "system prompt"))
     rows += [
@@ -51,11 +55,11 @@ def _context(context: CommandContext, argument: str) -> Outcome:
     rows.append(
         (
             f"{context_budget.reserved_for_reply(model.context, session.reply_settings.max_tokens):,}",
-            "kept for the answer",
+            "reserved for the reply",
         )
     )
     dropped = context_budget.unsent_counts(session, session.end)["dropped"]
-    rows += [(f"{dropped:,}", "turns are not sent any more: /drop none sends them again")] if dropped else []
+    rows += [(f"{dropped:,}", "dropped turns (/drop none sends them again)")] if dropped else []
     width = max(len(number) for number, _ in rows)
     return Show("\n".join(f"{number:>{width}} {what}" for number, what in rows))
 
@@ -64,9 +68,9 @@ def _drop(context: CommandContext, argument: str) -> Outcome:
     session = context.session
     if argument == "none":
         if not session.tree.dropped(session.end):
-            return Show("every turn is sent")
+            return Show("all turns are sent")
         context_budget.send_all(session)
-        return Show(f"every turn is sent again; context {_usage(session)}")
+        return Show(f"all turns are sent again; context {_usage(session)}")
     count = context_budget.drop(session, session.end, _count("drop", argument))
     prompt = session.model.prompt(session.messages)
     return Show(context_budget.measure_reduction("dropped", session, session.end, count, prompt).marker())
@@ -78,7 +82,7 @@ def _summarise(context: CommandContext, argument: str) -> Outcome:
     named = context_budget.exchanges_text(count)
     return StreamSummary(
         partial(context_budget.summarise, session, session.end, count),
-        f"this will stand for {named}, which {'is' if count == 1 else 'are'} not sent any more then:",
+        f"summary that replaces {named}:",
     )
 
 
@@ -95,34 +99,35 @@ def _usage(session: Session) -> str:
 
 
 def _complete_drop(context: CommandContext, typed: str) -> Iterable[Suggestion]:
-    return [Suggestion("none", len(typed), "send every turn again")] if "none".startswith(typed) else []
+    return [Suggestion("none", len(typed), "send all turns again")] if "none".startswith(typed) else []
 
 
 COMMANDS: tuple[ChatCommand, ...] = (
     ChatCommand(
         "file",
         "[PATH]",
-        "take a file along with the next message (none: no file)",
+        "attach a file to the next message (none: no files)",
         _file,
-        details="PATH may be a pattern (src/**/*.py) and may end in lines (notes.md:10-80). In a message @PATH does\n"
-        'the same: @src/app.py:10-80, @"two words.txt". @@ writes a plain @ where a file of that name exists.',
+        details="PATH may be a pattern (src/**/*.py) and may end with a line range (notes.md:10-80). @PATH in a\n"
+        'message does the same: @src/app.py:10-80, @"two words.txt". Type @@ for a plain @ if a file has that name.',
         complete=_complete_file,
     ),
-    ChatCommand("context", "", "how full the context is, and with what", _context),
+    ChatCommand("context", "", "show how the context is used", _context),
     ChatCommand(
         "drop",
         "[N]",
-        "send the N oldest exchanges no more (none: send all again)",
+        "stop sending the N oldest exchanges (none: send all again)",
         _drop,
-        details="Without N as many as leave a quarter of the context free. They stay in the conversation, and the\n"
-        "last exchange stays in the context. What is left is read again, since it begins otherwise now.",
+        details="Without N, it drops as many as needed to free a quarter of the context. They stay in the\n"
+        "conversation. The last exchange is never dropped. The rest of the prompt is evaluated again.",
         complete=_complete_drop,
     ),
     ChatCommand(
         "summarise",
         "[N]",
-        "put a summary by the model in place of the N oldest exchanges",
+        "replace the N oldest exchanges with a summary",
         _summarise,
-        details="Without N for as many as leave a quarter of the context free. /drop none sends them again.",
+        details="The model writes the summary. Without N, it replaces as many exchanges as needed to free a quarter\n"
+        "of the context. /drop none sends them again.",
     ),
 )

@@ -12,11 +12,11 @@ from qwchat.errors import UsageError
 
 KEYS: tuple[tuple[str, str], ...] = (
     ("Enter", "send"),
-    ("Alt-Enter, Ctrl-J", 'break the line, as Shift-Enter does where the terminal tells it; so does """ … """'),
-    ("Tab, Shift-Tab", "complete, or walk through the menu: Enter takes, Esc closes it"),
-    ("Ctrl-R, Up", "search and recall what was typed before"),
-    ("Ctrl-X Ctrl-E", "write the message in $EDITOR"),
-    ("Ctrl-C, Esc", "stop a reply and keep what was said; Ctrl-C twice leaves"),
+    ("Alt-Enter, Ctrl-J", 'new line (in some terminals Shift-Enter; or write """ … """)'),
+    ("Tab, Shift-Tab", "complete, or move through the menu (Enter accepts, Esc closes it)"),
+    ("Ctrl-R, Up", "search and recall earlier input"),
+    ("Ctrl-X Ctrl-E", "edit the message in $EDITOR"),
+    ("Ctrl-C, Esc", "stop the reply and keep its text; Ctrl-C twice leaves"),
     ("Ctrl-Z", "suspend"),
     ("Ctrl-D", "leave"),
 )
@@ -45,7 +45,7 @@ class CommandIndex:
     """All commands of the chat, in groups."""
 
     def __init__(self, groups: CommandGroups) -> None:
-        self.groups = [*groups, ("The chat itself", _own_commands(self))]
+        self.groups = [*groups, ("Chat", _own_commands(self))]
         self.commands = tuple(command for _, group in self.groups for command in group)
 
     def find(self, name: str) -> ChatCommand | None:
@@ -56,7 +56,7 @@ class CommandIndex:
         """Return advice for the unknown command `name`."""
         name = _OTHER_NAMES.get(name, name)
         close = difflib.get_close_matches(name, [command.name for command in self.commands], n=1)
-        return f"did you mean /{close[0]}?" if close else "/help lists them"
+        return f"did you mean /{close[0]}?" if close else "/help lists the commands"
 
 
 def _help(index: CommandIndex, context: CommandContext, argument: str) -> Outcome:
@@ -68,7 +68,7 @@ def _help(index: CommandIndex, context: CommandContext, argument: str) -> Outcom
     for title, group in index.groups:
         lines += [title, *(f"  {command.usage:<{width}}  {command.summary}" for command in group), ""]
     lines += ["Keys", *(f"  {keys:<{width}}  {effect}" for keys, effect in KEYS)]
-    lines += ["", "/help NAME says more about a command; a message that begins with a slash is typed with two."]
+    lines += ["", "/help NAME explains a command. To send a message that starts with a slash, type two."]
     return Show("\n".join(lines))
 
 
@@ -94,17 +94,17 @@ def _own_commands(index: CommandIndex) -> tuple[ChatCommand, ...]:
         ChatCommand(
             "help",
             "[NAME]",
-            "this list, or more about a command",
+            "show this list, or explain a command",
             partial(_help, index),
             complete=partial(_complete_name, index),
         ),
         ChatCommand(
             "quit",
             "",
-            "leave",
+            "leave the chat",
             _quit,
-            details="/exit, /bye and /q leave too, and so does exit or quit alone on a line.\n"
-            "Leaving a saved chat says how to go on with it.",
+            details="/exit, /bye and /q do the same, and so does exit or quit alone on a line.\n"
+            "A saved chat prints the command that resumes it.",
             aliases=("exit", "bye", "q"),
         ),
     )

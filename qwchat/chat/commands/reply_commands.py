@@ -25,7 +25,7 @@ _EXCERPT = 40  # Characters of a block's first line shown beside a completion.
 def _raw(context: CommandContext, argument: str) -> Outcome:
     if argument in ("on", "off"):
         context.view.set_rendering("plain" if argument == "on" else "markdown")
-        return Show("replies are shown " + ("as they are written" if argument == "on" else "as rendered Markdown"))
+        return Show("replies are shown " + ("as plain text" if argument == "on" else "as rendered Markdown"))
     if argument:
         raise UsageError(f"/raw takes on, off or nothing, not {argument!r}")
     return Show(message=_last_reply(context))
@@ -35,33 +35,33 @@ def _copy(context: CommandContext, argument: str) -> Outcome:
     text, label = _text_to_copy(context, argument)
     text = sanitise(text)  # The user may paste it into a shell.
     if not context.view.copy(text):
-        raise UsageError("replies go to no terminal, so there is no clipboard: /write puts them into a file")
+        raise UsageError("there is no terminal, so the clipboard cannot be reached: /write saves code to a file")
     advice = context.view.copy_advice(text)
-    return Show(f"{label} sent to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
+    return Show(f"copied {label} to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
 
 
 def _text_to_copy(context: CommandContext, argument: str) -> tuple[str, str]:
     """Return the text that `/copy` copies, and what to call it."""
     if not argument:
-        return _last_reply(context), "the reply is"
+        return _last_reply(context), "the reply"
     match = _BLOCK.fullmatch(argument)
     if match is None or match[2] or not (match[1] or argument.startswith("code")):
-        raise UsageError(f"/copy takes nothing, code or code 2, not {argument!r}")
+        raise UsageError(f"/copy takes no argument, code or code N, not {argument!r}")
     number, text = _block(context, match[1])
-    return text.removesuffix("\n"), f"code {number} is"
+    return text.removesuffix("\n"), f"code block {number}"
 
 
 def _write(context: CommandContext, argument: str) -> Outcome:
     match = _BLOCK.fullmatch(argument)
     name = (match[2] if match else argument).strip()
     if not name:
-        raise UsageError("/write needs the name of a file, as in /write 2 fix.py")
+        raise UsageError("/write needs a file name, for example /write 2 fix.py")
     number, text = _block(context, match[1] if match else None)
     path = expand_path(name)
     write_atomically(path, text, overwrite=real_path(path) in context.written)
     context.written.add(real_path(path))
     lines = text.count("\n")
-    return Show(f"code {number} is in {sanitise_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
+    return Show(f"wrote code block {number} to {sanitise_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
 
 
 def _stats(context: CommandContext, argument: str) -> Outcome:
@@ -69,11 +69,11 @@ def _stats(context: CommandContext, argument: str) -> Outcome:
     with_stats = [stats for node in replies if node.stats and (stats := _stats_of(node.stats)) is not None]
     stopped = context.session.stopped_stats
     if not with_stats and not stopped:
-        raise UsageError("there are no figures yet: ask something first")
+        raise UsageError("there are no figures yet: send a message first")
     without_stats = len(replies) - len(with_stats)
-    without = f" (and {without_stats} without figures)" if without_stats else ""
+    without = f" ({without_stats} more without figures)" if without_stats else ""
     rows = [("replies", f"{len(with_stats)}{without}")]
-    rows += [("stopped", f"{len(stopped)} before any text came")] if stopped else []
+    rows += [("stopped", f"{len(stopped)} before the first token")] if stopped else []
     return Show(table=KeyValues([*rows, *totals([*with_stats, *stopped])]))
 
 
@@ -101,14 +101,14 @@ def _block(context: CommandContext, wanted: str | None) -> tuple[int, str]:
     """Return number and text of a code block of the last reply: the `wanted` one, or the only one."""
     blocks = context.view.code_blocks(_last_reply(context))
     if not blocks:
-        raise UsageError("the last reply has no code in fences")
+        raise UsageError("the last reply has no code blocks")
     if wanted is None and len(blocks) > 1:
         raise UsageError(
-            f"the last reply has {len(blocks)} code blocks: say which, as in /copy code 1 or /write 1 FILE"
+            f"the last reply has {len(blocks)} code blocks: choose one, for example /copy code 1 or /write 1 FILE"
         )
     number = int(wanted or 1)
     if not 1 <= number <= len(blocks):
-        raise UsageError(f"there is no code {number}: the last reply has {len(blocks)}")
+        raise UsageError(f"there is no code block {number}: the last reply has {len(blocks)}")
     return number, blocks[number - 1]
 
 
@@ -131,36 +131,35 @@ def _complete_write(context: CommandContext, typed: str) -> Iterable[Suggestion]
 
 
 def _complete_raw(context: CommandContext, typed: str) -> Iterable[Suggestion]:
-    return match_suggestions(typed, (("on", "show replies as they are written"), ("off", "render them as Markdown")))
+    return match_suggestions(typed, (("on", "show replies as plain text"), ("off", "render replies as Markdown")))
 
 
 COMMANDS: tuple[ChatCommand, ...] = (
     ChatCommand(
         "raw",
         "[on|off]",
-        "the last reply as the model wrote it (on: all replies)",
+        "show the last reply as plain text (on: all replies)",
         _raw,
-        details="Control characters are shown, not obeyed, here as well.\n"
-        "`qwchat config set render plain` begins every chat with /raw on.",
+        details="Control characters are shown, never executed.\n"
+        "`qwchat config set render plain` makes /raw on the default.",
         complete=_complete_raw,
     ),
-    ChatCommand("stats", "", "tokens and speeds of all replies together", _stats),
+    ChatCommand("stats", "", "show tokens and speed of all replies together", _stats),
     ChatCommand(
         "copy",
         "[code N]",
-        "put the last reply, or a block of its code, into the clipboard",
+        "copy the last reply, or one of its code blocks",
         _copy,
-        details="The number stands above each block; where there is but one, /copy code will do. The terminal is\n"
-        "asked to take the text (OSC 52), which works through ssh, too; most terminals do, some only if told to.",
+        details="Each block shows its number; if there is only one, /copy code is enough. The text goes to the\n"
+        "clipboard through the terminal (OSC 52), also over ssh. Most terminals accept it, some only if configured.",
         complete=_complete_copy,
     ),
     ChatCommand(
         "write",
         "[N] FILE",
-        "write a block of the last reply's code to a file",
+        "write a code block of the last reply to a file",
         _write,
-        details="/write 2 fix.py writes the second block, verbatim. A file that is there already is left alone,\n"
-        "unless this chat has written it.",
+        details="/write 2 fix.py writes the second block verbatim. It overwrites only files that this chat wrote.",
         complete=_complete_write,
     ),
 )

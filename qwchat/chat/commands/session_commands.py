@@ -22,7 +22,7 @@ _MAX_SESSIONS_LISTED = 15
 
 def _save(context: CommandContext, argument: str) -> Outcome:
     if not argument:
-        raise UsageError("/save needs the name of a file, as in /save talk.md")
+        raise UsageError("/save needs a file name, for example /save talk.md")
     path = expand_path(argument)
     return _write_transcript(context, path, format_of(path))
 
@@ -32,7 +32,9 @@ def _export(context: CommandContext, argument: str) -> Outcome:
     form = next((form for form in EXPORT_FORMATS if form == word.lower()), None)
     if form is None:
         raise UsageError(
-            f"/export takes md, html or json, not {clean_line(word)!r}" if word else "/export md, html or json?"
+            f"/export takes md, html or json, not {clean_line(word)!r}"
+            if word
+            else "/export needs a format: md, html or json"
         )
     return _write_transcript(
         context, expand_path(name.strip()) if name.strip() else Path(file_name(_transcript(context), form)), form
@@ -59,9 +61,9 @@ def _title(context: CommandContext, argument: str) -> Outcome:
     if argument:
         title = clean_line(argument)
         if not title:
-            raise UsageError("a title needs a letter or another character that can be seen")
+            raise UsageError("a title needs at least one visible character")
         tree.set_title(title)
-    return Show(f"the session is called {_transcript(context).title}" if argument else _transcript(context).title)
+    return Show(f"the title is now: {_transcript(context).title}" if argument else _transcript(context).title)
 
 
 def _sessions(context: CommandContext, argument: str) -> Outcome:
@@ -76,9 +78,11 @@ def _sessions(context: CommandContext, argument: str) -> Outcome:
         (_current_mark(context, entry), entry.id, entry.changed_local, str(entry.messages), entry.label)
         for entry in found
     ]
-    shown = Table(("", "id", "last said", "messages", "title"), rows[:_MAX_SESSIONS_LISTED], right=(3,))
+    shown = Table(("", "id", "last used", "messages", "title"), rows[:_MAX_SESSIONS_LISTED], right=(3,))
     more = (
-        f"and {len(rows) - _MAX_SESSIONS_LISTED} more: qwchat sessions list" if len(rows) > _MAX_SESSIONS_LISTED else ""
+        f"and {len(rows) - _MAX_SESSIONS_LISTED} more: qwchat sessions list shows all"
+        if len(rows) > _MAX_SESSIONS_LISTED
+        else ""
     )
     return Show(more, table=shown)
 
@@ -90,13 +94,13 @@ def _current_mark(context: CommandContext, entry: SessionEntry) -> str:
 def _resume(context: CommandContext, argument: str) -> Outcome:
     entry = _store(context).find(argument) if argument else _choose_session(context)
     if entry is None:
-        return Show("this session goes on")
+        return Show("no session chosen, this one continues")
     if entry.id == context.recorder.id:
-        return Show("this session is the one that goes on here")
+        return Show("this session is already open here")
     context.session.switch_tree(context.recorder.open(entry))
     notice = context.recorder.set_model(context.recorder.model, context.recorder.fingerprint)
     lines = [
-        f"{entry.id} ({entry.label}) goes on, {conversation_length(context.session.tree)}",
+        f"resumed {entry.id} ({entry.label}), {conversation_length(context.session.tree)}",
         notice,
         unsent_notice(context.session),
     ]
@@ -110,7 +114,7 @@ def _resume(context: CommandContext, argument: str) -> Outcome:
 def _choose_session(context: CommandContext) -> SessionEntry | None:
     others = [entry for entry in _store(context).entries() if entry.id != context.recorder.id]
     if context.choose is None:
-        raise UsageError("/resume needs a session, as in /resume seas: /sessions lists them")
+        raise UsageError("/resume needs a session, for example /resume seas: /sessions lists them")
     if not others:
         raise UsageError("there is no other session to resume")
     return context.choose(others)
@@ -120,21 +124,21 @@ def _new(context: CommandContext, argument: str) -> Outcome:
     system = context.session.system
     context.session.switch_tree(context.recorder.start(name=_check_new_name(context, argument)))
     context.session.system = system
-    return Show("a new session begins with the next message")
+    return Show("the next message starts a new session")
 
 
 def _fork(context: CommandContext, argument: str) -> Outcome:
     if not context.session.tree.path():
-        raise UsageError("nothing was said yet, so there is nothing to fork")
+        raise UsageError("the conversation is empty, so there is nothing to fork")
     context.session.switch_tree(context.recorder.start(context.session.tree.fork(), _check_new_name(context, argument)))
     session = context.recorder.name or context.recorder.id
-    return Show("a copy of the conversation goes on here" + (f", as session {session}" if session else ""))
+    return Show("continuing in a copy of the conversation" + (f", session {session}" if session else ""))
 
 
 def _check_new_name(context: CommandContext, argument: str) -> str:
     """Return `argument` after checking that no session has that name; "" stands for no name."""
     if argument and _store(context).named(check_name(argument)) is not None:
-        raise UsageError(f"there is a session {argument} already: /resume {argument} goes on with it")
+        raise UsageError(f"session {argument} already exists: /resume {argument} continues it")
     return argument
 
 
@@ -163,42 +167,42 @@ COMMANDS: tuple[ChatCommand, ...] = (
     ChatCommand(
         "save",
         "FILE",
-        "write the conversation as Markdown, or as .html or .json",
+        "write the conversation to a file (.md, .html or .json)",
         _save,
-        details="The conversation up to here, without alternatives. A file that this chat did not write is left alone.",
+        details="It writes the conversation without alternatives, and overwrites only files that this chat wrote.",
         complete=lambda _, typed: complete_path(typed),
     ),
     ChatCommand(
         "export",
         "md|html|json [FILE]",
-        "write the conversation in that form",
+        "write the conversation in that format",
         _export,
-        details="Without FILE it goes into the current folder, under the conversation's title.",
+        details="Without FILE, it is written to the current folder and named after its title.",
         complete=_complete_export,
     ),
-    ChatCommand("title", "[TEXT]", "show or change what the session is called", _title),
-    ChatCommand("sessions", "[TEXT]", "list the sessions, or those with TEXT in their title", _sessions),
+    ChatCommand("title", "[TEXT]", "show or change the title of the session", _title),
+    ChatCommand("sessions", "[TEXT]", "list saved sessions, or those with TEXT in their title", _sessions),
     ChatCommand(
         "resume",
         "[SESSION]",
-        "leave this session and go on with another",
+        "leave this session and resume another",
         _resume,
-        details="SESSION is a name, an id or how it begins, or part of a title; without it you choose from a list. The "
-        "model and the settings stay.",
+        details="SESSION is a name, an id or its beginning, or part of a title. Without it, you choose from a list.\n"
+        "The model and the settings stay the same.",
         complete=_complete_session,
     ),
     ChatCommand(
         "fork",
         "[NAME]",
-        "go on in a new session that begins with this conversation",
+        "continue in a new session with a copy of the conversation",
         _fork,
-        details="The session so far stays as it is, with all alternatives.",
+        details="The old session keeps all its turns and alternatives.",
     ),
     ChatCommand(
         "new",
         "[NAME]",
-        "leave this session and begin another",
+        "leave this session and start a new one",
         _new,
-        details="The system prompt and the settings stay. Nothing is saved before the first message.",
+        details="The system prompt and the settings stay the same. Nothing is saved before the first message.",
     ),
 )

@@ -21,9 +21,9 @@ def _system(context: CommandContext, argument: str) -> Outcome:
     before = session.system
     session.system = None if argument == "none" else argument
     if session.system is None:
-        return Show("no system prompt from the next message on" + _prefill_note(context, before))
-    replaced = "takes the place of the old one" if before is not None else "holds"
-    return Show(f"this system prompt {replaced} from the next message on{_prefill_note(context, before)}")
+        return Show("system prompt removed, from the next message on" + _prefill_note(context, before))
+    changed = "replaced" if before is not None else "set"
+    return Show(f"system prompt {changed}, from the next message on{_prefill_note(context, before)}")
 
 
 def _prefill_note(context: CommandContext, before: str | None) -> str:
@@ -32,7 +32,7 @@ def _prefill_note(context: CommandContext, before: str | None) -> str:
     if session.system == before or not session.turns:
         return ""
     tokens = session.model.reevaluated_tokens(session.model.prompt(session.messages))
-    return f"; {token_count(tokens)} will be read again" if tokens else ""
+    return f"; {token_count(tokens)} will be evaluated again" if tokens else ""
 
 
 def _set(context: CommandContext, argument: str) -> Outcome:
@@ -44,8 +44,8 @@ def _set(context: CommandContext, argument: str) -> Outcome:
     if value.strip():
         return Show(settings.change(name, value.strip()))
     spec = settings.find(name)
-    now = f"{spec.name} {settings.display_value(spec)} (from {settings.origin(spec)})"
-    return Show(f"{now}\n{spec.help}. It takes {spec.accepts}, or default.")
+    now = f"{spec.name} {settings.display_value(spec)} ({settings.origin(spec)})"
+    return Show(f"{now}\n{spec.help}. Values: {spec.accepts}, or default.")
 
 
 def _complete_setting(context: CommandContext, typed: str) -> Iterable[Suggestion]:
@@ -64,14 +64,14 @@ def _as(context: CommandContext, argument: str) -> Outcome:
     try:
         name, *variables = shlex.split(argument) or [""]
     except ValueError as error:
-        raise UsageError(f"a quotation mark is missing in {argument!r}") from error
+        raise UsageError(f"the closing quote is missing in {argument!r}") from error
     if not name:
         return _list_personas(context)
     if name == "none":
         if persona.active is None:
-            return Show("no persona is in use")
+            return Show("no persona is active")
         persona.remove()
-        return Show(f"no persona from the next message on{_prefill_note(context, before)}")
+        return Show(f"persona removed, from the next message on{_prefill_note(context, before)}")
     values = persona.apply(name, variables)
     parts = [
         "the system prompt" if key == "system" else f"{key} {find_spec(key).to_text(values[key])}" for key in values
@@ -82,12 +82,12 @@ def _as(context: CommandContext, argument: str) -> Outcome:
 def _list_personas(context: CommandContext) -> Show:
     persona = context.persona
     rows = [
-        (name, "in use" if name == persona.active else "", one_line(text, 100)) for name, text in persona.descriptions()
+        (name, "active" if name == persona.active else "", one_line(text, 100)) for name, text in persona.descriptions()
     ]
     if not rows:
         return Show(
-            "there are no personas yet: /save-persona NAME makes one of this chat's system prompt and settings, "
-            f"and so does a file NAME.toml in {persona.folder}"
+            "there are no personas yet: save the system prompt and settings of this chat with /save-persona NAME, "
+            f"or create NAME.toml in {persona.folder}"
         )
     return Show(table=Table(("persona", "", "description"), rows))
 
@@ -103,37 +103,37 @@ def _complete_persona(context: CommandContext, typed: str) -> Iterable[Suggestio
 
 def _save_persona(context: CommandContext, argument: str) -> Outcome:
     if not argument:
-        raise UsageError("/save-persona needs a name, as in /save-persona poet")
+        raise UsageError("/save-persona needs a name, for example /save-persona poet")
     mine = real_path(context.persona.folder / f"{argument}.toml") in context.written
     path = context.persona.save(argument, overwrite=mine)
     context.written.add(real_path(path))
-    return Show(f"kept as {path}: /as {argument} uses it, in other chats too")
+    return Show(f"saved to {path}: /as {argument} applies it, in other chats too")
 
 
 COMMANDS: tuple[ChatCommand, ...] = (
     ChatCommand(
         "system",
         "TEXT",
-        "show or set the system prompt (none: without)",
+        "show or change the system prompt (none: remove it)",
         _system,
-        details="The new prompt takes the place of the old one, so the conversation is read again from the beginning.",
+        details="The whole conversation is evaluated again, because it starts with the system prompt.",
     ),
     ChatCommand(
         "set",
         "NAME VALUE",
-        "show or change a setting (default: back to the start)",
+        "show or change a setting (default: as at the start)",
         _set,
-        details="Alone it lists every setting and where its value came from. ctx, threads and kv change the engine: "
-        "what was read is kept where it has room, unless the kind of cache changes.",
+        details="Without arguments, it lists every setting and where its value comes from. ctx, threads and kv change\n"
+        "the engine, which keeps the cached tokens if they fit, unless the cache format changes.",
         complete=_complete_setting,
     ),
     ChatCommand(
         "as",
         "NAME",
-        "take a persona (none: without), or list them",
+        "apply a persona (none: remove it), or list them",
         _as,
         details="Variables of the persona follow its name: /as poet place=Rome year=1799.",
         complete=_complete_persona,
     ),
-    ChatCommand("save-persona", "NAME", "keep the system prompt and what was set as a persona", _save_persona),
+    ChatCommand("save-persona", "NAME", "save the system prompt and changed settings as a persona", _save_persona),
 )

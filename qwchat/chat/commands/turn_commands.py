@@ -19,7 +19,7 @@ from qwchat.request import random_seed
 
 _EXCERPT = 60  # Characters shown of a turn.
 _EDIT = re.compile(r"(--reply(?!\S))?\s*(?:(\d{1,9})(?!\S))?\s?(.*)", re.DOTALL)
-_GREEDY_HINT = "temp is 0, so the answer will be the same: /retry --temp 0.7 lets chance in"
+_GREEDY_HINT = "temp is 0, so the reply will be the same: try /retry --temp 0.7"
 
 
 def _retry(context: CommandContext, argument: str) -> Outcome:
@@ -38,7 +38,7 @@ def _retry_settings(reply_settings: ReplySettings, defaults: ReplySettings, argu
     ]
     names, values = words[::2], words[1::2]
     if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        raise UsageError(f"/retry takes settings for that reply, as in /retry --temp 0.9 --seed 7, not {argument!r}")
+        raise UsageError(f"/retry takes settings, for example /retry --temp 0.9 --seed 7, not {argument!r}")
     for name, value in zip(names, values, strict=True):
         reply_settings = reply_settings.changed(name.removeprefix("--"), value, defaults)
     seed = reply_settings.seed if "--seed" in names else None
@@ -49,7 +49,7 @@ def _split_words(argument: str) -> list[str]:
     try:
         return shlex.split(argument)
     except ValueError as error:
-        raise UsageError(f"{argument!r} cannot be taken apart ({error}): close what is quoted") from error
+        raise UsageError(f"cannot parse {argument!r} ({error}): close the quotes") from error
 
 
 def _complete_retry(context: CommandContext, typed: str) -> Iterable[Suggestion]:
@@ -67,13 +67,13 @@ def _continue(context: CommandContext, argument: str) -> Outcome:
 def _undo(context: CommandContext, argument: str) -> Outcome:
     number = _number("undo", argument)
     first = context.session.undo(number)
-    undone = "“{}” is taken back" if number == 1 else f"{number} questions are taken back, from “{{}}” on"
-    return Show(f"{undone.format(excerpt(first))}; /redo goes forward again\n{_position(context.session)}")
+    undone, restores = ("", "it") if number == 1 else (f"{number} messages, back to ", "them")
+    return Show(f"undid {undone}“{excerpt(first)}”; /redo restores {restores}\n{_position(context.session)}")
 
 
 def _redo(context: CommandContext, argument: str) -> Outcome:
     turns = context.session.redo()
-    return Show(f"{turns} turn{'s are' if turns > 1 else ' is'} back\n{_position(context.session)}")
+    return Show(f"restored {turns} turn{'s' if turns > 1 else ''}\n{_position(context.session)}")
 
 
 def _edit(context: CommandContext, argument: str) -> Outcome:
@@ -89,7 +89,7 @@ def _edit(context: CommandContext, argument: str) -> Outcome:
         return StreamReply(partial(session.edit_question, number, match[3]))
     new = session.edit_reply(number, match[3])
     alternatives = len(session.tree.siblings(new.id))
-    return Show(f"the reply reads so now, alternative {alternatives} of {alternatives}; /continue goes on from it")
+    return Show(f"edited the reply, alternative {alternatives} of {alternatives}; /continue continues it")
 
 
 def _separator(text: str) -> str:
@@ -97,7 +97,7 @@ def _separator(text: str) -> str:
 
 
 def _complete_edit(context: CommandContext, typed: str) -> Iterable[Suggestion]:
-    return match_suggestions(typed, (("--reply", "edit what was answered"),)) if typed else ()
+    return match_suggestions(typed, (("--reply", "edit a reply"),)) if typed else ()
 
 
 def _alt(context: CommandContext, argument: str) -> Outcome:
@@ -113,7 +113,7 @@ def _alt(context: CommandContext, argument: str) -> Outcome:
     shown, later = (node, below) if node.role == "assistant" else (below[0] if below else None, below[1:])
     place = f"{_name(node)} {wanted + 1} of {len(siblings)}"
     if later:
-        place += f", and {len(later)} more turn{'s' if len(later) > 1 else ''} behind it"
+        place += f", followed by {len(later)} more turn{'s' if len(later) > 1 else ''}"
     if node.role == "user":
         place += f": {question_line(node.content)}"
     return Show(place, message=shown.content if shown else None, as_reply=True)
@@ -121,9 +121,9 @@ def _alt(context: CommandContext, argument: str) -> Outcome:
 
 def _clear(context: CommandContext, argument: str) -> Outcome:
     if not context.session.tree.path():
-        return Show("the conversation is empty already")
+        return Show("the conversation is already empty")
     context.session.clear()
-    return Show("the conversation is empty; /redo brings the old one back")
+    return Show("cleared the conversation; /redo restores it")
 
 
 def excerpt(node: Node) -> str:
@@ -136,12 +136,12 @@ def _position(session: Session) -> str:
     """Return where the conversation ends now."""
     path = session.tree.path()
     if not path:
-        return "the conversation is at its beginning"
-    return f"the conversation ends with the {_name(path[-1])} “{excerpt(path[-1])}”"
+        return "the conversation is empty now"
+    return f"the conversation now ends with the {_name(path[-1])} “{excerpt(path[-1])}”"
 
 
 def _name(node: Node) -> str:
-    return "question" if node.role == "user" else "reply"
+    return "message" if node.role == "user" else "reply"
 
 
 def _number(command: str, argument: str) -> int:
@@ -156,44 +156,44 @@ COMMANDS: tuple[ChatCommand, ...] = (
     ChatCommand(
         "retry",
         "[--NAME VALUE ...]",
-        "answer the last question again",
+        "generate another reply to the last message",
         _retry,
-        details="Settings hold for that reply only: /retry --temp 1.2 --seed 7. Without --seed chance is asked anew,\n"
-        "even where a seed is set. The old reply stays: /alt flips between them.",
+        details="Settings apply to this reply only: /retry --temp 1.2 --seed 7. Without --seed, each retry samples\n"
+        "differently, even if a seed is set. The old reply is kept: /alt switches between them.",
         complete=_complete_retry,
     ),
     ChatCommand(
         "continue",
         "",
-        "go on with a reply that was cut",
+        "continue a reply that was cut off",
         _continue,
-        details="The reply goes on with its seed and settings, save those that were set since: its text is that of a\n"
-        "reply which was never cut. A question that got no reply, as after a crash, gets it now.",
+        details="The reply keeps its seed and settings, except those changed since, so it reads as if it had never\n"
+        "been cut off. A message without a reply, for example after a crash, gets one.",
     ),
     ChatCommand(
         "undo",
         "[N]",
-        "take back the last question, or the last N",
+        "undo the last message, or the last N",
         _undo,
-        details="Nothing is lost: /redo goes forward again; once something else was asked, /alt flips between the two.",
+        details="Nothing is lost: /redo restores the turns. After another message, /alt switches between the two.",
     ),
-    ChatCommand("redo", "", "go forward again after /undo or /clear", _redo),
+    ChatCommand("redo", "", "restore what /undo or /clear removed", _redo),
     ChatCommand(
         "edit",
         "[--reply] [N] [TEXT]",
-        "change a question, or what was answered",
+        "edit a message, or a reply",
         _edit,
-        details="/edit puts the last question into the editor, /edit 2 the one before; sent, it is answered in place\n"
-        "of the old one. /edit --reply does the same with what was answered: the model takes the new text as its\n"
-        "own, and /continue goes on from it. What was there before stays: /alt flips between them.",
+        details="/edit opens the last message for editing, /edit 2 the one before. Once sent, it replaces the old\n"
+        "message and gets a new reply. /edit --reply does the same with a reply: the model treats the new text as its\n"
+        "own, and /continue continues it. The old version is kept: /alt switches between them.",
         complete=_complete_edit,
     ),
     ChatCommand(
         "alt",
         "[N|next|prev]",
-        "flip between alternative replies or questions",
+        "switch between alternative replies or messages",
         _alt,
-        details="What counts is the last place of the conversation that has several replies, or several questions.",
+        details="It applies to the last turn of the conversation that has alternatives.",
     ),
-    ChatCommand("clear", "", "begin anew; the system prompt and the settings stay", _clear),
+    ChatCommand("clear", "", "start over; the system prompt and the settings stay", _clear),
 )

@@ -28,7 +28,7 @@ def test_escape_and_ctrl_c_stop_a_reply(key: str, tmp_path: Path) -> None:
         terminal.type("count\r")
         terminal.wait("word3")
         terminal.type(key)
-        terminal.wait("stopped; what was said is kept")
+        terminal.wait("stopped; the text so far is kept")
         terminal.prompt()
         terminal.type("go on\r")
         terminal.wait("> go on\nFine.\n\n>")
@@ -42,7 +42,7 @@ def test_escape_and_ctrl_c_stop_the_reading_of_a_prompt(key: str, tmp_path: Path
         terminal.type(f"\x1b[200~{'word ' * 1500}\x1b[201~\r")
         terminal.wait("reading the prompt:")
         terminal.type(key)
-        terminal.wait("stopped before a word was said", " of 1,502 prompt tokens · prefill")
+        terminal.wait("stopped; no tokens generated", " of 1,502 prompt tokens · prefill")
         terminal.prompt()
         assert terminal.raw.count("stopping…".encode()) == 1
         figures = terminal.raw.index(b"stopped after")
@@ -112,7 +112,7 @@ def test_ctrl_c_twice_leaves_once_the_reply_is_kept(tmp_path: Path) -> None:
         wait_for(lambda: times_slept(pid) > slept, "the signal to be heard")  # Two at once would be one signal.
         terminal.type("\x03")
         assert terminal.end() == 130
-        assert "\nstopped; what was said is kept" in terminal.text
+        assert "\nstopped; the text so far is kept" in terminal.text
         assert terminal.text.endswith("\nqwchat: interrupted")
         assert terminal.raw.rindex(b"\x1b[?2004l") > terminal.raw.rindex(b"\x1b[?2004h")
 
@@ -123,7 +123,7 @@ def test_ctrl_c_twice_leaves_also_where_the_first_only_stopped(tmp_path: Path) -
         terminal.type("count\r")
         terminal.wait("word3")
         terminal.type("\x03")
-        terminal.wait("stopped; what was said is kept")
+        terminal.wait("stopped; the text so far is kept")
         terminal.prompt()
         terminal.type("\x03")
         assert terminal.end() == 130
@@ -134,10 +134,10 @@ def test_ctrl_c_again_much_later_stays(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("\x03")
-        terminal.wait("Ctrl-D or /quit leaves")
+        terminal.wait("press Ctrl-D or type /quit to leave")
         time.sleep(1.1)  # The second within which twice means leaving has to pass.
         terminal.type("\x03")
-        terminal.wait("leaves\n>\nCtrl-D or /quit leaves")
+        terminal.wait("leave\n>\npress Ctrl-D or type /quit to leave")
         terminal.prompt()
         terminal.type("\x04")
         assert terminal.end() == 0
@@ -149,7 +149,7 @@ def test_ctrl_c_takes_nothing_away_that_was_typed_before_it(tmp_path: Path) -> N
         terminal.type("count\r")
         terminal.wait("word1")
         terminal.type("next question\x03")
-        terminal.wait("stopped; what was said is kept, /continue goes on\n\n> next question")
+        terminal.wait("stopped; the text so far is kept, /continue resumes the reply\n\n> next question")
 
 
 @pytest.mark.slow

@@ -85,5 +85,5 @@ def test_a_dumb_terminal_takes_blocks_and_lines_that_go_on(tmp_path: Path) -> No
             terminal.wait(line)
         terminal.wait('> """\n  /quit\n  """\necho: /quit\n\n>')
         terminal.type("\x03")
-        terminal.wait("Ctrl-D or /quit leaves")
+        terminal.wait("press Ctrl-D or type /quit to leave")
         assert b"\x1b" not in terminal.raw

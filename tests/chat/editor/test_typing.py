@@ -199,7 +199,7 @@ def test_an_input_given_up_comes_back(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("a long thought\x03")
-        terminal.wait("Ctrl-D or /quit leaves")
+        terminal.wait("press Ctrl-D or type /quit to leave")
         terminal.prompt()
         terminal.type("\x1b[A!\r")
         terminal.wait("echo: a long thought!")
@@ -209,7 +209,7 @@ def test_completion_is_fuzzy_and_shows_what_commands_do(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("/s")
-        terminal.wait("/system", "/set", "show or set the system prompt")
+        terminal.wait("/system", "/set", "show or change the system prompt")
         terminal.type("yem\t")
         terminal.wait("> /system")
         terminal.type("\x15/set pty\t")

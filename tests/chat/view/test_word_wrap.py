@@ -19,7 +19,7 @@ WORDS = st.text("ab日é́ -/", max_size=200)
 
 
 def test_lines_break_between_words() -> None:
-    assert wrap_message("the reply was cut at --max-tokens 1: allow more", 24) == (
+    assert wrap_message("the reply was cut off at --max-tokens 1: allow more", 24) == (
         "the reply was cut at\n--max-tokens 1: allow\nmore"
     )
     assert wrap_message("short\n\nlines stay", 20) == "short\n\nlines stay"
