@@ -141,9 +141,11 @@ class ModelFolder:
                     self._weights = np.memmap(file, dtype=np.uint8, mode="r")
                     self._status = os.fstat(file.fileno())
             except OSError as exc:
-                raise ContainerError(f"{self.path / WEIGHTS_NAME} cannot be mapped: {exc.strerror}") from exc
+                raise ContainerError(
+                    f"{self.path / WEIGHTS_NAME} cannot be memory-mapped: {exc.strerror}; check its permissions"
+                ) from exc
             if self._weights.size != self.total_bytes:
-                raise ContainerError(f"{self.path / WEIGHTS_NAME} changed its size; convert the model again")
+                raise ContainerError(f"{self.path / WEIGHTS_NAME} has changed its size; convert the model again")
         return self._weights
 
 
@@ -176,10 +178,12 @@ def open_model(path: str | Path) -> ModelFolder:
     data = _read_manifest(path)
     manifest = parse_json_object(data, str(path / MANIFEST_NAME), ContainerError)
     if manifest.get("format") != FORMAT_NAME:
-        raise ContainerError(f"{path / MANIFEST_NAME} is not the manifest of a {FORMAT_NAME} folder")
+        raise ContainerError(
+            f"{path / MANIFEST_NAME} is not the manifest of a {FORMAT_NAME} folder; give another folder"
+        )
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ContainerError(
-            f"{path} has format version {short_repr(manifest.get('format_version'))}, this program reads "
+            f"{path} has format version {short_repr(manifest.get('format_version'))}, but this program reads "
             f"{FORMAT_VERSION}; update the program or convert the model again"
         )
     config = read_config(path, ContainerError)
@@ -209,7 +213,7 @@ def _read_manifest(path: Path) -> bytes:
     if not path.is_dir():
         raise ContainerError(f"{path} is not a folder; give a model folder or convert a checkpoint first")
     if not is_model_folder(path):
-        raise ContainerError(f"{path} has no {MANIFEST_NAME}: no model folder, or a conversion that was cut off")
+        raise ContainerError(f"{path} has no {MANIFEST_NAME}; give a model folder, or finish its conversion")
     return read_bounded(path / MANIFEST_NAME, ContainerError, MAX_MANIFEST_BYTES)
 
 
@@ -218,7 +222,7 @@ def _facts(fields: JsonFields, key: str) -> JsonFields:
     for name, fact in (inner := fields.inner(key)).values.items():
         count = isinstance(fact, int) and abs(fact) <= _MAX_COUNT
         if len(name) > 100 or not (fact is None or count or (isinstance(fact, str) and len(fact) <= 1000)):
-            raise fields.invalid(f"{key} has {short_repr(fact)} under {short_repr(name)}")
+            raise fields.invalid(f"{key} has the invalid value {short_repr(fact)} for {short_repr(name)}")
     return inner
 
 
@@ -233,13 +237,13 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
     files = fields.inner("files", "")
     for name in files.values:
         if name not in COPIED_FILES:
-            raise fields.invalid(f"files lists {name[:80]!r}, which does not belong into a model folder")
+            raise fields.invalid(f"files lists {name[:80]!r}, which is not a file of a model folder")
         files.inner(name, f"file {name}").required_text("sha256")
     tensors = fields.inner("tensors", "")
     expected = expected_tensors(config)
     if set(tensors.values) != set(expected):
         odd = min(set(tensors.values) ^ set(expected))
-        state = "unknown to" if odd in tensors.values else "missing, but asked for by"
+        state = "not part of a model with this" if odd in tensors.values else "missing, but required by"
         raise fields.invalid(f"tensor {odd[:200]} is {state} config.json")
     ranges: list[tuple[int, int, str]] = []
     for name, shape in expected.items():
@@ -249,7 +253,7 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
         actual = os.fstat(file.fileno()).st_size
     if actual != total:
         raise ContainerError(
-            f"{path / WEIGHTS_NAME} has {actual:,} bytes, the manifest says {total:,}; convert the model again"
+            f"{path / WEIGHTS_NAME} has {actual:,} bytes, but the manifest says {total:,}; convert the model again"
         )
 
 
@@ -257,7 +261,7 @@ def _check_tensor(entry: JsonFields, tensor: str, expected_shape: tuple[int, ...
     """Compare one manifest entry with its layout. Return (start, stop, description) of each of its parts."""
     shape = entry.sizes("shape", _MAX_AXES, _MAX_SIZE)
     if shape != expected_shape:
-        raise entry.invalid(f"shape {list(shape)} is not that of config.json, {list(expected_shape)}")
+        raise entry.invalid(f"the shape is {list(shape)}, but config.json requires {list(expected_shape)}")
     entry.required_text("sha256")
     entry.number("relative_error", 0, 1e9)
     parts = entry.inner("parts", "")
@@ -268,18 +272,18 @@ def _check_tensor(entry: JsonFields, tensor: str, expected_shape: tuple[int, ...
     except FormatError as exc:
         raise entry.invalid(str(exc)) from exc
     if list(parts.values) != list(wanted):
-        raise entry.invalid(f"the parts are {short_repr(list(parts.values))}, its format has {list(wanted)}")
+        raise entry.invalid(f"the parts are {short_repr(list(parts.values))}, but its format has {list(wanted)}")
     ranges = []
     for name, (dtype, part_shape) in wanted.items():
         part = parts.inner(name, f"part {name}")
         nbytes = dtype.itemsize * math.prod(part_shape)
         if part.required_text("dtype") != dtype.name or part.sizes("shape", _MAX_AXES, _MAX_SIZE) != part_shape:
-            raise part.invalid(f"it is not {dtype.name}{list(part_shape)}")
+            raise part.invalid(f"dtype and shape are not {dtype.name}{list(part_shape)}")
         if part.integer("nbytes", 0, _MAX_COUNT) != nbytes:
-            raise part.invalid(f"it has {part.values['nbytes']:,} bytes, its shape takes {nbytes:,}")
+            raise part.invalid(f"it has {part.values['nbytes']:,} bytes, but its shape needs {nbytes:,}")
         start = part.integer("offset", 0, _MAX_COUNT)
         if start % ALIGNMENT:
-            raise part.invalid(f"it starts at {start}, which is not a multiple of {ALIGNMENT}")
+            raise part.invalid(f"its offset {start} is not a multiple of {ALIGNMENT}")
         ranges.append((start, start + nbytes, f"tensor {tensor}, part {name}"))
     return ranges
 
@@ -291,4 +295,4 @@ def _check_ranges(fields: JsonFields, ranges: list[tuple[int, int, str]], total:
             raise fields.invalid(f"{previous} and {place} overlap")
         position, previous = stop, place
     if position > total:
-        raise fields.invalid(f"{previous} ends at byte {position:,} of {total:,}")
+        raise fields.invalid(f"{previous} ends at byte {position:,}, but {WEIGHTS_NAME} has {total:,}")

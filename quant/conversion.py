@@ -152,7 +152,7 @@ def convert(
     """
     spec = conversion_spec(preset, bits, group_size)
     if threads is not None and threads < 1:
-        raise ArgumentError(f"{threads} threads cannot convert anything; give 1 or more")
+        raise ArgumentError(f"{threads} threads are not enough; give 1 or more")
     with open_source(source) as opened:
         yield from convert_source(
             opened, destination, spec, resume=resume, dry_run=dry_run, force=force, threads=threads
@@ -185,7 +185,7 @@ def convert_source(
     # The destination is checked while the lock is held, since two first runs may start at the same moment.
     with ModelWriter(destination, [_layout_key(p) for p in plans], _manifest_header(opened, spec), files) as writer:
         if resume and writer.is_published():
-            yield ConversionNotice(f"{destination} is complete already")
+            yield ConversionNotice(f"{destination} is already complete")
         else:
             check_destination(destination, opened.path, force)
             yield from map(ConversionNotice, writer.begin(resume))
@@ -313,10 +313,10 @@ def _describe_bad_value(source: Source, tensor: TensorPlan, start: int, values: 
     place = np.argwhere(~(np.abs(values) <= MAX_WEIGHT))[0]
     value = float(values[tuple(place)])
     index = [int(place[0]) + start, *(int(number) for number in place[1:])]
-    kind = "NaN" if math.isnan(value) else "infinite" if math.isinf(value) else f"{value:.3g}, which no weight is"
+    kind = "NaN" if math.isnan(value) else "infinite" if math.isinf(value) else f"{value:.3g}, which is too large"
     return (
         f"{source.path}: tensor {tensor.name} is {kind} at {index}; "
-        "the file is corrupt or the training failed, download the checkpoint again"
+        "the file is damaged or the training failed: download the checkpoint again"
     )
 
 

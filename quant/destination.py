@@ -14,7 +14,7 @@ from quant.wording import ArgumentMessage, SuggestedArgument
 def check_destination(destination: Path, source: Path, force: bool) -> None:
     """Raise ArgumentError if `destination` is in use or lies in `source`."""
     if source.resolve() in (destination.resolve(), *destination.resolve().parents):
-        raise ArgumentError(f"{destination} lies in the source {source}; choose another destination")
+        raise ArgumentError(f"{destination} is inside the source {source}; choose another destination")
     if not destination.exists():
         return
     if not destination.is_dir():
@@ -23,10 +23,10 @@ def check_destination(destination: Path, source: Path, force: bool) -> None:
         if not force:
             replacing = SuggestedArgument("force", True)
             raise ArgumentError(
-                ArgumentMessage(f"{destination} already holds a model; use ", replacing, " to replace it")
+                ArgumentMessage(f"{destination} already contains a model; use ", replacing, " to replace it")
             )
     elif any(destination.iterdir()):
-        raise ArgumentError(f"{destination} is a folder with other things in it; choose another destination")
+        raise ArgumentError(f"{destination} is a folder with other files; choose another destination")
 
 
 def lock_path(destination: Path) -> Path:

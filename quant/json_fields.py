@@ -135,7 +135,7 @@ def short_repr(value: object) -> str:
     if isinstance(value, str):
         text = repr(value[: _SHOWN_CHARACTERS + 1])
     elif isinstance(value, int) and value.bit_length() > 4 * _SHOWN_CHARACTERS:
-        return "a number of many digits"  # Python does not convert more than 4,300 digits to text
+        return "a number with many digits"  # Python does not convert more than 4,300 digits to text
     else:
         text = _BoundedRepr().repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."

@@ -79,12 +79,12 @@ def conversion_spec(
     matrices = _preset(preset).matrices
     if matrices is None:
         if bits is not None or group_size is not None:
-            raise ArgumentError(f"preset {preset!r} keeps the weights as they are; leave out bits and group size")
+            raise ArgumentError(f"preset {preset!r} does not quantise; leave out bits and group size")
         return ConversionSpec(preset, 0)
     fmt = FORMATS[matrices]
     if bits not in (None, fmt.bits):
         if preset != DEFAULT_PRESET:  # the default was not requested, so it cannot contradict
-            raise ArgumentError(f"preset {preset!r} contradicts {bits} bits; leave one of the two out")
+            raise ArgumentError(f"preset {preset!r} contradicts {bits} bits; leave out one of them")
         fmt = next(other for other in grouped if other.bits == bits)
         preset = fmt.name
     group_size = group_size or fmt.group_sizes[0]
@@ -93,7 +93,7 @@ def conversion_spec(
     fitting = [other.name for other in grouped if other.bits == fmt.bits and group_size in other.group_sizes]
     if preset != fmt.name or not fitting:
         raise ArgumentError(
-            f"preset {preset!r} has groups of {_either(fmt.group_sizes)}; "
+            f"preset {preset!r} supports groups of {_either(fmt.group_sizes)}; "
             f"leave out group size {group_size} or the preset"
         )
     return ConversionSpec(fitting[0], group_size)

@@ -26,12 +26,12 @@ class Preset:
 
 
 PRESETS = {
-    "q4": Preset("4 bits, 8 in the head and the layers that need it", "q4", head="q8", sensitive="q8"),
-    "q4-small": Preset("4 bits, 8 in the head", "q4", head="q8"),
+    "q4": Preset("4 bits; 8 in the head and sensitive layers", "q4", head="q8", sensitive="q8"),
+    "q4-small": Preset("4 bits; 8 in the head", "q4", head="q8"),
     "q8": Preset("8 bits", "q8"),
     "lin4": Preset("4 bits, linear with zero points; 8 in the head", "lin4", head="lin8"),
     "lin8": Preset("8 bits, linear", "lin8"),
-    "dense": Preset("bf16 or f32, as the checkpoint has it"),
+    "dense": Preset("unquantised: bf16 or f32, as in the checkpoint"),
 }
 """Presets by name. Every grouped format that is not listed is a preset as well: all matrices in that format."""
 DEFAULT_PRESET = "q4"

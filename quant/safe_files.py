@@ -32,7 +32,7 @@ ErrorFactory = Callable[[str], Exception]
 def parse_json(data: bytes, where: str, error: ErrorFactory) -> Any:
     """Return the value of a JSON text in UTF-8. Raises `error` if it is invalid; `where` names it in the message."""
     if sum(map(data.count, (b",", b":", b"[", b"{"))) > MAX_JSON_VALUES:
-        raise error(f"{where} holds more than {MAX_JSON_VALUES:,} JSON values and is not parsed; get the file again")
+        raise error(f"{where} has more than {MAX_JSON_VALUES:,} JSON values; get the file again")
     try:
         return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as exc:
@@ -43,7 +43,7 @@ def parse_json(data: bytes, where: str, error: ErrorFactory) -> Any:
         raise error(f"{where} cannot be parsed as JSON: it is nested too deeply; get the file again") from exc
     except ValueError as exc:
         raise error(
-            f"{where} cannot be parsed as JSON: it holds a number of thousands of digits; get the file again"
+            f"{where} cannot be parsed as JSON: it contains a number with thousands of digits; get the file again"
         ) from exc
 
 
@@ -51,7 +51,7 @@ def parse_json_object(data: bytes, where: str, error: ErrorFactory) -> dict[str,
     """Return the JSON object in `data`. Raises `error` if it is invalid; `where` names it in the message."""
     value = parse_json(data, where, error)
     if not isinstance(value, dict):
-        raise error(f"{where} holds a JSON {type(value).__name__}, not an object; get the file again")
+        raise error(f"{where} contains a JSON {type(value).__name__}, not an object; get the file again")
     return value
 
 
@@ -97,7 +97,7 @@ def missing_file_error(path: Path, error: ErrorFactory) -> Exception:
 
 def too_large_error(path: Path, max_bytes: int, error: ErrorFactory) -> Exception:
     """Return the exception for a file of more than `max_bytes`."""
-    return error(f"{path} is larger than {max_bytes:,} bytes and is not read; get the file again")
+    return error(f"{path} is larger than the limit of {max_bytes:,} bytes; get the file again")
 
 
 def read_json_object(path: Path, error: ErrorFactory, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def open_private(path: Path, *, buffering: int = -1) -> BinaryIO:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or not is_private(status):
         os.close(descriptor)
-        raise NotPrivateError(errno.EPERM, "it is not a file that only you can write", str(path))
+        raise NotPrivateError(errno.EPERM, "it must be a regular file that only you can write", str(path))
     return os.fdopen(descriptor, "rb", buffering)
 
 

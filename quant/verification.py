@@ -22,8 +22,8 @@ from quant.safe_files import COPIED_FILES, read_bounded
 
 PIECE_BYTES = 1 << 20  # hashed in about a millisecond, the delay of `stop`
 PADDING = "padding of weights.bin"
-_DIFFERS = "its bytes differ from the checksum in manifest.json"
-_NOT_ZERO = "bytes that must be zero are not"
+_DIFFERS = "its content does not match the checksum in manifest.json"
+_NOT_ZERO = "bytes that must be zero are not zero"
 _CHANGED = "it was written or replaced while the model was open"
 
 Throttle = Callable[[float], None]

@@ -55,7 +55,7 @@ def translate_os_errors(where: Path) -> Iterator[None]:
             raise ArgumentError(f"{where} cannot be written: {exc.strerror}; check its permissions") from exc
         raise DiskFullError(
             ArgumentMessage(
-                f"no room left while writing {where} ({exc.strerror}); nothing that was there before is harmed: "
+                f"{where} cannot be written: {exc.strerror}; existing files are unchanged: "
                 "free some space and run the same command with ",
                 SuggestedArgument("resume", True),
             )
@@ -101,7 +101,7 @@ class ModelWriter:
 
     def __enter__(self) -> ModelWriter:
         if not self.destination.parent.is_dir():
-            raise ArgumentError(f"{self.destination.parent} is not a folder; make it first")
+            raise ArgumentError(f"{self.destination.parent} is not a folder; create it first")
         with translate_os_errors(self.destination.parent):
             self._lock = acquire_lock(lock_path(self.destination), self.destination)
             self._restore_replaced()
@@ -134,8 +134,8 @@ class ModelWriter:
         free = shutil.disk_usage(self.destination.parent).free
         if free + already < wanted:
             raise DiskFullError(
-                f"{self.destination.parent} has {data_size(free, 2)} free, the model needs {data_size(wanted, 2)}"
-                f"{f' ({data_size(already, 2)} of it already written)' if already else ''}; "
+                f"{self.destination.parent} has {data_size(free, 2)} free, but the model needs {data_size(wanted, 2)}"
+                f"{f' ({data_size(already, 2)} already written)' if already else ''}; "
                 "free some space or choose another destination"
             )
 

@@ -268,7 +268,9 @@ def test_a_constrained_reply_can_be_continued(model: qwchat.Model) -> None:
     assert isinstance(rest, Done)
     assert rest.meets_constraint
     assert rest.token_ids == whole.token_ids
-    with pytest.raises(UsageError, match="the reply so far does not fit regex: begin a new one, or drop it"):
+    with pytest.raises(
+        UsageError, match="the reply so far does not fit regex: start a new reply, or remove the constraint"
+    ):
         list(model.chat(begun, constraint=DIGITS, continuing=True))
 
 

@@ -116,7 +116,7 @@ def test_damage_is_raised_and_not_recorded(model: Path, name: str) -> None:
         with pytest.raises(DamagedModelError) as caught:
             found.raise_if_damaged()
         assert str(caught.value) == (
-            f"{model}: {named} is damaged (its bytes differ from the checksum in manifest.json): "
+            f"{model}: {named} is damaged (its content does not match the checksum in manifest.json): "
             "convert the model again"
         )
 

@@ -30,7 +30,7 @@ def read_fields(fields: JsonFields, family: Family) -> ModelConfig:
     """
     family.check_supported(fields)
     if fields.values.get("quantization_config") is not None:
-        raise fields.invalid("the checkpoint is already quantised (quantization_config); give the original one")
+        raise fields.invalid("the checkpoint is already quantised (quantization_config); give the original checkpoint")
     config_keys = family.config_keys
     hidden_size, num_heads, num_kv_heads, head_dim = _read_heads(fields, family)
     max_positions = fields.integer(config_keys["max_position_embeddings"], 1, _MAX_DIMENSION)
@@ -56,7 +56,9 @@ def read_fields(fields: JsonFields, family: Family) -> ModelConfig:
     )
     parameters = sum(math.prod(shape) for shape in family.tensor_shapes(config).values())
     if parameters > _MAX_PARAMETERS:
-        raise fields.invalid(f"its sizes make a model of {parameters:,} weights, expected at most {_MAX_PARAMETERS:,}")
+        raise fields.invalid(
+            f"its sizes give a model of {parameters:,} weights; at most {_MAX_PARAMETERS:,} are supported"
+        )
     return config
 
 
@@ -75,7 +77,7 @@ def _read_heads(fields: JsonFields, family: Family) -> tuple[int, int, int, int]
     if num_heads % num_kv_heads:
         raise fields.invalid(f"{heads} {num_heads} is not a multiple of {kv_heads} {num_kv_heads}")
     if head_dim % 2:
-        raise fields.invalid(f"head_dim {head_dim} is odd; rotary embedding needs pairs")
+        raise fields.invalid(f"head_dim {head_dim} is odd; rotary embeddings need an even number")
     return hidden_size, num_heads, num_kv_heads, head_dim
 
 
@@ -92,7 +94,7 @@ def _within_first_chunk(fields: JsonFields, max_positions: int) -> int:
     inner = JsonFields(chunks, f"{fields.where}: dual_chunk_attention_config", fields.error)
     size, local = inner.integer("chunk_size", 2, _MAX_DIMENSION), inner.integer("local_size", 1, _MAX_DIMENSION)
     if local >= size:
-        raise inner.invalid(f"local_size {local} is not below chunk_size {size}")
+        raise inner.invalid(f"local_size {local} is not less than chunk_size {size}")
     return min(max_positions, size - local)
 
 
@@ -114,7 +116,7 @@ def _read_rope(fields: JsonFields, max_positions: int) -> tuple[float, YarnScali
     if kind != "yarn":
         raise inner.invalid(f"rope type {short_repr(kind)} is not supported; only 'yarn' and 'default' are")
     if not inner.boolean("truncate", True):
-        raise inner.invalid("truncate false is not supported")
+        raise inner.invalid("truncate is false, which is not supported")
     factor = _scale(inner, "factor")
     name = "original_max_position_embeddings"
     original = inner.integer(name, 1, _MAX_DIMENSION, fields.integer(name, 1, _MAX_DIMENSION, max_positions))

@@ -12,7 +12,7 @@ from quant.json_fields import JsonFields
 def _check_supported(fields: JsonFields) -> None:
     decoder.check_supported(fields)
     if fields.boolean("attention_bias", False):
-        raise fields.invalid("attention_bias is true; biases in the attention of a Qwen3 model are not supported")
+        raise fields.invalid("attention_bias is true; attention biases are not supported for Qwen3")
 
 
 QWEN3 = Family(

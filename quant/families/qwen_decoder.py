@@ -33,7 +33,7 @@ def check_supported(fields: JsonFields) -> None:
     if layer_types is not None and (
         not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types)
     ):
-        raise fields.invalid("layer_types asks for attention other than 'full_attention', which is not supported")
+        raise fields.invalid("layer_types has attention other than 'full_attention', which is not supported")
 
 
 def tensor_shapes(config: ModelConfig, *, biases: bool, head_norms: bool) -> Shapes:

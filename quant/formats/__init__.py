@@ -40,7 +40,7 @@ def find_format(name: str) -> Format:
     try:
         return FORMATS[name]
     except KeyError:
-        raise FormatError(f"unknown tensor format {name!r}; known are {', '.join(FORMATS)}") from None
+        raise FormatError(f"unknown tensor format {name!r}; known formats: {', '.join(FORMATS)}") from None
 
 
 def layout(name: str, shape: tuple[int, ...], group_size: int = 0, zeros: bool = False) -> Layout:
@@ -78,7 +78,7 @@ def dequantise_rows(packed: PackedTensor, row_ids: NDArray[np.integer] | list[in
     rows = np.asarray(row_ids, dtype=np.int64)
     count = packed.shape[0]
     if len(packed.shape) != 2:
-        raise FormatError(f"rows are taken from matrices; this tensor has the shape {packed.shape}")
+        raise FormatError(f"only matrices have rows; the shape of this tensor is {packed.shape}")
     if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= count):
         raise FormatError(f"row ids must be 0..{count - 1}; got {int(rows.min())}..{int(rows.max())}")
     if not rows.size:

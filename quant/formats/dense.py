@@ -70,8 +70,8 @@ class VectorFormat(Format):
         """Return the part of an (n,) vector. Raises FormatError if the shape does not fit."""
         require(not zeros, f"format {self.name} has no zero points")
         is_vector = len(shape) == 1 and shape[0] >= 1
-        require(is_vector, f"format {self.name} holds vectors; {shape} is not the shape of one")
-        require(group_size == 0, f"format {self.name} has no groups; group size {group_size} was given")
+        require(is_vector, f"format {self.name} stores vectors, not tensors of shape {shape}")
+        require(group_size == 0, f"format {self.name} does not have groups, but the group size is {group_size}")
         return {"values": (np.dtype(np.float32), shape)}
 
     def pack(self, values: NDArray[np.float32]) -> PackedTensor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from quant.errors import FormatError
 
 if sys.byteorder != "little":
-    raise ImportError("the packed formats are memory-mapped as little-endian; this machine is big-endian")
+    raise ImportError("packed formats are little-endian; big-endian machines are not supported")
 
 TILE_ROWS = 16
 COLUMN_MULTIPLE = 32
@@ -96,15 +96,13 @@ def tile_count(rows: int) -> int:
 def matrix_shape(name: str, shape: tuple[int, ...], group_size: int, allowed: tuple[int, ...]) -> tuple[int, int, int]:
     """Return (tiles, K, N) of an (N, K) matrix. Raises FormatError if shape or group size do not fit format `name`."""
     if len(shape) != 2 or min(shape) < 1:
-        raise FormatError(f"format {name} holds matrices; {shape} is not the shape of one")
+        raise FormatError(f"format {name} stores matrices, not tensors of shape {shape}")
     if group_size not in allowed:
-        raise FormatError(f"format {name} knows group sizes {allowed}, not {group_size}")
+        raise FormatError(f"format {name} supports the group sizes {allowed}, not {group_size}")
     rows, columns = shape
     multiple = max(group_size, COLUMN_MULTIPLE)
     if columns % multiple:
-        raise FormatError(
-            f"format {name} needs a number of columns that is a multiple of {multiple}, and {shape} has {columns}"
-        )
+        raise FormatError(f"format {name} needs a multiple of {multiple} columns, but the shape {shape} has {columns}")
     return tile_count(rows), columns, rows
 
 

@@ -79,7 +79,7 @@ class IntegerFormat(Format):
             "levels lie within 0..255": min(levels) >= 0 and max(levels) < 1 << BYTE_BITS,
             "the zero point is a level": self.zero in levels,
             "a table bit needs int8 scales": not self.shift or self.scale == "int8",
-            "a table bit takes the place of zero points": not (self.shift and self.allows_zeros),
+            "a table bit excludes zero points": not (self.shift and self.allows_zeros),
             "a quantiser stores zero points only where they are allowed": self.allows_zeros or not self.stores_zeros,
         }
         for rule, holds in rules.items():
@@ -157,7 +157,7 @@ class IntegerFormat(Format):
         self.layout((rows, columns), group_size, zeros is not None)
         groups = (rows, columns // group_size)
         top = self.largest_code
-        require(scales.shape == groups, f"{self.name} scales must be {groups}")
+        require(scales.shape == groups, f"{self.name} scales must have the shape {groups}")
         require(int(codes.max()) <= top, f"{self.name} codes must be 0..{top}")
         fill = self.zero if self.table is None else self.table.index(self.zero)
         pack = pack_nibbles if self.stored_bits == NIBBLE_BITS else to_quads
@@ -167,10 +167,13 @@ class IntegerFormat(Format):
         }
         if zeros is not None:
             fits = zeros.shape == groups and int(zeros.max()) <= top
-            require(fits, f"{self.name} zeros must be {groups}, 0..{top}")
+            require(fits, f"{self.name} zeros must have the shape {groups} and values 0..{top}")
             parts["zeros"] = to_tiles(pad_rows(zeros.astype(np.uint8), fill=self.zero))
         if self.row_scales:
-            require(row_scales is not None and row_scales.shape == (rows,), f"{self.name} row scales must be ({rows},)")
+            require(
+                row_scales is not None and row_scales.shape == (rows,),
+                f"{self.name} row scales must have the shape ({rows},)",
+            )
             parts["row_scales"] = pad_rows(np.asarray(row_scales, np.float32)).reshape(-1, TILE_ROWS)
         return PackedTensor(format=self.name, shape=(rows, columns), group_size=group_size, parts=parts)
 

@@ -58,7 +58,7 @@ def pack(
     Raises:
         FormatError: the shapes do not fit, or a value is out of range.
     """
-    require(scales.shape == bits.shape, f"q4 scales and table bits must be {scales.shape}")
+    require(scales.shape == bits.shape, f"q4 scales and table bits must both have the shape {scales.shape}")
     require(int(bits.max()) <= 1, "q4 table bits must be 0..1")
     in_range = int(scales.min()) >= SCALE_MIN and int(scales.max()) <= SCALE_MAX
     require(in_range, f"q4 scales must be {SCALE_MIN}..{SCALE_MAX}")

@@ -49,7 +49,7 @@ def cache_root() -> Path:
     root = os.environ.get("QWCHAT_CACHE")
     if root:
         if not Path(root).is_absolute():
-            raise ArgumentError(f"QWCHAT_CACHE={root!r} is a relative path: set it to an absolute one")
+            raise ArgumentError(f"QWCHAT_CACHE={root!r} is a relative path; set it to an absolute path")
         return Path(root)
     import platformdirs
 

@@ -90,7 +90,7 @@ def current_level() -> str:
         raise ArgumentError(f"QWCHAT_SIMD={forced!r} is not a SIMD level; choose one of {', '.join(LEVELS)}")
     if forced not in supported_levels():
         raise ArgumentError(
-            f"QWCHAT_SIMD={forced} needs CPU features that this machine lacks; "
-            f"it can run {', '.join(supported_levels())}"
+            f"QWCHAT_SIMD={forced} needs CPU features that this machine does not have; "
+            f"choose one of {', '.join(supported_levels())}"
         )
     return forced

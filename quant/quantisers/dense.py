@@ -32,5 +32,5 @@ def _as_stored(fmt: MatrixFormat, values: NDArray[np.float32]) -> NDArray[Any]:
         return values
     bits = values.view(np.uint32)
     if (bits & np.uint32(0xFFFF)).any():
-        raise FormatError(f"format {fmt.name} keeps values that are bfloat16 already; these have more digits")
+        raise FormatError(f"format {fmt.name} would round these values, which are not bfloat16")
     return (bits >> np.uint32(16)).astype(fmt.dtype)

@@ -60,7 +60,7 @@ def quantise(
     search(*given, *span, *(array.ctypes.data for array in (scales, zeros, scratch)))
     if float(scales.max()) > MAX_F16:
         raise FormatError(
-            f"format {fmt.name} stores float16 scales, and weights as large as {values.max():.3g} need more"
+            f"format {fmt.name} stores scales as float16, which is too small for weights of {values.max():.3g}"
         )
     parts["scales"][:] = scales.astype(np.float16)
     errors = np.zeros((len(scales), TILE_ROWS), np.float64)

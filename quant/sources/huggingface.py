@@ -69,7 +69,8 @@ class HuggingFaceCheckpoint(Source):
             for name, tensor in found.items():
                 if name in stored:
                     raise CheckpointError(
-                        f"tensor {short_name(name)} is in two shards: {stored[name].file.name} and {file.name}"
+                        f"tensor {short_name(name)} is in two shards, {stored[name].file.name} and {file.name}; "
+                        "download both again"
                     )
                 stored[name] = tensor
             digest.update(f"{file.name}\0".encode() + hashlib.sha256(header).digest())
@@ -164,14 +165,14 @@ class HuggingFaceCheckpoint(Source):
                 with tensor.file.open("rb") as file:
                     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as exc:  # ValueError: the file has become empty
-                raise CheckpointError(f"{tensor.file} cannot be mapped: {exc}") from exc
+                raise CheckpointError(f"{tensor.file} cannot be memory-mapped: {exc}") from exc
             mapped = self._maps.setdefault(tensor.file, mapped)  # several threads may map it; the first one wins
         if tensor.stop > len(mapped):
             raise CheckpointError(f"{tensor.file} shrank while it was read; download it again")
         count = tensor.shape[0]
         stop = count if stop is None else stop
         if not 0 <= start <= stop <= count:
-            raise CheckpointError(f"rows {start}..{stop} of tensor {name} were asked for; it has {count}")
+            raise CheckpointError(f"rows {start}..{stop} of tensor {name} do not exist; it has {count} rows")
         dtype = _DTYPES[tensor.dtype]
         width = math.prod(tensor.shape[1:])
         offset = tensor.start + start * width * dtype.itemsize
@@ -195,14 +196,13 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
     for name, file in weight_map.items():
         if not _is_plain_name(file):
             raise CheckpointError(
-                f"{index_file}: tensor {short_name(name)} is said to be in {short_repr(file)}, which is "
-                "not a plain file name; "
+                f"{index_file} places tensor {short_name(name)} in {short_repr(file)}, which is not a plain file name; "
                 "files outside the folder are not read"
             )
         listed.setdefault(file, set()).add(name)
     for file in sorted(listed):
         if not is_regular_file(folder / file):
-            raise CheckpointError(f"{folder / file} is missing, but {INDEX_NAME} names it; download the shard")
+            raise CheckpointError(f"{folder / file} is missing, but {INDEX_NAME} lists it; download it")
         shards[folder / file] = listed[file]
     return shards
 
@@ -219,6 +219,10 @@ def _check_listing(file: Path, listed: set[str] | None, found: Iterable[str]) ->
         return
     missing, extra = sorted(listed - set(found)), sorted(set(found) - listed)
     if missing:
-        raise CheckpointError(f"{file} lacks {describe_tensors(missing)} that {INDEX_NAME} places there")
+        raise CheckpointError(
+            f"{file} does not contain {describe_tensors(missing)}, listed in {INDEX_NAME}; download both again"
+        )
     if extra:
-        raise CheckpointError(f"{file} holds {describe_tensors(extra)} that {INDEX_NAME} does not place there")
+        raise CheckpointError(
+            f"{file} contains {describe_tensors(extra)}, not listed in {INDEX_NAME}; download both again"
+        )

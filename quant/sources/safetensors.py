@@ -105,7 +105,7 @@ def _parse_header(header: bytes, file: Path, size: int) -> dict[str, StoredTenso
 def _entry(file: Path, name: str, entry: object, base: int, size: int) -> StoredTensor:
     where = f"{file}: tensor {short_name(name)!r}"
     if not isinstance(entry, dict):
-        raise CheckpointError(f"{where} is not described by an object; download the file again")
+        raise CheckpointError(f"{where} has an entry that is not an object; download the file again")
     dtype = entry.get("dtype")
     shape, offsets = _natural_numbers(entry.get("shape")), _natural_numbers(entry.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
@@ -118,10 +118,12 @@ def _entry(file: Path, name: str, entry: object, base: int, size: int) -> Stored
         )
     start, stop = base + offsets[0], base + offsets[1]
     if stop > size:
-        raise CheckpointError(f"{where} ends at byte {stop:,}, but the file has {size:,}; it is truncated")
+        raise CheckpointError(
+            f"{where} ends at byte {stop:,}, but the file has {size:,}; it is truncated, download it again"
+        )
     wanted = math.prod(shape) * _ITEM_BYTES[dtype]
     if stop - start != wanted:
-        raise CheckpointError(f"{where}: {dtype}{shape} takes {wanted:,} bytes, but its range has {stop - start:,}")
+        raise CheckpointError(f"{where}: {dtype}{shape} needs {wanted:,} bytes, but its range has {stop - start:,}")
     return StoredTensor(file, dtype, tuple(shape), start, stop)
 
 
@@ -141,12 +143,14 @@ def _check_ranges(file: Path, tensors: dict[str, StoredTensor], base: int, size:
             raise CheckpointError(f"{file}: tensors {previous} and {short_name(name)} overlap; download the file again")
         if tensor.start > position:
             raise CheckpointError(
-                f"{file}: {tensor.start - position:,} bytes between {previous} and {short_name(name)} "
-                "belong to no tensor"
+                f"{file}: {tensor.start - position:,} bytes between {previous} and {short_name(name)} do not belong "
+                "to a tensor; download the file again"
             )
         position, previous = tensor.stop, short_name(name)
     if position != size:
-        raise CheckpointError(f"{file}: {size - position:,} bytes after {previous} belong to no tensor")
+        raise CheckpointError(
+            f"{file}: {size - position:,} bytes after {previous} do not belong to a tensor; download it again"
+        )
 
 
 def _sample(stream: BinaryIO, size: int, pieces: int = 16, piece_bytes: int = 4096) -> bytes:

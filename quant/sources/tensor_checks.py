@@ -25,10 +25,10 @@ def check_tensors(source: Source) -> list[str]:
     notices = []
     for name in sorted(present - set(expected)):
         if name == family.head_name and config.tie_word_embeddings:
-            notices.append(f"{name} is left out: tie_word_embeddings is true, so the embedding is the head")
+            notices.append(f"{name} is ignored: tie_word_embeddings is true, so the embedding is the head")
             present.remove(name)
         elif name.endswith(family.derived_suffixes):
-            notices.append(f"{name} is left out: rotary frequencies follow from config.json")
+            notices.append(f"{name} is ignored: rotary frequencies are derived from config.json")
             present.remove(name)
     shapes = {name: source.tensors[name].shape for name in present}
     contradictions = [
@@ -43,15 +43,14 @@ def check_tensors(source: Source) -> list[str]:
     missing = [name for name in expected if name not in present]
     if missing:
         raise CheckpointError(
-            f"{source.path}: config.json asks for {describe_tensors(missing)} that the checkpoint lacks; "
+            f"{source.path}: config.json requires {describe_tensors(missing)}, which the checkpoint does not have; "
             "download the checkpoint again or correct config.json"
         )
     unexpected = sorted(present - set(expected))
     if unexpected:
         raise CheckpointError(
-            f"{source.path} holds {describe_tensors(unexpected)} that a {family.title} model with this "
-            "config.json lacks; "
-            "is it the right checkpoint?"
+            f"{source.path} contains {describe_tensors(unexpected)}, which a {family.title} model with this "
+            "config.json does not have; is it the right checkpoint?"
         )
     return notices
 

@@ -102,11 +102,9 @@ def split_choices(given: Iterable[str]) -> tuple[str, ...]:
 
 def _check_size(what: str, text: str) -> None:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_CONSTRAINT_BYTES:
-        raise UsageError(
-            f"{what} is larger than {binary_size(MAX_CONSTRAINT_BYTES)}, more than a constraint can be: shorten it"
-        )
+        raise UsageError(f"{what} is larger than the limit of {binary_size(MAX_CONSTRAINT_BYTES)}: shorten it")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UsageError(f"{what} holds half a character (a lone surrogate): remove it")
+        raise UsageError(f"{what} contains a lone surrogate, which is not a character: remove it")
 
 
 def _error_reason(failure: str) -> str:

@@ -106,7 +106,7 @@ def _find_error(grammar: str) -> str | None:
     if found.stop_reason() in ("NotStopped", "NoExtension"):
         return None
     failure = found.get_error().strip()
-    return "nothing can fit it" if failure.partition("\n")[0] in ("", "NoExtensionBias") else failure
+    return "nothing can match it" if failure.partition("\n")[0] in ("", "NoExtensionBias") else failure
 
 
 def fits(grammar: str, text: str) -> bool:

@@ -51,7 +51,9 @@ class MaskFactory:
             if not found.accept_prefix(token):
                 mentioned = Argument(constraint.kind.replace("-", "_"))
                 raise UsageError(
-                    ArgumentMessage("the reply so far does not fit ", mentioned, ": begin a new one, or drop it")
+                    ArgumentMessage(
+                        "the reply so far does not fit ", mentioned, ": start a new reply, or remove the constraint"
+                    )
                 )
         return found
 
@@ -60,8 +62,8 @@ class MaskFactory:
         if free_text not in self._prepared:
             if not self._stop_ids:
                 raise ModelError(
-                    "the model names no token that ends a reply, so no reply can be constrained: "
-                    "state eos_token_id in its generation_config.json"
+                    "the model does not define a token that ends a reply, which constraints require: "
+                    "set eos_token_id in its generation_config.json"
                 )
             tokenizer = self._tokenizer
             tokens = tokenizer.all_bytes()
@@ -254,4 +256,4 @@ class GrammarMask:
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = " ".join(self._matcher.get_error().replace("<non-verbose/>", "").split())[:200]
-            raise ConstraintError(f"the constraint cannot be followed any further ({reason}): simplify it")
+            raise ConstraintError(f"the constraint cannot be enforced any further ({reason}): simplify it")

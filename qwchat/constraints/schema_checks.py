@@ -53,13 +53,15 @@ def parse_schema(text: str) -> dict[str, Any]:
         )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise UsageError(f"the JSON schema is no JSON ({error.msg} at {where}): correct it") from error
+        raise UsageError(f"the JSON schema is not valid JSON ({error.msg} at {where}): correct it") from error
     except ValueError as error:
         raise UsageError(f"the JSON schema cannot be read ({error}): correct it") from error
     except RecursionError:
         schema = None
     if schema is None or _depth(schema) > DEPTH_LIMIT:
-        raise UsageError(f"the JSON schema is nested more than {DEPTH_LIMIT} deep: use $ref and $defs, or simplify it")
+        raise UsageError(
+            f"the JSON schema is nested more than {DEPTH_LIMIT} levels deep: use $ref and $defs, or simplify it"
+        )
     if schema is True:
         return {}
     if not isinstance(schema, dict):
@@ -73,7 +75,7 @@ def parse_schema(text: str) -> dict[str, Any]:
             if "$ref" in part and path and "$id" in part and "/20" not in str(schema.get("$schema")):
                 # Before draft 2019-09, all keywords beside a $ref were ignored.
                 raise UsageError(
-                    f"the JSON schema has an $id beside a $ref at {_pointer(path)}, which drafts disagree on: "
+                    f"the JSON schema has $id beside $ref at {_pointer(path)}, which drafts interpret differently: "
                     "name the draft in $schema"
                 )
             _check_number_of_properties(path, part)
@@ -94,7 +96,7 @@ def explain_error(schema: dict[str, Any], failure: str) -> str:
     lines = failure.splitlines()
     reason = next((line.partition("error: ")[2] for line in lines if line.startswith("error: ")), lines[0])
     if reason.startswith("oneOf constraints are not supported"):
-        reason = "oneOf is taken only where its parts exclude each other for certain: use anyOf"
+        reason = "oneOf is supported only if its parts exclude each other: use anyOf"
     return f"the JSON schema cannot be used, at {_pointer(where)}: {reason}"
 
 
@@ -123,9 +125,9 @@ def _check_keywords(path: SchemaPath, part: dict[str, Any]) -> None:
         if name in _SUPPORTED or (name.startswith("x-") and name != "x-guidance"):
             continue
         if name in _UNSUPPORTED:
-            raise UsageError(f"the JSON schema uses {name} at {_pointer(path)}, which cannot be guaranteed: drop it")
+            raise UsageError(f"the JSON schema uses {name} at {_pointer(path)}, which cannot be guaranteed: remove it")
         close = difflib.get_close_matches(name, sorted(_SUPPORTED | _UNSUPPORTED), n=1)
-        hint = f"did you mean {close[0]}?" if close else "drop it, or name it x-…"
+        hint = f"did you mean {close[0]}?" if close else "remove it, or name it x-…"
         raise UsageError(f"the JSON schema has an unknown keyword {name!r} at {_pointer(path)}: {hint}")
 
 
@@ -147,7 +149,9 @@ def _check_references(known: dict[SchemaPath, Any], bases: dict[SchemaPath, Sche
             continue
         names = [unquote(name).replace("~1", "/").replace("~0", "~") for name in target.split("/")[1:]]
         if (*bases[path], *names) not in known:
-            raise UsageError(f"the JSON schema refers to {target} at {_pointer(path)}, where there is no schema")
+            raise UsageError(
+                f"the JSON schema refers to {target} at {_pointer(path)}, which does not exist: correct the reference"
+            )
 
 
 def _pointer(path: SchemaPath) -> str:
@@ -168,14 +172,14 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in one object")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return found
 
 
 def _parse_float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise ValueError(f"{digits[:20]} is beyond what a computer counts with")
+        raise ValueError(f"{digits[:20]} is too large for a number")
     return number
 
 
@@ -184,4 +188,4 @@ def _parse_integer(digits: str) -> int | float:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")

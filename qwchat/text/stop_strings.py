@@ -23,7 +23,7 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         if not all(stops):
-            remedy = "leave it out to stop at the end of the reply only"
+            remedy = "leave it out to stop only at the end of the reply"
             raise UsageError(ArgumentMessage(Argument("stop"), f" must not be empty: {remedy}"))
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)

@@ -83,7 +83,7 @@ class Tokenizer:
         tokenizer = _load(path, cache)
         if model_vocab_size is not None and tokenizer.vocab_size > model_vocab_size:
             raise ModelError(
-                f"{path} has the token id {tokenizer.vocab_size - 1:,}, and config.json has a vocab_size of "
+                f"{path} has the token id {tokenizer.vocab_size - 1:,}, but config.json has a vocab_size of "
                 f"{model_vocab_size:,}: restore both from the same model"
             )
         return tokenizer
@@ -98,8 +98,8 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise UsageError(
-                f"the text holds half a character (lone surrogate U+{ord(text[error.start]):04X}) at position "
-                f"{error.start}: remove it, or decode the text from its source with the right encoding"
+                f"the text contains the lone surrogate U+{ord(text[error.start]):04X} at position {error.start}: "
+                "remove it, or decode the text with the right encoding"
             ) from error
         ids = None if self._tables is None else self._encode_with(self._tables, text)
         return _call(lambda: self._full_library().encode(text, add_special_tokens=False).ids) if ids is None else ids
@@ -244,7 +244,9 @@ def _call(function: Callable[[], Result]) -> Result:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(f"the tokenizer library fails ({reason}): restore {FILE_NAME} from its source") from error
+        raise ModelError(
+            f"the tokenizer library failed ({reason}): restore {FILE_NAME} from the model's source"
+        ) from error
 
 
 def _load(path: Path, cache: Path | None) -> Tokenizer:

@@ -131,7 +131,7 @@ class _DefinitionReader:
         self._check_keys(split, "pre_tokenizer Split", ("type", "pattern", "behavior", "invert"))
         pattern = split.get("pattern")
         if not isinstance(pattern, dict) or list(pattern) != ["Regex"] or pattern["Regex"] not in PATTERNS:
-            self._refuse("the pre_tokenizer Split has a pattern that is not supported (the Qwen family's is)", FAMILY)
+            self._refuse("the pattern of the pre_tokenizer Split is not supported (that of the Qwen family is)", FAMILY)
         if split.get("behavior") != "Isolated" or split.get("invert") is not False:
             self._refuse("the pre_tokenizer Split must have the behavior Isolated and invert false", FAMILY)
         self._check_byte_level(byte_level, "pre_tokenizer")
@@ -192,7 +192,7 @@ class _DefinitionReader:
         if min(map(len, vocab)) == 0 or max(map(len, vocab)) > TOKEN_LENGTH:
             self._refuse(f"model: vocab has a token that is empty or longer than {TOKEN_LENGTH:,} characters")
         if not is_unicode("".join(vocab)):
-            self._refuse("model: vocab has a token with half a character (lone surrogate)")
+            self._refuse("model: vocab has a token with a lone surrogate")
         return vocab
 
     def _read_merges(self, listed: Any, vocab: dict[str, int]) -> list[tuple[str, str]]:
@@ -214,19 +214,21 @@ class _DefinitionReader:
         for token in listed:
             content, token_id = (self._object(token, "an added token").get(key) for key in ("content", "id"))
             if not isinstance(content, str) or not 0 < len(content) <= ADDED_LENGTH or not is_unicode(content):
-                self._refuse(f"an added token has no text of 1 to {ADDED_LENGTH} characters")
+                self._refuse(f"an added token is not a string of 1 to {ADDED_LENGTH} characters")
             if max(content) >= PRIVATE:
-                self._refuse("an added token has a character for private use (plane 15 or 16)")
+                self._refuse("an added token has a private-use character (plane 15 or 16)")
             if not is_int_between(token_id, 0, ID_LIMIT - 1):
-                self._refuse(f"the added token {short_repr(content)} has the impossible id {short_repr(token_id)}")
+                self._refuse(f"the added token {short_repr(content)} has the invalid id {short_repr(token_id)}")
             if ids.setdefault(content, token_id) != token_id or content_of.setdefault(token_id, content) != content:
-                self._refuse(f"the added token {short_repr(content)} and its id {token_id:,} stand for two tokens")
+                self._refuse(
+                    f"the added token {short_repr(content)} and its id {token_id:,} conflict with another token"
+                )
             flags = self._fields(token, f"the added token {short_repr(content)}")
             strips = [flags.boolean(name, False) for name in ("lstrip", "rstrip", "single_word")]
             for flag in ("normalized", "special"):
                 flags.boolean(flag, False)
             if any(strips):
-                problem = f"the added token {short_repr(content)} strips its surroundings"
+                problem = f"the added token {short_repr(content)} strips the text around it"
                 self._refuse(f"{problem}, which is not supported", FAMILY)
             special_ids[content] = token_id
         return special_ids

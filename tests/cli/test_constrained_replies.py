@@ -110,7 +110,7 @@ def test_what_was_brought_to_an_end_says_so(tmp_path: Path) -> None:
         (("--regex", "x("), "--regex: the regular expression cannot be used: unclosed group (character 2)"),
         (
             ("--json-schema", '{"not": {}}'),
-            "--json-schema: the JSON schema uses not at #, which cannot be guaranteed: drop it",
+            "--json-schema: the JSON schema uses not at #, which cannot be guaranteed: remove it",
         ),
         (
             ("--json-schema", "nowhere.json"),

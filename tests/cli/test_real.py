@@ -233,7 +233,7 @@ def test_convert_prints_the_folder(checkpoint: Path, tmp_path: Path) -> None:
     assert result.stderr.decode().startswith("qwchat: converted ")
     again = qwchat("convert", str(checkpoint), "--preset", "q8", models=tmp_path / "new")
     assert again.returncode == 2
-    assert b"already holds a model; use --force to replace it" in again.stderr
+    assert b"already contains a model; use --force to replace it" in again.stderr
     forced = qwchat("convert", str(checkpoint), str(tmp_path / "new" / "tiny-q8"), "--force", "--json", models=tmp_path)
     assert json.loads(forced.stdout)["preset"] == "q4"
 
@@ -272,7 +272,7 @@ def test_a_dry_run_begins_with_the_total_and_groups_layers(tmp_path: Path) -> No
         (("convert", "/nowhere"), 3, "/nowhere is not a folder"),
         (("convert", "{checkpoint}", "--preset", "q5"), 2, "unknown preset 'q5'; choose one of q4, q4-small, q8, "),
         (("convert", "{checkpoint}", "--bits", "3"), 2, "3 bits are not supported; choose 4 or 8"),
-        (("convert", "{checkpoint}", "{checkpoint}/inside"), 2, "{checkpoint}/inside lies in the source"),
+        (("convert", "{checkpoint}", "{checkpoint}/inside"), 2, "{checkpoint}/inside is inside the source"),
         (("convert",), 2, "missing argument 'SOURCE'"),
         (("show", "nothing"), 3, "there is no model 'nothing'"),
         (("-p", "hi", "-m", "{damaged}"), 3, "{damaged}/manifest.json"),
@@ -400,7 +400,7 @@ def test_a_tokenizer_of_another_model_ends_with_one_line(models: Path) -> None:
     values["added_tokens"].append({"id": rows, "content": "<more>"})
     path.write_text(json.dumps(values))
     assert (
-        f"tokenizer.json has the token id {rows:,}, and config.json has a vocab_size of {rows:,}: restore"
+        f"tokenizer.json has the token id {rows:,}, but config.json has a vocab_size of {rows:,}: restore"
         in refused(models, "foreign")
     )
 

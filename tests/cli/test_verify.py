@@ -27,7 +27,7 @@ PAGE = 4096
 PROGRAM = "from qwchat.cli.main import main; main()"
 ASK = ("-p", "What is 2 + 3?", "--temp", "0", "--max-tokens", "2", "-q")
 RECORD = integrity.record_path()
-DIFFERS = "its bytes differ from the checksum in manifest.json"
+DIFFERS = "its content does not match the checksum in manifest.json"
 
 pytestmark = pytest.mark.skipif(not is_checkpoint(embedded_checkpoint()), reason="models/mini has no weights")
 
@@ -192,7 +192,7 @@ def test_verify_says_one_line_or_one_object(models: Path) -> None:
     (models / "mini-q4" / WEIGHTS_NAME).write_bytes(b"")
     result = qwchat("verify", "mini-q4", "--json", models=models)
     assert (result.returncode, json.loads(result.stdout)["intact"]) == (3, False)
-    assert "has 0 bytes, the manifest says" in json.loads(result.stdout)["error"]
+    assert "has 0 bytes, but the manifest says" in json.loads(result.stdout)["error"]
 
 
 def test_what_has_no_checksum_is_named(models: Path) -> None:

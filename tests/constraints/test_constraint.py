@@ -64,14 +64,14 @@ def test_a_bad_regular_expression_is_refused_with_its_place(pattern: str, reason
 
 
 def test_what_nothing_fits_is_refused() -> None:
-    with pytest.raises(UsageError, match="the JSON schema cannot be used, at #: nothing can fit it"):
+    with pytest.raises(UsageError, match="the JSON schema cannot be used, at #: nothing can match it"):
         Constraint.json_schema('{"$ref": "#"}')
 
 
 def test_what_is_too_large_or_no_text_is_refused() -> None:
-    with pytest.raises(UsageError, match="the regular expression is larger than 1 MiB"):
+    with pytest.raises(UsageError, match="the regular expression is larger than the limit of 1 MiB"):
         Constraint.regex("a" * (1 << 20) + "b")
-    with pytest.raises(UsageError, match="the JSON schema holds half a character"):
+    with pytest.raises(UsageError, match="the JSON schema contains a lone surrogate"):
         Constraint.json_schema('"\ud800"')
 
 

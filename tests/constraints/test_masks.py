@@ -122,7 +122,7 @@ def test_drafts_and_what_is_forced() -> None:
 
 def test_a_token_that_is_not_allowed_is_an_error() -> None:
     found = mask(Constraint.choices(["a"]))
-    with pytest.raises(ConstraintError, match="the constraint cannot be followed any further"):
+    with pytest.raises(ConstraintError, match="the constraint cannot be enforced any further"):
         found.accept(ord("b"))
 
 

@@ -31,26 +31,26 @@ def test_true_is_any_json() -> None:
 REFUSED = {
     "false": 'the JSON schema must be an object, as in {"type": "object"}',
     "[]": 'the JSON schema must be an object, as in {"type": "object"}',
-    '{"type"}': "the JSON schema is no JSON (Expecting ':' delimiter at line 1, column 8): correct it",
-    '{"minimum": NaN}': "the JSON schema cannot be read (NaN is no JSON): correct it",
-    '{"minimum": 1e999}': "the JSON schema cannot be read (1e999 is beyond what a computer counts with): correct it",
+    '{"type"}': "the JSON schema is not valid JSON (Expecting ':' delimiter at line 1, column 8): correct it",
+    '{"minimum": NaN}': "the JSON schema cannot be read (NaN is not valid JSON): correct it",
+    '{"minimum": 1e999}': "the JSON schema cannot be read (1e999 is too large for a number): correct it",
     '{"type":"null","type":"string"}': (
-        "the JSON schema cannot be read (the name 'type' stands twice in one object): correct it"
+        "the JSON schema cannot be read (the key 'type' occurs twice in one object): correct it"
     ),
     '{"properties":{"a":{"requierd":["x"]}}}': (
         "the JSON schema has an unknown keyword 'requierd' at #/properties/a: did you mean required?"
     ),
-    '{"nullable":true}': "the JSON schema has an unknown keyword 'nullable' at #: drop it, or name it x-…",
-    '{"x-guidance":{}}': "the JSON schema has an unknown keyword 'x-guidance' at #: drop it, or name it x-…",
+    '{"nullable":true}': "the JSON schema has an unknown keyword 'nullable' at #: remove it, or name it x-…",
+    '{"x-guidance":{}}': "the JSON schema has an unknown keyword 'x-guidance' at #: remove it, or name it x-…",
     '{"minProperties":2}': (
         "the JSON schema has minProperties 2 at #, which cannot be guaranteed: name the properties in required"
     ),
-    '{"$ref":"#/$defs/x"}': "the JSON schema refers to #/$defs/x at #, where there is no schema",
+    '{"$ref":"#/$defs/x"}': "the JSON schema refers to #/$defs/x at #, which does not exist: correct the reference",
     '{"allOf":[{"$ref":"#/default"}],"default":{"not":{}}}': (
-        "the JSON schema refers to #/default at #/allOf/0, where there is no schema"
+        "the JSON schema refers to #/default at #/allOf/0, which does not exist: correct the reference"
     ),
     '{"properties":{"a":{"$ref":"#","$id":"x"}}}': (
-        "the JSON schema has an $id beside a $ref at #/properties/a, which drafts disagree on: "
+        "the JSON schema has $id beside $ref at #/properties/a, which drafts interpret differently: "
         "name the draft in $schema"
     ),
     '{"$ref":"http://example.org/a"}': (
@@ -67,8 +67,7 @@ REFUSED = {
     '{"items":{"format":"colour"}}': "the JSON schema cannot be used, at #/items: Unknown format: colour",
     '{"enum":[]}': "the JSON schema cannot be used, at #: Unsatisfiable schema: anyOf is empty",
     '{"oneOf":[{"minimum":1},{"maximum":2}]}': (
-        "the JSON schema cannot be used, at #: oneOf is taken only where its parts exclude each other for certain: "
-        "use anyOf"
+        "the JSON schema cannot be used, at #: oneOf is supported only if its parts exclude each other: use anyOf"
     ),
 }
 
@@ -90,7 +89,7 @@ def test_what_cannot_be_used_is_refused_with_its_place(schema: str) -> None:
 def test_keywords_that_cannot_be_guaranteed_are_refused(keyword: str) -> None:
     with pytest.raises(UsageError) as refusal:
         Constraint.json_schema(json.dumps({"$defs": {"part": {"type": "array", keyword: {}}}}))
-    expected = f"the JSON schema uses {keyword} at #/$defs/part, which cannot be guaranteed: drop it"
+    expected = f"the JSON schema uses {keyword} at #/$defs/part, which cannot be guaranteed: remove it"
     assert str(refusal.value) == expected
 
 
@@ -105,7 +104,7 @@ def test_remarks_say_nothing() -> None:
     ids=["endless", "deep", "deep enumeration"],
 )
 def test_deep_nesting_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="nested more than 60 deep"):
+    with pytest.raises(UsageError, match="nested more than 60 levels deep"):
         Constraint.json_schema(text)
 
 

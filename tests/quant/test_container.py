@@ -96,32 +96,32 @@ def part_of(manifest: dict[str, Any], part: str = "codes") -> dict[str, Any]:
         (lambda m: m.pop("weights"), "the key 'weights'"),
         (lambda m: m.pop("settings"), "the key 'settings'"),
         (lambda m: m.pop("source"), "the key 'source'"),
-        (lambda m: m["files"].update({"../../etc/passwd": {"sha256": ""}}), "does not belong into a model folder"),
+        (lambda m: m["files"].update({"../../etc/passwd": {"sha256": ""}}), "is not a file of a model folder"),
         (lambda m: m["files"].update({"tokenizer.json": 1}), "tokenizer.json is 1, expected an object"),
         (lambda m: m["weights"].update(bytes=-1), "weights: bytes is -1, expected an integer from 0 to "),
         (lambda m: m["weights"].update(bytes=1 << 80), r"weights: bytes is \d+, expected"),
         (lambda m: m["weights"].update(bytes=m["weights"]["bytes"] + 64), "convert the model again"),
-        (lambda m: m["tensors"].pop(ROW), "missing, but asked for by config.json"),
-        (lambda m: m["tensors"].update(evil={}), "tensor evil is unknown to config.json"),
+        (lambda m: m["tensors"].pop(ROW), "missing, but required by config.json"),
+        (lambda m: m["tensors"].update(evil={}), "tensor evil is not part of a model with this config.json"),
         (lambda m: m["tensors"].update({ROW: []}), r"weight is \[\], expected an object"),
         (lambda m: m["tensors"][ROW].update(format="q9"), "unknown tensor format 'q9'"),
-        (lambda m: m["tensors"][ROW].update(format="q8"), r"part codes: it is not uint8\[6, 16, 16, 4\]"),
-        (lambda m: m["tensors"][ROW].update(format="vector"), "holds vectors"),
+        (lambda m: m["tensors"][ROW].update(format="q8"), r"part codes: dtype and shape are not uint8\[6, 16, 16, 4\]"),
+        (lambda m: m["tensors"][ROW].update(format="vector"), "stores vectors"),
         (lambda m: m["tensors"][ROW].update(format=["q4"]), r"format is \['q4'\], expected a string"),
         (lambda m: m["tensors"][ROW].update(group_size=0), "group sizes"),
         (lambda m: m["tensors"][ROW].update(group_size=-32), "group_size is -32, expected"),
-        (lambda m: m["tensors"][ROW].update(shape=[97, 64]), r"shape \[97, 64\] is not that of config.json"),
+        (lambda m: m["tensors"][ROW].update(shape=[97, 64]), r"the shape is \[97, 64\], but config.json requires"),
         (lambda m: m["tensors"][ROW].update(shape=[]), r"shape is \[\], expected 1 to 4 integers from 1"),
         (lambda m: m["tensors"][ROW].update(shape=[1 << 70, 64]), "shape is .*, expected 1 to 4 integers"),
         (lambda m: m["tensors"][ROW].update(shape=None), "'shape' .* is missing"),
         (lambda m: m["tensors"][ROW].update(sha256=5), "sha256 is 5, expected a string"),
         (lambda m: m["tensors"][ROW].update(relative_error=float("nan")), "relative_error"),
-        (lambda m: m["tensors"][ROW]["parts"].pop("scales"), "the parts are .*, its format has"),
+        (lambda m: m["tensors"][ROW]["parts"].pop("scales"), "the parts are .*, but its format has"),
         (lambda m: m["tensors"][ROW]["parts"].update(zeros=part_of(m)), "no zero points"),
-        (lambda m: part_of(m).update(dtype="int8"), "is not uint8"),
-        (lambda m: part_of(m).update(dtype="object"), "is not uint8"),
-        (lambda m: part_of(m).update(shape=[6, 8, 64]), "is not uint8"),
-        (lambda m: part_of(m).update(nbytes=1), "it has 1 bytes, its shape takes 3,072"),
+        (lambda m: part_of(m).update(dtype="int8"), "are not uint8"),
+        (lambda m: part_of(m).update(dtype="object"), "are not uint8"),
+        (lambda m: part_of(m).update(shape=[6, 8, 64]), "are not uint8"),
+        (lambda m: part_of(m).update(nbytes=1), "it has 1 bytes, but its shape needs 3,072"),
         (lambda m: part_of(m).update(offset=-64), "part codes: offset is -64, expected an integer from 0"),
         (lambda m: part_of(m).update(offset=1.5), "offset is 1.5, expected an integer"),
         (lambda m: part_of(m).update(offset=part_of(m)["offset"] + 1), "not a multiple of 64"),
@@ -147,7 +147,7 @@ def test_missing_and_truncated_files(model: Path, tmp_path: Path) -> None:
     assert is_model_folder(model)
     data = (model / WEIGHTS_NAME).read_bytes()
     (model / WEIGHTS_NAME).write_bytes(data[:-64])
-    with pytest.raises(ContainerError, match="bytes, the manifest says"):
+    with pytest.raises(ContainerError, match="bytes, but the manifest says"):
         open_model(model)
     (model / WEIGHTS_NAME).unlink()
     with pytest.raises(ContainerError, match="does not exist"):
@@ -180,7 +180,7 @@ def test_manifests_that_are_none(model: Path, content: bytes, message: str) -> N
 def test_config_of_another_model(model: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     write_json(model / "config.json", {**config, "num_hidden_layers": 3})
-    with pytest.raises(ContainerError, match=r"missing, but asked for by config\.json"):
+    with pytest.raises(ContainerError, match=r"missing, but required by config\.json"):
         open_model(model)
     (model / "config.json").write_text("{")
     with pytest.raises(ContainerError, match="not valid JSON"):

@@ -112,7 +112,7 @@ def test_tied_model_with_a_head_of_its_own(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
     events = run(folder, tmp_path / "model")
-    assert any(isinstance(event, ConversionNotice) and "lm_head.weight is left out" in event.text for event in events)
+    assert any(isinstance(event, ConversionNotice) and "lm_head.weight is ignored" in event.text for event in events)
     assert "lm_head.weight" not in open_model(tmp_path / "model").names
 
 
@@ -172,8 +172,8 @@ def test_float16_scales_that_overflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "options", "message"),
     [
-        (lambda folder: folder.mkdir() or (folder / "thesis.txt").touch(), {}, "other things in it"),
-        (lambda folder: folder.mkdir() or (folder / "thesis.txt").touch(), {"force": True}, "other things in it"),
+        (lambda folder: folder.mkdir() or (folder / "thesis.txt").touch(), {}, "with other files"),
+        (lambda folder: folder.mkdir() or (folder / "thesis.txt").touch(), {"force": True}, "with other files"),
         (lambda folder: folder.touch(), {}, "is not a folder"),
         (lambda folder: None, {"threads": 0}, "0 threads"),
         (lambda folder: None, {"preset": "tiny"}, "unknown preset"),
@@ -191,9 +191,9 @@ def test_destinations_that_are_refused(
 
 def test_destination_within_the_source_or_nowhere(source: Path, tmp_path: Path) -> None:
     for destination in (source, source / "model"):
-        with pytest.raises(ArgumentError, match="lies in the source"):
+        with pytest.raises(ArgumentError, match="is inside the source"):
             run(source, destination)
-    with pytest.raises(ArgumentError, match="is not a folder; make it first"):
+    with pytest.raises(ArgumentError, match="is not a folder; create it first"):
         run(source, tmp_path / "a" / "b")
 
 
@@ -202,7 +202,7 @@ def test_force_replaces_a_model_only_when_the_new_one_is_complete(
 ) -> None:
     run(source, tmp_path / "model", preset="q8")
     old = content(tmp_path / "model")
-    with pytest.raises(ArgumentError, match="already holds a model; use force=True to replace it"):
+    with pytest.raises(ArgumentError, match="already contains a model; use force=True to replace it"):
         run(source, tmp_path / "model")
     events = convert(source, tmp_path / "model", force=True)
     for event in events:
@@ -229,7 +229,7 @@ def test_resume_continues_and_restart_discards(source: Path, tmp_path: Path, exp
     assert ConversionNotice("resuming: 10 of 27 tensors are done") in events
     assert sum(isinstance(event, TensorFinished) for event in events) == 17
     assert content(tmp_path / "model") == expected
-    assert ConversionNotice(f"{tmp_path / 'model'} is complete already") in run(source, tmp_path / "model", resume=True)
+    assert ConversionNotice(f"{tmp_path / 'model'} is already complete") in run(source, tmp_path / "model", resume=True)
 
     stop_after(source, tmp_path / "other", 10)
     events = run(source, tmp_path / "other")

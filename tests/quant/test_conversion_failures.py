@@ -55,7 +55,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def test_no_room_is_found_out_first(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 50_000))
-    with pytest.raises(DiskFullError, match=r"has 50\.00 kB free, the model needs 1\.\d\d MB; free some space"):
+    with pytest.raises(DiskFullError, match=r"has 50\.00 kB free, but the model needs 1\.\d\d MB; free some space"):
         run(source, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with pytest.raises(DiskFullError, match=r"no room left .*No space left on device.* resume=True$"):
+        with pytest.raises(DiskFullError, match=r"cannot be written: No space left on device; .* resume=True$"):
             run(source, tmp_path / "model")
     assert not (tmp_path / "model").exists()
     if call == "posix_fallocate":

@@ -187,16 +187,16 @@ def test_q4_tables_fit_signed_bytes() -> None:
     [
         ("q5", (16, 32), 32, False, "unknown tensor format 'q5'"),
         ("q4", (16, 48), 32, False, "multiple of 32"),
-        ("q4", (16,), 32, False, "holds matrices"),
-        ("q4", (0, 32), 32, False, "holds matrices"),
+        ("q4", (16,), 32, False, "stores matrices"),
+        ("q4", (0, 32), 32, False, "stores matrices"),
         ("q4", (16, 64), 64, False, "group sizes"),
         ("q4", (16, 64), 32, True, "no zero points"),
         ("q8", (16, 64), 64, False, "group sizes"),
         ("lin4", (16, 96), 64, False, "multiple of 64"),
         ("lin8", (16, 96), 48, False, "group sizes"),
         ("bf16", (16, 32), 32, False, "group sizes"),
-        ("vector", (16, 32), 0, False, "holds vectors"),
-        ("vector", (16,), 32, False, "no groups"),
+        ("vector", (16, 32), 0, False, "stores vectors"),
+        ("vector", (16,), 32, False, "does not have groups"),
     ],
 )
 def test_layout_refuses(name: str, shape: tuple[int, ...], group_size: int, zeros: bool, message: str) -> None:

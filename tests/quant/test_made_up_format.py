@@ -125,7 +125,7 @@ def test_a_program_without_the_record_refuses_the_model(tmp_path: Path, monkeypa
     run(source, tmp_path / "model", preset="curved")
     assert open_model(tmp_path / "model").preset == "curved"
     monkeypatch.delitem(FORMATS, "curved")
-    with pytest.raises(ContainerError, match="unknown tensor format 'curved'; known are q4, q8"):
+    with pytest.raises(ContainerError, match="unknown tensor format 'curved'; known formats: q4, q8"):
         open_model(tmp_path / "model")
 
 
@@ -149,7 +149,7 @@ def test_the_engine_refuses_a_format_without_a_kernel(tmp_path: Path, monkeypatc
         ({"bits": 4, "zero": 1, "table": (*range(15), 256)}, r"levels lie within 0\.\.255"),
         ({"zero": 64}, "the zero point is a level"),
         ({"shift": 1}, "needs int8 scales"),
-        ({"scale": "int8", "shift": 1, "allows_zeros": True}, "takes the place of zero points"),
+        ({"scale": "int8", "shift": 1, "allows_zeros": True}, "excludes zero points"),
         ({"stores_zeros": True}, "only where they are allowed"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_record_that_contradicts_itself_is_refused(changes: dict[str, Any], ru
 
 
 def test_what_does_not_fit_a_record_is_refused() -> None:
-    with pytest.raises(FormatError, match=r"knows group sizes \(64,\), not 32"):
+    with pytest.raises(FormatError, match=r"supports the group sizes \(64,\), not 32"):
         formats.layout("curved", (16, 64), 32)
     with pytest.raises(FormatError, match="format six has no zero points"):
         formats.layout("six", (16, 64), 64, zeros=True)

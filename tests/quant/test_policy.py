@@ -46,9 +46,9 @@ def test_resolve(preset: str, bits: int | None, group_size: int | None, expected
         ("q8", 4, None, "contradicts 4 bits"),
         ("lin4", 8, None, "contradicts 8 bits"),
         ("q4-small", 8, None, "contradicts 8 bits"),
-        ("q4-small", None, 64, "'q4-small' has groups of 32"),
-        ("dense", 4, None, "keeps the weights as they are"),
-        ("dense", None, 32, "keeps the weights as they are"),
+        ("q4-small", None, 64, "'q4-small' supports groups of 32"),
+        ("dense", 4, None, "does not quantise"),
+        ("dense", None, 32, "does not quantise"),
     ],
 )
 def test_resolve_refuses(preset: str, bits: int | None, group_size: int | None, message: str) -> None:

@@ -40,8 +40,8 @@ def test_a_regular_file_is_read_also_through_a_link(tmp_path: Path) -> None:
         ("n" * 5000, "n cannot be read: File name too long"),
         ("nul\0", "cannot be read: embedded null byte"),
         ("half\ud800", "cannot be read: .*surrogates not allowed"),
-        ("long", "long is larger than 4 bytes and is not read"),
-        ("sparse", "sparse is larger than 4 bytes and is not read"),
+        ("long", "long is larger than the limit of 4 bytes"),
+        ("sparse", "sparse is larger than the limit of 4 bytes"),
     ],
 )
 def test_what_is_not_read(tmp_path: Path, name: str, message: str) -> None:
@@ -60,7 +60,7 @@ def test_what_is_not_read(tmp_path: Path, name: str, message: str) -> None:
 def test_json_of_too_many_values_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     data = b'{"a": [' + b",".join([b"[]"] * (MAX_JSON_VALUES // 2)) + b"]}"
     monkeypatch.setattr("json.loads", lambda text: pytest.fail("parsed"))
-    with pytest.raises(ContainerError, match=r"x\.json holds more than 4,000,000 JSON values"):
+    with pytest.raises(ContainerError, match=r"x\.json has more than 4,000,000 JSON values"):
         parse_json_object(data, "x.json", ContainerError)
 
 

@@ -16,7 +16,7 @@ from quant.container import MANIFEST_NAME, WEIGHTS_NAME, open_model
 from quant.verification import PADDING, Verification, folder_state, verify
 from tests.quant.checkpoints import make_checkpoint
 
-DIFFERS = "its bytes differ from the checksum in manifest.json"
+DIFFERS = "its content does not match the checksum in manifest.json"
 ROW = "model.layers.0.self_attn.q_proj.weight"
 
 

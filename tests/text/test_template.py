@@ -99,15 +99,15 @@ def test_where_a_template_is_looked_for(tmp_path: Path) -> None:
     [
         ("tokenizer_config.json", b"{", "is not valid JSON"),
         ("tokenizer_config.json", b"[" * 100_000, "cannot be parsed as JSON"),
-        ("tokenizer_config.json", b"[]", "holds a JSON list"),
+        ("tokenizer_config.json", b"[]", "contains a JSON list"),
         ("tokenizer_config.json", b"\xff", "is not UTF-8 text"),
-        ("tokenizer_config.json", b'{"chat_template": 7}', "chat_template must be a text"),
-        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": []}]}', "must be a text"),
-        ("tokenizer_config.json", b" " * (4 << 20) + b"{}", "is larger than 4,194,304 bytes"),
+        ("tokenizer_config.json", b'{"chat_template": 7}', "chat_template must be a string"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": []}]}', "must be a string"),
+        ("tokenizer_config.json", b" " * (4 << 20) + b"{}", "is larger than the limit of 4,194,304 bytes"),
         ("tokenizer_config.json", b'{"chat_template": "{% for %}"}', "cannot be used: "),
         ("chat_template.jinja", b"\xff\xfe", "is not UTF-8 text"),
         ("chat_template.jinja", b"{{ unclosed", "cannot be used: "),
-        ("chat_template.jinja", b"x" * 40_000, "it has 40,000 characters, more than"),
+        ("chat_template.jinja", b"x" * 40_000, "it has 40,000 characters; at most"),
     ],
 )
 def test_broken_files_are_one_clear_line(tmp_path: Path, name: str, raw: bytes, message: str) -> None:
@@ -126,14 +126,14 @@ def test_odd_names_of_templates_are_skipped(tmp_path: Path) -> None:
 
 
 def test_a_template_that_writes_nothing_is_refused() -> None:
-    with pytest.raises(TemplateError, match="the chat template in model writes nothing for this conversation"):
+    with pytest.raises(TemplateError, match="the chat template in model writes no text for this conversation"):
         ChatTemplate("{# #}", "model").render(conversation(1))
 
 
 @pytest.mark.parametrize("source", [r"{{ '\ud800' }}", "{{ bos_token }}"])
 def test_half_a_character_of_a_template_is_its_own_fault(source: str) -> None:
     template = ChatTemplate(source, "model", {"bos_token": "\ud800"})
-    with pytest.raises(TemplateError, match="the chat template in model writes half a character"):
+    with pytest.raises(TemplateError, match="the chat template in model writes a lone surrogate"):
         template.render(conversation(1))
 
 
@@ -169,7 +169,7 @@ def test_long_conversations_stay_within_the_limits_of_unknown_templates(turns: i
 @pytest.mark.parametrize("message", [{"role": "user"}, {"content": "x"}, {"role": "user", "content": None}, "hello", 3])
 def test_what_is_no_message_is_refused(message: Any) -> None:
     for use in (ChatTemplate().render, lambda messages: encode_chat(None, ChatTemplate(), messages)):  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match=r"a message needs the text of its '(role|content)'"):
+        with pytest.raises(UsageError, match=r"a message needs a string under '(role|content)'"):
             use([message])
 
 

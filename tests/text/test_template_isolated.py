@@ -116,7 +116,7 @@ def test_a_loop_in_c_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pyte
     monkeypatch.setattr(isolated, "CPU_BASE", 0.2)
     with pytest.raises(
         TemplateError,
-        match="in model cannot be used: it runs for longer than a chat template can need: restore the template",
+        match="in model cannot be used: it runs longer than any chat template needs: restore the template",
     ):
         hole(BUSY_IN_C).render(HELLO)
 
@@ -124,25 +124,25 @@ def test_a_loop_in_c_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pyte
 @pytest.mark.slow
 def test_waiting_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "WALL_BASE", 0.5)
-    with pytest.raises(TemplateError, match="it runs for longer than a chat template can need"):
+    with pytest.raises(TemplateError, match="it runs longer than any chat template needs"):
         hole("__import__('time').sleep(1000)").render(HELLO)
 
 
 @needs_linux
 @pytest.mark.parametrize("expression", ["len('a' * 10**10)", "len([[0] * 10**6 for _ in range(10**6)])"])
 def test_memory_has_a_limit(hole: Callable[[str], ChatTemplate], expression: str) -> None:
-    with pytest.raises(TemplateError, match=r"in model cannot be used: .* lack of memory: restore the template"):
+    with pytest.raises(TemplateError, match=r"in model cannot be used: .* ran out of memory: restore the template"):
         hole(expression).render(HELLO)
 
 
 def test_a_huge_reply_is_not_read(hole: Callable[[str], ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "REPLY_BASE", 1 << 20)
-    with pytest.raises(TemplateError, match="it makes more text than a chat template can need"):
+    with pytest.raises(TemplateError, match="it creates more text than any chat template needs"):
         hole("'a' * (1 << 21)").render(HELLO)
 
 
 def test_no_file_can_be_opened(hole: Callable[[str], ChatTemplate]) -> None:
-    with pytest.raises(TemplateError, match="the process that renders it ended"):
+    with pytest.raises(TemplateError, match="its process ended with code"):
         hole("open('/etc/passwd').read()").render(HELLO)
     assert hole("dict(os.environ)").render(HELLO) in ("{}", "{'LC_CTYPE': 'C.UTF-8'}")
     assert hole("os.getpgid(0) == os.getpid()").render(HELLO) == "True"
@@ -151,7 +151,7 @@ def test_no_file_can_be_opened(hole: Callable[[str], ChatTemplate]) -> None:
 def test_after_a_kill_another_process_answers(hole: Callable[[str], ChatTemplate]) -> None:
     template = hole("os._exit(7) if 'die' in variables['messages'][0]['content'] else 'alive'")
     assert template.render(HELLO) == "alive"
-    with pytest.raises(TemplateError, match=r"the process that renders it ended \(code 7\)"):
+    with pytest.raises(TemplateError, match=r"its process ended with code 7"):
         template.render([Message(role="user", content="die")])
     assert template.render(HELLO) == "alive"
 

@@ -49,12 +49,12 @@ ATTACKS: dict[str, tuple[str, Any, str]] = {
     "exploding expression": (
         "pre_tokenizer",
         {"type": "Sequence", "pretokenizers": [EXPLODING, BYTE_LEVEL]},
-        "Split has a pattern that is not supported",
+        "the pattern of the pre_tokenizer Split is not supported",
     ),
     "expression of another key": (
         "pre_tokenizer",
         {"type": "Sequence", "pretokenizers": [{**EXPLODING, "pattern": {"String": SPLIT}}, BYTE_LEVEL]},
-        "Split has a pattern that is not supported",
+        "the pattern of the pre_tokenizer Split is not supported",
     ),
     "exploding decoder": ("decoder", {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}, "'Replace'"),
     "growing decoder": ("decoder", {"type": "Sequence", "decoders": [GROW]}, "the decoder 'Sequence' is not supported"),
@@ -86,17 +86,17 @@ ATTACKS: dict[str, tuple[str, Any, str]] = {
     "merges of nothing": ("model", {"vocab": {"a": 0}, "merges": ["a b"] * 9}, "'a b', which is not in vocab"),
     "deep merge": ("model", {"vocab": {"a": 0}, "merges": [[["a"] * 9] * 9]}, "not a pair of tokens"),
     "many added tokens": ("added_tokens", [{"id": 400 + n, "content": f"<{n}>"} for n in range(1025)], "at most 1,024"),
-    "long added token": ("added_tokens", [{"id": 400, "content": "a" * 101}], "no text of 1 to 100 characters"),
-    "private added token": ("added_tokens", [{"id": 400, "content": "\U000f0000"}], "private use"),
+    "long added token": ("added_tokens", [{"id": 400, "content": "a" * 101}], "not a string of 1 to 100 characters"),
+    "private added token": ("added_tokens", [{"id": 400, "content": "\U000f0000"}], "private-use"),
     "added token with another's id": (
         "added_tokens",
         [{"id": 5, "content": "<x>"}],
-        "'<x>' and its id 5 stand for two",
+        "'<x>' and its id 5 conflict with another",
     ),
     "token with two ids": (
         "added_tokens",
         [{"id": 400, "content": "<x>"}, {"id": 401, "content": "<x>"}],
-        "'<x>' and its id 401 stand for two",
+        "'<x>' and its id 401 conflict with another",
     ),
     "flag that is text": (
         "added_tokens",
@@ -198,9 +198,9 @@ def test_large_files_are_looked_at_before_they_are_read(tmp_path: Path) -> None:
             if name == "sparse":
                 file.truncate(1 << 40)
     lines = run_with_little_memory("load_all", 1400, *(tmp_path / name for name in contents))
-    assert "tokenizer.json is larger than 33,554,432 bytes and is not read" in lines[0]
+    assert "tokenizer.json is larger than the limit of 33,554,432 bytes" in lines[0]
     assert all(line.startswith("refused: ") for line in lines)
-    assert "JSON values and is not parsed" in lines[1]  # Counted, not parsed: they would fill the memory.
+    assert "JSON values; get the file again" in lines[1]  # Counted, not parsed: they would fill the memory.
     assert all("tokenizer.json cannot be parsed as JSON" in line or "JSON values" in line for line in lines[2:])
 
 
@@ -296,7 +296,7 @@ def test_ids_are_compared_with_the_models_vocabulary(
     with pytest.raises(ModelError) as caught:
         Tokenizer.from_folder(tiny_folder, cache, tiny.vocab_size - 1)
     assert str(caught.value) == (
-        f"{tiny_folder / 'tokenizer.json'} has the token id 270, and config.json has a vocab_size of 270: "
+        f"{tiny_folder / 'tokenizer.json'} has the token id 270, but config.json has a vocab_size of 270: "
         "restore both from the same model"
     )
 
@@ -322,7 +322,7 @@ def test_a_panic_becomes_an_error(
     with pytest.raises(ModelError) as caught:
         use(found)
     assert re.fullmatch(
-        r"the tokenizer library fails \(PanicException: .+\): restore tokenizer\.json from its source",
+        r"the tokenizer library failed \(PanicException: .+\): restore tokenizer\.json from the model's source",
         str(caught.value),
     )
 
@@ -331,7 +331,7 @@ def test_a_panic_while_a_file_is_loaded_becomes_an_error(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tokenizer_module, "_build_pipeline", lambda *_: panicking().encode("hello"))
-    with pytest.raises(ModelError, match="the tokenizer library fails"):
+    with pytest.raises(ModelError, match="the tokenizer library failed"):
         Tokenizer.from_folder(tiny_folder)
 
 
@@ -408,5 +408,5 @@ def test_nested_control_tokens_compile() -> None:
 
 def test_a_conversation_that_uses_up_the_private_characters_is_refused(tiny: Tokenizer) -> None:
     every = "".join(map(chr, range(0xF0000, 0xFFFFE)))
-    with pytest.raises(UsageError, match="the conversation has too many turns or private characters"):
+    with pytest.raises(UsageError, match="the conversation has too many messages or private-use characters"):
         encode_chat(tiny, ChatTemplate(), [Message(role="user", content=every + "<")])

@@ -102,12 +102,12 @@ class ChatTemplate:
         )
         if not text and turns and add_generation_prompt:
             raise TemplateError(
-                f"the chat template in {self._where} writes nothing for this conversation: "
+                f"the chat template in {self._where} writes no text for this conversation: "
                 "restore the template from the model's source"
             )
         if not is_unicode(text) and all(is_unicode(turn[key]) for turn in turns for key in TEXT_KEYS):
             raise TemplateError(
-                f"the chat template in {self._where} writes half a character (lone surrogate): "
+                f"the chat template in {self._where} writes a lone surrogate, which is not a character: "
                 "restore the template from the model's source"
             )
         return text
@@ -176,7 +176,9 @@ def _unused_characters(used: Collection[str]) -> Iterator[str]:
     for code in range(0xF0000, 0xFFFFE):
         if (mark := chr(code)) not in used:
             yield mark
-    raise UsageError("the conversation has too many turns or private characters (U+F0000 to U+FFFFD): start a new one")
+    raise UsageError(
+        "the conversation has too many messages or private-use characters (U+F0000 to U+FFFFD): start a new one"
+    )
 
 
 def _with_placeholder(message: Message, private: Iterator[str], known_ids: dict[str, Sequence[int]]) -> Message:
@@ -207,7 +209,7 @@ def _text_field(message: Message, key: Literal["role", "content"]) -> str:
     given: object = message  # callers without type checks may pass anything
     text = given.get(key) if isinstance(given, Mapping) else None
     if not isinstance(text, str):
-        raise UsageError(f"a message needs the text of its {key!r}: got {str(message)[:80]!r}")
+        raise UsageError(f"a message needs a string under {key!r}, not {str(message)[:80]!r}")
     return text
 
 
@@ -232,5 +234,7 @@ def _default_template(value: Any, path: Path) -> str | None:
         items = [item for item in value if isinstance(item, dict) and item.get("name") == "default"]
         value = items[-1].get("template") if items else None
     if value is not None and not isinstance(value, str):
-        raise ModelError(f"{path}: chat_template must be a text or a list with one named default: correct the file")
+        raise ModelError(
+            f"{path}: chat_template must be a string, or a list with a template named default: correct the file"
+        )
     return value

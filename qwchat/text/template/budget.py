@@ -47,9 +47,9 @@ class Budget:
         """
         self._work -= work + 1
         if self._work < 0:
-            raise TemplateError("it makes more text than a chat template can need")
+            raise TemplateError("it creates more text than any chat template needs")
         if time.thread_time() > self._deadline:
-            raise TemplateError("it runs for longer than a chat template can need")
+            raise TemplateError("it runs longer than any chat template needs")
 
     def spend_value(self, value: Any) -> Any:
         """Pay for a value with all its parts and return it. An iterator pays for each step when it is used.
@@ -69,9 +69,9 @@ class Budget:
             elif isinstance(item, list | tuple):
                 pending += item
             elif isinstance(item, int) and item.bit_length() > INTEGER_BITS:
-                raise TemplateError("it computes with too large numbers")
+                raise TemplateError("its numbers are too large")
             elif item is not value and not isinstance(item, PLAIN):
-                raise TemplateError(f"it puts a {type(item).__name__} into a list")
+                raise TemplateError(f"it puts a {type(item).__name__} into a list, which is not allowed")
         return value
 
     def spend_arguments(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:

@@ -81,7 +81,7 @@ def check_attribute(attribute: Any) -> None:
     if isinstance(attribute, str):
         parts = attribute.count(".") + attribute.count(",") + 1
         if len(attribute) > ATTRIBUTE_LIMIT or parts > ATTRIBUTE_PARTS:
-            raise TemplateError("it looks up an attribute of too many parts")
+            raise TemplateError("it looks up an attribute path with too many parts")
 
 
 def check_pattern(args: Iterable[Any], kwargs: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ def to_text(value: Any) -> str:
     if isinstance(value, list | tuple | dict):
         BUDGET.get().spend_value(value)
     elif not isinstance(value, str | int | float | Undefined | None):
-        raise TemplateError(f"it prints a {type(value).__name__}")
+        raise TemplateError(f"it prints a {type(value).__name__}, which is not allowed")
     return str(value)
 
 
@@ -158,7 +158,7 @@ def _to_json(
 ) -> str:
     """Return JSON as transformers writes it into prompts, without HTML escapes."""
     if (indent or 0) > 16 or any(len(separator) > 8 for separator in separators or ()):
-        raise TemplateError("it spreads JSON too wide")
+        raise TemplateError("it indents JSON too far")
     BUDGET.get().spend_value(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -166,7 +166,7 @@ def _to_json(
 def _namespace(*args: Any, **kwargs: Any) -> Namespace:
     # From pairs, `dict` would hash keys that a template can choose to collide.
     if not all(isinstance(value, dict) for value in args):
-        raise TemplateError("it makes a namespace of something that is not a dict")
+        raise TemplateError("it creates a namespace from a value that is not a dict")
     return Namespace(*args, **kwargs)
 
 

@@ -138,7 +138,7 @@ class _WorkerProcess:
                 raise KeyboardInterrupt  # the handler only asked the reply to stop, which does not reach a template
             if time.monotonic() > deadline:
                 self.kill()
-                raise _WorkerError("it runs for longer than a chat template can need")
+                raise _WorkerError("it runs longer than any chat template needs")
             if not select.select([descriptor], [], [], POLL_SECONDS)[0]:
                 continue
             block = os.read(descriptor, 1 << 16)
@@ -149,7 +149,7 @@ class _WorkerProcess:
                 size = int.from_bytes(received[:HEADER_SIZE], "big")
                 if size > REPLY_BASE + REPLY_PER_CHARACTER * length:
                     self.kill()
-                    raise _WorkerError("it makes more text than a chat template can need")
+                    raise _WorkerError("it creates more text than any chat template needs")
         reply: dict[str, Any] = json.loads(received[HEADER_SIZE:].decode("utf-8", "surrogatepass"))
         return reply
 
@@ -160,8 +160,8 @@ class _WorkerProcess:
         code = running.returncode
         self.kill()
         if code is not None and -code in (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU):
-            return _WorkerError("it runs for longer than a chat template can need")
-        return _WorkerError(f"the process that renders it ended (code {code}), perhaps for lack of memory")
+            return _WorkerError("it runs longer than any chat template needs")
+        return _WorkerError(f"its process ended with code {code}, perhaps because it ran out of memory")
 
     def kill(self) -> None:
         """Kill the process if it is running."""
@@ -198,7 +198,7 @@ def _start_worker() -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     except OSError as error:
-        raise _WorkerError(f"the process that renders it cannot be started ({error})") from error
+        raise _WorkerError(f"its process cannot be started ({error})") from error
 
 
 @contextmanager

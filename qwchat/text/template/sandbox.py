@@ -95,7 +95,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         return any(attr in names for kind, names in SAFE_METHODS.items() if isinstance(obj, kind))
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-        raise TemplateError(f"it reaches for {attribute!r} of a {type(obj).__name__}, which is not allowed")
+        raise TemplateError(f"it uses the attribute {attribute!r} of a {type(obj).__name__}, which is not allowed")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         return None  # refuse str.format: one format specifier can demand any amount of memory
@@ -104,7 +104,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         budget = BUDGET.get()
         budget.spend(0)
         if budget.depth >= CALL_DEPTH:
-            raise TemplateError(f"its macros call each other more than {CALL_DEPTH} deep")
+            raise TemplateError(f"its macro calls are nested more than {CALL_DEPTH} levels deep")
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str) and obj.__name__ == "replace":
             obj = functools.partial(replace, owner)
@@ -125,7 +125,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
         for operand in (left, right):
             if not isinstance(operand, str | int | float | list | tuple | Undefined | None):
                 raise TemplateError(
-                    f"it computes with a {type(operand).__name__}"
+                    f"it computes with a {type(operand).__name__}, which is not allowed"
                 )  # set operations on dict views are not allowed
         if operator == "%" and isinstance(left, str):
             raise TemplateError("it formats text with %, which is not allowed")
@@ -133,7 +133,7 @@ class _LimitedEnvironment(ImmutableSandboxedEnvironment):
             power = operator == "**"
             bits = left.bit_length() * abs(right) if power else left.bit_length() + right.bit_length()
             if bits > INTEGER_BITS:
-                raise TemplateError("it computes with too large numbers")
+                raise TemplateError("its numbers are too large")
         elif operator == "*":
             sequence, times = (right, left) if isinstance(left, int) else (left, right)
             if isinstance(times, int) and isinstance(sequence, str | list | tuple):
@@ -190,7 +190,7 @@ class SandboxedTemplate:
     def __init__(self, source: str, where: str) -> None:
         self._where = where
         if len(source) > SOURCE_LIMIT:
-            raise self._error(f"it has {len(source):,} characters, more than the {SOURCE_LIMIT:,} allowed")
+            raise self._error(f"it has {len(source):,} characters; at most {SOURCE_LIMIT:,} are allowed")
         environment = _LimitedEnvironment()
         try:
             tree = _TreeRewriter(environment).visit(environment.parse(source))
@@ -229,9 +229,9 @@ def _error_reason(error: Exception) -> str:
     if isinstance(error, TemplateError):
         return str(error)
     if isinstance(error, MemoryError):
-        return "it takes more memory than a chat template can need"
+        return "it takes more memory than any chat template needs"
     if isinstance(error, RecursionError):
-        return "it is nested too deep"
+        return "it is nested too deeply"
     text = " ".join(str(error).split())[:200]
     line = f" in line {error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
     return f"{text or type(error).__name__}{line}"

@@ -96,10 +96,10 @@ def test_a_model_of_the_family_is_converted_and_opened(tmp_path: Path, monkeypat
 def test_tensors_are_checked_by_what_the_family_says() -> None:
     tensors = contents() | {"blocks.0.angles": np.ones(8, np.float32)}
     assert check_tensors(MemorySource(CONFIG, tensors)) == [
-        "blocks.0.angles is left out: rotary frequencies follow from config.json"
+        "blocks.0.angles is ignored: rotary frequencies are derived from config.json"
     ]
     assert check_tensors(MemorySource({**CONFIG, "tie_word_embeddings": True}, contents())) == [
-        "logits.weight is left out: tie_word_embeddings is true, so the embedding is the head"
+        "logits.weight is ignored: tie_word_embeddings is true, so the embedding is the head"
     ]
     with pytest.raises(CheckpointError, match="n_layers is 8, but the tensors have 9 layers"):
         check_tensors(MemorySource({**CONFIG, "n_layers": 8}, tensors))
@@ -107,8 +107,10 @@ def test_tensors_are_checked_by_what_the_family_says() -> None:
         check_tensors(
             MemorySource({**CONFIG, "d_model": 32, "vocab": 320}, {**tensors, "tokens.weight": np.ones((320, 32))})
         )
-    with pytest.raises(CheckpointError, match=r"holds tensor blocks\.0\.q\.bias that a Made-up model"):
+    with pytest.raises(CheckpointError, match=r"contains tensor blocks\.0\.q\.bias, which a Made-up model"):
         check_tensors(MemorySource(CONFIG, {**tensors, "blocks.0.q.bias": np.ones(64, np.float32)}))
     del tensors["blocks.3.mix.weight"]
-    with pytest.raises(CheckpointError, match=r"asks for tensor blocks\.3\.mix\.weight that the checkpoint lacks"):
+    with pytest.raises(
+        CheckpointError, match=r"requires tensor blocks\.3\.mix\.weight, which the checkpoint does not have"
+    ):
         check_tensors(MemorySource(CONFIG, tensors))

@@ -165,7 +165,7 @@ def test_an_object_that_cannot_be_linked_counts_as_missing() -> None:
 def test_a_relative_cache_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (".cache", "cache/qwchat", "../x"):
         monkeypatch.setenv("QWCHAT_CACHE", place)
-        with pytest.raises(ArgumentError, match="relative path: set it to an absolute one"):
+        with pytest.raises(ArgumentError, match="relative path; set it to an absolute path"):
             cache_root()
     monkeypatch.delenv("QWCHAT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", ".cache")

@@ -108,7 +108,7 @@ def test_small_files_and_headers_are_read_once(tmp_path: Path, monkeypatch: pyte
 def test_config_has_a_limit_of_its_own(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path)
     (folder / "config.json").write_text(" " * (2 << 20))
-    refuse(folder, "config.json is larger than 1,048,576 bytes and is not read")
+    refuse(folder, "config.json is larger than the limit of 1,048,576 bytes")
     (folder / "config.json").unlink()
     refuse(folder, r"config\.json does not exist; is .* the right folder\?")
 
@@ -141,7 +141,7 @@ def shift(header: dict[str, Any], name: str, start: int, stop: int) -> None:
     [
         (lambda h: shift(h, ROW, 0, 10**9), "it is truncated"),
         (lambda h: shift(h, ROW, -64, -64), "overlap"),
-        (lambda h: shift(h, ROW, 0, -2), "takes 12,288 bytes, but its range has 12,286"),
+        (lambda h: shift(h, ROW, 0, -2), "needs 12,288 bytes, but its range has 12,286"),
         (lambda h: h[ROW].update(data_offsets=[-2, 5]), "data_offsets"),
         (lambda h: h[ROW].update(data_offsets=[5, 2]), "data_offsets"),
         (lambda h: h[ROW].update(data_offsets=[0]), "data_offsets"),
@@ -150,19 +150,19 @@ def shift(header: dict[str, Any], name: str, start: int, stop: int) -> None:
         (lambda h: h[ROW].update(data_offsets=[1 << 70, 1 << 71]), "data_offsets"),
         (lambda h: h[ROW].update(dtype="F8_E4M3"), "dtype 'F8_E4M3'; supported are"),
         (lambda h: h[ROW].update(dtype=["BF16"]), "supported are"),
-        (lambda h: h[ROW].update(dtype="F32"), "takes 24,576 bytes"),
+        (lambda h: h[ROW].update(dtype="F32"), "needs 24,576 bytes"),
         (lambda h: h[ROW].update(shape=[96, -64]), "has the shape"),
         (lambda h: h[ROW].update(shape=[96, 0]), "has the shape"),
         (lambda h: h[ROW].update(shape=[]), "has the shape"),
         (lambda h: h[ROW].update(shape=[1 << 62, 1 << 62]), "bytes, but its range"),
         (lambda h: h[ROW].update(shape=[1] * 20), "has the shape"),
         (lambda h: h[ROW].update(shape=[64, 96]), r"has shape \[64, 96\], but .* would need \[96, 64\]"),
-        (lambda h: h.update({ROW: 5}), "not described by an object"),
-        (lambda h: h.pop(ROW), "belong to no tensor"),
-        (lambda h: h.pop("lm_head.weight"), "belong to no tensor"),
+        (lambda h: h.update({ROW: 5}), "has an entry that is not an object"),
+        (lambda h: h.pop(ROW), "do not belong to a tensor"),
+        (lambda h: h.pop("lm_head.weight"), "do not belong to a tensor"),
         (
             lambda h: h.update({"model.extra": h.pop(ROW)}),
-            "asks for tensor model.layers.0.mlp.up_proj.weight that the checkpoint lacks",
+            "requires tensor model.layers.0.mlp.up_proj.weight, which the checkpoint does not have",
         ),
     ],
 )
@@ -183,8 +183,8 @@ def test_bad_headers(tmp_path: Path, change: Callable[[dict[str, Any]], None], m
         ((2).to_bytes(8, "little") + b"[]", "not an object"),
         ((2).to_bytes(8, "little") + b"{x", "not valid JSON"),
         ((2).to_bytes(8, "little") + b"\xff\xff", "not UTF-8"),
-        ((2).to_bytes(8, "little") + b"{}", "asks for 27 tensors"),
-        ((2).to_bytes(8, "little") + b"{}" + b"data", "belong to no tensor"),
+        ((2).to_bytes(8, "little") + b"{}", "requires 27 tensors"),
+        ((2).to_bytes(8, "little") + b"{}" + b"data", "do not belong to a tensor"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:
@@ -205,7 +205,7 @@ def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path)
     with (folder / SINGLE_NAME).open("ab") as file:
         file.write(b"tail")
-    refuse(folder, "4 bytes after .* belong to no tensor")
+    refuse(folder, "4 bytes after .* do not belong to a tensor")
 
 
 def test_missing_pieces(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_missing_pieces(tmp_path: Path) -> None:
         (7, "not a plain file name"),
         (None, "not a plain file name"),
         ("absent.safetensors", "is missing"),
-        ("model-00002-of-00002.safetensors", "holds tensor model.embed_tokens.weight that"),
+        ("model-00002-of-00002.safetensors", "contains tensor model.embed_tokens.weight, not listed"),
     ],
 )
 def test_index_entries(tmp_path: Path, file: object, message: str) -> None:
@@ -261,11 +261,11 @@ def test_shards_that_disagree_with_the_index(tmp_path: Path) -> None:
     index = json.loads((folder / INDEX_NAME).read_text())
     del index["weight_map"]["lm_head.weight"]
     write_json(folder / INDEX_NAME, index)
-    refuse(folder, "holds tensor lm_head.weight that .* does not place there")
+    refuse(folder, "contains tensor lm_head.weight, not listed in")
     folder = make_checkpoint(tmp_path / "b", shards=2)
     one = folder / "model-00001-of-00002.safetensors"
     (folder / "model-00002-of-00002.safetensors").write_bytes(one.read_bytes())
-    refuse(folder, "lacks|in two shards")
+    refuse(folder, "does not contain|in two shards")
 
 
 def test_a_published_config_that_is_wrong() -> None:
@@ -296,13 +296,13 @@ def test_contradictions_name_both_numbers(tmp_path: Path) -> None:
     refuse(folder, r"has shape \[320, 64\], but .*vocab_size 321 would need \[321, 64\] \(and 1 more")
     write_json(folder / "config.json", {**config, "tie_word_embeddings": True})
     assert check_tensors(HuggingFaceCheckpoint.open(folder)) == [
-        "lm_head.weight is left out: tie_word_embeddings is true, so the embedding is the head"
+        "lm_head.weight is ignored: tie_word_embeddings is true, so the embedding is the head"
     ]
 
 
 def test_untied_config_without_head(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path, edit=lambda tensors: tensors.pop("lm_head.weight"))
-    refuse(folder, "config.json asks for tensor lm_head.weight that the checkpoint lacks")
+    refuse(folder, "config.json requires tensor lm_head.weight, which the checkpoint does not have")
 
 
 def test_unexpected_tensors(tmp_path: Path) -> None:
@@ -310,13 +310,13 @@ def test_unexpected_tensors(tmp_path: Path) -> None:
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
 
     folder = make_checkpoint(tmp_path / "a", edit=add)
-    assert "inv_freq is left out" in check_tensors(HuggingFaceCheckpoint.open(folder))[0]
+    assert "inv_freq is ignored" in check_tensors(HuggingFaceCheckpoint.open(folder))[0]
 
     def add_bias(tensors: dict[str, np.ndarray]) -> None:
         tensors["model.layers.0.self_attn.o_proj.bias"] = np.ones(64, np.float32)
 
     folder = make_checkpoint(tmp_path / "b", edit=add_bias)
-    refuse(folder, "holds tensor model.layers.0.self_attn.o_proj.bias that a Qwen2 model")
+    refuse(folder, "contains tensor model.layers.0.self_attn.o_proj.bias, which a Qwen2 model")
 
 
 @settings(max_examples=count(150, 30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -358,5 +358,5 @@ def test_files_that_change_while_they_are_read(tmp_path: Path) -> None:
         checkpoint.read(ROW)
     checkpoint = HuggingFaceCheckpoint.open(make_checkpoint(tmp_path))
     (folder / SINGLE_NAME).unlink()
-    with pytest.raises(CheckpointError, match=r"cannot be mapped: .*No such file"):
+    with pytest.raises(CheckpointError, match=r"cannot be memory-mapped: .*No such file"):
         checkpoint.read(ROW)
