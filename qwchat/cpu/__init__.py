@@ -1,1 +1,1 @@
-"""The CPU: everything that computes there, and nothing that another device shares."""
+"""The CPU device: everything that computes on a CPU, and nothing that another device would share."""

@@ -1,1 +1,1 @@
-"""The engine: token ids in, tokens out; it knows no text."""
+"""The engine: token ids in, tokens out. It knows no text."""

@@ -1,6 +1,6 @@
-"""A conversation as the decoder sees it: the token ids whose keys and values are cached, and passes that add to them.
+"""The context of one conversation: the token ids whose keys and values are cached, and passes that add to them.
 
-A context is evaluated once: a follow-up, a retry or an edited turn costs only the tokens that differ.
+Each token is evaluated once: a follow-up, a retry or an edited turn costs only the tokens that differ.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from qwchat.model.decoder import Decoder
 
 
 def common_prefix(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
-    """Return how many of the first elements of two vectors are equal."""
+    """Return the length of the common prefix of two vectors."""
     length = min(len(a), len(b))
     different = np.flatnonzero(a[:length] != b[:length])
     return int(different[0]) if len(different) else length
 
 
 class CachedContext:
-    """The cached tokens of one conversation. Several may take turns on one decoder, pass by pass.
+    """Cached tokens of one conversation. Several contexts may take turns on one decoder, pass by pass.
 
     Attributes:
-        decoder: what evaluates the tokens.
-        cache: their keys and values.
+        decoder: evaluates the tokens.
+        cache: the keys and values of the cached tokens.
 
     Raises:
         NotEnoughMemoryError: there is not enough memory for another cache.
@@ -42,22 +42,22 @@ class CachedContext:
         self.cache = decoder.make_cache()
         self._ids = np.zeros(decoder.context, np.int64)
         self._length = 0
-        self._drafts = 0  # positions behind these whose keys and values stand in the cache as well
-        self._token_seconds = math.inf  # of the quickest pass so far, for each of its tokens
+        self._drafts = 0  # draft tokens behind these, whose keys and values are in the cache as well
+        self._token_seconds = math.inf  # seconds per token of the fastest pass so far
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The cached token ids (positions,) i64; a copy."""
+        """A copy of the cached token ids, (positions,) i64."""
         return self._ids[: self._length].copy()
 
     @property
     def length(self) -> int:
-        """Cached positions."""
+        """Number of cached positions."""
         return self._length
 
     @property
     def reevaluation_seconds(self) -> float:
-        """What evaluating the cached tokens again would take at the best speed so far; 0 where nothing was timed."""
+        """Time to evaluate the cached tokens again at the best speed so far; 0 if no pass was timed."""
         return self._length * self._token_seconds if math.isfinite(self._token_seconds) else 0.0
 
     def count_cached(self, token_ids: Sequence[int] | NDArray[np.int64]) -> int:
@@ -65,12 +65,12 @@ class CachedContext:
         return common_prefix(self._ids[: self._length], np.asarray(token_ids, np.int64))
 
     def truncate(self, length: int) -> None:
-        """Forget all positions from `length` on."""
+        """Drop all positions from `length` on."""
         self._drafts = 0
         self._length = max(0, min(self._length, length))
 
     def clear(self) -> None:
-        """Forget everything and zero the cache, so that a non-finite number in it cannot be read again."""
+        """Drop all positions and zero the cache, so that a non-finite number in it cannot be read again."""
         self.truncate(0)
         self.cache.clear()
 
@@ -81,19 +81,20 @@ class CachedContext:
         accepted: int | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> NDArray[np.float32]:
-        """Evaluate `ids`, at most a chunk of the decoder and no more than fit, behind the cached tokens.
+        """Evaluate tokens behind the cached ones: at most one chunk of the decoder, and not more than fit.
 
         Args:
             ids: (tokens,) i64.
-            logits_from: the first of them whose logits are wanted.
-            accepted: how many of them join the cached tokens, all if not given; `accept` takes the others one by one.
-            cancelled: asked while a long pass runs.
+            logits_from: first token whose logits are wanted.
+            accepted: how many of `ids` become cached tokens, by default all. The others are drafts, which `accept` adds
+                one by one.
+            cancelled: called during a long pass, which ends early when it returns True.
 
         Returns:
             Logits (tokens - logits_from, vocab) f32, a view that the next call overwrites.
 
         Raises:
-            PassCancelled: `cancelled` returned True. As with any exception, none of `ids` is cached then.
+            PassCancelled: `cancelled` returned True. As after any exception, none of `ids` is cached.
         """
         self._drafts = 0
         started = time.perf_counter()
@@ -106,7 +107,7 @@ class CachedContext:
         return logits
 
     def accept(self, token: int) -> bool:
-        """Accept `token` if it was evaluated as the next one. Return whether it was."""
+        """Accept `token` if it was already evaluated as the next draft token. Return True if so."""
         if not self._drafts or self._ids[self._length] != token:
             return False
         self._length += 1
@@ -114,9 +115,17 @@ class CachedContext:
         return True
 
     def extend(self, token_ids: Sequence[int], chunk: int | None = None) -> NDArray[np.float32]:
-        """Evaluate `token_ids` behind the cached ones, `chunk` at a time; return logits (tokens, vocab) f32 of each.
+        """Evaluate tokens behind the cached ones, pass by pass.
 
-        Raises PromptTooLongError if they do not fit.
+        Args:
+            token_ids: any number of tokens that fit.
+            chunk: tokens in each pass, by default the decoder's `chunk`.
+
+        Returns:
+            Logits (tokens, vocab) f32.
+
+        Raises:
+            PromptTooLongError: the tokens do not fit.
         """
         ids = np.asarray(token_ids, np.int64)
         config, context = self.decoder.config, self.decoder.context
@@ -126,19 +135,19 @@ class CachedContext:
         logits = np.empty((len(ids), config.vocab_size), np.float32)
         for start in range(0, len(ids), size):
             piece = ids[start : start + size]
-            # Nothing asks to stop, but KeyboardInterrupt ends a long pass.
+            # It never cancels, but lets KeyboardInterrupt end a long pass.
             logits[start : start + len(piece)] = self.evaluate(piece, 0, cancelled=lambda: False)
         return logits
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Return logits (tokens, vocab) f32 of every position of a text that starts the context."""
+        """Return logits (tokens, vocab) f32 of a text that starts at position 0."""
         self.truncate(0)
         return self.extend(token_ids)
 
     def copy_from(self, other: CachedContext) -> int:
-        """Copy what `other`, a context of the same model, has cached; return how many positions.
+        """Copy the cached tokens of `other`, a context of the same model; return the number of positions.
 
-        They are those that fit here, and none where the caches have different layouts.
+        Only positions that fit here are copied, and none if the caches have different layouts.
         """
         if self.cache.layout_id != other.cache.layout_id:
             return 0
@@ -151,9 +160,9 @@ class CachedContext:
         return count
 
     def save(self, path: Path, fingerprint: str) -> int:
-        """Write the cache to `path` (see :mod:`qwchat.model.kv_file`); return the size in bytes.
+        """Write the cache to `path` (see `qwchat.model.kv_file`); return the size in bytes.
 
-        `fingerprint`: the model's. Raises SnapshotError where `path` cannot be written.
+        `fingerprint` is the model's. Raises SnapshotError if the file cannot be written.
         """
         return kv_file.save(path, self.cache, self._ids[: self._length], fingerprint)
 
@@ -162,9 +171,10 @@ class CachedContext:
         return kv_file.file_bytes(self.cache, self._length)
 
     def restore(self, path: Path, fingerprint: str) -> int:
-        """Fill the cache from what `save` wrote, in place of what it holds; return how many positions.
+        """Replace the cached tokens by those of a file from `save`; return the number of positions.
 
-        Raises FileNotFoundError, and SnapshotError where the file cannot be used: nothing is cached then.
+        `fingerprint` is the model's. Raises FileNotFoundError, and SnapshotError if the file cannot be used: then
+        nothing is cached.
         """
         held, self._length, self._drafts = self._length, 0, 0
         try:

@@ -1,4 +1,4 @@
-"""The engine: token ids in, tokens out. It knows no text, and no device."""
+"""The engine: token ids in, tokens out. It knows neither text nor devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Engine:
     """Generates replies with one decoder, in any number of conversations, which may take turns token by token.
 
     Attributes:
-        decoder: what evaluates tokens.
+        decoder: evaluates the tokens.
         draft_policy: what the engine has learnt about draft tokens, from all conversations.
     """
 
@@ -41,29 +41,31 @@ class Engine:
         continued: int = 0,
         mask: TokenMask | None = None,
     ) -> Iterator[EngineEvent]:
-        """Evaluate the prompt, without the positions that the cache holds already, then generate.
+        """Evaluate the prompt, except for the positions that are already cached, and generate a reply.
 
-        The cache is consistent whenever control is outside, so the iterator may be dropped at any time.
+        The cache is consistent whenever the iterator yields, so the iterator may be dropped at any time.
 
         Args:
             cached: the conversation, a context of this engine's decoder.
             token_ids: the prompt.
-            request: how to generate. `speculate` evaluates draft tokens together with the newest token
-                (`qwchat.generation.generation_loop`), on a decoder whose `exact_grouping` keeps the text the same.
-                `loop_guard` counts as in `qwchat.generation.repetition`.
-            usable_vocab: ids from here on are padding and never chosen.
+            request: how to generate. `speculate` evaluates draft tokens together with the newest token (see
+                `qwchat.generation.generation_loop`), on decoders whose `exact_grouping` keeps the text the same.
+                `loop_guard` ends a reply that repeats itself (see `qwchat.generation.repetition`).
+            usable_vocab: ids from here on are padding and are never chosen.
             stop_ids: tokens that end the reply; no Step reports them.
-            cancel: asked between tokens and chunks, and during a long pass, which ends early when it returns True.
-            continued: how many of the last `token_ids` are a reply that was cut, which continues as if it had not
-                been: penalties and the draws of the seed count them, `max_tokens` does not.
-            mask: only what it allows is chosen, and the reply ends where nothing can follow. Its state is the one
+            cancel: called between tokens and chunks, and during a long pass, which ends early when it returns True.
+            continued: number of tokens at the end of `token_ids` that are the beginning of this reply. It continues as
+                if it had not been cut: penalties and the draws of the seed count these tokens, `max_tokens` does not.
+            mask: restricts the tokens that may be chosen, and ends the reply when it is complete. Its state is the one
                 after the `continued` tokens.
 
         Yields:
             Prefilled after every chunk, Step for every token but the stop token, and Finished at the end.
 
         Raises:
-            PromptTooLongError, NonFiniteLogitsError, ConstraintError.
+            PromptTooLongError: the prompt does not fit the context.
+            NonFiniteLogitsError: the model produced NaN or infinite logits.
+            ConstraintError: the mask allows no token.
             UsageError: the prompt is empty.
         """
         if cached.decoder is not self.decoder:

@@ -1,22 +1,22 @@
-"""One generation: reads the prompt, then chooses token after token, several in one pass where a guess can be had.
+"""The generation loop: evaluate the prompt, then choose one token after another.
 
-Speculation: what followed the newest tokens where they stood before (:mod:`qwchat.generation.prompt_lookup`) is read
-together with the newest token, in one pass.  Then tokens are drawn one after the other, as without drafts: the n-th
-from the logits behind the n - 1 before it, with the n-th number of the seed's stream, penalties counting all before it.
- As long as the token drawn is the one that was drafted, the logits behind it have been computed already; the first that
- differs
-ends the pass, and what was read behind it is forgotten.
+Speculation. Tokens that followed an earlier occurrence of the newest tokens (`qwchat.generation.prompt_lookup`) are
+drafts: they are evaluated together with the newest token, in one pass. Then tokens are drawn one after another, exactly
+as without drafts: the n-th token from the logits behind the n - 1 tokens before it, with the n-th number of the seed's
+stream and with penalties that count all tokens before it. As long as the drawn token equals the draft, the logits
+behind it have already been computed. The first difference ends the pass, and the drafts behind it are dropped.
 
-So the text is, token by token, the text without speculation: logits do not depend on how tokens are grouped into passes
-(bit for bit, which the decoder promises: `Decoder.exact_grouping`), and neither do the draws.  It is also rejection
-sampling in the sense of Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section 2.3): their drafts come from a
-distribution q and are accepted with probability min(1, p(x) / q(x)), else a token is drawn from what p has more than q.
-Here q is certain of x, so that is: accept with probability p(x), else draw from p without x.  Drawing once from p and
-comparing with x does exactly this, P(draw = x) = p(x) and P(draw = y | draw != x) = p(y) / (1 - p(x)), and keeps the
-seed's text besides.
+The text is therefore, token by token, the text without speculation: neither the logits (`Decoder.exact_grouping`
+promises them bit for bit) nor the draws depend on how tokens are grouped into passes. It is also rejection sampling in
+the sense of Leviathan et al. 2023 (https://arxiv.org/abs/2211.17192, section 2.3). There, drafts come from a
+distribution q and are accepted with probability min(1, p(x) / q(x)); otherwise a token is drawn from the normalised
+excess of p over q. Here q is certain of x. So a draft is accepted with probability p(x), and otherwise a token is drawn
+from p without x. Drawing once from p and comparing with x does exactly that, since P(draw = x) = p(x) and P(draw = y |
+draw != x) = p(y) / (1 - p(x)), and it also keeps the text of the seed.
 
-A constraint is asked before each draw which tokens are allowed, and told of the one that was drawn, also within a
-pass: a draft that it rules out is never drawn.  What it forces is drafted, since it is certain to be right.
+Constraints. Before each draw the mask says which tokens are allowed, and it is told of each token that was chosen, also
+within a pass: a draft that it rules out is never evaluated. Tokens that it forces are used as drafts, since they are
+certain to be right.
 """
 
 from __future__ import annotations
@@ -38,11 +38,21 @@ from qwchat.request import Request
 
 
 class GenerationLoop:
-    """One generation: its clock, its tokens, and why it ends.
+    """State of one reply while it is generated: its times, its tokens, and why it ends.
 
-    `ids` (tokens,) i64: the prompt, at least one token and no more than fit; the last `continued` of them are the
-    reply so far, and the draw of `sampler` is the one after them.  `draft_policy`: what is known about
-    drafting; None never drafts.  See :meth:`Engine.generate` for the rest.
+    `Engine.generate` documents the arguments that are not listed here.
+
+    Args:
+        cached: the conversation.
+        ids: the prompt, (tokens,) i64: at least one token, and not more than fit. The last `continued` of them are the
+            reply so far.
+        request: how to generate.
+        sampler: chooses tokens; its next draw is the one behind the prompt.
+        draft_policy: decides how many tokens to draft; None never drafts.
+        stop_ids: tokens that end the reply.
+        cancel: returns True to cancel the reply.
+        continued: number of tokens of the reply so far.
+        mask: restricts the tokens that may be chosen.
     """
 
     def __init__(
@@ -64,7 +74,7 @@ class GenerationLoop:
         self._stop_ids, self._cancelled = stop_ids, cancel or (lambda: False)
         self._max_tokens, self._logprobs = request.max_tokens, request.logprobs
         self._drafter = None if draft_policy is None else Drafter(ids, draft_policy, stop_ids)
-        # The last token is always read again: its logits are needed.
+        # The last token is always evaluated again, since its logits are needed.
         self._reused = min(cached.count_cached(ids), len(ids) - 1)
         cached.truncate(self._reused)
         self._prompt, self._continued = ids[: len(ids) - continued], continued
@@ -73,14 +83,14 @@ class GenerationLoop:
         self._is_repeating = False
         self._mask = mask
         self._drafted = self._accepted = 0
-        self._evaluated = self._reused  # of `ids`
+        self._evaluated = self._reused  # of the prompt
         self._prefill_seconds = self._first_token_seconds = self._last_token_seconds = 0.0
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._start
 
     def events(self) -> Iterator[EngineEvent]:
-        """The events of :meth:`Engine.generate`."""
+        """Yield the events of `Engine.generate`."""
         try:
             reason = yield from self._generate()
         except PassCancelled:
@@ -88,6 +98,7 @@ class GenerationLoop:
         yield Finished(reason, self._stats())
 
     def _generate(self) -> Generator[EngineEvent, None, FinishReason]:
+        """Yield the events but the last; return the reason why the reply ends."""
         logits = None
         chunk = self._cached.decoder.chunk
         for start in range(self._reused, len(self._ids), chunk):
@@ -103,7 +114,7 @@ class GenerationLoop:
         return (yield from self._decode(logits))
 
     def _decode(self, logits: NDArray[np.float32]) -> Generator[EngineEvent, None, FinishReason]:
-        """`logits` (1, vocab) f32: those behind the prompt."""
+        """Generate from `logits` (1, vocab) f32, those behind the prompt; return why the reply ends."""
         if self._mask is not None and self._mask.finished:
             return "stop"
         while True:
@@ -144,7 +155,7 @@ class GenerationLoop:
         return TokenStep(token, logprob, tuple(likeliest))
 
     def _evaluate(self, token: int) -> NDArray[np.float32]:
-        """Reads `token` and what may follow it; logits (1 + drafts, vocab) f32."""
+        """Evaluate `token` and the drafts behind it; return logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
             return self._cached.evaluate(np.array([token], np.int64), 0, cancelled=self._cancelled)
         limit = self._context - self._cached.length - 1
@@ -161,17 +172,17 @@ class GenerationLoop:
 
     @staticmethod
     def _drafts_to_evaluate(mask: TokenMask, draft: list[int], limit: int) -> list[int]:
-        """What is worth reading ahead under a constraint: what it forces, or as much of `draft` as it allows."""
+        """Return the tokens that the mask forces, or the part of `draft` that it allows, whichever is longer."""
         forced = mask.forced_tokens()[: max(0, min(limit, MAX_PASS_TOKENS - 1))]
         return forced if len(forced) >= len(draft) else draft[: mask.count_allowed(draft)]
 
     def _remaining_tokens(self) -> int:
-        """Tokens that the reply may still have."""
+        """Return how many more tokens the reply may have."""
         remaining = self._context + 1 - len(self._ids) - self._new_tokens
         return remaining if self._max_tokens is None else min(remaining, self._max_tokens - self._new_tokens)
 
     def _nearest_limit(self) -> FinishReason:
-        """The limit that leaves the fewest tokens."""
+        """Return the reason of the limit that leaves the fewest tokens."""
         return (
             "length"
             if self._max_tokens is not None and self._remaining_tokens() == self._max_tokens - self._new_tokens
@@ -179,6 +190,7 @@ class GenerationLoop:
         )
 
     def _reason_to_stop(self) -> FinishReason | None:
+        """Return why the reply ends here, if it does."""
         if self._cancelled():
             return "cancelled"
         if self._max_tokens is not None and self._new_tokens >= self._max_tokens:

@@ -1,7 +1,7 @@
-"""Prompt look-up: what followed the last few tokens where they occurred before in this very text (Saxena 2023).
+"""Prompt look-up: tokens that followed an earlier occurrence of the newest tokens (Saxena 2023).
 
-Text that quotes, edits or continues what is in the context repeats long pieces of it. So the tokens that followed an
-earlier occurrence of the newest tokens are a free guess at the tokens to come.
+A text that quotes, edits or continues its context repeats long parts of it. So the tokens that followed the newest
+tokens when they last occurred are a free guess at the tokens to come.
 """
 
 from __future__ import annotations
@@ -9,28 +9,33 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_MATCH_TOKENS = 8  # lengths of matches are told apart up to here
-_BITS = 21  # of a token id within a key: three of them fit a signed 64-bit integer
+MAX_MATCH_TOKENS = 8  # longer matches count as this long
+_BITS = 21  # bits of a token id in a key: three ids fit a signed 64-bit integer
 _PAIR = (1 << 2 * _BITS) - 1
 _TRIPLE = (1 << 3 * _BITS) - 1
 
 
 class PromptLookup:
-    """An index of the pairs and triples of a growing text of token ids; a token costs O(1).
+    """Index of the pairs and triples of a growing text of token ids; a token costs O(1).
 
-    `length` is how many tokens before `source` equal the newest ones, 0 where there is no match; `source` is the
-    position of the token that then followed, the guess at the next.  A source that keeps guessing right is kept: once
-    it has MAX_MATCH_TOKENS tokens in common nothing beats it, and before that only an equally long or longer match of a
-    more recent triple, or else pair, takes its place.
+    A match that keeps guessing right is kept. Once it is MAX_MATCH_TOKENS long nothing replaces it; before that, an
+    equally long or longer match of a more recent triple, or else pair, does.
+
+    Args:
+        token_ids: (tokens,) i64, at least one.
+
+    Attributes:
+        source: position of the token that followed the match, the guess at the next token.
+        length: number of tokens before `source` that equal the newest tokens; 0 if there is no match.
     """
 
     def __init__(self, token_ids: NDArray[np.int64]) -> None:
-        """Indexes `token_ids` (tokens,) i64, at least one."""
+        """Index `token_ids`."""
         ids = np.asarray(token_ids, np.int64)
         read = ids[:-1]
         pairs = read[:-1] << _BITS | read[1:]
         triples = read[:-2] << 2 * _BITS | pairs[1:]
-        # Of equal keys the last one stays: the most recent occurrence.
+        # Of equal keys the last one stays, which is the most recent occurrence.
         self._pairs = dict(zip(pairs.tolist(), range(2, len(ids)), strict=False))
         self._triples = dict(zip(triples.tolist(), range(3, len(ids)), strict=False))
         self._ids: list[int] = read.tolist()
@@ -39,7 +44,7 @@ class PromptLookup:
         self.append(int(ids[-1]))
 
     def append(self, token: int) -> None:
-        """The text grows by `token`."""
+        """Append `token` to the text."""
         ids = self._ids
         kept = self.length + 1 if self.length and ids[self.source] == token else 0
         source = self.source + 1
@@ -62,7 +67,7 @@ class PromptLookup:
         self.source, self.length = source, kept
 
     def _match_length(self, source: int) -> int:
-        """Tokens before `source` that equal the newest ones, counted up to MAX_MATCH_TOKENS."""
+        """Return how many tokens before `source` equal the newest tokens, at most MAX_MATCH_TOKENS."""
         ids = self._ids
         behind = len(ids) - source
         length = 0
@@ -74,11 +79,11 @@ class PromptLookup:
 
     @property
     def guess(self) -> int:
-        """The token that is likely to come next; -1 where there is no match."""
+        """The token that is likely to come next; -1 if there is no match."""
         return self._ids[self.source] if self.length else -1
 
     def draft(self, count: int) -> list[int]:
-        """The `count` tokens that followed the match; a match at the very end is taken to go round and round."""
+        """Return the `count` tokens that followed the match; at the end of the text they repeat from the match on."""
         found = self._ids[self.source : self.source + count]
         while len(found) < count:
             found += found[: count - len(found)]

@@ -1,11 +1,12 @@
 """From logits to the next token.
 
 The steps and their order are those of transformers' logits processors: repetition penalty, presence and frequency
-penalties, temperature, top-k, top-p, min-p, then a softmax over what is left. Ties and roundings follow them too: top-k
-keeps every token that equals the k-th, top-p keeps only as many of a tie as it needs, comparisons are made in float32.
+penalties, temperature, top-k, top-p, min-p, then a softmax over the tokens that are left. Ties and rounding follow them
+too: top-k keeps every token that equals the k-th, top-p keeps only as many of a tie as it needs, and comparisons are
+made in float32.
 
-The n-th draw of a sampler depends on its seed and on n only (Philox, Salmon et al. 2011), never on what was drawn
-before or on other generators in the process, so a reply can be repeated and continued.
+The n-th draw of a sampler depends on its seed and on n only (Philox, Salmon et al. 2011), never on earlier draws or on
+other generators in the process. A reply can therefore be repeated and continued.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ Float64Array = npt.NDArray[np.float64]
 IdArray = npt.NDArray[np.int64]
 TokenIds = Sequence[int] | npt.NDArray[np.integer]
 
-_PENALTY_LIMIT = 1e6  # beyond it the same tokens win, but f32 overflows
-_BLOCK = 512  # probabilities that are summed before the one is looked for that a number falls on
-_GROUP = 64  # scores whose maximum is taken before the top k are looked for
+_PENALTY_LIMIT = 1e6  # a larger penalty chooses the same tokens, but overflows f32
+_BLOCK = 512  # probabilities per partial sum, when the token of a random number is searched
+_GROUP = 64  # scores per group, of which only the maximum is compared at first
 
 
 class Sampler:
-    """Chooses tokens under fixed settings and one seed.
+    """Chooses tokens with fixed settings and one seed.
 
     Args:
         settings: how to choose.
         seed: 0 to 2**64 - 1.
-        usable_vocab: rows of the logits that have a token; the padding rows behind them are never chosen.
-        first_draw: number of draws that came before, to go on with an interrupted reply.
+        usable_vocab: number of logits that belong to a token; the padding behind them is never chosen.
+        first_draw: number of draws made before, to continue a reply.
 
     Raises:
         UsageError: the seed is out of range.
@@ -62,21 +63,21 @@ class Sampler:
         generated_ids: TokenIds,
         allowed: npt.NDArray[np.uint8] | None = None,
     ) -> int:
-        """The next token id.
+        """Draw the next token id.
 
         Args:
             logits: (vocab,) f32, left unchanged.
-            prompt_ids: ids of the prompt. NumPy arrays spare a conversion per token.
+            prompt_ids: ids of the prompt; a NumPy array saves a conversion per token.
             generated_ids: ids of the reply so far.
-            allowed: packed bits of the ids that may be chosen, the lowest id first; None allows all.
+            allowed: packed bits of the ids that may be chosen, lowest id first; None allows all.
 
         Raises:
             NonFiniteLogitsError: a logit is NaN or infinite.
-            ConstraintError: nothing is allowed.
+            ConstraintError: no id is allowed.
         """
         ids, probabilities = self.distribution(logits, prompt_ids, generated_ids, allowed)
         self.draws_made += 1
-        if len(ids) == 1:  # Nothing to draw: half of the time of a greedy choice would go into the number.
+        if len(ids) == 1:  # Greedy: drawing a number would take half of the time.
             return int(ids[0])
         number = uniform(self.seed, self.draws_made - 1)
         return int(ids[_inverse_cdf(probabilities, number)])
@@ -88,9 +89,13 @@ class Sampler:
         generated_ids: TokenIds,
         allowed: npt.NDArray[np.uint8] | None = None,
     ) -> tuple[IdArray, Float64Array]:
-        """What `sample` draws from: the ids that are left, ascending, (n,) i64, and their probabilities, (n,) f64.
+        """Return the distribution that `sample` draws from.
 
-        Arguments and errors as for `sample`. Greedy settings give one id with probability 1 (the lowest on a tie).
+        Arguments and errors are as for `sample`.
+
+        Returns:
+            The ids that are left, ascending, (n,) i64, and their probabilities, (n,) f64. Greedy settings give one id
+            with probability 1, the lowest of a tie.
         """
         settings = self.settings
         scores = np.asarray(logits, dtype=np.float32)[: self.usable_vocab]
@@ -100,7 +105,7 @@ class Sampler:
                 "qwchat verify MODEL; where they are intact, the checkpoint itself is broken"
             )
         scores = self._penalised(scores, prompt_ids, generated_ids)
-        ids: IdArray | None = None  # None stands for all of them, in order
+        ids: IdArray | None = None  # None stands for all ids, in order
         if allowed is not None:
             ids = self._allowed_ids(allowed)
             scores = scores[ids]
@@ -120,21 +125,21 @@ class Sampler:
         return np.arange(len(scores)) if ids is None else ids, weights
 
     def _allowed_ids(self, bits: npt.NDArray[np.uint8]) -> IdArray:
-        """The ids whose bits are set, ascending."""
+        """Return the ids whose bits are set, ascending. Raises ConstraintError without any."""
         ids = np.flatnonzero(np.unpackbits(bits, count=self.usable_vocab, bitorder="little").view(bool))
         if len(ids) == 0:
             raise ConstraintError("the constraint leaves no token to choose from: simplify it")
         return ids
 
     def _penalised(self, scores: Float32Array, prompt_ids: TokenIds, generated_ids: TokenIds) -> Float32Array:
-        """Scores (usable_vocab,) f32 after the three penalties; a copy where any of them changes something."""
+        """Return the scores (usable_vocab,) f32 after the three penalties: a copy if one of them changes a score."""
         settings = self.settings
         penalised = scores
         if settings.repeat_penalty != 1.0:
             penalised = scores.copy()
             penalty = min(max(settings.repeat_penalty, 1 / _PENALTY_LIMIT), _PENALTY_LIMIT)
             for ids in (self._usable(prompt_ids), self._usable(generated_ids)):
-                # Read from the original, so that an id which occurs twice is penalised once.
+                # Read from the original, so that an id that occurs twice is penalised once.
                 old = scores[ids]
                 penalised[ids] = np.where(old < 0, old * penalty, old / penalty)
         if settings.presence_penalty != 0.0 or settings.frequency_penalty != 0.0:
@@ -145,57 +150,71 @@ class Sampler:
         return penalised
 
     def _usable(self, token_ids: TokenIds) -> IdArray:
+        """Return those of the ids that have a logit."""
         ids = np.asarray(token_ids, dtype=np.int64)
         return ids[(ids >= 0) & (ids < self.usable_vocab)]
 
 
 def log_probabilities(logits: Float32Array, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The natural log of the probability of `token`, and the `top` likeliest ids with theirs, best first.
+    """Return the natural log of the probability of a token, and the likeliest tokens with theirs.
 
-    It is the model's own distribution: softmax over `logits` (vocab,) f32, before penalties, temperature, top-k,
-    top-p, min-p and any constraint.  Of equally likely ids the lower comes first.
+    They refer to the model's own distribution: softmax over the logits, before penalties, temperature, top-k, top-p,
+    min-p and any constraint.
+
+    Args:
+        logits: (vocab,) f32.
+        token: the id.
+        top: number of likeliest tokens to return.
+
+    Returns:
+        The log of `token`'s probability, and (id, log of its probability) of the likeliest tokens, best first. Of
+        equally likely ids the lower comes first.
     """
     scores = np.asarray(logits, np.float32)
     largest = scores.max()
     total = float(np.log(np.exp(scores - largest).sum(dtype=np.float64))) + float(largest)
     best = np.argpartition(-scores, min(top, len(scores)) - 1)[:top] if top else np.empty(0, np.int64)
-    # argpartition takes any of those that equal the last one.
+    # argpartition may choose any of those that equal the last one.
     best = np.flatnonzero(scores >= scores[best].min()) if top else best
     ordered = sorted((-float(scores[number]), int(number)) for number in best)[:top]
     return float(scores[token]) - total, [(number, -score - total) for score, number in ordered]
 
 
 def uniform(seed: int, draw: int) -> float:
-    """Number `draw` of the stream of `seed`, evenly spread over [0, 1) in steps of 2**-53.
+    """Return number `draw` of the stream of `seed`, uniform over [0, 1) in steps of 2**-53.
 
-    Taken from the raw Philox words, whose values NumPy guarantees, not from a distribution, whose method may change.
+    It is made from raw Philox words, whose values NumPy guarantees, and not from a distribution, whose method may
+    change.
     """
     return (int(np.random.Philox(key=seed, counter=draw).random_raw()) >> 11) * 2.0**-53
 
 
 def _inverse_cdf(probabilities: Float64Array, number: float) -> int:
-    """The index at which the cumulative sum of `probabilities` exceeds `number`, from 0 to below 1."""
+    """Return the index at which the cumulative sum of `probabilities` exceeds `number`, which is in [0, 1)."""
     start, before, part = 0, 0.0, probabilities
     if len(probabilities) > _BLOCK:
-        # The block first: NumPy sums ten times as fast as it accumulates.
+        # Find the block first: NumPy sums ten times as fast as it accumulates.
         blocks = np.cumsum(np.add.reduceat(probabilities, np.arange(0, len(probabilities), _BLOCK)))
         block = min(int(np.searchsorted(blocks, number * blocks[-1], side="right")), len(blocks) - 1)
         start, before = block * _BLOCK, float(blocks[block - 1]) if block else 0.0
         part = probabilities[start : start + _BLOCK]
     cumulative = np.cumsum(part)
-    # Scaled by the last sum, which rounding may leave a little off 1, so that the index is always in range.
+    # Scaled by the last sum, which rounding may leave slightly off 1, so that the index is always in range.
     target = number * (cumulative[-1] if part is probabilities else blocks[-1]) - before
     index = int(np.searchsorted(cumulative, target, side="right"))
     return start + min(index, len(part) - 1)
 
 
 def _select(kept: npt.NDArray[np.intp], scores: Float32Array, ids: IdArray | None) -> tuple[Float32Array, IdArray]:
-    """Scores and ids at the ascending positions `kept`."""
+    """Return the scores and ids at the ascending positions `kept`; ids of None stand for all ids."""
     return scores[kept], kept if ids is None else ids[kept]
 
 
 def _scaled(scores: Float32Array, temperature: float) -> Float32Array:
-    """Scores over temperature. Where float32 cannot hold that, the largest score is taken off first."""
+    """Return scores / temperature.
+
+    Where that overflows float32, the largest score is subtracted first, which leaves the softmax unchanged.
+    """
     largest = max(float(scores.max()), -float(scores.min()))
     if temperature > 1e-30 and largest / temperature < float(np.finfo(np.float32).max):
         divided: Float32Array = scores / np.float32(temperature)
@@ -205,15 +224,15 @@ def _scaled(scores: Float32Array, temperature: float) -> Float32Array:
 
 
 def _top_k(scores: Float32Array, top_k: int) -> npt.NDArray[np.intp]:
-    """Positions of the scores not below the k-th largest.
+    """Return the positions of the scores that are not below the k-th largest.
 
-    The largest of each group of scores come first: the k-th largest of those is no greater than the k-th largest of
-    all, and few scores reach it, so that not all of a large vocabulary need be partitioned.
+    The largest of each group of scores is found first. The k-th largest of those cannot exceed the k-th largest of all,
+    and few scores reach it, so that most of a large vocabulary is never partitioned.
     """
     groups = len(scores) // _GROUP
     candidates = None
     if top_k <= groups // 4:
-        # A group is every groups-th score, so that the maximum runs along whole vectors.
+        # A group is every `groups`-th score, so that NumPy takes the maximum of whole vectors.
         largest = np.maximum.reduce(scores[: groups * _GROUP].reshape(_GROUP, groups), axis=0)
         candidates = np.flatnonzero(scores >= np.partition(largest, groups - top_k)[groups - top_k])
         scores = scores[candidates]
@@ -223,11 +242,11 @@ def _top_k(scores: Float32Array, top_k: int) -> npt.NDArray[np.intp]:
 
 
 def _top_p(scores: Float32Array, top_p: float) -> npt.NDArray[np.intp]:
-    """Positions of the smallest set of most likely tokens whose probability exceeds `top_p`.
+    """Return the positions of the smallest set of likeliest tokens whose probability exceeds `top_p`.
 
-    A token goes when the sum of its own probability and of all smaller ones is at most 1 - top_p. That sum is at most n
-    times its probability, so tokens below (1 - top_p) / n go without being sorted; half of it leaves room for rounding.
-    Of tied tokens the lowest ids stay, as with greedy; transformers leaves that to its sort.
+    A token is removed if its own probability and all smaller ones sum to at most 1 - top_p. That sum is at most n times
+    its probability, so tokens below (1 - top_p) / n are removed without sorting; half of that bound allows for
+    rounding. Of tied tokens the lowest ids stay, as with greedy decoding; in transformers that depends on its sort.
     """
     top = scores.max()
     weights: Float32Array = np.exp(scores - top)
@@ -248,6 +267,6 @@ def _top_p(scores: Float32Array, top_p: float) -> npt.NDArray[np.intp]:
 
 
 def _min_p(scores: Float32Array, min_p: float) -> npt.NDArray[np.intp]:
-    """Positions of the tokens at least `min_p` times as likely as the most likely one."""
+    """Return the positions of the tokens that are at least `min_p` times as likely as the likeliest."""
     weights: Float32Array = np.exp(scores - scores.max())
     return np.flatnonzero(weights >= np.float32(min_p))

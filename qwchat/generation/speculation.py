@@ -1,17 +1,17 @@
-"""When drafting pays, and how far: the policy of speculative decoding.
+"""The policy of speculative decoding: when drafting pays, and how many tokens to draft.
 
-A pass that reads the newest token and g drafted ones behind it costs t(g + 1) instead of t(1), for weights are read
-from memory once, and yields one token more than it accepts.  With a(n) the probability that a guess is right whose
-match is n tokens long, and each right guess making the match longer,
+A pass over the newest token and g draft tokens takes t(g + 1) instead of t(1); that is little more, since weights are
+read from memory once. It yields one token more than it accepts. Let a(n) be the probability that a guess is right whose
+match is n tokens long; each right guess makes the match longer. The expected number of tokens is
 
     E(g, n) = 1 + a(n) + a(n) a(n + 1) + ... + a(n) ... a(n + g - 1)
 
-tokens are expected (Leviathan et al. 2023, equation 1, with an acceptance that depends on the match).  Of all g the one
-with the largest E / t is taken, and none unless it beats E = 1 at t(1) by MARGIN.
+(Leviathan et al. 2023, equation 1, with an acceptance that depends on the match). The policy takes the g with the
+largest E / t, or none unless that beats E = 1 at t(1) by MARGIN.
 
-Both are learnt on the way.  a(n) needs no drafting: a guess is made for every token and compared with what was drawn,
-so an expectation that was too low corrects itself for nothing.  Times of passes are kept relative to the running median
-of t(1); what has not been measured for a while is forgotten, so that a disturbance cannot switch drafting off for good.
+Both are learnt while generating. a(n) needs no drafting: a guess is made for every token and compared with the token
+that was drawn, so that a pessimistic estimate corrects itself at no cost. Times of passes are kept relative to the
+running median of t(1). Old measurements are dropped, so that a disturbance cannot switch drafting off for good.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from numpy.typing import NDArray
 
 from qwchat.generation.prompt_lookup import MAX_MATCH_TOKENS, PromptLookup
 
-# Tokens of one verifying pass: up to here the weights are read once and attention is shared out finely.
+# Tokens of one pass with drafts. Up to here weights are read once, and attention is split over positions.
 MAX_PASS_TOKENS = 8
 MARGIN = 1.05
-_INITIAL_SLOPE = 0.2  # by how much a row is expected to prolong a pass until that was measured, relative to t(1)
-# a(0) to a(MAX_MATCH_TOKENS) until guesses were counted
+_INITIAL_SLOPE = 0.2  # share of t(1) that each token adds, until it was measured
+# a(0) to a(MAX_MATCH_TOKENS), until guesses were counted
 _INITIAL_ACCEPTANCE = (0.0, 0.0, 0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85)
-_INITIAL_WEIGHT = 4.0  # guesses that the above are worth
-_DECAY = 0.97  # per guess of one length: about the last 30 count
-_MIN_MEASUREMENTS = 3  # measurements of one number of rows before they count by themselves
-_FORGET_AFTER = 64  # single passes
+_INITIAL_WEIGHT = 4.0  # number of guesses that these count as
+_DECAY = 0.97  # per guess of one length: about the last 30 guesses count
+_MIN_MEASUREMENTS = 3  # measurements of one number of tokens before they replace the estimate
+_FORGET_AFTER = 64  # passes of one token between two calls of _drop_oldest
 
 
 class DraftPolicy:
-    """What is known about guesses and times; one per engine, since it holds from reply to reply."""
+    """Statistics of guesses and pass times; one per engine, since they hold from reply to reply."""
 
     def __init__(self) -> None:
         self._right = [share * _INITIAL_WEIGHT for share in _INITIAL_ACCEPTANCE]
@@ -51,13 +51,13 @@ class DraftPolicy:
         self._update_estimates()
 
     def record_guess(self, length: int, right: bool) -> None:
-        """A guess from a match of `length` tokens was right or wrong."""
+        """Record whether a guess from a match of `length` tokens was right."""
         length = min(length, MAX_MATCH_TOKENS)
         self._right[length] = self._right[length] * _DECAY + right
         self._guessed[length] = self._guessed[length] * _DECAY + 1
 
     def record_pass(self, rows: int, seconds: float) -> None:
-        """A pass of `rows` tokens took so long."""
+        """Record that a pass of `rows` tokens took `seconds`."""
         if rows == 1:
             self._single.append(seconds)
             self._singles += 1
@@ -70,7 +70,7 @@ class DraftPolicy:
             self._update_estimates()
 
     def draft_length(self, length: int) -> int:
-        """Tokens to draft behind a match of `length` tokens: 0 to MAX_PASS_TOKENS - 1."""
+        """Return how many tokens to draft behind a match of `length` tokens: 0 to MAX_PASS_TOKENS - 1."""
         length = min(length, MAX_MATCH_TOKENS)
         right, guessed = self._right, self._guessed
         if right[length] <= self._min_acceptance * guessed[length] or not self._single:
@@ -86,7 +86,10 @@ class DraftPolicy:
         return best
 
     def _update_estimates(self) -> None:
-        """t(g + 1) / t(1) for g up to MAX_PASS_TOKENS - 1, and the a(n) up to which no g can pay: E <= 1 + g a(n)."""
+        """Update t(g + 1) / t(1) for each g, and the a(n) below which no g can pay.
+
+        Up to there E <= 1 + g a(n) does not exceed MARGIN times the ratio.
+        """
         slope = _median((_INITIAL_SLOPE, *self._slopes))
         known = self._measured
         self._ratios = [
@@ -96,6 +99,7 @@ class DraftPolicy:
         self._min_acceptance = min((MARGIN * ratio - 1) / g for g, ratio in enumerate(self._ratios, 1))
 
     def _drop_oldest(self) -> None:
+        """Drop the oldest measurement of each number of tokens."""
         for known in (*self._measured, self._slopes):
             if known:
                 known.popleft()
@@ -103,9 +107,12 @@ class DraftPolicy:
 
 
 class Drafter:
-    """Guesses what follows the text so far, and counts how often that is right.
+    """Drafts the tokens that are likely to follow, and records how often that is right.
 
-    `ids` (tokens,) i64: the prompt, at least one token.
+    Args:
+        ids: the prompt, (tokens,) i64, at least one token.
+        policy: decides how many tokens to draft.
+        stop_ids: tokens that end the reply; they are never drafted.
     """
 
     def __init__(self, ids: NDArray[np.int64], policy: DraftPolicy, stop_ids: frozenset[int]) -> None:
@@ -114,14 +121,14 @@ class Drafter:
         self._stop_ids = stop_ids
 
     def append(self, token: int) -> None:
-        """The text grows by `token`."""
+        """Append `token` to the text, and record whether it was the guess."""
         lookup = self._lookup
         if lookup.length:
             self.policy.record_guess(lookup.length, lookup.guess == token)
         lookup.append(token)
 
     def draft(self, limit: int) -> list[int]:
-        """At most `limit` tokens that may follow, as many as are likely to pay; no stop token, which ends the text."""
+        """Return the draft tokens that are likely to pay, at most `limit`, and none from the first stop token on."""
         if not self._lookup.length:
             return []
         count = min(self.policy.draft_length(self._lookup.length), limit)
@@ -135,5 +142,5 @@ class Drafter:
 
 
 def _median(values: Sequence[float]) -> float:
-    """The middle one, of an even number the upper."""
+    """Return the median; of an even number of values the upper one."""
     return sorted(values)[len(values) // 2]

@@ -1,4 +1,4 @@
-"""What the engine asks of a constraint.  It knows ids; what text they stand for is the constraint's affair."""
+"""Protocol between the engine and a constraint. The engine sees ids only; the constraint knows their text."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ from numpy.typing import NDArray
 
 
 class TokenMask(Protocol):
-    """Which tokens may come next, as a reply grows (see :class:`qwchat.constraints.masks.GrammarMask`)."""
+    """Tokens that may come next, as a reply grows (see `qwchat.constraints.masks.GrammarMask`)."""
 
     def allowed(self) -> NDArray[np.uint8]:
-        """Packed bits, (ceil(ids / 8),) u8: id n is bit n % 8, the lowest being 0, of byte n // 8.
+        """Return the allowed tokens as packed bits, (ceil(ids / 8),) u8: id n is bit n % 8 of byte n // 8.
 
-        Stop tokens are allowed where the reply is complete.  Raises ConstraintError where it cannot be told.
+        Bit 0 is the lowest. Stop tokens are allowed where the reply is complete. Raises ConstraintError if the
+        constraint cannot be evaluated.
         """
 
     def accept(self, token: int, remaining: int) -> int | None:
-        """The reply grows by `token`, which is allowed, or by another that is returned; None: it ends before it.
+        """Append a token to the reply.
 
-        `remaining`: tokens that the reply may still have, this one included: where it would get too short to complete
-        the reply, another token is taken, and `completing` is true from then on.
+        Args:
+            token: an allowed token.
+            remaining: tokens that the reply may still have, this one included. Where they would not suffice to complete
+                the reply, the mask chooses another token, and `completing` is true from then on.
+
+        Returns:
+            The token that was appended, or None if the reply ends before it.
         """
 
     def forced_tokens(self) -> list[int]:
-        """Tokens that must come next, one after the other, as far as there is no choice."""
+        """Return the tokens that must come next, as far as there is no choice."""
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
-        """How many of `tokens` may come next, one after the other."""
+        """Return how many of `tokens` may come next, one after another."""
 
     @property
     def completing(self) -> bool:
-        """Whether the reply is being brought to an end for want of room."""
+        """Whether the mask is completing the reply because few tokens remain."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing but the end can follow."""
+        """Whether the reply is complete, so that only its end can follow."""

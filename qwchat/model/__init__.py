@@ -1,1 +1,1 @@
-"""The Qwen2 decoder: weights, cache and forward pass."""
+"""What all devices share of a model: the decoder protocol, RoPE, the KV file, and a reference in NumPy."""

@@ -1,4 +1,4 @@
-"""How long a context may be, on any device."""
+"""The context window of a model, on any device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qwchat.limits import DEFAULT_CONTEXT
 
 
 def context_limit(config: ModelConfig) -> int:
-    """Return the positions that the model was made for: with YaRN, its factor times the original length."""
+    """Return the positions that the model supports: with YaRN, its factor times the original length."""
     yarn = config.rope_scaling
     if yarn is None:
         return config.max_position_embeddings
@@ -17,9 +17,14 @@ def context_limit(config: ModelConfig) -> int:
 
 
 def choose_context(config: ModelConfig, asked: int | None) -> int:
-    """Return the positions of a KV cache; if None were asked for, the model's, at most DEFAULT_CONTEXT.
+    """Return the number of positions of a KV cache.
 
-    Raises UsageError if the model was not made for so many.
+    Args:
+        config: the model's.
+        asked: the wanted number; None for the model's own, but not more than DEFAULT_CONTEXT.
+
+    Raises:
+        UsageError: the model does not support so many.
     """
     limit = context_limit(config)
     if asked is None:

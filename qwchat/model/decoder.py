@@ -1,4 +1,7 @@
-"""What generation asks of a device: a decoder, and the KV cache of each conversation. Nothing here knows a device."""
+"""Protocols between generation and a device: a decoder, and the KV cache of each conversation.
+
+Nothing here knows a device. `qwchat.cpu.decoder.CpuDecoder` and `qwchat.cpu.kv_cache.KVCache` implement the protocols.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from numpy.typing import NDArray
 from quant.model_config import ModelConfig
 
 CancelCheck = Callable[[], bool]
-"""Asked while a long pass runs; the pass ends early when it returns True."""
+"""Called during a long pass, which ends early when it returns True."""
 
 
 class PassCancelled(Exception):
-    """A pass was stopped on its way: its keys and values are not in the cache."""
+    """A pass was cancelled before its end: the keys and values of its tokens are not in the cache."""
 
 
 class Cache(Protocol):
-    """The keys and values of one conversation, in the layout of the decoder that made it."""
+    """KV cache of one conversation, in the layout of the decoder that made it."""
 
     @property
     def config(self) -> ModelConfig:
@@ -27,35 +30,35 @@ class Cache(Protocol):
 
     @property
     def kind(self) -> str:
-        """How numbers are stored, `f32` or `q8`."""
+        """Format of the numbers, `f32` or `q8`."""
 
     @property
     def layout_id(self) -> bytes:
-        """Hash (32 bytes) of everything besides the weights that the bytes of `segments` depend on."""
+        """Hash (32 bytes) of everything except the weights that the bytes of `segments` depend on."""
 
     @property
     def capacity(self) -> int:
-        """Positions that fit."""
+        """Number of positions that fit."""
 
     @property
     def layers(self) -> range:
         """The model's layers whose keys and values are kept."""
 
     def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the memory of a layer that the first `positions` positions take, in contiguous pieces.
+        """Yield the memory that the first `positions` positions of a layer take, in contiguous pieces.
 
         The pieces have the same lengths in every cache of the same `layout_id`, whatever its capacity.
         """
 
     def clear(self) -> None:
-        """Zero all keys and values: a non-finite one must not outlive the run that wrote it."""
+        """Zero all keys and values, so that a non-finite number in them cannot be read by a later reply."""
 
 
 class Decoder(Protocol):
-    """A model on a device: token ids in, logits out. It keeps nothing of a conversation; caches do.
+    """A model on a device: token ids in, logits out.
 
-    Caches of one decoder may be used in any order. Methods raise ValueError for tokens, positions, layers and caches
-    that do not belong here.
+    A decoder stores nothing about a conversation; caches do. The caches of one decoder may be used in any order.
+    Methods raise ValueError for tokens, positions, layers and caches that do not fit the decoder.
     """
 
     @property
@@ -64,23 +67,23 @@ class Decoder(Protocol):
 
     @property
     def context(self) -> int:
-        """Positions of each cache that may be used."""
+        """Number of positions of each cache that may be used."""
 
     @property
     def chunk(self) -> int:
-        """The most tokens of one pass."""
+        """Largest number of tokens in one pass."""
 
     @property
     def threads(self) -> int:
-        """Threads that compute."""
+        """Number of threads that compute."""
 
     @property
     def exact_grouping(self) -> bool:
-        """Whether logits do not depend, bit for bit, on how tokens are grouped into passes."""
+        """Whether logits are the same, bit for bit, however tokens are grouped into passes."""
 
     @property
     def layers(self) -> range:
-        """The model's layers that are loaded. The embedding is if the first one is, the head if the last one is."""
+        """The model's layers that are loaded. The first one brings the embedding, the last one the head."""
 
     def make_cache(self) -> Cache:
         """Return an empty cache for another conversation. Raises NotEnoughMemoryError."""
@@ -93,18 +96,24 @@ class Decoder(Protocol):
         cache: Cache,
         cancelled: CancelCheck | None = None,
     ) -> NDArray[np.float32]:
-        """Run the whole model over up to `chunk` tokens at `position` and following; keep their keys and values.
+        """Run the whole model on some tokens, and keep their keys and values.
+
+        Args:
+            token_ids: (tokens,) i64, at most `chunk`.
+            position: position of the first token.
+            logits_from: first token whose logits are wanted; `tokens` for none.
+            cache: a cache of this decoder; positions below `position` are read.
+            cancelled: called during a long pass, which ends early when it returns True.
 
         Returns:
-            Logits (tokens - logits_from, vocab) f32 of the tokens from `logits_from` on: a view that the next run over
-            the same cache overwrites.
+            Logits (tokens - logits_from, vocab) f32: a view that the next run on the same cache overwrites.
 
         Raises:
-            PassCancelled: `cancelled` returned True. Below `position` the cache is as it was.
+            PassCancelled: `cancelled` returned True. Below `position` the cache is unchanged.
         """
 
     def embed(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the residual stream (tokens, hidden) f32 before the first layer."""
+        """Return the embeddings of some tokens, the residual stream (tokens, hidden) f32 before the first layer."""
 
     def run_layers(
         self,
@@ -115,21 +124,27 @@ class Decoder(Protocol):
         cache: Cache,
         cancelled: CancelCheck | None = None,
     ) -> None:
-        """Run the layers `first` to `last - 1` over `residual` (tokens, hidden) f32, in place.
+        """Run the layers `first` to `last - 1` in place, and keep their keys and values.
 
-        The tokens stand at `position` and following; keys and values of these layers are kept.
+        Args:
+            residual: (tokens, hidden) f32, overwritten with the residual stream behind layer `last - 1`.
+            first: first layer.
+            last: one past the last layer.
+            position: position of the first token.
+            cache: a cache of this decoder.
+            cancelled: as for `run`.
 
         Raises:
-            PassCancelled: `cancelled` returned True. `residual` is unchanged, and below `position` the cache is.
+            PassCancelled: `cancelled` returned True. `residual` is unchanged, and so is the cache below `position`.
         """
 
     def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
-        """Return logits (tokens - logits_from, vocab) f32, a view that the next call overwrites.
+        """Return logits (tokens - logits_from, vocab) f32: a view that the next call overwrites.
 
         Args:
-            residual: (tokens, hidden) f32, behind the last layer.
-            logits_from: the first token whose logits are wanted.
+            residual: (tokens, hidden) f32 behind the last layer.
+            logits_from: first token whose logits are wanted.
         """
 
     def close(self) -> None:
-        """End the threads; the decoder cannot be used afterwards."""
+        """End the threads. The decoder cannot be used afterwards."""

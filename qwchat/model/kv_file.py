@@ -1,15 +1,16 @@
-"""A KV cache on disk: what a conversation has read, so that continuing it evaluates nothing again.
+"""The KV cache on disk, so that a continued conversation evaluates nothing again.
 
 One file, little-endian:
 
-    magic 8 bytes, version u32, kind of cache 8 bytes, fingerprint 16 bytes, layout 32 bytes, layers u32, positions u32,
-    a CRC-32 for each layer (layers) u32, token ids (positions) u32, CRC-32 of all of this u32, zeros up to 64 bytes;
-    then layer by layer the pieces of `Cache.segments`, without gaps.
+    magic 8 bytes, version u32, kind of cache 8 bytes, fingerprint 16 bytes, layout 32 bytes, layers u32,
+    positions u32, a CRC-32 for each layer (layers) u32, token ids (positions) u32, CRC-32 of all of this u32,
+    zeros up to a multiple of 64 bytes; then, layer by layer, the pieces of `Cache.segments` without gaps.
 
-Each piece is as long in a cache of any capacity, so a file fits every cache that has enough positions. `fingerprint` is
-the model's; `layout` is the cache's `layout_id`. A file that is anything else than what was written is refused, and the
-tokens are evaluated again: it holds nothing that cannot be computed from them. That is why writing does not wait for
-the disk either.
+A piece has the same length in a cache of any capacity, so a file fits every cache that has enough positions.
+`fingerprint` is the model's, `layout` the cache's `layout_id`.
+
+A file that is not exactly as it was written is refused, and the tokens are evaluated again. Since the file holds
+nothing that cannot be computed from them, writing does not wait for the disk either.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _CHECKSUM = struct.Struct("<I")
 
 
 def _head_fields(cache: Cache, fingerprint: str, positions: int) -> bytes:
+    """Return the fixed fields at the beginning of a file."""
     return _HEAD.pack(
         *(_MAGIC, _VERSION, cache.kind.encode(), fingerprint.encode(), cache.layout_id),
         *(len(cache.layers), positions),
@@ -43,25 +45,37 @@ def _head_fields(cache: Cache, fingerprint: str, positions: int) -> bytes:
 
 
 def _head_bytes(layers: int, positions: int) -> int:
-    """Return the size of the head with its tables and their checksum."""
+    """Return the size of the head: the fixed fields, both tables and their checksum."""
     return _HEAD.size + 4 * layers + 4 * positions + _CHECKSUM.size
 
 
 def _data_offset(layers: int, positions: int) -> int:
-    """Return the offset of the first row."""
+    """Return the offset of the first piece."""
     return -(-_head_bytes(layers, positions) // 64) * 64
 
 
 def file_bytes(cache: Cache, positions: int) -> int:
-    """Return the size of the file that :func:`save` writes."""
+    """Return the size of the file that `save` writes for the first `positions` positions."""
     rows = sum(row.nbytes for layer in cache.layers for row in cache.segments(layer, positions))
     return _data_offset(len(cache.layers), positions) + rows
 
 
 def save(path: Path, cache: Cache, ids: NDArray[np.int64], fingerprint: str) -> int:
-    """Write the positions of `ids` (positions,) i64 to `path`, readable for the user alone; return the size in bytes.
+    """Write the keys and values of some tokens to a file that only the user can read.
 
-    The file appears under its name when it is whole. Raises SnapshotError where it cannot be written.
+    The file appears under its name only when it is complete.
+
+    Args:
+        path: the file.
+        cache: holds the tokens' keys and values from position 0 on.
+        ids: (positions,) i64.
+        fingerprint: the model's.
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        SnapshotError: the file cannot be written.
     """
     try:
         with atomic_write(path, durable=False, temporary_path=path.with_name(f"{path.name}.part")) as file:
@@ -81,17 +95,28 @@ def _write(file: BinaryIO, cache: Cache, ids: NDArray[np.int64], fingerprint: st
             file.write(row.data)
             checksum = zlib.crc32(row.data, checksum)
         checksums[number] = checksum
-    # The head comes last: without it the file is not a snapshot.
+    # The head is written last: without it the file is not a snapshot.
     head = _head_fields(cache, fingerprint, len(ids)) + checksums.tobytes() + ids.astype("<u4").tobytes()
     file.seek(0)
     file.write((head + _CHECKSUM.pack(zlib.crc32(head))).ljust(start, b"\0"))
 
 
 def restore(path: Path, cache: Cache, context: int, fingerprint: str, threads: int = 1) -> NDArray[np.int64]:
-    """Read `path` into the cache; return the token ids (positions,) i64 whose keys and values it now holds.
+    """Read a file into a cache.
 
-    `context`: the most positions to accept; `threads`: how many read. Raises FileNotFoundError, and SnapshotError for a
-    file that does not fit or is not as it was written: nothing in the cache is to be used then.
+    Args:
+        path: the file.
+        cache: overwritten from position 0 on.
+        context: the largest number of positions to accept.
+        fingerprint: the model's.
+        threads: number of threads that read.
+
+    Returns:
+        The token ids (positions,) i64 whose keys and values the cache now holds.
+
+    Raises:
+        FileNotFoundError: there is no file; the cache is unchanged.
+        SnapshotError: the file does not fit, or is not as it was written. Nothing in the cache may be used then.
     """
     try:
         with _open(path) as file:
@@ -108,7 +133,7 @@ def restore(path: Path, cache: Cache, context: int, fingerprint: str, threads: i
 
 
 def _open(path: Path) -> BinaryIO:
-    try:  # Its checksums find accidents, not intentions.
+    try:  # Checksums detect damage, but not a file that someone else made.
         return open_private(path, buffering=0)
     except NotPrivateError as error:
         raise SnapshotError(f"{path} is not a file that only you can write") from error
@@ -117,7 +142,7 @@ def _open(path: Path) -> BinaryIO:
 def _read_head(
     file: BinaryIO, path: Path, cache: Cache, context: int, fingerprint: str
 ) -> tuple[NDArray[np.int64], list[int]]:
-    """Return token ids, and a checksum for each layer, of a file of the right size."""
+    """Read and check the head; return the token ids and the checksum of each layer."""
     start = file.read(_HEAD.size)
     if len(start) < _HEAD.size or start[: len(_MAGIC)] != _MAGIC:
         raise SnapshotError(f"{path} is damaged")
@@ -144,7 +169,7 @@ def _read_head(
 
 
 def _read_rows(file: BinaryIO, cache: Cache, checksums: list[int], start: int, positions: int, threads: int) -> bool:
-    """Return whether every layer came as it was written. `start`: where the first begins."""
+    """Read all layers with some threads; return whether every layer is as it was written. `start`: its offset."""
     offsets = [start]
     for layer in cache.layers:
         offsets.append(offsets[-1] + sum(row.nbytes for row in cache.segments(layer, positions)))
@@ -155,7 +180,7 @@ def _read_rows(file: BinaryIO, cache: Cache, checksums: list[int], start: int, p
             rows = cache.segments(cache.layers[number], positions)
             intact[number] = _read_layer(file.fileno(), rows, offsets[number], checksums[number])
 
-    # Half of the time goes into page faults of the cache's fresh memory and into checksums: worth sharing out.
+    # Half of the time goes into page faults of the cache's new memory and into checksums, which threads share.
     helpers = [threading.Thread(target=read, args=(number,), name="snapshot") for number in range(1, threads)]
     for helper in helpers:
         helper.start()
@@ -168,6 +193,7 @@ def _read_rows(file: BinaryIO, cache: Cache, checksums: list[int], start: int, p
 
 
 def _read_layer(descriptor: int, rows: Iterator[NDArray[np.uint8]], offset: int, expected: int) -> bool:
+    """Read the pieces of one layer; return whether they are complete and match the checksum."""
     checksum = 0
     for row in rows:
         try:

@@ -1,9 +1,9 @@
-"""The mathematics of the decoder on one page: plain NumPy in float64, without a cache, a device or a format.
+"""The mathematics of the decoder on one page: plain NumPy in float64, without a cache, a device or a weight format.
 
-What every device computes fast, this page computes slowly: read it first, and compare a device with it.
+Every device computes the same, only faster. Read this page first, and compare a device with it.
 
 Shapes: tokens T, hidden_size H, intermediate_size I, vocab_size V, num_heads A, num_kv_heads K, head_dim D. Matrices
-are (out, in) and carry Hugging Face's names.
+are (out, in), and all names are Hugging Face's.
 
 Sources: Vaswani et al. 2017 (attention), Zhang and Sennrich 2019 (RMSNorm), Shazeer 2020 (SwiGLU), Su et al. 2021
 (RoPE), Ainslie et al. 2023 (grouped-query attention), Yang et al. 2024 (Qwen2: biases of q, k and v), Yang et al. 2025
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 LoadTensor = Callable[[str], Array]
-"""A tensor of the model in float64, by its name."""
+"""(tensor name) -> its values in float64."""
 Rounding = Callable[[Array, str], Array]
-"""Gives the input (T, in) of a product as a device sees it, and takes the name of the matrix as well."""
+"""(input of a product (T, in), name of the matrix) -> the input as a device sees it."""
 
 
 def exact(x: Array, _name: str) -> Array:
-    """Return `x` as it is: no activation is rounded."""
+    """Return `x` unchanged: no activation is rounded."""
     return x
 
 
 class Reference:
-    """A decoder that reads the whole sequence at once.
+    """A decoder that evaluates the whole sequence at once.
 
     Args:
         config: the model's.
-        weights: the model's; a tied head is not asked for.
-        rounding: for a device that rounds activations before it multiplies.
+        weights: returns a tensor by name; a tied head is read as the embedding.
+        rounding: rounds activations before a product, as the device to compare with does.
     """
 
     def __init__(self, config: ModelConfig, weights: LoadTensor, rounding: Rounding = exact) -> None:
@@ -50,7 +50,7 @@ class Reference:
         self.names = frozenset(expected_tensors(config))
 
     def logits(self, ids: Sequence[int]) -> Array:
-        """Return the logits (T, V) that follow each of the token ids `ids` (T)."""
+        """Return the logits (T, V) behind each of the token ids `ids` (T)."""
         x = self.embed(ids)  # (T, H), the residual
         for layer in range(self.config.num_layers):
             x = self.layer(x, layer)
@@ -61,7 +61,7 @@ class Reference:
         return self.weights("model.embed_tokens.weight")[np.asarray(ids, np.int64)]
 
     def layer(self, x: Array, layer: int) -> Array:
-        """Return the residual `x` (T, H), at the positions from 0, after the layer of that number."""
+        """Return the residual `x` (T, H), at the positions from 0 on, after layer number `layer`."""
         prefix = f"model.layers.{layer}"
         x = x + self.attention(self.norm(x, f"{prefix}.input_layernorm"), f"{prefix}.self_attn")
         return x + self.swiglu(self.norm(x, f"{prefix}.post_attention_layernorm"), f"{prefix}.mlp")
@@ -83,14 +83,14 @@ class Reference:
         return y + self.weights(f"{name}.bias") if f"{name}.bias" in self.names else y
 
     def heads(self, x: Array, prefix: str, name: str, count: int) -> Array:
-        """Return `x` (T, H) as `count` queries, keys or values a token, (T, count, D), normed if the family does so."""
+        """Return the queries, keys or values (T, count, D) of `x` (T, H), normed in families that do so."""
         y = self.product(x, f"{prefix}.{name}_proj").reshape(len(x), count, self.config.head_dim)
         return self.norm(y, f"{prefix}.{name}_norm") if f"{prefix}.{name}_norm.weight" in self.names else y
 
     def attention(self, x: Array, prefix: str) -> Array:
         """Return softmax(q k^T / sqrt(D)) v of each head, through o_proj, (T, H), for `x` (T, H).
 
-        A token sees itself and those before it. Each key and value head serves A/K query heads that lie side by side.
+        A token sees itself and all tokens before it. Each KV head serves A/K consecutive query heads.
         """
         tokens, config = len(x), self.config
         q = self.heads(x, prefix, "q", config.num_heads)  # (T, A, D)
@@ -112,9 +112,9 @@ class Reference:
 
 
 def rotated(x: Array, cos: Array, sin: Array) -> Array:
-    """Return `x` (T, heads, D) with each pair (i, i + D/2) of features turned by the angle of its position.
+    """Return `x` (T, heads, D) with each pair of features (i, i + D/2) rotated by the angle of its position.
 
-    `cos` and `sin`: (T, 1, D/2), as `rope_tables` gives them.
+    `cos` and `sin` are (T, 1, D/2), from `rope_tables`.
     """
     low, high = np.split(x, 2, axis=-1)  # (T, heads, D/2)
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
