@@ -95,7 +95,7 @@ def child(options: argparse.Namespace) -> None:
         if options.way == "snapshot":
             model.restore_cache(options.snapshot)
         filled = time.perf_counter()
-        first, cpu, said, cached = generate(model, ids)
+        first, cpu, tokens, cached = generate(model, ids)
         figures = {
             "process": first - options.started,
             "opened": opened - options.started,
@@ -104,7 +104,7 @@ def child(options: argparse.Namespace) -> None:
             "restored": filled - opened,
             "token": first - filled,
             "cached": cached,
-            "said": said,
+            "said": tokens,
         }
         print(json.dumps(figures))
 
@@ -146,8 +146,8 @@ def ask_again(options: argparse.Namespace, sessions: Path, way: str) -> dict[str
     with tempfile.TemporaryDirectory(dir=sessions.parent) as folder:
         copy = Path(shutil.copytree(sessions, Path(folder) / "sessions"))
         seconds, events = ask(options, copy, "--snapshot", "on" if way == "snapshot" else "off")
-    said = "".join(event["text"] for event in events if event["event"] == "text")
-    return {"command": seconds, "command_said": said, "command_cached": events[-1]["tokens"]["cached"]}
+    text = "".join(event["text"] for event in events if event["event"] == "text")
+    return {"command": seconds, "command_said": text, "command_cached": events[-1]["tokens"]["cached"]}
 
 
 def shares_of_restoring(snapshot: Path) -> dict[str, float]:

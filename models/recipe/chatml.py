@@ -46,13 +46,13 @@ class ChatML:
         """
         system = DEFAULT_SYSTEM if dialogue.system is None else dialogue.system
         ids = self.message("system", system)
-        said = [False] * len(ids)
+        predicted = [False] * len(ids)
         for turn in dialogue.turns:
             before = [*self.message("user", turn.ask), self.start, *self.ids("assistant\n")]
             answer = [*self.ids(turn.answer), self.end]
             ids += before + answer + self.newline
-            said += [False] * len(before) + [True] * len(answer) + [False] * len(self.newline)
-        return ids, said
+            predicted += [False] * len(before) + [True] * len(answer) + [False] * len(self.newline)
+        return ids, predicted
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the ids of messages up to the start of the assistant's reply."""

@@ -52,8 +52,8 @@ def exact(model: Model, chatml: ChatML, dialogue: Dialogue, generate: bool) -> t
     Without `generate`, each token of the answer is predicted behind the correct tokens before it.
     """
     if generate:
-        said = model.answer(dialogue.messages())
-        return said == dialogue.turns[-1].answer, said
+        reply = model.answer(dialogue.messages())
+        return reply == dialogue.turns[-1].answer, reply
     right, found = predicted(model, chatml, dialogue)
     return right == found, chatml.tokenizer.decode(found)
 
@@ -67,13 +67,13 @@ def evaluate(
     for family in families:
         hits = misses = 0
         for dialogue in held_out(recipe, family, seed, chatml):
-            hit, said = exact(model, chatml, dialogue, generate)
+            hit, reply = exact(model, chatml, dialogue, generate)
             hits += hit
             if not hit:
                 misses += 1
                 if misses <= shown:
                     turn = dialogue.turns[-1]
-                    print(f"  {family}: {turn.ask!r}\n    right {turn.answer!r}\n    said  {said!r}")
+                    print(f"  {family}: {turn.ask!r}\n    right {turn.answer!r}\n    said  {reply!r}")
             if hits + misses == count:
                 break
         shares[family] = hits / count

@@ -53,9 +53,9 @@ def sample(chatml: ChatML, count: int, seed: int) -> list[tuple[list[int], NDArr
     rng = random.Random(f"held-out:{seed}:figures")
     found: list[tuple[list[int], NDArray[np.intp]]] = []
     while len(found) < count:
-        ids, said = chatml.encode(dialogue(rng, phase.mixture, phase.turns, phase.longest, chatml.measure()))
+        ids, predicted = chatml.encode(dialogue(rng, phase.mixture, phase.turns, phase.longest, chatml.measure()))
         if len(ids) <= CONTEXT:
-            found.append((ids, np.flatnonzero(said)))
+            found.append((ids, np.flatnonzero(predicted)))
     return found
 
 

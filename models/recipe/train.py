@@ -57,11 +57,11 @@ def micro_batches(encoded: list[Encoded]) -> Iterator[tuple[Tensor, Tensor]]:
         rows = encoded[start:end]
         width = len(rows[-1][0])
         ids = torch.zeros(len(rows), width, dtype=torch.long)
-        said = torch.zeros(len(rows), width, dtype=torch.bool)
+        predicted = torch.zeros(len(rows), width, dtype=torch.bool)
         for i, (tokens, marks) in enumerate(rows):
             ids[i, : len(tokens)] = torch.tensor(tokens)
-            said[i, : len(marks)] = torch.tensor(marks)
-        yield ids, said
+            predicted[i, : len(marks)] = torch.tensor(marks)
+        yield ids, predicted
         start = end
 
 
@@ -73,9 +73,9 @@ def gradients(model: Mini, encoded: list[Encoded]) -> float:
     workers, worker = distributed.get_world_size(), distributed.get_rank()
     count = sum(sum(marks) for _, marks in encoded)
     total = torch.zeros(1)
-    for ids, said in micro_batches(encoded[worker::workers]):
+    for ids, predicted in micro_batches(encoded[worker::workers]):
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model.loss(ids, said)
+            loss = model.loss(ids, predicted)
         (loss / count).backward()
         total += loss.detach()
     weights = list(model.parameters())

@@ -151,5 +151,5 @@ def _values(random: Random, small: dict[str, bytes], source: Any) -> Changed:
         values[:] = odd_bits
     else:
         values[random.randrange(len(values))] = odd_bits
-    spoilt = data[:start] + values.tobytes() + data[stop:]
-    return f"odd values in {name}", {name: join(json.dumps(header).encode(), spoilt)}
+    changed_data = data[:start] + values.tobytes() + data[stop:]
+    return f"odd values in {name}", {name: join(json.dumps(header).encode(), changed_data)}
