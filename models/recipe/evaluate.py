@@ -73,7 +73,7 @@ def evaluate(
                 misses += 1
                 if misses <= shown:
                     turn = dialogue.turns[-1]
-                    print(f"  {family}: {turn.ask!r}\n    right {turn.answer!r}\n    said  {reply!r}")
+                    print(f"  {family}: {turn.ask!r}\n    expected {turn.answer!r}\n    reply    {reply!r}")
             if hits + misses == count:
                 break
         shares[family] = hits / count

@@ -114,11 +114,15 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quantised", action="append", default=[], metavar="NAME=FOLDER", help="a qwchat model (repeatable)"
+        "--quantised",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="name and folder of a model (repeatable)",
     )
     parser.add_argument("--count", type=int, default=500, help="prompts per family")
     parser.add_argument("--dialogues", type=int, default=200, help="dialogues for perplexity and KL")
-    parser.add_argument("--seed", type=int, default=13, help="1, 2, 7 to 12 were looked at while it was trained")
+    parser.add_argument("--seed", type=int, default=13, help="training was guided by 1, 2 and 7 to 12")
     parser.add_argument("--card", type=Path, default=MODEL / "README.md")
     options = parser.parse_args()
     chatml = ChatML.load(MODEL)

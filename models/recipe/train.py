@@ -168,13 +168,11 @@ def worker(rank: int, recipe: Recipe, options: argparse.Namespace) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where checkpoints are kept; not the model folder")
+    parser.add_argument("folder", type=Path, help="folder of the checkpoints, not the model folder")
     parser.add_argument("--from", dest="exported", type=Path, metavar="FOLDER", help="exported model to start from")
     parser.add_argument("--step", type=int, default=0, help="step that an exported model starts at")
     parser.add_argument("--tokenizer", type=Path, default=MODEL, help="folder of the tokenizer")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes of one thread: faster than one of two threads"
-    )
+    parser.add_argument("--workers", type=int, default=2, help="processes with one thread each")
     parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     parser.add_argument("--compile", action="store_true", help="compile the layers: a third faster, a minute to start")
     options = parser.parse_args()
