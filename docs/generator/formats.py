@@ -81,7 +81,7 @@ def cache_bytes(config: ModelConfig, context: int) -> tuple[int, str]:
 
 
 def _preset_rows() -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, preset in PRESETS.items():
         kept = preset.matrices or "as in the checkpoint"
         default = " (default)" if name == DEFAULT_PRESET else ""
