@@ -57,25 +57,25 @@ def test_a_regular_expression_matches_as_a_whole() -> None:
         ("(" * 1000 + ")" * 1000, "exceed the maximum number of nested parentheses/brackets (250) (character 251)"),
     ],
 )
-def test_a_bad_regular_expression_is_refused_with_its_place(pattern: str, reason: str) -> None:
+def test_a_bad_regular_expression_is_refused_with_its_position(pattern: str, reason: str) -> None:
     with pytest.raises(UsageError) as refusal:
         Constraint.regex(pattern)
     assert str(refusal.value) == f"the regular expression cannot be used: {reason}"
 
 
-def test_what_nothing_fits_is_refused() -> None:
+def test_constraints_that_nothing_matches_are_refused() -> None:
     with pytest.raises(UsageError, match="the JSON schema cannot be used, at #: nothing can match it"):
         Constraint.json_schema('{"$ref": "#"}')
 
 
-def test_what_is_too_large_or_no_text_is_refused() -> None:
+def test_too_large_and_invalid_texts_are_refused() -> None:
     with pytest.raises(UsageError, match="the regular expression is larger than the limit of 1 MiB"):
         Constraint.regex("a" * (1 << 20) + "b")
     with pytest.raises(UsageError, match="the JSON schema contains a lone surrogate"):
         Constraint.json_schema('"\ud800"')
 
 
-def test_a_grammar_that_takes_too_long_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grammar_that_takes_too_long_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llguidance_adapter, "SECONDS", 0.05)
     patterns = [{"pattern": f"a.{{{length}}}b"} for length in range(22)]
     before = set(threading.enumerate())

@@ -48,48 +48,48 @@ def mask(constraint: Constraint, closing: JsonCloser | None = CLOSING) -> Gramma
     return GrammarMask(llguidance_adapter.make_matcher(TOKENIZER, constraint.grammar), closing)
 
 
-def walk(found: GrammarMask, remaining: int, chance: random.Random) -> list[int]:
+def sample_reply(found: GrammarMask, remaining: int, chance: random.Random) -> list[int]:
     """Tokens drawn evenly from what is allowed, until the end or until there is no room."""
-    said: list[int] = []
-    while len(said) < remaining and not found.finished:
+    reply: list[int] = []
+    while len(reply) < remaining and not found.finished:
         allowed = np.flatnonzero(np.unpackbits(found.allowed(), count=len(TOKENS), bitorder="little")).tolist()
         token = chance.choice(allowed)
         if token == STOP:
             break
-        taken = found.accept(token, remaining - len(said))
+        taken = found.accept(token, remaining - len(reply))
         if taken is None:
             break
-        said.append(taken)
-    return said
+        reply.append(taken)
+    return reply
 
 
 @pytest.mark.parametrize("schema", some(SCHEMAS, 4), ids=json.dumps)
 @pytest.mark.parametrize("remaining", [45, 100, 300])
-def test_json_ends_in_time(schema: dict[str, Any], remaining: int) -> None:
+def test_json_is_completed_within_the_limit(schema: dict[str, Any], remaining: int) -> None:
     constraint = Constraint.json_schema(json.dumps(schema))
     for seed in range(8):
         found = mask(constraint)
-        text = b"".join(TOKENS[token] for token in walk(found, remaining, random.Random(seed))).decode()
+        text = b"".join(TOKENS[token] for token in sample_reply(found, remaining, random.Random(seed))).decode()
         assert constraint.fits(text), text
 
 
-def test_an_end_is_forced_where_chance_would_go_on() -> None:
+def test_completion_is_forced_when_few_tokens_remain() -> None:
     found = mask(Constraint.json_schema('{"type": "string"}'))
-    said = walk(found, 40, random.Random(3))
-    assert said[-1] == ord('"')
-    assert len(said) in (39, 40)
+    reply = sample_reply(found, 40, random.Random(3))
+    assert reply[-1] == ord('"')
+    assert len(reply) in (39, 40)
     assert found.completing
 
 
-def test_without_room_for_any_end_nothing_is_changed() -> None:
+def test_without_space_for_a_completion_nothing_changes() -> None:
     constraint = Constraint.json_schema(json.dumps(TREE))
     found = mask(constraint)
-    said = walk(found, 12, random.Random(1))
-    assert (len(said), found.completing) == (12, False)
-    assert not constraint.fits(b"".join(TOKENS[token] for token in said).decode())
+    reply = sample_reply(found, 12, random.Random(1))
+    assert (len(reply), found.completing) == (12, False)
+    assert not constraint.fits(b"".join(TOKENS[token] for token in reply).decode())
 
 
-def test_plenty_of_room_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_remaining_tokens_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GrammarMask, "_find_completion", lambda *unused: pytest.fail("searched"))
     found = mask(Constraint.json_schema("{}"))
     assert [found.accept(token, 500) for token in b"[1"] == list(b"[1")
@@ -107,7 +107,7 @@ def test_quotation_marks_and_backslashes_tell_strings() -> None:
     assert CLOSING.state_after("escape", ord("n")) == "string"
 
 
-def test_drafts_and_what_is_forced() -> None:
+def test_drafts_and_forced_tokens() -> None:
     found = mask(Constraint.choices(["yes, sir", "yes, madam"]))
     assert found.forced_tokens() == list(b"yes, ")
     assert found.count_allowed(list(b"yes, no")) == 5
@@ -126,7 +126,7 @@ def test_a_token_that_is_not_allowed_is_an_error() -> None:
         found.accept(ord("b"))
 
 
-def test_what_the_library_says_is_passed_on_without_its_marks() -> None:
+def test_library_messages_are_passed_on_without_markers() -> None:
     failed: Any = SimpleNamespace(is_error=lambda: True, get_error=lambda: "lexer error: too many <non-verbose/>\n")
     with pytest.raises(ConstraintError, match=r"\(lexer error: too many\): simplify it$"):
         GrammarMask(failed)

@@ -24,7 +24,7 @@ def test_json_stands_on_one_line() -> None:
     assert not fits(schema, '{"a":1,"b":0} ')
 
 
-def test_true_is_any_json() -> None:
+def test_the_schema_true_allows_any_json() -> None:
     assert Constraint.json_schema("true").fits('[{"a": -1.5e3}, "x\\n", null]')
 
 
@@ -73,7 +73,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("schema", REFUSED)
-def test_what_cannot_be_used_is_refused_with_its_place(schema: str) -> None:
+def test_unusable_schemas_are_refused_with_their_position(schema: str) -> None:
     with pytest.raises(UsageError) as refusal:
         Constraint.json_schema(schema)
     assert str(refusal.value) == REFUSED[schema]
@@ -93,7 +93,7 @@ def test_keywords_that_cannot_be_guaranteed_are_refused(keyword: str) -> None:
     assert str(refusal.value) == expected
 
 
-def test_remarks_say_nothing() -> None:
+def test_annotations_are_ignored() -> None:
     remarks = {"title": "t", "description": "d", "default": {"not": 1}, "examples": [{"if": 2}], "deprecated": True}
     assert fits({**remarks, "$comment": "c", "x-order": 1, "type": "null"}, "null")
 

@@ -171,7 +171,7 @@ def test_weights_that_shrink_after_opening(model: Path) -> None:
         (b" " * ((16 << 20) + 1), "is larger than"),
     ],
 )
-def test_manifests_that_are_none(model: Path, content: bytes, message: str) -> None:
+def test_invalid_manifests(model: Path, content: bytes, message: str) -> None:
     (model / MANIFEST_NAME).write_bytes(content)
     with pytest.raises(ContainerError, match=message):
         open_model(model)
@@ -238,7 +238,7 @@ def test_prefetch_maps_every_page(model: Path, monkeypatch: pytest.MonkeyPatch) 
     assert verify(folder) == {}
 
 
-def test_a_system_without_prefetch_is_no_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_prefetch_is_not_an_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "_POPULATE_READ", 9999)
     folder = open_model(model)
     folder.prefetch().join()

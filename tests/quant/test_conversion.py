@@ -30,7 +30,7 @@ from tests.quant.converting import content, run, stop_after
 ROW = "model.layers.1.mlp.gate_proj.weight"
 
 
-def test_events_tell_the_whole_story(source: Path, tmp_path: Path) -> None:
+def test_events_report_the_whole_conversion(source: Path, tmp_path: Path) -> None:
     events = run(source, tmp_path / "model")
     planned, finished = events[0], events[-1]
     assert isinstance(planned, ConversionPlanned)
@@ -51,7 +51,7 @@ def test_events_tell_the_whole_story(source: Path, tmp_path: Path) -> None:
     assert advanced[-1] == planned.total_bytes_in == open_source(source).total_bytes
 
 
-def test_a_system_that_cannot_reserve_room_gives_the_same_bytes(
+def test_a_system_that_cannot_reserve_space_gives_the_same_bytes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(source, tmp_path / "linux")
@@ -125,7 +125,7 @@ def test_dry_run_touches_nothing(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("name", [ROW, "model.norm.weight", "model.layers.0.self_attn.k_proj.bias"])
 @pytest.mark.parametrize("preset", ["q4", "dense"])
-def test_weights_that_are_no_numbers(tmp_path: Path, value: float, name: str, preset: str) -> None:
+def test_weights_that_are_not_finite(tmp_path: Path, value: float, name: str, preset: str) -> None:
     def spoil(tensors: dict[str, np.ndarray]) -> None:
         tensors[name].flat[-2] = value
 

@@ -53,14 +53,14 @@ def test_processes_that_race_for_one_destination(source: Path, tmp_path: Path, e
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_no_room_is_found_out_first(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_space_is_detected_first(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 50_000))
     with pytest.raises(DiskFullError, match=r"has 50\.00 kB free, but the model needs 1\.\d\d MB; free some space"):
         run(source, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_room_already_taken_counts_when_resuming(
+def test_space_already_used_counts_when_resuming(
     source: Path, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_after(source, tmp_path / "model", 10)

@@ -159,7 +159,7 @@ def test_a_record_that_contradicts_itself_is_refused(changes: dict[str, Any], ru
         IntegerFormat(**(plain | changes))
 
 
-def test_what_does_not_fit_a_record_is_refused() -> None:
+def test_tensors_that_do_not_fit_a_record_are_refused() -> None:
     with pytest.raises(FormatError, match=r"supports the group sizes \(64,\), not 32"):
         formats.layout("curved", (16, 64), 32)
     with pytest.raises(FormatError, match="format six has no zero points"):

@@ -33,7 +33,7 @@ def formats_of(settings: ConversionSpec, **overrides: object) -> dict[str, str]:
         ("dense", None, None, ConversionSpec("dense", 0)),
     ],
 )
-def test_resolve(preset: str, bits: int | None, group_size: int | None, expected: ConversionSpec) -> None:
+def test_conversion_spec(preset: str, bits: int | None, group_size: int | None, expected: ConversionSpec) -> None:
     assert conversion_spec(preset, bits, group_size) == expected
 
 
@@ -51,12 +51,12 @@ def test_resolve(preset: str, bits: int | None, group_size: int | None, expected
         ("dense", None, 32, "does not quantise"),
     ],
 )
-def test_resolve_refuses(preset: str, bits: int | None, group_size: int | None, message: str) -> None:
+def test_conversion_spec_refuses(preset: str, bits: int | None, group_size: int | None, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         conversion_spec(preset, bits, group_size)
 
 
-def test_q4_steps_up_where_it_matters() -> None:
+def test_q4_uses_8_bits_for_sensitive_matrices() -> None:
     chosen = formats_of(ConversionSpec("q4", 32))
     assert chosen["model.embed_tokens.weight"] == "q4"
     assert chosen["lm_head.weight"] == "q8"

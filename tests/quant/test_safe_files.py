@@ -44,7 +44,7 @@ def test_a_regular_file_is_read_also_through_a_link(tmp_path: Path) -> None:
         ("sparse", "sparse is larger than the limit of 4 bytes"),
     ],
 )
-def test_what_is_not_read(tmp_path: Path, name: str, message: str) -> None:
+def test_files_that_are_not_read(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zeros").symlink_to("/dev/zero")
@@ -126,7 +126,7 @@ def test_a_private_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["file", "folder", "link", "pipe", "device", "owner"])
-def test_what_others_could_have_written_is_not_read(
+def test_files_that_others_could_have_written_are_not_read(
     tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "private"

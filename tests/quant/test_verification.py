@@ -94,7 +94,7 @@ def test_any_number_of_threads_reads_each_byte_once(made: Path, monkeypatch: pyt
         assert check.damaged == {}
 
 
-def test_one_that_gives_way_leaves_its_part_to_the_others(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_throttled_worker_leaves_its_part_to_the_others(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "PIECE_BYTES", 512)
     check = Verification(open_model(made))
     check.work(lambda seconds: check.stop_throttled())
@@ -120,7 +120,7 @@ def test_stopping_waits_for_one_piece(made: Path, monkeypatch: pytest.MonkeyPatc
     assert not check.finished
 
 
-def test_a_disk_that_cannot_be_read_gives_a_finding(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_sectors_are_reported(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = open_model(made)
     bad = folder.manifest["tensors"][ROW]["parts"]["codes"]["offset"]
     read = os.pread
@@ -137,7 +137,7 @@ def test_a_disk_that_cannot_be_read_gives_a_finding(made: Path, monkeypatch: pyt
     assert check.damaged == {ROW: "it cannot be read: Input/output error"}
 
 
-def test_a_file_that_is_replaced_or_cut_meanwhile_gives_a_finding(model: Path) -> None:
+def test_files_replaced_or_truncated_meanwhile_are_reported(model: Path) -> None:
     folder = open_model(model)
     assert folder.weights_status.st_size == folder.total_bytes
     shutil.copy(model / WEIGHTS_NAME, model / "other")

@@ -31,7 +31,7 @@ def test_one_byte_per_token_shows_each_character_when_it_is_whole(tiny: Tokenize
     assert pieces == ["", "", "", "👨", "", "", "\u200d", "", "", "", "👩", ""]
 
 
-def test_any_ids_at_all_stream_like_one_shot(tokenizer: Tokenizer) -> None:
+def test_any_ids_stream_like_one_shot_decoding(tokenizer: Tokenizer) -> None:
     dice = random.Random(7)
     for _ in range(300):
         pool = range(256) if dice.random() < 0.5 else range(tokenizer.vocab_size)
@@ -40,7 +40,7 @@ def test_any_ids_at_all_stream_like_one_shot(tokenizer: Tokenizer) -> None:
         assert "".join(pieces) == tokenizer.decode(ids)
 
 
-def test_a_flushed_decoder_starts_anew(tiny: Tokenizer) -> None:
+def test_a_flushed_decoder_starts_again(tiny: Tokenizer) -> None:
     decoder = StreamDecoder(tiny)
     decoder.push(tiny.encode("漢")[0])
     assert decoder.flush() == "\ufffd"

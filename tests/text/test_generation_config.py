@@ -31,7 +31,7 @@ def test_a_base_model_is_greedy_and_ends_at_both_ids() -> None:
     assert defaults.sampling.temperature == 0.0
 
 
-def test_what_is_absent_or_null_is_off(tmp_path: Path) -> None:
+def test_missing_and_null_values_are_off(tmp_path: Path) -> None:
     off = GenerationDefaults(eos_token_ids=(5,))
     assert GenerationDefaults.from_folder(tmp_path, (5,)) == off
     keys = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "eos_token_id")
@@ -75,7 +75,7 @@ def test_broken_files_are_named(tmp_path: Path, raw: bytes) -> None:
         GenerationDefaults.from_folder(tmp_path)
 
 
-def test_the_size_is_looked_at_before_the_file_is_read(tmp_path: Path) -> None:
+def test_the_size_is_checked_before_the_file_is_read(tmp_path: Path) -> None:
     with (tmp_path / "generation_config.json").open("wb") as file:
         file.truncate(40 << 30)  # sparse: reading it would take 40 GB of memory
     with pytest.raises(ModelError, match=r"generation_config\.json is larger than the limit of 1,048,576 bytes"):
@@ -91,7 +91,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 5.0])
 @pytest.mark.parametrize("top_p", [1e-6, 1.0])
 @pytest.mark.parametrize("penalty", [1e-6, 1.0, 1e6])
-def test_whatever_a_file_may_say_is_within_the_options(temperature: float, top_p: float, penalty: float) -> None:
+def test_values_of_any_file_are_valid_parameters(temperature: float, top_p: float, penalty: float) -> None:
     values = {"do_sample": True, "temperature": temperature, "top_p": top_p, "repetition_penalty": penalty}
     settings = read({**values, "top_k": 10**9, "min_p": 1.0}).sampling
     assert (settings.temperature, settings.top_p, settings.repeat_penalty) == (temperature, top_p, penalty)

@@ -32,7 +32,7 @@ def first_completed(stops: list[str], text: str) -> tuple[str, bool]:
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=4),
     st.lists(st.text("abc", max_size=5), max_size=12),
 )
-def test_any_cut_gives_the_plain_definition(stops: list[str], pieces: list[str]) -> None:
+def test_any_split_gives_the_same_result(stops: list[str], pieces: list[str]) -> None:
     assert run(stops, pieces) == first_completed(stops, "".join(pieces))
 
 

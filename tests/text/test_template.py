@@ -75,14 +75,14 @@ def test_tools_are_json_without_html_escapes(qwen25_template: ChatTemplate) -> N
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
 @pytest.mark.parametrize("turns", [1, 2, 5])
-def test_a_folder_without_a_template_speaks_chatml(tmp_path: Path, turns: int, system: str | None) -> None:
+def test_a_folder_without_a_template_uses_chatml(tmp_path: Path, turns: int, system: str | None) -> None:
     messages = conversation(turns, system)
     assert ChatTemplate.from_folder(tmp_path).render(messages) == chatml(messages)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
     assert ChatTemplate.from_folder(tmp_path).render(messages) == chatml(messages)
 
 
-def test_where_a_template_is_looked_for(tmp_path: Path) -> None:
+def test_sources_of_a_template(tmp_path: Path) -> None:
     config = tmp_path / "tokenizer_config.json"
     messages = conversation(1)
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "{{ eos_token }} named"}]
@@ -131,7 +131,7 @@ def test_a_template_that_writes_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("source", [r"{{ '\ud800' }}", "{{ bos_token }}"])
-def test_half_a_character_of_a_template_is_its_own_fault(source: str) -> None:
+def test_a_lone_surrogate_from_a_template_is_refused(source: str) -> None:
     template = ChatTemplate(source, "model", {"bos_token": "\ud800"})
     with pytest.raises(TemplateError, match="the chat template in model writes a lone surrogate"):
         template.render(conversation(1))
@@ -167,7 +167,7 @@ def test_long_conversations_stay_within_the_limits_of_unknown_templates(turns: i
 
 
 @pytest.mark.parametrize("message", [{"role": "user"}, {"content": "x"}, {"role": "user", "content": None}, "hello", 3])
-def test_what_is_no_message_is_refused(message: Any) -> None:
+def test_invalid_messages_are_refused(message: Any) -> None:
     for use in (ChatTemplate().render, lambda messages: encode_chat(None, ChatTemplate(), messages)):  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=r"a message needs a string under '(role|content)'"):
             use([message])
@@ -251,7 +251,7 @@ def test_added_tokens_that_are_not_special_are_control_tokens_too(tmp_path: Path
     assert encode_chat(tokenizer, template, [Message(role="user", content="<tool_call>")]).count(400) == 1
 
 
-def test_a_template_that_looks_into_contents_is_followed(tiny: Tokenizer) -> None:
+def test_templates_that_inspect_contents_are_followed(tiny: Tokenizer) -> None:
     source = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
     messages = [Message(role="assistant", content="<think>so</think>hello > wo")]
     ids = encode_chat(tiny, ChatTemplate(source), messages)
@@ -292,7 +292,7 @@ def test_the_next_prompt_begins_with_this_one_and_its_reply(
         assert following[: len(prompt) + len(ids) + len(turn_end)] == prompt + ids + turn_end
 
 
-def test_without_ready_ids_the_prefix_holds_where_text_encodes_alike(folder: Path, tokenizer: Tokenizer) -> None:
+def test_without_known_ids_the_prefix_holds_if_the_text_encodes_alike(folder: Path, tokenizer: Tokenizer) -> None:
     template = ChatTemplate.from_folder(folder)
     messages = conversation(3)
     for end in (2, 4):
@@ -301,7 +301,7 @@ def test_without_ready_ids_the_prefix_holds_where_text_encodes_alike(folder: Pat
         assert encode_chat(tokenizer, template, messages)[: len(prompt) + len(reply)] == prompt + reply
 
 
-def test_ready_ids_belong_to_assistants_and_may_be_empty(tiny: Tokenizer) -> None:
+def test_known_ids_belong_to_assistants_and_may_be_empty(tiny: Tokenizer) -> None:
     for message in (
         Message(role="user", content="hello", token_ids=[1, 2]),
         Message(role="assistant", content="hello", token_ids=[]),
@@ -325,7 +325,7 @@ def test_templates_that_drop_repeat_or_change_a_turn_get_its_text(tiny: Tokenize
     assert encode_chat(tiny, template, messages) == encode_chat(tiny, template, plain)
 
 
-def test_ready_ids_of_another_vocabulary_are_refused(tiny: Tokenizer) -> None:
+def test_known_ids_of_another_vocabulary_are_refused(tiny: Tokenizer) -> None:
     message = Message(role="assistant", content="x", token_ids=[100_000])
     with pytest.raises(UsageError, match="token id 100000 is outside"):
         encode_chat(tiny, ChatTemplate(), [message])
@@ -349,7 +349,7 @@ def test_a_refusal_of_the_template_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
-def test_sizes_and_kinds_of_files_are_looked_at_before_they_are_read(tmp_path: Path, name: str) -> None:
+def test_sizes_and_types_of_files_are_checked_before_reading(tmp_path: Path, name: str) -> None:
     with (tmp_path / name).open("wb") as file:
         file.truncate(40 << 30)  # sparse
     with pytest.raises(ModelError, match=rf"{name} is larger than"):

@@ -194,7 +194,7 @@ def test_other_threads_are_as_safe_and_do_not_share_limits() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as only Linux does")
 @pytest.mark.slow
-def test_half_a_gigabyte_is_enough_for_all_of_them() -> None:
+def test_hostile_templates_need_at_most_half_a_gigabyte() -> None:
     program = "from tests.text.test_template_hostile import run_with_little_memory; run_with_little_memory()"
     repository = Path(__file__).resolve().parents[2]
     finished = subprocess.run(
@@ -249,6 +249,6 @@ def run_with_little_memory() -> None:
         ("{{ '<b>' | safe }}{{ 5 | string + '5' }}{{ '5' | int + 5 }}", "<b>5510"),
     ],
 )
-def test_what_real_templates_do_works(source: str, expected: str) -> None:
+def test_constructs_of_real_templates_work(source: str, expected: str) -> None:
     variables = {"messages": [{"role": "user", "content": "hello"}]}
     assert SandboxedTemplate(source, "model").render(variables, 9) == expected

@@ -69,7 +69,7 @@ def test_published_templates_need_no_process() -> None:
     assert not is_published(UNKNOWN)
 
 
-def test_the_familys_templates_are_published_ones(qwen2_folder: Path, shared_qwen2: Path) -> None:
+def test_templates_of_the_family_are_published(qwen2_folder: Path, shared_qwen2: Path) -> None:
     for source in (
         ChatTemplate.from_folder(qwen2_folder).source,
         ChatTemplate.from_folder(REPOSITORY / "models" / "mini").source,
@@ -122,7 +122,7 @@ def test_a_loop_in_c_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_waiting_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_template_ends(hole: Callable[[str], ChatTemplate], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "WALL_BASE", 0.5)
     with pytest.raises(TemplateError, match="it runs longer than any chat template needs"):
         hole("__import__('time').sleep(1000)").render(HELLO)
@@ -186,7 +186,7 @@ sys.exit(guarded(use, debug=False))
 """
 
 
-def driven(*arguments: str) -> tuple[subprocess.Popen[str], int]:
+def start_busy_template(*arguments: str) -> tuple[subprocess.Popen[str], int]:
     """A program whose template keeps C busy for five minutes; its rendering process."""
     words = [sys.executable, "-c", DRIVER, program_with_hole(BUSY_IN_C), *arguments]
     driver = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -205,7 +205,7 @@ def processor_time(process: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def is_gone(process: int) -> bool:
+def has_ended(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -216,12 +216,12 @@ def is_gone(process: int) -> bool:
 @pytest.mark.parametrize("arguments", [(), ("a handler that only notes it, as during a reply",)])
 @pytest.mark.slow
 def test_ctrl_c_ends_the_program_and_the_process(arguments: tuple[str, ...]) -> None:
-    driver, worker = driven(*arguments)
+    driver, worker = start_busy_template(*arguments)
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=PATIENCE_SECONDS)
     assert driver.returncode == 130
     assert errors == "qwchat: interrupted\n"
-    assert is_gone(worker)
+    assert has_ended(worker)
 
 
 @needs_linux
@@ -233,10 +233,10 @@ def test_an_idle_process_ends_with_its_parent(tmp_path: Path) -> None:
     parent = run(program)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
-    assert not is_gone(worker)
+    assert not has_ended(worker)
     parent.kill()
     parent.wait()
-    wait_for(lambda: is_gone(worker), "the end of the process")
+    wait_for(lambda: has_ended(worker), "the end of the process")
 
 
 @needs_linux

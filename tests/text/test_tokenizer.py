@@ -79,7 +79,7 @@ def test_time_grows_evenly_up_to_a_megabyte(qwen2: Tokenizer, unit: str) -> None
 
 
 @pytest.mark.parametrize("text", ["\ud83d", "half \udc00 of it", "\ud800" * 3])
-def test_a_lone_surrogate_is_refused_with_its_place(tiny: Tokenizer, text: str) -> None:
+def test_a_lone_surrogate_is_refused_with_its_position(tiny: Tokenizer, text: str) -> None:
     at = next(index for index, character in enumerate(text) if unicodedata.category(character) == "Cs")
     with pytest.raises(UsageError, match=rf"lone surrogate U\+D[8C][03][0D] at position {at}: remove it"):
         tiny.encode(text)
@@ -187,7 +187,7 @@ def test_a_broken_file_is_one_clear_line(tmp_path: Path, values: Any, message: s
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"model": NaN}', b"null"])
-def test_a_file_that_is_no_json_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
+def test_invalid_json_is_one_clear_line(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(raw)
     with pytest.raises(
         ModelError,

@@ -22,7 +22,7 @@ def cache(tmp_path: Path, tiny_folder: Path) -> Path:
     return tmp_path
 
 
-def is_kept(tokenizer: Tokenizer) -> bool:
+def uses_tables(tokenizer: Tokenizer) -> bool:
     """Whether a tokenizer came from tables and has not needed the library's model yet."""
     return tokenizer._build_full is not None
 
@@ -35,14 +35,14 @@ def test_short_texts_need_no_model(cache: Path, tiny_folder: Path, tiny: Tokeniz
         tiny.token_bytes(number) for number in range(tiny.vocab_size)
     ]
     assert (kept.vocab_size, kept.special_ids) == (tiny.vocab_size, tiny.special_ids)
-    assert is_kept(kept)
+    assert uses_tables(kept)
 
 
 def test_all_tokens_at_once(cache: Path, tiny_folder: Path, tiny: Tokenizer) -> None:
     kept = Tokenizer.from_folder(tiny_folder, cache)
     one_by_one = [tiny.token_bytes(number) for number in range(tiny.vocab_size)]
     assert kept.all_bytes() == tiny.all_bytes() == one_by_one
-    assert is_kept(kept)
+    assert uses_tables(kept)
 
 
 def test_tokens_beyond_the_byte_alphabet(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_tokens_beyond_the_byte_alphabet(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     folder = write_tokenizer(tmp_path / "odd", values)
     built, kept = (Tokenizer.from_folder(folder, tmp_path) for _ in range(2))
-    assert is_kept(kept)
+    assert uses_tables(kept)
     assert kept.all_bytes() == built.all_bytes()
     assert "漢 \x80".encode() in kept.all_bytes()
     assert kept.all_bytes().count(b"") >= 1
@@ -61,7 +61,7 @@ def test_tokens_beyond_the_byte_alphabet(tmp_path: Path) -> None:
 def test_long_texts_and_pieces_go_to_the_library(cache: Path, tiny_folder: Path, tiny: Tokenizer, text: str) -> None:
     kept = Tokenizer.from_folder(tiny_folder, cache)
     assert kept.encode(text) == tiny.encode(text)
-    assert not is_kept(kept)
+    assert not uses_tables(kept)
     assert kept.encode(TEXT) == tiny.encode(TEXT)
 
 
@@ -82,16 +82,16 @@ def test_damaged_tables_are_made_again(cache: Path, tiny_folder: Path, tiny: Tok
     damaged[place] ^= 1
     path.write_bytes(damaged)
     tokenizer = Tokenizer.from_folder(tiny_folder, cache)
-    assert not is_kept(tokenizer)
+    assert not uses_tables(tokenizer)
     assert tokenizer.encode(TEXT) == tiny.encode(TEXT)
 
 
 @pytest.mark.parametrize("length", [0, 5, 500, -1])
-def test_cut_off_tables_are_made_again(cache: Path, tiny_folder: Path, length: int) -> None:
+def test_truncated_tables_are_made_again(cache: Path, tiny_folder: Path, length: int) -> None:
     path = next(cache.iterdir())
     whole = path.read_bytes()
     path.write_bytes(whole[:length])
-    assert not is_kept(Tokenizer.from_folder(tiny_folder, cache))
+    assert not uses_tables(Tokenizer.from_folder(tiny_folder, cache))
     assert path.read_bytes() == whole
 
 
@@ -101,7 +101,7 @@ def test_another_file_has_other_tables(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
     other = Tokenizer.from_folder(write_tokenizer(folder, values), cache)
-    assert not is_kept(other)
+    assert not uses_tables(other)
     assert len([path for path in cache.iterdir() if path.is_file()]) == 2
 
 
@@ -113,7 +113,7 @@ def test_a_pair_listed_twice_has_its_last_rank(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     built, kept = Tokenizer.from_folder(folder, cache), Tokenizer.from_folder(folder, cache)
-    assert is_kept(kept)
+    assert uses_tables(kept)
     assert kept.encode(TEXT) == built.encode(TEXT)
 
 
@@ -127,7 +127,7 @@ def test_a_tokenizer_that_ignores_merges_keeps_no_tables(tmp_path: Path) -> None
     assert list(cache.iterdir()) == []
 
 
-def test_a_folder_that_is_gone_is_no_error(tmp_path: Path, tiny_folder: Path, tiny: Tokenizer) -> None:
+def test_a_missing_folder_is_not_an_error(tmp_path: Path, tiny_folder: Path, tiny: Tokenizer) -> None:
     assert Tokenizer.from_folder(tiny_folder, tmp_path / "gone").encode(TEXT) == tiny.encode(TEXT)
 
 
@@ -135,4 +135,4 @@ def test_tables_of_another_version_are_made_again(
     cache: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer_cache, "VERSION", tokenizer_cache.VERSION + 1)
-    assert not is_kept(Tokenizer.from_folder(tiny_folder, cache))
+    assert not uses_tables(Tokenizer.from_folder(tiny_folder, cache))

@@ -183,7 +183,7 @@ def load_all(*folders: str) -> None:
 
 @pytest.mark.slow
 @needs_linux
-def test_large_files_are_looked_at_before_they_are_read(tmp_path: Path) -> None:
+def test_sizes_are_checked_before_files_are_read(tmp_path: Path) -> None:
     limit = tokenizer_file.SIZE_LIMIT
     contents = {
         "sparse": b"",
@@ -277,7 +277,7 @@ POST_PROCESSOR = {
         ("decoder", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}),
     ],
 )
-def test_what_the_family_uses_is_taken(tmp_path: Path, tiny: Tokenizer, component: str, value: Any) -> None:
+def test_components_of_the_family_are_accepted(tmp_path: Path, tiny: Tokenizer, component: str, value: Any) -> None:
     found = Tokenizer.from_folder(write_tokenizer(tmp_path, attacked(component, value)))
     text = "hello world, hello wo " * 20
     assert found.encode(text) == tiny.encode(text)

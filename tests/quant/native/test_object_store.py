@@ -63,7 +63,7 @@ def test_folders_that_were_long_unused_are_removed(tmp_path: Path) -> None:
     assert (tmp_path / "models" / "objects").exists()
 
 
-def test_use_is_noted_once_a_day(store: ObjectStore) -> None:
+def test_use_is_recorded_once_a_day(store: ObjectStore) -> None:
     for days, noted in ((20, True), (0.5, False)):
         when = time.time() - days * 86_400
         os.utime(store.folder, (when, when))
@@ -73,7 +73,7 @@ def test_use_is_noted_once_a_day(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 100, -1, -5])
-def test_a_cut_off_file_is_not_used(store: ObjectStore, cut: int) -> None:
+def test_a_truncated_file_is_not_used(store: ObjectStore, cut: int) -> None:
     file_of(store).write_bytes(file_of(store).read_bytes()[:cut])
     assert store.load() == {}
     assert store.is_damaged()
@@ -119,7 +119,7 @@ def test_a_link_is_not_followed(store: ObjectStore) -> None:
     assert store.load() == {}
 
 
-def test_saving_at_once_leaves_a_whole_file(store: ObjectStore) -> None:
+def test_concurrent_saves_leave_a_complete_file(store: ObjectStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: store.save({f"s{number}": bytes([number]) * 50_000}), range(40)))
     assert store.load().keys() >= {"a", "b"}
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_used_is_replaced_by_a_private_one(tmp_path: Pat
         assert store.lock().acquire(wait=False)  # Every process compiles for itself.
 
 
-def test_a_full_disk_keeps_nothing_and_fails_nothing(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_an_error(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **options: object) -> int:
         raise OSError(28, "No space left on device")
 
@@ -201,7 +201,7 @@ def test_the_lock_of_a_killed_process_goes_to_the_next(tmp_path: Path) -> None:
         pass
 
 
-def test_facts_decide_about_the_code() -> None:
+def test_the_extra_key_selects_the_code() -> None:
     plain, other = (ObjectStore("kernels-", ("quant.formats",), extra_key=facts) for facts in ("", "a format more"))
     assert plain.source_digest != other.source_digest
     assert plain.folder != other.folder

@@ -208,7 +208,7 @@ def test_bytes_after_the_last_tensor(tmp_path: Path) -> None:
     refuse(folder, "4 bytes after .* do not belong to a tensor")
 
 
-def test_missing_pieces(tmp_path: Path) -> None:
+def test_missing_files_of_a_checkpoint(tmp_path: Path) -> None:
     refuse(tmp_path / "nowhere", "is not a folder")
     folder = make_checkpoint(tmp_path / "a", shards=3)
     (folder / "model-00002-of-00003.safetensors").unlink()
@@ -338,7 +338,7 @@ def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> Non
             checkpoint.read(name)
 
 
-def test_files_that_are_none_do_not_hang(tmp_path: Path) -> None:
+def test_special_files_do_not_hang(tmp_path: Path) -> None:
     for name, message in [
         (SINGLE_NAME, "has neither"),
         ("config.json", "is not a regular"),
