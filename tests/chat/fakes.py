@@ -1,4 +1,4 @@
-"""A model that follows a script instead of weights, with the surface that chat and command line use."""
+"""A scripted model that stands in for weights, with the interface that the chat and the command line use."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ CHUNK = 128
 
 @dataclass(frozen=True)
 class FakePrompt(Prompt):
-    """A prompt that still knows its messages."""
+    """A prompt that keeps its messages."""
 
     messages: tuple[Message, ...] = ()
     continuing: bool = False
 
 
 def replying(session: Session, reply: PendingReply, cancel: Callable[[], bool] | None = None) -> Iterator[TextEvent]:
-    """Stream a reply that was asked for."""
+    """Stream a pending reply."""
     return session.stream(reply, session.prompt(reply), cancel)
 
 
-POLL_SECONDS = 0.02  # Like the engine's, within a chunk
+POLL_SECONDS = 0.02  # How often the engine polls within a chunk.
 
 
 class FakeIntegrity:
-    """A check that takes `seconds` and finds the tensor `damaged`, if it is given."""
+    """An integrity check that takes `seconds` and finds the tensor `damaged`, if given."""
 
     total_bytes = 1000
 
@@ -71,13 +71,12 @@ class FakeIntegrity:
 
 @dataclass
 class FakeModel:
-    """Answers with `replies` in turn, or repeats what was said; a token is a word with the white space after it.
+    """Answers with `replies` in turn, or repeats the last message. A token is a word with the white space after it.
 
-    The file `token_file` appears when a token begins.
-    `token_seconds` and `chunk_seconds` make it take its time; within a chunk it asks whether to stop, as the engine
-    does. `failing` raises NonFiniteLogitsError after three tokens. A tensor of the name `damaged` is found to be so
-    `checking_seconds` after the first question. Every call is kept in `asked`, the messages of every prompt that is
-    rendered in `rendered`.
+    The file `token_file` is created when a token begins. `token_seconds` and `chunk_seconds` slow the model down;
+    within a chunk it polls for a stop, as the engine does. `failing` raises NonFiniteLogitsError after three tokens.
+    The tensor `damaged` is found to be damaged `checking_seconds` after the first message. `asked` records every call,
+    `rendered` the messages of every rendered prompt.
     """
 
     replies: Sequence[str] = ()
@@ -134,7 +133,7 @@ class FakeModel:
         return str(self.engine.kv)
 
     def reconfigure(self, *, threads: int | None = None, context: int | None = None, kv: str = "auto") -> int:
-        """Another cache of q8 cannot take over what one of f32 holds; more than 4,096 positions are refused."""
+        """Change settings. A new cache format drops the cached tokens; more than 4,096 positions are refused."""
         if context is not None and context > 4096:
             limits = "from 1 to 4,096 tokens, the maximum of this model"
             raise UsageError(ArgumentMessage(Argument("context"), f" must be {limits}, not {context:,}"))
@@ -203,7 +202,7 @@ class FakeModel:
     def _judged(
         self, events: Iterator[TextEvent], constraint: ReplyConstraint | None, logprobs: int
     ) -> Iterator[TextEvent]:
-        """The same replies, whether they meet the constraint or not, and every token with a probability of 1 in e."""
+        """Yield the events with the verdict of the constraint, and give every token a probability of 1 in e."""
         said: list[TokenLogprob] = []
         for event in events:
             if isinstance(event, TextStep) and logprobs and event.token_id is not None:

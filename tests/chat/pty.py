@@ -1,4 +1,4 @@
-"""The chat in a pseudo-terminal: keys go in, the screen is what a person sees."""
+"""The chat in a pseudo-terminal: sends keys and reads the screen that the user sees."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.clocks import PATIENCE_SECONDS
 from tests.starter import SCRIPTED, needs_an_interpreter, starter
 
 ROWS, COLUMNS = 40, 100
-WHERE = b"\x1b[6n"  # asks a terminal where its cursor is
+WHERE = b"\x1b[6n"  # Asks the terminal for the position of its cursor.
 TOOLBARS = ("Enter sends", '""" and Enter send')
 
 
@@ -35,7 +35,7 @@ def without_styles(data: bytes) -> bytes:
 
 
 class Forked(pexpect.fdpexpect.fdspawn):
-    """The chat in a pseudo-terminal, started by the process that forks: what is used of `pexpect.spawn`."""
+    """A chat in a pseudo-terminal, started by the forking process, with the interface of `pexpect.spawn` used here."""
 
     def __init__(
         self, words: list[str], variables: dict[str, str], folder: Path, size: tuple[int, int], entry: str
@@ -71,10 +71,10 @@ class Forked(pexpect.fdpexpect.fdspawn):
 
 
 class Terminal:
-    """A process in a pseudo-terminal and the screen it draws, with everything that scrolled away.
+    """A process in a pseudo-terminal, the screen that it draws, and everything that scrolled away.
 
-    The process is a fork of one that has the chat imported, except where there is a `command` of another kind, or where
-    the variables count at the start of an interpreter.
+    The process is forked from one that has imported the chat, unless another `command` is given or the variables matter
+    at the start of the interpreter.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What is on the screen and above it, without trailing blanks and without the toolbar under the prompt."""
+        """The text on the screen and above it, without trailing blanks and without the toolbar below the prompt."""
         lines = self._lines()
         return "\n".join(lines[:-1] if self.toolbar else lines).rstrip()
 
     @property
     def columns(self) -> int:
-        """Columns of the window."""
+        """Width of the window in columns."""
         return int(self._screen.columns)
 
     @property
@@ -137,53 +137,54 @@ class Terminal:
 
     @property
     def toolbar(self) -> str:
-        """The line under the prompt; empty where there is none."""
+        """The line below the prompt; empty if there is no toolbar."""
         last = self._lines()[-1]
         return last if last.startswith(TOOLBARS) else ""
 
     def _lines(self) -> list[str]:
+        """Return the rows of the screen alone, which is fast however much has scrolled away."""
         screen = self._screen
         rows = [*screen.history.top, *(screen.buffer[row] for row in range(screen.lines))]
         lines = ["".join(row[column].data for column in range(screen.columns)).rstrip() for row in rows]
         return "\n".join(lines).rstrip().split("\n")
 
     def type(self, keys: str) -> None:
-        """Press keys: \\r is Enter, \\n is Ctrl-J, \\x03 is Ctrl-C, \\x04 is Ctrl-D."""
+        r"""Press keys: `\r` is Enter, `\n` is Ctrl-J, `\x03` is Ctrl-C, `\x04` is Ctrl-D."""
         self.process.send(keys)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Make the window another size, as dragging its corner does."""
+        """Resize the window, as dragging its corner does."""
         self._screen.resize(rows, columns)
         self.process.setwinsize(rows, columns)
 
     def hang_up(self) -> int:
-        """Close the terminal, as closing its window does; the exit code of the process, once it has ended."""
+        """Close the terminal, as closing its window does. Return the exit code of the process once it has ended."""
         self.process.close()
         return self.process.wait()
 
     def wait(self, *texts: str) -> str:
-        """Read until every one of `texts` is on the screen; the screen."""
+        """Read until every one of `texts` is on the screen. Return the screen."""
         return self.wait_until(lambda: all(text in self.text for text in texts), f"{texts} to appear")
 
     def wait_until(self, reached: Callable[[], bool], what: str) -> str:
-        """Read until `reached` says so; the screen. Fails with the screen after a while."""
+        """Read until `reached` returns True. Return the screen, or fail with it after a while."""
         end = time.monotonic() + PATIENCE_SECONDS
         while not reached():
             if time.monotonic() > end:
-                raise AssertionError(f"waited in vain for {what}; the screen shows:\n{self.text}")
+                raise AssertionError(f"did not see {what}; the screen shows:\n{self.text}")
             self._read(0.05)
         return self.text
 
     def prompt(self) -> str:
-        """Read until an empty prompt is the last line; the screen."""
+        """Read until the last line is an empty prompt. Return the screen."""
         return self.wait_until(lambda: self.text.splitlines()[-1:] == [">"], "the prompt")
 
     def end(self) -> int | None:
-        """Read to the end of the process; its exit code."""
+        """Read until the process ends. Return its exit code."""
         end = time.monotonic() + PATIENCE_SECONDS
         while self._read(0.2):
             if time.monotonic() > end:
-                raise AssertionError(f"waited in vain for the end; the screen shows:\n{self.text}")
+                raise AssertionError(f"the process did not end; the screen shows:\n{self.text}")
         self.process.wait()
         return self.process.exitstatus
 
@@ -196,7 +197,7 @@ class Terminal:
             return False
         self.raw += data
         for number, part in enumerate(data.split(WHERE)):
-            if number:  # As a terminal does: it answers when it has drawn what came before.
+            if number:  # Like a terminal, answer once everything before the question is drawn.
                 self.process.send(f"\x1b[{self._screen.cursor.y + 1};{self._screen.cursor.x + 1}R")
             self._stream.feed(part)
         return True

@@ -1,4 +1,4 @@
-"""Constraints among the settings of a chat."""
+"""Constraints as settings of a chat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Personas in the chat: put on, changed, taken off, kept."""
+"""Personas in the chat: apply, replace, remove and save."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLERK = "temp = 0.0\ntop-k = 3\n"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A person with two personas."""
+    """Create a folder with two personas."""
     monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path))
     folder = tmp_path / "personas"
     folder.mkdir()
@@ -133,7 +133,7 @@ def test_personas_are_listed_and_suggested(folder: Path) -> None:
     )
     assert [found.text for found in suggestions(context, "/as p")] == ["poet"]
     assert [found.text for found in suggestions(context, "/as poet p")] == ["place="]
-    assert list(suggestions(context, "/as poet place=Rome ")) == list(suggestions(context, "/as nobody ")) == []
+    assert list(suggestions(context, "/as poet place=Rome ")) == list(suggestions(context, "/as stranger ")) == []
     for path in folder.iterdir():
         path.unlink()
     assert shown(context, "/as") == (

@@ -1,4 +1,4 @@
-"""What is said of a prompt that does not fit: numbers below the command line, remedies where a person reads them."""
+"""Messages about prompts that do not fit: the library names no flags; its callers add their own remedies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def full(longest: int) -> ContextFullError:
             f"{PROMPT}shorten the prompt{MAXIMUM}",
             f"{PROMPT}shorten the message{MAXIMUM}",
         ),
-        # A longer context there is, but none in which this fits.
+        # The model supports a longer context, but the prompt does not fit into that either.
         (
             PromptTooLongError(5000, 4096, 4500),
             f"{PROMPT}shorten the prompt",

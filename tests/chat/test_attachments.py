@@ -1,4 +1,4 @@
-"""Files of a message: what names them, what of them is read, how they stand in it."""
+"""Files attached to a message: names, contents and form."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_an_empty_file_says_so() -> None:
 def test_ranges_of_lines(
     wanted: str, text: str, header: str, title: str, most_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attachments, "MAX_FILE_BYTES", most_bytes)  # 8: the file of 10 bytes is read by lines
+    monkeypatch.setattr(attachments, "MAX_FILE_BYTES", most_bytes)  # With 8, the file of 10 bytes is read line by line.
     files(a="a\nb\nc\nd\ne\n")
     attachment = one(f"a:{wanted}")
     assert attachment.text == text
@@ -203,9 +203,9 @@ def test_patterns_find_files_and_nothing_hidden() -> None:
 def test_patterns_do_not_leave_the_folder_that_they_begin_in(here: Path) -> None:
     tree("project/src/a.py", "project/lib/b.py", "project/lib/deep/c.py", "secret/key.py", "secret/deep/key.py")
     for name, target in {
-        "src/key.py": "../../secret/key.py",  # a link to a file outside
+        "src/key.py": "../../secret/key.py",  # A link to a file outside.
         "src/absolute.py": f"{here}/secret/key.py",
-        "src/twice.py": "key.py",  # through another link
+        "src/twice.py": "key.py",  # Through another link.
         "src/out": "../../secret",
         "src/up": "..",
         "src/ring": "ring",
@@ -230,7 +230,7 @@ def test_patterns_do_not_leave_the_folder_that_they_begin_in(here: Path) -> None
         "l*/../secret/key.py": [],
         "*/out/key.py": [],
         "**/out/*": [],
-        "../s*/key.py": ["../secret/key.py"],  # what a person types before the pattern is where it begins
+        "../s*/key.py": ["../secret/key.py"],  # The part before the wildcard sets the folder to stay in.
         "linked/*.py": ["linked/key.py"],
         f"{here}/project/s*/key.py": [],
     }.items():
@@ -254,7 +254,7 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(monkeypatch: pytest.Monkey
     files(a="x")
     found = find_files("a")
     assert found is not None
-    os.replace("pipe", "a")  # noqa: PTH105  # after its name was looked at
+    os.replace("pipe", "a")  # noqa: PTH105  # After its name was looked up.
     with pytest.raises(UsageError, match=r"^a is not a regular file$"):
         attachments.load_matches(found)
 

@@ -1,4 +1,4 @@
-"""Settings in the chat: those of replies, of the engine and of the screen, and what a change costs."""
+"""Settings in the chat: reply, engine and display settings, and the cost of a change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ quiet              off          built in"""
 
 
 def chat() -> tuple[CommandContext, FakeModel, list[Any]]:
-    """A desk whose settings came from several places, its model, and what the screen was told."""
+    """Return a command context whose settings have several origins, its model, and the display settings applied."""
     model, applied = FakeModel(), []
     settings = Settings({"seed": SourcedValue(5, "--seed"), "kv": SourcedValue("f32", "QWCHAT_KV")})
     session = Session(model, ReplySettings.from_settings(settings, SamplingParams(temperature=0.7)))

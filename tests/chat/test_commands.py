@@ -1,4 +1,4 @@
-"""The chat's commands: what counts as one, what each returns."""
+"""Chat commands: what counts as a command, and what each returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How full the context is, and room that is made in it."""
+"""The context budget: used tokens, and freeing tokens by dropping or summarising exchanges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTROLS = ReplySettings(SamplingParams(), seed=1)
 
 
 class Conversation:
-    """A conversation with a scripted model, its policy, and what a person sees and answers."""
+    """A conversation with a scripted model under an overflow policy, with the user's answers and what the user sees."""
 
     def __init__(
         self, policy: str = "ask", answers: str = "", size: int = 40, system: str | None = None, **script: object
@@ -76,15 +76,15 @@ class Conversation:
 
 
 def filled(policy: str, answers: str = "", **more: object) -> Conversation:
-    """Four exchanges of 2 + 5 tokens in a context of 40, which keeps 5 for an answer: 28 used."""
+    """Return a conversation of four exchanges of 2 + 5 tokens: 28 of 40 used, 5 reserved for the reply."""
     conversation = Conversation(policy, answers, replies=["one two three four"], **more)  # type: ignore[arg-type]
     for name in "abcd":
         conversation.say(name)
     return conversation
 
 
-LONG = " ".join("e" * 7)  # 8 tokens: 36 of 40, leaving 4
-TOO_LONG = " ".join("e" * 12)  # 13 tokens: 41 of 40
+LONG = " ".join("e" * 7)  # 8 tokens: 36 of 40, leaving 4.
+TOO_LONG = " ".join("e" * 12)  # 13 tokens: 41 of 40.
 
 
 def test_what_is_kept_for_an_answer() -> None:
@@ -210,7 +210,7 @@ def test_a_person_is_asked_and_may_drop() -> None:
         "[e]dit the message",
         "── dropped the 2 oldest exchanges; context 27/40 ──",
     ]
-    assert conversation.prompts == ["d/s/e: ", "d/s/e: "], "what is no answer is asked again"
+    assert conversation.prompts == ["d/s/e: ", "d/s/e: "], "an invalid answer is asked again"
 
 
 def test_a_person_may_answer_anyway_where_it_fits() -> None:
@@ -237,7 +237,7 @@ SUMMARY = "Summary of the earlier conversation:\n\nLetters came."
 
 
 def twenty(summary: str) -> Conversation:
-    """20 exchanges of 7 tokens in a context of 200, which keeps 25 for an answer; then come `summary` and a reply."""
+    """Return a conversation of 20 exchanges of 7 tokens: 140 of 200 used, 25 reserved; `summary` and a reply follow."""
     conversation = Conversation("summarise", replies=["one two three four"], size=200)
     for _ in range(20):
         conversation.say("a")

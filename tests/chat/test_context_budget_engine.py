@@ -1,4 +1,4 @@
-"""Room in the context of the real engine, with the embedded model."""
+"""The context budget with the real engine and the embedded model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def model(folder: Path) -> Iterator[qwchat.Model]:
 
 
 class Conversation:
-    """A greedy conversation under a policy; the events of its newest reply."""
+    """A greedy conversation under an overflow policy, with the events of its newest reply."""
 
     def __init__(self, model: qwchat.Model, policy: str, system: str | None = None) -> None:
         reply_settings = ReplySettings(SamplingParams())
@@ -55,7 +55,7 @@ class Conversation:
         self.played: list[list[TextEvent]] = []
 
     def play(self, begin: StartReply) -> Done:
-        self.played.append([])  # A reply that never began leaves it empty.
+        self.played.append([])  # Stays empty if the reply never begins.
         for event in begin(lambda: False):
             self.played[-1].append(event)
         done = self.played[-1][-1]

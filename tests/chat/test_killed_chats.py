@@ -1,6 +1,6 @@
-"""kill -9 at random moments of chats: every session opens afterwards and holds all turns that were over.
+"""`kill -9` at random moments of chats: every session can be opened afterwards and holds all completed turns.
 
-QWCHAT_TEST_KILLS says how many chats are killed.
+QWCHAT_TEST_KILLS sets the number of chats to kill.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ COMMANDS = ("/title A title", "/undo\n/redo", "/undo", "/system Be brief.", "/cl
 TOKEN_SECONDS = 0.002
 
 
-# Imported here once, so that the processes which are killed have it from the start.
+# Imported here once, so that the forked processes start with it.
 PROGRAM = (app, chat, fakes)
 
 
 @dataclass
 class Killed:
-    """Chats that were killed, and the questions whose replies had been shown to their ends, by session name."""
+    """Chats that were killed; by session name, the messages whose replies had been shown in full."""
 
     models: Path
     answered: dict[str, list[str]] = field(default_factory=dict)
     total: int = 0
 
     def chat(self, number: int) -> None:
-        """Begin the chat `number` in a process of its own, and kill it; both by a chance that is always the same."""
+        """Start chat `number` in a process of its own and kill it, at a moment drawn from a fixed seed."""
         chance = random.Random(number)
         name = chance.choice([f"shared {chance.randrange(4)}", f"own {number}"])
         questions = [f"question {number} {index} {'word ' * chance.randrange(9)}".strip() for index in range(QUESTIONS)]
@@ -72,9 +72,9 @@ class Killed:
 
 
 def _start(models: Path, arguments: tuple[str, ...], at_write: int | None) -> tuple[int, int, int]:
-    """A chat that reads lines: its process, where to write them, where to read replies.
+    """Start a chat that reads lines. Return its process and the pipes to write lines and to read replies.
 
-    `at_write`: it kills itself in the middle of, before or after this write to a session's file.
+    `at_write`: the process kills itself before, during or after this write to a session file.
     """
     stdin, keys = os.pipe()
     shown, stdout = os.pipe()
@@ -102,7 +102,7 @@ def _start(models: Path, arguments: tuple[str, ...], at_write: int | None) -> tu
 
 
 def _die_at(number: int) -> None:
-    """Kill this process around the write `number` of a session's file."""
+    """Kill this process around write `number` of a session file."""
     real: Callable[..., int] = os.write
     calls = 0
 
@@ -120,7 +120,7 @@ def _die_at(number: int) -> None:
 
 
 def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
-    """What comes out of a pipe until it is enough or the other end is closed."""
+    """Read from a pipe until `enough` is satisfied or the other end is closed."""
     text = b""
     while not enough(text):
         assert select.select([descriptor], [], [], PATIENCE_SECONDS)[0], text.decode()

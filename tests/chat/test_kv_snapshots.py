@@ -1,4 +1,4 @@
-"""When a snapshot is written beside a session, used and removed; and that it never stands in the way."""
+"""KV snapshots beside sessions: when they are saved, used and removed, and that their failures disturb nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwchat.errors import SnapshotError
 
 
 class Model:
-    """Reads so many tokens; a snapshot is their bytes."""
+    """A model with cached tokens whose snapshot consists of their bytes."""
 
     def __init__(self, tokens: int = 10, seconds: float = 10.0) -> None:
         self.cached_ids = np.arange(tokens)
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def kept(folder: Path) -> int:
-    """Tokens in the snapshot of a session, -1 where there is none."""
+    """Return the number of tokens in the snapshot of a session; -1 without a snapshot."""
     path = folder / "kv.snapshot"
     return path.stat().st_size // 8 if path.exists() else -1
 
@@ -59,9 +59,9 @@ def kept(folder: Path) -> int:
     ("mode", "seconds", "tokens", "expected"),
     [
         ("auto", 10.0, 10, 10),
-        ("auto", 0.4, 10, -1),  # not worth a file
+        ("auto", 0.4, 10, -1),  # Not worth a file.
         ("auto", 0.6, 10, 10),
-        ("auto", 0.6, 20_000_000, -1),  # 160 MB take longer to write
+        ("auto", 0.6, 20_000_000, -1),  # Writing 160 MB would take longer.
         ("on", 0.0, 10, 10),
         ("off", 10.0, 10, -1),
     ],
@@ -82,7 +82,7 @@ def test_coming_back(folder: Path) -> None:
     assert snapshots.restore(folder) is None
     assert len(model.cached_ids) == 12
     assert (folder / "kv.snapshot").stat().st_mtime > 0
-    # Nothing was said: what is there stays, whatever it would be worth.
+    # No new tokens were evaluated, so the snapshot is kept whatever it is worth.
     model.reevaluation_seconds = 0.0
     assert snapshots.save_or_remove(folder) is None
     assert (model.saved, kept(folder)) == (0, 12)
@@ -112,13 +112,13 @@ def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
     for tokens, seconds, expected in (
         (100, 9.0, -1),
         (120, 11.0, 120),
-        (200, 20.0, 120),  # 8 seconds are new
+        (200, 20.0, 120),  # 8 seconds of prefill are unsaved.
         (220, 22.5, 220),
     ):
         model.cached_ids, model.reevaluation_seconds = np.arange(tokens), seconds
         assert snapshots.save_after_turn(folder) is None
         assert kept(folder) == expected
-    model.cached_ids = np.arange(220)[::-1].copy()  # another branch
+    model.cached_ids = np.arange(220)[::-1].copy()  # Another branch of the conversation.
     snapshots.save_after_turn(folder)
     assert model.saved == 3
     assert snapshots.save_or_remove(folder) is None
@@ -138,7 +138,7 @@ def test_off_neither_reads_nor_keeps(folder: Path) -> None:
 def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
     model = Model()
     snapshots = KVSnapshots(model, "auto", 1 << 20)
-    assert snapshots.restore(folder) is None  # there is none
+    assert snapshots.restore(folder) is None  # The session has no snapshot.
     (folder / "kv.snapshot").write_bytes(b"12345678")
     model.trouble = SnapshotError("FILE is damaged")
     assert snapshots.restore(folder) == "FILE is damaged: the conversation will be evaluated again"

@@ -1,4 +1,4 @@
-"""Ways out of the chat, what is said on leaving, and the blank lines between turns."""
+"""Leaving the chat, the hint to resume it, and the blank lines between turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> SessionStore:
 
 
 def left(terminal: Terminal, *inputs: str) -> list[str]:
-    """Type `inputs`, each at a prompt; the lines of the screen at the end of the process."""
+    """Type each of `inputs` at a prompt. Return the lines on the screen when the process has ended."""
     for typed in inputs:
         terminal.prompt()
         terminal.type(typed)
@@ -56,7 +56,7 @@ def test_leaving_says_how_to_go_on_with_the_session(tmp_path: Path, store: Sessi
     with Terminal("chat", "--session", "two words", models=tmp_path) as terminal:
         assert left(terminal, "one\r", "exit\r")[-1] == "to go on: qwchat --resume 'two words'"
     with Terminal("chat", "--resume", first, models=tmp_path) as terminal:
-        # Nothing was said, so the other session is still the latest.
+        # The new session has no message, so the other one is still the latest.
         assert left(terminal, "/quit\r")[-1] == f"to go on: qwchat --resume {first}"
     for command in ("-c", f"--resume={first}", "--resume=two words"):
         assert call(*command.split("=", 1), "-p", "two", models=tmp_path).returncode == 0

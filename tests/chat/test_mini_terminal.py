@@ -1,6 +1,6 @@
-"""The real program with the embedded model in a terminal: the whole screen and all that scrolled away, as they are.
+"""The real program with the embedded model in a terminal, checked against the exact screen and scrollback.
 
-Figures of speed differ from run to run, so they are blotted out; everything else is compared to the last character.
+Speeds differ from run to run, so they are masked; everything else is compared character by character.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with the embedded model converted in it."""
+    """Convert the embedded model into a models folder."""
     folder = tmp_path_factory.mktemp("mini") / "models"
     subprocess.run(
         [sys.executable, "-c", PROGRAM, "-q", "-p", "hello", "--max-tokens", "1"],
@@ -50,7 +50,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def talk(
     models: Path, home: Path, *arguments: str, rows: int = ROWS, columns: int = COLUMNS, **variables: str
 ) -> Terminal:
-    """The program in a terminal, with a home of its own but the compiled kernels of all tests."""
+    """Start the program in a terminal, with its own home folder and the compiled kernels of all tests."""
     return Terminal(
         "chat",
         *arguments,
@@ -69,14 +69,14 @@ def cache() -> str:
 
 
 def answer(models: Path, prompt: str, *arguments: str) -> str:
-    """What the program answers when nobody disturbs it."""
+    """Return the reply that the program gives without a terminal."""
     done = ran(["-p", prompt, "--json", *arguments], {**os.environ, "QWCHAT_MODELS": str(models)}, entry=REAL)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["text"])
 
 
 def shown(reply: str, columns: int = COLUMNS, *, colour: bool = True) -> list[str]:
-    """The rows that a reply takes when it comes at once."""
+    """Return the rows that a reply takes when it is printed at once."""
     out = Emulated(columns, ROWS)
     styling = Styling(terminal=True, emphasis=True, colour=colour)
     view = ReplyView(out, styling, size=lambda _: TerminalSize(columns, ROWS))
@@ -86,13 +86,13 @@ def shown(reply: str, columns: int = COLUMNS, *, colour: bool = True) -> list[st
 
 
 def screen(terminal: Terminal) -> list[str]:
-    """All rows, with each line of figures, which takes one row, made a known one."""
+    """Return all rows, with each line of figures replaced by a known one."""
     figures = re.compile(r"(\d+ ms|\d+\.\d\d s)( to first token)? · ")
     return [FIGURES if figures.match(row) else row for row in terminal.text.split("\n")]
 
 
 def said(home: Path) -> list[tuple[str, str]]:
-    """Role and text of every turn in a conversation saved as JSON."""
+    """Return the role and text of every turn in a conversation saved as JSON."""
     messages = json.loads((home / "talk.json").read_text())["messages"]
     return [(message["role"], message["content"]) for message in messages]
 
@@ -246,7 +246,7 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
             terminal.wait_until(lambda before=before: len(terminal.raw) > before + 300, "more of the reply")
             terminal.resize(rows, columns)
 
-        # An emulator that becomes smaller cuts off what a terminal keeps: then only what was sent can be looked at.
+        # A shrinking emulator cuts off rows that a terminal keeps, so only the bytes sent can be checked.
         def sent() -> str:
             return terminal.text if growing else re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.raw.decode())
 
@@ -259,11 +259,11 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
     words = re.findall(r"[A-Za-z]{3,}", reply)
     assert len(words) > 50
     place = 0
-    for word in words:  # Every word is there, in order; where lines break is the window's matter.
+    for word in words:  # Every word is there, in order; line breaks depend on the window.
         found = text.find(word, place)
         assert found >= 0, f"{word} is missing behind {text[max(0, place - 40) : place]}"
         place = found + len(word)
-    if growing:  # Nothing is there twice, and nothing besides. (Digits may be numbers of code blocks.)
+    if growing:  # Nothing is repeated or added. (Digits may be the numbers of code blocks.)
         start = everything.index("Tell me everything") + len("Tell me everything")
         end = re.compile(r"^(qwchat: |\d+\.\d\d s )", re.MULTILINE).search(everything, start)
         assert end is not None

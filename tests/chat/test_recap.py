@@ -1,4 +1,4 @@
-"""Questions as a person typed them, without the files that were attached."""
+"""Messages as the user typed them, without attached files."""
 
 from __future__ import annotations
 

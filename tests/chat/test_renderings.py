@@ -1,4 +1,4 @@
-"""The prompt of a reply is rendered once, whatever counts it and whatever goes along with it."""
+"""The prompt of a reply is rendered once, whatever counts its tokens and whatever is attached."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_each_reply_of_a_chat_renders_its_prompt_once(model: qwchat.Model, rende
         ["Name a planet.", "/continue", f"Is it in @{tmp_path / 'note.md'}?", "/retry --temp 1", "/edit And a sea?"],
     )
     assert len(chat.context.session.tree.nodes) == 8, stderr.getvalue()
-    # A question; the rest of its reply; a question with a file; its other reply; another question in its place.
+    # A message, the rest of its reply, a message with a file, another reply to it, an edited message.
     assert rendered == [1, 1, 3, 3, 3]
     assert (
         f"context {chat.context.session.tree.node(5).stats['prompt_tokens']}/512 with this message" in stderr.getvalue()
@@ -113,7 +113,7 @@ def test_where_old_turns_are_left_out_no_prompt_is_rendered_twice() -> None:
 
 
 class Interrupted(FakeModel):
-    """Ctrl-C comes while a prompt is rendered."""
+    """A Ctrl-C while a prompt is rendered."""
 
     def prompt(self, messages: Sequence[Message], *, continuing: bool = False) -> FakePrompt:
         signal.raise_signal(signal.SIGINT)

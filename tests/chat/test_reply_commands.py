@@ -1,4 +1,4 @@
-"""Commands about the reply on the screen."""
+"""Commands for the last reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TERMINAL = Styling(terminal=True, emphasis=True, colour=True)
 
 
 def make_context(*replies: str, styling: Styling = TERMINAL) -> tuple[CommandContext, io.StringIO]:
-    """A desk after a question that `replies` answered."""
+    """Return a command context after one message, answered with `replies`."""
     session = Session(FakeModel(replies=replies), ReplySettings(SamplingParams(temperature=0.7)))
     for number in range(len(replies)):
         assert list(replying(session, session.ask(f"question {number}")))
@@ -170,7 +170,7 @@ def test_stats_counts_what_was_read_before_a_stop() -> None:
 
 
 class After:
-    """Asks to stop from the `number`-th question on."""
+    """Asks to stop from the `number`-th call on."""
 
     def __init__(self, number: int) -> None:
         self._left = number

@@ -1,4 +1,4 @@
-"""Sessions from the command line: begun, gone on with, chosen, and refused, in a pseudo-terminal and without one."""
+"""Saved sessions on the command line: create, resume, choose and refuse, with and without a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> SessionStore:
 def save(
     store: SessionStore, *contents: str, name: str = "", title: str | None = None, model: str = "mini"
 ) -> SessionEntry:
-    """A session of the scripted model."""
+    """Save a session of the scripted model."""
     file = store.create(model, "0123abcd", name)
     tree = Tree(lambda event: file.append([event]))
     for number, content in enumerate(contents):
@@ -43,7 +43,7 @@ def said(store: SessionStore, entry: SessionEntry) -> list[str]:
 
 
 def talk(models: Path, *arguments: str, lines: str, **script: object) -> tuple[int, str, str]:
-    """A chat that reads lines; its exit code, standard output and standard error without figures."""
+    """Run a chat that reads lines. Return its exit code, its output, and its errors without figures."""
     ran = call("chat", *arguments, models=models, stdin=lines.encode(), **script)
     return ran.returncode, ran.stdout.decode(), FIGURES.sub("", ran.stderr.decode())
 

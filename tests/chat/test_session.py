@@ -1,4 +1,4 @@
-"""The conversation itself: what is kept, what is asked again, what is saved."""
+"""The conversation: which turns are kept, retried and recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands about sessions and files: what they say, write and change."""
+"""Commands for sessions and files: what they print, write and change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.chat.fakes import FakeModel, replying
 
 @pytest.fixture
 def context(tmp_path: Path) -> CommandContext:
-    """A chat that is saved below `tmp_path`."""
+    """Return the context of a chat that is saved below `tmp_path`."""
     recorder = SessionRecorder(SessionStore(tmp_path / "sessions"))
     recorder.set_model("mini", "0123abcd")
     model = FakeModel()
@@ -107,7 +107,7 @@ def test_what_cannot_be_done(context: CommandContext, command: str, complaint: s
     assert str(caught.value) == complaint
 
 
-@pytest.mark.parametrize("name", ["~nobody-of-that-name/x.md", "a\0b.md", f"{'x' * 300}.md", "loop"])
+@pytest.mark.parametrize("name", ["~no-user-of-that-name/x.md", "a\0b.md", f"{'x' * 300}.md", "loop"])
 @pytest.mark.parametrize("command", ["/save", "/export md", "/write"])
 def test_names_that_no_file_can_have_are_refused(
     context: CommandContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
@@ -137,7 +137,7 @@ def test_sessions_are_listed_and_searched(context: CommandContext) -> None:
     assert context.recorder.store is not None
     os.utime(
         context.recorder.store.folder / first / "session.jsonl", (1.7e9, 1.7e9)
-    )  # Not in the same tick as the next.
+    )  # Gives it another time than the next session.
     assert obey(context, "/new lakes") == "the next message starts a new session"
     ask(context, "Name a lake.")
     lines = obey(context, "/sessions").splitlines()

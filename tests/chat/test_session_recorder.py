@@ -1,4 +1,4 @@
-"""What a chat writes into its session, and what happens where it cannot."""
+"""What a chat writes into its session, and what happens if writing fails."""
 
 from __future__ import annotations
 

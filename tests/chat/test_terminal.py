@@ -1,4 +1,4 @@
-"""The chat as a person sees it, in a pseudo-terminal."""
+"""The chat as the user sees it in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW_REPLY = " ".join(f"word{number}" for number in range(200))
 
 
 def figures(prompt: str, rate: str, decode: str, used: int) -> str:
-    """The line after a reply of the scripted model."""
+    """Return the line of figures after a reply of the scripted model."""
     return f"0.12 s to first token · {prompt} · prefill {rate} tok/s{decode} · context {used}/2,048"
 
 

@@ -1,4 +1,4 @@
-"""A context that fills, as a person sees it in a pseudo-terminal."""
+"""A full context, as the user sees it in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOO_LONG = " ".join("e" * 12)
 
 
 def say(terminal: Terminal, *messages: str) -> None:
-    """Send messages, each once the reply to the one before is over."""
+    """Send messages, each after the reply to the previous one."""
     for message in messages:
         terminal.prompt()
         terminal.type(message + "\r")
@@ -23,7 +23,7 @@ def say(terminal: Terminal, *messages: str) -> None:
 
 
 def whole(terminal: Terminal) -> str:
-    """The text on one line, as if the terminal were wide enough."""
+    """Return the text on one line, as on a terminal that is wide enough."""
     return terminal.text.replace("\n", " ")
 
 

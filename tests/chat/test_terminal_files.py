@@ -1,4 +1,4 @@
-"""Files in the chat, as a person sees it in a pseudo-terminal."""
+"""Files in the chat, as the user sees them in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -24,21 +24,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_mentioned_file_is_counted_and_sent(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, replies=["It prints."]) as terminal:
         terminal.prompt()
-        terminal.type("what does @src/app.py do, @somebody?\r")
+        terminal.type("what does @src/app.py do, @alice?\r")
         terminal.wait("decode")
         terminal.prompt()
         lines = terminal.text.splitlines()
         assert lines[1:4] == [
-            "> what does @src/app.py do, @somebody?",
+            "> what does @src/app.py do, @alice?",
             "qwchat: src/app.py, 7 tokens; context 13/2,048 with this message",
             "It prints.",
         ]
         terminal.type(f"/save {tmp_path}/talk.json\r")
         terminal.wait("saved to")
         sent = json.loads((tmp_path / "talk.json").read_text())["messages"][0]["content"]
-        assert sent == (
-            "File src/app.py:\n\n```py\nimport os\nprint(os.name)\n```\n\nwhat does src/app.py do, @somebody?"
-        )
+        assert sent == ("File src/app.py:\n\n```py\nimport os\nprint(os.name)\n```\n\nwhat does src/app.py do, @alice?")
 
 
 def test_what_cannot_be_sent_comes_back_to_be_changed(tmp_path: Path) -> None:

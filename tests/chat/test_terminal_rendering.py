@@ -1,4 +1,4 @@
-"""Replies on real terminals of several sizes: the screen and what scrolled away, exactly."""
+"""Replies on terminals of several sizes, checked against the exact screen and everything scrolled away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiers import some
 REPLY = """\
 # Three *ways*
 
-Use `map`, a **list comprehension** or a loop; <think> is no tag here,
+Use `map`, a **list comprehension** or a loop; <think> is not a tag here,
 and single newlines stay. See [the manual](https://docs.python.org/3/_x_) for all of it, in some detail.
 
 1. First:
@@ -42,7 +42,7 @@ and single newlines stay. See [the manual](https://docs.python.org/3/_x_) for al
 
 
 def rendered(text: str, size: TerminalSize) -> list[str]:
-    """The rows of the whole text, as a terminal of this size breaks them where they are code."""
+    """Return the rows of the whole text, with code wrapped as a terminal of this size does."""
     parser = StreamParser(RenderOptions(size.columns, size.tail_rows, True))
     parser.push(text)
     parser.end()
@@ -57,7 +57,7 @@ def rendered(text: str, size: TerminalSize) -> list[str]:
 
 
 def seen(terminal: Terminal) -> list[str]:
-    """The lines on and above the screen. (A wide character leaves an empty cell behind it.)"""
+    """Return the lines on the screen and above it, without the empty cells behind wide characters."""
     return [line.replace("\0", "") for line in terminal.text.splitlines()]
 
 

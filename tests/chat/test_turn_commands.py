@@ -1,4 +1,4 @@
-"""What is said, taken back and gone on with: the session and its commands on the scripted model."""
+"""Turn commands on the scripted model: undo, retry, edit, continue and alternatives."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shown(context: CommandContext, text: str) -> str:
 
 
 def played(context: CommandContext, text: str, stop_after: int | None = None) -> Done:
-    """Type a command that streams a reply, or a message; `stop_after`: cancel after so many tokens."""
+    """Type a message, or a command that streams a reply. `stop_after` cancels it after so many tokens."""
     command = parse(text)
     outcome = (
         StreamReply(partial(context.session.ask, text)) if command is None else command[0].run(context, command[1])
@@ -181,7 +181,7 @@ def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
     assert played(context, "/continue").text == "X Y C D"
     assert model.calls[-1]["continuing"] is True
     assert said(context) == ["spell", "X Y C D"]
-    # What was continued is no alternative any more: the model's reply and the edited one are.
+    # The continued reply has replaced the edited one, so only it and the model's reply are left.
     assert shown(context, "/alt") == "reply 1 of 2\nA B C D"
     played(context, "more?")
     assert [message["content"] for message in model.asked[-1]] == ["spell", "A B C D", "more?"]
@@ -223,7 +223,7 @@ def test_a_reply_cut_by_its_length_goes_on_for_as_long_again() -> None:
 def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
     _, context = make("a ``` b\n```\nx\n``` c")
     status = PrefillStatus(io.StringIO(), PLAIN, enabled=False)
-    seen: list[TextEvent] = []  # The prompt, then the words.
+    seen: list[TextEvent] = []  # The prefill, then the words.
     go = context.session.ask("go")
     show_reply(lambda _: replying(context.session, go, lambda: len(seen) > 2), context.view, status, seen.append)
     assert context.view.last_reply == "a ```"
@@ -248,7 +248,7 @@ def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:
 
 
 def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> None:
-    _, context = make("a b c", "d e c")  # The scripted model goes on with its newest reply.
+    _, context = make("a b c", "d e c")  # The scripted model continues its newest reply.
     played(context, "spell", stop_after=2)
     played(context, "fine?")
     shown(context, "/undo")
@@ -261,7 +261,7 @@ def test_a_continuation_given_up_midway_keeps_what_was_said() -> None:
     _, context = make("a b c d e")
     played(context, "spell", stop_after=2)
     events = replying(context.session, context.session.continue_reply())
-    for _ in range(3):  # the prompt and two tokens
+    for _ in range(3):  # The prefill and two tokens.
         next(events)
     events.close()
     reply = context.session.reply()
@@ -282,7 +282,7 @@ def test_what_was_set_since_holds_for_the_rest_and_nothing_else() -> None:
 def other_process(
     context: CommandContext, recorded: list[Event], reply_settings: ReplySettings = HOT
 ) -> tuple[FakeModel, CommandContext]:
-    """The same conversation, from its events, in a process with other settings."""
+    """Return the same conversation, restored from its events, in a process with other settings."""
     model = FakeModel(context.session.model.replies)  # type: ignore[attr-defined]
     tree = Tree.replay(json.loads(json.dumps(recorded)))
     session = Session(model, reply_settings, tree=tree, fingerprint="0123abcd")

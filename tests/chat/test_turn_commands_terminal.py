@@ -1,4 +1,4 @@
-"""Stopping, going on, taking back and changing, as a person sees it."""
+"""Stop, continue, undo and edit, as the user sees it in a pseudo-terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown, as exact text."""
+"""The view's output as exact text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = Styling(terminal=True, emphasis=False, colour=False)
 
 
 class Stream(io.StringIO):
-    """A text stream that says whether it is a terminal."""
+    """A text stream that may claim to be a terminal."""
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice:
 
 
 def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
-    """The notice on the command line and in the chat; "" for none."""
+    """Return the notice on the command line and in the chat; "" without a notice."""
     shell, chat = ending_notice(ended, max_tokens), ending_notice(ended, max_tokens, chat=True)
     return spell_out(shell or "", error_messages.as_flag), spell_out(chat or "", advice.format_argument)
 
