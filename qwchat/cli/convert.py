@@ -11,7 +11,6 @@ from quant.units import data_size
 from quant.wording import spell_out
 from qwchat import models_folder
 from qwchat.chat.formatting import duration, format_ranges
-from qwchat.chat.view.table import format_table
 from qwchat.cli.convert_progress import ConversionResult, run_conversion
 from qwchat.cli.dependencies import Dependencies
 from qwchat.cli.error_messages import as_flag
@@ -19,6 +18,7 @@ from qwchat.cli.exit_codes import ExitCode
 from qwchat.cli.json_output import json_line
 from qwchat.cli.options import ConvertOptions
 from qwchat.cli.streams import Streams
+from qwchat.cli.tables import Column, TableWriter
 from qwchat.errors import QwchatError
 from qwchat.settings.resolve import resolve
 
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from quant.policy import TensorPlan
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_PLAN_COLUMNS = (
+    Column(wrap=12, style="bold"),
+    Column("tensors", wrap=12),
+    Column("format"),
+    Column("size", right=True),
+    Column("bits/weight", right=True, drop=1),
+)
 
 
 def run(options: ConvertOptions, dependencies: Dependencies) -> int:
@@ -80,7 +87,7 @@ def _report(conversion: ConversionResult, destination: Path, options: ConvertOpt
     if options.json:
         streams.write(json_line(_as_data(conversion, destination)) + "\n")
     elif finished is None:
-        streams.write(_plan(planned, destination))
+        _write_plan(TableWriter(streams), planned, destination)
     else:
         streams.screen.notice(
             f"converted {data_size(planned.total_bytes_in)} to {data_size(planned.total_bytes_out)}, "
@@ -89,8 +96,8 @@ def _report(conversion: ConversionResult, destination: Path, options: ConvertOpt
         streams.write(f"{finished.path}\n")
 
 
-def _plan(planned: ConversionPlanned, destination: Path) -> str:
-    """Return the total size and the destination, then one row per group of layers with the same formats."""
+def _write_plan(tables: TableWriter, planned: ConversionPlanned, destination: Path) -> None:
+    """Write the total size and the destination, then one row per group of layers with the same formats."""
     total = (
         f"{data_size(planned.total_bytes_in)} would become {data_size(planned.total_bytes_out)} "
         f"({planned.total_bytes_out:,} bytes, {planned.bits_per_weight:.3f} bits per weight, preset {planned.preset}) "
@@ -105,8 +112,7 @@ def _plan(planned: ConversionPlanned, destination: Path) -> str:
     shown = [
         (row[0] if number == 0 or rows[number - 1][0] != row[0] else "", *row[1:]) for number, row in enumerate(rows)
     ]
-    heads = ("", "tensors", "format", "size", "bits/weight")
-    return f"{total}\n\n{format_table(heads, shown, right=(3, 4))}\n"
+    tables.write(tables.paragraph(total), tables.table(_PLAN_COLUMNS, shown))
 
 
 _Kinds = dict[str, tuple[list[str], int, float]]
