@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from docs.pictures.checkpoint import NAME, make
+from docs.pictures.checkpoint import NAME, make_converted
 from docs.pictures.scene import PROMPT, SHELL, Scene
 from docs.pictures.terminal import Terminal
 
 
 def _act(terminal: Terminal) -> None:
-    terminal.settle(PROMPT)
-    terminal.press(f"qwchat convert -q {NAME} --force\r")
-    terminal.settle(PROMPT)
-    terminal.press("clear\r")
     terminal.settle(PROMPT)
     terminal.press(f"qwchat bench {NAME}-q4\r")
     terminal.wait("decode")
@@ -19,4 +15,4 @@ def _act(terminal: Terminal) -> None:
     terminal.mark()
 
 
-SCENE = Scene("bench", "qwchat bench", _act, SHELL, rows=20, columns=100, prepare=make)
+SCENE = Scene("bench", "qwchat bench", _act, SHELL, rows=20, columns=96, prepare=make_converted)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from benchmarks.make_checkpoint import TOKENIZER_FILES, make_checkpoint
+from docs.pictures.terminal import Terminal
 from qwchat.models_folder import embedded_checkpoint
 
 NAME = "qwen2-0.5b-instruct"
@@ -27,11 +28,22 @@ CONFIG = {
 
 
 def make(home: Path) -> None:
-    """Write the checkpoint into `home`, unless it is there; its tokenizer is the embedded model's."""
+    """Write the checkpoint into `home`, unless it is there, and remove its conversions.
+
+    Its tokenizer is that of the embedded model.
+    """
     folder = home / NAME
-    if folder.exists():
-        return
-    make_checkpoint(CONFIG, folder)
-    for name in TOKENIZER_FILES:
-        if (file := embedded_checkpoint() / name).is_file():
-            shutil.copyfile(file, folder / name)
+    if not folder.exists():
+        make_checkpoint(CONFIG, folder)
+        for name in TOKENIZER_FILES:
+            if (file := embedded_checkpoint() / name).is_file():
+                shutil.copyfile(file, folder / name)
+    for converted in (home / "models").glob(f"*{NAME}*"):
+        shutil.rmtree(converted) if converted.is_dir() else converted.unlink()
+
+
+def make_converted(home: Path) -> None:
+    """Write the checkpoint into `home`, and convert it."""
+    make(home)
+    with Terminal(["qwchat", "convert", "-q", NAME], home, rows=24, columns=80) as terminal:
+        terminal.end()

@@ -11,10 +11,11 @@ def _act(terminal: Terminal) -> None:
     terminal.settle(PROMPT)
     terminal.press(f"qwchat convert {NAME} --dry-run\r")
     terminal.settle(PROMPT)
-    terminal.press(f"qwchat convert {NAME} --force\r")
+    terminal.press(f"qwchat convert {NAME}\r")
     terminal.wait(r" (5[5-9]|6\d)% ")
     terminal.mark()
     terminal.press("\x03")
+    terminal.settle(PROMPT)
 
 
-SCENE = Scene("convert", "qwchat convert", _act, SHELL, rows=20, prepare=make)
+SCENE = Scene("convert", "qwchat convert", _act, SHELL, rows=20, columns=88, prepare=make)
