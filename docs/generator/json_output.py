@@ -23,7 +23,8 @@ _REPLY = "Printed by `qwchat -p ... --json`, and one object per line with `--cou
 _ERROR = "A reply that an error ends has these keys, and `model`, `settings` and `seed`:"
 _EVENTS = """\
 `--jsonl` prints one object per event as it happens, each with the key `event`. `start` comes first, `done` or `error`
-last; `done` has the keys of a reply. `room` says that turns of the conversation are left out from now on."""
+last; `done` has the keys of a reply. The second event of the example appears only if turns of the conversation are
+left out from now on."""
 
 KEYS = {
     "text": "The reply.",
