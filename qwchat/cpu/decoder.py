@@ -54,7 +54,7 @@ class CpuDecoder:
         self.context = context
         self.layers = range(config.num_layers) if layers is None else layers
         if self.layers.step != 1 or not 0 <= self.layers.start <= self.layers.stop <= config.num_layers:
-            raise ValueError(f"layers must lie in 0..{config.num_layers}, one after the other, not {self.layers}")
+            raise ValueError(f"layers must be a range within 0..{config.num_layers} with step 1, not {self.layers}")
         self._has_embedding, self._has_head = self.layers.start == 0, self.layers.stop == config.num_layers
         _check_shapes(folder)
         self._kind = choose_kv_kind(kv, config, context)
@@ -138,7 +138,7 @@ class CpuDecoder:
     ) -> None:
         """Run some layers in place; see `Decoder.run_layers`."""
         if not self.layers.start <= first <= last <= self.layers.stop:
-            raise ValueError(f"layers {first} to {last - 1} do not lie in {self.layers}")
+            raise ValueError(f"layers {first} to {last - 1} are not all in {self.layers}")
         self._check_tokens(len(residual), position)
         if first == last:
             return
@@ -240,7 +240,8 @@ def _memory_errors() -> Iterator[None]:
     except MemoryError as error:
         raise NotEnoughMemoryError(
             ArgumentMessage(
-                "no memory is left for the model's cache and work space: choose a smaller ", Argument("context")
+                "there is not enough memory for the KV cache and the work space: choose a smaller ",
+                Argument("context"),
             )
         ) from error
 

@@ -67,7 +67,7 @@ def require_memory(needed: int, purpose: str, remedy: str) -> None:
     if available is not None and needed > available:
         raise NotEnoughMemoryError(
             ArgumentMessage(
-                f"{purpose} needs {binary_size(needed)} of memory, and {binary_size(available)} are free: ", remedy
+                f"{purpose} needs {binary_size(needed)} of memory, but only {binary_size(available)} are free: ", remedy
             )
         )
 
@@ -83,7 +83,7 @@ def allocate_on_demand(size: int) -> NDArray[np.uint8]:
     try:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise MemoryError(f"{size:,} bytes cannot be had: {error.strerror}") from error
+        raise MemoryError(f"cannot allocate {size:,} bytes: {error.strerror}") from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with contextlib.suppress(OSError):  # A system without huge pages refuses the advice.
             memory.madvise(mmap.MADV_NOHUGEPAGE)

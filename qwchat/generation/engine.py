@@ -72,7 +72,7 @@ class Engine:
             raise ValueError("the context belongs to another decoder")
         ids, config = np.asarray(token_ids, np.int64), self.decoder.config
         if len(ids) == 0:
-            raise UsageError("the prompt is empty: there is nothing to answer")
+            raise UsageError("the prompt is empty: give at least one token")
         if len(ids) > self.decoder.context:
             raise PromptTooLongError(len(ids), self.decoder.context, context_limit(config))
         sampler = Sampler(request.settings, request.seed, min(usable_vocab, config.vocab_size), continued)

@@ -101,8 +101,8 @@ class Sampler:
         scores = np.asarray(logits, dtype=np.float32)[: self.usable_vocab]
         if not np.isfinite(scores).all():
             raise NonFiniteLogitsError(
-                "the model produced NaN or infinite logits, so no token can be chosen: check its files with "
-                "qwchat verify MODEL; where they are intact, the checkpoint itself is broken"
+                "the model produced NaN or infinite logits: check its files with qwchat verify MODEL; "
+                "if they are intact, the checkpoint itself is broken"
             )
         scores = self._penalised(scores, prompt_ids, generated_ids)
         ids: IdArray | None = None  # None stands for all ids, in order
@@ -128,7 +128,7 @@ class Sampler:
         """Return the ids whose bits are set, ascending. Raises ConstraintError without any."""
         ids = np.flatnonzero(np.unpackbits(bits, count=self.usable_vocab, bitorder="little").view(bool))
         if len(ids) == 0:
-            raise ConstraintError("the constraint leaves no token to choose from: simplify it")
+            raise ConstraintError("the constraint allows no token here: simplify it")
         return ids
 
     def _penalised(self, scores: Float32Array, prompt_ids: TokenIds, generated_ids: TokenIds) -> Float32Array:

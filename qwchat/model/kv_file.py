@@ -156,7 +156,7 @@ def _read_head(
     if start != _head_fields(cache, fingerprint, positions):
         raise SnapshotError(f"{path} was written by another version of qwchat")
     if positions > context:
-        raise SnapshotError(f"{path} holds {positions:,} tokens, and the context {context:,}")
+        raise SnapshotError(f"{path} holds {positions:,} tokens, but the context is {context:,}")
     layers = len(cache.layers)
     tables = file.read(_head_bytes(layers, positions) - _HEAD.size)
     whole = os.fstat(file.fileno()).st_size == file_bytes(cache, positions)

@@ -204,7 +204,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
             with pytest.raises(ValueError):
                 call()
         for layers in (range(3, 6), range(-1, 2), range(0, 4, 2), range(3, 2)):
-            with pytest.raises(ValueError, match="layers must lie in"):
+            with pytest.raises(ValueError, match="layers must be a range within"):
                 CpuDecoder(folder(), context=64, threads=1, layers=layers)
 
 

@@ -175,7 +175,7 @@ def test_nothing_allowed_is_an_error(conversation: Conversation) -> None:
         def allowed(self) -> NDArray[np.uint8]:
             return np.zeros(6, np.uint8)
 
-    with pytest.raises(ConstraintError, match="leaves no token to choose from"):
+    with pytest.raises(ConstraintError, match="allows no token here"):
         run(conversation, Closed())
 
 

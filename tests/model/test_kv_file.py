@@ -179,7 +179,7 @@ def test_what_does_not_belong_here_is_told_apart(small: CachedContext, file: Pat
 
 def test_it_must_fit(small: CachedContext, file: Path) -> None:
     other = build(context=49)
-    assert refused(other, file) == "FILE holds 50 tokens, and the context 49"
+    assert refused(other, file) == "FILE holds 50 tokens, but the context is 49"
     other.decoder.close()
     q8 = build("q8", context=600)
     assert refused(q8, file) == "FILE has another kv than q8"
