@@ -26,7 +26,7 @@ def build_decoder(
     Raises:
         UsageError: a value is out of range.
         ModelError: the kernels cannot run the model's shapes or formats.
-        NotEnoughMemoryError: there is not enough memory for the work buffers.
+        NotEnoughMemoryError: there is not enough memory for the work space.
     """
     if kv not in ("auto", *KV_KINDS):
         raise UsageError(ArgumentMessage(Argument("kv"), f" must be auto, {' or '.join(KV_KINDS)}, not {kv}"))

@@ -41,7 +41,7 @@ class CpuDecoder:
 
     Raises:
         ModelError: the kernels cannot run the model's shapes or formats.
-        NotEnoughMemoryError: there is not enough memory for the work buffers.
+        NotEnoughMemoryError: there is not enough memory for the work space.
     """
 
     chunk = CHUNK

@@ -29,7 +29,7 @@ LAYER = np.dtype(
     ]
 )
 
-# The model outside its layers, and the work buffers for one chunk of tokens. Unless stated otherwise, buffers are f32,
+# The model outside its layers, and the work space for one chunk of tokens. Unless stated otherwise, buffers are f32,
 # and a row takes its columns rounded up to 16. The fields from `tokens` to `logits_from` are set for every step.
 STATE = np.dtype(
     [

@@ -1,4 +1,4 @@
-"""Work buffers of a pass over one chunk of tokens, and the STATE record that points to them."""
+"""Work space of a pass over one chunk of tokens, and the STATE record that points to them."""
 
 from __future__ import annotations
 
