@@ -37,5 +37,5 @@ def test_memory_is_zero_and_can_be_written(size: int) -> None:
 
 
 def test_what_cannot_be_had_is_a_memory_error() -> None:
-    with pytest.raises(MemoryError, match="cannot allocate .* bytes"):
+    with pytest.raises(MemoryError, match="cannot allocate"):
         allocate_on_demand(1 << 60)
