@@ -19,7 +19,7 @@ SCHEMA = '{"type":  "array",\n "items": {"type": "null"}}'
 CONTROLS = ReplySettings(SamplingParams())
 
 
-def test_one_constraint_takes_the_place_of_another(tmp_path: Path) -> None:
+def test_one_constraint_replaces_another(tmp_path: Path) -> None:
     file = tmp_path / "schema.json"
     file.write_text(SCHEMA)
     reply_settings = CONTROLS
@@ -40,7 +40,7 @@ def test_one_constraint_takes_the_place_of_another(tmp_path: Path) -> None:
     assert reply_settings.changed("choices", "default", CONTROLS) == CONTROLS
 
 
-def test_a_record_of_a_reply_brings_its_constraint_back() -> None:
+def test_the_record_of_a_reply_restores_its_constraint() -> None:
     bound = CONTROLS.changed("choices", r"yes,no\, never", CONTROLS)
     assert settings_to_continue(bound.record(), CONTROLS, CONTROLS).constraint == bound.constraint
     assert settings_to_continue({"json_schema": "/etc/hostname"}, CONTROLS, CONTROLS).constraint is None
@@ -54,7 +54,7 @@ def test_a_wrong_value_changes_nothing() -> None:
         CONTROLS.changed("json-schema", "nowhere", CONTROLS)
 
 
-def test_the_session_passes_it_on() -> None:
+def test_the_session_passes_the_constraint_to_the_model() -> None:
     model = FakeModel(replies=["no"])
     session = Session(model, CONTROLS.changed("choices", "yes,no", CONTROLS))
     *_, end = replying(session, session.ask("hi"))

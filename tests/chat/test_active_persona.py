@@ -55,7 +55,7 @@ def state(context: CommandContext) -> tuple[object, ...]:
     return (session.system, *(session.reply_settings[name] for name in ("temp", "top-k", "stop")))
 
 
-def test_a_persona_is_put_on_changed_and_taken_off() -> None:
+def test_a_persona_is_applied_replaced_and_removed() -> None:
     context = make_context()
     assert (
         shown(context, '/as poet place="New York"') == "persona poet sets the system prompt, temp 1.2, stop 'END' 'FIN'"
@@ -69,7 +69,7 @@ def test_a_persona_is_put_on_changed_and_taken_off() -> None:
     assert shown(context, "/as none") == "no persona is active"
 
 
-def test_what_was_changed_since_outlives_the_persona() -> None:
+def test_later_changes_outlive_the_persona() -> None:
     context = make_context()
     shown(context, "/as poet place=Rome")
     shown(context, "/set temp 0.3")
@@ -78,7 +78,7 @@ def test_what_was_changed_since_outlives_the_persona() -> None:
     assert state(context) == ("Mine.", 0.3, 0, ())
 
 
-def test_a_chat_that_began_with_a_persona_can_take_it_off() -> None:
+def test_a_chat_started_with_a_persona_can_remove_it() -> None:
     with_persona = resolve({"as": "poet", "top-k": "9"}, variables={"place": "Rome"})
     without = resolve({"as": "none", "top-k": "9"})
     defaults = SamplingParams(temperature=0.5)
@@ -92,7 +92,7 @@ def test_a_chat_that_began_with_a_persona_can_take_it_off() -> None:
     assert session.reply_settings.origin("temp") == "the model's generation_config.json"
 
 
-def test_a_mistake_changes_nothing() -> None:
+def test_an_error_changes_nothing() -> None:
     context = make_context()
     shown(context, "/as clerk")
     for text, complaint in (
@@ -142,7 +142,7 @@ def test_personas_are_listed_and_suggested(folder: Path) -> None:
     )
 
 
-def test_what_is_set_can_be_kept(folder: Path) -> None:
+def test_settings_can_be_saved_as_a_persona(folder: Path) -> None:
     context = make_context()
     shown(context, "/system Answer in {braces}\nand lines.")
     shown(context, "/set top-p 0.9")

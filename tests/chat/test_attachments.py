@@ -40,7 +40,7 @@ def one(name: str) -> Attachment:
     return attachment
 
 
-def test_a_file_stands_in_a_message_under_its_name_and_in_a_fence(here: Path) -> None:
+def test_a_file_appears_in_a_message_with_its_name_in_a_fence(here: Path) -> None:
     (here / "app.py").write_bytes(b"import os\r\n\r\nprint(os.name)\r\n\r\n")
     assert one("app.py").block() == "File app.py:\n\n```py\nimport os\n\nprint(os.name)\n```"
     assert one(f"{here}/app.py").name == f"{here}/app.py"
@@ -118,7 +118,7 @@ def test_what_cannot_be_attached(name: str, complaint: str) -> None:
     assert str(caught.value) == complaint
 
 
-def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     files(a="x")
 
     def refuse(*unused: object) -> None:
@@ -140,7 +140,7 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"", ""),
     ],
 )
-def test_encodings_that_are_read(data: bytes, text: str) -> None:
+def test_supported_encodings(data: bytes, text: str) -> None:
     assert decode_text(data, "a") == text
 
 
@@ -158,13 +158,13 @@ NUL = "a is a binary file (contains NUL bytes)"
         (b"\xff\xfea", "a is not UTF-16 text (byte 3 is 0x61): convert it, for example with iconv"),
     ],
 )
-def test_what_is_no_text(data: bytes, complaint: str) -> None:
+def test_what_is_not_text(data: bytes, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
         decode_text(data, "a")
     assert str(caught.value) == complaint
 
 
-def test_big_files_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_big_files_are_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attachments, "MAX_FILE_BYTES", 1 << 20)
     files(log="a line of text\n" * 100_000)
     with pytest.raises(UsageError) as caught:
@@ -177,7 +177,7 @@ def test_big_files_are_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -
         load_files("log:100001")
 
 
-def test_pipes_are_read_where_they_were_asked_for() -> None:
+def test_pipes_are_read_only_on_request() -> None:
     reading, writing = os.pipe()
     os.write(writing, b"from a process\n")
     os.close(writing)
@@ -249,7 +249,7 @@ def test_links_in_rings_are_searched_once(here: Path, monkeypatch: pytest.Monkey
     assert expand_pattern("**/**/**/*.md") == [f"d{number}/f.md" for number in range(5)]
 
 
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_a_file_that_becomes_a_pipe_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo("pipe")
     files(a="x")
     found = find_files("a")
@@ -277,7 +277,7 @@ def test_patterns_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         load_files("**/x")
 
 
-def test_a_pattern_leaves_out_what_is_no_text() -> None:
+def test_a_pattern_skips_binary_files() -> None:
     tree("a.md", "c.md")
     Path("b.md").write_bytes(b"\0\0")
     found = load_files("*.md:1-2")
@@ -291,7 +291,7 @@ def test_a_pattern_leaves_out_what_is_no_text() -> None:
         load_files("b.m?")
 
 
-def test_the_very_name_comes_before_lines_and_patterns() -> None:
+def test_an_exact_name_takes_precedence_over_ranges_and_patterns() -> None:
     files(a="1\n2\n")
     Path("a:1").write_text("odd")
     Path("[x].md").write_text("brackets")
@@ -307,7 +307,7 @@ def test_names_are_made_safe() -> None:
     assert safe_name("a\nb\x1b]0;t\x07\t\udce9") == "a␊b␛]0;t␇␉\ufffd"
 
 
-def test_what_is_said_before_sending() -> None:
+def test_totals_before_sending() -> None:
     counted = [(Attachment(f"f{number}.md", "x", LineRange(1, 2) if number == 1 else None), 10) for number in range(14)]
     assert file_lines(counted[:1]) == []
     assert files_total(counted[:1]) == "f0.md, 10 tokens"

@@ -68,7 +68,7 @@ def test_set_alone_shows_everything_and_its_origin() -> None:
     assert [line for line in shown_lines if line.split()[0] in {line.split()[0] for line in wanted}] == wanted
 
 
-def test_the_engine_is_changed_and_the_cost_told() -> None:
+def test_an_engine_setting_is_changed_and_the_cost_reported() -> None:
     context, model, _ = chat()
     assert shown(context, "/set ctx 4096") == "ctx 4096"
     list(replying(context.session, context.session.ask("one two three")))
@@ -84,7 +84,7 @@ def test_the_engine_is_changed_and_the_cost_told() -> None:
     assert shown(context, "/set kv").splitlines()[0] == "kv f32 (QWCHAT_KV)"
 
 
-def test_only_tokens_that_will_be_read_again_are_announced() -> None:
+def test_only_tokens_to_evaluate_again_are_announced() -> None:
     context, model, _ = chat()
     for question in ("one two three", "four five six"):
         list(replying(context.session, context.session.ask(question)))
@@ -97,7 +97,7 @@ def test_only_tokens_that_will_be_read_again_are_announced() -> None:
     assert shown(context, "/set kv f32") == "kv f32"
 
 
-def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_longer_context_keeps_the_cache_format_while_memory_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     context, model, _ = chat()
     context.settings = ChatSettings(context.session, None, model)
     assert shown(context, "/set ctx 4096") == "ctx 4096"
@@ -119,7 +119,7 @@ def test_a_longer_context_keeps_the_kind_of_cache_while_memory_lasts(monkeypatch
     assert model.kv == "q8"
 
 
-def test_a_context_that_is_too_small_is_told() -> None:
+def test_a_context_too_small_for_the_conversation_is_reported() -> None:
     context, model, _ = chat()
     list(replying(context.session, context.session.ask("one two three")))
     tokens = model.count(context.session.messages)
@@ -136,7 +136,7 @@ def test_what_cannot_be_done_changes_nothing() -> None:
     assert model.context == 2048
 
 
-def test_the_look_is_changed_at_once() -> None:
+def test_display_settings_take_effect_at_once() -> None:
     context, _, applied = chat()
     assert shown(context, "/set quiet on") == "quiet on"
     assert shown(context, "/set quiet default") == "quiet off"
@@ -167,7 +167,7 @@ def test_values_are_suggested() -> None:
     assert [(found.text, found.note) for found in suggestions(context, "/set thr")] == [("threads", "auto (2)")]
 
 
-def test_a_panel_of_a_session_alone_knows_the_reply_knobs() -> None:
+def test_settings_of_a_session_alone_are_the_reply_settings() -> None:
     context = CommandContext(
         Session(FakeModel(), ReplySettings(SamplingParams())), "mini", ReplyView(io.StringIO(), PLAIN)
     )
@@ -176,7 +176,7 @@ def test_a_panel_of_a_session_alone_knows_the_reply_knobs() -> None:
         obey(context, "/set threads 2")
 
 
-def test_a_system_prompt_takes_the_place_of_the_old_one_and_says_what_it_costs() -> None:
+def test_a_new_system_prompt_replaces_the_old_one_and_says_what_it_costs() -> None:
     context, model, _ = chat()
     assert shown(context, "/system Be brief.") == "system prompt set, from the next message on"
     list(replying(context.session, context.session.ask("one two three")))

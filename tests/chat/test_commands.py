@@ -52,7 +52,7 @@ def test_how_a_command_may_be_typed(text: str) -> None:
     assert obey(make_context(), text) == Show("the conversation is already empty")
 
 
-def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> None:
+def test_help_lists_every_command_and_explains_one() -> None:
     shown = obey(make_context(), "/help")
     assert isinstance(shown, Show)
     for command in COMMANDS:
@@ -68,7 +68,7 @@ def test_help_lists_every_command_with_its_summary_and_says_more_about_one() -> 
         obey(make_context(), "/help sav")
 
 
-def test_what_may_follow_is_suggested(tmp_path: Path) -> None:
+def test_completions_are_suggested(tmp_path: Path) -> None:
     (tmp_path / "talk.md").touch()
     (tmp_path / "talks").mkdir()
     context = make_context()
@@ -134,7 +134,7 @@ def test_quit(typed: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["/drop {}", "/summarise {}", "/undo {}", "/edit {}", "/edit --reply {}"])
-def test_a_number_of_any_length_is_no_failure(text: str) -> None:
+def test_numbers_of_any_length_are_handled(text: str) -> None:
     context = make_context()
     for event in replying(context.session, context.session.ask("hello"), lambda: False):
         assert event

@@ -87,7 +87,7 @@ LONG = " ".join("e" * 7)  # 8 tokens: 36 of 40, leaving 4.
 TOO_LONG = " ".join("e" * 12)  # 13 tokens: 41 of 40.
 
 
-def test_what_is_kept_for_an_answer() -> None:
+def test_tokens_reserved_for_a_reply() -> None:
     assert reserved_for_reply(4096, None) == 512
     assert reserved_for_reply(32_768, None) == 512
     assert reserved_for_reply(2048, None) == 256
@@ -99,11 +99,11 @@ def test_what_is_kept_for_an_answer() -> None:
     ("tokens", "text"),
     [(0, "0"), (999, "999"), (1000, "1k"), (1933, "1.9k"), (4096, "4.1k"), (32_768, "32.8k"), (131_072, "131k")],
 )
-def test_short_numbers(tokens: int, text: str) -> None:
+def test_short_token_counts(tokens: int, text: str) -> None:
     assert short_count(tokens) == text
 
 
-def test_the_meter_counts_what_the_next_message_comes_on_top_of() -> None:
+def test_the_meter_counts_the_tokens_before_the_next_message() -> None:
     conversation = Conversation(size=2000, replies=["one two three"], system="Be brief.")
     meter = ContextMeter(conversation.session)
     assert meter() == "ctx 3/2k"
@@ -119,7 +119,7 @@ def test_the_meter_counts_what_the_next_message_comes_on_top_of() -> None:
     assert len(conversation.model.calls) == asked
 
 
-def test_the_meter_is_silent_where_the_template_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_meter_is_empty_if_the_template_rejects_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = Conversation(system="Be brief.")
 
     def refuse(*unused: object) -> int:
@@ -129,7 +129,7 @@ def test_the_meter_is_silent_where_the_template_refuses(monkeypatch: pytest.Monk
     assert ContextMeter(conversation.session)() == ""
 
 
-def test_drop_leaves_out_the_oldest_exchanges_marks_it_and_never_the_system_prompt() -> None:
+def test_drop_drops_the_oldest_exchanges_but_not_the_system_prompt() -> None:
     conversation = filled("drop", system="Be brief.", size=43)
     done = conversation.say(TOO_LONG)
     assert done is not None
@@ -151,7 +151,7 @@ def test_a_resumed_session_knows_what_is_not_sent() -> None:
     assert context_budget.unsent_counts(again, again.end) == {"dropped": 4, "summarised": 0}
 
 
-def test_room_is_made_for_more_than_one_message() -> None:
+def test_dropping_frees_tokens_for_more_than_one_message() -> None:
     conversation = filled("drop", size=120)
     for _ in range(20):
         conversation.say("e")
@@ -171,7 +171,7 @@ def test_dropping_again_keeps_what_was_dropped_before() -> None:
     assert conversation.reductions[-1].turns == len(dropped)
 
 
-def test_error_sends_what_can_be_read_and_refuses_the_rest() -> None:
+def test_error_refuses_only_prompts_that_do_not_fit() -> None:
     conversation = filled("error")
     assert conversation.say(LONG) is not None
     conversation.session.undo()
@@ -185,14 +185,14 @@ def test_error_sends_what_can_be_read_and_refuses_the_rest() -> None:
     assert conversation.lines == []
 
 
-def test_ask_is_error_where_there_is_nobody_to_ask() -> None:
+def test_ask_means_error_without_a_user() -> None:
     conversation = filled("ask")
     assert conversation.overflow.policy == "error"
     with pytest.raises(ContextFullError):
         conversation.say(TOO_LONG)
 
 
-def test_a_question_that_is_too_long_alone_is_refused_under_every_policy() -> None:
+def test_a_message_too_long_by_itself_is_refused_under_every_policy() -> None:
     for policy in ("ask", "error", "drop", "summarise"):
         conversation = filled(policy, "x")
         with pytest.raises(PromptTooLongError) as caught:
@@ -202,7 +202,7 @@ def test_a_question_that_is_too_long_alone_is_refused_under_every_policy() -> No
         assert len(conversation.model.calls) == 4
 
 
-def test_a_person_is_asked_and_may_drop() -> None:
+def test_the_user_is_asked_and_may_drop() -> None:
     conversation = filled("ask", "xd")
     assert conversation.say(TOO_LONG) is not None
     assert conversation.lines == [
@@ -213,7 +213,7 @@ def test_a_person_is_asked_and_may_drop() -> None:
     assert conversation.prompts == ["d/s/e: ", "d/s/e: "], "an invalid answer is asked again"
 
 
-def test_a_person_may_answer_anyway_where_it_fits() -> None:
+def test_the_user_may_answer_anyway_if_the_prompt_fits() -> None:
     conversation = filled("ask", "a")
     assert conversation.say(LONG) is not None
     assert conversation.lines == [
@@ -225,7 +225,7 @@ def test_a_person_may_answer_anyway_where_it_fits() -> None:
 
 
 @pytest.mark.parametrize("answer", ["e", "-", "^"])
-def test_a_person_may_go_back(answer: str) -> None:
+def test_the_user_may_go_back_to_the_message(answer: str) -> None:
     conversation = filled("ask", answer)
     assert conversation.say(TOO_LONG) is None
     assert len(conversation.model.calls) == 4
@@ -246,7 +246,7 @@ def twenty(summary: str) -> Conversation:
     return conversation
 
 
-def test_what_was_refused_is_no_alternative_to_what_was_sent_instead() -> None:
+def test_a_refused_message_does_not_become_an_alternative() -> None:
     conversation = filled("error", size=41)
     with pytest.raises(ContextFullError):
         conversation.say(TOO_LONG)
@@ -260,7 +260,7 @@ def test_what_was_refused_is_no_alternative_to_what_was_sent_instead() -> None:
         conversation.session.alternatives()
 
 
-def test_summarise_puts_a_summary_in_place_of_the_oldest_turns() -> None:
+def test_summarise_replaces_the_oldest_turns_with_a_summary() -> None:
     conversation = twenty("Letters came.")
     assert conversation.say(LONGER) is not None
     asked = conversation.model.asked[-2]
@@ -293,7 +293,7 @@ def test_turns_that_fill_the_context_are_not_summarised() -> None:
         conversation.say(TOO_LONG)
 
 
-def test_what_was_summarised_stays_summarised_when_more_is_dropped() -> None:
+def test_an_earlier_summary_is_kept_when_more_is_dropped() -> None:
     conversation = filled("drop", size=100)
     conversation.model.replies = ["Short."]
     list(context_budget.summarise(conversation.session, conversation.session.end, 1, None))
@@ -305,7 +305,7 @@ def test_what_was_summarised_stays_summarised_when_more_is_dropped() -> None:
     assert len(conversation.session.messages) == 8
 
 
-def test_a_reply_that_filled_the_context_goes_on_after_room_was_made() -> None:
+def test_a_reply_that_filled_the_context_continues_after_dropping() -> None:
     conversation = filled("drop", size=60)
     conversation.model.replies = [" ".join(f"w{number}" for number in range(40))]
     conversation.model._begun = 0
@@ -334,7 +334,7 @@ def test_a_retry_is_checked_like_a_first_answer() -> None:
     assert len(conversation.session.tree.siblings(conversation.session.reply().id)) == 2
 
 
-def test_exchanges_that_can_be_left_out() -> None:
+def test_exchanges_that_can_be_dropped() -> None:
     conversation = Conversation(replies=["one"])
     with pytest.raises(UsageError, match="there are no exchanges before the last one: /clear removes"):
         context_budget.drop(conversation.session, conversation.session.end, 1)
@@ -350,7 +350,7 @@ def test_exchanges_that_can_be_left_out() -> None:
     ).marker() == ("── dropped the oldest exchange; context 4/40 ──")
 
 
-def test_an_answer_that_may_be_short_needs_little_room() -> None:
+def test_a_short_reply_reserves_few_tokens() -> None:
     conversation = filled("ask", "x")
     conversation.session.reply_settings = replace(conversation.session.reply_settings, max_tokens=3)
     assert conversation.say(LONG) is not None

@@ -71,7 +71,7 @@ class Conversation:
         return self.play(partial(self.session.stream, reply, prompt))
 
 
-def test_what_is_counted_is_what_is_read(model: qwchat.Model) -> None:
+def test_the_counted_tokens_are_the_evaluated_ones(model: qwchat.Model) -> None:
     conversation = Conversation(model, "error", "Be brief.")
     meter = ContextMeter(conversation.session)
     for text in ("What is 2 + 3?", compose_message([Attachment("a.py", "x = 1\n```\n<|im_end|>")], "Why? 日本")):
@@ -84,7 +84,7 @@ def test_what_is_counted_is_what_is_read(model: qwchat.Model) -> None:
     assert model.count(replied, continuing=True) == done.stats.prompt_tokens + len(done.token_ids)
 
 
-def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> None:
+def test_turns_after_dropped_ones_are_evaluated_again_once(model: qwchat.Model) -> None:
     conversation = Conversation(model, "drop", "Be brief.")
     before = None
     for number in range(40):
@@ -106,7 +106,7 @@ def test_what_stands_behind_a_gap_is_read_again_once(model: qwchat.Model) -> Non
     assert again.messages == conversation.session.messages
 
 
-def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
+def test_a_reply_that_fills_the_context_continues(model: qwchat.Model) -> None:
     conversation = Conversation(model, "error")
     while ContextMeter(conversation.session).tokens < SIZE - 60:
         conversation.say("What is 2 + 3?")
@@ -125,7 +125,7 @@ def test_a_reply_that_fills_the_context_goes_on(model: qwchat.Model) -> None:
     assert conversation.session.reply().content == longer.text
 
 
-def test_a_summary_is_written_from_what_was_read_already(model: qwchat.Model) -> None:
+def test_a_summary_reuses_the_cached_tokens(model: qwchat.Model) -> None:
     conversation = Conversation(model, "drop")
     for number in range(6):
         conversation.say(f"What is {number} + 1?")
@@ -142,7 +142,7 @@ def test_a_summary_is_written_from_what_was_read_already(model: qwchat.Model) ->
     assert conversation.say("What is 9 + 1?").stats.prompt_tokens <= SIZE
 
 
-def test_what_cannot_be_read_is_refused_before_it_is_read(model: qwchat.Model) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_before_the_prefill(model: qwchat.Model) -> None:
     conversation = Conversation(model, "error")
     with pytest.raises(PromptTooLongError, match=rf"and the context holds {SIZE}, one of them for the answer: shorten"):
         conversation.say("word " * SIZE)

@@ -133,7 +133,7 @@ def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
 
 @pytest.mark.timeout(120 + 5 * KILLS)
 @pytest.mark.slow
-def test_no_turn_that_was_over_is_lost(tmp_path: Path) -> None:
+def test_no_completed_turn_is_lost(tmp_path: Path) -> None:
     killed = Killed(tmp_path)
     store = SessionStore(tmp_path / "home" / "sessions")
     for number in range(KILLS):

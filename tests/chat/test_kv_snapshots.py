@@ -66,7 +66,7 @@ def kept(folder: Path) -> int:
         ("off", 10.0, 10, -1),
     ],
 )
-def test_when_one_is_written(folder: Path, mode: SnapshotMode, seconds: float, tokens: int, expected: int) -> None:
+def test_when_a_snapshot_is_saved(folder: Path, mode: SnapshotMode, seconds: float, tokens: int, expected: int) -> None:
     (folder / "kv.snapshot").write_bytes(b"of an earlier visit")
     model = Model(seconds=seconds)
     model.cached_ids = np.broadcast_to(np.int64(1), tokens)
@@ -74,7 +74,7 @@ def test_when_one_is_written(folder: Path, mode: SnapshotMode, seconds: float, t
     assert kept(folder) == expected
 
 
-def test_coming_back(folder: Path) -> None:
+def test_restoring_a_snapshot(folder: Path) -> None:
     assert KVSnapshots(Model(12), "auto", 1 << 20).save_or_remove(folder) is None
     os.utime(folder / "kv.snapshot", (0, 0))
     model = Model(0)
@@ -94,7 +94,7 @@ def test_coming_back(folder: Path) -> None:
     assert (model.saved, kept(folder)) == (1, 16)
 
 
-def test_what_was_read_elsewhere_is_not_kept_here(folder: Path) -> None:
+def test_tokens_of_another_session_are_not_saved_here(folder: Path) -> None:
     model = Model(12)
     snapshots = KVSnapshots(model, "on", 1 << 20)
     other = folder.with_name("other")
@@ -105,7 +105,7 @@ def test_what_was_read_elsewhere_is_not_kept_here(folder: Path) -> None:
     assert (kept(other), kept(folder)) == (12, -1)
 
 
-def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
+def test_a_long_prefill_is_saved_after_the_turn(folder: Path) -> None:
     model = Model(0)
     snapshots = KVSnapshots(model, "auto", 1 << 20)
     snapshots.restore(folder)
@@ -125,7 +125,7 @@ def test_a_long_reading_is_kept_at_once(folder: Path) -> None:
     assert model.saved == 3
 
 
-def test_off_neither_reads_nor_keeps(folder: Path) -> None:
+def test_off_neither_restores_nor_saves(folder: Path) -> None:
     KVSnapshots(Model(12), "on", 1 << 20).save_or_remove(folder)
     model = Model(3)
     snapshots = KVSnapshots(model, "off", 1 << 20)
@@ -135,7 +135,7 @@ def test_off_neither_reads_nor_keeps(folder: Path) -> None:
     assert kept(folder) == -1
 
 
-def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
+def test_an_unusable_snapshot_leads_to_a_notice(folder: Path) -> None:
     model = Model()
     snapshots = KVSnapshots(model, "auto", 1 << 20)
     assert snapshots.restore(folder) is None  # The session has no snapshot.
@@ -154,7 +154,7 @@ def test_what_cannot_be_used_is_a_notice(folder: Path) -> None:
         (OSError(5, "Input/output error"), "the snapshot {folder}/kv.snapshot cannot be kept: Input/output error"),
     ],
 )
-def test_what_cannot_be_written_is_a_notice(folder: Path, error: Exception, notice: str) -> None:
+def test_a_snapshot_that_cannot_be_written_leads_to_a_notice(folder: Path, error: Exception, notice: str) -> None:
     model = Model()
     model.trouble = error
     notice = KVSnapshots(model, "auto", 1 << 20).save_or_remove(folder)
@@ -162,7 +162,7 @@ def test_what_cannot_be_written_is_a_notice(folder: Path, error: Exception, noti
     assert notice.startswith(notice.format(folder=folder))
 
 
-def test_the_snapshots_of_other_sessions_make_room(folder: Path) -> None:
+def test_the_oldest_snapshots_are_removed_first(folder: Path) -> None:
     for age, name in enumerate(("new", "older", "oldest")):
         other = folder.parent / name
         other.mkdir()
@@ -176,7 +176,7 @@ def test_the_snapshots_of_other_sessions_make_room(folder: Path) -> None:
     assert len(list(folder.parent.glob("*/session.jsonl"))) == 3
 
 
-def test_what_is_linked_or_not_a_file_does_not_make_room(folder: Path, tmp_path: Path) -> None:
+def test_links_and_special_files_are_not_removed(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kv.snapshot").write_bytes(bytes(1000))

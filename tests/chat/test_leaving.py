@@ -48,7 +48,7 @@ def test_the_words_are_messages_in_a_sentence_in_quotes_and_in_a_pipe(tmp_path: 
     assert piped.stderr == b""
 
 
-def test_leaving_says_how_to_go_on_with_the_session(tmp_path: Path, store: SessionStore) -> None:
+def test_leaving_says_how_to_resume_the_session(tmp_path: Path, store: SessionStore) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         assert left(terminal, "one\r", "\x04")[-2:] == [">", "to go on: qwchat -c"]
         assert b"\x1b[2mto go on: qwchat -c\x1b[0m\r\n" in terminal.raw
@@ -62,7 +62,7 @@ def test_leaving_says_how_to_go_on_with_the_session(tmp_path: Path, store: Sessi
         assert call(*command.split("=", 1), "-p", "two", models=tmp_path).returncode == 0
 
 
-def test_nothing_is_said_where_nothing_is_saved_or_nobody_reads_it(tmp_path: Path, store: SessionStore) -> None:
+def test_no_hint_without_a_saved_session_or_a_reader(tmp_path: Path, store: SessionStore) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         assert left(terminal, "/set temp 1\r", "\x04")[1:] == ["> /set temp 1", "temp 1", ">"]
     with Terminal("chat", "--no-save", models=tmp_path) as terminal:
@@ -79,7 +79,7 @@ def test_nothing_is_said_where_nothing_is_saved_or_nobody_reads_it(tmp_path: Pat
         assert terminal.text.splitlines()[-2:] == [">", "to go on: qwchat -c"]
 
 
-def test_a_blank_line_stands_between_turns_and_nowhere_else(tmp_path: Path, store: SessionStore) -> None:
+def test_blank_lines_separate_turns_and_appear_nowhere_else(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "Name a sea.", "The Pacific.", name="seas")
     with Terminal("chat", "-q", models=tmp_path, replies=["One.", "Two."]) as terminal:
         lines = left(
@@ -109,7 +109,7 @@ def test_a_blank_line_stands_between_turns_and_nowhere_else(tmp_path: Path, stor
         assert left(terminal, "/quit\r")[-4:] == ["> Name a sea.", "The Pacific.", "", "> /quit"]
 
 
-def test_one_blank_line_behind_a_reply_that_was_stopped(tmp_path: Path) -> None:
+def test_one_blank_line_follows_a_stopped_reply(tmp_path: Path) -> None:
     slow = " ".join(f"word{number}" for number in range(200))
     with Terminal("chat", models=tmp_path, replies=[slow], token_seconds=0.05) as terminal:
         terminal.prompt()

@@ -76,13 +76,13 @@ def test_what_stays_text(typed: str) -> None:
     assert (composed.text, composed.attachments, composed.notices) == (typed, (), ())
 
 
-def test_two_signs_write_one_where_one_would_read_a_file() -> None:
+def test_a_doubled_sign_escapes_a_mention() -> None:
     composed = compose("say @@a.py and @@src but @b.py")
     assert composed.text == "say @a.py and @src but b.py"
     assert [attachment.title for attachment in composed.attachments] == ["b.py"]
 
 
-def test_what_was_pasted_is_given_back_whatever_it_names(here: Path) -> None:
+def test_escaped_text_is_restored_whatever_it_names(here: Path) -> None:
     for number in range(120):
         (here / f"{number}.txt").write_text("x")
     for text in ("see @a.py and @*.txt, @a.py:3-1", "@@a.py @alice me@a.py", "`@a.py` @src/"):
@@ -96,11 +96,11 @@ def test_what_was_pasted_is_given_back_whatever_it_names(here: Path) -> None:
     ("unit", "count"),
     [(f" `a {'`' * 2}b ```c", 20_000), ("`", 100_000), ("@a", 50_000), ("```\n", 30_000), ("@x.y ", 5_000)],
 )
-def test_time_grows_evenly_with_the_text_that_is_searched(unit: str, count: int) -> None:
+def test_search_time_grows_linearly_with_the_text(unit: str, count: int) -> None:
     assert growth(lambda size: compose(unit * size), count // 8, 8) < 24  # Quadratic growth would be 64.
 
 
-def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
+def test_a_mention_that_looks_like_a_path_but_matches_no_file_gets_a_notice() -> None:
     composed = compose("see @src/ap.py, @*.rs and @x.py:3-4!")
     assert composed.text == "see @src/ap.py, @*.rs and @x.py:3-4!"
     assert composed.notices == (
@@ -110,12 +110,12 @@ def test_what_looks_like_a_path_but_is_none_is_remarked_on() -> None:
     )
 
 
-def test_many_that_name_no_file_take_few_lines() -> None:
+def test_many_unknown_mentions_take_few_lines() -> None:
     notices = compose(" ".join(f"@{number}.py @0.py" for number in range(9))).notices
     assert notices[4:] == ("@4.py matches no file and is sent as text", "… and 4 more")
 
 
-def test_an_edited_message_reads_nothing_twice() -> None:
+def test_an_edited_message_attaches_no_file_twice() -> None:
     sent = compose("what does @a.py do?").text_with_files()
     again = compose(sent)
     assert (again.text, again.attachments) == (sent, ())
@@ -144,7 +144,7 @@ def offered(text: str) -> list[str]:
     return results
 
 
-def test_what_is_offered_is_understood(here: Path) -> None:
+def test_suggested_mentions_are_understood(here: Path) -> None:
     names = ("Bob's notes.md", 'quo"ted one.md', "mix' and \".md", "ats @ sign.md", "back\\slash.md")
     for name in names:
         (here / name).write_text("x")
@@ -153,7 +153,7 @@ def test_what_is_offered_is_understood(here: Path) -> None:
         assert unquote(offer.removeprefix("@")) == name
 
 
-def test_the_argument_of_a_command_is_a_name_as_in_a_mention(here: Path) -> None:
+def test_a_command_accepts_file_names_written_as_mentions(here: Path) -> None:
     (here / "@types").write_text("x\n")
     for typed in ("a.py:2", "@a.py:2", "'a.py':2", '@"a.py":2'):
         assert unquote(typed) == "a.py:2"
@@ -162,7 +162,7 @@ def test_the_argument_of_a_command_is_a_name_as_in_a_mention(here: Path) -> None
     assert unquote("@types") == "@types"
 
 
-def test_a_number_of_any_length_is_no_failure() -> None:
+def test_numbers_of_any_length_are_handled() -> None:
     typed = f"@a.py:{'9' * 5000}"
     assert compose(typed).text == typed
 

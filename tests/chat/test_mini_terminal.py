@@ -172,7 +172,7 @@ def test_a_paste_of_500_lines(models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reply_is_stopped_and_goes_on_to_the_same_end(models: Path, tmp_path: Path) -> None:
+def test_a_stopped_reply_continues_to_the_same_end(models: Path, tmp_path: Path) -> None:
     whole = answer(models, "Tell me everything", *WORLDLY, "--max-tokens", "1500")
     with talk(models, tmp_path, *WORLDLY, "--max-tokens", "1500", "--render", "plain") as terminal:
         terminal.prompt()
@@ -189,7 +189,7 @@ def test_a_reply_is_stopped_and_goes_on_to_the_same_end(models: Path, tmp_path: 
         assert continued.startswith(whole)
 
 
-def test_reading_the_prompt_is_stopped(models: Path, tmp_path: Path) -> None:
+def test_a_prefill_is_stopped(models: Path, tmp_path: Path) -> None:
     with talk(models, tmp_path, "--temp", "0") as terminal:
         terminal.prompt()
         terminal.type("\x1b[200~" + "word " * 1500 + "\x1b[201~")

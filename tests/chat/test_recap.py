@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.chat.test_turn_commands import make, played, shown
 
 
-def test_questions_are_named_as_they_were_typed_without_their_files() -> None:
+def test_messages_are_shown_as_typed_without_their_files() -> None:
     _, context = make("One.", "Two.")
     file = "File src/a.c++, lines 1-2:\n\n````c++\nx\n```\ny\n````\n\nFile b.md: empty\n\n"
     played(context, f"{file}what is x")

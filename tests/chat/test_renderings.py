@@ -104,7 +104,7 @@ def test_a_prompt_that_fits_is_not_rendered_again_under_any_policy(policy: str) 
     assert [len(messages) for messages in model.rendered] == [1, 3, 5]
 
 
-def test_where_old_turns_are_left_out_no_prompt_is_rendered_twice() -> None:
+def test_no_prompt_is_rendered_twice_when_old_turns_are_dropped() -> None:
     model = FakeModel(["one two"], context_size=24)
     chat, _ = talk(model, [*EXCHANGES, "g h i"], "drop")
     assert chat.context.session.tree.dropped() == {1, 2}
@@ -120,13 +120,15 @@ class Interrupted(FakeModel):
         return super().prompt(messages, continuing=continuing)
 
 
-def test_a_request_to_stop_that_comes_while_the_prompt_is_rendered_stops_the_reply() -> None:
+def test_a_stop_requested_while_the_prompt_is_rendered_stops_the_reply() -> None:
     chat, stderr = talk(Interrupted(["one two"]), ["hello"])
     assert "stopped; no tokens generated, /retry tries again" in stderr.getvalue()
     assert [node.content for node in chat.context.session.tree.nodes] == ["hello"]
 
 
-def test_it_stops_a_single_question_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_during_rendering_ends_a_single_question_with_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     render = FakeModel.prompt
 
     def interrupted(self: FakeModel, messages: Sequence[Message], **options: bool) -> FakePrompt:

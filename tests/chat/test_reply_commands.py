@@ -56,7 +56,7 @@ def xterm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TMUX", raising=False)
 
 
-def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
+def test_raw_shows_the_last_reply_or_all_replies_as_text() -> None:
     context, _ = make_context("# One", REPLY)
     assert obey(context, "/raw") == Show(message=REPLY)
     assert obey(context, "/raw on") == Show("replies are shown as plain text")
@@ -75,7 +75,7 @@ def test_raw_shows_the_last_reply_as_it_is_or_all_to_come() -> None:
         ("/copy 2", "z␛", "copied code block 2 to the clipboard, 2 characters"),
     ],
 )
-def test_copy_asks_the_terminal_to_take_the_text(typed: str, text: str, answer: str) -> None:
+def test_copy_sends_the_text_to_the_terminal(typed: str, text: str, answer: str) -> None:
     context, out = make_context(REPLY)
     assert obey(context, typed) == Show(answer)
     coded = base64.b64encode(text.encode()).decode()
@@ -98,7 +98,7 @@ def test_what_copy_refuses() -> None:
     assert out.getvalue() == ""
 
 
-def test_what_may_keep_a_terminal_from_taking_text() -> None:
+def test_obstacles_to_copying_are_named() -> None:
     assert clipboard.copy_advice("short", {}) == ""
     assert clipboard.copy_advice("é" * 40_000, {}) == "some terminals accept at most 74 kB"
     assert clipboard.copy_advice("short", {"TMUX": "1"}) == "in tmux this needs: tmux set -s set-clipboard on"
@@ -109,7 +109,7 @@ def test_what_may_keep_a_terminal_from_taking_text() -> None:
     assert "".join(piece[2:] for piece in pieces).startswith("\x1b]52;c;eHh4")
 
 
-def test_write_puts_a_block_into_a_file_and_spares_what_is_there(tmp_path: Path) -> None:
+def test_write_creates_a_file_and_overwrites_none(tmp_path: Path) -> None:
     context, _ = make_context(REPLY)
     path = tmp_path / "two words.py"
     assert obey(context, f"/write 1 {path}") == Show(f"wrote code block 1 to {path}, 2 lines")
@@ -139,7 +139,7 @@ def test_numbers_of_code_are_completed() -> None:
     assert list(suggestions(make_context()[0], "/copy ")) == []
 
 
-def test_stats_adds_up_what_all_replies_took() -> None:
+def test_stats_adds_up_all_replies() -> None:
     context, _ = make_context("one two three", "four five")
     assert stats(context) == (
         "replies      2\n"
@@ -154,7 +154,7 @@ def test_stats_adds_up_what_all_replies_took() -> None:
     assert refused(make_context()[0], "/stats") == "there are no figures yet: send a message first"
 
 
-def test_stats_counts_what_was_read_before_a_stop() -> None:
+def test_stats_counts_the_prefill_of_stopped_replies() -> None:
     context, _ = make_context("one two")
     for _event in replying(context.session, context.session.ask("word " * 300), After(3)):
         pass

@@ -105,7 +105,7 @@ def test_a_single_question_is_saved_only_in_a_session(tmp_path: Path, store: Ses
     assert said(store, entry)[-1] == "echo: three"
 
 
-def test_the_same_session_goes_on_in_the_chat(tmp_path: Path, store: SessionStore) -> None:
+def test_a_session_of_a_single_question_continues_in_the_chat(tmp_path: Path, store: SessionStore) -> None:
     call("-p", "one", "--session", "sums", models=tmp_path)
     with Terminal("chat", "--session", "sums", models=tmp_path) as terminal:
         terminal.prompt()
@@ -178,7 +178,7 @@ def test_a_narrow_window_shows_the_titles(tmp_path: Path, store: SessionStore) -
         terminal.wait("> Name a sea.")
 
 
-def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, store: SessionStore) -> None:
+def test_a_session_keeps_its_settings_unless_others_are_given(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
     _, _, err = talk(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
     assert "qwchat: settings of the session: temp 0.5, stop 'END'\n" in err
@@ -187,7 +187,7 @@ def test_the_settings_of_a_session_hold_unless_others_are_given(tmp_path: Path, 
     assert "top-k 8 (--top-k)\n" in err
 
 
-def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: Path, store: SessionStore) -> None:
+def test_a_reply_interrupted_by_a_kill_continues_with_its_own_settings(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", lines="one\n/set temp 1.5\ntwo\n")
     path = store.folder / store.latest().id / "session.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
@@ -199,7 +199,7 @@ def test_a_reply_that_a_kill_cut_short_is_given_with_its_own_settings(tmp_path: 
     ]
 
 
-def test_what_held_for_one_reply_does_not_hold_for_those_to_come(tmp_path: Path, store: SessionStore) -> None:
+def test_settings_of_one_reply_do_not_apply_to_the_next(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", lines="one\n/retry --temp 2 --seed 3\n")
     assert (
         "qwchat: settings of the session: temp 0.5\n" in talk(tmp_path, "-c", lines="/set temp 1\n/retry --seed 3\n")[2]
@@ -207,7 +207,7 @@ def test_what_held_for_one_reply_does_not_hold_for_those_to_come(tmp_path: Path,
     assert "qwchat: settings of the session: temp 1\n" in talk(tmp_path, "-c", lines="")[2]
 
 
-def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: SessionStore) -> None:
+def test_invalid_recorded_settings_are_ignored(tmp_path: Path, store: SessionStore) -> None:
     file = store.create("mini", "0123abcd")
     tree = Tree(lambda event: file.append([event]))
     tree.add("user", "one")
@@ -217,7 +217,7 @@ def test_settings_that_make_no_sense_are_passed_over(tmp_path: Path, store: Sess
     assert "qwchat: settings of the session: top-k 5\n" in talk(tmp_path, "-c", lines="")[2]
 
 
-def test_leaving_the_list_leaves(tmp_path: Path, store: SessionStore) -> None:
+def test_leaving_the_list_leaves_the_program(tmp_path: Path, store: SessionStore) -> None:
     save(store, "one", "two")
     with Terminal("--resume", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
         terminal.wait("a number chooses")
@@ -226,7 +226,7 @@ def test_leaving_the_list_leaves(tmp_path: Path, store: SessionStore) -> None:
         assert "mini at" not in terminal.text
 
 
-def test_a_question_without_a_reply_is_told_of(tmp_path: Path, store: SessionStore) -> None:
+def test_a_message_without_a_reply_is_reported(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two", "File a.py:\n\n```py\nx\n```\n\nthree")
     with Terminal("chat", "-c", models=tmp_path) as terminal:
         terminal.wait("> three\nno reply yet: /continue generates it")
@@ -256,7 +256,7 @@ def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: 
     assert store.read(entry.id).tree.system == "Be kind."
 
 
-def test_a_persona_that_is_asked_for_replaces_the_system_prompt_of_a_session(
+def test_a_requested_persona_replaces_the_system_prompt_of_a_session(
     tmp_path: Path, store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     personas = tmp_path / "own" / "personas"
@@ -293,14 +293,14 @@ def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("model", ["gone", "../../tmp", "/etc", "\x1b[2J"])
-def test_a_model_that_is_not_here_is_told_of(tmp_path: Path, store: SessionStore, model: str) -> None:
+def test_a_missing_model_of_a_session_is_reported(tmp_path: Path, store: SessionStore, model: str) -> None:
     save(store, "one", "two", model=model)
     code, _, err = talk(tmp_path, "-c", lines="")
     assert code == 0
     assert f"the session was held with {model.strip(chr(27))}, which is not among the models here (qwchat list)" in err
 
 
-def test_another_models_reply_is_told_of(tmp_path: Path, store: SessionStore) -> None:
+def test_a_reply_of_another_model_is_reported(tmp_path: Path, store: SessionStore) -> None:
     file = store.create("mini", "ffff")
     tree = Tree(lambda event: file.append([event]))
     tree.add("user", "one")
@@ -310,7 +310,7 @@ def test_another_models_reply_is_told_of(tmp_path: Path, store: SessionStore) ->
     assert "qwchat: the last reply came from another model (mini): mini evaluates the conversation again\n" in err
 
 
-def test_what_was_damaged_is_told_of(tmp_path: Path, store: SessionStore) -> None:
+def test_damage_is_reported(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two")
     with (store.folder / entry.id / "session.jsonl").open("ab") as file:
         file.write(b'nonsense\n{"node": {"id": 3, "par')
@@ -370,7 +370,7 @@ def test_convert_keeps_its_own_resume(tmp_path: Path) -> None:
     assert "no such option" not in ran.stderr.decode()
 
 
-def test_a_place_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "sessions").write_text("")
     code, out, err = talk(tmp_path, "--quiet", lines="one\ntwo\n")
@@ -378,7 +378,7 @@ def test_a_place_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
     assert err.count("the chat continues, and saving is retried after every turn") == 1
 
 
-def test_a_session_that_was_cleared_says_how_its_turns_come_back(tmp_path: Path, store: SessionStore) -> None:
+def test_a_cleared_session_says_how_to_restore_its_turns(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--session", "sums", lines="one\n/clear\n")
     err = talk(tmp_path, "-c", lines="/redo\n")[2]
     assert "goes on, empty (/redo restores its turns): one\nrestored 2 turns\n" in err

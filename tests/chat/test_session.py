@@ -42,7 +42,7 @@ def test_every_turn_is_sent_again_with_the_system_prompt_first() -> None:
     assert session.turns[1]["token_ids"] == (0,)
 
 
-def test_a_reply_given_up_keeps_what_was_said() -> None:
+def test_an_abandoned_reply_keeps_its_text() -> None:
     _, session = make(replies=["one two three"])
     events = replying(session, session.ask("count"))
     said = [event.text for event in events_until(events, 2)]
@@ -61,7 +61,7 @@ def events_until(events: object, texts: int) -> list[TextStep]:
     return found
 
 
-def test_a_reply_cancelled_before_a_word_leaves_no_trace_but_retry() -> None:
+def test_a_reply_cancelled_before_its_first_token_leaves_only_the_message() -> None:
     model, session = make(replies=["first", "second"])
     assert end_of(replying(session, session.ask("question"), lambda: True)).finish_reason == "cancelled"
     assert session.turns == []
@@ -100,7 +100,7 @@ def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
     assert contents(session) == [("user", "question"), ("assistant", "old")]
 
 
-def test_retry_and_clear_without_a_question() -> None:
+def test_retry_and_clear_without_a_message() -> None:
     _, session = make()
     with pytest.raises(UsageError, match="there is no message yet"):
         end_of(replying(session, session.retry()))
@@ -120,7 +120,7 @@ def test_a_seed_is_drawn_for_every_reply_unless_one_is_set() -> None:
     assert model.calls[-1]["seed"] == 11
 
 
-def test_speculation_is_asked_for_until_it_is_switched_off() -> None:
+def test_speculation_is_on_until_switched_off() -> None:
     model, session = make()
     for value, expected in (("on", True), ("off", False), ("default", True)):
         session.reply_settings = session.reply_settings.changed("speculate", value, session.defaults)
@@ -128,7 +128,7 @@ def test_speculation_is_asked_for_until_it_is_switched_off() -> None:
         assert model.calls[-1]["speculate"] is expected
 
 
-def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
+def test_reply_settings_are_shown_and_changed_by_name() -> None:
     reply_settings = ReplySettings(SamplingParams(temperature=0.7, top_k=20), seed=3)
     assert {name: reply_settings.display_value(name) for name in REPLY_SETTING_NAMES} == {
         "temp": "0.7",
@@ -175,7 +175,7 @@ def test_controls_are_shown_and_changed_by_the_names_of_the_flags() -> None:
         ("colour", "1", "there is no setting 'colour': there are temp, top-p, "),
     ],
 )
-def test_settings_that_cannot_be(name: str, value: str, complaint: str) -> None:
+def test_invalid_settings(name: str, value: str, complaint: str) -> None:
     reply_settings = ReplySettings(SamplingParams())
     with pytest.raises(UsageError, match=complaint):
         reply_settings.changed(name, value, reply_settings)

@@ -58,7 +58,7 @@ def current(context: CommandContext) -> str:
     return context.recorder.id
 
 
-def test_save_chooses_the_form_by_the_name(context: CommandContext, tmp_path: Path) -> None:
+def test_save_chooses_the_format_by_the_file_name(context: CommandContext, tmp_path: Path) -> None:
     ask(context, "Name a sea.")
     for name in ("talk.md", "talk.html", "talk.json"):
         assert obey(context, f"/save {tmp_path}/{name}") == f"saved to {tmp_path}/{name}"
@@ -109,7 +109,7 @@ def test_what_cannot_be_done(context: CommandContext, command: str, complaint: s
 
 @pytest.mark.parametrize("name", ["~no-user-of-that-name/x.md", "a\0b.md", f"{'x' * 300}.md", "loop"])
 @pytest.mark.parametrize("command", ["/save", "/export md", "/write"])
-def test_names_that_no_file_can_have_are_refused(
+def test_impossible_file_names_are_refused(
     context: CommandContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +120,7 @@ def test_names_that_no_file_can_have_are_refused(
     assert [path.name for path in tmp_path.iterdir() if not path.is_dir()] == ["loop"]
 
 
-def test_a_title_is_made_shown_and_changed(context: CommandContext) -> None:
+def test_a_title_is_derived_shown_and_changed(context: CommandContext) -> None:
     assert obey(context, "/title") == "Conversation with mini"
     ask(context, "Name a sea.")
     assert obey(context, "/title") == "Name a sea."
@@ -168,7 +168,7 @@ def test_resume_leaves_one_session_and_goes_on_with_another(context: CommandCont
     assert obey(context, f"/resume {first}") == "this session is already open here"
 
 
-def test_resume_says_where_another_model_replied(context: CommandContext) -> None:
+def test_resume_warns_if_another_model_replied(context: CommandContext) -> None:
     ask(context, "Name a sea.")
     obey(context, "/new")
     context.recorder.set_model("big", "89ef")
@@ -177,7 +177,7 @@ def test_resume_says_where_another_model_replied(context: CommandContext) -> Non
     )
 
 
-def test_a_session_that_is_open_elsewhere_stays_there(context: CommandContext) -> None:
+def test_a_session_open_elsewhere_is_not_resumed(context: CommandContext) -> None:
     ask(context, "Name a sea.")
     first = current(context)
     obey(context, "/new")
@@ -191,7 +191,7 @@ def test_a_session_that_is_open_elsewhere_stays_there(context: CommandContext) -
     assert said(context, current(context))[2:] == ["Go on.", "echo: Go on."]
 
 
-def test_a_fork_goes_on_beside_the_original(context: CommandContext) -> None:
+def test_a_fork_continues_beside_the_original(context: CommandContext) -> None:
     context.session.system = "Be brief."
     ask(context, "one")
     first = current(context)
@@ -212,7 +212,7 @@ def test_a_fork_without_a_name_is_called_by_its_id(context: CommandContext) -> N
     assert answer == f"continuing in a copy of the conversation, session {current(context)}"
 
 
-def test_names_are_given_once(context: CommandContext) -> None:
+def test_session_names_are_unique(context: CommandContext) -> None:
     obey(context, "/new lakes")
     ask(context, "one")
     for command in ("/new lakes", "/fork lakes"):

@@ -34,7 +34,7 @@ def said(store: SessionStore, session: str | None) -> list[str]:
     return [node.content for node in store.read(session).tree.path()]
 
 
-def test_nothing_is_written_before_a_word(store: SessionStore, recorder: SessionRecorder) -> None:
+def test_nothing_is_written_before_the_first_message(store: SessionStore, recorder: SessionRecorder) -> None:
     recorder.tree.set_system("Be brief.")
     recorder.flush()
     recorder.close()
@@ -56,7 +56,7 @@ def test_every_turn_is_in_the_file_at_once(store: SessionStore, recorder: Sessio
     assert (header.model, header.fingerprint, header.created) == ("mini", "0123abcd", recorder.created)
 
 
-def test_a_session_goes_on_where_it_was_left(
+def test_a_session_continues_where_it_was_left(
     store: SessionStore, recorder: SessionRecorder, warnings: list[str]
 ) -> None:
     recorder.tree.add("user", "one")
@@ -107,7 +107,7 @@ def test_without_saving_a_session_is_read_and_left_alone(
     assert len(store.entries()) == 1
 
 
-def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: SessionStore, warnings: list[str]) -> None:
+def test_a_session_name_taken_by_another_process_is_not_used_twice(store: SessionStore, warnings: list[str]) -> None:
     first, second = (SessionRecorder(store, warnings.append) for _ in range(2))
     for recorder in (first, second):
         recorder.start(name="seas")
@@ -119,7 +119,7 @@ def test_a_name_that_was_taken_meanwhile_is_not_given_twice(store: SessionStore,
     assert warnings == [f"another process created a session seas: this one is {other}, without a name"]
 
 
-def test_visitors_are_called_while_the_session_is_open(
+def test_hooks_are_called_while_the_session_is_open(
     store: SessionStore, recorder: SessionRecorder, warnings: list[str]
 ) -> None:
     visits: list[tuple[str, Path]] = []
@@ -141,7 +141,7 @@ def test_visitors_are_called_while_the_session_is_open(
     assert visits == [("leave", folder), ("open", folder), ("leave", folder)]
 
 
-def test_a_full_disk_is_told_once_and_made_up_for(
+def test_a_full_disk_is_reported_once_and_writing_is_retried(
     store: SessionStore, recorder: SessionRecorder, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder.tree.add("user", "one")
@@ -163,7 +163,7 @@ def test_a_full_disk_is_told_once_and_made_up_for(
     assert said(store, recorder.id) == ["one", "two", "three"]
 
 
-def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Path, warnings: list[str]) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_once_and_retried(tmp_path: Path, warnings: list[str]) -> None:
     (tmp_path / "file").write_text("")
     store = SessionStore(tmp_path / "file")
     recorder = SessionRecorder(store, warnings.append)
@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_made_is_told_once_and_made_up_for(tmp_path: Pat
     assert said(store, recorder.id) == ["one", "two"]
 
 
-def test_damaged_lines_are_told_of(store: SessionStore, recorder: SessionRecorder, warnings: list[str]) -> None:
+def test_damaged_lines_are_reported(store: SessionStore, recorder: SessionRecorder, warnings: list[str]) -> None:
     recorder.tree.add("user", "one")
     recorder.close()
     with (store.folder / store.latest().id / "session.jsonl").open("a") as file:
@@ -187,7 +187,7 @@ def test_damaged_lines_are_told_of(store: SessionStore, recorder: SessionRecorde
     assert warnings == [f"session {recorder.id}: skipped 1 damaged line"]
 
 
-def test_another_model_is_told_of(store: SessionStore, recorder: SessionRecorder) -> None:
+def test_another_model_is_reported(store: SessionStore, recorder: SessionRecorder) -> None:
     recorder.tree.add("user", "one")
     assert recorder.set_model("big", "89ef") is None
     recorder.tree.add("assistant", "two", model="0123abcd")
@@ -199,7 +199,7 @@ def test_another_model_is_told_of(store: SessionStore, recorder: SessionRecorder
     )
 
 
-def test_nothing_is_kept_without_a_store(warnings: list[str]) -> None:
+def test_nothing_is_saved_without_a_store(warnings: list[str]) -> None:
     recorder = SessionRecorder(None, warnings.append)
     recorder.tree.add("user", "one")
     recorder.flush()

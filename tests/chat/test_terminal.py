@@ -50,7 +50,7 @@ def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
         assert b"x = \x1b[36m1\x1b[0m" in terminal.raw
 
 
-def test_ctrl_c_stops_the_reply_keeps_what_was_said_and_stays(tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_reply_and_keeps_its_text(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, replies=[SLOW_REPLY, "Fine."], token_seconds=0.05) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -72,7 +72,7 @@ def test_ctrl_c_stops_the_reply_keeps_what_was_said_and_stays(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_the_prompt_is_read_leaves_no_trace_but_retry(tmp_path: Path) -> None:
+def test_ctrl_c_during_the_prefill_leaves_only_the_message(tmp_path: Path) -> None:
     long_question = "word " * 600
     with Terminal("chat", models=tmp_path, chunk_seconds=0.3, replies=["First.", "Second."]) as terminal:
         terminal.prompt()
@@ -108,7 +108,7 @@ def test_keys_typed_during_a_reply_wait_for_the_prompt(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_enter_and_ctrl_d_during_a_reply_count_at_the_prompt(tmp_path: Path) -> None:
+def test_enter_and_ctrl_d_during_a_reply_take_effect_at_the_prompt(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[SLOW_REPLY[:60], "ok"], token_seconds=0.05) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -190,7 +190,7 @@ def test_history_is_kept_and_private(tmp_path: Path) -> None:
         terminal.wait("> remember me")
 
 
-def test_escape_sequences_in_a_reply_are_shown_not_obeyed(tmp_path: Path) -> None:
+def test_escape_sequences_in_a_reply_are_shown_not_executed(tmp_path: Path) -> None:
     with Terminal("-p", "hi", models=tmp_path, replies=["\x1b]0;title\x07 \x9b31m \x1b[2J gone\r?"]) as terminal:
         assert terminal.end() == 0
         assert terminal.text.splitlines()[0] == "␛]0;title␇ <9B>31m ␛[2J gone␍?"
@@ -226,7 +226,7 @@ def test_bare_qwchat_on_a_terminal_is_a_chat(tmp_path: Path) -> None:
         assert terminal.end() == 0
 
 
-def test_a_question_typed_for_dash_is_asked_for(tmp_path: Path) -> None:
+def test_a_prompt_for_the_question_appears_with_dash(tmp_path: Path) -> None:
     with Terminal("-q", "-p", "-", models=tmp_path) as terminal:
         terminal.wait("type the question, then Ctrl-D on a line of its own")
         terminal.type("what now?\n\x04")
@@ -235,7 +235,7 @@ def test_a_question_typed_for_dash_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_pipe_is_said_first_and_the_terminal_stays_usable(tmp_path: Path) -> None:
+def test_piped_input_is_sent_first_and_the_terminal_stays_usable(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
 
     command = ["/bin/sh", "-c", f"printf 'a diff\\n' | exec '{__import__('sys').executable}' '{FAKE}' chat -q"]
@@ -260,7 +260,7 @@ def test_a_file_goes_before_the_first_question(tmp_path: Path) -> None:
         terminal.wait("echo: again")
 
 
-def test_a_prompt_that_does_not_fit_is_said_and_the_chat_goes_on(tmp_path: Path) -> None:
+def test_a_prompt_that_does_not_fit_is_reported_and_the_chat_continues(tmp_path: Path) -> None:
     with Terminal("chat", "--ctx", "6", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("one two three four five six\r")
@@ -273,7 +273,7 @@ def test_a_prompt_that_does_not_fit_is_said_and_the_chat_goes_on(tmp_path: Path)
         terminal.wait("echo: one")
 
 
-def test_plain_draws_nothing_over_and_uses_no_colour(tmp_path: Path) -> None:
+def test_plain_rewrites_no_line_and_uses_no_colour(tmp_path: Path) -> None:
     variables = {"QWCHAT_PLAIN": "on", "FORCE_COLOR": "1"}
     with Terminal("chat", models=tmp_path, variables=variables, replies=["# Title\n\n**bold** `code`"]) as terminal:
         terminal.wait("Ctrl-D leaves", ">")

@@ -39,7 +39,7 @@ def test_the_toolbar_shows_how_full_the_context_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_typed_before_the_question_about_room_is_no_answer_to_it(tmp_path: Path) -> None:
+def test_input_typed_before_the_overflow_question_does_not_answer_it(tmp_path: Path) -> None:
     script = {"replies": ["one two three four"], "token_seconds": 0.2}
     with Terminal("chat", "-q", "--ctx", "40", models=tmp_path, **script) as terminal:
         say(terminal, *"abc")
@@ -52,7 +52,7 @@ def test_what_was_typed_before_the_question_about_room_is_no_answer_to_it(tmp_pa
         assert terminal.text.count("d/s/e:") == 1
 
 
-def test_a_person_decides_what_is_left_out(tmp_path: Path) -> None:
+def test_the_user_decides_what_is_dropped(tmp_path: Path) -> None:
     with Terminal("chat", "-q", "--ctx", "40", models=tmp_path, replies=["one two three four"]) as terminal:
         say(terminal, *"abcd")
         terminal.type(TOO_LONG + "\r")
@@ -78,7 +78,7 @@ def test_a_person_decides_what_is_left_out(tmp_path: Path) -> None:
         terminal.wait("all turns are sent again; context 46/40")
 
 
-def test_a_full_context_ends_a_reply_and_continue_goes_on(tmp_path: Path) -> None:
+def test_a_full_context_ends_a_reply_and_continue_resumes_it(tmp_path: Path) -> None:
     long = " ".join(f"w{number}" for number in range(30))
     script = {"replies": ["one two three four", "one two three four", long]}
     with Terminal("chat", "--ctx", "40", "--overflow", "drop", models=tmp_path, **script) as terminal:
@@ -185,7 +185,7 @@ def test_a_dumb_terminal_asks_too(tmp_path: Path) -> None:
         assert b"\x1b" not in terminal.raw
 
 
-def test_a_chat_that_is_scripted_asks_nobody(tmp_path: Path) -> None:
+def test_a_scripted_chat_asks_no_questions(tmp_path: Path) -> None:
     lines = "\n".join([*"abcd", TOO_LONG, "@x.py", "/quit"]) + "\n"
     result = run("chat", "-q", "--ctx", "40", models=tmp_path, stdin=lines.encode(), replies=["one two three four"])
     assert result.returncode == 0

@@ -39,7 +39,7 @@ def test_a_mentioned_file_is_counted_and_sent(tmp_path: Path) -> None:
         assert sent == ("File src/app.py:\n\n```py\nimport os\nprint(os.name)\n```\n\nwhat does src/app.py do, @alice?")
 
 
-def test_what_cannot_be_sent_comes_back_to_be_changed(tmp_path: Path) -> None:
+def test_a_message_that_cannot_be_sent_returns_as_a_draft(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("see @picture.png\r")
@@ -52,7 +52,7 @@ def test_what_cannot_be_sent_comes_back_to_be_changed(tmp_path: Path) -> None:
         terminal.wait("qwchat: @src/ap.py matches no file and is sent as text", "echo: see @src/ap.py")
 
 
-def test_files_taken_along_by_command_go_once(tmp_path: Path) -> None:
+def test_files_attached_by_command_are_sent_once(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("/file\r")

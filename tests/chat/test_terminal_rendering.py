@@ -98,7 +98,7 @@ def test_a_resize_while_a_reply_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_typed_during_an_answer_disturbs_no_row(tmp_path: Path) -> None:
+def test_typing_during_a_reply_does_not_disturb_the_screen(tmp_path: Path) -> None:
     reply = "one two three four five six seven eight nine ten eleven twelve " * 4
     with Terminal(
         "-q", "-p", "count", models=tmp_path, rows=20, columns=40, replies=[reply], token_seconds=0.02
@@ -110,7 +110,7 @@ def test_what_is_typed_during_an_answer_disturbs_no_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reply_that_goes_on_in_the_foreground_leaves_what_the_shell_said(tmp_path: Path) -> None:
+def test_a_reply_resumed_in_the_foreground_keeps_the_output_of_the_shell(tmp_path: Path) -> None:
     reply = " ".join(f"word{number}" for number in range(110))
     shell = ["/bin/bash", "--norc", "--noediting", "-i"]
     arguments = f"{shlex.quote(sys.executable)} {shlex.quote(str(FAKE))} -q -p hi"
@@ -139,7 +139,7 @@ def test_a_reply_that_goes_on_in_the_foreground_leaves_what_the_shell_said(tmp_p
         assert any(lines[start : start + len(whole)] == whole for start in range(len(lines)))
 
 
-def test_the_reply_can_be_seen_as_it_is_copied_and_written(tmp_path: Path) -> None:
+def test_a_reply_can_be_shown_as_text_copied_and_written(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=["**Look**:\n```py\nx = 1\n```"]) as terminal:
         terminal.prompt()
         terminal.type("show me\r")

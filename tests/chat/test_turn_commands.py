@@ -69,7 +69,7 @@ def said(context: CommandContext) -> list[str]:
     return [message["content"] for message in context.session.messages]
 
 
-def test_undo_and_redo_go_back_and_forth() -> None:
+def test_undo_and_redo_move_back_and_forth() -> None:
     _, context = make("One.", "Two.", "Three.")
     for question in ("first", "second", "third"):
         played(context, question)
@@ -99,7 +99,7 @@ def test_undo_and_redo_go_back_and_forth() -> None:
             obey(context, f"/undo {wrong}")
 
 
-def test_retry_leaves_the_old_reply_beside_the_new_one() -> None:
+def test_retry_keeps_the_old_reply_as_an_alternative() -> None:
     model, context = make("old", "new", "cold", reply_settings=replace(HOT, seed=5))
     played(context, "question")
     played(context, "/retry")
@@ -159,7 +159,7 @@ def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
     assert [s.text for s in suggestions(context, "/retry --pres")] == ["--presence-penalty"]
 
 
-def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
+def test_an_edited_message_is_an_alternative_and_both_branches_are_kept() -> None:
     model, context = make("One.", "Two.", "Eins.")
     played(context, "first")
     played(context, "second")
@@ -172,7 +172,7 @@ def test_an_edited_question_is_a_sibling_and_both_ways_are_kept() -> None:
     assert shown(context, "/alt") == "message 2 of 2: erstens\nEins."
 
 
-def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
+def test_an_edited_reply_counts_as_the_models_own_and_can_be_continued() -> None:
     model, context = make("A B C D", "yes")
     played(context, "spell")
     assert obey(context, "/edit --reply") == Draft("/edit --reply 1 A B C D")
@@ -188,7 +188,7 @@ def test_an_edited_reply_is_taken_for_the_models_own_and_gone_on_with() -> None:
 
 
 @pytest.mark.parametrize("text", ["one\ntwo", "    indented", "3 apples", "--reply to him", "a  b"])
-def test_what_edit_puts_into_the_editor_is_what_it_takes(text: str) -> None:
+def test_the_draft_of_edit_can_be_sent_unchanged(text: str) -> None:
     _, context = make()
     played(context, text)
     draft = obey(context, "/edit")
@@ -198,7 +198,7 @@ def test_what_edit_puts_into_the_editor_is_what_it_takes(text: str) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_cancelled_reply_goes_on_where_it_was(stop_after: int) -> None:
+def test_a_cancelled_reply_continues_where_it_stopped(stop_after: int) -> None:
     model, context = make("one two three four")
     assert played(context, "count", stop_after=stop_after).finish_reason == "cancelled"
     begun = context.session.reply()
@@ -214,13 +214,13 @@ def test_a_cancelled_reply_goes_on_where_it_was(stop_after: int) -> None:
         obey(context, "/continue")
 
 
-def test_a_reply_cut_by_its_length_goes_on_for_as_long_again() -> None:
+def test_a_reply_cut_by_its_length_continues_for_the_same_length() -> None:
     _, context = make("a b c d e", reply_settings=replace(HOT, max_tokens=2))
     texts = [played(context, "spell").text, played(context, "/continue").text, played(context, "/continue").text]
     assert texts == ["a b", "a b c d", "a b c d e"]
 
 
-def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
+def test_a_continued_reply_counts_as_one_on_the_screen() -> None:
     _, context = make("a ``` b\n```\nx\n``` c")
     status = PrefillStatus(io.StringIO(), PLAIN, enabled=False)
     seen: list[TextEvent] = []  # The prefill, then the words.
@@ -238,7 +238,7 @@ def test_the_last_reply_on_the_screen_is_the_whole_of_a_continued_one() -> None:
     )
 
 
-def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:
+def test_a_continuation_cancelled_before_its_first_token_changes_nothing() -> None:
     _, context = make("a b c d e")
     played(context, "spell", stop_after=2)
     nodes = context.session.tree.nodes
@@ -247,7 +247,7 @@ def test_a_continuation_cancelled_before_a_word_changes_nothing() -> None:
     assert played(context, "/continue").text == "a b c d e"
 
 
-def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> None:
+def test_a_stopped_reply_with_later_turns_stays_beside_its_continuation() -> None:
     _, context = make("a b c", "d e c")  # The scripted model continues its newest reply.
     played(context, "spell", stop_after=2)
     played(context, "fine?")
@@ -257,7 +257,7 @@ def test_a_stopped_reply_that_was_followed_stays_beside_its_continuation() -> No
     assert said(context) == ["spell", "a b", "fine?", "d e c"]
 
 
-def test_a_continuation_given_up_midway_keeps_what_was_said() -> None:
+def test_an_abandoned_continuation_keeps_its_text() -> None:
     _, context = make("a b c d e")
     played(context, "spell", stop_after=2)
     events = replying(context.session, context.session.continue_reply())
@@ -269,7 +269,7 @@ def test_a_continuation_given_up_midway_keeps_what_was_said() -> None:
     assert played(context, "/continue").text == "a b c d e"
 
 
-def test_what_was_set_since_holds_for_the_rest_and_nothing_else() -> None:
+def test_settings_changed_since_apply_to_a_continuation_and_no_others() -> None:
     model, context = make("a b c d e", reply_settings=replace(HOT, seed=3, stop=("END",)))
     played(context, "spell", stop_after=2)
     session = context.session
@@ -297,7 +297,7 @@ def recorded_context() -> tuple[FakeModel, CommandContext, list[Event]]:
     return model, context, recorded
 
 
-def test_a_question_is_told_before_its_reply_begins(
+def test_a_message_is_recorded_before_its_reply_begins(
     recorded_context: tuple[FakeModel, CommandContext, list[Event]],
 ) -> None:
     model, context, recorded = recorded_context
@@ -311,7 +311,7 @@ def test_a_question_is_told_before_its_reply_begins(
     assert after.calls[0] == model.calls[0]
 
 
-def test_what_is_read_back_is_gone_on_with(recorded_context: tuple[FakeModel, CommandContext, list[Event]]) -> None:
+def test_a_restored_reply_can_be_continued(recorded_context: tuple[FakeModel, CommandContext, list[Event]]) -> None:
     model, context, recorded = recorded_context
     played(context, "count", stop_after=2)
     after, resumed = other_process(context, recorded, ReplySettings(SamplingParams()))
@@ -343,7 +343,7 @@ def test_a_file_may_claim_anything(
         assert "token_ids" not in after.asked[0][-1]
 
 
-def test_a_question_without_a_reply_is_left_aside_by_the_next_one() -> None:
+def test_a_message_without_a_reply_becomes_an_alternative_of_the_next() -> None:
     model, context = make("fine")
     played(context, "never mind", stop_after=0)
     assert said(context) == []
@@ -352,7 +352,7 @@ def test_a_question_without_a_reply_is_left_aside_by_the_next_one() -> None:
     assert [node.content for node in context.session.tree.nodes] == ["never mind", "how are you?", "fine"]
 
 
-def test_clear_begins_anew_and_can_be_taken_back() -> None:
+def test_clear_starts_over_and_can_be_undone() -> None:
     _, context = make("hello")
     played(context, "hi")
     context.session.system = "Be brief."
@@ -388,7 +388,7 @@ MOVES = (
 
 @settings(max_examples=count(250, 50))
 @given(st.lists(st.sampled_from(REPLIES + MOVES), max_size=25))
-def test_whatever_is_done_nothing_is_lost_and_the_turns_alternate(steps: list[str]) -> None:
+def test_no_sequence_of_commands_loses_turns_or_breaks_their_order(steps: list[str]) -> None:
     model, context = make("one two three", "four five six seven", "eight")
     recorded: list[Event] = []
     tree = context.session.tree

@@ -13,7 +13,7 @@ WORDS = " ".join(f"word{number}" for number in range(40))
 
 
 @pytest.mark.slow
-def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_reply_continues(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -33,7 +33,7 @@ def test_a_stopped_reply_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.slow
-def test_a_chat_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_chat_ended_by_a_signal_keeps_its_turns(tmp_path: Path, number: signal.Signals) -> None:
     with Terminal("chat", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -49,9 +49,7 @@ def test_a_chat_that_is_ended_from_outside_keeps_what_was_said(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_chat_that_is_ended_at_its_prompt_leaves_the_terminal_in_order(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_chat_ended_at_its_prompt_restores_the_terminal(tmp_path: Path, number: signal.Signals) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("unfinished")
@@ -74,7 +72,7 @@ def test_a_chat_whose_terminal_is_closed_at_its_prompt_ends(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_terminal_that_is_closed_takes_nothing_along(tmp_path: Path) -> None:
+def test_closing_the_terminal_loses_no_turn(tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, replies=[WORDS], token_seconds=0.05) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -85,7 +83,7 @@ def test_a_terminal_that_is_closed_takes_nothing_along(tmp_path: Path) -> None:
         assert "word5" in terminal.text
 
 
-def test_a_code_block_that_was_stopped_is_still_one(tmp_path: Path) -> None:
+def test_a_stopped_code_block_is_still_a_code_block(tmp_path: Path) -> None:
     reply = "See:\n\n```py\none = 1\ntwo = 2\nthree = 3\n```\n\nThat is **it**."
     with Terminal("chat", "-q", "--max-tokens", "6", models=tmp_path, replies=[reply]) as terminal:
         terminal.prompt()
@@ -113,7 +111,7 @@ def test_a_code_block_that_was_stopped_is_still_one(tmp_path: Path) -> None:
         ]
 
 
-def test_what_the_notices_offer_is_there(tmp_path: Path) -> None:
+def test_remedies_in_notices_work(tmp_path: Path) -> None:
     with Terminal("chat", "--max-tokens", "3", models=tmp_path, replies=["a b c d e"]) as terminal:
         terminal.prompt()
         terminal.type("spell\r")

@@ -76,7 +76,7 @@ def test_the_line_of_figures() -> None:
     ("generated", "accepted", "said"),
     [(48, 4, False), (48, 5, True), (1, 0, False), (401, 39, False), (401, 40, True)],
 )
-def test_drafts_are_named_where_they_saved_a_tenth_of_the_passes(generated: int, accepted: int, said: bool) -> None:
+def test_draft_tokens_are_shown_if_they_saved_a_tenth_of_the_passes(generated: int, accepted: int, said: bool) -> None:
     of = done(generated=generated)
     of = replace(of, stats=replace(of.stats, drafted_tokens=1050, accepted_tokens=accepted))
     line = statistics_line(of, sampled=False)
@@ -84,7 +84,7 @@ def test_drafts_are_named_where_they_saved_a_tenth_of_the_passes(generated: int,
     assert ("draft" in line) == said
 
 
-def test_a_narrow_line_of_figures_leaves_parts_out_in_a_fixed_order() -> None:
+def test_a_narrow_line_drops_figures_in_a_fixed_order() -> None:
     drafted = replace(done(cached=1200), stats=replace(done(cached=1200).stats, drafted_tokens=50, accepted_tokens=40))
     lines = [
         "0.12 s to first token · 1,234 prompt tokens (34 new, 1,200 cached) · prefill 68.0 tok/s · decode 188 tok/s · "
@@ -112,7 +112,7 @@ def test_a_narrow_line_of_figures_leaves_parts_out_in_a_fixed_order() -> None:
         assert shown == next((line for line in lines if len(line) <= columns), lines[-1])
 
 
-def test_figures_of_a_prompt_that_was_not_read_to_its_end() -> None:
+def test_figures_of_an_interrupted_prefill() -> None:
     stopped = Done("cancelled", Stats(3000, 0, 0, 5.7, 0.0, None, 4096, unread_tokens=2744), "", (), 42)
     assert statistics_line(stopped, sampled=False) == (
         "stopped after 256 of 3,000 prompt tokens · prefill 44.9 tok/s · context 256/4,096"
@@ -161,7 +161,7 @@ def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
     return spell_out(shell or "", error_messages.as_flag), spell_out(chat or "", advice.format_argument)
 
 
-def test_what_is_said_of_a_reply_that_filled_the_context() -> None:
+def test_the_notice_of_a_reply_that_filled_the_context() -> None:
     cut = "the reply was cut off: the context of 2,048 tokens is full"
     assert noticed(done("context")) == (
         f"{cut}; --ctx N allows a larger one",
@@ -169,7 +169,7 @@ def test_what_is_said_of_a_reply_that_filled_the_context() -> None:
     )
 
 
-def test_what_is_said_of_a_reply_that_went_in_circles() -> None:
+def test_the_notice_of_a_reply_that_repeated_itself() -> None:
     assert noticed(done("repetition")) == (
         "the reply repeated itself and was stopped; --repeat-penalty 1.1 may help, --loop-guard 0 disables the check",
         "the reply repeated itself and was stopped; /set repeat-penalty 1.1 and /retry may help; /continue resumes it",
@@ -193,11 +193,11 @@ def test_durations(seconds: float, shown: str) -> None:
     ("seconds", "shown"),
     [(0.0032, "3 ms"), (0.099, "99 ms"), (0.1, "0.10 s"), (9.99, "9.99 s"), (12.34, "12.3 s"), (200, "3 min 20 s")],
 )
-def test_waits(seconds: float, shown: str) -> None:
+def test_short_durations(seconds: float, shown: str) -> None:
     assert short_duration(seconds) == shown
 
 
-def test_progress_where_no_line_can_be_drawn_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_without_a_rewritable_line(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0, 6.0, 7.0, 12.0])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
     stream = Stream(terminal=False)
