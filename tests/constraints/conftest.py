@@ -1,4 +1,4 @@
-"""Models for constrained replies: the embedded one, and random weights with its tokenizer."""
+"""Models for constrained replies: the embedded one, and one with random weights and its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINI = REPOSITORY / "models" / "mini"
 
 
 def random_checkpoint(folder: Path) -> Path:
-    """Random weights that choose among mini's tokens."""
+    """Write a checkpoint with random weights and the tokenizer of mini."""
     config = json.loads((MINI / "config.json").read_text("utf-8"))
     shapes = {"hidden_size": 128, "max_position_embeddings": 512, "vocab_size": config["vocab_size"]}
     make_checkpoint(folder, config_overrides={**shapes, "eos_token_id": config["eos_token_id"]})

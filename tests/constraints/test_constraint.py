@@ -1,4 +1,4 @@
-"""Constraints as people give them: what they allow, and what is refused with its place."""
+"""Constraints as the user states them: what they allow and what they refuse."""
 
 from __future__ import annotations
 

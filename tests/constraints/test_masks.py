@@ -1,4 +1,4 @@
-"""Masks over a vocabulary of bytes: what is drawn by chance is brought to an end that fits, however little room is."""
+"""Masks over a vocabulary of bytes: random replies are completed to valid text, however few tokens remain."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def mask(constraint: Constraint, closing: JsonCloser | None = CLOSING) -> Gramma
 
 
 def sample_reply(found: GrammarMask, remaining: int, chance: random.Random) -> list[int]:
-    """Tokens drawn evenly from what is allowed, until the end or until there is no room."""
+    """Return tokens drawn evenly from the allowed ones, until the reply ends or no token remains."""
     reply: list[int] = []
     while len(reply) < remaining and not found.finished:
         allowed = np.flatnonzero(np.unpackbits(found.allowed(), count=len(TOKENS), bitorder="little")).tolist()

@@ -1,4 +1,4 @@
-"""JSON schemas: what is taken, and what is refused instead of being ignored, with its place."""
+"""JSON schemas: which are accepted, and which are refused instead of being ignored."""
 
 from __future__ import annotations
 

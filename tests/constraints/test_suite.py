@@ -1,4 +1,4 @@
-"""200 schemas of a public suite: what comes out is JSON that fits, whatever the weights say, at temperature 1."""
+"""200 schemas of a public suite: replies are valid JSON at temperature 1, whatever the weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_suite_has_200_different_schemas() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_every_reply_is_json_that_fits(model: qwchat.Model, part: int) -> None:
-    """Little room, so that many replies must be brought to an end."""
+    """Allow few tokens, so that many replies must be completed."""
     closed = 0
     for number, entry in enumerate(SCHEMAS[part::4]):
         constraint = Constraint.json_schema(json.dumps(entry["schema"]))
@@ -54,7 +54,7 @@ def test_every_reply_is_json_that_fits(model: qwchat.Model, part: int) -> None:
         assert isinstance(end, Done)
         assert end.meets_constraint, entry
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Of references that older drafts allow.
+            warnings.simplefilter("ignore", DeprecationWarning)  # The validator warns about references of older drafts.
             assert list(validator(entry).iter_errors(json.loads(end.text))) == [], (entry, end.text)
         closed += end.finish_reason == "length"
     assert closed < 30
@@ -62,7 +62,7 @@ def test_every_reply_is_json_that_fits(model: qwchat.Model, part: int) -> None:
 
 @pytest.mark.slow
 def test_speculation_changes_nothing(model: qwchat.Model) -> None:
-    """A conversation that holds JSON already, so that there is something to look up."""
+    """Use a conversation that contains JSON, so that prompt lookup finds drafts."""
     messages: list[Message] = [
         {"role": "user", "content": 'Repeat {"foo": [1, "a b"], "bar": {"a b": null}, "foo": [1, "a b"]} twice.'}
     ]

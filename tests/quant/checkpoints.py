@@ -1,7 +1,7 @@
 """Tiny random Qwen2 checkpoints in Hugging Face form, for tests: config, weights, tokenizer, template.
 
-`make_checkpoint` is the one to call. The weights are random, the tokenizer is the Qwen2 pipeline with 256 byte tokens,
-a few merges and the ChatML tokens. Everything follows from the seed.
+Call `make_checkpoint`. The weights are random; the tokenizer is the Qwen2 pipeline with 256 byte tokens, a few merges
+and the ChatML tokens. Everything is determined by the seed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
     "use_sliding_window": False,
     "vocab_size": 320,
 }
-"""The default tiny model; ids 283..319 are padding rows, as real vocabularies have them."""
+"""The default tiny model. Ids 283..319 are padding rows, as in real vocabularies."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -69,13 +69,16 @@ def make_checkpoint(
     k_bias_norm: float | None = None,
     edit: Callable[[Tensors], object] | None = None,
 ) -> Path:
-    """Write a random checkpoint into `folder` (made if need be) and return its path.
+    """Write a random checkpoint and return its folder.
 
-    config_overrides: keys of config.json to set; a value of `...` removes the key.
-    dtype: "bf16", "f16" or "f32", how the tensors are stored.
-    shards: 1 writes model.safetensors; more write that many files and an index.
-    k_bias_norm: Euclidean norm of every k_proj bias (Qwen2's outliers reach 900).
-    edit: called with the float32 tensors before they are written, to spoil them.
+    Args:
+        folder: folder to write; created if missing.
+        seed: seed of the weights.
+        config_overrides: keys of config.json to set. The value `...` removes a key.
+        dtype: storage type of the tensors: "bf16", "f16" or "f32".
+        shards: 1 writes model.safetensors; more write that many files and an index.
+        k_bias_norm: Euclidean norm of every k_proj bias (outliers of Qwen2 reach 900).
+        edit: called with the float32 tensors before they are written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +98,7 @@ def make_checkpoint(
 
 
 def random_tensors(config: ModelConfig, *, seed: int = 0, k_bias_norm: float | None = None) -> Tensors:
-    """Every tensor of `config` as float32: matrices of std 1/sqrt(columns), norms near 1, biases of std 0.1."""
+    """Return every tensor as float32: matrices of std 1/sqrt(columns), norms near 1, biases of std 0.1."""
     random = np.random.default_rng(seed)
     tensors: Tensors = {}
     for name, shape in expected_tensors(config).items():
@@ -113,7 +116,7 @@ def random_tensors(config: ModelConfig, *, seed: int = 0, k_bias_norm: float | N
 
 
 def encode(values: np.ndarray, dtype: str) -> tuple[str, tuple[int, ...], bytes]:
-    """(safetensors dtype, shape, bytes) of float32 `values` stored as `dtype`; bf16 rounds to nearest even."""
+    """Return (safetensors dtype, shape, bytes) of float32 values stored as `dtype`. bf16 rounds to nearest even."""
     if dtype == "bf16":
         bits = values.astype(np.float32).view(np.uint32)
         rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
@@ -125,7 +128,7 @@ def encode(values: np.ndarray, dtype: str) -> tuple[str, tuple[int, ...], bytes]
 
 
 def write_safetensors(path: Path, entries: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> None:
-    """Write a safetensors file: u64 header length, JSON header padded with spaces to 8 bytes, data."""
+    """Write a safetensors file: u64 header length, JSON header padded to 8 bytes with spaces, data."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (kind, shape, data) in entries.items():
@@ -216,6 +219,6 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _byte_symbols() -> list[str]:
-    """GPT-2's visible stand-ins for the 256 bytes, in the order of the Qwen2 vocabulary."""
+    """Return the characters of GPT-2 for the 256 bytes, in the order of the Qwen2 vocabulary."""
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(byte) for byte in visible] + [chr(256 + number) for number in range(256 - len(visible))]

@@ -1,4 +1,4 @@
-"""Running conversions in tests."""
+"""Helpers that run conversions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from quant.conversion import ConversionEvent, TensorFinished
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """Return the content of every file of a folder, by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def run(source: Path, destination: Path, **options: Any) -> list[ConversionEvent]:
-    """Convert to the end."""
+    """Run a conversion to its end and return its events."""
     return list(convert(source, destination, **options))
 
 
 def stop_after(source: Path, destination: Path, tensors: int, **options: Any) -> None:
-    """Start a conversion and cancel it when so many tensors are finished."""
+    """Start a conversion and cancel it after a number of tensors."""
     events = convert(source, destination, **options)
     for event in events:
         tensors -= isinstance(event, TensorFinished)

@@ -1,10 +1,12 @@
-"""Formats that the project does not have, made up for tests: nothing but records. Run as a program, it uses them.
+"""Invented formats for tests, which consist only of records.
+
+The program
 
     python -m tests.quant.made_up_format FORMAT CHECKPOINT MODEL IDS.npy LOGITS.npz
 
-registers the formats, converts CHECKPOINT into MODEL with preset FORMAT, and runs the token ids on the CPU engine:
-`made_up` are the logits of all at once, `one_by_one` those of each token on its own, and `known` those of the same
-weights in a format of the project, where one can hold them.
+registers the formats, converts CHECKPOINT into MODEL with preset FORMAT, and runs the token ids on the CPU engine.
+`made_up` are the logits of all tokens at once, `one_by_one` those of each token on its own, and `known` those of the
+same weights in a format of the project, if one can represent them.
 """
 
 from __future__ import annotations
@@ -50,13 +52,13 @@ CURVED = IntegerFormat(
     table=(0, 30, 50, 65, 77, 86, 93, 100, 107, 114, 123, 135, 150, 170, 190, 200),
     row_scales=True,
 )
-"""4-bit codes of an uneven table, signed 8-bit scales of groups of 64, row scales; its quantiser is made up, too."""
+"""4-bit codes of an uneven table, signed 8-bit scales in groups of 64, row scales, and an invented quantiser."""
 
 MADE_UP = (SIX, THREE, CURVED)
 
 
 def as_known(packed: PackedTensor) -> PackedTensor | None:
-    """Return the same weights in lin8 (of `six`) or lin4 (of `three`), exactly; None for `curved`."""
+    """Return exactly the same weights in lin8 (for `six`) or lin4 (for `three`), or None for `curved`."""
     if packed.format == SIX.name:
         codes = SIX.codes(packed) + np.uint8(LIN8.zero - SIX.zero)
         return LIN8.pack(codes, SIX.scales(packed), packed.group_size)
@@ -66,9 +68,9 @@ def as_known(packed: PackedTensor) -> PackedTensor | None:
 
 
 def main() -> None:
-    """Convert a model to a made-up format and run it."""
+    """Convert a model to an invented format and run it."""
     FORMATS.update({fmt.name: fmt for fmt in MADE_UP})
-    # What derives from the registry is imported after this.
+    # Import after this what is derived from the registry.
     from quant import convert
     from quant.container import open_model
     from tests.cpu.kernels.random_tensors import Folder

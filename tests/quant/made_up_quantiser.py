@@ -1,4 +1,4 @@
-"""The quantiser of the made-up format `curved`: the nearest level of scales that span each group."""
+"""Quantiser of the invented format `curved`: the nearest level, with scales that span each group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOOPS = None
 def quantise(
     fmt: IntegerFormat, values: NDArray[np.float32], group_size: int
 ) -> tuple[PackedTensor, NDArray[np.float64]]:
-    """Pack `values` (rows, K); also returns the squared error of each row (rows,)."""
+    """Pack `values` (rows, K). Also return the squared error of each row (rows,)."""
     assert fmt.table is not None
     rows = values.shape[0]
     groups = values.reshape(rows, -1, group_size)

@@ -1,4 +1,4 @@
-"""Model folders: what was written comes back, and no manifest can make the reader look where it should not."""
+"""Model folders: reading returns what was written, and no manifest makes the reader access other bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROW = "model.layers.0.mlp.up_proj.weight"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint in source/ and its q4 conversion in model/."""
+    """Return a folder with a checkpoint in source/ and its q4 conversion in model/."""
     folder = tmp_path_factory.mktemp("made")
     make_checkpoint(folder / "source")
     for _ in convert(folder / "source", folder / "model"):
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(made: Path, tmp_path: Path) -> Path:
-    """A copy of the converted model, to spoil."""
+    """Return a copy of the converted model to damage."""
     return Path(shutil.copytree(made / "model", tmp_path / "model"))
 
 
@@ -198,7 +198,7 @@ JSON_VALUES: st.SearchStrategy[Any] = (
 @settings(max_examples=count(200, 40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_manifest_breaks_the_reader(model: Path, made: Path, data: st.DataObject) -> None:
-    """Whatever value a place in the manifest is changed to, the answer is a model or a ContainerError."""
+    """Replace a value of the manifest: the result is a model or a ContainerError."""
     manifest = json.loads((made / "model" / MANIFEST_NAME).read_text())
     place: Any = manifest
     while True:
@@ -218,7 +218,7 @@ def test_no_manifest_breaks_the_reader(model: Path, made: Path, data: st.DataObj
 
 
 def resident(path: Path) -> int:
-    """Bytes of a mapped file that this process can read without a page fault."""
+    """Return the bytes of a mapped file that this process can read without a page fault."""
     total, here = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split(" ", 1)[0]:

@@ -1,4 +1,4 @@
-"""The pipeline: events, exact sizes, reproducible bytes, resuming, refusals that leave everything as it was."""
+"""Conversion pipeline: events, exact sizes, reproducible bytes, resuming, and refusals without side effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversions that meet another conversion, a full disk or a stubborn file system: nothing is lost, resuming works."""
+"""Conversions that meet another conversion, a full disk or a limited file system: nothing is lost, resuming works."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_space_already_used_counts_when_resuming(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 0))
     with pytest.raises(DiskFullError, match="already written"):
         run(source, tmp_path / "model", resume=True)
-    # What is missing is the small files and a margin of 1 MiB, but no second room for the weights.
+    # The missing space is for the small files and a margin of 1 MiB, not for the weights a second time.
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, small + (1 << 20)))
     run(source, tmp_path / "model", resume=True)
     assert content(tmp_path / "model") == expected

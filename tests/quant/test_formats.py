@@ -1,4 +1,4 @@
-"""Packing, unpacking and dequantising against formulas written out element by element."""
+"""Packing, unpacking and dequantising, compared with formulas written out element by element."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def random_linear(
 
 
 def examples() -> list[PackedTensor]:
-    """One packed tensor of every format and flavour, with an odd number of rows."""
+    """Return one packed tensor of every format and variant, with an odd number of rows."""
     random = np.random.default_rng(5)
     values = random.standard_normal((21, 128)).astype(np.float32)
     codes4, scales4, zeros4 = random_linear(LIN4, (21, 128), 64)
@@ -234,7 +234,7 @@ def test_pack_refuses_values_out_of_range() -> None:
     ("fmt", "group_size", "bits"), [(q4.Q4, 32, 4.25), (q8.Q8, 32, 8.25), (LIN4, 64, 4.375), (LIN8, 128, 8.125)]
 )
 def test_effective_bits_are_those_of_the_parts(fmt: IntegerFormat, group_size: int, bits: float) -> None:
-    """A row scale, which is shared by all columns of a row, is left out."""
+    """Compare without the row scale, which all columns of a row share."""
     assert fmt.effective_bits(group_size) == bits
     parts = fmt.layout((16, 1024), group_size, fmt.stores_zeros)
     stored = sum(dtype.itemsize * int(np.prod(shape)) for name, (dtype, shape) in parts.items() if name != "row_scales")
@@ -242,7 +242,7 @@ def test_effective_bits_are_those_of_the_parts(fmt: IntegerFormat, group_size: i
 
 
 def test_formats_are_named_where_they_are_recorded() -> None:
-    """Other code asks a format's record: a new format needs no other place that knows its name."""
+    """Check that other code does not name formats: a new format must need only its record."""
     root = Path(formats.__file__).parents[2]
     exempt = {
         "quant/presets.py",  # which formats a preset mixes

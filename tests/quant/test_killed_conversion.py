@@ -1,4 +1,4 @@
-"""kill -9 at random points: what is left never opens, and resuming gives the same bytes as if nothing had happened."""
+"""kill -9 at random points: the rest never opens, and resuming gives the bytes of an uninterrupted conversion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def die_at_call(source: Path, destination: Path, number: int, options: dict[str, Any]) -> None:
-    """Convert, and kill this process before, in the middle of, or after its n-th changing system call."""
+    """Convert, and kill this process before, during or after its n-th modifying system call."""
     calls = 0
 
     def deadly(original: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -50,7 +50,7 @@ def die_at_call(source: Path, destination: Path, number: int, options: dict[str,
 
 
 def check_half_written(parent: Path, expected: dict[str, bytes]) -> None:
-    """Nothing in `parent` opens as a model unless it is the finished one."""
+    """Check that nothing in `parent` opens as a model except the finished one."""
     for folder in parent.iterdir():
         if not folder.is_dir():
             continue
@@ -81,7 +81,7 @@ def test_killed_at_a_random_system_call(source: Path, tmp_path: Path, expected: 
 
 @pytest.mark.slow
 def test_killed_at_every_one_of_the_last_calls(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
-    """From the last tensors over manifest, syncs and renames to the end, while an older model is replaced."""
+    """Kill during the last tensors, the manifest, syncs and renames, while an older model is replaced."""
     finished = False
     for number in range(95, 200):
         folder = tmp_path / str(number)
@@ -104,7 +104,7 @@ def test_killed_at_every_one_of_the_last_calls(source: Path, tmp_path: Path, exp
 
 
 def check_half_written_or_old(parent: Path, old: dict[str, bytes], expected: dict[str, bytes]) -> None:
-    """At least one complete model is there at every moment: the old one or the new one."""
+    """Check that a complete model exists at every moment: the old one or the new one."""
     complete = [content(folder) for folder in parent.iterdir() if folder.is_dir()]
     assert old in complete or expected in complete
 
@@ -127,7 +127,7 @@ def test_killed_after_a_random_time(source: Path, tmp_path: Path, expected: dict
         if child.exitcode == -signal.SIGKILL:
             killed += 1
         else:
-            longest *= 0.8  # The machine was slower while the time was taken.
+            longest *= 0.8  # The machine was slower during the measurement.
         check_half_written(folder, expected)
         run(source, folder / "model", resume=True)
         assert content(folder / "model") == expected

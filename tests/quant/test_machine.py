@@ -1,4 +1,4 @@
-"""Counts of processors."""
+"""Numbers of processors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A record is all that policy, container, quantisers and kernels know of a format: shown with formats made up here."""
+"""Policy, container, quantisers and kernels need only the record of a format: shown with invented formats."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_portable_kernels_run_the_format(fmt: IntegerFormat, tmp_path: Path)
     assert {model.tensor(name).format for name in model.names} == {fmt.name, "vector"}
     expected = reference_of(model).logits(ids.tolist())
     errors = np.abs(logits["made_up"] - expected).mean(axis=1) / np.abs(expected).mean()
-    # An activation next to a rounding boundary may fall to the other side, which reaches about half of the tokens.
+    # An activation near a rounding boundary may round to the other side, which affects about half of the tokens.
     assert np.quantile(errors, 0.25) < 1e-5
     assert errors.max() < 2e-2
     assert np.array_equal(logits["made_up"], logits["one_by_one"])

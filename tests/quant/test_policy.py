@@ -1,4 +1,4 @@
-"""What a person types becomes formats per tensor."""
+"""Arguments of a conversion become formats of tensors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_shapes_that_do_not_fit_name_the_tensor() -> None:
 
 
 def test_seven_billion_parameters_take_less_than_q4_k_m() -> None:
-    """Whole model, head included; llama.cpp's Q4_K_M is 4.913 bits per weight on the same shapes."""
+    """Compare the whole model, including the head; Q4_K_M of llama.cpp has 4.913 bits per weight on the same shapes."""
     shapes = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4}
     config = parse_config({**CONFIG, **shapes, "num_hidden_layers": 28, "vocab_size": 152064})
     names = expected_tensors(config)

@@ -1,4 +1,4 @@
-"""The compiled quantisers against their NumPy twins, bit for bit, and the quality they are to reach."""
+"""Compiled quantisers and their NumPy references agree bit for bit and reach the required quality."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(json.dumps({"numba": "numba" in sys.modules, "kept": sorted(QUANTISERS.loa
 
 
 def awkward_rows(seed: int = 0) -> np.ndarray:
-    """(37, 256): ordinary, heavy-tailed, constant, zero, one-weight, huge, tiny, subnormal and one-sided rows."""
+    """Return (37, 256): normal, heavy-tailed, constant, zero, one-weight, huge, tiny, subnormal, one-sided rows."""
     random = np.random.default_rng(seed)
     values = random.standard_normal((37, 256)).astype(np.float32)
     values[4:8] = random.standard_t(2, (4, 256))
@@ -56,7 +56,7 @@ def awkward_rows(seed: int = 0) -> np.ndarray:
 def test_compiled_equals_reference(name: str, group_size: int, seed: int) -> None:
     values = awkward_rows(seed)
     if name.startswith("lin"):
-        values[12] = 1  # float16 scales cannot hold it, which another test shows
+        values[12] = 1  # too large for float16 scales; another test covers it
     packed, errors = quantise(name, values, group_size)
     expected, expected_errors = reference.quantise(name, values, group_size)
     assert list(packed.parts) == list(expected.parts)
@@ -105,7 +105,7 @@ def test_quality_on_gaussian_weights(name: str, group_size: int, decibels: float
 def test_q4_keeps_what_it_can_represent() -> None:
     random = np.random.default_rng(6)
     codes = random.integers(0, 16, (16, 64), dtype=np.uint8)
-    codes[:, ::32] = 0  # each group reaches the end of its table
+    codes[:, ::32] = 0  # each group uses the end of its table
     scales = np.full((16, 2), 63, np.int8)
     bits = np.zeros((16, 2), np.uint8)
     exact = formats.dequantise(q4.pack(codes, scales, bits, np.ones(16, np.float32)))
@@ -139,9 +139,9 @@ def test_unknown_format_is_refused() -> None:
 
 
 def test_codebook_is_close_to_its_own_lloyd_update() -> None:
-    """The least-squares codebook for the codes, scales and tables that the quantiser chose moves by no more than 2.
+    """Check that the least-squares codebook for the chosen codes, scales and tables differs by at most 2.
 
-    Source of the table: Lloyd's iteration (IEEE Trans. Inf. Theory 28, 1982) on groups with a searched scale.
+    The table comes from Lloyd's iteration (IEEE Trans. Inf. Theory 28, 1982) on groups with a searched scale.
     """
     random = np.random.default_rng(8)
     tails = random.standard_t(8, (32, 1024)) / np.sqrt(8 / 6)
@@ -175,7 +175,7 @@ def test_quantisers_work_where_no_compiled_code_can_be_kept(tmp_path: Path) -> N
 
 
 def run_quantiser(name: str, cache: Path) -> Any:
-    """Quantise in a process of its own: whether it imported Numba, and the symbols in its cache."""
+    """Quantise in a new process. Return whether it imported Numba, and the symbols in its cache."""
     environment = os.environ | {"QWCHAT_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-c", QUANTISE, name], env=environment, capture_output=True, text=True, check=True

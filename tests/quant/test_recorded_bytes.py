@@ -1,4 +1,4 @@
-"""What conversions write, byte for byte: models that were converted before must stay what they are."""
+"""Conversions write the recorded bytes: models converted by earlier versions stay valid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.quant.checkpoints import Tensors, make_checkpoint
 from tests.quant.converting import run
 
 SHAPES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3}
-# (type of the checkpoint, options) -> SHA-256 of weights.bin, and of the manifest's tensors without their errors.
-# Errors are left out since the order of a sum may depend on the machine. Recorded before formats had records.
+# (type of the checkpoint, options) -> SHA-256 of weights.bin and of the manifest's tensors without their errors.
+# Errors are excluded because the order of a sum may depend on the machine. Recorded before formats had records.
 RECORDED: list[tuple[str, dict[str, Any], str, str]] = [
     (
         "bf16",
@@ -70,7 +70,7 @@ RECORDED: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 def exact_weights(tensors: Tensors) -> None:
-    """Replace every tensor by numbers that no library's generator decides: products of two uniform ones."""
+    """Replace every tensor by products of two uniform numbers, which do not depend on a library's generator."""
     for name, values in tensors.items():
         raw = hashlib.shake_256(name.encode()).digest(4 * values.size)
         first, second = np.frombuffer(raw, "<i2").astype(np.float32).reshape(2, *values.shape) / np.float32(32768)

@@ -1,4 +1,4 @@
-"""Reading untrusted files: regular files within a size, JSON within a number of values, one line for anything else."""
+"""Reading untrusted files: regular files of limited size, JSON of limited length, one-line errors otherwise."""
 
 from __future__ import annotations
 

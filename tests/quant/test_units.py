@@ -1,4 +1,4 @@
-"""Sizes of data as text."""
+"""Data sizes as text."""
 
 from __future__ import annotations
 

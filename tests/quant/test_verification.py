@@ -1,4 +1,4 @@
-"""The check of a model folder against its manifest: every byte is covered, in any number of threads."""
+"""Check of a model folder against its manifest: every byte is covered, with any number of threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROW = "model.layers.0.self_attn.q_proj.weight"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verification")
-    narrow = {"num_attention_heads": 8, "num_key_value_heads": 1}  # 8 biases take half of the 64 bytes between parts.
+    narrow = {"num_attention_heads": 8, "num_key_value_heads": 1}  # 8 biases leave 32 of 64 bytes as padding
     list(convert(make_checkpoint(folder / "source", config_overrides=narrow), folder / "model", preset="q4-small"))
     return folder / "model"
 
@@ -163,7 +163,7 @@ def test_the_state_changes_with_every_file_and_with_nothing_else(model: Path) ->
     for name in ("config.json", WEIGHTS_NAME):
         status = (model / name).stat()
         (model / name).touch()
-        os.utime(model / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # As a careful copy would.
+        os.utime(model / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # A careful copy keeps the time stamps.
         assert folder_state(open_model(model), ("config.json",)) != before
         before = folder_state(open_model(model), ("config.json",))
     manifest = (model / MANIFEST_NAME).read_text()

@@ -1,4 +1,4 @@
-"""The two tokenizers of these tests: a tiny one, and Qwen2's own where it is beside the checkout."""
+"""Tokenizers of these tests: a tiny one, and that of Qwen2 if it is beside the checkout."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session", params=["built", "kept"])
 def tokenizer(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """As it is built from its file, and as it comes from the tables that a start before has kept."""
+    """Return a tokenizer built from its file, or loaded from the tables that an earlier start cached."""
     if request.param == "built":
         return Tokenizer.from_folder(folder)
     cache = tmp_path_factory.mktemp("tables")
@@ -49,13 +49,13 @@ def tokenizer(folder: Path, request: pytest.FixtureRequest, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def library(folder: Path) -> tokenizers.Tokenizer:
-    """The library itself on the whole file: it makes control tokens of whatever looks like one."""
+    """Return the library's tokenizer for the whole file, which recognises control tokens in any text."""
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="session")
 def plain_library(folder: Path) -> tokenizers.Tokenizer:
-    """The library told to leave control tokens in text alone."""
+    """Return the library's tokenizer, configured to treat control tokens in text as text."""
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
     return tokenizer

@@ -1,4 +1,4 @@
-"""Streaming equals one-shot decoding."""
+"""Streaming decoding equals one-shot decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling defaults by type, from files that may be wrong."""
+"""Sampling defaults are read by type, from files that may be wrong."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_broken_files_are_named(tmp_path: Path, raw: bytes) -> None:
 
 def test_the_size_is_checked_before_the_file_is_read(tmp_path: Path) -> None:
     with (tmp_path / "generation_config.json").open("wb") as file:
-        file.truncate(40 << 30)  # sparse: reading it would take 40 GB of memory
+        file.truncate(40 << 30)  # a sparse file: reading it would need 40 GB of memory
     with pytest.raises(ModelError, match=r"generation_config\.json is larger than the limit of 1,048,576 bytes"):
         GenerationDefaults.from_folder(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Stop strings do not depend on how the text arrives."""
+"""Stop strings are found independently of how the text is split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
 
 
 def first_completed(stops: list[str], text: str) -> tuple[str, bool]:
-    """The plain definition: character by character, does the text so far end with a stop string?"""
+    """Return the result of the definition: after each character, check whether the text ends with a stop string."""
     for end in range(len(text) + 1):
         met = [stop for stop in stops if text[:end].endswith(stop)]
         if met:

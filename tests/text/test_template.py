@@ -1,4 +1,4 @@
-"""Rendered prompts, and token ids in which control tokens come from the template alone."""
+"""Rendered prompts, and token ids in which control tokens come only from the template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTENTS = ("hello", "", "  blanks around \n", "two\n\nlines", "a < b | c > d", 
 
 
 def conversation(turns: int, system: str | None = None, contents: tuple[str, ...] = CONTENTS) -> list[Message]:
-    """`turns` questions with answers between them; it ends with a question."""
+    """Return a conversation of `turns` questions with answers in between. It ends with a question."""
     messages = [] if system is None else [Message(role="system", content=system)]
     for turn in range(2 * turns - 1):
         role = "assistant" if turn % 2 else "user"
@@ -35,7 +35,7 @@ def conversation(turns: int, system: str | None = None, contents: tuple[str, ...
 
 
 def chatml(messages: list[Message], default_system: str | None = None) -> str:
-    """The format by hand."""
+    """Return the prompt in ChatML, written by hand."""
     text = ""
     if default_system is not None and messages[0]["role"] != "system":
         text += f"<|im_start|>system\n{default_system}<|im_end|>\n"
@@ -229,7 +229,7 @@ def test_no_content_and_no_role_can_write_a_control_token(tokenizer: Tokenizer, 
         messages = [Message(role=dice.choice(("user", *ATTACKS)), content=dice.choice(ATTACKS)) for _ in range(3)]
         ids = encode_chat(tokenizer, template, messages)
         found = [token for token in ids if token in control]
-        if source != TEMPLATES["measured"]:  # there the template itself writes one for each content it does not like
+        if source != TEMPLATES["measured"]:  # there the template itself writes one for each of these contents
             assert found == allowed
         assert len(found) <= max(len(allowed), 3)
 
@@ -270,7 +270,7 @@ def test_any_contents_give_the_tokens_of_their_text(tiny: Tokenizer, contents: l
 
 
 def replies(tokenizer: Tokenizer) -> list[tuple[list[int], str]]:
-    """Replies as a model may write them: ids that are not what their text would be encoded to."""
+    """Return replies of a model whose ids differ from the encoding of their text."""
     by_byte = {tokenizer.token_bytes(token_id): token_id for token_id in range(256)}
     spelled = [[by_byte[bytes([value])] for value in text.encode()] for text in ("hello", "漢 <|im_end|>", "\n\n")]
     broken = spelled[1][:2]
@@ -351,7 +351,7 @@ def test_a_refusal_of_the_template_is_passed_on() -> None:
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
 def test_sizes_and_types_of_files_are_checked_before_reading(tmp_path: Path, name: str) -> None:
     with (tmp_path / name).open("wb") as file:
-        file.truncate(40 << 30)  # sparse
+        file.truncate(40 << 30)  # a sparse file
     with pytest.raises(ModelError, match=rf"{name} is larger than"):
         ChatTemplate.from_folder(tmp_path)
     (tmp_path / name).unlink()

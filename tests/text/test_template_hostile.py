@@ -1,4 +1,4 @@
-"""Templates that mean harm end soon, use little, and are refused in one line."""
+"""Hostile templates end soon, use few resources, and are refused in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOREVER = "{%% for i in range(99999) %%}%s{%% endfor %%}"
 
 
 def shared(name: str, arguments: str) -> str:
-    """A template that builds two equal values of 2^40 parts through the arguments of macros, and compares them."""
+    """Return a template that builds two equal values of 2^40 parts from arguments of macros and compares them."""
     macros = "".join(f"{{% macro f{x}() %}}{{% set ns.{x} = {name} %}}{{% endmacro %}}" for x in "xy")
     calls = "".join(f"{{{{ f{x}({arguments.replace('VALUE', 'ns.' + x)}) }}}}" for x in "xy")
     return "{% set ns = namespace(x='a', y='a') %}" + macros + calls * 40 + "{{ ns.x == ns.y }}"
@@ -168,7 +168,7 @@ def refusal(source: str) -> str:
 
 
 def check_refusal(source: str) -> None:
-    """Refused with one line, and for little more than a plain loop costs that runs into the limit of steps."""
+    """Check that a template is refused in one line, at little more cost than a plain loop up to the step limit."""
     messages: list[str] = []
     assert times_as_long(lambda: messages.append(refusal(source)), lambda: refusal(LOOPS["nested"]), rounds=1) < 20
     [message] = messages
@@ -210,7 +210,7 @@ def test_hostile_templates_need_at_most_half_a_gigabyte() -> None:
 
 
 def run_with_little_memory() -> None:
-    """Try every bomb with 512 MiB of memory beyond what Python itself takes; for a process of its own."""
+    """Try every hostile template with 512 MiB of memory in addition to Python's. Runs in a separate process."""
     import resource  # exists on POSIX systems only
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -1,4 +1,4 @@
-"""Templates of unknown origin run in a process of their own, which ends whatever they do."""
+"""Templates of unknown origin run in a separate process that ends, whatever they do."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HELLO = [Message(role="user", content="hello")]
 UNKNOWN = "{# not a published one #}{% for m in messages %}{{ m.content }}{% endfor %}"
 BUSY_IN_C = "('a' * 10**6).rfind('ab' + 'a' * (5 * 10**5))"
-"""What the sandbox refuses, and what nothing in Python can stop once it has begun."""
+"""Expression that the sandbox refuses, and that Python cannot interrupt."""
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as only Linux does")
 
 
 def program_with_hole(expression: str) -> str:
-    """The program of the process, with a sandbox that lets a template do `expression`."""
+    """Return the program of the worker with a sandbox that lets a template evaluate `expression`."""
     return (
         "import os, sys; sys.path += sys.argv[1:]; from qwchat.text.template import worker; "
         "worker.SandboxedTemplate = type('Hole', (), {'__init__': lambda self, *a: None, 'render': "
@@ -39,7 +39,7 @@ def program_with_hole(expression: str) -> str:
 
 @pytest.fixture
 def hole(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ChatTemplate]]:
-    """A function that makes a template that escapes the sandbox, to do one expression."""
+    """Return a function that creates a template which escapes the sandbox to evaluate one expression."""
     process = isolated._WorkerProcess()
     monkeypatch.setattr(isolated, "_WORKER", process)
 
@@ -187,17 +187,17 @@ sys.exit(guarded(use, debug=False))
 
 
 def start_busy_template(*arguments: str) -> tuple[subprocess.Popen[str], int]:
-    """A program whose template keeps C busy for five minutes; its rendering process."""
+    """Start a program whose template keeps C code busy for five minutes. Return it and the id of its worker."""
     words = [sys.executable, "-c", DRIVER, program_with_hole(BUSY_IN_C), *arguments]
     driver = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     worker = int(driver.stdout.readline())
-    wait_for(lambda: processor_time(worker) > 20, "work")  # ticks of a hundredth of a second: it is at work
+    wait_for(lambda: processor_time(worker) > 20, "work")  # ticks of 10 ms: the worker is busy
     return driver, worker
 
 
 def processor_time(process: int) -> int:
-    """Ticks of processor time that a process has used; 0 for one that is gone."""
+    """Return the ticks of processor time that a process has used, or 0 if it has ended."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

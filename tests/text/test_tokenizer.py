@@ -74,7 +74,7 @@ def test_time_grows_evenly_up_to_a_megabyte(qwen2: Tokenizer, unit: str) -> None
     def encode(size: int) -> list[int]:
         return qwen2.encode(unit * (size // len(unit.encode())))
 
-    assert growth(encode, MEGABYTE // 8, 8) < 24  # The square would be 64.
+    assert growth(encode, MEGABYTE // 8, 8) < 24  # Quadratic time would be a factor of 64.
     assert b"".join(map(qwen2.token_bytes, encode(MEGABYTE))) == (unit * (MEGABYTE // len(unit.encode()))).encode()
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer from kept tables: the same ids as ever, and built anew where the tables are not to be trusted."""
+"""Tokenizer from cached tables: the same ids, and a rebuild if the tables are not valid."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TEXT = "hello world, hello wo 漢字 'tis <|im_end|>"
 
 @pytest.fixture
 def cache(tmp_path: Path, tiny_folder: Path) -> Path:
-    """A folder with the tables of the tiny tokenizer."""
+    """Return a folder with the tables of the tiny tokenizer."""
     Tokenizer.from_folder(tiny_folder, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     return tmp_path
 
 
 def uses_tables(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer came from tables and has not needed the library's model yet."""
+    """Return whether a tokenizer was loaded from tables and has not built the library's model yet."""
     return tokenizer._build_full is not None
 
 

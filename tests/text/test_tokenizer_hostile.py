@@ -1,4 +1,4 @@
-"""A `tokenizer.json` that means harm is refused in one line, before the library sees it."""
+"""A hostile `tokenizer.json` is refused in one line, before the library sees it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the mem
 
 
 def run_with_little_memory(function: str, mebibytes: int, *arguments: object) -> list[str]:
-    """Lines that a function of this file prints in a process of its own; standard error stays empty."""
+    """Return the lines that a function of this file prints in a separate process. Standard error stays empty."""
     program = (
         "import sys, tokenizers, numpy, hypothesis, pytest; from tests.text import test_tokenizer_hostile as own; "
         f"own.limit_memory({mebibytes}); own.{function}(*sys.argv[1:])"
@@ -200,7 +200,7 @@ def test_sizes_are_checked_before_files_are_read(tmp_path: Path) -> None:
     lines = run_with_little_memory("load_all", 1400, *(tmp_path / name for name in contents))
     assert "tokenizer.json is larger than the limit of 33,554,432 bytes" in lines[0]
     assert all(line.startswith("refused: ") for line in lines)
-    assert "JSON values; get the file again" in lines[1]  # Counted, not parsed: they would fill the memory.
+    assert "JSON values; get the file again" in lines[1]  # Counted, not parsed: parsed values would fill the memory.
     assert all("tokenizer.json cannot be parsed as JSON" in line or "JSON values" in line for line in lines[2:])
 
 
@@ -212,7 +212,7 @@ NASTY: tuple[Any, ...] = (
 
 
 def mutated(dice: random.Random) -> Any:
-    """The tiny tokenizer with a few values replaced, moved, doubled or removed."""
+    """Return the tiny tokenizer with a few values replaced, moved, duplicated or removed."""
     values: Any = tokenizer_values()
     for _ in range(dice.choice((1, 1, 2, 4))):
         target = values
@@ -248,7 +248,7 @@ def fuzz(folder: str, seed: str, cases: str) -> None:
 
 @needs_linux
 def test_damaged_files_neither_panic_nor_hang(tmp_path: Path) -> None:
-    """Standard error stays empty: a panic of the library would have left its message there."""
+    """Check that standard error stays empty: a panic of the library would print a message there."""
     (line,) = run_with_little_memory("fuzz", 512, tmp_path, 20_261_128, DAMAGED)
     counts = json.loads(line)
     assert counts["refused"] > DAMAGED // 3
@@ -302,7 +302,7 @@ def test_ids_are_compared_with_the_models_vocabulary(
 
 
 def panicking() -> Any:
-    """The library's own tokenizer, in a state in which its Rust code panics."""
+    """Return the library's tokenizer in a state in which its Rust code panics."""
     from tokenizers import Tokenizer as LibraryTokenizer
     from tokenizers import models, pre_tokenizers
 
@@ -383,7 +383,7 @@ def processor_seconds(function: Callable[[], object]) -> float:
 )
 @pytest.mark.slow
 def test_repetitive_texts_take_linear_time(tiny: Tokenizer, unit: str) -> None:
-    """Eight times the text: 8 times the time where it is linear, 64 where it is quadratic."""
+    """Compare texts of 1 and 8 times the length: linear time grows by 8, quadratic time by 64."""
     short = unit * (10_000 // len(unit))
     once, eight_times = (processor_seconds(lambda text=text: tiny.encode(text)) for text in (short, short * 8))
     assert eight_times < 30 * once + 0.05

@@ -1,4 +1,4 @@
-"""A tokenizer of the Qwen2 pipeline small enough to write down: every byte, a few merges, three control tokens."""
+"""Small tokenizer with the Qwen2 pipeline: all bytes, a few merges, three control tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MERGES = ("h e", "l l", "he ll", "hell o", "Ġ w", "Ġw o", "Ã ©", "< |", "| >
 
 
 def tokenizer_values() -> dict[str, Any]:
-    """The parsed form of the file; tests change it to break it."""
+    """Return the parsed content of the file. Tests change it."""
     tokens = [*BYTE_OF, *(merge.replace(" ", "") for merge in MERGES)]
     vocab = {token: token_id for token_id, token in enumerate(tokens)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

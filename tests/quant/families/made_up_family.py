@@ -1,4 +1,4 @@
-"""A family of models that does not exist: no biases, keys and names of its own. One file, as a new family takes."""
+"""Invented model family without biases, with its own keys and tensor names: one file, like any new family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A new family is one file and one registration."""
+"""A new model family needs one file and one registration."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_yarn_variants() -> None:
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"rope_theta": float("inf")}, "rope_theta is inf"),
         ({"rope_theta": 10**400}, "rope_theta is a number with many digits, expected a number from 2 to 1e"),
-        ({"rope_theta": 1}, "rope_theta is 1, expected a number from 2"),  # its logarithm is a divisor
+        ({"rope_theta": 1}, "rope_theta is 1, expected a number from 2"),  # RoPE divides by its logarithm
         ({"rope_theta": 1e-300}, "rope_theta is 1e-300"),
         ({"rms_norm_eps": 10**400}, "rms_norm_eps is a number with many digits"),
         ({"rms_norm_eps": 1e-300}, "rms_norm_eps is 1e-300"),

@@ -1,4 +1,4 @@
-"""Reading config.json of Qwen3: head_dim is stated, heads have norms instead of biases."""
+"""Reading config.json of Qwen3: head_dim is required, heads have norms instead of biases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numba's settings file and variables: not read when it is imported, nor before it compiles."""
+"""Settings file and variables of Numba are not read, neither at import nor before compilation."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ assert compiler.part(lambda x: x + 2)(2) == 4
 assert {name: value for name, value in vars(backend.config).items() if name.isupper()} == defaults
 print({name: str(value) for name, value in sorted(defaults.items())})
 """
-# What unpickles: Numba's cache, by the names it has in Numba and in its variables.
+# Names of Numba's cache, which unpickles files, in Numba and in its variables.
 PICKLED = re.compile(r"enable_caching|cache\s*=\s*True|NUMBA_CACHE_DIR|\bCACHE_DIR\b|import (?:pickle|marshal|shelve)")
 
 
 def settings_in(folder: Path, variables: dict[str, str]) -> str:
-    """Compile in `folder`; all of Numba's settings, as text."""
+    """Compile in `folder` and return all settings of Numba as text."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-P", "-c", COMPILE]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The store of compiled code: what is trusted of it, and who compiles."""
+"""Store of compiled code: what it trusts and who compiles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def store_in(folder: Path) -> ObjectStore:
-    """A store whose folder is `folder`, which is made."""
+    """Return a store in `folder`, which is created."""
     folder.mkdir(mode=0o700, exist_ok=True)
     made = ObjectStore("kernels-", ("quant.formats",))
     made.folder = folder
@@ -30,7 +30,7 @@ def store_in(folder: Path) -> ObjectStore:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    """A private store with two objects."""
+    """Return a private store with two objects."""
     made = store_in(tmp_path / "cache")
     made.save({"a": b"first", "b": b""})
     assert made.load() == {"a": b"first", "b": b""}
@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_used_is_replaced_by_a_private_one(tmp_path: Pat
     assert store.writable_folder.name.startswith("qwchat-kernels-")
     assert store.writable_folder.stat().st_mode & 0o777 == 0o700
     with store.exclusive(lambda: pytest.fail("there is no process to wait for")):
-        assert store.lock().acquire(wait=False)  # Every process compiles for itself.
+        assert store.lock().acquire(wait=False)  # Every process compiles on its own.
 
 
 def test_a_full_disk_is_not_an_error(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_full_disk_is_not_an_error(store: ObjectStore, monkeypatch: pytest.Mon
 
 
 def test_an_object_that_cannot_be_linked_counts_as_missing() -> None:
-    assert link_objects({"qwchat_nonsense": b"this is no object file"}, ["qwchat_nonsense"]) is None
+    assert link_objects({"qwchat_nonsense": b"this is not an object file"}, ["qwchat_nonsense"]) is None
     assert link_objects({}, ["qwchat_absent"]) is None
 
 
@@ -173,7 +173,7 @@ def test_a_relative_cache_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def hold(folder: Path, held: int) -> None:
-    """Hold the lock of the store in `folder` until killed; tells so on a pipe."""
+    """Hold the lock of the store in `folder` until killed. Report on a pipe when it is held."""
     with store_in(folder).exclusive():
         os.write(held, b"!")
         time.sleep(600)

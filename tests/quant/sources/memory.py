@@ -1,4 +1,4 @@
-"""A source that is no file at all: config and tensors in memory, some of them quantised already."""
+"""Source without files: config and tensors are in memory, some of them quantised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quant.sources import QuantisedRows, Rows, Source, TensorInfo
 
 
 class MemorySource(Source):
-    """A model made of arrays. Config and tokenizer files are made from values, as a single-file source has to."""
+    """Model made of arrays. It creates config and tokenizer files from values, like a single-file source."""
 
     def __init__(
         self, config: Mapping[str, Any], contents: Mapping[str, Rows | QuantisedRows], name: str = "memory"
@@ -28,31 +28,31 @@ class MemorySource(Source):
 
     @property
     def path(self) -> Path:
-        """A path that does not exist."""
+        """Path that does not exist."""
         return Path(self._name)
 
     @property
     def fingerprint(self) -> str:
-        """A constant."""
+        """Constant fingerprint."""
         return "0" * 64
 
     @property
     def config(self) -> ModelConfig:
-        """The numbers of the model."""
+        """Hyperparameters of the model."""
         return parse_config(self._config)
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """The two files that every model folder has."""
+        """Content of the two files that every model folder has."""
         return {"config.json": json.dumps(self._config).encode(), "tokenizer.json": b"{}"}
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """What each array is."""
+        """Shape and type of each array."""
         return {name: _info(content) for name, content in self._contents.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Rows | QuantisedRows:
-        """Copy rows of an array."""
+        """Return a copy of rows of an array."""
         content, rows = self._contents[name], slice(start, stop)
         self.reads.append((name, start, _info(content).shape[0] if stop is None else stop))
         if isinstance(content, QuantisedRows):
@@ -61,15 +61,15 @@ class MemorySource(Source):
         return content[rows].copy()
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """Do nothing: the arrays are not this object's."""
+        """Do nothing: the arrays belong to the caller."""
 
     def close(self) -> None:
-        """Remember that it was called."""
+        """Record the call."""
         self.closed = True
 
 
 def grouped(shape: tuple[int, int], bits: int, group_size: int, random: np.random.Generator) -> QuantisedRows:
-    """Return random codes, scales and zero points of every value that so many bits have."""
+    """Return random codes and zero points of all values of `bits`, with random scales."""
     groups = (shape[0], shape[1] // group_size)
     codes, zeros = (random.integers(0, 1 << bits, size, dtype=np.uint8) for size in (shape, groups))
     codes.flat[0] = (1 << bits) - 1

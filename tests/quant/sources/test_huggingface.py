@@ -1,4 +1,4 @@
-"""Reading checkpoints: exact values, and one clear refusal for everything a broken or hostile file can say."""
+"""Reading checkpoints: exact values, and one clear refusal for each kind of broken or hostile file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
     ],
 )
 def test_fingerprints_stay_what_they_were(tmp_path: Path, shards: int, recorded: str) -> None:
-    """Recorded with version 0.1: a fingerprint that changed would convert every checkpoint again."""
+    """Compare with version 0.1: with other fingerprints, every checkpoint would be converted again."""
     shapes = {"a.weight": (48, 64), "b.bias": (48,), "c.weight": (64, 96)}
     tensors = {
         name: ((np.arange(np.prod(shape)) * step) % 251 - 125).astype(np.float32).reshape(shape) / 64
@@ -114,7 +114,7 @@ def test_config_has_a_limit_of_its_own(tmp_path: Path) -> None:
 
 
 def spoil_header(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Rewrite the header of model.safetensors after `change`; the data stay as they are."""
+    """Rewrite the header of model.safetensors after `change`, and leave the data unchanged."""
     path = folder / SINGLE_NAME
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -229,7 +229,7 @@ def test_missing_files_of_a_checkpoint(tmp_path: Path) -> None:
         ("a/b.safetensors", "not a plain file name"),
         ("a\\b.safetensors", "not a plain file name"),
         ("a\0b", "not a plain file name"),
-        ("n" * 5000, "not a plain file name"),  # which the system would refuse with an error of its own
+        ("n" * 5000, "not a plain file name"),  # the system would refuse these with its own error
         ("é" * 200, "not a plain file name"),
         ("a\ud800", "not a plain file name"),
         ("a\u202eb\n", "not a plain file name"),
@@ -269,7 +269,7 @@ def test_shards_that_disagree_with_the_index(tmp_path: Path) -> None:
 
 
 def test_a_published_config_that_is_wrong() -> None:
-    """A public page gives Qwen2-7B 32 layers and 64/8 heads of 56; the tensors have 28 layers and 28/4 heads of 128."""
+    """Refuse the config of a public page: 32 layers and 64/8 heads of 56 instead of 28 layers and 28/4 heads of 128."""
     shapes = {"hidden_size": 3584, "intermediate_size": 18944, "vocab_size": 152064}
     right = {**CONFIG, **shapes, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
     zero = np.zeros((), np.float32)
@@ -322,7 +322,7 @@ def test_unexpected_tensors(tmp_path: Path) -> None:
 @settings(max_examples=count(150, 30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_header_breaks_the_reader(tmp_path: Path, data: st.DataObject) -> None:
-    """Whatever bytes a header is changed to, the answer is a checkpoint or a CheckpointError."""
+    """Replace bytes of a header: the result is a checkpoint or a CheckpointError."""
     folder = tmp_path / "model"
     if not folder.exists():
         make_checkpoint(folder)

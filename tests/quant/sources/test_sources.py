@@ -1,4 +1,4 @@
-"""Conversion of any source: what is quantised already keeps its values, and everything is asked for once."""
+"""Conversion of any source: quantised values are kept, and every row is read once."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.quant.converting import run
 from tests.quant.sources.memory import MemorySource, grouped
 
 WIDE = {**CONFIG, "intermediate_size": 128}
-"""Every matrix has columns for groups of 64."""
+"""In this config, groups of 64 fit the columns of every matrix."""
 GATE = "model.layers.1.mlp.gate_proj.weight"
 
 
 def made_up(bits: int, group_size: int) -> MemorySource:
-    """A model whose matrices are quantised already, the embedding aside."""
+    """Return a model whose matrices are quantised, except the embedding."""
     random = np.random.default_rng(5)
     contents: dict[str, Any] = dict(random_tensors(parse_config(WIDE), seed=5))
     for name, values in contents.items():
