@@ -20,7 +20,7 @@ from qwchat.chat.view.tail import TerminalSize
 from qwchat.markdown.styles import Styling
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import COLUMNS, ROWS, Terminal
-from tests.chat.view.emulator import Emulated
+from tests.chat.view.emulator import EmulatedTerminal
 from tests.starter import REAL, ran
 from tests.tiers import some
 
@@ -77,7 +77,7 @@ def answer(models: Path, prompt: str, *arguments: str) -> str:
 
 def shown(reply: str, columns: int = COLUMNS, *, colour: bool = True) -> list[str]:
     """Return the rows that a reply takes when it is printed at once."""
-    out = Emulated(columns, ROWS)
+    out = EmulatedTerminal(columns, ROWS)
     styling = Styling(terminal=True, emphasis=True, colour=colour)
     view = ReplyView(out, styling, size=lambda _: TerminalSize(columns, ROWS))
     view.write(reply)

@@ -57,7 +57,7 @@ def test_markdown_keeps_every_turn_verbatim() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "ending"),
+    ("reply", "ending"),
     [
         ("Look:\n```py\nx = 1", "\n```"),
         ("~~~~\n```\n", "~~~~"),
@@ -66,15 +66,15 @@ def test_markdown_keeps_every_turn_verbatim() -> None:
         ("`` ``` ``", ""),
     ],
 )
-def test_a_code_block_that_was_cut_ends_with_its_turn(said: str, ending: str) -> None:
+def test_an_unclosed_code_block_ends_with_its_turn(reply: str, ending: str) -> None:
     tree = Tree()
     tree.add("user", "Code, please.")
-    tree.add("assistant", said, finish_reason="length")
+    tree.add("assistant", reply, finish_reason="length")
     tree.add("user", "Thanks.")
-    assert f"## mini\n\n{said}{ending}\n\n## You\n\nThanks.\n" in export_transcript(Transcript(tree, "mini"), "md")
+    assert f"## mini\n\n{reply}{ending}\n\n## You\n\nThanks.\n" in export_transcript(Transcript(tree, "mini"), "md")
 
 
-def test_json_holds_what_is_known_of_each_turn() -> None:
+def test_json_contains_all_facts_about_each_turn() -> None:
     shown = transcript("Name a sea.", title="Seas")
     shown.tree.add("assistant", "North.", seed=7, finish_reason="length", model="0123abcd", settings={"temp": 0.5})
     document = json.loads(export_transcript(shown, "json"))
@@ -127,7 +127,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_page_holds_no_code_and_asks_for_nothing(text: str) -> None:
+def test_a_page_contains_no_scripts_and_loads_nothing(text: str) -> None:
     shown = transcript(text, text, system=text, title=text)
     page = export_transcript(Transcript(shown.tree, text, text, text), "html")
     found = Page(page)
@@ -139,13 +139,13 @@ def test_a_page_holds_no_code_and_asks_for_nothing(text: str) -> None:
 
 @settings(max_examples=count(100, 20))
 @given(st.text(max_size=200), st.text(max_size=200))
-def test_pages_have_the_same_tags_whatever_is_said(question: str, reply: str) -> None:
+def test_messages_never_add_html_tags(question: str, reply: str) -> None:
     found = Page(export_transcript(transcript(question, reply, system=question, title=reply), "html"))
     assert found.tags.isdisjoint({"script", "img", "iframe", "object", "link", "base", "form", "input"})
 
 
 @pytest.mark.parametrize("form", EXPORT_FORMATS)
-def test_there_is_nothing_to_export_before_a_word(form: ExportFormat) -> None:
+def test_an_empty_conversation_cannot_be_exported(form: ExportFormat) -> None:
     with pytest.raises(UsageError, match="the conversation is empty, so there is nothing to save"):
         export_transcript(transcript(system="Be brief."), form)
 
@@ -153,7 +153,7 @@ def test_there_is_nothing_to_export_before_a_word(form: ExportFormat) -> None:
 @pytest.mark.parametrize(
     ("name", "form"), [("a.json", "json"), ("a.HTML", "html"), ("a.htm", "html"), ("a.md", "md"), ("a", "md")]
 )
-def test_the_name_of_a_file_says_its_form(name: str, form: ExportFormat) -> None:
+def test_the_format_follows_the_file_name(name: str, form: ExportFormat) -> None:
     assert format_of(Path(name)) == form
 
 
@@ -171,7 +171,7 @@ def test_a_file_is_named_after_the_title(question: str, name: str) -> None:
     assert file_name(transcript(question), "md") == name
 
 
-def test_turns_that_are_not_sent_are_marked() -> None:
+def test_dropped_turns_are_marked() -> None:
     shown = transcript("Name a sea.", "North.", "A lake?", "Como.", "Thanks.")
     shown.tree.drop([1, 2], "Seas & <lakes>.")
     assert export_transcript(shown, "md") == (
@@ -188,7 +188,7 @@ def test_turns_that_are_not_sent_are_marked() -> None:
     assert "not sent" not in export_transcript(shown, "md")
 
 
-def test_exports_hold_no_control_characters() -> None:
+def test_exports_contain_no_control_characters() -> None:
     hostile = "a\x1b]0;t\x07\x9b31m\r\nb\xad\u202e\u200f\u2028\ufeff&#27;&#x9b;\x00 👨‍👩‍👧"
     tree = Tree()
     tree.set_system(hostile)

@@ -35,7 +35,7 @@ def star(count: int) -> list[Event]:
     return [node(1, None), *(node(number, 1) for number in range(2, count + 1))]
 
 
-def alone(count: int) -> list[Event]:
+def roots(count: int) -> list[Event]:
     return [{"dropped": [number]} for number in range(1, count + 1)]
 
 
@@ -49,7 +49,7 @@ MANY: dict[str, Many] = {
         *(node(k, 1, replaces=k - 1) for k in range(3, n)),
     ],
     "one turn dropped often": lambda n: [node(1, None), *[{"dropped": [1], "summary": "s"}] * n],
-    "all turns dropped one by one": lambda n: [*chain(n), *alone(n)],
+    "all turns dropped one by one": lambda n: [*chain(n), *roots(n)],
     "one drop over those of all": lambda n: [
         *chain(n),
         *({"dropped": [k]} for k in range(1, n + 1)),
@@ -59,7 +59,7 @@ MANY: dict[str, Many] = {
         *chain(n),
         *[{"dropped": list(range(1, 30))}, {"dropped": []}] * (n // 30),
     ],
-    "drops of branches": lambda n: [*star(n), *alone(n), {"head": 2}],
+    "drops of branches": lambda n: [*star(n), *roots(n), {"head": 2}],
     "overlapping drops": lambda n: [*chain(n), *({"dropped": [k, k + 1]} for k in range(1, n))],
     "heads to and fro": lambda n: [*chain(n), *({"head": 1 + k * 7919 % n} for k in range(n))],
     "one head again and again": lambda n: [node(1, None), *[{"head": None}, {"head": 1}] * n],
@@ -88,7 +88,7 @@ def data_of(events: list[Any]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def look_at_everything(store: SessionStore, session: str) -> None:
+def read_everything(store: SessionStore, session: str) -> None:
     """What list, show, export, grep and a chat that goes on read."""
     [entry] = store.entries()
     content = store.read(session)
@@ -104,14 +104,14 @@ def look_at_everything(store: SessionStore, session: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MANY)
-def test_the_time_to_read_a_file_is_in_proportion_to_its_size(tmp_path: Path, kind: str) -> None:
+def test_reading_takes_linear_time(tmp_path: Path, kind: str) -> None:
     def cost(count: int) -> float:
         folder = tmp_path / "a1"
         folder.mkdir(exist_ok=True)
         data = data_of(MANY[kind](count))
         (folder / session_file.FILE_NAME).write_bytes(data)
         began = time.process_time()
-        look_at_everything(SessionStore(tmp_path), "a1")
+        read_everything(SessionStore(tmp_path), "a1")
         return time.process_time() - began
 
     cost(100)
@@ -120,7 +120,7 @@ def test_the_time_to_read_a_file_is_in_proportion_to_its_size(tmp_path: Path, ki
 
 
 @pytest.mark.parametrize("columns", [1_000, 30])
-def test_a_table_of_empty_cells_costs_no_more_than_other_text(columns: int) -> None:
+def test_a_table_of_empty_cells_takes_linear_time(columns: int) -> None:
     def cost(text: str) -> float:
         began = time.process_time()
         tree = Tree.replay([node(1, None), node(2, 1, text)])
@@ -134,7 +134,7 @@ def test_a_table_of_empty_cells_costs_no_more_than_other_text(columns: int) -> N
     assert min(cost(table) for _ in range(2)) < 10 * min(cost("a *b* `c`\n" * (len(table) // 10)) for _ in range(2))
 
 
-def test_many_drops_take_each_turn_once() -> None:
+def test_drops_handle_each_turn_once() -> None:
     """The work is counted, not timed: 20,000 events made 200 million comparisons."""
     tree = Tree.replay([*chain(1_000), *({"dropped": [k, k + 1]} for k in range(1, 1_000))])
     touched = 0
@@ -157,7 +157,9 @@ def test_many_drops_take_each_turn_once() -> None:
     assert sorted(turn for drop in tree.drops for turn in drop.ids) == list(range(1, 1_001))
 
 
-def test_a_file_of_too_many_lines_is_refused_and_not_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_too_many_lines_is_refused_and_not_extended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session_file, "MAX_LINES", 10)
     with pytest.raises(SessionError, match="session a1 has more than 10 lines, so it is damaged: qwchat sess"):
         parse_session(data_of([""] * 10), "a1")
@@ -208,7 +210,7 @@ def test_a_file_of_too_many_lines_is_refused_and_not_grown(tmp_path: Path, monke
     ],
     ids=lambda line: line[:40],
 )
-def test_what_no_event_can_hold_is_left_out(line: str) -> None:
+def test_invalid_events_are_skipped(line: str) -> None:
     content = parse_session(data_of([node(1, None), line, node(2, 1, "ok")]), "a1")
     assert content.invalid_lines == 1
     assert [turn.content for turn in content.tree.path()] == ["x", "ok"]
@@ -216,7 +218,7 @@ def test_what_no_event_can_hold_is_left_out(line: str) -> None:
         export_transcript(Transcript(content.tree, "mini"), form)
 
 
-def test_what_the_program_itself_records_is_taken() -> None:
+def test_events_written_by_the_program_are_valid() -> None:
     record = {
         "temp": 0.7,
         "seed": 2**64 - 1,
@@ -231,7 +233,7 @@ def test_what_the_program_itself_records_is_taken() -> None:
         check_node_fields(given | {"settings": {"a": [[[[[[[[1]]]]]]]]}})
 
 
-def test_a_header_of_anything() -> None:
+def test_header_fields_of_any_type() -> None:
     for value in ("[" * 900 + "]" * 900, "9" * 4_301, "NaN", '"\\ud800"', "{}"):
         line = f'{{"format": "qwchat session", "version": 1, "created": {value}, "model": {value}, "name": {value}}}\n'
         with suppress(SessionError):

@@ -27,7 +27,7 @@ def node(number: int, parent: int | None, content: str, **more: object) -> Event
     return {"node": {"id": number, "parent": parent, "role": role, "content": content, **more}}
 
 
-def made(folder: Path, *events: Event) -> Path:
+def make_session(folder: Path, *events: Event) -> Path:
     """A session folder with these events, closed."""
     folder.mkdir()
     file = SessionFile.create(folder, SessionHeader(folder.name, HEADER.created, "mini", "0123abcd"))
@@ -37,18 +37,18 @@ def made(folder: Path, *events: Event) -> Path:
     return folder
 
 
-def said(content: SessionContent) -> list[str]:
+def contents(content: SessionContent) -> list[str]:
     return [turn.content for turn in content.tree.path()]
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_events_survive_a_round_trip(tmp_path: Path) -> None:
     events = [{"title": "Seas"}, {"system": "Be brief."}, node(1, None, "Name a sea."), node(2, 1, "北海 🌊\n", seed=7)]
-    folder = made(tmp_path / "3f9a1c20", *events)
+    folder = make_session(tmp_path / "3f9a1c20", *events)
     content = read_session(folder)
     assert content.header == SessionHeader("3f9a1c20", HEADER.created, "mini", "0123abcd")
     assert content.tree.title == "Seas"
     assert content.tree.system == "Be brief."
-    assert said(content) == ["Name a sea.", "北海 🌊\n"]
+    assert contents(content) == ["Name a sea.", "北海 🌊\n"]
     assert content.tree.nodes[1].seed == 7
     assert content.invalid_lines == 0
     data = (folder / "session.jsonl").read_bytes()
@@ -57,40 +57,40 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_may_read_a_session(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a1")
+    folder = make_session(tmp_path / "a1")
     assert stat.S_IMODE((folder / "session.jsonl").stat().st_mode) == 0o600
     assert [path.name for path in folder.iterdir()] == ["session.jsonl"]
 
 
 @pytest.mark.parametrize("torn", [b'{"node": {"id": 3, "par', b"\0\0\0\0", b'{"head": 1}'])
-def test_a_torn_line_is_dropped_and_cut_off_by_the_next_writer(tmp_path: Path, torn: bytes) -> None:
-    folder = made(tmp_path / "a1", node(1, None, "one"), node(2, 1, "two"))
+def test_an_incomplete_line_is_ignored_and_removed_by_the_next_writer(tmp_path: Path, torn: bytes) -> None:
+    folder = make_session(tmp_path / "a1", node(1, None, "one"), node(2, 1, "two"))
     path = folder / "session.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    assert said(read_session(folder)) == ["one", "two"]
+    assert contents(read_session(folder)) == ["one", "two"]
     assert path.read_bytes() == whole + torn
     file, content = SessionFile.reopen(folder)
     assert path.read_bytes() == whole
-    assert said(content) == ["one", "two"]
+    assert contents(content) == ["one", "two"]
     file.append([node(3, 2, "three")])
     file.close()
-    assert said(read_session(folder)) == ["one", "two", "three"]
+    assert contents(read_session(folder)) == ["one", "two", "three"]
 
 
-def test_a_session_is_open_in_one_place_and_can_be_read_meanwhile(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a1", node(1, None, "one"))
+def test_a_session_is_locked_for_writing_but_can_be_read(tmp_path: Path) -> None:
+    folder = make_session(tmp_path / "a1", node(1, None, "one"))
     file, _ = SessionFile.reopen(folder)
     with pytest.raises(SessionInUseError) as caught:
         SessionFile.reopen(folder)
     assert str(caught.value) == ("session a1 is open in another qwchat: close it there, or choose another session")
-    assert said(read_session(folder)) == ["one"]
+    assert contents(read_session(folder)) == ["one"]
     file.close()
     SessionFile.reopen(folder)[0].close()
 
 
-def test_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a1", node(1, None, "one"))
+def test_a_newer_version_is_refused_and_left_unchanged(tmp_path: Path) -> None:
+    folder = make_session(tmp_path / "a1", node(1, None, "one"))
     path = folder / "session.jsonl"
     data = path.read_bytes().replace(b'"version": 1', b'"version": 2') + b'{"torn'
     path.write_bytes(data)
@@ -136,24 +136,24 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=range(len(HOSTILE)))
-def test_lines_that_make_no_sense_are_counted_and_left_out(tmp_path: Path, line: bytes) -> None:
-    folder = made(tmp_path / "a1", node(1, None, "one"))
+def test_invalid_lines_are_counted_and_skipped(tmp_path: Path, line: bytes) -> None:
+    folder = make_session(tmp_path / "a1", node(1, None, "one"))
     path = folder / "session.jsonl"
     path.write_bytes(path.read_bytes() + line + b"\n")
     content = read_session(folder)
-    assert said(content) == ["one"]
+    assert contents(content) == ["one"]
     assert content.invalid_lines == len((line + b"\n").split(b"\n")) - 1
     file, _ = SessionFile.reopen(folder)
     file.append([node(2, 1, "two")])
     file.close()
-    assert said(read_session(folder)) == ["one", "two"]
+    assert contents(read_session(folder)) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
     "data",
     [b"hello", b"hello\n", b"{}\n", b"[]\n", b'{"format": "qwchat session", "version": "1"}\n', b"\0" * 64, b"\n\n"],
 )
-def test_what_is_no_session_is_refused_and_left_as_it_is(tmp_path: Path, data: bytes) -> None:
+def test_other_files_are_refused_and_left_unchanged(tmp_path: Path, data: bytes) -> None:
     folder = tmp_path / "a1"
     folder.mkdir()
     (folder / "session.jsonl").write_bytes(data)
@@ -166,8 +166,8 @@ def test_what_is_no_session_is_refused_and_left_as_it_is(tmp_path: Path, data: b
     assert (folder / "session.jsonl").read_bytes() == data
 
 
-def test_a_file_that_ends_in_its_first_line_is_empty_and_not_written(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a1")
+def test_an_incomplete_header_means_an_empty_session(tmp_path: Path) -> None:
+    folder = make_session(tmp_path / "a1")
     path = folder / "session.jsonl"
     path.write_bytes(path.read_bytes()[:40])
     assert read_session(folder).header is None
@@ -176,8 +176,8 @@ def test_a_file_that_ends_in_its_first_line_is_empty_and_not_written(tmp_path: P
     assert len(path.read_bytes()) == 40
 
 
-def test_the_header_is_not_believed(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a1")
+def test_the_id_comes_from_the_folder(tmp_path: Path) -> None:
+    folder = make_session(tmp_path / "a1")
     path = folder / "session.jsonl"
     header = {"format": "qwchat session", "version": 1, "id": "../../etc", "model": ["x"], "name": "a\x1b]0;b\x07c\nd"}
     path.write_text(json.dumps(header) + "\n")
@@ -196,14 +196,14 @@ def linked_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("link", [linked_folder, linked_file])
 def test_links_are_not_followed(tmp_path: Path, link: Callable[[Path], None]) -> None:
-    folder = made(tmp_path / "a1")
+    folder = make_session(tmp_path / "a1")
     link(folder)
     for opening in (read_session, SessionFile.reopen):
         with pytest.raises(SessionError, match="session a1 is a symbolic link, which is not followed"):
             opening(folder)
 
 
-def test_neither_a_pipe_nor_a_folder_is_a_session(tmp_path: Path) -> None:
+def test_pipes_and_folders_are_not_session_files(tmp_path: Path) -> None:
     (tmp_path / "a1").mkdir()
     os.mkfifo(tmp_path / "a1" / "session.jsonl")
     (tmp_path / "a2" / "session.jsonl").mkdir(parents=True)
@@ -212,15 +212,17 @@ def test_neither_a_pipe_nor_a_folder_is_a_session(tmp_path: Path) -> None:
             read_session(tmp_path / name)
 
 
-def test_a_file_beyond_all_conversations_is_not_read(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a1")
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    folder = make_session(tmp_path / "a1")
     os.truncate(folder / "session.jsonl", session_file.MAX_BYTES + 1)
     with pytest.raises(SessionError, match="session a1 is bigger than 256 MiB, so it is damaged"):
         read_session(folder)
 
 
-def test_a_full_disk_leaves_the_file_whole_and_the_events_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = made(tmp_path / "a1", node(1, None, "one"))
+def test_a_full_disk_leaves_the_file_intact_and_events_are_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_session(tmp_path / "a1", node(1, None, "one"))
     path = folder / "session.jsonl"
     whole = path.read_bytes()
     file, _ = SessionFile.reopen(folder)
@@ -239,11 +241,11 @@ def test_a_full_disk_leaves_the_file_whole_and_the_events_wait(tmp_path: Path, m
     monkeypatch.setattr(os, "write", real)
     file.append([node(3, 2, "three")])
     file.close()
-    assert said(read_session(folder)) == ["one", "two", "three"]
+    assert contents(read_session(folder)) == ["one", "two", "three"]
 
 
-def test_a_write_that_ctrl_c_breaks_off_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = made(tmp_path / "a1", node(1, None, "one"))
+def test_an_interrupted_write_is_repeated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_session(tmp_path / "a1", node(1, None, "one"))
     file, _ = SessionFile.reopen(folder)
     real = os.write
 
@@ -257,16 +259,16 @@ def test_a_write_that_ctrl_c_breaks_off_is_made_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "write", real)
     file.sync()
     file.close()
-    assert said(read_session(folder)) == ["one", "two"]
+    assert contents(read_session(folder)) == ["one", "two"]
     assert read_session(folder).invalid_lines == 0
 
 
-def test_half_a_surrogate_is_written_in_a_way_that_can_be_read(tmp_path: Path) -> None:
-    folder = made(tmp_path / "a1", node(1, None, "one"), {"title": "\ud800"})
+def test_a_lone_surrogate_can_be_written_and_read(tmp_path: Path) -> None:
+    folder = make_session(tmp_path / "a1", node(1, None, "one"), {"title": "\ud800"})
     assert read_session(folder).invalid_lines == 1
 
 
-def test_a_head_that_moves_along_a_deep_path_costs_no_more_than_its_line() -> None:
+def test_moving_the_head_along_a_deep_path_takes_linear_time() -> None:
     def read_back(depth: int) -> None:
         events = [node(number, number - 1 or None, "x") for number in range(1, depth + 1)]
         events += [{"head": 1 if number % 2 else depth} for number in range(depth)]
@@ -307,7 +309,7 @@ def state(tree: Tree) -> tuple[object, ...]:
 
 @settings(max_examples=count(150, 30))
 @given(conversations(), st.floats(0, 1))
-def test_any_prefix_of_a_file_is_a_prefix_of_the_session(events: list[Event], share: float) -> None:
+def test_a_prefix_of_a_file_is_a_prefix_of_the_session(events: list[Event], share: float) -> None:
     header = session_file.encode_line(
         {"format": session_file.FORMAT, "version": session_file.VERSION, "id": "a1", "created": ""}
     )

@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> SessionStore:
     return SessionStore(tmp_path / "sessions")
 
 
-def talk(
+def make_session(
     store: SessionStore, question: str, title: str | None = None, *, name: str = "", at: float | None = None
 ) -> str:
     """A session with one question and one answer, written `at` seconds; its id."""
@@ -39,8 +39,8 @@ def test_sessions_are_listed_the_latest_first(store: SessionStore) -> None:
     assert store.entries() == []
     with pytest.raises(UsageError, match="there is no session to continue: qwchat starts one"):
         store.latest()
-    old = talk(store, "Name three seas.", at=1_000)
-    new = talk(store, "Hello", "Greetings", name="day 1", at=2_000)
+    old = make_session(store, "Name three seas.", at=1_000)
+    new = make_session(store, "Hello", "Greetings", name="day 1", at=2_000)
     first, second = store.entries()
     assert (first.id, first.name, first.title, first.model, first.messages) == (new, "day 1", "Greetings", "mini", 2)
     assert (second.id, second.name, second.title, second.changed) == (old, "", "Name three seas.", 1_000)
@@ -50,14 +50,14 @@ def test_sessions_are_listed_the_latest_first(store: SessionStore) -> None:
 
 
 @pytest.mark.parametrize("changed", [-1e9, 1e14])
-def test_a_time_stamp_that_the_calendar_does_not_have_can_be_shown(changed: float) -> None:
+def test_time_stamps_outside_the_calendar_can_be_shown(changed: float) -> None:
     entry = SessionEntry("a1", changed=changed)
     assert entry.changed_utc == "1970-01-01T00:00:00+00:00"
     assert entry.changed_local[:4] in ("1969", "1970")
 
 
-def test_the_last_title_counts(store: SessionStore) -> None:
-    session = talk(store, "Hello", "One")
+def test_the_last_title_is_used(store: SessionStore) -> None:
+    session = make_session(store, "Hello", "One")
     file, content = store.open(session)
     content.tree.listener = lambda event: file.append([event])
     content.tree.set_title('Two\n{"title": "Three"}')
@@ -65,8 +65,8 @@ def test_the_last_title_counts(store: SessionStore) -> None:
     assert [entry.title for entry in store.entries()] == ['Two {"title": "Three"}']
 
 
-def test_nothing_but_sessions_is_listed(store: SessionStore) -> None:
-    session = talk(store, "Hello")
+def test_only_sessions_are_listed(store: SessionStore) -> None:
+    session = make_session(store, "Hello")
     (store.folder / "notes.txt").write_text("x")
     (store.folder / "empty").mkdir()
     (store.folder / ".hidden").mkdir()
@@ -77,8 +77,8 @@ def test_nothing_but_sessions_is_listed(store: SessionStore) -> None:
     assert [entry.id for entry in store.entries()] == [session]
 
 
-def test_what_cannot_be_opened_is_listed_with_the_reason(store: SessionStore) -> None:
-    session = talk(store, "Hello")
+def test_unreadable_sessions_are_listed_with_the_reason(store: SessionStore) -> None:
+    session = make_session(store, "Hello")
     (store.folder / session / "session.jsonl").write_text("hello\n")
     (entry,) = store.entries()
     assert entry.trouble == (
@@ -103,15 +103,15 @@ def test_what_cannot_be_opened_is_listed_with_the_reason(store: SessionStore) ->
     ],
 )
 def test_a_session_is_found_by_name_id_or_title(store: SessionStore, wanted: str, found: str) -> None:
-    _three(store)
+    make_three_sessions(store)
     assert store.find(wanted).id == found
 
 
-def _three(store: SessionStore) -> None:
+def make_three_sessions(store: SessionStore) -> None:
     for number, (name, title, session) in enumerate(
         [("work", "Work on seas and seals", "aa11"), ("", "Seas", "aa22"), ("", "Three lakes", "bb33")]
     ):
-        made = talk(store, "Hello", title, name=name, at=1_000 + number)
+        made = make_session(store, "Hello", title, name=name, at=1_000 + number)
         (store.folder / made).rename(store.folder / session)
 
 
@@ -124,15 +124,15 @@ def _three(store: SessionStore) -> None:
         ("", "there is no session '': qwchat sessions list shows all sessions"),
     ],
 )
-def test_what_fits_none_or_several_is_refused(store: SessionStore, wanted: str, message: str) -> None:
-    _three(store)
+def test_no_match_and_ambiguous_matches_are_refused(store: SessionStore, wanted: str, message: str) -> None:
+    make_three_sessions(store)
     with pytest.raises(UsageError) as caught:
         store.find(wanted)
     assert str(caught.value) == message
 
 
-def test_named_takes_the_whole_name_only(store: SessionStore) -> None:
-    _three(store)
+def test_named_matches_whole_names_only(store: SessionStore) -> None:
+    make_three_sessions(store)
     found = store.named("work")
     assert found is not None
     assert found.id == "aa11"
@@ -140,7 +140,7 @@ def test_named_takes_the_whole_name_only(store: SessionStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["-x", "a/b", "..", "", "a\nb", "a\x1bb", "x" * 65, " a", "a "])
-def test_names_that_no_session_can_have(store: SessionStore, name: str) -> None:
+def test_invalid_session_names(store: SessionStore, name: str) -> None:
     if name == "":
         assert store.create(name="").header.name == ""
         return
@@ -150,14 +150,14 @@ def test_names_that_no_session_can_have(store: SessionStore, name: str) -> None:
 
 
 @pytest.mark.parametrize("session", ["../x", "/etc", "", ".", "a/b", "-x"])
-def test_an_id_never_leads_elsewhere(store: SessionStore, session: str) -> None:
+def test_an_id_cannot_leave_the_folder(store: SessionStore, session: str) -> None:
     for action in (store.open, store.read, store.remove):
         with pytest.raises(UsageError, match="is not a session id"):
             action(session)
 
 
-def test_removing_takes_the_whole_folder_and_follows_no_link(store: SessionStore, tmp_path: Path) -> None:
-    session = talk(store, "Hello")
+def test_removing_deletes_the_whole_folder_but_follows_no_links(store: SessionStore, tmp_path: Path) -> None:
+    session = make_session(store, "Hello")
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").write_text("x")
@@ -170,8 +170,8 @@ def test_removing_takes_the_whole_folder_and_follows_no_link(store: SessionStore
         store.remove(session)
 
 
-def test_a_session_that_is_open_is_not_removed(store: SessionStore) -> None:
-    session = talk(store, "Hello")
+def test_an_open_session_is_not_removed(store: SessionStore) -> None:
+    session = make_session(store, "Hello")
     file, _ = store.open(session)
     with pytest.raises(SessionInUseError):
         store.remove(session)
@@ -181,20 +181,20 @@ def test_a_session_that_is_open_is_not_removed(store: SessionStore) -> None:
 
 
 def test_a_damaged_session_can_be_removed(store: SessionStore) -> None:
-    session = talk(store, "Hello")
+    session = make_session(store, "Hello")
     (store.folder / session / "session.jsonl").write_text("hello\n")
     store.remove(session)
     assert store.entries() == []
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SessionError) as caught:
         SessionStore(tmp_path / "file" / "sessions").create()
     assert str(caught.value) == f"sessions cannot be saved in {tmp_path}/file/sessions: Not a directory"
 
 
-def test_a_session_that_cannot_be_begun_leaves_nothing(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_creation_leaves_nothing(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
@@ -204,16 +204,16 @@ def test_a_session_that_cannot_be_begun_leaves_nothing(store: SessionStore, monk
     assert list(store.folder.iterdir()) == []
 
 
-def test_hostile_titles_lose_their_controls(store: SessionStore) -> None:
-    talk(store, "\x1b]0;evil\x07 first \u202eline\nsecond", at=1_000)
-    talk(store, "x", "\x1b[31mred\x1b[0m\ttitle\r\n" + "y" * 500, at=500)
+def test_control_characters_are_removed_from_titles(store: SessionStore) -> None:
+    make_session(store, "\x1b]0;evil\x07 first \u202eline\nsecond", at=1_000)
+    make_session(store, "x", "\x1b[31mred\x1b[0m\ttitle\r\n" + "y" * 500, at=500)
     one, two = store.entries()
     assert one.title == "]0;evil first line"
     assert two.title == "[31mred[0m title"[:16] + " " + "y" * (199 - 17) + "…"
 
 
-def test_lines_that_only_look_like_titles_do_no_harm(store: SessionStore) -> None:
-    session = talk(store, "Hello")
+def test_lines_that_only_look_like_titles_are_ignored(store: SessionStore) -> None:
+    session = make_session(store, "Hello")
     path = store.folder / session / "session.jsonl"
     for line in (b'{"title": 7}', b'{"title": ' + b"[" * 100_000, b'{"title": "x', b'{"title": "\xff"}'):
         path.write_bytes(path.read_bytes().split(b'\n{"title"')[0].rstrip(b"\n") + b"\n" + line + b"\n")
@@ -225,10 +225,8 @@ def test_the_folder_comes_from_the_environment(tmp_path: Path) -> None:
     assert sessions_folder({}).parts[-2:] == ("qwchat", "sessions")
 
 
-def test_a_session_removed_while_it_is_being_opened_is_gone(
-    store: SessionStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = talk(store, "Hello")
+def test_opening_a_session_that_is_being_removed_fails(store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(store, "Hello")
     real = os.fstat
 
     def gone(descriptor: int) -> object:

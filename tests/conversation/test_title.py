@@ -43,7 +43,7 @@ from qwchat.conversation.title import MAX_LINE, MAX_TITLE, clean_line, title_fro
         ("a\x1b[31mb\x07", "a[31mb"),
     ],
 )
-def test_a_title_is_the_line_that_asks(question: str, title: str) -> None:
+def test_titles_are_made_from_the_question(question: str, title: str) -> None:
     assert title_from_question(question) == title
 
 
@@ -55,5 +55,5 @@ def test_titles_are_one_visible_line(text: str) -> None:
         assert all(character.isprintable() or character == "\u200d" for character in title)
 
 
-def test_emoji_keep_together() -> None:
+def test_emoji_sequences_are_not_split() -> None:
     assert clean_line("\U0001f469\u200d\U0001f4bb at work") == "\U0001f469\u200d\U0001f4bb at work"

@@ -14,7 +14,7 @@ from qwchat.errors import SessionError, UsageError
 from tests.tiers import count
 
 
-def talk(*contents: str) -> Tree:
+def make_tree(*contents: str) -> Tree:
     """A conversation in which question and answer alternate."""
     tree = Tree()
     for number, content in enumerate(contents):
@@ -22,12 +22,12 @@ def talk(*contents: str) -> Tree:
     return tree
 
 
-def said(tree: Tree) -> list[str]:
+def contents(tree: Tree) -> list[str]:
     return [message["content"] for message in tree.messages()]
 
 
-def test_messages_are_the_path_behind_the_system_prompt() -> None:
-    tree = talk("Hello", "Hi.", "Name?")
+def test_messages_are_the_system_prompt_and_the_path() -> None:
+    tree = make_tree("Hello", "Hi.", "Name?")
     tree.set_system("Be brief.")
     tree.add("assistant", "Mini.", token_ids=[7, 8], finish_reason="stop", seed=3, model="0123abcd")
     assert tree.messages() == [
@@ -41,25 +41,25 @@ def test_messages_are_the_path_behind_the_system_prompt() -> None:
     assert tree.head == 4
 
 
-def test_another_answer_is_a_sibling_and_the_way_behind_it_is_remembered() -> None:
-    tree = talk("Hello", "Hi.", "Name?", "Mini.")
+def test_a_retry_is_a_sibling_and_each_continuation_is_kept() -> None:
+    tree = make_tree("Hello", "Hi.", "Name?", "Mini.")
     other = tree.add("assistant", "Good day.", parent=1)
-    assert said(tree) == ["Hello", "Good day."]
+    assert contents(tree) == ["Hello", "Good day."]
     assert [node.content for node in tree.siblings(other.id)] == ["Hi.", "Good day."]
     assert [node.content for node in tree.children(None)] == ["Hello"]
     assert (tree.tip(2), tree.tip(other.id)) == (4, 5)
     tree.select(tree.tip(2))
-    assert said(tree) == ["Hello", "Hi.", "Name?", "Mini."]
+    assert contents(tree) == ["Hello", "Hi.", "Name?", "Mini."]
     tree.select(None)
-    assert said(tree) == []
+    assert contents(tree) == []
     assert tree.tip(1) == 4
 
 
-def test_a_continued_reply_takes_the_place_of_its_beginning() -> None:
-    tree = talk("Count", "one")
+def test_a_continued_reply_replaces_its_beginning() -> None:
+    tree = make_tree("Count", "one")
     tree.add("assistant", "one two", parent=1, replaces=2)
     assert [node.content for node in tree.siblings(3)] == ["one two"]
-    assert said(tree) == ["Count", "one two"]
+    assert contents(tree) == ["Count", "one two"]
     # A file may go back to what was continued.
     tree.select(2)
     assert [node.content for node in tree.siblings(2)] == ["one", "one two"]
@@ -68,24 +68,24 @@ def test_a_continued_reply_takes_the_place_of_its_beginning() -> None:
         tree.add("user", "more", replaces=1)
 
 
-def test_dropped_turns_are_not_sent_while_the_path_goes_through_all_of_them() -> None:
-    tree = talk("a", "b", "c", "d", "e")
+def test_dropped_turns_are_not_sent_on_paths_with_all_of_them() -> None:
+    tree = make_tree("a", "b", "c", "d", "e")
     tree.drop([1, 2], "Once there was a and b.")
-    assert said(tree) == ["Once there was a and b.", "c", "d", "e"]
+    assert contents(tree) == ["Once there was a and b.", "c", "d", "e"]
     assert tree.dropped() == {1, 2}
     tree.drop([1, 2, 3, 4])
-    assert said(tree) == ["e"]
+    assert contents(tree) == ["e"]
     tree.select(3)
-    assert said(tree) == ["a", "b", "c"]
+    assert contents(tree) == ["a", "b", "c"]
     tree.select(5)
     tree.drop([])
-    assert said(tree) == ["a", "b", "c", "d", "e"]
+    assert contents(tree) == ["a", "b", "c", "d", "e"]
     with pytest.raises(UsageError, match="this conversation has no turn 9"):
         tree.drop([9])
 
 
-def test_a_fork_holds_the_path_and_nothing_else() -> None:
-    tree = talk("Hello", "Hi.", "Name?", "Mini.")
+def test_a_fork_contains_only_the_path() -> None:
+    tree = make_tree("Hello", "Hi.", "Name?", "Mini.")
     tree.set_system("Be brief.")
     tree.add("assistant", "Good day.", parent=1)
     tree.add("user", "And you?")
@@ -101,7 +101,7 @@ def test_a_fork_holds_the_path_and_nothing_else() -> None:
     assert len(tree.nodes) == 6
 
 
-def test_every_change_is_told_once_as_json() -> None:
+def test_each_change_is_one_json_event() -> None:
     told: list[Event] = []
     tree = Tree(listener=told.append)
     tree.set_system("Be brief.")
@@ -130,7 +130,7 @@ def test_every_change_is_told_once_as_json() -> None:
     ]
 
 
-def test_what_is_told_does_not_change_with_what_was_given() -> None:
+def test_events_are_independent_of_the_arguments() -> None:
     given: dict[str, Any] = {"stop": ["a"]}
     tree = Tree()
     node = tree.add("user", "Hello", settings=given)
@@ -185,14 +185,14 @@ def test_what_is_told_does_not_change_with_what_was_given() -> None:
         ),
     ],
 )
-def test_events_that_cannot_be(event: Any, complaint: str) -> None:
+def test_invalid_events(event: Any, complaint: str) -> None:
     first = {"node": {"id": 1, "parent": None, "role": "user", "content": "Hello"}}
     with pytest.raises(SessionError) as caught:
         Tree.replay([first, event])
     assert str(caught.value).startswith(f"event 2: {complaint}")
 
 
-def test_a_long_path_is_replayed_in_no_time() -> None:
+def test_a_long_path_is_replayed_quickly() -> None:
     events = [{"node": {"id": n, "parent": n - 1 or None, "role": "user", "content": "x"}} for n in range(1, 20_001)]
     assert len(Tree.replay(events).path()) == 20_000
 
@@ -211,7 +211,7 @@ CHANGES = st.lists(
 )
 
 
-def carry_out(tree: Tree, change: Any) -> None:
+def apply_random_change(tree: Tree, change: Any) -> None:
     """One random change; ids beyond the last one stand for none."""
     count = len(tree.nodes)
     if change[0] == "add":
@@ -238,11 +238,11 @@ def state(tree: Tree) -> tuple[Any, ...]:
 
 @settings(max_examples=count(150, 30), deadline=None)
 @given(CHANGES)
-def test_what_was_told_and_what_is_listed_rebuild_the_tree(changes: list[Any]) -> None:
+def test_recorded_and_listed_events_rebuild_the_tree(changes: list[Any]) -> None:
     told: list[Event] = []
     tree = Tree(listener=told.append)
     for change in changes:
-        carry_out(tree, change)
+        apply_random_change(tree, change)
     assert state(Tree.replay(json.loads(json.dumps(told)))) == state(tree)
     listed = Tree.replay(json.loads(json.dumps(list(tree.events()))))
     assert state(listed)[:-1] == state(tree)[:-1]
@@ -251,11 +251,11 @@ def test_what_was_told_and_what_is_listed_rebuild_the_tree(changes: list[Any]) -
 
 @settings(max_examples=count(150, 30), deadline=None)
 @given(CHANGES)
-def test_no_change_takes_a_turn_away(changes: list[Any]) -> None:
+def test_changes_never_remove_turns(changes: list[Any]) -> None:
     tree = Tree()
     nodes: tuple[Node, ...] = ()
     for change in changes:
-        carry_out(tree, change)
+        apply_random_change(tree, change)
         assert tuple(tree.nodes)[: len(nodes)] == nodes
         nodes = tuple(tree.nodes)
         path = tree.path()
@@ -282,7 +282,7 @@ FIELDS = st.fixed_dictionaries(
 
 @settings(max_examples=count(300, 60), deadline=None)
 @given(st.lists(st.fixed_dictionaries({"node": FIELDS}) | JSON, min_size=1, max_size=3))
-def test_whatever_a_file_holds_is_a_conversation_or_refused_on_one_line(events: list[Any]) -> None:
+def test_any_file_is_a_conversation_or_refused_on_one_line(events: list[Any]) -> None:
     complaint, tree = "", Tree()
     try:
         tree = Tree.replay(events)

@@ -102,13 +102,13 @@ def theirs(text: str) -> list[list[str]]:
 
 @settings(max_examples=count(400, 80), deadline=None)
 @given(st.lists(st.tuples(INDENTS, INDENTS, UNTABBED), max_size=9))
-def test_blocks_are_those_of_markdown_it(lines: list[tuple[str, str, str]]) -> None:
+def test_blocks_agree_with_markdown_it(lines: list[tuple[str, str, str]]) -> None:
     text = "\n".join("".join(parts) for parts in lines)
     if "    " not in text.replace("word ", ""):
         assert ours(text) == theirs(text)
 
 
-def test_containers_do_not_nest_without_end() -> None:
+def test_container_nesting_is_bounded() -> None:
     blocks = BlockParser()
     recorder = Recorder(blocks)
     blocks.line("> " * 5000 + "text", recorder)

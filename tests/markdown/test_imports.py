@@ -13,18 +13,18 @@ OUTSIDE = {"os", "sys", "io", "subprocess", "socket", "shutil", "rich", "prompt_
 """What would read a stream, the environment or a terminal."""
 
 
-def imported(file: Path) -> set[str]:
+def imported_modules(file: Path) -> set[str]:
     """The modules that `file` imports, by dotted name."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
 
 
-def test_markdown_knows_neither_the_chat_nor_a_stream() -> None:
+def test_the_renderer_imports_neither_the_chat_nor_streams() -> None:
     files = sorted(ROOM.glob("*.py"))
     assert len(files) > 8
     for file in files:
-        for name in imported(file):
+        for name in imported_modules(file):
             top, _, rest = name.partition(".")
             assert top not in OUTSIDE, f"{file.name} imports {name}"
             own = f"{top}.{rest.partition('.')[0]}"

@@ -20,7 +20,7 @@ from qwchat.markdown.stream_parser import StreamParser
 from qwchat.markdown.styled_text import StyledRow
 from qwchat.markdown.styles import Styling
 from qwchat.markdown.table_grid import Cell, record_rows
-from tests.chat.view.emulator import Emulated
+from tests.chat.view.emulator import EmulatedTerminal
 from tests.clocks import growth
 from tests.markdown.documents import documents, pieces
 from tests.tiers import count
@@ -57,7 +57,7 @@ class Clock:
 
 @settings(max_examples=count(150, 30), deadline=None)
 @given(st.data(), documents())
-def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObject, text: str) -> None:
+def test_printed_rows_are_a_prefix_of_the_final_rows(data: st.DataObject, text: str) -> None:
     whole = rendered(text)
     parser, printed = StreamParser(OPTIONS), []
     for piece in data.draw(pieces(text)):
@@ -72,7 +72,7 @@ def test_what_is_printed_is_a_beginning_of_what_the_whole_gives(data: st.DataObj
 
 @settings(max_examples=count(40, 10), deadline=None)
 @given(documents(6))
-def test_every_prefix_gives_a_beginning(text: str) -> None:
+def test_every_prefix_of_the_text_gives_a_prefix_of_the_rows(text: str) -> None:
     whole = rendered(text)
     parser, printed = StreamParser(OPTIONS), []
     for character in text:
@@ -83,17 +83,15 @@ def test_every_prefix_gives_a_beginning(text: str) -> None:
 
 @settings(max_examples=count(80, 16), deadline=None)
 @given(st.data(), documents(), st.integers(20, 60), st.integers(3, 30))
-def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
-    data: st.DataObject, text: str, columns: int, rows: int
-) -> None:
+def test_screen_and_scrollback_equal_rendering_at_once(data: st.DataObject, text: str, columns: int, rows: int) -> None:
     size = TerminalSize(columns, rows)
-    out, clock = Emulated(columns, rows), Clock()
+    out, clock = EmulatedTerminal(columns, rows), Clock()
     view = ReplyView(out, FULL, clock=clock, size=lambda stream: size)
     for piece in data.draw(pieces(text)):
         clock.now += data.draw(st.sampled_from([0.0, 0.02, 0.1]))
         view.write(piece)
     view.end()
-    straight = Emulated(columns, rows)
+    straight = EmulatedTerminal(columns, rows)
     for row in rendered(text, RenderOptions(columns, size.tail_rows, True)):
         straight.write(row + "\n")
     assert out.lines == straight.lines
@@ -102,7 +100,7 @@ def test_the_screen_and_what_scrolled_away_equal_one_straight_rendering(
 
 @settings(max_examples=count(150, 30), deadline=None)
 @given(documents())
-def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
+def test_no_text_of_the_model_is_lost(text: str) -> None:
     shown = "\n".join(plain(text, RenderOptions(None, 4, True)))
     numbers = [f"{number}" for number in range(1, len(code_blocks(text)) + 1)]
     for number in numbers:
@@ -114,9 +112,9 @@ def test_nothing_that_the_model_wrote_is_lost(text: str) -> None:
 
 @settings(max_examples=count(100, 20), deadline=None)
 @given(st.data(), documents())
-def test_a_change_of_size_neither_loses_nor_repeats_text(data: st.DataObject, text: str) -> None:
+def test_a_resize_neither_loses_nor_repeats_text(data: st.DataObject, text: str) -> None:
     with mock.patch("qwchat.markdown.table_stream.record_rows", record_with_unnamed_cells):
-        check_a_change_of_size(data, text)
+        check_a_resize(data, text)
 
 
 def record_with_unnamed_cells(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[StyledRow]:
@@ -124,7 +122,7 @@ def record_with_unnamed_cells(head: Sequence[Cell], row: Sequence[Cell], width: 
     return record_rows([], row, width)
 
 
-def check_a_change_of_size(data: st.DataObject, text: str) -> None:
+def check_a_resize(data: st.DataObject, text: str) -> None:
     parser, shown = StreamParser(OPTIONS), ""
     for piece in data.draw(pieces(text)):
         parser.options = RenderOptions(data.draw(st.integers(10, 90)), data.draw(st.integers(1, 12)), True)
@@ -156,7 +154,7 @@ def check_a_change_of_size(data: st.DataObject, text: str) -> None:
     ],
     ids=range(11),
 )
-def test_time_grows_evenly_with_awkward_text(text_of: Callable[[int], str]) -> None:
+def test_awkward_text_takes_linear_time(text_of: Callable[[int], str]) -> None:
     def show(size: int) -> None:
         text, parser = text_of(size), StreamParser(RenderOptions(120, 12, True))
         for start in range(0, len(text), 100):
@@ -208,7 +206,7 @@ def test_time_grows_evenly_with_awkward_text(text_of: Callable[[int], str]) -> N
         ("\\[\n- x\n```\ny\n```", ["\\[", "- x", "── 1", "y", "──"]),
     ],
 )
-def test_what_blocks_look_like(source: str, rows: list[str]) -> None:
+def test_rendering_of_blocks(source: str, rows: list[str]) -> None:
     assert plain(source) == rows
 
 
@@ -226,7 +224,7 @@ def test_a_formula_keeps_every_character(data: st.DataObject, width: int, ends: 
     assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text.replace("*so*", "so"))
 
 
-def test_markers_stay_where_no_style_stands_for_them() -> None:
+def test_markers_stay_if_no_style_replaces_them() -> None:
     colourless = RenderOptions(40, 4, False)
     assert rendered("`code` and **bold**", colourless) == ["`code` and \x1b[1mbold\x1b[0m"]
     assert rendered("a `code` b ``x`y``") == ["a \x1b[36mcode\x1b[0m b \x1b[36mx`y\x1b[0m"]
@@ -246,13 +244,13 @@ def test_markers_stay_where_no_style_stands_for_them() -> None:
         ("`**注意：**这是`", []),
     ],
 )
-def test_emphasis_needs_no_blanks_beside_cjk(text: str, strong: list[str]) -> None:
+def test_emphasis_needs_no_spaces_next_to_cjk(text: str, strong: list[str]) -> None:
     segments = inline_segments(text, colour=True)
     assert [part for part, style in segments if style == "1"] == strong
     assert "".join(part for part, _ in segments) == (text.replace("**", "") if strong else text.strip("`"))
 
 
-def test_a_narrow_screen_takes_indentation_away_and_keeps_markers() -> None:
+def test_a_narrow_window_cuts_indentation_but_keeps_markers() -> None:
     nested = "1. one\n   - two\n     - three\n       10. four words in it\n> > > > quoted words"
     assert plain(nested, RenderOptions(14, 4, True)) == [
         "1. one",
@@ -266,7 +264,7 @@ def test_a_narrow_screen_takes_indentation_away_and_keeps_markers() -> None:
     ]
 
 
-def test_a_long_paragraph_is_printed_piece_by_piece() -> None:
+def test_a_long_paragraph_is_printed_in_parts() -> None:
     words = [f"word{number}" for number in range(500)]
     parser = StreamParser(OPTIONS)
     printed, most_held = 0, 0
@@ -295,7 +293,7 @@ def test_a_long_list_and_long_code_are_printed_line_by_line() -> None:
         assert parser.preview() == []
 
 
-def test_an_address_longer_than_a_row_is_one_word_for_who_copies_it() -> None:
+def test_a_long_address_is_copied_as_one_word() -> None:
     parser = StreamParser(OPTIONS)
     parser.push("See https://example.org/" + "path/" * 12 + " there")
     assert [row.text for row in parser.preview()] == [
@@ -316,7 +314,7 @@ def test_tabs_in_the_tail_are_as_wide_as_on_the_screen() -> None:
     assert parser.take_rows()[-1].text == '\tx := "é"\t// ' + "y" * 10
 
 
-def test_the_tail_closes_what_is_open() -> None:
+def test_the_tail_closes_open_markup() -> None:
     def tail(text: str) -> list[str]:
         parser = StreamParser(OPTIONS)
         parser.push(text)
@@ -330,7 +328,7 @@ def test_the_tail_closes_what_is_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "more", "rows"),
+    ("printed_text", "more", "rows"),
     [
         ("```py\nx = ", "1\n```\n", ["1", "──"]),
         ("some **te", "xt** goes on\n\nend", ["xt** goes on", "", "end"]),
@@ -339,9 +337,9 @@ def test_the_tail_closes_what_is_open() -> None:
         ("a\n", "b", ["b"]),
     ],
 )
-def test_a_reply_that_goes_on_begins_where_it_stopped(said: str, more: str, rows: list[str]) -> None:
+def test_a_continued_reply_begins_where_it_stopped(printed_text: str, more: str, rows: list[str]) -> None:
     parser = StreamParser(OPTIONS)
-    parser.push(said)
+    parser.push(printed_text)
     parser.resume()
     parser.take_rows()
     parser.push(more)
@@ -361,7 +359,7 @@ def test_code_blocks_are_verbatim() -> None:
     ["Some **bold** words and `code`, ", "- an item\n", "| a | b |\n|---|---|\n| 1 | 2 |\n\n", "x = 1\n", "漢字、"],
 )
 @pytest.mark.slow
-def test_the_work_for_a_piece_does_not_grow_with_the_reply(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_piece_does_not_grow_with_the_reply(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     work = [0]
     for name in ("inline_segments", "wrap_segments", "highlight_line"):
         real = getattr(block_renderer, name)

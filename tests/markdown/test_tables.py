@@ -15,7 +15,7 @@ from tests.markdown.test_stream_parser import OPTIONS, plain, rendered
 from tests.tiers import count
 
 
-def test_a_table_taller_than_the_tail_keeps_its_columns_and_is_printed_row_by_row() -> None:
+def test_a_tall_table_keeps_its_columns_and_is_printed_row_by_row() -> None:
     head, body = "| a | b |\n|---|---|\n", [f"| {number} | *x* |" for number in range(5)]
     assert plain(head + "\n".join(body[:2])) == ["a │ b", "──┼──", "0 │ x", "1 │ x"]
     # The last column has all that is left for what may follow.
@@ -36,14 +36,14 @@ def test_a_table_taller_than_the_tail_keeps_its_columns_and_is_printed_row_by_ro
         assert (parser.preview() == []) == (number >= 2)
 
 
-def test_a_table_too_tall_for_a_tail_is_as_wide_as_it_is_where_nothing_is_wrapped() -> None:
+def test_without_wrapping_a_tall_table_keeps_its_width() -> None:
     body = "".join(f"| {number} | x |\n" for number in range(4))
     unwrapped = RenderOptions(None, 4, True)
     shown = plain("| a | b |\n|---|---|\n" + body + "| 4 | " + "word " * 40 + "|", unwrapped)
     assert shown == ["a │ b", "──┼──", *(f"{number} │ x" for number in range(4)), "4 │ " + ("word " * 40).strip()]
 
 
-def test_a_table_wider_than_the_screen_is_wrapped_and_one_that_would_break_words_becomes_records() -> None:
+def test_a_wide_table_is_wrapped_or_becomes_records() -> None:
     source = "| one | two |\n|---|---|\n| " + "word " * 6 + "| " + "more " * 6 + "|"
     assert plain(source, RenderOptions(30, 10, True)) == [
         "one           │ two",
@@ -73,7 +73,7 @@ RECORDS = """| Language | Typing discipline | Memory |
 """
 
 
-def test_a_table_whose_words_would_be_broken_becomes_records() -> None:
+def test_a_table_that_would_break_words_becomes_records() -> None:
     assert plain(RECORDS, RenderOptions(40, 12, True)) == [
         "Language: Rust",
         "Typing discipline: static, strong",
@@ -104,13 +104,13 @@ def test_a_table_whose_words_would_be_broken_becomes_records() -> None:
     )
 
 
-def test_a_row_with_a_word_wider_than_its_column_ends_the_columns_of_a_tall_table() -> None:
+def test_a_word_wider_than_its_column_ends_the_columns_of_a_tall_table() -> None:
     body = "".join(f"| {number} | x |\n" for number in range(4))
     shown = plain(f"| number | b |\n|---|---|\n{body}| internationalisation | y |\n| 5 | z |")
     assert shown[-6:] == ["3         │ x", "", "number: internationalisation", "b: y", "", "number: 5", "b: z"][-6:]
 
 
-def test_records_are_printed_as_they_come() -> None:
+def test_records_are_printed_as_they_arrive() -> None:
     options = RenderOptions(24, 8, True)
     whole = plain(RECORDS, options)
     parser, printed = StreamParser(options), []
@@ -147,9 +147,7 @@ def test_records_of_odd_tables(source: str, rows: list[str]) -> None:
 
 @settings(max_examples=count(150, 30), deadline=None)
 @given(st.data(), st.integers(10, 90), st.integers(1, 12))
-def test_tables_print_beginnings_of_the_whole_and_keep_all_cells(
-    data: st.DataObject, width: int, tail_rows: int
-) -> None:
+def test_printed_tables_are_prefixes_and_keep_all_cells(data: st.DataObject, width: int, tail_rows: int) -> None:
     words = st.sampled_from(
         ["a", "bc", "word", "internationalisation", "漢字かな交じり文", "x" * 60, "**bold**", "`c`", ""]
     )
@@ -172,7 +170,7 @@ def test_tables_print_beginnings_of_the_whole_and_keep_all_cells(
 
 
 @pytest.mark.parametrize(("width", "more"), [(40, ["3 │ x", "", "end"]), (8, ["", "a: 3", "b: x", "", "end"])])
-def test_a_table_goes_on_after_a_stop_as_it_was(width: int, more: list[str]) -> None:
+def test_a_table_continues_after_a_stop(width: int, more: list[str]) -> None:
     head = "| a | b |\n|---|---|\n" if width == 40 else "| a | b |\n|---|---|\n| longword | x |\n"
     parser = StreamParser(RenderOptions(width, 8, True))
     parser.push(head + "| 1 | x |\n| 2 | x |\n")

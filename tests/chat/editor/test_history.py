@@ -39,7 +39,7 @@ def append(path: Path, name: str, count: int) -> None:
         HistoryFile(path).append(HistoryEntry(f"{name} {number}\nsecond line"))
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_entries_survive_a_round_trip(tmp_path: Path) -> None:
     file = HistoryFile(tmp_path / "new folder" / "history")
     entries = [HistoryEntry("one"), HistoryEntry("two\nlines\r\x1b 日本"), HistoryEntry("a paste here", ((2, 7),))]
     for entry in entries:
@@ -48,7 +48,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert HistoryFile(tmp_path / "nowhere").entries() == []
 
 
-def test_only_its_owner_reads_it_even_where_others_could(tmp_path: Path) -> None:
+def test_the_history_file_is_private_whatever_its_mode_was(tmp_path: Path) -> None:
     path = tmp_path / "history"
     path.touch(mode=0o644)
     path.chmod(0o644)
@@ -56,7 +56,7 @@ def test_only_its_owner_reads_it_even_where_others_could(tmp_path: Path) -> None
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
 
-def test_damage_costs_the_damaged_lines_only(tmp_path: Path) -> None:
+def test_only_damaged_lines_are_lost(tmp_path: Path) -> None:
     path = tmp_path / "history"
     HistoryFile(path).append(HistoryEntry("first"))
     deep = "[" * 100_000
@@ -81,7 +81,7 @@ def test_damage_costs_the_damaged_lines_only(tmp_path: Path) -> None:
     ]
 
 
-def test_it_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_BYTES", 10_000)
     file = HistoryFile(tmp_path / "history")
     for number in range(1000):
@@ -130,7 +130,7 @@ def test_a_killed_chat_leaves_a_file_that_others_use(tmp_path: Path) -> None:
     assert HistoryFile(path).entries()[-1] == HistoryEntry("after")
 
 
-def test_a_lock_that_is_kept_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_held_elsewhere_does_not_block_a_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "LOCK_SECONDS", 0.05)
     with (tmp_path / "history.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -138,13 +138,13 @@ def test_a_lock_that_is_kept_stops_nobody(tmp_path: Path, monkeypatch: pytest.Mo
     assert HistoryFile(tmp_path / "history").entries() == [HistoryEntry("stubborn")]
 
 
-def test_a_place_that_cannot_be_written_costs_the_memory_only(tmp_path: Path) -> None:
+def test_an_unwritable_history_file_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     HistoryFile(tmp_path / "file" / "history").append(HistoryEntry("lost"))
     assert HistoryFile(tmp_path / "file" / "history").entries() == []
 
 
-def test_entries_are_remembered_once_and_with_their_pastes(tmp_path: Path) -> None:
+def test_repeated_entries_are_kept_once_with_their_pastes(tmp_path: Path) -> None:
     folds = PasteFolds()
     remembered = InputHistory(HistoryFile(tmp_path / "history"), folds)
     paste = "line\n" * 20
@@ -158,7 +158,7 @@ def test_entries_are_remembered_once_and_with_their_pastes(tmp_path: Path) -> No
     assert remembered.fold("hello") == "hello"
 
 
-def test_the_newest_line_that_begins_so_is_suggested() -> None:
+def test_the_newest_entry_with_this_prefix_is_suggested() -> None:
     from prompt_toolkit.buffer import Buffer
     from prompt_toolkit.document import Document
 
@@ -170,7 +170,7 @@ def test_the_newest_line_that_begins_so_is_suggested() -> None:
         assert (suggestion.text if suggestion else None) == rest
 
 
-def test_of_a_huge_file_the_end_is_read_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_only_the_end_of_a_huge_file_is_read_and_a_pipe_does_not_block(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     with path.open("wb") as file:
         file.truncate(1 << 40)  # sparse: reading it would take a terabyte of memory

@@ -59,22 +59,22 @@ def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: Editin
         (f"nothing fits{TAB}{SHIFT_TAB}\r", "nothing fits"),
     ],
 )
-def test_tab_and_shift_tab_walk_and_enter_takes(keys: str, sent: str, mode: EditingMode) -> None:
+def test_tab_and_shift_tab_move_and_enter_accepts(keys: str, sent: str, mode: EditingMode) -> None:
     assert typed(keys, mode=mode) == sent
 
 
-def test_what_all_have_in_common_is_inserted_before_one_is_chosen() -> None:
+def test_a_common_prefix_is_inserted_before_an_entry_is_selected() -> None:
     files = (("@src/apple.py", ""), ("@src/apply.py", ""))
     assert typed(f"@src{TAB}!\r", files) == "@src/appl!"
     assert typed(f"@src{TAB}{TAB}\r\r", files) == "@src/apple.py"
     assert typed(f"@src{TAB}{TAB}{TAB}\r\r", files) == "@src/apply.py"
 
 
-def test_alt_enter_breaks_the_line_also_where_a_menu_is_open() -> None:
+def test_alt_enter_adds_a_line_even_with_an_open_menu() -> None:
     assert typed(f"/set t{TAB}{ESCAPE}\rmore\r") == "/set temp\nmore"
 
 
-def test_tab_is_not_lost_where_completions_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tab_is_not_lost_if_completions_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tab_completion, "TAB_WAIT_SECONDS", 0.0)
     asked = threading.Event()
 
@@ -122,7 +122,7 @@ def test_a_slash_opens_the_menu_and_escape_closes_it(tmp_path: Path) -> None:
         terminal.wait("> /set temp 0.5\ntemp 0.5\n>")
 
 
-def test_files_are_walked_through_and_enter_opens_a_folder(tmp_path: Path) -> None:
+def test_tab_moves_through_files_and_enter_opens_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     for name in ("alpha.txt", "beta/one.txt", "beta/two.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def lines(*texts: str) -> PlainReader:
     return PlainReader(io.TextIOWrapper(io.BytesIO("\n".join(texts).encode())), None)
 
 
-def everything(reader: PlainReader) -> list[str]:
+def read_all(reader: PlainReader) -> list[str]:
     found = []
     while True:
         try:
@@ -63,7 +63,7 @@ def everything(reader: PlainReader) -> list[str]:
     ],
 )
 def test_plain_lines(typed: str, messages: list[str]) -> None:
-    assert everything(lines(*typed.split("\n"))) == messages
+    assert read_all(lines(*typed.split("\n"))) == messages
 
 
 def test_a_plain_draft_is_shown_and_sent_by_an_empty_line() -> None:
@@ -74,7 +74,7 @@ def test_a_plain_draft_is_shown_and_sent_by_an_empty_line() -> None:
     assert shown.getvalue().splitlines()[:3] == ["| old ␛[1m", "| text", "(press Enter to send this)"]
 
 
-def test_plain_input_that_is_no_text() -> None:
+def test_plain_input_that_is_not_text() -> None:
     reader = PlainReader(io.TextIOWrapper(io.BytesIO(b"ab\xff\n")), None)
     with pytest.raises(UsageError, match=r"not UTF-8 text \(byte 3 of a line\)"):
         reader.read()
@@ -96,7 +96,7 @@ def test_plain_input_that_is_no_text() -> None:
         ("\x1b[12;40R\x1b[<0;1;1M", None, ""),
     ],
 )
-def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: StopKey | None, kept: str) -> None:
+def test_stop_keys_stop_a_reply_and_other_keys_wait(typed: str, stop: StopKey | None, kept: str) -> None:
     register_line_breaks()
     with create_pipe_input() as pipe:
         with Keyboard(pipe).watch_keys() as poll:
@@ -110,7 +110,7 @@ def test_which_keys_stop_a_reply_and_which_wait(typed: str, stop: StopKey | None
         assert "".join(key.data for key in get_typeahead(pipe)) == kept
 
 
-def test_an_arrow_that_comes_in_two_parts_is_no_escape() -> None:
+def test_an_arrow_key_in_two_parts_is_not_escape() -> None:
     with create_pipe_input() as pipe, Keyboard(pipe).watch_keys() as poll:
         pipe.send_text("\x1b")
         assert poll() is None
@@ -126,7 +126,7 @@ def test_an_arrow_that_comes_in_two_parts_is_no_escape() -> None:
         assert [key.key for key in keys] == [Keys.Up]
 
 
-def test_escape_is_told_from_alt_however_seldom_somebody_asks() -> None:
+def test_escape_and_alt_are_told_apart_however_rarely_keys_are_polled() -> None:
     """A chunk of the prompt may take seconds, and a person who sees nothing happen presses something else."""
     with create_pipe_input() as pipe:
         keyboard = Keyboard(pipe)
@@ -140,7 +140,7 @@ def test_escape_is_told_from_alt_however_seldom_somebody_asks() -> None:
         assert "".join(key.data for key in get_typeahead(pipe)) == "x\x1by"
 
 
-def test_nothing_is_read_from_a_terminal_that_is_gone() -> None:
+def test_a_closed_terminal_is_not_read() -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs) as terminal, Keyboard(create_input(terminal)).watch_keys() as poll:
         os.close(ours)
@@ -148,13 +148,13 @@ def test_nothing_is_read_from_a_terminal_that_is_gone() -> None:
         assert poll() is None
 
 
-def test_polling_calls_next_to_nothing() -> None:
+def test_polling_is_cheap() -> None:
     with create_pipe_input() as pipe, Keyboard(pipe).watch_keys() as poll:
         poll()
         assert calls(poll) < 20  # It is asked for every token.
 
 
-def test_ctrl_c_read_together_with_the_question_stops_its_reply() -> None:
+def test_ctrl_c_read_together_with_the_message_stops_its_reply() -> None:
     with create_pipe_input() as pipe:
         store_typeahead(pipe, [KeyPress(Keys.ControlC, "\x03"), KeyPress("n", "n")])
         with Keyboard(pipe).watch_keys() as poll:
@@ -173,7 +173,7 @@ def watching(*keys: StopKey | None) -> Callable[[], object]:
     return watch
 
 
-def test_keys_request_a_stop_and_each_reply_begins_anew() -> None:
+def test_keys_request_a_stop_which_ends_with_the_reply() -> None:
     interrupts = Interrupts(watching(None, "escape"))
     with interrupts:
         assert [interrupts.stop_requested() for _ in range(3)] == [False, True, True]
@@ -182,7 +182,7 @@ def test_keys_request_a_stop_and_each_reply_begins_anew() -> None:
     assert not interrupts.leaving
 
 
-def test_ctrl_c_twice_leaves_however_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_twice_leaves_as_a_key_and_as_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     interrupts = Interrupts(watching("interrupt"))
@@ -219,7 +219,7 @@ def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_that_comes_too_late_for_a_reply_breaks_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_after_the_end_of_a_reply_interrupts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     before = signal.getsignal(signal.SIGINT)
@@ -256,15 +256,15 @@ def test_the_external_editor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("sys.exit(3)", "failed with exit code 3: the message is unchanged"),
         ("path.unlink()", "cannot read the edited text"),
         ("path.write_bytes(b'\\xff')", "cannot read the edited text"),
     ],
 )
-def test_an_external_editor_that_fails(body: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(QwchatError, match=said):
+def test_an_external_editor_that_fails(body: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(QwchatError, match=message):
         edit_text("text", editor(tmp_path, body))
 
 
@@ -291,11 +291,11 @@ def test_which_external_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (19, "1k/4k", "Enter sends"),
     ],
 )
-def test_the_toolbar_takes_what_fits(columns: int, right: str, expected: str) -> None:
+def test_the_toolbar_shows_the_keys_that_fit(columns: int, right: str, expected: str) -> None:
     assert toolbar_line.render(toolbar_line.MESSAGE_KEYS, right, columns) == expected
 
 
-def test_where_completions_come_unasked() -> None:
+def test_completions_appear_while_typing_commands_and_files() -> None:
     assert [
         text
         for text in ("/", "/s", "/set t", "look at @", "@fi", "a@b", "text", "", "x /set", "@a b")
@@ -303,7 +303,7 @@ def test_where_completions_come_unasked() -> None:
     ] == ["/", "/s", "/set t", "look at @", "@fi"]
 
 
-def test_tab_takes_what_is_meant_and_survives_failures() -> None:
+def test_tab_completes_and_survives_failures() -> None:
     def suggest(text: str) -> Iterator[Suggestion]:
         if text == "bad":
             raise UsageError("no")
@@ -320,7 +320,7 @@ def test_tab_takes_what_is_meant_and_survives_failures() -> None:
     assert buffer.text == "/help"
 
 
-def test_plain_lines_where_the_editor_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_without_a_working_editor(monkeypatch: pytest.MonkeyPatch) -> None:
     import prompt_toolkit.input
 
     def refuse(*unused: object) -> None:
@@ -328,10 +328,12 @@ def test_plain_lines_where_the_editor_cannot_work(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("qwchat.chat.editor.line_editor.create_input", refuse)
     assert prompt_toolkit.input.create_input is not refuse
-    said = io.StringIO()
-    reader = open_reader(io.TextIOWrapper(io.BytesIO(b"hello\n")), lambda text: (), Screen(said, PLAIN), history=None)
+    message = io.StringIO()
+    reader = open_reader(
+        io.TextIOWrapper(io.BytesIO(b"hello\n")), lambda text: (), Screen(message, PLAIN), history=None
+    )
     assert reader.read() == "hello"
-    assert said.getvalue() == (
+    assert message.getvalue() == (
         "qwchat: the line editor does not work here (no such terminal): "
         "Enter sends, a backslash before Enter adds a line\n> "
     )

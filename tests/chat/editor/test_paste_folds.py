@@ -32,13 +32,13 @@ TEXTS = st.text(alphabet='ab /"\n[]#1+', max_size=30)
         ("", ""),
     ],
 )
-def test_what_is_folded(pasted: str, label: str) -> None:
+def test_big_pastes_are_folded(pasted: str, label: str) -> None:
     folds = PasteFolds()
     assert folds.insertion_for(pasted, "") == label
     assert folds.expand(label)[0] == pasted
 
 
-def test_the_same_paste_has_one_label_and_others_have_their_own() -> None:
+def test_each_paste_has_one_label() -> None:
     folds = PasteFolds()
     labels = [folds.insertion_for(text, "a") for text in (FORTY, FORTY, FORTY + "!")]
     assert labels == ["[Pasted text #1 +40 lines]", "[Pasted text #1 +40 lines]", "[Pasted text #2 +40 lines]"]
@@ -57,14 +57,14 @@ def test_a_label_inside_a_paste_is_text() -> None:
     assert folds.expand(first[:-1])[0] == first[:-1]
 
 
-def test_line_ends_and_answers_of_the_terminal() -> None:
+def test_line_ends_and_cursor_reports_are_normalised() -> None:
     assert normalise_paste("a\r\nb\rc\n\r\x1b[12;40Rd\x1b[1m") == "a\nb\nc\n\nd\x1b[1m"
 
 
 @pytest.mark.parametrize(
     "pasted", ["/quit", "exit", "quit\n", " /quit\n", "//comment", "/set temp 1", "/q\nb", "/tmp/x", "/ 2", "x /quit"]
 )
-def test_what_a_paste_begins_with_is_text(pasted: str) -> None:
+def test_the_beginning_of_a_paste_is_text(pasted: str) -> None:
     for folds, text in ((PasteFolds(), None), (folding := PasteFolds(), folding.label_for(pasted))):
         shown = folds.insertion_for(pasted, "") if text is None else text
         sent = folds.to_message(shown)
@@ -73,7 +73,7 @@ def test_what_a_paste_begins_with_is_text(pasted: str) -> None:
         assert message_text(sent).lstrip() == pasted.lstrip()
 
 
-def test_a_typed_slash_is_a_command_also_with_a_paste_behind_it() -> None:
+def test_a_typed_slash_before_a_paste_is_a_command() -> None:
     folds = PasteFolds()
     assert folds.insertion_for("quit", "/") == "quit"
     assert folds.to_message("/system " + folds.label_for(FORTY)) == f"/system {FORTY}"
@@ -98,7 +98,7 @@ def test_blocks(typed: str, sent: str | None, is_open: bool) -> None:
     assert PasteFolds().to_message(typed) == (typed if sent is None else sent)
 
 
-def test_the_external_editor_may_change_what_is_around_a_paste_and_the_paste() -> None:
+def test_the_external_editor_may_change_pastes_and_the_text_around_them() -> None:
     folds = PasteFolds()
     label = folds.label_for("/quit " + FORTY)
     before = f"{label} and {folds.label_for('x' * 1000)}"
@@ -112,7 +112,7 @@ def test_the_external_editor_may_change_what_is_around_a_paste_and_the_paste() -
     assert folds.restore_labels("/quit", "typed") == "/quit"
 
 
-def test_backspace_finds_labels() -> None:
+def test_a_label_before_the_cursor_is_found() -> None:
     folds = PasteFolds()
     label = folds.label_for(FORTY)
     assert folds.label_at_end(f"a {label}") == label
@@ -122,7 +122,7 @@ def test_backspace_finds_labels() -> None:
 
 @settings(max_examples=count(100, 20), deadline=None)
 @given(st.lists(st.tuples(TEXTS, st.booleans()), max_size=6))
-def test_folding_loses_nothing(parts: list[tuple[str, bool]]) -> None:
+def test_folding_is_lossless(parts: list[tuple[str, bool]]) -> None:
     folds = PasteFolds()
     shown = "".join(folds.label_for(text + "!") if folded else text for text, folded in parts)
     text, spans = folds.expand(shown)
@@ -131,7 +131,7 @@ def test_folding_loses_nothing(parts: list[tuple[str, bool]]) -> None:
     assert folds.fold(text, spans) == shown or "[Pasted" in "".join(text for text, _ in parts)
 
 
-def test_a_fold_mentions_no_files_and_what_is_seen_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_signs_attach_files_only_outside_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes").write_text("secret")
     folds = PasteFolds()

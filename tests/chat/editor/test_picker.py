@@ -45,7 +45,7 @@ def test_every_word_must_occur_in_any_case() -> None:
     assert matching_rows([], "x") == []
 
 
-def test_how_it_looks_and_that_nothing_stays(tmp_path: Path) -> None:
+def test_the_list_on_the_screen_and_that_it_is_erased(tmp_path: Path) -> None:
     script = Path(__file__).with_name("show_picker.py")
     items = [f"{number}\x1b[31m\nof many" for number in range(1, 31)]
     with Terminal(models=tmp_path, command=[sys.executable, str(script), *items]) as terminal:

@@ -42,12 +42,12 @@ def typing(history: Path | None = None, mode: EditingMode = "emacs") -> Iterator
 
 
 @pytest.mark.parametrize("keys", ["\x1b\r", "\n", "\x1b[13;2u", "\x1b[27;2;13~"])
-def test_keys_that_break_the_line(keys: str) -> None:
+def test_keys_that_add_a_line(keys: str) -> None:
     with typing() as sent:
         assert sent(f"one{keys}two\r") == "one\ntwo"
 
 
-def test_pastes_are_sent_whole_and_backspace_takes_a_fold_at_once() -> None:
+def test_pastes_are_sent_whole_and_backspace_deletes_a_whole_fold() -> None:
     with typing() as sent:
         keys = "read: " + pasted(PASTE.replace("\n", "\r\n")) + " and " + pasted("x" * 1000)
         assert sent(f"{keys}\r") == f"read: {PASTE} and {'x' * 1000}"
@@ -65,7 +65,7 @@ def test_triple_quotes_hold_a_message_of_several_lines() -> None:
         assert sent('"""\r/set is no\r\rcommand here\r"""\r') == "//set is no\n\ncommand here"
 
 
-def test_pastes_survive_the_history_also_of_another_editor(tmp_path: Path) -> None:
+def test_pastes_are_folded_again_from_the_history_of_another_editor(tmp_path: Path) -> None:
     with typing(tmp_path / "history") as sent:
         sent("sum up " + pasted(PASTE) + "\r")
         assert sent(f"{UP}!\r") == f"sum up {PASTE}!"
@@ -73,7 +73,7 @@ def test_pastes_survive_the_history_also_of_another_editor(tmp_path: Path) -> No
         assert sent(f"{UP}{UP}?\r") == f"sum up {PASTE}?"
 
 
-def test_history_is_searched_also_inside_a_paste() -> None:
+def test_the_history_search_looks_inside_pastes() -> None:
     with typing() as sent:
         for message in ("the Quick brown fox", "a lazy dog", pasted(PASTE), "another"):
             sent(f"{message}\r")
@@ -81,7 +81,7 @@ def test_history_is_searched_also_inside_a_paste() -> None:
         assert sent(f"{CTRL_R}line 250 of\r\r") == PASTE
 
 
-def test_up_moves_through_lines_before_it_moves_through_the_history() -> None:
+def test_up_moves_through_lines_before_the_history() -> None:
     with typing() as sent:
         sent("before\r")
         assert sent(f"one\ntwo{UP}{UP}!\r") == "before!"
@@ -89,7 +89,7 @@ def test_up_moves_through_lines_before_it_moves_through_the_history() -> None:
         assert sent(f"one\ntwo{UP}Z\r") == "oneZ\ntwo"
 
 
-def test_an_input_given_up_comes_back() -> None:
+def test_a_discarded_input_comes_back() -> None:
     with typing() as sent:
         with pytest.raises(KeyboardInterrupt):
             sent("a long thought\x03")
@@ -98,7 +98,7 @@ def test_an_input_given_up_comes_back() -> None:
             sent("\x04")
 
 
-def test_wide_and_combined_characters_are_moved_over_and_taken_back() -> None:
+def test_wide_and_combining_characters_are_edited_as_one() -> None:
     with typing() as sent:
         assert sent(f"日本語 e\u0301 🎉x\x7f\x7f\x7f{LEFT}{LEFT}y\r") == "日本語 ye\u0301"
 

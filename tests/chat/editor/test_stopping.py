@@ -36,7 +36,7 @@ def test_escape_and_ctrl_c_stop_a_reply(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["\x1b", "\x03"])
 @pytest.mark.slow
-def test_escape_and_ctrl_c_stop_the_reading_of_a_prompt(key: str, tmp_path: Path) -> None:
+def test_escape_and_ctrl_c_stop_a_prefill(key: str, tmp_path: Path) -> None:
     with Terminal("chat", models=tmp_path, chunk_seconds=0.5, replies=["no", "Fine."]) as terminal:
         terminal.prompt()
         terminal.type(f"\x1b[200~{'word ' * 1500}\x1b[201~\r")
@@ -69,7 +69,7 @@ def test_other_keys_do_not_stop_a_reply(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_paste_during_a_reply_is_kept_whole_and_as_one(tmp_path: Path) -> None:
+def test_a_paste_during_a_reply_is_kept_as_one_paste(tmp_path: Path) -> None:
     lines = "".join(f"{number}: a line that is pasted\r" for number in range(2000))
     script = {"replies": [WORDS[:400], "ok"], "token_seconds": 0.02, "context_size": 20_000}
     with Terminal("chat", "-q", models=tmp_path, **script) as terminal:
@@ -88,7 +88,7 @@ def test_a_paste_during_a_reply_is_kept_whole_and_as_one(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_paste_that_begins_in_a_reply_and_ends_at_the_prompt(tmp_path: Path) -> None:
+def test_a_paste_may_begin_in_a_reply_and_end_at_the_prompt(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[SHORT, "ok"], token_seconds=0.02) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -101,7 +101,7 @@ def test_a_paste_that_begins_in_a_reply_and_ends_at_the_prompt(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_ctrl_c_twice_leaves_once_the_reply_is_kept(tmp_path: Path) -> None:
+def test_ctrl_c_twice_leaves_once_the_reply_is_saved(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.4) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -117,7 +117,7 @@ def test_ctrl_c_twice_leaves_once_the_reply_is_kept(tmp_path: Path) -> None:
         assert terminal.raw.rindex(b"\x1b[?2004l") > terminal.raw.rindex(b"\x1b[?2004h")
 
 
-def test_ctrl_c_twice_leaves_also_where_the_first_only_stopped(tmp_path: Path) -> None:
+def test_ctrl_c_twice_leaves_even_if_the_first_stopped_a_reply(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[WORDS], token_seconds=0.03) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -143,7 +143,7 @@ def test_ctrl_c_again_much_later_stays(tmp_path: Path) -> None:
         assert terminal.end() == 0
 
 
-def test_ctrl_c_takes_nothing_away_that_was_typed_before_it(tmp_path: Path) -> None:
+def test_ctrl_c_does_not_discard_keys_typed_before_it(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, replies=[WORDS, "ok"], token_seconds=0.1) as terminal:
         terminal.prompt()
         terminal.type("count\r")
@@ -153,7 +153,7 @@ def test_ctrl_c_takes_nothing_away_that_was_typed_before_it(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
+def test_ctrl_z_suspends_a_reply_that_continues_later(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
 
     shell = ["/bin/bash", "--norc", "--noediting", "-i"]
@@ -184,7 +184,7 @@ def test_control_z_suspends_a_reply_which_goes_on_later(tmp_path: Path) -> None:
         ("-q -p go", "word3", 143),
     ],
 )
-def test_a_polite_kill_leaves_the_terminal_as_it_was(arguments: str, shown: str, code: int, tmp_path: Path) -> None:
+def test_a_kill_signal_restores_the_terminal(arguments: str, shown: str, code: int, tmp_path: Path) -> None:
     chat = f'sh -c \'echo $$; exec "$0" "$1" {arguments}\' "$0" "$1"'
     script = f'{chat}; code=$?; echo; echo code $code; stty -a | grep -o "[-]*icanon\\|[-]*echo "'
     command = ["/bin/sh", "-c", script, sys.executable, str(FAKE)]

@@ -61,7 +61,7 @@ def test_the_bell_rings_after_a_slow_reply_only(tmp_path: Path) -> None:
         assert terminal.raw.count(b"\x07") == 1
 
 
-def test_no_suggestions_where_they_would_look_like_typed_text(tmp_path: Path) -> None:
+def test_no_suggestions_without_dim_text(tmp_path: Path) -> None:
     with Terminal("chat", "-q", "--color", "never", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("tell me a story\r")
@@ -72,7 +72,7 @@ def test_no_suggestions_where_they_would_look_like_typed_text(tmp_path: Path) ->
         assert b"\x1b[2m" not in terminal.raw
 
 
-def test_a_dumb_terminal_takes_blocks_and_lines_that_go_on(tmp_path: Path) -> None:
+def test_a_dumb_terminal_accepts_blocks_and_continued_lines(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
         terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
         terminal.type("one \\\r")

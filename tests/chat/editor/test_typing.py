@@ -22,7 +22,7 @@ def pasted(text: str) -> str:
     return f"\x1b[200~{text}\x1b[201~"
 
 
-def said(terminal: Terminal, file: Path) -> list[str]:
+def sent_messages(terminal: Terminal, file: Path) -> list[str]:
     """What the person has said so far, by way of the transcript."""
     terminal.type(f"/save {file}\r")
     terminal.wait(f"saved to {file}")
@@ -30,7 +30,7 @@ def said(terminal: Terminal, file: Path) -> list[str]:
     return [turn["content"] for turn in json.loads(file.read_text())["messages"] if turn["role"] == "user"]
 
 
-def editor(folder: Path, program: str) -> dict[str, str]:
+def editor_environment(folder: Path, program: str) -> dict[str, str]:
     """An environment whose $EDITOR runs `program`, Python that changes `text`, which the file holds."""
     script = folder / "editor.py"
     script.write_text(
@@ -42,7 +42,7 @@ def editor(folder: Path, program: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", ["\x1b\r", "\n", "\x1b[13;2u", "\x1b[27;2;13~"])
-def test_keys_that_break_the_line(keys: str, tmp_path: Path) -> None:
+def test_keys_that_add_a_line(keys: str, tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type(f"one{keys}two\r")
@@ -57,11 +57,11 @@ def test_a_paste_of_500_lines_is_folded_and_sent_whole(tmp_path: Path) -> None:
         terminal.wait("> read: [Pasted text #1 +500 lines] and [Pasted text #2 +1,000 characters]")
         terminal.type("\r")
         terminal.wait("characters]\nok")
-        assert said(terminal, tmp_path / "talk.json") == [f"read: {PASTE} and {'x' * 1000}"]
+        assert sent_messages(terminal, tmp_path / "talk.json") == [f"read: {PASTE} and {'x' * 1000}"]
 
 
 @pytest.mark.slow
-def test_small_pastes_are_shown_and_backspace_takes_a_fold_at_once(tmp_path: Path) -> None:
+def test_small_pastes_are_shown_and_backspace_deletes_a_whole_fold(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("a " + pasted(PASTE))
@@ -97,7 +97,7 @@ def test_triple_quotes_hold_a_message_of_several_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pastes_survive_the_history_also_of_another_chat(tmp_path: Path) -> None:
+def test_pastes_are_folded_again_from_the_history_of_another_chat(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, **ROOMY) as terminal:
         terminal.prompt()
         terminal.type("sum up " + pasted("/quit\n" + PASTE) + "\r")
@@ -114,12 +114,12 @@ def test_pastes_survive_the_history_also_of_another_chat(tmp_path: Path) -> None
         terminal.wait("ok\n\n> sum up [Pasted text #2 +501 lines]")
         terminal.type("!\r")
         terminal.wait("lines]!\nok")
-        assert said(terminal, tmp_path / "talk.json")[1] == f"sum up /quit\n{PASTE}!"
+        assert sent_messages(terminal, tmp_path / "talk.json")[1] == f"sum up /quit\n{PASTE}!"
 
 
-def test_the_external_editor_gets_the_pastes_and_gives_them_back_folded(tmp_path: Path) -> None:
+def test_the_external_editor_gets_pastes_in_full_and_they_are_folded_again(tmp_path: Path) -> None:
     program = "assert text.count('line ') == 501, text\ntext = 'Please ' + text.rstrip() + ' and more\\n'"
-    with Terminal("chat", "-q", models=tmp_path, variables=editor(tmp_path, program), **ROOMY) as terminal:
+    with Terminal("chat", "-q", models=tmp_path, variables=editor_environment(tmp_path, program), **ROOMY) as terminal:
         terminal.prompt()
         terminal.type("line up " + pasted(PASTE))
         terminal.wait("> line up [Pasted text #1 +500 lines]")
@@ -127,7 +127,7 @@ def test_the_external_editor_gets_the_pastes_and_gives_them_back_folded(tmp_path
         terminal.wait("> Please line up [Pasted text #1 +500 lines] and more")
         terminal.type("\r")
         terminal.wait("\nok")
-        assert said(terminal, tmp_path / "talk.json") == [f"Please line up {PASTE} and more"]
+        assert sent_messages(terminal, tmp_path / "talk.json") == [f"Please line up {PASTE} and more"]
 
 
 def test_an_editor_that_fails_leaves_the_message(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_search_finds_text_inside_a_paste(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_up_moves_through_lines_before_it_moves_through_the_history(tmp_path: Path) -> None:
+def test_up_moves_through_lines_before_the_history(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("before\r")
@@ -182,7 +182,7 @@ def test_up_moves_through_lines_before_it_moves_through_the_history(tmp_path: Pa
         terminal.wait("> oneX\n  two")
 
 
-def test_what_was_typed_before_is_suggested(tmp_path: Path) -> None:
+def test_earlier_input_is_suggested(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("tell me a story\r")
@@ -195,7 +195,7 @@ def test_what_was_typed_before_is_suggested(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_input_given_up_comes_back(tmp_path: Path) -> None:
+def test_a_discarded_input_comes_back(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("a long thought\x03")
@@ -239,7 +239,7 @@ def test_wide_characters(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_control_z_suspends_and_the_draft_is_there_on_return(tmp_path: Path) -> None:
+def test_ctrl_z_suspends_and_keeps_the_draft(tmp_path: Path) -> None:
     from tests.cli.runs import FAKE
 
     shell = ["/bin/bash", "--norc", "--noediting", "-i"]
@@ -262,7 +262,7 @@ def test_control_z_suspends_and_the_draft_is_there_on_return(tmp_path: Path) -> 
         assert terminal.text.splitlines()[-2:] == ["1", "exit"]
 
 
-def test_the_history_is_for_its_owner_only(tmp_path: Path) -> None:
+def test_the_history_file_is_private(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("secret\r")

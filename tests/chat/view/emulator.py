@@ -8,7 +8,7 @@ import re
 import pyte
 
 
-class Emulated(io.StringIO):
+class EmulatedTerminal(io.StringIO):
     """A stream that draws on a screen with scrollback, and keeps every write.
 
     Newlines return the carriage, as a terminal driver makes them do. `history`: rows of scrollback; the emulator is
@@ -57,7 +57,7 @@ class Emulated(io.StringIO):
         )
 
 
-class Reflowing(io.StringIO):
+class ReflowingTerminal(io.StringIO):
     """A terminal that breaks lines anew when its size changes, as tmux does; for text of one column a character.
 
     It knows the sequences that frames are made of. An erasure from the corner of the screen is taken for clearing the
@@ -84,13 +84,13 @@ class Reflowing(io.StringIO):
         assert "".join(match[0] for match in self._PIECE.finditer(text)) == text
         for match in self._PIECE.finditer(text):
             if match[3]:
-                self._obey(match[3], match[1] + match[2])
+                self._handle(match[3], match[1] + match[2])
             elif match[0] == "\r":
                 self._column = 0
             elif match[0] == "\n":
                 self._next_line()
             elif match[0][0] != "\x1b":
-                self._put(match[0])
+                self._write_character(match[0])
         return len(text)
 
     def resize(self, columns: int, rows: int) -> None:
@@ -110,7 +110,7 @@ class Reflowing(io.StringIO):
         self._column = place[1] - (self._line - place[0]) * columns
         self.columns, self.rows, self._top = columns, rows, max(0, len(self._lines) - rows)
 
-    def _obey(self, command: str, number: str) -> None:
+    def _handle(self, command: str, number: str) -> None:
         if command == "A":
             self._line = max(self._top, self._line - int(number or 1))
         elif command == "C":
@@ -136,7 +136,7 @@ class Reflowing(io.StringIO):
             self._lines.append("")
             self._wrapped.append(False)
 
-    def _put(self, character: str) -> None:
+    def _write_character(self, character: str) -> None:
         if self._column == self.columns:
             if self._wraps:
                 self._next_line(wrapped=True)

@@ -6,11 +6,11 @@ import io
 
 from qwchat.chat.view.reply import ReplyView
 from qwchat.markdown.styles import Styling
-from tests.chat.view.emulator import Emulated
+from tests.chat.view.emulator import EmulatedTerminal
 from tests.chat.view.test_tail import Viewer, words
 
 
-def test_plain_rendering_writes_as_it_comes() -> None:
+def test_plain_rendering_writes_text_as_it_arrives() -> None:
     viewer = Viewer()
     viewer.view.set_rendering("plain")
     viewer.say("# **One**\r", "\n", "two \x1b[31m\r", "three")
@@ -27,7 +27,7 @@ def test_a_pipe_gets_the_bytes_of_the_reply_and_a_newline() -> None:
     assert out.getvalue() == "# **One**\r\n\x1b[31m\n\n"
 
 
-def test_markdown_in_colour_into_a_pipe_has_no_tail_and_no_wrapping() -> None:
+def test_coloured_markdown_in_a_pipe_has_no_tail_and_no_wrapping() -> None:
     out = io.StringIO()
     view = ReplyView(out, Styling(terminal=False, emphasis=True, colour=True), "markdown")
     for piece in words("**One** " + "word " * 40 + "\n\n```\nx\n```"):
@@ -36,8 +36,8 @@ def test_markdown_in_colour_into_a_pipe_has_no_tail_and_no_wrapping() -> None:
     assert out.getvalue() == "\x1b[1mOne\x1b[0m " + "word " * 39 + "word\n\n\x1b[2m── 1\x1b[0m\nx\n\x1b[2m──\x1b[0m\n"
 
 
-def test_a_terminal_that_cannot_draw_over_rows_gets_each_when_it_is_certain() -> None:
-    out = Emulated(40, 12)
+def test_a_terminal_that_cannot_redraw_gets_each_row_once_it_is_final() -> None:
+    out = EmulatedTerminal(40, 12)
     view = ReplyView(out, Styling(terminal=True, emphasis=True, colour=True), live=False)
     for piece in words("One **two** three\nfour\n\n- five\n- six"):
         view.write(piece)
@@ -45,7 +45,7 @@ def test_a_terminal_that_cannot_draw_over_rows_gets_each_when_it_is_certain() ->
     assert out.writes == ["One \x1b[1mtwo\x1b[0m three\nfour\n", "\n• five\n• six\n"]
 
 
-def test_the_last_reply_and_its_code_are_remembered() -> None:
+def test_the_last_reply_and_its_code_are_kept() -> None:
     viewer = Viewer()
     viewer.say("Look:\n\n```py\nx\n", "```\n")
     viewer.view.end()
@@ -55,13 +55,13 @@ def test_the_last_reply_and_its_code_are_remembered() -> None:
     assert viewer.view.last_reply == "Next"
 
 
-def test_a_reply_without_a_word_ends_with_a_newline_only_in_a_pipe() -> None:
+def test_an_empty_reply_ends_with_a_newline_only_in_a_pipe() -> None:
     viewer = Viewer()
     viewer.view.end()
     assert "".join(viewer.out.writes) == ""
 
 
-def test_a_reply_that_goes_on_completes_what_it_began() -> None:
+def test_a_continued_reply_completes_its_open_block() -> None:
     viewer = Viewer()
     viewer.say("Look:\n```py\nx = ")
     viewer.view.end()

@@ -23,13 +23,13 @@ class Run:
         screen = Screen(self.stream, Styling(terminal=rewritable, emphasis=False, colour=False), quiet=quiet)
         self.status = SetupStatus(screen, rewritable=rewritable, clock=lambda: self.now)
 
-    def after(self, seconds: float) -> str:
+    def drawn_after(self, seconds: float) -> str:
         """What is drawn so many seconds later."""
         self.now += seconds
         self.status.draw()
-        return self.taken()
+        return self.written()
 
-    def taken(self) -> str:
+    def written(self) -> str:
         """What was written since the last call."""
         text = self.stream.getvalue()
         self.stream.seek(0)
@@ -37,64 +37,64 @@ class Run:
         return text
 
 
-def test_the_time_to_go_comes_from_the_stages_that_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remaining_time_comes_from_the_finished_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     with run.status as status:
         status.expect(10)
         status.stage("loading the compiler", 0)
-        assert run.after(3) == 2 * f"{ERASE}one-time setup: [....................] 0 %: loading the compiler"
+        assert run.drawn_after(3) == 2 * f"{ERASE}one-time setup: [....................] 0 %: loading the compiler"
         status.stage("compiling a", 1)
-        assert run.after(1) == 2 * f"{ERASE}one-time setup: [....................] 0 %: compiling a"
+        assert run.drawn_after(1) == 2 * f"{ERASE}one-time setup: [....................] 0 %: compiling a"
         run.now += 1
         # One of ten took two seconds, and the time of loading is not part of that.
         status.stage("compiling b", 8)
-        assert run.taken() == f"{ERASE}one-time setup: [##..................] 10 %, 18 s to go: compiling b"
-        assert run.after(8) == f"{ERASE}one-time setup: [##########..........] 50 %, 10 s to go: compiling b"
+        assert run.written() == f"{ERASE}one-time setup: [##..................] 10 %, 18 s to go: compiling b"
+        assert run.drawn_after(8) == f"{ERASE}one-time setup: [##########..........] 50 %, 10 s to go: compiling b"
         # Longer than it promised: the bar waits near the end of the stage, and the machine counts as slower.
-        assert run.after(16) == f"{ERASE}one-time setup: [#################...] 87 %, 4 s to go: compiling b"
+        assert run.drawn_after(16) == f"{ERASE}one-time setup: [#################...] 87 %, 4 s to go: compiling b"
         status.stage("compiling c", 1)
-        assert run.taken() == f"{ERASE}one-time setup: [##################..] 90 %, 3 s to go: compiling c"
-        assert run.after(60) == f"{ERASE}one-time setup: [###################.] 99 %, 1 s to go: compiling c"
-    assert run.taken() == ERASE
-    assert run.after(1) == ""
+        assert run.written() == f"{ERASE}one-time setup: [##################..] 90 %, 3 s to go: compiling c"
+        assert run.drawn_after(60) == f"{ERASE}one-time setup: [###################.] 99 %, 1 s to go: compiling c"
+    assert run.written() == ERASE
+    assert run.drawn_after(1) == ""
 
 
-def test_a_conversion_tells_its_share_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_reports_its_own_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     with run.status as status:
         status.expect(10)
         status.stage("converting mini", 4)
         status.advance(0.5)
-        assert run.after(4).endswith("] 20 %, 16 s to go: converting mini")
+        assert run.drawn_after(4).endswith("] 20 %, 16 s to go: converting mini")
         status.expect(36)
-        assert run.after(0).endswith("] 5 %, 1 min 16 s to go: converting mini")
+        assert run.drawn_after(0).endswith("] 5 %, 1 min 16 s to go: converting mini")
 
 
-def test_elsewhere_a_line_is_written_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_redrawing_a_line_is_written_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch, rewritable=False)
     with run.status as status:
         status.expect(10)
         status.stage("compiling a", 1)
-        assert run.after(4.9) == ""
-        assert run.after(0.1) == "qwchat: one-time setup: 0 %: compiling a\n"
+        assert run.drawn_after(4.9) == ""
+        assert run.drawn_after(0.1) == "qwchat: one-time setup: 0 %: compiling a\n"
         status.stage("compiling b", 9)
-        assert run.after(4.9) == ""
-        assert run.after(0.1) == "qwchat: one-time setup: 20 %, 40 s to go: compiling b\n"
-    assert run.after(10) == ""
+        assert run.drawn_after(4.9) == ""
+        assert run.drawn_after(0.1) == "qwchat: one-time setup: 20 %, 40 s to go: compiling b\n"
+    assert run.drawn_after(10) == ""
 
 
-def test_waiting_for_another_process_is_said_once_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_another_process_is_reported_once_and_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     with run.status as status:
         status.expect(4)
         status.stage("compiling a", 1)
-        run.taken()
+        run.written()
         run.now += 1
         status.wait("another qwchat is compiling b: waiting for it")
-        assert run.taken() == f"{ERASE}qwchat: another qwchat is compiling b: waiting for it\n"
-        assert run.after(100) == ""
+        assert run.written() == f"{ERASE}qwchat: another qwchat is compiling b: waiting for it\n"
+        assert run.drawn_after(100) == ""
         status.stage("compiling c", 3)
-        assert run.taken().endswith("] 25 %, 3 s to go: compiling c")
+        assert run.written().endswith("] 25 %, 3 s to go: compiling c")
 
 
 def test_a_quiet_screen_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,12 +103,12 @@ def test_a_quiet_screen_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         with run.status as status:
             status.expect(2)
             status.stage("compiling a", 1)
-            run.after(10)
+            run.drawn_after(10)
             status.wait("another qwchat is compiling b: waiting for it")
-        assert run.taken() == ""
+        assert run.written() == ""
 
 
-def test_a_closed_stream_is_not_worth_failing_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stream_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     run.stream.close()
     with run.status as status:

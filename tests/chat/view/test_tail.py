@@ -16,7 +16,7 @@ from qwchat.characters import StreamSanitiser, sanitise, sanitise_name
 from qwchat.chat.view.reply import ReplyView
 from qwchat.chat.view.tail import FrameLimiter, TerminalSize, reflows, terminal_size
 from qwchat.markdown.styles import Styling
-from tests.chat.view.emulator import Emulated, Reflowing
+from tests.chat.view.emulator import EmulatedTerminal, ReflowingTerminal
 from tests.markdown.test_stream_parser import Clock
 from tests.tiers import count
 
@@ -31,7 +31,7 @@ class Viewer:
     """A view on an emulated terminal whose size and clock the test sets."""
 
     def __init__(self, columns: int = 40, rows: int = 12, styling: Styling = FULL, history: int = 20_000) -> None:
-        self.out = Emulated(columns, rows, history)
+        self.out = EmulatedTerminal(columns, rows, history)
         self.clock = Clock()
         self.size = TerminalSize(columns, rows)
         self.view = ReplyView(self.out, styling, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.size)
@@ -61,7 +61,7 @@ def test_a_frame_is_one_write_inside_synchronised_output() -> None:
     assert viewer.out.lines == ["One two three", "four", "", "five"]
 
 
-def test_a_frame_in_which_nothing_changes_is_not_drawn() -> None:
+def test_a_frame_without_changes_is_not_drawn() -> None:
     viewer = Viewer()
     viewer.say("word", " ", " ", "\n")
     assert len(viewer.out.writes) == 1
@@ -80,7 +80,7 @@ def test_at_most_fifteen_frames_are_drawn_in_any_second() -> None:
         assert len(times) >= min(4 * tokens_per_second, 40)
 
 
-def test_a_few_tokens_at_once_are_all_seen_at_once() -> None:
+def test_a_burst_of_tokens_is_shown_without_delay() -> None:
     clock = Clock()
     limiter = FrameLimiter(clock)
     assert [limiter.may_draw(SIZE) for _ in range(4)] == [True, True, True, False]
@@ -89,7 +89,7 @@ def test_a_few_tokens_at_once_are_all_seen_at_once() -> None:
 
 
 @pytest.mark.slow
-def test_the_tail_is_bounded_and_everything_above_it_stays() -> None:
+def test_the_tail_is_bounded_and_rows_above_it_stay() -> None:
     viewer = Viewer(columns=20, rows=9)
     text = "".join(f"- item {number} with some words\n" for number in range(300)) + "word " * 400
     for piece in words(text):
@@ -101,7 +101,7 @@ def test_the_tail_is_bounded_and_everything_above_it_stays() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_lines_scroll_by_untouched() -> None:
+def test_ten_thousand_lines_scroll_away_unchanged() -> None:
     viewer = Viewer(columns=60, rows=24)
     lines = [f"line {number} of many" for number in range(10_000)]
     for start in range(0, len(lines), 50):
@@ -125,7 +125,7 @@ def test_a_resize_while_streaming_redraws_the_tail_only(columns: int) -> None:
     assert viewer.out.lines == ["• first item", "• second item", *expected[columns], "", "last"]
 
 
-def test_a_terminal_that_breaks_lines_anew_is_moved_up_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reflowing_terminal_moves_the_cursor_further_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KITTY_WINDOW_ID", "1")
     viewer = Viewer(columns=40, rows=12)
     viewer.say("word " * 7)
@@ -135,34 +135,34 @@ def test_a_terminal_that_breaks_lines_anew_is_moved_up_further(monkeypatch: pyte
     assert viewer.out.writes[-1].startswith(f"\x1b[?2026h\x1b[1A{ERASED}")
 
 
-class Dragged(Viewer):
+class ResizedViewer(Viewer):
     """A view in a window that is dragged to other sizes, of which it hears late."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.window = Reflowing(60, 40)
-        self.told = [(0.0, TerminalSize(60, 40))]
+        self.window = ReflowingTerminal(60, 40)
+        self.reported_sizes = [(0.0, TerminalSize(60, 40))]
         self.view = ReplyView(
-            self.window, FULL, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.known
+            self.window, FULL, clock=self.clock, pause=self.clock.wait, size=lambda stream: self.reported_size
         )
 
     @property
-    def known(self) -> TerminalSize:
+    def reported_size(self) -> TerminalSize:
         """The size that the view has heard of."""
-        return [size for time, size in self.told if time <= self.clock.now][-1]
+        return [size for time, size in self.reported_sizes if time <= self.clock.now][-1]
 
-    def drag(self, size: TerminalSize, late: float) -> None:
+    def resize_late(self, size: TerminalSize, late: float) -> None:
         self.window.resize(*size)
-        self.told.append((max(self.told[-1][0], self.clock.now + late), size))
+        self.reported_sizes.append((max(self.reported_sizes[-1][0], self.clock.now + late), size))
 
 
-def test_a_reply_that_ends_while_its_window_changes_waits_for_the_size() -> None:
+def test_a_reply_that_ends_during_a_resize_waits_for_the_size() -> None:
     with mock.patch.dict(os.environ, {"KITTY_WINDOW_ID": "1"}):
-        viewer = Dragged()
+        viewer = ResizedViewer()
         viewer.say("first\n\n", prose("w", 12))
-        viewer.drag(TerminalSize(20, 40), late=0.0)
+        viewer.resize_late(TerminalSize(20, 40), late=0.0)
         viewer.say(" more", seconds=0.01)
-        viewer.drag(TerminalSize(60, 40), late=0.2)
+        viewer.resize_late(TerminalSize(60, 40), late=0.2)
         viewer.view.end()
     assert viewer.window.text == f"first\n\n{prose('w', 12)}\nmore"
 
@@ -170,20 +170,20 @@ def test_a_reply_that_ends_while_its_window_changes_waits_for_the_size() -> None
 # A failure is as good as a smaller one, which takes minutes to find.
 @settings(max_examples=count(60, 12), deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data(), st.sampled_from([0.0, 0.03, 0.25]))
-def test_dragging_a_window_loses_no_word(data: st.DataObject, late: float) -> None:
+def test_resizing_a_window_loses_no_words(data: st.DataObject, late: float) -> None:
     listed = "".join(f"- i{number:03} and some more\n" for number in range(20))
     text = f"{prose('a', 60)}\n\n{listed}\n```\n{prose('c', 60)}\n```\n\n{prose('z', 60)}"
     # What a view does not know, and what has scrolled away, it cannot erase; then a word is there twice.
     least, sizes = (10, [5, 12, 30, 40]) if late else (40, [36, 40])
     quiet = 0
     with mock.patch.dict(os.environ, {"KITTY_WINDOW_ID": "1"}):
-        viewer = Dragged()
+        viewer = ResizedViewer()
         for piece in words(text):
             quiet -= 1
             if quiet < 0:
                 for _ in range(data.draw(st.integers(1, 4))):
                     viewer.clock.now += 0.05
-                    viewer.drag(
+                    viewer.resize_late(
                         TerminalSize(data.draw(st.integers(least, 90)), data.draw(st.sampled_from(sizes))), late
                     )
                 quiet = data.draw(st.integers(20, 60))
@@ -199,8 +199,8 @@ def prose(letter: str, many: int) -> str:
     return " ".join(f"{letter}{number:03}" for number in range(many))
 
 
-def test_a_tail_in_the_corner_of_the_screen_leaves_nothing_in_the_scrollback() -> None:
-    out = Reflowing(40, 12)
+def test_a_tail_in_the_top_corner_leaves_nothing_in_the_scrollback() -> None:
+    out = ReflowingTerminal(40, 12)
     clock = Clock()
     view = ReplyView(out, FULL, clock=clock, pause=clock.wait, size=lambda stream: SIZE)
     for word in ("one", "two", "three", "four"):
@@ -223,21 +223,21 @@ def test_a_tail_in_the_corner_of_the_screen_leaves_nothing_in_the_scrollback() -
         ({"TERM": "screen", "TMUX": "x", "STY": "1.pts"}, False),
     ],
 )
-def test_which_terminals_break_lines_anew(environment: dict[str, str], reflowing: bool) -> None:
+def test_which_terminals_reflow(environment: dict[str, str], reflowing: bool) -> None:
     assert reflows(environment) is reflowing
 
 
-def test_the_size_of_what_is_no_terminal() -> None:
+def test_the_size_without_a_terminal() -> None:
     assert terminal_size(io.StringIO()) == TerminalSize(80, 24)
     assert [TerminalSize(80, rows).tail_rows for rows in (1, 9, 24, 36, 100)] == [1, 3, 8, 12, 12]
 
 
-def test_a_wide_table_or_emoji_in_the_tail_cannot_shift_it() -> None:
+def test_wide_tables_and_emoji_do_not_shift_the_tail() -> None:
     viewer = Viewer(columns=20, rows=12)
     family = "👨‍👩‍👧‍👦"  # Eight columns for the emulator, two for newer terminals.
     viewer.say(f"a {family} b {family} c {family}", " d", " e", "\n\nlast")
     viewer.view.end()
-    straight = Emulated(20, 12)
+    straight = EmulatedTerminal(20, 12)
     straight.write(f"a {family} b {family} c {family} d e\n\nlast\n")
     assert viewer.out.lines == straight.lines
 
@@ -253,8 +253,8 @@ SEQUENCES = (
 # fmt: on
 
 
-def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
-    chance = random.Random(4)
+def test_control_sequences_in_replies_do_not_change_the_terminal() -> None:
+    rng = random.Random(4)
     stylings = (
         FULL,
         Styling(terminal=True, emphasis=True, colour=False),
@@ -264,8 +264,8 @@ def test_control_sequences_in_replies_leave_the_terminal_as_it_was() -> None:
     before = [viewer.out.state for viewer in viewers]
     for number in range(FUZZED_REPLIES):
         viewer = viewers[number % len(viewers)]
-        pieces = chance.choices(SEQUENCES, k=chance.randint(1, 7))
-        viewer.say(*pieces, seconds=chance.choice([0.0, 0.1]))
+        pieces = rng.choices(SEQUENCES, k=rng.randint(1, 7))
+        viewer.say(*pieces, seconds=rng.choice([0.0, 0.1]))
         viewer.view.end()
         sent = "".join(viewer.out.writes)
         viewer.out.writes.clear()
@@ -291,9 +291,9 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
         ("שלום ok 👨‍👩‍👧‍👦\tx\n", "שלום ok 👨‍👩‍👧‍👦\tx\n"),
     ],
 )
-def test_what_is_made_visible(text: str, shown: str) -> None:
+def test_control_characters_are_made_visible(text: str, shown: str) -> None:
     assert sanitise(text) == shown
 
 
-def test_names_stay_on_their_line() -> None:
+def test_names_stay_on_one_line() -> None:
     assert sanitise_name("a\nqwchat: error:\t\x1b[31m") == "a␊qwchat: error:␉␛[31m"

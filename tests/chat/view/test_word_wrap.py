@@ -18,14 +18,14 @@ from qwchat.markdown.styles import PLAIN, Styling
 WORDS = st.text("ab日é́ -/", max_size=200)
 
 
-def test_lines_break_between_words() -> None:
+def test_lines_are_wrapped_between_words() -> None:
     assert wrap_message("the reply was cut off at --max-tokens 1: allow more", 24) == (
         "the reply was cut at\n--max-tokens 1: allow\nmore"
     )
     assert wrap_message("short\n\nlines stay", 20) == "short\n\nlines stay"
 
 
-def test_what_goes_on_stands_below_its_column() -> None:
+def test_continuation_lines_align_with_their_column() -> None:
     assert wrap_message("  /retry [--seed N]  answer the last question again", 40) == (
         "  /retry [--seed N]  answer the last\n                     question again"
     )
@@ -34,7 +34,7 @@ def test_what_goes_on_stands_below_its_column() -> None:
     )
 
 
-def test_what_goes_on_below_a_narrow_column_is_only_indented() -> None:
+def test_continuation_lines_of_a_narrow_column_are_only_indented() -> None:
     assert wrap_message("first token  after 0.12 s on average, 0.12 s at most", 20) == (
         "first token  after\n  0.12 s on average,\n  0.12 s at most"
     )
@@ -43,7 +43,7 @@ def test_what_goes_on_below_a_narrow_column_is_only_indented() -> None:
     )
 
 
-def test_a_column_too_far_to_the_right_is_none() -> None:
+def test_a_column_too_far_right_does_not_count() -> None:
     assert wrap_message("a name as long as this one is  value here", 32) == "a name as long as this one is\nvalue here"
 
 
@@ -61,12 +61,12 @@ def test_a_word_stays_whole() -> None:
     assert wrap_message(f"saved to {path} just now", 30) == f"saved to\n{path}\njust now"
 
 
-def test_in_next_to_no_room_the_terminal_breaks_lines() -> None:
+def test_a_very_narrow_window_is_not_wrapped() -> None:
     assert wrap_message("one two three four five six", 19) == "one two three four five six"
 
 
 @given(st.lists(WORDS, max_size=4).map("\n".join), st.integers(20, 60))
-def test_nothing_is_lost(text: str, columns: int) -> None:
+def test_wrapping_loses_nothing(text: str, columns: int) -> None:
     broken = wrap_message(text, columns)
     assert broken.split() == text.split() or "".join(broken.split()) == "".join(text.split())
     for row in broken.split("\n"):
@@ -74,7 +74,7 @@ def test_nothing_is_lost(text: str, columns: int) -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_only_a_terminal_has_a_width(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_messages_on_a_terminal_are_wrapped(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screen, "terminal_size", lambda _: TerminalSize(30, 24))
     stream = io.StringIO()
     shown = Screen(stream, Styling(terminal, emphasis=False, colour=False) if terminal else PLAIN)
