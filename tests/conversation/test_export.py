@@ -1,4 +1,4 @@
-"""Exports: exact Markdown and JSON, and pages that hold nothing but text."""
+"""Exports: exact Markdown and JSON, and pages that contain nothing but text."""
 
 from __future__ import annotations
 

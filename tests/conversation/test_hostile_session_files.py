@@ -1,4 +1,4 @@
-"""Session files from elsewhere: whatever they hold, reading them takes time in proportion to their size."""
+"""Hostile session files: reading any file takes linear time."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def data_of(events: list[Any]) -> bytes:
 
 
 def read_everything(store: SessionStore, session: str) -> None:
-    """What list, show, export, grep and a chat that goes on read."""
+    """Read a session as list, show, export, grep and a resumed chat do."""
     [entry] = store.entries()
     content = store.read(session)
     tree = content.tree
@@ -116,7 +116,7 @@ def test_reading_takes_linear_time(tmp_path: Path, kind: str) -> None:
 
     cost(100)
     small = min(cost(400) for _ in range(3))
-    assert min(cost(4_000) for _ in range(2)) < 40 * small  # Ten times the size: 10, and 100 where it is quadratic.
+    assert min(cost(4_000) for _ in range(2)) < 40 * small  # Ten times the size: a factor of 10, or 100 if quadratic.
 
 
 @pytest.mark.parametrize("columns", [1_000, 30])
@@ -135,7 +135,7 @@ def test_a_table_of_empty_cells_takes_linear_time(columns: int) -> None:
 
 
 def test_drops_handle_each_turn_once() -> None:
-    """The work is counted, not timed: 20,000 events made 200 million comparisons."""
+    """Count the work instead of timing it: without the index, 20,000 events made 200 million comparisons."""
     tree = Tree.replay([*chain(1_000), *({"dropped": [k, k + 1]} for k in range(1, 1_000))])
     touched = 0
 

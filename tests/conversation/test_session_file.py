@@ -1,4 +1,4 @@
-"""The file of a session: written whole, read in part, never damaged by what is read."""
+"""Session files: written completely, read partially, never damaged by their content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def node(number: int, parent: int | None, content: str, **more: object) -> Event
 
 
 def make_session(folder: Path, *events: Event) -> Path:
-    """A session folder with these events, closed."""
+    """Write a session with these events and return its folder."""
     folder.mkdir()
     file = SessionFile.create(folder, SessionHeader(folder.name, HEADER.created, "mini", "0123abcd"))
     file.append(events)
@@ -278,12 +278,12 @@ def test_moving_the_head_along_a_deep_path_takes_linear_time() -> None:
         tree = parse_session(data, "a1").tree
         assert (tree.head, tree.tip(None)) == (1, depth)
 
-    assert growth(read_back, 640, 8) < 24  # Walking the path for each move would make it 64.
+    assert growth(read_back, 640, 8) < 24  # 64 if each move walked the path.
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Event]:
-    """Events of a tree that somebody made."""
+    """Draw the events of a valid tree."""
     events: list[Event] = []
     tree = Tree(events.append)
     for _ in range(draw(st.integers(1, 8))):

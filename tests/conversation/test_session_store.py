@@ -1,4 +1,4 @@
-"""The sessions of a user: found, listed, made and removed."""
+"""The sessions of a user: finding, listing, creating and removing them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> SessionStore:
 def make_session(
     store: SessionStore, question: str, title: str | None = None, *, name: str = "", at: float | None = None
 ) -> str:
-    """A session with one question and one answer, written `at` seconds; its id."""
+    """Write a session with one question and one reply at `at` seconds, and return its id."""
     file = store.create("mini", "0123abcd", name)
     tree = Tree(lambda event: file.append([event]))
     tree.add("user", question)

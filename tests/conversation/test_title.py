@@ -1,4 +1,4 @@
-"""What a session is called."""
+"""Session titles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree of turns: what is on the path, what events tell, and what is refused."""
+"""The tree of turns: paths, events and refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.tiers import count
 
 
 def make_tree(*contents: str) -> Tree:
-    """A conversation in which question and answer alternate."""
+    """Return a conversation of alternating questions and replies."""
     tree = Tree()
     for number, content in enumerate(contents):
         tree.add("assistant" if number % 2 else "user", content)
@@ -60,7 +60,7 @@ def test_a_continued_reply_replaces_its_beginning() -> None:
     tree.add("assistant", "one two", parent=1, replaces=2)
     assert [node.content for node in tree.siblings(3)] == ["one two"]
     assert contents(tree) == ["Count", "one two"]
-    # A file may go back to what was continued.
+    # A file may move the head back to the continued reply.
     tree.select(2)
     assert [node.content for node in tree.siblings(2)] == ["one", "one two"]
     tree.select(3)
@@ -212,7 +212,7 @@ CHANGES = st.lists(
 
 
 def apply_random_change(tree: Tree, change: Any) -> None:
-    """One random change; ids beyond the last one stand for none."""
+    """Apply one random change; ids beyond the last one stand for None."""
     count = len(tree.nodes)
     if change[0] == "add":
         parent = change[3] if 1 <= change[3] <= count else None

@@ -1,4 +1,4 @@
-"""Markdown to test with: pieces that replies are made of, put together by chance."""
+"""Random Markdown documents for tests, made of pieces that occur in replies."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ INDENTS = st.sampled_from(["", "", "", "", " ", "  ", "   ", "    ", "     ", ">
 
 @st.composite
 def documents(draw: st.DrawFn, most_lines: int = 14) -> str:
-    """A document of up to `most_lines` lines, with or without a newline at its end."""
+    """Draw a document of up to `most_lines` lines, with or without a newline at its end."""
     lines = [draw(INDENTS) + draw(LINES) for _ in range(draw(st.integers(0, most_lines)))]
     return "\n".join(lines) + draw(st.sampled_from(["", "\n"]))
 
 
 @st.composite
 def pieces(draw: st.DrawFn, text: str) -> list[str]:
-    """`text` cut anywhere."""
+    """Split `text` at random positions."""
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=25)))
     return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]

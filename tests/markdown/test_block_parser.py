@@ -1,4 +1,4 @@
-"""Block structure against markdown-it, which parses whole documents."""
+"""Block structure compared with markdown-it, which parses whole documents."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from qwchat.markdown.block_parser import BlockParser
 from tests.markdown.documents import LINES
 from tests.tiers import count
 
-# Four blanks and more are left out: behind a container's end markdown-it and the specification differ about them.
+# Indentation of four and more is left out: after a container's end, markdown-it and the specification differ.
 INDENTS = st.sampled_from(["", "", "", " ", "  ", "   ", "> ", "- ", "   > ", "1. "])
-# Formulas are left out, too, which markdown-it does not know.
+# Formulas are left out because markdown-it does not know them.
 UNTABBED = LINES.filter(lambda line: "\t" not in line and not line.startswith(("    ", "\\[", "$$")))
 
 
 @dataclass
 class Recorder:
-    """Keeps (kind, containers, content) of every block."""
+    """Handler that records (kind, containers, content) of every block."""
 
     blocks: BlockParser
     found: list[list[str]] = field(default_factory=list)

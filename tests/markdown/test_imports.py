@@ -1,4 +1,4 @@
-"""What the renderer may know: text, and the two libraries that read Markdown and code."""
+"""Imports of the renderer: no more than text and the libraries that parse Markdown and code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTSIDE = {"os", "sys", "io", "subprocess", "socket", "shutil", "rich", "prompt_
 
 
 def imported_modules(file: Path) -> set[str]:
-    """The modules that `file` imports, by dotted name."""
+    """Return the dotted names of the modules that `file` imports."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     return names | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

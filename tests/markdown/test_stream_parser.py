@@ -1,4 +1,4 @@
-"""Streaming Markdown: what is printed is never taken back, and is what the whole text gives."""
+"""Streaming Markdown: printed rows never change, and equal those of the whole text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FULL = Styling(terminal=True, emphasis=True, colour=True)
 
 
 def rendered(text: str, options: RenderOptions = OPTIONS) -> list[str]:
-    """The rows of the whole text, at once."""
+    """Return the rows of the whole text, rendered at once."""
     parser = StreamParser(options)
     parser.push(text)
     parser.end()
@@ -38,12 +38,12 @@ def rendered(text: str, options: RenderOptions = OPTIONS) -> list[str]:
 
 
 def plain(text: str, options: RenderOptions = OPTIONS) -> list[str]:
-    """The same without styles."""
+    """Return the rows of `rendered` without styles."""
     return [re.sub(r"\x1b\[[\d;]*m", "", row) for row in rendered(text, options)]
 
 
 class Clock:
-    """Time passes as the test says."""
+    """Clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -105,7 +105,7 @@ def test_no_text_of_the_model_is_lost(text: str) -> None:
     numbers = [f"{number}" for number in range(1, len(code_blocks(text)) + 1)]
     for number in numbers:
         shown = shown.replace(f"── {number}", "", 1)
-    # A link's address stands behind its text in both, so only the markup may differ.
+    # In both, a link's address follows its text, so only markup may differ.
     kept = re.sub(r"[\W_]", "", re.sub(r"\s", "", text))
     assert re.sub(r"[\W_]", "", shown) == kept
 
@@ -118,7 +118,7 @@ def test_a_resize_neither_loses_nor_repeats_text(data: st.DataObject, text: str)
 
 
 def record_with_unnamed_cells(head: Sequence[Cell], row: Sequence[Cell], width: int) -> list[StyledRow]:
-    """A record without the headers, which every record repeats."""
+    """Return a record without the headers, which every record repeats."""
     return record_rows([], row, width)
 
 
@@ -162,7 +162,7 @@ def test_awkward_text_takes_linear_time(text_of: Callable[[int], str]) -> None:
             parser.preview()
         parser.end()
 
-    assert growth(show, 1000, 8) < 24  # The square would be 64.
+    assert growth(show, 1000, 8) < 24  # 64 if quadratic.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tables in replies: columns that stay, and records where columns would break words."""
+"""Tables in replies: columns that stay fixed, and records where columns would break words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiers import count
 def test_a_tall_table_keeps_its_columns_and_is_printed_row_by_row() -> None:
     head, body = "| a | b |\n|---|---|\n", [f"| {number} | *x* |" for number in range(5)]
     assert plain(head + "\n".join(body[:2])) == ["a │ b", "──┼──", "0 │ x", "1 │ x"]
-    # The last column has all that is left for what may follow.
+    # The last column gets the remaining width for later rows.
     rows = ["a │ b", "──┼" + "─" * 37, *(f"{number} │ x" for number in range(5))]
     assert plain(head + "\n".join(body)) == rows
     wide = "| 5 | " + "word " * 9 + "|\n| 6 | extra | cell |"
@@ -52,7 +52,7 @@ def test_a_wide_table_is_wrapped_or_becomes_records() -> None:
         "word word     │ more more",
         "word word     │ more more",
     ]
-    # Too narrow for two columns, and in the second case for one row within what may be held back.
+    # Too narrow for two columns; in the second case, even one row exceeds the tail.
     records = ["one: word word", "  word word word", "  word", "two: more more", "  more more more", "  more"]
     assert plain(source, RenderOptions(16, 10, True)) == records
     assert plain(source, RenderOptions(30, 2, True)) == [

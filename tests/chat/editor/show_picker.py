@@ -1,4 +1,4 @@
-"""A program that lets choose among its arguments: `python show_picker.py ITEM...`."""
+"""Program that lets the user choose one of its arguments: `python show_picker.py ITEM...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of the history: two writers, killed writers, damage, size, who may read it."""
+"""The history file: two writers, killed writers, damage, size and permissions."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_the_newest_entry_with_this_prefix_is_suggested() -> None:
 def test_only_the_end_of_a_huge_file_is_read_and_a_pipe_does_not_block(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     with path.open("wb") as file:
-        file.truncate(1 << 40)  # sparse: reading it would take a terabyte of memory
+        file.truncate(1 << 40)  # Sparse: reading it all would take a terabyte of memory.
         file.seek(0, os.SEEK_END)
         file.write(b'\n{"text": "last"}\n')
     assert HistoryFile(path).entries() == [HistoryEntry("last")]

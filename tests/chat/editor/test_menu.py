@@ -1,4 +1,4 @@
-"""The menu of completions: through prompt-toolkit's pipe, and in a pseudo-terminal."""
+"""The completion menu: through prompt-toolkit's pipe, and in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = (("/set temp", ""), ("/set top-p", ""), ("/set stats", ""), ("/set re
 
 
 def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: EditingMode = "emacs") -> str:
-    """Return what the editor gives where `keys` are typed and `choices` are offered."""
+    """Return the message that the editor sends if `keys` are typed and `choices` are offered."""
 
     def suggest(text: str) -> Iterable[Suggestion]:
         return match_suggestions(text, choices)
@@ -49,10 +49,10 @@ def typed(keys: str, choices: Iterable[tuple[str, str]] = SETTINGS, mode: Editin
         (f"/set t{TAB}{TAB}{TAB}{SHIFT_TAB}\r\r", "/set top-p"),
         (f"/set t{SHIFT_TAB}\r\r", "/set repeat"),
         (f"/set t{SHIFT_TAB}{SHIFT_TAB}{TAB}\r\r", "/set repeat"),
-        # Behind the last entry stands what was typed, and then the first comes again.
+        # After the last entry comes the typed text, then the first entry again.
         (f"/set t{TAB * 5}\r", "/set t"),
         (f"/set t{TAB * 6}\r\r", "/set temp"),
-        # Enter takes the entry, and what is typed then goes behind it.
+        # Enter accepts the entry; further keys follow it.
         (f"/set t{TAB}\r 0.5\r", "/set temp 0.5"),
         (f"/set t{TAB} 0.5\r", "/set temp 0.5"),
         (f"/set tempx{TAB}{TAB}\r", "/set tempx"),
@@ -94,7 +94,7 @@ def test_tab_is_not_lost_if_completions_are_slow(monkeypatch: pytest.MonkeyPatch
         {"select_first": True, "select_last": False},
         {"select_first": False, "select_last": True},
     ]
-    # Once the menu is open it is walked through as it is, however slow the next search would be.
+    # Tab moves through an open menu without another slow search.
     found = [tab_completion.Completion("/set temp", -7), tab_completion.Completion("/set repeat", -7)]
     buffer.complete_state = tab_completion.CompletionState(buffer.document, found)
     tab_completion.press_tab(buffer, buffer.completer)

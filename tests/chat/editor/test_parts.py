@@ -1,4 +1,4 @@
-"""Parts of the editor that need no terminal of their own."""
+"""Parts of the editor that need no pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_arrow_key_in_two_parts_is_not_escape() -> None:
 
 
 def test_escape_and_alt_are_told_apart_however_rarely_keys_are_polled() -> None:
-    """A chunk of the prompt may take seconds, and a person who sees nothing happen presses something else."""
+    """Press more keys during a chunk of a prefill, which may take seconds, as an impatient user does."""
     with create_pipe_input() as pipe:
         keyboard = Keyboard(pipe)
         with keyboard.watch_keys() as poll:
@@ -151,7 +151,7 @@ def test_a_closed_terminal_is_not_read() -> None:
 def test_polling_is_cheap() -> None:
     with create_pipe_input() as pipe, Keyboard(pipe).watch_keys() as poll:
         poll()
-        assert calls(poll) < 20  # It is asked for every token.
+        assert calls(poll) < 20  # The engine polls for every token.
 
 
 def test_ctrl_c_read_together_with_the_message_stops_its_reply() -> None:
@@ -205,7 +205,7 @@ def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
         assert interrupts.stop_requested()
         assert not interrupts.leaving
         clock[0] += 2
-        with pytest.raises(KeyboardInterrupt):  # The first was not heard for two seconds.
+        with pytest.raises(KeyboardInterrupt):  # The first request was not handled for two seconds.
             signal.raise_signal(signal.SIGINT)
         clock[0] += 0.5
         signal.raise_signal(signal.SIGINT)
@@ -213,7 +213,7 @@ def test_signals(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-    with Interrupts():  # Outside a chat nothing waits for the end of the reply.
+    with Interrupts():  # Outside a chat, the end of the reply is not awaited.
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -231,7 +231,7 @@ def test_ctrl_c_after_the_end_of_a_reply_interrupts_nothing(monkeypatch: pytest.
         clock[0] += 2
         signal.raise_signal(signal.SIGINT)
         clock[0] += 2
-        with pytest.raises(KeyboardInterrupt):  # What is done takes too long for somebody.
+        with pytest.raises(KeyboardInterrupt):  # The work takes longer than the user wants to wait.
             signal.raise_signal(signal.SIGINT)
     assert not interrupts.leaving
     assert signal.getsignal(signal.SIGINT) is before

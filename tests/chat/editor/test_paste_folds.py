@@ -1,4 +1,4 @@
-"""Folding and unfolding pastes; texts that look like commands."""
+"""Folding and unfolding of pastes; messages that look like commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list to choose from, through prompt-toolkit's pipe in place of a terminal."""
+"""The picker, through prompt-toolkit's pipe instead of a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keys become a message, through prompt-toolkit's pipe: no process and no terminal."""
+"""Keys and the messages that they send, through prompt-toolkit's pipe: without a process or a terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pasted(text: str) -> str:
 
 @contextmanager
 def typing(history: Path | None = None, mode: EditingMode = "emacs") -> Iterator[Callable[[str], str]]:
-    """Give a function that types keys into one editor and returns the message that they send."""
+    """Return a function that types keys into one editor and returns the message that they send."""
     with create_pipe_input() as pipe, pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_editor, "create_input", lambda terminal: pipe)
         patch.setattr(line_editor, "create_output", lambda **unused: DummyOutput())

@@ -1,4 +1,4 @@
-"""Keys pressed while a reply streams or a prompt is read, in a pseudo-terminal."""
+"""Keys pressed during a reply or a prefill, in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_other_keys_do_not_stop_a_reply(tmp_path: Path) -> None:
         terminal.wait("word2")
         terminal.type("cat\x1b[D")
         terminal.wait("word5")
-        terminal.type("\x1bOD\x1b\rX")  # Left in its other form, Alt-Enter, a letter
+        terminal.type("\x1bOD\x1b\rX")  # Left in its other encoding, Alt-Enter, a letter.
         terminal.wait(f"{SHORT}\n\n> c\n  Xat")
 
 
@@ -109,7 +109,7 @@ def test_ctrl_c_twice_leaves_once_the_reply_is_saved(tmp_path: Path) -> None:
         pid = terminal.process.program.pid
         slept = times_slept(pid)
         terminal.type("\x03")
-        wait_for(lambda: times_slept(pid) > slept, "the signal to be heard")  # Two at once would be one signal.
+        wait_for(lambda: times_slept(pid) > slept, "the signal to be heard")  # Two signals at once would count as one.
         terminal.type("\x03")
         assert terminal.end() == 130
         assert "\nstopped; the text so far is kept" in terminal.text
@@ -135,7 +135,7 @@ def test_ctrl_c_again_much_later_stays(tmp_path: Path) -> None:
         terminal.prompt()
         terminal.type("\x03")
         terminal.wait("press Ctrl-D or type /quit to leave")
-        time.sleep(1.1)  # The second within which twice means leaving has to pass.
+        time.sleep(1.1)  # Wait until the second within which a second Ctrl-C leaves has passed.
         terminal.type("\x03")
         terminal.wait("leave\n>\npress Ctrl-D or type /quit to leave")
         terminal.prompt()
@@ -179,8 +179,8 @@ def test_ctrl_z_suspends_a_reply_that_continues_later(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "shown", "code"),
     [
-        ("chat -q", ">", 0),  # At the prompt it is as if Ctrl-D was pressed.
-        ("chat -q --prompt go", "word3", 130),  # A reply of a chat is stopped, and kept.
+        ("chat -q", ">", 0),  # At the prompt, it acts as Ctrl-D.
+        ("chat -q --prompt go", "word3", 130),  # A reply in a chat is stopped and saved.
         ("-q -p go", "word3", 143),
     ],
 )

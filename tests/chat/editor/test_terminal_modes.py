@@ -1,4 +1,4 @@
-"""Which keys edit, the bell, and what is left where no line editor can work; in a pseudo-terminal."""
+"""Editing modes, the bell, and input without a line editor, in a pseudo-terminal."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ ROOMY = {"replies": ["ok"], "context_size": 20_000}
 
 
 def pasted(text: str) -> str:
-    """The keys of a terminal that pastes `text`."""
+    """Return the keys of a terminal that pastes `text`."""
     return f"\x1b[200~{text}\x1b[201~"
 
 
 def sent_messages(terminal: Terminal, file: Path) -> list[str]:
-    """What the person has said so far, by way of the transcript."""
+    """Return the messages sent so far, read from a transcript."""
     terminal.type(f"/save {file}\r")
     terminal.wait(f"saved to {file}")
     terminal.prompt()
@@ -31,7 +31,7 @@ def sent_messages(terminal: Terminal, file: Path) -> list[str]:
 
 
 def editor_environment(folder: Path, program: str) -> dict[str, str]:
-    """An environment whose $EDITOR runs `program`, Python that changes `text`, which the file holds."""
+    """Return an environment whose $EDITOR runs `program`: Python that changes `text`, the contents of the file."""
     script = folder / "editor.py"
     script.write_text(
         "import pathlib, sys\npath = pathlib.Path(sys.argv[-1])\ntext = path.read_text()\n"

@@ -9,10 +9,14 @@ import pyte
 
 
 class EmulatedTerminal(io.StringIO):
-    """A stream that draws on a screen with scrollback, and keeps every write.
+    """Text stream that draws on an emulated screen with scrollback, and keeps every write.
 
-    Newlines return the carriage, as a terminal driver makes them do. `history`: rows of scrollback; the emulator is
-    much faster without.
+    Newlines also return the carriage, as with a terminal driver.
+
+    Args:
+        columns: Width.
+        rows: Height.
+        history: Rows of scrollback; the emulator is much faster without any.
     """
 
     def __init__(self, columns: int = 40, rows: int = 12, history: int = 20_000) -> None:
@@ -31,7 +35,7 @@ class EmulatedTerminal(io.StringIO):
 
     @property
     def lines(self) -> list[str]:
-        """What is on the screen and above it, without blanks at the ends of lines and blank lines at the end."""
+        """Rows on the screen and above it, without trailing spaces and trailing blank rows."""
         screen = self.screen
         above = screen.history.top if isinstance(screen, pyte.HistoryScreen) else ()
         rows = [*above, *(screen.buffer[row] for row in range(screen.lines))]
@@ -42,7 +46,7 @@ class EmulatedTerminal(io.StringIO):
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What a program must leave as it was: modes, title, margins, character sets, cursor, tab stops, style."""
+        """State that a program must restore: modes, title, margins, character sets, cursor, tab stops, style."""
         screen = self.screen
         cursor = screen.cursor
         return (
@@ -58,10 +62,10 @@ class EmulatedTerminal(io.StringIO):
 
 
 class ReflowingTerminal(io.StringIO):
-    """A terminal that breaks lines anew when its size changes, as tmux does; for text of one column a character.
+    """Terminal that reflows lines when its size changes, as tmux does, for text with one column per character.
 
-    It knows the sequences that frames are made of. An erasure from the corner of the screen is taken for clearing the
-    screen, which keeps what was there in the scrollback.
+    It supports the sequences that frames use. Erasing from the top left corner counts as clearing the screen, which
+    copies it to the scrollback.
     """
 
     _PIECE = re.compile(r"\x1b\[(\??)(\d*)([ACJKhl])|\x1b\[[\d;]*m|\r|\n|[^\x1b\r\n]")
@@ -70,13 +74,13 @@ class ReflowingTerminal(io.StringIO):
         super().__init__()
         self.columns, self.rows = columns, rows
         self._lines = [""]
-        self._wrapped = [False]  # Whether a line goes on in the next one.
+        self._wrapped = [False]  # Whether each line continues in the next one.
         self._line = self._column = self._top = 0
         self._wraps = True
 
     @property
     def text(self) -> str:
-        """Everything on the screen and above it; lines that the terminal itself has broken are whole."""
+        """All text on the screen and above it, with lines joined that the terminal wrapped."""
         lines = zip(self._lines, self._wrapped, strict=True)
         return "".join(line + ("" if wrapped else "\n") for line, wrapped in lines).rstrip("\n")
 
@@ -94,7 +98,7 @@ class ReflowingTerminal(io.StringIO):
         return len(text)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Break every line anew; the cursor stays behind the same character, and the end of the text is seen."""
+        """Reflow all lines. The cursor stays after the same character, and the end of the text stays visible."""
         lines, wrapped, place = [""], [False], (0, 0)
         for number, line in enumerate(self._lines[: self._line + 1]):
             if number == self._line:

@@ -1,4 +1,4 @@
-"""What a view does with replies: in plain text, into a pipe, and what it remembers of them."""
+"""Replies in plain text and in a pipe, and the last reply and its code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The progress of a first run, as exact text, with a clock of the test's own."""
+"""Progress of the one-time setup, as exact text, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ERASE = "\r\x1b[K"
 
 
 class Run:
-    """A status and what it has written, under a clock that only the test moves."""
+    """Setup status and its output, with a clock that only the test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, rewritable: bool = True, quiet: bool = False) -> None:
         monkeypatch.setattr("qwchat.chat.view.setup_status._FRAME_SECONDS", 3600)
@@ -24,13 +24,13 @@ class Run:
         self.status = SetupStatus(screen, rewritable=rewritable, clock=lambda: self.now)
 
     def drawn_after(self, seconds: float) -> str:
-        """What is drawn so many seconds later."""
+        """Return the text drawn after so many more seconds."""
         self.now += seconds
         self.status.draw()
         return self.written()
 
     def written(self) -> str:
-        """What was written since the last call."""
+        """Return the text written since the last call."""
         text = self.stream.getvalue()
         self.stream.seek(0)
         self.stream.truncate()
@@ -46,11 +46,11 @@ def test_the_remaining_time_comes_from_the_finished_stages(monkeypatch: pytest.M
         status.stage("compiling a", 1)
         assert run.drawn_after(1) == 2 * f"{ERASE}one-time setup: [....................] 0 %: compiling a"
         run.now += 1
-        # One of ten took two seconds, and the time of loading is not part of that.
+        # One tenth took two seconds, without the loading time.
         status.stage("compiling b", 8)
         assert run.written() == f"{ERASE}one-time setup: [##..................] 10 %, 18 s to go: compiling b"
         assert run.drawn_after(8) == f"{ERASE}one-time setup: [##########..........] 50 %, 10 s to go: compiling b"
-        # Longer than it promised: the bar waits near the end of the stage, and the machine counts as slower.
+        # The stage exceeds its estimate: the bar stops near its end, and the machine counts as slower.
         assert run.drawn_after(16) == f"{ERASE}one-time setup: [#################...] 87 %, 4 s to go: compiling b"
         status.stage("compiling c", 1)
         assert run.written() == f"{ERASE}one-time setup: [##################..] 90 %, 3 s to go: compiling c"

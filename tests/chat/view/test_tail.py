@@ -1,4 +1,4 @@
-"""Frames: how many, how large, what they leave on the terminal, also when its size changes."""
+"""Frames: their number and size, and what they leave on the terminal, also after a resize."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZE = TerminalSize(40, 12)
 
 
 class Viewer:
-    """A view on an emulated terminal whose size and clock the test sets."""
+    """View on an emulated terminal; the test sets its size and clock."""
 
     def __init__(self, columns: int = 40, rows: int = 12, styling: Styling = FULL, history: int = 20_000) -> None:
         self.out = EmulatedTerminal(columns, rows, history)
@@ -136,7 +136,7 @@ def test_a_reflowing_terminal_moves_the_cursor_further_up(monkeypatch: pytest.Mo
 
 
 class ResizedViewer(Viewer):
-    """A view in a window that is dragged to other sizes, of which it hears late."""
+    """View in a window that is resized; the view learns of each size late."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class ResizedViewer(Viewer):
 
     @property
     def reported_size(self) -> TerminalSize:
-        """The size that the view has heard of."""
+        """Last size reported to the view."""
         return [size for time, size in self.reported_sizes if time <= self.clock.now][-1]
 
     def resize_late(self, size: TerminalSize, late: float) -> None:
@@ -167,13 +167,13 @@ def test_a_reply_that_ends_during_a_resize_waits_for_the_size() -> None:
     assert viewer.window.text == f"first\n\n{prose('w', 12)}\nmore"
 
 
-# A failure is as good as a smaller one, which takes minutes to find.
+# Shrinking a failure would take minutes.
 @settings(max_examples=count(60, 12), deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(st.data(), st.sampled_from([0.0, 0.03, 0.25]))
 def test_resizing_a_window_loses_no_words(data: st.DataObject, late: float) -> None:
     listed = "".join(f"- i{number:03} and some more\n" for number in range(20))
     text = f"{prose('a', 60)}\n\n{listed}\n```\n{prose('c', 60)}\n```\n\n{prose('z', 60)}"
-    # What a view does not know, and what has scrolled away, it cannot erase; then a word is there twice.
+    # A view cannot erase rows that scrolled away; their words may appear twice.
     least, sizes = (10, [5, 12, 30, 40]) if late else (40, [36, 40])
     quiet = 0
     with mock.patch.dict(os.environ, {"KITTY_WINDOW_ID": "1"}):
@@ -234,7 +234,7 @@ def test_the_size_without_a_terminal() -> None:
 
 def test_wide_tables_and_emoji_do_not_shift_the_tail() -> None:
     viewer = Viewer(columns=20, rows=12)
-    family = "👨‍👩‍👧‍👦"  # Eight columns for the emulator, two for newer terminals.
+    family = "👨‍👩‍👧‍👦"  # Eight columns in the emulator, two in newer terminals.
     viewer.say(f"a {family} b {family} c {family}", " d", " e", "\n\nlast")
     viewer.view.end()
     straight = EmulatedTerminal(20, 12)

@@ -1,4 +1,4 @@
-"""Lines of the program's own text in narrow windows."""
+"""Word wrapping of the program's messages in narrow windows."""
 
 from __future__ import annotations
 
