@@ -79,9 +79,9 @@ def test_only_messages_on_a_terminal_are_wrapped(terminal: bool, monkeypatch: py
     stream = io.StringIO()
     shown = Screen(stream, Styling(terminal, emphasis=False, colour=False) if terminal else PLAIN)
     shown.error("the model folder has no weights.bin: convert it again")
-    shown.verbatim("what somebody wrote is as long as it is\x1b")
+    shown.verbatim("text of the user keeps its long lines\x1b")
     assert stream.getvalue() == (
         "qwchat: error: the model\nfolder has no weights.bin:\nconvert it again\n"
         if terminal
         else "qwchat: error: the model folder has no weights.bin: convert it again\n"
-    ) + ("what somebody wrote is as long as it is␛\n")
+    ) + ("text of the user keeps its long lines␛\n")
