@@ -33,7 +33,10 @@ BANNED = {
     r"\bcomes to nothing\b|\bdoes without a word\b|\bwith a word\b": "say what happens",
     r"\bin the place of\b": "instead of",
 }
-ONLY_PYTHON = {r"(?<!`)``(?!`)": "single backticks", r"(?<!\")\brooms?\b": "remaining tokens, context budget, space"}
+ONLY_PYTHON = {
+    r"(?<!`)``(?!`)[^`\n]*[^`\n]``(?!`)": "single backticks",
+    r"(?<!\")\brooms?\b": "remaining tokens, context budget, space",
+}
 NOT_IMPERATIVE = re.compile(
     r"(what|whether|who|whose|how|where|when|that|which|why|the|an?|one|its|each|all|every|those|these|this"
     r"|if|is|are|has|may|both|none|nothing|something)\b",
