@@ -58,7 +58,7 @@ def as_text(measurements: Sequence[Measurement]) -> str:
     rows: dict[tuple[str, int | None], list[str]] = {}
     for each in measurements:
         mark = " *" if each.note else "  "
-        rows.setdefault((each.model, each.size), []).append(f"{each.figure / 1e6:,.1f} MB{mark}")
+        rows.setdefault((each.model or "", each.size), []).append(f"{each.figure / 1e6:,.1f} MB{mark}")
     lines = [(model, f"{size:,}", *figures) for (model, size), figures in rows.items()]
     return format_table(("model", "tokens", *KINDS), lines, right=(1, 2, 3)) + f"\n\n* {CHOSEN}"
 
