@@ -18,7 +18,7 @@ def _ask(terminal: Terminal, question: str) -> None:
 
 def _act(terminal: Terminal) -> None:
     terminal.settle(PROMPT)
-    terminal.type("qwchat chat --no-save --temp 0")
+    terminal.type("qwchat")
     terminal.rest(0.4)
     terminal.press("\r")
     terminal.settle()
@@ -35,4 +35,4 @@ def _act(terminal: Terminal) -> None:
     _ask(terminal, "How do I convert a model?")
 
 
-SCENE = Scene("recording", "qwchat", _act, SHELL, rows=30, columns=84, moving=True)
+SCENE = Scene("recording", "qwchat", _act, SHELL, rows=30, moving=True)

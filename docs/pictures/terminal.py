@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PATIENCE_SECONDS = 240.0
 QUIET_SECONDS = 0.7
 KEY_SECONDS = 0.07  # between two keys of a person who types
+MAX_PAUSE_SECONDS = 1.6  # of a recording; a slow machine pauses for longer
 HELD_SECONDS, FREE_SECONDS = 0.045, 0.001
 WHERE = b"\x1b[6n"  # asks a terminal where its cursor is
 PROGRAM = "from qwchat.cli.main import main; main()"
@@ -44,7 +45,7 @@ class Terminal:
         rows, columns: size of the window.
 
     Attributes:
-        frames: what was on the screen, in order.
+        frames: what was on the screen, in order, without long pauses.
         marks: numbers of the frames that are compared with those of another run.
     """
 
@@ -53,7 +54,7 @@ class Terminal:
         self.frames: list[Frame] = []
         self.marks: list[int] = []
         self._stream = pyte.ByteStream(self.screen)
-        self._began = self._changed = self._pressed = time.monotonic()
+        self._changed = self._pressed = self._recorded = time.monotonic()
         program, *arguments = words
         self._process = pexpect.spawn(
             str(_script(home)) if program == "qwchat" else program,
@@ -160,10 +161,17 @@ class Terminal:
                 self._process.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
             self._stream.feed(part)
         self._changed = time.monotonic()
-        frame = Frame(round(self._changed - self._began, 2), rows_of(self.screen, cursor=True))
-        if not self.frames or frame.rows != self.frames[-1].rows:
-            self.frames.append(frame)
+        self._record()
         return True
+
+    def _record(self) -> None:
+        rows = rows_of(self.screen, cursor=True)
+        if self.frames and rows == self.frames[-1].rows:
+            return
+        before = self.frames[-1].seconds if self.frames else 0.0
+        pause = min(self._changed - self._recorded, MAX_PAUSE_SECONDS) if self.frames else 0.0
+        self.frames.append(Frame(round(before + pause, 2), rows))
+        self._recorded = self._changed
 
 
 def _running(pid: int) -> int:

@@ -11,9 +11,10 @@ import pytest
 
 from docs.pictures.__main__ import SCENES
 from docs.pictures.comparing import differences, lines
-from docs.pictures.drawing import again, data_of
+from docs.pictures.drawing import again, animated, data_of
 from docs.pictures.rows import BACKGROUND, Emulator, Row, Run, Style, rows_of
 from docs.pictures.scene import HOME, Scene, home, other_home
+from docs.pictures.terminal import Frame
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 
 MOST_BYTES = 400_000
@@ -64,6 +65,18 @@ def test_rows_of_a_screen() -> None:
         (),
         (Run(0, "漢字 x", Style()), Run(6, " ", Style(BACKGROUND, "#d7dce5"))),
     )
+
+
+def test_an_animation_is_at_rest_in_its_last_frame() -> None:
+    frames = [Frame(0.0, rows("$ \nold")), Frame(1.0, rows("$ ls\nold")), Frame(3.0, rows("$ ls\nnew"))]
+    svg = animated(frames, [2], 2, 40, "a title")
+    assert again(data_of(svg)) == svg
+    assert re.findall(r"@keyframes r(\d)\{(.*?)\}#r", svg) == [
+        ("0", "0%{transform:translateY(-25px)}11.11%{transform:translateY(0px)}"),
+        ("1", "0%{transform:translateY(-25px)}33.33%{transform:translateY(0px)}"),
+    ]
+    assert re.findall(r'translate\(0,(\d+)\)"><text[^>]*>(\w+|\$)<', svg) == [("25", "$"), ("25", "old")]
+    assert "9s step-end infinite" in svg
 
 
 @pytest.mark.parametrize(
