@@ -15,11 +15,11 @@ from qwchat.models_folder import LocatedModel
 
 _DAMAGED = "damaged: "
 _COLUMNS = (
-    Column("name", wrap=16, style="bold"),
-    Column("preset"),
+    Column("name", wrap=20, style="bold"),
+    Column("preset", drop=2),
     Column("bits/weight", right=True, drop=1),
     Column("size", right=True),
-    Column("", wrap=14, style="dim"),
+    Column("", wrap=10, style="dim"),
 )
 
 

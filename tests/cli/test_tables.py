@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from qwchat.chat.view.tail import TerminalSize
-from qwchat.cli import tables
+from qwchat.cli import bench, list_models, sessions, tables
 from qwchat.cli.streams import Streams
 from qwchat.cli.tables import Column, TableWriter, wrap_cell
 from tests.chat.pty import Terminal, without_styles
@@ -222,3 +222,103 @@ def test_tables_in_a_pipe_do_not_import_rich(tmp_path: Path, arguments: tuple[st
     variables = {**os.environ, "HOME": str(tmp_path), "QWCHAT_SESSIONS": str(tmp_path / "sessions")}
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, env=variables)
     assert done.stderr.decode().split("\n")[-2] == "False"
+
+
+BENCH = [
+    ("prefill", "512", "0", "771.8", "740.6", "775.4", "552.3 GOPS", "60.6 %", "911 GOPS int8 peak"),
+    ("decode", "64", "0", "74.8", "56.3", "78.9", "25.9 GB/s", "77.8 %", "33.3 GB/s read bandwidth"),
+]
+BENCH_AT = {
+    120: """\
+         tokens  depth  tok/s  lowest  highest        rate   share  of
+────────────────────────────────────────────────────────────────────────────────────────────
+prefill     512      0  771.8   740.6    775.4  552.3 GOPS  60.6 %  911 GOPS int8 peak
+decode       64      0   74.8    56.3     78.9   25.9 GB/s  77.8 %  33.3 GB/s read bandwidth""",
+    80: """\
+         tokens  depth  tok/s  lowest  highest        rate   share  of
+────────────────────────────────────────────────────────────────────────────────
+prefill     512      0  771.8   740.6    775.4  552.3 GOPS  60.6 %  911 GOPS
+                                                                    int8 peak
+decode       64      0   74.8    56.3     78.9   25.9 GB/s  77.8 %  33.3 GB/s
+                                                                    read
+                                                                    bandwidth""",
+    40: """\
+         tok/s   share  of
+────────────────────────────────────────
+prefill  771.8  60.6 %  911 GOPS int8
+                        peak
+decode    74.8  77.8 %  33.3 GB/s read
+                        bandwidth
+columns not shown: tokens, depth,
+lowest, highest, rate""",
+}
+
+
+@pytest.mark.parametrize("columns", BENCH_AT)
+def test_bench_keeps_speed_and_share(write: Any, columns: int) -> None:
+    assert plain(write(columns).table(bench._COLUMNS, BENCH)) == BENCH_AT[columns]
+
+
+SESSIONS = [
+    ("f397", "2026-11-24 02:03", "2", "mini", "sums · What is 2+2?"),
+    ("5e44", "2026-11-24 02:02", "12", "qwen2-7b-instruct-q4", "海と湖の名前を三つずつ教えてください"),
+]
+SESSIONS_AT = {
+    120: """\
+id    last said         messages  model                 title
+────────────────────────────────────────────────────────────────────────────────────────────
+f397  2026-11-24 02:03         2  mini                  sums · What is 2+2?
+5e44  2026-11-24 02:02        12  qwen2-7b-instruct-q4  海と湖の名前を三つずつ教えてください""",
+    80: """\
+id    last said         messages  model                 title
+────────────────────────────────────────────────────────────────────────────────
+f397  2026-11-24 02:03         2  mini                  sums · What is 2+2?
+5e44  2026-11-24 02:02        12  qwen2-7b-instruct-q4  海と湖の名前を三つずつ教
+                                                        えてください""",
+    40: """\
+id    last said         title
+────────────────────────────────────────
+f397  2026-11-24 02:03  sums · What is
+                        2+2?
+5e44  2026-11-24 02:02  海と湖の名前を三
+                        つずつ教えてくだ
+                        さい
+columns not shown: messages, model""",
+}
+
+
+@pytest.mark.parametrize("columns", SESSIONS_AT)
+def test_sessions_keep_their_id_and_title(write: Any, columns: int) -> None:
+    assert plain(write(columns).table(sessions._COLUMNS, SESSIONS)) == SESSIONS_AT[columns]
+
+
+MODELS = [
+    ("mini-q4", "q4", "5.43", "3.9 MB", ""),
+    ("Qwen2-7B-Instruct", "-", "-", "15.2 GB", "checkpoint, converted on first use"),
+]
+MODELS_AT = {
+    120: """\
+name               preset  bits/weight     size
+───────────────────────────────────────────────────────────────────────────────────
+mini-q4            q4             5.43   3.9 MB
+Qwen2-7B-Instruct  -                 -  15.2 GB  checkpoint, converted on first use""",
+    80: """\
+name               preset  bits/weight     size
+────────────────────────────────────────────────────────────────────────────────
+mini-q4            q4             5.43   3.9 MB
+Qwen2-7B-Instruct  -                 -  15.2 GB  checkpoint, converted on first
+                                                 use""",
+    40: """\
+name                  size
+────────────────────────────────────────
+mini-q4             3.9 MB
+Qwen2-7B-Instruct  15.2 GB  checkpoint,
+                            converted on
+                            first use
+columns not shown: preset, bits/weight""",
+}
+
+
+@pytest.mark.parametrize("columns", MODELS_AT)
+def test_models_keep_their_name_and_size(write: Any, columns: int) -> None:
+    assert plain(write(columns).table(list_models._COLUMNS, MODELS)) == MODELS_AT[columns]
