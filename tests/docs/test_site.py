@@ -87,6 +87,7 @@ def test_pages_have_no_errors_and_load_nothing_from_other_hosts(
     browser: Any, address: str, width: int, scheme: str
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -108,7 +109,10 @@ def test_pages_have_no_errors_and_load_nothing_from_other_hosts(
 
 
 def test_search_finds_a_setting(browser: Any, address: str) -> None:
-    page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
+    page = context.new_page()
     page.goto(f"{address}/index.html", wait_until="load")
     page.fill("input[name=query]", "loop-guard")
-    page.wait_for_selector(".md-search-result__link[href*='reference/settings.html']", timeout=PATIENCE_SECONDS * 1000)
+    page.wait_for_selector(".md-search-result__link[href*='reference/settings.html']")
+    context.close()
