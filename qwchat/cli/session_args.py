@@ -203,7 +203,7 @@ def numbered_list_chooser(read: Callable[[], str], screen: Screen) -> ChooseSess
             rows = [
                 (str(number), entry.changed_local, entry.label) for number, entry in enumerate(found[:_MAX_LISTED], 1)
             ]
-            screen.answer(format_table(("", "last said", "session"), rows, right=(0,)))
+            screen.answer(format_table(("", "last used", "session"), rows, right=(0,)))
             if len(found) > _MAX_LISTED:
                 screen.hint(f"and {len(found) - _MAX_LISTED} more")
             screen.hint("a number chooses, a word searches, Ctrl-D leaves")

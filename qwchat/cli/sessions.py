@@ -34,7 +34,7 @@ _CONTEXT_CHARACTERS = 100  # shown of a long line on each side of a match
 
 _COLUMNS = (
     Column("id", style="bold"),
-    Column("last said", drop=3),
+    Column("last used", drop=3),
     Column("messages", right=True, drop=1),
     Column("model", wrap=10, drop=2),
     Column("title", wrap=16),
@@ -76,7 +76,7 @@ def show(options: SessionsShowOptions, dependencies: Dependencies) -> int:
         ("title", entry.title),
         ("model", model),
         ("created", entry.created),
-        ("last said", entry.changed_local),
+        ("last used", entry.changed_local),
         ("messages", str(entry.messages)),
         ("file", str(store.folder / entry.id / FILE_NAME)),
     ]

@@ -48,7 +48,7 @@ def _save(store: SessionStore, session: str, contents: list[str], *, name: str =
 
 
 LIST = """\
-id    last said         messages  model  title
+id    last used         messages  model  title
 f397  2026-11-24 02:03         2  mini   sums · What is 2+2?
 5e44  2026-11-24 02:02         2  mini   Name three seas.
 """
@@ -92,7 +92,7 @@ def test_show(tmp_path: Path, store: SessionStore) -> None:
         "title      What is 2+2?\n"
         "model      mini (0123abcd)\n"
         f"created    {created}\n"
-        "last said  2026-11-24 02:03\n"
+        "last used  2026-11-24 02:03\n"
         "messages   2\n"
         f"file       {store.folder}/f397/session.jsonl\n"
         "\n# What is 2+2?\n\n## You\n\nWhat is 2+2?\n\n## mini\n\n4[U+001B][31m\n"

@@ -265,18 +265,18 @@ SESSIONS = [
 ]
 SESSIONS_AT = {
     120: """\
-id    last said         messages  model                 title
+id    last used         messages  model                 title
 ────────────────────────────────────────────────────────────────────────────────────────────
 f397  2026-11-24 02:03         2  mini                  sums · What is 2+2?
 5e44  2026-11-24 02:02        12  qwen2-7b-instruct-q4  海と湖の名前を三つずつ教えてください""",
     80: """\
-id    last said         messages  model                 title
+id    last used         messages  model                 title
 ────────────────────────────────────────────────────────────────────────────────
 f397  2026-11-24 02:03         2  mini                  sums · What is 2+2?
 5e44  2026-11-24 02:02        12  qwen2-7b-instruct-q4  海と湖の名前を三つずつ教
                                                         えてください""",
     40: """\
-id    last said         title
+id    last used         title
 ────────────────────────────────────────
 f397  2026-11-24 02:03  sums · What is
                         2+2?
