@@ -368,7 +368,7 @@ class Model:
         """
         self.integrity.wait()
         if not self.integrity.intact:
-            raise SnapshotError("what was read is not kept, since the model's files are damaged")
+            raise SnapshotError("the KV cache is not saved, because the model's files are damaged")
         return self.cached_context.save(Path(path), self.folder.fingerprint)
 
     def restore_cache(self, path: str | Path) -> int:
@@ -387,7 +387,7 @@ class Model:
     def _unfinished_reply_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of the reply to continue. Raises UsageError if there is no reply at the end."""
         if not messages or messages[-1]["role"] != "assistant":
-            raise UsageError("there is nothing to continue: the last message is no turn of the assistant")
+            raise UsageError("there is nothing to continue: the last message is not a reply")
         token_ids = messages[-1].get("token_ids")
         return self.encode(messages[-1]["content"]) if token_ids is None else [int(each) for each in token_ids]
 

@@ -88,7 +88,7 @@ class PromptTooLongError(QwchatError):
         remedy: str = "shorten the prompt",
     ) -> None:
         self.description = description or (
-            f"the prompt has {tokens:,} tokens and the context holds {context:,}, one of them for the answer"
+            f"the prompt has {tokens:,} tokens and the context holds {context:,}, including one for the reply"
         )
         self.tokens, self.context, self.longest, self.remedy = tokens, context, longest, remedy
         longer = f", or use a longer context (up to {longest:,} tokens)" if self.longer_context_fits else ""
@@ -101,7 +101,7 @@ class PromptTooLongError(QwchatError):
             allows = f" allows a longer context (up to {self.longest:,} tokens with this model)"
             return ArgumentMessage(advice, ", or ", SuggestedArgument("context", ...), allows)
         full = self.context >= self.longest
-        return ArgumentMessage(advice, f" ({self.longest:,} tokens are the maximum of this model)" if full else "")
+        return ArgumentMessage(advice, f" (this model supports at most {self.longest:,} tokens)" if full else "")
 
     @property
     def longer_context_fits(self) -> bool:

@@ -109,7 +109,9 @@ def locate(model: str | None, environment: Mapping[str, str] = os.environ) -> Lo
     if stat.S_ISDIR(mode):
         return _by_path(path)
     if path.suffix.lower() == ".gguf":
-        raise ModelError(f"{path} is a GGUF file, which cannot be read yet: give the folder of the original checkpoint")
+        raise ModelError(
+            f"{path} is a GGUF file, which is not supported yet: give the folder of the original checkpoint"
+        )
     raise ModelError(f"{path} is a file: give the folder of a model or a checkpoint")
 
 
@@ -173,7 +175,7 @@ def _by_path(path: Path) -> LocatedModel:
     if is_checkpoint(path):
         return LocatedModel(model_name(path), path, converted=False)
     if any(path.glob("*.gguf")):
-        raise ModelError(f"{path} holds GGUF files, which cannot be read yet: give the original checkpoint")
+        raise ModelError(f"{path} contains GGUF files, which are not supported yet: give the original checkpoint")
     raise ModelError(
         f"{path} is neither a converted model (manifest.json) nor a checkpoint (config.json and model.safetensors): "
         "give another folder"
@@ -192,5 +194,7 @@ def _not_found_message(name: str) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"there is no model {name!r}: did you mean {close[0]}?"
-    known = "there are " + ", ".join(names) if names else f"there are none in {models_folder()}"
-    return f"there is no model {name!r}: {known}; or give the folder of a model or a checkpoint"
+    give = "give the folder of a model or a checkpoint"
+    if not names:
+        return f"there is no model {name!r}, and the models folder {models_folder()} is empty: {give}"
+    return f"there is no model {name!r}: choose from {', '.join(names)}, or {give}"

@@ -57,7 +57,9 @@ class SamplingParams:
         top_k: object = self.top_k
         if isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 0:
             raise UsageError(
-                ArgumentMessage(Argument("top_k"), f" must be a whole number from 0 (0 is off), not {self.top_k!r}")
+                ArgumentMessage(
+                    Argument("top_k"), f" must be a whole number of at least 0 (0 = off), not {self.top_k!r}"
+                )
             )
 
     def changed(self, **values: float) -> SamplingParams:

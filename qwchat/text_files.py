@@ -47,7 +47,7 @@ def write_atomically(path: Path, text: str, *, overwrite: bool) -> None:
     name = sanitise_name(str(path))
     try:
         if not overwrite and (path.exists() or path.is_symlink()):
-            raise UsageError(f"{name} exists already: choose another name")
+            raise UsageError(f"{name} already exists: choose another name")
         replace_text(path, text, 0o666 & ~umask)
     except (OSError, ValueError) as error:  # ValueError: the name contains a NUL.
         reason = error.strerror if isinstance(error, OSError) else str(error)

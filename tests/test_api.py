@@ -179,7 +179,7 @@ def test_a_turn_without_token_ids_is_continued_by_its_text(model: qwchat.Model) 
     assert list(done.token_ids[: -done.stats.generated_tokens]) == model.encode("hell")
     assert done.stats.generated_tokens == 5
     for wrong in ([], ASK):
-        with pytest.raises(UsageError, match="the last message is no turn of the assistant"):
+        with pytest.raises(UsageError, match="the last message is not a reply"):
             model.chat(wrong, continuing=True)
     with pytest.raises(UsageError, match="outside this model's vocabulary"):
         list(model.chat([*ASK, {"role": "assistant", "content": "x", "token_ids": [10**6]}], continuing=True))

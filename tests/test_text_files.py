@@ -39,7 +39,7 @@ def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
 def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
     write_atomically(path, "one\n", overwrite=False)
-    with pytest.raises(UsageError, match=r"talk\.md exists already: choose another name"):
+    with pytest.raises(UsageError, match=r"talk\.md already exists: choose another name"):
         write_atomically(path, "two\n", overwrite=False)
     assert path.read_text() == "one\n"
     write_atomically(path, "two\n", overwrite=True)
@@ -49,7 +49,7 @@ def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> N
 
 def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "talk.md").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_atomically(tmp_path / "talk.md", "x", overwrite=False)
     assert not (tmp_path / "elsewhere").exists()
 

@@ -103,7 +103,7 @@ def question(options: ReplyOptions, *, piped: bool = True) -> Question:
         return Question(compose_message(files.attachments, text), files)
     verbatim = "\n\n".join(attachment.text for attachment in files.attachments if attachment.text.strip())
     if not verbatim:
-        raise UsageError('the prompt is empty: ask something, as in qwchat -p "What can you do?"')
+        raise UsageError('the prompt is empty: ask a question, such as qwchat -p "What can you do?"')
     return Question(verbatim, files)
 
 
@@ -123,7 +123,7 @@ def _answer(
     connect_snapshots(recorder, options, model, streams.screen)
     greedy = "--temp 0" if not reply_settings.sampled else "--top-k 1" if reply_settings["top-k"] == 1 else None
     if options.count > 1 and greedy is not None:
-        streams.screen.notice(f"the {options.count} answers will be equal: {greedy} always takes the likeliest token")
+        streams.screen.notice(f"all {options.count} replies will be equal: {greedy} always picks the most likely token")
     for number in range(options.count):
         if number:
             recorder.start()

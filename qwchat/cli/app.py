@@ -150,7 +150,7 @@ def _error_sentence(error: Exception) -> str:
     """Return a parser error in the style of qwchat: one line, lower case, with a pointer to --help."""
     message, command = typer_internals.error_text(error)
     text = " ".join(message.split()).rstrip(".")
-    return f"{text[:1].lower()}{text[1:]} ({command or 'qwchat'} --help lists what there is)"
+    return f"{text[:1].lower()}{text[1:]} ({command or 'qwchat'} --help shows the options)"
 
 
 def _app(*, completing: bool) -> typer.Typer:
@@ -206,9 +206,7 @@ def _root(context: typer.Context, parsed: options.ReplyOptions) -> int:
     if command is None:
         return _run("qwchat.cli.answer", context, parsed)
     if parsed.given_flags():
-        raise UsageError(
-            f"{' '.join(parsed.given_flags())} stands before {command!r}: put it after, as in qwchat {command} …"
-        )
+        raise UsageError(f"put {' '.join(parsed.given_flags())} after the command: qwchat {command} …")
     return ExitCode.OK
 
 

@@ -67,7 +67,7 @@ def run(options: ChatOptions, dependencies: Dependencies) -> int:
 def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
     """Chat until the user leaves, and return the exit code. Raises UsageError for options of `-p` only."""
     if options.flags.get("json-schema") == "-":
-        raise UsageError("--json-schema - belongs to a single question: in a chat, name its file")
+        raise UsageError("--json-schema - works only with -p: in a chat, give the name of a file")
     for flag, given in (
         ("--json", options.json),
         ("--jsonl", options.jsonl),
@@ -77,12 +77,12 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         ("--logprobs", options.logprobs is not None),
     ):
         if given:
-            raise UsageError(f"{flag} belongs to a single question: give one with -p")
+            raise UsageError(f"{flag} works only with -p, not in a chat")
     options.check()
     streams = open_streams(options)
     input_source = _find_input(options)
     if "-" in (options.file or ()):
-        raise UsageError("-f - belongs to a single question: in a chat, pipe the text in and leave -f out")
+        raise UsageError("-f - works only with -p: in a chat, pipe the text in without -f")
     files = read_files(options.file or ())
     first_message = "\n\n".join(part for part in (input_source.piped, options.prompt or "") if part.strip())
     line_input = options.settings["plain"] or _uses_line_input(input_source)
@@ -116,10 +116,10 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         _connect_settings(chat, options, model, streams)
         streams.screen.notice(
             f"{located.name} at {model.folder.bits_per_weight:.2f} bits per weight, "
-            f"context {model.context:,} tokens; /help helps, Ctrl-D leaves"
+            f"context {model.context:,} tokens; /help for help, Ctrl-D to leave"
         )
         if (project := options.settings.project) is not None:
-            streams.screen.notice(f"settings of {project} hold here; /set shows them")
+            streams.screen.notice(f"using settings from {project}; /set shows them")
         show_last_exchange(recorder, view, streams.screen, watched=streams.out_styling.terminal)
         for notice in files.notices:
             streams.screen.notice(notice)
@@ -128,7 +128,7 @@ def converse(options: ReplyOptions, dependencies: Dependencies) -> int:
         finally:
             command = resume_command(recorder) if chat.interactive and not streams.screen.quiet else None
             if command is not None:
-                streams.screen.hint(f"to go on: {command}")
+                streams.screen.hint(f"to continue: {command}")
         return _exit_code_of_chat(chat, model, streams)
 
 
@@ -177,7 +177,7 @@ def _find_input(options: ReplyOptions) -> InputSource:
     Without a terminal, the lines of standard input are the messages, so that a chat can be scripted.
     """
     if options.prompt == "-":
-        raise UsageError("-p - reads one question from standard input: in a chat, pipe it in and leave -p out")
+        raise UsageError("-p - works only outside a chat: in a chat, pipe the text in without -p")
     if stdin_is_terminal():
         return InputSource(sys.stdin, "")
     terminal = controlling_terminal()
@@ -208,5 +208,5 @@ def _open_reader(
         return open_reader(input_source.terminal, suggest, streams.screen, history=history_file(), meter=meter)
     source = input_source.terminal or sys.stdin
     if source is None:
-        raise UsageError("there is neither a terminal nor standard input to talk on")
+        raise UsageError("there is neither a terminal nor standard input to read messages from")
     return PlainReader(source, streams.screen.stream if input_source.terminal is not None else None)

@@ -46,7 +46,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise QwchatError(f"cannot make {destination.parent}: {error.strerror}; give DEST") from error
+            raise QwchatError(f"cannot create {destination.parent} ({error.strerror}): give DEST") from error
     events = convert(
         options.source,
         destination,
@@ -61,7 +61,7 @@ def run(options: ConvertOptions, dependencies: Dependencies) -> int:
     try:
         conversion = run_conversion(events, f"converting {models_folder.model_name(options.source)}", streams)
     except KeyboardInterrupt:
-        streams.screen.hint("what is done is kept: the same command with --resume goes on with it")
+        streams.screen.hint("finished tensors are kept: run the same command with --resume to continue")
         raise
     _report(conversion, destination, options, streams)
     return ExitCode.OK

@@ -52,10 +52,10 @@ def kernel_cache_problem() -> str | None:
 
     if KERNELS.writable_folder != KERNELS.folder:
         return (
-            f"compiled kernels cannot be kept in {KERNELS.folder.parent}, which is not yours alone to write: "
-            "set QWCHAT_CACHE to a folder that is, or every start compiles"
+            f"cannot cache compiled kernels in {KERNELS.folder.parent}, which must be writable by you alone: "
+            "set QWCHAT_CACHE to such a folder, or every start compiles them"
         )
-    return "the compiled kernels in the cache are damaged and are made again" if KERNELS.is_damaged() else None
+    return "the cached kernels are damaged and will be compiled again" if KERNELS.is_damaged() else None
 
 
 def measure_bandwidth(threads: int) -> float:

@@ -67,15 +67,15 @@ def requested_model(model: str | None) -> str:
 def _reason_to_convert(located: LocatedModel, fingerprint: str) -> str | None:
     """Return why the checkpoint must be converted, as a sentence; None if its conversion is current."""
     if not models_folder.is_model(located.destination):
-        return f"{located.name} is converted once"
+        return "first use"
     from quant.container import open_model
     from quant.errors import ContainerError
 
     try:
         model = open_model(located.destination)
     except ContainerError:
-        return f"the conversion of {located.name} is damaged and is made again"
-    return None if model.source_fingerprint == fingerprint else f"{located.name} has changed and is converted again"
+        return "its conversion is damaged"
+    return None if model.source_fingerprint == fingerprint else "the checkpoint has changed"
 
 
 def _make_folder(folder: Path) -> None:
@@ -83,7 +83,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise QwchatError(
-            f"cannot make the models folder {folder}: {error.strerror}; set QWCHAT_MODELS to another folder"
+            f"cannot create the models folder {folder} ({error.strerror}): set QWCHAT_MODELS to another folder"
         ) from error
 
 
@@ -115,7 +115,7 @@ def _convert(
     from qwchat.cli.convert_progress import run_conversion
 
     again = models_folder.is_model(located.destination)
-    streams.screen.notice(f"{reason}, into {located.destination}")
+    streams.screen.notice(f"converting {located.name} into {located.destination} ({reason})")
     for resume in (True, False):
         events = convert(located.path, located.destination, resume=resume, force=again, threads=threads)
         try:

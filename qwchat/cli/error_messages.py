@@ -37,7 +37,7 @@ def _shortening_advice(error: PromptTooLongError) -> str:
     from qwchat.chat.context_budget import ContextFullError, SummaryTooLongError
 
     if isinstance(error, SummaryTooLongError):
-        return "--overflow drop leaves them out"
+        return "use --overflow drop to leave them out"
     if isinstance(error, ContextFullError):
-        return "--overflow drop or summarise makes room"
+        return "use --overflow drop or summarise"
     return "shorten the prompt"

@@ -41,9 +41,9 @@ def extract(done: Done, position: BlockPosition) -> tuple[str | None, Constraint
     """
     blocks = code_blocks(done.text)
     if not blocks:
-        return None, ConstraintError("the reply has no code block: ask for one, or leave -x out to see it")
+        return None, ConstraintError("the reply has no code block: ask for one, or omit -x to see the reply")
     block = blocks[0 if position == "first" else -1]
     error = None
     if not block.closed and done.finish_reason != "stop":
-        error = ConstraintError("the code block was cut, its end is missing: allow more tokens")
+        error = ConstraintError("the code block is incomplete: allow more tokens")
     return block.content.removesuffix("\n"), error

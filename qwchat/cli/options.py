@@ -127,7 +127,7 @@ class ReplyOptions:
             raise UsageError("--json-schema - reads standard input, and so do -p - and -f -: choose one")
         text = read()
         if not text.lstrip().startswith("{"):
-            raise UsageError("standard input holds no JSON schema, which begins with {: pipe one in")
+            raise UsageError("standard input is not a JSON schema, which begins with {: pipe one in")
         return replace(self, flags=Flags(self.flags, **{"json-schema": text}))
 
     @cached_property
@@ -154,11 +154,11 @@ class ReplyOptions:
         _check_range("--count", self.count, 1, 64)
         device, gpu_layers = self.settings["device"], self.settings["gpu-layers"]
         if device.partition(":")[0] == "cuda":
-            raise UsageError(f"--device {device} is not available yet: leave --device out, or give --device cpu")
+            raise UsageError(f"--device {device} is not available yet: use --device cpu")
         if device not in ("auto", "cpu"):
-            raise UsageError(f"there is no device {device!r}: --device takes auto or cpu")
+            raise UsageError(f"unknown device {device!r}: --device takes auto or cpu")
         if gpu_layers != 0:
-            raise UsageError(f"--gpu-layers {gpu_layers} is not available yet: only 0 is")
+            raise UsageError(f"--gpu-layers {gpu_layers} is not available yet: use 0")
         self._check_constraint()
         if self.json and self.jsonl:
             raise UsageError("--json and --jsonl exclude each other: choose one")
@@ -166,7 +166,7 @@ class ReplyOptions:
             raise UsageError("--extract and --extract-last exclude each other: choose one")
         _check_range("--logprobs", self.logprobs, 1, MAX_LOGPROBS)
         if self.logprobs is not None and not (self.json or self.jsonl):
-            raise UsageError("--logprobs are part of --json and --jsonl: add one of them")
+            raise UsageError("--logprobs needs --json or --jsonl")
 
     def _check_constraint(self) -> None:
         from qwchat.chat.reply_settings import active_constraints
@@ -185,9 +185,7 @@ class ChatOptions(ReplyOptions):
         if self.chat_model is None:
             return self
         if "model" in self.flags:
-            raise UsageError(
-                f"two models are given, {self.chat_model} and --model {self.flags['model']}: leave one out"
-            )
+            raise UsageError(f"two models are given, {self.chat_model} and --model {self.flags['model']}: remove one")
         return replace(self, flags=Flags(self.flags, model=self.chat_model), chat_model=None)
 
 

@@ -81,7 +81,7 @@ def with_session_model(recorder: SessionRecorder, options: ReplyOptions, screen:
     except OSError:
         is_available = False
     if not is_available:
-        screen.notice(f"the session was held with {name}, which is not among the models here (qwchat list)")
+        screen.notice(f"the session used the model {name}, which is not available here (see qwchat list)")
         return options
     return replace(options, flags=Flags(options.flags, model=name))
 
@@ -147,7 +147,7 @@ def continued_reply_settings(
         reply_settings = reply_settings.with_value(name, recorded[name], "the session")
         changed.append(f"{name} {reply_settings.display_value(name)}")
     if changed:
-        screen.notice(f"settings of the session: {', '.join(changed)}")
+        screen.notice(f"using the settings of the session: {', '.join(changed)}")
     return reply_settings
 
 
@@ -156,7 +156,7 @@ def show_last_exchange(recorder: SessionRecorder, view: ReplyView, screen: Scree
     if not recorder.tree.nodes:
         return
     called = f"session {recorder.id}" if recorder.id else "a session"
-    screen.notice(f"{called} goes on, {conversation_length(recorder.tree)}: {recorder.title}")
+    screen.notice(f"continuing {called}, {conversation_length(recorder.tree)}: {recorder.title}")
     if not (watched and recorder.tree.path()):
         return
     question, reply = last_exchange(recorder.tree)
@@ -206,7 +206,7 @@ def numbered_list_chooser(read: Callable[[], str], screen: Screen) -> ChooseSess
             screen.answer(format_table(("", "last used", "session"), rows, right=(0,)))
             if len(found) > _MAX_LISTED:
                 screen.hint(f"and {len(found) - _MAX_LISTED} more")
-            screen.hint("a number chooses, a word searches, Ctrl-D leaves")
+            screen.hint("type a number to choose, a word to search, Ctrl-D to leave")
             try:
                 typed = read().strip()
             except EOFError:
@@ -231,13 +231,13 @@ def _check_options(options: ReplyOptions) -> None:
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other: choose one")
     if given and options.count != 1:
-        raise UsageError(f"--count makes several answers, and {given[0]} goes on with one: leave one out")
+        raise UsageError(f"--count prints several replies, but {given[0]} continues with one: remove one of them")
 
 
 def _choose_session(store: SessionStore, choose: ChooseSession | None) -> SessionEntry | None:
     entries = store.entries()
     if choose is None:
-        raise UsageError("--resume needs a name here, where nobody can choose: qwchat sessions list shows them")
+        raise UsageError("--resume needs a name when there is no terminal: qwchat sessions list shows the names")
     if not entries:
-        raise UsageError("there is no session to resume yet: qwchat begins one")
+        raise UsageError("there is no session to continue yet: qwchat starts one")
     return choose(entries)

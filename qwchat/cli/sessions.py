@@ -141,7 +141,7 @@ def export(options: SessionsExportOptions, dependencies: Dependencies) -> int:
         streams.write(text)
         return ExitCode.OK
     if path.exists() and not options.force:
-        raise UsageError(f"{path} exists already: choose another name, or give --force")
+        raise UsageError(f"{path} already exists: choose another name, or give --force")
     write_atomically(path, text, overwrite=options.force)
     streams.screen.notice(f"wrote {entry.id} to {path}")
     return ExitCode.OK
@@ -154,7 +154,8 @@ def _entry_fields(entry: SessionEntry) -> dict[str, object]:
 def _read(store: SessionStore, entry: SessionEntry, streams: Streams) -> SessionContent:
     content = store.read(entry.id)
     if content.invalid_lines:
-        streams.screen.notice(f"damaged lines of session {entry.id} that are left out: {content.invalid_lines}")
+        lines = "1 damaged line" if content.invalid_lines == 1 else f"{content.invalid_lines} damaged lines"
+        streams.screen.notice(f"session {entry.id}: skipped {lines}")
     return content
 
 

@@ -69,7 +69,7 @@ class SetupProgress:
     def compiling(self, name: str, cost: float) -> None:
         """Show that `name` is being compiled."""
         if not self._announced and not self._rewritable:
-            self._screen.notice(f"compiling the {self._subject} for this processor, once")
+            self._screen.notice(f"compiling the {self._subject} for this processor (once)")
         self._announced = True
         self._status.stage(f"loading {name}" if name == COMPILER else f"compiling {name}", cost)
 

@@ -62,7 +62,7 @@ def read_stdin() -> str:
     data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise UsageError(
-            f"standard input is bigger than {binary_size(MAX_FILE_BYTES)}, more than any context holds: cut it"
+            f"standard input is larger than {binary_size(MAX_FILE_BYTES)}, the limit for a prompt: shorten it"
         )
     return decode_text(data, "standard input").rstrip("\r\n")
 

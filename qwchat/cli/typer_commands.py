@@ -63,7 +63,7 @@ def _suggestion(path: str, words: Sequence[str], names: Sequence[str], *, at_roo
     if match:
         meant = f"did you mean {path} {match[0]}{f', or {question} to ask the model' if question else ''}?"
     else:
-        meant = f"to ask the model, type {question}" if question else f"{path} --help lists what there is"
+        meant = f"to ask the model, type {question}" if question else f"{path} --help lists the commands"
     return f"there is no command {shown!r}: {meant}"
 
 

@@ -62,10 +62,10 @@ def _converted_model(located: LocatedModel, streams: Streams) -> LocatedModel:
         return located
     if not models_folder.is_model(located.destination):
         raise UsageError(
-            f"{located.path} is a checkpoint, which has no manifest with checksums: convert it with "
-            f"{shlex.join(['qwchat', 'convert', str(located.path)])}, then verify the model that this makes"
+            f"{located.path} is a checkpoint without checksums: convert it with "
+            f"{shlex.join(['qwchat', 'convert', str(located.path)])}, then verify the converted model"
         )
-    streams.screen.notice(f"{located.name} is a checkpoint; checking the model made from it, {located.destination}")
+    streams.screen.notice(f"{located.name} is a checkpoint: checking its conversion, {located.destination}")
     return LocatedModel(located.destination.name, located.destination, converted=True, embedded=located.embedded)
 
 

@@ -83,7 +83,7 @@ def _find_nearest(folder: Path) -> ProjectFile:
             if not path.is_file():
                 continue
             if _belongs_to_another_user(path):
-                return ProjectFile(notices=(f"{path} belongs to another user and is not read",))
+                return ProjectFile(notices=(f"{path} is ignored because it belongs to another user",))
             return ProjectFile(path)
     return ProjectFile()
 
@@ -103,7 +103,7 @@ def read(path: Path) -> ConfigDocument:
     with open_regular_file(path, UsageError) as file:
         data = file.read(MAX_CONFIG_BYTES + 1)
     if len(data) > MAX_CONFIG_BYTES:
-        raise UsageError(f"{path} is bigger than {binary_size(MAX_CONFIG_BYTES)}, more than a configuration can be")
+        raise UsageError(f"{path} is larger than {binary_size(MAX_CONFIG_BYTES)}, the limit for a configuration file")
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

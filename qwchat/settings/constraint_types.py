@@ -23,7 +23,7 @@ class ChoiceList(TextList):
     r"""Strings separated by commas; `\,` is a comma."""
 
     metavar: str = "A,B,…"
-    accepts: ClassVar[str] = "texts separated by commas"
+    accepts: ClassVar[str] = "strings separated by commas"
 
     def parse(self, text: str, where: str) -> SettingValue:
         """Parse a user's `text`."""
@@ -99,15 +99,15 @@ def _read_schema_file(name: str, where: str) -> str:
     except OSError as error:
         raise UsageError(f"{where}: cannot read {name}: {error.strerror} (a schema begins with {{)") from error
     except ValueError as error:  # Not a valid path: a NUL or a lone surrogate.
-        raise UsageError(f"{where}: {name!r} is no name of a file (a schema begins with {{)") from error
+        raise UsageError(f"{where}: {name!r} is not a valid file name (a schema begins with {{)") from error
     if len(data) > MAX_CONSTRAINT_BYTES:
-        raise UsageError(f"{where}: {name} is larger than {binary_size(MAX_CONSTRAINT_BYTES)}, too much for a schema")
+        raise UsageError(f"{where}: {name} is larger than {binary_size(MAX_CONSTRAINT_BYTES)}, the limit for a schema")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: {name} is no UTF-8 text") from error
+        raise UsageError(f"{where}: {name} is not UTF-8 text") from error
     if not _looks_like_json(text):
-        raise UsageError(f"{where}: {name} holds no JSON schema, which begins with {{")
+        raise UsageError(f"{where}: {name} does not contain a JSON schema, which begins with {{")
     return text
 
 

@@ -12,8 +12,8 @@ from qwchat.settings.value_types import SettingValue
 from qwchat.text_files import replace_text
 
 _HEADER = """\
-# Settings of qwchat. A line counts without its #; `qwchat config check` looks for mistakes, `qwchat config show` shows
-# which value holds and why. Flags and QWCHAT_... variables are stronger than this file.
+# Settings of qwchat. Remove the # of a line to use it. `qwchat config check` finds mistakes, and `qwchat config show`
+# shows the value in effect and its origin. Flags and QWCHAT_... variables take precedence over this file.
 """
 
 

@@ -69,7 +69,13 @@ class Persona:
         unknown = [name for name in given if name not in variables]
         if unknown:
             close = closest_match(unknown[0], variables)
-            known = f"did you mean {close}?" if close else "it has " + (", ".join(variables) or "none")
+            known = (
+                f"did you mean {close}?"
+                if close
+                else "its variables are " + ", ".join(variables)
+                if variables
+                else "it has no variables"
+            )
             raise UsageError(f"persona {self.name} has no variable {unknown[0]!r}: {known}")
         texts = {**self.defaults, **given}
         missing = [name for name in variables if name not in texts]
@@ -98,7 +104,7 @@ def path_of(name: str, environment: Mapping[str, str] = os.environ) -> Path:
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME_LENGTH:
         shown = repr(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…")
         raise UsageError(
-            f"{shown} cannot be the name of a persona: use up to {_MAX_NAME_LENGTH} letters, digits, dots, dashes and "
+            f"{shown} is not a valid persona name: use up to {_MAX_NAME_LENGTH} letters, digits, dots, dashes and "
             "underscores"
         )
     return folder(environment) / f"{name}.toml"
@@ -110,8 +116,8 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
     if not path.is_file():
         known = names(environment)
         close = closest_match(name, known)
-        none = f"there are none in {path.parent} (/save-persona makes one)"
-        listed = "there are " + ", ".join(known) if known else none
+        none = f"{path.parent} contains no personas (/save-persona creates one)"
+        listed = "choose from " + ", ".join(known) if known else none
         raise UsageError(f"there is no persona {name!r}: {f'did you mean {close}?' if close else listed}")
     document = config_files.read(path)
     values: dict[str, SettingValue] = {}
@@ -129,7 +135,9 @@ def read(name: str, environment: Mapping[str, str] = os.environ) -> Persona:
     persona = Persona(name, path, _description(document), values, _defaults(document))
     for variable in persona.defaults:
         if variable not in persona.variables:
-            raise UsageError(f"{document.location('variables', variable)}: the system prompt has no {{{variable}}}")
+            raise UsageError(
+                f"{document.location('variables', variable)}: the system prompt does not use {{{variable}}}"
+            )
     return persona
 
 
@@ -158,7 +166,7 @@ def parse_assignments(words: list[str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals):
-            raise UsageError(f"a variable is given as name=value, not {word!r}")
+            raise UsageError(f"give a variable as name=value, not {word!r}")
         given[name] = value
     return given
 
@@ -169,15 +177,15 @@ _SETTING_NAMES = {spec.name for spec in SETTING_SPECS}
 def _description(document: config_files.ConfigDocument) -> str:
     value = document.values.get("description", "")
     if not isinstance(value, str):
-        raise UsageError(f"{document.location('description')}: description must be a text")
+        raise UsageError(f"{document.location('description')}: description must be a string")
     return " ".join(value.split())
 
 
 def _defaults(document: config_files.ConfigDocument) -> dict[str, str]:
     table = document.values.get("variables", {})
     if not isinstance(table, dict):
-        raise UsageError(f"{document.location('variables')}: variables must be a table, as in [variables]")
+        raise UsageError(f"{document.location('variables')}: variables must be a table such as [variables]")
     for name, value in table.items():
         if not isinstance(value, str):
-            raise UsageError(f"{document.location('variables', name)}: {name} must be a text in quotes")
+            raise UsageError(f"{document.location('variables', name)}: {name} must be a string in quotes")
     return dict(table)

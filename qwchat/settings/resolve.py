@@ -100,7 +100,7 @@ def resolve(
     if variables and ("as" not in given or given["as"].value is None):
         raise UsageError(
             ArgumentMessage(
-                "there is no persona for ", Argument("variables"), ": name one with ", SuggestedArgument("as", ...)
+                "there is no persona for ", Argument("variables"), ": choose one with ", SuggestedArgument("as", ...)
             )
         )
     project_counts = any(found.origin == str(project.path) for found in given.values())
@@ -136,7 +136,7 @@ def _user_config(environment: Mapping[str, str]) -> tuple[Path | None, tuple[str
     except (FileNotFoundError, NotADirectoryError):
         return None, ()
     except OSError as error:
-        trouble = f"{path} cannot be looked at ({error.strerror}), so nothing in it holds"
+        trouble = f"{path} is not accessible ({error.strerror}) and is ignored"
         remedy = ArgumentMessage(
             "set QWCHAT_CONFIG to a folder of your own, or give ", SuggestedArgument("use_files", False)
         )

@@ -299,7 +299,7 @@ def suggestion(name: str, *, scopes: tuple[Scope, ...] = ("reply", "engine", "di
     wanted = name.lower().lstrip("-").replace("_", "-")
     names = [spec.name for spec in SETTING_SPECS if spec.scope in scopes]
     close = wanted if wanted in names else closest_match(wanted, names)
-    return f"did you mean {close}?" if close else "there are " + ", ".join(names)
+    return f"did you mean {close}?" if close else "choose from " + ", ".join(names)
 
 
 def closest_match(typed: str, names: Iterable[str]) -> str | None:

@@ -53,7 +53,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
         reason = _POSITION.sub("", str(error))
         raise UsageError(f"{where}:{line}: {reason[:1].lower()}{reason[1:]}") from error
     except ValueError as error:  # An impossible date.
-        raise UsageError(f"{where}: a value cannot be read: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{where}: invalid value: {' '.join(str(error).split())}") from error
 
 
 def line_of(text: str, keys: Key) -> int | None:
@@ -76,7 +76,9 @@ def _check_limits(text: str, where: str) -> None:
         token = match[0]
         if match.lastgroup != "sign":
             if match.lastgroup == "bare" and len(token) > MAX_BARE_CHARACTERS:
-                raise UsageError(f"{where}:{line}: a word of {len(token):,} characters, which no setting needs")
+                raise UsageError(
+                    f"{where}:{line}: a word of {len(token):,} characters, more than {MAX_BARE_CHARACTERS:,}"
+                )
             line += token.count("\n")
             at_line_start = at_line_start and match.lastgroup == "blank"
             continue
@@ -100,7 +102,7 @@ def _check_limits(text: str, where: str) -> None:
             (tables, MAX_TABLES, "tables"),
         ):
             if count > limit:
-                raise UsageError(f"{where}:{line}: more than {limit:,} {name}, which no setting needs")
+                raise UsageError(f"{where}:{line}: more than {limit:,} {name}")
 
 
 def _keys_with_lines(text: str) -> Iterator[tuple[Key, int]]:

@@ -242,7 +242,7 @@ class Text:
     """Any string. `suggested` values are offered, but others are accepted."""
 
     metavar: str = "TEXT"
-    accepts: str = "a text"
+    accepts: str = "a string"
     suggested: tuple[str, ...] = ()
     range_text: ClassVar[str] = ""
 
@@ -276,7 +276,7 @@ class TextList:
 
     metavar: str = "TEXT"
     range_text: ClassVar[str] = ""
-    accepts: ClassVar[str] = 'a text that is not empty, or a list of such texts as in ["a", "b"]'
+    accepts: ClassVar[str] = 'a non-empty string or a list of them, such as ["a", "b"]'
     choices: ClassVar[tuple[str, ...]] = ()
 
     def parse(self, text: str, where: str) -> SettingValue:

@@ -72,7 +72,7 @@ def test_in_a_chat(tmp_path: Path) -> None:
         "qwchat: error: the reply does not meet choices: a stop string ended it: /set stop none",
         "choices yes,no (/set choices)",
         r"Reply with one of these texts (repeatable; \, is a comma). "
-        "Values: texts separated by commas, or none, or default.",
+        "Values: strings separated by commas, or none, or default.",
         "qwchat: error: regex: the regular expression cannot be used: unclosed group (character 2)",
         "choices none",
     ]

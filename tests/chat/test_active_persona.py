@@ -98,11 +98,11 @@ def test_an_error_changes_nothing() -> None:
     for text, complaint in (
         ("/as poet", "persona poet needs place: use /as poet place=…"),
         ("/as peot", "there is no persona 'peot': did you mean poet?"),
-        ("/as poet place", "a variable is given as name=value, not 'place'"),
+        ("/as poet place", "give a variable as name=value, not 'place'"),
         ("/as poet place='x", 'the closing quote is missing in "poet place=\'x"'),
         (
             "/as ../poet",
-            "'../poet' cannot be the name of a persona: use up to 200 letters, digits, dots, dashes and underscores",
+            "'../poet' is not a valid persona name: use up to 200 letters, digits, dots, dashes and underscores",
         ),
     ):
         with pytest.raises(UsageError) as error:
@@ -164,7 +164,7 @@ def test_settings_can_be_saved_as_a_persona(folder: Path) -> None:
         ("/save-persona poet", f"{folder}/poet.toml already exists: choose another name"),
         (
             "/save-persona a/b",
-            "'a/b' cannot be the name of a persona: use up to 200 letters, digits, dots, dashes and underscores",
+            "'a/b' is not a valid persona name: use up to 200 letters, digits, dots, dashes and underscores",
         ),
     ):
         with pytest.raises(UsageError) as error:

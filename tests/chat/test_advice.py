@@ -11,10 +11,10 @@ from qwchat.errors import PromptTooLongError, UsageError
 from qwchat.request import Prompt
 from qwchat.settings.personas import MissingVariablesError
 
-PROMPT = "the prompt has 5,000 tokens and the context holds 4,096, one of them for the answer: "
+PROMPT = "the prompt has 5,000 tokens and the context holds 4,096, including one for the reply: "
 TALK = "the conversation with this message has 5,000 tokens and the context holds 4,096, including one for the reply: "
 OLD = "the oldest turns fill the context, so they cannot be summarised: "
-MAXIMUM = " (4,096 tokens are the maximum of this model)"
+MAXIMUM = " (this model supports at most 4,096 tokens)"
 
 
 def full(longest: int) -> ContextFullError:
@@ -46,7 +46,7 @@ def full(longest: int) -> ContextFullError:
         (
             full(32768),
             f"{TALK}drop old turns, or use a longer context (up to 32,768 tokens)",
-            f"{TALK}--overflow drop or summarise makes room, or --ctx N allows a longer context "
+            f"{TALK}use --overflow drop or summarise, or --ctx N allows a longer context "
             "(up to 32,768 tokens with this model)",
             f"{TALK}use /drop or /summarise to free tokens, or /set ctx N allows a longer context "
             "(up to 32,768 tokens with this model)",
@@ -54,13 +54,13 @@ def full(longest: int) -> ContextFullError:
         (
             full(4096),
             f"{TALK}drop old turns",
-            f"{TALK}--overflow drop or summarise makes room{MAXIMUM}",
+            f"{TALK}use --overflow drop or summarise{MAXIMUM}",
             f"{TALK}use /drop or /summarise to free tokens{MAXIMUM}",
         ),
         (
             SummaryTooLongError(5000, 4096, 4096),
             f"{OLD}drop them",
-            f"{OLD}--overflow drop leaves them out{MAXIMUM}",
+            f"{OLD}use --overflow drop to leave them out{MAXIMUM}",
             f"{OLD}/drop removes them from the prompt{MAXIMUM}",
         ),
         (

@@ -124,7 +124,7 @@ def test_save_may_write_its_own_file_again(tmp_path: Path) -> None:
     list(replying(context.session, context.session.ask("more")))
     obey(context, f"/save {path}")
     assert "more" in path.read_text()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         obey(make_context(context.session), f"/save {path}")
 
 

@@ -144,7 +144,9 @@ def test_a_summary_reuses_the_cached_tokens(model: qwchat.Model) -> None:
 
 def test_a_prompt_that_does_not_fit_is_refused_before_the_prefill(model: qwchat.Model) -> None:
     conversation = Conversation(model, "error")
-    with pytest.raises(PromptTooLongError, match=rf"and the context holds {SIZE}, one of them for the answer: shorten"):
+    with pytest.raises(
+        PromptTooLongError, match=rf"and the context holds {SIZE}, including one for the reply: shorten"
+    ):
         conversation.say("word " * SIZE)
     conversation.session.undo()
     conversation.say("What is 2 + 3?")

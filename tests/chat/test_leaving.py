@@ -50,14 +50,14 @@ def test_the_words_are_messages_in_a_sentence_in_quotes_and_in_a_pipe(tmp_path: 
 
 def test_leaving_says_how_to_resume_the_session(tmp_path: Path, store: SessionStore) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
-        assert left(terminal, "one\r", "\x04")[-2:] == [">", "to go on: qwchat -c"]
-        assert b"\x1b[2mto go on: qwchat -c\x1b[0m\r\n" in terminal.raw
+        assert left(terminal, "one\r", "\x04")[-2:] == [">", "to continue: qwchat -c"]
+        assert b"\x1b[2mto continue: qwchat -c\x1b[0m\r\n" in terminal.raw
     first = store.latest().id
     with Terminal("chat", "--session", "two words", models=tmp_path) as terminal:
-        assert left(terminal, "one\r", "exit\r")[-1] == "to go on: qwchat --resume 'two words'"
+        assert left(terminal, "one\r", "exit\r")[-1] == "to continue: qwchat --resume 'two words'"
     with Terminal("chat", "--resume", first, models=tmp_path) as terminal:
         # The new session has no message, so the other one is still the latest.
-        assert left(terminal, "/quit\r")[-1] == f"to go on: qwchat --resume {first}"
+        assert left(terminal, "/quit\r")[-1] == f"to continue: qwchat --resume {first}"
     for command in ("-c", f"--resume={first}", "--resume=two words"):
         assert call(*command.split("=", 1), "-p", "two", models=tmp_path).returncode == 0
 
@@ -76,7 +76,7 @@ def test_no_hint_without_a_saved_session_or_a_reader(tmp_path: Path, store: Sess
         terminal.wait_until(lambda: terminal.text.endswith("\n\n>"), "the prompt")
         terminal.type("\x04")
         assert terminal.end() == 0
-        assert terminal.text.splitlines()[-2:] == [">", "to go on: qwchat -c"]
+        assert terminal.text.splitlines()[-2:] == [">", "to continue: qwchat -c"]
 
 
 def test_blank_lines_separate_turns_and_appear_nowhere_else(tmp_path: Path, store: SessionStore) -> None:

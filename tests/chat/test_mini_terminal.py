@@ -25,7 +25,7 @@ from tests.starter import REAL, ran
 from tests.tiers import some
 
 PROGRAM = "from qwchat.cli.main import main; main()"
-BANNER = "qwchat: mini-q4 at 5.43 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves"
+BANNER = "qwchat: mini-q4 at 5.43 bits per weight, context 2,048 tokens; /help for help, Ctrl-D to leave"
 FIGURES = "(figures)"
 WORLDLY = ("--temp", "3", "--top-k", "0", "--top-p", "1", "--repeat-penalty", "1", "--seed", "5")
 
@@ -292,7 +292,7 @@ def test_a_dumb_terminal_and_one_without_colour(models: Path, tmp_path: Path) ->
     whole = answer(models, "What can you do?", "--temp", "0")
     for variables, escapes in (({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)):
         with talk(models, tmp_path, "--temp", "0", "--no-save", **variables) as terminal:
-            terminal.wait("Ctrl-D leaves\n>")
+            terminal.wait("Ctrl-D to leave\n>")
             terminal.type("What can you do?\r")
             terminal.wait("s to first token")
             terminal.prompt()

@@ -117,7 +117,7 @@ def test_write_creates_a_file_and_overwrites_none(tmp_path: Path) -> None:
     assert obey(context, f"/write code 2 {path}") == Show(f"wrote code block 2 to {path}, 1 line")
     assert path.read_bytes() == b"z\x1b\n"
     (tmp_path / "mine").write_text("mine")
-    assert refused(context, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine exists already: choose another name"
+    assert refused(context, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine already exists: choose another name"
     assert refused(context, "/write 1") == "/write needs a file name, for example /write 2 fix.py"
     assert refused(context, f"/write 9 {tmp_path}/x") == "there is no code block 9: the last reply has 2"
     assert refused(context, f"/write 1 {tmp_path}/no/x") == f"cannot write {tmp_path}/no/x: No such file or directory"

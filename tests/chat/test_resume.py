@@ -54,7 +54,7 @@ def test_a_chat_is_saved_and_continued(tmp_path: Path, store: SessionStore) -> N
     assert (entry.title, entry.model, entry.messages) == ("one", "mini", 4)
     code, out, err = talk(tmp_path, "--continue", lines="three\n")
     assert (code, out) == (0, "echo: three\n")
-    assert f"qwchat: session {entry.id} goes on, 4 messages: one\n" in err
+    assert f"qwchat: continuing session {entry.id}, 4 messages: one\n" in err
     assert said(store, entry) == ["one", "echo: one", "two", "echo: two", "three", "echo: three"]
     assert len(store.entries()) == 1
     settings = store.read(entry.id).tree.nodes[1].settings
@@ -111,7 +111,7 @@ def test_a_session_of_a_single_question_continues_in_the_chat(tmp_path: Path, st
         terminal.prompt()
         entry = store.find("sums")
         shown = terminal.text.splitlines()
-        assert shown[1:4] == [f"qwchat: session {entry.id} goes on, 2 messages: one", "> one", "echo: one"]
+        assert shown[1:4] == [f"qwchat: continuing session {entry.id}, 2 messages: one", "> one", "echo: one"]
         terminal.type("two\r")
         terminal.wait("echo: two")
         terminal.prompt()
@@ -134,14 +134,14 @@ def test_a_session_is_chosen_from_a_list_with_search(tmp_path: Path, store: Sess
     entry = save(store, "Name a sea.\nA big one.", "The **Pacific**.", title="Seas \x1b[2J")
     save(store, "River?", "Long.")
     with Terminal("chat", "--resume", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
-        terminal.wait("and 4 more", "a number chooses, a word searches, Ctrl-D leaves")
+        terminal.wait("and 4 more", "type a number to choose, a word to search, Ctrl-D to leave")
         assert re.search(r"^ 1  20\d\d-\d\d-\d\d \d\d:\d\d  River\?$", terminal.text, re.MULTILINE)
         terminal.type("ocean\r")
         terminal.wait("no session has 'ocean' in its title")
         terminal.type("seas\r")
         terminal.wait("\n1  ")
         terminal.type("1\r")
-        terminal.wait(f"qwchat: session {entry.id} goes on, 2 messages: Seas [2J")
+        terminal.wait(f"qwchat: continuing session {entry.id}, 2 messages: Seas [2J")
         terminal.wait("> Name a sea. … (+1 line)\nThe **Pacific**.")
 
 
@@ -153,7 +153,7 @@ def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: SessionStore) 
         terminal.type("sea")
         terminal.wait("1 of 2")
         terminal.type("\r")
-        terminal.wait(f"qwchat: session {sea.id} goes on, 2 messages: Name a sea.")
+        terminal.wait(f"qwchat: continuing session {sea.id}, 2 messages: Name a sea.")
         terminal.prompt()
         assert "Search:" not in terminal.text
         terminal.type("/resume\r")
@@ -181,7 +181,7 @@ def test_a_narrow_window_shows_the_titles(tmp_path: Path, store: SessionStore) -
 def test_a_session_keeps_its_settings_unless_others_are_given(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
     _, _, err = talk(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
-    assert "qwchat: settings of the session: temp 0.5, stop 'END'\n" in err
+    assert "qwchat: using the settings of the session: temp 0.5, stop 'END'\n" in err
     assert "temp 0.5 (the session)\n" in err
     assert "\ntemp 0\n" in err
     assert "top-k 8 (--top-k)\n" in err
@@ -191,7 +191,7 @@ def test_a_reply_interrupted_by_a_kill_continues_with_its_own_settings(tmp_path:
     talk(tmp_path, "--temp", "0.5", lines="one\n/set temp 1.5\ntwo\n")
     path = store.folder / store.latest().id / "session.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    assert "qwchat: settings of the session: temp 1.5\n" in talk(tmp_path, "-c", lines="/continue\n")[2]
+    assert "qwchat: using the settings of the session: temp 1.5\n" in talk(tmp_path, "-c", lines="/continue\n")[2]
     nodes = store.read(store.latest().id).tree.nodes
     assert [(node.content, (node.settings or {})["temperature"]) for node in nodes[2:]] == [
         ("two", 1.5),
@@ -202,9 +202,10 @@ def test_a_reply_interrupted_by_a_kill_continues_with_its_own_settings(tmp_path:
 def test_settings_of_one_reply_do_not_apply_to_the_next(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--temp", "0.5", lines="one\n/retry --temp 2 --seed 3\n")
     assert (
-        "qwchat: settings of the session: temp 0.5\n" in talk(tmp_path, "-c", lines="/set temp 1\n/retry --seed 3\n")[2]
+        "qwchat: using the settings of the session: temp 0.5\n"
+        in talk(tmp_path, "-c", lines="/set temp 1\n/retry --seed 3\n")[2]
     )
-    assert "qwchat: settings of the session: temp 1\n" in talk(tmp_path, "-c", lines="")[2]
+    assert "qwchat: using the settings of the session: temp 1\n" in talk(tmp_path, "-c", lines="")[2]
 
 
 def test_invalid_recorded_settings_are_ignored(tmp_path: Path, store: SessionStore) -> None:
@@ -214,13 +215,13 @@ def test_invalid_recorded_settings_are_ignored(tmp_path: Path, store: SessionSto
     wild = {"temperature": "hot", "top_p": 7, "stop": [1], "seed": "x", "unknown": [], "top_k": 5, "regex": "a+"}
     tree.add("assistant", "two", settings=wild)
     file.close()
-    assert "qwchat: settings of the session: top-k 5\n" in talk(tmp_path, "-c", lines="")[2]
+    assert "qwchat: using the settings of the session: top-k 5\n" in talk(tmp_path, "-c", lines="")[2]
 
 
 def test_leaving_the_list_leaves_the_program(tmp_path: Path, store: SessionStore) -> None:
     save(store, "one", "two")
     with Terminal("--resume", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
-        terminal.wait("a number chooses")
+        terminal.wait("type a number to choose")
         terminal.type("\x04")
         assert terminal.end() == 0
         assert "mini at" not in terminal.text
@@ -242,7 +243,7 @@ def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: SessionStore)
     assert talk(tmp_path, lines="/resume sums\n") == (
         0,
         "",
-        "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves\n"
+        "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help for help, Ctrl-D to leave\n"
         f"resumed {entry.id} (sums · one), 2 messages\n",
     )
 
@@ -297,7 +298,7 @@ def test_a_missing_model_of_a_session_is_reported(tmp_path: Path, store: Session
     save(store, "one", "two", model=model)
     code, _, err = talk(tmp_path, "-c", lines="")
     assert code == 0
-    assert f"the session was held with {model.strip(chr(27))}, which is not among the models here (qwchat list)" in err
+    assert f"the session used the model {model.strip(chr(27))}, which is not available here (see qwchat list)" in err
 
 
 def test_a_reply_of_another_model_is_reported(tmp_path: Path, store: SessionStore) -> None:
@@ -328,7 +329,7 @@ def test_damage_is_reported(tmp_path: Path, store: SessionStore) -> None:
         (
             ("chat", "--resume"),
             2,
-            "--resume needs a name here, where nobody can choose: qwchat sessions list shows them",
+            "--resume needs a name when there is no terminal: qwchat sessions list shows the names",
         ),
         (("chat", "-c", "--resume"), 2, "--continue and --resume exclude each other: choose one"),
         (("chat", "--session", "../x"), 2, "'../x' is not a session name: use up to 64 letters, digits, spaces, "),
@@ -336,9 +337,9 @@ def test_damage_is_reported(tmp_path: Path, store: SessionStore) -> None:
         (
             ("-p", "x", "--session", "y", "-n", "2"),
             2,
-            "--count makes several answers, and --session goes on with one: leave one out",
+            "--count prints several replies, but --session continues with one: remove one of them",
         ),
-        (("-c", "list"), 2, "--continue stands before 'list': put it after, as in qwchat list …"),
+        (("-c", "list"), 2, "put --continue after the command: qwchat list …"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
@@ -381,7 +382,7 @@ def test_an_unwritable_folder_is_reported_once(tmp_path: Path) -> None:
 def test_a_cleared_session_says_how_to_restore_its_turns(tmp_path: Path, store: SessionStore) -> None:
     talk(tmp_path, "--session", "sums", lines="one\n/clear\n")
     err = talk(tmp_path, "-c", lines="/redo\n")[2]
-    assert "goes on, empty (/redo restores its turns): one\nrestored 2 turns\n" in err
+    assert ", empty (/redo restores its turns): one\nrestored 2 turns\n" in err
     talk(tmp_path, "--session", "sums", lines="/clear\n")
     entry = store.find("sums")
     resumed = talk(tmp_path, lines="/resume sums\n")[2].splitlines()[1]

@@ -172,7 +172,7 @@ def test_reply_settings_are_shown_and_changed_by_name() -> None:
         ("max-tokens", "0", "max-tokens must be at least 1, not 0"),
         ("speculate", "maybe", "speculate must be on or off, not 'maybe'"),
         ("topk", "1", "there is no setting 'topk': did you mean top-k\\?"),
-        ("colour", "1", "there is no setting 'colour': there are temp, top-p, "),
+        ("colour", "1", "there is no setting 'colour': choose from temp, top-p, "),
     ],
 )
 def test_invalid_settings(name: str, value: str, complaint: str) -> None:

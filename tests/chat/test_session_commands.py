@@ -82,7 +82,7 @@ def test_export_names_the_file_after_the_title(
     assert obey(context, "/export JSON x.txt") == "saved to x.txt"
     assert json.loads(Path("x.txt").read_text())["title"] == "Name a sea."
     Path("name-a-sea.md").write_text("precious")
-    with pytest.raises(UsageError, match=r"name-a-sea\.md exists already: choose another name"):
+    with pytest.raises(UsageError, match=r"name-a-sea\.md already exists: choose another name"):
         obey(context, "/export md")
     assert Path("name-a-sea.md").read_text() == "precious"
 
@@ -115,7 +115,7 @@ def test_impossible_file_names_are_refused(
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     ask(context, "Code:\n```\nx\n```")
-    with pytest.raises(UsageError, match=r"cannot write|exists already"):
+    with pytest.raises(UsageError, match=r"cannot write|already exists"):
         obey(context, f"{command} {name}")
     assert [path.name for path in tmp_path.iterdir() if not path.is_dir()] == ["loop"]
 

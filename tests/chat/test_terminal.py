@@ -11,7 +11,7 @@ import pytest
 
 from tests.chat.pty import Terminal
 
-BANNER = "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help helps, Ctrl-D leaves"
+BANNER = "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help for help, Ctrl-D to leave"
 SLOW_REPLY = " ".join(f"word{number}" for number in range(200))
 
 
@@ -44,7 +44,7 @@ def test_a_conversation_looks_like_this(tmp_path: Path) -> None:
             "0.12 s to first token · 10 prompt tokens (5 new) · prefill 10.0/s · decode 20.0 tok/s · ctx 16/2,048",
             "",
             ">",
-            "to go on: qwchat -c",
+            "to continue: qwchat -c",
         ]
         assert b"Good \x1b[1mday\x1b[0m." in terminal.raw
         assert b"x = \x1b[36m1\x1b[0m" in terminal.raw
@@ -133,7 +133,7 @@ def test_keys_typed_before_the_first_prompt_are_not_lost(tmp_path: Path) -> None
             "> /set seed 5",
             "seed 5",
             ">",
-            "to go on: qwchat -c",
+            "to continue: qwchat -c",
         ]
 
 
@@ -265,7 +265,7 @@ def test_a_prompt_that_does_not_fit_is_reported_and_the_chat_continues(tmp_path:
         terminal.prompt()
         terminal.type("one two three four five six\r")
         terminal.wait(
-            "qwchat: error: the prompt has 7 tokens and the context holds 6, one of them for the answer: shorten\n"
+            "qwchat: error: the prompt has 7 tokens and the context holds 6, including one for the reply: shorten\n"
             "the message, or /set ctx N allows a longer context (up to 4,096 tokens with this model)"
         )
         terminal.wait_until(lambda: terminal.text.endswith("\n> one two three four five six"), "the draft")
@@ -276,7 +276,7 @@ def test_a_prompt_that_does_not_fit_is_reported_and_the_chat_continues(tmp_path:
 def test_plain_rewrites_no_line_and_uses_no_colour(tmp_path: Path) -> None:
     variables = {"QWCHAT_PLAIN": "on", "FORCE_COLOR": "1"}
     with Terminal("chat", models=tmp_path, variables=variables, replies=["# Title\n\n**bold** `code`"]) as terminal:
-        terminal.wait("Ctrl-D leaves", ">")
+        terminal.wait("Ctrl-D to leave", ">")
         terminal.type("hello\r")
         terminal.wait("# Title", "**bold** `code`", "to first token")
         terminal.type("/set temp 9\r")
@@ -291,7 +291,7 @@ def test_plain_rewrites_no_line_and_uses_no_colour(tmp_path: Path) -> None:
 def test_settings_of_the_screen_and_of_the_engine_in_a_chat(tmp_path: Path) -> None:
     own = {"QWCHAT_CONFIG": str(tmp_path / "own")}
     with Terminal("chat", "--as", "poet", models=tmp_path, variables=own) as terminal:
-        terminal.wait("qwchat: error: there is no persona 'poet': there are none in ")
+        terminal.wait("qwchat: error: there is no persona 'poet': ")
         assert terminal.end() == 2
     persona = tmp_path / "own" / "personas" / "poet.toml"
     persona.parent.mkdir(parents=True)

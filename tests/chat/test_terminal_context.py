@@ -103,7 +103,7 @@ def test_a_resumed_session_says_what_is_not_sent(tmp_path: Path) -> None:
     assert refused.stdout == b""
     assert refused.stderr.decode() == (
         "qwchat: error: the conversation with this message has 41 tokens and the context holds 40, including one for "
-        "the reply: --overflow drop or summarise makes room, or --ctx N allows a longer context (up to 4,096 tokens "
+        "the reply: use --overflow drop or summarise, or --ctx N allows a longer context (up to 4,096 tokens "
         "with this model)\n"
     )
     dropped = call("-q", "-p", TOO_LONG, *arguments, "--overflow", "drop", "--json", models=tmp_path, replies=["Fine."])

@@ -50,7 +50,7 @@ def test_equal_answers_are_announced(tmp_path: Path) -> None:
     # The scripted model's generation_config.json is greedy.
     for extra in (("--temp", "0"), (), ("--temp", "1", "--top-k", "1")):
         flag = "--top-k 1" if "--top-k" in extra else "--temp 0"
-        notice = f"qwchat: the 3 answers will be equal: {flag} always takes the likeliest token"
+        notice = f"qwchat: all 3 replies will be equal: {flag} always picks the most likely token"
         lines = call("-p", "hi", "-n", "3", *extra, models=tmp_path).stderr.decode().splitlines()
         assert (lines[0], lines.count(notice)) == (notice, 1)
         assert call("-q", "-p", "hi", "-n", "3", *extra, models=tmp_path).stderr == b""
@@ -204,8 +204,8 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (("-p", " "), 2, 'the prompt is empty: ask something, as in qwchat -p "What can you do?"'),
-        ((), 2, 'the prompt is empty: ask something, as in qwchat -p "What can you do?"'),
+        (("-p", " "), 2, 'the prompt is empty: ask a question, such as qwchat -p "What can you do?"'),
+        ((), 2, 'the prompt is empty: ask a question, such as qwchat -p "What can you do?"'),
         (("-p", "hi", "--temp", "9"), 2, "--temp must be "),
         (("-p", "hi", "--temp", "nan"), 2, "--temp must be "),
         (("-p", "hi", "--temp", "warm"), 2, "--temp must be a number from 0 to 5, not 'warm'"),
@@ -220,23 +220,23 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
         (("-p", "hi", "--seed", "-1"), 2, "--seed must be from 0 to 18446744073709551615, not -1"),
         (("-p", "hi", "--ctx", "0"), 2, "--ctx must be at least 1, not 0"),
         (("-p", "hi", "--threads", "0"), 2, "--threads must be from 1 to 256, not 0"),
-        (("-p", "hi", "--stop", ""), 2, "--stop must be a text that is not empty"),
+        (("-p", "hi", "--stop", ""), 2, "--stop must be a non-empty string"),
         (("-p", "hi", "--kv", "f8"), 2, "--kv must be auto, f32 or q8, not 'f8'"),
-        (("-p", "hi", "--device", "cuda:0"), 2, "--device cuda:0 is not available yet: leave --device out, or "),
-        (("-p", "hi", "--device", "tpu"), 2, "there is no device 'tpu': --device takes auto or cpu"),
-        (("-p", "hi", "--gpu-layers", "4"), 2, "--gpu-layers 4 is not available yet: only 0 is"),
+        (("-p", "hi", "--device", "cuda:0"), 2, "--device cuda:0 is not available yet: use --device cpu"),
+        (("-p", "hi", "--device", "tpu"), 2, "unknown device 'tpu': --device takes auto or cpu"),
+        (("-p", "hi", "--gpu-layers", "4"), 2, "--gpu-layers 4 is not available yet: use 0"),
         (("-p", "hi", "--json", "--jsonl"), 2, "--json and --jsonl exclude each other: choose one"),
         (("-p", "hi", "-f", "/nowhere/x"), 2, "cannot read /nowhere/x: No such file or directory"),
         (("-p", "hi", "-f", "/nowhere/*.x"), 2, "no file matches /nowhere/*.x"),
         (("-p", "-", "-f", "-"), 2, "-p - and -f - both read standard input: choose one"),
-        (("chat", "-f", "-"), 2, "-f - belongs to a single question: in a chat, pipe the text in and leave -f out"),
+        (("chat", "-f", "-"), 2, "-f - works only with -p: in a chat, pipe the text in without -f"),
         (("-p", "hi", "-m", "mimi"), 3, "there is no model 'mimi': did you mean mini?"),
         (("-p", "hi", "-m", "./nowhere"), 3, "there is no folder ./nowhere: "),
         (("-p", "one two three", "--ctx", "4"), 4, "the prompt has 4 tokens and the context holds 4, "),
         (
             ("--tmep", "1"),
             2,
-            "no such option: --tmep (Possible options: --help, --stop, --temp) (qwchat --help lists what there is)",
+            "no such option: --tmep (Possible options: --help, --stop, --temp) (qwchat --help shows the options)",
         ),
         (("cnvert", "x"), 2, "there is no command 'cnvert': did you mean qwchat convert?"),
         (("hello",), 2, "there is no command 'hello': to ask the model, type qwchat -p \"hello\""),
@@ -254,12 +254,12 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
             2,
             "there is no command 'hcat': did you mean qwchat chat, or qwchat -p \"hcat\" to ask the model?",
         ),
-        (("",), 2, "there is no command '': qwchat --help lists what there is"),
-        (("--no-speculate", "list"), 2, "--no-speculate stands before 'list': put it after, as in qwchat list …"),
-        (("--temp", "1", "list"), 2, "--temp stands before 'list': put it after, as in qwchat list …"),
-        (("chat", "mini", "-m", "other"), 2, "two models are given, mini and --model other: leave one out"),
-        (("chat", "--json"), 2, "--json belongs to a single question: give one with -p"),
-        (("chat", "-n", "2"), 2, "--count belongs to a single question: give one with -p"),
+        (("",), 2, "there is no command '': qwchat --help lists the commands"),
+        (("--no-speculate", "list"), 2, "put --no-speculate after the command: qwchat list …"),
+        (("--temp", "1", "list"), 2, "put --temp after the command: qwchat list …"),
+        (("chat", "mini", "-m", "other"), 2, "two models are given, mini and --model other: remove one"),
+        (("chat", "--json"), 2, "--json works only with -p, not in a chat"),
+        (("chat", "-n", "2"), 2, "--count works only with -p, not in a chat"),
     ],
 )
 def test_errors_are_one_line_with_a_code(tmp_path: Path, arguments: tuple[str, ...], code: int, line: str) -> None:
@@ -283,7 +283,7 @@ def test_a_pipe_without_an_end_is_refused(tmp_path: Path) -> None:
     ran = subprocess.run(
         ["/bin/sh", "-c", command], env=environment(tmp_path), capture_output=True, timeout=PATIENCE_SECONDS
     )
-    complaint = b"qwchat: error: standard input is bigger than 8 MiB, more than any context holds: cut it\n"
+    complaint = b"qwchat: error: standard input is larger than 8 MiB, the limit for a prompt: shorten it\n"
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, b"", complaint)
 
 

@@ -190,7 +190,7 @@ def test_check_finds_every_mistake(tmp_path: Path) -> None:
 
 def test_a_persona_has_to_be_there(tmp_path: Path) -> None:
     own = tmp_path / "own" / "config.toml"
-    complaint = "there is no persona 'poet': there are none in "
+    complaint = "there is no persona 'poet': "
     assert config(tmp_path, "set", "as", "poet").stderr.decode().startswith(f"qwchat: error: {complaint}")
     assert not own.exists()
     own.parent.mkdir()
@@ -244,7 +244,7 @@ def test_a_chat_says_that_a_project_file_holds(tmp_path: Path, monkeypatch: pyte
     project = tmp_path / "qwchat.toml"
     project.write_text("system = 'Be brief.'\n")
     monkeypatch.chdir(tmp_path)
-    told = f"qwchat: settings of {project} hold here; /set shows them\n".encode()
+    told = f"qwchat: using settings from {project}; /set shows them\n".encode()
     result = call("chat", models=tmp_path / "models", stdin=b"/system\n")
     assert told in result.stderr
     assert b"Be brief." in result.stderr

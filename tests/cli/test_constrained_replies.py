@@ -49,7 +49,7 @@ def test_a_schema_comes_through_the_pipe(tmp_path: Path) -> None:
             "qwchat: error: --json-schema - reads standard input, and so do -p - and -f -: choose one"
         ]
     result = call(*given, models=tmp_path, stdin=b"a.json")
-    assert errors(result) == ["qwchat: error: standard input holds no JSON schema, which begins with {: pipe one in"]
+    assert errors(result) == ["qwchat: error: standard input is not a JSON schema, which begins with {: pipe one in"]
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_a_schema_comes_through_the_pipe(tmp_path: Path) -> None:
         (
             ("--choices", "yes,no", "--max-tokens", "1"),
             "one two",
-            "--choices: it was cut at --max-tokens 1: allow more",
+            "--choices: it was cut off at --max-tokens 1; allow more tokens",
         ),
         (
             ("--regex", "x+", "--ctx", "4"),
             "one two three",
-            "--regex: the context of 4 tokens is full: --ctx N allows a longer one",
+            "--regex: the context of 4 tokens is full; --ctx N allows a larger one",
         ),
         (
             ("--json-schema", SCHEMA, "--stop", "}"),
@@ -118,7 +118,7 @@ def test_what_was_brought_to_an_end_says_so(tmp_path: Path) -> None:
         ),
         (("--json-schema", "[]"), '--json-schema: the JSON schema must be an object, as in {"type": "object"}'),
         (("--choices", "a", "--regex", "b"), "--choices and --regex exclude each other: choose one"),
-        (("--logprobs", "3"), "--logprobs are part of --json and --jsonl: add one of them"),
+        (("--logprobs", "3"), "--logprobs needs --json or --jsonl"),
         (("--json", "--logprobs", "21"), "--logprobs must be from 1 to 20, not 21"),
         (("-x", "--extract-last"), "--extract and --extract-last exclude each other: choose one"),
     ],
@@ -134,9 +134,9 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_opened(
 def test_a_chat_has_no_place_for_them(tmp_path: Path, flag: tuple[str, ...]) -> None:
     result = call("chat", *flag, models=tmp_path)
     name = "--extract" if flag[0] == "-x" else flag[0]
-    assert errors(result) == [f"qwchat: error: {name} belongs to a single question: give one with -p"]
+    assert errors(result) == [f"qwchat: error: {name} works only with -p, not in a chat"]
     assert errors(call("chat", "--json-schema", "-", models=tmp_path)) == [
-        "qwchat: error: --json-schema - belongs to a single question: in a chat, name its file"
+        "qwchat: error: --json-schema - works only with -p: in a chat, give the name of a file"
     ]
 
 
@@ -167,7 +167,7 @@ def test_only_the_code_block_is_printed(tmp_path: Path, flag: str, block: bytes)
 def test_no_code_block(tmp_path: Path) -> None:
     result = call("-p", "hi", "-x", models=tmp_path, replies=["just `words`"])
     assert (result.stdout, result.returncode) == (b"", 6)
-    expected = "qwchat: error: the reply has no code block: ask for one, or leave -x out to see it"
+    expected = "qwchat: error: the reply has no code block: ask for one, or omit -x to see the reply"
     assert errors(result)[-1] == expected
     answer = call("-p", "hi", "-x", "--json", models=tmp_path, replies=["just `words`"])
     assert (json.loads(answer.stdout)["extracted"], answer.returncode) == (None, 6)
@@ -182,7 +182,7 @@ def test_a_block_that_the_model_left_open_is_whole_and_one_that_was_cut_is_not(t
     result = call("-p", "hi", "-x", "--max-tokens", "3", models=tmp_path, replies=["```\nx = 1\n```"])
     assert result.stdout.startswith(b"x")
     assert result.returncode == 6
-    assert errors(result)[-1] == "qwchat: error: the code block was cut, its end is missing: allow more tokens"
+    assert errors(result)[-1] == "qwchat: error: the code block is incomplete: allow more tokens"
 
 
 def test_blocks_are_those_of_commonmark() -> None:
@@ -196,13 +196,13 @@ def test_blocks_are_those_of_commonmark() -> None:
 
 def test_a_schema_is_read_no_further_than_a_schema_is_long(tmp_path: Path) -> None:
     result = call("-p", "hi", "--json-schema", "/dev/zero", models=tmp_path)
-    assert errors(result) == ["qwchat: error: --json-schema: /dev/zero is larger than 1 MiB, too much for a schema"]
+    assert errors(result) == ["qwchat: error: --json-schema: /dev/zero is larger than 1 MiB, the limit for a schema"]
     assert result.returncode == 2
     (tmp_path / "latin").write_bytes(b'{"title": "\xe9"}')
     result = call("-p", "hi", "--json-schema", str(tmp_path / "latin"), models=tmp_path)
-    assert errors(result) == [f"qwchat: error: --json-schema: {tmp_path}/latin is no UTF-8 text"]
+    assert errors(result) == [f"qwchat: error: --json-schema: {tmp_path}/latin is not UTF-8 text"]
     result = call("-p", "hi", "--json-schema", "a\0b", models=tmp_path)
-    assert errors(result)[0].startswith("qwchat: error: --json-schema: 'a\\x00b' is no name of a file")
+    assert errors(result)[0].startswith("qwchat: error: --json-schema: 'a\\x00b' is not a valid file name")
 
 
 def test_log_probabilities_stand_in_json(tmp_path: Path) -> None:

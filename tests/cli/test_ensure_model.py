@@ -22,7 +22,7 @@ from qwchat.cpu.kernels.kernel_store import KERNELS
 from qwchat.errors import QwchatError
 from qwchat.models_folder import LocatedModel
 
-PLAIN = "qwchat: compiling the kernels for this processor, once\n"
+PLAIN = "qwchat: compiling the kernels for this processor (once)\n"
 WAITING = "qwchat: another qwchat is compiling the kernels: waiting for it\n"
 START = "\r\x1b[Kone-time setup: [....................] 0 %: "
 
@@ -139,6 +139,8 @@ def test_a_cache_with_trouble_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(KERNELS, "writable_folder", folder)
     assert kernel_cache_problem() is None
     (folder / "objects").write_bytes(b"nonsense")
-    assert kernel_cache_problem() == "the compiled kernels in the cache are damaged and are made again"
+    assert kernel_cache_problem() == "the cached kernels are damaged and will be compiled again"
     monkeypatch.setattr(KERNELS, "writable_folder", tmp_path / "elsewhere")
-    assert str(kernel_cache_problem()).startswith(f"compiled kernels cannot be kept in {tmp_path}, which is not yours")
+    assert str(kernel_cache_problem()).startswith(
+        f"cannot cache compiled kernels in {tmp_path}, which must be writable"
+    )

@@ -43,7 +43,7 @@ def test_the_first_run_converts_and_answers(models: Path, first: subprocess.Comp
     assert "qwchat" in answer
     assert "```" in answer or "- " in answer, "the answer is Markdown"
     notice, *_, figures = first.stderr.decode().splitlines()
-    assert notice == f"qwchat: mini is converted once, into {models}/mini-q4"
+    assert notice == f"qwchat: converting mini into {models}/mini-q4 (first use)"
     assert "s to first token · " in figures
     assert " · prefill " in figures
 

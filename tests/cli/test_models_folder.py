@@ -68,13 +68,13 @@ def test_paths(home: Path) -> None:
     ("wanted", "message"),
     [
         ("half", "there is no model 'half': did you mean half-q4\\?"),
-        ("zzz", "there is no model 'zzz': there are Qwen2-7B, half-q4, mini; or give the folder of a model or a"),
+        ("zzz", "there is no model 'zzz': choose from Qwen2-7B, half-q4, mini, or give the folder of a model or a"),
         ("./zzz", "there is no folder ./zzz: give the folder of a model or a checkpoint, or a name from qwchat list"),
         ("models/recipe", "models/recipe is neither a converted model \\(manifest.json\\) nor a checkpoint"),
-        ("", "there is no model '': there are Qwen2-7B, half-q4, mini; or give the folder of a model or a"),
-        ("gguf/model.gguf", "gguf/model.gguf is a GGUF file, which cannot be read yet: give the folder"),
+        ("", "there is no model '': choose from Qwen2-7B, half-q4, mini, or give the folder of a model or a"),
+        ("gguf/model.gguf", "gguf/model.gguf is a GGUF file, which is not supported yet: give the folder"),
         ("gguf/config.json", "gguf/config.json is a file: give the folder of a model or a checkpoint"),
-        ("./gguf", "gguf holds GGUF files, which cannot be read yet: give the original checkpoint"),
+        ("./gguf", "gguf contains GGUF files, which are not supported yet: give the original checkpoint"),
     ],
 )
 def test_what_is_not_there(home: Path, wanted: str, message: str) -> None:

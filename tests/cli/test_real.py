@@ -41,7 +41,7 @@ def models(checkpoint: Path) -> Path:
     folder = checkpoint.parent / "models"
     first = qwchat("-p", "hello", "-m", str(checkpoint), "--max-tokens", "4", "--temp", "0", models=folder)
     assert first.returncode == 0, first.stderr
-    assert first.stderr.decode().splitlines()[0] == f"qwchat: tiny is converted once, into {folder}/tiny-q4"
+    assert first.stderr.decode().splitlines()[0] == f"qwchat: converting tiny into {folder}/tiny-q4 (first use)"
     return folder
 
 
@@ -91,7 +91,7 @@ def test_random_weights_write_what_a_schema_asks_for(models: Path) -> None:
     short = qwchat(*arguments, "--max-tokens", "3", models=models, stdin=schema.encode())
     assert (short.returncode, short.stdout[:1]) == (6, b"{")
     assert short.stderr.decode() == (
-        "qwchat: error: the reply does not meet --json-schema: it was cut at --max-tokens 3: allow more\n"
+        "qwchat: error: the reply does not meet --json-schema: it was cut off at --max-tokens 3; allow more tokens\n"
     )
 
 
@@ -298,7 +298,7 @@ def test_a_changed_checkpoint_is_converted_again_with_a_notice(tmp_path: Path) -
     before = open_model(tmp_path / "models" / "src-q4").source_fingerprint
     make_checkpoint(source, seed=2, config_overrides=SHAPE)
     result = qwchat(*arguments[:-1], models=tmp_path / "models")
-    assert "src has changed and is converted again, into" in result.stderr.decode().splitlines()[0]
+    assert result.stderr.decode().splitlines()[0].endswith("/src-q4 (the checkpoint has changed)")
     assert open_model(tmp_path / "models" / "src-q4").source_fingerprint != before
 
 
@@ -337,7 +337,7 @@ def test_ctrl_c_during_a_conversion_leaves_something_to_resume(tmp_path: Path) -
     assert (process.returncode, out, err) == (
         130,
         b"",
-        b"what is done is kept: the same command with --resume goes on with it\nqwchat: interrupted\n",
+        b"finished tensors are kept: run the same command with --resume to continue\nqwchat: interrupted\n",
     )
     assert not (tmp_path / "out").exists()
     resumed = qwchat("convert", str(source), str(tmp_path / "out"), "--resume", models=tmp_path)
@@ -352,7 +352,7 @@ def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
     (models / "src-q4" / "manifest.json").write_text("{")
     result = qwchat("-p", "hello", "-m", str(source), "--max-tokens", "1", models=models)
     assert result.returncode == 0, result.stderr
-    notice = f"qwchat: the conversion of src is damaged and is made again, into {models}/src-q4"
+    notice = f"qwchat: converting src into {models}/src-q4 (its conversion is damaged)"
     assert result.stderr.decode().splitlines()[0] == notice
 
 
@@ -409,8 +409,8 @@ def test_a_hostile_template_ends_with_one_line(models: Path) -> None:
     path = hostile(models, "endless") / "chat_template.jinja"
     path.write_text("{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}")
     assert refused(models, "endless") == (
-        f"qwchat: error: the chat template in {path} cannot be used: it runs for longer than a chat template can "
-        "need: restore the template from the model's source"
+        f"qwchat: error: the chat template in {path} cannot be used: it runs longer than any chat template "
+        "needs: restore the template from the model's source"
     )
     path.write_text("{% if true %}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}")
     assert qwchat("-p", "hello", "-m", "endless", "--max-tokens", "4", models=models).returncode == 0

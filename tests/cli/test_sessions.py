@@ -154,7 +154,7 @@ def test_export_to_a_file_by_its_name_and_to_standard_output(tmp_path: Path, sto
     again = call("sessions", "export", "seas", str(page), models=tmp_path)
     assert (again.returncode, again.stderr.decode()) == (
         2,
-        f"qwchat: error: {page} exists already: choose another name, or give --force\n",
+        f"qwchat: error: {page} already exists: choose another name, or give --force\n",
     )
     assert call("sessions", "export", "seas", str(page), "--force", "--format", "md", models=tmp_path).returncode == 0
     assert page.read_text() == call("sessions", "export", "seas", models=tmp_path).stdout.decode()
@@ -223,7 +223,7 @@ def test_damaged_lines_are_told_of(tmp_path: Path, store: SessionStore) -> None:
         file.write("nonsense\n{}\n")
     ran = call("sessions", "export", "sums", models=tmp_path)
     assert ran.returncode == 0
-    assert ran.stderr.decode() == "qwchat: damaged lines of session f397 that are skipped: 2\n"
+    assert ran.stderr.decode() == "qwchat: session f397: skipped 2 damaged lines\n"
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,8 @@ def test_damaged_lines_are_told_of(tmp_path: Path, store: SessionStore) -> None:
             "'(' is not a regular expression (missing ), unterminated subpattern at position 0): give -F",
         ),
         (("--json", "rm", "x"), "put options after 'rm'"),
-        (("show",), "missing argument 'SESSION' (qwchat sessions show --help lists what there is)"),
-        (("unknown",), "there is no command 'unknown': qwchat sessions --help lists what there is"),
+        (("show",), "missing argument 'SESSION' (qwchat sessions show --help shows the options)"),
+        (("unknown",), "there is no command 'unknown': qwchat sessions --help lists the commands"),
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -91,7 +91,7 @@ def test_the_chat_changes_between_sessions(tmp_path: Path) -> None:
         terminal.wait("echo: seas")
         terminal.prompt()
         terminal.type("/resume sums\r")
-        terminal.wait("goes on")
+        terminal.wait("resumed")
         terminal.prompt()
         assert len(snapshots(tmp_path)) == 2
         terminal.type("more\r")

@@ -208,13 +208,13 @@ def test_a_checkpoint_is_told_what_to_do(tmp_path: Path, intact: Path) -> None:
     result = qwchat("verify", models=tmp_path / "none")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"qwchat: error: {embedded_checkpoint()} is a checkpoint, which has no manifest with checksums: convert it "
-        f"with qwchat convert {embedded_checkpoint()}, then verify the model that this makes\n"
+        f"qwchat: error: {embedded_checkpoint()} is a checkpoint without checksums: convert it "
+        f"with qwchat convert {embedded_checkpoint()}, then verify the converted model\n"
     )
     result = qwchat("verify", models=intact)
     assert result.returncode == 0
     assert result.stdout.startswith("mini-q4 is intact: ")
-    assert result.stderr == f"qwchat: mini is a checkpoint; checking the model made from it, {intact}/mini-q4\n"
+    assert result.stderr == f"qwchat: mini is a checkpoint: checking its conversion, {intact}/mini-q4\n"
 
 
 def test_verify_spares_the_first_use_its_check_and_takes_that_back(models: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_persona_is_what_its_file_says(tmp_path: Path) -> None:
     [
         ({}, "persona poet needs year"),
         ({"yaer": "1"}, "persona poet has no variable 'yaer': did you mean year?"),
-        ({"zzz": "1"}, "persona poet has no variable 'zzz': it has place, year"),
+        ({"zzz": "1"}, "persona poet has no variable 'zzz': its variables are place, year"),
     ],
 )
 def test_variables_that_are_missing_or_unknown(tmp_path: Path, given_values: dict[str, str], complaint: str) -> None:
@@ -75,10 +75,10 @@ def test_variables_that_are_missing_or_unknown(tmp_path: Path, given_values: dic
         ("temp = 1\nctx = 4096\n", ":2: a persona cannot set ctx"),
         ("sytem = 'a'\n", ":1: there is no setting 'sytem': did you mean system?"),
         ("temp = 9\n", ":1: temp must be from 0 to 5, not 9"),
-        ("description = 1\n", ":1: description must be a text"),
-        ("variables = 1\n", ":1: variables must be a table, as in [variables]"),
-        ("system = '{a}'\n[variables]\na = 1\n", ":3: a must be a text in quotes"),
-        ("system = '{a}'\n[variables]\na = 'x'\nb = 'y'\n", ":4: the system prompt has no {b}"),
+        ("description = 1\n", ":1: description must be a string"),
+        ("variables = 1\n", ":1: variables must be a table such as [variables]"),
+        ("system = '{a}'\n[variables]\na = 1\n", ":3: a must be a string in quotes"),
+        ("system = '{a}'\n[variables]\na = 'x'\nb = 'y'\n", ":4: the system prompt does not use {b}"),
         ("system =", ":1: invalid value"),
     ],
 )
@@ -91,25 +91,27 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, complaint
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "/etc/passwd", "-x", "é", "x" * 201])
 def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"cannot be the name of a persona: use up to 200 letters"):
+    with pytest.raises(UsageError, match=r"is not a valid persona name: use up to 200 letters"):
         personas.read(name, folder(tmp_path))
 
 
 def test_a_long_name_is_not_shown_in_full(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         personas.read("9" * 4_000, folder(tmp_path))
-    assert str(error.value).startswith(f"'{'9' * 60}…' cannot be the name of a persona")
+    assert str(error.value).startswith(f"'{'9' * 60}…' is not a valid persona name")
 
 
 def test_an_unknown_persona_brings_the_closest(tmp_path: Path) -> None:
     environment = folder(tmp_path)
-    with pytest.raises(UsageError, match=r"^there is no persona 'poet': there are none in .*personas \(/save-persona "):
+    with pytest.raises(
+        UsageError, match=r"^there is no persona 'poet': .*personas contains no personas \(/save-persona "
+    ):
         personas.read("poet", environment)
     folder(tmp_path, poet=POET, plain="")
     (tmp_path / "personas" / "peot.toml").mkdir()  # No file, so no persona.
     with pytest.raises(UsageError, match=r"^there is no persona 'peot': did you mean poet\?$"):
         personas.read("peot", environment)
-    with pytest.raises(UsageError, match=r"^there is no persona 'zzz': there are plain, poet$"):
+    with pytest.raises(UsageError, match=r"^there is no persona 'zzz': choose from plain, poet$"):
         personas.read("zzz", environment)
 
 
@@ -144,10 +146,10 @@ def test_variables_belong_to_a_persona(tmp_path: Path) -> None:
     environment = folder(tmp_path, poet=POET)
     filled = resolve({"as": "poet"}, environment=environment, folder=tmp_path, variables={"year": "1799"})
     assert filled["system"].startswith("You are a poet of Rome, born in 1799.")
-    with pytest.raises(UsageError, match=r"^there is no persona for variables: name one with as=…$"):
+    with pytest.raises(UsageError, match=r"^there is no persona for variables: choose one with as=…$"):
         resolve({}, environment=environment, folder=tmp_path, variables={"year": "1799"})
     assert personas.parse_assignments(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
-    with pytest.raises(UsageError, match=r"^a variable is given as name=value, not 'year'$"):
+    with pytest.raises(UsageError, match=r"^give a variable as name=value, not 'year'$"):
         personas.parse_assignments(["year"])
 
 

@@ -124,17 +124,17 @@ def test_the_side_of_a_switch_is_named_as_it_was_given(tmp_path: Path) -> None:
         ("temp = 0.5\n\ntmp = 1\n", ":3: there is no setting 'tmp': did you mean temp?"),
         ("top_k = 1\n", ":1: there is no setting 'top_k': did you mean top-k?"),
         ('system = """\ntop-k = -1\n"""\n# a remark\ntop-k = -1\n', ":5: top-k must be at least 0, not -1"),
-        ("stop = [\n  'a',\n  '',\n]\n", ":1: stop must be a text that is not empty, or a list"),
+        ("stop = [\n  'a',\n  '',\n]\n", ":1: stop must be a non-empty string or a list of them"),
         ("kv = 'q8'\ntemp = 9\n", ":2: temp must be from 0 to 5, not 9"),
-        ("[zzzz]\ntemp = 1\n", ":1: there is no setting 'zzzz': there are model, system, "),
+        ("[zzzz]\ntemp = 1\n", ":1: there is no setting 'zzzz': choose from model, system, "),
         ("temp = 1\ntemp 2\n", ":2: expected '=' after a key in a key/value pair"),
         ("temp = 1\ntemp = 2\n", ":2: cannot overwrite a value"),
         ("a = " + "[" * 10_000, ""),
-        ("top-k = " + "9" * 5_000, ":1: a word of 5,000 characters, which no setting needs"),
-        ("seed = 0x" + "f" * 5_000, ":1: a word of 5,002 characters, which no setting needs"),
+        ("top-k = " + "9" * 5_000, ":1: a word of 5,000 characters"),
+        ("seed = 0x" + "f" * 5_000, ":1: a word of 5,002 characters"),
         ("seed = 0x" + "f" * 900, ":1: seed must be from 0 to 18446744073709551615, not a number with many digits"),
         ("x = 1979-13-45\n", ":1: "),
-        ("temp = 1\na" + ".a" * 20_000 + " = 1\n", ":2: more than 4 parts in one key, which no setting needs"),
+        ("temp = 1\na" + ".a" * 20_000 + " = 1\n", ":2: more than 4 parts in one key"),
         ("temp = " + "9" * 400, ":1: temp must be from 0 to 5, not a number with many digits"),
         ('"temp" = 9\n', ":1: temp must be from 0 to 5, not 9"),
         ("temp = nan\n", ":1: temp must be from 0 to 5, not nan"),
@@ -154,7 +154,7 @@ def test_files_that_are_no_text_or_too_big(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"config\.toml:2: not UTF-8 text \(0xff\): convert the file"):
         settings(tmp_path)
     path.write_bytes(b"#" * (config_files.MAX_CONFIG_BYTES + 1))
-    with pytest.raises(UsageError, match="is bigger than 64 KiB, more than a configuration can be"):
+    with pytest.raises(UsageError, match="is larger than 64 KiB, the limit for a configuration file"):
         settings(tmp_path)
     path.write_bytes(b"\xef\xbb\xbftemp = 1\r\nsystem = 'a'\r\n")
     assert settings(tmp_path)["temp"] == 1.0
@@ -201,7 +201,7 @@ def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
         mock.patch.object(config_files, "_ROOT", -1),
     ):
         found = settings(tmp_path)
-    assert found.notices == (f"{path} belongs to another user and is not read",)
+    assert found.notices == (f"{path} is ignored because it belongs to another user",)
     assert "temp" not in found
 
 
@@ -209,7 +209,9 @@ def test_a_folder_of_configuration_that_is_closed_is_told_of(tmp_path: Path) -> 
     (tmp_path / "loop").symlink_to("loop")  # Nothing is closed to the root user; this is to everybody.
     environment = {"QWCHAT_CONFIG": str(tmp_path / "loop")}
     (notice,) = resolve({}, environment=environment, folder=tmp_path).notices
-    assert notice.startswith(f"{tmp_path}/loop/config.toml cannot be looked at (Too many levels of symbolic links), so")
+    assert notice.startswith(
+        f"{tmp_path}/loop/config.toml is not accessible (Too many levels of symbolic links) and is ignored"
+    )
     assert resolve({}, environment=environment, folder=tmp_path, use_files=False).notices == ()
 
 
@@ -220,7 +222,7 @@ def test_a_folder_of_configuration_that_is_closed_is_told_of(tmp_path: Path) -> 
         (
             {"stop": ["a", ""]},
             {},
-            """--stop must be a text that is not empty, or a list of such texts as in ["a", "b"], not ''""",
+            """--stop must be a non-empty string or a list of them, such as ["a", "b"], not ''""",
         ),
         ({}, {"TOP_K": "many"}, "QWCHAT_TOP_K must be a whole number of at least 0, not 'many'"),
     ],

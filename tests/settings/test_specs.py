@@ -81,7 +81,7 @@ BOUNDLESS = ("top-k", "max-tokens", "ctx", "loop-guard", "bell", "snapshot-limit
         ("kv", "f8", "x must be auto, f32 or q8, not 'f8'"),
         ("speculate", "maybe", "x must be on or off, not 'maybe'"),
         ("json-schema", "", "x must be a JSON schema or the name of its file, not ''"),
-        ("stop", "", 'x must be a text that is not empty, or a list of such texts as in ["a", "b"], not \'\''),
+        ("stop", "", 'x must be a non-empty string or a list of them, such as ["a", "b"], not \'\''),
     ],
 )
 def test_values_that_cannot_be(name: str, text: str, complaint: str) -> None:
@@ -136,5 +136,5 @@ def test_a_name_may_be_spelt_as_elsewhere(name: str) -> None:
 def test_an_unknown_name_brings_the_closest() -> None:
     with pytest.raises(UsageError, match=r"^there is no setting 'tmp': did you mean temp\?$"):
         find_spec("tmp")
-    with pytest.raises(UsageError, match=r"^there is no setting 'zzz': there are temp, top-p, "):
+    with pytest.raises(UsageError, match=r"^there is no setting 'zzz': choose from temp, top-p, "):
         find_spec("zzz", scopes=("reply",))
