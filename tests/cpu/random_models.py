@@ -1,4 +1,4 @@
-"""Random models, and the reference decoder over them."""
+"""Random models, and the reference decoder for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cpu.kernels.random_tensors import Folder, vector
 
 
 def config(**changes: Any) -> ModelConfig:
-    """A small config; `changes` under Hugging Face's keys."""
+    """Return a small config; `changes` are named as in Hugging Face's config.json."""
     values = {
         "model_type": "qwen2",
         "hidden_act": "silu",
@@ -39,7 +39,7 @@ def config(**changes: Any) -> ModelConfig:
 
 
 def dense(values: NDArray[np.float32]) -> PackedTensor:
-    """A matrix in the f32 format."""
+    """Return a matrix in the f32 format."""
     rows, columns = values.shape
     padded = np.zeros((-(-rows // 16) * 16, columns), np.float32)
     padded[:rows] = values
@@ -48,7 +48,7 @@ def dense(values: NDArray[np.float32]) -> PackedTensor:
 
 
 def random_folder(model: ModelConfig, seed: int = 0) -> Folder:
-    """Random dense weights of a trained model's magnitudes."""
+    """Return random dense weights, as large as those of a trained model."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, shape in expected_tensors(model).items():
@@ -61,7 +61,7 @@ def random_folder(model: ModelConfig, seed: int = 0) -> Folder:
 
 
 def reference(folder: Folder) -> Reference:
-    """The decoder that a device is compared with; activations are rounded where the weights are integers."""
+    """Return the decoder to compare a device with; it rounds activations where the weights are integers."""
 
     def weights(name: str) -> Array:
         packed = folder.tensor(name)

@@ -1,4 +1,4 @@
-"""The compiled forward pass against a float64 decoder, and its independence of chunks, threads and history."""
+"""The compiled forward pass, compared with a float64 decoder; it depends on neither chunks, threads nor history."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_quantised_layers(kind: tuple[str, int, bool]) -> None:
     expected = reference(folder).logits(IDS[:40])
     with open_context(folder, threads=1) as built:
         logits = built.logits(IDS[:40])
-    # An activation next to a rounding boundary may fall to the other side: compare in the mean.
+    # An activation at a rounding boundary may be rounded the other way, so compare the mean.
     assert np.abs(logits - expected).mean() < 2e-3 * np.abs(expected).mean()
 
 
@@ -71,7 +71,7 @@ def test_neither_chunks_nor_threads_nor_history_matter(family: dict[str, object]
     for threads in (2, 3, 4):
         with open_context(folder, threads=threads, context=1024) as built:
             assert np.array_equal(built.logits(IDS), expected)
-            # Many steps of one token, in which threads sit out by turns, and others between them.
+            # Many steps of one token, in which some threads sit out, and longer steps between them.
             rng = np.random.default_rng(threads)
             built.truncate(0)
             start = 0

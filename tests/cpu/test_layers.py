@@ -1,4 +1,4 @@
-"""Ranges of layers: any split gives the logits of one pass bit for bit, and a range takes a range's memory."""
+"""Ranges of layers: any split gives the logits of one pass bit for bit, and a range uses the memory of a range."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cpu.random_models import config, random_folder
 
 LAYERS = 5
 IDS = np.random.default_rng(5).integers(0, 301, 170)
-# A whole chunk, then few tokens, then one after the other, as in a reply; some positions lie behind the first tile.
+# A whole chunk, then a few tokens, then single tokens, as in a reply; some positions are behind the first tile.
 PIECES = np.split(IDS, [128, 150, 157, *range(158, 170)])
 SPLITS = [(0, 5), (0, 1, 5), (0, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5)]
 
@@ -37,7 +37,7 @@ def folder(seed: int = 0, tied: bool = False) -> Folder:
 
 
 class Watched(Folder):
-    """Notes the names of the tensors that were asked for."""
+    """A folder that records the names of the tensors that are read."""
 
     def __init__(self, source: Folder) -> None:
         super().__init__(source.config, **source._tensors)
@@ -55,7 +55,7 @@ def decoder(source: Folder, kv: str = "f32", context: int = 256, layers: range |
 
 
 def whole(built: CpuDecoder, cache: Cache) -> NDArray[np.float32]:
-    """Logits (tokens, vocab) of IDS by run()."""
+    """Return the logits (tokens, vocab) of IDS from run()."""
     position, rows = 0, []
     for piece in PIECES:
         rows.append(built.run(piece, position, 0, cache).copy())
@@ -64,7 +64,7 @@ def whole(built: CpuDecoder, cache: Cache) -> NDArray[np.float32]:
 
 
 def split(parts: Sequence[tuple[CpuDecoder, Cache, range]]) -> NDArray[np.float32]:
-    """Logits (tokens, vocab) of IDS by run_layers() of each part in turn."""
+    """Return the logits (tokens, vocab) of IDS from run_layers() of each part in turn."""
     position, rows = 0, []
     for piece in PIECES:
         residual = parts[0][0].embed(piece)
@@ -135,7 +135,7 @@ def test_a_range_asks_for_its_own_tensors_only(layers: range, others: set[str]) 
 
 
 def taken(parts: Sequence[NDArray[Any]]) -> int:
-    """Bytes of buffers."""
+    """Return the bytes of some buffers."""
     return sum(part.nbytes for part in parts)
 
 
@@ -160,7 +160,10 @@ def test_a_range_takes_its_own_memory_only(kv: str) -> None:
 
 @pytest.mark.parametrize("kv", ["f32", "q8"])
 def test_caches_of_one_decoder_are_independent(kv: str) -> None:
-    """Three texts in turn, a pass each; passes are of other lengths, and each text's logits are those it has alone."""
+    """Check three texts in turn, with passes of different lengths.
+
+    The logits of each text are those that it has alone.
+    """
     rng = np.random.default_rng(7)
     texts = [rng.integers(0, 301, 60) for _ in range(3)]
     with decoder(folder(), kv) as built:
@@ -178,7 +181,7 @@ def test_caches_of_one_decoder_are_independent(kv: str) -> None:
             start = held[which]
             views[which] = built.run(texts[which][start : start + size], start, 0, caches[which]), start, size
             held[which] += size
-            # The logits of the others' last passes are still theirs.
+            # The logits of the other texts' last passes are unchanged.
             for each, (logits, first, count) in views.items():
                 assert np.array_equal(logits, alone[each][first : first + count])
 

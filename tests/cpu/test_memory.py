@@ -1,4 +1,4 @@
-"""Memory that is taken page by page."""
+"""Memory that the system provides page by page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers as records: what a model's family has, and nothing else."""
+"""Layers as records: they have what the model's family has, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The KV cache on disk: restored, it gives the same logits bit for bit; anything but what was written is refused."""
+"""The KV cache on disk: a restored cache gives the same logits bit for bit, and any other file is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def writer(kind: str) -> Iterator[CachedContext]:
 
 @pytest.fixture(scope="module", params=[(540, 1), (1024, 2), (4096, 4)], ids=str)
 def reader(request: pytest.FixtureRequest, kind: str) -> Iterator[CachedContext]:
-    """Another cache, of another capacity and other threads."""
+    """Another cache, with another capacity and other threads."""
     built = build(kind, *request.param)
     yield built
     built.decoder.close()
@@ -59,7 +59,7 @@ def test_logits_are_those_of_the_original(
     writer.extend(IDS[:length])
     assert writer.save(path, MODEL) == path.stat().st_size == writer.snapshot_bytes()
     expected = writer.extend(MORE)
-    reader.logits(MORE)  # something else is in the cache before
+    reader.logits(MORE)  # the cache holds other tokens before
     assert reader.restore(path, MODEL) == length == reader.length
     assert reader.ids.tolist() == IDS[:length]
     assert np.array_equal(reader.extend(MORE), expected)
@@ -107,7 +107,7 @@ def file(small: CachedContext, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def refused(cached: CachedContext, path: Path, model: str = MODEL) -> str:
-    """Why, after a check that nothing is cached."""
+    """Return why `path` is refused, after a check that nothing is cached."""
     with pytest.raises(SnapshotError) as caught:
         cached.restore(path, model)
     assert cached.length == 0
@@ -154,7 +154,7 @@ def test_damage_does_not_linger(small: CachedContext, file: Path) -> None:
 
 
 def patched(file: Path, offset: int, value: bytes) -> Path:
-    """The file with other bytes in its head, and the checksum that belongs to them."""
+    """Return a copy of the file with other bytes in its head, and the matching checksum."""
     data = bytearray(file.read_bytes())
     data[offset : offset + len(value)] = value
     end = kv_file._head_bytes(CONFIG.num_layers, 50)

@@ -1,4 +1,4 @@
-"""The page of mathematics: what a decoder has by definition, and that it names no device and no format."""
+"""The reference decoder: properties that hold by definition, and that it names neither a device nor a format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rotary tables against the check values of the model family."""
+"""Rotary tables, compared with check values of the model family."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Reads LLVM's assembly (x86 in AT&T form, AArch64) far enough to judge a hot loop.
+"""Read LLVM's assembly (x86 in AT&T syntax, and AArch64) far enough to judge a hot loop.
 
-A function is split into basic blocks by its labels and jumps; loops are the natural loops of the resulting graph; an
-instruction touches the stack when an operand of it is addressed by the stack pointer, or by the frame pointer where
-the function sets one up.
+A function is split into basic blocks at its labels and jumps, and loops are the natural loops of the resulting graph.
+An instruction touches the stack if an operand is addressed by the stack pointer, or by the frame pointer in functions
+that set one up.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Instruction:
 
     @property
     def target(self) -> str | None:
-        """The label that it may jump to, None where it is no jump or an indirect one."""
+        """The label that it may jump to; None if it does not jump, or jumps indirectly."""
         if not (_X86_JUMP.match(self.name) or _ARM_JUMP.match(self.name)):
             return None
         label = self.operands.split(",")[-1].strip()
@@ -50,7 +50,7 @@ class Instruction:
 
 @dataclass
 class Block:
-    """Instructions that run one after the other; `successors` are positions of blocks in the function."""
+    """Instructions that run one after another; `successors` are positions of blocks in the function."""
 
     labels: list[str] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Loop:
-    """A natural loop: `header` and all `blocks`, by position in their function."""
+    """A natural loop: its `header` and all `blocks`, by position in the function."""
 
     function: Function
     header: int
@@ -70,17 +70,17 @@ class Loop:
         return [each for block in sorted(self.blocks) for each in self.function.blocks[block].instructions]
 
     def count(self, pattern: str) -> int:
-        """How many instructions begin with `pattern`, a regular expression over name and operands."""
+        """Return how many instructions match `pattern`, a regular expression for name and operands, at their start."""
         return sum(bool(re.match(pattern, str(each))) for each in self.instructions)
 
     def spills(self) -> list[str]:
-        """Instructions that move a vector register from or to the stack, or take an operand from there."""
+        """Return the instructions that move a vector register to or from the stack, or take an operand from it."""
         return [str(each) for each in self.instructions if each.has_vector and self.function.on_stack(each)]
 
 
 @dataclass
 class Function:
-    """A function's basic blocks in the order of the text."""
+    """Basic blocks of a function, in the order of the text."""
 
     name: str
     blocks: list[Block]
@@ -90,7 +90,7 @@ class Function:
         return any(_FRAME_SET_UP.match(str(each)) for block in self.blocks for each in block.instructions)
 
     def on_stack(self, instruction: Instruction) -> bool:
-        """Whether it addresses memory of the stack."""
+        """Return whether an instruction addresses memory of the stack."""
         if _STACK.search(instruction.operands):
             return True
         return self._has_frame_pointer and bool(_FRAME.search(instruction.operands))
@@ -103,8 +103,10 @@ class Function:
         return result
 
     def _dominators(self, predecessors: list[set[int]]) -> list[set[int]]:
-        """For each block those through which every way to it leads; a block that nothing jumps to (the target of an
-        indirect jump) counts as an entry."""
+        """Return, for each block, the blocks that every path to it passes.
+
+        A block without predecessors (the target of an indirect jump) counts as an entry.
+        """
         everything = set(range(len(self.blocks)))
         result = [{n} if n == 0 or not predecessors[n] else set(everything) for n in range(len(self.blocks))]
         changed = True
@@ -118,7 +120,7 @@ class Function:
         return result
 
     def loops(self) -> list[Loop]:
-        """All natural loops; those with one header are one."""
+        """Return all natural loops; loops with the same header are one loop."""
         predecessors = self._predecessors()
         dominators = self._dominators(predecessors)
         bodies: dict[int, set[int]] = {}
@@ -133,7 +135,7 @@ class Function:
         return [Loop(self, header, frozenset(body)) for header, body in sorted(bodies.items())]
 
     def innermost_loops(self) -> list[Loop]:
-        """The loops that hold no other loop."""
+        """Return the loops that contain no other loop."""
         loops = self.loops()
         return [loop for loop in loops if not any(other.blocks < loop.blocks for other in loops)]
 
@@ -181,7 +183,7 @@ def _connect(blocks: list[Block]) -> None:
 
 
 def functions(text: str) -> Iterator[Function]:
-    """The functions of an assembly listing."""
+    """Return the functions of an assembly listing."""
     name, lines = "", list[str]()
     for line in text.splitlines():
         start = re.match(r"^\s+\.type\s+\"?([^\",]+)\"?,\s*[@%]function", line)

@@ -1,7 +1,7 @@
-"""The `neon` level on a machine that has none: its instructions, written in plain LLVM after the architecture manual.
+"""Emulate the `neon` level: its instructions in plain LLVM, written after Arm's architecture manual.
 
 `python -m tests.cpu.kernels.emulated_neon` prints the digest of `tests.cpu.kernels.test_levels`. `QWCHAT_CACHE` must
-name a folder of its own: the code is not what the level compiles to elsewhere.
+name a folder of its own, since the code is not what the level compiles to on a real machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TBL = "llvm.aarch64.neon.tbl1.v16i8"
 
 
 def sdot(builder: Any, total: Any, a: Any, b: Any) -> Any:
-    """SDOT (vector): each 32-bit lane gains the products of its four signed bytes."""
+    """Emit SDOT (vector): add the products of its four signed bytes to each 32-bit lane."""
     wide = ir.VectorType(I32, 16)
     products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
     for byte in range(4):
@@ -29,7 +29,7 @@ def sdot(builder: Any, total: Any, a: Any, b: Any) -> Any:
 
 
 def tbl(builder: Any, table: Any, indices: Any) -> Any:
-    """TBL, one register: the byte at each index, 0 for an index beyond 15."""
+    """Emit TBL with one register: the byte at each index, 0 for an index above 15."""
     result = ir.Constant(ir.VectorType(I8, 16), [0] * 16)
     for lane in range(16):
         index = builder.extract_element(indices, I32(lane))
@@ -40,7 +40,7 @@ def tbl(builder: Any, table: Any, indices: Any) -> Any:
 
 
 def emulate(used: set[str]) -> None:
-    """Makes `neon` the level in force and notes in `used` which of its instructions were asked for."""
+    """Make `neon` the level in force, and collect in `used` the names of its instructions that are emitted."""
     plain = simd.emit_call
 
     def emit_call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:

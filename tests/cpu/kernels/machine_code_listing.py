@@ -1,9 +1,9 @@
-"""Compiles every kernel that is called by symbol, for a SIMD level, and prints its machine code as JSON.
+"""Compile every kernel that is called by symbol, for one SIMD level, and print the machine code as JSON.
 
-`python -m tests.cpu.kernels.machine_code_listing LEVEL` compiles for a level of this machine; `neon` and
-`portable-aarch64` are cross-compiled by Numba itself, whose LLVM holds the AArch64 back end.  Nothing is run.  `LEVEL
-forward` adds the forward pass, which takes longest.  `QWCHAT_CACHE` must name an
-empty folder: code that comes from a cache cannot be read.
+`python -m tests.cpu.kernels.machine_code_listing LEVEL` compiles for a level of this machine. The levels `neon` and
+`portable-aarch64` are cross-compiled by Numba, whose LLVM contains the AArch64 back end. Nothing is run. `LEVEL
+forward` adds the forward pass, which takes longest. `QWCHAT_CACHE` must name an empty folder, since code from a cache
+cannot be read.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CROSS = {"neon": "neon", "portable-aarch64": "portable"}
 
 
 def choose(name: str) -> None:
-    """Makes `name` the level in force, before anything that depends on it is imported."""
+    """Make `name` the level in force, before anything that depends on it is imported."""
     from quant.native import simd_level
 
     simd_level.current_level = lambda: name
 
 
 def cross_compile() -> None:
-    """Lets Numba compile for AArch64: another triple, another processor, and no address of any function."""
+    """Let Numba compile for AArch64: with another triple and processor, and without addresses of functions."""
     import llvmlite.binding as llvm
     from numba.core import codegen, config
 
@@ -42,8 +42,10 @@ def cross_compile() -> None:
 
 
 def listing(forward: bool) -> dict[str, Any]:
-    """For each symbol its `code`, and how many lanes of products of bytes (`dots`) and of 16-bit integers
-    (`dots16`) its generators asked for."""
+    """Return the `code` of each symbol, and the lanes of products that its generators asked for.
+
+    `dots` counts lanes of products of bytes, `dots16` lanes of products of 16-bit integers.
+    """
     from qwchat.cpu.kernels import dot_products, jit
 
     asked = {"dots": 0, "dots16": 0}
@@ -53,7 +55,7 @@ def listing(forward: bool) -> dict[str, Any]:
     def counted(what: str, emit: Any) -> Any:
         def count(builder: Any, total: Any, *operands: Any) -> Any:
             nonlocal inside
-            if inside:  # one kind of dot product made of another
+            if inside:  # a dot product that is made of another
                 return emit(builder, total, *operands)
             asked[what], inside = asked[what] + total.type.count, True
             try:
@@ -86,7 +88,7 @@ def listing(forward: bool) -> dict[str, Any]:
 
 
 def spinning() -> str:
-    """The machine code of a loop that waits."""
+    """Return the machine code of a loop that waits."""
     from numba import types
 
     from qwchat.cpu.kernels import jit, sync

@@ -1,7 +1,7 @@
-"""Kernels of the tests' own, and parts of kernels that Python calls: kept by Numba's cache, for speed.
+"""Kernels that only tests use, and parts of kernels that Python calls; Numba caches them, for speed.
 
-The program never uses that cache, which unpickles what it finds. It lies in the private folder of the kernels, since
-Numba does not notice edits of the functions that a kernel calls.
+The program never uses that cache, which unpickles what it finds. It is in the private folder of the compiled kernels,
+whose name depends on all sources, since Numba does not notice changes of the functions that a kernel calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random packed tensors and the plumbing that hands them to a kernel."""
+"""Random packed tensors, and what hands them to a kernel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = [
 def random_packed(
     kind: tuple[str, int, bool], rows: int, columns: int, rng: np.random.Generator, extreme: bool = False
 ) -> PackedTensor:
-    """A tensor with every code and scale byte that its format allows; padding rows have no special value."""
+    """Return a tensor with all codes and scale bytes that its format allows; padding rows are random too."""
     name, group, zeros = kind
     parts: dict[str, NDArray[Any]] = {}
     for part, (dtype, shape) in layout(name, (rows, columns), group, zeros).items():
@@ -48,7 +48,7 @@ def random_packed(
 
 
 class Folder:
-    """Stands in for a model folder: tensors by name, and a config where the test needs one."""
+    """A fake model folder: tensors by name, and a config if the test needs one."""
 
     def __init__(self, config: ModelConfig | None = None, **tensors: PackedTensor) -> None:
         self.path = Path("memory")
@@ -65,12 +65,12 @@ class Folder:
 
 
 def vector(values: NDArray[np.float32]) -> PackedTensor:
-    """A bias or norm as the container gives it."""
+    """Return a bias or norm as the container returns it."""
     return PackedTensor("vector", values.shape, 0, {"values": values})
 
 
 def aligned(size: int, fill: int) -> np.ndarray:
-    """`size` bytes of the value `fill`, from the start of a cache line on."""
+    """Return `size` bytes of the value `fill`, starting on a cache line."""
     raw = np.full(size + 64, fill, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size]

@@ -1,4 +1,4 @@
-"""Attention over both kinds of cache against its NumPy twin."""
+"""Attention over both kinds of cache, compared with its NumPy twin."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def _attend(caches, records, rows, position, end, scratch, totals, partial, out)
 
 
 class Cache:
-    """A one-layer cache filled through the kernels' own store functions."""
+    """A cache of one layer, filled with the kernels' own store functions."""
 
     def __init__(self, kind: str, heads: int, kv_heads: int, head_dim: int, keys: Any, values: Any) -> None:
         self.kind, self.heads, self.kv_heads, self.head_dim = kind, heads, kv_heads, head_dim
         self.positions = len(keys)
         self.capacity = -(-self.positions // SPLIT_POSITIONS) * SPLIT_POSITIONS
         count = kv_heads * self.capacity * head_dim
-        # What was never written must not matter, whatever finite number it is.
+        # Memory that was never written must not matter, whatever finite numbers it holds.
         fill = np.frombuffer(np.float32(1e30).tobytes(), np.uint8)[-1]
         self.k, self.v = (aligned(count * 4, fill) for _ in range(2))
         self.k_scales, self.v_scales = (aligned(count // 16, 0x70) for _ in range(2))
@@ -107,11 +107,11 @@ class Cache:
         parts = (self.k, self.k_scales, self.v, self.v_scales, self.offset)
         self.record[0] = (KV_KINDS[kind], heads, kv_heads, head_dim, self.capacity, *(p.ctypes.data for p in parts))
         scratch, copy = aligned(64, 0), keys.copy()
-        other = values.copy()  # storing may change what is stored
+        other = values.copy()  # storing may overwrite its input
         _fill(self.record, self.positions, copy.ctypes.data, other.ctypes.data, scratch.ctypes.data)
 
     def attend(self, query: Any, position: int) -> Any:
-        """`query` (tokens, heads, head_dim) -> the same of what each token sees, from `position` on."""
+        """Return attention from `query` (tokens, heads, head_dim) at `position` and following, in the same shape."""
         tokens, group = len(query), self.heads // self.kv_heads
         rows = tokens * group
         grouped = query.reshape(tokens, self.kv_heads, group, self.head_dim).swapaxes(0, 1)
@@ -133,7 +133,7 @@ class Cache:
 
 
 def random_cache(kind: str, shape: tuple[int, int, int], positions: int) -> tuple[Cache, Any, Any]:
-    """A cache of random keys and values, and these (positions, kv_heads, head_dim)."""
+    """Return a cache of random keys and values, and these (positions, kv_heads, head_dim)."""
     rng = np.random.default_rng(positions)
     keys, values = rng.standard_normal((2, positions, *shape[1:])).astype(np.float32)
     return Cache(kind, *shape, keys, values), keys, values
@@ -151,7 +151,7 @@ def test_attention(kind: str, shape: tuple[int, int, int], limit: int) -> None:
     if kind == "f32":
         expected, tolerance = reference.attention(query[0], keys, values), 2e-6
     else:
-        # A weight on the border between two of its 16-bit codes may fall to either side.
+        # A weight on the border between two 16-bit codes may be rounded either way.
         keys = keys - cache.offset.reshape(shape[1:])
         expected, tolerance = reference.attention_q8(query[0], keys, values, SPLIT_POSITIONS), 2e-5
     assert np.abs(out - expected).max() < tolerance * max(1, np.abs(expected).max())
@@ -191,7 +191,10 @@ def test_codes_of_the_cache(head_dim: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_long_tail_does_not_vanish_beside_a_peak(kind: str) -> None:
-    """One position has weight 1 and 511 share as much: eight bits for the weights would round them to nothing."""
+    """Check one position of weight 1 and 511 positions that share as much.
+
+    With 8 bits for the weights, the 511 would be rounded to nothing.
+    """
     keys = np.zeros((512, 1, 32), np.float32)
     keys[0, 0, 0] = math.log(511)
     values = np.zeros((512, 1, 32), np.float32)

@@ -1,4 +1,4 @@
-"""Where compiled code is kept, what is trusted of it, and what a start imports."""
+"""Cache of compiled code: where it is, which files it trusts, and what a start imports."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ finally:
 
 
 def run(cache: Path, text: str, root: Path = ROOT) -> list[str]:
-    """What a program writes; it lies in a file, since Numba keeps no code from elsewhere."""
+    """Return what a program prints. It runs from a file, since Numba caches no code from elsewhere."""
     program_file = cache.parent / "program.py"
     program_file.write_text(text)
     environment = os.environ | {"QWCHAT_CACHE": str(cache), "PYTHONPATH": str(root)}
@@ -93,7 +93,7 @@ def test_two_installations_do_not_take_each_other_s_code(tmp_path: Path) -> None
 
 
 def undefined_symbols(code: bytes) -> set[str]:
-    """Names that an ELF64 object expects of others (System V ABI, chapter 4)."""
+    """Return the names that an ELF64 object imports (System V ABI, chapter 4)."""
     assert code[:6] == b"\x7fELF\x02\x01"
     table, entry_size, entries = struct.unpack_from("<Q", code, 0x28)[0], *struct.unpack_from("<HH", code, 0x3A)
     sections = [struct.unpack_from("<IIQQQQIIQQ", code, table + entry_size * number) for number in range(entries)]
@@ -132,7 +132,7 @@ def test_parts_of_kernels_can_be_called_from_python_too() -> None:
         return 2 * int(part(x))
 
     whole = jit.inlined(twice_next)
-    assert whole(3) == 8  # compiled with the part in it, which has no wrapper for Python then
+    assert whole(3) == 8  # compiled with the part inside it, which then has no wrapper for Python
     assert part(3) == 4
 
 
@@ -145,7 +145,7 @@ def test_every_kernel_has_a_cost_for_the_progress() -> None:
 @pytest.mark.slow
 def test_a_warm_answer_imports_no_compiler() -> None:
     compiled_forward.load_entry_points()
-    for _ in range(2):  # The first may have to convert the embedded model.
+    for _ in range(2):  # The first run may have to convert the embedded model.
         done = subprocess.run([sys.executable, "-c", ANSWER], capture_output=True, text=True, check=True, cwd=ROOT)
     modules = done.stdout.splitlines()[-1]
     assert "'qwchat'" in modules

@@ -1,4 +1,4 @@
-"""SIMD levels: chosen, forced, refused, compiled to the right instructions, and equal in their results."""
+"""SIMD levels: chosen, forced, refused, compiled to the right instructions, and with equal results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _run_products(out, unsigned, signed):  # type: ignore[no-untyped-def]
 
 
 def products(rng: np.random.Generator) -> NDArray[np.int32]:
-    """Both dot products of 64 bytes, checked against NumPy: the extremes among random ones."""
+    """Return both dot products of 64 bytes, extremes among random ones, after a comparison with NumPy."""
     results = []
     for weights in ((0, 255), (0, 2), (254, 256), (127, 130), (0, 256)):
         for values in ((-127, -126), (127, 128), (-127, 128)):
@@ -65,8 +65,10 @@ def products(rng: np.random.Generator) -> NDArray[np.int32]:
 
 
 def digest() -> str:
-    """A hash of the results of every format for 1 to 15 tokens, of attention over both caches, and of bare dot
-    products, to the last bit."""
+    """Return a hash of results, to the last bit.
+
+    It covers every format with 1 to 15 tokens, attention over both kinds of cache, and bare dot products.
+    """
     rng = np.random.default_rng(11)
     total = hashlib.sha256(products(rng).tobytes())
     for kind in KINDS:
@@ -86,7 +88,10 @@ Begun = Callable[[str], list[str]]
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
-    """The words that a process of a level prints. All begin at once: most of their time goes into compiling."""
+    """Return a function: level -> words that a process of that level prints.
+
+    All processes start at once, since most of their time is spent compiling.
+    """
     here = {name: (["-c", PRINT_DIGEST], {"QWCHAT_SIMD": name}) for name in simd_level.supported_levels()}
     elsewhere = (["-m", "tests.cpu.kernels.emulated_neon"], {"QWCHAT_CACHE": str(tmp_path_factory.mktemp("neon"))})
     processes = {

@@ -1,4 +1,4 @@
-"""The machine code of the kernels that do the work: the right dot products, and sums that stay in registers."""
+"""Machine code of the kernels that do most of the work: the right dot products, and sums that stay in registers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from qwchat.cpu.kernels import dot_products, jit, simd
 from tests.cpu.kernels import assembly, machine_code_listing
 
 ROOT = Path(__file__).resolve().parents[3]
-# The instruction of a level, as it begins, and its lanes.
+# Beginning of the instruction of each level, and its lanes.
 DOT = {
     "avx512vnni": (r"vpdpbusd .*%zmm", 16),
     "avxvnni": (r"vpdpbusd .*%ymm", 8),
     "avx2": (r"vpmaddwd .*%ymm", 8),
     "neon": (r"sdot v\d+\.4s", 4),
 }
-# The same for products of 16-bit integers; NEON has none of that form.
+# The same for products of 16-bit integers; on NEON they are ordinary multiplications.
 DOT16 = {
     "avx512vnni": (r"vpdpwssd .*%zmm", 16),
     "avxvnni": (r"vpdpwssd .*%ymm", 8),
@@ -41,7 +41,7 @@ LEVELS = [*(name for name in simd_level.supported_levels() if name in DOT), "neo
 
 @pytest.fixture(scope="module")
 def listings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What :mod:`tests.cpu.kernels.machine_code_listing` prints, by level: filled as the tests ask."""
+    """Output of `tests.cpu.kernels.machine_code_listing` by level, filled as the tests need it."""
 
     def begin(name: str) -> subprocess.Popen[str]:
         cache = tmp_path_factory.mktemp(name.replace(" ", "-"))
@@ -54,7 +54,7 @@ def listings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
             text=True,
         )
 
-    # What takes longest compiles beside the first that is asked for.
+    # The listing that takes longest is compiled beside the first one that a test needs.
     begun = {"portable-aarch64": begin("portable-aarch64")}
 
     class Listings(dict[str, Any]):
@@ -72,7 +72,7 @@ def listings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
 
 
 def hot_loops(code: str, name: str) -> list[assembly.Loop]:
-    """The innermost loops that multiply."""
+    """Return the innermost loops that multiply."""
     pattern = "|".join((DOT[name][0], DOT16[name][0], MULTIPLY_ADD))
     return [loop for function in assembly.functions(code) for loop in function.innermost_loops() if loop.count(pattern)]
 
@@ -112,7 +112,10 @@ def test_no_hot_loop_spills(name: str, listings: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif("avx512vnni" not in LEVELS, reason="the forward pass is judged where registers are plenty")
 def test_no_loop_of_the_forward_pass_spills(listings: dict[str, Any]) -> None:
-    """Norms, quantisation, activations and softmax: on fewer registers they may read constants from the stack."""
+    """Check norms, quantisation, activation functions and softmax.
+
+    On levels with fewer registers these loops may read constants from the stack.
+    """
     kernels = listings["avx512vnni forward"]["kernels"]
     loops = hot_loops(kernels["qwchat_forward"]["code"], "avx512vnni")
     assert len(loops) >= 8
@@ -136,7 +139,7 @@ def test_the_portable_level_compiles_for_aarch64(listings: dict[str, Any]) -> No
 
 
 def chains(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> assembly.Function:
-    """A function that sums dot products in `count` registers, compiled for a level."""
+    """Return a function that sums dot products in `count` registers, compiled for a level."""
     monkeypatch.setattr(simd_level, "current_level", lambda: name)
     lanes = DOT[name][1]
     words, line_bytes = ir.VectorType(simd.I32, lanes), ir.VectorType(simd.I8, 4 * lanes)
@@ -161,7 +164,7 @@ def chains(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> assembly.F
 
 
 def compiled(module: ir.Module, name: str) -> str:
-    """The assembly of a module for a level's processor."""
+    """Return the assembly of a module for a level's processor."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     triple, processor = llvm.get_process_triple(), (llvm.get_host_cpu_name(), "")
@@ -179,7 +182,10 @@ def compiled(module: ir.Module, name: str) -> str:
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_a_loop_of_too_many_sums_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The judge judged: half of the registers stay registers, more sums than registers do not."""
+    """Check the check itself.
+
+    Half as many sums as registers stay in registers; more sums than registers do not.
+    """
     pattern, _ = DOT[name]
     registers = {"avx512vnni": 32, "neon": 32}.get(name, 16)
     for count, spills in ((registers // 2, False), (registers + 4, True)):
@@ -259,7 +265,7 @@ def test_x86_is_read() -> None:
     assert [len(loop.blocks) for loop in first.loops()] == [3, 1]
     (inner,) = first.innermost_loops()
     assert inner.count(r"vpdpbusd .*ymm") == 1
-    # Without a frame pointer %rbp is a register like any other; a scalar may lie on the stack.
+    # Without a frame pointer %rbp is an ordinary register; a scalar may be on the stack.
     assert inner.spills() == ["vmovdqu64 64(%rsp), %zmm2"]
     (loop,) = second.innermost_loops()
     assert loop.blocks == {1, 2, 4}

@@ -1,4 +1,4 @@
-"""The matrix kernel against its NumPy twin, for every format, vector count and awkward shape."""
+"""The matrix kernels, compared with their NumPy twin for every format, number of vectors and awkward shape."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _run(matrices, sources, tokens, out, accumulate, scratch):  # type: ignore[n
 
 
 def activations(x: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
-    """The ACTIVATIONS record of `x` and what it points to."""
+    """Return the ACTIVATIONS record of `x`, and the arrays that it points to."""
     packed = reference.packed_activations(x)
     record = np.zeros(1, ACTIVATIONS)
     record["x"], record["packed"], record["columns"] = x.ctypes.data, packed.ctypes.data, x.shape[1]
@@ -38,7 +38,7 @@ def activations(x: NDArray[np.float32]) -> tuple[NDArray[Any], tuple[NDArray[Any
 
 
 def scratch_for(tokens: int) -> tuple[int, NDArray[np.uint8]]:
-    """The address of a driver's scratch, on a cache line, and what keeps it alive."""
+    """Return the address of a kernel's scratch, on a cache line, and the array that keeps it alive."""
     memory = np.full(matmul_scratch_bytes(tokens) + 64, 255, np.uint8)
     return memory.ctypes.data + -memory.ctypes.data % 64, memory
 

@@ -1,4 +1,4 @@
-"""Row-wise kernels against their NumPy twins."""
+"""Row kernels, compared with their NumPy twins."""
 
 from __future__ import annotations
 

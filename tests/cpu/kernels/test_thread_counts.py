@@ -1,4 +1,4 @@
-"""How many threads: cores, affinity and quotas, read from made-up system files."""
+"""Number of threads: cores, affinity and quotas, read from made-up system files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Machine = Callable[..., int]
 
 @pytest.fixture
 def threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """The count for a list of sibling lists, the CPUs allowed, /proc/self/cgroup, and files below /sys/fs/cgroup."""
+    """Return the count for sibling lists, /proc/self/cgroup, the allowed CPUs and files below /sys/fs/cgroup."""
 
     def count(
         siblings: list[str], membership: str | None = "0::/", allowed: set[int] | None = None, **files: str
@@ -85,7 +85,7 @@ def test_this_machine_has_a_count() -> None:
 
 
 def run(size: int, seconds: Callable[[int], float], steps: int) -> list[int]:
-    """The counts chosen in a row of steps that take `seconds(count)`."""
+    """Return the counts that are chosen for consecutive steps, each of which takes `seconds(count)`."""
     decode, chosen = thread_counts.DecodeThreadTuner(size), []
     for _ in range(steps):
         chosen.append(decode.choose())
@@ -97,7 +97,7 @@ def run(size: int, seconds: Callable[[int], float], steps: int) -> list[int]:
 def test_as_few_threads_generate_as_saturate_the_memory(size: int, enough: int) -> None:
     chosen = run(size, lambda count: 0.01 / min(count, enough), 1000)
     assert set(chosen[40:]) == {enough}
-    # The trials cost little more than a handful of steps.
+    # The trials cost little more than a few steps.
     assert sum(count < enough for count in chosen) <= 3
 
 
@@ -114,7 +114,8 @@ def test_the_trial_is_repeated() -> None:
 
 
 def test_one_slow_step_does_not_mislead() -> None:
-    times = iter([1.0, 1.0, 1.0, 2.0, 50.0, 2.0, 1.0, 2.0])  # two to warm up, then all and half in turn
+    # Two warm-up steps, then all threads and half of them in turn.
+    times = iter([1.0, 1.0, 1.0, 2.0, 50.0, 2.0, 1.0, 2.0])
     assert run(4, lambda count: next(times), 8)[2:] == [4, 2, 4, 2, 4, 2]
     times = iter([1.0, 1.0, 1.0, 2.0, 50.0, 2.0, 1.0, 2.0, *[1.0] * 20])
     assert set(run(4, lambda count: next(times), 28)[8:]) == {4}

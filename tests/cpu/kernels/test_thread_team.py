@@ -1,4 +1,4 @@
-"""The thread team: every item is done once and in its stage, whether members spin, sleep, nap or sit out."""
+"""The thread team: every item is done once and in its stage, whether members spin, park, back off or sit out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ LINE = 64
 
 @kernel
 def _step(team, member, items, pauses, counts, seen):  # type: ignore[no-untyped-def]
-    """`counts`: items done, by stage; `seen`: items that came before their stage, then items by member."""
+    """Run one step.
+
+    `counts`: items done in each stage. `seen`: items that came before their stage, then the items of each member.
+    """
     done, own = counts.ctypes.data, seen.ctypes.data
     for stage in range(len(items)):
         while True:
@@ -73,7 +76,7 @@ ENTRY_POINTS = EntryPoints(_lead, _serve, wake, announce_end)
 
 @kernel
 def _cancelled_step(team, member, items, stop_after, counts):  # type: ignore[no-untyped-def]
-    """Sets the stop word in item `stop_after`.  `counts`: items done, and items begun after that."""
+    """Set the cancel word in item `stop_after`; count the items done, and those begun after that, in `counts`."""
     done, late = counts.ctypes.data, counts.ctypes.data + LINE
     for stage in range(len(items)):
         while True:
@@ -105,7 +108,7 @@ def _serve_cancelled(team, member, size, items, stop_after, counts):  # type: ig
 
 
 class Work:
-    """A team and what it did."""
+    """A team, and counts of what its members did."""
 
     def __init__(self, size: int, stages: int) -> None:
         self.items = np.ones(stages, np.int64)
@@ -121,17 +124,20 @@ class Work:
         assert self.seen[0, 0] == 0
 
     def back_off(self, member: int) -> int:
-        """How long the member napped last, in ns."""
+        """Return the length of the member's last back-off, in ns."""
         offset = self.team.address - self.team._memory.ctypes.data
         offset += HEADER_LINES * LINE + member * MEMBER_BYTES + BACK_OFF
         return int(self.team._memory[offset : offset + 8].view(np.int64)[0])
 
     def step_until_all_have_worked(self) -> None:
-        """One that sleeps for ever never does; on a busy machine one may wake too late for many steps."""
+        """Run steps until every member has worked.
+
+        A member that is never woken never works; on a busy machine one may wake too late for many steps.
+        """
         wait_for(lambda: self.check_step() or (self.seen[1:, 0] > 0).all(), "work of every member", pause=0)
 
     def parked(self) -> int:
-        """How many members sleep; they are noted as to be woken."""
+        """Return how many members are parked, and set the flags of those to wake."""
         return int(wake(self.team.address, self.team.size, self.team._parked_flags.ctypes.data))
 
     def close(self) -> None:
@@ -144,7 +150,7 @@ class Work:
 def test_every_item_is_done_once_and_in_its_phase(size: int) -> None:
     rng = np.random.default_rng(size)
     work = Work(size, 40)
-    sleeps = [0.0] * count(1500, 200) + [0.01] * 4 + [0.0] * count(100, 50)  # some steps meet members that sleep
+    sleeps = [0.0] * count(1500, 200) + [0.01] * 4 + [0.0] * count(100, 50)  # some steps meet parked members
     for seconds in sleeps:
         time.sleep(seconds)
         work.items[:] = np.where(rng.random(40) < 0.5, 1, rng.integers(1, 60, 40))
@@ -201,9 +207,9 @@ def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
     work.check_step()
     for _ in range(5):
         wait_for(lambda: work.parked() == 2, "both members to sleep")
-        work.check_step()  # all slept and were noted as to be woken, but were not
+        work.check_step()  # all were parked and flagged to be woken, but were not woken
     work.step_until_all_have_worked()
-    work.team._wake_members(3)  # woken, but there is no step
+    work.team._wake_members(3)  # woken without a step
     wait_for(lambda: work.parked() == 2, "both members to sleep again")
     work.close()
 
@@ -237,7 +243,7 @@ def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
         done, late = counts[:, 0]
         assert done > stop
         assert late < size
-        counts[:], stop_after[0] = 0, -1  # The next step is whole, however it is run.
+        counts[:], stop_after[0] = 0, -1  # The next step is complete, however it is run.
         if stop % 2:
             team.run()
         else:
@@ -256,7 +262,7 @@ def test_a_step_is_cancelled_before_the_first_item(raising: bool) -> None:
             raise KeyboardInterrupt
         return True
 
-    work.pauses[0], work.items[:] = 1000, 2000  # Seconds.
+    work.pauses[0], work.items[:] = 1000, 2000  # Uncancelled, the step would take seconds.
     if raising:
         with pytest.raises(KeyboardInterrupt):
             work.team.run_cancellable(cancelled)
@@ -282,7 +288,7 @@ def test_a_member_naps_when_it_costs_more_than_it_gives() -> None:
     assert _is_contended(15 * millisecond, 7 * millisecond, 2)
     assert not _is_contended(15 * millisecond, 4 * millisecond, 2)
     assert _is_contended(15 * millisecond, 4 * millisecond, 4)
-    assert not _is_contended(15 * millisecond, millisecond, 64)  # a hiccup
+    assert not _is_contended(15 * millisecond, millisecond, 64)  # too short to count
 
 
 @kernel
