@@ -1,4 +1,4 @@
-"""Conversations over a decoder, and replies in them: fields of a `Request` and arguments of the call side by side."""
+"""Conversations on a decoder, and replies in them; fields of `Request` and arguments of the call are given together."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Conversation:
 
 @contextmanager
 def open_conversation(folder: TensorSource, **options: Any) -> Iterator[Conversation]:
-    """A conversation over a new decoder on the CPU; `options` of `build_decoder`."""
+    """Open a conversation on a new decoder on the CPU; `options` are those of `build_decoder`."""
     with closing(build_decoder(folder, **options)) as decoder:
         yield Conversation(Engine(decoder))
 
 
 @contextmanager
 def open_context(folder: TensorSource, **options: Any) -> Iterator[CachedContext]:
-    """A context of a new decoder on the CPU; `options` of `build_decoder`."""
+    """Open a context of a new decoder on the CPU; `options` are those of `build_decoder`."""
     with closing(build_decoder(folder, **options)) as decoder:
         yield CachedContext(decoder)
 
@@ -47,7 +47,7 @@ def generate(
     usable_vocab: int,
     **options: Any,
 ) -> Iterator[EngineEvent]:
-    """Call `Engine.generate`; without speculation where `options` do not say so."""
+    """Call `Engine.generate`, without speculation unless `options` ask for it."""
     asked = {"speculate": False} | {name: value for name, value in options.items() if name in _FIELDS}
     call = {name: value for name, value in options.items() if name not in _FIELDS}
     return conversation.engine.generate(

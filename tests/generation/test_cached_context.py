@@ -1,4 +1,4 @@
-"""Conversations that share a decoder: each is what it would be alone, however they take turns."""
+"""Conversations that share a decoder: each one is the same as alone, however they take turns."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def decoder(request: pytest.FixtureRequest) -> Iterator[CpuDecoder]:
 
 
 def reply(conversation: Conversation, number: int, speculate: bool) -> Iterator[EngineEvent]:
-    """The reply to the `number`-th prompt, with draft tokens or without."""
+    """Generate the reply to prompt number `number`, with draft tokens or without."""
     ids, settings, seed = TEXTS[number]
-    # One prompt takes more than one chunk, so that there are turns within prefill too.
+    # One prompt takes several chunks, so that replies also alternate within prefill.
     ids = [*LONG, *ids] if number else ids
     return generate(conversation, ids, settings, seed=seed, usable_vocab=VOCAB, max_tokens=60, speculate=speculate)
 
 
 def essence(event: EngineEvent) -> object:
-    """An event, without times."""
+    """Return an event without its times."""
     return (event.reason, event.stats.generated_tokens) if isinstance(event, Finished) else event
 
 
@@ -66,7 +66,7 @@ def test_two_conversations_interleaved_token_by_token(decoder: CpuDecoder, specu
     assert min(sum(isinstance(event, TokenStep) for event in events) for events in found) == 60
     for conversation, (_, ids) in zip(conversations, alone, strict=True):
         assert np.array_equal(conversation.cached.ids, ids)
-        # The caches hold what belongs to these tokens, too.
+        # The caches also hold the keys and values of these tokens.
         fresh = CachedContext(decoder)
         fresh.extend(ids.tolist())
         assert np.array_equal(conversation.cached.extend([1, 2]), fresh.extend([1, 2]))
@@ -95,7 +95,7 @@ def test_caches_of_different_kinds_are_not_mixed() -> None:
 
 
 class Inexact:
-    """A decoder whose logits depend on how tokens are grouped into passes, as those of a GPU may."""
+    """A decoder whose logits depend on how tokens are grouped into passes, as on a GPU."""
 
     exact_grouping = False
 
@@ -120,7 +120,7 @@ class Inexact:
 
 
 def test_drafts_are_for_decoders_whose_passes_do_not_matter(decoder: CpuDecoder) -> None:
-    """With them, the text would depend on what was guessed."""
+    """Check that drafts are not used here, since the text would depend on them."""
     inexact = Inexact(decoder)
     engine = Engine(inexact)
     engine.draft_policy = Eager()

@@ -1,4 +1,4 @@
-"""A mask rules what is chosen, with and without speculation, and ends a reply where nothing can follow."""
+"""A mask decides which tokens may be chosen, with and without speculation, and ends a reply that is complete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMPT = [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
 
 
 class Eager(DraftPolicy):
-    """Always drafts as far as it can, whether that pays or not."""
+    """A policy that always drafts as many tokens as it can, whether that pays or not."""
 
     def draft_length(self, length: int) -> int:
         return 7
@@ -34,9 +34,10 @@ class Eager(DraftPolicy):
 
 @dataclass
 class Mask:
-    """Neighbours must not add up to a multiple of three; every fifth and sixth place is forced; `last` tokens end it.
+    """A mask whose tokens, two by two, must not add up to a multiple of three.
 
-    With `room` to close, a reply that would be cut is brought to an end by tokens of its own: 7, and nothing follows.
+    Every fifth and sixth token is forced, and the reply is complete after `last` tokens. With `closing`, a reply that
+    would be cut is completed by token 7 instead.
     """
 
     last: int = 1000
@@ -138,7 +139,7 @@ def test_what_is_forced_is_read_along(conversation: Conversation) -> None:
         _, end = run(conversation, Mask(), seed=1, max_tokens=60, speculate=True)
     finally:
         conversation.engine.draft_policy = kept
-    assert end.stats.accepted_tokens >= 18  # Two of every six.
+    assert end.stats.accepted_tokens >= 18  # Two of every six tokens are forced.
 
 
 @pytest.mark.parametrize("speculate", [False, True])

@@ -1,4 +1,4 @@
-"""A run that was cut anywhere goes on, token by token, as it would have; and its cache is used again."""
+"""A reply that was cut anywhere continues, token by token, as if it had not been cut, and its cache is reused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_cut_by_length_and_continued(conversation: Conversation, settings: Sampl
         assert before + after == whole
         assert end.stats.generated_tokens == LENGTH - cut
         assert end.stats.prompt_tokens == len(ids) + cut
-        # The last token of what was cut had not been read, and is; nothing else is read again.
+        # Only the last token before the cut had not been evaluated; nothing is evaluated twice.
         assert end.stats.cached_tokens == len(ids) + cut - 1
 
 

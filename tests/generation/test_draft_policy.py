@@ -1,4 +1,4 @@
-"""When drafts are made: simulated texts and clocks."""
+"""The policy of drafting, with simulated texts and clocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwchat.generation.speculation import MAX_PASS_TOKENS, DraftPolicy
 def simulate(
     policy: DraftPolicy, right: float, slope: float, passes: int, length: int = 4, single: float = 1.0
 ) -> float:
-    """Tokens per unit of time; every guess is right with probability `right`, a row costs `slope`."""
+    """Return tokens per unit of time; a guess is right with probability `right`, and each draft token costs `slope`."""
     rng = random.Random(1)
     tokens, seconds = 0, 0.0
     for _ in range(passes):

@@ -1,4 +1,4 @@
-"""The engine: what a reply reads of what is cached already, and how it ends."""
+"""The engine: which tokens a reply evaluates, given the cached ones, and how it ends."""
 
 from __future__ import annotations
 

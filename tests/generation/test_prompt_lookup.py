@@ -1,4 +1,4 @@
-"""The n-gram index against a search through the whole text."""
+"""The n-gram index, compared with a search through the whole text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ texts = st.one_of(
 
 
 def common(ids: list[int], source: int, end: int) -> int:
-    """Tokens before `source` that equal those before `end`, up to MAX_MATCH_TOKENS."""
+    """Count the tokens before `source` that equal those before `end`, up to MAX_MATCH_TOKENS."""
     length = 0
     while length < min(MAX_MATCH_TOKENS, source) and ids[source - 1 - length] == ids[end - 1 - length]:
         length += 1
@@ -25,7 +25,7 @@ def common(ids: list[int], source: int, end: int) -> int:
 
 
 def searched(ids: list[int], prompt: int) -> tuple[int, int]:
-    """Source and length of the match behind `ids`, the first `prompt` of which were there from the start."""
+    """Return source and length of the match behind `ids`, of which the first `prompt` were there from the start."""
     source = length = 0
     for end in range(prompt, len(ids) + 1):
         kept = length + 1 if length and end > prompt and ids[source] == ids[end - 1] else 0
@@ -65,7 +65,7 @@ def test_the_index_finds_what_a_search_finds(ids: list[int], data: st.DataObject
         ([5, 5], None),
         ([5, 5, 5], [5, 5, 5, 5]),
         ([1, 2, 9, 1, 2], [9, 1, 2, 9]),
-        # The triple 7 1 2 is preferred to the more recent pair 1 2, and the later triple to the earlier.
+        # The triple 7 1 2 is preferred to the more recent pair 1 2, and a later triple to an earlier one.
         ([7, 1, 2, 3, 7, 1, 2, 4, 0, 1, 2, 5, 7, 1, 2], [4, 0, 1, 2]),
     ],
 )

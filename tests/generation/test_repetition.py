@@ -1,4 +1,4 @@
-"""The loop guard: every endless loop is found, nothing else is."""
+"""The repetition guard finds every endless loop, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.tiers import count
 
 
 def ended_at(tokens: list[int], limit: int) -> int | None:
-    """After how many tokens the guard ends the text."""
+    """Return the number of tokens after which the guard ends the text."""
     guard = RepetitionGuard(limit)
     return next((number for number, token in enumerate(tokens, 1) if guard.append(token)), None)
 
 
 def repeated(tokens: list[int], period: int) -> int:
-    """How many tokens at the end equal those one period before."""
+    """Count the tokens at the end that equal those one period earlier."""
     count = 0
     while count + period < len(tokens) and tokens[-1 - count] == tokens[-1 - count - period]:
         count += 1
@@ -30,7 +30,7 @@ def repeated(tokens: list[int], period: int) -> int:
 def test_a_plain_loop_ends_after_its_limit(period: int) -> None:
     loop = list(range(100, 100 + period))
     found = ended_at(list(islice(cycle(loop), 6000)), 1000)
-    # Seven tokens more may pass until the first sequence of eight comes again.
+    # It may take seven more tokens until the first sequence of eight occurs again.
     assert found == pytest.approx(max(1000, 3 * period) + period, abs=7)
 
 

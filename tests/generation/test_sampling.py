@@ -1,4 +1,4 @@
-"""The sampler against plain definitions; tests/oracle compares it with transformers."""
+"""The sampler, compared with plain definitions; tests/oracle compares it with transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def logits(size: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
 
 
 def plain(values: np.ndarray, settings: SamplingParams, prompt: list[int], reply: list[int]) -> np.ndarray:
-    """The definition, token by token in float64: probabilities of every id."""
+    """Return the probability of every id by definition, token by token in float64."""
     scores = values.astype(np.float64)
     for token in set(prompt) | set(reply):
         scores[token] *= settings.repeat_penalty if scores[token] < 0 else 1 / settings.repeat_penalty
@@ -95,7 +95,7 @@ def test_any_settings_leave_a_distribution(
     assert probabilities.sum() == pytest.approx(1.0)
     assert (probabilities >= 0).all()
     assert values.max() in values[ids]
-    # Whatever is left out is nowhere more likely than what is kept.
+    # No token that was removed is likelier than one that was kept.
     assert np.delete(values, ids).max(initial=-np.inf) <= values[ids].min()
 
 
@@ -147,7 +147,7 @@ def test_padding_rows_are_never_chosen() -> None:
     assert Sampler(SamplingParams(), 0, QWEN2_TOKENS).sample(values, [], []) == QWEN2_TOKENS - 1
     hot = Sampler(SamplingParams(5.0, repeat_penalty=1.3), 0, QWEN2_TOKENS)
     assert all(hot.sample(values, [QWEN2_ROWS - 1], [QWEN2_ROWS]) < QWEN2_TOKENS for _ in range(50))
-    values[QWEN2_TOKENS:] = np.nan  # nothing that is looked at
+    values[QWEN2_TOKENS:] = np.nan  # padding rows
     assert hot.sample(values, [], []) < QWEN2_TOKENS
 
 
@@ -212,7 +212,7 @@ def test_a_draw_depends_on_seed_and_number_only() -> None:
             detour.distribution(values, [], [])
             assert detour.sample(values, [], []) == token
         else:
-            # Another distribution, even a certain one, uses up one draw and no more.
+            # Any other distribution, even a certain one, uses exactly one draw.
             detour.sample(logits(4096, seed=draw, scale=1000.0), [], [])
     assert detour.draws_made == 10
 
@@ -224,7 +224,7 @@ def test_the_stream_of_a_seed_never_changes() -> None:
 
 
 def chi_square_limit(degrees: int) -> float:
-    """The value that chi-square exceeds once in 10,000 times (Wilson and Hilferty 1931)."""
+    """Return the value that chi-square exceeds once in 10,000 cases (Wilson and Hilferty 1931)."""
     spread = 2 / (9 * degrees)
     return degrees * (1 - spread + 3.719 * math.sqrt(spread)) ** 3
 

@@ -1,4 +1,4 @@
-"""Speculation changes when tokens come and nothing else: the same tokens, the same ends, the same cache."""
+"""Speculation changes only when tokens come: the tokens, the ends and the cache are the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS = [
 
 
 class Eager(DraftPolicy):
-    """Always drafts as far as it can, whether that pays or not."""
+    """A policy that always drafts as many tokens as it can, whether that pays or not."""
 
     def draft_length(self, length: int) -> int:
         return 7
@@ -52,7 +52,7 @@ def steps(found: list[EngineEvent]) -> list[int]:
 def both(
     conversation: Conversation, ids: list[int], settings: SamplingParams, **options: Any
 ) -> tuple[list[int], Finished]:
-    """Tokens and end with speculation, after a check that they, and the cache, are those without it."""
+    """Return tokens and end with speculation, after a check that they and the cache equal those without it."""
     options = {"seed": 7, "usable_vocab": VOCAB} | options
     conversation.cached.truncate(0)
     plain = list(generate(conversation, ids, settings, **options))
@@ -70,7 +70,7 @@ def both(
 
 
 def prompt(seed: int, repeated: bool = True) -> list[int]:
-    """Random ids, which a second half repeats with a few changes."""
+    """Return random ids, which a second half repeats with a few changes."""
     rng = np.random.default_rng(seed)
     half = rng.integers(0, VOCAB, 20).tolist()
     again = [token if rng.random() < 0.8 else int(rng.integers(VOCAB)) for token in half]
@@ -106,7 +106,7 @@ def test_the_policy_of_every_day_keeps_the_text_too(conversation: Conversation) 
 
 
 def looping(conversation: Conversation) -> tuple[list[int], list[int]]:
-    """A prompt and its greedy continuation, most of which is accepted drafts."""
+    """Return a prompt and its greedy reply, most of which is accepted drafts."""
     for seed in range(40):
         tokens, end = both(conversation, prompt(seed), GREEDY, max_tokens=60)
         if end.stats.accepted_tokens > 35:
@@ -189,7 +189,10 @@ def test_what_was_read_ahead_is_gone_after_truncating(conversation: Conversation
 @settings(max_examples=count(20, 10))
 @given(st.integers(0, 2**32), st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=5), st.integers(0, 4))
 def test_a_draft_is_accepted_as_often_as_it_is_likely(seed: int, logits: list[float], draft: int) -> None:
-    """Drawing and comparing is rejection sampling: P(accepted) = p(draft), and the whole is distributed as p."""
+    """Check that drawing and comparing is rejection sampling.
+
+    P(accepted) = p(draft), and all tokens are distributed as p.
+    """
     draws = 4000
     sampling = SamplingParams(temperature=1.0)
     sampler = Sampler(sampling, seed, len(logits))

@@ -1,4 +1,4 @@
-"""A reply that is stopped on the way through a pass: what was read counts, and nothing else is in the cache."""
+"""A reply that is cancelled in the middle of a pass: evaluated tokens count, and nothing else is in the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = SamplingParams(temperature=0.7)
 
 @pytest.fixture(params=["f32", "q8"])
 def conversation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conversation]:
-    """A conversation all of whose passes can be stopped, as those of a big model can."""
+    """Yield a conversation in which every pass can be cancelled, as with a large model."""
     monkeypatch.setattr("qwchat.cpu.decoder._CANCELLABLE_SECONDS", 0.0)
     with open_conversation(random_folder(config()), threads=2, context=1024, kv=request.param) as built:
         yield built
@@ -32,7 +32,7 @@ def conversation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def events(
     conversation: Conversation, said: list[int], cancel: Callable[[], bool] | None = None
 ) -> Iterator[EngineEvent]:
-    """The reply to IDS, or the rest of it behind `said`."""
+    """Yield the events of the reply to IDS, or of its rest behind `said`."""
     return generate(
         conversation,
         [*IDS, *said],
@@ -51,9 +51,9 @@ def tokens(found: Iterator[EngineEvent]) -> list[int]:
 
 
 class Stop:
-    """Asks to stop at the second question behind `passes` passes: the first comes before a pass, the second within.
+    """Cancels at the second call behind `passes` passes: the first call comes before a pass, the second within it.
 
-    `seconds`: how far into the pass.
+    `seconds` is the time into that pass.
     """
 
     def __init__(self, passes: int, seconds: float = 0.0) -> None:
@@ -118,7 +118,7 @@ def test_another_prompt_after_a_stop_finds_a_whole_cache(conversation: Conversat
 
 
 def make_endless(conversation: Conversation) -> None:
-    """Let a pass wait until it is stopped: however slow a machine is, it ends then and not before."""
+    """Let a pass wait until it is cancelled, so that the test does not depend on the machine's speed."""
     team = conversation.engine.decoder._team
     lead = team._entry_points.lead
 

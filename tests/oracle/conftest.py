@@ -1,4 +1,4 @@
-"""Every test below this folder carries the marker `oracle`: `pytest -m 'not oracle'` leaves them out."""
+"""Mark every test below this folder as `oracle`: `pytest -m 'not oracle'` leaves them out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs our engine the ways a conversation can: one pass, chunks, token by token, back and forth."""
+"""Run our engine in the ways that a conversation can: one pass, chunks, token by token, with truncation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THREADS = 2
 
 
 def converted(source: Path, destination: Path, **settings: object) -> Path:
-    """The model folder that `quant.convert` makes of a checkpoint."""
+    """Return the model folder that `quant.convert` makes of a checkpoint."""
     for _ in quant.convert(source, destination, **settings):  # type: ignore[arg-type]
         pass
     return destination
@@ -27,15 +27,15 @@ def converted(source: Path, destination: Path, **settings: object) -> Path:
 
 @contextmanager
 def loaded(folder: Path, context: int) -> Iterator[CachedContext]:
-    """A context of the decoder of a model folder."""
+    """Open a context of the decoder of a model folder."""
     with closing(build_decoder(open_model(folder), context=context, threads=THREADS)) as decoder:
         yield CachedContext(decoder)
 
 
 def feed(cached: CachedContext, token_ids: list[int], chunks: Iterable[int], start: int = 0) -> np.ndarray:
-    """Logits (tokens, vocab) of `token_ids` at position `start` and on, fed in pieces of the sizes in `chunks`.
+    """Return logits (tokens, vocab) of `token_ids` from position `start` on, fed in chunks of the given sizes.
 
-    What the cache held from `start` on is truncated.
+    Cached tokens from `start` on are dropped first.
     """
     cached.truncate(start)
     rows = []
@@ -49,17 +49,17 @@ def feed(cached: CachedContext, token_ids: list[int], chunks: Iterable[int], sta
 
 
 def one_pass(length: int) -> list[int]:
-    """Chunks as the engine's prefill cuts them."""
+    """Return the sizes of chunks in which the engine evaluates a prompt."""
     return [CHUNK] * (-(-length // CHUNK))
 
 
 def token_by_token(length: int) -> list[int]:
-    """Chunks of decoding."""
+    """Return the sizes of chunks of decoding."""
     return [1] * length
 
 
 def any_chunks(length: int, seed: int) -> list[int]:
-    """Random sizes between 1 and the largest chunk, small ones as likely as large ones."""
+    """Return random sizes between 1 and the largest chunk; small ones are as likely as large ones."""
     drawn = random.Random(seed)
     sizes: list[int] = []
     while sum(sizes) < length:

@@ -1,7 +1,7 @@
-"""The random models that the parity tests run, and what transformers says about them.
+"""Random models for the parity tests, and the results of transformers for them.
 
-The reference is always loaded from disk at the precision wanted: casting a loaded model would also cast RoPE's table
-of inverse frequencies, which transformers computes in float32 whatever the precision of the weights.
+The reference is always loaded from disk at the wanted precision. Casting a loaded model would also cast RoPE's table of
+inverse frequencies, which transformers computes in float32 whatever the precision of the weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 Logits = np.ndarray  # (tokens, vocab)
 
 HEADS = ((2, 2), (6, 1), (7, 1), (8, 1), (1, 1), (12, 2), (14, 2), (16, 2), (3, 3))
-# transformers reports the loading of 15 tensors with a progress bar.
+# transformers shows a progress bar for loading 15 tensors.
 transformers.utils.logging.disable_progress_bar()
 
 LENGTHS = (1, 2, 3, 7, 8, 9, 15, 33, 64, 100, 127, 128, 129, 200, 257, 511)
@@ -34,13 +34,13 @@ K_BIAS_NORMS = (None, None, 100.0, None, None, 900.0, None)
 
 ROPES: tuple[dict[str, Any], ...] = (
     {"max_position_embeddings": 4096},
-    # max_position_embeddings is the native length, as in the Instruct models with YaRN switched on by hand.
+    # max_position_embeddings is the native length, as in Instruct models whose YaRN was enabled by hand.
     {"max_position_embeddings": 1024, "rope_scaling": {"type": "yarn", "factor": 4.0, "original": 1024}},
     {"max_position_embeddings": 4096, "rope_theta": 1e4},
     # max_position_embeddings is the extended length, as in base models and newer files.
     {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original": 1024}},
     {"max_position_embeddings": 32768},
-    # The native length is not given: transformers takes max_position_embeddings for it.
+    # The native length is missing: transformers uses max_position_embeddings instead.
     {"max_position_embeddings": 2048, "rope_scaling": {"type": "yarn", "factor": 2.0}},
     {
         "max_position_embeddings": 3000,
@@ -64,7 +64,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What pytest shows."""
+        """Name that pytest shows."""
         values = self.overrides
         heads, kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
         parts = [f"{self.number:02d}", f"{heads}of{kv_heads}x{values['head_dim']}", f"{self.length}tokens"]
@@ -75,7 +75,7 @@ class Case:
         return "-".join(parts)
 
     def write(self, folder: Path) -> Path:
-        """The checkpoint in float32."""
+        """Write the checkpoint in float32."""
         return make_checkpoint(
             folder,
             seed=self.number,
@@ -86,7 +86,7 @@ class Case:
         )
 
     def token_ids(self) -> list[int]:
-        """`length` ids over the whole vocabulary, padding rows too."""
+        """Return `length` ids from the whole vocabulary, padding rows included."""
         drawn = np.random.default_rng(self.number).integers(self.overrides["vocab_size"], size=self.length)
         return [int(token) for token in drawn]
 
@@ -123,12 +123,12 @@ def make_qwen3_case(number: int) -> Case:
 
 
 def shrink_embedding(tensors: dict[str, np.ndarray]) -> None:
-    """Mean squares of about 1e-5, as large as the epsilons."""
+    """Scale the embedding to mean squares of about 1e-5, as large as the epsilons."""
     tensors["model.embed_tokens.weight"] *= np.float32(0.003 / tensors["model.embed_tokens.weight"].std())
 
 
 def make_case(number: int) -> Case:
-    """Axes with many values turn in step with the number, those with two are drawn."""
+    """Draw a Qwen2 model; axes with many values follow the number in turn, those with two are drawn."""
     drawn = random.Random(number)
     heads, kv_heads = HEADS[number % len(HEADS)]
     head_dim = drawn.choice((64, 128))
@@ -158,7 +158,7 @@ def make_case(number: int) -> Case:
 
 
 def uses_yarn(case: Case) -> bool:
-    """Whether the config asks for YaRN, in either spelling."""
+    """Return whether the config enables YaRN, in either spelling."""
     return any("yarn" in str(case.overrides.get(key)) for key in ("rope_scaling", "rope_parameters"))
 
 
@@ -173,19 +173,22 @@ def load_reference(folder: Path, dtype: Any, attention: str = "eager") -> Any:
 
 
 def logits_of(model: Any, token_ids: list[int]) -> Logits:
-    """(tokens, vocab) in the precision of the model."""
+    """Return logits (tokens, vocab) in the precision of the model."""
     with torch.inference_mode():
         logits: Logits = model(torch.tensor([token_ids])).logits[0].numpy()
     return logits
 
 
 def reference_logits(folder: Path, token_ids: list[int], dtype: Any = torch.float32) -> Logits:
-    """Logits of transformers, (tokens, vocab); the attention that materialises scores only where they are small."""
+    """Return logits of transformers, (tokens, vocab).
+
+    It uses the attention that materialises scores only where they are small.
+    """
     attention = "eager" if len(token_ids) <= 1100 else "sdpa"
     return logits_of(load_reference(folder, dtype, attention), token_ids)
 
 
 def distance(logits: Logits, reference: Logits) -> float:
-    """Largest difference, relative to the largest logit of the reference."""
+    """Return the largest difference, relative to the largest logit of the reference."""
     difference = np.abs(logits.astype(np.float64) - reference.astype(np.float64)).max()
     return float(difference / np.abs(reference).max())

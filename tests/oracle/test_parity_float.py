@@ -1,4 +1,4 @@
-"""Logits of dense models against transformers' Qwen2 in float32, over random models and all orders of feeding."""
+"""Logits of dense models, compared with transformers in float32, for random models fed in any order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAME = 1e-5
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case with its converted model and what transformers says."""
+    """A case with its converted model and the results of transformers."""
 
     case: Case
     folder: Path
@@ -31,7 +31,7 @@ class Prepared:
 
 @pytest.fixture(scope="module", params=[*CASES, *QWEN3_CASES], ids=lambda case: case.name)
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """One case after the other; where key biases are outliers, float64 says how much float32 can be trusted."""
+    """Yield each case; where key biases are outliers, float64 shows how far float32 can be trusted."""
     case: Case = request.param
     work = tmp_path_factory.mktemp(f"case{case.number}")
     source = case.write(work / "checkpoint")
@@ -51,7 +51,7 @@ def test_one_pass(prepared: Prepared) -> None:
 
 
 def test_any_order_of_feeding(prepared: Prepared) -> None:
-    """Decoding, chunks of any size, and truncating after something else had been said."""
+    """Check decoding, chunks of any size, and truncation after other tokens were fed."""
     token_ids, seed = prepared.token_ids, prepared.case.number
     length = len(token_ids)
     with loaded(prepared.folder, length) as engine:
@@ -70,7 +70,7 @@ def test_any_order_of_feeding(prepared: Prepared) -> None:
 
 
 def test_the_cases_cover_the_family() -> None:
-    """What issue and README claim about the random models."""
+    """Check the properties of the random models that the documentation claims."""
     values = [case.overrides for case in CASES]
     ratios = [entry["num_attention_heads"] // entry["num_key_value_heads"] for entry in values]
     assert len(CASES) >= 40
@@ -94,7 +94,10 @@ def test_the_cases_cover_the_family() -> None:
 
 
 def test_the_cases_of_qwen3_have_heads_of_another_width() -> None:
-    """Ratios, tied and untied heads, and never heads that are together as wide as the residual stream."""
+    """Check ratios of heads, and tied and untied heads.
+
+    The heads together are never as wide as the residual stream.
+    """
     values = [case.overrides for case in QWEN3_CASES]
     widths = [(entry["num_attention_heads"] * entry["head_dim"], entry["hidden_size"]) for entry in values]
     assert len(values) >= 24

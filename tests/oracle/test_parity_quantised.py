@@ -1,6 +1,6 @@
-"""Quantised models against transformers run on the very weights that our tensors stand for.
+"""Quantised models, compared with transformers on the very weights that our tensors stand for.
 
-What remains is the engine's own error: activations quantised in groups of 32, and the order of sums.
+Only the engine's own error is left: activations quantised in groups of 32, and the order of sums.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ np.savez(out, prefill=prefill, decode=decode)
 
 @cache
 def texts() -> tuple[tuple[int, ...], ...]:
-    """Held-out dialogues of the embedded model's world, as token ids."""
+    """Held-out dialogues of the embedded model, as token ids."""
     figures = pytest.importorskip("models.recipe.figures", reason="the recipe of the embedded model is not here")
     chat = figures.ChatML.load(MINI)
     return tuple(tuple(ids[:LONGEST]) for ids, _ in figures.sample(chat, DIALOGUES, SEED))
@@ -69,12 +69,12 @@ def mini() -> Path:
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def quantised(request: pytest.FixtureRequest, mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model in one format."""
+    """Return the embedded model in one format."""
     return converted(mini, tmp_path_factory.mktemp(request.param) / "model", **SETTINGS[request.param])
 
 
 def dequantised(folder: Path, destination: Path) -> Path:
-    """A float32 checkpoint of the values that the packed tensors stand for."""
+    """Return a float32 checkpoint of the values that the packed tensors stand for."""
     destination.mkdir()
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_json(destination / "config.json", {**values, "torch_dtype": "float32"})
@@ -84,7 +84,7 @@ def dequantised(folder: Path, destination: Path) -> Path:
 
 
 def divergence(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Kullback-Leibler divergence of each position's distribution from the reference's, (tokens,) in nats."""
+    """Return the Kullback-Leibler divergence of each position from the reference, (tokens,) in nats."""
     wanted, found = (torch.log_softmax(torch.from_numpy(x.astype(np.float64)), -1) for x in (reference, logits))
     result: np.ndarray = (wanted.exp() * (wanted - found)).sum(-1).numpy()
     return result
@@ -123,7 +123,7 @@ def test_random_models(settings: dict[str, Any], family: dict[str, Any], tmp_pat
         logits = feed(engine, ids, one_pass(len(ids)))
         decoded = feed(engine, ids[:40], token_by_token(40))
     assert divergence(wanted, logits).mean() <= MOST_DIVERGENCE
-    # A random model is often undecided between two tokens; where it is not, the choice is the same.
+    # A random model is often undecided between two tokens; where it is not, both choose the same one.
     second, first = np.sort(wanted, axis=-1)[:, -2:].T
     assert (wanted.argmax(-1) == logits.argmax(-1))[first - second > CLEAR_LEAD].all()
     assert distance(decoded, logits[:40]) <= LEVELS_AGREE

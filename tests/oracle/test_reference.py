@@ -1,4 +1,4 @@
-"""The page of mathematics against transformers' Qwen2 in float64."""
+"""The NumPy reference, compared with transformers in float64."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def test_the_page_is_the_model_of_transformers(case: Case, tmp_path: Path) -> No
     for file in source.glob("*.safetensors"):
         tensors |= load_file(file)
     page = Reference(read_config(source), lambda name: tensors[name].astype(np.float64))
-    # What is left is float32: RoPE's tables, whose error key biases of a large norm make visible.
+    # RoPE's tables remain float32, and key biases of a large norm make their error visible.
     bound = 1e-6 if case.k_bias_norm is None else 2e-5
     assert distance(page.logits(ids), reference_logits(source, ids, torch.float64)) <= bound

@@ -1,4 +1,4 @@
-"""Rotary tables against transformers' own."""
+"""Rotary tables, compared with those of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distributions against transformers' logits processors, in the order in which `generate` applies them."""
+"""Distributions, compared with transformers' logits processors in the order in which `generate` applies them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QWEN2_TOKENS = 151_646
 
 
 def processors(settings: SamplingParams) -> Any:
-    """What `generate` builds for these settings."""
+    """Return the processors that `generate` builds for these settings."""
     chain = transformers.LogitsProcessorList()
     if settings.repeat_penalty != 1.0:
         chain.append(transformers.RepetitionPenaltyLogitsProcessor(settings.repeat_penalty))
@@ -70,7 +70,10 @@ def test_random_logits(size: int, scale: float) -> None:
 
 
 def test_ties() -> None:
-    """Which of tied tokens stay at the edge of top-p is left to transformers' sort; how many stay is not."""
+    """Check how many tied tokens stay at the edge of top-p.
+
+    Which of them stay depends on transformers' sort.
+    """
     dice = np.random.default_rng(9)
     for size, step in itertools.product([5, 50, 1000], [0.5, 2.0, 100.0]):
         for _ in range(15):
@@ -96,7 +99,10 @@ def test_extreme_values(values: list[float], temperature: float) -> None:
 
 
 def test_the_order_is_that_of_generate() -> None:
-    """The chain that a model builds itself for the published Qwen2 settings, and with min-p, names the same steps."""
+    """Check that a model itself builds the same steps.
+
+    The settings are the published ones of Qwen2, also with min-p.
+    """
     settings = SamplingParams(0.7, top_k=20, top_p=0.8, min_p=0.05, repeat_penalty=1.05)
     config = transformers.Qwen2Config(
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,

@@ -1,4 +1,4 @@
-"""Token ids and texts against transformers' Qwen2 tokenizer."""
+"""Token ids and texts, compared with transformers' Qwen2 tokenizer."""
 
 from __future__ import annotations
 
