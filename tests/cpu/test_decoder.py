@@ -105,7 +105,7 @@ def test_out_of_range_values_are_refused() -> None:
         built.logits([301])
 
 
-def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = random_folder(config())
     monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
     needed = r"KV cache of 4,096 tokens needs 4 MiB of memory, but only 976\.6 KiB are free"

@@ -36,7 +36,7 @@ def folder(seed: int = 0, tied: bool = False) -> Folder:
     return made
 
 
-class Watched(Folder):
+class RecordingFolder(Folder):
     """A folder that records the names of the tensors that are read."""
 
     def __init__(self, source: Folder) -> None:
@@ -120,8 +120,8 @@ def test_the_last_rows_of_the_head_alone() -> None:
     ],
     ids=["a middle", "the first", "the last", "none"],
 )
-def test_a_range_asks_for_its_own_tensors_only(layers: range, others: set[str]) -> None:
-    source = Watched(folder())
+def test_a_range_reads_its_own_tensors_only(layers: range, others: set[str]) -> None:
+    source = RecordingFolder(folder())
     numbers = {f"layers.{number}" for number in range(LAYERS)}
     with decoder(source, "q8", layers=layers):
         pass
@@ -134,17 +134,17 @@ def test_a_range_asks_for_its_own_tensors_only(layers: range, others: set[str]) 
     assert outside - source.asked == others
 
 
-def taken(parts: Sequence[NDArray[Any]]) -> int:
+def allocated_bytes(parts: Sequence[NDArray[Any]]) -> int:
     """Return the bytes of some buffers."""
     return sum(part.nbytes for part in parts)
 
 
 @pytest.mark.parametrize("kv", ["f32", "q8"])
-def test_a_range_takes_its_own_memory_only(kv: str) -> None:
+def test_a_range_uses_its_own_memory_only(kv: str) -> None:
     source = folder()
     with decoder(source, kv) as every, decoder(source, kv, layers=range(1, 3)) as some:
         whole_cache, cache = every.make_cache(), some.make_cache()
-        assert taken(cache._memory) * LAYERS == taken(whole_cache._memory) * 2 > 0
+        assert allocated_bytes(cache._memory) * LAYERS == allocated_bytes(whole_cache._memory) * 2 > 0
         assert list(cache.layers) == [1, 2]
         sizes = [[row.nbytes for row in each.segments(2, 40)] for each in (whole_cache, cache)]
         assert sizes[0] == sizes[1]
@@ -152,8 +152,8 @@ def test_a_range_takes_its_own_memory_only(kv: str) -> None:
             next(cache.segments(0, 40))
         assert some._records.nbytes * LAYERS == every._records.nbytes * 2
     with decoder(source, kv, layers=range(5, 5)) as head:
-        assert taken(head.make_cache()._memory) == 0
-        assert taken(head._workspace._memory) < taken(every._workspace._memory) / 2, (
+        assert allocated_bytes(head.make_cache()._memory) == 0
+        assert allocated_bytes(head._workspace._memory) < allocated_bytes(every._workspace._memory) / 2, (
             "without layers there is no space for them"
         )
 
@@ -186,7 +186,7 @@ def test_caches_of_one_decoder_are_independent(kv: str) -> None:
                 assert np.array_equal(logits, alone[each][first : first + count])
 
 
-def test_what_does_not_belong_together_is_refused() -> None:
+def test_mismatched_layers_and_caches_are_refused() -> None:
     residual = np.zeros((3, 128), np.float32)
     with decoder(folder()) as every, decoder(folder(), layers=range(1, 3)) as some:
         cache, part = every.make_cache(), some.make_cache()
@@ -211,7 +211,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
                 CpuDecoder(folder(), context=64, threads=1, layers=layers)
 
 
-def test_a_stopped_range_leaves_the_residual_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_range_leaves_the_residual_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwchat.cpu.decoder._CANCELLABLE_SECONDS", 0.0)
     with decoder(folder()) as built:
         cache = built.make_cache()

@@ -18,7 +18,7 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not _STATM.exists(), reason="the system does not say what is resident")
-def test_pages_that_were_not_written_are_not_there() -> None:
+def test_pages_that_were_not_written_use_no_memory() -> None:
     before = resident()
     memory = allocate_on_demand(256 << 20)
     memory[:: 1 << 20] = 1
@@ -36,6 +36,6 @@ def test_memory_is_zero_and_can_be_written(size: int) -> None:
     assert memory.sum(dtype=np.int64) == 255 * size
 
 
-def test_what_cannot_be_had_is_a_memory_error() -> None:
+def test_a_failed_allocation_is_a_memory_error() -> None:
     with pytest.raises(MemoryError, match="cannot allocate"):
         allocate_on_demand(1 << 60)

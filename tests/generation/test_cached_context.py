@@ -72,7 +72,7 @@ def test_two_conversations_interleaved_token_by_token(decoder: CpuDecoder, specu
         assert np.array_equal(conversation.cached.extend([1, 2]), fresh.extend([1, 2]))
 
 
-def test_a_context_takes_over_what_another_holds(decoder: CpuDecoder) -> None:
+def test_a_context_copies_another(decoder: CpuDecoder) -> None:
     first, second = CachedContext(decoder), CachedContext(decoder)
     expected = first.logits(LONG)
     first.truncate(140)

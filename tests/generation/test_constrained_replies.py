@@ -42,46 +42,46 @@ class Mask:
 
     last: int = 1000
     closing: bool = False
-    said: list[int] = field(default_factory=list)
+    generated: list[int] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
     completing: bool = False
     done: bool = False
 
-    def _ids(self, said: Sequence[int]) -> list[int]:
-        if len(said) % 6 in (4, 5):
-            return [len(said) % 6]
-        return [token for token in range(STOP) if not said or (token + said[-1]) % 3]
+    def _ids(self, generated: Sequence[int]) -> list[int]:
+        if len(generated) % 6 in (4, 5):
+            return [len(generated) % 6]
+        return [token for token in range(STOP) if not generated or (token + generated[-1]) % 3]
 
     def allowed(self) -> NDArray[np.uint8]:
         bits = np.zeros(48, bool)
-        bits[self._ids(self.said)] = True
+        bits[self._ids(self.generated)] = True
         return np.packbits(bits, bitorder="little")
 
     def accept(self, token: int, room: int) -> int | None:
-        assert token in self._ids(self.said)
-        if self.last == -1 and len(self.said) == 4:
+        assert token in self._ids(self.generated)
+        if self.last == -1 and len(self.generated) == 4:
             return None
         if self.closing and room == 1:
             token, self.completing = 7, True
-        self.said.append(token)
+        self.generated.append(token)
         return token
 
     def forced_tokens(self) -> list[int]:
         forced: list[int] = []
-        while len(ids := self._ids(self.said + forced)) == 1:
+        while len(ids := self._ids(self.generated + forced)) == 1:
             forced += ids
         return forced
 
     def count_allowed(self, tokens: Sequence[int]) -> int:
         self.asked.append(list(tokens))
         count = 0
-        while count < len(tokens) and tokens[count] in self._ids([*self.said, *tokens[:count]]):
+        while count < len(tokens) and tokens[count] in self._ids([*self.generated, *tokens[:count]]):
             count += 1
         return count
 
     @property
     def finished(self) -> bool:
-        return self.completing or len(self.said) >= self.last
+        return self.completing or len(self.generated) >= self.last
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +110,14 @@ def test_the_text_is_the_same_with_and_without_speculation(
         plain, first = run(conversation, Mask(), settings, seed=seed, max_tokens=80)
         mask = Mask()
         found, end = run(conversation, mask, settings, seed=seed, max_tokens=80, speculate=True)
-        assert found == plain == mask.said
+        assert found == plain == mask.generated
         assert (end.reason, len(found)) == (first.reason, 80)
         accepted += end.stats.accepted_tokens
         assert conversation.cached.ids.tolist() == [*PROMPT, *found[:-1]]
     assert accepted > 100
 
 
-def test_only_what_is_allowed_is_said(conversation: Conversation) -> None:
+def test_only_allowed_tokens_are_chosen(conversation: Conversation) -> None:
     hot = SamplingParams(temperature=5.0)
     unbound, _ = run(conversation, None, hot, max_tokens=60)
     bound, _ = run(conversation, Mask(), hot, max_tokens=60, speculate=True)
@@ -126,14 +126,14 @@ def test_only_what_is_allowed_is_said(conversation: Conversation) -> None:
         assert token == place % 6 if place % 6 in (4, 5) else place == 0 or (token + bound[place - 1]) % 3
 
 
-def test_drafts_that_it_rules_out_are_not_even_read(conversation: Conversation) -> None:
+def test_drafts_that_it_rules_out_are_not_evaluated(conversation: Conversation) -> None:
     mask = Mask()
     _, end = run(conversation, mask, max_tokens=80, speculate=True)
     assert any(mask.asked)
     assert end.stats.drafted_tokens > end.stats.accepted_tokens > 0
 
 
-def test_what_is_forced_is_read_along(conversation: Conversation) -> None:
+def test_forced_tokens_are_drafts(conversation: Conversation) -> None:
     kept, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
     try:
         _, end = run(conversation, Mask(), seed=1, max_tokens=60, speculate=True)

@@ -67,28 +67,28 @@ def test_cancelled_many_times_at_any_token(conversation: Conversation, speculate
     conversation.cached.truncate(0)
     whole, _ = run(conversation, ids, settings, max_tokens=LENGTH)
     rng = np.random.default_rng(3)
-    said: list[int] = []
-    while len(said) < LENGTH:
-        wanted = min(int(rng.integers(1, 9)), LENGTH - len(said))
+    generated: list[int] = []
+    while len(generated) < LENGTH:
+        wanted = min(int(rng.integers(1, 9)), LENGTH - len(generated))
         found: list[int] = []
         events = generate(
             conversation,
-            [*ids, *said],
+            [*ids, *generated],
             settings,
             seed=7,
             usable_vocab=VOCAB,
             cancel=lambda limit=wanted, found=found: len(found) >= limit,  # type: ignore[misc]
             speculate=speculate,
-            continued=len(said),
+            continued=len(generated),
         )
         for event in events:
             if isinstance(event, TokenStep):
                 found.append(event.token_id)
             elif isinstance(event, Finished):
                 assert event.reason == "cancelled"
-                assert event.stats.cached_tokens == (len(ids) + len(said) - 1 if said else len(ids) - 1)
-        said += found
-    assert said == whole
+                assert event.stats.cached_tokens == (len(ids) + len(generated) - 1 if generated else len(ids) - 1)
+        generated += found
+    assert generated == whole
 
 
 def test_a_reply_that_filled_the_context_is_continued_in_a_longer_one() -> None:
@@ -106,7 +106,7 @@ def test_a_reply_that_filled_the_context_is_continued_in_a_longer_one() -> None:
         assert before + after == whole
 
 
-def test_an_endless_loop_is_ended_and_can_be_gone_on_with(conversation: Conversation) -> None:
+def test_an_endless_loop_is_ended_and_can_be_continued(conversation: Conversation) -> None:
     ids, greedy = prompt(3), SETTINGS[0]
     conversation.cached.truncate(0)
     whole, end = run(conversation, ids, greedy)

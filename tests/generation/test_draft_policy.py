@@ -40,7 +40,7 @@ def test_copying_is_drafted_to_the_end() -> None:
 
 
 @pytest.mark.parametrize(("right", "slope"), [(0.0, 0.1), (0.05, 0.1), (0.3, 0.6), (0.9, 1.0), (0.2, 0.3)])
-def test_what_does_not_pay_is_left(right: float, slope: float) -> None:
+def test_drafting_that_does_not_pay_is_skipped(right: float, slope: float) -> None:
     policy = DraftPolicy()
     assert simulate(policy, right, slope, 2000) > 0.97
     assert policy.draft_length(4) == 0

@@ -40,7 +40,7 @@ def test_a_plain_loop_ends_after_its_limit(period: int) -> None:
     st.lists(st.integers(0, 3), min_size=1, max_size=30),
     st.integers(10, 80),
 )
-def test_whatever_goes_round_is_found_soon(before: list[int], loop: list[int], limit: int) -> None:
+def test_every_loop_is_found_soon(before: list[int], loop: list[int], limit: int) -> None:
     text = before + list(islice(cycle(loop), 8 * (limit + 4 * len(loop) + 8)))
     found = ended_at(text, limit)
     assert found is not None
@@ -49,11 +49,11 @@ def test_whatever_goes_round_is_found_soon(before: list[int], loop: list[int], l
 
 @settings(max_examples=count(300, 60))
 @given(st.lists(st.integers(0, 2), max_size=120), st.integers(8, 20))
-def test_only_what_has_repeated_itself_for_so_long_is_ended(text: list[int], limit: int) -> None:
+def test_only_long_repetitions_end_a_text(text: list[int], limit: int) -> None:
     found = ended_at(text, limit)
     if found is not None:
-        said = text[:found]
-        assert any(repeated(said, period) >= max(limit, 3 * period) for period in range(1, found))
+        generated = text[:found]
+        assert any(repeated(generated, period) >= max(limit, 3 * period) for period in range(1, found))
 
 
 @pytest.mark.parametrize(
@@ -66,5 +66,5 @@ def test_only_what_has_repeated_itself_for_so_long_is_ended(text: list[int], lim
     ],
     ids=["table", "short", "copy", "indents"],
 )
-def test_what_people_ask_for_is_let_through(text: list[int]) -> None:
+def test_intended_repetitions_are_let_through(text: list[int]) -> None:
     assert ended_at(text, 1000) is None

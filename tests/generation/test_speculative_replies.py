@@ -96,7 +96,7 @@ def test_the_cache_holds_what_a_fresh_one_would(conversation: Conversation) -> N
     assert np.array_equal(following[-1], conversation.cached.logits(ids)[-1])
 
 
-def test_the_policy_of_every_day_keeps_the_text_too(conversation: Conversation) -> None:
+def test_the_default_policy_keeps_the_text_too(conversation: Conversation) -> None:
     kept, conversation.engine.draft_policy = conversation.engine.draft_policy, DraftPolicy()
     try:
         for seed in range(6):
@@ -125,7 +125,7 @@ def test_ends_inside_an_accepted_draft(conversation: Conversation) -> None:
         assert (end.reason, found) == ("stop", tokens[:first])
 
 
-def test_stop_tokens_are_not_drafted_and_room_is_kept() -> None:
+def test_stop_tokens_are_not_drafted_and_the_limit_is_kept() -> None:
     text = np.array([1, 2, 3, 4, 9, 5, 1, 2, 3])
     assert Drafter(text, Eager(), frozenset()).draft(7) == [4, 9, 5, 1, 2, 3, 4]
     assert Drafter(text, Eager(), frozenset([9])).draft(7) == [4]
@@ -173,7 +173,7 @@ def test_cancel_and_dropping_anywhere(conversation: Conversation) -> None:
             assert np.array_equal(both_after, conversation.cached.logits([*ids, *seen])[-1])
 
 
-def test_what_was_read_ahead_is_gone_after_truncating(conversation: Conversation) -> None:
+def test_drafts_are_dropped_after_truncating(conversation: Conversation) -> None:
     ids = np.array(prompt(0), np.int64)
     conversation.cached.truncate(0)
     conversation.cached.evaluate(ids, len(ids), 30)

@@ -30,19 +30,19 @@ def conversation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 def events(
-    conversation: Conversation, said: list[int], cancel: Callable[[], bool] | None = None
+    conversation: Conversation, generated: list[int], cancel: Callable[[], bool] | None = None
 ) -> Iterator[EngineEvent]:
-    """Yield the events of the reply to IDS, or of its rest behind `said`."""
+    """Yield the events of the reply to IDS, or of its rest behind `generated`."""
     return generate(
         conversation,
-        [*IDS, *said],
+        [*IDS, *generated],
         SETTINGS,
         seed=1,
         usable_vocab=301,
-        max_tokens=20 - len(said),
+        max_tokens=20 - len(generated),
         cancel=cancel,
         speculate=True,
-        continued=len(said),
+        continued=len(generated),
     )
 
 
@@ -71,7 +71,7 @@ class Stop:
 
 
 @pytest.mark.parametrize("passes", [0, 1, 3])
-def test_what_was_read_before_the_stop_is_counted_and_kept(conversation: Conversation, passes: int) -> None:
+def test_evaluated_tokens_are_counted_and_cached(conversation: Conversation, passes: int) -> None:
     expected = tokens(events(conversation, []))
     conversation.cached.truncate(0)
     stop = Stop(passes)
@@ -91,22 +91,22 @@ def test_what_was_read_before_the_stop_is_counted_and_kept(conversation: Convers
     assert tokens(iter(again)) == expected
 
 
-def test_the_text_is_the_same_wherever_passes_were_stopped(conversation: Conversation) -> None:
+def test_the_text_is_the_same_wherever_passes_were_cancelled(conversation: Conversation) -> None:
     expected = tokens(events(conversation, []))
     rng = np.random.default_rng(0)
     stops = 0
     while stops < 30:
         conversation.cached.truncate(int(rng.integers(0, 700)))
-        said: list[int] = []
-        while len(said) < len(expected):
+        generated: list[int] = []
+        while len(generated) < len(expected):
             end = time.perf_counter() + float(rng.uniform(0, 0.01))
-            found = list(events(conversation, said, lambda end=end: time.perf_counter() > end))  # type: ignore[misc]
-            said += tokens(iter(found))
+            found = list(events(conversation, generated, lambda end=end: time.perf_counter() > end))  # type: ignore[misc]
+            generated += tokens(iter(found))
             stops += isinstance(found[-1], Finished) and found[-1].reason == "cancelled"
-        assert said == expected
+        assert generated == expected
 
 
-def test_another_prompt_after_a_stop_finds_a_whole_cache(conversation: Conversation) -> None:
+def test_another_prompt_after_a_cancellation_finds_a_consistent_cache(conversation: Conversation) -> None:
     other = [*IDS[:300], *IDS[10:200]]
     expected = conversation.cached.logits(other)
     conversation.cached.truncate(0)
@@ -135,9 +135,7 @@ def make_endless(conversation: Conversation) -> None:
     "work",
     [lambda conversation: list(events(conversation, [])), lambda conversation: conversation.cached.extend(IDS[CHUNK:])],
 )
-def test_ctrl_c_ends_a_pass_that_would_take_long(
-    conversation: Conversation, work: Callable[[Conversation], object]
-) -> None:
+def test_ctrl_c_ends_a_long_pass(conversation: Conversation, work: Callable[[Conversation], object]) -> None:
     expected = tokens(events(conversation, []))
     conversation.cached.truncate(CHUNK)
     entry_points = conversation.engine.decoder._team._entry_points
@@ -156,7 +154,7 @@ def test_ctrl_c_ends_a_pass_that_would_take_long(
     assert tokens(events(conversation, [])) == expected
 
 
-def test_a_request_from_another_thread_ends_a_pass_that_would_take_long(conversation: Conversation) -> None:
+def test_another_thread_can_cancel_a_long_pass(conversation: Conversation) -> None:
     make_endless(conversation)
     asked = threading.Event()
     timer = threading.Timer(0.2, asked.set)
@@ -167,7 +165,7 @@ def test_a_request_from_another_thread_ends_a_pass_that_would_take_long(conversa
     assert (end.reason, end.stats.evaluated_tokens) == ("cancelled", 0)
 
 
-def test_a_token_of_a_slow_model_is_stopped_too(conversation: Conversation) -> None:
+def test_a_token_of_a_slow_model_is_cancelled_too(conversation: Conversation) -> None:
     expected = tokens(events(conversation, []))
     found: list[EngineEvent] = []
     entry_points = conversation.engine.decoder._team._entry_points

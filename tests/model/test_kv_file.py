@@ -65,9 +65,7 @@ def test_logits_are_those_of_the_original(
     assert np.array_equal(reader.extend(MORE), expected)
 
 
-def test_it_serves_a_text_that_parts_from_it_early(
-    writer: CachedContext, reader: CachedContext, tmp_path: Path
-) -> None:
+def test_it_serves_a_text_that_differs_early(writer: CachedContext, reader: CachedContext, tmp_path: Path) -> None:
     path = tmp_path / "kv.snapshot"
     writer.truncate(0)
     writer.extend(IDS[:500])
@@ -84,7 +82,7 @@ def test_it_serves_a_text_that_parts_from_it_early(
     assert again[-13:-1] == fresh[-13:-1]
 
 
-def test_an_empty_cache_can_be_kept_too(writer: CachedContext, reader: CachedContext, tmp_path: Path) -> None:
+def test_an_empty_cache_can_be_saved_too(writer: CachedContext, reader: CachedContext, tmp_path: Path) -> None:
     writer.truncate(0)
     writer.save(tmp_path / "kv", MODEL)
     assert reader.restore(tmp_path / "kv", MODEL) == 0
@@ -115,7 +113,7 @@ def refused(cached: CachedContext, path: Path, model: str = MODEL) -> str:
 
 
 @given(st.data())
-def test_any_bit_counts(small: CachedContext, file: Path, data: st.DataObject) -> None:
+def test_any_changed_bit_is_detected(small: CachedContext, file: Path, data: st.DataObject) -> None:
     whole = file.read_bytes()
     head = kv_file._head_bytes(CONFIG.num_layers, 50)
     padding = range(head, kv_file._data_offset(CONFIG.num_layers, 50))
@@ -165,7 +163,7 @@ def patched(file: Path, offset: int, value: bytes) -> Path:
     return path
 
 
-def test_what_does_not_belong_here_is_told_apart(small: CachedContext, file: Path) -> None:
+def test_other_files_are_told_apart(small: CachedContext, file: Path) -> None:
     assert refused(small, patched(file, 0, b"GGUF")) == "FILE is damaged"
     assert refused(small, patched(file, 8, b"\x01")) == "FILE was written by another version of qwchat"
     assert refused(small, patched(file, 12, b"q8\0")) == "FILE has another kv than f32"
@@ -201,7 +199,9 @@ def test_a_file_that_others_could_have_made_is_not_read(small: CachedContext, fi
     assert small.ids.tolist() == MORE
 
 
-def test_a_file_appears_when_it_is_whole(small: CachedContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_appears_when_it_is_complete(
+    small: CachedContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "kv.snapshot"
     (tmp_path / "kv.snapshot.part").write_bytes(b"of a process that was killed")
     small.logits(IDS[:9])

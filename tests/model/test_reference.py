@@ -14,7 +14,7 @@ from tests.cpu.random_models import config, random_folder, reference
 IDS = np.random.default_rng(3).integers(0, 301, 40).tolist()
 
 
-def test_the_page_is_plain_numpy() -> None:
+def test_the_reference_is_plain_numpy() -> None:
     tree = ast.parse(Path(page.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     own = {"qwchat.model.rope", "quant.families", "quant.model_config"}

@@ -16,7 +16,7 @@ SHORT = [case for case in CASES if case.length <= 130][::2]
 
 
 @pytest.mark.parametrize("case", SHORT, ids=lambda case: case.name)
-def test_the_page_is_the_model_of_transformers(case: Case, tmp_path: Path) -> None:
+def test_the_reference_equals_transformers(case: Case, tmp_path: Path) -> None:
     source, ids = case.write(tmp_path), case.token_ids()
     tensors: dict[str, np.ndarray] = {}
     for file in source.glob("*.safetensors"):

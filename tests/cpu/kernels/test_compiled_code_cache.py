@@ -80,11 +80,11 @@ def test_damaged_code_is_compiled_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_where_numba_gives_no_objects_the_code_runs_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_objects_from_numba_the_code_runs_uncached(tmp_path: Path) -> None:
     assert run(tmp_path / "cache", COMPILE_ONE.format(sabotage=SABOTAGE))[1:] == ["0", "0", "False"]
 
 
-def test_two_installations_do_not_take_each_other_s_code(tmp_path: Path) -> None:
+def test_two_installations_do_not_share_code(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for package in ("qwchat", "quant"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
@@ -136,7 +136,7 @@ def test_parts_of_kernels_can_be_called_from_python_too() -> None:
     assert part(3) == 4
 
 
-def test_every_kernel_has_a_cost_for_the_progress() -> None:
+def test_every_kernel_has_a_cost_for_the_progress_bar() -> None:
     compiled_forward.load_entry_points()
     assert {f"qwchat_{name}" for name in COSTS} == set(KERNELS.load())
     assert min(COSTS.values()) > 0

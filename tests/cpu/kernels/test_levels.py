@@ -164,7 +164,7 @@ def test_levels_follow_from_features(
     assert simd_level.supported_levels.__wrapped__() == levels
 
 
-def test_a_processor_that_llvm_cannot_ask_is_portable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_processor_is_portable(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> dict[str, bool]:
         raise RuntimeError("failed to get host cpu features.")
 

@@ -94,7 +94,7 @@ def run(size: int, seconds: Callable[[int], float], steps: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("size", "enough"), [(16, 4), (16, 8), (16, 16), (6, 3), (6, 6), (4, 2), (3, 3), (8, 1)])
-def test_as_few_threads_generate_as_saturate_the_memory(size: int, enough: int) -> None:
+def test_decoding_uses_as_few_threads_as_saturate_the_memory(size: int, enough: int) -> None:
     chosen = run(size, lambda count: 0.01 / min(count, enough), 1000)
     assert set(chosen[40:]) == {enough}
     # The trials cost little more than a few steps.

@@ -147,11 +147,11 @@ class Work:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 @pytest.mark.slow
-def test_every_item_is_done_once_and_in_its_phase(size: int) -> None:
+def test_every_item_is_done_once_and_in_its_stage(size: int) -> None:
     rng = np.random.default_rng(size)
     work = Work(size, 40)
-    sleeps = [0.0] * count(1500, 200) + [0.01] * 4 + [0.0] * count(100, 50)  # some steps meet parked members
-    for seconds in sleeps:
+    pauses_between = [0.0] * count(1500, 200) + [0.01] * 4 + [0.0] * count(100, 50)  # some steps meet parked members
+    for seconds in pauses_between:
         time.sleep(seconds)
         work.items[:] = np.where(rng.random(40) < 0.5, 1, rng.integers(1, 60, 40))
         work.check_step()
@@ -181,7 +181,7 @@ def test_members_beyond_the_active_ones_sit_out() -> None:
 def test_idle_members_cost_nothing() -> None:
     work = Work(2, 3)
     work.team.run()
-    wait_for(lambda: work.parked() == 1, "the member to sleep")
+    wait_for(lambda: work.parked() == 1, "the member to park")
     assert share_of_a_spin(lambda: time.sleep(1.0)) < 0.2
     work.close()
 
@@ -201,21 +201,21 @@ def test_members_do_not_spin_for_a_slow_consumer() -> None:
     work.close()
 
 
-def test_an_interrupt_before_a_step_leaves_nobody_asleep() -> None:
+def test_an_interrupt_before_a_step_leaves_no_member_parked() -> None:
     work = Work(3, 2)
     work.items[:] = 100_000
     work.check_step()
     for _ in range(5):
-        wait_for(lambda: work.parked() == 2, "both members to sleep")
+        wait_for(lambda: work.parked() == 2, "both members to park")
         work.check_step()  # all were parked and flagged to be woken, but were not woken
     work.step_until_all_have_worked()
     work.team._wake_members(3)  # woken without a step
-    wait_for(lambda: work.parked() == 2, "both members to sleep again")
+    wait_for(lambda: work.parked() == 2, "both members to park again")
     work.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a thread of its preemptions")
-def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
+def test_a_member_backs_off_on_a_contended_core() -> None:
     work = Work(2, 20)
     work.items[:] = 20
     work.pauses[0] = 1000  # some tens of microseconds
@@ -224,15 +224,15 @@ def test_a_member_whose_core_is_wanted_naps_and_the_others_go_on() -> None:
     with ExitStack() as loops:
         for core in os.sched_getaffinity(0):
             loops.enter_context(busy_loop(core, own_session=False))
-        wait_for(lambda: work.check_step() or work.back_off(1), "a nap", pause=0)
+        wait_for(lambda: work.check_step() or work.back_off(1), "a back-off", pause=0)
     done = work.seen[2, 0]
-    wait_for(lambda: work.check_step() or work.seen[2, 0] > done, "the end of the nap", pause=0)
+    wait_for(lambda: work.check_step() or work.seen[2, 0] > done, "the end of the back-off", pause=0)
     work.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_a_cancelled_step_ends_with_the_items_in_hand(size: int) -> None:
+def test_a_cancelled_step_ends_with_the_items_in_progress(size: int) -> None:
     rng = np.random.default_rng(size)
     items, stop_after, counts = rng.integers(1, 40, 60), np.zeros(1, np.int64), np.zeros((2, 8), np.int64)
     entry_points = EntryPoints(_lead_cancelled, _serve_cancelled, wake, announce_end)
@@ -274,7 +274,7 @@ def test_a_step_is_cancelled_before_the_first_item(raising: bool) -> None:
     work.close()
 
 
-def test_naps_grow_while_the_core_stays_crowded() -> None:
+def test_back_offs_grow_while_the_core_is_contended() -> None:
     millisecond = 1_000_000
     lengths = [0]
     for _ in range(5):
@@ -283,7 +283,7 @@ def test_naps_grow_while_the_core_stays_crowded() -> None:
     assert _next_back_off(160 * millisecond, 161 * millisecond) == 20 * millisecond
 
 
-def test_a_member_naps_when_it_costs_more_than_it_gives() -> None:
+def test_a_member_backs_off_when_it_costs_more_than_it_contributes() -> None:
     millisecond = 1_000_000
     assert _is_contended(15 * millisecond, 7 * millisecond, 2)
     assert not _is_contended(15 * millisecond, 4 * millisecond, 2)
@@ -292,10 +292,10 @@ def test_a_member_naps_when_it_costs_more_than_it_gives() -> None:
 
 
 @kernel
-def _is_contended(span, missed, active):  # type: ignore[no-untyped-def]
-    return is_contended(span, missed, active)
+def _is_contended(elapsed, stolen, active):  # type: ignore[no-untyped-def]
+    return is_contended(elapsed, stolen, active)
 
 
 @kernel
-def _next_back_off(last, awake):  # type: ignore[no-untyped-def]
-    return next_back_off(last, awake)
+def _next_back_off(last, since_last):  # type: ignore[no-untyped-def]
+    return next_back_off(last, since_last)
