@@ -36,5 +36,5 @@ def _how_to_shorten(error: PromptTooLongError) -> str:
     if isinstance(error, SummaryTooLongError):
         return "/drop removes them from the prompt"
     if isinstance(error, ContextFullError):
-        return "use /drop or /summarise to free tokens"
+        return "/drop or /summarise frees tokens"
     return "shorten the message"

@@ -114,7 +114,7 @@ class ChatSettings:
             self._on_display[spec.name](settings[spec.name])
             return ""
         model = self._model
-        assert model is not None, "an engine setting is known only where there is a machine"
+        assert model is not None, "engine settings can only be changed with a model"
         messages = self._session.messages if self._session.turns else []
         prompt = model.prompt(messages) if messages else Prompt(())
         cached = model.cached(prompt)

@@ -216,7 +216,5 @@ class Chat:
 
     def _report_stop(self, kept: bool) -> None:
         self.screen.hint(
-            "stopped; the text so far is kept, /continue resumes the reply"
-            if kept
-            else "stopped; no tokens generated, /retry tries again"
+            "stopped; /continue resumes the reply" if kept else "stopped; no tokens generated, /retry tries again"
         )

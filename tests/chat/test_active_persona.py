@@ -58,13 +58,13 @@ def state(context: CommandContext) -> tuple[object, ...]:
 def test_a_persona_is_applied_replaced_and_removed() -> None:
     context = make_context()
     assert (
-        shown(context, '/as poet place="New York"') == "persona poet sets the system prompt, temp 1.2, stop 'END' 'FIN'"
+        shown(context, '/as poet place="New York"') == "applied persona poet: system prompt, temp 1.2, stop 'END' 'FIN'"
     )
     assert state(context) == ("A poet of New York.", 1.2, 0, ("END", "FIN"))
     assert context.session.reply_settings.origin("temp") == "persona poet"
-    assert shown(context, "/as clerk") == "persona clerk sets temp 0, top-k 3"
+    assert shown(context, "/as clerk") == "applied persona clerk: temp 0, top-k 3"
     assert state(context) == ("Be brief.", 0.0, 3, ())
-    assert shown(context, "/as none") == "persona removed, from the next message on"
+    assert shown(context, "/as none") == "removed the persona"
     assert state(context) == ("Be brief.", 0.7, 0, ())
     assert shown(context, "/as none") == "no persona is active"
 
@@ -116,7 +116,7 @@ def test_a_new_system_prompt_says_what_it_costs() -> None:
     model = FakeModel()
     context = make_context(model)
     list(replying(context.session, context.session.ask("one two three")))
-    assert shown(context, "/as clerk") == "persona clerk sets temp 0, top-k 3"
+    assert shown(context, "/as clerk") == "applied persona clerk: temp 0, top-k 3"
     text = shown(context, "/as poet place=Rome")
     assert text.endswith(f"'FIN'; {model.count(context.session.messages)} tokens will be evaluated again")
 

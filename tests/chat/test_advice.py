@@ -48,14 +48,14 @@ def full(longest: int) -> ContextFullError:
             f"{TALK}drop old turns, or use a longer context (up to 32,768 tokens)",
             f"{TALK}use --overflow drop or summarise, or --ctx N allows a longer context "
             "(up to 32,768 tokens with this model)",
-            f"{TALK}use /drop or /summarise to free tokens, or /set ctx N allows a longer context "
+            f"{TALK}/drop or /summarise frees tokens, or /set ctx N allows a longer context "
             "(up to 32,768 tokens with this model)",
         ),
         (
             full(4096),
             f"{TALK}drop old turns",
             f"{TALK}use --overflow drop or summarise{MAXIMUM}",
-            f"{TALK}use /drop or /summarise to free tokens{MAXIMUM}",
+            f"{TALK}/drop or /summarise frees tokens{MAXIMUM}",
         ),
         (
             SummaryTooLongError(5000, 4096, 4096),

@@ -178,16 +178,13 @@ def test_settings_of_a_session_alone_are_the_reply_settings() -> None:
 
 def test_a_new_system_prompt_replaces_the_old_one_and_says_what_it_costs() -> None:
     context, model, _ = chat()
-    assert shown(context, "/system Be brief.") == "system prompt set, from the next message on"
+    assert shown(context, "/system Be brief.") == "set the system prompt"
     list(replying(context.session, context.session.ask("one two three")))
     text = shown(context, "/system Be kind to me.")
     tokens = model.count(context.session.messages)
-    replaced = "system prompt replaced, from the next message on"
+    replaced = "replaced the system prompt"
     assert text == f"{replaced}; {tokens} tokens will be evaluated again"
     assert [message["role"] for message in context.session.messages] == ["system", "user", "assistant"]
-    assert shown(context, "/system Be kind to me.").endswith("from the next message on")
+    assert shown(context, "/system Be kind to me.").endswith("the system prompt")
     tokens -= model.count(context.session.messages[:1])
-    assert (
-        shown(context, "/system none")
-        == f"system prompt removed, from the next message on; {tokens} tokens will be evaluated again"
-    )
+    assert shown(context, "/system none") == f"removed the system prompt; {tokens} tokens will be evaluated again"

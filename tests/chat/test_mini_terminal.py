@@ -179,7 +179,7 @@ def test_a_stopped_reply_continues_to_the_same_end(models: Path, tmp_path: Path)
         terminal.type("Tell me everything\r")
         terminal.wait_until(lambda: len(terminal.text) > 400, "some of the reply")
         terminal.type("\x1b")
-        terminal.wait("stopped; the text so far is kept")
+        terminal.wait("stopped; /continue resumes the reply")
         terminal.prompt()
         stopped = save(terminal, tmp_path)[-1][1]
         assert whole.startswith(stopped)

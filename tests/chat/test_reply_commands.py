@@ -70,9 +70,9 @@ def test_raw_shows_the_last_reply_or_all_replies_as_text() -> None:
 @pytest.mark.parametrize(
     ("typed", "text", "answer"),
     [
-        ("/copy", REPLY.replace("\x1b", "␛"), "copied the reply to the clipboard, 69 characters"),
-        ("/copy code 1", "x = 1\n  y", "copied code block 1 to the clipboard, 9 characters"),
-        ("/copy 2", "z␛", "copied code block 2 to the clipboard, 2 characters"),
+        ("/copy", REPLY.replace("\x1b", "␛"), "copied the reply to the clipboard (69 characters)"),
+        ("/copy code 1", "x = 1\n  y", "copied code block 1 to the clipboard (9 characters)"),
+        ("/copy 2", "z␛", "copied code block 2 to the clipboard (2 characters)"),
     ],
 )
 def test_copy_sends_the_text_to_the_terminal(typed: str, text: str, answer: str) -> None:
@@ -112,9 +112,9 @@ def test_obstacles_to_copying_are_named() -> None:
 def test_write_creates_a_file_and_overwrites_none(tmp_path: Path) -> None:
     context, _ = make_context(REPLY)
     path = tmp_path / "two words.py"
-    assert obey(context, f"/write 1 {path}") == Show(f"wrote code block 1 to {path}, 2 lines")
+    assert obey(context, f"/write 1 {path}") == Show(f"wrote code block 1 to {path} (2 lines)")
     assert path.read_bytes() == b"x = 1\n  y\n"
-    assert obey(context, f"/write code 2 {path}") == Show(f"wrote code block 2 to {path}, 1 line")
+    assert obey(context, f"/write code 2 {path}") == Show(f"wrote code block 2 to {path} (1 line)")
     assert path.read_bytes() == b"z\x1b\n"
     (tmp_path / "mine").write_text("mine")
     assert refused(context, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine already exists: choose another name"
@@ -122,7 +122,7 @@ def test_write_creates_a_file_and_overwrites_none(tmp_path: Path) -> None:
     assert refused(context, f"/write 9 {tmp_path}/x") == "there is no code block 9: the last reply has 2"
     assert refused(context, f"/write 1 {tmp_path}/no/x") == f"cannot write {tmp_path}/no/x: No such file or directory"
     assert obey(make_context("```\na\n```")[0], f"/write {tmp_path}/only") == Show(
-        f"wrote code block 1 to {tmp_path}/only, 1 line"
+        f"wrote code block 1 to {tmp_path}/only (1 line)"
     )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "only", "two words.py"]
 

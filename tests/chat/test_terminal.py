@@ -56,7 +56,7 @@ def test_ctrl_c_stops_the_reply_and_keeps_its_text(tmp_path: Path) -> None:
         terminal.type("count\r")
         terminal.wait("word3")
         terminal.type("\x03")
-        terminal.wait("stopped; the text so far is kept, /continue resumes the reply")
+        terminal.wait("stopped; /continue resumes the reply")
         terminal.prompt()
         assert "word199" not in terminal.text
         assert "^C" not in terminal.text
@@ -142,7 +142,7 @@ def test_commands_answer_on_the_screen(tmp_path: Path) -> None:
         terminal.prompt()
         for command, answer in (
             ("/system", "Be brief."),
-            ("/system Be kind.", "system prompt replaced, from the next message on"),
+            ("/system Be kind.", "replaced the system prompt"),
             ("/set temp 0.5", "temp 0.5"),
             ("/set temp", "temp 0.5 (/set temp)"),
             ("/set temp 9", "qwchat: error: temp must be "),
@@ -308,7 +308,7 @@ def test_settings_of_the_screen_and_of_the_engine_in_a_chat(tmp_path: Path) -> N
             ("/set ctx 100", ["ctx 100"]),
             ("/set stats off", ["stats off"]),
             ("/set bell 5", ["bell 5"]),
-            ("/as none", ["persona removed, from the next message on; 8 tokens will be evaluated again"]),
+            ("/as none", ["removed the persona; 8 tokens will be evaluated again"]),
         ):
             terminal.type(command + "\r")
             terminal.wait(*answers)

@@ -149,7 +149,7 @@ def test_a_reply_can_be_shown_as_text_copied_and_written(tmp_path: Path) -> None
         terminal.wait("**Look**:\n```py\nx = 1\n```")
         terminal.prompt()
         terminal.type("/copy code\r")
-        terminal.wait("copied code block 1 to the clipboard, 5 characters")
+        terminal.wait("copied code block 1 to the clipboard (5 characters)")
         assert b"\x1b]52;c;" + base64.b64encode(b"x = 1") + b"\x07" in terminal.raw
         terminal.prompt()
         terminal.type(f"/write {tmp_path}/x.py\r")

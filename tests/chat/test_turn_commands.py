@@ -77,7 +77,7 @@ def test_undo_and_redo_move_back_and_forth() -> None:
         "undid “third”; /redo restores it\nthe conversation now ends with the reply “Two.”"
     )
     assert shown(context, "/undo 2") == (
-        "undid 2 messages, back to “first”; /redo restores them\nthe conversation is empty now"
+        "undid 2 messages, back to “first”; /redo restores them\nthe conversation is now empty"
     )
     assert said(context) == []
     for command, gone in (
@@ -176,7 +176,7 @@ def test_an_edited_reply_counts_as_the_models_own_and_can_be_continued() -> None
     model, context = make("A B C D", "yes")
     played(context, "spell")
     assert obey(context, "/edit --reply") == Draft("/edit --reply 1 A B C D")
-    assert shown(context, "/edit --reply 1 X Y") == ("edited the reply, alternative 2 of 2; /continue continues it")
+    assert shown(context, "/edit --reply 1 X Y") == ("edited the reply (alternative 2 of 2); /continue resumes it")
     assert said(context) == ["spell", "X Y"]
     assert played(context, "/continue").text == "X Y C D"
     assert model.calls[-1]["continuing"] is True

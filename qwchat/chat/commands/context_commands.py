@@ -30,7 +30,7 @@ def _file(context: CommandContext, argument: str) -> Outcome:
     lines = [
         *notices,
         *attachments.file_lines(counted),
-        f"{attachments.files_total(counted)}: attached to the next message",
+        f"attached to the next message: {attachments.files_total(counted)}",
     ]
     return Show("\n".join(lines))
 

@@ -37,7 +37,7 @@ def _copy(context: CommandContext, argument: str) -> Outcome:
     if not context.view.copy(text):
         raise UsageError("there is no terminal, so the clipboard cannot be reached: /write saves code to a file")
     advice = context.view.copy_advice(text)
-    return Show(f"copied {label} to the clipboard, {len(text):,} characters" + (f" ({advice})" if advice else ""))
+    return Show(f"copied {label} to the clipboard ({len(text):,} characters)" + (f"; {advice}" if advice else ""))
 
 
 def _text_to_copy(context: CommandContext, argument: str) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def _write(context: CommandContext, argument: str) -> Outcome:
     write_atomically(path, text, overwrite=real_path(path) in context.written)
     context.written.add(real_path(path))
     lines = text.count("\n")
-    return Show(f"wrote code block {number} to {sanitise_name(str(path))}, {lines:,} line{'' if lines == 1 else 's'}")
+    return Show(f"wrote code block {number} to {sanitise_name(str(path))} ({lines:,} line{'' if lines == 1 else 's'})")
 
 
 def _stats(context: CommandContext, argument: str) -> Outcome:

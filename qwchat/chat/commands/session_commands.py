@@ -94,7 +94,7 @@ def _current_mark(context: CommandContext, entry: SessionEntry) -> str:
 def _resume(context: CommandContext, argument: str) -> Outcome:
     entry = _store(context).find(argument) if argument else _choose_session(context)
     if entry is None:
-        return Show("no session chosen, this one continues")
+        return Show("no session chosen; this one continues")
     if entry.id == context.recorder.id:
         return Show("this session is already open here")
     context.session.switch_tree(context.recorder.open(entry))

@@ -21,9 +21,9 @@ def _system(context: CommandContext, argument: str) -> Outcome:
     before = session.system
     session.system = None if argument == "none" else argument
     if session.system is None:
-        return Show("system prompt removed, from the next message on" + _prefill_note(context, before))
+        return Show("removed the system prompt" + _prefill_note(context, before))
     changed = "replaced" if before is not None else "set"
-    return Show(f"system prompt {changed}, from the next message on{_prefill_note(context, before)}")
+    return Show(f"{changed} the system prompt{_prefill_note(context, before)}")
 
 
 def _prefill_note(context: CommandContext, before: str | None) -> str:
@@ -71,12 +71,10 @@ def _as(context: CommandContext, argument: str) -> Outcome:
         if persona.active is None:
             return Show("no persona is active")
         persona.remove()
-        return Show(f"persona removed, from the next message on{_prefill_note(context, before)}")
+        return Show(f"removed the persona{_prefill_note(context, before)}")
     values = persona.apply(name, variables)
-    parts = [
-        "the system prompt" if key == "system" else f"{key} {find_spec(key).to_text(values[key])}" for key in values
-    ]
-    return Show(f"persona {name} sets {', '.join(parts) or 'nothing'}{_prefill_note(context, before)}")
+    parts = ["system prompt" if key == "system" else f"{key} {find_spec(key).to_text(values[key])}" for key in values]
+    return Show(f"applied persona {name}: {', '.join(parts) or 'no settings'}{_prefill_note(context, before)}")
 
 
 def _list_personas(context: CommandContext) -> Show:

@@ -79,7 +79,7 @@ def _redo(context: CommandContext, argument: str) -> Outcome:
 def _edit(context: CommandContext, argument: str) -> Outcome:
     session = context.session
     match = _EDIT.fullmatch(argument)
-    assert match is not None, "it matches any text"
+    assert match is not None, "the pattern matches any text"
     number = int(match[2] or 1)
     old = session.reply(number) if match[1] else session.question(number)
     if not match[3]:
@@ -89,7 +89,7 @@ def _edit(context: CommandContext, argument: str) -> Outcome:
         return StreamReply(partial(session.edit_question, number, match[3]))
     new = session.edit_reply(number, match[3])
     alternatives = len(session.tree.siblings(new.id))
-    return Show(f"edited the reply, alternative {alternatives} of {alternatives}; /continue continues it")
+    return Show(f"edited the reply (alternative {alternatives} of {alternatives}); /continue resumes it")
 
 
 def _separator(text: str) -> str:
@@ -136,7 +136,7 @@ def _position(session: Session) -> str:
     """Return where the conversation ends now."""
     path = session.tree.path()
     if not path:
-        return "the conversation is empty now"
+        return "the conversation is now empty"
     return f"the conversation now ends with the {_name(path[-1])} “{excerpt(path[-1])}”"
 
 
@@ -185,7 +185,7 @@ COMMANDS: tuple[ChatCommand, ...] = (
         _edit,
         details="/edit opens the last message for editing, /edit 2 the one before. Once sent, it replaces the old\n"
         "message and gets a new reply. /edit --reply does the same with a reply: the model treats the new text as its\n"
-        "own, and /continue continues it. The old version is kept: /alt switches between them.",
+        "own, and /continue resumes it. The old version is kept: /alt switches between them.",
         complete=_complete_edit,
     ),
     ChatCommand(

@@ -28,7 +28,7 @@ def test_escape_and_ctrl_c_stop_a_reply(key: str, tmp_path: Path) -> None:
         terminal.type("count\r")
         terminal.wait("word3")
         terminal.type(key)
-        terminal.wait("stopped; the text so far is kept")
+        terminal.wait("stopped; /continue resumes the reply")
         terminal.prompt()
         terminal.type("go on\r")
         terminal.wait("> go on\nFine.\n\n>")
@@ -112,7 +112,7 @@ def test_ctrl_c_twice_leaves_once_the_reply_is_saved(tmp_path: Path) -> None:
         wait_for(lambda: times_slept(pid) > slept, "the signal to be heard")  # Two signals at once would count as one.
         terminal.type("\x03")
         assert terminal.end() == 130
-        assert "\nstopped; the text so far is kept" in terminal.text
+        assert "\nstopped; /continue resumes the reply" in terminal.text
         assert terminal.text.endswith("\nqwchat: interrupted")
         assert terminal.raw.rindex(b"\x1b[?2004l") > terminal.raw.rindex(b"\x1b[?2004h")
 
@@ -123,7 +123,7 @@ def test_ctrl_c_twice_leaves_even_if_the_first_stopped_a_reply(tmp_path: Path) -
         terminal.type("count\r")
         terminal.wait("word3")
         terminal.type("\x03")
-        terminal.wait("stopped; the text so far is kept")
+        terminal.wait("stopped; /continue resumes the reply")
         terminal.prompt()
         terminal.type("\x03")
         assert terminal.end() == 130
@@ -149,7 +149,7 @@ def test_ctrl_c_does_not_discard_keys_typed_before_it(tmp_path: Path) -> None:
         terminal.type("count\r")
         terminal.wait("word1")
         terminal.type("next question\x03")
-        terminal.wait("stopped; the text so far is kept, /continue resumes the reply\n\n> next question")
+        terminal.wait("stopped; /continue resumes the reply\n\n> next question")
 
 
 @pytest.mark.slow
