@@ -217,20 +217,20 @@ def _read_manifest(path: Path) -> bytes:
     return read_bounded(path / MANIFEST_NAME, ContainerError, MAX_MANIFEST_BYTES)
 
 
-def _facts(fields: JsonFields, key: str) -> JsonFields:
+def _read_plain_values(fields: JsonFields, key: str) -> JsonFields:
     """Return the object `key` after checking that it holds only short plain values, since other code shows them."""
-    for name, fact in (inner := fields.inner(key)).values.items():
-        count = isinstance(fact, int) and abs(fact) <= _MAX_COUNT
-        if len(name) > 100 or not (fact is None or count or (isinstance(fact, str) and len(fact) <= 1000)):
-            raise fields.invalid(f"{key} has the invalid value {short_repr(fact)} for {short_repr(name)}")
+    for name, value in (inner := fields.inner(key)).values.items():
+        count = isinstance(value, int) and abs(value) <= _MAX_COUNT
+        if len(name) > 100 or not (value is None or count or (isinstance(value, str) and len(value) <= 1000)):
+            raise fields.invalid(f"{key} has the invalid value {short_repr(value)} for {short_repr(name)}")
     return inner
 
 
 def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -> None:
     fields = JsonFields(manifest, str(path / MANIFEST_NAME), ContainerError, "; the model is damaged, convert it again")
     total = fields.inner("weights").integer("bytes", 0, _MAX_COUNT)
-    _facts(fields, "settings").required_text("preset")
-    source = _facts(fields, "source")
+    _read_plain_values(fields, "settings").required_text("preset")
+    source = _read_plain_values(fields, "source")
     source.required_text("fingerprint")
     source.required_text("name")
     source.integer("bytes", 0, _MAX_COUNT)
@@ -242,9 +242,9 @@ def _check_manifest(path: Path, manifest: dict[str, Any], config: ModelConfig) -
     tensors = fields.inner("tensors", "")
     expected = expected_tensors(config)
     if set(tensors.values) != set(expected):
-        odd = min(set(tensors.values) ^ set(expected))
-        state = "not part of a model with this" if odd in tensors.values else "missing, but required by"
-        raise fields.invalid(f"tensor {odd[:200]} is {state} config.json")
+        name = min(set(tensors.values) ^ set(expected))
+        state = "not part of a model with this" if name in tensors.values else "missing, but required by"
+        raise fields.invalid(f"tensor {name[:200]} is {state} config.json")
     ranges: list[tuple[int, int, str]] = []
     for name, shape in expected.items():
         ranges += _check_tensor(tensors.inner(name, f"tensor {name}"), name, shape)

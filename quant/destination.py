@@ -21,9 +21,9 @@ def check_destination(destination: Path, source: Path, force: bool) -> None:
         raise ArgumentError(f"{destination} exists and is not a folder; choose another destination")
     if is_model_folder(destination):
         if not force:
-            replacing = SuggestedArgument("force", True)
+            suggestion = SuggestedArgument("force", True)
             raise ArgumentError(
-                ArgumentMessage(f"{destination} already contains a model; use ", replacing, " to replace it")
+                ArgumentMessage(f"{destination} already contains a model; use ", suggestion, " to replace it")
             )
     elif any(destination.iterdir()):
         raise ArgumentError(f"{destination} is a folder with other files; choose another destination")

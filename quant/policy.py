@@ -73,10 +73,10 @@ def conversion_spec(
     if preset not in PRESETS and preset not in [fmt.name for fmt in grouped]:
         raise ArgumentError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     if bits not in (None, *(choice := bit_choices())):
-        raise ArgumentError(f"{bits} bits are not supported; choose {_either(choice)}")
+        raise ArgumentError(f"{bits} bits are not supported; choose {_join_with_or(choice)}")
     if group_size not in (None, *(choice := group_size_choices())):
-        raise ArgumentError(f"group size {group_size} is not supported; choose {_either(choice)}")
-    matrices = _preset(preset).matrices
+        raise ArgumentError(f"group size {group_size} is not supported; choose {_join_with_or(choice)}")
+    matrices = _find_preset(preset).matrices
     if matrices is None:
         if bits is not None or group_size is not None:
             raise ArgumentError(f"preset {preset!r} does not quantise; leave out bits and group size")
@@ -93,7 +93,7 @@ def conversion_spec(
     fitting = [other.name for other in grouped if other.bits == fmt.bits and group_size in other.group_sizes]
     if preset != fmt.name or not fitting:
         raise ArgumentError(
-            f"preset {preset!r} supports groups of {_either(fmt.group_sizes)}; "
+            f"preset {preset!r} supports groups of {_join_with_or(fmt.group_sizes)}; "
             f"leave out group size {group_size} or the preset"
         )
     return ConversionSpec(fitting[0], group_size)
@@ -109,13 +109,13 @@ def group_size_choices() -> list[int]:
     return sorted({size for fmt in FORMATS.values() for size in fmt.group_sizes})
 
 
-def _either(numbers: Sequence[int]) -> str:
+def _join_with_or(numbers: Sequence[int]) -> str:
     """Return a list for messages: "32, 64 or 128"."""
     *others, last = map(str, numbers)
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _preset(name: str) -> Preset:
+def _find_preset(name: str) -> Preset:
     return PRESETS.get(name) or Preset(f"all matrices {name}", name)
 
 
@@ -148,7 +148,7 @@ def plan_tensors(
 
 def choose_format(name: str, shape: tuple[int, ...], config: ModelConfig, spec: ConversionSpec, dtype: str) -> Format:
     """Return the format of one tensor. `dtype` is its storage type in the source."""
-    preset = _preset(spec.preset)
+    preset = _find_preset(spec.preset)
     if len(shape) == 1:
         return VECTOR
     if preset.matrices is None:

@@ -49,9 +49,9 @@ class ArgumentMessage(str):
     def __new__(cls, *parts: str | Argument | BaseException) -> ArgumentMessage:
         """Join texts and arguments into one message."""
         flat = tuple(each for part in parts for each in message_parts(part))
-        worded = super().__new__(cls, "".join(map(str, flat)))
-        worded.parts = flat
-        return worded
+        message = super().__new__(cls, "".join(map(str, flat)))
+        message.parts = flat
+        return message
 
 
 def message_parts(message: str | Argument | BaseException) -> tuple[str | Argument, ...]:

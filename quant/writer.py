@@ -128,14 +128,14 @@ class ModelWriter:
 
     def check_space(self) -> None:
         """Raise DiskFullError unless the file system has enough free space for the rest of the model."""
-        wanted = self.total_bytes + sum(map(len, self._files.values())) + _MARGIN_BYTES
+        needed = self.total_bytes + sum(map(len, self._files.values())) + _MARGIN_BYTES
         weights = self.partial / WEIGHTS_NAME
-        already = 512 * weights.stat().st_blocks if weights.exists() else 0
+        written = 512 * weights.stat().st_blocks if weights.exists() else 0
         free = shutil.disk_usage(self.destination.parent).free
-        if free + already < wanted:
+        if free + written < needed:
             raise DiskFullError(
-                f"{self.destination.parent} has {data_size(free, 2)} free, but the model needs {data_size(wanted, 2)}"
-                f"{f' ({data_size(already, 2)} already written)' if already else ''}; "
+                f"{self.destination.parent} has {data_size(free, 2)} free, but the model needs {data_size(needed, 2)}"
+                f"{f' ({data_size(written, 2)} already written)' if written else ''}; "
                 "free some space or choose another destination"
             )
 
@@ -155,20 +155,20 @@ class ModelWriter:
             notices.append(f"resuming: {len(self.finished)} of {len(self._entries)} tensors are done")
         elif self.partial.exists():
             shutil.rmtree(self.partial)
-            resume_it = SuggestedArgument("resume", True)
+            suggestion = SuggestedArgument("resume", True)
             notices.append(
-                ArgumentMessage("an unfinished conversion was discarded; ", resume_it, " would have continued it")
+                ArgumentMessage("an unfinished conversion was discarded; ", suggestion, " would have continued it")
             )
         elif resume:
             notices.append("there is nothing to resume; starting from the beginning")
         self.check_space()
-        fresh = not self.partial.exists()
+        is_new = not self.partial.exists()
         try:
             with translate_os_errors(self.partial):
                 (self.partial / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the folder is incomplete
                 self._open_files()
         except DiskFullError:
-            if fresh:
+            if is_new:
                 shutil.rmtree(self.partial, ignore_errors=True)
             raise
         return notices

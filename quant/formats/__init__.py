@@ -84,11 +84,11 @@ def dequantise_rows(packed: PackedTensor, row_ids: NDArray[np.integer] | list[in
     if not rows.size:
         return np.empty((0, packed.shape[1]), dtype=np.float32)
     tiles, position = np.unique(rows // TILE_ROWS, return_inverse=True)
-    few = PackedTensor(
+    subset = PackedTensor(
         format=packed.format,
         shape=(TILE_ROWS * tiles.size, packed.shape[1]),
         group_size=packed.group_size,
         parts={name: np.ascontiguousarray(part[tiles]) for name, part in packed.parts.items()},
     )
-    chosen: NDArray[np.float32] = dequantise(few)[TILE_ROWS * position.reshape(-1) + rows % TILE_ROWS]
-    return chosen
+    selected: NDArray[np.float32] = dequantise(subset)[TILE_ROWS * position.reshape(-1) + rows % TILE_ROWS]
+    return selected

@@ -151,15 +151,15 @@ class CompilationUnit:
 
     def _link_or_compile(self, symbol: str) -> None:
         """Make a function known to LLVM. Compile it if the store does not have it."""
-        here = linker()
+        current = linker()
         code = self._objects.get(symbol)
-        if symbol not in here.addresses and (code is None or not _is_linked(symbol, code)):
+        if symbol not in current.addresses and (code is None or not _is_linked(symbol, code)):
             if self._report is not None:
                 self._report(symbol)
             self._compile(symbol)
             if self._report is None and symbol in self._objects:
                 self._store.save(self._objects)
-        llvm.add_symbol(symbol, here.addresses[symbol])
+        llvm.add_symbol(symbol, current.addresses[symbol])
 
     def _compile(self, symbol: str) -> None:
         try:

@@ -49,10 +49,10 @@ class Linker:
         return self.addresses[symbol]
 
 
-def _keep_alive(thing: Any) -> Any:
-    """Return `thing` after making sure that it is never freed: threads may run its code while the process exits."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-    return thing
+def _keep_alive(value: Any) -> Any:
+    """Return `value` after making sure that it is never freed: threads may run its code while the process exits."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+    return value
 
 
 @cache
@@ -85,14 +85,14 @@ def link_objects(objects: Mapping[str, bytes], wanted: Iterable[str]) -> dict[st
     wanted = set(wanted)
     if not wanted <= set(objects):
         return None
-    here = linker()
+    current = linker()
     try:
         for symbol, code in objects.items():
-            if symbol not in here.addresses:
-                here.add(symbol, code)
+            if symbol not in current.addresses:
+                current.add(symbol, code)
     except RuntimeError:  # compiled with another version of its dependencies; compile again
         return None
-    return {symbol: here.addresses[symbol] for symbol in wanted}
+    return {symbol: current.addresses[symbol] for symbol in wanted}
 
 
 def linked_addresses(store: ObjectStore, wanted: Iterable[str]) -> dict[str, int] | None:

@@ -53,11 +53,11 @@ def quantise(
     padded = padded_rows(values)
     search, encode = compiled_functions(LOOPS)
     scales, zeros = np.empty(parts["scales"].shape, np.float32), np.empty(parts["scales"].shape, np.uint8)
-    tried = np.array(factors(fmt), np.float32)
+    tried_factors = np.array(factors(fmt), np.float32)
     scratch = np.empty((group_size + SCRATCH_LINES) * TILE_ROWS * 4, np.uint8)
-    given = (padded.ctypes.data, len(scales), columns, group_size, fmt.largest_code)
-    span = (int(fmt.stores_zeros), fmt.zero, tried.ctypes.data, len(tried))
-    search(*given, *span, *(array.ctypes.data for array in (scales, zeros, scratch)))
+    common = (padded.ctypes.data, len(scales), columns, group_size, fmt.largest_code)
+    search_options = (int(fmt.stores_zeros), fmt.zero, tried_factors.ctypes.data, len(tried_factors))
+    search(*common, *search_options, *(array.ctypes.data for array in (scales, zeros, scratch)))
     if float(scales.max()) > MAX_F16:
         raise FormatError(
             f"format {fmt.name} stores scales as float16, which is too small for weights of {values.max():.3g}"
@@ -66,7 +66,7 @@ def quantise(
     errors = np.zeros((len(scales), TILE_ROWS), np.float64)
     codes = np.empty((len(scales), columns // QUAD, TILE_ROWS, QUAD), np.uint8)
     rounded = parts["scales"].astype(np.float32)
-    encode(*given, *(array.ctypes.data for array in (rounded, zeros, codes, errors, scratch)))
+    encode(*common, *(array.ctypes.data for array in (rounded, zeros, codes, errors, scratch)))
     parts["codes"] = quads_to_nibbles(codes) if fmt.stored_bits == NIBBLE_BITS else codes
     if fmt.stores_zeros:
         parts["zeros"] = zeros

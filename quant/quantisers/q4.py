@@ -53,10 +53,10 @@ def quantise(
     scales, tables = (np.empty(parts["scales"].shape, np.float32) for _ in range(2))
     search, encode = compiled_functions(LOOPS)
     scratch = np.empty(SCRATCH_BYTES, np.uint8)
-    given = (padded.ctypes.data, len(scales), columns, scales.ctypes.data, tables.ctypes.data)
-    search(*given, scratch.ctypes.data)
+    common = (padded.ctypes.data, len(scales), columns, scales.ctypes.data, tables.ctypes.data)
+    search(*common, scratch.ctypes.data)
     parts["row_scales"][:] = np.abs(scales).max(axis=1) / np.float32(q4.SCALE_MAX)
     errors = np.zeros(parts["row_scales"].shape, np.float64)
     outputs = (parts["row_scales"], parts["codes"], parts["scales"], errors, scratch)
-    encode(*given, *(array.ctypes.data for array in outputs))
+    encode(*common, *(array.ctypes.data for array in outputs))
     return PackedTensor(fmt.name, (rows, columns), group_size, parts), errors.reshape(-1)[:rows]

@@ -43,11 +43,13 @@ SINGLE_NAME = "model.safetensors"
 class HuggingFaceCheckpoint(Source):
     """Opened checkpoint folder. Small files are read, headers checked, and weights mapped on first use."""
 
-    def __init__(self, path: Path, stored: dict[str, StoredTensor], small: dict[str, bytes], fingerprint: str) -> None:
+    def __init__(
+        self, path: Path, stored: dict[str, StoredTensor], small_files: dict[str, bytes], fingerprint: str
+    ) -> None:
         self._path = path
         self._fingerprint = fingerprint
         self._stored = stored
-        self._small = small
+        self._small_files = small_files
         self._maps: dict[Path, mmap.mmap] = {}
 
     @classmethod
@@ -75,12 +77,12 @@ class HuggingFaceCheckpoint(Source):
                 stored[name] = tensor
             digest.update(f"{file.name}\0".encode() + hashlib.sha256(header).digest())
             digest.update(sample)
-        small = {}
+        small_files = {}
         for name in COPIED_FILES:
             if (folder / name).exists():
-                small[name] = read_bounded(folder / name, CheckpointError)
-            digest.update(hashlib.sha256(small[name]).digest() if name in small else b"absent")
-        return cls(folder, stored, small, digest.hexdigest())
+                small_files[name] = read_bounded(folder / name, CheckpointError)
+            digest.update(hashlib.sha256(small_files[name]).digest() if name in small_files else b"absent")
+        return cls(folder, stored, small_files, digest.hexdigest())
 
     @property
     def path(self) -> Path:
@@ -96,7 +98,7 @@ class HuggingFaceCheckpoint(Source):
     def config(self) -> ModelConfig:
         """Hyperparameters from config.json."""
         file = self._path / "config.json"
-        data = self._small.get("config.json")
+        data = self._small_files.get("config.json")
         if data is None:
             raise missing_file_error(file, CheckpointError)
         if len(data) > MAX_CONFIG_BYTES:
@@ -111,11 +113,11 @@ class HuggingFaceCheckpoint(Source):
         """
         for name in COPIED_FILES:
             file = self._path / name
-            if name not in self._small and name in _REQUIRED_FILES:
+            if name not in self._small_files and name in _REQUIRED_FILES:
                 raise CheckpointError(f"{file} is missing; download the checkpoint's {name} as well")
-            if name in self._small and name.endswith(".json"):
-                parse_json_object(self._small[name], str(file), CheckpointError)
-        return self._small
+            if name in self._small_files and name.endswith(".json"):
+                parse_json_object(self._small_files[name], str(file), CheckpointError)
+        return self._small_files
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:

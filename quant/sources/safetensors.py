@@ -97,12 +97,12 @@ def _parse_header(header: bytes, file: Path, size: int) -> dict[str, StoredTenso
     entries = parse_json_object(header, f"the header of {file}", CheckpointError)
     entries.pop("__metadata__", None)
     base = 8 + len(header)
-    tensors = {name: _entry(file, name, entry, base, size) for name, entry in entries.items()}
+    tensors = {name: _parse_entry(file, name, entry, base, size) for name, entry in entries.items()}
     _check_ranges(file, tensors, base, size)
     return tensors
 
 
-def _entry(file: Path, name: str, entry: object, base: int, size: int) -> StoredTensor:
+def _parse_entry(file: Path, name: str, entry: object, base: int, size: int) -> StoredTensor:
     where = f"{file}: tensor {short_name(name)!r}"
     if not isinstance(entry, dict):
         raise CheckpointError(f"{where} has an entry that is not an object; download the file again")
@@ -121,9 +121,9 @@ def _entry(file: Path, name: str, entry: object, base: int, size: int) -> Stored
         raise CheckpointError(
             f"{where} ends at byte {stop:,}, but the file has {size:,}; it is truncated, download it again"
         )
-    wanted = math.prod(shape) * _ITEM_BYTES[dtype]
-    if stop - start != wanted:
-        raise CheckpointError(f"{where}: {dtype}{shape} needs {wanted:,} bytes, but its range has {stop - start:,}")
+    expected = math.prod(shape) * _ITEM_BYTES[dtype]
+    if stop - start != expected:
+        raise CheckpointError(f"{where}: {dtype}{shape} needs {expected:,} bytes, but its range has {stop - start:,}")
     return StoredTensor(file, dtype, tuple(shape), start, stop)
 
 

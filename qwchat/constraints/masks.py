@@ -35,7 +35,7 @@ class MaskFactory:
         self._tokenizer = tokenizer
         self._stop_ids = sorted(token_id for token_id in stop_ids if token_id < tokenizer.vocab_size)
         self._prepared: dict[bool, LLTokenizer] = {}
-        self._closing: JsonCloser | None = None
+        self._closer: JsonCloser | None = None
 
     def mask(self, constraint: ReplyConstraint, prefix: Sequence[int] = ()) -> GrammarMask:
         """Return the mask of a reply that begins with the tokens `prefix`.
@@ -46,16 +46,16 @@ class MaskFactory:
             ModelError: the model does not have a token that ends a reply.
         """
         matcher = llguidance_adapter.make_matcher(self._vocabulary(constraint.kind), constraint.grammar)
-        found = GrammarMask(matcher, self._closing if constraint.kind == "json-schema" else None)
+        mask = GrammarMask(matcher, self._closer if constraint.kind == "json-schema" else None)
         for token in prefix:
-            if not found.accept_prefix(token):
+            if not mask.accept_prefix(token):
                 mentioned = Argument(constraint.kind.replace("-", "_"))
                 raise UsageError(
                     ArgumentMessage(
                         "the reply so far does not fit ", mentioned, ": start a new reply, or remove the constraint"
                     )
                 )
-        return found
+        return mask
 
     def _vocabulary(self, kind: str) -> LLTokenizer:
         free_text = kind != "choices"
@@ -68,7 +68,7 @@ class MaskFactory:
             tokenizer = self._tokenizer
             tokens = tokenizer.all_bytes()
             token_of_byte = {text: number for number, text in enumerate(tokens) if len(text) == 1}
-            self._closing = JsonCloser(tokens, token_of_byte)
+            self._closer = JsonCloser(tokens, token_of_byte)
             # Unused ids do not have text. As special tokens they are never allowed.
             special = {*tokenizer.special_ids.values(), *(number for number, text in enumerate(tokens) if not text)}
             vocabulary = llguidance_adapter.TokenizerVocabulary(
@@ -106,7 +106,7 @@ class JsonCloser:
     def __init__(self, tokens: Sequence[bytes], token_of_byte: Mapping[bytes, int]) -> None:
         self._tokens = tokens
         self._candidates = {
-            inside: tuple([token_of_byte[bytes([sign])] for sign in signs] for signs in kinds)
+            inside: tuple([token_of_byte[bytes([byte])] for byte in alphabet] for alphabet in kinds)
             for inside, kinds in ((True, self._WITHIN), (False, self._OUTSIDE))
         }
 
@@ -120,25 +120,28 @@ class JsonCloser:
         """
         ends, others = self._candidates[bool(string_state)]
         # A random order with a fixed seed, since a fixed order may never produce what a pattern requires.
-        chance = random.Random(times_used.total())
-        ordered = (*ends, *sorted(others, key=lambda token: (times_used[token], times_used[token] and chance.random())))
-        found = next((token for token in ordered if matcher.validate_tokens([token])), None)
-        if found is None:
+        generator = random.Random(times_used.total())
+        ordered = (
+            *ends,
+            *sorted(others, key=lambda token: (times_used[token], times_used[token] and generator.random())),
+        )
+        candidate = next((token for token in ordered if matcher.validate_tokens([token])), None)
+        if candidate is None:
             return []
-        times_used[found] += 1
-        return [found]
+        times_used[candidate] += 1
+        return [candidate]
 
     def state_after(self, string_state: str, token: int) -> str:
         """Return the string state after `token`."""
         text = self._tokens[token]
         if b'"' not in text and b"\\" not in text:
             return "string" if string_state else ""
-        for sign in text:
+        for byte in text:
             if string_state == "escape":
                 string_state = "string"
-            elif sign == ord('"'):
+            elif byte == ord('"'):
                 string_state = "" if string_state else "string"
-            elif string_state and sign == ord("\\"):
+            elif string_state and byte == ord("\\"):
                 string_state = "escape"
         return string_state
 
@@ -148,14 +151,14 @@ class GrammarMask:
 
     Args:
         matcher: grammar at the start of the reply.
-        closing: completes the reply when few tokens remain. None: never.
+        closer: completes the reply when few tokens remain. None: never.
 
     Attributes:
         completing: whether the reply is being completed because few tokens remain.
     """
 
-    def __init__(self, matcher: LLMatcher, closing: JsonCloser | None = None) -> None:
-        self._matcher, self._closing = matcher, closing
+    def __init__(self, matcher: LLMatcher, closer: JsonCloser | None = None) -> None:
+        self._matcher, self._closer = matcher, closer
         self._string_state = ""
         self._completion: list[int] | None = None  # tokens that complete the current reply; None if unknown
         self._longest_completion = 0  # tokens of the longest completion so far
@@ -182,12 +185,12 @@ class GrammarMask:
             ConstraintError: the constraint does not allow `token`.
         """
         if (
-            self._closing is not None
+            self._closer is not None
             and remaining is not None
             and remaining <= 2 * self._longest_completion + _LOOKAHEAD_TOKENS
         ):
-            completion = self._find_completion(self._closing, []) if self._completion is None else self._completion
-            self._completion = self._find_completion(self._closing, [token])
+            completion = self._find_completion(self._closer, []) if self._completion is None else self._completion
+            self._completion = self._find_completion(self._closer, [token])
             if (
                 completion is not None
                 and len(completion) <= remaining
@@ -206,8 +209,8 @@ class GrammarMask:
         """Append a token of the given prefix. Return False if the constraint does not allow it."""
         if self._matcher.try_consume_tokens([token]) != 1:
             return False
-        if self._closing is not None:
-            self._string_state = self._closing.state_after(self._string_state, token)
+        if self._closer is not None:
+            self._string_state = self._closer.state_after(self._string_state, token)
         return True
 
     def forced_tokens(self) -> list[int]:
@@ -226,10 +229,10 @@ class GrammarMask:
     def _consume(self, token: int) -> None:
         if not self._matcher.consume_token(token):
             self._check()
-        if self._closing is not None:
-            self._string_state = self._closing.state_after(self._string_state, token)
+        if self._closer is not None:
+            self._string_state = self._closer.state_after(self._string_state, token)
 
-    def _find_completion(self, closing: JsonCloser, prefix: list[int]) -> list[int] | None:
+    def _find_completion(self, closer: JsonCloser, prefix: list[int]) -> list[int] | None:
         """Return a short sequence of tokens that completes the JSON after `prefix`, or None."""
         matcher, string_state = self._matcher.deep_copy(), self._string_state
         completion: list[int] = []
@@ -239,13 +242,13 @@ class GrammarMask:
             if not matcher.consume_tokens(following):
                 return None
             for token in following:
-                string_state = closing.state_after(string_state, token)
+                string_state = closer.state_after(string_state, token)
             if matcher.is_accepting():
                 self._longest_completion = max(self._longest_completion, len(completion))
                 return completion
             following = matcher.compute_ff_tokens()
             if not following:
-                following = closing.next_token(matcher, string_state, times_used)
+                following = closer.next_token(matcher, string_state, times_used)
             if not following:
                 bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
                 following = np.flatnonzero(np.unpackbits(bits, bitorder="little"))[:1].tolist()

@@ -19,7 +19,7 @@ TOKENS = [*(bytes([byte]) for byte in range(256)), b'"}', b'": "', b"<end>"]
 STOP = 258
 VOCABULARY = llguidance_adapter.TokenizerVocabulary(TOKENS, [STOP], [STOP], list)
 TOKENIZER = llguidance_adapter.make_tokenizer(VOCABULARY, slices=False)
-CLOSING = JsonCloser(TOKENS, {bytes([byte]): byte for byte in range(256)})
+CLOSER = JsonCloser(TOKENS, {bytes([byte]): byte for byte in range(256)})
 TREE = {
     "type": "object",
     "properties": {"name": {"type": "string", "minLength": 2}, "children": {"type": "array", "items": {"$ref": "#"}}},
@@ -44,8 +44,8 @@ SCHEMAS: list[dict[str, Any]] = [
 ]
 
 
-def mask(constraint: Constraint, closing: JsonCloser | None = CLOSING) -> GrammarMask:
-    return GrammarMask(llguidance_adapter.make_matcher(TOKENIZER, constraint.grammar), closing)
+def mask(constraint: Constraint, closer: JsonCloser | None = CLOSER) -> GrammarMask:
+    return GrammarMask(llguidance_adapter.make_matcher(TOKENIZER, constraint.grammar), closer)
 
 
 def sample_reply(found: GrammarMask, remaining: int, chance: random.Random) -> list[int]:
@@ -100,11 +100,11 @@ def test_quotation_marks_and_backslashes_tell_strings() -> None:
     steps = ((b'{"', "string"), (b"a\\", "escape"), (b'"', "string"), (b"\\\\", "string"), (b'": "x', "string"))
     for text, expected in steps:
         for byte in text:
-            place = CLOSING.state_after(place, byte)
+            place = CLOSER.state_after(place, byte)
         assert place == expected
-    assert CLOSING.state_after("string", 256) == ""
-    assert CLOSING.state_after("string", 257) == "string"
-    assert CLOSING.state_after("escape", ord("n")) == "string"
+    assert CLOSER.state_after("string", 256) == ""
+    assert CLOSER.state_after("string", 257) == "string"
+    assert CLOSER.state_after("escape", ord("n")) == "string"
 
 
 def test_drafts_and_forced_tokens() -> None:

@@ -158,12 +158,12 @@ def encode_chat(
         Message(role=turn["role"].translate(table), content=turn["content"].translate(table)) for turn in turns
     ]
     masked = template.render(masked_turns, add_generation_prompt)
-    shown = str.maketrans({mark: character for character, mark in hidden.items()})
+    restored = str.maketrans({mark: character for character, mark in hidden.items()})
     control = tokenizer.control_pattern
-    if masked.translate(shown) != plain and control.findall(masked) == control.findall(plain):
+    if masked.translate(restored) != plain and control.findall(masked) == control.findall(plain):
         # The template inspects contents, and the hidden characters changed only text. The plain rendering is safe.
         return tokenizer.encode_prompt(_split_at_control_tokens(plain, tokenizer, known_ids, {}))
-    return tokenizer.encode_prompt(_split_at_control_tokens(masked, tokenizer, known_ids, shown))
+    return tokenizer.encode_prompt(_split_at_control_tokens(masked, tokenizer, known_ids, restored))
 
 
 def _private_characters(messages: Iterable[Message]) -> Iterator[str]:
@@ -192,17 +192,17 @@ def _with_placeholder(message: Message, private: Iterator[str], known_ids: dict[
 
 
 def _split_at_control_tokens(
-    text: str, tokenizer: Tokenizer, known_ids: Mapping[str, Sequence[int]], shown: Mapping[int, str]
+    text: str, tokenizer: Tokenizer, known_ids: Mapping[str, Sequence[int]], restored: Mapping[int, str]
 ) -> Iterator[str | Sequence[int]]:
     """Split rendered text at control tokens and placeholders, and restore the hidden characters in the text between."""
     start = 0
     marks = f"|[{''.join(known_ids)}]" if known_ids else ""
     pattern = re.compile(tokenizer.control_pattern.pattern + marks)
     for match in pattern.finditer(text):
-        yield text[start : match.start()].translate(shown)
+        yield text[start : match.start()].translate(restored)
         yield known_ids[match[0]] if match[0] in known_ids else (tokenizer.special_ids[match[0]],)
         start = match.end()
-    yield text[start:].translate(shown)
+    yield text[start:].translate(restored)
 
 
 def _text_field(message: Message, key: Literal["role", "content"]) -> str:
