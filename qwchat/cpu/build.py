@@ -34,9 +34,9 @@ def build_decoder(
     return CpuDecoder(folder, context=positions, threads=_choose_threads(threads), kv=kv)
 
 
-def _choose_threads(asked: int | None) -> int:
-    if asked is None:
+def _choose_threads(requested: int | None) -> int:
+    if requested is None:
         return default_threads()
-    if not 1 <= asked <= MAX_THREADS:
-        raise UsageError(ArgumentMessage(Argument("threads"), f" must be from 1 to {MAX_THREADS}, not {asked}"))
-    return asked
+    if not 1 <= requested <= MAX_THREADS:
+        raise UsageError(ArgumentMessage(Argument("threads"), f" must be from 1 to {MAX_THREADS}, not {requested}"))
+    return requested

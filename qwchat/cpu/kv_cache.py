@@ -24,14 +24,14 @@ _SLOW_POSITIONS = 8192  # dimensions that rotate by less than one radian over so
 _TILE_POSITIONS = 16  # positions that are stored together in every part of the cache
 
 
-def choose_kv_kind(asked: str, config: ModelConfig, context: int) -> str:
+def choose_kv_kind(requested: str, config: ModelConfig, context: int) -> str:
     """Return the kind of a KV cache.
 
-    For `auto` it is `f32` as long as that takes at most EXACT_CACHE_BYTES, and `q8` beyond. Any other `asked` is
+    For `auto` it is `f32` as long as that takes at most EXACT_CACHE_BYTES, and `q8` beyond. Any other `requested` is
     returned as it is.
     """
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     needed = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim * context
     return "f32" if needed <= EXACT_CACHE_BYTES else "q8"
 
@@ -135,8 +135,8 @@ class KVCache:
         agree.
         """
         sources = kernel_store.KERNELS.source_digest + Path(rope.__file__).read_bytes()
-        what = repr((self.config, self.kind, self.layers))
-        return hashlib.sha256(sources + what.encode()).digest()
+        properties = repr((self.config, self.kind, self.layers))
+        return hashlib.sha256(sources + properties.encode()).digest()
 
     def segments(self, layer: int, positions: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the memory that the first `positions` positions of a layer take, in contiguous pieces.

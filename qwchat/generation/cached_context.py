@@ -153,8 +153,10 @@ class CachedContext:
             return 0
         count = min(other._length, self.decoder.context)
         for layer in self.cache.layers:
-            for row, its_row in zip(self.cache.segments(layer, count), other.cache.segments(layer, count), strict=True):
-                row[:] = its_row
+            for row, other_row in zip(
+                self.cache.segments(layer, count), other.cache.segments(layer, count), strict=True
+            ):
+                row[:] = other_row
         self._ids[:count] = other._ids[:count]
         self._length, self._drafts, self._token_seconds = count, 0, other._token_seconds
         return count
@@ -176,11 +178,11 @@ class CachedContext:
         `fingerprint` is the model's. Raises FileNotFoundError, and SnapshotError if the file cannot be used: then
         nothing is cached.
         """
-        held, self._length, self._drafts = self._length, 0, 0
+        previous_length, self._length, self._drafts = self._length, 0, 0
         try:
             ids = kv_file.restore(path, self.cache, self.decoder.context, fingerprint, self.decoder.threads)
         except FileNotFoundError:
-            self._length = held
+            self._length = previous_length
             raise
         self._ids[: len(ids)] = ids
         self._length = len(ids)

@@ -69,10 +69,10 @@ class PromptLookup:
     def _match_length(self, source: int) -> int:
         """Return how many tokens before `source` equal the newest tokens, at most MAX_MATCH_TOKENS."""
         ids = self._ids
-        behind = len(ids) - source
+        distance = len(ids) - source
         length = 0
         for position in range(source - 1, max(source - 1 - MAX_MATCH_TOKENS, -1), -1):
-            if ids[position] != ids[position + behind]:
+            if ids[position] != ids[position + distance]:
                 break
             length += 1
         return length

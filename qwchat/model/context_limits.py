@@ -16,20 +16,20 @@ def context_limit(config: ModelConfig) -> int:
     return max(config.max_position_embeddings, int(yarn.factor * yarn.original_max_position_embeddings))
 
 
-def choose_context(config: ModelConfig, asked: int | None) -> int:
+def choose_context(config: ModelConfig, requested: int | None) -> int:
     """Return the number of positions of a KV cache.
 
     Args:
         config: the model's.
-        asked: the wanted number; None for the model's own, but not more than DEFAULT_CONTEXT.
+        requested: the wanted number; None for the model's own, but not more than DEFAULT_CONTEXT.
 
     Raises:
         UsageError: the model does not support so many.
     """
     limit = context_limit(config)
-    if asked is None:
+    if requested is None:
         return min(limit, DEFAULT_CONTEXT)
-    if not 1 <= asked <= limit:
+    if not 1 <= requested <= limit:
         limits = f"from 1 to {limit:,} tokens, the maximum of this model"
-        raise UsageError(ArgumentMessage(Argument("context"), f" must be {limits}, not {asked:,}"))
-    return asked
+        raise UsageError(ArgumentMessage(Argument("context"), f" must be {limits}, not {requested:,}"))
+    return requested

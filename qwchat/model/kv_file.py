@@ -146,10 +146,10 @@ def _read_head(
     start = file.read(_HEAD.size)
     if len(start) < _HEAD.size or start[: len(_MAGIC)] != _MAGIC:
         raise SnapshotError(f"{path} is damaged")
-    _, version, kind, its_model, *_, positions = _HEAD.unpack(start)
+    _, version, kind, file_fingerprint, *_, positions = _HEAD.unpack(start)
     if version != _VERSION:
         raise SnapshotError(f"{path} was written by another version of qwchat")
-    if its_model != fingerprint.encode():
+    if file_fingerprint != fingerprint.encode():
         raise SnapshotError(f"{path} belongs to another model")
     if kind.rstrip(b"\0") != cache.kind.encode():
         raise SnapshotError(ArgumentMessage(f"{path} has another ", Argument("kv"), f" than {cache.kind}"))
@@ -159,8 +159,8 @@ def _read_head(
         raise SnapshotError(f"{path} holds {positions:,} tokens, but the context is {context:,}")
     layers = len(cache.layers)
     tables = file.read(_head_bytes(layers, positions) - _HEAD.size)
-    whole = os.fstat(file.fileno()).st_size == file_bytes(cache, positions)
-    if not whole or zlib.crc32(start + tables[:-4]).to_bytes(4, "little") != tables[-4:]:
+    is_complete = os.fstat(file.fileno()).st_size == file_bytes(cache, positions)
+    if not is_complete or zlib.crc32(start + tables[:-4]).to_bytes(4, "little") != tables[-4:]:
         raise SnapshotError(f"{path} is damaged")
     ids = np.frombuffer(tables, "<u4", positions, 4 * layers).astype(np.int64)
     if positions and int(ids.max()) >= cache.config.vocab_size:

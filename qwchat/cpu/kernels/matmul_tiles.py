@@ -252,7 +252,7 @@ def emit_integer_tile(builder: Any, fmt: IntegerFormat, count: int, weights: Til
 
 def _emit_block(
     builder: Any,
-    what: tuple[IntegerFormat, Strip],
+    format_and_strip: tuple[IntegerFormat, Strip],
     weights: TileWeights,
     block: tuple[Any, Any],
     vectors: list[tuple[tuple[Any, int], Any]],
@@ -261,13 +261,13 @@ def _emit_block(
 
     Args:
         builder: of the IR.
-        what: format and strip.
+        format_and_strip: the format, and the strip.
         weights: the tile.
         block: number of the block, and of its group.
         vectors: for each vector its place (address of the packed block, lane within it) and its sum.
     """
     number, group = block
-    fmt, strip = what
+    fmt, strip = format_and_strip
     _, bits = emit_scale(builder, fmt, weights, group, strip)
     zero = fmt.zero - dot_products.dot_offset(fmt.largest)
     if fmt.allows_zeros:

@@ -49,9 +49,9 @@ def exponential(x):
     """
     bounded = simd.minimum(simd.maximum(x, simd.splat(_EXP_LOW)), simd.splat(_EXP_HIGH))
     power = simd.round_to_i32(simd.multiply(bounded, simd.splat(_LOG2_E)))
-    whole = simd.to_f32(power)
-    r = simd.fma(whole, simd.splat(-_LN2_HIGH), bounded)
-    r = simd.fma(whole, simd.splat(-_LN2_LOW), r)
+    rounded = simd.to_f32(power)
+    r = simd.fma(rounded, simd.splat(-_LN2_HIGH), bounded)
+    r = simd.fma(rounded, simd.splat(-_LN2_LOW), r)
     y = simd.fma(r, simd.splat(_C7), simd.splat(_C6))
     y = _lower_terms(simd.fma(y, r, simd.splat(_C5)), r)
     return simd.zero_below(x, simd.splat(_EXP_LOW), simd.multiply(y, simd.power_of_two(power)))
@@ -66,9 +66,9 @@ def exponential_below_zero(x):
     """
     bounded = simd.maximum(simd.splat(_EXP_LOW), x)  # in this order NaN stays NaN
     powers = simd.fma(bounded, simd.splat(_LOG2_E), simd.splat(_ROUNDER))
-    whole = simd.subtract(powers, simd.splat(_ROUNDER))
-    r = simd.fma(whole, simd.splat(-_LN2_HIGH), bounded)
-    r = simd.fma(whole, simd.splat(-_LN2_LOW), r)
+    rounded = simd.subtract(powers, simd.splat(_ROUNDER))
+    r = simd.fma(rounded, simd.splat(-_LN2_HIGH), bounded)
+    r = simd.fma(rounded, simd.splat(-_LN2_LOW), r)
     y = _lower_terms(simd.fma(r, simd.splat(_C6), simd.splat(_C5)), r)
     return simd.add_exponents(y, powers)
 

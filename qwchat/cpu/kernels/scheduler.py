@@ -200,8 +200,8 @@ def barrier(team, member):
     now = wall_time(fields + _CLOCK)
     if now - load_private(fields + _LAST_BARRIER) > _LONG_STAGE:
         _measure_contention(team, member)
-    asked = member != 0 and atomic_load(team + _CONTENTION) == _LEADER_CONTENDED
-    if asked and exchange_if(team + _CONTENTION, _LEADER_CONTENDED, _MEMBER_BACKS_OFF):
+    leader_needs_core = member != 0 and atomic_load(team + _CONTENTION) == _LEADER_CONTENDED
+    if leader_needs_core and exchange_if(team + _CONTENTION, _LEADER_CONTENDED, _MEMBER_BACKS_OFF):
         _back_off(team, fields)
         atomic_store(team + _CONTENTION, _NOT_CONTENDED)
     store_private(fields + _LAST_BARRIER, now)
