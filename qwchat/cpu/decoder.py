@@ -149,7 +149,7 @@ class CpuDecoder:
         residual[:] = rows
 
     def head(self, residual: NDArray[np.float32], logits_from: int) -> NDArray[np.float32]:
-        """Return logits of the residual stream behind the last layer; see `Decoder.head`."""
+        """Return logits of the residual stream after the last layer; see `Decoder.head`."""
         if not self._has_head:
             raise ValueError(f"the head is not loaded: it belongs to layer {self.config.num_layers - 1}")
         tokens = len(residual)

@@ -28,7 +28,7 @@ def choose_kv_kind(requested: str, config: ModelConfig, context: int) -> str:
     """Return the kind of a KV cache.
 
     For `auto` it is `f32` as long as that takes at most EXACT_CACHE_BYTES, and `q8` beyond. Any other `requested` is
-    returned as it is.
+    returned unchanged.
     """
     if requested != "auto":
         return requested
@@ -39,7 +39,7 @@ def choose_kv_kind(requested: str, config: ModelConfig, context: int) -> str:
 def key_offsets(config: ModelConfig, bias: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what is subtracted from every rotated key of a layer before an 8-bit cache rounds it.
 
-    Adding the same vector to all keys adds the same number to all scores of a query, and leaves the softmax as it is.
+    Adding the same vector to all keys adds the same number to all scores of a query, and leaves the softmax unchanged.
     So the part of the keys that does not depend on the position may be dropped ("smoothing" of K in SageAttention,
     Zhang et al. 2024). Here that is the bias in the dimensions that RoPE hardly rotates: in Qwen2 it reaches hundreds
     there, and would determine the scale of its 8-bit group alone.

@@ -42,7 +42,7 @@ class CachedContext:
         self.cache = decoder.make_cache()
         self._ids = np.zeros(decoder.context, np.int64)
         self._length = 0
-        self._drafts = 0  # draft tokens behind these, whose keys and values are in the cache as well
+        self._drafts = 0  # draft tokens after these, whose keys and values are in the cache as well
         self._token_seconds = math.inf  # seconds per token of the fastest pass so far
 
     @property
@@ -81,7 +81,7 @@ class CachedContext:
         accepted: int | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> NDArray[np.float32]:
-        """Evaluate tokens behind the cached ones: at most one chunk of the decoder, and not more than fit.
+        """Evaluate tokens after the cached ones: at most one chunk of the decoder, and not more than fit.
 
         Args:
             ids: (tokens,) i64.
@@ -115,7 +115,7 @@ class CachedContext:
         return True
 
     def extend(self, token_ids: Sequence[int], chunk: int | None = None) -> NDArray[np.float32]:
-        """Evaluate tokens behind the cached ones, pass by pass.
+        """Evaluate tokens after the cached ones, pass by pass.
 
         Args:
             token_ids: any number of tokens that fit.

@@ -2,9 +2,9 @@
 
 Speculation. Tokens that followed an earlier occurrence of the newest tokens (`qwchat.generation.prompt_lookup`) are
 drafts: they are evaluated together with the newest token, in one pass. Then tokens are drawn one after another, exactly
-as without drafts: the n-th token from the logits behind the n - 1 tokens before it, with the n-th number of the seed's
+as without drafts: the n-th token from the logits after the n - 1 tokens before it, with the n-th number of the seed's
 stream and with penalties that count all tokens before it. As long as the drawn token equals the draft, the logits
-behind it have already been computed. The first difference ends the pass, and the drafts behind it are dropped.
+after it have already been computed. The first difference ends the pass, and the drafts after it are dropped.
 
 The text is therefore, token by token, the text without speculation: neither the logits (`Decoder.exact_grouping`
 promises them bit for bit) nor the draws depend on how tokens are grouped into passes. It is also rejection sampling in
@@ -47,7 +47,7 @@ class GenerationLoop:
         ids: the prompt, (tokens,) i64: at least one token, and not more than fit. The last `continued` of them are the
             reply so far.
         request: how to generate.
-        sampler: chooses tokens; its next draw is the one behind the prompt.
+        sampler: chooses tokens; its next draw is the one after the prompt.
         draft_policy: decides how many tokens to draft; None never drafts.
         stop_ids: tokens that end the reply.
         cancel: returns True to cancel the reply.
@@ -114,7 +114,7 @@ class GenerationLoop:
         return (yield from self._decode(logits))
 
     def _decode(self, logits: NDArray[np.float32]) -> Generator[EngineEvent, None, FinishReason]:
-        """Generate from `logits` (1, vocab) f32, those behind the prompt; return why the reply ends."""
+        """Generate from `logits` (1, vocab) f32, those after the prompt; return why the reply ends."""
         if self._mask is not None and self._mask.finished:
             return "stop"
         while True:
@@ -155,7 +155,7 @@ class GenerationLoop:
         return TokenStep(token, logprob, tuple(likeliest))
 
     def _evaluate(self, token: int) -> NDArray[np.float32]:
-        """Evaluate `token` and the drafts behind it; return logits (1 + drafts, vocab) f32."""
+        """Evaluate `token` and the drafts after it; return logits (1 + drafts, vocab) f32."""
         if self._drafter is None:
             return self._cached.evaluate(np.array([token], np.int64), 0, cancelled=self._cancelled)
         limit = self._context - self._cached.length - 1

@@ -37,7 +37,7 @@ class Sampler:
     Args:
         settings: how to choose.
         seed: 0 to 2**64 - 1.
-        usable_vocab: number of logits that belong to a token; the padding behind them is never chosen.
+        usable_vocab: number of logits that belong to a token; the padding after them is never chosen.
         first_draw: number of draws made before, to continue a reply.
 
     Raises:

@@ -70,7 +70,7 @@ class DraftPolicy:
             self._update_estimates()
 
     def draft_length(self, length: int) -> int:
-        """Return how many tokens to draft behind a match of `length` tokens: 0 to MAX_PASS_TOKENS - 1."""
+        """Return how many tokens to draft after a match of `length` tokens: 0 to MAX_PASS_TOKENS - 1."""
         length = min(length, MAX_MATCH_TOKENS)
         right, guessed = self._right, self._guessed
         if right[length] <= self._min_acceptance * guessed[length] or not self._single:

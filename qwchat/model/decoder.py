@@ -127,7 +127,7 @@ class Decoder(Protocol):
         """Run the layers `first` to `last - 1` in place, and keep their keys and values.
 
         Args:
-            residual: (tokens, hidden) f32, overwritten with the residual stream behind layer `last - 1`.
+            residual: (tokens, hidden) f32, overwritten with the residual stream after layer `last - 1`.
             first: first layer.
             last: one past the last layer.
             position: position of the first token.
@@ -142,7 +142,7 @@ class Decoder(Protocol):
         """Return logits (tokens - logits_from, vocab) f32: a view that the next call overwrites.
 
         Args:
-            residual: (tokens, hidden) f32 behind the last layer.
+            residual: (tokens, hidden) f32 after the last layer.
             logits_from: first token whose logits are wanted.
         """
 

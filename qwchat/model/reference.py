@@ -50,7 +50,7 @@ class Reference:
         self.names = frozenset(expected_tensors(config))
 
     def logits(self, ids: Sequence[int]) -> Array:
-        """Return the logits (T, V) behind each of the token ids `ids` (T)."""
+        """Return the logits (T, V) after each of the token ids `ids` (T)."""
         x = self.embed(ids)  # (T, H), the residual
         for layer in range(self.config.num_layers):
             x = self.layer(x, layer)

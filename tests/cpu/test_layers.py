@@ -19,7 +19,7 @@ from tests.cpu.random_models import config, random_folder
 
 LAYERS = 5
 IDS = np.random.default_rng(5).integers(0, 301, 170)
-# A whole chunk, then a few tokens, then single tokens, as in a reply; some positions are behind the first tile.
+# A whole chunk, then a few tokens, then single tokens, as in a reply; some positions are beyond the first tile.
 PIECES = np.split(IDS, [128, 150, 157, *range(158, 170)])
 SPLITS = [(0, 5), (0, 1, 5), (0, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5)]
 

@@ -25,7 +25,7 @@ def common(ids: list[int], source: int, end: int) -> int:
 
 
 def searched(ids: list[int], prompt: int) -> tuple[int, int]:
-    """Return source and length of the match behind `ids`, of which the first `prompt` were there from the start."""
+    """Return source and length of the match after `ids`, of which the first `prompt` were there from the start."""
     source = length = 0
     for end in range(prompt, len(ids) + 1):
         kept = length + 1 if length and end > prompt and ids[source] == ids[end - 1] else 0

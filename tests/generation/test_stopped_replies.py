@@ -32,7 +32,7 @@ def conversation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def events(
     conversation: Conversation, generated: list[int], cancel: Callable[[], bool] | None = None
 ) -> Iterator[EngineEvent]:
-    """Yield the events of the reply to IDS, or of its rest behind `generated`."""
+    """Yield the events of the reply to IDS, or of its rest after `generated`."""
     return generate(
         conversation,
         [*IDS, *generated],
@@ -51,7 +51,7 @@ def tokens(found: Iterator[EngineEvent]) -> list[int]:
 
 
 class Stop:
-    """Cancels at the second call behind `passes` passes: the first call comes before a pass, the second within it.
+    """Cancels at the second call after `passes` passes: the first call comes before a pass, the second within it.
 
     `seconds` is the time into that pass.
     """

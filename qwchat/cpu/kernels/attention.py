@@ -280,7 +280,7 @@ def attend_rows(cache, queries, kv_head, row, rows, position, start, stop, prefe
     keys = cache.k + tile * head_dim * 16 * size
     column_bytes = capacity * 16 * size
     values = cache.v + (kv_head * blocks * 2 * capacity + start) * 16 * size
-    codes = scratch + ATTENTION_ROWS * SPLIT_POSITIONS * 4  # i16; behind them the scales of the rows, then units
+    codes = scratch + ATTENTION_ROWS * SPLIT_POSITIONS * 4  # i16; after them the scales of the rows, then units
     for done in range(0, padded, _SCORED_POSITIONS):
         if prefetch:
             _prefetch_values(values + done * 16 * size, column_bytes, head_dim, _SCORED_POSITIONS * 16 * size)

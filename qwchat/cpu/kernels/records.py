@@ -31,7 +31,7 @@ PACKED_BLOCK_BYTES = TOKEN_LANES * (BLOCK + 8)  # bytes of one such block: codes
 
 # Activations of a chunk of tokens, twice: `x` (tokens, columns) f32, and `packed`, the same in 8 bits (see
 # row_kernels.quantise). `packed` is (ceil(tokens/4), columns/32, PACKED_BLOCK_BYTES): the blocks of TOKEN_LANES tokens
-# lie side by side, so that a tile of the matrix kernels needs one address for all of them. A block holds
+# are stored side by side, so that a tile of the matrix kernels needs one address for all of them. A block holds
 #   codes             (TOKEN_LANES, BLOCK) i8
 #   scales            (TOKEN_LANES) f32
 #   zero corrections  (TOKEN_LANES) i32: -128 times the sum of the token's codes. A dot product with weight bytes whose
