@@ -29,7 +29,7 @@ def wait_for(reached: Callable[[], object], what: str, pause: float = 0.002) -> 
             time.sleep(pause)
 
 
-def times_slept(pid: int) -> int:
+def count_sleeps(pid: int) -> int:
     """Return how often a process has begun to wait: one more when a signal has woken it and it waits again.
 
     Where the system does not show its processes, the number grows with time.
@@ -41,7 +41,7 @@ def times_slept(pid: int) -> int:
     return int(lines["voluntary_ctxt_switches"])
 
 
-def times_as_long(work: Callable[[], object], other: Callable[[], object], rounds: int = 2) -> float:
+def cost_ratio(work: Callable[[], object], other: Callable[[], object], rounds: int = 2) -> float:
     """Return how many times as much processor time of this thread `work` takes as `other`.
 
     Both run in turn, and the least of each counts, so that a busy moment falls on both or on neither.
@@ -50,15 +50,15 @@ def times_as_long(work: Callable[[], object], other: Callable[[], object], round
     return min(cost for cost, _ in costs) / max(min(cost for _, cost in costs), 1e-6)
 
 
-def growth(work: Callable[[int], object], small: int, factor: int) -> float:
+def cost_growth(work: Callable[[int], object], small: int, factor: int) -> float:
     """Return how many times as much processor time `work(factor * small)` takes as `work(small)`.
 
     Work that grows evenly gives about `factor`, and work that grows with the square gives the square of `factor`.
     """
-    return times_as_long(lambda: work(factor * small), lambda: work(small))
+    return cost_ratio(lambda: work(factor * small), lambda: work(small))
 
 
-def share_of_a_spin(work: Callable[[], object]) -> float:
+def cpu_share(work: Callable[[], object]) -> float:
     """Return the processor time of all threads while `work` runs, as a share of what a busy loop gets for as long."""
     began, used = time.monotonic(), time.process_time()
     work()

@@ -1,7 +1,7 @@
 """A process that has the program imported, and forks for each start that the tests ask for.
 
 Most of what a start costs are imports. The process has one thread, so that it may fork. What a fresh interpreter does
-before the first line of the program is tested elsewhere; `needs_an_interpreter` tells which variables count there.
+before the first line of the program is tested elsewhere; `needs_fresh_interpreter` tells which variables count there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MODULES = (
     "tests.cli.fake_qwchat",
 )
 # The interpreter reads these before anything else runs.
-READ_BY_THE_INTERPRETER = ("PYTHON", "LC_", "LANG", "LD_", "DYLD_")
+INTERPRETER_VARIABLES = ("PYTHON", "LC_", "LANG", "LD_", "DYLD_")
 SCRIPTED = "tests.cli.fake_qwchat:start"
 REAL = "qwchat.cli.main:main"
 _LENGTH = struct.Struct("!I")
@@ -151,7 +151,7 @@ def starter() -> Starter:
     return Starter()
 
 
-def ran(
+def run_to_end(
     words: Sequence[str],
     variables: Mapping[str, str],
     given: bytes = b"",
@@ -199,9 +199,9 @@ def ran(
     return subprocess.CompletedProcess([*words], program.wait(), got[reader], got[errors])
 
 
-def needs_an_interpreter(variables: Mapping[str, str]) -> bool:
+def needs_fresh_interpreter(variables: Mapping[str, str]) -> bool:
     """Return whether some variables only count where a fresh interpreter starts."""
-    return any(name.startswith(READ_BY_THE_INTERPRETER) for name in variables)
+    return any(name.startswith(INTERPRETER_VARIABLES) for name in variables)
 
 
 def serve(control: socket.socket) -> None:
@@ -217,7 +217,7 @@ def serve(control: socket.socket) -> None:
         ready, _, _ = select.select([control, reader], [], [])
         if reader in ready:
             os.read(reader, 4096)
-            _tell_of_ends(running)
+            _report_exits(running)
         if control in ready:
             length, descriptors, _, _ = socket.recv_fds(control, _LENGTH.size, 4)
             if not length:
@@ -231,7 +231,7 @@ def serve(control: socket.socket) -> None:
                     opened.close()
                 os.close(reader)
                 os.close(writer)
-                _live(request, descriptors)
+                _run_program(request, descriptors)
             for descriptor in descriptors[:3]:
                 os.close(descriptor)
             running[pid] = socket.socket(fileno=descriptors[3])
@@ -256,7 +256,7 @@ def _read(control: socket.socket, size: int) -> bytes:
     return body
 
 
-def _tell_of_ends(running: dict[int, socket.socket]) -> None:
+def _report_exits(running: dict[int, socket.socket]) -> None:
     for pid in list(running):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -269,7 +269,7 @@ def _send(reply: socket.socket, number: int) -> None:
         reply.sendall(f"{number}\n".encode())
 
 
-def _live(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
+def _run_program(request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
     """The whole life of a program."""
     code: Any = 1
     try:

@@ -67,7 +67,7 @@ def test_a_seed_is_chosen_and_reported(model: qwchat.Model) -> None:
     assert reply(model, ASK, settings=HOT, max_tokens=30, seed=first.seed).text == first.text
 
 
-def test_a_follow_up_reads_only_what_is_new(model: qwchat.Model) -> None:
+def test_a_follow_up_evaluates_only_new_tokens(model: qwchat.Model) -> None:
     first = reply(model, ASK, settings=GREEDY, max_tokens=20)
     turns: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}]
     follow = reply(model, [*turns, {"role": "user", "content": "the other"}], max_tokens=5)
@@ -80,7 +80,7 @@ def test_a_follow_up_reads_only_what_is_new(model: qwchat.Model) -> None:
 
 
 @pytest.mark.parametrize("settings", [GREEDY, SamplingParams(temperature=0.2, repeat_penalty=1.1)], ids=str)
-def test_speculation_changes_no_word(model: qwchat.Model, settings: SamplingParams) -> None:
+def test_speculation_does_not_change_the_output(model: qwchat.Model, settings: SamplingParams) -> None:
     drafted = 0
     for seed in range(4):
         turns: list[Message] = [{"role": "user", "content": "hello the hell " * (3 + seed)}]
@@ -97,7 +97,7 @@ def test_speculation_changes_no_word(model: qwchat.Model, settings: SamplingPara
 
 
 @pytest.mark.parametrize("kv", ["f32", "q8"])
-def test_a_snapshot_spares_reading(model: qwchat.Model, tmp_path: Path, kv: str) -> None:
+def test_a_snapshot_saves_the_prefill(model: qwchat.Model, tmp_path: Path, kv: str) -> None:
     turns: list[Message] = [{"role": "user", "content": "hello the hell " * 20}]
     path = model.folder.path
     with qwchat.load(path, kv=kv, threads=1) as writer:
@@ -171,7 +171,7 @@ def test_a_cancelled_reply_is_continued_to_the_same_end(model: qwchat.Model, spe
     assert split > 0
 
 
-def test_a_turn_without_token_ids_is_continued_by_its_text(model: qwchat.Model) -> None:
+def test_a_reply_without_token_ids_is_continued_from_its_text(model: qwchat.Model) -> None:
     turns: list[Message] = [*ASK, {"role": "assistant", "content": "hell"}]
     done = list(model.chat(turns, settings=GREEDY, max_tokens=5, continuing=True))[-1]
     assert isinstance(done, Done)
@@ -185,7 +185,7 @@ def test_a_turn_without_token_ids_is_continued_by_its_text(model: qwchat.Model) 
         list(model.chat([*ASK, {"role": "assistant", "content": "x", "token_ids": [10**6]}], continuing=True))
 
 
-def test_stop_strings_end_a_reply_and_are_no_part_of_it(model: qwchat.Model) -> None:
+def test_stop_strings_end_a_reply_and_are_not_part_of_it(model: qwchat.Model) -> None:
     whole = reply(model, ASK, settings=HOT, seed=3, max_tokens=80)
     stop = whole.text[20:24]
     cut = reply(model, ASK, settings=HOT, seed=3, max_tokens=80, stop=[stop])
@@ -229,7 +229,7 @@ def test_errors(model: qwchat.Model, checkpoint: Path) -> None:
 DIGITS = Constraint.regex("[0-9]{3,5}")
 
 
-def test_a_constraint_rules_the_reply_and_says_whether_it_was_met(model: qwchat.Model) -> None:
+def test_a_constraint_shapes_the_reply_and_is_reported(model: qwchat.Model) -> None:
     for speculate in (False, True):
         end = reply(model, ASK, settings=HOT, seed=1, constraint=DIGITS, speculate=speculate)
         assert re.fullmatch("[0-9]{3,5}", end.text)
@@ -241,7 +241,7 @@ def test_a_constraint_rules_the_reply_and_says_whether_it_was_met(model: qwchat.
     assert reply(model, ASK, max_tokens=2).meets_constraint is None
 
 
-def test_control_tokens_and_gaps_are_never_part_of_a_constrained_text(model: qwchat.Model) -> None:
+def test_constrained_text_never_contains_control_tokens_or_gaps(model: qwchat.Model) -> None:
     bits = model.mask_factory.mask(Constraint.regex(r"(.|\n)*")).allowed()
     allowed = np.flatnonzero(np.unpackbits(bits, count=model.tokenizer.vocab_size, bitorder="little"))
     assert set(allowed) & set(model.tokenizer.special_ids.values()) == model.stop_ids
@@ -249,7 +249,7 @@ def test_control_tokens_and_gaps_are_never_part_of_a_constrained_text(model: qwc
     assert all(model.tokenizer.token_bytes(int(each)) for each in allowed)
 
 
-def test_what_is_no_normal_form_can_be_forced(model: qwchat.Model) -> None:
+def test_text_that_is_not_normalised_can_be_forced(model: qwchat.Model) -> None:
     end = reply(model, ASK, constraint=Constraint.choices(["e\u0301 \u212b"]))
     assert (end.text, end.meets_constraint) == ("e\u0301 \u212b", True)
 
@@ -292,7 +292,7 @@ def test_log_probabilities_come_with_the_tokens(model: qwchat.Model) -> None:
         list(model.chat(ASK, logprobs=21))
 
 
-def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
+def test_a_new_engine_takes_over_the_cached_tokens(checkpoint: Path) -> None:
     destination = checkpoint.with_name("tiny-again-q4")
     list(convert(checkpoint, destination))
     with qwchat.load(destination, threads=2, context=200) as model:
@@ -314,7 +314,7 @@ def test_another_engine_goes_on_with_what_was_read(checkpoint: Path) -> None:
         assert (model.kv, model.cached_context.length) == ("q8", 0)
 
 
-def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
+def test_tokens_to_evaluate_again_are_counted(model: qwchat.Model) -> None:
     first = reply(model, ASK, settings=HOT, seed=7, max_tokens=20)
     talk: list[Message] = [*ASK, {"role": "assistant", "content": first.text, "token_ids": first.token_ids}, *ASK]
     assert model.reevaluated_tokens(model.prompt(talk)) == 0
@@ -327,7 +327,7 @@ def test_what_has_to_be_read_again_is_known(model: qwchat.Model) -> None:
     assert model.reevaluated_tokens(model.prompt(changed)) == 0
 
 
-def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> None:
+def test_a_failed_reconfiguration_keeps_the_old_engine(model: qwchat.Model) -> None:
     before = model.engine, model.cached_context
     with pytest.raises(
         UsageError, match=r"^context must be from 1 to 512 tokens, the maximum of this model, not 4,096$"
@@ -337,7 +337,7 @@ def test_an_engine_that_cannot_be_leaves_the_old_one(model: qwchat.Model) -> Non
     assert reply(model, ASK, settings=GREEDY, max_tokens=2).stats.generated_tokens == 2
 
 
-def test_other_settings_keep_the_device(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconfiguration_keeps_the_device(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     destination = checkpoint.with_name("tiny-device-q4")
     list(convert(checkpoint, destination))
     built: list[dict[str, object]] = []
@@ -354,7 +354,7 @@ def test_other_settings_keep_the_device(checkpoint: Path, monkeypatch: pytest.Mo
         qwchat.load(destination, device="tpu")
 
 
-def test_a_cache_that_does_not_fit_leaves_no_threads(model: qwchat.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_reconfiguration_leaves_no_threads(model: qwchat.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(threading.enumerate())
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     with pytest.raises(NotEnoughMemoryError):

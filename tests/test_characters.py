@@ -22,7 +22,7 @@ PIECES = [
 ]
 
 
-def test_every_control_and_every_format_character_alone_is_made_visible() -> None:
+def test_every_control_and_format_character_is_made_visible() -> None:
     for code in range(sys.maxunicode + 1):
         character = chr(code)
         if unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp", "Cs") and character not in "\n\t":
@@ -48,7 +48,7 @@ def test_every_control_and_every_format_character_alone_is_made_visible() -> Non
         "\U000e0fff",
     ],
 )
-def test_what_cannot_be_seen_is_made_visible_whatever_its_category(character: str) -> None:
+def test_invisible_characters_of_any_category_are_made_visible(character: str) -> None:
     assert sanitise(f"a{character}b") == f"a<{ord(character):02X}>b"
 
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_seen_is_made_visible_whatever_its_category(character: st
         "Ünïcödé, مرحبا שלום, 漢字かな\n\tindented",
     ],
 )
-def test_what_belongs_to_writing_stays(text: str) -> None:
+def test_invisible_characters_that_a_script_needs_stay(text: str) -> None:
     assert sanitise(text) == text
     assert show_code_points(text) == text
     pieces = StreamSanitiser()
@@ -84,18 +84,18 @@ def test_what_belongs_to_writing_stays(text: str) -> None:
         ("葛\U000e0100\U000e0101", "葛\U000e0100<E0101>"),
     ],
 )
-def test_the_same_characters_elsewhere_do_not(text: str, shown: str) -> None:
+def test_the_same_characters_elsewhere_are_made_visible(text: str, shown: str) -> None:
     assert sanitise(text) == shown
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12))
-def test_it_does_not_matter_how_a_text_arrives(pieces: list[str]) -> None:
+def test_pieces_of_any_size_give_the_same_text(pieces: list[str]) -> None:
     stream = StreamSanitiser()
     assert "".join(map(stream.push, pieces)) == sanitise("".join(pieces))
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-def test_json_says_the_same(text: str) -> None:
+def test_escaped_json_has_the_same_value(text: str) -> None:
     line = escape_json(json.dumps([text], ensure_ascii=False))
     assert json.loads(line) == json.loads(json.dumps([text]))
     assert not UNSAFE_CHARACTERS.search(line)

@@ -93,7 +93,7 @@ def test_no_module_imports_itself_through_others() -> None:
         ("from quant.b import x\n", "name = 'quant.a'\n", False),
     ],
 )
-def test_a_circle_is_found(one: str, other: str, found: bool) -> None:
+def test_a_circular_import_is_found(one: str, other: str, found: bool) -> None:
     known = {"quant": Path(), "quant.a": Path(), "quant.b": Path()}
     graph = {"quant.a": imports("quant.a", one, known), "quant.b": imports("quant.b", other, known)}
     assert bool(circles(graph)) is found

@@ -83,7 +83,7 @@ def test_an_intact_model_is_read_once(model: Path, reads: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_NAME, *CHECKED_FILES])
-def test_touching_a_file_has_it_read_again(model: Path, reads: list[int], name: str) -> None:
+def test_a_touched_file_is_checked_again(model: Path, reads: list[int], name: str) -> None:
     checked(model)
     reads.clear()
     (model / name).touch()
@@ -92,13 +92,13 @@ def test_touching_a_file_has_it_read_again(model: Path, reads: list[int], name: 
     assert Integrity(open_model(model)).intact
 
 
-def test_a_copy_is_another_model(model: Path, tmp_path: Path) -> None:
+def test_a_copy_is_checked_like_another_model(model: Path, tmp_path: Path) -> None:
     checked(model)
     shutil.copytree(model, tmp_path / "copy")
     assert not Integrity(open_model(tmp_path / "copy")).intact
 
 
-def test_files_that_people_adapt_are_left_to_the_command(model: Path) -> None:
+def test_editable_files_are_checked_by_the_command_only(model: Path) -> None:
     (model / "generation_config.json").write_text('{"temperature": 0.5}')
     assert checked(model).intact
 
@@ -121,7 +121,7 @@ def test_damage_is_raised_and_not_recorded(model: Path, name: str) -> None:
         )
 
 
-def test_several_are_named_in_one_line() -> None:
+def test_several_damaged_files_are_named_in_one_line() -> None:
     damaged = {f"tensor t{number}": "differs" for number in range(5)}
     expected = (
         "/m: 5 tensors or files are damaged (tensor t0, tensor t1, tensor t2 and 2 more): convert the model again"
@@ -131,7 +131,7 @@ def test_several_are_named_in_one_line() -> None:
     assert str(two) == "/m: 2 tensors or files are damaged (a, b): try this"
 
 
-def test_a_file_that_changes_meanwhile_is_not_recorded(model: Path, record: Path) -> None:
+def test_a_file_that_changes_during_the_check_is_not_recorded(model: Path, record: Path) -> None:
     found = Integrity(open_model(model))
     (model / "config.json").touch()
     found.start()
@@ -140,7 +140,7 @@ def test_a_file_that_changes_meanwhile_is_not_recorded(model: Path, record: Path
     assert not record.exists()
 
 
-def test_closing_ends_a_check_at_once_and_records_nothing(
+def test_closing_stops_a_check_at_once_and_records_nothing(
     model: Path, record: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, left = threading.Event(), threading.Event()
@@ -163,7 +163,7 @@ def test_closing_ends_a_check_at_once_and_records_nothing(
     assert not record.exists()
 
 
-def test_waiting_takes_over_what_the_gentle_thread_had_begun(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_takes_over_the_work_of_the_background_thread(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "PIECE_BYTES", 256)
     monkeypatch.setattr(integrity, "_work_at_low_priority", lambda check: check.work(lambda seconds: time.sleep(0.01)))
     for seed in range(5):
@@ -176,7 +176,7 @@ def test_waiting_takes_over_what_the_gentle_thread_had_begun(model: Path, monkey
         found.close()
 
 
-def test_what_a_worker_fails_with_is_raised_where_it_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_worker_is_raised_in_the_waiting_thread(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(check: verification.Verification) -> None:
         raise MemoryError
 
@@ -224,14 +224,14 @@ def hostile(record: Path) -> Iterator[None]:
     yield
 
 
-def test_a_record_that_others_could_have_written_is_not_believed(model: Path, record: Path) -> None:
+def test_a_record_that_others_can_write_is_ignored(model: Path, record: Path) -> None:
     checked(model)
     assert Integrity(open_model(model)).intact
     for _ in hostile(record):
         assert not Integrity(open_model(model)).intact
 
 
-def test_a_record_that_cannot_be_written_costs_a_check_each_time(model: Path, record: Path, reads: list[int]) -> None:
+def test_without_a_writable_record_every_use_checks(model: Path, record: Path, reads: list[int]) -> None:
     record.parent.parent.write_text("a file where the folder should be")
     for count in (1, 2):
         assert checked(model).intact

@@ -14,7 +14,7 @@ from qwchat.chat import advice
 from qwchat.cli import error_messages
 from qwchat.errors import UsageError
 from qwchat.settings.specs import SETTING_SPECS, spec_of_argument
-from tests.starter import REAL, ran
+from tests.starter import REAL, run_to_end
 from tests.test_house import REPOSITORY
 
 FLAG = re.compile(r"(?<![\w-])--(?:[a-z]|$)")
@@ -63,7 +63,7 @@ def test_no_message_below_the_command_line_names_a_flag() -> None:
     assert [f"{name}:{line}: {text}" for name, tree in sources() for line, text in flags_in(tree)] == []
 
 
-def test_flags_come_from_the_table_only_where_the_command_line_is_meant() -> None:
+def test_only_the_command_line_asks_the_table_for_flags() -> None:
     asking = {
         name
         for name, tree in sources()
@@ -91,7 +91,7 @@ def test_flags_are_found(source: str, named: bool) -> None:
 def help_of(*command: str) -> str:
     """Return what `qwchat COMMAND --help` prints, on a wide screen and without colours."""
     environment = {"COLUMNS": "200", "TERM": "dumb", "PATH": "", "NO_COLOR": "1"}
-    done = ran([*command, "--help"], environment, entry=REAL)
+    done = run_to_end([*command, "--help"], environment, entry=REAL)
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()
 
@@ -101,7 +101,7 @@ def options_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--help"}
 
 
-def test_every_argument_that_a_message_mentions_is_a_flag() -> None:
+def test_every_argument_in_a_message_has_a_flag() -> None:
     """A message that mentions an argument which no flag sets would name a flag that does not exist."""
     mentioned = {
         node.args[0].value
@@ -143,7 +143,9 @@ def test_each_setting_is_found_by_its_argument() -> None:
         (SuggestedArgument("use_files", False), "use_files=False", "--no-config", "/set use_files off"),
     ],
 )
-def test_each_place_spells_arguments_its_own_way(argument: Argument, python: str, flag: str, setting: str) -> None:
+def test_the_command_line_and_the_chat_spell_arguments_differently(
+    argument: Argument, python: str, flag: str, setting: str
+) -> None:
     assert (str(argument), error_messages.as_flag(argument), advice.format_argument(argument)) == (
         python,
         flag,
@@ -151,7 +153,7 @@ def test_each_place_spells_arguments_its_own_way(argument: Argument, python: str
     )
 
 
-def test_a_message_keeps_what_it_mentions() -> None:
+def test_a_nested_message_keeps_its_arguments() -> None:
     inner = ArgumentError(ArgumentMessage("use ", SuggestedArgument("force", True)))
     outer = UsageError(ArgumentMessage("a/b: ", inner, ArgumentMessage(" or ", Argument("resume")), ""))
     assert str(outer) == "a/b: use force=True or resume"

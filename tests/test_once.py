@@ -65,14 +65,14 @@ def names_in(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("name", KEEPERS)
 @pytest.mark.slow
-def test_one_module_keeps_each_call(name: str) -> None:
+def test_each_call_is_used_in_one_module(name: str) -> None:
     users = [file for file, tree in sources("qwchat", "quant", "benchmarks") if name in names_in(tree)]
     assert users in ([KEEPERS[name]], [])
 
 
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.slow
-def test_one_module_keeps_each_word(word: str) -> None:
+def test_each_constant_is_used_in_one_module(word: str) -> None:
     users = [
         file
         for file, tree in sources("qwchat", "quant")
@@ -82,7 +82,7 @@ def test_one_module_keeps_each_word(word: str) -> None:
 
 
 @pytest.mark.slow
-def test_no_module_writes_sizes_of_data_by_itself() -> None:
+def test_sizes_are_formatted_in_one_module() -> None:
     """A unit right behind a value that a message is made of, as in f"{size >> 20} MiB"."""
     strays = []
     for file, tree in sources("qwchat", "quant"):
@@ -97,7 +97,7 @@ def test_no_module_writes_sizes_of_data_by_itself() -> None:
     ] == []
 
 
-def test_limits_of_several_layers_stand_in_one_module() -> None:
+def test_shared_limits_are_defined_in_one_module() -> None:
     strays = [
         f"{file}:{node.lineno}"
         for file, tree in sources("qwchat")
@@ -125,7 +125,7 @@ def test_no_two_modules_define_the_same_limit() -> None:
     assert twice == []
 
 
-def test_no_module_passes_a_name_on_under_the_same_name() -> None:
+def test_no_module_re_exports_a_name() -> None:
     """`from a import b as b` gives a name two homes; it is imported from where it is."""
     strays = [
         f"{file}:{node.lineno}"

@@ -175,5 +175,5 @@ def test_each_module_of_private_parts_has_a_test_and_a_reason(library: str) -> N
         ("from prompt_toolkit.input import Input", None),
     ],
 )
-def test_what_the_scan_sees(source: str, found: str | None) -> None:
+def test_uses_of_private_parts_are_found(source: str, found: str | None) -> None:
     assert sorted({what for _, _, what in uses(source)}) == ([found] if found else [])

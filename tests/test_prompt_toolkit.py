@@ -23,7 +23,7 @@ def keys() -> Iterator[PipeInput]:
         yield pipe
 
 
-def test_a_sequence_that_was_taught_is_read_as_its_key(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_sequence_is_read_as_its_key(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
     sequence = "\x1b[99;9u"
     monkeypatch.setitem(ANSI_SEQUENCES, sequence, Keys.Ignore)  # So that it is gone afterwards.
     toolkit.map_sequences([sequence], Keys.F24)
@@ -43,7 +43,7 @@ def test_keys_typed_ahead_wait_for_the_next_prompt_of_their_source(keys: PipeInp
     assert PromptSession(input=keys, output=DummyOutput()).prompt() == "ab"
 
 
-def test_what_is_remembered_is_the_newest_entry_and_is_not_stored() -> None:
+def test_an_unsent_draft_is_the_newest_entry_and_is_not_stored() -> None:
     class Kept(History):
         stored: list[str] = []  # noqa: RUF012
 
@@ -63,7 +63,7 @@ def test_what_is_remembered_is_the_newest_entry_and_is_not_stored() -> None:
     assert plain.get_strings() == ["x"]
 
 
-def test_a_binding_sees_whether_further_keys_wait(keys: PipeInput) -> None:
+def test_a_binding_sees_pending_keys(keys: PipeInput) -> None:
     seen: list[bool] = []
     bindings = KeyBindings()
 
@@ -80,7 +80,7 @@ def test_a_binding_sees_whether_further_keys_wait(keys: PipeInput) -> None:
     assert not toolkit.has_pending_keys()
 
 
-def test_an_application_is_ended_once(keys: PipeInput) -> None:
+def test_an_application_exits_once(keys: PipeInput) -> None:
     session: PromptSession[str] = PromptSession(input=keys, output=DummyOutput())
     toolkit.exit_with(session.app, EOFError)  # It does not run: nothing happens.
 
@@ -92,7 +92,7 @@ def test_an_application_is_ended_once(keys: PipeInput) -> None:
         session.prompt(pre_run=lambda: session.app.loop.call_soon(end_twice))  # type: ignore[union-attr]
 
 
-def test_the_warning_about_cursor_reports_is_a_callback_that_may_be_missing(keys: PipeInput) -> None:
+def test_the_callback_for_missing_cursor_reports_is_optional(keys: PipeInput) -> None:
     session: PromptSession[str] = PromptSession(input=keys, output=DummyOutput())
     assert session.app.renderer.cpr_not_supported_callback is not None
     toolkit.expect_no_cursor_reports(session.app)
@@ -100,5 +100,5 @@ def test_the_warning_about_cursor_reports_is_a_callback_that_may_be_missing(keys
     assert session.prompt() == "a"
 
 
-def test_columns_of_a_text() -> None:
+def test_width_of_a_text_in_columns() -> None:
     assert [toolkit.cell_width(text) for text in ("", "abc", "漢字", "é")] == [0, 3, 4, 1]

@@ -39,7 +39,7 @@ def test_the_tables_of_a_lexer(language: str) -> None:
 
 
 @pytest.mark.parametrize("language", SAMPLES)
-def test_a_whole_text_has_the_tokens_of_the_library(language: str) -> None:
+def test_tokens_agree_with_the_library(language: str) -> None:
     lexer = find_lexer(language)
     assert lexer is not None
     tokens, _ = tokenise_line(lexer, SAMPLES[language], ("root",))
@@ -57,7 +57,7 @@ def test_states_are_carried_from_line_to_line() -> None:
     assert tokenise_line(lexer, "def\n", stack)[0][0] == (0, Keyword, "def")
 
 
-def test_a_lexer_with_a_context_gives_its_states() -> None:
+def test_a_context_lexer_gives_its_states() -> None:
     lexer = find_lexer("yaml")
     assert isinstance(lexer, ExtendedRegexLexer)
     tokens, stack = tokenise_line(lexer, "# a\n", ("root",))
@@ -65,6 +65,6 @@ def test_a_lexer_with_a_context_gives_its_states() -> None:
     assert stack
 
 
-def test_a_language_that_pygments_does_not_know_has_no_lexer() -> None:
+def test_an_unknown_language_has_no_lexer() -> None:
     assert find_lexer("no-such-language") is None
     assert find_lexer("../../etc") is None

@@ -36,7 +36,7 @@ def test_pipes_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe", "socket"]
 
 
-def test_files_appear_whole_and_are_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_files_are_written_atomically_and_not_overwritten_by_default(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
     write_atomically(path, "one\n", overwrite=False)
     with pytest.raises(UsageError, match=r"talk\.md already exists: choose another name"):
@@ -54,7 +54,7 @@ def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         write_atomically(tmp_path / "none" / "talk.md", "x", overwrite=False)
     assert str(caught.value) == f"cannot write {tmp_path}/none/talk.md: No such file or directory"

@@ -35,7 +35,7 @@ def run(*words: str) -> Any:
     return application()(words, prog_name="program", standalone_mode=False)
 
 
-def test_words_are_converted() -> None:
+def test_arguments_are_converted() -> None:
     assert run("take", "--number", "7", "--word", "12", "--kind", "y", "--flag") == 7
 
 
@@ -49,7 +49,7 @@ def test_words_are_converted() -> None:
         (("take", "extra"), "(extra)", "program take"),
     ],
 )
-def test_every_error_of_parsing_is_one_class(words: tuple[str, ...], part: str, command: str | None) -> None:
+def test_all_parser_errors_have_one_base_class(words: tuple[str, ...], part: str, command: str | None) -> None:
     with pytest.raises(typer_internals.PARSER_ERROR) as caught:
         run(*words)
     said, told = typer_internals.error_text(caught.value)
@@ -57,7 +57,7 @@ def test_every_error_of_parsing_is_one_class(words: tuple[str, ...], part: str, 
     assert told == command
 
 
-def test_the_class_of_errors_is_not_wider_than_parsing() -> None:
+def test_other_errors_do_not_have_that_base_class() -> None:
     assert issubclass(typer.BadParameter, typer_internals.PARSER_ERROR)
     assert typer_internals.PARSER_ERROR.__name__ == "ClickException"
     assert not issubclass(typer.Exit, typer_internals.PARSER_ERROR)

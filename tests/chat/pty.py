@@ -22,7 +22,7 @@ import pyte
 
 from tests.cli.runs import FAKE, environment
 from tests.clocks import PATIENCE_SECONDS
-from tests.starter import SCRIPTED, needs_an_interpreter, starter
+from tests.starter import SCRIPTED, needs_fresh_interpreter, starter
 
 ROWS, COLUMNS = 40, 100
 WHERE = b"\x1b[6n"  # Asks the terminal for the position of its cursor.
@@ -94,7 +94,7 @@ class Terminal:
         self.raw = b""
         everything = environment(models, **script) | (variables or {})
         place = folder or Path.cwd()
-        if command or needs_an_interpreter(variables or {}):
+        if command or needs_fresh_interpreter(variables or {}):
             program = command or [sys.executable, str(FAKE), *arguments]
             self.process = pexpect.spawn(
                 program[0],

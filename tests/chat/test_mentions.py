@@ -8,7 +8,7 @@ import pytest
 
 from qwchat.chat.mentions import compose, escape_mentions, suggestions, unquote
 from qwchat.errors import UsageError
-from tests.clocks import growth
+from tests.clocks import cost_growth
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_escaped_text_is_restored_whatever_it_names(here: Path) -> None:
     [(f" `a {'`' * 2}b ```c", 20_000), ("`", 100_000), ("@a", 50_000), ("```\n", 30_000), ("@x.y ", 5_000)],
 )
 def test_search_time_grows_linearly_with_the_text(unit: str, count: int) -> None:
-    assert growth(lambda size: compose(unit * size), count // 8, 8) < 24  # Quadratic growth would be 64.
+    assert cost_growth(lambda size: compose(unit * size), count // 8, 8) < 24  # Quadratic growth would be 64.
 
 
 def test_a_mention_that_looks_like_a_path_but_matches_no_file_gets_a_notice() -> None:

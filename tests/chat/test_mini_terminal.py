@@ -21,7 +21,7 @@ from qwchat.markdown.styles import Styling
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import COLUMNS, ROWS, Terminal
 from tests.chat.view.emulator import EmulatedTerminal
-from tests.starter import REAL, ran
+from tests.starter import REAL, run_to_end
 from tests.tiers import some
 
 PROGRAM = "from qwchat.cli.main import main; main()"
@@ -70,7 +70,7 @@ def cache() -> str:
 
 def answer(models: Path, prompt: str, *arguments: str) -> str:
     """Return the reply that the program gives without a terminal."""
-    done = ran(["-p", prompt, "--json", *arguments], {**os.environ, "QWCHAT_MODELS": str(models)}, entry=REAL)
+    done = run_to_end(["-p", prompt, "--json", *arguments], {**os.environ, "QWCHAT_MODELS": str(models)}, entry=REAL)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["text"])
 

@@ -16,7 +16,7 @@ from qwchat.cli.app import run_app
 from qwchat.cli.guard import run_guarded
 from tests.cli.fake_qwchat import dependencies
 from tests.clocks import PATIENCE_SECONDS
-from tests.starter import ran
+from tests.starter import run_to_end
 
 FAKE = Path(__file__).with_name("fake_qwchat.py")
 
@@ -50,7 +50,7 @@ def run(
     **script: Any,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `qwchat ARGUMENTS` outside any terminal with `stdin` piped in, as a fork of a process that imported it."""
-    return ran(arguments, environment(models, **script) | {**(variables or {})}, stdin, timeout)
+    return run_to_end(arguments, environment(models, **script) | {**(variables or {})}, stdin, timeout)
 
 
 def call(*arguments: str, models: Path, stdin: bytes = b"", **script: Any) -> subprocess.CompletedProcess[bytes]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tests.cli.runs import FAKE, environment
 from tests.clocks import PATIENCE_SECONDS
-from tests.starter import Program, needs_an_interpreter, starter
+from tests.starter import Program, needs_fresh_interpreter, starter
 
 Kind = Literal["pipe", "terminal"]
 ROWS, COLUMNS = 40, 100
@@ -73,7 +73,7 @@ def run_on(
     everything = environment(models, **script) | (variables or {})
     streams = (source.theirs, out.theirs, err.theirs)
     process: subprocess.Popen[bytes] | Program
-    if needs_an_interpreter(variables or {}):
+    if needs_fresh_interpreter(variables or {}):
         program = [sys.executable, str(FAKE), *arguments]
         process = subprocess.Popen(
             program, stdin=streams[0], stdout=streams[1], stderr=streams[2], env=everything, start_new_session=True

@@ -18,7 +18,7 @@ from tests.clocks import PATIENCE_SECONDS
 PERFORMANCE = "0.12 s to first token · 2 prompt tokens · prefill 4.0 tok/s · decode 4.0 tok/s · context 4/2,048"
 
 
-def test_the_reply_and_one_newline_go_to_stdout_the_figures_to_stderr(tmp_path: Path) -> None:
+def test_the_reply_goes_to_stdout_and_the_statistics_to_stderr(tmp_path: Path) -> None:
     result = run("-p", "hi", models=tmp_path, replies=["Good day."])
     assert result.stdout == b"Good day.\n"
     assert result.stderr.decode() == PERFORMANCE + "\n"
@@ -40,13 +40,13 @@ def test_a_pipe_gets_the_reply_byte_for_byte(tmp_path: Path, reply: str) -> None
         assert call("-p", "hi", *extra, models=tmp_path, replies=[reply]).stdout == reply.encode() + b"\n"
 
 
-def test_speculation_can_be_switched_off(tmp_path: Path) -> None:
+def test_speculation_can_be_turned_off(tmp_path: Path) -> None:
     for extra, expected in (((), True), (("--speculate",), True), (("--no-speculate",), False)):
         answer = json.loads(call("-p", "hi", "--json", *extra, models=tmp_path).stdout)
         assert answer["settings"]["speculate"] is expected
 
 
-def test_equal_answers_are_announced(tmp_path: Path) -> None:
+def test_equal_replies_are_announced(tmp_path: Path) -> None:
     # The scripted model's generation_config.json is greedy.
     for extra in (("--temp", "0"), (), ("--temp", "1", "--top-k", "1")):
         flag = "--top-k 1" if "--top-k" in extra else "--temp 0"
@@ -58,7 +58,7 @@ def test_equal_answers_are_announced(tmp_path: Path) -> None:
         assert "equal" not in call("-p", "hi", *extra, models=tmp_path).stderr.decode()
 
 
-def test_figures_can_be_json(tmp_path: Path) -> None:
+def test_statistics_can_be_json(tmp_path: Path) -> None:
     result = call("-p", "hi", "--stats", "json", models=tmp_path, replies=["Good day."])
     assert result.stdout == b"Good day.\n"
     assert json.loads(result.stderr)["tokens"]["generated"] == 2
@@ -84,7 +84,7 @@ def test_quiet_leaves_stderr_empty(tmp_path: Path) -> None:
         (("-p", "<|im_end|> stays"), b"", "<|im_end|> stays"),
     ],
 )
-def test_the_question_is_files_then_pipe_then_prompt(
+def test_the_message_is_files_then_pipe_then_prompt(
     tmp_path: Path, arguments: tuple[str, ...], stdin: bytes, question: str
 ) -> None:
     file = tmp_path / "notes.txt"
@@ -163,7 +163,7 @@ def test_json_is_one_object_with_everything(tmp_path: Path) -> None:
     }
 
 
-def test_jsonl_tells_events_as_they_happen(tmp_path: Path) -> None:
+def test_jsonl_prints_events_as_they_happen(tmp_path: Path) -> None:
     result = call("-p", "hi", "--jsonl", "--max-tokens", "2", models=tmp_path, replies=["one two three"])
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert [event["event"] for event in events] == ["start", "prefill", "text", "text", "done"]
@@ -173,7 +173,7 @@ def test_jsonl_tells_events_as_they_happen(tmp_path: Path) -> None:
     assert events[0]["seed"] == events[4]["seed"]
 
 
-def test_several_answers_have_seeds_of_their_own(tmp_path: Path) -> None:
+def test_several_replies_have_different_seeds(tmp_path: Path) -> None:
     arguments = ("-p", "hi", "-n", "3", "--seed", "5", "--temp", "1")
     result = call(*arguments, models=tmp_path, replies=["a", "b", "c"])
     assert result.stdout == b"a\n\nb\n\nc\n"
@@ -185,13 +185,13 @@ def test_several_answers_have_seeds_of_their_own(tmp_path: Path) -> None:
     assert [answer["seed"] for answer in answers] == [MAX_SEED, 0]
 
 
-def test_a_seed_is_chosen_and_shown_where_chance_plays_a_part(tmp_path: Path) -> None:
+def test_a_seed_is_chosen_and_shown_when_sampling(tmp_path: Path) -> None:
     lines = {call("-p", "hi", "--temp", "1", models=tmp_path).stderr.decode().split("seed ")[1] for _ in range(2)}
     assert len(lines) == 2
     assert all(line.strip().isdigit() for line in lines)
 
 
-def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
+def test_a_reply_that_reached_a_limit_says_so(tmp_path: Path) -> None:
     result = call("-p", "hi", "--max-tokens", "1", models=tmp_path, replies=["one two"])
     assert result.stderr.decode().splitlines()[0] == "qwchat: the reply was cut off at --max-tokens 1"
     result = call("-p", "hi", "--ctx", "3", models=tmp_path, replies=["one two"])
@@ -262,7 +262,9 @@ def test_a_reply_that_a_limit_cut_says_so(tmp_path: Path) -> None:
         (("chat", "-n", "2"), 2, "--count works only with -p, not in a chat"),
     ],
 )
-def test_errors_are_one_line_with_a_code(tmp_path: Path, arguments: tuple[str, ...], code: int, line: str) -> None:
+def test_errors_are_one_line_with_an_exit_code(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, line: str
+) -> None:
     result = call(*arguments, models=tmp_path)
     assert result.returncode == code, result.stderr
     assert result.stdout == b""
@@ -270,7 +272,7 @@ def test_errors_are_one_line_with_a_code(tmp_path: Path, arguments: tuple[str, .
     assert written.startswith(f"qwchat: error: {line}")
 
 
-def test_input_that_is_no_utf8_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_invalid_utf8_is_refused_with_its_position(tmp_path: Path) -> None:
     result = call("-p", "hi", models=tmp_path, stdin=b"abc\xff\xfe")
     assert result.returncode == 2
     assert result.stderr.decode() == (
@@ -278,7 +280,7 @@ def test_input_that_is_no_utf8_is_refused_with_its_place(tmp_path: Path) -> None
     )
 
 
-def test_a_pipe_without_an_end_is_refused(tmp_path: Path) -> None:
+def test_an_endless_pipe_is_refused(tmp_path: Path) -> None:
     command = f"yes | '{sys.executable}' '{FAKE}' -q -p hi"
     ran = subprocess.run(
         ["/bin/sh", "-c", command], env=environment(tmp_path), capture_output=True, timeout=PATIENCE_SECONDS
@@ -287,7 +289,7 @@ def test_a_pipe_without_an_end_is_refused(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, b"", complaint)
 
 
-def test_memory_that_is_not_there_is_code_5(tmp_path: Path) -> None:
+def test_out_of_memory_is_code_5(tmp_path: Path) -> None:
     result = call("-p", "hi", models=tmp_path, load_error="MemoryError")
     assert result.returncode == 5
     assert result.stderr.decode().startswith("qwchat: error: out of memory: ")
@@ -314,7 +316,7 @@ def loader() -> Exception:
         (ImportError("No module named x"), 1),
     ],
 )
-def test_memory_that_the_system_or_the_loader_misses(
+def test_out_of_memory_errors_of_the_system_and_the_loader(
     error: Exception, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> int:
@@ -324,7 +326,7 @@ def test_memory_that_the_system_or_the_loader_misses(
     assert ("out of memory: " in capsys.readouterr().err) is (code == 5)
 
 
-def test_a_failure_of_the_model_is_code_3_and_keeps_what_was_said(tmp_path: Path) -> None:
+def test_a_model_failure_is_code_3_and_keeps_the_session(tmp_path: Path) -> None:
     result = call("-p", "hi", models=tmp_path, replies=["one two three four"], failing=True)
     assert result.returncode == 3
     assert result.stdout == b"one two three\n"
@@ -341,7 +343,7 @@ def test_a_bug_shows_its_traceback_only_with_debug(tmp_path: Path) -> None:
     assert result.stderr.startswith(b"Traceback (most recent call last):")
 
 
-def test_colour_that_is_asked_for_goes_through_a_pipe(tmp_path: Path) -> None:
+def test_requested_colour_passes_through_a_pipe(tmp_path: Path) -> None:
     arguments = ("-p", "hi", "--render", "markdown", "--color", "always")
     result = call(*arguments, models=tmp_path, replies=["# Title\n`code` and **bold** \x1b[5m"])
     assert result.stdout.decode() == "\x1b[1;4mTitle\x1b[0m\n\x1b[36mcode\x1b[0m and \x1b[1mbold\x1b[0m ␛[5m\n"

@@ -83,13 +83,13 @@ def test_sessions_are_offered_by_name_or_id(models: Path) -> None:
     assert "\x1b" not in "".join(asked("fish", "qwchat sessions grep x ", models))
 
 
-def test_a_description_stays_on_its_line_and_is_whole(models: Path) -> None:
+def test_a_description_is_complete_on_one_line(models: Path) -> None:
     assert len(asked("zsh", "qwchat --speculate", models)) == 1
     assert asked("fish", "qwchat --temp", models) == ["--temp\tSampling temperature (0 = greedy) [0 to 5]"]
     assert asked("fish", "qwchat comple", models) == ["completion\tPrint the completion script of a shell"]
 
 
-def test_the_name_of_a_file_is_left_to_the_shell(models: Path) -> None:
+def test_file_names_are_completed_by_the_shell(models: Path) -> None:
     for line in ("qwchat -f ", "qwchat --json-schema ", "qwchat chat --json-schema ", "qwchat convert "):
         assert asked("bash", line, models) == [""], line
 
@@ -101,7 +101,7 @@ def test_each_shell_gets_its_script(shell: str, tmp_path: Path) -> None:
     assert f"_QWCHAT_COMPLETE=complete_{shell}" in ran.stdout.decode().replace('" = "', "=").replace(' = "', "=")
 
 
-def test_another_shell_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_shell_is_refused(tmp_path: Path) -> None:
     ran = run("completion", "tcsh", models=tmp_path)
     assert ran.returncode == 2
     assert b"'tcsh' is not one of" in ran.stderr
@@ -159,7 +159,7 @@ def said(models: Path, name: str, question: str) -> None:
     file.close()
 
 
-def test_a_title_is_no_code_for_zsh(models: Path) -> None:
+def test_zsh_does_not_run_a_title(models: Path) -> None:
     said(models, "sums", HOSTILE)
     script = (
         f'cd {models}; autoload -Uz compinit; compinit -D; eval "$(qwchat completion zsh)"; '
@@ -174,7 +174,7 @@ def test_a_title_is_no_code_for_zsh(models: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_title_that_looks_like_markup_breaks_no_completion(shell: str, models: Path) -> None:
+def test_a_title_with_markup_does_not_break_completion(shell: str, models: Path) -> None:
     said(models, "sums", "what is [/b]?")
     (found,) = asked(shell, "qwchat --session ", models)
     assert "sums" in found
@@ -182,7 +182,7 @@ def test_a_title_that_looks_like_markup_breaks_no_completion(shell: str, models:
 
 
 @pytest.mark.slow
-def test_names_with_blanks_are_one_word_in_bash(models: Path) -> None:
+def test_names_with_spaces_are_one_word_in_bash(models: Path) -> None:
     said(models, "two words", "hi")
     (models / "it's").mkdir()
     (models / "it's" / "manifest.json").write_text("{}")

@@ -39,7 +39,7 @@ def rows(shown: bytes) -> dict[str, list[str]]:
     return {line.split()[0]: line.split(maxsplit=2)[1:] for line in shown.decode().splitlines()[1:]}
 
 
-def test_show_says_where_every_value_came_from(tmp_path: Path) -> None:
+def test_show_names_the_origin_of_every_value(tmp_path: Path) -> None:
     (tmp_path / "models" / "mini").mkdir(parents=True)
     (tmp_path / "models" / "mini" / "generation_config.json").write_text(json.dumps(MODELS_OWN))
     own = tmp_path / "own" / "config.toml"
@@ -65,7 +65,7 @@ def test_show_says_where_every_value_came_from(tmp_path: Path) -> None:
     assert as_json["seed"] == {"value": None, "from": "built in"}
 
 
-def test_set_keeps_comments_and_default_takes_it_back(tmp_path: Path) -> None:
+def test_set_keeps_comments_and_default_removes_a_setting(tmp_path: Path) -> None:
     own = tmp_path / "own" / "config.toml"
     result = config(tmp_path, "set", "temp", "0.3")
     assert result.stdout == b""
@@ -90,13 +90,13 @@ def test_set_takes_a_negative_number(tmp_path: Path) -> None:
     assert config(tmp_path, "set", "presence-penalty", "-1", "--projekt").returncode == 2
 
 
-def test_set_says_what_stands_in_its_way(tmp_path: Path) -> None:
+def test_set_names_the_source_that_overrides_it(tmp_path: Path) -> None:
     result = config(tmp_path, "set", "temp", "0.3", QWCHAT_TEMP="0.5")
     assert result.stderr.decode().splitlines()[1] == "qwchat: temp is still 0.5, from QWCHAT_TEMP"
     assert config(tmp_path, "get", "temp").stdout == b"0.3\n"
 
 
-def test_a_long_value_is_not_repeated_in_full(tmp_path: Path) -> None:
+def test_a_long_value_is_shortened(tmp_path: Path) -> None:
     result = config(tmp_path, "set", "system", "x" * 5_000, QWCHAT_SYSTEM="y" * 5_000)
     written, in_force = result.stderr.decode().splitlines()
     assert written == f"qwchat: system is {'x' * 200}… in {tmp_path / 'own' / 'config.toml'}"
@@ -114,7 +114,7 @@ def test_set_writes_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "own" / "config.toml").is_symlink()
 
 
-def test_the_file_of_the_project(tmp_path: Path) -> None:
+def test_the_project_file(tmp_path: Path) -> None:
     project = tmp_path / "work" / ".qwchat.toml"
     assert config(tmp_path, "path", "--project").stdout.decode() == f"{project}\n"
     assert config(tmp_path, "path").stdout.decode() == f"{tmp_path / 'own' / 'config.toml'}\n"
@@ -135,14 +135,14 @@ def test_the_file_of_the_project(tmp_path: Path) -> None:
         (("--json", "get", "temp"), "put options after 'get'"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, arguments: tuple[str, ...], complaint: str) -> None:
+def test_invalid_commands_are_refused(tmp_path: Path, arguments: tuple[str, ...], complaint: str) -> None:
     result = config(tmp_path, *arguments)
     assert result.returncode == 2
     assert result.stderr.decode().startswith(f"qwchat: error: {complaint}")
     assert not (tmp_path / "own").exists()
 
 
-def test_edit_offers_every_setting_and_checks_what_was_written(tmp_path: Path) -> None:
+def test_edit_offers_every_setting_and_checks_the_result(tmp_path: Path) -> None:
     own = tmp_path / "own" / "config.toml"
     assert config(tmp_path, "edit", VISUAL="", EDITOR="true").stderr.decode() == f"qwchat: {own} is valid\n"
     text = own.read_text()
@@ -188,7 +188,7 @@ def test_check_finds_every_mistake(tmp_path: Path) -> None:
     ]
 
 
-def test_a_persona_has_to_be_there(tmp_path: Path) -> None:
+def test_a_persona_must_exist(tmp_path: Path) -> None:
     own = tmp_path / "own" / "config.toml"
     complaint = "there is no persona 'poet': "
     assert config(tmp_path, "set", "as", "poet").stderr.decode().startswith(f"qwchat: error: {complaint}")
@@ -203,7 +203,7 @@ def test_a_persona_has_to_be_there(tmp_path: Path) -> None:
     assert config(tmp_path, "set", "as", "poet").returncode == 0
 
 
-def test_check_names_what_is_fine(tmp_path: Path) -> None:
+def test_check_lists_valid_files(tmp_path: Path) -> None:
     config(tmp_path, "set", "temp", "1")
     config(tmp_path, "set", "--project", "temp", "1")
     with mock.patch("qwchat.cli.config._NON_SETTING_VARIABLES", (*_NON_SETTING_VARIABLES, "QWCHAT_FAKE")):
@@ -228,7 +228,7 @@ def test_help_needs_no_file(tmp_path: Path) -> None:
         assert call("-p", "hi", "--no-config", models=tmp_path / "models").stdout == b"echo: hi\n"
 
 
-def test_control_characters_of_a_project_file_are_shown_not_obeyed(tmp_path: Path) -> None:
+def test_control_characters_of_a_project_file_are_sanitised(tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "qwchat.toml").write_text('system = "a\\u001b]0;title\\u0007\\nb"\n')
@@ -240,7 +240,7 @@ def test_control_characters_of_a_project_file_are_shown_not_obeyed(tmp_path: Pat
     assert config(tmp_path, "get", "system").stdout == b"a\x1b]0;title\x07\nb\n"
 
 
-def test_a_chat_says_that_a_project_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_reports_the_project_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path / "qwchat.toml"
     project.write_text("system = 'Be brief.'\n")
     monkeypatch.chdir(tmp_path)

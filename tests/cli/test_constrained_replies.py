@@ -37,7 +37,7 @@ def test_a_reply_that_meets_its_constraint(tmp_path: Path, flags: tuple[str, ...
     assert len(errors(result)) == FIGURES
 
 
-def test_a_schema_comes_through_the_pipe(tmp_path: Path) -> None:
+def test_a_schema_is_read_from_a_pipe(tmp_path: Path) -> None:
     given = ("-p", "hi", "--json-schema", "-", "--json")
     answer = json.loads(call(*given, models=tmp_path, stdin=SCHEMA.encode(), replies=['{"a":1}']).stdout)
     assert answer["settings"]["json_schema"] == SCHEMA
@@ -72,7 +72,7 @@ def test_a_schema_comes_through_the_pipe(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_reply_that_does_not_is_printed_and_ends_with_6(
+def test_a_reply_that_fails_its_constraint_is_printed_and_gives_6(
     tmp_path: Path, flags: tuple[str, ...], reply: str, line: str
 ) -> None:
     result = call("-p", "hi", *flags, models=tmp_path, replies=[reply])
@@ -85,7 +85,7 @@ def test_a_reply_that_does_not_is_printed_and_ends_with_6(
     assert (answer.returncode, errors(answer)) == (6, errors(result)[-1:])
 
 
-def test_several_answers_of_which_one_does_not_fit(tmp_path: Path) -> None:
+def test_one_of_several_replies_fails_its_constraint(tmp_path: Path) -> None:
     given = ("-p", "hi", "-n", "3", "--choices", "a,b", "--stop", "c")
     result = call(*given, models=tmp_path, replies=["a", "c", "b"])
     assert result.stdout == b"a\n\n\n\nb\n"
@@ -97,7 +97,7 @@ def test_several_answers_of_which_one_does_not_fit(tmp_path: Path) -> None:
     assert [event["meets_constraint"] for event in events if event["event"] == "done"] == [True, False, True]
 
 
-def test_what_was_brought_to_an_end_says_so(tmp_path: Path) -> None:
+def test_a_reply_that_was_forced_to_end_says_so(tmp_path: Path) -> None:
     result = call("-p", "hi", "--regex", "[a-z ]+", "--max-tokens", "1", models=tmp_path, replies=["one two"])
     assert result.returncode == 0
     assert errors(result)[0] == "qwchat: the reply was ended early to fit --max-tokens 1"
@@ -123,7 +123,7 @@ def test_what_was_brought_to_an_end_says_so(tmp_path: Path) -> None:
         (("-x", "--extract-last"), "--extract and --extract-last exclude each other: choose one"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_a_model_is_opened(
+def test_invalid_options_are_refused_before_a_model_is_opened(
     tmp_path: Path, flags: tuple[str, ...], line: str
 ) -> None:
     result = call("-p", "hi", *flags, models=tmp_path)
@@ -131,7 +131,7 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_opened(
 
 
 @pytest.mark.parametrize("flag", [("-x",), ("--extract-last",), ("--logprobs", "3")])
-def test_a_chat_has_no_place_for_them(tmp_path: Path, flag: tuple[str, ...]) -> None:
+def test_options_of_a_single_reply_are_refused_in_a_chat(tmp_path: Path, flag: tuple[str, ...]) -> None:
     result = call("chat", *flag, models=tmp_path)
     name = "--extract" if flag[0] == "-x" else flag[0]
     assert errors(result) == [f"qwchat: error: {name} works only with -p, not in a chat"]
@@ -140,7 +140,7 @@ def test_a_chat_has_no_place_for_them(tmp_path: Path, flag: tuple[str, ...]) -> 
     ]
 
 
-def test_a_flag_is_stronger_than_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_overrides_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWCHAT_REGEX", "x+")
     asked = json.loads(call("-p", "hi", "--json", "--choices", "a", models=tmp_path, replies=["a"]).stdout)
     assert (asked["settings"]["choices"], asked["settings"]["regex"]) == (["a"], None)
@@ -177,7 +177,7 @@ def test_no_code_block(tmp_path: Path) -> None:
     assert call("-p", "hi", "-x", "-n", "3", models=tmp_path, replies=blocks).stdout == b"a\n\nb\n"
 
 
-def test_a_block_that_the_model_left_open_is_whole_and_one_that_was_cut_is_not(tmp_path: Path) -> None:
+def test_an_unclosed_block_is_complete_unless_the_reply_was_cut_off(tmp_path: Path) -> None:
     assert call("-p", "hi", "-x", models=tmp_path, replies=["```\nx = 1"]).returncode == 0
     result = call("-p", "hi", "-x", "--max-tokens", "3", models=tmp_path, replies=["```\nx = 1\n```"])
     assert result.stdout.startswith(b"x")
@@ -185,7 +185,7 @@ def test_a_block_that_the_model_left_open_is_whole_and_one_that_was_cut_is_not(t
     assert errors(result)[-1] == "qwchat: error: the code block is incomplete: allow more tokens"
 
 
-def test_blocks_are_those_of_commonmark() -> None:
+def test_code_blocks_follow_commonmark() -> None:
     text = "> ```\n> quoted\n> ```\n\n    indented\n\n````md\n```\ninner\n```\n````\n\n```\nopen"
     assert [(block.content, block.closed) for block in code_blocks(text)] == [
         ("quoted\n", True),
@@ -194,7 +194,7 @@ def test_blocks_are_those_of_commonmark() -> None:
     ]
 
 
-def test_a_schema_is_read_no_further_than_a_schema_is_long(tmp_path: Path) -> None:
+def test_a_schema_file_is_read_up_to_the_size_limit(tmp_path: Path) -> None:
     result = call("-p", "hi", "--json-schema", "/dev/zero", models=tmp_path)
     assert errors(result) == ["qwchat: error: --json-schema: /dev/zero is larger than 1 MiB, the limit for a schema"]
     assert result.returncode == 2
@@ -205,7 +205,7 @@ def test_a_schema_is_read_no_further_than_a_schema_is_long(tmp_path: Path) -> No
     assert errors(result)[0].startswith("qwchat: error: --json-schema: 'a\\x00b' is not a valid file name")
 
 
-def test_log_probabilities_stand_in_json(tmp_path: Path) -> None:
+def test_log_probabilities_are_in_the_json_output(tmp_path: Path) -> None:
     top = [{"token_id": 0, "text": "t0", "logprob": -1.0}, {"token_id": 1, "text": "t1", "logprob": -2.0}]
     result = call("-p", "hi", "--json", "--logprobs", "2", models=tmp_path, replies=["one two"])
     found = json.loads(result.stdout)["logprobs"]
@@ -217,6 +217,6 @@ def test_log_probabilities_stand_in_json(tmp_path: Path) -> None:
     assert "logprobs" not in json.loads(call("-p", "hi", "--json", models=tmp_path).stdout)
 
 
-def test_code_between_tags_is_a_block_as_it_is_in_the_chat() -> None:
+def test_code_between_html_tags_is_a_block_as_in_the_chat() -> None:
     text = "<answer>\n```py\nx = 1\n```\n</answer>\n"
     assert [block.content for block in code_blocks(text)] == ["x = 1\n"]

@@ -37,7 +37,7 @@ def checks(models: Path) -> dict[str, dict[str, str]]:
     return {check["name"]: check for check in said["checks"]}
 
 
-def test_a_line_for_every_check_and_the_default_model_is_damaged(tmp_path: Path) -> None:
+def test_every_check_has_a_line_and_a_damaged_default_model_is_an_error(tmp_path: Path) -> None:
     ran = run("doctor", models=tmp_path)
     lines = ran.stdout.decode().splitlines()
     assert [name for name in NAMES if not any(line[9:].startswith(name) for line in lines)] == []
@@ -49,7 +49,7 @@ def test_a_line_for_every_check_and_the_default_model_is_damaged(tmp_path: Path)
     assert ran.stderr == b""
 
 
-def test_all_is_well_with_the_built_in_model(tmp_path: Path) -> None:
+def test_the_built_in_model_passes_all_checks(tmp_path: Path) -> None:
     with mock.patch("tests.cli.runs.environment", lambda models, **script: {"QWCHAT_MODELS": str(models / "empty")}):
         said = checks(tmp_path)
     assert said["default model"] == {
@@ -64,7 +64,7 @@ def test_all_is_well_with_the_built_in_model(tmp_path: Path) -> None:
     assert said["terminal"]["found"] == "none: replies are plain text, and the chat reads plain lines"
 
 
-def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_are_warnings_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 << 20))
     monkeypatch.setattr("qwchat.cpu.memory.available_memory", lambda: 100 << 20)
@@ -81,7 +81,7 @@ def test_what_slows_or_hinders_is_a_warning_with_a_remedy(tmp_path: Path, monkey
         assert found in said[name]["found"]
 
 
-def test_a_check_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_check_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWCHAT_SIMD", "abacus")
     monkeypatch.setattr("quant.native.simd_level.current_level", doctor_level)
     monkeypatch.setattr(shutil, "disk_usage", failing)
@@ -97,7 +97,7 @@ def test_a_check_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.M
     assert list(said) == NAMES
 
 
-def test_a_file_in_place_of_a_folder_is_a_warning(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_a_warning(tmp_path: Path) -> None:
     environment(tmp_path)
     (tmp_path / "home" / "sessions").write_text("")
     assert checks(tmp_path)["sessions"]["state"] != "ok"

@@ -69,7 +69,7 @@ def shown(
     return errors.getvalue()
 
 
-def test_a_terminal_sees_each_kernel_and_then_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_each_kernel_and_then_clears_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = f"{START}loading the compiler{START}compiling run tile\r\x1b[K"
     assert shown(monkeypatch, terminal=True) == expected
 
@@ -86,7 +86,9 @@ def test_a_terminal_sees_each_kernel_and_then_nothing(monkeypatch: pytest.Monkey
         ({"busy": True, "quiet": True}, ""),
     ],
 )
-def test_elsewhere_it_is_one_line_or_none(options: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_outputs_get_at_most_one_line(
+    options: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert shown(monkeypatch, terminal=False, **options) == text
 
 
@@ -94,11 +96,11 @@ def test_a_process_that_waits_says_so_on_a_terminal(monkeypatch: pytest.MonkeyPa
     assert shown(monkeypatch, terminal=True, busy=True) == WAITING
 
 
-def test_quiet_holds_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_applies_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, terminal=True, quiet=True) == ""
 
 
-def test_a_failure_erases_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_clears_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(QwchatError):
         shown(monkeypatch, terminal=True, fail=True)
     assert isinstance(sys.stderr, Errors)
@@ -132,7 +134,7 @@ def test_a_conversion_and_the_kernels_share_one_bar(monkeypatch: pytest.MonkeyPa
     ]
 
 
-def test_a_cache_with_trouble_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_with_the_cache_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "kernels"
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(KERNELS, "folder", folder)

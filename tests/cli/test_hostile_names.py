@@ -13,7 +13,7 @@ NAME = "evil\x1b]0;title\x07\u202e\x9b31m"
 SHOWN = "evil␛]0;title␇<202E><9B>31m"
 
 
-def test_json_holds_no_control_characters_and_says_the_same() -> None:
+def test_json_escapes_control_characters_and_keeps_its_value() -> None:
     value = {"text": "a\x9b\u202e\u2028\x7f\x1b\udc80 漢字 👨‍👩‍👧‍👦"}
     line = json_line(value)
     assert json.loads(line) == value
@@ -32,7 +32,7 @@ def test_names_of_models_are_shown_on_a_terminal_and_kept_in_a_pipe(tmp_path: Pa
     assert NAME in names
 
 
-def test_code_that_is_extracted_is_harmless_on_a_terminal(tmp_path: Path) -> None:
+def test_extracted_code_is_sanitised_on_a_terminal(tmp_path: Path) -> None:
     reply = "```sh\necho \x1b[31m\n```"
     with Terminal("-q", "-p", "hi", "-x", models=tmp_path, replies=[reply]) as terminal:
         assert terminal.end() == 0

@@ -14,7 +14,7 @@ from tests.cli.test_streams import screen_of
 
 
 @pytest.mark.slow
-def test_a_reply_that_is_done_waits_for_the_check(tmp_path: Path) -> None:
+def test_a_finished_reply_waits_for_the_check(tmp_path: Path) -> None:
     script = {"damaged": "t", "checking_seconds": 2.0, "replies": ["Fine."]}
     error = (
         "/models/tiny-q8: tensor t is damaged (its bytes differ): convert it again with qwchat convert SOURCE "
@@ -35,7 +35,7 @@ def test_a_reply_that_is_done_waits_for_the_check(tmp_path: Path) -> None:
     assert (seen.code, seen.out) == (0, b"Fine.\n")
 
 
-def test_damage_ends_a_reply_that_is_on_its_way(tmp_path: Path) -> None:
+def test_damage_ends_a_running_reply(tmp_path: Path) -> None:
     script = {"damaged": "t", "checking_seconds": 0.2, "replies": ["word " * 500], "token_seconds": 0.02}
     result = run("-p", "hi", "--jsonl", "--session", "s", models=tmp_path, **script)
     *events, last = [json.loads(line) for line in result.stdout.splitlines()]
@@ -48,7 +48,7 @@ def test_damage_ends_a_reply_that_is_on_its_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("--jsonl",)])
-def test_logits_that_are_no_numbers_give_code_3(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_non_finite_logits_give_code_3(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     result = run("-p", "hi", *arguments, models=tmp_path, replies=["one two three four"], failing=True)
     assert result.returncode == 3
     assert result.stderr == b"qwchat: error: the model produced NaN at token 4: convert it again\n"
@@ -57,7 +57,7 @@ def test_logits_that_are_no_numbers_give_code_3(tmp_path: Path, arguments: tuple
         assert (last["text"], last["finish_reason"], last["exit_code"]) == ("one two three", "error", 3)
 
 
-def test_a_chat_goes_on_after_such_logits_and_ends_with_code_3(tmp_path: Path) -> None:
+def test_a_chat_continues_after_non_finite_logits_and_ends_with_code_3(tmp_path: Path) -> None:
     lines = b"a b\n/set seed 1\n"
     result = run("chat", "-q", models=tmp_path, stdin=lines, replies=["one two three four"], failing=True)
     assert result.returncode == 3
@@ -89,7 +89,7 @@ def test_damage_ends_a_chat_on_a_terminal(tmp_path: Path) -> None:
         assert "word" in terminal.text
 
 
-def test_a_person_who_leaves_is_not_kept_waiting(tmp_path: Path) -> None:
+def test_leaving_a_chat_does_not_wait_for_the_check(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path, checking_seconds=600.0, replies=["Fine."]) as terminal:
         terminal.prompt()
         terminal.type("Hello\r")
@@ -101,7 +101,7 @@ def test_a_person_who_leaves_is_not_kept_waiting(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
 @pytest.mark.slow
-def test_ctrl_c_ends_the_waiting(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_ctrl_c_ends_the_wait(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     script = {"checking_seconds": 600.0, "replies": ["Fine."]}
     with Terminal("-p", "hi", *arguments, models=tmp_path, **script) as terminal:
         terminal.wait("checking the model's files")

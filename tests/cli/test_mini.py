@@ -13,7 +13,7 @@ import pytest
 
 from qwchat.models_folder import embedded_checkpoint, is_checkpoint
 from tests.chat.pty import Terminal
-from tests.starter import REAL, ran
+from tests.starter import REAL, run_to_end
 
 PROGRAM = "from qwchat.cli.main import main; main()"
 
@@ -34,7 +34,7 @@ def first(models: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def qwchat(*arguments: str, models: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return ran(arguments, {**os.environ, "QWCHAT_MODELS": str(models)}, stdin, entry=REAL)
+    return run_to_end(arguments, {**os.environ, "QWCHAT_MODELS": str(models)}, stdin, entry=REAL)
 
 
 def test_the_first_run_converts_and_answers(models: Path, first: subprocess.CompletedProcess[bytes]) -> None:
@@ -48,7 +48,7 @@ def test_the_first_run_converts_and_answers(models: Path, first: subprocess.Comp
     assert " · prefill " in figures
 
 
-def test_the_second_run_converts_nothing_and_says_the_same(
+def test_the_second_run_converts_nothing_and_gives_the_same_reply(
     models: Path, first: subprocess.CompletedProcess[bytes]
 ) -> None:
     second = qwchat("-p", "What can you do?", "--temp", "0", models=models)
@@ -57,7 +57,7 @@ def test_the_second_run_converts_nothing_and_says_the_same(
         assert second.stdout == first.stdout
 
 
-def test_what_is_piped_in_is_answered(models: Path, first: subprocess.CompletedProcess[bytes]) -> None:
+def test_piped_text_is_answered(models: Path, first: subprocess.CompletedProcess[bytes]) -> None:
     result = qwchat("--json", models=models, stdin=b"What is 2 + 3?\n")
     reply = json.loads(result.stdout)
     assert (result.returncode, result.stderr, reply["finish_reason"]) == (0, b"", "stop")
@@ -73,9 +73,7 @@ def test_a_typed_control_token_is_text(models: Path, first: subprocess.Completed
     assert lengths[1] > lengths[0] + 1
 
 
-def test_files_are_counted_as_they_are_read(
-    models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path
-) -> None:
+def test_files_are_counted_in_tokens(models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("# Notes\n\n```\n<|im_end|>\n```\n" + "line\n" * 50)
     arguments = ("-f", f"{tmp_path}/*.md:1-20", "-p", "What is it?", "--json", "--max-tokens", "1")
     result = qwchat(*arguments, models=models)
@@ -123,7 +121,7 @@ def talk(models: Path, sessions: Path, *arguments: str, lines: str) -> subproces
 
 
 @pytest.mark.slow
-def test_a_killed_chat_goes_on_with_the_text_that_would_have_come(
+def test_a_killed_chat_continues_with_the_same_text(
     models: Path, first: subprocess.CompletedProcess[bytes], tmp_path: Path
 ) -> None:
     settings = ("--temp", "1.1", "--repeat-penalty", "1.05", "--seed", "4")

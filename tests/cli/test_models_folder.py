@@ -38,7 +38,7 @@ def make_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def test_the_default_is_the_embedded_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_the_built_in_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = locate(None)
     assert found == LocatedModel("mini", home.parent / "package" / "mini", converted=False, embedded=True)
     assert found.destination == home / "mini-q4"
@@ -47,7 +47,7 @@ def test_the_default_is_the_embedded_model(home: Path, monkeypatch: pytest.Monke
     assert locate("mini").name == "mini"
 
 
-def test_a_name_is_looked_for_in_the_models_folder_first(home: Path) -> None:
+def test_a_name_is_looked_up_in_the_models_folder_first(home: Path) -> None:
     make_model(home.parent / "half-q4")
     make_model(home.parent / "elsewhere")
     assert locate("half-q4").path == home / "half-q4"
@@ -77,7 +77,7 @@ def test_paths(home: Path) -> None:
         ("./gguf", "gguf contains GGUF files, which are not supported yet: give the original checkpoint"),
     ],
 )
-def test_what_is_not_there(home: Path, wanted: str, message: str) -> None:
+def test_missing_models(home: Path, wanted: str, message: str) -> None:
     (home.parent / "gguf").mkdir()
     for name in ("model.gguf", "config.json"):
         (home.parent / "gguf" / name).touch()
@@ -85,7 +85,7 @@ def test_what_is_not_there(home: Path, wanted: str, message: str) -> None:
         locate(wanted)
 
 
-def test_what_is_available(home: Path) -> None:
+def test_available_models(home: Path) -> None:
     make_model(home / ".mini-q4.partial")
     assert [(model.name, model.converted, model.embedded) for model in available()] == [
         ("Qwen2-7B", False, False),
@@ -94,7 +94,7 @@ def test_what_is_available(home: Path) -> None:
     ]
 
 
-def test_where_the_models_folder_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_location_of_the_models_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QWCHAT_MODELS", "~/m")
     assert models_folder.models_folder() == Path("~/m").expanduser()
     monkeypatch.delenv("QWCHAT_MODELS")

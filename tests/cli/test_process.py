@@ -17,7 +17,7 @@ import pytest
 from quant.policy import bit_choices, conversion_spec, group_size_choices
 from quant.presets import PRESETS
 from tests.cli.runs import FAKE, call, environment, run
-from tests.clocks import PATIENCE_SECONDS, times_slept, wait_for
+from tests.clocks import PATIENCE_SECONDS, count_sleeps, wait_for
 from tests.tiers import count
 
 HEAVY = ("numba", "numpy", "tokenizers", "rich", "rich.markdown", "prompt_toolkit", "jinja2")
@@ -110,7 +110,7 @@ def test_streams_that_are_closed_or_full(tmp_path: Path, redirection: str, code:
     assert (result.returncode, result.stderr) == (code, error)
 
 
-def test_ctrl_c_during_a_reply_keeps_what_was_said(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_reply_keeps_the_text(tmp_path: Path) -> None:
     words = " ".join(f"word{number}" for number in range(500))
     with start("-p", "hi", models=tmp_path, replies=[words], token_seconds=0.02) as process:
         assert process.stdout is not None
@@ -163,7 +163,7 @@ def test_ctrl_c_in_a_finaliser_is_not_lost() -> None:
     assert (result.stdout, result.stderr) == (b"raised\n", b"")
 
 
-def test_two_signals_leave_at_once(tmp_path: Path) -> None:
+def test_two_signals_end_the_program_at_once(tmp_path: Path) -> None:
     never = 10 * PATIENCE_SECONDS
     began = tmp_path / "began"
     script = {"replies": ["one two"], "token_seconds": never, "token_file": str(began)}
@@ -171,16 +171,16 @@ def test_two_signals_leave_at_once(tmp_path: Path) -> None:
         assert process.stdout is not None
         next(line for line in iter(process.stdout.readline, b"") if b'"prefill"' in line)
         wait_for(began.exists, "the first token")  # No Ctrl-C is asked for until that is done.
-        slept = times_slept(process.pid)
+        slept = count_sleeps(process.pid)
         process.send_signal(signal.SIGINT)
-        wait_for(lambda: times_slept(process.pid) > slept, "the signal to be heard")
+        wait_for(lambda: count_sleeps(process.pid) > slept, "the signal to be heard")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert err == b"qwchat: interrupted\n"
 
 
-def test_a_chat_without_any_terminal_takes_lines(tmp_path: Path) -> None:
+def test_a_chat_without_a_terminal_reads_lines(tmp_path: Path) -> None:
     lines = b"hello\n/set seed 5\n\n/nothing\nlast without newline"
     result = run("chat", "-q", models=tmp_path, stdin=lines)
     assert result.returncode == 0
@@ -191,7 +191,7 @@ def test_a_chat_without_any_terminal_takes_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_a_chat_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_a_chat_refuses_binary_input(tmp_path: Path) -> None:
     result = run("chat", "-q", models=tmp_path, stdin=b"fine\nbad \xff\n")
     assert result.returncode == 2
     assert result.stdout == b"echo: fine\n"

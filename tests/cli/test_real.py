@@ -22,7 +22,7 @@ from quant.verification import verify
 from tests.chat.pty import Terminal
 from tests.clocks import PATIENCE_SECONDS, wait_for
 from tests.quant.checkpoints import make_checkpoint
-from tests.starter import REAL, ran
+from tests.starter import REAL, run_to_end
 from tests.text.test_template_isolated import BUSY_IN_C, processor_time, program_with_hole
 
 SHAPE = {"hidden_size": 128, "max_position_embeddings": 512}
@@ -47,7 +47,7 @@ def models(checkpoint: Path) -> Path:
 
 def qwchat(*arguments: str, models: Path, stdin: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "QWCHAT_MODELS": str(models), **variables}
-    return ran(arguments, environment, stdin, entry=REAL)
+    return run_to_end(arguments, environment, stdin, entry=REAL)
 
 
 def test_the_second_question_converts_and_compiles_nothing(models: Path, checkpoint: Path) -> None:
@@ -67,7 +67,7 @@ def test_json_and_seeds(models: Path) -> None:
     assert first["finish_reason"] == "length"
 
 
-def test_several_answers_share_the_prefill(models: Path) -> None:
+def test_several_replies_share_the_prefill(models: Path) -> None:
     arguments = ("-p", "hello the hell " * 20, "-m", "tiny-q4", "--max-tokens", "6", "--temp", "1.5", "--seed", "7")
     answers = json.loads(qwchat(*arguments, "-n", "4", "--json", models=models).stdout)["answers"]
     counts = [(answer["tokens"]["prompt"], answer["tokens"]["cached"]) for answer in answers]
@@ -80,7 +80,7 @@ def test_several_answers_share_the_prefill(models: Path) -> None:
     assert alone["text"] == answers[2]["text"]
 
 
-def test_random_weights_write_what_a_schema_asks_for(models: Path) -> None:
+def test_random_weights_follow_a_schema(models: Path) -> None:
     schema = '{"type": "object", "properties": {"the": {"type": "string"}}, "required": ["the"]}'
     arguments = ("-p", "hello", "-m", "tiny-q4", "--temp", "1", "--seed", "3", "--json-schema", "-", "-q")
     result = qwchat(*arguments, "--max-tokens", "40", "-n", "3", models=models, stdin=schema.encode())
@@ -95,7 +95,7 @@ def test_random_weights_write_what_a_schema_asks_for(models: Path) -> None:
     )
 
 
-def test_a_short_answer_into_a_pipe_loads_only_what_it_needs(models: Path) -> None:
+def test_a_short_reply_into_a_pipe_imports_only_what_it_needs(models: Path) -> None:
     program = PROGRAM.replace("; main()", "; import sys, atexit; atexit.register(lambda: print(*sys.modules)); main()")
     environment = {**os.environ, "QWCHAT_MODELS": str(models)}
     arguments = [sys.executable, "-c", program, "-p", "hello", "-m", "tiny-q4", "--max-tokens", "2"]
@@ -119,7 +119,7 @@ def test_a_short_answer_into_a_pipe_loads_only_what_it_needs(models: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_session_goes_on_from_its_snapshot(models: Path, tmp_path: Path) -> None:
+def test_a_session_continues_from_its_snapshot(models: Path, tmp_path: Path) -> None:
     def ask(text: str, sessions: str, *arguments: str) -> tuple[dict[str, Any], str]:
         settings = ("--session", "talk", "--temp", "0", "--max-tokens", "12", "--json", *arguments)
         ran = qwchat("-p", text, "-m", "tiny-q4", *settings, models=models, QWCHAT_SESSIONS=str(tmp_path / sessions))
@@ -219,7 +219,7 @@ def test_bench_speculates_only_when_asked(models: Path) -> None:
         assert figures["decode"]["tokens_per_second"] > 0
 
 
-def test_bench_refuses_what_does_not_fit(models: Path) -> None:
+def test_bench_refuses_numbers_that_do_not_fit(models: Path) -> None:
     result = qwchat("bench", "tiny-q4", "--depth", "600", models=models)
     assert (result.returncode, result.stdout) == (2, b"")
     result = qwchat("bench", "tiny-q4", "--rounds", "0", models=models)
@@ -278,7 +278,7 @@ def test_a_dry_run_begins_with_the_total_and_groups_layers(tmp_path: Path) -> No
         (("-p", "hi", "-m", "{damaged}"), 3, "{damaged}/manifest.json"),
     ],
 )
-def test_what_cannot_be_done(
+def test_invalid_requests(
     checkpoint: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     damaged = tmp_path / "damaged"
@@ -322,7 +322,7 @@ def test_first_runs_at_the_same_moment_do_not_harm_each_other(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_ctrl_c_during_a_conversion_leaves_something_to_resume(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_conversion_allows_to_resume(tmp_path: Path) -> None:
     wide = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8}
     source = make_checkpoint(tmp_path / "src", config_overrides=wide)
     process = subprocess.Popen(
@@ -345,7 +345,7 @@ def test_ctrl_c_during_a_conversion_leaves_something_to_resume(tmp_path: Path) -
     assert resumed.stderr.decode().startswith("qwchat: resuming: ")
 
 
-def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
+def test_a_damaged_conversion_is_repeated(tmp_path: Path) -> None:
     source = make_checkpoint(tmp_path / "src", config_overrides=SHAPE)
     models = tmp_path / "models"
     (models / "src-q4").mkdir(parents=True)
@@ -357,7 +357,7 @@ def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_terminal_is_left_as_it_was(models: Path, tmp_path: Path) -> None:
+def test_terminal_settings_are_restored(models: Path, tmp_path: Path) -> None:
     program = f"'{sys.executable}' -c '{PROGRAM}' chat tiny-q4"
     command = ["/bin/sh", "-c", f"stty -a > {tmp_path}/before; {program}; stty -a > {tmp_path}/after"]
     variables = {"QWCHAT_MODELS": str(models), "HOME": os.environ.get("HOME", "/")}

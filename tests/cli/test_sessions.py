@@ -123,7 +123,7 @@ def test_grep_shows_a_part_of_a_long_line(tmp_path: Path, store: SessionStore) -
     assert ran.stdout.decode() == "aa:1:user: …" + "x" * 100 + "needle" + "y" * 100 + "…\n"
 
 
-def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: SessionStore) -> None:
+def test_grep_continues_after_a_damaged_session(tmp_path: Path, store: SessionStore) -> None:
     (store.folder / "f397" / "session.jsonl").write_text("hello\n")
     ran = call("sessions", "grep", "Red", models=tmp_path)
     assert ran.stdout.decode() == "5e44:2:assistant: the Red Sea …\n"
@@ -134,14 +134,14 @@ def test_grep_goes_on_behind_a_damaged_session(tmp_path: Path, store: SessionSto
 
 
 @pytest.mark.parametrize("pattern", ["(", "a{99999999999999999999}", "(" * 9000 + ")" * 9000])
-def test_grep_refuses_what_is_no_expression(tmp_path: Path, store: SessionStore, pattern: str) -> None:
+def test_grep_refuses_an_invalid_expression(tmp_path: Path, store: SessionStore, pattern: str) -> None:
     ran = call("sessions", "grep", pattern, models=tmp_path)
     assert ran.returncode == 2
     assert b"is not a regular expression" in ran.stderr
     assert len(ran.stderr) < 300
 
 
-def test_grep_tells_nothing_of_python(tmp_path: Path, store: SessionStore) -> None:
+def test_grep_prints_no_warning_of_python(tmp_path: Path, store: SessionStore) -> None:
     ran = run("sessions", "grep", "[[z]", models=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, b"")  # An escape sequence in a reply has a bracket.
 
@@ -187,7 +187,7 @@ def test_rm_without_a_terminal(tmp_path: Path, store: SessionStore) -> None:
     assert store.entries() == []
 
 
-def test_rm_removes_nothing_where_one_name_is_wrong(tmp_path: Path, store: SessionStore) -> None:
+def test_rm_removes_nothing_if_one_name_is_wrong(tmp_path: Path, store: SessionStore) -> None:
     ran = call("sessions", "rm", "sums", "lakes", "--yes", models=tmp_path)
     assert (ran.returncode, ran.stderr.decode()) == (
         2,
@@ -196,7 +196,7 @@ def test_rm_removes_nothing_where_one_name_is_wrong(tmp_path: Path, store: Sessi
     assert len(store.entries()) == 2
 
 
-def test_a_session_that_is_open_stays(tmp_path: Path, store: SessionStore) -> None:
+def test_an_open_session_is_not_removed(tmp_path: Path, store: SessionStore) -> None:
     file, _ = store.open("f397")
     ran = call("sessions", "rm", "sums", "--yes", models=tmp_path)
     file.close()
@@ -207,7 +207,7 @@ def test_a_session_that_is_open_stays(tmp_path: Path, store: SessionStore) -> No
     assert len(store.entries()) == 2
 
 
-def test_on_a_terminal_nothing_that_was_said_is_obeyed(tmp_path: Path, store: SessionStore) -> None:
+def test_messages_are_sanitised_on_a_terminal(tmp_path: Path, store: SessionStore) -> None:
     for command, shown in (
         (("show", "sums"), "4[U+001B][31m"),
         (("export", "sums"), "4[U+001B][31m"),
@@ -218,7 +218,7 @@ def test_on_a_terminal_nothing_that_was_said_is_obeyed(tmp_path: Path, store: Se
             assert shown in terminal.text
 
 
-def test_damaged_lines_are_told_of(tmp_path: Path, store: SessionStore) -> None:
+def test_damaged_lines_are_reported(tmp_path: Path, store: SessionStore) -> None:
     with (store.folder / "f397" / "session.jsonl").open("a") as file:
         file.write("nonsense\n{}\n")
     ran = call("sessions", "export", "sums", models=tmp_path)

@@ -50,7 +50,7 @@ def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-def test_whatever_a_manifest_says_is_shown_or_refused_on_one_line(
+def test_any_manifest_is_shown_or_refused_on_one_line(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = Path(shutil.copytree(made, tmp_path / "model"))
@@ -81,7 +81,7 @@ def test_whatever_a_manifest_says_is_shown_or_refused_on_one_line(
 
 
 @pytest.mark.parametrize("key", ["name", "bytes", "fingerprint"])
-def test_a_source_that_says_nothing_is_refused(made: Path, tmp_path: Path, key: str) -> None:
+def test_an_empty_source_is_refused(made: Path, tmp_path: Path, key: str) -> None:
     model = Path(shutil.copytree(made, tmp_path / "model"))
     manifest = json.loads((made / MANIFEST_NAME).read_text())
     del manifest["source"][key]
@@ -92,7 +92,7 @@ def test_a_source_that_says_nothing_is_refused(made: Path, tmp_path: Path, key: 
     assert f"source: the key '{key}' ({kind}) is missing; the model is damaged".encode() in result.stderr
 
 
-def test_names_of_files_stay_on_their_line(made: Path, tmp_path: Path) -> None:
+def test_file_names_stay_on_one_line(made: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(made, tmp_path / "a\nb"))
     (model / "extra\n\x1b[2J").touch()
     (model / "dangling").symlink_to("nowhere")
@@ -112,7 +112,7 @@ def test_broken_links_and_long_names_do_not_stop_a_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["n" * 5000, "./" + "n" * 5000, "nul\0", "half\ud800"])
-def test_what_no_folder_can_be_called_is_a_missing_model(tmp_path: Path, name: str) -> None:
+def test_an_invalid_folder_name_is_a_missing_model(tmp_path: Path, name: str) -> None:
     result = call("show", name, models=tmp_path)
     assert (result.returncode, len(result.stderr.splitlines())) == (3, 1), result.stderr[:200]
     assert b"there is no " in result.stderr

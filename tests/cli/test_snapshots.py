@@ -24,7 +24,7 @@ def snapshots(models: Path) -> list[Path]:
     return sorted((models / "home" / "sessions").glob("*/kv.snapshot"))
 
 
-def test_single_questions_of_a_session(tmp_path: Path) -> None:
+def test_single_replies_of_a_session(tmp_path: Path) -> None:
     session = ("--session", "sums", *ON)
     assert ask("one two", tmp_path, *session) == (0, "")
     [path] = snapshots(tmp_path)
@@ -35,7 +35,7 @@ def test_single_questions_of_a_session(tmp_path: Path) -> None:
     assert snapshots(tmp_path) == []
 
 
-def test_by_itself_one_is_kept_where_reading_again_takes_long(tmp_path: Path) -> None:
+def test_auto_saves_a_snapshot_if_evaluation_takes_long(tmp_path: Path) -> None:
     session = ("--session", "sums")
     ask("one", tmp_path, *session)
     assert snapshots(tmp_path) == []
@@ -45,7 +45,7 @@ def test_by_itself_one_is_kept_where_reading_again_takes_long(tmp_path: Path) ->
     assert snapshots(tmp_path) == []
 
 
-def test_a_chat_that_is_killed_after_a_long_prefill_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_chat_killed_after_a_long_prefill_continues_from_its_snapshot(tmp_path: Path) -> None:
     with Terminal("chat", "--session", "sums", models=tmp_path, reevaluation_seconds=60) as terminal:
         terminal.prompt()
         terminal.type("one two three\r")
@@ -63,7 +63,7 @@ def test_no_session_no_snapshot(tmp_path: Path) -> None:
     assert snapshots(tmp_path) == []
 
 
-def test_what_is_not_saved_goes_on_from_it_and_leaves_it_alone(tmp_path: Path) -> None:
+def test_no_save_uses_a_snapshot_and_does_not_change_it(tmp_path: Path) -> None:
     ask("one", tmp_path, "--session", "sums", *ON)
     [path] = snapshots(tmp_path)
     before = path.read_text()
@@ -71,7 +71,7 @@ def test_what_is_not_saved_goes_on_from_it_and_leaves_it_alone(tmp_path: Path) -
     assert path.read_text() == before
 
 
-def test_a_damaged_one_is_told_and_replaced(tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_reported_and_replaced(tmp_path: Path) -> None:
     session = ("--session", "sums", *ON)
     ask("one", tmp_path, *session)
     [path] = snapshots(tmp_path)
@@ -104,7 +104,7 @@ def test_the_chat_changes_between_sessions(tmp_path: Path) -> None:
     assert int(first.read_text()) > read
 
 
-def test_a_fork_takes_along_what_was_read(tmp_path: Path) -> None:
+def test_a_fork_keeps_the_cached_tokens(tmp_path: Path) -> None:
     ran = call("chat", "--session", "sums", *ON, models=tmp_path, stdin=b"one two three\n/fork two\n/new\n")
     assert ran.returncode == 0
     assert [path.read_text() for path in snapshots(tmp_path)] == ["8", "8"]

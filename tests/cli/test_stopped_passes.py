@@ -44,7 +44,7 @@ def variables(models: Path, started: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("key", ["\x1b", "\x03"], ids=["escape", "control c"])
 @pytest.mark.slow
-def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key: str) -> None:
+def test_a_key_stops_a_running_pass(models: Path, tmp_path: Path, key: str) -> None:
     started = tmp_path / "started"
     command = [sys.executable, str(PROGRAM), "chat", "-m", "tiny-q4"]
     with Terminal(models=tmp_path, command=command, variables=variables(models, started)) as terminal:
@@ -63,7 +63,7 @@ def test_a_key_is_answered_while_the_pass_runs(models: Path, tmp_path: Path, key
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_single_question(models: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_single_reply(models: Path, tmp_path: Path) -> None:
     started = tmp_path / "started"
     command = [sys.executable, str(PROGRAM), "-m", "tiny-q4", "-p", "hello"]
     with Terminal(models=tmp_path, command=command, variables=variables(models, started)) as terminal:
@@ -76,7 +76,7 @@ def test_ctrl_c_stops_a_single_question(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["--json", "--jsonl"])
 @pytest.mark.slow
-def test_what_programs_are_told_of_a_stopped_prompt(models: Path, tmp_path: Path, form: str) -> None:
+def test_json_output_of_a_stopped_prefill(models: Path, tmp_path: Path, form: str) -> None:
     started = tmp_path / "started"
     with subprocess.Popen(
         [sys.executable, str(PROGRAM), "-m", "tiny-q4", "-p", "hello", form],

@@ -32,9 +32,7 @@ def screen_of(data: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize(("stdin", "stdout", "stderr"), some(itertools.product(KINDS, repeat=3), 5))
-def test_each_stream_is_what_it_is_whatever_the_others_are(
-    tmp_path: Path, stdin: Kind, stdout: Kind, stderr: Kind
-) -> None:
+def test_each_stream_is_handled_independently(tmp_path: Path, stdin: Kind, stdout: Kind, stderr: Kind) -> None:
     seen = run_on(
         "-p", LONG, models=tmp_path, stdin=stdin, stdout=stdout, stderr=stderr, replies=[REPLY], chunk_seconds=0.25
     )
@@ -58,7 +56,7 @@ def test_each_stream_is_what_it_is_whatever_the_others_are(
 
 @pytest.mark.parametrize("stderr", KINDS)
 @pytest.mark.parametrize("flag", ["--json", "--jsonl"])
-def test_programs_get_data_also_on_a_terminal(tmp_path: Path, flag: str, stderr: Kind) -> None:
+def test_json_is_printed_on_a_terminal_too(tmp_path: Path, flag: str, stderr: Kind) -> None:
     seen = run_on("-p", "hi", flag, models=tmp_path, stdout="terminal", stderr=stderr, replies=["\x1b[31mred"])
     assert b"\x1b" not in seen.out
     assert json.loads(seen.out.splitlines()[-1])["text"] == "\x1b[31mred"
@@ -76,7 +74,7 @@ def test_programs_get_data_also_on_a_terminal(tmp_path: Path, flag: str, stderr:
         (("--render", "plain"), {}, False, False),
     ],
 )
-def test_what_a_terminal_is_sent(
+def test_output_on_a_terminal(
     tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, str], bold: bool, colour: bool
 ) -> None:
     seen = run_on("-p", "hi", *arguments, models=tmp_path, stdout="terminal", variables=variables, replies=[REPLY])
@@ -97,7 +95,7 @@ def test_a_pipe_gets_the_bytes_of_the_reply(tmp_path: Path, choice: str, reply: 
     assert seen.out == reply.encode() + b"\n"
 
 
-def test_a_question_comes_from_the_pipe_and_not_from_the_terminal(tmp_path: Path) -> None:
+def test_a_question_is_read_from_the_pipe_not_from_the_terminal(tmp_path: Path) -> None:
     piped = run_on("-p", "Why?", models=tmp_path, given=b"some text")
     assert piped.out == b"echo: some text\n\nWhy?\n"
     typed = run_on("-p", "Why?", models=tmp_path, stdin="terminal", given=b"typed ahead\r")
@@ -121,7 +119,7 @@ def test_errors_go_to_standard_error_on_one_line(tmp_path: Path, stderr: Kind) -
 
 
 @pytest.mark.slow
-def test_quiet_says_nothing_on_any_terminal(tmp_path: Path) -> None:
+def test_quiet_prints_nothing_on_a_terminal(tmp_path: Path) -> None:
     seen = run_on("-q", "-p", LONG, models=tmp_path, stderr="terminal", replies=["Fine."], chunk_seconds=0.25)
     assert (seen.out, seen.err) == (b"Fine.\n", b"")
 
@@ -177,9 +175,7 @@ def test_output_without_a_reader_is_code_141(sessions: Path, arguments: tuple[st
 
 @pytest.mark.parametrize("arguments", some(PRINTING, 12), ids=" ".join)
 @pytest.mark.parametrize("how", ["closed", "without a reader", "head -c0"])
-def test_output_that_cannot_be_read_is_code_141(
-    sessions: Path, tmp_path: Path, arguments: tuple[str, ...], how: str
-) -> None:
+def test_unreadable_output_is_code_141(sessions: Path, tmp_path: Path, arguments: tuple[str, ...], how: str) -> None:
     program = [sys.executable, str(FAKE), *arguments]
     if how == "closed":
         program = ["/bin/sh", "-c", '"$@" >&-', "sh", *program]
@@ -215,7 +211,7 @@ def check_code_141(code: int, told: bytes) -> None:
     assert b"Broken pipe" not in told
 
 
-def test_what_prints_nothing_needs_no_output(tmp_path: Path) -> None:
+def test_commands_without_output_do_not_need_stdout(tmp_path: Path) -> None:
     variables = environment(tmp_path) | {"QWCHAT_CONFIG": str(tmp_path / "config")}
     for arguments, code in ((("config", "set", "temp", "0.5"), 0), (("-p", "hi", "--temp", "9"), 2)):
         shell = ["/bin/sh", "-c", '"$@" >&-', "sh", sys.executable, str(FAKE), *arguments]
@@ -224,7 +220,7 @@ def test_what_prints_nothing_needs_no_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", some(["<&- >&- 2>&-", "<&-", ">&-", "2>&-", "<&- 2>&-"], 3))
-def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path, closed: str) -> None:
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path, closed: str) -> None:
     program = [sys.executable, str(FAKE), "-p", "hi", "--session", "kept"]
     shell = ["/bin/sh", "-c", f'"$@" {closed}', "sh", *program]
     ran = subprocess.run(shell, env=environment(tmp_path), capture_output=True, timeout=PATIENCE_SECONDS, check=False)

@@ -25,13 +25,13 @@ from qwchat.errors import UsageError
         (["--debug=1"], "option '--debug' does not take a value"),
     ],
 )
-def test_a_word_that_does_not_fit_is_named(words: list[str], complaint: str) -> None:
+def test_an_invalid_argument_is_named(words: list[str], complaint: str) -> None:
     with pytest.raises(UsageError) as raised:
         run_app(words)
     assert str(raised.value).startswith(complaint)
 
 
-def test_values_have_their_types() -> None:
+def test_values_are_converted_to_their_types() -> None:
     app = typer.Typer(cls=CliGroup)
     taken: list[object] = []
 
@@ -53,7 +53,7 @@ def test_values_have_their_types() -> None:
     assert taken == [Path("x"), -7, None, "", True]
 
 
-def test_a_type_that_nobody_reads_is_a_bug() -> None:
+def test_an_unsupported_type_is_a_bug() -> None:
     app = typer.Typer()
 
     @app.command(cls=CliCommand)

@@ -134,7 +134,7 @@ def test_no_damaged_weights_give_exit_code_0(models: Path, preset: str) -> None:
     assert qwchat(*ASK, "-m", name, models=models).returncode == 0
 
 
-def test_the_line_names_the_tensor_and_the_command(models: Path) -> None:
+def test_the_error_names_the_tensor_and_the_command(models: Path) -> None:
     for _ in damaged(models / "mini-q8", random.Random(1), flip_a_bit_of_any_tensor):
         result = qwchat("verify", "mini-q8", models=models)
         command = f"qwchat convert {embedded_checkpoint()} {models}/mini-q8 --preset q8 --force"
@@ -150,7 +150,7 @@ def test_the_line_names_the_tensor_and_the_command(models: Path) -> None:
     assert qwchat("verify", "mini-q8", models=models).returncode == 0
 
 
-def test_a_checkpoint_that_is_not_here_is_named(models: Path) -> None:
+def test_a_missing_checkpoint_is_named(models: Path) -> None:
     manifest = json.loads((models / "mini-q4" / MANIFEST_NAME).read_text())
     manifest["source"]["name"], manifest["settings"] = "My model", {"preset": "lin4", "group_size": 64}
     (models / "mini-q4" / MANIFEST_NAME).write_text(json.dumps(manifest))
@@ -161,7 +161,7 @@ def test_a_checkpoint_that_is_not_here_is_named(models: Path) -> None:
         )
 
 
-def test_verify_says_one_line_or_one_object(models: Path) -> None:
+def test_verify_prints_one_line_or_one_object(models: Path) -> None:
     folder = open_model(models / "mini-q4")
     files = list(folder.manifest["files"])
     size = folder.total_bytes + sum((models / "mini-q4" / name).stat().st_size for name in files)
@@ -195,7 +195,7 @@ def test_verify_says_one_line_or_one_object(models: Path) -> None:
     assert "has 0 bytes, but the manifest says" in json.loads(result.stdout)["error"]
 
 
-def test_what_has_no_checksum_is_named(models: Path) -> None:
+def test_files_without_a_checksum_are_named(models: Path) -> None:
     manifest = json.loads((models / "mini-q4" / MANIFEST_NAME).read_text())
     del manifest["files"]["tokenizer.json"]
     (models / "mini-q4" / MANIFEST_NAME).write_text(json.dumps(manifest))
@@ -204,7 +204,7 @@ def test_what_has_no_checksum_is_named(models: Path) -> None:
     assert json.loads(qwchat("verify", "mini-q4", "--json", models=models).stdout)["not_covered"] == ["tokenizer.json"]
 
 
-def test_a_checkpoint_is_told_what_to_do(tmp_path: Path, intact: Path) -> None:
+def test_an_unconverted_checkpoint_is_refused_with_a_remedy(tmp_path: Path, intact: Path) -> None:
     result = qwchat("verify", models=tmp_path / "none")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
@@ -217,7 +217,7 @@ def test_a_checkpoint_is_told_what_to_do(tmp_path: Path, intact: Path) -> None:
     assert result.stderr == f"qwchat: mini is a checkpoint: checking its conversion, {intact}/mini-q4\n"
 
 
-def test_verify_spares_the_first_use_its_check_and_takes_that_back(models: Path) -> None:
+def test_verify_updates_the_record_of_intact_models(models: Path) -> None:
     folder = open_model(models / "mini-q4")
     assert qwchat("verify", "mini-q4", models=models).returncode == 0
     assert integrity.Integrity(folder).intact
@@ -253,7 +253,7 @@ def test_a_chat_from_a_pipe_ends_with_code_3(models: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_second_start_reads_the_record_alone(models: Path) -> None:
+def test_the_second_start_reads_only_the_record(models: Path) -> None:
     """In processes of their own: the audit hook sees every file that is opened from Python."""
     program = (
         "import sys\nopened = []\n"
@@ -278,7 +278,7 @@ def test_the_second_start_reads_the_record_alone(models: Path) -> None:
 
 
 @pytest.mark.slow
-def test_verify_imports_neither_compiler_nor_tokenizer(models: Path) -> None:
+def test_verify_does_not_import_compiler_or_tokenizer(models: Path) -> None:
     program = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); " + PROGRAM
     ran = subprocess.run(
         [sys.executable, "-c", program, "verify", "mini-q4"],

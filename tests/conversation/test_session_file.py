@@ -16,7 +16,7 @@ from qwchat.conversation import session_file
 from qwchat.conversation.session_file import SessionContent, SessionFile, SessionHeader, parse_session, read_session
 from qwchat.conversation.tree import Event, Tree
 from qwchat.errors import SessionError, SessionInUseError
-from tests.clocks import growth
+from tests.clocks import cost_growth
 from tests.tiers import count
 
 HEADER = SessionHeader("3f9a1c20", "2026-11-24T02:03:04+00:00", "mini", "0123abcd", "seas")
@@ -278,7 +278,7 @@ def test_moving_the_head_along_a_deep_path_takes_linear_time() -> None:
         tree = parse_session(data, "a1").tree
         assert (tree.head, tree.tip(None)) == (1, depth)
 
-    assert growth(read_back, 640, 8) < 24  # 64 if each move walked the path.
+    assert cost_growth(read_back, 640, 8) < 24  # 64 if each move walked the path.
 
 
 @st.composite

@@ -21,7 +21,7 @@ from qwchat.markdown.styled_text import StyledRow
 from qwchat.markdown.styles import Styling
 from qwchat.markdown.table_grid import Cell, record_rows
 from tests.chat.view.emulator import EmulatedTerminal
-from tests.clocks import growth
+from tests.clocks import cost_growth
 from tests.markdown.documents import documents, pieces
 from tests.tiers import count
 
@@ -162,7 +162,7 @@ def test_awkward_text_takes_linear_time(text_of: Callable[[int], str]) -> None:
             parser.preview()
         parser.end()
 
-    assert growth(show, 1000, 8) < 24  # 64 if quadratic.
+    assert cost_growth(show, 1000, 8) < 24  # 64 if quadratic.
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def folder(tmp_path: Path, **files: str) -> dict[str, str]:
     return {"QWCHAT_CONFIG": str(tmp_path)}
 
 
-def test_a_persona_is_what_its_file_says(tmp_path: Path) -> None:
+def test_a_persona_has_the_contents_of_its_file(tmp_path: Path) -> None:
     environment = folder(tmp_path, poet=POET, plain="temp = 0")
     assert personas.names(environment) == ["plain", "poet"]
     poet = personas.read("poet", environment)
@@ -62,7 +62,7 @@ def test_a_persona_is_what_its_file_says(tmp_path: Path) -> None:
         ({"zzz": "1"}, "persona poet has no variable 'zzz': its variables are place, year"),
     ],
 )
-def test_variables_that_are_missing_or_unknown(tmp_path: Path, given_values: dict[str, str], complaint: str) -> None:
+def test_missing_and_unknown_variables(tmp_path: Path, given_values: dict[str, str], complaint: str) -> None:
     poet = personas.read("poet", folder(tmp_path, poet=POET))
     with pytest.raises(UsageError) as error:
         poet.fill_variables(given_values)
@@ -82,7 +82,7 @@ def test_variables_that_are_missing_or_unknown(tmp_path: Path, given_values: dic
         ("system =", ":1: invalid value"),
     ],
 )
-def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_errors_name_their_line(tmp_path: Path, text: str, complaint: str) -> None:
     environment = folder(tmp_path, x=text)
     with pytest.raises(UsageError) as error:
         personas.read("x", environment)
@@ -90,18 +90,18 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, complaint
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "/etc/passwd", "-x", "é", "x" * 201])
-def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
+def test_a_path_is_not_a_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"is not a valid persona name: use up to 200 letters"):
         personas.read(name, folder(tmp_path))
 
 
-def test_a_long_name_is_not_shown_in_full(tmp_path: Path) -> None:
+def test_a_long_name_is_shortened(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         personas.read("9" * 4_000, folder(tmp_path))
     assert str(error.value).startswith(f"'{'9' * 60}…' is not a valid persona name")
 
 
-def test_an_unknown_persona_brings_the_closest(tmp_path: Path) -> None:
+def test_an_unknown_persona_suggests_the_closest(tmp_path: Path) -> None:
     environment = folder(tmp_path)
     with pytest.raises(
         UsageError, match=r"^there is no persona 'poet': .*personas contains no personas \(/save-persona "
@@ -115,7 +115,7 @@ def test_an_unknown_persona_brings_the_closest(tmp_path: Path) -> None:
         personas.read("zzz", environment)
 
 
-def test_a_persona_stands_below_the_place_that_names_it(tmp_path: Path) -> None:
+def test_a_persona_ranks_below_the_source_that_names_it(tmp_path: Path) -> None:
     environment = folder(tmp_path, poet="temp = 1.2\ntop-k = 12\nmin-p = 0.12\nsystem = 'Rhyme.'")
     (tmp_path / "config.toml").write_text("top-k = 3\nmin-p = 0.3\nsystem = 'Be brief.'\n")
     variables = {**environment, "QWCHAT_MIN_P": "0.2"}
@@ -142,7 +142,7 @@ def test_a_persona_stands_below_the_place_that_names_it(tmp_path: Path) -> None:
     assert found({"as": "none"}, environment)[0] == (None, "built in")
 
 
-def test_variables_belong_to_a_persona(tmp_path: Path) -> None:
+def test_variables_need_a_persona(tmp_path: Path) -> None:
     environment = folder(tmp_path, poet=POET)
     filled = resolve({"as": "poet"}, environment=environment, folder=tmp_path, variables={"year": "1799"})
     assert filled["system"].startswith("You are a poet of Rome, born in 1799.")
@@ -155,7 +155,7 @@ def test_variables_belong_to_a_persona(tmp_path: Path) -> None:
 
 @bounds(max_examples=count(100, 20), deadline=None)
 @given(system=strategies.text(), stop=strategies.lists(strategies.text(min_size=1), min_size=1, max_size=3))
-def test_what_is_saved_is_read_back(tmp_path_factory: pytest.TempPathFactory, system: str, stop: list[str]) -> None:
+def test_a_saved_persona_is_read_back(tmp_path_factory: pytest.TempPathFactory, system: str, stop: list[str]) -> None:
     environment = {"QWCHAT_CONFIG": str(tmp_path_factory.getbasetemp() / "saved")}
     values = {"system": system, "stop": tuple(stop), "temp": 0.25, "speculate": False, "seed": None}
     personas.write("saved", values, environment)

@@ -15,7 +15,7 @@ from qwchat.settings import config_files, editing
 from qwchat.settings.resolve import Settings, resolve
 from qwchat.settings.specs import SETTING_SPECS, SettingSpec, find_spec
 from qwchat.settings.value_types import Boolean, TextList
-from tests.clocks import growth
+from tests.clocks import cost_growth
 
 PIECES = [
     *("temp", "top-k", "stop", "system", "seed", "speculate", "kv", "nothing", "as", "max-tokens", "[a]", "[[b]]"),
@@ -54,7 +54,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_without_anything_the_built_in_values_hold(tmp_path: Path) -> None:
+def test_built_in_values_are_the_default(tmp_path: Path) -> None:
     found = settings(tmp_path)
     assert (found["kv"], found["speculate"], found["ctx"], found["stop"]) == ("auto", True, None, ())
     assert found.origin("kv") == "built in"
@@ -63,7 +63,7 @@ def test_without_anything_the_built_in_values_hold(tmp_path: Path) -> None:
         found["nothing"]
 
 
-def test_flags_beat_variables_beat_the_project_beat_the_user(tmp_path: Path) -> None:
+def test_flags_override_variables_override_the_project_file_overrides_the_user_file(tmp_path: Path) -> None:
     user = write(tmp_path / "config.toml", "temp = 0.1\ntop-k = 1\nmin-p = 0.1\ntop-p = 0.1\n")
     project = write(tmp_path / "work" / ".qwchat.toml", "temp = 0.2\ntop-k = 2\nmin-p = 0.2\n")
     found = settings(tmp_path, {"temp": "0.4"}, TEMP="0.3", TOP_K="3")
@@ -101,12 +101,12 @@ def test_every_setting_is_a_flag_a_variable_and_a_key(tmp_path: Path, spec: Sett
     assert by_file.origin(spec.name) == str(path)
 
 
-def test_an_empty_variable_is_none_and_no_files_means_none(tmp_path: Path) -> None:
+def test_empty_variables_and_files_are_ignored(tmp_path: Path) -> None:
     write(tmp_path / "config.toml", "this is no TOML")
     assert settings(tmp_path, TEMP="", use_files=False).given == {}
 
 
-def test_what_a_lower_place_sets_can_be_taken_back(tmp_path: Path) -> None:
+def test_a_higher_source_can_unset_a_value(tmp_path: Path) -> None:
     write(tmp_path / "config.toml", 'seed = 5\nstop = ["a", "b"]\nspeculate = false\nmax-tokens = 9\n')
     found = settings(tmp_path)
     assert (found["seed"], found["stop"], found["speculate"], found["max-tokens"]) == (5, ("a", "b"), False, 9)
@@ -114,7 +114,7 @@ def test_what_a_lower_place_sets_can_be_taken_back(tmp_path: Path) -> None:
     assert (found["seed"], found["stop"], found["speculate"], found["max-tokens"]) == (None, None, True, None)
 
 
-def test_the_side_of_a_switch_is_named_as_it_was_given(tmp_path: Path) -> None:
+def test_a_boolean_flag_is_named_as_given(tmp_path: Path) -> None:
     assert settings(tmp_path, {"speculate": False}).origin("speculate") == "--no-speculate"
 
 
@@ -141,14 +141,14 @@ def test_the_side_of_a_switch_is_named_as_it_was_given(tmp_path: Path) -> None:
         ("x = 1979-05-27\n", ":1: there is no setting 'x'"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_errors_in_a_file_name_the_line(tmp_path: Path, text: str, complaint: str) -> None:
     path = write(tmp_path / "config.toml", text)
     with pytest.raises(UsageError) as error:
         settings(tmp_path)
     assert str(error.value).startswith(f"{path}{complaint}")
 
 
-def test_files_that_are_no_text_or_too_big(tmp_path: Path) -> None:
+def test_binary_and_large_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(b"temp = 1\nsystem = '\xff'\n")
     with pytest.raises(UsageError, match=r"config\.toml:2: not UTF-8 text \(0xff\): convert the file"):
@@ -161,7 +161,7 @@ def test_files_that_are_no_text_or_too_big(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "device", "quiet"])
-def test_a_project_may_not_choose_what_is_run(tmp_path: Path, name: str) -> None:
+def test_a_project_file_cannot_choose_models_or_paths(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "work" / "qwchat.toml", f"temp = 1\n{name} = 'x'\n")
     with pytest.raises(UsageError) as error:
         settings(tmp_path)
@@ -169,7 +169,7 @@ def test_a_project_may_not_choose_what_is_run(tmp_path: Path, name: str) -> None
     assert first_argument(error.value) == name
 
 
-def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:
+def test_the_project_file_is_found_up_to_the_repository_root(tmp_path: Path) -> None:
     outer = write(tmp_path / ".qwchat.toml", "")
     inside = tmp_path / "repository" / "src" / "deep"
     inside.mkdir(parents=True)
@@ -185,7 +185,7 @@ def test_the_project_file_is_that_of_the_repository(tmp_path: Path) -> None:
     assert config_files.find_project_file(inside).path == hidden
 
 
-def test_a_working_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_working_folder_has_no_project_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -194,7 +194,7 @@ def test_a_working_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatc
     assert resolve({}, environment={"QWCHAT_CONFIG": str(tmp_path)})["temp"] is None
 
 
-def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
+def test_a_project_file_of_another_user_is_ignored(tmp_path: Path) -> None:
     path = write(tmp_path / "work" / "qwchat.toml", "temp = 9")
     with (
         mock.patch.object(os, "getuid", return_value=path.stat().st_uid + 1),
@@ -205,7 +205,7 @@ def test_a_project_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     assert "temp" not in found
 
 
-def test_a_folder_of_configuration_that_is_closed_is_told_of(tmp_path: Path) -> None:
+def test_an_inaccessible_configuration_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")  # Nothing is closed to the root user; this is to everybody.
     environment = {"QWCHAT_CONFIG": str(tmp_path / "loop")}
     (notice,) = resolve({}, environment=environment, folder=tmp_path).notices
@@ -236,7 +236,7 @@ def test_flags_and_variables_are_named(
 
 
 @given(strategies.one_of(strategies.text(), strategies.lists(strategies.sampled_from(PIECES)).map("".join)))
-def test_any_file_gives_settings_or_one_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_file_gives_settings_or_a_one_line_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     values, complaint = {}, str(path)
@@ -249,16 +249,16 @@ def test_any_file_gives_settings_or_one_line(tmp_path_factory: pytest.TempPathFa
     assert all(values[name] == find_spec(name).check(find_spec(name).to_toml(values[name]), "x") for name in values)
 
 
-def test_the_search_for_a_mistake_grows_evenly_with_the_file(tmp_path: Path) -> None:
+def test_finding_an_error_takes_linear_time(tmp_path: Path) -> None:
     def search(lines: int) -> None:
         write(tmp_path / "config.toml", "# temp = 1\n" * lines + "temp = 9\n")
         with pytest.raises(UsageError, match=rf":{lines + 1}: temp must be from 0 to 5, not 9$"):
             settings(tmp_path)
 
-    assert growth(search, 600, 8) < 24  # The square would be 64.
+    assert cost_growth(search, 600, 8) < 24  # The square would be 64.
 
 
-def test_settings_of_a_project_are_known_as_such(tmp_path: Path) -> None:
+def test_settings_of_a_project_file_are_marked(tmp_path: Path) -> None:
     project = write(tmp_path / "work" / "qwchat.toml", "temp = 0.2\n")
     assert settings(tmp_path).project == project
     assert settings(tmp_path, {"temp": "1"}).project is None

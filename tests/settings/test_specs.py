@@ -33,7 +33,7 @@ def test_an_entry_is_complete(spec: SettingSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", SETTING_SPECS, ids=lambda spec: spec.name)
-def test_what_completion_offers_is_taken(spec: SettingSpec) -> None:
+def test_completions_are_valid_values(spec: SettingSpec) -> None:
     for word in spec.completions:
         value = spec.parse(word, "x")
         assert spec.to_text(value) == word
@@ -41,7 +41,7 @@ def test_what_completion_offers_is_taken(spec: SettingSpec) -> None:
 
 @pytest.mark.parametrize("name", SAMPLING_FIELDS)
 @pytest.mark.parametrize("value", ["-3", "-2", "-0.1", "0", "1e-6", "1", "1.1", "2", "5", "5.1", "1e9", "nan", "inf"])
-def test_the_table_refuses_what_the_sampler_refuses(name: str, value: str) -> None:
+def test_the_ranges_are_those_of_the_sampler(name: str, value: str) -> None:
     number: Any = float(value)
     if name == "top-k" and number.is_integer():
         number = int(number)
@@ -84,7 +84,7 @@ BOUNDLESS = ("top-k", "max-tokens", "ctx", "loop-guard", "bell", "snapshot-limit
         ("stop", "", 'x must be a non-empty string or a list of them, such as ["a", "b"], not \'\''),
     ],
 )
-def test_values_that_cannot_be(name: str, text: str, complaint: str) -> None:
+def test_invalid_values_are_refused(name: str, text: str, complaint: str) -> None:
     with pytest.raises(UsageError) as error:
         find_spec(name).parse(text, "x")
     assert str(error.value) == complaint
@@ -105,7 +105,7 @@ def test_values_that_cannot_be(name: str, text: str, complaint: str) -> None:
         ("system", ["a"]),
     ],
 )
-def test_files_state_values_of_the_right_type(name: str, value: object) -> None:
+def test_values_in_files_must_have_the_right_type(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=r"^x must be "):
         find_spec(name).check(value, "x")
 
@@ -119,21 +119,21 @@ def test_files_state_values_of_the_right_type(name: str, value: object) -> None:
         ("none", None),
     ],
 )
-def test_stop_strings_are_one_text_or_a_list(text: str, value: object) -> None:
+def test_stop_strings_are_one_string_or_a_list(text: str, value: object) -> None:
     assert find_spec("stop").parse(text, "x") == value
 
 
 @pytest.mark.parametrize(("text", "value"), [("on", True), ("False", False), ("YES", True), ("0", False)])
-def test_switches_take_the_usual_words(text: str, value: bool) -> None:
+def test_booleans_accept_the_usual_words(text: str, value: bool) -> None:
     assert find_spec("speculate").parse(text, "x") is value
 
 
 @pytest.mark.parametrize("name", ["top-p", "top_p", "--top-p", "TOP_P"])
-def test_a_name_may_be_spelt_as_elsewhere(name: str) -> None:
+def test_a_name_may_be_spelt_as_a_flag_or_variable(name: str) -> None:
     assert find_spec(name).name == "top-p"
 
 
-def test_an_unknown_name_brings_the_closest() -> None:
+def test_an_unknown_name_suggests_the_closest() -> None:
     with pytest.raises(UsageError, match=r"^there is no setting 'tmp': did you mean temp\?$"):
         find_spec("tmp")
     with pytest.raises(UsageError, match=r"^there is no setting 'zzz': choose from temp, top-p, "):

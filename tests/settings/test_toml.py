@@ -54,7 +54,7 @@ DISGUISES = [
 
 @pytest.mark.parametrize(("text", "complaint"), LIMITS)
 @pytest.mark.parametrize("before", DISGUISES)
-def test_what_no_setting_needs_is_refused_before_it_is_parsed(
+def test_too_complex_text_is_refused_before_parsing(
     monkeypatch: pytest.MonkeyPatch, before: str, text: str, complaint: str
 ) -> None:
     tomllib.loads(before)
@@ -65,14 +65,14 @@ def test_what_no_setting_needs_is_refused_before_it_is_parsed(
 
 
 @pytest.mark.parametrize("text", [text for text, _ in LIMITS])
-def test_the_same_in_strings_and_comments_is_taken(text: str) -> None:
+def test_strings_and_comments_may_contain_anything(text: str) -> None:
     quoted = text.replace("\\", "").replace("'", "").replace('"', "")
     for whole in (f"s = '''{quoted}'''", f's = """{quoted}"""', *(f"# {line}" for line in quoted.split("\n")[:1])):
         assert toml.parse(f"{whole}\na = 1", "x") == tomllib.loads(f"{whole}\na = 1")
 
 
 @pytest.mark.parametrize("text", [text for text, _ in LIMITS])
-def test_every_reader_of_toml_has_the_limits(tmp_path: Path, text: str) -> None:
+def test_every_reader_of_toml_checks_the_limits(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.toml"
     path.write_text(text)
     (tmp_path / "personas").mkdir()
@@ -96,7 +96,7 @@ def test_every_reader_of_toml_has_the_limits(tmp_path: Path, text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("edit", [False, True])
-def test_what_is_taken_costs_no_more_than_its_length(tmp_path: Path, unit: str, edit: bool) -> None:
+def test_accepted_text_is_parsed_in_linear_time(tmp_path: Path, unit: str, edit: bool) -> None:
     def cost(count: int) -> float:
         path = tmp_path / "config.toml"
         path.write_text("x = [" + unit * count + "]\n")
@@ -119,7 +119,7 @@ def test_what_is_taken_costs_no_more_than_its_length(tmp_path: Path, unit: str, 
         '"a' * 20_000,
     ],
 )
-def test_strings_that_never_end_are_looked_at_once(text: str) -> None:
+def test_unterminated_strings_are_scanned_once(text: str) -> None:
     def cost(text: str) -> float:
         began = time.process_time()
         with pytest.raises(UsageError):
@@ -130,7 +130,7 @@ def test_strings_that_never_end_are_looked_at_once(text: str) -> None:
     assert min(cost(text) for _ in range(3)) < 40 * min(cost(text[: len(text) // 10]) for _ in range(5))
 
 
-def test_lines_of_keys() -> None:
+def test_line_numbers_of_keys() -> None:
     text = f"""\
 # temp = 1
 system = {NEWLINES}

@@ -11,7 +11,7 @@ import pytest
 
 from qwchat.errors import TemplateError
 from qwchat.text.template.sandbox import SandboxedTemplate
-from tests.clocks import PATIENCE_SECONDS, times_as_long
+from tests.clocks import PATIENCE_SECONDS, cost_ratio
 from tests.tiers import some
 
 GROW = "{%% set ns = namespace(x=%s) %%}{%% for i in range(60) %%}{%% set ns.x = %s %%}{%% endfor %%}{{ ns.x }}"
@@ -170,7 +170,7 @@ def refusal(source: str) -> str:
 def check_refusal(source: str) -> None:
     """Check that a template is refused in one line, at little more cost than a plain loop up to the step limit."""
     messages: list[str] = []
-    assert times_as_long(lambda: messages.append(refusal(source)), lambda: refusal(LOOPS["nested"]), rounds=1) < 20
+    assert cost_ratio(lambda: messages.append(refusal(source)), lambda: refusal(LOOPS["nested"]), rounds=1) < 20
     [message] = messages
     assert message.startswith("the chat template in model cannot be used: ")
     assert "\n" not in message

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qwchat.errors import ModelError, UsageError
 from qwchat.text.tokenizer import BYTE_OF, Tokenizer
-from tests.clocks import growth
+from tests.clocks import cost_growth
 from tests.text.tiny import CONTROL, tokenizer_values, write_tokenizer
 
 MEGABYTE = 1_000_000
@@ -74,7 +74,7 @@ def test_time_grows_evenly_up_to_a_megabyte(qwen2: Tokenizer, unit: str) -> None
     def encode(size: int) -> list[int]:
         return qwen2.encode(unit * (size // len(unit.encode())))
 
-    assert growth(encode, MEGABYTE // 8, 8) < 24  # Quadratic time would be a factor of 64.
+    assert cost_growth(encode, MEGABYTE // 8, 8) < 24  # Quadratic time would be a factor of 64.
     assert b"".join(map(qwen2.token_bytes, encode(MEGABYTE))) == (unit * (MEGABYTE // len(unit.encode()))).encode()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.chat.pty import Terminal
 from tests.cli.runs import FAKE
-from tests.clocks import times_slept, wait_for
+from tests.clocks import count_sleeps, wait_for
 
 WORDS = " ".join(f"word{number}" for number in range(200))
 SHORT = " ".join(f"word{number}" for number in range(14))
@@ -107,9 +107,9 @@ def test_ctrl_c_twice_leaves_once_the_reply_is_saved(tmp_path: Path) -> None:
         terminal.type("count\r")
         terminal.wait("word1")
         pid = terminal.process.program.pid
-        slept = times_slept(pid)
+        slept = count_sleeps(pid)
         terminal.type("\x03")
-        wait_for(lambda: times_slept(pid) > slept, "the signal to be heard")  # Two signals at once would count as one.
+        wait_for(lambda: count_sleeps(pid) > slept, "the signal to be heard")  # Two signals at once would count as one.
         terminal.type("\x03")
         assert terminal.end() == 130
         assert "\nstopped; /continue resumes the reply" in terminal.text

@@ -26,7 +26,7 @@ from qwchat.cpu.kernels.scheduler import (
 )
 from qwchat.cpu.kernels.sync import atomic_add, atomic_load, atomic_store, pause
 from qwchat.cpu.kernels.thread_team import CANCEL_WORD, HEADER_LINES, MEMBER_BYTES, RUN, EntryPoints, ThreadTeam
-from tests.clocks import share_of_a_spin, wait_for
+from tests.clocks import cpu_share, wait_for
 from tests.cpu.kernels.numba_cached import kernel
 from tests.tiers import count
 
@@ -182,7 +182,7 @@ def test_idle_members_cost_nothing() -> None:
     work = Work(2, 3)
     work.team.run()
     wait_for(lambda: work.parked() == 1, "the member to park")
-    assert share_of_a_spin(lambda: time.sleep(1.0)) < 0.2
+    assert cpu_share(lambda: time.sleep(1.0)) < 0.2
     work.close()
 
 
@@ -197,7 +197,7 @@ def test_members_do_not_spin_for_a_slow_consumer() -> None:
             time.sleep(1 / 30)
             work.check_step()
 
-    assert share_of_a_spin(consume) < 0.3
+    assert cpu_share(consume) < 0.3
     work.close()
 
 
