@@ -105,7 +105,7 @@ def test_a_slash_opens_the_menu_and_escape_closes_it(tmp_path: Path) -> None:
     with Terminal("chat", "-q", models=tmp_path) as terminal:
         terminal.prompt()
         terminal.type("/")
-        terminal.wait("answer the last question again")
+        terminal.wait("generate another reply to the last message")
         terminal.type(ESCAPE)
         terminal.wait_until(lambda: terminal.text == "> /", "the menu to close")
         terminal.type("se")

@@ -76,7 +76,7 @@ def test_a_dumb_terminal_accepts_blocks_and_continued_lines(tmp_path: Path) -> N
     with Terminal("chat", "-q", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
         terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
         terminal.type("one \\\r")
-        terminal.wait_until(lambda: terminal.raw.endswith(b"\r\n  "), "the sign of a line that goes on")
+        terminal.wait_until(lambda: terminal.raw.endswith(b"\r\n  "), "the prompt of a continuation line")
         terminal.type("two\r")
         terminal.wait("> one \\\n  two\necho: one\ntwo\n\n>")
         for line in ('"""', "/quit", '"""'):

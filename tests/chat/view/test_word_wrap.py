@@ -20,17 +20,17 @@ WORDS = st.text("ab日é́ -/", max_size=200)
 
 def test_lines_are_wrapped_between_words() -> None:
     assert wrap_message("the reply was cut off at --max-tokens 1: allow more", 24) == (
-        "the reply was cut at\n--max-tokens 1: allow\nmore"
+        "the reply was cut off at\n--max-tokens 1: allow\nmore"
     )
     assert wrap_message("short\n\nlines stay", 20) == "short\n\nlines stay"
 
 
 def test_continuation_lines_align_with_their_column() -> None:
-    assert wrap_message("  /retry [--seed N]  answer the last question again", 40) == (
-        "  /retry [--seed N]  answer the last\n                     question again"
+    assert wrap_message("  /retry [--seed N]  generate another reply to it", 40) == (
+        "  /retry [--seed N]  generate another\n                     reply to it"
     )
-    assert wrap_message("    indented text goes on below its beginning", 30) == (
-        "    indented text goes on\n    below its beginning"
+    assert wrap_message("    indented text continues below its start", 30) == (
+        "    indented text continues\n    below its start"
     )
 
 
@@ -48,8 +48,8 @@ def test_a_column_too_far_right_does_not_count() -> None:
 
 
 def test_the_second_column_of_a_list_goes_below_the_first_in_a_narrow_window() -> None:
-    assert wrap_message("Turns\n  /retry [--NAME VALUE ...]    answer the last question again\n  /redo  again", 40) == (
-        "Turns\n  /retry [--NAME VALUE ...]\n      answer the last question again\n  /redo  again"
+    assert wrap_message("Turns\n  /retry [--NAME VALUE ...]    generate another reply to it\n  /redo  again", 40) == (
+        "Turns\n  /retry [--NAME VALUE ...]\n      generate another reply to it\n  /redo  again"
     )
     assert wrap_message("  Alt-Enter, Ctrl-J            break the line; so does this", 24) == (
         "  Alt-Enter, Ctrl-J\n      break the line; so\n      does this"
