@@ -23,7 +23,7 @@ from qwchat.cli import app, chat
 from qwchat.cli.main import main
 from qwchat.conversation.session_store import SessionStore
 from tests.chat import fakes
-from tests.cli.fake_qwchat import services
+from tests.cli.fake_qwchat import dependencies
 from tests.cli.runs import environment
 from tests.clocks import PATIENCE_SECONDS
 
@@ -96,7 +96,7 @@ def _start(models: Path, arguments: tuple[str, ...], at_write: int | None) -> tu
         if at_write is not None:
             _die_at(at_write)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        main(arguments, services())
+        main(arguments, dependencies())
     finally:
         os._exit(3)
 
