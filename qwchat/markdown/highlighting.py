@@ -85,7 +85,10 @@ def highlight_line(line: str, language: str, state: HighlightState) -> tuple[lis
 
 
 def _opens_comment(line: str, start: int, kind: Any, deeper: int) -> bool:
-    """Return True if the token at `start` opens a comment that a whole-file lexer would search beyond this line for."""
+    """Return True if the token at `start` opens a comment that continues after this line.
+
+    This is for lexers that match a whole comment with one rule, and therefore keep no state inside it.
+    """
     if deeper > 0 or not line.startswith("/*", start) or "*/" in line[start + 2 :]:
         return False
     return not str(kind).startswith("Token.Literal")

@@ -20,7 +20,7 @@ _NO_ROW_START = "、。，．：；？！）］｝】」』》〉〕・ー々〜
 _NO_ROW_END = "（［｛【「『《〈〔"  # Not allowed at the end of a row.
 _MAX_SOFT_WORD, _MAX_SOFT_ROWS = 400, 4  # Columns and rows of a word that the terminal may wrap.
 _TAB_STOP = 8
-_CACHED_CHARACTERS = 4  # characters
+_CACHED_CHARACTERS = 4  # Widths of texts up to this length are cached.
 _TOKEN = re.compile(r"\n|[ \t]+|[^ \t\n]+")
 
 

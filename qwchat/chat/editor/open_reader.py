@@ -32,12 +32,8 @@ def open_reader(
         from qwchat.chat.editor.line_editor import LineEditor
 
         return LineEditor(terminal, suggest, history, styling=screen.styling, meter=meter)
-    except (
-        ImportError,
-        OSError,
-        ValueError,
-        AssertionError,
-    ) as error:  # A terminal that prompt-toolkit does not support.
+    # prompt-toolkit raises any of these on a terminal that it does not support.
+    except (ImportError, OSError, ValueError, AssertionError) as error:
         reason = str(error) or type(error).__name__
         screen.notice(
             f"the line editor does not work here ({reason}): Enter sends, a backslash before Enter adds a line"

@@ -25,7 +25,7 @@ def set_bracketed_paste(*, enabled: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.isatty():
             with contextlib.suppress(OSError, ValueError):
-                # Signal handlers call this, maybe during a write: bypass the stream's buffer.
+                # A signal handler may call this during a write: bypass the stream's buffer.
                 os.write(stream.fileno(), (_BRACKETED_PASTE_ON if enabled else _BRACKETED_PASTE_OFF).encode())
             return
 

@@ -27,14 +27,8 @@ _REFLOWING_VARIABLES = (
     *("GHOSTTY_RESOURCES_DIR", "ITERM_SESSION_ID", "TMUX"),
 )
 _REFLOWING_PROGRAMS = ("Apple_Terminal", "vscode", "iTerm.app", "WezTerm", "ghostty")
-_REFLOWING_TERMS = (
-    "foot",
-    "alacritty",
-    "xterm-kitty",
-    "xterm-ghostty",
-    "wezterm",
-    "contour",
-)  # TERM passes through ssh.
+# TERM, unlike the variables above, passes through ssh.
+_REFLOWING_TERMS = ("foot", "alacritty", "xterm-kitty", "xterm-ghostty", "wezterm", "contour")
 # Programs that do not reflow but may run inside a terminal that does.
 _NOT_REFLOWING_VARIABLES = ("STY", "XTERM_VERSION", "INSIDE_EMACS", "NVIM", "VIM_TERMINAL")
 
