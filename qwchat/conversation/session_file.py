@@ -263,14 +263,14 @@ def _open_file(folder: Path, flags: int) -> int:
     Raises:
         SessionError: If the file cannot be opened.
     """
-    safe = os.O_NOFOLLOW | os.O_CLOEXEC
+    no_links = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | safe)
+        folder_descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | no_links)
         try:
             # Without O_NONBLOCK, opening a pipe of this name would block.
-            descriptor = os.open(FILE_NAME, flags | safe | os.O_NONBLOCK, dir_fd=within)
+            descriptor = os.open(FILE_NAME, flags | no_links | os.O_NONBLOCK, dir_fd=folder_descriptor)
         finally:
-            os.close(within)
+            os.close(folder_descriptor)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise SessionError(

@@ -120,29 +120,29 @@ class SessionStore:
                 return entry
         raise UsageError("there is no session to continue: qwchat starts one")
 
-    def find(self, wanted: str) -> SessionEntry:
+    def find(self, query: str) -> SessionEntry:
         """Return the session with this name, id, id prefix, title or part of a title, in this order of preference.
 
         Raises:
             UsageError: If no session matches, or several do; the message lists them.
         """
-        entries, text = self.entries(), wanted.casefold()
-        for fits in (
-            lambda entry: wanted in (entry.id, entry.name),
+        entries, text = self.entries(), query.casefold()
+        for matches in (
+            lambda entry: query in (entry.id, entry.name),
             lambda entry: entry.id.casefold().startswith(text) or entry.name.casefold() == text,
             lambda entry: entry.title.casefold() == text,
             lambda entry: text in f"{entry.name}\n{entry.title}".casefold(),
         ):
-            found = [entry for entry in entries if wanted and fits(entry)]
+            found = [entry for entry in entries if query and matches(entry)]
             if len(found) == 1:
                 return found[0]
             if found:
                 listed = ", ".join(f"{entry.id} ({entry.name or entry.title})" for entry in found[:_MAX_LISTED])
                 more = f" and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
                 raise UsageError(
-                    f"{clean_line(wanted)!r} matches {len(found)} sessions: {listed}{more}; give more of an id"
+                    f"{clean_line(query)!r} matches {len(found)} sessions: {listed}{more}; give more of an id"
                 )
-        raise UsageError(f"there is no session {clean_line(wanted)!r}: qwchat sessions list shows all sessions")
+        raise UsageError(f"there is no session {clean_line(query)!r}: qwchat sessions list shows all sessions")
 
     def named(self, name: str) -> SessionEntry | None:
         """Return the session whose name or id is `name`, or None. If there are several, the last written one."""

@@ -29,10 +29,10 @@ def editor_command(environment: Mapping[str, str] = os.environ) -> list[str]:
                 return shlex.split(value)
             except ValueError as error:
                 raise QwchatError(f"${name} is not a valid command line ({error}): correct it") from error
-    for name_of_editor in _COMMON_EDITORS:
-        path_of_editor = shutil.which(name_of_editor)
-        if path_of_editor is not None:
-            return [path_of_editor]
+    for name in _COMMON_EDITORS:
+        found = shutil.which(name)
+        if found is not None:
+            return [found]
     raise QwchatError("no editor found: set $EDITOR to one")
 
 

@@ -88,8 +88,8 @@ class HistoryFile:
             os.fchmod(descriptor, 0o600)
             size = os.fstat(descriptor).st_size
             os.lseek(descriptor, max(0, size - 1), os.SEEK_SET)
-            whole = not size or os.read(descriptor, 1) == b"\n"
-            os.write(descriptor, (b"" if whole else b"\n") + line + b"\n")
+            ends_with_newline = not size or os.read(descriptor, 1) == b"\n"
+            os.write(descriptor, (b"" if ends_with_newline else b"\n") + line + b"\n")
             return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)

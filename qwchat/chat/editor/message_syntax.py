@@ -17,10 +17,10 @@ def is_block_open(text: str) -> bool:
 
 def block_content(text: str) -> str | None:
     """Return the text inside the triple quotes around `text`, or None if it has no such quotes."""
-    whole = text.rstrip()
-    if not (whole.startswith(QUOTES) and whole.endswith(QUOTES) and len(whole) >= 2 * len(QUOTES)):
+    stripped = text.rstrip()
+    if not (stripped.startswith(QUOTES) and stripped.endswith(QUOTES) and len(stripped) >= 2 * len(QUOTES)):
         return None
-    return whole[len(QUOTES) : -len(QUOTES)].removeprefix("\n").removesuffix("\n")
+    return stripped[len(QUOTES) : -len(QUOTES)].removeprefix("\n").removesuffix("\n")
 
 
 def looks_like_command(text: str) -> bool:

@@ -45,8 +45,8 @@ class PasteFolds:
             pasted: The paste.
             before: The text before the cursor.
         """
-        big = len(pasted) >= MIN_FOLDED_CHARACTERS or _line_count(pasted) >= MIN_FOLDED_LINES
-        if big or (not before and pasted.startswith(message_syntax.QUOTES)):
+        is_big = len(pasted) >= MIN_FOLDED_CHARACTERS or _line_count(pasted) >= MIN_FOLDED_LINES
+        if is_big or (not before and pasted.startswith(message_syntax.QUOTES)):
             return self.label_for(pasted)
         return pasted if before.strip() else message_syntax.escape_message(pasted)
 
@@ -88,11 +88,11 @@ class PasteFolds:
         block = message_syntax.block_content(text)
         if block is None and message_syntax.looks_like_command(text):
             return self.expand(text)[0]
-        whole = _LABEL.sub(
+        message = _LABEL.sub(
             lambda match: mentions.escape_mentions(self._contents.get(match[0], match[0])),
             text if block is None else block,
         )
-        return message_syntax.escape_message(whole) if block is not None or self._starts_with_label(text) else whole
+        return message_syntax.escape_message(message) if block is not None or self._starts_with_label(text) else message
 
     def restore_labels(self, text: str, before: str) -> str:
         """Return `text` with unchanged pastes folded again, after an external editor got `before` expanded."""

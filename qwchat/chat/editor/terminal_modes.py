@@ -48,14 +48,14 @@ def hold_keys(terminal: TextIO, *, by_line: bool, on_resume: Callable[[], None] 
         return
     descriptor = terminal.fileno()
     before = termios.tcgetattr(descriptor)
-    held = termios.tcgetattr(descriptor)
-    held[3] = (held[3] & ~termios.ECHO) | termios.NOFLSH
+    modes = termios.tcgetattr(descriptor)
+    modes[3] = (modes[3] & ~termios.ECHO) | termios.NOFLSH
     if not by_line:
-        held[0] &= ~termios.ICRNL
-        held[3] &= ~termios.ICANON
+        modes[0] &= ~termios.ICRNL
+        modes[3] &= ~termios.ICANON
 
     def enter() -> None:
-        termios.tcsetattr(descriptor, termios.TCSANOW, held)
+        termios.tcsetattr(descriptor, termios.TCSANOW, modes)
         if not by_line:
             set_bracketed_paste(enabled=True)
 
@@ -131,10 +131,10 @@ def canonical_mode(terminal: TextIO) -> Iterator[None]:
         return
     descriptor = terminal.fileno()
     before = termios.tcgetattr(descriptor)
-    lines = termios.tcgetattr(descriptor)
-    lines[0] |= termios.ICRNL
-    lines[3] |= termios.ICANON | termios.ECHO | termios.ISIG
-    termios.tcsetattr(descriptor, termios.TCSANOW, lines)
+    modes = termios.tcgetattr(descriptor)
+    modes[0] |= termios.ICRNL
+    modes[3] |= termios.ICANON | termios.ECHO | termios.ISIG
+    termios.tcsetattr(descriptor, termios.TCSANOW, modes)
     try:
         yield
     finally:

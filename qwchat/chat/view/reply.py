@@ -159,16 +159,16 @@ class _NewlineNormaliser:
     """Converter of CR LF to LF that also works if a piece ends between the two."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._pending = ""
 
     def push(self, text: str) -> str:
-        text = self._held + text
-        self._held = "\r" if text.endswith("\r") else ""
+        text = self._pending + text
+        self._pending = "\r" if text.endswith("\r") else ""
         return text.removesuffix("\r").replace("\r\n", "\n")
 
     def end(self) -> str:
-        held, self._held = self._held, ""
-        return held
+        pending, self._pending = self._pending, ""
+        return pending
 
 
 class _PlainWriter:
