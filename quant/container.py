@@ -5,7 +5,7 @@ of 64 bytes. The file is memory-mapped, never read as a whole. manifest.json is
 
     {"format": "qwchat-model", "format_version": 1,
      "producer": {"name", "version"},
-     "source": {"name", "fingerprint", "bytes"}, of a model that was pulled also {"repository", "revision", "licence"},
+     "source": {"name", "fingerprint", "bytes"} and, if downloaded, {"repository", "revision", "licence"},
      "settings": {"preset", "group_size"},
      "weights": {"file": "weights.bin", "bytes"},
      "tensors": {NAME: {"format", "shape", "group_size", "sha256", "relative_error",

@@ -46,7 +46,7 @@ __all__ = [
     "convert",
 ]
 
-_HEARTBEAT_SECONDS = 0.25  # between events while the next rows are awaited
+_HEARTBEAT_SECONDS = 0.25  # between events while waiting for the next rows
 CHUNK_WEIGHTS = 4 << 20
 MAX_WEIGHT = np.float32(1e30)
 
@@ -239,7 +239,7 @@ def _write_tensors(
     done = sum(p.source_bytes for p in plans if p.name in writer.finished)
     if done:
         yield ConversionAdvanced(done)
-    # In the order of the files, which a source that fetches ahead depends on.
+    # Keep the order of the files: sources that fetch ahead depend on it.
     order = {name: place for place, name in enumerate(source.tensors)}
     remaining = sorted((p for p in plans if p.name not in writer.finished), key=lambda p: order[p.name])
     source.announce([p.name for p in remaining])

@@ -55,14 +55,14 @@ class JsonFields:
         return JsonFields(self.mapping(key), f"{self.where}: {label}" if label else self.where, self.error, self.remedy)
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        """Return the integer under `key`, `low` to `high`, or `default` if it is missing. None makes it required."""
+        """Return the integer under `key`, `low` to `high`, or `default` if it is missing (None: it must be present)."""
         value = self._get(key, "integer", default)
         if not is_int_between(value, low, high):
             raise self.invalid(f"{key} is {short_repr(value)}, expected an integer from {low} to {high}")
         return value
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        """Return the number under `key`, `low` to `high`, or `default` if it is missing. None makes it required."""
+        """Return the number under `key`, `low` to `high`, or `default` if it is missing (None: it must be present)."""
         value = self._get(key, "number", default)
         # Compare before converting: an integer may be too large for a float. The comparison also refuses NaN.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:

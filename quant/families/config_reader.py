@@ -82,9 +82,10 @@ def _read_heads(fields: JsonFields, family: Family) -> tuple[int, int, int, int]
 
 
 def _within_first_chunk(fields: JsonFields, max_positions: int) -> int:
-    """Return how many positions plain RoPE serves.
+    """Return the number of positions that plain attention supports.
 
-    Dual chunk attention (arXiv 2402.17463) equals plain attention within one chunk, and is not computed beyond.
+    Dual chunk attention (arXiv 2402.17463) equals plain attention within the first chunk. Later chunks are not
+    supported.
     """
     chunks = fields.values.get("dual_chunk_attention_config")
     if chunks is None:

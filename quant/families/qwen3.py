@@ -18,7 +18,7 @@ def _check_supported(fields: JsonFields) -> None:
 QWEN3 = Family(
     model_type="qwen3",
     title="Qwen3",
-    # The heads together are wider or narrower than the residual stream, so their size does not follow from it.
+    # head_dim is not always hidden_size / num_heads, so config.json must give it.
     config_keys=decoder.CONFIG_KEYS | {"head_dim": "head_dim"},
     check_supported=_check_supported,
     tensor_shapes=partial(decoder.tensor_shapes, biases=False, head_norms=True),

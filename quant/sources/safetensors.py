@@ -62,15 +62,15 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], bytes, bytes]:
 
 
 def parse_header(header_file: Path, file: Path, size: int) -> dict[str, StoredTensor]:
-    """Parse and check a header that arrived before its file.
+    """Parse and check a header that was downloaded before the rest of its file.
 
     Args:
-        header_file: a file that begins with the header.
-        file: where the tensors will lie.
-        size: bytes that `file` will have.
+        header_file: file that begins with the header.
+        file: future file of the tensors.
+        size: future size of `file` in bytes.
 
     Raises:
-        CheckpointError: as `read_header`.
+        CheckpointError: as for `read_header`.
     """
     try:
         with open_regular_file(header_file, CheckpointError) as stream:

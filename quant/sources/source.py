@@ -82,7 +82,7 @@ class Source(Protocol):
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """What else the manifest says of the source: "repository", "revision", "licence"; texts of one line."""
+        """Further entries of the source in the manifest, each one line: "repository", "revision", "licence"."""
         return {}
 
     @property
@@ -115,13 +115,13 @@ class Source(Protocol):
         """Release the memory of rows `start` to `stop`, exclusive. They will not be read again."""
 
     def announce(self, names: Sequence[str]) -> None:
-        """Tell the source which tensors will be read, and in which order, so that it can fetch ahead."""
+        """Announce the tensors that will be read, in order, so that the source can fetch them ahead of time."""
 
     def discard(self, name: str) -> None:
-        """Tell the source that tensor `name` is stored: it is never read again, not even by a later attempt."""
+        """Release tensor `name`, which has been stored. No later attempt will read it again."""
 
     def interrupt(self) -> None:
-        """Let reads that wait for data end with an error; called before the conversion is abandoned."""
+        """Make reads that wait for data fail. Called before a conversion is abandoned."""
 
     def close(self) -> None:
         """Close the files."""

@@ -12,7 +12,7 @@ from qwchat.text.tokenizer import Tokenizer
 
 
 class ReplyBuilder:
-    """Turns tokens into text, and holds back bytes of an unfinished character and a possible stop string."""
+    """Builder of a reply. It holds back bytes of an incomplete character and text that may begin a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request, continued_ids: Sequence[int]) -> None:
         self._decoder, self._stops, self._seed = StreamDecoder(tokenizer), StopStrings(request.stop), request.seed
@@ -21,7 +21,7 @@ class ReplyBuilder:
         self._logprobs: list[TokenLogprob] = []
         self._pieces: list[str] = []
         self.stopped = False
-        for token_id in continued_ids:  # Restores the text that was held back.
+        for token_id in continued_ids:  # restores the text that was held back
             self.step(TokenStep(token_id))
 
     def step(self, step: TokenStep) -> TextStep:
@@ -39,7 +39,7 @@ class ReplyBuilder:
         return TokenLogprob(token_id, self._tokenizer.decode([token_id]), logprob, top)
 
     def flush(self) -> TextStep | None:
-        """Return the text that was held back at the end of the reply, or None."""
+        """Return the text that is held back, at the end of the reply, or None."""
         if self.stopped:
             return None
         text, self.stopped = self._stops.push(self._decoder.flush())
