@@ -204,7 +204,6 @@ def convert_source(
 class _TensorProgress:
     """Error sums of the rows of one tensor that have been written so far."""
 
-    tensor: TensorPlan
     squared_errors: list[float] = field(default_factory=list)
     squares: list[float] = field(default_factory=list)
 
@@ -257,7 +256,7 @@ def _write_tensors(
             chunk = future.result()
             _submit_next(pool, source, jobs, pending)
             if progress is None:
-                progress = _TensorProgress(tensor)
+                progress = _TensorProgress()
                 yield TensorStarted(tensor.name, tensor.format)
             writer.write(tensor.name, chunk.packed.parts, start // TILE_ROWS)
             source.release(tensor.name, start, stop)
