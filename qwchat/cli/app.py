@@ -44,8 +44,10 @@ _COMMANDS: _Commands = (
     ("chat", options.ChatOptions, "qwchat.cli.chat", "Chat with a model (piped text becomes the first message)"),
     ("convert", options.ConvertOptions, "qwchat.cli.convert", "Quantise a Hugging Face checkpoint"),
     ("pull", options.PullOptions, "qwchat.cli.pull", "Download and convert a model, or list the catalogue"),
+    ("estimate", options.EstimateOptions, "qwchat.cli.estimate", "Show the memory that a model needs"),
     ("show", options.ShowOptions, "qwchat.cli.show", "Show the formats, shapes, sizes and files of a model"),
     ("verify", options.VerifyOptions, "qwchat.cli.verify", "Check the files of a model against their checksums"),
+    ("rm", options.RemoveOptions, "qwchat.cli.remove", "Remove models from the models folder"),
     ("list", options.ListOptions, "qwchat.cli.list_models", "List the models on this machine"),
     (
         "bench",

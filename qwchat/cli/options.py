@@ -261,6 +261,46 @@ class PullOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RemoveOptions:
+    """Options of `rm`."""
+
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Models in the models folder", autocompletion=completion.models),
+    ]
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking")] = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """Options of `estimate`."""
+
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model, catalogue name, config.json or OWNER/NAME",
+            autocompletion=completion.catalogue,
+        ),
+    ] = None
+    ctx: Annotated[
+        list[str] | None, typer.Option("--ctx", metavar="N", help="Context window in tokens (repeatable)")
+    ] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", metavar="|".join(PRESETS), help="Only this preset (default: all)", autocompletion=_presets
+        ),
+    ] = None
+    kv: Kv = None
+    threads: Threads = None
+    json: Json = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
     """Options of `verify`."""
 

@@ -63,7 +63,7 @@ class Workspace:
     """
 
     def __init__(self, config: ModelConfig, capacity: int, threads: int, has_layers: bool) -> None:
-        self._config = config
+        self._config, self._has_layers = config, has_layers
         self._memory: list[NDArray[Any]] = []
         self.states = np.zeros(1, STATE)
         self.state = state = self.states[0]
@@ -86,6 +86,12 @@ class Workspace:
             scratch = max(scratch, ATTENTION_SCRATCH_BYTES + (ATTENTION_ROWS + ATTENTION_ITEM_TOKENS * group) * stride)
         state["scratch"] = self._buffer(threads, scratch // 4).ctypes.data
         state["scratch_bytes"] = -(-scratch // 64) * 64
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers and tables."""
+        tables = self._cos.nbytes + self._sin.nbytes if self._has_layers else 0
+        return sum(memory.nbytes for memory in self._memory) + tables
 
     def _buffer(self, rows: int, columns: int, dtype: type = np.float32) -> NDArray[Any]:
         self._memory.append(aligned_buffer(rows, columns, dtype))
@@ -135,3 +141,9 @@ class Workspace:
                 first, end = split * SPLIT_POSITIONS, (split + 1) * SPLIT_POSITIONS
                 self._cos[first:end], self._sin[first:end] = rope_tables(self._config, first, end)
                 self._has_angles[split] = True
+
+
+def workspace_bytes(config: ModelConfig, capacity: int, threads: int) -> int:
+    """Return the bytes of a work space for all layers, with logits for draft tokens. Its pages are not touched."""
+    logits = SPLIT_ATTENTION_TOKENS * config.vocab_size * 4
+    return Workspace(config, capacity, threads, has_layers=True).nbytes + logits

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quant.errors import CheckpointError
+from quant.families import read_config
 from quant.safe_files import COPIED_FILES, atomic_write, parse_json_object, read_bounded
 from quant.sources import Rows
 from quant.sources.huggingface import HuggingFaceCheckpoint
@@ -17,6 +18,7 @@ from qwchat.store.hub import INDEX_NAME, SINGLE_NAME, HubFile, Repository, read_
 from qwchat.store.shards import Shards
 
 STATE_NAME = "pull.json"
+_MAX_SHARDS = 1024
 
 
 class HubCheckpoint(HuggingFaceCheckpoint):
@@ -52,7 +54,10 @@ class HubCheckpoint(HuggingFaceCheckpoint):
         for file in repository.small_files:
             if not _is_complete(folder / file.name, file):
                 read_small(repository, file, folder)
+        read_config(folder)  # A model of another family is refused before its weights come.
         files = _shard_files(repository, folder)
+        if len(files) > _MAX_SHARDS:
+            raise CheckpointError(f"{repository.name} has {len(files):,} weight files, more than {_MAX_SHARDS:,}")
         shards = Shards(repository, folder, files, keep=keep)
         stored: dict[str, StoredTensor] = {}
         for file in files:

@@ -1,0 +1,62 @@
+"""`qwchat rm`: remove models from the models folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from quant.units import data_size
+from qwchat import models_folder
+from qwchat.cli.dependencies import Dependencies
+from qwchat.cli.exit_codes import ExitCode
+from qwchat.cli.options import RemoveOptions
+from qwchat.cli.streams import Streams, stdin_is_terminal
+from qwchat.errors import QwchatError, UsageError
+from qwchat.models_folder import LocatedModel
+
+
+def run(options: RemoveOptions, dependencies: Dependencies) -> int:
+    """Remove models after asking for confirmation. Raises UsageError if standard input is not a terminal."""
+    streams = Streams(quiet=options.quiet)
+    models = {model.path: model for model in map(_removable, options.models)}
+    if not options.yes:
+        if not stdin_is_terminal():
+            raise UsageError("rm needs a terminal to ask for confirmation: give --yes to remove without asking")
+        for model in models.values():
+            streams.screen.hint(f"{model.name}  {data_size(_size(model.path))}")
+        question = "remove it?" if len(models) == 1 else f"remove these {len(models)}?"
+        streams.screen.stream.write(f"{question} [y/N] ")
+        streams.screen.stream.flush()
+        if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+            streams.screen.hint("nothing removed")
+            return ExitCode.OK
+    for model in models.values():
+        _remove(model.path)
+        streams.screen.notice(f"removed {model.name}")
+    return ExitCode.OK
+
+
+def _removable(name: str) -> LocatedModel:
+    """Return a model of the models folder. Raises ModelError if it does not exist, UsageError if it lies elsewhere."""
+    located = models_folder.locate(name)
+    if located.embedded:
+        raise UsageError(f"{located.name} is built in and cannot be removed; rm removes models of the models folder")
+    if located.path.parent.resolve() != models_folder.models_folder().resolve() or located.path.is_symlink():
+        raise UsageError(f"{located.path} is not in {models_folder.models_folder()}: remove it yourself")
+    return located
+
+
+def _remove(path: Path) -> None:
+    """Take the name away first: a program that has the model open keeps its files, and a kill leaves no half model."""
+    doomed = path.with_name(f".{path.name}.removed")
+    try:
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise QwchatError(f"cannot remove {path}: {error.strerror}; check the permissions of its folder") from error
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())

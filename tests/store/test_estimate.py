@@ -1,0 +1,71 @@
+"""Memory by the code that allocates it, and the catalogue's sizes against published counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quant.container import open_model
+from quant.families import parameter_count
+from qwchat.cpu.build import build_decoder
+from qwchat.store.catalogue import entries, find_entry, resolve_repository
+from qwchat.store.estimate import estimate, largest_context
+from tests.cli.runs import call
+from tests.quant.checkpoints import make_checkpoint
+from tests.quant.converting import run as convert
+
+
+def test_weights_and_cache_are_those_of_the_loaded_model(tmp_path: Path) -> None:
+    shape = {"hidden_size": 512, "intermediate_size": 768, "vocab_size": 3000, "max_position_embeddings": 4096}
+    source = make_checkpoint(tmp_path / "source", config_overrides=shape)
+    for preset in ("q4", "q8", "dense"):
+        convert(source, tmp_path / preset, preset=preset)
+        folder = open_model(tmp_path / preset)
+        assert estimate(folder.config, preset, 1024).weights == pytest.approx(folder.total_bytes, rel=0.02)
+    for kv in ("f32", "q8"):
+        decoder = build_decoder(open_model(tmp_path / "q4"), context=2048, threads=2, kv=kv)
+        cache = decoder.make_cache()
+        assert estimate(decoder.config, "q4", 2048, kv).cache == sum(part.nbytes for part in cache._memory)
+        decoder.close()
+
+
+def test_the_catalogue_has_published_sizes() -> None:
+    counts = {entry.name: parameter_count(entry.config) for entry in entries()}
+    assert counts["qwen2.5:7b"] == counts["qwen2.5-coder:7b"] == counts["r1:7b"] == 7_615_616_512
+    assert counts["qwen2.5:0.5b"] == 494_032_768
+    assert counts["qwen2.5:72b"] == 72_706_203_648
+    assert counts["r1:1.5b"] == 1_777_088_000
+    assert counts["qwen3:4b"] == 4_022_468_096
+    assert counts["qwen3:8b"] == 8_190_735_360
+    assert len({entry.name for entry in entries()}) == len(entries())
+
+
+def test_names() -> None:
+    assert resolve_repository("QWEN2.5:7B") == ("Qwen/Qwen2.5-7B-Instruct", "main", "qwen2.5-7b")
+    assert resolve_repository("owner/Model@v1") == ("owner/Model", "v1", "Model")
+    assert find_entry("qwen2.5:8b") is None
+
+
+def test_the_largest_context_fits_and_the_next_does_not() -> None:
+    entry = find_entry("qwen2.5:7b")
+    assert entry is not None
+    memory = 5_000_000_000
+    tokens = largest_context(entry.config, "q4", "q8", memory)
+    assert 1024 <= tokens < 32768
+    assert estimate(entry.config, "q4", tokens, "q8").total <= memory
+    assert estimate(entry.config, "q4", tokens + 1024, "q8").total > memory
+    assert largest_context(entry.config, "q4", "q8", 1000) == 0
+
+
+def test_the_command(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "source")
+    for name in ("qwen2.5:7b", str(source), str(source / "config.json")):
+        result = call("estimate", name, "--json", "--preset", "q4", "--ctx", "256", models=tmp_path / "models")
+        (row,) = json.loads(result.stdout)["estimates"]
+        assert (row["preset"], row["context"]) == ("q4", 256)
+        assert row["total"] > row["weights"] + row["cache"] + row["work_space"] > 0
+    result = call("estimate", "qwen2.5:7b", "--ctx", "40000", models=tmp_path / "models")
+    assert result.returncode == 2
+    assert b"--ctx must be from 1 to 32,768 for qwen2.5:7b, not 40000" in result.stderr
