@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docs.pictures.rows import Row
+from quant.native.simd_level import LEVELS
 
 _FIGURE = re.compile(r"\d[\d,.]*")
 _UNIT = re.compile(r"# ?(ms|s|min|h|[kMGT]?B|[kMG]?B/s|tok/s|/s)(?![\w/])")
 _PROMPT, _BELOW = re.compile(r"\[bold\]> "), re.compile(r"\[faint\](stopped|# )")
+_LEVEL = re.compile(rf"\b({'|'.join(LEVELS)})\b")
+_FIGURES = re.compile(r"^\[faint\]#( to first token)? · .*")  # Wide numbers leave less room for words.
 _LINE = re.compile(r"[─━╸╺]+")
 
 
@@ -43,9 +46,12 @@ def _normal(row: Row, home: Path) -> str:
     """Return a row with its changes of style written out; figures with their units, gaps and lines are all alike."""
     parts = []
     for run in row:
-        text = _LINE.sub("─", _UNIT.sub("#", _FIGURE.sub("#", " ".join(run.text.split()).replace(str(home), "~"))))
+        text = _LINE.sub(
+            "─",
+            _UNIT.sub("#", _FIGURE.sub("#", _LEVEL.sub("SIMD", " ".join(run.text.split())).replace(str(home), "~"))),
+        )
         look = " ".join(filter(None, (run.style.colour, run.style.background, run.style.marks)))
         part = f"[{look}]{text}"
         if not parts or parts[-1] != part:
             parts.append(part)
-    return " ".join(parts)
+    return _FIGURES.sub("[faint]figures of a reply", " ".join(parts))

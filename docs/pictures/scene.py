@@ -42,7 +42,7 @@ class Scene:
     act: Callable[[Terminal], None]
     words: tuple[str, ...] = CHAT
     rows: int = 30
-    columns: int = 92
+    columns: int = 96
     moving: bool = False
     replies: bool = True
     prepare: Callable[[Path], None] = lambda home: None

@@ -84,6 +84,8 @@ def test_an_animation_is_at_rest_in_its_last_frame() -> None:
     [
         ("12 ms · 1,234 tok/s", "1.20 s · 98.7 tok/s", True),
         ("────  7 %", "──  70 %", True),
+        ("2 threads, avx512vnni", "8 threads, neon", True),
+        ("\x1b[2m3 ms to first token · ctx 9\x1b[0m", "\x1b[2m3 ms · prefill 9/s · ctx 99\x1b[0m", True),
         ("in /tmp/qwchat/models", "in /tmp/qabcde/models", True),
         ("a reply", "an answer", False),
         ("a reply", "\x1b[1ma reply\x1b[0m", False),
