@@ -180,8 +180,7 @@ class Session:
     def continuable_turn(self) -> Node:
         """Return the turn that can be continued. Raises UsageError if no turn can."""
         if self.tree.head is None:
-            never_asked = "there is nothing to continue yet"
-            raise self._nothing_left("there is nothing left to continue", never_asked)
+            raise self._nothing_left("there is nothing left to continue", "there is nothing to continue yet")
         last = self.tree.node(self.tree.head)
         if last.role == "assistant" and last.finish_reason == "stop":
             raise UsageError("the reply is complete: ask for more, or use /retry")
@@ -247,20 +246,16 @@ class Session:
         found = [node for node in self.tree.path() if node.role == role]
         one, many = ("message", "messages") if role == "user" else ("reply", "replies")
         if not found:
-            never_asked = "there is no message yet" if role == "user" else "there is no reply yet"
-            raise (
-                UsageError(never_asked)
-                if self.tree.path()
-                else self._nothing_left(f"there is no {one} left", never_asked)
-            )
+            if_new = "there is no message yet" if role == "user" else "there is no reply yet"
+            raise (UsageError(if_new) if self.tree.path() else self._nothing_left(f"there is no {one} left", if_new))
         if not 1 <= number <= len(found):
             there_are = f"there is only 1 {one}" if len(found) == 1 else f"there are only {len(found)} {many}"
             raise UsageError(f"{there_are} ({number} counts back from the last one)")
         return found[-number]
 
-    def _nothing_left(self, left: str, never_asked: str) -> UsageError:
-        """Return the error for an empty path: `left` if turns were undone, otherwise `never_asked`."""
-        return UsageError(f"{left}: /redo restores undone turns" if self.tree.nodes else never_asked)
+    def _nothing_left(self, if_undone: str, if_new: str) -> UsageError:
+        """Return the error for an empty path: `if_undone` if turns were undone, otherwise `if_new`."""
+        return UsageError(f"{if_undone}: /redo restores undone turns" if self.tree.nodes else if_new)
 
     def messages_to(self, node_id: int | None) -> list[Message]:
         """Return the messages of the path that ends with `node_id`."""

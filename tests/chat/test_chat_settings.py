@@ -49,14 +49,14 @@ def chat() -> tuple[CommandContext, FakeModel, list[Any]]:
     return context, model, applied
 
 
-def obey(context: CommandContext, text: str) -> Outcome:
+def run_command(context: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(context, command[1])
 
 
 def shown(context: CommandContext, text: str) -> str:
-    outcome = obey(context, text)
+    outcome = run_command(context, text)
     assert isinstance(outcome, Show)
     return format_answer(outcome.table, outcome.text)
 
@@ -129,7 +129,7 @@ def test_a_context_too_small_for_the_conversation_is_reported() -> None:
 def test_what_cannot_be_done_changes_nothing() -> None:
     context, model, _ = chat()
     with pytest.raises(UsageError) as error:
-        obey(context, "/set ctx 5000")
+        run_command(context, "/set ctx 5000")
     limits = "must be from 1 to 4,096 tokens, the maximum of this model, not 5,000"
     assert (str(error.value), error_message(error.value)) == (f"context {limits}", f"ctx {limits}")
     assert shown(context, "/set ctx").startswith("ctx auto (2048) (built in)")
@@ -157,7 +157,7 @@ def test_display_settings_take_effect_at_once() -> None:
 def test_what_is_refused(text: str, complaint: str) -> None:
     context, _, _ = chat()
     with pytest.raises(UsageError) as error:
-        obey(context, text)
+        run_command(context, text)
     assert str(error.value) == complaint
 
 
@@ -173,7 +173,7 @@ def test_settings_of_a_session_alone_are_the_reply_settings() -> None:
     )
     assert "threads" not in shown(context, "/set")
     with pytest.raises(UsageError, match=r"^threads cannot be changed in a chat: start qwchat with --threads$"):
-        obey(context, "/set threads 2")
+        run_command(context, "/set threads 2")
 
 
 def test_a_new_system_prompt_replaces_the_old_one_and_says_what_it_costs() -> None:

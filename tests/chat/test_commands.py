@@ -24,7 +24,7 @@ def make_context(session: Session | None = None) -> CommandContext:
     return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
-def obey(context: CommandContext, text: str) -> Outcome:
+def run_command(context: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(context, command[1])
@@ -49,23 +49,23 @@ def test_two_slashes_send_one() -> None:
 
 @pytest.mark.parametrize("text", ["/CLEAR", " /clear ", "/clear\n"])
 def test_how_a_command_may_be_typed(text: str) -> None:
-    assert obey(make_context(), text) == Show("the conversation is already empty")
+    assert run_command(make_context(), text) == Show("the conversation is already empty")
 
 
 def test_help_lists_every_command_and_explains_one() -> None:
-    shown = obey(make_context(), "/help")
+    shown = run_command(make_context(), "/help")
     assert isinstance(shown, Show)
     for command in COMMANDS:
         assert re.search(rf"^  {re.escape(command.usage)} +{re.escape(command.summary)}$", shown.text, re.MULTILINE)
-    assert obey(make_context(), "/help save") == Show(
+    assert run_command(make_context(), "/help save") == Show(
         "/save FILE  write the conversation to a file (.md, .html or .json)\n\n"
         "It writes the conversation without alternatives, and overwrites only files that this chat wrote."
     )
     for elsewhere, here in (("leave", "quit"), ("forget", "undo"), ("regen", "retry"), ("load", "resume")):
         with pytest.raises(UsageError, match=rf"there is no command /{elsewhere}: did you mean /{here}\?"):
-            obey(make_context(), f"/{elsewhere}")
+            run_command(make_context(), f"/{elsewhere}")
     with pytest.raises(UsageError, match=r"there is no command /sav: did you mean /save\?"):
-        obey(make_context(), "/help sav")
+        run_command(make_context(), "/help sav")
 
 
 def test_completions_are_suggested(tmp_path: Path) -> None:
@@ -89,27 +89,27 @@ def test_completions_are_suggested(tmp_path: Path) -> None:
 
 def test_system_prompts_come_and_go() -> None:
     context = make_context()
-    assert obey(context, "/system") == Show("no system prompt is set")
-    obey(context, "/system Speak\nin verse.")
+    assert run_command(context, "/system") == Show("no system prompt is set")
+    run_command(context, "/system Speak\nin verse.")
     assert context.session.system == "Speak\nin verse."
-    assert obey(context, "/system") == Show(message="Speak\nin verse.")
-    obey(context, "/system none")
+    assert run_command(context, "/system") == Show(message="Speak\nin verse.")
+    run_command(context, "/system none")
     assert context.session.messages == []
 
 
 def test_set_shows_everything_and_changes_one_thing() -> None:
     context = make_context()
-    shown = obey(context, "/set")
+    shown = run_command(context, "/set")
     assert isinstance(shown, Show)
     assert format_answer(shown.table, shown.text).splitlines()[:2] == [
         "setting            value   from",
         "temp               0.7     built in",
     ]
-    assert obey(context, "/set temp 0.2") == Show("temp 0.2")
-    assert obey(context, "/set stop The End") == Show("stop 'The End'")
-    assert obey(context, "/set temp default") == Show("temp 0.7")
-    assert obey(context, "/set top-p 0.9") == Show("top-p 0.9")
-    assert obey(context, "/set TOP_P") == Show(
+    assert run_command(context, "/set temp 0.2") == Show("temp 0.2")
+    assert run_command(context, "/set stop The End") == Show("stop 'The End'")
+    assert run_command(context, "/set temp default") == Show("temp 0.7")
+    assert run_command(context, "/set top-p 0.9") == Show("top-p 0.9")
+    assert run_command(context, "/set TOP_P") == Show(
         "top-p 0.9 (/set top-p)\n"
         "Nucleus sampling: probability mass (1 = off). Values: a number above 0 to 1, or default."
     )
@@ -120,17 +120,17 @@ def test_save_may_write_its_own_file_again(tmp_path: Path) -> None:
     context = make_context()
     list(replying(context.session, context.session.ask("hello")))
     path = tmp_path / "a talk.md"
-    assert obey(context, f"/save {path}") == Show(f"saved to {path}")
+    assert run_command(context, f"/save {path}") == Show(f"saved to {path}")
     list(replying(context.session, context.session.ask("more")))
-    obey(context, f"/save {path}")
+    run_command(context, f"/save {path}")
     assert "more" in path.read_text()
     with pytest.raises(UsageError, match="already exists"):
-        obey(make_context(context.session), f"/save {path}")
+        run_command(make_context(context.session), f"/save {path}")
 
 
 @pytest.mark.parametrize("typed", ["/quit", "/exit", "/bye", "/q", "/EXIT"])
 def test_quit(typed: str) -> None:
-    assert obey(make_context(), typed) == Quit()
+    assert run_command(make_context(), typed) == Quit()
 
 
 @pytest.mark.parametrize("text", ["/drop {}", "/summarise {}", "/undo {}", "/edit {}", "/edit --reply {}"])
@@ -139,7 +139,7 @@ def test_numbers_of_any_length_are_handled(text: str) -> None:
     for event in replying(context.session, context.session.ask("hello"), lambda: False):
         assert event
     try:
-        obey(context, text.format("9" * 5000))
+        run_command(context, text.format("9" * 5000))
     except UsageError:
         return
     assert text.startswith("/edit")

@@ -75,7 +75,7 @@ class Conversation:
         return self.stderr.getvalue().splitlines()
 
 
-def filled(policy: str, answers: str = "", **more: object) -> Conversation:
+def four_exchanges(policy: str, answers: str = "", **more: object) -> Conversation:
     """Return a conversation of four exchanges of 2 + 5 tokens: 28 of 40 used, 5 reserved for the reply."""
     conversation = Conversation(policy, answers, replies=["one two three four"], **more)  # type: ignore[arg-type]
     for name in "abcd":
@@ -130,7 +130,7 @@ def test_the_meter_is_empty_if_the_template_rejects_the_conversation(monkeypatch
 
 
 def test_drop_drops_the_oldest_exchanges_but_not_the_system_prompt() -> None:
-    conversation = filled("drop", system="Be brief.", size=43)
+    conversation = four_exchanges("drop", system="Be brief.", size=43)
     done = conversation.say(TOO_LONG)
     assert done is not None
     assert conversation.sent == ["Be brief.", "c", "one two three four", "d", "one two three four", TOO_LONG]
@@ -144,7 +144,7 @@ def test_drop_drops_the_oldest_exchanges_but_not_the_system_prompt() -> None:
 
 
 def test_a_resumed_session_knows_what_is_not_sent() -> None:
-    conversation = filled("drop")
+    conversation = four_exchanges("drop")
     conversation.say(TOO_LONG)
     again = Session(FakeModel(context_size=40), CONTROLS, tree=Tree.replay(conversation.events))
     assert [message["content"] for message in again.messages][:1] == ["c"]
@@ -152,7 +152,7 @@ def test_a_resumed_session_knows_what_is_not_sent() -> None:
 
 
 def test_dropping_frees_tokens_for_more_than_one_message() -> None:
-    conversation = filled("drop", size=120)
+    conversation = four_exchanges("drop", size=120)
     for _ in range(20):
         conversation.say("e")
     assert 1 < len(conversation.reductions) < 7
@@ -162,7 +162,7 @@ def test_dropping_frees_tokens_for_more_than_one_message() -> None:
 
 
 def test_dropping_again_keeps_what_was_dropped_before() -> None:
-    conversation = filled("drop")
+    conversation = four_exchanges("drop")
     for _ in range(4):
         conversation.say(LONG)
     assert len(conversation.reductions) > 1
@@ -172,7 +172,7 @@ def test_dropping_again_keeps_what_was_dropped_before() -> None:
 
 
 def test_error_refuses_only_prompts_that_do_not_fit() -> None:
-    conversation = filled("error")
+    conversation = four_exchanges("error")
     assert conversation.say(LONG) is not None
     conversation.session.undo()
     with pytest.raises(ContextFullError) as caught:
@@ -186,7 +186,7 @@ def test_error_refuses_only_prompts_that_do_not_fit() -> None:
 
 
 def test_ask_means_error_without_a_user() -> None:
-    conversation = filled("ask")
+    conversation = four_exchanges("ask")
     assert conversation.overflow.policy == "error"
     with pytest.raises(ContextFullError):
         conversation.say(TOO_LONG)
@@ -194,7 +194,7 @@ def test_ask_means_error_without_a_user() -> None:
 
 def test_a_message_too_long_by_itself_is_refused_under_every_policy() -> None:
     for policy in ("ask", "error", "drop", "summarise"):
-        conversation = filled(policy, "x")
+        conversation = four_exchanges(policy, "x")
         with pytest.raises(PromptTooLongError) as caught:
             conversation.say(" ".join("e" * 60))
         assert str(caught.value).startswith("the prompt has 61 tokens and the context holds 40, "), policy
@@ -203,7 +203,7 @@ def test_a_message_too_long_by_itself_is_refused_under_every_policy() -> None:
 
 
 def test_the_user_is_asked_and_may_drop() -> None:
-    conversation = filled("ask", "xd")
+    conversation = four_exchanges("ask", "xd")
     assert conversation.say(TOO_LONG) is not None
     assert conversation.lines == [
         "the prompt has 41 tokens and the context holds 40: [d]rop the 2 oldest exchanges, [s]ummarise, "
@@ -214,7 +214,7 @@ def test_the_user_is_asked_and_may_drop() -> None:
 
 
 def test_the_user_may_answer_anyway_if_the_prompt_fits() -> None:
-    conversation = filled("ask", "a")
+    conversation = four_exchanges("ask", "a")
     assert conversation.say(LONG) is not None
     assert conversation.lines == [
         "the prompt has 36 tokens, leaving 4 of 40 for the reply: [d]rop the oldest exchange, [s]ummarise, "
@@ -226,7 +226,7 @@ def test_the_user_may_answer_anyway_if_the_prompt_fits() -> None:
 
 @pytest.mark.parametrize("answer", ["e", "-", "^"])
 def test_the_user_may_go_back_to_the_message(answer: str) -> None:
-    conversation = filled("ask", answer)
+    conversation = four_exchanges("ask", answer)
     assert conversation.say(TOO_LONG) is None
     assert len(conversation.model.calls) == 4
     assert [message["content"] for message in conversation.session.messages][-1] == "one two three four"
@@ -236,7 +236,7 @@ LONGER = " ".join("e" * 60)
 SUMMARY = "Summary of the earlier conversation:\n\nLetters came."
 
 
-def twenty(summary: str) -> Conversation:
+def twenty_exchanges(summary: str) -> Conversation:
     """Return a conversation of 20 exchanges of 7 tokens: 140 of 200 used, 25 reserved; `summary` and a reply follow."""
     conversation = Conversation("summarise", replies=["one two three four"], size=200)
     for _ in range(20):
@@ -247,7 +247,7 @@ def twenty(summary: str) -> Conversation:
 
 
 def test_a_refused_message_does_not_become_an_alternative() -> None:
-    conversation = filled("error", size=41)
+    conversation = four_exchanges("error", size=41)
     with pytest.raises(ContextFullError):
         conversation.say(TOO_LONG)
     with pytest.raises(ContextFullError):
@@ -261,7 +261,7 @@ def test_a_refused_message_does_not_become_an_alternative() -> None:
 
 
 def test_summarise_replaces_the_oldest_turns_with_a_summary() -> None:
-    conversation = twenty("Letters came.")
+    conversation = twenty_exchanges("Letters came.")
     assert conversation.say(LONGER) is not None
     asked = conversation.model.asked[-2]
     assert asked[0] == {"role": "user", "content": "a"}
@@ -281,20 +281,20 @@ def test_summarise_replaces_the_oldest_turns_with_a_summary() -> None:
 
 
 def test_an_empty_summary_changes_nothing() -> None:
-    conversation = twenty(" ")
+    conversation = twenty_exchanges(" ")
     with pytest.raises(UsageError, match="no summary was generated, so nothing was dropped"):
         conversation.say(LONGER)
     assert conversation.session.tree.dropped() == set()
 
 
 def test_turns_that_fill_the_context_are_not_summarised() -> None:
-    conversation = filled("summarise")
+    conversation = four_exchanges("summarise")
     with pytest.raises(PromptTooLongError, match="so they cannot be summarised: drop them"):
         conversation.say(TOO_LONG)
 
 
 def test_an_earlier_summary_is_kept_when_more_is_dropped() -> None:
-    conversation = filled("drop", size=100)
+    conversation = four_exchanges("drop", size=100)
     conversation.model.replies = ["Short."]
     list(context_budget.summarise(conversation.session, conversation.session.end, 1, None))
     assert conversation.session.messages[0]["content"] == "Summary of the earlier conversation:\n\nShort."
@@ -306,7 +306,7 @@ def test_an_earlier_summary_is_kept_when_more_is_dropped() -> None:
 
 
 def test_a_reply_that_filled_the_context_continues_after_dropping() -> None:
-    conversation = filled("drop", size=60)
+    conversation = four_exchanges("drop", size=60)
     conversation.model.replies = [" ".join(f"w{number}" for number in range(40))]
     conversation.model._begun = 0
     done = conversation.say("count")
@@ -324,7 +324,7 @@ def test_a_reply_that_filled_the_context_continues_after_dropping() -> None:
 
 
 def test_a_retry_is_checked_like_a_first_answer() -> None:
-    conversation = filled("error")
+    conversation = four_exchanges("error")
     conversation.say(LONG)
     conversation.model.context_size = 36
     conversation.session.reply_settings = conversation.session.reply_settings.changed("overflow", "drop", CONTROLS)
@@ -351,7 +351,7 @@ def test_exchanges_that_can_be_dropped() -> None:
 
 
 def test_a_short_reply_reserves_few_tokens() -> None:
-    conversation = filled("ask", "x")
+    conversation = four_exchanges("ask", "x")
     conversation.session.reply_settings = replace(conversation.session.reply_settings, max_tokens=3)
     assert conversation.say(LONG) is not None
     assert conversation.prompts == []

@@ -38,7 +38,7 @@ PROGRAM = (app, chat, fakes)
 
 
 @dataclass
-class Killed:
+class KilledChats:
     """Chats that were killed; by session name, the messages whose replies had been shown in full."""
 
     models: Path
@@ -47,12 +47,14 @@ class Killed:
 
     def chat(self, number: int) -> None:
         """Start chat `number` in a process of its own and kill it, at a moment drawn from a fixed seed."""
-        chance = random.Random(number)
-        name = chance.choice([f"shared {chance.randrange(4)}", f"own {number}"])
-        questions = [f"question {number} {index} {'word ' * chance.randrange(9)}".strip() for index in range(QUESTIONS)]
-        at_write = chance.randrange(1, 3 * QUESTIONS) if number % 2 else None
-        turns, seconds = chance.randrange(QUESTIONS), chance.uniform(0, 25 * TOKEN_SECONDS)
-        lines = "".join(f"{question}\n{chance.choice(COMMANDS)}\n" for question in questions)
+        random_source = random.Random(number)
+        name = random_source.choice([f"shared {random_source.randrange(4)}", f"own {number}"])
+        questions = [
+            f"question {number} {index} {'word ' * random_source.randrange(9)}".strip() for index in range(QUESTIONS)
+        ]
+        at_write = random_source.randrange(1, 3 * QUESTIONS) if number % 2 else None
+        turns, seconds = random_source.randrange(QUESTIONS), random_source.uniform(0, 25 * TOKEN_SECONDS)
+        lines = "".join(f"{question}\n{random_source.choice(COMMANDS)}\n" for question in questions)
         arguments = ("chat", "--session", name, "--quiet", "--color", "never", "--ctx", "1000000")
         process, keys, shown = _start(self.models, arguments, at_write)
         os.write(keys, lines.encode())
@@ -134,7 +136,7 @@ def _read(descriptor: int, enough: Callable[[bytes], Any]) -> bytes:
 @pytest.mark.timeout(120 + 5 * KILLS)
 @pytest.mark.slow
 def test_no_completed_turn_is_lost(tmp_path: Path) -> None:
-    killed = Killed(tmp_path)
+    killed = KilledChats(tmp_path)
     store = SessionStore(tmp_path / "home" / "sessions")
     for number in range(KILLS):
         killed.chat(number)

@@ -44,12 +44,12 @@ class Model:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "sessions" / "one"
-    made.mkdir(parents=True)
-    return made
+    created = tmp_path / "sessions" / "one"
+    created.mkdir(parents=True)
+    return created
 
 
-def kept(folder: Path) -> int:
+def snapshot_tokens(folder: Path) -> int:
     """Return the number of tokens in the snapshot of a session; -1 without a snapshot."""
     path = folder / "kv.snapshot"
     return path.stat().st_size // 8 if path.exists() else -1
@@ -71,7 +71,7 @@ def test_when_a_snapshot_is_saved(folder: Path, mode: SnapshotMode, seconds: flo
     model = Model(seconds=seconds)
     model.cached_ids = np.broadcast_to(np.int64(1), tokens)
     assert KVSnapshots(model, mode, 1 << 30).save_or_remove(folder) is None
-    assert kept(folder) == expected
+    assert snapshot_tokens(folder) == expected
 
 
 def test_restoring_a_snapshot(folder: Path) -> None:
@@ -85,13 +85,13 @@ def test_restoring_a_snapshot(folder: Path) -> None:
     # No new tokens were evaluated, so the snapshot is kept whatever it is worth.
     model.reevaluation_seconds = 0.0
     assert snapshots.save_or_remove(folder) is None
-    assert (model.saved, kept(folder)) == (0, 12)
+    assert (model.saved, snapshot_tokens(folder)) == (0, 12)
     model.cached_ids = np.arange(15)
     assert snapshots.save_or_remove(folder) is None
-    assert kept(folder) == -1
+    assert snapshot_tokens(folder) == -1
     model.cached_ids, model.reevaluation_seconds = np.arange(16), 3.0
     snapshots.save_or_remove(folder)
-    assert (model.saved, kept(folder)) == (1, 16)
+    assert (model.saved, snapshot_tokens(folder)) == (1, 16)
 
 
 def test_tokens_of_another_session_are_not_saved_here(folder: Path) -> None:
@@ -102,7 +102,7 @@ def test_tokens_of_another_session_are_not_saved_here(folder: Path) -> None:
     assert snapshots.save_or_remove(other) is None
     assert snapshots.restore(folder) is None
     assert snapshots.save_or_remove(folder) is None
-    assert (kept(other), kept(folder)) == (12, -1)
+    assert (snapshot_tokens(other), snapshot_tokens(folder)) == (12, -1)
 
 
 def test_a_long_prefill_is_saved_after_the_turn(folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_long_prefill_is_saved_after_the_turn(folder: Path) -> None:
     ):
         model.cached_ids, model.reevaluation_seconds = np.arange(tokens), seconds
         assert snapshots.save_after_turn(folder) is None
-        assert kept(folder) == expected
+        assert snapshot_tokens(folder) == expected
     model.cached_ids = np.arange(220)[::-1].copy()  # Another branch of the conversation.
     snapshots.save_after_turn(folder)
     assert model.saved == 3
@@ -132,7 +132,7 @@ def test_off_neither_restores_nor_saves(folder: Path) -> None:
     assert snapshots.restore(folder) is None
     assert len(model.cached_ids) == 3
     assert snapshots.save_or_remove(folder) is None
-    assert kept(folder) == -1
+    assert snapshot_tokens(folder) == -1
 
 
 def test_an_unusable_snapshot_leads_to_a_notice(folder: Path) -> None:
@@ -183,7 +183,7 @@ def test_links_and_special_files_are_not_removed(folder: Path, tmp_path: Path) -
     (folder.parent / "linked").symlink_to(elsewhere)
     (folder.parent / "odd" / "kv.snapshot").mkdir(parents=True)
     assert KVSnapshots(Model(100), "on", 1000).save_or_remove(folder) is None
-    assert kept(folder) == 100
+    assert snapshot_tokens(folder) == 100
     assert (elsewhere / "kv.snapshot").stat().st_size == 1000
     assert (folder.parent / "odd" / "kv.snapshot").is_dir()
 
@@ -192,10 +192,10 @@ def test_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = "a snapshot of 2 MiB exceeds snapshot-limit: the conversation will be evaluated again"
     for mode, notice in (("on", large), ("auto", None)):
         assert KVSnapshots(Model(1 << 18), mode, 1 << 20).save_or_remove(folder) == notice
-        assert kept(folder) == -1
+        assert snapshot_tokens(folder) == -1
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(kv_snapshots.shutil, "disk_usage", lambda _: usage(9, 9, 3 << 20))
     full = "there is not enough disk space for a snapshot of 2 MiB"
     for mode, notice in (("on", full), ("auto", None)):
         assert KVSnapshots(Model(1 << 18), mode, 1 << 30).save_or_remove(folder) == notice
-        assert kept(folder) == -1
+        assert snapshot_tokens(folder) == -1

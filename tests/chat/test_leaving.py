@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> SessionStore:
     return SessionStore(tmp_path / "home" / "sessions")
 
 
-def left(terminal: Terminal, *inputs: str) -> list[str]:
+def leave(terminal: Terminal, *inputs: str) -> list[str]:
     """Type each of `inputs` at a prompt. Return the lines on the screen when the process has ended."""
     for typed in inputs:
         terminal.prompt()
@@ -31,7 +31,7 @@ def left(terminal: Terminal, *inputs: str) -> list[str]:
 @pytest.mark.parametrize("typed", ["/quit\r", "/exit\r", "/bye\r", "/q\r", "exit\r", "quit \r", "\x04"])
 def test_ways_out(typed: str, tmp_path: Path) -> None:
     with Terminal("chat", "--no-save", models=tmp_path) as terminal:
-        lines = left(terminal, "hello\r", typed)
+        lines = leave(terminal, "hello\r", typed)
         assert lines[1:3] == ["> hello", "echo: hello"]
         assert lines[3].startswith(FIGURES)
         assert lines[4:] == ["", f"> {typed.strip()}".rstrip("\x04 ")]
@@ -50,25 +50,25 @@ def test_the_words_are_messages_in_a_sentence_in_quotes_and_in_a_pipe(tmp_path: 
 
 def test_leaving_says_how_to_resume_the_session(tmp_path: Path, store: SessionStore) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
-        assert left(terminal, "one\r", "\x04")[-2:] == [">", "to continue: qwchat -c"]
+        assert leave(terminal, "one\r", "\x04")[-2:] == [">", "to continue: qwchat -c"]
         assert b"\x1b[2mto continue: qwchat -c\x1b[0m\r\n" in terminal.raw
     first = store.latest().id
     with Terminal("chat", "--session", "two words", models=tmp_path) as terminal:
-        assert left(terminal, "one\r", "exit\r")[-1] == "to continue: qwchat --resume 'two words'"
+        assert leave(terminal, "one\r", "exit\r")[-1] == "to continue: qwchat --resume 'two words'"
     with Terminal("chat", "--resume", first, models=tmp_path) as terminal:
         # The new session has no message, so the other one is still the latest.
-        assert left(terminal, "/quit\r")[-1] == f"to continue: qwchat --resume {first}"
+        assert leave(terminal, "/quit\r")[-1] == f"to continue: qwchat --resume {first}"
     for command in ("-c", f"--resume={first}", "--resume=two words"):
         assert call(*command.split("=", 1), "-p", "two", models=tmp_path).returncode == 0
 
 
 def test_no_hint_without_a_saved_session_or_a_reader(tmp_path: Path, store: SessionStore) -> None:
     with Terminal("chat", models=tmp_path) as terminal:
-        assert left(terminal, "/set temp 1\r", "\x04")[1:] == ["> /set temp 1", "temp 1", ">"]
+        assert leave(terminal, "/set temp 1\r", "\x04")[1:] == ["> /set temp 1", "temp 1", ">"]
     with Terminal("chat", "--no-save", models=tmp_path) as terminal:
-        assert left(terminal, "one\r", "\x04")[-1] == ">"
+        assert leave(terminal, "one\r", "\x04")[-1] == ">"
     with Terminal("chat", "-q", models=tmp_path) as terminal:
-        assert left(terminal, "one\r", "\x04") == ["> one", "echo: one", "", ">"]
+        assert leave(terminal, "one\r", "\x04") == ["> one", "echo: one", "", ">"]
     assert "go on" not in call("chat", models=tmp_path, stdin=b"one\n").stderr.decode()
     with Terminal("chat", models=tmp_path, variables={"TERM": "dumb"}) as terminal:
         terminal.wait_until(lambda: terminal.text.endswith(">"), "the prompt")
@@ -82,7 +82,7 @@ def test_no_hint_without_a_saved_session_or_a_reader(tmp_path: Path, store: Sess
 def test_blank_lines_separate_turns_and_appear_nowhere_else(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "Name a sea.", "The Pacific.", name="seas")
     with Terminal("chat", "-q", models=tmp_path, replies=["One.", "Two."]) as terminal:
-        lines = left(
+        lines = leave(
             terminal,
             "first\r",
             "\r",
@@ -106,7 +106,7 @@ def test_blank_lines_separate_turns_and_appear_nowhere_else(tmp_path: Path, stor
         "> /quit",
     ]  # fmt: skip
     with Terminal("chat", "--resume", "seas", "-q", models=tmp_path) as terminal:
-        assert left(terminal, "/quit\r")[-4:] == ["> Name a sea.", "The Pacific.", "", "> /quit"]
+        assert leave(terminal, "/quit\r")[-4:] == ["> Name a sea.", "The Pacific.", "", "> /quit"]
 
 
 def test_one_blank_line_follows_a_stopped_reply(tmp_path: Path) -> None:

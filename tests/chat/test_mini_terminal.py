@@ -47,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def talk(
+def start_chat(
     models: Path, home: Path, *arguments: str, rows: int = ROWS, columns: int = COLUMNS, **variables: str
 ) -> Terminal:
     """Start the program in a terminal, with its own home folder and the compiled kernels of all tests."""
@@ -91,7 +91,7 @@ def screen(terminal: Terminal) -> list[str]:
     return [FIGURES if figures.match(row) else row for row in terminal.text.split("\n")]
 
 
-def said(home: Path) -> list[tuple[str, str]]:
+def turn_texts(home: Path) -> list[tuple[str, str]]:
     """Return the role and text of every turn in a conversation saved as JSON."""
     messages = json.loads((home / "talk.json").read_text())["messages"]
     return [(message["role"], message["content"]) for message in messages]
@@ -100,7 +100,7 @@ def said(home: Path) -> list[tuple[str, str]]:
 def save(terminal: Terminal, home: Path) -> list[tuple[str, str]]:
     (home / "talk.json").unlink(missing_ok=True)
     ask(terminal, f"/save {home}/talk.json")
-    return said(home)
+    return turn_texts(home)
 
 
 def ask(terminal: Terminal, *inputs: str) -> None:
@@ -122,7 +122,7 @@ def expected(*parts: Sequence[str] | str) -> list[str]:
 @pytest.mark.slow
 def test_a_conversation_in_a_narrow_and_a_wide_window(models: Path, tmp_path: Path, columns: int) -> None:
     questions = ("What can you do?", "2 + 3?")
-    with talk(models, tmp_path, "--temp", "0", "-q", columns=columns) as terminal:
+    with start_chat(models, tmp_path, "--temp", "0", "-q", columns=columns) as terminal:
         terminal.prompt()
         ask(terminal, *questions)
         rows = terminal.text.split("\n")
@@ -136,7 +136,7 @@ def test_a_conversation_in_a_narrow_and_a_wide_window(models: Path, tmp_path: Pa
 
 
 def test_history_completion_and_commands(models: Path, tmp_path: Path) -> None:
-    with talk(models, tmp_path, "--temp", "0") as terminal:
+    with start_chat(models, tmp_path, "--temp", "0") as terminal:
         terminal.prompt()
         ask(terminal, "How many days has a week?", "Hello")
         terminal.type("\x12days")
@@ -160,7 +160,7 @@ def test_history_completion_and_commands(models: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_paste_of_500_lines(models: Path, tmp_path: Path) -> None:
     lines = "\n".join(f"{number % 10}" for number in range(500))
-    with talk(models, tmp_path, "--temp", "0", "--max-tokens", "8") as terminal:
+    with start_chat(models, tmp_path, "--temp", "0", "--max-tokens", "8") as terminal:
         terminal.prompt()
         terminal.type(f"\x1b[200~{lines}\x1b[201~")
         terminal.wait("[Pasted text #1 +500 lines]")
@@ -174,7 +174,7 @@ def test_a_paste_of_500_lines(models: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_stopped_reply_continues_to_the_same_end(models: Path, tmp_path: Path) -> None:
     whole = answer(models, "Tell me everything", *WORLDLY, "--max-tokens", "1500")
-    with talk(models, tmp_path, *WORLDLY, "--max-tokens", "1500", "--render", "plain") as terminal:
+    with start_chat(models, tmp_path, *WORLDLY, "--max-tokens", "1500", "--render", "plain") as terminal:
         terminal.prompt()
         terminal.type("Tell me everything\r")
         terminal.wait_until(lambda: len(terminal.text) > 400, "some of the reply")
@@ -190,7 +190,7 @@ def test_a_stopped_reply_continues_to_the_same_end(models: Path, tmp_path: Path)
 
 
 def test_a_prefill_is_stopped(models: Path, tmp_path: Path) -> None:
-    with talk(models, tmp_path, "--temp", "0") as terminal:
+    with start_chat(models, tmp_path, "--temp", "0") as terminal:
         terminal.prompt()
         terminal.type("\x1b[200~" + "word " * 1500 + "\x1b[201~")
         terminal.wait("[Pasted text #1")
@@ -204,7 +204,7 @@ def test_a_prefill_is_stopped(models: Path, tmp_path: Path) -> None:
 
 
 def test_retry_alternatives_edit_undo_and_fork(models: Path, tmp_path: Path) -> None:
-    with talk(models, tmp_path, "--temp", "0", "--session", "first") as terminal:
+    with start_chat(models, tmp_path, "--temp", "0", "--session", "first") as terminal:
         terminal.prompt()
         ask(terminal, "My name is Anna.", "What is my name?")
         first = save(terminal, tmp_path)
@@ -238,7 +238,7 @@ def test_the_window_changes_while_a_reply_streams(models: Path, tmp_path: Path, 
     sizes = [(12, 30), (20, 60), (30, 80), (ROWS, COLUMNS)]
     rows, columns = sizes[0] if growing else sizes[-1]
     options = (*WORLDLY, "--max-tokens", "1200", "--render", "markdown")
-    with talk(models, tmp_path, *options, rows=rows, columns=columns) as terminal:
+    with start_chat(models, tmp_path, *options, rows=rows, columns=columns) as terminal:
         terminal.prompt()
         terminal.type("Tell me everything\r")
         for rows, columns in sizes[1:] if growing else sizes[-2::-1]:
@@ -277,7 +277,7 @@ def letters(text: str) -> str:
 @pytest.mark.slow
 def test_wide_letters_and_emoji(models: Path, tmp_path: Path) -> None:
     question = "日本語 と 한국어, 👩‍👩‍👧 🇫🇷 é ü"
-    with talk(models, tmp_path, "--temp", "0", columns=40) as terminal:
+    with start_chat(models, tmp_path, "--temp", "0", columns=40) as terminal:
         terminal.prompt()
         ask(terminal, question)
         (_, asked), (_, reply) = save(terminal, tmp_path)
@@ -291,7 +291,7 @@ def test_wide_letters_and_emoji(models: Path, tmp_path: Path) -> None:
 def test_a_dumb_terminal_and_one_without_colour(models: Path, tmp_path: Path) -> None:
     whole = answer(models, "What can you do?", "--temp", "0")
     for variables, escapes in (({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)):
-        with talk(models, tmp_path, "--temp", "0", "--no-save", **variables) as terminal:
+        with start_chat(models, tmp_path, "--temp", "0", "--no-save", **variables) as terminal:
             terminal.wait("Ctrl-D to leave\n>")
             terminal.type("What can you do?\r")
             terminal.wait("s to first token")

@@ -31,7 +31,7 @@ from tests.cli.runs import call
 EXCHANGES = ("a b", "c d", "e f")
 
 
-def talk(model: FakeModel | qwchat.Model, lines: list[str], policy: str = "error") -> tuple[Chat, io.StringIO]:
+def run_chat(model: FakeModel | qwchat.Model, lines: list[str], policy: str = "error") -> tuple[Chat, io.StringIO]:
     """Type `lines` into a chat by the line; return it, and what went to standard error."""
     stderr = io.StringIO()
     reply_settings = ReplySettings(SamplingParams(), max_tokens=4)
@@ -71,7 +71,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_each_reply_of_a_chat_renders_its_prompt_once(model: qwchat.Model, rendered: list[int], tmp_path: Path) -> None:
     (tmp_path / "note.md").write_text("Planets are round.")
-    chat, stderr = talk(
+    chat, stderr = run_chat(
         model,
         ["Name a planet.", "/continue", f"Is it in @{tmp_path / 'note.md'}?", "/retry --temp 1", "/edit And a sea?"],
     )
@@ -100,13 +100,13 @@ def test_a_single_question_renders_its_prompt_once(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("policy", ["error", "drop", "summarise"])
 def test_a_prompt_that_fits_is_not_rendered_again_under_any_policy(policy: str) -> None:
     model = FakeModel(["one two"], context_size=200)
-    talk(model, list(EXCHANGES), policy)
+    run_chat(model, list(EXCHANGES), policy)
     assert [len(messages) for messages in model.rendered] == [1, 3, 5]
 
 
 def test_no_prompt_is_rendered_twice_when_old_turns_are_dropped() -> None:
     model = FakeModel(["one two"], context_size=24)
-    chat, _ = talk(model, [*EXCHANGES, "g h i"], "drop")
+    chat, _ = run_chat(model, [*EXCHANGES, "g h i"], "drop")
     assert chat.context.session.tree.dropped() == {1, 2}
     assert [len(messages) for messages in model.rendered] == [1, 3, 5, 7, 3, 5], "all turns, then fewer of them"
     assert model.asked[-1] == model.rendered[-1] == chat.context.session.messages_to(7)
@@ -121,7 +121,7 @@ class Interrupted(FakeModel):
 
 
 def test_a_stop_requested_while_the_prompt_is_rendered_stops_the_reply() -> None:
-    chat, stderr = talk(Interrupted(["one two"]), ["hello"])
+    chat, stderr = run_chat(Interrupted(["one two"]), ["hello"])
     assert "stopped; no tokens generated, /retry tries again" in stderr.getvalue()
     assert [node.content for node in chat.context.session.tree.nodes] == ["hello"]
 

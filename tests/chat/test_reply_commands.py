@@ -32,21 +32,21 @@ def make_context(*replies: str, styling: Styling = TERMINAL) -> tuple[CommandCon
     return CommandContext(session, "mini", ReplyView(out, styling)), out
 
 
-def obey(context: CommandContext, text: str) -> Outcome:
+def run_command(context: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(context, command[1])
 
 
 def stats(context: CommandContext) -> str:
-    shown = obey(context, "/stats")
+    shown = run_command(context, "/stats")
     assert isinstance(shown, Show)
     return format_answer(shown.table, shown.text)
 
 
 def refused(context: CommandContext, text: str) -> str:
     with pytest.raises(UsageError) as caught:
-        obey(context, text)
+        run_command(context, text)
     return str(caught.value)
 
 
@@ -58,10 +58,10 @@ def xterm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_raw_shows_the_last_reply_or_all_replies_as_text() -> None:
     context, _ = make_context("# One", REPLY)
-    assert obey(context, "/raw") == Show(message=REPLY)
-    assert obey(context, "/raw on") == Show("replies are shown as plain text")
+    assert run_command(context, "/raw") == Show(message=REPLY)
+    assert run_command(context, "/raw on") == Show("replies are shown as plain text")
     assert context.view.rendering == "plain"
-    assert obey(context, "/raw off") == Show("replies are shown as rendered Markdown")
+    assert run_command(context, "/raw off") == Show("replies are shown as rendered Markdown")
     assert context.view.rendering == "markdown"
     assert refused(context, "/raw maybe") == "/raw takes on, off or nothing, not 'maybe'"
     assert refused(make_context()[0], "/raw") == "there is no reply yet"
@@ -77,7 +77,7 @@ def test_raw_shows_the_last_reply_or_all_replies_as_text() -> None:
 )
 def test_copy_sends_the_text_to_the_terminal(typed: str, text: str, answer: str) -> None:
     context, out = make_context(REPLY)
-    assert obey(context, typed) == Show(answer)
+    assert run_command(context, typed) == Show(answer)
     coded = base64.b64encode(text.encode()).decode()
     assert out.getvalue() == f"\x1b]52;c;{coded}\x07"
 
@@ -112,16 +112,16 @@ def test_obstacles_to_copying_are_named() -> None:
 def test_write_creates_a_file_and_overwrites_none(tmp_path: Path) -> None:
     context, _ = make_context(REPLY)
     path = tmp_path / "two words.py"
-    assert obey(context, f"/write 1 {path}") == Show(f"wrote code block 1 to {path} (2 lines)")
+    assert run_command(context, f"/write 1 {path}") == Show(f"wrote code block 1 to {path} (2 lines)")
     assert path.read_bytes() == b"x = 1\n  y\n"
-    assert obey(context, f"/write code 2 {path}") == Show(f"wrote code block 2 to {path} (1 line)")
+    assert run_command(context, f"/write code 2 {path}") == Show(f"wrote code block 2 to {path} (1 line)")
     assert path.read_bytes() == b"z\x1b\n"
     (tmp_path / "mine").write_text("mine")
     assert refused(context, f"/write 1 {tmp_path}/mine") == f"{tmp_path}/mine already exists: choose another name"
     assert refused(context, "/write 1") == "/write needs a file name, for example /write 2 fix.py"
     assert refused(context, f"/write 9 {tmp_path}/x") == "there is no code block 9: the last reply has 2"
     assert refused(context, f"/write 1 {tmp_path}/no/x") == f"cannot write {tmp_path}/no/x: No such file or directory"
-    assert obey(make_context("```\na\n```")[0], f"/write {tmp_path}/only") == Show(
+    assert run_command(make_context("```\na\n```")[0], f"/write {tmp_path}/only") == Show(
         f"wrote code block 1 to {tmp_path}/only (1 line)"
     )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "only", "two words.py"]
@@ -156,7 +156,7 @@ def test_stats_adds_up_all_replies() -> None:
 
 def test_stats_counts_the_prefill_of_stopped_replies() -> None:
     context, _ = make_context("one two")
-    for _event in replying(context.session, context.session.ask("word " * 300), After(3)):
+    for _event in replying(context.session, context.session.ask("word " * 300), StopAfter(3)):
         pass
     assert stats(context).splitlines()[:4] == [
         "replies      1",
@@ -169,7 +169,7 @@ def test_stats_counts_the_prefill_of_stopped_replies() -> None:
     assert stats(context).splitlines()[:2] == ["replies      2", "stopped      1 before the first token"]
 
 
-class After:
+class StopAfter:
     """Asks to stop from the `number`-th call on."""
 
     def __init__(self, number: int) -> None:

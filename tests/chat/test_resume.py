@@ -38,24 +38,24 @@ def save(
     return store.find(file.folder.name)
 
 
-def said(store: SessionStore, entry: SessionEntry) -> list[str]:
+def turn_texts(store: SessionStore, entry: SessionEntry) -> list[str]:
     return [node.content for node in store.read(entry.id).tree.path()]
 
 
-def talk(models: Path, *arguments: str, lines: str, **script: object) -> tuple[int, str, str]:
+def run_chat(models: Path, *arguments: str, lines: str, **script: object) -> tuple[int, str, str]:
     """Run a chat that reads lines. Return its exit code, its output, and its errors without figures."""
     ran = call("chat", *arguments, models=models, stdin=lines.encode(), **script)
     return ran.returncode, ran.stdout.decode(), FIGURES.sub("", ran.stderr.decode())
 
 
 def test_a_chat_is_saved_and_continued(tmp_path: Path, store: SessionStore) -> None:
-    assert talk(tmp_path, lines="one\ntwo\n")[:2] == (0, "echo: one\necho: two\n")
+    assert run_chat(tmp_path, lines="one\ntwo\n")[:2] == (0, "echo: one\necho: two\n")
     entry = store.latest()
     assert (entry.title, entry.model, entry.messages) == ("one", "mini", 4)
-    code, out, err = talk(tmp_path, "--continue", lines="three\n")
+    code, out, err = run_chat(tmp_path, "--continue", lines="three\n")
     assert (code, out) == (0, "echo: three\n")
     assert f"qwchat: continuing session {entry.id}, 4 messages: one\n" in err
-    assert said(store, entry) == ["one", "echo: one", "two", "echo: two", "three", "echo: three"]
+    assert turn_texts(store, entry) == ["one", "echo: one", "two", "echo: two", "three", "echo: three"]
     assert len(store.entries()) == 1
     settings = store.read(entry.id).tree.nodes[1].settings
     assert settings is not None
@@ -77,17 +77,17 @@ def test_ctrl_c_while_a_turn_is_being_saved_neither_ends_the_chat_nor_loses_the_
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
-    assert talk(tmp_path, lines="one\ntwo\n")[0] == code
-    assert said(store, store.latest()) == [turn for question in asked for turn in (question, f"echo: {question}")]
+    assert run_chat(tmp_path, lines="one\ntwo\n")[0] == code
+    assert turn_texts(store, store.latest()) == [turn for question in asked for turn in (question, f"echo: {question}")]
 
 
 def test_no_save_leaves_no_trace(tmp_path: Path, store: SessionStore) -> None:
-    assert talk(tmp_path, "--no-save", lines="one\n")[0] == 0
-    assert talk(tmp_path, lines="/title x\n/set temp 1\n")[0] == 0
+    assert run_chat(tmp_path, "--no-save", lines="one\n")[0] == 0
+    assert run_chat(tmp_path, lines="/title x\n/set temp 1\n")[0] == 0
     assert not store.folder.exists()
     entry = save(store, "one", "two")
-    assert talk(tmp_path, "-c", "--no-save", lines="three\n")[0] == 0
-    assert said(store, entry) == ["one", "two"]
+    assert run_chat(tmp_path, "-c", "--no-save", lines="three\n")[0] == 0
+    assert turn_texts(store, entry) == ["one", "two"]
 
 
 def test_a_single_question_is_saved_only_in_a_session(tmp_path: Path, store: SessionStore) -> None:
@@ -97,12 +97,12 @@ def test_a_single_question_is_saved_only_in_a_session(tmp_path: Path, store: Ses
         json.loads(call("-p", text, "--session", "sums", "--json", models=tmp_path).stdout) for text in ("one", "two")
     ]
     entry = store.find("sums")
-    assert said(store, entry) == ["one", "echo: one", "two", "echo: two"]
+    assert turn_texts(store, entry) == ["one", "echo: one", "two", "echo: two"]
     assert [answer["session"] for answer in answers] == [entry.id, entry.id]
     assert "session" not in json.loads(call("-p", "x", "--json", models=tmp_path).stdout)
     ran = call("--resume", "sums", models=tmp_path, stdin=b"three")
     assert ran.stdout == b"echo: three\n"
-    assert said(store, entry)[-1] == "echo: three"
+    assert turn_texts(store, entry)[-1] == "echo: three"
 
 
 def test_a_session_of_a_single_question_continues_in_the_chat(tmp_path: Path, store: SessionStore) -> None:
@@ -124,7 +124,7 @@ def test_a_session_of_a_single_question_continues_in_the_chat(tmp_path: Path, st
         terminal.wait("the title is now: Sums")
         terminal.type("\x04")
         assert terminal.end() == 0
-    assert said(store, entry) == ["one", "echo: one", "two", "echo: two"]
+    assert turn_texts(store, entry) == ["one", "echo: one", "two", "echo: two"]
     assert store.find("sums").title == "Sums"
 
 
@@ -169,7 +169,7 @@ def test_a_session_is_chosen_on_the_screen(tmp_path: Path, store: SessionStore) 
         terminal.type("Another.\r")
         terminal.wait("echo: Another.")
         terminal.prompt()
-    assert said(store, lake)[2:] == ["Another.", "echo: Another."]
+    assert turn_texts(store, lake)[2:] == ["Another.", "echo: Another."]
 
 
 def test_a_narrow_window_shows_the_titles(tmp_path: Path, store: SessionStore) -> None:
@@ -179,8 +179,8 @@ def test_a_narrow_window_shows_the_titles(tmp_path: Path, store: SessionStore) -
 
 
 def test_a_session_keeps_its_settings_unless_others_are_given(tmp_path: Path, store: SessionStore) -> None:
-    talk(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
-    _, _, err = talk(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
+    run_chat(tmp_path, "--temp", "0.5", "--top-k", "9", "--stop", "END", lines="one\n")
+    _, _, err = run_chat(tmp_path, "-c", "--top-k", "8", lines="/set temp\n/set temp default\n/set top-k\n")
     assert "qwchat: using the settings of the session: temp 0.5, stop 'END'\n" in err
     assert "temp 0.5 (the session)\n" in err
     assert "\ntemp 0\n" in err
@@ -188,10 +188,10 @@ def test_a_session_keeps_its_settings_unless_others_are_given(tmp_path: Path, st
 
 
 def test_a_reply_interrupted_by_a_kill_continues_with_its_own_settings(tmp_path: Path, store: SessionStore) -> None:
-    talk(tmp_path, "--temp", "0.5", lines="one\n/set temp 1.5\ntwo\n")
+    run_chat(tmp_path, "--temp", "0.5", lines="one\n/set temp 1.5\ntwo\n")
     path = store.folder / store.latest().id / "session.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    assert "qwchat: using the settings of the session: temp 1.5\n" in talk(tmp_path, "-c", lines="/continue\n")[2]
+    assert "qwchat: using the settings of the session: temp 1.5\n" in run_chat(tmp_path, "-c", lines="/continue\n")[2]
     nodes = store.read(store.latest().id).tree.nodes
     assert [(node.content, (node.settings or {})["temperature"]) for node in nodes[2:]] == [
         ("two", 1.5),
@@ -200,12 +200,12 @@ def test_a_reply_interrupted_by_a_kill_continues_with_its_own_settings(tmp_path:
 
 
 def test_settings_of_one_reply_do_not_apply_to_the_next(tmp_path: Path, store: SessionStore) -> None:
-    talk(tmp_path, "--temp", "0.5", lines="one\n/retry --temp 2 --seed 3\n")
+    run_chat(tmp_path, "--temp", "0.5", lines="one\n/retry --temp 2 --seed 3\n")
     assert (
         "qwchat: using the settings of the session: temp 0.5\n"
-        in talk(tmp_path, "-c", lines="/set temp 1\n/retry --seed 3\n")[2]
+        in run_chat(tmp_path, "-c", lines="/set temp 1\n/retry --seed 3\n")[2]
     )
-    assert "qwchat: using the settings of the session: temp 1\n" in talk(tmp_path, "-c", lines="")[2]
+    assert "qwchat: using the settings of the session: temp 1\n" in run_chat(tmp_path, "-c", lines="")[2]
 
 
 def test_invalid_recorded_settings_are_ignored(tmp_path: Path, store: SessionStore) -> None:
@@ -215,7 +215,7 @@ def test_invalid_recorded_settings_are_ignored(tmp_path: Path, store: SessionSto
     wild = {"temperature": "hot", "top_p": 7, "stop": [1], "seed": "x", "unknown": [], "top_k": 5, "regex": "a+"}
     tree.add("assistant", "two", settings=wild)
     file.close()
-    assert "qwchat: using the settings of the session: top-k 5\n" in talk(tmp_path, "-c", lines="")[2]
+    assert "qwchat: using the settings of the session: top-k 5\n" in run_chat(tmp_path, "-c", lines="")[2]
 
 
 def test_leaving_the_list_leaves_the_program(tmp_path: Path, store: SessionStore) -> None:
@@ -240,7 +240,7 @@ def test_a_message_without_a_reply_is_reported(tmp_path: Path, store: SessionSto
 
 def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two", name="sums")
-    assert talk(tmp_path, lines="/resume sums\n") == (
+    assert run_chat(tmp_path, lines="/resume sums\n") == (
         0,
         "",
         "qwchat: mini at 4.88 bits per weight, context 2,048 tokens; /help for help, Ctrl-D to leave\n"
@@ -249,11 +249,11 @@ def test_resume_shows_no_exchange_in_a_pipe(tmp_path: Path, store: SessionStore)
 
 
 def test_the_system_prompt_of_a_session_stays_unless_another_is_given(tmp_path: Path, store: SessionStore) -> None:
-    talk(tmp_path, "-s", "Be brief.", lines="one\n")
+    run_chat(tmp_path, "-s", "Be brief.", lines="one\n")
     entry = store.latest()
-    talk(tmp_path, "-c", lines="two\n")
+    run_chat(tmp_path, "-c", lines="two\n")
     assert store.read(entry.id).tree.system == "Be brief."
-    talk(tmp_path, "-c", "-s", "Be kind.", lines="three\n")
+    run_chat(tmp_path, "-c", "-s", "Be kind.", lines="three\n")
     assert store.read(entry.id).tree.system == "Be kind."
 
 
@@ -265,9 +265,9 @@ def test_a_requested_persona_replaces_the_system_prompt_of_a_session(
     (personas / "poet.toml").write_text("system = 'A poet.'")
     (personas / "hot.toml").write_text("temp = 1.5")
     monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path / "own"))
-    talk(tmp_path, "-s", "Be brief.", lines="one\n")
+    run_chat(tmp_path, "-s", "Be brief.", lines="one\n")
     for arguments, prompt in ((("--as", "hot"), "Be brief."), (("--as", "poet"), "A poet."), ((), "A poet.")):
-        assert talk(tmp_path, "--continue", *arguments, lines="two\n/system\n")[0] == 0
+        assert run_chat(tmp_path, "--continue", *arguments, lines="two\n/system\n")[0] == 0
         assert store.read(store.latest().id).tree.system == prompt
 
 
@@ -278,9 +278,9 @@ def test_a_persona_of_the_configuration_leaves_a_session_its_system_prompt(
     personas.mkdir(parents=True)
     (personas / "poet.toml").write_text("system = 'A poet.'")
     monkeypatch.setenv("QWCHAT_CONFIG", str(tmp_path / "own"))
-    talk(tmp_path, "-s", "Be brief.", lines="one\n")
+    run_chat(tmp_path, "-s", "Be brief.", lines="one\n")
     (tmp_path / "own" / "config.toml").write_text("as = 'poet'\n")
-    assert talk(tmp_path, "--continue", lines="two\n/as none\n")[0] == 0
+    assert run_chat(tmp_path, "--continue", lines="two\n/as none\n")[0] == 0
     assert store.read(store.latest().id).tree.system == "Be brief."
 
 
@@ -289,14 +289,14 @@ def test_the_model_of_a_session_replies_unless_another_is_given(tmp_path: Path, 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text("{}")
     save(store, "one", "two", model="other")
-    assert "qwchat: other at 4.88 bits per weight" in talk(tmp_path, "-c", lines="")[2]
-    assert "qwchat: mini at 4.88 bits per weight" in talk(tmp_path, "-c", "-m", "mini", lines="")[2]
+    assert "qwchat: other at 4.88 bits per weight" in run_chat(tmp_path, "-c", lines="")[2]
+    assert "qwchat: mini at 4.88 bits per weight" in run_chat(tmp_path, "-c", "-m", "mini", lines="")[2]
 
 
 @pytest.mark.parametrize("model", ["gone", "../../tmp", "/etc", "\x1b[2J"])
 def test_a_missing_model_of_a_session_is_reported(tmp_path: Path, store: SessionStore, model: str) -> None:
     save(store, "one", "two", model=model)
-    code, _, err = talk(tmp_path, "-c", lines="")
+    code, _, err = run_chat(tmp_path, "-c", lines="")
     assert code == 0
     assert f"the session used the model {model.strip(chr(27))}, which is not available here (see qwchat list)" in err
 
@@ -307,7 +307,7 @@ def test_a_reply_of_another_model_is_reported(tmp_path: Path, store: SessionStor
     tree.add("user", "one")
     tree.add("assistant", "two", model="ffff", token_ids=[1, 2])
     file.close()
-    _, _, err = talk(tmp_path, "-c", lines="")
+    _, _, err = run_chat(tmp_path, "-c", lines="")
     assert "qwchat: the last reply came from another model (mini): mini evaluates the conversation again\n" in err
 
 
@@ -315,10 +315,10 @@ def test_damage_is_reported(tmp_path: Path, store: SessionStore) -> None:
     entry = save(store, "one", "two")
     with (store.folder / entry.id / "session.jsonl").open("ab") as file:
         file.write(b'nonsense\n{"node": {"id": 3, "par')
-    code, _, err = talk(tmp_path, "-c", lines="three\n")
+    code, _, err = run_chat(tmp_path, "-c", lines="three\n")
     assert code == 0
     assert f"qwchat: error: session {entry.id}: skipped 1 damaged line\n" in err
-    assert said(store, entry) == ["one", "two", "three", "echo: three"]
+    assert turn_texts(store, entry) == ["one", "two", "three", "echo: three"]
 
 
 @pytest.mark.parametrize(
@@ -374,20 +374,21 @@ def test_convert_keeps_its_own_resume(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_reported_once(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "sessions").write_text("")
-    code, out, err = talk(tmp_path, "--quiet", lines="one\ntwo\n")
+    code, out, err = run_chat(tmp_path, "--quiet", lines="one\ntwo\n")
     assert (code, out) == (0, "echo: one\necho: two\n")
     assert err.count("the chat continues, and saving is retried after every turn") == 1
 
 
 def test_a_cleared_session_says_how_to_restore_its_turns(tmp_path: Path, store: SessionStore) -> None:
-    talk(tmp_path, "--session", "sums", lines="one\n/clear\n")
-    err = talk(tmp_path, "-c", lines="/redo\n")[2]
+    run_chat(tmp_path, "--session", "sums", lines="one\n/clear\n")
+    err = run_chat(tmp_path, "-c", lines="/redo\n")[2]
     assert ", empty (/redo restores its turns): one\nrestored 2 turns\n" in err
-    talk(tmp_path, "--session", "sums", lines="/clear\n")
+    run_chat(tmp_path, "--session", "sums", lines="/clear\n")
     entry = store.find("sums")
-    resumed = talk(tmp_path, lines="/resume sums\n")[2].splitlines()[1]
+    resumed = run_chat(tmp_path, lines="/resume sums\n")[2].splitlines()[1]
     assert resumed == f"resumed {entry.id} (sums · one), empty (/redo restores its turns)"
     single = save(store, "alone")
     assert (
-        talk(tmp_path, lines=f"/resume {single.id}\n")[2].splitlines()[1] == f"resumed {single.id} (alone), 1 message"
+        run_chat(tmp_path, lines=f"/resume {single.id}\n")[2].splitlines()[1]
+        == f"resumed {single.id} (alone), 1 message"
     )

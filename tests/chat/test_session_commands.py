@@ -35,7 +35,7 @@ def context(tmp_path: Path) -> CommandContext:
     return CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN), recorder=recorder)
 
 
-def obey(context: CommandContext, text: str) -> str:
+def run_command(context: CommandContext, text: str) -> str:
     command = parse(text)
     assert command is not None
     outcome = command[0].run(context, command[1])
@@ -48,7 +48,7 @@ def ask(context: CommandContext, question: str) -> None:
         pass
 
 
-def said(context: CommandContext, session: str) -> list[str]:
+def turn_texts(context: CommandContext, session: str) -> list[str]:
     assert context.recorder.store is not None
     return [node.content for node in context.recorder.store.read(session).tree.path()]
 
@@ -61,7 +61,7 @@ def current(context: CommandContext) -> str:
 def test_save_chooses_the_format_by_the_file_name(context: CommandContext, tmp_path: Path) -> None:
     ask(context, "Name a sea.")
     for name in ("talk.md", "talk.html", "talk.json"):
-        assert obey(context, f"/save {tmp_path}/{name}") == f"saved to {tmp_path}/{name}"
+        assert run_command(context, f"/save {tmp_path}/{name}") == f"saved to {tmp_path}/{name}"
     assert (tmp_path / "talk.md").read_text() == (
         "# Name a sea.\n\n## You\n\nName a sea.\n\n## mini\n\necho: Name a sea.\n"
     )
@@ -78,12 +78,12 @@ def test_export_names_the_file_after_the_title(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ask(context, "Name a sea.")
-    assert obey(context, "/export html") == "saved to name-a-sea.html"
-    assert obey(context, "/export JSON x.txt") == "saved to x.txt"
+    assert run_command(context, "/export html") == "saved to name-a-sea.html"
+    assert run_command(context, "/export JSON x.txt") == "saved to x.txt"
     assert json.loads(Path("x.txt").read_text())["title"] == "Name a sea."
     Path("name-a-sea.md").write_text("precious")
     with pytest.raises(UsageError, match=r"name-a-sea\.md already exists: choose another name"):
-        obey(context, "/export md")
+        run_command(context, "/export md")
     assert Path("name-a-sea.md").read_text() == "precious"
 
 
@@ -103,7 +103,7 @@ def test_export_names_the_file_after_the_title(
 )
 def test_what_cannot_be_done(context: CommandContext, command: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        obey(context, command)
+        run_command(context, command)
     assert str(caught.value) == complaint
 
 
@@ -116,63 +116,63 @@ def test_impossible_file_names_are_refused(
     Path("loop").symlink_to("loop")
     ask(context, "Code:\n```\nx\n```")
     with pytest.raises(UsageError, match=r"cannot write|already exists"):
-        obey(context, f"{command} {name}")
+        run_command(context, f"{command} {name}")
     assert [path.name for path in tmp_path.iterdir() if not path.is_dir()] == ["loop"]
 
 
 def test_a_title_is_derived_shown_and_changed(context: CommandContext) -> None:
-    assert obey(context, "/title") == "Conversation with mini"
+    assert run_command(context, "/title") == "Conversation with mini"
     ask(context, "Name a sea.")
-    assert obey(context, "/title") == "Name a sea."
-    assert obey(context, "/title  Sea\x1b[2J talk") == "the title is now: Sea[2J talk"
+    assert run_command(context, "/title") == "Name a sea."
+    assert run_command(context, "/title  Sea\x1b[2J talk") == "the title is now: Sea[2J talk"
     assert SessionStore(context.recorder.store.folder if context.recorder.store else None).find("sea[2J").id == current(
         context
     )
 
 
 def test_sessions_are_listed_and_searched(context: CommandContext) -> None:
-    assert obey(context, "/sessions") == "there are no sessions yet"
+    assert run_command(context, "/sessions") == "there are no sessions yet"
     ask(context, "Name a sea.")
     first = current(context)
     assert context.recorder.store is not None
     os.utime(
         context.recorder.store.folder / first / "session.jsonl", (1.7e9, 1.7e9)
     )  # Gives it another time than the next session.
-    assert obey(context, "/new lakes") == "the next message starts a new session"
+    assert run_command(context, "/new lakes") == "the next message starts a new session"
     ask(context, "Name a lake.")
-    lines = obey(context, "/sessions").splitlines()
+    lines = run_command(context, "/sessions").splitlines()
     assert re.fullmatch(r" +id +last used +messages  title", lines[0])
     assert re.fullmatch(rf"\*  {current(context)}  20.*  2  lakes · Name a lake\.", lines[1])
     assert re.fullmatch(rf"   {first}  20.*  2  Name a sea\.", lines[2])
-    assert len(obey(context, "/sessions SEA").splitlines()) == 2
-    assert obey(context, "/sessions river") == "no session has 'river' in its title"
+    assert len(run_command(context, "/sessions SEA").splitlines()) == 2
+    assert run_command(context, "/sessions river") == "no session has 'river' in its title"
 
 
 def test_a_long_list_is_cut(context: CommandContext) -> None:
     for number in range(17):
-        obey(context, "/new")
+        run_command(context, "/new")
         ask(context, f"Question {number}")
-    assert obey(context, "/sessions").splitlines()[-1] == "and 2 more: qwchat sessions list shows all"
+    assert run_command(context, "/sessions").splitlines()[-1] == "and 2 more: qwchat sessions list shows all"
 
 
 def test_resume_leaves_one_session_and_goes_on_with_another(context: CommandContext) -> None:
     ask(context, "Name a sea.")
     first = current(context)
-    obey(context, "/new")
+    run_command(context, "/new")
     ask(context, "Name a lake.")
     second = current(context)
-    assert obey(context, "/resume sea") == f"resumed {first} (Name a sea.), 2 messages"
+    assert run_command(context, "/resume sea") == f"resumed {first} (Name a sea.), 2 messages"
     ask(context, "Another.")
-    assert said(context, first) == ["Name a sea.", "echo: Name a sea.", "Another.", "echo: Another."]
-    assert said(context, second) == ["Name a lake.", "echo: Name a lake."]
-    assert obey(context, f"/resume {first}") == "this session is already open here"
+    assert turn_texts(context, first) == ["Name a sea.", "echo: Name a sea.", "Another.", "echo: Another."]
+    assert turn_texts(context, second) == ["Name a lake.", "echo: Name a lake."]
+    assert run_command(context, f"/resume {first}") == "this session is already open here"
 
 
 def test_resume_warns_if_another_model_replied(context: CommandContext) -> None:
     ask(context, "Name a sea.")
-    obey(context, "/new")
+    run_command(context, "/new")
     context.recorder.set_model("big", "89ef")
-    assert obey(context, "/resume sea").splitlines()[1] == (
+    assert run_command(context, "/resume sea").splitlines()[1] == (
         "the last reply came from another model (mini): big evaluates the conversation again"
     )
 
@@ -180,51 +180,51 @@ def test_resume_warns_if_another_model_replied(context: CommandContext) -> None:
 def test_a_session_open_elsewhere_is_not_resumed(context: CommandContext) -> None:
     ask(context, "Name a sea.")
     first = current(context)
-    obey(context, "/new")
+    run_command(context, "/new")
     ask(context, "Name a lake.")
     assert context.recorder.store is not None
     file, _ = context.recorder.store.open(first)
     with pytest.raises(SessionError, match=f"session {first} is open in another qwchat"):
-        obey(context, "/resume sea")
+        run_command(context, "/resume sea")
     file.close()
     ask(context, "Go on.")
-    assert said(context, current(context))[2:] == ["Go on.", "echo: Go on."]
+    assert turn_texts(context, current(context))[2:] == ["Go on.", "echo: Go on."]
 
 
 def test_a_fork_continues_beside_the_original(context: CommandContext) -> None:
     context.session.system = "Be brief."
     ask(context, "one")
     first = current(context)
-    assert obey(context, "/fork other") == "continuing in a copy of the conversation, session other"
+    assert run_command(context, "/fork other") == "continuing in a copy of the conversation, session other"
     assert context.recorder.store is not None
     assert context.recorder.store.find("other").id == current(context)
     ask(context, "two")
-    assert said(context, first) == ["one", "echo: one"]
-    assert said(context, current(context)) == ["one", "echo: one", "two", "echo: two"]
+    assert turn_texts(context, first) == ["one", "echo: one"]
+    assert turn_texts(context, current(context)) == ["one", "echo: one", "two", "echo: two"]
     assert context.session.system == "Be brief."
 
 
 def test_a_fork_without_a_name_is_called_by_its_id(context: CommandContext) -> None:
     ask(context, "one")
     first = current(context)
-    answer = obey(context, "/fork")
+    answer = run_command(context, "/fork")
     assert current(context) != first
     assert answer == f"continuing in a copy of the conversation, session {current(context)}"
 
 
 def test_session_names_are_unique(context: CommandContext) -> None:
-    obey(context, "/new lakes")
+    run_command(context, "/new lakes")
     ask(context, "one")
     for command in ("/new lakes", "/fork lakes"):
         with pytest.raises(UsageError, match="session lakes already exists: /resume lakes continues it"):
-            obey(context, command)
-    assert said(context, current(context)) == ["one", "echo: one"]
+            run_command(context, command)
+    assert turn_texts(context, current(context)) == ["one", "echo: one"]
 
 
 def test_new_keeps_the_system_prompt(context: CommandContext) -> None:
     context.session.system = "Be brief."
     ask(context, "one")
-    obey(context, "/new")
+    run_command(context, "/new")
     assert context.session.turns == []
     assert context.session.system == "Be brief."
 
@@ -236,16 +236,16 @@ def test_without_saving_everything_else_works(tmp_path: Path, monkeypatch: pytes
     session = Session(model, ReplySettings(SamplingParams()), tree=recorder.tree)
     context = CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN), recorder=recorder)
     ask(context, "one")
-    assert obey(context, "/fork") == "continuing in a copy of the conversation"
-    obey(context, "/new")
-    assert obey(context, "/sessions") == "there are no sessions yet"
+    assert run_command(context, "/fork") == "continuing in a copy of the conversation"
+    run_command(context, "/new")
+    assert run_command(context, "/sessions") == "there are no sessions yet"
     assert not (tmp_path / "sessions").exists()
 
 
 def test_sessions_and_forms_are_suggested(context: CommandContext) -> None:
     ask(context, "Name a sea.")
     first = current(context)
-    obey(context, "/new lakes")
+    run_command(context, "/new lakes")
     ask(context, "Name a lake.")
     assert [(s.text, s.note) for s in suggestions(context, "/resume ")] == [(first, "Name a sea.")]
     assert [s.text for s in suggestions(context, "/export h")] == ["html"]

@@ -29,7 +29,7 @@ def recorder(store: SessionStore, warnings: list[str]) -> SessionRecorder:
     return recorder
 
 
-def said(store: SessionStore, session: str | None) -> list[str]:
+def turn_texts(store: SessionStore, session: str | None) -> list[str]:
     assert session is not None
     return [node.content for node in store.read(session).tree.path()]
 
@@ -46,9 +46,9 @@ def test_every_turn_is_in_the_file_at_once(store: SessionStore, recorder: Sessio
     recorder.tree.set_system("Be brief.")
     recorder.tree.set_title("Seas")
     recorder.tree.add("user", "Name a sea.")
-    assert said(store, recorder.id) == ["Name a sea."]
+    assert turn_texts(store, recorder.id) == ["Name a sea."]
     recorder.tree.add("assistant", "North.", model="0123abcd")
-    assert said(store, recorder.id) == ["Name a sea.", "North."]
+    assert turn_texts(store, recorder.id) == ["Name a sea.", "North."]
     tree = store.read(recorder.id or "").tree
     assert (tree.system, tree.title) == ("Be brief.", "Seas")
     header = store.read(recorder.id or "").header
@@ -65,7 +65,7 @@ def test_a_session_continues_where_it_was_left(
     tree = again.open(store.latest())
     assert [node.content for node in tree.path()] == ["one"]
     tree.add("assistant", "two")
-    assert said(store, again.id) == ["one", "two"]
+    assert turn_texts(store, again.id) == ["one", "two"]
     assert again.first_model == "mini"
     assert warnings == []
 
@@ -80,8 +80,8 @@ def test_a_session_open_elsewhere_leaves_everything_as_it_was(
     with pytest.raises(SessionInUseError):
         other.open(store.find(recorder.id or ""))
     other.tree.add("assistant", "still mine")
-    assert said(store, mine) == ["mine", "still mine"]
-    assert said(store, recorder.id) == ["one"]
+    assert turn_texts(store, mine) == ["mine", "still mine"]
+    assert turn_texts(store, recorder.id) == ["one"]
 
 
 def test_a_fork_has_a_session_of_its_own(store: SessionStore, recorder: SessionRecorder) -> None:
@@ -90,8 +90,8 @@ def test_a_fork_has_a_session_of_its_own(store: SessionStore, recorder: SessionR
     tree = recorder.start(recorder.tree.fork(), "other")
     assert tree is recorder.tree
     tree.add("assistant", "two")
-    assert said(store, first) == ["one"]
-    assert said(store, recorder.id) == ["one", "two"]
+    assert turn_texts(store, first) == ["one"]
+    assert turn_texts(store, recorder.id) == ["one", "two"]
     assert store.find("other").id == recorder.id
     store.open(first or "")[0].close()
 
@@ -103,7 +103,7 @@ def test_without_saving_a_session_is_read_and_left_alone(
     recorder.tree.add("user", "one")
     tree = SessionRecorder(None, warnings.append).open(store.latest())
     tree.add("assistant", "two")
-    assert said(store, recorder.id) == ["one"]
+    assert turn_texts(store, recorder.id) == ["one"]
     assert len(store.entries()) == 1
 
 
@@ -160,7 +160,7 @@ def test_a_full_disk_is_reported_once_and_writing_is_retried(
     ]
     monkeypatch.setattr(os, "write", real)
     recorder.flush()
-    assert said(store, recorder.id) == ["one", "two", "three"]
+    assert turn_texts(store, recorder.id) == ["one", "two", "three"]
 
 
 def test_a_folder_that_cannot_be_created_is_reported_once_and_retried(tmp_path: Path, warnings: list[str]) -> None:
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_created_is_reported_once_and_retried(tmp_path: 
     ]
     (tmp_path / "file").unlink()
     recorder.flush()
-    assert said(store, recorder.id) == ["one", "two"]
+    assert turn_texts(store, recorder.id) == ["one", "two"]
 
 
 def test_damaged_lines_are_reported(store: SessionStore, recorder: SessionRecorder, warnings: list[str]) -> None:

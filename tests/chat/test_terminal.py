@@ -60,7 +60,7 @@ def test_ctrl_c_stops_the_reply_and_keeps_its_text(tmp_path: Path) -> None:
         terminal.prompt()
         assert "word199" not in terminal.text
         assert "^C" not in terminal.text
-        said = next(line for line in terminal.text.splitlines() if line.startswith("word0"))
+        partial_reply = next(line for line in terminal.text.splitlines() if line.startswith("word0"))
         terminal.type("go on\r")
         terminal.wait("Fine.")
         terminal.prompt()
@@ -68,7 +68,7 @@ def test_ctrl_c_stops_the_reply_and_keeps_its_text(tmp_path: Path) -> None:
         terminal.wait("saved to")
         messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
         assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
-        assert messages[1]["content"].startswith(said.rstrip())
+        assert messages[1]["content"].startswith(partial_reply.rstrip())
 
 
 @pytest.mark.slow

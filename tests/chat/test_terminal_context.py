@@ -22,7 +22,7 @@ def say(terminal: Terminal, *messages: str) -> None:
         terminal.prompt()
 
 
-def whole(terminal: Terminal) -> str:
+def on_one_line(terminal: Terminal) -> str:
     """Return the text on one line, as on a terminal that is wide enough."""
     return terminal.text.replace("\n", " ")
 
@@ -69,7 +69,7 @@ def test_the_user_decides_what_is_dropped(tmp_path: Path) -> None:
         assert (
             "the prompt has 41 tokens and the context holds 40: [d]rop the 2 oldest exchanges, [s]ummarise, "
             "[e]dit the message"
-        ) in whole(terminal)
+        ) in on_one_line(terminal)
         terminal.type("\x1b[A")
         terminal.wait_until(lambda: terminal.text.endswith(f"\n> {TOO_LONG}"), "the message, not the answer")
         terminal.type("\x15/context\r")
@@ -87,7 +87,7 @@ def test_a_full_context_ends_a_reply_and_continue_resumes_it(tmp_path: Path) -> 
             "the reply was cut off: the context of 40 tokens is full; "
             "/drop or /summarise frees tokens, /continue resumes it"
         )
-        assert cut in whole(terminal)
+        assert cut in on_one_line(terminal)
         assert "w29" not in terminal.text
         terminal.type("/continue\r")
         terminal.wait("── dropped the 2 oldest exchanges; context 27/40 ──")

@@ -36,19 +36,19 @@ def make(*replies: str, reply_settings: ReplySettings = HOT, **script: object) -
     return model, CommandContext(session, "mini", ReplyView(io.StringIO(), PLAIN))
 
 
-def obey(context: CommandContext, text: str) -> Outcome:
+def run_command(context: CommandContext, text: str) -> Outcome:
     command = parse(text)
     assert command is not None
     return command[0].run(context, command[1])
 
 
 def shown(context: CommandContext, text: str) -> str:
-    outcome = obey(context, text)
+    outcome = run_command(context, text)
     assert isinstance(outcome, Show)
     return "\n".join(part for part in (format_answer(outcome.table, outcome.text), outcome.message) if part)
 
 
-def played(context: CommandContext, text: str, stop_after: int | None = None) -> Done:
+def stream(context: CommandContext, text: str, stop_after: int | None = None) -> Done:
     """Type a message, or a command that streams a reply. `stop_after` cancels it after so many tokens."""
     command = parse(text)
     outcome = (
@@ -65,21 +65,21 @@ def played(context: CommandContext, text: str, stop_after: int | None = None) ->
     raise AssertionError("the reply has no end")
 
 
-def said(context: CommandContext) -> list[str]:
+def turn_texts(context: CommandContext) -> list[str]:
     return [message["content"] for message in context.session.messages]
 
 
 def test_undo_and_redo_move_back_and_forth() -> None:
     _, context = make("One.", "Two.", "Three.")
     for question in ("first", "second", "third"):
-        played(context, question)
+        stream(context, question)
     assert shown(context, "/undo") == (
         "undid “third”; /redo restores it\nthe conversation now ends with the reply “Two.”"
     )
     assert shown(context, "/undo 2") == (
         "undid 2 messages, back to “first”; /redo restores them\nthe conversation is now empty"
     )
-    assert said(context) == []
+    assert turn_texts(context) == []
     for command, gone in (
         ("/undo", "there is nothing left to undo"),
         ("/undo 2", "there is nothing left to undo"),
@@ -88,41 +88,41 @@ def test_undo_and_redo_move_back_and_forth() -> None:
         ("/continue", "there is nothing left to continue"),
     ):
         with pytest.raises(UsageError, match=f"^{gone}: /redo restores undone turns$"):
-            obey(context, command)
+            run_command(context, command)
     assert shown(context, "/redo") == "restored 6 turns\nthe conversation now ends with the reply “Three.”"
     with pytest.raises(UsageError, match="there is nothing to redo"):
-        obey(context, "/redo")
+        run_command(context, "/redo")
     with pytest.raises(UsageError, match=r"there are only 3 messages \(4 counts back from the last one\)"):
-        obey(context, "/undo 4")
+        run_command(context, "/undo 4")
     for wrong in ("0", "-1", "x", "1.5", "９", "9" * 30):
         with pytest.raises(UsageError, match="/undo takes a number from 1, not "):
-            obey(context, f"/undo {wrong}")
+            run_command(context, f"/undo {wrong}")
 
 
 def test_retry_keeps_the_old_reply_as_an_alternative() -> None:
     model, context = make("old", "new", "cold", reply_settings=replace(HOT, seed=5))
-    played(context, "question")
-    played(context, "/retry")
-    assert said(context) == ["question", "new"]
+    stream(context, "question")
+    stream(context, "/retry")
+    assert turn_texts(context) == ["question", "new"]
     assert model.calls[0]["seed"] == 5
     assert model.calls[1]["seed"] != 5
-    assert played(context, "/retry --temp 0 --seed=5").seed == 5
+    assert stream(context, "/retry --temp 0 --seed=5").seed == 5
     assert model.calls[2]["settings"] == SamplingParams()
     assert context.session.reply_settings.sampling.temperature == 0.7
     assert not context.session.last_settings.sampled
     assert shown(context, "/alt") == "reply 1 of 3\nold"
     assert shown(context, "/alt prev") == "reply 3 of 3\ncold"
     assert shown(context, "/alt 2") == "reply 2 of 3\nnew"
-    assert said(context) == ["question", "new"]
+    assert turn_texts(context) == ["question", "new"]
     with pytest.raises(UsageError, match="there is no alternative 4: there are 3"):
-        obey(context, "/alt 4")
+        run_command(context, "/alt 4")
 
 
 def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
     _, context = make("old", "new")
-    played(context, "question")
-    played(context, "/retry", stop_after=0)
-    assert said(context) == ["question", "old"]
+    stream(context, "question")
+    stream(context, "/retry", stop_after=0)
+    assert turn_texts(context) == ["question", "old"]
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_a_retry_that_says_nothing_keeps_the_old_reply() -> None:
 )
 def test_what_cannot_be_done(typed: str, complaint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        obey(make()[1], typed)
+        run_command(make()[1], typed)
     assert complaint in str(caught.value)
 
 
 def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
     _, context = make("same", reply_settings=ReplySettings(SamplingParams()))
-    played(context, "question")
-    plain, warm = obey(context, "/retry"), obey(context, "/retry --temp 0.8")
+    stream(context, "question")
+    plain, warm = run_command(context, "/retry"), run_command(context, "/retry --temp 0.8")
     assert isinstance(plain, StreamReply)
     assert isinstance(warm, StreamReply)
     assert plain.hint == "temp is 0, so the reply will be the same: try /retry --temp 0.7"
@@ -161,62 +161,62 @@ def test_retry_at_temperature_0_warns_unless_it_is_raised() -> None:
 
 def test_an_edited_message_is_an_alternative_and_both_branches_are_kept() -> None:
     model, context = make("One.", "Two.", "Eins.")
-    played(context, "first")
-    played(context, "second")
-    assert obey(context, "/edit 2") == Draft("/edit 2 first")
-    played(context, "/edit 2 erstens")
-    assert said(context) == ["erstens", "Eins."]
+    stream(context, "first")
+    stream(context, "second")
+    assert run_command(context, "/edit 2") == Draft("/edit 2 first")
+    stream(context, "/edit 2 erstens")
+    assert turn_texts(context) == ["erstens", "Eins."]
     assert [message["content"] for message in model.asked[-1]] == ["erstens"]
     assert shown(context, "/alt") == "message 1 of 2, followed by 2 more turns: first\nOne."
-    assert said(context) == ["first", "One.", "second", "Two."]
+    assert turn_texts(context) == ["first", "One.", "second", "Two."]
     assert shown(context, "/alt") == "message 2 of 2: erstens\nEins."
 
 
 def test_an_edited_reply_counts_as_the_models_own_and_can_be_continued() -> None:
     model, context = make("A B C D", "yes")
-    played(context, "spell")
-    assert obey(context, "/edit --reply") == Draft("/edit --reply 1 A B C D")
+    stream(context, "spell")
+    assert run_command(context, "/edit --reply") == Draft("/edit --reply 1 A B C D")
     assert shown(context, "/edit --reply 1 X Y") == ("edited the reply (alternative 2 of 2); /continue resumes it")
-    assert said(context) == ["spell", "X Y"]
-    assert played(context, "/continue").text == "X Y C D"
+    assert turn_texts(context) == ["spell", "X Y"]
+    assert stream(context, "/continue").text == "X Y C D"
     assert model.calls[-1]["continuing"] is True
-    assert said(context) == ["spell", "X Y C D"]
+    assert turn_texts(context) == ["spell", "X Y C D"]
     # The continued reply has replaced the edited one, so only it and the model's reply are left.
     assert shown(context, "/alt") == "reply 1 of 2\nA B C D"
-    played(context, "more?")
+    stream(context, "more?")
     assert [message["content"] for message in model.asked[-1]] == ["spell", "A B C D", "more?"]
 
 
 @pytest.mark.parametrize("text", ["one\ntwo", "    indented", "3 apples", "--reply to him", "a  b"])
 def test_the_draft_of_edit_can_be_sent_unchanged(text: str) -> None:
     _, context = make()
-    played(context, text)
-    draft = obey(context, "/edit")
+    stream(context, text)
+    draft = run_command(context, "/edit")
     assert isinstance(draft, Draft)
-    played(context, draft.text)
+    stream(context, draft.text)
     assert [node.content for node in context.session.tree.siblings(1)] == [text, text]
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_a_cancelled_reply_continues_where_it_stopped(stop_after: int) -> None:
     model, context = make("one two three four")
-    assert played(context, "count", stop_after=stop_after).finish_reason == "cancelled"
+    assert stream(context, "count", stop_after=stop_after).finish_reason == "cancelled"
     begun = context.session.reply()
     assert (begun.finish_reason, len(begun.token_ids or ())) == ("cancelled", stop_after)
-    done = played(context, "/continue")
+    done = stream(context, "/continue")
     assert done.text == "one two three four"
     assert done.stats.generated_tokens == 4 - stop_after
     assert model.calls[1] == {**model.calls[0], "continuing": True}
     assert model.asked[1][-1] == {"role": "assistant", "content": begun.content, "token_ids": begun.token_ids}
-    assert said(context) == ["count", "one two three four"]
+    assert turn_texts(context) == ["count", "one two three four"]
     assert len(context.session.tree.children(1)) == 1
     with pytest.raises(UsageError, match="the reply is complete: ask for more"):
-        obey(context, "/continue")
+        run_command(context, "/continue")
 
 
 def test_a_reply_cut_by_its_length_continues_for_the_same_length() -> None:
     _, context = make("a b c d e", reply_settings=replace(HOT, max_tokens=2))
-    texts = [played(context, "spell").text, played(context, "/continue").text, played(context, "/continue").text]
+    texts = [stream(context, "spell").text, stream(context, "/continue").text, stream(context, "/continue").text]
     assert texts == ["a b", "a b c d", "a b c d e"]
 
 
@@ -227,7 +227,7 @@ def test_a_continued_reply_counts_as_one_on_the_screen() -> None:
     go = context.session.ask("go")
     show_reply(lambda _: replying(context.session, go, lambda: len(seen) > 2), context.view, status, seen.append)
     assert context.view.last_reply == "a ```"
-    outcome = obey(context, "/continue")
+    outcome = run_command(context, "/continue")
     assert isinstance(outcome, StreamReply)
     reply = outcome.begin()
     begin = partial(context.session.stream, reply, context.session.prompt(reply))
@@ -240,41 +240,41 @@ def test_a_continued_reply_counts_as_one_on_the_screen() -> None:
 
 def test_a_continuation_cancelled_before_its_first_token_changes_nothing() -> None:
     _, context = make("a b c d e")
-    played(context, "spell", stop_after=2)
+    stream(context, "spell", stop_after=2)
     nodes = context.session.tree.nodes
-    played(context, "/continue", stop_after=0)
+    stream(context, "/continue", stop_after=0)
     assert context.session.tree.nodes == nodes
-    assert played(context, "/continue").text == "a b c d e"
+    assert stream(context, "/continue").text == "a b c d e"
 
 
 def test_a_stopped_reply_with_later_turns_stays_beside_its_continuation() -> None:
     _, context = make("a b c", "d e c")  # The scripted model continues its newest reply.
-    played(context, "spell", stop_after=2)
-    played(context, "fine?")
+    stream(context, "spell", stop_after=2)
+    stream(context, "fine?")
     shown(context, "/undo")
-    assert played(context, "/continue").text == "a b c"
+    assert stream(context, "/continue").text == "a b c"
     assert shown(context, "/alt") == "reply 1 of 2, followed by 2 more turns\na b"
-    assert said(context) == ["spell", "a b", "fine?", "d e c"]
+    assert turn_texts(context) == ["spell", "a b", "fine?", "d e c"]
 
 
 def test_an_abandoned_continuation_keeps_its_text() -> None:
     _, context = make("a b c d e")
-    played(context, "spell", stop_after=2)
+    stream(context, "spell", stop_after=2)
     events = replying(context.session, context.session.continue_reply())
     for _ in range(3):  # The prefill and two tokens.
         next(events)
     events.close()
     reply = context.session.reply()
     assert (reply.content, reply.finish_reason, reply.replaces) == ("a b c d", "cancelled", 2)
-    assert played(context, "/continue").text == "a b c d e"
+    assert stream(context, "/continue").text == "a b c d e"
 
 
 def test_settings_changed_since_apply_to_a_continuation_and_no_others() -> None:
     model, context = make("a b c d e", reply_settings=replace(HOT, seed=3, stop=("END",)))
-    played(context, "spell", stop_after=2)
+    stream(context, "spell", stop_after=2)
     session = context.session
     session.reply_settings = session.reply_settings.changed("repeat-penalty", "1.2", session.defaults)
-    played(context, "/continue", stop_after=1)
+    stream(context, "/continue", stop_after=1)
     assert model.calls[-1]["settings"] == SamplingParams(temperature=0.7, repeat_penalty=1.2)
     assert (model.calls[-1]["seed"], model.calls[-1]["stop"]) == (3, ("END",))
 
@@ -307,15 +307,15 @@ def test_a_message_is_recorded_before_its_reply_begins(
     assert [event["node"]["content"] for event in recorded] == ["count"]
     assert recorded[0]["node"]["seed"] == 3
     after, resumed = other_process(context, recorded, ReplySettings(SamplingParams()))
-    assert played(resumed, "/continue").text == "one two three"
+    assert stream(resumed, "/continue").text == "one two three"
     assert after.calls[0] == model.calls[0]
 
 
 def test_a_restored_reply_can_be_continued(recorded_context: tuple[FakeModel, CommandContext, list[Event]]) -> None:
     model, context, recorded = recorded_context
-    played(context, "count", stop_after=2)
+    stream(context, "count", stop_after=2)
     after, resumed = other_process(context, recorded, ReplySettings(SamplingParams()))
-    assert played(resumed, "/continue").text == "one two three"
+    assert stream(resumed, "/continue").text == "one two three"
     assert (after.calls[0]["settings"], after.calls[0]["seed"]) == (model.calls[0]["settings"], 3)
     assert after.calls[0]["stop"] == ("END",)
 
@@ -333,11 +333,11 @@ def test_a_file_may_claim_anything(
     recorded_context: tuple[FakeModel, CommandContext, list[Event]], claimed: dict[str, object]
 ) -> None:
     _, context, recorded = recorded_context
-    played(context, "count", stop_after=2)
+    stream(context, "count", stop_after=2)
     recorded[-1]["node"] |= claimed
     recorded[-1]["node"] = {name: value for name, value in recorded[-1]["node"].items() if value is not None}
     after, resumed = other_process(context, recorded)
-    assert played(resumed, "/continue").text == "one two three"
+    assert stream(resumed, "/continue").text == "one two three"
     assert after.calls[0]["settings"] == HOT.sampling
     if "token_ids" in claimed:
         assert "token_ids" not in after.asked[0][-1]
@@ -345,27 +345,27 @@ def test_a_file_may_claim_anything(
 
 def test_a_message_without_a_reply_becomes_an_alternative_of_the_next() -> None:
     model, context = make("fine")
-    played(context, "never mind", stop_after=0)
-    assert said(context) == []
-    played(context, "how are you?")
+    stream(context, "never mind", stop_after=0)
+    assert turn_texts(context) == []
+    stream(context, "how are you?")
     assert [message["content"] for message in model.asked[1]] == ["how are you?"]
     assert [node.content for node in context.session.tree.nodes] == ["never mind", "how are you?", "fine"]
 
 
 def test_clear_starts_over_and_can_be_undone() -> None:
     _, context = make("hello")
-    played(context, "hi")
+    stream(context, "hi")
     context.session.system = "Be brief."
     assert shown(context, "/clear") == "cleared the conversation; /redo restores it"
-    assert said(context) == ["Be brief."]
+    assert turn_texts(context) == ["Be brief."]
     assert shown(context, "/clear") == "the conversation is already empty"
     assert shown(context, "/redo") == "restored 2 turns\nthe conversation now ends with the reply “hello”"
 
 
 def test_long_turns_are_named_by_their_beginning() -> None:
     _, context = make("word " * 40)
-    played(context, "a\n\nquestion " + "x" * 80)
-    played(context, "b")
+    stream(context, "a\n\nquestion " + "x" * 80)
+    stream(context, "b")
     assert shown(context, "/undo").splitlines()[1] == (
         "the conversation now ends with the reply “word word word word word word word word word word word word…”"
     )
@@ -401,7 +401,7 @@ def test_no_sequence_of_commands_loses_turns_or_breaks_their_order(steps: list[s
             if step.startswith(("/undo", "/redo", "/alt", "/clear", "/edit --reply")):
                 shown(context, step)
             else:
-                played(context, step if step.startswith("/edit") else typed, stop_after)
+                stream(context, step if step.startswith("/edit") else typed, stop_after)
         assert tree.nodes[: len(known)] == known
         roles = [message["role"] for message in context.session.messages]
         assert roles == ["user", "assistant"] * (len(roles) // 2)

@@ -152,10 +152,10 @@ def test_figures_of_an_interrupted_prefill() -> None:
     ],
 )
 def test_why_a_reply_ended(reason: FinishReason, max_tokens: int | None, notice: str, chat: str) -> None:
-    assert noticed(done(reason), max_tokens) == (notice, chat)
+    assert both_notices(done(reason), max_tokens) == (notice, chat)
 
 
-def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
+def both_notices(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
     """Return the notice on the command line and in the chat; "" without a notice."""
     shell, chat = ending_notice(ended, max_tokens), ending_notice(ended, max_tokens, chat=True)
     return spell_out(shell or "", error_messages.as_flag), spell_out(chat or "", advice.format_argument)
@@ -163,14 +163,14 @@ def noticed(ended: Done, max_tokens: int | None = None) -> tuple[str, str]:
 
 def test_the_notice_of_a_reply_that_filled_the_context() -> None:
     cut = "the reply was cut off: the context of 2,048 tokens is full"
-    assert noticed(done("context")) == (
+    assert both_notices(done("context")) == (
         f"{cut}; --ctx N allows a larger one",
         f"{cut}; /drop or /summarise frees tokens, /continue resumes it",
     )
 
 
 def test_the_notice_of_a_reply_that_repeated_itself() -> None:
-    assert noticed(done("repetition")) == (
+    assert both_notices(done("repetition")) == (
         "the reply repeated itself and was stopped; --repeat-penalty 1.1 may help, --loop-guard 0 disables the check",
         "the reply repeated itself and was stopped; /set repeat-penalty 1.1 and /retry may help; /continue resumes it",
     )
