@@ -118,7 +118,7 @@ class SessionStore:
             entry = _read_entry(path)
             if entry is not None:
                 return entry
-        raise UsageError("there is no session to continue: qwchat starts one")
+        raise UsageError("there is no session to continue yet: qwchat starts one")
 
     def find(self, query: str) -> SessionEntry:
         """Return the session with this name, id, id prefix, title or part of a title, in this order of preference.

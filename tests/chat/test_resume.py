@@ -324,7 +324,7 @@ def test_damage_is_reported(tmp_path: Path, store: SessionStore) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("chat", "-c"), 2, "there is no session to continue: qwchat starts one"),
+        (("chat", "-c"), 2, "there is no session to continue yet: qwchat starts one"),
         (("chat", "--resume", "x"), 2, "there is no session 'x': qwchat sessions list shows all sessions"),
         (
             ("chat", "--resume"),

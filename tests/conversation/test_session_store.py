@@ -37,7 +37,7 @@ def make_session(
 
 def test_sessions_are_listed_the_latest_first(store: SessionStore) -> None:
     assert store.entries() == []
-    with pytest.raises(UsageError, match="there is no session to continue: qwchat starts one"):
+    with pytest.raises(UsageError, match="there is no session to continue yet: qwchat starts one"):
         store.latest()
     old = make_session(store, "Name three seas.", at=1_000)
     new = make_session(store, "Hello", "Greetings", name="day 1", at=2_000)
