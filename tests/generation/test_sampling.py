@@ -263,8 +263,8 @@ def test_the_uniform_numbers_are_even_and_unrelated() -> None:
         (lambda: SamplingParams(top_p=0.0), "top_p must be a number above 0 to 1, not 0.0"),
         (lambda: SamplingParams(top_p=1.01), "top_p must be"),
         (lambda: SamplingParams(min_p=-0.1), "min_p must be a number from 0 to 1"),
-        (lambda: SamplingParams(top_k=-1), "top_k must be a whole number from 0"),
-        (lambda: SamplingParams(top_k=2.5), "top_k must be a whole number from 0"),  # type: ignore[arg-type]
+        (lambda: SamplingParams(top_k=-1), "top_k must be a whole number of at least 0"),
+        (lambda: SamplingParams(top_k=2.5), "top_k must be a whole number of at least 0"),  # type: ignore[arg-type]
         (lambda: SamplingParams(repeat_penalty=0.0), "repeat_penalty must be a number above 0, not 0.0"),
         (lambda: SamplingParams(repeat_penalty=math.inf), "repeat_penalty must be"),
         (lambda: SamplingParams(presence_penalty=2.5), "presence_penalty must be a number from -2 to 2"),
