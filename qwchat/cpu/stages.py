@@ -1,8 +1,7 @@
 """Stages of the forward pass, except attention. Every member of the team runs each stage, between two barriers.
 
-Members claim work in small pieces. The others do not wait for a member that holds no work: for it the stage may already
-be over, and the next step may be changing the state. Without work a member therefore writes nothing but its own
-buffers.
+Members claim work in small pieces. The team does not wait for a member without work: the stage may already be over, and
+the next step may be changing the state. Such a member therefore writes only to its own buffers.
 
 `team`, `member` and `size` are the address of the team's memory, the number of this member and the number of members.
 `state` is a `layer_records.STATE` record, `layer` a `layer_records.LAYER`.

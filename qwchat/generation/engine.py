@@ -60,7 +60,7 @@ class Engine:
                 after the `continued` tokens.
 
         Yields:
-            Prefilled after every chunk, Step for every token but the stop token, and Finished at the end.
+            Prefilled after every chunk, TokenStep for every token but the stop token, and Finished at the end.
 
         Raises:
             PromptTooLongError: the prompt does not fit the context.

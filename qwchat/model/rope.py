@@ -30,7 +30,7 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Float32Array, float]:
 
     Returns:
         Inverse frequencies in radians per position, (head_dim/2,) f32, and the factor that cosines and sines are
-        multiplied with (1.0 without YaRN).
+        multiplied by (1.0 without YaRN).
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     periods = np.power(float(config.rope_theta), exponents.astype(np.float64)).astype(np.float32)
@@ -53,7 +53,7 @@ def rope_tables(config: ModelConfig, start: int, stop: int) -> tuple[Float32Arra
         stop: one past the last position.
 
     Returns:
-        cos and sin, each (stop - start, head_dim/2) f32, both multiplied with the attention factor. Feature i is paired
+        cos and sin, each (stop - start, head_dim/2) f32, both multiplied by the attention factor. Feature i is paired
         with feature i + head_dim/2 (half-split order, never interleaved).
     """
     frequencies, factor = inverse_frequencies(config)

@@ -235,7 +235,7 @@ def _scale_units(scales, count, units, end):
 
 @kernel
 def _weight_codes(weights, units, out, end):
-    """Multiply a row of weights f32 (at most 1) with the units of `_scale_units`, and round to i16."""
+    """Multiply a row of weights f32 (at most 1) by the units of `_scale_units`, and round to i16."""
     for offset in range(0, end, 64):
         product = simd.multiply(simd.load_f32(weights + offset), simd.load_f32(units + offset))
         simd.store_i16(out + offset // 2, simd.round_to_i32(product))

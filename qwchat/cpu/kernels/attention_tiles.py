@@ -15,7 +15,7 @@ Layout of its values, where lanes are dimensions:
     q8   (head_dim/16, positions/4, 16, 4) i8, four positions in the order 0, 2, 1, 3;
          scales (head_dim/32, positions) f16
 
-The weights are multiplied with the scales of the values before the product.
+The weights are multiplied by the scales of the values before the product.
 """
 
 from __future__ import annotations

@@ -144,10 +144,10 @@ def emit_dot16(builder: Any, total: Any, a: Any, b: Any) -> Any:
 
 
 def dot_offset(largest: int) -> int:
-    """Return what weight bytes up to `largest` must be reduced by before `emit_offset_dot` takes them.
+    """Return the number by which weight bytes up to `largest` must be reduced for `emit_offset_dot`.
 
     This is 128 on levels that multiply signed bytes only, if the bytes are too large for that; otherwise 0. A zero
-    point that is less by the same number makes up for it at no cost.
+    point that is reduced by the same number compensates for it at no cost.
     """
     return 128 if simd_level.current_level() in _SIGNED_DOTS and largest > 127 else 0
 

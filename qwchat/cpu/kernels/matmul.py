@@ -3,7 +3,7 @@
 There are two ways to the same sums, bit for bit. With few tokens the limit is memory: codes are unpacked in registers
 and multiplied at once, so that the weights stream through (`matmul_tiles`). With many tokens the limit is arithmetic:
 two tiles (32 rows) at a time are unpacked into a panel in the first-level cache, and all tokens of the chunk are
-multiplied with that panel (`matmul_panels`).
+multiplied by that panel (`matmul_panels`).
 
 The kernels below count in pairs of tiles, since 32 rows are one block of activations for the next matrix.
 """
@@ -69,7 +69,7 @@ def _tile(typing, kind, count, codes, scales, zeros, zero_step, per_scale, colum
 
 @standalone(types.void(*[types.int64] * 12))
 def run_tile(kind, count, codes, scales, zeros, zero_step, per_scale, columns, x, x_stride, out, out_stride):
-    """Multiply one tile of 16 weight rows with `count` vectors.
+    """Multiply one tile of 16 weight rows by `count` vectors.
 
     `kind` is the number of the format (`format_kinds`), and `count` one of its INTEGER_COUNTS or FLOAT_COUNTS. The
     arguments from `codes` to `per_scale` are the fields of `TileWeights`, those from `columns` on the fields of
@@ -120,7 +120,7 @@ def _panel(typing, stores_zeros, panel, blocks, x, x_stride, groups, sums, prefe
 
 @standalone(types.void(*[types.int64] * 10))
 def run_panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, prefetch_step, prefetch_lines):
-    """Multiply a panel with `groups` groups of TOKEN_LANES tokens; see `matmul_panels.PanelOperands`.
+    """Multiply a panel by `groups` groups of TOKEN_LANES tokens; see `matmul_panels.PanelOperands`.
 
     `stores_zeros`: 1 if the panel holds zero points, 0 if all of them are CORRECTED_ZERO.
     """
@@ -129,7 +129,7 @@ def run_panel(stores_zeros, panel, blocks, x, x_stride, groups, sums, prefetch, 
 
 @inlined
 def is_float(matrix):
-    """Return whether the matrix is multiplied with f32 activations, not with packed ones."""
+    """Return whether the matrix is multiplied by f32 activations, not by packed ones."""
     return matrix.kind == BF16 or matrix.kind == F32
 
 

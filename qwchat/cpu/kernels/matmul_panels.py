@@ -79,7 +79,7 @@ class PanelOperands(NamedTuple):
 def _byte_shift(fmt: IntegerFormat) -> int:
     """Return the number to add to a format's weight bytes so that their zero point becomes CORRECTED_ZERO.
 
-    Both sides are less by the level's dot offset for their largest byte.
+    Both zero points are reduced by the level's dot offset, each for its own largest byte.
     """
     return CORRECTED_ZERO - fmt.zero - dot_products.dot_offset(255) + dot_products.dot_offset(fmt.largest)
 

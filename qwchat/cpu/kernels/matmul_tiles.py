@@ -2,7 +2,7 @@
 
 A tile stores its codes in lines of 64 bytes. A line of an 8-bit format holds 4 columns: byte 4 * row + column of 16
 rows. A line of a 4-bit format holds 8 columns: the low nibbles are columns 0 to 3, the high nibbles columns 4 to 7. The
-dot product instructions multiply four bytes of a row with four activations and add to the row's 32-bit lane, so that a
+dot product instructions multiply four bytes of a row by four activations and add to the row's 32-bit lane, so that a
 block of 32 columns takes 8 of them.
 
 Each generator emits LLVM IR with one accumulator per vector, so that the sums stay in registers. A lane's sum consists
@@ -47,7 +47,7 @@ class TileWeights(NamedTuple):
 
 
 class TileVectors(NamedTuple):
-    """Vectors that a tile is multiplied with, and the place of the products, as IR values.
+    """Vectors that a tile is multiplied by, and the place of the products, as IR values.
 
     Attributes:
         columns: columns of the matrix.
@@ -148,8 +148,8 @@ def emit_scale(
     """Emit the scales of a group.
 
     Returns:
-        Scales as f32 lanes, and their table bits as i32 lanes: the low bit of an int8 scale, which chooses between two
-            tables of levels. None for formats without that bit.
+        The scales as f32 lanes, and their table bits as i32 lanes. The table bit is the low bit of an int8 scale and
+        chooses between two tables of levels; it is None for formats without it.
     """
     address = emit_address(builder, weights.scales, group, scale_bytes(fmt))
     if fmt.scale == "float16":
@@ -165,9 +165,9 @@ def emit_scale(
 
 
 def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: Any, strip: Strip = WHOLE_TILE) -> Any:
-    """Emit the stored zero points of a group as i32 lanes, less the level's dot offset.
+    """Emit the stored zero points of a group as i32 lanes.
 
-    They go with the weight bytes of `emit_weight_bytes`, which are less by the same offset.
+    They are reduced by the level's dot offset, as the weight bytes of `emit_weight_bytes` are.
     """
     address = emit_address(builder, weights.zeros, group, weights.zero_step)
     zeros = builder.zext(strip.load(builder, address, I8), strip.words())
@@ -177,7 +177,7 @@ def emit_zeros(builder: Any, fmt: IntegerFormat, weights: TileWeights, group: An
 def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Strip = WHOLE_TILE) -> Iterator[Any]:
     """Yield a block of codes as lines of weight bytes: the strip's rows, 4 columns each.
 
-    Codes are replaced by the levels of the format, and all bytes are less by the SIMD level's dot offset.
+    Codes are replaced by the levels of the format, and all bytes are reduced by the SIMD level's dot offset.
     """
     offset = dot_products.dot_offset(fmt.largest)
     for place in range(0, block_bytes(fmt), 64):
@@ -196,10 +196,12 @@ def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Str
 def emit_initial_dot(builder: Any, offset: Any, zero: Any) -> Any:
     """Emit the value that a dot product starts from: `-zero * sum(x8)`.
 
+    It is exact, since the product of the zero point and the correction is a multiple of 128.
+
     Args:
         builder: of the IR.
         offset: the token's zero correction, -128 * sum(x8), as i32 lanes.
-        zero: the zero point, an integer or i32 lanes. The result is exact: zero * correction is a multiple of 128.
+        zero: the zero point, an integer or i32 lanes.
     """
     if isinstance(zero, int):
         if zero == CORRECTED_ZERO:

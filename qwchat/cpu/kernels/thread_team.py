@@ -49,7 +49,7 @@ class ThreadTeam:
     Args:
         size: number of members, the calling thread included.
         entry_points: the compiled program.
-        arguments: passed on to the program in every step.
+        arguments: given to the program in every step.
     """
 
     def __init__(self, size: int, entry_points: EntryPoints, arguments: tuple[Any, ...]):
