@@ -52,7 +52,7 @@ class Engine:
                 `qwchat.generation.generation_loop`), on decoders whose `exact_grouping` keeps the text the same.
                 `loop_guard` ends a reply that repeats itself (see `qwchat.generation.repetition`).
             usable_vocab: ids from here on are padding and are never chosen.
-            stop_ids: tokens that end the reply; no Step reports them.
+            stop_ids: tokens that end the reply; no TokenStep reports them.
             cancel: called between tokens and chunks, and during a long pass, which ends early when it returns True.
             continued: number of tokens at the end of `token_ids` that are the beginning of this reply. It continues as
                 if it had not been cut: penalties and the draws of the seed count these tokens, `max_tokens` does not.

@@ -173,11 +173,11 @@ def _emit_register_tile(
         def load(offset: int, llvm_type: Any, block: Any = block) -> Any:
             return simd.emit_load(builder, builder.add(block, I64(offset)), llvm_type, 4 * lanes)
 
-        offsets = {token: emit_token_factor(builder, here, token, 1, I32, lanes) for token in tokens}
+        corrections = {token: emit_token_factor(builder, here, token, 1, I32, lanes) for token in tokens}
         zeros: dict[int, Any] = dict.fromkeys(rows, CORRECTED_ZERO - dot_products.dot_offset(255))
         if stores_zeros:
             zeros = {row: load(_TILES * (_CODE_BYTES + 64) + 4 * row, words) for row in rows}
-        dots = {(row, token): emit_initial_dot(builder, offsets[token], zeros[row]) for row, token in pairs}
+        dots = {(row, token): emit_initial_dot(builder, corrections[token], zeros[row]) for row, token in pairs}
         for number in range(BLOCK // 4):
             x4 = {
                 token: simd.emit_bytes4(builder, builder.add(here, I64(token * BLOCK + 4 * number)), lanes)

@@ -193,23 +193,23 @@ def emit_weight_bytes(builder: Any, fmt: IntegerFormat, address: Any, strip: Str
                 yield simd.emit_lookup(builder, [value - offset for value in fmt.table], codes)
 
 
-def emit_initial_dot(builder: Any, offset: Any, zero: Any) -> Any:
+def emit_initial_dot(builder: Any, correction: Any, zero: Any) -> Any:
     """Emit the value that a dot product starts from: `-zero * sum(x8)`.
 
     It is exact, since the product of the zero point and the correction is a multiple of 128.
 
     Args:
         builder: of the IR.
-        offset: the token's zero correction, -128 * sum(x8), as i32 lanes.
+        correction: the token's zero correction, -128 * sum(x8), as i32 lanes.
         zero: the zero point, an integer or i32 lanes.
     """
     if isinstance(zero, int):
         if zero == CORRECTED_ZERO:
-            return offset
+            return correction
         if zero == 0:
-            return simd.constant(offset.type, 0)
-        zero = simd.constant(offset.type, zero)
-    return builder.ashr(builder.mul(zero, offset), simd.constant(offset.type, CORRECTED_ZERO.bit_length() - 1))
+            return simd.constant(correction.type, 0)
+        zero = simd.constant(correction.type, zero)
+    return builder.ashr(builder.mul(zero, correction), simd.constant(correction.type, CORRECTED_ZERO.bit_length() - 1))
 
 
 def emit_token_factor(builder: Any, block: Any, lane: int, part: int, llvm_type: Any, lanes: int = 16) -> Any:

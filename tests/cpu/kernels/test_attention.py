@@ -118,9 +118,9 @@ class Cache:
         x = np.zeros((self.kv_heads, rows + ATTENTION_ROWS, self.head_dim), np.float32)
         x[:, :rows] = grouped.reshape(self.kv_heads, rows, self.head_dim)
         blocks = x.size // 32
-        x8, scales, offsets = np.zeros(x.size, np.int8), np.zeros(blocks, np.float32), np.zeros(blocks, np.int32)
+        x8, scales, corrections = np.zeros(x.size, np.int8), np.zeros(blocks, np.float32), np.zeros(blocks, np.int32)
         record = np.zeros(1, QUERIES)
-        record[0] = (rows + ATTENTION_ROWS, *(part.ctypes.data for part in (x, x8, scales, offsets)))
+        record[0] = (rows + ATTENTION_ROWS, *(part.ctypes.data for part in (x, x8, scales, corrections)))
         _store_queries(record, KV_KINDS[self.kind], self.kv_heads, rows, self.head_dim)
         stride = PARTIAL_HEADER_BYTES + self.head_dim * 4
         scratch, totals, partial = (
