@@ -24,7 +24,7 @@ EXCEPTIONS = {"benchmarks/test_startup.py"}
 # Sleeps that are meant: what the program does with time that passes, and work that never ends by itself.
 SLEEPS = {
     "chat/editor/test_stopping.py": 1,
-    "quant/native/test_store.py": 1,
+    "quant/native/test_object_store.py": 1,
 }
 CHILD = "import signal; print(*(n for n in signal.Signals if signal.getsignal(n) is signal.SIG_IGN))"
 
