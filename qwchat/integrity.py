@@ -1,8 +1,8 @@
 """Check a model's files against their checksums once, in the background of its first use.
 
 A model that was found intact is checked again only after one of its files has been written or replaced. A file in the
-cache folder records the intact models, one line per state (`quant.verification.folder_state`). It must belong to the user,
-be in a folder that others cannot write, and not be a link. A forged record can only skip a check.
+cache folder records the intact models, one line per state (`quant.verification.folder_state`). It must belong to the
+user, be in a folder that others cannot write, and not be a link. A forged record can only skip a check.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def main() -> None:
     from quant import convert
     from quant.container import open_model
     from tests.cpu.kernels.random_tensors import Folder
-    from tests.generation.conversations import context
+    from tests.generation.conversations import open_context
 
     name, source, destination, ids, logits = sys.argv[1:]
     for _ in convert(source, destination, preset=name, threads=1):
@@ -86,7 +86,7 @@ def main() -> None:
         folders["known"] = Folder(folder.config, **known)
     found, tokens = {}, np.load(ids).tolist()
     for key, each in folders.items():
-        with context(each, threads=2, context=128) as cached:
+        with open_context(each, threads=2, context=128) as cached:
             found[key] = cached.logits(tokens)
             if key == "made_up":
                 cached.truncate(0)
